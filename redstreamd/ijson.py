@@ -1,0 +1,91 @@
+"""What of JSON is interchangeable: I-JSON, RFC 7493.
+
+Standard JSON admits values that two programs read differently. They are refused when written, with
+the place where they stand, instead of coming back changed.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Iterable
+from typing import Any
+
+from redstreamd.errors import BusError, Code
+
+#: RFC 7493 section 2.2: beyond this an IEEE 754 double no longer tells integers apart.
+MAX_INTEGER = (1 << 53) - 1
+
+_LAST_TWO_OF_EACH_PLANE = "".join(chr(plane << 16 | last) for plane in range(17) for last in (0xFFFE, 0xFFFF))
+#: Surrogates and noncharacters (RFC 7493 section 2.1, Unicode 23.7).
+_FORBIDDEN = re.compile(f"[\ud800-\udfff\ufdd0-\ufdef{_LAST_TWO_OF_EACH_PLANE}]")
+
+
+class DuplicateNames(dict[str, Any]):
+    """A JSON object in which a member name occurs twice, as the decoder found it.
+
+    It is a dict, the last value of each name winning, so that only those who care must look.
+
+    Attributes:
+        name: The first name that occurs again.
+    """
+
+    def __init__(self, members: Iterable[tuple[str, Any]], name: str) -> None:
+        """Keep the members and the repeated name."""
+        super().__init__(members)
+        self.name = name
+
+
+def object_from_pairs(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """Return the object with these members; the `object_pairs_hook` of the one JSON decoder."""
+    members = dict(pairs)
+    if len(members) == len(pairs):
+        return members
+    seen: set[str] = set()
+    repeated = next(name for name, _ in pairs if name in seen or seen.add(name))  # type: ignore[func-returns-value]
+    return DuplicateNames(pairs, repeated)
+
+
+def check(value: Any) -> None:
+    """Return if `value`, as decoded from JSON, is I-JSON.
+
+    Raises:
+        BusError: INVALID_ARGUMENT, naming the place and what is wrong with it.
+    """
+    # A stack of our own: the depth of what arrives is not bounded by Python's.
+    stack: list[tuple[str, Any]] = [("", value)]
+    while stack:
+        path, current = stack.pop()
+        if isinstance(current, str):
+            _check_text(path, current)
+        elif isinstance(current, dict):
+            if isinstance(current, DuplicateNames):
+                raise _refused(path, f"the member name {current.name!r} occurs twice in one object")
+            for name, member in current.items():
+                _check_text(path, name)
+                if type(member) is not bool and member is not None:
+                    stack.append((f"{path}.{name}" if path else name, member))
+        elif isinstance(current, list):
+            stack.extend((f"{path}[{index}]", item) for index, item in enumerate(current))
+        elif isinstance(current, bool) or current is None:
+            continue
+        elif isinstance(current, int):
+            if not -MAX_INTEGER <= current <= MAX_INTEGER:
+                raise _refused(path, "the integer is beyond ±(2**53 - 1), so readers may round it")
+        elif not isinstance(current, float) or not math.isfinite(current):
+            raise _refused(path, "the number is beyond the range of an IEEE 754 double")
+
+
+def _check_text(path: str, text: str) -> None:
+    if not text.isascii() and (match := _FORBIDDEN.search(text)) is not None:
+        raise _refused(path, f"the text contains U+{ord(match[0]):04X}, which is no character")
+
+
+def _refused(path: str, why: str) -> BusError:
+    place = path.encode("utf-8", "backslashreplace").decode()[:80]
+    return BusError(
+        Code.INVALID_ARGUMENT,
+        f"The value at {place!r} is not I-JSON." if place else "The value is not I-JSON.",
+        cause=f"{why[0].upper()}{why[1:]} (RFC 7493).",
+        next_step="Give large integers as strings, bytes in base64, and each member name once.",
+    )

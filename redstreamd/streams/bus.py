@@ -1,0 +1,60 @@
+"""The domain as one value: what the tools act on."""
+
+from __future__ import annotations
+
+import attrs
+
+from redstreamd.redisio.commands import Commands
+from redstreamd.redisio.manager import Manager
+from redstreamd.settings import Settings
+from redstreamd.streams.lease_tokens import LeaseKey
+from redstreamd.streams.leases import Leases
+from redstreamd.streams.listing import Lister
+from redstreamd.streams.publishing import Publisher
+from redstreamd.streams.reading import Reader
+from redstreamd.streams.tail_hub import TailHub
+from redstreamd.streams.work import WorkQueue
+
+
+@attrs.frozen
+class Bus:
+    """Streams, groups and leases over one Redis.
+
+    Attributes:
+        settings: The limits and defaults that apply.
+        commands: Typed Redis commands, for what needs no more than one.
+        hub: Wakes those who wait; a supervised child runs it.
+        lister: Which streams there are.
+        reader: Reading and waiting.
+        publisher: Adding.
+        work: Taking and settling.
+    """
+
+    settings: Settings
+    commands: Commands
+    hub: TailHub
+    lister: Lister
+    reader: Reader
+    publisher: Publisher
+    work: WorkQueue
+
+    @classmethod
+    def over(cls, manager: Manager, settings: Settings, lease_key: LeaseKey) -> Bus:
+        """Build the domain over one connection manager."""
+        commands = Commands(manager)
+        lister = Lister(manager, commands)
+        hub = TailHub(manager, max_watches=settings.limits.max_waits)
+        leases = Leases(manager, foreign_idle_seconds=settings.leases.foreign_idle_seconds)
+        return cls(
+            settings=settings,
+            commands=commands,
+            hub=hub,
+            lister=lister,
+            reader=Reader(commands, lister, hub),
+            publisher=Publisher(
+                manager,
+                commands,
+                idempotency_window_seconds=settings.leases.idempotency_window_seconds,
+            ),
+            work=WorkQueue(commands, hub, leases, lease_key),
+        )

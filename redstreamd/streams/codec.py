@@ -1,0 +1,202 @@
+r"""How a JSON object becomes the fields of an entry, and back.
+
+Owns the format that lies in Redis (docs/design.md specifies it, tests/streams/vectors.json pins it);
+knows nothing of connections or tools.
+
+Each member of the object is one field, named like the member. A string is stored as its own text,
+so ``XADD`` and ``XRANGE`` in redis-cli show and write what one would expect; any other value is
+stored as compact JSON text, and its name is listed in a reserved field. Reserved fields begin with
+``_rs.`` and come last:
+
+- ``_rs.v``: ``1``, the version of the format. Only an entry that has it has reserved fields at all.
+- ``_rs.json``: a JSON array of the names whose values are JSON text; absent if there are none.
+- ``_rs.sender``: the principal that added the entry, stamped by the daemon.
+- ``_rs.correlation_id``, ``_rs.reply_to``: what the writer gave for a reply.
+- ``_rs.=<name>``: the member `<name>`, where that name itself begins with ``_rs.``; so no writer
+  can forge a reserved field.
+- ``_rs.dead``: why and whence an entry came to a dead-letter stream; always the last field.
+
+Values written by others need not be text: bytes that are not UTF-8 are given in base64 and their
+names listed as `binary`; a field name that occurs more than once gives a list, and is listed as
+`repeated`.
+"""
+
+from __future__ import annotations
+
+import base64
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+import attrs
+import msgspec
+
+from redstreamd import ijson
+from redstreamd.errors import BusError, Code
+
+PREFIX = b"_rs."
+_VERSION = b"_rs.v"
+_FORMAT = b"1"
+_JSON = b"_rs.json"
+_SENDER = b"_rs.sender"
+_ESCAPE = b"_rs.="
+_DEAD = b"_rs.dead"
+_OPTIONAL = {"correlation_id": b"_rs.correlation_id", "reply_to": b"_rs.reply_to"}
+
+#: Lua's unpack, which the scripts use to pass an entry on, stops short of 8,000 values.
+MAX_MEMBERS = 1_000
+
+Fields = Sequence[tuple[bytes, bytes]]
+
+
+@attrs.frozen
+class Stamp:
+    """What the daemon writes into an entry beside its members.
+
+    Attributes:
+        sender: Name of the principal that adds it.
+        correlation_id: What ties a reply to its request.
+        reply_to: The stream on which a reply is expected.
+    """
+
+    sender: str | None = None
+    correlation_id: str | None = None
+    reply_to: str | None = None
+
+
+@attrs.frozen
+class Decoded:
+    """An entry's fields as JSON, with what does not fit into JSON said beside them.
+
+    Attributes:
+        members: The object; equal to the one that was encoded.
+        stamp: What the daemon that wrote it stamped; empty for entries written around it.
+        binary: Names whose values are base64 because they are not UTF-8.
+        repeated: Names that occur more than once; their values are lists, in order.
+        dead_letter: Why and whence the entry came to a dead-letter stream.
+    """
+
+    members: dict[str, Any]
+    stamp: Stamp = attrs.field(factory=Stamp)
+    binary: tuple[str, ...] = ()
+    repeated: tuple[str, ...] = ()
+    dead_letter: dict[str, Any] | None = None
+
+
+def encode(members: Mapping[str, Any], stamp: Stamp) -> list[tuple[bytes, bytes]]:
+    """Return the fields of the entry that holds the JSON object `members`.
+
+    Raises:
+        BusError: INVALID_ARGUMENT if a value is not I-JSON, TOO_LARGE beyond `MAX_MEMBERS`.
+    """
+    if len(members) > MAX_MEMBERS:
+        raise BusError(
+            Code.TOO_LARGE,
+            f"An entry of {len(members)} members is too large.",
+            cause=f"Each member becomes a field of the entry, and an entry has at most {MAX_MEMBERS}.",
+            next_step="Nest the data: one member may hold a whole object or list.",
+        )
+    ijson.check(members)
+    fields: list[tuple[bytes, bytes]] = []
+    as_json: list[str] = []
+    for name, value in members.items():
+        field = name.encode()
+        if field.startswith(PREFIX):
+            field = _ESCAPE + field
+        if isinstance(value, str):
+            fields.append((field, value.encode()))
+        else:
+            as_json.append(name)
+            fields.append((field, msgspec.json.encode(value)))
+    fields.append((_VERSION, _FORMAT))
+    if as_json:
+        fields.append((_JSON, msgspec.json.encode(as_json)))
+    if stamp.sender is not None:
+        fields.append((_SENDER, stamp.sender.encode()))
+    for attribute, reserved in _OPTIONAL.items():
+        text = getattr(stamp, attribute)
+        if text is not None:
+            fields.append((reserved, text.encode()))
+    return fields
+
+
+def decode(fields: Fields) -> Decoded:
+    """Return the JSON object in an entry's fields. Never fails: whatever lies in Redis can be read."""
+    dead_letter = None
+    if fields and fields[-1][0] == _DEAD:
+        dead_letter = _object(fields[-1][1])
+        fields = fields[:-1]
+    reserved = dict(_reserved(fields))
+    if reserved.get(_VERSION) != _FORMAT:
+        members, binary, repeated = _plain(fields)
+        return Decoded(members, Stamp(), binary, repeated, dead_letter)
+    as_json = _names(reserved.get(_JSON))
+    data = [
+        (name.removeprefix(_ESCAPE), value)
+        for name, value in fields
+        if name.startswith(_ESCAPE) or not name.startswith(PREFIX)
+    ]
+    members, binary, repeated = _plain(data)
+    for name in as_json.difference(binary, repeated).intersection(members):
+        members[name] = _value(members[name])
+    stamp = Stamp(
+        sender=_text(reserved.get(_SENDER)),
+        **{attribute: _text(reserved.get(field)) for attribute, field in _OPTIONAL.items()},
+    )
+    return Decoded(members, stamp, binary, repeated, dead_letter)
+
+
+def _reserved(fields: Fields) -> Iterable[tuple[bytes, bytes]]:
+    # They come last, so an entry of another writer costs one comparison.
+    for name, value in reversed(fields):
+        if not name.startswith(PREFIX) or name.startswith(_ESCAPE):
+            return
+        yield name, value
+
+
+def _plain(fields: Fields) -> tuple[dict[str, Any], tuple[str, ...], tuple[str, ...]]:
+    members: dict[str, Any] = {}
+    binary: dict[str, None] = {}
+    repeated: dict[str, None] = {}
+    for field, value in fields:
+        name = field.decode("utf-8", "backslashreplace")
+        try:
+            text = value.decode()
+        except UnicodeDecodeError:
+            text = base64.b64encode(value).decode("ascii")
+            binary[name] = None
+        if name not in members:
+            members[name] = text
+        elif name in repeated:
+            members[name].append(text)
+        else:
+            members[name] = [members[name], text]
+            repeated[name] = None
+    return members, tuple(binary), tuple(repeated)
+
+
+def _value(text: str) -> Any:
+    """Return the JSON value in `text`, or the text itself: a forged marker must not fail a reader."""
+    try:
+        value = msgspec.json.decode(text)
+        ijson.check(value)
+    except (msgspec.MsgspecError, UnicodeError, RecursionError, BusError):
+        return text
+    return value
+
+
+def _names(listed: bytes | None) -> frozenset[str]:
+    if listed is None:
+        return frozenset()
+    try:
+        return frozenset(msgspec.json.decode(listed, type=list[str]))
+    except (msgspec.MsgspecError, UnicodeError, RecursionError):
+        return frozenset()
+
+
+def _object(text: bytes) -> dict[str, Any]:
+    value = _value(text.decode("utf-8", "backslashreplace"))
+    return value if isinstance(value, dict) else {"raw": value}
+
+
+def _text(value: bytes | None) -> str | None:
+    return None if value is None else value.decode("utf-8", "backslashreplace")

@@ -1,0 +1,39 @@
+"""How an entry looks to a caller: ``{id, time, stream, fields, ...}``."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from redstreamd.redisio.replies import RawEntry
+from redstreamd.streams import entry_ids
+from redstreamd.streams.codec import decode
+
+
+def view(stream: str, entry: RawEntry) -> dict[str, Any]:
+    """Return an entry as JSON.
+
+    What the writer gave is under ``fields`` and nowhere else; what the daemon knows is beside it.
+    Members without a value are left out: ``sender``, ``correlation_id``, ``reply_to`` (stamped by the
+    daemon that added the entry), ``binary``, ``repeated`` and ``dead_letter``; see `codec.Decoded`.
+    """
+    decoded = decode(entry.fields)
+    shown: dict[str, Any] = {
+        "id": entry.id,
+        "time": entry_ids.time_of(entry.id),
+        "stream": stream,
+        "fields": decoded.members,
+    }
+    stamp = decoded.stamp
+    if stamp.sender is not None:
+        shown["sender"] = stamp.sender
+    if stamp.correlation_id is not None:
+        shown["correlation_id"] = stamp.correlation_id
+    if stamp.reply_to is not None:
+        shown["reply_to"] = stamp.reply_to
+    if decoded.binary:
+        shown["binary"] = list(decoded.binary)
+    if decoded.repeated:
+        shown["repeated"] = list(decoded.repeated)
+    if decoded.dead_letter is not None:
+        shown["dead_letter"] = decoded.dead_letter
+    return shown

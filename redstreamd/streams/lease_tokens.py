@@ -1,0 +1,129 @@
+"""Lease tokens: what a caller shows to prove which attempt at which entries it holds.
+
+A token names the stream, group, consumer, principal and the (entry ID, attempt) pairs, so the daemon
+keeps no table of leases and any daemon that knows the key can check it. It is authenticated, not
+secret: HMAC-SHA256, cut to 128 bits (RFC 2104 section 5), in URL-safe base64, because agents copy it
+through text.
+"""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import hmac
+import itertools
+import os
+import secrets
+from pathlib import Path
+
+import attrs
+import msgspec
+
+from redstreamd.errors import BusError, Code
+
+_PREFIX = "lease1."
+_MAC_BYTES = 16
+#: A token of the largest take (100 entries) is about 2 KiB; nothing longer is worth decoding.
+_MAX_CHARACTERS = 16_384
+
+
+@attrs.frozen
+class Lease:
+    """What a lease token says.
+
+    Attributes:
+        stream: The stream the entries lie in.
+        group: Their consumer group.
+        consumer: Who took them.
+        principal: On whose behalf.
+        attempts: Entry ID -> the attempt that this lease is; the fencing token.
+    """
+
+    stream: str
+    group: str
+    consumer: str
+    principal: str
+    attempts: dict[str, int]
+
+
+class LeaseKey:
+    """The key that authenticates lease tokens. Hosts that share a Redis may share one key file."""
+
+    def __init__(self, key: bytes) -> None:
+        """Use `key`, at least 16 bytes."""
+        self._key = key
+
+    @classmethod
+    def from_file(cls, path: Path) -> LeaseKey:
+        """Read the key, or create it (mode 0600) if there is none.
+
+        Raises:
+            OSError: The file can be neither read nor created, or is too short.
+        """
+        path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+        draft = path.with_name(f".{path.name}.{os.getpid()}")
+        try:
+            # Linking makes the file appear whole, and fails if another daemon was first.
+            descriptor = os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+            with os.fdopen(descriptor, "wb") as file:
+                file.write(secrets.token_bytes(32))
+            os.link(draft, path)
+        except FileExistsError:
+            pass
+        finally:
+            draft.unlink(missing_ok=True)
+        key = path.read_bytes()
+        if len(key) < _MAC_BYTES:
+            raise OSError(f"{path} holds {len(key)} bytes; a lease key has at least {_MAC_BYTES}")
+        return cls(key)
+
+    def sign(self, lease: Lease) -> str:
+        """Return the token that says `lease`."""
+        numbers = itertools.chain.from_iterable(
+            (*_parts(entry_id), attempt) for entry_id, attempt in lease.attempts.items()
+        )
+        body = msgspec.msgpack.encode(
+            (lease.stream, lease.group, lease.consumer, lease.principal, tuple(numbers))
+        )
+        return _PREFIX + base64.urlsafe_b64encode(body + self._mac(body)).decode("ascii").rstrip("=")
+
+    def read(self, token: str) -> Lease:
+        """Return what a token says.
+
+        Raises:
+            BusError: INVALID_ARGUMENT if it is not one of ours.
+        """
+        body = self._verified(token)
+        if body is None:
+            raise BusError(
+                Code.INVALID_ARGUMENT,
+                f"lease={token[:24]!r}… is not a lease of this bus.",
+                cause="It was changed on the way, or comes from a daemon with another lease key.",
+                next_step="Pass the `lease` of the work_take answer exactly; "
+                "if it is gone, call work_take with resume: true for a new one.",
+            )
+        stream, group, consumer, principal, numbers = msgspec.msgpack.decode(
+            body, type=tuple[str, str, str, str, tuple[int, ...]]
+        )
+        triples = zip(*[iter(numbers)] * 3, strict=True)
+        attempts = {f"{milliseconds}-{sequence}": attempt for milliseconds, sequence, attempt in triples}
+        return Lease(stream, group, consumer, principal, attempts)
+
+    def _verified(self, token: str) -> bytes | None:
+        if not token.startswith(_PREFIX) or len(token) > _MAX_CHARACTERS or not token.isascii():
+            return None
+        text = token.removeprefix(_PREFIX)
+        try:
+            raw = base64.b64decode(text + "=" * (-len(text) % 4), altchars=b"-_", validate=True)
+        except ValueError:
+            return None
+        body, mac = raw[:-_MAC_BYTES], raw[-_MAC_BYTES:]
+        return body if hmac.compare_digest(mac, self._mac(body)) else None
+
+    def _mac(self, body: bytes) -> bytes:
+        return hmac.digest(self._key, body, hashlib.sha256)[:_MAC_BYTES]
+
+
+def _parts(entry_id: str) -> tuple[int, int]:
+    milliseconds, _, sequence = entry_id.partition("-")
+    return int(milliseconds), int(sequence)

@@ -1,0 +1,225 @@
+"""Leases on the entries of a consumer group: taking, settling, fencing.
+
+Owns the two scripts and the due set; waiting for entries is in `work`. The pending entries list
+stays the one truth about who holds what: its delivery counter is the attempt, and the attempt is
+the fencing token. So redis-cli and other programs may work on the same group, and a due set that is
+stale or lost costs a delay, never an entry.
+
+XREADGROUP CLAIM and XNACK (Redis 8.4 and later) are not used: there the claimer's threshold wins
+over the holder's lease.
+"""
+
+from __future__ import annotations
+
+import enum
+import hashlib
+from collections.abc import Sequence
+
+import attrs
+
+from redstreamd.errors import BusError, Code
+from redstreamd.redisio import replies
+from redstreamd.redisio.manager import Manager, Replay
+from redstreamd.redisio.replies import RawEntry
+from redstreamd.streams.lease_tokens import Lease
+from redstreamd.streams.names import Kind, companion_key
+from redstreamd.streams.scripts import load
+
+_TAKE = load("bury", "take")
+_SETTLE = load("bury", "settle")
+
+
+class Action(enum.StrEnum):
+    """What a settlement does to an entry."""
+
+    DONE = "done"
+    EXTEND = "extend"
+    RETRY = "retry"
+    DEAD_LETTER = "dead"
+
+
+class Outcome(enum.StrEnum):
+    """What became of an entry in a settlement."""
+
+    DONE = "done"
+    EXTENDED = "extended"
+    RETRIED = "retried"
+    DEAD_LETTERED = "dead"
+    ALREADY = "already"  #: It is not pending any more: acknowledged or dead-lettered before.
+    LOST = "lost"  #: Another attempt owns it.
+
+
+@attrs.frozen
+class Take:
+    """A request to lease entries.
+
+    Attributes:
+        stream: The stream.
+        group: Its consumer group.
+        consumer: Who takes them.
+        count: The most entries to take.
+        lease_seconds: How long nobody else gets them.
+        max_deliveries: An entry delivered as often already is dead-lettered instead; 0 for never.
+        create_at: Last-delivered ID at which to create the group if it does not exist; None: do not.
+        resume: Take what the consumer holds already, and nothing else; its older leases end.
+        idempotency_key: With a key, the same request again returns the same entries for as long as
+            the lease lasts, so a lost reply is asked for again instead of being lost.
+    """
+
+    stream: str
+    group: str
+    consumer: str
+    count: int
+    lease_seconds: float
+    max_deliveries: int
+    create_at: str | None
+    resume: bool = False
+    idempotency_key: str | None = None
+
+
+@attrs.frozen
+class Taken:
+    """What a take returned.
+
+    Attributes:
+        entries: The entries with their attempt, oldest debts first.
+        now: The server's time, in milliseconds since the epoch.
+        expires: When the lease runs out, likewise.
+        replayed: The answer to an earlier take with the same idempotency key.
+        group_created: This call created the group.
+        dead_lettered: Entries that had been delivered too often and were put aside.
+        next_due: If nothing was taken, the earliest time at which a lease runs out or a retry is due.
+    """
+
+    entries: list[tuple[RawEntry, int]]
+    now: int
+    expires: int
+    replayed: bool
+    group_created: bool
+    dead_lettered: int
+    next_due: float | None
+
+
+class Leases:
+    """Takes and settles leases; holds no state but where it last looked for other programs' entries."""
+
+    def __init__(self, manager: Manager, *, foreign_idle_seconds: float) -> None:
+        """Work through `manager`; entries of other programs may be taken after `foreign_idle_seconds`."""
+        self._manager = manager
+        self._foreign_idle_ms = int(foreign_idle_seconds * 1000)
+        # Only where a search goes on, so losing one costs nothing; bounded by the groups in use.
+        self._look_from: dict[tuple[str, str], str] = {}
+
+    async def take(self, take: Take) -> Taken:
+        """Lease entries: those whose lease ran out (the consumer's own first), then new ones.
+
+        Raises:
+            ServerReplied: Among others NOGROUP, if the group does not exist and is not to be created.
+            RedisUnavailable, OutcomeUnknown: see `Manager.execute`. After OutcomeUnknown the entries
+                taken, if any, come back by `resume` or when their lease has run out.
+
+        Cancellation: entries that a cancelled call took come back the same way.
+        """
+        place = (take.stream, take.group)
+        lease_ms = int(take.lease_seconds * 1000)
+        key = take.idempotency_key
+        record = "" if key is None else _digest(take.consumer, key)
+        reply = await self._manager.run_script(
+            _TAKE,
+            keys=[*_keys(*place), companion_key(take.stream, Kind.TAKE, take.group, record)],
+            args=[
+                take.group,
+                take.consumer,
+                take.count,
+                lease_ms,
+                self._foreign_idle_ms,
+                take.max_deliveries,
+                take.create_at or "",
+                int(take.resume),
+                0 if key is None else lease_ms,
+                self._look_from.get(place, "-"),
+            ],
+            replay=Replay.NEVER if key is None else Replay.SAFE,
+        )
+        now, expires, replayed, created, entries, dead_lettered, next_due, look_from = reply
+        if look_from == b"-":
+            self._look_from.pop(place, None)
+        else:
+            self._look_from[place] = look_from.decode()
+        return Taken(
+            entries=[(replies.entry((entry_id, flat)), attempt) for entry_id, attempt, flat in entries],
+            now=now,
+            expires=expires,
+            replayed=bool(replayed),
+            group_created=bool(created),
+            dead_lettered=dead_lettered,
+            next_due=float(next_due) if next_due else None,
+        )
+
+    async def settle(
+        self,
+        lease: Lease,
+        action: Action,
+        *,
+        entry_ids: Sequence[str] | None = None,
+        delay_seconds: float = 0.0,
+        reason: str = "",
+        delete: bool = False,
+        max_deliveries: int = 0,
+    ) -> tuple[int, dict[str, Outcome]]:
+        """End or renew a lease for all of its entries, or for some.
+
+        Repeating it is harmless: what is settled is `ALREADY`, what another attempt owns is `LOST`,
+        and either is left alone. So a lost reply is asked for again.
+
+        Args:
+            lease: What the caller holds.
+            action: What to do.
+            entry_ids: For which of the lease's entries; None for all.
+            delay_seconds: For EXTEND the new length of the lease, for RETRY the time to put off.
+            reason: Kept with a dead letter.
+            delete: With DONE, delete the entries from the stream, too.
+            max_deliveries: A RETRY after as many deliveries dead-letters; 0 for never.
+
+        Returns:
+            The server's time in milliseconds, and what became of each entry.
+
+        Raises:
+            BusError: INVALID_ARGUMENT if an ID is not part of the lease; else as `take`.
+        """
+        chosen = list(lease.attempts) if entry_ids is None else list(dict.fromkeys(entry_ids))
+        strangers = [entry_id for entry_id in chosen if entry_id not in lease.attempts]
+        if strangers:
+            raise BusError(
+                Code.INVALID_ARGUMENT,
+                f"entry_ids names {strangers[0][:40]!r}, which this lease does not hold.",
+                cause=f"The lease holds {', '.join(list(lease.attempts)[:10])}.",
+                next_step="Name entries of this lease, or leave entry_ids out for all of them.",
+            )
+        pairs = [word for entry_id in chosen for word in (entry_id, lease.attempts[entry_id])]
+        now, outcomes = await self._manager.run_script(
+            _SETTLE,
+            keys=_keys(lease.stream, lease.group),
+            args=[
+                lease.group,
+                lease.consumer,
+                action.value,
+                int(delay_seconds * 1000),
+                reason,
+                int(delete),
+                max_deliveries,
+                *pairs,
+            ],
+            replay=Replay.SAFE,
+        )
+        return now, {
+            entry_id: Outcome(outcome.decode()) for entry_id, outcome in zip(chosen, outcomes, strict=True)
+        }
+
+
+def _keys(stream: str, group: str) -> list[str]:
+    return [stream, companion_key(stream, Kind.DUE, group), companion_key(stream, Kind.DEAD, group)]
+
+
+def _digest(*parts: str) -> str:
+    return hashlib.sha256("\0".join(parts).encode()).hexdigest()[:32]

@@ -1,0 +1,79 @@
+"""Says what a server's refusal means for the stream or group that was asked for.
+
+The redisio layer knows what the server replied; only here is it known which stream and group the
+caller meant, and which names would have been right.
+"""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+
+from redstreamd.errors import BusError, Code
+from redstreamd.redisio.commands import Commands
+from redstreamd.redisio.errors import ServerReplied, reply_text
+
+#: Names looked through for a similar one; a suggestion is not worth a longer search.
+_SUGGESTION_SCAN = 1_000
+
+
+@asynccontextmanager
+async def explained(commands: Commands, stream: str, group: str | None = None) -> AsyncIterator[None]:
+    """Turn refusals in the block into errors that name `stream` and `group` and what exists instead."""
+    try:
+        yield
+    except ServerReplied as refusal:
+        text = reply_text(refusal.reply)
+        if "WRONGTYPE" in text:
+            raise await _wrong_type(commands, stream) from refusal
+        if "NOGROUP" in text and group is not None:
+            if await commands.key_type(stream) == "none":
+                raise await stream_not_found(commands, stream) from refusal
+            raise await group_not_found(commands, stream, group) from refusal
+        if "no such key" in text.lower() or "requires the key to exist" in text:
+            raise await stream_not_found(commands, stream) from refusal
+        raise
+
+
+async def stream_not_found(commands: Commands, stream: str) -> BusError:
+    """Return the error for a stream that does not exist, with the nearest names that do."""
+    known: list[str] = []
+    cursor = 0
+    while True:
+        cursor, page = await commands.scan_streams(cursor, "*", _SUGGESTION_SCAN)
+        known.extend(page)
+        if cursor == 0 or len(known) >= _SUGGESTION_SCAN:
+            break
+    return BusError(
+        Code.STREAM_NOT_FOUND,
+        f"There is no stream {stream!r}.",
+        cause="Nothing was added to it yet, or it was deleted." + _nearest(stream, known),
+        next_step="Call stream_list to see the streams; stream_add and group_create create one.",
+    )
+
+
+async def group_not_found(commands: Commands, stream: str, group: str) -> BusError:
+    """Return the error for a group that does not exist, with the stream's groups."""
+    known = [info.name for info in await commands.xinfo_groups(stream)]
+    return BusError(
+        Code.GROUP_NOT_FOUND,
+        f"Stream {stream!r} has no consumer group {group!r}.",
+        cause=f"Its groups are: {', '.join(sorted(known)[:10]) or 'none'}." + _nearest(group, known),
+        next_step="Call group_create, or work_take, which creates the group.",
+    )
+
+
+async def _wrong_type(commands: Commands, stream: str) -> BusError:
+    kind = await commands.key_type(stream)
+    return BusError(
+        Code.WRONG_TYPE,
+        f"{stream!r} is not a stream.",
+        cause=f"A key of this name holds a {kind}.",
+        next_step="Choose another name, or delete that key if nothing needs it.",
+    )
+
+
+def _nearest(name: str, known: list[str]) -> str:
+    similar = difflib.get_close_matches(name, known, n=3, cutoff=0.6)
+    return f" The nearest names are: {', '.join(similar)}." if similar else ""

@@ -1,0 +1,113 @@
+"""Adding entries: once per idempotency key, with retention."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import attrs
+
+from redstreamd.errors import BusError, Code
+from redstreamd.redisio.commands import Commands
+from redstreamd.redisio.manager import Manager, Replay
+from redstreamd.streams import codec
+from redstreamd.streams.names import Kind, companion_key
+from redstreamd.streams.problems import explained
+from redstreamd.streams.scripts import load
+
+_ADD = load("add")
+
+
+@attrs.frozen
+class Added:
+    """What an add did.
+
+    Attributes:
+        ids: The entry IDs, in the order the entries were given.
+        duplicate: The idempotency key was known: nothing was added, the IDs are those of the first call.
+    """
+
+    ids: list[str]
+    duplicate: bool
+
+
+class Publisher:
+    """Adds entries to streams."""
+
+    def __init__(self, manager: Manager, commands: Commands, *, idempotency_window_seconds: float) -> None:
+        """Write through `manager`; idempotency keys are kept for the window."""
+        self._manager = manager
+        self._commands = commands
+        self._window_ms = int(idempotency_window_seconds * 1000)
+
+    async def add(
+        self,
+        stream: str,
+        entries: Sequence[Mapping[str, Any]],
+        stamp: codec.Stamp,
+        *,
+        idempotency_key: str | None = None,
+        max_length: int | None = None,
+        max_age_seconds: float | None = None,
+    ) -> Added:
+        """Add JSON objects as entries, all of them or none.
+
+        Args:
+            stream: The stream; created if it does not exist.
+            entries: The objects, in order.
+            stamp: What the daemon writes beside them.
+            idempotency_key: Within the window, the same key adds nothing a second time.
+            max_length: The stream is cut to its newest entries, this many.
+            max_age_seconds: Entries older than this are cut off.
+
+        Raises:
+            BusError: INVALID_ARGUMENT if an object is not I-JSON or the key was used with other
+                entries; OUTCOME_UNKNOWN if the reply was lost and there is no key; WRONG_TYPE.
+
+        Cancellation: entries whose command was already sent are added all the same.
+        """
+        encoded = [codec.encode(entry, stamp) for entry in entries]
+        async with explained(self._commands, stream):
+            if len(encoded) == 1 and idempotency_key is None and max_length is max_age_seconds is None:
+                return Added([await self._commands.xadd(stream, encoded[0])], duplicate=False)
+            words: list[bytes | int] = []
+            for fields in encoded:
+                words.append(2 * len(fields))
+                for pair in fields:
+                    words.extend(pair)
+            body_hash = "" if idempotency_key is None else _hash(words)
+            known, ids = await self._manager.run_script(
+                _ADD,
+                keys=[stream, companion_key(stream, Kind.IDEMPOTENCY, _key_digest(idempotency_key))],
+                args=[
+                    body_hash,
+                    self._window_ms,
+                    "" if max_length is None else max_length,
+                    "" if max_age_seconds is None else int(max_age_seconds * 1000),
+                    *words,
+                ],
+                replay=Replay.NEVER if idempotency_key is None else Replay.SAFE,
+            )
+        if known == -1:
+            raise BusError(
+                Code.INVALID_ARGUMENT,
+                f"idempotency_key {str(idempotency_key)[:80]!r} was used with other entries.",
+                cause=f"A key stands for one set of entries for {self._window_ms // 1000} seconds.",
+                next_step="Use a new key for new entries, or send exactly the entries of the first call.",
+            )
+        return Added([entry_id.decode() for entry_id in ids], duplicate=known == 1)
+
+
+def _key_digest(key: str | None) -> str:
+    # Any text may be a key; its digest is a short name without braces.
+    return "" if key is None else hashlib.sha256(key.encode()).hexdigest()[:32]
+
+
+def _hash(words: Sequence[bytes | int]) -> str:
+    digest = hashlib.sha256()
+    for word in words:
+        part = word if isinstance(word, bytes) else str(word).encode()
+        digest.update(b"%d:" % len(part))
+        digest.update(part)
+    return digest.hexdigest()[:32]

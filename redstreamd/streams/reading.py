@@ -1,0 +1,266 @@
+"""Reading entries without side effects: pages, and waits for what comes next."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any, Literal
+
+import attrs
+import trio
+
+from redstreamd.errors import BusError, Code
+from redstreamd.redisio.commands import Commands
+from redstreamd.redisio.manager import Lane
+from redstreamd.redisio.replies import RawEntry
+from redstreamd.streams import entry_ids
+from redstreamd.streams.codec import decode
+from redstreamd.streams.concurrently import gather
+from redstreamd.streams.listing import Lister
+from redstreamd.streams.problems import explained, stream_not_found
+from redstreamd.streams.tail_hub import TailHub
+
+#: Entries looked at by one call with a filter before it answers with a cursor to go on from.
+MAX_SCANNED = 1_000
+#: Errors during a wait that more waiting may cure.
+_PASSING = frozenset({Code.CONNECTION_ERROR, Code.TIMEOUT, Code.OUTCOME_UNKNOWN})
+#: Seconds after which a wait looks again when Redis could not be asked.
+_RETRY_LOOK = 0.5
+
+Direction = Literal["forward", "backward"]
+
+
+@attrs.frozen
+class Page:
+    """Some entries of one stream and where to go on.
+
+    Attributes:
+        entries: The entries, in the direction of reading.
+        next_cursor: The last position that was looked at; reading goes on beyond it.
+        has_more: Whether anything lay beyond it.
+    """
+
+    entries: list[RawEntry]
+    next_cursor: str
+    has_more: bool
+
+
+@attrs.frozen
+class Waited:
+    """What a wait found.
+
+    Attributes:
+        entries: Stream and entry, those of one stream in their order; empty if nothing came in time.
+        began: The position in each stream before the wait.
+        positions: The position in each stream after it; beyond the entries that a filter left out.
+        absent: Streams that did not exist when the wait began.
+    """
+
+    entries: list[tuple[str, RawEntry]]
+    began: dict[str, str]
+    positions: dict[str, str]
+    absent: list[str]
+
+    def cursor_after(self, returned: int) -> str:
+        """Return the cursor for the next wait if only the first `returned` entries are passed on."""
+        if returned == len(self.entries):
+            positions = self.positions
+        else:
+            passed_on = {stream: entry.id for stream, entry in self.entries[:returned]}
+            withheld = {stream for stream, _ in self.entries[returned:]}
+            positions = {
+                stream: passed_on.get(stream, self.began[stream]) if stream in withheld else position
+                for stream, position in self.positions.items()
+            }
+        return entry_ids.join_cursor(list(positions), list(positions.values()))
+
+
+class Reader:
+    """Reads streams and waits for their next entries."""
+
+    def __init__(self, commands: Commands, lister: Lister, hub: TailHub) -> None:
+        """Read through `commands`, wait through `hub`."""
+        self._commands = commands
+        self._lister = lister
+        self._hub = hub
+
+    async def read(
+        self,
+        stream: str,
+        *,
+        start: str | None = None,
+        end: str | None = None,
+        cursor: str | None = None,
+        direction: Direction = "forward",
+        count: int = 10,
+        filter: Mapping[str, Any] | None = None,  # noqa: A002 - the argument's public name
+    ) -> Page:
+        """Read a page of entries.
+
+        Args:
+            stream: The stream.
+            start: The first position, inclusive, in the direction of reading; see
+                `entry_ids.position`. Default: earliest forward, latest backward.
+            end: The last position, inclusive.
+            cursor: ``next_cursor`` of the last page; reading goes on after it. Excludes `start`.
+            direction: ``forward`` is by growing ID.
+            count: The most entries to return.
+            filter: Only entries whose members equal these.
+
+        Raises:
+            BusError: STREAM_NOT_FOUND, WRONG_TYPE, INVALID_START, INVALID_ARGUMENT.
+        """
+        forward = direction == "forward"
+        at, first = _first(start, cursor, forward=forward)
+        if forward and first == "+":
+            # The end is not a position yet: what comes after it must not be skipped.
+            summary = await self._lister.position(stream)
+            at = summary.last_id if summary is not None else entry_ids.ZERO
+            first = f"({at}"
+        last = entry_ids.position(end, argument="end") if end is not None else ("+" if forward else "-")
+        # The bulk connection, because entries may be large and others must not queue behind them.
+        async with explained(self._commands, stream):
+            page = await self._page(stream, first, last, at, count, filter, forward=forward, lane=Lane.BULK)
+            if not page.entries and not page.has_more and await self._commands.key_type(stream) == "none":
+                raise await stream_not_found(self._commands, stream)
+        return page
+
+    async def _page(
+        self,
+        stream: str,
+        first: str,
+        last: str,
+        at: str,
+        count: int,
+        wanted: Mapping[str, Any] | None,
+        *,
+        forward: bool,
+        lane: Lane,
+    ) -> Page:
+        read = self._commands.xrange if forward else self._commands.xrevrange
+        found: list[RawEntry] = []
+        scanned = 0
+        while True:
+            # One more than asked for tells whether there is more.
+            size = count - len(found) + 1 if not wanted else min(MAX_SCANNED - scanned, 100) + 1
+            entries = await read(stream, first, last, size, lane=lane)
+            for entry in entries[: size - 1]:
+                at = entry.id
+                scanned += 1
+                if not wanted or _matches(entry, wanted):
+                    found.append(entry)
+                    if len(found) == count:
+                        return Page(found, at, has_more=entry is not entries[-1])
+            if len(entries) < size:
+                return Page(found, at, has_more=False)
+            if scanned >= MAX_SCANNED:
+                return Page(found, at, has_more=True)
+            first = f"({at}"
+
+    async def wait(
+        self,
+        streams: Sequence[str],
+        *,
+        cursor: str | None = None,
+        count: int = 10,
+        timeout_seconds: float = 20.0,
+        filter: Mapping[str, Any] | None = None,  # noqa: A002 - the argument's public name
+    ) -> Waited:
+        """Wait until one of `streams` has entries after `cursor`; they need not exist yet.
+
+        Args:
+            streams: Distinct names.
+            cursor: Where to begin; None for what comes after this call.
+            count: The most entries to return, of all streams together.
+            timeout_seconds: How long to wait. An empty answer is not an error.
+            filter: Only entries whose members equal these.
+
+        Raises:
+            BusError: CONNECTION_ERROR if Redis cannot be reached when the wait begins. One that
+                breaks later is waited out, and nothing that came meanwhile is missed.
+
+        Cancellation: leaves nothing behind; the same cursor may be used again.
+        """
+        deadline = trio.current_time() + timeout_seconds
+        with self._hub.watch(streams) as watch:
+            began, absent = await self._begin(streams, cursor)
+            positions = dict(began)
+            found: list[tuple[str, RawEntry]] = []
+            first_look = True
+            while True:
+                watch.mark()
+                try:
+                    await self._look(streams, positions, found, count, filter)
+                    failed = False
+                except BusError as error:
+                    if first_look or error.code not in _PASSING:
+                        raise
+                    failed = True
+                if found or self._hub.draining or trio.current_time() >= deadline:
+                    break
+                first_look = False
+                # A look that failed says nothing about the stream, and perhaps nobody will push.
+                with trio.move_on_at(
+                    min(deadline, trio.current_time() + _RETRY_LOOK) if failed else deadline
+                ):
+                    await watch.changed()
+        return Waited(found, began, positions, absent)
+
+    async def _begin(self, streams: Sequence[str], cursor: str | None) -> tuple[dict[str, str], list[str]]:
+        if cursor is not None:
+            return dict(zip(streams, entry_ids.split_cursor(streams, cursor), strict=True)), []
+        summaries = await gather(self._lister.position, streams)
+        absent = [stream for stream in streams if summaries[stream] is None]
+        ends = (summaries[stream] for stream in streams)
+        last_ids = (entry_ids.ZERO if end is None else end.last_id for end in ends)
+        return dict(zip(streams, last_ids, strict=True)), absent
+
+    async def _look(
+        self,
+        streams: Sequence[str],
+        positions: dict[str, str],
+        found: list[tuple[str, RawEntry]],
+        count: int,
+        wanted: Mapping[str, Any] | None,
+    ) -> None:
+        async def after(stream: str) -> Page:
+            async with explained(self._commands, stream):
+                at = positions[stream]
+                return await self._page(
+                    stream, f"({at}", "+", at, count, wanted, forward=True, lane=Lane.COMMAND
+                )
+
+        pages = await gather(after, streams)
+        for stream in streams:
+            page = pages[stream]
+            taken = page.entries[: count - len(found)]
+            found.extend((stream, entry) for entry in taken)
+            # Entries that no longer fit are read again from where this stream was left.
+            positions[stream] = page.next_cursor if taken == page.entries else _last(taken, positions[stream])
+
+
+def _first(start: str | None, cursor: str | None, *, forward: bool) -> tuple[str, str]:
+    """Return the cursor to report if nothing is found, and the first position to read."""
+    if cursor is not None:
+        if start is not None:
+            raise BusError(
+                Code.INVALID_ARGUMENT,
+                "start and cursor were both given.",
+                cause="Each says where to begin.",
+                next_step="Give start for the first page and cursor for the following ones.",
+            )
+        at = entry_ids.split_cursor(("",), cursor)[0]
+        return at, f"({at}"
+    first = entry_ids.position(start or ("earliest" if forward else "latest"), argument="start")
+    if first in ("-", "+"):
+        return (entry_ids.ZERO if first == "-" else entry_ids.LAST), first
+    complete = first if "-" in first else f"{first}-{0 if forward else entry_ids.MAX_PART}"
+    return entry_ids.before(complete) if forward else entry_ids.after(complete), complete
+
+
+def _matches(entry: RawEntry, wanted: Mapping[str, Any]) -> bool:
+    members = decode(entry.fields).members
+    return all(name in members and members[name] == value for name, value in wanted.items())
+
+
+def _last(entries: Sequence[RawEntry], otherwise: str) -> str:
+    return entries[-1].id if entries else otherwise

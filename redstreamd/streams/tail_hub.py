@@ -1,0 +1,245 @@
+"""The tail hub: wakes everyone who waits for a stream, over one connection, without blocking it.
+
+Owns which keys are watched, how they are armed, and who is woken. What a waiter reads once it is
+awake is its own affair, from its own cursor, on another connection.
+
+How it works. The watch connection has key tracking on (CLIENT TRACKING,
+https://redis.io/docs/latest/commands/client-tracking/): after a key was named in a reading command
+there, the server pushes one invalidation when it changes, by whatever command or script. The hub
+then names it again, which arms it for the next change, and only then raises the key's generation
+and wakes its watchers. So a change is either before the arming, and the watcher's read that follows
+sees it, or after it, and there is another push: none is missed. A hundred changes while nobody
+read are one push.
+
+The arming command is EXISTS: it takes many keys at once, costs O(1) for each, sends no content (an
+entry may have 100 MiB), arms keys that do not exist yet, and cannot fail on a key of another type.
+Blocking reads lost: one XREAD cannot span slots, a single key of a wrong type fails it for everyone,
+and arming it again costs the server O(streams) for every event.
+
+After a reconnect everything is armed anew, so every watcher reads once. A slow sweep does the same
+from time to time, in case a push was lost on the way. Where the server refuses tracking (an ACL, a
+proxy) the hub sweeps fast instead, and says so.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterable, Iterator
+from typing import Any
+
+import attrs
+import trio
+
+from redstreamd.errors import BusError, Code
+from redstreamd.redisio.errors import ServerReplied
+from redstreamd.redisio.manager import Lane, Manager, Replay
+
+#: Keys armed by one command. Large enough that 10,000 keys are 20 round trips, small enough that the
+#: server's reply to everyone else waits well under a millisecond.
+_ARM_BATCH = 512
+
+
+@attrs.frozen
+class TailHubStatistics:
+    """A snapshot of the hub.
+
+    Attributes:
+        watches: Open watches.
+        keys: Distinct keys they watch.
+        tracking: Whether the server pushes changes; False while disconnected or where it refuses.
+        pushes: Keys the server reported as changed so far.
+        armings: Keys armed so far.
+    """
+
+    watches: int
+    keys: int
+    tracking: bool
+    pushes: int
+    armings: int
+
+
+class Watch:
+    """Somebody's interest in some keys; see `TailHub.watch`.
+
+    The one way to wait: ``mark()``, look whether what you wait for is there, ``await changed()``,
+    and begin again. A change after ``mark()`` makes ``changed()`` return, even if it came before
+    the call.
+    """
+
+    def __init__(self, keys: frozenset[bytes], hub: TailHub) -> None:
+        """Made by `TailHub.watch`."""
+        self.keys = keys
+        self._hub = hub
+        self._woken = trio.Event()
+
+    def mark(self) -> None:
+        """Begin a round: forget the changes up to now."""
+        if self._woken.is_set():
+            self._woken = trio.Event()
+
+    def wake(self) -> None:
+        """Let `changed` return."""
+        self._woken.set()
+
+    async def changed(self) -> None:
+        """Return once a watched key may have changed since `mark`, or at once if the hub is draining."""
+        if not self._hub.draining:
+            await self._woken.wait()
+
+
+class TailHub:
+    """Watches keys for any number of waiters over the manager's one watch connection."""
+
+    def __init__(
+        self,
+        manager: Manager,
+        *,
+        max_watches: int = 10_000,
+        sweep_seconds: float = 30.0,
+        poll_seconds: float = 0.25,
+    ) -> None:
+        """Take the manager's watch connection.
+
+        Args:
+            manager: Where commands go; the hub installs its hooks for the watch connection.
+            max_watches: Waiters at a time. Each costs about a kilobyte and, at every change of its
+                stream, one read; the limit keeps a runaway client from exhausting either.
+            sweep_seconds: Time between sweeps while the server pushes changes.
+            poll_seconds: The same while it refuses to: the longest a waiter learns late.
+        """
+        self.draining = False
+        self._manager = manager
+        self._max_watches = max_watches
+        self._sweep_seconds = sweep_seconds
+        self._poll_seconds = poll_seconds
+        self._watches = 0
+        self._watchers: dict[bytes, set[Watch]] = {}
+        # Invariant: a watched key is in _unarmed, or in the batch being armed, or armed at the server.
+        self._unarmed: set[bytes] = set()
+        self._work = trio.Event()
+        # Counts connections; a reply that was asked for on an earlier one arms nothing.
+        self._epoch = 0
+        self._tracking_epoch = -1
+        self._refused_epoch = -1
+        self._pushes = 0
+        self._armings = 0
+        manager.set_watch_hooks(on_push=self._on_push, on_connected=self._on_connected)
+
+    def statistics(self) -> TailHubStatistics:
+        """Return a snapshot."""
+        return TailHubStatistics(
+            watches=self._watches,
+            keys=len(self._watchers),
+            tracking=self._tracking_epoch == self._epoch,
+            pushes=self._pushes,
+            armings=self._armings,
+        )
+
+    @contextlib.contextmanager
+    def watch(self, keys: Iterable[str]) -> Iterator[Watch]:
+        """Watch keys, which need not exist, for the block.
+
+        Raises:
+            BusError: RATE_LIMITED beyond `max_watches`.
+        """
+        if self._watches >= self._max_watches:
+            raise BusError(
+                Code.RATE_LIMITED,
+                "Too many calls are waiting.",
+                cause=f"{self._watches} wait already, and limits.max_waits is {self._max_watches}.",
+                next_step="Try again when some have ended, or raise limits.max_waits.",
+            )
+        watch = Watch(frozenset(key.encode() for key in keys), self)
+        self._watches += 1
+        for key in watch.keys:
+            watchers = self._watchers.setdefault(key, set())
+            if not watchers:
+                self._arm_soon(key)
+            watchers.add(watch)
+        try:
+            yield watch
+        finally:
+            self._watches -= 1
+            for key in watch.keys:
+                watchers = self._watchers[key]
+                watchers.discard(watch)
+                if not watchers:
+                    # The server still remembers the key; its next push finds nobody and is dropped.
+                    del self._watchers[key]
+                    self._unarmed.discard(key)
+
+    def poke(self, key: str) -> None:
+        """Wake those who watch `key`, for changes that the server does not push, such as a release."""
+        for watch in self._watchers.get(key.encode(), ()):
+            watch.wake()
+
+    def drain(self) -> None:
+        """End every wait at once, now and from now on: the daemon is stopping."""
+        self.draining = True
+        for watchers in self._watchers.values():
+            for watch in watchers:
+                watch.wake()
+
+    async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
+        """Arm keys and wake their watchers until cancelled. Redis being down is not a failure."""
+        task_status.started()
+        while True:
+            # What could not be armed because Redis is away is tried again soon, too.
+            fast = self._unarmed or self._refused_epoch == self._epoch
+            patience = self._poll_seconds if fast else self._sweep_seconds
+            with trio.move_on_after(patience) as sweep:
+                await self._work.wait()
+            if sweep.cancelled_caught:
+                self._unarmed.update(self._watchers)
+            await self._arm_all()
+
+    async def _arm_all(self) -> None:
+        self._work = trio.Event()
+        while self._unarmed:
+            batch = [self._unarmed.pop() for _ in range(min(_ARM_BATCH, len(self._unarmed)))]
+            epoch = self._epoch
+            try:
+                await self._track()
+                await self._manager.execute("EXISTS", *batch, lane=Lane.WATCH, replay=Replay.SAFE)
+            except BusError:
+                # Redis is away. The sweep tries again, and a new connection does so at once.
+                self._unarmed.update(key for key in batch if key in self._watchers)
+                return
+            if epoch != self._epoch:
+                # Armed on a connection that is gone, perhaps: arm again on the new one.
+                self._unarmed.update(key for key in batch if key in self._watchers)
+                continue
+            self._armings += len(batch)
+            for key in batch:
+                for watch in self._watchers.get(key, ()):
+                    watch.wake()
+
+    async def _track(self) -> None:
+        if self._epoch in (self._tracking_epoch, self._refused_epoch):
+            return
+        epoch = self._epoch
+        try:
+            await self._manager.execute("CLIENT", "TRACKING", "ON", lane=Lane.WATCH, replay=Replay.SAFE)
+        except ServerReplied:
+            self._refused_epoch = epoch
+        else:
+            self._tracking_epoch = epoch
+
+    def _arm_soon(self, key: bytes) -> None:
+        self._unarmed.add(key)
+        self._work.set()
+
+    def _on_connected(self) -> None:
+        self._epoch += 1
+        self._unarmed.update(self._watchers)
+        self._work.set()
+
+    def _on_push(self, message: list[Any]) -> None:
+        if message[0] != b"invalidate":
+            return
+        # FLUSHALL and FLUSHDB push null: every key changed.
+        changed = list(self._watchers) if message[1] is None else message[1]
+        self._pushes += len(changed)
+        for key in changed:
+            if key in self._watchers:
+                self._arm_soon(key)

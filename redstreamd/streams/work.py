@@ -1,0 +1,228 @@
+"""Work from consumer groups: taking with a wait, and settling by lease token.
+
+Owns the queue of those who wait for work. They take turns per stream and group, first come, first
+served: one of them watches and takes, the others wait for the turn. Whoever got entries passes the
+turn on, and the next looks at once. So one new entry causes one take, however many wait.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager
+
+import attrs
+import trio
+
+from redstreamd.errors import BusError, Code
+from redstreamd.redisio.commands import Commands
+from redstreamd.redisio.errors import OutcomeUnknown, ServerReplied
+from redstreamd.streams import entry_ids
+from redstreamd.streams.lease_tokens import Lease, LeaseKey
+from redstreamd.streams.leases import Action, Leases, Outcome, Take, Taken
+from redstreamd.streams.problems import explained
+from redstreamd.streams.tail_hub import TailHub
+
+#: Seconds after which a waiting take looks again without being woken: a retry that another daemon
+#: released early, or an entry that another program left, changes no watched key.
+_LOOK_AGAIN = 5.0
+
+
+@attrs.frozen
+class Work:
+    """Entries under a lease.
+
+    Attributes:
+        taken: The entries and what else the take did.
+        lease: The token that settles them; None if there are no entries.
+    """
+
+    taken: Taken
+    lease: str | None
+
+
+@attrs.frozen
+class Settled:
+    """What became of the entries of a settlement.
+
+    Attributes:
+        lease: What was settled.
+        now: The server's time, in milliseconds since the epoch.
+        outcomes: Entry ID -> outcome.
+    """
+
+    lease: Lease
+    now: int
+    outcomes: dict[str, Outcome]
+
+    def ids(self, *outcomes: Outcome) -> list[str]:
+        """Return the entry IDs with one of `outcomes`."""
+        return [entry_id for entry_id, outcome in self.outcomes.items() if outcome in outcomes]
+
+
+class WorkQueue:
+    """Hands out and settles work of any stream and group."""
+
+    def __init__(self, commands: Commands, hub: TailHub, leases: Leases, key: LeaseKey) -> None:
+        """Take through `leases`, wait through `hub`, sign tokens with `key`."""
+        self._commands = commands
+        self._hub = hub
+        self._leases = leases
+        self._key = key
+        self._turns: dict[tuple[str, str], _Turn] = {}
+
+    async def take(self, take: Take, principal: str, *, timeout_seconds: float = 0.0) -> Work:
+        """Lease entries, waiting up to `timeout_seconds` for the first; 0 answers at once.
+
+        A request to resume never waits. Only `principal` can settle the lease.
+
+        Raises:
+            BusError: GROUP_NOT_FOUND, STREAM_NOT_FOUND, WRONG_TYPE; CONNECTION_ERROR.
+
+        Cancellation: see `Leases.take`.
+        """
+        if take.resume or timeout_seconds <= 0 or self._hub.draining:
+            taken = await self._take_now(take)
+        else:
+            taken = await self._take_in_turn(take, trio.current_time() + timeout_seconds)
+        lease = None
+        if taken.entries:
+            attempts = {entry.id: attempt for entry, attempt in taken.entries}
+            lease = self._key.sign(Lease(take.stream, take.group, take.consumer, principal, attempts))
+        return Work(taken, lease)
+
+    async def settle(
+        self,
+        token: str,
+        principal: str,
+        action: Action,
+        *,
+        entry_ids: Sequence[str] | None = None,
+        delay_seconds: float = 0.0,
+        reason: str = "",
+        delete: bool = False,
+        max_deliveries: int = 0,
+    ) -> Settled:
+        """Settle a lease; see `Leases.settle`.
+
+        Raises:
+            BusError: PERMISSION_DENIED if the lease was given to another principal; GROUP_NOT_FOUND,
+                STREAM_NOT_FOUND if they are gone.
+        """
+        lease = self.read_lease(token, principal)
+        async with explained(self._commands, lease.stream, lease.group):
+            now, outcomes = await self._leases.settle(
+                lease,
+                action,
+                entry_ids=entry_ids,
+                delay_seconds=delay_seconds,
+                reason=reason,
+                delete=delete,
+                max_deliveries=max_deliveries,
+            )
+        if action is Action.RETRY:
+            # No key that is watched changed, and whoever waits may be due earlier than it thinks.
+            self._hub.poke(lease.stream)
+        return Settled(lease, now, outcomes)
+
+    def read_lease(self, token: str, principal: str) -> Lease:
+        """Return what a token says if it was given to `principal`, else raise PERMISSION_DENIED."""
+        lease = self._key.read(token)
+        if lease.principal != principal:
+            raise BusError(
+                Code.PERMISSION_DENIED,
+                "This lease belongs to somebody else.",
+                cause=f"It was given to {lease.principal!r}, and you are {principal!r}.",
+                next_step="Settle it over the connection door it was taken through.",
+            )
+        return lease
+
+    async def create_group(self, stream: str, group: str, start: str) -> bool:
+        """Create a consumer group, and the stream if there is none.
+
+        Args:
+            stream: The stream.
+            group: The group.
+            start: The first entry it is to deliver; see `entry_ids.position`.
+
+        Returns:
+            True if it was created, False if it existed; then its position is unchanged.
+        """
+        async with explained(self._commands, stream):
+            try:
+                await self._commands.xgroup_create(stream, group, group_position(start), mkstream=True)
+            except ServerReplied as refusal:
+                if refusal.code is not Code.GROUP_EXISTS:
+                    raise
+                return False
+        return True
+
+    async def _take_now(self, take: Take) -> Taken:
+        try:
+            async with explained(self._commands, take.stream, take.group):
+                return await self._leases.take(take)
+        except OutcomeUnknown as lost:
+            raise BusError(
+                lost.code,
+                "It is not known whether entries were taken: the reply was lost.",
+                cause=lost.cause,
+                next_step=f"Call work_take with resume: true and consumer {take.consumer!r} "
+                "to get what was taken. With an idempotency_key this is done for you.",
+            ) from lost
+
+    async def _take_in_turn(self, take: Take, deadline: float) -> Taken:
+        with trio.move_on_at(deadline) as patience:
+            async with self._turn(take.stream, take.group):
+                # From here on only the wait itself may end early: a take must be answered.
+                patience.deadline = math.inf
+                with self._hub.watch((take.stream,)) as watch:
+                    while True:
+                        watch.mark()
+                        taken = await self._take_now(take)
+                        remaining = deadline - trio.current_time()
+                        if taken.entries or remaining <= 0 or self._hub.draining:
+                            return taken
+                        with trio.move_on_after(min(remaining, _until_due(taken))):
+                            await watch.changed()
+        # The turn never came, so others were served; there may be something left.
+        return await self._take_now(take)
+
+    @asynccontextmanager
+    async def _turn(self, stream: str, group: str) -> AsyncIterator[None]:
+        turn = self._turns.setdefault((stream, group), _Turn())
+        turn.interested += 1
+        try:
+            async with turn.lock:
+                yield
+        finally:
+            turn.interested -= 1
+            if turn.interested == 0:
+                del self._turns[stream, group]
+
+
+@attrs.define
+class _Turn:
+    """The queue of those who wait for one group; it goes when the last of them does."""
+
+    lock: trio.StrictFIFOLock = attrs.field(factory=trio.StrictFIFOLock)
+    interested: int = 0
+
+
+def group_position(start: str) -> str:
+    """Return the last-delivered ID of a group whose first entry is the first at or after `start`.
+
+    The server names the last entry that was delivered, ours the first that will be, as everywhere else.
+    """
+    position = entry_ids.position(start, argument="start")
+    if position == "-":
+        return "0"
+    if position == "+":
+        return "$"
+    return entry_ids.before(position if "-" in position else f"{position}-0")
+
+
+def _until_due(taken: Taken) -> float:
+    if taken.next_due is None:
+        return _LOOK_AGAIN
+    # A millisecond late is in time; a millisecond early is another round trip.
+    return min(_LOOK_AGAIN, max(0.0, (taken.next_due - taken.now) / 1000) + 0.001)

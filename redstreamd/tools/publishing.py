@@ -1,0 +1,98 @@
+"""stream_add: publishing."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any
+
+import attrs
+from msgspec import Meta
+
+from redstreamd.errors import BusError, Code
+from redstreamd.policy import Permission
+from redstreamd.streams.bus import Bus
+from redstreamd.streams.codec import Stamp
+from redstreamd.streams.names import check_stream, naming_warning
+from redstreamd.tools import fields
+from redstreamd.tools.definition import Call, Profile, named_by, tool
+
+
+@attrs.frozen
+class StreamAddArguments:
+    """Arguments of stream_add."""
+
+    stream: fields.Stream
+    entries: Annotated[
+        list[dict[str, Any]],
+        Meta(
+            min_length=1, max_length=100, description="JSON objects, one for each entry; added all or none."
+        ),
+    ]
+    idempotency_key: fields.IdempotencyKey | None = None
+    max_length: (
+        Annotated[int, Meta(ge=1, description="Cut the stream to its newest entries, this many.")] | None
+    ) = None
+    max_age_seconds: (
+        Annotated[float, Meta(ge=0.001, le=10**10, description="Cut off older entries.")] | None
+    ) = None
+    correlation_id: (
+        Annotated[str, Meta(max_length=256, description="Ties a reply to its request.")] | None
+    ) = None
+    reply_to: Annotated[str, Meta(max_length=512, description="Stream to send the reply to.")] | None = None
+
+
+@attrs.frozen
+class StreamAdded:
+    """Answer of stream_add."""
+
+    ids: Annotated[list[str], Meta(description="Entry IDs, in the order of entries.")]
+    duplicate: Annotated[bool, Meta(description="The key was known; nothing was added now.")] = False
+    deduplicated_for_seconds: float | None = None
+    warning: str | None = None
+
+
+@tool(
+    title="Add entries",
+    profile=Profile.WORKER,
+    permission=Permission.PUBLISH,
+    streams=named_by("stream"),
+    read_only=False,
+    destructive=False,
+    idempotent=False,
+    open_world=False,
+)
+async def stream_add(call: Call[Bus], args: StreamAddArguments) -> StreamAdded:
+    """Publish 1 to 100 entries to a stream, which is created if it does not exist.
+
+    The server gives each entry its ID and time, and the daemon stamps the sender. Give an
+    idempotency_key whenever a repeated publication would do harm.
+    """
+    settings = call.bus.settings
+    check_stream(args.stream, max_bytes=settings.streams.max_name_bytes)
+    if args.reply_to is not None:
+        check_stream(args.reply_to, max_bytes=settings.streams.max_name_bytes)
+    warning = None if settings.streams.naming == "off" else naming_warning(args.stream)
+    if warning is not None and settings.streams.naming == "error":
+        raise BusError(
+            Code.INVALID_STREAM,
+            f"Stream name {args.stream[:80]!r} is not allowed here.",
+            cause=warning,
+            next_step="Choose a name of that form; the setting streams.naming demands it.",
+        )
+    added = await call.bus.publisher.add(
+        args.stream,
+        args.entries,
+        Stamp(sender=call.principal.name, correlation_id=args.correlation_id, reply_to=args.reply_to),
+        idempotency_key=args.idempotency_key,
+        max_length=args.max_length,
+        max_age_seconds=args.max_age_seconds,
+    )
+    window = settings.leases.idempotency_window_seconds
+    return StreamAdded(
+        ids=added.ids,
+        duplicate=added.duplicate,
+        deduplicated_for_seconds=None if args.idempotency_key is None else window,
+        warning=warning,
+    )
+
+
+TOOLS = (stream_add,)

@@ -1,0 +1,206 @@
+"""stream_list, stream_read, stream_wait: looking at streams without side effects."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Literal
+
+import attrs
+from msgspec import Meta
+
+from redstreamd.errors import BusError, Code
+from redstreamd.policy import Permission
+from redstreamd.streams import entry_ids
+from redstreamd.streams.bus import Bus
+from redstreamd.streams.entries import view
+from redstreamd.streams.listing import StreamSummary
+from redstreamd.streams.names import check_stream
+from redstreamd.tools import fields
+from redstreamd.tools.definition import Call, Profile, named_by, tool
+from redstreamd.tools.results import bound_entries
+from redstreamd.tools.waiting import reporting, wait_seconds
+
+
+@attrs.frozen
+class StreamListArguments:
+    """Arguments of stream_list."""
+
+    pattern: Annotated[
+        str, Meta(min_length=1, max_length=512, description="Glob pattern of names, such as 'billing:*'.")
+    ] = "*"
+    cursor: fields.Cursor | None = None
+    count: Annotated[int, Meta(ge=1, le=100, description="Most streams to return.")] = 50
+
+
+@attrs.frozen
+class StreamList:
+    """Answer of stream_list."""
+
+    streams: Annotated[
+        list[dict[str, Any]],
+        Meta(description="{stream, length, groups, last_entry_id, last_entry_time, age_seconds}"),
+    ]
+    next_cursor: str
+    has_more: bool
+
+
+@tool(
+    title="List streams",
+    profile=Profile.OBSERVER,
+    permission=Permission.READ,
+    streams=named_by(),
+    read_only=True,
+    destructive=False,
+    idempotent=True,
+    open_world=False,
+)
+async def stream_list(call: Call[Bus], args: StreamListArguments) -> StreamList:
+    """List streams by name with their length, number of consumer groups and the age of the last entry."""
+    lines, cursor, more = await call.bus.lister.page(args.pattern, cursor=args.cursor, count=args.count)
+    return StreamList([_line(line) for line in lines], cursor, more)
+
+
+def _line(summary: StreamSummary) -> dict[str, Any]:
+    line: dict[str, Any] = {
+        "stream": summary.stream,
+        "length": summary.length,
+        "groups": summary.groups,
+        "last_entry_id": summary.last_id,
+    }
+    parts = entry_ids.parse(summary.last_id)
+    if parts is not None and parts != (0, 0):
+        line["last_entry_time"] = entry_ids.time_of(summary.last_id)
+        line["age_seconds"] = max(0.0, (summary.now - parts[0]) / 1000)
+    return line
+
+
+@attrs.frozen
+class StreamReadArguments:
+    """Arguments of stream_read."""
+
+    stream: fields.Stream
+    start: fields.Start | None = None
+    end: fields.End | None = None
+    cursor: fields.Cursor | None = None
+    direction: Literal["forward", "backward"] = "forward"
+    count: fields.Count = 10
+    filter: fields.Filter | None = None
+
+
+@attrs.frozen
+class StreamPage:
+    """Answer of stream_read."""
+
+    entries: fields.Entries
+    next_cursor: str
+    has_more: bool
+
+
+@tool(
+    title="Read entries",
+    profile=Profile.OBSERVER,
+    permission=Permission.READ,
+    streams=named_by("stream"),
+    read_only=True,
+    destructive=False,
+    idempotent=True,
+    open_world=False,
+)
+async def stream_read(call: Call[Bus], args: StreamReadArguments) -> StreamPage:
+    """Read entries of a stream, a page at a time, without taking them from anyone.
+
+    Forward begins with the earliest entry, backward with the latest.
+    """
+    settings = call.bus.settings
+    check_stream(args.stream, max_bytes=settings.streams.max_name_bytes)
+    page = await call.bus.reader.read(
+        args.stream,
+        start=args.start,
+        end=args.end,
+        cursor=args.cursor,
+        direction=args.direction,
+        count=args.count,
+        filter=args.filter,
+    )
+    shown, dropped = bound_entries(
+        [view(args.stream, entry) for entry in page.entries],
+        settings.tools.max_result_bytes,
+        droppable=True,
+    )
+    if dropped:
+        return StreamPage(shown, shown[-1]["id"], has_more=True)
+    return StreamPage(shown, page.next_cursor, page.has_more)
+
+
+@attrs.frozen
+class StreamWaitArguments:
+    """Arguments of stream_wait."""
+
+    streams: fields.Streams
+    cursor: fields.Cursor | None = None
+    timeout_seconds: fields.Timeout | None = None
+    count: fields.Count = 10
+    filter: fields.Filter | None = None
+
+
+@attrs.frozen
+class StreamWaited:
+    """Answer of stream_wait."""
+
+    entries: fields.Entries
+    next_cursor: str
+    timed_out: bool
+    absent: Annotated[list[str], Meta(description="Streams that do not exist yet.")] | None = None
+
+
+@tool(
+    title="Wait for entries",
+    profile=Profile.OBSERVER,
+    permission=Permission.READ,
+    streams=named_by("streams"),
+    read_only=True,
+    destructive=False,
+    idempotent=True,
+    open_world=False,
+)
+async def stream_wait(call: Call[Bus], args: StreamWaitArguments) -> StreamWaited:
+    """Wait until one of the streams has entries after the cursor, and return them.
+
+    Without a cursor it waits for what comes after this call. When nothing came in time the answer
+    has no entries and timed_out is true: call again with next_cursor, and nothing is missed.
+    """
+    settings = call.bus.settings
+    for stream in args.streams:
+        check_stream(stream, max_bytes=settings.streams.max_name_bytes)
+    if len(set(args.streams)) < len(args.streams):
+        raise BusError(
+            Code.INVALID_ARGUMENT,
+            "streams names a stream twice.",
+            cause="A cursor holds one position for each stream.",
+            next_step="Name each stream once.",
+        )
+    seconds = wait_seconds(call, args.timeout_seconds)
+    waited = await reporting(
+        call,
+        seconds,
+        lambda: call.bus.reader.wait(
+            args.streams,
+            cursor=args.cursor,
+            count=args.count,
+            timeout_seconds=seconds,
+            filter=args.filter,
+        ),
+    )
+    shown, _ = bound_entries(
+        [view(stream, entry) for stream, entry in waited.entries],
+        settings.tools.max_result_bytes,
+        droppable=True,
+    )
+    return StreamWaited(
+        entries=shown,
+        next_cursor=waited.cursor_after(len(shown)),
+        timed_out=not shown,
+        absent=waited.absent if waited.absent and not shown else None,
+    )
+
+
+TOOLS = (stream_list, stream_read, stream_wait)

@@ -1,0 +1,229 @@
+"""The six tools of the original Red-Stream server, under their names, for its existing users.
+
+Arguments, defaults and answers are those of the original; each answer is one text holding JSON.
+They take Redis's own positions (``0``, ``$``) and know no leases: what `read_group` delivers stays
+pending until someone acknowledges it, and work_take may hand it out after
+leases.foreign_idle_seconds.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated, Any
+
+import attrs
+from msgspec import Meta
+
+from redstreamd.errors import BusError, Code
+from redstreamd.policy import Permission
+from redstreamd.redisio.errors import ServerReplied
+from redstreamd.redisio.replies import RawEntry
+from redstreamd.streams import entry_ids
+from redstreamd.streams.bus import Bus
+from redstreamd.streams.codec import Stamp, decode
+from redstreamd.streams.names import check_consumer, check_group, check_stream
+from redstreamd.streams.problems import explained, stream_not_found
+from redstreamd.tools import fields
+from redstreamd.tools.definition import Call, Profile, named_by, tool
+
+#: The original had no bound; one answer must still fit a message.
+MostMessages = Annotated[int, Meta(ge=1, le=1_000, description="Most messages to return.")]
+
+
+@attrs.frozen
+class AddStreamMessageArguments:
+    """Arguments of add_stream_message."""
+
+    stream: fields.Stream
+    message: Annotated[dict[str, Any], Meta(description="The message, a JSON object.")]
+
+
+@tool(
+    title="Add a message (Red-Stream)",
+    profile=Profile.RED_STREAM,
+    permission=Permission.PUBLISH,
+    streams=named_by("stream"),
+    read_only=False,
+    destructive=False,
+    idempotent=False,
+    open_world=False,
+)
+async def add_stream_message(call: Call[Bus], args: AddStreamMessageArguments) -> dict[str, Any]:
+    """Add a message to a stream. New clients use stream_add."""
+    _check_stream(call, args.stream)
+    added = await call.bus.publisher.add(args.stream, [args.message], Stamp(sender=call.principal.name))
+    return {"id": added.ids[0]}
+
+
+@attrs.frozen
+class GetStreamMessagesArguments:
+    """Arguments of get_stream_messages."""
+
+    stream: fields.Stream
+    count: MostMessages = 1
+    start: Annotated[str, Meta(max_length=64, description="Entry ID to begin with.")] = "0"
+
+
+@tool(
+    title="Read messages (Red-Stream)",
+    profile=Profile.RED_STREAM,
+    permission=Permission.READ,
+    streams=named_by("stream"),
+    read_only=True,
+    destructive=False,
+    idempotent=True,
+    open_world=False,
+)
+async def get_stream_messages(call: Call[Bus], args: GetStreamMessagesArguments) -> list[dict[str, Any]]:
+    """Read messages of a stream from an entry ID on. New clients use stream_read."""
+    _check_stream(call, args.stream)
+    start = args.start if args.start in ("-", "+") else entry_ids.position(args.start, argument="start")
+    commands = call.bus.commands
+    async with explained(commands, args.stream):
+        messages = await commands.xrange(args.stream, start, "+", args.count)
+        if not messages and await commands.key_type(args.stream) == "none":
+            raise await stream_not_found(commands, args.stream)
+    return [_message(entry) for entry in messages]
+
+
+@attrs.frozen
+class CreateConsumerGroupArguments:
+    """Arguments of create_consumer_group."""
+
+    stream: fields.Stream
+    group: fields.Group
+    start: Annotated[str, Meta(max_length=64, description="Last delivered entry ID; $ for new only.")] = "$"
+
+
+@tool(
+    title="Create a consumer group (Red-Stream)",
+    profile=Profile.RED_STREAM,
+    permission=Permission.CONSUME,
+    streams=named_by("stream"),
+    read_only=False,
+    destructive=False,
+    idempotent=True,
+    open_world=False,
+)
+async def create_consumer_group(call: Call[Bus], args: CreateConsumerGroupArguments) -> dict[str, Any]:
+    """Create a consumer group, and the stream if there is none. New clients use group_create."""
+    _check_stream(call, args.stream)
+    check_group(args.group, max_bytes=call.bus.settings.streams.max_name_bytes)
+    if args.start != "$" and entry_ids.parse(args.start) is None:
+        raise BusError(
+            Code.INVALID_START,
+            f"start={args.start!r} is not a position to create a group at.",
+            cause="It is neither $ nor an entry ID.",
+            next_step="Give $ for new messages only, 0 for all, or an entry ID.",
+        )
+    async with explained(call.bus.commands, args.stream):
+        try:
+            await call.bus.commands.xgroup_create(args.stream, args.group, args.start, mkstream=True)
+        except ServerReplied as refusal:
+            if refusal.code is not Code.GROUP_EXISTS:
+                raise
+            return {"success": True, "note": "Consumer group already exists"}
+    return {"success": True}
+
+
+@attrs.frozen
+class ReadGroupArguments:
+    """Arguments of read_group."""
+
+    stream: fields.Stream
+    group: fields.Group
+    consumer: fields.Consumer
+    count: MostMessages = 1
+
+
+@tool(
+    title="Read as a consumer (Red-Stream)",
+    profile=Profile.RED_STREAM,
+    permission=Permission.CONSUME,
+    streams=named_by("stream"),
+    read_only=False,
+    destructive=False,
+    idempotent=False,
+    open_world=False,
+)
+async def read_group(call: Call[Bus], args: ReadGroupArguments) -> list[dict[str, Any]]:
+    """Read new messages as a consumer of a group. New clients use work_take, which can be finished."""
+    _check_stream(call, args.stream)
+    longest = call.bus.settings.streams.max_name_bytes
+    check_group(args.group, max_bytes=longest)
+    check_consumer(args.consumer, max_bytes=longest)
+    async with explained(call.bus.commands, args.stream, args.group):
+        messages = await call.bus.commands.xreadgroup_new(args.stream, args.group, args.consumer, args.count)
+    return [_message(entry) for entry in messages]
+
+
+@attrs.frozen
+class ListGroupsArguments:
+    """Arguments of list_groups."""
+
+    stream: fields.Stream
+
+
+@tool(
+    title="List consumer groups (Red-Stream)",
+    profile=Profile.RED_STREAM,
+    permission=Permission.READ,
+    streams=named_by("stream"),
+    read_only=True,
+    destructive=False,
+    idempotent=True,
+    open_world=False,
+)
+async def list_groups(call: Call[Bus], args: ListGroupsArguments) -> list[dict[str, Any]]:
+    """List the consumer groups of a stream."""
+    _check_stream(call, args.stream)
+    async with explained(call.bus.commands, args.stream):
+        groups = await call.bus.commands.xinfo_groups(args.stream)
+    return [
+        {
+            "name": group.name,
+            "consumers": group.consumers,
+            "pending": group.pending,
+            "lastDeliveredId": group.last_delivered_id,
+        }
+        for group in sorted(groups, key=lambda group: group.name)
+    ]
+
+
+@attrs.frozen
+class ListStreamsArguments:
+    """Arguments of list_streams."""
+
+    pattern: Annotated[str, Meta(min_length=1, max_length=512, description="Glob pattern of names.")] = "*"
+
+
+@tool(
+    title="List streams (Red-Stream)",
+    profile=Profile.RED_STREAM,
+    permission=Permission.READ,
+    streams=named_by(),
+    read_only=True,
+    destructive=False,
+    idempotent=True,
+    open_world=False,
+)
+async def list_streams(call: Call[Bus], args: ListStreamsArguments) -> dict[str, Any]:
+    """List the names of streams. New clients use stream_list."""
+    return {"streams": await call.bus.lister.names(args.pattern)}
+
+
+def _check_stream(call: Call[Bus], stream: str) -> None:
+    check_stream(stream, max_bytes=call.bus.settings.streams.max_name_bytes)
+
+
+def _message(entry: RawEntry) -> dict[str, Any]:
+    return {"id": entry.id, "message": decode(entry.fields).members}
+
+
+TOOLS = (
+    add_stream_message,
+    get_stream_messages,
+    create_consumer_group,
+    read_group,
+    list_groups,
+    list_streams,
+)

@@ -1,0 +1,117 @@
+"""The format of entries: what is written comes back, what others wrote can be read, nothing can be forged."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from redstreamd import ijson
+from redstreamd.errors import BusError, Code
+from redstreamd.streams import codec
+from redstreamd.streams.codec import Stamp, decode, encode
+from tests.support.json_values import json_objects, json_text
+from tests.support.servers import Server
+
+VECTORS: list[dict[str, Any]] = json.loads((Path(__file__).parent / "vectors.json").read_text("utf-8"))
+
+
+def fields_of(vector: dict[str, Any]) -> list[tuple[bytes, bytes]]:
+    if "hex_fields" in vector:
+        return [(bytes.fromhex(name), bytes.fromhex(value)) for name, value in vector["hex_fields"]]
+    return [(name.encode(), value.encode()) for name, value in vector["fields"]]
+
+
+@pytest.mark.parametrize("vector", VECTORS, ids=[vector["what"] for vector in VECTORS])
+def test_the_format_is_that_of_the_vectors(vector: dict[str, Any]) -> None:
+    decoded = decode(fields_of(vector))
+    assert decoded.members == vector["members"]
+    assert decoded.stamp == Stamp(**vector.get("stamp", {}))
+    assert decoded.binary == tuple(vector.get("binary", ()))
+    assert decoded.repeated == tuple(vector.get("repeated", ()))
+    assert decoded.dead_letter == vector.get("dead_letter")
+    if vector.get("direction") != "decode":
+        assert encode(vector["members"], Stamp(**vector.get("stamp", {}))) == fields_of(vector)
+
+
+@given(json_objects())
+def test_an_object_comes_back_equal(members: dict[str, Any]) -> None:
+    decoded = decode(encode(members, Stamp(sender="unix")))
+    assert decoded.members == members
+    # 1 == True and 1 == 1.0 in Python; their JSON tells them apart where JSON does.
+    assert json_text(decoded.members) == json_text(members)
+    assert decoded.stamp.sender == "unix"
+    assert decoded.binary == decoded.repeated == ()
+
+
+@given(st.lists(st.tuples(st.binary(max_size=8), st.binary(max_size=8)), max_size=6))
+def test_any_fields_can_be_read_and_shown_as_json(fields: list[tuple[bytes, bytes]]) -> None:
+    decoded = decode(fields)
+    json.dumps(decoded.members).encode()
+    ijson_free = {name: value for name, value in decoded.members.items() if isinstance(value, str)}
+    for name, value in fields:
+        shown = name.decode("utf-8", "backslashreplace")
+        if not name.startswith(codec.PREFIX) and shown in ijson_free and shown not in decoded.binary:
+            assert ijson_free[shown].encode() == value
+
+
+@given(json_objects(), st.text(alphabet=st.characters(exclude_categories=["Cs"]), max_size=10))
+def test_no_member_can_forge_the_sender(members: dict[str, Any], claimed: str) -> None:
+    forged = members | {"_rs.sender": claimed, "_rs.v": "1", "_rs.=_rs.sender": claimed, "_rs.dead": "{}"}
+    decoded = decode(encode(forged, Stamp(sender="daemon")))
+    assert decoded.stamp.sender == "daemon"
+    assert decoded.dead_letter is None
+    assert decoded.members == forged
+
+
+@pytest.mark.parametrize(
+    ("value", "word"),
+    [
+        (2**53, "integer"),
+        (-(2**53), "integer"),
+        (float("inf"), "number"),
+        (float("nan"), "number"),
+        ("\ud800", "U+D800"),
+        ("\ufffe", "U+FFFE"),
+        ("\U0010ffff", "U+10FFFF"),
+        ({"\udfff": 1}, "U+DFFF"),
+        (ijson.object_from_pairs([("x", 1), ("x", 2)]), "'x' occurs twice"),
+    ],
+)
+def test_what_i_json_excludes_is_refused_with_its_place(value: Any, word: str) -> None:
+    with pytest.raises(BusError) as refused:
+        encode({"outer": [{"inner": value}]}, Stamp())
+    assert refused.value.code is Code.INVALID_ARGUMENT
+    assert word in refused.value.cause
+    assert "outer[0].inner" in refused.value.message
+
+
+def test_an_entry_has_a_bounded_number_of_members() -> None:
+    encode({str(n): "" for n in range(codec.MAX_MEMBERS)}, Stamp())
+    with pytest.raises(BusError) as refused:
+        encode({str(n): "" for n in range(codec.MAX_MEMBERS + 1)}, Stamp())
+    assert refused.value.code is Code.TOO_LARGE
+
+
+def test_a_deeply_nested_value_needs_no_deep_stack() -> None:
+    value: Any = 1
+    for _ in range(100_000):
+        value = [value]
+    ijson.check(value)
+
+
+def test_redis_cli_sees_text_and_its_entries_are_read_as_text(redis: Server) -> None:
+    encoded = encode({"type": "order", "amount": 3}, Stamp(sender="unix"))
+    redis.command("XADD", "s", "*", *[part for pair in encoded for part in pair])
+    [[_, flat]] = redis.command("XRANGE", "s", "-", "+")
+    assert flat[:4] == [b"type", b"order", b"amount", b"3"]
+
+    redis.command("XADD", "t", "*", "type", "order", "amount", "3")
+    [[_, flat]] = redis.command("XRANGE", "t", "-", "+")
+    decoded = decode(list(zip(flat[::2], flat[1::2], strict=True)))
+    assert decoded.members == {"type": "order", "amount": "3"}
+    assert decoded.stamp == Stamp()

@@ -1,0 +1,342 @@
+"""Leases against a model: two daemons and other programs on one group, in any order Hypothesis can think of.
+
+Time passes by moving the due times and idle times that lie in Redis, so nothing here sleeps. Every
+take is checked to return only what the model says may be taken, so no entry is ever under two live
+leases; at the end everything is drained, so nothing is ever lost.
+"""
+
+from __future__ import annotations
+
+from functools import partial
+
+import attrs
+import pytest
+from hypothesis import HealthCheck, settings
+from hypothesis import strategies as st
+from hypothesis.stateful import (
+    Bundle,
+    RuleBasedStateMachine,
+    initialize,
+    invariant,
+    rule,
+    run_state_machine_as_test,
+)
+
+from redstreamd.settings import LeasesSettings, Settings
+from redstreamd.streams.codec import Stamp, decode
+from redstreamd.streams.leases import Action, Outcome, Take
+from redstreamd.streams.names import Kind, companion_key
+from redstreamd.streams.work import Work
+from tests.support.buses import KEY, BusThread
+from tests.support.servers import Server
+
+STREAM, GROUP = "jobs", "g"
+DUE, DEAD = companion_key(STREAM, Kind.DUE, GROUP), companion_key(STREAM, Kind.DEAD, GROUP)
+MAX_DELIVERIES = 3
+FOREIGN_IDLE = 10_000.0
+CONSUMERS = st.sampled_from(["a", "b", "c"])
+#: Seconds. Far longer than a run takes, so that the real clock decides nothing.
+LEASES = st.sampled_from([1_000.0, 2_000.0])
+
+
+@attrs.define
+class Pending:
+    """What the model knows of a pending entry; times are virtual seconds."""
+
+    owner: str
+    attempt: int
+    due: float | None  # None: another program's, without a lease
+    put_off: bool = False
+    delivered: float = 0.0
+
+
+class LeaseMachine(RuleBasedStateMachine):
+    """One stream, one group, two daemons, three consumers, and redis-cli."""
+
+    server: Server
+    threads: BusThread
+
+    takes = Bundle("takes")
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.server.flush()
+        self.now = 0.0
+        self.added: list[str] = []
+        self.new: list[str] = []
+        self.pending: dict[str, Pending] = {}
+        self.done: set[str] = set()
+        self.dead: set[str] = set()
+        self.deleted: set[str] = set()
+
+    @initialize()
+    def create(self) -> None:
+        assert self.threads.call(self.threads.buses[0].work.create_group, STREAM, GROUP, "earliest")
+        assert not self.threads.call(self.threads.buses[1].work.create_group, STREAM, GROUP, "latest")
+
+    # What an agent does
+
+    @rule(count=st.integers(1, 4), daemon=st.integers(0, 1))
+    def add(self, count: int, daemon: int) -> None:
+        entries = [{"n": len(self.added) + n} for n in range(count)]
+        added = self.threads.call(self.threads.buses[daemon].publisher.add, STREAM, entries, Stamp())
+        self.added += added.ids
+        self.new += added.ids
+
+    @rule(target=takes, daemon=st.integers(0, 1), consumer=CONSUMERS, count=st.integers(1, 5), lease=LEASES)
+    def take(self, daemon: int, consumer: str, count: int, lease: float) -> Work:
+        takeable = self.takeable()
+        exhausted = {i for i in takeable if i in self.pending and self.pending[i].attempt >= MAX_DELIVERIES}
+        work = self._take(daemon, consumer, count, lease)
+        ids = [entry.id for entry, _ in work.taken.entries]
+        assert len(ids) == len(set(ids)) <= count
+        # Disjoint: nothing that is under a live lease, done, dead or deleted.
+        assert set(ids) <= takeable - exhausted
+        # Complete: it stops short only when nothing is left.
+        buried = self._note_dead_letters()
+        assert buried <= exhausted
+        if len(ids) < count:
+            assert set(ids) | buried | self._gone(takeable) == takeable
+        # Debts come before new entries, one's own debts before those of others.
+        ranks = [self._rank(entry_id, consumer) for entry_id in ids]
+        assert ranks == sorted(ranks)
+        self._note_taken(work, consumer, lease)
+        return work
+
+    @rule(target=takes, daemon=st.integers(0, 1), consumer=CONSUMERS, lease=LEASES)
+    def resume(self, daemon: int, consumer: str, lease: float) -> Work:
+        held = {i for i, p in self.pending.items() if p.owner == consumer and not p.put_off} - self.deleted
+        work = self._take(daemon, consumer, 100, lease, resume=True)
+        assert {entry.id for entry, _ in work.taken.entries} == held
+        self._gone({i for i, p in self.pending.items() if p.owner == consumer and not p.put_off})
+        self._note_taken(work, consumer, lease)
+        return work
+
+    @rule(daemon=st.integers(0, 1), consumer=CONSUMERS, count=st.integers(1, 5), lease=LEASES)
+    def take_twice_with_a_key(self, daemon: int, consumer: str, count: int, lease: float) -> None:
+        key = f"key-{len(self.added)}-{self.now}-{consumer}-{sorted(self.pending)}"
+        first = self._take(daemon, consumer, count, lease, key=key)
+        again = self._take(1 - daemon, consumer, count, lease, key=key)
+        if first.taken.entries:
+            assert again.taken.replayed
+            assert again.taken.entries == first.taken.entries
+            assert again.lease == first.lease
+        self._note_dead_letters()
+        self._gone(set(self.pending))
+        self._note_taken(first, consumer, lease)
+
+    @rule(take=takes, daemon=st.integers(0, 1), action=st.sampled_from(Action), data=st.data())
+    def settle(self, take: Work, daemon: int, action: Action, data: st.DataObject) -> None:
+        if take.lease is None:
+            return
+        lease = KEY.read(take.lease)
+        chosen = data.draw(
+            st.none() | st.lists(st.sampled_from(sorted(lease.attempts)), min_size=1, unique=True)
+        )
+        delay = data.draw(LEASES)
+        settled = self.threads.call(
+            partial(
+                self.threads.buses[daemon].work.settle,
+                take.lease,
+                "tester",
+                action,
+                entry_ids=chosen,
+                delay_seconds=delay,
+                reason="because",
+                max_deliveries=MAX_DELIVERIES,
+            )
+        )
+        assert list(settled.outcomes) == (chosen or list(lease.attempts))
+        for entry_id, outcome in settled.outcomes.items():
+            held = self.pending.get(entry_id)
+            if held is None:
+                assert outcome is Outcome.ALREADY
+            elif (held.owner, held.attempt) != (lease.consumer, lease.attempts[entry_id]):
+                assert outcome is Outcome.LOST
+            else:
+                self._note_settled(entry_id, held, action, outcome, delay)
+
+    # What the world does
+
+    @rule(seconds=st.sampled_from([500.0, 1_500.0, 5_000.0, 20_000.0]))
+    def time_passes(self, seconds: float) -> None:
+        self.now += seconds
+        due = self.server.command("ZRANGE", DUE, 0, -1, "WITHSCORES")
+        for member, score in zip(due[::2], due[1::2], strict=True):
+            self.server.command("ZADD", DUE, repr(float(score) - seconds * 1000), member)
+        for entry_id, consumer, idle, _ in self.server.command("XPENDING", STREAM, GROUP, "-", "+", 1000):
+            idle_ms = int(idle + seconds * 1000)
+            self.server.command("XCLAIM", STREAM, GROUP, consumer, 0, entry_id, "IDLE", idle_ms, "JUSTID")
+
+    @rule(count=st.integers(1, 3))
+    def another_program_reads(self, count: int) -> None:
+        reply = self.server.command(
+            "XREADGROUP", "GROUP", GROUP, "cli", "COUNT", count, "STREAMS", STREAM, ">"
+        )
+        for entry_id, _ in reply[0][1] if reply else []:
+            self.new.remove(entry_id.decode())
+            self.pending[entry_id.decode()] = Pending("cli", 1, None, delivered=self.now)
+
+    @rule(data=st.data())
+    def another_program_claims(self, data: st.DataObject) -> None:
+        alive = sorted(set(self.pending) - self.deleted)
+        if alive:
+            entry_id = data.draw(st.sampled_from(alive))
+            self.server.command("XCLAIM", STREAM, GROUP, "cli", 0, entry_id)
+            self.pending[entry_id] = Pending(
+                "cli", self.pending[entry_id].attempt + 1, None, delivered=self.now
+            )
+
+    @rule(data=st.data())
+    def another_program_acknowledges(self, data: st.DataObject) -> None:
+        if self.pending:
+            entry_id = data.draw(st.sampled_from(sorted(self.pending)))
+            assert self.server.command("XACK", STREAM, GROUP, entry_id) == 1
+            del self.pending[entry_id]
+            self.done.add(entry_id)
+
+    @rule(data=st.data())
+    def an_entry_is_deleted(self, data: st.DataObject) -> None:
+        alive = sorted(set(self.added) - self.deleted)
+        if alive:
+            entry_id = data.draw(st.sampled_from(alive))
+            assert self.server.command("XDEL", STREAM, entry_id) == 1
+            self.deleted.add(entry_id)
+            if entry_id in self.new:
+                self.new.remove(entry_id)
+
+    @rule()
+    def the_due_set_is_lost(self) -> None:
+        self.server.command("DEL", DUE)
+        for held in self.pending.values():
+            held.due, held.put_off = None, False
+
+    @invariant()
+    def the_pending_list_is_what_the_model_says(self) -> None:
+        pending = self.server.command("XPENDING", STREAM, GROUP, "-", "+", 10_000)
+        if not isinstance(pending, list):  # before the group exists
+            return
+        actual = {entry_id.decode(): (owner.decode(), n) for entry_id, owner, _, n in pending}
+        assert actual == {entry_id: (p.owner, p.attempt) for entry_id, p in self.pending.items()}
+
+    def teardown(self) -> None:
+        """Everything that was added is done, dead or deleted, once all leases have run out."""
+        try:
+            self.time_passes(100_000.0)
+            for _ in range(1_000):
+                work = self._take(0, "a", 100, 1_000.0)
+                self._note_dead_letters()
+                if not work.taken.entries:
+                    break
+                assert work.lease is not None
+                settle = partial(self.threads.buses[1].work.settle, work.lease, "tester", Action.DONE)
+                self.done.update(self.threads.call(settle).ids(Outcome.DONE))
+            assert set(self.added) == self.done | self.dead | self.deleted
+            assert self.server.command("XPENDING", STREAM, GROUP)[0] == 0
+            # Done and dead exclude each other: nothing was both finished and put aside.
+            assert not self.done & self.dead
+        finally:
+            super().teardown()
+
+    # The model
+
+    def takeable(self) -> set[str]:
+        """Everything that nobody holds any more."""
+        return set(self.new) | {i for i, p in self.pending.items() if self._is_due(p)}
+
+    def _is_due(self, held: Pending) -> bool:
+        if held.due is not None:
+            return held.due <= self.now
+        return self.now - held.delivered >= FOREIGN_IDLE
+
+    def _rank(self, entry_id: str, consumer: str) -> int:
+        held = self.pending.get(entry_id)
+        if held is None:
+            return 3
+        if held.due is None:
+            return 2
+        return 0 if held.owner == consumer else 1
+
+    def _take(
+        self,
+        daemon: int,
+        consumer: str,
+        count: int,
+        lease: float,
+        *,
+        resume: bool = False,
+        key: str | None = None,
+    ) -> Work:
+        take = Take(STREAM, GROUP, consumer, count, lease, MAX_DELIVERIES, None, resume, key)
+        return self.threads.call(self.threads.buses[daemon].work.take, take, "tester")
+
+    def _note_taken(self, work: Work, consumer: str, lease: float) -> None:
+        for entry, attempt in work.taken.entries:
+            before = self.pending.get(entry.id)
+            assert attempt == (1 if before is None else before.attempt + 1)
+            assert decode(entry.fields).members == {"n": self.added.index(entry.id)}
+            if before is None:
+                self.new.remove(entry.id)
+            self.pending[entry.id] = Pending(consumer, attempt, self.now + lease, delivered=self.now)
+
+    def _note_settled(
+        self, entry_id: str, held: Pending, action: Action, outcome: Outcome, delay: float
+    ) -> None:
+        if action is Action.DONE:
+            assert outcome is Outcome.DONE
+            del self.pending[entry_id]
+            self.done.add(entry_id)
+        elif action is Action.EXTEND:
+            assert outcome is Outcome.EXTENDED
+            held.due, held.put_off = self.now + delay, False
+        elif action is Action.RETRY and held.attempt < MAX_DELIVERIES:
+            assert outcome is Outcome.RETRIED
+            held.due, held.put_off = self.now + delay, True
+        else:
+            assert outcome is Outcome.DEAD_LETTERED
+            buried = self._note_dead_letters()
+            assert buried == {entry_id} - self.deleted
+            self.pending.pop(entry_id, None)
+
+    def _note_dead_letters(self) -> set[str]:
+        """Take over what came to the dead-letter stream, and check what it says."""
+        fresh = set()
+        for _, flat in self.server.command("XRANGE", DEAD, "-", "+"):
+            letter = decode(list(zip(flat[::2], flat[1::2], strict=True)))
+            assert letter.dead_letter is not None
+            entry_id = letter.dead_letter["id"]
+            assert letter.members == {"n": self.added.index(entry_id)}
+            if entry_id not in self.dead:
+                held = self.pending.pop(entry_id)
+                assert letter.dead_letter["attempts"] == held.attempt
+                assert letter.dead_letter["consumer"] == held.owner
+                assert letter.dead_letter["reason"] in ("because", "max_deliveries")
+                fresh.add(entry_id)
+        self.dead |= fresh
+        return fresh
+
+    def _gone(self, candidates: set[str]) -> set[str]:
+        """Entries that were deleted from the stream leave the pending list when somebody meets them."""
+        listed = {row[0].decode() for row in self.server.command("XPENDING", STREAM, GROUP, "-", "+", 10_000)}
+        gone = {i for i in candidates & self.deleted if i in self.pending and i not in listed}
+        for entry_id in gone:
+            del self.pending[entry_id]
+        return gone
+
+
+@pytest.mark.parametrize("examples", [60, pytest.param(1_000, marks=pytest.mark.soak)])
+def test_leases_behave_as_the_model_says(server: Server, examples: int) -> None:
+    threads = BusThread(server, 2, Settings(leases=LeasesSettings(foreign_idle_seconds=FOREIGN_IDLE)))
+    try:
+        machine = type("Machine", (LeaseMachine,), {"server": server, "threads": threads})
+        run_state_machine_as_test(
+            machine,
+            settings=settings(
+                max_examples=examples,
+                stateful_step_count=40,
+                deadline=None,
+                suppress_health_check=list(HealthCheck),
+            ),
+        )
+    finally:
+        threads.close()

@@ -1,0 +1,80 @@
+"""Lease tokens cannot be read by another key, nor changed."""
+
+from __future__ import annotations
+
+import stat
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from redstreamd.errors import BusError, Code
+from redstreamd.streams.lease_tokens import Lease, LeaseKey
+
+KEY = LeaseKey(b"0123456789abcdef")
+LEASES = st.builds(
+    Lease,
+    st.text(st.characters(exclude_categories=["Cs"])),
+    st.text(st.characters(exclude_categories=["Cs"])),
+    st.text(st.characters(exclude_categories=["Cs"])),
+    st.just("unix"),
+    st.dictionaries(
+        st.builds("{}-{}".format, st.integers(0, 2**64 - 1), st.integers(0, 2**64 - 1)),
+        st.integers(1, 2**31),
+        min_size=1,
+    ),
+)
+
+
+@given(LEASES)
+def test_a_token_says_what_was_signed(lease: Lease) -> None:
+    token = KEY.sign(lease)
+    assert KEY.read(token) == lease
+    assert token.isascii()
+    assert token.isprintable()
+
+
+@given(LEASES, st.data())
+def test_a_changed_token_is_refused(lease: Lease, data: st.DataObject) -> None:
+    token = KEY.sign(lease)
+    place = data.draw(st.integers(0, len(token) - 1))
+    letter = data.draw(st.sampled_from("ABab01-_."))
+    changed = token[:place] + letter + token[place + 1 :]
+    # The last character of base64 has bits that mean nothing.
+    if changed != token and place < len(token) - 1:
+        with pytest.raises(BusError) as refused:
+            KEY.read(changed)
+        assert refused.value.code is Code.INVALID_ARGUMENT
+
+
+@pytest.mark.parametrize("token", ["", "lease1.", "lease1.!!!!", "lease1.AAAA", "x" * 100_000, "lease1.é"])
+def test_what_is_no_token_is_refused(token: str) -> None:
+    with pytest.raises(BusError):
+        KEY.read(token)
+
+
+def test_another_key_refuses() -> None:
+    token = KEY.sign(Lease("s", "g", "c", "unix", {"1-0": 1}))
+    with pytest.raises(BusError):
+        LeaseKey(b"fedcba9876543210").read(token)
+
+
+def test_a_token_of_one_entry_is_short_enough_to_copy() -> None:
+    token = KEY.sign(Lease("billing:invoices:created", "mailer", "worker-1", "unix", {"1767225600000-0": 1}))
+    assert len(token) < 120
+
+
+def test_the_key_file_is_made_once_and_private(tmp_path: Path) -> None:
+    path = tmp_path / "state" / "lease.key"
+    token = LeaseKey.from_file(path).sign(Lease("s", "g", "c", "unix", {"1-0": 1}))
+    assert LeaseKey.from_file(path).read(token).stream == "s"
+    assert stat.S_IMODE(path.stat().st_mode) == 0o600
+    assert [each.name for each in path.parent.iterdir()] == ["lease.key"]
+
+
+def test_a_short_key_file_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / "lease.key"
+    path.write_bytes(b"short")
+    with pytest.raises(OSError, match="16"):
+        LeaseKey.from_file(path)
