@@ -97,7 +97,9 @@ class Server:
             with contextlib.suppress(OSError, ConnectionError):
                 reply = self.command("PING")
                 # A server that asks for a password, or is full, is up as well.
-                if reply == b"PONG" or (isinstance(reply, hiredis.ReplyError) and "LOADING" not in str(reply)):
+                if reply == b"PONG" or (
+                    isinstance(reply, hiredis.ReplyError) and "LOADING" not in str(reply)
+                ):
                     return
             if self.process.poll() is not None:
                 raise RuntimeError(f"{self.binary} exited with {self.process.returncode}")

@@ -1,0 +1,52 @@
+"""The command line: one module a command, and as little imported as the command needs.
+
+``connect`` and ``call`` are started by MCP clients and shell scripts, once per session or
+call, so what every command shares is standard library only; a test holds them to it.
+Exit statuses are those of sysexits.h: 64 usage, 75 try again later, 78 settings.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+from collections.abc import Sequence
+from typing import NoReturn
+
+from redstreamd import __version__
+from redstreamd.cli import call, check_config, connect, serve, stdio
+
+
+class _Parser(argparse.ArgumentParser):
+    """argparse with sysexits' status for wrong usage (its own, 2, means nothing to systemd)."""
+
+    def error(self, message: str) -> NoReturn:
+        self.print_usage(sys.stderr)
+        self.exit(os.EX_USAGE, f"{self.prog}: {message}\n")
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run one command and return its exit status.
+
+    Args:
+        argv: The arguments; without any, those of the process.
+    """
+    parser = _Parser(
+        prog="redstreamd", description="Redis Streams for AI agents, served over MCP.", allow_abbrev=False
+    )
+    parser.add_argument("--version", action="version", version=f"redstreamd {__version__}")
+    commands = parser.add_subparsers(metavar="COMMAND", required=True)
+    for command in (serve, stdio, connect, call, check_config):
+        command.add_to(commands)
+    arguments = parser.parse_args(argv)
+    try:
+        status: int = arguments.run(arguments)
+        sys.stdout.flush()
+    except BrokenPipeError:
+        # Whoever read our output has seen enough. Python would complain once more when it
+        # flushes at exit, so let that go nowhere.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 1
+    except KeyboardInterrupt:
+        return 130
+    return status

@@ -1,0 +1,41 @@
+"""``redstreamd check-config``: every setting in force, and which source set it."""
+
+from __future__ import annotations
+
+import argparse
+from typing import TYPE_CHECKING, Any
+
+from redstreamd.cli.options import add_settings_options, with_settings
+
+if TYPE_CHECKING:
+    from redstreamd.settings import Loaded
+
+_SOURCE_COLUMN = 52  # right of most settings, left of the edge of a narrow terminal
+
+
+def add_to(commands: Any) -> None:
+    """Add the command to the parser."""
+    parser = commands.add_parser(
+        "check-config",
+        help="print each setting with its source; exit 78 if one is wrong",
+        allow_abbrev=False,
+    )
+    add_settings_options(parser)
+    parser.set_defaults(run=run)
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """Print the settings as TOML with the sources as comments, secrets masked."""
+    return with_settings(arguments, _print)
+
+
+def _print(loaded: Loaded) -> int:
+    from redstreamd.cli.text import escaped
+    from redstreamd.settings import as_toml
+
+    for key, source in loaded.sources.items():
+        value = loaded.shown(key)
+        # TOML has no null: what is not set stands there as a comment.
+        line = f"{'# ' if value is None else ''}{key} = {as_toml(value)}"
+        print(escaped(f"{line:<{_SOURCE_COLUMN}} # {source}"))
+    return 0

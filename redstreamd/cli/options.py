@@ -1,0 +1,56 @@
+"""The options that `serve`, `stdio` and `check-config` share, and how they become settings."""
+
+from __future__ import annotations
+
+import argparse
+import os
+from collections.abc import Callable
+from typing import TYPE_CHECKING
+
+from redstreamd.cli.text import complain
+
+if TYPE_CHECKING:
+    from redstreamd.settings import Loaded
+
+
+def add_settings_options(parser: argparse.ArgumentParser) -> None:
+    """Add --config, --embedded, --listen and --set."""
+    parser.add_argument(
+        "--config", metavar="FILE", help="settings file instead of /etc/redstreamd/redstreamd.toml"
+    )
+    parser.add_argument("--embedded", action="store_true", help="run a Valkey server of the daemon's own")
+    parser.add_argument(
+        "--listen",
+        metavar="ADDRESS",
+        action="append",
+        default=[],
+        help="unix:PATH, tcp:HOST:PORT or http:HOST:PORT; repeatable",
+    )
+    parser.add_argument(
+        "--set",
+        metavar="GROUP.KEY=VALUE",
+        action="append",
+        default=[],
+        help="any setting, such as tools.profile=operator; repeatable",
+    )
+
+
+def with_settings(arguments: argparse.Namespace, use: Callable[[Loaded], int]) -> int:
+    """Load the settings and return what `use` makes of them, or 78 with the reason on stderr."""
+    from pathlib import Path
+
+    from redstreamd.errors import SettingsError
+    from redstreamd.settings import load
+
+    try:
+        return use(
+            load(
+                config=None if arguments.config is None else Path(arguments.config),
+                assignments=arguments.set,
+                listen=arguments.listen,
+                embedded=arguments.embedded,
+            )
+        )
+    except SettingsError as invalid:
+        complain(str(invalid))
+        return os.EX_CONFIG

@@ -1,0 +1,29 @@
+"""``redstreamd stdio``: a daemon for the one client on standard input and output."""
+
+from __future__ import annotations
+
+import argparse
+from typing import TYPE_CHECKING, Any
+
+from redstreamd.cli.options import add_settings_options, with_settings
+
+if TYPE_CHECKING:
+    from redstreamd.settings import Loaded
+
+
+def add_to(commands: Any) -> None:
+    """Add the command to the parser."""
+    parser = commands.add_parser("stdio", help="serve one client on stdin and stdout", allow_abbrev=False)
+    add_settings_options(parser)
+    parser.set_defaults(run=run)
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """Serve until the client closes its end."""
+    return with_settings(arguments, _stdio)
+
+
+def _stdio(loaded: Loaded) -> int:
+    from redstreamd import daemon
+
+    return daemon.stdio(loaded)

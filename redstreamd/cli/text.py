@@ -1,0 +1,22 @@
+"""What is written to a person's terminal: lines that stay lines, whoever wrote their content."""
+
+from __future__ import annotations
+
+import re
+import sys
+
+_CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f]")
+
+
+def escaped(text: str) -> str:
+    r"""Return `text` with control characters as ``\u00xx``.
+
+    Names and values come from entries that others wrote; a terminal must not obey them.
+    The notation is JSON's, so JSON whose strings hold DEL or C1 controls keeps its meaning.
+    """
+    return _CONTROL.sub(lambda found: f"\\u{ord(found[0]):04x}", text)
+
+
+def complain(*lines: str) -> None:
+    """Write a message of one or more lines to stderr, under the program's name."""
+    print("redstreamd: " + "\n  ".join(escaped(line) for line in lines), file=sys.stderr, flush=True)

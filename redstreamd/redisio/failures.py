@@ -1,0 +1,219 @@
+"""Why there is no usable connection to Redis, and what to change about it.
+
+Owns the wording of every way in which connecting, logging in or staying connected can fail, and
+the one distinction the reconnecting needs: will waiting help, or only a change of settings. It
+knows nothing of sockets, tasks or retries.
+"""
+
+from __future__ import annotations
+
+import enum
+import socket
+from collections.abc import Iterator
+
+import attrs
+from redis.exceptions import RedisError
+
+from redstreamd.redisio.errors import reply_code, reply_text
+from redstreamd.redisio.target import Target
+
+
+class FailureKind(enum.Enum):
+    """What kind of obstacle it is; decides how soon another attempt makes sense."""
+
+    UNREACHABLE = "unreachable"
+    """Nothing answers, or the connection broke: try again with growing pauses."""
+    NOT_SERVING = "not serving"
+    """It answers, but serves no commands yet (LOADING, BUSY): ask again soon."""
+    SETTINGS = "settings"
+    """It refuses this login or these settings: nothing changes until somebody changes them."""
+
+
+@attrs.frozen
+class Failure:
+    """One reason for having no connection.
+
+    Attributes:
+        kind: How to go on.
+        cause: What is known, without secrets.
+        next_step: What an operator can change.
+    """
+
+    kind: FailureKind
+    cause: str
+    next_step: str
+
+
+class ConnectionEnded(Exception):  # noqa: N818 - names an event: it is how every connection ends
+    """A connection could not be made, or is over.
+
+    Attributes:
+        failure: Why.
+    """
+
+    def __init__(self, failure: Failure) -> None:
+        """Record why."""
+        super().__init__(failure.cause)
+        self.failure = failure
+
+
+class NotSent(ConnectionEnded):
+    """The connection ended before a byte of the request was handed to the socket: not executed."""
+
+
+class ReplyLost(ConnectionEnded):
+    """The connection ended after the request was handed to the socket: it may have been executed."""
+
+
+_WAIT = "Nothing needs to be changed; redstreamd keeps trying."
+
+SHUTTING_DOWN = Failure(FailureKind.UNREACHABLE, "redstreamd is shutting down", "Repeat after its restart.")
+STILL_CONNECTING = Failure(FailureKind.UNREACHABLE, "there was no connection yet", _WAIT)
+
+
+def closed_by_server() -> Failure:
+    """Redis, or something between, ended the connection."""
+    return Failure(FailureKind.UNREACHABLE, "the server closed the connection", _WAIT)
+
+
+def broken(error: BaseException) -> Failure:
+    """The socket reported `error` on an established connection."""
+    return Failure(FailureKind.UNREACHABLE, f"the connection broke ({_innermost(error)})", _WAIT)
+
+
+def unanswered(what: str, seconds: float) -> Failure:
+    """The server owed an answer to `what` for `seconds` and did not give it."""
+    return Failure(
+        FailureKind.UNREACHABLE,
+        f"no reply to {what} within {seconds:g} s",
+        "Look at the Redis host: it is stopped, overloaded, or cut off from the network.",
+    )
+
+
+def unreadable(detail: str) -> Failure:
+    """What arrived is not a reply; nothing after it on this connection can be trusted."""
+    return Failure(
+        FailureKind.UNREACHABLE,
+        f"the server's reply could not be read ({detail})",
+        "Check that the address belongs to a Redis server, and the network between.",
+    )
+
+
+def oversized(limit_bytes: int) -> Failure:
+    """A reply was given up because of its size."""
+    return Failure(
+        FailureKind.UNREACHABLE,
+        f"a reply was larger than {limit_bytes} bytes",
+        "Ask for fewer entries at once.",
+    )
+
+
+def connect_timed_out(target: Target, *, connected: bool) -> Failure:
+    """Connecting and logging in took longer than the target allows."""
+    what = "the server accepted the connection but did not answer the login" if connected else "no answer"
+    return Failure(
+        FailureKind.UNREACHABLE,
+        f"{what} within {target.connect_timeout:g} s",
+        f"Check that {target.label} is the address of a running Redis and that no firewall is between.",
+    )
+
+
+def not_connected(target: Target, error: OSError) -> Failure:
+    """Read the error of a connection attempt; happy eyeballs reports one for each address."""
+    leaves = list(_leaves(error))
+    cause = "; ".join(dict.fromkeys(_text(leaf) for leaf in leaves))
+    if target.path is not None:
+        steps = {
+            FileNotFoundError: f"Start Redis, or set its `unixsocket` to {target.path}, or correct the path.",
+            PermissionError: "Let redstreamd's user write to the socket (`unixsocketperm`, its group).",
+        }
+        fallback = "Start Redis, or correct the socket's path."
+    else:
+        steps = {socket.gaierror: f"Correct the host name {target.host!r} (REDIS_HOST)."}
+        fallback = "Start Redis, or correct its address (REDIS_HOST, REDIS_PORT)."
+    step = next((text for leaf in leaves for kind, text in steps.items() if isinstance(leaf, kind)), fallback)
+    return Failure(FailureKind.UNREACHABLE, cause, step)
+
+
+def refused(target: Target, command: str, error: RedisError) -> Failure:
+    """Read an error reply to a command of the login.
+
+    Args:
+        target: Whose settings were used.
+        command: The command's name, such as "HELLO".
+        error: The reply. Error replies never repeat a password.
+    """
+    code, text = reply_code(error), reply_text(error)
+    settings = FailureKind.SETTINGS
+    login = "the default user" if target.username is None else f"user {target.username!r}"
+    if code in ("LOADING", "BUSY", "MASTERDOWN"):
+        return Failure(FailureKind.NOT_SERVING, text, "Wait until Redis serves commands again.")
+    if "max number of clients" in text:
+        return Failure(
+            FailureKind.UNREACHABLE, text, "Close other clients of this Redis, or raise its `maxclients`."
+        )
+    if code == "WRONGPASS":
+        return Failure(
+            settings,
+            f"{text} (logging in as {login})",
+            "Correct REDIS_PASSWORD, and REDIS_USERNAME for an ACL user.",
+        )
+    if code == "NOAUTH":
+        return Failure(
+            settings,
+            f"{text} (no password is configured here)",
+            "Set REDIS_PASSWORD, and REDIS_USERNAME for an ACL user.",
+        )
+    if "without any password configured" in text:
+        return Failure(
+            settings,
+            f"{text} (a password is configured here, but this Redis has none)",
+            "Remove REDIS_PASSWORD, or set the password in Redis too (`requirepass`); "
+            "for an ACL user set REDIS_USERNAME.",
+        )
+    if code == "NOPERM":
+        return Failure(
+            settings,
+            f"{text} ({login} may not run {command})",
+            f"Allow it: ACL SETUSER {target.username or 'default'} +hello +ping +select, "
+            "or log in as another user (REDIS_USERNAME).",
+        )
+    if code == "DENIED":
+        return Failure(
+            settings,
+            "Redis runs in protected mode and refuses clients from other hosts",
+            "Set a password in Redis and here (REDIS_PASSWORD), or bind Redis to this host only.",
+        )
+    if command == "SELECT":
+        return Failure(
+            settings,
+            f"{text} (database {target.database})",
+            "Correct REDIS_DB, or raise `databases` in Redis.",
+        )
+    if command == "HELLO":
+        return Failure(
+            settings,
+            f"{text} (the server does not accept HELLO 3)",
+            "Use Redis 6.2 or later or Valkey 7.2 or later, and connect to it directly.",
+        )
+    return Failure(settings, f"{text} (in reply to {command})", "Correct the settings of this connection.")
+
+
+def _leaves(error: BaseException) -> Iterator[BaseException]:
+    if isinstance(error, BaseExceptionGroup):
+        for each in error.exceptions:
+            yield from _leaves(each)
+    elif error.__cause__ is not None:
+        yield from _leaves(error.__cause__)
+    else:
+        yield error
+
+
+def _text(error: BaseException) -> str:
+    if isinstance(error, OSError) and error.strerror:
+        return error.strerror
+    return str(error) or type(error).__name__
+
+
+def _innermost(error: BaseException) -> str:
+    return "; ".join(dict.fromkeys(_text(leaf) for leaf in _leaves(error)))

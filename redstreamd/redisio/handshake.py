@@ -1,0 +1,75 @@
+"""Logs a fresh connection in: RESP3, user, name, database, and the question whether the server serves.
+
+Owns the order of the login commands. It does not know how they travel, and what a refusal means
+in words is ``failures``' business.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable, Sequence
+from typing import Any, Final
+
+from redis.exceptions import RedisError
+
+from redstreamd.redisio import Arg
+from redstreamd.redisio.errors import reply_code
+from redstreamd.redisio.failures import ConnectionEnded, refused
+from redstreamd.redisio.target import Target
+
+# Replies to PING from a server that is alive and answers other commands. MISCONF (it cannot save
+# to disk) refuses writes and PING, yet serves reads: degraded, not gone.
+_ALIVE: Final = frozenset({"MISCONF"})
+
+
+async def log_in(
+    execute: Callable[..., Awaitable[Any]], target: Target, role: str, greeting: Sequence[tuple[Arg, ...]]
+) -> str:
+    """Take the connection behind `execute` from connected to usable.
+
+    HELLO answers while the server is still loading its data; PING does not, so PING is the gate
+    (https://redis.io/commands/hello).
+
+    Args:
+        execute: Sends one command and returns its reply; raises `RedisError` for an error reply.
+        target: Login and database.
+        role: Appended to the client's name.
+        greeting: Commands to send at the end.
+
+    Returns:
+        What the server calls itself, such as "redis 7.0.15".
+
+    Raises:
+        ConnectionEnded: The server refused something.
+    """
+
+    async def require(*args: Arg) -> Any:
+        try:
+            return await execute(*args)
+        except RedisError as error:
+            raise ConnectionEnded(refused(target, str(args[0]), error)) from None
+
+    hello: tuple[Arg, ...] = ("HELLO", 3)
+    if target.username is not None:
+        # A user without a password ("nopass") accepts any.
+        hello += ("AUTH", target.username, target.password or "")
+    elif target.password is not None:
+        # Not HELLO's own AUTH: that accepts any password where the server has none, and nobody
+        # would learn that the server stands open. AUTH says so.
+        await require("AUTH", target.password)
+    identity = await require(*hello, "SETNAME", f"{target.client_name}:{role}")
+    if target.database:
+        await require("SELECT", target.database)
+    try:
+        await execute("PING")
+    except RedisError as error:
+        if reply_code(error) not in _ALIVE:
+            raise ConnectionEnded(refused(target, "PING", error)) from None
+    for command in greeting:
+        await require(*command)
+    return f"{_word(identity, b'server')} {_word(identity, b'version')}"
+
+
+def _word(identity: Any, key: bytes) -> str:
+    # Proxies answer HELLO with what they please.
+    value = identity.get(key) if isinstance(identity, dict) else None
+    return value.decode("utf-8", "backslashreplace") if isinstance(value, bytes) else "unknown"

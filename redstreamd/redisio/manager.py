@@ -1,0 +1,291 @@
+"""Sends commands to one Redis, through whatever happens to its connections.
+
+Owns the deadline of a command and the rule for a broken connection: what may be sent again, what
+must not, and what the caller is told. Keeping connections is ``lane``'s business, the meaning of
+commands ``commands``'.
+
+Behaviour:
+- A command has one deadline for everything: waiting for a connection, the queue, the reply, repeats.
+- A command that was certainly not executed is sent again until the deadline: the connection ended
+  before it was sent, or the server said that it serves no commands now (LOADING, BUSY, TRYAGAIN,
+  CLUSTERDOWN, MASTERDOWN, NOREPLICAS).
+- A command whose reply was lost is sent again only if the caller declared that safe. Otherwise the
+  caller gets `OutcomeUnknown`, and decides.
+- While Redis is known to be down, commands fail at once. Reconnecting goes on in the background,
+  forever, whether anybody calls or not.
+"""
+
+from __future__ import annotations
+
+import enum
+import logging
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import attrs
+import trio
+from redis.backoff import AbstractBackoff
+from redis.exceptions import NoScriptError, RedisError
+
+from redstreamd.redisio import Arg
+from redstreamd.redisio.backoff import pause, reconnect_backoff, repeat_backoff
+from redstreamd.redisio.connection import Connection
+from redstreamd.redisio.errors import (
+    CommandTimedOut,
+    OutcomeUnknown,
+    ServerReplied,
+    bus_error,
+    not_executed,
+)
+from redstreamd.redisio.events import Lane, RedisEvent
+from redstreamd.redisio.failures import ConnectionEnded, NotSent, ReplyLost, unanswered
+from redstreamd.redisio.lane import LaneKeeper, LaneStatus
+from redstreamd.redisio.scripts import Script
+from redstreamd.redisio.target import Target
+
+__all__ = ["Lane", "Manager", "RedisStatus", "Replay"]
+
+_log = logging.getLogger(__name__)
+
+
+class Replay(enum.Enum):
+    """Whether a command may be sent again although its first sending may have been executed."""
+
+    NEVER = "never"
+    """Writes: a second execution would be a second effect."""
+    SAFE = "safe"
+    """Reads, and writes that recognise their own repetition."""
+
+
+@attrs.frozen
+class RedisStatus:
+    """A snapshot of a manager.
+
+    Attributes:
+        label: The server's address.
+        lanes: Each lane's state.
+    """
+
+    label: str
+    lanes: Mapping[Lane, LaneStatus]
+
+
+def _no_push(_message: list[Any]) -> None: ...
+
+
+def _no_call() -> None: ...
+
+
+def _no_event(_event: RedisEvent) -> None: ...
+
+
+class Manager:
+    """Commands to one Redis server over at most one connection per lane."""
+
+    def __init__(
+        self,
+        target: Target,
+        *,
+        command_timeout: float = 5.0,
+        connect_grace: float = 1.0,
+        ping_interval: float = 10.0,
+        ping_timeout: float = 2.0,
+        backoff: AbstractBackoff | None = None,
+        on_event: Callable[[RedisEvent], None] = _no_event,
+    ) -> None:
+        """Prepare a manager; it connects while `run` is running.
+
+        Args:
+            target: The server and the login.
+            command_timeout: Seconds for one command, everything included.
+            connect_grace: Seconds that a command waits for a connection that was just lost.
+            ping_interval: Seconds between PINGs on each open lane.
+            ping_timeout: Seconds for the PING on an idle lane.
+            backoff: Pauses between attempts to connect, as redis-py computes them.
+            on_event: Told of each change, synchronously. If it raises, that is logged.
+        """
+        self._target = target
+        self._command_timeout = command_timeout
+        self._ping_interval = ping_interval
+        self._ping_timeout = ping_timeout
+        self._on_event = on_event
+        self._on_push: Callable[[list[Any]], None] = _no_push
+        self._on_connected: Callable[[], None] = _no_call
+        self._repeat_backoff = repeat_backoff()
+        self._lanes = {
+            lane: LaneKeeper(
+                lane,
+                target,
+                connect=self._connector(lane),
+                connect_grace=connect_grace,
+                backoff=backoff or reconnect_backoff(),
+                on_event=self._tell,
+                on_connected=self._watch_connected if lane is Lane.WATCH else _no_call,
+            )
+            for lane in Lane
+        }
+
+    def set_watch_hooks(
+        self, *, on_push: Callable[[list[Any]], None], on_connected: Callable[[], None]
+    ) -> None:
+        """Install the two hooks of whoever owns the watch lane; each replaces the one before.
+
+        Args:
+            on_push: Called with every push notification of the watch lane, in order with its replies.
+            on_connected: Called whenever the watch lane has a new connection, before anything is
+                sent on it.
+
+        Both are called synchronously; if they raise, that is logged.
+        """
+        self._on_push = on_push
+        self._on_connected = on_connected
+
+    def status(self) -> RedisStatus:
+        """Return a snapshot."""
+        return RedisStatus(
+            label=self._target.label, lanes={lane: keeper.status() for lane, keeper in self._lanes.items()}
+        )
+
+    async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
+        """Keep the lanes connected until cancelled.
+
+        ``task_status.started()`` is called at once: that Redis is down is a state, not a failure.
+        """
+        async with trio.open_nursery() as nursery:
+            for keeper in self._lanes.values():
+                nursery.start_soon(keeper.run)
+            # From the start, so that status and records tell about Redis before the first command.
+            self._lanes[Lane.COMMAND].want()
+            task_status.started()
+
+    async def wait_connected(self, lane: Lane = Lane.COMMAND) -> None:
+        """Return once `lane` is connected, opening it if need be; waits as long as that takes."""
+        await self._lanes[lane].wait_connected()
+
+    async def execute(self, *args: Arg, lane: Lane = Lane.COMMAND, replay: Replay = Replay.NEVER) -> Any:
+        """Send one command and return its reply as RESP3 has it, strings as bytes.
+
+        Args:
+            args: The command and its arguments. Not for commands that block or subscribe.
+            lane: Which connection.
+            replay: Whether it may be sent again if its reply is lost.
+
+        Raises:
+            RedisUnavailable: It was not executed, because Redis could not be used in time. (SAFE: an
+                earlier sending of it, whose reply was lost, may have been.)
+            OutcomeUnknown: It was sent, and whether it was executed is not known (NEVER only).
+            CommandTimedOut: It got no reply within the deadline (SAFE only).
+            ServerReplied: The server answered with an error.
+            QueueFull: Too much is queued for this lane already.
+            ReplyTooLarge: The reply was too large to hold.
+
+        If cancelled, the command is taken back if it was not sent yet; else it may be executed.
+        """
+        return await self._execute(args, lane, replay, trio.current_time() + self._command_timeout)
+
+    async def run_script(
+        self,
+        script: Script,
+        keys: Sequence[str | bytes],
+        args: Sequence[Arg],
+        *,
+        replay: Replay,
+        lane: Lane = Lane.COMMAND,
+    ) -> Any:
+        """Run a script by its digest, or by its text where the server does not know it yet.
+
+        Args:
+            script: The script.
+            keys: Its KEYS.
+            args: Its ARGV.
+            replay: As in `execute`.
+            lane: As in `execute`.
+
+        Raises: as `execute`; the deadline covers both forms together.
+        """
+        deadline = trio.current_time() + self._command_timeout
+        operands = (len(keys), *keys, *args)
+        try:
+            return await self._execute(("EVALSHA", script.sha, *operands), lane, replay, deadline)
+        except ServerReplied as answer:
+            if not isinstance(answer.reply, NoScriptError):
+                raise
+        return await self._execute(("EVAL", script.source, *operands), lane, replay, deadline)
+
+    async def _execute(self, args: tuple[Arg, ...], lane: Lane, replay: Replay, deadline: float) -> Any:
+        keeper = self._lanes[lane]
+        trouble: RedisError | ConnectionEnded | None = None
+        connection = keeper.connection
+        if connection is not None:
+            # No cancel scope here: it would cost as much as all the rest. The connection itself ends
+            # when a reply is overdue, which is this command's deadline.
+            try:
+                return await connection.submit(*args).reply()
+            except (RedisError, ConnectionEnded) as error:
+                trouble = error
+        return await self._persist(args, keeper, replay, deadline, trouble)
+
+    async def _persist(
+        self,
+        args: tuple[Arg, ...],
+        keeper: LaneKeeper,
+        replay: Replay,
+        deadline: float,
+        trouble: RedisError | ConnectionEnded | None,
+    ) -> Any:
+        """Go on after `trouble`, or without a connection to begin with, as far as the rules allow."""
+        command = str(args[0])
+        repeats = 0
+        while True:
+            too_late = trio.current_time() >= deadline
+            if isinstance(trouble, RedisError):
+                wait = pause(self._repeat_backoff, repeats)
+                repeats += 1
+                if not_executed(trouble) is None or trio.current_time() + wait >= deadline:
+                    raise bus_error(trouble) from None
+                await trio.sleep(wait)
+            elif isinstance(trouble, ReplyLost):
+                if replay is Replay.NEVER:
+                    raise OutcomeUnknown(command, cause=trouble.failure.cause)
+                if too_late:
+                    raise CommandTimedOut(command, seconds=self._command_timeout, cause=trouble.failure.cause)
+            elif trouble is not None and too_late:
+                raise keeper.unavailable(trouble.failure)
+            connection = await keeper.wait_open(deadline)
+            try:
+                request = connection.submit(*args)
+                with trio.CancelScope(deadline=deadline):
+                    return await request.reply()
+            except (RedisError, ConnectionEnded) as error:
+                trouble = error
+            else:
+                overdue = unanswered(command, self._command_timeout)
+                trouble = ReplyLost(overdue) if request.sent else NotSent(overdue)
+
+    def _connector(self, lane: Lane) -> Callable[[], Connection]:
+        def connect() -> Connection:
+            return Connection(
+                self._target,
+                role=lane.value,
+                on_push=self._push if lane is Lane.WATCH else None,
+                reply_timeout=self._command_timeout,
+                ping_interval=self._ping_interval,
+                ping_timeout=self._ping_timeout,
+            )
+
+        return connect
+
+    def _push(self, message: list[Any]) -> None:
+        self._on_push(message)
+
+    def _watch_connected(self) -> None:
+        try:
+            self._on_connected()
+        except Exception:  # noqa: BLE001 - whatever it is, the connection serves on
+            _log.exception("the hook for a new watch connection failed")
+
+    def _tell(self, event: RedisEvent) -> None:
+        try:
+            self._on_event(event)
+        except Exception:  # noqa: BLE001 - a record that cannot be written must not cost the connection
+            _log.exception("the hook for Redis events failed")

@@ -1,0 +1,224 @@
+"""The requests on one connection: queued, then in flight, then answered in the same order.
+
+Owns the order, the bounds, and the exact line between sent and not sent. It does no I/O and does
+not know what goes over the wire beyond its packed length.
+
+Prior art: redis-rs's multiplexed connection, coredis's request queue. They give every request a
+channel or an event; here the caller parks its own task, which at 100,000 requests a second is
+half of the work saved.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from typing import Any, Final
+
+import hiredis
+from trio.lowlevel import Abort, Task, current_task, reschedule, wait_task_rescheduled
+
+from redstreamd.redisio import Arg
+from redstreamd.redisio.errors import QueueFull
+from redstreamd.redisio.failures import Failure, NotSent, ReplyLost
+
+#: Requests queued or awaiting their reply, together. 64 connections with 256 requests in flight each
+#: (mcpio's limit) make 16,384; beyond that the server is the bottleneck and queueing more only makes
+#: everybody's answer later.
+MAX_REQUESTS: Final = 16_384
+
+#: Bytes queued for sending. Eight of the largest messages mcpio lets in (8 MiB each): enough to ride
+#: out a pause of the server, little enough for a small host. One larger request may pass alone.
+MAX_QUEUED_BYTES: Final = 64 * 1024 * 1024
+
+#: Bytes handed to the socket at once. What is not handed over can still be taken back or sent
+#: elsewhere, and beyond the size of the socket's own buffer nothing is gained.
+MAX_SEND_BYTES: Final = 256 * 1024
+
+_PENDING: Final = object()
+
+
+class Request:
+    """One command on its way; made by `Pipeline.enqueue`.
+
+    Attributes:
+        packed: Its bytes until it is sent, then empty.
+        deadline: When its reply is overdue, on trio's clock; only set once it is sent.
+    """
+
+    # Invariant: _task is set exactly while a task is parked in reply().
+    __slots__ = ("_pipeline", "_result", "_task", "deadline", "packed")
+
+    deadline: float
+
+    def __init__(self, pipeline: Pipeline, packed: bytes) -> None:
+        """Made by `Pipeline.enqueue`."""
+        self._pipeline = pipeline
+        self._task: Task | None = None
+        self._result: Any = _PENDING
+        self.packed = packed
+
+    @property
+    def sent(self) -> bool:
+        """Whether its bytes were handed to the socket."""
+        return not self.packed
+
+    async def reply(self) -> Any:
+        """Wait for the reply and return it, undecoded. To be called once.
+
+        Raises:
+            RedisError: The server answered with an error.
+            NotSent: The connection ended first; the command was not executed.
+            ReplyLost: The connection ended first; the command may have been executed.
+
+        If cancelled, an unsent request is taken back; ``sent`` tells.
+        """
+        if self._result is _PENDING:
+            self._task = current_task()
+            await wait_task_rescheduled(self._abort)
+        result = self._result
+        if isinstance(result, Exception):
+            raise result
+        return result
+
+    def _abort(self, _raise_cancel: Any) -> Abort:
+        self._task = None
+        if self.packed:
+            self._pipeline.withdraw(self)
+        return Abort.SUCCEEDED
+
+    def finish(self, result: Any) -> None:
+        """Give the caller its reply, or an exception to raise; a caller that has gone gets nothing."""
+        self._result = result
+        task = self._task
+        if task is not None:
+            self._task = None
+            reschedule(task)
+
+
+class Pipeline:
+    """The requests of one connection, in order."""
+
+    def __init__(self) -> None:
+        """Begin empty."""
+        # Unsent requests in order. A dict, because cancellation removes from the middle.
+        self._outbox: dict[Request, None] = {}
+        # Invariant: the sum of len(packed) over _outbox.
+        self._outbox_bytes = 0
+        # Sent requests, in the order in which the server answers them.
+        self._in_flight: deque[Request] = deque()
+        # Set exactly while a task is parked in wait_for_work().
+        self._idle_writer: Task | None = None
+        self._sent = 0
+
+    @property
+    def queued(self) -> int:
+        """Requests not yet sent."""
+        return len(self._outbox)
+
+    @property
+    def queued_bytes(self) -> int:
+        """The packed size of the requests not yet sent."""
+        return self._outbox_bytes
+
+    @property
+    def in_flight(self) -> int:
+        """Requests sent and not answered, those of cancelled callers included."""
+        return len(self._in_flight)
+
+    @property
+    def sent(self) -> int:
+        """Requests sent so far."""
+        return self._sent
+
+    @property
+    def oldest_deadline(self) -> float | None:
+        """When the oldest unanswered request is overdue; None if nothing is in flight."""
+        return self._in_flight[0].deadline if self._in_flight else None
+
+    def enqueue(self, args: tuple[Arg, ...]) -> Request:
+        """Queue one command for sending.
+
+        Raises:
+            QueueFull: A bound is reached.
+            TypeError: An argument is of a type that `Arg` excludes.
+        """
+        # hiredis's annotation means a tuple of one element; it takes any number.
+        packed = hiredis.pack_command(args)  # type: ignore[arg-type]
+        size = len(packed)
+        outbox = self._outbox
+        if len(outbox) + len(self._in_flight) >= MAX_REQUESTS:
+            raise QueueFull(cause=f"{MAX_REQUESTS} commands await their replies")
+        if outbox and self._outbox_bytes + size > MAX_QUEUED_BYTES:
+            raise QueueFull(cause=f"{self._outbox_bytes} bytes wait to be sent")
+        request = Request(self, packed)
+        outbox[request] = None
+        self._outbox_bytes += size
+        writer = self._idle_writer
+        if writer is not None:
+            self._idle_writer = None
+            reschedule(writer)
+        return request
+
+    def withdraw(self, request: Request) -> None:
+        """Take back a request that is not sent."""
+        del self._outbox[request]
+        self._outbox_bytes -= len(request.packed)
+
+    async def wait_for_work(self) -> None:
+        """Return once something is queued. For one task, the writer; a checkpoint only if it waits."""
+        if not self._outbox:
+            self._idle_writer = current_task()
+            await wait_task_rescheduled(self._abort_idle_writer)
+
+    def _abort_idle_writer(self, _raise_cancel: Any) -> Abort:
+        self._idle_writer = None
+        return Abort.SUCCEEDED
+
+    def take(self, deadline: float) -> bytes:
+        """Return the bytes to send next. From here on the requests they hold count as sent.
+
+        Args:
+            deadline: When their replies are overdue.
+        """
+        if self._outbox_bytes <= MAX_SEND_BYTES:
+            batch = list(self._outbox)
+            self._outbox.clear()
+            self._outbox_bytes = 0
+        else:
+            batch = self._take_some()
+        chunks = []
+        for request in batch:
+            chunks.append(request.packed)
+            request.packed = b""
+            request.deadline = deadline
+        self._in_flight.extend(batch)
+        self._sent += len(batch)
+        return b"".join(chunks)
+
+    def _take_some(self) -> list[Request]:
+        batch: list[Request] = []
+        size = 0
+        for request in self._outbox:
+            size += len(request.packed)
+            if batch and size > MAX_SEND_BYTES:
+                break
+            batch.append(request)
+        for request in batch:
+            self.withdraw(request)
+        return batch
+
+    def answer(self, result: Any) -> bool:
+        """Give `result` to the oldest request in flight; False if there is none."""
+        if not self._in_flight:
+            return False
+        self._in_flight.popleft().finish(result)
+        return True
+
+    def abandon(self, failure: Failure) -> None:
+        """Fail everything: no reply will come any more."""
+        for request in self._in_flight:
+            request.finish(ReplyLost(failure))
+        self._in_flight.clear()
+        for request in self._outbox:
+            request.finish(NotSent(failure))
+        self._outbox.clear()
+        self._outbox_bytes = 0

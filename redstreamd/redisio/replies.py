@@ -1,0 +1,211 @@
+"""The shapes of stream replies: frozen values, and how RESP3 replies become them.
+
+Owns the reading of replies, and nothing else in the project does that. It does not know how
+commands are built or sent.
+
+Names of streams, groups and consumers are ``str``. Redis allows any bytes; what is not UTF-8 is
+shown with backslash escapes. Fields and values stay ``bytes``.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import attrs
+
+Fields = tuple[tuple[bytes, bytes], ...]
+
+
+@attrs.frozen
+class RawEntry:
+    """One entry of a stream, as Redis holds it.
+
+    Attributes:
+        id: Entry ID, ``<milliseconds>-<sequence>``.
+        fields: Field and value pairs in their order; a field may occur more than once.
+    """
+
+    id: str
+    fields: Fields
+
+
+@attrs.frozen
+class StreamInfo:
+    """XINFO STREAM (https://redis.io/commands/xinfo-stream).
+
+    Attributes:
+        length: Entries in the stream.
+        last_generated_id: ID of the last entry ever added.
+        groups: Number of consumer groups.
+        first_entry: Oldest entry, None if the stream is empty.
+        last_entry: Newest entry, None if the stream is empty.
+        entries_added: Entries ever added; None before Redis 7.0.
+        max_deleted_entry_id: Greatest ID ever deleted; None before Redis 7.0.
+    """
+
+    length: int
+    last_generated_id: str
+    groups: int
+    first_entry: RawEntry | None
+    last_entry: RawEntry | None
+    entries_added: int | None
+    max_deleted_entry_id: str | None
+
+
+@attrs.frozen
+class GroupInfo:
+    """One group of XINFO GROUPS (https://redis.io/commands/xinfo-groups).
+
+    Attributes:
+        name: The consumer group.
+        consumers: Number of its consumers.
+        pending: Length of its pending entries list.
+        last_delivered_id: ID of the last entry delivered.
+        entries_read: Its logical read counter; None when unknown or before Redis 7.0.
+        lag: Entries still to be delivered; None when the server cannot tell or before Redis 7.0.
+    """
+
+    name: str
+    consumers: int
+    pending: int
+    last_delivered_id: str
+    entries_read: int | None
+    lag: int | None
+
+
+@attrs.frozen
+class ConsumerInfo:
+    """One consumer of XINFO CONSUMERS (https://redis.io/commands/xinfo-consumers).
+
+    Attributes:
+        name: The consumer.
+        pending: Entries delivered to it and not acknowledged.
+        idle_seconds: Since it last tried anything.
+        inactive_seconds: Since it last got or claimed an entry; None if it never did, or before
+            Redis 7.2.
+    """
+
+    name: str
+    pending: int
+    idle_seconds: float
+    inactive_seconds: float | None
+
+
+@attrs.frozen
+class PendingEntry:
+    """One line of XPENDING's extended form (https://redis.io/commands/xpending).
+
+    Attributes:
+        id: Entry ID.
+        consumer: Who holds it.
+        idle_seconds: Since it was last delivered.
+        deliveries: How often it was delivered.
+    """
+
+    id: str
+    consumer: str
+    idle_seconds: float
+    deliveries: int
+
+
+@attrs.frozen
+class PendingSummary:
+    """XPENDING's summary form.
+
+    Attributes:
+        count: Length of the group's pending entries list.
+        smallest_id: Lowest pending entry ID, None if nothing is pending.
+        greatest_id: Highest pending entry ID, None if nothing is pending.
+        consumers: Each consumer that holds entries, with how many.
+    """
+
+    count: int
+    smallest_id: str | None
+    greatest_id: str | None
+    consumers: tuple[tuple[str, int], ...]
+
+
+def name(raw: bytes) -> str:
+    """Decode the name of a key, group or consumer; bytes that are not UTF-8 show as hexadecimal escapes."""
+    return raw.decode("utf-8", "backslashreplace")
+
+
+def entry(raw: Sequence[Any]) -> RawEntry:
+    """Read ``[ID, [field, value, ...]]``."""
+    entry_id, flat = raw
+    # A pending entry whose content was deleted comes with a null instead of fields.
+    pairs = flat or ()
+    return RawEntry(entry_id.decode("ascii"), tuple(zip(pairs[::2], pairs[1::2], strict=True)))
+
+
+def entries(raw: Sequence[Any] | None) -> list[RawEntry]:
+    """Read a list of entries; null is the empty list."""
+    return [entry(each) for each in raw or ()]
+
+
+def entries_of_one_stream(raw: Mapping[bytes, Sequence[Any]] | None) -> list[RawEntry]:
+    """Read the reply of XREAD or XREADGROUP about a single stream; null means nothing new."""
+    return [each for listed in (raw or {}).values() for each in entries(listed)]
+
+
+def stream_info(raw: Mapping[bytes, Any]) -> StreamInfo:
+    """Read XINFO STREAM."""
+    first, last = raw[b"first-entry"], raw[b"last-entry"]
+    deleted = raw.get(b"max-deleted-entry-id")
+    return StreamInfo(
+        length=raw[b"length"],
+        last_generated_id=raw[b"last-generated-id"].decode("ascii"),
+        groups=raw[b"groups"],
+        first_entry=None if first is None else entry(first),
+        last_entry=None if last is None else entry(last),
+        entries_added=raw.get(b"entries-added"),
+        max_deleted_entry_id=None if deleted is None else deleted.decode("ascii"),
+    )
+
+
+def group_info(raw: Mapping[bytes, Any]) -> GroupInfo:
+    """Read one group of XINFO GROUPS."""
+    return GroupInfo(
+        name=name(raw[b"name"]),
+        consumers=raw[b"consumers"],
+        pending=raw[b"pending"],
+        last_delivered_id=raw[b"last-delivered-id"].decode("ascii"),
+        entries_read=raw.get(b"entries-read"),
+        lag=raw.get(b"lag"),
+    )
+
+
+def consumer_info(raw: Mapping[bytes, Any]) -> ConsumerInfo:
+    """Read one consumer of XINFO CONSUMERS; times arrive in milliseconds, -1 for never."""
+    inactive = raw.get(b"inactive", -1)
+    return ConsumerInfo(
+        name=name(raw[b"name"]),
+        pending=raw[b"pending"],
+        idle_seconds=raw[b"idle"] / 1000,
+        inactive_seconds=None if inactive < 0 else inactive / 1000,
+    )
+
+
+def pending_entry(raw: Sequence[Any]) -> PendingEntry:
+    """Read one line of XPENDING's extended form."""
+    entry_id, consumer, idle_ms, deliveries = raw
+    return PendingEntry(entry_id.decode("ascii"), name(consumer), idle_ms / 1000, deliveries)
+
+
+def pending_summary(raw: Sequence[Any]) -> PendingSummary:
+    """Read XPENDING's summary form."""
+    count, smallest, greatest, consumers = raw
+    return PendingSummary(
+        count=count,
+        smallest_id=None if smallest is None else smallest.decode("ascii"),
+        greatest_id=None if greatest is None else greatest.decode("ascii"),
+        # The counts are the one place where Redis sends numbers as text.
+        consumers=tuple((name(consumer), int(held)) for consumer, held in consumers or ()),
+    )
+
+
+def info(raw: bytes) -> dict[str, str]:
+    """Read INFO: its ``key:value`` lines, without the section headings."""
+    lines = (line.partition(":") for line in raw.decode("utf-8", "backslashreplace").splitlines())
+    return {key: value for key, colon, value in lines if colon}

@@ -1,0 +1,94 @@
+"""The settings as documentation, and values as the TOML a person would write."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import attrs
+
+from redstreamd.settings.addresses import ListenAddress
+from redstreamd.settings.definitions import GROUPS, LEAVES
+from redstreamd.settings.groups import Settings
+from redstreamd.settings.sources import ENVIRONMENT
+
+
+@attrs.frozen
+class Description:
+    """What there is to know about one setting.
+
+    Attributes:
+        key: Its dotted key: table and key in the file, name for ``--set``.
+        allowed: Type and range, in words.
+        default: As TOML, or in words where it depends on the environment.
+        meaning: Unit, effect and reason.
+        environment: The variables that set it; of several, the last wins.
+        secret: Whether it is masked wherever it is shown.
+    """
+
+    key: str
+    allowed: str
+    default: str
+    meaning: str
+    environment: tuple[str, ...]
+    secret: bool
+
+
+def describe() -> tuple[Description, ...]:
+    """Return every setting, in the order of definition."""
+    defaults = {
+        f"{group.name}.{leaf.name}": leaf.default
+        for group in attrs.fields(attrs.resolve_types(Settings))
+        if group.type is not None
+        for leaf in attrs.fields(group.type)
+    }
+    return tuple(
+        Description(
+            key=key,
+            allowed=leaf.allowed,
+            default=str((leaf.meta.extra or {}).get("default") or as_toml(defaults[key])),
+            meaning=leaf.meta.description or "",
+            environment=tuple(name for name, meant in ENVIRONMENT.items() if meant == key),
+            secret=leaf.secret,
+        )
+        for key, leaf in LEAVES.items()
+    )
+
+
+def as_markdown() -> str:
+    """Return the reference of all settings as Markdown, one section a table."""
+    kinds = {field.name: field.type for field in attrs.fields(attrs.resolve_types(Settings))}
+    lines: list[str] = []
+    for group in GROUPS:
+        lines += [f"## [{group}]", "", str(kinds[group].__doc__), ""]
+        for setting in describe():
+            table, _, key = setting.key.partition(".")
+            if table == group:
+                lines += [
+                    f"### {key}",
+                    "",
+                    f"{setting.meaning}",
+                    "",
+                    f"- Allowed: {setting.allowed}",
+                    f"- Default: {setting.default}",
+                    f"- Environment: {', '.join(f'`{name}`' for name in setting.environment)}",
+                    "",
+                ]
+    return "\n".join(lines)
+
+
+def as_toml(value: Any) -> str:
+    """Return a value in TOML's notation, or "(not set)" for what TOML cannot say."""
+    if value is None:
+        return "(not set)"
+    if isinstance(value, bool):
+        return "true" if value else "false"
+    if isinstance(value, (int, float)):
+        return str(int(value)) if value == int(value) else str(value)
+    if isinstance(value, tuple):
+        return f"[{', '.join(as_toml(item) for item in value)}]"
+    if isinstance(value, (str, Path, ListenAddress)):
+        # Every JSON string is a TOML basic string, but for DEL, which TOML wants escaped.
+        return json.dumps(str(value), ensure_ascii=False).replace("\x7f", "\\u007f")
+    raise TypeError(f"a setting of type {type(value).__name__}")

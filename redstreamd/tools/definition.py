@@ -1,0 +1,286 @@
+"""What a tool is: name, words, argument and result classes, rights, hints and handler in one value.
+
+Owns the definition and the registry that finds one by name. Refuses to know MCP (see
+``tools.server``), JSON Schema and structuring (``tools.arguments``), and what any tool does:
+the bus behind a call is a type variable here, so that a definition can be read, listed and
+documented without importing Redis, MCP or the domain.
+"""
+
+from __future__ import annotations
+
+import enum
+import inspect
+import re
+import typing
+from collections.abc import Awaitable, Callable, Iterable, Iterator
+from typing import Any, Generic, TypeVar
+
+import attrs
+
+from redstreamd.policy import Permission, Principal
+from redstreamd.tools.nearest import nearest_names
+
+BusT = TypeVar("BusT")
+ArgumentsT = TypeVar("ArgumentsT", bound=attrs.AttrsInstance)
+
+Progress = Callable[[float, float | None, str | None], Awaitable[None]]
+"""``(progress, total, message)``: does nothing when the caller did not ask for progress."""
+
+# What every MCP revision and every client known accepts: no dots or dashes, and short enough
+# for clients that put the server's name in front of it within 64 characters.
+_NAME = re.compile(r"[a-z][a-z0-9_]{1,47}")
+# A Google-style section header ends the part of a docstring that is written for the model.
+_SECTION = re.compile(r"^[A-Z][A-Za-z ]*:\n", re.MULTILINE)
+_NEAREST = 3
+
+
+class Profile(enum.StrEnum):
+    """A set of tools that an installation offers; `includes` says which sets contain which."""
+
+    OBSERVER = "observer"
+    WORKER = "worker"
+    OPERATOR = "operator"
+    RED_STREAM = "red-stream"
+
+    @property
+    def includes(self) -> frozenset[Profile]:
+        """This profile and those it contains.
+
+        observer ⊂ worker ⊂ operator. ``red-stream`` stands beside them: it adds the names
+        of the original Red-Stream server to whichever of the three is active.
+        """
+        ladder = (Profile.OBSERVER, Profile.WORKER, Profile.OPERATOR)
+        if self in ladder:
+            return frozenset(ladder[: ladder.index(self) + 1])
+        return frozenset({self})
+
+
+@attrs.frozen
+class Call(Generic[BusT]):
+    """What a handler is given beside its arguments; the same in both eras of MCP and in the direct lane.
+
+    Attributes:
+        bus: The domain object that does the work.
+        principal: On whose behalf.
+        progress: Tells the caller how far the call is; a call that waits should use it.
+    """
+
+    bus: BusT
+    principal: Principal
+    progress: Progress
+
+
+@attrs.frozen
+class StreamArguments:
+    """The streams a call touches, read from the arguments of these names.
+
+    An argument may hold one name, a list or tuple of names, or None (not given).
+    """
+
+    names: tuple[str, ...]
+
+    def __call__(self, arguments: object) -> tuple[str, ...]:
+        """Return every stream named, in the order of the arguments, without repetition."""
+        found: dict[str, None] = {}
+        for name in self.names:
+            value: str | Iterable[str] | None = getattr(arguments, name)
+            if isinstance(value, str):
+                found[value] = None
+            elif value is not None:
+                found.update(dict.fromkeys(value))
+        return tuple(found)
+
+
+def named_by(*arguments: str) -> StreamArguments:
+    """Declare which arguments name streams; ``named_by()`` is a tool that touches none by name."""
+    return StreamArguments(arguments)
+
+
+def _is_frozen_attrs(candidate: Any) -> bool:
+    return attrs.has(candidate) and attrs.inspect(candidate).is_frozen
+
+
+@attrs.frozen
+class Tool(Generic[ArgumentsT]):
+    """One tool, everything about it.
+
+    Attributes:
+        name: What clients call; lower case, digits and underscores.
+        title: For people, in lists.
+        description: For the model: the first part of the handler's docstring.
+        arguments: A frozen attrs class; its annotations are the input schema.
+        result: An attrs class whose annotations are the output schema, or None for a tool
+            whose answer has no fixed shape.
+        profile: The smallest profile that has it.
+        permission: What the caller must be allowed to do to each of the streams.
+        streams: Which streams a call touches, for the policy.
+        read_only: It changes nothing, not even a group's position.
+        destructive: It may remove or overwrite what others rely on.
+        idempotent: Repeating the same call has no further effect.
+        open_world: It meets content or parties from outside the bus.
+        handler: Does the work; raises `redstreamd.errors.BusError` for what an agent can act on.
+    """
+
+    name: str = attrs.field()
+    title: str
+    description: str = attrs.field()
+    arguments: type[ArgumentsT] = attrs.field()
+    result: type[attrs.AttrsInstance] | None
+    profile: Profile
+    permission: Permission
+    streams: Callable[[ArgumentsT], tuple[str, ...]] = attrs.field()
+    read_only: bool
+    destructive: bool = attrs.field()
+    idempotent: bool
+    open_world: bool
+    handler: Callable[[Call[Any], ArgumentsT], Awaitable[object]]
+
+    @name.validator
+    def _check_name(self, _: object, value: str) -> None:
+        if not _NAME.fullmatch(value):
+            raise ValueError(
+                f"tool name {value!r} is not lower case letters, digits and underscores (2 to 48)"
+            )
+
+    @description.validator
+    def _check_description(self, _: object, value: str) -> None:
+        if not value:
+            raise ValueError(f"tool {self.name} has no description: write the handler's docstring")
+
+    @arguments.validator
+    def _check_arguments(self, _: object, value: type) -> None:
+        if not _is_frozen_attrs(value):
+            raise TypeError(f"tool {self.name} takes {value!r}; its arguments must be a frozen attrs class")
+
+    @streams.validator
+    def _check_streams(self, _: object, value: object) -> None:
+        if isinstance(value, StreamArguments):
+            known = {field.name for field in attrs.fields(self.arguments)}
+            if missing := sorted(set(value.names) - known):
+                raise ValueError(
+                    f"tool {self.name} declares stream arguments that it does not have: {missing}"
+                )
+
+    @destructive.validator
+    def _check_destructive(self, _: object, value: bool) -> None:
+        if value and self.read_only:
+            raise ValueError(f"tool {self.name} cannot be both read-only and destructive")
+
+
+def _description(docstring: str | None) -> str:
+    """Return the paragraphs before the first section header, each on one line."""
+    text = _SECTION.split(inspect.cleandoc(docstring or "") + "\n", maxsplit=1)[0]
+    paragraphs = (" ".join(paragraph.split()) for paragraph in text.split("\n\n"))
+    return "\n\n".join(paragraph for paragraph in paragraphs if paragraph)
+
+
+def tool(
+    *,
+    title: str,
+    profile: Profile,
+    permission: Permission,
+    streams: Callable[[Any], tuple[str, ...]],
+    read_only: bool,
+    destructive: bool,
+    idempotent: bool,
+    open_world: bool,
+) -> Callable[[Callable[[Call[BusT], ArgumentsT], Awaitable[object]]], Tool[ArgumentsT]]:
+    """Turn ``async def name(call: Call[Bus], args: NameArguments) -> NameResult`` into a `Tool`.
+
+    The function gives the name, the description (its docstring up to the first section
+    header such as ``Raises:``), the argument class (the second parameter's annotation) and
+    the result class (the return annotation, if that is an attrs class). What it means for
+    the streams it touches is given here, and none of it has a default: a hint that was
+    forgotten would be a wrong hint. See `Tool` for each parameter.
+
+    Raises:
+        TypeError: When decorating: the arguments are not a frozen attrs class.
+        ValueError: When decorating: there is no docstring, or the parts contradict each other.
+    """
+
+    def define(handler: Callable[[Call[BusT], ArgumentsT], Awaitable[object]]) -> Tool[ArgumentsT]:
+        hints = typing.get_type_hints(handler)
+        parameters = list(inspect.signature(handler).parameters)
+        if len(parameters) != 2:
+            raise TypeError(f"{handler!r} must take the call and its arguments, nothing else")
+        answer = hints.get("return")
+        return Tool(
+            name=getattr(handler, "__name__", ""),
+            title=title,
+            description=_description(handler.__doc__),
+            arguments=hints[parameters[1]],
+            result=answer if isinstance(answer, type) and attrs.has(answer) else None,
+            profile=profile,
+            permission=permission,
+            streams=streams,
+            read_only=read_only,
+            destructive=destructive,
+            idempotent=idempotent,
+            open_world=open_world,
+            handler=handler,
+        )
+
+    return define
+
+
+class UnknownToolError(LookupError):
+    """No tool has this name.
+
+    Attributes:
+        name: What was asked for.
+        nearest: Names that exist, most similar first, at most three.
+    """
+
+    def __init__(self, name: str, nearest: tuple[str, ...]) -> None:
+        """Record the name and what is close to it."""
+        super().__init__(f"there is no tool {name!r}")
+        self.name = name
+        self.nearest = nearest
+
+
+class Registry:
+    """The tools that exist, in stable order, found by name.
+
+    Immutable. Iterating gives the tools sorted by name, which is the order of every listing:
+    a listing that never changes order can be cached by clients and compared in tests.
+    """
+
+    def __init__(self, tools: Iterable[Tool[Any]]) -> None:
+        """Collect ``tools``.
+
+        Raises:
+            ValueError: Two of them have the same name.
+        """
+        self._tools: dict[str, Tool[Any]] = {}
+        for each in sorted(tools, key=lambda one: one.name):
+            if each.name in self._tools:
+                raise ValueError(f"two tools are called {each.name}")
+            self._tools[each.name] = each
+
+    def __iter__(self) -> Iterator[Tool[Any]]:
+        """Iterate over the tools, sorted by name."""
+        return iter(self._tools.values())
+
+    def __len__(self) -> int:
+        """Return how many tools there are."""
+        return len(self._tools)
+
+    def __contains__(self, name: object) -> bool:
+        """Say whether a tool of this name exists."""
+        return name in self._tools
+
+    def get(self, name: str) -> Tool[Any]:
+        """Return the tool of this name.
+
+        Raises:
+            UnknownToolError: There is none; the error carries the nearest names.
+        """
+        try:
+            return self._tools[name]
+        except KeyError:
+            raise UnknownToolError(name, nearest_names(name, self._tools, _NEAREST)) from None
+
+    def for_profiles(self, profiles: Iterable[Profile]) -> Registry:
+        """Return the tools that the profiles, taken together, offer."""
+        active = frozenset[Profile]().union(*(profile.includes for profile in profiles))
+        return Registry(each for each in self if each.profile in active)

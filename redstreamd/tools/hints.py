@@ -1,0 +1,114 @@
+"""Which annotations an argument may have: those for which JSON Schema and msgspec say the same.
+
+Owns the check that a definition goes through once, when it is compiled. Knows no values.
+"""
+
+from __future__ import annotations
+
+import re
+import types
+import typing
+from collections.abc import Iterator
+from typing import Any, Literal, Union
+
+import attrs
+import msgspec
+from msgspec import inspect
+
+# A date-time, for one, is only an annotation in JSON Schema but is parsed by msgspec.
+_JSON_TYPES = (
+    inspect.AnyType,
+    inspect.BoolType,
+    inspect.StrType,
+    inspect.IntType,
+    inspect.FloatType,
+    inspect.LiteralType,
+    inspect.NoneType,
+    inspect.UnionType,
+    inspect.ListType,
+    inspect.VarTupleType,
+    inspect.DictType,
+    inspect.Metadata,
+)
+# Python's `$` also matches before a final newline, and its classes are Unicode's where those of a
+# client's regular expressions (ECMA-262) are ASCII's.
+_UNPORTABLE = re.compile(r"(?<!\(\?!\\n\))\$|\\[dDwWsSbB]")
+
+
+@attrs.frozen
+class Makeup:
+    """What a type is made of, as far as structuring asks.
+
+    Attributes:
+        integers: Whether some value in it has to be an integer.
+        payload: Whether it holds values of any type, which are not looked into.
+    """
+
+    integers: bool
+    payload: bool
+
+
+def makeup(hint: Any) -> Makeup:
+    """Check an annotation and return what it is made of.
+
+    Raises:
+        TypeError: Schema and structuring could disagree about it.
+    """
+    _refuse_unsafe_union(hint)
+    nodes = list(_nodes(inspect.type_info(hint)))
+    payload = any(isinstance(node, inspect.AnyType) for node in nodes)
+    integers = any(
+        isinstance(node, inspect.IntType)
+        or (isinstance(node, inspect.LiteralType) and any(isinstance(value, int) for value in node.values))
+        for node in nodes
+    )
+    if payload and integers:
+        raise TypeError(f"{hint}: a payload cannot be told from the integers beside it")
+    return Makeup(integers=integers, payload=payload)
+
+
+def _nodes(node: inspect.Type) -> Iterator[inspect.Type]:
+    """Iterate over a type and all it is made of, and refuse what is not a JSON type."""
+    if not isinstance(node, _JSON_TYPES):
+        raise TypeError(f"{node} is not a type for which JSON Schema and structuring agree")
+    if isinstance(node, inspect.StrType) and node.pattern and _UNPORTABLE.search(node.pattern):
+        raise TypeError(f"pattern {node.pattern}: end it with (?!\\n)$, and spell out \\d, \\w, \\s and \\b")
+    if isinstance(node, inspect.IntType | inspect.FloatType) and node.multiple_of is not None:
+        raise TypeError("multiple_of: every implementation rounds differently")
+    yield node
+    inner: tuple[inspect.Type, ...] = ()
+    if isinstance(node, inspect.Metadata):
+        inner = (node.type,)
+    elif isinstance(node, inspect.UnionType):
+        inner = node.types
+    elif isinstance(node, inspect.ListType | inspect.VarTupleType):
+        inner = (node.item_type,)
+    elif isinstance(node, inspect.DictType):
+        inner = (node.key_type, node.value_type)
+    for each in inner:
+        yield from _nodes(each)
+
+
+def _refuse_unsafe_union(hint: Any) -> None:
+    """Refuse a pattern in a union, before msgspec sees it.
+
+    msgspec 0.22 corrupts memory when it compiles a string with a pattern in a union with a list or
+    an object, so this cannot wait for its own description of the type.
+    """
+    origin, inner = typing.get_origin(hint), typing.get_args(hint)
+    if origin is Literal:
+        return
+    if origin is typing.Annotated:
+        _refuse_unsafe_union(inner[0])
+        return
+    members = [each for each in inner if each is not type(None)]
+    if origin in (Union, types.UnionType) and len(members) > 1 and any(map(_has_pattern, members)):
+        raise TypeError(f"{hint}: a string with a pattern stands alone, or beside None")
+    for each in members:
+        _refuse_unsafe_union(each)
+
+
+def _has_pattern(hint: Any) -> bool:
+    return typing.get_origin(hint) is typing.Annotated and any(
+        isinstance(each, msgspec.Meta) and each.pattern is not None for each in typing.get_args(hint)[1:]
+    )

@@ -1,0 +1,232 @@
+"""The bridge: every byte, in both directions, and a clear end."""
+
+from __future__ import annotations
+
+import errno
+import os
+import random
+import signal
+import socket
+import subprocess
+import sys
+
+import pytest
+import trio
+
+from redstreamd.cli import reach
+from tests.cli.conftest import read_all, read_exactly
+
+LARGE = random.Random(1).randbytes(8 * 1024 * 1024)
+
+
+async def test_bytes_pass_unchanged_in_both_directions(place, accept, redstreamd):
+    with trio.fail_after(20):
+        process = await redstreamd("connect", "--socket", str(place))
+        daemon = await accept()
+        every_byte = bytes(range(256)) + b"\r\n\0 no line break at the end"
+        await process.stdin.send_all(every_byte)
+        assert await read_exactly(daemon, len(every_byte)) == every_byte
+        await daemon.send_all(every_byte[::-1])
+        assert await read_exactly(process.stdout, len(every_byte)) == every_byte[::-1]
+        await process.stdin.aclose()
+        assert await read_all(daemon) == b""
+        await daemon.aclose()
+        assert await process.wait() == 0
+        assert await read_all(process.stderr) == b""
+
+
+async def send(stream: trio.abc.SendStream, data: bytes, sent: trio.Event) -> None:
+    """Send `data`, then set `sent`."""
+    await stream.send_all(data)
+    sent.set()
+
+
+async def test_a_direction_that_nobody_reads_does_not_hold_up_the_other(place, accept, redstreamd):
+    with trio.fail_after(30):
+        process = await redstreamd("connect", "--socket", str(place))
+        daemon = await accept()
+        for unread, read in ((daemon, process.stdout), (process.stdout, daemon)):
+            sent_in, sent_out = trio.Event(), trio.Event()
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(send, process.stdin, LARGE, sent_in)
+                nursery.start_soon(send, daemon, LARGE, sent_out)
+                assert await read_exactly(read, len(LARGE)) == LARGE
+                # The buffers on the way are far smaller, so the other direction was stuck all the while.
+                assert not (sent_in if unread is daemon else sent_out).is_set()
+                assert await read_exactly(unread, len(LARGE)) == LARGE
+        await process.stdin.aclose()
+        assert await read_all(daemon) == b""
+        await daemon.aclose()
+        assert await process.wait() == 0
+
+
+async def test_answers_arrive_after_the_client_has_closed_its_side(place, accept, redstreamd):
+    with trio.fail_after(20):
+        process = await redstreamd("connect", "--socket", str(place))
+        daemon = await accept()
+        await process.stdin.send_all(b"request\n")
+        await process.stdin.aclose()
+        assert await read_all(daemon) == b"request\n"
+        await daemon.send_all(b"late answer\n")
+        await daemon.aclose()
+        assert await read_all(process.stdout) == b"late answer\n"
+        assert await process.wait() == 0
+
+
+async def test_a_daemon_that_leaves_in_mid_session_is_reported_after_its_last_words(
+    place, accept, redstreamd
+):
+    with trio.fail_after(20):
+        process = await redstreamd("connect", "--socket", str(place))
+        daemon = await accept()
+        # Unread input makes the close a reset, as a crash would.
+        await process.stdin.send_all(b"unread\n")
+        await daemon.socket.recv(1, trio.socket.MSG_PEEK)
+        await daemon.send_all(b"last words\n")
+        await daemon.aclose()
+        assert await read_all(process.stdout) == b"last words\n"
+        assert await process.wait() == 75
+        message = (await read_all(process.stderr)).decode()
+        assert message == (
+            f"redstreamd: the daemon at {place} closed the connection; start a new session to go on\n"
+        )
+
+
+async def test_a_client_that_stops_reading_ends_the_bridge(place, accept, redstreamd):
+    with trio.fail_after(20):
+        process = await redstreamd("connect", "--socket", str(place))
+        daemon = await accept()
+        await process.stdout.aclose()
+        await daemon.send_all(b"x")
+        assert await process.wait() == 0
+        assert await read_all(process.stderr) == b""
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+async def test_a_signal_ends_it_at_once_and_silently(place, accept, redstreamd, number):
+    with trio.fail_after(20):
+        process = await redstreamd("connect", "--socket", str(place))
+        daemon = await accept()
+        process.send_signal(number)
+        assert await process.wait() == -number
+        assert await read_all(process.stderr) == b""
+        assert await daemon.receive_some() == b""
+
+
+async def test_descriptors_that_do_not_block_are_served_too(place, accept, redstreamd):
+    ours, theirs = socket.socketpair()
+    ours.setblocking(False)
+    theirs.setblocking(False)
+    with trio.fail_after(20):
+        process = await redstreamd("connect", "--socket", str(place), stdin=theirs, stdout=theirs)
+        theirs.close()
+        daemon = await accept()
+        async with trio.SocketStream(trio.socket.from_stdlib_socket(ours)) as client:
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(daemon.send_all, LARGE)
+                nursery.start_soon(client.send_all, LARGE)
+                assert await read_exactly(daemon, len(LARGE)) == LARGE
+                assert await read_exactly(client, len(LARGE)) == LARGE
+            await client.send_eof()
+            assert await read_all(daemon) == b""
+            await daemon.aclose()
+            assert await process.wait() == 0
+
+
+async def test_without_a_daemon_it_says_where_it_looked_and_how_to_start_one(finished, environ, tmp_path):
+    environ["REDSTREAMD_SOCKET"] = str(tmp_path / "named.sock")
+    environ["XDG_RUNTIME_DIR"] = str(tmp_path)
+    with trio.fail_after(20):
+        done = await finished("connect")
+    assert done.returncode == 75
+    assert done.stdout == b""
+    message = done.stderr.decode()
+    assert message.count("\n") == 1
+    for part in (
+        f"{tmp_path}/named.sock (no such file)",
+        f"{tmp_path}/redstreamd/mcp.sock (no such file)",
+        "/run/redstreamd/mcp.sock",
+        "redstreamd serve",
+    ):
+        assert part in message
+
+
+async def test_the_named_socket_is_tried_before_the_usual_places(place, accept, redstreamd, environ):
+    environ["REDSTREAMD_SOCKET"] = str(place)
+    with trio.fail_after(20):
+        process = await redstreamd("connect")
+        daemon = await accept()
+        await process.stdin.aclose()
+        assert await read_all(daemon) == b""
+        await daemon.aclose()
+        assert await process.wait() == 0
+
+
+def refusing(place) -> socket.socket:
+    """Leave a socket at `place` that nobody listens on."""
+    sock = socket.socket(socket.AF_UNIX)
+    sock.bind(str(place))
+    return sock
+
+
+def test_a_socket_that_refuses_is_tried_again_until_the_daemon_is_back(place, monkeypatch):
+    daemon = refusing(place)
+    pauses = []
+
+    def come_back(seconds: float) -> None:
+        pauses.append(seconds)
+        if len(pauses) == 3:
+            daemon.listen()
+
+    monkeypatch.setattr(reach.time, "sleep", come_back)
+    with daemon, reach.open_connection(str(place)) as connection:
+        assert connection.getpeername() == str(place)
+    assert len(pauses) == 3
+
+
+def test_a_socket_that_goes_on_refusing_is_given_up_after_three_seconds(place, monkeypatch):
+    now = [1000.0]
+    monkeypatch.setattr(reach.time, "monotonic", lambda: now[0])
+    monkeypatch.setattr(reach.time, "sleep", lambda seconds: now.__setitem__(0, now[0] + seconds))
+    with refusing(place), pytest.raises(reach.UnreachableError, match="nobody is listening"):
+        reach.open_connection(str(place))
+    assert 3.0 <= now[0] - 1000.0 <= 3.1
+
+
+def test_a_socket_that_does_not_exist_is_not_waited_for(place, monkeypatch):
+    monkeypatch.setattr(reach.time, "sleep", lambda seconds: pytest.fail("waited"))
+    with pytest.raises(reach.UnreachableError, match="no such file"):
+        reach.open_connection(str(place))
+
+
+def test_a_socket_that_is_not_ours_to_use_names_the_group(place, monkeypatch):
+    def refuse(self: socket.socket, address: str) -> None:
+        raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))
+
+    monkeypatch.setattr(socket.socket, "connect", refuse)
+    with pytest.raises(reach.UnreachableError, match="redstreamd-clients"):
+        reach.open_connection(str(place))
+
+
+def test_a_path_too_long_for_a_socket_is_explained(tmp_path):
+    with pytest.raises(reach.UnreachableError, match="too long"):
+        reach.open_connection(str(tmp_path / ("x" * 108)))
+
+
+@pytest.mark.parametrize("words", [["connect"], ["call", "stream_list"]])
+def test_only_the_standard_library_is_imported(command, environ, words):
+    program = (
+        "import sys; before = set(sys.modules)\n"
+        "from redstreamd.cli import main\n"
+        f"status = main({[*words[:1], '--socket', '/nowhere/mcp.sock', *words[1:]]!r})\n"
+        "print(status, *(set(sys.modules) - before))"
+    )
+    done = subprocess.run(
+        [command[0], "-c", program], env=environ, capture_output=True, text=True, check=True
+    )
+    status, *modules = done.stdout.split()
+    assert status == "75"
+    foreign = {name.partition(".")[0] for name in modules} - set(sys.stdlib_module_names)
+    assert foreign == {"redstreamd"}
+    # What start-up costs is modules; a shared machine's clock would prove less.
+    assert len(modules) < 90

@@ -1,0 +1,132 @@
+"""The commands that need settings, and what the command line says when it is used wrongly."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import tomllib
+
+import pytest
+import trio
+
+import redstreamd as package
+from redstreamd.settings.definitions import LEAVES
+
+
+async def test_the_version_is_printed(finished):
+    with trio.fail_after(20):
+        done = await finished("--version")
+    assert (done.returncode, done.stdout.decode()) == (0, f"redstreamd {package.__version__}\n")
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        [],
+        ["sevre"],
+        ["connect", "--sock", "/x"],
+        ["connect", "more"],
+        ["call"],
+        ["serve", "--set"],
+        ["check-config", "--confi", "x"],
+    ],
+)
+async def test_wrong_usage_is_told_apart_by_its_status(finished, words):
+    with trio.fail_after(20):
+        done = await finished(*words)
+    assert done.returncode == 64
+    assert done.stderr.decode().startswith("usage: redstreamd")
+
+
+async def test_check_config_prints_a_file_with_the_source_of_each_value(finished, environ, tmp_path):
+    file = tmp_path / "my.toml"
+    file.write_text("[limits]\nmax_waits = 7\n[redis]\npassword = 'hunter2'\n")
+    environ["REDIS_URL"] = "redis://user:hunter3@h:7000"
+    with trio.fail_after(20):
+        done = await finished(
+            "check-config",
+            *("--config", str(file), "--set", "streams.naming=off", "--set", "redis.password=hunter4"),
+            *("--listen", "unix:/run/a.sock", "--listen", "tcp:[::1]:5", "--embedded"),
+        )
+    assert (done.returncode, done.stderr) == (0, b"")
+    text = done.stdout.decode()
+    assert "hunter" not in text
+    shown = tomllib.loads(text)
+    assert shown["limits"]["max_waits"] == 7
+    assert shown["redis"] == {
+        **shown["redis"],
+        "url": "redis://user:***@h:7000",
+        "host": "h",
+        "password": "***",
+    }
+    assert shown["daemon"]["listen"] == ["unix:/run/a.sock", "tcp:[::1]:5"]
+    assert shown["daemon"]["embedded"] is True
+    lines = {line.removeprefix("# ").partition(" = ")[0]: line for line in text.splitlines()}
+    assert list(lines) == list(LEAVES)
+    for key, source in {
+        "limits.max_waits": f"file {file}",
+        "redis.host": "environment variable REDIS_URL",
+        "streams.naming": "command line (--set streams.naming)",
+        "redis.password": "command line (--set redis.password)",
+        "daemon.listen": "command line (--listen)",
+        "tools.profile": "default",
+        "redis.path": "default",
+    }.items():
+        assert lines[key].endswith(f" # {source}"), lines[key]
+
+
+@pytest.mark.parametrize("command_name", ["check-config", "serve", "stdio"])
+async def test_a_wrong_setting_is_one_line_and_status_78(finished, environ, command_name):
+    environ["REDIS_PORT"] = "tcp://10.0.0.1:6379"
+    with trio.fail_after(20):
+        done = await finished(command_name)
+    assert (done.returncode, done.stdout) == (78, b"")
+    message = done.stderr.decode()
+    assert message.count("\n") == 1
+    assert message.startswith("redstreamd: ")
+    for part in ("redis.port", "tcp://10.0.0.1:6379", "REDIS_PORT", "from 1 to 65535", "Kubernetes"):
+        assert part in message
+
+
+async def test_a_setting_with_line_breaks_stays_one_line(finished, tmp_path):
+    file = tmp_path / "my.toml"
+    file.write_text('[redis]\n"a\\n\\u001b[2J" = 1\n')
+    with trio.fail_after(20):
+        done = await finished("check-config", "--config", str(file))
+    assert done.returncode == 78
+    assert done.stderr.count(b"\n") == 1
+    assert b"\x1b" not in done.stderr
+
+
+DAEMON = """
+import sys, types
+daemon = types.ModuleType("redstreamd.daemon")
+def act(name):
+    def run(loaded):
+        print(name, loaded.settings.limits.max_waits, loaded.settings.daemon.embedded)
+        return 42
+    return run
+daemon.serve, daemon.stdio = act("serve"), act("stdio")
+import redstreamd
+redstreamd.daemon = sys.modules["redstreamd.daemon"] = daemon
+from redstreamd.cli import main
+sys.exit(main())
+"""
+
+
+@pytest.mark.parametrize("name", ["serve", "stdio"])
+def test_the_daemon_gets_the_settings_and_decides_the_status(command, environ, name):
+    """What the daemon does with them is tested where it lives; here it is replaced."""
+    words = [command[0], "-c", DAEMON, name, "--set", "limits.max_waits=9", "--embedded"]
+    done = subprocess.run(words, env=environ, capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stdout, done.stderr) == (42, f"{name} 9 True\n", "")
+
+
+async def test_output_that_nobody_reads_is_no_traceback(redstreamd):
+    reading, writing = os.pipe()
+    os.close(reading)
+    with trio.fail_after(20):
+        process = await redstreamd("check-config", stdout=writing)
+        os.close(writing)
+        assert await process.wait() == 1
+        assert await process.stderr.receive_some() == b""

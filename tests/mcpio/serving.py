@@ -1,0 +1,253 @@
+"""A small MCP server for the tests of this package, and ways to serve it on real sockets."""
+
+from __future__ import annotations
+
+import socket
+import tempfile
+from collections import defaultdict
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Any, TypeVar
+
+import attrs
+import mcp_types
+import trio
+from mcp.server.context import ServerRequestContext
+from mcp.server.lowlevel import Server
+from mcp.shared.exceptions import MCPError
+from pydantic import BaseModel
+
+from redstreamd.mcpio.acceptor import Acceptor, Door
+from redstreamd.mcpio.connection import Connection
+from redstreamd.mcpio.context import RequestContext
+from redstreamd.mcpio.events import Event
+from redstreamd.mcpio.limits import Limits
+from redstreamd.mcpio.listeners import open_unix_listener
+from redstreamd.mcpio.state import ConnectionState
+from redstreamd.policy import Principal
+
+PRINCIPAL = Principal("tester", "unix")
+EventT = TypeVar("EventT", bound=Event)
+
+
+class DefectError(Exception):
+    """What a broken handler raises; its text must not reach a client."""
+
+
+@attrs.define
+class Tools:
+    """What the test server's handlers did.
+
+    Attributes:
+        started: Names of calls of `sleep` that began.
+        ended: Names of calls of `sleep` that ended, in whatever way.
+        raw_arguments: The arguments of the last call, as the decoder made them.
+    """
+
+    started: set[str] = attrs.field(factory=set)
+    ended: set[str] = attrs.field(factory=set)
+    raw_arguments: Any = None
+    contexts: list[RequestContext] = attrs.field(factory=list)
+    _changes: dict[str, trio.Event] = attrs.field(factory=lambda: defaultdict(trio.Event))
+
+    def note(self, kind: str, name: str) -> None:
+        """Record that a call of `sleep` started or ended."""
+        getattr(self, kind).add(name)
+        self._changes[f"{kind} {name}"].set()
+
+    async def wait(self, kind: str, name: str) -> None:
+        """Wait until a call of `sleep` has started or ended."""
+        await self._changes[f"{kind} {name}"].wait()
+
+
+def text(value: str) -> mcp_types.CallToolResult:
+    """Build a result of one text."""
+    return mcp_types.CallToolResult(content=[mcp_types.TextContent(type="text", text=value)])
+
+
+def make_server(tools: Tools | None = None) -> Server[Principal]:
+    """Build a server with one tool for each thing a handler can do to a connection."""
+    tools = tools or Tools()
+
+    async def list_tools(ctx: ServerRequestContext[Principal], params: Any) -> mcp_types.ListToolsResult:
+        names = ("echo", "sleep", "raise", "refuse", "progress", "big", "whoami", "bad", "shield", "wait")
+        return mcp_types.ListToolsResult(
+            tools=[mcp_types.Tool(name=name, input_schema={"type": "object"}) for name in names]
+        )
+
+    async def call_tool(
+        ctx: ServerRequestContext[Principal], params: mcp_types.CallToolRequestParams
+    ) -> mcp_types.CallToolResult:
+        arguments = params.arguments or {}
+        tools.raw_arguments = (ctx.params or {}).get("arguments")
+        context = ctx.request
+        match params.name:
+            case "echo":
+                return text(str(arguments.get("text", "")))
+            case "sleep":
+                name = str(arguments.get("name", ""))
+                tools.note("started", name)
+                try:
+                    await trio.sleep(float(arguments.get("seconds", 3600)))
+                finally:
+                    tools.note("ended", name)
+                return text("slept")
+            case "stubborn":
+                # Answers although it was cancelled.
+                tools.note("started", "stubborn")
+                try:
+                    await trio.sleep_forever()
+                except trio.Cancelled:
+                    tools.note("ended", "stubborn")
+                return text("I do not care")
+            case "raise":
+                raise DefectError("the secret in the exception")
+            case "group":
+                raise ExceptionGroup("the secret in the group", [DefectError("one"), DefectError("two")])
+            case "refuse":
+                raise MCPError(code=-32099, message="refused by the handler", data={"why": "because"})
+            case "unspeakable":
+                raise MCPError(code=-32099, message="refused", data={"object": object()})
+            case "progress":
+                steps = int(arguments.get("steps", 3))
+                for step in range(1, steps + 1):
+                    await ctx.session.report_progress(step, steps, f"step {step}")
+                return text("done")
+            case "late":
+                # Goes on reporting after it was cancelled.
+                tools.note("started", "late")
+                try:
+                    await trio.sleep_forever()
+                finally:
+                    with trio.CancelScope(shield=True):
+                        await ctx.session.report_progress(99, 100, "too late")
+                    tools.note("ended", "late")
+                return text("unreachable")
+            case "big":
+                return text("x" * int(arguments["bytes"]))
+            case "whoami":
+                return text(f"{ctx.lifespan_context.name}/{ctx.lifespan_context.door}")
+            case "ask":
+                await ctx.session.send_ping()
+                return text("unreachable")
+            case "drained":
+                assert isinstance(context, RequestContext)
+                tools.note("started", "drained")
+                await context.draining.wait()
+                return text("ended early")
+            case "announce":
+                await ctx.session.send_tool_list_changed()
+                await ctx.session.send_log_message("info", "hello")  # type: ignore[deprecated]
+                return text("announced")
+            case _:
+                raise MCPError(code=mcp_types.INVALID_PARAMS, message=f"Unknown tool: {params.name}")
+
+    async def listen(
+        ctx: ServerRequestContext[Principal], params: mcp_types.SubscriptionsListenRequestParams
+    ) -> mcp_types.SubscriptionsListenResult:
+        context = ctx.request
+        assert isinstance(context, RequestContext)
+        tools.contexts.append(context)
+        tools.note("started", f"listen {context.request_id}")
+        await trio.sleep_forever()
+        raise AssertionError("unreachable")
+
+    async def custom(ctx: ServerRequestContext[Principal], params: BaseModel) -> dict[str, Any]:
+        # Results of methods that MCP does not define reach the wire as they are.
+        return {"value": (ctx.params or {}).get("value"), "odd": "\ud800"}
+
+    server: Server[Principal] = Server(
+        "test-server",
+        version="1.0",
+        on_list_tools=list_tools,
+        on_call_tool=call_tool,
+        on_subscriptions_listen=listen,
+    )
+    server.add_request_handler("test/custom", mcp_types.RequestParams, custom)
+    server.middleware.clear()
+    return server
+
+
+@attrs.define
+class Service:
+    """A running acceptor on a Unix socket.
+
+    Attributes:
+        path: The socket.
+        acceptor: Serves it.
+        tools: What the handlers did.
+        events: What was reported.
+    """
+
+    path: str
+    acceptor: Acceptor
+    tools: Tools
+    events: list[Event]
+
+    def reported(self, kind: type[EventT]) -> list[EventT]:
+        """Return the events of one kind."""
+        return [event for event in self.events if isinstance(event, kind)]
+
+
+@asynccontextmanager
+async def serving(
+    limits: Limits | None = None, server: Server[Principal] | None = None
+) -> AsyncIterator[Service]:
+    """Serve the test server on a Unix socket for the block."""
+    tools, events = Tools(), list[Event]()
+    # Socket paths are limited to 107 bytes, which pytest's directories can exceed.
+    with tempfile.TemporaryDirectory(prefix="rs-") as directory:
+        async with await open_unix_listener(Path(directory) / "mcp.sock") as listener:
+            acceptor = Acceptor(
+                [Door(listener, PRINCIPAL)],
+                server or make_server(tools),
+                limits=limits,
+                on_event=events.append,
+            )
+            async with trio.open_nursery() as nursery:
+                await nursery.start(acceptor.run)
+                yield Service(str(listener.path), acceptor, tools, events)
+                nursery.cancel_scope.cancel()
+
+
+@attrs.define
+class Pair:
+    """A connection over one end of a socket pair; the other end is the peer's.
+
+    Attributes:
+        connection: Serves.
+        peer: The peer's end.
+        tools: What the handlers did.
+        events: What was reported.
+    """
+
+    connection: Connection
+    peer: trio.SocketStream
+    tools: Tools
+    events: list[Event]
+
+
+def socket_pair() -> tuple[trio.SocketStream, trio.SocketStream]:
+    """Return two connected Unix stream sockets."""
+    ours, theirs = socket.socketpair()
+    return (
+        trio.SocketStream(trio.socket.from_stdlib_socket(ours)),
+        trio.SocketStream(trio.socket.from_stdlib_socket(theirs)),
+    )
+
+
+@asynccontextmanager
+async def connection_pair(
+    limits: Limits | None = None, state: ConnectionState | None = None
+) -> AsyncIterator[Pair]:
+    """Serve one end of a socket pair for the block."""
+    tools, events = Tools(), list[Event]()
+    ours, theirs = socket_pair()
+    connection = Connection(
+        ours, make_server(tools), principal=PRINCIPAL, limits=limits, state=state, on_event=events.append
+    )
+    async with theirs, trio.open_nursery() as nursery:
+        await nursery.start(connection.run)
+        yield Pair(connection, theirs, tools, events)
+        nursery.cancel_scope.cancel()

@@ -1,0 +1,89 @@
+"""Runs connections and managers for the length of a block."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import AsyncIterator, Callable
+from typing import Any
+
+import attrs
+import trio
+
+from redstreamd.redisio.connection import Connection
+from redstreamd.redisio.events import RedisEvent
+from redstreamd.redisio.failures import ConnectionEnded, Failure
+from redstreamd.redisio.manager import Manager
+from redstreamd.redisio.target import Target
+from tests.support.proxy import Proxy
+from tests.support.servers import Server
+
+
+def through(proxy: Proxy, **options: Any) -> Target:
+    """The target that leads through a proxy."""
+    if proxy.path is not None:
+        return Target(path=proxy.path, **options)
+    return Target(host="127.0.0.1", port=proxy.port, **options)
+
+
+def over_tcp(server: Server, **options: Any) -> Target:
+    """The target of a server, by TCP."""
+    return Target(host="127.0.0.1", port=server.port, **options)
+
+
+@attrs.define
+class Ran:
+    """How a connection in a block ended.
+
+    Attributes:
+        ended: Set when its run() is over.
+        failure: Why, once it is.
+    """
+
+    ended: trio.Event = attrs.field(factory=trio.Event)
+    failure: Failure | None = None
+
+
+@contextlib.asynccontextmanager
+async def running_connection(connection: Connection) -> AsyncIterator[Ran]:
+    """Run a connection for the block, which begins when it takes requests."""
+    ran = Ran()
+
+    async def run(*, task_status: trio.TaskStatus[None]) -> None:
+        try:
+            await connection.run(task_status=task_status)
+        except ConnectionEnded as ended:
+            ran.failure = ended.failure
+            ran.ended.set()
+
+    async with trio.open_nursery() as nursery:
+        await nursery.start(run)
+        yield ran
+        nursery.cancel_scope.cancel()
+
+
+async def failure_of(target: Target) -> Failure:
+    """Why a connection to `target` cannot be made."""
+    try:
+        await Connection(target, role="test").run()
+    except ConnectionEnded as ended:
+        return ended.failure
+
+
+@contextlib.asynccontextmanager
+async def running_manager(
+    target: Target, *, connected: bool = True, events: list[RedisEvent] | None = None, **options: Any
+) -> AsyncIterator[Manager]:
+    """Run a manager for the block, which begins when its command lane is connected, unless told otherwise."""
+    manager = Manager(target, on_event=(events if events is not None else []).append, **options)
+    async with trio.open_nursery() as nursery:
+        await nursery.start(manager.run)
+        if connected:
+            await manager.wait_connected()
+        yield manager
+        nursery.cancel_scope.cancel()
+
+
+async def until(condition: Callable[[], bool]) -> None:
+    """Return once something that sends no signal is so; for states of other processes and of sockets."""
+    while not condition():  # noqa: ASYNC110
+        await trio.sleep(0.001)

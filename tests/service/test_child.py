@@ -1,0 +1,93 @@
+"""One life of a child: what is kept, and what goes on, when everything around it is cancelled."""
+
+from __future__ import annotations
+
+import pytest
+import trio
+from trio.testing import wait_all_tasks_blocked
+
+from redstreamd.service.child import Child, Life, Service
+from redstreamd.service.outcomes import leaves
+
+
+async def torn_down(body: Service) -> tuple[Life, BaseException]:
+    """Run a life, cancel the nursery around it, and return the life and what came out of it."""
+    life = Life(Child("a", body))
+    came_out: list[BaseException] = []
+
+    async def live() -> None:
+        try:
+            await life.live()
+        except BaseException as exc:
+            came_out.append(exc)
+            raise
+
+    with trio.fail_after(10):
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(live)
+            await life.settled.wait()
+            nursery.cancel_scope.cancel()
+    assert life.ended.is_set()
+    [exc] = came_out
+    return life, exc
+
+
+async def test_cancelled_goes_on_its_way() -> None:
+    async def run(*, task_status: trio.TaskStatus[None]) -> None:
+        task_status.started()
+        await trio.sleep_forever()
+
+    life, exc = await torn_down(run)
+    assert isinstance(exc, trio.Cancelled)
+    assert life.error is None
+
+
+async def test_a_group_is_split_into_what_goes_on_and_what_is_kept() -> None:
+    error = ValueError("beside the cancellation")
+
+    async def breaks_when_cancelled() -> None:
+        try:
+            await trio.sleep_forever()
+        finally:
+            raise error
+
+    async def run(*, task_status: trio.TaskStatus[None]) -> None:
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(breaks_when_cancelled)
+            nursery.start_soon(trio.sleep_forever)
+            await wait_all_tasks_blocked()
+            task_status.started()
+
+    life, exc = await torn_down(run)
+    assert {type(leaf) for leaf in leaves(exc)} == {trio.Cancelled}
+    assert life.error is not None
+    assert list(leaves(life.error)) == [error]
+
+
+async def test_an_error_that_replaced_the_cancellation_is_kept_and_nothing_goes_on() -> None:
+    async def run(*, task_status: trio.TaskStatus[None]) -> None:
+        task_status.started()
+        try:
+            await trio.sleep_forever()
+        finally:
+            raise ValueError
+
+    life = Life(Child("a", run))
+    with trio.fail_after(10):
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(life.live)
+            await life.settled.wait()
+            nursery.cancel_scope.cancel()
+    assert isinstance(life.error, ValueError)
+
+
+@pytest.mark.parametrize("kind", [KeyboardInterrupt, SystemExit, GeneratorExit])
+async def test_what_is_no_ordinary_exception_is_kept_apart(kind: type[BaseException]) -> None:
+    async def run(*, task_status: trio.TaskStatus[None]) -> None:
+        raise kind
+
+    life = Life(Child("a", run))
+    with trio.fail_after(10):
+        await life.live()
+    assert life.error is None
+    assert isinstance(life.fatal, kind)

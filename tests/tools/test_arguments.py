@@ -1,0 +1,385 @@
+"""The structurer and the published schema accept the same calls, and a refusal says enough to correct it."""
+
+from __future__ import annotations
+
+import json
+from typing import Annotated, Any, Literal, Union
+
+import attrs
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from jsonschema import Draft202012Validator
+from msgspec import Meta
+
+from redstreamd.errors import BusError, Code
+from redstreamd.ijson import DuplicateNames, object_from_pairs
+from redstreamd.tools.arguments import Structurer
+from redstreamd.tools.schema import arguments_schema
+from tests.support.json_values import json_objects, json_values, text
+
+# --- Structurer against jsonschema -------------------------------------------------------------
+#
+# A drawn argument is a pair: a type, and a strategy for values around the borders of that type.
+
+Argument = tuple[Any, st.SearchStrategy[Any]]
+
+
+def around(*bounds: float) -> st.SearchStrategy[Any]:
+    """Return numbers on, just inside and just outside of the bounds, as integers and as floats."""
+    near = [bound + step for bound in bounds for step in (-1, 0, 1, 0.5)]
+    return st.sampled_from([*near, *map(float, near), True, False, "1"])
+
+
+@st.composite
+def texts(draw: st.DrawFn, *, patterns: bool = True) -> Argument:
+    least, most = draw(st.integers(0, 2)), draw(st.integers(2, 4))
+    pattern = draw(st.none() | st.sampled_from([r"^[a-z]+(?!\n)$", "^a", "[0-9]"])) if patterns else None
+    hint = Annotated[str, Meta(min_length=least, max_length=most, pattern=pattern)]
+    return draw(st.sampled_from([str, hint])), text(5) | st.sampled_from(
+        ["a", "ab\n", "a1", "a\u2028", "\U0001f600" * 2, "\U0001f600" * 5]
+    )
+
+
+@st.composite
+def numbers(draw: st.DrawFn, kind: type) -> Argument:
+    low, high = draw(st.integers(-3, 0)), draw(st.integers(1, 3))
+    meta = draw(st.sampled_from([Meta(ge=low, le=high), Meta(gt=low, lt=high), Meta(ge=low), Meta(lt=high)]))
+    return draw(st.sampled_from([kind, Annotated[kind, meta]])), around(low, high, 10**12)
+
+
+@st.composite
+def choices(draw: st.DrawFn) -> Argument:
+    values = draw(st.lists(st.sampled_from(["a", "b", "", 0, 1, 2]), min_size=1, max_size=3, unique_by=str))
+    return Literal[tuple(values)], st.sampled_from([*values, "c", 1.0, 0.0, True, False, 7, ["a"]])
+
+
+scalars = st.one_of(texts(), numbers(int), numbers(float), st.just((bool, st.booleans())), choices())
+
+
+@st.composite
+def lists_of(draw: st.DrawFn, item: st.SearchStrategy[Argument]) -> Argument:
+    hint, values = draw(item)
+    plain = draw(st.sampled_from([list[hint], tuple[hint, ...]]))
+    sized = Annotated[plain, Meta(min_length=draw(st.integers(0, 1)), max_length=draw(st.integers(1, 3)))]
+    return draw(st.sampled_from([plain, sized])), st.lists(values, max_size=4)
+
+
+@st.composite
+def objects_of(draw: st.DrawFn, item: st.SearchStrategy[Argument]) -> Argument:
+    hint, values = draw(item)
+    return dict[str, hint], st.dictionaries(text(3), values, max_size=3)
+
+
+@st.composite
+def unions(draw: st.DrawFn) -> Argument:
+    (one, ones), (two, twos) = (
+        draw(texts(patterns=False)),
+        draw(st.one_of(numbers(int), numbers(float), lists_of(texts()))),
+    )
+    return Union[one, two], ones | twos  # noqa: UP007 - built from values
+
+
+payloads: st.SearchStrategy[Argument] = st.sampled_from(
+    [
+        (Any, json_values()),
+        (dict[str, Any], json_objects()),
+        (list[dict[str, Any]], st.lists(json_objects() | json_values(), max_size=3)),
+        (
+            Annotated[list[dict[str, Any]], Meta(min_length=1, max_length=2)],
+            st.lists(json_objects(), max_size=3),
+        ),
+    ]
+)
+nested = st.recursive(scalars, lambda inner: lists_of(inner) | objects_of(inner), max_leaves=3)
+arguments = st.one_of(scalars, nested, unions(), payloads)
+
+
+@st.composite
+def calls(draw: st.DrawFn) -> tuple[type[attrs.AttrsInstance], dict[str, Any]]:
+    """Draw an argument class, and the arguments of a call that may or may not fit it."""
+    fields: dict[str, Any] = {}
+    call: dict[str, Any] = {}
+    for name in draw(st.lists(st.sampled_from(["stream", "count", "start", "limit"]), unique=True)):
+        hint, values = draw(arguments)
+        optional = draw(st.booleans())
+        fields[name] = (
+            attrs.field(kw_only=True, type=hint | None, default=None)
+            if optional and hint is not Any
+            else (attrs.field(kw_only=True, type=hint))
+        )
+        if draw(st.integers(0, 9)):
+            call[name] = draw(st.one_of(values, values, values, json_values()))
+    if not draw(st.integers(0, 9)):
+        call[draw(text(5))] = draw(json_values())
+    return attrs.make_class("Arguments", fields, frozen=True), call
+
+
+@settings(max_examples=1500, deadline=None)
+@given(calls())
+def test_a_call_is_accepted_exactly_when_the_published_schema_accepts_it(
+    drawn: tuple[type[attrs.AttrsInstance], dict[str, Any]],
+) -> None:
+    cls, call = drawn
+    structurer = Structurer(cls)
+    schema = json.loads(json.dumps(structurer.schema))
+    Draft202012Validator.check_schema(schema)
+    assert schema["type"] == "object"
+    assert schema["additionalProperties"] is False
+    assert not {"anyOf", "oneOf", "allOf", "$ref", "$defs", "title"} & set(schema)
+    # The one rule above the schema: null for an argument that exists is "not given".
+    effective = {
+        name: value for name, value in call.items() if value is not None or name not in schema["properties"]
+    }
+    allowed = Draft202012Validator(schema).is_valid(effective)
+    before = json.dumps(call)
+    if not allowed:
+        refusal(call, structurer)
+        return
+    structured = structurer(call)
+    assert json.dumps(call) == before
+    for name in schema["properties"]:
+        value = getattr(structured, name)
+        assert value == (effective.get(name) if not isinstance(value, tuple) else tuple(effective[name]))
+
+
+@attrs.frozen
+class Both:
+    text: str
+    number: int
+
+
+@pytest.mark.parametrize("value", [True, False, "5", 5.5, None, [5], {"a": 5}])
+def test_the_property_can_fail_because_a_wrong_integer_is_wrong_for_both(value: Any) -> None:
+    call = {"text": "a", "number": value}
+    assert not Draft202012Validator(arguments_schema(Both)).is_valid(call)
+    with pytest.raises(BusError):
+        Structurer(Both)(call)
+
+
+# --- What the structurer makes of a call -------------------------------------------------------
+
+
+@attrs.frozen
+class Add:
+    stream: Annotated[str, Meta(min_length=1, max_length=16, description="Where to.")]
+    entries: Annotated[list[dict[str, Any]], Meta(min_length=1, max_length=3)]
+    streams: tuple[Annotated[str, Meta(min_length=1)], ...] = ()
+    count: Annotated[int, Meta(ge=1, le=100)] = 10
+    timeout_seconds: Annotated[float, Meta(ge=0, le=300)] = 20.0
+    direction: Literal["forward", "backward"] = "forward"
+    tags: dict[str, str] | None = None
+    key: Annotated[str, Meta(pattern="^[a-z]+(?!\\n)$")] | None = None
+
+
+add = Structurer(Add)
+GOOD: dict[str, Any] = {"stream": "a", "entries": [{"x": 1}]}
+
+
+def refusal(given: Any, structurer: Structurer[Any] = add) -> BusError:
+    with pytest.raises(BusError) as caught:
+        structurer(given)
+    assert caught.value.code is Code.INVALID_ARGUMENT
+    assert caught.value.message.encode()
+    assert caught.value.cause
+    assert caught.value.next_step
+    return caught.value
+
+
+def test_what_is_not_given_has_its_default_and_a_list_becomes_a_tuple() -> None:
+    assert add({**GOOD, "streams": ["a", "b"]}) == Add("a", [{"x": 1}], streams=("a", "b"))
+
+
+def test_whole_floats_are_integers_and_integers_are_numbers_as_in_json_schema() -> None:
+    structured = add({**GOOD, "count": 5.0, "timeout_seconds": 5})
+    assert (structured.count, type(structured.count)) == (5, int)
+    assert (structured.timeout_seconds, type(structured.timeout_seconds)) == (5.0, float)
+
+
+def test_an_explicit_null_is_not_given_but_null_under_an_invented_name_is_still_invented() -> None:
+    assert add({**GOOD, "count": None, "tags": None, "streams": None}) == Add("a", [{"x": 1}])
+    assert "stream is missing" in refusal({**GOOD, "stream": None}).message
+    assert '"conut" is not an argument' in refusal({**GOOD, "conut": None}).message
+
+
+def test_a_payload_passes_by_identity_whatever_is_in_it() -> None:
+    entry = object_from_pairs([("x", 1), ("x", 2), ("deep", [DuplicateNames([("y", 1)], "y")]), ("n", None)])
+    entries = [entry, {"huge": 1 << 80, "\ud800": "\ud800"}]
+    assert add({"stream": "a", "entries": entries}).entries is entries
+    assert type(entries[0]) is DuplicateNames
+
+
+def test_a_call_without_arguments_is_a_call_with_none() -> None:
+    @attrs.frozen
+    class Nothing:
+        pass
+
+    assert Structurer(Nothing)(None) == Nothing()
+    assert (
+        refusal({"a": 1}, Structurer(Nothing)).message
+        == '"a" is not an argument; allowed, nearest first: none.'
+    )
+
+
+def test_a_refusal_names_every_offending_argument_with_what_was_given_and_what_is_allowed() -> None:
+    message = refusal(
+        {
+            "entries": [],
+            "count": 500,
+            "timeout_seconds": "20",
+            "direction": "up",
+            "streams": ["a", ""],
+            "tags": {"a": 1},
+            "key": "a\n",
+            "steam": "a",
+        }
+    ).message
+    assert message.split("; ") == [
+        "stream is missing",
+        "it must be a string of 1 to 16 characters",
+        "entries: [] given",
+        "allowed: a list of 1 to 3 items, each an object",
+        'streams[1]: "" given',
+        "allowed: a list, each a string of at least 1 characters",
+        "count: 500 given",
+        "allowed: an integer from 1 to 100",
+        'timeout_seconds: "20" given',
+        "allowed: a number from 0 to 300",
+        'direction: "up" given',
+        'allowed: one of "forward", "backward"',
+        'tags: {"a": 1} given',
+        "allowed: an object whose values are each a string",
+        'key: "a\\n" given',
+        "allowed: a string matching ^[a-z]+(?!\\n)$",
+        '"steam" is not an argument',
+        "allowed, nearest first: stream, streams, timeout_seconds, entries, tags, key, direction, count.",
+    ]
+
+
+@pytest.mark.parametrize(
+    "value",
+    ["x" * 10_000_000, ["x"] * 1_000_000, {"deep": [[[["y" * 5_000_000]]]]}, list(range(1_000_000))],
+    ids=["text", "list", "nested", "numbers"],
+)
+def test_a_refusal_repeats_no_more_than_80_characters_of_what_was_given(value: Any) -> None:
+    message = refusal({**GOOD, "count": value}).message
+    shown = message.removeprefix("count: ").partition(" given")[0]
+    assert 10 < len(shown) <= 80
+    assert len(message) < 200
+
+
+def test_a_thousand_invented_names_get_a_short_refusal() -> None:
+    message = refusal({**GOOD, **{f"invented{number}": 1 for number in range(1000)}}).message
+    assert "995 more that are not arguments" in message
+    assert len(message) < 1500
+
+
+@pytest.mark.parametrize("value", ["a", 5, [{"stream": "a"}], True])
+def test_arguments_that_are_no_object_are_refused(value: Any) -> None:
+    assert "an object of named arguments" in refusal(value).message
+
+
+@pytest.mark.parametrize("extra", [{}, {"count": None}])
+def test_a_repeated_argument_name_is_refused(extra: dict[str, Any]) -> None:
+    pairs = [("stream", "a"), *GOOD.items(), *extra.items()]
+    assert refusal(object_from_pairs(pairs)).message == 'the argument "stream" is given twice.'
+
+
+@pytest.mark.parametrize(
+    ("given", "said"),
+    [
+        ({"stream": "\ud800"}, "stream is not I-JSON: The text contains U+D800"),
+        ({"tags": {"\udfff": "a"}}, "tags is not I-JSON: The text contains U+DFFF"),
+        ({"tags": object_from_pairs([("a", "b"), ("a", "c")])}, "the member name 'a' occurs twice"),
+        ({"streams": ["a", "\ufdd0"]}, "U+FDD0"),
+        ({"count": 1 << 60}, "count is not I-JSON: The integer is beyond"),
+        ({"timeout_seconds": float("inf")}, "timeout_seconds is not I-JSON: The number is beyond the range"),
+        ({"timeout_seconds": float("nan")}, "timeout_seconds is not I-JSON"),
+        ({"\ud800": 1}, r'"\ud800" is not an argument'),
+    ],
+)
+def test_what_is_not_i_json_is_refused_in_words_that_can_be_encoded(given: dict[str, Any], said: str) -> None:
+    message = refusal({**GOOD, **given}).message
+    assert said.lower() in message.lower()
+    assert message.encode()
+
+
+# --- Classes that cannot be arguments ----------------------------------------------------------
+
+
+@attrs.frozen
+class Inner:
+    a: int
+
+
+@pytest.mark.parametrize(
+    "hint",
+    [
+        bytes,
+        Inner,
+        list[Inner],
+        set[str],
+        Annotated[float, Meta(multiple_of=0.1)],
+        Annotated[str, Meta(pattern="^a$")],
+        Annotated[str, Meta(pattern=r"\d")],
+        list[Annotated[str, Meta(pattern="a$")]],
+        dict[str, list[Any] | int],
+        str | None,
+        Literal["a"] | None,
+        Annotated[str, Meta(pattern="^a")] | list[str],
+        list[Annotated[str, Meta(pattern="^a")] | dict[str, str] | None],
+    ],
+    ids=str,
+)
+def test_a_type_for_which_schema_and_structuring_could_disagree_is_refused_when_defined(hint: Any) -> None:
+    cls = attrs.make_class("Arguments", {"a": attrs.field(type=hint)}, frozen=True)
+    with pytest.raises(TypeError):
+        Structurer(cls)
+
+
+def test_an_argument_has_the_same_name_in_the_class_and_in_a_call() -> None:
+    @attrs.frozen
+    class Hidden:
+        _a: int
+
+    with pytest.raises(TypeError, match="another name"):
+        Structurer(Hidden)
+
+
+# --- The schema of arguments -------------------------------------------------------------------
+
+
+def test_the_schema_says_what_a_model_needs_and_no_more() -> None:
+    assert add.schema == {
+        "type": "object",
+        "properties": {
+            "stream": {"type": "string", "minLength": 1, "maxLength": 16, "description": "Where to."},
+            "entries": {"type": "array", "items": {"type": "object"}, "minItems": 1, "maxItems": 3},
+            "streams": {"type": "array", "items": {"type": "string", "minLength": 1}},
+            "count": {"type": "integer", "minimum": 1, "maximum": 100, "default": 10},
+            "timeout_seconds": {"type": "number", "minimum": 0, "maximum": 300, "default": 20.0},
+            "direction": {"enum": ["forward", "backward"], "default": "forward"},
+            "tags": {"type": "object", "additionalProperties": {"type": "string"}},
+            "key": {"type": "string", "pattern": "^[a-z]+(?!\\n)$"},
+        },
+        "required": ["stream", "entries"],
+        "additionalProperties": False,
+    }
+
+
+def test_a_choice_of_types_is_a_list_of_types_where_that_says_the_same() -> None:
+    @attrs.frozen
+    class Choice:
+        a: int | str
+        b: Annotated[int, Meta(ge=1)] | str
+        c: Annotated[int, Meta(ge=1)] | Annotated[str, Meta(min_length=1)]
+
+    assert arguments_schema(Choice)["properties"] == {
+        "a": {"type": ["integer", "string"]},
+        "b": {"type": ["integer", "string"], "minimum": 1},
+        "c": {"anyOf": [{"type": "integer", "minimum": 1}, {"type": "string", "minLength": 1}]},
+    }
+    message = refusal({"a": None, "b": [], "c": 0}, Structurer(Choice)).message
+    assert "a is missing; it must be an integer or a string" in message
+    assert "b: [] given; allowed: an integer of at least 1 or a string" in message
+    assert "c: 0 given; allowed: an integer of at least 1 or a string of at least 1 characters" in message
