@@ -138,7 +138,6 @@ def make_server(tools: Tools | None = None) -> Server[Principal]:
                 return text("ended early")
             case "announce":
                 await ctx.session.send_tool_list_changed()
-                await ctx.session.send_log_message("info", "hello")  # type: ignore[deprecated]
                 return text("announced")
             case _:
                 raise MCPError(code=mcp_types.INVALID_PARAMS, message=f"Unknown tool: {params.name}")

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import itertools
 import json
+from collections import deque
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -62,8 +63,9 @@ async def socket_transport(address: Address | trio.abc.Stream) -> AsyncIterator[
 
     async def read() -> None:
         async with received:
+            lines = LineReader(stream)
             try:
-                async for line in lines_of(stream):
+                while (line := await lines.next_line()) is not None:
                     message = mcp_types.jsonrpc_message_adapter.validate_json(line, by_name=False)
                     await received.send(SessionMessage(message))
             except (trio.BrokenResourceError, trio.ClosedResourceError, anyio.BrokenResourceError):
@@ -101,17 +103,32 @@ async def connected(
         yield client
 
 
-async def lines_of(stream: trio.abc.ReceiveStream) -> AsyncIterator[bytes]:
-    """Yield what a stream brings line by line, without newlines, and at its end what follows the last one."""
-    rest = bytearray()
-    async for chunk in stream:
-        *whole, tail = chunk.split(b"\n")
-        for line in whole:
-            yield bytes(rest + line)
-            rest.clear()
-        rest += tail
-    if rest:
-        yield bytes(rest)
+class LineReader:
+    """Takes a byte stream line by line."""
+
+    def __init__(self, stream: trio.abc.ReceiveStream) -> None:
+        self._stream = stream
+        self._lines: deque[bytes] = deque()
+        self._rest = bytearray()
+
+    async def next_line(self) -> bytes | None:
+        """Return the next line without its newline; None at the end.
+
+        A last line without a newline counts as well.
+
+        Raises:
+            trio.BrokenResourceError: The peer left with something of ours unread.
+        """
+        while not self._lines:
+            chunk = await self._stream.receive_some()
+            if not chunk:
+                rest = bytes(self._rest)
+                self._rest.clear()
+                return rest or None
+            *whole, tail = (bytes(self._rest) + chunk).split(b"\n")
+            self._lines.extend(whole)
+            self._rest[:] = tail
+        return self._lines.popleft()
 
 
 class RawClient:
@@ -127,7 +144,7 @@ class RawClient:
         self.stream = stream
         self.era = era
         self.passed_over: list[dict[str, Any]] = []
-        self._lines = lines_of(stream)
+        self._lines = LineReader(stream)
         self._ids = itertools.count(1)
 
     async def send_bytes(self, data: bytes) -> None:
@@ -145,9 +162,11 @@ class RawClient:
             EOFError: The server closed the connection.
         """
         try:
-            line = await anext(self._lines)
-        except (StopAsyncIteration, trio.BrokenResourceError):
-            raise EOFError from None
+            line = await self._lines.next_line()
+        except trio.BrokenResourceError:
+            line = None
+        if line is None:
+            raise EOFError("the server closed the connection")
         message: dict[str, Any] = json.loads(line)
         return message
 

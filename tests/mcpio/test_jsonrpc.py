@@ -1,0 +1,317 @@
+"""Bytes to messages and back, without I/O."""
+
+from __future__ import annotations
+
+import json
+import sys
+import time
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from redstreamd.mcpio import jsonrpc
+from redstreamd.mcpio.jsonrpc import DuplicateNames, Invalid, Message, Notification, Request, Response
+from redstreamd.mcpio.limits import Limits
+
+LIMITS = Limits()
+PARSE, INVALID = -32700, -32600
+
+
+def decode(text: str | bytes, limits: Limits = LIMITS) -> Message:
+    return jsonrpc.decode(text if isinstance(text, bytes) else text.encode(), limits)
+
+
+def refused(text: str | bytes, limits: Limits = LIMITS) -> tuple[int, Any]:
+    """Return the error code and id that a line is refused with."""
+    message = decode(text, limits)
+    assert isinstance(message, Invalid), message
+    assert message.message
+    return message.code, message.id
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ('{"jsonrpc":"2.0","id":1,"method":"a"}', Request(1, "a", None)),
+        ('{"jsonrpc":"2.0","id":"1","method":"a"}', Request("1", "a", None)),
+        ('{"jsonrpc":"2.0","id":"","method":""}', Request("", "", None)),
+        ('{"jsonrpc":"2.0","id":-7,"method":"a","params":{}}', Request(-7, "a", {})),
+        ('{"jsonrpc":"2.0","id":1,"method":"a","params":null}', Request(1, "a", None)),
+        ('{"jsonrpc":"2.0","id":1,"method":"a","params":{"b":[1,null]}}', Request(1, "a", {"b": [1, None]})),
+        # Unknown members are the future's business.
+        ('{"jsonrpc":"2.0","id":1,"method":"a","extra":1}', Request(1, "a", None)),
+        (' \t{"jsonrpc":"2.0","id":1,"method":"a"}\r', Request(1, "a", None)),
+        ('{"jsonrpc":"2.0","id":"\\u00e9","method":"é"}', Request("é", "é", None)),
+        ('{"jsonrpc":"2.0","method":"a"}', Notification("a", None)),
+        ('{"jsonrpc":"2.0","method":"a","params":{"b":1}}', Notification("a", {"b": 1})),
+        ('{"jsonrpc":"2.0","id":1,"result":{}}', Response()),
+        ('{"jsonrpc":"2.0","id":null,"error":{"code":1,"message":""}}', Response()),
+        # Never answer an answer, however wrong it is.
+        ('{"result":1}', Response()),
+        ('{"id":1.5,"error":1}', Response()),
+    ],
+)
+def test_messages_are_told_apart(text: str, message: Message) -> None:
+    assert decode(text) == message
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "",
+        " ",
+        "\r",
+        "{",
+        "}",
+        '{"jsonrpc":"2.0","id":1,"method":"a"',
+        '{"jsonrpc":"2.0","id":1,"method":"a"}}',
+        '{"jsonrpc":"2.0","id":1,"method":"a"} {}',
+        "{'jsonrpc':'2.0'}",
+        '{"a":1,}',
+        '{"a":01}',
+        '{"a":"\t"}',
+        '{"a":"\\x"}',
+        '{"a":tru}',
+        "hello",
+        "\ufeff{}",
+        b"\xff",
+        b'{"a":"\xed\xa0\x80"}',
+        b'{"a":"\xc0\xaf"}',
+        '{"jsonrpc":"2.0","id":1,"method":"a"}'.encode("utf-16"),
+        '{"a":NaN}',
+        '{"a":Infinity}',
+        '{"a":-Infinity}',
+        "NaN",
+    ],
+)
+def test_what_is_no_json_is_a_parse_error_without_an_id(text: str | bytes) -> None:
+    assert refused(text) == (PARSE, None)
+
+
+@pytest.mark.parametrize(
+    ("text", "request_id"),
+    [
+        ("1", None),
+        ("null", None),
+        ('"text"', None),
+        ("true", None),
+        ("{}", None),
+        ("[]", None),
+        ('[{"jsonrpc":"2.0","id":1,"method":"a"}]', None),
+        ('{"jsonrpc":"2.0","id":1}', 1),
+        ('{"jsonrpc":"2.0","id":null,"method":"a"}', None),
+        ('{"jsonrpc":"2.0","id":1.5,"method":"a"}', None),
+        ('{"jsonrpc":"2.0","id":1.0,"method":"a"}', None),
+        ('{"jsonrpc":"2.0","id":1e400,"method":"a"}', None),
+        ('{"jsonrpc":"2.0","id":true,"method":"a"}', None),
+        ('{"jsonrpc":"2.0","id":false,"method":"a"}', None),
+        ('{"jsonrpc":"2.0","id":[1],"method":"a"}', None),
+        ('{"jsonrpc":"2.0","id":{},"method":"a"}', None),
+        ('{"id":1,"method":"a"}', 1),
+        ('{"jsonrpc":"1.0","id":1,"method":"a"}', 1),
+        ('{"jsonrpc":2.0,"id":1,"method":"a"}', 1),
+        ('{"jsonrpc":"2.0","id":1,"method":1}', 1),
+        ('{"jsonrpc":"2.0","id":1,"method":null}', 1),
+        ('{"jsonrpc":"2.0","id":"x","method":["a"]}', "x"),
+        ('{"jsonrpc":"2.0","id":1,"method":"a","params":[1]}', 1),
+        ('{"jsonrpc":"2.0","id":1,"method":"a","params":"b"}', 1),
+        ('{"jsonrpc":"2.0","id":1,"method":"a","params":false}', 1),
+        ('{"jsonrpc":"2.0","method":"a","params":[1]}', None),
+        ('{"jsonrpc":"2.0","method":1}', None),
+    ],
+)
+def test_what_is_no_message_is_an_invalid_request_with_its_id_where_there_is_one(
+    text: str, request_id: Any
+) -> None:
+    assert refused(text) == (INVALID, request_id)
+
+
+@pytest.mark.parametrize(
+    ("text", "request_id"),
+    [
+        ('{"jsonrpc":"2.0","id":1,"method":"a","method":"a"}', 1),
+        ('{"jsonrpc":"2.0","id":1,"method":"a","params":{},"params":{}}', 1),
+        # Which of the two would it be?
+        ('{"jsonrpc":"2.0","id":1,"id":2,"method":"a"}', None),
+        ('{"jsonrpc":"2.0","jsonrpc":"2.0","result":{}}', None),
+    ],
+)
+def test_a_message_that_repeats_a_member_is_refused(text: str, request_id: Any) -> None:
+    assert refused(text) == (INVALID, request_id)
+
+
+def test_a_repeated_name_below_the_message_is_left_visible() -> None:
+    message = decode('{"jsonrpc":"2.0","id":1,"method":"a","params":{"b":{"c":1,"d":2,"c":3},"e":[{"f":1}]}}')
+    assert isinstance(message, Request)
+    assert message.params is not None
+    assert not isinstance(message.params, DuplicateNames)
+    inner = message.params["b"]
+    assert isinstance(inner, DuplicateNames)
+    assert inner.name == "c"
+    assert inner == {"c": 3, "d": 2}
+    assert type(message.params["e"][0]) is dict
+
+
+def nested(depth: int, kind: str = "list") -> str:
+    """Build a message of so many levels, itself included."""
+    opening, closing = ("[", "]") if kind == "list" else ('{"a":', "}")
+    return (
+        '{"jsonrpc":"2.0","id":1,"method":"a","params":{"p":'
+        + opening * (depth - 2)
+        + "1"
+        + closing * (depth - 2)
+        + "}}"
+    )
+
+
+@pytest.mark.parametrize("kind", ["list", "object"])
+def test_nesting_is_accepted_up_to_the_limit_and_refused_beyond(kind: str) -> None:
+    limits = Limits(max_nesting=20)
+    assert isinstance(decode(nested(20, kind), limits), Request)
+    assert refused(nested(21, kind), limits) == (INVALID, None)
+    assert "limits.max_nesting" in str(decode(nested(21, kind), limits))
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "[" * 1_000_000,
+        '{"a":' * 1_000_000,
+        "[" * 500_000 + "]" * 500_000,
+        nested(100_000),
+        nested(100_000, "object"),
+        '{"jsonrpc":"2.0","id":1,"method":"' + "[" * 200 + '","params":' + "[" * 5000,
+    ],
+)
+def test_no_depth_of_nesting_exhausts_the_stack(text: str) -> None:
+    assert refused(text) == (INVALID, None)
+
+
+def test_no_setting_of_the_limit_exhausts_the_stack() -> None:
+    deep = nested(sys.getrecursionlimit() * 20)
+    assert refused(deep, Limits(max_nesting=10**9, max_values=10**9)) == (INVALID, None)
+
+
+@pytest.mark.parametrize(
+    "tricky",
+    [
+        "[" * 300,
+        '\\"' + "[" * 300,
+        "\\\\",
+        '\\\\\\"[{',
+        "{" * 300 + "\\\\" + "," * 300,
+        "]}" * 200,
+        '\\u0022[{\\"',
+    ],
+)
+def test_brackets_in_strings_are_no_nesting(tricky: str) -> None:
+    text = '{"jsonrpc":"2.0","id":1,"method":"a","params":{"p":["' + tricky + '","' + tricky + '"]}}'
+    assert isinstance(decode(text, Limits(max_nesting=3, max_values=20)), Request)
+    assert refused(text, Limits(max_nesting=2, max_values=20)) == (INVALID, None)
+
+
+def test_values_are_accepted_up_to_the_limit_and_refused_beyond() -> None:
+    def message(count: int) -> str:
+        return '{"jsonrpc":"2.0","id":1,"method":"a","params":{"p":[' + ",".join(["1"] * count) + "]}}"
+
+    # Three commas and three brackets are the message's own.
+    limits = Limits(max_values=100)
+    assert isinstance(decode(message(95), limits), Request)
+    assert refused(message(96), limits) == (INVALID, None)
+    assert "limits.max_values" in str(decode(message(96), limits))
+
+
+@pytest.mark.parametrize("unit", ["[],", "{},", "1,", '"",', '"\\\\\\"",', '{"a":1},', "[[]],"])
+def test_no_message_within_the_limits_takes_long_to_decode(unit: str) -> None:
+    body = unit * ((LIMITS.max_message_bytes - 100) // len(unit))
+    line = ('{"jsonrpc":"2.0","id":1,"method":"a","params":{"p":[' + body[:-1] + "]}}").encode()
+    assert len(line) <= LIMITS.max_message_bytes
+    began = time.process_time()
+    assert refused(line) == (INVALID, None)
+    # Half a second and more without the limit on values; 20 ms here, on a machine that was busy.
+    assert time.process_time() - began < 0.3
+
+
+def test_integers_of_any_size_that_can_be_read_can_be_ids() -> None:
+    number = 10**4000
+    message = decode('{"jsonrpc":"2.0","id":' + str(number) + ',"method":"a"}')
+    assert message == Request(number, "a", None)
+    assert json.loads(jsonrpc.result(number, {}))["id"] == number
+
+
+def test_a_number_of_too_many_digits_is_a_parse_error() -> None:
+    assert refused('{"jsonrpc":"2.0","id":' + "1" * 5000 + ',"method":"a"}') == (PARSE, None)
+
+
+JSON_VALUES = st.recursive(
+    st.none()
+    | st.booleans()
+    | st.integers()
+    | st.floats(allow_nan=False, allow_infinity=False)
+    | st.text(alphabet=st.characters()),
+    lambda inner: st.lists(inner, max_size=4) | st.dictionaries(st.text(), inner, max_size=4),
+    max_leaves=12,
+)
+JSON_OBJECTS = st.dictionaries(st.text(alphabet=st.characters()), JSON_VALUES, max_size=4)
+
+
+@given(st.integers() | st.text(alphabet=st.characters()), st.text(), JSON_OBJECTS)
+def test_every_request_is_read_as_it_was_meant(request_id: int | str, method: str, params: Any) -> None:
+    line = json.dumps({"jsonrpc": "2.0", "id": request_id, "method": method, "params": params}).encode()
+    assert decode(line) == Request(request_id, method, params)
+
+
+@given(st.integers() | st.text(alphabet=st.characters()), JSON_OBJECTS)
+def test_every_result_is_one_line_that_says_what_was_meant(request_id: int | str, value: Any) -> None:
+    line = jsonrpc.result(request_id, value)
+    assert line.endswith(b"\n")
+    assert line.count(b"\n") == 1
+    assert json.loads(line) == {"jsonrpc": "2.0", "id": request_id, "result": value}
+
+
+@given(st.binary())
+def test_no_bytes_make_the_decoder_raise(line: bytes) -> None:
+    decode(line)
+
+
+@given(st.text(alphabet='{}[]",:\\ 1atrue'))
+def test_no_jumble_of_json_makes_the_decoder_raise_or_miss_the_depth(text: str) -> None:
+    message = decode(text, Limits(max_nesting=3))
+    try:
+        value = json.loads(text)
+    except ValueError:
+        assert isinstance(message, Invalid)
+    else:
+        deep = depth_of(value) > 3
+        assert deep == (isinstance(message, Invalid) and "nested" in message.message)
+
+
+def depth_of(value: Any) -> int:
+    if isinstance(value, dict):
+        return 1 + max(map(depth_of, value.values()), default=0)
+    if isinstance(value, list):
+        return 1 + max(map(depth_of, value), default=0)
+    return 0
+
+
+def test_errors_and_notifications_hold_what_json_rpc_asks_for() -> None:
+    assert json.loads(jsonrpc.error(None, -32700, "no")) == {
+        "jsonrpc": "2.0",
+        "id": None,
+        "error": {"code": -32700, "message": "no"},
+    }
+    assert json.loads(jsonrpc.error(1, 2, "no", data=None))["error"] == {
+        "code": 2,
+        "message": "no",
+        "data": None,
+    }
+    assert json.loads(jsonrpc.notification("a", None)) == {"jsonrpc": "2.0", "method": "a"}
+    assert json.loads(jsonrpc.notification("a", {})) == {"jsonrpc": "2.0", "method": "a", "params": {}}
+
+
+@pytest.mark.parametrize("value", [object(), {"a": {1, object()}}, {"\ud800": float("nan")}])
+def test_what_json_has_no_form_for_is_refused(value: Any) -> None:
+    with pytest.raises((TypeError, ValueError)):
+        jsonrpc.result(1, {"value": value})

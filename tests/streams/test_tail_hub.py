@@ -1,0 +1,261 @@
+"""The tail hub on real servers: everyone who should be woken is, nobody else, and no change is missed."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable
+
+import pytest
+import trio
+import trio.testing
+
+from redstreamd.errors import BusError, Code
+from redstreamd.redisio.manager import Manager
+from redstreamd.redisio.target import Target
+from redstreamd.streams.bus import Bus
+from redstreamd.streams.codec import Stamp, decode
+from redstreamd.streams.tail_hub import TailHub, Watch
+from tests.support.buses import running_bus
+from tests.support.servers import Server
+
+
+async def until(condition: Callable[[], bool]) -> None:
+    """Return once `condition` holds."""
+    while not condition():  # noqa: ASYNC110 - the hub tells nobody
+        await trio.sleep(0.001)
+
+
+async def armed(bus: Bus, keys: int) -> None:
+    """Return once the server knows `keys` watched keys."""
+    await until(lambda: bus.hub.statistics().armings >= keys)
+
+
+def clients(server: Server, name: str = "redstreamd") -> list[dict[str, str]]:
+    """Return the server's connections whose name begins with `name`."""
+    lines = server.command("CLIENT", "LIST").decode().splitlines()
+    listed = [dict(word.partition("=")[::2] for word in line.split(" ")) for line in lines]
+    return [client for client in listed if client["name"].startswith(name)]
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        ["XADD", "s", "*", "f", "v"],
+        ["XADD", "s", "MAXLEN", "0", "*", "f", "v"],
+        ["EVAL", "return redis.call('XADD', KEYS[1], '*', 'f', 'v')", "1", "s"],
+        ["DEL", "s"],
+        ["RENAME", "s", "t"],
+        ["COPY", "other", "s", "REPLACE"],
+        ["PEXPIRE", "s", "0"],
+        ["FLUSHALL"],
+        ["XTRIM", "s", "MAXLEN", "0"],
+    ],
+    ids=lambda change: " ".join(change[:2]),
+)
+async def test_whatever_changes_a_stream_wakes_its_watchers(server: Server, change: list[str]) -> None:
+    server.command("XADD", "s", "1-1", "f", "v")
+    server.command("XADD", "other", "1-1", "f", "v")
+    with trio.fail_after(10):
+        async with running_bus(server) as bus:
+            with bus.hub.watch(["s"]) as watch, bus.hub.watch(["unrelated"]) as unrelated:
+                await armed(bus, 2)
+                watch.mark()
+                unrelated.mark()
+                server.command(*change)
+                await watch.changed()
+                if change != ["FLUSHALL"]:
+                    assert not unrelated._woken.is_set()
+
+
+async def test_a_hundred_unread_changes_are_one_push(server: Server) -> None:
+    with trio.fail_after(10):
+        async with running_bus(server) as bus:
+            with bus.hub.watch(["s"]) as watch:
+                await armed(bus, 1)
+                watch.mark()
+                pushed = bus.hub.statistics().pushes
+                server.commands(*[["XADD", "s", "*", "f", "v"]] * 100)
+                await watch.changed()
+                # The commands came as one batch, so at most two pushes fit around one arming.
+                assert 1 <= bus.hub.statistics().pushes - pushed <= 2
+
+
+async def test_a_key_of_another_type_harms_nobody(server: Server) -> None:
+    server.command("SET", "s", "not a stream")
+    with trio.fail_after(10):
+        async with running_bus(server) as bus:
+            with bus.hub.watch(["s", "t"]) as watch:
+                await armed(bus, 2)
+                watch.mark()
+                server.command("XADD", "t", "*", "f", "v")
+                await watch.changed()
+
+
+async def test_a_change_between_mark_and_wait_is_not_missed(server: Server) -> None:
+    """The waiter's protocol, with the change placed at every step of it."""
+    with trio.fail_after(20):
+        async with running_bus(server) as bus:
+            for place in ("before watching", "before mark", "after mark", "after the look", "while waiting"):
+                server.flush()
+
+                def change(here: str, place: str = place) -> None:
+                    if here == place:
+                        server.command("XADD", "s", "*", "f", "v")
+
+                change("before watching")
+                with bus.hub.watch(["s"]) as watch:
+                    change("before mark")
+                    async with trio.open_nursery() as nursery:
+                        if place == "while waiting":
+                            nursery.start_soon(add_once_waiting, watch, server)
+                        while True:
+                            watch.mark()
+                            change("after mark")
+                            found = await bus.commands.xlen("s")
+                            change("after the look")
+                            if found:
+                                break
+                            await watch.changed()
+
+
+async def add_once_waiting(watch: Watch, server: Server) -> None:
+    while not watch._woken.statistics().tasks_waiting:
+        await trio.testing.wait_all_tasks_blocked()
+    server.command("XADD", "s", "*", "f", "v")
+
+
+@pytest.mark.parametrize("wanted", [5, pytest.param(50, marks=pytest.mark.soak)])
+async def test_nothing_is_missed_while_the_watch_connection_is_killed_again_and_again(
+    server: Server, wanted: int
+) -> None:
+    """Readers that only ever wait collect every entry, in order, across many reconnects."""
+    streams, readers, entries = 20, 200, 400
+    rng = random.Random(20_260_728)
+    got: list[list[str]] = [[] for _ in range(readers)]
+    added: dict[str, list[str]] = {f"s{n}": [] for n in range(streams)}
+    kills = 0
+    finished = trio.Event()
+
+    async def read(number: int, bus: Bus) -> None:
+        stream = f"s{number % streams}"
+        cursor = "0-0"
+        while True:
+            waited = await bus.reader.wait([stream], cursor=cursor, count=100, timeout_seconds=60)
+            got[number] += [entry.id for _, entry in waited.entries]
+            cursor = waited.cursor_after(len(waited.entries))
+            if waited.entries and decode(waited.entries[-1][1].fields).members == {"n": "last"}:
+                return
+
+    async def kill() -> None:
+        nonlocal kills
+        while not finished.is_set():
+            for client in clients(server, "redstreamd:watch"):
+                kills += server.command("CLIENT", "KILL", "ID", client["id"]) == 1
+            await trio.sleep(rng.uniform(0, 0.02))
+
+    with trio.fail_after(120):
+        async with running_bus(server) as bus:
+            async with trio.open_nursery() as nursery:
+                for number in range(readers):
+                    nursery.start_soon(read, number, bus)
+                nursery.start_soon(kill)
+                number = 0
+                while number < entries or kills < wanted:
+                    number += 1
+                    stream = f"s{rng.randrange(streams)}"
+                    result = await bus.publisher.add(stream, [{"n": number}], Stamp())
+                    added[stream] += result.ids
+                    if rng.random() < 0.3:
+                        await trio.sleep(0.01)
+                finished.set()
+                # The last one tells its readers that they have everything.
+                for stream in added:
+                    added[stream] += (await bus.publisher.add(stream, [{"n": "last"}], Stamp())).ids
+            assert len(clients(server, "redstreamd:watch")) <= 1
+    assert kills >= wanted
+    for number in range(readers):
+        assert got[number] == added[f"s{number % streams}"]
+
+
+async def test_where_tracking_is_refused_the_hub_polls_and_says_so(server: Server) -> None:
+    server.command("ACL", "SETUSER", "limited", "on", ">pw", "~*", "+@all", "-client|tracking")
+    manager = Manager(Target(path=server.path, username="limited", password="pw"))
+    hub = TailHub(manager, poll_seconds=0.05)
+    with trio.fail_after(10):
+        async with trio.open_nursery() as nursery:
+            await nursery.start(manager.run)
+            await nursery.start(hub.run)
+            with hub.watch(["s"]) as watch:
+                for _ in range(3):
+                    watch.mark()
+                    await watch.changed()
+                assert not hub.statistics().tracking
+                assert hub.statistics().pushes == 0
+            nursery.cancel_scope.cancel()
+    server.command("ACL", "DELUSER", "limited")
+
+
+async def test_the_sweep_finds_what_no_push_announced(server: Server) -> None:
+    manager = Manager(Target(path=server.path))
+    hub = TailHub(manager, sweep_seconds=0.05)
+    with trio.fail_after(10):
+        async with trio.open_nursery() as nursery:
+            await nursery.start(manager.run)
+            await nursery.start(hub.run)
+            with hub.watch(["s"]) as watch:
+                for _ in range(3):
+                    watch.mark()
+                    await watch.changed()
+            assert hub.statistics().tracking
+            nursery.cancel_scope.cancel()
+
+
+async def test_draining_ends_every_wait_at_once(server: Server) -> None:
+    with trio.fail_after(10):
+        async with running_bus(server) as bus, trio.open_nursery() as nursery:
+            ended = []
+
+            async def wait() -> None:
+                ended.append(await bus.reader.wait(["s"], cursor="5-5", timeout_seconds=1_000))
+
+            for _ in range(10):
+                nursery.start_soon(wait)
+            await armed(bus, 1)
+            bus.hub.drain()
+            bus.hub.drain()
+            await until(lambda: len(ended) == 10)
+            assert {waited.cursor_after(0) for waited in ended} == {"5-5"}
+            # From now on a wait looks once and ends.
+            server.command("XADD", "s", "6-0", "f", "v")
+            waited = await bus.reader.wait(["s"], cursor="5-5", timeout_seconds=1_000)
+            assert [entry.id for _, entry in waited.entries] == ["6-0"]
+
+
+async def test_the_number_of_waits_is_bounded(server: Server) -> None:
+    hub = TailHub(Manager(Target(path=server.path)), max_watches=2)
+    with hub.watch(["a"]), hub.watch(["a", "b"]):
+        with pytest.raises(BusError) as refused, hub.watch(["c"]):
+            pass
+        assert refused.value.code is Code.RATE_LIMITED
+        assert "limits.max_waits" in refused.value.cause
+    assert hub.statistics().watches == hub.statistics().keys == 0
+
+
+async def test_a_wait_survives_a_restart_of_redis_and_misses_nothing(tmp_path: object) -> None:
+    from tests.support.servers import start_redis
+
+    with start_redis("--appendonly", "yes", "--appendfsync", "always") as server:
+        with trio.fail_after(20):
+            async with running_bus(server) as bus, trio.open_nursery() as nursery:
+                waited = []
+
+                async def wait() -> None:
+                    waited.append(await bus.reader.wait(["s"], timeout_seconds=20))
+
+                nursery.start_soon(wait)
+                await armed(bus, 1)
+                await trio.to_thread.run_sync(server.kill)
+                await trio.to_thread.run_sync(server.start)
+                # Added before the daemon is back, so only the reading after the reconnect can find it.
+                entry_id = server.command("XADD", "s", "*", "f", "v").decode()
+            assert [entry.id for _, entry in waited[0].entries] == [entry_id]

@@ -1,0 +1,162 @@
+"""Runs the real daemon as a process of its own, as a person or systemd would."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import attrs
+
+from tests.support.servers import Server
+
+PROGRAM = Path(sys.executable).with_name("redstreamd")
+
+
+def clean_environment(directory: Path, **variables: str) -> dict[str, str]:
+    """Return an environment in which nothing of the person who runs the tests is found or changed."""
+    kept = {name: os.environ[name] for name in ("PATH", "LANG", "LC_ALL") if name in os.environ}
+    return (
+        kept
+        | {
+            "HOME": str(directory),
+            "XDG_STATE_HOME": str(directory / "state"),
+            "XDG_RUNTIME_DIR": str(directory),
+            # The daemon must be as strict about its own defects as the tests are.
+            "PYTHONWARNINGS": "error",
+        }
+        | variables
+    )
+
+
+@attrs.define
+class Daemon:
+    """A running daemon.
+
+    Attributes:
+        directory: Its home: state, socket and log.
+        process: The process.
+    """
+
+    directory: Path
+    process: subprocess.Popen[bytes]
+
+    @property
+    def path(self) -> str:
+        """Its socket."""
+        return str(self.directory / "redstreamd" / "mcp.sock")
+
+    @property
+    def log(self) -> str:
+        """What it has written to stderr."""
+        return (self.directory / "log").read_text("utf-8")
+
+    @property
+    def output(self) -> str:
+        """What it has written to stdout."""
+        return (self.directory / "output").read_text("utf-8")
+
+    def wait_ready(self) -> None:
+        """Return once it accepts connections."""
+        deadline = time.monotonic() + 60
+        while True:
+            with socket.socket(socket.AF_UNIX) as probe:
+                if probe.connect_ex(self.path) == 0:
+                    return
+            if self.process.poll() is not None or time.monotonic() > deadline:
+                raise RuntimeError(f"the daemon did not start: {self.log}")
+            time.sleep(0.02)
+
+    def stop(self, number: signal.Signals = signal.SIGTERM) -> int:
+        """Send a signal and return the exit status."""
+        self.process.send_signal(number)
+        return self.process.wait(timeout=30)
+
+    def call(self, tool: str, **arguments: Any) -> dict[str, Any]:
+        """Call a tool over a connection of its own and return the JSON-RPC response's result."""
+        return call(self.path, tool, arguments)
+
+
+def call(path: str, tool: str, arguments: Mapping[str, Any], timeout: float = 60) -> dict[str, Any]:
+    """Make one call in the 2026-07-28 era and return its result; raise on a protocol error."""
+    with socket.socket(socket.AF_UNIX) as connection:
+        connection.settimeout(timeout)
+        connection.connect(path)
+        connection.sendall(request(1, tool, arguments))
+        answer = b""
+        while not answer.endswith(b"\n"):
+            data = connection.recv(1 << 16)
+            if not data:
+                raise ConnectionError("the daemon closed the connection")
+            answer += data
+    response: dict[str, Any] = json.loads(answer)
+    if "error" in response:
+        raise RuntimeError(response["error"])
+    result: dict[str, Any] = response["result"]
+    return result
+
+
+def request(request_id: int, tool: str, arguments: Mapping[str, Any]) -> bytes:
+    """Return the line of a tools/call request in the 2026-07-28 era."""
+    meta = {
+        "io.modelcontextprotocol/protocolVersion": "2026-07-28",
+        "io.modelcontextprotocol/clientCapabilities": {},
+    }
+    params = {"name": tool, "arguments": arguments, "_meta": meta}
+    message = {"jsonrpc": "2.0", "id": request_id, "method": "tools/call", "params": params}
+    return json.dumps(message).encode() + b"\n"
+
+
+@contextlib.contextmanager
+def home() -> Iterator[Path]:
+    """Make a directory for a daemon; short, because socket paths are."""
+    directory = Path(tempfile.mkdtemp(prefix="rs-"))
+    try:
+        yield directory
+    finally:
+        shutil.rmtree(directory, ignore_errors=True)
+
+
+@contextlib.contextmanager
+def running_daemon(
+    server: Server | None, *options: str, directory: Path | None = None, **variables: str
+) -> Iterator[Daemon]:
+    """Run the daemon for the block.
+
+    Args:
+        server: The Redis it uses; None for an embedded one.
+        options: Further command-line options.
+        directory: Its home; a new one that is removed afterwards by default.
+        variables: Further environment variables.
+    """
+    with contextlib.ExitStack() as stack:
+        place = directory or stack.enter_context(home())
+        if server is None:
+            options = ("--embedded", *options)
+        else:
+            variables = {"REDIS_URL": f"unix://{server.path}"} | variables
+        process = subprocess.Popen(
+            [PROGRAM, "serve", *options],
+            stdin=subprocess.DEVNULL,
+            stdout=stack.enter_context((place / "output").open("ab")),
+            stderr=stack.enter_context((place / "log").open("ab")),
+            env=clean_environment(place, **variables),
+            start_new_session=True,
+        )
+        daemon = Daemon(place, process)
+        try:
+            daemon.wait_ready()
+            yield daemon
+        finally:
+            if process.poll() is None:
+                daemon.stop()
