@@ -16,7 +16,8 @@ import pytest
 import trio
 
 # Nothing of the person who runs the tests: no settings, no daemon of theirs.
-CLEAN = {name: value for name, value in os.environ.items() if not name.startswith(("REDIS", "XDG_"))}
+_THEIRS = ("REDIS", "REDSTREAMD", "XDG_", "STATE_DIRECTORY", "RUNTIME_DIRECTORY", "NOTIFY_SOCKET", "LISTEN_")
+CLEAN = {name: value for name, value in os.environ.items() if not name.startswith(_THEIRS)}
 
 
 @pytest.fixture

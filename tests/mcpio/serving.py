@@ -43,11 +43,14 @@ class Tools:
         started: Names of calls of `sleep` that began.
         ended: Names of calls of `sleep` that ended, in whatever way.
         raw_arguments: The arguments of the last call, as the decoder made them.
+        odd: What the method "test/custom" answers with.
+        contexts: The contexts of requests to listen.
     """
 
     started: set[str] = attrs.field(factory=set)
     ended: set[str] = attrs.field(factory=set)
     raw_arguments: Any = None
+    odd: Any = "\ud800"
     contexts: list[RequestContext] = attrs.field(factory=list)
     _changes: dict[str, trio.Event] = attrs.field(factory=lambda: defaultdict(trio.Event))
 
@@ -154,7 +157,7 @@ def make_server(tools: Tools | None = None) -> Server[Principal]:
 
     async def custom(ctx: ServerRequestContext[Principal], params: BaseModel) -> dict[str, Any]:
         # Results of methods that MCP does not define reach the wire as they are.
-        return {"value": (ctx.params or {}).get("value"), "odd": "\ud800"}
+        return {"value": (ctx.params or {}).get("value"), "odd": tools.odd}
 
     server: Server[Principal] = Server(
         "test-server",

@@ -32,6 +32,8 @@ Address = str | Path | tuple[str, int]
 EraName = Literal["handshake", "modern", "auto"]
 
 CLIENT_INFO = {"name": "tests", "version": "0"}
+HANDSHAKE = {"protocolVersion": LATEST_HANDSHAKE_VERSION, "capabilities": {}, "clientInfo": CLIENT_INFO}
+"""The parameters of `initialize`."""
 ENVELOPE = {
     mcp_types.PROTOCOL_VERSION_META_KEY: LATEST_MODERN_VERSION,
     mcp_types.CLIENT_INFO_META_KEY: CLIENT_INFO,
@@ -227,9 +229,7 @@ class RawClient:
 
     async def initialize(self, version: str = LATEST_HANDSHAKE_VERSION) -> dict[str, Any]:
         """Do the handshake and return the server's part of it."""
-        answer = await self.call(
-            "initialize", {"protocolVersion": version, "capabilities": {}, "clientInfo": CLIENT_INFO}
-        )
+        answer = await self.call("initialize", {**HANDSHAKE, "protocolVersion": version})
         await self.notify("notifications/initialized")
         result: dict[str, Any] = answer["result"]
         return result

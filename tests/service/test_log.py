@@ -1,0 +1,331 @@
+"""Log lines as their readers get them, and readers that stop reading."""
+
+from __future__ import annotations
+
+import logging
+import os
+import re
+import socket
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import trio
+from trio.testing import wait_all_tasks_blocked
+
+from redstreamd.service.log import BACKLOG_BYTES, LINE_CHARACTERS, LogOutput, is_journal, set_up_logging
+
+LOG = logging.getLogger("redstreamd")
+
+SetUp = Callable[..., LogOutput]
+
+
+@pytest.fixture
+def set_up() -> Iterator[SetUp]:
+    """set_up_logging(), undone afterwards."""
+    root = logging.getLogger()
+    levels = root.level, LOG.level
+    outputs: list[LogOutput] = []
+
+    def set_up(*args: Any, **options: Any) -> LogOutput:
+        outputs.append(set_up_logging(*args, **options))
+        return outputs[-1]
+
+    yield set_up
+    for output in outputs:
+        root.removeHandler(output)
+        output.close()
+    root.setLevel(levels[0])
+    LOG.setLevel(levels[1])
+
+
+class Reader:
+    """The other end of the stream that the process logs to."""
+
+    def __init__(self, ours: socket.socket, theirs: socket.socket) -> None:
+        self._ours = ours
+        self.descriptor = theirs.fileno()
+        self._data = b""
+
+    def lines(self) -> list[str]:
+        """Everything that has arrived in whole lines, without waiting."""
+        while True:
+            try:
+                data = self._ours.recv(1 << 20, socket.MSG_DONTWAIT)
+            except BlockingIOError:
+                break
+            self._data += data
+        whole, newline, self._data = self._data.rpartition(b"\n")
+        return whole.decode().split("\n") if newline else []
+
+
+@pytest.fixture
+def plain() -> Iterator[Reader]:
+    """A socket that is not the journal."""
+    ours, theirs = socket.socketpair()
+    with ours, theirs:
+        yield Reader(ours, theirs)
+
+
+@pytest.fixture
+def journal(plain: Reader, monkeypatch: pytest.MonkeyPatch) -> Reader:
+    """A socket that systemd would have announced as the journal's."""
+    status = os.fstat(plain.descriptor)
+    monkeypatch.setenv("JOURNAL_STREAM", f"{status.st_dev}:{status.st_ino}")
+    return plain
+
+
+def test_the_journal_gets_a_priority_and_no_time(journal: Reader, set_up: SetUp) -> None:
+    set_up("debug", descriptor=journal.descriptor)
+    for level in (logging.DEBUG, logging.INFO, logging.WARNING, logging.ERROR, logging.CRITICAL):
+        LOG.log(level, "at %d", level)
+    assert journal.lines() == ["<7>at 10", "<6>at 20", "<4>at 30", "<3>at 40", "<2>at 50"]
+
+
+def test_everyone_else_gets_time_and_level(plain: Reader, set_up: SetUp) -> None:
+    set_up(descriptor=plain.descriptor)
+    LOG.warning("the disk is almost full")
+    [line] = plain.lines()
+    assert re.fullmatch(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{3}Z WARNING  the disk is almost full", line)
+
+
+def test_the_time_is_the_records_own_in_utc(plain: Reader, set_up: SetUp) -> None:
+    output = set_up(descriptor=plain.descriptor)
+    record = logging.makeLogRecord(
+        {"name": "redstreamd", "levelname": "INFO", "msg": "x", "created": 86_399.25}
+    )
+    output.handle(record)
+    assert plain.lines() == ["1970-01-01T23:59:59.250Z INFO     x"]
+
+
+def test_a_stream_that_is_not_the_announced_one_is_not_the_journal(monkeypatch: pytest.MonkeyPatch) -> None:
+    ours, theirs = socket.socketpair()
+    with ours, theirs:
+        status = os.fstat(ours.fileno())
+        monkeypatch.setenv("JOURNAL_STREAM", f"{status.st_dev}:{status.st_ino}")
+        assert is_journal(ours.fileno())
+        assert not is_journal(theirs.fileno())
+        monkeypatch.delenv("JOURNAL_STREAM")
+        assert not is_journal(ours.fileno())
+        closed = ours.fileno()
+    assert not is_journal(closed)
+
+
+def test_levels_apply_to_us_and_libraries_are_heard_from_warnings_up(journal: Reader, set_up: SetUp) -> None:
+    set_up("info", descriptor=journal.descriptor)
+    LOG.debug("ours, debug")
+    LOG.info("ours, info")
+    logging.getLogger("mcp.server").info("theirs, info")
+    logging.getLogger("mcp.server").warning("theirs, warning")
+    assert journal.lines() == ["<6>ours, info", "<4>mcp.server: theirs, warning"]
+
+
+def test_debug_records_of_libraries_are_never_written(journal: Reader, set_up: SetUp) -> None:
+    set_up("debug", descriptor=journal.descriptor)
+    logging.getLogger("mcp.server").debug("what a client sent")
+    logging.getLogger("mcp.server").info("theirs, info")
+    assert journal.lines() == ["<6>mcp.server: theirs, info"]
+
+
+def test_setting_up_again_replaces_the_earlier_output(plain: Reader, journal: Reader, set_up: SetUp) -> None:
+    set_up(descriptor=journal.descriptor)
+    set_up("error", descriptor=journal.descriptor)
+    LOG.warning("not any more")
+    LOG.error("once")
+    assert journal.lines() == ["<3>once"]
+
+
+def test_each_line_of_a_record_carries_its_priority(journal: Reader, set_up: SetUp) -> None:
+    set_up(descriptor=journal.descriptor)
+    LOG.error("first\nsecond\n\nfourth")
+    assert journal.lines() == ["<3>first", "<3>  second", "<3>  ", "<3>  fourth"]
+
+
+def test_tracebacks_stay_with_their_record(journal: Reader, set_up: SetUp) -> None:
+    set_up(descriptor=journal.descriptor)
+    try:
+        raise ValueError("broken")
+    except ValueError:
+        LOG.exception("it failed")
+    lines = journal.lines()
+    assert lines[0] == "<3>it failed"
+    assert lines[1] == "<3>  Traceback (most recent call last):"
+    assert lines[-1] == "<3>  ValueError: broken"
+    assert all(line.startswith("<3>  ") for line in lines[1:])
+
+
+def test_what_a_client_sent_cannot_pose_as_a_record_or_steer_a_terminal(
+    journal: Reader, set_up: SetUp
+) -> None:
+    set_up(descriptor=journal.descriptor)
+    LOG.info("stream %s", "x\n<0>the disk is on fire\r\x1b[2Jgone\x00\x85\u2028\ud800")
+    assert journal.lines() == [
+        "<6>stream x",
+        r"<6>  <0>the disk is on fire\r\x1b[2Jgone\x00\x85\u2028\ud800",
+    ]
+
+
+def test_an_endless_line_is_cut_where_journald_would_split_it(journal: Reader, set_up: SetUp) -> None:
+    set_up(descriptor=journal.descriptor)
+    LOG.info("x" * 100_000)
+    [line] = journal.lines()
+    assert line == f"<6>{'x' * LINE_CHARACTERS}... (100000 characters)"
+
+
+def test_known_secrets_are_masked_in_messages_and_in_tracebacks(journal: Reader, set_up: SetUp) -> None:
+    set_up(descriptor=journal.descriptor, secrets=["hunter22", "hunter2222", "abc"])
+    try:
+        raise ConnectionError("redis://bob:hunter22@localhost")
+    except ConnectionError:
+        LOG.exception("cannot log in with %r", "hunter2222")
+    text = "\n".join(journal.lines())
+    assert "hunter" not in text
+    assert "cannot log in with '********'" in text
+    assert "redis://bob:********@localhost" in text
+
+
+def test_a_secret_too_short_to_look_for_does_not_garble_the_log(journal: Reader, set_up: SetUp) -> None:
+    set_up(descriptor=journal.descriptor, secrets=["", "e"])
+    LOG.info("serene")
+    assert journal.lines() == ["<6>serene"]
+
+
+def test_a_record_whose_arguments_do_not_fit_is_reported_with_its_place(
+    journal: Reader, set_up: SetUp
+) -> None:
+    output = set_up(descriptor=journal.descriptor)
+    output.handle(logging.LogRecord("redstreamd", logging.INFO, "/a.py", 7, "%d entries", ("many",), None))
+    [line] = journal.lines()
+    assert line.startswith("<3>unusable log record at /a.py:7: TypeError: %d format")
+
+
+# Readers that stop reading
+
+
+def fill(output: LogOutput, *, beyond: int = 0) -> int:
+    """Log until records are dropped (and `beyond` more); return how many records were logged."""
+    count = 0
+    while not output.statistics().dropped:
+        LOG.info("record %06d %s", count, "x" * 200)
+        count += 1
+    for _ in range(beyond):
+        LOG.info("record %06d %s", count, "x" * 200)
+        count += 1
+    return count
+
+
+def test_a_reader_that_stops_reading_stalls_nobody(journal: Reader, set_up: SetUp) -> None:
+    output = set_up(descriptor=journal.descriptor)
+    begun_at = time.perf_counter()
+    count = fill(output, beyond=1000)
+    mean_seconds = (time.perf_counter() - begun_at) / count
+    assert mean_seconds < 0.001
+    assert output.statistics().dropped >= 1000
+    assert output.statistics().backlog_bytes <= BACKLOG_BYTES
+
+
+def test_what_did_not_fit_is_counted_and_reported_and_the_rest_arrives_whole_and_in_order(
+    journal: Reader, set_up: SetUp
+) -> None:
+    output = set_up(descriptor=journal.descriptor)
+    count = fill(output, beyond=10)
+    lines: list[str] = []
+    while output.statistics().backlog_bytes:
+        lines += journal.lines()
+        output.flush()
+    LOG.info("afterwards")
+    lines += journal.lines()
+    numbers = [int(line.split()[1]) for line in lines if line.startswith("<6>record")]
+    assert numbers == list(range(count - 11))
+    assert lines[-2:] == [
+        "<4>11 log records were dropped, because nobody read them in time",
+        "<6>afterwards",
+    ]
+    assert all(len(line) == len("<6>record 000000 ") + 200 for line in lines[:-2])
+    # The report itself and the last record are written, too.
+    assert output.statistics().written == len(numbers) + 2
+
+
+async def test_a_backlog_is_written_as_soon_as_the_reader_reads_again(journal: Reader, set_up: SetUp) -> None:
+    output = set_up(descriptor=journal.descriptor)
+    with trio.fail_after(10):
+        async with trio.open_nursery() as nursery:
+            await nursery.start(output.run)
+            count = fill(output)
+            lines: list[str] = []
+            while not any("dropped" in line for line in lines):
+                lines += journal.lines()
+                # Nothing more is logged: it is `run` that sees the room and uses it.
+                await wait_all_tasks_blocked()
+            nursery.cancel_scope.cancel()
+    assert len(lines) == count - 1 + 1
+
+
+async def test_a_record_of_another_thread_starts_the_writing_of_the_backlog_too(
+    journal: Reader, set_up: SetUp
+) -> None:
+    output = set_up(descriptor=journal.descriptor)
+    with trio.fail_after(10):
+        async with trio.open_nursery() as nursery:
+            await nursery.start(output.run)
+            await wait_all_tasks_blocked()
+            await trio.to_thread.run_sync(fill, output)
+            while output.statistics().backlog_bytes:
+                journal.lines()
+                await wait_all_tasks_blocked()
+            nursery.cancel_scope.cancel()
+
+
+def test_a_reader_that_has_gone_costs_its_records_and_nothing_else(set_up: SetUp) -> None:
+    ours, theirs = socket.socketpair()
+    with theirs:
+        with ours:
+            output = set_up(descriptor=theirs.fileno())
+        LOG.info("to nobody")
+        LOG.info("to nobody either")
+    assert output.statistics().written == 0
+    assert output.statistics().dropped >= 2
+    assert output.statistics().backlog_bytes == 0
+
+
+def test_a_pipe_that_nobody_reads_stalls_nobody_and_keeps_its_own_flags(set_up: SetUp) -> None:
+    """As an MCP client does that starts the server and never reads its standard error."""
+    reading, writing = os.pipe()
+    try:
+        output = set_up(descriptor=writing)
+        fill(output)
+        assert os.get_blocking(writing)
+        drained = b""
+        while output.statistics().backlog_bytes:
+            drained += os.read(reading, 1 << 20)
+            output.flush()
+        assert drained.count(b" record ") > 1000
+    finally:
+        os.close(reading)
+        os.close(writing)
+
+
+def test_a_file_is_written_to_and_appended_to(set_up: SetUp) -> None:
+    with tempfile.TemporaryDirectory(prefix="rs-") as directory:
+        path = Path(directory) / "log"
+        with path.open("ab") as file:
+            set_up(descriptor=file.fileno())
+            LOG.info("one")
+            LOG.info("two")
+        assert [line.split()[-1] for line in path.read_text().splitlines()] == ["one", "two"]
+
+
+def test_by_default_records_go_to_standard_error() -> None:
+
+    program = "from redstreamd.service.log import *; set_up_logging(); import logging; "
+    program += "logging.getLogger('redstreamd').info('hello')"
+    done = subprocess.run(
+        [sys.executable, "-c", program], capture_output=True, text=True, timeout=30, check=True
+    )
+    assert done.stdout == ""
+    assert done.stderr.endswith("INFO     hello\n")

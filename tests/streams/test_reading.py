@@ -1,0 +1,226 @@
+"""Pages, filters, cursors, waits and listings on real servers."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import trio
+
+from redstreamd.errors import BusError, Code
+from redstreamd.streams import reading
+from redstreamd.streams.bus import Bus
+from redstreamd.streams.codec import Stamp
+from redstreamd.streams.names import Kind, companion_key
+from redstreamd.streams.reading import Page
+from tests.support.buses import running_bus
+from tests.support.servers import Server
+
+
+async def fill(bus: Bus, stream: str, count: int) -> list[str]:
+    """Add entries {"n": 0}, {"n": 1}, ... and return their IDs."""
+    ids: list[str] = []
+    for begin in range(0, count, 100):
+        entries = [{"n": n, "even": n % 2 == 0} for n in range(begin, min(begin + 100, count))]
+        ids += (await bus.publisher.add(stream, entries, Stamp())).ids
+    return ids
+
+
+async def read_all(bus: Bus, stream: str, **how: Any) -> list[Page]:
+    """Follow next_cursor to the end."""
+    pages = [await bus.reader.read(stream, **how)]
+    while pages[-1].has_more:
+        follow = {name: value for name, value in how.items() if name != "start"}
+        pages.append(await bus.reader.read(stream, cursor=pages[-1].next_cursor, **follow))
+    return pages
+
+
+def ids_of(pages: list[Page]) -> list[str]:
+    return [entry.id for page in pages for entry in page.entries]
+
+
+@pytest.mark.parametrize("count", [1, 3, 10, 25])
+async def test_pages_follow_one_another_in_either_direction(server: Server, count: int) -> None:
+    with trio.fail_after(20):
+        async with running_bus(server) as bus:
+            ids = await fill(bus, "s", 25)
+            forward = await read_all(bus, "s", count=count)
+            assert ids_of(forward) == ids
+            assert len(forward) == -(-25 // count)
+            backward = await read_all(bus, "s", count=count, direction="backward")
+            assert ids_of(backward) == ids[::-1]
+
+
+async def test_start_and_end_are_inclusive_in_either_direction(server: Server) -> None:
+    with trio.fail_after(20):
+        async with running_bus(server) as bus:
+            for n in range(1, 6):
+                server.command("XADD", "s", f"{n}000-1", "n", n)
+            for start, end, direction, found in [
+                ("2000-1", "4000-1", "forward", [2, 3, 4]),
+                ("4000-1", "2000-1", "backward", [4, 3, 2]),
+                ("1970-01-01T00:00:02Z", "1970-01-01T00:00:04Z", "forward", [2, 3]),
+                ("2000", None, "forward", [2, 3, 4, 5]),
+                ("4000", None, "backward", [4, 3, 2, 1]),
+                ("latest", None, "backward", [5, 4, 3, 2, 1]),
+                ("latest", None, "forward", []),
+                ("earliest", None, "backward", []),
+                ("2000-2", "2000-5", "forward", []),
+            ]:
+                page = await bus.reader.read("s", start=start, end=end, direction=direction)
+                assert [int(entry.fields[0][1]) for entry in page.entries] == found, (start, end, direction)
+
+
+@pytest.mark.parametrize(
+    "start", ["earliest", "latest", "5000-0", "9000-1", "5000", "1970-01-01T00:00:05Z", None]
+)
+async def test_the_cursor_of_an_empty_page_leads_to_what_comes_later(
+    server: Server, start: str | None
+) -> None:
+    with trio.fail_after(20):
+        async with running_bus(server) as bus:
+            server.command("XGROUP", "CREATE", "s", "g", "$", "MKSTREAM")
+            page = await bus.reader.read("s", start=start)
+            assert page.entries == []
+            server.command("XADD", "s", "9000-1", "f", "v")
+            later = await bus.reader.read("s", cursor=page.next_cursor)
+            assert [entry.id for entry in later.entries] == ["9000-1"]
+
+
+async def test_a_filter_is_followed_through_by_cursors(
+    server: Server, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(reading, "MAX_SCANNED", 150)
+    with trio.fail_after(20):
+        async with running_bus(server) as bus:
+            ids = await fill(bus, "s", 500)
+            pages = await read_all(bus, "s", filter={"n": 400})
+            assert ids_of(pages) == [ids[400]]
+            assert len(pages) == 4  # 150 entries are looked at by one call
+            evens = await read_all(bus, "s", filter={"even": True}, count=7)
+            assert ids_of(evens) == ids[::2]
+            none = await read_all(bus, "s", filter={"even": "true"})
+            assert ids_of(none) == []
+
+
+async def test_what_cannot_be_read_is_explained(server: Server) -> None:
+    server.command("SET", "text", "x")
+    server.command("XADD", "orders:eu:new", "*", "f", "v")
+    with trio.fail_after(20):
+        async with running_bus(server) as bus:
+            with pytest.raises(BusError) as failed:
+                await bus.reader.read("orders:eu:now")
+            assert failed.value.code is Code.STREAM_NOT_FOUND
+            assert "orders:eu:new" in failed.value.cause
+            with pytest.raises(BusError) as failed:
+                await bus.reader.read("text")
+            assert failed.value.code is Code.WRONG_TYPE
+            assert "string" in failed.value.cause
+            with pytest.raises(BusError) as failed:
+                await bus.reader.read("orders:eu:new", start="earliest", cursor="0-0")
+            assert failed.value.code is Code.INVALID_ARGUMENT
+
+
+async def test_a_wait_without_a_cursor_sees_only_what_comes_after_it(server: Server) -> None:
+    with trio.fail_after(20):
+        async with running_bus(server) as bus, trio.open_nursery() as nursery:
+            await fill(bus, "s", 3)
+            waited = []
+
+            async def wait() -> None:
+                waited.append(await bus.reader.wait(["s", "not:yet:there"], timeout_seconds=10))
+
+            nursery.start_soon(wait)
+            while bus.hub.statistics().armings < 2:  # noqa: ASYNC110
+                await trio.sleep(0.001)
+            # The positions are taken before the first look, and both keys are armed: it waits.
+            await bus.reader.read("s")
+            assert not waited
+            (late,) = (await bus.publisher.add("not:yet:there", [{"n": "late"}], Stamp())).ids
+            while not waited:  # noqa: ASYNC110
+                await trio.sleep(0.001)
+            assert [(stream, entry.id) for stream, entry in waited[0].entries] == [("not:yet:there", late)]
+
+
+async def test_a_wait_that_ends_empty_gives_back_its_cursor(server: Server) -> None:
+    with trio.fail_after(20):
+        async with running_bus(server) as bus:
+            ids = await fill(bus, "s", 3)
+            waited = await bus.reader.wait(["s"], cursor=ids[-1], timeout_seconds=0.05)
+            assert waited.entries == []
+            assert waited.cursor_after(0) == ids[-1]
+            absent = await bus.reader.wait(["s", "t"], timeout_seconds=0)
+            assert absent.absent == ["t"]
+
+
+async def test_waits_on_several_streams_go_through_everything_once(server: Server) -> None:
+    """Whatever the count, and however much of an answer is passed on, following the cursor loses nothing."""
+    with trio.fail_after(30):
+        async with running_bus(server) as bus:
+            names = ["a", "b", "c"]
+            expected = {(name, entry_id) for name in names for entry_id in await fill(bus, name, 20)}
+            for count, passed_on in [(1, 1), (7, 7), (7, 3), (100, 100), (100, 1), (30, 25)]:
+                seen: list[tuple[str, str]] = []
+                cursor = bus_cursor(names)
+                while True:
+                    waited = await bus.reader.wait(names, cursor=cursor, count=count, timeout_seconds=0)
+                    if not waited.entries:
+                        break
+                    kept = waited.entries[:passed_on]
+                    seen += [(stream, entry.id) for stream, entry in kept]
+                    cursor = waited.cursor_after(len(kept))
+                assert len(seen) == len(expected)
+                assert set(seen) == expected
+
+
+def bus_cursor(names: list[str]) -> str:
+    from redstreamd.streams import entry_ids
+
+    return entry_ids.join_cursor(names, ["0-0"] * len(names))
+
+
+async def test_a_filtered_wait_sleeps_through_what_does_not_match(server: Server) -> None:
+    with trio.fail_after(20):
+        async with running_bus(server) as bus, trio.open_nursery() as nursery:
+            waited = []
+
+            async def wait() -> None:
+                waited.append(await bus.reader.wait(["s"], filter={"n": 5}, timeout_seconds=10))
+
+            nursery.start_soon(wait)
+            while bus.hub.statistics().armings < 1:  # noqa: ASYNC110
+                await trio.sleep(0.001)
+            ids = await fill(bus, "s", 10)
+            while not waited:  # noqa: ASYNC110
+                await trio.sleep(0.001)
+            assert [entry.id for _, entry in waited[0].entries] == [ids[5]]
+
+
+async def test_a_cancelled_wait_leaves_nothing_behind(server: Server) -> None:
+    with trio.fail_after(20):
+        async with running_bus(server) as bus:
+            for _ in range(20):
+                with trio.move_on_after(0.005):
+                    await bus.reader.wait(["s", "t"], cursor=None, timeout_seconds=100)
+            assert bus.hub.statistics().watches == 0
+            assert bus.hub.statistics().keys == 0
+
+
+async def test_a_listing_is_sorted_paged_and_without_companion_keys(server: Server) -> None:
+    with trio.fail_after(20):
+        async with running_bus(server) as bus:
+            names = sorted(f"x:{n}" for n in range(25))
+            for name in names:
+                await bus.publisher.add(name, [{"a": 1}], Stamp(), idempotency_key="k")
+            server.command("XADD", companion_key("x:1", Kind.DEAD, "g"), "*", "f", "v")
+            server.command("SET", "x:text", "no stream")
+            seen: list[str] = []
+            cursor = None
+            while True:
+                page, cursor, more = await bus.lister.page("x:*", cursor=cursor, count=10)
+                seen += [line.stream for line in page]
+                assert all(line.length == 1 for line in page)
+                if not more:
+                    break
+            assert seen == names
+            assert await bus.lister.page("nothing*", cursor=None, count=10) == ([], "", False)
