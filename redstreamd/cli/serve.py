@@ -24,6 +24,6 @@ def run(arguments: argparse.Namespace) -> int:
 
 
 def _serve(loaded: Loaded) -> int:
-    from redstreamd import daemon
+    from redstreamd.daemon import serve
 
-    return daemon.serve(loaded)
+    return serve(loaded)

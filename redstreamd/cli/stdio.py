@@ -24,6 +24,6 @@ def run(arguments: argparse.Namespace) -> int:
 
 
 def _stdio(loaded: Loaded) -> int:
-    from redstreamd import daemon
+    from redstreamd.daemon import stdio
 
-    return daemon.stdio(loaded)
+    return stdio(loaded)

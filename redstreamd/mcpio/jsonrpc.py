@@ -181,12 +181,16 @@ def _excess(line: bytes, limits: Limits) -> str | None:
     """
     # Without escaped characters every quote begins or ends a string, so every other piece lies outside.
     unescaped = line.replace(b"\\\\", b"").replace(b'\\"', b"")
+    too_many = f"the message holds more than {limits.max_values} JSON values (limits.max_values)"
+    # A string is a value or the name of one; this keeps the pieces from being too many themselves.
+    if unescaped.count(b'"') > 4 * limits.max_values:
+        return too_many
     structure = b"".join(unescaped.split(b'"')[::2]).translate(None, _NOT_STRUCTURE)
     commas = structure.count(b",")
     steps = structure.translate(_STEPS, b",")
     values = commas + steps.count(b"\x01")
     if values > limits.max_values:
-        return f"the message holds more than {limits.max_values} JSON values (limits.max_values)"
+        return too_many
     if max(accumulate(memoryview(steps).cast("b")), default=0) > limits.max_nesting:
         return f"the message is nested more than {limits.max_nesting} levels deep (limits.max_nesting)"
     return None

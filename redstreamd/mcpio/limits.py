@@ -18,12 +18,12 @@ class Limits:
     Attributes:
         max_message_bytes: Longest line a peer may send, without its newline. Twice what the SDK's HTTP
             transport accepts (4 MiB), since a batch of entries is one message; a line of text of this size
-            decodes in about 10 ms.
+            decodes in 10 to 25 ms.
         max_nesting: Deepest nesting of arrays and objects in a message. Far above what a schema needs, far
             below what exhausts the interpreter's stack (System.Text.Json stops at 64, serde_json at 128).
-        max_values: Most JSON values in a message. Values cost up to 0.35 µs each to decode, whatever their
-            size, and the event loop stands still meanwhile: this bounds the pause to about 35 ms where
-            8 MiB of empty arrays would take a second.
+        max_values: Most JSON values in a message. Values cost up to half a microsecond each to
+            decode, whatever their size, and the event loop stands still meanwhile: this bounds the pause to
+            about 50 ms where 8 MiB of empty arrays would take a second.
         max_requests_in_flight: Most requests one connection may have unanswered. An agent's client sends a
             handful; one that pipelines more than this gains nothing and costs a task each.
         max_bytes_in_flight: Most bytes the unanswered requests of one connection may add up to: four of the

@@ -194,10 +194,15 @@ class Connection:
                 try:
                     self._server = await log_in(self._log_in_step, self._target, self._role, self._greeting)
                 except ConnectionEnded as refusal:
+                    # Servers that refuse a client hang up as well, and that may be noticed first.
+                    self._failure = None
                     self._end(refusal.failure)
                     return
             if login.cancelled_caught:
                 self._end(failures.connect_timed_out(self._target, connected=True))
+                return
+            if self._failure is not None:
+                # It broke in the very step in which the last reply arrived.
                 return
             nursery.start_soon(self._watch_deadlines)
             nursery.start_soon(self._ping)

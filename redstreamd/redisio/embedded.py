@@ -205,11 +205,13 @@ class EmbeddedServer:
             "port": "0",  # no TCP: whoever may enter the directory is the only one who may connect
             "unixsocket": _SOCKET,
             "unixsocketperm": "700",
-            # What was answered has been written to the kernel, so a crash of any process loses
-            # nothing. A power failure can take the last second with it; an fsync before each
-            # answer would cost every agent its milliseconds, and a full disk would end the server.
+            # fsync before every answer. With "everysec" the server postpones its write while an fsync
+            # runs, and does not write at all on a full disk until it has answered once more: a kill
+            # then loses what was acknowledged. Measured, one call costs 0.3 ms more and 64 in flight
+            # share one fsync. The price is that a full disk ends the server; the supervisor brings it
+            # back, and it goes on when there is space.
             "appendonly": "yes",
-            "appendfsync": "everysec",
+            "appendfsync": "always",
             "save": "",  # a second copy of the same data
             "logfile": _LOG,  # also for what precedes reading the options, through stdout and stderr
             "daemonize": "no",

@@ -8,6 +8,7 @@ knows nothing of sockets, tasks or retries.
 from __future__ import annotations
 
 import enum
+import os
 import socket
 from collections.abc import Iterator
 
@@ -210,7 +211,10 @@ def _leaves(error: BaseException) -> Iterator[BaseException]:
 
 
 def _text(error: BaseException) -> str:
-    if isinstance(error, OSError) and error.strerror:
+    if isinstance(error, OSError) and error.errno is not None and error.errno > 0:
+        # Not the error's own text: that repeats the address.
+        return os.strerror(error.errno)
+    if isinstance(error, socket.gaierror) and error.strerror:
         return error.strerror
     return str(error) or type(error).__name__
 

@@ -15,6 +15,7 @@ import os
 import socket
 import stat
 from collections.abc import MutableMapping
+from pathlib import Path
 
 import attrs
 import trio
@@ -152,7 +153,7 @@ def adopt_standard_input() -> trio.SocketListener | trio.SocketStream | None:
         return None
     _check_kind(0, "standard input")
     adopted = _adopted(fcntl.fcntl(0, fcntl.F_DUPFD_CLOEXEC, _FIRST_DESCRIPTOR))
-    with open(os.devnull, "r+b", buffering=0) as null:
+    with Path(os.devnull).open("r+b", buffering=0) as null:
         # With StandardError=inherit even that is the socket, and prints have no place to go.
         printed_to = null.fileno() if _is_same_file(0, 2) else 2
         if is_output_too:

@@ -7,7 +7,6 @@ is read by the type of the setting and then checked in the same way.
 
 from __future__ import annotations
 
-import math
 import re
 import types
 from pathlib import Path
@@ -61,7 +60,7 @@ class Leaf:
             return "true or false"
         if self.kind in (int, float):
             noun = "an integer" if self.kind is int else "a number"
-            return f"{noun} from {_number(self.meta.ge)} to {_number(self.meta.le)}"
+            return f"{noun} from {self.meta.ge:.12g} to {self.meta.le:.12g}"
         if self.kind is Path:
             return "an absolute path"
         if get_origin(self.kind) is Literal:
@@ -119,12 +118,6 @@ class Leaf:
     @property
     def _is_tuple(self) -> bool:
         return get_origin(self.kind) is tuple
-
-
-def _number(bound: float | None) -> str:
-    if bound is None:  # pragma: no cover - every number has both bounds; a test holds them to it
-        return "any"
-    return str(int(bound)) if math.floor(bound) == bound else str(bound)
 
 
 def _path(value: Any, allowed: str) -> Path:

@@ -84,21 +84,15 @@ class Structurer(Generic[ArgumentsT]):
             given = {}
         if not isinstance(given, dict):
             raise _refused([f"{_shown(given)} given; allowed: an object of named arguments"])
-        if None in given.values():
-            given = self._without_nulls(given)
-        elif isinstance(given, ijson.DuplicateNames):
+        if isinstance(given, ijson.DuplicateNames):
             raise _refused([f"the argument {_shown(given.name)} is given twice"])
+        if None in given.values():
+            known = self._properties
+            given = {name: value for name, value in given.items() if value is not None or name not in known}
         try:
             return self._structure(given, self._arguments)
         except cattrs.ClassValidationError as refusal:
             raise _refused(list(self._problems(refusal, given))) from None
-
-    def _without_nulls(self, given: dict[str, Any]) -> dict[str, Any]:
-        if isinstance(given, ijson.DuplicateNames):
-            raise _refused([f"the argument {_shown(given.name)} is given twice"])
-        return {
-            name: value for name, value in given.items() if value is not None or name not in self._properties
-        }
 
     def _problems(self, refusal: cattrs.ClassValidationError, given: Mapping[str, Any]) -> Iterator[str]:
         by_attribute, others = refusal.group_exceptions()
@@ -116,7 +110,7 @@ class Structurer(Generic[ArgumentsT]):
         for problem in others:
             if not isinstance(problem, cattrs.ForbiddenExtraKeysError):
                 raise problem
-            yield from self._unknown(sorted(problem.extra_fields, key=list(given).index))
+            yield from self._unknown([name for name in given if name in problem.extra_fields])
 
     def _unknown(self, names: list[str]) -> Iterator[str]:
         for name in names[:_UNKNOWN_SHOWN]:
@@ -153,16 +147,18 @@ def _leaf(hint: Any) -> Callable[[Any, Any], Any]:
         return payload
 
     def leaf(value: Any, _: object) -> Any:
+        try:
+            result = convert(value)
+        except msgspec.ValidationError as error:
+            # JSON Schema: 5.0 is an integer. Looked at only where that may be what is wrong, so that
+            # refusing a value never takes longer than reading it did.
+            if not made.integers or "got `float`" not in str(error):
+                raise
+            result = convert(_whole(value))
         # ASCII text, by far the most common value, is I-JSON at a glance.
         if type(value) is not str or not value.isascii():
             ijson.check(value)
-        try:
-            return convert(value)
-        except msgspec.ValidationError:
-            # JSON Schema: 5.0 is an integer. Only looked at when the value is refused without it.
-            if not made.integers:
-                raise
-            return convert(_whole(value))
+        return result
 
     return leaf
 

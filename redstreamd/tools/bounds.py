@@ -48,7 +48,7 @@ def bound_entries(
     """
     sizes = [_size(entry) for entry in entries]
     room = max_bytes - len("[]")
-    if sum(sizes) + max(len(entries) - 1, 0) <= room:
+    if not entries or sum(sizes) + len(entries) - 1 <= room:
         return entries, False
     if not droppable:
         level = _water_level(sizes, room - (len(entries) - 1))
@@ -84,6 +84,8 @@ def _water_level(sizes: list[int], room: int) -> int:
 
 def _cut(entry: dict[str, Any], budget: int) -> dict[str, Any]:
     """Return ``entry`` in at most ``budget`` bytes, or with all its fields omitted."""
+    if not entry["fields"]:
+        return entry
     parts = _Parts.of(entry, budget)
     if parts.could_do_with_markers():
         for head in _HEADS:

@@ -79,15 +79,15 @@ def describe(schema: Schema) -> str:
             return ("an integer" if kind == "integer" else "a number") + _interval(schema)
         case "string":
             matching = f" matching {schema['pattern']}" if "pattern" in schema else ""
-            return "a string" + _extent(schema, "Length", "characters") + matching
+            return "a string" + _extent(schema, "Length", "character") + matching
         case "array":
             items = schema.get("items")
             each = f", each {describe(items)}" if items else ""
-            return "a list" + _extent(schema, "Items", "items") + each
+            return "a list" + _extent(schema, "Items", "item") + each
         case "object":
             values = schema.get("additionalProperties")
             each = f" whose values are each {describe(values)}" if values else ""
-            return "an object" + _extent(schema, "Properties", "members") + each
+            return "an object" + _extent(schema, "Properties", "member") + each
         case "null":
             return "null"
         case _:
@@ -110,8 +110,12 @@ def _interval(schema: Schema) -> str:
 def _extent(schema: Schema, what: str, unit: str) -> str:
     least, most = schema.get(f"min{what}", 0), schema.get(f"max{what}")
     if most is None:
-        return f" of at least {least} {unit}" if least else ""
-    return f" of {least} to {most} {unit}" if least else f" of at most {most} {unit}"
+        return f" of at least {_counted(least, unit)}" if least else ""
+    return f" of {least} to {_counted(most, unit)}" if least else f" of at most {_counted(most, unit)}"
+
+
+def _counted(number: int, unit: str) -> str:
+    return f"{number} {unit}" if number == 1 else f"{number} {unit}s"
 
 
 def _inlined(cls: type[attrs.AttrsInstance]) -> Schema:
@@ -149,7 +153,7 @@ def _simplified(schema: Schema, components: Mapping[str, Schema], inside: tuple[
 
 
 def _says_nothing(key: str, value: object) -> bool:
-    return key == "title" or (key == "default" and (value is None or value == [] or value == {}))
+    return key == "title" or (key == "default" and value in (None, (), [], {}))
 
 
 def _united(choices: list[Schema]) -> Schema:

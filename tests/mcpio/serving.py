@@ -41,6 +41,7 @@ class Tools:
 
     Attributes:
         started: Names of calls of `sleep` that began.
+        finished: Names of calls of `sleep` that slept their time.
         ended: Names of calls of `sleep` that ended, in whatever way.
         raw_arguments: The arguments of the last call, as the decoder made them.
         odd: What the method "test/custom" answers with.
@@ -48,6 +49,7 @@ class Tools:
     """
 
     started: set[str] = attrs.field(factory=set)
+    finished: set[str] = attrs.field(factory=set)
     ended: set[str] = attrs.field(factory=set)
     raw_arguments: Any = None
     odd: Any = "\ud800"
@@ -93,9 +95,10 @@ def make_server(tools: Tools | None = None) -> Server[Principal]:
                 tools.note("started", name)
                 try:
                     await trio.sleep(float(arguments.get("seconds", 3600)))
+                    tools.note("finished", name)
                 finally:
                     tools.note("ended", name)
-                return text("slept")
+                return text(f"slept {name}")
             case "stubborn":
                 # Answers although it was cancelled.
                 tools.note("started", "stubborn")

@@ -136,7 +136,7 @@ async def test_an_id_that_is_in_flight_is_refused_and_the_first_request_lives(
         refusal = await raw.receive()
         assert (refusal["id"], refusal["error"]["code"]) == (second, -32600)
         answer = await raw.receive()
-        assert (answer["id"], answer["result"]["content"][0]["text"]) == (first, "slept")
+        assert (answer["id"], answer["result"]["content"][0]["text"]) == (first, "slept first")
         # An id that is free again can be used again.
         await raw.send(raw.tool_call("echo", {"text": "third"}, request_id=second))
         assert (await raw.receive())["result"]["content"][0]["text"] == "third"

@@ -133,7 +133,7 @@ async def test_every_answer_about_a_write_is_true_whatever_the_network_does(redi
                 for number in range(4_000):
                     nursery.start_soon(add, manager, number)
                 while len(outcomes) < 4_000:
-                    await trio.sleep(rng.uniform(0.02, 0.1))
+                    await trio.sleep(rng.uniform(0.03, 0.12))
                     flow = rng.choice([proxy.to_client, proxy.to_server])
                     flow.cut_after(rng.randint(0, 2_000), reset=rng.random() < 0.5)
     present = [int(entry[1][1]) for entry in redis.command("XRANGE", "s", "-", "+")]
@@ -144,7 +144,7 @@ async def test_every_answer_about_a_write_is_true_whatever_the_network_does(redi
     }
     assert by_outcome["acknowledged"] <= set(present)
     assert by_outcome["unavailable"].isdisjoint(present)
-    assert len(by_outcome["acknowledged"]) > 2_000
+    assert len(by_outcome["acknowledged"]) > 1_000
     assert len(by_outcome["unknown"]) > 20
     assert len(by_outcome["unavailable"]) > 20
     assert proxy.accepted > 20

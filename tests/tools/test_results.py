@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 from jsonschema import Draft202012Validator
 
 from redstreamd.errors import BusError, Code
+from redstreamd.tools import bounds
 from redstreamd.tools.results import bound_entries, failure, success
 from redstreamd.tools.schema import result_schema
 from tests.support.json_values import json_objects, json_values, text
@@ -256,7 +257,7 @@ def entry_lists(draw: st.DrawFn) -> list[dict[str, Any]]:
     return entries
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=150, deadline=None)
 @given(entry_lists(), st.sampled_from([0, 100, 500, 1000, 2000, 8000, 32_768]), st.booleans())
 def test_entries_fit_their_bound_and_whatever_is_cut_says_so(
     entries: list[dict[str, Any]], max_bytes: int, droppable: bool
@@ -328,8 +329,6 @@ def test_the_head_is_as_long_as_fits() -> None:
 def test_the_time_for_an_entry_with_very_many_fields_is_spent_on_what_is_shown(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    from redstreamd.tools import bounds
-
     measured = 0
     measure = bounds._size
 

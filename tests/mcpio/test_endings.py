@@ -1,0 +1,293 @@
+"""How connections end: by the peer, by a broken socket, by a peer that does not read, by us."""
+
+from __future__ import annotations
+
+import socket
+import struct
+
+import pytest
+import trio
+
+from redstreamd.mcpio.connection import EOF_GRACE_SECONDS, LAST_WORDS_SECONDS
+from redstreamd.mcpio.events import ConnectionClosed, ConnectionOpened, Ending
+from redstreamd.mcpio.limits import Limits
+from tests.mcpio.serving import Pair, connection_pair, serving
+from tests.support.mcp_client import RawClient, raw_client
+
+MIB = 1024 * 1024
+
+
+async def greeted(pair: Pair) -> RawClient:
+    """Do the handshake over a pair."""
+    raw = RawClient(pair.peer)
+    await raw.initialize()
+    return raw
+
+
+async def ending_of(pair: Pair) -> ConnectionClosed:
+    """Wait for the connection to end, and return what was reported of it."""
+    await pair.connection.drain(0)
+    (event,) = [event for event in pair.events if isinstance(event, ConnectionClosed)]
+    return event
+
+
+async def test_a_peer_that_stops_sending_gets_the_answers_to_what_it_sent() -> None:
+    with trio.fail_after(10):
+        async with connection_pair() as pair:
+            raw = await greeted(pair)
+            await raw.send(raw.tool_call("sleep", {"name": "a", "seconds": 0.1}, request_id="a"))
+            await pair.peer.send_eof()
+            (answer,) = await raw.receive_rest()
+            assert answer["result"]["content"][0]["text"] == "slept a"
+            assert (await ending_of(pair)).ending is Ending.EOF
+
+
+async def test_a_last_line_without_a_newline_counts() -> None:
+    with trio.fail_after(10):
+        async with connection_pair() as pair:
+            await pair.peer.send_all(b'{"jsonrpc":"2.0","id":1,"method":"ping"}')
+            await pair.peer.send_eof()
+            assert await RawClient(pair.peer).receive_rest() == [{"jsonrpc": "2.0", "id": 1, "result": {}}]
+
+
+async def test_half_a_message_at_the_end_is_a_parse_error() -> None:
+    with trio.fail_after(10):
+        async with connection_pair() as pair:
+            await pair.peer.send_all(b'{"jsonrpc":"2.0","id":1,"meth')
+            await pair.peer.send_eof()
+            (answer,) = await RawClient(pair.peer).receive_rest()
+            assert (answer["error"]["code"], answer["id"]) == (-32700, None)
+
+
+async def test_what_takes_longer_than_the_grace_is_cut_off_with_an_error() -> None:
+    with trio.fail_after(10):
+        async with connection_pair() as pair:
+            raw = await greeted(pair)
+            await raw.send(raw.tool_call("sleep", {"name": "a"}, request_id="a"))
+            await pair.tools.wait("started", "a")
+            began = trio.current_time()
+            await pair.peer.send_eof()
+            (answer,) = await raw.receive_rest()
+            assert EOF_GRACE_SECONDS <= trio.current_time() - began < EOF_GRACE_SECONDS + 0.5
+            assert (answer["id"], answer["error"]["code"]) == ("a", -32000)
+            assert "a" in pair.tools.ended
+            event = await ending_of(pair)
+            assert (event.ending, event.requests, event.cut_off) == (Ending.EOF, 2, 1)
+
+
+async def test_the_waits_of_a_peer_that_is_gone_are_freed_within_a_second() -> None:
+    with trio.fail_after(10):
+        async with serving() as service:
+            async with raw_client(service.path, initialize=True) as raw:
+                await raw.send(raw.tool_call("sleep", {"name": "a"}))
+                await service.tools.wait("started", "a")
+            with trio.fail_after(EOF_GRACE_SECONDS + 0.5):
+                await service.tools.wait("ended", "a")
+
+
+async def test_a_broken_socket_frees_its_waits_at_once() -> None:
+    with trio.fail_after(10):
+        async with connection_pair() as pair:
+            raw = await greeted(pair)
+            await raw.send(raw.tool_call("sleep", {"name": "a"}))
+            await raw.send(raw.tool_call("echo", {"text": "unread"}))
+            await pair.tools.wait("started", "a")
+            while not pair.peer.socket.fileno() or not await has_input(pair.peer):
+                await trio.lowlevel.checkpoint()
+            # Closed with something unread, a Unix socket is reset (unix_release_sock in the kernel).
+            await pair.peer.aclose()
+            with trio.fail_after(EOF_GRACE_SECONDS / 2):
+                await pair.tools.wait("ended", "a")
+                assert (await ending_of(pair)).ending is Ending.BROKEN
+
+
+async def has_input(stream: trio.SocketStream) -> bool:
+    """Tell whether there is something to read."""
+    with trio.move_on_after(0.01):
+        return bool(await stream.socket.recv(1, socket.MSG_PEEK))
+    return False
+
+
+async def test_a_peer_that_hangs_up_by_tcp_reset_frees_its_waits_at_once() -> None:
+    from redstreamd.mcpio.acceptor import Acceptor, Door
+    from redstreamd.mcpio.listeners import open_tcp_listeners
+    from tests.mcpio.serving import PRINCIPAL, Tools, make_server
+
+    tools = Tools()
+    with trio.fail_after(10):
+        (listener,) = await open_tcp_listeners("127.0.0.1", 0)
+        acceptor = Acceptor([Door(listener, PRINCIPAL)], make_server(tools))
+        async with listener, trio.open_nursery() as nursery:
+            await nursery.start(acceptor.run)
+            stream = await trio.open_tcp_stream("127.0.0.1", listener.socket.getsockname()[1])
+            raw = RawClient(stream)
+            await raw.initialize()
+            await raw.send(raw.tool_call("sleep", {"name": "a"}))
+            await tools.wait("started", "a")
+            stream.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+            await stream.aclose()
+            with trio.fail_after(EOF_GRACE_SECONDS / 2):
+                await tools.wait("ended", "a")
+            nursery.cancel_scope.cancel()
+
+
+async def test_a_peer_that_does_not_read_is_disconnected_and_its_waits_are_freed() -> None:
+    limits = Limits(max_outbox_bytes=4 * MIB)
+    with trio.fail_after(20):
+        async with connection_pair(limits) as pair:
+            raw = await greeted(pair)
+            await raw.send(raw.tool_call("sleep", {"name": "a"}))
+            await pair.tools.wait("started", "a")
+            most = 0
+            began = trio.current_time()
+            try:
+                for _ in range(100):
+                    await raw.send(raw.tool_call("big", {"bytes": 256 * 1024}))
+                    # A client does not wait to be served before it asks for more.
+                    for _ in range(20):
+                        await trio.lowlevel.checkpoint()
+                    most = max(most, pair.connection.statistics().outbox_bytes)
+            except trio.BrokenResourceError:
+                pass
+            else:
+                pytest.fail("the peer could go on sending")
+            await pair.tools.wait("ended", "a")
+            assert trio.current_time() - began < 5
+            event = await ending_of(pair)
+            assert event.ending is Ending.OVERFLOW
+            # It filled up, and nothing beyond the limit was kept.
+            assert 3 * MIB < most <= 4 * MIB
+            assert pair.connection.statistics().requests_in_flight == 0
+
+
+async def test_a_peer_that_reads_slowly_gets_everything() -> None:
+    with trio.fail_after(20):
+        async with connection_pair(Limits(max_outbox_bytes=8 * MIB)) as pair:
+            raw = await greeted(pair)
+            for number in range(20):
+                await raw.send(raw.tool_call("big", {"bytes": 300_000}, request_id=f"{number}"))
+            while pair.connection.statistics().requests_in_flight:
+                await trio.sleep(0.001)
+            assert pair.connection.statistics().outbox_bytes > MIB
+            received = bytearray()
+            while received.count(b"\n") < 20:
+                received += await pair.peer.receive_some(10_000)
+                await trio.lowlevel.checkpoint()
+            assert len(received) > 20 * 300_000
+            assert pair.connection.statistics().outbox_bytes == 0
+
+
+async def test_answers_that_were_under_way_arrive_before_the_close() -> None:
+    with trio.fail_after(10):
+        async with connection_pair() as pair:
+            raw = await greeted(pair)
+            for number in range(10):
+                await raw.send(raw.tool_call("big", {"bytes": 200_000}, request_id=f"{number}"))
+            await pair.peer.send_eof()
+            assert len(await raw.receive_rest()) == 10
+
+
+async def test_a_drained_connection_answers_what_is_in_flight_and_refuses_the_rest() -> None:
+    with trio.fail_after(10):
+        async with connection_pair() as pair, trio.open_nursery() as nursery:
+            raw = await greeted(pair)
+            await raw.send(raw.tool_call("sleep", {"name": "a", "seconds": 0.2}, request_id="a"))
+            await pair.tools.wait("started", "a")
+            outcomes: list[bool] = []
+
+            async def drain() -> None:
+                outcomes.append(await pair.connection.drain(5))
+
+            nursery.start_soon(drain)
+            await trio.testing.wait_all_tasks_blocked()
+            await raw.send(raw.tool_call("echo", request_id="late"))
+            refusal, answer = await raw.receive_rest()
+            assert (refusal["id"], refusal["error"]["code"]) == ("late", -32000)
+            assert "shutting down" in refusal["error"]["message"]
+            assert (answer["id"], answer["result"]["content"][0]["text"]) == ("a", "slept a")
+        assert outcomes == [True]
+        assert (await ending_of(pair)).ending is Ending.DRAINED
+
+
+async def test_a_handler_that_waits_can_end_its_wait_when_the_connection_is_drained() -> None:
+    with trio.fail_after(2):
+        async with connection_pair() as pair:
+            raw = await greeted(pair)
+            await raw.send(raw.tool_call("drained", request_id="a"))
+            await pair.tools.wait("started", "drained")
+            assert await pair.connection.drain(60)
+            (answer,) = await raw.receive_rest()
+            assert answer["result"]["content"][0]["text"] == "ended early"
+
+
+async def test_what_outlasts_a_drain_is_cut_off_with_an_error() -> None:
+    with trio.fail_after(10):
+        async with connection_pair() as pair:
+            raw = await greeted(pair)
+            await raw.send(raw.tool_call("sleep", {"name": "a"}, request_id="a"))
+            await pair.tools.wait("started", "a")
+            began = trio.current_time()
+            assert not await pair.connection.drain(0.2)
+            assert 0.2 <= trio.current_time() - began < 0.2 + LAST_WORDS_SECONDS + 0.2
+            (answer,) = await raw.receive_rest()
+            assert (answer["id"], answer["error"]["code"]) == ("a", -32000)
+            assert (await ending_of(pair)).cut_off == 1
+
+
+async def test_an_idle_connection_is_drained_at_once_and_again_for_nothing() -> None:
+    with trio.fail_after(1):
+        async with connection_pair() as pair:
+            assert await pair.connection.drain(60)
+            assert await RawClient(pair.peer).receive_rest() == []
+            assert await pair.connection.drain(60)
+
+
+async def test_a_drain_is_bounded_even_if_the_peer_does_not_read() -> None:
+    with trio.fail_after(10):
+        async with connection_pair() as pair:
+            raw = await greeted(pair)
+            for _ in range(20):
+                await raw.send(raw.tool_call("big", {"bytes": 256 * 1024}))
+            began = trio.current_time()
+            await pair.connection.drain(0.3)
+            assert trio.current_time() - began < 0.3 + LAST_WORDS_SECONDS + 0.3
+
+
+async def test_a_drain_that_comes_before_the_first_turn_of_a_connection_holds() -> None:
+    from redstreamd.mcpio.connection import Connection
+    from tests.mcpio.serving import PRINCIPAL, make_server, socket_pair
+
+    with trio.fail_after(2):
+        ours, theirs = socket_pair()
+        connection = Connection(ours, make_server(), principal=PRINCIPAL)
+        async with theirs, trio.open_nursery() as nursery:
+            nursery.start_soon(connection.drain, 60)
+            await trio.testing.wait_all_tasks_blocked()
+            nursery.start_soon(connection.run)
+            assert await RawClient(theirs).receive_rest() == []
+
+
+async def test_cancelling_a_connection_closes_its_socket_and_cancels_its_handlers() -> None:
+    with trio.fail_after(5):
+        async with connection_pair() as pair:
+            raw = await greeted(pair)
+            await raw.send(raw.tool_call("sleep", {"name": "a"}))
+            await pair.tools.wait("started", "a")
+        assert pair.tools.ended == {"a"}
+        assert (await ending_of(pair)).ending is Ending.CANCELLED
+
+
+async def test_the_life_of_a_connection_is_reported() -> None:
+    with trio.fail_after(5):
+        async with connection_pair() as pair:
+            raw = await greeted(pair)
+            await raw.call_tool("echo")
+            await raw.call("no/such")
+            await pair.peer.aclose()
+            await ending_of(pair)
+        opened, closed = pair.events
+        assert isinstance(opened, ConnectionOpened)
+        assert isinstance(closed, ConnectionClosed)
+        assert opened.connection_id == closed.connection_id == pair.connection.id
+        assert (closed.requests, closed.cut_off) == (3, 0)
+        assert 0 <= closed.open_seconds < 5

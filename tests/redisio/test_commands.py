@@ -1,0 +1,209 @@
+from __future__ import annotations
+
+import time
+from collections.abc import AsyncIterator
+
+import pytest
+import trio
+
+from redstreamd.redisio.commands import Commands
+from redstreamd.redisio.errors import ServerReplied
+from redstreamd.redisio.manager import Lane
+from redstreamd.redisio.replies import (
+    ConsumerInfo,
+    GroupInfo,
+    PendingEntry,
+    PendingSummary,
+    RawEntry,
+    StreamInfo,
+)
+from redstreamd.redisio.target import Target
+from tests.redisio.running import running_manager
+from tests.support.servers import Server
+
+NAME = "größe:日本"
+
+
+@pytest.fixture
+async def commands(server: Server) -> AsyncIterator[Commands]:
+    """The typed commands over a manager that is connected to each of the servers in turn."""
+    with trio.fail_after(20):
+        async with running_manager(Target(path=server.path)) as manager:
+            yield Commands(manager)
+
+
+async def test_an_entry_keeps_its_bytes_its_order_and_repeated_fields(commands: Commands) -> None:
+    fields = [(b"b", b"\xff\x00"), (b"a", b""), (b"b", b"again"), (b"", b"empty name")]
+    entry_id = await commands.xadd(NAME, fields)
+    assert await commands.xrange(NAME, "-", "+", 10) == [RawEntry(entry_id, tuple(fields))]
+
+
+async def test_an_entry_without_fields_is_refused_before_it_is_sent(commands: Commands) -> None:
+    with pytest.raises(Exception, match="non-empty"):
+        await commands.xadd("s", [])
+
+
+async def test_ranges_run_both_ways_and_are_bounded(commands: Commands) -> None:
+    ids = [await commands.xadd("s", [(b"n", b"%d" % number)]) for number in range(5)]
+    assert [entry.id for entry in await commands.xrange("s", "-", "+", 3)] == ids[:3]
+    assert [entry.id for entry in await commands.xrange("s", f"({ids[1]}", "+", 9)] == ids[2:]
+    assert [entry.id for entry in await commands.xrevrange("s", "+", "-", 2)] == ids[:2:-1]
+    assert [entry.id for entry in await commands.xrange("s", "-", "+", 9, lane=Lane.BULK)] == ids
+    assert await commands.xrange("absent", "-", "+", 9) == []
+    assert [entry.id for entry in await commands.xread("s", ids[2], 9)] == ids[3:]
+    assert await commands.xread("s", ids[-1], 9) == []
+    assert await commands.xread("absent", "0", 9) == []
+
+
+async def test_adding_trims_as_asked(commands: Commands) -> None:
+    ids = [await commands.xadd("s", [(b"f", b"v")]) for _ in range(5)]
+    await commands.xadd("s", [(b"f", b"v")], max_length=3, approximate=False)
+    assert await commands.xlen("s") == 3
+    last = await commands.xadd("s", [(b"f", b"v")], min_id=ids[-1], approximate=False)
+    assert [entry.id for entry in await commands.xrange("s", "-", "+", 9)][0] == ids[-1]
+    assert (await commands.xinfo_stream("s")).last_generated_id == last
+
+
+async def test_keys_are_told_apart_and_deleted(commands: Commands, server: Server) -> None:
+    await commands.xadd("s", [(b"f", b"v")])
+    server.command("SET", "text", "x")
+    assert await commands.key_type("s") == "stream"
+    assert await commands.key_type("text") == "string"
+    assert await commands.key_type("absent") == "none"
+    assert await commands.exists("s")
+    assert not await commands.exists("absent")
+    assert await commands.delete("s", "text", "absent") == 2
+    assert await commands.xlen("s") == 0
+
+
+async def test_a_scan_finds_streams_only_and_shows_names_that_are_not_utf8(
+    commands: Commands, server: Server
+) -> None:
+    server.commands(
+        *(("XADD", f"s:{number}", "*", "f", "v") for number in range(50)),
+        ("XADD", b"s:\xff", "*", "f", "v"),
+        ("XADD", "other", "*", "f", "v"),
+        ("SET", "s:text", "x"),
+    )
+    found: set[str] = set()
+    cursor = 0
+    while True:
+        cursor, names = await commands.scan_streams(cursor, "s:*", 20)
+        found.update(names)
+        if cursor == 0:
+            break
+    assert found == {f"s:{number}" for number in range(50)} | {"s:\\xff"}
+
+
+async def test_a_stream_is_described(commands: Commands, server: Server) -> None:
+    server.commands(("XADD", "s", "1-1", "a", "1"), ("XADD", "s", "2-1", "b", "2"), ("XDEL", "s", "1-1"))
+    assert await commands.xinfo_stream("s") == StreamInfo(
+        length=1,
+        last_generated_id="2-1",
+        groups=0,
+        first_entry=RawEntry("2-1", ((b"b", b"2"),)),
+        last_entry=RawEntry("2-1", ((b"b", b"2"),)),
+        entries_added=2,
+        max_deleted_entry_id="1-1",
+    )
+    server.command("XDEL", "s", "2-1")
+    empty = await commands.xinfo_stream("s")
+    assert (empty.length, empty.first_entry, empty.last_entry) == (0, None, None)
+    with pytest.raises(ServerReplied) as absent:
+        await commands.xinfo_stream("absent")
+    assert absent.value.code == "STREAM_NOT_FOUND"
+
+
+async def test_groups_and_consumers_are_described(commands: Commands, server: Server) -> None:
+    for number in (1, 2, 3):
+        server.command("XADD", "s", f"{number}-1", "n", number)
+    await commands.xgroup_create("s", "g", "0", mkstream=False)
+    assert await commands.xinfo_groups("s") == [GroupInfo("g", 0, 0, "0-0", None, 3)]
+    assert await commands.xreadgroup_new("s", "g", "ann", 2) == [
+        RawEntry("1-1", ((b"n", b"1"),)),
+        RawEntry("2-1", ((b"n", b"2"),)),
+    ]
+    assert await commands.xinfo_groups("s") == [GroupInfo("g", 1, 2, "2-1", 2, 1)]
+    assert await commands.xack("s", "g", ["1-1", "9-9"]) == 1
+    server.command("XGROUP", "CREATECONSUMER", "s", "g", "idle")
+    ann, idle = await commands.xinfo_consumers("s", "g")
+    assert isinstance(ann, ConsumerInfo)
+    assert (ann.name, ann.pending) == ("ann", 1)
+    assert 0 <= ann.idle_seconds < 10
+    # Redis 7.0 does not tell, Valkey does; neither does for one that never took anything.
+    assert ann.inactive_seconds is None or 0 <= ann.inactive_seconds < 10
+    assert (idle.name, idle.pending, idle.inactive_seconds) == ("idle", 0, None)
+
+
+async def test_creating_a_group_twice_is_told(commands: Commands) -> None:
+    await commands.xgroup_create(NAME, "g", "$", mkstream=True)
+    with pytest.raises(ServerReplied) as again:
+        await commands.xgroup_create(NAME, "g", "$", mkstream=True)
+    assert again.value.code == "GROUP_EXISTS"
+    with pytest.raises(ServerReplied) as absent:
+        await commands.xgroup_create("absent", "g", "$", mkstream=False)
+    assert absent.value.code == "STREAM_NOT_FOUND"
+
+
+async def test_taking_from_an_absent_group_is_told_and_nothing_new_is_empty(commands: Commands) -> None:
+    with pytest.raises(ServerReplied) as absent:
+        await commands.xreadgroup_new("s", "g", "c", 1)
+    assert absent.value.code == "GROUP_NOT_FOUND"
+    await commands.xgroup_create("s", "g", "$", mkstream=True)
+    assert await commands.xreadgroup_new("s", "g", "c", 1) == []
+
+
+async def test_pending_entries_are_summed_up_and_listed(commands: Commands, server: Server) -> None:
+    for number in (1, 2, 3):
+        server.command("XADD", "s", f"{number}-1", "n", number)
+    await commands.xgroup_create("s", "g", "0", mkstream=False)
+    assert await commands.xpending_summary("s", "g") == PendingSummary(0, None, None, ())
+    await commands.xreadgroup_new("s", "g", "ann", 2)
+    await commands.xreadgroup_new("s", "g", "bob", 1)
+    # An hour ago, the second time.
+    server.command("XCLAIM", "s", "g", "bob", 0, "3-1", "IDLE", 3_600_000, "RETRYCOUNT", 2, "JUSTID")
+    assert await commands.xpending_summary("s", "g") == PendingSummary(
+        3, "1-1", "3-1", (("ann", 2), ("bob", 1))
+    )
+    listed = await commands.xpending_range("s", "g", start="-", end="+", count=10)
+    assert [(entry.id, entry.consumer, entry.deliveries) for entry in listed] == [
+        ("1-1", "ann", 1),
+        ("2-1", "ann", 1),
+        ("3-1", "bob", 2),
+    ]
+    assert 3_600 <= listed[2].idle_seconds < 3_700
+    of_bob = await commands.xpending_range("s", "g", start="-", end="+", count=10, consumer="bob")
+    assert [entry.id for entry in of_bob] == ["3-1"]
+    old = await commands.xpending_range("s", "g", start="-", end="+", count=10, min_idle_ms=60_000)
+    assert isinstance(old[0], PendingEntry)
+    assert [entry.id for entry in old] == ["3-1"]
+    assert [
+        entry.id for entry in await commands.xpending_range("s", "g", start="(1-1", end="+", count=1)
+    ] == ["2-1"]
+
+
+async def test_an_entry_deleted_while_pending_has_no_fields(commands: Commands, server: Server) -> None:
+    from redstreamd.redisio import replies
+
+    server.commands(
+        ("XGROUP", "CREATE", "s", "g", "0", "MKSTREAM"),
+        ("XADD", "s", "1-1", "f", "v"),
+        ("XREADGROUP", "GROUP", "g", "c", "STREAMS", "s", ">"),
+        ("XDEL", "s", "1-1"),
+    )
+    own_history = server.command("XREADGROUP", "GROUP", "g", "c", "STREAMS", "s", "0")
+    assert replies.entries(own_history[0][1]) == [RawEntry("1-1", ())]
+
+
+async def test_the_server_tells_its_time_and_state(commands: Commands) -> None:
+    assert abs(await commands.time() - time.time()) < 5
+    await commands.ping()
+    await commands.ping(lane=Lane.BULK)
+    info = await commands.info("memory")
+    assert int(info["used_memory"]) > 0
+    assert "# Memory" not in info
+
+
+async def test_names_that_look_like_several_words_stay_one_argument(commands: Commands) -> None:
+    await commands.xgroup_create("two words", "a group", "$", mkstream=True)
+    assert [group.name for group in await commands.xinfo_groups("two words")] == ["a group"]

@@ -1,0 +1,234 @@
+"""A definition holds everything about a tool, and a wrong one is refused when it is written."""
+
+from __future__ import annotations
+
+import io
+import subprocess
+import sys
+from typing import Annotated, Any
+
+import attrs
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from msgspec import Meta
+
+from redstreamd.policy import Permission, Principal
+from redstreamd.tools.definition import Call, Profile, Registry, Tool, UnknownToolError, named_by, tool
+from redstreamd.tools.listing import listed, print_cost, tokens
+
+
+@attrs.frozen
+class Arguments:
+    stream: Annotated[str, Meta(description="Where to.")]
+    streams: tuple[str, ...] = ()
+    reply_to: str | None = None
+
+
+@attrs.frozen
+class Answer:
+    ids: list[str]
+
+
+HINTS: dict[str, Any] = {
+    "title": "Add",
+    "profile": Profile.WORKER,
+    "permission": Permission.PUBLISH,
+    "streams": named_by("stream", "streams", "reply_to"),
+    "read_only": False,
+    "destructive": False,
+    "idempotent": True,
+    "open_world": False,
+}
+
+
+@tool(**HINTS)
+async def stream_add(call: Call[object], args: Arguments) -> Answer:
+    """Add entries
+    to a stream.
+
+    The second paragraph is also
+    for the model.
+
+    Raises:
+        BusError: This is for people who read the code.
+    """
+    return Answer([args.stream])
+
+
+def renamed(name: str, **changes: Any) -> Tool[Any]:
+    return attrs.evolve(stream_add, name=name, **changes)
+
+
+async def test_a_handler_says_the_name_the_description_and_both_classes() -> None:
+    assert stream_add.name == "stream_add"
+    assert stream_add.description == "Add entries to a stream.\n\nThe second paragraph is also for the model."
+    assert stream_add.arguments is Arguments
+    assert stream_add.result is Answer
+
+    async def progress(done: float, total: float | None, message: str | None) -> None:
+        raise AssertionError("nobody reports here")
+
+    call = Call(bus=object(), principal=Principal("a", "unix"), progress=progress)
+    assert await stream_add.handler(call, Arguments("a")) == Answer(["a"])
+
+
+def test_an_answer_without_a_class_has_no_output_schema() -> None:
+    async def list_streams(call: Call[object], args: Arguments) -> list[str]:
+        """List."""
+        return []
+
+    defined = tool(**HINTS)(list_streams)
+    assert defined.result is None
+    assert "outputSchema" not in listed(defined)
+
+
+def test_the_streams_of_a_call_are_those_its_arguments_name_once_each() -> None:
+    assert stream_add.streams(Arguments("a", ("b", "a", "c"), "b")) == ("a", "b", "c")
+    assert stream_add.streams(Arguments("a")) == ("a",)
+    assert named_by()(Arguments("a")) == ()
+
+
+def test_a_hint_cannot_be_forgotten() -> None:
+    for hint in HINTS:
+        with pytest.raises(TypeError, match=hint):
+            tool(**{name: value for name, value in HINTS.items() if name != hint})
+
+
+def test_a_wrong_definition_is_refused_when_it_is_written() -> None:
+    @attrs.define
+    class Mutable:
+        stream: str
+
+    async def undocumented(call: Call[object], args: Arguments) -> None: ...
+
+    async def three(call: Call[object], args: Arguments, more: int) -> None:
+        """Take too much."""
+
+    with pytest.raises(ValueError, match="docstring"):
+        tool(**HINTS)(undocumented)
+    with pytest.raises(TypeError, match="nothing else"):
+        tool(**HINTS)(three)  # type: ignore[arg-type]
+    with pytest.raises(TypeError, match="frozen"):
+        renamed("a_tool", arguments=Mutable)
+    with pytest.raises(ValueError, match=r"does not have: \['group'\]"):
+        renamed("a_tool", streams=named_by("stream", "group"))
+    with pytest.raises(ValueError, match="both read-only and destructive"):
+        renamed("a_tool", read_only=True, destructive=True)
+    for name in ("", "Add", "stream-add", "stream.add", "1st", "a" * 49):
+        with pytest.raises(ValueError, match="lower case"):
+            renamed(name)
+
+
+# --- Profiles and the registry -----------------------------------------------------------------
+
+
+def test_each_profile_contains_the_smaller_ones_and_the_original_names_stand_beside_them() -> None:
+    assert Profile.OBSERVER.includes == {Profile.OBSERVER}
+    assert Profile.WORKER.includes == {Profile.OBSERVER, Profile.WORKER}
+    assert Profile.OPERATOR.includes == {Profile.OBSERVER, Profile.WORKER, Profile.OPERATOR}
+    assert Profile.RED_STREAM.includes == {Profile.RED_STREAM}
+
+
+REGISTRY = Registry(
+    renamed(name, profile=profile)
+    for name, profile in {
+        "work_take": Profile.WORKER,
+        "stream_read": Profile.OBSERVER,
+        "group_manage": Profile.OPERATOR,
+        "stream_add": Profile.WORKER,
+        "add_stream_message": Profile.RED_STREAM,
+    }.items()
+)
+
+
+def names(registry: Registry) -> list[str]:
+    return [one.name for one in registry]
+
+
+def test_a_registry_lists_by_name_and_offers_what_the_profiles_contain_together() -> None:
+    assert names(REGISTRY) == ["add_stream_message", "group_manage", "stream_add", "stream_read", "work_take"]
+    assert len(REGISTRY) == 5
+    assert names(REGISTRY.for_profiles([Profile.OBSERVER])) == ["stream_read"]
+    assert names(REGISTRY.for_profiles([Profile.WORKER])) == ["stream_add", "stream_read", "work_take"]
+    assert names(REGISTRY.for_profiles([Profile.OBSERVER, Profile.RED_STREAM])) == [
+        "add_stream_message",
+        "stream_read",
+    ]
+    assert names(REGISTRY.for_profiles([])) == []
+
+
+def test_two_tools_of_one_name_are_refused() -> None:
+    with pytest.raises(ValueError, match="two tools are called stream_add"):
+        Registry([stream_add, stream_add])
+
+
+def test_an_unknown_name_is_answered_with_the_nearest_ones_first() -> None:
+    assert REGISTRY.get("stream_add") is not stream_add
+    assert "stream_add" in REGISTRY
+    with pytest.raises(UnknownToolError) as caught:
+        REGISTRY.get("streamadd")
+    assert caught.value.name == "streamadd"
+    assert caught.value.nearest[0] == "stream_add"
+    assert len(caught.value.nearest) == 3
+
+
+@given(st.text() | st.text().map(lambda piece: piece * 100_000))
+def test_any_unknown_name_gets_an_answer(name: str) -> None:
+    if name not in REGISTRY:
+        with pytest.raises(UnknownToolError):
+            REGISTRY.get(name)
+
+
+# --- The listing -------------------------------------------------------------------------------
+
+
+def test_a_listed_tool_has_both_schemas_and_every_annotation() -> None:
+    assert listed(stream_add) == {
+        "name": "stream_add",
+        "title": "Add",
+        "description": "Add entries to a stream.\n\nThe second paragraph is also for the model.",
+        "inputSchema": {
+            "type": "object",
+            "properties": {
+                "stream": {"type": "string", "description": "Where to."},
+                "streams": {"type": "array", "items": {"type": "string"}},
+                "reply_to": {"type": "string"},
+            },
+            "required": ["stream"],
+            "additionalProperties": False,
+        },
+        "outputSchema": {
+            "type": "object",
+            "properties": {"ids": {"type": "array", "items": {"type": "string"}}},
+            "anyOf": [{"required": ["ids"]}, {"required": ["code", "message", "cause", "next_step"]}],
+        },
+        "annotations": {
+            "readOnlyHint": False,
+            "destructiveHint": False,
+            "idempotentHint": True,
+            "openWorldHint": False,
+        },
+    }
+
+
+def test_the_cost_of_a_listing_is_printed_dearest_first_with_its_sum() -> None:
+    registry = Registry([stream_add, renamed("short", description="Short.")])
+    out = io.StringIO()
+    print_cost(registry, [Profile.WORKER], out)
+    lines = [line.split() for line in out.getvalue().splitlines()]
+    assert [line[-1] for line in lines] == ["stream_add", "short", "all"]
+    assert int(lines[2][0]) == int(lines[0][0]) + int(lines[1][0])
+    assert int(lines[2][2]) == tokens(registry)
+    assert tokens(registry) - 1 <= int(lines[2][0]) / 4 <= tokens(registry)
+
+
+def test_definitions_and_listings_need_no_sdk() -> None:
+    modules = "definition, arguments, schema, results, bounds, listing"
+    program = (
+        f"import sys; from redstreamd.tools import {modules}; print({{'mcp', 'anyio'}} & set(sys.modules))"
+    )
+    out = subprocess.run(
+        [sys.executable, "-c", program], capture_output=True, check=True, text=True, timeout=60
+    )
+    assert out.stdout.strip() == "set()"
