@@ -98,6 +98,8 @@ class Connection:
         self._inherited = state
         self._report = contained(on_event)
         self._splitter = LineSplitter(limits.max_message_bytes)
+        if state is not None:
+            self._splitter.feed(state.unread)
         self._outbox = Outbox(stream, limits.max_outbox_bytes)
         self._draining = trio.Event()
         self._closed = trio.Event()
@@ -145,18 +147,21 @@ class Connection:
         try:
             async with trio.open_nursery() as nursery:
                 self._nursery = nursery
-                if self._inherited is not None:
-                    self._dispatcher.resume(self._inherited, nursery)
-                    self._inherited = None
-                if self._draining.is_set():
-                    nursery.start_soon(self._stop_reading_when_idle)
-                task_status.started()
-                with self._reading:
-                    await self._read(nursery)
-                await self._finish(nursery)
-                nursery.cancel_scope.cancel()
+                try:
+                    if self._inherited is not None:
+                        self._dispatcher.resume(self._inherited, nursery)
+                        self._inherited = None
+                    if self._draining.is_set():
+                        nursery.start_soon(self._stop_reading_when_idle)
+                    task_status.started()
+                    with self._reading:
+                        await self._read(nursery)
+                    await self._finish(nursery)
+                    nursery.cancel_scope.cancel()
+                finally:
+                    # A nursery that is about to close takes no tasks any more, and says so by raising.
+                    self._nursery = None
         finally:
-            self._nursery = None
             with trio.CancelScope(shield=True):
                 await self._dispatcher.aclose()
                 if self._left is None:

@@ -20,7 +20,6 @@ blocking ones hold up everybody behind them.
 
 from __future__ import annotations
 
-import contextlib
 import logging
 import math
 from collections.abc import Callable, Sequence
@@ -32,23 +31,21 @@ import trio
 from redis.exceptions import RedisError
 
 from redstreamd.redisio import Arg, failures
+from redstreamd.redisio.decoder import MAX_REPLY_BYTES, Decoder, OversizedError, UnreadableError
 from redstreamd.redisio.dial import open_stream
-from redstreamd.redisio.errors import QueueFull, ReplyTooLarge, reply_error
+from redstreamd.redisio.errors import QueueFull, ReplyTooLarge
 from redstreamd.redisio.failures import ConnectionEnded, Failure, NotSent
 from redstreamd.redisio.handshake import log_in
 from redstreamd.redisio.pipeline import Pipeline, Request
 from redstreamd.redisio.target import Target
-
-#: Bytes of one reply. Redis itself limits a single value to this (proto-max-bulk-len).
-MAX_REPLY_BYTES: Final = 512 * 1024 * 1024
 
 _RECEIVE_BYTES: Final = 64 * 1024
 
 #: Seconds for the reader to find what the server said last after sending has failed.
 _LAST_WORDS_SECONDS: Final = 0.5
 
-# RESP3 has a false of its own, which hiredis's default for "no reply yet" cannot be told from.
-_INCOMPLETE: Final = object()
+#: Seconds for the reader to get at replies that arrived while this process was held up.
+_SECOND_LOOK_SECONDS: Final = 0.01
 
 _log = logging.getLogger(__name__)
 
@@ -140,9 +137,7 @@ class Connection:
 
     async def execute(self, *args: Arg) -> Any:
         """Send one command and return its reply; see `submit` and `Request.reply` for the errors."""
-        if not self._open:
-            raise NotSent(self._failure or failures.STILL_CONNECTING)
-        return await self._pipeline.enqueue(args).reply()
+        return await self.submit(*args).reply()
 
     def submit(self, *args: Arg) -> Request:
         """Queue one command for sending, and return at once.
@@ -154,6 +149,7 @@ class Connection:
             NotSent: The connection is not open.
             QueueFull: Too much is queued already.
             TypeError: An argument is of a type that `Arg` excludes.
+            ValueError: There are no arguments; the server would not reply.
         """
         if not self._open:
             raise NotSent(self._failure or failures.STILL_CONNECTING)
@@ -234,32 +230,23 @@ class Connection:
                 return
 
     async def _read(self, stream: trio.abc.ReceiveStream) -> None:
-        reader = hiredis.Reader(replyError=reply_error, notEnoughData=_INCOMPLETE)
-        gets, answer = reader.gets, self._pipeline.answer
-        partial_bytes = 0
+        decoder, answer = Decoder(), self._pipeline.answer
         while True:
             try:
                 data = await stream.receive_some(_RECEIVE_BYTES)
+                replies = decoder.feed(bytes(data))
             except trio.BrokenResourceError as error:
                 self._end(failures.broken(error))
                 return
-            if not data:
-                self._end(failures.closed_by_server())
-                return
-            # All replies in these bytes are parsed before any is handed out: that a length was wrong
-            # shows only in what follows it.
-            replies = []
-            try:
-                reader.feed(data)  # type: ignore[arg-type]
-                while (reply := gets()) is not _INCOMPLETE:
-                    replies.append(reply)
-            except hiredis.HiredisError as error:
+            except UnreadableError as error:
                 self._end(failures.unreadable(str(error)))
                 return
-            partial_bytes = 0 if replies else partial_bytes + len(data)
-            if partial_bytes > MAX_REPLY_BYTES:
-                self._pipeline.answer(ReplyTooLarge(limit_bytes=MAX_REPLY_BYTES))
+            except OversizedError:
+                answer(ReplyTooLarge(limit_bytes=MAX_REPLY_BYTES))
                 self._end(failures.oversized(MAX_REPLY_BYTES))
+                return
+            if not data:
+                self._end(failures.closed_by_server())
                 return
             for reply in replies:
                 if type(reply) is hiredis.PushNotification:
@@ -291,15 +278,20 @@ class Connection:
         Deadlines grow along the pipeline, so watching its head is enough, and spares every request a
         cancel scope of its own.
         """
+        pipeline = self._pipeline
         while True:
             now = trio.current_time()
-            due = self._pipeline.oldest_deadline
+            due = pipeline.oldest_deadline
             if due is None:
                 # Whatever is sent from now on is due no sooner than this.
                 due = now + self._reply_timeout
             elif due <= now:
-                self._end(failures.unanswered("a command", self._reply_timeout))
-                return
+                # If this process was held up itself, the replies are there and not yet read.
+                await trio.sleep(_SECOND_LOOK_SECONDS)
+                if pipeline.oldest_deadline == due:
+                    self._end(failures.unanswered("a command", self._reply_timeout))
+                    return
+                continue
             await trio.sleep_until(due)
 
     async def _ping(self) -> None:
@@ -309,9 +301,13 @@ class Connection:
             # Behind other requests, such as a large read, their own deadline has to do.
             patience = math.inf if self._pipeline.in_flight else self._ping_timeout
             started = trio.current_time()
-            with trio.move_on_after(patience) as limit, contextlib.suppress(RedisError, QueueFull, NotSent):
-                # An error reply (LOADING, BUSY, MISCONF) is a sign of life as well.
-                await self.submit("PING").reply()
+            with trio.move_on_after(patience) as limit:
+                try:
+                    await self.submit("PING").reply()
+                except RedisError:
+                    pass  # LOADING, BUSY and MISCONF are signs of life as well
+                except (QueueFull, NotSent):
+                    continue  # others wait for replies, which is as good a test
             if limit.cancelled_caught:
                 self._end(failures.unanswered("PING", self._ping_timeout))
                 return

@@ -15,7 +15,7 @@ from collections.abc import Iterator
 import attrs
 from redis.exceptions import RedisError
 
-from redstreamd.redisio.errors import reply_code, reply_text
+from redstreamd.redisio.error_replies import reply_code, reply_text
 from redstreamd.redisio.target import Target
 
 

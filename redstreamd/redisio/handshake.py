@@ -12,7 +12,7 @@ from typing import Any, Final
 from redis.exceptions import RedisError
 
 from redstreamd.redisio import Arg
-from redstreamd.redisio.errors import reply_code
+from redstreamd.redisio.error_replies import reply_code
 from redstreamd.redisio.failures import ConnectionEnded, refused
 from redstreamd.redisio.target import Target
 

@@ -103,6 +103,7 @@ class LaneKeeper:
         self._connection: Connection | None = None
         self._failure: Failure | None = None
         self._failed_attempts = 0
+        self._stopped = False
         # Reasons told since the lane was last connected.
         self._told: set[Failure] = set()
         # When the lane became wanted, connected or disconnected last.
@@ -137,13 +138,17 @@ class LaneKeeper:
             patience = deadline
             if self._connection is None:
                 patience = min(deadline, self._since + self._connect_grace)
-                if self._failure is not None and self._failure.kind is FailureKind.SETTINGS:
+                if self._hopeless():
                     patience = -math.inf
             if trio.current_time() >= patience:
                 raise self.unavailable()
             with trio.CancelScope(deadline=patience):
                 await self._waiters.park()
         return connection
+
+    def _hopeless(self) -> bool:
+        failure = self._failure
+        return self._stopped or (failure is not None and failure.kind is FailureKind.SETTINGS)
 
     async def wait_connected(self) -> None:
         """Return once the lane is open, however long that takes."""
@@ -173,10 +178,18 @@ class LaneKeeper:
             statistics=connection.statistics() if connection is not None else None,
         )
 
-    async def run(self) -> None:
-        """Stay connected until cancelled; there is no last attempt."""
-        await self._wanted.wait()
+    async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
+        """Stay connected until cancelled; there is no last attempt. May be run again after that.
+
+        ``task_status.started()`` is called at once.
+        """
+        if self._stopped:
+            self._stopped = False
+            self._failure = None
+            self._since = trio.current_time()
         try:
+            task_status.started()
+            await self._wanted.wait()
             while True:
                 connection = self._connect()
                 try:
@@ -186,8 +199,8 @@ class LaneKeeper:
                 await trio.sleep(pause)
         finally:
             self._connection = None
+            self._stopped = True
             self._failure = failures.SHUTTING_DOWN
-            self._since = -math.inf
             self._waiters.unpark_all()
 
     def adopt(self, connection: Connection) -> None:

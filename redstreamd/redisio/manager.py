@@ -30,13 +30,8 @@ from redis.exceptions import NoScriptError, RedisError
 from redstreamd.redisio import Arg
 from redstreamd.redisio.backoff import pause, reconnect_backoff, repeat_backoff
 from redstreamd.redisio.connection import Connection
-from redstreamd.redisio.errors import (
-    CommandTimedOut,
-    OutcomeUnknown,
-    ServerReplied,
-    bus_error,
-    not_executed,
-)
+from redstreamd.redisio.error_replies import bus_error, not_executed
+from redstreamd.redisio.errors import CommandTimedOut, OutcomeUnknown, ServerReplied
 from redstreamd.redisio.events import Lane, RedisEvent
 from redstreamd.redisio.failures import ConnectionEnded, NotSent, ReplyLost, unanswered
 from redstreamd.redisio.lane import LaneKeeper, LaneStatus
@@ -153,7 +148,7 @@ class Manager:
         """
         async with trio.open_nursery() as nursery:
             for keeper in self._lanes.values():
-                nursery.start_soon(keeper.run)
+                await nursery.start(keeper.run)
             # From the start, so that status and records tell about Redis before the first command.
             self._lanes[Lane.COMMAND].want()
             task_status.started()

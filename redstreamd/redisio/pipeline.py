@@ -140,7 +140,11 @@ class Pipeline:
         Raises:
             QueueFull: A bound is reached.
             TypeError: An argument is of a type that `Arg` excludes.
+            ValueError: There are no arguments.
         """
+        if not args:
+            # The server ignores an empty command, and every later reply would go to the wrong caller.
+            raise ValueError("a command has a name")
         # hiredis's annotation means a tuple of one element; it takes any number.
         packed = hiredis.pack_command(args)  # type: ignore[arg-type]
         size = len(packed)

@@ -12,7 +12,8 @@ from contextlib import asynccontextmanager
 
 from redstreamd.errors import BusError, Code
 from redstreamd.redisio.commands import Commands
-from redstreamd.redisio.errors import ServerReplied, reply_text
+from redstreamd.redisio.error_replies import reply_text
+from redstreamd.redisio.errors import ServerReplied
 
 #: Names looked through for a similar one; a suggestion is not worth a longer search.
 _SUGGESTION_SCAN = 1_000

@@ -6,6 +6,7 @@ from collections.abc import AsyncIterator
 import pytest
 import trio
 
+from redstreamd.redisio import replies
 from redstreamd.redisio.commands import Commands
 from redstreamd.redisio.errors import ServerReplied
 from redstreamd.redisio.manager import Lane
@@ -60,7 +61,7 @@ async def test_adding_trims_as_asked(commands: Commands) -> None:
     await commands.xadd("s", [(b"f", b"v")], max_length=3, approximate=False)
     assert await commands.xlen("s") == 3
     last = await commands.xadd("s", [(b"f", b"v")], min_id=ids[-1], approximate=False)
-    assert [entry.id for entry in await commands.xrange("s", "-", "+", 9)][0] == ids[-1]
+    assert [entry.id for entry in await commands.xrange("s", "-", "+", 1)] == [ids[-1]]
     assert (await commands.xinfo_stream("s")).last_generated_id == last
 
 
@@ -183,8 +184,6 @@ async def test_pending_entries_are_summed_up_and_listed(commands: Commands, serv
 
 
 async def test_an_entry_deleted_while_pending_has_no_fields(commands: Commands, server: Server) -> None:
-    from redstreamd.redisio import replies
-
     server.commands(
         ("XGROUP", "CREATE", "s", "g", "0", "MKSTREAM"),
         ("XADD", "s", "1-1", "f", "v"),

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import random
+import time
 from typing import Any
 
 import pytest
@@ -8,12 +9,11 @@ import trio
 import trio.testing
 from redis.exceptions import ResponseError
 
-from redstreamd.redisio import connection as connection_module
-from redstreamd.redisio import pipeline
+from redstreamd.redisio import decoder, pipeline
 from redstreamd.redisio.connection import Connection
 from redstreamd.redisio.dial import UNACKNOWLEDGED_MS, open_stream
 from redstreamd.redisio.errors import QueueFull, ReplyTooLarge
-from redstreamd.redisio.failures import FailureKind, NotSent, ReplyLost
+from redstreamd.redisio.failures import ConnectionEnded, FailureKind, NotSent, ReplyLost
 from redstreamd.redisio.target import Target
 from tests.redisio.running import over_tcp, running_connection, through, until
 from tests.support.proxy import proxy_to
@@ -74,6 +74,15 @@ async def test_types_without_one_meaning_on_the_wire_are_refused(redis: Server, 
             with pytest.raises(TypeError):
                 connection.submit("ECHO", bad)
             assert await connection.execute("ECHO", "x") == b"x"
+
+
+async def test_a_command_without_a_name_is_refused(redis: Server) -> None:
+    with trio.fail_after(10):
+        connection = Connection(Target(path=redis.path), role="test")
+        async with running_connection(connection):
+            with pytest.raises(ValueError, match="a command has a name"):
+                connection.submit()
+            assert await connection.execute("ECHO", "aligned") == b"aligned"
 
 
 async def test_replies_in_slices_of_one_byte_are_parsed(server: Server) -> None:
@@ -251,7 +260,7 @@ async def test_the_queue_is_bounded_in_bytes_but_one_request_always_fits(
 async def test_a_reply_beyond_the_limit_fails_its_caller_and_ends_the_connection(
     redis: Server, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(connection_module, "MAX_REPLY_BYTES", 1_000_000)
+    monkeypatch.setattr(decoder, "MAX_REPLY_BYTES", 1_000_000)
     redis.command("SET", "large", b"x" * 3_000_000)
     with trio.fail_after(10):
         connection = Connection(Target(path=redis.path), role="test")
@@ -292,7 +301,7 @@ async def test_pushes_arrive_between_replies_and_a_failing_hook_costs_nothing(
 async def test_a_refused_greeting_ends_the_connection(redis: Server) -> None:
     with trio.fail_after(10):
         connection = Connection(Target(path=redis.path), role="test", greeting=[("NO-SUCH-COMMAND",)])
-        with pytest.raises(connection_module.ConnectionEnded) as ended:
+        with pytest.raises(ConnectionEnded) as ended:
             await connection.run()
     assert ended.value.failure.kind is FailureKind.SETTINGS
     assert "NO-SUCH-COMMAND" in ended.value.failure.cause
@@ -311,6 +320,23 @@ async def test_an_overdue_reply_ends_the_connection(redis: Server) -> None:
                 await ran.ended.wait()
                 assert ran.failure is not None
                 assert "no reply" in ran.failure.cause
+
+
+async def test_a_pause_of_this_process_is_not_held_against_the_server(redis: Server) -> None:
+    with trio.fail_after(10):
+        connection = Connection(Target(path=redis.path), role="test", reply_timeout=0.2)
+        async with running_connection(connection) as ran:
+            unread = 0
+            for _ in range(20):
+                request = connection.submit("ECHO", "on time")
+                while not request.sent:
+                    await trio.lowlevel.checkpoint()
+                unread += connection.statistics().in_flight
+                # The event loop stands still beyond the deadline; the reply has long arrived.
+                time.sleep(0.25)  # noqa: ASYNC251
+                assert await request.reply() == b"on time"
+            assert not ran.ended.is_set()
+            assert unread > 10
 
 
 async def test_an_idle_half_open_connection_is_found_by_its_ping(redis: Server) -> None:

@@ -10,15 +10,14 @@ from redis.exceptions import (
     TryAgainError,
 )
 
-from redstreamd.redisio.errors import (
-    RedisUnavailable,
-    ServerReplied,
+from redstreamd.redisio.error_replies import (
     bus_error,
     not_executed,
     reply_code,
     reply_error,
     reply_text,
 )
+from redstreamd.redisio.errors import RedisUnavailable, ServerReplied
 
 # As the servers word them.
 PERMANENT = {

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import Any, NoReturn
 
 import attrs
@@ -89,11 +88,10 @@ class Bench:
             self.attempts.append(trio.current_time())
             return ScriptedConnection(next(remaining, None))
 
-        connect_typed: Callable[[], Any] = connect
         return LaneKeeper(
             Lane.COMMAND,
             Target(),
-            connect=connect_typed,
+            connect=connect,
             connect_grace=1.0,
             backoff=backoff or reconnect_backoff(),
             on_event=self.events.append,
@@ -138,8 +136,7 @@ async def test_nothing_is_attempted_before_the_lane_is_wanted() -> None:
     assert len(bench.attempts) == 1
 
 
-async def test_an_outage_of_a_week_is_one_record_and_attempts_never_end() -> None:
-    week = 7 * 24 * 3600
+async def test_a_long_outage_is_one_record_and_attempts_never_end() -> None:
     bench = Bench([Outcome(REFUSED)] * 1_000_000)
     keeper = bench.keeper()
     with trio.move_on_after(3_600):
@@ -148,7 +145,6 @@ async def test_an_outage_of_a_week_is_one_record_and_attempts_never_end() -> Non
     assert [type(event) for event in bench.events] == [ConnectFailed]
     assert max(bench.gaps()) <= 2.0
     assert 3_600 / 2.0 <= len(bench.attempts) <= 3_600 / 1.0 + 20
-    assert week > 3_600
 
 
 async def test_reasons_that_take_turns_are_told_once_each() -> None:

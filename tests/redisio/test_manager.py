@@ -316,6 +316,18 @@ async def test_waiting_ends_when_the_manager_does(redis: Server) -> None:
     assert "shutting down" in errors[0].cause
 
 
+async def test_a_manager_may_be_run_again(redis: Server) -> None:
+    with trio.fail_after(10):
+        manager = Manager(Target(path=redis.path))
+        for _ in range(2):
+            async with trio.open_nursery() as nursery:
+                await nursery.start(manager.run)
+                assert await manager.execute("ECHO", "x") == b"x"
+                nursery.cancel_scope.cancel()
+            with pytest.raises(RedisUnavailable, match="shutting down"):
+                await manager.execute("PING")
+
+
 # Replies that say "not now"
 
 
@@ -410,7 +422,9 @@ async def test_commands_that_were_not_executed_are_repeated_until_the_server_hea
 
 
 async def test_a_cluster_that_does_not_serve_the_slot_is_waited_for() -> None:
-    with trio.fail_after(20), start_redis("--cluster-enabled", "yes") as server:
+    # The default bus port is the port plus 10,000, which may be more than there are.
+    options = ("--cluster-enabled", "yes", "--cluster-port", str(free_port()))
+    with trio.fail_after(20), start_redis(*options) as server:
         async with running_manager(Target(path=server.path), command_timeout=4.0) as manager:
             async with trio.open_nursery() as nursery:
                 nursery.start_soon(manager.execute, "XADD", "s", "*", "f", "v")

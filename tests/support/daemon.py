@@ -14,7 +14,7 @@ import tempfile
 import time
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import attrs
 
@@ -129,12 +129,15 @@ def home() -> Iterator[Path]:
 
 @contextlib.contextmanager
 def running_daemon(
-    server: Server | None, *options: str, directory: Path | None = None, **variables: str
+    server: Server | Literal["absent"] | None,
+    *options: str,
+    directory: Path | None = None,
+    **variables: str,
 ) -> Iterator[Daemon]:
     """Run the daemon for the block.
 
     Args:
-        server: The Redis it uses; None for an embedded one.
+        server: The Redis it uses; None for an embedded one, "absent" for whatever `variables` say.
         options: Further command-line options.
         directory: Its home; a new one that is removed afterwards by default.
         variables: Further environment variables.
@@ -143,7 +146,7 @@ def running_daemon(
         place = directory or stack.enter_context(home())
         if server is None:
             options = ("--embedded", *options)
-        else:
+        elif server != "absent":
             variables = {"REDIS_URL": f"unix://{server.path}"} | variables
         process = subprocess.Popen(
             [PROGRAM, "serve", *options],

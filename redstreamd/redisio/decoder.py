@@ -1,0 +1,63 @@
+"""Takes bytes as they come and gives whole RESP3 replies.
+
+Owns the parser's options and the limit on a reply's size. Which request a reply belongs to is
+``pipeline``'s affair. The parsing itself is hiredis's.
+"""
+
+from __future__ import annotations
+
+from typing import Any, Final
+
+import hiredis
+
+from redstreamd.redisio.error_replies import reply_error
+
+#: Bytes of one reply. Redis itself limits a single value to this (proto-max-bulk-len).
+MAX_REPLY_BYTES: Final = 512 * 1024 * 1024
+
+# RESP3 has a false of its own, which hiredis's default for "no whole reply yet" cannot be told from.
+_INCOMPLETE: Final = object()
+
+
+class UnreadableError(Exception):
+    """The bytes are no RESP3; nothing after them can be trusted."""
+
+
+class OversizedError(Exception):
+    """A reply has grown beyond the limit and is still not whole."""
+
+
+class Decoder:
+    """Parses the replies of one connection. Strings stay bytes; error replies become exceptions."""
+
+    def __init__(self) -> None:
+        """Begin at the first byte of a connection."""
+        self._reader = hiredis.Reader(replyError=reply_error, notEnoughData=_INCOMPLETE)
+        # Bytes of the reply that is not whole yet, less what came with the reply before it.
+        self._partial_bytes = 0
+
+    def feed(self, data: bytes) -> list[Any]:
+        """Return the replies that `data` completes, in order, push notifications among them.
+
+        All of them are parsed before any is returned: that a length was wrong shows only in what
+        follows it.
+
+        Raises:
+            UnreadableError: To be discarded, with the connection.
+            OversizedError: Likewise.
+        """
+        gets = self._reader.gets
+        replies = []
+        try:
+            self._reader.feed(data)
+            while (reply := gets()) is not _INCOMPLETE:
+                replies.append(reply)
+        except hiredis.HiredisError as error:
+            raise UnreadableError(str(error)) from None
+        if replies:
+            self._partial_bytes = 0
+        else:
+            self._partial_bytes += len(data)
+            if self._partial_bytes > MAX_REPLY_BYTES:
+                raise OversizedError
+        return replies

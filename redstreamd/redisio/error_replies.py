@@ -1,0 +1,195 @@
+"""Reads the server's error replies: which exception, which code, and was the command executed at all.
+
+The mapping from an error's text to an exception class is redis-py's own. Which stream or group a
+command was about is not known here: callers that know catch `ServerReplied` and say more.
+"""
+
+from __future__ import annotations
+
+from typing import Final
+
+import attrs
+from redis._parsers.base import BaseParser
+from redis.exceptions import RedisError, ResponseError
+
+from redstreamd.errors import BusError, Code
+from redstreamd.redisio.errors import RedisUnavailable, ServerReplied
+
+
+@attrs.frozen
+class _Reading:
+    code: Code
+    message: str
+    next_step: str
+
+
+# Keyed by the error code that opens the reply.
+# Sources: "Redis serialization protocol specification" (simple errors) and server.c, `createSharedObjects`.
+_BY_REPLY_CODE: Final[dict[str, _Reading]] = {
+    "NOPERM": _Reading(
+        Code.PERMISSION_DENIED,
+        "Redis does not allow this to the user that redstreamd logs in as",
+        "Grant the command and the key to that user (ACL SETUSER), or log in as another (REDIS_USERNAME).",
+    ),
+    "NOAUTH": _Reading(
+        Code.CONNECTION_ERROR,
+        "Redis asks for a password",
+        "Set REDIS_PASSWORD (and REDIS_USERNAME for an ACL user).",
+    ),
+    "WRONGTYPE": _Reading(
+        Code.WRONG_TYPE,
+        "The key exists but is not a stream",
+        "Use another name; stream_list shows which keys are streams.",
+    ),
+    "OOM": _Reading(
+        Code.BACKEND_OUT_OF_MEMORY,
+        "Redis has reached its memory limit and refuses writes",
+        "Trim or delete streams, or raise maxmemory; reading and taking work still function.",
+    ),
+    "READONLY": _Reading(
+        Code.BACKEND_READ_ONLY,
+        "This Redis is a read-only replica",
+        "Point redstreamd at the primary, or wait for the failover to finish.",
+    ),
+    "MISCONF": _Reading(
+        Code.BACKEND_READ_ONLY,
+        "Redis refuses writes because it cannot persist to disk",
+        "Free disk space or repair the disk of the Redis server; its log names the reason.",
+    ),
+    "CROSSSLOT": _Reading(
+        Code.INVALID_ARGUMENT,
+        "The keys lie in different slots of the Redis cluster",
+        "Name the streams with one common hash tag, such as {orders}:new and {orders}:done.",
+    ),
+    "NOGROUP": _Reading(
+        Code.GROUP_NOT_FOUND,
+        "The consumer group, or the stream it belongs to, does not exist",
+        "Create it with group_create.",
+    ),
+    "BUSYGROUP": _Reading(
+        Code.GROUP_EXISTS, "The consumer group exists already", "Use it, or choose another name."
+    ),
+    "MOVED": _Reading(
+        Code.CONNECTION_ERROR,
+        "This Redis is a cluster node that does not hold the key",
+        "Configure the server as a cluster, or choose a node that serves the key.",
+    ),
+    "ASK": _Reading(
+        Code.CONNECTION_ERROR,
+        "The key is moving to another node of the Redis cluster",
+        "Repeat in a moment.",
+    ),
+    "UNBLOCKED": _Reading(
+        Code.CONNECTION_ERROR,
+        "Redis ended the wait because the server changed its role or the key was deleted",
+        "Repeat the call.",
+    ),
+}
+
+# Errors without a code of their own, by a part of their text.
+_BY_TEXT: Final[tuple[tuple[str, _Reading], ...]] = (
+    (
+        "no such key",
+        _Reading(
+            Code.STREAM_NOT_FOUND, "The stream does not exist", "stream_list shows the streams there are."
+        ),
+    ),
+    (
+        "requires the key to exist",
+        _Reading(
+            Code.STREAM_NOT_FOUND, "The stream does not exist", "Create the stream together with the group."
+        ),
+    ),
+    (
+        "Invalid stream ID",
+        _Reading(
+            Code.INVALID_ARGUMENT,
+            "An entry ID is not valid",
+            "Entry IDs look like 1526919030474-55: milliseconds, a dash, a sequence number.",
+        ),
+    ),
+    (
+        "equal or smaller than the target stream top item",
+        _Reading(
+            Code.INVALID_ARGUMENT, "The entry ID is not above the stream's last one", "Let Redis choose it."
+        ),
+    ),
+    (
+        "unknown command",
+        _Reading(
+            Code.INTERNAL,
+            "This Redis does not know a command that redstreamd needs",
+            "Use Redis 6.2 or later, or Valkey 7.2 or later, and check that the command is not renamed.",
+        ),
+    ),
+)
+
+_UNEXPECTED: Final = _Reading(
+    Code.INTERNAL, "Redis refused the command", "If this repeats, report it together with the cause."
+)
+
+# The server checks these before it runs a command, and inside a script before the script's first
+# write (script.c, `scriptVerifyWriteCommandAllow`), so such a command had no effect at all.
+_NOT_EXECUTED: Final[dict[str, str]] = {
+    "LOADING": "Redis is loading its data into memory",
+    "BUSY": "Redis is running a long script",
+    "TRYAGAIN": "the keys are moving between nodes of the Redis cluster",
+    "CLUSTERDOWN": "the Redis cluster does not serve all slots",
+    "MASTERDOWN": "this replica has lost its primary",
+    "NOREPLICAS": "Redis demands more connected replicas than there are (min-replicas-to-write)",
+}
+
+
+def reply_error(text: str) -> RedisError:
+    """Turn the text of an error reply into redis-py's exception; never raises."""
+    try:
+        error: RedisError = BaseParser.parse_error(text)  # type: ignore[no-untyped-call]
+    except ValueError:  # MOVED and ASK in a shape that redis-py cannot take apart
+        return ResponseError(text)
+    return error
+
+
+def reply_code(error: RedisError) -> str:
+    """Return the word that opened the reply ("ERR", "NOPERM"), which redis-py cuts off where it knows it."""
+    if error.status_code is not None:
+        return error.status_code
+    return str(error).partition(" ")[0]
+
+
+def reply_text(error: RedisError) -> str:
+    """Return the reply as the server sent it, on one line."""
+    text = str(error)
+    if error.status_code is not None:
+        text = f"{error.status_code} {text}"
+    return " ".join(text.split())
+
+
+def not_executed(error: RedisError) -> str | None:
+    """Return why the command was certainly not executed and may be sent again, or None if it may not."""
+    return _NOT_EXECUTED.get(reply_code(error))
+
+
+def bus_error(error: RedisError) -> BusError:
+    """Read a server's error reply: code, cause and next step.
+
+    Returns:
+        `RedisUnavailable` for a command that the server did not execute because of its own state,
+        else `ServerReplied`.
+    """
+    code, text = reply_code(error), reply_text(error)
+    if (why := _NOT_EXECUTED.get(code)) is not None:
+        return RedisUnavailable(
+            "Redis is not serving commands at the moment",
+            cause=f"{why} ({text})",
+            next_step="Nothing was changed; repeat in a moment.",
+        )
+    reading = _BY_REPLY_CODE.get(code)
+    if reading is None:
+        reading = next((known for part, known in _BY_TEXT if part in text), _UNEXPECTED)
+    return ServerReplied(
+        reading.code,
+        reading.message,
+        cause=f"Redis replied: {text}",
+        next_step=reading.next_step,
+        reply=error,
+    )

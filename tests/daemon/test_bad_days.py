@@ -1,0 +1,182 @@
+"""What goes wrong in practice: Redis away, bad settings, a second daemon, signals, strange input."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import time
+from pathlib import Path
+
+import pytest
+import trio
+
+from tests.support.daemon import PROGRAM, clean_environment, home, running_daemon
+from tests.support.mcp_client import raw_client
+from tests.support.servers import Server, free_port, start_redis
+
+
+def processes_below(directory: Path) -> list[int]:
+    """Return the processes that have `directory` in their command line or as their working directory."""
+    found = []
+    for entry in Path("/proc").iterdir():
+        if entry.name.isdigit() and int(entry.name) != os.getpid():
+            try:
+                place = str((entry / "cwd").readlink())
+                command = (entry / "cmdline").read_bytes().decode(errors="replace")
+            except OSError:
+                continue
+            if str(directory) in place or str(directory) in command:
+                found.append(int(entry.name))
+    return found
+
+
+async def test_redis_absent_is_an_error_in_time_and_its_return_is_noticed() -> None:
+    port = free_port()
+    with home() as directory:
+        variables = {"REDIS_PORT": str(port), "REDIS_HOST": "127.0.0.1"}
+        with running_daemon("absent", directory=directory, **variables) as daemon:
+            began = time.monotonic()
+            answer = daemon.call("stream_add", stream="s", entries=[{"a": 1}])
+            assert time.monotonic() - began < 5.5
+            assert answer["isError"]
+            error = answer["structuredContent"]
+            assert error["code"] == "CONNECTION_ERROR"
+            assert "refused" in error["cause"].lower()
+            with start_redis("--port", str(port)):
+                deadline = time.monotonic() + 5
+                while daemon.call("stream_add", stream="s", entries=[{"a": 1}])["isError"]:
+                    assert time.monotonic() < deadline
+            assert daemon.process.poll() is None
+            # One record for each change, not for each attempt.
+            assert daemon.log.count("refused") <= 3
+
+
+@pytest.mark.parametrize(
+    ("options", "variables", "words"),
+    [
+        (["--set", "leases.lease_seconds=soon"], {}, ["leases.lease_seconds", "soon", "--set"]),
+        ([], {"REDIS_PORT": "tcp://10.0.0.1:6379"}, ["redis.port", "REDIS_PORT", "tcp://10.0.0.1:6379"]),
+        ([], {"REDSTREAMD_TOOLS_PROFIL": "worker"}, ["REDSTREAMD_TOOLS_PROFIL", "REDSTREAMD_TOOLS_PROFILE"]),
+        (["--config", "/no/such/file.toml"], {}, ["/no/such/file.toml"]),
+        (["--listen", "carrier-pigeon:7"], {}, ["carrier-pigeon:7", "unix:PATH", "--listen"]),
+    ],
+)
+def test_bad_settings_are_one_line_and_exit_status_78(
+    options: list[str], variables: dict[str, str], words: list[str]
+) -> None:
+    with home() as directory:
+        for command in ("serve", "check-config"):
+            ended = subprocess.run(
+                [PROGRAM, command, *options],
+                env=clean_environment(directory, **variables),
+                capture_output=True,
+                text=True,
+                timeout=60,
+                check=False,
+            )
+            assert ended.returncode == 78
+            assert len(ended.stderr.splitlines()) == 1
+            for word in words:
+                assert word in ended.stderr
+
+
+def test_a_second_daemon_on_the_same_socket_is_refused(redis: Server) -> None:
+    with home() as directory, running_daemon(redis, directory=directory) as daemon:
+        second = subprocess.run(
+            [PROGRAM, "serve"],
+            env=clean_environment(directory, REDIS_URL=f"unix://{redis.path}"),
+            capture_output=True,
+            text=True,
+            timeout=60,
+            check=False,
+        )
+        assert second.returncode == 75
+        assert "another process listens there" in second.stderr
+        assert not daemon.call("stream_list")["isError"]
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_signal_stops_it_cleanly_and_the_next_run_has_the_data(number: signal.Signals) -> None:
+    with home() as directory:
+        with running_daemon(None, directory=directory) as daemon:
+            daemon.call("stream_add", stream="s", entries=[{"a": 1}])
+            began = time.monotonic()
+            assert daemon.stop(number) == 0
+            assert time.monotonic() - began < 5
+            assert processes_below(directory) == []
+            assert not Path(daemon.path).exists()
+        with running_daemon(None, directory=directory) as daemon:
+            answer = daemon.call("stream_read", stream="s")["structuredContent"]
+            assert [entry["fields"] for entry in answer["entries"]] == [{"a": 1}]
+        assert processes_below(directory) == []
+
+
+async def test_a_stop_answers_those_who_wait(redis: Server) -> None:
+    with running_daemon(redis) as daemon, trio.fail_after(30):
+        async with raw_client(daemon.path, era="modern") as client:
+            wait = client.tool_call("stream_wait", {"streams": ["s"], "cursor": "5-5", "timeout_seconds": 60})
+            await client.send(wait)
+            while b"tracking_total_keys:1\r" not in redis.command("INFO", "stats"):  # noqa: ASYNC110
+                await trio.sleep(0.01)
+            began = trio.current_time()
+            status = await trio.to_thread.run_sync(daemon.stop)
+            answer = await client.answer_to(wait["id"])
+            assert answer["result"]["structuredContent"]["next_cursor"] == "5-5"
+            assert status == 0
+            assert trio.current_time() - began < 2
+
+
+async def test_strange_input_is_answered_and_the_connection_lives_on(redis: Server) -> None:
+    with running_daemon(redis) as daemon, trio.fail_after(30):
+        async with raw_client(daemon.path, era="modern") as client:
+            await client.send_bytes(b"{this is no JSON}\n")
+            answer = await client.receive()
+            assert (answer["id"], answer["error"]["code"]) == (None, -32700)
+
+            answer = await client.call_tool("stream_reed", {})
+            assert answer["error"]["code"] == -32602
+            assert "stream_read" in answer["error"]["message"]
+
+            answer = await client.call_tool("stream_read", {"stream": "s", "cuont": 5, "count": "many"})
+            error = answer["result"]["structuredContent"]
+            assert error["code"] == "INVALID_ARGUMENT"
+            for word in ("cuont", "count", "many"):
+                assert word in json.dumps(error)
+
+            # Member names that occur twice, far inside an entry: only the decoder has seen them.
+            request = client.tool_call("stream_add", {"stream": "s", "entries": [{"a": {"TWICE": 1}}]})
+            line = json.dumps(request).replace('{"TWICE": 1}', '{"x": 1, "x": 2}')
+            await client.send_bytes(line.encode() + b"\n")
+            answer = await client.answer_to(request["id"])
+            assert answer["result"]["structuredContent"]["code"] == "INVALID_ARGUMENT"
+            assert "'x'" in answer["result"]["structuredContent"]["cause"]
+            assert redis.command("EXISTS", "s") == 0
+
+            await client.send_bytes(b"[" * 9 * 1024 * 1024)
+            answer = await client.receive()
+            assert "limits.max_message_bytes" in answer["error"]["message"]
+            with pytest.raises(EOFError):
+                await client.receive()
+        async with raw_client(daemon.path, era="modern") as client:
+            assert not (await client.call_tool("stream_list", {}))["result"]["isError"]
+
+
+async def test_stdio_serves_one_client_and_ends_with_it(redis: Server) -> None:
+    from mcp import Client, StdioServerParameters
+
+    with home() as directory:
+        command = StdioServerParameters(
+            command=str(PROGRAM),
+            args=["stdio"],
+            env=clean_environment(directory, REDIS_URL=f"unix://{redis.path}"),
+        )
+        with trio.fail_after(30):
+            async with Client(command, mode="legacy") as client:
+                added = await client.call_tool("stream_add", {"stream": "s", "entries": [{"a": 1}]})
+                assert not added.is_error
+                read = await client.call_tool("stream_read", {"stream": "s"})
+                assert read.structured_content is not None
+                assert read.structured_content["entries"][0]["sender"] == "stdio"
+        assert processes_below(directory) == []

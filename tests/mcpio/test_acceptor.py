@@ -1,0 +1,321 @@
+"""Many peers at once, too many of them, hostile ones among them, and defects of ours."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import resource
+import statistics
+import tempfile
+from collections.abc import Iterator
+
+import pytest
+import trio
+import trio.testing
+
+from redstreamd.mcpio import jsonrpc
+from redstreamd.mcpio.acceptor import Acceptor, Door
+from redstreamd.mcpio.connection import MESSAGES_PER_TURN, Connection
+from redstreamd.mcpio.events import (
+    AcceptPaused,
+    AcceptResumed,
+    ConnectionClosed,
+    ConnectionCrashed,
+    ConnectionsExhausted,
+    Ending,
+    Event,
+)
+from redstreamd.mcpio.limits import Limits
+from redstreamd.mcpio.listeners import open_tcp_listeners, open_unix_listener
+from redstreamd.policy import Principal
+from tests.mcpio.serving import PRINCIPAL, Tools, make_server, serving
+from tests.support.mcp_client import RawClient, raw_client
+
+
+def short_path() -> str:
+    """Return a path for a socket: they are limited to 107 bytes, which pytest's directories can exceed."""
+    return f"{tempfile.mkdtemp(prefix='rs-')}/mcp.sock"
+
+
+@contextlib.contextmanager
+def descriptors(at_least: int | None = None, at_most: int | None = None) -> Iterator[None]:
+    """Set how many descriptors this process may have, for the block."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    wanted = max(soft, at_least) if at_least is not None else at_most
+    assert wanted is not None
+    if wanted > hard != resource.RLIM_INFINITY:
+        pytest.skip(f"needs {wanted} descriptors, and the hard limit is {hard} (ulimit -Hn)")
+    resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+
+
+async def test_a_thousand_peers_are_served_at_once() -> None:
+    with descriptors(at_least=2500), trio.fail_after(60):
+        async with serving() as service, contextlib.AsyncExitStack() as stack:
+            peers = [await stack.enter_async_context(raw_client(service.path)) for _ in range(1000)]
+            answers: dict[int, str] = {}
+
+            async def use(number: int, peer: RawClient) -> None:
+                await peer.initialize()
+                answer = await peer.call_tool("echo", {"text": f"{number}"})
+                answers[number] = answer["result"]["content"][0]["text"]
+
+            async with trio.open_nursery() as nursery:
+                for number, peer in enumerate(peers):
+                    nursery.start_soon(use, number, peer)
+            assert answers == {number: f"{number}" for number in range(1000)}
+            assert service.acceptor.statistics().connections == 1000
+
+
+async def test_one_peer_too_many_is_told_so_and_turned_away() -> None:
+    with trio.fail_after(10):
+        async with serving(Limits(max_connections=2)) as service:
+            async with raw_client(service.path, initialize=True) as first:
+                async with raw_client(service.path, initialize=True):
+                    for _ in range(3):
+                        async with raw_client(service.path) as third:
+                            (refusal,) = await third.receive_rest()
+                            assert (refusal["id"], refusal["error"]["code"]) == (None, -32000)
+                            assert "2 connections" in refusal["error"]["message"]
+                            assert "limits.max_connections" in refusal["error"]["message"]
+                    assert "result" in await first.call_tool("echo")
+                # A place that is free again can be taken.
+                while service.acceptor.statistics().connections == 2:
+                    await trio.lowlevel.checkpoint()
+                async with raw_client(service.path, initialize=True) as again:
+                    assert "result" in await again.call_tool("echo")
+            # A flood of newcomers is no flood of reports.
+            assert [event.limit for event in service.reported(ConnectionsExhausted)] == [2]
+            assert service.acceptor.statistics().refused == 3
+
+
+async def test_each_door_has_its_own_principal() -> None:
+    with trio.fail_after(10):
+        (tcp,) = await open_tcp_listeners("127.0.0.1", 0)
+        async with (
+            await open_unix_listener(short_path()) as unix,
+            tcp,
+            trio.open_nursery() as nursery,
+        ):
+            doors = [Door(unix, Principal("ann", "unix")), Door(tcp, Principal("bob", "tcp"))]
+            acceptor = Acceptor(doors, make_server())
+            await nursery.start(acceptor.run)
+            for address, name in [
+                (str(unix.path), "ann/unix"),
+                (("127.0.0.1", tcp.socket.getsockname()[1]), "bob/tcp"),
+            ]:
+                async with raw_client(address, initialize=True) as raw:
+                    answer = await raw.call_tool("whoami")
+                    assert answer["result"]["content"][0]["text"] == name
+            nursery.cancel_scope.cancel()
+
+
+async def test_a_defect_in_one_connection_touches_no_other(monkeypatch: pytest.MonkeyPatch) -> None:
+    decode = jsonrpc.decode
+
+    def break_down(line: bytes, limits: Limits) -> jsonrpc.Message:
+        if b"break down" in line:
+            raise RuntimeError("a defect of ours")
+        return decode(line, limits)
+
+    monkeypatch.setattr(jsonrpc, "decode", break_down)
+    with trio.fail_after(10):
+        async with serving() as service:
+            async with raw_client(service.path, initialize=True) as other:
+                await other.send(other.tool_call("sleep", {"name": "other", "seconds": 0.2}, request_id="s"))
+                await service.tools.wait("started", "other")
+                async with raw_client(service.path, initialize=True) as victim:
+                    await victim.send(victim.tool_call("sleep", {"name": "victim"}))
+                    await service.tools.wait("started", "victim")
+                    await victim.send_bytes(b"break down\n")
+                    assert await victim.receive_rest() == []
+                assert service.tools.ended == {"victim"}
+                assert "result" in await other.answer_to("s")
+            (crash,) = service.reported(ConnectionCrashed)
+            assert "a defect of ours" in str(crash.exception.exceptions[0])  # type: ignore[attr-defined]
+            assert service.acceptor.statistics().crashed == 1
+            async with raw_client(service.path, initialize=True) as newcomer:
+                assert "result" in await newcomer.call_tool("echo")
+
+
+async def test_a_defect_during_cancellation_is_reported_and_the_cancellation_goes_on(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    async def run(self: Connection) -> None:
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(trio.sleep_forever)
+            try:
+                await trio.sleep_forever()
+            finally:
+                raise RuntimeError("on the way out")
+
+    monkeypatch.setattr(Connection, "run", run)
+    with trio.fail_after(10):
+        async with serving() as service:
+            async with raw_client(service.path):
+                while not service.acceptor.statistics().connections:
+                    await trio.lowlevel.checkpoint()
+                await trio.testing.wait_all_tasks_blocked(0.01)
+        assert len(service.reported(ConnectionCrashed)) == 1
+
+
+async def test_a_hook_that_raises_costs_only_its_record(caplog: pytest.LogCaptureFixture) -> None:
+    def hook(event: Event) -> None:
+        raise RuntimeError(f"cannot record {type(event).__name__}")
+
+    with trio.fail_after(10):
+        async with await open_unix_listener(short_path()) as listener:
+            acceptor = Acceptor([Door(listener, PRINCIPAL)], make_server(), on_event=hook)
+            async with trio.open_nursery() as nursery:
+                await nursery.start(acceptor.run)
+                async with raw_client(str(listener.path), initialize=True) as raw:
+                    assert (await raw.call_tool("raise"))["error"]["code"] == -32603
+                    assert "result" in await raw.call_tool("echo")
+                nursery.cancel_scope.cancel()
+    assert "the event hook raised on 'RequestFailed'" in caplog.text
+
+
+async def test_out_of_descriptors_accepting_pauses_and_recovers() -> None:
+    highest = max(int(name) for name in os.listdir("/proc/self/fd"))
+    with trio.fail_after(20):
+        async with serving() as service, raw_client(service.path, initialize=True) as friend:
+            newcomers = [trio.socket.socket(trio.socket.AF_UNIX) for _ in range(3)]
+            hoard: list[int] = []
+            with descriptors(at_most=highest + 50):
+                with contextlib.suppress(OSError):
+                    while True:
+                        hoard.append(os.dup(0))
+                try:
+                    for newcomer in newcomers:
+                        await newcomer.connect(service.path)
+                    while not service.reported(AcceptPaused):
+                        await trio.lowlevel.checkpoint()
+                    # Those who are in are served meanwhile, and the pauses are not reported one by one.
+                    began = trio.current_time()
+                    while trio.current_time() < began + 0.3:
+                        assert "result" in await friend.call_tool("echo")
+                    (paused,) = service.reported(AcceptPaused)
+                    assert "Too many open files" in str(paused.exception)
+                finally:
+                    for descriptor in hoard:
+                        os.close(descriptor)
+                freed = trio.current_time()
+                for newcomer in newcomers:
+                    async with raw_client(trio.SocketStream(newcomer), initialize=True) as raw:
+                        assert "result" in await raw.call_tool("echo")
+                assert trio.current_time() - freed < 1.5
+            (resumed,) = service.reported(AcceptResumed)
+            assert resumed.paused_seconds >= 0.3
+            assert service.acceptor.statistics().crashed == 0
+
+
+async def test_drained_an_acceptor_lets_nobody_in_and_everybody_out() -> None:
+    with trio.fail_after(10):
+        async with serving() as service:
+            async with (
+                raw_client(service.path, initialize=True) as idle,
+                raw_client(service.path, initialize=True) as busy,
+                raw_client(service.path, initialize=True) as waiting,
+            ):
+                await busy.send(busy.tool_call("sleep", {"name": "a", "seconds": 0.2}, request_id="a"))
+                await waiting.send(waiting.tool_call("drained", request_id="w"))
+                await service.tools.wait("started", "a")
+                await service.tools.wait("started", "drained")
+                assert await service.acceptor.drain(5)
+                assert await idle.receive_rest() == []
+                assert [message["id"] for message in await busy.receive_rest()] == ["a"]
+                assert [message["id"] for message in await waiting.receive_rest()] == ["w"]
+                with pytest.raises(OSError, match=r"No such file|refused"):
+                    await trio.open_unix_socket(service.path)
+            assert service.acceptor.statistics().connections == 0
+            endings = [event.ending for event in service.reported(ConnectionClosed)]
+            assert endings == [Ending.DRAINED] * 3
+
+
+async def test_a_drained_acceptor_ends_its_run_and_says_what_it_cut_off() -> None:
+    with trio.fail_after(10):
+        tools = Tools()
+        async with await open_unix_listener(short_path()) as listener:
+            acceptor = Acceptor([Door(listener, PRINCIPAL)], make_server(tools))
+            async with trio.open_nursery() as nursery:
+                await nursery.start(acceptor.run)
+                async with raw_client(str(listener.path), initialize=True) as raw:
+                    await raw.send(raw.tool_call("sleep", {"name": "a"}, request_id="a"))
+                    await tools.wait("started", "a")
+                    assert not await acceptor.drain(0.1)
+                    (answer,) = await raw.receive_rest()
+                    assert answer["error"]["code"] == -32000
+            # The nursery is left, so `run` has returned.
+            assert await acceptor.drain(1)
+
+
+async def test_after_a_failure_an_acceptor_can_run_again_on_the_same_doors() -> None:
+    with trio.fail_after(10):
+        async with await open_unix_listener(short_path()) as listener:
+            acceptor = Acceptor([Door(listener, PRINCIPAL)], make_server())
+            for _ in range(2):
+                async with trio.open_nursery() as nursery:
+                    await nursery.start(acceptor.run)
+                    async with raw_client(str(listener.path), initialize=True) as raw:
+                        assert "result" in await raw.call_tool("echo")
+                    nursery.cancel_scope.cancel()
+
+
+FLOODS = pytest.mark.parametrize(
+    "line",
+    [
+        pytest.param(b'{"jsonrpc":"2.0","id":1,"method":"tools/list"}\n', id="requests"),
+        pytest.param(b"garbage\n", id="garbage"),
+        pytest.param(b'{"jsonrpc":"2.0","method":"notifications/x"}\n', id="notifications"),
+        pytest.param(b"[" * 1000 + b"\n", id="deep nesting"),
+    ],
+)
+
+
+@FLOODS
+async def test_a_flood_from_one_peer_does_not_keep_another_waiting(
+    line: bytes, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    flooded = 0
+    decode = jsonrpc.decode
+
+    def counting(data: bytes, limits: Limits) -> jsonrpc.Message:
+        nonlocal flooded
+        flooded += data + b"\n" == line
+        return decode(data, limits)
+
+    monkeypatch.setattr(jsonrpc, "decode", counting)
+
+    async def flood(raw: RawClient) -> None:
+        while True:
+            await raw.send_bytes(line * (200_000 // len(line)))
+
+    async def read(raw: RawClient) -> None:
+        with contextlib.suppress(EOFError):
+            while True:
+                await raw.receive()
+
+    with trio.fail_after(60):
+        async with (
+            serving() as service,
+            raw_client(service.path, initialize=True) as polite,
+            raw_client(service.path, initialize=True) as rude,
+            trio.open_nursery() as nursery,
+        ):
+            nursery.start_soon(flood, rude)
+            nursery.start_soon(read, rude)
+            while flooded < 1000:
+                await trio.lowlevel.checkpoint()
+            during = []
+            for _ in range(50):
+                before = flooded
+                assert "result" in await polite.call_tool("echo")
+                during.append(flooded - before)
+            # It did go on, and a call that takes half a dozen turns of the event loop waited for as many turns of
+            # the rude peer's; all that one read brings would be several hundred at once.
+            assert sum(during) > 0
+            assert statistics.median(during) <= 12 * MESSAGES_PER_TURN
+            nursery.cancel_scope.cancel()

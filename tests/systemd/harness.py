@@ -1,0 +1,279 @@
+"""Boots this machine's own systemd in a container, for tests that need a real service manager.
+
+The container sees the machine's file system with everything writable, in memory: an overlay
+over / whose upper layer is a tmpfs, run by systemd-nspawn. It boots to basic.target in a few
+seconds; what a test wants beyond that (redis-server, our units) it starts itself.
+
+All mounts live in a mount namespace of the container's own, and all its processes in its PID
+namespace, whose first process dies with systemd-nspawn and that with the test run. So nothing
+remains on the machine, whichever way a run ends, except an empty directory if it is killed.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import shlex
+import shutil
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+import uuid
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+
+import attrs
+
+from tests.support.servers import missing
+
+BOOT_SECONDS = 60.0
+
+# Mounted inside at these places: DynamicUser cannot traverse a home directory, where a developer's
+# interpreter, environment and checkout often are.
+PREFIX = Path("/opt/redstreamd")
+INTERPRETER = Path("/opt/redstreamd-python")
+PACKAGES = Path("/opt/redstreamd-packages")
+CHECKOUT = Path("/opt/redstreamd-checkout")
+
+REPOSITORY = Path(__file__).resolve().parents[2]
+
+_MOUNT_AND_BOOT = """
+set -e
+mount -t tmpfs -o size=2g,mode=0755 tmpfs "$1"
+mkdir "$1/upper" "$1/work" "$1/root"
+mount -t overlay overlay -o "lowerdir=/,upperdir=$1/upper,workdir=$1/work" "$1/root"
+directory=$1
+shift
+exec systemd-nspawn --directory="$directory/root" "$@"
+"""
+
+
+@attrs.frozen
+class Container:
+    """A booted systemd.
+
+    Attributes:
+        pid: Its first process, as this machine numbers it.
+    """
+
+    pid: int
+
+    def path(self, inside: str | Path) -> Path:
+        """Return where a file of the container is reached from outside."""
+        return Path(f"/proc/{self.pid}/root{inside}")
+
+    def write(self, inside: str | Path, text: str, *, mode: int = 0o644) -> None:
+        """Write a file inside, with its directories."""
+        path = self.path(inside)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(text)
+        path.chmod(mode)
+
+    def start(self, *command: str, environ: Mapping[str, str] | None = None) -> subprocess.Popen[str]:
+        """Start a command inside, with pipes for its standard streams."""
+        return subprocess.Popen(
+            self._inside(command, environ),
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+
+    def run(
+        self,
+        *command: str,
+        input: str = "",  # noqa: A002 -- subprocess's own word
+        check: bool = True,
+        timeout_seconds: float = 60.0,
+        environ: Mapping[str, str] | None = None,
+    ) -> subprocess.CompletedProcess[str]:
+        """Run a command inside as root to its end.
+
+        Raises:
+            AssertionError: It failed and `check` is true; the message holds what it wrote.
+        """
+        done = subprocess.run(
+            self._inside(command, environ),
+            input=input,
+            capture_output=True,
+            text=True,
+            timeout=timeout_seconds,
+            check=False,
+        )
+        if check and done.returncode:
+            raise AssertionError(
+                f"{shlex.join(command)} ended with {done.returncode}\n{done.stdout}{done.stderr}"
+            )
+        return done
+
+    def systemctl(self, *arguments: str, check: bool = True) -> str:
+        """Run systemctl inside and return what it printed."""
+        return self.run("systemctl", "--no-pager", *arguments, check=check).stdout
+
+    def show(self, unit: str, *properties: str) -> dict[str, str]:
+        """Return properties of a unit."""
+        wanted = [f"--property={name}" for name in properties]
+        lines = self.systemctl("show", unit, *wanted).splitlines()
+        return dict(line.split("=", 1) for line in lines if "=" in line)
+
+    def wait_for(self, unit: str, *, timeout_seconds: float = 30.0, **wanted: str) -> dict[str, str]:
+        """Wait until properties of a unit have the wanted values, such as ``ActiveState="active"``.
+
+        Raises:
+            AssertionError: They did not in time; the message holds the unit's status and journal.
+        """
+        found: dict[str, str] = {}
+
+        def arrived() -> bool:
+            found.update(self.show(unit, *wanted))
+            return all(found.get(name) == value for name, value in wanted.items())
+
+        try:
+            wait_until(arrived, timeout_seconds=timeout_seconds)
+        except AssertionError:
+            status = self.systemctl("status", "--full", unit, check=False)
+            raise AssertionError(
+                f"{unit} has {found}, not {wanted}\n{status}\n{self.journal(unit)}"
+            ) from None
+        return found
+
+    def journal(self, unit: str | None = None, *options: str) -> str:
+        """Return the text of journal records, of one unit or of all."""
+        self.run("journalctl", "--sync")
+        of_unit = () if unit is None else ("--unit", unit)
+        return self.run("journalctl", "--no-pager", "--output=cat", *of_unit, *options).stdout
+
+    def kill(self, pid: int, number: signal.Signals) -> None:
+        """Send a signal to a process, by its number inside."""
+        self.run("kill", f"-{number.name.removeprefix('SIG')}", str(pid))
+
+    def main_pid(self, unit: str) -> int:
+        """Return the number, inside, of a service's main process; 0 if there is none."""
+        return int(self.show(unit, "MainPID")["MainPID"])
+
+    def _inside(self, command: tuple[str, ...], environ: Mapping[str, str] | None) -> list[str]:
+        # Not the caller's environment: it belongs to the machine, not to the container.
+        clean = {"PATH": "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin", "LANG": "C.UTF-8"}
+        assignments = [f"{name}={value}" for name, value in {**clean, **(environ or {})}.items()]
+        return ["nsenter", "--target", str(self.pid), "--all", "env", "--ignore-environment", *assignments, *command]
+
+
+def wait_until(holds: Callable[[], bool], *, timeout_seconds: float = 30.0) -> None:
+    """Ask again and again until something holds; states of other processes cannot be waited for otherwise.
+
+    Raises:
+        AssertionError: It did not hold in time.
+    """
+    deadline = time.monotonic() + timeout_seconds
+    while not holds():
+        if time.monotonic() > deadline:
+            raise AssertionError(f"not within {timeout_seconds:g} s")
+        time.sleep(0.02)
+
+
+@contextlib.contextmanager
+def booted() -> Iterator[Container]:
+    """Boot a container for the block; skip the test (in CI: fail it) where that is impossible."""
+    _check_machine()
+    with tempfile.TemporaryDirectory(prefix="rs-systemd-") as directory, tempfile.TemporaryFile("w+") as console:
+        nspawn = subprocess.Popen(
+            [
+                *("unshare", "--mount", "--propagation", "private"),
+                *("sh", "-c", _MOUNT_AND_BOOT, "sh", directory),
+                *("--register=no", "--keep-unit", "--link-journal=no", f"--uuid={uuid.uuid4().hex}"),
+                *(f"--bind-ro={source}:{inside}" for source, inside in _mounts().items()),
+                *("--console=pipe", "--boot", "systemd.unit=basic.target"),
+            ],
+            stdin=subprocess.DEVNULL,
+            stdout=console,
+            stderr=subprocess.STDOUT,
+            start_new_session=True,
+        )
+        first: int | None = None
+        try:
+            try:
+                first = _first_process(nspawn)
+                container = Container(first)
+                wait_until(lambda: _is_running(container), timeout_seconds=BOOT_SECONDS)
+            except AssertionError as exc:
+                console.seek(0)
+                raise AssertionError(f"the container did not boot: {exc}\n{console.read()}") from exc
+            yield container
+        finally:
+            # Everything inside ends with its first process, and the mounts with the last user of theirs.
+            if first is not None:
+                with contextlib.suppress(ProcessLookupError):
+                    os.kill(first, signal.SIGKILL)
+            else:
+                nspawn.kill()
+            nspawn.wait(timeout=30)
+
+
+def install_environment(container: Container) -> None:
+    """Make /opt/redstreamd inside: an environment with this checkout and this interpreter's packages.
+
+    The units' own path, so that they can be used as they are shipped.
+    """
+    interpreter = INTERPRETER if _is_private_interpreter() else Path(sys.base_prefix)
+    version = f"python{sys.version_info.major}.{sys.version_info.minor}"
+    container.run(str(interpreter / "bin" / version), "-m", "venv", "--without-pip", str(PREFIX))
+    site = PREFIX / "lib" / version / "site-packages"
+    container.write(site / "redstreamd.pth", f"{CHECKOUT}\n{PACKAGES}\n")
+    container.write(
+        PREFIX / "bin" / "redstreamd",
+        f"#!{PREFIX}/bin/python\nimport sys\nfrom redstreamd.cli import main\nsys.exit(main())\n",
+        mode=0o755,
+    )
+
+
+def _check_machine() -> None:
+    if os.geteuid() != 0:
+        missing("root's permission to make mounts", "run the tests as root")
+    for program, package in (("systemd-nspawn", "systemd-container"), ("nsenter", "util-linux")):
+        if shutil.which(program) is None:
+            missing(program, f"apt-get install {package}")
+    if not Path("/usr/lib/systemd/systemd").exists():
+        missing("systemd", "apt-get install systemd")
+
+
+def _mounts() -> dict[str, Path]:
+    import attrs as installed
+
+    mounts = {
+        str(REPOSITORY / "redstreamd"): CHECKOUT / "redstreamd",
+        str(Path(installed.__file__).resolve().parents[1]): PACKAGES,
+    }
+    if _is_private_interpreter():
+        mounts[sys.base_prefix] = INTERPRETER
+    return mounts
+
+
+def _is_private_interpreter() -> bool:
+    return Path(sys.base_prefix) not in (Path("/usr"), Path("/usr/local"))
+
+
+def _first_process(nspawn: subprocess.Popen[bytes]) -> int:
+    """Wait for the child of systemd-nspawn that is process 1 of its namespace, and return its number here."""
+    found: list[int] = []
+
+    def exists() -> bool:
+        if nspawn.poll() is not None:
+            raise AssertionError(f"systemd-nspawn ended with {nspawn.returncode}")
+        with contextlib.suppress(OSError):
+            for child in Path(f"/proc/{nspawn.pid}/task/{nspawn.pid}/children").read_text().split():
+                status = Path(f"/proc/{child}/status").read_text()
+                numbers = next(line for line in status.splitlines() if line.startswith("NSpid:")).split()
+                if numbers[-1] == "1" and len(numbers) > 2:
+                    found.append(int(child))
+        return bool(found)
+
+    wait_until(exists, timeout_seconds=BOOT_SECONDS)
+    return found[0]
+
+
+def _is_running(container: Container) -> bool:
+    state = container.run("systemctl", "is-system-running", check=False).stdout.strip()
+    # A unit of the machine's that fails in a container is not our concern.
+    return state in ("running", "degraded")
