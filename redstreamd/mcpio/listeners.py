@@ -24,6 +24,10 @@ BACKLOG: Final = 65535
 class ListenError(OSError):
     """A socket could not be opened for listening; the text says which, why, and what to do about it."""
 
+    def __str__(self) -> str:
+        """Return the text alone, without the number that OSError puts in front."""
+        return str(self.strerror)
+
 
 class UnixListener(trio.abc.Listener[trio.SocketStream]):
     """A listening Unix socket and its file.

@@ -41,6 +41,8 @@ def install_last_words(descriptor: int = 2) -> None:
         finally:
             signal.signal(number, signal.SIG_DFL)
             signal.raise_signal(number)
+            # Still here: the first process of a PID namespace does not die of its own signals.
+            os._exit(128 + number)
 
     # The order matters: faulthandler's C handlers have to be on top of ours, write, and pass the
     # signal on. If it is enabled already (PYTHONFAULTHANDLER), it would stay below.

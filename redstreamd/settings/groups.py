@@ -149,7 +149,7 @@ class LimitsSettings:
         Meta(
             ge=1,
             le=65_536,
-            description="Unanswered requests per connection; beyond it the connection is not read. Far more "
+            description="Unanswered requests per connection; one more is refused. Far more "
             "than an agent has open at once.",
         ),
     ] = 256

@@ -15,7 +15,6 @@ from __future__ import annotations
 
 import enum
 import re
-import unicodedata
 
 from redstreamd.errors import BusError, Code
 
@@ -24,6 +23,8 @@ from redstreamd.errors import BusError, Code
 MAX_NAME_BYTES = 512
 
 _COMPANION = re.compile(r":rs:(?:due|dead|idem|take)(?::|$)")
+#: Unicode's category Cc.
+_CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f]")
 _NAMING_RULE = re.compile(r"[a-z0-9][a-z0-9_-]*(?::[a-z0-9][a-z0-9_-]*){2,}")
 
 
@@ -114,6 +115,6 @@ def _problem(name: str, max_bytes: int) -> str | None:
         return "It contains a lone surrogate, which UTF-8 cannot express."
     if size > max_bytes:
         return f"It is {size} bytes long."
-    if any(unicodedata.category(character) == "Cc" for character in name):
+    if _CONTROL.search(name):
         return "It contains a control character."
     return None
