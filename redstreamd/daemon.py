@@ -1,10 +1,10 @@
 """The composition root: which parts there are, who is given what, and in which order they run.
 
-    systemd ──sockets, signals──▶ daemon
-                                    └─ supervisor
-           ┌──────────────┬────────────┴─┬──────────────┐
-     embedded server    Redis manager   tail hub     listeners
-     (if asked for)     (lanes, backoff) (wakes)     (a task per connection)
+    systemd ──sockets, signals, watchdog──▶ daemon
+                                              └─ supervisor
+      ┌────────┬───────────────┬───────────────┬──────┴──────┬───────────┐
+     log   watchdog     embedded server   Redis manager   tail hub   listeners
+                         (if asked for)  (lanes, backoff)  (wakes)  (a task per connection)
 
 Children start from left to right and stop from right to left. Nothing else in the project builds
 a part from another package.
@@ -13,30 +13,33 @@ a part from another package.
 from __future__ import annotations
 
 import logging
-import os
 import signal
-from collections.abc import Awaitable, Callable
-from contextlib import AsyncExitStack, ExitStack
+from collections.abc import Awaitable, Callable, Sequence
+from contextlib import AsyncExitStack
 
 import attrs
 import trio
 from mcp.server.lowlevel import Server
 
-from redstreamd import __version__, paths
+from redstreamd import __version__
 from redstreamd.banner import banner
+from redstreamd.doors import OpenDoor, adopted, open_doors
 from redstreamd.errors import SettingsError
-from redstreamd.mcpio.acceptor import Acceptor, Door
+from redstreamd.mcpio.acceptor import Acceptor
 from redstreamd.mcpio.connection import Connection
 from redstreamd.mcpio.limits import Limits
-from redstreamd.mcpio.listeners import ListenError, open_tcp_listeners, open_unix_listener
+from redstreamd.mcpio.listeners import ListenError
 from redstreamd.mcpio.stdio import open_stdio_stream
 from redstreamd.policy import Principal
 from redstreamd.records import record
 from redstreamd.redisio.embedded import EmbeddedServer, StateDirectoryInUseError
 from redstreamd.redisio.manager import Manager
 from redstreamd.redisio.target import Target
+from redstreamd.service.activation import adopt_sockets, adopt_standard_input
 from redstreamd.service.child import Child
-from redstreamd.service.log import set_up_logging
+from redstreamd.service.lastwords import install_last_words
+from redstreamd.service.log import LogOutput, set_up_logging
+from redstreamd.service.notify import Notifier
 from redstreamd.service.outcomes import (
     ChildHungError,
     StartFailedError,
@@ -44,9 +47,12 @@ from redstreamd.service.outcomes import (
     TooManyFailuresError,
     unwrapped,
 )
+from redstreamd.service.progress import Marks
 from redstreamd.service.restarts import Restart
 from redstreamd.service.supervisor import Supervisor
-from redstreamd.settings import Kind, ListenAddress, Loaded, Settings
+from redstreamd.service.watchdog import Watchdog, watchdog_interval
+from redstreamd.settings import Loaded, Settings
+from redstreamd.status import StatusLine
 from redstreamd.streams.bus import Bus
 from redstreamd.streams.lease_tokens import LeaseKey
 from redstreamd.tools.catalog import INSTRUCTIONS, REGISTRY
@@ -57,6 +63,11 @@ _LOG = logging.getLogger("redstreamd")
 
 # sysexits.h
 _SOFTWARE, _TRY_LATER = 70, 75
+
+# The hub shows progress at every sweep (30 s) and every command of its own (5 s at most each).
+_HUB_PATIENCE = 120.0
+# How much more time to stop is asked for at once, in seconds, and again at half of it.
+_EXTENSION = 4.0
 
 _GAVE_UP = (StartFailedError, TooManyFailuresError, ChildHungError, TakeTreeDown)
 
@@ -79,10 +90,12 @@ def stdio(loaded: Loaded) -> int:
     return _run(_stdio, loaded)
 
 
-def _run(main: Callable[[Loaded], Awaitable[None]], loaded: Loaded) -> int:
-    set_up_logging(loaded.settings.daemon.log_level)
+def _run(main: Callable[[Loaded, LogOutput], Awaitable[None]], loaded: Loaded) -> int:
+    settings = loaded.settings
+    log = set_up_logging(settings.daemon.log_level, secrets=filter(None, [settings.redis.password]))
+    install_last_words()
     try:
-        trio.run(main, loaded)
+        trio.run(main, loaded, log)
     except Exception as ended:
         reason = unwrapped(ended)
         if isinstance(reason, ListenError | StateDirectoryInUseError):
@@ -101,20 +114,35 @@ class _Parts:
 
     Attributes:
         settings: What they were built from.
+        manager: The connections to Redis.
         bus: The domain.
         server: What MCP clients are served.
-        children: What must run underneath, in start order.
         limits: The bounds of connections.
+        embedded: The server of our own, if there is one.
     """
 
     settings: Settings
+    manager: Manager
     bus: Bus
     server: Server[Principal]
-    children: tuple[Child, ...]
     limits: Limits
+    embedded: EmbeddedServer | None
+
+    def children(self, marks: Marks) -> list[Child]:
+        """Return what must run underneath the clients, in start order."""
+
+        async def run_hub(*, task_status: trio.TaskStatus[None]) -> None:
+            with marks.register("tail hub", max_age_seconds=_HUB_PATIENCE) as mark:
+                await self.bus.hub.run(on_progress=mark.beat, task_status=task_status)
+
+        children = [Child("redis", self.manager.run), Child("tail hub", run_hub)]
+        if self.embedded is not None:
+            # Loading a large file of data may take minutes, and is progress.
+            children.insert(0, Child("embedded server", self.embedded.run, start_timeout_seconds=600.0))
+        return children
 
 
-def _build(settings: Settings, resources: ExitStack | AsyncExitStack) -> _Parts:
+def _build(settings: Settings, resources: AsyncExitStack) -> _Parts:
     """Build the parts; what must be given back at the end is entered into `resources`."""
     embedded = None
     if settings.daemon.embedded:
@@ -125,62 +153,85 @@ def _build(settings: Settings, resources: ExitStack | AsyncExitStack) -> _Parts:
         on_event=record,
     )
     bus = Bus.over(manager, settings, _lease_key(settings))
-    children = [Child("redis", manager.run), Child("tail hub", bus.hub.run)]
-    if embedded is not None:
-        children.insert(0, Child("embedded server", embedded.run, start_timeout_seconds=600.0))
-    return _Parts(
-        settings=settings,
-        bus=bus,
-        server=build_server(
-            REGISTRY,
-            [Profile(name) for name in settings.tools.profile],
-            bus,
-            version=__version__,
-            instructions=INSTRUCTIONS,
-        ),
-        children=tuple(children),
-        limits=Limits(
-            max_message_bytes=settings.limits.max_message_bytes,
-            max_nesting=settings.limits.max_nesting,
-            max_requests_in_flight=settings.limits.max_requests_in_flight,
-            max_connections=settings.limits.max_connections,
-        ),
+    server = build_server(
+        REGISTRY,
+        [Profile(name) for name in settings.tools.profile],
+        bus,
+        version=__version__,
+        instructions=INSTRUCTIONS,
     )
+    limits = Limits(
+        max_message_bytes=settings.limits.max_message_bytes,
+        max_nesting=settings.limits.max_nesting,
+        max_requests_in_flight=settings.limits.max_requests_in_flight,
+        max_connections=settings.limits.max_connections,
+    )
+    return _Parts(settings, manager, bus, server, limits, embedded)
 
 
-async def _serve(loaded: Loaded) -> None:
+async def _serve(loaded: Loaded, log: LogOutput) -> None:
+    activated = adopt_sockets()
     async with AsyncExitStack() as resources:
         parts = _build(loaded.settings, resources)
-        addresses = parts.settings.daemon.listen or (_default_address(),)
-        doors = [door for address in addresses for door in await _doors(address)]
-        for door in doors:
-            resources.push_async_callback(door.listener.aclose)
-        acceptor = Acceptor(doors, parts.server, limits=parts.limits, on_event=record)
+        doors = await open_doors(parts.settings.daemon.listen, activated)
+        await _serve_doors(parts, doors, log)
 
-        async def drain() -> None:
-            # Waits end at once, with their cursor; what is in flight is answered.
-            parts.bus.hub.drain()
-            await acceptor.drain(parts.settings.daemon.drain_seconds)
+
+async def _serve_doors(parts: _Parts, doors: Sequence[OpenDoor], log: LogOutput) -> None:
+    """Serve everyone who comes through `doors`, until a signal; closes them."""
+    async with AsyncExitStack() as resources:
+        for each in doors:
+            resources.push_async_callback(each.door.listener.aclose)
+        notifier, marks = Notifier.from_environment(), Marks()
+        acceptor = Acceptor([each.door for each in doors], parts.server, limits=parts.limits, on_event=record)
+        status = StatusLine(parts.manager, parts.bus, acceptor)
+        watchdog = Watchdog(notifier, marks, interval_seconds=watchdog_interval(), status=status)
+        addresses = [each.address for each in doors]
 
         async def announce(*, task_status: trio.TaskStatus[None]) -> None:
             task_status.started()
+            # The sockets accept, the signals are handled and the settings are valid: that is ready.
+            # Redis is not asked; it may come and go.
+            notifier.ready(status())
             _LOG.info("redstreamd %s listens on %s", __version__, ", ".join(map(str, addresses)))
-            if "NOTIFY_SOCKET" not in os.environ:
+            if not notifier.is_enabled:
                 # No service manager: a person started it, and wants to know what to do next.
                 print(banner(parts.settings, addresses), flush=True)
 
-        children = (
-            *parts.children,
+        async def drain() -> None:
+            notifier.stopping("answering what is in flight")
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(extend_timeout)
+                # Waits end at once, with their cursor; what is in flight is answered.
+                parts.bus.hub.drain()
+                await acceptor.drain(parts.settings.daemon.drain_seconds)
+                nursery.cancel_scope.cancel()
+
+        async def extend_timeout() -> None:
+            while True:
+                notifier.extend_timeout(_EXTENSION)
+                await trio.sleep(_EXTENSION / 2)
+
+        children = [
+            Child("log", log.run),
+            Child("watchdog", watchdog.run),
+            *parts.children(marks),
             Child("listeners", acceptor.run),
             Child("announcement", announce, restart=Restart.TEMPORARY),
-        )
+        ]
         await _supervise(Supervisor("redstreamd", children, on_event=record), drain)
 
 
-async def _stdio(loaded: Loaded) -> None:
+async def _stdio(loaded: Loaded, log: LogOutput) -> None:
+    given = adopt_standard_input()
     async with AsyncExitStack() as resources:
         parts = _build(loaded.settings, resources)
-        stream = await resources.enter_async_context(open_stdio_stream())
+        if isinstance(given, trio.SocketListener):
+            # The original's own form: the unit's listening socket is standard input.
+            await _serve_doors(parts, [adopted("stdin", given)], log)
+            return
+        stream: trio.abc.Stream
+        stream = await resources.enter_async_context(open_stdio_stream()) if given is None else given
         connection = Connection(
             stream, parts.server, principal=Principal("stdio", "stdio"), limits=parts.limits, on_event=record
         )
@@ -193,8 +244,12 @@ async def _stdio(loaded: Loaded) -> None:
             await connection.run(task_status=task_status)
             supervisor.request_stop()
 
-        client = Child("client", serve_client, restart=Restart.TEMPORARY)
-        supervisor = Supervisor("redstreamd", (*parts.children, client), on_event=record)
+        children = [
+            Child("log", log.run),
+            *parts.children(Marks()),
+            Child("client", serve_client, restart=Restart.TEMPORARY),
+        ]
+        supervisor = Supervisor("redstreamd", children, on_event=record)
         await _supervise(supervisor, drain)
 
 
@@ -251,19 +306,3 @@ def _lease_key(settings: Settings) -> LeaseKey:
             source=f"{path}: {error.strerror or error}",
             allowed="a directory that redstreamd may create files in",
         ) from error
-
-
-def _default_address() -> ListenAddress:
-    path = paths.default_socket()
-    try:
-        paths.make_socket_directory(path)
-    except OSError as error:
-        raise ListenError(error.errno, f"cannot listen on {path}: {error.strerror or error}") from error
-    return ListenAddress(Kind.UNIX, path=path)
-
-
-async def _doors(address: ListenAddress) -> list[Door]:
-    if address.kind is Kind.UNIX:
-        return [Door(await open_unix_listener(address.path), Principal("unix", "unix"))]
-    listeners = await open_tcp_listeners(address.host, address.port)
-    return [Door(listener, Principal("tcp", "tcp")) for listener in listeners]

@@ -23,8 +23,22 @@ ALLOWED: dict[str, set[str]] = {
     "tools": LEAVES | {"settings", "redisio", "streams"},
     "records": {"mcpio", "redisio", "service"},
     "banner": {"paths", "settings"},
+    "doors": {"errors", "mcpio", "paths", "policy", "service", "settings"},
+    "status": {"mcpio", "redisio", "streams"},
     "daemon": LEAVES
-    | {"banner", "mcpio", "paths", "records", "redisio", "service", "settings", "streams", "tools"},
+    | {
+        "banner",
+        "doors",
+        "mcpio",
+        "paths",
+        "records",
+        "redisio",
+        "service",
+        "settings",
+        "status",
+        "streams",
+        "tools",
+    },
     "cli": {"daemon", "errors", "paths", "settings"},
     "__main__": {"cli"},
 }

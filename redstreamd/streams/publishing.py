@@ -40,6 +40,8 @@ class Publisher:
         self._manager = manager
         self._commands = commands
         self._window_ms = int(idempotency_window_seconds * 1000)
+        #: Entries added through this process so far.
+        self.added = 0
 
     async def add(
         self,
@@ -70,7 +72,9 @@ class Publisher:
         encoded = [codec.encode(entry, stamp) for entry in entries]
         async with explained(self._commands, stream):
             if len(encoded) == 1 and idempotency_key is None and max_length is max_age_seconds is None:
-                return Added([await self._commands.xadd(stream, encoded[0])], duplicate=False)
+                only = await self._commands.xadd(stream, encoded[0])
+                self.added += 1
+                return Added([only], duplicate=False)
             words: list[bytes | int] = []
             for fields in encoded:
                 words.append(2 * len(fields))
@@ -96,6 +100,7 @@ class Publisher:
                 cause=f"A key stands for one set of entries for {self._window_ms // 1000} seconds.",
                 next_step="Use a new key for new entries, or send exactly the entries of the first call.",
             )
+        self.added += 0 if known else len(ids)
         return Added([entry_id.decode() for entry_id in ids], duplicate=known == 1)
 
 

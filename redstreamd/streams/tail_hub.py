@@ -24,7 +24,7 @@ proxy) the hub sweeps fast instead, and says so.
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
 import attrs
@@ -180,8 +180,16 @@ class TailHub:
             for watch in watchers:
                 watch.wake()
 
-    async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
-        """Arm keys and wake their watchers until cancelled. Redis being down is not a failure."""
+    async def run(
+        self,
+        *,
+        on_progress: Callable[[], None] = lambda: None,
+        task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED,
+    ) -> None:
+        """Arm keys and wake their watchers until cancelled. Redis being down is not a failure.
+
+        `on_progress` is called at least once a sweep, to show that the hub gets on with its work.
+        """
         task_status.started()
         while True:
             # What could not be armed because Redis is away is tried again soon, too.
@@ -191,6 +199,7 @@ class TailHub:
                 await self._work.wait()
             if sweep.cancelled_caught:
                 self._unarmed.update(self._watchers)
+            on_progress()
             await self._arm_all()
 
     async def _arm_all(self) -> None:

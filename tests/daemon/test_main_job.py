@@ -128,6 +128,9 @@ async def test_redis_cli_and_the_daemon_read_each_other(redis: Server) -> None:
 
 async def test_a_person_is_told_where_it_listens_and_what_to_try(redis: Server) -> None:
     with home() as directory, running_daemon(redis, directory=directory) as daemon:
+        with trio.fail_after(10):
+            while "Ctrl-C" not in daemon.output:  # noqa: ASYNC110 - it is another process
+                await trio.sleep(0.01)
         text = daemon.output
         assert daemon.path in text
         (line,) = [line for line in text.splitlines() if "mcpServers" in line]

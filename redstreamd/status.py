@@ -1,0 +1,45 @@
+"""The one live line that `systemctl status` shows: how busy the daemon is, and how Redis is."""
+
+from __future__ import annotations
+
+import trio
+
+from redstreamd.mcpio.acceptor import Acceptor
+from redstreamd.redisio.manager import Lane, Manager
+from redstreamd.streams.bus import Bus
+
+
+class StatusLine:
+    """Makes the line; what it says about rates is since it was last asked."""
+
+    def __init__(self, manager: Manager, bus: Bus, acceptor: Acceptor) -> None:
+        """Watch these parts."""
+        self._manager = manager
+        self._bus = bus
+        self._acceptor = acceptor
+        self._asked_at = trio.current_time()
+        self._entries = 0
+
+    def __call__(self) -> str:
+        """Return the line; it begins with DEGRADED while Redis cannot be used."""
+        busy = (
+            f"{self._acceptor.statistics().connections} connections, "
+            f"{self._bus.hub.statistics().watches} waits, {self._rate():.0f} entries/s"
+        )
+        redis = self._manager.status()
+        lane = redis.lanes[Lane.COMMAND]
+        if lane.connected:
+            trip = lane.statistics.round_trip_seconds if lane.statistics is not None else None
+            return f"{busy}; Redis at {redis.label}" + (
+                f" in {trip * 1000:.1f} ms" if trip is not None else ""
+            )
+        if lane.failure is not None:
+            return f"DEGRADED: Redis at {redis.label}: {lane.failure.cause}; {busy}"
+        return f"{busy}; Redis at {redis.label} not used yet"
+
+    def _rate(self) -> float:
+        now = trio.current_time()
+        entries, before = self._bus.publisher.added, self._entries
+        elapsed = now - self._asked_at
+        self._asked_at, self._entries = now, entries
+        return (entries - before) / elapsed if elapsed > 0 else 0.0

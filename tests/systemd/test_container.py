@@ -1,0 +1,233 @@
+"""The harness itself, and redstreamd's service modules under a real systemd."""
+
+from __future__ import annotations
+
+import json
+import signal
+import socket
+import subprocess
+import textwrap
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.systemd import probe
+from tests.systemd.harness import PREFIX, Container, booted, wait_until
+
+UNIT = "rs-probe.service"
+SOCKET = "rs-probe.socket"
+WATCHDOG_SECONDS = 2.0
+
+
+@pytest.fixture
+def probing(container: Container) -> Iterator[Container]:
+    """The probe behind an activated socket; not started yet."""
+    container.write(PREFIX / "probe.py", Path(probe.__file__).read_text())
+    container.write(
+        f"/run/systemd/system/{SOCKET}",
+        textwrap.dedent("""
+            [Socket]
+            FileDescriptorName=mcp
+            ListenStream=/run/rs-probe.sock
+            RemoveOnStop=yes
+        """),
+    )
+    container.write(
+        f"/run/systemd/system/{UNIT}",
+        textwrap.dedent(f"""
+            [Unit]
+            StartLimitIntervalSec=0
+
+            [Service]
+            Type=notify
+            ExecStart={PREFIX}/bin/python {PREFIX}/probe.py
+            DynamicUser=yes
+            Restart=always
+            RestartSec=0
+            RestartPreventExitStatus=78
+            WatchdogSec={WATCHDOG_SECONDS}
+            TimeoutAbortSec=2
+            LimitCORE=0
+            LogRateLimitIntervalSec=0
+        """),
+    )
+    container.systemctl("daemon-reload")
+    container.systemctl("start", SOCKET)
+    yield container
+    container.systemctl("stop", SOCKET, UNIT)
+    container.systemctl("reset-failed", UNIT, check=False)
+    for unit in (UNIT, SOCKET):
+        container.path(f"/run/systemd/system/{unit}").unlink()
+    container.systemctl("daemon-reload")
+
+
+def connect(container: Container) -> socket.socket:
+    client = socket.socket(socket.AF_UNIX)
+    client.settimeout(30)
+    client.connect(str(container.path("/run/rs-probe.sock")))
+    return client
+
+
+def ask(container: Container, wish: str) -> dict[str, Any]:
+    with connect(container) as client:
+        client.sendall(wish.encode() + b"\n")
+        answer: dict[str, Any] = json.loads(client.makefile().readline())
+        return answer
+
+
+def test_the_machines_own_systemd_boots(container: Container) -> None:
+    assert container.systemctl("is-system-running", check=False).strip() in ("running", "degraded")
+    assert container.run("ps", "-p", "1", "-o", "comm=").stdout.strip() == "systemd"
+
+
+def test_nothing_is_left_behind_even_after_a_failure() -> None:
+    def traces() -> tuple[str, str]:
+        mounts = Path("/proc/self/mounts").read_text()
+        processes = subprocess.run(["ps", "-eo", "args"], capture_output=True, text=True, check=True).stdout
+        # Not those of the session's own container.
+        return mounts, "\n".join(line for line in processes.splitlines() if str(directory) in line)
+
+    directory = Path("rs-systemd-never")
+    first = 0
+    with pytest.raises(ZeroDivisionError), booted() as another:
+        first = another.pid
+        [directory] = [
+            Path(word.removeprefix("--directory=").removesuffix("/root"))
+            for word in Path(f"/proc/{parent_of(first)}/cmdline").read_text().split("\0")
+            if word.startswith("--directory=")
+        ]
+        assert directory.exists()
+        raise ZeroDivisionError
+    mounts, processes = traces()
+    assert str(directory) not in mounts
+    assert processes == ""
+    assert not directory.exists()
+    assert not Path(f"/proc/{first}").exists()
+
+
+def parent_of(pid: int) -> int:
+    status = Path(f"/proc/{pid}/status").read_text()
+    return int(next(line for line in status.splitlines() if line.startswith("PPid:")).split()[1])
+
+
+def test_the_first_client_starts_the_service_and_is_served(probing: Container) -> None:
+    assert probing.show(UNIT, "ActiveState") == {"ActiveState": "inactive"}
+    answer = ask(probing, "hello")
+    assert answer["pid"] == probing.main_pid(UNIT)
+    assert answer["uid"] != 0
+    left = set(answer["environ"]) & {
+        *("LISTEN_FDS", "LISTEN_PID", "LISTEN_FDNAMES", "NOTIFY_SOCKET", "WATCHDOG_USEC", "WATCHDOG_PID"),
+    }
+    assert left == set()
+
+
+def test_the_service_counts_as_started_once_it_is_ready_and_shows_its_status(probing: Container) -> None:
+    probing.systemctl("start", UNIT)
+    assert probing.show(UNIT, "ActiveState", "SubState") == {"ActiveState": "active", "SubState": "running"}
+    ask(probing, "hello")
+    probing.wait_for(UNIT, StatusText="served 1")
+
+
+def test_the_journal_has_each_record_with_its_priority_and_without_the_prefix(probing: Container) -> None:
+    probing.systemctl("start", UNIT)
+    invocation = probing.show(UNIT, "InvocationID")["InvocationID"]
+    probing.run("journalctl", "--sync")
+    lines = probing.run(
+        "journalctl", "--output=json", f"_SYSTEMD_INVOCATION_ID={invocation}"
+    ).stdout.splitlines()
+    records = [json.loads(line) for line in lines]
+    [ready] = [record for record in records if "ready with" in record["MESSAGE"]]
+    assert ready["MESSAGE"] == "ready with 1 listeners"
+    assert ready["PRIORITY"] == "6"
+
+
+def test_a_served_watchdog_keeps_the_service_up_and_a_hanging_loop_is_shot_and_restarted(
+    probing: Container,
+) -> None:
+    probing.systemctl("start", UNIT)
+    former = probing.main_pid(UNIT)
+    # Longer than the watchdog allows without a ping.
+    begun_at = time.monotonic()
+    wait_until(lambda: time.monotonic() > begun_at + 1.5 * WATCHDOG_SECONDS)
+    assert probing.main_pid(UNIT) == former
+    with connect(probing) as client:
+        client.sendall(b"hang\n")
+        begun_at = time.monotonic()
+        assert client.recv(100) == b""
+        took_seconds = time.monotonic() - begun_at
+    assert took_seconds <= WATCHDOG_SECONDS + 1
+    probing.wait_for(UNIT, ActiveState="active", NRestarts="1")
+    assert ask(probing, "hello")["pid"] != former
+    journal = probing.journal(UNIT)
+    assert "Watchdog timeout" in journal
+    assert "Failed with result 'watchdog'" in journal
+    # Where it hung, and what else was going on.
+    assert 'probe.py", line' in journal
+    assert "in do" in journal
+    assert "killed by SIGABRT; trio tasks:" in journal
+    assert "<supervisor probe>" in journal
+
+
+def test_a_stop_is_orderly_and_successful(probing: Container) -> None:
+    ask(probing, "hello")
+    begun_at = time.monotonic()
+    probing.systemctl("stop", UNIT)
+    assert time.monotonic() - begun_at < 2
+    assert probing.show(UNIT, "ActiveState", "Result") == {"ActiveState": "inactive", "Result": "success"}
+
+
+def test_a_client_that_comes_while_the_service_restarts_is_served_by_the_next_one(probing: Container) -> None:
+    former = ask(probing, "hello")["pid"]
+    probing.systemctl("stop", UNIT)
+    with connect(probing) as client:
+        client.sendall(b"hello\n")
+        answer = json.loads(client.makefile().readline())
+    assert answer["pid"] != former
+
+
+def test_wrong_settings_are_not_tried_again(probing: Container) -> None:
+    probing.write(
+        f"/run/systemd/system/{UNIT}.d/broken.conf",
+        f"[Service]\nExecStart=\nExecStart={PREFIX}/bin/python {PREFIX}/probe.py 78\n",
+    )
+    probing.systemctl("daemon-reload")
+    try:
+        probing.systemctl("start", UNIT, check=False)
+        probing.wait_for(UNIT, ActiveState="failed", ExecMainStatus="78", NRestarts="0")
+    finally:
+        probing.path(f"/run/systemd/system/{UNIT}.d/broken.conf").unlink()
+
+
+def test_a_stopped_journald_stalls_nobody_and_is_found_again(probing: Container) -> None:
+    ask(probing, "hello")
+    journald = probing.main_pid("systemd-journald.service")
+    probing.kill(journald, signal.SIGSTOP)
+    try:
+        report = ask(probing, "log 20000")
+    finally:
+        probing.kill(journald, signal.SIGCONT)
+    assert report["dropped"] > 0
+    assert report["longest_seconds"] < 0.02
+    # The backlog goes out by itself, and so does the count of what was dropped.
+    wait_until(lambda: "log records were dropped, because nobody read them in time" in probing.journal(UNIT))
+    probing.systemctl("restart", "systemd-journald.service")
+    ask(probing, "log 1")
+    wait_until(lambda: probing.journal(UNIT).rstrip().endswith(f"record 000000 {'x' * 400}"))
+
+
+def test_a_service_manager_that_does_not_read_stalls_nobody(probing: Container) -> None:
+    ask(probing, "hello")
+    probing.start  # noqa: B018
+    import os
+
+    os.kill(probing.pid, signal.SIGSTOP)
+    try:
+        report = ask(probing, "notify 5000")
+    finally:
+        os.kill(probing.pid, signal.SIGCONT)
+    assert report["full"] > 0
+    assert report["longest_seconds"] < 0.02
+    probing.wait_for(UNIT, ActiveState="active")
