@@ -6,8 +6,21 @@ BIN    := $(VENV)/bin
 PYTHON ?= $(shell for p in python3 python3.14 python3.13 python3.12 python3.11; do \
 	$$p -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && echo $$p && break; done)
 
+# Where `make install` puts things, all below DESTDIR.
+DESTDIR    ?=
+PREFIX     ?= /opt/redstreamd
+UNITDIR    ?= /usr/lib/systemd/system
+SYSUSERSDIR ?= /usr/lib/sysusers.d
+DOCDIR     ?= /usr/share/doc/redstreamd
+CONFDIR    ?= /etc/redstreamd
+# The service runs as a user without a home that may not look into anybody's, so the system's own
+# interpreter is preferred to one that lies in a home directory.
+SERVICE_PYTHON ?= $(shell /usr/bin/python3 -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null \
+	&& echo /usr/bin/python3 || echo $(PYTHON))
+UNITS := redstreamd.socket redstreamd.service redstreamd@.service redstreamd-inetd.socket redstreamd-inetd@.service
+
 .DEFAULT_GOAL := help
-.PHONY: help run test lint typecheck format bench soak clean needs
+.PHONY: help run test lint typecheck format bench soak install uninstall clean needs
 
 help: ## List the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -34,6 +47,32 @@ bench: needs $(VENV)/.dev ## Measure calls per second beside redis-benchmark
 
 soak: needs $(VENV)/.dev ## The repeated faults and races at full counts
 	$(BIN)/python -m pytest -m soak
+
+install: $(VENV)/.run ## Install the service under /opt/redstreamd, with its units (DESTDIR is honoured)
+	$(SERVICE_PYTHON) -m venv --without-pip --clear $(DESTDIR)$(PREFIX)
+	$(BIN)/python -m pip --python $(DESTDIR)$(PREFIX)/bin/python install --quiet --disable-pip-version-check '.[embedded]'
+	@# The environment is made below DESTDIR and must work without it.
+	@[ -z "$(DESTDIR)" ] || sed -i '1s|^#!$(DESTDIR)|#!|' $(DESTDIR)$(PREFIX)/bin/redstreamd
+	install -d $(DESTDIR)/usr/local/bin
+	ln -sf $(PREFIX)/bin/redstreamd $(DESTDIR)/usr/local/bin/redstreamd
+	install -d $(DESTDIR)$(UNITDIR) $(DESTDIR)$(SYSUSERSDIR) $(DESTDIR)$(CONFDIR) $(DESTDIR)$(DOCDIR)/drop-ins
+	install -m 0644 $(UNITS:%=systemd/%) $(DESTDIR)$(UNITDIR)
+	install -m 0644 systemd/redstreamd.sysusers.conf $(DESTDIR)$(SYSUSERSDIR)/redstreamd.conf
+	install -m 0644 systemd/drop-ins/*.conf $(DESTDIR)$(DOCDIR)/drop-ins
+	install -m 0644 docs/*.md $(DESTDIR)$(DOCDIR)
+	@# Settings are the administrator's: an existing file stays as it is.
+	[ -e $(DESTDIR)$(CONFDIR)/redstreamd.toml ] || install -m 0644 systemd/redstreamd.toml $(DESTDIR)$(CONFDIR)
+	@if [ -z "$(DESTDIR)" ] && command -v systemctl >/dev/null; then \
+		systemd-sysusers redstreamd.conf; systemctl daemon-reload || true; \
+		echo "Installed. To enable it: systemctl enable --now redstreamd.socket"; fi
+
+uninstall: ## Remove what install put there; settings and data stay
+	@if [ -z "$(DESTDIR)" ] && command -v systemctl >/dev/null; then \
+		systemctl disable --now redstreamd.socket redstreamd-inetd.socket redstreamd.service || true; fi
+	rm -rf $(DESTDIR)$(PREFIX) $(DESTDIR)$(DOCDIR)
+	rm -f $(UNITS:%=$(DESTDIR)$(UNITDIR)/%) $(DESTDIR)$(SYSUSERSDIR)/redstreamd.conf $(DESTDIR)/usr/local/bin/redstreamd
+	@[ -n "$(DESTDIR)" ] || ! command -v systemctl >/dev/null || systemctl daemon-reload || true
+	@echo "Kept: $(DESTDIR)$(CONFDIR) and /var/lib/private/redstreamd"
 
 clean: ## Remove the environment and everything generated
 	rm -rf $(VENV) build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis
