@@ -6,6 +6,7 @@ behind them is the daemon's business.
 
 from __future__ import annotations
 
+import contextlib
 import errno
 from collections.abc import Sequence
 
@@ -14,14 +15,17 @@ import trio
 
 from redstreamd import paths
 from redstreamd.errors import SettingsError
+from redstreamd.mcpio import jsonrpc
 from redstreamd.mcpio.acceptor import Door
 from redstreamd.mcpio.listeners import ListenError, open_tcp_listeners, open_unix_listener
 from redstreamd.policy import Principal
-from redstreamd.service.activation import Activated
+from redstreamd.service.activation import Activated, ActivatedListener, adopt_sockets
 from redstreamd.settings import Kind, ListenAddress
 
 #: Names of sockets that will be served some day, but not by MCP's line framing.
 _RESERVED = frozenset({"http", "metrics"})
+#: Seconds of silence after which the backlog of a socket is taken to be empty.
+_NOBODY_WAITS = 0.1
 
 
 @attrs.frozen
@@ -95,3 +99,28 @@ def _default_address() -> ListenAddress:
         number = error.errno or errno.EIO
         raise ListenError(number, f"cannot listen on {path}: {error.strerror or error}") from error
     return ListenAddress(Kind.UNIX, path=path)
+
+
+def turn_away_waiting(reason: str) -> None:
+    """Tell the clients that wait at sockets handed over why nobody will serve them, and let them go.
+
+    For a start that has failed. systemd starts a service again for as long as somebody waits at its
+    socket, so clients that nobody takes would turn one failure into a loop; and they would never learn
+    what is wrong.
+    """
+    activated = adopt_sockets()
+    if activated.listeners:
+        line = jsonrpc.error(None, jsonrpc.NOT_NOW, f"redstreamd cannot start: {reason}")
+        trio.run(_turn_away, activated.listeners, line)
+
+
+async def _turn_away(listeners: Sequence[ActivatedListener], line: bytes) -> None:
+    for entry in listeners:
+        with trio.move_on_after(_NOBODY_WAITS) as patience:
+            while True:
+                stream = await entry.listener.accept()
+                # A peer that has gone in the meantime needs no explanation.
+                with contextlib.suppress(trio.BrokenResourceError):
+                    await stream.send_all(line)
+                await trio.aclose_forcefully(stream)
+                patience.deadline = trio.current_time() + _NOBODY_WAITS

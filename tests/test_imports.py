@@ -39,7 +39,7 @@ ALLOWED: dict[str, set[str]] = {
         "streams",
         "tools",
     },
-    "cli": {"daemon", "errors", "paths", "settings"},
+    "cli": {"daemon", "doors", "errors", "paths", "settings"},
     "__main__": {"cli"},
 }
 

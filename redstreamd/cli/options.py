@@ -53,4 +53,8 @@ def with_settings(arguments: argparse.Namespace, use: Callable[[Loaded], int]) -
         )
     except SettingsError as invalid:
         complain(str(invalid))
+        if "LISTEN_FDS" in os.environ:
+            from redstreamd.doors import turn_away_waiting
+
+            turn_away_waiting(str(invalid))
         return os.EX_CONFIG

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 import sys
 
@@ -19,4 +20,17 @@ def escaped(text: str) -> str:
 
 def complain(*lines: str) -> None:
     """Write a message of one or more lines to stderr, under the program's name."""
-    print("redstreamd: " + "\n  ".join(escaped(line) for line in lines), file=sys.stderr, flush=True)
+    print(
+        _priority() + "redstreamd: " + "\n  ".join(escaped(line) for line in lines),
+        file=sys.stderr,
+        flush=True,
+    )
+
+
+def _priority() -> str:
+    """Return the mark of an error if the journal reads stderr (sd-daemon(3)), else nothing."""
+    try:
+        status = os.fstat(2)
+    except OSError:
+        return ""
+    return "<3>" if os.environ.get("JOURNAL_STREAM") == f"{status.st_dev}:{status.st_ino}" else ""

@@ -1,0 +1,192 @@
+"""What `make install` puts into a host, and what an administrator then sees; with Redis of the host."""
+
+from __future__ import annotations
+
+import json
+import re
+import signal
+import subprocess
+import textwrap
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import trio
+
+from tests.support.daemon import call
+from tests.support.mcp_client import connected
+from tests.systemd.harness import REPOSITORY, Container, booted, wait_until
+
+SERVICE, SOCKET = "redstreamd.service", "redstreamd.socket"
+DROP_INS = "/run/systemd/system/redstreamd.service.d"
+
+
+@pytest.fixture(scope="module")
+def installed() -> Iterator[Container]:
+    """A booted systemd into which `make install` was run; nothing is started yet."""
+    with booted() as container:
+        # From outside, because the container has no network to install from.
+        command = ["make", "install", f"DESTDIR={container.path('')}"]
+        done = subprocess.run(command, cwd=REPOSITORY, capture_output=True, text=True, check=False)
+        assert done.returncode == 0, done.stdout + done.stderr
+        container.run("systemd-sysusers", "redstreamd.conf")
+        container.systemctl("daemon-reload")
+        yield container
+
+
+@pytest.fixture
+def host(installed: Container) -> Iterator[Container]:
+    """The same with Redis and our socket started, and nothing left of the test before."""
+    installed.systemctl("start", "redis-server.service", SOCKET)
+    yield installed
+    installed.systemctl("stop", SOCKET, SERVICE, check=False)
+    installed.run("rm", "-rf", DROP_INS)
+    installed.systemctl("daemon-reload")
+    installed.systemctl("reset-failed", check=False)
+    installed.systemctl("start", "redis-server.service")
+    installed.run("redis-cli", "FLUSHALL")
+
+
+def path(host: Container, name: str = "mcp") -> str:
+    return str(host.path(f"/run/redstreamd/{name}.sock"))
+
+
+def tool(host: Container, name: str, **arguments: Any) -> dict[str, Any]:
+    """Call a tool over the activated socket and return its structured content."""
+    answer: dict[str, Any] = call(path(host), name, arguments)["structuredContent"]
+    return answer
+
+
+def drop_in(host: Container, text: str) -> None:
+    host.write(f"{DROP_INS}/test.conf", textwrap.dedent(text))
+    host.systemctl("daemon-reload")
+
+
+def restarts(host: Container) -> int:
+    return int(host.show(SERVICE, "NRestarts")["NRestarts"])
+
+
+@pytest.mark.parametrize("era", ["handshake", "modern"])
+async def test_the_first_connection_starts_the_service_and_is_served(host: Container, era: Any) -> None:
+    assert host.show(SERVICE, "ActiveState")["ActiveState"] == "inactive"
+    with trio.fail_after(60):
+        async with connected(path(host), era=era) as client:
+            # Type=notify: it is active because READY=1 came.
+            host.wait_for(SERVICE, ActiveState="active", SubState="running")
+            added = await client.call_tool("stream_add", {"stream": "a:b:c", "entries": [{"n": 1}]})
+            assert not added.is_error
+            waited = await client.call_tool("stream_wait", {"streams": ["a:b:c"], "cursor": "0-0"})
+            assert waited.structured_content is not None
+            (entry,) = waited.structured_content["entries"]
+            # Who the client is, is told by the socket it came through.
+            assert entry["sender"] == "mcp"
+            taken = await client.call_tool("work_take", {"stream": "a:b:c", "group": "g", "consumer": "c"})
+            assert taken.structured_content is not None
+            done = await client.call_tool("work_done", {"lease": taken.structured_content["lease"]})
+            assert done.structured_content is not None
+            assert done.structured_content["done"] == [entry["id"]]
+    wait_until(lambda: "Redis at localhost:6379" in host.show(SERVICE, "StatusText")["StatusText"])
+    status = host.show(SERVICE, "StatusText")["StatusText"]
+    assert re.match(r"\d+ connections, \d+ waits, \d+ entries/s; Redis at localhost:6379", status)
+    assert "listens on unix:/run/redstreamd/mcp.sock" in host.journal(SERVICE)
+
+
+def test_a_process_that_stands_still_is_replaced_and_the_next_client_is_served(host: Container) -> None:
+    drop_in(host, "[Service]\nWatchdogSec=3\nRestartSec=100ms\n")
+    tool(host, "stream_add", stream="s", entries=[{"n": 1}])
+    before = host.main_pid(SERVICE)
+    began = time.monotonic()
+    host.kill(before, signal.SIGSTOP)
+    # This client waits in the backlog of the socket until the new process takes it.
+    answer = tool(host, "stream_read", stream="s")
+    assert [entry["fields"] for entry in answer["entries"]] == [{"n": 1}]
+    assert time.monotonic() - began < 15
+    assert host.main_pid(SERVICE) not in (0, before)
+    assert restarts(host) == 1
+    assert "watchdog" in host.journal(SERVICE).lower()
+
+
+def test_redis_going_away_underneath_is_survived_without_a_restart(host: Container) -> None:
+    tool(host, "stream_add", stream="s", entries=[{"n": 1}])
+    host.systemctl("stop", "redis-server.service")
+    error = tool(host, "stream_read", stream="s")
+    assert error["code"] == "CONNECTION_ERROR"
+    wait_until(lambda: host.show(SERVICE, "StatusText")["StatusText"].startswith("DEGRADED"))
+    host.systemctl("start", "redis-server.service")
+    wait_until(lambda: "code" not in tool(host, "stream_list"))
+    wait_until(lambda: not host.show(SERVICE, "StatusText")["StatusText"].startswith("DEGRADED"))
+    assert restarts(host) == 0
+    assert host.show(SERVICE, "ActiveState")["ActiveState"] == "active"
+
+
+def test_broken_settings_are_one_record_and_no_loop(host: Container) -> None:
+    """Also with a client at the door, who is told what is wrong."""
+    drop_in(host, "[Service]\nEnvironment=REDSTREAMD_TOOLS_PROFILE=wrker\n")
+    with pytest.raises(RuntimeError) as refused:
+        tool(host, "stream_list")
+    assert "tools.profile" in str(refused.value)
+    host.wait_for(SERVICE, ActiveState="failed", ExecMainStatus="78")
+    # Long enough for a loop to show: the socket is still there, and nobody waits in it.
+    began = time.monotonic()
+    wait_until(lambda: time.monotonic() - began > 3, timeout_seconds=5)
+    assert restarts(host) == 0
+    assert host.show(SERVICE, "ActiveState")["ActiveState"] == "failed"
+    assert host.show(SOCKET, "ActiveState")["ActiveState"] == "active"
+    records = [line for line in host.journal(SERVICE).splitlines() if "tools.profile" in line]
+    assert len(records) == 1
+    for word in ("wrker", "REDSTREAMD_TOOLS_PROFILE", "worker"):
+        assert word in records[0]
+    errors = host.journal(SERVICE, "--priority=err")
+    assert "tools.profile" in errors
+    # Mended, the next client is served; nobody has to start anything.
+    host.run("rm", "-rf", DROP_INS)
+    host.systemctl("daemon-reload")
+    assert "streams" in tool(host, "stream_list")
+
+
+def test_a_socket_for_a_role_stamps_the_role(host: Container) -> None:
+    host.write(
+        "/run/systemd/system/redstreamd-reports.socket",
+        textwrap.dedent("""
+            [Socket]
+            FileDescriptorName=reports
+            ListenStream=/run/redstreamd/reports.sock
+            Service=redstreamd.service
+        """),
+    )
+    host.systemctl("daemon-reload")
+    host.systemctl("start", "redstreamd-reports.socket")
+    try:
+        call(path(host, "reports"), "stream_add", {"stream": "s", "entries": [{}]})
+        tool(host, "stream_add", stream="s", entries=[{}])
+        senders = [entry["sender"] for entry in tool(host, "stream_read", stream="s")["entries"]]
+        assert senders == ["reports", "mcp"]
+    finally:
+        host.systemctl("stop", "redstreamd-reports.socket", SERVICE)
+
+
+def test_only_the_group_may_connect(host: Container) -> None:
+    host.run("useradd", "--groups", "redstreamd-clients", "agent", check=False)
+    host.run("useradd", "stranger", check=False)
+    command = "/opt/redstreamd/bin/redstreamd call stream_list '{}'"
+    allowed = host.run("su", "agent", "-s", "/bin/sh", "-c", command)
+    assert json.loads(allowed.stdout)["streams"] == []
+    refused = host.run("su", "stranger", "-s", "/bin/sh", "-c", command, check=False)
+    assert refused.returncode == 75
+    assert "ermission denied" in refused.stderr
+
+
+def test_uninstall_leaves_settings_and_data_only(host: Container) -> None:
+    """The last one, because it takes away what the others use."""
+    tool(host, "stream_list")
+    host.systemctl("stop", SOCKET, SERVICE)
+    assert Path(host.path("/opt/redstreamd")).exists()
+    command = ["make", "uninstall", f"DESTDIR={host.path('')}"]
+    subprocess.run(command, cwd=REPOSITORY, check=True, capture_output=True)
+    host.systemctl("daemon-reload")
+    assert not Path(host.path("/opt/redstreamd")).exists()
+    assert host.show(SERVICE, "LoadState")["LoadState"] == "not-found"
+    assert Path(host.path("/etc/redstreamd/redstreamd.toml")).exists()
+    assert Path(host.path("/var/lib/private/redstreamd/lease.key")).exists()
