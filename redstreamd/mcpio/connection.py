@@ -16,6 +16,7 @@ import trio
 from mcp.server.lowlevel import Server
 
 from redstreamd.mcpio import jsonrpc
+from redstreamd.mcpio.context import Peer, Task
 from redstreamd.mcpio.dispatcher import Dispatcher
 from redstreamd.mcpio.events import ConnectionClosed, ConnectionOpened, Ending, EventHook, contained, ignore
 from redstreamd.mcpio.framing import LineSplitter
@@ -115,7 +116,12 @@ class Connection:
             server,
             principal=principal,
             limits=limits,
-            connection_id=self.id,
+            peer=Peer(
+                self.id,
+                start=self._start,
+                flushed=self._outbox.wait_written,
+                subscriptions={} if state is None else state.subscriptions,
+            ),
             draining=self._draining,
             send=self._send,
             deliver=self._deliver,
@@ -294,6 +300,11 @@ class Connection:
             with contextlib.suppress(trio.BrokenResourceError):
                 await self._stream.send_eof()
         await self._input_ended.wait()
+
+    def _start(self, task: Task) -> None:
+        """Run a handler's task for as long as the connection lives, if it still does."""
+        if self._nursery is not None:
+            self._nursery.start_soon(task)
 
     def _send(self, line: bytes) -> None:
         """Queue a line, and have it written; for tasks that must not wait for the peer."""

@@ -6,7 +6,7 @@ the modern one forbids them, and nothing redstreamd does needs them. Knows nothi
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from typing import Any, NoReturn
 
 import anyio
@@ -21,6 +21,42 @@ from redstreamd.mcpio.jsonrpc import RequestId
 
 Send = Callable[[bytes], None]
 """Takes a line for the peer; never blocks and never raises."""
+
+Task = Callable[[], Awaitable[None]]
+
+
+class Peer:
+    """What handlers may use of the connection itself, for work that outlives their request.
+
+    Attributes:
+        connection_id: Names the connection, as events do.
+        subscriptions: For `resources/subscribe` in the handshake era: each URI, and how far it was reported.
+            Handlers keep it up to date, because it goes into the connection's state.
+    """
+
+    __slots__ = ("_flushed", "_start", "connection_id", "subscriptions")
+
+    def __init__(
+        self,
+        connection_id: str,
+        *,
+        start: Callable[[Task], None],
+        flushed: Callable[[], Awaitable[None]],
+        subscriptions: Mapping[str, str],
+    ) -> None:
+        """Start tasks with `start`, and wait with `flushed` for the peer to take what was sent to it."""
+        self.connection_id = connection_id
+        self.subscriptions = dict(subscriptions)
+        self._start = start
+        self._flushed = flushed
+
+    def start_soon(self, task: Task) -> None:
+        """Run a task until it ends or the connection does; an exception in it ends the connection."""
+        self._start(task)
+
+    async def flushed(self) -> None:
+        """Return once nothing waits for the peer to read it: the brake for whoever sends unasked."""
+        await self._flushed()
 
 
 class ConnectionOutbound:
@@ -57,6 +93,7 @@ class RequestContext:
             and answer.
         cursors: For `subscriptions/listen`: how far each stream was reported. A handler keeps it up to
             date, and finds it filled when the request was taken over from another process.
+        peer: The connection beyond this request; None where the request is all there is.
     """
 
     __slots__ = (
@@ -68,6 +105,7 @@ class RequestContext:
         "connection_id",
         "cursors",
         "draining",
+        "peer",
         "request_id",
         "transport",
     )
@@ -82,6 +120,7 @@ class RequestContext:
         request_id: RequestId | None = None,
         progress_token: RequestId | None = None,
         cursors: Mapping[str, str] | None = None,
+        peer: Peer | None = None,
     ) -> None:
         """Write through `send`; `progress_token` is the peer's, None if it wants no progress."""
         self._send = send
@@ -94,6 +133,7 @@ class RequestContext:
         self.draining = draining
         self.request_id = request_id
         self.cursors = dict(cursors or {})
+        self.peer = peer
 
     @property
     def can_send_request(self) -> bool:

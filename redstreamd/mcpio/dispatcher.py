@@ -22,7 +22,7 @@ from mcp.shared.jsonrpc_dispatcher import progress_token_from_params
 from mcp.shared.transport_context import TransportContext
 
 from redstreamd.mcpio import jsonrpc
-from redstreamd.mcpio.context import ConnectionOutbound, RequestContext, Send
+from redstreamd.mcpio.context import ConnectionOutbound, Peer, RequestContext, Send
 from redstreamd.mcpio.events import EventHook, RequestFailed
 from redstreamd.mcpio.inflight import Call, InFlight
 from redstreamd.mcpio.jsonrpc import INTERNAL_ERROR, NOT_NOW, Invalid, Notification, Request
@@ -57,7 +57,7 @@ class Dispatcher:
         *,
         principal: Principal,
         limits: Limits,
-        connection_id: str,
+        peer: Peer,
         draining: trio.Event,
         send: Send,
         deliver: Deliver,
@@ -70,7 +70,7 @@ class Dispatcher:
             server: What is served.
             principal: On whose behalf the peer calls; handlers find it as their lifespan context.
             limits: Bounds of messages and of what is in flight.
-            connection_id: Named in events.
+            peer: What handlers may use of the connection; its id is named in events.
             draining: While it is set, requests are refused.
             send: Takes lines from tasks that must not wait for the peer.
             deliver: Takes lines from tasks that have nothing else to do.
@@ -83,7 +83,8 @@ class Dispatcher:
         self._server = server
         self._principal = principal
         self._limits = limits
-        self._connection_id = connection_id
+        self._peer = peer
+        self._connection_id = peer.connection_id
         self._draining = draining
         self._send = send
         self._deliver = deliver
@@ -114,7 +115,8 @@ class Dispatcher:
     def resume(self, state: ConnectionState, nursery: trio.Nursery) -> None:
         """Settle what a predecessor left in flight.
 
-        Requests are answered with an error, because nobody knows how they ended. Listens are taken up again.
+        Requests are answered with an error, because nobody knows how they ended. Listens and subscriptions
+        are taken up again.
         """
         for request_id in state.in_flight:
             message = (
@@ -128,6 +130,8 @@ class Dispatcher:
             params = None if listen.params is None else dict(listen.params)
             request = Request(listen.request_id, "subscriptions/listen", params)
             nursery.start_soon(self._answer, kernel, self._register(request, 0, listen.cursors))
+        for uri, cursor in state.subscriptions.items():
+            nursery.start_soon(self._resubscribe, kernel, uri, cursor)
 
     def state(self, unread: bytes) -> ConnectionState:
         """Return what a successor needs to go on.
@@ -144,6 +148,7 @@ class Dispatcher:
             state,
             in_flight=self.in_flight.unanswered(),
             listens=self.in_flight.listens(),
+            subscriptions=dict(self._peer.subscriptions),
             unread=early + unread,
         )
 
@@ -205,7 +210,19 @@ class Dispatcher:
             request_id=None if request is None else request.id,
             progress_token=None if request is None else progress_token_from_params(request.params),
             cursors=cursors,
+            peer=self._peer,
         )
+
+    async def _resubscribe(self, kernel: Kernel, uri: str, cursor: str) -> None:
+        """Ask the handlers for a subscription that the peer asked a predecessor for."""
+        if uri not in self._peer.subscriptions:
+            # The peer has taken it back already.
+            return
+        method = "resources/subscribe"
+        try:
+            await kernel.serve(self._context(cursors={uri: cursor}), method, {"uri": uri})
+        except Exception as exc:  # noqa: BLE001 - a subscription that is lost may not end the connection
+            self._report(RequestFailed(self._connection_id, self._principal, method, None, exc))
 
     async def _notify(self, kernel: Kernel, message: Notification) -> None:
         try:

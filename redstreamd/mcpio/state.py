@@ -57,6 +57,8 @@ class ConnectionState:
         in_flight: Ids of the requests that were neither answered nor cancelled.
         listens: The open `subscriptions/listen` requests, which are in flight as well, but can be taken up
             again.
+        subscriptions: What `resources/subscribe` asked for in the handshake era: each URI, and how far it had
+            been reported. Taken up again as well.
         unread: Bytes that were read from the peer and not yet understood.
     """
 
@@ -67,6 +69,7 @@ class ConnectionState:
     initialized: bool = False
     in_flight: tuple[RequestId, ...] = ()
     listens: tuple[Listen, ...] = ()
+    subscriptions: Mapping[str, str] = attrs.field(factory=dict)
     unread: bytes = b""
 
     def to_json(self) -> bytes:

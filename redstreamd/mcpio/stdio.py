@@ -10,6 +10,7 @@ so while the stream is open, descriptor 1 is standard error, and descriptor 0 is
 from __future__ import annotations
 
 import contextlib
+import errno
 import fcntl
 import os
 import select
@@ -38,7 +39,10 @@ async def open_stdio_stream() -> AsyncIterator[trio.abc.HalfCloseableStream]:
         OSError: Descriptor 0 or 1 is not open.
     """
     # Both are looked at before either is changed, because they may share one description.
-    with _kept(0, "standard input") as incoming, _kept(1, "standard output") as outgoing:
+    with (
+        _kept(0, "standard input", sys.__stdin__) as incoming,
+        _kept(1, "standard output", sys.__stdout__) as outgoing,
+    ):
         _divert()
         outbound, inbound = _stream(outgoing, os.O_WRONLY), _stream(incoming, os.O_RDONLY)
         try:
@@ -60,8 +64,13 @@ def listening_socket_on(descriptor: int) -> bool:
 
 
 @contextlib.contextmanager
-def _kept(descriptor: int, name: str) -> Iterator[int]:
-    """Yield a duplicate of a descriptor, and afterwards put back what the descriptor was."""
+def _kept(descriptor: int, name: str, opened: object) -> Iterator[int]:
+    """Yield a duplicate of a descriptor, and afterwards put back what the descriptor was.
+
+    Python has no `opened` file for a descriptor that was closed when it started; by now it may be anything.
+    """
+    if opened is None:
+        raise OSError(errno.EBADF, f"{name} (descriptor {descriptor}) was not open when the process started")
     try:
         # Above the standard ones, so that it cannot become one of them where one is closed.
         duplicate = fcntl.fcntl(descriptor, fcntl.F_DUPFD_CLOEXEC, 3)
@@ -81,11 +90,8 @@ def _divert() -> None:
     null = os.open(os.devnull, os.O_RDWR | os.O_CLOEXEC)
     try:
         os.dup2(null, 0)
-        try:
-            os.dup2(2, 1)
-        except OSError:
-            # Started without a standard error: then prints go nowhere.
-            os.dup2(null, 1)
+        # Started without a standard error, prints go nowhere: descriptor 2 may be anything by now.
+        os.dup2(null if sys.__stderr__ is None else 2, 1)
     finally:
         os.close(null)
     _flush_prints()

@@ -166,9 +166,9 @@ class Commands:
         """Describe a stream; `ServerReplied` with STREAM_NOT_FOUND if there is none."""
         return replies.stream_info(await self._read[Lane.COMMAND].xinfo_stream(stream))
 
-    async def xinfo_groups(self, stream: str) -> list[GroupInfo]:
+    async def xinfo_groups(self, stream: str, *, lane: Lane = Lane.COMMAND) -> list[GroupInfo]:
         """Describe the consumer groups of a stream, in the server's order."""
-        return [replies.group_info(raw) for raw in await self._read[Lane.COMMAND].xinfo_groups(stream)]
+        return [replies.group_info(raw) for raw in await self._read[lane].xinfo_groups(stream)]
 
     async def xinfo_consumers(self, stream: str, group: str) -> list[ConsumerInfo]:
         """Describe the consumers of a group, in the server's order."""
@@ -236,3 +236,9 @@ class Commands:
     async def info(self, section: str) -> dict[str, str]:
         """Return one section of INFO, such as "memory", as the server's own keys and texts."""
         return replies.info(await self._read[Lane.COMMAND].info(section))
+
+    async def config_get(self, name: str) -> str | None:
+        """Return one of the server's own settings as text; None if it has none of this name."""
+        reply = await self._read[Lane.COMMAND].config_get(name)
+        value = reply.get(name.encode())
+        return None if value is None else replies.name(value)

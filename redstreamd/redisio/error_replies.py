@@ -6,6 +6,7 @@ command was about is not known here: callers that know catch `ServerReplied` and
 
 from __future__ import annotations
 
+import re
 from typing import Final
 
 import attrs
@@ -86,8 +87,14 @@ _BY_REPLY_CODE: Final[dict[str, _Reading]] = {
     ),
 }
 
+# What a user may not do is found out inside a script too, and reported without NOPERM.
+_DENIED_IN_SCRIPT: Final = _BY_REPLY_CODE["NOPERM"]
+
 # Errors without a code of their own, by a part of their text.
 _BY_TEXT: Final[tuple[tuple[str, _Reading], ...]] = (
+    # What a script was not allowed to call, as Valkey and Redis from 7.2 on put it, and before that.
+    ("ACL failure in script", _BY_REPLY_CODE["NOPERM"]),
+    ("The user executing the script can't", _BY_REPLY_CODE["NOPERM"]),
     (
         "no such key",
         _Reading(
@@ -114,6 +121,8 @@ _BY_TEXT: Final[tuple[tuple[str, _Reading], ...]] = (
             Code.INVALID_ARGUMENT, "The entry ID is not above the stream's last one", "Let Redis choose it."
         ),
     ),
+    ("The user executing the script can't", _DENIED_IN_SCRIPT),
+    ("ACL failure in script", _DENIED_IN_SCRIPT),
     (
         "unknown command",
         _Reading(
@@ -140,8 +149,18 @@ _NOT_EXECUTED: Final[dict[str, str]] = {
 }
 
 
+# Redis 6.2 wraps the error of a command inside a script; later servers put it first.
+_WRAPPED_IN_SCRIPT: Final = re.compile(
+    r"ERR Error running script \(call to f_[0-9a-f]{40}\): @user_script:\d+: (?:@user_script: \d+: )?-?"
+    r"(?P<inner>[A-Z]{2,} .*)",
+    re.DOTALL,
+)
+
+
 def reply_error(text: str) -> RedisError:
     """Turn the text of an error reply into redis-py's exception; never raises."""
+    if (wrapped := _WRAPPED_IN_SCRIPT.fullmatch(text)) is not None:
+        text = wrapped["inner"]
     try:
         error: RedisError = BaseParser.parse_error(text)  # type: ignore[no-untyped-call]
     except ValueError:  # MOVED and ASK in a shape that redis-py cannot take apart

@@ -78,6 +78,8 @@ class ReplyTooLarge(BusError):  # noqa: N818 - what happened, as BusError's code
 class ServerReplied(BusError):  # noqa: N818 - what happened, as BusError's codes put it
     """The server answered with an error: the command had no effect.
 
+    (Of a script that failed half-way, what it did before remains.)
+
     Attributes:
         reply: The server's error as redis-py names it.
     """

@@ -1,39 +1,27 @@
-"""Sends commands to one Redis, through whatever happens to its connections.
+"""One Redis server for the whole daemon: its lanes, its scripts, its state.
 
-Owns the deadline of a command and the rule for a broken connection: what may be sent again, what
-must not, and what the caller is told. Keeping connections is ``lane``'s business, the meaning of
+Owns how many connections there are and what for, and who is told about them. Keeping one connected
+is ``lane``'s business, getting a command through whatever happens ``delivery``'s, the meaning of
 commands ``commands``'.
-
-Behaviour:
-- A command has one deadline for everything: waiting for a connection, the queue, the reply, repeats.
-- A command that was certainly not executed is sent again until the deadline: the connection ended
-  before it was sent, or the server said that it serves no commands now (LOADING, BUSY, TRYAGAIN,
-  CLUSTERDOWN, MASTERDOWN, NOREPLICAS).
-- A command whose reply was lost is sent again only if the caller declared that safe. Otherwise the
-  caller gets `OutcomeUnknown`, and decides.
-- While Redis is known to be down, commands fail at once. Reconnecting goes on in the background,
-  forever, whether anybody calls or not.
 """
 
 from __future__ import annotations
 
-import enum
 import logging
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Coroutine, Mapping, Sequence
 from typing import Any
 
 import attrs
 import trio
 from redis.backoff import AbstractBackoff
-from redis.exceptions import NoScriptError, RedisError
+from redis.exceptions import NoScriptError
 
 from redstreamd.redisio import Arg
-from redstreamd.redisio.backoff import pause, reconnect_backoff, repeat_backoff
+from redstreamd.redisio.backoff import reconnect_backoff
 from redstreamd.redisio.connection import Connection
-from redstreamd.redisio.error_replies import bus_error, not_executed
-from redstreamd.redisio.errors import CommandTimedOut, OutcomeUnknown, ServerReplied
+from redstreamd.redisio.delivery import Replay, deliver
+from redstreamd.redisio.errors import ServerReplied
 from redstreamd.redisio.events import Lane, RedisEvent
-from redstreamd.redisio.failures import ConnectionEnded, NotSent, ReplyLost, unanswered
 from redstreamd.redisio.lane import LaneKeeper, LaneStatus
 from redstreamd.redisio.scripts import Script
 from redstreamd.redisio.target import Target
@@ -41,15 +29,6 @@ from redstreamd.redisio.target import Target
 __all__ = ["Lane", "Manager", "RedisStatus", "Replay"]
 
 _log = logging.getLogger(__name__)
-
-
-class Replay(enum.Enum):
-    """Whether a command may be sent again although its first sending may have been executed."""
-
-    NEVER = "never"
-    """Writes: a second execution would be a second effect."""
-    SAFE = "safe"
-    """Reads, and writes that recognise their own repetition."""
 
 
 @attrs.frozen
@@ -106,7 +85,6 @@ class Manager:
         self._on_event = on_event
         self._on_push: Callable[[list[Any]], None] = _no_push
         self._on_connected: Callable[[], None] = _no_call
-        self._repeat_backoff = repeat_backoff()
         self._lanes = {
             lane: LaneKeeper(
                 lane,
@@ -176,7 +154,7 @@ class Manager:
 
         If cancelled, the command is taken back if it was not sent yet; else it may be executed.
         """
-        return await self._execute(args, lane, replay, trio.current_time() + self._command_timeout)
+        return await self._deliver(args, lane, replay, trio.current_time() + self._command_timeout)
 
     async def run_script(
         self,
@@ -201,61 +179,18 @@ class Manager:
         deadline = trio.current_time() + self._command_timeout
         operands = (len(keys), *keys, *args)
         try:
-            return await self._execute(("EVALSHA", script.sha, *operands), lane, replay, deadline)
+            return await self._deliver(("EVALSHA", script.sha, *operands), lane, replay, deadline)
         except ServerReplied as answer:
             if not isinstance(answer.reply, NoScriptError):
                 raise
-        return await self._execute(("EVAL", script.source, *operands), lane, replay, deadline)
+        return await self._deliver(("EVAL", script.source, *operands), lane, replay, deadline)
 
-    async def _execute(self, args: tuple[Arg, ...], lane: Lane, replay: Replay, deadline: float) -> Any:
-        keeper = self._lanes[lane]
-        trouble: RedisError | ConnectionEnded | None = None
-        connection = keeper.connection
-        if connection is not None:
-            # No cancel scope here: it would cost as much as all the rest. The connection itself ends
-            # when a reply is overdue, which is this command's deadline.
-            try:
-                return await connection.submit(*args).reply()
-            except (RedisError, ConnectionEnded) as error:
-                trouble = error
-        return await self._persist(args, keeper, replay, deadline, trouble)
-
-    async def _persist(
-        self,
-        args: tuple[Arg, ...],
-        keeper: LaneKeeper,
-        replay: Replay,
-        deadline: float,
-        trouble: RedisError | ConnectionEnded | None,
-    ) -> Any:
-        """Go on after `trouble`, or without a connection to begin with, as far as the rules allow."""
-        command = str(args[0])
-        repeats = 0
-        while True:
-            too_late = trio.current_time() >= deadline
-            if isinstance(trouble, RedisError):
-                wait = pause(self._repeat_backoff, repeats)
-                repeats += 1
-                if not_executed(trouble) is None or trio.current_time() + wait >= deadline:
-                    raise bus_error(trouble) from None
-                await trio.sleep(wait)
-            elif isinstance(trouble, ReplyLost):
-                if replay is Replay.NEVER:
-                    raise OutcomeUnknown(command, cause=trouble.failure.cause)
-                if too_late:
-                    raise CommandTimedOut(command, seconds=self._command_timeout, cause=trouble.failure.cause)
-            elif trouble is not None and too_late:
-                raise keeper.unavailable(trouble.failure)
-            connection = await keeper.wait_open(deadline)
-            try:
-                request = connection.submit(*args)
-                with trio.CancelScope(deadline=deadline):
-                    return await request.reply()
-            except (RedisError, ConnectionEnded) as error:
-                trouble = error
-            else:
-                overdue = unanswered(command, self._command_timeout)
-                trouble = ReplyLost(overdue) if request.sent else NotSent(overdue)
+    def _deliver(
+        self, args: tuple[Arg, ...], lane: Lane, replay: Replay, deadline: float
+    ) -> Coroutine[Any, Any, Any]:
+        return deliver(
+            self._lanes[lane], args, replay=replay, deadline=deadline, timeout=self._command_timeout
+        )
 
     def _connector(self, lane: Lane) -> Callable[[], Connection]:
         def connect() -> Connection:

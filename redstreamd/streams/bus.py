@@ -7,11 +7,16 @@ import attrs
 from redstreamd.redisio.commands import Commands
 from redstreamd.redisio.manager import Manager
 from redstreamd.settings import Settings
+from redstreamd.streams.dead_letters import DeadLetters
+from redstreamd.streams.group_findings import Limits
+from redstreamd.streams.health import Doctor
 from redstreamd.streams.lease_tokens import LeaseKey
 from redstreamd.streams.leases import Leases
 from redstreamd.streams.listing import Lister
+from redstreamd.streams.pending import PendingLister
 from redstreamd.streams.publishing import Publisher
 from redstreamd.streams.reading import Reader
+from redstreamd.streams.sampler import Sampler
 from redstreamd.streams.tail_hub import TailHub
 from redstreamd.streams.work import WorkQueue
 
@@ -28,6 +33,10 @@ class Bus:
         reader: Reading and waiting.
         publisher: Adding.
         work: Taking and settling.
+        pending: What was taken and is not finished.
+        dead_letters: What failed for good.
+        sampler: Follows streams for their rates; a supervised child runs it.
+        doctor: Says what is wrong with a stream.
     """
 
     settings: Settings
@@ -37,6 +46,10 @@ class Bus:
     reader: Reader
     publisher: Publisher
     work: WorkQueue
+    pending: PendingLister
+    dead_letters: DeadLetters
+    sampler: Sampler
+    doctor: Doctor
 
     @classmethod
     def over(cls, manager: Manager, settings: Settings, lease_key: LeaseKey) -> Bus:
@@ -44,6 +57,7 @@ class Bus:
         commands = Commands(manager)
         lister = Lister(manager, commands)
         hub = TailHub(manager, max_watches=settings.limits.max_waits)
+        sampler = Sampler(manager)
         leases = Leases(manager, foreign_idle_seconds=settings.leases.foreign_idle_seconds)
         return cls(
             settings=settings,
@@ -57,4 +71,17 @@ class Bus:
                 idempotency_window_seconds=settings.leases.idempotency_window_seconds,
             ),
             work=WorkQueue(commands, hub, leases, lease_key),
+            pending=PendingLister(manager, commands),
+            dead_letters=DeadLetters(manager, commands, hub),
+            sampler=sampler,
+            doctor=Doctor(
+                manager,
+                commands,
+                sampler,
+                Limits(
+                    lease_seconds=settings.leases.lease_seconds,
+                    foreign_idle_seconds=settings.leases.foreign_idle_seconds,
+                    max_deliveries=settings.leases.max_deliveries,
+                ),
+            ),
         )

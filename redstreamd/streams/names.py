@@ -22,7 +22,7 @@ from redstreamd.errors import BusError, Code
 #: companion key, so it is kept to what a person would type; the setting may lower it.
 MAX_NAME_BYTES = 512
 
-_COMPANION = re.compile(r":rs:(?:due|dead|idem|take)(?::|$)")
+_COMPANION = re.compile(r":rs:(?:due|dead|idem|take|reply)(?::|$)")
 #: Unicode's category Cc.
 _CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f]")
 _NAMING_RULE = re.compile(r"[a-z0-9][a-z0-9_-]*(?::[a-z0-9][a-z0-9_-]*){2,}")
@@ -35,6 +35,7 @@ class Kind(enum.StrEnum):
     DEAD = "dead"  #: stream per group: dead-lettered entries
     IDEMPOTENCY = "idem"  #: string per idempotency key of stream_add: entry IDs and a hash of the body
     TAKE = "take"  #: string per idempotency key of work_take: the entries it leased
+    REPLY = "reply"  #: stream per principal: answers to its request_reply calls
 
 
 def companion_key(stream: str, kind: Kind, *parts: str) -> str:
@@ -86,7 +87,8 @@ def check_consumer(name: str, *, max_bytes: int = MAX_NAME_BYTES) -> str:
 
 def naming_warning(stream: str) -> str | None:
     """Return a sentence if a stream's name departs from ``service:purpose:stream``, else None."""
-    if _NAMING_RULE.fullmatch(stream):
+    # Whoever answers a request adds to a companion key, whose name nobody chose.
+    if _NAMING_RULE.fullmatch(stream) or is_companion_key(stream):
         return None
     return (
         f"The name {stream!r} does not follow service:purpose:stream in lower case, "

@@ -2,10 +2,20 @@
 
 from __future__ import annotations
 
-from redstreamd.tools import publishing, reading, red_stream, work
+from redstreamd.tools import dead_letters, health, pending, publishing, reading, red_stream, work
 from redstreamd.tools.definition import Registry
 
-REGISTRY = Registry((*reading.TOOLS, *publishing.TOOLS, *work.TOOLS, *red_stream.TOOLS))
+REGISTRY = Registry(
+    (
+        *reading.TOOLS,
+        *pending.TOOLS,
+        *health.TOOLS,
+        *publishing.TOOLS,
+        *work.TOOLS,
+        *dead_letters.TOOLS,
+        *red_stream.TOOLS,
+    )
+)
 
 INSTRUCTIONS = """\
 A message bus for agents: durable streams of JSON entries, kept in Redis.

@@ -54,6 +54,7 @@ EntryIds = Annotated[
     tuple[Annotated[str, Meta(max_length=64)], ...],
     Meta(min_length=1, max_length=100, description="Only these entries of the lease; default all."),
 ]
+DryRun = Annotated[bool, Meta(description="Only tell what would happen; false does it.")]
 
 Entries = Annotated[
     list[dict[str, Any]],

@@ -9,10 +9,9 @@ from msgspec import Meta
 
 from redstreamd.errors import BusError, Code
 from redstreamd.policy import Permission
-from redstreamd.streams import entry_ids
 from redstreamd.streams.bus import Bus
 from redstreamd.streams.entries import view
-from redstreamd.streams.listing import StreamSummary
+from redstreamd.streams.listing import line
 from redstreamd.streams.names import check_stream
 from redstreamd.tools import fields
 from redstreamd.tools.definition import Call, Profile, named_by, tool
@@ -37,7 +36,7 @@ class StreamList:
 
     streams: Annotated[
         list[dict[str, Any]],
-        Meta(description="{stream, length, groups, last_entry_id, last_entry_time, age_seconds}"),
+        Meta(description="{stream, uri, length, groups, last_entry_id, last_entry_time, age_seconds}"),
     ]
     next_cursor: str
     has_more: bool
@@ -56,21 +55,7 @@ class StreamList:
 async def stream_list(call: Call[Bus], args: StreamListArguments) -> StreamList:
     """List streams by name with their length, number of consumer groups and the age of the last entry."""
     lines, cursor, more = await call.bus.lister.page(args.pattern, cursor=args.cursor, count=args.count)
-    return StreamList([_line(line) for line in lines], cursor, more)
-
-
-def _line(summary: StreamSummary) -> dict[str, Any]:
-    line: dict[str, Any] = {
-        "stream": summary.stream,
-        "length": summary.length,
-        "groups": summary.groups,
-        "last_entry_id": summary.last_id,
-    }
-    parts = entry_ids.parse(summary.last_id)
-    if parts is not None and parts != (0, 0):
-        line["last_entry_time"] = entry_ids.time_of(summary.last_id)
-        line["age_seconds"] = max(0.0, (summary.now - parts[0]) / 1000)
-    return line
+    return StreamList([line(each) for each in lines], cursor, more)
 
 
 @attrs.frozen

@@ -2,7 +2,7 @@
 
 Owns the form of a result and of a failure as ``tools/call`` returns them, as plain JSON values.
 Knows no SDK: what is built here is the body of the JSON-RPC result in every era and in every lane.
-How the entries in it stay small is in ``tools.bounds``.
+How the entries in it stay small is in ``streams.bounds``.
 
 Every answer is given twice, as ``structuredContent`` and as one text block with the same JSON: the
 specification recommends it for clients that know only the text
@@ -24,7 +24,7 @@ from cattrs.fns import identity
 from cattrs.gen import make_dict_unstructure_fn, override
 
 from redstreamd.errors import BusError
-from redstreamd.tools.bounds import bound_entries
+from redstreamd.streams.bounds import bound_entries
 
 __all__ = ["bound_entries", "failure", "success"]
 

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import pytest
+import trio
 from redis.exceptions import (
     BusyLoadingError,
     ClusterDownError,
@@ -18,6 +19,11 @@ from redstreamd.redisio.error_replies import (
     reply_text,
 )
 from redstreamd.redisio.errors import RedisUnavailable, ServerReplied
+from redstreamd.redisio.manager import Replay
+from redstreamd.redisio.scripts import Script
+from redstreamd.redisio.target import Target
+from tests.redisio.running import running_manager
+from tests.support.servers import Server
 
 # As the servers word them.
 PERMANENT = {
@@ -41,6 +47,12 @@ PERMANENT = {
     "ERR The ID specified in XADD is equal or smaller than the target stream top item": "INVALID_ARGUMENT",
     "ERR unknown command 'XADD', with args beginning with: 's'": "INTERNAL",
     "ERR syntax error": "INTERNAL",
+    "ERR The user executing the script can't run this command or subcommand script: 17, on @user_script:1.": (
+        "PERMISSION_DENIED"
+    ),
+    "ERR ACL failure in script: User u has no permissions to run the 'xadd' command script: on @u:1.": (
+        "PERMISSION_DENIED"
+    ),
     "": "INTERNAL",
 }
 TRANSIENT = {
@@ -94,6 +106,36 @@ def test_a_misshapen_redirection_is_an_error_reply_like_any_other(text: str) -> 
     reply = reply_error(text)
     assert not isinstance(reply, MovedError)
     assert text in str(bus_error(reply))
+
+
+@pytest.mark.parametrize(
+    ("inner", "code"),
+    [
+        ("@user_script:1: WRONGTYPE Operation against a key holding the wrong kind of value", "WRONGTYPE"),
+        ("@user_script:1: @user_script: 1: -OOM command not allowed", "OOM"),
+        ("@user_script:12: NOGROUP No such key 'n' or consumer group 'g'", "NOGROUP"),
+        ("@user_script:1: user_script:1: boom", "ERR"),
+        ("@user_script:1: @user_script: 1: Wrong number of args calling Redis command", "ERR"),
+    ],
+)
+def test_an_error_inside_a_script_of_redis_62_is_unwrapped(inner: str, code: str) -> None:
+    reply = reply_error(f"ERR Error running script (call to f_{'0a' * 20}): {inner}")
+    assert reply_code(reply) == code
+
+
+async def test_an_error_inside_a_script_has_the_code_of_its_command(server: Server) -> None:
+    server.commands(("SET", "text", "x"), ("ACL", "SETUSER", "u", "on", "nopass", "~*", "+@all", "-xadd"))
+    script = Script("return redis.call(unpack(ARGV))")
+    with trio.fail_after(10):
+        async with running_manager(Target(path=server.path, username="u")) as manager:
+            for command, code in (
+                (("XLEN", "text"), "WRONG_TYPE"),
+                (("XREADGROUP", "GROUP", "g", "c", "STREAMS", "absent", ">"), "GROUP_NOT_FOUND"),
+                (("XADD", "s", "*", "f", "v"), "PERMISSION_DENIED"),
+            ):
+                with pytest.raises(ServerReplied) as replied:
+                    await manager.run_script(script, [], command, replay=Replay.NEVER)
+                assert replied.value.code == code
 
 
 def test_an_error_text_is_shown_on_one_line() -> None:

@@ -2,6 +2,8 @@ from __future__ import annotations
 
 import contextlib
 import functools
+import os
+import socket
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import AbstractContextManager
 from pathlib import Path
@@ -11,7 +13,7 @@ import pytest
 import trio
 
 from redstreamd.redisio.connection import Connection
-from redstreamd.redisio.failures import FailureKind
+from redstreamd.redisio.failures import ConnectionEnded, Failure, FailureKind
 from redstreamd.redisio.target import Target
 from tests.redisio.running import failure_of, over_tcp, running_connection, through, until
 from tests.support.proxy import proxy_to
@@ -37,13 +39,18 @@ def guarded(request: pytest.FixtureRequest) -> Iterator[Server]:
 
 
 @contextlib.asynccontextmanager
-async def peer_that_says(words: bytes) -> AsyncIterator[Target]:
-    """Something listening that is no Redis in its right mind: it speaks first and hangs up."""
+async def peer_that_says(first: bytes, *answers: bytes) -> AsyncIterator[Target]:
+    """Something listening that is no Redis in its right mind: it may speak first, and it hangs up."""
 
     async def serve(stream: trio.SocketStream) -> None:
         with contextlib.suppress(trio.BrokenResourceError):
-            await stream.send_all(words)
-            await stream.send_eof()
+            if first:
+                await stream.send_all(first)
+            for answer in answers:
+                await stream.receive_some()
+                os.write(stream.socket.fileno(), answer)
+            # In the step of the last answer, so that the client finds both together.
+            stream.socket.shutdown(socket.SHUT_WR)
             await stream.receive_some()
         await stream.aclose()
 
@@ -185,6 +192,23 @@ async def test_a_server_that_cannot_save_is_used_all_the_same() -> None:
             assert await connection.execute("GET", "key") == b"value"
         # Else it refuses to stop.
         server.command("CONFIG", "SET", "save", "")
+
+
+async def test_a_connection_that_breaks_with_the_last_reply_of_its_login_never_opens() -> None:
+    """The reader and the login see both in the same step, in random order; hence many times."""
+    opened: list[Failure | None] = []
+
+    class Status(trio.TaskStatus[None]):
+        def started(self, value: None = None) -> None:
+            opened.append(connection._failure)
+
+    with trio.fail_after(10):
+        async with peer_that_says(b"", b"%0\r\n", b"+PONG\r\n") as target:
+            for _ in range(60):
+                connection = Connection(target, role="test")
+                with pytest.raises(ConnectionEnded):
+                    await connection.run(task_status=Status())
+    assert [failure for failure in opened if failure is not None] == []
 
 
 @pytest.mark.parametrize(

@@ -21,7 +21,7 @@ from redstreamd.redisio.manager import Lane, Manager, Replay
 from redstreamd.redisio.scripts import Script
 from redstreamd.redisio.target import Target
 from tests.redisio.running import over_tcp, running_manager, through, until
-from tests.support.proxy import proxy_to
+from tests.support.proxy import Proxy, proxy_to
 from tests.support.servers import Server, free_port, start_redis
 
 
@@ -109,48 +109,54 @@ def _queued(manager: Manager) -> int:
 async def test_every_answer_about_a_write_is_true_whatever_the_network_does(redis: Server) -> None:
     """Acknowledged: there once. Unknown: there at most once. Unavailable: not there."""
     rng = random.Random(1953)
-    outcomes: dict[int, str] = {}
+    numbers = iter(range(4_000))
+    acknowledged: set[int] = set()
+    unknown: set[int] = set()
+    unavailable: set[int] = set()
 
-    async def add(manager: Manager, number: int) -> None:
-        await trio.sleep(rng.uniform(0, 3))
-        try:
-            await manager.execute("XADD", "s", "*", "n", number)
-            outcomes[number] = "acknowledged"
-        except OutcomeUnknown:
-            outcomes[number] = "unknown"
-        except RedisUnavailable:
-            outcomes[number] = "unavailable"
+    async def add_again_and_again(manager: Manager) -> None:
+        for number in numbers:
+            try:
+                await manager.execute("XADD", "s", "*", "n", number)
+                acknowledged.add(number)
+            except OutcomeUnknown:
+                unknown.add(number)
+            except RedisUnavailable:
+                unavailable.add(number)
+                await manager.wait_connected()
 
-    with trio.fail_after(30):
+    async def cut_again_and_again(proxy: Proxy) -> None:
+        while True:
+            flow = rng.choice([proxy.to_client, proxy.to_server])
+            flow.cut_after(rng.randint(0, 6_000), reset=rng.random() < 0.5)
+            while flow.cut_pending:  # noqa: ASYNC110
+                await trio.sleep(0.001)
+
+    with trio.fail_after(60):
         async with (
             proxy_to(redis.path) as proxy,
             # Pauses as short as the cuts are frequent.
             running_manager(through(proxy), connect_grace=0.02, backoff=ConstantBackoff(0.01)) as manager,
+            trio.open_nursery() as cutting,
         ):
             proxy.to_client.delay = lambda: rng.uniform(0, 0.005)
             proxy.to_server.delay = lambda: rng.uniform(0, 0.005)
-            async with trio.open_nursery() as nursery:
-                for number in range(4_000):
-                    nursery.start_soon(add, manager, number)
-                while len(outcomes) < 4_000:
-                    await trio.sleep(rng.uniform(0.03, 0.12))
-                    flow = rng.choice([proxy.to_client, proxy.to_server])
-                    flow.cut_after(rng.randint(0, 2_000), reset=rng.random() < 0.5)
-    present = [int(entry[1][1]) for entry in redis.command("XRANGE", "s", "-", "+")]
-    assert len(present) == len(set(present))
-    by_outcome = {
-        kind: {number for number, outcome in outcomes.items() if outcome == kind}
-        for kind in ("acknowledged", "unknown", "unavailable")
-    }
-    assert by_outcome["acknowledged"] <= set(present)
-    assert by_outcome["unavailable"].isdisjoint(present)
-    assert len(by_outcome["acknowledged"]) > 1_000
-    assert len(by_outcome["unknown"]) > 20
-    assert len(by_outcome["unavailable"]) > 20
+            cutting.start_soon(cut_again_and_again, proxy)
+            async with trio.open_nursery() as adding:
+                for _ in range(50):
+                    adding.start_soon(add_again_and_again, manager)
+            cutting.cancel_scope.cancel()
+    numbers_there = [int(entry[1][1]) for entry in redis.command("XRANGE", "s", "-", "+")]
+    there = set(numbers_there)
+    assert len(numbers_there) == len(there)
+    assert acknowledged <= there
+    assert unavailable.isdisjoint(there)
+    # All of it happened, and often; unknown went either way.
+    assert len(acknowledged) > 1_000
+    assert len(unavailable) > 50
+    assert len(unknown & there) > 20
+    assert len(unknown - there) > 20
     assert proxy.accepted > 20
-    # Both kinds of unknown came up, or the word would mean something else.
-    assert by_outcome["unknown"] & set(present)
-    assert by_outcome["unknown"] - set(present)
 
 
 # Redis away
@@ -487,16 +493,20 @@ async def test_a_large_reply_does_not_hold_up_the_command_lane(redis: Server) ->
                 assert len(reply) == 100_000_000
                 fetched.set()
 
+            began = trio.current_time()
+
             async with trio.open_nursery() as nursery:
                 nursery.start_soon(fetch)
                 while not fetched.is_set():
                     started = trio.current_time()
                     await manager.execute("PING")
                     pings.append(trio.current_time() - started)
-    # Many PINGs got through while the reply was arriving; the longest waited for its last copy.
+            took = trio.current_time() - began
+    # Behind the reply on one lane, a PING would have taken as long as all of it. Here many got
+    # through while it was arriving; the longest waited while its last copy was made.
     assert len(pings) > 20
-    assert sorted(pings)[len(pings) // 2] < 0.02
-    assert max(pings) < 0.2
+    assert sorted(pings)[len(pings) // 2] < took / 20
+    assert max(pings) < took / 2
 
 
 async def test_the_watch_hooks_see_each_connection_before_its_replies(server: Server) -> None:

@@ -59,6 +59,11 @@ class Flow:
         self._cut_at = self.forwarded + count
         self._cut_with_reset = reset
 
+    @property
+    def cut_pending(self) -> bool:
+        """Whether a cut that was asked for has not happened yet."""
+        return self._cut_at < math.inf
+
     def flip_after(self, count: int, *, mask: int = 0xFF) -> None:
         """Once `count` more bytes have passed, flip the bits `mask` of the next."""
         self._flip_at = self.forwarded + count

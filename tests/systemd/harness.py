@@ -146,6 +146,11 @@ class Container:
         of_unit = () if unit is None else ("--unit", unit)
         return self.run("journalctl", "--no-pager", "--output=cat", *of_unit, *options).stdout
 
+    def forget_journal(self) -> None:
+        """Begin the journal anew, so that a test only finds its own records."""
+        self.run("journalctl", "--sync")
+        self.run("journalctl", "--rotate", "--vacuum-size=1")
+
     def kill(self, pid: int, number: signal.Signals) -> None:
         """Send a signal to a process, by its number inside."""
         self.run("kill", f"-{number.name.removeprefix('SIG')}", str(pid))
@@ -196,6 +201,8 @@ def booted() -> Iterator[Container]:
                 *("unshare", "--mount", "--propagation", "private"),
                 *("sh", "-c", _MOUNT_AND_BOOT, "sh", directory),
                 *("--register=no", "--keep-unit", "--link-journal=no", f"--uuid={uuid.uuid4().hex}"),
+                # A loopback of its own: its Redis on 6379 is not the machine's.
+                "--private-network",
                 *(f"--bind-ro={source}:{inside}" for source, inside in _mounts().items()),
                 *("--console=pipe", "--boot", "systemd.unit=basic.target"),
             ],
@@ -229,7 +236,13 @@ def install_environment(container: Container) -> None:
 
     The units' own path, so that they can be used as they are shipped.
     """
-    interpreter = INTERPRETER if _is_private_interpreter() else Path(sys.base_prefix)
+    interpreter = Path(sys.base_prefix)
+    if _is_private_interpreter():
+        interpreter = INTERPRETER
+        # Its libpython, if it has one, is looked up where it was built, which the service may not
+        # read. The loader would then take the distribution's, which is another version.
+        container.write("/etc/ld.so.conf.d/000-interpreter.conf", f"{INTERPRETER}/lib\n")
+        container.run("ldconfig")
     version = f"python{sys.version_info.major}.{sys.version_info.minor}"
     container.run(str(interpreter / "bin" / version), "-m", "venv", "--without-pip", str(PREFIX))
     site = PREFIX / "lib" / version / "site-packages"
@@ -239,6 +252,21 @@ def install_environment(container: Container) -> None:
         f"#!{PREFIX}/bin/python\nimport sys\nfrom redstreamd.cli import main\nsys.exit(main())\n",
         mode=0o755,
     )
+
+
+def install_units(container: Container) -> None:
+    """Install our units inside as a package would, and make the group; starts nothing. May be repeated."""
+    for file in sorted((REPOSITORY / "systemd").iterdir()):
+        inside = container.path("/usr/lib/systemd/system") / file.name
+        inside.unlink(missing_ok=True)
+        if file.is_symlink():
+            inside.symlink_to(file.readlink())
+        elif file.suffix in (".service", ".socket"):
+            shutil.copyfile(file, inside)
+    sysusers = (REPOSITORY / "systemd" / "redstreamd.sysusers.conf").read_text()
+    container.write("/usr/lib/sysusers.d/redstreamd.conf", sysusers)
+    container.run("systemd-sysusers", "redstreamd.conf")
+    container.systemctl("daemon-reload")
 
 
 def _check_machine() -> None:

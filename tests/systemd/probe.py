@@ -6,12 +6,17 @@ gets one line back; what it does in between is the test's wish.
 
 from __future__ import annotations
 
+import ctypes
 import json
 import logging
+import mmap
 import os
 import signal
+import socket
 import sys
 import time
+from collections.abc import Callable
+from pathlib import Path
 
 import trio
 
@@ -25,6 +30,26 @@ from redstreamd.service.supervisor import Supervisor
 from redstreamd.service.watchdog import Watchdog, watchdog_interval
 
 LOG = logging.getLogger("redstreamd.probe")
+
+
+def stalled(count: int, call: Callable[[int], object]) -> float:
+    """How long a call takes: the 99th percentile, because the worst is one that was preempted."""
+    took_seconds = []
+    for number in range(count):
+        begun_at = time.perf_counter()
+        call(number)
+        took_seconds.append(time.perf_counter() - begun_at)
+    return sorted(took_seconds)[count * 99 // 100]
+
+
+def outcome_of(expression: str) -> str:
+    """What becomes of a Python expression in here: its value, or the error."""
+    try:
+        return repr(
+            eval(expression, {"ctypes": ctypes, "os": os, "mmap": mmap, "socket": socket, "Path": Path})
+        )
+    except Exception as exc:  # noqa: BLE001 -- whatever it is, it is the answer
+        return f"{type(exc).__name__}: {exc}"
 
 
 async def main() -> None:
@@ -47,19 +72,20 @@ async def main() -> None:
             case ["hang"]:
                 time.sleep(1000)
             case ["log", count]:
-                longest = 0.0
-                for number in range(int(count)):
-                    begun_at = time.perf_counter()
-                    LOG.info("record %06d %s", number, "x" * 400)
-                    longest = max(longest, time.perf_counter() - begun_at)
-                return {"longest_seconds": longest, "dropped": output.statistics().dropped}
+                stall = stalled(int(count), lambda n: LOG.info("record %06d %s", n, "x" * 400))
+                return {"stall_seconds": stall, "dropped": output.statistics().dropped}
             case ["notify", count]:
-                longest = 0.0
-                for number in range(int(count)):
-                    begun_at = time.perf_counter()
-                    notifier.status(f"status {number}")
-                    longest = max(longest, time.perf_counter() - begun_at)
-                return {"longest_seconds": longest, "full": notifier.statistics().full}
+                stall = stalled(int(count), lambda n: notifier.status(f"status {n}"))
+                return {"stall_seconds": stall, "full": notifier.statistics().full}
+            case ["ping"]:
+                with socket.socket(socket.AF_UNIX) as redis:
+                    redis.connect(os.environ["REDSTREAMD_REDIS_PATH"])
+                    redis.sendall(b"PING\r\n")
+                    return redis.recv(100).decode().strip()
+            case ["arguments"]:
+                return [Path(argument).read_text() for argument in sys.argv[1:]]
+            case ["run", *words]:
+                return outcome_of(" ".join(words))
             case ["exit", status]:
                 os._exit(int(status))
         return {"pid": os.getpid(), "environ": dict(os.environ), "uid": os.getuid()}
@@ -97,6 +123,6 @@ async def main() -> None:
 
 
 if __name__ == "__main__":
-    if sys.argv[1:]:
-        sys.exit(int(sys.argv[1]))
+    if sys.argv[1:2] == ["exit"]:
+        sys.exit(int(sys.argv[2]))
     trio.run(main)

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from jsonschema import Draft202012Validator
 
 from redstreamd.errors import BusError, Code
-from redstreamd.tools import bounds
+from redstreamd.streams import bounds
 from redstreamd.tools.results import bound_entries, failure, success
 from redstreamd.tools.schema import result_schema
 from tests.support.json_values import json_objects, json_values, text
