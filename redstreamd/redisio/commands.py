@@ -212,6 +212,10 @@ class Commands:
         """Create a group that has read up to `id`; `ServerReplied` with GROUP_EXISTS if it is there."""
         await self._write.xgroup_create(stream, group, id, mkstream)
 
+    async def xgroup_setid(self, stream: str, group: str, id: str) -> None:  # noqa: A002
+        """Let a group go on after `id`; ServerReplied with GROUP_NOT_FOUND if there is none."""
+        await self._write.xgroup_setid(stream, group, id)
+
     async def xreadgroup_new(self, stream: str, group: str, consumer: str, count: int) -> list[RawEntry]:
         """Deliver up to `count` new entries to `consumer`, without waiting."""
         return replies.entries_of_one_stream(

@@ -222,7 +222,6 @@ class Connection:
             try:
                 await stream.send_all(data)
             except trio.BrokenResourceError as error:
-                self._open = False
                 # The server may have said why it hung up, or answered what came before: let the
                 # reader find that first.
                 await trio.sleep(_LAST_WORDS_SECONDS)

@@ -87,3 +87,12 @@ async def until(condition: Callable[[], bool]) -> None:
     """Return once something that sends no signal is so; for states of other processes and of sockets."""
     while not condition():  # noqa: ASYNC110
         await trio.sleep(0.001)
+
+
+def calls(server: Server, command: str) -> int:
+    """How often the server has run or refused `command` since CONFIG RESETSTAT."""
+    for line in server.command("INFO", "commandstats").decode().splitlines():
+        if line.startswith(f"cmdstat_{command}:"):
+            fields = dict(pair.split("=") for pair in line.partition(":")[2].split(","))
+            return int(fields["calls"]) + int(fields["rejected_calls"])
+    return 0

@@ -37,10 +37,11 @@ def anyio_backend() -> tuple[str, dict[str, Any]]:
 
 @attrs.define
 class Outcome:
-    """What a connection is to do: live for some seconds (0: never come up), then end."""
+    """What a connection is to do: live for some seconds (0: never come up), close for some, end."""
 
     failure: Failure
     lives_seconds: float = 0.0
+    closes_seconds: float = 0.0
 
 
 class ScriptedConnection:
@@ -62,6 +63,7 @@ class ScriptedConnection:
             task_status.started()
             await trio.sleep(self._outcome.lives_seconds)
             self.is_open = False
+        await trio.sleep(self._outcome.closes_seconds)
         raise ConnectionEnded(self._outcome.failure)
 
     def statistics(self) -> None:
@@ -242,6 +244,19 @@ async def test_a_wait_within_the_grace_time_ends_with_the_new_connection() -> No
         second = await keeper.wait_open()
         assert second is not first
         assert trio.current_time() - bench.attempts[0] < 60.3
+        nursery.cancel_scope.cancel()
+
+
+async def test_a_connection_that_is_just_closing_is_no_reason_to_give_up() -> None:
+    bench = Bench([Outcome(SILENT, lives_seconds=60, closes_seconds=0.1)])
+    keeper = bench.keeper()
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(keeper.run)
+        await keeper.wait_open()
+        await trio.sleep(60.05)
+        assert keeper.connection is None
+        assert (await keeper.wait_open()).is_open
+        assert trio.current_time() - bench.attempts[0] == pytest.approx(60.1)
         nursery.cancel_scope.cancel()
 
 

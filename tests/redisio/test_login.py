@@ -186,12 +186,14 @@ async def test_a_server_that_cannot_save_is_used_all_the_same() -> None:
         # A directory of that name: the dump cannot be written, and the server goes MISCONF.
         (server.directory / "d.rdb").mkdir()
         server.commands(("SET", "key", "value"), ("BGSAVE",))
-        await until(lambda: str(server.command("PING")).startswith("MISCONF"))
-        connection = Connection(Target(path=server.path), role="test")
-        async with running_connection(connection):
-            assert await connection.execute("GET", "key") == b"value"
-        # Else it refuses to stop.
-        server.command("CONFIG", "SET", "save", "")
+        try:
+            await until(lambda: str(server.command("PING")).startswith("MISCONF"))
+            connection = Connection(Target(path=server.path), role="test")
+            async with running_connection(connection):
+                assert await connection.execute("GET", "key") == b"value"
+        finally:
+            # Else it refuses to stop.
+            server.command("CONFIG", "SET", "save", "")
 
 
 async def test_a_connection_that_breaks_with_the_last_reply_of_its_login_never_opens() -> None:

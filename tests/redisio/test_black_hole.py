@@ -1,0 +1,116 @@
+"""A host that vanishes, in a network namespace of its own; needs root and iproute2."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import tempfile
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import attrs
+import pytest
+import trio
+
+from redstreamd.redisio.errors import OutcomeUnknown
+from redstreamd.redisio.events import ConnectionLost, RedisEvent
+from redstreamd.redisio.manager import Lane
+from redstreamd.redisio.target import Target
+from tests.redisio.running import running_manager, until
+from tests.support.servers import Server, missing, redis_binary
+
+PORT = 6379
+
+
+@attrs.define
+class Host:
+    """A Redis on a host that can be unplugged.
+
+    Attributes:
+        address: Its address.
+        namespace: Its network namespace.
+        server: The Redis there, whose Unix socket can be reached all the same.
+    """
+
+    address: str
+    namespace: str
+    server: Server
+
+    def unplug(self) -> None:
+        """Take its cable out: nothing is refused, nothing is acknowledged."""
+        run("ip", "-n", self.namespace, "link", "set", "eth0", "down")
+
+
+def run(*command: str) -> None:
+    subprocess.run(command, check=True, capture_output=True, timeout=10)
+
+
+@pytest.fixture
+def host() -> Iterator[Host]:
+    if os.geteuid() != 0 or shutil.which("ip") is None:
+        missing("a network namespace", "run as root, with iproute2")
+    namespace, ours = f"rs-{os.getpid()}", f"rs{os.getpid()}"
+    directory = Path(tempfile.mkdtemp(prefix="rs-"))
+    server = Server(binary=redis_binary(), directory=directory, port=PORT)
+    run("ip", "netns", "add", namespace)
+    try:
+        run("ip", "link", "add", ours, "type", "veth", "peer", "name", "eth0", "netns", namespace)
+        run("ip", "address", "add", "198.18.77.1/30", "dev", ours)
+        run("ip", "link", "set", ours, "up")
+        run("ip", "-n", namespace, "address", "add", "198.18.77.2/30", "dev", "eth0")
+        run("ip", "-n", namespace, "link", "set", "eth0", "up")
+        server.process = subprocess.Popen(
+            [
+                *("ip", "netns", "exec", namespace, server.binary, "--port", str(PORT)),
+                *("--unixsocket", server.path, "--dir", str(directory), "--save", ""),
+                *("--bind", "198.18.77.2", "--protected-mode", "no"),
+            ],
+            stdout=subprocess.DEVNULL,
+            start_new_session=True,
+        )
+        deadline = time.monotonic() + 10
+        while not (directory / "redis.sock").exists():
+            assert time.monotonic() < deadline
+            time.sleep(0.01)
+        yield Host("198.18.77.2", namespace, server)
+    finally:
+        server.kill()
+        # The namespace lives on while the kernel still tries to deliver; the link must not.
+        subprocess.run(["ip", "link", "delete", ours], check=False, capture_output=True)
+        run("ip", "netns", "delete", namespace)
+        shutil.rmtree(directory, ignore_errors=True)
+
+
+async def test_a_host_that_vanishes_with_unacknowledged_data_is_given_up_within_two_seconds(
+    host: Host,
+) -> None:
+    events: list[RedisEvent] = []
+    with trio.fail_after(20):
+        # A deadline that could not explain it.
+        async with running_manager(Target(host=host.address), events=events, command_timeout=60) as manager:
+            assert await manager.execute("PING") == b"PONG"
+            host.unplug()
+            started = trio.current_time()
+            with pytest.raises(OutcomeUnknown):
+                await manager.execute("XADD", "s", "*", "f", "v")
+            assert trio.current_time() - started < 2.0
+    assert isinstance(events[1], ConnectionLost)
+    assert "timed out" in events[1].failure.cause
+
+
+async def test_a_host_that_vanishes_while_idle_is_given_up_by_the_ping(host: Host) -> None:
+    events: list[RedisEvent] = []
+    with trio.fail_after(20):
+        async with running_manager(
+            Target(host=host.address), events=events, command_timeout=60, ping_interval=0.3, ping_timeout=0.5
+        ) as manager:
+            await manager.wait_connected(Lane.WATCH)
+            host.unplug()
+            started = trio.current_time()
+            await until(lambda: not manager.status().lanes[Lane.WATCH].connected)
+            assert trio.current_time() - started < 1.0
+    assert {event.failure.cause for event in events if isinstance(event, ConnectionLost)} == {
+        "no reply to PING within 0.5 s"
+    }

@@ -1,0 +1,134 @@
+from __future__ import annotations
+
+import pytest
+import trio
+
+from redstreamd.redisio.errors import (
+    RedisUnavailable,
+    ServerReplied,
+)
+from redstreamd.redisio.manager import Lane, Manager, Replay
+from redstreamd.redisio.target import Target
+from tests.redisio.running import calls, running_manager, until
+from tests.support.servers import Server, free_port, start_redis
+
+
+async def test_commands_wait_while_redis_loads_its_data(server: Server) -> None:
+    with trio.fail_after(20):
+        server.commands(
+            ("CONFIG", "SET", "key-load-delay", 100, "loading-process-events-interval-bytes", 1024),
+            ("DEBUG", "POPULATE", 5_000),
+        )
+        try:
+            async with running_manager(Target(path=server.path)) as manager, trio.open_nursery() as nursery:
+                nursery.start_soon(trio.to_thread.run_sync, server.command, "DEBUG", "RELOAD")
+                await until(lambda: str(server.command("PING")).startswith("LOADING"))
+                server_was_loading = trio.current_time()
+                await manager.execute("XADD", "s", "*", "f", "v")
+                assert trio.current_time() - server_was_loading > 0.1
+                assert await manager.execute("XLEN", "s") == 1
+                # The connection has survived it: a server that says LOADING is not broken.
+                assert manager.status().lanes[Lane.COMMAND].failure is None
+        finally:
+            server.commands(("CONFIG", "SET", "key-load-delay", 0), ("FLUSHALL",))
+
+
+async def test_commands_wait_for_a_long_script_and_never_kill_it(redis: Server) -> None:
+    loop = "local t = redis.call('TIME')[1] while redis.call('TIME')[1] - t < 2 do end return 'finished'"
+    replies: list[object] = []
+
+    def run_loop() -> None:
+        # On Redis 7.0 TIME moves on inside a script; later servers freeze it.
+        replies.append(redis.command("EVAL", loop, 0))
+
+    with trio.fail_after(20):
+        redis.command("CONFIG", "SET", "busy-reply-threshold", 50)
+        try:
+            async with running_manager(Target(path=redis.path)) as manager, trio.open_nursery() as nursery:
+                nursery.start_soon(trio.to_thread.run_sync, run_loop)
+                await until(lambda: str(redis.command("PING")).startswith("BUSY"))
+                await manager.execute("XADD", "s", "*", "f", "v")
+                assert await manager.execute("XLEN", "s") == 1
+        finally:
+            redis.command("CONFIG", "SET", "busy-reply-threshold", 5000)
+    assert replies == [b"finished"]
+
+
+@pytest.mark.parametrize(
+    ("command", "break_it", "heal_it", "code"),
+    [
+        (
+            ("XADD", "s", "*", "f", "v"),
+            [("CONFIG", "SET", "min-replicas-to-write", 1)],
+            [("CONFIG", "SET", "min-replicas-to-write", 0)],
+            "NOREPLICAS",
+        ),
+        (
+            ("XLEN", "s"),
+            [("CONFIG", "SET", "replica-serve-stale-data", "no"), ("REPLICAOF", "127.0.0.1", 1)],
+            [("REPLICAOF", "NO", "ONE"), ("CONFIG", "SET", "replica-serve-stale-data", "yes")],
+            "MASTERDOWN",
+        ),
+    ],
+)
+async def test_commands_that_were_not_executed_are_repeated_until_the_server_heals(
+    redis: Server,
+    command: tuple[str, ...],
+    break_it: list[tuple[str | int, ...]],
+    heal_it: list[tuple[str | int, ...]],
+    code: str,
+) -> None:
+    replies: list[object] = []
+
+    async def run(manager: Manager) -> None:
+        replies.append(await manager.execute(*command))
+
+    with trio.fail_after(20):
+        async with running_manager(Target(path=redis.path), command_timeout=1.0) as manager:
+            try:
+                redis.commands(*break_it)
+                with pytest.raises(RedisUnavailable, match=code):
+                    await manager.execute(*command)
+                redis.command("CONFIG", "RESETSTAT")
+                async with trio.open_nursery() as nursery:
+                    nursery.start_soon(run, manager)
+                    await until(lambda: calls(redis, command[0].lower()) >= 2)
+                    assert replies == []
+                    redis.commands(*heal_it)
+            finally:
+                redis.commands(*heal_it)
+            assert len(replies) == 1
+            assert await manager.execute("XLEN", "s") == (1 if command[0] == "XADD" else 0)
+            # Degraded is not dead: all of it happened on one connection.
+            assert manager.status().lanes[Lane.COMMAND].failure is None
+
+
+async def test_a_cluster_that_does_not_serve_the_slot_is_waited_for() -> None:
+    # The default bus port is the port plus 10,000, which may be more than there are.
+    options = ("--cluster-enabled", "yes", "--cluster-port", str(free_port()))
+    with trio.fail_after(20), start_redis(*options) as server:
+        async with running_manager(Target(path=server.path), command_timeout=4.0) as manager:
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(manager.execute, "XADD", "s", "*", "f", "v")
+                await until(lambda: calls(server, "xadd") >= 2)
+                server.command("CLUSTER", "ADDSLOTSRANGE", 0, 16383)
+            assert await manager.execute("XLEN", "s") == 1
+
+
+@pytest.mark.parametrize(
+    ("command", "code"),
+    [
+        (("XLEN", "text"), "WRONG_TYPE"),
+        (("XREADGROUP", "GROUP", "g", "c", "STREAMS", "s", ">"), "GROUP_NOT_FOUND"),
+        (("XGROUP", "CREATE", "absent", "g", "$"), "STREAM_NOT_FOUND"),
+    ],
+)
+async def test_permanent_errors_are_not_repeated(server: Server, command: tuple[str, ...], code: str) -> None:
+    with trio.fail_after(10):
+        server.commands(("SET", "text", "x"), ("XADD", "s", "*", "f", "v"), ("CONFIG", "RESETSTAT"))
+        async with running_manager(Target(path=server.path)) as manager:
+            with pytest.raises(ServerReplied) as replied:
+                await manager.execute(*command, replay=Replay.SAFE)
+    assert replied.value.code == code
+    name = "xgroup|create" if command[0] == "XGROUP" else command[0].lower()
+    assert calls(server, name) == 1

@@ -1,0 +1,191 @@
+from __future__ import annotations
+
+import signal
+
+import pytest
+import trio
+
+from redstreamd.errors import BusError
+from redstreamd.redisio.errors import (
+    CommandTimedOut,
+    OutcomeUnknown,
+    RedisUnavailable,
+)
+from redstreamd.redisio.events import Connected, ConnectFailed, ConnectionLost, RedisEvent
+from redstreamd.redisio.manager import Lane, Manager, Replay
+from redstreamd.redisio.target import Target
+from tests.redisio.running import over_tcp, running_manager, through, until
+from tests.support.proxy import proxy_to
+from tests.support.servers import Server, free_port, start_redis
+
+
+async def test_redis_absent_at_start_is_a_state_and_ends_by_itself() -> None:
+    events: list[RedisEvent] = []
+    with trio.fail_after(20), start_redis() as server:
+        server.stop()
+        async with running_manager(over_tcp(server), connected=False, events=events) as manager:
+            started = trio.current_time()
+            with pytest.raises(RedisUnavailable) as refused:
+                await manager.execute("PING")
+            assert 0.9 < trio.current_time() - started < 1.2
+            assert refused.value.code == "CONNECTION_ERROR"
+            assert refused.value.cause == "Connection refused"
+            assert f"127.0.0.1:{server.port}" in refused.value.message
+            # Known to be down: no second wait.
+            started = trio.current_time()
+            with pytest.raises(RedisUnavailable):
+                await manager.execute("PING")
+            assert trio.current_time() - started < 0.05
+            server.start()
+            started = trio.current_time()
+            await manager.wait_connected()
+            assert trio.current_time() - started < 2.2
+            assert await manager.execute("PING") == b"PONG"
+    assert [type(event) for event in events] == [ConnectFailed, Connected]
+
+
+async def test_a_restart_of_redis_is_two_events_and_one_pause() -> None:
+    events: list[RedisEvent] = []
+    with trio.fail_after(30), start_redis() as server:
+        async with running_manager(over_tcp(server), events=events) as manager:
+            await trio.sleep(1.1)  # long enough to count as a connection that worked
+            server.kill()
+            await until(lambda: not manager.status().lanes[Lane.COMMAND].connected)
+            with pytest.raises(RedisUnavailable):
+                await manager.execute("XADD", "s", "*", "f", "v")
+            server.start()
+            started = trio.current_time()
+            await manager.wait_connected()
+            assert trio.current_time() - started < 2.2
+            assert await manager.execute("XLEN", "s") == 0
+    assert [type(event) for event in events] == [Connected, ConnectionLost, ConnectFailed, Connected]
+    failed = events[2]
+    assert isinstance(failed, ConnectFailed)
+    assert failed.failure.cause == "Connection refused"
+    again = events[3]
+    assert isinstance(again, Connected)
+    assert again.attempts > 0
+
+
+async def test_a_server_that_hangs_costs_one_deadline_then_fails_fast_and_recovers() -> None:
+    outcomes: dict[str, tuple[type[BusError], float]] = {}
+
+    async def run(manager: Manager, name: str, replay: Replay) -> None:
+        started = trio.current_time()
+        try:
+            await manager.execute("INCR", "n", replay=replay)
+        except BusError as error:
+            outcomes[name] = type(error), trio.current_time() - started
+
+    with trio.fail_after(30), start_redis() as server:
+        target = Target(path=server.path, connect_timeout=0.5)
+        async with running_manager(target, command_timeout=0.5, connect_grace=0.2) as manager:
+            server.signal(signal.SIGSTOP)
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(run, manager, "safe", Replay.SAFE)
+                nursery.start_soon(run, manager, "never", Replay.NEVER)
+            assert {name: kind for name, (kind, _) in outcomes.items()} == {
+                "safe": CommandTimedOut,
+                "never": OutcomeUnknown,
+            }
+            assert all(0.5 <= seconds < 0.6 for _, seconds in outcomes.values())
+            await run(manager, "within grace", Replay.NEVER)
+            assert outcomes["within grace"][0] is RedisUnavailable
+            assert outcomes["within grace"][1] < 0.3
+            await run(manager, "known", Replay.NEVER)
+            assert outcomes["known"][0] is RedisUnavailable
+            assert outcomes["known"][1] < 0.05
+            server.signal(signal.SIGCONT)
+            started = trio.current_time()
+            await manager.wait_connected()
+            assert trio.current_time() - started < 2.2
+            assert await manager.execute("PING") == b"PONG"
+
+
+async def test_a_deadline_is_kept_under_latency(redis: Server) -> None:
+    with trio.fail_after(10):
+        async with (
+            proxy_to(redis.path) as proxy,
+            running_manager(through(proxy), command_timeout=0.3) as manager,
+        ):
+            proxy.to_client.delay = lambda: 0.5
+            started = trio.current_time()
+            with pytest.raises(CommandTimedOut):
+                await manager.execute("GET", "key", replay=Replay.SAFE)
+            assert 0.3 <= trio.current_time() - started < 0.35
+
+
+async def test_a_killed_client_is_back_with_its_login_at_once(redis: Server) -> None:
+    redis.command("ACL", "SETUSER", "agent", "on", ">secret", "~*", "+@all")
+    target = Target(path=redis.path, username="agent", password="secret", database=2)
+    with trio.fail_after(10):
+        async with running_manager(target) as manager:
+            first = await manager.execute("CLIENT", "ID")
+            await manager.execute("SET", "key", "value")
+            assert redis.command("CLIENT", "KILL", "ID", first) == 1
+            started = trio.current_time()
+            await until(lambda: manager.status().lanes[Lane.COMMAND].failed_attempts > 0)
+            await manager.wait_connected()
+            assert await manager.execute("GET", "key") == b"value"
+            assert trio.current_time() - started < 0.5
+            info = (await manager.execute("CLIENT", "INFO")).decode()
+    assert f"id={first} " not in info
+    assert "name=redstreamd:command " in info
+    assert "db=2 " in info
+    assert "user=agent " in info
+
+
+async def test_a_refused_login_fails_commands_at_once_and_is_told_once(redis: Server) -> None:
+    events: list[RedisEvent] = []
+    with trio.fail_after(10):
+        async with (
+            proxy_to(redis.path) as proxy,
+            running_manager(through(proxy, password="x"), connected=False, events=events) as manager,
+        ):
+            for _ in range(3):
+                started = trio.current_time()
+                with pytest.raises(RedisUnavailable, match="a password is configured here"):
+                    await manager.execute("PING")
+                assert trio.current_time() - started < 0.5
+            assert proxy.accepted == 1
+    assert [type(event) for event in events] == [ConnectFailed]
+
+
+async def test_a_server_that_accepts_and_hangs_up_is_not_called_in_a_tight_loop(redis: Server) -> None:
+    with trio.fail_after(10):
+        async with proxy_to(redis.path) as proxy, running_manager(through(proxy)) as manager:
+            with trio.move_on_after(1.0):
+                while True:
+                    await manager.wait_connected()
+                    proxy.cut()
+                    await until(lambda: not manager.status().lanes[Lane.COMMAND].connected)
+    assert 2 < proxy.accepted < 12
+
+
+async def test_waiting_ends_when_the_manager_does(redis: Server) -> None:
+    errors: list[RedisUnavailable] = []
+    with trio.fail_after(10):
+        target = Target(host="127.0.0.1", port=free_port())
+        async with trio.open_nursery() as nursery:
+
+            async def ask(manager: Manager) -> None:
+                with pytest.raises(RedisUnavailable) as refused:
+                    await manager.execute("PING")
+                errors.append(refused.value)
+
+            async with running_manager(target, connected=False, connect_grace=60) as manager:
+                nursery.start_soon(ask, manager)
+                await until(lambda: manager.status().lanes[Lane.COMMAND].failed_attempts > 1)
+    assert "shutting down" in errors[0].cause
+
+
+async def test_a_manager_may_be_run_again(redis: Server) -> None:
+    with trio.fail_after(10):
+        manager = Manager(Target(path=redis.path))
+        for _ in range(2):
+            async with trio.open_nursery() as nursery:
+                await nursery.start(manager.run)
+                assert await manager.execute("ECHO", "x") == b"x"
+                nursery.cancel_scope.cancel()
+            with pytest.raises(RedisUnavailable, match="shutting down"):
+                await manager.execute("PING")

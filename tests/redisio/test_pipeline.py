@@ -1,0 +1,143 @@
+from __future__ import annotations
+
+import math
+import random
+
+import pytest
+import trio
+import trio.testing
+
+from redstreamd.redisio import pipeline
+from redstreamd.redisio.connection import Connection
+from redstreamd.redisio.errors import QueueFull
+from redstreamd.redisio.failures import NotSent, ReplyLost
+from redstreamd.redisio.target import Target
+from tests.redisio.running import running_connection, through
+from tests.support.proxy import proxy_to
+from tests.support.servers import Server
+
+
+async def test_a_command_without_a_name_is_refused(redis: Server) -> None:
+    with trio.fail_after(10):
+        connection = Connection(Target(path=redis.path), role="test")
+        async with running_connection(connection):
+            with pytest.raises(ValueError, match="a command has a name"):
+                connection.submit()
+            assert await connection.execute("ECHO", "aligned") == b"aligned"
+
+
+async def test_sent_and_unsent_requests_fail_differently_when_the_connection_breaks(redis: Server) -> None:
+    outcomes: dict[int, type[Exception]] = {}
+    payload = b"x" * 200_000
+
+    async def add(connection: Connection, number: int) -> None:
+        try:
+            await connection.execute("XADD", "s", f"1-{number + 1}", "f", payload)
+        except (NotSent, ReplyLost) as error:
+            outcomes[number] = type(error)
+
+    with trio.fail_after(20):
+        async with proxy_to(redis.path) as proxy:
+            connection = Connection(through(proxy), role="test")
+            async with running_connection(connection):
+                proxy.to_server.hold()
+                async with trio.open_nursery() as nursery:
+                    for number in range(150):
+                        nursery.start_soon(add, connection, number)
+                    await trio.testing.wait_all_tasks_blocked(0.05)
+                    before = connection.statistics()
+                    proxy.cut()
+    # The socket's buffers take some, the rest was never handed over.
+    assert 0 < before.in_flight < 150
+    assert before.queued > 0
+    assert list(outcomes.values()).count(ReplyLost) == before.in_flight
+    assert list(outcomes.values()).count(NotSent) == before.queued
+    # In order: what was sent first is what may have arrived.
+    sent = sorted(number for number, kind in outcomes.items() if kind is ReplyLost)
+    assert redis.command("XLEN", "s") <= len(sent)
+
+
+async def test_no_caller_gets_the_reply_of_another_when_ten_thousand_are_cancelled(redis: Server) -> None:
+    """Cancellation before sending, while awaiting the reply, and in the middle of it."""
+    rng = random.Random(20260728)
+    numbers = iter(range(10_000))
+    wrong: list[tuple[bytes, bytes]] = []
+    answered = before_sending = after_sending = 0
+
+    async def ask_again_and_again(connection: Connection) -> None:
+        nonlocal answered, before_sending, after_sending
+        for number in numbers:
+            token = b"%d:%s" % (number, rng.randbytes(rng.randint(0, 40)))
+            # Some give up in the very step after queueing, some at any time later, some never.
+            patience = rng.choice([0.0, rng.uniform(0.0, 0.03), math.inf])
+            with trio.move_on_after(patience) as scope:
+                request = connection.submit("ECHO", token)
+                reply = await request.reply()
+                answered += 1
+                if reply != token:
+                    wrong.append((token, reply))
+            if scope.cancelled_caught:
+                if request.sent:
+                    after_sending += 1
+                else:
+                    before_sending += 1
+
+    with trio.fail_after(60):
+        async with proxy_to(redis.path) as proxy:
+            proxy.to_client.slice_bytes = lambda: rng.randint(1, 200)
+            proxy.to_client.delay = lambda: rng.uniform(0.0, 0.02)
+            proxy.to_server.delay = lambda: rng.uniform(0.0, 0.005)
+            connection = Connection(through(proxy), role="test")
+            async with running_connection(connection) as ran:
+                async with trio.open_nursery() as nursery:
+                    for _ in range(100):
+                        nursery.start_soon(ask_again_and_again, connection)
+                # The connection that saw all this is still the first, and aligned.
+                assert await connection.execute("ECHO", "last") == b"last"
+                assert not ran.ended.is_set()
+                assert connection.statistics().in_flight == 0
+    assert proxy.accepted == 1
+    assert wrong == []
+    assert answered + before_sending + after_sending == 10_000
+    assert before_sending > 2_000
+    assert after_sending > 1_000
+    assert answered > 3_000
+
+
+async def test_a_request_cancelled_before_sending_is_never_executed(redis: Server) -> None:
+    with trio.fail_after(10):
+        connection = Connection(Target(path=redis.path), role="test")
+        async with running_connection(connection):
+            with trio.CancelScope() as scope:
+                scope.cancel()
+                await connection.execute("SET", "taken-back", "1")
+            assert scope.cancelled_caught
+            assert connection.statistics().queued == connection.statistics().queued_bytes == 0
+            assert await connection.execute("EXISTS", "taken-back") == 0
+
+
+async def test_the_queue_is_bounded_in_requests(redis: Server, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(pipeline, "MAX_REQUESTS", 10)
+    with trio.fail_after(10):
+        connection = Connection(Target(path=redis.path), role="test")
+        async with running_connection(connection):
+            requests = [connection.submit("ECHO", number) for number in range(10)]
+            with pytest.raises(QueueFull) as refused:
+                connection.submit("ECHO", "one too many")
+            assert refused.value.code == "RATE_LIMITED"
+            assert [await request.reply() for request in requests] == [b"%d" % n for n in range(10)]
+            assert await connection.execute("ECHO", "again") == b"again"
+
+
+async def test_the_queue_is_bounded_in_bytes_but_one_request_always_fits(
+    redis: Server, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(pipeline, "MAX_QUEUED_BYTES", 1_000)
+    with trio.fail_after(10):
+        connection = Connection(Target(path=redis.path), role="test")
+        async with running_connection(connection):
+            large = connection.submit("ECHO", b"x" * 5_000)
+            with pytest.raises(QueueFull, match="bytes"):
+                connection.submit("ECHO", "y")
+            assert len(await large.reply()) == 5_000
+            assert await connection.execute("ECHO", "y") == b"y"
