@@ -34,9 +34,10 @@ STREAM, GROUP = "jobs", "g"
 DUE, DEAD = companion_key(STREAM, Kind.DUE, GROUP), companion_key(STREAM, Kind.DEAD, GROUP)
 MAX_DELIVERIES = 3
 FOREIGN_IDLE = 10_000.0
-CONSUMERS = st.sampled_from(["a", "b", "c"])
-#: Seconds. Far longer than a run takes, so that the real clock decides nothing.
-LEASES = st.sampled_from([1_000.0, 2_000.0])
+CONSUMERS = st.sampled_from(["a", "b"])
+#: Seconds. Far longer than a run takes, so that the real clock decides nothing; one is longer than
+#: other programs' entries stay untouched.
+LEASES = st.sampled_from([1_000.0, 2_000.0, 50_000.0])
 
 
 @attrs.define
@@ -97,9 +98,9 @@ class LeaseMachine(RuleBasedStateMachine):
         # Complete: it stops short only when nothing is left.
         buried = self._note_dead_letters()
         assert buried <= exhausted
-        gone = self._gone(takeable)
+        gone = self._gone(set(self.pending))
         if len(ids) < count:
-            assert set(ids) | buried | gone == takeable
+            assert takeable <= set(ids) | buried | gone
         # Debts come before new entries, one's own debts before those of others.
         ranks = [self._rank(entry_id, consumer) for entry_id in ids]
         assert ranks == sorted(ranks)
@@ -166,7 +167,7 @@ class LeaseMachine(RuleBasedStateMachine):
 
     # What the world does
 
-    @rule(seconds=st.sampled_from([500.0, 1_500.0, 5_000.0, 20_000.0]))
+    @rule(seconds=st.sampled_from([500.0, 1_500.0, 20_000.0]))
     def time_passes(self, seconds: float) -> None:
         self.now += seconds
         due = self.server.command("ZRANGE", DUE, 0, -1, "WITHSCORES")
@@ -335,7 +336,7 @@ class LeaseMachine(RuleBasedStateMachine):
         return gone
 
 
-@pytest.mark.parametrize("examples", [60, pytest.param(1_000, marks=pytest.mark.soak)])
+@pytest.mark.parametrize("examples", [100, pytest.param(1_000, marks=pytest.mark.soak)])
 def test_leases_behave_as_the_model_says(server: Server, examples: int) -> None:
     threads = BusThread(server, 2, Settings(leases=LeasesSettings(foreign_idle_seconds=FOREIGN_IDLE)))
     try:
@@ -344,7 +345,7 @@ def test_leases_behave_as_the_model_says(server: Server, examples: int) -> None:
             machine,
             settings=settings(
                 max_examples=examples,
-                stateful_step_count=40,
+                stateful_step_count=50,
                 deadline=None,
                 suppress_health_check=list(HealthCheck),
             ),

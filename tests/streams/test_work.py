@@ -205,6 +205,32 @@ async def test_another_program_can_take_part(server: Server) -> None:
             assert ids(await bus.work.take(take(), "me")) == [added[0]]
 
 
+async def test_what_another_program_claimed_is_left_to_it(server: Server) -> None:
+    """Our lease was on an earlier attempt; that it ran out means nothing for the one who claimed the entry."""
+    with trio.fail_after(20):
+        async with running_bus(server) as bus:
+            await bus.publisher.add("s", [{"n": 1}], Stamp())
+            held = await bus.work.take(take(), "me")
+            server.command("XCLAIM", "s", "g", "cli", 0, ids(held)[0])
+            member = server.command("ZRANGE", companion_key("s", Kind.DUE, "g"), 0, -1)[0]
+            server.command("ZADD", companion_key("s", Kind.DUE, "g"), 1, member)
+            assert not ids(await bus.work.take(take(), "me"))
+            assert await settle(bus, held) == {ids(held)[0]: Outcome.LOST}
+
+
+async def test_a_long_lease_is_not_mistaken_for_an_entry_left_behind(server: Server) -> None:
+    with trio.fail_after(20):
+        async with running_bus(server) as bus:
+            added = (await bus.publisher.add("s", [{"n": n} for n in range(2)], Stamp())).ids
+            held = await bus.work.take(take(lease_seconds=3_600), "me")
+            # Another program holds one, too, so the search for such entries is not skipped.
+            server.command("XREADGROUP", "GROUP", "g", "cli", "COUNT", 1, "STREAMS", "s", ">")
+            for entry_id, consumer in zip(added, ("c", "cli"), strict=True):
+                server.command("XCLAIM", "s", "g", consumer, 0, entry_id, "IDLE", 10**6, "JUSTID")
+            assert ids(await bus.work.take(take("other", count=10), "me")) == added[1:]
+            assert await settle(bus, held) == {added[0]: Outcome.DONE}
+
+
 async def test_a_dead_letter_keeps_the_entry_and_says_why(server: Server) -> None:
     with trio.fail_after(20):
         async with running_bus(server) as bus:

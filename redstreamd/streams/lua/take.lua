@@ -119,8 +119,9 @@ else
     claim_due(other[1], other[2], other[3])
   end
 
-  -- More is pending than we know of: other programs hold entries of this group.
-  local page = 0
+  -- More is pending than we know of: other programs hold entries of this group. The search goes on
+  -- where the last one ended, and once round.
+  local page, from_start = 0, look_from == '-'
   while #taken < count and page < FOREIGN_PAGES and summary[1] > redis.call('ZCARD', due) do
     page = page + 1
     local idle = redis.call('XPENDING', stream, group, 'IDLE', foreign_idle, look_from, '+', FOREIGN_PAGE)
@@ -133,7 +134,8 @@ else
     end
     if #idle < FOREIGN_PAGE and #taken < count then
       look_from = '-'
-      break
+      if from_start then break end
+      from_start = true
     end
   end
 
