@@ -2,9 +2,9 @@
 
     systemd ──sockets, signals, watchdog──▶ daemon
                                               └─ supervisor
-      ┌────────┬───────────────┬───────────────┬──────┴──────┬───────────┐
-     log   watchdog     embedded server   Redis manager   tail hub   listeners
-                         (if asked for)  (lanes, backoff)  (wakes)  (a task per connection)
+      ┌────────┬───────────────┬───────────────┬──────┴──────┬──────────┬──────────┐
+     log   watchdog     embedded server   Redis manager   tail hub   updates   listeners
+                         (if asked for)  (lanes, backoff)  (wakes)   (tell)   (a task per connection)
 
 Children start from left to right and stop from right to left. Nothing else in the project builds
 a part from another package.
@@ -31,10 +31,12 @@ from redstreamd.mcpio.limits import Limits
 from redstreamd.mcpio.listeners import ListenError
 from redstreamd.mcpio.stdio import open_stdio_stream
 from redstreamd.policy import Principal
+from redstreamd.prompts.catalog import PROMPTS
 from redstreamd.records import record
 from redstreamd.redisio.embedded import EmbeddedServer, StateDirectoryInUseError
 from redstreamd.redisio.manager import Manager
 from redstreamd.redisio.target import Target
+from redstreamd.resources.catalog import LIBRARY
 from redstreamd.service.activation import adopt_sockets, adopt_standard_input
 from redstreamd.service.child import Child
 from redstreamd.service.lastwords import install_last_words
@@ -54,10 +56,16 @@ from redstreamd.service.watchdog import Watchdog, watchdog_interval
 from redstreamd.settings import Loaded, Settings
 from redstreamd.status import StatusLine
 from redstreamd.streams.bus import Bus
+from redstreamd.streams.facts import Facts
 from redstreamd.streams.lease_tokens import LeaseKey
+from redstreamd.streams.topics import Sources
+from redstreamd.streams.updates import Updates
+from redstreamd.streams.vitals import Vitals
+from redstreamd.surface import build_server
+from redstreamd.targets import target_for
 from redstreamd.tools.catalog import INSTRUCTIONS, REGISTRY
 from redstreamd.tools.definition import Profile
-from redstreamd.tools.server import build_server
+from redstreamd.tools.server import Toolbox
 
 _LOG = logging.getLogger("redstreamd")
 
@@ -116,6 +124,7 @@ class _Parts:
         settings: What they were built from.
         manager: The connections to Redis.
         bus: The domain.
+        updates: Tells subscribers of changes.
         server: What MCP clients are served.
         limits: The bounds of connections.
         embedded: The server of our own, if there is one.
@@ -124,9 +133,15 @@ class _Parts:
     settings: Settings
     manager: Manager
     bus: Bus
+    updates: Updates
     server: Server[Principal]
     limits: Limits
     embedded: EmbeddedServer | None
+
+    def end_waits(self) -> None:
+        """Let every wait and subscription end at once, with its cursor: the daemon is stopping."""
+        self.bus.hub.drain()
+        self.updates.drain()
 
     def children(self, marks: Marks) -> list[Child]:
         """Return what must run underneath the clients, in start order."""
@@ -135,7 +150,12 @@ class _Parts:
             with marks.register("tail hub", max_age_seconds=_HUB_PATIENCE) as mark:
                 await self.bus.hub.run(on_progress=mark.beat, task_status=task_status)
 
-        children = [Child("redis", self.manager.run), Child("tail hub", run_hub)]
+        children = [
+            Child("redis", self.manager.run),
+            Child("tail hub", run_hub),
+            Child("sampler", self.bus.sampler.run),
+            Child("updates", self.updates.run),
+        ]
         if self.embedded is not None:
             # Loading a large file of data may take minutes, and is progress.
             children.insert(0, Child("embedded server", self.embedded.run, start_timeout_seconds=600.0))
@@ -151,12 +171,16 @@ def _build(settings: Settings, resources: AsyncExitStack) -> _Parts:
         _target(settings, embedded),
         command_timeout=settings.redis.command_timeout_seconds,
         on_event=record,
+        obstacle=None if embedded is None else embedded.obstacle,
     )
     bus = Bus.over(manager, settings, _lease_key(settings))
+    updates = Updates(bus.hub, Sources(bus.commands, bus.lister), max_subscriptions=settings.limits.max_waits)
     server = build_server(
-        REGISTRY,
-        [Profile(name) for name in settings.tools.profile],
-        bus,
+        Toolbox(REGISTRY, [Profile(name) for name in settings.tools.profile], bus),
+        LIBRARY,
+        PROMPTS,
+        Facts(bus, Vitals(manager, bus.commands, bus.hub, updates, version=__version__)),
+        updates,
         version=__version__,
         instructions=INSTRUCTIONS,
     )
@@ -166,7 +190,7 @@ def _build(settings: Settings, resources: AsyncExitStack) -> _Parts:
         max_requests_in_flight=settings.limits.max_requests_in_flight,
         max_connections=settings.limits.max_connections,
     )
-    return _Parts(settings, manager, bus, server, limits, embedded)
+    return _Parts(settings, manager, bus, updates, server, limits, embedded)
 
 
 async def _serve(loaded: Loaded, log: LogOutput) -> None:
@@ -203,7 +227,7 @@ async def _serve_doors(parts: _Parts, doors: Sequence[OpenDoor], log: LogOutput)
             async with trio.open_nursery() as nursery:
                 nursery.start_soon(extend_timeout)
                 # Waits end at once, with their cursor; what is in flight is answered.
-                parts.bus.hub.drain()
+                parts.end_waits()
                 await acceptor.drain(parts.settings.daemon.drain_seconds)
                 nursery.cancel_scope.cancel()
 
@@ -237,7 +261,7 @@ async def _stdio(loaded: Loaded, log: LogOutput) -> None:
         )
 
         async def drain() -> None:
-            parts.bus.hub.drain()
+            parts.end_waits()
             await connection.drain(parts.settings.daemon.drain_seconds)
 
         async def serve_client(*, task_status: trio.TaskStatus[None]) -> None:
@@ -281,18 +305,9 @@ async def _supervise(supervisor: Supervisor, drain: Callable[[], Awaitable[None]
 
 
 def _target(settings: Settings, embedded: EmbeddedServer | None) -> Target:
-    redis = settings.redis
-    if embedded is not None:
-        return Target(path=embedded.path, connect_timeout=redis.connect_timeout_seconds)
-    return Target(
-        host=redis.host,
-        port=redis.port,
-        path=None if redis.path is None else str(redis.path),
-        username=redis.username,
-        password=redis.password,
-        database=redis.database,
-        connect_timeout=redis.connect_timeout_seconds,
-    )
+    if embedded is None:
+        return target_for(settings.redis)
+    return Target(path=embedded.path, connect_timeout=settings.redis.connect_timeout_seconds)
 
 
 def _lease_key(settings: Settings) -> LeaseKey:

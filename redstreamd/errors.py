@@ -2,7 +2,7 @@
 
 Owns the vocabulary only. Which Redis reply becomes which code is decided in
 ``redisio.errors`` and ``streams.errors``; how an error looks on the wire is decided in one
-place, ``tools.server``.
+place for tools, ``tools.server``, and in one for everything else, ``refusals``.
 """
 
 from __future__ import annotations

@@ -61,6 +61,19 @@ def _(event: redis.ConnectFailed) -> tuple[int, str]:
     )
 
 
+@words.register
+def _(event: redis.LoginRenewed) -> tuple[int, str]:
+    return logging.DEBUG, f"the login at {event.label} for {event.lane.value} is renewed"
+
+
+@words.register
+def _(event: redis.RenewalFailed) -> tuple[int, str]:
+    return logging.WARNING, (
+        f"cannot renew the login at {event.label}: {event.cause}. Connections go on with the old one for as "
+        "long as Redis lets them"
+    )
+
+
 # Connections
 
 

@@ -21,25 +21,35 @@ ALLOWED: dict[str, set[str]] = {
     "mcpio": LEAVES,
     "streams": LEAVES | {"settings", "redisio"},
     "tools": LEAVES | {"settings", "redisio", "streams"},
+    "refusals": {"errors"},
+    "resources": LEAVES | {"refusals", "streams"},
+    "prompts": LEAVES | {"refusals", "streams"},
+    "surface": LEAVES | {"prompts", "resources", "streams", "tools"},
     "records": {"mcpio", "redisio", "service"},
     "banner": {"paths", "settings"},
     "doors": {"errors", "mcpio", "paths", "policy", "service", "settings"},
     "status": {"mcpio", "redisio", "streams"},
+    "targets": {"errors", "redisio", "settings"},
+    "doctor": {"errors", "paths", "redisio", "settings", "streams", "targets"},
     "daemon": LEAVES
     | {
         "banner",
         "doors",
         "mcpio",
         "paths",
+        "prompts",
         "records",
         "redisio",
+        "resources",
         "service",
         "settings",
         "status",
         "streams",
+        "surface",
+        "targets",
         "tools",
     },
-    "cli": {"daemon", "doors", "errors", "paths", "settings"},
+    "cli": {"daemon", "doctor", "doors", "errors", "paths", "settings"},
     "__main__": {"cli"},
 }
 
@@ -89,7 +99,16 @@ def test_asyncio_is_imported_nowhere() -> None:
         }, path
 
 
-@pytest.mark.parametrize("module", ["redstreamd", "redstreamd.tools.catalog", "redstreamd.streams.bus"])
+@pytest.mark.parametrize(
+    "module",
+    [
+        "redstreamd",
+        "redstreamd.tools.catalog",
+        "redstreamd.resources.catalog",
+        "redstreamd.prompts.catalog",
+        "redstreamd.streams.bus",
+    ],
+)
 def test_the_domain_does_without_the_mcp_package(module: str) -> None:
     code = f"import sys, {module}; sys.exit('mcp' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0

@@ -159,6 +159,7 @@ class Acceptor:
         async def drain_one(connection: Connection) -> None:
             outcomes.append(await connection.drain(timeout_seconds))
 
+        # To close a listener is a checkpoint, so whoever was being let in at that moment is among these.
         async with trio.open_nursery() as nursery:
             for connection in self._connections:
                 nursery.start_soon(drain_one, connection)
@@ -190,8 +191,10 @@ class Acceptor:
         self._exhausted = False
         self._accepted += 1
         if stream.socket.family in (socket.AF_INET, socket.AF_INET6):
-            for level, option, value in KEEPALIVE_OPTIONS:
-                stream.setsockopt(level, option, value)
+            # A peer that is gone already is noticed by its connection.
+            with contextlib.suppress(OSError):
+                for level, option, value in KEEPALIVE_OPTIONS:
+                    stream.setsockopt(level, option, value)
         connection = Connection(
             stream, self._server, principal=principal, limits=self._limits, on_event=self._report
         )

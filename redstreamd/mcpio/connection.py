@@ -32,8 +32,10 @@ EOF_GRACE_SECONDS: Final = 1.0
 LAST_WORDS_SECONDS: Final = 0.25
 # The most that is read at once; a Unix socket holds about three times as much by default.
 READ_BYTES: Final = 65536
-# A peer that sends many messages at once gives way to the others after so many: 1 to 2 ms of work.
+# A peer that sends much at once gives way to the others after so many messages or bytes: a millisecond of
+# work, or one message that is longer than that.
 MESSAGES_PER_TURN: Final = 16
+BYTES_PER_TURN: Final = 16384
 
 
 @attrs.frozen
@@ -172,6 +174,9 @@ class Connection:
                 await self._dispatcher.aclose()
                 if self._left is None:
                     await trio.aclose_forcefully(self._stream)
+            # This object and its parts refer to each other, so it can be a while before they are collected.
+            self._outbox.clear()
+            self._splitter.clear()
             self._closed.set()
             self._report(
                 ConnectionClosed(
@@ -236,12 +241,14 @@ class Connection:
 
     async def _read(self, nursery: trio.Nursery) -> None:
         """Take messages until the peer stops sending, or breaks the rules of the wire."""
-        taken = 0
+        messages = size = 0
         while True:
             while (line := self._splitter.next_line()) is not None:
                 await self._dispatcher.take(line, nursery)
-                taken += 1
-                if taken % MESSAGES_PER_TURN == 0:
+                messages += 1
+                size += len(line)
+                if messages >= MESSAGES_PER_TURN or size >= BYTES_PER_TURN:
+                    messages = size = 0
                     await trio.lowlevel.checkpoint()
             if self._splitter.overlong:
                 limit = self._limits.max_message_bytes
@@ -256,8 +263,7 @@ class Connection:
                 return
             if not data:
                 self._stop(Ending.EOF, EOF_GRACE_SECONDS)
-                # A last line without its newline is complete or it is not JSON: an object ends with its
-                # brace.
+                # A last line without its newline is complete or no JSON, since an object ends with its brace.
                 rest = self._splitter.take_rest()
                 if rest:
                     await self._dispatcher.take(rest, nursery)
@@ -301,10 +307,12 @@ class Connection:
                 await self._stream.send_eof()
         await self._input_ended.wait()
 
-    def _start(self, task: Task) -> None:
-        """Run a handler's task for as long as the connection lives, if it still does."""
-        if self._nursery is not None:
-            self._nursery.start_soon(task)
+    def _start(self, task: Task) -> bool:
+        """Run a handler's task for as long as the connection lives; tell whether it still does."""
+        if self._nursery is None:
+            return False
+        self._nursery.start_soon(task)
+        return True
 
     def _send(self, line: bytes) -> None:
         """Queue a line, and have it written; for tasks that must not wait for the peer."""

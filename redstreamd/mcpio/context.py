@@ -40,7 +40,7 @@ class Peer:
         self,
         connection_id: str,
         *,
-        start: Callable[[Task], None],
+        start: Callable[[Task], bool],
         flushed: Callable[[], Awaitable[None]],
         subscriptions: Mapping[str, str],
     ) -> None:
@@ -50,9 +50,13 @@ class Peer:
         self._start = start
         self._flushed = flushed
 
-    def start_soon(self, task: Task) -> None:
-        """Run a task until it ends or the connection does; an exception in it ends the connection."""
-        self._start(task)
+    def start_soon(self, task: Task) -> bool:
+        """Run a task until it ends or the connection does; an exception in it ends the connection.
+
+        Returns:
+            False if the connection is about to end, and the task was not started.
+        """
+        return self._start(task)
 
     async def flushed(self) -> None:
         """Return once nothing waits for the peer to read it: the brake for whoever sends unasked."""

@@ -1,8 +1,7 @@
 """Turns the lines of one peer into calls of handlers, and their outcomes into lines.
 
 Owns what is answered to what, and is the one place where exceptions become errors on the wire. Knows
-nothing of
-streams: lines are handed to it, and it hands lines back.
+nothing of streams: lines are handed to it, and it hands lines back.
 
 Where this differs from the SDK's dispatcher, on purpose: bad JSON is answered with -32700 instead of being
 dropped, and a malformed message with -32600, as is an id that is null, no string or integer, or in flight
@@ -119,9 +118,7 @@ class Dispatcher:
         are taken up again.
         """
         for request_id in state.in_flight:
-            message = (
-                "the server was restarted while it served this request; whether it took effect is unknown"
-            )
+            message = "the server was restarted meanwhile; whether the request took effect is unknown"
             self._refuse(Invalid(NOT_NOW, message, request_id))
         kernel = self._kernel
         if kernel is None:
@@ -161,9 +158,7 @@ class Dispatcher:
         self.requests += 1
         refusal = self.in_flight.refusal(request, size)
         if self._draining.is_set():
-            refusal = Invalid(
-                NOT_NOW, "the server is shutting down and takes no further requests", request.id
-            )
+            refusal = Invalid(NOT_NOW, "the server is shutting down and takes no more requests", request.id)
         if refusal is not None:
             self._refuse(refusal)
             return

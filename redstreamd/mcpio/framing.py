@@ -64,6 +64,11 @@ class LineSplitter:
         self._partial.clear()
         return rest
 
+    def clear(self) -> None:
+        """Drop what was fed and not taken."""
+        self._lines.clear()
+        self._partial.clear()
+
     def unread(self) -> bytes:
         """Return what was fed and not taken, as it came; a splitter that is fed it continues this one."""
         return b"".join([*(line + b"\n" for line in self._lines), bytes(self._partial)])

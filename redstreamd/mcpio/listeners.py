@@ -150,9 +150,10 @@ def _clear_the_way(path: Path) -> None:
     if refused == errno.ECONNREFUSED:
         path.unlink(missing_ok=True)
     elif refused != errno.ENOENT:
+        who = "listens" if refused == 0 else f"may be listening ({os.strerror(refused)})"
         raise ListenError(
             errno.EADDRINUSE,
-            f"cannot listen on {path}: another process listens there; stop it, or choose another path",
+            f"cannot listen on {path}: another process {who} there; stop it, or choose another path",
         )
 
 

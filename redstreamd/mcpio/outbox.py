@@ -64,6 +64,11 @@ class Outbox:
             self._has_writer = False
         self._written.unpark_all()
 
+    def clear(self) -> None:
+        """Drop what waits, once the stream is closed."""
+        self._waiting = bytearray()
+        self._being_sent = 0
+
     async def wait_written(self) -> None:
         """Wait until nothing waits; returns at once if so already."""
         while self.size:

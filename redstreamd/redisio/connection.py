@@ -30,14 +30,15 @@ import hiredis
 import trio
 from redis.exceptions import RedisError
 
-from redstreamd.redisio import Arg, failures
+from redstreamd.redisio import Arg, failures, tls_failures
 from redstreamd.redisio.decoder import MAX_REPLY_BYTES, Decoder, OversizedError, UnreadableError
-from redstreamd.redisio.dial import open_stream
+from redstreamd.redisio.dial import open_stream, secure
 from redstreamd.redisio.errors import QueueFull, ReplyTooLarge
 from redstreamd.redisio.failures import ConnectionEnded, Failure, NotSent
 from redstreamd.redisio.handshake import log_in
 from redstreamd.redisio.pipeline import Pipeline, Request
 from redstreamd.redisio.target import Target
+from redstreamd.redisio.tls import TlsFileError
 
 _RECEIVE_BYTES: Final = 64 * 1024
 
@@ -174,14 +175,8 @@ class Connection:
 
     async def _serve(self, task_status: trio.TaskStatus[None]) -> None:
         login_deadline = trio.current_time() + self._target.connect_timeout
-        with trio.CancelScope(deadline=login_deadline) as dialing:
-            try:
-                stream = await open_stream(self._target)
-            except OSError as error:
-                self._end(failures.not_connected(self._target, error))
-                return
-        if dialing.cancelled_caught:
-            self._end(failures.connect_timed_out(self._target, connected=False))
+        stream = await self._dial(login_deadline)
+        if stream is None:
             return
         async with stream, trio.open_nursery() as nursery:
             nursery.start_soon(self._read, stream)
@@ -205,6 +200,28 @@ class Connection:
             self._open = True
             task_status.started()
 
+    async def _dial(self, deadline: float) -> trio.abc.Stream | None:
+        """Connect and, if so configured, speak TLS; None if that failed."""
+        target = self._target
+        stream: trio.abc.Stream | None = None
+        with trio.CancelScope(deadline=deadline) as dialing:
+            try:
+                stream = await open_stream(target)
+                if target.path is None and target.tls is not None:
+                    stream = await secure(stream, target.tls, target.host)
+            except (OSError, trio.BrokenResourceError, TlsFileError) as error:
+                self._end(tls_failures.not_connected(target, error))
+                return None
+        if dialing.cancelled_caught:
+            connected = stream is not None
+            self._end(
+                tls_failures.handshake_unanswered(target)
+                if connected
+                else failures.connect_timed_out(target, connected=False)
+            )
+            return None
+        return stream
+
     async def _log_in_step(self, *args: Arg) -> Any:
         return await self._pipeline.enqueue(args).reply()
 
@@ -225,27 +242,28 @@ class Connection:
                 # The server may have said why it hung up, or answered what came before: let the
                 # reader find that first.
                 await trio.sleep(_LAST_WORDS_SECONDS)
-                self._end(failures.broken(error))
+                self._end(self._broken(error))
                 return
 
     async def _read(self, stream: trio.abc.ReceiveStream) -> None:
         decoder, answer = Decoder(), self._pipeline.answer
         while True:
             try:
-                data = await stream.receive_some(_RECEIVE_BYTES)
-                replies = decoder.feed(bytes(data))
+                data = bytes(await stream.receive_some(_RECEIVE_BYTES))
             except trio.BrokenResourceError as error:
-                self._end(failures.broken(error))
+                self._end(self._broken(error))
                 return
+            try:
+                replies = decoder.feed(data)
             except UnreadableError as error:
-                self._end(failures.unreadable(str(error)))
+                self._end(tls_failures.unreadable(self._target, data, str(error)))
                 return
             except OversizedError:
                 answer(ReplyTooLarge(limit_bytes=MAX_REPLY_BYTES))
                 self._end(failures.oversized(MAX_REPLY_BYTES))
                 return
             if not data:
-                self._end(failures.closed_by_server())
+                self._end(self._broken(None))
                 return
             for reply in replies:
                 if type(reply) is hiredis.PushNotification:
@@ -253,6 +271,10 @@ class Connection:
                 elif not answer(reply):
                     self._end(self._unasked(reply))
                     return
+
+    def _broken(self, error: Exception | None) -> Failure:
+        """Read how the connection ended: with `error`, or by the server's closing it."""
+        return tls_failures.broken(self._target, error, logged_in=bool(self._server))
 
     def _deliver_push(self, message: list[Any]) -> None:
         self._pushes += 1
@@ -268,7 +290,7 @@ class Connection:
         # A server that turns a client away (maxclients, protected mode) says so before the client
         # has said anything, and hangs up.
         if isinstance(reply, RedisError):
-            return failures.refused(self._target, "connecting", reply)
+            return failures.refused(self._target, "connecting", reply, username=self._target.username)
         return failures.unreadable("it answers what nobody asked")
 
     async def _watch_deadlines(self) -> None:

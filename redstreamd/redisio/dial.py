@@ -1,6 +1,6 @@
-"""Opens the byte stream to a server: TCP or Unix socket, with the socket options that find dead peers.
+"""Opens the byte stream to a server: TCP with the socket options that find dead peers, Unix socket, TLS.
 
-Owns addresses and socket options. It knows nothing of Redis's protocol.
+Owns addresses, socket options and the TLS handshake. It knows nothing of Redis's protocol.
 """
 
 from __future__ import annotations
@@ -10,6 +10,7 @@ from typing import Final
 import trio
 
 from redstreamd.redisio.target import Target
+from redstreamd.redisio.tls import Tls
 
 #: Milliseconds that sent bytes may stay unacknowledged before the kernel gives the connection up. A
 #: host that vanished is noticed within 2 s; a host that is merely busy acknowledges all the same. (With
@@ -43,3 +44,35 @@ async def open_stream(target: Target) -> trio.SocketStream:
     ):
         stream.setsockopt(level, option, value)
     return stream
+
+
+async def secure(stream: trio.abc.Stream, tls: Tls, host: str) -> trio.abc.Stream:
+    """Return `stream` with TLS on it, after the handshake.
+
+    Args:
+        stream: Connected; belongs to the result, and is closed if there is none.
+        tls: What to trust and to show.
+        host: The name that the server's certificate must bear, unless `tls` names another.
+
+    Raises:
+        TlsFileError: A certificate or key cannot be used.
+        trio.BrokenResourceError: The handshake failed; its cause says why.
+
+    If cancelled, the stream is closed.
+    """
+    try:
+        # In a thread, because it reads files.
+        context = await trio.to_thread.run_sync(tls.context, abandon_on_cancel=True)
+        encrypted = trio.SSLStream(
+            stream,
+            context,
+            server_hostname=tls.server_name or host,
+            # Redis closes without TLS's own farewell. Replies carry their length, so a truncated one
+            # cannot pass for whole.
+            https_compatible=True,
+        )
+        await encrypted.do_handshake()
+    except BaseException:
+        await trio.aclose_forcefully(stream)
+        raise
+    return encrypted

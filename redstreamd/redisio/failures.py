@@ -10,7 +10,8 @@ from __future__ import annotations
 import enum
 import os
 import socket
-from collections.abc import Iterator
+import ssl
+from collections.abc import Iterable, Iterator
 
 import attrs
 from redis.exceptions import RedisError
@@ -119,10 +120,21 @@ def connect_timed_out(target: Target, *, connected: bool) -> Failure:
     )
 
 
+def disk_full(directory: str, *, free_bytes: int, needed_bytes: int) -> Failure:
+    """The embedded server has no room to write and is not running."""
+    return Failure(
+        FailureKind.UNREACHABLE,
+        f"the disk of the embedded server is full: {free_bytes} bytes are free in {directory}, "
+        f"and it starts again with {needed_bytes}",
+        "Free space on that file system; redstreamd goes on by itself then. Nothing that was acknowledged "
+        "is lost.",
+    )
+
+
 def not_connected(target: Target, error: OSError) -> Failure:
     """Read the error of a connection attempt; happy eyeballs reports one for each address."""
-    leaves = list(_leaves(error))
-    cause = "; ".join(dict.fromkeys(_text(leaf) for leaf in leaves))
+    causes = list(leaves(error))
+    cause = _joined(causes)
     if target.path is not None:
         steps = {
             FileNotFoundError: f"Start Redis, or set its `unixsocket` to {target.path}, or correct the path.",
@@ -132,33 +144,43 @@ def not_connected(target: Target, error: OSError) -> Failure:
     else:
         steps = {socket.gaierror: f"Correct the host name {target.host!r} (REDIS_HOST)."}
         fallback = "Start Redis, or correct its address (REDIS_HOST, REDIS_PORT)."
-    step = next((text for leaf in leaves for kind, text in steps.items() if isinstance(leaf, kind)), fallback)
+    step = next((text for leaf in causes for kind, text in steps.items() if isinstance(leaf, kind)), fallback)
     return Failure(FailureKind.UNREACHABLE, cause, step)
 
 
-def refused(target: Target, command: str, error: RedisError) -> Failure:
+def no_credentials(cause: str, next_step: str) -> Failure:
+    """There is nothing to log in with: a password file or a credential provider failed."""
+    # Not SETTINGS: a file that is just being replaced is there again in a moment.
+    return Failure(FailureKind.UNREACHABLE, cause, next_step)
+
+
+def refused(target: Target, command: str, error: RedisError, *, username: str | None) -> Failure:
     """Read an error reply to a command of the login.
 
     Args:
         target: Whose settings were used.
         command: The command's name, such as "HELLO".
         error: The reply. Error replies never repeat a password.
+        username: The user that was logged in as; None for the default user.
     """
     code, text = reply_code(error), reply_text(error)
     settings = FailureKind.SETTINGS
-    login = "the default user" if target.username is None else f"user {target.username!r}"
+    login = "the default user" if username is None else f"user {username!r}"
     if code in ("LOADING", "BUSY", "MASTERDOWN"):
         return Failure(FailureKind.NOT_SERVING, text, "Wait until Redis serves commands again.")
     if "max number of clients" in text:
         return Failure(
             FailureKind.UNREACHABLE, text, "Close other clients of this Redis, or raise its `maxclients`."
         )
+    password = "REDIS_PASSWORD" if target.credentials is None else "the password that the login is made with"
     if code == "WRONGPASS":
-        return Failure(
-            settings,
-            f"{text} (logging in as {login})",
-            "Correct REDIS_PASSWORD, and REDIS_USERNAME for an ACL user.",
-        )
+        step = f"Correct {password}; for an ACL user set REDIS_USERNAME."
+        if username is not None:
+            step = (
+                f"Check that user {username!r} exists and is on (ACL LIST in Redis), and correct "
+                f"REDIS_USERNAME or {password}."
+            )
+        return Failure(settings, f"{text} (logging in as {login})", step)
     if code == "NOAUTH":
         return Failure(
             settings,
@@ -169,14 +191,14 @@ def refused(target: Target, command: str, error: RedisError) -> Failure:
         return Failure(
             settings,
             f"{text} (a password is configured here, but this Redis has none)",
-            "Remove REDIS_PASSWORD, or set the password in Redis too (`requirepass`); "
+            f"Remove {password}, or set the password in Redis too (`requirepass`); "
             "for an ACL user set REDIS_USERNAME.",
         )
     if code == "NOPERM":
         return Failure(
             settings,
             f"{text} ({login} may not run {command})",
-            f"Allow it: ACL SETUSER {target.username or 'default'} +hello +ping +select, "
+            f"Allow it: ACL SETUSER {username or 'default'} +hello +ping +select, "
             "or log in as another user (REDIS_USERNAME).",
         )
     if code == "DENIED":
@@ -200,17 +222,21 @@ def refused(target: Target, command: str, error: RedisError) -> Failure:
     return Failure(settings, f"{text} (in reply to {command})", "Correct the settings of this connection.")
 
 
-def _leaves(error: BaseException) -> Iterator[BaseException]:
+def leaves(error: BaseException) -> Iterator[BaseException]:
+    """Yield what is behind `error`: its causes, and those of each member of a group."""
     if isinstance(error, BaseExceptionGroup):
         for each in error.exceptions:
-            yield from _leaves(each)
+            yield from leaves(each)
     elif error.__cause__ is not None:
-        yield from _leaves(error.__cause__)
+        yield from leaves(error.__cause__)
     else:
         yield error
 
 
 def _text(error: BaseException) -> str:
+    if isinstance(error, ssl.SSLError):
+        # Its number is OpenSSL's, not the system's.
+        return (error.reason or str(error)).replace("_", " ").lower()
     if isinstance(error, OSError) and error.errno is not None and error.errno > 0:
         # Not the error's own text: that repeats the address.
         return os.strerror(error.errno)
@@ -220,4 +246,8 @@ def _text(error: BaseException) -> str:
 
 
 def _innermost(error: BaseException) -> str:
-    return "; ".join(dict.fromkeys(_text(leaf) for leaf in _leaves(error)))
+    return _joined(leaves(error))
+
+
+def _joined(causes: Iterable[BaseException]) -> str:
+    return "; ".join(dict.fromkeys(_text(cause) for cause in causes))

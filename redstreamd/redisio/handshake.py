@@ -12,8 +12,9 @@ from typing import Any, Final
 from redis.exceptions import RedisError
 
 from redstreamd.redisio import Arg
+from redstreamd.redisio.credentials import CredentialsError, Login, login_for
 from redstreamd.redisio.error_replies import reply_code
-from redstreamd.redisio.failures import ConnectionEnded, refused
+from redstreamd.redisio.failures import ConnectionEnded, no_credentials, refused
 from redstreamd.redisio.target import Target
 
 # Replies to PING from a server that is alive and answers other commands. MISCONF (it cannot save
@@ -39,23 +40,26 @@ async def log_in(
         What the server calls itself, such as "redis 7.0.15".
 
     Raises:
-        ConnectionEnded: The server refused something.
+        ConnectionEnded: There are no credentials, or the server refused something.
     """
+    try:
+        login = await login_for(target)
+    except CredentialsError as error:
+        raise ConnectionEnded(no_credentials(error.cause, error.next_step)) from None
 
     async def require(*args: Arg) -> Any:
         try:
             return await execute(*args)
         except RedisError as error:
-            raise ConnectionEnded(refused(target, str(args[0]), error)) from None
+            raise ConnectionEnded(refused(target, str(args[0]), error, username=login.username)) from None
 
     hello: tuple[Arg, ...] = ("HELLO", 3)
-    if target.username is not None:
-        # A user without a password ("nopass") accepts any.
-        hello += ("AUTH", target.username, target.password or "")
-    elif target.password is not None:
+    if login.username is not None:
+        hello += auth_command(login)
+    elif login.password is not None:
         # Not HELLO's own AUTH: that accepts any password where the server has none, and nobody
         # would learn that the server stands open. AUTH says so.
-        await require("AUTH", target.password)
+        await require(*auth_command(login))
     identity = await require(*hello, "SETNAME", f"{target.client_name}:{role}")
     if target.database:
         await require("SELECT", target.database)
@@ -63,10 +67,18 @@ async def log_in(
         await execute("PING")
     except RedisError as error:
         if reply_code(error) not in _ALIVE:
-            raise ConnectionEnded(refused(target, "PING", error)) from None
+            raise ConnectionEnded(refused(target, "PING", error, username=login.username)) from None
     for command in greeting:
         await require(*command)
     return f"{_word(identity, b'server')} {_word(identity, b'version')}"
+
+
+def auth_command(login: Login) -> tuple[str, ...]:
+    """Return the AUTH command for a login that has a user or a password."""
+    if login.username is None:
+        return ("AUTH", login.password or "")
+    # A user without a password ("nopass") accepts any.
+    return ("AUTH", login.username, login.password or "")
 
 
 def _word(identity: Any, key: bytes) -> str:

@@ -78,6 +78,7 @@ class LaneKeeper:
         backoff: AbstractBackoff,
         on_event: Callable[[RedisEvent], None],
         on_connected: Callable[[], None],
+        obstacle: Callable[[], Failure | None] | None = None,
     ) -> None:
         """Prepare a lane; it connects once it is wanted and `run` is running.
 
@@ -90,6 +91,8 @@ class LaneKeeper:
             on_event: Told of every change; must not raise.
             on_connected: Called when a connection is usable, before anything is sent on it; must not
                 raise.
+            obstacle: Asked, when a command cannot be sent, whether a better reason is known than
+                connecting could find out.
         """
         self._lane = lane
         self._target = target
@@ -98,6 +101,7 @@ class LaneKeeper:
         self._backoff = backoff
         self._on_event = on_event
         self._on_connected = on_connected
+        self._obstacle = obstacle
         self._wanted = trio.Event()
         self._waiters = trio.lowlevel.ParkingLot()
         self._connection: Connection | None = None
@@ -158,7 +162,8 @@ class LaneKeeper:
 
     def unavailable(self, failure: Failure | None = None) -> RedisUnavailable:
         """Return the error for a command that could not be sent, because of `failure` or what is known."""
-        failure = failure or self._failure or failures.STILL_CONNECTING
+        obstacle = None if self._obstacle is None else self._obstacle()
+        failure = obstacle or failure or self._failure or failures.STILL_CONNECTING
         return RedisUnavailable(
             f"Redis at {self._target.label} is not available",
             cause=failure.cause,

@@ -22,7 +22,9 @@ from redstreamd.redisio.connection import Connection
 from redstreamd.redisio.delivery import Replay, deliver
 from redstreamd.redisio.errors import ServerReplied
 from redstreamd.redisio.events import Lane, RedisEvent
+from redstreamd.redisio.failures import Failure
 from redstreamd.redisio.lane import LaneKeeper, LaneStatus
+from redstreamd.redisio.renewal import Renewal
 from redstreamd.redisio.scripts import Script
 from redstreamd.redisio.target import Target
 
@@ -66,6 +68,7 @@ class Manager:
         ping_timeout: float = 2.0,
         backoff: AbstractBackoff | None = None,
         on_event: Callable[[RedisEvent], None] = _no_event,
+        obstacle: Callable[[], Failure | None] | None = None,
     ) -> None:
         """Prepare a manager; it connects while `run` is running.
 
@@ -77,6 +80,8 @@ class Manager:
             ping_timeout: Seconds for the PING on an idle lane.
             backoff: Pauses between attempts to connect, as redis-py computes them.
             on_event: Told of each change, synchronously. If it raises, that is logged.
+            obstacle: Asked why the server cannot run, where whoever runs it knows; callers are told
+                that instead of what connecting found.
         """
         self._target = target
         self._command_timeout = command_timeout
@@ -94,9 +99,11 @@ class Manager:
                 backoff=backoff or reconnect_backoff(),
                 on_event=self._tell,
                 on_connected=self._watch_connected if lane is Lane.WATCH else _no_call,
+                obstacle=obstacle,
             )
             for lane in Lane
         }
+        self._renewal = Renewal(target, connections=self._open_connections, on_event=self._tell)
 
     def set_watch_hooks(
         self, *, on_push: Callable[[list[Any]], None], on_connected: Callable[[], None]
@@ -127,6 +134,7 @@ class Manager:
         async with trio.open_nursery() as nursery:
             for keeper in self._lanes.values():
                 await nursery.start(keeper.run)
+            await nursery.start(self._renewal.run)
             # From the start, so that status and records tell about Redis before the first command.
             self._lanes[Lane.COMMAND].want()
             task_status.started()
@@ -204,6 +212,11 @@ class Manager:
             )
 
         return connect
+
+    def _open_connections(self) -> dict[Lane, Connection]:
+        return {
+            lane: keeper.connection for lane, keeper in self._lanes.items() if keeper.connection is not None
+        }
 
     def _push(self, message: list[Any]) -> None:
         self._on_push(message)

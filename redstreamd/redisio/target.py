@@ -7,6 +7,9 @@ business, using it is ``connection``'s.
 from __future__ import annotations
 
 import attrs
+from redis.credentials import CredentialProvider
+
+from redstreamd.redisio.tls import Tls
 
 
 @attrs.frozen
@@ -19,6 +22,9 @@ class Target:
         path: Unix socket of the server, or None for TCP.
         username: ACL user; None logs in as the server's default user.
         password: Its password, or None to send no login at all. Never shown by ``repr``.
+        credentials: Asked for user and password at each login, instead of the two above. One that
+            announces new credentials (StreamingCredentialProvider) has live connections log in again.
+        tls: How to speak TLS, or None for a plain connection; ignored when `path` is given.
         database: Database number to SELECT.
         client_name: Name shown by CLIENT LIST, with the connection's role appended
             (``redstreamd:command``). No spaces, as CLIENT SETNAME demands.
@@ -30,6 +36,8 @@ class Target:
     path: str | None = None
     username: str | None = None
     password: str | None = attrs.field(default=None, repr=False)
+    credentials: CredentialProvider | None = attrs.field(default=None, repr=False)
+    tls: Tls | None = None
     database: int = 0
     client_name: str = "redstreamd"
     connect_timeout: float = 5.0

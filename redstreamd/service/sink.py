@@ -88,8 +88,7 @@ def _writer(descriptor: int) -> tuple[int, Callable[[bytes], int], Callable[[], 
     mode = os.fstat(descriptor).st_mode
     if stat.S_ISSOCK(mode):
         stream = socket.socket(fileno=fcntl.fcntl(descriptor, fcntl.F_DUPFD_CLOEXEC, 3))
-        flags = socket.MSG_DONTWAIT | socket.MSG_NOSIGNAL
-        return stream.fileno(), lambda chunk: stream.send(chunk, flags), stream.close
+        return stream.fileno(), lambda chunk: stream.send(chunk, socket.MSG_DONTWAIT), stream.close
     own = -1
     if stat.S_ISFIFO(mode):
         # Opened anew, a pipe has a description of its own. Another user's pipe may not be opened.

@@ -21,7 +21,12 @@ Profile = Literal["observer", "worker", "operator", "red-stream"]
 Naming = Literal["warn", "error", "off"]
 LogLevel = Literal["debug", "info", "warning", "error"]
 
+TlsVersion = Literal["1.2", "1.3"]
+
 DAY = 86_400.0
+
+#: A path that may also be the name of a credential of the service.
+_CREDENTIAL = {"credential": True}
 
 
 def _shown_url(url: str | None) -> str:
@@ -35,10 +40,9 @@ class RedisSettings:
     url: Annotated[
         str | None,
         Meta(
-            description="The server's whole address as redis://[user:password@]host[:port][/database] or "
-            "unix://[user:password@]/path[?db=n]. It replaces every part given in an earlier source; a part "
-            "given in the same or a later source replaces that part of it. TLS (rediss://) is not supported "
-            "yet."
+            description="The server's whole address as redis://[user:password@]host[:port][/database], the "
+            "same with rediss:// for TLS, or unix://[user:password@]/path[?db=n]. It replaces every part "
+            "given in an earlier source; a part given in the same or a later source replaces that part of it."
         ),
     ] = attrs.field(default=None, repr=_shown_url)
     host: Annotated[str, Meta(min_length=1, description="The server's name or address.")] = "localhost"
@@ -58,6 +62,57 @@ class RedisSettings:
             extra={"secret": True},
         ),
     ] = attrs.field(default=None, repr=False)
+    password_file: Annotated[
+        Path | None,
+        Meta(
+            description="A file that holds the password, instead of redis.password. It is read again at each "
+            "login, so that a new password needs no restart. A name without a slash is a credential of the "
+            "service (LoadCredential= in systemd.exec(5)), looked up in $CREDENTIALS_DIRECTORY.",
+            extra=_CREDENTIAL,
+        ),
+    ] = None
+    tls: Annotated[
+        bool,
+        Meta(
+            description="Speak TLS; the server's certificate and name are verified. The same as rediss:// in "
+            "the URL. Not for a Unix socket.",
+        ),
+    ] = False
+    ca_file: Annotated[
+        Path | None,
+        Meta(
+            description="The CA certificates to trust, in PEM, instead of the system's; or the name of a "
+            "credential, as with redis.password_file. This and the next two are read again at each "
+            "connection.",
+            extra=_CREDENTIAL,
+        ),
+    ] = None
+    certificate_file: Annotated[
+        Path | None,
+        Meta(
+            description="Our own certificate and its chain, in PEM, for a server that asks for one; or the "
+            "name of a credential.",
+            extra=_CREDENTIAL,
+        ),
+    ] = None
+    key_file: Annotated[
+        Path | None,
+        Meta(
+            description="The key of redis.certificate_file, in PEM, without a passphrase; or the name of a "
+            "credential. Not needed if the certificate's file holds it, too.",
+            extra=_CREDENTIAL,
+        ),
+    ] = None
+    server_name: Annotated[
+        str | None,
+        Meta(
+            min_length=1,
+            description="The name that the server's certificate must bear; without one, redis.host.",
+        ),
+    ] = None
+    tls_min_version: Annotated[TlsVersion, Meta(description="The oldest version of TLS that is spoken.")] = (
+        "1.2"
+    )
     database: Annotated[
         int,
         Meta(ge=0, le=1_000_000, description="The database number; a cluster has only 0."),

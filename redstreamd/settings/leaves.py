@@ -54,6 +54,11 @@ class Leaf:
         return bool((self.meta.extra or {}).get("secret"))
 
     @property
+    def names_credential(self) -> bool:
+        """Whether a path may be the name of a credential instead."""
+        return bool((self.meta.extra or {}).get("credential"))
+
+    @property
     def allowed(self) -> str:
         """What is accepted, in words."""
         if self.kind is bool:
@@ -62,7 +67,7 @@ class Leaf:
             noun = "an integer" if self.kind is int else "a number"
             return f"{noun} from {self.meta.ge:.12g} to {self.meta.le:.12g}"
         if self.kind is Path:
-            return "an absolute path"
+            return "an absolute path" + (", or the name of a credential" if self.names_credential else "")
         if get_origin(self.kind) is Literal:
             return f"one of {', '.join(get_args(self.kind))}"
         if get_origin(self.kind) is tuple:
@@ -80,7 +85,7 @@ class Leaf:
         if value is None and self.optional:
             return None
         if self.kind is Path:
-            return _path(value, self.allowed)
+            return _path(value, self.allowed, credential=self.names_credential)
         if self.kind == tuple[ListenAddress, ...]:
             return _addresses(value, self.allowed)
         if self._is_tuple and isinstance(value, str):
@@ -120,10 +125,13 @@ class Leaf:
         return get_origin(self.kind) is tuple
 
 
-def _path(value: Any, allowed: str) -> Path:
-    if not (isinstance(value, str) and value.startswith("/") and "\0" not in value):
+def _path(value: Any, allowed: str, *, credential: bool) -> Path:
+    if not isinstance(value, str) or "\0" in value:
         raise NotAllowedError(allowed)
-    return Path(value)
+    # Names of credentials are names of files (systemd.exec(5)).
+    if value.startswith("/") or (credential and "/" not in value and value not in ("", ".", "..")):
+        return Path(value)
+    raise NotAllowedError(allowed)
 
 
 def _addresses(value: Any, allowed: str) -> tuple[ListenAddress, ...]:

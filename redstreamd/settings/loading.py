@@ -82,7 +82,7 @@ def load(
     values = resolve(values)
     settings = _structure(values)
     loaded = Loaded(settings, {key: values[key].source if key in values else _DEFAULT for key in LEAVES})
-    for check in (_served, _ordered):
+    for check in (_served, _encrypted, _ordered):
         check(loaded)
     return loaded
 
@@ -145,6 +145,31 @@ def _served(loaded: Loaded) -> None:
                 source=str(loaded.sources["daemon.listen"]),
                 allowed="unix:PATH or tcp:HOST:PORT; http: is not served yet",
             )
+
+
+def _encrypted(loaded: Loaded) -> None:
+    """Refuse what can only have been meant for TLS where there is none, and half a certificate.
+
+    Where a later source has turned TLS off, what an earlier one says about it is merely not used.
+    """
+    redis = loaded.settings.redis
+    for key in ("redis.ca_file", "redis.certificate_file", "redis.key_file", "redis.server_name"):
+        source = loaded.sources[key]
+        if loaded.value(key) is None or redis.tls or loaded.sources["redis.tls"].rank > source.rank:
+            continue
+        raise SettingsError(
+            key,
+            value=str(loaded.value(key)),
+            source=str(source),
+            allowed="only with redis.tls = true, or rediss:// in the URL; as it is, nothing is encrypted",
+        )
+    if redis.key_file is not None and redis.certificate_file is None:
+        raise SettingsError(
+            "redis.key_file",
+            value=str(redis.key_file),
+            source=str(loaded.sources["redis.key_file"]),
+            allowed="only with redis.certificate_file",
+        )
 
 
 def _ordered(loaded: Loaded) -> None:

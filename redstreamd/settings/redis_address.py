@@ -9,21 +9,37 @@ from __future__ import annotations
 
 import re
 import urllib.parse
+from collections.abc import Callable
 from typing import Any
 
 from redstreamd.settings.sources import Given, Values, misfit
 
 URL = "redis.url"
-PARTS = ("redis.host", "redis.port", "redis.path", "redis.username", "redis.password", "redis.database")
+PARTS = (
+    "redis.host",
+    "redis.port",
+    "redis.path",
+    "redis.username",
+    "redis.password",
+    "redis.password_file",
+    "redis.database",
+    "redis.tls",
+    "redis.server_name",
+)
 
-_FORMS = "redis://[user:password@]host[:port][/database] or unix://[user:password@]/path[?db=n]"
+_FORMS = (
+    "redis://[user:password@]host[:port][/database], the same with rediss:// for TLS, or "
+    "unix://[user:password@]/path[?db=n]"
+)
 
 
 def resolve(values: Values) -> Values:
-    """Return `values` with the address settled: URL taken apart, and a socket or a host, not both.
+    """Return `values` with the address settled: URL taken apart, and one of each pair of alternatives.
+
+    The alternatives are a socket and a host, and a password and a file that holds it.
 
     Raises:
-        SettingsError: The URL is not understood, or one source names a socket and a host.
+        SettingsError: The URL is not understood, or one source names both of a pair.
     """
     from_url: Values = {}
     url = values.get(URL)
@@ -34,18 +50,18 @@ def resolve(values: Values) -> Values:
             for key, given in values.items()
             if key not in PARTS or given.source.rank >= url.source.rank
         }
-    return _one_endpoint(explicit=values, from_url=from_url)
-
-
-def _one_endpoint(*, explicit: Values, from_url: Values) -> Values:
-    """Let the later of socket and host decide, where an explicit part counts as later than the URL's."""
 
     def strength(key: str) -> tuple[int, bool]:
-        if key in explicit:
-            return (explicit[key].source.rank, True)
+        # An explicit part counts as later than the URL's.
+        if key in values:
+            return (values[key].source.rank, True)
         return (from_url[key].source.rank, False) if key in from_url else (-1, False)
 
-    merged = from_url | explicit
+    return _one_password(_one_endpoint(from_url | values, strength), strength)
+
+
+def _one_endpoint(merged: Values, strength: Callable[[str], tuple[int, bool]]) -> Values:
+    """Let the later of socket and host decide; a later socket also ends TLS."""
     path = merged.get("redis.path")
     if path is None or path.value is None:
         return merged
@@ -54,7 +70,24 @@ def _one_endpoint(*, explicit: Values, from_url: Values) -> Values:
         return merged | {"redis.path": Given(None, merged[network].source)}
     if strength(network) == strength("redis.path"):
         raise misfit("redis.path", path, f"a socket's path or {network}, not both from one source")
-    return merged
+    tls = merged.get("redis.tls")
+    if tls is None or tls.value is not True:
+        return merged
+    if strength("redis.path") > strength("redis.tls"):
+        return merged | {"redis.tls": Given(False, path.source)}
+    raise misfit("redis.tls", tls, f"false: {path.value} is a Unix socket, on which Redis speaks no TLS")
+
+
+def _one_password(merged: Values, strength: Callable[[str], tuple[int, bool]]) -> Values:
+    """Let the later of the password and the file that holds it decide."""
+    word, file = "redis.password", "redis.password_file"
+    given = [key for key in (word, file) if key in merged and merged[key].value is not None]
+    if len(given) < 2:
+        return merged
+    if strength(word) == strength(file):
+        raise misfit(file, merged[file], f"this or {word}, not both from one source")
+    loser, winner = sorted(given, key=strength)
+    return merged | {loser: Given(None, merged[winner].source)}
 
 
 def _taken_apart(url: Given) -> dict[str, Any]:
@@ -67,9 +100,7 @@ def _taken_apart(url: Given) -> dict[str, Any]:
     text = url.value
     if not isinstance(text, str):
         raise misfit(URL, url, _FORMS)
-    if text.startswith("rediss://"):
-        raise misfit(URL, url, f"{_FORMS}; TLS (rediss://) is not supported yet")
-    if not text.startswith(("redis://", "unix://")):
+    if not text.startswith(("redis://", "rediss://", "unix://")):
         raise misfit(URL, url, _FORMS)
 
     from redis.connection import parse_url  # here, because it costs 0.2 s and most settings have no URL
@@ -89,8 +120,10 @@ def _taken_apart(url: Given) -> dict[str, Any]:
     elif not re.fullmatch(r"(/[0-9]{0,9})?", split.path):
         raise misfit(URL, url, "redis://HOST[:PORT][/DATABASE], where DATABASE is a number")
     names = {"db": "database"}
-    return {
+    parts = {
         f"redis.{names.get(name, name)}": value
         for name, value in parsed.items()
         if name != "connection_class"
     }
+    # Said either way: a whole address that names no TLS means none.
+    return parts | {"redis.tls": split.scheme == "rediss"}

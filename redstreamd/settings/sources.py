@@ -33,6 +33,7 @@ ENVIRONMENT: Mapping[str, str] = {
     "REDIS_PORT": "redis.port",
     "REDIS_USERNAME": "redis.username",
     "REDIS_PASSWORD": "redis.password",
+    "REDIS_PASSWORD_FILE": "redis.password_file",
     "REDIS_DB": "redis.database",
     **{f"{_PREFIX}{key.replace('.', '_').upper()}": key for key in LEAVES},
 }

@@ -7,7 +7,9 @@ import attrs
 from redstreamd.redisio.commands import Commands
 from redstreamd.redisio.manager import Manager
 from redstreamd.settings import Settings
+from redstreamd.streams.answers import Answers
 from redstreamd.streams.dead_letters import DeadLetters
+from redstreamd.streams.group_admin import GroupAdmin
 from redstreamd.streams.group_findings import Limits
 from redstreamd.streams.health import Doctor
 from redstreamd.streams.lease_tokens import LeaseKey
@@ -16,7 +18,9 @@ from redstreamd.streams.listing import Lister
 from redstreamd.streams.pending import PendingLister
 from redstreamd.streams.publishing import Publisher
 from redstreamd.streams.reading import Reader
+from redstreamd.streams.requests import Requests
 from redstreamd.streams.sampler import Sampler
+from redstreamd.streams.stream_admin import StreamAdmin
 from redstreamd.streams.tail_hub import TailHub
 from redstreamd.streams.work import WorkQueue
 
@@ -37,6 +41,10 @@ class Bus:
         dead_letters: What failed for good.
         sampler: Follows streams for their rates; a supervised child runs it.
         doctor: Says what is wrong with a stream.
+        requests: Asking, and waiting for the answer.
+        answers: Answering.
+        groups: Administration of consumer groups.
+        streams: Administration of streams.
     """
 
     settings: Settings
@@ -50,6 +58,10 @@ class Bus:
     dead_letters: DeadLetters
     sampler: Sampler
     doctor: Doctor
+    requests: Requests
+    answers: Answers
+    groups: GroupAdmin
+    streams: StreamAdmin
 
     @classmethod
     def over(cls, manager: Manager, settings: Settings, lease_key: LeaseKey) -> Bus:
@@ -58,19 +70,27 @@ class Bus:
         lister = Lister(manager, commands)
         hub = TailHub(manager, max_watches=settings.limits.max_waits)
         sampler = Sampler(manager)
+        publisher = Publisher(
+            manager, commands, idempotency_window_seconds=settings.leases.idempotency_window_seconds
+        )
         leases = Leases(manager, foreign_idle_seconds=settings.leases.foreign_idle_seconds)
+        work = WorkQueue(commands, hub, leases, lease_key)
+        requests = Requests(
+            manager,
+            commands,
+            lister,
+            hub,
+            publisher,
+            keep_seconds=settings.leases.idempotency_window_seconds,
+        )
         return cls(
             settings=settings,
             commands=commands,
             hub=hub,
             lister=lister,
             reader=Reader(commands, lister, hub),
-            publisher=Publisher(
-                manager,
-                commands,
-                idempotency_window_seconds=settings.leases.idempotency_window_seconds,
-            ),
-            work=WorkQueue(commands, hub, leases, lease_key),
+            publisher=publisher,
+            work=work,
             pending=PendingLister(manager, commands),
             dead_letters=DeadLetters(manager, commands, hub),
             sampler=sampler,
@@ -84,4 +104,8 @@ class Bus:
                     max_deliveries=settings.leases.max_deliveries,
                 ),
             ),
+            requests=requests,
+            groups=GroupAdmin(manager, commands, hub),
+            streams=StreamAdmin(manager, commands),
+            answers=Answers(commands, publisher, work, requests, lease_seconds=settings.leases.lease_seconds),
         )

@@ -2,7 +2,18 @@
 
 from __future__ import annotations
 
-from redstreamd.tools import dead_letters, health, pending, publishing, reading, red_stream, work
+from redstreamd.tools import (
+    dead_letters,
+    group_admin,
+    health,
+    pending,
+    publishing,
+    reading,
+    red_stream,
+    requests,
+    stream_admin,
+    work,
+)
 from redstreamd.tools.definition import Registry
 
 REGISTRY = Registry(
@@ -11,8 +22,11 @@ REGISTRY = Registry(
         *pending.TOOLS,
         *health.TOOLS,
         *publishing.TOOLS,
+        *requests.TOOLS,
         *work.TOOLS,
         *dead_letters.TOOLS,
+        *group_admin.TOOLS,
+        *stream_admin.TOOLS,
         *red_stream.TOOLS,
     )
 )

@@ -67,17 +67,9 @@ async def stream_add(call: Call[Bus], args: StreamAddArguments) -> StreamAdded:
     idempotency_key whenever a repeated publication would do harm.
     """
     settings = call.bus.settings
-    check_stream(args.stream, max_bytes=settings.streams.max_name_bytes)
+    warning = checked_name(call, args.stream)
     if args.reply_to is not None:
         check_stream(args.reply_to, max_bytes=settings.streams.max_name_bytes)
-    warning = None if settings.streams.naming == "off" else naming_warning(args.stream)
-    if warning is not None and settings.streams.naming == "error":
-        raise BusError(
-            Code.INVALID_STREAM,
-            f"Stream name {args.stream[:80]!r} is not allowed here.",
-            cause=warning,
-            next_step="Choose a name of that form; the setting streams.naming demands it.",
-        )
     added = await call.bus.publisher.add(
         args.stream,
         args.entries,
@@ -93,6 +85,25 @@ async def stream_add(call: Call[Bus], args: StreamAddArguments) -> StreamAdded:
         deduplicated_for_seconds=None if args.idempotency_key is None else window,
         warning=warning,
     )
+
+
+def checked_name(call: Call[Bus], stream: str) -> str | None:
+    """Return what there is to say about the name of a stream that is added to, if anything.
+
+    Raises:
+        BusError: INVALID_STREAM if nothing may be added under this name.
+    """
+    settings = call.bus.settings.streams
+    check_stream(stream, max_bytes=settings.max_name_bytes)
+    warning = None if settings.naming == "off" else naming_warning(stream)
+    if warning is not None and settings.naming == "error":
+        raise BusError(
+            Code.INVALID_STREAM,
+            f"Stream name {stream[:80]!r} is not allowed here.",
+            cause=warning,
+            next_step="Choose a name of that form; the setting streams.naming demands it.",
+        )
+    return warning
 
 
 TOOLS = (stream_add,)

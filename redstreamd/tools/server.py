@@ -1,8 +1,7 @@
-"""The tools as an MCP server: the one place where exceptions become what a client sees.
+"""How MCP lists and calls tools: the one place where their exceptions become what a client sees.
 
-Owns the way of a call from its JSON to its answer (look up, structure, handle, render) and the SDK
-server that every connection serves. Refuses to know sockets and framing (see ``mcpio``), what a
-tool does, and which bus it does it on.
+Owns the way of a call from its JSON to its answer (look up, structure, handle, render). Refuses to know
+sockets and framing (see ``mcpio``), what a tool does, and which bus it does it on.
 
 How a call can end, and as what:
 
@@ -20,13 +19,11 @@ from __future__ import annotations
 
 import json
 import logging
-from collections.abc import AsyncIterator, Iterable, Mapping
-from contextlib import asynccontextmanager
+from collections.abc import Iterable, Mapping
 from typing import Any, Generic, TypeVar
 
 import mcp_types
 from mcp.server.context import ServerRequestContext
-from mcp.server.lowlevel import Server
 from mcp.shared.exceptions import MCPError
 
 from redstreamd.errors import BusError, Code
@@ -148,69 +145,34 @@ def _leaves(error: BaseException) -> Iterable[BaseException]:
         yield error
 
 
-def build_server(
-    registry: Registry,
-    profiles: Iterable[Profile],
-    bus: Any,
-    *,
-    version: str,
-    instructions: str,
-    own_principal: Principal | None = None,
-) -> Server[Principal]:
-    """Return the SDK server that offers the profiles' tools on ``bus``.
+class ToolServer:
+    """Answers ``tools/list`` and ``tools/call``."""
 
-    A connection that runs the server's kernel gives it the principal of its door as the lifespan
-    state; a call is made on behalf of that.
+    def __init__(self, toolbox: Toolbox[Any]) -> None:
+        """Serve the tools of `toolbox`."""
+        self._toolbox = toolbox
+        self._listing = mcp_types.ListToolsResult.model_validate({"tools": toolbox.listing})
 
-    Args:
-        registry: All tools there are; those outside the profiles are named when asked for.
-        profiles: Whose tools are listed and can be called.
-        bus: What handlers find as ``call.bus``.
-        version: The daemon's, told to clients.
-        instructions: How to use the tools together, told to clients once.
-        own_principal: On whose behalf calls are made where the SDK itself drives a connection
-            (`Server.run`, an in-process `mcp.Client`). Without it such a connection is refused.
-
-    Raises:
-        TypeError: A tool's argument or result class has no schema.
-    """
-    toolbox = Toolbox(registry, profiles, bus)
-    tools = mcp_types.ListToolsResult.model_validate({"tools": toolbox.listing})
-
-    async def list_tools(
-        ctx: ServerRequestContext[Principal], params: mcp_types.PaginatedRequestParams | None
+    async def list(
+        self, ctx: ServerRequestContext[Principal], params: mcp_types.PaginatedRequestParams | None
     ) -> mcp_types.ListToolsResult:
+        """List the tools, in one page."""
         # No page ever ends with a cursor, so none that comes back is ours.
         if params is not None and params.cursor is not None:
             raise MCPError(mcp_types.INVALID_PARAMS, "Unknown cursor: the tools are listed in one page.")
-        return tools
+        return self._listing
 
-    async def call_tool(ctx: ServerRequestContext[Principal], params: mcp_types.CallToolRequestParams) -> Any:
+    async def call(
+        self, ctx: ServerRequestContext[Principal], params: mcp_types.CallToolRequestParams
+    ) -> Any:
+        """Call a tool on behalf of the connection's principal."""
         # The raw arguments: the SDK's model is a copy, in which a repeated member name is lost.
         raw: Mapping[str, Any] = ctx.params or {}
-        answer = await toolbox.call(
-            toolbox.find(params.name), raw.get("arguments"), ctx.lifespan_context, ctx.session.report_progress
+        answer = await self._toolbox.call(
+            self._toolbox.find(params.name),
+            raw.get("arguments"),
+            ctx.lifespan_context,
+            ctx.session.report_progress,
         )
         # Required from 2026-07-28 on; for older revisions the SDK takes it out again.
         return {**answer, "resultType": "complete"}
-
-    @asynccontextmanager
-    async def own_lifespan(_: Server[Principal]) -> AsyncIterator[Principal]:
-        if own_principal is None:
-            raise RuntimeError("this server has no principal of its own; connections bring theirs")
-        yield own_principal
-
-    server: Server[Principal] = Server(
-        "redstreamd",
-        title="Redis Streams for agents",
-        version=version,
-        instructions=instructions,
-        lifespan=own_lifespan,
-        on_list_tools=list_tools,
-        on_call_tool=call_tool,
-    )
-    # The SDK's one default middleware makes an OpenTelemetry span of every message. Nothing here
-    # exports spans, and it takes a sixth to a third of the kernel's time for a call (6 of 40 µs in
-    # the modern era, 11 of 34 µs in the handshake era).
-    server.middleware.clear()
-    return server

@@ -11,6 +11,7 @@ from msgspec import Meta
 from redstreamd.errors import BusError, Code
 from redstreamd.policy import Permission
 from redstreamd.streams import entry_ids
+from redstreamd.streams.answers import Answered
 from redstreamd.streams.bus import Bus
 from redstreamd.streams.entries import view
 from redstreamd.streams.leases import Action, Outcome, Take
@@ -159,6 +160,7 @@ class WorkDoneArguments:
     stream: fields.Stream | None = None
     group: fields.Group | None = None
     delete: Annotated[bool, Meta(description="Also delete the entries from the stream.")] = False
+    reply: Annotated[dict[str, Any], Meta(description="Answer to the one entry's reply_to.")] | None = None
 
 
 @attrs.frozen
@@ -168,6 +170,13 @@ class WorkDone:
     done: list[str]
     already_done: list[str]
     lost: Annotated[list[str], Meta(description="Another attempt owns these now; leave them alone.")]
+    reply: (
+        Annotated[
+            dict[str, Any],
+            Meta(description="{stream, id, duplicate}; no id: an earlier attempt's other reply stands."),
+        ]
+        | None
+    ) = None
 
 
 @tool(
@@ -181,8 +190,14 @@ class WorkDone:
     open_world=False,
 )
 async def work_done(call: Call[Bus], args: WorkDoneArguments) -> WorkDone:
-    """Acknowledge entries of a lease: they are finished and nobody gets them again."""
+    """Acknowledge entries of a lease: they are finished and nobody gets them again.
+
+    A reply is published once, however often this is called.
+    """
     _check_lease(call, args.lease, args.stream, args.group)
+    answered = None
+    if args.reply is not None:
+        answered = await call.bus.answers.answer(args.lease, call.principal.name, args.entry_ids, args.reply)
     settled = await call.bus.work.settle(
         args.lease, call.principal.name, Action.DONE, entry_ids=args.entry_ids, delete=args.delete
     )
@@ -191,7 +206,13 @@ async def work_done(call: Call[Bus], args: WorkDoneArguments) -> WorkDone:
         done=settled.ids(Outcome.DONE),
         already_done=settled.ids(Outcome.ALREADY),
         lost=settled.ids(Outcome.LOST),
+        reply=None if answered is None else _published(answered),
     )
+
+
+def _published(answered: Answered) -> dict[str, Any]:
+    told: dict[str, Any] = {"stream": answered.stream, "duplicate": answered.duplicate}
+    return told if answered.id is None else told | {"id": answered.id}
 
 
 @attrs.frozen

@@ -76,7 +76,7 @@ def make_server(tools: Tools | None = None) -> Server[Principal]:
     tools = tools or Tools()
 
     async def list_tools(ctx: ServerRequestContext[Principal], params: Any) -> mcp_types.ListToolsResult:
-        names = ("echo", "sleep", "raise", "refuse", "progress", "big", "whoami", "bad", "shield", "wait")
+        names = ("echo", "sleep", "raise", "refuse", "progress", "big", "whoami", "drained", "announce")
         return mcp_types.ListToolsResult(
             tools=[mcp_types.Tool(name=name, input_schema={"type": "object"}) for name in names]
         )

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 import resource
+import socket
 import statistics
 import tempfile
 from collections.abc import Iterator
@@ -33,9 +34,11 @@ from tests.mcpio.serving import PRINCIPAL, Tools, make_server, serving
 from tests.support.mcp_client import RawClient, raw_client
 
 
-def short_path() -> str:
-    """Return a path for a socket: they are limited to 107 bytes, which pytest's directories can exceed."""
-    return f"{tempfile.mkdtemp(prefix='rs-')}/mcp.sock"
+@pytest.fixture
+def socket_path() -> Iterator[str]:
+    """A path for a socket: they are limited to 107 bytes, which pytest's directories can exceed."""
+    with tempfile.TemporaryDirectory(prefix="rs-") as directory:
+        yield f"{directory}/mcp.sock"
 
 
 @contextlib.contextmanager
@@ -93,11 +96,11 @@ async def test_one_peer_too_many_is_told_so_and_turned_away() -> None:
             assert service.acceptor.statistics().refused == 3
 
 
-async def test_each_door_has_its_own_principal() -> None:
+async def test_each_door_has_its_own_principal(socket_path: str) -> None:
     with trio.fail_after(10):
         (tcp,) = await open_tcp_listeners("127.0.0.1", 0)
         async with (
-            await open_unix_listener(short_path()) as unix,
+            await open_unix_listener(socket_path) as unix,
             tcp,
             trio.open_nursery() as nursery,
         ):
@@ -111,6 +114,29 @@ async def test_each_door_has_its_own_principal() -> None:
                 async with raw_client(address, initialize=True) as raw:
                     answer = await raw.call_tool("whoami")
                     assert answer["result"]["content"][0]["text"] == name
+            nursery.cancel_scope.cancel()
+
+
+async def test_a_tcp_peer_that_vanishes_without_a_word_is_noticed_by_the_kernel() -> None:
+    with trio.fail_after(10):
+        (listener,) = await open_tcp_listeners("127.0.0.1", 0)
+        accepted: list[trio.SocketStream] = []
+
+        class Looking(trio.abc.Listener[trio.SocketStream]):
+            async def accept(self) -> trio.SocketStream:
+                accepted.append(await listener.accept())
+                return accepted[-1]
+
+            async def aclose(self) -> None:
+                await listener.aclose()
+
+        async with listener, trio.open_nursery() as nursery:
+            acceptor = Acceptor([Door(Looking(), PRINCIPAL)], make_server())
+            await nursery.start(acceptor.run)
+            async with raw_client(("127.0.0.1", listener.socket.getsockname()[1]), initialize=True):
+                (stream,) = accepted
+                assert stream.getsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE) == 1
+                assert stream.getsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT) == 15_000
             nursery.cancel_scope.cancel()
 
 
@@ -164,12 +190,14 @@ async def test_a_defect_during_cancellation_is_reported_and_the_cancellation_goe
         assert len(service.reported(ConnectionCrashed)) == 1
 
 
-async def test_a_hook_that_raises_costs_only_its_record(caplog: pytest.LogCaptureFixture) -> None:
+async def test_a_hook_that_raises_costs_only_its_record(
+    caplog: pytest.LogCaptureFixture, socket_path: str
+) -> None:
     def hook(event: Event) -> None:
         raise RuntimeError(f"cannot record {type(event).__name__}")
 
     with trio.fail_after(10):
-        async with await open_unix_listener(short_path()) as listener:
+        async with await open_unix_listener(socket_path) as listener:
             acceptor = Acceptor([Door(listener, PRINCIPAL)], make_server(), on_event=hook)
             async with trio.open_nursery() as nursery:
                 await nursery.start(acceptor.run)
@@ -238,10 +266,10 @@ async def test_drained_an_acceptor_lets_nobody_in_and_everybody_out() -> None:
             assert endings == [Ending.DRAINED] * 3
 
 
-async def test_a_drained_acceptor_ends_its_run_and_says_what_it_cut_off() -> None:
+async def test_a_drained_acceptor_ends_its_run_and_says_what_it_cut_off(socket_path: str) -> None:
     with trio.fail_after(10):
         tools = Tools()
-        async with await open_unix_listener(short_path()) as listener:
+        async with await open_unix_listener(socket_path) as listener:
             acceptor = Acceptor([Door(listener, PRINCIPAL)], make_server(tools))
             async with trio.open_nursery() as nursery:
                 await nursery.start(acceptor.run)
@@ -255,9 +283,9 @@ async def test_a_drained_acceptor_ends_its_run_and_says_what_it_cut_off() -> Non
             assert await acceptor.drain(1)
 
 
-async def test_after_a_failure_an_acceptor_can_run_again_on_the_same_doors() -> None:
+async def test_after_a_failure_an_acceptor_can_run_again_on_the_same_doors(socket_path: str) -> None:
     with trio.fail_after(10):
-        async with await open_unix_listener(short_path()) as listener:
+        async with await open_unix_listener(socket_path) as listener:
             acceptor = Acceptor([Door(listener, PRINCIPAL)], make_server())
             for _ in range(2):
                 async with trio.open_nursery() as nursery:

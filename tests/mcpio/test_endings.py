@@ -149,6 +149,17 @@ async def test_a_peer_that_does_not_read_is_disconnected_and_its_waits_are_freed
             # It filled up, and nothing beyond the limit was kept.
             assert 3 * MIB < most <= 4 * MIB
             assert pair.connection.statistics().requests_in_flight == 0
+            # Nor until the garbage collector comes by.
+            assert pair.connection.statistics().outbox_bytes == 0
+
+
+async def test_a_connection_that_has_ended_keeps_nothing_of_what_it_read() -> None:
+    with trio.fail_after(10):
+        async with connection_pair(Limits(max_message_bytes=MIB)) as pair:
+            await pair.peer.send_all(b"x" * 100_000)
+            await trio.testing.wait_all_tasks_blocked(0.01)
+            assert len(pair.connection.state().unread) == 100_000
+        assert pair.connection.state().unread == b""
 
 
 async def test_a_peer_that_reads_slowly_gets_everything() -> None:

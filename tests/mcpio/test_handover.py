@@ -266,6 +266,7 @@ async def test_a_connection_that_has_ended_cannot_be_handed_over() -> None:
             initialized=True,
             in_flight=(1, "a", -5, "\ud800"),
             listens=(Listen("l", {"_meta": {}}, {"s": "1-0"}), Listen(2, None, {})),
+            subscriptions={"a://b": "1-0"},
             unread=b'\xff\x00{"a',
         ),
     ],

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import os
 import socket
 import stat
@@ -53,6 +54,26 @@ async def test_the_socket_gets_the_mode_that_was_asked_for_whatever_the_umask(
     try:
         async with await open_unix_listener(path, mode=mode):
             assert stat.S_IMODE(path.stat().st_mode) == mode
+    finally:
+        os.umask(old)
+
+
+async def test_at_no_moment_is_the_socket_open_to_others(
+    directory: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = directory / "mcp.sock"
+    before_it_was_set: list[int] = []
+    chmod = Path.chmod
+
+    def look_first(self: Path, mode: int) -> None:
+        before_it_was_set.append(stat.S_IMODE(self.stat().st_mode))
+        chmod(self, mode)
+
+    monkeypatch.setattr(Path, "chmod", look_first)
+    old = os.umask(0)
+    try:
+        async with await open_unix_listener(path, mode=0o600):
+            assert before_it_was_set == [0o600]
     finally:
         os.umask(old)
 
@@ -113,7 +134,7 @@ async def test_a_socket_whose_owner_is_too_busy_to_accept_is_left_to_them(direct
                 each.setblocking(False)
                 full = each.connect_ex(str(path))
             assert full != 0
-            with pytest.raises(ListenError, match="another process listens there"):
+            with pytest.raises(ListenError, match=r"another process may be listening .* there"):
                 await open_unix_listener(path)
         finally:
             for each in waiting:
@@ -142,7 +163,7 @@ async def test_a_socket_of_another_type_is_left_to_its_owner(directory: Path) ->
     path = directory / "mcp.sock"
     with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as other:
         other.bind(str(path))
-        with pytest.raises(ListenError, match="another process listens there"):
+        with pytest.raises(ListenError, match=r"another process may be listening .* there"):
             await open_unix_listener(path)
         assert path.is_socket()
 
@@ -196,6 +217,18 @@ def test_of_many_that_start_at_once_one_gets_the_socket(directory: Path) -> None
     finally:
         for each in starters:
             each.communicate("done\n", timeout=10)
+
+
+async def test_whoever_comes_in_the_middle_of_that_is_told_to_try_again(directory: Path) -> None:
+    descriptor = os.open(directory, os.O_RDONLY)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX)
+        with pytest.raises(ListenError, match=r"another process is opening a socket in .* try again"):
+            await open_unix_listener(directory / "mcp.sock")
+    finally:
+        os.close(descriptor)
+    async with await open_unix_listener(directory / "mcp.sock"):
+        pass
 
 
 async def test_tcp_listeners_accept(directory: Path) -> None:

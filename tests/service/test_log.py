@@ -138,6 +138,7 @@ def test_setting_up_again_replaces_the_earlier_output(plain: Reader, journal: Re
     LOG.warning("not any more")
     LOG.error("once")
     assert journal.lines() == ["<3>once"]
+    assert [type(handler) for handler in logging.getLogger().handlers].count(LogOutput) == 1
 
 
 def test_each_line_of_a_record_carries_its_priority(journal: Reader, set_up: SetUp) -> None:

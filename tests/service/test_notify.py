@@ -157,6 +157,17 @@ def test_what_matters_later_is_owed_while_the_queue_is_full_and_sent_once_it_is_
     assert notifier.statistics().owed == 0
 
 
+def test_a_text_that_comes_with_a_state_replaces_an_older_one_that_is_owed(
+    manager: socket.socket, notifier: Notifier
+) -> None:
+    fill(notifier)
+    notifier.status("starting")
+    notifier.ready("serving")
+    received(manager)
+    assert notifier.flush() is Sent.SENT
+    assert received(manager) == ["READY=1\nSTATUS=serving"]
+
+
 def test_only_the_latest_state_is_owed(manager: socket.socket, notifier: Notifier) -> None:
     fill(notifier)
     notifier.ready()

@@ -225,6 +225,13 @@ async def test_the_lag_is_the_longest_time_that_the_loop_was_held_up(manager: Se
             nursery.cancel_scope.cancel()
 
 
+async def test_a_watchdog_that_has_ended_measures_no_more(manager: ServiceManager) -> None:
+    watchdog = Watchdog(manager.notifier, Marks(), interval_seconds=None)
+    await watch(watchdog, 5)
+    with pytest.raises(KeyError):
+        trio.lowlevel.remove_instrument(watchdog._lag)
+
+
 async def test_after_a_long_standstill_missed_ticks_are_not_made_up_for(manager: ServiceManager) -> None:
     looks = 0
 

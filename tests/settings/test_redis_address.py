@@ -63,7 +63,7 @@ def test_the_forms_of_a_url(load_from, url, expected):
 @pytest.mark.parametrize(
     ("url", "hint"),
     [
-        ("rediss://h", "TLS (rediss://) is not supported yet"),
+        ("rediss://h?ssl_cert_reqs=none", "no other options"),
         ("http://h", "redis://"),
         ("h:6379", "redis://"),
         ("redis://h/one", "DATABASE is a number"),
@@ -91,7 +91,7 @@ def test_a_part_of_the_url_out_of_range_names_the_part_and_the_url(refusal):
 @pytest.mark.parametrize(
     "url",
     [
-        "rediss://user:hunter2@h",
+        "rediss://user:hunter2@h?ssl_ca_certs=x",
         "redis://user:hun/ter2@h",
         "redis://user:hun?ter2@h",
         "redis://user:hun#ter2@h",

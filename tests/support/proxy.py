@@ -30,12 +30,14 @@ class Flow:
         delay: Gives the latency of the next chunk in seconds. Order is kept.
         slice_bytes: Gives the size of the next piece that is sent on, None to leave chunks as they come.
         swallow: Read and discard everything, as a host would that vanished after acknowledging.
+        tap: Told of each piece that is sent on.
         forwarded: Bytes sent on so far.
     """
 
     delay: Callable[[], float] = lambda: 0.0
     slice_bytes: Callable[[], int] | None = None
     swallow: bool = False
+    tap: Callable[[bytes], object] = lambda _piece: None
     forwarded: int = 0
     _cut_at: float = math.inf
     _cut_with_reset: bool = True
@@ -88,6 +90,7 @@ class Flow:
                 self._cut_at = math.inf
             if piece:
                 await sink.send_all(piece)
+                self.tap(piece)
                 self.forwarded += len(piece)
             if cut:
                 return False
@@ -158,7 +161,7 @@ class Proxy:
         path: Unix socket, or None.
     """
 
-    def __init__(self, upstream: str, listener: trio.SocketListener, path: str | None) -> None:
+    def __init__(self, upstream: str | int, listener: trio.SocketListener, path: str | None) -> None:
         self.to_server = Flow()
         self.to_client = Flow()
         self.accepted = 0
@@ -183,7 +186,10 @@ class Proxy:
 
     async def _serve(self, client: trio.SocketStream) -> None:
         try:
-            server = await trio.open_unix_socket(self._upstream)
+            if isinstance(self._upstream, int):
+                server = await trio.open_tcp_stream("127.0.0.1", self._upstream)
+            else:
+                server = await trio.open_unix_socket(self._upstream)
         except OSError:
             await client.aclose()
             return
@@ -196,11 +202,11 @@ class Proxy:
 
 
 @contextlib.asynccontextmanager
-async def proxy_to(upstream: str, *, unix: bool = False) -> AsyncIterator[Proxy]:
+async def proxy_to(upstream: str | int, *, unix: bool = False) -> AsyncIterator[Proxy]:
     """Run a proxy for the block.
 
     Args:
-        upstream: The server's Unix socket.
+        upstream: The server's Unix socket, or its TCP port on 127.0.0.1.
         unix: Listen on a Unix socket instead of TCP.
     """
     with contextlib.ExitStack() as stack:

@@ -20,8 +20,9 @@ from mcp.shared.exceptions import MCPError
 from redstreamd.errors import BusError, Code
 from redstreamd.ijson import object_from_pairs
 from redstreamd.policy import Permission, Principal
+from redstreamd.surface import make_server
 from redstreamd.tools.definition import Call, Profile, Registry, named_by, tool
-from redstreamd.tools.server import Toolbox, build_server
+from redstreamd.tools.server import Toolbox, ToolServer
 
 ERAS: tuple[Literal["auto", "legacy"], ...] = ("auto", "legacy")
 AGENT = Principal(name="worker", door="unix")
@@ -121,13 +122,13 @@ def bus() -> Bus:
 
 @pytest.fixture
 def server(bus: Bus) -> Server[Principal]:
-    return build_server(
-        REGISTRY,
-        [Profile.WORKER, Profile.RED_STREAM],
-        bus,
+    tools = ToolServer(Toolbox(REGISTRY, [Profile.WORKER, Profile.RED_STREAM], bus))
+    return make_server(
         version="1.2.3",
         instructions="Add, then wait.",
         own_principal=AGENT,
+        on_list_tools=tools.list,
+        on_call_tool=tools.call,
     )
 
 
@@ -286,8 +287,8 @@ async def test_progress_reaches_a_client_that_asked_for_it(
     assert reports == [(1.0, 2.0, "half way")]
 
 
-async def test_without_a_principal_of_its_own_the_server_serves_no_connection_of_the_sdk(bus: Bus) -> None:
-    server = build_server(REGISTRY, [Profile.WORKER], bus, version="1", instructions="")
+async def test_without_a_principal_of_its_own_the_server_serves_no_connection_of_the_sdk() -> None:
+    server = make_server(version="1", instructions="")
     with trio.fail_after(5), pytest.raises((RuntimeError, ExceptionGroup)) as caught:
         async with Client(server):
             pass

@@ -1,0 +1,39 @@
+"""The prompt that designs a stream before anything is written to it."""
+
+from __future__ import annotations
+
+from redstreamd.prompts.asking import known
+from redstreamd.prompts.definition import Argument, Asking, Brief, prompt
+from redstreamd.streams.uris import STREAMS
+
+
+@prompt(
+    "design-stream",
+    Argument("purpose", "What the stream is for: who writes, who reads, how much, how long it matters."),
+    title="Design a stream",
+    streams=(),
+)
+async def design(asking: Asking, purpose: str) -> Brief:
+    """Choose a stream's name, the format of its entries, its groups and its retention."""
+    return Brief(
+        """\
+Design a stream for my purpose. Ask me only what you cannot decide.
+
+1. Name: service:purpose:stream in lower case, such as billing:invoices:created. Look at the streams that
+   exist: use one of them if it fits, and do not invent a second name for the same thing.
+2. Entries: a flat JSON object with a "type" and only what readers need, ids rather than copies of large
+   documents. Name the fields, and give one example entry. Say which field makes a good idempotency_key.
+3. Reading: one consumer group for each kind of work (each entry is done once per group), stream_wait for
+   those who only follow. Name the groups.
+4. Retention: max_length or max_age_seconds, from the rate of writing and from how far behind a reader may
+   fall. Say what is lost if a reader stays away for longer.
+5. Failure: lease_seconds longer than the work usually takes, max_deliveries, and who looks at the dead
+   letters.
+
+End with the calls that set it up, ready to be made: group_create for each group, and one stream_add.
+""",
+        {STREAMS: await known(asking.facts.streams())},
+    )
+
+
+PROMPTS = (design,)

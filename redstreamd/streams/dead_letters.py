@@ -1,0 +1,145 @@
+"""Dead letters: looking at them, putting them back into their stream, deleting them.
+
+How an entry becomes a dead letter is the leases' affair (``lua/bury.lua``).
+"""
+
+from __future__ import annotations
+
+import enum
+from collections.abc import Sequence
+
+import attrs
+
+from redstreamd.redisio.commands import Commands
+from redstreamd.redisio.manager import Lane, Manager, Replay
+from redstreamd.redisio.replies import RawEntry
+from redstreamd.streams.names import Kind, companion_key
+from redstreamd.streams.problems import explained, group_not_found
+from redstreamd.streams.scripts import load
+from redstreamd.streams.tail_hub import TailHub
+
+_REPLAY = load("replay")
+
+
+class Disposal(enum.StrEnum):
+    """What to do with a dead letter."""
+
+    REPLAY = "replay"
+    DELETE = "delete"
+
+
+class Fate(enum.StrEnum):
+    """What became of a dead letter."""
+
+    ADDED = "added"  #: It is a new entry of the stream.
+    RETURNED = "returned"  #: Its original entry, too large to copy, is pending in the group again.
+    DELETED = "deleted"
+    GONE = "gone"  #: It was no dead letter any more: somebody else was first.
+    LOST = "lost"  #: It was too large to copy when it died, and its original was deleted since.
+    STUCK = "stuck"  #: It was too large to copy, and the group it could return to is gone.
+
+
+@attrs.frozen
+class Disposed:
+    """What became of one dead letter.
+
+    Attributes:
+        id: The dead letter's entry ID.
+        fate: What became of it.
+        entry_id: ADDED: the new entry's ID, None in a dry run; RETURNED, STUCK, LOST: the original's.
+    """
+
+    id: str
+    fate: Fate
+    entry_id: str | None
+
+
+@attrs.frozen
+class Letters:
+    """Some dead letters of a group, oldest first.
+
+    Attributes:
+        key: The dead-letter stream.
+        entries: The letters; their fields end with the note.
+        total: How many there are in all.
+        has_more: Whether there are more after these.
+    """
+
+    key: str
+    entries: list[RawEntry]
+    total: int
+    has_more: bool
+
+
+class DeadLetters:
+    """The dead letters of any stream and group."""
+
+    def __init__(self, manager: Manager, commands: Commands, hub: TailHub) -> None:
+        """Work through `manager`; `hub` wakes those who wait for what comes back."""
+        self._manager = manager
+        self._commands = commands
+        self._hub = hub
+
+    async def page(self, stream: str, group: str, *, cursor: str | None, count: int) -> Letters:
+        """Read dead letters, oldest first, after the letter `cursor`.
+
+        They outlive their group and their stream.
+
+        Raises:
+            BusError: STREAM_NOT_FOUND, GROUP_NOT_FOUND if there is neither a dead letter nor what could
+                have any; WRONG_TYPE.
+        """
+        key = companion_key(stream, Kind.DEAD, group)
+        async with explained(self._commands, key):
+            # The bulk connection: a letter may be as large as an entry.
+            start = "-" if cursor is None else f"({cursor}"
+            entries = await self._commands.xrange(key, start, "+", count + 1, lane=Lane.BULK)
+            total = await self._commands.xlen(key)
+        if not total:
+            await self._check_exists(stream, group)
+        return Letters(key, entries[:count], total, has_more=len(entries) > count)
+
+    async def dispose(
+        self, stream: str, group: str, disposal: Disposal, ids: Sequence[str], *, dry_run: bool
+    ) -> list[Disposed]:
+        """Replay or delete dead letters, all in one step.
+
+        A replayed letter is a new entry with exactly the fields the first one had, stamps and sender
+        included, and every group of the stream gets it. Repeating the call changes nothing more: what
+        is done is GONE.
+
+        Args:
+            stream: The stream they came from.
+            group: The group that gave them up.
+            disposal: What to do.
+            ids: Entry IDs of the dead letters; at most some hundred, since nobody else is served meanwhile.
+            dry_run: Change nothing; tell what would become of them.
+
+        Raises:
+            BusError: WRONG_TYPE, PERMISSION_DENIED, BACKEND_OUT_OF_MEMORY: nothing was changed.
+                OUTCOME_UNKNOWN: the letters that are gone were dealt with.
+
+        Cancellation: what was sent is done all the same.
+        """
+        key = companion_key(stream, Kind.DEAD, group)
+        async with explained(self._commands, stream, group):
+            _, outcomes = await self._manager.run_script(
+                _REPLAY,
+                keys=[stream, companion_key(stream, Kind.DUE, group), key],
+                args=[disposal.value, int(dry_run), group, *ids],
+                replay=Replay.SAFE if dry_run else Replay.NEVER,
+            )
+        disposed = [
+            Disposed(letter, Fate(fate.decode()), entry_id.decode() or None)
+            for letter, (fate, entry_id) in zip(ids, outcomes, strict=True)
+        ]
+        if not dry_run and any(one.fate is Fate.RETURNED for one in disposed):
+            # The due set is watched by nobody.
+            self._hub.poke(stream)
+        return disposed
+
+    async def _check_exists(self, stream: str, group: str) -> None:
+        async with explained(self._commands, stream):
+            groups = await self._commands.xinfo_groups(stream)
+        if all(info.name != group for info in groups):
+            raise await group_not_found(self._commands, stream, group)

@@ -1,0 +1,172 @@
+"""Follows the topics that somebody subscribes to, each at the cost of one, however many subscribe.
+
+Owns one watch of the tail hub and one task for each topic: mark, look, tell those who were told an older
+version, wait for a change. So changes that come in a burst are one, the last change is always told, and
+after a reconnect to Redis the hub wakes every feed, which looks and tells what happened meanwhile. Who the
+listeners are is not known here.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Callable
+
+import attrs
+import trio
+
+from redstreamd.errors import BusError, Code
+from redstreamd.streams.tail_hub import TailHub, Watch
+from redstreamd.streams.topics import Sources, Topic
+
+#: Failures that say nothing about the topic: Redis could not be asked.
+_PASSING = frozenset({Code.CONNECTION_ERROR, Code.TIMEOUT, Code.OUTCOME_UNKNOWN, Code.INTERNAL})
+#: Seconds after which a feed looks again when Redis could not be asked.
+_RETRY_LOOK = 0.5
+#: A poll waits so many times as long as its look took, so polling takes at most 2 % of anybody's time.
+_POLL_SHARE = 50
+
+#: The version of a topic while Redis cannot be asked; older than any other.
+UNKNOWN = ""
+
+
+@attrs.define(eq=False)
+class Listener:
+    """One party's interest in one topic.
+
+    Attributes:
+        feed: The topic's feed.
+        tell: Called with each new version; must not block or raise.
+        told: The version it knows; None until it has one to compare with.
+    """
+
+    feed: Feed
+    tell: Callable[[str], None]
+    told: str | None = None
+
+
+@attrs.define(eq=False)
+class Feed:
+    """One topic and those who listen to it; goes when the last of them does.
+
+    Attributes:
+        topic: What it is about.
+        watch: The tail hub wakes this.
+        resources: What ends the watch.
+        version: What the last look found.
+        listeners: Who is to be told.
+        scope: Ends its task.
+    """
+
+    topic: Topic
+    watch: Watch
+    resources: contextlib.ExitStack
+    version: str = UNKNOWN
+    listeners: set[Listener] = attrs.field(factory=set)
+    scope: trio.CancelScope = attrs.field(factory=trio.CancelScope)
+
+    def advance(self, version: str) -> None:
+        """Note what a look found, and tell those who know something else."""
+        self.version = version
+        for listener in self.listeners:
+            if listener.told not in (None, version):
+                listener.told = version
+                listener.tell(version)
+
+
+class Feeds:
+    """The feeds of all topics that anyone listens to."""
+
+    def __init__(self, hub: TailHub, sources: Sources) -> None:
+        """Be woken by `hub`, look at `sources`."""
+        self._hub = hub
+        self._sources = sources
+        self._feeds: dict[Topic, Feed] = {}
+        self._nursery: trio.Nursery | None = None
+        self.looks = 0
+
+    def __len__(self) -> int:
+        """Return how many topics are followed."""
+        return len(self._feeds)
+
+    async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
+        """Follow every topic until cancelled. Redis being down is not a failure."""
+        async with trio.open_nursery() as nursery:
+            self._nursery = nursery
+            try:
+                for feed in self._feeds.values():
+                    nursery.start_soon(self._follow, feed)
+                task_status.started()
+                await trio.sleep_forever()
+            finally:
+                self._nursery = None
+
+    def join(self, topic: Topic, tell: Callable[[str], None]) -> Listener:
+        """Add a listener, which is told nothing before `baseline`; the first one starts the feed.
+
+        Raises:
+            BusError: RATE_LIMITED if the tail hub has too many watches.
+        """
+        feed = self._feeds.get(topic)
+        if feed is None:
+            resources = contextlib.ExitStack()
+            watch = resources.enter_context(self._hub.watch(topic.keys()))
+            feed = self._feeds[topic] = Feed(topic, watch, resources)
+            if self._nursery is not None:
+                self._nursery.start_soon(self._follow, feed)
+        listener = Listener(feed, tell)
+        feed.listeners.add(listener)
+        return listener
+
+    def leave(self, listener: Listener) -> None:
+        """Drop a listener; the last one ends the feed and its watch."""
+        feed = listener.feed
+        feed.listeners.discard(listener)
+        if not feed.listeners:
+            del self._feeds[feed.topic]
+            feed.scope.cancel()
+            feed.resources.close()
+
+    async def baseline(self, listener: Listener, told: str | None) -> str:
+        """Give a listener the version to compare with; what changes after the return is told to it.
+
+        Args:
+            listener: One that has joined.
+            told: The version it was told of in an earlier life, if any; a change since then is told now.
+
+        Returns:
+            The version that it knows; `UNKNOWN` while Redis is away, and then it is told once Redis is back.
+        """
+        feed = listener.feed
+        if feed.version == UNKNOWN:
+            version = await self._look(feed.topic)
+            # The feed's own task may have looked meanwhile, and then knows better.
+            if feed.version == UNKNOWN:
+                feed.version = version
+        listener.told = feed.version if told is None else told
+        if feed.version != UNKNOWN and listener.told != feed.version:
+            listener.told = feed.version
+            listener.tell(feed.version)
+        return listener.told
+
+    async def _look(self, topic: Topic) -> str:
+        self.looks += 1
+        try:
+            return await topic.look(self._sources)
+        except BusError as error:
+            # That there is no such stream, or that it is something else, is a version like any other.
+            return UNKNOWN if error.code in _PASSING else str(error.code)
+
+    async def _follow(self, feed: Feed) -> None:
+        with trio.CancelScope() as feed.scope:
+            while feed.listeners and not self._hub.draining:
+                feed.watch.mark()
+                began = trio.current_time()
+                version = await self._look(feed.topic)
+                patience = _RETRY_LOOK
+                if version != UNKNOWN:
+                    took = trio.current_time() - began
+                    patience = max(feed.topic.poll_seconds, _POLL_SHARE * took)
+                    feed.advance(version)
+                await trio.sleep(feed.topic.pause_seconds)
+                with trio.move_on_after(patience):
+                    await feed.watch.changed()

@@ -1,0 +1,156 @@
+"""What is to be known of a consumer group before one can say whether it is well."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from typing import Any
+
+import attrs
+
+from redstreamd.redisio import replies
+from redstreamd.redisio.commands import Commands
+from redstreamd.redisio.manager import Manager, Replay
+from redstreamd.redisio.replies import ConsumerInfo, GroupInfo, PendingEntry
+from redstreamd.streams.names import Kind, companion_key
+from redstreamd.streams.problems import explained
+from redstreamd.streams.sampler import GroupRates
+from redstreamd.streams.scripts import load
+from redstreamd.streams.shape import MOST_COUNTED, Lag, Shape, lag_of
+
+_DIAGNOSE = load("diagnose")
+
+#: Entries are counted only where they are no larger on average: the server reads them whole.
+_SMALL_BYTES = 16_384
+#: The consumer in whose name entries are pending that a removed consumer held and nobody took yet.
+RELEASED = "_rs.released"
+#: Consumers of a group that are looked at; XINFO CONSUMERS has no pages.
+MAX_CONSUMERS = 1_000
+
+
+@attrs.frozen
+class Look:
+    """A close look at a group: its oldest pending entries and its dead letters.
+
+    Attributes:
+        now: The server's time in milliseconds.
+        oldest: The pending entry with the lowest ID.
+        looked_at: Pending entries looked at; the following are counts of these.
+        worn: Delivered nearly as often as they may be.
+        worst: The greatest number of deliveries.
+        leased: Under a lease that runs.
+        put_off: Retries that are not due.
+        overdue: Due, and taken by nobody yet.
+        overdue_since: When the first of them came due, in milliseconds.
+        foreign: Held outside redstreamd.
+        oldest_foreign: The first of them.
+        stale: Consumer -> those of its entries that are neither leased nor put off.
+        dead_letters: Dead letters of the group, all of them.
+        newest_dead_letter: Entry ID.
+        counted: Entries found after the group's position, if they were to be counted.
+    """
+
+    now: int
+    oldest: PendingEntry | None
+    looked_at: int
+    worn: int
+    worst: int
+    leased: int
+    put_off: int
+    overdue: int
+    overdue_since: int | None
+    foreign: int
+    oldest_foreign: PendingEntry | None
+    stale: Mapping[str, int]
+    dead_letters: int
+    newest_dead_letter: str | None
+    counted: int
+
+
+@attrs.frozen
+class GroupFacts:
+    """Everything that is known of a group.
+
+    Attributes:
+        info: What XINFO GROUPS says.
+        lag: Its lag.
+        look: The close look.
+        consumers: Its consumers; None if there are more than `MAX_CONSUMERS`.
+        rates: What happened lately; None if it was not sampled.
+    """
+
+    info: GroupInfo
+    lag: Lag
+    look: Look
+    consumers: list[ConsumerInfo] | None
+    rates: GroupRates | None
+
+
+async def facts_of(
+    manager: Manager,
+    commands: Commands,
+    shape: Shape,
+    info: GroupInfo,
+    *,
+    max_deliveries: int,
+    look_at: int,
+    rates: GroupRates | None,
+) -> GroupFacts:
+    """Gather what is to be known of one group, looking at `look_at` pending entries.
+
+    Raises:
+        BusError: GROUP_NOT_FOUND if it went meanwhile.
+    """
+    lag = lag_of(shape, info, counted=None)
+    small = shape.memory_bytes is not None and shape.memory_bytes <= _SMALL_BYTES * max(1, shape.length)
+    async with explained(commands, shape.stream, info.name):
+        reply = await manager.run_script(
+            _DIAGNOSE,
+            keys=[
+                shape.stream,
+                companion_key(shape.stream, Kind.DUE, info.name),
+                companion_key(shape.stream, Kind.DEAD, info.name),
+            ],
+            args=[
+                info.name,
+                worn_at(max_deliveries),
+                look_at,
+                "" if lag.exact or not small else info.last_delivered_id,
+                MOST_COUNTED,
+            ],
+            replay=Replay.SAFE,
+        )
+        consumers = None
+        if info.consumers <= MAX_CONSUMERS:
+            consumers = await commands.xinfo_consumers(shape.stream, info.name)
+    look = _look(reply)
+    if not lag.exact and small:
+        lag = lag_of(shape, info, counted=look.counted)
+    return GroupFacts(info, lag, look, consumers, rates)
+
+
+def worn_at(max_deliveries: int) -> int:
+    """Return the number of deliveries from which an entry is near its end; 0 for never."""
+    return math.ceil(max_deliveries * 0.8)
+
+
+def _look(reply: list[Any]) -> Look:
+    now, oldest, looked_at, worn, worst, leased, put_off, overdue, since, *rest = reply
+    foreign, oldest_foreign, stale, letters, newest, counted = rest
+    return Look(
+        now=now,
+        oldest=replies.pending_entry(oldest) if oldest else None,
+        looked_at=looked_at,
+        worn=worn,
+        worst=worst,
+        leased=leased,
+        put_off=put_off,
+        overdue=overdue,
+        overdue_since=int(since) if since else None,
+        foreign=foreign,
+        oldest_foreign=replies.pending_entry(oldest_foreign) if oldest_foreign else None,
+        stale={replies.name(name): held for name, held in zip(stale[::2], stale[1::2], strict=True)},
+        dead_letters=letters,
+        newest_dead_letter=newest.decode() or None,
+        counted=counted,
+    )

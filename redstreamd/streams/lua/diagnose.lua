@@ -1,0 +1,67 @@
+-- Looks closely at one group of a stream, at a cost that does not grow with what it finds.
+--
+-- KEYS  1 the stream  2 the group's due set  3 its dead-letter stream
+-- ARGV  1 group  2 deliveries from which an entry is near its end (0: never)  3 most pending entries to
+--       look at, the oldest  4 ID after which to count entries not yet delivered ("": do not)
+--       5 most to count
+-- Returns {now, the oldest pending entry as {entry ID, consumer, idle ms, deliveries} or {}, number of
+--          pending entries looked at; of these: near their end, greatest number of deliveries, leased,
+--          put off, overdue, due time of the first overdue one or "", held outside
+--          redstreamd, the oldest of these or {}, {consumer, its entries that are neither leased nor put off, ...}; number of dead letters, ID of
+--          the newest or "", entries counted}
+
+local stream, due, dead = KEYS[1], KEYS[2], KEYS[3]
+local group, near, look, after, most = ARGV[1], tonumber(ARGV[2]), tonumber(ARGV[3]), ARGV[4], tonumber(ARGV[5])
+
+local clock = redis.call('TIME')
+local now = clock[1] * 1000 + math.floor(clock[2] / 1000)
+
+local pending = redis.call('XPENDING', stream, group, '-', '+', look)
+local worn, worst, leased, put_off, overdue, foreign = 0, 0, 0, 0, 0, 0
+local first_overdue, first_foreign, idle, order = nil, {}, {}, {}
+for _, held in ipairs(pending) do
+  if near > 0 and held[4] >= near then worn = worn + 1 end
+  worst = math.max(worst, held[4])
+  local score = tonumber(redis.call('ZSCORE', due, held[1] .. '/' .. held[4]) or nil)
+  if score and score > now then
+    -- A due time with a half is a retry that was put off; see take.lua.
+    if score % 1 == 0 then leased = leased + 1 else put_off = put_off + 1 end
+  else
+    if score then
+      overdue = overdue + 1
+      first_overdue = math.min(first_overdue or score, score)
+    else
+      if foreign == 0 then first_foreign = held end
+      foreign = foreign + 1
+    end
+    if not idle[held[2]] then
+      idle[held[2]] = 0
+      order[#order + 1] = held[2]
+    end
+    idle[held[2]] = idle[held[2]] + 1
+  end
+end
+
+local stale = {}
+for _, consumer in ipairs(order) do
+  stale[#stale + 1] = consumer
+  stale[#stale + 1] = idle[consumer]
+end
+
+local letters, newest = 0, ''
+if redis.call('TYPE', dead).ok == 'stream' then
+  letters = redis.call('XLEN', dead)
+  local last = redis.call('XREVRANGE', dead, '+', '-', 'COUNT', 1)[1]
+  newest = last and last[1] or ''
+end
+
+local counted = 0
+if after ~= '' then
+  counted = #redis.call('XRANGE', stream, '(' .. after, '+', 'COUNT', most)
+end
+
+return {
+  now, pending[1] or {}, #pending, worn, worst, leased, put_off, overdue,
+  first_overdue and string.format('%.0f', first_overdue) or '', foreign, first_foreign, stale, letters,
+  newest, counted,
+}

@@ -1,0 +1,37 @@
+-- Reads a page of a group's pending entries list together with when each entry is due.
+--
+-- KEYS  1 the stream  2 its due set
+-- ARGV  1 group  2 where to begin, as XPENDING takes it  3 most entries to return  4 consumer ("": any)
+--       5 least idle time in ms  6 least deliveries  7 most entries to look at
+-- Returns {now, number of pending entries in the group, {{entry ID, consumer, idle ms, deliveries,
+--          due time or ""}, ...}, last entry ID looked at or "", 1 if there may be more}
+
+local stream, due = KEYS[1], KEYS[2]
+local group, from, count, consumer = ARGV[1], ARGV[2], tonumber(ARGV[3]), ARGV[4]
+local min_idle, min_deliveries, most = tonumber(ARGV[5]), tonumber(ARGV[6]), tonumber(ARGV[7])
+
+-- XPENDING's own IDLE filter walks the whole list if nothing fits; a page at a time has a bound.
+local PAGE = 500
+
+local clock = redis.call('TIME')
+local now = clock[1] * 1000 + math.floor(clock[2] / 1000)
+local total = redis.call('XPENDING', stream, group)[1]
+local found, looked, last = {}, 0, ''
+while true do
+  local ask = {'XPENDING', stream, group, from, '+', math.min(PAGE, most - looked)}
+  if consumer ~= '' then ask[7] = consumer end
+  local page = redis.call(unpack(ask))
+  for _, held in ipairs(page) do
+    if #found == count then return {now, total, found, last, 1} end
+    last = held[1]
+    if held[3] >= min_idle and held[4] >= min_deliveries then
+      found[#found + 1] = {
+        held[1], held[2], held[3], held[4], redis.call('ZSCORE', due, held[1] .. '/' .. held[4]) or '',
+      }
+    end
+  end
+  looked = looked + #page
+  if #page < ask[6] then return {now, total, found, last, 0} end
+  if looked >= most then return {now, total, found, last, 1} end
+  from = '(' .. last
+end

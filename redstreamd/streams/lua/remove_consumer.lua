@@ -1,0 +1,42 @@
+-- Removes a consumer from a group, once its pending entries are somebody else's; a part at a time.
+--
+-- KEYS  1 the stream  2 the group's due set
+-- ARGV  1 group  2 consumer  3 who gets its entries ("": they are lost)  4 ms from now at which they come
+--       due, with a half if nobody holds them  5 most entries to move
+-- Returns {entries moved, entries whose content was gone, 1 if the consumer was removed now,
+--          entries lost with it}
+
+local stream, due = KEYS[1], KEYS[2]
+local group, consumer, heir, delay, most = ARGV[1], ARGV[2], ARGV[3], tonumber(ARGV[4]), tonumber(ARGV[5])
+
+-- Memory is probed before anything is changed: XCLAIM is served when memory is full, ZADD is not.
+redis.call('ZADD', due, 'XX', 0, '')
+
+local clock = redis.call('TIME')
+local now = clock[1] * 1000 + math.floor(clock[2] / 1000)
+local moved, gone = 0, 0
+
+local function attempt_of(id)
+  local held = redis.call('XPENDING', stream, group, id, id, 1)[1]
+  return held and held[2] == heir and held[4]
+end
+
+if heir ~= '' then
+  local held = redis.call('XPENDING', stream, group, '-', '+', most, consumer)
+  for _, each in ipairs(held) do
+    -- JUSTID keeps the number of deliveries: the entry was handed on, not delivered.
+    redis.call('XCLAIM', stream, group, heir, 0, each[1], 'JUSTID')
+    redis.call('ZREM', due, each[1] .. '/' .. each[4])
+    local attempt = attempt_of(each[1])
+    if attempt then
+      redis.call('ZADD', due, now + delay, each[1] .. '/' .. attempt)
+      moved = moved + 1
+    else
+      -- Redis drops a pending entry whose content was deleted when it is claimed.
+      gone = gone + 1
+    end
+  end
+  if #held == most then return {moved, gone, 0, 0} end
+end
+
+return {moved, gone, 1, redis.call('XGROUP', 'DELCONSUMER', stream, group, consumer)}

@@ -1,0 +1,75 @@
+-- Puts dead letters back into their stream, or deletes them: each once, whoever asks, since the dead
+-- letter goes in the same step.
+--
+-- KEYS  1 the stream  2 its due set  3 the dead-letter stream
+-- ARGV  1 replay | delete  2 "1" to only tell what would happen  3 group
+--       then the IDs of the dead letters
+-- Returns {now, {{outcome, entry ID or ""}, ...}}. Outcomes: added (a new entry), returned (the original
+--          entry is pending again), deleted, gone (no such dead letter), lost (its fields were left in
+--          the stream, and it is there no more), stuck (they are there, and the group is not)
+
+local stream, due, dead = KEYS[1], KEYS[2], KEYS[3]
+local action, dry, group = ARGV[1], ARGV[2] == '1', ARGV[3]
+
+-- Everything that could be refused is tried before anything is changed: the type of each key, memory
+-- (first, because a script that has written may go on without), and the right to remove a dead letter.
+-- XX adds nothing, and there is no entry 0-0.
+redis.call('XLEN', stream)
+redis.call('XLEN', dead)
+if not dry then
+  redis.call('ZADD', due, 'XX', 0, '')
+  redis.call('XDEL', dead, '0-0')
+end
+
+local clock = redis.call('TIME')
+local now = clock[1] * 1000 + math.floor(clock[2] / 1000)
+
+local function remove(id)
+  if not dry then redis.call('XDEL', dead, id) end
+end
+
+-- An entry too large for a script to copy stayed in its stream when it was dead-lettered. It cannot be
+-- copied now either, so it becomes pending again, due at once, as if it had never been delivered.
+local function give_back(id, note)
+  local original = tostring(note.id)
+  if not string.find(original, '^%d+%-%d+$') or #redis.call('XRANGE', stream, original, original) == 0 then
+    return {'lost', original}
+  end
+  if redis.pcall('XPENDING', stream, group).err then return {'stuck', original} end
+  if not dry then
+    redis.call('XCLAIM', stream, group, tostring(note.consumer), 0, original, 'RETRYCOUNT', 0, 'FORCE', 'JUSTID')
+    redis.call('ZADD', due, now + 0.5, original .. '/0')
+    remove(id)
+  end
+  return {'returned', original}
+end
+
+local function replay(id, fields)
+  if fields[#fields - 1] == '_rs.dead' then
+    local readable, note = pcall(cjson.decode, fields[#fields])
+    if readable and type(note) == 'table' and note.fields_left_in_stream then
+      return give_back(id, note)
+    end
+    fields[#fields] = nil
+    fields[#fields] = nil
+  end
+  if dry then return {'added', ''} end
+  local added = redis.call('XADD', stream, '*', unpack(fields))
+  remove(id)
+  return {'added', added}
+end
+
+local outcomes = {}
+for index = 4, #ARGV do
+  local id = ARGV[index]
+  local letter = redis.call('XRANGE', dead, id, id)[1]
+  if not letter then
+    outcomes[#outcomes + 1] = {'gone', ''}
+  elseif action == 'delete' then
+    remove(id)
+    outcomes[#outcomes + 1] = {'deleted', ''}
+  else
+    outcomes[#outcomes + 1] = replay(id, letter[2])
+  end
+end
+return {now, outcomes}

@@ -1,0 +1,213 @@
+"""Requests: entries that name where their answer goes, and the wait for that answer.
+
+A request is an ordinary entry with two stamps, a correlation ID and a reply stream. Whoever works on
+it adds an entry with the same correlation ID to that stream (see `answers`). Neither side keeps
+anything open for the other: an answer that comes when nobody waits lies there until it is asked for.
+
+Unless the caller names one, the reply stream is ``<stream>:rs:reply:<principal>[:{<stream>}]``, a
+companion of the stream: one per principal, kept for the idempotency window after its last use and
+cut to its newest `MAX_REPLIES` entries. A reply stream that a caller names is the caller's own, and
+is neither cut nor expired.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import secrets
+from collections.abc import Mapping
+from typing import Any
+
+import attrs
+import trio
+
+from redstreamd.errors import BusError, Code
+from redstreamd.redisio.commands import Commands
+from redstreamd.redisio.manager import Lane, Manager, Replay
+from redstreamd.redisio.replies import RawEntry
+from redstreamd.streams import entry_ids
+from redstreamd.streams.codec import Stamp, decode
+from redstreamd.streams.listing import Lister
+from redstreamd.streams.names import Kind, companion_key
+from redstreamd.streams.problems import explained
+from redstreamd.streams.publishing import Added, Publisher
+from redstreamd.streams.scripts import load
+from redstreamd.streams.tail_hub import TailHub, Watch
+
+_REPLY_STREAM = load("reply_stream")
+
+#: Answers kept in a reply stream of ours: as many as calls may wait at a time by default.
+MAX_REPLIES = 10_000
+_PAGE = 100
+#: Errors during a wait that more waiting may cure.
+_PASSING = frozenset({Code.CONNECTION_ERROR, Code.TIMEOUT, Code.OUTCOME_UNKNOWN})
+#: Seconds after which a wait looks again when Redis could not be asked.
+_RETRY_LOOK = 0.5
+#: A resumed wait looks for answers from so many milliseconds before its request on: the two streams may
+#: lie on nodes of a cluster whose clocks differ.
+_CLOCKS_DIFFER = 60_000
+
+
+@attrs.frozen
+class Request:
+    """A question and how its answer will be known.
+
+    Attributes:
+        stream: Where it is added.
+        members: Its content.
+        principal: Who asks.
+        correlation_id: What ties the answer to it; None: derived from the idempotency key, else random.
+        reply_to: The reply stream; None: the principal's own beside the stream.
+        idempotency_key: With the same key, or else the same correlation ID, nothing is added twice.
+    """
+
+    stream: str
+    members: Mapping[str, Any]
+    principal: str
+    correlation_id: str | None = None
+    reply_to: str | None = None
+    idempotency_key: str | None = None
+
+
+@attrs.frozen
+class Requested:
+    """What became of a request.
+
+    Attributes:
+        id: The request's entry ID.
+        correlation_id: What ties the answer to it.
+        reply_to: The reply stream.
+        resumed: It had been added before; this call only waited.
+        reply: The answer; None if it did not come in time.
+        cursor: Up to where the reply stream was looked through: a later answer comes after it.
+    """
+
+    id: str
+    correlation_id: str
+    reply_to: str
+    resumed: bool
+    reply: RawEntry | None
+    cursor: str
+
+
+class Requests:
+    """Asks over any stream."""
+
+    def __init__(
+        self,
+        manager: Manager,
+        commands: Commands,
+        lister: Lister,
+        hub: TailHub,
+        publisher: Publisher,
+        *,
+        keep_seconds: float,
+    ) -> None:
+        """Add through `publisher`, wait through `hub`; reply streams of ours live for `keep_seconds`."""
+        self._manager = manager
+        self._commands = commands
+        self._lister = lister
+        self._hub = hub
+        self._publisher = publisher
+        self._keep_ms = int(keep_seconds * 1000)
+
+    async def request(self, request: Request, *, timeout_seconds: float) -> Requested:
+        """Add a request, unless it was added before, and wait for its answer.
+
+        Raises:
+            BusError: As `Publisher.add` and `Reader.wait`. If the connection breaks while the request
+                is added, the error says how to go on without asking twice.
+
+        Cancellation: what was sent is added all the same; the same key or correlation ID resumes.
+        """
+        deadline = trio.current_time() + timeout_seconds
+        correlation_id, key = _identity(request)
+        reply_to = request.reply_to or companion_key(request.stream, Kind.REPLY, request.principal)
+        # Before anything is added: a wait that is refused must not leave a question behind.
+        with self._hub.watch((reply_to,)) as watch:
+            at = await self.prepare(reply_to)
+            added = await self._add(request, Stamp(request.principal, correlation_id, reply_to), key)
+            (request_id,) = added.ids
+            if added.duplicate:
+                asked = entry_ids.parse(request_id) or (0, 0)
+                at = f"{max(0, asked[0] - _CLOCKS_DIFFER)}-0"
+            reply, at = await self._wait(watch, reply_to, correlation_id, at, deadline)
+        return Requested(request_id, correlation_id, reply_to, added.duplicate, reply, at)
+
+    async def prepare(self, reply_to: str) -> str:
+        """Make a reply stream of ours exist for a while longer; return where any reply stream ends."""
+        async with explained(self._commands, reply_to):
+            if is_reply_stream(reply_to):
+                last = await self._manager.run_script(
+                    _REPLY_STREAM, keys=[reply_to], args=[MAX_REPLIES, self._keep_ms], replay=Replay.SAFE
+                )
+                return str(last, "ascii")
+        summary = await self._lister.position(reply_to)
+        return entry_ids.ZERO if summary is None else summary.last_id
+
+    async def _add(self, request: Request, stamp: Stamp, key: str) -> Added:
+        try:
+            return await self._publisher.add(request.stream, [request.members], stamp, idempotency_key=key)
+        except BusError as error:
+            if error.code not in _PASSING:
+                raise
+            raise BusError(
+                error.code,
+                f"It is not certain that the request was added: {error.message}.",
+                cause=error.cause,
+                next_step="Make the same call again, with correlation_id "
+                f"{stamp.correlation_id!r}: it is not added twice.",
+            ) from error
+
+    async def _wait(
+        self, watch: Watch, reply_to: str, correlation_id: str, at: str, deadline: float
+    ) -> tuple[RawEntry | None, str]:
+        while True:
+            watch.mark()
+            look_again = deadline
+            try:
+                reply, at = await self._look(reply_to, correlation_id, at)
+            except BusError as error:
+                if error.code not in _PASSING:
+                    raise
+                # The request is there; a look that failed is no reason to lose its answer.
+                reply, look_again = None, min(deadline, trio.current_time() + _RETRY_LOOK)
+            if reply is not None or self._hub.draining or trio.current_time() >= deadline:
+                return reply, at
+            with trio.move_on_at(look_again):
+                await watch.changed()
+
+    async def _look(self, reply_to: str, correlation_id: str, at: str) -> tuple[RawEntry | None, str]:
+        """Look through the reply stream after `at`; return the answer, if any, and the last ID seen."""
+        while True:
+            async with explained(self._commands, reply_to):
+                page = await self._commands.xrange(reply_to, f"({at}", "+", _PAGE, lane=Lane.BULK)
+            for entry in page:
+                at = entry.id
+                if _correlation_of(entry) == correlation_id:
+                    return entry, at
+            if len(page) < _PAGE:
+                return None, at
+
+
+def is_reply_stream(key: str) -> bool:
+    """Tell whether `key` is a reply stream of ours, as opposed to one that a caller named."""
+    return f":rs:{Kind.REPLY.value}:" in key
+
+
+def _identity(request: Request) -> tuple[str, str]:
+    """Return a request's correlation ID and the key under which it is added once."""
+    correlation_id, key = request.correlation_id, request.idempotency_key
+    if correlation_id is None and key is not None:
+        asked = f"{request.principal}\0{request.stream}\0{key}"
+        correlation_id = hashlib.sha256(asked.encode()).hexdigest()[:32]
+    correlation_id = correlation_id or secrets.token_hex(16)
+    return correlation_id, key or f"request:{correlation_id}"
+
+
+def _correlation_of(entry: RawEntry) -> str | None:
+    decoded = decode(entry.fields)
+    if decoded.stamp.correlation_id is not None:
+        return decoded.stamp.correlation_id
+    # Programs outside redstreamd stamp nothing; theirs is a field like any other.
+    plain = None if decoded.stamp.sender is not None else decoded.members.get("correlation_id")
+    return plain if isinstance(plain, str) else None

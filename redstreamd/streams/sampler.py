@@ -1,0 +1,228 @@
+"""Samples streams that somebody asked about, so that the next question can be answered with rates.
+
+Owns a short history per stream and what follows from it. A question registers a stream; a stream
+that nobody asks about any more is forgotten. The cost for Redis is bounded: one script per stream and
+interval, for a bounded number of streams, and groups are looked at only where they are few.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Mapping
+
+import attrs
+import trio
+
+from redstreamd.errors import BusError
+from redstreamd.redisio import replies
+from redstreamd.redisio.manager import Manager, Replay
+from redstreamd.streams.concurrently import gather
+from redstreamd.streams.scripts import load
+
+_SAMPLE = load("sample")
+
+#: Streams sampled at a time. A sample takes the server 13 µs with one group, 250 µs with 100, so
+#: all of them together at most 0.5 % of its time at an interval of five seconds.
+MAX_STREAMS = 100
+#: Groups up to which they are sampled, too.
+MAX_GROUPS = 100
+#: Samples kept per stream: ten minutes of them.
+_KEPT = 120
+#: Seconds after the last question at which a stream is forgotten.
+_FORGET = 1_800.0
+
+
+@attrs.frozen
+class GroupSample:
+    """A group at one time; `read` and `lag` are None where the server cannot tell."""
+
+    pending: int
+    read: int | None
+    lag: int | None
+
+
+@attrs.frozen
+class Sample:
+    """A stream at one time.
+
+    Attributes:
+        at: The server's time in seconds.
+        added: Entries ever added; None before Redis 7.0.
+        length: Entries in it.
+        groups: Its groups by name; empty if there are more than `MAX_GROUPS`.
+    """
+
+    at: float
+    added: int | None
+    length: int
+    groups: Mapping[str, GroupSample]
+
+
+@attrs.frozen
+class GroupRates:
+    """What happened in a group between two samples.
+
+    Attributes:
+        acknowledged_per_second: Entries finished, in whatever way; None if it cannot be told.
+        processing_seconds: How long an entry stays pending on average, by Little's law: the mean number
+            pending over the rate at which they are finished. None if none was finished.
+        lag_per_second: By how much the lag grows (or shrinks, if negative).
+    """
+
+    acknowledged_per_second: float | None
+    processing_seconds: float | None
+    lag_per_second: float | None
+
+
+@attrs.frozen
+class Rates:
+    """What happened in a stream between the first and the last sample that are kept.
+
+    Attributes:
+        window_seconds: The time between them.
+        added_per_second: Entries added; None before Redis 7.0.
+        growth_per_second: Entries by which it grew, after trimming.
+        groups: The same for each group.
+    """
+
+    window_seconds: float
+    added_per_second: float | None
+    growth_per_second: float
+    groups: Mapping[str, GroupRates]
+
+
+@attrs.frozen
+class SamplerStatistics:
+    """A snapshot of the sampler: streams followed, samples taken and samples that failed so far."""
+
+    streams: int
+    samples: int
+    failures: int
+
+
+@attrs.define
+class _Followed:
+    asked_at: float
+    samples: deque[Sample] = attrs.field(factory=lambda: deque(maxlen=_KEPT))
+
+
+class Sampler:
+    """Follows streams that somebody asked about; a supervised child runs it."""
+
+    def __init__(self, manager: Manager, *, interval_seconds: float = 5.0) -> None:
+        """Sample through `manager` every `interval_seconds`."""
+        self._manager = manager
+        self._interval = interval_seconds
+        # In the order of the last question, so that the first is the one to drop.
+        self._followed: dict[str, _Followed] = {}
+        self._asked = trio.Event()
+        self._samples = 0
+        self._failures = 0
+
+    def statistics(self) -> SamplerStatistics:
+        """Return a snapshot."""
+        return SamplerStatistics(len(self._followed), self._samples, self._failures)
+
+    def rates(self, stream: str) -> Rates | None:
+        """Return what is known of a stream's rates and follow it from now on; None until there is enough.
+
+        The stream that was not asked about for longest gives way to a new one beyond `MAX_STREAMS`.
+        """
+        followed = self._followed.pop(stream, None)
+        if followed is None:
+            while len(self._followed) >= MAX_STREAMS:
+                del self._followed[next(iter(self._followed))]
+            followed = _Followed(trio.current_time())
+        followed.asked_at = trio.current_time()
+        self._followed[stream] = followed
+        self._asked.set()
+        return rates_between(followed.samples)
+
+    async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
+        """Sample until cancelled. Redis being down is not a failure: it leaves a gap."""
+        task_status.started()
+        while True:
+            if not self._followed:
+                self._asked = trio.Event()
+                await self._asked.wait()
+            await self._sample_all()
+            await trio.sleep(self._interval)
+
+    async def _sample_all(self) -> None:
+        oldest = trio.current_time() - _FORGET
+        self._followed = {name: each for name, each in self._followed.items() if each.asked_at > oldest}
+        names = list(self._followed)
+        if not names:
+            return
+        for name, sample in (await gather(self._sample, names)).items():
+            followed = self._followed.get(name)
+            if sample is not None and followed is not None:
+                followed.samples.append(sample)
+
+    async def _sample(self, stream: str) -> Sample | None:
+        try:
+            reply = await self._manager.run_script(
+                _SAMPLE, keys=[stream], args=[MAX_GROUPS], replay=Replay.SAFE
+            )
+        except BusError:
+            self._failures += 1
+            return None
+        self._samples += 1
+        if not reply:
+            return None
+        now, added, length, groups = reply
+        return Sample(
+            at=now / 1000,
+            added=_known(added),
+            length=length,
+            groups={
+                replies.name(name): _group_sample(pending, _known(read), _known(lag), _known(added))
+                for name, pending, read, lag in groups
+            },
+        )
+
+
+def rates_between(samples: deque[Sample]) -> Rates | None:
+    """Return what happened between the first and the last of `samples`; None for fewer than two."""
+    if len(samples) < 2 or samples[-1].at <= samples[0].at:
+        return None
+    first, last = samples[0], samples[-1]
+    window = last.at - first.at
+    return Rates(
+        window_seconds=window,
+        added_per_second=_rate(first.added, last.added, window),
+        growth_per_second=(last.length - first.length) / window,
+        groups={name: _group_rates(name, samples, window) for name in last.groups if name in first.groups},
+    )
+
+
+def _group_rates(name: str, samples: deque[Sample], window: float) -> GroupRates:
+    first, last = samples[0].groups[name], samples[-1].groups[name]
+    done = None
+    if first.read is not None and last.read is not None:
+        done = _rate(first.read - first.pending, last.read - last.pending, window)
+    held = [sample.groups[name].pending for sample in samples if name in sample.groups]
+    lags = None if first.lag is None or last.lag is None else (last.lag - first.lag) / window
+    return GroupRates(
+        acknowledged_per_second=done,
+        processing_seconds=sum(held) / len(held) / done if done else None,
+        lag_per_second=lags,
+    )
+
+
+def _rate(first: int | None, last: int | None, window: float) -> float | None:
+    # A counter that fell was reset: the stream was made anew, or the group's position was set.
+    if first is None or last is None or last < first:
+        return None
+    return (last - first) / window
+
+
+def _group_sample(pending: int, read: int | None, lag: int | None, added: int | None) -> GroupSample:
+    if read is None and lag is not None and added is not None:
+        # The server knows where the group is, though it did not count how it came there.
+        read = added - lag
+    return GroupSample(pending, read, lag)
+
+
+def _known(number: int) -> int | None:
+    return None if number < 0 else number

@@ -1,0 +1,202 @@
+"""Whether the server keeps what it is given: persistence, memory and replication, as far as it tells."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import attrs
+
+from redstreamd.errors import BusError, Code
+from redstreamd.redisio.commands import Commands
+from redstreamd.streams.findings import Finding, Severity
+
+_SECTIONS = ("persistence", "memory", "replication")
+_NEARLY_FULL, _FULL = 0.9, 0.99
+#: Seconds by which a replica may trail.
+_REPLICA_LAG = 10
+
+
+@attrs.frozen
+class ServerFacts:
+    """What INFO and the save points say.
+
+    Attributes:
+        info: The lines of the sections that could be read.
+        save_points: The setting ``save``; "" for none, None if it may not be read.
+        unreadable: What could not be read, and why.
+    """
+
+    info: dict[str, str]
+    save_points: str | None
+    unreadable: dict[str, str]
+
+    def number(self, name: str) -> int:
+        """Return a figure of INFO; 0 if it is absent."""
+        text = self.info.get(name, "0")
+        return int(text) if text.lstrip("-").isdigit() else 0
+
+
+async def server_facts(commands: Commands) -> ServerFacts:
+    """Ask the server about itself; what its user may not ask is left out, and said.
+
+    Raises:
+        BusError: CONNECTION_ERROR and the like.
+    """
+    info: dict[str, str] = {}
+    unreadable: dict[str, str] = {}
+    save_points = None
+    for section in _SECTIONS:
+        try:
+            info |= await commands.info(section)
+        except BusError as error:
+            unreadable[f"INFO {section}"] = _why(error)
+    try:
+        save_points = await commands.config_get("save")
+    except BusError as error:
+        unreadable["CONFIG GET save"] = _why(error)
+    return ServerFacts(info, save_points, unreadable)
+
+
+def _why(error: BusError) -> str:
+    if error.code not in (Code.PERMISSION_DENIED, Code.INTERNAL):
+        raise error
+    return error.cause
+
+
+def server_summary(facts: ServerFacts) -> dict[str, Any]:
+    """Return the figures that the findings rest on."""
+    names = (
+        "aof_enabled",
+        "aof_last_write_status",
+        "rdb_last_bgsave_status",
+        "rdb_changes_since_last_save",
+        "used_memory",
+        "maxmemory",
+        "maxmemory_policy",
+        "role",
+        "connected_slaves",
+    )
+    return {name: facts.info[name] for name in names if name in facts.info} | (
+        {} if facts.save_points is None else {"save": facts.save_points}
+    )
+
+
+def server_findings(facts: ServerFacts) -> Iterator[Finding]:
+    """Say what stands out in the server."""
+    yield from _persistence(facts)
+    yield from _memory(facts)
+    yield from _replication(facts)
+
+
+def _persistence(facts: ServerFacts) -> Iterator[Finding]:
+    info = facts.info
+    if "aof_enabled" not in info:
+        return
+    unsaved = facts.number("rdb_changes_since_last_save")
+    for field, what in (
+        ("rdb_last_bgsave_status", "snapshot"),
+        ("aof_last_write_status", "append-only file"),
+    ):
+        if info.get(field, "ok") != "ok":
+            yield Finding(
+                Severity.CRITICAL,
+                "save_failed",
+                f"The last write of the {what} failed: a restart loses what came since, and the server may "
+                "refuse writes. The Redis log names the reason; usually the disk is full.",
+                {field: info[field], "changes_since_last_save": unsaved},
+            )
+    if info["aof_enabled"] == "1":
+        return
+    if facts.save_points == "":
+        yield Finding(
+            Severity.WARNING,
+            "no_persistence",
+            "Redis keeps everything in memory only: a restart loses every stream. "
+            "Set appendonly yes in its configuration.",
+            {"aof_enabled": False, "save": "", "changes_since_last_save": unsaved},
+        )
+    else:
+        yield Finding(
+            Severity.NOTICE,
+            "snapshots_only",
+            "Redis has no append-only file: a crash loses what came after the last snapshot. "
+            "Set appendonly yes in its configuration.",
+            {"aof_enabled": False, "save": facts.save_points, "changes_since_last_save": unsaved},
+        )
+
+
+def _memory(facts: ServerFacts) -> Iterator[Finding]:
+    used, most = facts.number("used_memory"), facts.number("maxmemory")
+    if not most:
+        return
+    policy = facts.info.get("maxmemory_policy", "noeviction")
+    evidence = {"used_memory": used, "maxmemory": most, "maxmemory_policy": policy}
+    if policy.startswith("allkeys"):
+        yield Finding(
+            Severity.WARNING,
+            "eviction",
+            "When memory is full, Redis deletes whole keys, and streams, leases and dead letters are keys. "
+            "Set maxmemory-policy noeviction.",
+            evidence,
+        )
+    elif policy.startswith("volatile"):
+        yield Finding(
+            Severity.NOTICE,
+            "eviction_of_expiring_keys",
+            "When memory is full, Redis deletes keys that expire, such as the records of idempotency keys: "
+            "a repeated call may then add twice. Set maxmemory-policy noeviction.",
+            evidence,
+        )
+    if used >= most * _NEARLY_FULL:
+        yield Finding(
+            Severity.CRITICAL if used >= most * _FULL else Severity.WARNING,
+            "memory_nearly_full",
+            "Redis is near its memory limit; beyond it, adding is refused or keys are evicted. "
+            "Trim streams, or raise maxmemory.",
+            evidence,
+            tool="stream_list",
+        )
+
+
+def _replication(facts: ServerFacts) -> Iterator[Finding]:
+    info = facts.info
+    if info.get("role") == "slave":
+        yield Finding(
+            Severity.CRITICAL,
+            "read_only_replica",
+            "This server is a replica: nothing can be added or taken. Point redstreamd at the primary.",
+            {"primary": f"{info.get('master_host')}:{info.get('master_port')}"}
+            | {"link": info.get("master_link_status")},
+        )
+    elif info.get("role") == "master":
+        replicas = facts.number("connected_slaves")
+        if not replicas:
+            yield Finding(
+                Severity.NOTICE,
+                "no_replica",
+                "No replica is connected: if this machine is lost, so is what its disk held.",
+                {"connected_replicas": 0},
+            )
+        late = [
+            info[f"slave{number}"]
+            for number in range(replicas)
+            if _is_late(_parts(info.get(f"slave{number}", "")))
+        ]
+        if late:
+            yield Finding(
+                Severity.WARNING,
+                "replica_behind",
+                "A replica is not in step: after a failover, what was added meanwhile would be missing.",
+                {"replicas": late[:5], "connected_replicas": replicas},
+            )
+
+
+def _parts(line: str) -> dict[str, str]:
+    pairs = (part.partition("=") for part in line.split(","))
+    return {name: value for name, equals, value in pairs if equals}
+
+
+def _is_late(replica: dict[str, str]) -> bool:
+    lag = replica.get("lag", "0")
+    return replica.get("state", "online") != "online" or (lag.isdigit() and int(lag) > _REPLICA_LAG)

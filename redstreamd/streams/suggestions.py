@@ -1,0 +1,117 @@
+"""What a person may be about to type: names that exist and begin with what is there already.
+
+Owns the search; what is being filled in, a template or a prompt, is not known here. Every search is bounded,
+and finds nothing where there is nothing to look in.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Awaitable, Callable, Mapping
+
+import attrs
+
+from redstreamd.errors import BusError, Code
+from redstreamd.streams.bus import Bus
+from redstreamd.streams.facts import Facts
+
+#: What the specification lets one answer hold (server/utilities/completion).
+MAX_SUGGESTIONS = 100
+#: Entries whose IDs are suggested: the latest, since those are the ones that people look for.
+_LATEST = 20
+
+_GLOB = re.compile(r"([*?\[\]\\^])")
+_ABSENT = frozenset(
+    {
+        Code.STREAM_NOT_FOUND,
+        Code.GROUP_NOT_FOUND,
+        Code.INVALID_STREAM,
+        Code.INVALID_GROUP,
+        Code.INVALID_ARGUMENT,
+        Code.WRONG_TYPE,
+        Code.TOO_LARGE,
+    }
+)
+
+
+@attrs.frozen
+class Suggestions:
+    """Names that begin with what was given.
+
+    Attributes:
+        names: At most `MAX_SUGGESTIONS`, sorted; entry IDs newest first.
+        total: How many there are.
+    """
+
+    names: list[str]
+    total: int
+
+
+class Suggester:
+    """Finds suggestions for arguments, by their names: stream, group, consumer, entry_id and field."""
+
+    def __init__(self, facts: Facts) -> None:
+        """Look in the streams of `facts`."""
+        self._facts = facts
+        self._searches: dict[str, Callable[[str, Mapping[str, str]], Awaitable[list[str]]]] = {
+            "stream": self._streams,
+            "group": self._groups,
+            "consumer": self._consumers,
+            "entry_id": self._entry_ids,
+            "field": self._fields,
+        }
+
+    async def suggest(self, argument: str, prefix: str, others: Mapping[str, str]) -> Suggestions:
+        """Return what begins with `prefix`; nothing for an argument that has no names to choose from.
+
+        Args:
+            argument: The argument's name.
+            prefix: What is there already.
+            others: Arguments that were filled in before: a group is looked for in their stream.
+
+        Raises:
+            BusError: CONNECTION_ERROR and the like. That there is no such stream is no error.
+        """
+        search = self._searches.get(argument)
+        if search is None:
+            return Suggestions([], 0)
+        try:
+            found = [name for name in await search(prefix, others) if name.startswith(prefix)]
+        except BusError as error:
+            if error.code not in _ABSENT:
+                raise
+            found = []
+        return Suggestions(found[:MAX_SUGGESTIONS], len(found))
+
+    @property
+    def _bus(self) -> Bus:
+        return self._facts.bus
+
+    async def _streams(self, prefix: str, _others: Mapping[str, str]) -> list[str]:
+        return await self._bus.lister.names(_GLOB.sub(r"\\\1", prefix) + "*")
+
+    async def _groups(self, _prefix: str, others: Mapping[str, str]) -> list[str]:
+        if "stream" not in others:
+            return []
+        self._facts.check(others["stream"])
+        return sorted(each.name for each in await self._bus.commands.xinfo_groups(others["stream"]))
+
+    async def _consumers(self, _prefix: str, others: Mapping[str, str]) -> list[str]:
+        if "stream" not in others or "group" not in others:
+            return []
+        self._facts.check(others["stream"], others["group"])
+        consumers = await self._bus.commands.xinfo_consumers(others["stream"], others["group"])
+        return sorted(each.name for each in consumers)
+
+    async def _entry_ids(self, _prefix: str, others: Mapping[str, str]) -> list[str]:
+        if "stream" not in others:
+            return []
+        self._facts.check(others["stream"])
+        page = await self._bus.reader.read(others["stream"], direction="backward", count=_LATEST)
+        return [entry.id for entry in page.entries]
+
+    async def _fields(self, _prefix: str, others: Mapping[str, str]) -> list[str]:
+        if "stream" not in others or "entry_id" not in others:
+            return []
+        entry = await self._facts.entry(others["stream"], others["entry_id"])
+        return sorted(entry["fields"])

@@ -1,0 +1,136 @@
+"""What can be subscribed to, and how one tells that it changed.
+
+Owns the three kinds of topic: for each the keys whose changes announce one, and the look that makes sure.
+A look returns a version, a short text: two that are equal mean that a subscriber has nothing new to read.
+Who is told, and when, is the business of `updates`.
+
+Looking is what keeps updates honest: the tail hub also wakes after a reconnect and on its slow sweep,
+when nothing need have changed, and some changes wake nobody.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import math
+from typing import ClassVar, Protocol
+
+import attrs
+
+from redstreamd.redisio.commands import Commands
+from redstreamd.streams.listing import Lister
+from redstreamd.streams.names import Kind, companion_key
+from redstreamd.streams.problems import explained
+
+
+@attrs.frozen
+class Sources:
+    """Where looks ask.
+
+    Attributes:
+        commands: For one stream or group.
+        lister: For all streams.
+    """
+
+    commands: Commands
+    lister: Lister
+
+
+class Topic(Protocol):
+    """Something that changes.
+
+    Attributes:
+        pause_seconds: Least time between two looks, so also between two updates.
+        poll_seconds: Most time between two looks; infinite where every change is pushed.
+    """
+
+    pause_seconds: ClassVar[float]
+    poll_seconds: ClassVar[float]
+
+    def keys(self) -> tuple[str, ...]:
+        """Return the keys whose changes call for a look."""
+        ...
+
+    async def look(self, sources: Sources) -> str:
+        """Return the present version.
+
+        Raises:
+            BusError: It could not be told, or there is no such thing.
+        """
+        ...
+
+
+@attrs.frozen
+class StreamTopic:
+    """The entries of a stream, which need not exist yet; also whether it has groups."""
+
+    stream: str
+
+    # Ten updates a second are more than an agent can act on, and bound the looks of a busy stream.
+    pause_seconds: ClassVar[float] = 0.1
+    poll_seconds: ClassVar[float] = math.inf
+
+    def keys(self) -> tuple[str, ...]:
+        """Return the stream itself: whatever changes its entries changes this key."""
+        return (self.stream,)
+
+    async def look(self, sources: Sources) -> str:
+        """Ask where the stream ends and how long it is, without any content."""
+        summary = await sources.lister.position(self.stream)
+        return "none" if summary is None else f"{summary.last_id}/{summary.length}/{summary.groups}"
+
+
+@attrs.frozen
+class GroupTopic:
+    """What a consumer group was given, holds and has finished.
+
+    Deliveries and acknowledgements change no watched key of the stream. Those made through redstreamd
+    change the group's due set, which lies in a key of its own; those of other programs are found by
+    polling.
+    """
+
+    stream: str
+    group: str
+
+    # A group that works changes with every entry, and each look costs the server O(groups + consumers).
+    pause_seconds: ClassVar[float] = 1.0
+    poll_seconds: ClassVar[float] = 5.0
+
+    def keys(self) -> tuple[str, ...]:
+        """Return the stream, for new entries and the group's making and end, and the due set."""
+        return (self.stream, companion_key(self.stream, Kind.DUE, self.group))
+
+    async def look(self, sources: Sources) -> str:
+        """Ask for the group's position and for who holds how much."""
+        commands = sources.commands
+        async with explained(commands, self.stream, self.group):
+            groups = await commands.xinfo_groups(self.stream)
+            info = next((each for each in groups if each.name == self.group), None)
+            if info is None:
+                return "none"
+            held = await commands.xpending_summary(self.stream, self.group)
+        return _digest(repr((info, held)))
+
+
+@attrs.frozen
+class ListTopic:
+    """Which streams there are.
+
+    Redis pushes nothing for keys that nobody named. Keyspace notifications would, but are off by
+    default, and where on they report every write. So the names are looked through from time to time, at
+    the same cost however many subscribe.
+    """
+
+    pause_seconds: ClassVar[float] = 1.0
+    poll_seconds: ClassVar[float] = 5.0
+
+    def keys(self) -> tuple[str, ...]:
+        """Return none."""
+        return ()
+
+    async def look(self, sources: Sources) -> str:
+        """Ask for all names of streams."""
+        return _digest("\0".join(await sources.lister.names("*")))
+
+
+def _digest(text: str) -> str:
+    return hashlib.blake2b(text.encode("utf-8", "backslashreplace"), digest_size=12).hexdigest()

@@ -1,0 +1,37 @@
+"""The addresses under which streams, entries, fields and groups can be read.
+
+Owns the scheme and the escaping: each name is one path segment, in which everything but RFC 3986's
+unreserved characters is percent-encoded as UTF-8. Who serves the addresses is not known here.
+"""
+
+from __future__ import annotations
+
+from urllib.parse import quote
+
+STREAMS = "redstream://streams"
+HEALTH = "redstream://health"
+
+
+def segment(name: str) -> str:
+    """Return a name as one path segment."""
+    return quote(name, safe="")
+
+
+def stream_uri(stream: str) -> str:
+    """Return the address of a stream."""
+    return f"{STREAMS}/{segment(stream)}"
+
+
+def group_uri(stream: str, group: str) -> str:
+    """Return the address of a consumer group."""
+    return f"{stream_uri(stream)}/groups/{segment(group)}"
+
+
+def entry_uri(stream: str, entry_id: str) -> str:
+    """Return the address of an entry."""
+    return f"{stream_uri(stream)}/entries/{segment(entry_id)}"
+
+
+def field_uri(entry: str, field: str) -> str:
+    """Return the address of one field's whole value, given its entry's address."""
+    return f"{entry}/fields/{segment(field)}"

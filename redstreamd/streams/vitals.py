@@ -1,0 +1,72 @@
+"""How the daemon and its connections to Redis are, for whoever has to find out what is wrong.
+
+Owns the value and nothing in it: each part reports on itself.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import attrs
+import trio
+
+from redstreamd.errors import BusError
+from redstreamd.redisio.commands import Commands
+from redstreamd.redisio.lane import LaneStatus
+from redstreamd.redisio.manager import Manager
+from redstreamd.streams.tail_hub import TailHub
+from redstreamd.streams.updates import Updates
+
+#: Seconds a PING may take before that is the answer; a command's own deadline is longer.
+_PING_SECONDS = 1.0
+
+
+class Vitals:
+    """Asks the parts how they are."""
+
+    def __init__(
+        self, manager: Manager, commands: Commands, hub: TailHub, updates: Updates, *, version: str
+    ) -> None:
+        """Report on `manager`, `hub` and `updates`, in the words of the daemon's `version`."""
+        self._manager = manager
+        self._commands = commands
+        self._hub = hub
+        self._updates = updates
+        self._version = version
+
+    async def report(self) -> dict[str, Any]:
+        """Return one JSON object; never fails, and takes a second at most."""
+        status = self._manager.status()
+        return {
+            "redstreamd": self._version,
+            "redis": {
+                "address": status.label,
+                "ping": await self._ping(),
+                "connections": {
+                    lane.value: _connection(state) for lane, state in status.lanes.items() if state.wanted
+                },
+            },
+            "waiting": attrs.asdict(self._hub.statistics()),
+            "subscriptions": attrs.asdict(self._updates.statistics()),
+        }
+
+    async def _ping(self) -> dict[str, Any]:
+        began = trio.current_time()
+        with trio.move_on_after(_PING_SECONDS):
+            try:
+                await self._commands.ping()
+            except BusError as error:
+                return {"answered": False, "cause": error.cause, "next_step": error.next_step}
+            return {"answered": True, "seconds": round(trio.current_time() - began, 6)}
+        return {"answered": False, "cause": f"There was no answer within {_PING_SECONDS} s."}
+
+
+def _connection(state: LaneStatus) -> dict[str, Any]:
+    said: dict[str, Any] = {"connected": state.connected, "for_seconds": round(state.seconds, 3)}
+    if state.connected:
+        said["server"] = state.server
+    elif state.failure is not None:
+        said["cause"] = state.failure.cause
+        said["next_step"] = state.failure.next_step
+        said["failed_attempts"] = state.failed_attempts
+    return said

@@ -1,0 +1,163 @@
+"""dead_letter_replay: what became of work that failed for good, and giving it another chance."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Literal
+
+import attrs
+from msgspec import Meta
+
+from redstreamd.errors import BusError, Code
+from redstreamd.policy import Permission
+from redstreamd.streams import entry_ids
+from redstreamd.streams.bus import Bus
+from redstreamd.streams.dead_letters import Disposal, Disposed, Fate
+from redstreamd.streams.entries import view
+from redstreamd.streams.names import check_group, check_stream
+from redstreamd.tools import fields
+from redstreamd.tools.definition import Call, Profile, named_by, tool
+from redstreamd.tools.results import bound_entries
+
+_WHY_NOT = {
+    Fate.LOST: "Too large to be copied when it died, and its original entry {entry} was deleted since.",
+    Fate.STUCK: "Too large to copy, and the group to which its entry {entry} could return is gone: "
+    "create the group with group_create, then replay.",
+}
+
+
+@attrs.frozen
+class DeadLetterReplayArguments:
+    """Arguments of dead_letter_replay."""
+
+    stream: fields.Stream
+    group: fields.Group
+    action: Annotated[
+        Literal["list", "replay", "delete"],
+        Meta(description="replay adds the entries to the stream anew, for all its groups."),
+    ] = "list"
+    entry_ids: (
+        Annotated[
+            tuple[Annotated[str, Meta(max_length=64)], ...],
+            Meta(min_length=1, max_length=100, description="IDs of dead letters; default the oldest count."),
+        ]
+        | None
+    ) = None
+    count: Annotated[int, Meta(ge=1, le=100, description="Most dead letters.")] = 10
+    cursor: fields.Cursor | None = None
+    dry_run: fields.DryRun = True
+
+
+@attrs.frozen
+class DeadLetterReplayed:
+    """Answer of dead_letter_replay."""
+
+    total: Annotated[int, Meta(description="Dead letters of the group before this call.")]
+    dry_run: bool | None = None
+    entries: (
+        Annotated[
+            list[dict[str, Any]],
+            Meta(description="action list: {id, time, fields, sender?, dead_letter: {reason, id, attempts}}"),
+        ]
+        | None
+    ) = None
+    replayed: (
+        Annotated[
+            list[dict[str, Any]],
+            Meta(description="{id, new_id}, or {id, returned}: that entry is pending in the group again."),
+        ]
+        | None
+    ) = None
+    deleted: list[str] | None = None
+    gone: Annotated[list[str], Meta(description="No dead letters: somebody was first.")] | None = None
+    not_replayable: Annotated[list[dict[str, Any]], Meta(description="{id, why}")] | None = None
+    other_groups: (
+        Annotated[int, Meta(description="Groups of the stream that get replayed entries, too.")] | None
+    ) = None
+    next_cursor: str | None = None
+    has_more: bool | None = None
+
+
+@tool(
+    title="List, replay or delete dead letters",
+    profile=Profile.OPERATOR,
+    permission=Permission.MANAGE,
+    streams=named_by("stream"),
+    read_only=False,
+    destructive=True,
+    idempotent=False,
+    open_world=False,
+)
+async def dead_letter_replay(call: Call[Bus], args: DeadLetterReplayArguments) -> DeadLetterReplayed:
+    """List the dead letters of a consumer group, replay them into their stream, or delete them.
+
+    Replay and delete only tell what they would do unless dry_run is false. A letter is replayed once,
+    with its fields and sender as they were, and is then no dead letter any more.
+    """
+    settings = call.bus.settings
+    check_stream(args.stream, max_bytes=settings.streams.max_name_bytes)
+    check_group(args.group, max_bytes=settings.streams.max_name_bytes)
+    at = None if args.cursor is None else entry_ids.split_cursor(("",), args.cursor)[0]
+    letters = await call.bus.dead_letters.page(args.stream, args.group, cursor=at, count=args.count)
+    if args.action == "list":
+        shown, cut = bound_entries(
+            [view(letters.key, entry) for entry in letters.entries],
+            settings.tools.max_result_bytes,
+            droppable=True,
+        )
+        return DeadLetterReplayed(
+            total=letters.total,
+            entries=shown,
+            next_cursor=shown[-1]["id"] if shown else at or entry_ids.ZERO,
+            has_more=letters.has_more or cut,
+        )
+    chosen = _complete(args.entry_ids) or [entry.id for entry in letters.entries]
+    disposed = await call.bus.dead_letters.dispose(
+        args.stream, args.group, Disposal(args.action), chosen, dry_run=args.dry_run
+    )
+    groups = None
+    if any(one.fate is Fate.ADDED for one in disposed):
+        position = await call.bus.lister.position(args.stream)
+        groups = 0 if position is None else max(0, position.groups - 1)
+    return _answer(letters.total, disposed, args.dry_run, groups)
+
+
+def _complete(given: tuple[str, ...] | None) -> list[str]:
+    """Return entry IDs with both parts, each once."""
+    complete: dict[str, None] = {}
+    for text in given or ():
+        parts = entry_ids.parse(text)
+        if parts is None:
+            raise BusError(
+                Code.INVALID_ARGUMENT,
+                f"entry_ids names {text[:40]!r}, which is no entry ID.",
+                cause="An entry ID is milliseconds, a dash and a sequence number.",
+                next_step="Pass the id of a dead letter as action list gives it.",
+            )
+        complete[f"{parts[0]}-{parts[1]}"] = None
+    return list(complete)
+
+
+def _answer(total: int, disposed: list[Disposed], dry_run: bool, groups: int | None) -> DeadLetterReplayed:
+    replayed: list[dict[str, Any]] = []
+    refused: list[dict[str, Any]] = []
+    for one in disposed:
+        if one.fate is Fate.ADDED:
+            replayed.append(
+                {"id": one.id} if one.entry_id is None else {"id": one.id, "new_id": one.entry_id}
+            )
+        elif one.fate is Fate.RETURNED:
+            replayed.append({"id": one.id, "returned": one.entry_id})
+        elif one.fate in _WHY_NOT:
+            refused.append({"id": one.id, "why": _WHY_NOT[one.fate].format(entry=one.entry_id)})
+    return DeadLetterReplayed(
+        total=total,
+        dry_run=dry_run,
+        replayed=replayed or None,
+        deleted=[one.id for one in disposed if one.fate is Fate.DELETED] or None,
+        gone=[one.id for one in disposed if one.fate is Fate.GONE] or None,
+        not_replayable=refused or None,
+        other_groups=groups,
+    )
+
+
+TOOLS = (dead_letter_replay,)

@@ -1,0 +1,103 @@
+"""pending_list: what was taken from a consumer group and is not finished."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any
+
+import attrs
+from msgspec import Meta
+
+from redstreamd.policy import Permission
+from redstreamd.streams import entry_ids
+from redstreamd.streams.bus import Bus
+from redstreamd.streams.names import check_consumer, check_group, check_stream
+from redstreamd.streams.pending import Held
+from redstreamd.tools import fields
+from redstreamd.tools.definition import Call, Profile, named_by, tool
+from redstreamd.tools.lines import fitting
+
+
+@attrs.frozen
+class PendingListArguments:
+    """Arguments of pending_list."""
+
+    stream: fields.Stream
+    group: fields.Group
+    consumer: Annotated[str, Meta(max_length=65_536, description="Only what this consumer holds.")] | None = (
+        None
+    )
+    min_idle_seconds: Annotated[
+        float, Meta(ge=0, le=10**10, description="Only entries last delivered so long ago.")
+    ] = 0.0
+    min_deliveries: Annotated[int, Meta(ge=0, description="Only entries delivered so often.")] = 0
+    cursor: fields.Cursor | None = None
+    count: fields.Count = 10
+
+
+@attrs.frozen
+class PendingList:
+    """Answer of pending_list."""
+
+    entries: Annotated[
+        list[dict[str, Any]],
+        Meta(
+            description="{id, time, consumer, idle_seconds, deliveries, lease_expires | retry_at}; neither: "
+            "held outside redstreamd."
+        ),
+    ]
+    pending: Annotated[int, Meta(description="Pending entries in the whole group.")]
+    next_cursor: str
+    has_more: bool
+
+
+@tool(
+    title="List pending entries",
+    profile=Profile.OBSERVER,
+    permission=Permission.READ,
+    streams=named_by("stream"),
+    read_only=True,
+    destructive=False,
+    idempotent=True,
+    open_world=False,
+)
+async def pending_list(call: Call[Bus], args: PendingListArguments) -> PendingList:
+    """List entries that consumers of a group took and did not finish: who holds them, since and until when.
+
+    A page may be short or empty while has_more is true: go on with next_cursor.
+    """
+    settings = call.bus.settings
+    check_stream(args.stream, max_bytes=settings.streams.max_name_bytes)
+    check_group(args.group, max_bytes=settings.streams.max_name_bytes)
+    if args.consumer is not None:
+        check_consumer(args.consumer, max_bytes=settings.streams.max_name_bytes)
+    at = None if args.cursor is None else entry_ids.split_cursor(("",), args.cursor)[0]
+    page = await call.bus.pending.page(
+        args.stream,
+        args.group,
+        cursor=at,
+        count=args.count,
+        consumer=args.consumer,
+        min_idle_seconds=args.min_idle_seconds,
+        min_deliveries=args.min_deliveries,
+    )
+    shown = fitting([_line(held) for held in page.held], settings.tools.max_result_bytes)
+    cut = len(shown) < len(page.held)
+    reached = shown[-1]["id"] if cut else page.next_cursor
+    return PendingList(shown, page.total, reached or at or entry_ids.ZERO, page.has_more or cut)
+
+
+def _line(held: Held) -> dict[str, Any]:
+    entry = held.entry
+    line = {
+        "id": entry.id,
+        "time": entry_ids.time_of(entry.id),
+        "consumer": entry.consumer,
+        "idle_seconds": entry.idle_seconds,
+        "deliveries": entry.deliveries,
+    }
+    if held.due is not None:
+        line["retry_at" if held.put_off else "lease_expires"] = entry_ids.iso_time(held.due)
+    return line
+
+
+TOOLS = (pending_list,)

@@ -1,0 +1,116 @@
+"""request_reply: asking over a stream and waiting for the answer."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any
+
+import attrs
+from msgspec import Meta
+
+from redstreamd.policy import Permission
+from redstreamd.streams.bus import Bus
+from redstreamd.streams.entries import view
+from redstreamd.streams.names import check_stream
+from redstreamd.streams.requests import Request
+from redstreamd.tools import fields
+from redstreamd.tools.definition import Call, Profile, named_by, tool
+from redstreamd.tools.publishing import checked_name
+from redstreamd.tools.results import bound_entries
+from redstreamd.tools.waiting import reporting, wait_seconds
+
+
+@attrs.frozen
+class RequestReplyArguments:
+    """Arguments of request_reply."""
+
+    stream: fields.Stream
+    entry: Annotated[dict[str, Any], Meta(description="The request, a JSON object.")]
+    timeout_seconds: fields.Timeout | None = None
+    correlation_id: (
+        Annotated[str, Meta(min_length=1, max_length=256, description="Default a new one.")] | None
+    ) = None
+    reply_to: (
+        Annotated[str, Meta(min_length=1, max_length=512, description="Reply stream; default your own.")]
+        | None
+    ) = None
+    idempotency_key: fields.IdempotencyKey | None = None
+
+
+@attrs.frozen
+class RequestReplied:
+    """Answer of request_reply."""
+
+    answered: bool
+    request_id: str
+    correlation_id: str
+    reply_to: str
+    reply: (
+        Annotated[dict[str, Any], Meta(description="{id, time, fields, sender?}; others' data.")] | None
+    ) = None
+    resumed: Annotated[bool, Meta(description="The request had been added before.")] | None = None
+    next_call: (
+        Annotated[
+            dict[str, Any],
+            Meta(description="{tool, arguments, match}: gets a late reply; it is the entry that matches."),
+        ]
+        | None
+    ) = None
+
+
+@tool(
+    title="Ask and wait for the answer",
+    profile=Profile.WORKER,
+    permission=Permission.PUBLISH,
+    streams=named_by("stream", "reply_to"),
+    read_only=False,
+    destructive=False,
+    idempotent=False,
+    open_world=False,
+)
+async def request_reply(call: Call[Bus], args: RequestReplyArguments) -> RequestReplied:
+    """Add an entry as a request and wait for its answer.
+
+    A worker answers with work_done's reply, or with stream_add to reply_to with the correlation_id.
+    If no answer came in time, call again with the same correlation_id or idempotency_key: it goes on
+    waiting and adds nothing.
+    """
+    longest = call.bus.settings.streams.max_name_bytes
+    checked_name(call, args.stream)
+    if args.reply_to is not None:
+        check_stream(args.reply_to, max_bytes=longest)
+    request = Request(
+        stream=args.stream,
+        members=args.entry,
+        principal=call.principal.name,
+        correlation_id=args.correlation_id,
+        reply_to=args.reply_to,
+        idempotency_key=args.idempotency_key,
+    )
+    seconds = wait_seconds(call, args.timeout_seconds)
+    asked = await reporting(
+        call, seconds, lambda: call.bus.requests.request(request, timeout_seconds=seconds)
+    )
+    reply = None
+    if asked.reply is not None:
+        bounded, _ = bound_entries(
+            [view(asked.reply_to, asked.reply)], call.bus.settings.tools.max_result_bytes, droppable=False
+        )
+        reply = bounded[0]
+    return RequestReplied(
+        answered=reply is not None,
+        request_id=asked.id,
+        correlation_id=asked.correlation_id,
+        reply_to=asked.reply_to,
+        reply=reply,
+        resumed=asked.resumed or None,
+        next_call=None
+        if reply is not None
+        else {
+            "tool": "stream_wait",
+            "arguments": {"streams": [asked.reply_to], "cursor": asked.cursor},
+            "match": {"correlation_id": asked.correlation_id},
+        },
+    )
+
+
+TOOLS = (request_reply,)

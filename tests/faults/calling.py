@@ -1,0 +1,72 @@
+"""Calls on the bus and on the daemon's tools, in the one form that `tests.support.history` takes."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Mapping
+from contextlib import asynccontextmanager
+from typing import Any
+
+import trio
+from redis.backoff import ConstantBackoff
+
+from redstreamd.errors import BusError, Code
+from redstreamd.redisio.manager import Manager
+from redstreamd.redisio.target import Target
+from redstreamd.settings import Settings
+from redstreamd.streams.bus import Bus
+from redstreamd.streams.codec import Stamp
+from tests.support.buses import KEY
+from tests.support.history import Add
+from tests.support.mcp_client import RawClient
+
+
+@asynccontextmanager
+async def bus_at(target: Target, **options: Any) -> AsyncIterator[Bus]:
+    """Run one daemon's domain for the block, with the given options of its connection manager."""
+    manager = Manager(target, **options)
+    bus = Bus.over(manager, Settings(), KEY)
+    async with trio.open_nursery() as nursery:
+        await nursery.start(manager.run)
+        await nursery.start(bus.hub.run)
+        yield bus
+        nursery.cancel_scope.cancel()
+
+
+#: For runs that cut connections many times a second: pauses as short as the cuts are frequent.
+QUICK: Mapping[str, Any] = {"backoff": ConstantBackoff(0.01)}
+
+
+def by_bus(bus: Bus, stream: str) -> Add:
+    """Add through the domain."""
+
+    async def add(entry: dict[str, Any], key: str | None) -> tuple[str, bool]:
+        added = await bus.publisher.add(stream, [entry], Stamp(), idempotency_key=key)
+        return added.ids[0], added.duplicate
+
+    return add
+
+
+def by_tool(client: RawClient, stream: str) -> Add:
+    """Add through the daemon's tool, over a connection that nobody else uses at the same time."""
+
+    async def add(entry: dict[str, Any], key: str | None) -> tuple[str, bool]:
+        more = {} if key is None else {"idempotency_key": key}
+        answer = await tool(client, "stream_add", stream=stream, entries=[entry], **more)
+        return answer["ids"][0], answer.get("duplicate", False)
+
+    return add
+
+
+async def tool(client: RawClient, name: str, **arguments: Any) -> dict[str, Any]:
+    """Call a tool and return its structured content.
+
+    Raises:
+        BusError: The tool answered with an error; as the agent sees it.
+    """
+    result = (await client.call_tool(name, arguments))["result"]
+    content: dict[str, Any] = result["structuredContent"]
+    if result["isError"]:
+        raise BusError(
+            Code(content["code"]), content["message"], cause=content["cause"], next_step=content["next_step"]
+        )
+    return content

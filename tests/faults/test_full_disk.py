@@ -1,0 +1,91 @@
+"""The disk under the embedded server fills up and is freed again: row 41 of the fault matrix.
+
+Needs root, to mount a small tmpfs.
+"""
+
+from __future__ import annotations
+
+import os
+import random
+import subprocess
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from redstreamd.redisio.embedded import SPACE_NEEDED
+from tests.embedded.conftest import ask
+from tests.support.daemon import Daemon, home, running_daemon
+from tests.support.history import History, Line, Told, content, entries_in
+from tests.support.servers import missing, valkey_binary
+
+DISK = 4 * SPACE_NEEDED
+STREAM = "disk:full:stream"
+
+#: Long enough for a supervisor that counted every failed write to have given up, which took 4 s.
+FULL_SECONDS = 6.0
+
+
+@pytest.fixture
+def small_disk() -> Iterator[Path]:
+    """The home of a daemon whose state directory is a disk of its own."""
+    valkey_binary()
+    if os.geteuid() != 0:
+        missing("a small tmpfs", "run as root")
+    with home() as directory:
+        state = directory / "state"
+        state.mkdir()
+        subprocess.run(["mount", "-t", "tmpfs", "-o", f"size={DISK}", "tmpfs", state], check=True)
+        try:
+            yield directory
+        finally:
+            subprocess.run(["umount", "--lazy", state], check=True)
+
+
+@pytest.mark.parametrize("times", [1, pytest.param(10, marks=pytest.mark.soak)])
+def test_a_full_disk_is_a_clear_error_and_ends_by_itself_with_nothing_lost(
+    small_disk: Path, rng: random.Random, times: int
+) -> None:
+    history = History()
+    number = 0
+
+    def add(daemon: Daemon, padding: int) -> dict[str, object]:
+        nonlocal number
+        number += 1
+        entry = content(number) | {"padding": "x" * padding}
+        answer = daemon.call("stream_add", stream=STREAM, entries=[entry])["structuredContent"]
+        code = answer.get("code")
+        if code is None:
+            history.lines[number] = Line(Told.ACKNOWLEDGED, answer["ids"][0])
+        else:
+            told = Told.REFUSED if code == "CONNECTION_ERROR" else Told.UNKNOWN
+            history.lines[number] = Line(told, code=code)
+        return answer
+
+    ballast = small_disk / "state" / "ballast"
+    with running_daemon(None, directory=small_disk) as daemon:
+        while "ids" not in add(daemon, 0):
+            time.sleep(0.05)
+        for _ in range(times):
+            free = os.statvfs(ballast.parent)
+            ballast.write_bytes(b"\0" * (free.f_bavail * free.f_frsize - rng.randint(200_000, 600_000)))
+            # Whoever writes into the full disk is told that nobody knows; then everybody is told why.
+            while "ids" in add(daemon, rng.randint(10_000, 60_000)):
+                pass
+            began = time.monotonic()
+            while "disk of the embedded server is full" not in str(add(daemon, 100).get("cause")):
+                assert time.monotonic() - began < 3
+            while time.monotonic() - began < FULL_SECONDS:
+                assert add(daemon, 100)["code"] == "CONNECTION_ERROR"
+                assert daemon.process.poll() is None
+                time.sleep(0.02)
+            ballast.unlink()
+            began = time.monotonic()
+            while "ids" not in add(daemon, 0):
+                assert time.monotonic() - began < 5
+                time.sleep(0.02)
+        assert daemon.log.count("waits for space") == times
+        path = str(small_disk / "state" / "redstreamd" / "embedded" / "server.sock")
+        entries = entries_in(ask(path, "XRANGE", STREAM, "-", "+"))
+    history.judge(entries, acknowledged=5 * times)

@@ -1,0 +1,99 @@
+"""Redis is killed under load, again and again: what it acknowledged is there, and there once.
+
+Row 31 of the fault matrix, and row 2 seen from the daemon's tools.
+"""
+
+from __future__ import annotations
+
+import random
+import time
+from collections.abc import Callable
+from contextlib import AbstractContextManager
+
+import pytest
+import trio
+
+from redstreamd.redisio.target import Target
+from tests.faults.calling import bus_at, by_bus
+from tests.support.daemon import running_daemon
+from tests.support.history import History, InvalidRun, Told, entries_of
+from tests.support.servers import Server, start_redis, start_valkey
+
+PERSISTENT = ("--appendonly", "yes", "--appendfsync", "always")
+
+#: Of each kind: with a key and without.
+WRITERS = 8
+
+#: Entries acknowledged between two kills; with fewer there was no load to kill under.
+LOAD = 50
+
+
+@pytest.mark.parametrize("start", [start_redis, start_valkey])
+@pytest.mark.parametrize("kills", [5, pytest.param(100, marks=pytest.mark.soak)])
+async def test_nothing_acknowledged_is_lost_when_redis_is_killed_under_load(
+    start: Callable[..., AbstractContextManager[Server]], rng: random.Random, kills: int
+) -> None:
+    history = History()
+    acknowledged = 0
+    stopping = False
+
+    with trio.fail_after(60 + 5 * kills), start(*PERSISTENT) as server:
+        async with bus_at(Target(path=server.path)) as bus:
+            add = by_bus(bus, "s")
+            numbers = iter(range(10**9))
+
+            async def write(keyed: bool) -> None:
+                nonlocal acknowledged
+                for number in numbers:
+                    if stopping:
+                        return
+                    line = await (history.add_with_key if keyed else history.add)(add, number)
+                    if line.told is Told.ACKNOWLEDGED:
+                        acknowledged += 1
+                    else:
+                        await trio.sleep(0.02)  # Redis is away; do not fill the history with refusals
+
+            async with trio.open_nursery() as writing:
+                for writer in range(2 * WRITERS):
+                    writing.start_soon(write, writer % 2 == 0)
+                for _ in range(kills):
+                    before = acknowledged
+                    with trio.move_on_after(10) as patience:
+                        while acknowledged < before + LOAD:  # noqa: ASYNC110 - writers tell nobody
+                            await trio.sleep(0.005)
+                    if patience.cancelled_caught:
+                        raise InvalidRun(f"{acknowledged - before} acknowledged in 10 s")
+                    await trio.sleep(rng.uniform(0.0, 0.05))
+                    await trio.to_thread.run_sync(server.kill)
+                    await trio.to_thread.run_sync(server.start)
+                stopping = True
+        history.judge(entries_of(server, "s"), acknowledged=kills * LOAD)
+    # They were killed in the middle of it: some writers were left without an answer.
+    assert history.count(Told.UNKNOWN) > 0
+    assert any(line.duplicate for line in history.lines.values()) or kills < 20
+    print(
+        f"{kills} kills, {acknowledged} acknowledged, {history.count(Told.UNKNOWN)} unknown, "
+        f"{sum(line.duplicate for line in history.lines.values())} found to be there when repeated"
+    )
+
+
+@pytest.mark.parametrize("times", [3, pytest.param(25, marks=pytest.mark.soak)])
+def test_the_daemon_serves_again_soon_after_redis_does(times: int, rng: random.Random) -> None:
+    """The cap of the pause between two attempts is 2 s, whatever the outage lasted."""
+    with start_redis() as server, running_daemon(server) as daemon:
+        daemon.call("stream_add", stream="orders:new:stream", entries=[{"n": 1}])
+        for _ in range(times):
+            server.stop()
+            down_until = time.monotonic() + rng.uniform(0.0, 3.0)
+            answer = daemon.call("stream_add", stream="orders:new:stream", entries=[{"n": 1}])
+            assert answer["structuredContent"]["code"] == "CONNECTION_ERROR"
+            while time.monotonic() < down_until:
+                assert daemon.call("stream_list")["isError"]
+                time.sleep(0.05)
+            server.start()
+            began = time.monotonic()
+            while daemon.call("stream_list")["isError"]:
+                assert time.monotonic() - began < 2.2
+                time.sleep(0.01)
+            assert time.monotonic() - began < 2.2
+        assert daemon.process.poll() is None

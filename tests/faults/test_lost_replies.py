@@ -1,0 +1,258 @@
+"""A fifth of all replies of Redis is lost, each with its connection: what callers are told is still true.
+
+Rows 11 and 26 to 29 of the fault matrix; see docs/reliability.md.
+"""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Awaitable, Callable, Iterator
+
+import pytest
+import trio
+
+from redstreamd.errors import BusError, Code
+from redstreamd.streams.bus import Bus
+from redstreamd.streams.codec import Stamp
+from redstreamd.streams.leases import Action, Outcome, Take
+from tests.faults.calling import QUICK, bus_at, by_bus, by_tool, tool
+from tests.redisio.running import calls, through
+from tests.support.daemon import running_daemon
+from tests.support.history import History, Told, entries_of
+from tests.support.mcp_client import raw_client
+from tests.support.proxy import Proxy, proxy_to
+from tests.support.servers import Server
+
+LOST = 0.2
+WRITERS = 8
+
+
+def lose_replies(proxy: Proxy, rng: random.Random) -> list[int]:
+    """From now on lose a fifth of what the server sends, a chunk at a time; return their count, as a cell."""
+    lost = [0]
+
+    def decide() -> float:
+        if rng.random() < LOST:
+            lost[0] += 1
+            proxy.to_client.cut_after(0)
+        return 0.0
+
+    proxy.to_client.delay = decide
+    return lost
+
+
+async def by_several(write: Callable[[int], Awaitable[object]], numbers: Iterator[int]) -> None:
+    async def go_on() -> None:
+        for number in numbers:
+            await write(number)
+
+    async with trio.open_nursery() as nursery:
+        for _ in range(WRITERS):
+            nursery.start_soon(go_on)
+
+
+@pytest.mark.parametrize("count", [1_000, pytest.param(10_000, marks=pytest.mark.soak)])
+async def test_without_a_key_a_lost_reply_is_told_and_nothing_is_added_twice(
+    server: Server, rng: random.Random, count: int
+) -> None:
+    history = History()
+    with trio.fail_after(120):
+        async with proxy_to(server.path) as proxy, bus_at(through(proxy), **QUICK) as bus:
+            await bus.commands.ping()
+            server.command("CONFIG", "RESETSTAT")
+            lost = lose_replies(proxy, rng)
+            add = by_bus(bus, "s")
+            await by_several(lambda number: history.add(add, number), iter(range(count)))
+    entries = entries_of(server, "s")
+    history.judge(entries, acknowledged=count // 3)
+    # It happened, and often; what was lost had been executed, and was not executed again.
+    assert lost[0] > count / 40
+    assert history.count(Told.UNKNOWN) > count / 40
+    assert calls(server, "xadd") == len(entries)
+
+
+@pytest.mark.parametrize("count", [1_000, pytest.param(10_000, marks=pytest.mark.soak)])
+async def test_with_a_key_every_add_is_acknowledged_and_there_once(
+    server: Server, rng: random.Random, count: int
+) -> None:
+    history = History()
+    with trio.fail_after(120):
+        async with proxy_to(server.path) as proxy, bus_at(through(proxy), **QUICK) as bus:
+            await bus.commands.ping()
+            lost = lose_replies(proxy, rng)
+            add = by_bus(bus, "s")
+            await by_several(lambda number: history.add_with_key(add, number), iter(range(count)))
+    history.judge(entries_of(server, "s"), acknowledged=count)
+    duplicates = sum(line.duplicate for line in history.lines.values())
+    assert lost[0] > count / 40
+    # The answers that were lost said the same IDs the second time.
+    assert duplicates > count / 40
+    assert server.command("XLEN", "s") == count
+
+
+async def test_an_agent_that_repeats_with_its_key_adds_once(redis: Server) -> None:
+    """The same over the daemon's tools; its pauses between connections are the real ones."""
+    history = History()
+    with trio.fail_after(120):
+        async with proxy_to(redis.path) as proxy:
+            with running_daemon("absent", REDIS_URL=f"redis://127.0.0.1:{proxy.port}") as daemon:
+                async with raw_client(daemon.path, era="modern") as client:
+                    add = by_tool(client, "orders:new:stream")
+                    await history.add_with_key(add, 0)
+                    for number in range(1, 25):
+                        if number % 4 in (0, 1) and number % 3 == 0:
+                            proxy.to_client.cut_after(0)
+                        if number % 2:
+                            await history.add_with_key(add, number)
+                        else:
+                            await history.add(add, number)
+    history.judge(entries_of(redis, "orders:new:stream"), acknowledged=20)
+    keyed = [line for line in history.lines.values() if line.keyed]
+    assert len(keyed) == 13
+    assert any(line.duplicate for line in keyed)
+    assert history.count(Told.UNKNOWN) > 0
+
+
+async def finished(bus: Bus, history: History, lease: str) -> None:
+    """Report work as done until the answer arrives; it is done for whoever hears so first."""
+    while True:
+        try:
+            settled = await bus.work.settle(lease, "me", Action.DONE)
+        except BusError:
+            continue
+        history.finished.update(settled.ids(Outcome.DONE, Outcome.ALREADY))
+        return
+
+
+async def work_off(
+    bus: Bus, history: History, consumer: str, *, keyed: bool, lease_seconds: float, entries: int
+) -> int:
+    """Take and finish until everything is finished; return how many takes had an unknown outcome."""
+    unknown = 0
+    number = 0
+    while len(history.finished) < entries:
+        number += 1
+        take = Take(
+            "s", "g", consumer, 5, lease_seconds, 0, "0", idempotency_key=f"{number}" if keyed else None
+        )
+        while True:
+            try:
+                work = await bus.work.take(take, "me", timeout_seconds=0 if keyed else 0.2)
+                break
+            except BusError as error:
+                unknown += error.code is Code.OUTCOME_UNKNOWN
+                if not keyed:
+                    work = None
+                    break
+        if work is not None and work.lease is not None:
+            await finished(bus, history, work.lease)
+    return unknown
+
+
+@pytest.mark.parametrize("count", [1_000, pytest.param(5_000, marks=pytest.mark.soak)])
+async def test_with_a_key_a_take_whose_reply_is_lost_gives_the_same_lease(
+    server: Server, rng: random.Random, count: int
+) -> None:
+    """No lease runs out here: whatever is finished was in an answer that arrived."""
+    history = History()
+    with trio.fail_after(120):
+        async with proxy_to(server.path) as proxy, bus_at(through(proxy), **QUICK) as bus:
+            for number in range(count):
+                await bus.publisher.add("s", [{"n": number}], Stamp())
+            lost = lose_replies(proxy, rng)
+            async with trio.open_nursery() as nursery:
+                for consumer in ("a", "b", "c", "d"):
+
+                    async def work(consumer: str = consumer) -> None:
+                        await work_off(bus, history, consumer, keyed=True, lease_seconds=600, entries=count)
+
+                    nursery.start_soon(work)
+    ids = [entry_id for entry_id, _ in raw_ids(server)]
+    history.judge_work(ids, pending=server.command("XPENDING", "s", "g")[0], finished=count, once=True)
+    assert lost[0] > count / 50
+
+
+@pytest.mark.parametrize("count", [200, pytest.param(1_000, marks=pytest.mark.soak)])
+async def test_without_a_key_what_was_taken_unseen_comes_back_when_the_lease_runs_out(
+    server: Server, rng: random.Random, count: int
+) -> None:
+    history = History()
+    unknown = 0
+    with trio.fail_after(120):
+        async with proxy_to(server.path) as proxy, bus_at(through(proxy), **QUICK) as bus:
+            for number in range(count):
+                await bus.publisher.add("s", [{"n": number}], Stamp())
+            lose_replies(proxy, rng)
+
+            async def work(consumer: str) -> None:
+                nonlocal unknown
+                unknown += await work_off(
+                    bus, history, consumer, keyed=False, lease_seconds=0.5, entries=count
+                )
+
+            async with trio.open_nursery() as nursery:
+                for consumer in ("a", "b", "c", "d"):
+                    nursery.start_soon(work, consumer)
+    ids = [entry_id for entry_id, _ in raw_ids(server)]
+    history.judge_work(ids, pending=server.command("XPENDING", "s", "g")[0], finished=count, once=False)
+    assert unknown > 0
+
+
+def raw_ids(server: Server) -> list[tuple[str, object]]:
+    return [(entry_id.decode(), flat) for entry_id, flat in server.command("XRANGE", "s", "-", "+")]
+
+
+async def test_a_lost_acknowledgement_is_repeated_and_answers_already_done(redis: Server) -> None:
+    with trio.fail_after(30):
+        async with proxy_to(redis.path) as proxy:
+            with running_daemon("absent", REDIS_URL=f"redis://127.0.0.1:{proxy.port}") as daemon:
+                async with raw_client(daemon.path, era="modern") as client:
+                    place = {"stream": "orders:new:stream", "group": "g"}
+                    for round_ in range(3):
+                        added = await tool(
+                            client, "stream_add", stream=place["stream"], entries=[{"n": round_}, {"n": -1}]
+                        )
+                        taken = await tool(client, "work_take", consumer="c", count=2, **place)
+                        assert [entry["id"] for entry in taken["entries"]] == added["ids"]
+                        proxy.to_client.cut_after(0)
+                        done = await tool(client, "work_done", lease=taken["lease"])
+                        assert not proxy.to_client.cut_pending
+                        assert done["already_done"] == added["ids"]
+                        assert not done.get("done")
+                        assert not done.get("lost")
+            assert redis.command("XPENDING", "orders:new:stream", "g")[0] == 0
+            assert proxy.accepted >= 4
+
+
+@pytest.mark.parametrize("count", [10_000, pytest.param(100_000, marks=pytest.mark.soak)])
+async def test_no_reader_gets_the_entries_of_another_however_many_are_cancelled(
+    redis: Server, rng: random.Random, count: int
+) -> None:
+    """The transport's own test sends ECHO; this one reads streams, as tools do."""
+    streams = 50
+    batch = [("XADD", f"s{number}", "*", "stream", f"s{number}") for number in range(streams)]
+    redis.commands(*batch)
+    numbers = iter(range(count))
+    outcomes = {"answered": 0, "cancelled": 0, "wrong": 0}
+    with trio.fail_after(240):
+        async with proxy_to(redis.path) as proxy, bus_at(through(proxy)) as bus:
+            await bus.commands.ping()
+            proxy.to_client.slice_bytes = lambda: rng.randint(1, 200)
+            proxy.to_client.delay = lambda: rng.uniform(0.0, 0.02)
+
+            async def read_again_and_again() -> None:
+                for number in numbers:
+                    stream = f"s{number % streams}"
+                    with trio.move_on_after(rng.choice([0.0, rng.uniform(0.0, 0.03), 60])) as scope:
+                        (entry,) = await bus.commands.xrange(stream, "-", "+", 1)
+                        outcomes["answered"] += 1
+                        outcomes["wrong"] += entry.fields != ((b"stream", stream.encode()),)
+                    outcomes["cancelled"] += scope.cancelled_caught
+
+            async with trio.open_nursery() as nursery:
+                for _ in range(100):
+                    nursery.start_soon(read_again_and_again)
+            assert proxy.accepted <= 2  # the command lane, and the hub's
+    assert outcomes["wrong"] == 0
+    assert outcomes["answered"] > count / 4
+    assert outcomes["cancelled"] > count / 4

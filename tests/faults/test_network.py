@@ -1,0 +1,179 @@
+"""What networks and hung servers do, seen by those who call tools: rows 3, 4, 6, 7 and 10."""
+
+from __future__ import annotations
+
+import os
+import random
+import signal
+import subprocess
+
+import pytest
+import trio
+
+from redstreamd.errors import BusError
+from redstreamd.redisio.manager import Lane
+from redstreamd.redisio.target import Target
+from tests.faults.calling import QUICK, bus_at, by_bus
+from tests.redisio.running import over_tcp, through
+from tests.support.calls import call, refusal
+from tests.support.history import History, Told, entries_of
+from tests.support.proxy import proxy_to
+from tests.support.servers import Server, missing, start_redis
+
+STREAM, GROUP = "orders:new:stream", "g"
+
+
+async def test_the_main_job_works_byte_by_byte(server: Server) -> None:
+    with trio.fail_after(60):
+        async with proxy_to(server.path) as proxy, bus_at(through(proxy)) as bus:
+            proxy.to_client.slice_bytes = lambda: 1
+            entries = [{"n": number, "text": "ä€𝄞" * number, "deep": [{"": None}]} for number in range(20)]
+            added = await call(bus, "stream_add", stream=STREAM, entries=entries)
+            read = await call(bus, "stream_read", stream=STREAM, count=20)
+            assert [entry["fields"] for entry in read["entries"]] == entries
+            waited: list[str] = []
+            async with trio.open_nursery() as nursery:
+
+                async def wait() -> None:
+                    answer = await call(bus, "stream_wait", streams=[STREAM], timeout_seconds=20)
+                    waited.extend(entry["id"] for entry in answer["entries"])
+
+                nursery.start_soon(wait)
+                while bus.hub.statistics().watches == 0:  # noqa: ASYNC110 - the hub tells nobody
+                    await trio.sleep(0.001)
+                last = await call(bus, "stream_add", stream=STREAM, entries=[{"n": "last"}])
+            assert waited == last["ids"]
+            taken = await call(bus, "work_take", stream=STREAM, group=GROUP, consumer="c", count=20)
+            assert [entry["id"] for entry in taken["entries"]] == added["ids"]
+            assert (await call(bus, "work_done", lease=taken["lease"]))["done"] == added["ids"]
+
+
+@pytest.mark.parametrize("count", [4_000, pytest.param(40_000, marks=pytest.mark.soak)])
+async def test_resets_in_the_middle_of_replies_hang_nobody_and_falsify_nothing(
+    server: Server, rng: random.Random, count: int
+) -> None:
+    """Reads are repeated and succeed; writes are acknowledged, unknown or refused, and it is so."""
+    history = History()
+    numbers = iter(range(count))
+    slowest, reads, cuts = 0.0, 0, 0
+
+    def decide() -> float:
+        nonlocal cuts
+        if rng.random() < 0.2:
+            cuts += 1
+            proxy.to_client.cut_after(rng.randint(0, 500))
+        return 0.0
+
+    with trio.fail_after(240):
+        async with proxy_to(server.path) as proxy, bus_at(through(proxy), **QUICK) as bus:
+            server.command("XADD", "read", "1-1", "text", "x" * 2_000)
+            await bus.commands.ping()
+            proxy.to_client.delay = decide
+
+            async def go_on() -> None:
+                nonlocal slowest, reads
+                for number in numbers:
+                    began = trio.current_time()
+                    if number % 2:
+                        await history.add(by_bus(bus, "s"), number)
+                    else:
+                        try:
+                            (entry,) = await bus.commands.xrange("read", "-", "+", 1)
+                            assert entry.fields == ((b"text", b"x" * 2_000),)
+                            reads += 1
+                        except BusError:
+                            pass  # five seconds of bad luck in a row
+                    slowest = max(slowest, trio.current_time() - began)
+
+            async with trio.open_nursery() as nursery:
+                for _ in range(8):
+                    nursery.start_soon(go_on)
+    history.judge(entries_of(server, "s"), acknowledged=count // 8)
+    assert slowest < 5.5
+    assert reads > count * 0.49
+    assert cuts > count / 200
+    assert history.count(Told.UNKNOWN) > 10
+
+
+@pytest.mark.parametrize("times", [2, pytest.param(25, marks=pytest.mark.soak)])
+async def test_a_hung_server_costs_one_deadline_and_is_used_again_when_it_goes_on(
+    rng: random.Random, times: int
+) -> None:
+    history = History()
+    numbers = iter(range(10**6))
+    with trio.fail_after(30 + 10 * times), start_redis() as server:
+        target = Target(path=server.path, connect_timeout=0.5)
+        async with bus_at(target, command_timeout=0.5, connect_grace=0.2) as bus:
+            add = by_bus(bus, STREAM)
+            for _ in range(times):
+                for number in (next(numbers) for _ in range(10)):
+                    assert (await history.add(add, number)).told is Told.ACKNOWLEDGED
+                await trio.sleep(rng.uniform(0, 0.2))
+                server.signal(signal.SIGSTOP)
+                began = trio.current_time()
+                async with trio.open_nursery() as nursery:
+                    for number in (next(numbers) for _ in range(10)):
+                        nursery.start_soon(history.add, add, number)
+                assert trio.current_time() - began < 0.6
+                # After the grace time everybody is told at once.
+                await history.add(add, next(numbers))
+                began = trio.current_time()
+                assert (await history.add(add, next(numbers))).code == "CONNECTION_ERROR"
+                assert trio.current_time() - began < 0.1
+                server.signal(signal.SIGCONT)
+                began = trio.current_time()
+                while (await history.add(add, next(numbers))).told is not Told.ACKNOWLEDGED:
+                    assert trio.current_time() - began < 2.5
+                    await trio.sleep(0.01)
+        history.judge(entries_of(server, STREAM), acknowledged=11 * times)
+    assert history.count(Told.UNKNOWN) == 10 * times
+
+
+async def test_a_deadline_holds_for_tools_when_the_network_is_slow(redis: Server) -> None:
+    with trio.fail_after(20):
+        async with proxy_to(redis.path) as proxy, bus_at(through(proxy), command_timeout=0.3) as bus:
+            await bus.commands.ping()
+            proxy.to_client.delay = lambda: 0.5
+            for name, arguments, code in (
+                ("stream_read", {"stream": STREAM}, "TIMEOUT"),
+                ("stream_add", {"stream": STREAM, "entries": [{"n": 1}]}, "OUTCOME_UNKNOWN"),
+            ):
+                began = trio.current_time()
+                error = await refusal(bus, name, **arguments)
+                assert trio.current_time() - began < 0.35
+                # The first lost the connection, so the second has none, and nobody knows less.
+                assert error["code"] in (code, "CONNECTION_ERROR")
+
+
+@pytest.mark.parametrize("way", ["CLIENT KILL", "ss -K"])
+@pytest.mark.parametrize("times", [3, pytest.param(25, marks=pytest.mark.soak)])
+async def test_a_destroyed_connection_is_replaced_within_half_a_second(
+    redis: Server, way: str, times: int
+) -> None:
+    with trio.fail_after(20 + 3 * times):
+        async with bus_at(over_tcp(redis)) as bus:
+            for number in range(times):
+                await call(bus, "stream_add", stream=STREAM, entries=[{"n": number}])
+                await trio.sleep(1.1)  # long enough to count as a connection that worked
+                before = await bus.commands._manager.execute("CLIENT", "ID")
+                if way == "CLIENT KILL":
+                    assert redis.command("CLIENT", "KILL", "ID", before) == 1
+                else:
+                    destroy(redis.port)
+                began = trio.current_time()
+                while bus.commands._manager.status().lanes[Lane.COMMAND].connected:  # noqa: ASYNC110
+                    await trio.sleep(0.001)
+                assert (await call(bus, "stream_read", stream=STREAM, count=100))["entries"]
+                assert trio.current_time() - began < 0.5
+                assert await bus.commands._manager.execute("CLIENT", "ID") != before
+            assert redis.command("XLEN", STREAM) == times
+
+
+def destroy(port: int) -> None:
+    """Destroy every TCP connection to the server, from outside both processes."""
+    if os.geteuid() != 0:
+        missing("the right to destroy sockets", "run as root, with iproute2")
+    done = subprocess.run(
+        ["ss", "-K", "dst", "127.0.0.1", f"dport = {port}"], capture_output=True, check=True
+    )
+    assert str(port).encode() in done.stdout

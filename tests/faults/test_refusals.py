@@ -1,0 +1,272 @@
+"""A server that answers, and refuses: rows 12 to 15, 17 to 19 and 21 to 23, at the level of tools."""
+
+from __future__ import annotations
+
+import random
+import socket
+from typing import Any
+
+import hiredis
+import trio
+
+from redstreamd.redisio.manager import Lane
+from redstreamd.redisio.target import Target
+from redstreamd.streams.bus import Bus
+from tests.faults.calling import bus_at, by_bus
+from tests.redisio.running import calls, until
+from tests.support.buses import running_bus
+from tests.support.calls import call, refusal
+from tests.support.history import History, Told, entries_of
+from tests.support.servers import Server, start_redis
+
+STREAM, GROUP = "orders:new:stream", "g"
+ADD = {"stream": STREAM, "entries": [{"n": 1}]}
+
+
+def lane_failures(bus: Bus) -> object:
+    """What the command lane has against its connections; None as long as the first one lives."""
+    return bus.commands._manager.status().lanes[Lane.COMMAND].failure
+
+
+async def test_a_full_server_is_named_called_upon_with_pauses_and_used_when_there_is_room() -> None:
+    with trio.fail_after(30), start_redis() as server, socket.socket(socket.AF_UNIX) as only:
+        only.connect(server.path)
+
+        def ask(*args: str | int) -> Any:
+            only.sendall(hiredis.pack_command(args))
+            reader = hiredis.Reader()
+            while (reply := reader.gets()) is False:
+                reader.feed(only.recv(1 << 16))
+            return reply
+
+        def turned_away() -> int:
+            line = next(
+                each for each in ask("INFO", "stats").decode().splitlines() if "rejected_conn" in each
+            )
+            return int(line.partition(":")[2])
+
+        assert ask("CONFIG", "SET", "maxclients", 1) == b"OK"
+        async with bus_at(Target(path=server.path)) as bus:
+            error = await refusal(bus, "stream_add", **ADD)
+            assert error["code"] == "CONNECTION_ERROR"
+            assert "max number of clients" in error["cause"]
+            before = turned_away()
+            await trio.sleep(2)
+            # Half the cap of 2 s is the shortest of the later pauses; two lanes may be trying.
+            assert turned_away() - before <= 8
+            assert ask("CONFIG", "SET", "maxclients", 100) == b"OK"
+            began = trio.current_time()
+            await bus.commands._manager.wait_connected()
+            await call(bus, "stream_add", **ADD)
+            assert trio.current_time() - began < 2.2
+
+
+async def test_the_first_call_after_loading_succeeds_within_a_second(server: Server) -> None:
+    with trio.fail_after(30):
+        server.commands(
+            ("CONFIG", "SET", "key-load-delay", 200, "loading-process-events-interval-bytes", 1024),
+            ("DEBUG", "POPULATE", 5_000),
+        )
+        try:
+            async with running_bus(server) as bus, trio.open_nursery() as nursery:
+                await bus.commands.ping()
+                nursery.start_soon(trio.to_thread.run_sync, server.command, "DEBUG", "RELOAD")
+                await until(lambda: str(server.command("PING")).startswith("LOADING"))
+                served = trio.Event()
+
+                async def add() -> None:
+                    await call(bus, "stream_add", **ADD)
+                    served.set()
+
+                nursery.start_soon(add)
+                await until(lambda: server.command("PING") == b"PONG")
+                with trio.fail_after(1):
+                    await served.wait()
+        finally:
+            server.commands(("CONFIG", "SET", "key-load-delay", 0), ("FLUSHALL",))
+
+
+async def test_a_replica_is_told_apart_and_no_write_to_it_is_repeated(server: Server) -> None:
+    with trio.fail_after(30):
+        async with running_bus(server) as bus:
+            await call(bus, "stream_add", **ADD)
+            try:
+                server.commands(("REPLICAOF", "127.0.0.1", 1), ("CONFIG", "RESETSTAT"))
+                assert (await refusal(bus, "stream_add", **ADD))["code"] == "BACKEND_READ_ONLY"
+                keyed = await refusal(bus, "stream_add", idempotency_key="k", **ADD)
+                assert keyed["code"] == "BACKEND_READ_ONLY"
+                assert calls(server, "xadd") <= 2  # one call each, the second inside the script
+                assert len((await call(bus, "stream_read", stream=STREAM))["entries"]) == 1
+            finally:
+                server.command("REPLICAOF", "NO", "ONE")
+            assert not (await call(bus, "stream_add", idempotency_key="k", **ADD))["duplicate"]
+            assert server.command("XLEN", STREAM) == 2
+            assert lane_failures(bus) is None
+
+
+async def test_those_who_wait_through_a_demotion_miss_nothing(server: Server) -> None:
+    waiters = 20
+    seen: list[list[str]] = []
+    with trio.fail_after(30):
+        async with running_bus(server) as bus:
+            here = await call(bus, "stream_wait", streams=[STREAM], timeout_seconds=0)
+            try:
+                async with trio.open_nursery() as nursery:
+
+                    async def wait() -> None:
+                        answer = await call(
+                            bus,
+                            "stream_wait",
+                            streams=[STREAM],
+                            cursor=here["next_cursor"],
+                            timeout_seconds=20,
+                        )
+                        seen.append([entry["id"] for entry in answer["entries"]])
+
+                    for _ in range(waiters):
+                        nursery.start_soon(wait)
+                    await until(lambda: bus.hub.statistics().watches == waiters)
+                    server.command("REPLICAOF", "127.0.0.1", 1)
+                    assert (await refusal(bus, "stream_add", **ADD))["code"] == "BACKEND_READ_ONLY"
+                    assert not seen
+                    server.command("REPLICAOF", "NO", "ONE")
+                    added = server.command("XADD", STREAM, "*", "n", "1").decode()
+                    began = trio.current_time()
+            finally:
+                server.command("REPLICAOF", "NO", "ONE")
+            assert trio.current_time() - began < 1
+    assert seen == [[added]] * waiters
+
+
+async def test_a_server_without_memory_refuses_writes_and_serves_every_read(
+    server: Server, rng: random.Random
+) -> None:
+    history = History()
+    with trio.fail_after(30):
+        async with running_bus(server) as bus:
+            add = by_bus(bus, STREAM)
+            for number in range(50):
+                await history.add(add, number)
+            try:
+                server.command("CONFIG", "SET", "maxmemory", 1)
+                for number in range(50, 100):
+                    if rng.random() < 0.5:
+                        line = await history.add(add, number)
+                        assert line.code == "BACKEND_OUT_OF_MEMORY"
+                    else:
+                        page = await call(bus, "stream_read", stream=STREAM, count=50)
+                        assert len(page["entries"]) == 50
+                error = await refusal(bus, "work_take", stream=STREAM, group=GROUP, consumer="c")
+                assert error["code"] == "BACKEND_OUT_OF_MEMORY"
+            finally:
+                server.command("CONFIG", "SET", "maxmemory", 0)
+            assert (await history.add(add, 100)).told is Told.ACKNOWLEDGED
+            assert lane_failures(bus) is None
+    history.judge(entries_of(server, STREAM), acknowledged=51)
+    assert history.count(Told.REFUSED) > 5
+
+
+async def test_a_server_that_cannot_save_is_degraded_and_not_dead() -> None:
+    history = History()
+    with trio.fail_after(30), start_redis("--save", "3600 1000000", "--dbfilename", "d.rdb") as server:
+        async with running_bus(server) as bus:
+            add = by_bus(bus, STREAM)
+            await history.add(add, 0)
+            # A directory of that name: the dump cannot be written.
+            (server.directory / "d.rdb").mkdir()
+            server.command("BGSAVE")
+            try:
+                await until(lambda: str(server.command("PING")).startswith("MISCONF"))
+                for number in range(1, 20):
+                    assert (await history.add(add, number)).code == "BACKEND_READ_ONLY"
+                    assert (await call(bus, "stream_read", stream=STREAM))["entries"]
+            finally:
+                # Else it also refuses to stop.
+                server.command("CONFIG", "SET", "save", "")
+            assert (await history.add(add, 20)).told is Told.ACKNOWLEDGED
+            assert lane_failures(bus) is None
+        history.judge(entries_of(server, STREAM), acknowledged=2)
+
+
+async def test_a_long_script_is_waited_for_and_its_end_noticed_within_a_second(redis: Server) -> None:
+    # On Redis 7.0 TIME moves on inside a script; later servers freeze it.
+    loop = "local t = redis.call('TIME')[1] while redis.call('TIME')[1] - t < 2 do end return 'finished'"
+    replies: list[object] = []
+    with trio.fail_after(20):
+        redis.command("CONFIG", "SET", "busy-reply-threshold", 50)
+        try:
+            async with running_bus(redis) as bus, trio.open_nursery() as nursery:
+                await bus.commands.ping()
+
+                def run_loop() -> None:
+                    replies.append(redis.command("EVAL", loop, 0))
+
+                nursery.start_soon(trio.to_thread.run_sync, run_loop)
+                await until(lambda: str(redis.command("PING")).startswith("BUSY"))
+                served = trio.Event()
+
+                async def add() -> None:
+                    await call(bus, "stream_add", **ADD)
+                    served.set()
+
+                nursery.start_soon(add)
+                await until(lambda: bool(replies))
+                with trio.fail_after(1):
+                    await served.wait()
+        finally:
+            redis.command("CONFIG", "SET", "busy-reply-threshold", 5000)
+    # It ended by itself: nobody killed it.
+    assert replies == [b"finished"]
+
+
+async def test_permanent_refusals_are_not_repeated(server: Server) -> None:
+    with trio.fail_after(20):
+        server.command("SET", "orders:new:text", "x")
+        server.command("ACL", "SETUSER", "reader", "on", ">secret", "~*", "+@all", "-xadd")
+        try:
+            target = Target(path=server.path, username="reader", password="secret")
+            async with running_bus(server) as bus, bus_at(target) as limited:
+                await limited.commands.ping()
+                server.command("CONFIG", "RESETSTAT")
+                refused = await refusal(limited, "stream_add", **ADD)
+                assert refused["code"] == "PERMISSION_DENIED"
+                assert calls(server, "xadd") == 1
+                entries = [{"n": 1}]
+                refused = await refusal(bus, "stream_add", stream="orders:new:text", entries=entries)
+                assert refused["code"] == "WRONG_TYPE"
+                assert calls(server, "xadd") == 2
+        finally:
+            server.command("ACL", "DELUSER", "reader")
+
+
+async def test_a_deleted_group_is_made_again_at_start_and_that_is_reported(server: Server) -> None:
+    """work_take makes a group that does not exist; work_done and the rest never do."""
+    with trio.fail_after(20):
+        async with running_bus(server) as bus:
+            place = {"stream": STREAM, "group": GROUP}
+            await call(bus, "stream_add", **ADD)
+            taken = await call(bus, "work_take", consumer="c", **place)
+            assert taken["group_created"]
+            server.command("DEL", STREAM)
+            error = await refusal(bus, "work_done", lease=taken["lease"])
+            assert error["code"] == "STREAM_NOT_FOUND"
+            added = await call(bus, "stream_add", **ADD)
+            error = await refusal(bus, "work_done", lease=taken["lease"])
+            assert error["code"] == "GROUP_NOT_FOUND"
+            again = await call(bus, "work_take", consumer="c", **place)
+            assert again["group_created"]
+            # Nothing that was added since is skipped.
+            assert [entry["id"] for entry in again["entries"]] == added["ids"]
+
+
+async def test_many_creators_of_one_group_all_succeed(server: Server) -> None:
+    made: list[bool] = []
+    with trio.fail_after(20):
+        async with running_bus(server) as bus, running_bus(server) as other, trio.open_nursery() as nursery:
+
+            async def create(daemon: Bus) -> None:
+                made.append(await daemon.work.create_group(STREAM, GROUP, "earliest"))
+
+            for number in range(50):
+                nursery.start_soon(create, (bus, other)[number % 2])
+    assert sorted(made) == [False] * 49 + [True]

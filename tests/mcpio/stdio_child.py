@@ -1,0 +1,47 @@
+"""A process for the tests of standard input and output: serves the test server on them, and makes noise."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import trio
+
+from redstreamd.mcpio.connection import Connection
+from redstreamd.mcpio.stdio import open_stdio_stream
+from tests.mcpio.serving import PRINCIPAL, make_server
+
+
+def descriptors() -> tuple[object, ...]:
+    """Describe descriptors 0 and 1, and count all of them."""
+    standard = [(os.fstat(each).st_dev, os.fstat(each).st_ino, os.get_blocking(each)) for each in (0, 1)]
+    return (*standard, len(list(Path("/proc/self/fd").iterdir())))
+
+
+def make_noise() -> None:
+    """Print in all the ways there are, and have a child read."""
+    print("printed by Python")
+    os.write(1, b"written to descriptor 1\n")
+    subprocess.run(["echo", "printed by a child"], check=True)
+    print("the child's input:", subprocess.run(["cat"], stdout=subprocess.PIPE, check=True).stdout)
+
+
+async def main() -> None:
+    """Serve one client, and say on standard error whether the descriptors are afterwards what they were."""
+    if "print-first" in sys.argv:
+        # Left in Python's buffer when the stream is opened.
+        sys.stdout.write("printed before\n")
+    before = descriptors()
+    async with open_stdio_stream() as stream:
+        make_noise()
+        await Connection(stream, make_server(), principal=PRINCIPAL).run()
+        sys.stdout.write("printed last, and left in the buffer\n")
+    after = descriptors()
+    if sys.stderr is not None:
+        print("descriptors as before" if before == after else f"{before} {after}", file=sys.stderr)
+
+
+if __name__ == "__main__":
+    trio.run(main)

@@ -1,0 +1,77 @@
+"""The whole surface in the test's own process: a bus on a real server, and connections on socket pairs."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+
+import attrs
+import mcp.server.lowlevel
+import trio
+
+from redstreamd.mcpio.connection import Connection
+from redstreamd.mcpio.state import ConnectionState
+from redstreamd.policy import Principal
+from redstreamd.prompts.catalog import PROMPTS
+from redstreamd.resources.catalog import LIBRARY
+from redstreamd.streams.bus import Bus
+from redstreamd.streams.facts import Facts
+from redstreamd.streams.topics import Sources
+from redstreamd.streams.updates import Updates
+from redstreamd.streams.vitals import Vitals
+from redstreamd.surface import build_server
+from redstreamd.tools.catalog import REGISTRY
+from redstreamd.tools.definition import Profile
+from redstreamd.tools.server import Toolbox
+from tests.support.buses import running_bus
+from tests.support.servers import Server
+
+PRINCIPAL = Principal("tester", "unix")
+
+
+@attrs.define
+class Surface:
+    """Everything that a daemon serves, without its listeners."""
+
+    bus: Bus
+    updates: Updates
+    server: mcp.server.lowlevel.Server[Principal]
+    nursery: trio.Nursery
+
+    async def serve(self, stream: trio.SocketStream, state: ConnectionState | None = None) -> Connection:
+        """Serve one end of a connection."""
+        connection = Connection(stream, self.server, principal=PRINCIPAL, state=state)
+        await self.nursery.start(connection.run)
+        return connection
+
+    def drain(self) -> None:
+        """End waits and subscriptions, as a daemon that stops does."""
+        self.bus.hub.drain()
+        self.updates.drain()
+
+    async def settled(self, topics: int) -> None:
+        """Return once so many topics are followed and each has a version."""
+        while len(self.updates._feeds) != topics or not all(  # noqa: ASYNC110 - nobody tells
+            feed.version for feed in self.updates._feeds._feeds.values()
+        ):
+            await trio.sleep(0.001)
+
+
+@asynccontextmanager
+async def running_surface(server: Server, *, max_subscriptions: int = 10_000) -> AsyncIterator[Surface]:
+    """Run a surface on `server` for the block."""
+    async with running_bus(server) as bus, trio.open_nursery() as nursery:
+        updates = Updates(bus.hub, Sources(bus.commands, bus.lister), max_subscriptions=max_subscriptions)
+        await nursery.start(updates.run)
+        vitals = Vitals(bus.commands._manager, bus.commands, bus.hub, updates, version="1")
+        built = build_server(
+            Toolbox(REGISTRY, [Profile.WORKER], bus),
+            LIBRARY,
+            PROMPTS,
+            Facts(bus, vitals),
+            updates,
+            version="1",
+            instructions="",
+        )
+        yield Surface(bus, updates, built, nursery)
+        nursery.cancel_scope.cancel()

@@ -1,0 +1,85 @@
+"""The library of resources: what a definition may be, and what an address means."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from redstreamd.policy import Permission
+from redstreamd.resources.catalog import LIBRARY
+from redstreamd.resources.definition import Content, Library, Reading, resource
+from redstreamd.streams.topics import GroupTopic, ListTopic, StreamTopic
+
+PLAIN: dict[str, Any] = {
+    "title": "T",
+    "mime_type": "text/plain",
+    "streams": (),
+    "fresh_seconds": 0.0,
+    "topic": None,
+}
+
+
+@pytest.mark.parametrize(
+    ("uri", "name", "streams", "topic"),
+    [
+        ("redstream://health", "health", (), None),
+        ("redstream://streams", "streams", (), ListTopic()),
+        ("redstream://streams/a%3Ab", "stream", ("a:b",), StreamTopic("a:b")),
+        ("redstream://streams/a:b", "stream", ("a:b",), StreamTopic("a:b")),
+        ("redstream://streams/a%2Fb", "stream", ("a/b",), StreamTopic("a/b")),
+        ("redstream://streams/s/groups/g%25", "group", ("s",), GroupTopic("s", "g%")),
+        ("redstream://streams/s/entries/1-1", "entry", ("s",), None),
+        ("redstream://streams/s/entries/1-1/fields/", "field", ("s",), None),
+    ],
+)
+def test_an_address_says_which_resource_on_which_streams(
+    uri: str, name: str, streams: tuple[str, ...], topic: Any
+) -> None:
+    found = LIBRARY.find(uri)
+    assert found is not None
+    assert found.resource.name == name
+    assert found.streams == streams
+    assert found.topic == topic
+    # What the policy asks before a read.
+    assert found.resource.permission is Permission.READ
+
+
+@pytest.mark.parametrize(
+    "uri",
+    [
+        "",
+        "redstream:",
+        "redstream://",
+        "redstream://streams/s/",
+        "redstream://streams/s/groups",
+        "redstream://streams/s/t",
+        "redstream://streams/%",
+        "redstream://streams/%f",
+        "redstream://streams/%ff",
+        "redstream://streams/\ud800",
+        "REDSTREAM://streams",
+        "redstream://streams/" + "x" * 1_000_000,
+    ],
+)
+def test_other_addresses_mean_nothing(uri: str) -> None:
+    assert LIBRARY.find(uri) is None
+
+
+def test_a_definition_that_contradicts_itself_is_refused() -> None:
+    async def without_words(reading: Reading) -> Content:
+        return Content("", "text/plain")
+
+    async def fine(reading: Reading) -> Content:
+        """Say nothing."""
+        return Content("", "text/plain")
+
+    with pytest.raises(ValueError, match="docstring"):
+        resource("a://b", **PLAIN)(without_words)
+    with pytest.raises(TypeError, match="address"):
+        resource("a://{part}", **PLAIN)(fine)
+    with pytest.raises(ValueError, match="streams"):
+        resource("a://b", **{**PLAIN, "streams": ("stream",)})(fine)
+    made = resource("a://b", **PLAIN)(fine)
+    with pytest.raises(ValueError, match="same address"):
+        Library([made, made])

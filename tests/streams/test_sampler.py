@@ -1,0 +1,168 @@
+"""The sampler: rates from samples, for streams somebody asked about, at a bounded cost."""
+
+from __future__ import annotations
+
+from collections import deque
+
+import trio
+
+from redstreamd.redisio.manager import Manager
+from redstreamd.redisio.target import Target
+from redstreamd.streams import sampler as module
+from redstreamd.streams.sampler import GroupSample, Rates, Sample, Sampler, rates_between
+from tests.support.servers import Server
+
+
+def sample(at: float, added: int | None, length: int, **groups: tuple[int, int | None, int | None]) -> Sample:
+    return Sample(at, added, length, {name: GroupSample(*figures) for name, figures in groups.items()})
+
+
+def test_rates_are_the_differences_over_the_window() -> None:
+    rates = rates_between(
+        deque(
+            [
+                sample(100.0, 1_000, 500, g=(10, 900, 100)),
+                sample(105.0, 1_050, 500, g=(30, 950, 100)),
+                sample(110.0, 1_200, 550, g=(20, 1_010, 190)),
+            ]
+        )
+    )
+    assert rates is not None
+    assert rates.window_seconds == 10.0
+    assert rates.added_per_second == 20.0
+    assert rates.growth_per_second == 5.0
+    group = rates.groups["g"]
+    # 110 more were read, and 10 more of those read are pending: 100 were finished in 10 s.
+    assert group.acknowledged_per_second == 10.0
+    # 20 pending on average, 10 finished a second: each was pending for 2 s.
+    assert group.processing_seconds == 2.0
+    assert group.lag_per_second == 9.0
+
+
+def test_what_the_server_cannot_tell_is_left_open() -> None:
+    rates = rates_between(
+        deque([sample(1.0, None, 5, g=(1, None, None), old=(0, 1, 1)), sample(2.0, None, 5, g=(1, 3, 4))])
+    )
+    assert rates is not None
+    assert rates.added_per_second is None
+    assert set(rates.groups) == {"g"}
+    group = rates.groups["g"]
+    assert group.acknowledged_per_second is group.processing_seconds is group.lag_per_second is None
+
+
+def test_a_counter_that_fell_is_no_rate() -> None:
+    rates = rates_between(deque([sample(1.0, 900, 5, g=(0, 900, 0)), sample(2.0, 3, 3, g=(0, 3, 0))]))
+    assert rates is not None
+    assert rates.added_per_second is None
+    assert rates.groups["g"].acknowledged_per_second is None
+
+
+def test_one_sample_says_nothing() -> None:
+    assert rates_between(deque()) is None
+    assert rates_between(deque([sample(1.0, 1, 1)])) is None
+    assert rates_between(deque([sample(1.0, 1, 1), sample(1.0, 2, 2)])) is None
+
+
+async def until_known(sampler: Sampler, stream: str) -> Rates:
+    while (rates := sampler.rates(stream)) is None:  # noqa: ASYNC110
+        await trio.sleep(0.005)
+    return rates
+
+
+async def test_a_stream_that_was_asked_about_is_followed(server: Server) -> None:
+    server.command("XGROUP", "CREATE", "s", "g", "0", "MKSTREAM")
+    manager = Manager(Target(path=server.path))
+    sampler = Sampler(manager, interval_seconds=0.02)
+    with trio.fail_after(20):
+        async with trio.open_nursery() as nursery:
+            await nursery.start(manager.run)
+            await nursery.start(sampler.run)
+            assert sampler.rates("s") is None
+            first = await until_known(sampler, "s")
+            assert first.added_per_second == 0.0
+            server.commands(*[("XADD", "s", "*", "n", n) for n in range(200)])
+            server.command("XREADGROUP", "GROUP", "g", "c", "COUNT", 150, "STREAMS", "s", ">")
+            while (rates := sampler.rates("s")) is None or not rates.groups["g"].lag_per_second:  # noqa: ASYNC110
+                await trio.sleep(0.005)
+            assert rates.added_per_second is not None
+            assert round(rates.added_per_second * rates.window_seconds) == 200
+            assert round(rates.growth_per_second * rates.window_seconds) == 200
+            assert round(rates.groups["g"].lag_per_second * rates.window_seconds) == 50
+            assert rates.groups["g"].acknowledged_per_second == 0.0
+            assert rates.groups["g"].processing_seconds is None
+            nursery.cancel_scope.cancel()
+
+
+async def test_nobody_asks_and_nothing_is_sampled(redis: Server) -> None:
+    manager = Manager(Target(path=redis.path))
+    sampler = Sampler(manager, interval_seconds=0.001)
+    with trio.fail_after(20):
+        async with trio.open_nursery() as nursery:
+            await nursery.start(manager.run)
+            await nursery.start(sampler.run)
+            await manager.wait_connected()
+            for _ in range(20):
+                await manager.execute("PING")
+            assert sampler.statistics().samples == 0
+            nursery.cancel_scope.cancel()
+
+
+async def test_streams_beyond_the_bound_replace_those_asked_about_least_lately(redis: Server) -> None:
+    sampler = Sampler(Manager(Target(path=redis.path)))
+    for n in range(module.MAX_STREAMS):
+        sampler.rates(f"s{n}")
+    sampler.rates("s0")
+    sampler.rates("new")
+    assert sampler.statistics().streams == module.MAX_STREAMS
+    assert "s1" not in sampler._followed
+    assert {"s0", "new"} <= set(sampler._followed)
+
+
+async def test_a_stream_nobody_asks_about_any_more_is_forgotten(redis: Server) -> None:
+    manager = Manager(Target(path=redis.path))
+    sampler = Sampler(manager, interval_seconds=0.001)
+    with trio.fail_after(20):
+        async with trio.open_nursery() as nursery:
+            await nursery.start(manager.run)
+            sampler.rates("s")
+            sampler._followed["s"].asked_at -= module._FORGET
+            await nursery.start(sampler.run)
+            while sampler.statistics().streams:  # noqa: ASYNC110
+                await trio.sleep(0.001)
+            nursery.cancel_scope.cancel()
+
+
+async def test_streams_with_many_groups_are_sampled_without_them(server: Server) -> None:
+    server.commands(
+        *[("XGROUP", "CREATE", "s", f"g{n}", "0", "MKSTREAM") for n in range(module.MAX_GROUPS + 1)]
+    )
+    manager = Manager(Target(path=server.path))
+    sampler = Sampler(manager, interval_seconds=0.01)
+    with trio.fail_after(20):
+        async with trio.open_nursery() as nursery:
+            await nursery.start(manager.run)
+            await nursery.start(sampler.run)
+            rates = await until_known(sampler, "s")
+            assert rates.groups == {}
+            nursery.cancel_scope.cancel()
+
+
+async def test_a_failed_sample_leaves_a_gap_and_the_sampler_goes_on(server: Server) -> None:
+    manager = Manager(Target(path=server.path))
+    sampler = Sampler(manager, interval_seconds=0.01)
+    server.command("XADD", "s", "*", "a", "b")
+    with trio.fail_after(20):
+        async with trio.open_nursery() as nursery:
+            await nursery.start(manager.run)
+            await nursery.start(sampler.run)
+            await until_known(sampler, "s")
+            server.command("ACL", "SETUSER", "default", "-xinfo")
+            try:
+                while not sampler.statistics().failures:  # noqa: ASYNC110
+                    await trio.sleep(0.001)
+            finally:
+                server.command("ACL", "SETUSER", "default", "+xinfo")
+            taken = sampler.statistics().samples
+            while sampler.statistics().samples == taken:  # noqa: ASYNC110
+                await trio.sleep(0.001)
+            nursery.cancel_scope.cancel()

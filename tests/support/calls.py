@@ -1,0 +1,62 @@
+"""Calling tools as a client does, without sockets: JSON in, structured content out."""
+
+from __future__ import annotations
+
+from functools import cache
+from typing import Any
+
+import jsonschema
+
+from redstreamd.errors import BusError
+from redstreamd.policy import Principal
+from redstreamd.streams.bus import Bus
+from redstreamd.tools.arguments import Structurer
+from redstreamd.tools.catalog import REGISTRY
+from redstreamd.tools.definition import Call, Tool
+from redstreamd.tools.results import failure, success
+from redstreamd.tools.schema import result_schema
+
+ME = Principal("me", "unix")
+
+
+async def no_progress(progress: float, total: float | None, message: str | None) -> None:
+    """Report to nobody."""
+
+
+async def answer(bus: Bus, tool: str, principal: Principal = ME, **arguments: Any) -> dict[str, Any]:
+    """Call a tool and return the whole answer; its structured content fits the output schema."""
+    found, structurer, check = _prepared(tool)
+    try:
+        whole = success(await found.handler(Call(bus, principal, no_progress), structurer(arguments)))
+    except BusError as error:
+        whole = failure(error)
+    check.validate(whole["structuredContent"])
+    return whole
+
+
+@cache
+def _prepared(name: str) -> tuple[Tool[Any], Structurer[Any], jsonschema.Draft202012Validator]:
+    found = REGISTRY.get(name)
+    assert found.result is not None
+    return (
+        found,
+        Structurer(found.arguments),
+        jsonschema.Draft202012Validator(result_schema(found.result)),
+    )
+
+
+async def call(bus: Bus, tool: str, principal: Principal = ME, **arguments: Any) -> dict[str, Any]:
+    """Call a tool that must succeed and return its structured content."""
+    whole = await answer(bus, tool, principal, **arguments)
+    assert not whole["isError"], whole["content"]
+    content: dict[str, Any] = whole["structuredContent"]
+    return content
+
+
+async def refusal(bus: Bus, tool: str, principal: Principal = ME, **arguments: Any) -> dict[str, Any]:
+    """Call a tool that must fail and return the four parts of its error."""
+    whole = await answer(bus, tool, principal, **arguments)
+    assert whole["isError"], whole["content"]
+    content: dict[str, Any] = whole["structuredContent"]
+    assert all(content[part] for part in ("code", "message", "cause", "next_step"))
+    return content

@@ -1,0 +1,181 @@
+"""Judges what a faulty run left behind against what its writers and workers were told.
+
+A history is kept while the run goes on; the judgement is made afterwards, over what a plain client
+reads from the server. It knows nothing of how entries were written or which fault there was.
+
+Prior art: Jepsen's set and queue checkers. Theirs allow an operation of unknown outcome to take
+effect at any later time; here every run is over before it is judged, so "at most once" is enough.
+"""
+
+from __future__ import annotations
+
+import enum
+import hashlib
+from collections import Counter
+from collections.abc import Awaitable, Callable, Iterable, Mapping
+from typing import Any
+
+import attrs
+import trio
+
+from redstreamd.errors import BusError, Code
+from tests.support.servers import Server
+
+#: Adds the object as one entry under the key, and returns its entry ID and whether the key was known.
+Add = Callable[[dict[str, Any], str | None], Awaitable[tuple[str, bool]]]
+
+#: What a writer with a key waits before it asks again: long enough not to spin while Redis is down.
+_ASK_AGAIN_SECONDS = 0.01
+
+#: Codes after which the entry may or may not be there.
+_UNKNOWN = {Code.OUTCOME_UNKNOWN, Code.TIMEOUT}
+
+
+class InvalidRun(AssertionError):  # noqa: N818 - a verdict about the run, not about what it tested
+    """Too little happened during the run to say anything about the fault."""
+
+
+class Told(enum.Enum):
+    """What the writer of an entry knows in the end."""
+
+    ACKNOWLEDGED = "acknowledged"
+    UNKNOWN = "unknown"
+    REFUSED = "refused"
+
+
+@attrs.frozen
+class Line:
+    """One entry's line in the history.
+
+    Attributes:
+        told: What its writer knows.
+        entry_id: The ID it was acknowledged with.
+        keyed: Whether it was added under an idempotency key, until acknowledged.
+        duplicate: Whether the acknowledgement said that an earlier attempt had added it.
+        attempts: How often the writer called.
+        code: Of the error that ended a writer without a key.
+    """
+
+    told: Told
+    entry_id: str | None = None
+    keyed: bool = False
+    duplicate: bool = False
+    attempts: int = 1
+    code: str = ""
+
+
+def content(number: int) -> dict[str, Any]:
+    """Return the entry with this number: recomputed by the judge, so that a changed value is found."""
+    return {"n": number, "body": hashlib.sha256(b"%d" % number).hexdigest()}
+
+
+class History:
+    """What writers were told, and what workers finished.
+
+    Attributes:
+        lines: Number of an entry -> its line.
+        finished: Entry ID -> how often a worker was told that its work on it is done.
+    """
+
+    def __init__(self) -> None:
+        self.lines: dict[int, Line] = {}
+        self.finished: Counter[str] = Counter()
+
+    def count(self, told: Told) -> int:
+        """Return how many entries have this outcome."""
+        return sum(line.told is told for line in self.lines.values())
+
+    async def add(self, add: Add, number: int) -> Line:
+        """Add the entry `number` once, without a key, and take down what the answer was."""
+        try:
+            entry_id, _ = await add(content(number), None)
+            line = Line(Told.ACKNOWLEDGED, entry_id)
+        except BusError as error:
+            line = Line(Told.UNKNOWN if error.code in _UNKNOWN else Told.REFUSED, code=error.code.value)
+        self.lines[number] = line
+        return line
+
+    async def add_with_key(self, add: Add, number: int) -> Line:
+        """Add the entry `number` under a key of its own, again and again until it is acknowledged."""
+        attempts = 0
+        self.lines[number] = Line(Told.UNKNOWN, keyed=True)
+        while True:
+            attempts += 1
+            try:
+                entry_id, duplicate = await add(content(number), f"key {number}")
+            except BusError:
+                await trio.sleep(_ASK_AGAIN_SECONDS)
+            else:
+                line = Line(Told.ACKNOWLEDGED, entry_id, True, duplicate, attempts)
+                self.lines[number] = line
+                return line
+
+    def judge(self, entries: Iterable[tuple[str, Mapping[str, str]]], *, acknowledged: int) -> None:
+        """Compare with what is in the stream.
+
+        Args:
+            entries: Entry IDs and fields, in the stream's order.
+            acknowledged: A run with fewer acknowledged entries is invalid.
+
+        Raises:
+            InvalidRun: Too little traffic.
+            AssertionError: Something acknowledged is missing or changed; something is there twice, or
+                was refused and is there; something was never written.
+        """
+        if self.count(Told.ACKNOWLEDGED) < acknowledged:
+            raise InvalidRun(f"only {self.count(Told.ACKNOWLEDGED)} acknowledged, {acknowledged} demanded")
+        found: dict[int, str] = {}
+        problems: list[str] = []
+        for entry_id, fields in entries:
+            number = int(fields["n"])
+            if number not in self.lines:
+                problems.append(f"{number} was never written")
+            if number in found:
+                problems.append(f"{number} is there twice: {found[number]} and {entry_id}")
+            if fields["body"] != content(number)["body"]:
+                problems.append(f"{number} has changed")
+            found[number] = entry_id
+        for number, line in self.lines.items():
+            if line.told is Told.ACKNOWLEDGED and found.get(number) != line.entry_id:
+                problems.append(f"{number} was acknowledged as {line.entry_id}: {found.get(number)}")
+            if line.told is Told.REFUSED and number in found:
+                problems.append(f"{number} was refused ({line.code}) and is there")
+        assert not problems, f"{len(problems)} problems: {problems[:20]}"
+
+    def judge_work(self, entry_ids: Iterable[str], *, pending: int, finished: int, once: bool) -> None:
+        """Compare with what there was to do.
+
+        Args:
+            entry_ids: All entries of the stream.
+            pending: How many entries the group's pending list holds.
+            finished: A run in which fewer were finished is invalid.
+            once: Whether no entry may have been finished by two attempts.
+
+        Raises:
+            InvalidRun: Too little work.
+            AssertionError: Something is stranded, or was finished twice.
+        """
+        if len(self.finished) < finished:
+            raise InvalidRun(f"only {len(self.finished)} finished, {finished} demanded")
+        stranded = [entry_id for entry_id in entry_ids if entry_id not in self.finished]
+        assert not stranded, f"{len(stranded)} were never finished: {stranded[:20]}"
+        assert pending == 0
+        if once:
+            twice = {entry_id: times for entry_id, times in self.finished.items() if times > 1}
+            assert not twice
+
+
+def entries_of(server: Server, stream: str) -> list[tuple[str, dict[str, str]]]:
+    """Read a whole stream as any client would."""
+    return entries_in(server.command("XRANGE", stream, "-", "+"))
+
+
+def entries_in(reply: Any) -> list[tuple[str, dict[str, str]]]:
+    """Read the reply of an XRANGE."""
+    return [
+        (
+            entry_id.decode(),
+            {name.decode(): value.decode() for name, value in zip(flat[::2], flat[1::2], strict=True)},
+        )
+        for entry_id, flat in reply
+    ]

@@ -1,0 +1,293 @@
+"""The daemon itself under its units: faults of Redis and of its own, stops, restarts, other ways to run."""
+
+from __future__ import annotations
+
+import contextlib
+import itertools
+import json
+import signal
+import socket
+import textwrap
+import threading
+import time
+from collections.abc import Iterator
+from typing import Any, Self
+
+import pytest
+
+from tests.systemd.harness import PREFIX, REPOSITORY, Container, install_units, wait_until
+
+SERVICE, SOCKET, REDIS = "redstreamd.service", "redstreamd.socket", "redis-server.service"
+DROP_INS = f"/run/systemd/system/{SERVICE}.d"
+DOOR = "/run/redstreamd/mcp.sock"
+
+
+class Agent:
+    """An MCP client on a socket of the container's; one request at a time."""
+
+    def __init__(self, container: Container, door: str = DOOR) -> None:
+        self.socket = socket.socket(socket.AF_UNIX)
+        self._lines = self.socket.makefile()
+        self._address = str(container.path(door))
+        self._numbers = itertools.count(1)
+
+    def __enter__(self) -> Self:
+        try:
+            self.socket.settimeout(60)
+            self.socket.connect(self._address)
+            opening = {"protocolVersion": "2025-06-18", "capabilities": {}}
+            self.ask("initialize", {**opening, "clientInfo": {"name": "tests", "version": "0"}})
+            self.send({"method": "notifications/initialized"})
+        except BaseException:
+            self.__exit__()
+            raise
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        self._lines.close()
+        self.socket.close()
+
+    def send(self, message: dict[str, Any]) -> None:
+        self.socket.sendall(json.dumps({"jsonrpc": "2.0", **message}).encode() + b"\n")
+
+    def ask(self, method: str, params: dict[str, Any]) -> dict[str, Any]:
+        number = next(self._numbers)
+        self.send({"id": number, "method": method, "params": params})
+        return self.answer(number)
+
+    def answer(self, number: int) -> dict[str, Any]:
+        while line := self._lines.readline():
+            message = json.loads(line)
+            if message.get("id") == number:
+                result: dict[str, Any] = message["result"]
+                return result
+        raise ConnectionError("the daemon closed the connection")
+
+    def call(self, tool: str, **arguments: Any) -> dict[str, Any]:
+        """Return the structured content of a tool's result, with `isError` beside it."""
+        result = self.ask("tools/call", {"name": tool, "arguments": arguments})
+        return {**result["structuredContent"], "isError": result.get("isError", False)}
+
+
+@pytest.fixture
+def host(container: Container) -> Iterator[Container]:
+    """The container with our units installed and nothing running."""
+    install_units(container)
+    container.systemctl("stop", REDIS)
+    container.forget_journal()
+    yield container
+    container.systemctl("stop", SOCKET, SERVICE, REDIS, "redstreamd-inetd.socket")
+    with contextlib.suppress(FileNotFoundError):
+        for drop_in in container.path(DROP_INS).iterdir():
+            drop_in.unlink()
+    container.systemctl("daemon-reload")
+    container.systemctl("reset-failed")
+
+
+@pytest.fixture
+def listening(host: Container) -> Container:
+    """The same, with the door open."""
+    host.systemctl("start", SOCKET)
+    return host
+
+
+def drop_in(container: Container, text: str) -> None:
+    container.write(f"{DROP_INS}/test.conf", textwrap.dedent(text))
+    container.systemctl("daemon-reload")
+
+
+def test_the_daemon_is_ready_without_redis_and_recovers_with_it(listening: Container) -> None:
+    listening.systemctl("mask", "--runtime", REDIS)
+    try:
+        listening.systemctl("start", SERVICE)
+        with Agent(listening) as agent:
+            refused = agent.call("stream_add", stream="svc:test:away", entries=[{"n": 1}])
+            assert refused["isError"]
+            assert refused["code"] == "CONNECTION_ERROR"
+            wait_until(lambda: listening.show(SERVICE, "StatusText")["StatusText"].startswith("DEGRADED"))
+            listening.systemctl("unmask", "--runtime", REDIS)
+            listening.systemctl("start", REDIS)
+
+            def succeeds() -> bool:
+                return not agent.call("stream_add", stream="svc:test:away", entries=[{"n": 1}])["isError"]
+
+            wait_until(succeeds, timeout_seconds=10)
+    finally:
+        listening.systemctl("unmask", "--runtime", REDIS)
+    assert listening.show(SERVICE, "NRestarts", "ActiveState") == {"NRestarts": "0", "ActiveState": "active"}
+    journal = listening.journal(SERVICE)
+    assert "cannot use Redis at localhost:6379" in journal
+    assert "connected to redis 7" in journal
+
+
+def test_a_hanging_daemon_is_shot_says_where_it_hung_and_is_back(listening: Container) -> None:
+    watchdog_seconds = 3
+    drop_in(listening, f"[Service]\nWatchdogSec={watchdog_seconds}\n")
+    with Agent(listening) as agent:
+        former = listening.main_pid(SERVICE)
+        # The same as a loop that is stuck, for everyone outside: it neither serves nor pings.
+        listening.kill(former, signal.SIGSTOP)
+        begun_at = time.monotonic()
+        assert agent.socket.recv(1) == b""
+        took_seconds = time.monotonic() - begun_at
+    assert took_seconds <= watchdog_seconds + 1
+    listening.wait_for(SERVICE, ActiveState="active", NRestarts="1")
+    with Agent(listening) as agent:
+        assert not agent.call("stream_list")["isError"]
+    journal = listening.journal(SERVICE)
+    assert "Failed with result 'watchdog'" in journal
+    assert "killed by SIGABRT; trio tasks:" in journal
+    assert "<supervisor redstreamd>" in journal
+
+
+def test_a_stop_answers_those_who_wait_and_is_a_success(listening: Container) -> None:
+    with Agent(listening) as agent:
+        agent.call("stream_add", stream="svc:test:stop", entries=[{"n": 1}])
+        wait = {"streams": ["svc:test:stop"], "timeout_seconds": 60}
+        agent.send({"id": 99, "method": "tools/call", "params": {"name": "stream_wait", "arguments": wait}})
+        wait_until(lambda: ", 1 waits" in listening.show(SERVICE, "StatusText")["StatusText"])
+        begun_at = time.monotonic()
+        listening.systemctl("stop", SERVICE)
+        took_seconds = time.monotonic() - begun_at
+        answered = agent.answer(99)
+    assert took_seconds <= 2
+    assert not answered["isError"]
+    assert answered["structuredContent"]["next_cursor"]
+    assert listening.show(SERVICE, "ActiveState", "Result") == {
+        "ActiveState": "inactive",
+        "Result": "success",
+    }
+    assert "stopping: answering what is in flight" in listening.journal(SERVICE)
+
+
+def test_no_client_is_refused_while_the_daemon_is_restarted_again_and_again(listening: Container) -> None:
+    connects, refused = 1000, []
+    served = threading.Event()
+
+    def storm() -> None:
+        for number in range(connects):
+            try:
+                with socket.socket(socket.AF_UNIX) as client:
+                    client.settimeout(60)
+                    client.connect(str(listening.path(DOOR)))
+            except OSError as exc:
+                refused.append((number, exc))
+            # Spread over the restarts.
+            time.sleep(0.005)
+        served.set()
+
+    drop_in(listening, "[Unit]\nStartLimitIntervalSec=0\n")
+    listening.systemctl("start", SERVICE)
+    storming = threading.Thread(target=storm)
+    storming.start()
+    restarts = 0
+    while not served.is_set():
+        listening.systemctl("restart", SERVICE)
+        restarts += 1
+    storming.join()
+    assert refused == []
+    assert restarts >= 2
+    with Agent(listening) as agent:
+        assert not agent.call("stream_list")["isError"]
+
+
+def test_a_killed_daemon_is_back_and_what_it_acknowledged_is_there(listening: Container) -> None:
+    acknowledged: list[str] = []
+    drop_in(listening, "[Unit]\nStartLimitIntervalSec=0\n[Service]\nRestartSec=0\n")
+    for _ in range(3):
+        with Agent(listening) as agent, contextlib.suppress(OSError, ConnectionError):
+            killer = threading.Timer(0.3, listening.kill, (listening.main_pid(SERVICE), signal.SIGKILL))
+            killer.start()
+            while True:
+                added = agent.call("stream_add", stream="svc:test:killed", entries=[{"n": len(acknowledged)}])
+                acknowledged += added["ids"]
+        killer.join()
+    assert len(acknowledged) > 10
+    with Agent(listening) as agent:
+        found: set[str] = set()
+        cursor: dict[str, Any] = {"start": "earliest"}
+        while page := agent.call("stream_read", stream="svc:test:killed", count=100, **cursor):
+            found |= {entry["id"] for entry in page["entries"]}
+            if not page["entries"]:
+                break
+            cursor = {"cursor": page["next_cursor"]}
+    assert set(acknowledged) <= found
+
+
+def test_the_embedded_server_runs_under_the_same_confinement_and_keeps_its_data(listening: Container) -> None:
+    drop_in(
+        listening,
+        f"[Service]\nExecStart=\nExecStart={PREFIX}/bin/redstreamd serve --embedded\n",
+    )
+    with Agent(listening) as agent:
+        [added] = agent.call("stream_add", stream="svc:test:embedded", entries=[{"n": 1}])["ids"]
+    listening.systemctl("stop", SERVICE)
+    assert listening.show(SERVICE, "Result") == {"Result": "success"}
+    assert "valkey-server" not in listening.run("ps", "-eo", "comm").stdout
+    with Agent(listening) as agent:
+        [entry] = agent.call("stream_read", stream="svc:test:embedded", start="earliest")["entries"]
+    assert entry["id"] == added
+
+
+def test_redis_over_its_unix_socket_without_any_network(listening: Container) -> None:
+    configuration = listening.path("/etc/redis/redis.conf")
+    original = configuration.read_text()
+    configuration.write_text(
+        f"{original}\nport 0\nunixsocket /run/redis/redis-server.sock\nunixsocketperm 770\n"
+    )
+    shipped = REPOSITORY / "systemd" / "drop-ins" / "redis-unix.conf"
+    try:
+        drop_in(listening, shipped.read_text())
+        with Agent(listening) as agent:
+            assert len(agent.call("stream_add", stream="svc:test:unix", entries=[{"n": 1}])["ids"]) == 1
+    finally:
+        listening.systemctl("stop", SERVICE, REDIS)
+        configuration.write_text(original)
+
+
+def test_each_client_of_the_inetd_door_gets_a_process_of_its_own(host: Container) -> None:
+    host.systemctl("start", REDIS, "redstreamd-inetd.socket")
+    processes = []
+    with contextlib.ExitStack() as clients:
+        for number in range(2):
+            agent = clients.enter_context(Agent(host, "/run/redstreamd/inetd.sock"))
+            added = agent.call("stream_add", stream="svc:test:inetd", entries=[{"n": number}])
+            assert len(added["ids"]) == 1
+            units = host.systemctl("list-units", "--plain", "--no-legend", "redstreamd*@*.service")
+            processes.append(len(units.splitlines()))
+    assert processes == [1, 2]
+    # A client that leaves takes its process along, and leaves no failed unit behind.
+    wait_until(lambda: host.systemctl("list-units", "--all", "--no-legend", "redstreamd*@*.service") == "")
+
+
+def test_the_originals_form_of_a_unit_works_with_the_listening_socket_as_standard_input(
+    host: Container,
+) -> None:
+    unit, door = "rs-original", "/run/rs-original.sock"
+    host.write(f"/run/systemd/system/{unit}.socket", f"[Socket]\nListenStream={door}\nRemoveOnStop=yes\n")
+    host.write(
+        f"/run/systemd/system/{unit}.service",
+        textwrap.dedent(f"""
+            [Unit]
+            After=redis-server.service
+            Requires=redis-server.service
+            [Service]
+            StandardInput=socket
+            StandardOutput=socket
+            Environment=LISTEN_FDS=1 REDIS_HOST=localhost REDIS_PORT=6379
+            Environment=STATE_DIRECTORY=/var/lib/rs-original
+            StandardError=journal
+            ExecStart={PREFIX}/bin/redstreamd stdio
+        """),
+    )
+    host.systemctl("daemon-reload")
+    host.systemctl("start", f"{unit}.socket")
+    try:
+        with Agent(host, door) as one, Agent(host, door) as other:
+            [added] = one.call("stream_add", stream="svc:test:original", entries=[{"n": 1}])["ids"]
+            [entry] = other.call("stream_read", stream="svc:test:original", start="earliest")["entries"]
+        assert entry["id"] == added
+    finally:
+        host.systemctl("stop", f"{unit}.socket", f"{unit}.service")
+        for kind in ("socket", "service"):
+            host.path(f"/run/systemd/system/{unit}.{kind}").unlink()

@@ -1,0 +1,250 @@
+"""The units as they are shipped, loaded and enforced by a real systemd."""
+
+from __future__ import annotations
+
+import json
+import re
+import socket
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from redstreamd.settings import describe, load
+from tests.systemd import probe
+from tests.systemd.harness import PREFIX, REPOSITORY, Container, install_units
+
+UNITS = REPOSITORY / "systemd"
+DROP_INS = sorted((UNITS / "drop-ins").iterdir())
+SERVICE_DIRECTORY = "/run/systemd/system/redstreamd.service.d"
+
+
+@pytest.fixture(scope="module")
+def installed(container: Container) -> Container:
+    """The container with our units installed."""
+    install_units(container)
+    return container
+
+
+@pytest.fixture
+def probing(installed: Container) -> Iterator[Container]:
+    """The real service and socket, with the probe in the daemon's place."""
+    installed.write(PREFIX / "probe.py", Path(probe.__file__).read_text())
+    command = f"{PREFIX}/bin/python {PREFIX}/probe.py"
+    installed.write(f"{SERVICE_DIRECTORY}/probe.conf", f"[Service]\nExecStart=\nExecStart={command}\n")
+    installed.systemctl("daemon-reload")
+    installed.systemctl("start", "redstreamd.socket")
+    installed.forget_journal()
+    yield installed
+    installed.systemctl("stop", "redstreamd.socket", "redstreamd.service")
+    for drop_in in installed.path(SERVICE_DIRECTORY).iterdir():
+        drop_in.unlink()
+    installed.systemctl("daemon-reload")
+    installed.systemctl("reset-failed")
+
+
+def add(container: Container, name: str) -> None:
+    """Install one of the shipped drop-ins."""
+    container.write(f"{SERVICE_DIRECTORY}/{name}", (UNITS / "drop-ins" / name).read_text())
+    container.systemctl("daemon-reload")
+
+
+def ask(container: Container, wish: str) -> Any:
+    with socket.socket(socket.AF_UNIX) as client:
+        client.settimeout(30)
+        client.connect(str(container.path("/run/redstreamd/mcp.sock")))
+        client.sendall(wish.encode() + b"\n")
+        return json.loads(client.makefile().readline())
+
+
+def verify(container: Container) -> str:
+    done = container.run(
+        *("systemd-analyze", "verify", "--man=no"),
+        *("redstreamd.socket", "redstreamd.service", "redstreamd-inetd.socket", "redstreamd@1.service"),
+        check=False,
+    )
+    return done.stdout + done.stderr
+
+
+def exposure(container: Container, unit: str = "redstreamd.service") -> float:
+    text = container.run("systemd-analyze", "security", "--no-pager", unit).stdout
+    found = re.search(r"Overall exposure level for \S+: ([0-9.]+)", text)
+    assert found is not None, text
+    return float(found.group(1))
+
+
+def systemd_version(container: Container) -> int:
+    return int(container.systemctl("--version").split()[1])
+
+
+# As they are loaded
+
+
+def test_systemd_has_no_complaint_about_the_units(installed: Container) -> None:
+    assert verify(installed) == ""
+
+
+@pytest.mark.parametrize("drop_in", DROP_INS, ids=lambda path: path.stem)
+def test_systemd_has_no_complaint_about_the_drop_ins(probing: Container, drop_in: Path) -> None:
+    add(probing, drop_in.name)
+    if drop_in.stem == "newer-systemd" and systemd_version(probing) < 254:
+        # On this version it is not for use. What it would do is known, and nothing else is unknown.
+        unknown = re.findall(r"Unknown key (?:name )?'(\w+)'", verify(probing))
+        assert set(unknown) == {"RestartSteps", "RestartMaxDelaySec"}
+    else:
+        assert verify(probing) == ""
+
+
+def test_the_exposure_is_as_low_as_promised(probing: Container) -> None:
+    assert exposure(probing) <= 1.0
+    assert exposure(probing, "redstreamd@1.service") <= 1.0
+    add(probing, "redis-unix.conf")
+    assert exposure(probing) <= 0.4
+
+
+def test_turning_peer_identity_on_costs_little(probing: Container) -> None:
+    add(probing, "peer-identity.conf")
+    assert exposure(probing) <= 1.2
+
+
+def test_a_process_for_one_client_is_as_confined_as_the_daemon() -> None:
+    def confinement(name: str) -> list[str]:
+        lines = (UNITS / name).read_text().splitlines()
+        first = lines.index("DynamicUser=yes")
+        last = lines.index("IPAddressAllow=localhost")
+        return [line for line in lines[first : last + 1] if line and not line.startswith("#")]
+
+    assert confinement("redstreamd.service") == confinement("redstreamd@.service")
+    assert len(confinement("redstreamd.service")) > 30
+
+
+# The door
+
+
+def test_the_door_belongs_to_the_group_of_clients(probing: Container) -> None:
+    listed = probing.run("stat", "--format=%U:%G %a", "/run/redstreamd/mcp.sock").stdout.strip()
+    assert listed == "root:redstreamd-clients 660"
+
+
+def test_a_start_that_fails_for_good_ends_even_with_a_client_that_keeps_waiting(probing: Container) -> None:
+    command = f"{PREFIX}/bin/python {PREFIX}/probe.py exit 78"
+    probing.write(f"{SERVICE_DIRECTORY}/zz-exit.conf", f"[Service]\nExecStart=\nExecStart={command}\n")
+    probing.systemctl("daemon-reload")
+    with socket.socket(socket.AF_UNIX) as client:
+        client.connect(str(probing.path("/run/redstreamd/mcp.sock")))
+        # The client at the socket starts the service again and again, up to StartLimitBurst=.
+        probing.wait_for("redstreamd.socket", ActiveState="failed", Result="service-start-limit-hit")
+    state = probing.show("redstreamd.service", "ActiveState", "ExecMainStatus", "NRestarts")
+    assert state == {"ActiveState": "failed", "ExecMainStatus": "78", "NRestarts": "0"}
+    assert probing.journal("redstreamd.service").count("Starting redstreamd.service") == 10
+
+
+def test_a_stopped_socket_leaves_no_file_behind(probing: Container) -> None:
+    probing.systemctl("stop", "redstreamd.socket")
+    assert not probing.path("/run/redstreamd/mcp.sock").exists()
+
+
+def test_the_door_outlives_the_daemon(probing: Container) -> None:
+    former = ask(probing, "hello")["pid"]
+    probing.systemctl("stop", "redstreamd.service")
+    assert ask(probing, "hello")["pid"] != former
+
+
+def test_redis_is_wanted_but_its_end_does_not_end_the_daemon(probing: Container) -> None:
+    probing.systemctl("start", "redstreamd.service")
+    assert probing.wait_for("redis-server.service", ActiveState="active")
+    former = probing.main_pid("redstreamd.service")
+    probing.systemctl("stop", "redis-server.service")
+    assert ask(probing, "hello")["pid"] == former
+
+
+# What the daemon may do, asked of the kernel from inside the unit
+
+
+@pytest.mark.parametrize(
+    ("attempt", "outcome"),
+    [
+        ("os.getuid() > 60000", "True"),
+        ("os.access('/root', os.R_OK), os.access('/home', os.R_OK)", "(False, False)"),
+        ("Path('/etc/rs-probe').touch()", "OSError: [Errno 30] Read-only file system"),
+        ("Path('/run/redstreamd/rs-probe').touch()", "PermissionError: [Errno 13] Permission denied"),
+        ("Path(os.environ['STATE_DIRECTORY'], 'rs-probe').touch()", "None"),
+        ("oct(Path(os.environ['STATE_DIRECTORY']).stat().st_mode)", "'0o40700'"),
+        ("socket.socket(socket.AF_NETLINK)", "OSError: [Errno 97] Address family not supported by protocol"),
+        ("socket.socket(socket.AF_INET).fileno() > 0", "True"),
+        ("mmap.mmap(-1, 4096, prot=7)", "PermissionError: [Errno 1] Operation not permitted"),
+        ("os.sched_setaffinity(0, {0})", "PermissionError: [Errno 1] Operation not permitted"),
+        ("os.setgroups([])", "PermissionError: [Errno 1] Operation not permitted"),
+        ("ctypes.CDLL(None, use_errno=True).unshare(0x10000000)", "-1"),
+        ("Path('/proc/1/comm').exists()", "False"),
+        ("sorted(p.name for p in Path('/dev').iterdir() if p.is_block_device())", "[]"),
+        ("Path('/proc/self/status').read_text().split('CapBnd:')[1].split()[0]", "'0000000000000000'"),
+        ("Path('/proc/self/status').read_text().split('NoNewPrivs:')[1].split()[0]", "'1'"),
+        ("__import__('resource').getrlimit(__import__('resource').RLIMIT_NOFILE)", "(16384, 16384)"),
+    ],
+)
+def test_the_confinement_is_real(probing: Container, attempt: str, outcome: str) -> None:
+    found = ask(probing, f"run {attempt}")
+    assert found == outcome or found.startswith(f"{outcome}: ")
+
+
+def test_without_a_network_redis_is_reached_through_its_unix_socket(probing: Container) -> None:
+    configuration = probing.path("/etc/redis/redis.conf")
+    original = configuration.read_text()
+    configuration.write_text(
+        f"{original}\nport 0\nunixsocket /run/redis/redis-server.sock\nunixsocketperm 770\n"
+    )
+    try:
+        add(probing, "redis-unix.conf")
+        probing.systemctl("restart", "redis-server.service")
+        assert ask(probing, "ping") == "+PONG"
+        refused = ask(probing, "run socket.create_connection(('127.0.0.1', 6379))")
+        assert refused == "OSError: [Errno 97] Address family not supported by protocol"
+    finally:
+        probing.systemctl("stop", "redis-server.service")
+        configuration.write_text(original)
+
+
+def test_settings_that_only_root_can_read_reach_the_daemon_as_a_credential(probing: Container) -> None:
+    probing.write("/etc/redstreamd/redstreamd.toml", "[redis]\npassword = 'x'\n", mode=0o600)
+    try:
+        assert ask(probing, "run Path('/etc/redstreamd/redstreamd.toml').read_text()").startswith(
+            "PermissionError"
+        )
+        add(probing, "private-settings.conf")
+        command = f"{PREFIX}/bin/python {PREFIX}/probe.py %d/redstreamd.toml"
+        probing.write(f"{SERVICE_DIRECTORY}/zz-probe.conf", f"[Service]\nExecStart=\nExecStart={command}\n")
+        probing.systemctl("daemon-reload")
+        probing.systemctl("restart", "redstreamd.service")
+        assert ask(probing, "arguments") == ["[redis]\npassword = 'x'\n"]
+    finally:
+        probing.path("/etc/redstreamd/redstreamd.toml").unlink()
+
+
+# The example of settings
+
+
+def test_the_example_settings_set_nothing() -> None:
+    example = UNITS / "redstreamd.toml"
+    assert load(config=example, environ={}).settings == load(environ={}).settings
+
+
+def test_what_the_example_settings_show_are_real_settings_with_their_defaults(tmp_path: Path) -> None:
+    example = (UNITS / "redstreamd.toml").read_text()
+    defaults = {setting.key: setting.default for setting in describe()}
+    # These have no default that could be shown.
+    made_up = {"redis.path", "redis.username", "daemon.listen"}
+    shown = {}
+    table = ""
+    for header, key, value in re.findall(r"^(?:\[(\w+)\]|# (\w+) = (.+))$", example, re.MULTILINE):
+        table = header or table
+        if key:
+            shown[f"{table}.{key}"] = value
+    assert len(shown) > 10
+    assert shown == {key: shown[key] if key in made_up else defaults.get(key) for key in shown}
+    # All of it together is valid, but for the socket, which goes instead of host and port.
+    uncommented = re.sub(r"^# ((?!path)\w+ = .+)$", r"\1", example, flags=re.MULTILINE)
+    everything = tmp_path / "redstreamd.toml"
+    everything.write_text(uncommented)
+    assert load(config=everything, environ={}).settings.redis.username == "agents"

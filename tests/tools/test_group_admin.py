@@ -1,0 +1,274 @@
+"""group_manage on real servers: what it says is what it does, and nothing is lost unless it was told to."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import trio
+
+from redstreamd.streams import counting, group_admin
+from redstreamd.streams.bus import Bus
+from redstreamd.streams.codec import Stamp
+from redstreamd.streams.group_facts import RELEASED
+from redstreamd.streams.names import Kind, companion_key
+from tests.support.buses import running_bus
+from tests.support.calls import call, refusal
+from tests.support.servers import Server
+
+GROUP = {"stream": "s", "group": "g"}
+DUE, DEAD = companion_key("s", Kind.DUE, "g"), companion_key("s", Kind.DEAD, "g")
+
+
+async def add(bus: Bus, count: int) -> list[str]:
+    ids: list[str] = []
+    for begin in range(0, count, 100):
+        entries = [{"n": n} for n in range(begin, min(begin + 100, count))]
+        ids += (await bus.publisher.add("s", entries, Stamp())).ids
+    return ids
+
+
+async def take(bus: Bus, consumer: str, count: int = 100) -> dict[str, Any]:
+    return await call(bus, "work_take", **GROUP, consumer=consumer, count=count)
+
+
+async def manage(bus: Bus, action: str, **how: Any) -> dict[str, Any]:
+    return await call(bus, "group_manage", **GROUP, action=action, **how)
+
+
+def holders(server: Server) -> dict[bytes, int]:
+    consumers = server.command("XPENDING", "s", "g")[3] or []
+    return {name: int(held) for name, held in consumers}
+
+
+@pytest.mark.parametrize("with_letters", [False, True])
+async def test_destroying_takes_the_leases_along_and_letters_only_if_told(
+    server: Server, with_letters: bool
+) -> None:
+    with trio.fail_after(20):
+        async with running_bus(server) as bus:
+            await add(bus, 5)
+            dead = await take(bus, "c", 1)
+            await call(bus, "work_fail", lease=dead["lease"], action="dead_letter")
+            await take(bus, "c", 2)
+            how = {"delete_dead_letters": with_letters}
+            plan = await manage(bus, "destroy", **how)
+            assert server.command("EXISTS", DUE, DEAD) == 2
+            assert holders(server) == {b"c": 2}
+            done = await manage(bus, "destroy", **how, dry_run=False)
+            assert server.command("XINFO", "GROUPS", "s") == []
+            assert server.command("EXISTS", DUE) == 0
+            assert server.command("XLEN", DEAD) == (0 if with_letters else 1)
+            assert server.command("XLEN", "s") == 5
+    assert plan["dry_run"] is True
+    assert plan["effect"] == done["effect"]
+    assert (plan["effect"]["pending_lost"], plan["effect"]["not_delivered"]) == (2, 2)
+    assert plan["effect"]["dead_letters_deleted" if with_letters else "dead_letters_kept"] == 1
+
+
+async def test_a_position_says_what_is_skipped_and_what_is_repeated(server: Server) -> None:
+    with trio.fail_after(20):
+        async with running_bus(server) as bus:
+            ids = await add(bus, 10)
+            await take(bus, "c", 4)
+            skip = await manage(bus, "set_position", start=ids[7])
+            repeat = await manage(bus, "set_position", start=ids[1])
+            latest = await manage(bus, "set_position", start="latest")
+            earliest = await manage(bus, "set_position", start="earliest")
+            stay = await manage(bus, "set_position", start=ids[4])
+            assert (await take(bus, "d", 1))["entries"][0]["id"] == ids[4]
+            await manage(bus, "set_position", start=ids[7], dry_run=False)
+            assert (await take(bus, "d", 1))["entries"][0]["id"] == ids[7]
+            await manage(bus, "set_position", start="earliest", dry_run=False)
+            assert (await take(bus, "d", 1))["entries"][0]["id"] == ids[0]
+    assert (skip["effect"]["skipped"], skip["effect"]["repeated"]) == (3, 0)
+    assert (repeat["effect"]["skipped"], repeat["effect"]["repeated"]) == (0, 3)
+    assert (latest["effect"]["skipped"], latest["effect"]["repeated"]) == (6, 0)
+    assert (earliest["effect"]["skipped"], earliest["effect"]["repeated"]) == (0, 4)
+    assert (stay["effect"]["skipped"], stay["effect"]["repeated"]) == (0, 0)
+    assert "note" in repeat
+    assert "note" not in skip
+
+
+async def test_whoever_waits_gets_what_a_new_position_repeats(server: Server) -> None:
+    got: list[str] = []
+    with trio.fail_after(20):
+        async with running_bus(server) as bus, trio.open_nursery() as nursery:
+            (first,) = await add(bus, 1)
+            done = await take(bus, "c")
+            await call(bus, "work_done", lease=done["lease"])
+
+            async def wait() -> None:
+                work = await call(bus, "work_take", **GROUP, consumer="d", timeout_seconds=20)
+                got.extend(entry["id"] for entry in work["entries"])
+
+            nursery.start_soon(wait)
+            while not bus.hub.statistics().watches:  # noqa: ASYNC110
+                await trio.sleep(0.001)
+            await manage(bus, "set_position", start="earliest", dry_run=False)
+    assert got == [first]
+
+
+async def test_long_stretches_are_counted_up_to_a_bound(
+    server: Server, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(counting, "_AT_ONCE", 40)
+    monkeypatch.setattr(counting, "MAX_COUNTED", 120)
+    with trio.fail_after(20):
+        async with running_bus(server) as bus:
+            await add(bus, 119)
+            await call(bus, "group_create", **GROUP)
+            exact = await manage(bus, "set_position", start="latest")
+            await add(bus, 100)
+            bounded = await manage(bus, "set_position", start="latest")
+    assert exact["effect"]["skipped"] == 119
+    assert bounded["effect"]["skipped_at_least"] == 120
+    assert "skipped" not in bounded["effect"]
+
+
+async def test_a_consumer_that_holds_entries_is_not_removed_unless_told_what_becomes_of_them(
+    server: Server,
+) -> None:
+    with trio.fail_after(20):
+        async with running_bus(server) as bus:
+            await add(bus, 3)
+            await take(bus, "c")
+            plan = await manage(bus, "remove_consumer", consumer="c")
+            refused = await refusal(
+                bus, "group_manage", **GROUP, action="remove_consumer", consumer="c", dry_run=False
+            )
+            assert holders(server) == {b"c": 3}
+            lost = await manage(bus, "remove_consumer", consumer="c", pending="lose", dry_run=False)
+            assert holders(server) == {}
+            assert server.command("XINFO", "CONSUMERS", "s", "g") == []
+            server.command("XGROUP", "CREATECONSUMER", "s", "g", "idle")
+            gone = await manage(bus, "remove_consumer", consumer="idle", dry_run=False)
+    assert plan["effect"]["pending"] == 3
+    assert "refused" in plan["note"]
+    assert refused["code"] == "INVALID_ARGUMENT"
+    assert "hand_over" in refused["next_step"]
+    assert lost["effect"] == {"removed": "c", "lost": 3}
+    assert gone["effect"] == {"removed": "idle"}
+
+
+async def test_released_entries_stay_pending_and_go_to_whoever_takes_next(server: Server) -> None:
+    with trio.fail_after(20):
+        async with running_bus(server) as bus:
+            ids = await add(bus, 3)
+            old = await take(bus, "c")
+            done = await manage(bus, "remove_consumer", consumer="c", pending="release", dry_run=False)
+            assert holders(server) == {RELEASED.encode(): 3}
+            again = await call(bus, "work_take", **GROUP, consumer="d", count=10, timeout_seconds=10)
+            late = await refusal(bus, "work_done", lease=old["lease"])
+            assert holders(server) == {b"d": 3}
+    assert done["effect"] == {"removed": "c", "released": 3}
+    assert [(entry["id"], entry["attempt"]) for entry in again["entries"]] == [(one, 2) for one in ids]
+    assert late["code"] == "LEASE_LOST"
+
+
+async def test_entries_handed_over_are_resumed_by_the_other_and_by_nobody_else_for_a_while(
+    server: Server,
+) -> None:
+    with trio.fail_after(20):
+        async with running_bus(server) as bus:
+            ids = await add(bus, 3)
+            await take(bus, "c")
+            done = await manage(
+                bus, "remove_consumer", consumer="c", pending="hand_over", to_consumer="d", dry_run=False
+            )
+            assert (await take(bus, "e"))["entries"] == []
+            resumed = await call(bus, "work_take", **GROUP, consumer="d", count=10, resume=True)
+    assert done["effect"] == {"removed": "c", "handed_over": 3}
+    assert [entry["id"] for entry in resumed["entries"]] == ids
+
+
+async def test_a_removal_that_was_cut_off_goes_on_and_loses_nothing(
+    server: Server, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(group_admin, "_MOVED_AT_ONCE", 2)
+    entries, partial = 95, False
+    with trio.fail_after(30):
+        async with running_bus(server) as bus:
+            await add(bus, entries)
+            await take(bus, "c")
+            rounds = 0
+            while b"c" in holders(server):
+                rounds += 3
+                with trio.CancelScope() as scope:
+                    async with trio.open_nursery() as nursery:
+
+                        async def remove() -> None:
+                            await manage(
+                                bus, "remove_consumer", consumer="c", pending="release", dry_run=False
+                            )
+
+                        nursery.start_soon(remove)
+                        for _ in range(rounds):
+                            await trio.lowlevel.checkpoint()
+                        scope.cancel()
+                await bus.commands.ping()
+                assert sum(holders(server).values()) == entries
+                partial |= len(holders(server)) == 2
+            assert holders(server) == {RELEASED.encode(): entries}
+            assert server.command("ZCARD", DUE) == entries
+    assert partial
+
+
+async def test_entries_whose_content_was_deleted_do_not_hold_up_a_removal(server: Server) -> None:
+    with trio.fail_after(20):
+        async with running_bus(server) as bus:
+            ids = await add(bus, 3)
+            await take(bus, "c")
+            server.command("XDEL", "s", ids[1])
+            done = await manage(bus, "remove_consumer", consumer="c", pending="release", dry_run=False)
+            assert holders(server) == {RELEASED.encode(): 2}
+            assert server.command("ZCARD", DUE) == 2
+    assert done["effect"] == {"removed": "c", "released": 2, "content_gone": 1}
+
+
+async def test_full_memory_moves_nothing_half(server: Server) -> None:
+    with trio.fail_after(20):
+        async with running_bus(server) as bus:
+            await add(bus, 3)
+            await take(bus, "c")
+            due = server.command("ZRANGE", DUE, 0, -1, "WITHSCORES")
+            server.command("CONFIG", "SET", "maxmemory", 1)
+            try:
+                full = await refusal(
+                    bus,
+                    "group_manage",
+                    **GROUP,
+                    action="remove_consumer",
+                    consumer="c",
+                    pending="release",
+                    dry_run=False,
+                )
+            finally:
+                server.command("CONFIG", "SET", "maxmemory", 0)
+            assert holders(server) == {b"c": 3}
+            assert server.command("ZRANGE", DUE, 0, -1, "WITHSCORES") == due
+    assert full["code"] == "BACKEND_OUT_OF_MEMORY"
+
+
+async def test_wrong_calls_say_what_is_right(server: Server) -> None:
+    with trio.fail_after(20):
+        async with running_bus(server) as bus:
+            await add(bus, 1)
+            await take(bus, "worker-1")
+            server.command("SET", "string", "x")
+
+            async def refused(**how: Any) -> dict[str, Any]:
+                return await refusal(bus, "group_manage", **(GROUP | how))
+
+            removal = {"action": "remove_consumer", "consumer": "worker-1"}
+            assert (await refused(action="destroy", stream="t"))["code"] == "STREAM_NOT_FOUND"
+            assert (await refused(action="destroy", stream="string"))["code"] == "WRONG_TYPE"
+            assert (await refused(action="destroy", group="h"))["code"] == "GROUP_NOT_FOUND"
+            assert "start" in (await refused(action="set_position"))["message"]
+            assert (await refused(action="set_position", start="soon"))["code"] == "INVALID_START"
+            assert "consumer" in (await refused(action="remove_consumer"))["message"]
+            assert "worker-1" in (await refused(**removal | {"consumer": "worker-2"}))["cause"]
+            assert "together" in (await refused(**removal, pending="hand_over"))["message"]
+            assert "together" in (await refused(**removal, to_consumer="x"))["message"]
+            same = await refused(**removal, pending="hand_over", to_consumer="worker-1")
+            assert "same" in same["message"]

@@ -1,0 +1,374 @@
+"""stream_health on real servers: each trouble is found, explained, and found at a bounded cost."""
+
+from __future__ import annotations
+
+import json
+import time
+from typing import Any
+
+import pytest
+import trio
+
+from redstreamd.settings import Settings
+from redstreamd.settings.groups import LeasesSettings
+from redstreamd.streams.bus import Bus
+from redstreamd.streams.codec import Stamp
+from redstreamd.streams.server_health import ServerFacts, server_findings
+from redstreamd.tools.arguments import Structurer
+from redstreamd.tools.catalog import REGISTRY
+from tests.support.buses import running_bus
+from tests.support.calls import call, refusal
+from tests.support.servers import Server
+
+GROUP = {"stream": "s", "group": "g"}
+
+
+async def add(bus: Bus, count: int) -> list[str]:
+    ids: list[str] = []
+    for begin in range(0, count, 100):
+        entries = [{"n": n} for n in range(begin, min(begin + 100, count))]
+        ids += (await bus.publisher.add("s", entries, Stamp())).ids
+    return ids
+
+
+def found(diagnosis: dict[str, Any], code: str) -> dict[str, Any]:
+    (finding,) = (each for each in diagnosis["findings"] if each["code"] == code)
+    assert finding["cause"]
+    assert finding["evidence"]
+    if "next_call" in finding:
+        # What is proposed can be called as it stands, apart from a name to fill in.
+        tool = REGISTRY.get(finding["next_call"]["tool"])
+        assert Structurer(tool.arguments)(finding["next_call"]["arguments"])
+    return finding
+
+
+def codes(diagnosis: dict[str, Any]) -> set[str]:
+    return {each["code"] for each in diagnosis["findings"]}
+
+
+async def test_a_group_without_consumers_is_critical_once_something_waits(server: Server) -> None:
+    with trio.fail_after(20):
+        async with running_bus(server) as bus:
+            await call(bus, "group_create", **GROUP)
+            empty = found(await call(bus, "stream_health", stream="s"), "no_consumers")
+            await add(bus, 3)
+            diagnosis = await call(bus, "stream_health", stream="s")
+            waiting = found(diagnosis, "no_consumers")
+            assert diagnosis["status"] == "critical"
+            assert waiting == diagnosis["findings"][0]
+            await call(bus, waiting["next_call"]["tool"], **waiting["next_call"]["arguments"])
+            after = await call(bus, "stream_health", stream="s")
+    assert empty["severity"] == "warning"
+    assert waiting["severity"] == "critical"
+    assert waiting["evidence"]["lag"] == 3
+    assert "no_consumers" not in codes(after)
+
+
+async def test_findings_come_by_severity(server: Server) -> None:
+    with trio.fail_after(20):
+        async with running_bus(server) as bus:
+            await call(bus, "group_create", **GROUP)
+            await add(bus, 300)
+            diagnosis = await call(bus, "stream_health", stream="s", detail="full")
+    order = ["critical", "warning", "notice"]
+    ranks = [order.index(each["severity"]) for each in diagnosis["findings"]]
+    assert ranks == sorted(ranks)
+    assert len(set(ranks)) > 1
+    assert found(diagnosis, "lagging")["evidence"]["lag"] == 300
+
+
+async def test_more_than_a_hundred_pending_is_a_warning_with_what_they_are(server: Server) -> None:
+    with trio.fail_after(20):
+        async with running_bus(server) as bus:
+            ids = await add(bus, 130)
+            await call(bus, "work_take", **GROUP, consumer="a", count=100)
+            assert "many_pending" not in codes(await call(bus, "stream_health", stream="s"))
+            lease = (await call(bus, "work_take", **GROUP, consumer="a", count=10))["lease"]
+            await call(bus, "work_fail", lease=lease, action="retry", delay_seconds=60)
+            server.command("XREADGROUP", "GROUP", "g", "outsider", "COUNT", 20, "STREAMS", "s", ">")
+            finding = found(await call(bus, "stream_health", stream="s"), "many_pending")
+            one = await call(bus, "stream_health", **GROUP, detail="full")
+    evidence = finding["evidence"]
+    assert evidence["pending"] == evidence["looked_at"] == 130
+    assert (evidence["leased"], evidence["put_off"], evidence["held_outside"]) == (100, 10, 20)
+    assert evidence["oldest_id"] == ids[0]
+    assert 0 <= evidence["oldest_age_seconds"] < 20
+    assert finding["next_call"] == {"tool": "pending_list", "arguments": GROUP}
+    (group,) = one["groups"]
+    assert group["pending"] == 130
+
+
+async def test_dead_consumers_with_pending_entries_are_named_and_those_at_work_are_not(
+    server: Server,
+) -> None:
+    settings = Settings(leases=LeasesSettings(foreign_idle_seconds=0.05))
+    with trio.fail_after(20):
+        async with running_bus(server, settings) as bus:
+            await add(bus, 6)
+            await call(bus, "work_take", **GROUP, consumer="working", count=2)
+            server.command("XREADGROUP", "GROUP", "g", "gone", "COUNT", 4, "STREAMS", "s", ">")
+            await trio.sleep(0.1)
+            diagnosis = await call(bus, "stream_health", stream="s")
+            finding = found(diagnosis, "dead_consumers")
+            listed = await call(bus, "pending_list", **finding["next_call"]["arguments"])
+    (dead,) = finding["evidence"]["consumers"]
+    assert (dead["consumer"], dead["pending"]) == ("gone", 4)
+    assert dead["idle_seconds"] >= 0.1
+    assert [line["consumer"] for line in listed["entries"]] == ["gone"] * 4
+    assert found(diagnosis, "stuck_pending")["evidence"]["oldest_consumer"] == "gone"
+
+
+async def test_what_was_delivered_outside_and_never_finished_is_found(server: Server) -> None:
+    with trio.fail_after(20):
+        async with running_bus(server) as bus:
+            ids = await add(bus, 2)
+            server.command("XGROUP", "CREATE", "s", "g", "0")
+            server.command("XREADGROUP", "GROUP", "g", "gone", "COUNT", 2, "STREAMS", "s", ">")
+            assert "stuck_pending" not in codes(await call(bus, "stream_health", stream="s"))
+            server.command("XCLAIM", "s", "g", "gone", 0, ids[0], "IDLE", 400_000)
+            finding = found(await call(bus, "stream_health", stream="s"), "stuck_pending")
+            listed = await call(bus, "pending_list", **finding["next_call"]["arguments"])
+    assert finding["evidence"]["oldest_consumer"] == "gone"
+    assert [line["id"] for line in listed["entries"]] == ids[:1]
+
+
+async def test_work_that_is_due_and_that_nobody_asks_for_is_found(server: Server) -> None:
+    with trio.fail_after(20):
+        async with running_bus(server) as bus:
+            (first,) = await add(bus, 1)
+            await call(bus, "work_take", **GROUP, consumer="a")
+            # Its lease ran out a minute ago, by the server's clock.
+            seconds = int(server.command("TIME")[0]) - 60
+            server.command("ZADD", "s:rs:due:g:{s}", seconds * 1000, f"{first}/1")
+            finding = found(await call(bus, "stream_health", stream="s"), "overdue")
+    assert finding["evidence"]["overdue"] == 1
+    assert 60 <= finding["evidence"]["waiting_seconds"] < 80
+
+
+async def test_entries_near_their_last_delivery_and_dead_letters_are_found(server: Server) -> None:
+    settings = Settings(leases=LeasesSettings(max_deliveries=3))
+    with trio.fail_after(20):
+        async with running_bus(server, settings) as bus:
+            await add(bus, 1)
+            take = {**GROUP, "consumer": "a", "timeout_seconds": 10}
+            for _ in range(2):
+                lease = (await call(bus, "work_take", **take))["lease"]
+                await call(bus, "work_fail", lease=lease, action="release")
+            lease = (await call(bus, "work_take", **take))["lease"]
+            near = found(await call(bus, "stream_health", stream="s"), "failing_entries")
+            await call(bus, "work_fail", lease=lease, action="release")
+            diagnosis = await call(bus, "stream_health", stream="s")
+            letters = found(diagnosis, "dead_letters")
+            assert "failing_entries" not in codes(diagnosis)
+            listed = await call(bus, letters["next_call"]["tool"], **letters["next_call"]["arguments"])
+    assert near["evidence"] == {"entries": 1, "looked_at": 1, "most_deliveries": 3}
+    assert near["next_call"]["arguments"]["min_deliveries"] == 3
+    assert letters["evidence"]["dead_letters"] == 1
+    assert letters["evidence"]["newest_age_seconds"] < 20
+    assert listed["total"] == 1
+
+
+@pytest.mark.parametrize("ahead", [3, 500])
+async def test_an_unknown_lag_is_explained_and_counted_or_estimated(server: Server, ahead: int) -> None:
+    with trio.fail_after(20):
+        async with running_bus(server) as bus:
+            ids = [f"{1_000 + n}-0" for n in range(1_000)]
+            server.commands(*[("XADD", "s", one, "n", "x") for one in ids])
+            # A group in the middle: the server has no count of what was read.
+            server.command("XGROUP", "CREATE", "s", "g", ids[-ahead - 1])
+            server.command("XGROUP", "CREATECONSUMER", "s", "g", "c")
+            finding = found(await call(bus, "stream_health", stream="s"), "lag_unknown")
+            evidence = finding["evidence"]
+            assert evidence["lag"] == pytest.approx(ahead, abs=0 if ahead == 3 else 1)
+            assert "middle of the stream" in finding["cause"]
+            if ahead == 3:
+                assert "estimated" not in evidence
+            else:
+                assert evidence["estimated"] is True
+                assert evidence["at_least"] <= ahead <= evidence["at_most"] < 1_000
+
+
+async def test_a_lag_lost_through_a_deletion_is_explained(server: Server) -> None:
+    with trio.fail_after(20):
+        async with running_bus(server) as bus:
+            ids = await add(bus, 10)
+            await call(bus, "work_take", **GROUP, consumer="a", count=2)
+            server.command("XDEL", "s", ids[5])
+            finding = found(await call(bus, "stream_health", stream="s"), "lag_unknown")
+            figures = (await call(bus, "stream_health", **GROUP, detail="full"))["groups"]
+    assert "deleted" in finding["cause"]
+    assert finding["evidence"]["lag"] == 7
+    assert figures[0]["lag"] == 7
+
+
+async def test_a_server_that_forgets_everything_at_a_restart_is_found(server: Server) -> None:
+    with trio.fail_after(20):
+        async with running_bus(server) as bus:
+            await add(bus, 1)
+            none = await call(bus, "stream_health", stream="s", detail="full")
+            server.command("CONFIG", "SET", "save", "3600 1")
+            snapshots = await call(bus, "stream_health", stream="s")
+            server.command("CONFIG", "SET", "appendonly", "yes")
+            kept = await call(bus, "stream_health", stream="s", detail="full")
+            server.command("CONFIG", "SET", "appendonly", "no", "save", "")
+    assert found(none, "no_persistence")["severity"] == "warning"
+    assert "restart" in found(none, "no_persistence")["cause"]
+    assert none["server"]["role"] == "master"
+    assert found(snapshots, "snapshots_only")["severity"] == "notice"
+    assert {"no_persistence", "snapshots_only"}.isdisjoint(codes(kept))
+    assert kept["server"]["aof_enabled"] == "1"
+
+
+async def test_memory_near_its_limit_and_eviction_of_streams_are_found(server: Server) -> None:
+    with trio.fail_after(20):
+        async with running_bus(server) as bus:
+            await add(bus, 1)
+            used = int(bus_info(server)["used_memory"])
+            server.command("CONFIG", "SET", "maxmemory-policy", "allkeys-lru", "maxmemory", used * 2)
+            try:
+                roomy = await call(bus, "stream_health", stream="s", detail="full")
+                server.command("CONFIG", "SET", "maxmemory-policy", "noeviction", "maxmemory", used)
+                tight = await call(bus, "stream_health", stream="s", detail="full")
+            finally:
+                server.command("CONFIG", "SET", "maxmemory", 0, "maxmemory-policy", "noeviction")
+    assert found(roomy, "eviction")["evidence"]["maxmemory_policy"] == "allkeys-lru"
+    assert "memory_nearly_full" not in codes(roomy)
+    assert found(tight, "memory_nearly_full")["severity"] == "critical"
+    assert "eviction" not in codes(tight)
+
+
+def bus_info(server: Server) -> dict[str, str]:
+    lines = server.command("INFO", "memory").decode().splitlines()
+    return dict(line.split(":", 1) for line in lines if ":" in line)
+
+
+@pytest.mark.parametrize(
+    ("info", "expected"),
+    [
+        ({"aof_enabled": "1", "aof_last_write_status": "err"}, "save_failed"),
+        ({"aof_enabled": "1", "rdb_last_bgsave_status": "err"}, "save_failed"),
+        ({"role": "slave", "master_host": "h", "master_link_status": "down"}, "read_only_replica"),
+        ({"role": "master", "connected_slaves": "1", "slave0": "ip=h,state=online,lag=60"}, "replica_behind"),
+        ({"role": "master", "connected_slaves": "1", "slave0": "ip=h,state=wait_bgsave"}, "replica_behind"),
+        (
+            {"maxmemory": "100", "used_memory": "5", "maxmemory_policy": "volatile-ttl"},
+            "eviction_of_expiring_keys",
+        ),
+        ({"role": "master", "connected_slaves": "1", "slave0": "ip=h,state=online,lag=1"}, None),
+        ({"maxmemory": "0", "used_memory": "5", "maxmemory_policy": "allkeys-lru"}, None),
+    ],
+)
+def test_what_info_says_becomes_findings(info: dict[str, str], expected: str | None) -> None:
+    findings = [each.code for each in server_findings(ServerFacts(info, "", {}))]
+    assert findings == ([] if expected is None else [expected])
+
+
+async def test_what_may_not_be_asked_is_said_and_the_rest_is_answered(server: Server) -> None:
+    with trio.fail_after(20):
+        async with running_bus(server) as bus:
+            await add(bus, 2)
+            await call(bus, "work_take", **GROUP, consumer="a")
+            server.command("ACL", "SETUSER", "default", "-info", "-config|get", "-memory")
+            try:
+                diagnosis = await call(bus, "stream_health", stream="s", detail="full")
+            finally:
+                server.command("ACL", "SETUSER", "default", "+@all")
+    assert "permission" in diagnosis["left_out"]["INFO persistence"]
+    assert "CONFIG GET save" in diagnosis["left_out"]
+    assert diagnosis["groups"][0]["pending"] == 1
+    assert "memory_bytes" not in diagnosis["stream"]
+    assert "no_persistence" not in codes(diagnosis)
+
+
+async def test_rates_appear_once_the_stream_was_asked_about(server: Server) -> None:
+    with trio.fail_after(20):
+        async with running_bus(server) as bus, trio.open_nursery() as nursery:
+            bus.sampler._interval = 0.02
+            await nursery.start(bus.sampler.run)
+            await add(bus, 5)
+            first = await call(bus, "stream_health", stream="s")
+            assert "added_per_second" not in first["stream"]
+            while bus.sampler.rates("s") is None:  # noqa: ASYNC110
+                await trio.sleep(0.005)
+            await add(bus, 5)
+            while True:
+                again = await call(bus, "stream_health", stream="s")
+                if again["stream"].get("added_per_second", 0) > 0:
+                    break
+            nursery.cancel_scope.cancel()
+    assert again["stream"]["growth_per_second"] > 0
+
+
+async def test_what_is_absent_or_of_another_type_is_said(server: Server) -> None:
+    with trio.fail_after(20):
+        async with running_bus(server) as bus:
+            await add(bus, 1)
+            server.command("SET", "string", "x")
+            absent = await refusal(bus, "stream_health", stream="t")
+            group = await refusal(bus, "stream_health", stream="s", group="h")
+            wrong = await refusal(bus, "stream_health", stream="string")
+            none = await call(bus, "stream_health", stream="s")
+    assert absent["code"] == "STREAM_NOT_FOUND"
+    assert group["code"] == "GROUP_NOT_FOUND"
+    assert wrong["code"] == "WRONG_TYPE"
+    assert found(none, "no_groups")["severity"] == "notice"
+
+
+async def test_five_thousand_groups_are_diagnosed_within_a_bound(server: Server) -> None:
+    groups = 5_000
+    server.commands(
+        ("XADD", "s", "1-0", "a", "b"),
+        *[("XGROUP", "CREATE", "s", f"g{n}", "0") for n in range(groups)],
+        ("XREADGROUP", "GROUP", "g77", "c", "STREAMS", "s", ">"),
+        ("CONFIG", "RESETSTAT"),
+    )
+    with trio.fail_after(30):
+        async with running_bus(server) as bus:
+            await bus.commands.ping()
+            began = time.perf_counter()
+            diagnosis = await call(bus, "stream_health", stream="s", detail="full")
+            took = time.perf_counter() - began
+            one = await call(bus, "stream_health", stream="s", group="g77")
+    rest = found(diagnosis, "groups_not_examined")
+    assert rest["severity"] == "critical"
+    assert rest["evidence"]["groups"] == groups - 10
+    assert rest["evidence"]["without_consumers_and_waiting"] == groups - 11
+    assert len(json.dumps(diagnosis)) < Settings().tools.max_result_bytes
+    assert one["stream"]["groups"] == groups
+    print(f"5,000 groups: {took * 1000:.0f} ms, server {calls_ms(server)}")
+    assert took < 2.0
+
+
+async def test_a_million_entries_are_diagnosed_within_a_bound(server: Server) -> None:
+    for _ in range(20):
+        server.command(
+            "EVAL", "for n = 1, 50000 do redis.call('XADD', 's', '*', 'n', n, 'text', 'some text') end", 0
+        )
+    server.command("XGROUP", "CREATE", "s", "g", "0")
+    server.command("XREADGROUP", "GROUP", "g", "c", "COUNT", 200_000, "STREAMS", "s", ">")
+    server.command("XADD", "s", "*", "one", "more")
+    server.command("XDEL", "s", server.command("XREVRANGE", "s", "+", "-", "COUNT", 1)[0][0])
+    server.command("CONFIG", "RESETSTAT")
+    with trio.fail_after(30):
+        async with running_bus(server) as bus:
+            await bus.commands.ping()
+            began = time.perf_counter()
+            diagnosis = await call(bus, "stream_health", stream="s", group="g", detail="full")
+            took = time.perf_counter() - began
+            began = time.perf_counter()
+            listed = await call(bus, "pending_list", **GROUP, min_deliveries=2)
+            searched = time.perf_counter() - began
+    assert found(diagnosis, "untrimmed")["evidence"]["length"] == 1_000_000
+    assert found(diagnosis, "many_pending")["evidence"]["pending"] == 200_000
+    assert listed["has_more"] is True
+    assert listed["entries"] == []
+    print(f"1,000,000 entries: {took * 1000:.0f} ms, search {searched * 1000:.0f} ms, {calls_ms(server)}")
+    assert took < 1.0
+    assert searched < 1.0
+
+
+def calls_ms(server: Server) -> dict[str, str]:
+    """What the server spent on each kind of command, in milliseconds."""
+    lines = server.command("INFO", "commandstats").decode().splitlines()
+    spent = {line.partition(":")[0][8:]: line.split("usec=")[1].split(",")[0] for line in lines[1:]}
+    return {name: f"{int(usec) / 1000:.1f}" for name, usec in spent.items() if int(usec) > 500}
