@@ -17,7 +17,7 @@ import msgspec
 
 from redstreamd.policy import Permission, Principal
 from redstreamd.streams.facts import Facts
-from redstreamd.streams.topics import Topic
+from redstreamd.streams.subscriptions.topics import Topic
 
 #: Far beyond the longest names that the settings allow, every byte of them escaped.
 _MAX_URI = 1_000_000

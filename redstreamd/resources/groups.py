@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from redstreamd.resources.definition import Content, Reading, json_content, resource
-from redstreamd.streams.topics import GroupTopic
+from redstreamd.streams.subscriptions.topics import GroupTopic
 from redstreamd.streams.uris import STREAMS
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from redstreamd.resources.definition import Content, Reading, json_content, resource
-from redstreamd.streams.topics import ListTopic, StreamTopic
+from redstreamd.streams.subscriptions.topics import ListTopic, StreamTopic
 from redstreamd.streams.uris import STREAMS
 
 # An entry never changes; it can only be deleted, which a client learns late without much harm.

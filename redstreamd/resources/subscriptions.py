@@ -31,8 +31,8 @@ from redstreamd.policy import Principal
 from redstreamd.refusals import refused, refused_read, resource_not_found
 from redstreamd.resources.definition import Found, Library
 from redstreamd.streams.facts import Facts
-from redstreamd.streams.topics import ListTopic, Topic
-from redstreamd.streams.updates import Subscriber, Updates
+from redstreamd.streams.subscriptions.topics import ListTopic, Topic
+from redstreamd.streams.subscriptions.updates import Subscriber, Updates
 
 Context = ServerRequestContext[Principal]
 

@@ -7,11 +7,13 @@ import attrs
 from redstreamd.redisio.commands import Commands
 from redstreamd.redisio.manager import Manager
 from redstreamd.settings import Settings
+from redstreamd.streams.admin.dead_letters import DeadLetters
+from redstreamd.streams.admin.groups import GroupAdmin
+from redstreamd.streams.admin.streams import StreamAdmin
 from redstreamd.streams.answers import Answers
-from redstreamd.streams.dead_letters import DeadLetters
-from redstreamd.streams.group_admin import GroupAdmin
-from redstreamd.streams.group_findings import Limits
-from redstreamd.streams.health import Doctor
+from redstreamd.streams.diagnosis.group_findings import Limits
+from redstreamd.streams.diagnosis.health import Doctor
+from redstreamd.streams.diagnosis.sampler import Sampler
 from redstreamd.streams.lease_tokens import LeaseKey
 from redstreamd.streams.leases import Leases
 from redstreamd.streams.listing import Lister
@@ -19,8 +21,6 @@ from redstreamd.streams.pending import PendingLister
 from redstreamd.streams.publishing import Publisher
 from redstreamd.streams.reading import Reader
 from redstreamd.streams.requests import Requests
-from redstreamd.streams.sampler import Sampler
-from redstreamd.streams.stream_admin import StreamAdmin
 from redstreamd.streams.tail_hub import TailHub
 from redstreamd.streams.work import WorkQueue
 

@@ -20,12 +20,12 @@ from redstreamd.streams import entry_ids
 from redstreamd.streams.bounds import bound_entries
 from redstreamd.streams.bus import Bus
 from redstreamd.streams.codec import decode
+from redstreamd.streams.diagnosis.vitals import Vitals
 from redstreamd.streams.entries import view
 from redstreamd.streams.listing import line
 from redstreamd.streams.names import check_group, check_stream
 from redstreamd.streams.problems import explained, group_not_found, stream_not_found
 from redstreamd.streams.uris import group_uri
-from redstreamd.streams.vitals import Vitals
 
 #: Of streams, groups and consumers in one value; more would not be read, and the tools page.
 MAX_LISTED = 100

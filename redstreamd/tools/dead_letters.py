@@ -10,8 +10,8 @@ from msgspec import Meta
 from redstreamd.errors import BusError, Code
 from redstreamd.policy import Permission
 from redstreamd.streams import entry_ids
+from redstreamd.streams.admin.dead_letters import Disposal, Disposed, Fate
 from redstreamd.streams.bus import Bus
-from redstreamd.streams.dead_letters import Disposal, Disposed, Fate
 from redstreamd.streams.entries import view
 from redstreamd.streams.names import check_group, check_stream
 from redstreamd.tools import fields

@@ -9,9 +9,9 @@ from msgspec import Meta
 
 from redstreamd.errors import BusError, Code
 from redstreamd.policy import Permission
+from redstreamd.streams.admin.groups import GroupState
 from redstreamd.streams.bus import Bus
-from redstreamd.streams.group_admin import GroupState
-from redstreamd.streams.group_facts import RELEASED
+from redstreamd.streams.diagnosis.group_facts import RELEASED
 from redstreamd.streams.names import check_consumer, check_group, check_stream
 from redstreamd.tools import fields
 from redstreamd.tools.definition import Call, Profile, named_by, tool

@@ -10,12 +10,12 @@ from msgspec import Meta
 from redstreamd.policy import Permission
 from redstreamd.streams import entry_ids
 from redstreamd.streams.bus import Bus
-from redstreamd.streams.findings import Finding
-from redstreamd.streams.group_facts import GroupFacts
-from redstreamd.streams.group_findings import age_seconds
-from redstreamd.streams.health import Diagnosis
+from redstreamd.streams.diagnosis.findings import Finding
+from redstreamd.streams.diagnosis.group_facts import GroupFacts
+from redstreamd.streams.diagnosis.group_findings import age_seconds
+from redstreamd.streams.diagnosis.health import Diagnosis
+from redstreamd.streams.diagnosis.server_health import server_summary
 from redstreamd.streams.names import check_group, check_stream
-from redstreamd.streams.server_health import server_summary
 from redstreamd.tools import fields
 from redstreamd.tools.definition import Call, Profile, named_by, tool
 from redstreamd.tools.lines import fitting

@@ -10,10 +10,10 @@ from msgspec import Meta
 from redstreamd.errors import BusError, Code
 from redstreamd.policy import Permission
 from redstreamd.streams import entry_ids
+from redstreamd.streams.admin.streams import Cut, Removal
 from redstreamd.streams.bus import Bus
+from redstreamd.streams.diagnosis.shape import Shape
 from redstreamd.streams.names import check_stream
-from redstreamd.streams.shape import Shape
-from redstreamd.streams.stream_admin import Cut, Removal
 from redstreamd.tools import fields
 from redstreamd.tools.definition import Call, Profile, named_by, tool
 

@@ -9,7 +9,7 @@ import pytest
 from redstreamd.policy import Permission
 from redstreamd.resources.catalog import LIBRARY
 from redstreamd.resources.definition import Content, Library, Reading, resource
-from redstreamd.streams.topics import GroupTopic, ListTopic, StreamTopic
+from redstreamd.streams.subscriptions.topics import GroupTopic, ListTopic, StreamTopic
 
 PLAIN: dict[str, Any] = {
     "title": "T",

@@ -13,7 +13,7 @@ import trio
 from redstreamd.mcpio.connection import Connection
 from redstreamd.mcpio.state import ConnectionState
 from redstreamd.resources import subscriptions
-from redstreamd.streams.topics import GroupTopic, ListTopic
+from redstreamd.streams.subscriptions.topics import GroupTopic, ListTopic
 from redstreamd.streams.uris import entry_uri, group_uri, stream_uri
 from tests.mcpio.serving import socket_pair
 from tests.resources.serving import Surface, running_surface

@@ -8,8 +8,8 @@ import trio
 
 from redstreamd.redisio.manager import Manager
 from redstreamd.redisio.target import Target
-from redstreamd.streams import sampler as module
-from redstreamd.streams.sampler import GroupSample, Rates, Sample, Sampler, rates_between
+from redstreamd.streams.diagnosis import sampler as module
+from redstreamd.streams.diagnosis.sampler import GroupSample, Rates, Sample, Sampler, rates_between
 from tests.support.servers import Server
 
 

@@ -7,10 +7,10 @@ from typing import Any
 import pytest
 import trio
 
-from redstreamd.streams import counting, group_admin
+from redstreamd.streams.admin import counting, groups
 from redstreamd.streams.bus import Bus
 from redstreamd.streams.codec import Stamp
-from redstreamd.streams.group_facts import RELEASED
+from redstreamd.streams.diagnosis.group_facts import RELEASED
 from redstreamd.streams.names import Kind, companion_key
 from tests.support.buses import running_bus
 from tests.support.calls import call, refusal
@@ -185,7 +185,7 @@ async def test_entries_handed_over_are_resumed_by_the_other_and_by_nobody_else_f
 async def test_a_removal_that_was_cut_off_goes_on_and_loses_nothing(
     server: Server, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(group_admin, "_MOVED_AT_ONCE", 2)
+    monkeypatch.setattr(groups, "_MOVED_AT_ONCE", 2)
     entries, partial = 95, False
     with trio.fail_after(30):
         async with running_bus(server) as bus:

@@ -13,7 +13,7 @@ from redstreamd.settings import Settings
 from redstreamd.settings.groups import LeasesSettings
 from redstreamd.streams.bus import Bus
 from redstreamd.streams.codec import Stamp
-from redstreamd.streams.server_health import ServerFacts, server_findings
+from redstreamd.streams.diagnosis.server_health import ServerFacts, server_findings
 from redstreamd.tools.arguments import Structurer
 from redstreamd.tools.catalog import REGISTRY
 from tests.support.buses import running_bus

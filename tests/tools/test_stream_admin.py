@@ -8,11 +8,11 @@ from typing import Any
 import pytest
 import trio
 
-from redstreamd.streams import stream_admin
+from redstreamd.streams.admin import streams
 from redstreamd.streams.bus import Bus
 from redstreamd.streams.codec import Stamp
 from redstreamd.streams.names import Kind, companion_key
-from redstreamd.streams.stream_admin import Removal
+from redstreamd.streams.admin.streams import Removal
 from tests.support.buses import running_bus
 from tests.support.calls import call, refusal
 from tests.support.servers import Server

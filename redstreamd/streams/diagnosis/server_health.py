@@ -9,7 +9,7 @@ import attrs
 
 from redstreamd.errors import BusError, Code
 from redstreamd.redisio.commands import Commands
-from redstreamd.streams.findings import Finding, Severity
+from redstreamd.streams.diagnosis.findings import Finding, Severity
 
 _SECTIONS = ("persistence", "memory", "replication")
 _NEARLY_FULL, _FULL = 0.9, 0.99

@@ -16,9 +16,9 @@ import attrs
 import trio
 
 from redstreamd.errors import BusError, Code
-from redstreamd.streams.feeds import Feeds, Listener
+from redstreamd.streams.subscriptions.feeds import Feeds, Listener
+from redstreamd.streams.subscriptions.topics import Sources, Topic
 from redstreamd.streams.tail_hub import TailHub
-from redstreamd.streams.topics import Sources, Topic
 
 
 @attrs.frozen

@@ -15,8 +15,8 @@ import attrs
 import trio
 
 from redstreamd.errors import BusError, Code
+from redstreamd.streams.subscriptions.topics import Sources, Topic
 from redstreamd.streams.tail_hub import TailHub, Watch
-from redstreamd.streams.topics import Sources, Topic
 
 #: Failures that say nothing about the topic: Redis could not be asked.
 _PASSING = frozenset({Code.CONNECTION_ERROR, Code.TIMEOUT, Code.OUTCOME_UNKNOWN, Code.INTERNAL})

@@ -14,11 +14,11 @@ from redstreamd.redisio.commands import Commands
 from redstreamd.redisio.manager import Lane, Manager, Replay
 from redstreamd.redisio.replies import ConsumerInfo, GroupInfo
 from redstreamd.streams import entry_ids
-from redstreamd.streams.counting import Count, count_between
+from redstreamd.streams.admin.counting import Count, count_between
+from redstreamd.streams.diagnosis.shape import Lag, Shape, lag_of, shape_of
 from redstreamd.streams.names import Kind, companion_key
 from redstreamd.streams.problems import explained, group_not_found, stream_not_found
 from redstreamd.streams.scripts import load
-from redstreamd.streams.shape import Lag, Shape, lag_of, shape_of
 from redstreamd.streams.tail_hub import TailHub
 from redstreamd.streams.work import group_position
 

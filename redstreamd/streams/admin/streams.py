@@ -16,11 +16,11 @@ from redstreamd.redisio import replies
 from redstreamd.redisio.commands import Commands
 from redstreamd.redisio.manager import Lane, Manager, Replay
 from redstreamd.streams import entry_ids
-from redstreamd.streams.counting import Count, count_between
+from redstreamd.streams.admin.counting import Count, count_between
+from redstreamd.streams.diagnosis.shape import Shape, shape_of
 from redstreamd.streams.names import Kind, companion_key
 from redstreamd.streams.problems import explained, stream_not_found
 from redstreamd.streams.scripts import load
-from redstreamd.streams.shape import Shape, shape_of
 
 _CUT = load("cut")
 _COUNT = load("count")

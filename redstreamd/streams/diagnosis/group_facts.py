@@ -12,11 +12,11 @@ from redstreamd.redisio import replies
 from redstreamd.redisio.commands import Commands
 from redstreamd.redisio.manager import Manager, Replay
 from redstreamd.redisio.replies import ConsumerInfo, GroupInfo, PendingEntry
+from redstreamd.streams.diagnosis.sampler import GroupRates
+from redstreamd.streams.diagnosis.shape import MOST_COUNTED, Lag, Shape, lag_of
 from redstreamd.streams.names import Kind, companion_key
 from redstreamd.streams.problems import explained
-from redstreamd.streams.sampler import GroupRates
 from redstreamd.streams.scripts import load
-from redstreamd.streams.shape import MOST_COUNTED, Lag, Shape, lag_of
 
 _DIAGNOSE = load("diagnose")
 

@@ -8,8 +8,8 @@ from typing import Any
 import attrs
 
 from redstreamd.streams import entry_ids
-from redstreamd.streams.findings import Finding, Severity
-from redstreamd.streams.group_facts import MAX_CONSUMERS, RELEASED, GroupFacts, worn_at
+from redstreamd.streams.diagnosis.findings import Finding, Severity
+from redstreamd.streams.diagnosis.group_facts import MAX_CONSUMERS, RELEASED, GroupFacts, worn_at
 
 #: Where monitoring of the original Red-Stream server warned, too.
 MANY_PENDING = 100

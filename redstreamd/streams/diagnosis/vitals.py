@@ -14,8 +14,8 @@ from redstreamd.errors import BusError
 from redstreamd.redisio.commands import Commands
 from redstreamd.redisio.lane import LaneStatus
 from redstreamd.redisio.manager import Manager
+from redstreamd.streams.subscriptions.updates import Updates
 from redstreamd.streams.tail_hub import TailHub
-from redstreamd.streams.updates import Updates
 
 #: Seconds a PING may take before that is the answer; a command's own deadline is longer.
 _PING_SECONDS = 1.0

@@ -15,13 +15,13 @@ from redstreamd.redisio.commands import Commands
 from redstreamd.redisio.manager import Lane, Manager
 from redstreamd.redisio.replies import GroupInfo
 from redstreamd.streams.concurrently import gather
-from redstreamd.streams.findings import Finding, Severity, by_severity
-from redstreamd.streams.group_facts import GroupFacts, facts_of
-from redstreamd.streams.group_findings import MANY_LAGGING, MANY_PENDING, Limits, group_findings
+from redstreamd.streams.diagnosis.findings import Finding, Severity, by_severity
+from redstreamd.streams.diagnosis.group_facts import GroupFacts, facts_of
+from redstreamd.streams.diagnosis.group_findings import MANY_LAGGING, MANY_PENDING, Limits, group_findings
+from redstreamd.streams.diagnosis.sampler import Rates, Sampler
+from redstreamd.streams.diagnosis.server_health import ServerFacts, server_facts, server_findings
+from redstreamd.streams.diagnosis.shape import Shape, shape_of
 from redstreamd.streams.problems import explained, group_not_found, stream_not_found
-from redstreamd.streams.sampler import Rates, Sampler
-from redstreamd.streams.server_health import ServerFacts, server_facts, server_findings
-from redstreamd.streams.shape import Shape, shape_of
 
 #: Groups looked at closely by one call, and the pending entries looked at in each; a single group that
 #: was asked for gets them all. Either takes 3 to 10 ms of the server's time, in pieces of at most 7.

@@ -1,0 +1,1 @@
+"""Who wants to be told of changes, and telling them; over the tail hub."""
