@@ -23,7 +23,7 @@ from mcp.server.lowlevel import Server
 
 from redstreamd import __version__
 from redstreamd.banner import banner
-from redstreamd.doors import OpenDoor, adopted, open_doors
+from redstreamd.doors import OpenDoor, adopted, open_doors, turn_away
 from redstreamd.errors import SettingsError
 from redstreamd.mcpio.acceptor import Acceptor
 from redstreamd.mcpio.connection import Connection
@@ -56,11 +56,11 @@ from redstreamd.service.watchdog import Watchdog, watchdog_interval
 from redstreamd.settings import Loaded, Settings
 from redstreamd.status import StatusLine
 from redstreamd.streams.bus import Bus
+from redstreamd.streams.diagnosis.vitals import Vitals
 from redstreamd.streams.facts import Facts
 from redstreamd.streams.lease_tokens import LeaseKey
-from redstreamd.streams.topics import Sources
-from redstreamd.streams.updates import Updates
-from redstreamd.streams.vitals import Vitals
+from redstreamd.streams.subscriptions.topics import Sources
+from redstreamd.streams.subscriptions.updates import Updates
 from redstreamd.surface import build_server
 from redstreamd.targets import target_for
 from redstreamd.tools.catalog import INSTRUCTIONS, REGISTRY
@@ -196,8 +196,12 @@ def _build(settings: Settings, resources: AsyncExitStack) -> _Parts:
 async def _serve(loaded: Loaded, log: LogOutput) -> None:
     activated = adopt_sockets()
     async with AsyncExitStack() as resources:
-        parts = _build(loaded.settings, resources)
-        doors = await open_doors(parts.settings.daemon.listen, activated)
+        try:
+            parts = _build(loaded.settings, resources)
+            doors = await open_doors(parts.settings.daemon.listen, activated)
+        except SettingsError as invalid:
+            await turn_away(activated, str(invalid))
+            raise
         await _serve_doors(parts, doors, log)
 
 

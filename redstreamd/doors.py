@@ -19,7 +19,7 @@ from redstreamd.mcpio import jsonrpc
 from redstreamd.mcpio.acceptor import Door
 from redstreamd.mcpio.listeners import ListenError, open_tcp_listeners, open_unix_listener
 from redstreamd.policy import Principal
-from redstreamd.service.activation import Activated, ActivatedListener, adopt_sockets
+from redstreamd.service.activation import Activated, adopt_sockets
 from redstreamd.settings import Kind, ListenAddress
 
 #: Names of sockets that will be served some day, but not by MCP's line framing.
@@ -102,20 +102,21 @@ def _default_address() -> ListenAddress:
 
 
 def turn_away_waiting(reason: str) -> None:
+    """Take over the sockets and do what `turn_away` does, for a start that failed before they were."""
+    activated = adopt_sockets()
+    if activated.listeners:
+        trio.run(turn_away, activated, reason)
+
+
+async def turn_away(activated: Activated, reason: str) -> None:
     """Tell the clients that wait at sockets handed over why nobody will serve them, and let them go.
 
     For a start that has failed. systemd starts a service again for as long as somebody waits at its
     socket, so clients that nobody takes would turn one failure into a loop; and they would never learn
     what is wrong.
     """
-    activated = adopt_sockets()
-    if activated.listeners:
-        line = jsonrpc.error(None, jsonrpc.NOT_NOW, f"redstreamd cannot start: {reason}")
-        trio.run(_turn_away, activated.listeners, line)
-
-
-async def _turn_away(listeners: Sequence[ActivatedListener], line: bytes) -> None:
-    for entry in listeners:
+    line = jsonrpc.error(None, jsonrpc.NOT_NOW, f"redstreamd cannot start: {reason}")
+    for entry in activated.listeners:
         with trio.move_on_after(_NOBODY_WAITS) as patience:
             while True:
                 stream = await entry.listener.accept()

@@ -22,8 +22,8 @@ from redstreamd.resources.definition import Library
 from redstreamd.resources.server import Resources
 from redstreamd.resources.subscriptions import Subscriptions
 from redstreamd.streams.facts import Facts
+from redstreamd.streams.subscriptions.updates import Updates
 from redstreamd.streams.suggestions import Suggester
-from redstreamd.streams.updates import Updates
 from redstreamd.tools.server import Toolbox, ToolServer
 
 _MINUTE: Final = 60_000

@@ -14,7 +14,7 @@ from collections.abc import Sequence
 from typing import NoReturn
 
 from redstreamd import __version__
-from redstreamd.cli import call, check_config, connect, serve, stdio
+from redstreamd.cli import call, check_config, connect, doctor, serve, stdio
 
 
 class _Parser(argparse.ArgumentParser):
@@ -36,7 +36,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     )
     parser.add_argument("--version", action="version", version=f"redstreamd {__version__}")
     commands = parser.add_subparsers(metavar="COMMAND", required=True)
-    for command in (serve, stdio, connect, call, check_config):
+    for command in (serve, stdio, connect, call, check_config, doctor):
         command.add_to(commands)
     arguments = parser.parse_args(argv)
     try:

@@ -1,4 +1,4 @@
-"""The options that `serve`, `stdio` and `check-config` share, and how they become settings."""
+"""The options that `serve`, `stdio`, `check-config` and `doctor` share, and how they become settings."""
 
 from __future__ import annotations
 
@@ -35,22 +35,30 @@ def add_settings_options(parser: argparse.ArgumentParser) -> None:
     )
 
 
-def with_settings(arguments: argparse.Namespace, use: Callable[[Loaded], int]) -> int:
-    """Load the settings and return what `use` makes of them, or 78 with the reason on stderr."""
+def load_from(arguments: argparse.Namespace) -> Loaded:
+    """Load the settings that the options and the other sources give.
+
+    Raises:
+        SettingsError: They are not valid.
+    """
     from pathlib import Path
 
-    from redstreamd.errors import SettingsError
     from redstreamd.settings import load
 
+    return load(
+        config=None if arguments.config is None else Path(arguments.config),
+        assignments=arguments.set,
+        listen=arguments.listen,
+        embedded=arguments.embedded,
+    )
+
+
+def with_settings(arguments: argparse.Namespace, use: Callable[[Loaded], int]) -> int:
+    """Load the settings and return what `use` makes of them, or 78 with the reason on stderr."""
+    from redstreamd.errors import SettingsError
+
     try:
-        return use(
-            load(
-                config=None if arguments.config is None else Path(arguments.config),
-                assignments=arguments.set,
-                listen=arguments.listen,
-                embedded=arguments.embedded,
-            )
-        )
+        return use(load_from(arguments))
     except SettingsError as invalid:
         complain(str(invalid))
         if "LISTEN_FDS" in os.environ:

@@ -82,8 +82,8 @@ class InFlight:
         if self._calls and self._bytes + size > limits.max_bytes_in_flight:
             return Invalid(
                 NOT_NOW,
-                f"the requests in flight on this connection would exceed {limits.max_bytes_in_flight} bytes "
-                "(limits.max_bytes_in_flight); wait for an answer",
+                f"the requests in flight on this connection would exceed {limits.max_bytes_in_flight} bytes; "
+                "wait for an answer",
                 request.id,
             )
         if request.method == "initialize" and size > MAX_INITIALIZE_BYTES:

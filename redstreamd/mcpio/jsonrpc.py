@@ -181,7 +181,7 @@ def _excess(line: bytes, limits: Limits) -> str | None:
     """
     # Without escaped characters every quote begins or ends a string, so every other piece lies outside.
     unescaped = line.replace(b"\\\\", b"").replace(b'\\"', b"")
-    too_many = f"the message holds more than {limits.max_values} JSON values (limits.max_values)"
+    too_many = f"the message holds more than {limits.max_values} JSON values"
     # A string is a value or the name of one; this keeps the pieces from being too many themselves.
     if unescaped.count(b'"') > 4 * limits.max_values:
         return too_many

@@ -13,7 +13,8 @@ MIB: Final = 1024 * 1024
 class Limits:
     """The bounds of every buffer and count in this package.
 
-    An error that names a limit names it as the setting ``limits.<attribute>``.
+    Errors name the four that are settings as such: ``limits.max_message_bytes``, ``limits.max_nesting``,
+    ``limits.max_requests_in_flight`` and ``limits.max_connections``.
 
     Attributes:
         max_message_bytes: Longest line a peer may send, without its newline. Twice what the SDK's HTTP

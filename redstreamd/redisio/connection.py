@@ -203,24 +203,24 @@ class Connection:
     async def _dial(self, deadline: float) -> trio.abc.Stream | None:
         """Connect and, if so configured, speak TLS; None if that failed."""
         target = self._target
-        stream: trio.abc.Stream | None = None
+        transport: trio.SocketStream | None = None
         with trio.CancelScope(deadline=deadline) as dialing:
             try:
-                stream = await open_stream(target)
+                transport = await open_stream(target)
                 if target.path is None and target.tls is not None:
-                    stream = await secure(stream, target.tls, target.host)
+                    return await secure(transport, target.tls, target.host)
             except (OSError, trio.BrokenResourceError, TlsFileError) as error:
                 self._end(tls_failures.not_connected(target, error))
                 return None
         if dialing.cancelled_caught:
-            connected = stream is not None
+            connected = transport is not None
             self._end(
                 tls_failures.handshake_unanswered(target)
                 if connected
                 else failures.connect_timed_out(target, connected=False)
             )
             return None
-        return stream
+        return transport
 
     async def _log_in_step(self, *args: Arg) -> Any:
         return await self._pipeline.enqueue(args).reply()

@@ -46,7 +46,7 @@ async def open_stream(target: Target) -> trio.SocketStream:
     return stream
 
 
-async def secure(stream: trio.abc.Stream, tls: Tls, host: str) -> trio.abc.Stream:
+async def secure(stream: trio.SocketStream, tls: Tls, host: str) -> trio.SSLStream[trio.SocketStream]:
     """Return `stream` with TLS on it, after the handshake.
 
     Args:

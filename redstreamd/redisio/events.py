@@ -21,6 +21,8 @@ class Lane(enum.Enum):
     """Key tracking; its push notifications wake those who wait."""
     BULK = "bulk"
     """Large reads, which would hold up short commands behind them."""
+    DURABLE = "durable"
+    """Writes that are to be confirmed, with the WAIT that confirms them and holds up the connection."""
 
 
 @attrs.frozen

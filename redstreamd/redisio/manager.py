@@ -14,15 +14,17 @@ from typing import Any
 import attrs
 import trio
 from redis.backoff import AbstractBackoff
-from redis.exceptions import NoScriptError
+from redis.exceptions import NoScriptError, RedisError
 
 from redstreamd.redisio import Arg
 from redstreamd.redisio.backoff import reconnect_backoff
+from redstreamd.redisio.confirming import Confirmer
 from redstreamd.redisio.connection import Connection
 from redstreamd.redisio.delivery import Replay, deliver
+from redstreamd.redisio.error_replies import bus_error
 from redstreamd.redisio.errors import ServerReplied
 from redstreamd.redisio.events import Lane, RedisEvent
-from redstreamd.redisio.failures import Failure
+from redstreamd.redisio.failures import ConnectionEnded, Failure
 from redstreamd.redisio.lane import LaneKeeper, LaneStatus
 from redstreamd.redisio.renewal import Renewal
 from redstreamd.redisio.scripts import Script
@@ -88,6 +90,7 @@ class Manager:
         self._ping_interval = ping_interval
         self._ping_timeout = ping_timeout
         self._on_event = on_event
+        self._confirmer = Confirmer()
         self._on_push: Callable[[list[Any]], None] = _no_push
         self._on_connected: Callable[[], None] = _no_call
         self._lanes = {
@@ -119,6 +122,11 @@ class Manager:
         """
         self._on_push = on_push
         self._on_connected = on_connected
+
+    @property
+    def command_timeout(self) -> float:
+        """Seconds for one command, everything included."""
+        return self._command_timeout
 
     def status(self) -> RedisStatus:
         """Return a snapshot."""
@@ -192,6 +200,30 @@ class Manager:
             if not isinstance(answer.reply, NoScriptError):
                 raise
         return await self._deliver(("EVAL", script.source, *operands), lane, replay, deadline)
+
+    async def confirm(self, *command: Arg) -> Any:
+        """Send WAIT or WAITAOF behind a write that was just answered on the durable lane.
+
+        To be called without a checkpoint after that answer: only then is the lane's connection the
+        one that answered. What another connection says of it would be a guess, and after a failover
+        a wrong one. Callers at the same time share one command.
+
+        Args:
+            command: With a timeout of its own, well below the manager's for commands.
+
+        Raises:
+            RedisUnavailable: The connection has ended; nothing is confirmed.
+            ServerReplied: The server answered with an error.
+        """
+        keeper = self._lanes[Lane.DURABLE]
+        if keeper.connection is None:
+            raise keeper.unavailable()
+        try:
+            return await self._confirmer.confirm(keeper.connection, command)
+        except RedisError as error:
+            raise bus_error(error) from None
+        except ConnectionEnded as ended:
+            raise keeper.unavailable(ended.failure) from None
 
     def _deliver(
         self, args: tuple[Arg, ...], lane: Lane, replay: Replay, deadline: float

@@ -1,4 +1,4 @@
-"""Adding entries: once per idempotency key, with retention."""
+"""Adding entries: once per idempotency key, with retention, as safely as asked."""
 
 from __future__ import annotations
 
@@ -10,8 +10,9 @@ import attrs
 
 from redstreamd.errors import BusError, Code
 from redstreamd.redisio.commands import Commands
-from redstreamd.redisio.manager import Manager, Replay
+from redstreamd.redisio.manager import Lane, Manager, Replay
 from redstreamd.streams import codec
+from redstreamd.streams.durability import Confirmation, Durability, confirm
 from redstreamd.streams.names import Kind, companion_key
 from redstreamd.streams.problems import explained
 from redstreamd.streams.scripts import load
@@ -26,10 +27,12 @@ class Added:
     Attributes:
         ids: The entry IDs, in the order the entries were given.
         duplicate: The idempotency key was known: nothing was added, the IDs are those of the first call.
+        confirmation: What is known about their safety, if anything was asked.
     """
 
     ids: list[str]
     duplicate: bool
+    confirmation: Confirmation | None = None
 
 
 class Publisher:
@@ -52,6 +55,7 @@ class Publisher:
         idempotency_key: str | None = None,
         max_length: int | None = None,
         max_age_seconds: float | None = None,
+        durability: Durability = Durability.MEMORY,
     ) -> Added:
         """Add JSON objects as entries, all of them or none.
 
@@ -62,6 +66,8 @@ class Publisher:
             idempotency_key: Within the window, the same key adds nothing a second time.
             max_length: The stream is cut to its newest entries, this many.
             max_age_seconds: Entries older than this are cut off.
+            durability: How safe the entries are to be before this returns. If that cannot be confirmed
+                in about a second they are there nevertheless, and the answer says so.
 
         Raises:
             BusError: INVALID_ARGUMENT if an object is not I-JSON or the key was used with other
@@ -70,8 +76,15 @@ class Publisher:
         Cancellation: entries whose command was already sent are added all the same.
         """
         encoded = [codec.encode(entry, stamp) for entry in entries]
+        confirmation = None
+        asks = durability is not Durability.MEMORY
         async with explained(self._commands, stream):
-            if len(encoded) == 1 and idempotency_key is None and max_length is max_age_seconds is None:
+            if (
+                len(encoded) == 1
+                and idempotency_key is None
+                and max_length is max_age_seconds is None
+                and not asks
+            ):
                 only = await self._commands.xadd(stream, encoded[0])
                 self.added += 1
                 return Added([only], duplicate=False)
@@ -92,7 +105,10 @@ class Publisher:
                     *words,
                 ],
                 replay=Replay.NEVER if idempotency_key is None else Replay.SAFE,
+                lane=Lane.DURABLE if asks else Lane.COMMAND,
             )
+            if asks and known != -1:
+                confirmation = await confirm(self._manager, self._commands, durability)
         if known == -1:
             raise BusError(
                 Code.INVALID_ARGUMENT,
@@ -101,7 +117,7 @@ class Publisher:
                 next_step="Use a new key for new entries, or send exactly the entries of the first call.",
             )
         self.added += 0 if known else len(ids)
-        return Added([entry_id.decode() for entry_id in ids], duplicate=known == 1)
+        return Added([entry_id.decode() for entry_id in ids], known == 1, confirmation)
 
 
 def _key_digest(key: str | None) -> str:

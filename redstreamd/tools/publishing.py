@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 import attrs
 from msgspec import Meta
@@ -11,6 +11,7 @@ from redstreamd.errors import BusError, Code
 from redstreamd.policy import Permission
 from redstreamd.streams.bus import Bus
 from redstreamd.streams.codec import Stamp
+from redstreamd.streams.durability import Confirmation, Durability
 from redstreamd.streams.names import check_stream, naming_warning
 from redstreamd.tools import fields
 from redstreamd.tools.definition import Call, Profile, named_by, tool
@@ -34,6 +35,13 @@ class StreamAddArguments:
     max_age_seconds: (
         Annotated[float, Meta(ge=0.001, le=10**10, description="Cut off older entries.")] | None
     ) = None
+    durability: Annotated[
+        Literal["memory", "replicated", "fsynced"],
+        Meta(
+            description="replicated: answer once a replica has the entries; fsynced: once Redis has them on "
+            "disk. The answer says whether that was confirmed."
+        ),
+    ] = "memory"
     correlation_id: (
         Annotated[str, Meta(max_length=256, description="Ties a reply to its request.")] | None
     ) = None
@@ -47,6 +55,16 @@ class StreamAdded:
     ids: Annotated[list[str], Meta(description="Entry IDs, in the order of entries.")]
     duplicate: Annotated[bool, Meta(description="The key was known; nothing was added now.")] = False
     deduplicated_for_seconds: float | None = None
+    durability: (
+        Annotated[
+            dict[str, Any],
+            Meta(
+                description="{asked, confirmed, replicas?, reason?}. Unconfirmed entries are in the stream, "
+                "too: adding them again would duplicate them."
+            ),
+        ]
+        | None
+    ) = None
     warning: str | None = None
 
 
@@ -77,14 +95,25 @@ async def stream_add(call: Call[Bus], args: StreamAddArguments) -> StreamAdded:
         idempotency_key=args.idempotency_key,
         max_length=args.max_length,
         max_age_seconds=args.max_age_seconds,
+        durability=Durability(args.durability),
     )
     window = settings.leases.idempotency_window_seconds
     return StreamAdded(
         ids=added.ids,
         duplicate=added.duplicate,
         deduplicated_for_seconds=None if args.idempotency_key is None else window,
+        durability=None if added.confirmation is None else _shown(added.confirmation),
         warning=warning,
     )
+
+
+def _shown(confirmation: Confirmation) -> dict[str, Any]:
+    shown: dict[str, Any] = {"asked": confirmation.asked.value, "confirmed": confirmation.confirmed}
+    if confirmation.replicas is not None:
+        shown["replicas"] = confirmation.replicas
+    if confirmation.reason is not None:
+        shown["reason"] = confirmation.reason
+    return shown
 
 
 def checked_name(call: Call[Bus], stream: str) -> str | None:

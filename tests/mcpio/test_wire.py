@@ -165,7 +165,7 @@ async def test_more_bytes_in_flight_than_the_limit_are_refused_but_one_request_a
         await raw.send(raw.tool_call("echo", {"text": "b"}, request_id="b"))
         refusal = await raw.receive()
         assert (refusal["id"], refusal["error"]["code"]) == ("b", -32000)
-        assert "limits.max_bytes_in_flight" in refusal["error"]["message"]
+        assert "1000 bytes" in refusal["error"]["message"]
         await raw.cancel("a")
         await service.tools.wait("ended", "a")
         # What was answered counts no more.

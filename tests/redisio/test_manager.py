@@ -24,6 +24,8 @@ async def test_lanes_are_connections_of_their_own_opened_when_first_needed(redis
             assert _names(redis) == {"redstreamd:command", "redstreamd:bulk"}
             await manager.wait_connected(Lane.WATCH)
             assert _names(redis) == {"redstreamd:command", "redstreamd:bulk", "redstreamd:watch"}
+            await manager.wait_connected(Lane.DURABLE)
+            assert len(_names(redis)) == 4
             status = manager.status()
             assert all(lane.connected and lane.server.startswith("redis 7") for lane in status.lanes.values())
             assert status.label == redis.path

@@ -56,6 +56,15 @@ def valkey_binary() -> str:
     return str(get_binary_path())
 
 
+def cached_binary(name: str, script: str) -> str:
+    """Path of a redis-server that `script` puts into the tests' cache under `name`."""
+    cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "redstreamd-tests"
+    path = cache / name / "redis-server"
+    if not path.exists():
+        missing(name, f"run {script}")
+    return str(path)
+
+
 @attrs.define
 class Server:
     """A running server that belongs to the tests.
@@ -85,7 +94,7 @@ class Server:
                 self.binary,
                 *("--port", str(self.port), "--bind", "127.0.0.1", "--unixsocket", self.path),
                 *("--dir", str(self.directory), "--save", "", "--daemonize", "no"),
-                *("--enable-debug-command", "local"),
+                *self._debug_options(),
                 *self.options,
             ],
             stdout=subprocess.DEVNULL,
@@ -106,6 +115,10 @@ class Server:
             if time.monotonic() > deadline:
                 raise RuntimeError(f"{self.binary} did not answer within 20 s")
             time.sleep(0.01)
+
+    def _debug_options(self) -> tuple[str, ...]:
+        # Redis 6.2 allows DEBUG to everybody, and does not know how to be asked for it.
+        return () if "redis-6.2" in self.binary else ("--enable-debug-command", "local")
 
     def stop(self) -> None:
         """Stop it cleanly."""
@@ -178,3 +191,13 @@ def start_redis(*options: str) -> contextlib.AbstractContextManager[Server]:
 def start_valkey(*options: str) -> contextlib.AbstractContextManager[Server]:
     """Run Valkey for the block."""
     return running(valkey_binary(), *options)
+
+
+def start_redis62() -> contextlib.AbstractContextManager[Server]:
+    """Run the oldest Redis that is supported for the block."""
+    return running(cached_binary("redis-6.2", ".ci/redis62"))
+
+
+def start_redis8() -> contextlib.AbstractContextManager[Server]:
+    """Run the newest Redis for the block."""
+    return running(cached_binary("redis-8.10", ".ci/redis8"))

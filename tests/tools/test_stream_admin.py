@@ -63,7 +63,7 @@ async def test_a_trim_removes_what_its_dry_run_said(server: Server, bound: str) 
 async def test_a_length_is_met_exactly_also_among_deleted_entries(
     server: Server, monkeypatch: pytest.MonkeyPatch, max_length: int, kept: int
 ) -> None:
-    monkeypatch.setattr(stream_admin, "_WALKED_AT_ONCE", 3)
+    monkeypatch.setattr(streams, "_WALKED_AT_ONCE", 3)
     with trio.fail_after(20):
         async with running_bus(server) as bus:
             ids = await add(bus, 14)

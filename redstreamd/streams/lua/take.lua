@@ -119,33 +119,48 @@ else
     claim_due(other[1], other[2], other[3])
   end
 
-  -- More is pending than we know of: other programs hold entries of this group. The search goes on
-  -- where the last one ended, and once round.
-  local page, from_start = 0, look_from == '-'
-  while #taken < count and page < FOREIGN_PAGES and summary[1] > redis.call('ZCARD', due) do
-    page = page + 1
-    local idle = redis.call('XPENDING', stream, group, 'IDLE', foreign_idle, look_from, '+', FOREIGN_PAGE)
-    for _, held in ipairs(idle) do
-      if #taken >= count then break end
-      if not redis.call('ZSCORE', due, held[1] .. '/' .. held[4]) then
-        claim(held[1], held)
+  -- Entries that other programs left pending. The search goes on where the last one ended, and once
+  -- round; it stops when `wanted` entries are taken.
+  local function take_foreign(wanted)
+    local page, from_start = 0, look_from == '-'
+    while #taken < wanted and page < FOREIGN_PAGES do
+      page = page + 1
+      local idle = redis.call('XPENDING', stream, group, 'IDLE', foreign_idle, look_from, '+', FOREIGN_PAGE)
+      for _, held in ipairs(idle) do
+        if #taken >= wanted then break end
+        if not redis.call('ZSCORE', due, held[1] .. '/' .. held[4]) then
+          claim(held[1], held)
+        end
+        look_from = '(' .. held[1]
       end
-      look_from = '(' .. held[1]
-    end
-    if #idle < FOREIGN_PAGE and #taken < count then
-      look_from = '-'
-      if from_start then break end
-      from_start = true
+      if #idle < FOREIGN_PAGE and #taken < wanted then
+        look_from = '-'
+        if from_start then break end
+        from_start = true
+      end
     end
   end
 
+  -- If more is pending than we know of, there are such entries, and they come before new ones. If not,
+  -- stale members may hide them: then it is worth a search only where nothing else is left to take.
+  local known = redis.call('ZCARD', due)
+  if summary[1] > known then
+    take_foreign(count)
+  end
+  local fresh = {}
   if #taken < count then
-    local fresh = redis.call(
+    local read = redis.call(
       'XREADGROUP', 'GROUP', group, consumer, 'COUNT', count - #taken, 'STREAMS', stream, '>')
-    for _, entry in ipairs(fresh and fresh[1][2] or {}) do
-      taken[#taken + 1] = {entry[1], 1, entry[2]}
+    for _, entry in ipairs(read and read[1][2] or {}) do
+      fresh[#fresh + 1] = {entry[1], 1, entry[2]}
       redis.call('ZADD', due, now + lease, entry[1] .. '/1')
     end
+  end
+  if summary[1] > 0 and summary[1] <= known then
+    take_foreign(count - #fresh)
+  end
+  for _, entry in ipairs(fresh) do
+    taken[#taken + 1] = entry
   end
 end
 

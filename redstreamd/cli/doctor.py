@@ -1,0 +1,65 @@
+"""``redstreamd doctor``: what is wrong between a client and the streams, and what to do about it."""
+
+from __future__ import annotations
+
+import argparse
+import os
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any, Final
+
+from redstreamd.cli.options import add_settings_options, load_from
+
+if TYPE_CHECKING:
+    from redstreamd.doctor import Check
+
+_MARKS: Final = {"ok": "ok  ", "skipped": "--  ", "warning": "WARN", "error": "FAIL"}
+_NAME_COLUMN: Final = 16  # the longest name of a check, and a space
+
+
+def add_to(commands: Any) -> None:
+    """Add the command to the parser."""
+    parser = commands.add_parser(
+        "doctor",
+        help="check settings, Redis and the daemon; exit 1 for warnings, 2 for errors",
+        allow_abbrev=False,
+    )
+    parser.add_argument("--json", action="store_true", help="print a list of objects instead of text")
+    add_settings_options(parser)
+    parser.set_defaults(run=run)
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """Print the report; return 0, 1 for warnings, 2 for errors, 78 if the settings are not valid."""
+    import trio
+
+    from redstreamd.doctor import examine, exit_status, invalid_settings
+    from redstreamd.errors import SettingsError
+
+    try:
+        checks = trio.run(examine, load_from(arguments))
+        status = exit_status(checks)
+    except SettingsError as invalid:
+        checks, status = invalid_settings(invalid), os.EX_CONFIG
+    print(_as_json(checks) if arguments.json else _as_text(checks))
+    return status
+
+
+def _as_json(checks: Sequence[Check]) -> str:
+    import json
+
+    names = ("check", "severity", "tried", "seen", "todo")
+    return json.dumps([{name: str(getattr(check, name)) for name in names} for check in checks], indent=2)
+
+
+def _as_text(checks: Sequence[Check]) -> str:
+    from redstreamd.cli.text import escaped
+
+    lines = []
+    for check in checks:
+        lines.append(f"{_MARKS[check.severity]} {check.check:<{_NAME_COLUMN}}{check.seen}")
+        indent = " " * (5 + _NAME_COLUMN)
+        if check.severity in ("warning", "error"):
+            lines.append(f"{indent}tried: {check.tried}")
+        if check.todo:
+            lines.append(f"{indent}-> {check.todo}")
+    return "\n".join(escaped(line) for line in lines)

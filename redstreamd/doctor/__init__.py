@@ -1,0 +1,10 @@
+"""Finds out what is wrong between a client and the streams, from the settings to the running daemon.
+
+Each check says what was tried, what was seen and what to do. A check that cannot be made because
+an earlier one failed is skipped, with the reason. No check changes a stream.
+"""
+
+from redstreamd.doctor.examination import examine
+from redstreamd.doctor.report import Check, Severity, exit_status, invalid_settings
+
+__all__ = ["Check", "Severity", "examine", "exit_status", "invalid_settings"]

@@ -1,0 +1,118 @@
+"""The daemon as its clients find it: does it answer on its socket, and what does systemd say."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import subprocess
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Final
+
+import trio
+
+from redstreamd.doctor.report import Check, error, ok, skipped, warning
+from redstreamd.paths import candidates_for_clients
+from redstreamd.settings import Kind, Settings
+
+#: Seconds for an answer. A daemon that its socket has to start first needs about one.
+_ANSWER_SECONDS: Final = 10.0
+
+#: Seconds for systemctl, which asks a manager that may be busy.
+_SYSTEMCTL_SECONDS: Final = 10.0
+
+#: Bytes of the answer that are read; a ping's is far shorter.
+_ANSWER_BYTES: Final = 64 * 1024
+
+_UNITS: Final = ("redstreamd.service", "redstreamd.socket")
+
+
+async def check_socket(settings: Settings, environ: Mapping[str, str]) -> Check:
+    """Send a ping to the daemon through each place where a client would look for it."""
+    listens = [address.path for address in settings.daemon.listen if address.kind is Kind.UNIX]
+    places = list(dict.fromkeys([*listens, *candidates_for_clients(environ)]))
+    tried = f"a ping over {', '.join(places)}"
+    refusals: dict[str, OSError] = {}
+    for place in places:
+        try:
+            with trio.fail_after(_ANSWER_SECONDS):
+                await _ping(place)
+        except OSError as refusal:
+            refusals[place] = refusal
+        except trio.TooSlowError:
+            todo = "Read `journalctl -u redstreamd`; `systemctl kill -s QUIT redstreamd` adds its stacks."
+            return error("socket", tried, f"{place} accepts, but does not answer", todo)
+        except (ValueError, trio.BrokenResourceError):
+            todo = f"Find out what listens at {place}; the daemon's journal says if it turned us away."
+            return error("socket", tried, f"{place} is answered by something else, or turns us away", todo)
+        else:
+            return ok("socket", tried, f"a daemon answers at {place}")
+    seen = "; ".join(f"{place}: {refusal.strerror or refusal}" for place, refusal in refusals.items())
+    todo = "Start it: `systemctl start redstreamd.socket`, or `redstreamd serve`."
+    if any(isinstance(refusal, PermissionError) for refusal in refusals.values()):
+        todo = "Become a member of the socket's group: `gpasswd -a <user> redstreamd-clients`."
+    return warning("socket", tried, f"no daemon answers ({seen})", todo)
+
+
+async def _ping(place: str) -> None:
+    """Exchange one MCP ping, which needs no handshake.
+
+    Raises:
+        OSError: Nobody is there.
+        ValueError: The answer is not that of a daemon.
+        trio.BrokenResourceError: It hung up.
+    """
+    async with await trio.open_unix_socket(place) as stream:
+        await stream.send_all(b'{"jsonrpc": "2.0", "id": 1, "method": "ping"}\n')
+        received = bytearray()
+        while b"\n" not in received and len(received) < _ANSWER_BYTES:
+            chunk = await stream.receive_some()
+            if not chunk:
+                break
+            received += chunk
+        answer = json.loads(bytes(received).partition(b"\n")[0])
+        if not isinstance(answer, dict) or answer.get("id") != 1 or "result" not in answer:
+            raise ValueError("no answer to a ping")
+
+
+def runs_systemd() -> bool:
+    """Whether systemd runs this host, as sd_booted(3) finds it out."""
+    return Path("/run/systemd/system").exists()
+
+
+async def check_units(*, booted: bool, systemctl: Sequence[str] = ("systemctl",)) -> Check:
+    """Ask systemd about the service and its socket.
+
+    Args:
+        booted: Whether systemd runs this host.
+        systemctl: The program, and what comes before its arguments.
+    """
+    tried = f"systemctl show {' '.join(_UNITS)}"
+    if not booted:
+        return skipped("unit", tried, "this host is not run by systemd")
+    states = []
+    for unit in _UNITS:
+        state = await _show([*systemctl, "show", "--property=LoadState,ActiveState,Result", unit])
+        if state is None:
+            return skipped("unit", tried, "systemctl gave no answer")
+        states.append(state)
+    service, socket = states
+    if service.get("LoadState") == socket.get("LoadState") == "not-found":
+        return skipped("unit", tried, "redstreamd is not installed as a service")
+    seen = ", ".join(
+        f"{unit} {state.get('ActiveState', 'unknown')}" for unit, state in zip(_UNITS, states, strict=True)
+    )
+    if "failed" in (service.get("ActiveState"), socket.get("ActiveState")):
+        todo = "Read why: `journalctl -u redstreamd`; then `systemctl restart redstreamd.socket redstreamd`."
+        return error("unit", tried, f"{seen} (Result={service.get('Result')})", todo)
+    if "active" not in (service.get("ActiveState"), socket.get("ActiveState")):
+        return warning("unit", tried, seen, "Start it: `systemctl enable --now redstreamd.socket`.")
+    return ok("unit", tried, seen)
+
+
+async def _show(command: Sequence[str]) -> dict[str, str] | None:
+    with contextlib.suppress(OSError, subprocess.CalledProcessError), trio.move_on_after(_SYSTEMCTL_SECONDS):
+        done = await trio.run_process(command, capture_stdout=True, stderr=subprocess.DEVNULL)
+        lines = (line.partition("=") for line in done.stdout.decode("utf-8", "replace").splitlines())
+        return {name: value for name, _, value in lines}
+    return None

@@ -1,0 +1,143 @@
+"""The order of the checks, and which of them need which.
+
+Owns the composition: the way to the server, the login, what is asked of the server on that one
+connection, and the daemon, which is looked at in any case.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Awaitable, Callable, Mapping
+from typing import Any, Final
+
+import trio
+
+from redstreamd.doctor.daemon import check_socket, check_units, runs_systemd
+from redstreamd.doctor.patient import Patient
+from redstreamd.doctor.permissions import check_permissions
+from redstreamd.doctor.reaching import reach
+from redstreamd.doctor.report import Check, Severity, error, ok, skipped
+from redstreamd.doctor.server import check_clock, check_health, check_scripts, check_tracking, check_version
+from redstreamd.doctor.streams import check_streams
+from redstreamd.redisio.connection import Connection
+from redstreamd.redisio.embedded import EmbeddedServer
+from redstreamd.redisio.failures import ConnectionEnded
+from redstreamd.redisio.target import Target
+from redstreamd.settings import Loaded, Settings
+from redstreamd.targets import target_for
+
+_SERVER_CHECKS: Final[
+    tuple[tuple[tuple[str, ...], Callable[[Patient], Awaitable[Check | list[Check]]]], ...]
+] = (
+    (("permissions",), check_permissions),
+    (("version",), check_version),
+    (("tracking",), check_tracking),
+    (("scripts",), check_scripts),
+    (("persistence", "memory", "replication"), check_health),
+    (("clock",), check_clock),
+    (("streams",), check_streams),
+)
+
+
+async def examine(loaded: Loaded, *, environ: Mapping[str, str] = os.environ) -> list[Check]:
+    """Make every check, in order.
+
+    Args:
+        loaded: The settings.
+        environ: Where credentials and sockets are looked up.
+
+    Raises:
+        SettingsError: The settings cannot work here.
+
+    If cancelled, what was begun is given up; a key that was made expires.
+    """
+    target = _target(loaded.settings, environ)
+    checks = [_settings(loaded)]
+    way = await reach(target)
+    checks += way
+    if any(check.severity is Severity.ERROR for check in way):
+        checks.append(skipped("login", _login_tried(target), "the server cannot be reached"))
+        checks += _skipped_from(0, "there is no login")
+    else:
+        checks += await _examine_server(target)
+    checks.append(await check_socket(loaded.settings, environ))
+    checks.append(await check_units(booted=runs_systemd()))
+    return checks
+
+
+def _target(settings: Settings, environ: Mapping[str, str]) -> Target:
+    if settings.daemon.embedded:
+        return Target(path=EmbeddedServer(settings.daemon.state_directory).path)
+    return target_for(settings.redis, environ=environ)
+
+
+def _settings(loaded: Loaded) -> Check:
+    given = {str(source): None for source in loaded.sources.values() if source.rank > 0}
+    seen = f"valid, from {', '.join(given)}" if given else "valid, all of them defaults"
+    return ok("settings", "reading the settings file, the environment and the command line", seen)
+
+
+def _login_tried(target: Target) -> str:
+    who = "as the default user" if target.username is None else f"as user {target.username!r}"
+    if target.credentials is not None:
+        return f"logging in {who} with a password from a file"
+    return f"logging in {who} with{'out' if target.password is None else ' the configured'} password"
+
+
+async def _examine_server(target: Target) -> list[Check]:
+    """Log in and make the checks that need it, on one connection."""
+    checks: list[Check] = []
+    pushed = trio.Event()
+
+    def on_push(_message: list[Any]) -> None:
+        pushed.set()
+
+    connection = Connection(target, role="doctor", on_push=on_push)
+    tried = _login_tried(target)
+
+    async def run(*, task_status: trio.TaskStatus[str]) -> None:
+        """Run the connection; started with why it could not be opened, or nothing."""
+        opened = False
+
+        class Opened(trio.TaskStatus[None]):
+            def started(self, value: None = None) -> None:
+                nonlocal opened
+                opened = True
+                task_status.started("")
+
+        try:
+            await connection.run(task_status=Opened())
+        except ConnectionEnded as ended:
+            if not opened:
+                checks.append(error("login", tried, ended.failure.cause, ended.failure.next_step))
+                task_status.started("there is no login")
+
+    async with trio.open_nursery() as nursery:
+        refused = await nursery.start(run)
+        if refused:
+            checks += _skipped_from(0, refused)
+        else:
+            checks.append(ok("login", tried, f"accepted by {connection.server}"))
+            checks += await _ask(Patient(connection, target, pushed))
+        nursery.cancel_scope.cancel()
+    return checks
+
+
+async def _ask(patient: Patient) -> list[Check]:
+    checks: list[Check] = []
+    for number, (names, check) in enumerate(_SERVER_CHECKS):
+        try:
+            found = await check(patient)
+        except ConnectionEnded as ended:
+            failure = ended.failure
+            checks.append(error(names[0], "asking the server", failure.cause, failure.next_step))
+            checks += _skipped_from(number + 1, "the connection ended before")
+            break
+        checks += found if isinstance(found, list) else [found]
+    return checks
+
+
+def _skipped_from(number: int, reason: str) -> list[Check]:
+    return [
+        skipped(name, "asking the server", reason) for names, _ in _SERVER_CHECKS[number:] for name in names
+    ]

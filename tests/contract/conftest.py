@@ -1,0 +1,55 @@
+"""The oldest and the newest server that are supported, for the tests of what must hold on all of them.
+
+Every other test runs on Redis 7.0, most on Valkey as well. The modules here collect the tests of
+the domain once more; only the fixture `server` is another one.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import pytest
+
+from tests.support.servers import Server, start_redis8, start_redis62
+
+
+@pytest.fixture(scope="session")
+def redis62_server() -> Iterator[Server]:
+    """Redis 6.2, shared by the whole run."""
+    with start_redis62() as server:
+        yield server
+
+
+@pytest.fixture(scope="session")
+def redis8_server() -> Iterator[Server]:
+    """Redis 8.10, shared likewise."""
+    with start_redis8() as server:
+        yield server
+
+
+@pytest.fixture(params=["redis62", "redis8"])
+def server(request: pytest.FixtureRequest) -> Server:
+    """An empty real server; the test runs once on Redis 6.2 and once on Redis 8.10."""
+    chosen: Server = request.getfixturevalue(f"{request.param}_server")
+    chosen.flush()
+    return chosen
+
+
+#: Tests that ask 6.2 for what it does not have; test_redis62 shows what happens there instead.
+NOT_ON_62 = {
+    "test_a_stream_is_described",  # XINFO STREAM counts no additions
+    "test_groups_and_consumers_are_described",  # XINFO GROUPS knows no lag
+    "test_where_tracking_is_refused_the_hub_polls_and_says_so",  # ACLs forbid no single subcommand
+}
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Leave out the tests of `NOT_ON_62` there."""
+    left_out = [
+        item
+        for item in items
+        if item.name.endswith("[redis62]") and item.name.removesuffix("[redis62]") in NOT_ON_62
+    ]
+    if left_out:
+        config.hook.pytest_deselected(items=left_out)
+        items[:] = [item for item in items if item not in left_out]

@@ -1,0 +1,34 @@
+"""Examines real servers with settings of the test's own."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable
+from pathlib import Path
+
+import pytest
+import trio
+
+from redstreamd.doctor import Check, examine
+from redstreamd.settings import load
+
+Report = dict[str, Check]
+Examine = Callable[..., Awaitable[Report]]
+
+
+@pytest.fixture
+def report(tmp_path: Path) -> Examine:
+    """Examine what the settings given name; returns the checks by their names, in order."""
+
+    async def examined(environ: dict[str, str] | None = None, **settings: object) -> Report:
+        file = tmp_path / "redstreamd.toml"
+        file.write_text("")
+        # Nothing of the person who runs the tests.
+        around = {"HOME": str(tmp_path), "XDG_RUNTIME_DIR": str(tmp_path), **(environ or {})}
+        assignments = [f"redis.{key}={value}" for key, value in settings.items()]
+        loaded = load(config=file, assignments=assignments, environ=around)
+        with trio.fail_after(30):
+            checks = await examine(loaded, environ=around)
+        assert len({check.check for check in checks}) == len(checks)
+        return {check.check: check for check in checks}
+
+    return examined

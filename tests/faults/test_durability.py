@@ -1,0 +1,188 @@
+"""durability of stream_add: what is confirmed is so, and what is not confirmed is there and says so."""
+
+from __future__ import annotations
+
+import signal
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager
+
+import pytest
+import trio
+import trio.testing
+
+from redstreamd.redisio.confirming import Confirmer
+from redstreamd.redisio.connection import Connection
+from redstreamd.redisio.target import Target
+from tests.redisio.running import calls, running_connection, until
+from tests.support.buses import running_bus
+from tests.support.calls import call
+from tests.support.servers import Server, start_redis, start_redis8, start_redis62, start_valkey
+
+STREAM = "orders:new:stream"
+
+Start = Callable[..., AbstractContextManager[Server]]
+
+
+def follows(primary: Server) -> bool:
+    return b"state=online" in primary.command("INFO", "replication")
+
+
+@pytest.fixture(params=[start_redis, start_valkey, start_redis62, start_redis8])
+def start(request: pytest.FixtureRequest) -> Start:
+    """Every kind of server there is."""
+    chosen: Start = request.param
+    return chosen
+
+
+@pytest.fixture
+def pair(start: Start) -> Iterator[tuple[Server, Server]]:
+    """A primary and its replica."""
+    with start("--repl-diskless-sync-delay", "0") as primary, start() as replica:
+        replica.command("REPLICAOF", "127.0.0.1", primary.port)
+        yield primary, replica
+
+
+async def test_what_a_replica_has_is_confirmed_and_what_it_has_not_is_there_and_says_so(
+    pair: tuple[Server, Server],
+) -> None:
+    primary, replica = pair
+    asked = {"stream": STREAM, "durability": "replicated"}
+    with trio.fail_after(30):
+        await until(lambda: follows(primary))
+        async with running_bus(primary) as bus:
+            added = await call(bus, "stream_add", entries=[{"n": 1}], **asked)
+            assert added["durability"] == {"asked": "replicated", "confirmed": True, "replicas": 1}
+            assert replica.command("XLEN", STREAM) == 1
+            replica.signal(signal.SIGSTOP)
+            began = trio.current_time()
+            added = await call(bus, "stream_add", entries=[{"n": 2}], idempotency_key="k", **asked)
+            assert 0.9 < trio.current_time() - began < 1.5
+            assert added["durability"]["confirmed"] is False
+            assert added["durability"]["replicas"] == 0
+            assert "within 1000 ms" in added["durability"]["reason"]
+            assert primary.command("XRANGE", STREAM, *added["ids"] * 2)
+            replica.signal(signal.SIGCONT)
+            # A repetition with its key asks again, for an entry that another call has added.
+            again = await call(bus, "stream_add", entries=[{"n": 2}], idempotency_key="k", **asked)
+            assert again["duplicate"]
+            assert again["ids"] == added["ids"]
+            assert again["durability"]["confirmed"]
+            assert primary.command("XLEN", STREAM) == replica.command("XLEN", STREAM) == 2
+
+
+async def test_many_writers_share_a_confirmation_and_nobody_else_waits_for_it(
+    pair: tuple[Server, Server],
+) -> None:
+    primary, replica = pair
+    writers = 200
+    confirmed: list[bool] = []
+    with trio.fail_after(30):
+        await until(lambda: follows(primary))
+        async with running_bus(primary) as bus:
+
+            async def add(number: int) -> None:
+                added = await call(
+                    bus, "stream_add", stream=STREAM, entries=[{"n": number}], durability="replicated"
+                )
+                confirmed.append(added["durability"]["confirmed"])
+
+            await add(0)
+            primary.command("CONFIG", "RESETSTAT")
+            async with trio.open_nursery() as nursery:
+                for number in range(1, writers):
+                    nursery.start_soon(add, number)
+            assert confirmed == [True] * writers
+            assert 1 <= calls(primary, "wait") <= writers // 10
+            assert replica.command("XLEN", STREAM) == writers
+            replica.signal(signal.SIGSTOP)
+            async with trio.open_nursery() as nursery:
+                for number in range(5):
+                    nursery.start_soon(add, number)
+                await until(lambda: b"cmd=wait" in primary.command("CLIENT", "LIST"))
+                began = trio.current_time()
+                await bus.commands.ping()
+                await call(bus, "stream_add", stream=STREAM, entries=[{"n": 0}])
+                assert trio.current_time() - began < 0.2
+                assert len(confirmed) == writers
+            assert confirmed[writers:] == [False] * 5
+            replica.signal(signal.SIGCONT)
+
+
+async def test_a_connection_lost_before_the_confirmation_confirms_nothing(
+    pair: tuple[Server, Server],
+) -> None:
+    primary, replica = pair
+    answers: list[dict[str, object]] = []
+    with trio.fail_after(30):
+        await until(lambda: follows(primary))
+        async with running_bus(primary) as bus:
+
+            async def add() -> None:
+                added = await call(
+                    bus, "stream_add", stream=STREAM, entries=[{"n": 1}], durability="replicated"
+                )
+                answers.append(added["durability"])
+
+            replica.signal(signal.SIGSTOP)
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(add)
+                await until(lambda: b"cmd=wait" in primary.command("CLIENT", "LIST"))
+                (durable,) = [
+                    line.split()[0].partition("=")[2]
+                    for line in primary.command("CLIENT", "LIST").decode().splitlines()
+                    if "name=redstreamd:durable" in line
+                ]
+                assert primary.command("CLIENT", "KILL", "ID", durable) == 1
+            replica.signal(signal.SIGCONT)
+            assert answers[0]["confirmed"] is False
+            assert "closed the connection" in str(answers[0]["reason"])
+            assert primary.command("XLEN", STREAM) == 1
+
+
+@pytest.mark.parametrize(
+    ("start_one", "options", "confirmed", "reason"),
+    [
+        (start_valkey, ("--appendonly", "yes", "--appendfsync", "everysec"), True, ""),
+        (start_redis8, ("--appendonly", "yes", "--appendfsync", "everysec"), True, ""),
+        (start_valkey, (), False, "appendonly is disabled"),
+        (start_redis, ("--appendonly", "yes", "--appendfsync", "always"), True, ""),
+        (start_redis, ("--appendonly", "yes", "--appendfsync", "everysec"), False, "appendfsync everysec"),
+        (start_redis62, (), False, "has no WAITAOF"),
+    ],
+)
+async def test_what_is_on_disk_is_confirmed_by_the_server_or_by_its_settings(
+    start_one: Start, options: tuple[str, ...], confirmed: bool, reason: str
+) -> None:
+    with trio.fail_after(30), start_one(*options) as server:
+        async with running_bus(server) as bus:
+            added = await call(bus, "stream_add", stream=STREAM, entries=[{"n": 1}], durability="fsynced")
+            assert added["durability"]["confirmed"] is confirmed
+            assert reason in added["durability"].get("reason", "")
+            if confirmed:
+                server.kill()
+                server.start()
+            assert [entry[0].decode() for entry in server.command("XRANGE", STREAM, "-", "+")] == added["ids"]
+
+
+async def test_when_the_one_who_asks_is_cancelled_the_others_ask_again(redis: Server) -> None:
+    answers: list[object] = []
+    confirmer = Confirmer()
+    with trio.fail_after(10):
+        connection = Connection(Target(path=redis.path), role="durable")
+        async with running_connection(connection), trio.open_nursery() as nursery:
+            command = ("WAIT", 1, 200)
+
+            async def confirm() -> None:
+                answers.append(await confirmer.confirm(connection, command))
+
+            async with trio.open_nursery() as first:
+                # Holds the lane, so that the next two gather behind it.
+                nursery.start_soon(confirm)
+                await until(lambda: connection.statistics().in_flight == 1)
+                first.start_soon(confirm)
+                await trio.testing.wait_all_tasks_blocked()
+                nursery.start_soon(confirm)
+                await trio.testing.wait_all_tasks_blocked()
+                first.cancel_scope.cancel()
+    assert answers == [0, 0]
+    assert confirmer.asked == 2
