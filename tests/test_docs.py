@@ -4,11 +4,18 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from redstreamd.settings import as_markdown
+from redstreamd import settings
+from redstreamd.tools import reference
+from redstreamd.tools.catalog import REGISTRY
 
 DOCS = Path(__file__).parent.parent / "docs"
 
 
 def test_the_settings_reference_is_up_to_date() -> None:
     """Regenerate with: python -c 'import redstreamd.settings as s; print(s.as_markdown(), end="")'."""
-    assert (DOCS / "settings.md").read_text("utf-8") == as_markdown()
+    assert (DOCS / "settings.md").read_text("utf-8") == settings.as_markdown()
+
+
+def test_the_tool_reference_is_up_to_date() -> None:
+    """Regenerate with: python -m redstreamd.tools.reference > docs/tools.md."""
+    assert (DOCS / "tools.md").read_text("utf-8") == reference.as_markdown(REGISTRY)
