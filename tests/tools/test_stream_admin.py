@@ -9,10 +9,10 @@ import pytest
 import trio
 
 from redstreamd.streams.admin import streams
+from redstreamd.streams.admin.streams import Removal
 from redstreamd.streams.bus import Bus
 from redstreamd.streams.codec import Stamp
 from redstreamd.streams.names import Kind, companion_key
-from redstreamd.streams.admin.streams import Removal
 from tests.support.buses import running_bus
 from tests.support.calls import call, refusal
 from tests.support.servers import Server
