@@ -12,6 +12,7 @@ from functools import singledispatch
 from redstreamd.mcpio import events as mcp
 from redstreamd.redisio import events as redis
 from redstreamd.service import events as service
+from redstreamd.service.outcomes import unwrapped
 
 _LOG = logging.getLogger("redstreamd")
 
@@ -22,8 +23,12 @@ def record(event: Event) -> None:
     """Write an event to the log; the hook that the composition root gives to every part."""
     level, text = words(event)
     error = getattr(event, "error", None) or getattr(event, "exception", None)
-    # A traceback helps with what nobody foresaw, and only there.
-    unforeseen = isinstance(error, BaseException) and level >= logging.ERROR
+    # A traceback helps with what nobody foresaw, and only there: our own exceptions say it all.
+    unforeseen = (
+        isinstance(error, BaseException)
+        and level >= logging.ERROR
+        and not type(unwrapped(error)).__module__.startswith("redstreamd.")
+    )
     _LOG.log(level, "%s", text, exc_info=error if unforeseen else None)
 
 

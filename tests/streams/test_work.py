@@ -206,7 +206,7 @@ async def test_another_program_can_take_part(server: Server) -> None:
 
 
 async def test_what_another_program_claimed_is_left_to_it(server: Server) -> None:
-    """Our lease was on an earlier attempt; that it ran out means nothing for the one who claimed the entry."""
+    """Our lease was on an earlier attempt; that it ran out means nothing for whoever claimed the entry."""
     with trio.fail_after(20):
         async with running_bus(server) as bus:
             await bus.publisher.add("s", [{"n": 1}], Stamp())
