@@ -69,9 +69,10 @@ async def test_a_cancellation_sent_with_its_request_is_obeyed() -> None:
         async with serving() as service, raw_client(service.path, initialize=True) as raw:
             cancel = {"jsonrpc": "2.0", "method": "notifications/cancelled", "params": {"requestId": "a"}}
             await raw.send(raw.tool_call("sleep", {"name": "a"}, request_id="a"), cancel)
+            await service.tools.wait("ended", "a")
+            assert service.acceptor.statistics().requests_in_flight == 0
             assert "result" in await raw.call_tool("echo")
             assert raw.passed_over == []
-            assert service.acceptor.statistics().requests_in_flight == 0
 
 
 async def test_the_handshake_cannot_be_cancelled() -> None:
