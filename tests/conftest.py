@@ -6,7 +6,10 @@ from collections.abc import Iterator
 
 import pytest
 
+from tests.support.node import inspector
 from tests.support.servers import Server, start_redis, start_valkey
+
+__all__ = ["inspector"]  # a fixture, found here by whoever names it
 
 
 @pytest.fixture

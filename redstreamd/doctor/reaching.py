@@ -75,7 +75,7 @@ async def _connect(target: Target) -> Check:
                 return ok(_CONNECT, tried, f"connected in {(trio.current_time() - started) * 1000:.1f} ms")
         except OSError as refusal:
             return _failed(_CONNECT, tried, failures.not_connected(target, refusal))
-    return _failed(_CONNECT, tried, failures.connect_timed_out(target, connected=False))
+    return _failed(_CONNECT, tried, failures.connect_timed_out(target))
 
 
 async def _encrypt(target: Target) -> Check:

@@ -59,17 +59,17 @@ async def check_tracking(patient: Patient) -> Check:
     if isinstance(switched, RedisError):
         return warning("tracking", tried, words(switched), todo)
     await patient.ask("EXISTS", key)
+    started = trio.current_time()
     written = await patient.ask("SET", key, "1", "PX", 10_000)
     if isinstance(written, RedisError):
         return ok("tracking", tried, f"it can be switched on; no push was provoked ({words(written)})")
-    started = trio.current_time()
     with trio.move_on_after(_PUSH_SECONDS) as limit:
         await patient.pushed.wait()
     seconds = trio.current_time() - started
     await patient.ask_all([("DEL", key), ("CLIENT", "TRACKING", "OFF")])
     if limit.cancelled_caught:
         return warning("tracking", tried, f"no push within {_PUSH_SECONDS:g} s", todo)
-    return ok("tracking", tried, f"the push came after {seconds * 1000:.1f} ms")
+    return ok("tracking", tried, f"the push came within {seconds * 1000:.1f} ms")
 
 
 async def check_scripts(patient: Patient) -> Check:

@@ -190,7 +190,9 @@ class Connection:
                     self._end(refusal.failure)
                     return
             if login.cancelled_caught:
-                self._end(failures.connect_timed_out(self._target, connected=True))
+                # Nothing to send yet: it is not the server that everybody waited for.
+                asked = bool(self._pipeline.sent or self._pipeline.queued)
+                self._end(failures.login_timed_out(self._target, asked=asked))
                 return
             if self._failure is not None:
                 # It broke in the very step in which the last reply arrived.
@@ -215,9 +217,7 @@ class Connection:
         if dialing.cancelled_caught:
             connected = transport is not None
             self._end(
-                tls_failures.handshake_unanswered(target)
-                if connected
-                else failures.connect_timed_out(target, connected=False)
+                tls_failures.handshake_unanswered(target) if connected else failures.connect_timed_out(target)
             )
             return None
         return transport

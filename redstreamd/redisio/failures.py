@@ -110,9 +110,27 @@ def oversized(limit_bytes: int) -> Failure:
     )
 
 
-def connect_timed_out(target: Target, *, connected: bool) -> Failure:
-    """Connecting and logging in took longer than the target allows."""
-    what = "the server accepted the connection but did not answer the login" if connected else "no answer"
+def connect_timed_out(target: Target) -> Failure:
+    """Connecting took longer than the target allows."""
+    return _timed_out(target, "no answer")
+
+
+def login_timed_out(target: Target, *, asked: bool) -> Failure:
+    """Logging in took longer than the target allows.
+
+    Args:
+        target: The server.
+        asked: Whether the server had been asked anything; else it was the credential provider.
+    """
+    if asked:
+        return _timed_out(target, "the server accepted the connection but did not answer the login")
+    return no_credentials(
+        f"the credential provider gave no answer within {target.connect_timeout:g} s",
+        "Look at what it depends on; it is asked again at each attempt to log in.",
+    )
+
+
+def _timed_out(target: Target, what: str) -> Failure:
     return Failure(
         FailureKind.UNREACHABLE,
         f"{what} within {target.connect_timeout:g} s",

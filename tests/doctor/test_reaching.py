@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager
 from pathlib import Path
 
 import pytest
@@ -10,7 +11,7 @@ import pytest
 from redstreamd.doctor import Severity
 from tests.doctor.conftest import Examine, Report
 from tests.support.certificates import Authority, tls_options
-from tests.support.servers import Server, free_port, start_redis
+from tests.support.servers import Server, free_port, start_redis, start_redis8, start_redis62
 
 ORDER = [
     *(
@@ -62,6 +63,23 @@ async def test_a_healthy_server_passes_every_check_in_order(report: Examine, ser
     assert found["tls"].severity is Severity.SKIPPED
     # It leaves nothing behind.
     assert server.command("DBSIZE") == 0
+
+
+@pytest.mark.parametrize(("start", "newest"), [(start_redis62, False), (start_redis8, True)])
+async def test_the_oldest_and_the_newest_server_pass_too(
+    report: Examine, start: Callable[[], AbstractContextManager[Server]], newest: bool
+) -> None:
+    with start() as server:
+        server.commands(
+            ("ACL", "SETUSER", "narrow", "on", ">p", "~a:*", "+@all", "-acl"),
+            ("XADD", "a:b:c", "*", "f", "v"),
+        )
+        every = await report(path=server.path)
+        narrow = await report(path=server.path, username="narrow", password="p")
+    for found in (every, narrow):
+        for name in ("login", "permissions", "version", "tracking", "scripts", "streams"):
+            assert found[name].severity is Severity.OK, found[name]
+    assert ("XNACK" in every["version"].seen) is newest
 
 
 async def test_the_classic_mistakes_with_passwords_have_a_sentence_each(

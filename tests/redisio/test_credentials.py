@@ -177,6 +177,18 @@ async def test_a_provider_that_blocks_holds_up_nobody_and_can_be_cancelled(guard
         provider.hold.set()
 
 
+async def test_a_provider_that_gives_no_answer_is_blamed_instead_of_the_server(guarded: Server) -> None:
+    provider = Provider("first")
+    provider.hold = threading.Event()
+    try:
+        with trio.fail_after(10):
+            target = Target(path=guarded.path, credentials=provider, connect_timeout=0.2)
+            failure = await failure_of(target)
+    finally:
+        provider.hold.set()
+    assert failure.cause == "the credential provider gave no answer within 0.2 s"
+
+
 async def test_a_provider_that_fails_is_named_without_its_words(guarded: Server) -> None:
     class Failing(CredentialProvider):
         def get_credentials(self) -> tuple[str]:

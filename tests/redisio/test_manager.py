@@ -100,7 +100,7 @@ async def test_hooks_that_raise_cost_nothing(redis: Server, caplog: pytest.LogCa
             for lane in Lane:
                 assert await manager.execute("ECHO", "x", lane=lane) == b"x"
             nursery.cancel_scope.cancel()
-    assert caplog.text.count("the hook for Redis events failed") == 3
+    assert caplog.text.count("the hook for Redis events failed") == len(Lane)
     assert caplog.text.count("the hook for a new watch connection failed") == 1
 
 

@@ -15,10 +15,10 @@ from redstreamd.policy import Principal
 from redstreamd.prompts.catalog import PROMPTS
 from redstreamd.resources.catalog import LIBRARY
 from redstreamd.streams.bus import Bus
+from redstreamd.streams.diagnosis.vitals import Vitals
 from redstreamd.streams.facts import Facts
 from redstreamd.streams.subscriptions.topics import Sources
 from redstreamd.streams.subscriptions.updates import Updates
-from redstreamd.streams.diagnosis.vitals import Vitals
 from redstreamd.surface import build_server
 from redstreamd.tools.catalog import REGISTRY
 from redstreamd.tools.definition import Profile

@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
 import subprocess
 import sys
 import tempfile
 from pathlib import Path
+from typing import Any
 
+import pytest
+
+from tests.support.daemon import PROGRAM
 from tests.support.servers import missing
 
 #: Node.js and npm from the development environment, whatever the machine has.
@@ -37,3 +42,23 @@ def installed(package: str, version: str) -> Path:
             missing(f"npm package {package}", f"npm install {package}: {done.stderr.strip()[-200:]}")
         draft.rename(place)
     return place / "node_modules" / ".bin"
+
+
+@pytest.fixture(scope="session")
+def inspector() -> Path:
+    """The command of the MCP inspector."""
+    return installed("@modelcontextprotocol/inspector", "2.12.0") / "mcp-inspector"
+
+
+def inspect(inspector: Path, socket: str, *words: str) -> Any:
+    """Run the inspector once and return the JSON it prints."""
+    done = subprocess.run(
+        [inspector, "--cli", PROGRAM, "connect", "--socket", socket, *words],
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=False,
+        env=os.environ | {"PATH": f"{BIN}:{os.environ['PATH']}"},
+    )
+    assert done.returncode == 0, done.stderr
+    return json.loads(done.stdout)

@@ -193,11 +193,11 @@ def start_valkey(*options: str) -> contextlib.AbstractContextManager[Server]:
     return running(valkey_binary(), *options)
 
 
-def start_redis62() -> contextlib.AbstractContextManager[Server]:
+def start_redis62(*options: str) -> contextlib.AbstractContextManager[Server]:
     """Run the oldest Redis that is supported for the block."""
-    return running(cached_binary("redis-6.2", ".ci/redis62"))
+    return running(cached_binary("redis-6.2", ".ci/redis62"), *options)
 
 
-def start_redis8() -> contextlib.AbstractContextManager[Server]:
+def start_redis8(*options: str) -> contextlib.AbstractContextManager[Server]:
     """Run the newest Redis for the block."""
-    return running(cached_binary("redis-8.10", ".ci/redis8"))
+    return running(cached_binary("redis-8.10", ".ci/redis8"), *options)

@@ -17,6 +17,7 @@ import trio
 
 from tests.support.daemon import call
 from tests.support.mcp_client import connected
+from tests.support.node import inspect
 from tests.systemd.harness import REPOSITORY, Container, booted, wait_until
 
 SERVICE, SOCKET = "redstreamd.service", "redstreamd.socket"
@@ -91,6 +92,16 @@ async def test_the_first_connection_starts_the_service_and_is_served(host: Conta
     status = host.show(SERVICE, "StatusText")["StatusText"]
     assert re.match(r"\d+ connections, \d+ waits, \d+ entries/s; Redis at localhost:6379", status)
     assert "listens on unix:/run/redstreamd/mcp.sock" in host.journal(SERVICE)
+
+
+def test_the_inspector_lists_and_calls_tools_through_the_bridge(host: Container, inspector: Path) -> None:
+    names = [tool["name"] for tool in inspect(inspector, path(host), "--method", "tools/list")["tools"]]
+    assert {"stream_add", "work_take"} <= set(names)
+    call_tool = ("--method", "tools/call", "--tool-name", "stream_add")
+    arguments = ("--tool-arg", "stream=a:b:c", "--tool-arg", 'entries=[{"n":1}]')
+    added = inspect(inspector, path(host), *call_tool, *arguments)
+    assert not added["isError"]
+    assert host.run("redis-cli", "XLEN", "a:b:c").stdout.strip() == "1"
 
 
 def test_a_process_that_stands_still_is_replaced_and_the_next_client_is_served(host: Container) -> None:
