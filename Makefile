@@ -20,7 +20,7 @@ SERVICE_PYTHON ?= $(shell /usr/bin/python3 -c 'import sys; sys.exit(sys.version_
 UNITS := redstreamd.socket redstreamd.service redstreamd@.service redstreamd-inetd.socket redstreamd-inetd@.service
 
 .DEFAULT_GOAL := help
-.PHONY: help run test lint typecheck format bench soak install uninstall clean needs
+.PHONY: help run test lint typecheck format bench soak soak-ci install uninstall clean needs
 
 help: ## List the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -47,6 +47,9 @@ bench: needs $(VENV)/.dev ## Measure calls per second beside redis-benchmark
 
 soak: needs $(VENV)/.dev ## The repeated faults and races at full counts
 	$(BIN)/python -m pytest -m soak
+
+soak-ci: ## The same within the 45 minutes that continuous integration has for it
+	@timeout --foreground --kill-after=30 45m $(MAKE) --no-print-directory soak
 
 install: $(VENV)/.run ## Install the service under /opt/redstreamd, with its units (DESTDIR is honoured)
 	$(SERVICE_PYTHON) -m venv --without-pip --clear $(DESTDIR)$(PREFIX)

@@ -246,7 +246,7 @@ class Connection:
                 return
 
     async def _read(self, stream: trio.abc.ReceiveStream) -> None:
-        decoder, answer = Decoder(), self._pipeline.answer
+        decoder = Decoder()
         while True:
             try:
                 data = bytes(await stream.receive_some(_RECEIVE_BYTES))
@@ -259,18 +259,26 @@ class Connection:
                 self._end(tls_failures.unreadable(self._target, data, str(error)))
                 return
             except OversizedError:
-                answer(ReplyTooLarge(limit_bytes=MAX_REPLY_BYTES))
+                self._pipeline.answer(ReplyTooLarge(limit_bytes=MAX_REPLY_BYTES))
                 self._end(failures.oversized(MAX_REPLY_BYTES))
                 return
             if not data:
                 self._end(self._broken(None))
                 return
-            for reply in replies:
-                if type(reply) is hiredis.PushNotification:
-                    self._deliver_push(reply)
-                elif not answer(reply):
-                    self._end(self._unasked(reply))
-                    return
+            if not self._hand_out(replies):
+                return
+            # Nothing of a large reply is kept here while the next one is awaited, perhaps for hours.
+            del data, replies
+
+    def _hand_out(self, replies: list[Any]) -> bool:
+        """Give each reply to whoever waits for it; False if one was not asked for."""
+        for reply in replies:
+            if type(reply) is hiredis.PushNotification:
+                self._deliver_push(reply)
+            elif not self._pipeline.answer(reply):
+                self._end(self._unasked(reply))
+                return False
+        return True
 
     def _broken(self, error: Exception | None) -> Failure:
         """Read how the connection ended: with `error`, or by the server's closing it."""

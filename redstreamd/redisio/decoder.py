@@ -18,6 +18,9 @@ MAX_REPLY_BYTES: Final = 512 * 1024 * 1024
 # RESP3 has a false of its own, which hiredis's default for "no whole reply yet" cannot be told from.
 _INCOMPLETE: Final = object()
 
+#: Bytes of a reply whose buffer is worth giving back.
+_LARGE_BYTES: Final = 1024 * 1024
+
 
 class UnreadableError(Exception):
     """The bytes are no RESP3; nothing after them can be trusted."""
@@ -27,12 +30,16 @@ class OversizedError(Exception):
     """A reply has grown beyond the limit and is still not whole."""
 
 
+def _reader() -> hiredis.Reader:
+    return hiredis.Reader(replyError=reply_error, notEnoughData=_INCOMPLETE)
+
+
 class Decoder:
     """Parses the replies of one connection. Strings stay bytes; error replies become exceptions."""
 
     def __init__(self) -> None:
         """Begin at the first byte of a connection."""
-        self._reader = hiredis.Reader(replyError=reply_error, notEnoughData=_INCOMPLETE)
+        self._reader = _reader()
         # Bytes of the reply that is not whole yet, less what came with the reply before it.
         self._partial_bytes = 0
 
@@ -55,6 +62,9 @@ class Decoder:
         except hiredis.HiredisError as error:
             raise UnreadableError(str(error)) from None
         if replies:
+            if self._partial_bytes > _LARGE_BYTES and not self._reader.has_data():
+                # hiredis keeps its buffer, as large as it became, until more bytes come.
+                self._reader = _reader()
             self._partial_bytes = 0
         else:
             self._partial_bytes += len(data)

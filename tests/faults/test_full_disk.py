@@ -13,9 +13,14 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+import trio
 
-from redstreamd.redisio.embedded import SPACE_NEEDED
+from redstreamd.redisio import embedded
+from redstreamd.redisio.embedded import SPACE_NEEDED, EmbeddedServer
+from redstreamd.redisio.target import Target
 from tests.embedded.conftest import ask
+from tests.faults.calling import bus_at
+from tests.support.calls import call, refusal
 from tests.support.daemon import Daemon, home, running_daemon
 from tests.support.history import History, Line, Told, content, entries_in
 from tests.support.servers import missing, valkey_binary
@@ -89,3 +94,23 @@ def test_a_full_disk_is_a_clear_error_and_ends_by_itself_with_nothing_lost(
         path = str(small_disk / "state" / "redstreamd" / "embedded" / "server.sock")
         entries = entries_in(ask(path, "XRANGE", STREAM, "-", "+"))
     history.judge(entries, acknowledged=5 * times)
+
+
+async def test_a_server_that_waits_for_space_counts_as_started_and_callers_are_told(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Without root, and from the first start on: the daemon of a full disk must not fail to start."""
+    valkey_binary()
+    monkeypatch.setattr(embedded, "SPACE_NEEDED", 1 << 60)
+    with trio.fail_after(20), home() as directory, EmbeddedServer(directory / "state") as server:
+        async with trio.open_nursery() as nursery:
+            await nursery.start(server.run)
+            async with bus_at(Target(path=server.path), obstacle=server.obstacle) as bus:
+                error = await refusal(bus, "stream_list")
+                assert error["code"] == "CONNECTION_ERROR"
+                assert "disk of the embedded server is full" in error["cause"]
+                monkeypatch.setattr(embedded, "SPACE_NEEDED", 0)
+                await bus.commands._manager.wait_connected()
+                await call(bus, "stream_add", stream=STREAM, entries=[{"n": 1}])
+                assert server.obstacle() is None
+            nursery.cancel_scope.cancel()

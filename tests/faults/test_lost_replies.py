@@ -69,6 +69,7 @@ async def test_without_a_key_a_lost_reply_is_told_and_nothing_is_added_twice(
     assert lost[0] > count / 40
     assert history.count(Told.UNKNOWN) > count / 40
     assert calls(server, "xadd") == len(entries)
+    print(f"{lost[0]} replies lost, {history.count(Told.UNKNOWN)} of {count} unknown, {len(entries)} there")
 
 
 @pytest.mark.parametrize("count", [1_000, pytest.param(10_000, marks=pytest.mark.soak)])
@@ -88,6 +89,7 @@ async def test_with_a_key_every_add_is_acknowledged_and_there_once(
     # The answers that were lost said the same IDs the second time.
     assert duplicates > count / 40
     assert server.command("XLEN", "s") == count
+    print(f"{lost[0]} replies lost, {duplicates} of {count} acknowledged as duplicates")
 
 
 async def test_an_agent_that_repeats_with_its_key_adds_once(redis: Server) -> None:
@@ -196,6 +198,7 @@ async def test_without_a_key_what_was_taken_unseen_comes_back_when_the_lease_run
     ids = [entry_id for entry_id, _ in raw_ids(server)]
     history.judge_work(ids, pending=server.command("XPENDING", "s", "g")[0], finished=count, once=False)
     assert unknown > 0
+    print(f"{unknown} takes with an unknown outcome, {len(history.finished)} of {count} finished")
 
 
 def raw_ids(server: Server) -> list[tuple[str, object]]:

@@ -90,16 +90,19 @@ def lag_of(shape: Shape, info: GroupInfo, *, counted: int | None) -> Lag:
     """Return a group's lag, as exactly as it can be known.
 
     The server does not tell it when entries ahead of the group were deleted, nor when the group's
-    position was given as an arbitrary ID (https://redis.io/docs/latest/commands/xinfo-groups/).
+    position was given as an arbitrary ID (https://redis.io/docs/latest/commands/xinfo-groups/). When
+    entries ahead of it were trimmed it goes on counting them; so where the position alone decides, or the
+    length sets a bound, that comes first.
 
     Args:
         shape: The stream.
         info: The group.
         counted: Entries found after the group's position, counting at most `MOST_COUNTED`; None: not counted.
     """
+    why: str | None
     if info.lag is not None:
-        return Lag(info.lag, info.lag, info.lag)
-    if shape.added is None:
+        why = None
+    elif shape.added is None:
         why = "This server does not count it (Redis before 7.0)."
     elif info.entries_read is None:
         why = "The group was created, or its position was set, at an ID in the middle of the stream."
@@ -112,6 +115,9 @@ def lag_of(shape: Shape, info: GroupInfo, *, counted: int | None) -> Lag:
         return Lag(0, 0, 0, why)
     if delivered < first:
         return Lag(shape.length, shape.length, shape.length, why)
+    if info.lag is not None:
+        known = min(info.lag, shape.length)
+        return Lag(known, known, known)
     if counted is not None and counted < MOST_COUNTED:
         return Lag(counted, counted, counted, why)
     # Entries are taken as evenly spread over time; the first one was certainly delivered.
