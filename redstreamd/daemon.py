@@ -181,7 +181,13 @@ def _build(settings: Settings, resources: AsyncExitStack) -> _Parts:
     bus = Bus.over(manager, settings, _lease_key(settings))
     updates = Updates(bus.hub, Sources(bus.commands, bus.lister), max_subscriptions=settings.limits.max_waits)
     server = build_server(
-        Toolbox(REGISTRY, [Profile(name) for name in settings.tools.profile], bus),
+        Toolbox(
+            REGISTRY,
+            [Profile(name) for name in settings.tools.profile],
+            bus,
+            timeout_seconds=settings.tools.call_timeout_seconds,
+            default_wait_seconds=settings.tools.default_wait_seconds,
+        ),
         LIBRARY,
         PROMPTS,
         Facts(bus, Vitals(manager, bus.commands, bus.hub, updates, version=__version__)),

@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from redstreamd import settings
+from redstreamd.redisio import taxonomy
 from redstreamd.tools import reference
 from redstreamd.tools.catalog import REGISTRY
 
@@ -19,3 +20,8 @@ def test_the_settings_reference_is_up_to_date() -> None:
 def test_the_tool_reference_is_up_to_date() -> None:
     """Regenerate with: python -m redstreamd.tools.reference > docs/tools.md."""
     assert (DOCS / "tools.md").read_text("utf-8") == reference.as_markdown(REGISTRY)
+
+
+def test_the_table_of_errors_is_up_to_date() -> None:
+    """Regenerate with: python -m redstreamd.redisio.taxonomy > docs/errors.md."""
+    assert (DOCS / "errors.md").read_text("utf-8") == taxonomy.as_markdown()

@@ -14,73 +14,84 @@ from redis._parsers.base import BaseParser
 from redis.exceptions import RedisError, ResponseError
 
 from redstreamd.errors import BusError, Code
-from redstreamd.redisio.errors import RedisUnavailable, ServerReplied
+from redstreamd.redisio.errors import Recovery, RedisUnavailable, ServerReplied
 
 
 @attrs.frozen
-class _Reading:
+class Reading:
+    """What an error reply means.
+
+    Attributes:
+        code: The code of the tool error.
+        message: What happened.
+        next_step: What the caller or an operator can do.
+        recovery: What is done about it.
+    """
+
     code: Code
     message: str
     next_step: str
+    recovery: Recovery = Recovery.PERMANENT
 
 
 # Keyed by the error code that opens the reply.
 # Sources: "Redis serialization protocol specification" (simple errors) and server.c, `createSharedObjects`.
-_BY_REPLY_CODE: Final[dict[str, _Reading]] = {
-    "NOPERM": _Reading(
+BY_REPLY_CODE: Final[dict[str, Reading]] = {
+    "NOPERM": Reading(
         Code.PERMISSION_DENIED,
         "Redis does not allow this to the user that redstreamd logs in as",
         "Grant the command and the key to that user (ACL SETUSER), or log in as another (REDIS_USERNAME).",
     ),
-    "NOAUTH": _Reading(
+    "NOAUTH": Reading(
         Code.CONNECTION_ERROR,
         "Redis asks for a password",
         "Set REDIS_PASSWORD (and REDIS_USERNAME for an ACL user).",
+        Recovery.SETTINGS,
     ),
-    "WRONGTYPE": _Reading(
+    "WRONGTYPE": Reading(
         Code.WRONG_TYPE,
         "The key exists but is not a stream",
         "Use another name; stream_list shows which keys are streams.",
     ),
-    "OOM": _Reading(
+    "OOM": Reading(
         Code.BACKEND_OUT_OF_MEMORY,
         "Redis has reached its memory limit and refuses writes",
         "Trim or delete streams, or raise maxmemory; reading and taking work still function.",
     ),
-    "READONLY": _Reading(
+    "READONLY": Reading(
         Code.BACKEND_READ_ONLY,
         "This Redis is a read-only replica",
         "Point redstreamd at the primary, or wait for the failover to finish.",
     ),
-    "MISCONF": _Reading(
+    "MISCONF": Reading(
         Code.BACKEND_READ_ONLY,
         "Redis refuses writes because it cannot persist to disk",
         "Free disk space or repair the disk of the Redis server; its log names the reason.",
     ),
-    "CROSSSLOT": _Reading(
+    "CROSSSLOT": Reading(
         Code.INVALID_ARGUMENT,
         "The keys lie in different slots of the Redis cluster",
         "Name the streams with one common hash tag, such as {orders}:new and {orders}:done.",
     ),
-    "NOGROUP": _Reading(
+    "NOGROUP": Reading(
         Code.GROUP_NOT_FOUND,
         "The consumer group, or the stream it belongs to, does not exist",
         "Create it with group_create.",
     ),
-    "BUSYGROUP": _Reading(
+    "BUSYGROUP": Reading(
         Code.GROUP_EXISTS, "The consumer group exists already", "Use it, or choose another name."
     ),
-    "MOVED": _Reading(
+    "MOVED": Reading(
         Code.CONNECTION_ERROR,
         "This Redis is a cluster node that does not hold the key",
         "Configure the server as a cluster, or choose a node that serves the key.",
     ),
-    "ASK": _Reading(
+    "ASK": Reading(
         Code.CONNECTION_ERROR,
         "The key is moving to another node of the Redis cluster",
         "Repeat in a moment.",
     ),
-    "UNBLOCKED": _Reading(
+    "UNBLOCKED": Reading(
         Code.CONNECTION_ERROR,
         "Redis ended the wait because the server changed its role or the key was deleted",
         "Repeat the call.",
@@ -88,26 +99,26 @@ _BY_REPLY_CODE: Final[dict[str, _Reading]] = {
 }
 
 # Errors without a code of their own, by a part of their text.
-_BY_TEXT: Final[tuple[tuple[str, _Reading], ...]] = (
+BY_TEXT: Final[tuple[tuple[str, Reading], ...]] = (
     # What a script was not allowed to call is reported without NOPERM: as Valkey and Redis from 7.2 on
     # put it, and before that.
-    ("ACL failure in script", _BY_REPLY_CODE["NOPERM"]),
-    ("The user executing the script can't", _BY_REPLY_CODE["NOPERM"]),
+    ("ACL failure in script", BY_REPLY_CODE["NOPERM"]),
+    ("The user executing the script can't", BY_REPLY_CODE["NOPERM"]),
     (
         "no such key",
-        _Reading(
+        Reading(
             Code.STREAM_NOT_FOUND, "The stream does not exist", "stream_list shows the streams there are."
         ),
     ),
     (
         "requires the key to exist",
-        _Reading(
+        Reading(
             Code.STREAM_NOT_FOUND, "The stream does not exist", "Create the stream together with the group."
         ),
     ),
     (
         "Invalid stream ID",
-        _Reading(
+        Reading(
             Code.INVALID_ARGUMENT,
             "An entry ID is not valid",
             "Entry IDs look like 1526919030474-55: milliseconds, a dash, a sequence number.",
@@ -115,13 +126,13 @@ _BY_TEXT: Final[tuple[tuple[str, _Reading], ...]] = (
     ),
     (
         "equal or smaller than the target stream top item",
-        _Reading(
+        Reading(
             Code.INVALID_ARGUMENT, "The entry ID is not above the stream's last one", "Let Redis choose it."
         ),
     ),
     (
         "unknown command",
-        _Reading(
+        Reading(
             Code.INTERNAL,
             "This Redis does not know a command that redstreamd needs",
             "Use Redis 6.2 or later, or Valkey 7.2 or later, and check that the command is not renamed.",
@@ -129,13 +140,13 @@ _BY_TEXT: Final[tuple[tuple[str, _Reading], ...]] = (
     ),
 )
 
-_UNEXPECTED: Final = _Reading(
+UNEXPECTED: Final = Reading(
     Code.INTERNAL, "Redis refused the command", "If this repeats, report it together with the cause."
 )
 
 # The server checks these before it runs a command, and inside a script before the script's first
 # write (script.c, `scriptVerifyWriteCommandAllow`), so such a command had no effect at all.
-_NOT_EXECUTED: Final[dict[str, str]] = {
+NOT_EXECUTED: Final[dict[str, str]] = {
     "LOADING": "Redis is loading its data into memory",
     "BUSY": "Redis is running a long script",
     "TRYAGAIN": "the keys are moving between nodes of the Redis cluster",
@@ -181,7 +192,7 @@ def reply_text(error: RedisError) -> str:
 
 def not_executed(error: RedisError) -> str | None:
     """Return why the command was certainly not executed and may be sent again, or None if it may not."""
-    return _NOT_EXECUTED.get(reply_code(error))
+    return NOT_EXECUTED.get(reply_code(error))
 
 
 def bus_error(error: RedisError) -> BusError:
@@ -192,15 +203,15 @@ def bus_error(error: RedisError) -> BusError:
         else `ServerReplied`.
     """
     code, text = reply_code(error), reply_text(error)
-    if (why := _NOT_EXECUTED.get(code)) is not None:
+    if (why := NOT_EXECUTED.get(code)) is not None:
         return RedisUnavailable(
             "Redis is not serving commands at the moment",
             cause=f"{why} ({text})",
             next_step="Nothing was changed; repeat in a moment.",
         )
-    reading = _BY_REPLY_CODE.get(code)
+    reading = BY_REPLY_CODE.get(code)
     if reading is None:
-        reading = next((known for part, known in _BY_TEXT if part in text), _UNEXPECTED)
+        reading = next((known for part, known in BY_TEXT if part in text), UNEXPECTED)
     return ServerReplied(
         reading.code,
         reading.message,

@@ -6,9 +6,21 @@ which error is decided in ``error_replies``.
 
 from __future__ import annotations
 
+import enum
+from typing import ClassVar
+
 from redis.exceptions import RedisError
 
 from redstreamd.errors import BusError, Code
+
+
+class Recovery(enum.StrEnum):
+    """What is done about an error, by us or by whoever gets it."""
+
+    NOT_EXECUTED = "certainly not executed: sent again within the deadline of the command"
+    UNKNOWN = "may have been executed: sent again only where a repetition is recognised or harmless"
+    PERMANENT = "the same command fails again: never repeated"
+    SETTINGS = "only a change of settings helps: tried again every 30 seconds"
 
 
 class RedisUnavailable(BusError):  # noqa: N818 - what happened, as BusError's codes put it
@@ -17,6 +29,8 @@ class RedisUnavailable(BusError):  # noqa: N818 - what happened, as BusError's c
     (Of a command declared safe to repeat, an earlier sending whose reply was lost may have been.)
     """
 
+    recovery: ClassVar = Recovery.NOT_EXECUTED
+
     def __init__(self, message: str, *, cause: str, next_step: str) -> None:
         """Record why Redis could not be used."""
         super().__init__(Code.CONNECTION_ERROR, message, cause=cause, next_step=next_step)
@@ -24,6 +38,8 @@ class RedisUnavailable(BusError):  # noqa: N818 - what happened, as BusError's c
 
 class OutcomeUnknown(BusError):  # noqa: N818 - what happened, as BusError's codes put it
     """The command was sent and its reply lost or late: it may or may not have been executed."""
+
+    recovery: ClassVar = Recovery.UNKNOWN
 
     def __init__(self, command: str, *, cause: str) -> None:
         """Record which command (its name only) has no known outcome, and why."""
@@ -39,6 +55,8 @@ class OutcomeUnknown(BusError):  # noqa: N818 - what happened, as BusError's cod
 class CommandTimedOut(BusError):  # noqa: N818 - what happened, as BusError's codes put it
     """A command that changes nothing, or may be repeated, got no reply in time."""
 
+    recovery: ClassVar = Recovery.UNKNOWN
+
     def __init__(self, command: str, *, seconds: float, cause: str) -> None:
         """Record which command (its name only) waited for how long."""
         super().__init__(
@@ -52,6 +70,8 @@ class CommandTimedOut(BusError):  # noqa: N818 - what happened, as BusError's co
 class QueueFull(BusError):  # noqa: N818 - what happened, as BusError's codes put it
     """Too much is already waiting to be sent to Redis; the command was not sent."""
 
+    recovery: ClassVar = Recovery.NOT_EXECUTED
+
     def __init__(self, *, cause: str) -> None:
         """Record which bound was reached."""
         super().__init__(
@@ -64,6 +84,8 @@ class QueueFull(BusError):  # noqa: N818 - what happened, as BusError's codes pu
 
 class ReplyTooLarge(BusError):  # noqa: N818 - what happened, as BusError's codes put it
     """A reply exceeded what this process is prepared to hold in memory."""
+
+    recovery: ClassVar = Recovery.PERMANENT
 
     def __init__(self, *, limit_bytes: int) -> None:
         """Record the limit."""
@@ -83,6 +105,8 @@ class ServerReplied(BusError):  # noqa: N818 - what happened, as BusError's code
     Attributes:
         reply: The server's error as redis-py names it.
     """
+
+    recovery: ClassVar = Recovery.PERMANENT
 
     def __init__(self, code: Code, message: str, *, cause: str, next_step: str, reply: RedisError) -> None:
         """Record the reply beside its reading."""

@@ -250,6 +250,15 @@ class ToolsSettings:
             "32 KiB is some 8,000 tokens of a model's context.",
         ),
     ] = 32_768
+    call_timeout_seconds: Annotated[
+        float,
+        Meta(
+            ge=1,
+            le=3_600,
+            description="The longest one call may take in all, besides what it asks to wait. A call makes "
+            "several commands, each bounded by redis.command_timeout_seconds.",
+        ),
+    ] = 60.0
     max_wait_seconds: Annotated[
         float,
         Meta(

@@ -23,6 +23,7 @@ from collections.abc import Iterable, Mapping
 from typing import Any, Generic, TypeVar
 
 import mcp_types
+import trio
 from mcp.server.context import ServerRequestContext
 from mcp.shared.exceptions import MCPError
 
@@ -47,12 +48,29 @@ class Toolbox(Generic[BusT]):
         listing: The tools as ``tools/list`` gives them, sorted by name.
     """
 
-    def __init__(self, registry: Registry, profiles: Iterable[Profile], bus: BusT) -> None:
+    def __init__(
+        self,
+        registry: Registry,
+        profiles: Iterable[Profile],
+        bus: BusT,
+        *,
+        timeout_seconds: float = 60.0,
+        default_wait_seconds: float = 20.0,
+    ) -> None:
         """Compile the tools that the profiles, taken together, offer.
+
+        Args:
+            registry: All tools there are.
+            profiles: Whose tools are offered.
+            bus: What handlers find as ``call.bus``.
+            timeout_seconds: The bound for one call, whatever it does meanwhile.
+            default_wait_seconds: What a call that may wait, and does not say how long, gets on top.
 
         Raises:
             TypeError: A tool's argument or result class has no schema.
         """
+        self._timeout_seconds = timeout_seconds
+        self._default_wait_seconds = default_wait_seconds
         self._registry = registry
         self._profiles = tuple(sorted(profiles))
         self._bus = bus
@@ -90,7 +108,10 @@ class Toolbox(Generic[BusT]):
         """
         try:
             structured = self._structurers[tool.name](arguments)
-            return success(await tool.handler(Call(self._bus, principal, progress), structured))
+            seconds = self._patience(structured)
+            with trio.move_on_after(seconds):
+                return success(await tool.handler(Call(self._bus, principal, progress), structured))
+            return failure(_too_late(tool, seconds))
         except BusError as error:
             return failure(error)
         except Exception as error:  # noqa: BLE001 - the boundary: whatever it is, the connection lives on
@@ -102,6 +123,11 @@ class Toolbox(Generic[BusT]):
             if rest is not None:
                 _told(tool, rest)
             raise passing or group from None
+
+    def _patience(self, arguments: object) -> float:
+        """Return how long a call may take: what it asked to wait comes on top."""
+        asked: float | None = getattr(arguments, "timeout_seconds", 0.0)
+        return self._timeout_seconds + (self._default_wait_seconds if asked is None else asked)
 
     def _explained(self, unknown: UnknownToolError) -> str:
         shown = json.dumps(unknown.name[:_NAME_SHOWN]).strip('"')
@@ -116,6 +142,18 @@ class Toolbox(Generic[BusT]):
         return (
             f"Unknown tool: {shown}. Nearest: {nearest}. Active profile: {active}; tools/list has them all."
         )
+
+
+def _too_late(tool: Tool[Any], seconds: float) -> BusError:
+    """Return what to tell the caller of a call that took too long; whatever it was doing was given up."""
+    return BusError(
+        Code.TIMEOUT if tool.read_only else Code.OUTCOME_UNKNOWN,
+        f"{tool.name} was given up after {seconds:g} seconds.",
+        cause="The bound for one call is tools.call_timeout_seconds; Redis is slow, or there is much to do.",
+        next_step="Call again; ask for less at once."
+        if tool.read_only
+        else "Look whether it had its effect before you repeat it, or repeat it with its idempotency_key.",
+    )
 
 
 def _told(tool: Tool[Any], error: BaseException) -> BusError:

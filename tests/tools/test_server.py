@@ -404,3 +404,17 @@ async def test_a_repeated_argument_name_is_refused_although_the_sdk_copies_the_a
     assert answer.structured_content is not None
     assert '"stream" is given twice' in answer.structured_content["message"]
     assert bus.seen == []
+
+
+async def test_a_call_has_a_bound_besides_what_it_asks_to_wait() -> None:
+    async def stalls(call: Call[Bus], args: Nothing) -> None:
+        """Take for ever."""
+        await trio.sleep_forever()
+
+    defined = tool(title="T", profile=Profile.WORKER, **READING)(stalls)
+    toolbox = Toolbox(Registry([defined]), [Profile.WORKER], Bus(), timeout_seconds=0.05)
+    with trio.fail_after(5):
+        answer = await toolbox.call(defined, {}, AGENT, no_progress)
+    assert answer["isError"]
+    assert answer["structuredContent"]["code"] == "TIMEOUT"
+    assert "tools.call_timeout_seconds" in answer["structuredContent"]["cause"]

@@ -1,0 +1,67 @@
+"""The errors of Redis as a document: which reply becomes which code, and what is done about it.
+
+``python -m redstreamd.redisio.taxonomy > docs/errors.md``; a test compares the two.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from redstreamd.errors import Code
+from redstreamd.redisio import error_replies
+from redstreamd.redisio.errors import (
+    CommandTimedOut,
+    OutcomeUnknown,
+    QueueFull,
+    Recovery,
+    RedisUnavailable,
+    ReplyTooLarge,
+)
+
+_HEAD = """\
+# Errors of Redis
+
+Generated from `redstreamd/redisio/`. What a call answers when Redis, or the way to it, fails: the code is that of
+the tool error; every answer also has a message, the cause and a next step.
+
+## Lost connections and deadlines
+
+| class | code | recovery |
+|---|---|---|"""
+
+_REPLIES = """
+## Replies of the server
+
+| reply | code | meaning | recovery |
+|---|---|---|---|"""
+
+_TRANSPORT: tuple[tuple[str, Recovery, Code], ...] = (
+    ("RedisUnavailable", RedisUnavailable.recovery, Code.CONNECTION_ERROR),
+    ("OutcomeUnknown", OutcomeUnknown.recovery, Code.OUTCOME_UNKNOWN),
+    ("CommandTimedOut", CommandTimedOut.recovery, Code.TIMEOUT),
+    ("QueueFull", QueueFull.recovery, Code.RATE_LIMITED),
+    ("ReplyTooLarge", ReplyTooLarge.recovery, Code.TOO_LARGE),
+)
+
+
+def as_markdown() -> str:
+    """Return the tables."""
+    return "\n".join((_HEAD, *_transport(), _REPLIES, *_replies())) + "\n"
+
+
+def _transport() -> Iterator[str]:
+    for name, recovery, code in _TRANSPORT:
+        yield f"| {name} | {code} | {recovery} |"
+
+
+def _replies() -> Iterator[str]:
+    for reply, why in error_replies.NOT_EXECUTED.items():
+        yield f"| `{reply}` | {Code.CONNECTION_ERROR} | {why} | {Recovery.NOT_EXECUTED} |"
+    for reply, reading in (*error_replies.BY_REPLY_CODE.items(), *error_replies.BY_TEXT):
+        yield f"| `{reply}` | {reading.code} | {reading.message} | {reading.recovery} |"
+    rest = error_replies.UNEXPECTED
+    yield f"| anything else | {rest.code} | {rest.message} | {rest.recovery} |"
+
+
+if __name__ == "__main__":
+    print(as_markdown(), end="")
