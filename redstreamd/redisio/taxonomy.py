@@ -21,7 +21,7 @@ from redstreamd.redisio.errors import (
 _HEAD = """\
 # Errors of Redis
 
-Generated from `redstreamd/redisio/`. What a call answers when Redis, or the way to it, fails: the code is that
+Generated from `redstreamd/redisio/`. What a call answers when Redis or the way to it fails: the code is that
 of the tool error; every answer also has a message, the cause and a next step.
 
 ## Lost connections and deadlines
