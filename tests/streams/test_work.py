@@ -218,6 +218,19 @@ async def test_what_another_program_claimed_is_left_to_it(server: Server) -> Non
             assert await settle(bus, held) == {ids(held)[0]: Outcome.LOST}
 
 
+async def test_an_entry_is_taken_once_also_after_the_group_was_set_back(server: Server) -> None:
+    with trio.fail_after(20):
+        async with running_bus(server) as bus:
+            added = (await bus.publisher.add("s", [{"n": n} for n in range(2)], Stamp())).ids
+            held = await bus.work.take(take(), "me")
+            await settle(bus, held, Action.RETRY)
+            server.command("XGROUP", "SETID", "s", "g", "0")
+            again = await bus.work.take(take(count=10), "me", timeout_seconds=1)
+            assert [(entry.id, attempt) for entry, attempt in again.taken.entries] == [(i, 1) for i in added]
+            assert server.command("ZCARD", companion_key("s", Kind.DUE, "g")) == 2
+            assert set((await settle(bus, again)).values()) == {Outcome.DONE}
+
+
 async def test_a_long_lease_is_not_mistaken_for_an_entry_left_behind(server: Server) -> None:
     with trio.fail_after(20):
         async with running_bus(server) as bus:

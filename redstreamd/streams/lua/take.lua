@@ -151,8 +151,17 @@ else
   if #taken < count then
     local read = redis.call(
       'XREADGROUP', 'GROUP', group, consumer, 'COUNT', count - #taken, 'STREAMS', stream, '>')
+    local claimed = {}
+    for _, entry in ipairs(taken) do claimed[entry[1]] = entry end
     for _, entry in ipairs(read and read[1][2] or {}) do
-      fresh[#fresh + 1] = {entry[1], 1, entry[2]}
+      local again = claimed[entry[1]]
+      if again then
+        -- The group was set back, so what was claimed just now is read again, which counts from 1.
+        redis.call('ZREM', due, entry[1] .. '/' .. again[2])
+        again[2] = 1
+      else
+        fresh[#fresh + 1] = {entry[1], 1, entry[2]}
+      end
       redis.call('ZADD', due, now + lease, entry[1] .. '/1')
     end
   end

@@ -1,0 +1,282 @@
+"""What the official conformance suite asks over HTTP, asked over the socket.
+
+Pages are those of https://modelcontextprotocol.io/specification/<revision>/<page>; each test names the
+revision and the page. The names in square brackets are the suite's own scenarios.
+"""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import jsonschema
+import pytest
+import trio
+from mcp_types.version import HANDSHAKE_PROTOCOL_VERSIONS, LATEST_HANDSHAKE_VERSION, LATEST_MODERN_VERSION
+
+from tests.support.daemon import Daemon
+from tests.support.mcp_client import CLIENT_INFO, ENVELOPE, EraName, RawClient, raw_client
+
+INVALID_PARAMS, METHOD_NOT_FOUND = -32602, -32601
+RESOURCE_NOT_FOUND_BEFORE_2026 = -32002
+UNSUPPORTED_VERSION = -32022
+#: Seconds any of these may take.
+PATIENCE = 20
+ABSENT = "redis://streams/nothing-of-this-name"
+
+
+@pytest.mark.parametrize("version", HANDSHAKE_PROTOCOL_VERSIONS)
+async def test_initialize_answers_with_version_capabilities_and_name(daemon: Daemon, version: str) -> None:
+    """2025-11-25, basic/lifecycle#initialization [server-initialize]: the server MUST answer with these."""
+    with trio.fail_after(PATIENCE):
+        async with raw_client(daemon.path) as raw:
+            result = await raw.initialize(version)
+            assert result["protocolVersion"] == version
+            assert result["serverInfo"].keys() >= {"name", "version"}
+            assert result["capabilities"].keys() >= {"tools", "resources", "prompts"}
+
+
+@pytest.mark.parametrize("version", ["1999-01-01", "2099-12-31"])
+async def test_an_unknown_version_is_answered_with_one_that_is_spoken(daemon: Daemon, version: str) -> None:
+    """2025-11-25, basic/lifecycle#version-negotiation: MUST respond with another version it supports."""
+    with trio.fail_after(PATIENCE):
+        async with raw_client(daemon.path) as raw:
+            assert (await raw.initialize(version))["protocolVersion"] == LATEST_HANDSHAKE_VERSION
+            assert "result" in await raw.call("tools/list")
+
+
+async def test_before_initialize_only_ping_is_answered(daemon: Daemon) -> None:
+    """2025-11-25, basic/lifecycle#initialization [server-session-lifecycle]: other than pings, not yet."""
+    with trio.fail_after(PATIENCE):
+        async with raw_client(daemon.path) as raw:
+            assert (await raw.call("ping"))["result"] == {}
+            assert "error" in await raw.call("tools/list")
+            await raw.initialize()
+            assert "result" in await raw.call("tools/list")
+
+
+async def test_the_end_of_the_connection_is_the_end_of_the_session(daemon: Daemon) -> None:
+    """2025-11-25, basic/lifecycle#shutdown: the transport's end is the farewell; nothing carries over."""
+    with trio.fail_after(PATIENCE):
+        async with raw_client(daemon.path, initialize=True) as raw:
+            await raw.stream.send_eof()  # type: ignore[attr-defined]
+            assert await raw.receive_rest() == []
+        async with raw_client(daemon.path) as raw:
+            assert "error" in await raw.call("tools/list")
+
+
+async def test_ping_is_answered_with_an_empty_result(handshake: RawClient) -> None:
+    """2025-11-25, basic/utilities/ping [ping]: the receiver MUST respond promptly with an empty response."""
+    with trio.fail_after(PATIENCE):
+        answer = await handshake.call("ping", request_id="alive?")
+        assert answer == {"jsonrpc": "2.0", "id": "alive?", "result": {}}
+
+
+async def test_an_unknown_method_is_not_found(client: RawClient) -> None:
+    """2025-11-25, basic#responses; JSON-RPC 2.0, section 5.1: -32601, with the request's id."""
+    with trio.fail_after(PATIENCE):
+        answer = await client.call("no/such/method", request_id="x")
+        assert (answer["id"], answer["error"]["code"]) == ("x", METHOD_NOT_FOUND)
+
+
+async def test_each_tool_has_a_name_a_description_and_schemas_that_are_schemas(client: RawClient) -> None:
+    """2025-11-25, server/tools#tool [tools-list]: name, inputSchema; both schemas are of type object."""
+    with trio.fail_after(PATIENCE):
+        tools = (await client.call("tools/list"))["result"]["tools"]
+    names = [tool["name"] for tool in tools]
+    assert names
+    assert len(names) == len(set(names))
+    for tool in tools:
+        assert tool["description"]
+        for schema in (tool["inputSchema"], tool["outputSchema"]):
+            jsonschema.Draft202012Validator.check_schema(schema)
+            assert schema["type"] == "object"
+
+
+async def test_a_tools_result_fits_its_output_schema_and_its_text_says_the_same(client: RawClient) -> None:
+    """2025-11-25, server/tools#structured-content: MUST conform to the schema, SHOULD repeat it as text."""
+    with trio.fail_after(PATIENCE):
+        tools = {tool["name"]: tool for tool in (await client.call("tools/list"))["result"]["tools"]}
+        result = (await client.call_tool("stream_read", {"stream": "shop:orders:paid"}))["result"]
+    jsonschema.Draft202012Validator(tools["stream_read"]["outputSchema"]).validate(
+        result["structuredContent"]
+    )
+    (text,) = result["content"]
+    assert text["type"] == "text"
+    assert json.loads(text["text"]) == result["structuredContent"]
+
+
+async def test_an_unknown_tool_is_a_protocol_error_and_a_failed_call_is_a_result(client: RawClient) -> None:
+    """2025-11-25, server/tools#error-handling: unknown tools are -32602, execution errors have isError."""
+    with trio.fail_after(PATIENCE):
+        assert (await client.call_tool("no_such_tool"))["error"]["code"] == INVALID_PARAMS
+        failed = await client.call_tool("stream_read", {"stream": "nothing-of-this-name"})
+        assert failed["result"]["isError"] is True
+
+
+async def test_each_resource_that_is_listed_can_be_read(client: RawClient) -> None:
+    """2025-11-25, server/resources#listing-resources [resources-list]: uri and name; contents of that uri."""
+    with trio.fail_after(PATIENCE):
+        resources = (await client.call("resources/list"))["result"]["resources"]
+        assert resources
+        for resource in resources:
+            assert resource["name"]
+            read = (await client.call("resources/read", {"uri": resource["uri"]}))["result"]
+            assert [content["uri"] for content in read["contents"]] == [resource["uri"]]
+            assert all(("text" in content) != ("blob" in content) for content in read["contents"])
+
+
+async def test_each_prompt_that_is_listed_says_its_arguments(client: RawClient) -> None:
+    """2025-11-25, server/prompts#listing-prompts [prompts-list]: a name, and the arguments it takes."""
+    with trio.fail_after(PATIENCE):
+        prompts = (await client.call("prompts/list"))["result"]["prompts"]
+        assert prompts
+        for prompt in prompts:
+            assert prompt["name"]
+            assert all(argument["name"] for argument in prompt.get("arguments", []))
+        assert (await client.call("prompts/get", {"name": "no_such"}))["error"]["code"] == INVALID_PARAMS
+
+
+async def test_an_unknown_cursor_is_invalid_params(client: RawClient) -> None:
+    """2025-11-25, server/utilities/pagination#error-handling: invalid cursors SHOULD result in -32602."""
+    with trio.fail_after(PATIENCE):
+        for method in ("tools/list", "resources/list", "resources/templates/list", "prompts/list"):
+            answer = await client.call(method, {"cursor": "!no cursor!"})
+            assert answer["error"]["code"] == INVALID_PARAMS, method
+
+
+@pytest.mark.parametrize("version", HANDSHAKE_PROTOCOL_VERSIONS)
+async def test_a_resource_that_is_not_there_has_a_code_of_its_own_before_2026(
+    daemon: Daemon, version: str
+) -> None:
+    """2025-11-25, server/resources#error-handling: resource not found is -32002, and never empty contents."""
+    with trio.fail_after(PATIENCE):
+        async with raw_client(daemon.path) as raw:
+            await raw.initialize(version)
+            answer = await raw.call("resources/read", {"uri": ABSENT})
+            assert answer["error"]["code"] == RESOURCE_NOT_FOUND_BEFORE_2026
+
+
+async def test_a_resource_that_is_not_there_is_invalid_params_from_2026_on(modern: RawClient) -> None:
+    """2026-07-28, server/resources#error-handling; SEP-2164 [sep-2164-resource-not-found]: -32602."""
+    with trio.fail_after(PATIENCE):
+        answer = await modern.call("resources/read", {"uri": ABSENT})
+        assert answer["error"]["code"] == INVALID_PARAMS
+        assert answer["error"]["data"]["uri"] == ABSENT
+
+
+@pytest.mark.parametrize(
+    ("method", "params"),
+    [
+        ("tools/list", {}),
+        ("prompts/list", {}),
+        ("resources/list", {}),
+        ("resources/templates/list", {}),
+        ("resources/read", {"uri": "listed"}),
+        ("server/discover", {}),
+    ],
+)
+async def test_what_may_be_cached_says_for_how_long_and_for_whom(
+    modern: RawClient, method: str, params: dict[str, Any]
+) -> None:
+    """2026-07-28, server/utilities/caching; SEP-2549 [caching]: ttlMs and cacheScope are required there."""
+    with trio.fail_after(PATIENCE):
+        if params:
+            listed = (await modern.call("resources/list"))["result"]["resources"]
+            params = {"uri": listed[0]["uri"]}
+        result = (await modern.call(method, params))["result"]
+        assert isinstance(result["ttlMs"], int)
+        assert result["ttlMs"] >= 0
+        assert result["cacheScope"] in ("public", "private")
+
+
+@pytest.mark.parametrize("method", ["tools/list", "prompts/list", "resources/list"])
+async def test_older_revisions_get_no_caching_hints(handshake: RawClient, method: str) -> None:
+    """2025-11-25, schema#listtoolsresult: members of the newer revision do not leak into the older one."""
+    with trio.fail_after(PATIENCE):
+        result = (await handshake.call(method))["result"]
+        assert not result.keys() & {"ttlMs", "cacheScope", "resultType"}
+
+
+async def test_a_stateless_server_needs_no_handshake_and_says_what_it_can_do(modern: RawClient) -> None:
+    """2026-07-28, server/discover [server-stateless]: MUST implement it; versions, capabilities, name."""
+    with trio.fail_after(PATIENCE):
+        result = (await modern.call("server/discover"))["result"]
+        assert LATEST_MODERN_VERSION in result["supportedVersions"]
+        assert result["capabilities"].keys() >= {"tools", "resources", "prompts"}
+        assert result["resultType"] == "complete"
+
+
+async def test_each_request_of_a_stateless_server_carries_its_own_envelope(modern: RawClient) -> None:
+    """2026-07-28, basic#meta [server-stateless]: nothing is remembered from the request before."""
+    with trio.fail_after(PATIENCE):
+        assert "result" in await modern.call("tools/list")
+        await modern.send({"jsonrpc": "2.0", "id": "bare", "method": "tools/list", "params": {}})
+        assert "error" in await modern.answer_to("bare")
+        assert "result" in await modern.call("tools/list")
+
+
+async def test_a_version_that_is_not_spoken_is_refused_with_those_that_are(daemon: Daemon) -> None:
+    """2026-07-28, basic/lifecycle#version-negotiation: UnsupportedProtocolVersionError names them."""
+    with trio.fail_after(PATIENCE):
+        async with raw_client(daemon.path) as raw:
+            meta = {**ENVELOPE, "io.modelcontextprotocol/protocolVersion": "2099-12-31"}
+            error = (await raw.call("tools/list", {"_meta": meta}))["error"]
+            assert error["code"] == UNSUPPORTED_VERSION
+            assert error["data"]["requested"] == "2099-12-31"
+            assert LATEST_MODERN_VERSION in error["data"]["supported"]
+
+
+async def test_initialize_is_no_method_of_a_stateless_server(modern: RawClient) -> None:
+    """2026-07-28, basic/lifecycle: the handshake is gone."""
+    with trio.fail_after(PATIENCE):
+        assert "result" in await modern.call("tools/list")
+        params = {"protocolVersion": "2025-11-25", "capabilities": {}, "clientInfo": CLIENT_INFO}
+        assert "error" in await modern.call("initialize", params)
+
+
+async def test_a_cancelled_request_is_not_answered(client: RawClient) -> None:
+    """2025-11-25, basic/utilities/cancellation#behavior-requirements: stop, free resources, send nothing."""
+    with trio.fail_after(PATIENCE):
+        waiting = {"streams": ["nothing:comes:here"], "timeout_seconds": 60}
+        request = client.tool_call("stream_wait", waiting)
+        await client.send(request)
+        # Requests begin in the order in which they come: with this answer, the first one is under way.
+        assert "result" in await client.call("tools/list")
+        await client.cancel(request["id"])
+        # Nor is one that is known no longer, or was never known, worth an answer.
+        await client.cancel(request["id"])
+        await client.cancel("never sent")
+        assert "result" in await client.call("tools/list")
+        assert client.passed_over == []
+
+
+async def test_progress_goes_to_those_who_asked_grows_and_ends_with_the_answer(daemon: Daemon) -> None:
+    """2025-11-25, basic/utilities/progress#behavior-requirements: MUST increase, MUST then stop."""
+    # Long enough for two reports.
+    waiting = {"name": "stream_wait", "arguments": {"streams": ["nothing:comes"], "timeout_seconds": 11}}
+
+    async def wait(era: EraName, params: dict[str, Any], reports: list[Any]) -> None:
+        async with raw_client(daemon.path, era=era, initialize=era == "handshake") as raw:
+            answer = await raw.call("tools/call", params)
+            assert answer["result"]["structuredContent"]["timed_out"] is True
+            reports += [message["params"] for message in raw.passed_over]
+            raw.passed_over.clear()
+            assert "result" in await raw.call("tools/list")
+            assert raw.passed_over == []
+
+    asked: list[list[Any]] = [[], []]
+    not_asked: list[list[Any]] = [[], []]
+    eras: tuple[EraName, EraName] = ("handshake", "modern")
+    with trio.fail_after(PATIENCE):
+        async with trio.open_nursery() as nursery:
+            for number, era in enumerate(eras):
+                params = {**waiting, "_meta": {"progressToken": number}}
+                nursery.start_soon(wait, era, params, asked[number])
+                nursery.start_soon(wait, era, waiting, not_asked[number])
+    for number, reports in enumerate(asked):
+        assert {report["progressToken"] for report in reports} == {number}
+        steps = [report["progress"] for report in reports]
+        assert len(steps) >= 2
+        assert steps == sorted(set(steps))
+    assert not_asked == [[], []]

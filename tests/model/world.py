@@ -1,0 +1,107 @@
+"""What the model knows of streams, groups, pending entries and dead letters. Plain values, no server."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import attrs
+
+MAX_DELIVERIES = 3
+
+
+def order(entry_id: str) -> tuple[int, int]:
+    """Return the sort key of an entry ID."""
+    milliseconds, sequence = entry_id.split("-")
+    return int(milliseconds), int(sequence)
+
+
+@attrs.define
+class Pending:
+    """A pending entry.
+
+    Attributes:
+        owner: The consumer.
+        attempt: The deliveries so far.
+        due: Anybody may take it now.
+        held: A consumer works on it; False for a retry that was put off or came due.
+        leased: It was taken through redstreamd, or given a due time by it.
+    """
+
+    owner: str
+    attempt: int
+    due: bool = False
+    held: bool = True
+    leased: bool = True
+
+
+@attrs.define
+class Group:
+    """A consumer group: its position and its pending entries by ID."""
+
+    position: str
+    pending: dict[str, Pending] = attrs.field(factory=dict)
+
+
+@attrs.define
+class Stream:
+    """A stream: its entries' members by ID, in order, where it ends, its groups, and if any entry went."""
+
+    entries: dict[str, dict[str, Any]] = attrs.field(factory=dict)
+    last_id: str = "0-0"
+    groups: dict[str, Group] = attrs.field(factory=dict)
+    was_cut: bool = False
+
+    def add(self, entry_id: str, members: dict[str, Any]) -> None:
+        """Take up a new entry, which must lie beyond all others."""
+        assert order(entry_id) > order(self.last_id)
+        self.entries[entry_id] = members
+        self.last_id = entry_id
+
+    def unread(self, group: str) -> list[str]:
+        """Return what the group did not get yet."""
+        position = order(self.groups[group].position)
+        return [one for one in self.entries if order(one) > position]
+
+    def needed_by(self, gone: list[str]) -> set[str]:
+        """Return the groups that have some of these entries pending, or did not get them."""
+        return {
+            name
+            for name, group in self.groups.items()
+            if any(one in group.pending or order(one) > order(group.position) for one in gone)
+        }
+
+
+@attrs.define
+class Letter:
+    """A dead letter: the entry it was, and how often that was delivered."""
+
+    entry_id: str
+    members: dict[str, Any]
+    attempts: int
+
+
+@attrs.define
+class World:
+    """Everything there is.
+
+    Attributes:
+        streams: By name.
+        dead: Dead letters of (stream, group), by their own ID; they outlive both.
+        keys: What each idempotency key of (stream, key) stands for: the body and the entry IDs.
+        asked: The request of each correlation ID: stream and entry ID.
+        replied: Correlation IDs that have their answer.
+    """
+
+    streams: dict[str, Stream] = attrs.field(factory=dict)
+    dead: dict[tuple[str, str], dict[str, Letter]] = attrs.field(factory=dict)
+    keys: dict[tuple[str, str], tuple[Any, list[str]]] = attrs.field(factory=dict)
+    asked: dict[str, tuple[str, str]] = attrs.field(factory=dict)
+    replied: set[str] = attrs.field(factory=set)
+
+    def missing(self, stream: str, group: str | None = None) -> str | None:
+        """Return the code of the error for what does not exist, or None if all of it does."""
+        if stream not in self.streams:
+            return "STREAM_NOT_FOUND"
+        if group is not None and group not in self.streams[stream].groups:
+            return "GROUP_NOT_FOUND"
+        return None

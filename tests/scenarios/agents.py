@@ -1,0 +1,96 @@
+"""Agents for stories: the ``mcp`` package's client over a daemon's socket, and ways to lose one."""
+
+from __future__ import annotations
+
+import json
+import socket
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from contextlib import asynccontextmanager
+from typing import Any
+
+import attrs
+import jsonschema
+import trio
+import trio.testing
+from mcp import Client, MCPError
+from mcp_types import CallToolResult
+
+from tests.support.daemon import Daemon
+from tests.support.mcp_client import EraName, connected, open_stream
+
+#: Seconds between two looks of `until`.
+_LOOK_AGAIN = 0.02
+
+
+@attrs.define
+class Agent:
+    """An agent with one connection.
+
+    Attributes:
+        client: Its MCP client.
+        stream: The connection below it.
+    """
+
+    client: Client
+    stream: trio.SocketStream
+
+    async def call(self, tool: str, **arguments: Any) -> dict[str, Any]:
+        """Call a tool that must succeed and return its structured content, which its text repeats."""
+        result = await self.client.call_tool(tool, arguments)
+        assert isinstance(result, CallToolResult)
+        assert not result.is_error, result.content
+        assert json.loads(result.content[0].text) == result.structured_content  # type: ignore[union-attr]
+        content: dict[str, Any] = result.structured_content
+        return content
+
+    async def refusal(self, tool: str, **arguments: Any) -> dict[str, Any]:
+        """Call a tool that must fail and return the four parts of its error."""
+        result = await self.client.call_tool(tool, arguments)
+        assert isinstance(result, CallToolResult)
+        assert result.is_error, result.content
+        content: dict[str, Any] = result.structured_content
+        assert all(content[part] for part in ("code", "message", "cause", "next_step"))
+        return content
+
+    async def follow(self, next_call: Mapping[str, Any], **chosen: Any) -> dict[str, Any]:
+        """Make the call that an answer names; `chosen` are the arguments that it leaves to the caller.
+
+        The call fits the schema that the daemon lists for its tool.
+        """
+        schemas = {tool.name: tool.input_schema for tool in (await self.client.list_tools()).tools}
+        arguments = {**next_call["arguments"], **chosen}
+        jsonschema.Draft202012Validator(schemas[next_call["tool"]]).validate(next_call["arguments"])
+        return await self.call(next_call["tool"], **arguments)
+
+    async def crash_during(self, tool: str, **arguments: Any) -> None:
+        """Call a tool and lose the connection before it answers; its client learns nothing of the outcome."""
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(self._call_in_vain, tool, arguments)
+            # The client's request is written once all that remains is to wait for the answer.
+            await trio.testing.wait_all_tasks_blocked()
+            self.cut()
+
+    async def _call_in_vain(self, tool: str, arguments: dict[str, Any]) -> None:
+        try:
+            answer = await self.client.call_tool(tool, arguments)
+        except MCPError:
+            return
+        raise AssertionError(f"{tool} was answered before the cut: {answer}")
+
+    def cut(self) -> None:
+        """Break the connection both ways, without a farewell."""
+        self.stream.socket.shutdown(socket.SHUT_RDWR)
+
+
+@asynccontextmanager
+async def agent(daemon: Daemon, era: EraName = "modern") -> AsyncIterator[Agent]:
+    """Connect an agent for the block."""
+    stream = await open_stream(daemon.path)
+    async with connected(stream, era=era) as client:
+        yield Agent(client, stream)
+
+
+async def until(look: Callable[[], Awaitable[bool]]) -> None:
+    """Return once `look` says so; there is nothing to wait for but the world."""
+    while not await look():  # noqa: ASYNC110 - nobody tells
+        await trio.sleep(_LOOK_AGAIN)

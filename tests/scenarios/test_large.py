@@ -1,0 +1,155 @@
+"""The largest there may be: an entry of 100 MiB, ten million entries, five thousand groups.
+
+Each is listed, read and diagnosed by a daemon whose memory stays bounded. The figures are printed (``-s``)
+and stand in docs/performance.md.
+"""
+
+from __future__ import annotations
+
+import os
+import socket
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import hiredis
+import pytest
+
+from tests.support.daemon import Daemon, call, running_daemon
+from tests.support.servers import Server, start_redis
+
+MIB = 1 << 20
+STREAM = "big"
+PLACE = {"stream": STREAM, "group": "g0"}
+
+
+@pytest.fixture
+def big_redis() -> Iterator[Server]:
+    """A Redis of the test's own, which gives its memory back when it stops."""
+    with start_redis() as server:
+        yield server
+
+
+def memory(daemon: Daemon, name: str = "VmRSS") -> float:
+    """Return the daemon's memory in MiB: VmRSS now, VmHWM at its height (proc(5))."""
+    status = Path(f"/proc/{daemon.process.pid}/status").read_text("ascii")
+    (line,) = (line for line in status.splitlines() if line.startswith(name + ":"))
+    return int(line.split()[1]) / 1024
+
+
+def calls(daemon: Daemon, *tools: tuple[str, dict[str, Any]]) -> dict[str, float]:
+    """Call each tool, print seconds and memory, and return the seconds of each.
+
+    Every call succeeds, and none answers with more than the bound of a result and what stands beside it.
+    """
+    took: dict[str, float] = {}
+    for tool, arguments in tools:
+        began = time.monotonic()
+        result = call(daemon.path, tool, arguments)
+        took[tool] = time.monotonic() - began
+        assert not result["isError"], result["content"]
+        size = len(result["content"][0]["text"].encode())
+        assert size <= 40_000
+        print(
+            f"\n{tool}: {took[tool] * 1000:.1f} ms, {size} bytes, daemon {memory(daemon):.0f} MiB "
+            f"(height {memory(daemon, 'VmHWM'):.0f})",
+            end="",
+        )
+    return took
+
+
+def other_programs_add(server: Server, value: bytes) -> None:
+    """XADD one entry around the daemon."""
+    # Its type stub knows tuples of one argument only.
+    pack: Callable[[tuple[object, ...]], bytes] = hiredis.pack_command  # type: ignore[assignment]
+    with socket.socket(socket.AF_UNIX) as connection:
+        connection.settimeout(60)
+        connection.connect(server.path)
+        connection.sendall(pack(("XADD", STREAM, "*", "name", "image", "bytes", value)))
+        assert connection.recv(64).startswith(b"$")
+
+
+def look(*more: tuple[str, dict[str, Any]]) -> tuple[tuple[str, dict[str, Any]], ...]:
+    """Return the calls of somebody who looks at the stream, then `more`."""
+    return (
+        ("stream_list", {}),
+        ("stream_read", {"stream": STREAM, "direction": "backward"}),
+        ("stream_wait", {"streams": [STREAM], "cursor": "0-0", "timeout_seconds": 0}),
+        ("stream_health", {"stream": STREAM, "detail": "full"}),
+        *more,
+    )
+
+
+def test_an_entry_of_100_mib_is_listed_read_and_taken_in_bounded_memory(big_redis: Server) -> None:
+    other_programs_add(big_redis, os.urandom(1024).hex().encode() * (50 * 1024))
+    with running_daemon(big_redis, REDSTREAMD_TOOLS_PROFILE="operator") as daemon:
+        calls(daemon, ("stream_list", {}))
+        before = memory(daemon)
+        took = calls(
+            daemon,
+            *look(("work_take", {**PLACE, "consumer": "a"})),
+            ("pending_list", PLACE),
+            ("group_manage", {**PLACE, "action": "set_position", "start": "latest"}),
+        )
+        after, height = memory(daemon), memory(daemon, "VmHWM")
+    print(f"\nmemory: {before:.0f} MiB before, {height:.0f} at its height, {after:.0f} after")
+    assert max(took.values()) < 10
+    # The reply, the value made of it, and its JSON: no more copies of it at a time than these.
+    assert height - before < 350
+    # And none of them is kept.
+    assert after - before < 20
+
+
+def test_ten_million_entries_cost_the_daemon_nothing(big_redis: Server) -> None:
+    entries = 10_000_000
+    script = "for n = ARGV[1], ARGV[2] do redis.call('XADD', KEYS[1], n .. '-0', 'n', n) end"
+    for start in range(1, entries + 1, 250_000):
+        big_redis.command("EVAL", script, 1, STREAM, start, start + 249_999)
+    assert big_redis.command("XLEN", STREAM) == entries
+    with running_daemon(big_redis, REDSTREAMD_TOOLS_PROFILE="operator") as daemon:
+        calls(daemon, ("stream_list", {}))
+        before = memory(daemon)
+        middle = str(entries // 2)
+        took = calls(
+            daemon,
+            *look(
+                ("stream_read", {"stream": STREAM, "start": f"{middle}-0", "count": 100}),
+                ("stream_read", {"stream": STREAM, "filter": {"n": "no such"}}),
+                ("group_create", {**PLACE, "start": f"{middle}-0"}),
+                ("stream_health", {"stream": STREAM}),
+                ("work_take", {**PLACE, "consumer": "a", "count": 100}),
+                ("group_manage", {**PLACE, "action": "set_position", "start": "latest"}),
+                ("stream_manage", {"stream": STREAM, "action": "trim", "max_length": entries - 500_000}),
+            ),
+        )
+        height = memory(daemon, "VmHWM")
+    print(f"\nmemory: {before:.0f} MiB before, {height:.0f} at its height")
+    assert max(took.values()) < 10
+    assert height - before < 20
+
+
+def test_five_thousand_groups_are_looked_at_in_bounded_memory_and_time(big_redis: Server) -> None:
+    big_redis.command("XADD", STREAM, "*", "n", "1")
+    big_redis.command(
+        "EVAL",
+        "for n = 0, 4999 do redis.call('XGROUP', 'CREATE', KEYS[1], 'g' .. n, '0') end",
+        *(1, STREAM),
+    )
+    with running_daemon(big_redis, REDSTREAMD_TOOLS_PROFILE="operator") as daemon:
+        calls(daemon, ("stream_list", {}))
+        before = memory(daemon)
+        took = calls(
+            daemon,
+            *look(
+                ("stream_health", {**PLACE}),
+                ("work_take", {**PLACE, "consumer": "a"}),
+                ("pending_list", PLACE),
+                ("group_manage", {**PLACE, "action": "destroy"}),
+                ("stream_manage", {"stream": STREAM, "action": "trim", "max_length": 0}),
+            ),
+        )
+        height = memory(daemon, "VmHWM")
+    print(f"\nmemory: {before:.0f} MiB before, {height:.0f} at its height")
+    assert max(took.values()) < 5
+    assert height - before < 30
