@@ -302,7 +302,7 @@ async def _supervise(supervisor: Supervisor, drain: Callable[[], Awaitable[None]
     """
 
     async def stop_on_signal(*, task_status: trio.TaskStatus[None]) -> None:
-        with trio.open_signal_receiver(signal.SIGTERM, signal.SIGINT) as signals:
+        with trio.open_signal_receiver(*_stop_signals()) as signals:
             task_status.started()
             await anext(signals)
             async with trio.open_nursery() as stopping:
@@ -320,6 +320,12 @@ async def _supervise(supervisor: Supervisor, drain: Callable[[], Awaitable[None]
         await nursery.start(stop_on_signal)
         await supervisor.run()
         nursery.cancel_scope.cancel()
+
+
+def _stop_signals() -> tuple[signal.Signals, ...]:
+    """Return the signals that stop the daemon; a closed terminal is one, unless nohup(1) said otherwise."""
+    usual = (signal.SIGTERM, signal.SIGINT)
+    return usual if signal.getsignal(signal.SIGHUP) is signal.SIG_IGN else (*usual, signal.SIGHUP)
 
 
 def _target(settings: Settings, embedded: EmbeddedServer | None) -> Target:

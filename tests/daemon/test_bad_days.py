@@ -97,7 +97,7 @@ def test_a_second_daemon_on_the_same_socket_is_refused(redis: Server) -> None:
         assert not daemon.call("stream_list")["isError"]
 
 
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGHUP])
 def test_a_signal_stops_it_cleanly_and_the_next_run_has_the_data(number: signal.Signals) -> None:
     with home() as directory:
         with running_daemon(None, directory=directory) as daemon:
