@@ -2,12 +2,23 @@
 
 from __future__ import annotations
 
+import signal
 from collections.abc import Iterator
 
 import pytest
 
 from tests.support.node import inspector
 from tests.support.servers import Server, start_redis, start_valkey
+
+# A shell that starts the tests in the background has them ignore these, and every program that the
+# tests start would inherit that; but what they do on these signals is tested.
+for _number, _usual in (
+    (signal.SIGINT, signal.default_int_handler),
+    (signal.SIGQUIT, signal.SIG_DFL),
+    (signal.SIGHUP, signal.SIG_DFL),
+):
+    if signal.getsignal(_number) is signal.SIG_IGN:
+        signal.signal(_number, _usual)
 
 __all__ = ["inspector"]  # a fixture, found here by whoever names it
 
