@@ -261,5 +261,5 @@ async def test_no_reader_gets_the_entries_of_another_however_many_are_cancelled(
                     nursery.start_soon(read_again_and_again)
             assert proxy.accepted <= 2  # the command lane, and the hub's
     assert outcomes["wrong"] == 0
-    assert outcomes["answered"] > count / 10
-    assert outcomes["cancelled"] > count / 10
+    assert outcomes["answered"] > count / 4
+    assert outcomes["cancelled"] > count / 4
