@@ -40,6 +40,7 @@ from redstreamd.redisio.target import Target
 from redstreamd.resources.catalog import LIBRARY
 from redstreamd.service.activation import adopt_sockets, adopt_standard_input
 from redstreamd.service.child import Child
+from redstreamd.service.figures import process_figures
 from redstreamd.service.lastwords import install_last_words
 from redstreamd.service.log import LogOutput, set_up_logging
 from redstreamd.service.notify import Notifier
@@ -130,6 +131,7 @@ class _Parts:
         manager: The connections to Redis.
         bus: The domain.
         updates: Tells subscribers of changes.
+        vitals: Reports how all of them are.
         server: What MCP clients are served.
         limits: The bounds of connections.
         embedded: The server of our own, if there is one.
@@ -139,6 +141,7 @@ class _Parts:
     manager: Manager
     bus: Bus
     updates: Updates
+    vitals: Vitals
     server: Server[Principal]
     limits: Limits
     embedded: EmbeddedServer | None
@@ -180,6 +183,8 @@ def _build(settings: Settings, resources: AsyncExitStack) -> _Parts:
     )
     bus = Bus.over(manager, settings, _lease_key(settings))
     updates = Updates(bus.hub, Sources(bus.commands, bus.lister), max_subscriptions=settings.limits.max_waits)
+    vitals = Vitals(manager, bus.commands, bus.hub, updates, version=__version__)
+    vitals.include("process", process_figures)
     server = build_server(
         Toolbox(
             REGISTRY,
@@ -190,7 +195,7 @@ def _build(settings: Settings, resources: AsyncExitStack) -> _Parts:
         ),
         LIBRARY,
         PROMPTS,
-        Facts(bus, Vitals(manager, bus.commands, bus.hub, updates, version=__version__)),
+        Facts(bus, vitals),
         updates,
         version=__version__,
         instructions=INSTRUCTIONS,
@@ -204,7 +209,7 @@ def _build(settings: Settings, resources: AsyncExitStack) -> _Parts:
         max_requests_in_flight=settings.limits.max_requests_in_flight,
         max_connections=settings.limits.max_connections,
     )
-    return _Parts(settings, manager, bus, updates, server, limits, embedded)
+    return _Parts(settings, manager, bus, updates, vitals, server, limits, embedded)
 
 
 async def _serve(loaded: Loaded, log: LogOutput) -> None:
@@ -226,6 +231,7 @@ async def _serve_doors(parts: _Parts, doors: Sequence[OpenDoor], log: LogOutput)
             resources.push_async_callback(each.door.listener.aclose)
         notifier, marks = Notifier.from_environment(), Marks()
         acceptor = Acceptor([each.door for each in doors], parts.server, limits=parts.limits, on_event=record)
+        parts.vitals.include("clients", acceptor.statistics)
         status = StatusLine(parts.manager, parts.bus, acceptor)
         watchdog = Watchdog(notifier, marks, interval_seconds=watchdog_interval(), status=status)
         addresses = [each.address for each in doors]

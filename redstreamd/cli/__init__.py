@@ -14,7 +14,7 @@ from collections.abc import Sequence
 from typing import NoReturn
 
 from redstreamd import __version__
-from redstreamd.cli import call, check_config, connect, doctor, serve, stdio
+from redstreamd.cli import call, check_config, connect, doctor, serve, status, stdio
 
 
 class _Parser(argparse.ArgumentParser):
@@ -36,11 +36,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     )
     parser.add_argument("--version", action="version", version=f"redstreamd {__version__}")
     commands = parser.add_subparsers(metavar="COMMAND", required=True)
-    for command in (serve, stdio, connect, call, check_config, doctor):
+    for command in (serve, stdio, connect, call, status, check_config, doctor):
         command.add_to(commands)
     arguments = parser.parse_args(argv)
     try:
-        status: int = arguments.run(arguments)
+        exit_status: int = arguments.run(arguments)
         sys.stdout.flush()
     except BrokenPipeError:
         # Whoever read our output has seen enough. Python would complain once more when it
@@ -49,4 +49,4 @@ def main(argv: Sequence[str] | None = None) -> int:
         return 1
     except KeyboardInterrupt:
         return 130
-    return status
+    return exit_status

@@ -1,7 +1,6 @@
 """``redstreamd call TOOL JSON``: one tool call from a shell, its result on stdout.
 
-Speaks revision 2026-07-28 of MCP, in which a request is complete in itself: one line out,
-one line back, no handshake. Judges neither tool nor arguments; the daemon does.
+Judges neither tool nor arguments; the daemon does.
 """
 
 from __future__ import annotations
@@ -9,20 +8,12 @@ from __future__ import annotations
 import argparse
 import json
 import os
-import socket
 import sys
 from typing import Any, NoReturn
 
-from redstreamd import __version__
+from redstreamd.cli.asking import envelope, exchange, request_line
 from redstreamd.cli.reach import UnreachableError, open_connection
 from redstreamd.cli.text import complain, escaped
-
-_REQUEST_ID = 1
-_ENVELOPE = {
-    "io.modelcontextprotocol/protocolVersion": "2026-07-28",
-    "io.modelcontextprotocol/clientInfo": {"name": "redstreamd-call", "version": __version__},
-    "io.modelcontextprotocol/clientCapabilities": {},
-}
 
 
 def add_to(commands: Any) -> None:
@@ -45,7 +36,7 @@ def run(arguments: argparse.Namespace) -> int:
         return os.EX_USAGE
     try:
         with open_connection(arguments.socket) as connection:
-            response = _exchange(connection, request)
+            response = exchange(connection, request)
     except UnreachableError as unreachable:
         complain(str(unreachable))
         return os.EX_TEMPFAIL
@@ -67,33 +58,12 @@ def _request(tool: str, text: str) -> bytes:
         raise ValueError("nested too deeply") from None
     if not isinstance(arguments, dict):
         raise ValueError(f"it is {json.dumps(arguments)[:40]}")
-    frame = {"jsonrpc": "2.0", "id": _REQUEST_ID, "method": "tools/call"}
-    params = {"name": tool, "_meta": _ENVELOPE}
-    # Decoding and encoding again would change what JSON leaves open (1e400, duplicate names);
-    # the daemon is to judge that. Line breaks can only stand between tokens, and end a message.
-    verbatim = text.replace("\r", " ").replace("\n", " ")
-    head = f'{json.dumps(frame)[:-1]}, "params": {json.dumps(params)[:-1]}, "arguments": '
-    return f"{head}{verbatim}}}}}\n".encode()
+    params = {"name": tool, "_meta": envelope("redstreamd-call")}
+    return request_line("tools/call", f'{json.dumps(params)[:-1]}, "arguments": {text}}}')
 
 
 def _no_constant(name: str) -> NoReturn:
     raise ValueError(f"{name} is not JSON")
-
-
-def _exchange(connection: socket.socket, request: bytes) -> dict[str, Any]:
-    """Send the request and return its response, passing over notifications.
-
-    Raises:
-        OSError: The connection ended first.
-    """
-    connection.sendall(request)
-    with connection.makefile("rb") as lines:
-        for line in lines:
-            message = json.loads(line)
-            # An error that could not be assigned to a request has a null ID; ours is the only one.
-            if message.get("id", ...) in (_REQUEST_ID, None) and "method" not in message:
-                return dict(message)
-    raise ConnectionError("connection closed")
 
 
 def _report(response: dict[str, Any]) -> int:

@@ -21,22 +21,47 @@ _ANSWER_SECONDS: Final = 10.0
 #: Seconds for systemctl, which asks a manager that may be busy.
 _SYSTEMCTL_SECONDS: Final = 10.0
 
-#: Bytes of the answer that are read; a ping's is far shorter.
+#: Bytes of the answer that are read; it has two or three thousand.
 _ANSWER_BYTES: Final = 64 * 1024
+
+# Complete in itself in the 2026-07-28 revision: no handshake comes before it.
+_HEALTH_REQUEST: Final = (
+    json.dumps(
+        {
+            "jsonrpc": "2.0",
+            "id": 1,
+            "method": "resources/read",
+            "params": {
+                "uri": "redstream://health",
+                "_meta": {
+                    "io.modelcontextprotocol/protocolVersion": "2026-07-28",
+                    "io.modelcontextprotocol/clientCapabilities": {},
+                },
+            },
+        }
+    ).encode()
+    + b"\n"
+)
 
 _UNITS: Final = ("redstreamd.service", "redstreamd.socket")
 
 
-async def check_socket(settings: Settings, environ: Mapping[str, str]) -> Check:
-    """Send a ping to the daemon through each place where a client would look for it."""
+async def check_socket(settings: Settings, environ: Mapping[str, str], *, server: str) -> Check:
+    """Ask for the daemon's health through each place where a client would look for it.
+
+    Args:
+        settings: Where it may listen.
+        environ: Where its clients look for it.
+        server: The address of the Redis that the other checks examined; the daemon may use another.
+    """
     listens = [address.path for address in settings.daemon.listen if address.kind is Kind.UNIX]
     places = list(dict.fromkeys([*listens, *candidates_for_clients(environ)]))
-    tried = f"a ping over {', '.join(places)}"
+    tried = f"asking the daemon for its health over {', '.join(places)}"
     refusals: dict[str, OSError] = {}
     for place in places:
         try:
             with trio.fail_after(_ANSWER_SECONDS):
-                await _ping(place)
+                used = await _redis_of(place)
         except OSError as refusal:
             refusals[place] = refusal
         except trio.TooSlowError:
@@ -46,7 +71,11 @@ async def check_socket(settings: Settings, environ: Mapping[str, str]) -> Check:
             todo = f"Find out what listens at {place}; the daemon's journal says if it turned us away."
             return error("socket", tried, f"{place} is answered by something else, or turns us away", todo)
         else:
-            return ok("socket", tried, f"a daemon answers at {place}")
+            seen = f"a daemon answers at {place}"
+            if used in (None, server):
+                return ok("socket", tried, seen)
+            todo = "Give doctor the daemon's settings (--config, --embedded, REDIS_...) to examine that one."
+            return warning("socket", tried, f"{seen}, and uses another Redis, at {used}", todo)
     seen = "; ".join(f"{place}: {refusal.strerror or refusal}" for place, refusal in refusals.items())
     todo = "Start it: `systemctl start redstreamd.socket`, or `redstreamd serve`."
     if any(isinstance(refusal, PermissionError) for refusal in refusals.values()):
@@ -54,8 +83,8 @@ async def check_socket(settings: Settings, environ: Mapping[str, str]) -> Check:
     return warning("socket", tried, f"no daemon answers ({seen})", todo)
 
 
-async def _ping(place: str) -> None:
-    """Exchange one MCP ping, which needs no handshake.
+async def _redis_of(place: str) -> str | None:
+    """Ask the daemon for its health and return the address of its Redis; None if it does not say.
 
     Raises:
         OSError: Nobody is there.
@@ -63,16 +92,21 @@ async def _ping(place: str) -> None:
         trio.BrokenResourceError: It hung up.
     """
     async with await trio.open_unix_socket(place) as stream:
-        await stream.send_all(b'{"jsonrpc": "2.0", "id": 1, "method": "ping"}\n')
+        await stream.send_all(_HEALTH_REQUEST)
         received = bytearray()
         while b"\n" not in received and len(received) < _ANSWER_BYTES:
             chunk = await stream.receive_some()
             if not chunk:
                 break
             received += chunk
-        answer = json.loads(bytes(received).partition(b"\n")[0])
-        if not isinstance(answer, dict) or answer.get("id") != 1 or "result" not in answer:
-            raise ValueError("no answer to a ping")
+    answer = json.loads(bytes(received).partition(b"\n")[0])
+    if not isinstance(answer, dict) or answer.get("id") != 1 or "result" not in answer:
+        raise ValueError("no answer to a request")
+    try:
+        address = json.loads(answer["result"]["contents"][0]["text"])["redis"]["address"]
+    except (LookupError, TypeError, ValueError):
+        return None
+    return str(address)
 
 
 def runs_systemd() -> bool:

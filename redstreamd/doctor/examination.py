@@ -60,7 +60,7 @@ async def examine(loaded: Loaded, *, environ: Mapping[str, str] = os.environ) ->
         checks += _skipped_from(0, "there is no login")
     else:
         checks += await _examine_server(target)
-    checks.append(await check_socket(loaded.settings, environ))
+    checks.append(await check_socket(loaded.settings, environ, server=target.label))
     checks.append(await check_units(booted=runs_systemd()))
     return checks
 

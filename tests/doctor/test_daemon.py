@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import json
 import os
 from collections.abc import AsyncIterator, Awaitable, Callable
 from pathlib import Path
@@ -14,6 +15,8 @@ from redstreamd.doctor import Check, Severity
 from redstreamd.doctor import daemon as examined
 from redstreamd.doctor.daemon import check_socket, check_units
 from redstreamd.settings import Settings
+
+EXAMINED = "localhost:6379"
 
 Listen = Callable[[bytes | None], Awaitable[None]]
 
@@ -51,19 +54,37 @@ async def listen(environ: dict[str, str]) -> AsyncIterator[Listen]:
         nursery.cancel_scope.cancel()
 
 
-async def test_an_answer_to_a_ping_is_a_daemon(listen: Listen, environ: dict[str, str]) -> None:
-    await listen(b'{"jsonrpc": "2.0", "id": 1, "result": {}}\n')
+def health(address: str) -> bytes:
+    """Return a daemon's answer."""
+    text = json.dumps({"redis": {"address": address}})
+    return json.dumps({"jsonrpc": "2.0", "id": 1, "result": {"contents": [{"text": text}]}}).encode() + b"\n"
+
+
+@pytest.mark.parametrize("answer", [health(EXAMINED), b'{"jsonrpc": "2.0", "id": 1, "result": {}}\n'])
+async def test_a_daemon_answers(listen: Listen, environ: dict[str, str], answer: bytes) -> None:
+    await listen(answer)
     with trio.fail_after(10):
-        check = await check_socket(Settings(), environ)
+        check = await check_socket(Settings(), environ, server=EXAMINED)
     assert check.severity is Severity.OK
     assert environ["XDG_RUNTIME_DIR"] in check.seen
+
+
+async def test_a_daemon_with_another_redis_is_a_warning_that_names_it(
+    listen: Listen, environ: dict[str, str]
+) -> None:
+    await listen(health("elsewhere:6380"))
+    with trio.fail_after(10):
+        check = await check_socket(Settings(), environ, server=EXAMINED)
+    assert check.severity is Severity.WARNING
+    assert "elsewhere:6380" in check.seen
+    assert "--embedded" in check.todo
 
 
 @pytest.mark.parametrize("answer", [b"", b"HTTP/1.1 400 Bad Request\r\n\r\n", b"[]\n", b'{"id": 1}\n'])
 async def test_another_answer_is_no_daemon(listen: Listen, environ: dict[str, str], answer: bytes) -> None:
     await listen(answer)
     with trio.fail_after(10):
-        check = await check_socket(Settings(), environ)
+        check = await check_socket(Settings(), environ, server=EXAMINED)
     assert check.severity is Severity.ERROR
     assert "something else" in check.seen
 
@@ -74,7 +95,7 @@ async def test_a_daemon_that_hangs_is_told_from_one_that_is_away(
     monkeypatch.setattr(examined, "_ANSWER_SECONDS", 0.2)
     await listen(None)
     with trio.fail_after(10):
-        check = await check_socket(Settings(), environ)
+        check = await check_socket(Settings(), environ, server=EXAMINED)
     assert check.severity is Severity.ERROR
     assert "does not answer" in check.seen
     assert "QUIT" in check.todo
@@ -82,7 +103,7 @@ async def test_a_daemon_that_hangs_is_told_from_one_that_is_away(
 
 async def test_nobody_is_a_warning_that_names_every_place(environ: dict[str, str]) -> None:
     with trio.fail_after(10):
-        check = await check_socket(Settings(), environ)
+        check = await check_socket(Settings(), environ, server=EXAMINED)
     assert check.severity is Severity.WARNING
     assert environ["XDG_RUNTIME_DIR"] in check.seen
     assert "/run/redstreamd/mcp.sock" in check.seen

@@ -5,6 +5,7 @@ Owns the value and nothing in it: each part reports on itself.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import attrs
@@ -33,12 +34,18 @@ class Vitals:
         self._hub = hub
         self._updates = updates
         self._version = version
+        self._sections: dict[str, Callable[[], attrs.AttrsInstance]] = {}
+
+    def include(self, section: str, figures: Callable[[], attrs.AttrsInstance]) -> None:
+        """Report what `figures` returns under the name `section`, too; for parts that are not known here."""
+        self._sections[section] = figures
 
     async def report(self) -> dict[str, Any]:
         """Return one JSON object; never fails, and takes a second at most."""
         status = self._manager.status()
         return {
             "redstreamd": self._version,
+            **{section: attrs.asdict(figures()) for section, figures in self._sections.items()},
             "redis": {
                 "address": status.label,
                 "ping": await self._ping(),

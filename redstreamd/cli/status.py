@@ -1,0 +1,129 @@
+"""``redstreamd status``: how the running daemon is, in its own words (the resource redstream://health)."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+from collections.abc import Iterator, Mapping
+from typing import Any, Final
+
+from redstreamd.cli.asking import envelope, exchange, request_line
+from redstreamd.cli.reach import UnreachableError, open_connection
+from redstreamd.cli.text import complain, escaped
+
+#: Seconds for the answer. The daemon bounds its own look at Redis to one; beyond this it hangs.
+_ANSWER_SECONDS: Final = 10.0
+_NAME_COLUMN: Final = 18  # "redstreamd" and a version
+
+
+def add_to(commands: Any) -> None:
+    """Add the command to the parser."""
+    parser = commands.add_parser(
+        "status", help="tell how the running daemon is; exit 1 if it cannot use Redis", allow_abbrev=False
+    )
+    parser.add_argument("--socket", metavar="PATH", help="the daemon's socket instead of the usual places")
+    parser.add_argument("--json", action="store_true", help="print the daemon's report as it is")
+    parser.set_defaults(run=run)
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """Print the report; return 0, 1 if the daemon cannot use Redis, 75 without a daemon that answers."""
+    try:
+        with open_connection(arguments.socket) as connection:
+            connection.settimeout(_ANSWER_SECONDS)
+            report = _report(exchange(connection, _request()))
+    except UnreachableError as unreachable:
+        complain(str(unreachable))
+        return os.EX_TEMPFAIL
+    except OSError as broken:
+        complain(f"the daemon accepts, but does not answer ({broken}); read `journalctl -u redstreamd`")
+        return os.EX_TEMPFAIL
+    except ValueError as refused:
+        complain(f"the daemon does not tell: {refused}")
+        return os.EX_TEMPFAIL
+    if arguments.json:
+        print(json.dumps(report, indent=2))
+    else:
+        print("\n".join(escaped(line) for line in _lines(report)))
+    return 0 if report["redis"]["ping"]["answered"] else 1
+
+
+def _request() -> bytes:
+    params = {"uri": "redstream://health", "_meta": envelope("redstreamd-status")}
+    return request_line("resources/read", json.dumps(params))
+
+
+def _report(response: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the report in a response.
+
+    Raises:
+        ValueError: There is none.
+    """
+    if error := response.get("error"):
+        raise ValueError(f"{error.get('message')} ({error.get('code')})")
+    try:
+        report: dict[str, Any] = json.loads(response["result"]["contents"][0]["text"])
+    except LookupError:
+        raise ValueError("its answer has no report") from None
+    return report
+
+
+def _lines(report: Mapping[str, Any]) -> Iterator[str]:
+    """Yield the report as text, a part a line and its details below it."""
+    yield _line(f"redstreamd {report['redstreamd']}", _process(report["process"]))
+    redis = report["redis"]
+    ping = redis["ping"]
+    if ping["answered"]:
+        yield _line("redis", f"{redis['address']}, answers in {ping['seconds'] * 1000:.1f} ms")
+    else:
+        yield _line("redis", f"{redis['address']}, DEGRADED: {ping['cause']}")
+        if "next_step" in ping:
+            yield _line("", f"-> {ping['next_step']}")
+    for lane, state in redis["connections"].items():
+        yield _line("", f"{lane}: {_connection(state)}")
+    if clients := report.get("clients"):
+        yield _line(
+            "clients",
+            f"{clients['connections']} connected, {clients['requests_in_flight']} requests in flight; "
+            f"{clients['accepted']} came so far, {clients['refused']} were turned away",
+        )
+    waiting = report["waiting"]
+    how = "told by the server" if waiting["tracking"] else "looking four times a second"
+    waits = f"{waiting['watches']} waits on {waiting['keys']} streams"
+    yield _line("waiting", f"{waits}, {how}" if waiting["watches"] else waits)
+    subscribed = report["subscriptions"]
+    yield _line("subscriptions", f"{subscribed['subscriptions']} to {subscribed['topics']} topics")
+
+
+def _line(name: str, text: str) -> str:
+    return f"{name:<{_NAME_COLUMN}}{text}"
+
+
+def _process(figures: Mapping[str, Any]) -> str:
+    return (
+        f"process {figures['pid']}, up {_duration(figures['uptime_seconds'])}, "
+        f"{figures['memory_bytes'] / (1 << 20):.0f} MiB, {figures['cpu_seconds']:.1f} s of CPU, "
+        f"{figures['descriptors']} descriptors"
+    )
+
+
+def _connection(state: Mapping[str, Any]) -> str:
+    if state["connected"]:
+        return f"{state['server']}, connected for {_duration(state['for_seconds'])}"
+    for_how_long = f"not connected for {_duration(state['for_seconds'])}"
+    if "cause" not in state:
+        return for_how_long
+    return f"{for_how_long}, {state['failed_attempts']} attempts failed: {state['cause']}"
+
+
+def _duration(seconds: float) -> str:
+    """Return a duration in its two largest units."""
+    minutes, rest = divmod(int(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    days, hours = divmod(hours, 24)
+    if days:
+        return f"{days} d {hours} h"
+    if hours:
+        return f"{hours} h {minutes} min"
+    return f"{minutes} min {rest} s" if minutes else f"{rest} s"

@@ -1,0 +1,91 @@
+"""``redstreamd status``: what an administrator sees of the running daemon, and what a script does."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+
+import pytest
+import trio
+
+from tests.cli.conftest import read_all
+from tests.cli.test_call import received
+from tests.cli.test_whole import ready
+
+
+async def test_it_tells_how_the_daemon_its_clients_and_redis_are(
+    finished, redstreamd, environ, place, tmp_path, redis
+):
+    with trio.fail_after(60):
+        environ |= {"REDIS_URL": f"unix://{redis.path}", "STATE_DIRECTORY": str(tmp_path)}
+        daemon = await redstreamd("serve", "--listen", f"unix:{place}", stderr=subprocess.STDOUT)
+        await ready(daemon)
+        wait = await redstreamd("call", "--socket", str(place), "stream_wait", '{"streams": ["a:b:c"]}')
+        while True:
+            as_json = await finished("status", "--json", "--socket", str(place))
+            report = json.loads(as_json.stdout)
+            if report["waiting"]["tracking"]:
+                break
+        text = await finished("status", "--socket", str(place))
+        wait.terminate()
+        daemon.terminate()
+        await daemon.wait()
+    assert (as_json.returncode, text.returncode, text.stderr) == (0, 0, b"")
+    assert report["process"]["pid"] == daemon.pid
+    assert 20 << 20 < report["process"]["memory_bytes"] < 500 << 20
+    assert report["process"]["cpu_seconds"] > 0
+    assert report["clients"]["connections"] == 2
+    lines = text.stdout.decode()
+    for part in (
+        f"process {daemon.pid}, up ",
+        f"{redis.path}, answers in ",
+        "watch: redis 7.0",
+        "2 connected, 2 requests in flight",
+        "1 waits on 1 streams, told by the server",
+    ):
+        assert part in lines
+
+
+async def test_without_redis_it_says_why_and_what_to_do_and_ends_with_1(
+    finished, redstreamd, environ, place, tmp_path
+):
+    with trio.fail_after(60):
+        environ |= {"REDIS_URL": f"unix://{tmp_path}/none.sock", "STATE_DIRECTORY": str(tmp_path)}
+        daemon = await redstreamd("serve", "--listen", f"unix:{place}", stderr=subprocess.STDOUT)
+        await ready(daemon)
+        text = await finished("status", "--socket", str(place))
+        daemon.terminate()
+        await daemon.wait()
+    lines = text.stdout.decode()
+    assert text.returncode == 1
+    assert f"{tmp_path}/none.sock, DEGRADED: " in lines
+    assert "\n                  -> Start Redis" in lines
+    assert "attempts failed" in lines
+
+
+async def test_without_a_daemon_it_is_to_be_tried_later(place, finished):
+    with trio.fail_after(20):
+        done = await finished("status", "--socket", str(place))
+    assert done.returncode == 75
+    assert f"{place} (no such file)" in done.stderr.decode()
+
+
+@pytest.mark.parametrize(
+    ("answer", "words"),
+    [
+        (b"", "does not answer (connection closed)"),
+        (b"HTTP/1.1 400 Bad Request\n", "is not what a daemon says"),
+        (b"[1]\n", "is not what a daemon says"),
+        (b'{"jsonrpc": "2.0", "id": 1, "result": {"contents": []}}\n', "does not tell"),
+        (b'{"jsonrpc": "2.0", "id": 1, "error": {"code": -32000, "message": "later"}}\n', "later (-32000)"),
+    ],
+)
+async def test_an_answer_that_is_no_report_is_told(place, accept, redstreamd, answer, words):
+    with trio.fail_after(20):
+        process = await redstreamd("status", "--socket", str(place))
+        daemon = await accept()
+        await received(daemon)
+        await daemon.send_all(answer)
+        await daemon.aclose()
+        assert await process.wait() == 75
+        assert words in (await read_all(process.stderr)).decode()
