@@ -14,7 +14,7 @@ from redstreamd.streams.diagnosis.findings import Finding
 from redstreamd.streams.diagnosis.group_facts import GroupFacts
 from redstreamd.streams.diagnosis.group_findings import age_seconds
 from redstreamd.streams.diagnosis.health import Diagnosis
-from redstreamd.streams.diagnosis.server_health import server_summary
+from redstreamd.streams.diagnosis.server_health import STANDING, server_summary
 from redstreamd.streams.names import check_group, check_stream
 from redstreamd.tools import fields
 from redstreamd.tools.definition import Call, Profile, named_by, tool
@@ -33,7 +33,8 @@ class StreamHealthArguments:
         None
     )
     detail: Annotated[
-        Literal["concise", "full"], Meta(description="full adds the figures of each group and the server.")
+        Literal["concise", "full"],
+        Meta(description="full adds the figures of each group and the server, and how that is set up."),
     ] = "concise"
 
 
@@ -77,7 +78,8 @@ async def stream_health(call: Call[Bus], args: StreamHealthArguments) -> StreamH
     full = args.detail == "full"
     # Half for the findings, a quarter for the groups; the rest is small.
     room = settings.tools.max_result_bytes
-    lines = [_finding(one) for one in diagnosis.findings]
+    findings = [one for one in diagnosis.findings if full or one.code not in STANDING]
+    lines = [_finding(one) for one in findings]
     shown = fitting(lines if full else lines[:_CONCISE], room // 2)
     groups = fitting([_group(facts) for facts in diagnosis.groups], room // 4) if full else None
     left_out: dict[str, Any] = dict(diagnosis.server.unreadable)
@@ -86,7 +88,7 @@ async def stream_health(call: Call[Bus], args: StreamHealthArguments) -> StreamH
     if missing := diagnosis.not_examined + len(diagnosis.groups) - len(groups or diagnosis.groups):
         left_out["groups"] = missing
     return StreamHealth(
-        status=diagnosis.findings[0].severity.value if diagnosis.findings else "ok",
+        status=findings[0].severity.value if findings else "ok",
         findings=shown,
         stream=_stream(diagnosis),
         groups=groups,

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import Any
+from typing import Any, Final
 
 import attrs
 
@@ -13,6 +13,8 @@ from redstreamd.streams.diagnosis.findings import Finding, Severity
 
 _SECTIONS = ("persistence", "memory", "replication")
 _NEARLY_FULL, _FULL = 0.9, 0.99
+#: Findings about how the server is set up, the same for every stream and at each call: worth knowing once.
+STANDING: Final = frozenset({"no_replica", "snapshots_only"})
 #: Seconds by which a replica may trail.
 _REPLICA_LAG = 10
 
@@ -77,9 +79,12 @@ def server_summary(facts: ServerFacts) -> dict[str, Any]:
         "role",
         "connected_slaves",
     )
-    return {name: facts.info[name] for name in names if name in facts.info} | (
-        {} if facts.save_points is None else {"save": facts.save_points}
-    )
+    figures = {
+        name: facts.number(name) if facts.info[name].isdigit() else facts.info[name]
+        for name in names
+        if name in facts.info
+    }
+    return figures if facts.save_points is None else {**figures, "save": facts.save_points}
 
 
 def server_findings(facts: ServerFacts) -> Iterator[Finding]:
