@@ -15,6 +15,7 @@ import socket
 import threading
 from typing import Any
 
+from redstreamd.cli.absent import answer_for_absent
 from redstreamd.cli.reach import UnreachableError, open_connection
 from redstreamd.cli.text import complain
 
@@ -31,7 +32,10 @@ def add_to(commands: Any) -> None:
 
 
 def run(arguments: argparse.Namespace) -> int:
-    """Carry bytes until the daemon closes its side; return 75 if it is not there or goes away."""
+    """Carry bytes until the daemon closes its side; return 75 if it is not there or goes away.
+
+    One that is not there is reported on stderr and to the client.
+    """
     if signal.getsignal(signal.SIGINT) is signal.default_int_handler:
         # Die of it like of SIGTERM, at once and without a traceback: nothing here needs tidying.
         signal.signal(signal.SIGINT, signal.SIG_DFL)
@@ -40,6 +44,7 @@ def run(arguments: argparse.Namespace) -> int:
             return bridge(connection, source=0, sink=1)
     except UnreachableError as unreachable:
         complain(str(unreachable))
+        answer_for_absent(str(unreachable), source=0, sink=1)
         return os.EX_TEMPFAIL
 
 

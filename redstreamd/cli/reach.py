@@ -14,10 +14,10 @@ activation is away for the time its imports take, about one second."""
 
 _RETRY = 0.05  # seconds; a twentieth of that absence, and nothing for the machine
 
-_HINTS = {
+_CAUSES = {
     errno.ENOENT: "no such file",
     errno.ECONNREFUSED: "nobody is listening",
-    errno.EACCES: "permission denied; members of the group redstreamd-clients may connect",
+    errno.EACCES: "permission denied",
 }
 
 
@@ -54,11 +54,16 @@ def open_connection(named: str | None) -> socket.socket:
 
 
 def _explained(refusals: dict[str, OSError]) -> str:
-    looked = ", ".join(
-        f"{place} ({_HINTS.get(refusal.errno or 0) or refusal.strerror or refusal})"
+    # What to do comes first: clients cut long messages before their model reads them (Claude Code at 200
+    # characters), and paths can be long.
+    if any(refusal.errno == errno.EACCES for refusal in refusals.values()):
+        next_step = "the daemon's socket is closed to you; join its group (redstreamd-clients)"
+    else:
+        next_step = (
+            "no daemon answers; start it with `systemctl start redstreamd.socket` or `redstreamd serve`"
+        )
+    tried = ", ".join(
+        f"{place} ({_CAUSES.get(refusal.errno or 0) or refusal.strerror or refusal})"
         for place, refusal in refusals.items()
     )
-    return (
-        f"no daemon answers at {looked}; start it with `systemctl start redstreamd.socket` or "
-        "`redstreamd serve`, or name its socket with --socket or REDSTREAMD_SOCKET"
-    )
+    return f"{next_step}, or name its socket with --socket or REDSTREAMD_SOCKET; tried {tried}"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import json
 import os
 import random
 import signal
@@ -12,8 +13,9 @@ import sys
 
 import pytest
 import trio
+from mcp import Client, MCPError, StdioServerParameters
 
-from redstreamd.cli import reach
+from redstreamd.cli import absent, reach
 from tests.cli.conftest import read_all, read_exactly
 
 LARGE = random.Random(1).randbytes(8 * 1024 * 1024)
@@ -151,6 +153,67 @@ async def test_without_a_daemon_it_says_where_it_looked_and_how_to_start_one(fin
         assert part in message
 
 
+def asking(method: str, request_id: object = 1) -> bytes:
+    """Return the line of a request."""
+    return json.dumps({"jsonrpc": "2.0", "id": request_id, "method": method}).encode() + b"\n"
+
+
+async def test_without_a_daemon_the_client_is_told_why_in_answer_to_its_handshake(place, redstreamd):
+    with trio.fail_after(20):
+        process = await redstreamd("connect", "--socket", str(place))
+        await process.stdin.send_all(b'{"jsonrpc": "2.0", "method": "notifications/x"}\n[]\nno JSON\n')
+        await process.stdin.send_all(asking("server/discover", "probe") + asking("initialize", 0))
+        # The end of the handshake is enough: the client has not closed its side.
+        assert await process.wait() == 75
+        answers = [json.loads(line) for line in (await read_all(process.stdout)).splitlines()]
+        (said,) = (await read_all(process.stderr)).decode().splitlines()
+    assert [answer["id"] for answer in answers] == ["probe", 0]
+    for answer in answers:
+        assert answer["error"]["code"] == -32000
+        assert said == f"redstreamd: {answer['error']['message']}"
+
+
+@pytest.mark.parametrize("mode", ["auto", "legacy"])
+async def test_a_client_of_either_era_reports_that_there_is_no_daemon(place, command, environ, mode):
+    words = [*command[1:], "connect", "--socket", str(place)]
+    server = StdioServerParameters(command=command[0], args=words, env=environ)
+    with (
+        trio.fail_after(20),
+        pytest.RaisesGroup(
+            pytest.RaisesExc(MCPError, match=r"redstreamd serve.*no such file"), flatten_subgroups=True
+        ),
+    ):
+        async with Client(server, mode=mode):
+            pass
+
+
+@pytest.mark.parametrize(
+    ("sent", "answered"),
+    [
+        (b"", 0),
+        (asking("ping") + asking("tools/list")[:-1], 1),
+        (asking("ping") + b"x" * 200_000 + b"\n" + asking("ping"), 1),
+        (asking("initialize") + asking("ping"), 1),
+    ],
+    ids=["nothing", "a line without an end", "too long a line", "more after the handshake"],
+)
+def test_the_answers_for_an_absent_daemon_come_to_an_end(tmp_path, sent, answered):
+    (tmp_path / "sent").write_bytes(sent)
+    with (tmp_path / "sent").open("rb") as source, (tmp_path / "answers").open("wb") as sink:
+        absent.answer_for_absent("gone", source=source.fileno(), sink=sink.fileno())
+    assert (tmp_path / "answers").read_bytes().count(b"gone") == answered
+
+
+def test_a_client_that_asks_nothing_is_not_waited_for_long(monkeypatch):
+    monkeypatch.setattr(absent, "_PATIENCE", 0.05)
+    source, held = os.pipe()
+    try:
+        absent.answer_for_absent("gone", source=source, sink=-1)
+    finally:
+        os.close(source)
+        os.close(held)
+
+
 async def test_the_named_socket_is_tried_before_the_usual_places(place, accept, redstreamd, environ):
     environ["REDSTREAMD_SOCKET"] = str(place)
     with trio.fail_after(20):
@@ -222,7 +285,12 @@ def test_only_the_standard_library_is_imported(command, environ, words):
         "print(status, *(set(sys.modules) - before))"
     )
     done = subprocess.run(
-        [command[0], "-c", program], env=environ, capture_output=True, text=True, check=True
+        [command[0], "-c", program],
+        env=environ,
+        stdin=subprocess.DEVNULL,
+        capture_output=True,
+        text=True,
+        check=True,
     )
     status, *modules = done.stdout.split()
     assert status == "75"
