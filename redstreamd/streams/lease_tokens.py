@@ -25,6 +25,8 @@ _PREFIX = "lease1."
 _MAC_BYTES = 16
 #: A token of the largest take (100 entries) is about 2 KiB; nothing longer is worth decoding.
 _MAX_CHARACTERS = 16_384
+#: As much of a wrong token as tells it from others, in a message that a model reads.
+_SHOWN = 24
 
 
 @attrs.frozen
@@ -95,9 +97,10 @@ class LeaseKey:
         """
         body = self._verified(token)
         if body is None:
+            shown = token if len(token) <= _SHOWN else token[:_SHOWN] + "…"
             raise BusError(
                 Code.INVALID_ARGUMENT,
-                f"lease={token[:24]!r}… is not a lease of this bus.",
+                f"lease={shown!r} is not a lease of this bus.",
                 cause="It was changed on the way, or comes from a daemon with another lease key.",
                 next_step="Pass the `lease` of the work_take answer exactly; "
                 "if it is gone, call work_take with resume: true for a new one.",
