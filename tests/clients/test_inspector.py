@@ -2,21 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from pathlib import Path
 
-import pytest
-
-from tests.support.daemon import Daemon, running_daemon
+from tests.support.daemon import Daemon
 from tests.support.node import inspect
-from tests.support.servers import Server
-
-
-@pytest.fixture(scope="module")
-def daemon(redis_server: Server) -> Iterator[Daemon]:
-    redis_server.flush()
-    with running_daemon(redis_server) as running:
-        yield running
 
 
 def test_it_lists_the_tools(inspector: Path, daemon: Daemon) -> None:

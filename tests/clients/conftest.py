@@ -1,0 +1,73 @@
+"""One daemon for all clients, and the surroundings in which they are run."""
+
+from __future__ import annotations
+
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
+
+import attrs
+import pytest
+
+from tests.support.daemon import PROGRAM, Daemon, clean_environment, running_daemon
+from tests.support.models import Model, scripted_model
+from tests.support.node import claude_code, codex, typescript_sdk
+from tests.support.servers import Server
+
+__all__ = ["claude_code", "codex", "typescript_sdk"]  # fixtures, found here by whoever names them
+
+#: The configurations that users are given.
+CONTRIB = Path(__file__).parents[2] / "contrib" / "clients"
+
+
+@pytest.fixture(scope="package")
+def daemon(redis_server: Server) -> Iterator[Daemon]:
+    """A daemon on an empty Redis."""
+    redis_server.flush()
+    with running_daemon(redis_server) as running:
+        yield running
+
+
+@pytest.fixture(scope="module")
+def model() -> Iterator[Model]:
+    """A scripted model; no client of the module asked the network for anything else."""
+    with scripted_model() as running:
+        yield running
+    assert running.strays == []
+
+
+@attrs.frozen
+class Agent:
+    """A client's command line with a home and a project of its own.
+
+    Attributes:
+        home: Where its settings are; also its project.
+        command: The program.
+        environment: All that it inherits. `redstreamd` is on its PATH, as in contrib.
+    """
+
+    home: Path
+    command: Path
+    environment: dict[str, str]
+
+    def run(self, *words: str, **variables: str) -> subprocess.CompletedProcess[str]:
+        """Run it to its end, without input."""
+        return subprocess.run(
+            [self.command, *words],
+            cwd=self.home,
+            env=self.environment | variables,
+            stdin=subprocess.DEVNULL,
+            capture_output=True,
+            text=True,
+            timeout=60,
+            check=False,
+        )
+
+
+def agent(home: Path, command: Path, daemon: Daemon, model: Model) -> Agent:
+    """Return a client that finds the daemon, and nothing of the person who runs the tests."""
+    environment = clean_environment(daemon.directory, HOME=str(home))
+    environment["PATH"] = f"{PROGRAM.parent}:{environment['PATH']}"
+    # Whatever it would fetch from elsewhere arrives at the model, which refuses and remembers it.
+    environment |= {"HTTPS_PROXY": model.url, "HTTP_PROXY": model.url, "NO_PROXY": "127.0.0.1"}
+    return Agent(home, command, environment)

@@ -1,0 +1,149 @@
+"""A language model that follows a script, for real agents to talk to: an HTTP server on loopback.
+
+Agents are given its address in place of their vendor's and as their proxy, so whatever else they would
+fetch arrives here, too, is refused, and can be asserted to be nothing.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import http.server
+import json
+import threading
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+import attrs
+
+#: A tool's name and arguments.
+Call = tuple[str, Mapping[str, Any]]
+Event = dict[str, Any]
+
+#: What it says once its script is over.
+FINAL = "That was all."
+
+
+@attrs.define
+class Model:
+    """A running scripted model.
+
+    Attributes:
+        url: Its address, without a path.
+        script: The calls it asks for, one a turn.
+        prompts: What it was asked, as decoded JSON, the latest last.
+        strays: Requests that are none of a model's business, as "METHOD path".
+    """
+
+    url: str
+    script: Sequence[Call] = ()
+    prompts: list[dict[str, Any]] = attrs.field(factory=list)
+    strays: list[str] = attrs.field(factory=list)
+
+    def play(self, *script: Call) -> None:
+        """Begin a new script and forget what was asked before."""
+        self.script = script
+        self.prompts.clear()
+
+    @property
+    def outcomes(self) -> list[tuple[str, bool]]:
+        """The text of each call's result as the model was given it, and whether it was marked as failed."""
+        return _outcomes(self.prompts[-1])
+
+
+@contextlib.contextmanager
+def scripted_model() -> Iterator[Model]:
+    """Run a model for the block that speaks Anthropic's Messages and OpenAI's Responses."""
+
+    class Handler(http.server.BaseHTTPRequestHandler):
+        protocol_version = "HTTP/1.1"
+
+        def do_POST(self) -> None:
+            body = self.rfile.read(int(self.headers.get("Content-Length", 0)))
+            path = self.path.partition("?")[0]
+            if path not in _EVENTS:
+                self.refuse()
+                return
+            prompt = json.loads(body)
+            model.prompts.append(prompt)
+            step = len(_outcomes(prompt))
+            call = model.script[step] if step < len(model.script) else None
+            events = _EVENTS[path](f"call_{step}", call)
+            data = "".join(f"event: {event['type']}\ndata: {json.dumps(event)}\n\n" for event in events)
+            self.send_response(200)
+            self.send_header("Content-Type", "text/event-stream")
+            self.send_header("Content-Length", str(len(data)))
+            self.end_headers()
+            self.wfile.write(data.encode("ascii"))
+
+        def refuse(self) -> None:
+            model.strays.append(f"{self.command} {self.path}")
+            self.send_error(502)
+
+        do_GET = do_HEAD = do_CONNECT = refuse  # noqa: N815 - the names that the base class looks for
+
+        def log_message(self, *_: object) -> None:
+            pass
+
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server:
+        model = Model(f"http://127.0.0.1:{server.server_port}")
+        thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.05})
+        thread.start()
+        try:
+            yield model
+        finally:
+            server.shutdown()
+            thread.join()
+
+
+def _outcomes(prompt: Mapping[str, Any]) -> list[tuple[str, bool]]:
+    if "input" in prompt:
+        return [(item["output"], False) for item in prompt["input"] if item["type"] == "function_call_output"]
+    return [
+        (block["content"], block.get("is_error", False))
+        for message in prompt["messages"]
+        if isinstance(message["content"], list)
+        for block in message["content"]
+        if block["type"] == "tool_result"
+    ]
+
+
+def _messages(call_id: str, call: Call | None) -> list[Event]:
+    """One turn by https://docs.claude.com/en/api/messages-streaming."""
+    usage = {"input_tokens": 1, "output_tokens": 1}
+    if call is None:
+        block: Event = {"type": "text", "text": ""}
+        delta = {"type": "text_delta", "text": FINAL}
+    else:
+        block = {"type": "tool_use", "id": call_id, "name": call[0], "input": {}}
+        delta = {"type": "input_json_delta", "partial_json": json.dumps(call[1])}
+    message = {"id": "msg", "type": "message", "role": "assistant", "model": "scripted", "content": []}
+    reason = {"stop_reason": "tool_use" if call else "end_turn", "stop_sequence": None}
+    return [
+        {"type": "message_start", "message": {**message, "stop_reason": None, "usage": usage}},
+        {"type": "content_block_start", "index": 0, "content_block": block},
+        {"type": "content_block_delta", "index": 0, "delta": delta},
+        {"type": "content_block_stop", "index": 0},
+        {"type": "message_delta", "delta": reason, "usage": usage},
+        {"type": "message_stop"},
+    ]
+
+
+def _responses(call_id: str, call: Call | None) -> list[Event]:
+    """One turn by https://platform.openai.com/docs/api-reference/responses-streaming."""
+    item: Event
+    if call is None:
+        content = [{"type": "output_text", "text": FINAL}]
+        item = {"type": "message", "role": "assistant", "id": "msg", "content": content}
+    else:
+        namespace, _, name = call[0].rpartition("__")
+        item = {"type": "function_call", "call_id": call_id, "name": name, "arguments": json.dumps(call[1])}
+        item |= {"namespace": namespace} if namespace else {}
+    usage = {"input_tokens": 1, "output_tokens": 1, "total_tokens": 2}
+    return [
+        {"type": "response.created", "response": {"id": "response"}},
+        {"type": "response.output_item.done", "item": item},
+        {"type": "response.completed", "response": {"id": "response", "usage": usage}},
+    ]
+
+
+_EVENTS = {"/v1/messages": _messages, "/v1/responses": _responses}
