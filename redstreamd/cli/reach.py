@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import errno
+import os
 import socket
 import time
 
 from redstreamd.paths import candidates_for_clients
 
 RESTART_GRACE = 3.0
-"""Seconds for which a socket that refuses is tried again: a daemon that restarts without socket
-activation is away for the time its imports take, about one second."""
+"""Seconds for which a daemon that seems to restart is waited for: without socket activation it is away
+for the time its imports take, about one second. Claude Code starts its bridge once more with the next
+call, and goes without the bus if that fails."""
 
 _RETRY = 0.05  # seconds; a twentieth of that absence, and nothing for the machine
 
@@ -47,10 +49,16 @@ def open_connection(named: str | None) -> socket.socket:
                 refusals[place] = refusal
             else:
                 return connection
-        restarting = any(refusal.errno == errno.ECONNREFUSED for refusal in refusals.values())
-        if not restarting or time.monotonic() >= deadline:
+        if time.monotonic() >= deadline or not any(map(_may_come_back, refusals, refusals.values())):
             raise UnreachableError(_explained(refusals))
         time.sleep(_RETRY)
+
+
+def _may_come_back(place: str, refusal: OSError) -> bool:
+    """Whether a daemon was there: killed, it left its socket behind; stopped, the directory of that."""
+    if refusal.errno == errno.ENOENT:
+        return os.path.isdir(os.path.dirname(place))  # noqa: PTH112, PTH120 - pathlib is slow to import
+    return refusal.errno == errno.ECONNREFUSED
 
 
 def _explained(refusals: dict[str, OSError]) -> str:

@@ -29,6 +29,12 @@ def place() -> Iterator[Path]:
 
 
 @pytest.fixture
+def nowhere(place: Path) -> Path:
+    """A path for a socket where no daemon has ever been."""
+    return place.parent / "none" / "mcp.sock"
+
+
+@pytest.fixture
 async def accept(place: Path) -> AsyncIterator[Callable[[], Awaitable[trio.SocketStream]]]:
     """Listen at `place`; calling it accepts one connection, closed at the end."""
     sock = trio.socket.socket(trio.socket.AF_UNIX)

@@ -206,8 +206,8 @@ async def test_a_daemon_that_leaves_before_the_answer_leaves_the_outcome_unknown
         assert "whether the call took effect is not known" in (await read_all(process.stderr)).decode()
 
 
-async def test_without_a_daemon_it_is_to_be_tried_later(place, finished):
+async def test_without_a_daemon_it_is_to_be_tried_later(nowhere, finished):
     with trio.fail_after(20):
-        done = await finished("call", "--socket", str(place), "stream_list")
+        done = await finished("call", "--socket", str(nowhere), "stream_list")
     assert done.returncode == 75
-    assert f"{place} (no such file)" in done.stderr.decode()
+    assert f"{nowhere} (no such file)" in done.stderr.decode()

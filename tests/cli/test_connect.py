@@ -136,7 +136,7 @@ async def test_descriptors_that_do_not_block_are_served_too(place, accept, redst
 
 
 async def test_without_a_daemon_it_says_where_it_looked_and_how_to_start_one(finished, environ, tmp_path):
-    environ["REDSTREAMD_SOCKET"] = str(tmp_path / "named.sock")
+    environ["REDSTREAMD_SOCKET"] = str(tmp_path / "named" / "mcp.sock")
     environ["XDG_RUNTIME_DIR"] = str(tmp_path)
     with trio.fail_after(20):
         done = await finished("connect")
@@ -145,7 +145,7 @@ async def test_without_a_daemon_it_says_where_it_looked_and_how_to_start_one(fin
     message = done.stderr.decode()
     assert message.count("\n") == 1
     for part in (
-        f"{tmp_path}/named.sock (no such file)",
+        f"{tmp_path}/named/mcp.sock (no such file)",
         f"{tmp_path}/redstreamd/mcp.sock (no such file)",
         "/run/redstreamd/mcp.sock",
         "redstreamd serve",
@@ -158,9 +158,9 @@ def asking(method: str, request_id: object = 1) -> bytes:
     return json.dumps({"jsonrpc": "2.0", "id": request_id, "method": method}).encode() + b"\n"
 
 
-async def test_without_a_daemon_the_client_is_told_why_in_answer_to_its_handshake(place, redstreamd):
+async def test_without_a_daemon_the_client_is_told_why_in_answer_to_its_handshake(nowhere, redstreamd):
     with trio.fail_after(20):
-        process = await redstreamd("connect", "--socket", str(place))
+        process = await redstreamd("connect", "--socket", str(nowhere))
         await process.stdin.send_all(b'{"jsonrpc": "2.0", "method": "notifications/x"}\n[]\nno JSON\n')
         await process.stdin.send_all(asking("server/discover", "probe") + asking("initialize", 0))
         # The end of the handshake is enough: the client has not closed its side.
@@ -174,8 +174,8 @@ async def test_without_a_daemon_the_client_is_told_why_in_answer_to_its_handshak
 
 
 @pytest.mark.parametrize("mode", ["auto", "legacy"])
-async def test_a_client_of_either_era_reports_that_there_is_no_daemon(place, command, environ, mode):
-    words = [*command[1:], "connect", "--socket", str(place)]
+async def test_a_client_of_either_era_reports_that_there_is_no_daemon(nowhere, command, environ, mode):
+    words = [*command[1:], "connect", "--socket", str(nowhere)]
     server = StdioServerParameters(command=command[0], args=words, env=environ)
     with (
         trio.fail_after(20),
@@ -232,13 +232,16 @@ def refusing(place) -> socket.socket:
     return sock
 
 
-def test_a_socket_that_refuses_is_tried_again_until_the_daemon_is_back(place, monkeypatch):
-    daemon = refusing(place)
+@pytest.mark.parametrize("ended", ["killed", "stopped"])
+def test_a_socket_that_a_daemon_left_is_tried_again_until_it_is_back(place, monkeypatch, ended):
+    daemon = socket.socket(socket.AF_UNIX) if ended == "stopped" else refusing(place)
     pauses = []
 
     def come_back(seconds: float) -> None:
         pauses.append(seconds)
         if len(pauses) == 3:
+            if ended == "stopped":
+                daemon.bind(str(place))
             daemon.listen()
 
     monkeypatch.setattr(reach.time, "sleep", come_back)
@@ -256,10 +259,10 @@ def test_a_socket_that_goes_on_refusing_is_given_up_after_three_seconds(place, m
     assert 3.0 <= now[0] - 1000.0 <= 3.1
 
 
-def test_a_socket_that_does_not_exist_is_not_waited_for(place, monkeypatch):
+def test_where_no_daemon_has_been_none_is_waited_for(nowhere, monkeypatch):
     monkeypatch.setattr(reach.time, "sleep", lambda seconds: pytest.fail("waited"))
     with pytest.raises(reach.UnreachableError, match="no such file"):
-        reach.open_connection(str(place))
+        reach.open_connection(str(nowhere))
 
 
 def test_a_socket_that_is_not_ours_to_use_names_the_group(place, monkeypatch):

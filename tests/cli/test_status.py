@@ -63,11 +63,11 @@ async def test_without_redis_it_says_why_and_what_to_do_and_ends_with_1(
     assert "attempts failed" in lines
 
 
-async def test_without_a_daemon_it_is_to_be_tried_later(place, finished):
+async def test_without_a_daemon_it_is_to_be_tried_later(nowhere, finished):
     with trio.fail_after(20):
-        done = await finished("status", "--socket", str(place))
+        done = await finished("status", "--socket", str(nowhere))
     assert done.returncode == 75
-    assert f"{place} (no such file)" in done.stderr.decode()
+    assert f"{nowhere} (no such file)" in done.stderr.decode()
 
 
 @pytest.mark.parametrize(

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import shutil
+import threading
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from tests.clients.conftest import CONTRIB, Agent, agent
-from tests.support.daemon import Daemon
+from tests.support.daemon import Daemon, home, running_daemon
 from tests.support.models import FINAL, Call, Model
 from tests.support.servers import Server
 
@@ -34,9 +37,15 @@ def claude(
     return found
 
 
-def turn(claude: Agent, model: Model, *script: Call, **variables: str) -> dict[str, Any]:
+def turn(
+    claude: Agent,
+    model: Model,
+    *script: Call,
+    before: Callable[[int], None] | None = None,
+    **variables: str,
+) -> dict[str, Any]:
     """Let it work through a prompt whose answers are `script`, and return its own account of the session."""
-    model.play(*((f"mcp__redstreamd__{tool}", arguments) for tool, arguments in script))
+    model.play(*((f"mcp__redstreamd__{tool}", arguments) for tool, arguments in script), before=before)
     words = ("--verbose", "--output-format", "stream-json", "--allowedTools", "mcp__redstreamd")
     done = claude.run("-p", "Use the bus.", *words, **variables)
     assert done.returncode == 0, done.stdout + done.stderr
@@ -94,3 +103,22 @@ def test_without_a_daemon_user_and_model_are_told_how_to_start_one(
     assert "start it with `systemctl start redstreamd.socket` or `redstreamd serve`" in json.dumps(
         model.prompts[0]
     )
+
+
+def test_a_call_while_the_daemon_restarts_succeeds(claude: Agent, model: Model, redis_server: Server) -> None:
+    with home() as directory, contextlib.ExitStack() as daemons:
+        first, again = (running_daemon(redis_server, directory=directory) for _ in range(2))
+        running = daemons.enter_context(first)
+        starting = threading.Thread(target=daemons.enter_context, args=(again,))
+
+        def restart(answered: int) -> None:
+            # The next call comes while there is none; it connects once, and gives the bus up if that fails.
+            if answered == 1:
+                assert running.stop() == 0
+                starting.start()
+
+        script = [("stream_add", {"stream": "claude:restart:b", "entries": [{"n": n}]}) for n in (1, 2)]
+        turn(claude, model, *script, before=restart, XDG_RUNTIME_DIR=str(directory))
+        starting.join()
+        assert [failed for _, failed in model.outcomes] == [False, False]
+    assert redis_server.command("XLEN", "claude:restart:b") == 2

@@ -106,6 +106,8 @@ def test_the_model_reads_cause_and_next_step_of_a_failed_call(
 def test_without_a_daemon_the_user_is_told_how_to_start_one(
     codex_cli: Agent, model: Model, tmp_path: Path
 ) -> None:
-    done = codex_cli.run("exec", "--skip-git-repo-check", *settings(model, str(tmp_path / "none")), "Hello.")
+    done = codex_cli.run(
+        "exec", "--skip-git-repo-check", *settings(model, str(tmp_path / "none" / "mcp.sock")), "Hello."
+    )
     assert done.returncode != 0
     assert "start it with `systemctl start redstreamd.socket` or `redstreamd serve`" in done.stderr

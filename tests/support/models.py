@@ -10,7 +10,7 @@ import contextlib
 import http.server
 import json
 import threading
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import attrs
@@ -30,18 +30,20 @@ class Model:
     Attributes:
         url: Its address, without a path.
         script: The calls it asks for, one a turn.
+        before: Called before each turn with the number of calls that have been answered.
         prompts: What it was asked, as decoded JSON, the latest last.
         strays: Requests that are none of a model's business, as "METHOD path".
     """
 
     url: str
     script: Sequence[Call] = ()
+    before: Callable[[int], None] | None = None
     prompts: list[dict[str, Any]] = attrs.field(factory=list)
     strays: list[str] = attrs.field(factory=list)
 
-    def play(self, *script: Call) -> None:
+    def play(self, *script: Call, before: Callable[[int], None] | None = None) -> None:
         """Begin a new script and forget what was asked before."""
-        self.script = script
+        self.script, self.before = script, before
         self.prompts.clear()
 
     @property
@@ -66,6 +68,8 @@ def scripted_model() -> Iterator[Model]:
             prompt = json.loads(body)
             model.prompts.append(prompt)
             step = len(_outcomes(prompt))
+            if model.before is not None:
+                model.before(step)
             call = model.script[step] if step < len(model.script) else None
             events = _EVENTS[path](f"call_{step}", call)
             data = "".join(f"event: {event['type']}\ndata: {json.dumps(event)}\n\n" for event in events)
