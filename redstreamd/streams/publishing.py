@@ -9,6 +9,7 @@ from typing import Any
 import attrs
 
 from redstreamd.errors import BusError, Code
+from redstreamd.redisio import replies
 from redstreamd.redisio.commands import Commands
 from redstreamd.redisio.manager import Lane, Manager, Replay
 from redstreamd.streams import codec
@@ -17,7 +18,7 @@ from redstreamd.streams.names import Kind, companion_key
 from redstreamd.streams.problems import explained
 from redstreamd.streams.scripts import load
 
-_ADD = load("add")
+_ADD = load("ids", "add")
 
 
 @attrs.frozen
@@ -28,11 +29,13 @@ class Added:
         ids: The entry IDs, in the order the entries were given.
         duplicate: The idempotency key was known: nothing was added, the IDs are those of the first call.
         confirmation: What is known about their safety, if anything was asked.
+        kept_for: A group that has not finished entries which would else have been trimmed.
     """
 
     ids: list[str]
     duplicate: bool
     confirmation: Confirmation | None = None
+    kept_for: str | None = None
 
 
 class Publisher:
@@ -64,8 +67,9 @@ class Publisher:
             entries: The objects, in order.
             stamp: What the daemon writes beside them.
             idempotency_key: Within the window, the same key adds nothing a second time.
-            max_length: The stream is cut to its newest entries, this many.
-            max_age_seconds: Entries older than this are cut off.
+            max_length: The stream is cut to its newest entries, this many; but what a group has pending,
+                or did not get yet, stays.
+            max_age_seconds: Entries older than this are cut off, with the same regard.
             durability: How safe the entries are to be before this returns. If that cannot be confirmed
                 in about a second they are there nevertheless, and the answer says so.
 
@@ -94,7 +98,7 @@ class Publisher:
                 for pair in fields:
                     words.extend(pair)
             body_hash = "" if idempotency_key is None else _hash(words)
-            known, ids = await self._manager.run_script(
+            known, ids, kept_for = await self._manager.run_script(
                 _ADD,
                 keys=[stream, companion_key(stream, Kind.IDEMPOTENCY, _key_digest(idempotency_key))],
                 args=[
@@ -117,7 +121,12 @@ class Publisher:
                 next_step="Use a new key for new entries, or send exactly the entries of the first call.",
             )
         self.added += 0 if known else len(ids)
-        return Added([entry_id.decode() for entry_id in ids], known == 1, confirmation)
+        return Added(
+            ids=[entry_id.decode() for entry_id in ids],
+            duplicate=known == 1,
+            confirmation=confirmation,
+            kept_for=replies.name(kept_for) if kept_for else None,
+        )
 
 
 def _key_digest(key: str | None) -> str:

@@ -30,10 +30,18 @@ class StreamAddArguments:
     ]
     idempotency_key: fields.IdempotencyKey | None = None
     max_length: (
-        Annotated[int, Meta(ge=1, description="Cut the stream to its newest entries, this many.")] | None
+        Annotated[
+            int,
+            Meta(
+                ge=1,
+                description="Cut the stream to its newest entries, this many, and those that a group has "
+                "not finished.",
+            ),
+        ]
+        | None
     ) = None
     max_age_seconds: (
-        Annotated[float, Meta(ge=0.001, le=10**10, description="Cut off older entries.")] | None
+        Annotated[float, Meta(ge=0.001, le=10**10, description="Cut off older entries, likewise.")] | None
     ) = None
     durability: Annotated[
         Literal["memory", "replicated", "fsynced"],
@@ -64,6 +72,9 @@ class StreamAdded:
             ),
         ]
         | None
+    ) = None
+    kept_for: (
+        Annotated[str, Meta(description="Group for which entries stay that would else have been cut.")] | None
     ) = None
     warning: str | None = None
 
@@ -103,6 +114,7 @@ async def stream_add(call: Call[Bus], args: StreamAddArguments) -> StreamAdded:
         duplicate=added.duplicate,
         deduplicated_for_seconds=None if args.idempotency_key is None else window,
         durability=None if added.confirmation is None else _shown(added.confirmation),
+        kept_for=added.kept_for,
         warning=warning,
     )
 

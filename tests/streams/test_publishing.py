@@ -7,6 +7,7 @@ import trio
 
 from redstreamd.errors import BusError, Code
 from redstreamd.settings import LeasesSettings, Settings
+from redstreamd.streams.bus import Bus
 from redstreamd.streams.codec import Stamp
 from tests.support.buses import running_bus
 from tests.support.servers import Server
@@ -104,3 +105,118 @@ async def test_a_full_server_refuses_the_whole_call(server: Server) -> None:
             finally:
                 server.command("CONFIG", "SET", "maxmemory", "0")
             assert server.command("DBSIZE") == 0
+
+
+LAST = f"{2**64 - 1}-{2**64 - 1}"
+
+
+async def lengths(bus: Bus, server: Server, calls: int, **retention: int) -> list[int]:
+    """Add entries one by one and return how long the stream was after each."""
+    found = []
+    for n in range(calls):
+        await bus.publisher.add("s", [{"n": n}], Stamp(), **retention)
+        found.append(server.command("XLEN", "s"))
+    return found
+
+
+async def test_retention_keeps_what_a_group_did_not_get(server: Server) -> None:
+    with trio.fail_after(20):
+        async with running_bus(server) as bus:
+            server.command("XGROUP", "CREATE", "s", "quick", "0", "MKSTREAM")
+            server.command("XGROUP", "CREATE", "s", "slow", "0")
+            assert await lengths(bus, server, 5, max_length=2) == [1, 2, 3, 4, 5]
+            for group, count in (("quick", 5), ("slow", 2)):
+                command = ("XREADGROUP", "GROUP", group, "c", "COUNT", count, "NOACK", "STREAMS", "s", ">")
+                assert len(server.command(*command)[0][1]) == count
+            # What both were given goes; the three that one of them was not given stay, and the new ones.
+            added = await bus.publisher.add("s", [{"n": 5}], Stamp(), max_length=2)
+            assert (server.command("XLEN", "s"), added.kept_for) == (4, "slow")
+            server.command("XGROUP", "DESTROY", "s", "slow")
+            # `quick` has only not got the entry that was added just now.
+            added = await bus.publisher.add("s", [{"n": 6}], Stamp(), max_length=2)
+            assert (server.command("XLEN", "s"), added.kept_for) == (2, None)
+
+
+async def test_retention_keeps_what_is_pending(server: Server) -> None:
+    with trio.fail_after(20):
+        async with running_bus(server) as bus:
+            ids = (await bus.publisher.add("s", [{"n": n} for n in range(5)], Stamp())).ids
+            server.command("XGROUP", "CREATE", "s", "g", "0")
+            server.command("XREADGROUP", "GROUP", "g", "c", "STREAMS", "s", ">")
+            server.command("XACK", "s", "g", *ids[:2], *ids[3:])
+            server.command("XGROUP", "SETID", "s", "g", LAST)
+            added = await bus.publisher.add("s", [{"n": 5}], Stamp(), max_length=1)
+            kept = [entry_id.decode() for entry_id, _ in server.command("XRANGE", "s", "-", "+")]
+            assert (kept, added.kept_for) == ([*ids[2:], *added.ids], "g")
+            server.command("XACK", "s", "g", ids[2])
+            assert await lengths(bus, server, 3, max_length=1) == [1, 1, 1]
+
+
+async def test_retention_by_age_has_the_same_regard(server: Server) -> None:
+    with trio.fail_after(20):
+        async with running_bus(server) as bus:
+            for n in range(1, 6):
+                server.command("XADD", "s", f"{n}-0", "n", n)
+            server.command("XGROUP", "CREATE", "s", "g", "3-0")
+            added = await bus.publisher.add("s", [{"n": 6}], Stamp(), max_age_seconds=3_600)
+            kept = [entry_id for entry_id, _ in server.command("XRANGE", "s", "-", "+")]
+            assert (kept, added.kept_for) == ([b"4-0", b"5-0", added.ids[0].encode()], "g")
+            # That a group has read only old entries holds nothing back if no old ones are left.
+            server.command("XDEL", "s", "4-0", "5-0")
+            added = await bus.publisher.add("s", [{"n": 7}], Stamp(), max_age_seconds=3_600)
+            assert (server.command("XLEN", "s"), added.kept_for) == (2, None)
+
+
+async def test_a_stream_that_is_far_too_long_gets_shorter_with_each_call(server: Server) -> None:
+    with trio.fail_after(20):
+        async with running_bus(server) as bus:
+            server.commands(*[("XADD", "s", "*", "n", n) for n in range(2_500)])
+            server.command("XGROUP", "CREATE", "s", "g", "$")
+            assert await lengths(bus, server, 4, max_length=10) == [1_500, 500, 10, 10]
+
+
+async def test_the_walk_for_retention_is_bounded_in_bytes_and_keeps_up(server: Server) -> None:
+    with trio.fail_after(20):
+        async with running_bus(server) as bus:
+            server.commands(*[("XADD", "s", "*", "n", b"x" * 300_000) for _ in range(12)])
+            server.command("XGROUP", "CREATE", "s", "g", "$")
+            first = await lengths(bus, server, 1, max_length=2)
+            assert 2 < first[0] < 12
+            # As many go as come, however large they are.
+            entries = [{"n": "x" * 300_000} for _ in range(6)]
+            await bus.publisher.add("s", entries, Stamp(), max_length=2)
+            assert server.command("XLEN", "s") <= first[0]
+
+
+@pytest.mark.parametrize(
+    ("delivered", "pending_from"),
+    [("1-9", "1-10"), (f"1-{2**64 - 1}", "2-0"), ("9-99", "9-100"), (f"{2**53}-{2**60 + 1}", None)],
+)
+async def test_retention_tells_the_greatest_entry_ids_apart(
+    server: Server, delivered: str, pending_from: str | None
+) -> None:
+    ms, sequence = (int(part) for part in delivered.split("-"))
+    following = pending_from or f"{ms}-{sequence + 1}"
+    with trio.fail_after(20):
+        async with running_bus(server) as bus:
+            for entry_id in (delivered, following):
+                server.command("XADD", "s", entry_id, "n", "1")
+            server.command("XGROUP", "CREATE", "s", "g", delivered)
+            added = await bus.publisher.add("s", [{"n": 2}], Stamp(), max_length=1)
+            kept = [entry_id.decode() for entry_id, _ in server.command("XRANGE", "s", "-", "+")]
+            assert (kept, added.kept_for) == ([following, *added.ids], "g")
+
+
+async def test_a_publisher_who_may_not_trim_adds_nothing(redis: Server) -> None:
+    """Refused in the middle, the entries would be there and the answer would say that they are not."""
+    redis.command("XADD", "s", "1-0", "n", "1")
+    redis.command("ACL", "SETUSER", "default", "-xtrim")
+    try:
+        with trio.fail_after(20):
+            async with running_bus(redis) as bus:
+                with pytest.raises(BusError) as refused:
+                    await bus.publisher.add("s", [{"a": 1}], Stamp(), max_length=1)
+                assert refused.value.code is Code.PERMISSION_DENIED
+    finally:
+        redis.command("ACL", "SETUSER", "default", "+xtrim")
+    assert redis.command("XLEN", "s") == 1

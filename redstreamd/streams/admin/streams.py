@@ -22,7 +22,7 @@ from redstreamd.streams.names import Kind, companion_key
 from redstreamd.streams.problems import explained, stream_not_found
 from redstreamd.streams.scripts import load
 
-_CUT = load("cut")
+_CUT = load("ids", "cut")
 _COUNT = load("count")
 
 #: Entries times groups that one check may look at: 50 to 80 ms of the server's time.

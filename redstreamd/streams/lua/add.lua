@@ -1,13 +1,18 @@
--- Adds entries all together, once per idempotency key, and trims the stream.
+-- Adds entries all together, once per idempotency key, and trims the stream of what no group needs.
 --
 -- KEYS  1 the stream  2 the record of the idempotency key
 -- ARGV  1 hash of the body ("": no key)  2 how long to keep the record, in ms
 --       3 longest length of the stream ("": any)  4 oldest age of an entry in ms ("": any)
 --       then for each entry the number of its fields and values, and those
--- Returns {1 if the key was known, {entry ID, ...}}, or {-1, {}} if the key was used with another body
+-- Returns {1 if the key was known, {entry ID, ...}, group that needs entries which would else have been
+--          trimmed, or ""}, or {-1, {}, ""} if the key was used with another body
 
 local stream, record = KEYS[1], KEYS[2]
 local hash, keep, max_length, max_age = ARGV[1], tonumber(ARGV[2]), ARGV[3], ARGV[4]
+
+-- The most that one call walks to find what to trim where there are groups: it removes as many as it adds,
+-- and beyond that so many entries or bytes. A stream that is far too long gets shorter with each call.
+local MOST_ENTRIES, MOST_BYTES = 1000, 1048576
 
 if hash ~= '' then
   local saved = redis.call('GET', record)
@@ -15,9 +20,32 @@ if hash ~= '' then
     local known, listed = string.match(saved, '^(%S+) (.*)$')
     local ids = {}
     for id in string.gmatch(listed, '%S+') do ids[#ids + 1] = id end
-    if known ~= hash then return {-1, {}} end
-    return {1, ids}
+    if known ~= hash then return {-1, {}, ''} end
+    return {1, ids, ''}
   end
+end
+
+-- Returns the first entry ID that some group has pending or did not get yet, and that group; nothing if
+-- the stream has no groups. A pending entry whose content is gone counts: the next take forgets it.
+local function needed()
+  local first, by
+  for _, flat in ipairs(redis.call('XINFO', 'GROUPS', stream)) do
+    local group = {}
+    for index = 1, #flat, 2 do group[flat[index]] = flat[index + 1] end
+    local from = after(group['last-delivered-id'])
+    if group['pending'] > 0 then
+      from = redis.call('XPENDING', stream, group['name'])[2]
+    end
+    if not first or beyond(first, from) then first, by = from, group['name'] end
+  end
+  return first, by
+end
+
+-- What may be refused is asked for before anything is added.
+local first_needed, needed_by
+if (max_length ~= '' or max_age ~= '') and redis.call('EXISTS', stream) == 1 then
+  first_needed, needed_by = needed()
+  redis.call('XTRIM', stream, 'MINID', '=', '0-0')
 end
 
 local ids, at = {}, 5
@@ -28,15 +56,52 @@ while at <= #ARGV do
   ids[#ids + 1] = redis.call(unpack(add))
   at = at + size + 1
 end
+
+-- Returns the last of the oldest `excess` entries that no group needs, or nothing.
+local function last_spare(excess)
+  local last, walked, bytes, size = nil, 0, 0, 1
+  while walked < excess and (walked < #ids or (walked < MOST_ENTRIES and bytes < MOST_BYTES)) do
+    -- Entries are read whole; from the size of the one before follows how many to read at once.
+    local count = math.min(excess - walked, 100, math.max(1, math.floor(MOST_BYTES / 10 / size)))
+    if not last then count = 1 end
+    local page = redis.call(
+      'XRANGE', stream, last and '(' .. last or '-', '(' .. first_needed, 'COUNT', count)
+    for _, entry in ipairs(page) do
+      size = 1
+      for _, value in ipairs(entry[2]) do size = size + #value end
+      bytes = bytes + size
+      last = entry[1]
+    end
+    walked = walked + #page
+    if #page < count then break end
+  end
+  return last, walked
+end
+
+local held_by = ''
 if max_length ~= '' then
-  redis.call('XTRIM', stream, 'MAXLEN', '=', max_length)
+  local excess = redis.call('XLEN', stream) - max_length
+  if not first_needed then
+    redis.call('XTRIM', stream, 'MAXLEN', '=', max_length)
+  elseif excess > 0 then
+    local last, walked = last_spare(excess)
+    if last then redis.call('XTRIM', stream, 'MINID', '=', after(last)) end
+    if walked < excess and #redis.call('XRANGE', stream, '-', '(' .. first_needed, 'COUNT', 1) == 0 then
+      held_by = needed_by
+    end
+  end
 end
 if max_age ~= '' then
   local clock = redis.call('TIME')
-  local oldest = clock[1] * 1000 + math.floor(clock[2] / 1000) - max_age
-  redis.call('XTRIM', stream, 'MINID', '=', string.format('%.0f-0', oldest))
+  local oldest = string.format('%.0f-0', clock[1] * 1000 + math.floor(clock[2] / 1000) - max_age)
+  if first_needed and beyond(oldest, first_needed) then
+    redis.call('XTRIM', stream, 'MINID', '=', first_needed)
+    if #redis.call('XRANGE', stream, '-', '(' .. oldest, 'COUNT', 1) > 0 then held_by = needed_by end
+  else
+    redis.call('XTRIM', stream, 'MINID', '=', oldest)
+  end
 end
 if hash ~= '' then
   redis.call('SET', record, hash .. ' ' .. table.concat(ids, ' '), 'PX', keep)
 end
-return {0, ids}
+return {0, ids, held_by}

@@ -32,18 +32,9 @@ end
 
 local function unread_between(delivered, to)
   -- Redis refuses a range that begins beyond the greatest ID.
-  if delivered == '18446744073709551615-18446744073709551615' then return nil end
+  if delivered == LAST_PART .. '-' .. LAST_PART then return nil end
   local after = redis.call('XRANGE', stream, '(' .. delivered, to, 'COUNT', 1)[1]
   return after and after[1] or nil
-end
-
--- Whether the entry ID a lies beyond b: both parts are numbers of up to 20 digits.
-local function beyond(a, b)
-  local function key(id)
-    local ms, sequence = string.match(id, '^(%d+)-(%d+)$')
-    return string.rep('0', 20 - #ms) .. ms .. string.rep('0', 20 - #sequence) .. sequence
-  end
-  return key(a) > key(b)
 end
 
 -- Returns why the group needs one of the entries in question, and which.
