@@ -27,7 +27,6 @@ from redstreamd.redisio.replies import (
     PendingEntry,
     PendingSummary,
     RawEntry,
-    StreamInfo,
 )
 
 
@@ -83,49 +82,21 @@ class Commands:
 
     # Entries
 
-    async def xadd(
-        self,
-        stream: str,
-        fields: Sequence[tuple[bytes, bytes]],
-        *,
-        max_length: int | None = None,
-        min_id: str | None = None,
-        approximate: bool = True,
-    ) -> str:
+    async def xadd(self, stream: str, fields: Sequence[tuple[bytes, bytes]]) -> str:
         """Add one entry and return its ID. Never sent twice.
 
         Args:
             stream: The stream; created if it does not exist.
             fields: At least one pair; fields may repeat.
-            max_length: Trim to this many entries. Not together with `min_id`.
-            min_id: Trim entries with lower IDs.
-            approximate: Let the server trim whole nodes only, which is much cheaper and keeps some more.
         """
-        reply = await self._write.xadd(
-            stream, _Pairs(fields), maxlen=max_length, minid=min_id, approximate=approximate
-        )
-        return _text(reply)
+        return _text(await self._write.xadd(stream, _Pairs(fields)))
 
-    async def xrange(
-        self, stream: str, start: str, end: str, count: int, *, lane: Lane = Lane.COMMAND
-    ) -> list[RawEntry]:
-        """Return up to `count` entries from `start` up to `end`, inclusive unless prefixed with ``(``."""
-        return replies.entries(await self._read[lane].xrange(stream, start, end, count))
+    async def xrange(self, stream: str, start: str, end: str, count: int) -> list[RawEntry]:
+        """Return up to `count` entries from `start` up to `end`, inclusive unless prefixed with ``(``.
 
-    async def xrevrange(
-        self, stream: str, end: str, start: str, count: int, *, lane: Lane = Lane.COMMAND
-    ) -> list[RawEntry]:
-        """Return up to `count` entries from `end` down to `start`, newest first."""
-        return replies.entries(await self._read[lane].xrevrange(stream, end, start, count))
-
-    async def xread(self, stream: str, after: str, count: int, *, lane: Lane = Lane.WATCH) -> list[RawEntry]:
-        """Return up to `count` entries after the ID `after`, without waiting.
-
-        On the watch lane this arms key tracking for the stream
-        (https://redis.io/docs/latest/develop/reference/client-side-caching/).
+        Over the bulk lane: nobody knows how large an entry is.
         """
-        raw = await self._read[lane].xread({stream: after}, count)
-        return replies.entries_of_one_stream(raw)
+        return replies.entries(await self._read[Lane.BULK].xrange(stream, start, end, count))
 
     async def xlen(self, stream: str) -> int:
         """Return the number of entries; 0 if there is no such stream."""
@@ -136,14 +107,6 @@ class Commands:
     async def key_type(self, key: str) -> str:
         """Return the type of the value at `key` ("stream"), "none" if there is none."""
         return _text(await self._read[Lane.COMMAND].type(key))
-
-    async def exists(self, key: str, *, lane: Lane = Lane.WATCH) -> bool:
-        """Tell whether there is a value at `key`; on the watch lane this arms key tracking for it."""
-        return _number(await self._read[lane].exists(key)) > 0
-
-    async def delete(self, *keys: str) -> int:
-        """Delete the keys and return how many there were."""
-        return _number(await self._write.delete(*keys))
 
     async def scan_streams(self, cursor: int, pattern: str, count: int) -> tuple[int, list[str]]:
         """Take one step of a SCAN over the streams whose name matches the glob `pattern`.
@@ -161,10 +124,6 @@ class Commands:
         return int(following), [replies.name(raw) for raw in names]
 
     # Health
-
-    async def xinfo_stream(self, stream: str) -> StreamInfo:
-        """Describe a stream; `ServerReplied` with STREAM_NOT_FOUND if there is none."""
-        return replies.stream_info(await self._read[Lane.COMMAND].xinfo_stream(stream))
 
     async def xinfo_groups(self, stream: str, *, lane: Lane = Lane.COMMAND) -> list[GroupInfo]:
         """Describe the consumer groups of a stream, in the server's order."""
@@ -218,20 +177,10 @@ class Commands:
 
     async def xreadgroup_new(self, stream: str, group: str, consumer: str, count: int) -> list[RawEntry]:
         """Deliver up to `count` new entries to `consumer`, without waiting."""
-        return replies.entries_of_one_stream(
-            await self._write.xreadgroup(group, consumer, {stream: ">"}, count)
-        )
-
-    async def xack(self, stream: str, group: str, ids: Sequence[str]) -> int:
-        """Acknowledge entries and return how many of them were pending."""
-        return _number(await self._write.xack(stream, group, *ids))
+        builder: Any = _Builder(self._manager, Lane.BULK, Replay.NEVER)
+        return replies.entries_of_one_stream(await builder.xreadgroup(group, consumer, {stream: ">"}, count))
 
     # Server
-
-    async def time(self) -> float:
-        """Return the server's clock in seconds since the epoch, to the microsecond."""
-        seconds, microseconds = await self._read[Lane.COMMAND].time()
-        return int(seconds) + int(microseconds) / 1_000_000
 
     async def ping(self, *, lane: Lane = Lane.COMMAND) -> None:
         """Return once the server has answered on `lane`."""

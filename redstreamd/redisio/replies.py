@@ -31,29 +31,6 @@ class RawEntry:
 
 
 @attrs.frozen
-class StreamInfo:
-    """XINFO STREAM (https://redis.io/commands/xinfo-stream).
-
-    Attributes:
-        length: Entries in the stream.
-        last_generated_id: ID of the last entry ever added.
-        groups: Number of consumer groups.
-        first_entry: Oldest entry, None if the stream is empty.
-        last_entry: Newest entry, None if the stream is empty.
-        entries_added: Entries ever added; None before Redis 7.0.
-        max_deleted_entry_id: Greatest ID ever deleted; None before Redis 7.0.
-    """
-
-    length: int
-    last_generated_id: str
-    groups: int
-    first_entry: RawEntry | None
-    last_entry: RawEntry | None
-    entries_added: int | None
-    max_deleted_entry_id: str | None
-
-
-@attrs.frozen
 class GroupInfo:
     """One group of XINFO GROUPS (https://redis.io/commands/xinfo-groups).
 
@@ -147,21 +124,6 @@ def entries(raw: Sequence[Any] | None) -> list[RawEntry]:
 def entries_of_one_stream(raw: Mapping[bytes, Sequence[Any]] | None) -> list[RawEntry]:
     """Read the reply of XREAD or XREADGROUP about a single stream; null means nothing new."""
     return [each for listed in (raw or {}).values() for each in entries(listed)]
-
-
-def stream_info(raw: Mapping[bytes, Any]) -> StreamInfo:
-    """Read XINFO STREAM."""
-    first, last = raw[b"first-entry"], raw[b"last-entry"]
-    deleted = raw.get(b"max-deleted-entry-id")
-    return StreamInfo(
-        length=raw[b"length"],
-        last_generated_id=raw[b"last-generated-id"].decode("ascii"),
-        groups=raw[b"groups"],
-        first_entry=None if first is None else entry(first),
-        last_entry=None if last is None else entry(last),
-        entries_added=raw.get(b"entries-added"),
-        max_deleted_entry_id=None if deleted is None else deleted.decode("ascii"),
-    )
 
 
 def group_info(raw: Mapping[bytes, Any]) -> GroupInfo:

@@ -9,7 +9,6 @@ import attrs
 
 from redstreamd.errors import BusError, Code
 from redstreamd.redisio.commands import Commands
-from redstreamd.redisio.manager import Lane
 from redstreamd.streams import codec
 from redstreamd.streams.codec import Stamp
 from redstreamd.streams.leases import Action, Outcome
@@ -92,7 +91,7 @@ class Answers:
         if outcome is Outcome.LOST:
             return None
         async with explained(self._commands, lease.stream):
-            entries = await self._commands.xrange(lease.stream, ids[0], ids[0], 1, lane=Lane.BULK)
+            entries = await self._commands.xrange(lease.stream, ids[0], ids[0], 1)
         if not entries:
             if outcome is Outcome.ALREADY:
                 return None

@@ -17,6 +17,7 @@ from redstreamd.streams.diagnosis.sampler import Sampler
 from redstreamd.streams.lease_tokens import LeaseKey
 from redstreamd.streams.leases import Leases
 from redstreamd.streams.listing import Lister
+from redstreamd.streams.pages import Pages
 from redstreamd.streams.pending import PendingLister
 from redstreamd.streams.publishing import Publisher
 from redstreamd.streams.reading import Reader
@@ -68,6 +69,7 @@ class Bus:
         """Build the domain over one connection manager."""
         commands = Commands(manager)
         lister = Lister(manager, commands)
+        pages = Pages(manager)
         hub = TailHub(manager, max_watches=settings.limits.max_waits)
         sampler = Sampler(manager)
         publisher = Publisher(
@@ -79,6 +81,7 @@ class Bus:
             manager,
             commands,
             lister,
+            pages,
             hub,
             publisher,
             keep_seconds=settings.leases.idempotency_window_seconds,
@@ -88,11 +91,11 @@ class Bus:
             commands=commands,
             hub=hub,
             lister=lister,
-            reader=Reader(commands, lister, hub),
+            reader=Reader(commands, lister, pages, hub, max_bytes=settings.tools.max_result_bytes),
             publisher=publisher,
             work=work,
             pending=PendingLister(manager, commands),
-            dead_letters=DeadLetters(manager, commands, hub),
+            dead_letters=DeadLetters(manager, commands, pages, hub),
             sampler=sampler,
             doctor=Doctor(
                 manager,

@@ -14,7 +14,6 @@ import attrs
 import msgspec
 
 from redstreamd.errors import BusError, Code
-from redstreamd.redisio.manager import Lane
 from redstreamd.redisio.replies import RawEntry
 from redstreamd.streams import entry_ids
 from redstreamd.streams.bounds import bound_entries
@@ -177,7 +176,7 @@ class Facts:
         if parts is not None:
             complete = f"{parts[0]}-{parts[1]}"
             async with explained(self.bus.commands, stream):
-                found = await self.bus.commands.xrange(stream, complete, complete, 1, lane=Lane.BULK)
+                found = await self.bus.commands.xrange(stream, complete, complete, 1)
                 if found:
                     return found[0]
                 if await self.bus.commands.key_type(stream) == "none":

@@ -10,17 +10,21 @@ import trio
 
 from redstreamd.errors import BusError, Code
 from redstreamd.redisio.commands import Commands
-from redstreamd.redisio.manager import Lane
 from redstreamd.redisio.replies import RawEntry
 from redstreamd.streams import entry_ids
 from redstreamd.streams.codec import decode
 from redstreamd.streams.concurrently import gather
 from redstreamd.streams.listing import Lister
+from redstreamd.streams.pages import Pages
 from redstreamd.streams.problems import explained, stream_not_found
 from redstreamd.streams.tail_hub import TailHub
 
 #: Entries looked at by one call with a filter before it answers with a cursor to go on from.
 MAX_SCANNED = 1_000
+#: Of these, as many as one reply carries at a time; and the size at which a reply ends early.
+_SCANNED_AT_ONCE, _SCANNED_BYTES = 100, 1_048_576
+#: Replies that one call with a filter reads, so that it ends in time where entries are large.
+_MAX_REPLIES = 32
 #: Errors during a wait that more waiting may cure.
 _PASSING = frozenset({Code.CONNECTION_ERROR, Code.TIMEOUT, Code.OUTCOME_UNKNOWN})
 #: Seconds after which a wait looks again when Redis could not be asked.
@@ -77,11 +81,15 @@ class Waited:
 class Reader:
     """Reads streams and waits for their next entries."""
 
-    def __init__(self, commands: Commands, lister: Lister, hub: TailHub) -> None:
-        """Read through `commands`, wait through `hub`."""
+    def __init__(
+        self, commands: Commands, lister: Lister, pages: Pages, hub: TailHub, *, max_bytes: int
+    ) -> None:
+        """Read through `pages`, wait through `hub`; a page ends once its content reaches `max_bytes`."""
         self._commands = commands
         self._lister = lister
+        self._pages = pages
         self._hub = hub
+        self._max_bytes = max_bytes
 
     async def read(
         self,
@@ -103,7 +111,7 @@ class Reader:
             end: The last position, inclusive.
             cursor: ``next_cursor`` of the last page; reading goes on after it. Excludes `start`.
             direction: ``forward`` is by growing ID.
-            count: The most entries to return.
+            count: The most entries to return; fewer if they are large.
             filter: Only entries whose members equal these.
 
         Raises:
@@ -117,9 +125,8 @@ class Reader:
             at = summary.last_id if summary is not None else entry_ids.ZERO
             first = f"({at}"
         last = entry_ids.position(end, argument="end") if end is not None else ("+" if forward else "-")
-        # The bulk connection, because entries may be large and others must not queue behind them.
         async with explained(self._commands, stream):
-            page = await self._page(stream, first, last, at, count, filter, forward=forward, lane=Lane.BULK)
+            page = await self._page(stream, first, last, at, count, filter, forward=forward)
             if not page.entries and not page.has_more and await self._commands.key_type(stream) == "none":
                 raise await stream_not_found(self._commands, stream)
         return page
@@ -134,27 +141,31 @@ class Reader:
         wanted: Mapping[str, Any] | None,
         *,
         forward: bool,
-        lane: Lane,
     ) -> Page:
-        read = self._commands.xrange if forward else self._commands.xrevrange
+        if not wanted:
+            batch = await self._pages.read(
+                stream, first, last, most=count, most_bytes=self._max_bytes, forward=forward
+            )
+            return Page(batch.entries, _last(batch.entries, at), batch.has_more)
         found: list[RawEntry] = []
-        scanned = 0
-        while True:
-            # One more than asked for tells whether there is more.
-            size = count - len(found) + 1 if not wanted else min(MAX_SCANNED - scanned, 100) + 1
-            entries = await read(stream, first, last, size, lane=lane)
-            for entry in entries[: size - 1]:
+        scanned = replies = 0
+        while scanned < MAX_SCANNED and replies < _MAX_REPLIES:
+            most = min(MAX_SCANNED - scanned, _SCANNED_AT_ONCE)
+            batch = await self._pages.read(
+                stream, first, last, most=most, most_bytes=_SCANNED_BYTES, forward=forward
+            )
+            for entry in batch.entries:
                 at = entry.id
-                scanned += 1
-                if not wanted or _matches(entry, wanted):
+                if _matches(entry, wanted):
                     found.append(entry)
                     if len(found) == count:
-                        return Page(found, at, has_more=entry is not entries[-1])
-            if len(entries) < size:
+                        return Page(found, at, batch.has_more or entry is not batch.entries[-1])
+            if not batch.has_more:
                 return Page(found, at, has_more=False)
-            if scanned >= MAX_SCANNED:
-                return Page(found, at, has_more=True)
+            scanned += len(batch.entries)
+            replies += 1
             first = f"({at}"
+        return Page(found, at, has_more=True)
 
     async def wait(
         self,
@@ -188,9 +199,9 @@ class Reader:
             first_look = True
             while True:
                 watch.mark()
+                failed = has_more = False
                 try:
-                    await self._look(streams, positions, found, count, filter)
-                    failed = False
+                    has_more = await self._look(streams, positions, found, count, filter)
                 except BusError as error:
                     if first_look or error.code not in _PASSING:
                         raise
@@ -198,6 +209,9 @@ class Reader:
                 if found or self._hub.draining or trio.current_time() >= deadline:
                     break
                 first_look = False
+                if has_more:
+                    # What was looked at did not pass the filter, and there is more to look at.
+                    continue
                 # A look that failed says nothing about the stream, and perhaps nobody will push.
                 with trio.move_on_at(
                     min(deadline, trio.current_time() + _RETRY_LOOK) if failed else deadline
@@ -221,13 +235,13 @@ class Reader:
         found: list[tuple[str, RawEntry]],
         count: int,
         wanted: Mapping[str, Any] | None,
-    ) -> None:
+    ) -> bool:
+        """Add to `found` what comes after `positions`, and move these; return whether there is more."""
+
         async def after(stream: str) -> Page:
             async with explained(self._commands, stream):
                 at = positions[stream]
-                return await self._page(
-                    stream, f"({at}", "+", at, count, wanted, forward=True, lane=Lane.COMMAND
-                )
+                return await self._page(stream, f"({at}", "+", at, count, wanted, forward=True)
 
         pages = await gather(after, streams)
         for stream in streams:
@@ -236,6 +250,7 @@ class Reader:
             found.extend((stream, entry) for entry in taken)
             # Entries that no longer fit are read again from where this stream was left.
             positions[stream] = page.next_cursor if taken == page.entries else _last(taken, positions[stream])
+        return any(page.has_more for page in pages.values())
 
 
 def _first(start: str | None, cursor: str | None, *, forward: bool) -> tuple[str, str]:

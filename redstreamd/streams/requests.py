@@ -22,12 +22,13 @@ import trio
 
 from redstreamd.errors import BusError, Code
 from redstreamd.redisio.commands import Commands
-from redstreamd.redisio.manager import Lane, Manager, Replay
+from redstreamd.redisio.manager import Manager, Replay
 from redstreamd.redisio.replies import RawEntry
 from redstreamd.streams import entry_ids
 from redstreamd.streams.codec import Stamp, decode
 from redstreamd.streams.listing import Lister
 from redstreamd.streams.names import Kind, companion_key
+from redstreamd.streams.pages import Pages
 from redstreamd.streams.problems import explained
 from redstreamd.streams.publishing import Added, Publisher
 from redstreamd.streams.scripts import load
@@ -37,7 +38,8 @@ _REPLY_STREAM = load("reply_stream")
 
 #: Answers kept in a reply stream of ours: as many as calls may wait at a time by default.
 MAX_REPLIES = 10_000
-_PAGE = 100
+#: Answers that one reply of the server carries, and the size at which it ends early.
+_PAGE, _PAGE_BYTES = 100, 1_048_576
 #: Errors during a wait that more waiting may cure.
 _PASSING = frozenset({Code.CONNECTION_ERROR, Code.TIMEOUT, Code.OUTCOME_UNKNOWN})
 #: Seconds after which a wait looks again when Redis could not be asked.
@@ -97,6 +99,7 @@ class Requests:
         manager: Manager,
         commands: Commands,
         lister: Lister,
+        pages: Pages,
         hub: TailHub,
         publisher: Publisher,
         *,
@@ -106,6 +109,7 @@ class Requests:
         self._manager = manager
         self._commands = commands
         self._lister = lister
+        self._pages = pages
         self._hub = hub
         self._publisher = publisher
         self._keep_ms = int(keep_seconds * 1000)
@@ -180,12 +184,12 @@ class Requests:
         """Look through the reply stream after `at`; return the answer, if any, and the last ID seen."""
         while True:
             async with explained(self._commands, reply_to):
-                page = await self._commands.xrange(reply_to, f"({at}", "+", _PAGE, lane=Lane.BULK)
-            for entry in page:
+                page = await self._pages.read(reply_to, f"({at}", "+", most=_PAGE, most_bytes=_PAGE_BYTES)
+            for entry in page.entries:
                 at = entry.id
                 if _correlation_of(entry) == correlation_id:
                     return entry, at
-            if len(page) < _PAGE:
+            if not page.has_more:
                 return None, at
 
 

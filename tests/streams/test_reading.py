@@ -103,6 +103,53 @@ async def test_a_filter_is_followed_through_by_cursors(
             assert ids_of(none) == []
 
 
+async def test_a_page_ends_where_its_content_is_large_and_says_that_there_is_more(server: Server) -> None:
+    with trio.fail_after(20):
+        async with running_bus(server) as bus:
+            for n, size in enumerate([10, 10, 40_000, 10, 10, 50_000]):
+                server.command("XADD", "s", f"{n + 1}-0", "n", "x" * size)
+            pages = await read_all(bus, "s", count=100)
+            assert [[entry.id for entry in page.entries] for page in pages] == [
+                ["1-0", "2-0", "3-0"],
+                ["4-0", "5-0", "6-0"],
+            ]
+            backward = await read_all(bus, "s", count=100, direction="backward")
+            assert [len(page.entries) for page in backward] == [1, 3, 2]
+            # A filter looks at all of them in one call.
+            (found,) = await read_all(bus, "s", filter={"n": "x" * 10}, count=100)
+            assert ids_of([found]) == ["1-0", "2-0", "4-0", "5-0"]
+
+
+async def test_the_greatest_entry_id_ends_a_page(server: Server) -> None:
+    greatest = f"{2**64 - 1}-{2**64 - 1}"
+    server.command("XADD", "s", greatest, "f", "v")
+    with trio.fail_after(20):
+        async with running_bus(server) as bus:
+            for direction in ("forward", "backward"):
+                (page,) = await read_all(bus, "s", direction=direction)
+                assert ids_of([page]) == [greatest]
+
+
+async def test_a_wait_with_a_filter_looks_through_all_there_is(
+    server: Server, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(reading, "MAX_SCANNED", 150)
+    with trio.fail_after(20):
+        async with running_bus(server) as bus:
+            ids = await fill(bus, "s", 500)
+            # Nothing is added meanwhile, so nothing but its own search can find the entry.
+            waited = await bus.reader.wait(["s"], cursor="0-0", filter={"n": 400}, timeout_seconds=15)
+            assert [entry.id for _, entry in waited.entries] == [ids[400]]
+            # Without time one call looks as far as one call may, and the next one goes on.
+            cursor, calls = "0-0", 0
+            while True:
+                waited = await bus.reader.wait(["s"], cursor=cursor, filter={"n": 499}, timeout_seconds=0)
+                cursor, calls = waited.cursor_after(len(waited.entries)), calls + 1
+                if waited.entries:
+                    break
+            assert calls == 4
+
+
 async def test_what_cannot_be_read_is_explained(server: Server) -> None:
     server.command("SET", "text", "x")
     server.command("XADD", "orders:eu:new", "*", "f", "v")

@@ -15,6 +15,7 @@ from redstreamd.settings.groups import LimitsSettings, StreamsSettings
 from redstreamd.streams import requests
 from redstreamd.streams.bus import Bus
 from redstreamd.streams.names import Kind, companion_key, is_companion_key
+from redstreamd.streams.pages import Pages
 from tests.support.buses import running_bus
 from tests.support.calls import call, refusal
 from tests.support.servers import Server
@@ -298,16 +299,16 @@ async def test_a_wait_outlives_a_redis_that_cannot_be_asked_for_a_while(
     answers: list[dict[str, Any]] = []
     with trio.fail_after(20):
         async with running_bus(server) as bus:
-            real, failures = bus.commands.xrange, 0
+            real, failures = Pages.read, 0
 
-            async def broken(*args: Any, **how: Any) -> Any:
+            async def broken(pages: Pages, *args: Any, **how: Any) -> Any:
                 nonlocal failures
                 if failures < 2:
                     failures += 1
                     raise BusError(Code.CONNECTION_ERROR, "down", cause="down", next_step="wait")
-                return await real(*args, **how)
+                return await real(pages, *args, **how)
 
-            monkeypatch.setattr(bus.commands, "xrange", broken)
+            monkeypatch.setattr(Pages, "read", broken)
             async with trio.open_nursery() as nursery:
 
                 async def wait() -> None:

@@ -11,14 +11,18 @@ from collections.abc import Sequence
 import attrs
 
 from redstreamd.redisio.commands import Commands
-from redstreamd.redisio.manager import Lane, Manager, Replay
+from redstreamd.redisio.manager import Manager, Replay
 from redstreamd.redisio.replies import RawEntry
 from redstreamd.streams.names import Kind, companion_key
+from redstreamd.streams.pages import Pages
 from redstreamd.streams.problems import explained, group_not_found
 from redstreamd.streams.scripts import load
 from redstreamd.streams.tail_hub import TailHub
 
 _REPLAY = load("replay")
+
+#: Size at which a page of letters ends early.
+_PAGE_BYTES = 4_194_304
 
 
 class Disposal(enum.StrEnum):
@@ -74,14 +78,15 @@ class Letters:
 class DeadLetters:
     """The dead letters of any stream and group."""
 
-    def __init__(self, manager: Manager, commands: Commands, hub: TailHub) -> None:
+    def __init__(self, manager: Manager, commands: Commands, pages: Pages, hub: TailHub) -> None:
         """Work through `manager`; `hub` wakes those who wait for what comes back."""
         self._manager = manager
+        self._pages = pages
         self._commands = commands
         self._hub = hub
 
     async def page(self, stream: str, group: str, *, cursor: str | None, count: int) -> Letters:
-        """Read dead letters, oldest first, after the letter `cursor`.
+        """Read at most `count` dead letters after the letter `cursor`, oldest first; fewer if they are large.
 
         They outlive their group and their stream.
 
@@ -91,13 +96,12 @@ class DeadLetters:
         """
         key = companion_key(stream, Kind.DEAD, group)
         async with explained(self._commands, key):
-            # The bulk connection: a letter may be as large as an entry.
             start = "-" if cursor is None else f"({cursor}"
-            entries = await self._commands.xrange(key, start, "+", count + 1, lane=Lane.BULK)
+            page = await self._pages.read(key, start, "+", most=count, most_bytes=_PAGE_BYTES)
             total = await self._commands.xlen(key)
         if not total:
             await self._check_exists(stream, group)
-        return Letters(key, entries[:count], total, has_more=len(entries) > count)
+        return Letters(key, page.entries, total, page.has_more)
 
     async def dispose(
         self, stream: str, group: str, disposal: Disposal, ids: Sequence[str], *, dry_run: bool
