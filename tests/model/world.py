@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 import attrs
+
+from redstreamd.streams.entry_ids import after
 
 MAX_DELIVERIES = 3
 
@@ -13,6 +16,17 @@ def order(entry_id: str) -> tuple[int, int]:
     """Return the sort key of an entry ID."""
     milliseconds, sequence = entry_id.split("-")
     return int(milliseconds), int(sequence)
+
+
+@attrs.frozen
+class Lease:
+    """What a work_take answered: its token, and the attempt of each entry it holds."""
+
+    token: str
+    stream: str
+    group: str
+    consumer: str
+    attempts: Mapping[str, int]
 
 
 @attrs.define
@@ -41,6 +55,10 @@ class Group:
     position: str
     pending: dict[str, Pending] = attrs.field(factory=dict)
 
+    def unfinished_from(self) -> str:
+        """Return the least entry ID that is pending, with or without content, or not delivered."""
+        return min([*self.pending, after(self.position)], key=order)
+
 
 @attrs.define
 class Stream:
@@ -56,6 +74,25 @@ class Stream:
         assert order(entry_id) > order(self.last_id)
         self.entries[entry_id] = members
         self.last_id = entry_id
+
+    def remove(self, entry_id: str) -> None:
+        """Let an entry go; where the stream ends stays the same."""
+        del self.entries[entry_id]
+        self.was_cut = True
+
+    def retain(self, most: int) -> set[str]:
+        """Cut to the newest entries and those that a group has not finished.
+
+        Returns:
+            The groups that need the first of what is kept for them; empty if nothing is.
+        """
+        needs = {name: order(group.unfinished_from()) for name, group in self.groups.items()}
+        first = min(needs.values(), default=None)
+        excess = list(self.entries)[: max(0, len(self.entries) - most)]
+        spare = [one for one in excess if first is None or order(one) < first]
+        for one in spare:
+            self.remove(one)
+        return {name for name, one in needs.items() if one == first and len(spare) < len(excess)}
 
     def unread(self, group: str) -> list[str]:
         """Return what the group did not get yet."""
@@ -105,3 +142,24 @@ class World:
         if group is not None and group not in self.streams[stream].groups:
             return "GROUP_NOT_FOUND"
         return None
+
+    def made(self, stream: str) -> Stream:
+        """Return a stream that a call creates if it does not exist."""
+        return self.streams.setdefault(stream, Stream())
+
+    def group(self, stream: str, group: str) -> Group:
+        """Return a group that exists."""
+        return self.streams[stream].groups[group]
+
+    def fates(self, lease: Lease) -> tuple[set[str], set[str], set[str]]:
+        """Return the entries of a lease that are still its own, not pending any more, and another's."""
+        if self.missing(lease.stream, lease.group) is not None:
+            return set(), set(), set()
+        pending = self.group(lease.stream, lease.group).pending
+        already = {one for one in lease.attempts if one not in pending}
+        own = {
+            one
+            for one, attempt in lease.attempts.items()
+            if one not in already and (pending[one].owner, pending[one].attempt) == (lease.consumer, attempt)
+        }
+        return own, already, lease.attempts.keys() - own - already

@@ -1,0 +1,103 @@
+"""How the model's rules call a tool: JSON in, JSON out, each answer checked for its form and size."""
+
+from __future__ import annotations
+
+import json
+from functools import partial
+from typing import Any
+
+import jsonschema
+from hypothesis.stateful import RuleBasedStateMachine
+
+from redstreamd.errors import Code
+from redstreamd.tools.schema import result_schema
+from redstreamd.tools.server import Toolbox
+from tests.model.choices import NO_STREAM
+from tests.model.world import World
+from tests.support.buses import BusThread
+from tests.support.calls import ME, no_progress
+from tests.support.servers import Server
+
+MAX_RESULT_BYTES = 2_048
+#: What an answer has beside its entries: a lease token, cursors, the names of members.
+BESIDE = 2_048
+
+
+class Calling(RuleBasedStateMachine):
+    """A machine that begins with an empty server and an empty world. Its rules are in classes made of this.
+
+    Attributes:
+        server: The real server.
+        threads: The daemon's domain on it.
+        toolbox: The tools over that.
+        succeeded: Names of the tools that ever succeeded, shared by all machines of a run.
+        world: What the server must hold.
+    """
+
+    server: Server
+    threads: BusThread
+    toolbox: Toolbox[Any]
+    succeeded: set[str]
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.server.flush()
+        self.server.command("SET", NO_STREAM, "x")
+        self.world = World()
+
+    def answer(self, tool: str, **arguments: Any) -> dict[str, Any]:
+        """Call a tool with JSON, check the form of its answer, and return the whole."""
+        found = self.toolbox.find(tool)
+        given = json.loads(json.dumps(arguments))
+        whole: dict[str, Any] = json.loads(
+            json.dumps(self.threads.call(partial(self.toolbox.call, found, given, ME, no_progress)))
+        )
+        content = whole.get("structuredContent")
+        if whole["isError"]:
+            assert content is not None
+            assert content.keys() == {"code", "message", "cause", "next_step"}
+            assert content["code"] in set(Code) - {Code.INTERNAL}, content
+        else:
+            self.succeeded.add(tool)
+        if found.result is not None:
+            jsonschema.Draft202012Validator(result_schema(found.result)).validate(content)
+            assert len(json.dumps(content, ensure_ascii=False).encode()) <= MAX_RESULT_BYTES + BESIDE
+        return whole
+
+    def call(self, tool: str, **arguments: Any) -> dict[str, Any]:
+        """Call a tool that must succeed."""
+        whole = self.answer(tool, **arguments)
+        assert not whole["isError"], whole["content"]
+        content: dict[str, Any] = whole["structuredContent"]
+        return content
+
+    def expect(self, code: str | None, tool: str, **arguments: Any) -> dict[str, Any] | None:
+        """Call a tool that must fail with `code`, and return None; with None it must succeed."""
+        if code is None:
+            return self.call(tool, **arguments)
+        whole = self.answer(tool, **arguments)
+        assert whole["isError"], (code, whole["structuredContent"])
+        assert whole["structuredContent"]["code"] == code, whole["content"]
+        return None
+
+    def texts(self, tool: str, code: str | None = None, **arguments: Any) -> Any:
+        """Call a tool of the original Red-Stream server; return the JSON in its text, None if refused."""
+        whole = self.answer(tool, **arguments)
+        if code is not None:
+            assert whole["structuredContent"]["code"] == code, whole["content"]
+            return None
+        assert not whole["isError"], whole["content"]
+        return json.loads(whole["content"][0]["text"])
+
+    def check_shown(self, shown: dict[str, Any], members: dict[str, Any]) -> None:
+        """An entry is shown as it was given, or says what was cut and where the whole is."""
+        if "cut" not in shown and "omitted" not in shown:
+            assert shown["fields"] == members
+        else:
+            assert len(json.dumps(members)) > MAX_RESULT_BYTES // 10
+
+    def a_millisecond_passes(self) -> None:
+        """What is released comes due half a millisecond later."""
+        first = now = self.server.command("TIME")
+        while int(now[1]) // 1_000 == int(first[1]) // 1_000 and now[0] == first[0]:
+            now = self.server.command("TIME")

@@ -1,0 +1,183 @@
+"""Rules that share work between consumers: groups are made, entries are taken, and finished or given back."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from hypothesis import strategies as st
+from hypothesis.stateful import MultipleResults, multiple, rule
+
+from redstreamd.streams.codec import decode
+from redstreamd.streams.names import Kind, companion_key
+from tests.model.calling import Calling
+from tests.model.choices import ACTIONS, CONSUMERS, COUNTS, GROUPS, LEASES, LONG, STREAMS
+from tests.model.world import MAX_DELIVERIES, Group, Lease, Letter, Pending
+
+
+class Working(Calling):
+    """The tools for workers, and those of the original server that create and read groups."""
+
+    @rule(name=STREAMS, group=GROUPS, start=st.sampled_from(["earliest", "latest"]), old=st.booleans())
+    def create_group(self, name: str, group: str, start: str, old: bool) -> None:
+        stream = self.world.made(name)
+        if old:
+            position = {"earliest": "0", "latest": "$"}[start]
+            told = self.texts("create_consumer_group", stream=name, group=group, start=position)
+            created = "note" not in told
+        else:
+            created = self.call("group_create", stream=name, group=group, start=start)["created"]
+        assert created is (group not in stream.groups)
+        if created:
+            stream.groups[group] = Group("0-0" if start == "earliest" else stream.last_id)
+
+    @rule(name=STREAMS, group=GROUPS, consumer=CONSUMERS, count=COUNTS)
+    def read_group(self, name: str, group: str, consumer: str, count: int) -> None:
+        told = self.texts(
+            "read_group",
+            self.world.missing(name, group),
+            stream=name,
+            group=group,
+            consumer=consumer,
+            count=count,
+        )
+        if told is None:
+            return
+        stream = self.world.streams[name]
+        unread = stream.unread(group)[:count]
+        assert told == [{"id": one, "message": stream.entries[one]} for one in unread]
+        for one in unread:
+            stream.groups[group].pending[one] = Pending(consumer, 1, leased=False)
+            stream.groups[group].position = one
+
+    @rule(target=LEASES, name=STREAMS, group=GROUPS, consumer=CONSUMERS, count=COUNTS, resume=st.booleans())
+    def take(
+        self, name: str, group: str, consumer: str, count: int, resume: bool
+    ) -> Lease | MultipleResults[Lease]:
+        return self.take_some(name, group, consumer, count, resume=resume) or multiple()
+
+    @rule(
+        name=STREAMS, group=GROUPS, consumer=CONSUMERS, times=st.integers(1, MAX_DELIVERIES), action=ACTIONS
+    )
+    def take_and_settle(self, name: str, group: str, consumer: str, times: int, action: str) -> None:
+        """Work fails some times, and then ends as it may."""
+        for turn in range(times):
+            lease = self.take_some(name, group, consumer, 2)
+            if lease is not None:
+                self.settle_one(lease, action if turn == times - 1 else "release")
+
+    @rule(lease=LEASES, action=ACTIONS)
+    def settle(self, lease: Lease, action: str) -> None:
+        self.settle_one(lease, action)
+
+    def take_some(
+        self, name: str, group: str, consumer: str, count: int, *, resume: bool = False
+    ) -> Lease | None:
+        """Take work, and return its lease if there was any."""
+        stream = self.world.made(name)
+        new_group = group not in stream.groups
+        state = stream.groups.setdefault(group, Group("0-0"))
+        self.a_millisecond_passes()
+        taken = self.call(
+            "work_take",
+            stream=name,
+            group=group,
+            consumer=consumer,
+            count=count,
+            lease_seconds=LONG,
+            resume=resume,
+        )
+        assert taken.get("group_created", False) is new_group
+        self.forget_what_has_no_content(name, group)
+        if resume:
+            owed = {one for one, held in state.pending.items() if held.owner == consumer and held.held}
+        else:
+            owed = {one for one, held in state.pending.items() if held.due}
+        owed &= stream.entries.keys()
+        spent = {one for one in owed if state.pending[one].attempt >= MAX_DELIVERIES and not resume}
+        buried = self.note_letters(name, group)
+        assert buried <= spent
+        assert taken.get("dead_lettered", 0) == len(buried)
+        unread = [] if resume else stream.unread(group)
+        ids = [entry["id"] for entry in taken["entries"]]
+        debts = [entry for entry in taken["entries"] if entry["attempt"] > 1]
+        fresh = ids[len(debts) :]
+        assert {entry["id"] for entry in debts} <= owed - spent
+        assert fresh == unread[: len(fresh)]
+        if len(ids) < count:
+            assert (len(debts), len(fresh), buried) == (len(owed - spent), len(unread), spent)
+        elif fresh:
+            assert len(debts) == len(owed - spent)
+        for entry in taken["entries"]:
+            self.check_shown(entry, stream.entries[entry["id"]])
+            before = state.pending.get(entry["id"])
+            anew = before is None or entry["id"] in fresh
+            assert entry["attempt"] == (1 if anew or before is None else before.attempt + 1)
+            state.pending[entry["id"]] = Pending(consumer, entry["attempt"])
+        if fresh:
+            state.position = fresh[-1]
+        assert ("lease" in taken) is bool(ids)
+        attempts = {entry["id"]: entry["attempt"] for entry in taken["entries"]}
+        return Lease(taken["lease"], name, group, consumer, attempts) if ids else None
+
+    def settle_one(self, lease: Lease, action: str) -> None:
+        name, group = lease.stream, lease.group
+        own, already, lost = self.world.fates(lease)
+        code = self.world.missing(name, group)
+        if code is None and not own and not already:
+            code = "LEASE_LOST"
+        tool, more = _settlement(action)
+        told = self.expect(code, tool, lease=lease.token, **more)
+        if told is None:
+            return
+        assert (set(told["already_done"]), set(told["lost"])) == (already, lost)
+        pending = self.world.group(name, group).pending
+        spent = {one for one in own if pending[one].attempt >= MAX_DELIVERIES}
+        dead = own if action == "dead_letter" else spent if tool == "work_fail" else set()
+        if action == "done":
+            assert set(told["done"]) == own
+        elif action == "extend":
+            assert set(told["extended"]) == own
+        else:
+            assert (set(told["dead_lettered"]), set(told["retried"])) == (dead, own - dead)
+            assert self.note_letters(name, group) == dead & self.world.streams[name].entries.keys()
+        for one in own:
+            if action == "done" or one in dead:
+                pending.pop(one, None)
+            else:
+                held = pending[one]
+                pending[one] = Pending(held.owner, held.attempt, action == "release", action == "extend")
+
+    def forget_what_has_no_content(self, name: str, group: str) -> None:
+        """Entries that were deleted from the stream leave the pending list when somebody meets them."""
+        listed = {row[0].decode() for row in self.server.command("XPENDING", name, group, "-", "+", 1_000)}
+        stream = self.world.streams[name]
+        pending = stream.groups[group].pending
+        for one in [one for one in pending if one not in listed and one not in stream.entries]:
+            del pending[one]
+
+    def note_letters(self, name: str, group: str) -> set[str]:
+        """Take over new dead letters, check what they say, and return which entries they were."""
+        known = self.world.dead.setdefault((name, group), {})
+        fresh: set[str] = set()
+        for raw, flat in self.server.command("XRANGE", companion_key(name, Kind.DEAD, group), "-", "+"):
+            if raw.decode() in known:
+                continue
+            letter = decode(list(zip(flat[::2], flat[1::2], strict=True)))
+            assert letter.dead_letter is not None
+            entry_id = letter.dead_letter["id"]
+            held = self.world.group(name, group).pending.pop(entry_id)
+            assert letter.members == self.world.streams[name].entries[entry_id]
+            assert letter.dead_letter["attempts"] == held.attempt
+            assert letter.dead_letter["consumer"] == held.owner
+            known[raw.decode()] = Letter(entry_id, letter.members, held.attempt)
+            fresh.add(entry_id)
+        return fresh
+
+
+def _settlement(action: str) -> tuple[str, dict[str, Any]]:
+    """Return the tool and the arguments that end a lease in this way."""
+    if action == "done":
+        return "work_done", {}
+    if action == "extend":
+        return "work_extend", {"lease_seconds": LONG}
+    return "work_fail", {"action": action, "delay_seconds": LONG, "reason": "because"}
