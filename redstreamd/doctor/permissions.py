@@ -76,6 +76,8 @@ _AREAS: Final = (
             "ZSCORE <companion> m",
             "ZCARD <companion>",
             "ZRANGEBYSCORE <companion> 0 1",
+            "ZRANGEBYLEX <companion> - + LIMIT 0 1",
+            "ZREMRANGEBYLEX <companion> [0 (0",
         ),
     ),
     _Area(

@@ -75,7 +75,11 @@ class Bus:
         publisher = Publisher(
             manager, commands, idempotency_window_seconds=settings.leases.idempotency_window_seconds
         )
-        leases = Leases(manager, foreign_idle_seconds=settings.leases.foreign_idle_seconds)
+        leases = Leases(
+            manager,
+            foreign_idle_seconds=settings.leases.foreign_idle_seconds,
+            max_bytes=settings.tools.max_result_bytes,
+        )
         work = WorkQueue(commands, hub, leases, lease_key)
         requests = Requests(
             manager,

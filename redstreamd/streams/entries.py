@@ -35,5 +35,20 @@ def view(stream: str, entry: RawEntry) -> dict[str, Any]:
     if decoded.repeated:
         shown["repeated"] = list(decoded.repeated)
     if decoded.dead_letter is not None:
-        shown["dead_letter"] = decoded.dead_letter
+        shown["dead_letter"] = _note(decoded.dead_letter)
     return shown
+
+
+def _note(written: dict[str, Any]) -> dict[str, Any]:
+    """Return a dead letter's note with times that can be read; whatever else it holds stays as it is."""
+    history = written.get("history")
+    if not isinstance(history, list):
+        return written
+    return {**written, "history": [_try(each) if isinstance(each, dict) else each for each in history]}
+
+
+def _try(written: dict[str, Any]) -> dict[str, Any]:
+    at = written.get("at")
+    if not isinstance(at, int) or not 0 <= at < entry_ids.MAX_PART:
+        return written
+    return {name: value for name, value in written.items() if name != "at"} | {"time": entry_ids.iso_time(at)}

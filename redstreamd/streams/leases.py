@@ -19,14 +19,14 @@ import attrs
 
 from redstreamd.errors import BusError, Code
 from redstreamd.redisio import replies
-from redstreamd.redisio.manager import Manager, Replay
+from redstreamd.redisio.manager import Lane, Manager, Replay
 from redstreamd.redisio.replies import RawEntry
 from redstreamd.streams.lease_tokens import Lease
 from redstreamd.streams.names import Kind, companion_key
 from redstreamd.streams.scripts import load
 
-_TAKE = load("bury", "take")
-_SETTLE = load("bury", "settle")
+_TAKE = load("tries", "bury", "take")
+_SETTLE = load("tries", "bury", "settle")
 
 
 class Action(enum.StrEnum):
@@ -57,7 +57,7 @@ class Take:
         stream: The stream.
         group: Its consumer group.
         consumer: Who takes them.
-        count: The most entries to take.
+        count: The most entries to take; fewer are taken where they are large.
         lease_seconds: How long nobody else gets them.
         max_deliveries: An entry delivered as often already is dead-lettered instead; 0 for never.
         create_at: Last-delivered ID at which to create the group if it does not exist; None: do not.
@@ -103,9 +103,16 @@ class Taken:
 class Leases:
     """Takes and settles leases; holds no state but where it last looked for other programs' entries."""
 
-    def __init__(self, manager: Manager, *, foreign_idle_seconds: float) -> None:
-        """Work through `manager`; entries of other programs may be taken after `foreign_idle_seconds`."""
+    def __init__(self, manager: Manager, *, foreign_idle_seconds: float, max_bytes: int) -> None:
+        """Work through `manager`.
+
+        Args:
+            manager: Reaches Redis.
+            foreign_idle_seconds: Idle time after which entries of other programs may be taken.
+            max_bytes: A take ends once the content of its entries reaches this size.
+        """
         self._manager = manager
+        self._max_bytes = max_bytes
         self._foreign_idle_ms = int(foreign_idle_seconds * 1000)
         # Only where a search goes on, so losing one costs nothing; bounded by the groups in use.
         self._look_from: dict[tuple[str, str], str] = {}
@@ -138,8 +145,11 @@ class Leases:
                 int(take.resume),
                 0 if key is None else lease_ms,
                 self._look_from.get(place, "-"),
+                self._max_bytes,
             ],
             replay=Replay.NEVER if key is None else Replay.SAFE,
+            # Entries may be large, and nothing short is to wait behind them.
+            lane=Lane.BULK,
         )
         now, expires, replayed, created, entries, dead_lettered, next_due, look_from = reply
         if look_from == b"-":
@@ -218,7 +228,8 @@ class Leases:
 
 
 def _keys(stream: str, group: str) -> list[str]:
-    return [stream, companion_key(stream, Kind.DUE, group), companion_key(stream, Kind.DEAD, group)]
+    kinds = (Kind.DUE, Kind.DEAD, Kind.TRIES)
+    return [stream, *(companion_key(stream, kind, group) for kind in kinds)]
 
 
 def _digest(*parts: str) -> str:

@@ -22,7 +22,7 @@ from redstreamd.errors import BusError, Code
 #: companion key, so it is kept to what a person would type; the setting may lower it.
 MAX_NAME_BYTES = 512
 
-_COMPANION = re.compile(r":rs:(?:due|dead|idem|take|reply)(?::|$)")
+_COMPANION = re.compile(r":rs:(?:due|dead|tries|idem|take|reply)(?::|$)")
 #: Unicode's category Cc.
 _CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f]")
 _NAMING_RULE = re.compile(r"[a-z0-9][a-z0-9_-]*(?::[a-z0-9][a-z0-9_-]*){2,}")
@@ -33,6 +33,7 @@ class Kind(enum.StrEnum):
 
     DUE = "due"  #: sorted set per group: "<entry ID>/<attempt>" -> due time in server milliseconds
     DEAD = "dead"  #: stream per group: dead-lettered entries
+    TRIES = "tries"  #: sorted set per group: what became of earlier deliveries of entries that failed
     IDEMPOTENCY = "idem"  #: string per idempotency key of stream_add: entry IDs and a hash of the body
     TAKE = "take"  #: string per idempotency key of work_take: the entries it leased
     REPLY = "reply"  #: stream per principal: answers to its request_reply calls

@@ -56,7 +56,10 @@ class DeadLetterReplayed:
     entries: (
         Annotated[
             list[dict[str, Any]],
-            Meta(description="action list: {id, time, fields, sender?, dead_letter: {reason, id, attempts}}"),
+            Meta(
+                description="action list: {id, time, fields, sender?, dead_letter: {reason, id, consumer, "
+                "attempts, history?: [{attempt, consumer, reason?, time}]}}"
+            ),
         ]
         | None
     ) = None

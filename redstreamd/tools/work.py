@@ -71,7 +71,7 @@ class WorkTakeArguments:
     stream: fields.Stream
     group: fields.Group
     consumer: fields.Consumer
-    count: Annotated[int, Meta(ge=1, le=100, description="Most entries to take.")] = 1
+    count: Annotated[int, Meta(ge=1, le=100, description="Most entries to take; fewer if large.")] = 1
     timeout_seconds: fields.Timeout = 0.0
     lease_seconds: Seconds | None = None
     max_deliveries: MaxDeliveries | None = None
@@ -271,7 +271,7 @@ class WorkFailArguments:
         Literal["retry", "release", "dead_letter"],
         Meta(description="retry after delay_seconds, release for anyone now, or dead_letter for good."),
     ] = "retry"
-    reason: Annotated[str, Meta(max_length=2_000, description="Why; kept with a dead letter.")] = ""
+    reason: Annotated[str, Meta(max_length=2_000, description="Why; told with a dead letter.")] = ""
     delay_seconds: Annotated[float, Meta(ge=0, le=30 * 86_400)] = 10.0
     entry_ids: fields.EntryIds | None = None
     stream: fields.Stream | None = None
@@ -312,7 +312,7 @@ async def work_fail(call: Call[Bus], args: WorkFailArguments) -> WorkFailed:
         Action.DEAD_LETTER if args.action == "dead_letter" else Action.RETRY,
         entry_ids=args.entry_ids,
         delay_seconds=delay,
-        reason=args.reason or ("work_fail" if args.action == "dead_letter" else "max_deliveries"),
+        reason=args.reason or ("work_fail" if args.action == "dead_letter" else ""),
         max_deliveries=call.bus.settings.leases.max_deliveries,
     )
     _refuse_if_all_lost(settled)

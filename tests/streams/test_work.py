@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import attrs
 import pytest
 import trio
 import trio.testing
@@ -345,3 +346,24 @@ async def test_a_group_begins_with_the_first_entry_at_or_after_start(
             work = await bus.work.take(made, "me")
             assert [int(entry.fields[0][1]) for entry, _ in work.taken.entries] == delivered
             assert work.taken.group_created
+
+
+async def test_a_take_ends_where_entries_are_large(server: Server) -> None:
+    """They are better whole in the next answer than cut in this one; and memory is bounded."""
+    sizes = [10, 40_000, 10, 10, 50_000, 10]
+    for n, size in enumerate(sizes):
+        server.command("XADD", "s", f"{n + 1}-1", "n", "x" * size)
+    with trio.fail_after(20):
+        async with running_bus(server) as bus:
+            first = await bus.work.take(take(count=100), "me")
+            second = await bus.work.take(take(count=100), "me")
+            third = await bus.work.take(take(count=100), "me")
+            assert [ids(first), ids(second), ids(third)] == [["1-1", "2-1"], ["3-1", "4-1", "5-1"], ["6-1"]]
+            # The same holds for what is due again, and for what is resumed.
+            await settle(bus, first, Action.RETRY)
+            again = await bus.work.take(take("d", count=100), "me", timeout_seconds=5)
+            assert ids(again) == ["1-1", "2-1"]
+            resumed = await bus.work.take(attrs.evolve(take("d", count=100), resume=True), "me")
+            assert ids(resumed) == ["1-1", "2-1"]
+            held = await bus.work.take(attrs.evolve(take(count=100), resume=True), "me")
+            assert ids(held) == ["3-1", "4-1", "5-1"]

@@ -99,8 +99,7 @@ class GroupAdmin:
                 _DESTROY,
                 keys=[
                     stream,
-                    companion_key(stream, Kind.DUE, group),
-                    companion_key(stream, Kind.DEAD, group),
+                    *(companion_key(stream, kind, group) for kind in (Kind.DUE, Kind.TRIES, Kind.DEAD)),
                 ],
                 args=[group, int(delete_dead_letters)],
                 replay=Replay.SAFE,

@@ -1,4 +1,4 @@
--- Shared by the scripts that dead-letter; put in front of them.
+-- Shared by the scripts that dead-letter; put in front of them, after tries.lua.
 
 -- Lua's unpack takes no more than about 8,000 values. An entry of another program that is larger is
 -- dead-lettered without its fields; the note says where they still lie.
@@ -6,11 +6,12 @@ local UNPACK_LIMIT = 7000
 
 -- Copies an entry into a dead-letter stream with a note, if it still lies in its stream.
 -- held is its record in the pending entries list: {entry ID, consumer, idle time, deliveries}.
-local function bury(stream, group, dead, held, reason)
+local function bury(stream, group, dead, tries_key, held, reason)
   local entry = redis.call('XRANGE', stream, held[1], held[1])[1]
   if not entry then return false end
   local note = {
     reason = reason, stream = stream, group = group, id = held[1], consumer = held[2], attempts = held[4],
+    history = tries.recall(tries_key, held[1]),
   }
   local fields = entry[2]
   if #fields > UNPACK_LIMIT then

@@ -1,0 +1,54 @@
+-- Shared by the scripts that hand out and settle work; put in front of them.
+--
+-- What became of the earlier deliveries of an entry that failed lies in a sorted set beside the stream, one
+-- member each, all with the same score: "<entry ID>/<attempt, 7 digits> <JSON of the rest>". So those of an
+-- entry are a range of names, in the order of attempts. They go when the entry is finished or dead-lettered.
+
+local tries = {}
+
+-- The most deliveries that are remembered of an entry, the latest; and the most bytes of a reason.
+local MOST_TRIES, MOST_REASON = 20, 200
+-- After so many ms without another failure the whole set goes, with what other programs finished meanwhile.
+-- Longer than any retry can be put off.
+local KEEP_TRIES = 60 * 86400 * 1000
+
+function tries.range(id)
+  -- '0' follows '/': all names that begin with the ID and a slash.
+  return '[' .. id .. '/', '(' .. id .. '0'
+end
+
+local function shortened(text)
+  if #text <= MOST_REASON then return text end
+  -- Not in the middle of a character: its bytes after the first are 128 to 191.
+  return (string.gsub(string.sub(text, 1, MOST_REASON), '[\194-\244]?[\128-\191]*$', ''))
+end
+
+-- held is the record in the pending entries list: {entry ID, consumer, idle time, deliveries}.
+function tries.remember(key, held, reason, now)
+  local from, to = tries.range(held[1])
+  local known = redis.call('ZRANGEBYLEX', key, from, to)
+  if #known >= MOST_TRIES then redis.call('ZREM', key, known[1]) end
+  local what = {consumer = held[2], at = now}
+  if reason ~= '' then what.reason = shortened(reason) end
+  redis.call('ZADD', key, 0, string.format('%s/%07d %s', held[1], held[4], cjson.encode(what)))
+  redis.call('PEXPIRE', key, KEEP_TRIES)
+end
+
+-- Returns {{attempt, consumer, reason, at}, ...}, or nothing if there is nothing to tell.
+function tries.recall(key, id)
+  local from, to = tries.range(id)
+  local told = {}
+  for _, member in ipairs(redis.call('ZRANGEBYLEX', key, from, to)) do
+    local attempt, what = string.match(member, '/(%d+) (.*)$')
+    what = cjson.decode(what)
+    what.attempt = tonumber(attempt)
+    told[#told + 1] = what
+  end
+  return #told > 0 and told or nil
+end
+
+function tries.forget(key, id)
+  local from, to = tries.range(id)
+  redis.call('ZREMRANGEBYLEX', key, from, to)
+end
+
