@@ -11,6 +11,7 @@ from redstreamd.tools import (
     reading,
     red_stream,
     requests,
+    settling,
     stream_admin,
     work,
 )
@@ -24,6 +25,7 @@ REGISTRY = Registry(
         *publishing.TOOLS,
         *requests.TOOLS,
         *work.TOOLS,
+        *settling.TOOLS,
         *dead_letters.TOOLS,
         *group_admin.TOOLS,
         *stream_admin.TOOLS,

@@ -7,14 +7,14 @@ from typing import Annotated, Any, Literal
 import attrs
 from msgspec import Meta
 
-from redstreamd.errors import BusError, Code
 from redstreamd.policy import Permission
 from redstreamd.streams.bus import Bus
 from redstreamd.streams.codec import Stamp
 from redstreamd.streams.durability import Confirmation, Durability
-from redstreamd.streams.names import check_stream, naming_warning
+from redstreamd.streams.names import check_stream
 from redstreamd.tools import fields
 from redstreamd.tools.definition import Call, Profile, named_by, tool
+from redstreamd.tools.naming import check_new_stream
 
 
 @attrs.frozen
@@ -76,7 +76,7 @@ class StreamAdded:
     kept_for: (
         Annotated[str, Meta(description="Group for which entries stay that would else have been cut.")] | None
     ) = None
-    warning: str | None = None
+    warning: Annotated[str, Meta(description="What is unusual about the new stream's name.")] | None = None
 
 
 @tool(
@@ -96,7 +96,7 @@ async def stream_add(call: Call[Bus], args: StreamAddArguments) -> StreamAdded:
     idempotency_key whenever a repeated publication would do harm.
     """
     settings = call.bus.settings
-    warning = checked_name(call, args.stream)
+    warning = await check_new_stream(call, args.stream)
     if args.reply_to is not None:
         check_stream(args.reply_to, max_bytes=settings.streams.max_name_bytes)
     added = await call.bus.publisher.add(
@@ -126,25 +126,6 @@ def _shown(confirmation: Confirmation) -> dict[str, Any]:
     if confirmation.reason is not None:
         shown["reason"] = confirmation.reason
     return shown
-
-
-def checked_name(call: Call[Bus], stream: str) -> str | None:
-    """Return what there is to say about the name of a stream that is added to, if anything.
-
-    Raises:
-        BusError: INVALID_STREAM if nothing may be added under this name.
-    """
-    settings = call.bus.settings.streams
-    check_stream(stream, max_bytes=settings.max_name_bytes)
-    warning = None if settings.naming == "off" else naming_warning(stream)
-    if warning is not None and settings.naming == "error":
-        raise BusError(
-            Code.INVALID_STREAM,
-            f"Stream name {stream[:80]!r} is not allowed here.",
-            cause=warning,
-            next_step="Choose a name of that form; the setting streams.naming demands it.",
-        )
-    return warning
 
 
 TOOLS = (stream_add,)

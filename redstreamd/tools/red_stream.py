@@ -24,6 +24,7 @@ from redstreamd.streams.names import check_consumer, check_group, check_stream
 from redstreamd.streams.problems import explained, stream_not_found
 from redstreamd.tools import fields
 from redstreamd.tools.definition import Call, Profile, named_by, tool
+from redstreamd.tools.naming import check_new_stream
 
 #: The original had no bound; one answer must still fit a message.
 MostMessages = Annotated[int, Meta(ge=1, le=1_000, description="Most messages to return.")]
@@ -49,7 +50,7 @@ class AddStreamMessageArguments:
 )
 async def add_stream_message(call: Call[Bus], args: AddStreamMessageArguments) -> dict[str, Any]:
     """Add a message to a stream. New clients use stream_add."""
-    _check_stream(call, args.stream)
+    await check_new_stream(call, args.stream)
     added = await call.bus.publisher.add(args.stream, [args.message], Stamp(sender=call.principal.name))
     return {"id": added.ids[0]}
 
@@ -106,7 +107,7 @@ class CreateConsumerGroupArguments:
 )
 async def create_consumer_group(call: Call[Bus], args: CreateConsumerGroupArguments) -> dict[str, Any]:
     """Create a consumer group, and the stream if there is none. New clients use group_create."""
-    _check_stream(call, args.stream)
+    await check_new_stream(call, args.stream)
     check_group(args.group, max_bytes=call.bus.settings.streams.max_name_bytes)
     if args.start != "$" and entry_ids.parse(args.start) is None:
         raise BusError(

@@ -14,7 +14,7 @@ from redstreamd.streams.names import check_stream
 from redstreamd.streams.requests import Request
 from redstreamd.tools import fields
 from redstreamd.tools.definition import Call, Profile, named_by, tool
-from redstreamd.tools.publishing import checked_name
+from redstreamd.tools.naming import check_new_stream
 from redstreamd.tools.results import bound_entries
 from redstreamd.tools.waiting import reporting, wait_seconds
 
@@ -75,7 +75,7 @@ async def request_reply(call: Call[Bus], args: RequestReplyArguments) -> Request
     waiting and adds nothing.
     """
     longest = call.bus.settings.streams.max_name_bytes
-    checked_name(call, args.stream)
+    await check_new_stream(call, args.stream)
     if args.reply_to is not None:
         check_stream(args.reply_to, max_bytes=longest)
     request = Request(

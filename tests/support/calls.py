@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from functools import cache
 from typing import Any
 
@@ -30,19 +31,17 @@ async def answer(bus: Bus, tool: str, principal: Principal = ME, **arguments: An
         whole = success(await found.handler(Call(bus, principal, no_progress), structurer(arguments)))
     except BusError as error:
         whole = failure(error)
-    check.validate(whole["structuredContent"])
+    if check is not None:
+        check.validate(whole["structuredContent"])
     return whole
 
 
 @cache
-def _prepared(name: str) -> tuple[Tool[Any], Structurer[Any], jsonschema.Draft202012Validator]:
+def _prepared(name: str) -> tuple[Tool[Any], Structurer[Any], jsonschema.Draft202012Validator | None]:
     found = REGISTRY.get(name)
-    assert found.result is not None
-    return (
-        found,
-        Structurer(found.arguments),
-        jsonschema.Draft202012Validator(result_schema(found.result)),
-    )
+    schema = None if found.result is None else result_schema(found.result)
+    check = None if schema is None else jsonschema.Draft202012Validator(schema)
+    return found, Structurer(found.arguments), check
 
 
 async def call(bus: Bus, tool: str, principal: Principal = ME, **arguments: Any) -> dict[str, Any]:
@@ -60,3 +59,10 @@ async def refusal(bus: Bus, tool: str, principal: Principal = ME, **arguments: A
     content: dict[str, Any] = whole["structuredContent"]
     assert all(content[part] for part in ("code", "message", "cause", "next_step"))
     return content
+
+
+async def texts(bus: Bus, tool: str, principal: Principal = ME, **arguments: Any) -> Any:
+    """Call a tool that must succeed and return the JSON in its text."""
+    whole = await answer(bus, tool, principal, **arguments)
+    assert not whole["isError"], whole["content"]
+    return json.loads(whole["content"][0]["text"])

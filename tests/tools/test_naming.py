@@ -1,0 +1,73 @@
+"""The naming rule at every tool that can create a stream, and only when it does."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import trio
+
+from redstreamd.settings import Settings, StreamsSettings
+from redstreamd.tools.catalog import REGISTRY
+from tests.support.buses import running_bus
+from tests.support.calls import call, refusal, texts
+from tests.support.servers import Server
+
+ODD = "Orders"
+CREATING: dict[str, dict[str, Any]] = {
+    "stream_add": {"entries": [{"n": 1}]},
+    "group_create": {"group": "g"},
+    "work_take": {"group": "g", "consumer": "c"},
+    "request_reply": {"entry": {"n": 1}, "timeout_seconds": 0},
+}
+WARNING = ["stream_add", "group_create", "work_take"]
+OLD: dict[str, dict[str, Any]] = {
+    "add_stream_message": {"message": {"n": 1}},
+    "create_consumer_group": {"group": "g"},
+}
+EVERY = pytest.mark.parametrize("tool", [*CREATING, *OLD])
+
+
+def naming(rule: Any) -> Settings:
+    return Settings(streams=StreamsSettings(naming=rule))
+
+
+@EVERY
+async def test_where_the_rule_is_demanded_no_tool_creates_a_stream_against_it(
+    server: Server, tool: str
+) -> None:
+    arguments = {**CREATING, **OLD}[tool]
+    with trio.fail_after(20):
+        async with running_bus(server, naming("error")) as bus:
+            refused = await refusal(bus, tool, stream=ODD, **arguments)
+            assert refused["code"] == "INVALID_STREAM"
+            assert "service:purpose:stream" in refused["cause"]
+            assert server.command("DBSIZE") == 0
+            # A stream that is there already is used under the name that it has.
+            server.command("XADD", ODD, "1-1", "n", "1")
+            await texts(bus, tool, stream=ODD, **arguments)
+            await texts(bus, tool, stream="shop:orders:paid", **arguments)
+
+
+@pytest.mark.parametrize("tool", WARNING)
+async def test_a_name_against_the_rule_is_warned_of_when_the_stream_is_made(
+    server: Server, tool: str
+) -> None:
+    with trio.fail_after(20):
+        async with running_bus(server, naming("warn")) as bus:
+            first = await call(bus, tool, stream=ODD, **CREATING[tool])
+            assert "service:purpose:stream" in first["warning"]
+            again = await call(bus, tool, stream=ODD, **CREATING[tool])
+            other = await call(bus, tool, stream="shop:orders:paid", **CREATING[tool])
+            assert "warning" not in again | other
+        async with running_bus(server, naming("off")) as bus:
+            assert "warning" not in await call(bus, tool, stream="Others", **CREATING[tool])
+
+
+def test_no_other_tool_can_create_a_stream() -> None:
+    writing = {tool.name for tool in REGISTRY if not tool.read_only}
+    on_what_is_there = {
+        *("work_done", "work_fail", "work_extend", "read_group"),
+        *("group_manage", "stream_manage", "dead_letter_replay"),
+    }
+    assert writing - on_what_is_there == {*CREATING, *OLD}
