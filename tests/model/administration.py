@@ -29,8 +29,8 @@ class Administration(Calling):
         )
         if told is None:
             return
-        state = self.world.streams[name].groups[group]
-        assert told["effect"]["pending_lost"] == len(state.pending)
+        assert told["effect"]["pending_lost"] == len(self.world.group(name, group).pending)
+        assert told["effect"]["not_delivered"] == len(self.world.streams[name].unread(group))
         if not dry_run:
             del self.world.streams[name].groups[group]
             if letters:
@@ -148,7 +148,6 @@ class Administration(Calling):
             assert told["effect"]["removed"] == len(gone)
             for one in gone:
                 del self.world.streams[name].entries[one]
-                self.world.streams[name].was_cut = True
         return not dry_run
 
     @rule(

@@ -62,23 +62,17 @@ class Group:
 
 @attrs.define
 class Stream:
-    """A stream: its entries' members by ID, in order, where it ends, its groups, and if any entry went."""
+    """A stream: its entries' members by ID, in order, where it ends, and its groups."""
 
     entries: dict[str, dict[str, Any]] = attrs.field(factory=dict)
     last_id: str = "0-0"
     groups: dict[str, Group] = attrs.field(factory=dict)
-    was_cut: bool = False
 
     def add(self, entry_id: str, members: dict[str, Any]) -> None:
         """Take up a new entry, which must lie beyond all others."""
         assert order(entry_id) > order(self.last_id)
         self.entries[entry_id] = members
         self.last_id = entry_id
-
-    def remove(self, entry_id: str) -> None:
-        """Let an entry go; where the stream ends stays the same."""
-        del self.entries[entry_id]
-        self.was_cut = True
 
     def retain(self, most: int) -> set[str]:
         """Cut to the newest entries and those that a group has not finished.
@@ -91,7 +85,7 @@ class Stream:
         excess = list(self.entries)[: max(0, len(self.entries) - most)]
         spare = [one for one in excess if first is None or order(one) < first]
         for one in spare:
-            self.remove(one)
+            del self.entries[one]
         return {name for name, one in needs.items() if one == first and len(spare) < len(excess)}
 
     def unread(self, group: str) -> list[str]:

@@ -201,6 +201,98 @@ async def test_a_lag_lost_through_a_deletion_is_explained(server: Server) -> Non
     assert figures[0]["lag"] == 7
 
 
+def read(server: Server, count: int, group: str = "g") -> None:
+    server.command("XREADGROUP", "GROUP", group, "c", "NOACK", "COUNT", count, "STREAMS", "s", ">")
+
+
+def overtaken_by_trimming(server: Server, *groups: str, added: int, left: int) -> None:
+    """Each group got ten entries, then most of the others were trimmed, and it read one that was left.
+
+    From then on Redis 7.0 takes that one for the eleventh that was ever added.
+    """
+    server.commands(
+        *[("XADD", "s", f"{n}-0", "n", "x") for n in range(1, added + 1)],
+        *[("XGROUP", "CREATE", "s", group, "0") for group in groups],
+    )
+    for group in groups:
+        read(server, 10, group)
+    server.command("XTRIM", "s", "MAXLEN", "=", left)
+    for group in groups:
+        read(server, 1, group)
+
+
+async def test_what_was_trimmed_ahead_of_a_group_is_not_taken_for_its_lag(server: Server) -> None:
+    overtaken_by_trimming(server, "g", added=300, left=50)
+    with trio.fail_after(20):
+        async with running_bus(server) as bus:
+            behind = await call(bus, "stream_health", **GROUP, detail="full")
+            read(server, 49)
+            idle = await call(bus, "stream_health", **GROUP, detail="full")
+            server.commands(*[("XADD", "s", "*", "n", "x")] * 3)
+            routine = await call(bus, "stream_health", **GROUP, detail="full")
+    told = [(diagnosis["groups"][0]["lag"], diagnosis["groups"][0]) for diagnosis in (behind, idle, routine)]
+    assert [lag for lag, _ in told] == [49, 0, 3]
+    assert all("lag_between" not in line for _, line in told)
+    assert [f for diagnosis in (behind, idle, routine) for f in diagnosis["findings"] if "group" in f] == []
+
+
+async def test_a_lag_that_can_be_neither_believed_nor_counted_is_given_with_its_bounds(
+    server: Server,
+) -> None:
+    overtaken_by_trimming(server, "g", added=1_000, left=500)
+    with trio.fail_after(20):
+        async with running_bus(server) as bus:
+            diagnosis = await call(bus, "stream_health", **GROUP, detail="full")
+    finding = found(diagnosis, "lagging")
+    evidence = finding["evidence"]
+    assert evidence["estimated"] is True
+    assert (evidence["at_least"], evidence["at_most"]) == (100, 499)
+    assert evidence["lag"] == pytest.approx(499, abs=1)
+    assert "removed from the stream" in finding["cause"]
+    (line,) = diagnosis["groups"]
+    assert line["lag_between"] == [100, 499]
+    assert "lag_unknown" not in codes(diagnosis)
+
+
+async def test_groups_that_are_not_examined_are_not_said_to_lag_by_what_was_trimmed(server: Server) -> None:
+    groups = [f"g{n}" for n in range(12)]
+    overtaken_by_trimming(server, *groups, added=300, left=1)
+    with trio.fail_after(20):
+        async with running_bus(server) as bus:
+            diagnosis = await call(bus, "stream_health", stream="s")
+    rest = found(diagnosis, "groups_not_examined")
+    assert rest["severity"] == "notice"
+    assert rest["evidence"]["over_100_pending_or_lagging"] == 0
+
+
+async def test_a_group_that_has_the_newest_entry_is_not_behind_whatever_was_deleted(server: Server) -> None:
+    with trio.fail_after(20):
+        async with running_bus(server) as bus:
+            ids = await add(bus, 10)
+            server.command("XGROUP", "CREATE", "s", "g", "0")
+            read(server, 9)
+            server.command("XDEL", "s", ids[9])
+            diagnosis = await call(bus, "stream_health", **GROUP, detail="full")
+    assert diagnosis["groups"][0]["lag"] == 0
+    assert [finding for finding in diagnosis["findings"] if "group" in finding] == []
+
+
+async def test_counting_stops_where_entries_turn_out_to_be_large(server: Server) -> None:
+    small, large = 2_000, 20
+    server.commands(*[("XADD", "s", f"{n}-0", "n", "x") for n in range(1, small + 1)])
+    server.commands(*[("XADD", "s", f"{small + n}-0", "n", "x" * 1_000_000) for n in range(1, large + 1)])
+    groups = [f"g{n}" for n in range(10)]
+    server.commands(*[("XGROUP", "CREATE", "s", group, f"{small}-0") for group in groups])
+    with trio.fail_after(20):
+        async with running_bus(server) as bus:
+            server.command("CONFIG", "RESETSTAT")
+            diagnosis = await call(bus, "stream_health", stream="s", detail="full")
+            statistics = server.command("INFO", "commandstats").decode()
+    # Two of them are more than a hundred small ones may have together.
+    assert [line["lag_between"] for line in diagnosis["groups"]] == [[2, small + large - 1]] * len(groups)
+    assert f"cmdstat_xrange:calls={2 * len(groups)}," in statistics
+
+
 async def test_a_server_that_forgets_everything_at_a_restart_is_found(server: Server) -> None:
     with trio.fail_after(20):
         async with running_bus(server) as bus:

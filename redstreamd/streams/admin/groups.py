@@ -15,7 +15,7 @@ from redstreamd.redisio.manager import Lane, Manager, Replay
 from redstreamd.redisio.replies import ConsumerInfo, GroupInfo
 from redstreamd.streams import entry_ids
 from redstreamd.streams.admin.counting import Count, count_between
-from redstreamd.streams.diagnosis.shape import Lag, Shape, lag_of, shape_of
+from redstreamd.streams.diagnosis.shape import Counted, Lag, Shape, lag_of, shape_of
 from redstreamd.streams.names import Kind, companion_key
 from redstreamd.streams.problems import explained, group_not_found, stream_not_found
 from redstreamd.streams.scripts import load
@@ -86,8 +86,15 @@ class GroupAdmin:
         for info in infos:
             if info.name == group:
                 dead = await self._commands.xlen(companion_key(stream, Kind.DEAD, group))
-                return GroupState(shape, info, lag_of(shape, info, counted=None), dead)
+                return GroupState(shape, info, await self._lag(shape, info), dead)
         raise await group_not_found(self._commands, stream, group)
+
+    async def _lag(self, shape: Shape, info: GroupInfo) -> Lag:
+        lag = lag_of(shape, info, counted=None)
+        if lag.exact or not shape.countable:
+            return lag
+        found = await count_between(self._manager, shape.stream, f"({info.last_delivered_id}", "+")
+        return lag_of(shape, info, counted=Counted(found.entries, found.exact))
 
     async def destroy(self, stream: str, group: str, *, delete_dead_letters: bool) -> bool:
         """Destroy a group with its pending entries and leases; return False if there was none.

@@ -13,15 +13,13 @@ from redstreamd.redisio.commands import Commands
 from redstreamd.redisio.manager import Manager, Replay
 from redstreamd.redisio.replies import ConsumerInfo, GroupInfo, PendingEntry
 from redstreamd.streams.diagnosis.sampler import GroupRates
-from redstreamd.streams.diagnosis.shape import MOST_COUNTED, Lag, Shape, lag_of
+from redstreamd.streams.diagnosis.shape import MOST_COUNTED, SMALL_BYTES, Counted, Lag, Shape, lag_of
 from redstreamd.streams.names import Kind, companion_key
 from redstreamd.streams.problems import explained
 from redstreamd.streams.scripts import load
 
 _DIAGNOSE = load("diagnose")
 
-#: Entries are counted only where they are no larger on average: the server reads them whole.
-_SMALL_BYTES = 16_384
 #: The consumer in whose name entries are pending that a removed consumer held and nobody took yet.
 RELEASED = "_rs.released"
 #: Consumers of a group that are looked at; XINFO CONSUMERS has no pages.
@@ -47,7 +45,7 @@ class Look:
         stale: Consumer -> those of its entries that are neither leased nor put off.
         dead_letters: Dead letters of the group, all of them.
         newest_dead_letter: Entry ID.
-        counted: Entries found after the group's position, if they were to be counted.
+        counted: What was found after the group's position; None if it was not to be counted.
     """
 
     now: int
@@ -64,7 +62,7 @@ class Look:
     stale: Mapping[str, int]
     dead_letters: int
     newest_dead_letter: str | None
-    counted: int
+    counted: Counted | None
 
 
 @attrs.frozen
@@ -101,8 +99,7 @@ async def facts_of(
     Raises:
         BusError: GROUP_NOT_FOUND if it went meanwhile.
     """
-    lag = lag_of(shape, info, counted=None)
-    small = shape.memory_bytes is not None and shape.memory_bytes <= _SMALL_BYTES * max(1, shape.length)
+    count = shape.countable and not lag_of(shape, info, counted=None).exact
     async with explained(commands, shape.stream, info.name):
         reply = await manager.run_script(
             _DIAGNOSE,
@@ -115,18 +112,18 @@ async def facts_of(
                 info.name,
                 worn_at(max_deliveries),
                 look_at,
-                "" if lag.exact or not small else info.last_delivered_id,
+                info.last_delivered_id if count else "",
                 MOST_COUNTED,
+                # Not all of them need be as small as they are on average.
+                MOST_COUNTED * SMALL_BYTES,
             ],
             replay=Replay.SAFE,
         )
         consumers = None
         if info.consumers <= MAX_CONSUMERS:
             consumers = await commands.xinfo_consumers(shape.stream, info.name)
-    look = _look(reply)
-    if not lag.exact and small:
-        lag = lag_of(shape, info, counted=look.counted)
-    return GroupFacts(info, lag, look, consumers, rates)
+    look = _look(reply, counted=count)
+    return GroupFacts(info, lag_of(shape, info, counted=look.counted), look, consumers, rates)
 
 
 def worn_at(max_deliveries: int) -> int:
@@ -134,9 +131,9 @@ def worn_at(max_deliveries: int) -> int:
     return math.ceil(max_deliveries * 0.8)
 
 
-def _look(reply: list[Any]) -> Look:
+def _look(reply: list[Any], *, counted: bool) -> Look:
     now, oldest, looked_at, worn, worst, leased, put_off, overdue, since, *rest = reply
-    foreign, oldest_foreign, stale, letters, newest, counted = rest
+    foreign, oldest_foreign, stale, letters, newest, found, complete = rest
     return Look(
         now=now,
         oldest=replies.pending_entry(oldest) if oldest else None,
@@ -152,5 +149,5 @@ def _look(reply: list[Any]) -> Look:
         stale={replies.name(name): held for name, held in zip(stale[::2], stale[1::2], strict=True)},
         dead_letters=letters,
         newest_dead_letter=newest.decode() or None,
-        counted=counted,
+        counted=Counted(found, bool(complete)) if counted else None,
     )

@@ -19,6 +19,11 @@ _OVERDUE = 15.0
 #: Seconds after which a consumer that holds nothing is thought to be gone for good.
 _ABANDONED = 7 * 86_400.0
 _NAMED = 5
+#: What to think of a lag that the server tells and that was not counted to the end.
+_ESTIMATED = (
+    " How many, is the server's word: entries were removed from the stream, and it may count some that were "
+    "removed before the group got them."
+)
 
 
 @attrs.frozen
@@ -77,7 +82,8 @@ def _behind(place: dict[str, Any], facts: GroupFacts) -> Iterator[Finding]:
             "lagging",
             "Many entries wait to be delivered"
             + (", and more every second:" if growing else ":")
-            + " the consumers are too few, too slow, or stopped.",
+            + " the consumers are too few, too slow, or stopped."
+            + (_ESTIMATED if not lag.exact and lag.unknown_because is None else ""),
             evidence,
             place["group"],
             "work_take",

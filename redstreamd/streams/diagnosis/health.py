@@ -20,7 +20,7 @@ from redstreamd.streams.diagnosis.group_facts import GroupFacts, facts_of
 from redstreamd.streams.diagnosis.group_findings import MANY_LAGGING, MANY_PENDING, Limits, group_findings
 from redstreamd.streams.diagnosis.sampler import Rates, Sampler
 from redstreamd.streams.diagnosis.server_health import ServerFacts, server_facts, server_findings
-from redstreamd.streams.diagnosis.shape import Shape, shape_of
+from redstreamd.streams.diagnosis.shape import Lag, Shape, lag_of, shape_of
 from redstreamd.streams.problems import explained, group_not_found, stream_not_found
 
 #: Groups looked at closely by one call, and the pending entries looked at in each; a single group that
@@ -81,7 +81,9 @@ class Doctor:
             infos = [info for info in infos if info.name == group]
             if not infos:
                 raise await group_not_found(self._commands, stream, group)
-        ordered = sorted(infos, key=_badness, reverse=True)
+        # What the server tells is not taken at its word here either; see `lag_of`.
+        lags = {info.name: lag_of(shape, info, counted=None) for info in infos}
+        ordered = sorted(infos, key=lambda info: _badness(info, lags[info.name]), reverse=True)
         chosen = {info.name: info for info in ordered[:MAX_GROUPS]}
 
         async def examine(name: str) -> GroupFacts:
@@ -100,7 +102,7 @@ class Doctor:
         server = await server_facts(self._commands)
         findings = [
             *(found for facts in groups for found in group_findings(stream, facts, self._limits)),
-            *_left_out(ordered[MAX_GROUPS:]),
+            *_left_out(ordered[MAX_GROUPS:], lags),
             *_stream_findings(shape, rates),
             *server_findings(server),
         ]
@@ -114,18 +116,20 @@ class Doctor:
         )
 
 
-def _badness(info: GroupInfo) -> tuple[bool, int]:
-    waiting = info.pending + (info.lag or 0)
+def _badness(info: GroupInfo, lag: Lag) -> tuple[bool, int]:
+    waiting = info.pending + lag.entries
     return (waiting > 0 and not info.consumers, waiting)
 
 
-def _left_out(infos: list[GroupInfo]) -> Iterator[Finding]:
+def _left_out(infos: list[GroupInfo], lags: Mapping[str, Lag]) -> Iterator[Finding]:
     """Sum up the groups that were not looked at closely."""
     if not infos:
         return
     idle = [info for info in infos if not info.consumers]
-    standing = [info for info in idle if info.pending or info.lag]
-    burdened = [info for info in infos if info.pending > MANY_PENDING or (info.lag or 0) > MANY_LAGGING]
+    standing = [info for info in idle if info.pending or lags[info.name].entries]
+    burdened = [
+        info for info in infos if info.pending > MANY_PENDING or lags[info.name].entries > MANY_LAGGING
+    ]
     severity = Severity.NOTICE
     if idle or burdened:
         severity = Severity.CRITICAL if standing else Severity.WARNING
@@ -138,7 +142,7 @@ def _left_out(infos: list[GroupInfo]) -> Iterator[Finding]:
             "without_consumers": len(idle),
             "without_consumers_and_waiting": len(standing),
             "over_100_pending_or_lagging": len(burdened),
-            "unknown_lag": sum(info.lag is None for info in infos),
+            "unknown_lag": sum(lags[info.name].unknown_because is not None for info in infos),
         },
     )
 

@@ -13,8 +13,10 @@ from redstreamd.streams.scripts import load
 
 _SHAPE = load("shape")
 
-#: Entries counted one by one where the server cannot tell the lag.
+#: Entries counted one by one where the server's lag is not to be relied on.
 MOST_COUNTED = 100
+#: Entries are counted only where they are no larger on average: the server reads them whole.
+SMALL_BYTES = 16_384
 
 
 @attrs.frozen
@@ -27,7 +29,8 @@ class Shape:
         length: Entries in it.
         groups: Number of its groups.
         first_id: Its oldest entry; None if it is empty.
-        last_id: The last ID ever generated.
+        newest_id: Its newest entry; None if it is empty.
+        last_id: The last ID ever generated; of an entry that may have been removed.
         added: Entries ever added.
         deleted_id: The greatest ID ever deleted; None if none was.
         memory_bytes: What it takes, with its groups; an estimate by the server.
@@ -38,10 +41,16 @@ class Shape:
     length: int
     groups: int
     first_id: str | None
+    newest_id: str | None
     last_id: str
     added: int | None
     deleted_id: str | None
     memory_bytes: int | None
+
+    @property
+    def countable(self) -> bool:
+        """Whether its entries are small enough to be counted one by one."""
+        return self.memory_bytes is not None and self.memory_bytes <= SMALL_BYTES * max(1, self.length)
 
 
 @attrs.frozen
@@ -52,7 +61,7 @@ class Lag:
         entries: How many, or the best guess.
         least: At least so many.
         most: At most so many; equal to `least` if it is known.
-        unknown_because: Why the server itself does not tell; None if it does.
+        unknown_because: Why the server does not tell; None if it does, or if nothing depends on it.
     """
 
     entries: int
@@ -66,19 +75,28 @@ class Lag:
         return self.least == self.most
 
 
+@attrs.frozen
+class Counted:
+    """Entries after a group's position that were counted one by one; `all` if there are no more."""
+
+    entries: int
+    all: bool
+
+
 async def shape_of(manager: Manager, commands: Commands, stream: str) -> Shape | None:
     """Describe a stream; None if it does not exist."""
     async with explained(commands, stream):
         reply = await manager.run_script(_SHAPE, keys=[stream], args=[], replay=Replay.SAFE)
     if not reply:
         return None
-    now, length, groups, first, last, added, deleted, memory = reply
+    now, length, groups, first, newest, last, added, deleted, memory = reply
     return Shape(
         stream=stream,
         now=now,
         length=length,
         groups=groups,
         first_id=first.decode() or None,
+        newest_id=newest.decode() or None,
         last_id=last.decode(),
         added=None if added < 0 else added,
         deleted_id=None if deleted in (b"", b"0-0") else deleted.decode(),
@@ -86,41 +104,54 @@ async def shape_of(manager: Manager, commands: Commands, stream: str) -> Shape |
     )
 
 
-def lag_of(shape: Shape, info: GroupInfo, *, counted: int | None) -> Lag:
+def lag_of(shape: Shape, info: GroupInfo, *, counted: Counted | None) -> Lag:
     """Return a group's lag, as exactly as it can be known.
 
-    The server does not tell it when entries ahead of the group were deleted, nor when the group's
-    position was given as an arbitrary ID (https://redis.io/docs/latest/commands/xinfo-groups/). When
-    entries ahead of it were trimmed it goes on counting them; so where the position alone decides, or the
-    length sets a bound, that comes first.
+    The server subtracts what it counted as delivered from what was ever added. That is right as long as
+    nothing was removed. When entries ahead of a group are trimmed, Redis 7.0 goes on counting them, even
+    once the group has read to the end, and later servers do so until it reads on: the number is then no more
+    than an upper bound. When entries ahead of the group were deleted, or its position was given as an
+    arbitrary ID, the server tells no number (https://redis.io/docs/latest/commands/xinfo-groups/).
+
+    A client that creates a group with a wrong ENTRIESREAD makes the server tell anything; that is noticed
+    only where the position or the count contradicts it.
 
     Args:
         shape: The stream.
         info: The group.
-        counted: Entries found after the group's position, counting at most `MOST_COUNTED`; None: not counted.
+        counted: What was found after the group's position; None: not counted.
     """
-    why: str | None
-    if info.lag is not None:
-        why = None
-    elif shape.added is None:
-        why = "This server does not count it (Redis before 7.0)."
-    elif info.entries_read is None:
-        why = "The group was created, or its position was set, at an ID in the middle of the stream."
-    else:
-        why = "Entries after the group's position were deleted, so the server lost count."
     delivered = entry_ids.parse(info.last_delivered_id) or (0, 0)
-    last = entry_ids.parse(shape.last_id) or (0, 0)
-    first = entry_ids.parse(shape.first_id or "")
-    if first is None or delivered >= last:
-        return Lag(0, 0, 0, why)
+    first, newest = (entry_ids.parse(one or "") for one in (shape.first_id, shape.newest_id))
+    if first is None or newest is None or delivered >= newest:
+        return Lag(0, 0, 0)
     if delivered < first:
-        return Lag(shape.length, shape.length, shape.length, why)
-    if info.lag is not None:
-        known = min(info.lag, shape.length)
-        return Lag(known, known, known)
-    if counted is not None and counted < MOST_COUNTED:
-        return Lag(counted, counted, counted, why)
-    # Entries are taken as evenly spread over time; the first one was certainly delivered.
-    least, most = counted or 0, shape.length - 1
-    share = (last[0] - delivered[0]) / max(1, last[0] - first[0])
+        return Lag(shape.length, shape.length, shape.length)
+    # In between: the newest entry was not delivered, and the first one is not going to be.
+    told, least, most = info.lag, 1, shape.length - 1
+    if told is not None and shape.added == shape.length and least <= told <= most:
+        return Lag(told, told, told)
+    why = None if told is not None else _why_unknown(shape, info)
+    if counted is not None:
+        if counted.all:
+            return Lag(counted.entries, counted.entries, counted.entries, why)
+        # It was counted later than the stream was described, and may have grown in between.
+        least = min(max(least, counted.entries), most)
+    if told is not None and least <= told <= most:
+        return Lag(told, least, told)
+    # Entries are taken as evenly spread over time.
+    share = (newest[0] - delivered[0]) / max(1, newest[0] - first[0])
     return Lag(min(max(round(shape.length * share), least), most), least, most, why)
+
+
+def _why_unknown(shape: Shape, info: GroupInfo) -> str:
+    if shape.added is None:
+        return "This server does not count it (Redis before 7.0)."
+    if info.entries_read is not None:
+        return "Entries after the group's position were deleted, so the server lost count."
+    if shape.deleted_id is not None:
+        return (
+            "The group was created, or its position was set, at an ID in the middle of the stream, or it "
+            "read on where entries had been deleted."
+        )
+    return "The group was created, or its position was set, at an ID in the middle of the stream."

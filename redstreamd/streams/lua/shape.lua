@@ -1,9 +1,9 @@
 -- Describes a stream without sending an entry's content.
 --
 -- KEYS  1 the stream
--- Returns {now, length, number of groups, ID of the first entry or "", last ID ever generated, entries
---          ever added, greatest ID ever deleted or "", bytes of memory}, -1 for what the server cannot
---          tell, or {} if there is no such key
+-- Returns {now, length, number of groups, IDs of the first and the last entry or "", last ID ever
+--          generated, entries ever added, greatest ID ever deleted or "", bytes of memory}, -1 for what
+--          the server cannot tell, or {} if there is no such key
 
 local info = redis.pcall('XINFO', 'STREAM', KEYS[1])
 if info.err then
@@ -17,7 +17,8 @@ local memory = redis.pcall('MEMORY', 'USAGE', KEYS[1])
 local clock = redis.call('TIME')
 return {
   clock[1] * 1000 + math.floor(clock[2] / 1000), values['length'], values['groups'],
-  values['first-entry'] and values['first-entry'][1] or '', values['last-generated-id'],
+  values['first-entry'] and values['first-entry'][1] or '',
+  values['last-entry'] and values['last-entry'][1] or '', values['last-generated-id'],
   values['entries-added'] or -1, values['max-deleted-entry-id'] or '',
   type(memory) == 'number' and memory or -1,
 }
