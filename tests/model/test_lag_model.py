@@ -1,0 +1,99 @@
+"""How far a group is behind, against the truth: whatever was added, read, trimmed and deleted.
+
+Each server loses count in its own way. What is told as the lag is the lag, and what is told as its bounds
+holds, whether entries were counted one by one or not.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from functools import partial
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from redstreamd.streams.diagnosis import group_facts
+from redstreamd.streams.diagnosis.shape import lag_of
+from tests.support.buses import BusThread
+from tests.support.servers import Server
+
+#: So few are counted that the count is often not the whole lag.
+COUNTED = 4
+#: Entries have the IDs 1-0, 2-0, ...
+STEPS = st.one_of(
+    st.tuples(st.just("add"), st.integers(1, 8)),
+    st.tuples(st.just("read"), st.integers(1, 5)),
+    st.tuples(st.just("trim"), st.integers(0, 12)),
+    st.tuples(st.just("delete"), st.integers(1, 20)),
+    st.tuples(st.just("set position"), st.integers(1, 20)),
+    st.tuples(st.just("create anew"), st.integers(0, 20)),
+)
+
+
+@pytest.mark.parametrize(
+    ("kind", "examples"),
+    [
+        ("redis", 50),
+        ("valkey", 25),
+        ("redis8", 25),
+        *(pytest.param(kind, 1_000, marks=pytest.mark.soak) for kind in ("redis", "valkey", "redis8")),
+    ],
+)
+def test_what_is_told_of_a_lag_is_true(
+    request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch, kind: str, examples: int
+) -> None:
+    monkeypatch.setattr(group_facts, "MOST_COUNTED", COUNTED)
+    server: Server = request.getfixturevalue(f"{kind}_server")
+    threads = BusThread(server, 1)
+
+    @settings(max_examples=examples, deadline=None, database=None, suppress_health_check=list(HealthCheck))
+    @given(st.lists(STEPS, max_size=20))
+    def run(steps: Sequence[tuple[str, int]]) -> None:
+        server.flush()
+        server.command("XGROUP", "CREATE", "s", "g", "0", "MKSTREAM")
+        for what, number in steps:
+            take_step(server, what, number)
+            check_lag(server, threads)
+
+    try:
+        run()
+    finally:
+        threads.close()
+
+
+def take_step(server: Server, what: str, number: int) -> None:
+    if what == "add":
+        for _ in range(number):
+            server.command("EVAL", ADD, 1, "s")
+    elif what == "read":
+        server.command("XREADGROUP", "GROUP", "g", "c", "COUNT", number, "STREAMS", "s", ">")
+    elif what == "trim":
+        server.command("XTRIM", "s", "MAXLEN", "=", number)
+    elif what == "delete":
+        server.command("XDEL", "s", f"{number}-0")
+    elif what == "set position":
+        server.command("XGROUP", "SETID", "s", "g", f"{number}-0")
+    else:
+        server.commands(("XGROUP", "DESTROY", "s", "g"), ("XGROUP", "CREATE", "s", "g", f"{number}-0"))
+
+
+#: Adds the entry whose ID follows the last one that there ever was.
+ADD = """
+local last = redis.call('XINFO', 'STREAM', KEYS[1])
+for n = 1, #last, 2 do
+  if last[n] == 'last-generated-id' then
+    return redis.call('XADD', KEYS[1], string.match(last[n + 1], '^%d+') + 1 .. '-0', 'n', 'x')
+  end
+end
+"""
+
+
+def check_lag(server: Server, threads: BusThread) -> None:
+    diagnosis = threads.call(partial(threads.buses[0].doctor.diagnose, "s"))
+    (facts,) = diagnosis.groups
+    waiting = len(server.command("XRANGE", "s", f"({facts.info.last_delivered_id}", "+"))
+    for lag in (facts.lag, lag_of(diagnosis.shape, facts.info, counted=None)):
+        assert lag.least <= waiting <= lag.most, (diagnosis.shape, facts.info)
+        assert lag.least <= lag.entries <= lag.most
+    assert facts.lag.exact or waiting >= COUNTED
