@@ -26,7 +26,8 @@ Design a stream for my purpose. Ask me only what you cannot decide.
 3. Reading: one consumer group for each kind of work (each entry is done once per group), stream_wait for
    those who only follow. Name the groups.
 4. Retention: max_length or max_age_seconds, from the rate of writing and from how far behind a reader may
-   fall. Say what is lost if a reader stays away for longer.
+   fall. What a group has not finished stays in any case; say what those who only follow lose, and who
+   notices a group that nobody works for.
 5. Failure: lease_seconds longer than the work usually takes, max_deliveries, and who looks at the dead
    letters.
 
