@@ -16,6 +16,7 @@ from redstreamd.streams.codec import decode
 from redstreamd.streams.concurrently import gather
 from redstreamd.streams.listing import Lister
 from redstreamd.streams.pages import Pages
+from redstreamd.streams.patience import Sight, look_until
 from redstreamd.streams.problems import explained, stream_not_found
 from redstreamd.streams.tail_hub import TailHub
 
@@ -25,10 +26,6 @@ MAX_SCANNED = 1_000
 _SCANNED_AT_ONCE, _SCANNED_BYTES = 100, 1_048_576
 #: Replies that one call with a filter reads, so that it ends in time where entries are large.
 _MAX_REPLIES = 32
-#: Errors during a wait that more waiting may cure.
-_PASSING = frozenset({Code.CONNECTION_ERROR, Code.TIMEOUT, Code.OUTCOME_UNKNOWN})
-#: Seconds after which a wait looks again when Redis could not be asked.
-_RETRY_LOOK = 0.5
 
 Direction = Literal["forward", "backward"]
 
@@ -196,27 +193,13 @@ class Reader:
             began, absent = await self._begin(streams, cursor)
             positions = dict(began)
             found: list[tuple[str, RawEntry]] = []
-            first_look = True
-            while True:
-                watch.mark()
-                failed = has_more = False
-                try:
-                    has_more = await self._look(streams, positions, found, count, filter)
-                except BusError as error:
-                    if first_look or error.code not in _PASSING:
-                        raise
-                    failed = True
-                if found or self._hub.draining or trio.current_time() >= deadline:
-                    break
-                first_look = False
-                if has_more:
-                    # What was looked at did not pass the filter, and there is more to look at.
-                    continue
-                # A look that failed says nothing about the stream, and perhaps nobody will push.
-                with trio.move_on_at(
-                    min(deadline, trio.current_time() + _RETRY_LOOK) if failed else deadline
-                ):
-                    await watch.changed()
+
+            async def look() -> Sight:
+                more = await self._look(streams, positions, found, count, filter)
+                # What was looked at need not have passed the filter.
+                return Sight.FOUND if found else Sight.MORE if more else Sight.NOTHING
+
+            await look_until(deadline, look, hub=self._hub, watch=watch, first_may_fail=False)
         return Waited(found, began, positions, absent)
 
     async def _begin(self, streams: Sequence[str], cursor: str | None) -> tuple[dict[str, str], list[str]]:

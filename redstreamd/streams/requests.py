@@ -20,7 +20,7 @@ from typing import Any
 import attrs
 import trio
 
-from redstreamd.errors import BusError, Code
+from redstreamd.errors import BusError
 from redstreamd.redisio.commands import Commands
 from redstreamd.redisio.manager import Manager, Replay
 from redstreamd.redisio.replies import RawEntry
@@ -29,6 +29,7 @@ from redstreamd.streams.codec import Stamp, decode
 from redstreamd.streams.listing import Lister
 from redstreamd.streams.names import Kind, companion_key
 from redstreamd.streams.pages import Pages
+from redstreamd.streams.patience import PASSING, Sight, look_until
 from redstreamd.streams.problems import explained
 from redstreamd.streams.publishing import Added, Publisher
 from redstreamd.streams.scripts import load
@@ -40,10 +41,6 @@ _REPLY_STREAM = load("reply_stream")
 MAX_REPLIES = 10_000
 #: Answers that one reply of the server carries, and the size at which it ends early.
 _PAGE, _PAGE_BYTES = 100, 1_048_576
-#: Errors during a wait that more waiting may cure.
-_PASSING = frozenset({Code.CONNECTION_ERROR, Code.TIMEOUT, Code.OUTCOME_UNKNOWN})
-#: Seconds after which a wait looks again when Redis could not be asked.
-_RETRY_LOOK = 0.5
 #: A resumed wait looks for answers from so many milliseconds before its request on: the two streams may
 #: lie on nodes of a cluster whose clocks differ.
 _CLOCKS_DIFFER = 60_000
@@ -152,7 +149,7 @@ class Requests:
         try:
             return await self._publisher.add(request.stream, [request.members], stamp, idempotency_key=key)
         except BusError as error:
-            if error.code not in _PASSING:
+            if error.code not in PASSING:
                 raise
             raise BusError(
                 error.code,
@@ -165,20 +162,16 @@ class Requests:
     async def _wait(
         self, watch: Watch, reply_to: str, correlation_id: str, at: str, deadline: float
     ) -> tuple[RawEntry | None, str]:
-        while True:
-            watch.mark()
-            look_again = deadline
-            try:
-                reply, at = await self._look(reply_to, correlation_id, at)
-            except BusError as error:
-                if error.code not in _PASSING:
-                    raise
-                # The request is there; a look that failed is no reason to lose its answer.
-                reply, look_again = None, min(deadline, trio.current_time() + _RETRY_LOOK)
-            if reply is not None or self._hub.draining or trio.current_time() >= deadline:
-                return reply, at
-            with trio.move_on_at(look_again):
-                await watch.changed()
+        reply: RawEntry | None = None
+
+        async def look() -> Sight:
+            nonlocal reply, at
+            reply, at = await self._look(reply_to, correlation_id, at)
+            return Sight.NOTHING if reply is None else Sight.FOUND
+
+        # The request is there; a look that failed is no reason to lose its answer.
+        await look_until(deadline, look, hub=self._hub, watch=watch, first_may_fail=True)
+        return reply, at
 
     async def _look(self, reply_to: str, correlation_id: str, at: str) -> tuple[RawEntry | None, str]:
         """Look through the reply stream after `at`; return the answer, if any, and the last ID seen."""

@@ -15,13 +15,12 @@ import attrs
 import trio
 
 from redstreamd.errors import BusError, Code
+from redstreamd.streams.patience import PASSING, RETRY_LOOK
 from redstreamd.streams.subscriptions.topics import Sources, Topic
 from redstreamd.streams.tail_hub import TailHub, Watch
 
 #: Failures that say nothing about the topic: Redis could not be asked.
-_PASSING = frozenset({Code.CONNECTION_ERROR, Code.TIMEOUT, Code.OUTCOME_UNKNOWN, Code.INTERNAL})
-#: Seconds after which a feed looks again when Redis could not be asked.
-_RETRY_LOOK = 0.5
+_UNTOLD = PASSING | {Code.INTERNAL}
 #: A poll waits so many times as long as its look took, so polling takes at most 2 % of anybody's time.
 _POLL_SHARE = 50
 
@@ -154,7 +153,7 @@ class Feeds:
             return await topic.look(self._sources)
         except BusError as error:
             # That there is no such stream, or that it is something else, is a version like any other.
-            return UNKNOWN if error.code in _PASSING else str(error.code)
+            return UNKNOWN if error.code in _UNTOLD else str(error.code)
 
     async def _follow(self, feed: Feed) -> None:
         with trio.CancelScope() as feed.scope:
@@ -162,7 +161,7 @@ class Feeds:
                 feed.watch.mark()
                 began = trio.current_time()
                 version = await self._look(feed.topic)
-                patience = _RETRY_LOOK
+                patience = RETRY_LOOK
                 if version != UNKNOWN:
                     took = trio.current_time() - began
                     patience = max(feed.topic.poll_seconds, _POLL_SHARE * took)
