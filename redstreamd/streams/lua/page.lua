@@ -8,22 +8,24 @@
 local stream, command, from, to = KEYS[1], ARGV[1], ARGV[2], ARGV[3]
 local most, room = tonumber(ARGV[4]), tonumber(ARGV[5])
 
-local function following()
-  -- One at a time, because each may be huge.
-  return redis.call(command, stream, from, to, 'COUNT', 1)[1]
-end
+-- Nobody knows how large the next entries are. So few are read at a time, and more at a time only while they
+-- are small: each call costs about as much as reading ten more entries.
+local at_once, MOST_AT_ONCE = 1, 32
 
 local page = {}
-local entry = following()
-while entry and #page < most and room > 0 do
-  page[#page + 1] = entry
-  for _, value in ipairs(entry[2]) do room = room - #value end
-  -- Redis refuses a range that begins beyond the greatest ID.
-  if entry[1] == '18446744073709551615-18446744073709551615' and command == 'XRANGE' then
-    entry = nil
-  else
-    from = '(' .. entry[1]
-    entry = following()
+while true do
+  -- One beyond the page tells whether there is more.
+  local wanted = math.min(at_once, most - #page + 1)
+  local entries = redis.call(command, stream, from, to, 'COUNT', wanted)
+  for _, entry in ipairs(entries) do
+    if #page == most or room <= 0 then return {page, 1} end
+    page[#page + 1] = entry
+    for _, value in ipairs(entry[2]) do room = room - #value end
   end
+  if #entries < wanted then return {page, 0} end
+  local last = page[#page][1]
+  -- Redis refuses a range that begins beyond the greatest ID.
+  if command == 'XRANGE' and last == '18446744073709551615-18446744073709551615' then return {page, 0} end
+  from = '(' .. last
+  at_once = room > 0 and math.min(4 * at_once, MOST_AT_ONCE) or 1
 end
-return {page, entry and 1 or 0}
