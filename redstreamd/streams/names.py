@@ -21,6 +21,8 @@ from redstreamd.errors import BusError, Code
 #: Redis takes any bytes up to 512 MiB as a key. A name is repeated in every call, log line and
 #: companion key, so it is kept to what a person would type; the setting may lower it.
 MAX_NAME_BYTES = 512
+#: The consumer in whose name entries are pending that a removed consumer held and nobody took yet.
+RELEASED = "_rs.released"
 
 _COMPANION = re.compile(r":rs:(?:due|dead|tries|idem|take|reply)(?::|$)")
 #: Unicode's category Cc.

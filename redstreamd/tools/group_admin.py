@@ -11,8 +11,7 @@ from redstreamd.errors import BusError, Code
 from redstreamd.policy import Permission
 from redstreamd.streams.admin.groups import GroupState
 from redstreamd.streams.bus import Bus
-from redstreamd.streams.diagnosis.group_facts import RELEASED
-from redstreamd.streams.names import check_consumer, check_group, check_stream
+from redstreamd.streams.names import RELEASED, check_consumer, check_group, check_stream
 from redstreamd.tools import fields
 from redstreamd.tools.definition import Call, Profile, named_by, tool
 

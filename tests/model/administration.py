@@ -7,7 +7,7 @@ from typing import Any
 from hypothesis import strategies as st
 from hypothesis.stateful import rule
 
-from redstreamd.streams.diagnosis.group_facts import RELEASED
+from redstreamd.streams.names import RELEASED
 from tests.model.calling import Calling
 from tests.model.choices import CONSUMERS, COUNTS, GROUPS, SELDOM_DONE, STREAMS
 from tests.model.world import Group, Pending, Stream, order

@@ -10,8 +10,7 @@ import trio
 from redstreamd.streams.admin import counting, groups
 from redstreamd.streams.bus import Bus
 from redstreamd.streams.codec import Stamp
-from redstreamd.streams.diagnosis.group_facts import RELEASED
-from redstreamd.streams.names import Kind, companion_key
+from redstreamd.streams.names import RELEASED, Kind, companion_key
 from tests.support.buses import running_bus
 from tests.support.calls import call, refusal
 from tests.support.servers import Server

@@ -20,8 +20,6 @@ from redstreamd.streams.scripts import load
 
 _DIAGNOSE = load("diagnose")
 
-#: The consumer in whose name entries are pending that a removed consumer held and nobody took yet.
-RELEASED = "_rs.released"
 #: Consumers of a group that are looked at; XINFO CONSUMERS has no pages.
 MAX_CONSUMERS = 1_000
 

@@ -9,7 +9,8 @@ import attrs
 
 from redstreamd.streams import entry_ids
 from redstreamd.streams.diagnosis.findings import Finding, Severity
-from redstreamd.streams.diagnosis.group_facts import MAX_CONSUMERS, RELEASED, GroupFacts, worn_at
+from redstreamd.streams.diagnosis.group_facts import MAX_CONSUMERS, GroupFacts, worn_at
+from redstreamd.streams.names import RELEASED
 
 #: Where monitoring of the original Red-Stream server warned, too.
 MANY_PENDING = 100
