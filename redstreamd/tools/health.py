@@ -129,9 +129,10 @@ def _stream(diagnosis: Diagnosis) -> dict[str, Any]:
 
 def _group(facts: GroupFacts) -> dict[str, Any]:
     look, rates = facts.look, facts.rates
-    line: dict[str, Any] = {
-        "group": facts.info.name,
-        "consumers": facts.info.consumers,
+    line: dict[str, Any] = {"group": facts.info.name, "consumers": facts.info.consumers}
+    if rates is not None and rates.active_consumers is not None:
+        line["active_consumers"] = rates.active_consumers
+    line |= {
         "lag": facts.lag.entries,
         "pending": facts.info.pending,
         "dead_letters": look.dead_letters,

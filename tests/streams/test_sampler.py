@@ -3,18 +3,24 @@
 from __future__ import annotations
 
 from collections import deque
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 
+import pytest
 import trio
 
 from redstreamd.redisio.manager import Manager
 from redstreamd.redisio.target import Target
 from redstreamd.streams.diagnosis import sampler as module
 from redstreamd.streams.diagnosis.sampler import GroupSample, Rates, Sample, Sampler, rates_between
+from redstreamd.streams.names import RELEASED
 from tests.support.servers import Server
 
 
 def sample(at: float, added: int | None, length: int, **groups: tuple[int, int | None, int | None]) -> Sample:
-    return Sample(at, added, length, {name: GroupSample(*figures) for name, figures in groups.items()})
+    return Sample(
+        at, added, length, {name: GroupSample(*figures, active=None) for name, figures in groups.items()}
+    )
 
 
 def test_rates_are_the_differences_over_the_window() -> None:
@@ -166,3 +172,108 @@ async def test_a_failed_sample_leaves_a_gap_and_the_sampler_goes_on(server: Serv
             while sampler.statistics().samples == taken:  # noqa: ASYNC110
                 await trio.sleep(0.001)
             nursery.cancel_scope.cancel()
+
+
+@asynccontextmanager
+async def sampling(server: Server) -> AsyncIterator[Sampler]:
+    manager = Manager(Target(path=server.path))
+    sampler = Sampler(manager, interval_seconds=0.01)
+    with trio.fail_after(20):
+        async with trio.open_nursery() as nursery:
+            await nursery.start(manager.run)
+            await nursery.start(sampler.run)
+            yield sampler
+            nursery.cancel_scope.cancel()
+
+
+async def active_of(sampler: Sampler, stream: str) -> dict[str, int | None]:
+    """Return the active consumers of each group by a sample that was begun after this call."""
+    sampler.rates(stream)
+    samples = sampler._followed[stream].samples
+    for _ in range(2):  # one may be under way
+        last = samples[-1] if samples else None
+        while not samples or samples[-1] is last:  # noqa: ASYNC110
+            await trio.sleep(0.002)
+    rates = sampler.rates(stream)
+    assert rates is not None
+    return {name: group.active_consumers for name, group in rates.groups.items()}
+
+
+async def test_consumers_that_got_or_claimed_an_entry_since_sampling_began_are_active(server: Server) -> None:
+    server.commands(
+        ("XADD", "s", "1-1", "a", "b"),
+        ("XGROUP", "CREATE", "s", "g", "0"),
+        ("XGROUP", "CREATE", "s", "nobody", "0"),
+        ("XREADGROUP", "GROUP", "g", "before", "STREAMS", "s", ">"),
+        ("XGROUP", "CREATECONSUMER", "s", "g", "never"),
+    )
+    async with sampling(server) as sampler:
+        assert await active_of(sampler, "s") == {"g": 0, "nobody": 0}
+        server.commands(
+            ("XREADGROUP", "GROUP", "g", "never", "STREAMS", "s", ">"),
+            ("XADD", "s", "2-1", "a", "b"),
+            ("XREADGROUP", "GROUP", "g", "reader", "STREAMS", "s", ">"),
+            ("XCLAIM", "s", "g", "claimer", 0, "1-1"),
+            ("XACK", "s", "g", "1-1", "2-1"),
+        )
+        assert await active_of(sampler, "s") == {"g": 2, "nobody": 0}
+        # They were active within the window, which reaches back to the first sample.
+        assert await active_of(sampler, "s") == {"g": 2, "nobody": 0}
+
+
+async def test_who_stands_in_for_a_removed_consumer_is_not_active(server: Server) -> None:
+    server.commands(("XADD", "s", "1-1", "a", "b"), ("XGROUP", "CREATE", "s", "g", "0"))
+    async with sampling(server) as sampler:
+        await until_known(sampler, "s")
+        server.commands(
+            ("XREADGROUP", "GROUP", "g", "c", "STREAMS", "s", ">"),
+            ("XCLAIM", "s", "g", RELEASED, 0, "1-1", "JUSTID"),
+        )
+        assert await active_of(sampler, "s") == {"g": 1}
+
+
+def test_a_sample_asks_for_activity_since_the_beginning_of_its_own_window() -> None:
+    followed = module._Followed(0.0)
+    assert followed.next_window is None
+    for at in range(2 * module._KEPT):
+        window = followed.next_window
+        followed.samples.append(sample(float(at), None, 0))
+        assert window is None or window == followed.samples[0].at
+
+
+async def test_activity_ends_with_the_window(redis: Server, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "_KEPT", 5)
+    redis.commands(("XADD", "s", "1-1", "a", "b"), ("XGROUP", "CREATE", "s", "g", "0"))
+    async with sampling(redis) as sampler:
+        await until_known(sampler, "s")
+        redis.command("XREADGROUP", "GROUP", "g", "c", "STREAMS", "s", ">")
+        while await active_of(sampler, "s") != {"g": 0}:
+            pass
+        redis.commands(("XADD", "s", "2-1", "a", "b"), ("XREADGROUP", "GROUP", "g", "c", "STREAMS", "s", ">"))
+        assert await active_of(sampler, "s") == {"g": 1}
+
+
+async def test_consumers_are_looked_at_as_far_as_they_fit_and_the_others_are_unknown(
+    server: Server, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(module, "MAX_CONSUMERS", 5)
+    sizes = {"a": 3, "b": 3, "c": 2}
+    server.command("XADD", "s", "1-1", "a", "b")
+    for group, size in sizes.items():
+        server.command("XGROUP", "CREATE", "s", group, "0")
+        server.commands(*[("XGROUP", "CREATECONSUMER", "s", group, n) for n in range(size)])
+    async with sampling(server) as sampler:
+        assert await active_of(sampler, "s") == {"a": 0, "b": None, "c": 0}
+
+
+async def test_the_more_streams_are_followed_the_fewer_consumers_of_each_are_looked_at(
+    redis: Server, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(module, "_MAX_CONSUMERS_IN_ALL", 2)
+    for stream in ("s", "t"):
+        redis.command("XGROUP", "CREATE", stream, "g", "0", "MKSTREAM")
+        redis.commands(*[("XGROUP", "CREATECONSUMER", stream, "g", n) for n in range(2)])
+    async with sampling(redis) as sampler:
+        assert await active_of(sampler, "s") == {"g": 0}
+        sampler.rates("t")
+        assert await active_of(sampler, "s") == {"g": None}

@@ -395,6 +395,27 @@ async def test_rates_appear_once_the_stream_was_asked_about(server: Server) -> N
     assert again["stream"]["growth_per_second"] > 0
 
 
+async def test_a_group_is_told_with_how_many_of_its_consumers_were_active(server: Server) -> None:
+    with trio.fail_after(20):
+        async with running_bus(server) as bus, trio.open_nursery() as nursery:
+            bus.sampler._interval = 0.02
+            await nursery.start(bus.sampler.run)
+            await call(bus, "group_create", **GROUP)
+            server.command("XGROUP", "CREATECONSUMER", "s", "g", "idle")
+            await call(bus, "stream_health", stream="s")
+            while bus.sampler.rates("s") is None:  # noqa: ASYNC110
+                await trio.sleep(0.005)
+            await add(bus, 1)
+            await call(bus, "work_take", consumer="worker", **GROUP)
+            while True:
+                diagnosis = await call(bus, "stream_health", stream="s", detail="full")
+                if diagnosis["groups"][0].get("active_consumers"):
+                    break
+            nursery.cancel_scope.cancel()
+    (group,) = diagnosis["groups"]
+    assert (group["consumers"], group["active_consumers"]) == (2, 1)
+
+
 async def test_what_is_absent_or_of_another_type_is_said(server: Server) -> None:
     with trio.fail_after(20):
         async with running_bus(server) as bus:

@@ -2,7 +2,7 @@
 
 Owns a short history per stream and what follows from it. A question registers a stream; a stream
 that nobody asks about any more is forgotten. The cost for Redis is bounded: one script per stream and
-interval, for a bounded number of streams, and groups are looked at only where they are few.
+interval, for a bounded number of streams, and groups and consumers are looked at only where they are few.
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ from redstreamd.errors import BusError
 from redstreamd.redisio import replies
 from redstreamd.redisio.manager import Manager, Replay
 from redstreamd.streams.concurrently import gather
+from redstreamd.streams.names import RELEASED
 from redstreamd.streams.scripts import load
 
 _SAMPLE = load("sample")
@@ -26,6 +27,9 @@ _SAMPLE = load("sample")
 MAX_STREAMS = 100
 #: Groups up to which they are sampled, too.
 MAX_GROUPS = 100
+#: Consumers up to which those of a stream's groups are sampled, too, and of all streams together. One
+#: takes the server 2 µs, so a sample at most 2 ms more, and all of them 0.4 % of its time.
+MAX_CONSUMERS, _MAX_CONSUMERS_IN_ALL = 1_000, 10_000
 #: Samples kept per stream: ten minutes of them.
 _KEPT = 120
 #: Seconds after the last question at which a stream is forgotten.
@@ -34,11 +38,20 @@ _FORGET = 1_800.0
 
 @attrs.frozen
 class GroupSample:
-    """A group at one time; `read` and `lag` are None where the server cannot tell."""
+    """A group at one time.
+
+    Attributes:
+        pending: Entries that are pending.
+        read: Entries read; None where the server cannot tell, as for `lag`.
+        lag: Entries still to be delivered.
+        active: Consumers that were active since the first of the samples kept; None if they were not
+            looked at.
+    """
 
     pending: int
     read: int | None
     lag: int | None
+    active: int | None
 
 
 @attrs.frozen
@@ -67,11 +80,16 @@ class GroupRates:
         processing_seconds: How long an entry stays pending on average, by Little's law: the mean number
             pending over the rate at which they are finished. None if none was finished.
         lag_per_second: By how much the lag grows (or shrinks, if negative).
+        active_consumers: Consumers that got or claimed an entry, of those that are still there; None if
+            they are too many to look at. One that only finishes what it got before is none of them: the
+            server notes no time for that. Before Redis 7.2 one that was only made, or looked at what it
+            holds, is among them.
     """
 
     acknowledged_per_second: float | None
     processing_seconds: float | None
     lag_per_second: float | None
+    active_consumers: int | None
 
 
 @attrs.frozen
@@ -104,6 +122,13 @@ class SamplerStatistics:
 class _Followed:
     asked_at: float
     samples: deque[Sample] = attrs.field(factory=lambda: deque(maxlen=_KEPT))
+
+    @property
+    def next_window(self) -> float | None:
+        """When the window of the next sample begins; None if that will be the first."""
+        if not self.samples:
+            return None
+        return self.samples[1 if len(self.samples) == _KEPT else 0].at
 
 
 class Sampler:
@@ -154,15 +179,23 @@ class Sampler:
         names = list(self._followed)
         if not names:
             return
-        for name, sample in (await gather(self._sample, names)).items():
+        windows = {name: each.next_window for name, each in self._followed.items()}
+        most_consumers = min(MAX_CONSUMERS, _MAX_CONSUMERS_IN_ALL // len(names))
+
+        async def sample_one(stream: str) -> Sample | None:
+            return await self._sample(stream, windows[stream], most_consumers)
+
+        for name, sample in (await gather(sample_one, names)).items():
             followed = self._followed.get(name)
             if sample is not None and followed is not None:
                 followed.samples.append(sample)
 
-    async def _sample(self, stream: str) -> Sample | None:
+    async def _sample(self, stream: str, since: float | None, most_consumers: int) -> Sample | None:
+        # The first sample has no window in which a consumer could have been active.
+        consumers = (0, 0) if since is None else (most_consumers, round(since * 1000))
         try:
             reply = await self._manager.run_script(
-                _SAMPLE, keys=[stream], args=[MAX_GROUPS], replay=Replay.SAFE
+                _SAMPLE, keys=[stream], args=[MAX_GROUPS, *consumers, RELEASED], replay=Replay.SAFE
             )
         except BusError:
             self._failures += 1
@@ -176,8 +209,10 @@ class Sampler:
             added=_known(added),
             length=length,
             groups={
-                replies.name(name): _group_sample(pending, _known(read), _known(lag), _known(added))
-                for name, pending, read, lag in groups
+                replies.name(name): _group_sample(
+                    pending, _known(read), _known(lag), _known(active), added=_known(added)
+                )
+                for name, pending, read, lag, active in groups
             },
         )
 
@@ -207,6 +242,7 @@ def _group_rates(name: str, samples: deque[Sample], window: float) -> GroupRates
         acknowledged_per_second=done,
         processing_seconds=sum(held) / len(held) / done if done else None,
         lag_per_second=lags,
+        active_consumers=last.active,
     )
 
 
@@ -217,11 +253,13 @@ def _rate(first: int | None, last: int | None, window: float) -> float | None:
     return (last - first) / window
 
 
-def _group_sample(pending: int, read: int | None, lag: int | None, added: int | None) -> GroupSample:
+def _group_sample(
+    pending: int, read: int | None, lag: int | None, active: int | None, *, added: int | None
+) -> GroupSample:
     if read is None and lag is not None and added is not None:
         # The server knows where the group is, though it did not count how it came there.
         read = added - lag
-    return GroupSample(pending, read, lag)
+    return GroupSample(pending, read, lag, active)
 
 
 def _known(number: int) -> int | None:
