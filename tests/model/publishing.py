@@ -14,7 +14,7 @@ from tests.model.choices import COUNTS, KEYS, MEMBERS, STREAMS
 class Publishing(Calling):
     """stream_add and add_stream_message."""
 
-    @rule(name=STREAMS, count=COUNTS, members=MEMBERS, key=KEYS)
+    @rule(name=STREAMS, count=COUNTS, members=MEMBERS, key=st.none() | KEYS)
     def add(self, name: str, count: int, members: dict[str, Any], key: str | None) -> None:
         known = self.world.keys.get((name, key or ""))
         same = known is not None and known[0] == (count, members)

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from typing import Any
 
+import attrs
 from hypothesis import strategies as st
 from hypothesis.stateful import MultipleResults, multiple, rule
 
 from redstreamd.streams.codec import decode
 from redstreamd.streams.names import Kind, companion_key
 from tests.model.calling import Calling
-from tests.model.choices import ACTIONS, CONSUMERS, COUNTS, GROUPS, LEASES, LONG, STREAMS
+from tests.model.choices import ACTIONS, CONSUMERS, COUNTS, GROUPS, KEYS, LEASES, LONG, STREAMS
 from tests.model.world import MAX_DELIVERIES, Group, Lease, Letter, Pending
 
 
@@ -55,6 +56,24 @@ class Working(Calling):
     ) -> Lease | MultipleResults[Lease]:
         return self.take_some(name, group, consumer, count, resume=resume) or multiple()
 
+    @rule(target=LEASES, name=STREAMS, group=GROUPS, consumer=CONSUMERS, count=COUNTS, key=KEYS)
+    def take_once(
+        self, name: str, group: str, consumer: str, count: int, key: str
+    ) -> Lease | MultipleResults[Lease]:
+        """The same key gives the same entries, as far as they are still held."""
+        place = (name, group, consumer, key)
+        known = self.world.takes.get(place)
+        if known is not None:
+            # A key from before the group was destroyed is left alone: nobody repeats such a call.
+            missing = self.world.missing(name, group) is not None
+            return multiple() if missing else self.take_again(known, count, key) or multiple()
+        lease = self.take_some(name, group, consumer, count, idempotency_key=key)
+        if lease is None:
+            # Nothing was taken, so the key does not stand for anything yet.
+            return multiple()
+        self.world.takes[place] = lease
+        return lease
+
     @rule(
         name=STREAMS, group=GROUPS, consumer=CONSUMERS, times=st.integers(1, MAX_DELIVERIES), action=ACTIONS
     )
@@ -65,12 +84,43 @@ class Working(Calling):
             if lease is not None:
                 self.settle_one(lease, action if turn == times - 1 else "release")
 
-    @rule(lease=LEASES, action=ACTIONS)
-    def settle(self, lease: Lease, action: str) -> None:
-        self.settle_one(lease, action)
+    @rule(lease=LEASES, action=ACTIONS, data=st.data())
+    def settle(self, lease: Lease, action: str, data: st.DataObject) -> None:
+        chosen = data.draw(st.none() | st.sets(st.sampled_from(sorted(lease.attempts)), min_size=1))
+        self.settle_one(lease, action, chosen)
+
+    def take_again(self, known: Lease, count: int, key: str) -> Lease | None:
+        """Repeat a take; what was settled since, or taken by somebody else, is missing."""
+        name, group = known.stream, known.group
+        taken = self.call(
+            "work_take",
+            stream=name,
+            group=group,
+            consumer=known.consumer,
+            count=count,
+            lease_seconds=LONG,
+            idempotency_key=key,
+        )
+        stream = self.world.streams[name]
+        pending = stream.groups[group].pending
+        own, _, _ = self.world.fates(known)
+        kept = {one for one in own & stream.entries.keys() if pending[one].held and pending[one].leased}
+        for entry in taken["entries"]:
+            self.check_shown(entry, stream.entries[entry["id"]])
+        attempts = {entry["id"]: entry["attempt"] for entry in taken["entries"]}
+        assert attempts == {one: attempt for one, attempt in known.attempts.items() if one in kept}
+        assert ("lease" in taken) is bool(attempts)
+        return Lease(taken["lease"], name, group, known.consumer, attempts) if attempts else None
 
     def take_some(
-        self, name: str, group: str, consumer: str, count: int, *, resume: bool = False
+        self,
+        name: str,
+        group: str,
+        consumer: str,
+        count: int,
+        *,
+        resume: bool = False,
+        idempotency_key: str | None = None,
     ) -> Lease | None:
         """Take work, and return its lease if there was any."""
         stream = self.world.made(name)
@@ -85,6 +135,7 @@ class Working(Calling):
             count=count,
             lease_seconds=LONG,
             resume=resume,
+            idempotency_key=idempotency_key,
         )
         assert taken.get("group_created", False) is new_group
         self.forget_what_has_no_content(name, group)
@@ -103,8 +154,9 @@ class Working(Calling):
         fresh = ids[len(debts) :]
         assert {entry["id"] for entry in debts} <= owed - spent
         assert fresh == unread[: len(fresh)]
-        # One that fills the answer may be the last, however many were asked for.
+        # One that fills the answer is the last, however many were asked for.
         filled = any("big" in stream.entries[one] for one in ids)
+        assert not any("big" in stream.entries[one] for one in ids[:-1])
         if len(ids) < count and not filled:
             assert (len(debts), len(fresh), buried) == (len(owed - spent), len(unread), spent)
         elif fresh:
@@ -121,21 +173,25 @@ class Working(Calling):
         attempts = {entry["id"]: entry["attempt"] for entry in taken["entries"]}
         return Lease(taken["lease"], name, group, consumer, attempts) if ids else None
 
-    def settle_one(self, lease: Lease, action: str) -> None:
+    def settle_one(self, lease: Lease, action: str, chosen: set[str] | None = None) -> None:
+        """End or renew a lease as a whole, or for the chosen entries."""
+        if chosen is not None:
+            lease = attrs.evolve(lease, attempts={one: lease.attempts[one] for one in chosen})
         name, group = lease.stream, lease.group
         own, already, lost = self.world.fates(lease)
         code = self.world.missing(name, group)
         if code is None and not own and not already:
             code = "LEASE_LOST"
         tool, more = _settlement(action)
-        told = self.expect(code, tool, lease=lease.token, **more)
+        entry_ids = None if chosen is None else sorted(chosen)
+        told = self.expect(code, tool, lease=lease.token, entry_ids=entry_ids, **more)
         if told is None:
             return
         assert (set(told["already_done"]), set(told["lost"])) == (already, lost)
         pending = self.world.group(name, group).pending
         spent = {one for one in own if pending[one].attempt >= MAX_DELIVERIES}
         dead = own if action == "dead_letter" else spent if tool == "work_fail" else set()
-        if action == "done":
+        if tool == "work_done":
             assert set(told["done"]) == own
         elif action == "extend":
             assert set(told["extended"]) == own
@@ -143,11 +199,13 @@ class Working(Calling):
             assert (set(told["dead_lettered"]), set(told["retried"])) == (dead, own - dead)
             assert self.note_letters(name, group) == dead & self.world.streams[name].entries.keys()
         for one in own:
-            if action == "done" or one in dead:
+            if tool == "work_done" or one in dead:
                 pending.pop(one, None)
             else:
                 held = pending[one]
                 pending[one] = Pending(held.owner, held.attempt, action == "release", action == "extend")
+            if action == "done and delete":
+                self.world.streams[name].entries.pop(one, None)
 
     def forget_what_has_no_content(self, name: str, group: str) -> None:
         """Entries that were deleted from the stream leave the pending list when somebody meets them."""
@@ -180,6 +238,8 @@ def _settlement(action: str) -> tuple[str, dict[str, Any]]:
     """Return the tool and the arguments that end a lease in this way."""
     if action == "done":
         return "work_done", {}
+    if action == "done and delete":
+        return "work_done", {"delete": True}
     if action == "extend":
         return "work_extend", {"lease_seconds": LONG}
     return "work_fail", {"action": action, "delay_seconds": LONG, "reason": "because"}

@@ -119,6 +119,7 @@ class World:
         streams: By name.
         dead: Dead letters of (stream, group), by their own ID; they outlive both.
         keys: What each idempotency key of (stream, key) stands for: the body and the entry IDs.
+        takes: What was taken under each idempotency key of (stream, group, consumer, key).
         asked: The request of each correlation ID: stream and entry ID.
         replied: Correlation IDs that have their answer.
     """
@@ -126,6 +127,7 @@ class World:
     streams: dict[str, Stream] = attrs.field(factory=dict)
     dead: dict[tuple[str, str], dict[str, Letter]] = attrs.field(factory=dict)
     keys: dict[tuple[str, str], tuple[Any, list[str]]] = attrs.field(factory=dict)
+    takes: dict[tuple[str, str, str, str], Lease] = attrs.field(factory=dict)
     asked: dict[str, tuple[str, str]] = attrs.field(factory=dict)
     replied: set[str] = attrs.field(factory=set)
 
