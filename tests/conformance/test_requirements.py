@@ -1,28 +1,55 @@
 """What the official conformance suite asks over HTTP, asked over the socket.
 
 Pages are those of https://modelcontextprotocol.io/specification/<revision>/<page>; each test names the
-revision and the page. The names in square brackets are the suite's own scenarios.
+revision and the page, and a test of both eras the older one's if the newer one has it under the same name.
+The names in square brackets are the suite's own scenarios; test_stateless.py has another one.
 """
 
 from __future__ import annotations
 
 import json
+import re
 from typing import Any
 
 import jsonschema
 import pytest
 import trio
+from mcp_types.methods import CLIENT_REQUESTS, validate_server_result
 from mcp_types.version import HANDSHAKE_PROTOCOL_VERSIONS, LATEST_HANDSHAKE_VERSION, LATEST_MODERN_VERSION
 
 from tests.support.daemon import Daemon
-from tests.support.mcp_client import CLIENT_INFO, ENVELOPE, EraName, RawClient, raw_client
+from tests.support.mcp_client import EraName, RawClient, raw_client
 
 INVALID_PARAMS, METHOD_NOT_FOUND = -32602, -32601
 RESOURCE_NOT_FOUND_BEFORE_2026 = -32002
-UNSUPPORTED_VERSION = -32022
 #: Seconds any of these may take.
 PATIENCE = 20
 ABSENT = "redis://streams/nothing-of-this-name"
+STREAM = "shop:orders:paid"
+#: A request for each method that is served in one era or both, but for those in OTHERS.
+REQUESTS: list[tuple[str, dict[str, Any]]] = [
+    ("ping", {}),
+    ("server/discover", {}),
+    ("tools/list", {}),
+    ("tools/call", {"name": "stream_read", "arguments": {"stream": STREAM}}),
+    ("tools/call", {"name": "stream_read", "arguments": {"stream": "nothing-of-this-name"}}),
+    ("resources/list", {}),
+    ("resources/templates/list", {}),
+    ("resources/read", {"uri": "redstream://health"}),
+    ("resources/subscribe", {"uri": "redstream://streams"}),
+    ("resources/unsubscribe", {"uri": "redstream://streams"}),
+    ("prompts/list", {}),
+    ("prompts/get", {"name": "design-stream", "arguments": {"purpose": "Orders."}}),
+    (
+        "completion/complete",
+        {
+            "ref": {"type": "ref/resource", "uri": "redstream://streams/{stream}"},
+            "argument": {"name": "stream", "value": "shop"},
+        },
+    ),
+]
+#: The handshake itself, a request without an end, and what is not offered.
+OTHERS = {"initialize", "subscriptions/listen", "logging/setLevel"}
 
 
 @pytest.mark.parametrize("version", HANDSHAKE_PROTOCOL_VERSIONS)
@@ -46,7 +73,7 @@ async def test_an_unknown_version_is_answered_with_one_that_is_spoken(daemon: Da
 
 
 async def test_before_initialize_only_ping_is_answered(daemon: Daemon) -> None:
-    """2025-11-25, basic/lifecycle#initialization [server-session-lifecycle]: other than pings, not yet."""
+    """2025-11-25, basic/lifecycle#initialization: other than pings, not yet."""
     with trio.fail_after(PATIENCE):
         async with raw_client(daemon.path) as raw:
             assert (await raw.call("ping"))["result"] == {}
@@ -56,7 +83,7 @@ async def test_before_initialize_only_ping_is_answered(daemon: Daemon) -> None:
 
 
 async def test_the_end_of_the_connection_is_the_end_of_the_session(daemon: Daemon) -> None:
-    """2025-11-25, basic/lifecycle#shutdown: the transport's end is the farewell; nothing carries over."""
+    """2025-11-25, basic/lifecycle#shutdown [server-session-lifecycle]: so ends a session without HTTP."""
     with trio.fail_after(PATIENCE):
         async with raw_client(daemon.path, initialize=True) as raw:
             await raw.stream.send_eof()  # type: ignore[attr-defined]
@@ -72,6 +99,24 @@ async def test_ping_is_answered_with_an_empty_result(handshake: RawClient) -> No
         assert answer == {"jsonrpc": "2.0", "id": "alive?", "result": {}}
 
 
+@pytest.mark.parametrize("version", [*HANDSHAKE_PROTOCOL_VERSIONS, LATEST_MODERN_VERSION])
+async def test_every_result_fits_the_schema_of_its_revision(daemon: Daemon, version: str) -> None:
+    """All revisions, schema [wire-schema-valid]: as the SDK's types, made from the schema, have it."""
+    era: EraName = "modern" if version == LATEST_MODERN_VERSION else "handshake"
+    methods = {method for method, revision in CLIENT_REQUESTS if revision == version} - OTHERS
+    requests = [(method, params) for method, params in REQUESTS if method in methods]
+    assert {method for method, _ in requests} == methods
+    with trio.fail_after(PATIENCE):
+        async with raw_client(daemon.path, era=era) as raw:
+            if era == "handshake":
+                validate_server_result("initialize", version, await raw.initialize(version))
+            for method, params in requests:
+                answer = await raw.call(method, params)
+                assert answer.keys() == {"jsonrpc", "id", "result"}, answer
+                assert answer["jsonrpc"] == "2.0"
+                validate_server_result(method, version, answer["result"])
+
+
 async def test_an_unknown_method_is_not_found(client: RawClient) -> None:
     """2025-11-25, basic#responses; JSON-RPC 2.0, section 5.1: -32601, with the request's id."""
     with trio.fail_after(PATIENCE):
@@ -79,13 +124,24 @@ async def test_an_unknown_method_is_not_found(client: RawClient) -> None:
         assert (answer["id"], answer["error"]["code"]) == ("x", METHOD_NOT_FOUND)
 
 
+@pytest.mark.parametrize("version", HANDSHAKE_PROTOCOL_VERSIONS)
+async def test_what_is_not_declared_is_not_found(daemon: Daemon, version: str) -> None:
+    """2025-11-25, basic/lifecycle#operation [logging-set-level]: only capabilities that were negotiated."""
+    with trio.fail_after(PATIENCE):
+        async with raw_client(daemon.path) as raw:
+            assert not (await raw.initialize(version))["capabilities"].keys() & {"logging", "tasks"}
+            for method, params in (("logging/setLevel", {"level": "info"}), ("tasks/list", {})):
+                assert (await raw.call(method, params))["error"]["code"] == METHOD_NOT_FOUND
+
+
 async def test_each_tool_has_a_name_a_description_and_schemas_that_are_schemas(client: RawClient) -> None:
-    """2025-11-25, server/tools#tool [tools-list]: name, inputSchema; both schemas are of type object."""
+    """2025-11-25, server/tools#tool and #tool-names [tools-list]: both schemas are of type object."""
     with trio.fail_after(PATIENCE):
         tools = (await client.call("tools/list"))["result"]["tools"]
     names = [tool["name"] for tool in tools]
     assert names
     assert len(names) == len(set(names))
+    assert all(re.fullmatch(r"[A-Za-z0-9_.-]{1,128}", name) for name in names)
     for tool in tools:
         assert tool["description"]
         for schema in (tool["inputSchema"], tool["outputSchema"]):
@@ -93,11 +149,23 @@ async def test_each_tool_has_a_name_a_description_and_schemas_that_are_schemas(c
             assert schema["type"] == "object"
 
 
+async def test_what_is_listed_and_its_order_stay_the_same(client: RawClient, daemon: Daemon) -> None:
+    """2026-07-28, server/tools#capabilities [tools-list]: SHOULD keep the order, whatever the connection."""
+    with trio.fail_after(PATIENCE):
+        for method, member in (("tools/list", "tools"), ("prompts/list", "prompts")):
+            first = (await client.call(method))["result"][member]
+            assert len(first) > 1
+            assert (await client.call(method))["result"][member] == first
+            async with raw_client(daemon.path, era="modern") as other:
+                names = [each["name"] for each in (await other.call(method))["result"][member]]
+            assert names == [each["name"] for each in first]
+
+
 async def test_a_tools_result_fits_its_output_schema_and_its_text_says_the_same(client: RawClient) -> None:
     """2025-11-25, server/tools#structured-content: MUST conform to the schema, SHOULD repeat it as text."""
     with trio.fail_after(PATIENCE):
         tools = {tool["name"]: tool for tool in (await client.call("tools/list"))["result"]["tools"]}
-        result = (await client.call_tool("stream_read", {"stream": "shop:orders:paid"}))["result"]
+        result = (await client.call_tool("stream_read", {"stream": STREAM}))["result"]
     jsonschema.Draft202012Validator(tools["stream_read"]["outputSchema"]).validate(
         result["structuredContent"]
     )
@@ -127,12 +195,13 @@ async def test_each_resource_that_is_listed_can_be_read(client: RawClient) -> No
 
 
 async def test_each_prompt_that_is_listed_says_its_arguments(client: RawClient) -> None:
-    """2025-11-25, server/prompts#listing-prompts [prompts-list]: a name, and the arguments it takes."""
+    """2025-11-25, server/prompts#listing-prompts [prompts-list]: its name, what it is for, what it takes."""
     with trio.fail_after(PATIENCE):
         prompts = (await client.call("prompts/list"))["result"]["prompts"]
         assert prompts
         for prompt in prompts:
             assert prompt["name"]
+            assert prompt["description"]
             assert all(argument["name"] for argument in prompt.get("arguments", []))
         assert (await client.call("prompts/get", {"name": "no_such"}))["error"]["code"] == INVALID_PARAMS
 
@@ -198,45 +267,11 @@ async def test_older_revisions_get_no_caching_hints(handshake: RawClient, method
         assert not result.keys() & {"ttlMs", "cacheScope", "resultType"}
 
 
-async def test_a_stateless_server_needs_no_handshake_and_says_what_it_can_do(modern: RawClient) -> None:
-    """2026-07-28, server/discover [server-stateless]: MUST implement it; versions, capabilities, name."""
-    with trio.fail_after(PATIENCE):
-        result = (await modern.call("server/discover"))["result"]
-        assert LATEST_MODERN_VERSION in result["supportedVersions"]
-        assert result["capabilities"].keys() >= {"tools", "resources", "prompts"}
-        assert result["resultType"] == "complete"
-
-
-async def test_each_request_of_a_stateless_server_carries_its_own_envelope(modern: RawClient) -> None:
-    """2026-07-28, basic#meta [server-stateless]: nothing is remembered from the request before."""
-    with trio.fail_after(PATIENCE):
-        assert "result" in await modern.call("tools/list")
-        await modern.send({"jsonrpc": "2.0", "id": "bare", "method": "tools/list", "params": {}})
-        assert "error" in await modern.answer_to("bare")
-        assert "result" in await modern.call("tools/list")
-
-
-async def test_a_version_that_is_not_spoken_is_refused_with_those_that_are(daemon: Daemon) -> None:
-    """2026-07-28, basic/lifecycle#version-negotiation: UnsupportedProtocolVersionError names them."""
-    with trio.fail_after(PATIENCE):
-        async with raw_client(daemon.path) as raw:
-            meta = {**ENVELOPE, "io.modelcontextprotocol/protocolVersion": "2099-12-31"}
-            error = (await raw.call("tools/list", {"_meta": meta}))["error"]
-            assert error["code"] == UNSUPPORTED_VERSION
-            assert error["data"]["requested"] == "2099-12-31"
-            assert LATEST_MODERN_VERSION in error["data"]["supported"]
-
-
-async def test_initialize_is_no_method_of_a_stateless_server(modern: RawClient) -> None:
-    """2026-07-28, basic/lifecycle: the handshake is gone."""
-    with trio.fail_after(PATIENCE):
-        assert "result" in await modern.call("tools/list")
-        params = {"protocolVersion": "2025-11-25", "capabilities": {}, "clientInfo": CLIENT_INFO}
-        assert "error" in await modern.call("initialize", params)
-
-
 async def test_a_cancelled_request_is_not_answered(client: RawClient) -> None:
-    """2025-11-25, basic/utilities/cancellation#behavior-requirements: stop, free resources, send nothing."""
+    """2025-11-25, basic/utilities/cancellation#behavior-requirements: stop, free resources, send nothing.
+
+    2026-07-28, basic/patterns/cancellation#behavior-requirements: the same.
+    """
     with trio.fail_after(PATIENCE):
         waiting = {"streams": ["nothing:comes:here"], "timeout_seconds": 60}
         request = client.tool_call("stream_wait", waiting)
@@ -252,7 +287,12 @@ async def test_a_cancelled_request_is_not_answered(client: RawClient) -> None:
 
 
 async def test_progress_goes_to_those_who_asked_grows_and_ends_with_the_answer(daemon: Daemon) -> None:
-    """2025-11-25, basic/utilities/progress#behavior-requirements: MUST increase, MUST then stop."""
+    """2025-11-25, basic/utilities/progress#behavior-requirements: MUST increase, MUST then stop.
+
+    2026-07-28, basic/patterns/progress#behavior-requirements: the same. A request whose `_meta` asks for
+    nothing MUST NOT bring log messages (server/utilities/logging), and nothing it brings may be a request of
+    the server's own (basic#message-patterns) [server-stateless].
+    """
     # Long enough for two reports.
     waiting = {"name": "stream_wait", "arguments": {"streams": ["nothing:comes"], "timeout_seconds": 11}}
 
@@ -260,6 +300,8 @@ async def test_progress_goes_to_those_who_asked_grows_and_ends_with_the_answer(d
         async with raw_client(daemon.path, era=era, initialize=era == "handshake") as raw:
             answer = await raw.call("tools/call", params)
             assert answer["result"]["structuredContent"]["timed_out"] is True
+            assert {message["method"] for message in raw.passed_over} <= {"notifications/progress"}
+            assert not any("id" in message for message in raw.passed_over)
             reports += [message["params"] for message in raw.passed_over]
             raw.passed_over.clear()
             assert "result" in await raw.call("tools/list")
