@@ -8,7 +8,10 @@ import pytest
 
 from tests.support.daemon import Daemon, running_daemon
 from tests.support.mcp_client import RawClient, raw_client
+from tests.support.node import conformance_suite
 from tests.support.servers import Server
+
+__all__ = ["conformance_suite"]  # a fixture, found here by whoever names it
 
 
 @pytest.fixture(scope="module")

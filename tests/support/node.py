@@ -1,4 +1,4 @@
-"""Clients that the npm registry offers, installed from it into a cache outside the checkout."""
+"""What the tests run of the npm registry's, installed from it into a cache outside the checkout."""
 
 from __future__ import annotations
 
@@ -21,6 +21,7 @@ BIN = Path(sys.executable).parent
 #: Exactly these, so that a failure tells of a change of ours and not of theirs.
 VERSIONS = {
     "@anthropic-ai/claude-code": "2.1.331",
+    "@modelcontextprotocol/conformance": "0.2.0-alpha.12",
     "@modelcontextprotocol/inspector": "2.12.0",
     "@modelcontextprotocol/sdk": "1.32.2",
     "@openai/codex": "0.169.0",
@@ -97,6 +98,12 @@ def codex() -> Path:
 def typescript_sdk() -> Path:
     """The node_modules with the TypeScript SDK."""
     return installed("@modelcontextprotocol/sdk")
+
+
+@pytest.fixture(scope="session")
+def conformance_suite() -> Path:
+    """The command of the official conformance suite."""
+    return installed("@modelcontextprotocol/conformance", "conformance") / ".bin" / "conformance"
 
 
 def inspect(inspector: Path, socket: str, *words: str) -> Any:
