@@ -475,7 +475,13 @@ async def test_a_million_entries_are_diagnosed_within_a_bound(server: Server) ->
             began = time.perf_counter()
             listed = await call(bus, "pending_list", **GROUP, min_deliveries=2)
             searched = time.perf_counter() - began
-    assert found(diagnosis, "untrimmed")["evidence"]["length"] == 1_000_000
+            server.command("XGROUP", "DESTROY", "s", "g")
+            without = await call(bus, "stream_health", stream="s")
+    held = found(diagnosis, "held_by_group")
+    assert (held["group"], held["evidence"]["length"]) == ("g", 1_000_000)
+    assert held["evidence"]["unfinished"] >= 900_000
+    assert "untrimmed" not in {finding["code"] for finding in diagnosis["findings"]}
+    assert found(without, "untrimmed")["evidence"]["length"] == 1_000_000
     assert found(diagnosis, "many_pending")["evidence"]["pending"] == 200_000
     assert listed["has_more"] is True
     assert listed["entries"] == []

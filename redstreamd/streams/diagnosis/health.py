@@ -103,7 +103,7 @@ class Doctor:
         findings = [
             *(found for facts in groups for found in group_findings(stream, facts, self._limits)),
             *_left_out(ordered[MAX_GROUPS:], lags),
-            *_stream_findings(shape, rates),
+            *_stream_findings(shape, rates, groups),
             *server_findings(server),
         ]
         return Diagnosis(
@@ -147,7 +147,7 @@ def _left_out(infos: list[GroupInfo], lags: Mapping[str, Lag]) -> Iterator[Findi
     )
 
 
-def _stream_findings(shape: Shape, rates: Rates | None) -> Iterator[Finding]:
+def _stream_findings(shape: Shape, rates: Rates | None, groups: list[GroupFacts]) -> Iterator[Finding]:
     if not shape.groups:
         yield Finding(
             Severity.NOTICE,
@@ -159,16 +159,36 @@ def _stream_findings(shape: Shape, rates: Rates | None) -> Iterator[Finding]:
         )
     growth = 0.0 if rates is None else rates.growth_per_second
     growing = shape.length >= _LONG and growth > 0
-    if growing or shape.length >= _VERY_LONG:
-        evidence: dict[str, Any] = {"length": shape.length, "memory_bytes": shape.memory_bytes}
-        if rates is not None:
-            evidence |= {"growth_per_second": round(growth, 3)}
+    if not growing and shape.length < _VERY_LONG:
+        return
+    severity = Severity.WARNING if growing else Severity.NOTICE
+    long = "The stream is long and " + ("grows" if growing else "stays so")
+    evidence: dict[str, Any] = {"length": shape.length, "memory_bytes": shape.memory_bytes}
+    if rates is not None:
+        evidence |= {"growth_per_second": round(growth, 3)}
+    holding = max(groups, key=_unfinished, default=None)
+    if holding is not None and _unfinished(holding) > shape.length // 2:
         yield Finding(
-            Severity.WARNING if growing else Severity.NOTICE,
+            severity,
+            "held_by_group",
+            f"{long}: a group has not finished most of it, and stream_add never trims what a group has not "
+            "finished. Let consumers work for the group, or destroy it if nobody needs it.",
+            evidence | {"unfinished": _unfinished(holding)},
+            group=holding.info.name,
+            tool="group_manage",
+            arguments={"stream": shape.stream, "group": holding.info.name, "action": "destroy"},
+        )
+    else:
+        yield Finding(
+            severity,
             "untrimmed",
-            "The stream is long and " + ("grows" if growing else "stays so") + ": nothing trims it. "
+            f"{long}: nothing trims it. "
             "Trim it, and let writers give stream_add a max_length or max_age_seconds.",
             evidence,
             tool="stream_manage",
             arguments={"stream": shape.stream, "action": "trim", "max_length": _LONG},
         )
+
+
+def _unfinished(facts: GroupFacts) -> int:
+    return facts.lag.entries + facts.info.pending
