@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from redstreamd import settings
+from redstreamd import reference, settings
+from redstreamd.prompts.catalog import PROMPTS
 from redstreamd.redisio import taxonomy
-from redstreamd.tools import reference
+from redstreamd.resources.catalog import LIBRARY
 from redstreamd.tools.catalog import REGISTRY
 
 DOCS = Path(__file__).parent.parent / "docs"
@@ -17,9 +18,9 @@ def test_the_settings_reference_is_up_to_date() -> None:
     assert (DOCS / "settings.md").read_text("utf-8") == settings.as_markdown()
 
 
-def test_the_tool_reference_is_up_to_date() -> None:
-    """Regenerate with: python -m redstreamd.tools.reference > docs/tools.md."""
-    assert (DOCS / "tools.md").read_text("utf-8") == reference.as_markdown(REGISTRY)
+def test_the_reference_of_tools_resources_and_prompts_is_up_to_date() -> None:
+    """Regenerate with: python -m redstreamd.reference > docs/tools.md."""
+    assert (DOCS / "tools.md").read_text("utf-8") == reference.as_markdown(REGISTRY, LIBRARY, PROMPTS)
 
 
 def test_the_table_of_errors_is_up_to_date() -> None:

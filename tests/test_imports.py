@@ -25,6 +25,7 @@ ALLOWED: dict[str, set[str]] = {
     "resources": LEAVES | {"refusals", "streams"},
     "prompts": LEAVES | {"refusals", "streams"},
     "surface": LEAVES | {"prompts", "resources", "streams", "tools"},
+    "reference": {"errors", "prompts", "resources", "tools"},
     "records": {"mcpio", "redisio", "service"},
     "banner": {"paths", "settings"},
     "doors": {"errors", "mcpio", "paths", "policy", "service", "settings"},
@@ -106,6 +107,7 @@ def test_asyncio_is_imported_nowhere() -> None:
         "redstreamd.tools.catalog",
         "redstreamd.resources.catalog",
         "redstreamd.prompts.catalog",
+        "redstreamd.reference",
         "redstreamd.streams.bus",
     ],
 )
