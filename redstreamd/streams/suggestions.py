@@ -7,19 +7,22 @@ and finds nothing where there is nothing to look in.
 from __future__ import annotations
 
 import re
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Iterator, Mapping
 
 import attrs
 
 from redstreamd.errors import BusError, Code
+from redstreamd.streams import entry_ids
 from redstreamd.streams.bus import Bus
 from redstreamd.streams.facts import Facts
 
 #: What the specification lets one answer hold (server/utilities/completion).
 MAX_SUGGESTIONS = 100
-#: Entries whose IDs are suggested: the latest, since those are the ones that people look for.
+#: Entries whose IDs are suggested: the latest that begin so, since those are the ones that people look for.
+#: Few, because entries are read whole.
 _LATEST = 20
 
+_BEGUN_ID = re.compile(r"([0-9]{1,20})(?:(-)([0-9]{0,20}))?")
 _GLOB = re.compile(r"([*?\[\]\\^])")
 _ABSENT = frozenset(
     {
@@ -27,6 +30,7 @@ _ABSENT = frozenset(
         Code.GROUP_NOT_FOUND,
         Code.INVALID_STREAM,
         Code.INVALID_GROUP,
+        Code.INVALID_START,
         Code.INVALID_ARGUMENT,
         Code.WRONG_TYPE,
         Code.TOO_LARGE,
@@ -103,15 +107,60 @@ class Suggester:
         consumers = await self._bus.commands.xinfo_consumers(others["stream"], others["group"])
         return sorted(each.name for each in consumers)
 
-    async def _entry_ids(self, _prefix: str, others: Mapping[str, str]) -> list[str]:
+    async def _entry_ids(self, prefix: str, others: Mapping[str, str]) -> list[str]:
         if "stream" not in others:
             return []
-        self._facts.check(others["stream"])
-        page = await self._bus.reader.read(others["stream"], direction="backward", count=_LATEST)
-        return [entry.id for entry in page.entries]
+        stream = others["stream"]
+        self._facts.check(stream)
+        found: list[str] = []
+        for newest, oldest in await self._ranges(stream, prefix):
+            page = await self._bus.reader.read(
+                stream, start=newest, end=oldest, direction="backward", count=_LATEST - len(found)
+            )
+            found += [entry.id for entry in page.entries]
+            # More are left where the content is large, too.
+            if page.has_more or len(found) == _LATEST:
+                break
+        return found
+
+    async def _ranges(self, stream: str, prefix: str) -> list[tuple[str | None, str | None]]:
+        """Return the ranges, newest first, of the entry IDs that begin with `prefix`.
+
+        There is one for each number of digits, up to those of the newest ID: IDs are ordered as numbers,
+        so what begins alike as text does not lie together.
+        """
+        if not prefix:
+            return [(None, None)]
+        begun = _BEGUN_ID.fullmatch(prefix)
+        if begun is None:
+            return []
+        milliseconds, dash, sequence = begun.groups()
+        if dash is None:
+            summary = await self._bus.lister.position(stream)
+            digits = 0 if summary is None else summary.last_id.index("-")
+            return [(str(most), str(least)) for most, least in _numbers(milliseconds, digits)]
+        first, last = f"{milliseconds}-0", f"{milliseconds}-{entry_ids.MAX_PART}"
+        if not sequence:
+            return [(last, first)]
+        page = await self._bus.reader.read(stream, start=last, end=first, direction="backward", count=1)
+        digits = max((len(entry.id.partition("-")[2]) for entry in page.entries), default=0)
+        return [
+            (f"{milliseconds}-{most}", f"{milliseconds}-{least}")
+            for most, least in _numbers(sequence, digits)
+        ]
 
     async def _fields(self, _prefix: str, others: Mapping[str, str]) -> list[str]:
         if "stream" not in others or "entry_id" not in others:
             return []
         entry = await self._facts.entry(others["stream"], others["entry_id"])
         return sorted(entry["fields"])
+
+
+def _numbers(prefix: str, digits: int) -> Iterator[tuple[int, int]]:
+    """Yield the ranges of numbers up to so many digits that begin with `prefix`: greatest and least each."""
+    # Nothing follows a zero in front.
+    further = min(0, digits - len(prefix)) if prefix.startswith("0") else digits - len(prefix)
+    for added in range(further, -1, -1):
+        least = int(prefix) * 10**added
+        if least <= entry_ids.MAX_PART:
+            yield min(least + 10**added - 1, entry_ids.MAX_PART), least

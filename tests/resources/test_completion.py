@@ -89,6 +89,76 @@ async def test_no_more_than_a_hundred_are_suggested(daemon: Daemon, redis: Serve
     assert (completion.total, completion.has_more) == (120, True)
 
 
+#: A second apart each, and then a hundred at once.
+SECONDS = [f"{1_767_225_600_000 + 1_000 * n}-0" for n in range(100)]
+AT_ONCE = [f"1767225700000-{n}" for n in range(100)]
+BY_HAND = [f"{n}-1" for n in range(115)]
+GREATEST = "18446744073709551615-18446744073709551615"
+
+
+def newest_first(ids: list[str], beginning: str = "") -> list[str]:
+    return [one for one in reversed(ids) if one.startswith(beginning)]
+
+
+@pytest.mark.parametrize(
+    ("stream", "begun", "values"),
+    [
+        ("long", "", newest_first(AT_ONCE)[:20]),
+        ("long", "1", newest_first(AT_ONCE)[:20]),
+        ("long", SECONDS[0], SECONDS[:1]),
+        ("long", SECONDS[0][:-2], SECONDS[:1]),
+        ("long", "17672256030", ["1767225603000-0"]),
+        ("long", "1767225605", newest_first(SECONDS, "1767225605")),
+        ("long", "176722565", newest_first(SECONDS, "176722565")),
+        ("long", "1767225700000-", newest_first(AT_ONCE)[:20]),
+        ("long", "1767225700000-1", newest_first(AT_ONCE, "1767225700000-1")),
+        ("long", "1767225700000-0", ["1767225700000-0"]),
+        ("long", "1767225700000-00", []),
+        ("long", "1767225700000-100", []),
+        ("long", "1767225700001-", []),
+        ("long", "2", []),
+        ("long", "17672257000000", []),
+        ("by hand", "1", newest_first(BY_HAND, "1")[:20]),
+        ("by hand", "11", newest_first(BY_HAND, "11")),
+        ("by hand", "0", ["0-1"]),
+        ("by hand", "01", []),
+        ("greatest", "184", [GREATEST]),
+        ("greatest", GREATEST[:30], [GREATEST]),
+        ("greatest", GREATEST, [GREATEST]),
+        ("greatest", "9", ["9-1"]),
+        ("greatest", "99999999999999999999", []),
+        ("greatest", "99999999999999999999-1", []),
+        ("long", "1767225700000-1-", []),
+        ("long", "-", []),
+        ("long", "latest", []),
+        ("long", "٣", []),
+        ("absent", "1", []),
+        ("absent", "1-1", []),
+        ("orders:text", "1", []),
+    ],
+)
+async def test_entry_ids_that_begin_so_are_suggested_newest_first_however_old(
+    daemon: Daemon, redis: Server, stream: str, begun: str, values: list[str]
+) -> None:
+    redis.commands(
+        *[("XADD", "long", one, "f", "v") for one in SECONDS + AT_ONCE],
+        *[("XADD", "by hand", one, "f", "v") for one in BY_HAND],
+        *[("XADD", "greatest", one, "f", "v") for one in ("9-1", GREATEST)],
+    )
+    with trio.fail_after(10):
+        async with connected(daemon.path, era="modern") as client:
+            answer = await client.complete(FIELD, {"name": "entry_id", "value": begun}, {"stream": stream})
+    assert answer.completion.values == values
+
+
+async def test_of_large_entries_fewer_are_suggested(daemon: Daemon, redis: Server) -> None:
+    redis.commands(*[("XADD", "large", f"{n}-1", "f", "v" * 1_000_000) for n in (1, *range(10, 20))])
+    with trio.fail_after(10):
+        async with connected(daemon.path, era="modern") as client:
+            answer = await client.complete(FIELD, {"name": "entry_id", "value": "1"}, {"stream": "large"})
+    assert answer.completion.values == ["19-1"]
+
+
 @ERAS
 @pytest.mark.parametrize(
     ("ref", "argument"),
