@@ -68,8 +68,8 @@ class ToolsMachine(Publishing, Looking, Requesting, Administration):
     ("kind", "examples"),
     [
         ("redis", 60),
-        ("valkey", 20),
-        ("redis8", 20),
+        ("valkey", 30),
+        ("redis8", 30),
         pytest.param("redis", 300, marks=pytest.mark.soak),
         pytest.param("valkey", 100, marks=pytest.mark.soak),
         pytest.param("redis8", 100, marks=pytest.mark.soak),
@@ -77,29 +77,33 @@ class ToolsMachine(Publishing, Looking, Requesting, Administration):
 )
 def test_the_tools_do_what_the_model_says(request: pytest.FixtureRequest, kind: str, examples: int) -> None:
     server: Server = request.getfixturevalue(f"{kind}_server")
-    server.flush()
     chosen = Settings(
         leases=LeasesSettings(max_deliveries=MAX_DELIVERIES),
         tools=ToolsSettings(max_result_bytes=MAX_RESULT_BYTES),
     )
-    threads = BusThread(server, 1, chosen)
+    every = {tool.name for tool in REGISTRY}
     succeeded: set[str] = set()
+    threads = BusThread(server, 1, chosen)
     try:
         toolbox = Toolbox(REGISTRY, [Profile.OPERATOR, Profile.RED_STREAM], threads.buses[0])
         attributes = {"server": server, "threads": threads, "toolbox": toolbox, "succeeded": succeeded}
-        run_state_machine_as_test(
-            type("Machine", (ToolsMachine,), attributes),
-            settings=settings(
-                max_examples=examples,
-                stateful_step_count=50,
-                deadline=None,
-                database=None,
-                # Shrinking and explaining repeat a failure very often, and each repetition talks to a server.
-                phases=[Phase.explicit, Phase.generate],
-                suppress_health_check=list(HealthCheck),
-            ),
-        )
+        # Chance may leave a tool out of one run, hardly out of three; one without a rule is left out of all.
+        for _ in range(3):
+            run_state_machine_as_test(
+                type("Machine", (ToolsMachine,), attributes),
+                settings=settings(
+                    max_examples=examples,
+                    stateful_step_count=50,
+                    deadline=None,
+                    database=None,
+                    # Shrinking and explaining repeat a failure very often, and each repetition talks to a
+                    # server.
+                    phases=[Phase.explicit, Phase.generate],
+                    suppress_health_check=list(HealthCheck),
+                ),
+            )
+            if succeeded == every:
+                break
     finally:
         threads.close()
-    # A tool that no rule calls would be checked by none.
-    assert succeeded == {tool.name for tool in REGISTRY}
+    assert succeeded == every
