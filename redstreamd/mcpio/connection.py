@@ -44,7 +44,7 @@ class ConnectionStatistics:
 
     Attributes:
         connection_id: Its name in events.
-        era: None until the first request.
+        era: None until the peer has shown it.
         requests: Requests received so far, refused ones included.
         requests_in_flight: Those being served now.
         outbox_bytes: What waits for the peer to read it.

@@ -98,8 +98,8 @@ class Dispatcher:
 
     @property
     def era(self) -> Era | None:
-        """The era the peer speaks; None until its first request."""
-        return None if self._kernel is None else self._kernel.era
+        """The era the peer speaks; None until it has shown that."""
+        return None if self._kernel is None or not self._kernel.settled else self._kernel.era
 
     async def take(self, line: bytes, nursery: trio.Nursery) -> None:
         """Handle one line from the peer; what takes longer goes on in `nursery`."""
@@ -139,7 +139,7 @@ class Dispatcher:
         # What waits for the era to be decided is read again by the successor.
         early = b"".join(jsonrpc.notification(message.method, message.params) for message in self._early)
         state = ConnectionState(self._connection_id)
-        if self._kernel is not None:
+        if self._kernel is not None and self._kernel.settled:
             state = self._kernel.state(self._connection_id)
         return attrs.evolve(
             state,
@@ -163,7 +163,7 @@ class Dispatcher:
             self._refuse(refusal)
             return
         # Decided here and not where the request is served, because tasks start in no particular order.
-        kernel = self._kernel or await self._open(era_of(request.method, request.params))
+        kernel = await self._kernel_for(request)
         if request.method == "initialize":
             # In line, so that a request sent right behind it finds the session initialized.
             line = await self._outcome(kernel, self._register(request, size))
@@ -180,8 +180,21 @@ class Dispatcher:
         elif len(self._early) < MAX_EARLY_NOTIFICATIONS:
             self._early.append(message)
 
+    async def _kernel_for(self, request: Request) -> Kernel:
+        """Return the kernel that serves a request: the connection's, once the peer has shown its era."""
+        kernel = self._kernel
+        if kernel is not None and kernel.settled:
+            return kernel
+        era = era_of(request.method, request.params)
+        if kernel is None or kernel.era is not era:
+            if kernel is not None:
+                await kernel.aclose()
+            kernel = await self._open(era)
+        kernel.claim(request.method, request.params)
+        return kernel
+
     async def _open(self, era: Era) -> Kernel:
-        """Settle the connection on an era, and deliver what waited for that."""
+        """Begin to serve an era, and deliver what waited for that."""
         self._kernel = kernel = self._make_kernel(era)
         early, self._early = self._early, []
         for message in early:
@@ -191,7 +204,7 @@ class Dispatcher:
     def _make_kernel(self, era: Era, state: ConnectionState | None = None) -> Kernel:
         outbound = ConnectionOutbound(self._send)
         if era is Era.MODERN:
-            return ModernKernel(self._server, self._principal, outbound)
+            return ModernKernel(self._server, self._principal, outbound, state)
         return HandshakeKernel(self._server, self._principal, outbound, state)
 
     def _context(

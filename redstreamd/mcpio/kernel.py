@@ -8,7 +8,7 @@ nothing of lines, ids in flight or sockets. tests/mcpio/test_sdk_contract.py pin
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any, Protocol
+from typing import Any, Final, Protocol
 
 from mcp.server.connection import Connection, NotifyOnlyOutbound
 from mcp.server.lowlevel import Server
@@ -31,10 +31,16 @@ from redstreamd.policy import Principal
 Params = dict[str, Any] | None
 
 
+#: Methods that the handshake era does not have: without an envelope they are broken requests of the other.
+_MODERN_ONLY: Final = frozenset({"server/discover", "subscriptions/listen"})
+
+
 def era_of(method: str, params: Params) -> Era:
-    """Tell which era a connection's first request opens."""
-    # `initialize` does not exist in the modern era, so it opens the other one whatever it carries.
-    return Era.MODERN if method != "initialize" and _has_envelope(params) else Era.HANDSHAKE
+    """Tell which era a request belongs to, as long as its connection is not settled on one."""
+    # `initialize` does not exist in the modern era, so it belongs to the other one whatever it carries.
+    if method == "initialize":
+        return Era.HANDSHAKE
+    return Era.MODERN if method in _MODERN_ONLY or _has_envelope(params) else Era.HANDSHAKE
 
 
 def error_of(exc: Exception) -> dict[str, Any] | None:
@@ -49,6 +55,19 @@ class Kernel(Protocol):
     @property
     def era(self) -> Era:
         """The era it serves."""
+        ...
+
+    @property
+    def settled(self) -> bool:
+        """Whether the peer has shown that it speaks this era, and no other will do from now on.
+
+        A handshake that succeeded shows it, or a request with a valid envelope. One that has neither, such as
+        a ping ahead of everything else, says nothing about those that follow.
+        """
+        ...
+
+    def claim(self, method: str, params: Params) -> None:
+        """Note a request that is about to be served, which may settle the matter."""
         ...
 
     async def serve(self, context: RequestContext, method: str, params: Params) -> dict[str, Any]:
@@ -102,8 +121,17 @@ class HandshakeKernel:
             if state.initialized:
                 self._connection.initialized.set()
 
+    @property
+    def settled(self) -> bool:
+        """Whether `initialize` succeeded."""
+        return self._initialize_params is not None
+
+    def claim(self, method: str, params: Params) -> None:
+        """Do nothing: `initialize` settles the matter when it has succeeded."""
+
     async def serve(self, context: RequestContext, method: str, params: Params) -> dict[str, Any]:
         """Run the handler of a request; one that carries an envelope belongs to the other era."""
+        # Such a one gets here only once the handshake was made.
         if method != "initialize" and _has_envelope(params):
             # Worded as the SDK words it, so that a client sees one server, whatever the transport.
             raise MCPError(
@@ -140,12 +168,25 @@ class ModernKernel:
 
     era = Era.MODERN
 
-    def __init__(self, server: Server[Principal], principal: Principal, outbound: ConnectionOutbound) -> None:
-        """Serve requests that carry an envelope."""
+    def __init__(
+        self,
+        server: Server[Principal],
+        principal: Principal,
+        outbound: ConnectionOutbound,
+        state: ConnectionState | None = None,
+    ) -> None:
+        """Serve requests that carry an envelope; a `state` of this era shows that the peer speaks it."""
+        self.settled = state is not None
         self._server = server
         self._principal = principal
         # Change notifications reach a modern client through subscriptions/listen only.
         self._outbound = NotifyOnlyOutbound(outbound)
+
+    def claim(self, method: str, params: Params) -> None:
+        """Settle the matter if the request carries an envelope of a revision that is served."""
+        if not self.settled:
+            route = classify_inbound_request({"method": method, "params": params})
+            self.settled = not isinstance(route, InboundLadderRejection)
 
     async def serve(self, context: RequestContext, method: str, params: Params) -> dict[str, Any]:
         """Run the handler of a request; `initialize` belongs to the other era."""

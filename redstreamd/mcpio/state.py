@@ -18,7 +18,7 @@ from redstreamd.mcpio.jsonrpc import RequestId, encode_value
 
 
 class Era(enum.StrEnum):
-    """The two ways MCP is spoken; the first request of a connection decides."""
+    """The two ways MCP is spoken; a connection speaks one of them once its peer has shown which."""
 
     HANDSHAKE = "handshake"
     """Revisions 2024-11-05 to 2025-11-25: `initialize` once, then a session."""
@@ -49,7 +49,7 @@ class ConnectionState:
 
     Attributes:
         connection_id: Names the connection in events, across restarts.
-        era: None until the first request.
+        era: None until the peer has shown it.
         initialize_params: The handshake's parameters as the peer sent them; None before it, and in the
             modern era.
         protocol_version: What the handshake negotiated; None likewise.

@@ -115,8 +115,6 @@ SEQUENCES: dict[str, list[Line]] = {
         request("tools/list"),
         call("echo"),
         request("no/such"),
-        request("server/discover"),
-        request("subscriptions/listen", {}),
     ],
     "initialized out of the blue": [READY, request("tools/list")],
     "notifications before the first request": [notification("notifications/x")] * 12
