@@ -186,6 +186,28 @@ async def sampling(server: Server) -> AsyncIterator[Sampler]:
             nursery.cancel_scope.cancel()
 
 
+@pytest.mark.parametrize(
+    ("lag_before", "lag_after", "active", "untaken"),
+    [
+        (3, 4, 0, 7.0),
+        (3, 4, 1, None),
+        (3, 4, None, None),
+        (0, 4, 0, None),
+        (3, 0, 0, None),
+        (None, 4, 0, None),
+    ],
+)
+def test_entries_that_waited_all_the_time_while_nobody_got_any_are_untaken(
+    lag_before: int | None, lag_after: int, active: int | None, untaken: float | None
+) -> None:
+    before = Sample(10.0, 9, 9, {"g": GroupSample(0, None, lag_before, None)})
+    after = Sample(17.0, 9, 9, {"g": GroupSample(0, None, lag_after, active)})
+    rates = rates_between(deque([before, after]))
+    assert rates is not None
+    assert rates.groups["g"].active_consumers == active
+    assert rates.groups["g"].untaken_seconds == untaken
+
+
 async def active_of(sampler: Sampler, stream: str) -> dict[str, int | None]:
     """Return the active consumers of each group by a sample that was begun after this call."""
     sampler.rates(stream)

@@ -84,12 +84,15 @@ class GroupRates:
             they are too many to look at. One that only finishes what it got before is none of them: the
             server notes no time for that. Before Redis 7.2 one that was only made, or looked at what it
             holds, is among them.
+        untaken_seconds: How long entries have waited for a consumer to get any: the time between the samples;
+            None if one got some, if nothing waited at the first, or if it cannot be told.
     """
 
     acknowledged_per_second: float | None
     processing_seconds: float | None
     lag_per_second: float | None
     active_consumers: int | None
+    untaken_seconds: float | None
 
 
 @attrs.frozen
@@ -243,6 +246,7 @@ def _group_rates(name: str, samples: deque[Sample], window: float) -> GroupRates
         processing_seconds=sum(held) / len(held) / done if done else None,
         lag_per_second=lags,
         active_consumers=last.active,
+        untaken_seconds=window if first.lag and last.lag and last.active == 0 else None,
     )
 
 
