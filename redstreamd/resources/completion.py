@@ -65,6 +65,8 @@ class Completion:
             raise refused(error) from error
         return mcp_types.CompleteResult(
             completion=mcp_types.Completion(
-                values=found.names, total=found.total, has_more=found.total > len(found.names)
+                values=found.names,
+                total=found.total,
+                has_more=found.total is None or found.total > len(found.names),
             )
         )

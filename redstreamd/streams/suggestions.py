@@ -44,11 +44,22 @@ class Suggestions:
 
     Attributes:
         names: At most `MAX_SUGGESTIONS`, sorted; entry IDs newest first.
-        total: How many there are.
+        total: How many there are; None if there are more than were looked at.
     """
 
     names: list[str]
-    total: int
+    total: int | None
+
+
+@attrs.frozen
+class _Found:
+    """Names that may fit, and whether these are all."""
+
+    names: list[str]
+    complete: bool = True
+
+
+_NOTHING = _Found([])
 
 
 class Suggester:
@@ -57,7 +68,7 @@ class Suggester:
     def __init__(self, facts: Facts) -> None:
         """Look in the streams of `facts`."""
         self._facts = facts
-        self._searches: dict[str, Callable[[str, Mapping[str, str]], Awaitable[list[str]]]] = {
+        self._searches: dict[str, Callable[[str, Mapping[str, str]], Awaitable[_Found]]] = {
             "stream": self._streams,
             "group": self._groups,
             "consumer": self._consumers,
@@ -80,48 +91,50 @@ class Suggester:
         if search is None:
             return Suggestions([], 0)
         try:
-            found = [name for name in await search(prefix, others) if name.startswith(prefix)]
+            found = await search(prefix, others)
         except BusError as error:
             if error.code not in _ABSENT:
                 raise
-            found = []
-        return Suggestions(found[:MAX_SUGGESTIONS], len(found))
+            found = _NOTHING
+        names = [name for name in found.names if name.startswith(prefix)]
+        return Suggestions(names[:MAX_SUGGESTIONS], len(names) if found.complete else None)
 
     @property
     def _bus(self) -> Bus:
         return self._facts.bus
 
-    async def _streams(self, prefix: str, _others: Mapping[str, str]) -> list[str]:
-        return await self._bus.lister.names(_GLOB.sub(r"\\\1", prefix) + "*")
+    async def _streams(self, prefix: str, _others: Mapping[str, str]) -> _Found:
+        return _Found(await self._bus.lister.names(_GLOB.sub(r"\\\1", prefix) + "*"))
 
-    async def _groups(self, _prefix: str, others: Mapping[str, str]) -> list[str]:
+    async def _groups(self, _prefix: str, others: Mapping[str, str]) -> _Found:
         if "stream" not in others:
-            return []
+            return _NOTHING
         self._facts.check(others["stream"])
-        return sorted(each.name for each in await self._bus.commands.xinfo_groups(others["stream"]))
+        return _Found(sorted(each.name for each in await self._bus.commands.xinfo_groups(others["stream"])))
 
-    async def _consumers(self, _prefix: str, others: Mapping[str, str]) -> list[str]:
+    async def _consumers(self, _prefix: str, others: Mapping[str, str]) -> _Found:
         if "stream" not in others or "group" not in others:
-            return []
+            return _NOTHING
         self._facts.check(others["stream"], others["group"])
         consumers = await self._bus.commands.xinfo_consumers(others["stream"], others["group"])
-        return sorted(each.name for each in consumers)
+        return _Found(sorted(each.name for each in consumers))
 
-    async def _entry_ids(self, prefix: str, others: Mapping[str, str]) -> list[str]:
+    async def _entry_ids(self, prefix: str, others: Mapping[str, str]) -> _Found:
         if "stream" not in others:
-            return []
+            return _NOTHING
         stream = others["stream"]
         self._facts.check(stream)
         found: list[str] = []
-        for newest, oldest in await self._ranges(stream, prefix):
+        ranges = await self._ranges(stream, prefix)
+        for read, (newest, oldest) in enumerate(ranges, start=1):
             page = await self._bus.reader.read(
                 stream, start=newest, end=oldest, direction="backward", count=_LATEST - len(found)
             )
             found += [entry.id for entry in page.entries]
             # More are left where the content is large, too.
             if page.has_more or len(found) == _LATEST:
-                break
-        return found
+                return _Found(found, complete=not page.has_more and read == len(ranges))
+        return _Found(found)
 
     async def _ranges(self, stream: str, prefix: str) -> list[tuple[str | None, str | None]]:
         """Return the ranges, newest first, of the entry IDs that begin with `prefix`.
@@ -149,11 +162,11 @@ class Suggester:
             for most, least in _numbers(sequence, digits)
         ]
 
-    async def _fields(self, _prefix: str, others: Mapping[str, str]) -> list[str]:
+    async def _fields(self, _prefix: str, others: Mapping[str, str]) -> _Found:
         if "stream" not in others or "entry_id" not in others:
-            return []
+            return _NOTHING
         entry = await self._facts.entry(others["stream"], others["entry_id"])
-        return sorted(entry["fields"])
+        return _Found(sorted(entry["fields"]))
 
 
 def _numbers(prefix: str, digits: int) -> Iterator[tuple[int, int]]:

@@ -140,15 +140,16 @@ def newest_first(ids: list[str], beginning: str = "") -> list[str]:
 async def test_entry_ids_that_begin_so_are_suggested_newest_first_however_old(
     daemon: Daemon, redis: Server, stream: str, begun: str, values: list[str]
 ) -> None:
-    redis.commands(
-        *[("XADD", "long", one, "f", "v") for one in SECONDS + AT_ONCE],
-        *[("XADD", "by hand", one, "f", "v") for one in BY_HAND],
-        *[("XADD", "greatest", one, "f", "v") for one in ("9-1", GREATEST)],
-    )
+    streams = {"long": SECONDS + AT_ONCE, "by hand": BY_HAND, "greatest": ["9-1", GREATEST]}
+    for name, ids in streams.items():
+        redis.commands(*[("XADD", name, one, "f", "v") for one in ids])
     with trio.fail_after(10):
         async with connected(daemon.path, era="modern") as client:
             answer = await client.complete(FIELD, {"name": "entry_id", "value": begun}, {"stream": stream})
     assert answer.completion.values == values
+    every = newest_first(streams.get(stream, []), begun)
+    assert answer.completion.has_more is (len(every) > len(values))
+    assert answer.completion.total == (None if answer.completion.has_more else len(values))
 
 
 async def test_of_large_entries_fewer_are_suggested(daemon: Daemon, redis: Server) -> None:
@@ -157,6 +158,7 @@ async def test_of_large_entries_fewer_are_suggested(daemon: Daemon, redis: Serve
         async with connected(daemon.path, era="modern") as client:
             answer = await client.complete(FIELD, {"name": "entry_id", "value": "1"}, {"stream": "large"})
     assert answer.completion.values == ["19-1"]
+    assert answer.completion.has_more is True
 
 
 @ERAS

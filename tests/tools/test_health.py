@@ -13,6 +13,7 @@ from redstreamd.settings import Settings
 from redstreamd.settings.groups import LeasesSettings
 from redstreamd.streams.bus import Bus
 from redstreamd.streams.codec import Stamp
+from redstreamd.streams.diagnosis import group_findings
 from redstreamd.streams.diagnosis.server_health import ServerFacts, server_findings
 from redstreamd.tools.arguments import Structurer
 from redstreamd.tools.catalog import REGISTRY
@@ -414,6 +415,38 @@ async def test_a_group_is_told_with_how_many_of_its_consumers_were_active(server
             nursery.cancel_scope.cancel()
     (group,) = diagnosis["groups"]
     assert (group["consumers"], group["active_consumers"]) == (2, 1)
+
+
+async def test_consumers_that_stopped_are_told_from_those_that_are_at_work(
+    server: Server, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(group_findings, "_UNTAKEN", 0.2)
+    with trio.fail_after(20):
+        async with running_bus(server) as bus, trio.open_nursery() as nursery:
+            bus.sampler._interval = 0.02
+            await nursery.start(bus.sampler.run)
+            await add(bus, 1)
+            taken = await call(bus, "work_take", consumer="worker", lease_seconds=1_000, **GROUP)
+            await add(bus, 3)
+
+            async def diagnosis_after_a_while() -> dict[str, Any]:
+                """Forget what was sampled, and ask once nobody has done anything for long enough."""
+                bus.sampler._followed.clear()
+                while True:
+                    told = await call(bus, "stream_health", stream="s", detail="full")
+                    (group,) = told["groups"]
+                    if group.get("untaken_seconds", 0) > 0.2:
+                        return told
+
+            at_work = await diagnosis_after_a_while()
+            await call(bus, "work_done", lease=taken["lease"])
+            stopped = await diagnosis_after_a_while()
+            nursery.cancel_scope.cancel()
+    assert "no_active_consumers" not in {finding["code"] for finding in at_work["findings"]}
+    finding = found(stopped, "no_active_consumers")
+    assert (finding["severity"], finding["group"]) == ("warning", "g")
+    assert finding["evidence"]["lag"] == 3
+    assert finding["next_call"]["tool"] == "work_take"
 
 
 async def test_what_is_absent_or_of_another_type_is_said(server: Server) -> None:

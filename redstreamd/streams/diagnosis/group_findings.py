@@ -17,6 +17,8 @@ MANY_PENDING = 100
 MANY_LAGGING = 100
 #: Seconds for which due work may wait: somebody who waits for it looks every five.
 _OVERDUE = 15.0
+#: Seconds for which entries may wait while no consumer gets any.
+_UNTAKEN = 60.0
 #: Seconds after which a consumer that holds nothing is thought to be gone for good.
 _ABANDONED = 7 * 86_400.0
 _NAMED = 5
@@ -47,6 +49,7 @@ def group_findings(stream: str, facts: GroupFacts, limits: Limits) -> Iterator[F
     place = {"stream": stream, "group": facts.info.name}
     yield from _nobody(place, facts)
     yield from _behind(place, facts)
+    yield from _untaken(place, facts)
     yield from _held(place, facts, limits)
     yield from _failing(place, facts, limits)
     yield from _consumers(place, facts, limits)
@@ -101,6 +104,29 @@ def _behind(place: dict[str, Any], facts: GroupFacts) -> Iterator[Finding]:
             evidence,
             place["group"],
         )
+
+
+def _untaken(place: dict[str, Any], facts: GroupFacts) -> Iterator[Finding]:
+    waited = None if facts.rates is None else facts.rates.untaken_seconds
+    if waited is None or waited < _UNTAKEN or not facts.info.consumers or not facts.lag.least:
+        return
+    # Who holds a lease is at work, and may come for more when that is done.
+    if facts.look.leased:
+        return
+    yield Finding(
+        Severity.WARNING,
+        "no_active_consumers",
+        "Entries wait, and none of the group's consumers took any or holds a lease: they stopped.",
+        {
+            "consumers": facts.info.consumers,
+            "active_consumers": 0,
+            "lag": facts.lag.entries,
+            "untaken_seconds": round(waited, 3),
+        },
+        place["group"],
+        "work_take",
+        {**place, "consumer": "<your name>"},
+    )
 
 
 def _held(place: dict[str, Any], facts: GroupFacts, limits: Limits) -> Iterator[Finding]:
