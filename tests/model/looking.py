@@ -1,11 +1,9 @@
-"""Tools that change nothing: reading, waiting, listing, diagnosing.
-
-They are one rule together, or little else would happen in a run.
-"""
+"""Tools that change nothing: reading, waiting, listing, diagnosing. Each example ends with all of them."""
 
 from __future__ import annotations
 
 import sys
+from typing import Any
 
 from hypothesis import strategies as st
 from hypothesis.stateful import rule
@@ -13,15 +11,23 @@ from hypothesis.stateful import rule
 from redstreamd.streams.diagnosis.shape import MOST_COUNTED
 from redstreamd.tools.catalog import REGISTRY
 from tests.model.choices import COUNTS, GROUPS, NAMES, NO_STREAM, STREAMS
-from tests.model.reading import FILTERS, Reading
+from tests.model.reading import Reading
 from tests.model.world import Stream
 
-LOOKS = st.sampled_from(
+LOOKS = st.sampled_from(["list", "wrong", "pending", "health", "health", "old groups", "old read"])
+FILTERS = st.none() | st.sampled_from(
     [
-        *("read", "read", "wait", "follow", "follow", "old read"),
-        *("list", "wrong", "pending", "health", "health", "old groups"),
+        {"n": 1},
+        {"n": 1, "at": 0},
+        {"at": 1},
+        {"text": "Grüße", "list": [1, None, {"x": 0.5}]},
+        {"n": "1"},
+        {"absent": None},
+        {},
     ]
 )
+#: Positions that are no entry IDs; those of entries are drawn from the model.
+WORDS = ["earliest", "latest"]
 #: What a tool needs beside a stream.
 NEEDED = {
     "stream_read": {},
@@ -42,31 +48,49 @@ class Looking(Reading):
 
     def look_at_everything(self) -> None:
         self.list_streams()
-        self.follow(3)
         self.wait_for_what_comes_next(NAMES)
+        for wanted in ({"n": 1}, None):
+            self.follow(3, wanted)
         for name in NAMES:
+            stream = self.world.streams.get(name, Stream())
             self.list_groups(name)
             self.diagnose(name)
-            self.read_all_pages(name, False, 3)
             self.get_stream_messages(name, 3)
-            for group in self.world.streams.get(name, Stream()).groups:
+            for wanted in ({"n": 1}, None):
+                self.read_all_pages(name, wanted is None, 3, filter=wanted)
+                self.wait_from_the_beginning(name, 3, wanted)
+            ids = [*stream.entries, stream.last_id]
+            self.read_all_pages(name, False, 3, start=ids[len(ids) // 4], end=ids[3 * len(ids) // 4])
+            for group in stream.groups:
                 self.list_pending(name, group)
 
-    @rule(look=LOOKS, name=STREAMS, group=GROUPS, count=COUNTS, backward=st.booleans(), data=st.data())
-    def look(self, look: str, name: str, group: str, count: int, backward: bool, data: st.DataObject) -> None:
-        if look == "read":
-            self.read_a_part(name, backward, count, data)
-        elif look == "wait":
-            self.wait_for_what_comes_next([name])
-            self.wait_from_the_beginning(name, count, data.draw(FILTERS))
-        elif look == "follow":
-            self.follow(count, data.draw(FILTERS))
-        elif look == "old read":
+    @rule(name=STREAMS, backward=st.booleans(), count=COUNTS, wanted=FILTERS, data=st.data())
+    def read(
+        self, name: str, backward: bool, count: int, wanted: dict[str, Any] | None, data: st.DataObject
+    ) -> None:
+        ids = [one for stream in self.world.streams.values() for one in stream.entries]
+        # Without its second part an ID stands for a whole millisecond.
+        positions = st.none() | st.sampled_from([*WORDS, *ids, *(one.split("-")[0] for one in ids)])
+        start, end = data.draw(positions), data.draw(positions)
+        self.read_all_pages(name, backward, count, start=start, end=end, filter=wanted)
+
+    @rule(name=STREAMS, count=COUNTS, wanted=FILTERS)
+    def wait(self, name: str, count: int, wanted: dict[str, Any] | None) -> None:
+        self.wait_for_what_comes_next([name])
+        self.wait_from_the_beginning(name, count, wanted)
+
+    @rule(count=COUNTS, wanted=FILTERS)
+    def follow_both(self, count: int, wanted: dict[str, Any] | None) -> None:
+        self.follow(count, wanted)
+
+    @rule(look=LOOKS, name=STREAMS, group=GROUPS, count=COUNTS, tool=st.sampled_from(sorted(NEEDED)))
+    def look(self, look: str, name: str, group: str, count: int, tool: str) -> None:
+        if look == "old read":
             self.get_stream_messages(name, count)
         elif look == "list":
             self.list_streams()
         elif look == "wrong":
-            self.a_key_that_is_no_stream(data.draw(st.sampled_from(sorted(NEEDED))))
+            self.a_key_that_is_no_stream(tool)
         elif look == "pending":
             self.list_pending(name, group)
         elif look == "health":

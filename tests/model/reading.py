@@ -5,26 +5,10 @@ from __future__ import annotations
 import json
 from typing import Any
 
-from hypothesis import strategies as st
-
 from redstreamd.streams.entry_ids import MAX_PART, ZERO
 from tests.model.calling import Calling
 from tests.model.choices import NAMES
 from tests.model.world import Stream, order
-
-FILTERS = st.none() | st.sampled_from(
-    [
-        {"n": 1},
-        {"n": 1, "at": 0},
-        {"at": 1},
-        {"text": "Grüße", "list": [1, None, {"x": 0.5}]},
-        {"n": "1"},
-        {"absent": None},
-        {},
-    ]
-)
-#: Positions that are no entry IDs; those of entries are drawn from the model.
-WORDS = ["earliest", "latest"]
 
 
 class Reading(Calling):
@@ -76,13 +60,6 @@ class Reading(Calling):
             if first(low) <= order(one) <= last(high) and passes(members, how.get("filter"))
         ]
         assert seen == (expected[::-1] if backward else expected)
-
-    def read_a_part(self, name: str, backward: bool, count: int, data: st.DataObject) -> None:
-        ids = [one for stream in self.world.streams.values() for one in stream.entries]
-        # Without its second part an ID stands for a whole millisecond.
-        positions = st.none() | st.sampled_from([*WORDS, *ids, *(one.split("-")[0] for one in ids)])
-        how = {"start": data.draw(positions), "end": data.draw(positions), "filter": data.draw(FILTERS)}
-        self.read_all_pages(name, backward, count, **how)
 
     def wait_from_the_beginning(self, name: str, count: int, wanted: dict[str, Any] | None = None) -> None:
         seen, _ = self.wait_for_all([name], ZERO, count, wanted)
