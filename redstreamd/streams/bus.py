@@ -35,6 +35,7 @@ class Bus:
         commands: Typed Redis commands, for what needs no more than one.
         hub: Wakes those who wait; a supervised child runs it.
         lister: Which streams there are.
+        pages: Reading parts of streams as they are.
         reader: Reading and waiting.
         publisher: Adding.
         work: Taking and settling.
@@ -52,6 +53,7 @@ class Bus:
     commands: Commands
     hub: TailHub
     lister: Lister
+    pages: Pages
     reader: Reader
     publisher: Publisher
     work: WorkQueue
@@ -95,6 +97,7 @@ class Bus:
             commands=commands,
             hub=hub,
             lister=lister,
+            pages=pages,
             reader=Reader(commands, lister, pages, hub, max_bytes=settings.tools.max_result_bytes),
             publisher=publisher,
             work=work,

@@ -26,7 +26,7 @@ from redstreamd.tools import fields
 from redstreamd.tools.definition import Call, Profile, named_by, tool
 from redstreamd.tools.naming import check_new_stream
 
-#: The original had no bound; one answer must still fit a message.
+#: The original had no bound; one answer must still fit a message, so there are fewer if they are large.
 MostMessages = Annotated[int, Meta(ge=1, le=1_000, description="Most messages to return.")]
 
 
@@ -79,11 +79,13 @@ async def get_stream_messages(call: Call[Bus], args: GetStreamMessagesArguments)
     _check_stream(call, args.stream)
     start = args.start if args.start in ("-", "+") else entry_ids.position(args.start, argument="start")
     commands = call.bus.commands
+    # Whatever the count: half a message, because JSON of what it holds may be twice as long.
+    most_bytes = call.bus.settings.limits.max_message_bytes // 2
     async with explained(commands, args.stream):
-        messages = await commands.xrange(args.stream, start, "+", args.count)
-        if not messages and await commands.key_type(args.stream) == "none":
+        page = await call.bus.pages.read(args.stream, start, "+", most=args.count, most_bytes=most_bytes)
+        if not page.entries and await commands.key_type(args.stream) == "none":
             raise await stream_not_found(commands, args.stream)
-    return [_message(entry) for entry in messages]
+    return [_message(entry) for entry in page.entries]
 
 
 @attrs.frozen
