@@ -29,7 +29,7 @@ FILTERS = st.none() | st.sampled_from(
 #: Positions that are no entry IDs; those of entries are drawn from the model.
 WORDS = ["earliest", "latest"]
 #: What a tool needs beside a stream.
-NEEDED = {
+NEEDED: dict[str, dict[str, Any]] = {
     "stream_read": {},
     "stream_health": {},
     "stream_add": {"entries": [{"n": 1}]},

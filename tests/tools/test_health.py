@@ -244,10 +244,13 @@ async def test_a_lag_that_can_be_neither_believed_nor_counted_is_given_with_its_
     with trio.fail_after(20):
         async with running_bus(server) as bus:
             diagnosis = await call(bus, "stream_health", **GROUP, detail="full")
+            server.command("XGROUP", "DELCONSUMER", "s", "g", "c")
+            deserted = await call(bus, "stream_health", **GROUP)
     finding = found(diagnosis, "lagging")
     evidence = finding["evidence"]
     assert evidence["estimated"] is True
     assert (evidence["at_least"], evidence["at_most"]) == (100, 499)
+    assert found(deserted, "no_consumers")["evidence"] == {**evidence, "consumers": 0, "pending": 0}
     assert evidence["lag"] == pytest.approx(499, abs=1)
     assert "removed from the stream" in finding["cause"]
     (line,) = diagnosis["groups"]

@@ -63,7 +63,7 @@ def _nobody(place: dict[str, Any], facts: GroupFacts) -> Iterator[Finding]:
         Severity.CRITICAL if waiting else Severity.WARNING,
         "no_consumers",
         "The group has no consumer" + (", so nobody works on what waits in it." if waiting else "."),
-        {"consumers": 0, "lag": facts.lag.entries, "pending": facts.info.pending},
+        {"consumers": 0, **facts.lag.evidence(), "pending": facts.info.pending},
         place["group"],
         "work_take",
         {**place, "consumer": "<your name>"},
@@ -72,9 +72,7 @@ def _nobody(place: dict[str, Any], facts: GroupFacts) -> Iterator[Finding]:
 
 def _behind(place: dict[str, Any], facts: GroupFacts) -> Iterator[Finding]:
     lag, rates = facts.lag, facts.rates
-    evidence: dict[str, Any] = {"lag": lag.entries}
-    if not lag.exact:
-        evidence |= {"estimated": True, "at_least": lag.least, "at_most": lag.most}
+    evidence = lag.evidence()
     if rates is not None and rates.lag_per_second is not None:
         evidence["lag_per_second"] = round(rates.lag_per_second, 3)
     if rates is not None and rates.acknowledged_per_second is not None:
@@ -120,7 +118,7 @@ def _untaken(place: dict[str, Any], facts: GroupFacts) -> Iterator[Finding]:
         {
             "consumers": facts.info.consumers,
             "active_consumers": 0,
-            "lag": facts.lag.entries,
+            **facts.lag.evidence(),
             "untaken_seconds": round(waited, 3),
         },
         place["group"],

@@ -173,7 +173,7 @@ def _stream_findings(shape: Shape, rates: Rates | None, groups: list[GroupFacts]
             "held_by_group",
             f"{long}: a group has not finished most of it, and stream_add never trims what a group has not "
             "finished. Let consumers work for the group, or destroy it if nobody needs it.",
-            evidence | {"unfinished": _unfinished(holding)},
+            evidence | {"unfinished": _unfinished(holding), **holding.lag.evidence()},
             group=holding.info.name,
             tool="group_manage",
             arguments={"stream": shape.stream, "group": holding.info.name, "action": "destroy"},

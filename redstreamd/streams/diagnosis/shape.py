@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import attrs
 
 from redstreamd.redisio.commands import Commands
@@ -73,6 +75,11 @@ class Lag:
     def exact(self) -> bool:
         """Whether the number is known."""
         return self.least == self.most
+
+    def evidence(self) -> dict[str, Any]:
+        """Return it as members of a finding's evidence, with its bounds unless it is known."""
+        bounds = {} if self.exact else {"estimated": True, "at_least": self.least, "at_most": self.most}
+        return {"lag": self.entries, **bounds}
 
 
 @attrs.frozen
