@@ -76,6 +76,20 @@ def check(value: Any) -> None:
             raise _refused(path, "the number is beyond the range of an IEEE 754 double")
 
 
+def equal(one: Any, other: Any) -> bool:
+    """Tell whether two values, as decoded from JSON, are the same JSON value.
+
+    Numbers are equal by value, however they were written. Python alone takes true for 1.
+    """
+    if isinstance(one, bool) or isinstance(other, bool):
+        return one is other
+    if isinstance(one, list) and isinstance(other, list):
+        return len(one) == len(other) and all(map(equal, one, other))
+    if isinstance(one, dict) and isinstance(other, dict):
+        return one.keys() == other.keys() and all(equal(one[name], other[name]) for name in one)
+    return bool(one == other)
+
+
 def _check_text(path: str, text: str) -> None:
     if not text.isascii() and (match := _FORBIDDEN.search(text)) is not None:
         raise _refused(path, f"the text contains U+{ord(match[0]):04X}, which is no character")

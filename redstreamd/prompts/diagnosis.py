@@ -37,7 +37,7 @@ Find out whether this stream is in good order, and tell me what you find, most s
 
 1. Is it written? Compare age_seconds with the times between its latest entries. A stream that went quiet
    points to its producers.
-2. Is it read? For each group compare lag (entries not yet delivered; null means that Redis cannot tell)
+2. Is it read? For each group compare lag (entries not yet delivered; with lag_between it is an estimate)
    and pending (delivered and not finished) with length. A lag that is large needs more consumers or faster
    ones; pending without lag means that consumers take work and do not finish it.
 3. Does it grow without end? A length far above what any group still needs calls for retention: max_length
@@ -58,7 +58,7 @@ async def group(asking: Asking, stream: str, group: str) -> Brief:
         """\
 Find out whether the consumers of this group do their work, and tell me what you find, most serious first.
 
-1. Does the group keep up? lag is what waits to be delivered (if it is null, the facts say why).
+1. Does the group keep up? lag is what waits to be delivered (if it is an estimate, the facts say why).
 2. Is work stuck? oldest_pending is what was taken first and not finished: long idle means that its consumer
    died or hangs; many deliveries mean that the entry itself makes consumers fail.
 3. Are consumers alive? One that is idle for long and holds pending entries is probably gone; its entries go

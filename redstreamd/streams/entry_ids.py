@@ -60,7 +60,8 @@ def position(text: str, *, argument: str) -> str:
         argument: The argument's name, for the error.
 
     Returns:
-        ``-`` for earliest, ``+`` for latest, else an entry ID; a time becomes its first possible ID.
+        ``-`` for earliest, ``+`` for latest, else an entry ID. That of a time has no second part, which
+        stands for the whole millisecond: its first ID where a range begins, its last where one ends.
 
     Raises:
         BusError: INVALID_START.
@@ -86,7 +87,7 @@ def position(text: str, *, argument: str) -> str:
     if moment.tzinfo is None:
         moment = moment.replace(tzinfo=dt.UTC)
     milliseconds = (moment - _EPOCH) // dt.timedelta(milliseconds=1)
-    return f"{max(0, milliseconds)}-0"
+    return str(max(0, milliseconds))
 
 
 def before(entry_id: str) -> str:

@@ -14,14 +14,15 @@ import attrs
 import msgspec
 
 from redstreamd.errors import BusError, Code
-from redstreamd.redisio.replies import RawEntry
+from redstreamd.redisio.replies import GroupInfo, RawEntry
 from redstreamd.streams import entry_ids
 from redstreamd.streams.bounds import bound_entries
 from redstreamd.streams.bus import Bus
 from redstreamd.streams.codec import decode
+from redstreamd.streams.diagnosis.shape import Shape, lag_of
 from redstreamd.streams.diagnosis.vitals import Vitals
 from redstreamd.streams.entries import view
-from redstreamd.streams.listing import line
+from redstreamd.streams.listing import StreamSummary, line
 from redstreamd.streams.names import check_group, check_stream
 from redstreamd.streams.problems import explained, group_not_found, stream_not_found
 from redstreamd.streams.uris import group_uri
@@ -76,9 +77,7 @@ class Facts:
             BusError: INVALID_STREAM, STREAM_NOT_FOUND, WRONG_TYPE; CONNECTION_ERROR.
         """
         self.check(stream)
-        summary = await self.bus.lister.position(stream)
-        if summary is None:
-            raise await stream_not_found(self.bus.commands, stream)
+        shape = await self.bus.streams.shape(stream)
         async with explained(self.bus.commands, stream):
             groups = await self.bus.commands.xinfo_groups(stream)
             page = await self.bus.reader.read(stream, direction="backward", count=_LATEST)
@@ -86,9 +85,9 @@ class Facts:
             [view(stream, entry) for entry in page.entries], self._max_bytes, droppable=True
         )
         return {
-            **line(summary),
+            **line(StreamSummary(stream, shape.length, shape.groups, shape.last_id, shape.now)),
             "groups": [
-                {**attrs.asdict(group), "uri": group_uri(stream, group.name)}
+                {**_group(shape, group), "uri": group_uri(stream, group.name)}
                 for group in sorted(groups, key=lambda each: each.name)[:MAX_LISTED]
             ],
             "group_count": len(groups),
@@ -106,6 +105,7 @@ class Facts:
         """
         self.check(stream, group)
         commands = self.bus.commands
+        shape = await self.bus.streams.shape(stream)
         async with explained(commands, stream, group):
             infos = await commands.xinfo_groups(stream)
             info = next((each for each in infos if each.name == group), None)
@@ -113,13 +113,8 @@ class Facts:
                 raise await group_not_found(commands, stream, group)
             consumers = await commands.xinfo_consumers(stream, group)
             oldest = await commands.xpending_range(stream, group, start="-", end="+", count=1)
-        facts = {"stream": stream, "uri": group_uri(stream, group), **attrs.asdict(info), "group": group}
+        facts = {"stream": stream, "uri": group_uri(stream, group), **_group(shape, info), "group": group}
         del facts["name"]
-        if info.lag is None:
-            facts["lag_unknown_because"] = (
-                "Redis cannot tell: the group was created in the middle of the stream, entries were "
-                "deleted, or the server is older than 7.0."
-            )
         return {
             **facts,
             "consumer_count": len(consumers),
@@ -196,6 +191,18 @@ class Facts:
         check_stream(stream, max_bytes=max_bytes)
         if group is not None:
             check_group(group, max_bytes=max_bytes)
+
+
+def _group(shape: Shape, info: GroupInfo) -> dict[str, Any]:
+    """Return what the server says of a group, with its lag as far as that can be known without counting."""
+    lag = lag_of(shape, info, counted=None)
+    told = {**attrs.asdict(info), "lag": lag.entries}
+    if not lag.exact:
+        told["lag_between"] = [lag.least, lag.most]
+        told["lag_is_an_estimate_because"] = lag.unknown_because or (
+            "Entries were removed from the stream, and Redis may still count them; stream_health counts."
+        )
+    return told
 
 
 def _json(value: Any) -> str:

@@ -8,6 +8,7 @@ from typing import Any, Literal
 import attrs
 import trio
 
+from redstreamd import ijson
 from redstreamd.errors import BusError, Code
 from redstreamd.redisio.commands import Commands
 from redstreamd.redisio.replies import RawEntry
@@ -257,7 +258,7 @@ def _first(start: str | None, cursor: str | None, *, forward: bool) -> tuple[str
 
 def _matches(entry: RawEntry, wanted: Mapping[str, Any]) -> bool:
     members = decode(entry.fields).members
-    return all(name in members and members[name] == value for name, value in wanted.items())
+    return all(name in members and ijson.equal(members[name], value) for name, value in wanted.items())
 
 
 def _last(entries: Sequence[RawEntry], otherwise: str) -> str:

@@ -9,6 +9,7 @@ from msgspec import Meta
 
 from redstreamd.errors import BusError, Code
 from redstreamd.policy import Permission
+from redstreamd.streams.admin.counting import Count
 from redstreamd.streams.admin.groups import GroupState
 from redstreamd.streams.bus import Bus
 from redstreamd.streams.names import RELEASED, check_consumer, check_group, check_stream
@@ -89,7 +90,7 @@ async def _destroy(call: Call[Bus], args: GroupManageArguments, state: GroupStat
     effect: dict[str, Any] = {
         "destroyed": args.group,
         "pending_lost": state.info.pending,
-        "not_delivered": state.lag.entries,
+        **Count(state.lag.least, state.lag.exact).json("not_delivered"),
         "consumers": state.info.consumers,
         "dead_letters_deleted" if args.delete_dead_letters else "dead_letters_kept": state.dead_letters,
     }

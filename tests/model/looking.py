@@ -22,6 +22,7 @@ FILTERS = st.none() | st.sampled_from(
         {"at": 1},
         {"text": "Grüße", "list": [1, None, {"x": 0.5}]},
         {"n": "1"},
+        {"n": True},
         {"absent": None},
         {},
     ]

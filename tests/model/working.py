@@ -62,11 +62,10 @@ class Working(Calling):
     ) -> Lease | MultipleResults[Lease]:
         """The same key gives the same entries, as far as they are still held."""
         place = (name, group, consumer, key)
-        known = self.world.takes.get(place)
+        # A group that is missing is made by the call, and has given out nothing under any key.
+        known = None if self.world.missing(name, group) else self.world.takes.get(place)
         if known is not None:
-            # A key from before the group was destroyed is left alone: nobody repeats such a call.
-            missing = self.world.missing(name, group) is not None
-            return multiple() if missing else self.take_again(known, count, key) or multiple()
+            return self.take_again(known, count, key) or multiple()
         lease = self.take_some(name, group, consumer, count, idempotency_key=key)
         if lease is None:
             # Nothing was taken, so the key does not stand for anything yet.

@@ -152,6 +152,19 @@ async def test_retention_keeps_what_is_pending(server: Server) -> None:
             assert await lengths(bus, server, 3, max_length=1) == [1, 1, 1]
 
 
+async def test_retention_keeps_what_a_group_that_was_set_back_gets_again(server: Server) -> None:
+    with trio.fail_after(20):
+        async with running_bus(server) as bus:
+            ids = (await bus.publisher.add("s", [{"n": n} for n in range(5)], Stamp())).ids
+            server.command("XGROUP", "CREATE", "s", "g", "0")
+            server.command("XREADGROUP", "GROUP", "g", "c", "STREAMS", "s", ">")
+            server.command("XACK", "s", "g", *ids[:3])
+            server.command("XGROUP", "SETID", "s", "g", ids[0])
+            added = await bus.publisher.add("s", [{"n": 5}], Stamp(), max_length=1)
+            kept = [entry_id.decode() for entry_id, _ in server.command("XRANGE", "s", "-", "+")]
+            assert (kept, added.kept_for) == ([*ids[1:], *added.ids], "g")
+
+
 async def test_retention_by_age_has_the_same_regard(server: Server) -> None:
     with trio.fail_after(20):
         async with running_bus(server) as bus:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from typing import Any
 
 import pytest
@@ -59,7 +60,9 @@ async def test_start_and_end_are_inclusive_in_either_direction(server: Server) -
             for start, end, direction, found in [
                 ("2000-1", "4000-1", "forward", [2, 3, 4]),
                 ("4000-1", "2000-1", "backward", [4, 3, 2]),
-                ("1970-01-01T00:00:02Z", "1970-01-01T00:00:04Z", "forward", [2, 3]),
+                ("1970-01-01T00:00:02Z", "1970-01-01T00:00:04Z", "forward", [2, 3, 4]),
+                ("1970-01-01T00:00:04Z", "1970-01-01T00:00:02Z", "backward", [4, 3, 2]),
+                ("1970-01-01T00:00:02.001Z", "1970-01-01T00:00:03.999Z", "forward", [3]),
                 ("2000", None, "forward", [2, 3, 4, 5]),
                 ("4000", None, "backward", [4, 3, 2, 1]),
                 ("latest", None, "backward", [5, 4, 3, 2, 1]),
@@ -101,6 +104,31 @@ async def test_a_filter_is_followed_through_by_cursors(
             assert ids_of(evens) == ids[::2]
             none = await read_all(bus, "s", filter={"even": "true"})
             assert ids_of(none) == []
+
+
+@pytest.mark.parametrize(
+    ("wanted", "found"),
+    [
+        ({"v": 1}, ["1", "1.0"]),
+        ({"v": True}, ["true"]),
+        ({"v": False}, ["false"]),
+        ({"v": 0}, ["0"]),
+        ({"v": "1"}, ['"1"']),
+        ({"v": None}, ["null"]),
+        ({"v": [True]}, ["[true]"]),
+        ({"v": [1]}, ["[1]"]),
+        ({"v": {"a": True}}, ['{"a":true}']),
+        ({"v": {"a": 1}}, ['{"a":1}']),
+        ({"v": []}, []),
+    ],
+)
+async def test_a_filter_tells_json_values_apart(server: Server, wanted: Any, found: list[str]) -> None:
+    texts = ["1", "1.0", "true", "false", "0", '"1"', "null", "[true]", "[1]", '{"a":true}', '{"a":1}']
+    with trio.fail_after(20):
+        async with running_bus(server) as bus:
+            ids = (await bus.publisher.add("s", [{"v": json.loads(text)} for text in texts], Stamp())).ids
+            page = await bus.reader.read("s", filter=wanted, count=100)
+    assert [texts[ids.index(entry.id)] for entry in page.entries] == found
 
 
 async def test_a_page_ends_where_its_content_is_large_and_says_that_there_is_more(server: Server) -> None:

@@ -367,3 +367,15 @@ async def test_a_take_ends_where_entries_are_large(server: Server) -> None:
             assert ids(resumed) == ["1-1", "2-1"]
             held = await bus.work.take(attrs.evolve(take(count=100), resume=True), "me")
             assert ids(held) == ["3-1", "4-1", "5-1"]
+
+
+async def test_a_key_stands_for_nothing_once_its_group_was_destroyed(server: Server) -> None:
+    with trio.fail_after(20):
+        async with running_bus(server) as bus:
+            added = (await bus.publisher.add("s", [{"n": 1}], Stamp())).ids
+            keyed = attrs.evolve(take(), idempotency_key="k")
+            assert ids(await bus.work.take(keyed, "me")) == added
+            assert ids(await bus.work.take(keyed, "me")) == added
+            server.command("XGROUP", "DESTROY", "s", "g")
+            again = await bus.work.take(keyed, "me")
+            assert (ids(again), again.taken.group_created, again.taken.replayed) == (added, True, False)

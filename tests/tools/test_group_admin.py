@@ -125,6 +125,34 @@ async def test_long_stretches_are_counted_up_to_a_bound(
     assert "skipped" not in bounded["effect"]
 
 
+async def test_large_entries_are_counted_a_few_at_a_time(server: Server) -> None:
+    """A script reads 16 MiB, whatever the number asked for, and the next one goes on."""
+    with trio.fail_after(20):
+        async with running_bus(server) as bus:
+            server.commands(*[("XADD", "s", f"{n}-1", "f", "v" * 3_000_000) for n in range(1, 16)])
+            await call(bus, "group_create", **GROUP)
+            moved = await manage(bus, "set_position", start="latest")
+            trimmed = await call(bus, "stream_manage", stream="s", action="trim", max_length=2, force=True)
+    assert moved["effect"]["skipped"] == 15
+    assert trimmed["effect"]["first_kept"] == "13-2"
+
+
+async def test_what_a_destroyed_group_did_not_get_is_a_bound_where_it_cannot_be_counted(
+    server: Server, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(counting, "_AT_ONCE", 10)
+    monkeypatch.setattr(counting, "MAX_COUNTED", 20)
+    with trio.fail_after(20):
+        async with running_bus(server) as bus:
+            ids = await add(bus, 50)
+            # In the middle, and with something removed, so that nobody knows without counting.
+            server.command("XGROUP", "CREATE", "s", "g", ids[9])
+            server.command("XDEL", "s", ids[30])
+            plan = await manage(bus, "destroy")
+    assert plan["effect"]["not_delivered_at_least"] == 20
+    assert "not_delivered" not in plan["effect"]
+
+
 async def test_a_consumer_that_holds_entries_is_not_removed_unless_told_what_becomes_of_them(
     server: Server,
 ) -> None:

@@ -105,7 +105,7 @@ class StreamAdmin:
             )
         first, left = "-", drop
         while left > 0:
-            found, reached = await self._manager.run_script(
+            found, reached, _ = await self._manager.run_script(
                 _COUNT,
                 keys=[shape.stream],
                 args=[first, "+", min(left, _WALKED_AT_ONCE)],

@@ -34,7 +34,9 @@ local function needed()
     for index = 1, #flat, 2 do group[flat[index]] = flat[index + 1] end
     local from = after(group['last-delivered-id'])
     if group['pending'] > 0 then
-      from = redis.call('XPENDING', stream, group['name'])[2]
+      local oldest = redis.call('XPENDING', stream, group['name'])[2]
+      -- Later than that, if the group was set back.
+      if beyond(from, oldest) then from = oldest end
     end
     if not first or beyond(first, from) then first, by = from, group['name'] end
   end

@@ -48,7 +48,8 @@ if summary.err then
   summary = {0}
 end
 
-if record_for > 0 then
+-- A group that was made just now gave out nothing before.
+if record_for > 0 and created == 0 then
   local saved = redis.call('GET', record)
   if saved then
     local earliest = 0
