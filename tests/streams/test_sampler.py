@@ -299,3 +299,23 @@ async def test_the_more_streams_are_followed_the_fewer_consumers_of_each_are_loo
         assert await active_of(sampler, "s") == {"g": 0}
         sampler.rates("t")
         assert await active_of(sampler, "s") == {"g": None}
+
+
+async def test_a_stream_that_is_slow_to_look_at_is_looked_at_less_often(redis: Server) -> None:
+    """XINFO STREAM carries its first and last entry: 16 MiB each take some 0.1 s, and so 5 s pass."""
+    redis.command("XADD", "huge", "1-1", "f", "v" * (16 << 20))
+    manager = Manager(Target(path=redis.path))
+    sampler = Sampler(manager, interval_seconds=0.01)
+    with trio.fail_after(20):
+        async with trio.open_nursery() as nursery:
+            await nursery.start(manager.run)
+            await nursery.start(sampler.run)
+            sampler.rates("huge")
+            began = trio.current_time()
+            while sampler.statistics().samples < 1:  # noqa: ASYNC110
+                await trio.sleep(0.001)
+            took = trio.current_time() - began
+            while sampler.statistics().samples < 2:  # noqa: ASYNC110
+                await trio.sleep(0.001)
+            assert trio.current_time() - began >= 50 * took * 0.8
+            nursery.cancel_scope.cancel()

@@ -30,6 +30,9 @@ MAX_GROUPS = 100
 #: Consumers up to which those of a stream's groups are sampled, too, and of all streams together. One
 #: takes the server 2 µs, so a sample at most 2 ms more, and all of them 0.4 % of its time.
 MAX_CONSUMERS, _MAX_CONSUMERS_IN_ALL = 1_000, 10_000
+#: The pause is at least so many times as long as the samples took: XINFO STREAM carries a stream's first and
+#: last entry, so where these are huge a sample may take a second. And the longest pause in seconds.
+_PAUSE_SHARE, _LONGEST_PAUSE = 50, 60.0
 #: Samples kept per stream: ten minutes of them.
 _KEPT = 120
 #: Seconds after the last question at which a stream is forgotten.
@@ -138,7 +141,7 @@ class Sampler:
     """Follows streams that somebody asked about; a supervised child runs it."""
 
     def __init__(self, manager: Manager, *, interval_seconds: float = 5.0) -> None:
-        """Sample through `manager` every `interval_seconds`."""
+        """Sample through `manager` every `interval_seconds`, or less often where that takes long."""
         self._manager = manager
         self._interval = interval_seconds
         # In the order of the last question, so that the first is the one to drop.
@@ -173,8 +176,11 @@ class Sampler:
             if not self._followed:
                 self._asked = trio.Event()
                 await self._asked.wait()
+            began, failures = trio.current_time(), self._failures
             await self._sample_all()
-            await trio.sleep(self._interval)
+            # What a sample took that failed says nothing of the stream.
+            took = 0.0 if self._failures > failures else trio.current_time() - began
+            await trio.sleep(max(self._interval, min(_PAUSE_SHARE * took, _LONGEST_PAUSE)))
 
     async def _sample_all(self) -> None:
         oldest = trio.current_time() - _FORGET
