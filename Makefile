@@ -45,7 +45,7 @@ format: $(VENV)/.dev ## Format the code
 bench: needs $(VENV)/.dev ## Measure calls per second beside redis-benchmark
 	$(BIN)/python -m tests.bench.add
 
-soak: needs $(VENV)/.dev ## The repeated faults and races at full counts
+soak: needs $(VENV)/.dev ## The repeated faults and races at full counts, and what else takes long
 	$(BIN)/python -m pytest -m soak
 
 soak-ci: ## The same within the 45 minutes that continuous integration has for it

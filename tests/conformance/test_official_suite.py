@@ -10,7 +10,8 @@ only a server made to be tested has. The others are
   with the error that there is none, which would show nothing.
 - for what is optional and not offered: logging, tasks, skills.
 
-test_requirements.py and test_stateless.py ask the same of the socket itself, and need no network.
+test_requirements.py and test_stateless.py ask the same of the socket itself at each `make test`, and need no
+network.
 """
 
 from __future__ import annotations
@@ -30,6 +31,9 @@ from tests.conformance.gateway import gateway
 from tests.support.daemon import Daemon, clean_environment, home
 from tests.support.mcp_client import LineReader
 from tests.support.node import BIN
+
+# A second or three each, most of them for starting Node.js.
+pytestmark = pytest.mark.soak
 
 #: Seconds for a scenario. They take one; Node.js on a busy machine may take its time to start.
 PATIENCE = 90

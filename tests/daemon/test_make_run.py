@@ -48,6 +48,7 @@ def run_in_terminal(command: list[str], directory: Path, environment: dict[str, 
     return shown.decode()
 
 
+@pytest.mark.soak
 @pytest.mark.skipif(
     os.environ.get("CI") != "true", reason="installs everything from the package index; CI does"
 )

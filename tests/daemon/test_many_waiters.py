@@ -45,7 +45,9 @@ class Waiter:
             "timeout_seconds": seconds,
             "count": 100,
         }
-        answer = (await self.client.call_tool("stream_wait", arguments))["result"]["structuredContent"]
+        result = (await self.client.call_tool("stream_wait", arguments))["result"]
+        assert result["isError"] is False, result["content"]
+        answer = result["structuredContent"]
         self.ids += [entry["id"] for entry in answer["entries"]]
         self.cursor = answer["next_cursor"]
         self.answers += 1

@@ -241,20 +241,21 @@ async def test_a_burst_is_few_updates_and_the_last_entry_is_followed_by_one(
 
 
 @ERAS
+@pytest.mark.parametrize("kills", [3, pytest.param(25, marks=pytest.mark.soak)])
 async def test_nothing_is_missed_while_the_watch_connection_is_killed_again_and_again(
-    redis: Server, era: EraName
+    redis: Server, era: EraName, kills: int
 ) -> None:
     rng = random.Random(11)
     added: list[str] = []
     last: list[str] = []
     killed = 0
-    with trio.fail_after(60), running_daemon(redis) as daemon:
+    with trio.fail_after(150), running_daemon(redis) as daemon:
         async with raw_client(daemon.path, era=era, initialize=era == "handshake") as raw:
             await subscribe(raw, stream_uri("s"))
             reader = Reader(raw, "s")
             async with trio.open_nursery() as nursery:
                 nursery.start_soon(reader.follow, last)
-                while killed < 10 or len(added) < 100:
+                while killed < kills or len(added) < 10 * kills:
                     added.append(redis.command("XADD", "s", "*", "n", len(added)).decode())
                     if rng.random() < 0.2:
                         for client in connections(redis, "redstreamd:watch"):
@@ -265,7 +266,7 @@ async def test_nothing_is_missed_while_the_watch_connection_is_killed_again_and_
                     redis.command("CLIENT", "KILL", "ID", client["id"])
                 added.append(redis.command("XADD", "s", "*", "n", "last").decode())
                 last.append(added[-1])
-    assert killed >= 10
+    assert killed >= kills
     assert reader.ids == added
 
 

@@ -101,6 +101,7 @@ def test_an_entry_of_100_mib_is_listed_read_and_taken_in_bounded_memory(big_redi
     assert after - before < 20
 
 
+@pytest.mark.soak
 def test_ten_million_entries_cost_the_daemon_nothing(big_redis: Server) -> None:
     entries = 10_000_000
     script = "for n = ARGV[1], ARGV[2] do redis.call('XADD', KEYS[1], n .. '-0', 'n', n) end"

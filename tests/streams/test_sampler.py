@@ -302,8 +302,8 @@ async def test_the_more_streams_are_followed_the_fewer_consumers_of_each_are_loo
 
 
 async def test_a_stream_that_is_slow_to_look_at_is_looked_at_less_often(redis: Server) -> None:
-    """XINFO STREAM carries its first and last entry: 16 MiB each take some 0.1 s, and so 5 s pass."""
-    redis.command("XADD", "huge", "1-1", "f", "v" * (16 << 20))
+    """XINFO STREAM carries its first and last entry: 4 MiB each take some 30 ms, and so a second passes."""
+    redis.command("XADD", "huge", "1-1", "f", "v" * (4 << 20))
     manager = Manager(Target(path=redis.path))
     sampler = Sampler(manager, interval_seconds=0.01)
     with trio.fail_after(20):
