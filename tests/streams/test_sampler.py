@@ -69,6 +69,19 @@ def test_one_sample_says_nothing() -> None:
     assert rates_between(deque([sample(1.0, 1, 1), sample(1.0, 2, 2)])) is None
 
 
+@asynccontextmanager
+async def sampling(server: Server, *, interval_seconds: float = 0.01) -> AsyncIterator[Sampler]:
+    """Run a sampler on `server` for the block."""
+    manager = Manager(Target(path=server.path))
+    sampler = Sampler(manager, interval_seconds=interval_seconds)
+    with trio.fail_after(20):
+        async with trio.open_nursery() as nursery:
+            await nursery.start(manager.run)
+            await nursery.start(sampler.run)
+            yield sampler
+            nursery.cancel_scope.cancel()
+
+
 async def until_known(sampler: Sampler, stream: str) -> Rates:
     while (rates := sampler.rates(stream)) is None:  # noqa: ASYNC110
         await trio.sleep(0.005)
@@ -77,26 +90,20 @@ async def until_known(sampler: Sampler, stream: str) -> Rates:
 
 async def test_a_stream_that_was_asked_about_is_followed(server: Server) -> None:
     server.command("XGROUP", "CREATE", "s", "g", "0", "MKSTREAM")
-    manager = Manager(Target(path=server.path))
-    sampler = Sampler(manager, interval_seconds=0.02)
-    with trio.fail_after(20):
-        async with trio.open_nursery() as nursery:
-            await nursery.start(manager.run)
-            await nursery.start(sampler.run)
-            assert sampler.rates("s") is None
-            first = await until_known(sampler, "s")
-            assert first.added_per_second == 0.0
-            server.commands(*[("XADD", "s", "*", "n", n) for n in range(200)])
-            server.command("XREADGROUP", "GROUP", "g", "c", "COUNT", 150, "STREAMS", "s", ">")
-            while (rates := sampler.rates("s")) is None or not rates.groups["g"].lag_per_second:  # noqa: ASYNC110
-                await trio.sleep(0.005)
-            assert rates.added_per_second is not None
-            assert round(rates.added_per_second * rates.window_seconds) == 200
-            assert round(rates.growth_per_second * rates.window_seconds) == 200
-            assert round(rates.groups["g"].lag_per_second * rates.window_seconds) == 50
-            assert rates.groups["g"].acknowledged_per_second == 0.0
-            assert rates.groups["g"].processing_seconds is None
-            nursery.cancel_scope.cancel()
+    async with sampling(server, interval_seconds=0.02) as sampler:
+        assert sampler.rates("s") is None
+        first = await until_known(sampler, "s")
+        assert first.added_per_second == 0.0
+        server.commands(*[("XADD", "s", "*", "n", n) for n in range(200)])
+        server.command("XREADGROUP", "GROUP", "g", "c", "COUNT", 150, "STREAMS", "s", ">")
+        while (rates := sampler.rates("s")) is None or not rates.groups["g"].lag_per_second:  # noqa: ASYNC110
+            await trio.sleep(0.005)
+        assert rates.added_per_second is not None
+        assert round(rates.added_per_second * rates.window_seconds) == 200
+        assert round(rates.growth_per_second * rates.window_seconds) == 200
+        assert round(rates.groups["g"].lag_per_second * rates.window_seconds) == 50
+        assert rates.groups["g"].acknowledged_per_second == 0.0
+        assert rates.groups["g"].processing_seconds is None
 
 
 async def test_nobody_asks_and_nothing_is_sampled(redis: Server) -> None:
@@ -142,48 +149,24 @@ async def test_streams_with_many_groups_are_sampled_without_them(server: Server)
     server.commands(
         *[("XGROUP", "CREATE", "s", f"g{n}", "0", "MKSTREAM") for n in range(module.MAX_GROUPS + 1)]
     )
-    manager = Manager(Target(path=server.path))
-    sampler = Sampler(manager, interval_seconds=0.01)
-    with trio.fail_after(20):
-        async with trio.open_nursery() as nursery:
-            await nursery.start(manager.run)
-            await nursery.start(sampler.run)
-            rates = await until_known(sampler, "s")
-            assert rates.groups == {}
-            nursery.cancel_scope.cancel()
+    async with sampling(server) as sampler:
+        rates = await until_known(sampler, "s")
+        assert rates.groups == {}
 
 
 async def test_a_failed_sample_leaves_a_gap_and_the_sampler_goes_on(server: Server) -> None:
-    manager = Manager(Target(path=server.path))
-    sampler = Sampler(manager, interval_seconds=0.01)
     server.command("XADD", "s", "*", "a", "b")
-    with trio.fail_after(20):
-        async with trio.open_nursery() as nursery:
-            await nursery.start(manager.run)
-            await nursery.start(sampler.run)
-            await until_known(sampler, "s")
-            server.command("ACL", "SETUSER", "default", "-xinfo")
-            try:
-                while not sampler.statistics().failures:  # noqa: ASYNC110
-                    await trio.sleep(0.001)
-            finally:
-                server.command("ACL", "SETUSER", "default", "+xinfo")
-            taken = sampler.statistics().samples
-            while sampler.statistics().samples == taken:  # noqa: ASYNC110
+    async with sampling(server) as sampler:
+        await until_known(sampler, "s")
+        server.command("ACL", "SETUSER", "default", "-xinfo")
+        try:
+            while not sampler.statistics().failures:  # noqa: ASYNC110
                 await trio.sleep(0.001)
-            nursery.cancel_scope.cancel()
-
-
-@asynccontextmanager
-async def sampling(server: Server) -> AsyncIterator[Sampler]:
-    manager = Manager(Target(path=server.path))
-    sampler = Sampler(manager, interval_seconds=0.01)
-    with trio.fail_after(20):
-        async with trio.open_nursery() as nursery:
-            await nursery.start(manager.run)
-            await nursery.start(sampler.run)
-            yield sampler
-            nursery.cancel_scope.cancel()
+        finally:
+            server.command("ACL", "SETUSER", "default", "+xinfo")
+        taken = sampler.statistics().samples
+        while sampler.statistics().samples == taken:  # noqa: ASYNC110
+            await trio.sleep(0.001)
 
 
 @pytest.mark.parametrize(
@@ -304,18 +287,12 @@ async def test_the_more_streams_are_followed_the_fewer_consumers_of_each_are_loo
 async def test_a_stream_that_is_slow_to_look_at_is_looked_at_less_often(redis: Server) -> None:
     """XINFO STREAM carries its first and last entry: 4 MiB each take some 30 ms, and so a second passes."""
     redis.command("XADD", "huge", "1-1", "f", "v" * (4 << 20))
-    manager = Manager(Target(path=redis.path))
-    sampler = Sampler(manager, interval_seconds=0.01)
-    with trio.fail_after(20):
-        async with trio.open_nursery() as nursery:
-            await nursery.start(manager.run)
-            await nursery.start(sampler.run)
-            sampler.rates("huge")
-            began = trio.current_time()
-            while sampler.statistics().samples < 1:  # noqa: ASYNC110
-                await trio.sleep(0.001)
-            took = trio.current_time() - began
-            while sampler.statistics().samples < 2:  # noqa: ASYNC110
-                await trio.sleep(0.001)
-            assert trio.current_time() - began >= 50 * took * 0.8
-            nursery.cancel_scope.cancel()
+    async with sampling(redis) as sampler:
+        sampler.rates("huge")
+        began = trio.current_time()
+        while sampler.statistics().samples < 1:  # noqa: ASYNC110
+            await trio.sleep(0.001)
+        took = trio.current_time() - began
+        while sampler.statistics().samples < 2:  # noqa: ASYNC110
+            await trio.sleep(0.001)
+        assert trio.current_time() - began >= 50 * took * 0.8
