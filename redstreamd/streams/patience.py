@@ -43,26 +43,30 @@ async def look_until(
         look: Looks once, and remembers where it got to.
         hub: Says when the daemon stops.
         watch: Says when there may be something new.
-        first_may_fail: Wait also if Redis is out of reach from the beginning.
+        first_may_fail: Wait also if Redis is out of reach from the beginning. If not, a first look that
+            took too long is taken once more: then Redis was slow, or is known to be out of reach by now.
 
     Raises:
         BusError: What `look` raised, unless waiting may cure it.
 
     Cancellation: leaves nothing behind.
     """
-    must_succeed = not first_may_fail
+    must_succeed, once_more = not first_may_fail, True
     while True:
         watch.mark()
         look_again = deadline
         try:
             sight = await look()
         except BusError as error:
-            if must_succeed or error.code not in PASSING:
+            too_slow = error.code is Code.TIMEOUT and once_more and trio.current_time() < deadline
+            if error.code not in PASSING or (must_succeed and not too_slow):
                 raise
             sight, look_again = Sight.NOTHING, min(deadline, trio.current_time() + RETRY_LOOK)
+            once_more = False
+        else:
+            must_succeed = False
         if sight is Sight.FOUND or hub.draining or trio.current_time() >= deadline:
             return
-        must_succeed = False
         if sight is Sight.NOTHING:
             with trio.move_on_at(look_again):
                 await watch.changed()

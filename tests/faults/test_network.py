@@ -10,7 +10,7 @@ import subprocess
 import pytest
 import trio
 
-from redstreamd.errors import BusError
+from redstreamd.errors import BusError, Code
 from redstreamd.redisio.manager import Replay
 from redstreamd.redisio.target import Target
 from tests.faults.calling import QUICK, bus_at, by_bus
@@ -128,6 +128,45 @@ async def test_a_hung_server_costs_one_deadline_and_is_used_again_when_it_goes_o
                     await trio.sleep(0.01)
         history.judge(entries_of(server, STREAM), acknowledged=11 * times)
     assert history.count(Told.UNKNOWN) == 10 * times
+
+
+async def test_a_wait_outlives_a_server_that_is_slow_and_fails_with_one_that_hangs() -> None:
+    with trio.fail_after(30), start_redis() as server:
+        server.command("XADD", STREAM, "1-1", "n", "1")
+        target = Target(path=server.path, connect_timeout=0.5)
+        async with bus_at(target, command_timeout=0.5, connect_grace=0.2) as bus:
+            # Both connections are there.
+            await bus.reader.wait([STREAM], timeout_seconds=0)
+            await bus.reader.read(STREAM)
+            found = []
+
+            async def wait() -> None:
+                waited = await bus.reader.wait([STREAM], cursor="0-0", timeout_seconds=20)
+                found.extend(entry.id for _, entry in waited.entries)
+
+            server.signal(signal.SIGSTOP)
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(wait)
+                await trio.sleep(0.6)  # the first look takes too long
+                assert not found
+                server.signal(signal.SIGCONT)
+            assert found == ["1-1"]
+
+            server.signal(signal.SIGSTOP)
+            # Without time to wait, what was never looked at is no empty answer.
+            with pytest.raises(BusError) as hung:
+                await bus.reader.wait([STREAM], cursor="1-1", timeout_seconds=0)
+            assert hung.value.code is Code.TIMEOUT
+            server.signal(signal.SIGCONT)
+            await bus.reader.wait([STREAM], cursor="0-0", timeout_seconds=20)
+            server.signal(signal.SIGSTOP)
+            began = trio.current_time()
+            with pytest.raises(BusError) as hung:
+                await bus.reader.wait([STREAM], cursor="1-1", timeout_seconds=20)
+            assert hung.value.code in (Code.CONNECTION_ERROR, Code.TIMEOUT)
+            # Two looks, the pause between them, and the grace that a new connection is given.
+            assert trio.current_time() - began < 0.5 + 0.5 + 0.5 + 0.2 + 0.3
+            server.signal(signal.SIGCONT)
 
 
 async def test_a_deadline_holds_for_tools_when_the_network_is_slow(redis: Server) -> None:
