@@ -241,7 +241,7 @@ async def test_a_burst_is_few_updates_and_the_last_entry_is_followed_by_one(
 
 
 @ERAS
-@pytest.mark.parametrize("kills", [3, pytest.param(25, marks=pytest.mark.soak)])
+@pytest.mark.parametrize("kills", [5, pytest.param(25, marks=pytest.mark.soak)])
 async def test_nothing_is_missed_while_the_watch_connection_is_killed_again_and_again(
     redis: Server, era: EraName, kills: int
 ) -> None:
