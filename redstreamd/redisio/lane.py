@@ -128,8 +128,9 @@ class LaneKeeper:
     async def wait_open(self, deadline: float = math.inf) -> Connection:
         """Return an open connection, waiting for one if there is hope.
 
-        Hope lasts for the grace time after the connection was lost (or first wanted): a reconnect
-        usually takes milliseconds. After that Redis is known to be down and callers are told at once.
+        Hope lasts for the grace time after the connection was lost: a reconnect usually takes
+        milliseconds. After that Redis is known to be down and callers are told at once. Of a lane that
+        was just opened for the first time nothing bad is known until an attempt has failed.
 
         Args:
             deadline: On trio's clock; not waited beyond.
@@ -141,9 +142,10 @@ class LaneKeeper:
         while (connection := self.connection) is None:
             patience = deadline
             if self._connection is None:
-                patience = min(deadline, self._since + self._connect_grace)
                 if self._hopeless():
                     patience = -math.inf
+                elif self._failure is not None:
+                    patience = min(deadline, self._since + self._connect_grace)
             if trio.current_time() >= patience:
                 raise self.unavailable()
             with trio.CancelScope(deadline=patience):

@@ -37,11 +37,12 @@ def anyio_backend() -> tuple[str, dict[str, Any]]:
 
 @attrs.define
 class Outcome:
-    """What a connection is to do: live for some seconds (0: never come up), close for some, end."""
+    """What a connection is to do: connect for some seconds, live for some (0: never come up), close, end."""
 
     failure: Failure
     lives_seconds: float = 0.0
     closes_seconds: float = 0.0
+    connects_seconds: float = 0.0
 
 
 class ScriptedConnection:
@@ -58,6 +59,7 @@ class ScriptedConnection:
             self.is_open = True
             task_status.started()
             await trio.sleep_forever()
+        await trio.sleep(self._outcome.connects_seconds)
         if self._outcome.lives_seconds:
             self.is_open = True
             task_status.started()
@@ -220,6 +222,29 @@ async def test_hope_lasts_for_the_grace_time_after_a_loss_and_not_longer() -> No
         with pytest.raises(RedisUnavailable):
             await keeper.wait_open()
         assert trio.current_time() == started
+        nursery.cancel_scope.cancel()
+
+
+async def test_a_first_attempt_that_takes_its_time_is_waited_for() -> None:
+    """A host with a thousand new clients may take longer than the grace time to connect once."""
+    keeper = Bench([Outcome(SILENT, connects_seconds=3, lives_seconds=60)]).keeper()
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(keeper.run)
+        with pytest.raises(RedisUnavailable, match="no connection yet"):
+            await keeper.wait_open(trio.current_time() + 2)
+        assert (await keeper.wait_open(trio.current_time() + 5)).is_open
+        assert trio.current_time() == pytest.approx(3, abs=0.1)
+        nursery.cancel_scope.cancel()
+
+
+async def test_a_first_attempt_that_fails_late_is_not_waited_for_again() -> None:
+    keeper = Bench([Outcome(REFUSED, connects_seconds=3)] * 1_000).keeper()
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(keeper.run)
+        started = trio.current_time()
+        with pytest.raises(RedisUnavailable, match="Connection refused"):
+            await keeper.wait_open(started + 5)
+        assert trio.current_time() - started == pytest.approx(3)
         nursery.cancel_scope.cancel()
 
 
