@@ -63,11 +63,11 @@ async def test_a_client_of_the_handshake_era_is_told_of_an_entry(redis: Server) 
         async with told_of, connected(daemon.path, era="handshake", message_handler=note) as client:
             for uri in uris:
                 await client.subscribe_resource(uri)
-            redis.command("XADD", "a:b", "*", "f", "v")
+            redis.cli("XADD", "a:b", "*", "f", "v")
             assert {await listened.receive() for _ in uris} == set(uris)
             for uri in uris[1:]:
                 await client.unsubscribe_resource(uri)
-            redis.command("XADD", "a:b", "*", "f", "v")
+            redis.cli("XADD", "a:b", "*", "f", "v")
             assert await listened.receive() == uris[0]
 
 
@@ -78,7 +78,7 @@ async def test_a_client_of_2026_07_28_is_told_of_an_entry_and_of_a_new_stream(re
             async with client.listen(resources_list_changed=True, resource_subscriptions=[uri]) as told:
                 assert told.honored.resource_subscriptions == [uri]
                 assert told.honored.resources_list_changed
-                redis.command("XADD", "a:b", "*", "f", "v")
+                redis.cli("XADD", "a:b", "*", "f", "v")
                 assert await anext(told) == ResourceUpdated(uri)
                 # Found by the next look through all names, 5 s after the one before.
                 assert await anext(told) == ResourcesListChanged()
@@ -163,10 +163,10 @@ async def test_a_thousand_subscribers_cost_no_redis_connection_and_only_the_righ
             looks = report["looks"]
 
             for number in (7, 8):
-                redis.command("XADD", f"s{number}", "*", "f", "v")
+                redis.cli("XADD", f"s{number}", "*", "f", "v")
             await until(lambda: told.total() >= 20)
             # One more, so that whoever was told by mistake has been heard of by then.
-            redis.command("XADD", "s9", "*", "f", "v")
+            redis.cli("XADD", "s9", "*", "f", "v")
             await until(lambda: told.total() >= 30)
             assert told == {stream_uri(f"s{number}"): 10 for number in (7, 8, 9)}
             # One look for each change, not one for each subscriber; sweeps of the hub may add one a stream.

@@ -110,7 +110,7 @@ def test_redis_cli_sees_text_and_its_entries_are_read_as_text(redis: Server) -> 
     [[_, flat]] = redis.command("XRANGE", "s", "-", "+")
     assert flat[:4] == [b"type", b"order", b"amount", b"3"]
 
-    redis.command("XADD", "t", "*", "type", "order", "amount", "3")
+    redis.cli("XADD", "t", "*", "type", "order", "amount", "3")
     [[_, flat]] = redis.command("XRANGE", "t", "-", "+")
     decoded = decode(list(zip(flat[::2], flat[1::2], strict=True)))
     assert decoded.members == {"type": "order", "amount": "3"}

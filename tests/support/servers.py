@@ -164,6 +164,17 @@ class Server:
                     replies.append(reply)
             return replies
 
+    def cli(self, *args: str) -> str:
+        """Run one command by redis-cli, as a person would, and return what it prints."""
+        program = shutil.which("redis-cli")
+        if program is None:
+            missing("redis-cli", "apt-get install redis-tools")
+        assert program is not None
+        finished = subprocess.run(
+            [program, "-s", self.path, *args], capture_output=True, text=True, check=True, timeout=20
+        )
+        return finished.stdout
+
     def flush(self) -> None:
         """Empty it."""
         self.command("FLUSHALL")

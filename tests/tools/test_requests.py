@@ -136,7 +136,7 @@ async def test_an_answer_may_be_added_by_hand_and_by_redis_cli(server: Server) -
             assert "warning" not in added
             by_hand = await ask(bus, 0, stream=stream, correlation_id="one")
             await ask(bus, 0, stream=stream, correlation_id="two")
-            server.command("XADD", first["reply_to"], "*", "correlation_id", "two", "by", "redis-cli")
+            server.cli("XADD", first["reply_to"], "*", "correlation_id", "two", "by", "redis-cli")
             by_cli = await ask(bus, 0, stream=stream, correlation_id="two")
             listed = await call(bus, "stream_list")
     assert by_hand["reply"]["fields"] == {"by": "stream_add"}
