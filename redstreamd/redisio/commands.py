@@ -175,11 +175,6 @@ class Commands:
         """Let a group go on after `id`; ServerReplied with GROUP_NOT_FOUND if there is none."""
         await self._write.xgroup_setid(stream, group, id)
 
-    async def xreadgroup_new(self, stream: str, group: str, consumer: str, count: int) -> list[RawEntry]:
-        """Deliver up to `count` new entries to `consumer`, without waiting."""
-        builder: Any = _Builder(self._manager, Lane.BULK, Replay.NEVER)
-        return replies.entries_of_one_stream(await builder.xreadgroup(group, consumer, {stream: ">"}, count))
-
     # Server
 
     async def ping(self, *, lane: Lane = Lane.COMMAND) -> None:

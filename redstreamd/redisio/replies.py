@@ -121,11 +121,6 @@ def entries(raw: Sequence[Any] | None) -> list[RawEntry]:
     return [entry(each) for each in raw or ()]
 
 
-def entries_of_one_stream(raw: Mapping[bytes, Sequence[Any]] | None) -> list[RawEntry]:
-    """Read the reply of XREAD or XREADGROUP about a single stream; null means nothing new."""
-    return [each for listed in (raw or {}).values() for each in entries(listed)]
-
-
 def group_info(raw: Mapping[bytes, Any]) -> GroupInfo:
     """Read one group of XINFO GROUPS."""
     return GroupInfo(

@@ -14,6 +14,7 @@ from redstreamd.redisio.replies import RawEntry
 from redstreamd.streams.scripts import load
 
 _PAGE = load("page")
+_DELIVER = load("deliver")
 
 
 @attrs.frozen
@@ -61,3 +62,28 @@ class Pages:
             lane=Lane.BULK,
         )
         return Batch(replies.entries(page), bool(more))
+
+    async def deliver(
+        self, stream: str, group: str, consumer: str, *, most: int, most_bytes: int
+    ) -> list[RawEntry]:
+        """Deliver new entries to a consumer of a group, without waiting; they are pending from then on.
+
+        Args:
+            stream: The stream.
+            group: The group.
+            consumer: The consumer; created if need be.
+            most: The most entries.
+            most_bytes: As in `read`.
+
+        Raises:
+            BusError: As `Manager.run_script`; WRONG_TYPE, GROUP_NOT_FOUND. After OUTCOME_UNKNOWN there may be
+                entries pending that nobody has seen.
+        """
+        delivered = await self._manager.run_script(
+            _DELIVER,
+            keys=[stream],
+            args=[group, consumer, most, most_bytes],
+            replay=Replay.NEVER,
+            lane=Lane.BULK,
+        )
+        return replies.entries(delivered)

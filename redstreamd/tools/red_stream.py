@@ -79,10 +79,10 @@ async def get_stream_messages(call: Call[Bus], args: GetStreamMessagesArguments)
     _check_stream(call, args.stream)
     start = args.start if args.start in ("-", "+") else entry_ids.position(args.start, argument="start")
     commands = call.bus.commands
-    # Whatever the count: half a message, because JSON of what it holds may be twice as long.
-    most_bytes = call.bus.settings.limits.max_message_bytes // 2
     async with explained(commands, args.stream):
-        page = await call.bus.pages.read(args.stream, start, "+", most=args.count, most_bytes=most_bytes)
+        page = await call.bus.pages.read(
+            args.stream, start, "+", most=args.count, most_bytes=_most_bytes(call)
+        )
         if not page.entries and await commands.key_type(args.stream) == "none":
             raise await stream_not_found(commands, args.stream)
     return [_message(entry) for entry in page.entries]
@@ -155,7 +155,9 @@ async def read_group(call: Call[Bus], args: ReadGroupArguments) -> list[dict[str
     check_group(args.group, max_bytes=longest)
     check_consumer(args.consumer, max_bytes=longest)
     async with explained(call.bus.commands, args.stream, args.group):
-        messages = await call.bus.commands.xreadgroup_new(args.stream, args.group, args.consumer, args.count)
+        messages = await call.bus.pages.deliver(
+            args.stream, args.group, args.consumer, most=args.count, most_bytes=_most_bytes(call)
+        )
     return [_message(entry) for entry in messages]
 
 
@@ -216,6 +218,11 @@ async def list_streams(call: Call[Bus], args: ListStreamsArguments) -> dict[str,
 
 def _check_stream(call: Call[Bus], stream: str) -> None:
     check_stream(stream, max_bytes=call.bus.settings.streams.max_name_bytes)
+
+
+def _most_bytes(call: Call[Bus]) -> int:
+    """Return how much content goes into one answer: half a message, since as JSON it may be twice as long."""
+    return call.bus.settings.limits.max_message_bytes // 2
 
 
 def _message(entry: RawEntry) -> dict[str, Any]:

@@ -39,16 +39,24 @@ async def test_of_large_messages_as_many_come_as_one_answer_can_hold(server: Ser
             server.commands(*[("XADD", "s", f"{n}-1", "f", "v" * 10_000) for n in range(1, 11)])
             first = await texts(bus, "get_stream_messages", stream="s", count=1_000)
             assert [line["id"] for line in first] == ["1-1", "2-1", "3-1", "4-1"]
+            # What is delivered is what the answer holds: the next call goes on after it.
+            server.command("XGROUP", "CREATE", "s", "g", "0")
+            for ids in (["1-1", "2-1", "3-1", "4-1"], ["5-1", "6-1", "7-1", "8-1"], ["9-1", "10-1"], []):
+                taken = await texts(bus, "read_group", stream="s", group="g", consumer="c", count=1_000)
+                assert [line["id"] for line in taken] == ids
+            assert server.command("XPENDING", "s", "g")[0] == 10
 
 
 async def test_what_does_not_fit_is_refused_with_a_code_of_the_original(server: Server) -> None:
     with trio.fail_after(20):
         async with running_bus(server) as bus:
+            server.command("XADD", "s", "*", "f", "v")
             for tool, arguments, code in [
                 ("get_stream_messages", {}, "STREAM_NOT_FOUND"),
                 ("list_groups", {}, "STREAM_NOT_FOUND"),
                 ("read_group", {"group": "g", "consumer": "c"}, "STREAM_NOT_FOUND"),
+                ("read_group", {"stream": "s", "group": "g", "consumer": "c"}, "GROUP_NOT_FOUND"),
                 ("create_consumer_group", {"group": "g", "start": "now"}, "INVALID_START"),
             ]:
-                refused = await refusal(bus, tool, stream="absent", **arguments)
+                refused = await refusal(bus, tool, **{"stream": "absent"} | arguments)
                 assert refused["code"] == code
