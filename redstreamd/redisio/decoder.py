@@ -53,16 +53,20 @@ class Decoder:
             UnreadableError: To be discarded, with the connection.
             OversizedError: Likewise.
         """
-        gets = self._reader.gets
+        gets, more_bytes = self._reader.gets, self._reader.has_data
         replies = []
+        between_replies = False
         try:
             self._reader.feed(data)
-            while (reply := gets()) is not _INCOMPLETE:
+            while not between_replies and (reply := gets()) is not _INCOMPLETE:
                 replies.append(reply)
+                # To be asked here: once `gets` has begun with the next reply, what it took of it is no
+                # longer among the bytes that are left.
+                between_replies = not more_bytes()
         except hiredis.HiredisError as error:
             raise UnreadableError(str(error)) from None
         if replies:
-            if self._partial_bytes > _LARGE_BYTES and not self._reader.has_data():
+            if self._partial_bytes > _LARGE_BYTES and between_replies:
                 # hiredis keeps its buffer, as large as it became, until more bytes come.
                 self._reader = _reader()
             self._partial_bytes = 0

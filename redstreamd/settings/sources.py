@@ -6,7 +6,6 @@ of its type; merging and checking are `load`'s.
 
 from __future__ import annotations
 
-import difflib
 import enum
 import tomllib
 from collections.abc import Iterable, Mapping, Sequence
@@ -16,6 +15,7 @@ from typing import Any
 import attrs
 
 from redstreamd.errors import SettingsError
+from redstreamd.nearest import nearest_names
 from redstreamd.paths import SOCKET_VARIABLE
 from redstreamd.settings.definitions import GROUPS, LEAVES, shown
 from redstreamd.settings.leaves import NotAllowedError
@@ -161,7 +161,7 @@ def unknown(
 
     The value is never shown: it may be a password whose key was mistyped.
     """
-    near = difflib.get_close_matches(key, list(known), n=1, cutoff=0.0)
+    near = nearest_names(key, tuple(known), 1)
     allowed = f"a {kind} that exists, such as {near[0]}"
     return SettingsError(key, value=MASK, source=str(source), allowed=allowed)
 

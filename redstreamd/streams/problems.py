@@ -6,17 +6,18 @@ caller meant, and which names would have been right.
 
 from __future__ import annotations
 
-import difflib
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Collection
 from contextlib import asynccontextmanager
 
 from redstreamd.errors import BusError, Code
+from redstreamd.nearest import MAX_KNOWN, nearest_names
 from redstreamd.redisio.commands import Commands
 from redstreamd.redisio.error_replies import reply_text
 from redstreamd.redisio.errors import ServerReplied
+from redstreamd.streams.names import is_companion_key
 
-#: Names looked through for a similar one; a suggestion is not worth a longer search.
-_SUGGESTION_SCAN = 1_000
+#: Keys asked for at a time, and times one asks, for the names that are looked through for a similar one.
+_SCANNED_AT_ONCE, _SCANS = 1_000, 20
 
 
 @asynccontextmanager
@@ -41,10 +42,10 @@ async def stream_not_found(commands: Commands, stream: str) -> BusError:
     """Return the error for a stream that does not exist, with the nearest names that do."""
     known: list[str] = []
     cursor = 0
-    while True:
-        cursor, page = await commands.scan_streams(cursor, "*", _SUGGESTION_SCAN)
-        known.extend(page)
-        if cursor == 0 or len(known) >= _SUGGESTION_SCAN:
+    for _ in range(_SCANS):
+        cursor, page = await commands.scan_streams(cursor, "*", _SCANNED_AT_ONCE)
+        known.extend(name for name in page if not is_companion_key(name))
+        if cursor == 0 or len(known) >= MAX_KNOWN:
             break
     return BusError(
         Code.STREAM_NOT_FOUND,
@@ -75,6 +76,6 @@ async def _wrong_type(commands: Commands, stream: str) -> BusError:
     )
 
 
-def _nearest(name: str, known: list[str]) -> str:
-    similar = difflib.get_close_matches(name, known, n=3, cutoff=0.6)
+def _nearest(name: str, known: Collection[str]) -> str:
+    similar = nearest_names(name, known, 3, least=0.6)
     return f" The nearest names are: {', '.join(similar)}." if similar else ""

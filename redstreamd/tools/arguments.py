@@ -30,8 +30,8 @@ from cattrs.gen import make_dict_structure_fn, override
 
 from redstreamd import ijson
 from redstreamd.errors import BusError, Code
+from redstreamd.nearest import nearest_names
 from redstreamd.tools.hints import makeup
-from redstreamd.tools.nearest import nearest_names
 from redstreamd.tools.schema import arguments_schema, describe
 
 ArgumentsT = TypeVar("ArgumentsT", bound=attrs.AttrsInstance)

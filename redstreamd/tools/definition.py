@@ -17,8 +17,8 @@ from typing import Any, Generic, TypeVar
 
 import attrs
 
+from redstreamd.nearest import nearest_names
 from redstreamd.policy import Permission, Principal
-from redstreamd.tools.nearest import nearest_names
 
 BusT = TypeVar("BusT")
 ArgumentsT = TypeVar("ArgumentsT", bound=attrs.AttrsInstance)

@@ -3,6 +3,7 @@ from __future__ import annotations
 import math
 import random
 from pathlib import Path
+from typing import Any
 
 import pytest
 import trio
@@ -75,6 +76,36 @@ async def test_no_caller_gets_the_reply_of_another_over_tls(tmp_path: Path) -> N
         async with proxy_to(port) as proxy:
             target = through(proxy, tls=Tls(ca_file=authority.certificate))
             await ask_and_cancel(proxy, target, 3_000)
+
+
+async def test_no_caller_gets_the_reply_of_another_among_large_ones(redis: Server) -> None:
+    """Replies of megabytes with small ones right behind them, cut wherever the socket cuts them."""
+    large, nested = b"v" * 3_000_000, "return {ARGV[1], {ARGV[1]}}"
+    redis.command("SET", "large", large)
+    wrong: list[bytes] = []
+
+    async def ask(connection: Connection, token: bytes) -> None:
+        reply: Any
+        right: Any
+        if token == b"large":
+            reply, right = await connection.execute("GET", "large"), large
+        else:
+            # Nested, as entries are: the parser remembers its way into what is not whole yet.
+            reply, right = await connection.execute("EVAL", nested, 0, token), [token, [token]]
+        if reply != right:
+            wrong.append(token)
+
+    with trio.fail_after(60):
+        connection = Connection(Target(path=redis.path), role="test")
+        async with running_connection(connection) as ran:
+            for turn in range(8):
+                async with trio.open_nursery() as nursery:
+                    for number in range(4):
+                        nursery.start_soon(ask, connection, b"large")
+                        for small in range(10):
+                            nursery.start_soon(ask, connection, b"%d-%d-%d" % (turn, number, small))
+            assert not ran.ended.is_set()
+    assert wrong == []
 
 
 async def ask_and_cancel(proxy: Proxy, target: Target, count: int) -> None:

@@ -14,8 +14,8 @@ from msgspec import Meta
 
 from redstreamd.errors import BusError, Code
 from redstreamd.ijson import DuplicateNames, object_from_pairs
+from redstreamd.nearest import nearest_names
 from redstreamd.tools.arguments import Structurer
-from redstreamd.tools.nearest import nearest_names
 from redstreamd.tools.schema import arguments_schema
 from tests.support.json_values import json_objects, json_values, text
 

@@ -5,11 +5,10 @@ Each has a plan, which says exactly what would happen and changes nothing, and a
 
 from __future__ import annotations
 
-import difflib
-
 import attrs
 
 from redstreamd.errors import BusError, Code
+from redstreamd.nearest import nearest_names
 from redstreamd.redisio.commands import Commands
 from redstreamd.redisio.manager import Lane, Manager, Replay
 from redstreamd.redisio.replies import ConsumerInfo, GroupInfo
@@ -144,7 +143,7 @@ class GroupAdmin:
             known = {info.name: info for info in await self._commands.xinfo_consumers(stream, group)}
         if consumer in known:
             return known[consumer]
-        similar = difflib.get_close_matches(consumer, known, n=3) or sorted(known)[:10]
+        similar = nearest_names(consumer, known, 3, least=0.6) or sorted(known)[:10]
         raise BusError(
             Code.INVALID_ARGUMENT,
             f"Group {group!r} has no consumer {consumer[:80]!r}.",
