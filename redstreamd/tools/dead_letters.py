@@ -15,9 +15,11 @@ from redstreamd.streams.bus import Bus
 from redstreamd.streams.entries import view
 from redstreamd.streams.names import check_group, check_stream
 from redstreamd.tools import fields
+from redstreamd.tools.actions import check_arguments
 from redstreamd.tools.definition import Call, Profile, named_by, tool
 from redstreamd.tools.results import bound_entries
 
+_OWN = {"replay": ("entry_ids",), "delete": ("entry_ids",)}
 _WHY_NOT = {
     Fate.LOST: "Too large to be copied when it died, and its original entry {entry} was deleted since.",
     Fate.STUCK: "Too large to copy, and the group to which its entry {entry} could return is gone: "
@@ -97,6 +99,7 @@ async def dead_letter_replay(call: Call[Bus], args: DeadLetterReplayArguments) -
     with its fields and sender as they were, and is then no dead letter any more.
     """
     settings = call.bus.settings
+    check_arguments(args, _OWN)
     check_stream(args.stream, max_bytes=settings.streams.max_name_bytes)
     check_group(args.group, max_bytes=settings.streams.max_name_bytes)
     at = None if args.cursor is None else entry_ids.split_cursor(("",), args.cursor)[0]

@@ -15,7 +15,14 @@ from redstreamd.streams.bus import Bus
 from redstreamd.streams.diagnosis.shape import Shape
 from redstreamd.streams.names import check_stream
 from redstreamd.tools import fields
+from redstreamd.tools.actions import check_arguments
 from redstreamd.tools.definition import Call, Profile, named_by, tool
+
+_OWN = {
+    "trim": ("max_length", "min_id", "max_age_seconds"),
+    "delete_entries": ("entry_ids",),
+    "delete": ("delete_dead_letters",),
+}
 
 
 @attrs.frozen
@@ -113,6 +120,7 @@ async def stream_manage(call: Call[Bus], args: StreamManageArguments) -> StreamM
 
 
 def _check(args: StreamManageArguments) -> None:
+    check_arguments(args, _OWN)
     bounds = [args.max_length, args.min_id, args.max_age_seconds]
     given = sum(bound is not None for bound in bounds)
     if args.action == "trim" and given != 1:

@@ -268,3 +268,12 @@ async def test_a_group_without_dead_letters_is_no_error_and_a_wrong_name_is(serv
     assert empty["total"] == nothing["total"] == 0
     assert group["code"] == "GROUP_NOT_FOUND"
     assert stream["code"] == "STREAM_NOT_FOUND"
+
+
+async def test_entry_ids_choose_nothing_in_a_list(server: Server) -> None:
+    with trio.fail_after(20):
+        async with running_bus(server) as bus:
+            await bury(bus, [{"n": 1}])
+            refused = await refusal(bus, "dead_letter_replay", **GROUP, entry_ids=["1-1"])
+    assert refused["code"] == "INVALID_ARGUMENT"
+    assert refused["cause"] == "entry_ids belongs to replay and delete."

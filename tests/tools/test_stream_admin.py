@@ -257,3 +257,25 @@ async def test_five_thousand_groups_and_a_million_entries_are_trimmed_within_a_b
     print(f"1,000,000 entries, 5,000 groups: dry run {planned * 1000:.0f} ms, trim {took * 1000:.0f} ms")
     assert plan["effect"]["removed"] == 500_000
     assert took < 20
+
+
+@pytest.mark.parametrize(
+    ("action", "given", "belongs_to"),
+    [
+        ("delete", {"entry_ids": ["1-1"]}, "delete_entries"),
+        ("delete", {"max_length": 1}, "trim"),
+        ("trim", {"max_length": 0, "entry_ids": ["1-1"]}, "delete_entries"),
+        ("trim", {"max_length": 0, "delete_dead_letters": True}, "delete"),
+        ("delete_entries", {"entry_ids": ["1-1"], "min_id": "9-9"}, "trim"),
+    ],
+)
+async def test_an_argument_of_another_action_is_refused(
+    server: Server, action: str, given: dict[str, Any], belongs_to: str
+) -> None:
+    with trio.fail_after(20):
+        async with running_bus(server) as bus:
+            ids = await add(bus, 3)
+            error = await refused(bus, action, **given, force=True, dry_run=False)
+            assert left(server) == ids
+    assert error["code"] == "INVALID_ARGUMENT"
+    assert belongs_to in error["cause"]
