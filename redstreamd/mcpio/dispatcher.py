@@ -258,7 +258,7 @@ class Dispatcher:
         line = None
         try:
             with call.scope:
-                line = jsonrpc.result(request.id, await self._serve(kernel, call))
+                line = self._fitting(request, jsonrpc.result(request.id, await self._serve(kernel, call)))
         except Exception as exc:  # noqa: BLE001 - a handler may raise anything
             line = self._failure(request, exc)
         finally:
@@ -278,6 +278,14 @@ class Dispatcher:
         of a shape that is fully understood belongs here, and leaves all others to the kernel.
         """
         return await kernel.serve(call.context, call.request.method, call.request.params)
+
+    def _fitting(self, request: Request, line: bytes) -> bytes:
+        """Return an answer, or an error in place of one so long that sending it would end the connection."""
+        most = self._limits.max_outbox_bytes
+        if len(line) <= most:
+            return line
+        message = f"the answer would be {len(line)} bytes long, and at most {most} can be sent: ask for less"
+        return jsonrpc.error(request.id, INTERNAL_ERROR, message)
 
     def _failure(self, request: Request, exc: Exception) -> bytes:
         try:

@@ -175,6 +175,17 @@ async def test_more_bytes_in_flight_than_the_limit_are_refused_but_one_request_a
 
 
 @ERAS
+async def test_an_answer_that_could_never_be_sent_becomes_an_error_and_the_connection_lives(
+    era: EraName,
+) -> None:
+    async with spoken_to(era, Limits(max_outbox_bytes=100_000)) as (_, raw):
+        answer = await raw.call_tool("big", {"bytes": 100_000})
+        assert answer["error"]["code"] == -32603
+        assert "at most 100000" in answer["error"]["message"]
+        assert "result" in await raw.call_tool("big", {"bytes": 90_000})
+
+
+@ERAS
 async def test_an_unknown_method_is_not_found(era: EraName) -> None:
     async with spoken_to(era) as (_, raw):
         answer = await raw.call("no/such")

@@ -309,6 +309,22 @@ async def test_a_value_beyond_the_longest_message_is_refused_and_the_connection_
 
 
 @ERAS
+async def test_a_value_is_as_large_as_a_message_carries_it(redis: Server, era: Any) -> None:
+    """A control character takes six bytes in JSON, and bytes that are no text go in base64."""
+    redis.command(
+        "XADD", "s", "1-1", "control", "\x01" * 20_000, "bytes", b"\xff" * 80_000, "fits", "\x01" * 16_000
+    )
+    with running_daemon(redis, "--set", "limits.max_message_bytes=100000") as daemon, trio.fail_after(20):
+        async with connected(daemon.path, era=era) as client:
+            for name, size in (("control", 120_002), ("bytes", 106_670)):
+                error = await refusal(client, field_uri(entry_uri("s", "1-1"), name))
+                assert error.error.data["code"] == "TOO_LARGE"
+                assert str(size) in error.error.message
+            (whole,) = (await client.read_resource(field_uri(entry_uri("s", "1-1"), "fits"))).contents
+            assert whole.text == "\x01" * 16_000  # type: ignore[union-attr]
+
+
+@ERAS
 async def test_without_redis_health_can_be_read_and_the_rest_says_why_not(era: Any) -> None:
     with running_daemon("absent", REDIS_URL="redis://127.0.0.1:1") as daemon, trio.fail_after(30):
         async with connected(daemon.path, era=era) as client:
