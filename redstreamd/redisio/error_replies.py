@@ -131,6 +131,15 @@ BY_TEXT: Final[tuple[tuple[str, Reading], ...]] = (
         ),
     ),
     (
+        "exhausted the last possible ID",
+        Reading(
+            Code.INVALID_STREAM,
+            "The stream takes no more entries: its last one has the greatest entry ID there is",
+            "Add to another stream, or delete this one (stream_manage) and begin it anew; "
+            "IDs given by hand must leave room for those that follow.",
+        ),
+    ),
+    (
         "unknown command",
         Reading(
             Code.INTERNAL,

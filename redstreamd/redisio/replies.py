@@ -145,9 +145,9 @@ def consumer_info(raw: Mapping[bytes, Any]) -> ConsumerInfo:
 
 
 def pending_entry(raw: Sequence[Any]) -> PendingEntry:
-    """Read one line of XPENDING's extended form."""
+    """Read one line of XPENDING's extended form; what XNACK released is nobody's, with an idle time of -1."""
     entry_id, consumer, idle_ms, deliveries = raw
-    return PendingEntry(entry_id.decode("ascii"), name(consumer), idle_ms / 1000, deliveries)
+    return PendingEntry(entry_id.decode("ascii"), name(consumer), max(idle_ms, 0) / 1000, deliveries)
 
 
 def pending_summary(raw: Sequence[Any]) -> PendingSummary:

@@ -118,14 +118,14 @@ def join_cursor(streams: Sequence[str], ids: Sequence[str]) -> str:
 
 
 def split_cursor(streams: Sequence[str], cursor: str) -> list[str]:
-    """Return the positions in a cursor, one for each of `streams`.
+    """Return the positions in a cursor, one complete ID for each of `streams`.
 
     Raises:
         BusError: INVALID_ARGUMENT if it is malformed or belongs to other streams.
     """
     mark, colon, rest = cursor.rpartition(":")
-    ids = rest.split(",")
-    right = len(ids) == len(streams) and all(parse(one) is not None for one in ids)
+    ids = [f"{parts[0]}-{parts[1]}" for one in rest.split(",") if (parts := parse(one)) is not None]
+    right = len(ids) == len(streams) == rest.count(",") + 1
     if right and (mark == _fingerprint(streams) if len(streams) > 1 else not colon):
         return ids
     raise BusError(

@@ -45,6 +45,7 @@ PERMANENT = {
     "ERR The XGROUP subcommand requires the key to exist.": "STREAM_NOT_FOUND",
     "ERR Invalid stream ID specified as stream command argument": "INVALID_ARGUMENT",
     "ERR The ID specified in XADD is equal or smaller than the target stream top item": "INVALID_ARGUMENT",
+    "ERR The stream has exhausted the last possible ID, unable to add more items": "INVALID_STREAM",
     "ERR unknown command 'XADD', with args beginning with: 's'": "INTERNAL",
     "ERR syntax error": "INTERNAL",
     "ERR The user executing the script can't run this command or subcommand script: 17, on @user_script:1.": (

@@ -9,7 +9,7 @@ import pytest
 import trio
 
 from redstreamd.errors import BusError, Code
-from redstreamd.streams import reading
+from redstreamd.streams import entry_ids, reading
 from redstreamd.streams.bus import Bus
 from redstreamd.streams.codec import Stamp
 from redstreamd.streams.names import Kind, companion_key
@@ -156,6 +156,33 @@ async def test_the_greatest_entry_id_ends_a_page(server: Server) -> None:
             for direction in ("forward", "backward"):
                 (page,) = await read_all(bus, "s", direction=direction)
                 assert ids_of([page]) == [greatest]
+
+
+async def test_beyond_either_end_of_all_ids_there_is_nothing(server: Server) -> None:
+    server.command("XADD", "s", "1-1", "f", "v")
+    server.command("XADD", "s", entry_ids.LAST, "f", "v")
+    server.command("SET", "text", "x")
+    with trio.fail_after(20):
+        async with running_bus(server) as bus:
+            before = await bus.reader.read("s", start="earliest", end="0-0", direction="backward")
+            assert (before.entries, before.next_cursor) == ([], "0-0")
+            for cursor in (before.next_cursor, "0", "00-0"):
+                assert not (await bus.reader.read("s", cursor=cursor, direction="backward")).entries
+            for how in ({"cursor": entry_ids.LAST}, {"start": "latest"}):
+                after = await bus.reader.read("s", **how)
+                assert (after.entries, after.next_cursor) == ([], entry_ids.LAST)
+            for waits in ({"cursor": entry_ids.LAST}, {}):
+                waited = await bus.reader.wait(["s"], timeout_seconds=0, **waits)
+                assert (waited.entries, waited.cursor_after(0)) == ([], entry_ids.LAST)
+            server.command("XGROUP", "CREATE", "s", "g", entry_ids.LAST)
+            assert (await bus.groups.state("s", "g")).lag.entries == 0
+            with pytest.raises(BusError) as failed:
+                await bus.reader.read("text", cursor=entry_ids.LAST)
+            assert failed.value.code is Code.WRONG_TYPE
+            with pytest.raises(BusError) as failed:
+                await bus.publisher.add("s", [{"n": 1}], Stamp())
+            assert failed.value.code is Code.INVALID_STREAM
+            assert "greatest entry ID" in failed.value.message
 
 
 async def test_a_wait_with_a_filter_looks_through_all_there_is(

@@ -11,7 +11,7 @@ import trio
 from redstreamd.redisio.manager import Manager
 from redstreamd.redisio.target import Target
 from redstreamd.settings import Settings
-from redstreamd.streams import pending
+from redstreamd.streams import entry_ids, pending
 from redstreamd.streams.bus import Bus
 from redstreamd.streams.codec import Stamp
 from tests.support.buses import KEY, running_bus
@@ -145,3 +145,15 @@ async def test_a_redis_user_without_the_right_is_told_so(server: Server) -> None
             nursery.cancel_scope.cancel()
     assert denied["code"] == "PERMISSION_DENIED"
     server.command("ACL", "DELUSER", "blind")
+
+
+async def test_nothing_is_pending_beyond_the_greatest_entry_id(server: Server) -> None:
+    server.command("XADD", "s", entry_ids.LAST, "f", "v")
+    server.command("XGROUP", "CREATE", "s", "g", "0")
+    server.command("XREADGROUP", "GROUP", "g", "c", "STREAMS", "s", ">")
+    with trio.fail_after(20):
+        async with running_bus(server) as bus:
+            page = await call(bus, "pending_list", **GROUP)
+            assert [line["id"] for line in page["entries"]] == [entry_ids.LAST]
+            after = await call(bus, "pending_list", **GROUP, cursor=entry_ids.LAST)
+            assert (after["entries"], after["has_more"], after["pending"]) == ([], False, 1)

@@ -10,15 +10,15 @@ local at_once, MOST_AT_ONCE, room = 1, 100, 16 * 1048576
 
 local from, most = ARGV[1], tonumber(ARGV[3])
 local counted, last = 0, ''
+-- Redis refuses a range that begins beyond the greatest ID; nothing is there.
+local LAST = '18446744073709551615-18446744073709551615'
+if from == '(' .. LAST then return {0, '', 0} end
 while counted < most and room > 0 do
   local wanted = math.min(at_once, most - counted)
   local page = redis.call('XRANGE', KEYS[1], from, ARGV[2], 'COUNT', wanted)
   counted = counted + #page
   if #page > 0 then last = page[#page][1] end
-  -- Redis refuses a range that begins beyond the greatest ID.
-  if #page < wanted or last == '18446744073709551615-18446744073709551615' then
-    return {counted, last, 0}
-  end
+  if #page < wanted or last == LAST then return {counted, last, 0} end
   for _, entry in ipairs(page) do
     for _, value in ipairs(entry[2]) do room = room - #value end
   end

@@ -12,6 +12,14 @@ local most, room = tonumber(ARGV[4]), tonumber(ARGV[5])
 -- are small: each call costs about as much as reading ten more entries.
 local at_once, MOST_AT_ONCE = 1, 32
 
+-- Redis refuses a range that lies beyond the least or the greatest ID; nothing is there. The read is for its
+-- complaint if this is no stream.
+local LAST = '18446744073709551615-18446744073709551615'
+if from == (command == 'XRANGE' and '(' .. LAST or '(0-0') then
+  redis.call('XLEN', stream)
+  return {{}, 0}
+end
+
 local page = {}
 while true do
   -- One beyond the page tells whether there is more.
@@ -24,8 +32,7 @@ while true do
   end
   if #entries < wanted then return {page, 0} end
   local last = page[#page][1]
-  -- Redis refuses a range that begins beyond the greatest ID.
-  if command == 'XRANGE' and last == '18446744073709551615-18446744073709551615' then return {page, 0} end
+  if command == 'XRANGE' and last == LAST then return {page, 0} end
   from = '(' .. last
   at_once = room > 0 and math.min(4 * at_once, MOST_AT_ONCE) or 1
 end

@@ -17,14 +17,17 @@ local clock = redis.call('TIME')
 local now = clock[1] * 1000 + math.floor(clock[2] / 1000)
 local total = redis.call('XPENDING', stream, group)[1]
 local found, looked, last = {}, 0, ''
-while true do
+-- Redis refuses a range that begins beyond the greatest ID; nothing is there.
+local LAST = '18446744073709551615-18446744073709551615'
+while from ~= '(' .. LAST do
   local ask = {'XPENDING', stream, group, from, '+', math.min(PAGE, most - looked)}
   if consumer ~= '' then ask[7] = consumer end
   local page = redis.call(unpack(ask))
   for _, held in ipairs(page) do
     if #found == count then return {now, total, found, last, 1} end
     last = held[1]
-    if held[3] >= min_idle and held[4] >= min_deliveries then
+    -- An entry that XNACK released has an idle time of -1.
+    if (min_idle == 0 or held[3] >= min_idle) and held[4] >= min_deliveries then
       found[#found + 1] = {
         held[1], held[2], held[3], held[4], redis.call('ZSCORE', due, held[1] .. '/' .. held[4]) or '',
       }
@@ -35,3 +38,4 @@ while true do
   if looked >= most then return {now, total, found, last, 1} end
   from = '(' .. last
 end
+return {now, total, found, last, 0}
