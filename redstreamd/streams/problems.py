@@ -68,6 +68,14 @@ async def group_not_found(commands: Commands, stream: str, group: str) -> BusErr
 
 async def _wrong_type(commands: Commands, stream: str) -> BusError:
     kind = await commands.key_type(stream)
+    if kind in ("stream", "none"):
+        # Then it was one of the other keys of the command.
+        return BusError(
+            Code.WRONG_TYPE,
+            f"A key that redstreamd keeps beside {stream!r} is in use for something else.",
+            cause=f"One of the keys {stream[:80]}:rs:... holds another type than it should.",
+            next_step="Look at the TYPE of these keys with redis-cli, and delete or rename the wrong one.",
+        )
     return BusError(
         Code.WRONG_TYPE,
         f"{stream!r} is not a stream.",

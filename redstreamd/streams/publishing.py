@@ -38,6 +38,19 @@ class Added:
     kept_for: str | None = None
 
 
+class KeyReused(BusError):  # noqa: N818 - what happened, as BusError's codes put it
+    """An idempotency key was used with another body before; nothing was added."""
+
+    def __init__(self, key: str, *, window_seconds: int) -> None:
+        """Record the key, and for how long it stands for its first body."""
+        super().__init__(
+            Code.INVALID_ARGUMENT,
+            f"idempotency_key {key[:80]!r} was used with other entries.",
+            cause=f"A key stands for one set of entries for {window_seconds} seconds.",
+            next_step="Use a new key for new entries, or send exactly the entries of the first call.",
+        )
+
+
 class Publisher:
     """Adds entries to streams."""
 
@@ -56,6 +69,7 @@ class Publisher:
         stamp: codec.Stamp,
         *,
         idempotency_key: str | None = None,
+        key_space: str | None = None,
         max_length: int | None = None,
         max_age_seconds: float | None = None,
         durability: Durability = Durability.MEMORY,
@@ -67,6 +81,8 @@ class Publisher:
             entries: The objects, in order.
             stamp: What the daemon writes beside them.
             idempotency_key: Within the window, the same key adds nothing a second time.
+            key_space: What a key of redstreamd's own is for. No caller's key is equal to such a key,
+                so none can take its place.
             max_length: The stream is cut to its newest entries, this many; but what a group has pending,
                 or did not get yet, stays.
             max_age_seconds: Entries older than this are cut off, with the same regard.
@@ -74,8 +90,8 @@ class Publisher:
                 in about a second they are there nevertheless, and the answer says so.
 
         Raises:
-            BusError: INVALID_ARGUMENT if an object is not I-JSON or the key was used with other
-                entries; OUTCOME_UNKNOWN if the reply was lost and there is no key; WRONG_TYPE.
+            BusError: INVALID_ARGUMENT if an object is not I-JSON, and as `KeyReused` if the key was used
+                with other entries; OUTCOME_UNKNOWN if the reply was lost and there is no key; WRONG_TYPE.
 
         Cancellation: entries whose command was already sent are added all the same.
         """
@@ -100,7 +116,7 @@ class Publisher:
             body_hash = "" if idempotency_key is None else _hash(words)
             known, ids, kept_for = await self._manager.run_script(
                 _ADD,
-                keys=[stream, companion_key(stream, Kind.IDEMPOTENCY, _key_digest(idempotency_key))],
+                keys=[stream, _record(stream, idempotency_key, key_space)],
                 args=[
                     body_hash,
                     self._window_ms,
@@ -114,12 +130,7 @@ class Publisher:
             if asks and known != -1:
                 confirmation = await confirm(self._manager, self._commands, durability)
         if known == -1:
-            raise BusError(
-                Code.INVALID_ARGUMENT,
-                f"idempotency_key {str(idempotency_key)[:80]!r} was used with other entries.",
-                cause=f"A key stands for one set of entries for {self._window_ms // 1000} seconds.",
-                next_step="Use a new key for new entries, or send exactly the entries of the first call.",
-            )
+            raise KeyReused(str(idempotency_key), window_seconds=self._window_ms // 1000)
         self.added += 0 if known else len(ids)
         return Added(
             ids=[entry_id.decode() for entry_id in ids],
@@ -129,9 +140,10 @@ class Publisher:
         )
 
 
-def _key_digest(key: str | None) -> str:
-    # Any text may be a key; its digest is a short name without braces.
-    return "" if key is None else hashlib.sha256(key.encode()).hexdigest()[:32]
+def _record(stream: str, key: str | None, space: str | None) -> str:
+    # Any text may be a key; its digest is a short name without braces. Without a key nothing is recorded.
+    digest = "" if key is None else hashlib.sha256(key.encode()).hexdigest()[:32]
+    return companion_key(stream, Kind.IDEMPOTENCY, *(() if space is None else (space,)), digest)
 
 
 def _hash(words: Sequence[bytes | int]) -> str:

@@ -24,7 +24,9 @@ class Requesting(Working):
             correlation_id=correlation,
             timeout_seconds=0,
         )
-        known = correlation in self.world.asked
+        known = correlation in self.world.asked and name in self.world.streams
+        if not known:
+            self.world.replied.discard(correlation)
         assert (told.get("resumed", False), told["answered"]) == (known, correlation in self.world.replied)
         if known:
             assert told["request_id"] == self.world.asked[correlation][1]

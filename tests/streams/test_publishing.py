@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 import trio
 
@@ -9,6 +11,7 @@ from redstreamd.errors import BusError, Code
 from redstreamd.settings import LeasesSettings, Settings
 from redstreamd.streams.bus import Bus
 from redstreamd.streams.codec import Stamp
+from redstreamd.streams.publishing import Added
 from tests.support.buses import running_bus
 from tests.support.servers import Server
 
@@ -233,3 +236,100 @@ async def test_a_publisher_who_may_not_trim_adds_nothing(redis: Server) -> None:
     finally:
         redis.command("ACL", "SETUSER", "default", "+xtrim")
     assert redis.command("XLEN", "s") == 1
+
+
+@pytest.mark.parametrize("key", [None, "k"])
+async def test_retention_may_reach_back_beyond_the_epoch(server: Server, key: str | None) -> None:
+    with trio.fail_after(20):
+        async with running_bus(server) as bus:
+            server.command("XADD", "s", "1-0", "n", "1")
+            added = await bus.publisher.add(
+                "s", [{"n": 1}], Stamp(), idempotency_key=key, max_age_seconds=10**10
+            )
+            kept = [entry_id.decode() for entry_id, _ in server.command("XRANGE", "s", "-", "+")]
+            assert kept == ["1-0", *added.ids]
+
+
+@pytest.mark.parametrize("key", [None, "k"])
+@pytest.mark.parametrize("retention", [{"max_length": 3}, {"max_age_seconds": 60}])
+async def test_retention_does_not_get_past_a_full_server(
+    server: Server, key: str | None, retention: dict[str, Any]
+) -> None:
+    with trio.fail_after(20):
+        async with running_bus(server) as bus:
+            await bus.publisher.add("s", [{"n": n} for n in range(3)], Stamp())
+            server.command("CONFIG", "SET", "maxmemory", "1")
+            try:
+                with pytest.raises(BusError) as refused:
+                    await bus.publisher.add("s", [{"n": 4}], Stamp(), idempotency_key=key, **retention)
+            finally:
+                server.command("CONFIG", "SET", "maxmemory", "0")
+            assert refused.value.code is Code.BACKEND_OUT_OF_MEMORY
+            assert server.command("XLEN", "s") == 3
+
+
+@pytest.mark.parametrize("right", ["set", "xtrim", "xrange", "xadd"])
+async def test_a_right_that_is_missing_is_found_out_before_anything_is_added(
+    server: Server, right: str
+) -> None:
+    with trio.fail_after(20):
+        async with running_bus(server) as bus:
+            await bus.publisher.add("s", [{"n": 1}], Stamp())
+            server.command("XGROUP", "CREATE", "s", "g", "$")
+            before = server.command("XRANGE", "s", "-", "+")
+            server.command("ACL", "SETUSER", "default", f"-{right}")
+            try:
+                with pytest.raises(BusError) as refused:
+                    await bus.publisher.add("s", [{"n": 2}], Stamp(), idempotency_key="k", max_length=1)
+            finally:
+                server.command("ACL", "SETUSER", "default", f"+{right}")
+            assert refused.value.code is Code.PERMISSION_DENIED
+            assert server.command("XRANGE", "s", "-", "+") == before
+            assert not (await bus.publisher.add("s", [{"n": 2}], Stamp(), idempotency_key="k")).duplicate
+
+
+async def test_a_record_of_another_type_is_found_out_before_anything_is_added(server: Server) -> None:
+    with trio.fail_after(20):
+        async with running_bus(server) as bus:
+            await bus.publisher.add("s", [{"n": 1}], Stamp(), idempotency_key="k")
+            (record,) = server.command("KEYS", "s:rs:idem:*")
+            server.command("DEL", record)
+            server.command("RPUSH", record, "x")
+            with pytest.raises(BusError) as refused:
+                await bus.publisher.add("s", [{"n": 1}], Stamp(), idempotency_key="k")
+            assert refused.value.code is Code.WRONG_TYPE
+            assert "s:rs:" in refused.value.cause
+            assert server.command("XLEN", "s") == 1
+
+
+async def test_a_key_counts_for_nothing_once_its_stream_is_gone(server: Server) -> None:
+    with trio.fail_after(20):
+        async with running_bus(server) as bus:
+            await bus.publisher.add("s", [{"n": 1}], Stamp(), idempotency_key="k")
+            server.command("DEL", "s")
+            again = await bus.publisher.add("s", [{"n": 2}], Stamp(), idempotency_key="k")
+            assert not again.duplicate
+            assert (await bus.publisher.add("s", [{"n": 2}], Stamp(), idempotency_key="k")) == Added(
+                again.ids, duplicate=True
+            )
+
+
+async def test_a_key_of_redstreamds_own_is_never_a_callers(server: Server) -> None:
+    with trio.fail_after(20):
+        async with running_bus(server) as bus:
+            for key in ("k", "reply:k", "reply\0k"):
+                await bus.publisher.add("s", [{"n": 1}], Stamp(), idempotency_key=key)
+            own = await bus.publisher.add("s", [{"n": 1}], Stamp(), idempotency_key="k", key_space="reply")
+            assert not own.duplicate
+
+
+async def test_groups_are_asked_only_if_something_would_go(server: Server) -> None:
+    with trio.fail_after(20):
+        async with running_bus(server) as bus:
+            server.command("XADD", "s", "*", "n", "1")
+            server.command("XGROUP", "CREATE", "s", "g", "$")
+            server.command("CONFIG", "RESETSTAT")
+            await bus.publisher.add("s", [{"n": 1}], Stamp(), max_length=3, max_age_seconds=60)
+            assert b"cmdstat_xinfo" not in server.command("INFO", "commandstats")
+            await bus.publisher.add("s", [{"n": 1}], Stamp(), max_length=2)
+            assert b"cmdstat_xinfo" in server.command("INFO", "commandstats")
