@@ -183,6 +183,13 @@ def _heir(args: GroupManageArguments, longest: int) -> str | None:
             cause="One says that entries are handed over, the other to whom.",
             next_step="Give both, or neither.",
         )
+    if args.pending in ("release", "refuse") and args.consumer == RELEASED:
+        raise BusError(
+            Code.INVALID_ARGUMENT,
+            f"What {RELEASED!r} holds is released already: nobody works on it, and anybody may take it.",
+            cause="Entries that a removed consumer held are pending in this name until somebody takes them.",
+            next_step="Call work_take to get them, or give pending: 'hand_over' with to_consumer, or 'lose'.",
+        )
     if args.to_consumer is None:
         return RELEASED if args.pending == "release" else None
     if args.to_consumer == args.consumer:

@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 import trio
 
+from redstreamd.redisio.errors import ServerReplied
 from redstreamd.streams.admin import counting, groups
 from redstreamd.streams.bus import Bus
 from redstreamd.streams.codec import Stamp
@@ -16,7 +17,7 @@ from tests.support.calls import call, refusal
 from tests.support.servers import Server
 
 GROUP = {"stream": "s", "group": "g"}
-DUE, DEAD = companion_key("s", Kind.DUE, "g"), companion_key("s", Kind.DEAD, "g")
+DUE, DEAD, TRIES = (companion_key("s", kind, "g") for kind in (Kind.DUE, Kind.DEAD, Kind.TRIES))
 
 
 async def add(bus: Bus, count: int) -> list[str]:
@@ -251,6 +252,63 @@ async def test_entries_whose_content_was_deleted_do_not_hold_up_a_removal(server
             assert holders(server) == {RELEASED.encode(): 2}
             assert server.command("ZCARD", DUE) == 2
     assert done["effect"] == {"removed": "c", "released": 2, "content_gone": 1}
+
+
+async def test_what_is_released_already_is_not_released_to_itself(server: Server) -> None:
+    how = {"action": "remove_consumer", "consumer": RELEASED, "dry_run": False}
+    with trio.fail_after(20):
+        async with running_bus(server) as bus:
+            ids = await add(bus, 120)
+            await take(bus, "c")
+            await manage(bus, "remove_consumer", consumer="c", pending="release", dry_run=False)
+            for pending in ("release", "refuse"):
+                refused = await refusal(bus, "group_manage", **GROUP, **how, pending=pending)
+                assert refused["code"] == "INVALID_ARGUMENT"
+                assert "work_take" in refused["next_step"]
+            with pytest.raises(ServerReplied, match="cannot keep"):
+                await bus.groups.remove_consumer("s", "g", RELEASED, heir=RELEASED, heir_seconds=None)
+            assert holders(server) == {RELEASED.encode(): 100}
+            done = await call(bus, "group_manage", **GROUP, **how, pending="hand_over", to_consumer="d")
+            resumed = await call(bus, "work_take", **GROUP, consumer="d", count=100, resume=True)
+    assert done["effect"] == {"removed": RELEASED, "handed_over": 100}
+    assert [entry["id"] for entry in resumed["entries"]] == ids[:100]
+
+
+@pytest.mark.parametrize("pending", ["release", "hand_over"])
+async def test_a_retry_that_was_put_off_keeps_its_time_when_its_consumer_goes(
+    server: Server, pending: str
+) -> None:
+    to = {"to_consumer": "d"} if pending == "hand_over" else {}
+    with trio.fail_after(20):
+        async with running_bus(server) as bus:
+            later, sooner = await add(bus, 2)
+            taken = await take(bus, "c")
+            await call(bus, "work_fail", lease=taken["lease"], entry_ids=[later], delay_seconds=3_600)
+            before = server.command("ZSCORE", DUE, f"{later}/1")
+            await manage(bus, "remove_consumer", consumer="c", pending=pending, dry_run=False, **to)
+            assert server.command("ZSCORE", DUE, f"{later}/1") == before
+            got = await call(
+                bus,
+                "work_take",
+                **GROUP,
+                consumer="d",
+                count=10,
+                timeout_seconds=5,
+                resume=pending == "hand_over",
+            )
+    assert [entry["id"] for entry in got["entries"]] == [sooner]
+
+
+async def test_nothing_is_remembered_of_what_was_gone_when_its_consumer_went(server: Server) -> None:
+    with trio.fail_after(20):
+        async with running_bus(server) as bus:
+            ids = await add(bus, 2)
+            taken = await take(bus, "c")
+            await call(bus, "work_fail", lease=taken["lease"], reason="no paper", delay_seconds=60)
+            server.command("XDEL", "s", ids[1])
+            await manage(bus, "remove_consumer", consumer="c", pending="release", dry_run=False)
+            (kept,) = server.command("ZRANGE", TRIES, 0, -1)
+    assert kept.startswith(ids[0].encode())
 
 
 async def test_full_memory_moves_nothing_half(server: Server) -> None:

@@ -21,7 +21,7 @@ from redstreamd.streams.scripts import load
 from redstreamd.streams.tail_hub import TailHub
 from redstreamd.streams.work import group_position
 
-_REMOVE = load("remove_consumer")
+_REMOVE = load("due", "tries", "remove_consumer")
 _DESTROY = load("destroy_group")
 
 #: Pending entries moved by one script; 1 to 3 ms of the server's time.
@@ -163,7 +163,7 @@ class GroupAdmin:
             stream: The stream.
             group: The group.
             consumer: Who goes.
-            heir: Who gets its pending entries; None: they are lost.
+            heir: Who gets its pending entries, another than `consumer`; None: they are lost.
             heir_seconds: For how long the heir alone may resume them; None: anybody may take them now.
         """
         # The half marks entries that nobody holds; see lua/take.lua.
@@ -173,7 +173,7 @@ class GroupAdmin:
             while not removed:
                 some, vanished, removed, lost = await self._manager.run_script(
                     _REMOVE,
-                    keys=[stream, companion_key(stream, Kind.DUE, group)],
+                    keys=[stream, *(companion_key(stream, kind, group) for kind in (Kind.DUE, Kind.TRIES))],
                     args=[group, consumer, heir or "", delay, _MOVED_AT_ONCE],
                     replay=Replay.SAFE,
                 )

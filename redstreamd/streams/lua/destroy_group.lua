@@ -5,6 +5,6 @@
 -- Returns 1 if there was such a group
 
 local existed = redis.call('XGROUP', 'DESTROY', KEYS[1], ARGV[1])
-redis.call('DEL', KEYS[2], KEYS[3])
+redis.call('UNLINK', KEYS[2], KEYS[3])
 if ARGV[2] == '1' then redis.call('UNLINK', KEYS[4]) end
 return existed

@@ -1,16 +1,22 @@
 -- Removes a consumer from a group, once its pending entries are somebody else's; a part at a time.
 --
--- KEYS  1 the stream  2 the group's due set
+-- KEYS  1 the stream  2 the group's due set  3 what became of earlier deliveries
 -- ARGV  1 group  2 consumer  3 who gets its entries ("": they are lost)  4 ms from now at which they come
---       due, with a half if nobody holds them  5 most entries to move
+--       due, with a half if nobody holds them; a retry that was put off beyond that keeps its time
+--       5 most entries to move
 -- Returns {entries moved, entries whose content was gone, 1 if the consumer was removed now,
 --          entries lost with it}
 
-local stream, due = KEYS[1], KEYS[2]
+local stream, due, tried = KEYS[1], KEYS[2], KEYS[3]
 local group, consumer, heir, delay, most = ARGV[1], ARGV[2], ARGV[3], tonumber(ARGV[4]), tonumber(ARGV[5])
 
--- Memory is probed before anything is changed: XCLAIM is served when memory is full, ZADD is not.
+if heir == consumer then
+  return redis.error_reply('ERR a consumer that is removed cannot keep its entries')
+end
+
+-- What could be refused is tried before anything is changed: XCLAIM is served when memory is full, ZADD is not.
 redis.call('ZADD', due, 'XX', 0, '')
+redis.call('ZADD', tried, 'XX', 0, '')
 
 local clock = redis.call('TIME')
 local now = clock[1] * 1000 + math.floor(clock[2] / 1000)
@@ -21,18 +27,26 @@ local function attempt_of(id)
   return held and held[2] == heir and held[4]
 end
 
+local function due_time(score)
+  if score and is_put_off(score) and tonumber(score) > now + delay then return score end
+  return now + delay
+end
+
 if heir ~= '' then
   local held = redis.call('XPENDING', stream, group, '-', '+', most, consumer)
   for _, each in ipairs(held) do
     -- JUSTID keeps the number of deliveries: the entry was handed on, not delivered.
     redis.call('XCLAIM', stream, group, heir, 0, each[1], 'JUSTID')
-    redis.call('ZREM', due, each[1] .. '/' .. each[4])
+    local member = each[1] .. '/' .. each[4]
+    local score = redis.call('ZSCORE', due, member)
+    redis.call('ZREM', due, member)
     local attempt = attempt_of(each[1])
     if attempt then
-      redis.call('ZADD', due, now + delay, each[1] .. '/' .. attempt)
+      set_due(due, due_time(score), each[1] .. '/' .. attempt)
       moved = moved + 1
     else
       -- Redis drops a pending entry whose content was deleted when it is claimed.
+      tries.forget(tried, each[1])
       gone = gone + 1
     end
   end
