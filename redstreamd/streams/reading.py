@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import zlib
+from collections import Counter
 from collections.abc import Mapping, Sequence
+from itertools import zip_longest
 from typing import Any, Literal
 
 import attrs
@@ -51,7 +54,7 @@ class Waited:
     """What a wait found.
 
     Attributes:
-        entries: Stream and entry, those of one stream in their order; empty if nothing came in time.
+        entries: Stream and entry, of each stream in turn and in its order; empty if nothing came in time.
         began: The position in each stream before the wait.
         positions: The position in each stream after it; beyond the entries that a filter left out.
         absent: Streams that did not exist when the wait began.
@@ -220,7 +223,7 @@ class Reader:
         count: int,
         wanted: Mapping[str, Any] | None,
     ) -> bool:
-        """Add to `found` what comes after `positions`, and move these; return whether there is more."""
+        """Put into `found` what comes after `positions`, and move these; return whether there is more."""
 
         async def after(stream: str) -> Page:
             async with explained(self._commands, stream):
@@ -228,13 +231,28 @@ class Reader:
                 return await self._page(stream, f"({at}", "+", at, count, wanted, forward=True)
 
         pages = await gather(after, streams)
-        for stream in streams:
-            page = pages[stream]
-            taken = page.entries[: count - len(found)]
-            found.extend((stream, entry) for entry in taken)
-            # Entries that no longer fit are read again from where this stream was left.
-            positions[stream] = page.next_cursor if taken == page.entries else _last(taken, positions[stream])
+        in_turns = _in_turns(streams, {stream: page.entries for stream, page in pages.items()}, positions)
+        found.extend(in_turns[:count])
+        taken = Counter(stream for stream, _ in found)
+        for stream, page in pages.items():
+            # Entries that do not fit are read again from where this stream was left.
+            whole = taken[stream] == len(page.entries)
+            left_at = _last(page.entries[: taken[stream]], positions[stream])
+            positions[stream] = page.next_cursor if whole else left_at
         return any(page.has_more for page in pages.values())
+
+
+def _in_turns(
+    streams: Sequence[str], entries: Mapping[str, Sequence[RawEntry]], positions: Mapping[str, str]
+) -> list[tuple[str, RawEntry]]:
+    """Return the entries of all streams, one of each in turn, so that no stream keeps others from an answer.
+
+    An answer may hold fewer entries than there are streams. So another stream begins after each answer that
+    moved a position; the same positions give the same order.
+    """
+    begin = zlib.crc32(repr(list(positions.values())).encode()) % len(streams)
+    rounds = zip_longest(*([(stream, one) for one in entries[stream]] for stream in streams))
+    return [one for each in rounds for one in (*each[begin:], *each[:begin]) if one is not None]
 
 
 def _first(start: str | None, cursor: str | None, *, forward: bool) -> tuple[str, str]:

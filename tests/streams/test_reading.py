@@ -168,11 +168,10 @@ async def test_beyond_either_end_of_all_ids_there_is_nothing(server: Server) -> 
             assert (before.entries, before.next_cursor) == ([], "0-0")
             for cursor in (before.next_cursor, "0", "00-0"):
                 assert not (await bus.reader.read("s", cursor=cursor, direction="backward")).entries
-            for how in ({"cursor": entry_ids.LAST}, {"start": "latest"}):
-                after = await bus.reader.read("s", **how)
+            for start, at in (("latest", None), (None, entry_ids.LAST)):
+                after = await bus.reader.read("s", start=start, cursor=at)
                 assert (after.entries, after.next_cursor) == ([], entry_ids.LAST)
-            for waits in ({"cursor": entry_ids.LAST}, {}):
-                waited = await bus.reader.wait(["s"], timeout_seconds=0, **waits)
+                waited = await bus.reader.wait(["s"], timeout_seconds=0, cursor=at)
                 assert (waited.entries, waited.cursor_after(0)) == ([], entry_ids.LAST)
             server.command("XGROUP", "CREATE", "s", "g", entry_ids.LAST)
             assert (await bus.groups.state("s", "g")).lag.entries == 0
@@ -275,9 +274,28 @@ async def test_waits_on_several_streams_go_through_everything_once(server: Serve
                 assert set(seen) == expected
 
 
-def bus_cursor(names: list[str]) -> str:
-    from redstreamd.streams import entry_ids
+@pytest.mark.parametrize(("count", "passed_on"), [(2, 2), (1, 1), (10, 1)])
+async def test_a_stream_that_never_runs_dry_does_not_hold_up_the_others(
+    server: Server, count: int, passed_on: int
+) -> None:
+    """Neither where the count is less than there is, nor where less is passed on."""
+    names = ["a", "b", "c", "d"]
+    with trio.fail_after(30):
+        async with running_bus(server) as bus:
+            for name in names[1:]:
+                server.command("XADD", name, "1-1", "f", "v")
+            cursor, seen = bus_cursor(names), list[str]()
+            for n in range(1, 61):
+                server.commands(*[["XADD", "a", f"{n}-{part}", "f", "v"] for part in range(1, 11)])
+                waited = await bus.reader.wait(names, cursor=cursor, count=count, timeout_seconds=0)
+                kept = waited.entries[:passed_on]
+                seen += [stream for stream, _ in kept]
+                cursor = waited.cursor_after(len(kept))
+            assert sorted(set(seen)) == names
+            assert [seen.count(name) for name in names[1:]] == [1, 1, 1]
 
+
+def bus_cursor(names: list[str]) -> str:
     return entry_ids.join_cursor(names, ["0-0"] * len(names))
 
 
