@@ -117,11 +117,11 @@ class Commands:
             count: How many keys the server looks at; any number of streams may come back, also none.
 
         Returns:
-            The next cursor, 0 at the end, and names; a name can come more than once
-            (https://redis.io/commands/scan).
+            The next cursor, 0 at the end, and names, without those that are not UTF-8; a name can come
+            more than once (https://redis.io/commands/scan).
         """
         following, names = await self._read[Lane.COMMAND].scan(cursor, pattern, count, "stream")
-        return int(following), [replies.name(raw) for raw in names]
+        return int(following), replies.key_names(names)
 
     # Health
 

@@ -9,6 +9,7 @@ shown with backslash escapes. Fields and values stay ``bytes``.
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -106,6 +107,15 @@ class PendingSummary:
 def name(raw: bytes) -> str:
     """Decode the name of a key, group or consumer; bytes that are not UTF-8 show as hexadecimal escapes."""
     return raw.decode("utf-8", "backslashreplace")
+
+
+def key_names(raw: Sequence[bytes]) -> list[str]:
+    """Decode names of keys, without those that are not UTF-8: shown escaped they would name other keys."""
+    names = []
+    for each in raw:
+        with contextlib.suppress(UnicodeDecodeError):
+            names.append(each.decode())
+    return names
 
 
 def entry(raw: Sequence[Any]) -> RawEntry:

@@ -70,7 +70,7 @@ class Bus:
     def over(cls, manager: Manager, settings: Settings, lease_key: LeaseKey) -> Bus:
         """Build the domain over one connection manager."""
         commands = Commands(manager)
-        lister = Lister(manager, commands)
+        lister = Lister(manager, commands, max_name_bytes=settings.streams.max_name_bytes)
         pages = Pages(manager)
         hub = TailHub(manager, max_watches=settings.limits.max_waits)
         sampler = Sampler(manager)

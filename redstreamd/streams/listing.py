@@ -11,7 +11,7 @@ from redstreamd.redisio.commands import Commands
 from redstreamd.redisio.manager import Manager, Replay
 from redstreamd.streams import entry_ids
 from redstreamd.streams.concurrently import gather
-from redstreamd.streams.names import is_companion_key
+from redstreamd.streams.names import is_companion_key, is_stream_name
 from redstreamd.streams.problems import explained
 from redstreamd.streams.scripts import load
 from redstreamd.streams.uris import stream_uri
@@ -52,10 +52,11 @@ def line(summary: StreamSummary) -> dict[str, Any]:
 class Lister:
     """Lists streams and looks at their ends."""
 
-    def __init__(self, manager: Manager, commands: Commands) -> None:
-        """Ask through `manager`."""
+    def __init__(self, manager: Manager, commands: Commands, *, max_name_bytes: int) -> None:
+        """Ask through `manager`; names longer than `max_name_bytes` are not listed."""
         self._manager = manager
         self._commands = commands
+        self._max_name_bytes = max_name_bytes
 
     async def position(self, stream: str) -> StreamSummary | None:
         """Return where a stream ends, or None if it does not exist."""
@@ -92,6 +93,8 @@ class Lister:
     async def names(self, pattern: str) -> list[str]:
         """Return the sorted names of all streams that match a glob pattern, without companion keys.
 
+        Other programs may give streams names that no call here takes; these are left out, too.
+
         Raises:
             BusError: TOO_LARGE if the server holds too many keys to look through.
         """
@@ -99,7 +102,11 @@ class Lister:
         position = scanned = 0
         while True:
             position, page = await self._commands.scan_streams(position, pattern, 1_000)
-            names.update(name for name in page if not is_companion_key(name))
+            names.update(
+                name
+                for name in page
+                if is_stream_name(name, max_bytes=self._max_name_bytes) and not is_companion_key(name)
+            )
             scanned += 1_000
             if position == 0:
                 break

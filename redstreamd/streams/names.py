@@ -24,7 +24,7 @@ MAX_NAME_BYTES = 512
 #: The consumer in whose name entries are pending that a removed consumer held and nobody took yet.
 RELEASED = "_rs.released"
 
-_COMPANION = re.compile(r":rs:(?:due|dead|tries|idem|take|reply)(?::|$)")
+_COMPANION = re.compile(r":rs:(due|dead|tries|idem|take|reply)(?=:|$)")
 #: Unicode's category Cc.
 _CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f]")
 _NAMING_RULE = re.compile(r"[a-z0-9][a-z0-9_-]*(?::[a-z0-9][a-z0-9_-]*){2,}")
@@ -59,6 +59,17 @@ def is_companion_key(key: str) -> bool:
     return _COMPANION.search(key) is not None
 
 
+def is_reply_stream(key: str) -> bool:
+    """Tell whether `key` is a reply stream of ours, as opposed to one that a caller named."""
+    # Of nothing else beside it: the group of a due set may be called like one.
+    return set(_COMPANION.findall(key)) == {Kind.REPLY.value}
+
+
+def is_reserved(key: str) -> bool:
+    """Tell whether only redstreamd itself adds to a key. Replies may come from anybody."""
+    return is_companion_key(key) and not is_reply_stream(key)
+
+
 def has_hash_tag(key: str) -> bool:
     """Tell whether a cluster hashes only a part of `key`: the first ``{...}``, if it is not empty."""
     start = key.find("{")
@@ -76,6 +87,26 @@ def check_stream(name: str, *, max_bytes: int = MAX_NAME_BYTES) -> str:
         BusError: INVALID_STREAM, saying what is wrong with it.
     """
     return _check(name, Code.INVALID_STREAM, "stream", max_bytes)
+
+
+def is_stream_name(name: str, *, max_bytes: int = MAX_NAME_BYTES) -> bool:
+    """Tell whether `check_stream` would take `name`, so that listings leave out what no call takes."""
+    return _problem(name, max_bytes) is None
+
+
+def check_unreserved(name: str) -> None:
+    """Refuse to add to a key that redstreamd keeps for itself.
+
+    Raises:
+        BusError: INVALID_STREAM.
+    """
+    if is_reserved(name):
+        raise BusError(
+            Code.INVALID_STREAM,
+            f"No stream of yours may be called {name[:80]!r}.",
+            cause="redstreamd keeps keys of such names beside the streams, for leases, dead letters and records.",
+            next_step="Name the stream itself, or choose another name; dead_letter_replay shows dead letters.",
+        )
 
 
 def check_group(name: str, *, max_bytes: int = MAX_NAME_BYTES) -> str:

@@ -15,6 +15,7 @@ from redstreamd.streams.listing import line
 from redstreamd.streams.names import check_stream
 from redstreamd.tools import fields
 from redstreamd.tools.definition import Call, Profile, named_by, tool
+from redstreamd.tools.lines import fitting
 from redstreamd.tools.results import bound_entries
 from redstreamd.tools.waiting import reporting, wait_seconds
 
@@ -54,8 +55,11 @@ class StreamList:
 )
 async def stream_list(call: Call[Bus], args: StreamListArguments) -> StreamList:
     """List streams by name with their length, number of consumer groups and the age of the last entry."""
-    lines, cursor, more = await call.bus.lister.page(args.pattern, cursor=args.cursor, count=args.count)
-    return StreamList([line(each) for each in lines], cursor, more)
+    page, cursor, more = await call.bus.lister.page(args.pattern, cursor=args.cursor, count=args.count)
+    shown = fitting([line(each) for each in page], call.bus.settings.tools.max_result_bytes)
+    if len(shown) < len(page):
+        return StreamList(shown, shown[-1]["stream"], has_more=True)
+    return StreamList(shown, cursor, more)
 
 
 @attrs.frozen

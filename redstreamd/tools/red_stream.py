@@ -11,6 +11,7 @@ from __future__ import annotations
 from typing import Annotated, Any
 
 import attrs
+import msgspec
 from msgspec import Meta
 
 from redstreamd.errors import BusError, Code
@@ -213,7 +214,15 @@ class ListStreamsArguments:
 )
 async def list_streams(call: Call[Bus], args: ListStreamsArguments) -> dict[str, Any]:
     """List the names of streams. New clients use stream_list."""
-    return {"streams": await call.bus.lister.names(args.pattern)}
+    names = await call.bus.lister.names(args.pattern)
+    if sum(map(len, map(msgspec.json.encode, names))) > _most_bytes(call):
+        raise BusError(
+            Code.TOO_LARGE,
+            f"The names of the {len(names)} streams do not fit one answer.",
+            cause=f"An answer holds at most {_most_bytes(call)} bytes of them.",
+            next_step="Give a narrower pattern, or page through them with stream_list.",
+        )
+    return {"streams": names}
 
 
 def _check_stream(call: Call[Bus], stream: str) -> None:

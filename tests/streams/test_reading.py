@@ -9,12 +9,14 @@ import pytest
 import trio
 
 from redstreamd.errors import BusError, Code
+from redstreamd.settings import Settings, StreamsSettings
 from redstreamd.streams import entry_ids, reading
 from redstreamd.streams.bus import Bus
 from redstreamd.streams.codec import Stamp
 from redstreamd.streams.names import Kind, companion_key
 from redstreamd.streams.reading import Page
 from tests.support.buses import running_bus
+from tests.support.calls import call
 from tests.support.servers import Server
 
 
@@ -344,3 +346,28 @@ async def test_a_listing_is_sorted_paged_and_without_companion_keys(server: Serv
                     break
             assert seen == names
             assert await bus.lister.page("nothing*", cursor=None, count=10) == ([], "", False)
+
+
+async def test_a_listing_is_as_large_as_an_answer_may_be_and_paging_goes_on(server: Server) -> None:
+    with trio.fail_after(20):
+        async with running_bus(server) as bus:
+            names = sorted(f"{n:02}" + "\u00e4" * 255 for n in range(60))
+            server.commands(*[["XADD", name, "*", "f", "v"] for name in names])
+            seen: list[str] = []
+            more: dict[str, Any] = {}
+            while more != {"cursor": ""}:
+                page = await call(bus, "stream_list", **more)
+                assert len(json.dumps(page["streams"], ensure_ascii=False).encode()) < 40_000
+                seen += [line["stream"] for line in page["streams"]]
+                more = {"cursor": page["next_cursor"] if page["has_more"] else ""}
+            assert seen == names
+
+
+async def test_names_that_no_call_takes_are_not_listed(server: Server) -> None:
+    """Shown with escapes, a name that is not UTF-8 would be that of another stream."""
+    settings = Settings(streams=StreamsSettings(max_name_bytes=100))
+    names: list[str | bytes] = ["", "control\n", "l" * 101, b"\xffbytes", "good", "l" * 100]
+    server.commands(*[["XADD", name, "*", "f", "v"] for name in names])
+    with trio.fail_after(20):
+        async with running_bus(server, settings) as bus:
+            assert await bus.lister.names("*") == ["good", "l" * 100]

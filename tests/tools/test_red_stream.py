@@ -60,3 +60,14 @@ async def test_what_does_not_fit_is_refused_with_a_code_of_the_original(server: 
             ]:
                 refused = await refusal(bus, tool, **{"stream": "absent"} | arguments)
                 assert refused["code"] == code
+
+
+async def test_more_names_than_an_answer_holds_are_refused_with_a_way_on(server: Server) -> None:
+    settings = Settings(limits=LimitsSettings(max_message_bytes=65_536))
+    with trio.fail_after(20):
+        async with running_bus(server, settings) as bus:
+            server.commands(*[("XADD", f"{n:03}" + "n" * 500, "*", "f", "v") for n in range(100)])
+            error = await refusal(bus, "list_streams")
+            assert error["code"] == "TOO_LARGE"
+            assert "pattern" in error["next_step"]
+            assert len((await texts(bus, "list_streams", pattern="00*"))["streams"]) == 10
