@@ -16,12 +16,14 @@ from redstreamd.streams.diagnosis.group_findings import age_seconds
 from redstreamd.streams.diagnosis.health import Diagnosis
 from redstreamd.streams.diagnosis.server_health import STANDING, server_summary
 from redstreamd.streams.names import check_group, check_stream
-from redstreamd.tools import fields
+from redstreamd.tools import dead_letters, fields, group_admin, stream_admin
 from redstreamd.tools.definition import Call, Profile, named_by, tool
 from redstreamd.tools.lines import fitting
 
 #: Most findings in a concise answer; the worst come first.
 _CONCISE = 10
+#: Tools that most callers are not offered: whoever is told to call one is told that, too.
+_OPERATORS = frozenset(one.name for one in (*dead_letters.TOOLS, *group_admin.TOOLS, *stream_admin.TOOLS))
 
 
 @attrs.frozen
@@ -45,7 +47,10 @@ class StreamHealth:
     status: Annotated[str, Meta(description="ok, notice, warning or critical: the worst finding.")]
     findings: Annotated[
         list[dict[str, Any]],
-        Meta(description="{severity, code, group?, evidence, cause, next_call?: {tool, arguments}}"),
+        Meta(
+            description="{severity, code, group?, evidence, cause, next_call?: {tool, arguments, profile?}}; "
+            "profile: what offers the tool, where the default one does not."
+        ),
     ]
     stream: dict[str, Any]
     groups: list[dict[str, Any]] | None = None
@@ -104,6 +109,8 @@ def _finding(finding: Finding) -> dict[str, Any]:
     line |= {"evidence": finding.evidence, "cause": finding.cause}
     if finding.tool is not None:
         line["next_call"] = {"tool": finding.tool, "arguments": finding.arguments}
+        if finding.tool in _OPERATORS:
+            line["next_call"]["profile"] = Profile.OPERATOR.value
     return line
 
 
@@ -129,7 +136,7 @@ def _stream(diagnosis: Diagnosis) -> dict[str, Any]:
 
 def _group(facts: GroupFacts) -> dict[str, Any]:
     look, rates = facts.look, facts.rates
-    line: dict[str, Any] = {"group": facts.info.name, "consumers": facts.info.consumers}
+    line: dict[str, Any] = {"group": facts.info.name, "consumers": facts.worker_count}
     if rates is not None and rates.active_consumers is not None:
         line["active_consumers"] = rates.active_consumers
     line |= {
@@ -151,8 +158,8 @@ def _group(facts: GroupFacts) -> dict[str, Any]:
             "most_deliveries": look.worst,
         }
     if rates is not None:
-        measured = attrs.asdict(rates).items()
-        line |= {name: round(value, 3) for name, value in measured if value is not None}
+        measured = attrs.asdict(rates) | {"processing_seconds": facts.processing_seconds}
+        line |= {name: round(value, 3) for name, value in measured.items() if value is not None}
     return line
 
 

@@ -169,26 +169,36 @@ async def test_a_failed_sample_leaves_a_gap_and_the_sampler_goes_on(server: Serv
             await trio.sleep(0.001)
 
 
-@pytest.mark.parametrize(
-    ("lag_before", "lag_after", "active", "untaken"),
-    [
-        (3, 4, 0, 7.0),
-        (3, 4, 1, None),
-        (3, 4, None, None),
-        (0, 4, 0, None),
-        (3, 0, 0, None),
-        (None, 4, 0, None),
-    ],
-)
-def test_entries_that_waited_all_the_time_while_nobody_got_any_are_untaken(
-    lag_before: int | None, lag_after: int, active: int | None, untaken: float | None
-) -> None:
-    before = Sample(10.0, 9, 9, {"g": GroupSample(0, None, lag_before, None)})
-    after = Sample(17.0, 9, 9, {"g": GroupSample(0, None, lag_after, active)})
-    rates = rates_between(deque([before, after]))
+def test_a_group_that_was_made_later_has_rates_of_its_own() -> None:
+    rates = rates_between(
+        deque(
+            [
+                sample(0.0, 100, 100),
+                sample(60.0, 100, 100, g=(0, 90, 10), newest=(0, 0, 0)),
+                sample(70.0, 110, 110, g=(0, 100, 10), newest=(0, 0, 0)),
+            ]
+        )
+    )
     assert rates is not None
-    assert rates.groups["g"].active_consumers == active
-    assert rates.groups["g"].untaken_seconds == untaken
+    assert rates.added_per_second == pytest.approx(10 / 70)
+    assert rates.groups["g"].acknowledged_per_second == 1.0
+    lone = rates_between(deque([sample(0.0, 1, 1), sample(5.0, 1, 1, g=(0, 0, 1))]))
+    assert lone is not None
+    assert lone.groups == {}
+
+
+def test_whether_the_lag_grows_is_said_of_the_last_half_minute() -> None:
+    """A burst ten minutes ago is no growth while its entries are worked off."""
+    lags = [0, 5_000, 4_800, 4_600, 4_300, 4_000]
+    samples = deque(sample(10.0 * n, 5_000, 5_000, g=(0, None, lag)) for n, lag in enumerate(lags))
+    rates = rates_between(samples)
+    assert rates is not None
+    assert rates.groups["g"].lag_per_second == (4_000 - 4_800) / 30
+    # With one sample a minute the last two have to do.
+    sparse = deque(sample(60.0 * n, 5_000, 5_000, g=(0, None, lag)) for n, lag in enumerate([0, 500, 440]))
+    rates = rates_between(sparse)
+    assert rates is not None
+    assert rates.groups["g"].lag_per_second == -1.0
 
 
 async def active_of(sampler: Sampler, stream: str) -> dict[str, int | None]:

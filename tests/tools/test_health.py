@@ -9,12 +9,15 @@ from typing import Any
 import pytest
 import trio
 
+from redstreamd.redisio.replies import GroupInfo
 from redstreamd.settings import Settings
 from redstreamd.settings.groups import LeasesSettings
 from redstreamd.streams.bus import Bus
 from redstreamd.streams.codec import Stamp
-from redstreamd.streams.diagnosis import group_findings
+from redstreamd.streams.diagnosis import group_findings, health
+from redstreamd.streams.diagnosis.sampler import Rates
 from redstreamd.streams.diagnosis.server_health import ServerFacts, server_findings
+from redstreamd.streams.diagnosis.shape import Lag, Shape
 from redstreamd.tools.arguments import Structurer
 from redstreamd.tools.catalog import REGISTRY
 from tests.support.buses import running_bus
@@ -347,6 +350,7 @@ def bus_info(server: Server) -> dict[str, str]:
     [
         ({"aof_enabled": "1", "aof_last_write_status": "err"}, "save_failed"),
         ({"aof_enabled": "1", "rdb_last_bgsave_status": "err"}, "save_failed"),
+        ({"aof_enabled": "1", "aof_last_bgrewrite_status": "err"}, "aof_rewrite_failed"),
         ({"role": "slave", "master_host": "h", "master_link_status": "down"}, "read_only_replica"),
         ({"role": "master", "connected_slaves": "1", "slave0": "ip=h,state=online,lag=60"}, "replica_behind"),
         ({"role": "master", "connected_slaves": "1", "slave0": "ip=h,state=wait_bgsave"}, "replica_behind"),
@@ -361,6 +365,23 @@ def bus_info(server: Server) -> dict[str, str]:
 def test_what_info_says_becomes_findings(info: dict[str, str], expected: str | None) -> None:
     findings = [each.code for each in server_findings(ServerFacts(info, "", {}))]
     assert findings == ([] if expected is None else [expected])
+
+
+@pytest.mark.parametrize(
+    ("aof", "save", "severity", "what"),
+    [
+        ("0", "3600 1", "critical", "restart loses"),
+        ("1", "3600 1", "warning", "may refuse writes"),
+        ("1", "", "notice", "nothing is lost"),
+    ],
+)
+def test_a_failed_snapshot_matters_as_much_as_there_is_nothing_else(
+    aof: str, save: str, severity: str, what: str
+) -> None:
+    facts = ServerFacts({"aof_enabled": aof, "rdb_last_bgsave_status": "err"}, save, {})
+    (finding,) = (each for each in server_findings(facts) if each.code == "save_failed")
+    assert finding.severity == severity
+    assert what in finding.cause
 
 
 async def test_what_may_not_be_asked_is_said_and_the_rest_is_answered(server: Server) -> None:
@@ -423,33 +444,164 @@ async def test_a_group_is_told_with_how_many_of_its_consumers_were_active(server
 async def test_consumers_that_stopped_are_told_from_those_that_are_at_work(
     server: Server, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    """From the first question on: nobody had to look on while nothing happened."""
     monkeypatch.setattr(group_findings, "_UNTAKEN", 0.2)
+    with trio.fail_after(20):
+        async with running_bus(server) as bus:
+            await add(bus, 1)
+            taken = await call(bus, "work_take", consumer="worker", lease_seconds=1_000, **GROUP)
+            await add(bus, 3)
+            await trio.sleep(0.3)
+            at_work = await call(bus, "stream_health", stream="s", detail="full")
+            await call(bus, "work_done", lease=taken["lease"])
+            stopped = await call(bus, "stream_health", stream="s", detail="full")
+    assert "no_active_consumers" not in codes(at_work)
+    finding = found(stopped, "no_active_consumers")
+    assert (finding["severity"], finding["group"]) == ("warning", "g")
+    assert finding["evidence"]["lag"] == 3
+    assert finding["evidence"]["untaken_seconds"] >= 0.3
+    assert finding["next_call"]["tool"] == "work_take"
+
+
+async def test_who_works_outside_or_waited_in_vain_has_not_stopped(
+    server: Server, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(group_findings, "_UNTAKEN", 0.2)
+    with trio.fail_after(20):
+        async with running_bus(server) as bus:
+            await add(bus, 2)
+            server.command("XGROUP", "CREATE", "s", "g", "0")
+            # Another program works on one entry at a time and takes its time.
+            server.command("XREADGROUP", "GROUP", "g", "outsider", "COUNT", 1, "STREAMS", "s", ">")
+            await trio.sleep(0.3)
+            outside = await call(bus, "stream_health", stream="s")
+            server.command("XREADGROUP", "GROUP", "g", "outsider", "STREAMS", "s", ">")
+            server.command("XACK", "s", "g", *(line[0] for line in server.command("XRANGE", "s", "-", "+")))
+            await trio.sleep(0.3)
+            # There was nothing to take until this moment.
+            await add(bus, 1)
+            fresh = await call(bus, "stream_health", stream="s")
+    assert "no_active_consumers" not in codes(outside) | codes(fresh)
+
+
+async def test_what_concerns_all_is_not_cut_off_by_what_concerns_one(server: Server) -> None:
+    with trio.fail_after(20):
+        async with running_bus(server) as bus:
+            await add(bus, 1)
+            server.commands(*[("XGROUP", "CREATE", "s", f"idle{n}", "0") for n in range(12)])
+            server.command("CONFIG", "SET", "maxmemory", int(bus_info(server)["used_memory"]))
+            try:
+                diagnosis = await call(bus, "stream_health", stream="s")
+            finally:
+                server.command("CONFIG", "SET", "maxmemory", 0)
+    assert diagnosis["left_out"]["findings"] > 0
+    assert diagnosis["findings"][0]["code"] == "memory_nearly_full"
+    rest = found(diagnosis, "groups_not_examined")["evidence"]
+    assert rest["groups"] == len(rest["such_as"]) == 2
+
+
+async def test_the_group_with_most_to_do_is_examined_however_many_are_deserted(server: Server) -> None:
+    deserted = [f"idle{n}" for n in range(15)]
+    with trio.fail_after(20):
+        async with running_bus(server) as bus:
+            ids = await add(bus, 500)
+            # Each of them has one entry to get.
+            server.commands(*[("XGROUP", "CREATE", "s", name, ids[-2]) for name in deserted])
+            server.command("XGROUP", "CREATE", "s", "slow", "0")
+            server.command("XGROUP", "CREATECONSUMER", "s", "slow", "c")
+            diagnosis = await call(bus, "stream_health", stream="s", detail="full")
+    assert diagnosis["groups"][0]["group"] == "slow"
+    assert len(diagnosis["groups"]) == 10
+    assert found(diagnosis, "lagging")["group"] == "slow"
+
+
+async def test_who_stands_in_for_removed_consumers_is_no_consumer(server: Server) -> None:
+    with trio.fail_after(20):
+        async with running_bus(server) as bus:
+            await add(bus, 5)
+            await call(bus, "work_take", **GROUP, consumer="w", count=2)
+            removal = {"action": "remove_consumer", "consumer": "w", "pending": "release", "dry_run": False}
+            await call(bus, "group_manage", **GROUP, **removal)
+            diagnosis = await call(bus, "stream_health", stream="s", detail="full")
+    assert found(diagnosis, "no_consumers")["evidence"] == {"consumers": 0, "lag": 3, "pending": 2}
+    (group,) = diagnosis["groups"]
+    assert group["consumers"] == 0
+
+
+@pytest.mark.parametrize(("limit", "deliveries", "worn"), [(0, 10, True), (0, 9, False), (1, 1, False)])
+async def test_how_often_is_too_often_depends_on_the_limit(
+    server: Server, limit: int, deliveries: int, *, worn: bool
+) -> None:
+    settings = Settings(leases=LeasesSettings(max_deliveries=limit))
+    with trio.fail_after(20):
+        async with running_bus(server, settings) as bus:
+            await add(bus, 1)
+            for delivery in range(deliveries):
+                lease = (await call(bus, "work_take", **GROUP, consumer="a", timeout_seconds=10))["lease"]
+                if delivery < deliveries - 1:
+                    await call(bus, "work_fail", lease=lease, action="release")
+            diagnosis = await call(bus, "stream_health", stream="s")
+    assert ("failing_entries" in codes(diagnosis)) is worn
+
+
+async def test_a_group_beyond_the_end_of_its_stream_is_found(server: Server) -> None:
+    with trio.fail_after(20):
+        async with running_bus(server) as bus:
+            await call(bus, "group_create", **GROUP, start="9999-01-01T00:00:00Z")
+            await add(bus, 3)
+            finding = found(await call(bus, "stream_health", stream="s"), "ahead_of_stream")
+            move = finding["next_call"]
+            await call(bus, move["tool"], **move["arguments"], dry_run=False)
+            await add(bus, 1)
+            taken = await call(bus, "work_take", **GROUP, consumer="a")
+            mended = await call(bus, "stream_health", stream="s")
+    assert finding["severity"] == "warning"
+    assert move["profile"] == "operator"
+    assert [entry["fields"] for entry in taken["entries"]] == [{"n": 0}]
+    assert "ahead_of_stream" not in codes(mended)
+
+
+@pytest.mark.parametrize(
+    ("length", "growth", "added", "expected"),
+    [
+        (150_000, 20.0, 20.0, "untrimmed"),
+        # A trim that leaves some beyond its bound makes the length go up and down.
+        (150_000, 0.5, 330.0, None),
+        (1_000_000, 0.0, 28.0, "long"),
+        (1_000_000, 0.0, 0.0, "untrimmed"),
+        (99_999, 20.0, 20.0, None),
+    ],
+)
+def test_a_stream_that_is_trimmed_is_not_said_to_be_untrimmed(
+    length: int, growth: float, added: float, expected: str | None
+) -> None:
+    shape = Shape("s", 0, length, 1, "1-1", "2-1", "2-1", length * 2, None, length * 100)
+    rates = Rates(60.0, added, growth, {})
+    info = GroupInfo("g", 1, 0, "2-1", length * 2, 0)
+    findings = [each.code for each in health._stream_findings(shape, rates, [info], {"g": Lag(0, 0, 0)})]
+    assert findings == ([] if expected is None else [expected])
+
+
+async def test_what_is_put_off_is_not_being_worked_on(server: Server) -> None:
     with trio.fail_after(20):
         async with running_bus(server) as bus, trio.open_nursery() as nursery:
             bus.sampler._interval = 0.02
             await nursery.start(bus.sampler.run)
-            await add(bus, 1)
-            taken = await call(bus, "work_take", consumer="worker", lease_seconds=1_000, **GROUP)
-            await add(bus, 3)
-
-            async def diagnosis_after_a_while() -> dict[str, Any]:
-                """Forget what was sampled, and ask once nobody has done anything for long enough."""
-                bus.sampler._followed.clear()
-                while True:
-                    told = await call(bus, "stream_health", stream="s", detail="full")
-                    (group,) = told["groups"]
-                    if group.get("untaken_seconds", 0) > 0.2:
-                        return told
-
-            at_work = await diagnosis_after_a_while()
-            await call(bus, "work_done", lease=taken["lease"])
-            stopped = await diagnosis_after_a_while()
+            await add(bus, 100)
+            put_off = await call(bus, "work_take", **GROUP, consumer="a", count=80)
+            await call(bus, "work_fail", lease=put_off["lease"], delay_seconds=3_600)
+            await call(bus, "stream_health", stream="s")
+            while True:
+                quick = await call(bus, "work_take", **GROUP, consumer="a")
+                await call(bus, "work_done", lease=quick["lease"])
+                diagnosis = await call(bus, "stream_health", stream="s", detail="full")
+                if "processing_seconds" in diagnosis["groups"][0]:
+                    break
             nursery.cancel_scope.cancel()
-    assert "no_active_consumers" not in {finding["code"] for finding in at_work["findings"]}
-    finding = found(stopped, "no_active_consumers")
-    assert (finding["severity"], finding["group"]) == ("warning", "g")
-    assert finding["evidence"]["lag"] == 3
-    assert finding["next_call"]["tool"] == "work_take"
+    # All of what is pending is put off, and each other entry was finished at once.
+    assert diagnosis["groups"][0]["put_off"] == 80
+    assert diagnosis["groups"][0]["processing_seconds"] == 0
+    assert "slow_processing" not in codes(diagnosis)
 
 
 async def test_what_is_absent_or_of_another_type_is_said(server: Server) -> None:

@@ -12,9 +12,10 @@ from redstreamd.redisio import replies
 from redstreamd.redisio.commands import Commands
 from redstreamd.redisio.manager import Manager, Replay
 from redstreamd.redisio.replies import ConsumerInfo, GroupInfo, PendingEntry
+from redstreamd.streams import entry_ids
 from redstreamd.streams.diagnosis.sampler import GroupRates
 from redstreamd.streams.diagnosis.shape import MOST_COUNTED, SMALL_BYTES, Counted, Lag, Shape, lag_of
-from redstreamd.streams.names import Kind, companion_key
+from redstreamd.streams.names import RELEASED, Kind, companion_key
 from redstreamd.streams.problems import explained
 from redstreamd.streams.scripts import load
 
@@ -22,6 +23,10 @@ _DIAGNOSE = load("diagnose")
 
 #: Consumers of a group that are looked at; XINFO CONSUMERS has no pages.
 MAX_CONSUMERS = 1_000
+#: Bytes of an entry, on average, up to which one is read only to know its ID: there is no other way to that.
+_READ_FOR_ITS_ID = 102_400
+#: Deliveries that are many even where an entry may be delivered any number of times.
+_MANY_DELIVERIES = 10
 
 
 @attrs.frozen
@@ -43,6 +48,8 @@ class Look:
         stale: Consumer -> those of its entries that are neither leased nor put off.
         dead_letters: Dead letters of the group, all of them.
         newest_dead_letter: Entry ID.
+        undelivered: The first entry that was not delivered yet; None if there is none, or it was not looked
+            for because entries are large.
         counted: What was found after the group's position; None if it was not to be counted.
     """
 
@@ -60,6 +67,7 @@ class Look:
     stale: Mapping[str, int]
     dead_letters: int
     newest_dead_letter: str | None
+    undelivered: str | None
     counted: Counted | None
 
 
@@ -71,15 +79,29 @@ class GroupFacts:
         info: What XINFO GROUPS says.
         lag: Its lag.
         look: The close look.
-        consumers: Its consumers; None if there are more than `MAX_CONSUMERS`.
+        consumers: Its consumers; None if there are more than `MAX_CONSUMERS`. Who stands in for removed ones
+            is none of them.
+        worker_count: How many consumers there are.
         rates: What happened lately; None if it was not sampled.
+        ahead: It goes on only after an ID that the stream has not reached.
     """
 
     info: GroupInfo
     lag: Lag
     look: Look
     consumers: list[ConsumerInfo] | None
+    worker_count: int
     rates: GroupRates | None
+    ahead: bool
+
+    @property
+    def processing_seconds(self) -> float | None:
+        """How long an entry is worked on: what is put off, or waits for somebody to take it, is not."""
+        if self.rates is None or self.rates.processing_seconds is None:
+            return None
+        look = self.look
+        at_work = look.looked_at - look.put_off - look.overdue
+        return self.rates.processing_seconds * at_work / max(1, look.looked_at)
 
 
 async def facts_of(
@@ -98,6 +120,7 @@ async def facts_of(
         BusError: GROUP_NOT_FOUND if it went meanwhile.
     """
     count = shape.countable and not lag_of(shape, info, counted=None).exact
+    affordable = (shape.memory_bytes or 0) <= _READ_FOR_ITS_ID * max(1, shape.length)
     async with explained(commands, shape.stream, info.name):
         reply = await manager.run_script(
             _DIAGNOSE,
@@ -110,28 +133,39 @@ async def facts_of(
                 info.name,
                 worn_at(max_deliveries),
                 look_at,
-                info.last_delivered_id if count else "",
-                MOST_COUNTED,
+                info.last_delivered_id if affordable else "",
+                MOST_COUNTED if count else 1,
                 # Not all of them need be as small as they are on average.
                 MOST_COUNTED * SMALL_BYTES,
             ],
             replay=Replay.SAFE,
         )
-        consumers = None
+        consumers, worker_count = None, info.consumers
         if info.consumers <= MAX_CONSUMERS:
-            consumers = await commands.xinfo_consumers(shape.stream, info.name)
+            listed = await commands.xinfo_consumers(shape.stream, info.name)
+            consumers = [consumer for consumer in listed if consumer.name != RELEASED]
+            worker_count = len(consumers)
     look = _look(reply, counted=count)
-    return GroupFacts(info, lag_of(shape, info, counted=look.counted), look, consumers, rates)
+    position, end = (entry_ids.parse(one) or (0, 0) for one in (info.last_delivered_id, shape.last_id))
+    return GroupFacts(
+        info,
+        lag_of(shape, info, counted=look.counted),
+        look,
+        consumers,
+        worker_count,
+        rates,
+        ahead=position > end,
+    )
 
 
 def worn_at(max_deliveries: int) -> int:
-    """Return the number of deliveries from which an entry is near its end; 0 for never."""
-    return math.ceil(max_deliveries * 0.8)
+    """Return the number of deliveries from which an entry is near its end, or was delivered too often."""
+    return max(2, math.ceil(max_deliveries * 0.8)) if max_deliveries else _MANY_DELIVERIES
 
 
 def _look(reply: list[Any], *, counted: bool) -> Look:
     now, oldest, looked_at, worn, worst, leased, put_off, overdue, since, *rest = reply
-    foreign, oldest_foreign, stale, letters, newest, found, complete = rest
+    foreign, oldest_foreign, stale, letters, newest, undelivered, found, complete = rest
     return Look(
         now=now,
         oldest=replies.pending_entry(oldest) if oldest else None,
@@ -147,5 +181,6 @@ def _look(reply: list[Any], *, counted: bool) -> Look:
         stale={replies.name(name): held for name, held in zip(stale[::2], stale[1::2], strict=True)},
         dead_letters=letters,
         newest_dead_letter=newest.decode() or None,
+        undelivered=undelivered.decode() or None,
         counted=Counted(found, bool(complete)) if counted else None,
     )

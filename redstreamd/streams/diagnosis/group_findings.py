@@ -10,14 +10,13 @@ import attrs
 from redstreamd.streams import entry_ids
 from redstreamd.streams.diagnosis.findings import Finding, Severity
 from redstreamd.streams.diagnosis.group_facts import MAX_CONSUMERS, GroupFacts, worn_at
-from redstreamd.streams.names import RELEASED
 
 #: Where monitoring of the original Red-Stream server warned, too.
 MANY_PENDING = 100
 MANY_LAGGING = 100
 #: Seconds for which due work may wait: somebody who waits for it looks every five.
 _OVERDUE = 15.0
-#: Seconds for which entries may wait while no consumer gets any.
+#: Seconds for which an entry may wait while no consumer gets any.
 _UNTAKEN = 60.0
 #: Seconds after which a consumer that holds nothing is thought to be gone for good.
 _ABANDONED = 7 * 86_400.0
@@ -48,15 +47,16 @@ def group_findings(stream: str, facts: GroupFacts, limits: Limits) -> Iterator[F
     """Say what stands out in one group."""
     place = {"stream": stream, "group": facts.info.name}
     yield from _nobody(place, facts)
+    yield from _ahead(place, facts)
     yield from _behind(place, facts)
-    yield from _untaken(place, facts)
+    yield from _untaken(place, facts, limits)
     yield from _held(place, facts, limits)
     yield from _failing(place, facts, limits)
     yield from _consumers(place, facts, limits)
 
 
 def _nobody(place: dict[str, Any], facts: GroupFacts) -> Iterator[Finding]:
-    if facts.info.consumers:
+    if facts.worker_count:
         return
     waiting = facts.lag.entries + facts.info.pending
     yield Finding(
@@ -67,6 +67,21 @@ def _nobody(place: dict[str, Any], facts: GroupFacts) -> Iterator[Finding]:
         place["group"],
         "work_take",
         {**place, "consumer": "<your name>"},
+    )
+
+
+def _ahead(place: dict[str, Any], facts: GroupFacts) -> Iterator[Finding]:
+    if not facts.ahead:
+        return
+    yield Finding(
+        Severity.WARNING,
+        "ahead_of_stream",
+        "The group goes on after an ID that the stream has not reached: entries that are added until then "
+        "are never delivered to it. It was created or set there, or the stream was made anew.",
+        {"last_delivered_id": facts.info.last_delivered_id},
+        place["group"],
+        "group_manage",
+        {**place, "action": "set_position", "start": "latest"},
     )
 
 
@@ -104,19 +119,29 @@ def _behind(place: dict[str, Any], facts: GroupFacts) -> Iterator[Finding]:
         )
 
 
-def _untaken(place: dict[str, Any], facts: GroupFacts) -> Iterator[Finding]:
-    waited = None if facts.rates is None else facts.rates.untaken_seconds
-    if waited is None or waited < _UNTAKEN or not facts.info.consumers or not facts.lag.least:
+def _untaken(place: dict[str, Any], facts: GroupFacts, limits: Limits) -> Iterator[Finding]:
+    look = facts.look
+    if not facts.consumers or look.undelivered is None:
         return
-    # Who holds a lease is at work, and may come for more when that is done.
-    if facts.look.leased:
+    # Before Redis 7.2 it is only known when a consumer last tried, which comes to the same while something
+    # waits.
+    quiet = min(
+        one.idle_seconds if one.inactive_seconds is None else one.inactive_seconds for one in facts.consumers
+    )
+    waited = min(age_seconds(look.now, look.undelivered), quiet)
+    # Who holds entries is at work, and may come for more when that is done; and so is who finishes some.
+    held_outside = look.foreign and any(
+        one.pending and one.idle_seconds < limits.foreign_idle_seconds for one in facts.consumers
+    )
+    finishing = facts.rates is not None and facts.rates.acknowledged_per_second
+    if waited < _UNTAKEN or look.leased or held_outside or finishing:
         return
     yield Finding(
         Severity.WARNING,
         "no_active_consumers",
         "Entries wait, and none of the group's consumers took any or holds a lease: they stopped.",
         {
-            "consumers": facts.info.consumers,
+            "consumers": facts.worker_count,
             "active_consumers": 0,
             **facts.lag.evidence(),
             "untaken_seconds": round(waited, 3),
@@ -179,7 +204,7 @@ def _held(place: dict[str, Any], facts: GroupFacts, limits: Limits) -> Iterator[
             "pending_list",
             {**place, "min_idle_seconds": limits.foreign_idle_seconds},
         )
-    spent = None if facts.rates is None else facts.rates.processing_seconds
+    spent = facts.processing_seconds
     if spent is not None and spent > limits.lease_seconds:
         yield Finding(
             Severity.NOTICE,
@@ -198,8 +223,13 @@ def _failing(place: dict[str, Any], facts: GroupFacts, limits: Limits) -> Iterat
         yield Finding(
             Severity.WARNING,
             "failing_entries",
-            f"Entries were delivered again and again; after {limits.max_deliveries} deliveries they are "
-            "dead-lettered. Their content or what they need is at fault, or consumers die of them.",
+            "Entries were delivered again and again"
+            + (
+                f"; after {limits.max_deliveries} deliveries they are dead-lettered."
+                if limits.max_deliveries
+                else ", and are never given up: leases.max_deliveries is 0."
+            )
+            + " Their content or what they need is at fault, or consumers die of them.",
             {"entries": look.worn, "looked_at": look.looked_at, "most_deliveries": look.worst},
             place["group"],
             "pending_list",
@@ -237,9 +267,7 @@ def _consumers(place: dict[str, Any], facts: GroupFacts, limits: Limits) -> Iter
     dead = [
         consumer
         for consumer in facts.consumers
-        if consumer.name != RELEASED
-        and stale.get(consumer.name)
-        and consumer.idle_seconds > limits.foreign_idle_seconds
+        if stale.get(consumer.name) and consumer.idle_seconds > limits.foreign_idle_seconds
     ]
     if dead:
         dead.sort(key=lambda consumer: -consumer.idle_seconds)

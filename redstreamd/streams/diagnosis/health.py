@@ -30,6 +30,10 @@ _LOOK_AT_EACH = 200
 _LOOK_AT_ONE = 2_000
 #: Length from which growth without trimming is worth a warning, and from which length alone is a notice.
 _LONG, _VERY_LONG = 100_000, 1_000_000
+#: Part of what is added by which a stream that is trimmed may still grow, as its length goes up and down.
+_STEADY = 0.05
+#: Groups that are named though they were not looked at closely.
+_NAMED = 5
 
 
 @attrs.frozen
@@ -77,14 +81,15 @@ class Doctor:
         rates = self._sampler.rates(stream)
         async with explained(self._commands, stream):
             infos = await self._commands.xinfo_groups(stream, lane=Lane.BULK)
-        if group is not None:
-            infos = [info for info in infos if info.name == group]
-            if not infos:
-                raise await group_not_found(self._commands, stream, group)
         # What the server tells is not taken at its word here either; see `lag_of`.
         lags = {info.name: lag_of(shape, info, counted=None) for info in infos}
-        ordered = sorted(infos, key=lambda info: _badness(info, lags[info.name]), reverse=True)
-        chosen = {info.name: info for info in ordered[:MAX_GROUPS]}
+        if group is None:
+            chosen = _worst(infos, lags)
+            others = [info for info in infos if info.name not in chosen]
+        else:
+            chosen, others = {info.name: info for info in infos if info.name == group}, []
+            if not chosen:
+                raise await group_not_found(self._commands, stream, group)
 
         async def examine(name: str) -> GroupFacts:
             return await facts_of(
@@ -100,25 +105,38 @@ class Doctor:
         examined: Mapping[str, GroupFacts] = await gather(examine, list(chosen)) if chosen else {}
         groups = [examined[name] for name in chosen]
         server = await server_facts(self._commands)
+        # What concerns all comes before what concerns one, where they are equally bad.
         findings = [
-            *(found for facts in groups for found in group_findings(stream, facts, self._limits)),
-            *_left_out(ordered[MAX_GROUPS:], lags),
-            *_stream_findings(shape, rates, groups),
             *server_findings(server),
+            *_stream_findings(shape, rates, infos, lags),
+            *_left_out(others, lags),
+            *(found for facts in groups for found in group_findings(stream, facts, self._limits)),
         ]
         return Diagnosis(
             shape=shape,
             groups=groups,
-            not_examined=len(ordered) - len(groups),
+            not_examined=len(others),
             rates=rates,
             server=server,
             findings=by_severity(findings),
         )
 
 
-def _badness(info: GroupInfo, lag: Lag) -> tuple[bool, int]:
-    waiting = info.pending + lag.entries
-    return (waiting > 0 and not info.consumers, waiting)
+def _worst(infos: list[GroupInfo], lags: Mapping[str, Lag]) -> dict[str, GroupInfo]:
+    """Choose the groups to look at closely: those with most to do, and those where nobody does it."""
+
+    def unfinished(info: GroupInfo) -> int:
+        return info.pending + lags[info.name].entries
+
+    busiest = sorted(infos, key=unfinished, reverse=True)
+    # A stable sort: among the deserted those with most to do come first.
+    deserted = sorted(busiest, key=lambda info: unfinished(info) > 0 and not info.consumers, reverse=True)
+    chosen = {info.name: info for info in busiest[: MAX_GROUPS // 2]}
+    for info in deserted:
+        if len(chosen) == MAX_GROUPS:
+            break
+        chosen[info.name] = info
+    return chosen
 
 
 def _left_out(infos: list[GroupInfo], lags: Mapping[str, Lag]) -> Iterator[Finding]:
@@ -139,6 +157,7 @@ def _left_out(infos: list[GroupInfo], lags: Mapping[str, Lag]) -> Iterator[Findi
         f"Only the {MAX_GROUPS} groups that looked worst were examined; ask for another by name.",
         {
             "groups": len(infos),
+            "such_as": [info.name for info in (standing or burdened or idle or infos)[:_NAMED]],
             "without_consumers": len(idle),
             "without_consumers_and_waiting": len(standing),
             "over_100_pending_or_lagging": len(burdened),
@@ -147,7 +166,9 @@ def _left_out(infos: list[GroupInfo], lags: Mapping[str, Lag]) -> Iterator[Findi
     )
 
 
-def _stream_findings(shape: Shape, rates: Rates | None, groups: list[GroupFacts]) -> Iterator[Finding]:
+def _stream_findings(
+    shape: Shape, rates: Rates | None, infos: list[GroupInfo], lags: Mapping[str, Lag]
+) -> Iterator[Finding]:
     if not shape.groups:
         yield Finding(
             Severity.NOTICE,
@@ -158,25 +179,37 @@ def _stream_findings(shape: Shape, rates: Rates | None, groups: list[GroupFacts]
             arguments={"stream": shape.stream},
         )
     growth = 0.0 if rates is None else rates.growth_per_second
-    growing = shape.length >= _LONG and growth > 0
+    added = 0.0 if rates is None else rates.added_per_second or 0.0
+    growing = shape.length >= _LONG and growth > _STEADY * added
     if not growing and shape.length < _VERY_LONG:
         return
     severity = Severity.WARNING if growing else Severity.NOTICE
     long = "The stream is long and " + ("grows" if growing else "stays so")
     evidence: dict[str, Any] = {"length": shape.length, "memory_bytes": shape.memory_bytes}
     if rates is not None:
-        evidence |= {"growth_per_second": round(growth, 3)}
-    holding = max(groups, key=_unfinished, default=None)
-    if holding is not None and _unfinished(holding) > shape.length // 2:
+        evidence |= {"growth_per_second": round(growth, 3), "added_per_second": round(added, 3)}
+    unfinished = {info.name: lags[info.name].entries + info.pending for info in infos}
+    holding = max(unfinished, key=unfinished.__getitem__, default=None)
+    if holding is not None and unfinished[holding] > shape.length // 2:
         yield Finding(
             severity,
             "held_by_group",
             f"{long}: a group has not finished most of it, and stream_add never trims what a group has not "
             "finished. Let consumers work for the group, or destroy it if nobody needs it.",
-            evidence | {"unfinished": _unfinished(holding), **holding.lag.evidence()},
-            group=holding.info.name,
+            evidence | {"unfinished": unfinished[holding], **lags[holding].evidence()},
+            group=holding,
             tool="group_manage",
-            arguments={"stream": shape.stream, "group": holding.info.name, "action": "destroy"},
+            arguments={"stream": shape.stream, "group": holding, "action": "destroy"},
+        )
+    elif added and not growing:
+        yield Finding(
+            severity,
+            "long",
+            "The stream is long, and trimmed at about this length. If fewer entries will do, lower the bound "
+            "that its writers give.",
+            evidence,
+            tool="stream_read",
+            arguments={"stream": shape.stream},
         )
     else:
         yield Finding(
@@ -188,7 +221,3 @@ def _stream_findings(shape: Shape, rates: Rates | None, groups: list[GroupFacts]
             tool="stream_manage",
             arguments={"stream": shape.stream, "action": "trim", "max_length": _LONG},
         )
-
-
-def _unfinished(facts: GroupFacts) -> int:
-    return facts.lag.entries + facts.info.pending

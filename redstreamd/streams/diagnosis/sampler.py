@@ -35,6 +35,8 @@ MAX_CONSUMERS, _MAX_CONSUMERS_IN_ALL = 1_000, 10_000
 _PAUSE_SHARE, _LONGEST_PAUSE = 50, 60.0
 #: Samples kept per stream: ten minutes of them.
 _KEPT = 120
+#: Seconds that "now" means where it matters whether something grows at this moment.
+_LATELY = 30.0
 #: Seconds after the last question at which a stream is forgotten.
 _FORGET = 1_800.0
 
@@ -76,26 +78,23 @@ class Sample:
 
 @attrs.frozen
 class GroupRates:
-    """What happened in a group between two samples.
+    """What happened in a group since the first sample that is kept and has it.
 
     Attributes:
         acknowledged_per_second: Entries finished, in whatever way; None if it cannot be told.
         processing_seconds: How long an entry stays pending on average, by Little's law: the mean number
             pending over the rate at which they are finished. None if none was finished.
-        lag_per_second: By how much the lag grows (or shrinks, if negative).
+        lag_per_second: By how much the lag grew (or shrank, if negative) in the last half minute.
         active_consumers: Consumers that got or claimed an entry, of those that are still there; None if
             they are too many to look at. One that only finishes what it got before is none of them: the
             server notes no time for that. Before Redis 7.2 one that was only made, or looked at what it
             holds, is among them.
-        untaken_seconds: How long entries have waited for a consumer to get any: the time between the samples;
-            None if one got some, if nothing waited at the first, or if it cannot be told.
     """
 
     acknowledged_per_second: float | None
     processing_seconds: float | None
     lag_per_second: float | None
     active_consumers: int | None
-    untaken_seconds: float | None
 
 
 @attrs.frozen
@@ -236,23 +235,32 @@ def rates_between(samples: deque[Sample]) -> Rates | None:
         window_seconds=window,
         added_per_second=_rate(first.added, last.added, window),
         growth_per_second=(last.length - first.length) / window,
-        groups={name: _group_rates(name, samples, window) for name in last.groups if name in first.groups},
+        groups={
+            name: rates
+            for name in last.groups
+            if (rates := _group_rates([(each.at, each.groups.get(name)) for each in samples])) is not None
+        },
     )
 
 
-def _group_rates(name: str, samples: deque[Sample], window: float) -> GroupRates:
-    first, last = samples[0].groups[name], samples[-1].groups[name]
+def _group_rates(samples: list[tuple[float, GroupSample | None]]) -> GroupRates | None:
+    # A group that was made later has fewer.
+    known = [(at, sample) for at, sample in samples if sample is not None]
+    (began, first), (at, last) = known[0], known[-1]
+    if began == at:
+        return None
     done = None
     if first.read is not None and last.read is not None:
-        done = _rate(first.read - first.pending, last.read - last.pending, window)
-    held = [sample.groups[name].pending for sample in samples if name in sample.groups]
-    lags = None if first.lag is None or last.lag is None else (last.lag - first.lag) / window
+        done = _rate(first.read - first.pending, last.read - last.pending, at - began)
+    held = [sample.pending for _, sample in known]
+    lags = [(when, sample.lag) for when, sample in known if sample.lag is not None]
+    lately = [(when, lag) for when, lag in lags if when >= at - _LATELY]
+    since, lag = (lately if len(lately) > 1 else lags[-2:] or [(at, 0)])[0]
     return GroupRates(
         acknowledged_per_second=done,
         processing_seconds=sum(held) / len(held) / done if done else None,
-        lag_per_second=lags,
+        lag_per_second=None if last.lag is None or since == at else (last.lag - lag) / (at - since),
         active_consumers=last.active,
-        untaken_seconds=window if first.lag and last.lag and last.active == 0 else None,
     )
 
 

@@ -71,6 +71,7 @@ def server_summary(facts: ServerFacts) -> dict[str, Any]:
     names = (
         "aof_enabled",
         "aof_last_write_status",
+        "aof_last_bgrewrite_status",
         "rdb_last_bgsave_status",
         "rdb_changes_since_last_save",
         "used_memory",
@@ -94,24 +95,52 @@ def server_findings(facts: ServerFacts) -> Iterator[Finding]:
     yield from _replication(facts)
 
 
+def _save_failed(facts: ServerFacts, severity: Severity, field: str, what: str) -> Finding:
+    return Finding(
+        severity,
+        "save_failed",
+        f"{what} The Redis log names the reason; usually the disk is full.",
+        {
+            field: facts.info[field],
+            "changes_since_last_save": facts.number("rdb_changes_since_last_save"),
+        },
+    )
+
+
 def _persistence(facts: ServerFacts) -> Iterator[Finding]:
     info = facts.info
     if "aof_enabled" not in info:
         return
     unsaved = facts.number("rdb_changes_since_last_save")
-    for field, what in (
-        ("rdb_last_bgsave_status", "snapshot"),
-        ("aof_last_write_status", "append-only file"),
-    ):
-        if info.get(field, "ok") != "ok":
+    appending = info["aof_enabled"] == "1"
+    if appending and info.get("aof_last_write_status", "ok") != "ok":
+        yield _save_failed(
+            facts,
+            Severity.CRITICAL,
+            "aof_last_write_status",
+            "The last write of the append-only file failed: a restart loses what came since, and the server "
+            "refuses writes.",
+        )
+    if info.get("rdb_last_bgsave_status", "ok") != "ok":
+        if not appending:
+            severity = Severity.CRITICAL
+            what = "a restart loses what came since, and the server may refuse writes."
+        elif facts.save_points == "":
+            severity = Severity.NOTICE
+            what = "nothing is lost, since the append-only file has everything."
+        else:
+            severity = Severity.WARNING
+            what = "the append-only file has everything, but the server may refuse writes."
+        yield _save_failed(facts, severity, "rdb_last_bgsave_status", f"The last snapshot failed: {what}")
+    if appending:
+        if info.get("aof_last_bgrewrite_status", "ok") != "ok":
             yield Finding(
-                Severity.CRITICAL,
-                "save_failed",
-                f"The last write of the {what} failed: a restart loses what came since, and the server may "
-                "refuse writes. The Redis log names the reason; usually the disk is full.",
-                {field: info[field], "changes_since_last_save": unsaved},
+                Severity.WARNING,
+                "aof_rewrite_failed",
+                "The append-only file could not be rewritten: it grows until the disk is full. The Redis log "
+                "names the reason.",
+                {"aof_last_bgrewrite_status": info["aof_last_bgrewrite_status"]},
             )
-    if info["aof_enabled"] == "1":
         return
     if facts.save_points == "":
         yield Finding(

@@ -2,13 +2,14 @@
 --
 -- KEYS  1 the stream  2 the group's due set  3 its dead-letter stream
 -- ARGV  1 group  2 deliveries from which an entry is near its end (0: never)  3 most pending entries to
---       look at, the oldest  4 ID after which to count entries not yet delivered ("": do not)
---       5 most to count  6 bytes of content after which no further one is counted
+--       look at, the oldest  4 ID after which entries were not delivered yet ("": do not look at these)
+--       5 most of them to count  6 bytes of content after which no further one is counted
 -- Returns {now, the oldest pending entry as {entry ID, consumer, idle ms, deliveries} or {}, number of
 --          pending entries looked at; of these: near their end, greatest number of deliveries, leased,
 --          put off, overdue, due time of the first overdue one or "", held outside redstreamd, the
 --          oldest of these or {}, {consumer, its entries that are neither leased nor put off, ...};
---          number of dead letters, ID of the newest or "", entries counted, 1 if there are no more}
+--          number of dead letters, ID of the newest or "", first entry not delivered or "", entries
+--          counted, 1 if there are no more}
 
 local stream, due, dead = KEYS[1], KEYS[2], KEYS[3]
 local group, near, look = ARGV[1], tonumber(ARGV[2]), tonumber(ARGV[3])
@@ -58,13 +59,14 @@ end
 
 -- Redis has no command that counts a stretch of a stream, so the entries are read; one at a time, because
 -- each may be huge.
-local counted, complete = 0, 0
+local counted, complete, undelivered = 0, 0, ''
 while position ~= '' and counted < most and room > 0 do
   local entry = redis.call('XRANGE', stream, '(' .. position, '+', 'COUNT', 1)[1]
   if entry then
     counted = counted + 1
     for _, value in ipairs(entry[2]) do room = room - #value end
     position = entry[1]
+    if counted == 1 then undelivered = position end
   end
   -- Redis refuses a range that begins beyond the greatest ID.
   if not entry or position == '18446744073709551615-18446744073709551615' then
@@ -76,5 +78,5 @@ end
 return {
   now, pending[1] or {}, #pending, worn, worst, leased, put_off, overdue,
   first_overdue and string.format('%.0f', first_overdue) or '', foreign, first_foreign, stale, letters,
-  newest, counted, complete,
+  newest, undelivered, counted, complete,
 }
