@@ -12,10 +12,10 @@ from redstreamd.redisio.commands import Commands
 from redstreamd.streams import codec
 from redstreamd.streams.codec import Stamp
 from redstreamd.streams.leases import Action, Outcome
-from redstreamd.streams.names import check_stream, is_companion_key
+from redstreamd.streams.names import check_stream, is_reply_stream, is_reserved
 from redstreamd.streams.problems import explained
-from redstreamd.streams.publishing import Publisher
-from redstreamd.streams.requests import Requests, is_reply_stream
+from redstreamd.streams.publishing import KeyReused, Publisher
+from redstreamd.streams.requests import Requests
 from redstreamd.streams.work import WorkQueue
 
 
@@ -100,27 +100,30 @@ class Answers:
         if stamp.reply_to is None:
             raise _no_reply_wanted("The entry names no reply_to stream.")
         _check_target(stamp.reply_to)
-        # What is wrong with the reply itself is said now; afterwards, a refusal means another reply.
-        codec.encode(reply, Stamp())
         await self._requests.prepare(stamp.reply_to)
         try:
             added = await self._publisher.add(
                 stamp.reply_to,
                 [reply],
-                Stamp(sender=principal, correlation_id=stamp.correlation_id),
-                idempotency_key="\0".join(("reply", lease.stream, lease.group, ids[0])),
+                Stamp(
+                    sender=principal,
+                    correlation_id=stamp.correlation_id,
+                    in_reply_to=codec.request_name(lease.stream, ids[0]),
+                ),
+                idempotency_key="\0".join((lease.stream, lease.group, ids[0])),
+                key_space="reply",
             )
-        except BusError as error:
-            if error.code is not Code.INVALID_ARGUMENT:
-                raise
+        except KeyReused:
             return Answered(stamp.reply_to, None, duplicate=True)
         return Answered(stamp.reply_to, added.ids[0], added.duplicate)
 
 
 def _check_target(reply_to: str) -> None:
     """Refuse to write, on a requester's behalf, where no reply belongs."""
-    check_stream(reply_to)
-    if is_companion_key(reply_to) and not is_reply_stream(reply_to):
+    # A reply stream of ours may be longer than a name: it is made of the stream's.
+    if not is_reply_stream(reply_to):
+        check_stream(reply_to)
+    if is_reserved(reply_to):
         raise _no_reply_wanted(f"Its reply_to, {reply_to[:80]!r}, is a key that redstreamd keeps for itself.")
 
 

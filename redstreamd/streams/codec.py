@@ -12,6 +12,7 @@ stored as compact JSON text, and its name is listed in a reserved field. Reserve
 - ``_rs.json``: a JSON array of the names whose values are JSON text; absent if there are none.
 - ``_rs.sender``: the principal that added the entry, stamped by the daemon.
 - ``_rs.correlation_id``, ``_rs.reply_to``: what the writer gave for a reply.
+- ``_rs.in_reply_to``: the request that a reply answers, ``<entry ID> <stream>``, stamped by the daemon.
 - ``_rs.=<name>``: the member `<name>`, where that name itself begins with ``_rs.``; so no writer
   can forge a reserved field.
 - ``_rs.dead``: why and whence an entry came to a dead-letter stream; always the last field.
@@ -40,7 +41,11 @@ _JSON = b"_rs.json"
 _SENDER = b"_rs.sender"
 _ESCAPE = b"_rs.="
 _DEAD = b"_rs.dead"
-_OPTIONAL = {"correlation_id": b"_rs.correlation_id", "reply_to": b"_rs.reply_to"}
+_OPTIONAL = {
+    "correlation_id": b"_rs.correlation_id",
+    "reply_to": b"_rs.reply_to",
+    "in_reply_to": b"_rs.in_reply_to",
+}
 
 #: Lua's unpack, which the scripts use to pass an entry on, stops short of 8,000 values.
 MAX_MEMBERS = 1_000
@@ -56,11 +61,13 @@ class Stamp:
         sender: Name of the principal that adds it.
         correlation_id: What ties a reply to its request.
         reply_to: The stream on which a reply is expected.
+        in_reply_to: The request that this entry answers, as `request_name` gives it.
     """
 
     sender: str | None = None
     correlation_id: str | None = None
     reply_to: str | None = None
+    in_reply_to: str | None = None
 
 
 @attrs.frozen
@@ -80,6 +87,11 @@ class Decoded:
     binary: tuple[str, ...] = ()
     repeated: tuple[str, ...] = ()
     dead_letter: dict[str, Any] | None = None
+
+
+def request_name(stream: str, entry_id: str) -> str:
+    """Return what a reply to that entry is stamped with."""
+    return f"{entry_id} {stream}"
 
 
 def encode(members: Mapping[str, Any], stamp: Stamp) -> list[tuple[bytes, bytes]]:

@@ -104,8 +104,8 @@ def check_unreserved(name: str) -> None:
         raise BusError(
             Code.INVALID_STREAM,
             f"No stream of yours may be called {name[:80]!r}.",
-            cause="redstreamd keeps keys of such names beside the streams, for leases, dead letters and records.",
-            next_step="Name the stream itself, or choose another name; dead_letter_replay shows dead letters.",
+            cause="redstreamd keeps keys of such names beside the streams: leases, dead letters, records.",
+            next_step="Name the stream itself, or choose another name; for dead letters, dead_letter_replay.",
         )
 
 

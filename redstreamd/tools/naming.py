@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from redstreamd.errors import BusError, Code
 from redstreamd.streams.bus import Bus
-from redstreamd.streams.names import check_stream, naming_warning
+from redstreamd.streams.names import check_stream, check_unreserved, naming_warning
 from redstreamd.tools.definition import Call
 
 
@@ -18,11 +18,12 @@ async def check_new_stream(call: Call[Bus], stream: str) -> str | None:
     Asks Redis only about a name that departs from the rule, and only if the settings care.
 
     Raises:
-        BusError: INVALID_STREAM: no stream may have this name, or `streams.naming` is "error" and there is
-            no stream of this name yet; CONNECTION_ERROR and the like.
+        BusError: INVALID_STREAM: no stream of a caller's may have this name, or `streams.naming` is
+            "error" and there is no stream of this name yet; CONNECTION_ERROR and the like.
     """
     settings = call.bus.settings.streams
     check_stream(stream, max_bytes=settings.max_name_bytes)
+    check_unreserved(stream)
     warning = None if settings.naming == "off" else naming_warning(stream)
     if warning is None or await call.bus.commands.key_type(stream) != "none":
         return None

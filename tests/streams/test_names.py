@@ -15,6 +15,8 @@ from redstreamd.streams.names import (
     companion_key,
     has_hash_tag,
     is_companion_key,
+    is_reply_stream,
+    is_reserved,
     naming_warning,
 )
 
@@ -69,3 +71,15 @@ def test_the_naming_rule_is_advice() -> None:
     assert naming_warning("auth:service:events:login-failed") is None
     for name in ("auth-service-events", "Auth:events:login", "auth:events", "a::b"):
         assert "service:purpose:stream" in str(naming_warning(name))
+
+
+@pytest.mark.parametrize("stream", ["s", "{s}:t", "s:rs:reply:p:{s}"])
+@pytest.mark.parametrize("part", ["g", "rs:reply:x", "g:rs:reply:x"])
+def test_all_companions_but_reply_streams_are_reserved(stream: str, part: str) -> None:
+    for kind in set(Kind) - {Kind.REPLY}:
+        assert is_reserved(companion_key(stream, kind, part))
+    reply = companion_key(stream, Kind.REPLY, "somebody")
+    assert is_companion_key(reply)
+    assert is_reply_stream(reply)
+    assert not is_reserved(reply)
+    assert not is_reserved("s")

@@ -8,6 +8,7 @@ import pytest
 import trio
 
 from redstreamd.settings import Settings, StreamsSettings
+from redstreamd.streams.names import Kind, companion_key
 from redstreamd.tools.catalog import REGISTRY
 from tests.support.buses import running_bus
 from tests.support.calls import call, refusal, texts
@@ -71,3 +72,21 @@ def test_no_other_tool_can_create_a_stream() -> None:
         *("group_manage", "stream_manage", "dead_letter_replay"),
     }
     assert writing - on_what_is_there == {*CREATING, *OLD}
+
+
+@EVERY
+async def test_no_tool_adds_to_what_redstreamd_keeps_beside_a_stream(server: Server, tool: str) -> None:
+    arguments = {**CREATING, **OLD}[tool]
+    with trio.fail_after(20):
+        async with running_bus(server) as bus:
+            for kind in (Kind.DUE, Kind.DEAD):
+                refused = await refusal(bus, tool, stream=companion_key("s", kind, "g"), **arguments)
+                assert refused["code"] == "INVALID_STREAM"
+            assert server.command("DBSIZE") == 0
+            await texts(bus, tool, stream=companion_key("s", Kind.REPLY, "somebody"), **arguments)
+            # Where somebody did so by hand, it is the key beside the stream that is to blame.
+            await call(bus, "stream_add", stream="s", entries=[{"n": 1}])
+            server.command("XADD", companion_key("s", Kind.DUE, "g"), "*", "n", "1")
+            wrong = await refusal(bus, "work_take", stream="s", group="g", consumer="c")
+    assert wrong["code"] == "WRONG_TYPE"
+    assert "s:rs:..." in wrong["cause"]

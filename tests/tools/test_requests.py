@@ -14,7 +14,7 @@ from redstreamd.settings import Settings
 from redstreamd.settings.groups import LimitsSettings, StreamsSettings
 from redstreamd.streams import requests
 from redstreamd.streams.bus import Bus
-from redstreamd.streams.names import Kind, companion_key, is_companion_key
+from redstreamd.streams.names import Kind, companion_key
 from redstreamd.streams.pages import Pages
 from tests.support.buses import running_bus
 from tests.support.calls import call, refusal
@@ -322,7 +322,118 @@ async def test_a_wait_outlives_a_redis_that_cannot_be_asked_for_a_while(
     assert answers[0]["answered"] is True
 
 
-def test_a_reply_stream_is_a_companion() -> None:
-    assert is_companion_key(MINE)
-    assert requests.is_reply_stream(MINE)
-    assert not requests.is_reply_stream(companion_key("s", Kind.DEAD, "g"))
+@pytest.mark.parametrize("kind", [Kind.DUE, Kind.DEAD, Kind.TRIES])
+async def test_a_reply_stream_that_no_worker_could_answer_to_is_refused_at_once(
+    server: Server, kind: Kind
+) -> None:
+    reply_to = companion_key("s", kind, "g")
+    with trio.fail_after(20):
+        async with running_bus(server) as bus:
+            refused = await refusal(bus, "request_reply", ASKER, stream="s", entry={}, reply_to=reply_to)
+            assert server.command("DBSIZE") == 0
+    assert refused["code"] == "INVALID_STREAM"
+
+
+async def test_a_stream_with_a_long_name_is_answered(server: Server) -> None:
+    stream = "s" * 400
+    with trio.fail_after(20):
+        async with running_bus(server) as bus:
+            await ask(bus, 0, stream=stream, correlation_id="c")
+            taken = await call(bus, "work_take", WORKER, stream=stream, group="g", consumer="w")
+            await call(bus, "work_done", WORKER, lease=taken["lease"], reply={"a": 1})
+            got = await ask(bus, 0, stream=stream, correlation_id="c")
+    assert got["answered"] is True
+
+
+async def test_a_request_is_not_its_own_answer(server: Server) -> None:
+    with trio.fail_after(20):
+        async with running_bus(server) as bus:
+            how = {"reply_to": "s", "correlation_id": "c"}
+            first = await ask(bus, 0, **how)
+            resumed = await ask(bus, 0, **how)
+            taken = await take(bus)
+            await call(bus, "work_done", WORKER, lease=taken["lease"], reply={"a": 1})
+            got = await ask(bus, 0, **how)
+    assert first["answered"] is resumed["answered"] is False
+    assert got["reply"]["fields"] == {"a": 1}
+
+
+@pytest.mark.parametrize("reply_to", [None, "mine"])
+async def test_an_answer_is_found_although_its_request_is_ahead_of_the_clock(
+    server: Server, reply_to: str | None
+) -> None:
+    how: dict[str, Any] = {"correlation_id": "c"} | ({} if reply_to is None else {"reply_to": reply_to})
+    ahead = int(server.command("TIME")[0]) + 3_600
+    server.command("XADD", "s", f"{ahead}000-0", "n", "1")
+    server.command("XGROUP", "CREATE", "s", "g", "$")
+    with trio.fail_after(20):
+        async with running_bus(server) as bus:
+            await ask(bus, 0, **how)
+            taken = await take(bus)
+            await call(bus, "work_done", WORKER, lease=taken["lease"], reply={"a": 1})
+            got = await ask(bus, 0, **how)
+    assert got["reply"]["fields"] == {"a": 1}
+
+
+async def test_the_answer_to_an_older_request_is_not_taken(server: Server) -> None:
+    with trio.fail_after(20):
+        async with running_bus(server) as bus:
+            for n in range(2):
+                # The record of the first request has expired when the second is made.
+                for record in server.command("KEYS", "s:rs:idem:*"):
+                    server.command("DEL", record)
+                await ask(bus, 0, entry={"n": n}, correlation_id="c")
+                if n == 0:
+                    taken = await take(bus)
+                    await call(bus, "work_done", WORKER, lease=taken["lease"], reply={"n": n})
+            resumed = await ask(bus, 0, entry={"n": 1}, correlation_id="c")
+            taken = await take(bus)
+            await call(bus, "work_done", WORKER, lease=taken["lease"], reply={"n": 1})
+            got = await ask(bus, 0, entry={"n": 1}, correlation_id="c")
+    assert (resumed["resumed"], resumed["answered"]) == (True, False)
+    assert got["reply"]["fields"] == {"n": 1}
+
+
+async def test_an_answer_far_behind_others_is_found_also_in_a_long_stream_of_the_askers(
+    server: Server, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(requests, "MAX_REPLIES", 10)
+    server.commands(*[("XADD", "mine", f"{n}-1", "n", n) for n in range(1, 500)])
+    with trio.fail_after(20):
+        async with running_bus(server) as bus:
+            await ask(bus, 0, reply_to="mine", correlation_id="c")
+            taken = await take(bus)
+            await call(bus, "work_done", WORKER, lease=taken["lease"], reply={"a": 1})
+            got = await ask(bus, 0, reply_to="mine", correlation_id="c")
+    assert got["answered"] is True
+
+
+async def test_a_refusal_names_the_argument_that_was_given(server: Server) -> None:
+    with trio.fail_after(20):
+        async with running_bus(server) as bus:
+            await ask(bus, 0, correlation_id="abc")
+            other = await refusal(
+                bus, "request_reply", ASKER, stream="s", entry={"x": 2}, correlation_id="abc"
+            )
+            await ask(bus, 0, correlation_id="one", idempotency_key="k")
+            how = {"stream": "s", "entry": {"question": 1}, "idempotency_key": "k"}
+            moved = await refusal(bus, "request_reply", ASKER, **how, correlation_id="two")
+    assert other["message"] == "correlation_id 'abc' was used with another request."
+    assert "idempotency_key" not in " ".join(other.values())
+    assert moved["message"] == "idempotency_key 'k' was used with another entry, correlation_id or reply_to."
+
+
+async def test_nobody_takes_the_place_of_a_reply_or_a_request(server: Server) -> None:
+    with trio.fail_after(20):
+        async with running_bus(server) as bus:
+            await call(bus, "stream_add", stream="s", entries=[{"n": 0}], idempotency_key="request:c")
+            await call(bus, "stream_add", stream="s", entries=[{"n": 0}], idempotency_key="c")
+            await call(bus, "work_take", WORKER, **GROUP, consumer="w", count=2)
+            asked = await ask(bus, 0, correlation_id="c")
+            for key in ("\0".join(("reply", "s", "g", asked["request_id"])), f"s\0g\0{asked['request_id']}"):
+                await call(bus, "stream_add", stream=MINE, entries=[{"n": 0}], idempotency_key=key)
+            taken = await take(bus)
+            done = await call(bus, "work_done", WORKER, lease=taken["lease"], reply={"a": 1})
+            got = await ask(bus, 0, correlation_id="c")
+    assert done["reply"]["duplicate"] is False
+    assert got["reply"]["fields"] == {"a": 1}
