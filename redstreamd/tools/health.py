@@ -159,6 +159,7 @@ def _group(facts: GroupFacts) -> dict[str, Any]:
         }
     if rates is not None:
         measured = attrs.asdict(rates) | {"processing_seconds": facts.processing_seconds}
+        del measured["finishing"]
         line |= {name: round(value, 3) for name, value in measured.items() if value is not None}
     return line
 

@@ -187,6 +187,25 @@ def test_a_group_that_was_made_later_has_rates_of_its_own() -> None:
     assert lone.groups == {}
 
 
+@pytest.mark.parametrize("counted", [True, False])
+def test_whether_anything_is_being_finished_is_said_of_the_last_half_minute(*, counted: bool) -> None:
+    def finishing(*done_and_pending: tuple[int, int]) -> bool:
+        rates = rates_between(
+            deque(
+                sample(10.0 * n, None, 0, g=(pending, done + pending if counted else None, None))
+                for n, (done, pending) in enumerate(done_and_pending)
+            )
+        )
+        assert rates is not None
+        return rates.groups["g"].finishing
+
+    assert finishing((0, 100), (10, 90), (20, 80))
+    # Whoever did that stopped half a minute ago.
+    assert not finishing((0, 100), (20, 80), (20, 80), (20, 80), (20, 80))
+    # Taking is not finishing.
+    assert not finishing((0, 10), (0, 20))
+
+
 def test_whether_the_lag_grows_is_said_of_the_last_half_minute() -> None:
     """A burst ten minutes ago is no growth while its entries are worked off."""
     lags = [0, 5_000, 4_800, 4_600, 4_300, 4_000]

@@ -133,7 +133,7 @@ def _untaken(place: dict[str, Any], facts: GroupFacts, limits: Limits) -> Iterat
     held_outside = look.foreign and any(
         one.pending and one.idle_seconds < limits.foreign_idle_seconds for one in facts.consumers
     )
-    finishing = facts.rates is not None and facts.rates.acknowledged_per_second
+    finishing = facts.rates is not None and facts.rates.finishing
     if waited < _UNTAKEN or look.leased or held_outside or finishing:
         return
     yield Finding(

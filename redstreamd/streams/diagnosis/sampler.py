@@ -89,12 +89,14 @@ class GroupRates:
             they are too many to look at. One that only finishes what it got before is none of them: the
             server notes no time for that. Before Redis 7.2 one that was only made, or looked at what it
             holds, is among them.
+        finishing: Whether an entry was finished in the last half minute.
     """
 
     acknowledged_per_second: float | None
     processing_seconds: float | None
     lag_per_second: float | None
     active_consumers: int | None
+    finishing: bool
 
 
 @attrs.frozen
@@ -253,14 +255,16 @@ def _group_rates(samples: list[tuple[float, GroupSample | None]]) -> GroupRates 
     if first.read is not None and last.read is not None:
         done = _rate(first.read - first.pending, last.read - last.pending, at - began)
     held = [sample.pending for _, sample in known]
-    lags = [(when, sample.lag) for when, sample in known if sample.lag is not None]
-    lately = [(when, lag) for when, lag in lags if when >= at - _LATELY]
-    since, lag = (lately if len(lately) > 1 else lags[-2:] or [(at, 0)])[0]
+    # Where the server does not count what was read, fewer pending ones tell as well, if less surely.
+    since, lately = next(each for each in known[:-1] if each[0] >= at - _LATELY or each is known[-2])
     return GroupRates(
         acknowledged_per_second=done,
         processing_seconds=sum(held) / len(held) / done if done else None,
-        lag_per_second=None if last.lag is None or since == at else (last.lag - lag) / (at - since),
+        lag_per_second=None
+        if last.lag is None or lately.lag is None
+        else (last.lag - lately.lag) / (at - since),
         active_consumers=last.active,
+        finishing=last.pending < lately.pending + ((last.read or 0) - (lately.read or last.read or 0)),
     )
 
 

@@ -11,7 +11,7 @@ from typing import Any
 import attrs
 import trio
 
-from redstreamd.errors import BusError
+from redstreamd.errors import BusError, Code
 from redstreamd.redisio.commands import Commands
 from redstreamd.redisio.lane import LaneStatus
 from redstreamd.redisio.manager import Manager
@@ -42,13 +42,16 @@ class Vitals:
 
     async def report(self) -> dict[str, Any]:
         """Return one JSON object; never fails, and takes a second at most."""
+        ping = await self._ping()
+        # After the PING, which may have shown what is wrong.
         status = self._manager.status()
         return {
             "redstreamd": self._version,
             **{section: attrs.asdict(figures()) for section, figures in self._sections.items()},
             "redis": {
                 "address": status.label,
-                "ping": await self._ping(),
+                "ping": ping,
+                "troubles": [attrs.asdict(each) for each in status.troubles()],
                 "connections": {
                     lane.value: _connection(state) for lane, state in status.lanes.items() if state.wanted
                 },
@@ -63,7 +66,9 @@ class Vitals:
             try:
                 await self._commands.ping()
             except BusError as error:
-                return {"answered": False, "cause": error.cause, "next_step": error.next_step}
+                # A server that cannot save refuses PING as it refuses writes, and is there all the same.
+                if error.code is not Code.BACKEND_READ_ONLY:
+                    return {"answered": False, "cause": error.cause, "next_step": error.next_step}
             return {"answered": True, "seconds": round(trio.current_time() - began, 6)}
         return {"answered": False, "cause": f"There was no answer within {_PING_SECONDS} s."}
 
