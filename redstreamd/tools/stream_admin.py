@@ -94,8 +94,9 @@ async def stream_manage(call: Call[Bus], args: StreamManageArguments) -> StreamM
         elif args.dry_run:
             effect |= (await admin.count_below(args.stream, boundary)).json("removed")
     elif args.action == "delete_entries":
-        removal, what = Removal.ENTRIES, [_complete(text, "entry_ids") for text in args.entry_ids or ()]
-        effect["removed"] = len(what)
+        # Each once: one that is named twice can be deleted once.
+        named = {_complete(text, "entry_ids"): None for text in args.entry_ids or ()}
+        removal, what = Removal.ENTRIES, list(named)
     else:
         removal, what = Removal.DELETE, []
         effect |= {"removed": shape.length, "groups_destroyed": shape.groups, "deleted": args.stream}
@@ -107,9 +108,9 @@ async def stream_manage(call: Call[Bus], args: StreamManageArguments) -> StreamM
         force=args.force,
         delete_dead_letters=args.delete_dead_letters,
     )
-    if not args.dry_run:
-        if cut.needed_by and not args.force:
-            raise _refused(args, cut)
+    if not args.dry_run and cut.needed_by and not args.force:
+        raise _refused(args, cut)
+    if not args.dry_run or removal is Removal.ENTRIES:
         effect["removed"] = cut.removed
     return StreamManaged(
         args.dry_run,

@@ -149,6 +149,39 @@ async def test_a_pending_entry_whose_content_is_gone_needs_nothing(server: Serve
     assert done["effect"]["removed"] == 1
 
 
+async def test_a_dry_run_counts_the_entries_that_are_there_each_once(server: Server) -> None:
+    with trio.fail_after(20):
+        async with running_bus(server) as bus:
+            ids = await add(bus, 3)
+            chosen = ["1-1", ids[0], ids[0], f"0{ids[0]}"]
+            plan = await manage(bus, "delete_entries", entry_ids=chosen)
+            done = await manage(bus, "delete_entries", entry_ids=chosen, dry_run=False)
+    assert plan["effect"] == {"length_before": 3, "removed": 1}
+    assert done["effect"] == plan["effect"]
+
+
+async def test_looks_at_pending_entries_are_bounded_for_all_groups_together(server: Server) -> None:
+    groups, pending = 80, 99
+    with trio.fail_after(30):
+        async with running_bus(server) as bus:
+            ids = await add(bus, pending)
+            last = server.command("XADD", "s", "*", "n", "x").decode()
+            commands: list[tuple[Any, ...]] = []
+            for n in range(groups):
+                commands.append(("XGROUP", "CREATE", "s", f"g{n:02}", "0"))
+                commands.append(("XREADGROUP", "GROUP", f"g{n:02}", "c", "STREAMS", "s", ">"))
+                commands.append(("XACK", "s", f"g{n:02}", last))
+            server.commands(*commands)
+            server.command("XDEL", "s", *ids)
+            server.command("CONFIG", "RESETSTAT")
+            plan = await manage(bus, "trim", max_length=0)
+            stats = server.command("INFO", "commandstats").decode()
+    looks = int(stats.split("cmdstat_xrange:calls=")[1].split(",")[0])
+    assert looks < 5_000 + 2 * groups
+    # Those that were not looked at count as needed.
+    assert plan["note"].startswith(f"{groups - 5_000 // pending} group(s)")
+
+
 async def test_deleted_entries_are_counted_as_far_as_they_were_there(server: Server) -> None:
     with trio.fail_after(20):
         async with running_bus(server) as bus:

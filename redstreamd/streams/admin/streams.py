@@ -54,7 +54,7 @@ class Cut:
     """What a removal did, or would have done.
 
     Attributes:
-        removed: Entries removed now.
+        removed: Entries removed now; in a dry run of ENTRIES, how many of them there are.
         needed_by: How many groups need some of them.
         needs: The first ten of these groups.
     """

@@ -4,13 +4,14 @@
 -- ARGV  1 trim | entries | delete  2 "1" to do it, "" to only look  3 "1" to do it whatever groups need
 --       4 for trim the ID below which entries go; for entries their IDs, in this and the following
 -- Returns {entries removed, groups that need some, {group, "pending" | "unread", ID of the first, ...} of
---          the first ten of these}; nothing is removed if there are any and it is not forced
+--          the first ten of these}; nothing is removed if there are any and it is not forced. For entries
+--          that are only looked at, how many of them there are instead of how many were removed
 
 local stream, action, really, force = KEYS[1], ARGV[1], ARGV[2] == '1', ARGV[3] == '1'
 
--- The most pending entries of one group that are tried: more that lie below the cut and whose content
--- is gone count as needed, to be on the safe side.
-local TRIED = 100
+-- The most pending entries that are tried, of one group and of all together: more that lie below the cut
+-- and whose content is gone count as needed, to be on the safe side.
+local TRIED, looks = 100, 5000
 
 local function map(flat)
   local values = {}
@@ -23,11 +24,14 @@ local function exists(id)
 end
 
 local function pending_between(group, from, to)
-  local held = redis.call('XPENDING', stream, group, from, to, TRIED)
-  for _, each in ipairs(held) do
-    if exists(each[1]) then return each[1] end
+  local tried = math.min(TRIED, looks)
+  -- One more than is tried: it counts as needed.
+  local held = redis.call('XPENDING', stream, group, from, to, tried + 1)
+  for index = 1, math.min(#held, tried) do
+    looks = looks - 1
+    if exists(held[index][1]) then return held[index][1] end
   end
-  return #held == TRIED and held[1][1] or nil
+  return #held > tried and held[1][1] or nil
 end
 
 local function unread_between(delivered, to)
@@ -73,6 +77,9 @@ for _, flat in ipairs(redis.call('XINFO', 'GROUPS', stream)) do
 end
 
 local removed = 0
+if action == 'entries' and not really then
+  for index = 4, #ARGV do if exists(ARGV[index]) then removed = removed + 1 end end
+end
 if really and (force or needed == 0) then
   if action == 'trim' then
     removed = redis.call('XTRIM', stream, 'MINID', '=', ARGV[4])
