@@ -52,8 +52,8 @@ class Resources:
         """
         after = _stream_after(params.cursor if params is not None else None)
         try:
-            await self._subscriptions.has_listed(ctx)
             names = await self._facts.bus.lister.names("*")
+            await self._subscriptions.has_listed(ctx, names)
         except BusError as error:
             raise refused(error) from error
         following = [name for name in names if after is None or name > after]

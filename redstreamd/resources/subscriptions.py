@@ -15,7 +15,7 @@ that has listed resources since the last one: who never listed has nothing that 
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Awaitable, Mapping
+from collections.abc import Awaitable, Mapping, Sequence
 from functools import partial
 from typing import Any, Final, Protocol
 
@@ -149,13 +149,16 @@ class Subscriptions:
                 session.remove(params.uri)
         return mcp_types.EmptyResult()
 
-    async def has_listed(self, ctx: Context) -> None:
-        """Note that a client is about to read the list, and wants to know when it changes."""
+    async def has_listed(self, ctx: Context, names: Sequence[str]) -> None:
+        """Note that a client is given these streams as all there are, and wants to know when that changes."""
+        topic, version = ListTopic(), ListTopic.version_of(names)
+        # If a stream that is new among them goes before the next look, that is a change, too.
+        self._updates.seen(topic, version)
         peer = _peer(ctx)
         if peer is not None and ctx.protocol_version not in MODERN_PROTOCOL_VERSIONS:
             # With too many subscriptions the list is still worth reading.
             with contextlib.suppress(BusError):
-                await self._session(ctx, peer).add(_LIST, ListTopic())
+                await self._session(ctx, peer).add(_LIST, topic, told=version)
 
     def _topics(self, wanted: mcp_types.SubscriptionFilter) -> dict[str, Topic]:
         """Return what a filter asks for and can be told of, the first `MAX_URIS` addresses of it."""

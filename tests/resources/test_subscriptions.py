@@ -279,6 +279,35 @@ async def test_the_list_changes_when_a_stream_appears_or_disappears(
             assert await client.told() == changed
 
 
+@ERAS
+@pytest.mark.parametrize("learns", ["by subscribing", "by listing"])
+async def test_a_stream_that_comes_and_goes_between_two_looks_is_told_to_who_saw_it(
+    redis: Server, era: EraName, learns: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(ListTopic, "poll_seconds", 1.0)
+    monkeypatch.setattr(ListTopic, "pause_seconds", 0.0)
+    changed = "notifications/resources/list_changed"
+    with trio.fail_after(20):
+        async with (
+            running_surface(redis) as surface,
+            following(surface, "modern") as earlier,
+            following(surface, era) as late,
+        ):
+            await earlier.subscribe(listing=True)
+            if learns == "by listing":
+                await late.subscribe(listing=True)
+            redis.command("XADD", "ghost", "*", "f", "v")
+            if learns == "by subscribing":
+                await late.subscribe(listing=True)
+            else:
+                answer = await late.raw.call("resources/list")
+                assert "ghost" in [each["name"] for each in answer["result"]["resources"]]
+            assert await earlier.told() == changed
+            redis.command("DEL", "ghost")
+            assert await earlier.told() == changed
+            assert await late.told() == changed
+
+
 async def test_the_list_is_looked_through_once_however_many_listen(
     redis: Server, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -305,6 +334,20 @@ async def test_the_list_is_looked_through_once_however_many_listen(
                 await trio.sleep(0.001)
             taken = surface.updates.statistics().looks - looks
             assert taken <= 2 + (trio.current_time() - began) / 0.05
+
+
+@ERAS
+async def test_a_stream_tells_within_five_seconds_of_groups_that_other_programs_make(
+    redis: Server, era: EraName
+) -> None:
+    redis.command("XADD", "s", "*", "f", "v")
+    async with running_surface(redis) as surface, following(surface, era) as client:
+        await client.subscribe(URI)
+        for command in ("CREATE", "DESTROY"):
+            redis.command("XGROUP", command, "s", "g", *(["0"] if command == "CREATE" else []))
+            # Five, and what a busy machine takes.
+            with trio.fail_after(8):
+                assert await client.told() == URI
 
 
 @ERAS

@@ -51,9 +51,13 @@ class Feed:
         topic: What it is about.
         watch: The tail hub wakes this.
         resources: What ends the watch.
-        version: What the last look found.
+        version: What the last look found that could be told.
         listeners: Who is to be told.
         scope: Ends its task.
+        looking: Held by who looks, so that looks are told in their order.
+        begun: How many looks began.
+        done: The number of the last look that ended.
+        known: Whether that one could be told.
     """
 
     topic: Topic
@@ -62,6 +66,10 @@ class Feed:
     version: str = UNKNOWN
     listeners: set[Listener] = attrs.field(factory=set)
     scope: trio.CancelScope = attrs.field(factory=trio.CancelScope)
+    looking: trio.Lock = attrs.field(factory=trio.Lock)
+    begun: int = 0
+    done: int = 0
+    known: bool = False
 
     def advance(self, version: str) -> None:
         """Note what a look found, and tell those who know something else."""
@@ -130,24 +138,44 @@ class Feeds:
 
         Args:
             listener: One that has joined.
-            told: The version it was told of in an earlier life, if any; a change since then is told now.
+            told: The version it knows already, if any; a change since then is told now.
 
         Returns:
             The version that it knows; `UNKNOWN` while Redis is away, and then it is told once Redis is back.
         """
         feed = listener.feed
-        if feed.version == UNKNOWN:
-            version = await self._look(feed.topic)
-            # The feed's own task may have looked meanwhile, and then knows better.
-            if feed.version == UNKNOWN:
-                feed.version = version
-        listener.told = feed.version if told is None else told
-        if feed.version != UNKNOWN and listener.told != feed.version:
-            listener.told = feed.version
-            listener.tell(feed.version)
-        return listener.told
+        listener.told = told
+        if told is None:
+            # The feed's last look may be old. What changed since then and changes back must be told, too.
+            listener.told = feed.version if await self._look(feed) else UNKNOWN
+        elif feed.version == UNKNOWN:
+            await self._look(feed)
+        else:
+            feed.advance(feed.version)
+        return listener.told or UNKNOWN
 
-    async def _look(self, topic: Topic) -> str:
+    def seen(self, topic: Topic, version: str) -> None:
+        """Note what somebody has just found by a look of his own: it is told of as if it were ours."""
+        feed = self._feeds.get(topic)
+        if feed is not None:
+            feed.advance(version)
+
+    async def _look(self, feed: Feed) -> bool:
+        """Look at a topic, tell what changed, and return whether that could be told.
+
+        Those who ask at the same time share a look, but only one that began after they had asked.
+        """
+        asked = feed.begun
+        async with feed.looking:
+            if feed.done <= asked:
+                feed.begun = number = feed.begun + 1
+                version = await self._version(feed.topic)
+                feed.done, feed.known = number, version != UNKNOWN
+                if feed.known:
+                    feed.advance(version)
+            return feed.known
+
+    async def _version(self, topic: Topic) -> str:
         self.looks += 1
         try:
             return await topic.look(self._sources)
@@ -160,12 +188,12 @@ class Feeds:
             while feed.listeners and not self._hub.draining:
                 feed.watch.mark()
                 began = trio.current_time()
-                version = await self._look(feed.topic)
-                patience = RETRY_LOOK
-                if version != UNKNOWN:
-                    took = trio.current_time() - began
-                    patience = max(feed.topic.poll_seconds, _POLL_SHARE * took)
-                    feed.advance(version)
+                known = await self._look(feed)
+                ended = trio.current_time()
+                if known:
+                    next_look = max(began + feed.topic.poll_seconds, ended + _POLL_SHARE * (ended - began))
+                else:
+                    next_look = ended + RETRY_LOOK
                 await trio.sleep(feed.topic.pause_seconds)
-                with trio.move_on_after(patience):
+                with trio.move_on_at(next_look):
                     await feed.watch.changed()

@@ -11,7 +11,7 @@ when nothing need have changed, and some changes wake nobody.
 from __future__ import annotations
 
 import hashlib
-import math
+from collections.abc import Iterable
 from typing import ClassVar, Protocol
 
 import attrs
@@ -40,7 +40,7 @@ class Topic(Protocol):
 
     Attributes:
         pause_seconds: Least time between two looks, so also between two updates.
-        poll_seconds: Most time between two looks; infinite where every change is pushed.
+        poll_seconds: Most time between two looks, for changes that nobody announces.
     """
 
     pause_seconds: ClassVar[float]
@@ -61,13 +61,17 @@ class Topic(Protocol):
 
 @attrs.frozen
 class StreamTopic:
-    """The entries of a stream, which need not exist yet; also whether it has groups."""
+    """The entries of a stream, which need not exist yet; also how many groups it has.
+
+    Redis pushes what changes the entries, but not that a group is made or destroyed. redstreamd wakes the
+    watchers of the stream when it does that; what other programs do is found by polling.
+    """
 
     stream: str
 
     # Ten updates a second are more than an agent can act on, and bound the looks of a busy stream.
     pause_seconds: ClassVar[float] = 0.1
-    poll_seconds: ClassVar[float] = math.inf
+    poll_seconds: ClassVar[float] = 5.0
 
     def keys(self) -> tuple[str, ...]:
         """Return the stream itself: whatever changes its entries changes this key."""
@@ -96,7 +100,7 @@ class GroupTopic:
     poll_seconds: ClassVar[float] = 5.0
 
     def keys(self) -> tuple[str, ...]:
-        """Return the stream, for new entries and the group's making and end, and the due set."""
+        """Return the stream, for new entries, and the due set."""
         return (self.stream, companion_key(self.stream, Kind.DUE, self.group))
 
     async def look(self, sources: Sources) -> str:
@@ -129,7 +133,12 @@ class ListTopic:
 
     async def look(self, sources: Sources) -> str:
         """Ask for all names of streams."""
-        return _digest("\0".join(await sources.lister.names("*")))
+        return self.version_of(await sources.lister.names("*"))
+
+    @staticmethod
+    def version_of(names: Iterable[str]) -> str:
+        """Return the version in which these are all streams, sorted."""
+        return _digest("\0".join(names))
 
 
 def _digest(text: str) -> str:

@@ -75,6 +75,10 @@ class Updates:
         self._subscribers.add(subscriber)
         return subscriber
 
+    def seen(self, topic: Topic, version: str) -> None:
+        """Note what somebody who read a topic has found; subscribers are told of changes from there on."""
+        self._feeds.seen(topic, version)
+
     @contextlib.contextmanager
     def subscriber(self) -> Iterator[Subscriber]:
         """Give a new subscriber for the block."""
@@ -120,7 +124,7 @@ class Subscriber:
         Args:
             name: What `next_changes` calls it.
             topic: What to watch.
-            told: The version it was told of in an earlier life, if any; see `Feeds.baseline`.
+            told: The version it knows already, if any: it was told of it in an earlier life, or has read it.
 
         Returns:
             The version from which on changes are told: whatever changes after the return is. It is
@@ -131,8 +135,11 @@ class Subscriber:
 
         Cancellation: subscribes to nothing.
         """
-        if name in self._listeners:
-            return self._listeners[name].told or ""
+        if (known := self._listeners.get(name)) is not None:
+            if told is not None:
+                known.told = told
+                self._news.pop(name, None)
+            return known.told or ""
         self._updates.check_room()
         listener = self._feeds.join(topic, partial(self._tell, name))
         self._listeners[name] = listener
