@@ -4,7 +4,7 @@
                                               └─ supervisor
       ┌────────┬───────────────┬───────────────┬──────┴──────┬──────────┬──────────┐
      log   watchdog     embedded server   Redis manager   tail hub   updates   listeners
-                         (if asked for)  (lanes, backoff)  (wakes)   (tell)   (a task per connection)
+   journal               (if asked for)  (lanes, backoff)  (wakes)   (tell)   (a task per connection)
 
 Children start from left to right and stop from right to left. Nothing else in the project builds
 a part from another package.
@@ -26,6 +26,7 @@ from redstreamd import __version__
 from redstreamd.banner import banner
 from redstreamd.doors import OpenDoor, adopted, open_doors, turn_away
 from redstreamd.errors import SettingsError
+from redstreamd.journal import Journal
 from redstreamd.mcpio.acceptor import Acceptor
 from redstreamd.mcpio.connection import Connection
 from redstreamd.mcpio.limits import Limits
@@ -33,7 +34,6 @@ from redstreamd.mcpio.listeners import ListenError
 from redstreamd.mcpio.stdio import open_stdio_stream
 from redstreamd.policy import Principal
 from redstreamd.prompts.catalog import PROMPTS
-from redstreamd.records import record
 from redstreamd.redisio.embedded import EmbeddedServer, StateDirectoryInUseError
 from redstreamd.redisio.manager import Manager
 from redstreamd.redisio.target import Target
@@ -135,6 +135,7 @@ class _Parts:
         server: What MCP clients are served.
         limits: The bounds of connections.
         embedded: The server of our own, if there is one.
+        journal: Told of what happens to all of them.
     """
 
     settings: Settings
@@ -145,6 +146,7 @@ class _Parts:
     server: Server[Principal]
     limits: Limits
     embedded: EmbeddedServer | None
+    journal: Journal
 
     def end_waits(self) -> None:
         """Let every wait and subscription end at once, with its cursor: the daemon is stopping."""
@@ -159,6 +161,7 @@ class _Parts:
                 await self.bus.hub.run(on_progress=mark.beat, task_status=task_status)
 
         children = [
+            Child("journal", self.journal.run),
             Child("redis", self.manager.run),
             Child("tail hub", run_hub),
             Child("sampler", self.bus.sampler.run),
@@ -175,10 +178,11 @@ def _build(settings: Settings, resources: AsyncExitStack) -> _Parts:
     embedded = None
     if settings.daemon.embedded:
         embedded = resources.enter_context(EmbeddedServer(settings.daemon.state_directory))
+    journal = Journal()
     manager = Manager(
         _target(settings, embedded),
         command_timeout=settings.redis.command_timeout_seconds,
-        on_event=record,
+        on_event=journal,
         obstacle=None if embedded is None else embedded.obstacle,
     )
     bus = Bus.over(manager, settings, _lease_key(settings))
@@ -209,7 +213,7 @@ def _build(settings: Settings, resources: AsyncExitStack) -> _Parts:
         max_requests_in_flight=settings.limits.max_requests_in_flight,
         max_connections=settings.limits.max_connections,
     )
-    return _Parts(settings, manager, bus, updates, vitals, server, limits, embedded)
+    return _Parts(settings, manager, bus, updates, vitals, server, limits, embedded, journal)
 
 
 async def _serve(loaded: Loaded, log: LogOutput) -> None:
@@ -230,7 +234,9 @@ async def _serve_doors(parts: _Parts, doors: Sequence[OpenDoor], log: LogOutput)
         for each in doors:
             resources.push_async_callback(each.door.listener.aclose)
         notifier, marks = Notifier.from_environment(), Marks()
-        acceptor = Acceptor([each.door for each in doors], parts.server, limits=parts.limits, on_event=record)
+        acceptor = Acceptor(
+            [each.door for each in doors], parts.server, limits=parts.limits, on_event=parts.journal
+        )
         parts.vitals.include("clients", acceptor.statistics)
         status = StatusLine(parts.manager, parts.bus, acceptor)
         watchdog = Watchdog(notifier, marks, interval_seconds=watchdog_interval(), status=status)
@@ -267,7 +273,7 @@ async def _serve_doors(parts: _Parts, doors: Sequence[OpenDoor], log: LogOutput)
             Child("listeners", acceptor.run),
             Child("announcement", announce, restart=Restart.TEMPORARY),
         ]
-        await _supervise(Supervisor("redstreamd", children, on_event=record), drain)
+        await _supervise(Supervisor("redstreamd", children, on_event=parts.journal), drain)
 
 
 async def _stdio(loaded: Loaded, log: LogOutput) -> None:
@@ -281,7 +287,11 @@ async def _stdio(loaded: Loaded, log: LogOutput) -> None:
         stream: trio.abc.Stream
         stream = await resources.enter_async_context(open_stdio_stream()) if given is None else given
         connection = Connection(
-            stream, parts.server, principal=Principal("stdio", "stdio"), limits=parts.limits, on_event=record
+            stream,
+            parts.server,
+            principal=Principal("stdio", "stdio"),
+            limits=parts.limits,
+            on_event=parts.journal,
         )
 
         async def drain() -> None:
@@ -297,7 +307,7 @@ async def _stdio(loaded: Loaded, log: LogOutput) -> None:
             *parts.children(Marks()),
             Child("client", serve_client, restart=Restart.TEMPORARY),
         ]
-        supervisor = Supervisor("redstreamd", children, on_event=record)
+        supervisor = Supervisor("redstreamd", children, on_event=parts.journal)
         await _supervise(supervisor, drain)
 
 

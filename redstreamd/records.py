@@ -7,6 +7,7 @@ what, why and what to do in one line. The parts report typed events and know no 
 from __future__ import annotations
 
 import logging
+from collections.abc import Iterable
 from functools import singledispatch
 
 from redstreamd.mcpio import events as mcp
@@ -16,11 +17,11 @@ from redstreamd.service.outcomes import unwrapped
 
 _LOG = logging.getLogger("redstreamd")
 
-Event = mcp.Event | redis.RedisEvent | service.SupervisorEvent
+Event = mcp.Event | redis.RedisEvent | redis.OutageEvent | service.SupervisorEvent
 
 
 def record(event: Event) -> None:
-    """Write an event to the log; the hook that the composition root gives to every part."""
+    """Write an event to the log."""
     level, text = words(event)
     error = getattr(event, "error", None) or getattr(event, "exception", None)
     # A traceback helps with what nobody foresaw, and only there: our own exceptions say it all.
@@ -30,6 +31,12 @@ def record(event: Event) -> None:
         and not type(unwrapped(error)).__module__.startswith("redstreamd.")
     )
     _LOG.log(level, "%s", text, exc_info=error if unforeseen else None)
+
+
+def record_repeats(event: Event, times: int, seconds: float) -> None:
+    """Write to the log that what `event` tells has happened `times` more since it was written."""
+    level, text = words(event)
+    _LOG.log(level, "%d more in %.0f s, the last one: %s", times, seconds, text)
 
 
 @singledispatch
@@ -46,13 +53,13 @@ def _(event: redis.Connected) -> tuple[int, str]:
     after = (
         f" after {event.down_seconds:.1f} s and {event.attempts} failed attempts" if event.attempts else ""
     )
-    return logging.INFO, f"connected to {event.server} at {event.label} for {event.lane.value}{after}"
+    return logging.DEBUG, f"connected to {event.server} at {event.label} for {event.lane.value}{after}"
 
 
 @words.register
 def _(event: redis.ConnectionLost) -> tuple[int, str]:
     failure = event.failure
-    return logging.WARNING, (
+    return logging.DEBUG, (
         f"lost the connection to Redis at {event.label} for {event.lane.value}: {failure.cause}. "
         f"{failure.next_step}"
     )
@@ -61,9 +68,50 @@ def _(event: redis.ConnectionLost) -> tuple[int, str]:
 @words.register
 def _(event: redis.ConnectFailed) -> tuple[int, str]:
     failure = event.failure
-    return logging.WARNING, (
+    return logging.DEBUG, (
         f"cannot use Redis at {event.label} for {event.lane.value}: {failure.cause}. {failure.next_step}"
     )
+
+
+@words.register
+def _(event: redis.Unusable) -> tuple[int, str]:
+    failure = event.failure
+    return logging.WARNING, (
+        f"cannot use Redis at {event.label} for {_lanes(event.lanes)}: {failure.cause}. {failure.next_step}"
+    )
+
+
+@words.register
+def _(event: redis.Usable) -> tuple[int, str]:
+    connected = f"connected to {event.server} at {event.label} for {_lanes(event.lanes)}"
+    if event.attempts:
+        connected += f" after {event.down_seconds:.1f} s and {event.attempts} failed attempts"
+    elif event.lost is not None:
+        connected += f" again at once; before, {event.lost.cause}"
+    return logging.INFO, connected
+
+
+@words.register
+def _(event: redis.KeepsEnding) -> tuple[int, str]:
+    return logging.WARNING, (
+        f"connections to Redis at {event.label} keep ending, the one for {event.lane.value} {event.times} "
+        f"times in a row: {event.failure.cause}. They are made again at once, and that is recorded no more. "
+        f"{event.next_step}"
+    )
+
+
+@words.register
+def _(event: redis.WritesRefused) -> tuple[int, str]:
+    return logging.WARNING, f"Redis at {event.label} refuses writes: {event.cause}. {event.next_step}"
+
+
+@words.register
+def _(event: redis.WritesAccepted) -> tuple[int, str]:
+    return logging.INFO, f"Redis at {event.label} accepts writes again after {event.refused_seconds:.0f} s"
+
+
+def _lanes(lanes: Iterable[redis.Lane]) -> str:
+    return ", ".join(lane.value for lane in lanes)
 
 
 @words.register
@@ -90,8 +138,18 @@ def _(event: mcp.ConnectionOpened) -> tuple[int, str]:
 @words.register
 def _(event: mcp.ConnectionClosed) -> tuple[int, str]:
     # What the client did by itself is its own affair; what we had to do is not.
-    ours = event.ending in (mcp.Ending.OVERSIZE, mcp.Ending.OVERFLOW)
-    return logging.WARNING if ours else logging.DEBUG, (
+    match event.ending:
+        case mcp.Ending.OVERSIZE:
+            return logging.WARNING, (
+                f"closed a connection of {event.principal.name}, which sent a message over "
+                f"{event.limit_bytes} bytes; send large content in parts, or raise limits.max_message_bytes"
+            )
+        case mcp.Ending.OVERFLOW:
+            return logging.WARNING, (
+                f"closed a connection of {event.principal.name}, which did not read its answers until over "
+                f"{event.limit_bytes} bytes waited; the client hangs or is too slow, find out which it is"
+            )
+    return logging.DEBUG, (
         f"connection {event.connection_id} of {event.principal.name} closed ({event.ending}) after "
         f"{event.open_seconds:.1f} s and {event.requests} requests, {event.cut_off} of them cut off"
     )
@@ -114,9 +172,9 @@ def _(event: mcp.ConnectionCrashed) -> tuple[int, str]:
 
 
 @words.register
-def _(event: mcp.ConnectionsExhausted) -> tuple[int, str]:
+def _(event: mcp.TurnedAway) -> tuple[int, str]:
     return logging.WARNING, (
-        f"{event.limit} connections are open and newcomers are turned away; "
+        f"{event.limit} connections are open and a newcomer ({event.principal.name}) was turned away; "
         "raise limits.max_connections, or find out who opens so many"
     )
 

@@ -21,20 +21,20 @@ class StatusLine:
         self._entries = 0
 
     def __call__(self) -> str:
-        """Return the line; it begins with DEGRADED while Redis cannot be used."""
+        """Return the line; it begins with DEGRADED while Redis does not serve all that is wanted of it."""
         busy = (
             f"{self._acceptor.statistics().connections} connections, "
             f"{self._bus.hub.statistics().watches} waits, {self._rate():.0f} entries/s"
         )
         redis = self._manager.status()
+        if troubles := redis.troubles():
+            return f"DEGRADED: Redis at {redis.label}: {'; '.join(each.cause for each in troubles)}; {busy}"
         lane = redis.lanes[Lane.COMMAND]
         if lane.connected:
             trip = lane.statistics.round_trip_seconds if lane.statistics is not None else None
             return f"{busy}; Redis at {redis.label}" + (
                 f" in {trip * 1000:.1f} ms" if trip is not None else ""
             )
-        if lane.failure is not None:
-            return f"DEGRADED: Redis at {redis.label}: {lane.failure.cause}; {busy}"
         return f"{busy}; Redis at {redis.label} not used yet"
 
     def _rate(self) -> float:

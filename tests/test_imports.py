@@ -27,6 +27,7 @@ ALLOWED: dict[str, set[str]] = {
     "surface": LEAVES | {"prompts", "resources", "streams", "tools"},
     "reference": {"errors", "prompts", "resources", "tools"},
     "records": {"mcpio", "redisio", "service"},
+    "journal": {"mcpio", "records", "redisio"},
     "banner": {"paths", "settings"},
     "doors": {"errors", "mcpio", "paths", "policy", "service", "settings"},
     "status": {"mcpio", "redisio", "streams"},
@@ -36,6 +37,7 @@ ALLOWED: dict[str, set[str]] = {
     | {
         "banner",
         "doors",
+        "journal",
         "mcpio",
         "paths",
         "prompts",

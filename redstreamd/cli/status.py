@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 import json
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, Final
 
 from redstreamd.cli.asking import envelope, exchange, request_line
@@ -20,7 +20,7 @@ _NAME_COLUMN: Final = 18  # "redstreamd" and a version
 def add_to(commands: Any) -> None:
     """Add the command to the parser."""
     parser = commands.add_parser(
-        "status", help="tell how the running daemon is; exit 1 if it cannot use Redis", allow_abbrev=False
+        "status", help="tell how the running daemon is; exit 1 if Redis fails it", allow_abbrev=False
     )
     parser.add_argument("--socket", metavar="PATH", help="the daemon's socket instead of the usual places")
     parser.add_argument("--json", action="store_true", help="print the daemon's report as it is")
@@ -28,7 +28,7 @@ def add_to(commands: Any) -> None:
 
 
 def run(arguments: argparse.Namespace) -> int:
-    """Print the report; return 0, 1 if the daemon cannot use Redis, 75 without a daemon that answers."""
+    """Print the report; return 0, 1 if Redis does not serve all of it, 75 without a daemon that answers."""
     try:
         with open_connection(arguments.socket) as connection:
             connection.settimeout(_ANSWER_SECONDS)
@@ -46,7 +46,7 @@ def run(arguments: argparse.Namespace) -> int:
         print(json.dumps(report, indent=2))
     else:
         print("\n".join(escaped(line) for line in _lines(report)))
-    return 0 if report["redis"]["ping"]["answered"] else 1
+    return 1 if _troubles(report["redis"]) else 0
 
 
 def _request() -> bytes:
@@ -73,13 +73,14 @@ def _lines(report: Mapping[str, Any]) -> Iterator[str]:
     """Yield the report as text, a part a line and its details below it."""
     yield _line(f"redstreamd {report['redstreamd']}", _process(report["process"]))
     redis = report["redis"]
-    ping = redis["ping"]
-    if ping["answered"]:
-        yield _line("redis", f"{redis['address']}, answers in {ping['seconds'] * 1000:.1f} ms")
+    if troubles := _troubles(redis):
+        for number, trouble in enumerate(troubles):
+            where = f"{redis['address']}, DEGRADED: " if number == 0 else ""
+            yield _line("" if number else "redis", f"{where}{trouble['cause']}")
+            if "next_step" in trouble:
+                yield _line("", f"-> {trouble['next_step']}")
     else:
-        yield _line("redis", f"{redis['address']}, DEGRADED: {ping['cause']}")
-        if "next_step" in ping:
-            yield _line("", f"-> {ping['next_step']}")
+        yield _line("redis", f"{redis['address']}, answers in {redis['ping']['seconds'] * 1000:.1f} ms")
     for lane, state in redis["connections"].items():
         yield _line("", f"{lane}: {_connection(state)}")
     if clients := report.get("clients"):
@@ -94,6 +95,11 @@ def _lines(report: Mapping[str, Any]) -> Iterator[str]:
     yield _line("waiting", f"{waits}, {how}" if waiting["watches"] else waits)
     subscribed = report["subscriptions"]
     yield _line("subscriptions", f"{subscribed['subscriptions']} to {subscribed['topics']} topics")
+
+
+def _troubles(redis: Mapping[str, Any]) -> Sequence[Mapping[str, Any]]:
+    """Return what is wrong with Redis; an answer that does not come is one more, if nothing explains it."""
+    return redis["troubles"] or ([] if redis["ping"]["answered"] else [redis["ping"]])
 
 
 def _line(name: str, text: str) -> str:

@@ -21,8 +21,8 @@ from redstreamd.mcpio.events import (
     AcceptPaused,
     AcceptResumed,
     ConnectionCrashed,
-    ConnectionsExhausted,
     EventHook,
+    TurnedAway,
     contained,
     ignore,
 )
@@ -112,7 +112,6 @@ class Acceptor:
         self._accepting = trio.CancelScope()
         self._connections: set[Connection] = set()
         self._draining = False
-        self._exhausted = False
         self._accepted = 0
         self._refused = 0
         self._crashed = 0
@@ -188,7 +187,6 @@ class Acceptor:
                 self._let_in(stream, door.principal, nursery)
 
     def _let_in(self, stream: trio.SocketStream, principal: Principal, nursery: trio.Nursery) -> None:
-        self._exhausted = False
         self._accepted += 1
         if stream.socket.family in (socket.AF_INET, socket.AF_INET6):
             # A peer that is gone already is noticed by its connection.
@@ -214,9 +212,7 @@ class Acceptor:
     async def _turn_away(self, stream: trio.SocketStream, principal: Principal) -> None:
         self._refused += 1
         limit = self._limits.max_connections
-        if not self._exhausted:
-            self._exhausted = True
-            self._report(ConnectionsExhausted(principal, limit))
+        self._report(TurnedAway(principal, limit))
         message = f"{limit} connections are open, the most there may be (limits.max_connections); try later"
         try:
             with trio.move_on_after(REFUSAL_SECONDS), contextlib.suppress(trio.BrokenResourceError):

@@ -186,6 +186,10 @@ class Connection:
                     open_seconds=trio.current_time() - began,
                     requests=self._dispatcher.requests,
                     cut_off=self._cut_off,
+                    limit_bytes={
+                        Ending.OVERSIZE: self._limits.max_message_bytes,
+                        Ending.OVERFLOW: self._limits.max_outbox_bytes,
+                    }.get(self._ending or Ending.CANCELLED),
                 )
             )
 

@@ -53,6 +53,7 @@ class ConnectionClosed:
         open_seconds: How long it lasted.
         requests: How many requests it sent, refused ones included.
         cut_off: How many of them were cancelled by us because the connection was closing.
+        limit_bytes: The bound that the peer went over; None unless that is how it ended.
     """
 
     connection_id: str
@@ -61,6 +62,7 @@ class ConnectionClosed:
     open_seconds: float
     requests: int
     cut_off: int
+    limit_bytes: int | None
 
 
 @attrs.frozen
@@ -88,8 +90,8 @@ class ConnectionCrashed:
 
 
 @attrs.frozen
-class ConnectionsExhausted:
-    """Newcomers are being turned away; reported again only after one was let in.
+class TurnedAway:
+    """A newcomer was turned away, because too many connections are open.
 
     Attributes:
         limit: `Limits.max_connections`.
@@ -124,7 +126,7 @@ Event = (
     | ConnectionClosed
     | RequestFailed
     | ConnectionCrashed
-    | ConnectionsExhausted
+    | TurnedAway
     | AcceptPaused
     | AcceptResumed
 )

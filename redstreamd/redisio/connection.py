@@ -81,6 +81,7 @@ class Connection:
         *,
         role: str,
         on_push: Callable[[list[Any]], None] | None = None,
+        on_ping_refused: Callable[[RedisError], None] | None = None,
         greeting: Sequence[tuple[Arg, ...]] = (),
         reply_timeout: float = 5.0,
         ping_interval: float = 10.0,
@@ -93,6 +94,7 @@ class Connection:
             role: Appended to the client's name at the server.
             on_push: Called with each push notification, in order with the replies. If it raises,
                 that is logged and the connection goes on.
+            on_ping_refused: Called with each error reply to a PING, which ends nothing; must not raise.
             greeting: Commands sent after the login; an error reply to one ends the connection.
             reply_timeout: Seconds after which a server that owes a reply is given up.
             ping_interval: Seconds between PINGs.
@@ -101,6 +103,7 @@ class Connection:
         self._target = target
         self._role = role
         self._on_push = on_push
+        self._on_ping_refused = on_ping_refused
         self._greeting = tuple(greeting)
         self._reply_timeout = reply_timeout
         self._ping_interval = ping_interval
@@ -333,8 +336,10 @@ class Connection:
             with trio.move_on_after(patience) as limit:
                 try:
                     await self.submit("PING").reply()
-                except RedisError:
-                    pass  # LOADING, BUSY and MISCONF are signs of life as well
+                except RedisError as error:
+                    # LOADING, BUSY and MISCONF are signs of life as well.
+                    if self._on_ping_refused is not None:
+                        self._on_ping_refused(error)
                 except (QueueFull, NotSent):
                     continue  # others wait for replies, which is as good a test
             if limit.cancelled_caught:

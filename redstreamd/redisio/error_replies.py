@@ -56,7 +56,9 @@ BY_REPLY_CODE: Final[dict[str, Reading]] = {
     "OOM": Reading(
         Code.BACKEND_OUT_OF_MEMORY,
         "Redis has reached its memory limit and refuses writes",
-        "Trim or delete streams, or raise maxmemory; reading and taking work still function.",
+        "Trim or delete entries (stream_manage), or raise maxmemory. Meanwhile adding, taking, extending and "
+        "failing work and creating groups are refused; reading, finishing work (work_done) and trimming are "
+        "served.",
     ),
     "READONLY": Reading(
         Code.BACKEND_READ_ONLY,

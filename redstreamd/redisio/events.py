@@ -102,4 +102,91 @@ class RenewalFailed:
     cause: str
 
 
-RedisEvent = Connected | ConnectionLost | ConnectFailed | LoginRenewed | RenewalFailed
+@attrs.frozen
+class WritesRefused:
+    """The server answers, and refuses to write; told again for another reason, or after `WritesAccepted`.
+
+    Attributes:
+        label: The server's address.
+        code: The word that opened its reply: OOM, READONLY or MISCONF.
+        cause: The reply.
+        next_step: What an operator can change.
+    """
+
+    label: str
+    code: str
+    cause: str
+    next_step: str
+
+
+@attrs.frozen
+class WritesAccepted:
+    """The server writes again.
+
+    Attributes:
+        label: The server's address.
+        refused_seconds: For how long it did not.
+    """
+
+    label: str
+    refused_seconds: float
+
+
+@attrs.frozen
+class Unusable:
+    """A reason for not being connected that was not told since all wanted lanes were connected last.
+
+    Attributes:
+        label: The server's address.
+        lanes: What is not connected.
+        failure: Why.
+    """
+
+    label: str
+    lanes: tuple[Lane, ...]
+    failure: Failure
+
+
+@attrs.frozen
+class Usable:
+    """All lanes that are wanted are connected, for the first time or again.
+
+    Attributes:
+        label: The server's address.
+        server: What it calls itself.
+        lanes: Which were connected since this was told last.
+        lost: Why the first of their connections ended; None if there was none before.
+        down_seconds: How long the longest of them was without a connection.
+        attempts: How many attempts failed for it.
+    """
+
+    label: str
+    server: str
+    lanes: tuple[Lane, ...]
+    lost: Failure | None
+    down_seconds: float
+    attempts: int
+
+
+@attrs.frozen
+class KeepsEnding:
+    """Connections are made again at once, and end again and again soon after.
+
+    Attributes:
+        label: The server's address.
+        lane: The first to which that happened.
+        times: How often in a row.
+        failure: How the last one ended.
+        next_step: What an operator can change.
+    """
+
+    label: str
+    lane: Lane
+    times: int
+    failure: Failure
+    next_step: str
+
+
+LaneEvent = Connected | ConnectionLost | ConnectFailed
+RedisEvent = LaneEvent | LoginRenewed | RenewalFailed | WritesRefused | WritesAccepted
+OutageEvent = Unusable | Usable | KeepsEnding

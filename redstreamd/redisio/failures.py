@@ -69,6 +69,11 @@ class ReplyLost(ConnectionEnded):
 
 _WAIT = "Nothing needs to be changed; redstreamd keeps trying."
 
+IDLE_LIMIT = (
+    "Look at `CONFIG GET timeout` in Redis: below 10 it closes idle connections before redstreamd asks for a "
+    "sign of life; set it to 0, or to 30 and more. Else a proxy, a firewall or somebody ends them."
+)
+
 SHUTTING_DOWN = Failure(FailureKind.UNREACHABLE, "redstreamd is shutting down", "Repeat after its restart.")
 STILL_CONNECTING = Failure(FailureKind.UNREACHABLE, "there was no connection yet", _WAIT)
 

@@ -175,12 +175,13 @@ class LaneKeeper:
     def status(self) -> LaneStatus:
         """Return a snapshot."""
         connection = self.connection
+        obstacle = None if self._obstacle is None or connection is not None else self._obstacle()
         return LaneStatus(
             wanted=self._wanted.is_set(),
             connected=connection is not None,
             seconds=max(0.0, trio.current_time() - self._since),
             server=connection.server if connection is not None else "",
-            failure=self._failure,
+            failure=obstacle or self._failure,
             failed_attempts=0 if connection is not None else self._failed_attempts,
             statistics=connection.statistics() if connection is not None else None,
         )

@@ -8,7 +8,7 @@ commands ``commands``'.
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Coroutine, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import attrs
@@ -29,10 +29,24 @@ from redstreamd.redisio.lane import LaneKeeper, LaneStatus
 from redstreamd.redisio.renewal import Renewal
 from redstreamd.redisio.scripts import Script
 from redstreamd.redisio.target import Target
+from redstreamd.redisio.writes import Refusal, Writes
 
 __all__ = ["Lane", "Manager", "RedisStatus", "Replay"]
 
 _log = logging.getLogger(__name__)
+
+
+@attrs.frozen
+class Trouble:
+    """Something that keeps Redis from serving all that is wanted of it.
+
+    Attributes:
+        cause: What and why.
+        next_step: What an operator can change.
+    """
+
+    cause: str
+    next_step: str
 
 
 @attrs.frozen
@@ -42,10 +56,28 @@ class RedisStatus:
     Attributes:
         label: The server's address.
         lanes: Each lane's state.
+        refusal: Why the server refuses writes; None if it does not, as far as is known.
     """
 
     label: str
     lanes: Mapping[Lane, LaneStatus]
+    refusal: Refusal | None
+
+    def troubles(self) -> list[Trouble]:
+        """Return what is wrong, worst first; a lane that connects for the first time is not wrong yet."""
+        away = {
+            lane: state.failure
+            for lane, state in self.lanes.items()
+            if state.wanted and not state.connected and state.failure is not None
+        }
+        found = []
+        for failure in dict.fromkeys(away.values()):
+            lanes = ", ".join(lane.value for lane, why in away.items() if why == failure)
+            found.append(Trouble(f"no connection for {lanes}: {failure.cause}", failure.next_step))
+        if (refusal := self.refusal) is not None:
+            cause = f"Redis refuses writes since {refusal.seconds:.0f} s: {refusal.cause}"
+            found.append(Trouble(cause, refusal.next_step))
+        return found
 
 
 def _no_push(_message: list[Any]) -> None: ...
@@ -106,6 +138,7 @@ class Manager:
             )
             for lane in Lane
         }
+        self._writes = Writes(target.label, self._ask, on_event=self._tell)
         self._renewal = Renewal(target, connections=self._open_connections, on_event=self._tell)
 
     def set_watch_hooks(
@@ -131,7 +164,9 @@ class Manager:
     def status(self) -> RedisStatus:
         """Return a snapshot."""
         return RedisStatus(
-            label=self._target.label, lanes={lane: keeper.status() for lane, keeper in self._lanes.items()}
+            label=self._target.label,
+            lanes={lane: keeper.status() for lane, keeper in self._lanes.items()},
+            refusal=self._writes.refusal(),
         )
 
     async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
@@ -143,6 +178,7 @@ class Manager:
             for keeper in self._lanes.values():
                 await nursery.start(keeper.run)
             await nursery.start(self._renewal.run)
+            await nursery.start(self._writes.run)
             # From the start, so that status and records tell about Redis before the first command.
             self._lanes[Lane.COMMAND].want()
             task_status.started()
@@ -225,12 +261,21 @@ class Manager:
         except ConnectionEnded as ended:
             raise keeper.unavailable(ended.failure) from None
 
-    def _deliver(
-        self, args: tuple[Arg, ...], lane: Lane, replay: Replay, deadline: float
-    ) -> Coroutine[Any, Any, Any]:
-        return deliver(
-            self._lanes[lane], args, replay=replay, deadline=deadline, timeout=self._command_timeout
-        )
+    async def _deliver(self, args: tuple[Arg, ...], lane: Lane, replay: Replay, deadline: float) -> Any:
+        try:
+            return await deliver(
+                self._lanes[lane], args, replay=replay, deadline=deadline, timeout=self._command_timeout
+            )
+        except ServerReplied as answer:
+            self._writes.notice(args, answer)
+            raise
+
+    async def _ask(self, *args: Arg) -> Any:
+        return await self.execute(*args, replay=Replay.SAFE)
+
+    def _ping_refused(self, error: RedisError) -> None:
+        if isinstance(answer := bus_error(error), ServerReplied):
+            self._writes.notice(("PING",), answer)
 
     def _connector(self, lane: Lane) -> Callable[[], Connection]:
         def connect() -> Connection:
@@ -238,6 +283,7 @@ class Manager:
                 self._target,
                 role=lane.value,
                 on_push=self._push if lane is Lane.WATCH else None,
+                on_ping_refused=self._ping_refused,
                 reply_timeout=self._command_timeout,
                 ping_interval=self._ping_interval,
                 ping_timeout=self._ping_timeout,

@@ -1,0 +1,93 @@
+"""What clients make happen again and again is one record, and its end says how often; on a virtual clock."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import AsyncIterator
+from typing import Any
+
+import pytest
+import trio
+import trio.testing
+
+from redstreamd.journal import QUIET_SECONDS, Journal
+from redstreamd.mcpio.events import ConnectionClosed, Ending, TurnedAway
+from redstreamd.policy import Principal
+from redstreamd.redisio.events import RenewalFailed, WritesAccepted, WritesRefused
+
+ANN, BOB = Principal("ann", "unix"), Principal("bob", "unix")
+
+
+@pytest.fixture
+def anyio_backend() -> tuple[str, dict[str, Any]]:
+    return "trio", {"clock": trio.testing.MockClock(autojump_threshold=0)}
+
+
+@pytest.fixture
+async def journal(caplog: pytest.LogCaptureFixture) -> AsyncIterator[Journal]:
+    journal = Journal()
+    with caplog.at_level(logging.INFO, "redstreamd"):
+        async with trio.open_nursery() as nursery:
+            await nursery.start(journal.run)
+            yield journal
+            nursery.cancel_scope.cancel()
+
+
+def closed(ending: Ending, principal: Principal = ANN, limit_bytes: int | None = 8) -> ConnectionClosed:
+    return ConnectionClosed("c1", principal, ending, 0.1, requests=1, cut_off=0, limit_bytes=limit_bytes)
+
+
+async def test_newcomers_turned_away_are_one_record_and_a_count_at_the_end(
+    journal: Journal, caplog: pytest.LogCaptureFixture
+) -> None:
+    for _ in range(100):
+        journal(TurnedAway(ANN, 5))
+        await trio.sleep(QUIET_SECONDS / 2)
+    (first,) = caplog.records
+    assert "raise limits.max_connections" in first.message
+    await trio.sleep(QUIET_SECONDS)
+    assert len(caplog.records) == 2
+    assert caplog.records[1].message.startswith(f"99 more in {99 * QUIET_SECONDS / 2:.0f} s")
+    # Another day: another record, and no count of none.
+    journal(TurnedAway(ANN, 5))
+    await trio.sleep(2 * QUIET_SECONDS)
+    assert len(caplog.records) == 3
+
+
+async def test_connections_that_had_to_be_closed_are_one_record_a_kind_and_principal(
+    journal: Journal, caplog: pytest.LogCaptureFixture
+) -> None:
+    for _ in range(30):
+        journal(closed(Ending.OVERSIZE))
+        journal(closed(Ending.OVERSIZE, BOB))
+        journal(closed(Ending.OVERFLOW))
+    assert [record.levelname for record in caplog.records] == ["WARNING"] * 3
+    assert "sent a message over 8 bytes" in caplog.records[0].message
+    assert "limits.max_message_bytes" in caplog.records[0].message
+    assert "bob" in caplog.records[1].message
+    assert "did not read its answers" in caplog.records[2].message
+    await trio.sleep(2 * QUIET_SECONDS)
+    assert [record.message[:7] for record in caplog.records[3:]] == ["29 more"] * 3
+
+
+async def test_what_clients_do_by_themselves_and_what_happens_rarely_is_not_counted(
+    journal: Journal, caplog: pytest.LogCaptureFixture
+) -> None:
+    for _ in range(3):
+        journal(closed(Ending.EOF, limit_bytes=None))
+        journal(RenewalFailed("r:1", "no luck"))
+        journal(WritesRefused("r:1", "OOM", "full", "Trim."))
+        journal(WritesAccepted("r:1", 12.0))
+    assert [record.levelname for record in caplog.records] == ["WARNING", "WARNING", "INFO"] * 3
+    assert caplog.records[1].message == "Redis at r:1 refuses writes: full. Trim."
+
+
+async def test_a_count_under_way_is_told_when_the_daemon_stops(caplog: pytest.LogCaptureFixture) -> None:
+    journal = Journal()
+    async with trio.open_nursery() as nursery:
+        await nursery.start(journal.run)
+        for _ in range(3):
+            journal(TurnedAway(ANN, 5))
+        await trio.sleep(1)
+        nursery.cancel_scope.cancel()
+    assert caplog.records[-1].message.startswith("2 more in 0 s")
