@@ -33,6 +33,9 @@ from redstreamd.policy import Principal
 # Notifications ahead of the first request, which wait for it to decide the era; the SDK keeps as many.
 MAX_EARLY_NOTIFICATIONS: Final = 8
 
+# Requests that are served one after the other, in the order they came in: one takes the other back.
+_IN_ORDER: Final = frozenset({"resources/subscribe", "resources/unsubscribe"})
+
 Deliver = Callable[[bytes], Awaitable[None]]
 """Takes a line for the peer and may write it out; raises nothing but `trio.Cancelled`."""
 
@@ -42,8 +45,9 @@ class Dispatcher:
 
     Behaviour:
         Requests run concurrently and are answered in the order they finish; notifications and `initialize`
-        are handled in the order they arrive, before the next message is looked at. A request that the peer
-        cancels is never answered. Any other is answered once.
+        are handled in the order they arrive, before the next message is looked at. Subscribing and
+        unsubscribing keep their order, too, without holding up anything else. A request that the peer cancels
+        is never answered. Any other is answered once.
 
     Attributes:
         in_flight: The requests that are being served.
@@ -93,6 +97,8 @@ class Dispatcher:
         if state is not None and state.era is not None:
             self._kernel = self._make_kernel(state.era, state)
         self._early: list[Notification] = []
+        # The end of the last request of those that keep their order.
+        self._last_in_order: trio.Event | None = None
         self.in_flight = InFlight(limits)
         self.requests = 0
 
@@ -169,8 +175,11 @@ class Dispatcher:
             line = await self._outcome(kernel, self._register(request, size))
             if line is not None:
                 self._send(line)
-        else:
-            nursery.start_soon(self._answer, kernel, self._register(request, size))
+            return
+        call = self._register(request, size)
+        if request.method in _IN_ORDER:
+            call.after, self._last_in_order = self._last_in_order, call.settled
+        nursery.start_soon(self._answer, kernel, call)
 
     async def _take_notification(self, message: Notification) -> None:
         if message.method == "notifications/cancelled":
@@ -258,6 +267,8 @@ class Dispatcher:
         line = None
         try:
             with call.scope:
+                if call.after is not None:
+                    await call.after.wait()
                 line = self._fitting(request, jsonrpc.result(request.id, await self._serve(kernel, call)))
         except Exception as exc:  # noqa: BLE001 - a handler may raise anything
             line = self._failure(request, exc)

@@ -32,14 +32,18 @@ class Call:
         size: Length of the line it came in, in bytes.
         context: What its handler is given.
         scope: Cancels its handler.
+        after: Its handler does not begin before this is set.
         withdrawn: Nobody waits for an answer any more, so none is sent.
+        settled: Set once its handler is done, however it ended.
     """
 
     request: Request
     size: int
     context: RequestContext
+    after: trio.Event | None = None
     scope: trio.CancelScope = attrs.field(factory=trio.CancelScope)
     withdrawn: bool = False
+    settled: trio.Event = attrs.field(factory=trio.Event)
 
     def withdraw(self) -> None:
         """Cancel it, and never answer it."""
@@ -99,6 +103,7 @@ class InFlight:
     def settle(self, call: Call) -> None:
         """Forget a call: its handler is done, however it ended."""
         call.context.close()
+        call.settled.set()
         del self._calls[coerce_request_id(call.request.id)]
         self._bytes -= call.size
         if not self._calls:

@@ -145,8 +145,9 @@ class HandshakeKernel:
         return result
 
     async def notify(self, context: RequestContext, method: str, params: Params) -> None:
-        """Run the handler of a notification."""
-        await self._runner.on_notify(context, method, params)
+        """Run the handler of a notification; nothing is initialized before `initialize`, whatever it says."""
+        if method != "notifications/initialized" or self.settled:
+            await self._runner.on_notify(context, method, params)
 
     def state(self, connection_id: str) -> ConnectionState:
         """Return the handshake's outcome."""

@@ -83,6 +83,17 @@ async def test_an_era_is_settled_before_the_request_that_shows_it_is_answered() 
     assert b"-32022" in received
 
 
+async def test_a_peer_that_calls_itself_initialized_is_not_before_it_was() -> None:
+    """Else it could subscribe without a session, and be told in the wrong words once it speaks the other era."""
+    with trio.fail_after(10):
+        async with ours() as talk_to_us, theirs() as talk_to_them:
+            for talk, code in ((talk_to_us, -32602), (talk_to_them, None)):
+                assert await talk(READY) == []
+                assert code_of(await talk(request("tools/list"))) == code
+            assert code_of(await talk_to_us(HELLO)) is None
+            assert code_of(await talk_to_us(request("tools/list"))) is None
+
+
 async def test_the_sdk_settles_on_the_first_request() -> None:
     """If this fails, the SDK has come round, and so may tests/mcpio/test_sdk_difference.py."""
     with trio.fail_after(10):

@@ -116,7 +116,6 @@ SEQUENCES: dict[str, list[Line]] = {
         call("echo"),
         request("no/such"),
     ],
-    "initialized out of the blue": [READY, request("tools/list")],
     "notifications before the first request": [notification("notifications/x")] * 12
     + [READY, request("tools/list")],
     "a handshake that is not valid": [

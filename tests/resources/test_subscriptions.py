@@ -100,18 +100,30 @@ async def test_nothing_is_left_behind_however_a_subscription_ends(redis: Server,
             assert not surface.updates._subscribers
 
 
-async def test_a_subscription_that_is_taken_back_while_it_is_being_made_is_not_made(redis: Server) -> None:
+async def test_subscribing_and_unsubscribing_take_effect_in_the_order_in_which_they_were_sent(
+    redis: Server,
+) -> None:
+    """However close they follow one another."""
     with trio.fail_after(20):
         async with running_surface(redis) as surface, following(surface, "handshake") as client:
             raw = client.raw
-            await raw.send(
-                raw.request("resources/subscribe", {"uri": URI}, request_id="a"),
-                raw.request("resources/unsubscribe", {"uri": URI}, request_id="b"),
-            )
-            assert {(await raw.receive())["id"] for _ in range(2)} == {"a", "b"}
-            # In whichever order they were served, what is kept is consistent.
-            stated = client.connection.state().subscriptions
-            assert surface.updates.statistics().subscriptions == len(stated)
+            for number in range(20):
+                uri = stream_uri(f"s{number}")
+                methods = ["subscribe", "unsubscribe", "subscribe", "unsubscribe"]
+                if number % 2:
+                    methods.append("subscribe")
+                lines = [raw.request(f"resources/{method}", {"uri": uri}) for method in methods]
+                await raw.send(*lines)
+                answered = [(await raw.receive())["id"] for _ in lines]
+                assert answered == [line["id"] for line in lines]
+                stated = client.connection.state().subscriptions
+                assert (uri in stated) is bool(number % 2)
+                assert surface.updates.statistics().subscriptions == len(stated)
+            # What waits for its turn can be cancelled, and the next one does not wait for it.
+            await raw.send(raw.request("resources/subscribe", {"uri": URI}, request_id="a"))
+            await raw.send(raw.request("resources/unsubscribe", {"uri": URI}, request_id="b"))
+            await raw.cancel("b")
+            assert "result" in await raw.call("resources/subscribe", {"uri": URI})
 
 
 @ERAS
