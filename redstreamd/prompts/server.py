@@ -13,6 +13,7 @@ import msgspec
 from mcp.server.context import ServerRequestContext
 from mcp.shared.exceptions import MCPError
 
+from redstreamd import ijson
 from redstreamd.errors import BusError
 from redstreamd.policy import Principal
 from redstreamd.prompts.definition import Asking, Brief, Prompt, Prompts
@@ -58,6 +59,7 @@ class PromptServer:
             )
         try:
             given = params.arguments or {}
+            ijson.check(given)
             brief = await found.get(Asking(self._facts, ctx.lifespan_context), given)
         except BusError as error:
             raise refused(error) from error

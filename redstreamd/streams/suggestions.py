@@ -88,7 +88,7 @@ class Suggester:
             BusError: CONNECTION_ERROR and the like. That there is no such stream is no error.
         """
         search = self._searches.get(argument)
-        if search is None:
+        if search is None or not self._may_begin_a_name(prefix):
             return Suggestions([], 0)
         try:
             found = await search(prefix, others)
@@ -102,6 +102,13 @@ class Suggester:
     @property
     def _bus(self) -> Bus:
         return self._facts.bus
+
+    def _may_begin_a_name(self, prefix: str) -> bool:
+        """Tell whether it is worth asking Redis: not for what is too long, or no text."""
+        try:
+            return len(prefix.encode()) <= self._bus.settings.streams.max_name_bytes
+        except UnicodeEncodeError:
+            return False
 
     async def _streams(self, prefix: str, _others: Mapping[str, str]) -> _Found:
         return _Found(await self._bus.lister.names(_GLOB.sub(r"\\\1", prefix) + "*"))

@@ -84,7 +84,7 @@ async def test_an_era_is_settled_before_the_request_that_shows_it_is_answered() 
 
 
 async def test_a_peer_that_calls_itself_initialized_is_not_before_it_was() -> None:
-    """Else it could subscribe without a session, and be told in the wrong words once it speaks the other era."""
+    """Else it could subscribe without a session, and be told so in the wrong form by the other era."""
     with trio.fail_after(10):
         async with ours() as talk_to_us, theirs() as talk_to_them:
             for talk, code in ((talk_to_us, -32602), (talk_to_them, None)):

@@ -18,9 +18,10 @@ from redstreamd.policy import Permission
 from redstreamd.prompts import design, diagnosis, work
 from redstreamd.prompts.catalog import PROMPTS
 from redstreamd.prompts.definition import MAX_ARGUMENT, Argument, Brief, Prompts, prompt
+from redstreamd.redisio.events import Lane
 from redstreamd.tools.catalog import REGISTRY
 from tests.support.daemon import Daemon, running_daemon
-from tests.support.mcp_client import connected
+from tests.support.mcp_client import connected, raw_client
 from tests.support.servers import Server
 
 ERAS = pytest.mark.parametrize("era", ["handshake", "modern"])
@@ -132,9 +133,25 @@ async def test_the_connection_can_be_diagnosed_when_there_is_none(era: Any) -> N
             _, facts = await asked(client, "diagnose-connection", {})
             (health,) = facts.values()
             assert health["redis"]["ping"]["answered"] is False
+            assert "refused" in health["redis"]["troubles"][0]["cause"].lower()
             assert "refused" in health["redis"]["connections"]["command"]["cause"].lower()
             _, facts = await asked(client, "diagnose-stream", {"stream": "s"})
             assert facts["redstream://streams/s"]["failed"]["code"] == "CONNECTION_ERROR"
+
+
+@ERAS
+async def test_a_server_on_which_nobody_has_waited_is_not_said_to_refuse_tracking(
+    daemon: Daemon, era: Any
+) -> None:
+    with trio.fail_after(10):
+        async with connected(daemon.path, era=era) as client:
+            text, facts = await asked(client, "diagnose-connection", {})
+            (health,) = facts.values()
+            assert health["waiting"]["tracking"] is False
+            assert "watch" not in health["redis"]["connections"]
+            assert 'only if "watch" is among the connections' in text
+            for lane in Lane:
+                assert f'"{lane.value}"' in text
 
 
 @ERAS
@@ -204,3 +221,13 @@ def test_a_definition_that_contradicts_itself_is_refused() -> None:
     made = prompt("a", title="A", streams=())(fine)
     with pytest.raises(ValueError, match="two prompts"):
         Prompts([made, made])
+
+
+@ERAS
+async def test_an_argument_that_is_no_text_is_refused(daemon: Daemon, era: Any) -> None:
+    with trio.fail_after(10):
+        async with raw_client(daemon.path, era=era, initialize=era == "handshake") as raw:
+            for arguments in ({"purpose": "\ud800"}, {"\ud800": "x"}):
+                answer = await raw.call("prompts/get", {"name": "design-stream", "arguments": arguments})
+                assert answer["error"]["code"] == -32602
+                assert answer["error"]["data"]["code"] == "INVALID_ARGUMENT"

@@ -11,7 +11,7 @@ from mcp.shared.exceptions import MCPError
 from mcp_types import PromptReference, ResourceTemplateReference
 
 from tests.support.daemon import Daemon, running_daemon
-from tests.support.mcp_client import connected
+from tests.support.mcp_client import connected, raw_client
 from tests.support.servers import Server
 
 ERAS = pytest.mark.parametrize("era", ["handshake", "modern"])
@@ -76,6 +76,19 @@ async def test_what_exists_and_begins_so_is_suggested(
     assert answer.completion.values == values
     assert answer.completion.total == len(values)
     assert answer.completion.has_more is False
+
+
+@ERAS
+async def test_what_can_begin_no_name_is_not_looked_for(daemon: Daemon, redis: Server, era: Any) -> None:
+    redis.command("CONFIG", "RESETSTAT")
+    ref = {"type": "ref/resource", "uri": STREAM.uri}
+    with trio.fail_after(10):
+        async with raw_client(daemon.path, era=era, initialize=era == "handshake") as raw:
+            for value in ("\ud800", "x" * 513):
+                params = {"ref": ref, "argument": {"name": "stream", "value": value}}
+                answer = await raw.call("completion/complete", params)
+                assert answer["result"]["completion"]["values"] == []
+    assert b"cmdstat_scan" not in redis.command("INFO", "commandstats")
 
 
 @ERAS
