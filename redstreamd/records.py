@@ -94,8 +94,8 @@ def _(event: redis.Usable) -> tuple[int, str]:
 @words.register
 def _(event: redis.KeepsEnding) -> tuple[int, str]:
     return logging.WARNING, (
-        f"connections to Redis at {event.label} keep ending, the one for {event.lane.value} {event.times} "
-        f"times in a row: {event.failure.cause}. They are made again at once, and that is recorded no more. "
+        f"connections to Redis at {event.label} keep ending, for {_lanes(event.lanes)} {event.times} times "
+        f"in a row: {event.failure.cause}. They are made again at once, and that is recorded no more. "
         f"{event.next_step}"
     )
 

@@ -174,14 +174,14 @@ class KeepsEnding:
 
     Attributes:
         label: The server's address.
-        lane: The first to which that happened.
+        lanes: Those to which that happened first.
         times: How often in a row.
         failure: How the last one ended.
         next_step: What an operator can change.
     """
 
     label: str
-    lane: Lane
+    lanes: tuple[Lane, ...]
     times: int
     failure: Failure
     next_step: str

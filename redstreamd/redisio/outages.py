@@ -76,16 +76,17 @@ class Outages:
 
     def _end(self, event: Connected) -> None:
         """Tell that all is well again, unless that is known to last no minute."""
-        restless = [lane for lane, times in self._short_lived.items() if times >= _A_PATTERN]
-        if self._told or self._lost is None or not restless:
+        restless = {lane: times for lane, times in self._short_lived.items() if times >= _A_PATTERN}
+        if self._told or self._lost is None or restless.keys().isdisjoint(self._lanes):
             lanes = tuple(self._lanes)
             self._tell(
                 Usable(event.label, event.server, lanes, self._lost, self._down_seconds, self._attempts)
             )
-        elif restless == [event.lane] and self._short_lived[event.lane] == _A_PATTERN:
+        elif restless.keys() <= self._lanes.keys() and max(restless.values()) == _A_PATTERN:
+            # The first to become so, alone or together.
             closed = self._lost == failures.closed_by_server()
             step = failures.IDLE_LIMIT if closed else self._lost.next_step
-            self._tell(KeepsEnding(event.label, event.lane, _A_PATTERN, self._lost, step))
+            self._tell(KeepsEnding(event.label, tuple(restless), _A_PATTERN, self._lost, step))
         self._lanes.clear()
         self._told.clear()
         self._lost = None

@@ -120,6 +120,16 @@ def test_connections_that_end_soon_again_and_again_are_told_once_with_the_likely
     assert [type(event) for event in played.heard()].count(KeepsEnding) == 1
 
 
+def test_lanes_that_keep_ending_together_are_told_of_together(played: Played) -> None:
+    for _ in range(20):
+        played.lose(*Lane, up_seconds=5.0)
+        played.connect(*Lane)
+    told = played.heard()
+    assert [type(event) for event in told] == [Usable, Usable, KeepsEnding]
+    assert isinstance(told[-1], KeepsEnding)
+    assert told[-1].lanes == tuple(Lane)
+
+
 def test_what_else_keeps_ending_connections_is_told_with_its_own_step(played: Played) -> None:
     for _ in range(5):
         played.lose(Lane.BULK, failure=failures.oversized(10), up_seconds=1.0)

@@ -1,0 +1,157 @@
+"""What an administrator finds in the journal, in `redstreamd status` and behind `systemctl status`."""
+
+from __future__ import annotations
+
+import contextlib
+import socket
+import subprocess
+import time
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import hiredis
+import pytest
+
+from tests.support.daemon import PROGRAM, Daemon, clean_environment, home, running_daemon
+from tests.support.servers import Server, start_redis
+
+
+def until(condition: Callable[[], bool], seconds: float = 20) -> None:
+    """Return once it is so."""
+    deadline = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
+
+
+def records(daemon: Daemon, words: str) -> list[str]:
+    """The records that contain `words`."""
+    return [line for line in daemon.log.splitlines() if words in line]
+
+
+def status(daemon: Daemon) -> tuple[int, str]:
+    """What `redstreamd status` says, and its exit status."""
+    done = subprocess.run(
+        [PROGRAM, "status", "--socket", daemon.path],
+        env=clean_environment(daemon.directory),
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+    return done.returncode, done.stdout
+
+
+def use_every_lane(daemon: Daemon) -> None:
+    """Have all four connections opened."""
+    daemon.call("stream_add", stream="s", entries=[{"a": 1}], durability="replicated")
+    daemon.call("stream_read", stream="s")
+    daemon.call("stream_wait", streams=["s"], timeout_seconds=0)
+    daemon.call("stream_wait", streams=["s"], cursor="9999999999999-0", timeout_seconds=1)
+
+
+@pytest.fixture
+def served() -> Iterator[tuple[Server, Daemon]]:
+    """A daemon with all its connections, over TCP to a Redis of its own."""
+    with home() as directory, start_redis() as server:
+        address = {"REDIS_HOST": "127.0.0.1", "REDIS_PORT": str(server.port)}
+        with running_daemon("absent", directory=directory, **address) as daemon:
+            use_every_lane(daemon)
+            until(lambda: server.command("CLIENT", "LIST").count(b"name=redstreamd:") == 4)
+            yield server, daemon
+
+
+def test_an_outage_is_one_record_with_its_cause_and_one_for_its_end(served: tuple[Server, Daemon]) -> None:
+    server, daemon = served
+    time.sleep(1.1)  # long enough for each connection to count as one that worked
+    before = len(daemon.log.splitlines())
+    server.kill()
+    until(lambda: bool(records(daemon, "cannot use Redis")))
+    assert status(daemon)[0] == 1
+    time.sleep(1)
+    server.start()
+    until(lambda: bool(records(daemon, "failed attempts")))
+    until(lambda: status(daemon)[0] == 0)
+    log = daemon.log.splitlines()[before:]
+    told = [line for line in log if "LOADING" not in line]
+    assert len(told) == 2, log
+    assert len(log) <= 3
+    assert "Connection refused. Start Redis" in told[0]
+    for lane in ("command", "watch", "bulk", "durable"):
+        assert lane in told[0]
+        assert lane in told[1]
+    assert "Nothing needs to be changed" not in daemon.log
+
+
+def test_a_lane_without_its_connection_is_degraded(served: tuple[Server, Daemon]) -> None:
+    server, daemon = served
+    assert status(daemon)[0] == 0
+    clients = server.command("CLIENT", "LIST").decode().splitlines()
+    (bulk,) = (dict(pair.split("=", 1) for pair in line.split()) for line in clients if ":bulk " in line)
+    with open_client(server) as ask:
+        ask("CONFIG", "SET", "maxclients", 1)
+        ask("CLIENT", "KILL", "ID", bulk["id"])
+        until(lambda: status(daemon)[0] == 1)
+        text = status(daemon)[1]
+        ask("CONFIG", "SET", "maxclients", 1000)
+    assert "DEGRADED: no connection for bulk: " in text
+    assert "maxclients" in text
+    assert len(records(daemon, "cannot use Redis")) == 1
+    until(lambda: status(daemon)[0] == 0)
+
+
+@contextlib.contextmanager
+def open_client(server: Server) -> Iterator[Callable[..., Any]]:
+    """A client that is there already when no other is let in."""
+    with socket.socket(socket.AF_UNIX) as connection:
+        connection.connect(server.path)
+
+        def ask(*args: str | int) -> Any:
+            connection.sendall(hiredis.pack_command(args))
+            reader = hiredis.Reader()
+            while (reply := reader.gets()) is False:
+                reader.feed(connection.recv(1 << 16))
+            return reply
+
+        yield ask
+
+
+def test_a_server_that_refuses_writes_is_told_and_shown(served: tuple[Server, Daemon]) -> None:
+    server, daemon = served
+    server.command("REPLICAOF", "127.0.0.1", 1)
+    for _ in range(3):
+        assert daemon.call("stream_add", stream="s", entries=[{"a": 1}])["isError"]
+    (record,) = records(daemon, "refuses writes")
+    assert "READONLY" in record
+    assert "Point redstreamd at the primary" in record
+    code, text = status(daemon)
+    assert code == 1
+    assert "DEGRADED: Redis refuses writes" in text
+    server.command("REPLICAOF", "NO", "ONE")
+    until(lambda: status(daemon)[0] == 0)
+    assert len(records(daemon, "accepts writes again")) == 1
+
+
+def test_an_idle_timeout_of_redis_is_named_once_and_fills_no_journal(served: tuple[Server, Daemon]) -> None:
+    server, daemon = served
+    server.command("CONFIG", "SET", "timeout", 1)
+    until(lambda: bool(records(daemon, "CONFIG GET timeout")), 30)
+    before = len(daemon.log.splitlines())
+    time.sleep(6)
+    assert len(daemon.log.splitlines()) == before
+    assert len(records(daemon, "CONFIG GET timeout")) == 1
+
+
+def test_a_peer_that_sends_too_much_over_and_over_is_one_record(served: tuple[Server, Daemon]) -> None:
+    _, daemon = served
+    for _ in range(5):
+        with socket.socket(socket.AF_UNIX) as peer:
+            peer.connect(daemon.path)
+            with contextlib.suppress(OSError):
+                peer.sendall(b"x" * (9 << 20))
+                peer.recv(1 << 16)
+    until(lambda: bool(records(daemon, "limits.max_message_bytes")))
+    daemon.stop()
+    first, count = records(daemon, "limits.max_message_bytes")
+    assert "sent a message over 8388608 bytes" in first
+    assert "4 more" in count
