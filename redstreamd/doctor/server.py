@@ -26,7 +26,7 @@ _PUSH_SECONDS: Final = 2.0
 _CLOCK_SECONDS: Final = 1.0
 
 _FINDINGS: Final = {
-    "persistence": ("save_failed", "no_persistence", "snapshots_only"),
+    "persistence": ("save_failed", "aof_rewrite_failed", "no_persistence", "snapshots_only"),
     "memory": ("eviction", "eviction_of_expiring_keys", "memory_nearly_full"),
     "replication": ("read_only_replica", "no_replica", "replica_behind"),
 }
@@ -106,7 +106,8 @@ def _judged(name: str, tried: str, findings: Iterable[Finding], facts: ServerFac
     seen = {
         "persistence": (
             f"append-only file {'on' if facts.info.get('aof_enabled') == '1' else 'off'}, snapshots "
-            f"{saves}, last save {facts.info.get('rdb_last_bgsave_status', 'unknown')}"
+            f"{saves}, last save {facts.info.get('rdb_last_bgsave_status', 'unknown')}, last rewrite "
+            f"{facts.info.get('aof_last_bgrewrite_status', 'unknown')}"
         ),
         "memory": (
             f"{facts.number('used_memory')} bytes used of {facts.number('maxmemory') or 'no limit'}, policy "

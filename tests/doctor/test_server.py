@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import os
 import re
+import signal
 from collections.abc import Iterator
 from importlib import resources
 
@@ -18,7 +20,7 @@ from redstreamd.redisio.connection import Connection
 from redstreamd.redisio.target import Target
 from redstreamd.streams.names import Kind, companion_key
 from tests.doctor.conftest import Examine
-from tests.redisio.running import running_connection, through
+from tests.redisio.running import running_connection, through, until
 from tests.support.proxy import proxy_to
 from tests.support.servers import Server, start_redis
 
@@ -178,6 +180,38 @@ async def test_persistence_and_memory_are_judged(report: Examine) -> None:
     assert "noeviction" in bad["memory"].todo
     assert snapshots["persistence"].severity is Severity.OK
     assert "3600 1" in snapshots["persistence"].seen
+
+
+async def test_with_an_append_only_file_a_failed_snapshot_is_no_error_and_a_failed_rewrite_is_told(
+    report: Examine,
+) -> None:
+    options = ("--appendonly", "yes", "--save", "", "--dbfilename", "d.rdb")
+    with trio.fail_after(30), start_redis(*options) as server:
+
+        def persistence(field: str) -> bytes:
+            lines = server.command("INFO", "persistence").splitlines()
+            return next(line.partition(b":")[2] for line in lines if line.startswith(field.encode()))
+
+        # A directory of that name: the dump cannot be written.
+        (server.directory / "d.rdb").mkdir()
+        server.command("BGSAVE")
+        await until(lambda: persistence("rdb_last_bgsave_status") == b"err")
+        snapshot = (await report(path=server.path))["persistence"]
+        # A rewrite that takes long enough to be killed.
+        server.commands(("SET", "key", "value"), ("CONFIG", "SET", "rdb-key-save-delay", 20_000_000))
+        server.command("BGREWRITEAOF")
+        await until(lambda: persistence("aof_rewrite_in_progress") == b"1")
+        parent = int(server.command("INFO", "server").partition(b"process_id:")[2].split()[0])
+        children = trio.Path(f"/proc/{parent}/task/{parent}/children")
+        (child,) = (await children.read_text("ascii")).split()
+        os.kill(int(child), signal.SIGKILL)
+        await until(lambda: persistence("aof_last_bgrewrite_status") == b"err")
+        rewrite = (await report(path=server.path))["persistence"]
+    assert snapshot.severity is Severity.OK
+    assert "last save err" in snapshot.seen
+    assert rewrite.severity is Severity.WARNING
+    assert "last rewrite err" in rewrite.seen
+    assert "rewritten" in rewrite.todo
 
 
 async def test_a_replica_is_an_error(report: Examine, redis: Server) -> None:
