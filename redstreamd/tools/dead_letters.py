@@ -24,6 +24,8 @@ _WHY_NOT = {
     Fate.LOST: "Too large to be copied when it died, and its original entry {entry} was deleted since.",
     Fate.STUCK: "Too large to copy, and the group to which its entry {entry} could return is gone: "
     "create the group with group_create, then replay.",
+    Fate.LARGE: "Another program made it, of more fields than can be copied: list it, add its data with "
+    "stream_add, and delete it.",
 }
 
 
@@ -74,6 +76,9 @@ class DeadLetterReplayed:
     ) = None
     deleted: list[str] | None = None
     gone: Annotated[list[str], Meta(description="No dead letters: somebody was first.")] | None = None
+    left: Annotated[list[str], Meta(description="Not done, too large for one call: call again.")] | None = (
+        None
+    )
     not_replayable: Annotated[list[dict[str, Any]], Meta(description="{id, why}")] | None = None
     other_groups: (
         Annotated[int, Meta(description="Groups of the stream that get replayed entries, too.")] | None
@@ -122,8 +127,7 @@ async def dead_letter_replay(call: Call[Bus], args: DeadLetterReplayArguments) -
     )
     groups = None
     if any(one.fate is Fate.ADDED for one in disposed):
-        position = await call.bus.lister.position(args.stream)
-        groups = 0 if position is None else max(0, position.groups - 1)
+        groups = await call.bus.dead_letters.other_groups(args.stream, args.group)
     return _answer(letters.total, disposed, args.dry_run, groups)
 
 
@@ -161,6 +165,7 @@ def _answer(total: int, disposed: list[Disposed], dry_run: bool, groups: int | N
         replayed=replayed or None,
         deleted=[one.id for one in disposed if one.fate is Fate.DELETED] or None,
         gone=[one.id for one in disposed if one.fate is Fate.GONE] or None,
+        left=[one.id for one in disposed if one.fate is Fate.LEFT] or None,
         not_replayable=refused or None,
         other_groups=groups,
     )

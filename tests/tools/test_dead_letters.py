@@ -277,3 +277,67 @@ async def test_entry_ids_choose_nothing_in_a_list(server: Server) -> None:
             refused = await refusal(bus, "dead_letter_replay", **GROUP, entry_ids=["1-1"])
     assert refused["code"] == "INVALID_ARGUMENT"
     assert refused["cause"] == "entry_ids belongs to replay and delete."
+
+
+async def test_a_large_entry_that_somebody_holds_again_stays_with_its_holder(server: Server) -> None:
+    with trio.fail_after(20):
+        async with running_bus(server) as bus:
+            flat = [part for n in range(HUGE) for part in (f"f{n}", str(n))]
+            huge = server.command("XADD", "s", "*", *flat).decode()
+            taken = await call(bus, "work_take", **GROUP, consumer="c")
+            await call(bus, "work_fail", lease=taken["lease"], action="dead_letter")
+            server.command("XGROUP", "SETID", "s", "g", "0")
+            held = await call(bus, "work_take", **GROUP, consumer="d")
+            done = await call(bus, "dead_letter_replay", **GROUP, action="replay", dry_run=False)
+            assert server.command("XLEN", DEAD) == 0
+            finished = await call(bus, "work_done", lease=held["lease"])
+    assert [entry["id"] for entry in held["entries"]] == [huge]
+    assert done["replayed"][0]["returned"] == huge
+    assert finished["done"] == [huge]
+
+
+async def test_a_letter_of_too_many_fields_is_reported_and_the_others_replayed(server: Server) -> None:
+    with trio.fail_after(20):
+        async with running_bus(server) as bus:
+            await bury(bus, [{"n": 1}])
+            flat = [part for n in range(5_000) for part in (f"f{n}", str(n))]
+            large = server.command("XADD", DEAD, "*", *flat).decode()
+            await bury(bus, [{"n": 2}])
+            for dry_run in (True, False):
+                done = await call(bus, "dead_letter_replay", **GROUP, action="replay", dry_run=dry_run)
+                assert len(done["replayed"]) == 2
+                (line,) = done["not_replayable"]
+                assert line["id"] == large
+                assert "stream_add" in line["why"]
+            assert server.command("XLEN", DEAD) == 1
+
+
+async def test_a_replay_of_large_letters_ends_and_says_where(server: Server) -> None:
+    entries = 24
+    with trio.fail_after(30):
+        async with running_bus(server) as bus:
+            server.command("XGROUP", "CREATE", "s", "g", "$", "MKSTREAM")
+            ids = [server.command("XADD", DEAD, "*", "n", b"x" * 1_000_000).decode() for _ in range(entries)]
+            how = {"action": "replay", "entry_ids": ids}
+            plan = await call(bus, "dead_letter_replay", **GROUP, **how)
+            first = await call(bus, "dead_letter_replay", **GROUP, **how, dry_run=False)
+            rest = await call(
+                bus, "dead_letter_replay", **GROUP, action="replay", entry_ids=first["left"], dry_run=False
+            )
+            assert (server.command("XLEN", "s"), server.command("XLEN", DEAD)) == (entries, 0)
+    assert plan["left"] == first["left"] == ids[len(first["replayed"]) :]
+    assert "left" not in rest
+
+
+async def test_every_other_group_gets_what_is_replayed_also_if_the_own_one_is_gone(server: Server) -> None:
+    with trio.fail_after(20):
+        async with running_bus(server) as bus:
+            await bury(bus, [{"n": 1}, {"n": 2}])
+            for other in ("one", "two"):
+                server.command("XGROUP", "CREATE", "s", other, "$")
+            both = await call(bus, "dead_letter_replay", **GROUP, action="replay", count=1)
+            server.command("XGROUP", "DESTROY", "s", "g")
+            alone = await call(bus, "dead_letter_replay", **GROUP, action="replay", count=1)
+            server.command("DEL", "s")
+            nobody = await call(bus, "dead_letter_replay", **GROUP, action="replay", count=1)
+    assert [told["other_groups"] for told in (both, alone, nobody)] == [2, 2, 0]

@@ -11,7 +11,7 @@ from collections.abc import Sequence
 import attrs
 
 from redstreamd.redisio.commands import Commands
-from redstreamd.redisio.manager import Manager, Replay
+from redstreamd.redisio.manager import Lane, Manager, Replay
 from redstreamd.redisio.replies import RawEntry
 from redstreamd.streams.names import Kind, companion_key
 from redstreamd.streams.pages import Pages
@@ -19,7 +19,7 @@ from redstreamd.streams.problems import explained, group_not_found
 from redstreamd.streams.scripts import load
 from redstreamd.streams.tail_hub import TailHub
 
-_REPLAY = load("replay")
+_REPLAY = load("due", "replay")
 
 #: Size at which a page of letters ends early.
 _PAGE_BYTES = 4_194_304
@@ -41,6 +41,8 @@ class Fate(enum.StrEnum):
     GONE = "gone"  #: It was no dead letter any more: somebody else was first.
     LOST = "lost"  #: It was too large to copy when it died, and its original was deleted since.
     STUCK = "stuck"  #: It was too large to copy, and the group it could return to is gone.
+    LARGE = "large"  #: Another program made it, of more fields than can be copied.
+    LEFT = "left"  #: Not looked at: those before it were enough for one step.
 
 
 @attrs.frozen
@@ -106,7 +108,7 @@ class DeadLetters:
     async def dispose(
         self, stream: str, group: str, disposal: Disposal, ids: Sequence[str], *, dry_run: bool
     ) -> list[Disposed]:
-        """Replay or delete dead letters, all in one step.
+        """Replay or delete dead letters in one step: all, or as many as are not too large together.
 
         A replayed letter is a new entry with exactly the fields the first one had, stamps and sender
         included, and every group of the stream gets it. Repeating the call changes nothing more: what
@@ -127,7 +129,7 @@ class DeadLetters:
         """
         key = companion_key(stream, Kind.DEAD, group)
         async with explained(self._commands, stream, group):
-            _, outcomes = await self._manager.run_script(
+            outcomes = await self._manager.run_script(
                 _REPLAY,
                 keys=[stream, companion_key(stream, Kind.DUE, group), key],
                 args=[disposal.value, int(dry_run), group, *ids],
@@ -141,6 +143,14 @@ class DeadLetters:
             # The due set is watched by nobody.
             self._hub.poke(stream)
         return disposed
+
+    async def other_groups(self, stream: str, group: str) -> int:
+        """Count the groups of a stream, which need not exist, without `group`."""
+        if await self._commands.key_type(stream) == "none":
+            return 0
+        async with explained(self._commands, stream):
+            groups = await self._commands.xinfo_groups(stream, lane=Lane.BULK)
+        return sum(info.name != group for info in groups)
 
     async def _check_exists(self, stream: str, group: str) -> None:
         async with explained(self._commands, stream):
