@@ -76,6 +76,11 @@ def has_hash_tag(key: str) -> bool:
     return start >= 0 and key.find("}", start + 1) > start + 1
 
 
+def has_stray_braces(stream: str) -> bool:
+    """Tell whether no key beside a stream can share its slot on a cluster, because of braces in its name."""
+    return ("{" in stream or "}" in stream) and not has_hash_tag(stream)
+
+
 def _escape(part: str) -> str:
     return part.replace("%", "%25").replace("{", "%7B").replace("}", "%7D")
 

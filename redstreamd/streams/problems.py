@@ -14,7 +14,7 @@ from redstreamd.nearest import MAX_KNOWN, nearest_names
 from redstreamd.redisio.commands import Commands
 from redstreamd.redisio.error_replies import reply_text
 from redstreamd.redisio.errors import ServerReplied
-from redstreamd.streams.names import is_companion_key
+from redstreamd.streams.names import has_stray_braces, is_companion_key
 
 #: Keys asked for at a time, and times one asks, for the names that are looked through for a similar one.
 _SCANNED_AT_ONCE, _SCANS = 1_000, 20
@@ -29,6 +29,13 @@ async def explained(commands: Commands, stream: str, group: str | None = None) -
         text = reply_text(refusal.reply)
         if "WRONGTYPE" in text:
             raise await _wrong_type(commands, stream) from refusal
+        if "CROSSSLOT" in text and has_stray_braces(stream):
+            raise BusError(
+                Code.INVALID_STREAM,
+                f"{stream[:80]!r} cannot name a stream on a Redis cluster.",
+                cause="Stray braces in a name put what redstreamd keeps beside the stream into other slots.",
+                next_step="Choose a name without braces, or with one part in braces, such as {orders}:new.",
+            ) from refusal
         if "NOGROUP" in text and group is not None:
             if await commands.key_type(stream) == "none":
                 raise await stream_not_found(commands, stream) from refusal

@@ -13,7 +13,7 @@ from redstreamd.streams.bus import Bus
 from redstreamd.streams.codec import Stamp
 from redstreamd.streams.publishing import Added
 from tests.support.buses import running_bus
-from tests.support.servers import Server
+from tests.support.servers import Server, free_port, start_redis, start_valkey
 
 
 async def test_a_repeated_key_adds_nothing_and_gives_the_first_ids(server: Server) -> None:
@@ -333,3 +333,19 @@ async def test_groups_are_asked_only_if_something_would_go(server: Server) -> No
             assert b"cmdstat_xinfo" not in server.command("INFO", "commandstats")
             await bus.publisher.add("s", [{"n": 1}], Stamp(), max_length=2)
             assert b"cmdstat_xinfo" in server.command("INFO", "commandstats")
+
+
+@pytest.mark.parametrize("start", [start_redis, start_valkey])
+async def test_on_a_cluster_a_name_with_stray_braces_is_said_to_be_the_cause(start: Any) -> None:
+    options = ("--cluster-enabled", "yes", "--cluster-port", str(free_port()))
+    with start(*options) as node, trio.fail_after(20):
+        node.command("CLUSTER", "ADDSLOTSRANGE", 0, 16_383)
+        while b"cluster_state:ok" not in node.command("CLUSTER", "INFO"):  # noqa: ASYNC110
+            await trio.sleep(0.05)
+        async with running_bus(node) as bus:
+            for stream in ("a{b", "a}b", "a{}b", "a{}{x}", "}{"):
+                with pytest.raises(BusError) as refused:
+                    await bus.publisher.add(stream, [{"n": 1}], Stamp(), idempotency_key="k")
+                assert refused.value.code is Code.INVALID_STREAM
+                assert "braces" in refused.value.cause
+            await bus.publisher.add("{a}:b", [{"n": 1}], Stamp(), idempotency_key="k")
