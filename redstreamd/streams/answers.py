@@ -11,7 +11,7 @@ from redstreamd.errors import BusError, Code
 from redstreamd.redisio.commands import Commands
 from redstreamd.streams import codec
 from redstreamd.streams.codec import Stamp
-from redstreamd.streams.leases import Action, Outcome
+from redstreamd.streams.leases import Action, Outcome, chosen_of
 from redstreamd.streams.names import check_stream, is_reply_stream, is_reserved
 from redstreamd.streams.problems import explained
 from redstreamd.streams.publishing import KeyReused, Publisher
@@ -59,7 +59,8 @@ class Answers:
         """Publish the reply to a request, before it is acknowledged.
 
         In this order a crash in between leads to a second attempt, whose reply is dropped in favour of
-        the first: a request is answered at least and at most once (within the idempotency window).
+        the first: a request is answered at least and at most once (within the idempotency window). An
+        attempt that is settled publishes nothing new; it is told what was published, if anything was.
 
         Args:
             token: The lease.
@@ -68,14 +69,14 @@ class Answers:
             reply: The answer.
 
         Returns:
-            What was published; None if the request is another attempt's now, or was finished and deleted.
+            What was published; None if the request is another attempt's now, or was settled without reply.
 
         Raises:
             BusError: INVALID_ARGUMENT if several entries are meant, or the entry asks for no reply;
                 else as `WorkQueue.settle` and `Publisher.add`. The entry is not acknowledged.
         """
         lease = self._work.read_lease(token, principal)
-        ids = list(chosen) if chosen is not None else list(lease.attempts)
+        ids = chosen_of(lease, chosen)
         if len(ids) != 1:
             raise BusError(
                 Code.INVALID_ARGUMENT,
@@ -83,23 +84,31 @@ class Answers:
                 cause="The lease holds several entries, each with a reply stream of its own.",
                 next_step="Call work_done for each of them, naming it in entry_ids.",
             )
+        # What is wrong with the reply or its target is said before anything is changed.
+        codec.encode(reply, Stamp())
+        async with explained(self._commands, lease.stream):
+            entries = await self._commands.xrange(lease.stream, ids[0], ids[0], 1)
+        stamp = codec.decode(entries[0].fields).stamp if entries else Stamp()
+        if entries and stamp.reply_to is None:
+            raise _no_reply_wanted("The entry names no reply_to stream.")
+        if stamp.reply_to is not None:
+            _check_target(stamp.reply_to)
         # Asks whether the entry is still ours, and keeps it so while the reply is on its way.
         settled = await self._work.settle(
-            token, principal, Action.EXTEND, entry_ids=ids, delay_seconds=self._lease_seconds
+            token, principal, Action.HOLD, entry_ids=ids, delay_seconds=self._lease_seconds
         )
         outcome = settled.outcomes[ids[0]]
         if outcome is Outcome.LOST:
             return None
-        async with explained(self._commands, lease.stream):
-            entries = await self._commands.xrange(lease.stream, ids[0], ids[0], 1)
-        if not entries:
+        if stamp.reply_to is None:
             if outcome is Outcome.ALREADY:
                 return None
             raise _no_reply_wanted("The entry was deleted, and with it where its reply goes.")
-        stamp = codec.decode(entries[0].fields).stamp
-        if stamp.reply_to is None:
-            raise _no_reply_wanted("The entry names no reply_to stream.")
-        _check_target(stamp.reply_to)
+        key = "\0".join((lease.stream, lease.group, ids[0]))
+        if outcome is Outcome.ALREADY and not await self._publisher.remembers(
+            stamp.reply_to, key, key_space="reply"
+        ):
+            return None
         await self._requests.prepare(stamp.reply_to)
         try:
             added = await self._publisher.add(
@@ -110,7 +119,7 @@ class Answers:
                     correlation_id=stamp.correlation_id,
                     in_reply_to=codec.request_name(lease.stream, ids[0]),
                 ),
-                idempotency_key="\0".join((lease.stream, lease.group, ids[0])),
+                idempotency_key=key,
                 key_space="reply",
             )
         except KeyReused:

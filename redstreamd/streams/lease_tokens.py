@@ -1,9 +1,9 @@
 """Lease tokens: what a caller shows to prove which attempt at which entries it holds.
 
-A token names the stream, group, consumer, principal and the (entry ID, attempt) pairs, so the daemon
-keeps no table of leases and any daemon that knows the key can check it. It is authenticated, not
-secret: HMAC-SHA256, cut to 128 bits (RFC 2104 section 5), in URL-safe base64, because agents copy it
-through text.
+A token names the stream, group, consumer, principal, the (entry ID, attempt) pairs, the time of the take and
+its limit of deliveries, so the daemon keeps no table of leases and any daemon that knows the key can check
+it. It is authenticated, not secret: HMAC-SHA256, cut to 128 bits (RFC 2104 section 5), in URL-safe base64,
+because agents copy it through text.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ import msgspec
 
 from redstreamd.errors import BusError, Code
 
-_PREFIX = "lease1."
+_PREFIX = "lease2."
 _MAC_BYTES = 16
 #: A token of the largest take (100 entries) is about 2 KiB; nothing longer is worth decoding.
 _MAX_CHARACTERS = 16_384
@@ -39,6 +39,9 @@ class Lease:
         consumer: Who took them.
         principal: On whose behalf.
         attempts: Entry ID -> the attempt that this lease is; the fencing token.
+        taken_at: The server's time in milliseconds, not before the last of these was delivered. What was
+            delivered later is not this lease's, even if a group that was set back counts from 1 again.
+        max_deliveries: A retry after as many deliveries becomes a dead letter; 0 for never.
     """
 
     stream: str
@@ -46,6 +49,8 @@ class Lease:
     consumer: str
     principal: str
     attempts: dict[str, int]
+    taken_at: int
+    max_deliveries: int
 
 
 class LeaseKey:
@@ -85,7 +90,11 @@ class LeaseKey:
             (*_parts(entry_id), attempt) for entry_id, attempt in lease.attempts.items()
         )
         body = msgspec.msgpack.encode(
-            (lease.stream, lease.group, lease.consumer, lease.principal, tuple(numbers))
+            (
+                *(lease.stream, lease.group, lease.consumer, lease.principal),
+                *(lease.taken_at, lease.max_deliveries),
+                tuple(numbers),
+            )
         )
         return _PREFIX + base64.urlsafe_b64encode(body + self._mac(body)).decode("ascii").rstrip("=")
 
@@ -105,12 +114,12 @@ class LeaseKey:
                 next_step="Pass the `lease` of the work_take answer exactly; "
                 "if it is gone, call work_take with resume: true for a new one.",
             )
-        stream, group, consumer, principal, numbers = msgspec.msgpack.decode(
-            body, type=tuple[str, str, str, str, tuple[int, ...]]
+        stream, group, consumer, principal, taken_at, max_deliveries, numbers = msgspec.msgpack.decode(
+            body, type=tuple[str, str, str, str, int, int, tuple[int, ...]]
         )
         triples = zip(*[iter(numbers)] * 3, strict=True)
         attempts = {f"{milliseconds}-{sequence}": attempt for milliseconds, sequence, attempt in triples}
-        return Lease(stream, group, consumer, principal, attempts)
+        return Lease(stream, group, consumer, principal, attempts, taken_at, max_deliveries)
 
     def _verified(self, token: str) -> bytes | None:
         if not token.startswith(_PREFIX) or len(token) > _MAX_CHARACTERS or not token.isascii():

@@ -25,8 +25,8 @@ from redstreamd.streams.lease_tokens import Lease
 from redstreamd.streams.names import Kind, companion_key
 from redstreamd.streams.scripts import load
 
-_TAKE = load("tries", "bury", "take")
-_SETTLE = load("tries", "bury", "settle")
+_TAKE = load("ids", "due", "tries", "bury", "take")
+_SETTLE = load("ids", "due", "tries", "bury", "settle")
 
 
 class Action(enum.StrEnum):
@@ -34,6 +34,7 @@ class Action(enum.StrEnum):
 
     DONE = "done"
     EXTEND = "extend"
+    HOLD = "hold"  #: Extend what would end earlier.
     RETRY = "retry"
     DEAD_LETTER = "dead"
 
@@ -45,7 +46,7 @@ class Outcome(enum.StrEnum):
     EXTENDED = "extended"
     RETRIED = "retried"
     DEAD_LETTERED = "dead"
-    ALREADY = "already"  #: It is not pending any more: acknowledged or dead-lettered before.
+    ALREADY = "already"  #: Settled before: it is not pending any more, or was put off by this attempt.
     LOST = "lost"  #: Another attempt owns it.
 
 
@@ -61,7 +62,8 @@ class Take:
         lease_seconds: How long nobody else gets them.
         max_deliveries: An entry delivered as often already is dead-lettered instead; 0 for never.
         create_at: Last-delivered ID at which to create the group if it does not exist; None: do not.
-        resume: Take what the consumer holds already, and nothing else; its older leases end.
+        resume: Take what the consumer holds already, and nothing else; its older leases end. It counts as
+            a delivery.
         idempotency_key: With a key, the same request again returns the same entries for as long as
             the lease lasts, so a lost reply is asked for again instead of being lost.
     """
@@ -84,20 +86,46 @@ class Taken:
     Attributes:
         entries: The entries with their attempt, oldest debts first.
         now: The server's time, in milliseconds since the epoch.
+        at: When the last of the entries had been delivered, likewise.
         expires: When the lease runs out, likewise.
         replayed: The answer to an earlier take with the same idempotency key.
         group_created: This call created the group.
         dead_lettered: Entries that had been delivered too often and were put aside.
         next_due: If nothing was taken, the earliest time at which a lease runs out or a retry is due.
+        still_held: Entries that the consumer holds beyond those that were resumed, counted up to 5,000.
     """
 
     entries: list[tuple[RawEntry, int]]
     now: int
+    at: int
     expires: int
     replayed: bool
     group_created: bool
     dead_lettered: int
     next_due: float | None
+    still_held: int
+
+
+@attrs.frozen
+class Settled:
+    """What became of the entries of a settlement.
+
+    Attributes:
+        lease: What was settled.
+        outcomes: Entry ID -> outcome.
+        due: The latest time at which one that was extended or retried may be taken again, in milliseconds
+            since the epoch by the server's clock; None if there is none.
+        kept_for: Another group for which entries that are done were not deleted.
+    """
+
+    lease: Lease
+    outcomes: dict[str, Outcome]
+    due: int | None
+    kept_for: str | None
+
+    def ids(self, *outcomes: Outcome) -> list[str]:
+        """Return the entry IDs with one of `outcomes`."""
+        return [entry_id for entry_id, outcome in self.outcomes.items() if outcome in outcomes]
 
 
 class Leases:
@@ -151,7 +179,7 @@ class Leases:
             # Entries may be large, and nothing short is to wait behind them.
             lane=Lane.BULK,
         )
-        now, expires, replayed, created, entries, dead_lettered, next_due, look_from = reply
+        now, at, expires, replayed, created, entries, dead_lettered, next_due, look_from, still_held = reply
         if look_from == b"-":
             self._look_from.pop(place, None)
         else:
@@ -159,11 +187,13 @@ class Leases:
         return Taken(
             entries=[(replies.entry((entry_id, flat)), attempt) for entry_id, attempt, flat in entries],
             now=now,
+            at=at,
             expires=expires,
             replayed=bool(replayed),
             group_created=bool(created),
             dead_lettered=dead_lettered,
             next_due=float(next_due) if next_due else None,
+            still_held=still_held,
         )
 
     async def settle(
@@ -175,39 +205,27 @@ class Leases:
         delay_seconds: float = 0.0,
         reason: str = "",
         delete: bool = False,
-        max_deliveries: int = 0,
-    ) -> tuple[int, dict[str, Outcome]]:
+    ) -> Settled:
         """End or renew a lease for all of its entries, or for some.
 
         Repeating it is harmless: what is settled is `ALREADY`, what another attempt owns is `LOST`,
-        and either is left alone. So a lost reply is asked for again.
+        and either is left alone. So a lost reply is asked for again. A RETRY after as many deliveries as
+        the lease allows dead-letters.
 
         Args:
             lease: What the caller holds.
             action: What to do.
             entry_ids: For which of the lease's entries; None for all.
-            delay_seconds: For EXTEND the new length of the lease, for RETRY the time to put off.
+            delay_seconds: For EXTEND and HOLD the new length of the lease, for RETRY the time to put off.
             reason: Kept with a dead letter.
-            delete: With DONE, delete the entries from the stream, too.
-            max_deliveries: A RETRY after as many deliveries dead-letters; 0 for never.
-
-        Returns:
-            The server's time in milliseconds, and what became of each entry.
+            delete: With DONE, delete the entries from the stream, too, unless another group needs them.
 
         Raises:
             BusError: INVALID_ARGUMENT if an ID is not part of the lease; else as `take`.
         """
-        chosen = list(lease.attempts) if entry_ids is None else list(dict.fromkeys(entry_ids))
-        strangers = [entry_id for entry_id in chosen if entry_id not in lease.attempts]
-        if strangers:
-            raise BusError(
-                Code.INVALID_ARGUMENT,
-                f"entry_ids names {strangers[0][:40]!r}, which this lease does not hold.",
-                cause=f"The lease holds {', '.join(list(lease.attempts)[:10])}.",
-                next_step="Name entries of this lease, or leave entry_ids out for all of them.",
-            )
+        chosen = chosen_of(lease, entry_ids)
         pairs = [word for entry_id in chosen for word in (entry_id, lease.attempts[entry_id])]
-        now, outcomes = await self._manager.run_script(
+        outcomes, due, kept_for = await self._manager.run_script(
             _SETTLE,
             keys=_keys(lease.stream, lease.group),
             args=[
@@ -217,14 +235,36 @@ class Leases:
                 int(delay_seconds * 1000),
                 reason,
                 int(delete),
-                max_deliveries,
+                lease.max_deliveries,
+                lease.taken_at,
                 *pairs,
             ],
             replay=Replay.SAFE,
         )
-        return now, {
-            entry_id: Outcome(outcome.decode()) for entry_id, outcome in zip(chosen, outcomes, strict=True)
-        }
+        return Settled(
+            lease,
+            {entry_id: Outcome(outcome.decode()) for entry_id, outcome in zip(chosen, outcomes, strict=True)},
+            due=int(due) if due else None,
+            kept_for=replies.name(kept_for) if kept_for else None,
+        )
+
+
+def chosen_of(lease: Lease, entry_ids: Sequence[str] | None) -> list[str]:
+    """Return which of a lease's entries are meant, each once; None means all.
+
+    Raises:
+        BusError: INVALID_ARGUMENT if an ID is not part of the lease.
+    """
+    chosen = list(lease.attempts) if entry_ids is None else list(dict.fromkeys(entry_ids))
+    strangers = [entry_id for entry_id in chosen if entry_id not in lease.attempts]
+    if strangers:
+        raise BusError(
+            Code.INVALID_ARGUMENT,
+            f"entry_ids names {strangers[0][:40]!r}, which this lease does not hold.",
+            cause=f"The lease holds {', '.join(list(lease.attempts)[:10])}.",
+            next_step="Name entries of this lease, or leave entry_ids out for all of them.",
+        )
+    return chosen
 
 
 def _keys(stream: str, group: str) -> list[str]:

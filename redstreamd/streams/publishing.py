@@ -139,6 +139,14 @@ class Publisher:
             kept_for=replies.name(kept_for) if kept_for else None,
         )
 
+    async def remembers(self, stream: str, key: str, *, key_space: str | None = None) -> bool:
+        """Tell whether `add` with this key would add nothing, because it did before."""
+        async with explained(self._commands, stream):
+            found = await self._manager.execute(
+                "EXISTS", stream, _record(stream, key, key_space), replay=Replay.SAFE
+            )
+        return bool(found == 2)
+
 
 def _record(stream: str, key: str | None, space: str | None) -> str:
     # Any text may be a key; its digest is a short name without braces. Without a key nothing is recorded.

@@ -19,7 +19,7 @@ from redstreamd.redisio.commands import Commands
 from redstreamd.redisio.errors import OutcomeUnknown, ServerReplied
 from redstreamd.streams import entry_ids
 from redstreamd.streams.lease_tokens import Lease, LeaseKey
-from redstreamd.streams.leases import Action, Leases, Outcome, Take, Taken
+from redstreamd.streams.leases import Action, Leases, Settled, Take, Taken
 from redstreamd.streams.problems import explained
 from redstreamd.streams.tail_hub import TailHub
 
@@ -39,25 +39,6 @@ class Work:
 
     taken: Taken
     lease: str | None
-
-
-@attrs.frozen
-class Settled:
-    """What became of the entries of a settlement.
-
-    Attributes:
-        lease: What was settled.
-        now: The server's time, in milliseconds since the epoch.
-        outcomes: Entry ID -> outcome.
-    """
-
-    lease: Lease
-    now: int
-    outcomes: dict[str, Outcome]
-
-    def ids(self, *outcomes: Outcome) -> list[str]:
-        """Return the entry IDs with one of `outcomes`."""
-        return [entry_id for entry_id, outcome in self.outcomes.items() if outcome in outcomes]
 
 
 class WorkQueue:
@@ -88,7 +69,8 @@ class WorkQueue:
         lease = None
         if taken.entries:
             attempts = {entry.id: attempt for entry, attempt in taken.entries}
-            lease = self._key.sign(Lease(take.stream, take.group, take.consumer, principal, attempts))
+            whose = (take.stream, take.group, take.consumer, principal)
+            lease = self._key.sign(Lease(*whose, attempts, taken.at, take.max_deliveries))
         return Work(taken, lease)
 
     async def settle(
@@ -101,7 +83,6 @@ class WorkQueue:
         delay_seconds: float = 0.0,
         reason: str = "",
         delete: bool = False,
-        max_deliveries: int = 0,
     ) -> Settled:
         """Settle a lease; see `Leases.settle`.
 
@@ -111,19 +92,18 @@ class WorkQueue:
         """
         lease = self.read_lease(token, principal)
         async with explained(self._commands, lease.stream, lease.group):
-            now, outcomes = await self._leases.settle(
+            settled = await self._leases.settle(
                 lease,
                 action,
                 entry_ids=entry_ids,
                 delay_seconds=delay_seconds,
                 reason=reason,
                 delete=delete,
-                max_deliveries=max_deliveries,
             )
         if action is Action.RETRY:
             # No key that is watched changed, and whoever waits may be due earlier than it thinks.
             self._hub.poke(lease.stream)
-        return Settled(lease, now, outcomes)
+        return settled
 
     def read_lease(self, token: str, principal: str) -> Lease:
         """Return what a token says if it was given to `principal`, else raise PERMISSION_DENIED."""
@@ -180,7 +160,7 @@ class WorkQueue:
                         watch.mark()
                         taken = await self._take_now(take)
                         remaining = deadline - trio.current_time()
-                        if taken.entries or remaining <= 0 or self._hub.draining:
+                        if taken.entries or taken.replayed or remaining <= 0 or self._hub.draining:
                             return taken
                         with trio.move_on_after(min(remaining, _until_due(taken))):
                             await watch.changed()

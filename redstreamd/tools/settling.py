@@ -13,11 +13,14 @@ from redstreamd.policy import Permission
 from redstreamd.streams import entry_ids
 from redstreamd.streams.answers import Answered
 from redstreamd.streams.bus import Bus
-from redstreamd.streams.leases import Action, Outcome
-from redstreamd.streams.work import Settled
+from redstreamd.streams.leases import Action, Outcome, Settled
 from redstreamd.tools import fields
 from redstreamd.tools.definition import Call, Profile, named_by, tool
 from redstreamd.tools.leasing import Seconds, lease_seconds
+
+AlreadyDone = Annotated[
+    list[str], Meta(description="Settled before: finished, dead-lettered, or given back by this lease.")
+]
 
 
 @attrs.frozen
@@ -28,7 +31,7 @@ class WorkDoneArguments:
     entry_ids: fields.EntryIds | None = None
     stream: fields.Stream | None = None
     group: fields.Group | None = None
-    delete: Annotated[bool, Meta(description="Also delete the entries from the stream.")] = False
+    delete: Annotated[bool, Meta(description="Also delete those that no other group needs.")] = False
     reply: Annotated[dict[str, Any], Meta(description="Answer to the one entry's reply_to.")] | None = None
 
 
@@ -37,7 +40,7 @@ class WorkDone:
     """Answer of work_done."""
 
     done: list[str]
-    already_done: list[str]
+    already_done: AlreadyDone
     lost: Annotated[list[str], Meta(description="Another attempt owns these now; leave them alone.")]
     reply: (
         Annotated[
@@ -45,6 +48,9 @@ class WorkDone:
             Meta(description="{stream, id, duplicate}; no id: an earlier attempt's other reply stands."),
         ]
         | None
+    ) = None
+    kept_for: (
+        Annotated[str, Meta(description="Group that still needs entries; those were not deleted.")] | None
     ) = None
 
 
@@ -76,6 +82,7 @@ async def work_done(call: Call[Bus], args: WorkDoneArguments) -> WorkDone:
         already_done=settled.ids(Outcome.ALREADY),
         lost=settled.ids(Outcome.LOST),
         reply=None if answered is None else _published(answered),
+        kept_for=settled.kept_for,
     )
 
 
@@ -100,9 +107,9 @@ class WorkExtended:
     """Answer of work_extend."""
 
     extended: list[str]
-    already_done: list[str]
+    already_done: AlreadyDone
     lost: list[str]
-    lease_expires: str
+    lease_expires: Annotated[str, Meta(description="Absent if nothing was extended.")] | None = None
 
 
 @tool(
@@ -127,7 +134,7 @@ async def work_extend(call: Call[Bus], args: WorkExtendArguments) -> WorkExtende
         extended=settled.ids(Outcome.EXTENDED),
         already_done=settled.ids(Outcome.ALREADY),
         lost=settled.ids(Outcome.LOST),
-        lease_expires=entry_ids.iso_time(settled.now + int(seconds * 1000)),
+        lease_expires=None if settled.due is None else entry_ids.iso_time(settled.due),
     )
 
 
@@ -153,9 +160,9 @@ class WorkFailed:
 
     retried: list[str]
     dead_lettered: list[str]
-    already_done: list[str]
+    already_done: AlreadyDone
     lost: list[str]
-    retry_at: str | None = None
+    retry_at: Annotated[str, Meta(description="When the last of those retried comes due.")] | None = None
 
 
 @tool(
@@ -174,24 +181,21 @@ async def work_fail(call: Call[Bus], args: WorkFailArguments) -> WorkFailed:
     Too many deliveries turn a retry into a dead letter.
     """
     _check_lease(call, args.lease, args.stream, args.group)
-    delay = args.delay_seconds if args.action == "retry" else 0.0
     settled = await call.bus.work.settle(
         args.lease,
         call.principal.name,
         Action.DEAD_LETTER if args.action == "dead_letter" else Action.RETRY,
         entry_ids=args.entry_ids,
-        delay_seconds=delay,
+        delay_seconds=args.delay_seconds if args.action == "retry" else 0.0,
         reason=args.reason or ("work_fail" if args.action == "dead_letter" else ""),
-        max_deliveries=call.bus.settings.leases.max_deliveries,
     )
     _refuse_if_all_lost(settled)
-    retried = settled.ids(Outcome.RETRIED)
     return WorkFailed(
-        retried=retried,
+        retried=settled.ids(Outcome.RETRIED),
         dead_lettered=settled.ids(Outcome.DEAD_LETTERED),
         already_done=settled.ids(Outcome.ALREADY),
         lost=settled.ids(Outcome.LOST),
-        retry_at=entry_ids.iso_time(settled.now + int(delay * 1000)) if retried else None,
+        retry_at=None if settled.due is None else entry_ids.iso_time(settled.due),
     )
 
 

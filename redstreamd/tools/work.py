@@ -26,6 +26,8 @@ MaxDeliveries = Annotated[
     Meta(ge=0, le=1_000_000, description="Dead-letter after as many deliveries; 0 for never."),
 ]
 
+_USED_UP = "What this key took is finished or was taken over. Use a new key for more."
+
 
 @attrs.frozen
 class GroupCreateArguments:
@@ -71,7 +73,17 @@ class WorkTakeArguments:
     stream: fields.Stream
     group: fields.Group
     consumer: fields.Consumer
-    count: Annotated[int, Meta(ge=1, le=100, description="Most entries to take; fewer if large.")] = 1
+    count: (
+        Annotated[
+            int,
+            Meta(
+                ge=1,
+                le=100,
+                description="Most entries to take, fewer if large; default 1, with resume 100.",
+            ),
+        ]
+        | None
+    ) = None
     timeout_seconds: fields.Timeout = 0.0
     lease_seconds: Seconds | None = None
     max_deliveries: MaxDeliveries | None = None
@@ -79,7 +91,8 @@ class WorkTakeArguments:
     resume: Annotated[
         bool,
         Meta(
-            description="Return what this consumer still holds, under a new lease that voids its older ones."
+            description="Return what this consumer still holds, under a new lease that voids its older ones. "
+            "Counts as a delivery."
         ),
     ] = False
     idempotency_key: fields.IdempotencyKey | None = None
@@ -99,6 +112,8 @@ class WorkTaken:
     lease: Annotated[str, Meta(description="Settles these entries; absent if there are none.")] | None = None
     lease_expires: str | None = None
     group_created: bool | None = None
+    duplicate: Annotated[bool, Meta(description="This key took these before.")] | None = None
+    still_held: Annotated[int, Meta(description="Left to resume.")] | None = None
     dead_lettered: Annotated[int, Meta(description="Entries put aside after too many deliveries.")] | None = (
         None
     )
@@ -130,7 +145,7 @@ async def work_take(call: Call[Bus], args: WorkTakeArguments) -> WorkTaken:
         stream=args.stream,
         group=args.group,
         consumer=args.consumer,
-        count=args.count,
+        count=args.count or (100 if args.resume else 1),
         lease_seconds=lease_seconds(call, args.lease_seconds),
         max_deliveries=leases.max_deliveries if args.max_deliveries is None else args.max_deliveries,
         create_at=group_position(args.start),
@@ -149,8 +164,10 @@ async def work_take(call: Call[Bus], args: WorkTakeArguments) -> WorkTaken:
         lease=work.lease,
         lease_expires=entry_ids.iso_time(work.taken.expires) if bounded else None,
         group_created=work.taken.group_created or None,
+        duplicate=work.taken.replayed or None,
+        still_held=work.taken.still_held or None,
         dead_lettered=work.taken.dead_lettered or None,
-        warning=warning,
+        warning=_USED_UP if work.taken.replayed and not bounded else warning,
     )
 
 

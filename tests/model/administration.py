@@ -85,6 +85,8 @@ class Administration(Calling):
             names = {dict(zip(one[::2], one[1::2], strict=True))[b"name"].decode() for one in known}
             if consumer not in names or (pending == "refuse" and held):
                 code = "INVALID_ARGUMENT"
+        self.a_millisecond_passes()
+        self.world.deliveries += 1
         heir = "b" if consumer == "a" else "a"
         more = {"to_consumer": heir} if pending == "hand_over" else {}
         told = self.expect(
@@ -107,7 +109,15 @@ class Administration(Calling):
             if pending in ("release", "hand_over") and one in alive:
                 released = pending == "release"
                 owner = RELEASED if released else heir
-                state.pending[one] = Pending(owner, was.attempt, released, not released)
+                # A retry that was put off for long stays so.
+                put_off = not was.held and not was.due
+                state.pending[one] = Pending(
+                    owner,
+                    was.attempt,
+                    due=released and not put_off,
+                    held=not released and not put_off,
+                    delivery=self.world.deliveries,
+                )
         if pending == "lose":
             assert told["effect"].get("lost", 0) == len(held)
         else:

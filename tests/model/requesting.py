@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import attrs
 from hypothesis import strategies as st
 from hypothesis.stateful import rule
 
@@ -48,28 +49,34 @@ class Requesting(Working):
         """Answer the first entry of a lease, which need not be a request."""
         name, group = lease.stream, lease.group
         entry_id = min(lease.attempts, key=order)
-        own, already, _ = self.world.fates(
-            Lease(lease.token, name, group, lease.consumer, {entry_id: lease.attempts[entry_id]})
-        )
+        own, already, _ = self.world.fates(attrs.evolve(lease, attempts={entry_id: lease.attempts[entry_id]}))
         code = self.world.missing(name, group)
-        members = {} if code else self.world.streams[name].entries.get(entry_id)
+        stream = self.world.streams.get(name)
+        members = None if stream is None else stream.entries.get(entry_id)
         question = (members or {}).get("question")
-        if code is None and not own and not already:
+        if members is not None and question is None:
+            # Said before anybody asks whose the entry is.
+            code = "INVALID_ARGUMENT"
+        elif code is None and not own and not already:
             code = "LEASE_LOST"
-        elif code is None and (own or members is not None) and question is None:
+        elif code is None and own and members is None:
             code = "INVALID_ARGUMENT"
         told = self.expect(
             code, "work_done", lease=lease.token, entry_ids=[entry_id], reply={"answer": entry_id}
         )
-        if code == "INVALID_ARGUMENT" and own:
+        if code == "INVALID_ARGUMENT" and own and members is None:
             # It was about to be answered, and stays under its lease.
-            held = self.world.group(name, group).pending[entry_id]
-            held.due, held.held, held.leased = False, True, True
+            self.world.group(name, group).pending[entry_id].leased = True
         if told is None:
             return
         assert (told["done"], told["already_done"]) == (sorted(own), sorted(already))
         for one in own:
             del self.world.group(name, group).pending[one]
-        if question is not None:
+        # What is settled is not answered any more, but it is told that it was.
+        answer = (name, group, entry_id)
+        assert ("reply" in told) is (question is not None and (bool(own) or answer in self.world.answered))
+        if "reply" in told:
+            assert question is not None
+            self.world.answered.add(answer)
             self.world.replied.add(question)
             assert told["reply"].keys() >= {"stream", "duplicate"}

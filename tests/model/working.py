@@ -12,7 +12,7 @@ from redstreamd.streams.codec import decode
 from redstreamd.streams.names import Kind, companion_key
 from tests.model.calling import Calling
 from tests.model.choices import ACTIONS, CONSUMERS, COUNTS, GROUPS, KEYS, LEASES, LONG, STREAMS
-from tests.model.world import MAX_DELIVERIES, Group, Lease, Letter, Pending
+from tests.model.world import MAX_DELIVERIES, Group, Lease, Letter, Pending, order
 
 
 class Working(Calling):
@@ -33,6 +33,7 @@ class Working(Calling):
 
     @rule(name=STREAMS, group=GROUPS, consumer=CONSUMERS, count=COUNTS)
     def read_group(self, name: str, group: str, consumer: str, count: int) -> None:
+        self.a_millisecond_passes()
         told = self.texts(
             "read_group",
             self.world.missing(name, group),
@@ -44,10 +45,13 @@ class Working(Calling):
         if told is None:
             return
         stream = self.world.streams[name]
+        self.world.deliveries += 1
         unread = stream.unread(group)[:count]
         assert told == [{"id": one, "message": stream.entries[one]} for one in unread]
         for one in unread:
-            stream.groups[group].pending[one] = Pending(consumer, 1, leased=False)
+            stream.groups[group].pending[one] = Pending(
+                consumer, 1, leased=False, delivery=self.world.deliveries
+            )
             stream.groups[group].position = one
 
     @rule(target=LEASES, name=STREAMS, group=GROUPS, consumer=CONSUMERS, count=COUNTS, resume=st.booleans())
@@ -64,7 +68,7 @@ class Working(Calling):
         place = (name, group, consumer, key)
         # A group that is missing is made by the call, and has given out nothing under any key.
         known = None if self.world.missing(name, group) else self.world.takes.get(place)
-        if known is not None:
+        if known is not None and not self.is_void(known):
             return self.take_again(known, count, key) or multiple()
         lease = self.take_some(name, group, consumer, count, idempotency_key=key)
         if lease is None:
@@ -88,6 +92,19 @@ class Working(Calling):
         chosen = data.draw(st.none() | st.sets(st.sampled_from(sorted(lease.attempts)), min_size=1))
         self.settle_one(lease, action, chosen)
 
+    def is_void(self, known: Lease) -> bool:
+        """Tell whether a take was of a group that has yet to deliver what it took."""
+        position = self.world.group(known.stream, known.group).position
+        ahead = max(order(one) for one in known.attempts) > order(position)
+        return ahead and not self.kept_of(known)
+
+    def kept_of(self, known: Lease) -> set[str]:
+        """Return what a lease still holds."""
+        stream = self.world.streams[known.stream]
+        pending = stream.groups[known.group].pending
+        own, _, _ = self.world.fates(known)
+        return {one for one in own & stream.entries.keys() if pending[one].leased}
+
     def take_again(self, known: Lease, count: int, key: str) -> Lease | None:
         """Repeat a take; what was settled since, or taken by somebody else, is missing."""
         name, group = known.stream, known.group
@@ -101,15 +118,17 @@ class Working(Calling):
             idempotency_key=key,
         )
         stream = self.world.streams[name]
-        pending = stream.groups[group].pending
-        own, _, _ = self.world.fates(known)
-        kept = {one for one in own & stream.entries.keys() if pending[one].held and pending[one].leased}
+        kept = self.kept_of(known)
+        assert taken["duplicate"] is True
+        assert ("warning" in taken) is not kept
         for entry in taken["entries"]:
             self.check_shown(entry, stream.entries[entry["id"]])
         attempts = {entry["id"]: entry["attempt"] for entry in taken["entries"]}
         assert attempts == {one: attempt for one, attempt in known.attempts.items() if one in kept}
         assert ("lease" in taken) is bool(attempts)
-        return Lease(taken["lease"], name, group, known.consumer, attempts) if attempts else None
+        if not attempts:
+            return None
+        return Lease(taken["lease"], name, group, known.consumer, attempts, known.delivery)
 
     def take_some(
         self,
@@ -126,6 +145,7 @@ class Working(Calling):
         new_group = group not in stream.groups
         state = stream.groups.setdefault(group, Group("0-0"))
         self.a_millisecond_passes()
+        self.world.deliveries += 1
         taken = self.call(
             "work_take",
             stream=name,
@@ -165,12 +185,12 @@ class Working(Calling):
             before = state.pending.get(entry["id"])
             anew = before is None or entry["id"] in fresh
             assert entry["attempt"] == (1 if anew or before is None else before.attempt + 1)
-            state.pending[entry["id"]] = Pending(consumer, entry["attempt"])
+            state.pending[entry["id"]] = Pending(consumer, entry["attempt"], delivery=self.world.deliveries)
         if fresh:
             state.position = fresh[-1]
         assert ("lease" in taken) is bool(ids)
         attempts = {entry["id"]: entry["attempt"] for entry in taken["entries"]}
-        return Lease(taken["lease"], name, group, consumer, attempts) if ids else None
+        return Lease(taken["lease"], name, group, consumer, attempts, self.world.deliveries) if ids else None
 
     def settle_one(self, lease: Lease, action: str, chosen: set[str] | None = None) -> None:
         """End or renew a lease as a whole, or for the chosen entries."""
@@ -186,25 +206,36 @@ class Working(Calling):
         told = self.expect(code, tool, lease=lease.token, entry_ids=entry_ids, **more)
         if told is None:
             return
-        assert (set(told["already_done"]), set(told["lost"])) == (already, lost)
-        pending = self.world.group(name, group).pending
+        stream = self.world.streams[name]
+        pending = stream.groups[group].pending
         spent = {one for one in own if pending[one].attempt >= MAX_DELIVERIES}
         dead = own if action == "dead_letter" else spent if tool == "work_fail" else set()
+        # Without content nothing is left to do, and there is nothing to keep as a dead letter.
+        gone = dead - stream.entries.keys()
+        # What this very attempt gave back is given back again, and otherwise settled.
+        again = already & pending.keys() if action in ("retry", "release") else set()
+        assert (set(told["already_done"]), set(told["lost"])) == (already - again | gone, lost)
+        needing: set[str] = set()
         if tool == "work_done":
             assert set(told["done"]) == own
         elif action == "extend":
             assert set(told["extended"]) == own
         else:
-            assert (set(told["dead_lettered"]), set(told["retried"])) == (dead, own - dead)
-            assert self.note_letters(name, group) == dead & self.world.streams[name].entries.keys()
+            assert (set(told["dead_lettered"]), set(told["retried"])) == (dead - gone, own - dead | again)
+            assert self.note_letters(name, group) == dead - gone
         for one in own:
             if tool == "work_done" or one in dead:
                 pending.pop(one, None)
             else:
-                held = pending[one]
-                pending[one] = Pending(held.owner, held.attempt, action == "release", action == "extend")
+                pending[one] = attrs.evolve(
+                    pending[one], due=action == "release", held=action == "extend", leased=True
+                )
             if action == "done and delete":
-                self.world.streams[name].entries.pop(one, None)
+                needed_by = stream.needed_by([one]) - {group}
+                needing |= needed_by if one in stream.entries else set()
+                if not needed_by:
+                    stream.entries.pop(one, None)
+        assert told.get("kept_for") in (needing or {None})
 
     def forget_what_has_no_content(self, name: str, group: str) -> None:
         """Entries that were deleted from the stream leave the pending list when somebody meets them."""

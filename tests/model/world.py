@@ -20,13 +20,14 @@ def order(entry_id: str) -> tuple[int, int]:
 
 @attrs.frozen
 class Lease:
-    """What a work_take answered: its token, and the attempt of each entry it holds."""
+    """What a work_take answered: its token, the attempt of each entry it holds, and which delivery it was."""
 
     token: str
     stream: str
     group: str
     consumer: str
     attempts: Mapping[str, int]
+    delivery: int
 
 
 @attrs.define
@@ -39,6 +40,7 @@ class Pending:
         due: Anybody may take it now.
         held: A consumer works on it; False for a retry that was put off or came due.
         leased: It was taken through redstreamd, or given a due time by it.
+        delivery: Which delivery this was, of all there ever were: attempts count from 1 in a group made anew.
     """
 
     owner: str
@@ -46,6 +48,7 @@ class Pending:
     due: bool = False
     held: bool = True
     leased: bool = True
+    delivery: int = 0
 
 
 @attrs.define
@@ -122,6 +125,8 @@ class World:
         takes: What was taken under each idempotency key of (stream, group, consumer, key).
         asked: The request of each correlation ID: stream and entry ID.
         replied: Correlation IDs that have their answer.
+        answered: Stream, group and entry ID of the requests that were answered by finishing them.
+        deliveries: How many there were.
     """
 
     streams: dict[str, Stream] = attrs.field(factory=dict)
@@ -130,6 +135,8 @@ class World:
     takes: dict[tuple[str, str, str, str], Lease] = attrs.field(factory=dict)
     asked: dict[str, tuple[str, str]] = attrs.field(factory=dict)
     replied: set[str] = attrs.field(factory=set)
+    answered: set[tuple[str, str, str]] = attrs.field(factory=set)
+    deliveries: int = 0
 
     def missing(self, stream: str, group: str | None = None) -> str | None:
         """Return the code of the error for what does not exist, or None if all of it does."""
@@ -148,7 +155,7 @@ class World:
         return self.streams[stream].groups[group]
 
     def fates(self, lease: Lease) -> tuple[set[str], set[str], set[str]]:
-        """Return the entries of a lease that are still its own, not pending any more, and another's."""
+        """Return the entries of a lease that are still its own, settled, and another's."""
         if self.missing(lease.stream, lease.group) is not None:
             return set(), set(), set()
         pending = self.group(lease.stream, lease.group).pending
@@ -156,6 +163,10 @@ class World:
         own = {
             one
             for one, attempt in lease.attempts.items()
-            if one not in already and (pending[one].owner, pending[one].attempt) == (lease.consumer, attempt)
+            if one not in already
+            and (pending[one].owner, pending[one].attempt) == (lease.consumer, attempt)
+            and pending[one].delivery <= lease.delivery
         }
-        return own, already, lease.attempts.keys() - own - already
+        lost = lease.attempts.keys() - own - already
+        given_back = {one for one in own if not pending[one].held}
+        return own - given_back, already | given_back, lost

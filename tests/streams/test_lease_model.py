@@ -148,7 +148,6 @@ class LeaseMachine(RuleBasedStateMachine):
                 entry_ids=chosen,
                 delay_seconds=delay,
                 reason="because",
-                max_deliveries=MAX_DELIVERIES,
             )
         )
         assert list(settled.outcomes) == (chosen or list(lease.attempts))
@@ -159,6 +158,9 @@ class LeaseMachine(RuleBasedStateMachine):
                 assert outcome is Outcome.ALREADY
             elif (held.owner, held.attempt) != (lease.consumer, lease.attempts[entry_id]):
                 assert outcome is Outcome.LOST
+            elif held.put_off:
+                # It was given back by this very attempt.
+                assert outcome is (Outcome.RETRIED if action is Action.RETRY else Outcome.ALREADY)
             else:
                 self._note_settled(entry_id, held, action, outcome, delay)
         assert self._note_dead_letters() == self.buried_now - self.deleted
@@ -300,9 +302,10 @@ class LeaseMachine(RuleBasedStateMachine):
             assert outcome is Outcome.DONE
             del self.pending[entry_id]
             self.done.add(entry_id)
-        elif action is Action.EXTEND:
+        elif action is Action.EXTEND or action is Action.HOLD:
             assert outcome is Outcome.EXTENDED
-            held.due, held.put_off = self.now + delay, False
+            kept = held.due if action is Action.HOLD and held.due is not None else 0.0
+            held.due = max(kept, self.now + delay)
         elif action is Action.RETRY and held.attempt < MAX_DELIVERIES:
             assert outcome is Outcome.RETRIED
             held.due, held.put_off = self.now + delay, True

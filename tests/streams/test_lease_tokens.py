@@ -24,6 +24,8 @@ LEASES = st.builds(
         st.integers(1, 2**31),
         min_size=1,
     ),
+    st.integers(0, 2**53),
+    st.integers(0, 1_000_000),
 )
 
 
@@ -48,26 +50,36 @@ def test_a_changed_token_is_refused(lease: Lease, data: st.DataObject) -> None:
         assert refused.value.code is Code.INVALID_ARGUMENT
 
 
-@pytest.mark.parametrize("token", ["", "lease1.", "lease1.!!!!", "lease1.AAAA", "x" * 100_000, "lease1.é"])
+@pytest.mark.parametrize("token", ["", "lease2.", "lease2.!!!!", "lease2.AAAA", "x" * 100_000, "lease2.é"])
 def test_what_is_no_token_is_refused(token: str) -> None:
     with pytest.raises(BusError):
         KEY.read(token)
 
 
 def test_another_key_refuses() -> None:
-    token = KEY.sign(Lease("s", "g", "c", "unix", {"1-0": 1}))
+    token = KEY.sign(Lease("s", "g", "c", "unix", {"1-0": 1}, 1, 10))
     with pytest.raises(BusError):
         LeaseKey(b"fedcba9876543210").read(token)
 
 
 def test_a_token_of_one_entry_is_short_enough_to_copy() -> None:
-    token = KEY.sign(Lease("billing:invoices:created", "mailer", "worker-1", "unix", {"1767225600000-0": 1}))
-    assert len(token) < 120
+    token = KEY.sign(
+        Lease(
+            "billing:invoices:created",
+            "mailer",
+            "worker-1",
+            "unix",
+            {"1767225600000-0": 1},
+            1767225600000,
+            10,
+        )
+    )
+    assert len(token) < 130
 
 
 def test_the_key_file_is_made_once_and_private(tmp_path: Path) -> None:
     path = tmp_path / "state" / "lease.key"
-    token = LeaseKey.from_file(path).sign(Lease("s", "g", "c", "unix", {"1-0": 1}))
+    token = LeaseKey.from_file(path).sign(Lease("s", "g", "c", "unix", {"1-0": 1}, 1, 10))
     assert LeaseKey.from_file(path).read(token).stream == "s"
     assert stat.S_IMODE(path.stat().st_mode) == 0o600
     assert [each.name for each in path.parent.iterdir()] == ["lease.key"]

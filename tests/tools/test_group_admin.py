@@ -255,7 +255,7 @@ async def test_entries_whose_content_was_deleted_do_not_hold_up_a_removal(server
 
 
 async def test_what_is_released_already_is_not_released_to_itself(server: Server) -> None:
-    how = {"action": "remove_consumer", "consumer": RELEASED, "dry_run": False}
+    how: dict[str, Any] = {"action": "remove_consumer", "consumer": RELEASED, "dry_run": False}
     with trio.fail_after(20):
         async with running_bus(server) as bus:
             ids = await add(bus, 120)
@@ -278,7 +278,7 @@ async def test_what_is_released_already_is_not_released_to_itself(server: Server
 async def test_a_retry_that_was_put_off_keeps_its_time_when_its_consumer_goes(
     server: Server, pending: str
 ) -> None:
-    to = {"to_consumer": "d"} if pending == "hand_over" else {}
+    to: dict[str, Any] = {"to_consumer": "d"} if pending == "hand_over" else {}
     with trio.fail_after(20):
         async with running_bus(server) as bus:
             later, sooner = await add(bus, 2)

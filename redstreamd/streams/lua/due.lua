@@ -13,3 +13,10 @@ end
 local function is_put_off(score)
   return tonumber(score) % 1 ~= 0
 end
+
+-- Whether a record of the pending entries list, {entry ID, consumer, idle time, deliveries}, is that delivery
+-- which a take gave to the consumer at a time. The counter alone does not tell: it begins anew where a group
+-- is set back, or destroyed and made again.
+local function is_of(held, consumer, attempt, at, now)
+  return held[2] == consumer and held[4] == attempt and now - held[3] <= at
+end

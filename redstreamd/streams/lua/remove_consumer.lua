@@ -14,7 +14,8 @@ if heir == consumer then
   return redis.error_reply('ERR a consumer that is removed cannot keep its entries')
 end
 
--- What could be refused is tried before anything is changed: XCLAIM is served when memory is full, ZADD is not.
+-- What could be refused is tried before anything is changed: XCLAIM is served when memory is full, and ZADD
+-- is not.
 redis.call('ZADD', due, 'XX', 0, '')
 redis.call('ZADD', tried, 'XX', 0, '')
 

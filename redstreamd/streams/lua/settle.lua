@@ -2,21 +2,34 @@
 -- Atomic per call, and fenced: an entry that another attempt owns by now is left alone.
 --
 -- KEYS  1 the stream  2 its due set  3 its dead-letter stream  4 what became of earlier deliveries
--- ARGV  1 group  2 consumer  3 done | extend | retry | dead  4 for extend the lease, for retry the
---       delay, in ms  5 for dead and retry the reason  6 for done "1" to delete the entries, too
---       7 deliveries after which a retry is dead-lettered instead (0: never)
+-- ARGV  1 group  2 consumer  3 done | extend | hold | retry | dead; hold extends what would end earlier
+--       4 for extend and hold the lease, for retry the delay, in ms  5 for dead and retry the reason
+--       6 for done "1" to delete the entries that no other group needs, too
+--       7 deliveries after which a retry is dead-lettered instead (0: never)  8 time of the take in ms
 --       then pairs of entry ID and attempt
--- Returns {now, {for each pair: done | extended | retried | dead | already | lost}}
+-- Returns {{for each pair: done | extended | retried | dead | already | lost}, the latest time at which
+--          something extended or retried comes due or "", a group for which entries were not deleted or ""}
 -- Errors with NOGROUP if the group does not exist (any more).
+--
+-- What this attempt put off is settled: repeating that changes nothing, and anything else comes too late.
 
 local stream, due, dead, tried = KEYS[1], KEYS[2], KEYS[3], KEYS[4]
 local group, consumer, action = ARGV[1], ARGV[2], ARGV[3]
 local delay, reason, delete, max_deliveries = tonumber(ARGV[4]), ARGV[5], ARGV[6] == '1', tonumber(ARGV[7])
+local taken_at = tonumber(ARGV[8])
 
 local clock = redis.call('TIME')
 local now = clock[1] * 1000 + math.floor(clock[2] / 1000)
 
+-- What could be refused is tried before anything is settled; but work can be finished when memory is full.
+if action == 'retry' or action == 'dead' then
+  redis.call('ZADD', due, 'XX', 0, '')
+  redis.call('ZADD', tried, 'XX', 0, '')
+  redis.call('XLEN', dead)
+end
+
 local failed_before = redis.call('EXISTS', tried) == 1
+local latest, kept_for, refusal = nil, '', nil
 
 local function acknowledge(id, member)
   redis.call('XACK', stream, group, id)
@@ -24,27 +37,63 @@ local function acknowledge(id, member)
   if failed_before then tries.forget(tried, id) end
 end
 
+local function put_due(at, member)
+  set_due(due, at, member)
+  latest = math.max(latest or at, at)
+end
+
+local others = {}
+if delete and redis.call('EXISTS', stream) == 1 then
+  for _, flat in ipairs(redis.call('XINFO', 'GROUPS', stream)) do
+    local values = {}
+    for index = 1, #flat, 2 do values[flat[index]] = flat[index + 1] end
+    if values['name'] ~= group then others[#others + 1] = values end
+  end
+end
+
+-- Returns a group that did not get the entry or did not finish it, if there is one.
+local function needed_by(id)
+  for _, other in ipairs(others) do
+    if beyond(id, other['last-delivered-id']) then return other['name'] end
+    if #redis.call('XPENDING', stream, other['name'], id, id, 1) > 0 then return other['name'] end
+  end
+end
+
 local function dead_letter(id, held, member)
-  bury(stream, group, dead, tried, held, reason == '' and 'max_deliveries' or reason)
+  local size, refused = bury(stream, group, dead, tried, held, reason == '' and 'max_deliveries' or reason)
+  if refused then
+    refusal = refused
+    return 'lost'
+  end
   acknowledge(id, member)
-  return 'dead'
+  -- Without content there was nothing left to do, and there is no dead letter.
+  return size and 'dead' or 'already'
+end
+
+local function extend(id, held, member)
+  put_due(now + delay, member)
+  return 'extended'
 end
 
 local actions = {
   done = function(id, held, member)
     acknowledge(id, member)
-    if delete then redis.call('XDEL', stream, id) end
+    if delete then
+      local needs = needed_by(id)
+      if needs then kept_for = needs else redis.call('XDEL', stream, id) end
+    end
     return 'done'
   end,
-  extend = function(id, held, member)
-    redis.call('ZADD', due, now + delay, member)
-    return 'extended'
+  extend = extend,
+  hold = function(id, held, member, score)
+    if score and tonumber(score) >= now + delay then return 'extended' end
+    return extend(id, held, member)
   end,
   retry = function(id, held, member)
     if max_deliveries > 0 and held[4] >= max_deliveries then
       return dead_letter(id, held, member)
     end
-    redis.call('ZADD', due, now + delay + 0.5, member)
+    put_due(now + delay + 0.5, member)
     tries.remember(tried, held, reason, now)
     return 'retried'
   end,
@@ -52,17 +101,29 @@ local actions = {
 }
 
 local outcomes = {}
-for index = 8, #ARGV, 2 do
+for index = 9, #ARGV, 2 do
   local id, attempt = ARGV[index], tonumber(ARGV[index + 1])
   local member = id .. '/' .. ARGV[index + 1]
   local held = redis.call('XPENDING', stream, group, id, id, 1)[1]
+  local outcome
   if not held then
     redis.call('ZREM', due, member)
-    outcomes[#outcomes + 1] = 'already'
-  elseif held[2] ~= consumer or held[4] ~= attempt then
-    outcomes[#outcomes + 1] = 'lost'
+    if failed_before then tries.forget(tried, id) end
+    outcome = 'already'
+  elseif not is_of(held, consumer, attempt, taken_at, now) then
+    outcome = 'lost'
   else
-    outcomes[#outcomes + 1] = actions[action](id, held, member)
+    local score = redis.call('ZSCORE', due, member)
+    if not score or not is_put_off(score) then
+      outcome = actions[action](id, held, member, score)
+    elseif action == 'retry' then
+      latest = math.max(latest or 0, tonumber(score))
+      outcome = 'retried'
+    else
+      outcome = 'already'
+    end
   end
+  if refusal then return refusal end
+  outcomes[#outcomes + 1] = outcome
 end
-return {now, outcomes}
+return {outcomes, latest and string.format('%.0f', math.floor(latest)) or '', kept_for}

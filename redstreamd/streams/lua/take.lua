@@ -6,16 +6,20 @@
 -- ARGV  1 group  2 consumer  3 count  4 lease in ms  5 idle time in ms after which a pending entry of
 --       another program may be taken  6 deliveries after which an entry is dead-lettered (0: never)
 --       7 entry ID to create the group at ("": do not create it)  8 "1" to resume what the consumer holds
---       9 how long to keep the record of this take, in ms (0: do not)  10 where to go on looking for
---       pending entries of other programs  11 bytes of content after which no further entry is taken
--- Returns {now, due time of the lease, 1 if replayed from the record, 1 if the group was created,
---          {{entry ID, attempt, {field, value, ...}}, ...}, number of dead-lettered entries,
---          next due time or "", where to go on looking}
+--       9 how long to keep the record of this take, in ms (0: do not)  10 entry ID at which to go on looking
+--       for pending entries of other programs  11 bytes of content after which no further entry is taken
+-- Returns {now, time of the take, due time of the lease, 1 if replayed from the record,
+--          1 if the group was created, {{entry ID, attempt, {field, value, ...}}, ...}, number of
+--          dead-lettered entries, next due time or "", where to go on looking, number of entries that the
+--          consumer still holds beyond those resumed}
 --
 -- The due set maps "<entry ID>/<attempt>" to the server's time in ms at which the entry may be taken
 -- again. The attempt is the delivery counter of the pending entries list: whoever else claims the
 -- entry changes it, which makes our member stale. Stale members do no harm and go when they come due.
 -- A due time with a half (x.5) is a retry that work_fail put off: nobody holds that entry.
+--
+-- Whatever other programs wrote, nothing raises an error once an entry was claimed: the reply, the only one
+-- that carries the entry, would be lost.
 
 local stream, due, dead, tried, record = KEYS[1], KEYS[2], KEYS[3], KEYS[4], KEYS[5]
 local group, consumer = ARGV[1], ARGV[2]
@@ -23,50 +27,76 @@ local count, lease, foreign_idle = tonumber(ARGV[3]), tonumber(ARGV[4]), tonumbe
 local max_deliveries, create_at, resume = tonumber(ARGV[6]), ARGV[7], ARGV[8] == '1'
 local record_for, look_from, room = tonumber(ARGV[9]), ARGV[10], tonumber(ARGV[11])
 
--- The most pending entries of other programs that one call looks through, a page at a time.
-local FOREIGN_PAGE, FOREIGN_PAGES = 100, 10
+-- Pending entries that are read at a time; of those of other programs, the most that one call looks through
+-- where new entries may be waiting, and the most where there are too few of these; and the most that
+-- resuming looks through.
+local PAGE, LOOK_FIRST, LOOK_LAST, LOOK_OWN = 100, 100, 2000, 5000
+-- The most pages of what is due that one call looks through, because the first held nothing but stale members.
+local DUE_PAGES = 10
+-- The most entries that one call dead-letters, and bytes of content after which it dead-letters no more.
+local MOST_LETTERS, LETTER_BYTES = 100, 1048576
 
-local clock = redis.call('TIME')
-local now = clock[1] * 1000 + math.floor(clock[2] / 1000)
-local taken, dead_lettered, created = {}, 0, 0
-
--- XREADGROUP is served when memory is full and ZADD is not: without this probe, entries could be
--- delivered and their lease not recorded. XX adds nothing.
-redis.call('ZADD', due, 'XX', 0, '')
-
-local function pending(id)
-  return redis.call('XPENDING', stream, group, id, id, 1)[1]
+local function time()
+  local clock = redis.call('TIME')
+  return clock[1] * 1000 + math.floor(clock[2] / 1000)
 end
 
-local summary = redis.pcall('XPENDING', stream, group)
-if summary.err then
-  if create_at == '' or not string.find(summary.err, 'NOGROUP', 1, true) then
-    return summary
+local now = time()
+local taken, dead_lettered, created, still_held = {}, 0, 0, 0
+
+-- What could be refused is tried before anything is claimed. XREADGROUP is served when memory is full and
+-- ZADD is not: without this probe, entries could be delivered and their lease not recorded. XX adds nothing.
+redis.call('ZADD', due, 'XX', 0, '')
+redis.call('ZADD', tried, 'XX', 0, '')
+redis.call('XLEN', dead)
+
+local function pending(id)
+  -- A member of the due set that begins with no entry ID, which somebody else wrote, is nothing to Redis.
+  local found = redis.pcall('XPENDING', stream, group, id, id, 1)
+  return not found.err and found[1] or nil
+end
+
+-- Not the summary: that one asks every consumer.
+local any_pending = redis.pcall('XPENDING', stream, group, '-', '+', 1)
+if any_pending.err then
+  if create_at == '' or not string.find(any_pending.err, 'NOGROUP', 1, true) then
+    return any_pending
   end
   redis.call('XGROUP', 'CREATE', stream, group, create_at, 'MKSTREAM')
   created = 1
-  summary = {0}
+  any_pending = {}
+end
+
+local function last_delivered()
+  for _, flat in ipairs(redis.call('XINFO', 'GROUPS', stream)) do
+    local values = {}
+    for index = 1, #flat, 2 do values[flat[index]] = flat[index + 1] end
+    if values['name'] == group then return values['last-delivered-id'] end
+  end
 end
 
 -- A group that was made just now gave out nothing before.
 if record_for > 0 and created == 0 then
   local saved = redis.call('GET', record)
   if saved then
-    local earliest = 0
+    local at, earliest, greatest = tonumber(string.match(saved, '^%d+')), nil, nil
     for id, attempt in string.gmatch(saved, '(%S+)/(%d+)') do
+      if not greatest or beyond(id, greatest) then greatest = id end
       local held = pending(id)
-      if held and held[2] == consumer and held[4] == tonumber(attempt) then
+      if held and is_of(held, consumer, tonumber(attempt), at, now) then
         local entry = redis.call('XRANGE', stream, id, id)[1]
         local score = redis.call('ZSCORE', due, id .. '/' .. attempt)
-        if entry and score and tonumber(score) % 1 == 0 then
+        if entry and score and not is_put_off(score) then
           taken[#taken + 1] = {id, held[4], entry[2]}
-          if earliest == 0 or tonumber(score) < earliest then
-            earliest = tonumber(score)
-          end
+          earliest = math.min(earliest or tonumber(score), tonumber(score))
         end
       end
     end
-    return {now, math.floor(earliest), 1, 0, taken, 0, '', look_from}
+    -- A group that is to deliver these entries only now is another than the one that delivered them, or was
+    -- set back: then the record says nothing of it.
+    if earliest or not beyond(greatest, last_delivered()) then
+      return {now, at, math.floor(earliest or now), 1, 0, taken, 0, '', look_from, 0}
+    end
   end
 end
 
@@ -85,88 +115,134 @@ local function note_size(entry)
   for _, value in ipairs(entry[2]) do room = room - #value end
 end
 
--- ended says how the delivery ended that is superseded now; "" if that is noted already.
-local function claim(id, held, ended)
+-- Returns why an entry is not to be delivered again, if so. A counter that is beyond belief would soon be
+-- beyond Redis and Lua, too.
+local function worn_out(deliveries)
+  if deliveries >= MOST_DELIVERIES then
+    return 'its delivery counter was set to ' .. MOST_DELIVERIES .. ' or more'
+  end
+  if max_deliveries > 0 and deliveries >= max_deliveries and not resume then return 'max_deliveries' end
+end
+
+local letter_room, refusal = LETTER_BYTES, nil
+
+-- Dead-letters a pending entry; returns false where that has to wait, or was refused.
+local function put_aside(held, reason)
+  if dead_lettered == MOST_LETTERS or letter_room <= 0 then return false end
+  local size, refused = bury(stream, group, dead, tried, held, reason)
+  if refused then
+    refusal = refused
+    return false
+  end
+  if size then
+    dead_lettered = dead_lettered + 1
+    letter_room = letter_room - size
+  end
+  forget(held[1])
+  return true
+end
+
+-- Takes a pending entry. ended says how the delivery ended that is superseded now; "" if that is noted
+-- already. Returns false if the entry stays as it is.
+local function claim(held, ended)
+  local id, member = held[1], held[1] .. '/' .. held[4]
   if ended ~= '' then tries.remember(tried, held, ended, now) end
-  if max_deliveries > 0 and held[4] >= max_deliveries and not resume then
-    if bury(stream, group, dead, tried, held, 'max_deliveries') then
-      dead_lettered = dead_lettered + 1
-    end
-    return forget(id)
+  local reason = worn_out(held[4])
+  if reason then
+    if not put_aside(held, reason) then return false end
+    redis.call('ZREM', due, member)
+    return true
   end
   local entry = redis.call('XCLAIM', stream, group, consumer, 0, id)[1]
+  redis.call('ZREM', due, member)
   if not entry then
-    return forget(id)
+    forget(id)
+    return true
   end
   note_size(entry)
   taken[#taken + 1] = {id, held[4] + 1, entry[2]}
-  redis.call('ZADD', due, now + lease, id .. '/' .. held[4] + 1)
+  set_due(due, now + lease, id .. '/' .. held[4] + 1)
+  return true
 end
 
-if resume then
-  for _, held in ipairs(redis.call('XPENDING', stream, group, '-', '+', 1000, consumer)) do
-    if enough(count) then break end
-    local member = held[1] .. '/' .. held[4]
-    local score = redis.call('ZSCORE', due, member)
-    if not score or tonumber(score) % 1 == 0 then
-      redis.call('ZREM', due, member)
-      claim(held[1], held, 'resumed')
-    end
-  end
-else
-  local others = {}
-  local function claim_due(member, id, held)
-    local put_off = tonumber(redis.call('ZSCORE', due, member)) % 1 ~= 0
-    redis.call('ZREM', due, member)
-    claim(id, held, put_off and '' or 'lease ran out')
-  end
-  for _, member in ipairs(redis.call('ZRANGEBYSCORE', due, '-inf', now, 'LIMIT', 0, count + 100)) do
-    local id, attempt = string.match(member, '^(.+)/(%d+)$')
-    local held = id and pending(id)
-    if not held or held[4] ~= tonumber(attempt) then
-      redis.call('ZREM', due, member)
-      if id and not held then tries.forget(tried, id) end
-    elseif held[2] ~= consumer then
-      others[#others + 1] = {member, id, held}
-    elseif not enough(count) then
-      claim_due(member, id, held)
-    end
-  end
-  for _, other in ipairs(others) do
-    if enough(count) then break end
-    claim_due(other[1], other[2], other[3])
-  end
-
-  -- Entries that other programs left pending. The search goes on where the last one ended, and once
-  -- round; it stops when `wanted` entries are taken.
-  local function take_foreign(wanted)
-    local page, from_start = 0, look_from == '-'
-    while not enough(wanted) and page < FOREIGN_PAGES do
-      page = page + 1
-      local idle = redis.call('XPENDING', stream, group, 'IDLE', foreign_idle, look_from, '+', FOREIGN_PAGE)
-      for _, held in ipairs(idle) do
-        if enough(wanted) then break end
-        if not redis.call('ZSCORE', due, held[1] .. '/' .. held[4]) then
-          claim(held[1], held, 'left pending by another program')
-        end
-        look_from = '(' .. held[1]
-      end
-      if #idle < FOREIGN_PAGE and not enough(wanted) then
-        look_from = '-'
-        if from_start then break end
-        from_start = true
+-- Takes what the consumer holds, and counts the rest.
+local function take_held()
+  local from, looked, page = '-', 0, nil
+  repeat
+    page = redis.call('XPENDING', stream, group, from, '+', PAGE, consumer)
+    for _, held in ipairs(page) do
+      local score = redis.call('ZSCORE', due, held[1] .. '/' .. held[4])
+      if not score or not is_put_off(score) then
+        if enough(count) then still_held = still_held + 1 else claim(held, 'resumed') end
       end
     end
-  end
+    looked = looked + #page
+    local last = #page > 0 and page[#page][1]
+    from = last and after(last)
+  until #page < PAGE or looked >= LOOK_OWN or from == last
+end
 
-  -- If more is pending than we know of, there are such entries, and they come before new ones. If not,
-  -- stale members may hide them: then it is worth a search only where nothing else is left to take.
-  local known = redis.call('ZCARD', due)
-  if summary[1] > known then
-    take_foreign(count)
+-- Takes what came due, the consumer's own first, and removes stale members.
+local function take_due()
+  local function claim_due(held)
+    local score = redis.call('ZSCORE', due, held[1] .. '/' .. held[4])
+    return claim(held, is_put_off(score) and '' or 'lease ran out')
   end
-  local fresh = {}
-  local claimed = {}
+  local others, left, pages, page = {}, 0, 0, nil
+  repeat
+    page = redis.call('ZRANGEBYSCORE', due, '-inf', now, 'LIMIT', left, count + PAGE)
+    pages = pages + 1
+    for _, member in ipairs(page) do
+      local id, attempt = string.match(member, '^(.+)/(%d+)$')
+      local held = id and pending(id)
+      if not held or held[4] ~= tonumber(attempt) then
+        redis.call('ZREM', due, member)
+        if id and not held then tries.forget(tried, id) end
+      elseif held[2] ~= consumer then
+        others[#others + 1] = held
+        left = left + 1
+      elseif enough(count) or not claim_due(held) then
+        left = left + 1
+      end
+    end
+  until #page < count + PAGE or enough(count - #others) or pages == DUE_PAGES
+  for _, held in ipairs(others) do
+    if enough(count) then break end
+    claim_due(held)
+  end
+end
+
+-- Takes entries that other programs left pending until `wanted` are taken, looking through `most` at most,
+-- from where the last search ended, and once round. Their idle time is compared here, because XPENDING's own
+-- filter walks the whole list where nothing fits.
+local function take_foreign(wanted, most)
+  local from_start = look_from == '-'
+  while most > 0 and not enough(wanted) do
+    local size = math.min(most, PAGE)
+    local page = redis.call('XPENDING', stream, group, look_from, '+', size)
+    most = most - math.max(#page, 1)
+    for _, held in ipairs(page) do
+      if enough(wanted) then
+        look_from = held[1]
+        return
+      end
+      if held[3] >= foreign_idle and not redis.call('ZSCORE', due, held[1] .. '/' .. held[4]) then
+        claim(held, 'left pending by another program')
+      end
+    end
+    if #page == size then
+      look_from = after(page[#page][1])
+    else
+      look_from = '-'
+      if from_start then break end
+      from_start = true
+    end
+  end
+end
+
+-- Takes new entries; returns them apart, because older debts may still come before them.
+local function take_new()
+  local fresh, claimed = {}, {}
   for _, entry in ipairs(taken) do claimed[entry[1]] = entry end
   while not enough(count - #fresh) do
     -- One at a time, because each may be huge, and what was read is delivered.
@@ -182,24 +258,36 @@ else
       note_size(entry)
       fresh[#fresh + 1] = {entry[1], 1, entry[2]}
     end
-    redis.call('ZADD', due, now + lease, entry[1] .. '/1')
+    set_due(due, now + lease, entry[1] .. '/1')
   end
-  if summary[1] > 0 and summary[1] <= known then
-    take_foreign(count - #fresh)
-  end
+  return fresh
+end
+
+if resume then
+  take_held()
+else
+  take_due()
+  -- A few first, so that new entries never hide them; more where there are too few of these.
+  if #any_pending > 0 then take_foreign(count, LOOK_FIRST) end
+  local fresh = take_new()
+  if #any_pending > 0 then take_foreign(count - #fresh, LOOK_LAST) end
   for _, entry in ipairs(fresh) do
     taken[#taken + 1] = entry
   end
 end
 
+if #taken == 0 and dead_lettered == 0 and refusal then return refusal end
+
+-- Not before the last delivery, by a clock that goes on while a script runs.
+local at = time()
 local next_due = ''
 if #taken == 0 then
   next_due = redis.call('ZRANGEBYSCORE', due, '-inf', '+inf', 'WITHSCORES', 'LIMIT', 0, 1)[2] or ''
 elseif record_for > 0 then
-  local members = {}
-  for index, entry in ipairs(taken) do
-    members[index] = entry[1] .. '/' .. entry[2]
+  local words = {string.format('%.0f', at)}
+  for _, entry in ipairs(taken) do
+    words[#words + 1] = entry[1] .. '/' .. entry[2]
   end
-  redis.call('SET', record, table.concat(members, ' '), 'PX', record_for)
+  redis.call('SET', record, table.concat(words, ' '), 'PX', record_for)
 end
-return {now, now + lease, 0, created, taken, dead_lettered, next_due, look_from}
+return {now, at, now + lease, 0, created, taken, dead_lettered, next_due, look_from, still_held}
