@@ -14,7 +14,14 @@ from redstreamd.streams.admin.groups import GroupState
 from redstreamd.streams.bus import Bus
 from redstreamd.streams.names import RELEASED, check_consumer, check_group, check_stream
 from redstreamd.tools import fields
+from redstreamd.tools.actions import check_arguments
 from redstreamd.tools.definition import Call, Profile, named_by, tool
+
+_OWN = {
+    "destroy": ("delete_dead_letters",),
+    "set_position": ("start",),
+    "remove_consumer": ("consumer", "pending", "to_consumer"),
+}
 
 
 @attrs.frozen
@@ -75,6 +82,7 @@ async def group_manage(call: Call[Bus], args: GroupManageArguments) -> GroupMana
 
     Tells what would be lost, skipped or repeated, and does it only if dry_run is false.
     """
+    check_arguments(args, _OWN)
     longest = call.bus.settings.streams.max_name_bytes
     check_stream(args.stream, max_bytes=longest)
     check_group(args.group, max_bytes=longest)
