@@ -61,6 +61,7 @@ class Journal:
     def __call__(self, event: Event) -> None:
         """Take an event; returns at once."""
         if isinstance(event, Connected | ConnectionLost | ConnectFailed):
+            self._write(event)  # for whoever wants to know of each connection; of the outage, the rest
             self._outages(event)
         elif (kind := _repeatable(event)) is None:
             self._write(event)

@@ -13,7 +13,15 @@ import trio.testing
 from redstreamd.journal import QUIET_SECONDS, Journal
 from redstreamd.mcpio.events import ConnectionClosed, Ending, TurnedAway
 from redstreamd.policy import Principal
-from redstreamd.redisio.events import RenewalFailed, WritesAccepted, WritesRefused
+from redstreamd.redisio.events import (
+    Connected,
+    ConnectFailed,
+    Lane,
+    RenewalFailed,
+    WritesAccepted,
+    WritesRefused,
+)
+from redstreamd.redisio.failures import Failure, FailureKind
 
 ANN, BOB = Principal("ann", "unix"), Principal("bob", "unix")
 
@@ -68,6 +76,24 @@ async def test_connections_that_had_to_be_closed_are_one_record_a_kind_and_princ
     assert "did not read its answers" in caplog.records[2].message
     await trio.sleep(2 * QUIET_SECONDS)
     assert [record.message[:7] for record in caplog.records[3:]] == ["29 more"] * 3
+
+
+async def test_what_each_lane_does_is_for_debugging_and_the_outage_for_everybody(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    journal = Journal()
+    refused = Failure(FailureKind.UNREACHABLE, "Connection refused", "Start Redis.")
+    with caplog.at_level(logging.DEBUG, "redstreamd"):
+        for lane in Lane:
+            journal(ConnectFailed(lane, "r:1", refused))
+        for lane in Lane:
+            journal(Connected(lane, "r:1", "redis 7", 3, 5.0))
+    levels = [record.levelname for record in caplog.records]
+    assert (levels.count("DEBUG"), levels.count("WARNING"), levels.count("INFO")) == (2 * len(Lane), 1, 1)
+    end = caplog.records[-1].message
+    assert end == (
+        "connected to redis 7 at r:1 for command, watch, bulk, durable after 5.0 s and 3 failed attempts"
+    )
 
 
 async def test_what_clients_do_by_themselves_and_what_happens_rarely_is_not_counted(

@@ -75,7 +75,7 @@ class RedisStatus:
             lanes = ", ".join(lane.value for lane, why in away.items() if why == failure)
             found.append(Trouble(f"no connection for {lanes}: {failure.cause}", failure.next_step))
         if (refusal := self.refusal) is not None:
-            cause = f"Redis refuses writes since {refusal.seconds:.0f} s: {refusal.cause}"
+            cause = f"Redis refuses writes (for {refusal.seconds:.0f} s now): {refusal.cause}"
             found.append(Trouble(cause, refusal.next_step))
         return found
 

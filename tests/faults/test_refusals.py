@@ -166,6 +166,44 @@ async def test_a_server_without_memory_refuses_writes_and_serves_every_read(
     assert history.count(Told.REFUSED) > 5
 
 
+async def test_a_full_server_refuses_and_serves_what_the_next_step_says(server: Server) -> None:
+    place = {"stream": STREAM, "group": GROUP}
+    with trio.fail_after(30):
+        async with running_bus(server) as bus:
+            for _ in range(4):
+                await call(bus, "stream_add", **ADD)
+            lease = (await call(bus, "work_take", **place, consumer="c", count=1))["lease"]
+            other = (await call(bus, "work_take", **place, consumer="c", count=1))["lease"]
+            try:
+                server.command("CONFIG", "SET", "maxmemory", 1)
+                for tool, arguments in (
+                    ("stream_add", ADD),
+                    ("work_take", place | {"consumer": "c"}),
+                    ("work_extend", {"lease": lease}),
+                    ("work_fail", {"lease": lease, "reason": "no luck"}),
+                    ("group_create", place | {"group": "another"}),
+                ):
+                    error = await refusal(bus, tool, **arguments)
+                    assert error["code"] == "BACKEND_OUT_OF_MEMORY", tool
+                    assert (
+                        "adding, taking, extending and failing work and creating groups" in error["next_step"]
+                    )
+                await call(bus, "stream_read", stream=STREAM)
+                await call(bus, "work_done", lease=other)
+                await call(
+                    bus,
+                    "stream_manage",
+                    stream=STREAM,
+                    action="trim",
+                    max_length=3,
+                    force=True,
+                    dry_run=False,
+                )
+            finally:
+                server.command("CONFIG", "SET", "maxmemory", 0)
+    assert server.command("XLEN", STREAM) == 3
+
+
 async def test_a_server_that_cannot_save_is_degraded_and_not_dead() -> None:
     history = History()
     with trio.fail_after(30), start_redis("--save", "3600 1000000", "--dbfilename", "d.rdb") as server:
