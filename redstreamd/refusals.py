@@ -50,15 +50,20 @@ def resource_not_found(uri: str, version: str, why: str, **more: Any) -> MCPErro
 def refused_read(error: BusError, uri: str, version: str) -> MCPError:
     """Return the error of a resource that could not be read, or subscribed to."""
     if error.code in _MISTAKEN:
-        why = f"{error.message} {error.cause}"
+        why = _told(error)
         return resource_not_found(uri, version, why, code=str(error.code), next_step=error.next_step)
-    return MCPError(mcp_types.INTERNAL_ERROR, f"{error.message} {error.cause}", {"uri": uri, **_parts(error)})
+    return MCPError(mcp_types.INTERNAL_ERROR, _told(error), {"uri": uri, **_parts(error)})
 
 
 def refused(error: BusError) -> MCPError:
     """Return the error of any other request."""
     code = mcp_types.INVALID_PARAMS if error.code in _MISTAKEN else mcp_types.INTERNAL_ERROR
-    return MCPError(code, f"{error.message} {error.cause}", _parts(error))
+    return MCPError(code, _told(error), _parts(error))
+
+
+def _told(error: BusError) -> str:
+    """Return what happened and why; neither need be a whole sentence."""
+    return f"{error.message}{' ' if error.message.endswith('.') else ': '}{error.cause}"
 
 
 def _parts(error: BusError) -> dict[str, str]:

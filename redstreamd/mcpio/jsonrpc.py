@@ -12,6 +12,7 @@ members with one name and says nothing.
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Mapping
 from itertools import accumulate
 from typing import Any, Final
@@ -91,7 +92,7 @@ def decode(line: bytes, limits: Limits) -> Message:
         # Only now look closer: brackets and commas inside strings count for nothing.
         problem = _excess(line, limits)
         if problem is not None:
-            return Invalid(INVALID_REQUEST, problem)
+            return Invalid(INVALID_REQUEST, problem, _id_at_an_end(line))
     try:
         message = _DECODER.decode(line.decode())
     except UnicodeDecodeError as exc:
@@ -100,7 +101,7 @@ def decode(line: bytes, limits: Limits) -> Message:
         return Invalid(PARSE_ERROR, f"the message is not valid JSON: {exc.msg} at character {exc.pos}")
     except RecursionError:
         # Only where max_nesting is set beyond what the interpreter's stack holds.
-        return Invalid(INVALID_REQUEST, "the message is nested too deeply")
+        return Invalid(INVALID_REQUEST, "the message is nested too deeply", _id_at_an_end(line))
     except ValueError as exc:
         return Invalid(PARSE_ERROR, f"the message is not valid JSON: {exc}")
     return _classify(message)
@@ -166,6 +167,12 @@ def _refuse_constant(name: str) -> Any:
 _DECODER: Final = json.JSONDecoder(object_pairs_hook=object_from_pairs, parse_constant=_refuse_constant)
 _ENCODER: Final = msgspec.json.Encoder()
 
+# Beside the members that a client writes around it. Only the end of the outermost object ends the line.
+_ID: Final = rb'"id"\s*:\s*(-?(?:0|[1-9][0-9]{0,18})|"[\x20\x21\x23-\x5b\x5d-\x7e]{0,100}")'
+_ID_FIRST: Final = re.compile(rb'\s*\{\s*(?:"jsonrpc"\s*:\s*"2\.0"\s*,\s*)?' + _ID + rb"\s*,")
+_ID_LAST: Final = re.compile(rb",\s*" + _ID + rb'\s*(?:,\s*"jsonrpc"\s*:\s*"2\.0"\s*)?\}\s*\Z')
+_LAST_BYTES: Final = 256
+
 _ALL_BYTES: Final = bytes(range(256))
 _BRACKETS: Final = b"{}[]"
 _NOT_STRUCTURE: Final = _ALL_BYTES.translate(None, _BRACKETS + b",")
@@ -194,6 +201,12 @@ def _excess(line: bytes, limits: Limits) -> str | None:
     if max(accumulate(memoryview(steps).cast("b")), default=0) > limits.max_nesting:
         return f"the message is nested more than {limits.max_nesting} levels deep (limits.max_nesting)"
     return None
+
+
+def _id_at_an_end(line: bytes) -> RequestId | None:
+    """Return the id of a request that must not be decoded, if it stands where clients write it."""
+    match = _ID_FIRST.match(line) or _ID_LAST.search(line[-_LAST_BYTES:])
+    return None if match is None else _request_id(json.loads(match[1]))
 
 
 def _classify(message: Any) -> Message:

@@ -196,7 +196,7 @@ class LimitsSettings:
             ge=65_536,
             le=268_435_456,
             description="The largest message in bytes; a longer one ends its connection. Room for a call of "
-            "100 entries of 80 kB each.",
+            "100 entries of 80 kB each. One of more than 100,000 JSON values is refused, whatever its size.",
         ),
     ] = 8 * 1024 * 1024
     max_requests_in_flight: Annotated[

@@ -17,6 +17,8 @@ from redstreamd.errors import BusError, Code
 #: Before the first entry that can exist; the cursor of one who has read nothing.
 ZERO = "0-0"
 
+#: A year, or a year and a month, which is the entry ID of a moment in 1970 as well.
+_YEAR = re.compile(r"(?:19[7-9]\d|2\d{3})(?:-(?:0[1-9]|1[0-2]))?", re.ASCII)
 _ID = re.compile(r"(\d{1,20})(?:-(\d{1,20}))?", re.ASCII)
 MAX_PART = (1 << 64) - 1
 #: The greatest ID that can exist.
@@ -70,6 +72,14 @@ def position(text: str, *, argument: str) -> str:
         return "-"
     if text == "latest":
         return "+"
+    if _YEAR.fullmatch(text):
+        raise BusError(
+            Code.INVALID_START,
+            f"{argument}={text!r} may be a date or an entry ID.",
+            cause="An entry ID begins with milliseconds since 1970: this one lies in its first seconds.",
+            next_step="Give a date with its day, such as 2026-01-31, or a full entry ID such as "
+            "1767225600000-0.",
+        )
     if (parts := parse(text)) is not None:
         return f"{parts[0]}-{parts[1]}" if "-" in text else str(parts[0])
     try:

@@ -267,7 +267,9 @@ def _first(start: str | None, cursor: str | None, *, forward: bool) -> tuple[str
             )
         at = entry_ids.split_cursor(("",), cursor)[0]
         return at, f"({at}"
-    first = entry_ids.position(start or ("earliest" if forward else "latest"), argument="start")
+    if start is None:
+        start = "earliest" if forward else "latest"
+    first = entry_ids.position(start, argument="start")
     if first in ("-", "+"):
         return (entry_ids.ZERO if first == "-" else entry_ids.LAST), first
     complete = first if "-" in first else f"{first}-{0 if forward else entry_ids.MAX_PART}"

@@ -158,7 +158,10 @@ class Suggester:
         if dash is None:
             summary = await self._bus.lister.position(stream)
             digits = 0 if summary is None else summary.last_id.index("-")
-            return [(str(most), str(least)) for most, least in _numbers(milliseconds, digits)]
+            return [
+                (f"{most}-{entry_ids.MAX_PART}", f"{least}-0")
+                for most, least in _numbers(milliseconds, digits)
+            ]
         first, last = f"{milliseconds}-0", f"{milliseconds}-{entry_ids.MAX_PART}"
         if not sequence:
             return [(last, first)]

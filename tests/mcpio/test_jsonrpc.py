@@ -170,7 +170,7 @@ def nested(depth: int, kind: str = "list") -> str:
 def test_nesting_is_accepted_up_to_the_limit_and_refused_beyond(kind: str) -> None:
     limits = Limits(max_nesting=20)
     assert isinstance(decode(nested(20, kind), limits), Request)
-    assert refused(nested(21, kind), limits) == (INVALID, None)
+    assert refused(nested(21, kind), limits) == (INVALID, 1)
     assert "limits.max_nesting" in str(decode(nested(21, kind), limits))
 
 
@@ -186,12 +186,12 @@ def test_nesting_is_accepted_up_to_the_limit_and_refused_beyond(kind: str) -> No
     ],
 )
 def test_no_depth_of_nesting_exhausts_the_stack(text: str) -> None:
-    assert refused(text) == (INVALID, None)
+    assert refused(text) == (INVALID, 1 if text.startswith('{"jsonrpc"') else None)
 
 
 def test_no_setting_of_the_limit_exhausts_the_stack() -> None:
     deep = nested(sys.getrecursionlimit() * 20)
-    assert refused(deep, Limits(max_nesting=10**9, max_values=10**9)) == (INVALID, None)
+    assert refused(deep, Limits(max_nesting=10**9, max_values=10**9)) == (INVALID, 1)
 
 
 @pytest.mark.parametrize(
@@ -209,7 +209,7 @@ def test_no_setting_of_the_limit_exhausts_the_stack() -> None:
 def test_brackets_in_strings_are_no_nesting(tricky: str) -> None:
     text = '{"jsonrpc":"2.0","id":1,"method":"a","params":{"p":["' + tricky + '","' + tricky + '"]}}'
     assert isinstance(decode(text, Limits(max_nesting=3, max_values=20)), Request)
-    assert refused(text, Limits(max_nesting=2, max_values=20)) == (INVALID, None)
+    assert refused(text, Limits(max_nesting=2, max_values=20)) == (INVALID, 1)
 
 
 def test_values_are_accepted_up_to_the_limit_and_refused_beyond() -> None:
@@ -219,8 +219,27 @@ def test_values_are_accepted_up_to_the_limit_and_refused_beyond() -> None:
     # Three commas and three brackets are the message's own.
     limits = Limits(max_values=100)
     assert isinstance(decode(message(95), limits), Request)
-    assert refused(message(96), limits) == (INVALID, None)
+    assert refused(message(96), limits) == (INVALID, 1)
     assert "more than 100 JSON values" in str(decode(message(96), limits))
+
+
+@pytest.mark.parametrize(
+    ("line", "request_id"),
+    [
+        ('{"jsonrpc":"2.0","id":7,"method":"a","params":%s}', 7),
+        ('{ "id" : "seven" , "jsonrpc" : "2.0" , "method":"a","params":%s}', "seven"),
+        ('{"method":"a","params":%s,"jsonrpc":"2.0","id":-7}', -7),
+        ('{"method":"a","params":%s,"id":"7","jsonrpc":"2.0"} ', "7"),
+        # Somebody else's.
+        ('{"jsonrpc":"2.0","method":"a","params":{"id":7,"p":%s}}', None),
+        ('{"jsonrpc":"2.0","method":"a","params":{"p":%s,"id":7}}', None),
+        ('{"jsonrpc":"2.0","method":"a","params":[%s,",\\"id\\":7}"]}', None),
+        ('{"id":null,"method":"a","params":%s}', None),
+        ('{"id":1.5,"method":"a","params":%s}', None),
+    ],
+)
+def test_a_message_that_is_too_much_to_decode_still_has_its_id(line: str, request_id: Any) -> None:
+    assert refused(line % ("[" + "1," * 200 + "1]"), Limits(max_values=100)) == (INVALID, request_id)
 
 
 @pytest.mark.parametrize("unit", ["[],", "{},", "1,", '"",', '"\\\\\\"",', '{"a":1},', "[[]],"])
@@ -229,7 +248,7 @@ def test_no_message_within_the_limits_takes_long_to_decode(unit: str) -> None:
     line = ('{"jsonrpc":"2.0","id":1,"method":"a","params":{"p":[' + body[:-1] + "]}}").encode()
     assert len(line) <= LIMITS.max_message_bytes
     began = time.process_time()
-    assert refused(line) == (INVALID, None)
+    assert refused(line) == (INVALID, 1)
     # Half a second and more without the limit on values; 20 ms here, on a machine that was busy.
     assert time.process_time() - began < 0.3
 

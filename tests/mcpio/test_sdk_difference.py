@@ -310,7 +310,7 @@ DIFFERENCES: dict[str, tuple[list[Line], Line, list[Any], tuple[Any, int, str]]]
         SESSION,
         request("ping", {"a": json.loads("[" * 150 + "]" * 150)}),
         [{"jsonrpc": "2.0", "id": 1, "result": {}}],
-        (None, -32600, "nested"),
+        (1, -32600, "nested"),
     ),
     "an id in flight is refused": (
         [*SESSION, call("sleep", {"name": "a"}, request_id=7)],

@@ -25,6 +25,12 @@ IDS = st.builds("{}-{}".format, PARTS, PARTS)
         ("2026-01-31T12:00:00", "1769860800000"),
         ("2026-01-31", "1769817600000"),
         ("1960-01-01", "0"),
+        ("2026-1", "2026-1"),
+        ("2026-13", "2026-13"),
+        ("1969", "1969"),
+        ("3000", "3000"),
+        ("20260101", "20260101"),
+        ("0", "0"),
     ],
 )
 def test_a_position_is_a_word_a_time_or_an_entry_id(text: str, position: str) -> None:
@@ -32,7 +38,12 @@ def test_a_position_is_a_word_a_time_or_an_entry_id(text: str, position: str) ->
 
 
 @pytest.mark.parametrize(
-    "text", ["", "$", "-", "now", "1-2-3", "1-", "-1", "\uff12\uff10", "18446744073709551616", "W10"]
+    "text",
+    [
+        *("", "$", "-", "now", "1-2-3", "1-", "-1", "\uff12\uff10", "18446744073709551616", "W10"),
+        # These would be entry IDs, but are hardly meant as such.
+        *("2026", "1970", "2999", "2026-01", "2026-12"),
+    ],
 )
 def test_anything_else_is_refused_naming_the_argument(text: str) -> None:
     with pytest.raises(BusError) as refused:
