@@ -29,6 +29,11 @@ async def bury(bus: Bus, entries: list[dict[str, Any]], stamp: Stamp | None = No
     return ids
 
 
+def milliseconds(server: Server) -> int:
+    seconds, micros = server.command("TIME")
+    return int(seconds) * 1000 + int(micros) // 1000
+
+
 def fields_of(server: Server, key: str) -> list[list[bytes]]:
     return [flat for _, flat in server.command("XRANGE", key, "-", "+")]
 
@@ -341,3 +346,22 @@ async def test_every_other_group_gets_what_is_replayed_also_if_the_own_one_is_go
             server.command("DEL", "s")
             nobody = await call(bus, "dead_letter_replay", **GROUP, action="replay", count=1)
     assert [told["other_groups"] for told in (both, alone, nobody)] == [2, 2, 0]
+
+
+async def test_a_lease_of_before_a_replay_finishes_nothing_after_it(server: Server) -> None:
+    with trio.fail_after(20):
+        async with running_bus(server) as bus:
+            flat = [part for n in range(HUGE) for part in (f"f{n}", str(n))]
+            huge = server.command("XADD", "s", "*", *flat).decode()
+            old = await call(bus, "work_take", **GROUP, consumer="c")
+            await call(bus, "work_fail", lease=old["lease"], action="dead_letter")
+            # Deliveries are told apart by milliseconds.
+            began = milliseconds(server)
+            while milliseconds(server) == began:
+                pass
+            await call(bus, "dead_letter_replay", **GROUP, action="replay", dry_run=False)
+            new = await call(bus, "work_take", **GROUP, consumer="c")
+            late = await refusal(bus, "work_done", lease=old["lease"])
+            done = await call(bus, "work_done", lease=new["lease"])
+    assert late["code"] == "LEASE_LOST"
+    assert done["done"] == [huge]
