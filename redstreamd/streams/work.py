@@ -135,12 +135,14 @@ class WorkQueue:
                 if refusal.code is not Code.GROUP_EXISTS:
                     raise
                 return False
+        # No key that is watched changed, and subscribers are told how many groups there are.
+        self._hub.poke(stream)
         return True
 
     async def _take_now(self, take: Take) -> Taken:
         try:
             async with explained(self._commands, take.stream, take.group):
-                return await self._leases.take(take)
+                taken = await self._leases.take(take)
         except OutcomeUnknown as lost:
             raise BusError(
                 lost.code,
@@ -149,6 +151,9 @@ class WorkQueue:
                 next_step=f"Call work_take with resume: true and consumer {take.consumer!r} "
                 "to get what was taken. With an idempotency_key this is done for you.",
             ) from lost
+        if taken.group_created:
+            self._hub.poke(take.stream)
+        return taken
 
     async def _take_in_turn(self, take: Take, deadline: float) -> Taken:
         with trio.move_on_at(deadline) as patience:

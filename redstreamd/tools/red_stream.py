@@ -126,6 +126,8 @@ async def create_consumer_group(call: Call[Bus], args: CreateConsumerGroupArgume
             if refusal.code is not Code.GROUP_EXISTS:
                 raise
             return {"success": True, "note": "Consumer group already exists"}
+    # Redis pushes nothing for it, and subscribers are told how many groups there are.
+    call.bus.hub.poke(args.stream)
     return {"success": True}
 
 

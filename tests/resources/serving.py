@@ -65,7 +65,7 @@ async def running_surface(server: Server, *, max_subscriptions: int = 10_000) ->
         await nursery.start(updates.run)
         vitals = Vitals(bus.commands._manager, bus.commands, bus.hub, updates, version="1")
         built = build_server(
-            Toolbox(REGISTRY, [Profile.WORKER], bus),
+            Toolbox(REGISTRY, [Profile.WORKER, Profile.RED_STREAM], bus),
             LIBRARY,
             PROMPTS,
             Facts(bus, vitals),

@@ -13,7 +13,7 @@ import trio
 from redstreamd.mcpio.connection import Connection
 from redstreamd.mcpio.state import ConnectionState
 from redstreamd.resources import subscriptions
-from redstreamd.streams.subscriptions.topics import GroupTopic, ListTopic
+from redstreamd.streams.subscriptions.topics import GroupTopic, ListTopic, StreamTopic
 from redstreamd.streams.uris import entry_uri, group_uri, stream_uri
 from tests.mcpio.serving import socket_pair
 from tests.resources.serving import Surface, running_surface
@@ -360,6 +360,39 @@ async def test_a_stream_tells_within_five_seconds_of_groups_that_other_programs_
             # Five, and what a busy machine takes.
             with trio.fail_after(8):
                 assert await client.told() == URI
+
+
+async def test_the_pause_after_a_look_is_part_of_the_time_until_the_next_one(
+    redis: Server, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(StreamTopic, "pause_seconds", 0.5)
+    monkeypatch.setattr(StreamTopic, "poll_seconds", 0.5)
+    with trio.fail_after(10):
+        async with running_surface(redis) as surface, following(surface, "modern") as client:
+            await client.subscribe(URI)
+            began, looks = trio.current_time(), surface.updates.statistics().looks
+            while surface.updates.statistics().looks < looks + 4:  # noqa: ASYNC110 - nobody tells
+                await trio.sleep(0.01)
+            # Two seconds; four if they added up.
+            assert trio.current_time() - began < 3.5
+
+
+@pytest.mark.parametrize("tool", ["group_create", "work_take", "create_consumer_group"])
+async def test_a_stream_tells_at_once_of_a_group_that_redstreamd_makes(
+    redis: Server, tool: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(StreamTopic, "poll_seconds", 60.0)
+    redis.command("XADD", "s", "*", "f", "v")
+    with trio.fail_after(10):
+        async with (
+            running_surface(redis) as surface,
+            following(surface, "modern") as client,
+            following(surface, "modern") as worker,
+        ):
+            await client.subscribe(URI)
+            arguments = {"stream": "s", "group": "g", **({"consumer": "w"} if tool == "work_take" else {})}
+            assert "result" in await worker.raw.call_tool(tool, arguments)
+            assert await client.told() == URI
 
 
 @ERAS

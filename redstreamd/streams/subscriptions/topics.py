@@ -64,7 +64,8 @@ class StreamTopic:
     """The entries of a stream, which need not exist yet; also how many groups it has.
 
     Redis pushes what changes the entries, but not that a group is made or destroyed. redstreamd wakes the
-    watchers of the stream when it does that; what other programs do is found by polling.
+    watchers of the stream when it makes one, but not when it destroys one: among them are those who wait for
+    work of the group, and they would make it anew. That, and what other programs do, is found by polling.
     """
 
     stream: str
