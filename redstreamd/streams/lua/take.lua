@@ -226,7 +226,9 @@ local function take_foreign(wanted, most)
         look_from = held[1]
         return
       end
-      if held[3] >= foreign_idle and not redis.call('ZSCORE', due, held[1] .. '/' .. held[4]) then
+      -- What another program released by XNACK, where the server knows it, is nobody's, with an idle time of -1.
+      local idle = held[3] >= foreign_idle or held[3] < 0
+      if idle and not redis.call('ZSCORE', due, held[1] .. '/' .. held[4]) then
         claim(held, 'left pending by another program')
       end
     end

@@ -1,0 +1,305 @@
+"""work_take on real servers: what it does where others left something odd, and where it was asked before."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import trio
+
+from redstreamd.settings import LeasesSettings, Settings
+from redstreamd.streams.bus import Bus
+from redstreamd.streams.names import Kind, companion_key
+from tests.support.buses import running_bus
+from tests.support.calls import call, refusal
+from tests.support.servers import Server
+
+GROUP = {"stream": "s", "group": "g"}
+DUE, DEAD, TRIES = (companion_key("s", kind, "g") for kind in (Kind.DUE, Kind.DEAD, Kind.TRIES))
+GREATEST = f"{2**64 - 1}-{2**64 - 1}"
+NEVER = Settings(leases=LeasesSettings(max_deliveries=0))
+
+
+async def add(bus: Bus, count: int = 1) -> list[str]:
+    ids: list[str] = []
+    for begin in range(0, count, 100):
+        entries = [{"n": n} for n in range(begin, min(begin + 100, count))]
+        ids += (await call(bus, "stream_add", stream="s", entries=entries))["ids"]
+    return ids
+
+
+async def take(bus: Bus, consumer: str = "c", **how: Any) -> dict[str, Any]:
+    return await call(bus, "work_take", **GROUP, consumer=consumer, **how)
+
+
+def ids_of(taken: dict[str, Any]) -> list[str]:
+    return [entry["id"] for entry in taken["entries"]]
+
+
+def all_due(server: Server) -> None:
+    """Let every lease run out now."""
+    server.commands(*[("ZADD", DUE, 1, member) for member in server.command("ZRANGE", DUE, 0, -1)])
+
+
+# What other programs may leave
+
+
+@pytest.mark.parametrize("settings", [None, NEVER], ids=["limited", "never"])
+@pytest.mark.parametrize("counter", [2**31, 2**53, 2**63 - 1])
+async def test_a_delivery_counter_beyond_belief_makes_a_dead_letter_and_holds_up_nobody(
+    server: Server, settings: Settings | None, counter: int
+) -> None:
+    with trio.fail_after(20):
+        async with running_bus(server, settings) as bus:
+            good, poisoned = await add(bus, 2)
+            await take(bus, count=2)
+            server.command("XCLAIM", "s", "g", "cli", 0, poisoned, "RETRYCOUNT", counter, "IDLE", 10**8)
+            all_due(server)
+            taken = await take(bus, "d", count=10)
+            letters = (await call(bus, "dead_letter_replay", **GROUP))["entries"]
+            assert server.command("XPENDING", "s", "g")[0] == 1
+    assert ids_of(taken) == [good]
+    assert taken["dead_lettered"] == 1
+    (note,) = [letter["dead_letter"] for letter in letters]
+    assert note["id"] == poisoned
+    assert "counter" in note["reason"]
+    assert [each["attempt"] for each in note["history"]] == [9_999_999]
+
+
+async def test_what_cannot_be_read_of_earlier_deliveries_is_left_out(server: Server) -> None:
+    with trio.fail_after(20):
+        async with running_bus(server) as bus:
+            (entry_id,) = await add(bus)
+            taken = await take(bus, max_deliveries=1)
+            nested = "[" * 500 + "]" * 500
+            for odd in ("-12 {}", "x", "0000002 no JSON", "0000003 1", f'0000004 {{"reason": {nested}}}'):
+                server.command("ZADD", TRIES, 0, f"{entry_id}/{odd}")
+            told = await call(bus, "work_fail", lease=taken["lease"], reason="no paper")
+            (letter,) = (await call(bus, "dead_letter_replay", **GROUP))["entries"]
+    assert told["dead_lettered"] == [entry_id]
+    assert letter["dead_letter"]["history"] == [{"attempt": 4}]
+
+
+@pytest.mark.parametrize("key", [DEAD, TRIES])
+async def test_a_key_of_another_type_is_found_before_anything_is_taken(server: Server, key: str) -> None:
+    with trio.fail_after(20):
+        async with running_bus(server) as bus:
+            await add(bus, 2)
+            await take(bus, count=2)
+            all_due(server)
+            pending = [row[3] for row in server.command("XPENDING", "s", "g", "-", "+", 10)]
+            due = server.command("ZRANGE", DUE, 0, -1)
+            server.command("SET", key, "x")
+            refused = await refusal(bus, "work_take", **GROUP, consumer="d", max_deliveries=1, count=2)
+            assert [row[3] for row in server.command("XPENDING", "s", "g", "-", "+", 10)] == pending
+            assert server.command("ZRANGE", DUE, 0, -1) == due
+    assert refused["code"] == "WRONG_TYPE"
+
+
+async def test_dead_letters_that_can_have_no_more_hold_up_only_what_would_be_one(server: Server) -> None:
+    """The stream of dead letters has the greatest entry ID, so Redis refuses every other."""
+    server.command("XADD", DEAD, GREATEST, "n", "1")
+    with trio.fail_after(20):
+        async with running_bus(server) as bus:
+            first, second = await add(bus, 2)
+            await take(bus)
+            all_due(server)
+            taken = await take(bus, "d", count=2, max_deliveries=1)
+            await refusal(bus, "work_take", **GROUP, consumer="d", max_deliveries=1)
+            assert server.command("XPENDING", "s", "g")[0] == 2
+            assert ids_of(await take(bus, "d")) == [first]
+    assert ids_of(taken) == [second]
+
+
+async def test_members_that_are_no_entry_ids_are_removed(server: Server) -> None:
+    with trio.fail_after(20):
+        async with running_bus(server) as bus:
+            ids = await add(bus, 2)
+            await take(bus)
+            odd = ("x", "x/1", "/1", f"{2**70}-1/1", "1-1/x")
+            server.commands(*[("ZADD", DUE, score, m) for m, score in zip(odd, "12345", strict=True)])
+            server.command("ZADD", DUE, "-inf", "1-1/1")
+            all_due(server)
+            assert ids_of(await take(bus, "d", count=10)) == ids
+            assert server.command("ZCARD", DUE) == 2
+
+
+async def test_the_greatest_entry_id_pending_elsewhere_fails_no_take(server: Server) -> None:
+    settings = Settings(leases=LeasesSettings(foreign_idle_seconds=0.001))
+    with trio.fail_after(20):
+        async with running_bus(server, settings) as bus:
+            server.command("XADD", "s", "1-1", "n", "1")
+            server.command("XADD", "s", GREATEST, "n", "2")
+            await call(bus, "group_create", **GROUP)
+            server.command("XREADGROUP", "GROUP", "g", "cli", "STREAMS", "s", ">")
+            for entry_id in ("1-1", GREATEST):
+                server.command("XCLAIM", "s", "g", "cli", 0, entry_id, "IDLE", 10**6, "JUSTID")
+            assert [ids_of(await take(bus)) for _ in range(4)] == [["1-1"], [GREATEST], [], []]
+            assert ids_of(await take(bus, resume=True)) == ["1-1", GREATEST]
+
+
+async def test_stale_members_hide_nothing_that_is_due(server: Server) -> None:
+    with trio.fail_after(20):
+        async with running_bus(server) as bus:
+            await add(bus, 5)
+            await take(bus, count=5)
+            all_due(server)
+            server.commands(*[("ZADD", DUE, 0.5, f"{n}-1/1") for n in range(1, 1_001)])
+            taken = await take(bus, "d", count=5)
+            assert server.command("ZCARD", DUE) == 5
+    assert len(taken["entries"]) == 5
+
+
+async def test_new_entries_do_not_hide_what_another_program_left(server: Server) -> None:
+    """However many stale members there are, and although something new is there at each take."""
+    with trio.fail_after(20):
+        async with running_bus(server) as bus:
+            ids = await add(bus, 350)
+            await call(bus, "group_create", **GROUP)
+            server.command("XREADGROUP", "GROUP", "g", "cli", "COUNT", 300, "STREAMS", "s", ">")
+            server.command("XCLAIM", "s", "g", "cli", 0, ids[299], "IDLE", 10**8, "JUSTID")
+            server.commands(*[("ZADD", DUE, 10**14, f"{n}-1/1") for n in range(1, 1_001)])
+            taken = [ids_of(await take(bus)) for _ in range(4)]
+    assert [ids[299]] in taken
+    assert [ids[300]] in taken
+
+
+async def test_a_take_reads_no_list_whole(server: Server) -> None:
+    """Of 5,000 pending entries that another program works on, 2,100 are looked at, and the rest later."""
+    with trio.fail_after(30):
+        async with running_bus(server) as bus:
+            ids = await add(bus, 5_000)
+            await call(bus, "group_create", **GROUP)
+            server.command("XREADGROUP", "GROUP", "g", "cli", "COUNT", 5_000, "STREAMS", "s", ">")
+            server.command("XCLAIM", "s", "g", "cli", 0, ids[-1], "IDLE", 10**8, "JUSTID")
+            server.command("CONFIG", "RESETSTAT")
+            taken = [ids_of(await take(bus)) for _ in range(3)]
+            calls = str(server.command("INFO", "commandstats"))
+    assert taken == [[], [], [ids[-1]]]
+    assert int(calls.partition("cmdstat_xpending:calls=")[2].partition(",")[0]) < 3 * 25
+
+
+async def test_a_call_dead_letters_so_many_and_so_much(server: Server) -> None:
+    with trio.fail_after(30):
+        async with running_bus(server) as bus:
+            await add(bus, 150)
+            for count in (100, 50):
+                await take(bus, count=count)
+            await add(bus)
+            all_due(server)
+            told = [await take(bus, "d", count=2, max_deliveries=1) for _ in range(3)]
+            assert server.command("XLEN", DEAD) == 150
+            large = [("XADD", "s", "*", "n", "x" * 400_000) for _ in range(5)]
+            server.commands(*large)
+            for _ in large:
+                await take(bus, "e")
+            all_due(server)
+            more = await take(bus, "d", count=100, max_deliveries=1)
+    assert [(each.get("dead_lettered", 0), len(each["entries"])) for each in told] == [
+        (100, 1),
+        (50, 0),
+        (0, 0),
+    ]
+    assert more["dead_lettered"] == 4  # three large ones and the one that was taken before
+
+
+# Fences
+
+
+async def test_an_old_lease_does_not_settle_what_a_group_that_was_set_back_delivers(server: Server) -> None:
+    with trio.fail_after(20):
+        async with running_bus(server) as bus:
+            ids = await add(bus)
+            old = await take(bus)
+            await call(bus, "group_manage", **GROUP, action="set_position", start="earliest", dry_run=False)
+            await trio.sleep(0.005)
+            new = await take(bus)
+            assert [(entry["id"], entry["attempt"]) for entry in new["entries"]] == [(ids[0], 1)]
+            for tool in ("work_done", "work_extend", "work_fail"):
+                assert (await refusal(bus, tool, lease=old["lease"]))["code"] == "LEASE_LOST"
+            assert (await call(bus, "work_done", lease=new["lease"]))["done"] == ids
+
+
+async def test_an_old_lease_does_not_settle_what_a_group_of_the_same_name_delivers(server: Server) -> None:
+    with trio.fail_after(20):
+        async with running_bus(server) as bus:
+            ids = await add(bus)
+            old = await take(bus)
+            await call(bus, "group_manage", **GROUP, action="destroy", dry_run=False)
+            await trio.sleep(0.005)
+            new = await take(bus)
+            assert (await refusal(bus, "work_done", lease=old["lease"]))["code"] == "LEASE_LOST"
+            assert (await call(bus, "work_done", lease=new["lease"]))["done"] == ids
+
+
+# The same key again
+
+
+async def test_a_repeated_take_says_so(server: Server) -> None:
+    with trio.fail_after(20):
+        async with running_bus(server) as bus:
+            ids = await add(bus, 2)
+            await call(bus, "group_create", **GROUP)
+            first = await take(bus, idempotency_key="k")
+            again = await take(bus, idempotency_key="k")
+            await call(bus, "work_done", lease=first["lease"])
+            finished = await take(bus, idempotency_key="k", timeout_seconds=15)
+            assert ids_of(await take(bus, idempotency_key="l")) == ids[1:]
+    assert "duplicate" not in first
+    assert again == first | {"duplicate": True}
+    assert (finished["entries"], finished["duplicate"]) == ([], True)
+    assert "new key" in finished["warning"]
+
+
+@pytest.mark.parametrize("how", ["group made again", "set back", "stream made again"])
+async def test_a_key_stands_for_nothing_in_a_group_that_has_yet_to_deliver_it(
+    server: Server, how: str
+) -> None:
+    with trio.fail_after(20):
+        async with running_bus(server) as bus:
+            await add(bus)
+            first = await take(bus, idempotency_key="k")
+            await call(bus, "work_done", lease=first["lease"])
+            if how == "set back":
+                server.command("XGROUP", "SETID", "s", "g", "0")
+            else:
+                server.command(
+                    *(("DEL", "s") if how == "stream made again" else ("XGROUP", "DESTROY", "s", "g"))
+                )
+                await call(bus, "group_create", **GROUP)
+                await add(bus)
+            again = await take(bus, idempotency_key="k")
+    assert len(again["entries"]) == 1
+    assert "duplicate" not in again
+
+
+# Resuming
+
+
+async def test_resuming_returns_everything_and_says_what_is_left(server: Server) -> None:
+    with trio.fail_after(20):
+        async with running_bus(server) as bus:
+            ids = await add(bus, 130)
+            for count in (100, 30):
+                await take(bus, count=count)
+            all_of_it = await take(bus, resume=True)
+            one = await take(bus, resume=True, count=1)
+            await call(bus, "work_done", lease=all_of_it["lease"], entry_ids=ids[1:100])
+            rest = await take(bus, resume=True)
+    assert (ids_of(all_of_it), all_of_it["still_held"]) == (ids[:100], 30)
+    assert (ids_of(one), one["still_held"]) == (ids[:1], 129)
+    assert ids_of(rest) == [ids[0], *ids[100:]]
+    assert "still_held" not in rest
+
+
+async def test_resuming_finds_what_lies_behind_many_retries(server: Server) -> None:
+    with trio.fail_after(30):
+        async with running_bus(server) as bus:
+            ids = await add(bus, 1_201)
+            for _ in range(12):
+                taken = await take(bus, count=100)
+                await call(bus, "work_fail", lease=taken["lease"], delay_seconds=3_600)
+            await take(bus)
+            resumed = await take(bus, resume=True)
+    assert ids_of(resumed) == ids[-1:]
+    assert "still_held" not in resumed
