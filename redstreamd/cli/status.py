@@ -99,7 +99,11 @@ def _lines(report: Mapping[str, Any]) -> Iterator[str]:
 
 def _troubles(redis: Mapping[str, Any]) -> Sequence[Mapping[str, Any]]:
     """Return what is wrong with Redis; an answer that does not come is one more, if nothing explains it."""
-    return redis["troubles"] or ([] if redis["ping"]["answered"] else [redis["ping"]])
+    ping = redis["ping"]
+    # A daemon that was not restarted since an upgrade may know of no troubles.
+    troubles: list[Mapping[str, Any]] = redis.get("troubles", [])
+    explained = ping["answered"] or any(ping["cause"] in each["cause"] for each in troubles)
+    return troubles if explained else [*troubles, ping]
 
 
 def _line(name: str, text: str) -> str:

@@ -141,4 +141,4 @@ def _question(code: str, refused: tuple[Arg, ...]) -> tuple[Arg, ...]:
     # The key that was refused is one that this user may write to. No stream has an entry 0-0, and XADD says
     # so before it looks for the stream, but after the server's own state was looked at.
     position = {"EVAL": 3, "EVALSHA": 3, "XGROUP": 2}.get(str(refused[0]), 1)
-    return ("XADD", refused[position], "0-0", "f", "v")
+    return ("XADD", refused[min(position, len(refused) - 1)], "0-0", "f", "v")

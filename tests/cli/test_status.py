@@ -89,3 +89,52 @@ async def test_an_answer_that_is_no_report_is_told(place, accept, redstreamd, an
         await daemon.aclose()
         assert await process.wait() == 75
         assert words in (await read_all(process.stderr)).decode()
+
+
+@pytest.mark.parametrize(
+    ("redis", "code", "words"),
+    [
+        ({"ping": {"answered": True, "seconds": 0.001}, "troubles": []}, 0, ["answers in 1.0 ms"]),
+        # As a daemon says it that was not restarted since an upgrade.
+        ({"ping": {"answered": True, "seconds": 0.001}}, 0, ["answers in 1.0 ms"]),
+        (
+            {
+                "ping": {"answered": True, "seconds": 0.001},
+                "troubles": [
+                    {"cause": "no bulk", "next_step": "A"},
+                    {"cause": "no writes", "next_step": "B"},
+                ],
+            },
+            1,
+            ["DEGRADED: no bulk", "-> A", "no writes", "-> B"],
+        ),
+        (
+            {
+                "ping": {"answered": False, "cause": "no answer"},
+                "troubles": [{"cause": "no bulk", "next_step": "A"}],
+            },
+            1,
+            ["DEGRADED: no bulk", "no answer"],
+        ),
+    ],
+)
+async def test_everything_that_is_wrong_with_redis_is_listed(place, accept, redstreamd, redis, code, words):
+    report = {
+        "redstreamd": "1",
+        "process": dict.fromkeys(("pid", "uptime_seconds", "memory_bytes", "cpu_seconds", "descriptors"), 1),
+        "redis": {"address": "r:1", "connections": {}, **redis},
+        "waiting": {"tracking": False, "watches": 0, "keys": 0},
+        "subscriptions": {"subscriptions": 0, "topics": 0},
+    }
+    content = {"uri": "redstream://health", "text": json.dumps(report)}
+    answer = {"jsonrpc": "2.0", "id": 1, "result": {"contents": [content]}}
+    with trio.fail_after(20):
+        process = await redstreamd("status", "--socket", str(place))
+        daemon = await accept()
+        await received(daemon)
+        await daemon.send_all(json.dumps(answer).encode() + b"\n")
+        await daemon.aclose()
+        assert await process.wait() == code
+        text = (await read_all(process.stdout)).decode()
+    for word in words:
+        assert word in text

@@ -132,6 +132,25 @@ def test_a_server_that_refuses_writes_is_told_and_shown(served: tuple[Server, Da
     assert len(records(daemon, "accepts writes again")) == 1
 
 
+def test_a_server_that_cannot_save_is_shown_as_what_it_is_though_nobody_writes() -> None:
+    options = ("--save", "3600 1000000", "--dbfilename", "d.rdb")
+    with start_redis(*options) as server, running_daemon(server) as daemon:
+        server.command("SET", "key", "value")
+        # A directory of that name: the dump cannot be written.
+        (server.directory / "d.rdb").mkdir()
+        server.command("BGSAVE")
+        until(lambda: str(server.command("PING")).startswith("MISCONF"))
+        code, text = status(daemon)
+        assert code == 1
+        assert text.count("DEGRADED") == text.count("MISCONF") == 1
+        (record,) = records(daemon, "refuses writes")
+        assert "MISCONF" in record
+        # Else it also refuses to stop.
+        server.command("CONFIG", "SET", "save", "")
+        until(lambda: status(daemon)[0] == 0)
+        assert len(records(daemon, "accepts writes again")) == 1
+
+
 def test_an_idle_timeout_of_redis_is_named_once_and_fills_no_journal(served: tuple[Server, Daemon]) -> None:
     server, daemon = served
     server.command("CONFIG", "SET", "timeout", 1)

@@ -80,6 +80,20 @@ async def test_refused_writes_are_told_once_and_their_end_is_found_though_nobody
     assert (server.command("XLEN", "s"), server.command("DBSIZE")) == (1, 1)
 
 
+async def test_a_script_without_keys_is_noticed_too(redis: Server) -> None:
+    script = Script("return redis.call('SET', 'a', 'b')")
+    with trio.fail_after(20):
+        async with running_manager(Target(path=redis.path)) as manager:
+            try:
+                redis.command("CONFIG", "SET", "maxmemory", 1)
+                with pytest.raises(ServerReplied, match="OOM"):
+                    await manager.run_script(script, [], [], replay=Replay.NEVER)
+                assert manager.status().refusal is not None
+            finally:
+                redis.command("CONFIG", "SET", "maxmemory", 0)
+            await until(lambda: manager.status().refusal is None)
+
+
 async def test_what_a_full_server_still_does_is_no_sign_that_it_writes(server: Server) -> None:
     events: list[RedisEvent] = []
     with trio.fail_after(20):
