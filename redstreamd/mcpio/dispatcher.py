@@ -24,7 +24,16 @@ from redstreamd.mcpio import jsonrpc
 from redstreamd.mcpio.context import ConnectionOutbound, Peer, RequestContext, Send
 from redstreamd.mcpio.events import EventHook, RequestFailed
 from redstreamd.mcpio.inflight import Call, InFlight
-from redstreamd.mcpio.jsonrpc import INTERNAL_ERROR, NOT_NOW, Invalid, Notification, Request
+from redstreamd.mcpio.jsonrpc import (
+    INTERNAL_ERROR,
+    INVALID_REQUEST,
+    NOT_NOW,
+    Batch,
+    Invalid,
+    Message,
+    Notification,
+    Request,
+)
 from redstreamd.mcpio.kernel import HandshakeKernel, Kernel, ModernKernel, era_of, error_of
 from redstreamd.mcpio.limits import Limits
 from redstreamd.mcpio.state import ConnectionState, Era
@@ -47,7 +56,8 @@ class Dispatcher:
         Requests run concurrently and are answered in the order they finish; notifications and `initialize`
         are handled in the order they arrive, before the next message is looked at. Subscribing and
         unsubscribing keep their order, too, without holding up anything else. A request that the peer cancels
-        is never answered. Any other is answered once.
+        is never answered. Any other is answered once. What came in a batch is answered in a batch of its own,
+        as soon as it is done: a wait holds up no other answer.
 
     Attributes:
         in_flight: The requests that are being served.
@@ -110,12 +120,16 @@ class Dispatcher:
     async def take(self, line: bytes, nursery: trio.Nursery) -> None:
         """Handle one line from the peer; what takes longer goes on in `nursery`."""
         message = jsonrpc.decode(line, self._limits)
-        if isinstance(message, Request):
-            await self._take_request(message, len(line), nursery)
-        elif isinstance(message, Notification):
-            await self._take_notification(message)
-        elif isinstance(message, Invalid):
-            self._refuse(message)
+        if not isinstance(message, Batch):
+            await self._take_message(message, len(line), nursery)
+        elif self._kernel is None or not self._kernel.takes_batches:
+            why = "batches are accepted in revision 2025-03-26 only: send one message on each line"
+            self._refuse(Invalid(INVALID_REQUEST, why))
+        else:
+            for each in message.messages:
+                await self._take_message(each, len(line) // len(message.messages), nursery, batched=True)
+                # There may be thousands of them.
+                await trio.lowlevel.checkpoint()
 
     def resume(self, state: ConnectionState, nursery: trio.Nursery) -> None:
         """Settle what a predecessor left in flight.
@@ -160,13 +174,25 @@ class Dispatcher:
         if self._kernel is not None:
             await self._kernel.aclose()
 
-    async def _take_request(self, request: Request, size: int, nursery: trio.Nursery) -> None:
+    async def _take_message(
+        self, message: Message, size: int, nursery: trio.Nursery, *, batched: bool = False
+    ) -> None:
+        if isinstance(message, Request):
+            await self._take_request(message, size, nursery, batched)
+        elif isinstance(message, Notification):
+            await self._take_notification(message)
+        elif isinstance(message, Invalid):
+            self._refuse(message, batched)
+
+    async def _take_request(self, request: Request, size: int, nursery: trio.Nursery, batched: bool) -> None:
         self.requests += 1
         refusal = self.in_flight.refusal(request, size)
         if self._draining.is_set():
             refusal = Invalid(NOT_NOW, "the server is shutting down and takes no more requests", request.id)
+        if batched and request.method == "initialize":
+            refusal = Invalid(INVALID_REQUEST, "initialize must not be part of a batch", request.id)
         if refusal is not None:
-            self._refuse(refusal)
+            self._refuse(refusal, batched)
             return
         # Decided here and not where the request is served, because tasks start in no particular order.
         kernel = await self._kernel_for(request)
@@ -177,6 +203,7 @@ class Dispatcher:
                 self._send(line)
             return
         call = self._register(request, size)
+        call.batched = batched
         if request.method in _IN_ORDER:
             call.after, self._last_in_order = self._last_in_order, call.settled
         nursery.start_soon(self._answer, kernel, call)
@@ -255,7 +282,7 @@ class Dispatcher:
     async def _answer(self, kernel: Kernel, call: Call) -> None:
         line = await self._outcome(kernel, call)
         if line is not None:
-            await self._deliver(line)
+            await self._deliver(jsonrpc.in_batch(line) if call.batched else line)
 
     async def _outcome(self, kernel: Kernel, call: Call) -> bytes | None:
         """Serve a call and return its answer, or None if it gets none.
@@ -309,5 +336,6 @@ class Dispatcher:
         self._report(RequestFailed(self._connection_id, self._principal, request.method, request.id, exc))
         return jsonrpc.error(request.id, INTERNAL_ERROR, "Internal error")
 
-    def _refuse(self, refusal: Invalid) -> None:
-        self._send(jsonrpc.error(refusal.id, refusal.code, refusal.message))
+    def _refuse(self, refusal: Invalid, batched: bool = False) -> None:
+        line = jsonrpc.error(refusal.id, refusal.code, refusal.message)
+        self._send(jsonrpc.in_batch(line) if batched else line)

@@ -32,6 +32,7 @@ class Call:
         size: Length of the line it came in, in bytes.
         context: What its handler is given.
         scope: Cancels its handler.
+        batched: It came in a batch, and so does its answer.
         after: Its handler does not begin before this is set.
         withdrawn: Nobody waits for an answer any more, so none is sent.
         settled: Set once its handler is done, however it ended.
@@ -40,6 +41,7 @@ class Call:
     request: Request
     size: int
     context: RequestContext
+    batched: bool = False
     after: trio.Event | None = None
     scope: trio.CancelScope = attrs.field(factory=trio.CancelScope)
     withdrawn: bool = False

@@ -80,8 +80,15 @@ class Invalid:
 Message = Request | Notification | Response | Invalid
 
 
-def decode(line: bytes, limits: Limits) -> Message:
-    """Turn one line into a message; never raises, whatever the bytes are.
+@attrs.frozen
+class Batch:
+    """Several messages on one line, at least one."""
+
+    messages: tuple[Message, ...]
+
+
+def decode(line: bytes, limits: Limits) -> Message | Batch:
+    """Turn one line into a message or a batch; never raises, whatever the bytes are.
 
     Args:
         line: A line without its newline.
@@ -104,6 +111,8 @@ def decode(line: bytes, limits: Limits) -> Message:
         return Invalid(INVALID_REQUEST, "the message is nested too deeply", _id_at_an_end(line))
     except ValueError as exc:
         return Invalid(PARSE_ERROR, f"the message is not valid JSON: {exc}")
+    if isinstance(message, list) and message:
+        return Batch(tuple(map(_classify, message)))
     return _classify(message)
 
 
@@ -154,6 +163,11 @@ def encode_value(value: Any) -> bytes:
         # A lone surrogate, or an integer that older msgspec releases refuse: both can be read, so both can be
         # echoed, and the standard library writes them in ASCII.
         return json.dumps(value, allow_nan=False, separators=(",", ":")).encode()
+
+
+def in_batch(line: bytes) -> bytes:
+    """Return the line of an answer as that of a batch which holds nothing else."""
+    return b"[" + line[:-1] + b"]\n"
 
 
 def _encode(message: dict[str, Any]) -> bytes:
@@ -211,8 +225,8 @@ def _id_at_an_end(line: bytes) -> RequestId | None:
 
 def _classify(message: Any) -> Message:
     if not isinstance(message, dict):
-        if isinstance(message, list):
-            return Invalid(INVALID_REQUEST, "batches are not accepted: send one message on each line")
+        if message == []:
+            return Invalid(INVALID_REQUEST, "a batch must hold a message")
         return Invalid(INVALID_REQUEST, "a message must be a JSON object")
     if isinstance(message, DuplicateNames):
         request_id = None if message.name == "id" else _request_id(message.get("id"))

@@ -31,6 +31,8 @@ from redstreamd.policy import Principal
 Params = dict[str, Any] | None
 
 
+#: https://modelcontextprotocol.io/specification/2025-03-26/basic#batching
+_BATCH_REVISION: Final = "2025-03-26"
 #: Methods that the handshake era does not have: without an envelope they are broken requests of the other.
 _MODERN_ONLY: Final = frozenset({"server/discover", "subscriptions/listen"})
 
@@ -64,6 +66,11 @@ class Kernel(Protocol):
         A handshake that succeeded shows it, or a request with a valid envelope. One that has neither, such as
         a ping ahead of everything else, says nothing about those that follow.
         """
+        ...
+
+    @property
+    def takes_batches(self) -> bool:
+        """Whether the revision that the peer speaks has JSON-RPC's batches."""
         ...
 
     def claim(self, method: str, params: Params) -> None:
@@ -126,6 +133,11 @@ class HandshakeKernel:
         """Whether `initialize` succeeded."""
         return self._initialize_params is not None
 
+    @property
+    def takes_batches(self) -> bool:
+        """Only one revision has them: the one before knew none, and the one after dropped them."""
+        return self.settled and self._connection.protocol_version == _BATCH_REVISION
+
     def claim(self, method: str, params: Params) -> None:
         """Do nothing: `initialize` settles the matter when it has succeeded."""
 
@@ -168,6 +180,7 @@ class ModernKernel:
     """No session: every request brings its own envelope, and gets a connection of its own from the SDK."""
 
     era = Era.MODERN
+    takes_batches = False
 
     def __init__(
         self,

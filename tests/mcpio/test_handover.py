@@ -221,11 +221,15 @@ async def test_a_notification_ahead_of_the_first_request_is_not_forgotten() -> N
     with trio.fail_after(10):
         async with relay() as each:
             raw = RawClient(each.peer)
-            await raw.notify("notifications/initialized")
+            await raw.notify("notifications/x")
             await trio.testing.wait_all_tasks_blocked(0.01)
-            await each.hand_over()
-            # For the SDK this opens the gate, though nothing was agreed.
-            assert "result" in await raw.call("tools/list")
+            # It waits for the first request, however many predecessors have read it.
+            for _ in range(2):
+                state = await each.hand_over()
+                assert json.loads(state.unread) == {"jsonrpc": "2.0", "method": "notifications/x"}
+                await trio.testing.wait_all_tasks_blocked(0.01)
+            assert "result" in await raw.call("ping")
+            assert (await each.hand_over()).unread == b""
 
 
 async def test_a_peer_that_does_not_read_cannot_be_handed_over() -> None:

@@ -12,14 +12,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from redstreamd.mcpio import jsonrpc
-from redstreamd.mcpio.jsonrpc import DuplicateNames, Invalid, Message, Notification, Request, Response
+from redstreamd.mcpio.jsonrpc import Batch, DuplicateNames, Invalid, Message, Notification, Request, Response
 from redstreamd.mcpio.limits import Limits
 
 LIMITS = Limits()
 PARSE, INVALID = -32700, -32600
 
 
-def decode(text: str | bytes, limits: Limits = LIMITS) -> Message:
+def decode(text: str | bytes, limits: Limits = LIMITS) -> Message | Batch:
     return jsonrpc.decode(text if isinstance(text, bytes) else text.encode(), limits)
 
 
@@ -46,6 +46,7 @@ def refused(text: str | bytes, limits: Limits = LIMITS) -> tuple[int, Any]:
         ('{"jsonrpc":"2.0","id":"\\u00e9","method":"é"}', Request("é", "é", None)),
         ('{"jsonrpc":"2.0","method":"a"}', Notification("a", None)),
         ('{"jsonrpc":"2.0","method":"a","params":{"b":1}}', Notification("a", {"b": 1})),
+        ('[{"jsonrpc":"2.0","method":"a"},{"id":1,"error":1}]', Batch((Notification("a", None), Response()))),
         ('{"jsonrpc":"2.0","id":1,"result":{}}', Response()),
         ('{"jsonrpc":"2.0","id":null,"error":{"code":1,"message":""}}', Response()),
         # Never answer an answer, however wrong it is.
@@ -53,7 +54,7 @@ def refused(text: str | bytes, limits: Limits = LIMITS) -> tuple[int, Any]:
         ('{"id":1.5,"error":1}', Response()),
     ],
 )
-def test_messages_are_told_apart(text: str, message: Message) -> None:
+def test_messages_are_told_apart(text: str, message: Message | Batch) -> None:
     assert decode(text) == message
 
 
@@ -99,7 +100,6 @@ def test_what_is_no_json_is_a_parse_error_without_an_id(text: str | bytes) -> No
         ("true", None),
         ("{}", None),
         ("[]", None),
-        ('[{"jsonrpc":"2.0","id":1,"method":"a"}]', None),
         ('{"jsonrpc":"2.0","id":1}', 1),
         ('{"jsonrpc":"2.0","id":null,"method":"a"}', None),
         ('{"jsonrpc":"2.0","id":1.5,"method":"a"}', None),

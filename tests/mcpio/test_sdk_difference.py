@@ -274,7 +274,8 @@ DIFFERENCES: dict[str, tuple[list[Line], Line, list[Any], tuple[Any, int, str]]]
         [{"jsonrpc": "2.0", "id": 1, "result": {}}],
         (None, -32700, "NaN"),
     ),
-    "a batch is not dropped": (SESSION, b"[]", [], (None, -32600, "batches")),
+    "an empty batch is not dropped": (SESSION, b"[]", [], (None, -32600, "batch")),
+    "a batch is not dropped": (SESSION, b"[" + request("ping") + b"]", [], (None, -32600, "batches")),
     "id null is not dropped": (
         SESSION,
         request("ping", request_id=None),

@@ -185,6 +185,41 @@ async def test_an_answer_that_could_never_be_sent_becomes_an_error_and_the_conne
         assert "result" in await raw.call_tool("big", {"bytes": 90_000})
 
 
+async def test_a_batch_is_served_in_the_one_revision_that_has_them() -> None:
+    """2025-03-26, basic#batching: implementations MUST support receiving batches."""
+
+    def batch(raw: RawClient) -> list[Any]:
+        return [
+            raw.tool_call("sleep", {"name": "long"}, request_id="waits"),
+            {"jsonrpc": "2.0", "method": "notifications/x"},
+            raw.request("ping", request_id="p"),
+            raw.request("initialize", HANDSHAKE, request_id="i"),
+            raw.request("ping", request_id="waits"),
+            {"jsonrpc": "2.0", "id": 1.5, "method": "ping"},
+            [],
+        ]
+
+    with trio.fail_after(10):
+        async with serving() as service, raw_client(service.path) as raw, raw_client(service.path) as later:
+            await raw.initialize("2025-03-26")
+            await raw.send(batch(raw))
+            # One that waits holds up no other, so each is answered in a batch of its own.
+            answers: list[Any] = [await raw.receive() for _ in range(5)]
+            assert all(isinstance(answer, list) and len(answer) == 1 for answer in answers)
+            codes = [(answer["id"], answer.get("error", {}).get("code")) for (answer,) in answers]
+            assert sorted(codes, key=repr) == [
+                *[("i", -32600), ("p", None), ("waits", -32600), (None, -32600), (None, -32600)]
+            ]
+            cancelled = {"method": "notifications/cancelled", "params": {"requestId": "waits"}}
+            await raw.send([{"jsonrpc": "2.0", **cancelled}])
+            await service.tools.wait("ended", "long")
+            await later.initialize("2025-06-18")
+            await later.send(batch(later))
+            refusal = await later.receive()
+            assert (refusal["id"], refusal["error"]["code"]) == (None, -32600)
+            assert "2025-03-26" in refusal["error"]["message"]
+
+
 @ERAS
 async def test_an_unknown_method_is_not_found(era: EraName) -> None:
     async with spoken_to(era) as (_, raw):
