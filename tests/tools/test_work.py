@@ -159,13 +159,13 @@ async def test_new_entries_do_not_hide_what_another_program_left(server: Server)
             server.command("XREADGROUP", "GROUP", "g", "cli", "COUNT", 300, "STREAMS", "s", ">")
             server.command("XCLAIM", "s", "g", "cli", 0, ids[299], "IDLE", 10**8, "JUSTID")
             server.commands(*[("ZADD", DUE, 10**14, f"{n}-1/1") for n in range(1, 1_001)])
-            taken = [ids_of(await take(bus)) for _ in range(4)]
+            taken = [ids_of(await take(bus)) for _ in range(20)]
     assert [ids[299]] in taken
     assert [ids[300]] in taken
 
 
 async def test_a_take_reads_no_list_whole(server: Server) -> None:
-    """Of 5,000 pending entries that another program works on, 2,100 are looked at, and the rest later."""
+    """Of 5,000 pending entries that another program works on, 1,020 are looked at, and the rest later."""
     with trio.fail_after(30):
         async with running_bus(server) as bus:
             ids = await add(bus, 5_000)
@@ -173,10 +173,10 @@ async def test_a_take_reads_no_list_whole(server: Server) -> None:
             server.command("XREADGROUP", "GROUP", "g", "cli", "COUNT", 5_000, "STREAMS", "s", ">")
             server.command("XCLAIM", "s", "g", "cli", 0, ids[-1], "IDLE", 10**8, "JUSTID")
             server.command("CONFIG", "RESETSTAT")
-            taken = [ids_of(await take(bus)) for _ in range(3)]
+            taken = [ids_of(await take(bus)) for _ in range(5)]
             calls = str(server.command("INFO", "commandstats"))
-    assert taken == [[], [], [ids[-1]]]
-    assert int(calls.partition("cmdstat_xpending:calls=")[2].partition(",")[0]) < 3 * 25
+    assert taken == [[], [], [], [], [ids[-1]]]
+    assert int(calls.partition("cmdstat_xpending:calls=")[2].partition(",")[0]) < 5 * 15
 
 
 async def test_a_call_dead_letters_so_many_and_so_much(server: Server) -> None:
@@ -243,7 +243,7 @@ async def test_a_repeated_take_says_so(server: Server) -> None:
             first = await take(bus, idempotency_key="k")
             again = await take(bus, idempotency_key="k")
             await call(bus, "work_done", lease=first["lease"])
-            finished = await take(bus, idempotency_key="k", timeout_seconds=15)
+            finished = await take(bus, idempotency_key="k", timeout_seconds=60)
             assert ids_of(await take(bus, idempotency_key="l")) == ids[1:]
     assert "duplicate" not in first
     assert again == first | {"duplicate": True}

@@ -30,7 +30,7 @@ local record_for, look_from, room = tonumber(ARGV[9]), ARGV[10], tonumber(ARGV[1
 -- Pending entries that are read at a time; of those of other programs, the most that one call looks through
 -- where new entries may be waiting, and the most where there are too few of these; and the most that
 -- resuming looks through.
-local PAGE, LOOK_FIRST, LOOK_LAST, LOOK_OWN = 100, 100, 2000, 5000
+local PAGE, LOOK_FIRST, LOOK_LAST, LOOK_OWN = 100, 20, 1000, 5000
 -- The most pages of what is due that one call looks through, because the first held nothing but stale members.
 local DUE_PAGES = 10
 -- The most entries that one call dead-letters, and bytes of content after which it dead-letters no more.
@@ -126,9 +126,8 @@ end
 
 local letter_room, refusal = LETTER_BYTES, nil
 
--- Dead-letters a pending entry; returns false where that has to wait, or was refused.
+-- Dead-letters a pending entry; returns false if that was refused.
 local function put_aside(held, reason)
-  if dead_lettered == MOST_LETTERS or letter_room <= 0 then return false end
   local size, refused = bury(stream, group, dead, tried, held, reason)
   if refused then
     refusal = refused
@@ -146,8 +145,9 @@ end
 -- already. Returns false if the entry stays as it is.
 local function claim(held, ended)
   local id, member = held[1], held[1] .. '/' .. held[4]
-  if ended ~= '' then tries.remember(tried, held, ended, now) end
   local reason = worn_out(held[4])
+  if reason and (dead_lettered == MOST_LETTERS or letter_room <= 0) then return false end
+  if ended ~= '' then tries.remember(tried, held, ended, now) end
   if reason then
     if not put_aside(held, reason) then return false end
     redis.call('ZREM', due, member)
