@@ -116,8 +116,8 @@ async def test_members_that_are_no_entry_ids_are_removed(server: Server) -> None
         async with running_bus(server) as bus:
             ids = await add(bus, 2)
             await take(bus)
-            odd = ("x", "x/1", "/1", f"{2**70}-1/1", "1-1/x")
-            server.commands(*[("ZADD", DUE, score, m) for m, score in zip(odd, "12345", strict=True)])
+            odd = ["x", "x/1", "/1", "-/1", "+/1", f"{2**70}-1/1", "1-1/x", f"{ids[0]}/01", f"0{ids[0]}/1"]
+            server.commands(*[("ZADD", DUE, 1, member) for member in odd])
             server.command("ZADD", DUE, "-inf", "1-1/1")
             all_due(server)
             assert ids_of(await take(bus, "d", count=10)) == ids
@@ -230,6 +230,23 @@ async def test_an_old_lease_does_not_settle_what_a_group_of_the_same_name_delive
             new = await take(bus)
             assert (await refusal(bus, "work_done", lease=old["lease"]))["code"] == "LEASE_LOST"
             assert (await call(bus, "work_done", lease=new["lease"]))["done"] == ids
+
+
+async def test_an_entry_is_taken_once_though_two_leases_of_it_ran_out(server: Server) -> None:
+    """One of them was of the attempt that the other's end leads to, before the group was set back."""
+    with trio.fail_after(20):
+        async with running_bus(server) as bus:
+            ids = await add(bus)
+            await take(bus)
+            all_due(server)
+            await take(bus)
+            server.command("XGROUP", "SETID", "s", "g", "0")
+            await take(bus)
+            assert server.command("ZCARD", DUE) == 2
+            all_due(server)
+            taken = await take(bus, count=10)
+            assert server.command("ZCARD", DUE) == 1
+    assert [(entry["id"], entry["attempt"]) for entry in taken["entries"]] == [(ids[0], 2)]
 
 
 # The same key again

@@ -6,6 +6,7 @@
 --       5 most entries to move
 -- Returns {entries moved, entries whose content was gone, 1 if the consumer was removed now,
 --          entries lost with it}
+-- Errors if the consumer that goes is to get its entries itself: they would go with it.
 
 local stream, due, tried = KEYS[1], KEYS[2], KEYS[3]
 local group, consumer, heir, delay, most = ARGV[1], ARGV[2], ARGV[3], tonumber(ARGV[4]), tonumber(ARGV[5])

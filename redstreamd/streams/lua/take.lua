@@ -78,8 +78,9 @@ end
 -- A group that was made just now gave out nothing before.
 if record_for > 0 and created == 0 then
   local saved = redis.call('GET', record)
-  if saved then
-    local at, earliest, greatest = tonumber(string.match(saved, '^%d+')), nil, nil
+  local at = saved and tonumber(string.match(saved, '^(%d+) %d+%-%d+/'))
+  if at then
+    local earliest, greatest
     for id, attempt in string.gmatch(saved, '(%S+)/(%d+)') do
       if not greatest or beyond(id, greatest) then greatest = id end
       local held = pending(id)
@@ -186,6 +187,8 @@ end
 local function take_due()
   local function claim_due(held)
     local score = redis.call('ZSCORE', due, held[1] .. '/' .. held[4])
+    -- A member was stale when the page was read, and became that of a lease of this very call.
+    if tonumber(score) > now then return true end
     return claim(held, is_put_off(score) and '' or 'lease ran out')
   end
   local others, left, pages, page = {}, 0, 0, nil
@@ -193,9 +196,9 @@ local function take_due()
     page = redis.call('ZRANGEBYSCORE', due, '-inf', now, 'LIMIT', left, count + PAGE)
     pages = pages + 1
     for _, member in ipairs(page) do
-      local id, attempt = string.match(member, '^(.+)/(%d+)$')
+      local id = string.match(member, '^(.+)/%d+$')
       local held = id and pending(id)
-      if not held or held[4] ~= tonumber(attempt) then
+      if not held or member ~= held[1] .. '/' .. held[4] then
         redis.call('ZREM', due, member)
         if id and not held then tries.forget(tried, id) end
       elseif held[2] ~= consumer then
