@@ -31,7 +31,7 @@ local record_for, look_from, room = tonumber(ARGV[9]), ARGV[10], tonumber(ARGV[1
 -- where new entries may be waiting, and the most where there are too few of these; and the most that
 -- resuming looks through.
 local PAGE, LOOK_FIRST, LOOK_LAST, LOOK_OWN = 100, 20, 1000, 5000
--- The most pages of what is due that one call looks through, because the first held nothing but stale members.
+-- The most pages of what is due that one call looks through, where the first held little but stale members.
 local DUE_PAGES = 10
 -- The most entries that one call dead-letters, and bytes of content after which it dead-letters no more.
 local MOST_LETTERS, LETTER_BYTES = 100, 1048576
@@ -229,7 +229,7 @@ local function take_foreign(wanted, most)
         look_from = held[1]
         return
       end
-      -- What another program released by XNACK, where the server knows it, is nobody's, with an idle time of -1.
+      -- What another program released by XNACK, where there is such, is nobody's, with an idle time of -1.
       local idle = held[3] >= foreign_idle or held[3] < 0
       if idle and not redis.call('ZSCORE', due, held[1] .. '/' .. held[4]) then
         claim(held, 'left pending by another program')
