@@ -14,7 +14,7 @@ from redstreamd.nearest import MAX_KNOWN, nearest_names
 from redstreamd.redisio.commands import Commands
 from redstreamd.redisio.error_replies import reply_text
 from redstreamd.redisio.errors import ServerReplied
-from redstreamd.streams.names import has_stray_braces, is_companion_key
+from redstreamd.streams.names import has_stray_braces, is_companion_key, is_stream_name
 
 #: Keys asked for at a time, and times one asks, for the names that are looked through for a similar one.
 _SCANNED_AT_ONCE, _SCANS = 1_000, 20
@@ -51,7 +51,7 @@ async def stream_not_found(commands: Commands, stream: str) -> BusError:
     cursor = 0
     for _ in range(_SCANS):
         cursor, page = await commands.scan_streams(cursor, "*", _SCANNED_AT_ONCE)
-        known.extend(name for name in page if not is_companion_key(name))
+        known.extend(name for name in page if is_stream_name(name) and not is_companion_key(name))
         if cursor == 0 or len(known) >= MAX_KNOWN:
             break
     return BusError(
