@@ -1,4 +1,4 @@
-"""The largest there may be: an entry of 100 MiB, ten million entries, five thousand groups.
+"""The largest there may be: entries of 100 MiB, ten million of them, a million pending, five thousand groups.
 
 Each is listed, read and diagnosed by a daemon whose memory stays bounded. The figures are printed (``-s``)
 and stand in docs/performance.md.
@@ -154,3 +154,51 @@ def test_five_thousand_groups_are_looked_at_in_bounded_memory_and_time(big_redis
     print(f"\nmemory: {before:.0f} MiB before, {height:.0f} at its height")
     assert max(took.values()) < 5
     assert height - before < 30
+
+
+def server_ms(server: Server, daemon: Daemon, tool: str, **arguments: Any) -> float:
+    """Call a tool and return the milliseconds that the server's one thread spent on the scripts of it."""
+    server.command("CONFIG", "RESETSTAT")
+    result = call(daemon.path, tool, arguments)
+    assert not result["isError"], result["content"]
+    lines = server.command("INFO", "commandstats").decode().splitlines()
+    spent = [float(line.split("usec=")[1].split(",")[0]) for line in lines if line.startswith("cmdstat_eval")]
+    print(f"\n{tool}: {sum(spent) / 1000:.2f} ms of the server", end="")
+    return sum(spent) / 1000
+
+
+@pytest.mark.soak
+@pytest.mark.parametrize(("entries", "consumers"), [(1_000_000, 1), (100_000, 100_000)])
+def test_a_take_and_an_add_cost_no_more_where_much_is_pending(
+    big_redis: Server, entries: int, consumers: int
+) -> None:
+    """Nobody else is served meanwhile, so it must not grow with what others left lying there."""
+    at_once = 50_000
+    add = "for n = 1, ARGV[1] do redis.call('XADD', KEYS[1], '*', 'n', n) end"
+    read = """for n = ARGV[1], ARGV[2] do
+        redis.call('XREADGROUP', 'GROUP', 'g0', 'c' .. n, 'COUNT', ARGV[3], 'STREAMS', KEYS[1], '>')
+    end"""
+    for _ in range(0, entries, at_once):
+        big_redis.command("EVAL", add, 1, STREAM, at_once)
+    big_redis.command("XGROUP", "CREATE", STREAM, "g0", "0")
+    each = entries // consumers
+    step = max(1, at_once // each)
+    for first in range(1, consumers + 1, step):
+        big_redis.command("EVAL", read, 1, STREAM, first, min(first + step - 1, consumers), each)
+    assert big_redis.command("XPENDING", STREAM, "g0")[0] == entries
+    take = {**PLACE, "consumer": "a"}
+    more = {"stream": STREAM, "entries": [{"n": 1}] * 10}
+    with running_daemon(big_redis, REDSTREAMD_TOOLS_PROFILE="operator") as daemon:
+        # Until their scripts are known to the server, each is sent and read whole.
+        call(daemon.path, "work_take", take)
+        call(daemon.path, "stream_add", {**more, "max_length": 10**9})
+        took = {
+            "take, nothing new": server_ms(big_redis, daemon, "work_take", **take | {"count": 100}),
+            "add, nothing to trim": server_ms(big_redis, daemon, "stream_add", **more, max_length=10**9),
+            "take, new entries": server_ms(big_redis, daemon, "work_take", **take, count=10),
+            "add, held by the group": server_ms(big_redis, daemon, "stream_add", **more, max_length=10),
+            "health": server_ms(big_redis, daemon, "stream_health", stream=STREAM),
+            "list": server_ms(big_redis, daemon, "pending_list", **PLACE, min_deliveries=2),
+        }
+    print(f"\n{entries:,} entries pending at {consumers:,}: {took}")
+    assert max(took.values()) < 50
