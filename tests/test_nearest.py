@@ -10,7 +10,7 @@ from redstreamd.nearest import MAX_KNOWN, nearest_names
 def test_the_most_alike_come_first_and_what_is_too_far_does_not_come() -> None:
     known = ["orders:new", "orders:done", "billing:invoices", "users"]
     assert nearest_names("Orders:nwe", known, 2) == ("orders:new", "orders:done")
-    assert nearest_names("orders:nwe", known, 3, least=0.8) == ("orders:new",)
+    assert nearest_names("orders:nwe", known, 3, least=0.88) == ("orders:new",)
     assert nearest_names("zzz", known, 3, least=0.6) == ()
     assert nearest_names("a", [], 3) == ()
 

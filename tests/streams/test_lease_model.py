@@ -310,7 +310,8 @@ class LeaseMachine(RuleBasedStateMachine):
             assert outcome is Outcome.RETRIED
             held.due, held.put_off = self.now + delay, True
         else:
-            assert outcome is Outcome.DEAD_LETTERED
+            # Of what was deleted there is nothing to keep.
+            assert outcome is (Outcome.ALREADY if entry_id in self.deleted else Outcome.DEAD_LETTERED)
             self.buried_now.add(entry_id)
 
     def _note_dead_letters(self) -> set[str]:
