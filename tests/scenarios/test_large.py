@@ -81,6 +81,7 @@ def look(*more: tuple[str, dict[str, Any]]) -> tuple[tuple[str, dict[str, Any]],
     )
 
 
+@pytest.mark.soak
 def test_an_entry_of_100_mib_is_listed_read_and_taken_in_bounded_memory(big_redis: Server) -> None:
     other_programs_add(big_redis, os.urandom(1024).hex().encode() * (50 * 1024))
     with running_daemon(big_redis, REDSTREAMD_TOOLS_PROFILE="operator") as daemon:

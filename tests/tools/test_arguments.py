@@ -128,7 +128,7 @@ def as_json(value: Any) -> Any:
     return value
 
 
-@settings(max_examples=600, deadline=None)
+@settings(max_examples=300, deadline=None)
 @given(calls())
 def test_a_call_is_accepted_exactly_when_the_published_schema_accepts_it(
     drawn: tuple[type[attrs.AttrsInstance], dict[str, Any]],

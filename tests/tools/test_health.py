@@ -644,6 +644,7 @@ async def test_five_thousand_groups_are_diagnosed_within_a_bound(server: Server)
     assert took < 2.0
 
 
+@pytest.mark.soak
 async def test_a_million_entries_are_diagnosed_within_a_bound(server: Server) -> None:
     for _ in range(20):
         server.command(

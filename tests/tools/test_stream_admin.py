@@ -274,6 +274,7 @@ async def test_wrong_calls_say_what_is_right(server: Server) -> None:
     assert denied["code"] == "PERMISSION_DENIED"
 
 
+@pytest.mark.soak
 async def test_five_thousand_groups_and_a_million_entries_are_trimmed_within_a_bound(server: Server) -> None:
     for _ in range(20):
         server.command("EVAL", "for n = 1, 50000 do redis.call('XADD', 's', '*', 'n', n) end", 0)
