@@ -15,7 +15,18 @@ local PAGE = 500
 
 local clock = redis.call('TIME')
 local now = clock[1] * 1000 + math.floor(clock[2] / 1000)
-local total = redis.call('XPENDING', stream, group)[1]
+
+local function total_pending()
+  for _, flat in ipairs(redis.call('XINFO', 'GROUPS', stream)) do
+    local values = {}
+    for index = 1, #flat, 2 do values[flat[index]] = flat[index + 1] end
+    if values['name'] == group then return values['pending'] end
+  end
+  -- Says that there is no such group. Where there is one it would ask each of its consumers.
+  return redis.call('XPENDING', stream, group)[1]
+end
+
+local total = total_pending()
 local found, looked, last = {}, 0, ''
 -- Redis refuses a range that begins beyond the greatest ID; nothing is there.
 local LAST = '18446744073709551615-18446744073709551615'
