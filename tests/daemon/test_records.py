@@ -29,6 +29,13 @@ def records(daemon: Daemon, words: str) -> list[str]:
     return [line for line in daemon.log.splitlines() if words in line]
 
 
+def connections(server: Server) -> list[dict[str, str]]:
+    """The daemon's connections, as CLIENT LIST describes them."""
+    lines = server.command("CLIENT", "LIST").decode().splitlines()
+    listed = [dict(word.partition("=")[::2] for word in line.split(" ")) for line in lines]
+    return [each for each in listed if each["name"].startswith("redstreamd:")]
+
+
 def status(daemon: Daemon) -> tuple[int, str]:
     """What `redstreamd status` says, and its exit status."""
     done = subprocess.run(
@@ -57,18 +64,18 @@ def served() -> Iterator[tuple[Server, Daemon]]:
         address = {"REDIS_HOST": "127.0.0.1", "REDIS_PORT": str(server.port)}
         with running_daemon("absent", directory=directory, **address) as daemon:
             use_every_lane(daemon)
-            until(lambda: server.command("CLIENT", "LIST").count(b"name=redstreamd:") == 4)
+            until(lambda: len(connections(server)) == 4)
             yield server, daemon
 
 
 def test_an_outage_is_one_record_with_its_cause_and_one_for_its_end(served: tuple[Server, Daemon]) -> None:
     server, daemon = served
-    time.sleep(1.1)  # long enough for each connection to count as one that worked
+    # Long enough for each connection to count as one that worked.
+    until(lambda: all(int(each["age"]) >= 2 for each in connections(server)))
     before = len(daemon.log.splitlines())
     server.kill()
     until(lambda: bool(records(daemon, "cannot use Redis")))
     assert status(daemon)[0] == 1
-    time.sleep(1)
     server.start()
     until(lambda: bool(records(daemon, "failed attempts")))
     until(lambda: status(daemon)[0] == 0)
@@ -159,7 +166,14 @@ def test_an_idle_timeout_of_redis_is_named_once_and_fills_no_journal(served: tup
     server.command("CONFIG", "SET", "timeout", 1)
     until(lambda: bool(records(daemon, "CONFIG GET timeout")), 30)
     before = len(daemon.log.splitlines())
-    time.sleep(6)
+    seen = {each["id"] for each in connections(server)}
+    known = len(seen)
+
+    def replaced(times: int) -> bool:
+        seen.update(each["id"] for each in connections(server))
+        return len(seen) >= known + times
+
+    until(lambda: replaced(6), 60)
     assert len(daemon.log.splitlines()) == before
     assert len(records(daemon, "CONFIG GET timeout")) == 1
 
