@@ -167,13 +167,19 @@ async def test_an_operator_cut_off_at_any_moment_leaves_nothing_twice_and_nothin
     assert sorted(values) == sorted([str(n).encode() for n in range(letters)] * 2)
 
 
+async def bury_huge(server: Server, bus: Bus) -> str:
+    """Dead-letter an entry of more fields than a script can copy; return its ID."""
+    flat = [part for n in range(HUGE) for part in (f"f{n}", str(n))]
+    huge: str = server.command("XADD", "s", "*", *flat).decode()
+    taken = await call(bus, "work_take", **GROUP, consumer="c")
+    await call(bus, "work_fail", lease=taken["lease"], action="dead_letter")
+    return huge
+
+
 async def test_an_entry_too_large_to_copy_is_pending_again_in_its_group(server: Server) -> None:
     with trio.fail_after(20):
         async with running_bus(server) as bus:
-            flat = [part for n in range(HUGE) for part in (f"f{n}", str(n))]
-            huge = server.command("XADD", "s", "*", *flat).decode()
-            taken = await call(bus, "work_take", **GROUP, consumer="c")
-            await call(bus, "work_fail", lease=taken["lease"], action="dead_letter")
+            huge = await bury_huge(server, bus)
             plan = await call(bus, "dead_letter_replay", **GROUP, action="replay")
             assert server.command("XPENDING", "s", "g")[0] == 0
             done = await call(bus, "dead_letter_replay", **GROUP, action="replay", dry_run=False)
@@ -192,10 +198,7 @@ async def test_a_large_entry_that_was_deleted_cannot_be_replayed_and_stays_a_dea
 ) -> None:
     with trio.fail_after(20):
         async with running_bus(server) as bus:
-            flat = [part for n in range(HUGE) for part in (f"f{n}", str(n))]
-            huge = server.command("XADD", "s", "*", *flat).decode()
-            taken = await call(bus, "work_take", **GROUP, consumer="c")
-            await call(bus, "work_fail", lease=taken["lease"], action="dead_letter")
+            huge = await bury_huge(server, bus)
             server.command("XGROUP", "DESTROY", "s", "g")
             stuck = await call(bus, "dead_letter_replay", **GROUP, action="replay", dry_run=False)
             server.command("XGROUP", "CREATE", "s", "g", "$")
@@ -287,10 +290,7 @@ async def test_entry_ids_choose_nothing_in_a_list(server: Server) -> None:
 async def test_a_large_entry_that_somebody_holds_again_stays_with_its_holder(server: Server) -> None:
     with trio.fail_after(20):
         async with running_bus(server) as bus:
-            flat = [part for n in range(HUGE) for part in (f"f{n}", str(n))]
-            huge = server.command("XADD", "s", "*", *flat).decode()
-            taken = await call(bus, "work_take", **GROUP, consumer="c")
-            await call(bus, "work_fail", lease=taken["lease"], action="dead_letter")
+            huge = await bury_huge(server, bus)
             server.command("XGROUP", "SETID", "s", "g", "0")
             held = await call(bus, "work_take", **GROUP, consumer="d")
             done = await call(bus, "dead_letter_replay", **GROUP, action="replay", dry_run=False)
