@@ -355,9 +355,12 @@ def _lease_key(settings: Settings) -> LeaseKey:
     try:
         return LeaseKey.from_file(path)
     except OSError as error:
+        allowed = "a directory that redstreamd may create files in"
         raise SettingsError(
             "daemon.state_directory",
             value=str(settings.daemon.state_directory),
-            source=f"{path}: {error.strerror or error}",
-            allowed="a directory that redstreamd may create files in",
+            source="the settings",
+            allowed=allowed,
+            text=f"setting daemon.state_directory cannot be used: {path}: {error.strerror or error}; "
+            f"allowed: {allowed}",
         ) from error

@@ -66,9 +66,18 @@ class SettingsError(Exception):
         allowed: What would have been accepted.
     """
 
-    def __init__(self, key: str, *, value: object, source: str, allowed: str) -> None:
-        """Record where the setting came from and what would be accepted instead."""
-        super().__init__(f"setting {key}={value!r} from {source} is not valid; allowed: {allowed}")
+    def __init__(self, key: str, *, value: object, source: str, allowed: str, text: str = "") -> None:
+        """Record where the setting came from and what would be accepted instead.
+
+        Args:
+            key: See the class.
+            value: See the class.
+            source: See the class.
+            allowed: See the class.
+            text: What to say where "this value is not valid" would mislead: it is not the value that is
+                wrong, but the name, a file, or what is installed.
+        """
+        super().__init__(text or f"setting {key}={value!r} from {source} is not valid; allowed: {allowed}")
         self.key = key
         self.value = value
         self.source = source

@@ -60,10 +60,14 @@ def _found(key: str, path: Path, environ: Mapping[str, str]) -> str:
     directory = environ.get(CREDENTIALS_VARIABLE)
     if directory:
         return str(Path(directory) / path)
+    allowed = (
+        f"an absolute path; the name of a credential needs ${CREDENTIALS_VARIABLE}, which systemd sets for a "
+        f"service with LoadCredential={path}:FILE"
+    )
     raise SettingsError(
         key,
         value=str(path),
         source="the settings",
-        allowed=f"an absolute path; the name of a credential needs ${CREDENTIALS_VARIABLE}, which systemd "
-        f"sets for a service with LoadCredential={path}:FILE",
+        allowed=allowed,
+        text=f"setting {key}='{path}' cannot be used: this process has no credentials; allowed: {allowed}",
     )

@@ -11,7 +11,7 @@ import argparse
 import os
 import sys
 from collections.abc import Sequence
-from typing import NoReturn
+from typing import Any, NoReturn
 
 from redstreamd import __version__
 from redstreamd.cli import call, check_config, connect, doctor, serve, status, stdio
@@ -20,9 +20,16 @@ from redstreamd.cli import call, check_config, connect, doctor, serve, status, s
 class _Parser(argparse.ArgumentParser):
     """argparse with sysexits' status for wrong usage (its own, 2, means nothing to systemd)."""
 
+    def parse_known_args(self, args: Any = None, namespace: Any = None) -> Any:
+        """Refuse what is unknown here; argparse has it refused with the usage of the whole program."""
+        known, unknown = super().parse_known_args(args, namespace)
+        if unknown:
+            self.error(f"unrecognized arguments: {' '.join(unknown)}")
+        return known, unknown
+
     def error(self, message: str) -> NoReturn:
         self.print_usage(sys.stderr)
-        self.exit(os.EX_USAGE, f"{self.prog}: {message}\n")
+        self.exit(os.EX_USAGE, f"{self.prog}: {message}\n{self.prog} --help says more\n")
 
 
 def main(argv: Sequence[str] | None = None) -> int:

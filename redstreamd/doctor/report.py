@@ -74,6 +74,6 @@ def invalid_settings(invalid: SettingsError) -> list[Check]:
             "settings",
             "reading the settings file, the environment and the command line",
             str(invalid),
-            f"Correct {invalid.key}; `redstreamd check-config` shows each value and its source.",
+            f"Correct {invalid.key}; `redstreamd check-config` says if the settings are valid then.",
         )
     ]

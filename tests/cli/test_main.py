@@ -38,6 +38,16 @@ async def test_wrong_usage_is_told_apart_by_its_status(finished, words):
     assert done.stderr.decode().startswith("usage: redstreamd")
 
 
+async def test_an_unknown_option_of_a_command_shows_that_commands_usage(finished):
+    with trio.fail_after(20):
+        done = await finished("call", "stream_list", "--sockt")
+    assert done.stderr.decode() == (
+        "usage: redstreamd call [-h] [--socket PATH] TOOL [JSON]\n"
+        "redstreamd call: unrecognized arguments: --sockt\n"
+        "redstreamd call --help says more\n"
+    )
+
+
 async def test_check_config_prints_a_file_with_the_source_of_each_value(finished, environ, tmp_path):
     file = tmp_path / "my.toml"
     file.write_text("[limits]\nmax_waits = 7\n[redis]\npassword = 'hunter2'\n")
@@ -86,6 +96,16 @@ async def test_a_wrong_setting_is_one_line_and_status_78(finished, environ, comm
     assert message.startswith("redstreamd: ")
     for part in ("redis.port", "tcp://10.0.0.1:6379", "REDIS_PORT", "from 1 to 65535", "Kubernetes"):
         assert part in message
+
+
+async def test_a_state_directory_that_cannot_be_used_is_told_with_the_systems_reason(finished):
+    with trio.fail_after(20):
+        done = await finished("serve", "--set", "daemon.state_directory=/proc/nowhere")
+    assert done.returncode == 78
+    assert done.stderr.decode() == (
+        "redstreamd: setting daemon.state_directory cannot be used: /proc/nowhere/lease.key: No such file or "
+        "directory; allowed: a directory that redstreamd may create files in\n"
+    )
 
 
 async def test_a_setting_with_line_breaks_stays_one_line(finished, tmp_path):

@@ -33,7 +33,7 @@ def test_environment_wins_over_the_file_and_the_command_line_over_both(load_from
 def test_a_missing_default_file_is_fine_and_a_missing_named_one_is_an_error(tmp_path, monkeypatch):
     monkeypatch.setattr(sources, "DEFAULT_FILE", tmp_path / "absent.toml")
     assert load(environ={}).settings.redis.host == "localhost"
-    with pytest.raises(SettingsError, match=r"absent\.toml.*no such file.*--config"):
+    with pytest.raises(SettingsError, match=r"settings file .*absent\.toml .*no such file.*--config"):
         load(config=tmp_path / "absent.toml", environ={})
 
 
@@ -57,6 +57,8 @@ def test_a_file_that_is_no_toml_is_an_error_that_says_why(tmp_path, content, rea
         load(config=file, environ={})
     assert raised.value.key == str(file)
     assert reason in str(raised.value.value)
+    assert str(raised.value).startswith(f"settings file {file} cannot be used: ")
+    assert reason in str(raised.value)
 
 
 def test_a_default_file_that_cannot_be_read_is_an_error(tmp_path, monkeypatch):
@@ -73,6 +75,8 @@ def test_a_default_file_that_cannot_be_read_is_an_error(tmp_path, monkeypatch):
         ("[redsi]\nhost = 'x'", "redsi", "redis"),
         ("[leasse]", "leasse", "leases"),
         ("limit = 5", "limit", "limits"),
+        ("host = 'x'", "host", "redis.host"),
+        ("profile = 'operator'", "profile", "tools.profile"),
         ("[redis.prot]\nnumber = 5", "redis.prot", "redis.port"),
     ],
 )
@@ -80,6 +84,9 @@ def test_an_unknown_name_in_the_file_is_an_error_that_names_the_nearest(refusal,
     error = refusal(toml)
     assert error.key == key
     assert error.allowed.endswith(f"such as {nearest}")
+    # It is not the value that is wrong.
+    assert "is not valid" not in str(error)
+    assert str(error).endswith(f" {key}; the nearest is {nearest}")
 
 
 def test_a_group_that_is_no_table_is_an_error(refusal):
@@ -90,6 +97,7 @@ def test_an_unknown_variable_of_ours_is_an_error_and_others_are_none_of_our_busi
     error = refusal(environ={"REDSTREAMD_TOOL_PROFILE": "worker"})
     assert error.key == "REDSTREAMD_TOOL_PROFILE"
     assert error.allowed.endswith("such as REDSTREAMD_TOOLS_PROFILE")
+    assert refusal(environ={"REDSTREAMD_SOKET": "/run/x.sock"}).allowed.endswith("such as REDSTREAMD_SOCKET")
     load_from(environ={"REDIS_SERVICE_HOST": "10.0.0.1", "PATH": "/bin", "REDSTREAMD_SOCKET": "/run/x.sock"})
 
 

@@ -107,6 +107,7 @@ def test_a_name_without_credentials_says_what_systemd_would_need():
         target_for(RedisSettings(password_file=Path("redis-password")), environ={})
     assert raised.value.key == "redis.password_file"
     assert "LoadCredential=redis-password:FILE" in raised.value.allowed
+    assert "redis.password_file='redis-password' cannot be used" in str(raised.value)
 
 
 def test_plain_settings_are_a_plain_target():
