@@ -152,9 +152,9 @@ def _type(member: dict[str, Any]) -> str:
 def _bounds(member: dict[str, Any]) -> str:
     low, high = member.get("minimum"), member.get("maximum")
     if low is not None and high is not None:
-        return f"From {low:g} to {high:g}."
+        return f"From {low:.12g} to {high:.12g}."
     if low is not None:
-        return f"At least {low:g}."
+        return f"At least {low:.12g}."
     size = member.get("maxItems")
     return f"At most {size}." if size is not None else ""
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 from redstreamd import reference, settings
@@ -21,6 +22,12 @@ def test_the_settings_reference_is_up_to_date() -> None:
 def test_the_reference_of_tools_resources_and_prompts_is_up_to_date() -> None:
     """Regenerate with: python -m redstreamd.reference > docs/tools.md."""
     assert (DOCS / "tools.md").read_text("utf-8") == reference.as_markdown(REGISTRY, LIBRARY, PROMPTS)
+
+
+def test_bounds_in_the_references_are_written_out() -> None:
+    """Nobody reads 2.592e+06 as 30 days."""
+    for name in ("tools.md", "settings.md"):
+        assert not re.search(r"\de\+\d", (DOCS / name).read_text("utf-8")), name
 
 
 def test_the_table_of_errors_is_up_to_date() -> None:

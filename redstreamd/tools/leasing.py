@@ -25,8 +25,8 @@ def lease_seconds(call: Call[Bus], asked: float | None) -> float:
     if asked > leases.max_lease_seconds:
         raise BusError(
             Code.INVALID_ARGUMENT,
-            f"lease_seconds={asked:g} is too long.",
-            cause=f"The setting leases.max_lease_seconds is {leases.max_lease_seconds:g}.",
+            f"lease_seconds={asked:.12g} is too long.",
+            cause=f"The setting leases.max_lease_seconds is {leases.max_lease_seconds:.12g}.",
             next_step="Take a shorter lease and renew it with work_extend.",
         )
     return asked

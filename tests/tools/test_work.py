@@ -41,6 +41,15 @@ def all_due(server: Server) -> None:
     server.commands(*[("ZADD", DUE, 1, member) for member in server.command("ZRANGE", DUE, 0, -1)])
 
 
+async def test_a_lease_beyond_the_setting_is_refused_with_both_numbers_written_out(server: Server) -> None:
+    longest = Settings(leases=LeasesSettings(max_lease_seconds=1_234_567))
+    with trio.fail_after(20):
+        async with running_bus(server, longest) as bus:
+            error = await refusal(bus, "work_take", **GROUP, consumer="c", lease_seconds=2_592_000)
+    assert error["message"] == "lease_seconds=2592000 is too long."
+    assert "is 1234567." in error["cause"]
+
+
 # What other programs may leave
 
 
