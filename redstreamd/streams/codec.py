@@ -49,6 +49,9 @@ _OPTIONAL = {
 
 #: Lua's unpack, which the scripts use to pass an entry on, stops short of 8,000 values.
 MAX_MEMBERS = 1_000
+#: As deep as any message may be (limits.max_nesting). Another program's JSON that is deeper could be read
+#: here, but no answer could carry it: the SDK's serializer gives up at 255, and nobody got past the entry.
+MAX_NESTING = 200
 
 Fields = Sequence[tuple[bytes, bytes]]
 
@@ -193,7 +196,23 @@ def _value(text: str) -> Any:
         ijson.check(value)
     except (msgspec.MsgspecError, UnicodeError, RecursionError, BusError):
         return text
+    # Brackets are counted first because that is a hundred times faster; those in strings count for nothing.
+    if text.count("[") + text.count("{") > MAX_NESTING and _is_nested_deeper(value, MAX_NESTING):
+        return text
     return value
+
+
+def _is_nested_deeper(value: Any, levels: int) -> bool:
+    """Tell whether arrays and objects in `value` are nested more than `levels` deep."""
+    layer = [value]
+    for _ in range(levels + 1):
+        containers = [each for each in layer if isinstance(each, list | dict)]
+        if not containers:
+            return False
+        layer = [
+            member for each in containers for member in (each.values() if isinstance(each, dict) else each)
+        ]
+    return True
 
 
 def _names(listed: bytes | None) -> frozenset[str]:

@@ -163,6 +163,18 @@ async def test_strange_input_is_answered_and_the_connection_lives_on(redis: Serv
             assert not (await client.call_tool("stream_list", {}))["result"]["isError"]
 
 
+def test_a_value_of_another_program_too_deep_for_an_answer_keeps_nobody_out(redis: Server) -> None:
+    deep = "[" * 500 + "]" * 500
+    redis.command("XADD", "s", "1-0", "a", deep, "_rs.v", "1", "_rs.json", '["a"]')
+    with running_daemon(redis, "--set", "tools.profile=worker,red-stream") as daemon:
+        read = daemon.call("stream_read", stream="s")["structuredContent"]["entries"]
+        assert read[0]["fields"]["a"] == deep
+        taken = daemon.call("work_take", stream="s", group="g", consumer="c")["structuredContent"]
+        assert taken["entries"][0]["fields"]["a"] == deep
+        (text,) = daemon.call("get_stream_messages", stream="s")["content"]
+        assert json.loads(text["text"])[0]["message"]["a"] == deep
+
+
 async def test_stdio_serves_one_client_and_ends_with_it(redis: Server) -> None:
     from mcp import Client, StdioServerParameters
 

@@ -104,6 +104,22 @@ def test_a_deeply_nested_value_needs_no_deep_stack() -> None:
     ijson.check(value)
 
 
+@pytest.mark.parametrize("opening", ["[", '{"x":'])
+def test_what_is_nested_deeper_than_any_answer_can_be_stays_text(opening: str) -> None:
+    def stored(levels: int) -> list[tuple[bytes, bytes]]:
+        text = opening * levels + "1" + {"[": "]"}.get(opening, "}") * levels
+        return [(b"a", text.encode()), (b"_rs.v", b"1"), (b"_rs.json", b'["a"]')]
+
+    assert not isinstance(decode(stored(codec.MAX_NESTING)).members["a"], str)
+    deeper = stored(codec.MAX_NESTING + 1)
+    assert decode(deeper).members["a"] == deeper[0][1].decode()
+
+
+def test_brackets_side_by_side_or_in_strings_are_no_nesting() -> None:
+    wide = {"wide": [[]] * 1_000, "text": ["[" * 1_000]}
+    assert decode(encode(wide, Stamp())).members == wide
+
+
 def test_redis_cli_sees_text_and_its_entries_are_read_as_text(redis: Server) -> None:
     encoded = encode({"type": "order", "amount": 3}, Stamp(sender="unix"))
     redis.command("XADD", "s", "*", *[part for pair in encoded for part in pair])
