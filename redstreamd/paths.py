@@ -70,6 +70,20 @@ def candidates_for_clients(environ: Mapping[str, str] = os.environ, uid: int | N
     return list(dict.fromkeys(found))
 
 
+def is_safe_place(socket_path: str, uid: int | None = None) -> bool:
+    """Tell whether no other user can be behind a socket of `candidates_for_clients` that has just answered.
+
+    To be asked then: a directory that was not there when the candidates were listed may have been made since,
+    by anybody.
+
+    Args:
+        socket_path: Where it is.
+        uid: The user; without one, the effective user of this process.
+    """
+    uid = os.geteuid() if uid is None else uid
+    return socket_path != _fallback_socket(uid) or is_trusted(os.path.dirname(socket_path), uid)
+
+
 def default_state_directory(environ: Mapping[str, str] = os.environ) -> str:
     """Return where state is kept: systemd's ``StateDirectory=``, else the person's state directory.
 

@@ -7,7 +7,7 @@ import os
 import socket
 import time
 
-from redstreamd.paths import candidates_for_clients
+from redstreamd.paths import candidates_for_clients, is_safe_place
 
 RESTART_GRACE = 3.0
 """Seconds for which a daemon that seems to restart is waited for: without socket activation it is away
@@ -48,7 +48,10 @@ def open_connection(named: str | None) -> socket.socket:
                 connection.close()
                 refusals[place] = refusal
             else:
-                return connection
+                if named is not None or is_safe_place(place):
+                    return connection
+                connection.close()
+                refusals[place] = PermissionError(errno.EPERM, "somebody else has made its directory")
         if time.monotonic() >= deadline or not any(map(_may_come_back, refusals, refusals.values())):
             raise UnreachableError(_explained(refusals))
         time.sleep(_RETRY)

@@ -15,10 +15,25 @@ import pytest
 import trio
 from mcp import Client, MCPError, StdioServerParameters
 
+from redstreamd import paths
 from redstreamd.cli import absent, reach
 from tests.cli.conftest import read_all, read_exactly
 
 LARGE = random.Random(1).randbytes(8 * 1024 * 1024)
+
+
+def test_a_socket_in_a_directory_that_somebody_else_made_meanwhile_is_not_used(place, monkeypatch):
+    # As it is after the candidates were listed: the place in /tmp was not there then.
+    monkeypatch.setattr(paths, "_fallback_socket", lambda uid: str(place))
+    monkeypatch.setattr(reach, "candidates_for_clients", lambda: [str(place)])
+    with socket.socket(socket.AF_UNIX) as listening:
+        listening.bind(str(place))
+        listening.listen()
+        reach.open_connection(None).close()
+        place.parent.chmod(0o777)
+        with pytest.raises(reach.UnreachableError, match="somebody else has made its directory"):
+            reach.open_connection(None)
+        reach.open_connection(str(place)).close()
 
 
 async def test_bytes_pass_unchanged_in_both_directions(place, accept, redstreamd):

@@ -72,6 +72,17 @@ def test_a_directory_in_tmp_that_someone_else_prepared_is_left_out(tmp_path, mon
     assert place not in paths.candidates_for_clients({}, NOBODY)
 
 
+def test_a_directory_in_tmp_that_someone_else_made_since_is_not_safe(tmp_path, monkeypatch):
+    monkeypatch.setattr(paths, "_fallback_socket", lambda uid: str(tmp_path / f"mine-{uid}" / "mcp.sock"))
+    place = tmp_path / f"mine-{ME}" / "mcp.sock"
+    assert not paths.is_safe_place(str(place), ME)
+    place.parent.mkdir(mode=0o700)
+    assert paths.is_safe_place(str(place), ME)
+    place.parent.chmod(0o777)
+    assert not paths.is_safe_place(str(place), ME)
+    assert paths.is_safe_place(paths.SERVICE_SOCKET, ME)
+
+
 def test_a_socket_directory_is_private_when_made(tmp_path):
     place = tmp_path / "redstreamd" / "mcp.sock"
     paths.make_socket_directory(str(place))
