@@ -101,6 +101,6 @@ def _repeatable(event: Event) -> Hashable | None:
     match event:
         case mcp.TurnedAway():
             return "turned away"
-        case mcp.ConnectionClosed(ending=mcp.Ending.OVERSIZE | mcp.Ending.OVERFLOW):
+        case mcp.ConnectionClosed(ending=mcp.Ending.OVERSIZE | mcp.Ending.HTTP | mcp.Ending.OVERFLOW):
             return event.ending, event.principal
     return None

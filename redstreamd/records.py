@@ -144,6 +144,11 @@ def _(event: mcp.ConnectionClosed) -> tuple[int, str]:
                 f"closed a connection of {event.principal.name}, which sent a message over "
                 f"{event.limit_bytes} bytes; send large content in parts, or raise limits.max_message_bytes"
             )
+        case mcp.Ending.HTTP:
+            return logging.WARNING, (
+                f"closed a connection of {event.principal.name}, which spoke HTTP; find out whether a client "
+                "is set up wrongly, or a web page tries to reach the bus through somebody's browser"
+            )
         case mcp.Ending.OVERFLOW:
             return logging.WARNING, (
                 f"closed a connection of {event.principal.name}, which did not read its answers until over "

@@ -69,13 +69,15 @@ async def test_connections_that_had_to_be_closed_are_one_record_a_kind_and_princ
         journal(closed(Ending.OVERSIZE))
         journal(closed(Ending.OVERSIZE, BOB))
         journal(closed(Ending.OVERFLOW))
-    assert [record.levelname for record in caplog.records] == ["WARNING"] * 3
+        journal(closed(Ending.HTTP, limit_bytes=None))
+    assert [record.levelname for record in caplog.records] == ["WARNING"] * 4
     assert "sent a message over 8 bytes" in caplog.records[0].message
     assert "limits.max_message_bytes" in caplog.records[0].message
     assert "bob" in caplog.records[1].message
     assert "did not read its answers" in caplog.records[2].message
+    assert "web page" in caplog.records[3].message
     await trio.sleep(2 * QUIET_SECONDS)
-    assert [record.message[:7] for record in caplog.records[3:]] == ["29 more"] * 3
+    assert [record.message[:7] for record in caplog.records[4:]] == ["29 more"] * 4
 
 
 async def test_what_each_lane_does_is_for_debugging_and_the_outage_for_everybody(

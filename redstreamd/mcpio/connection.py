@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import math
+import re
 import secrets
 from typing import Final
 
@@ -36,6 +37,9 @@ READ_BYTES: Final = 65536
 # work, or one message that is longer than that.
 MESSAGES_PER_TURN: Final = 16
 BYTES_PER_TURN: Final = 16384
+# How an HTTP request begins (RFC 9112, section 3). Any web page can have a browser send one to a TCP port of
+# this host, with a body of the page's choice: lines of the header are no JSON, but those of the body may be.
+_HTTP: Final = re.compile(rb"[A-Z]+ .* HTTP/[0-9.]+\r?", re.DOTALL)
 
 
 @attrs.frozen
@@ -64,6 +68,7 @@ class Connection:
         See `Dispatcher` for how messages are answered.
         When the peer stops sending, requests in flight get `EOF_GRACE_SECONDS` and then an error. When the
         stream breaks, or more waits for the peer to read than the limit allows, they are cancelled at once.
+        A peer that begins to speak HTTP is told so, and nothing else that it sends is looked at.
 
     Resource handling:
         `run` takes the stream over and closes it on the way out, except after `hand_over`.
@@ -101,6 +106,7 @@ class Connection:
         self._inherited = state
         self._report = contained(on_event)
         self._splitter = LineSplitter(limits.max_message_bytes)
+        self._has_begun = state is not None
         if state is not None:
             self._splitter.feed(state.unread)
         self._outbox = Outbox(stream, limits.max_outbox_bytes)
@@ -248,6 +254,11 @@ class Connection:
         messages = size = 0
         while True:
             while (line := self._splitter.next_line()) is not None:
+                if not self._has_begun and _HTTP.fullmatch(line):
+                    message = "this is no HTTP server: messages are JSON-RPC, each on a line of its own"
+                    self._turn_away(Ending.HTTP, jsonrpc.PARSE_ERROR, message)
+                    return
+                self._has_begun = True
                 await self._dispatcher.take(line, nursery)
                 messages += 1
                 size += len(line)
@@ -257,8 +268,7 @@ class Connection:
             if self._splitter.overlong:
                 limit = self._limits.max_message_bytes
                 message = f"a message must not be longer than {limit} bytes (limits.max_message_bytes)"
-                self._send(jsonrpc.error(None, jsonrpc.INVALID_REQUEST, message))
-                self._stop(Ending.OVERSIZE, EOF_GRACE_SECONDS)
+                self._turn_away(Ending.OVERSIZE, jsonrpc.INVALID_REQUEST, message)
                 return
             try:
                 data = await self._stream.receive_some(READ_BYTES)
@@ -274,9 +284,15 @@ class Connection:
                 return
             self._splitter.feed(bytes(data))
 
+    def _turn_away(self, ending: Ending, code: int, message: str) -> None:
+        """Say what is wrong with what the peer sends, and end; the rest of it is read and not looked at."""
+        self._send(jsonrpc.error(None, code, message))
+        self._stop(ending, EOF_GRACE_SECONDS)
+
     async def _finish(self, nursery: trio.Nursery) -> None:
         """Let requests in flight end, and have everything written, as far as the deadline allows."""
-        if self._ending is Ending.OVERSIZE:
+        is_sending = self._ending in (Ending.OVERSIZE, Ending.HTTP)
+        if is_sending:
             nursery.start_soon(self._discard_input)
         in_flight = self._dispatcher.in_flight
         with trio.move_on_at(self._deadline):
@@ -286,7 +302,7 @@ class Connection:
         await in_flight.wait_empty()
         with trio.move_on_at(max(self._deadline, trio.current_time() + LAST_WORDS_SECONDS)):
             await self._outbox.wait_written()
-            if self._ending is Ending.OVERSIZE:
+            if is_sending:
                 await self._linger()
         if state is not None and self._outbox.size == 0:
             self._left = state

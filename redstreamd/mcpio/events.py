@@ -27,6 +27,8 @@ class Ending(enum.StrEnum):
     """The socket broke."""
     OVERSIZE = "oversize"
     """The peer sent a line beyond `Limits.max_message_bytes`."""
+    HTTP = "http"
+    """The peer spoke HTTP."""
     OVERFLOW = "overflow"
     """The peer did not read, and `Limits.max_outbox_bytes` waited for it."""
     DRAINED = "drained"

@@ -7,6 +7,7 @@ nothing of lines, ids in flight or sockets. tests/mcpio/test_sdk_contract.py pin
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Mapping
 from typing import Any, Final, Protocol
 
@@ -35,6 +36,11 @@ Params = dict[str, Any] | None
 _BATCH_REVISION: Final = "2025-03-26"
 #: Methods that the handshake era does not have: without an envelope they are broken requests of the other.
 _MODERN_ONLY: Final = frozenset({"server/discover", "subscriptions/listen"})
+#: What the SDK logs, as a warning, for each notification that it drops: a mistake of the peer's, which may
+#: send any number of them. Nobody who reads the log can do anything about it.
+_DROPPED: Final = "dropped %r: malformed params"
+
+logging.getLogger("mcp.server.runner").addFilter(lambda record: record.msg != _DROPPED)
 
 
 def era_of(method: str, params: Params) -> Era:

@@ -1,0 +1,65 @@
+"""Peers that are no clients: browsers on behalf of a web page, and those who send what fills a log."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+import trio
+
+from redstreamd.mcpio.events import ConnectionClosed, Ending
+from tests.mcpio.serving import connection_pair
+from tests.support.mcp_client import EraName, RawClient
+
+
+@pytest.mark.parametrize(
+    "request_line",
+    [
+        "POST / HTTP/1.1\r\n",
+        "GET /a?b=%20c HTTP/1.0\r\n",
+        "OPTIONS * HTTP/1.1\n",
+        f"POST /{'x' * 100_000} HTTP/1.1\r\n",
+        "PRI * HTTP/2.0\r\n",
+    ],
+)
+async def test_what_a_web_page_has_a_browser_send_is_not_obeyed(request_line: str) -> None:
+    with trio.fail_after(10):
+        async with connection_pair() as pair:
+            raw = RawClient(pair.peer, era="modern")
+            call = json.dumps(raw.tool_call("echo", {"text": "from a web page"}))
+            await pair.peer.send_all(f"{request_line}Host: localhost\r\n\r\n{call}\n{call}\n".encode())
+            answer = await raw.receive()
+            assert (answer["error"]["code"], answer["id"]) == (-32700, None)
+            assert "HTTP" in answer["error"]["message"]
+            with pytest.raises(EOFError):
+                await raw.receive()
+            await pair.peer.aclose()
+            await pair.connection.drain(0)
+            (event,) = [event for event in pair.events if isinstance(event, ConnectionClosed)]
+            assert (event.ending, event.requests) == (Ending.HTTP, 0)
+            assert pair.tools.raw_arguments is None
+
+
+async def test_a_line_like_that_of_an_http_request_is_but_bad_json_to_those_who_speak_json() -> None:
+    with trio.fail_after(10):
+        async with connection_pair() as pair:
+            raw = RawClient(pair.peer)
+            await raw.initialize()
+            await pair.peer.send_all(b"GET / HTTP/1.1\r\n")
+            assert (await raw.receive())["error"]["code"] == -32700
+            assert (await raw.call_tool("echo", {"text": "on"}))["result"]["content"][0]["text"] == "on"
+
+
+@pytest.mark.parametrize("era", ["handshake", "modern"])
+async def test_notifications_that_are_malformed_fill_no_log(
+    era: EraName, caplog: pytest.LogCaptureFixture
+) -> None:
+    with trio.fail_after(10):
+        async with connection_pair() as pair:
+            raw = RawClient(pair.peer, era=era)
+            if era == "handshake":
+                await raw.initialize()
+            for params in ({"requestId": [1]}, {"requestId": {}}, {"reason": 1}):
+                await raw.notify("notifications/cancelled", params)
+            await raw.call_tool("echo", {"text": "on"})
+    assert not caplog.records
