@@ -76,9 +76,9 @@ def _report(response: dict[str, Any]) -> int:
         _complain_of(structured if isinstance(structured, dict) else {"message": _text(result)})
         return 1
     if structured is None:
-        print(_text(result))
-        return 0
-    document = json.dumps(structured, ensure_ascii=False, indent=2 if sys.stdout.isatty() else None)
+        document = _text(result)
+    else:
+        document = json.dumps(structured, ensure_ascii=False, indent=2 if sys.stdout.isatty() else None)
     # UTF-8 is JSON's encoding, whatever the locale says.
     sys.stdout.buffer.write(
         "\n".join(map(escaped, document.split("\n"))).encode("utf-8", "surrogatepass") + b"\n"

@@ -84,9 +84,16 @@ async def test_on_a_terminal_json_is_indented_and_control_characters_stay_escape
 
 
 async def test_text_is_printed_where_there_is_no_structured_content(answered):
-    content = [{"type": "text", "text": "plain"}]
+    content = [{"type": "text", "text": "plain\nlines"}]
     _, status, output, _ = await answered([result(content=content)], "a_tool")
-    assert (status, output) == (0, "plain\n")
+    assert (status, output) == (0, "plain\nlines\n")
+
+
+async def test_control_characters_in_text_stay_escapes_too(answered):
+    # JSON may hold these two as they are, and some of the tools answer with JSON as text alone.
+    content = [{"type": "text", "text": '[{"message":{"a":"\x9b2J\x7f"}}]'}]
+    _, status, output, _ = await answered([result(content=content)], "get_stream_messages")
+    assert (status, output) == (0, '[{"message":{"a":"\\u009b2J\\u007f"}}]\n')
 
 
 async def test_notifications_before_the_answer_are_passed_over(answered):
