@@ -74,6 +74,9 @@ class LeaseKey:
             descriptor = os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
             with os.fdopen(descriptor, "wb") as file:
                 file.write(secrets.token_bytes(32))
+                # Else a loss of power could leave the name without the key, and no daemon would start again.
+                file.flush()
+                os.fsync(descriptor)
             os.link(draft, path)
         except FileExistsError:
             pass

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import stat
 from pathlib import Path
 
@@ -83,6 +84,24 @@ def test_the_key_file_is_made_once_and_private(tmp_path: Path) -> None:
     assert LeaseKey.from_file(path).read(token).stream == "s"
     assert stat.S_IMODE(path.stat().st_mode) == 0o600
     assert [each.name for each in path.parent.iterdir()] == ["lease.key"]
+
+
+def test_the_key_is_on_disk_before_it_has_its_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    steps: list[tuple[str, int]] = []
+    fsync, link = os.fsync, os.link
+
+    def noted_fsync(descriptor: int) -> None:
+        fsync(descriptor)
+        steps.append(("on disk", os.fstat(descriptor).st_size))
+
+    def noted_link(source: Path, target: Path) -> None:
+        link(source, target)
+        steps.append(("named", target.stat().st_size))
+
+    monkeypatch.setattr(os, "fsync", noted_fsync)
+    monkeypatch.setattr(os, "link", noted_link)
+    LeaseKey.from_file(tmp_path / "lease.key")
+    assert steps == [("on disk", 32), ("named", 32)]
 
 
 def test_a_short_key_file_is_refused(tmp_path: Path) -> None:
