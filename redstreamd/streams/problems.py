@@ -6,7 +6,7 @@ caller meant, and which names would have been right.
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Collection
+from collections.abc import AsyncIterator, Collection, Iterable
 from contextlib import asynccontextmanager
 
 from redstreamd.errors import BusError, Code
@@ -68,7 +68,7 @@ async def group_not_found(commands: Commands, stream: str, group: str) -> BusErr
     return BusError(
         Code.GROUP_NOT_FOUND,
         f"Stream {stream!r} has no consumer group {group!r}.",
-        cause=f"Its groups are: {', '.join(sorted(known)[:10]) or 'none'}." + _nearest(group, known),
+        cause=f"Its groups are: {quoted(sorted(known)[:10]) or 'none'}." + _nearest(group, known),
         next_step="Call group_create, or work_take, which creates the group.",
     )
 
@@ -91,6 +91,14 @@ async def _wrong_type(commands: Commands, stream: str) -> BusError:
     )
 
 
+def quoted(names: Iterable[str]) -> str:
+    """Return names that others chose as a list in a sentence.
+
+    In quotes, because a name may read like the end of the sentence and the beginning of an instruction.
+    """
+    return ", ".join(map(repr, names))
+
+
 def _nearest(name: str, known: Collection[str]) -> str:
     similar = nearest_names(name, known, 3, least=0.6)
-    return f" The nearest names are: {', '.join(similar)}." if similar else ""
+    return f" The nearest names are: {quoted(similar)}." if similar else ""

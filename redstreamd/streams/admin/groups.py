@@ -16,7 +16,7 @@ from redstreamd.streams import entry_ids
 from redstreamd.streams.admin.counting import Count, count_between
 from redstreamd.streams.diagnosis.shape import Counted, Lag, Shape, lag_of, shape_of
 from redstreamd.streams.names import Kind, companion_key
-from redstreamd.streams.problems import explained, group_not_found, stream_not_found
+from redstreamd.streams.problems import explained, group_not_found, quoted, stream_not_found
 from redstreamd.streams.scripts import load
 from redstreamd.streams.tail_hub import TailHub
 from redstreamd.streams.work import group_position
@@ -147,7 +147,7 @@ class GroupAdmin:
         raise BusError(
             Code.INVALID_ARGUMENT,
             f"Group {group!r} has no consumer {consumer[:80]!r}.",
-            cause=f"It has {len(known)}, among them: {', '.join(similar) or 'none'}.",
+            cause=f"It has {len(known)}, among them: {quoted(similar) or 'none'}.",
             next_step="stream_health shows those that are gone; pending_list shows who holds what.",
         )
 
