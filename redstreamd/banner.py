@@ -32,7 +32,8 @@ Ctrl-C stops it; the streams are kept.
 
 def _first_steps(socket: str) -> str:
     program, *words = _program()
-    where = () if socket in paths.candidates_for_clients() else ("--socket", socket)
+    # MCP clients start their servers with few variables, so one that only this shell has is of no use there.
+    where = () if socket in paths.candidates_for_clients({}) else ("--socket", socket)
     client = {"mcpServers": {"redstreamd": {"command": program, "args": [*words, "connect", *where]}}}
     call = shlex.join([program, *words, "call", *where])
     return f"""
