@@ -53,8 +53,19 @@ def load_from(arguments: argparse.Namespace) -> Loaded:
     )
 
 
-def with_settings(arguments: argparse.Namespace, use: Callable[[Loaded], int]) -> int:
-    """Load the settings and return what `use` makes of them, or 78 with the reason on stderr."""
+def with_settings(
+    arguments: argparse.Namespace,
+    use: Callable[[Loaded], int],
+    *,
+    tell: Callable[[str], None] = lambda reason: None,
+) -> int:
+    """Load the settings and return what `use` makes of them, or 78 with the reason on stderr.
+
+    Args:
+        arguments: Of the command line.
+        use: Given the settings; it may find out more that is wrong with them.
+        tell: Given the reason, too, where somebody waits who does not see stderr.
+    """
     from redstreamd.errors import SettingsError
 
     try:
@@ -65,4 +76,5 @@ def with_settings(arguments: argparse.Namespace, use: Callable[[Loaded], int]) -
             from redstreamd.doors import turn_away_waiting
 
             turn_away_waiting(str(invalid))
+        tell(str(invalid))
         return os.EX_CONFIG

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 from typing import TYPE_CHECKING, Any
 
+from redstreamd.cli.absent import answer_for_absent
 from redstreamd.cli.options import add_settings_options, with_settings
 
 if TYPE_CHECKING:
@@ -19,8 +20,12 @@ def add_to(commands: Any) -> None:
 
 
 def run(arguments: argparse.Namespace) -> int:
-    """Serve until the client closes its end."""
-    return with_settings(arguments, _stdio)
+    """Serve until the client closes its end; wrong settings are told on stderr and to the client."""
+    return with_settings(arguments, _stdio, tell=_tell)
+
+
+def _tell(reason: str) -> None:
+    answer_for_absent(f"redstreamd cannot start: {reason}", source=0, sink=1)
 
 
 def _stdio(loaded: Loaded) -> int:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import subprocess
 import tomllib
@@ -96,6 +97,20 @@ async def test_a_wrong_setting_is_one_line_and_status_78(finished, environ, comm
     assert message.startswith("redstreamd: ")
     for part in ("redis.port", "tcp://10.0.0.1:6379", "REDIS_PORT", "from 1 to 65535", "Kubernetes"):
         assert part in message
+
+
+@pytest.mark.parametrize(
+    "words", [["--set", "redis.prot=1"], ["--set", "daemon.state_directory=/proc/nowhere"]]
+)
+async def test_the_client_of_stdio_is_told_of_wrong_settings_in_answer_to_its_handshake(finished, words):
+    request = {"jsonrpc": "2.0", "id": 7, "method": "initialize", "params": {}}
+    with trio.fail_after(20):
+        done = await finished("stdio", *words, stdin=json.dumps(request).encode() + b"\n")
+    assert done.returncode == 78
+    answer = json.loads(done.stdout)
+    assert answer["id"] == 7
+    reason = done.stderr.decode().strip().removeprefix("redstreamd: ")
+    assert answer["error"]["message"] == f"redstreamd cannot start: {reason}"
 
 
 async def test_a_state_directory_that_cannot_be_used_is_told_with_the_systems_reason(finished):
