@@ -60,16 +60,17 @@ end
 -- Redis has no command that counts a stretch of a stream, so the entries are read; one at a time, because
 -- each may be huge.
 local counted, complete, undelivered = 0, 0, ''
+-- Redis refuses a range that begins beyond the greatest ID; nothing is there.
+local LAST = '18446744073709551615-18446744073709551615'
 while position ~= '' and counted < most and room > 0 do
-  local entry = redis.call('XRANGE', stream, '(' .. position, '+', 'COUNT', 1)[1]
+  local entry = position ~= LAST and redis.call('XRANGE', stream, '(' .. position, '+', 'COUNT', 1)[1]
   if entry then
     counted = counted + 1
     for _, value in ipairs(entry[2]) do room = room - #value end
     position = entry[1]
     if counted == 1 then undelivered = position end
   end
-  -- Redis refuses a range that begins beyond the greatest ID.
-  if not entry or position == '18446744073709551615-18446744073709551615' then
+  if not entry or position == LAST then
     complete = 1
     break
   end
