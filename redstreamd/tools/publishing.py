@@ -11,7 +11,6 @@ from redstreamd.policy import Permission
 from redstreamd.streams.bus import Bus
 from redstreamd.streams.codec import Stamp
 from redstreamd.streams.durability import Confirmation, Durability
-from redstreamd.streams.names import check_stream
 from redstreamd.tools import fields
 from redstreamd.tools.definition import Call, Profile, named_by, tool
 from redstreamd.tools.naming import check_new_stream
@@ -98,7 +97,8 @@ async def stream_add(call: Call[Bus], args: StreamAddArguments) -> StreamAdded:
     settings = call.bus.settings
     warning = await check_new_stream(call, args.stream)
     if args.reply_to is not None:
-        check_stream(args.reply_to, max_bytes=settings.streams.max_name_bytes)
+        # Whoever answers makes this stream, and can do nothing about its name.
+        await check_new_stream(call, args.reply_to)
     added = await call.bus.publisher.add(
         args.stream,
         args.entries,

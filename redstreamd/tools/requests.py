@@ -10,7 +10,6 @@ from msgspec import Meta
 from redstreamd.policy import Permission
 from redstreamd.streams.bus import Bus
 from redstreamd.streams.entries import view
-from redstreamd.streams.names import check_stream
 from redstreamd.streams.requests import Request
 from redstreamd.tools import fields
 from redstreamd.tools.definition import Call, Profile, named_by, tool
@@ -74,10 +73,9 @@ async def request_reply(call: Call[Bus], args: RequestReplyArguments) -> Request
     If no answer came in time, call again with the same correlation_id or idempotency_key: it goes on
     waiting and adds nothing.
     """
-    longest = call.bus.settings.streams.max_name_bytes
     await check_new_stream(call, args.stream)
     if args.reply_to is not None:
-        check_stream(args.reply_to, max_bytes=longest)
+        await check_new_stream(call, args.reply_to)
     request = Request(
         stream=args.stream,
         members=args.entry,

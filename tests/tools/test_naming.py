@@ -50,6 +50,20 @@ async def test_where_the_rule_is_demanded_no_tool_creates_a_stream_against_it(
             await texts(bus, tool, stream="shop:orders:paid", **arguments)
 
 
+@pytest.mark.parametrize("tool", ["stream_add", "request_reply"])
+async def test_who_asks_for_a_reply_names_a_stream_that_others_may_make(redis: Server, tool: str) -> None:
+    arguments = {"stream": "shop:orders:paid", **CREATING[tool]}
+    with trio.fail_after(20):
+        async with running_bus(redis, naming("error")) as bus:
+            for name in (ODD, companion_key("s", Kind.DEAD, "g"), "\x07"):
+                refused = await refusal(bus, tool, **arguments, reply_to=name)
+                assert refused["code"] == "INVALID_STREAM"
+            assert redis.command("DBSIZE") == 0
+            redis.command("XADD", ODD, "1-1", "n", "1")
+            for name in (ODD, "shop:orders:answers", companion_key("s", Kind.REPLY, "me")):
+                await call(bus, tool, **arguments, reply_to=name)
+
+
 @pytest.mark.parametrize("tool", WARNING)
 async def test_a_name_against_the_rule_is_warned_of_when_the_stream_is_made(
     server: Server, tool: str
