@@ -15,7 +15,7 @@ from redstreamd.streams.bus import Bus
 from redstreamd.streams.codec import Stamp
 from redstreamd.streams.names import Kind, companion_key
 from redstreamd.streams.reading import Page
-from tests.support.buses import running_bus
+from tests.support.buses import asleep, running_bus
 from tests.support.calls import call
 from tests.support.servers import Server
 
@@ -237,9 +237,8 @@ async def test_a_wait_without_a_cursor_sees_only_what_comes_after_it(server: Ser
                 waited.append(await bus.reader.wait(["s", "not:yet:there"], timeout_seconds=10))
 
             nursery.start_soon(wait)
-            while bus.hub.statistics().armings < 2:  # noqa: ASYNC110
-                await trio.sleep(0.001)
             # The positions are taken before the first look, and both keys are armed: it waits.
+            await asleep(bus)
             await bus.reader.read("s")
             assert not waited
             (late,) = (await bus.publisher.add("not:yet:there", [{"n": "late"}], Stamp())).ids
@@ -313,8 +312,7 @@ async def test_a_filtered_wait_sleeps_through_what_does_not_match(server: Server
                 waited.append(await bus.reader.wait(["s"], filter={"n": 5}, timeout_seconds=10))
 
             nursery.start_soon(wait)
-            while bus.hub.statistics().armings < 1:  # noqa: ASYNC110
-                await trio.sleep(0.001)
+            await asleep(bus)
             ids = await fill(bus, "s", 10)
             while not waited:  # noqa: ASYNC110
                 await trio.sleep(0.001)

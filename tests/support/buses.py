@@ -8,8 +8,9 @@ from contextlib import AsyncExitStack, asynccontextmanager
 from typing import TypeVar
 
 import trio
+import trio.testing
 
-from redstreamd.redisio.manager import Manager
+from redstreamd.redisio.manager import Lane, Manager, Replay
 from redstreamd.redisio.target import Target
 from redstreamd.settings import Settings
 from redstreamd.streams.bus import Bus
@@ -31,6 +32,26 @@ async def running_bus(server: Server, settings: Settings | None = None) -> Async
         await nursery.start(bus.hub.run)
         yield bus
         nursery.cancel_scope.cancel()
+
+
+async def asleep(bus: Bus, tasks: int = 1) -> None:
+    """Return once so many tasks wait for the hub to wake them, and nothing is on its way that would.
+
+    That the hub knows their keys does not say so: whoever begins to wait looks before that, and looks again
+    when it is so; and what it did meanwhile, such as making its stream, is a change that wakes it once more.
+    """
+    while True:
+        before = bus.hub.statistics(), _sleepers(bus)
+        # A push comes before the reply to what is asked after the change; so does the reply to the hub.
+        await bus.commands._manager.execute("PING", lane=Lane.WATCH, replay=Replay.SAFE)
+        await trio.testing.wait_all_tasks_blocked()
+        if before[1] == tasks and (bus.hub.statistics(), _sleepers(bus)) == before:
+            return
+
+
+def _sleepers(bus: Bus) -> int:
+    watches = {watch for watchers in bus.hub._watchers.values() for watch in watchers}
+    return sum(watch._woken.statistics().tasks_waiting for watch in watches)
 
 
 class BusThread:
