@@ -16,6 +16,7 @@ from tests.model.choices import NO_STREAM
 from tests.model.world import World
 from tests.support.buses import BusThread
 from tests.support.calls import ME, no_progress
+from tests.support.server_clock import next_millisecond
 from tests.support.servers import Server
 
 MAX_RESULT_BYTES = 2_048
@@ -98,6 +99,4 @@ class Calling(RuleBasedStateMachine):
 
     def a_millisecond_passes(self) -> None:
         """What is released comes due half a millisecond later."""
-        first = now = self.server.command("TIME")
-        while int(now[1]) // 1_000 == int(first[1]) // 1_000 and now[0] == first[0]:
-            now = self.server.command("TIME")
+        next_millisecond(self.server)

@@ -12,6 +12,7 @@ from redstreamd.streams.bus import Bus
 from redstreamd.streams.names import Kind, companion_key
 from tests.support.buses import running_bus
 from tests.support.calls import call, refusal
+from tests.support.server_clock import next_millisecond
 from tests.support.servers import Server
 
 GROUP = {"stream": "s", "group": "g"}
@@ -221,7 +222,7 @@ async def test_an_old_lease_does_not_settle_what_a_group_that_was_set_back_deliv
             ids = await add(bus)
             old = await take(bus)
             await call(bus, "group_manage", **GROUP, action="set_position", start="earliest", dry_run=False)
-            await trio.sleep(0.005)
+            next_millisecond(server)
             new = await take(bus)
             assert [(entry["id"], entry["attempt"]) for entry in new["entries"]] == [(ids[0], 1)]
             for tool in ("work_done", "work_extend", "work_fail"):
@@ -235,7 +236,7 @@ async def test_an_old_lease_does_not_settle_what_a_group_of_the_same_name_delive
             ids = await add(bus)
             old = await take(bus)
             await call(bus, "group_manage", **GROUP, action="destroy", dry_run=False)
-            await trio.sleep(0.005)
+            next_millisecond(server)
             new = await take(bus)
             assert (await refusal(bus, "work_done", lease=old["lease"]))["code"] == "LEASE_LOST"
             assert (await call(bus, "work_done", lease=new["lease"]))["done"] == ids
