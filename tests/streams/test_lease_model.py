@@ -174,7 +174,8 @@ class LeaseMachine(RuleBasedStateMachine):
         self.now += seconds
         due = self.server.command("ZRANGE", DUE, 0, -1, "WITHSCORES")
         for member, score in zip(due[::2], due[1::2], strict=True):
-            self.server.command("ZADD", DUE, repr(float(score) - seconds * 1000), member)
+            # A retry is due half a millisecond after its time, which need not have passed meanwhile.
+            self.server.command("ZADD", DUE, repr(float(score) - seconds * 1000 - 1), member)
         for entry_id, consumer, idle, _ in self.server.command("XPENDING", STREAM, GROUP, "-", "+", 1000):
             idle_ms = int(idle + seconds * 1000)
             if entry_id.decode() in self.deleted:
