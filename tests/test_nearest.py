@@ -25,5 +25,5 @@ def test_names_made_to_be_alike_cost_no_more_than_a_moment() -> None:
     known = [f"a:b:{'a' * 190}{number}" for number in range(10 * MAX_KNOWN)]
     began = time.process_time()
     assert len(nearest_names(f"a:b:{'a' * 190}x", known, 3, least=0.6)) == 3
-    # About 20 ms; comparing all in full took 8 s for a tenth of them.
-    assert time.process_time() - began < 0.5
+    # About 20 ms, more where memory is tidied up meanwhile; in full, a tenth of them took 8 s.
+    assert time.process_time() - began < 4
