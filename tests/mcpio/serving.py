@@ -12,7 +12,9 @@ from typing import Any, TypeVar
 
 import attrs
 import mcp_types
+import pytest
 import trio
+import trio.testing
 from mcp.server.context import ServerRequestContext
 from mcp.server.lowlevel import Server
 from mcp.shared.exceptions import MCPError
@@ -29,6 +31,15 @@ from redstreamd.policy import Principal
 
 PRINCIPAL = Principal("tester", "unix")
 EventT = TypeVar("EventT", bound=Event)
+
+
+def virtual_time() -> pytest.MarkDecorator:
+    """Mark a test in which time passes at once when everybody waits, and not otherwise.
+
+    For what is within this process, Unix sockets included: what is sent over these is there at once.
+    """
+    clock = trio.testing.MockClock(autojump_threshold=0)
+    return pytest.mark.parametrize("anyio_backend", [("trio", {"clock": clock})], ids=["virtual time"])
 
 
 class DefectError(Exception):

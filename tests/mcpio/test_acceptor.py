@@ -30,7 +30,7 @@ from redstreamd.mcpio.events import (
 from redstreamd.mcpio.limits import Limits
 from redstreamd.mcpio.listeners import open_tcp_listeners, open_unix_listener
 from redstreamd.policy import Principal
-from tests.mcpio.serving import PRINCIPAL, Tools, make_server, serving
+from tests.mcpio.serving import PRINCIPAL, Tools, make_server, serving, virtual_time
 from tests.support.mcp_client import RawClient, raw_client
 
 
@@ -139,6 +139,7 @@ async def test_a_tcp_peer_that_vanishes_without_a_word_is_noticed_by_the_kernel(
             nursery.cancel_scope.cancel()
 
 
+@virtual_time()
 async def test_a_defect_in_one_connection_touches_no_other(monkeypatch: pytest.MonkeyPatch) -> None:
     decode = jsonrpc.decode
 
@@ -232,11 +233,10 @@ async def test_out_of_descriptors_accepting_pauses_and_recovers() -> None:
                 finally:
                     for descriptor in hoard:
                         os.close(descriptor)
-                freed = trio.current_time()
                 for newcomer in newcomers:
                     async with raw_client(trio.SocketStream(newcomer), initialize=True) as raw:
                         assert "result" in await raw.call_tool("echo")
-                assert trio.current_time() - freed < 1.5
+            # How long the pauses are at most is shown in test_accept_errors.py, on virtual time.
             (resumed,) = service.reported(AcceptResumed)
             assert resumed.paused_seconds >= 0.3
             assert service.acceptor.statistics().crashed == 0

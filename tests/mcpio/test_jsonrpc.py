@@ -247,10 +247,14 @@ def test_no_message_within_the_limits_takes_long_to_decode(unit: str) -> None:
     body = unit * ((LIMITS.max_message_bytes - 100) // len(unit))
     line = ('{"jsonrpc":"2.0","id":1,"method":"a","params":{"p":[' + body[:-1] + "]}}").encode()
     assert len(line) <= LIMITS.max_message_bytes
-    began = time.process_time()
-    assert refused(line) == (INVALID, 1)
-    # Half a second and more without the limit on values; 20 ms here, on a machine that was busy.
-    assert time.process_time() - began < 0.3
+    took = []
+    for _ in range(3):
+        began = time.process_time()
+        assert refused(line) == (INVALID, 1)
+        took.append(time.process_time() - began)
+    # Half a second and more without the limit on values; 20 ms here, on a machine that was busy. The least
+    # of three, because what a virtual machine was stopped for counts as well.
+    assert min(took) < 0.3
 
 
 def test_integers_of_any_size_that_can_be_read_can_be_ids() -> None:

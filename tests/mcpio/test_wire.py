@@ -1,4 +1,7 @@
-"""The rules of the wire, on a real socket: what each kind of line is answered with, however it arrives."""
+"""The rules of the wire, on a real socket: what each kind of line is answered with, however it arrives.
+
+Time is virtual: a handler that sleeps does so until everybody else waits, however slow the machine is.
+"""
 
 from __future__ import annotations
 
@@ -9,6 +12,7 @@ from typing import Any, Literal
 
 import pytest
 import trio
+import trio.testing
 
 from redstreamd.mcpio.events import RequestFailed
 from redstreamd.mcpio.jsonrpc import DuplicateNames
@@ -20,6 +24,12 @@ ERAS = pytest.mark.parametrize("era", ["handshake", "modern"])
 Delivery = Literal["whole", "byte by byte", "with trailing data"]
 DELIVERIES = pytest.mark.parametrize("delivery", ["whole", "byte by byte", "with trailing data"])
 LIMITS = Limits(max_nesting=20, max_values=1000, max_message_bytes=100_000)
+
+
+@pytest.fixture
+def anyio_backend() -> Any:
+    """Let time pass at once when everybody waits."""
+    return "trio", {"clock": trio.testing.MockClock(autojump_threshold=0)}
 
 
 @asynccontextmanager
