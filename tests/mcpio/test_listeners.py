@@ -216,7 +216,7 @@ def test_of_many_that_start_at_once_one_gets_the_socket(directory: Path) -> None
             client.connect(str(path))
     finally:
         for each in starters:
-            each.communicate("done\n", timeout=10)
+            each.communicate("done\n", timeout=60)
 
 
 async def test_whoever_comes_in_the_middle_of_that_is_told_to_try_again(directory: Path) -> None:
