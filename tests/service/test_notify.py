@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import secrets
 import socket
+import statistics
 import tempfile
 import time
 from collections.abc import Iterator
@@ -133,11 +134,14 @@ def test_a_message_never_exceeds_what_systemd_accepts(manager: socket.socket, no
 
 def test_a_manager_that_does_not_read_blocks_nobody(manager: socket.socket, notifier: Notifier) -> None:
     fill(notifier)
-    begun_at = time.perf_counter()
-    outcomes = {notifier.watchdog() for _ in range(1000)}
-    mean_seconds = (time.perf_counter() - begun_at) / 1000
+    outcomes, took_seconds = set(), []
+    for _ in range(1000):
+        begun_at = time.perf_counter()
+        outcomes.add(notifier.watchdog())
+        took_seconds.append(time.perf_counter() - begun_at)
     assert outcomes == {Sent.FULL}
-    assert mean_seconds < 0.001
+    # Not the mean: this process may be held up in the middle of a call, for whatever time.
+    assert statistics.median(took_seconds) < 0.001
     assert notifier.statistics().full == 1001
 
 

@@ -836,8 +836,9 @@ def test_by_default_a_hang_ends_the_process_with_status_70_and_says_where_it_hun
 
         async def main():
             supervisor = Supervisor("top", [Child("deaf-child", deaf, stop_timeout_seconds=0.05)])
-            with trio.move_on_after(0.05):
-                await supervisor.run()
+            async with trio.open_nursery() as nursery:
+                await nursery.start(supervisor.run)
+                nursery.cancel_scope.cancel()
 
         trio.run(main)
     """)

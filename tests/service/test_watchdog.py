@@ -212,16 +212,17 @@ async def test_the_lag_is_the_longest_time_that_the_loop_was_held_up(manager: Se
             await nursery.start(watchdog.run)
             await trio.sleep(0.25)
             # The clock is virtual; this is real, and what is measured is real.
-            time.sleep(0.06)  # noqa: ASYNC251 -- the fault under test
+            time.sleep(0.3)  # noqa: ASYNC251 -- the fault under test
             await trio.sleep(0.25)
-            time.sleep(0.03)  # noqa: ASYNC251
+            time.sleep(0.01)  # noqa: ASYNC251
             await trio.sleep(1)
-            assert 0.06 <= watchdog.statistics().loop_lag_seconds < 10
-            assert watchdog.statistics().worst_loop_lag_seconds == watchdog.statistics().loop_lag_seconds
+            worst = watchdog.statistics().loop_lag_seconds
+            assert 0.3 <= worst < 10
+            assert watchdog.statistics().worst_loop_lag_seconds == worst
             await trio.sleep(1)
-            # The interval after it was quiet; the worst is remembered.
-            assert watchdog.statistics().loop_lag_seconds < 0.03
-            assert watchdog.statistics().worst_loop_lag_seconds >= 0.06
+            # The interval after it was quieter; the worst is remembered.
+            assert watchdog.statistics().loop_lag_seconds < worst
+            assert watchdog.statistics().worst_loop_lag_seconds == worst
             nursery.cancel_scope.cancel()
 
 
