@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import socket
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager
 from pathlib import Path
@@ -131,7 +132,10 @@ async def test_a_name_that_nobody_knows_stops_there(report: Examine) -> None:
 
 
 async def test_a_port_where_nobody_listens_stops_there(report: Examine) -> None:
-    found = await report(host="127.0.0.1", port=free_port())
+    # Held, so that nobody else can come to listen there.
+    with socket.socket() as held:
+        held.bind(("127.0.0.1", 0))
+        found = await report(host="127.0.0.1", port=held.getsockname()[1])
     assert_stopped_at(found, "connect")
     assert found["connect"].seen == "Connection refused"
     assert "REDIS_PORT" in found["connect"].todo
