@@ -9,7 +9,7 @@ from pathlib import Path
 import attrs
 import pytest
 
-from tests.support.daemon import PROGRAM, Daemon, clean_environment, running_daemon
+from tests.support.daemon import HASTY, PROGRAM, Daemon, clean_environment, running_daemon
 from tests.support.models import Model, scripted_model
 from tests.support.node import claude_code, codex, typescript_sdk
 from tests.support.servers import Server
@@ -24,7 +24,7 @@ CONTRIB = Path(__file__).parents[2] / "contrib" / "clients"
 def daemon(redis_server: Server) -> Iterator[Daemon]:
     """A daemon on an empty Redis."""
     redis_server.flush()
-    with running_daemon(redis_server) as running:
+    with running_daemon(redis_server, program=HASTY) as running:
         yield running
 
 
@@ -59,7 +59,7 @@ class Agent:
             stdin=subprocess.DEVNULL,
             capture_output=True,
             text=True,
-            timeout=60,
+            timeout=180,
             check=False,
         )
 

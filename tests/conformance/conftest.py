@@ -6,7 +6,7 @@ from collections.abc import AsyncIterator, Iterator
 
 import pytest
 
-from tests.support.daemon import Daemon, running_daemon
+from tests.support.daemon import HASTY, Daemon, running_daemon
 from tests.support.mcp_client import RawClient, raw_client
 from tests.support.node import conformance_suite
 from tests.support.servers import Server
@@ -20,6 +20,13 @@ def daemon(redis_server: Server) -> Iterator[Daemon]:
     redis_server.flush()
     redis_server.command("XADD", "shop:orders:paid", "*", "order", "1")
     with running_daemon(redis_server) as running:
+        yield running
+
+
+@pytest.fixture
+def hasty(redis_server: Server) -> Iterator[Daemon]:
+    """A daemon on the same Redis that reports progress soon."""
+    with running_daemon(redis_server, program=HASTY) as running:
         yield running
 
 

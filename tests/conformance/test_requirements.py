@@ -19,6 +19,7 @@ from mcp_types.version import HANDSHAKE_PROTOCOL_VERSIONS, LATEST_HANDSHAKE_VERS
 
 from tests.support.daemon import Daemon
 from tests.support.mcp_client import EraName, RawClient, raw_client
+from tests.support.servers import Server
 
 INVALID_PARAMS, METHOD_NOT_FOUND = -32602, -32601
 RESOURCE_NOT_FOUND_BEFORE_2026 = -32002
@@ -286,20 +287,29 @@ async def test_a_cancelled_request_is_not_answered(client: RawClient) -> None:
         assert client.passed_over == []
 
 
-async def test_progress_goes_to_those_who_asked_grows_and_ends_with_the_answer(daemon: Daemon) -> None:
+async def test_progress_goes_to_those_who_asked_grows_and_ends_with_the_answer(
+    redis_server: Server, hasty: Daemon
+) -> None:
     """2025-11-25, basic/utilities/progress#behavior-requirements: MUST increase, MUST then stop.
 
     2026-07-28, basic/patterns/progress#behavior-requirements: the same. A request whose `_meta` asks for
     nothing MUST NOT bring log messages (server/utilities/logging), and nothing it brings may be a request of
     the server's own (basic#message-patterns) [server-stateless].
     """
-    # Long enough for two reports.
-    waiting = {"name": "stream_wait", "arguments": {"streams": ["nothing:comes"], "timeout_seconds": 11}}
+    stream = "comes:late"
+    # From the beginning, so that the entry that ends the waits is seen by one that began after it.
+    arguments = {"streams": [stream], "cursor": "0-0", "timeout_seconds": 60}
+    waiting = {"name": "stream_wait", "arguments": arguments}
 
-    async def wait(era: EraName, params: dict[str, Any], reports: list[Any]) -> None:
-        async with raw_client(daemon.path, era=era, initialize=era == "handshake") as raw:
-            answer = await raw.call("tools/call", params)
-            assert answer["result"]["structuredContent"]["timed_out"] is True
+    async def wait(era: EraName, params: dict[str, Any], reports: list[Any], reported: trio.Event) -> None:
+        async with raw_client(hasty.path, era=era, initialize=era == "handshake") as raw:
+            request = raw.request("tools/call", params)
+            await raw.send(request)
+            while "_meta" in params and len(raw.passed_over) < 2:
+                raw.passed_over.append(await raw.receive())
+            reported.set()
+            answer = await raw.answer_to(request["id"])
+            assert len(answer["result"]["structuredContent"]["entries"]) == 1
             assert {message["method"] for message in raw.passed_over} <= {"notifications/progress"}
             assert not any("id" in message for message in raw.passed_over)
             reports += [message["params"] for message in raw.passed_over]
@@ -312,13 +322,17 @@ async def test_progress_goes_to_those_who_asked_grows_and_ends_with_the_answer(d
     eras: tuple[EraName, EraName] = ("handshake", "modern")
     with trio.fail_after(PATIENCE):
         async with trio.open_nursery() as nursery:
+            reported = [trio.Event() for _ in range(4)]
             for number, era in enumerate(eras):
                 params = {**waiting, "_meta": {"progressToken": number}}
-                nursery.start_soon(wait, era, params, asked[number])
-                nursery.start_soon(wait, era, waiting, not_asked[number])
+                nursery.start_soon(wait, era, params, asked[number], reported[number])
+                nursery.start_soon(wait, era, waiting, not_asked[number], reported[number + 2])
+            for each in reported:
+                await each.wait()
+            redis_server.command("XADD", stream, "*", "f", "v")
+    redis_server.command("DEL", stream)
     for number, reports in enumerate(asked):
         assert {report["progressToken"] for report in reports} == {number}
         steps = [report["progress"] for report in reports]
-        assert len(steps) >= 2
         assert steps == sorted(set(steps))
     assert not_asked == [[], []]

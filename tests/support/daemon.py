@@ -12,7 +12,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
@@ -21,6 +21,19 @@ import attrs
 from tests.support.servers import Server
 
 PROGRAM = Path(sys.executable).with_name("redstreamd")
+
+_HASTY_SCRIPT = """
+import sys
+from redstreamd.cli import main
+from redstreamd.tools import waiting
+assert waiting._INTERVAL == 5
+waiting._INTERVAL = 0.3
+sys.exit(main())
+"""
+
+#: The words that start the same program, but for what takes long to see: the progress of a wait is reported
+#: after tenths of a second and not after five seconds.
+HASTY = (sys.executable, "-c", _HASTY_SCRIPT)
 
 
 def clean_environment(directory: Path, **variables: str) -> dict[str, str]:
@@ -132,6 +145,7 @@ def running_daemon(
     server: Server | Literal["absent"] | None,
     *options: str,
     directory: Path | None = None,
+    program: Sequence[str | Path] = (PROGRAM,),
     **variables: str,
 ) -> Iterator[Daemon]:
     """Run the daemon for the block.
@@ -140,6 +154,7 @@ def running_daemon(
         server: The Redis it uses; None for an embedded one, "absent" for whatever `variables` say.
         options: Further command-line options.
         directory: Its home; a new one that is removed afterwards by default.
+        program: The words that start it.
         variables: Further environment variables.
     """
     with contextlib.ExitStack() as stack:
@@ -149,7 +164,7 @@ def running_daemon(
         elif server != "absent":
             variables = {"REDIS_URL": f"unix://{server.path}"} | variables
         process = subprocess.Popen(
-            [PROGRAM, "serve", *options],
+            [*program, "serve", *options],
             stdin=subprocess.DEVNULL,
             stdout=stack.enter_context((place / "output").open("ab")),
             stderr=stack.enter_context((place / "log").open("ab")),
