@@ -29,7 +29,8 @@ import pytest
 
 from tests.support.servers import missing
 
-BOOT_SECONDS = 60.0
+# It takes three; a busy machine may take its time.
+BOOT_SECONDS = 180.0
 
 # Mounted inside at these places: DynamicUser cannot traverse a home directory, where a developer's
 # interpreter, environment and checkout often are.

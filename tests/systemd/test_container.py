@@ -8,7 +8,6 @@ import signal
 import socket
 import subprocess
 import textwrap
-import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -20,7 +19,9 @@ from tests.systemd.harness import PREFIX, Container, booted, wait_until
 
 UNIT = "rs-probe.service"
 SOCKET = "rs-probe.socket"
-WATCHDOG_SECONDS = 2.0
+DROP_IN = f"/run/systemd/system/{UNIT}.d/test.conf"
+# For the test of it. It is served at half of this, so a machine that stands still for as long costs nothing.
+WATCHDOG_SECONDS = 4
 
 
 @pytest.fixture
@@ -49,8 +50,8 @@ def probing(container: Container) -> Iterator[Container]:
             Restart=always
             RestartSec=0
             RestartPreventExitStatus=78
-            WatchdogSec={WATCHDOG_SECONDS}
-            TimeoutAbortSec=2
+            WatchdogSec=60
+            TimeoutAbortSec=30
             LimitCORE=0
             LogRateLimitIntervalSec=0
         """),
@@ -63,6 +64,12 @@ def probing(container: Container) -> Iterator[Container]:
     container.systemctl("reset-failed", UNIT, check=False)
     for unit in (UNIT, SOCKET):
         container.path(f"/run/systemd/system/{unit}").unlink()
+    container.path(DROP_IN).unlink(missing_ok=True)
+    container.systemctl("daemon-reload")
+
+
+def drop_in(container: Container, text: str) -> None:
+    container.write(DROP_IN, text)
     container.systemctl("daemon-reload")
 
 
@@ -146,23 +153,26 @@ def test_the_journal_has_each_record_with_its_priority_and_without_the_prefix(pr
 def test_a_served_watchdog_keeps_the_service_up_and_a_hanging_loop_is_shot_and_restarted(
     probing: Container,
 ) -> None:
+    drop_in(probing, f"[Service]\nWatchdogSec={WATCHDOG_SECONDS}\n")
+
+    def last_ping() -> int:
+        return int(probing.show(UNIT, "WatchdogTimestampMonotonic")["WatchdogTimestampMonotonic"])
+
     probing.systemctl("start", UNIT)
     former = probing.main_pid(UNIT)
-    # Longer than the watchdog allows without a ping.
-    begun_at = time.monotonic()
-    wait_until(lambda: time.monotonic() > begun_at + 1.5 * WATCHDOG_SECONDS)
-    assert probing.main_pid(UNIT) == former
+    # It is served, so that the hanging below is found later than it would be without.
+    first = last_ping()
+    wait_until(lambda: last_ping() > first + WATCHDOG_SECONDS * 250_000)
     with connect(probing) as client:
         client.sendall(b"hang\n")
-        begun_at = time.monotonic()
         assert client.recv(100) == b""
-        took_seconds = time.monotonic() - begun_at
-    assert took_seconds <= WATCHDOG_SECONDS + 1
     probing.wait_for(UNIT, ActiveState="active", NRestarts="1")
     assert ask(probing, "hello")["pid"] != former
     journal = probing.journal(UNIT)
-    assert "Watchdog timeout" in journal
+    assert f"Watchdog timeout (limit {WATCHDOG_SECONDS}s)" in journal
     assert "Failed with result 'watchdog'" in journal
+    # It died of that by itself.
+    assert "status=6/ABRT" in journal
     # Where it hung, and what else was going on.
     assert 'probe.py", line' in journal
     assert "in do" in journal
@@ -172,9 +182,8 @@ def test_a_served_watchdog_keeps_the_service_up_and_a_hanging_loop_is_shot_and_r
 
 def test_a_stop_is_orderly_and_successful(probing: Container) -> None:
     ask(probing, "hello")
-    begun_at = time.monotonic()
     probing.systemctl("stop", UNIT)
-    assert time.monotonic() - begun_at < 2
+    # Else it would be "timeout".
     assert probing.show(UNIT, "ActiveState", "Result") == {"ActiveState": "inactive", "Result": "success"}
 
 
@@ -188,16 +197,9 @@ def test_a_client_that_comes_while_the_service_restarts_is_served_by_the_next_on
 
 
 def test_wrong_settings_are_not_tried_again(probing: Container) -> None:
-    probing.write(
-        f"/run/systemd/system/{UNIT}.d/broken.conf",
-        f"[Service]\nExecStart=\nExecStart={PREFIX}/bin/python {PREFIX}/probe.py exit 78\n",
-    )
-    probing.systemctl("daemon-reload")
-    try:
-        probing.systemctl("start", UNIT, check=False)
-        probing.wait_for(UNIT, ActiveState="failed", ExecMainStatus="78", NRestarts="0")
-    finally:
-        probing.path(f"/run/systemd/system/{UNIT}.d/broken.conf").unlink()
+    drop_in(probing, f"[Service]\nExecStart=\nExecStart={PREFIX}/bin/python {PREFIX}/probe.py exit 78\n")
+    probing.systemctl("start", UNIT, check=False)
+    probing.wait_for(UNIT, ActiveState="failed", ExecMainStatus="78", NRestarts="0")
 
 
 def test_a_stopped_journald_stalls_nobody_and_is_found_again(probing: Container) -> None:

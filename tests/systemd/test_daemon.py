@@ -121,26 +121,28 @@ def test_the_daemon_is_ready_without_redis_and_recovers_with_it(listening: Conta
 
 
 def test_a_hanging_daemon_is_shot_says_where_it_hung_and_is_back(listening: Container) -> None:
-    watchdog_seconds = 3
-    drop_in(listening, f"[Service]\nWatchdogSec={watchdog_seconds}\n")
+    # With time to say where it hung, on a machine that is slow.
+    drop_in(listening, "[Service]\nWatchdogSec=3\nTimeoutAbortSec=30\n")
     with Agent(listening) as agent:
         former = listening.main_pid(SERVICE)
         # The same as a loop that is stuck, for everyone outside: it neither serves nor pings.
         listening.kill(former, signal.SIGSTOP)
-        begun_at = time.monotonic()
         assert agent.socket.recv(1) == b""
-        took_seconds = time.monotonic() - begun_at
-    assert took_seconds <= watchdog_seconds + 1
     listening.wait_for(SERVICE, ActiveState="active", NRestarts="1")
     with Agent(listening) as agent:
         assert not agent.call("stream_list")["isError"]
     journal = listening.journal(SERVICE)
+    assert "Watchdog timeout (limit 3s)" in journal
     assert "Failed with result 'watchdog'" in journal
+    # It died of that, before systemd lost its patience.
+    assert "status=6/ABRT" in journal
     assert "killed by SIGABRT; trio tasks:" in journal
     assert "<supervisor redstreamd>" in journal
 
 
 def test_a_stop_answers_those_who_wait_and_is_a_success(listening: Container) -> None:
+    # Waits have to end by themselves: what is merely in flight could go on for longer than the test allows.
+    drop_in(listening, "[Service]\nEnvironment=REDSTREAMD_DAEMON_DRAIN_SECONDS=120\n")
     with Agent(listening) as agent:
         agent.call("stream_add", stream="svc:test:stop", entries=[{"n": 1}])
         wait = {"streams": ["svc:test:stop"], "timeout_seconds": 60}
@@ -150,7 +152,7 @@ def test_a_stop_answers_those_who_wait_and_is_a_success(listening: Container) ->
         listening.systemctl("stop", SERVICE)
         took_seconds = time.monotonic() - begun_at
         answered = agent.answer(99)
-    assert took_seconds <= 2
+    assert took_seconds <= 30
     assert not answered["isError"]
     assert answered["structuredContent"]["next_cursor"]
     assert listening.show(SERVICE, "ActiveState", "Result") == {
@@ -161,11 +163,13 @@ def test_a_stop_answers_those_who_wait_and_is_a_success(listening: Container) ->
 
 
 def test_no_client_is_refused_while_the_daemon_is_restarted_again_and_again(listening: Container) -> None:
-    connects, refused = 1000, []
+    connects, restarts, refused = 1000, 0, []
     served = threading.Event()
 
     def storm() -> None:
-        for number in range(connects):
+        for number in itertools.count():
+            if number >= connects and restarts >= 2:
+                break
             try:
                 with socket.socket(socket.AF_UNIX) as client:
                     client.settimeout(60)
@@ -180,13 +184,11 @@ def test_no_client_is_refused_while_the_daemon_is_restarted_again_and_again(list
     listening.systemctl("start", SERVICE)
     storming = threading.Thread(target=storm)
     storming.start()
-    restarts = 0
     while not served.is_set():
         listening.systemctl("restart", SERVICE)
         restarts += 1
     storming.join()
     assert refused == []
-    assert restarts >= 2
     with Agent(listening) as agent:
         assert not agent.call("stream_list")["isError"]
 
@@ -194,15 +196,18 @@ def test_no_client_is_refused_while_the_daemon_is_restarted_again_and_again(list
 def test_a_killed_daemon_is_back_and_what_it_acknowledged_is_there(listening: Container) -> None:
     acknowledged: list[str] = []
     drop_in(listening, "[Unit]\nStartLimitIntervalSec=0\n[Service]\nRestartSec=0\n")
-    for _ in range(3):
+    for life in range(1, 4):
         with Agent(listening) as agent, contextlib.suppress(OSError, ConnectionError):
-            killer = threading.Timer(0.3, listening.kill, (listening.main_pid(SERVICE), signal.SIGKILL))
-            killer.start()
+            killer = threading.Thread(
+                target=listening.kill, args=(listening.main_pid(SERVICE), signal.SIGKILL)
+            )
             while True:
                 added = agent.call("stream_add", stream="svc:test:killed", entries=[{"n": len(acknowledged)}])
                 acknowledged += added["ids"]
+                # It goes on adding until that takes effect.
+                if len(acknowledged) >= 20 * life and killer.ident is None:
+                    killer.start()
         killer.join()
-    assert len(acknowledged) > 10
     with Agent(listening) as agent:
         found: set[str] = set()
         cursor: dict[str, Any] = {"start": "earliest"}

@@ -88,9 +88,8 @@ async def test_the_first_connection_starts_the_service_and_is_served(host: Conta
             done = await client.call_tool("work_done", {"lease": taken.structured_content["lease"]})
             assert done.structured_content is not None
             assert done.structured_content["done"] == [entry["id"]]
-    wait_until(lambda: "Redis at localhost:6379" in host.show(SERVICE, "StatusText")["StatusText"])
-    status = host.show(SERVICE, "StatusText")["StatusText"]
-    assert re.match(r"\d+ connections, \d+ waits, \d+ entries/s; Redis at localhost:6379", status)
+    line = re.compile(r"\d+ connections, \d+ waits, \d+ entries/s; Redis at localhost:6379")
+    wait_until(lambda: line.match(host.show(SERVICE, "StatusText")["StatusText"]) is not None)
     assert "listens on unix:/run/redstreamd/mcp.sock" in host.journal(SERVICE)
 
 
@@ -108,20 +107,20 @@ def test_a_process_that_stands_still_is_replaced_and_the_next_client_is_served(h
     drop_in(host, "[Service]\nWatchdogSec=3\nRestartSec=100ms\n")
     tool(host, "stream_add", stream="s", entries=[{"n": 1}])
     before = host.main_pid(SERVICE)
-    began = time.monotonic()
     host.kill(before, signal.SIGSTOP)
     # This client waits in the backlog of the socket until the new process takes it. But systemd lets a
     # stopped process go on to die (SIGCONT), and if another thread gets the SIGABRT, the main one can
-    # accept before that takes effect: then the client has to come again, as a bridge would.
+    # accept before that takes effect. Then the client finds its connection reset or at its end, depending on
+    # whether its request was read, and has to come again, as a bridge would; or it is even answered.
     try:
         answer = tool(host, "stream_read", stream="s")
-    except ConnectionResetError:
+    except ConnectionError:
         answer = tool(host, "stream_read", stream="s")
     assert [entry["fields"] for entry in answer["entries"]] == [{"n": 1}]
-    assert time.monotonic() - began < 15
+    host.wait_for(SERVICE, ActiveState="active", NRestarts="1")
     assert host.main_pid(SERVICE) not in (0, before)
-    assert restarts(host) == 1
-    assert "watchdog" in host.journal(SERVICE).lower()
+    # The limit of the drop-in, and not the one that is shipped.
+    assert "Watchdog timeout (limit 3s)" in host.journal(SERVICE)
 
 
 def test_redis_going_away_underneath_is_survived_without_a_restart(host: Container) -> None:
@@ -150,14 +149,13 @@ def test_broken_settings_are_one_record_and_no_loop(
 ) -> None:
     """Also with a client at the door, who is told what is wrong."""
     before = host.journal(SERVICE).count(key)
-    drop_in(host, f"[Service]\nEnvironment={variable}={value}\n")
+    drop_in(host, f"[Service]\nEnvironment={variable}={value}\nRestartSec=100ms\n")
     with pytest.raises(RuntimeError) as refused:
         tool(host, "stream_list")
     assert key in str(refused.value)
     host.wait_for(SERVICE, ActiveState="failed", ExecMainStatus="78")
     # Long enough for a loop to show: the socket is still there, and nobody waits in it.
-    began = time.monotonic()
-    wait_until(lambda: time.monotonic() - began > 3, timeout_seconds=5)
+    time.sleep(1)
     assert restarts(host) == 0
     assert host.show(SERVICE, "ActiveState")["ActiveState"] == "failed"
     assert host.show(SOCKET, "ActiveState")["ActiveState"] == "active"

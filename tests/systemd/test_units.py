@@ -134,7 +134,8 @@ def test_a_start_that_fails_for_good_ends_even_with_a_client_that_keeps_waiting(
     with socket.socket(socket.AF_UNIX) as client:
         client.connect(str(probing.path("/run/redstreamd/mcp.sock")))
         # The client at the socket starts the service again and again, up to StartLimitBurst=.
-        probing.wait_for("redstreamd.socket", ActiveState="failed", Result="service-start-limit-hit")
+        limited = {"ActiveState": "failed", "Result": "service-start-limit-hit"}
+        probing.wait_for("redstreamd.socket", timeout_seconds=120, **limited)
     state = probing.show("redstreamd.service", "ActiveState", "ExecMainStatus", "NRestarts")
     assert state == {"ActiveState": "failed", "ExecMainStatus": "78", "NRestarts": "0"}
     assert probing.journal("redstreamd.service").count("Starting redstreamd.service") == 10
