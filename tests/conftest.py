@@ -7,6 +7,7 @@ from collections.abc import Iterator
 
 import pytest
 
+from tests.support.fair_clock import Clock, running_clock
 from tests.support.node import inspector
 from tests.support.servers import Server, start_redis, start_valkey
 
@@ -27,6 +28,13 @@ __all__ = ["inspector"]  # a fixture, found here by whoever names it
 def anyio_backend() -> str:
     """Run every async test on trio (anyio's pytest plugin asks for this by name)."""
     return "trio"
+
+
+@pytest.fixture
+def clock() -> Iterator[Clock]:
+    """A clock that leaves out what holds up the whole machine, for bounds on time."""
+    with running_clock() as running:
+        yield running
 
 
 @pytest.fixture(scope="session")

@@ -16,6 +16,7 @@ import trio
 from redstreamd.redisio.target import Target
 from tests.faults.calling import bus_at, by_bus
 from tests.support.daemon import running_daemon
+from tests.support.fair_clock import Clock
 from tests.support.history import History, InvalidRun, Told, entries_of
 from tests.support.servers import Server, start_redis, start_valkey
 
@@ -56,7 +57,11 @@ async def test_nothing_acknowledged_is_lost_when_redis_is_killed_under_load(
             async with trio.open_nursery() as writing:
                 for writer in range(2 * WRITERS):
                     writing.start_soon(write, writer % 2 == 0)
-                for _ in range(kills):
+                killed = 0
+                # They are killed in the middle of it: some writers are left without an answer. One kill may
+                # fall between the answers of one turn and the requests of the next; all of them do not.
+                while killed < kills or history.count(Told.UNKNOWN) == 0:
+                    killed += 1
                     before = acknowledged
                     with trio.move_on_after(10) as patience:
                         while acknowledged < before + LOAD:  # noqa: ASYNC110 - writers tell nobody
@@ -68,17 +73,15 @@ async def test_nothing_acknowledged_is_lost_when_redis_is_killed_under_load(
                     await trio.to_thread.run_sync(server.start)
                 stopping = True
         history.judge(entries_of(server, "s"), acknowledged=kills * LOAD)
-    # They were killed in the middle of it: some writers were left without an answer.
-    assert history.count(Told.UNKNOWN) > 0
     assert any(line.duplicate for line in history.lines.values()) or kills < 20
     print(
-        f"{kills} kills, {acknowledged} acknowledged, {history.count(Told.UNKNOWN)} unknown, "
+        f"{killed} kills, {acknowledged} acknowledged, {history.count(Told.UNKNOWN)} unknown, "
         f"{sum(line.duplicate for line in history.lines.values())} found to be there when repeated"
     )
 
 
 @pytest.mark.parametrize("times", [3, pytest.param(25, marks=pytest.mark.soak)])
-def test_the_daemon_serves_again_soon_after_redis_does(times: int, rng: random.Random) -> None:
+def test_the_daemon_serves_again_soon_after_redis_does(times: int, rng: random.Random, clock: Clock) -> None:
     """The cap of the pause between two attempts is 2 s, whatever the outage lasted."""
     with start_redis() as server, running_daemon(server) as daemon:
         daemon.call("stream_add", stream="orders:new:stream", entries=[{"n": 1}])
@@ -91,9 +94,9 @@ def test_the_daemon_serves_again_soon_after_redis_does(times: int, rng: random.R
                 assert daemon.call("stream_list")["isError"]
                 time.sleep(0.05)
             server.start()
-            began = time.monotonic()
+            began = clock()
             while daemon.call("stream_list")["isError"]:
-                assert time.monotonic() - began < 2.2
+                assert clock() - began < 2.2
                 time.sleep(0.01)
-            assert time.monotonic() - began < 2.2
+            assert clock() - began < 2.2
         assert daemon.process.poll() is None

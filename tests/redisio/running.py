@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Iterator
 from typing import Any
 
 import attrs
@@ -87,6 +87,23 @@ async def until(condition: Callable[[], bool]) -> None:
     """Return once something that sends no signal is so; for states of other processes and of sockets."""
     while not condition():  # noqa: ASYNC110
         await trio.sleep(0.001)
+
+
+@contextlib.contextmanager
+def slow_loading(server: Server, seconds: float) -> Iterator[None]:
+    """For the block, have DEBUG RELOAD take so long, with the server answering LOADING meanwhile."""
+    # Few keys with long pauses, because each pause lasts longer on a busy machine. After each key the server
+    # looks at its clients, since each is larger than the interval.
+    keys, size = 50, 3_000
+    server.commands(
+        ("CONFIG", "SET", "key-load-delay", int(1e6 * seconds / keys)),
+        ("CONFIG", "SET", "loading-process-events-interval-bytes", 1024, "rdbcompression", "no"),
+        ("DEBUG", "POPULATE", keys, "key", size),
+    )
+    try:
+        yield
+    finally:
+        server.commands(("CONFIG", "SET", "key-load-delay", 0, "rdbcompression", "yes"), ("FLUSHALL",))
 
 
 def calls(server: Server, command: str) -> int:

@@ -15,7 +15,8 @@ import trio
 from redstreamd.redisio.connection import Connection
 from redstreamd.redisio.failures import ConnectionEnded, Failure, FailureKind
 from redstreamd.redisio.target import Target
-from tests.redisio.running import failure_of, over_tcp, running_connection, through, until
+from tests.redisio.running import failure_of, over_tcp, running_connection, slow_loading, through, until
+from tests.support.fair_clock import Clock
 from tests.support.proxy import proxy_to
 from tests.support.servers import Server, free_port, start_redis, start_valkey
 
@@ -166,17 +167,11 @@ async def test_a_full_server_says_so_however_early_it_hangs_up(server: Server, u
 
 async def test_a_server_that_loads_its_data_is_not_used_yet(server: Server) -> None:
     with trio.fail_after(20):
-        server.commands(
-            ("CONFIG", "SET", "key-load-delay", 300, "loading-process-events-interval-bytes", 1024),
-            ("DEBUG", "POPULATE", 3_000),
-        )
-        try:
+        with slow_loading(server, 1.0):
             async with trio.open_nursery() as nursery:
                 nursery.start_soon(trio.to_thread.run_sync, server.command, "DEBUG", "RELOAD")
                 await until(lambda: str(server.command("PING")).startswith("LOADING"))
                 failure = await failure_of(Target(path=server.path))
-        finally:
-            server.commands(("CONFIG", "SET", "key-load-delay", 0), ("FLUSHALL",))
     assert failure.kind is FailureKind.NOT_SERVING
     assert failure.cause.startswith("LOADING")
 
@@ -233,13 +228,14 @@ async def test_peers_that_are_no_usable_redis_are_described(
     assert cause in failure.cause
 
 
-async def test_a_server_that_accepts_and_stays_silent_is_given_up(redis: Server) -> None:
+async def test_a_server_that_accepts_and_stays_silent_is_given_up(redis: Server, clock: Clock) -> None:
     with trio.fail_after(10):
         async with proxy_to(redis.path) as proxy:
             proxy.to_client.hold()
-            started = trio.current_time()
+            began, started = trio.current_time(), clock()
             failure = await failure_of(through(proxy, connect_timeout=0.3))
-            assert 0.3 <= trio.current_time() - started < 0.5
+            assert trio.current_time() - began >= 0.3
+            assert clock() - started < 0.5
     assert "did not answer the login within 0.3 s" in failure.cause
 
 
