@@ -79,9 +79,10 @@ async def test_a_client_of_2026_07_28_is_told_of_an_entry_and_of_a_new_stream(re
                 assert told.honored.resource_subscriptions == [uri]
                 assert told.honored.resources_list_changed
                 redis.cli("XADD", "a:b", "*", "f", "v")
-                assert await anext(told) == ResourceUpdated(uri)
-                # Found by the next look through all names, 5 s after the one before.
-                assert await anext(told) == ResourcesListChanged()
+                # The name is found by the next look through all names, 5 s after the one before.
+                events = [await anext(told), await anext(told)]
+                assert ResourceUpdated(uri) in events
+                assert ResourcesListChanged() in events
 
 
 async def test_a_listen_is_acknowledged_first_and_with_what_it_will_be_told_of(redis: Server) -> None:
@@ -161,6 +162,7 @@ async def test_a_thousand_subscribers_cost_no_redis_connection_and_only_the_righ
             report = (await health(daemon))["subscriptions"]
             assert (report["topics"], report["subscriptions"]) == (streams, count)
             looks = report["looks"]
+            began = trio.current_time()
 
             for number in (7, 8):
                 redis.cli("XADD", f"s{number}", "*", "f", "v")
@@ -169,8 +171,10 @@ async def test_a_thousand_subscribers_cost_no_redis_connection_and_only_the_righ
             redis.cli("XADD", "s9", "*", "f", "v")
             await until(lambda: told.total() >= 30)
             assert told == {stream_uri(f"s{number}"): 10 for number in (7, 8, 9)}
-            # One look for each change, not one for each subscriber; sweeps of the hub may add one a stream.
-            assert (await health(daemon))["subscriptions"]["looks"] - looks <= 3 * 3 + streams
+            # One look for each change, not one for each subscriber. Each stream is also looked at every 5 s
+            # without any, and whenever the hub sweeps.
+            rounds = 2 + (trio.current_time() - began) / 5
+            assert (await health(daemon))["subscriptions"]["looks"] - looks <= 3 * 3 + rounds * streams
             nursery.cancel_scope.cancel()
         await until_nothing_is_kept(daemon)
 
@@ -270,22 +274,30 @@ async def test_nothing_is_missed_while_the_watch_connection_is_killed_again_and_
     assert reader.ids == added
 
 
-@ERAS
-async def test_a_group_is_told_of_what_other_programs_do(redis: Server, era: EraName) -> None:
+async def test_a_group_is_told_of_what_other_programs_do(redis: Server) -> None:
     redis.commands(["XADD", "s", "*", "f", "v"], ["XGROUP", "CREATE", "s", "g", "0"])
     uri = group_uri("s", "g")
-    with trio.fail_after(30), running_daemon(redis) as daemon:
-        async with raw_client(daemon.path, era=era, initialize=era == "handshake") as raw:
-            await subscribe(raw, uri)
+    with trio.fail_after(60), running_daemon(redis) as daemon:
+        # Clients of both eras at once, because each change is found only by the next look, after up to 5 s.
+        async with (
+            raw_client(daemon.path, era="modern") as modern,
+            raw_client(daemon.path, initialize=True) as handshake,
+        ):
+            clients = (modern, handshake)
+            for raw in clients:
+                await subscribe(raw, uri)
             ((_, ((entry_id, _),)),) = redis.command("XREADGROUP", "GROUP", "g", "w", "STREAMS", "s", ">")
-            assert (await raw.receive())["params"]["uri"] == uri
+            for raw in clients:
+                assert (await raw.receive())["params"]["uri"] == uri
             redis.command("XACK", "s", "g", entry_id)
-            assert (await raw.receive())["params"]["uri"] == uri
+            for raw in clients:
+                assert (await raw.receive())["params"]["uri"] == uri
 
 
 async def test_a_daemon_that_stops_ends_listens_gracefully(redis: Server) -> None:
     """2026-07-28, schema, SubscriptionsListenResult: the result says that the end was on purpose."""
-    with trio.fail_after(30), running_daemon(redis) as daemon:
+    # Whoever waited for the deadline of the drain would wait for longer than this test does.
+    with trio.fail_after(30), running_daemon(redis, "--set", "daemon.drain_seconds=60") as daemon:
         async with (
             raw_client(daemon.path, era="modern") as raw,
             raw_client(daemon.path, initialize=True) as session,
@@ -295,7 +307,6 @@ async def test_a_daemon_that_stops_ends_listens_gracefully(redis: Server) -> Non
             await listen(raw, "nothing")
             await subscribe(session, stream_uri("s"))
             async with client.listen(resource_subscriptions=[stream_uri("s")]) as told:
-                began = trio.current_time()
                 daemon.process.send_signal(signal.SIGTERM)
                 answers = {message["id"]: message["result"] for message in await raw.receive_rest()}
                 # The SDK's client takes it for a graceful end, where it would raise otherwise.
@@ -305,5 +316,3 @@ async def test_a_daemon_that_stops_ends_listens_gracefully(redis: Server) -> Non
                 assert result["_meta"][ID] == request_id
                 assert result["resultType"] == "complete"
             assert await session.receive_rest() == []
-            # Nobody waited for a deadline.
-            assert trio.current_time() - began < 5

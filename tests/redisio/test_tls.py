@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import contextlib
 import datetime as dt
+import itertools
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -38,7 +39,6 @@ class Site:
         return Target(
             host="127.0.0.1",
             port=self.port,
-            connect_timeout=2.0,
             tls=Tls(**{"ca_file": self.authority.certificate if trusting else None} | tls),
         )
 
@@ -285,14 +285,15 @@ async def test_cancelling_at_any_moment_of_the_handshake_leaves_no_socket_behind
         async with proxy_to(site.port) as proxy:
             proxy.to_client.delay = lambda: 0.002
             target = attrs.evolve(site.target(), port=proxy.port)
-            for step in range(40):
+            for step in itertools.count():
+                # Both ends of the range are to be reached, or the steps prove nothing.
+                if step >= 40 and opened > 2:
+                    break
                 with trio.move_on_after(step * 0.001) as scope:
                     async with running_connection(Connection(target, role="test")):
                         opened += 1
                 cancelled += scope.cancelled_caught
             await until(lambda: not proxy._links)
-    # Both ends of the range were reached, or the steps prove nothing.
-    assert opened > 2
     assert cancelled > 10
 
 
