@@ -30,12 +30,19 @@ def missing(what: str, install: str) -> None:
     pytest.skip(reason)
 
 
+#: Ports that were given out: what was free for one test may be about to be used by it.
+_GIVEN: set[int] = set()
+
+
 def free_port() -> int:
-    """Return a TCP port that was free on loopback a moment ago."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
-        return port
+    """Return a TCP port that was free on loopback a moment ago, another one at each call."""
+    while True:
+        with socket.socket() as probe:
+            probe.bind(("127.0.0.1", 0))
+            port: int = probe.getsockname()[1]
+        if port not in _GIVEN:
+            _GIVEN.add(port)
+            return port
 
 
 def redis_binary() -> str:
