@@ -22,6 +22,10 @@ from redstreamd.redisio.manager import Manager
 #: and everybody who writes durably waits behind this.
 _PATIENCE = 1.0
 
+#: The same where a disk is asked. A server with `appendfsync everysec`, the default, syncs a second after it did
+#: last, and looks ten times a second whether that is so.
+_DISK_PATIENCE = 2.0
+
 
 class Durability(enum.StrEnum):
     """What a writer asks for."""
@@ -53,8 +57,9 @@ async def confirm(manager: Manager, commands: Commands, asked: Durability) -> Co
 
     To be called without a checkpoint after the answer; see `Manager.confirm`. Never raises a BusError.
     """
+    patience = _PATIENCE if asked is Durability.REPLICATED else _DISK_PATIENCE
     # Never 0, which means forever; and answered long before the connection is given up.
-    patience_ms = max(1, int(1000 * min(_PATIENCE, manager.command_timeout / 2)))
+    patience_ms = max(1, int(1000 * min(patience, manager.command_timeout / 2)))
     late = f"it was not confirmed within {patience_ms} ms"
     try:
         if asked is Durability.REPLICATED:

@@ -187,6 +187,19 @@ async def test_what_is_on_disk_is_confirmed_by_the_server_or_by_its_settings(
             assert [entry[0].decode() for entry in server.command("XRANGE", STREAM, "-", "+")] == added["ids"]
 
 
+@pytest.mark.parametrize("start_one", [start_valkey, start_redis8])
+async def test_each_of_several_writes_is_on_disk_in_time_though_that_is_synced_once_a_second(
+    start_one: Start,
+) -> None:
+    """The one after the first comes right after a sync, and waits for the next one."""
+    with trio.fail_after(30), start_one("--appendonly", "yes", "--appendfsync", "everysec") as server:
+        async with running_bus(server) as bus:
+            for number in range(3):
+                entries = [{"n": number}]
+                added = await call(bus, "stream_add", stream=STREAM, entries=entries, durability="fsynced")
+                assert added["durability"] == {"asked": "fsynced", "confirmed": True}
+
+
 async def test_when_the_one_who_asks_is_cancelled_the_others_ask_again(redis: Server) -> None:
     answers: list[object] = []
     confirmer = Confirmer()
