@@ -1,0 +1,27 @@
+"""The clock by which tests keep programs to bounds on time."""
+
+from __future__ import annotations
+
+import ctypes
+import time
+
+from tests.support.fair_clock import Clock
+
+
+def test_time_in_which_nobody_could_run_is_not_counted(clock: Clock) -> None:
+    # Called so that it keeps the interpreter meanwhile, as a paused machine would.
+    sleep = ctypes.PyDLL(None).usleep
+    began, really = clock(), time.monotonic()
+    for _ in range(3):
+        sleep(300_000)
+        time.sleep(0.001)
+    assert time.monotonic() - really >= 0.9
+    assert clock() - began < 0.5
+
+
+def test_all_other_time_is_counted(clock: Clock) -> None:
+    began, really = clock(), time.monotonic()
+    # Sooner or later, even on a machine that is paused now and then.
+    while clock() - began < 0.2:
+        time.sleep(0.01)
+    assert time.monotonic() - really >= 0.2
