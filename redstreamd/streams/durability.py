@@ -22,8 +22,8 @@ from redstreamd.redisio.manager import Manager
 #: and everybody who writes durably waits behind this.
 _PATIENCE = 1.0
 
-#: The same where a disk is asked. A server with `appendfsync everysec`, the default, syncs a second after it did
-#: last, and looks ten times a second whether that is so.
+#: The same where a disk is asked. A server with `appendfsync everysec`, the default, syncs a second after it
+#: did last, and looks ten times a second whether that is so.
 _DISK_PATIENCE = 2.0
 
 
