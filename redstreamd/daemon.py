@@ -15,8 +15,9 @@ from __future__ import annotations
 import gc
 import logging
 import signal
-from collections.abc import Awaitable, Callable, Sequence
-from contextlib import AsyncExitStack
+from collections.abc import Awaitable, Callable, Iterator, Sequence
+from contextlib import AsyncExitStack, contextmanager
+from pathlib import Path
 
 import attrs
 import trio
@@ -177,7 +178,8 @@ def _build(settings: Settings, resources: AsyncExitStack) -> _Parts:
     """Build the parts; what must be given back at the end is entered into `resources`."""
     embedded = None
     if settings.daemon.embedded:
-        embedded = resources.enter_context(EmbeddedServer(settings.daemon.state_directory))
+        with _state_in(settings.daemon.state_directory):
+            embedded = resources.enter_context(EmbeddedServer(settings.daemon.state_directory))
     journal = Journal()
     manager = Manager(
         _target(settings, embedded),
@@ -351,16 +353,26 @@ def _target(settings: Settings, embedded: EmbeddedServer | None) -> Target:
 
 
 def _lease_key(settings: Settings) -> LeaseKey:
-    path = settings.daemon.state_directory / "lease.key"
+    with _state_in(settings.daemon.state_directory):
+        return LeaseKey.from_file(settings.daemon.state_directory / "lease.key")
+
+
+@contextmanager
+def _state_in(directory: Path) -> Iterator[None]:
+    """Report what the system does not let us do in the state directory as a setting that cannot be used.
+
+    Raises:
+        SettingsError: The block raised an OSError.
+    """
     try:
-        return LeaseKey.from_file(path)
+        yield
     except OSError as error:
+        reason = f"{error.filename}: {error.strerror}" if error.filename else str(error)
         allowed = "a directory that redstreamd may create files in"
         raise SettingsError(
             "daemon.state_directory",
-            value=str(settings.daemon.state_directory),
+            value=str(directory),
             source="the settings",
             allowed=allowed,
-            text=f"setting daemon.state_directory cannot be used: {path}: {error.strerror or error}; "
-            f"allowed: {allowed}",
+            text=f"setting daemon.state_directory cannot be used: {reason}; allowed: {allowed}",
         ) from error

@@ -113,12 +113,13 @@ async def test_the_client_of_stdio_is_told_of_wrong_settings_in_answer_to_its_ha
     assert answer["error"]["message"] == f"redstreamd cannot start: {reason}"
 
 
-async def test_a_state_directory_that_cannot_be_used_is_told_with_the_systems_reason(finished):
+@pytest.mark.parametrize("words", [["serve"], ["serve", "--embedded"], ["stdio", "--embedded"]])
+async def test_a_state_directory_that_cannot_be_used_is_told_with_the_systems_reason(finished, words):
     with trio.fail_after(20):
-        done = await finished("serve", "--set", "daemon.state_directory=/proc/nowhere")
+        done = await finished(*words, "--set", "daemon.state_directory=/proc/nowhere")
     assert done.returncode == 78
     assert done.stderr.decode() == (
-        "redstreamd: setting daemon.state_directory cannot be used: /proc/nowhere/lease.key: No such file or "
+        "redstreamd: setting daemon.state_directory cannot be used: /proc/nowhere: No such file or "
         "directory; allowed: a directory that redstreamd may create files in\n"
     )
 
