@@ -5,6 +5,7 @@ Owns the rule that one trouble is one record, however many events it makes. The 
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Hashable
 from typing import Final
 
@@ -83,14 +84,15 @@ class Journal:
                 while self._episodes:
                     quiet_at = min(each.last for each in self._episodes.values()) + QUIET_SECONDS
                     await trio.sleep_until(quiet_at)
-                    self._end(trio.current_time() - QUIET_SECONDS)
+                    self._end(trio.current_time())
                 self._begun = trio.Event()
         finally:
-            self._end(trio.current_time())
+            self._end(math.inf)
 
-    def _end(self, quiet_since: float) -> None:
+    def _end(self, now: float) -> None:
         for kind, episode in list(self._episodes.items()):
-            if episode.last <= quiet_since:
+            # The same sum as above: a difference may be rounded otherwise, and then nothing would end now.
+            if episode.last + QUIET_SECONDS <= now:
                 del self._episodes[kind]
                 if episode.more:
                     self._write_repeats(episode.latest, episode.more, episode.last - episode.since)
@@ -103,4 +105,7 @@ def _repeatable(event: Event) -> Hashable | None:
             return "turned away"
         case mcp.ConnectionClosed(ending=mcp.Ending.OVERSIZE | mcp.Ending.HTTP | mcp.Ending.OVERFLOW):
             return event.ending, event.principal
+        case mcp.AcceptPaused() | mcp.AcceptResumed():
+            # Where descriptors run out, each client that leaves lets another in, and that is the last again.
+            return type(event), event.principal
     return None

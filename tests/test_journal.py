@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import logging
 from collections.abc import AsyncIterator
 from typing import Any
@@ -11,7 +12,7 @@ import trio
 import trio.testing
 
 from redstreamd.journal import QUIET_SECONDS, Journal
-from redstreamd.mcpio.events import ConnectionClosed, Ending, TurnedAway
+from redstreamd.mcpio.events import AcceptPaused, AcceptResumed, ConnectionClosed, Ending, TurnedAway
 from redstreamd.policy import Principal
 from redstreamd.redisio.events import (
     Connected,
@@ -78,6 +79,19 @@ async def test_connections_that_had_to_be_closed_are_one_record_a_kind_and_princ
     assert "web page" in caplog.records[3].message
     await trio.sleep(2 * QUIET_SECONDS)
     assert [record.message[:7] for record in caplog.records[4:]] == ["29 more"] * 4
+
+
+async def test_running_out_of_descriptors_over_and_over_is_one_record_of_each(
+    journal: Journal, caplog: pytest.LogCaptureFixture
+) -> None:
+    refused = OSError(errno.EMFILE, "Too many open files")
+    for _ in range(100):
+        journal(AcceptPaused(ANN, refused))
+        await trio.sleep(0.2)
+        journal(AcceptResumed(ANN, 0.2))
+    assert [record.levelname for record in caplog.records] == ["WARNING", "INFO"]
+    await trio.sleep(2 * QUIET_SECONDS)
+    assert [record.message[:18] for record in caplog.records[2:]] == ["99 more in 20 s, t"] * 2
 
 
 async def test_what_each_lane_does_is_for_debugging_and_the_outage_for_everybody(
