@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import shlex
 import subprocess
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -74,7 +75,7 @@ async def check_socket(settings: Settings, environ: Mapping[str, str], *, server
             seen = f"a daemon answers at {place}"
             if used in (None, server):
                 return ok("socket", tried, seen)
-            todo = "Give doctor the daemon's settings (--config, --embedded, REDIS_...) to examine that one."
+            todo = f"To examine that one, give doctor the daemon's settings ({_settings_of(used)})."
             return warning("socket", tried, f"{seen}, and uses another Redis, at {used}", todo)
     seen = "; ".join(f"{place}: {refusal.strerror or refusal}" for place, refusal in refusals.items())
     todo = "Start it: `systemctl start redstreamd.socket`, or `redstreamd serve`."
@@ -109,6 +110,14 @@ async def _redis_of(place: str) -> str | None:
     return str(address)
 
 
+def _settings_of(address: str) -> str:
+    """Return what makes doctor look at the same Redis as the daemon that uses `address`."""
+    state, embedded, _ = address.rpartition("/embedded/")
+    if embedded:
+        return f"--embedded --set {shlex.quote(f'daemon.state_directory={state}')}"
+    return "--config, REDIS_..."
+
+
 def runs_systemd() -> bool:
     """Whether systemd runs this host, as sd_booted(3) finds it out."""
     return Path("/run/systemd/system").exists()
@@ -137,7 +146,11 @@ async def check_units(*, booted: bool, systemctl: Sequence[str] = ("systemctl",)
         f"{unit} {state.get('ActiveState', 'unknown')}" for unit, state in zip(_UNITS, states, strict=True)
     )
     if "failed" in (service.get("ActiveState"), socket.get("ActiveState")):
-        todo = "Read why: `journalctl -u redstreamd`; then `systemctl restart redstreamd.socket redstreamd`."
+        # Without the first, systemd refuses to start what has failed too often.
+        todo = (
+            "Read why: `journalctl -u redstreamd`. Once that is mended: `systemctl reset-failed "
+            "redstreamd.service redstreamd.socket && systemctl restart redstreamd.socket`."
+        )
         return error("unit", tried, f"{seen} (Result={service.get('Result')})", todo)
     if "active" not in (service.get("ActiveState"), socket.get("ActiveState")):
         return warning("unit", tried, seen, "Start it: `systemctl enable --now redstreamd.socket`.")

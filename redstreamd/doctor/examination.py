@@ -10,6 +10,7 @@ import os
 from collections.abc import Awaitable, Callable, Mapping
 from typing import Any, Final
 
+import attrs
 import trio
 
 from redstreamd.doctor.daemon import check_socket, check_units, runs_systemd
@@ -54,6 +55,8 @@ async def examine(loaded: Loaded, *, environ: Mapping[str, str] = os.environ) ->
     target = _target(loaded.settings, environ)
     checks = [_settings(loaded)]
     way = await reach(target)
+    if loaded.settings.daemon.embedded:
+        way = [_of_embedded(check) for check in way]
     checks += way
     if any(check.severity is Severity.ERROR for check in way):
         checks.append(skipped("login", _login_tried(target), "the server cannot be reached"))
@@ -69,6 +72,17 @@ def _target(settings: Settings, environ: Mapping[str, str]) -> Target:
     if settings.daemon.embedded:
         return Target(path=EmbeddedServer(settings.daemon.state_directory).path)
     return target_for(settings.redis, environ=environ)
+
+
+def _of_embedded(check: Check) -> Check:
+    """Return a step of the way to the embedded server, with what can be done about that one."""
+    if check.severity is not Severity.ERROR:
+        return check
+    todo = (
+        "The embedded server runs while its daemon does: start that (`redstreamd serve --embedded`), or name "
+        "its state directory (--set daemon.state_directory=PATH; that of the service is /var/lib/redstreamd)."
+    )
+    return attrs.evolve(check, todo=todo)
 
 
 def _settings(loaded: Loaded) -> Check:

@@ -110,5 +110,7 @@ async def test_the_embedded_server_is_examined_through_its_socket(finished, envi
     checks = {check["check"]: check for check in json.loads(done.stdout)}
     assert done.returncode == 2
     assert str(tmp_path / "embedded") in checks["connect"]["tried"]
+    # No `unixsocket` of Redis has to be set.
+    assert "redstreamd serve --embedded" in checks["connect"]["todo"]
     # Looking does not make it.
     assert not (tmp_path / "embedded").exists()

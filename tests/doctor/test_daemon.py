@@ -77,7 +77,17 @@ async def test_a_daemon_with_another_redis_is_a_warning_that_names_it(
         check = await check_socket(Settings(), environ, server=EXAMINED)
     assert check.severity is Severity.WARNING
     assert "elsewhere:6380" in check.seen
-    assert "--embedded" in check.todo
+    assert "--config, REDIS_..." in check.todo
+
+
+async def test_a_daemon_with_a_server_of_its_own_is_a_warning_with_the_options_that_name_it(
+    listen: Listen, environ: dict[str, str]
+) -> None:
+    await listen(health("/var/lib/redstreamd/embedded/server.sock"))
+    with trio.fail_after(10):
+        check = await check_socket(Settings(), environ, server=EXAMINED)
+    assert check.severity is Severity.WARNING
+    assert "--embedded --set daemon.state_directory=/var/lib/redstreamd)" in check.todo
 
 
 @pytest.mark.parametrize("answer", [b"", b"HTTP/1.1 400 Bad Request\r\n\r\n", b"[]\n", b'{"id": 1}\n'])
@@ -130,6 +140,13 @@ async def units(tmp_path: Path, service: str, socket: str, load: str = "loaded")
         # The first client starts it.
         ("inactive", "active", Severity.OK, ""),
         ("failed", "active", Severity.ERROR, "journalctl -u redstreamd"),
+        # After ten failures nothing else starts it again.
+        (
+            "failed",
+            "failed",
+            Severity.ERROR,
+            "systemctl reset-failed redstreamd.service redstreamd.socket && ",
+        ),
         ("inactive", "inactive", Severity.WARNING, "systemctl enable --now"),
     ],
 )
