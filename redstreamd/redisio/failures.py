@@ -165,7 +165,11 @@ def not_connected(target: Target, error: OSError) -> Failure:
         }
         fallback = "Start Redis, or correct the socket's path."
     else:
-        steps = {socket.gaierror: f"Correct the host name {target.host!r} (REDIS_HOST)."}
+        steps = {
+            socket.gaierror: f"Correct the host name {target.host!r} (REDIS_HOST).",
+            PermissionError: "This host forbids it: allow the address in the service's IPAddressAllow= "
+            "(drop-in remote-redis.conf), or in its firewall.",
+        }
         fallback = "Start Redis, or correct its address (REDIS_HOST, REDIS_PORT)."
     step = next((text for leaf in causes for kind, text in steps.items() if isinstance(leaf, kind)), fallback)
     return Failure(FailureKind.UNREACHABLE, cause, step)
