@@ -264,8 +264,8 @@ class ToolsSettings:
         Meta(
             ge=0,
             le=DAY,
-            description="The longest wait one call may ask for. Many clients give up on a call after a "
-            "minute or five.",
+            description="The longest that one call waits, whatever it asks for. Many clients give up on a "
+            "call after a minute or five.",
         ),
     ] = 300.0
     default_wait_seconds: Annotated[
