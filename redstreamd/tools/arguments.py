@@ -136,7 +136,12 @@ def _leaf(hint: Any) -> Callable[[Any, Any], Any]:
     box = msgspec.defstruct("Box", [("value", hint)])
 
     def convert(value: Any) -> Any:
-        return msgspec.convert({"value": value}, box).value  # type: ignore[attr-defined]
+        try:
+            return msgspec.convert({"value": value}, box).value  # type: ignore[attr-defined]
+        except UnicodeEncodeError:
+            # Where msgspec looks at text of which it expected something else, a lone surrogate stops it.
+            ijson.check(value)
+            raise
 
     def payload(value: Any, _: object) -> Any:
         # Checked, but not copied: msgspec would replace objects by plain dicts, and with them the

@@ -313,6 +313,14 @@ def test_a_repeated_argument_name_is_refused(extra: dict[str, Any]) -> None:
         ({"ratio": float("nan")}, "ratio is not I-JSON"),
         ({"timeout_seconds": float("nan")}, "timeout_seconds: NaN given"),
         ({"\ud800": 1}, r'"\ud800" is not an argument'),
+        # Where something else than text is expected, and msgspec looks into the text all the same.
+        ({"count": "\ud800"}, "count is not I-JSON: The text contains U+D800"),
+        ({"ratio": "\ud800"}, "ratio is not I-JSON: The text contains U+D800"),
+        ({"direction": "\ud800"}, "direction is not I-JSON: The text contains U+D800"),
+        ({"streams": "\ud800"}, "streams is not I-JSON: The text contains U+D800"),
+        ({"tags": {"a": ["\ud800"]}}, "tags"),
+        ({"entries": ["\ud800"]}, "entries is not I-JSON: The text contains U+D800"),
+        ({"entries": "\ud800"}, "entries is not I-JSON: The text contains U+D800"),
     ],
 )
 def test_what_is_not_i_json_is_refused_in_words_that_can_be_encoded(given: dict[str, Any], said: str) -> None:
