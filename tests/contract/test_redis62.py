@@ -23,7 +23,7 @@ def redis62(redis62_server: Server) -> Server:
 
 async def test_what_it_does_not_count_is_unknown_and_not_invented(redis62: Server) -> None:
     redis62.commands(("XADD", "s", "1-1", "a", "1"), ("XGROUP", "CREATE", "s", GROUP, "0"))
-    with trio.fail_after(10):
+    with trio.fail_after(20):
         async with running_bus(redis62) as bus:
             shape = await bus.streams.shape("s")
             assert (shape.length, shape.groups, shape.last_id) == (1, 1, "1-1")
@@ -38,7 +38,7 @@ async def test_where_tracking_is_refused_the_hub_polls(redis62: Server) -> None:
     try:
         manager = Manager(Target(path=redis62.path, username="limited", password="pw"))
         hub = TailHub(manager, poll_seconds=0.05)
-        with trio.fail_after(10):
+        with trio.fail_after(20):
             async with trio.open_nursery() as nursery:
                 await nursery.start(manager.run)
                 await nursery.start(hub.run)

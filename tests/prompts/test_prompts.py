@@ -67,7 +67,7 @@ async def asked(client: Client, name: str, arguments: dict[str, str]) -> tuple[s
 
 @ERAS
 async def test_the_listing_has_every_prompt_sorted_and_explained(daemon: Daemon, era: Any) -> None:
-    with trio.fail_after(10):
+    with trio.fail_after(20):
         async with connected(daemon.path, era=era) as client:
             listed = (await client.list_prompts()).prompts
     assert [each.name for each in listed] == sorted(ARGUMENTS)
@@ -84,7 +84,7 @@ async def test_the_listing_has_every_prompt_sorted_and_explained(daemon: Daemon,
 async def test_each_prompt_tells_what_to_do_and_shows_what_is_the_case_apart_from_it(
     daemon: Daemon, era: Any, name: str
 ) -> None:
-    with trio.fail_after(10):
+    with trio.fail_after(20):
         async with connected(daemon.path, era=era) as client:
             text, facts = await asked(client, name, ARGUMENTS[name])
             # Facts are what the resources of the same addresses say.
@@ -102,7 +102,7 @@ async def test_each_prompt_tells_what_to_do_and_shows_what_is_the_case_apart_fro
 
 @ERAS
 async def test_what_others_wrote_is_shown_as_data(daemon: Daemon, era: Any) -> None:
-    with trio.fail_after(10):
+    with trio.fail_after(20):
         async with connected(daemon.path, era=era) as client:
             _, facts = await asked(client, "diagnose-stream", {"stream": "orders"})
             (fact,) = facts.values()
@@ -116,7 +116,7 @@ async def test_what_others_wrote_is_shown_as_data(daemon: Daemon, era: Any) -> N
 
 @ERAS
 async def test_a_failure_is_a_fact_of_a_diagnosis(daemon: Daemon, era: Any) -> None:
-    with trio.fail_after(10):
+    with trio.fail_after(20):
         async with connected(daemon.path, era=era) as client:
             _, facts = await asked(client, "diagnose-stream", {"stream": "order"})
             assert facts["redstream://streams/order"]["failed"]["code"] == "STREAM_NOT_FOUND"
@@ -143,7 +143,7 @@ async def test_the_connection_can_be_diagnosed_when_there_is_none(era: Any) -> N
 async def test_a_server_on_which_nobody_has_waited_is_not_said_to_refuse_tracking(
     daemon: Daemon, era: Any
 ) -> None:
-    with trio.fail_after(10):
+    with trio.fail_after(20):
         async with connected(daemon.path, era=era) as client:
             text, facts = await asked(client, "diagnose-connection", {})
             (health,) = facts.values()
@@ -169,7 +169,7 @@ async def test_arguments_that_do_not_fit_are_refused_with_the_names_of_those_tha
     daemon: Daemon, era: Any, name: str, arguments: dict[str, str], part: str
 ) -> None:
     """ "Error Handling": invalid name and missing arguments are -32602."""
-    with trio.fail_after(10):
+    with trio.fail_after(20):
         async with connected(daemon.path, era=era) as client:
             with pytest.raises(MCPError) as caught:
                 await client.get_prompt(name, arguments)
@@ -225,7 +225,7 @@ def test_a_definition_that_contradicts_itself_is_refused() -> None:
 
 @ERAS
 async def test_an_argument_that_is_no_text_is_refused(daemon: Daemon, era: Any) -> None:
-    with trio.fail_after(10):
+    with trio.fail_after(20):
         async with raw_client(daemon.path, era=era, initialize=era == "handshake") as raw:
             for arguments in ({"purpose": "\ud800"}, {"\ud800": "x"}):
                 answer = await raw.call("prompts/get", {"name": "design-stream", "arguments": arguments})

@@ -92,7 +92,7 @@ async def test_a_stream_that_comes_between_two_pages_neither_repeats_nor_hides_a
 
 @ERAS
 async def test_the_templates_are_listed_with_their_types(daemon: Daemon, era: Any) -> None:
-    with trio.fail_after(10):
+    with trio.fail_after(20):
         async with connected(daemon.path, era=era) as client:
             templates = (await client.list_resource_templates()).resource_templates
             assert {each.uri_template: each.mime_type for each in templates} == {
@@ -112,7 +112,7 @@ async def test_a_lag_that_redis_miscounts_is_an_estimate_with_its_bounds(
     redis.commands(*[("XADD", "orders", f"{n}-1", "n", n) for n in range(1, 101)])
     redis.command("XGROUP", "CREATE", "orders", "billing", "0")
     redis.command("XREADGROUP", "GROUP", "billing", "w1", "COUNT", "10", "STREAMS", "orders", ">")
-    with trio.fail_after(10):
+    with trio.fail_after(20):
         async with connected(daemon.path, era=era) as client:
             exact = await read(client, group_uri("orders", "billing"))
             assert exact["lag"] == 90
@@ -136,7 +136,7 @@ async def test_each_resource_says_what_is_the_case(daemon: Daemon, redis: Server
         ["XGROUP", "CREATE", "orders", "billing", "0"],
         ["XREADGROUP", "GROUP", "billing", "w1", "COUNT", "1", "STREAMS", "orders", ">"],
     )
-    with trio.fail_after(10):
+    with trio.fail_after(20):
         async with connected(daemon.path, era=era) as client:
             (line,) = (await read(client, "redstream://streams"))["streams"]
             assert (line["stream"], line["length"], line["uri"]) == ("orders", 2, stream_uri("orders"))
@@ -190,7 +190,7 @@ async def test_a_field_has_the_type_of_its_value(daemon: Daemon, redis: Server, 
     entry = entry_uri("s", ids["structuredContent"]["ids"][0])
     redis.command("XADD", "s", "99999999999999-1", "raw", b"\xff\x00\xfe", "twice", "1", "twice", "2")
     foreign = entry_uri("s", "99999999999999-1")
-    with trio.fail_after(10):
+    with trio.fail_after(20):
         async with connected(daemon.path, era=era) as client:
 
             async def content(uri: str) -> Any:
@@ -233,7 +233,7 @@ async def test_what_does_not_exist_is_not_found_with_the_code_of_the_revision(
 ) -> None:
     """server/resources, "Error Handling": -32002 up to 2025-11-25; -32602 since 2026-07-28 (SEP-2164)."""
     redis.commands(["XADD", "s", "1-1", "f", "v"], ["SET", "text", "1"])
-    with trio.fail_after(10):
+    with trio.fail_after(20):
         async with connected(daemon.path, era=era) as client:
             error = await refusal(client, uri)
             assert error.code == (-32002 if era == "handshake" else -32602)
@@ -244,7 +244,7 @@ async def test_what_does_not_exist_is_not_found_with_the_code_of_the_revision(
 async def test_the_older_revisions_get_the_older_code_and_no_caching_hints(
     daemon: Daemon, version: str
 ) -> None:
-    with trio.fail_after(10):
+    with trio.fail_after(20):
         async with raw_client(daemon.path) as raw:
             await raw.initialize(version)
             answer = await raw.call("resources/read", {"uri": "redstream://streams/absent"})
@@ -256,7 +256,7 @@ async def test_the_older_revisions_get_the_older_code_and_no_caching_hints(
 async def test_every_listing_and_reading_says_how_long_it_may_be_kept(daemon: Daemon, redis: Server) -> None:
     """2026-07-28, server/utilities/caching: the five operations that must carry hints."""
     redis.command("XADD", "s", "1-1", "f", "v")
-    with trio.fail_after(10):
+    with trio.fail_after(20):
         async with raw_client(daemon.path, era="modern") as raw:
             hints = {}
             for method, params in (
@@ -340,7 +340,7 @@ async def test_without_redis_health_can_be_read_and_the_rest_says_why_not(era: A
 @ERAS
 async def test_the_server_promises_what_it_does_and_no_more(daemon: Daemon, era: Any) -> None:
     """server/resources, "Capabilities"; server/prompts and server/tools likewise."""
-    with trio.fail_after(10):
+    with trio.fail_after(20):
         async with connected(daemon.path, era=era) as client, raw_client(daemon.path, era=era) as raw:
             if era == "handshake":
                 capabilities = (await raw.initialize())["capabilities"]

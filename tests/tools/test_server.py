@@ -136,7 +136,7 @@ def server(bus: Bus) -> Server[Principal]:
 async def test_the_listing_has_the_profiles_tools_sorted_with_both_schemas_and_every_annotation(
     server: Server[Principal], era: Literal["auto", "legacy"]
 ) -> None:
-    with trio.fail_after(5):
+    with trio.fail_after(20):
         async with Client(server, mode=era) as client:
             tools = (await client.list_tools()).tools
             assert client.instructions == "Add, then wait."
@@ -166,7 +166,7 @@ async def test_the_listing_has_the_profiles_tools_sorted_with_both_schemas_and_e
 async def test_a_call_gives_the_handler_its_arguments_and_principal_and_the_client_both_forms_of_the_answer(
     server: Server[Principal], bus: Bus, era: Literal["auto", "legacy"]
 ) -> None:
-    with trio.fail_after(5):
+    with trio.fail_after(20):
         async with Client(server, mode=era) as client:
             answer = await client.call_tool(
                 "stream_add", {"stream": "a", "entries": [{"x": 1}, {"y": [None]}]}
@@ -183,7 +183,7 @@ async def test_a_call_gives_the_handler_its_arguments_and_principal_and_the_clie
 async def test_an_answer_that_is_no_object_is_text_alone(
     server: Server[Principal], era: Literal["auto", "legacy"]
 ) -> None:
-    with trio.fail_after(5):
+    with trio.fail_after(20):
         async with Client(server, mode=era) as client:
             answer = await client.call_tool("list_streams")
     assert answer.structured_content is None
@@ -194,7 +194,7 @@ async def test_an_answer_that_is_no_object_is_text_alone(
 async def test_a_bus_error_is_a_result_that_says_what_why_and_what_next(
     server: Server[Principal], era: Literal["auto", "legacy"]
 ) -> None:
-    with trio.fail_after(5):
+    with trio.fail_after(20):
         async with Client(server, mode=era) as client:
             answer = await client.call_tool("stream_health")
     assert answer.is_error
@@ -215,7 +215,7 @@ async def test_a_bus_error_is_a_result_that_says_what_why_and_what_next(
 async def test_wrong_arguments_are_a_result_and_the_handler_is_not_called(
     server: Server[Principal], bus: Bus, era: Literal["auto", "legacy"]
 ) -> None:
-    with trio.fail_after(5):
+    with trio.fail_after(20):
         async with Client(server, mode=era) as client:
             answer = await client.call_tool("stream_add", {"steam": "a", "entries": []})
     assert answer.is_error
@@ -228,7 +228,7 @@ async def test_wrong_arguments_are_a_result_and_the_handler_is_not_called(
 async def test_an_unexpected_error_is_logged_with_its_traceback_and_told_without_its_text(
     server: Server[Principal], era: Literal["auto", "legacy"], caplog: pytest.LogCaptureFixture
 ) -> None:
-    with trio.fail_after(5), caplog.at_level(logging.ERROR, "redstreamd.tools"):
+    with trio.fail_after(20), caplog.at_level(logging.ERROR, "redstreamd.tools"):
         async with Client(server, mode=era) as client:
             answer = await client.call_tool("broken")
             assert answer.is_error
@@ -253,7 +253,7 @@ async def test_an_unexpected_error_is_logged_with_its_traceback_and_told_without
 async def test_an_unknown_tool_is_a_protocol_error_that_names_what_exists(
     server: Server[Principal], era: Literal["auto", "legacy"], name: str, said: str
 ) -> None:
-    with trio.fail_after(5):
+    with trio.fail_after(20):
         async with Client(server, mode=era) as client:
             with pytest.raises(MCPError) as caught:
                 await client.call_tool(name)
@@ -263,7 +263,7 @@ async def test_an_unknown_tool_is_a_protocol_error_that_names_what_exists(
 
 
 async def test_a_cursor_that_no_listing_gave_is_refused(server: Server[Principal]) -> None:
-    with trio.fail_after(5):
+    with trio.fail_after(20):
         async with Client(server) as client:
             with pytest.raises(MCPError, match="one page") as caught:
                 await client.list_tools(cursor="x")
@@ -279,7 +279,7 @@ async def test_progress_reaches_a_client_that_asked_for_it(
     async def note(progress: float, total: float | None, message: str | None) -> None:
         reports.append((progress, total, message))
 
-    with trio.fail_after(5):
+    with trio.fail_after(20):
         async with Client(server, mode=era) as client:
             await client.call_tool("stream_wait", progress_callback=note)
             await client.call_tool("stream_wait")
@@ -289,7 +289,7 @@ async def test_progress_reaches_a_client_that_asked_for_it(
 
 async def test_without_a_principal_of_its_own_the_server_serves_no_connection_of_the_sdk() -> None:
     server = make_server(version="1", instructions="")
-    with trio.fail_after(5), pytest.raises((RuntimeError, ExceptionGroup)) as caught:
+    with trio.fail_after(20), pytest.raises((RuntimeError, ExceptionGroup)) as caught:
         async with Client(server):
             pass
     assert "no principal of its own" in "".join(trio_lines(caught.value))
@@ -322,7 +322,7 @@ async def test_a_cancelled_call_has_no_answer_and_its_cancellation_passes() -> N
     async def ask() -> None:
         answers.append(await toolbox.call(defined, {}, AGENT, no_progress))
 
-    with trio.fail_after(5):
+    with trio.fail_after(20):
         async with trio.open_nursery() as nursery:
             nursery.start_soon(ask)
             await trio.testing.wait_all_tasks_blocked()
@@ -349,7 +349,7 @@ async def test_of_a_cancelled_nursery_with_a_defect_the_cancellation_passes_and_
             nursery.start_soon(trio.sleep_forever)
 
     toolbox, defined = toolbox_for(tangled)
-    with trio.fail_after(5):
+    with trio.fail_after(20):
         async with trio.open_nursery() as nursery:
 
             async def ask() -> None:
@@ -376,7 +376,7 @@ async def test_a_bus_error_out_of_a_handlers_nursery_is_told_as_such() -> None:
             nursery.start_soon(trio.sleep_forever)
 
     toolbox, defined = toolbox_for(nested)
-    with trio.fail_after(5):
+    with trio.fail_after(20):
         answer = await toolbox.call(defined, None, AGENT, no_progress)
     assert answer["isError"] is True
     assert answer["structuredContent"]["code"] == "TIMEOUT"
@@ -397,7 +397,7 @@ async def test_a_repeated_argument_name_is_refused_although_the_sdk_copies_the_a
         return await call_next(ctx)
 
     server.middleware.append(as_decoded)
-    with trio.fail_after(5):
+    with trio.fail_after(20):
         async with Client(server, mode=era) as client:
             answer = await client.call_tool("stream_add", {})
     assert answer.is_error
@@ -413,7 +413,7 @@ async def test_a_call_has_a_bound_besides_what_it_asks_to_wait() -> None:
 
     defined = tool(title="T", profile=Profile.WORKER, **READING)(stalls)
     toolbox = Toolbox(Registry([defined]), [Profile.WORKER], Bus(), timeout_seconds=0.05)
-    with trio.fail_after(5):
+    with trio.fail_after(20):
         answer = await toolbox.call(defined, {}, AGENT, no_progress)
     assert answer["isError"]
     assert answer["structuredContent"]["code"] == "TIMEOUT"
