@@ -55,13 +55,17 @@ class WorkQueue:
     async def take(self, take: Take, principal: str, *, timeout_seconds: float = 0.0) -> Work:
         """Lease entries, waiting up to `timeout_seconds` for the first; 0 answers at once.
 
-        A request to resume never waits. Only `principal` can settle the lease.
+        A request to resume never waits. Only `principal` can settle the lease, and only the same principal
+        gets it again by its idempotency key.
 
         Raises:
-            BusError: GROUP_NOT_FOUND, STREAM_NOT_FOUND, WRONG_TYPE; CONNECTION_ERROR.
+            BusError: GROUP_NOT_FOUND, STREAM_NOT_FOUND, WRONG_TYPE; CONNECTION_ERROR; RATE_LIMITED if too
+                many wait.
 
         Cancellation: see `Leases.take`.
         """
+        if take.idempotency_key is not None:
+            take = attrs.evolve(take, idempotency_key=f"{principal}\0{take.idempotency_key}")
         if take.resume or timeout_seconds <= 0 or self._hub.draining:
             taken = await self._take_now(take)
         else:
@@ -177,8 +181,13 @@ class WorkQueue:
         turn = self._turns.setdefault((stream, group), _Turn())
         turn.interested += 1
         try:
-            async with turn.lock:
+            # Whoever waits for the turn is one of those who wait, and makes room for itself when it has it.
+            with self._hub.watch(()):
+                await turn.lock.acquire()
+            try:
                 yield
+            finally:
+                turn.lock.release()
         finally:
             turn.interested -= 1
             if turn.interested == 0:
