@@ -136,7 +136,7 @@ class Toolbox(Generic[BusT]):
             profile = self._registry.get(unknown.name).profile
             return (
                 f"Unknown tool: {shown}. It belongs to the profile {profile}; active here: {active}. "
-                "The daemon's settings choose the profiles."
+                "The daemon's setting tools.profile chooses them."
             )
         nearest = ", ".join(unknown.nearest)
         return (
