@@ -128,9 +128,9 @@ async def test_long_stretches_are_counted_up_to_a_bound(
 
 async def test_large_entries_are_counted_a_few_at_a_time(server: Server) -> None:
     """A script reads 16 MiB, whatever the number asked for, and the next one goes on."""
-    with trio.fail_after(20):
+    server.commands(*[("XADD", "s", f"{n}-1", "f", "v" * 3_000_000) for n in range(1, 16)])
+    with trio.fail_after(30):
         async with running_bus(server) as bus:
-            server.commands(*[("XADD", "s", f"{n}-1", "f", "v" * 3_000_000) for n in range(1, 16)])
             await call(bus, "group_create", **GROUP)
             moved = await manage(bus, "set_position", start="latest")
             trimmed = await call(bus, "stream_manage", stream="s", action="trim", max_length=2, force=True)
