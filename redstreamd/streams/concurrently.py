@@ -10,6 +10,7 @@ import trio
 from redstreamd.errors import BusError
 
 T = TypeVar("T")
+NameT = TypeVar("NameT", str, bytes)
 
 #: What all calls together ask at once for several names; the rest waits in line. One client may have 256
 #: calls in flight with 100 streams each: all at once they held everybody up for seconds, and the daemon took
@@ -19,7 +20,7 @@ AT_ONCE: Final = 64
 _room: trio.lowlevel.RunVar[trio.Semaphore] = trio.lowlevel.RunVar("room for what is asked at once")
 
 
-async def gather(ask: Callable[[str], Awaitable[T]], names: Sequence[str]) -> dict[str, T]:
+async def gather(ask: Callable[[NameT], Awaitable[T]], names: Sequence[NameT]) -> dict[NameT, T]:
     """Return the answer for each name, asked for at the same time as far as others leave room.
 
     Args:
@@ -31,11 +32,11 @@ async def gather(ask: Callable[[str], Awaitable[T]], names: Sequence[str]) -> di
     """
     if len(names) == 1:
         return {names[0]: await ask(names[0])}
-    answers: dict[str, T] = {}
+    answers: dict[NameT, T] = {}
     errors: list[BusError] = []
     room = _room_of_this_run()
 
-    async def one(name: str) -> None:
+    async def one(name: NameT) -> None:
         try:
             answers[name] = await ask(name)
         except BusError as error:

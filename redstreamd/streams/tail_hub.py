@@ -12,7 +12,8 @@ sees it, or after it, and there is another push: none is missed. A hundred chang
 read are one push.
 
 The arming command is EXISTS: it takes many keys at once, costs O(1) for each, sends no content (an
-entry may have 100 MiB), arms keys that do not exist yet, and cannot fail on a key of another type.
+entry may have 100 MiB), arms keys that do not exist yet, and cannot fail on a key of another type. Where one
+key's refusal fails it for all (an ACL, a cluster's slots), each is named by itself.
 Blocking reads lost: one XREAD cannot span slots, a single key of a wrong type fails it for everyone,
 and arming it again costs the server O(streams) for every event.
 
@@ -33,6 +34,7 @@ import trio
 from redstreamd.errors import BusError, Code
 from redstreamd.redisio.errors import ServerReplied
 from redstreamd.redisio.manager import Lane, Manager, Replay
+from redstreamd.streams.concurrently import gather
 
 #: Keys armed by one command. Large enough that 10,000 keys are 20 round trips, small enough that the
 #: server's reply to everyone else waits well under a millisecond.
@@ -209,7 +211,7 @@ class TailHub:
             epoch = self._epoch
             try:
                 await self._track()
-                await self._manager.execute("EXISTS", *batch, lane=Lane.WATCH, replay=Replay.SAFE)
+                await self._name(batch)
             except BusError:
                 # Redis is away. The sweep tries again, and a new connection does so at once.
                 self._unarmed.update(key for key in batch if key in self._watchers)
@@ -222,6 +224,22 @@ class TailHub:
             for key in batch:
                 for watch in self._watchers.get(key, ()):
                     watch.wake()
+
+    async def _name(self, keys: list[bytes]) -> None:
+        """Name keys on the watch connection.
+
+        A key that this user may not read, or keys in several slots of a cluster, fail the command for all.
+        Then each is named by itself, and only what is refused even so is not pushed: its watchers look at
+        each sweep.
+        """
+        try:
+            await self._manager.execute("EXISTS", *keys, lane=Lane.WATCH, replay=Replay.SAFE)
+        except ServerReplied:
+            if len(keys) > 1:
+                await gather(self._name_one, keys)
+
+    async def _name_one(self, key: bytes) -> None:
+        await self._name([key])
 
     async def _track(self) -> None:
         if self._epoch in (self._tracking_epoch, self._refused_epoch):

@@ -1,0 +1,70 @@
+"""One key that cannot be watched keeps nobody from being woken for another."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager
+
+import pytest
+import trio
+
+from redstreamd.redisio.manager import Manager
+from redstreamd.redisio.target import Target
+from redstreamd.streams.tail_hub import TailHub
+from tests.support.servers import Server, start_redis
+
+#: Far beyond what a push takes, far below the sweep that would wake everybody in its place.
+PATIENCE = 10
+
+
+@asynccontextmanager
+async def running_hub(target: Target) -> AsyncIterator[TailHub]:
+    manager = Manager(target)
+    hub = TailHub(manager, sweep_seconds=3_600)
+    async with trio.open_nursery() as nursery:
+        await nursery.start(manager.run)
+        await nursery.start(hub.run)
+        yield hub
+        nursery.cancel_scope.cancel()
+
+
+async def all_are_woken(hub: TailHub, server: Server, names: list[str]) -> None:
+    """Watch the names, change one after the other, and see its watcher woken by that."""
+    with hub.watch(names[:1]) as first, hub.watch(names[1:2]) as second, hub.watch(names[2:]) as third:
+        for name, watch in zip(names, (first, second, third), strict=True):
+            with trio.fail_after(PATIENCE):
+                # Armed: woken once to look.
+                await watch.changed()
+                watch.mark()
+                server.command("XADD", name, "*", "a", "b")
+                await watch.changed()
+
+
+@pytest.fixture
+def limited(redis: Server) -> Iterator[Target]:
+    redis.command("ACL", "SETUSER", "limited", "reset", "on", ">pw", "~mine:*", "+@all")
+    yield Target(path=redis.path, username="limited", password="pw")
+    redis.command("ACL", "DELUSER", "limited")
+
+
+async def test_a_key_that_the_user_may_not_read_leaves_the_others_watched(
+    redis: Server, limited: Target
+) -> None:
+    async with running_hub(limited) as hub:
+        with hub.watch(["theirs", "mine:0"]) as watch:
+            with trio.fail_after(PATIENCE):
+                # Its watchers look, too, and are told what is wrong.
+                await watch.changed()
+            await all_are_woken(hub, redis, ["mine:1", "mine:2", "mine:3"])
+
+
+async def test_keys_in_several_slots_of_a_cluster_are_watched() -> None:
+    with start_redis("--cluster-enabled", "yes") as cluster:
+        cluster.command("CLUSTER", "ADDSLOTSRANGE", 0, 16383)
+        deadline = time.monotonic() + PATIENCE
+        while b"cluster_state:ok" not in cluster.command("CLUSTER", "INFO"):
+            assert time.monotonic() < deadline
+            await trio.sleep(0.05)
+        async with running_hub(Target(path=cluster.path)) as hub:
+            await all_are_woken(hub, cluster, ["a", "b", "c"])
