@@ -166,8 +166,8 @@ def test_what_a_client_sent_cannot_pose_as_a_record_or_steer_a_terminal(
     output = set_up(descriptor=journal.descriptor)
     sent = "x\n<0>the disk is on fire\r\x1b[2Jgone\x00\x85\u2028\ud800"
     about = {"name": LOG.name, "levelno": logging.INFO}
-    # Not through a logger: pytest would keep the record for its report, and a process of a parallel run cannot
-    # pass on a lone surrogate.
+    # Not through a logger: pytest would keep the record for its report, and a process of a parallel run
+    # cannot pass on a lone surrogate.
     output.handle(logging.makeLogRecord({**about, "msg": "stream %s", "args": (sent,)}))
     assert journal.lines() == [
         "<6>stream x",
