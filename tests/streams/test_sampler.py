@@ -74,10 +74,12 @@ def test_one_sample_says_nothing() -> None:
 
 @asynccontextmanager
 async def sampling(server: Server, *, interval_seconds: float = 0.01) -> AsyncIterator[Sampler]:
-    """Run a sampler on `server` for the block."""
+    """Run a sampler on `server` for the block, which samples in time however long a sample took."""
     manager = Manager(Target(path=server.path))
     sampler = Sampler(manager, interval_seconds=interval_seconds)
-    with trio.fail_after(20):
+    # Where the machine stands still during one, the next would come a minute later.
+    with trio.fail_after(20), pytest.MonkeyPatch.context() as patch:
+        patch.setattr(module, "_PAUSE_SHARE", 0)
         async with trio.open_nursery() as nursery:
             await nursery.start(manager.run)
             await nursery.start(sampler.run)

@@ -14,7 +14,7 @@ from redstreamd.settings import Settings
 from redstreamd.settings.groups import LeasesSettings
 from redstreamd.streams.bus import Bus
 from redstreamd.streams.codec import Stamp
-from redstreamd.streams.diagnosis import group_findings, health
+from redstreamd.streams.diagnosis import group_findings, health, sampler
 from redstreamd.streams.diagnosis.sampler import Rates
 from redstreamd.streams.diagnosis.server_health import ServerFacts, server_findings
 from redstreamd.streams.diagnosis.shape import Lag, Shape
@@ -26,6 +26,12 @@ from tests.support.server_clock import milliseconds
 from tests.support.servers import Server
 
 GROUP = {"stream": "s", "group": "g"}
+
+
+@pytest.fixture(autouse=True)
+def sampled_in_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A sample that took long because the machine was busy does not put off the next one."""
+    monkeypatch.setattr(sampler, "_PAUSE_SHARE", 0)
 
 
 async def add(bus: Bus, count: int) -> list[str]:
