@@ -6,7 +6,9 @@ In CI a missing server is a failure. Elsewhere it skips the tests that need it a
 from __future__ import annotations
 
 import contextlib
+import itertools
 import os
+import random
 import shutil
 import signal
 import socket
@@ -30,19 +32,28 @@ def missing(what: str, install: str) -> None:
     pytest.skip(reason)
 
 
-#: Ports that were given out: what was free for one test may be about to be used by it.
-_GIVEN: set[int] = set()
+def _ports() -> Iterator[int]:
+    # Below those that the kernel gives to whoever does not mind (from 32,768 on): it must not give one of
+    # ours to somebody else before the server that it is for listens. Each process of a parallel run has its
+    # own, and two runs at a time begin somewhere else.
+    worker = int(os.environ.get("PYTEST_XDIST_WORKER", "gw0").removeprefix("gw"))
+    low, count = 12_000 + worker % 4 * 5_000, 5_000
+    begin = random.SystemRandom().randrange(count)
+    for number in itertools.count(begin):
+        yield low + number % count
+
+
+_PORTS = _ports()
 
 
 def free_port() -> int:
-    """Return a TCP port that was free on loopback a moment ago, another one at each call."""
-    while True:
-        with socket.socket() as probe:
-            probe.bind(("127.0.0.1", 0))
-            port: int = probe.getsockname()[1]
-        if port not in _GIVEN:
-            _GIVEN.add(port)
+    """Return a TCP port that is free on loopback, another one at each call."""
+    for port in _PORTS:
+        with socket.socket() as probe, contextlib.suppress(OSError):
+            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            probe.bind(("127.0.0.1", port))
             return port
+    raise AssertionError("there is always a next one")
 
 
 def redis_binary() -> str:
