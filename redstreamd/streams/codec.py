@@ -53,6 +53,12 @@ MAX_MEMBERS = 1_000
 #: here, but no answer could carry it: the SDK's serializer gives up at 255, and nobody got past the entry.
 MAX_NESTING = 200
 
+#: The most bytes of what is stamped, and of the note of a dead letter: more than redstreamd ever writes,
+#: whatever the settings say of names (a reply stream's holds a stream's twice). Unlike a field, neither can be
+#: cut where an answer has to stay small, so what another program made longer is not taken for one.
+_MOST_STAMPED = {"sender": 1_024, "correlation_id": 1_024, "reply_to": 135_168, "in_reply_to": 135_168}
+_MOST_NOTED, _NOTE_SHOWN = 4 << 20, 1_000
+
 Fields = Sequence[tuple[bytes, bytes]]
 
 
@@ -153,9 +159,9 @@ def decode(fields: Fields) -> Decoded:
     members, binary, repeated = _plain(data)
     for name in as_json.difference(binary, repeated).intersection(members):
         members[name] = _value(members[name])
+    stamped = {"sender": _SENDER, **_OPTIONAL}
     stamp = Stamp(
-        sender=_text(reserved.get(_SENDER)),
-        **{attribute: _text(reserved.get(field)) for attribute, field in _OPTIONAL.items()},
+        **{name: _text(reserved.get(field), _MOST_STAMPED[name]) for name, field in stamped.items()}
     )
     return Decoded(members, stamp, binary, repeated, dead_letter)
 
@@ -225,9 +231,11 @@ def _names(listed: bytes | None) -> frozenset[str]:
 
 
 def _object(text: bytes) -> dict[str, Any]:
+    if len(text) > _MOST_NOTED:
+        return {"raw": text[:_NOTE_SHOWN].decode("utf-8", "backslashreplace") + "…"}
     value = _value(text.decode("utf-8", "backslashreplace"))
     return value if isinstance(value, dict) else {"raw": value}
 
 
-def _text(value: bytes | None) -> str | None:
-    return None if value is None else value.decode("utf-8", "backslashreplace")
+def _text(value: bytes | None, most: int) -> str | None:
+    return None if value is None or len(value) > most else value.decode("utf-8", "backslashreplace")

@@ -120,6 +120,20 @@ def test_brackets_side_by_side_or_in_strings_are_no_nesting() -> None:
     assert decode(encode(wide, Stamp())).members == wide
 
 
+def test_what_is_longer_than_any_stamp_or_note_of_ours_is_none() -> None:
+    # The longest reply stream that settings allow, of a principal with a long name.
+    name, principal = "s" * 65_536, "p" * 255
+    reply_stream = f"{name}:rs:reply:{principal}:{{{name}}}"
+    longest = Stamp(principal, "\U0001f600" * 256, reply_stream, f"{2**64}-0 {name}")
+    assert decode(encode({"a": 1}, longest)).stamp == longest
+    for attribute in ("sender", "correlation_id", "reply_to", "in_reply_to"):
+        forged = [(b"a", b"b"), (b"_rs.v", b"1"), (f"_rs.{attribute}".encode(), b"x" * 1_000_000)]
+        assert decode(forged) == codec.Decoded({"a": "b"})
+    note = decode([(b"a", b"b"), (b"_rs.dead", b'{"reason":"' + b"x" * (4 << 20) + b'"}')]).dead_letter
+    assert note is not None
+    assert len(json.dumps(note)) < 2_000
+
+
 def test_redis_cli_sees_text_and_its_entries_are_read_as_text(redis: Server) -> None:
     encoded = encode({"type": "order", "amount": 3}, Stamp(sender="unix"))
     redis.command("XADD", "s", "*", *[part for pair in encoded for part in pair])
