@@ -54,8 +54,8 @@ MAX_MEMBERS = 1_000
 MAX_NESTING = 200
 
 #: The most bytes of what is stamped, and of the note of a dead letter: more than redstreamd ever writes,
-#: whatever the settings say of names (a reply stream's holds a stream's twice). Unlike a field, neither can be
-#: cut where an answer has to stay small, so what another program made longer is not taken for one.
+#: whatever the settings say of names (a reply stream's holds a stream's twice). Unlike a field, neither can
+#: be cut where an answer has to stay small, so what another program made longer is not taken for one.
 _MOST_STAMPED = {"sender": 1_024, "correlation_id": 1_024, "reply_to": 135_168, "in_reply_to": 135_168}
 _MOST_NOTED, _NOTE_SHOWN = 4 << 20, 1_000
 
