@@ -7,6 +7,7 @@ the domain once more; only the fixture `server` is another one.
 from __future__ import annotations
 
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 
@@ -43,13 +44,20 @@ NOT_ON_62 = {
 }
 
 
+#: Without one of these a test asks neither server, and shows what it shows where it comes from.
+SERVERS = {"server", "redis62_server", "redis8_server"}
+
+
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """Leave out the tests of `NOT_ON_62` there."""
-    left_out = [
+    """Leave out the tests of `NOT_ON_62` there, and those that would only run once more."""
+    here = Path(__file__).parent
+    left_out = {
         item
         for item in items
-        if item.name.endswith("[redis62]") and item.name.removesuffix("[redis62]") in NOT_ON_62
-    ]
+        if isinstance(item, pytest.Function) and item.path.parent == here
+        if (item.name.endswith("[redis62]") and item.name.removesuffix("[redis62]") in NOT_ON_62)
+        or SERVERS.isdisjoint(item.fixturenames)
+    }
     if left_out:
-        config.hook.pytest_deselected(items=left_out)
+        config.hook.pytest_deselected(items=list(left_out))
         items[:] = [item for item in items if item not in left_out]
