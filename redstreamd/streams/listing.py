@@ -8,6 +8,8 @@ import attrs
 
 from redstreamd.errors import BusError, Code
 from redstreamd.redisio.commands import Commands
+from redstreamd.redisio.error_replies import reply_text
+from redstreamd.redisio.errors import ServerReplied
 from redstreamd.redisio.manager import Manager, Replay
 from redstreamd.streams import entry_ids
 from redstreamd.streams.concurrently import gather
@@ -67,6 +69,19 @@ class Lister:
         last_id, length, groups, now = reply
         return StreamSummary(stream, length, groups, last_id.decode(), now)
 
+    async def _position_if_ours(self, stream: str) -> StreamSummary | None:
+        """Return where a stream ends, or None also if it is a key that our user of Redis may not touch.
+
+        SCAN names every key, whoever may use it: one of another program would keep all from being listed.
+        """
+        try:
+            return await self.position(stream)
+        except ServerReplied as refusal:
+            # "to access one of the keys", "to access a key"; a command that is not allowed is "to run" it.
+            if refusal.code is Code.PERMISSION_DENIED and "to access" in reply_text(refusal.reply):
+                return None
+            raise
+
     async def page(
         self, pattern: str, *, cursor: str | None, count: int
     ) -> tuple[list[StreamSummary], str, bool]:
@@ -79,14 +94,14 @@ class Lister:
 
         Returns:
             The page, the cursor of the next one, and whether there is more. Companion keys of
-            redstreamd are left out.
+            redstreamd are left out, and streams that our user of Redis may not look at.
 
         Raises:
             BusError: TOO_LARGE, as `names`.
         """
         ordered = [name for name in await self.names(pattern) if cursor is None or name > cursor]
         chosen = ordered[:count]
-        summaries = await gather(self.position, chosen)
+        summaries = await gather(self._position_if_ours, chosen)
         lines = [summary for name in chosen if (summary := summaries[name]) is not None]
         return lines, chosen[-1] if chosen else (cursor or ""), len(ordered) > count
 

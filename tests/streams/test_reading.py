@@ -9,14 +9,16 @@ import pytest
 import trio
 
 from redstreamd.errors import BusError, Code
+from redstreamd.redisio.manager import Manager
+from redstreamd.redisio.target import Target
 from redstreamd.settings import Settings, StreamsSettings
 from redstreamd.streams import entry_ids, reading
 from redstreamd.streams.bus import Bus
 from redstreamd.streams.codec import Stamp
 from redstreamd.streams.names import Kind, companion_key
 from redstreamd.streams.reading import Page
-from tests.support.buses import asleep, running_bus
-from tests.support.calls import call
+from tests.support.buses import KEY, asleep, running_bus
+from tests.support.calls import call, refusal
 from tests.support.servers import Server
 
 
@@ -362,6 +364,26 @@ async def test_a_listing_is_as_large_as_an_answer_may_be_and_paging_goes_on(serv
                 seen += [line["stream"] for line in page["streams"]]
                 more = {"cursor": page["next_cursor"] if page["has_more"] else ""}
             assert seen == names
+
+
+async def test_a_stream_that_the_user_of_redis_may_not_touch_keeps_no_other_from_being_listed(
+    server: Server,
+) -> None:
+    server.commands(*[["XADD", name, "*", "f", "v"] for name in ("mine:a", "theirs:b", "mine:c")])
+    server.command("ACL", "SETUSER", "limited", "reset", "on", ">pw", "~mine:*", "+@all")
+    manager = Manager(Target(path=server.path, username="limited", password="pw"))
+    bus = Bus.over(manager, Settings(), KEY)
+    with trio.fail_after(20):
+        async with trio.open_nursery() as nursery:
+            await nursery.start(manager.run)
+            listed = await call(bus, "stream_list")
+            # What it may not do at all is told.
+            server.command("ACL", "SETUSER", "limited", "-evalsha", "-eval")
+            denied = await refusal(bus, "stream_list")
+            nursery.cancel_scope.cancel()
+    server.command("ACL", "DELUSER", "limited")
+    assert [line["stream"] for line in listed["streams"]] == ["mine:a", "mine:c"]
+    assert denied["code"] == "PERMISSION_DENIED"
 
 
 async def test_names_that_no_call_takes_are_not_listed(server: Server) -> None:
