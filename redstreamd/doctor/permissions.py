@@ -119,9 +119,11 @@ async def check_permissions(patient: Patient) -> Check:
     }
     how = "ACL DRYRUN" if dry else "commands without effect"
     tried = f"{len(lines)} commands on {patient.sample!r} and a key beside it, by {how}"
+    # Who may not ask has logged in as somebody all the same.
+    who = user or patient.target.username or "default"
     if not missing:
-        return ok(_CHECK, tried, f"user {user or 'unknown'!r} may run all of them")
-    return _verdict(tried, user or patient.target.username or "default", missing)
+        return ok(_CHECK, tried, f"user {who!r} may run all of them")
+    return _verdict(tried, who, missing)
 
 
 def _verdict(tried: str, user: str, missing: dict[str, str]) -> Check:

@@ -64,6 +64,13 @@ async def test_a_user_with_exactly_the_commands_in_the_list_may_do_everything(
     assert found["tracking"].severity is found["scripts"].severity is Severity.OK
 
 
+async def test_a_user_who_may_not_ask_for_its_name_is_called_by_that_of_the_login(
+    report: Examine, redis: Server
+) -> None:
+    found = await report(**user(redis, "~*", *EXTRA, *wanted()))
+    assert found["permissions"].seen == "user 'agent' may run all of them"
+
+
 @pytest.mark.parametrize("may_ask", [True, False])
 @pytest.mark.parametrize(
     ("command", "severity"),
