@@ -108,7 +108,7 @@ async def test_a_daemon_that_hangs_is_told_from_one_that_is_away(
         check = await check_socket(Settings(), environ, server=EXAMINED)
     assert check.severity is Severity.ERROR
     assert "does not answer" in check.seen
-    assert "QUIT" in check.todo
+    assert "QUIT redstreamd` ends it" in check.todo
 
 
 async def test_nobody_is_a_warning_that_names_every_place(environ: dict[str, str]) -> None:
