@@ -39,7 +39,10 @@ MESSAGES_PER_TURN: Final = 16
 BYTES_PER_TURN: Final = 16384
 # How an HTTP request begins (RFC 9112, section 3). Any web page can have a browser send one to a TCP port of
 # this host, with a body of the page's choice: lines of the header are no JSON, but those of the body may be.
-_HTTP: Final = re.compile(rb"[A-Z]+ .* HTTP/[0-9.]+\r?", re.DOTALL)
+# What is between, the page's address, can be megabytes, and nobody is served while it is searched.
+_HTTP_METHOD: Final = re.compile(rb"[A-Z]{1,32} ")
+_HTTP_VERSION: Final = re.compile(rb" HTTP/[0-9.]+\r?\Z")
+_HTTP_VERSION_BYTES: Final = 16
 
 
 @attrs.frozen
@@ -254,7 +257,7 @@ class Connection:
         messages = size = 0
         while True:
             while (line := self._splitter.next_line()) is not None:
-                if not self._has_begun and _HTTP.fullmatch(line):
+                if not self._has_begun and _begins_http(line):
                     message = "this is no HTTP server: messages are JSON-RPC, each on a line of its own"
                     self._turn_away(Ending.HTTP, jsonrpc.PARSE_ERROR, message)
                     return
@@ -358,3 +361,10 @@ class Connection:
             await self._outbox.write()
         except trio.BrokenResourceError:
             self._break(Ending.BROKEN)
+
+
+def _begins_http(line: bytes) -> bool:
+    """Tell whether a line is the first of an HTTP request."""
+    if _HTTP_METHOD.match(line) is None:
+        return False
+    return _HTTP_VERSION.search(line[-_HTTP_VERSION_BYTES:]) is not None
