@@ -12,8 +12,11 @@ from typing import Any
 import hiredis
 import pytest
 
-from tests.support.daemon import PROGRAM, Daemon, clean_environment, home, running_daemon
+from tests.support.daemon import PROGRAM, Daemon, clean_environment, hasty, home, running_daemon
 from tests.support.servers import Server, start_redis
+
+#: A daemon that soon asks whether writes are accepted again.
+SOON = hasty("redstreamd.redisio.writes", "_ASK_SECONDS")
 
 
 def until(condition: Callable[[], bool], seconds: float = 20) -> None:
@@ -62,7 +65,7 @@ def served() -> Iterator[tuple[Server, Daemon]]:
     """A daemon with all its connections, over TCP to a Redis of its own."""
     with home() as directory, start_redis() as server:
         address = {"REDIS_HOST": "127.0.0.1", "REDIS_PORT": str(server.port)}
-        with running_daemon("absent", directory=directory, **address) as daemon:
+        with running_daemon("absent", directory=directory, program=SOON, **address) as daemon:
             use_every_lane(daemon)
             until(lambda: len(connections(server)) == 4)
             yield server, daemon
@@ -144,7 +147,7 @@ def test_a_server_that_refuses_writes_is_told_and_shown(served: tuple[Server, Da
 
 def test_a_server_that_cannot_save_is_shown_as_what_it_is_though_nobody_writes() -> None:
     options = ("--save", "3600 1000000", "--dbfilename", "d.rdb")
-    with start_redis(*options) as server, running_daemon(server) as daemon:
+    with start_redis(*options) as server, running_daemon(server, program=SOON) as daemon:
         server.command("SET", "key", "value")
         # A directory of that name: the dump cannot be written.
         (server.directory / "d.rdb").mkdir()

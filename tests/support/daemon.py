@@ -23,17 +23,29 @@ from tests.support.servers import Server
 PROGRAM = Path(sys.executable).with_name("redstreamd")
 
 _HASTY_SCRIPT = """
-import sys
+import importlib, sys
 from redstreamd.cli import main
-from redstreamd.tools import waiting
-assert waiting._INTERVAL == 5
-waiting._INTERVAL = 0.3
+module, owners, name = importlib.import_module({module!r}), {owners!r}, {name!r}
+for owner in [getattr(module, each) for each in owners] or [module]:
+    assert getattr(owner, name) == 5
+    setattr(owner, name, 0.3)
 sys.exit(main())
 """
 
-#: The words that start the same program, but for what takes long to see: the progress of a wait is reported
-#: after tenths of a second and not after five seconds.
-HASTY = (sys.executable, "-c", _HASTY_SCRIPT)
+
+def hasty(module: str, name: str, *owners: str) -> tuple[str, ...]:
+    """Return the words that start the same program, but for an interval: of 0.3 s instead of five seconds.
+
+    Args:
+        module: Where the interval is set.
+        name: Its name there.
+        owners: The classes there that have it as an attribute, if not the module has.
+    """
+    return sys.executable, "-c", _HASTY_SCRIPT.format(module=module, owners=owners, name=name)
+
+
+#: With the progress of a wait reported after tenths of a second.
+HASTY = hasty("redstreamd.tools.waiting", "_INTERVAL")
 
 
 def clean_environment(directory: Path, **variables: str) -> dict[str, str]:
