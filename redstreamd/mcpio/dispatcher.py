@@ -39,8 +39,10 @@ from redstreamd.mcpio.limits import Limits
 from redstreamd.mcpio.state import ConnectionState, Era
 from redstreamd.policy import Principal
 
-# Notifications ahead of the first request, which wait for it to decide the era; the SDK keeps as many.
+# Notifications ahead of the first request, which wait for it to decide the era; the SDK keeps as many. They
+# are kept for as long as the peer likes, so the lines they came in may not be longer than this, together.
 MAX_EARLY_NOTIFICATIONS: Final = 8
+MAX_EARLY_BYTES: Final = 64 * 1024
 
 # Requests that are served one after the other, in the order they came in: one takes the other back.
 _IN_ORDER: Final = frozenset({"resources/subscribe", "resources/unsubscribe"})
@@ -107,6 +109,7 @@ class Dispatcher:
         if state is not None and state.era is not None:
             self._kernel = self._make_kernel(state.era, state)
         self._early: list[Notification] = []
+        self._early_bytes = 0
         # The end of the last request of those that keep their order.
         self._last_in_order: trio.Event | None = None
         self.in_flight = InFlight(limits)
@@ -180,7 +183,7 @@ class Dispatcher:
         if isinstance(message, Request):
             await self._take_request(message, size, nursery, batched)
         elif isinstance(message, Notification):
-            await self._take_notification(message)
+            await self._take_notification(message, size)
         elif isinstance(message, Invalid):
             self._refuse(message, batched)
 
@@ -208,13 +211,14 @@ class Dispatcher:
             call.after, self._last_in_order = self._last_in_order, call.settled
         nursery.start_soon(self._answer, kernel, call)
 
-    async def _take_notification(self, message: Notification) -> None:
+    async def _take_notification(self, message: Notification, size: int) -> None:
         if message.method == "notifications/cancelled":
             self.in_flight.cancel(message.params)
         if self._kernel is not None:
             await self._notify(self._kernel, message)
-        elif len(self._early) < MAX_EARLY_NOTIFICATIONS:
+        elif len(self._early) < MAX_EARLY_NOTIFICATIONS and self._early_bytes + size <= MAX_EARLY_BYTES:
             self._early.append(message)
+            self._early_bytes += size
 
     async def _kernel_for(self, request: Request) -> Kernel:
         """Return the kernel that serves a request: the connection's, once the peer has shown its era."""

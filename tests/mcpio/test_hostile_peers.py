@@ -6,6 +6,7 @@ import json
 
 import pytest
 import trio
+import trio.testing
 
 from redstreamd.mcpio.events import ConnectionClosed, Ending
 from tests.mcpio.serving import connection_pair
@@ -63,3 +64,18 @@ async def test_notifications_that_are_malformed_fill_no_log(
                 await raw.notify("notifications/cancelled", params)
             await raw.call_tool("echo", {"text": "on"})
     assert not caplog.records
+
+
+async def test_notifications_ahead_of_the_first_request_are_kept_within_a_bound() -> None:
+    with trio.fail_after(10):
+        async with connection_pair() as pair:
+            raw = RawClient(pair.peer)
+            await raw.notify("notifications/small", {"kept": 1})
+            for _ in range(20):
+                await raw.notify("notifications/large", {"a": "x" * 1_000_000})
+            await raw.notify("notifications/small", {"kept": 2})
+            await trio.testing.wait_all_tasks_blocked(0.05)
+            unread = pair.connection.state().unread
+            assert [json.loads(line)["params"] for line in unread.splitlines()] == [{"kept": 1}, {"kept": 2}]
+            await raw.initialize()
+            assert (await raw.call_tool("echo", {"text": "on"}))["result"]["content"][0]["text"] == "on"
