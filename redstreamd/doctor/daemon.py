@@ -66,7 +66,10 @@ async def check_socket(settings: Settings, environ: Mapping[str, str], *, server
         except OSError as refusal:
             refusals[place] = refusal
         except trio.TooSlowError:
-            todo = "Read `journalctl -u redstreamd`; `systemctl kill -s QUIT redstreamd` ends it and adds its stacks."
+            todo = (
+                "Read `journalctl -u redstreamd`; `systemctl kill -s QUIT redstreamd` ends it and adds its "
+                "stacks."
+            )
             return error("socket", tried, f"{place} accepts, but does not answer", todo)
         except (ValueError, trio.BrokenResourceError):
             todo = f"Find out what listens at {place}; the daemon's journal says if it turned us away."
