@@ -313,11 +313,13 @@ async def test_a_server_that_forgets_everything_at_a_restart_is_found(server: Se
             await add(bus, 1)
             none = await call(bus, "stream_health", stream="s", detail="full")
             server.command("CONFIG", "SET", "save", "3600 1")
-            snapshots = await call(bus, "stream_health", stream="s", detail="full")
-            concise = await call(bus, "stream_health", stream="s")
-            server.command("CONFIG", "SET", "appendonly", "yes")
-            kept = await call(bus, "stream_health", stream="s", detail="full")
-            server.command("CONFIG", "SET", "appendonly", "no", "save", "")
+            try:
+                snapshots = await call(bus, "stream_health", stream="s", detail="full")
+                concise = await call(bus, "stream_health", stream="s")
+                server.command("CONFIG", "SET", "appendonly", "yes")
+                kept = await call(bus, "stream_health", stream="s", detail="full")
+            finally:
+                server.command("CONFIG", "SET", "appendonly", "no", "save", "")
     assert found(none, "no_persistence")["severity"] == "warning"
     assert "restart" in found(none, "no_persistence")["cause"]
     assert none["server"]["role"] == "master"

@@ -138,13 +138,15 @@ async def test_a_redis_user_without_the_right_is_told_so(server: Server) -> None
     manager = Manager(Target(path=server.path, username="blind", password="pw"))
     bus = Bus.over(manager, Settings(), KEY)
     server.command("XGROUP", "CREATE", "s", "g", "0", "MKSTREAM")
-    with trio.fail_after(20):
-        async with trio.open_nursery() as nursery:
-            await nursery.start(manager.run)
-            denied = await refusal(bus, "pending_list", **GROUP)
-            nursery.cancel_scope.cancel()
+    try:
+        with trio.fail_after(20):
+            async with trio.open_nursery() as nursery:
+                await nursery.start(manager.run)
+                denied = await refusal(bus, "pending_list", **GROUP)
+                nursery.cancel_scope.cancel()
+    finally:
+        server.command("ACL", "DELUSER", "blind")
     assert denied["code"] == "PERMISSION_DENIED"
-    server.command("ACL", "DELUSER", "blind")
 
 
 async def test_nothing_is_pending_beyond_the_greatest_entry_id(server: Server) -> None:
