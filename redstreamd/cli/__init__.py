@@ -48,7 +48,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     arguments = parser.parse_args(argv)
     try:
         exit_status: int = arguments.run(arguments)
-        sys.stdout.flush()
+        print(end="", flush=True)  # unlike the stream's own flush, also where there is no standard output
     except BrokenPipeError:
         # Whoever read our output has seen enough. Python would complain once more when it
         # flushes at exit, so let that go nowhere.

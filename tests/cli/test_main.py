@@ -158,6 +158,12 @@ def test_the_daemon_gets_the_settings_and_decides_the_status(command, environ, n
     assert (done.returncode, done.stdout, done.stderr) == (42, f"{name} 9 True\n", "")
 
 
+def test_a_closed_standard_output_is_no_traceback(command, environ):
+    closed = ["sh", "-c", '"$@" >&-', "sh", *command, "check-config"]
+    done = subprocess.run(closed, env=environ, capture_output=True, check=False)
+    assert (done.returncode, done.stderr) == (0, b"")
+
+
 async def test_output_that_nobody_reads_is_no_traceback(redstreamd):
     reading, writing = os.pipe()
     os.close(reading)
