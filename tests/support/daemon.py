@@ -188,5 +188,10 @@ def running_daemon(
             daemon.wait_ready()
             yield daemon
         finally:
-            if process.poll() is None:
-                daemon.stop()
+            try:
+                if process.poll() is None:
+                    daemon.stop()
+            finally:
+                # One that does not end fails its own test, and is not left to those that follow.
+                process.kill()
+                process.wait()

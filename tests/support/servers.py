@@ -151,7 +151,12 @@ class Server:
             # A server that a test stopped with SIGSTOP takes no other signal until it goes on.
             self.process.send_signal(signal.SIGCONT)
             self.process.send_signal(how)
-            self.process.wait(timeout=20)
+            try:
+                self.process.wait(timeout=20)
+            finally:
+                # One that does not end fails its own test, and is not left to those that follow.
+                self.process.kill()
+                self.process.wait()
             self.process = None
 
     def signal(self, number: signal.Signals) -> None:
