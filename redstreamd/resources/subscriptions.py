@@ -15,7 +15,8 @@ that has listed resources since the last one: who never listed has nothing that 
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Awaitable, Mapping, Sequence
+from collections import Counter
+from collections.abc import Awaitable, Iterator, Mapping, Sequence
 from functools import partial
 from typing import Any, Final, Protocol
 
@@ -36,7 +37,7 @@ from redstreamd.streams.subscriptions.updates import Subscriber, Updates
 
 Context = ServerRequestContext[Principal]
 
-#: Addresses that one listen, or one connection of the handshake era, may subscribe to.
+#: Addresses that one connection may subscribe to, in all its listens together.
 MAX_URIS: Final = 256
 #: Names the list of resources among addresses, none of which looks like it.
 _LIST: Final = "resources/list"
@@ -67,6 +68,8 @@ class Subscriptions:
         self._updates = updates
         # Connections of the handshake era that are to be told of anything.
         self._sessions: dict[str, Subscriber] = {}
+        # To how many addresses each connection listens, if to any.
+        self._listening: Counter[str] = Counter()
 
     async def listen(
         self, ctx: Context, params: mcp_types.SubscriptionsListenRequestParams
@@ -83,8 +86,7 @@ class Subscriptions:
         meta: dict[str, Any] = {SUBSCRIPTION_ID_META_KEY: request_id}
         cursors: dict[str, str] = {} if ctx.request is None else ctx.request.cursors
         taken_over = bool(cursors)
-        with self._updates.subscriber() as subscriber:
-            topics = self._topics(params.notifications)
+        with self._updates.subscriber() as subscriber, self._topics(ctx, params.notifications) as topics:
             try:
                 versions = {
                     name: await subscriber.add(name, topic, told=cursors.get(name))
@@ -160,12 +162,27 @@ class Subscriptions:
             with contextlib.suppress(BusError):
                 await self._session(ctx, peer).add(_LIST, topic, told=version)
 
-    def _topics(self, wanted: mcp_types.SubscriptionFilter) -> dict[str, Topic]:
-        """Return what a filter asks for and can be told of, the first `MAX_URIS` addresses of it."""
+    @contextlib.contextmanager
+    def _topics(self, ctx: Context, wanted: mcp_types.SubscriptionFilter) -> Iterator[dict[str, Topic]]:
+        """Give what a filter asks for and can be told of, as far as its connection has room for the block."""
+        peer = _peer(ctx)
+        connection = "" if peer is None else peer.connection_id
+        topics = self._found(wanted, MAX_URIS - self._listening[connection])
+        taken = len(topics.keys() - {_LIST})
+        self._listening[connection] += taken
+        try:
+            yield topics
+        finally:
+            self._listening[connection] -= taken
+            if not self._listening[connection]:
+                del self._listening[connection]
+
+    def _found(self, wanted: mcp_types.SubscriptionFilter, room: int) -> dict[str, Topic]:
+        """Return the first `room` addresses that a filter asks for and can be told of, and the list."""
         topics: dict[str, Topic] = {}
         for uri in dict.fromkeys(wanted.resource_subscriptions or ()):
             found = self._library.find(uri)
-            if found is not None and len(topics) < MAX_URIS:
+            if found is not None and len(topics) < room:
                 try:
                     self._check(found)
                 except BusError:

@@ -448,3 +448,31 @@ async def test_a_group_that_works_is_told_of_at_most_once_in_its_pause(
                     await worker.raw.call_tool("work_done", {"lease": lease})
                     assert await client.told() == uri
             assert trio.current_time() - began > 0.3
+
+
+async def test_the_listens_of_a_connection_share_its_room_and_give_it_back(
+    redis: Server, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(subscriptions, "MAX_URIS", 3)
+
+    async def listen(to: Following, request_id: str, *names: str) -> list[str] | None:
+        wanted = {"resourceSubscriptions": [stream_uri(name) for name in names]}
+        await to.raw.send(
+            to.raw.request("subscriptions/listen", {"notifications": wanted}, request_id=request_id)
+        )
+        honored = (await to.raw.receive())["params"]["notifications"]
+        return honored.get("resourceSubscriptions")
+
+    with trio.fail_after(20):
+        async with (
+            running_surface(redis) as surface,
+            following(surface, "modern") as one,
+            following(surface, "modern") as other,
+        ):
+            assert await listen(one, "first", "a", "b") == [stream_uri("a"), stream_uri("b")]
+            assert await listen(one, "second", "c", "d") == [stream_uri("c")]
+            assert await listen(one, "third", "e") is None
+            assert await listen(other, "first", "e") == [stream_uri("e")]
+            await one.raw.cancel("first")
+            await one.raw.call("tools/list")
+            assert await listen(one, "fourth", "e", "f", "g") == [stream_uri("e"), stream_uri("f")]
