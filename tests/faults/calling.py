@@ -32,8 +32,9 @@ async def bus_at(target: Target, **options: Any) -> AsyncIterator[Bus]:
         nursery.cancel_scope.cancel()
 
 
-#: For runs that cut connections many times a second: pauses as short as the cuts are frequent.
-QUICK: Mapping[str, Any] = {"backoff": ConstantBackoff(0.01)}
+#: For runs that cut connections many times a second: pauses as short as the cuts are frequent, and callers
+#: who wait for the next connection also where that takes longer than a second.
+QUICK: Mapping[str, Any] = {"backoff": ConstantBackoff(0.01), "connect_grace": 5.0}
 
 
 def by_bus(bus: Bus, stream: str) -> Add:

@@ -26,7 +26,8 @@ STREAM, GROUP = "orders:new:stream", "g"
 
 async def test_the_main_job_works_byte_by_byte(server: Server) -> None:
     with trio.fail_after(60):
-        async with proxy_to(server.path) as proxy, bus_at(through(proxy)) as bus:
+        # The longest reply takes its time in slices of a byte.
+        async with proxy_to(server.path) as proxy, bus_at(through(proxy), command_timeout=30) as bus:
             proxy.to_client.slice_bytes = lambda: 1
             entries = [{"n": number, "text": "ä€𝄞" * number, "deep": [{"": None}]} for number in range(20)]
             added = await call(bus, "stream_add", stream=STREAM, entries=entries)

@@ -1,6 +1,8 @@
 from __future__ import annotations
 
 import random
+from collections.abc import Mapping
+from typing import Any
 
 import pytest
 import trio
@@ -15,10 +17,13 @@ from tests.redisio.running import calls, running_manager, through, until
 from tests.support.proxy import Proxy, proxy_to
 from tests.support.servers import Server
 
+#: Whoever has something to send waits for the next connection, however long it takes to be made.
+PATIENT: Mapping[str, Any] = {"connect_grace": 10.0, "command_timeout": 10.0}
+
 
 async def test_a_write_whose_reply_is_lost_is_not_repeated(server: Server) -> None:
-    with trio.fail_after(10):
-        async with proxy_to(server.path) as proxy, running_manager(through(proxy)) as manager:
+    with trio.fail_after(20):
+        async with proxy_to(server.path) as proxy, running_manager(through(proxy), **PATIENT) as manager:
             proxy.to_client.cut_after(0)
             with pytest.raises(OutcomeUnknown) as unknown:
                 await manager.execute("XADD", "s", "*", "f", "v")
@@ -30,8 +35,8 @@ async def test_a_write_whose_reply_is_lost_is_not_repeated(server: Server) -> No
 
 async def test_a_reset_in_the_middle_of_a_reply_is_a_lost_reply(server: Server) -> None:
     server.command("SET", "large", b"x" * 300_000)
-    with trio.fail_after(10):
-        async with proxy_to(server.path) as proxy, running_manager(through(proxy)) as manager:
+    with trio.fail_after(20):
+        async with proxy_to(server.path) as proxy, running_manager(through(proxy), **PATIENT) as manager:
             proxy.to_client.cut_after(100_000)
             with pytest.raises(OutcomeUnknown):
                 await manager.execute("GET", "large")
@@ -42,8 +47,8 @@ async def test_a_reset_in_the_middle_of_a_reply_is_a_lost_reply(server: Server) 
 
 async def test_a_read_whose_reply_is_lost_is_repeated(server: Server) -> None:
     server.command("SET", "key", "value")
-    with trio.fail_after(10):
-        async with proxy_to(server.path) as proxy, running_manager(through(proxy)) as manager:
+    with trio.fail_after(20):
+        async with proxy_to(server.path) as proxy, running_manager(through(proxy), **PATIENT) as manager:
             proxy.to_client.cut_after(0)
             assert await manager.execute("GET", "key", replay=Replay.SAFE) == b"value"
             assert proxy.accepted == 2
@@ -59,8 +64,8 @@ async def test_a_write_that_was_never_sent_is_sent_on_the_next_connection(redis:
         except OutcomeUnknown as unknown:
             outcomes.append(unknown)
 
-    with trio.fail_after(10):
-        async with proxy_to(redis.path) as proxy, running_manager(through(proxy)) as manager:
+    with trio.fail_after(20):
+        async with proxy_to(redis.path) as proxy, running_manager(through(proxy), **PATIENT) as manager:
             proxy.to_server.hold()
             async with trio.open_nursery() as nursery:
                 # More than all buffers on the way hold: the writer gets stuck on it.

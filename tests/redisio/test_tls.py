@@ -270,7 +270,7 @@ async def test_a_connection_over_tls_that_is_cut_is_replaced(site: Site) -> None
     with trio.fail_after(15):
         async with proxy_to(site.port) as proxy:
             target = attrs.evolve(site.target(), port=proxy.port)
-            async with running_manager(target) as manager:
+            async with running_manager(target, connect_grace=5.0) as manager:
                 for reset in (True, False):
                     before = proxy.accepted
                     proxy.cut(reset=reset)
