@@ -69,10 +69,12 @@ def pair(start: Start) -> Iterator[tuple[Server, Server]]:
 
 
 async def test_what_a_replica_has_is_confirmed_and_what_it_has_not_is_there_and_says_so(
-    pair: tuple[Server, Server], clock: Clock
+    pair: tuple[Server, Server], clock: Clock, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     primary, replica = pair
     asked = {"stream": STREAM, "durability": "replicated"}
+    usual = durability._PATIENCE
+    monkeypatch.setattr(durability, "_PATIENCE", math.inf)
     with trio.fail_after(30):
         await until(lambda: follows(primary))
         async with running_bus(primary) as bus:
@@ -80,6 +82,7 @@ async def test_what_a_replica_has_is_confirmed_and_what_it_has_not_is_there_and_
             assert added["durability"] == {"asked": "replicated", "confirmed": True, "replicas": 1}
             assert replica.command("XLEN", STREAM) == 1
             replica.signal(signal.SIGSTOP)
+            monkeypatch.setattr(durability, "_PATIENCE", usual)
             began, counted = trio.current_time(), clock()
             added = await call(bus, "stream_add", entries=[{"n": 2}], idempotency_key="k", **asked)
             assert trio.current_time() - began > 0.9
@@ -89,6 +92,7 @@ async def test_what_a_replica_has_is_confirmed_and_what_it_has_not_is_there_and_
             assert "within 1000 ms" in added["durability"]["reason"]
             assert primary.command("XRANGE", STREAM, *added["ids"] * 2)
             replica.signal(signal.SIGCONT)
+            monkeypatch.setattr(durability, "_PATIENCE", math.inf)
             # A repetition with its key asks again, for an entry that another call has added.
             again = await call(bus, "stream_add", entries=[{"n": 2}], idempotency_key="k", **asked)
             assert again["duplicate"]
