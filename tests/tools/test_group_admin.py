@@ -222,6 +222,7 @@ async def test_a_removal_that_was_cut_off_goes_on_and_loses_nothing(
             rounds = 0
             while b"c" in holders(server):
                 rounds += 3
+                moved = holders(server).get(RELEASED.encode(), 0)
                 with trio.CancelScope() as scope:
                     async with trio.open_nursery() as nursery:
 
@@ -233,6 +234,9 @@ async def test_a_removal_that_was_cut_off_goes_on_and_loses_nothing(
                         nursery.start_soon(remove)
                         for _ in range(rounds):
                             await trio.lowlevel.checkpoint()
+                            # A server that was slow at first may be quick enough for all of it.
+                            if holders(server).get(RELEASED.encode(), 0) > moved + 10:
+                                break
                         scope.cancel()
                 await bus.commands.ping()
                 assert sum(holders(server).values()) == entries
