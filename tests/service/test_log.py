@@ -6,6 +6,7 @@ import logging
 import os
 import re
 import socket
+import statistics
 import subprocess
 import sys
 import tempfile
@@ -212,24 +213,25 @@ def test_a_record_whose_arguments_do_not_fit_is_reported_with_its_place(
 # Readers that stop reading
 
 
-def fill(output: LogOutput, *, beyond: int = 0) -> int:
+def fill(output: LogOutput, *, beyond: int = 0, took_seconds: list[float] | None = None) -> int:
     """Log until records are dropped (and `beyond` more); return how many records were logged."""
     count = 0
-    while not output.statistics().dropped:
+    while not output.statistics().dropped or beyond:
+        beyond -= bool(output.statistics().dropped)
+        begun_at = time.perf_counter()
         LOG.info("record %06d %s", count, "x" * 200)
-        count += 1
-    for _ in range(beyond):
-        LOG.info("record %06d %s", count, "x" * 200)
+        if took_seconds is not None:
+            took_seconds.append(time.perf_counter() - begun_at)
         count += 1
     return count
 
 
 def test_a_reader_that_stops_reading_stalls_nobody(journal: Reader, set_up: SetUp) -> None:
     output = set_up(descriptor=journal.descriptor)
-    begun_at = time.perf_counter()
-    count = fill(output, beyond=1000)
-    mean_seconds = (time.perf_counter() - begun_at) / count
-    assert mean_seconds < 0.001
+    took_seconds: list[float] = []
+    fill(output, beyond=1000, took_seconds=took_seconds)
+    # Not the mean: this process may be held up in the middle of a record, for whatever time.
+    assert statistics.median(took_seconds) < 0.001
     assert output.statistics().dropped >= 1000
     assert output.statistics().backlog_bytes <= BACKLOG_BYTES
 
