@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import os
 import shutil
 import threading
 from collections.abc import Callable
@@ -16,6 +17,7 @@ from tests.clients.conftest import CONTRIB, Agent, agent
 from tests.support.daemon import Daemon, home, running_daemon
 from tests.support.models import FINAL, Call, Model
 from tests.support.servers import Server
+from tests.systemd.harness import wait_until
 
 
 @pytest.fixture(scope="module")
@@ -33,6 +35,8 @@ def claude(
         ANTHROPIC_API_KEY="none",
         CLAUDE_CODE_DISABLE_NONESSENTIAL_TRAFFIC="1",
         DISABLE_AUTOUPDATER="1",
+        # Otherwise it begins without servers that have not answered after a few seconds.
+        CLAUDE_CODE_MCP_STARTUP_WAIT_MS="120000",
     )
     return found
 
@@ -105,20 +109,41 @@ def test_without_a_daemon_user_and_model_are_told_how_to_start_one(
     )
 
 
+def bridges(directory: Path) -> list[int]:
+    """Return the processes that connect clients to the daemon in `directory`."""
+    found = []
+    for process in Path("/proc").glob("[0-9]*"):
+        with contextlib.suppress(OSError):
+            words = (process / "cmdline").read_bytes().split(b"\0")
+            variables = (process / "environ").read_bytes().split(b"\0")
+            if b"connect" in words and f"XDG_RUNTIME_DIR={directory}".encode() in variables:
+                found.append(int(process.name))
+    return found
+
+
 def test_a_call_while_the_daemon_restarts_succeeds(claude: Agent, model: Model, redis_server: Server) -> None:
-    with home() as directory, contextlib.ExitStack() as daemons:
-        first, again = (running_daemon(redis_server, directory=directory) for _ in range(2))
-        running = daemons.enter_context(first)
-        starting = threading.Thread(target=daemons.enter_context, args=(again,))
+    """It is away for a second, which is what its imports take on a machine that has nothing else to do.
+
+    So the daemon that comes back runs already, elsewhere, and only its socket appears.
+    """
+    with (
+        home() as directory,
+        running_daemon(redis_server) as again,
+        running_daemon(redis_server, directory=directory) as running,
+    ):
+        back = threading.Timer(1, os.symlink, (again.path, running.path))
 
         def restart(answered: int) -> None:
             # The next call comes while there is none; it connects once, and gives the bus up if that fails.
             if answered == 1:
+                used = bridges(directory)
                 assert running.stop() == 0
-                starting.start()
+                # Claude Code has to have noticed: what it sends to a bridge that is about to end is lost.
+                wait_until(lambda: not any(Path(f"/proc/{pid}").exists() for pid in used))
+                back.start()
 
         script = [("stream_add", {"stream": "claude:restart:b", "entries": [{"n": n}]}) for n in (1, 2)]
         turn(claude, model, *script, before=restart, XDG_RUNTIME_DIR=str(directory))
-        starting.join()
+        back.join()
         assert [failed for _, failed in model.outcomes] == [False, False]
     assert redis_server.command("XLEN", "claude:restart:b") == 2

@@ -41,6 +41,8 @@ def settings(model: Model, socket: str) -> list[str]:
         "features.apps": "false",
         "mcp_servers.redstreamd.env": f'{{REDSTREAMD_SOCKET = "{socket}"}}',
         "mcp_servers.redstreamd.required": "true",
+        # On a busy machine the bridge may take longer to start than the ten seconds it is given.
+        "mcp_servers.redstreamd.startup_timeout_sec": "120",
         "mcp_servers.redstreamd.default_tools_approval_mode": '"approve"',
     }
     return [word for name, value in chosen.items() for word in ("-c", f"{name}={value}")]
