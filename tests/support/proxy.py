@@ -185,20 +185,21 @@ class Proxy:
                 nursery.start_soon(self._serve, client)
 
     async def _serve(self, client: trio.SocketStream) -> None:
-        try:
-            if isinstance(self._upstream, int):
-                server = await trio.open_tcp_stream("127.0.0.1", self._upstream)
-            else:
-                server = await trio.open_unix_socket(self._upstream)
-        except OSError:
-            await client.aclose()
-            return
-        link = _Link(client, server)
-        self._links.add(link)
-        try:
-            await link.run(self.to_server, self.to_client)
-        finally:
-            self._links.discard(link)
+        # Closed here as well, for clients that are accepted when the proxy is about to end.
+        async with client:
+            try:
+                if isinstance(self._upstream, int):
+                    server = await trio.open_tcp_stream("127.0.0.1", self._upstream)
+                else:
+                    server = await trio.open_unix_socket(self._upstream)
+            except OSError:
+                return
+            link = _Link(client, server)
+            self._links.add(link)
+            try:
+                await link.run(self.to_server, self.to_client)
+            finally:
+                self._links.discard(link)
 
 
 @contextlib.asynccontextmanager
