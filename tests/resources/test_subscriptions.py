@@ -398,6 +398,35 @@ async def test_the_pause_after_a_look_is_part_of_the_time_until_the_next_one(
                 await trio.sleep(0.01)
 
 
+async def test_one_look_that_is_held_up_puts_off_no_other(
+    redis: Server, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(StreamTopic, "poll_seconds", 0.1)
+    monkeypatch.setattr(feeds, "_POLL_SHARE", 1000)
+    look = StreamTopic.look
+    to_hold_up = False
+
+    async def held_up(topic: StreamTopic, sources: Sources) -> str:
+        nonlocal to_hold_up
+        version = await look(topic, sources)
+        if to_hold_up:
+            await trio.sleep(1)
+            to_hold_up = False
+        return version
+
+    monkeypatch.setattr(StreamTopic, "look", held_up)
+    redis.command("XADD", "s", "*", "f", "v")
+    with trio.fail_after(20):
+        async with running_surface(redis) as surface, following(surface, "modern") as client:
+            await client.subscribe(URI)
+            to_hold_up = True
+            while to_hold_up:  # noqa: ASYNC110
+                await trio.sleep(0.01)
+            # Tells nobody, so a poll has to find it.
+            redis.command("XGROUP", "CREATE", "s", "g", "0")
+            assert await client.told() == URI
+
+
 @pytest.mark.parametrize("tool", ["group_create", "work_take", "create_consumer_group"])
 async def test_a_stream_tells_at_once_of_a_group_that_redstreamd_makes(
     redis: Server, tool: str, monkeypatch: pytest.MonkeyPatch

@@ -185,13 +185,16 @@ class Feeds:
 
     async def _follow(self, feed: Feed) -> None:
         with trio.CancelScope() as feed.scope:
+            before = 0.0
             while feed.listeners and not self._hub.draining:
                 feed.watch.mark()
                 began = trio.current_time()
                 known = await self._look(feed)
                 ended = trio.current_time()
+                # What took long once was held up; a look that costs much does so each time.
+                took, before = min(before, ended - began), ended - began
                 if known:
-                    next_look = max(began + feed.topic.poll_seconds, ended + _POLL_SHARE * (ended - began))
+                    next_look = max(began + feed.topic.poll_seconds, ended + _POLL_SHARE * took)
                 else:
                     next_look = ended + RETRY_LOOK
                 await trio.sleep(feed.topic.pause_seconds)
