@@ -9,11 +9,13 @@ because agents copy it through text.
 from __future__ import annotations
 
 import base64
+import contextlib
 import hashlib
 import hmac
 import itertools
 import os
 import secrets
+import tempfile
 from pathlib import Path
 
 import attrs
@@ -67,21 +69,18 @@ class LeaseKey:
         Raises:
             OSError: The file can be neither read nor created, or is too short.
         """
-        path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
-        draft = path.with_name(f".{path.name}.{os.getpid()}")
-        try:
+        if not path.exists():
+            path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
             # Linking makes the file appear whole, and fails if another daemon was first.
-            descriptor = os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
-            with os.fdopen(descriptor, "wb") as file:
-                file.write(secrets.token_bytes(32))
+            with (
+                tempfile.NamedTemporaryFile(dir=path.parent, prefix=f".{path.name}.") as draft,
+                contextlib.suppress(FileExistsError),
+            ):
+                draft.write(secrets.token_bytes(32))
                 # Else a loss of power could leave the name without the key, and no daemon would start again.
-                file.flush()
-                os.fsync(descriptor)
-            os.link(draft, path)
-        except FileExistsError:
-            pass
-        finally:
-            draft.unlink(missing_ok=True)
+                draft.flush()
+                os.fsync(draft.fileno())
+                os.link(draft.name, path)
         key = path.read_bytes()
         if len(key) < _MAC_BYTES:
             raise OSError(f"{path} holds {len(key)} bytes; a lease key has at least {_MAC_BYTES}")

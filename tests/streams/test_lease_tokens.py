@@ -104,6 +104,12 @@ def test_the_key_is_on_disk_before_it_has_its_name(tmp_path: Path, monkeypatch: 
     assert steps == [("on disk", 32), ("named", 32)]
 
 
+def test_what_a_killed_daemon_left_of_a_draft_hinders_no_other(tmp_path: Path) -> None:
+    # In a container each daemon may have the number of the one before.
+    (tmp_path / f".lease.key.{os.getpid()}").touch()
+    LeaseKey.from_file(tmp_path / "lease.key")
+
+
 def test_a_short_key_file_is_refused(tmp_path: Path) -> None:
     path = tmp_path / "lease.key"
     path.write_bytes(b"short")
