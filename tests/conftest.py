@@ -28,6 +28,18 @@ settings.load_profile("patient")
 
 __all__ = ["inspector"]  # a fixture, found here by whoever names it
 
+#: A property of this name, which a test records, is printed at the end of the run, whichever process ran it.
+FIGURE = "figure"
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    """Print the figures."""
+    for outcome in ("passed", "failed"):
+        for report in terminalreporter.getreports(outcome):
+            for name, value in report.user_properties:
+                if name == FIGURE:
+                    terminalreporter.write_line(str(value))
+
 
 @pytest.fixture
 def anyio_backend() -> str:
