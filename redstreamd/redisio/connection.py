@@ -36,7 +36,7 @@ from redstreamd.redisio.dial import open_stream, secure
 from redstreamd.redisio.errors import QueueFull, ReplyTooLarge
 from redstreamd.redisio.failures import ConnectionEnded, Failure, NotSent
 from redstreamd.redisio.handshake import log_in
-from redstreamd.redisio.pipeline import Pipeline, Request
+from redstreamd.redisio.pipeline import SECOND_LOOK_SECONDS, Pipeline, Request
 from redstreamd.redisio.target import Target
 from redstreamd.redisio.tls import TlsFileError
 
@@ -44,9 +44,6 @@ _RECEIVE_BYTES: Final = 64 * 1024
 
 #: Seconds for the reader to find what the server said last after sending has failed.
 _LAST_WORDS_SECONDS: Final = 0.5
-
-#: Seconds for the reader to get at replies that arrived while this process was held up.
-_SECOND_LOOK_SECONDS: Final = 0.01
 
 _log = logging.getLogger(__name__)
 
@@ -319,7 +316,7 @@ class Connection:
                 due = now + self._reply_timeout
             elif due <= now:
                 # If this process was held up itself, the replies are there and not yet read.
-                await trio.sleep(_SECOND_LOOK_SECONDS)
+                await trio.sleep(SECOND_LOOK_SECONDS)
                 if pipeline.oldest_deadline == due:
                     self._end(failures.unanswered("a command", self._reply_timeout))
                     return
@@ -333,16 +330,15 @@ class Connection:
             # Behind other requests, such as a large read, their own deadline has to do.
             patience = math.inf if self._pipeline.in_flight else self._ping_timeout
             started = trio.current_time()
-            with trio.move_on_after(patience) as limit:
-                try:
-                    await self.submit("PING").reply()
-                except RedisError as error:
-                    # LOADING, BUSY and MISCONF are signs of life as well.
-                    if self._on_ping_refused is not None:
-                        self._on_ping_refused(error)
-                except (QueueFull, NotSent):
-                    continue  # others wait for replies, which is as good a test
-            if limit.cancelled_caught:
+            try:
+                await self.submit("PING").reply_by(started + patience)
+            except RedisError as error:
+                # LOADING, BUSY and MISCONF are signs of life as well.
+                if self._on_ping_refused is not None:
+                    self._on_ping_refused(error)
+            except (QueueFull, NotSent):
+                continue  # others wait for replies, which is as good a test
+            except trio.TooSlowError:
                 self._end(failures.unanswered("PING", self._ping_timeout))
                 return
             self._round_trip = trio.current_time() - started

@@ -96,10 +96,10 @@ async def _persist(
         connection = await keeper.wait_open(deadline)
         try:
             request = connection.submit(*args)
-            with trio.CancelScope(deadline=deadline):
-                return await request.reply()
+            try:
+                return await request.reply_by(deadline)
+            except trio.TooSlowError:
+                overdue = unanswered(command, timeout)
+                trouble = ReplyLost(overdue) if request.sent else NotSent(overdue)
         except (RedisError, ConnectionEnded) as error:
             trouble = error
-        else:
-            overdue = unanswered(command, timeout)
-            trouble = ReplyLost(overdue) if request.sent else NotSent(overdue)

@@ -14,6 +14,7 @@ from collections import deque
 from typing import Any, Final
 
 import hiredis
+import trio
 from trio.lowlevel import Abort, Task, current_task, reschedule, wait_task_rescheduled
 
 from redstreamd.redisio import Arg
@@ -32,6 +33,9 @@ MAX_QUEUED_BYTES: Final = 64 * 1024 * 1024
 #: Bytes handed to the socket at once. What is not handed over can still be taken back or sent
 #: elsewhere, and beyond the size of the socket's own buffer nothing is gained.
 MAX_SEND_BYTES: Final = 256 * 1024
+
+#: Seconds for the reader to get at replies that arrived while this process was held up.
+SECOND_LOOK_SECONDS: Final = 0.01
 
 _PENDING: Final = object()
 
@@ -62,7 +66,7 @@ class Request:
         return not self.packed
 
     async def reply(self) -> Any:
-        """Wait for the reply and return it, undecoded. To be called once.
+        """Wait for the reply and return it, undecoded. For one caller.
 
         Raises:
             RedisError: The server answered with an error.
@@ -78,6 +82,20 @@ class Request:
         if isinstance(result, Exception):
             raise result
         return result
+
+    async def reply_by(self, deadline: float) -> Any:
+        """As `reply`, but no longer than until `deadline`, on trio's clock.
+
+        Raises:
+            trio.TooSlowError: There was no reply by then; an unsent request is taken back.
+        """
+        with trio.CancelScope(deadline=deadline):
+            return await self.reply()
+        if self.sent:
+            # If this process was held up itself, the reply is there and not yet read.
+            with trio.move_on_after(SECOND_LOOK_SECONDS):
+                return await self.reply()
+        raise trio.TooSlowError
 
     def _abort(self, _raise_cancel: Any) -> Abort:
         self._task = None

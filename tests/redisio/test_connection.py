@@ -215,6 +215,36 @@ async def test_a_pause_of_this_process_is_not_held_against_the_server(redis: Ser
             assert not ran.ended.is_set()
 
 
+async def test_a_pause_of_this_process_is_not_held_against_a_server_that_is_pinged(redis: Server) -> None:
+    with trio.fail_after(60):
+        connection = Connection(Target(path=redis.path), role="test", ping_interval=0.01, ping_timeout=0.1)
+        async with running_connection(connection) as ran:
+            for _ in range(10):
+                while not connection.statistics().in_flight:
+                    await trio.lowlevel.checkpoint()
+                    assert not ran.ended.is_set()
+                # The event loop stands still beyond the deadline of the PING; its reply has long arrived.
+                time.sleep(0.15)  # noqa: ASYNC251
+                await until(lambda: not connection.statistics().in_flight)
+                assert not ran.ended.is_set()
+
+
+async def test_a_reply_that_came_while_this_process_stood_still_came_in_time(redis: Server) -> None:
+    async def stand_still() -> None:
+        while not request.sent:
+            await trio.lowlevel.checkpoint()
+        time.sleep(0.15)  # noqa: ASYNC251
+
+    with trio.fail_after(20):
+        connection = Connection(Target(path=redis.path), role="test")
+        async with running_connection(connection), trio.open_nursery() as nursery:
+            # Now and then the reply is read before the loop stands still.
+            for _ in range(10):
+                request = connection.submit("ECHO", "on time")
+                nursery.start_soon(stand_still)
+                assert await request.reply_by(trio.current_time() + 0.1) == b"on time"
+
+
 async def test_an_idle_half_open_connection_is_found_by_its_ping(redis: Server, clock: Clock) -> None:
     with trio.fail_after(10):
         async with proxy_to(redis.path) as proxy:
