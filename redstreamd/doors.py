@@ -6,7 +6,6 @@ behind them is the daemon's business.
 
 from __future__ import annotations
 
-import contextlib
 import errno
 from collections.abc import Sequence
 
@@ -15,7 +14,7 @@ import trio
 
 from redstreamd import paths
 from redstreamd.errors import SettingsError
-from redstreamd.mcpio import jsonrpc
+from redstreamd.mcpio.absence import answer_for_absent
 from redstreamd.mcpio.acceptor import Door
 from redstreamd.mcpio.listeners import ListenError, open_tcp_listeners, open_unix_listener
 from redstreamd.policy import Principal
@@ -26,6 +25,8 @@ from redstreamd.settings import Kind, ListenAddress
 _RESERVED = frozenset({"http", "metrics"})
 #: Seconds of silence after which the backlog of a socket is taken to be empty.
 _NOBODY_WAITS = 0.1
+#: Clients that are told at a time why nobody serves them. They take a descriptor each.
+_MOST_AT_ONCE = 100
 
 
 @attrs.frozen
@@ -115,13 +116,16 @@ async def turn_away(activated: Activated, reason: str) -> None:
     socket, so clients that nobody takes would turn one failure into a loop; and they would never learn
     what is wrong.
     """
-    line = jsonrpc.error(None, jsonrpc.NOT_NOW, f"redstreamd cannot start: {reason}")
+    while waiting := await _take_waiting(activated):
+        async with trio.open_nursery() as nursery:
+            for stream in waiting:
+                nursery.start_soon(answer_for_absent, stream, f"redstreamd cannot start: {reason}")
+
+
+async def _take_waiting(activated: Activated) -> list[trio.SocketStream]:
+    waiting: list[trio.SocketStream] = []
     for entry in activated.listeners:
-        with trio.move_on_after(_NOBODY_WAITS) as patience:
-            while True:
-                stream = await entry.listener.accept()
-                # A peer that has gone in the meantime needs no explanation.
-                with contextlib.suppress(trio.BrokenResourceError):
-                    await stream.send_all(line)
-                await trio.aclose_forcefully(stream)
-                patience.deadline = trio.current_time() + _NOBODY_WAITS
+        with trio.move_on_after(_NOBODY_WAITS):
+            while len(waiting) < _MOST_AT_ONCE:
+                waiting.append(await entry.listener.accept())
+    return waiting

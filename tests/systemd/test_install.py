@@ -15,7 +15,7 @@ from typing import Any
 import pytest
 import trio
 
-from tests.support.daemon import call
+from tests.support.daemon import PROGRAM, call
 from tests.support.mcp_client import connected
 from tests.support.node import inspect
 from tests.systemd.harness import REPOSITORY, Container, booted, wait_until
@@ -163,6 +163,14 @@ def test_broken_settings_are_one_record_and_no_loop(
     assert len(records) == 1
     assert host.journal(SERVICE).count(key) - before == 1
     assert value in records[0]
+    # A client that starts a command shows what its handshake is answered with.
+    asked = {"jsonrpc": "2.0", "id": 7, "method": "initialize", "params": {}}
+    command = [PROGRAM, "connect", "--socket", path(host)]
+    said = json.dumps(asked) + "\n"
+    bridge = subprocess.run(command, input=said, capture_output=True, text=True, check=False)
+    answer = json.loads(bridge.stdout)
+    assert answer["id"] == 7
+    assert key in answer["error"]["message"]
     # Mended, the next client is served; nobody has to start anything.
     host.run("rm", "-rf", DROP_INS)
     host.systemctl("daemon-reload")
