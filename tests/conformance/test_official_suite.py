@@ -28,12 +28,13 @@ import pytest
 import trio
 
 from tests.conformance.gateway import gateway
+from tests.support.counts import LONG
 from tests.support.daemon import Daemon, clean_environment, home
 from tests.support.mcp_client import LineReader
 from tests.support.node import BIN
 
 # A second or three each, most of them for starting Node.js.
-pytestmark = pytest.mark.soak
+pytestmark = LONG
 
 #: Seconds for a scenario. They take one; Node.js on a busy machine may take its time to start.
 PATIENCE = 90

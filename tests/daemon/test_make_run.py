@@ -14,6 +14,7 @@ from pathlib import Path
 import pytest
 
 from tests.daemon.test_bad_days import processes_below
+from tests.support.counts import long
 from tests.support.daemon import home
 
 CHECKOUT = Path(__file__).parents[2]
@@ -48,7 +49,7 @@ def run_in_terminal(command: list[str], directory: Path, environment: dict[str, 
     return shown.decode()
 
 
-@pytest.mark.soak
+@long
 @pytest.mark.skipif(
     os.environ.get("CI") != "true", reason="installs everything from the package index; CI does"
 )

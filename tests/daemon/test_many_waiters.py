@@ -9,6 +9,7 @@ from collections.abc import Callable
 import pytest
 import trio
 
+from tests.support.counts import counts
 from tests.support.daemon import Daemon, running_daemon
 from tests.support.mcp_client import RawClient, raw_client
 from tests.support.servers import Server
@@ -109,7 +110,7 @@ async def test_a_thousand_waiting_clients_cost_no_redis_connection_and_only_the_
             stop.set()
 
 
-@pytest.mark.parametrize("kills", [5, pytest.param(100, marks=pytest.mark.soak)])
+@pytest.mark.parametrize("kills", counts(5, ci=25, full=100))
 async def test_no_client_misses_an_entry_while_the_watch_connection_is_killed_again_and_again(
     redis: Server, kills: int
 ) -> None:

@@ -12,6 +12,7 @@ from typing import Any
 import hiredis
 import pytest
 
+from tests.support.counts import long
 from tests.support.daemon import PROGRAM, Daemon, clean_environment, hasty, home, running_daemon
 from tests.support.servers import Server, start_redis
 
@@ -164,7 +165,7 @@ def test_a_server_that_cannot_save_is_shown_as_what_it_is_though_nobody_writes()
         assert len(records(daemon, "accepts writes again")) == 1
 
 
-@pytest.mark.soak
+@long
 def test_an_idle_timeout_of_redis_is_named_once_and_fills_no_journal(served: tuple[Server, Daemon]) -> None:
     server, daemon = served
     server.command("CONFIG", "SET", "timeout", 1)

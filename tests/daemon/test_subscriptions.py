@@ -15,6 +15,7 @@ from mcp_types import ResourceUpdatedNotification
 
 from redstreamd.streams.uris import entry_uri, group_uri, stream_uri
 from tests.daemon.test_many_waiters import connections, until, watched
+from tests.support.counts import counts
 from tests.support.daemon import Daemon, hasty, running_daemon
 from tests.support.mcp_client import EraName, RawClient, connected, raw_client
 from tests.support.servers import Server
@@ -248,7 +249,7 @@ async def test_a_burst_is_few_updates_and_the_last_entry_is_followed_by_one(
 
 
 @ERAS
-@pytest.mark.parametrize("kills", [5, pytest.param(25, marks=pytest.mark.soak)])
+@pytest.mark.parametrize("kills", counts(5, ci=25, full=100))
 async def test_nothing_is_missed_while_the_watch_connection_is_killed_again_and_again(
     redis: Server, era: EraName, kills: int
 ) -> None:
@@ -256,7 +257,7 @@ async def test_nothing_is_missed_while_the_watch_connection_is_killed_again_and_
     added: list[str] = []
     last: list[str] = []
     killed = 0
-    with trio.fail_after(150), running_daemon(redis) as daemon:
+    with trio.fail_after(150 + 3 * kills), running_daemon(redis) as daemon:
         async with raw_client(daemon.path, era=era, initialize=era == "handshake") as raw:
             await subscribe(raw, stream_uri("s"))
             reader = Reader(raw, "s")

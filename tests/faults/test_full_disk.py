@@ -21,6 +21,7 @@ from redstreamd.redisio.target import Target
 from tests.embedded.conftest import ask
 from tests.faults.calling import bus_at
 from tests.support.calls import call, refusal
+from tests.support.counts import counts
 from tests.support.daemon import Daemon, home, running_daemon
 from tests.support.fair_clock import Clock
 from tests.support.history import History, Line, Told, content, entries_in
@@ -49,7 +50,7 @@ def small_disk() -> Iterator[Path]:
             subprocess.run(["umount", "--lazy", state], check=True)
 
 
-@pytest.mark.parametrize("times", [1, pytest.param(10, marks=pytest.mark.soak)])
+@pytest.mark.parametrize("times", counts(1, ci=10, full=100))
 def test_a_full_disk_is_a_clear_error_and_ends_by_itself_with_nothing_lost(
     small_disk: Path, rng: random.Random, times: int, clock: Clock
 ) -> None:

@@ -15,6 +15,7 @@ import trio
 
 from redstreamd.redisio.target import Target
 from tests.faults.calling import bus_at, by_bus
+from tests.support.counts import counts
 from tests.support.daemon import running_daemon
 from tests.support.fair_clock import Clock
 from tests.support.history import History, InvalidRun, Told, entries_of
@@ -30,7 +31,7 @@ LOAD = 50
 
 
 @pytest.mark.parametrize("start", [start_redis, start_valkey])
-@pytest.mark.parametrize("kills", [5, pytest.param(100, marks=pytest.mark.soak)])
+@pytest.mark.parametrize("kills", counts(5, ci=25, full=100))
 async def test_nothing_acknowledged_is_lost_when_redis_is_killed_under_load(
     start: Callable[..., AbstractContextManager[Server]], rng: random.Random, kills: int
 ) -> None:
@@ -80,7 +81,7 @@ async def test_nothing_acknowledged_is_lost_when_redis_is_killed_under_load(
     )
 
 
-@pytest.mark.parametrize("times", [3, pytest.param(25, marks=pytest.mark.soak)])
+@pytest.mark.parametrize("times", counts(3, ci=25, full=100))
 def test_the_daemon_serves_again_soon_after_redis_does(times: int, rng: random.Random, clock: Clock) -> None:
     """The cap of the pause between two attempts is 2 s, whatever the outage lasted."""
     with start_redis() as server, running_daemon(server) as daemon:

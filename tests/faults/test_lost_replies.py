@@ -17,6 +17,7 @@ from redstreamd.streams.codec import Stamp
 from redstreamd.streams.leases import Action, Outcome, Take
 from tests.faults.calling import QUICK, bus_at, by_bus, by_tool, tool
 from tests.redisio.running import calls, through
+from tests.support.counts import counts
 from tests.support.daemon import running_daemon
 from tests.support.history import History, Told, entries_of
 from tests.support.mcp_client import raw_client
@@ -55,7 +56,7 @@ async def by_several(write: Callable[[int], Awaitable[object]], numbers: Iterato
             nursery.start_soon(go_on)
 
 
-@pytest.mark.parametrize("count", [1_000, pytest.param(10_000, marks=pytest.mark.soak)])
+@pytest.mark.parametrize("count", counts(1_000, ci=10_000, full=10_000))
 async def test_without_a_key_a_lost_reply_is_told_and_nothing_is_added_twice(
     server: Server, rng: random.Random, count: int
 ) -> None:
@@ -76,7 +77,7 @@ async def test_without_a_key_a_lost_reply_is_told_and_nothing_is_added_twice(
     print(f"{lost[0]} replies lost, {history.count(Told.UNKNOWN)} of {count} unknown, {len(entries)} there")
 
 
-@pytest.mark.parametrize("count", [1_000, pytest.param(10_000, marks=pytest.mark.soak)])
+@pytest.mark.parametrize("count", counts(1_000, ci=10_000, full=10_000))
 async def test_with_a_key_every_add_is_acknowledged_and_there_once(
     server: Server, rng: random.Random, count: int
 ) -> None:
@@ -155,7 +156,7 @@ async def work_off(
     return unknown
 
 
-@pytest.mark.parametrize("count", [1_000, pytest.param(5_000, marks=pytest.mark.soak)])
+@pytest.mark.parametrize("count", counts(1_000, ci=5_000, full=5_000))
 async def test_with_a_key_a_take_whose_reply_is_lost_gives_the_same_lease(
     server: Server, rng: random.Random, count: int
 ) -> None:
@@ -178,7 +179,7 @@ async def test_with_a_key_a_take_whose_reply_is_lost_gives_the_same_lease(
     assert lost[0] > count / 200
 
 
-@pytest.mark.parametrize("count", [200, pytest.param(1_000, marks=pytest.mark.soak)])
+@pytest.mark.parametrize("count", counts(200, ci=1_000, full=1_000))
 async def test_without_a_key_what_was_taken_unseen_comes_back_when_the_lease_runs_out(
     server: Server, rng: random.Random, count: int
 ) -> None:
@@ -237,7 +238,7 @@ async def test_a_lost_acknowledgement_is_repeated_and_answers_already_done(redis
             assert proxy.accepted >= 4
 
 
-@pytest.mark.parametrize("count", [10_000, pytest.param(100_000, marks=pytest.mark.soak)])
+@pytest.mark.parametrize("count", counts(10_000, ci=100_000, full=100_000))
 async def test_no_reader_gets_the_entries_of_another_however_many_are_cancelled(
     redis: Server, rng: random.Random, count: int
 ) -> None:

@@ -16,6 +16,7 @@ from redstreamd.redisio.target import Target
 from tests.faults.calling import QUICK, bus_at, by_bus
 from tests.redisio.running import over_tcp, through, until
 from tests.support.calls import call, refusal
+from tests.support.counts import counts
 from tests.support.fair_clock import Clock
 from tests.support.history import History, Told, entries_of
 from tests.support.proxy import proxy_to
@@ -51,7 +52,7 @@ async def test_the_main_job_works_byte_by_byte(server: Server) -> None:
             assert (await call(bus, "work_done", lease=taken["lease"]))["done"] == added["ids"]
 
 
-@pytest.mark.parametrize("count", [4_000, pytest.param(40_000, marks=pytest.mark.soak)])
+@pytest.mark.parametrize("count", counts(4_000, ci=40_000, full=40_000))
 async def test_resets_in_the_middle_of_replies_hang_nobody_and_falsify_nothing(
     server: Server, rng: random.Random, count: int
 ) -> None:
@@ -98,7 +99,7 @@ async def test_resets_in_the_middle_of_replies_hang_nobody_and_falsify_nothing(
     assert history.count(Told.UNKNOWN) > 10
 
 
-@pytest.mark.parametrize("times", [2, pytest.param(25, marks=pytest.mark.soak)])
+@pytest.mark.parametrize("times", counts(2, ci=25, full=100))
 async def test_a_hung_server_costs_one_deadline_and_is_used_again_when_it_goes_on(
     rng: random.Random, times: int, clock: Clock
 ) -> None:
@@ -191,7 +192,7 @@ async def test_a_deadline_holds_for_tools_when_the_network_is_slow(redis: Server
 
 
 @pytest.mark.parametrize("way", ["CLIENT KILL", "ss -K"])
-@pytest.mark.parametrize("times", [3, pytest.param(25, marks=pytest.mark.soak)])
+@pytest.mark.parametrize("times", counts(3, ci=25, full=100))
 async def test_a_destroyed_connection_is_replaced_within_half_a_second(
     redis: Server, way: str, times: int, clock: Clock
 ) -> None:

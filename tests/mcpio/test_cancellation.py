@@ -10,6 +10,7 @@ import pytest
 import trio
 
 from tests.mcpio.serving import Service, serving
+from tests.support.counts import long
 from tests.support.mcp_client import HANDSHAKE, EraName, RawClient, raw_client
 
 ERAS = pytest.mark.parametrize("era", ["handshake", "modern"])
@@ -175,7 +176,7 @@ async def test_cancelled_at_random_nothing_is_answered_twice_or_wrongly_or_in_va
             check(service, players)
 
 
-@pytest.mark.soak
+@long
 @ERAS
 async def test_cancelled_at_random_for_long(era: EraName) -> None:
     with trio.fail_after(600):

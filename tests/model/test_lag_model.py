@@ -16,6 +16,7 @@ from hypothesis import strategies as st
 from redstreamd.streams.diagnosis import group_facts
 from redstreamd.streams.diagnosis.shape import lag_of
 from tests.support.buses import BusThread
+from tests.support.counts import LONG
 from tests.support.servers import Server
 
 #: So few are counted that the count is often not the whole lag.
@@ -35,9 +36,9 @@ STEPS = st.lists(st.one_of(ADD, ADD, ADD, READ, READ, READ, TRIM, OTHER), min_si
         ("redis", 100),
         ("valkey", 30),
         ("redis8", 30),
-        pytest.param("redis", 500, marks=pytest.mark.soak),
-        pytest.param("valkey", 150, marks=pytest.mark.soak),
-        pytest.param("redis8", 150, marks=pytest.mark.soak),
+        pytest.param("redis", 500, marks=LONG),
+        pytest.param("valkey", 150, marks=LONG),
+        pytest.param("redis8", 150, marks=LONG),
     ],
 )
 def test_what_is_told_of_a_lag_is_true(

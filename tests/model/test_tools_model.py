@@ -27,6 +27,7 @@ from tests.model.publishing import Publishing
 from tests.model.requesting import Requesting
 from tests.model.world import MAX_DELIVERIES, Lease
 from tests.support.buses import BusThread
+from tests.support.counts import LONG
 from tests.support.servers import Server
 
 
@@ -70,9 +71,9 @@ class ToolsMachine(Publishing, Looking, Requesting, Administration):
         ("redis", 60),
         ("valkey", 30),
         ("redis8", 30),
-        pytest.param("redis", 300, marks=pytest.mark.soak),
-        pytest.param("valkey", 100, marks=pytest.mark.soak),
-        pytest.param("redis8", 100, marks=pytest.mark.soak),
+        pytest.param("redis", 300, marks=LONG),
+        pytest.param("valkey", 100, marks=LONG),
+        pytest.param("redis8", 100, marks=LONG),
     ],
 )
 def test_the_tools_do_what_the_model_says(request: pytest.FixtureRequest, kind: str, examples: int) -> None:

@@ -16,6 +16,7 @@ from typing import Any
 import hiredis
 import pytest
 
+from tests.support.counts import long
 from tests.support.daemon import Daemon, call, running_daemon
 from tests.support.servers import Server, start_redis
 
@@ -81,7 +82,7 @@ def look(*more: tuple[str, dict[str, Any]]) -> tuple[tuple[str, dict[str, Any]],
     )
 
 
-@pytest.mark.soak
+@long
 def test_an_entry_of_100_mib_is_listed_read_and_taken_in_bounded_memory(big_redis: Server) -> None:
     other_programs_add(big_redis, os.urandom(1024).hex().encode() * (50 * 1024))
     with running_daemon(big_redis, REDSTREAMD_TOOLS_PROFILE="operator") as daemon:
@@ -102,7 +103,7 @@ def test_an_entry_of_100_mib_is_listed_read_and_taken_in_bounded_memory(big_redi
     assert after - before < 20
 
 
-@pytest.mark.soak
+@long
 def test_ten_million_entries_cost_the_daemon_nothing(big_redis: Server) -> None:
     entries = 10_000_000
     script = "for n = ARGV[1], ARGV[2] do redis.call('XADD', KEYS[1], n .. '-0', 'n', n) end"
@@ -168,7 +169,7 @@ def server_ms(server: Server, daemon: Daemon, tool: str, **arguments: Any) -> fl
     return sum(spent) / 1000
 
 
-@pytest.mark.soak
+@long
 @pytest.mark.parametrize(("entries", "consumers"), [(1_000_000, 1), (100_000, 100_000)])
 def test_a_take_and_an_add_cost_no_more_where_much_is_pending(
     big_redis: Server, entries: int, consumers: int

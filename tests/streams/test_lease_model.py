@@ -28,6 +28,7 @@ from redstreamd.streams.leases import Action, Outcome, Take
 from redstreamd.streams.names import Kind, companion_key
 from redstreamd.streams.work import Work
 from tests.support.buses import KEY, BusThread
+from tests.support.counts import counts
 from tests.support.servers import Server
 
 STREAM, GROUP = "jobs", "g"
@@ -341,7 +342,7 @@ class LeaseMachine(RuleBasedStateMachine):
         return gone
 
 
-@pytest.mark.parametrize("examples", [100, pytest.param(1_000, marks=pytest.mark.soak)])
+@pytest.mark.parametrize("examples", counts(100, ci=1_000, full=1_000))
 def test_leases_behave_as_the_model_says(server: Server, examples: int) -> None:
     threads = BusThread(server, 2, Settings(leases=LeasesSettings(foreign_idle_seconds=FOREIGN_IDLE)))
     try:

@@ -16,6 +16,7 @@ from redstreamd.streams.bus import Bus
 from redstreamd.streams.codec import Stamp, decode
 from redstreamd.streams.tail_hub import TailHub, Watch
 from tests.support.buses import asleep, running_bus
+from tests.support.counts import counts
 from tests.support.servers import Server
 
 
@@ -124,7 +125,7 @@ async def add_once_waiting(watch: Watch, server: Server) -> None:
     server.command("XADD", "s", "*", "f", "v")
 
 
-@pytest.mark.parametrize("wanted", [5, pytest.param(50, marks=pytest.mark.soak)])
+@pytest.mark.parametrize("wanted", counts(5, ci=25, full=100))
 async def test_nothing_is_missed_while_the_watch_connection_is_killed_again_and_again(
     server: Server, wanted: int
 ) -> None:
@@ -153,7 +154,7 @@ async def test_nothing_is_missed_while_the_watch_connection_is_killed_again_and_
                 kills += server.command("CLIENT", "KILL", "ID", client["id"]) == 1
             await trio.sleep(rng.uniform(0, 0.02))
 
-    with trio.fail_after(120):
+    with trio.fail_after(120 + 3 * wanted):
         async with running_bus(server) as bus:
             async with trio.open_nursery() as nursery:
                 for number in range(readers):

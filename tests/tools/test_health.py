@@ -22,6 +22,7 @@ from redstreamd.tools.arguments import Structurer
 from redstreamd.tools.catalog import REGISTRY
 from tests.support.buses import running_bus
 from tests.support.calls import call, refusal
+from tests.support.counts import long
 from tests.support.server_clock import milliseconds
 from tests.support.servers import Server
 
@@ -662,7 +663,7 @@ async def test_five_thousand_groups_are_diagnosed_within_a_bound(server: Server)
     assert took < 2.0
 
 
-@pytest.mark.soak
+@long
 async def test_a_million_entries_are_diagnosed_within_a_bound(server: Server) -> None:
     for _ in range(20):
         server.command(

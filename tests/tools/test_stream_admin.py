@@ -15,6 +15,7 @@ from redstreamd.streams.codec import Stamp
 from redstreamd.streams.names import Kind, companion_key
 from tests.support.buses import running_bus
 from tests.support.calls import call, refusal
+from tests.support.counts import long
 from tests.support.servers import Server
 
 GROUP = {"stream": "s", "group": "g"}
@@ -275,7 +276,7 @@ async def test_wrong_calls_say_what_is_right(server: Server) -> None:
     assert denied["code"] == "PERMISSION_DENIED"
 
 
-@pytest.mark.soak
+@long
 async def test_five_thousand_groups_and_a_million_entries_are_trimmed_within_a_bound(server: Server) -> None:
     for _ in range(20):
         server.command("EVAL", "for n = 1, 50000 do redis.call('XADD', 's', '*', 'n', n) end", 0)

@@ -1,0 +1,34 @@
+"""How often a repeated fault or race runs in `make test`, `make soak-ci` and `make soak`.
+
+`make soak` may take hours and `make soak-ci` has 45 minutes, so each has a marker of its own.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+
+#: What takes long and is not repeated: part of both soaks.
+LONG = [pytest.mark.soak_ci, pytest.mark.soak]
+
+
+def long(test: Callable[..., Any]) -> Callable[..., Any]:
+    """Run a test in both soaks only."""
+    for mark in LONG:
+        test = mark(test)
+    return test
+
+
+def counts(quick: int, *, ci: int, full: int) -> list[Any]:
+    """Return the values of a parameter that says how often something is done.
+
+    Args:
+        quick: How often in `make test`.
+        ci: How often in `make soak-ci`; at most 25 for faults that are repeated one after the other.
+        full: How often in `make soak`.
+    """
+    if ci == full:
+        return [quick, pytest.param(full, marks=LONG)]
+    return [quick, pytest.param(ci, marks=pytest.mark.soak_ci), pytest.param(full, marks=pytest.mark.soak)]
