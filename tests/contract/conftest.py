@@ -6,26 +6,11 @@ the domain once more; only the fixture `server` is another one.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
-from tests.support.servers import Server, start_redis8, start_redis62
-
-
-@pytest.fixture(scope="session")
-def redis62_server() -> Iterator[Server]:
-    """Redis 6.2, shared by the whole run."""
-    with start_redis62() as server:
-        yield server
-
-
-@pytest.fixture(scope="session")
-def redis8_server() -> Iterator[Server]:
-    """Redis 8.10, shared likewise."""
-    with start_redis8() as server:
-        yield server
+from tests.support.servers import Server
 
 
 @pytest.fixture(params=["redis62", "redis8"])

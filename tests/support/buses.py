@@ -23,10 +23,12 @@ T = TypeVar("T")
 
 
 @asynccontextmanager
-async def running_bus(server: Server, settings: Settings | None = None) -> AsyncIterator[Bus]:
-    """Run one daemon's domain on `server` for the block."""
+async def running_bus(
+    server: Server, settings: Settings | None = None, key: LeaseKey = KEY
+) -> AsyncIterator[Bus]:
+    """Run one daemon's domain on `server` for the block, with lease tokens signed by `key`."""
     manager = Manager(Target(path=server.path))
-    bus = Bus.over(manager, settings or Settings(), KEY)
+    bus = Bus.over(manager, settings or Settings(), key)
     async with trio.open_nursery() as nursery:
         await nursery.start(manager.run)
         await nursery.start(bus.hub.run)
