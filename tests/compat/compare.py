@@ -17,7 +17,9 @@ KINDS = {
     "lease": r"[A-Za-z0-9._-]{20,}",
     "hex": r"[0-9a-f]{32}",
     "version": r"\d+\.\d+\.\d+\S*",
+    "cursor": r"(?s:.*)",
     "prose": r"(?s:.+)",
+    "text": r"(?s:.*)",
 }
 PLACEHOLDER = re.compile(rf"<({'|'.join(KINDS)})( \d+)?>")
 #: Stands for any number, where a number stood.
