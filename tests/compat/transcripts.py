@@ -89,6 +89,9 @@ def _unfolded(value: Any, name: str = "") -> Any:
     if isinstance(value, dict):
         return {key: _unfolded(each, key) for key, each in value.items()}
     if isinstance(value, list):
+        if name == "troubles":
+            # Whether there are any is the machine's business.
+            return {}
         if name == "findings":
             return {each["code"]: _unfolded(each) for each in value}
         return [_unfolded(each) for each in value]
