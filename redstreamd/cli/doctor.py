@@ -5,12 +5,13 @@ from __future__ import annotations
 import argparse
 import os
 from collections.abc import Sequence
+from functools import partial
 from typing import TYPE_CHECKING, Any, Final
 
 from redstreamd.cli.options import add_settings_options, load_from
 
 if TYPE_CHECKING:
-    from redstreamd.doctor import Check
+    from redstreamd.doctor import Check, Service
 
 _MARKS: Final = {"ok": "ok  ", "skipped": "--  ", "warning": "WARN", "error": "FAIL"}
 _NAME_COLUMN: Final = 16  # the longest name of a check, and a space
@@ -24,6 +25,11 @@ def add_to(commands: Any) -> None:
         allow_abbrev=False,
     )
     parser.add_argument("--json", action="store_true", help="print a list of objects instead of text")
+    parser.add_argument(
+        "--no-service",
+        action="store_true",
+        help="examine the settings of this shell, also where redstreamd is installed as a service",
+    )
     add_settings_options(parser)
     parser.set_defaults(run=run)
 
@@ -32,16 +38,47 @@ def run(arguments: argparse.Namespace) -> int:
     """Print the report; return 0, 1 for warnings, 2 for errors, 78 if the settings are not valid."""
     import trio
 
-    from redstreamd.doctor import examine, exit_status, invalid_settings
+    from redstreamd.doctor import UNIT, exit_status, find_service, invalid_settings
     from redstreamd.errors import SettingsError
 
+    service = None if arguments.no_service else trio.run(find_service)
     try:
-        checks = trio.run(examine, load_from(arguments))
+        if service is None:
+            checks = _examined(arguments, None)
+        else:
+            with service.readable_credentials() as readable:
+                checks = _examined(arguments, readable)
         status = exit_status(checks)
     except SettingsError as invalid:
-        checks, status = invalid_settings(invalid), os.EX_CONFIG
+        checks, status = invalid_settings(invalid, of="" if service is None else UNIT), os.EX_CONFIG
     print(_as_json(checks) if arguments.json else _as_text(checks))
     return status
+
+
+def _examined(arguments: argparse.Namespace, service: Service | None) -> list[Check]:
+    """Make the checks with the settings of the service, or with those of this shell.
+
+    What the caller says wins over what the service's unit says: an option, and a variable of the caller's,
+    which under sudo only an explicit one can be.
+    """
+    import trio
+
+    from redstreamd.doctor import examine
+
+    if service is None:
+        return trio.run(examine, load_from(arguments))
+    parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False, exit_on_error=False)
+    add_settings_options(parser)
+    given, _ = parser.parse_known_args(list(service.arguments))
+    merged = argparse.Namespace(
+        config=arguments.config or given.config,
+        set=[*given.set, *arguments.set],
+        listen=arguments.listen or given.listen,
+        embedded=arguments.embedded or given.embedded,
+    )
+    own = {name: value for name, value in os.environ.items() if name.startswith(("REDIS_", "REDSTREAMD_"))}
+    loaded = load_from(merged, environ={**service.environ, **own})
+    return trio.run(partial(examine, loaded, service=service))
 
 
 def _as_json(checks: Sequence[Check]) -> str:

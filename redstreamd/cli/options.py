@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING
 
 from redstreamd.cli.text import complain
@@ -35,8 +35,12 @@ def add_settings_options(parser: argparse.ArgumentParser) -> None:
     )
 
 
-def load_from(arguments: argparse.Namespace) -> Loaded:
+def load_from(arguments: argparse.Namespace, environ: Mapping[str, str] = os.environ) -> Loaded:
     """Load the settings that the options and the other sources give.
+
+    Args:
+        arguments: Of the command line.
+        environ: The environment to look into.
 
     Raises:
         SettingsError: They are not valid.
@@ -50,6 +54,7 @@ def load_from(arguments: argparse.Namespace) -> Loaded:
         assignments=arguments.set,
         listen=arguments.listen,
         embedded=arguments.embedded,
+        environ=environ,
     )
 
 

@@ -6,5 +6,15 @@ an earlier one failed is skipped, with the reason. No check changes a stream.
 
 from redstreamd.doctor.examination import examine
 from redstreamd.doctor.report import Check, Severity, exit_status, invalid_settings
+from redstreamd.doctor.service import UNIT, Service, find_service
 
-__all__ = ["Check", "Severity", "examine", "exit_status", "invalid_settings"]
+__all__ = [
+    "UNIT",
+    "Check",
+    "Service",
+    "Severity",
+    "examine",
+    "exit_status",
+    "find_service",
+    "invalid_settings",
+]

@@ -1,26 +1,22 @@
-"""The daemon as its clients find it: does it answer on its socket, and what does systemd say."""
+"""The daemon as its clients find it: does it answer on its socket, and which Redis does it use."""
 
 from __future__ import annotations
 
-import contextlib
 import json
+import os
 import shlex
-import subprocess
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Final
 
 import trio
 
-from redstreamd.doctor.report import Check, error, ok, skipped, warning
+from redstreamd.doctor.report import Check, error, ok, warning
 from redstreamd.paths import candidates_for_clients
 from redstreamd.settings import Kind, Settings
 
 #: Seconds for an answer. A daemon that its socket has to start first needs about one.
 _ANSWER_SECONDS: Final = 10.0
-
-#: Seconds for systemctl, which asks a manager that may be busy.
-_SYSTEMCTL_SECONDS: Final = 10.0
 
 #: Bytes of the answer that are read; it has two or three thousand.
 _ANSWER_BYTES: Final = 64 * 1024
@@ -44,19 +40,20 @@ _HEALTH_REQUEST: Final = (
     + b"\n"
 )
 
-_UNITS: Final = ("redstreamd.service", "redstreamd.socket")
 
-
-async def check_socket(settings: Settings, environ: Mapping[str, str], *, server: str) -> Check:
+async def check_socket(
+    settings: Settings, environ: Mapping[str, str], *, server: str, activated: Sequence[str] = ()
+) -> Check:
     """Ask for the daemon's health through each place where a client would look for it.
 
     Args:
         settings: Where it may listen.
         environ: Where its clients look for it.
         server: The address of the Redis that the other checks examined; the daemon may use another.
+        activated: Where systemd listens for it.
     """
     listens = [address.path for address in settings.daemon.listen if address.kind is Kind.UNIX]
-    places = list(dict.fromkeys([*listens, *candidates_for_clients(environ)]))
+    places = list(dict.fromkeys([*listens, *activated, *candidates_for_clients(environ)]))
     tried = f"asking the daemon for its health over {', '.join(places)}"
     refusals: dict[str, OSError] = {}
     for place in places:
@@ -76,7 +73,7 @@ async def check_socket(settings: Settings, environ: Mapping[str, str], *, server
             return error("socket", tried, f"{place} is answered by something else, or turns us away", todo)
         else:
             seen = f"a daemon answers at {place}"
-            if used in (None, server):
+            if used is None or _is_same(used, server):
                 return ok("socket", tried, seen)
             todo = f"To examine that one, give doctor the daemon's settings ({_settings_of(used)})."
             return warning("socket", tried, f"{seen}, and uses another Redis, at {used}", todo)
@@ -113,6 +110,11 @@ async def _redis_of(place: str) -> str | None:
     return str(address)
 
 
+def _is_same(used: str, server: str) -> bool:
+    """Whether two addresses are one: a service's state directory has two paths (`DynamicUser=`)."""
+    return used == server or (server.startswith("/") and os.path.realpath(used) == os.path.realpath(server))
+
+
 def _settings_of(address: str) -> str:
     """Return what makes doctor look at the same Redis as the daemon that uses `address`."""
     state, embedded, _ = address.rpartition("/embedded/")
@@ -124,45 +126,3 @@ def _settings_of(address: str) -> str:
 def runs_systemd() -> bool:
     """Whether systemd runs this host, as sd_booted(3) finds it out."""
     return Path("/run/systemd/system").exists()
-
-
-async def check_units(*, booted: bool, systemctl: Sequence[str] = ("systemctl",)) -> Check:
-    """Ask systemd about the service and its socket.
-
-    Args:
-        booted: Whether systemd runs this host.
-        systemctl: The program, and what comes before its arguments.
-    """
-    tried = f"systemctl show {' '.join(_UNITS)}"
-    if not booted:
-        return skipped("unit", tried, "this host is not run by systemd")
-    states = []
-    for unit in _UNITS:
-        state = await _show([*systemctl, "show", "--property=LoadState,ActiveState,Result", unit])
-        if state is None:
-            return skipped("unit", tried, "systemctl gave no answer")
-        states.append(state)
-    service, socket = states
-    if service.get("LoadState") == socket.get("LoadState") == "not-found":
-        return skipped("unit", tried, "redstreamd is not installed as a service")
-    seen = ", ".join(
-        f"{unit} {state.get('ActiveState', 'unknown')}" for unit, state in zip(_UNITS, states, strict=True)
-    )
-    if "failed" in (service.get("ActiveState"), socket.get("ActiveState")):
-        # Without the first, systemd refuses to start what has failed too often.
-        todo = (
-            "Read why: `journalctl -u redstreamd`. Once that is mended: `systemctl reset-failed "
-            "redstreamd.service redstreamd.socket && systemctl restart redstreamd.socket`."
-        )
-        return error("unit", tried, f"{seen} (Result={service.get('Result')})", todo)
-    if "active" not in (service.get("ActiveState"), socket.get("ActiveState")):
-        return warning("unit", tried, seen, "Start it: `systemctl enable --now redstreamd.socket`.")
-    return ok("unit", tried, seen)
-
-
-async def _show(command: Sequence[str]) -> dict[str, str] | None:
-    with contextlib.suppress(OSError, subprocess.CalledProcessError), trio.move_on_after(_SYSTEMCTL_SECONDS):
-        done = await trio.run_process(command, capture_stdout=True, stderr=subprocess.DEVNULL)
-        lines = (line.partition("=") for line in done.stdout.decode("utf-8", "replace").splitlines())
-        return {name: value for name, _, value in lines}
-    return None

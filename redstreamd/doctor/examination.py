@@ -13,13 +13,16 @@ from typing import Any, Final
 import attrs
 import trio
 
-from redstreamd.doctor.daemon import check_socket, check_units, runs_systemd
+from redstreamd.doctor.daemon import check_socket, runs_systemd
+from redstreamd.doctor.files import check_confinement, check_secrets
 from redstreamd.doctor.patient import Patient
 from redstreamd.doctor.permissions import check_permissions
 from redstreamd.doctor.reaching import reach
 from redstreamd.doctor.report import Check, Severity, error, ok, skipped
 from redstreamd.doctor.server import check_clock, check_health, check_scripts, check_tracking, check_version
+from redstreamd.doctor.service import UNIT, Service
 from redstreamd.doctor.streams import check_streams
+from redstreamd.doctor.units import check_credentials, check_units, client_sockets
 from redstreamd.redisio.connection import Connection
 from redstreamd.redisio.embedded import EmbeddedServer
 from redstreamd.redisio.failures import ConnectionEnded
@@ -40,32 +43,51 @@ _SERVER_CHECKS: Final[
 )
 
 
-async def examine(loaded: Loaded, *, environ: Mapping[str, str] = os.environ) -> list[Check]:
+async def examine(
+    loaded: Loaded, *, environ: Mapping[str, str] = os.environ, service: Service | None = None
+) -> list[Check]:
     """Make every check, in order.
 
     Args:
         loaded: The settings.
         environ: Where credentials and sockets are looked up.
+        service: The service whose settings these are, if they are not those of the caller's shell.
 
     Raises:
         SettingsError: The settings cannot work here.
 
     If cancelled, what was begun is given up; a key that was made expires.
     """
-    target = _target(loaded.settings, environ)
-    checks = [_settings(loaded)]
+    checks = [_settings(loaded, service)]
+    if service is not None:
+        checks.append(check_credentials(service))
+    target = _target(loaded.settings, environ if service is None else service.environ)
     way = await reach(target)
     if loaded.settings.daemon.embedded:
         way = [_of_embedded(check) for check in way]
     checks += way
+    if service is not None:
+        checks.append(await check_confinement(loaded, service, target))
     if any(check.severity is Severity.ERROR for check in way):
         checks.append(skipped("login", _login_tried(target), "the server cannot be reached"))
         checks += _skipped_from(0, "there is no login")
     else:
         checks += await _examine_server(target)
-    checks.append(await check_socket(loaded.settings, environ, server=target.label))
-    checks.append(await check_units(booted=runs_systemd()))
-    return checks
+    checks.append(check_secrets(loaded, service))
+    booted, manager = runs_systemd(), ("systemctl",) if service is None else service.manager
+    activated = await client_sockets(manager) if booted else []
+    checks.append(await check_socket(loaded.settings, environ, server=target.label, activated=activated))
+    checks.append(await check_units(booted=booted, manager=manager))
+    return checks if service is None else [_in_words_of(service, check) for check in checks]
+
+
+def _in_words_of(service: Service, check: Check) -> Check:
+    """Return a check that names the service's directory of credentials, not the caller's copy of it."""
+    copy = service.environ.get("CREDENTIALS_DIRECTORY")
+    if copy is None:
+        return check
+    own = service.credentials_directory
+    return attrs.evolve(check, tried=check.tried.replace(copy, own), seen=check.seen.replace(copy, own))
 
 
 def _target(settings: Settings, environ: Mapping[str, str]) -> Target:
@@ -80,15 +102,18 @@ def _of_embedded(check: Check) -> Check:
         return check
     todo = (
         "The embedded server runs while its daemon does: start that (`redstreamd serve --embedded`), or name "
-        "its state directory (--set daemon.state_directory=PATH; that of the service is /var/lib/redstreamd)."
+        "its state directory (--set daemon.state_directory=PATH; `sudo redstreamd doctor` knows it)."
     )
     return attrs.evolve(check, todo=todo)
 
 
-def _settings(loaded: Loaded) -> Check:
+def _settings(loaded: Loaded, service: Service | None) -> Check:
     given = {str(source): None for source in loaded.sources.values() if source.rank > 0}
     seen = f"valid, from {', '.join(given)}" if given else "valid, all of them defaults"
-    return ok("settings", "reading the settings file, the environment and the command line", seen)
+    if service is None:
+        return ok("settings", "reading the settings file, the environment and the command line", seen)
+    tried = f"reading what {UNIT} is started with: settings file, environment, credentials and command line"
+    return ok("settings", tried, f"those of {UNIT} are {seen}")
 
 
 def _login_tried(target: Target) -> str:

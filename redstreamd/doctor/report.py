@@ -67,13 +67,19 @@ def exit_status(checks: Iterable[Check]) -> int:
     return max((_STATUS[check.severity] for check in checks), default=0)
 
 
-def invalid_settings(invalid: SettingsError) -> list[Check]:
-    """Return the report when the settings themselves are not valid: nothing else can be asked."""
+def invalid_settings(invalid: SettingsError, *, of: str = "") -> list[Check]:
+    """Return the report when the settings themselves are not valid: nothing else can be asked.
+
+    Args:
+        invalid: What is wrong.
+        of: The unit whose settings they are; empty for those of the caller's shell.
+    """
+    again = "`sudo redstreamd doctor`" if of else "`redstreamd check-config`"
     return [
         error(
             "settings",
-            "reading the settings file, the environment and the command line",
+            f"reading the settings file, the environment and the command line{f' of {of}' if of else ''}",
             str(invalid),
-            f"Correct {invalid.key}; `redstreamd check-config` says if the settings are valid then.",
+            f"Correct {invalid.key}; {again} says if the settings are valid then.",
         )
     ]

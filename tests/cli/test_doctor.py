@@ -24,7 +24,7 @@ CHECKS = [
         "tracking",
         "scripts",
     ),
-    *("persistence", "memory", "replication", "clock", "streams", "socket", "unit"),
+    *("persistence", "memory", "replication", "clock", "streams", "secrets", "socket", "unit"),
 ]
 
 

@@ -1,19 +1,18 @@
-"""Whether a daemon answers, and what systemd says; systemctl is replaced by a program of the test's own."""
+"""Whether a daemon answers on its socket, and which Redis it uses."""
 
 from __future__ import annotations
 
 import functools
 import json
-import os
 from collections.abc import AsyncIterator, Awaitable, Callable
 from pathlib import Path
 
 import pytest
 import trio
 
-from redstreamd.doctor import Check, Severity
+from redstreamd.doctor import Severity
 from redstreamd.doctor import daemon as examined
-from redstreamd.doctor.daemon import check_socket, check_units
+from redstreamd.doctor.daemon import check_socket
 from redstreamd.settings import Settings
 
 EXAMINED = "localhost:6379"
@@ -118,51 +117,3 @@ async def test_nobody_is_a_warning_that_names_every_place(environ: dict[str, str
     assert environ["XDG_RUNTIME_DIR"] in check.seen
     assert "/run/redstreamd/mcp.sock" in check.seen
     assert "systemctl start redstreamd.socket" in check.todo
-
-
-async def units(tmp_path: Path, service: str, socket: str, load: str = "loaded") -> Check:
-    """Check units in these states."""
-    program = tmp_path / "systemctl"
-    program.write_text(
-        "#!/bin/sh\n"
-        f'case "$*" in *.service) state={service};; *) state={socket};; esac\n'
-        f'echo "LoadState={load}"; echo "ActiveState=$state"; echo "Result=watchdog"\n'
-    )
-    os.chmod(program, 0o755)  # noqa: PTH101
-    with trio.fail_after(10):
-        return await check_units(booted=True, systemctl=[str(program)])
-
-
-@pytest.mark.parametrize(
-    ("service", "socket", "severity", "words"),
-    [
-        ("active", "active", Severity.OK, ""),
-        # The first client starts it.
-        ("inactive", "active", Severity.OK, ""),
-        ("failed", "active", Severity.ERROR, "journalctl -u redstreamd"),
-        # After ten failures nothing else starts it again.
-        (
-            "failed",
-            "failed",
-            Severity.ERROR,
-            "systemctl reset-failed redstreamd.service redstreamd.socket && ",
-        ),
-        ("inactive", "inactive", Severity.WARNING, "systemctl enable --now"),
-    ],
-)
-async def test_the_units_are_judged_together(
-    tmp_path: Path, service: str, socket: str, severity: Severity, words: str
-) -> None:
-    check = await units(tmp_path, service, socket)
-    assert check.severity is severity
-    assert f"redstreamd.service {service}, redstreamd.socket {socket}" in check.seen
-    assert words in check.todo
-
-
-async def test_the_units_are_skipped_where_there_are_none(tmp_path: Path) -> None:
-    assert "not installed" in (await units(tmp_path, "inactive", "inactive", "not-found")).seen
-    with trio.fail_after(10):
-        assert (await check_units(booted=False)).severity is Severity.SKIPPED
-        absent = await check_units(booted=True, systemctl=["/nonexistent/systemctl"])
-        failing = await check_units(booted=True, systemctl=["false"])
-    assert absent.severity is failing.severity is Severity.SKIPPED

@@ -26,9 +26,9 @@ ORDER = [
         "tracking",
         "scripts",
     ),
-    *("persistence", "memory", "replication", "clock", "streams", "socket", "unit"),
+    *("persistence", "memory", "replication", "clock", "streams", "secrets", "socket", "unit"),
 ]
-OF_THE_SERVER = ORDER[ORDER.index("permissions") : ORDER.index("socket")]
+OF_THE_SERVER = ORDER[ORDER.index("permissions") : ORDER.index("secrets")]
 
 
 @pytest.fixture(scope="module")
