@@ -1,12 +1,9 @@
 """JSON-RPC 2.0 messages, from one line of bytes and back; without I/O.
 
-Owns the one decoder and the shapes of what we write. Knows nothing of connections, of MCP's
+Owns which lines are messages, and the shapes of what we write. Knows nothing of connections, of MCP's
 methods or of the SDK. JSON means what RFC 8259 allows: NaN and Infinity are refused. What I-JSON
 (RFC 7493) excludes beyond that is left for those who know what a value is for: lone surrogates and
 numbers beyond a double arrive as Python's json module gives them, repeated names as `DuplicateNames`.
-
-The decoder is the standard library's rather than msgspec's, which keeps the last of two
-members with one name and says nothing.
 """
 
 from __future__ import annotations
@@ -14,14 +11,14 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Mapping
-from itertools import accumulate
 from typing import Any, Final
 
 import attrs
 import msgspec
 
 from redstreamd.ijson import DuplicateNames as DuplicateNames  # what decoding can put into params
-from redstreamd.ijson import object_from_pairs
+from redstreamd.ijson import decode as decode_json
+from redstreamd.ijson import measured
 from redstreamd.mcpio.limits import Limits
 
 RequestId = int | str
@@ -101,7 +98,7 @@ def decode(line: bytes, limits: Limits) -> Message | Batch:
         if problem is not None:
             return Invalid(INVALID_REQUEST, problem, _id_at_an_end(line))
     try:
-        message = _DECODER.decode(line.decode())
+        message = decode_json(line.decode())
     except UnicodeDecodeError as exc:
         return Invalid(PARSE_ERROR, f"the message is not valid UTF-8 at byte {exc.start}")
     except json.JSONDecodeError as exc:
@@ -174,11 +171,6 @@ def _encode(message: dict[str, Any]) -> bytes:
     return encode_value(message) + b"\n"
 
 
-def _refuse_constant(name: str) -> Any:
-    raise ValueError(f"{name} is not a JSON number")
-
-
-_DECODER: Final = json.JSONDecoder(object_pairs_hook=object_from_pairs, parse_constant=_refuse_constant)
 _ENCODER: Final = msgspec.json.Encoder()
 
 # Beside the members that a client writes around it. Only the end of the outermost object ends the line.
@@ -187,32 +179,13 @@ _ID_FIRST: Final = re.compile(rb'\s*\{\s*(?:"jsonrpc"\s*:\s*"2\.0"\s*,\s*)?' + _
 _ID_LAST: Final = re.compile(rb",\s*" + _ID + rb'\s*(?:,\s*"jsonrpc"\s*:\s*"2\.0"\s*)?\}\s*\Z')
 _LAST_BYTES: Final = 256
 
-_ALL_BYTES: Final = bytes(range(256))
-_BRACKETS: Final = b"{}[]"
-_NOT_STRUCTURE: Final = _ALL_BYTES.translate(None, _BRACKETS + b",")
-# As signed bytes: an opening bracket is +1, a closing one -1.
-_STEPS: Final = bytes.maketrans(b"{[}]", b"\x01\x01\xff\xff")
-
 
 def _excess(line: bytes, limits: Limits) -> str | None:
-    """Say what is too much about the structure of a line, if anything.
-
-    Everything runs in C, because a line may be 8 MiB of brackets. On valid JSON it is exact, and so it is on
-    the part before the first syntax error, which is as far as the decoder gets.
-    """
-    # Without escaped characters every quote begins or ends a string, so every other piece lies outside.
-    unescaped = line.replace(b"\\\\", b"").replace(b'\\"', b"")
-    too_many = f"the message holds more than {limits.max_values} JSON values"
-    # A string is a value or the name of one; this keeps the pieces from being too many themselves.
-    if unescaped.count(b'"') > 4 * limits.max_values:
-        return too_many
-    structure = b"".join(unescaped.split(b'"')[::2]).translate(None, _NOT_STRUCTURE)
-    commas = structure.count(b",")
-    steps = structure.translate(_STEPS, b",")
-    values = commas + steps.count(b"\x01")
+    """Say what is too much about the structure of a line, if anything."""
+    values, nesting = measured(line, limits.max_values)
     if values > limits.max_values:
-        return too_many
-    if max(accumulate(memoryview(steps).cast("b")), default=0) > limits.max_nesting:
+        return f"the message holds more than {limits.max_values} JSON values"
+    if nesting > limits.max_nesting:
         return f"the message is nested more than {limits.max_nesting} levels deep (limits.max_nesting)"
     return None
 

@@ -6,6 +6,8 @@ from typing import Final
 
 import attrs
 
+from redstreamd.ijson import MAX_NESTING, MAX_VALUES
+
 MIB: Final = 1024 * 1024
 
 
@@ -36,8 +38,8 @@ class Limits:
     """
 
     max_message_bytes: int = attrs.field(default=8 * MIB, validator=attrs.validators.gt(0))
-    max_nesting: int = attrs.field(default=100, validator=attrs.validators.gt(0))
-    max_values: int = attrs.field(default=100_000, validator=attrs.validators.gt(0))
+    max_nesting: int = attrs.field(default=MAX_NESTING, validator=attrs.validators.gt(0))
+    max_values: int = attrs.field(default=MAX_VALUES, validator=attrs.validators.gt(0))
     max_requests_in_flight: int = attrs.field(default=256, validator=attrs.validators.gt(0))
     max_bytes_in_flight: int = attrs.field(default=32 * MIB, validator=attrs.validators.gt(0))
     max_outbox_bytes: int = attrs.field(default=32 * MIB, validator=attrs.validators.gt(0))
