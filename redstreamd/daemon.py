@@ -198,6 +198,7 @@ def _build(settings: Settings, resources: AsyncExitStack) -> _Parts:
             bus,
             timeout_seconds=settings.tools.call_timeout_seconds,
             default_wait_seconds=settings.tools.default_wait_seconds,
+            max_nesting=settings.limits.max_nesting,
         ),
         LIBRARY,
         PROMPTS,

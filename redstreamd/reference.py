@@ -16,7 +16,7 @@ from redstreamd.resources.catalog import LIBRARY
 from redstreamd.resources.definition import Library, Resource
 from redstreamd.tools.catalog import REGISTRY
 from redstreamd.tools.definition import Registry, Tool
-from redstreamd.tools.schema import arguments_schema, result_schema
+from redstreamd.tools.schema import always_present, arguments_schema, result_schema
 
 _HEAD = """\
 # Reference
@@ -40,6 +40,20 @@ _TOOLS = """\
 
 Profiles: observer, worker (with observer), operator (with worker); `red-stream` adds the six tools of the
 original Red-Stream server.
+
+The schemas of arguments and answers are in a dialect that every provider of models takes;
+[schemas.md](schemas.md) lists its rules, and says what becomes of a number given as `"5"` or a list given
+as JSON text. An answer is open: a later version may add members. Members marked *always* are in every
+answer that is no error. Null for an argument means that it is not given, and an argument that is not listed
+is refused.
+
+### Annotations
+
+What `tools/list` says of each tool: whether it is read-only, destructive and idempotent, with the reason. A
+hint says what the tool can do for any arguments, not what it does by default. Destructive is what may take
+anything from others: entries, groups, what is pending, dead letters, replies. Idempotent is what the same
+call, made again later, leaves as it is, whatever others did meanwhile. No tool is open-world: all of them
+act on the streams of the one Redis that is configured, and on nothing else.
 """
 
 _RESOURCES = """\
@@ -63,11 +77,22 @@ def as_markdown(registry: Registry, library: Library, prompts: Prompts) -> str:
     return "\n".join(
         (
             *(_HEAD, _ERRORS),
-            *(_TOOLS, *(line for each in registry for line in _tool(each))),
+            *(_TOOLS, *_annotations(registry)),
+            *(line for each in registry for line in _tool(each)),
             *(_RESOURCES, *(line for each in library for line in _resource(each))),
             *(_PROMPTS, *(line for each in prompts for line in _prompt(each))),
         )
     )
+
+
+def _annotations(registry: Registry) -> Iterator[str]:
+    yield "| tool | read-only | destructive | idempotent |"
+    yield "|---|---|---|---|"
+    for each in registry:
+        claims = (each.hints.read_only, each.hints.destructive, each.hints.idempotent)
+        cells = (f"{'**yes**' if claim.value else 'no'}: {claim.reason}" for claim in claims)
+        yield _row(f"[`{each.name}`](#{each.name})", *cells)
+    yield ""
 
 
 def _tool(tool: Tool[Any]) -> Iterator[str]:
@@ -76,9 +101,10 @@ def _tool(tool: Tool[Any]) -> Iterator[str]:
     yield f"{tool.description}\n"
     schema = arguments_schema(tool.arguments)
     required = schema.get("required", [])
-    yield from _table("argument", schema["properties"], required)
+    yield from _table("argument", schema["properties"], required, "required")
     if tool.result is not None:
-        yield from _table("answer", result_schema(tool.result)["properties"], ())
+        members = result_schema(tool.result)["properties"]
+        yield from _table("answer", members, always_present(tool.result), "always")
 
 
 def _resource(resource: Resource) -> Iterator[str]:
@@ -101,20 +127,21 @@ def _prompt(prompt: Prompt) -> Iterator[str]:
         yield "| argument | meaning |"
         yield "|---|---|"
         for argument in prompt.arguments:
-            yield _row(_named(argument.name, argument.required), argument.description)
+            named = _named(argument.name, "required" if argument.required else "")
+            yield _row(named, argument.description)
         yield ""
 
 
 def _hints(tool: Tool[Any]) -> str:
     hints = [
-        "read-only" if tool.read_only else "writes",
-        "destructive" if tool.destructive else "",
-        "idempotent" if tool.idempotent else "not idempotent",
+        "read-only" if tool.hints.read_only.value else "writes",
+        "destructive" if tool.hints.destructive.value else "",
+        "idempotent" if tool.hints.idempotent.value else "not idempotent",
     ]
     return ", ".join(filter(None, hints))
 
 
-def _table(what: str, members: dict[str, Any], required: Iterable[str]) -> Iterator[str]:
+def _table(what: str, members: dict[str, Any], marked: Iterable[str], mark: str) -> Iterator[str]:
     yield f"| {what} | type | meaning |"
     yield "|---|---|---|"
     for name, member in members.items():
@@ -123,13 +150,13 @@ def _table(what: str, members: dict[str, Any], required: Iterable[str]) -> Itera
             words.append(
                 f"Default: `{member['default']!r}`.".replace("True", "true").replace("False", "false")
             )
-        mark = _named(name, name in required)
-        yield _row(mark, _type(member), " ".join(filter(None, words)))
+        named = _named(name, mark if name in marked else "")
+        yield _row(named, _type(member), " ".join(filter(None, words)))
     yield ""
 
 
-def _named(name: str, required: bool) -> str:
-    return f"`{name}` (required)" if required else f"`{name}`"
+def _named(name: str, mark: str) -> str:
+    return f"`{name}` ({mark})" if mark else f"`{name}`"
 
 
 def _row(*cells: str) -> str:
@@ -141,12 +168,9 @@ def _row(*cells: str) -> str:
 def _type(member: dict[str, Any]) -> str:
     if "enum" in member:
         return " or ".join(f"`{value}`" for value in member["enum"])
-    kind = member.get("type", "any")
-    if kind == "array":
-        return f"list of {_type(member.get('items', {}))}"
-    if "anyOf" in member:
-        return " or ".join(_type(each) for each in member["anyOf"])
-    return " or ".join(kind) if isinstance(kind, list) else str(kind)
+    if member["type"] == "array":
+        return f"list of {_type(member['items'])}"
+    return str(member["type"])
 
 
 def _bounds(member: dict[str, Any]) -> str:

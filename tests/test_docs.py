@@ -9,6 +9,7 @@ from redstreamd import reference, settings
 from redstreamd.prompts.catalog import PROMPTS
 from redstreamd.redisio import taxonomy
 from redstreamd.resources.catalog import LIBRARY
+from redstreamd.tools import dialect_page
 from redstreamd.tools.catalog import REGISTRY
 
 DOCS = Path(__file__).parent.parent / "docs"
@@ -33,3 +34,8 @@ def test_bounds_in_the_references_are_written_out() -> None:
 def test_the_table_of_errors_is_up_to_date() -> None:
     """Regenerate with: python -m redstreamd.redisio.taxonomy > docs/errors.md."""
     assert (DOCS / "errors.md").read_text("utf-8") == taxonomy.as_markdown()
+
+
+def test_the_page_about_schemas_is_up_to_date() -> None:
+    """Regenerate with: python -m redstreamd.tools.dialect_page > docs/schemas.md."""
+    assert (DOCS / "schemas.md").read_text("utf-8") == dialect_page.as_markdown()

@@ -5,8 +5,10 @@ property test holds the two against each other with `jsonschema`), and a refusal
 offending argument at once, so that an agent needs one more attempt and not five. Knows nothing of
 MCP and of what the arguments mean.
 
-Two rules stand above the schema and are the same for every tool:
+Four rules stand above the schema and are the same for every tool:
 
+- An argument that the schema does not name is refused: whoever misspells one must not lose its effect.
+- A JSON text stands for its value where the schema has no string; see ``tools.json_texts``.
 - An explicit null for an argument that exists is read as "not given". Clients that build a model
   class from the schema send every optional argument they were not given as null; refusing those
   calls would teach nobody anything.
@@ -31,6 +33,7 @@ from cattrs.gen import make_dict_structure_fn, override
 from redstreamd import ijson
 from redstreamd.errors import BusError, Code
 from redstreamd.nearest import nearest_names
+from redstreamd.tools import json_texts
 from redstreamd.tools.hints import makeup
 from redstreamd.tools.schema import arguments_schema, describe
 
@@ -50,8 +53,19 @@ class Structurer(Generic[ArgumentsT]):
         schema: The input schema, JSON Schema 2020-12.
     """
 
-    def __init__(self, arguments: type[ArgumentsT]) -> None:
+    def __init__(
+        self,
+        arguments: type[ArgumentsT],
+        *,
+        max_nesting: int = ijson.MAX_NESTING,
+        max_values: int = ijson.MAX_VALUES,
+    ) -> None:
         """Compile ``arguments``, an attrs class annotated with JSON types and `msgspec.Meta`.
+
+        Args:
+            arguments: The class.
+            max_nesting: How deep a message may be, also where a part of it is JSON text.
+            max_values: How many JSON values all texts of a call may hold.
 
         Raises:
             TypeError: An annotation is one for which schema and structuring could disagree.
@@ -64,6 +78,8 @@ class Structurer(Generic[ArgumentsT]):
             leaves[field.name] = override(struct_hook=_leaf(hints[field.name]))
         self.schema = arguments_schema(arguments)
         self._arguments = arguments
+        self._max_nesting = max_nesting
+        self._max_values = max_values
         self._properties: dict[str, dict[str, Any]] = self.schema["properties"]
         self._structure: Callable[[Mapping[str, Any], Any], ArgumentsT] = make_dict_structure_fn(
             arguments, cattrs.Converter(), _cattrs_forbid_extra_keys=True, **leaves
@@ -74,7 +90,8 @@ class Structurer(Generic[ArgumentsT]):
 
         Args:
             given: What the JSON decoder produced, or None for a call without arguments. Never
-                changed; payloads in the result are the same objects as in ``given``.
+                changed; payloads in the result are the same objects as in ``given``, unless they were
+                given as JSON text.
 
         Raises:
             BusError: INVALID_ARGUMENT, naming each argument that is wrong, what was given and
@@ -91,10 +108,17 @@ class Structurer(Generic[ArgumentsT]):
             given = {name: value for name, value in given.items() if value is not None or name not in known}
         try:
             return self._structure(given, self._arguments)
+        except cattrs.ClassValidationError:
+            texts = json_texts.Reader(self._max_values, self._max_nesting)
+            given = texts.read(given, self._properties)
+        try:
+            return self._structure(given, self._arguments)
         except cattrs.ClassValidationError as refusal:
-            raise _refused(list(self._problems(refusal, given))) from None
+            raise _refused(list(self._problems(refusal, given, texts.refusals))) from None
 
-    def _problems(self, refusal: cattrs.ClassValidationError, given: Mapping[str, Any]) -> Iterator[str]:
+    def _problems(
+        self, refusal: cattrs.ClassValidationError, given: Mapping[str, Any], texts: Mapping[str, str]
+    ) -> Iterator[str]:
         by_attribute, others = refusal.group_exceptions()
         for problem, note in by_attribute:
             allowed = describe(self._properties[note.name])
@@ -104,7 +128,8 @@ class Structurer(Generic[ArgumentsT]):
                 yield f"{note.name} is not I-JSON: {problem.cause.rstrip('.')}"
             elif isinstance(problem, msgspec.ValidationError):
                 place, value = _offending(given[note.name], str(problem))
-                yield f"{note.name}{place}: {_shown(value)} given; allowed: {allowed}"
+                no_text = f", {texts[note.name + place]}" if note.name + place in texts else ""
+                yield f"{note.name}{place}: {_shown(value)} given{no_text}; allowed: {allowed}"
             else:
                 raise problem
         for problem in others:

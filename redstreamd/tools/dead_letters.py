@@ -16,6 +16,7 @@ from redstreamd.streams.entries import view
 from redstreamd.streams.names import check_group, check_stream
 from redstreamd.tools import fields
 from redstreamd.tools.actions import check_arguments
+from redstreamd.tools.annotations import no, writing, yes
 from redstreamd.tools.definition import Call, Profile, named_by, tool
 from redstreamd.tools.results import bound_entries
 
@@ -92,10 +93,14 @@ class DeadLetterReplayed:
     profile=Profile.OPERATOR,
     permission=Permission.MANAGE,
     streams=named_by("stream"),
-    read_only=False,
-    destructive=True,
-    idempotent=False,
-    open_world=False,
+    hints=writing(
+        "It adds dead letters to their stream again, or deletes them, unless dry_run is true.",
+        destructive=yes(
+            "delete removes dead letters for good; replay takes them off the list and adds their entries "
+            "for all groups."
+        ),
+        idempotent=no("Without entry_ids each call takes the next of the oldest letters."),
+    ),
 )
 async def dead_letter_replay(call: Call[Bus], args: DeadLetterReplayArguments) -> DeadLetterReplayed:
     """List the dead letters of a consumer group, replay them into their stream, or delete them.

@@ -19,6 +19,8 @@ import attrs
 
 from redstreamd.nearest import nearest_names
 from redstreamd.policy import Permission, Principal
+from redstreamd.tools.annotations import Hints
+from redstreamd.tools.dialect import MAX_DESCRIPTION, TOOL_NAME
 
 BusT = TypeVar("BusT")
 ArgumentsT = TypeVar("ArgumentsT", bound=attrs.AttrsInstance)
@@ -26,9 +28,6 @@ ArgumentsT = TypeVar("ArgumentsT", bound=attrs.AttrsInstance)
 Progress = Callable[[float, float | None, str | None], Awaitable[None]]
 """``(progress, total, message)``: does nothing when the caller did not ask for progress."""
 
-# What every MCP revision and every client known accepts: no dots or dashes, and short enough
-# for clients that put the server's name in front of it within 64 characters.
-_NAME = re.compile(r"[a-z][a-z0-9_]{1,47}")
 # A Google-style section header ends the part of a docstring that is written for the model.
 _SECTION = re.compile(r"^[A-Z][A-Za-z ]*:\n", re.MULTILINE)
 _NEAREST = 3
@@ -114,10 +113,7 @@ class Tool(Generic[ArgumentsT]):
         profile: The smallest profile that has it.
         permission: What the caller must be allowed to do to each of the streams.
         streams: Which streams a call touches, for the policy.
-        read_only: It changes nothing, not even a group's position.
-        destructive: It may remove or overwrite what others rely on.
-        idempotent: Repeating the same call has no further effect.
-        open_world: It meets content or parties from outside the bus.
+        hints: What it does to its surroundings, with the reasons.
         handler: Does the work; raises `redstreamd.errors.BusError` for what an agent can act on.
     """
 
@@ -129,23 +125,22 @@ class Tool(Generic[ArgumentsT]):
     profile: Profile
     permission: Permission
     streams: Callable[[ArgumentsT], tuple[str, ...]] = attrs.field()
-    read_only: bool
-    destructive: bool = attrs.field()
-    idempotent: bool
-    open_world: bool
+    hints: Hints
     handler: Callable[[Call[Any], ArgumentsT], Awaitable[object]]
 
     @name.validator
     def _check_name(self, _: object, value: str) -> None:
-        if not _NAME.fullmatch(value):
+        if not TOOL_NAME.fullmatch(value):
             raise ValueError(
-                f"tool name {value!r} is not lower case letters, digits and underscores (2 to 48)"
+                f"tool name {value!r} is not lower case letters, digits and underscores (2 to 40)"
             )
 
     @description.validator
     def _check_description(self, _: object, value: str) -> None:
         if not value:
             raise ValueError(f"tool {self.name} has no description: write the handler's docstring")
+        if len(value) > MAX_DESCRIPTION:
+            raise ValueError(f"the description of {self.name} is longer than {MAX_DESCRIPTION} characters")
 
     @arguments.validator
     def _check_arguments(self, _: object, value: type) -> None:
@@ -161,11 +156,6 @@ class Tool(Generic[ArgumentsT]):
                     f"tool {self.name} declares stream arguments that it does not have: {missing}"
                 )
 
-    @destructive.validator
-    def _check_destructive(self, _: object, value: bool) -> None:
-        if value and self.read_only:
-            raise ValueError(f"tool {self.name} cannot be both read-only and destructive")
-
 
 def _description(docstring: str | None) -> str:
     """Return the paragraphs before the first section header, each on one line."""
@@ -180,18 +170,15 @@ def tool(
     profile: Profile,
     permission: Permission,
     streams: Callable[[Any], tuple[str, ...]],
-    read_only: bool,
-    destructive: bool,
-    idempotent: bool,
-    open_world: bool,
+    hints: Hints,
 ) -> Callable[[Callable[[Call[BusT], ArgumentsT], Awaitable[object]]], Tool[ArgumentsT]]:
     """Turn ``async def name(call: Call[Bus], args: NameArguments) -> NameResult`` into a `Tool`.
 
     The function gives the name, the description (its docstring up to the first section
     header such as ``Raises:``), the argument class (the second parameter's annotation) and
     the result class (the return annotation, if that is an attrs class). What it means for
-    the streams it touches is given here, and none of it has a default: a hint that was
-    forgotten would be a wrong hint. See `Tool` for each parameter.
+    the streams it touches is given here, and none of it has a default. See `Tool` for each
+    parameter.
 
     Raises:
         TypeError: When decorating: the arguments are not a frozen attrs class.
@@ -199,24 +186,21 @@ def tool(
     """
 
     def define(handler: Callable[[Call[BusT], ArgumentsT], Awaitable[object]]) -> Tool[ArgumentsT]:
-        hints = typing.get_type_hints(handler)
+        types = typing.get_type_hints(handler)
         parameters = list(inspect.signature(handler).parameters)
         if len(parameters) != 2:
             raise TypeError(f"{handler!r} must take the call and its arguments, nothing else")
-        answer = hints.get("return")
+        answer = types.get("return")
         return Tool(
             name=getattr(handler, "__name__", ""),
             title=title,
             description=_description(handler.__doc__),
-            arguments=hints[parameters[1]],
+            arguments=types[parameters[1]],
             result=answer if isinstance(answer, type) and attrs.has(answer) else None,
             profile=profile,
             permission=permission,
             streams=streams,
-            read_only=read_only,
-            destructive=destructive,
-            idempotent=idempotent,
-            open_world=open_world,
+            hints=hints,
             handler=handler,
         )
 

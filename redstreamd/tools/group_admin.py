@@ -15,6 +15,7 @@ from redstreamd.streams.bus import Bus
 from redstreamd.streams.names import RELEASED, check_consumer, check_group, check_stream
 from redstreamd.tools import fields
 from redstreamd.tools.actions import check_arguments
+from redstreamd.tools.annotations import no, writing, yes
 from redstreamd.tools.definition import Call, Profile, named_by, tool
 
 _OWN = {
@@ -72,10 +73,17 @@ class GroupManaged:
     profile=Profile.OPERATOR,
     permission=Permission.MANAGE,
     streams=named_by("stream"),
-    read_only=False,
-    destructive=True,
-    idempotent=True,
-    open_world=False,
+    hints=writing(
+        "It removes groups and consumers, and sets positions, unless dry_run is true.",
+        destructive=yes(
+            "destroy forgets what is pending and where the group was; set_position skips entries; "
+            "remove_consumer can lose what the consumer held."
+        ),
+        idempotent=no(
+            "A second destroy removes the group that a consumer made anew, and a second set_position undoes "
+            "what was delivered since."
+        ),
+    ),
 )
 async def group_manage(call: Call[Bus], args: GroupManageArguments) -> GroupManaged:
     """Destroy a consumer group, set its position, or remove a consumer.

@@ -17,6 +17,7 @@ from redstreamd.streams.diagnosis.health import Diagnosis
 from redstreamd.streams.diagnosis.server_health import STANDING, server_summary
 from redstreamd.streams.names import check_group, check_stream
 from redstreamd.tools import dead_letters, fields, group_admin, stream_admin
+from redstreamd.tools.annotations import reading
 from redstreamd.tools.definition import Call, Profile, named_by, tool
 from redstreamd.tools.lines import fitting
 
@@ -65,10 +66,7 @@ class StreamHealth:
     profile=Profile.OBSERVER,
     permission=Permission.READ,
     streams=named_by("stream"),
-    read_only=True,
-    destructive=False,
-    idempotent=True,
-    open_world=False,
+    hints=reading("It asks for figures of the stream, its groups and the server."),
 )
 async def stream_health(call: Call[Bus], args: StreamHealthArguments) -> StreamHealth:
     """Diagnose a stream and its groups: lag, stuck work, dead consumers, dead letters, growth, persistence.

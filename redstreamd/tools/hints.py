@@ -1,18 +1,17 @@
 """Which annotations an argument may have: those for which JSON Schema and msgspec say the same.
 
-Owns the check that a definition goes through once, when it is compiled. Knows no values.
+Owns the check that a definition goes through once, when it is compiled; what its schema may look like is
+checked by ``tools.dialect_check``. Knows no values.
 """
 
 from __future__ import annotations
 
-import re
 import types
 import typing
 from collections.abc import Iterator
 from typing import Any, Literal, Union
 
 import attrs
-import msgspec
 from msgspec import inspect
 
 # A date-time, for one, is only an annotation in JSON Schema but is parsed by msgspec.
@@ -30,9 +29,6 @@ _JSON_TYPES = (
     inspect.DictType,
     inspect.Metadata,
 )
-# Python's `$` also matches before a final newline, and its classes are Unicode's where those of a
-# client's regular expressions (ECMA-262) are ASCII's.
-_UNPORTABLE = re.compile(r"(?<!\(\?!\\n\))\$|\\[dDwWsSbB]")
 
 
 @attrs.frozen
@@ -54,14 +50,10 @@ def makeup(hint: Any) -> Makeup:
     Raises:
         TypeError: Schema and structuring could disagree about it.
     """
-    _refuse_unsafe_union(hint)
+    _refuse_unions(hint)
     nodes = list(_nodes(inspect.type_info(hint)))
     payload = any(isinstance(node, inspect.AnyType) for node in nodes)
-    integers = any(
-        isinstance(node, inspect.IntType)
-        or (isinstance(node, inspect.LiteralType) and any(isinstance(value, int) for value in node.values))
-        for node in nodes
-    )
+    integers = any(isinstance(node, inspect.IntType) for node in nodes)
     if payload and integers:
         raise TypeError(f"{hint}: a payload cannot be told from the integers beside it")
     return Makeup(integers=integers, payload=payload)
@@ -71,10 +63,6 @@ def _nodes(node: inspect.Type) -> Iterator[inspect.Type]:
     """Iterate over a type and all it is made of, and refuse what is not a JSON type."""
     if not isinstance(node, _JSON_TYPES):
         raise TypeError(f"{node} is not a type for which JSON Schema and structuring agree")
-    if isinstance(node, inspect.StrType) and node.pattern and _UNPORTABLE.search(node.pattern):
-        raise TypeError(f"pattern {node.pattern}: end it with (?!\\n)$, and spell out \\d, \\w, \\s and \\b")
-    if isinstance(node, inspect.IntType | inspect.FloatType) and node.multiple_of is not None:
-        raise TypeError("multiple_of: every implementation rounds differently")
     yield node
     inner: tuple[inspect.Type, ...] = ()
     if isinstance(node, inspect.Metadata):
@@ -89,26 +77,20 @@ def _nodes(node: inspect.Type) -> Iterator[inspect.Type]:
         yield from _nodes(each)
 
 
-def _refuse_unsafe_union(hint: Any) -> None:
-    """Refuse a pattern in a union, before msgspec sees it.
+def _refuse_unions(hint: Any) -> None:
+    """Refuse a choice of types, other than ``T | None``, before msgspec sees it.
 
-    msgspec 0.22 corrupts memory when it compiles a string with a pattern in a union with a list or
-    an object, so this cannot wait for its own description of the type.
+    The dialect has none, but that cannot wait for the schema: msgspec 0.22 corrupts memory when it compiles
+    a string with a pattern in a union with a list or an object.
     """
     origin, inner = typing.get_origin(hint), typing.get_args(hint)
     if origin is Literal:
         return
     if origin is typing.Annotated:
-        _refuse_unsafe_union(inner[0])
+        _refuse_unions(inner[0])
         return
     members = [each for each in inner if each is not type(None)]
-    if origin in (Union, types.UnionType) and len(members) > 1 and any(map(_has_pattern, members)):
-        raise TypeError(f"{hint}: a string with a pattern stands alone, or beside None")
+    if origin in (Union, types.UnionType) and len(members) > 1:
+        raise TypeError(f"{hint}: no provider of models is sure to take a choice of types")
     for each in members:
-        _refuse_unsafe_union(each)
-
-
-def _has_pattern(hint: Any) -> bool:
-    return typing.get_origin(hint) is typing.Annotated and any(
-        isinstance(each, msgspec.Meta) and each.pattern is not None for each in typing.get_args(hint)[1:]
-    )
+        _refuse_unions(each)

@@ -12,6 +12,7 @@ from typing import Any, TextIO
 
 import msgspec
 
+from redstreamd.tools.annotations import as_json
 from redstreamd.tools.definition import Profile, Registry, Tool
 from redstreamd.tools.schema import arguments_schema, result_schema
 
@@ -29,12 +30,7 @@ def listed(tool: Tool[Any]) -> dict[str, Any]:
     }
     if tool.result is not None:
         description["outputSchema"] = result_schema(tool.result)
-    description["annotations"] = {
-        "readOnlyHint": tool.read_only,
-        "destructiveHint": tool.destructive,
-        "idempotentHint": tool.idempotent,
-        "openWorldHint": tool.open_world,
-    }
+    description["annotations"] = as_json(tool.hints)
     return description
 
 

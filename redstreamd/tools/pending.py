@@ -13,6 +13,7 @@ from redstreamd.streams.bus import Bus
 from redstreamd.streams.names import check_consumer, check_group, check_stream
 from redstreamd.streams.pending import Held
 from redstreamd.tools import fields
+from redstreamd.tools.annotations import reading
 from redstreamd.tools.definition import Call, Profile, named_by, tool
 from redstreamd.tools.lines import fitting
 
@@ -55,10 +56,7 @@ class PendingList:
     profile=Profile.OBSERVER,
     permission=Permission.READ,
     streams=named_by("stream"),
-    read_only=True,
-    destructive=False,
-    idempotent=True,
-    open_world=False,
+    hints=reading("It asks for the pending entries and when they come due; none changes hands."),
 )
 async def pending_list(call: Call[Bus], args: PendingListArguments) -> PendingList:
     """List entries that consumers of a group took and did not finish: who holds them, since and until when.

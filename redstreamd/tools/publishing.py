@@ -12,6 +12,7 @@ from redstreamd.streams.bus import Bus
 from redstreamd.streams.codec import Stamp
 from redstreamd.streams.durability import Confirmation, Durability
 from redstreamd.tools import fields
+from redstreamd.tools.annotations import no, writing, yes
 from redstreamd.tools.definition import Call, Profile, named_by, tool
 from redstreamd.tools.naming import check_new_stream
 
@@ -83,10 +84,16 @@ class StreamAdded:
     profile=Profile.WORKER,
     permission=Permission.PUBLISH,
     streams=named_by("stream"),
-    read_only=False,
-    destructive=False,
-    idempotent=False,
-    open_world=False,
+    hints=writing(
+        "It adds entries, and makes the stream if there is none.",
+        destructive=yes(
+            "max_length and max_age_seconds cut entries of others off the stream, all but those that a group "
+            "has not finished."
+        ),
+        idempotent=no(
+            "Without an idempotency_key each call adds the entries anew; with one, after its window."
+        ),
+    ),
 )
 async def stream_add(call: Call[Bus], args: StreamAddArguments) -> StreamAdded:
     """Publish 1 to 100 entries to a stream, which is created if it does not exist.

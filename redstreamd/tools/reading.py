@@ -14,6 +14,7 @@ from redstreamd.streams.entries import view
 from redstreamd.streams.listing import line
 from redstreamd.streams.names import check_stream
 from redstreamd.tools import fields
+from redstreamd.tools.annotations import reading
 from redstreamd.tools.definition import Call, Profile, named_by, tool
 from redstreamd.tools.lines import fitting
 from redstreamd.tools.results import bound_entries
@@ -48,10 +49,7 @@ class StreamList:
     profile=Profile.OBSERVER,
     permission=Permission.READ,
     streams=named_by(),
-    read_only=True,
-    destructive=False,
-    idempotent=True,
-    open_world=False,
+    hints=reading("It asks for keys, lengths and groups."),
 )
 async def stream_list(call: Call[Bus], args: StreamListArguments) -> StreamList:
     """List streams by name with their length, number of consumer groups and the age of the last entry."""
@@ -89,10 +87,7 @@ class StreamPage:
     profile=Profile.OBSERVER,
     permission=Permission.READ,
     streams=named_by("stream"),
-    read_only=True,
-    destructive=False,
-    idempotent=True,
-    open_world=False,
+    hints=reading("It reads with XRANGE, which no group notices."),
 )
 async def stream_read(call: Call[Bus], args: StreamReadArguments) -> StreamPage:
     """Read entries of a stream, a page at a time, without taking them from anyone.
@@ -146,10 +141,7 @@ class StreamWaited:
     profile=Profile.OBSERVER,
     permission=Permission.READ,
     streams=named_by("streams"),
-    read_only=True,
-    destructive=False,
-    idempotent=True,
-    open_world=False,
+    hints=reading("It reads after a cursor that the caller keeps, and watches keys by client tracking."),
 )
 async def stream_wait(call: Call[Bus], args: StreamWaitArguments) -> StreamWaited:
     """Wait until one of the streams has entries after the cursor, and return them.

@@ -24,6 +24,7 @@ from redstreamd.streams.codec import Stamp, decode
 from redstreamd.streams.names import check_consumer, check_group, check_stream
 from redstreamd.streams.problems import explained, stream_not_found
 from redstreamd.tools import fields
+from redstreamd.tools.annotations import no, reading, writing, yes
 from redstreamd.tools.definition import Call, Profile, named_by, tool
 from redstreamd.tools.naming import check_new_stream
 
@@ -44,10 +45,11 @@ class AddStreamMessageArguments:
     profile=Profile.RED_STREAM,
     permission=Permission.PUBLISH,
     streams=named_by("stream"),
-    read_only=False,
-    destructive=False,
-    idempotent=False,
-    open_world=False,
+    hints=writing(
+        "It adds an entry, and makes the stream if there is none.",
+        destructive=no("It only adds: it has no argument that trims."),
+        idempotent=no("Each call adds the message anew."),
+    ),
 )
 async def add_stream_message(call: Call[Bus], args: AddStreamMessageArguments) -> dict[str, Any]:
     """Add a message to a stream. New clients use stream_add."""
@@ -70,10 +72,7 @@ class GetStreamMessagesArguments:
     profile=Profile.RED_STREAM,
     permission=Permission.READ,
     streams=named_by("stream"),
-    read_only=True,
-    destructive=False,
-    idempotent=True,
-    open_world=False,
+    hints=reading("It reads with XRANGE, which no group notices."),
 )
 async def get_stream_messages(call: Call[Bus], args: GetStreamMessagesArguments) -> list[dict[str, Any]]:
     """Read messages of a stream from an entry ID on. New clients use stream_read."""
@@ -103,10 +102,11 @@ class CreateConsumerGroupArguments:
     profile=Profile.RED_STREAM,
     permission=Permission.CONSUME,
     streams=named_by("stream"),
-    read_only=False,
-    destructive=False,
-    idempotent=True,
-    open_world=False,
+    hints=writing(
+        "It makes the group, and the stream if there is none.",
+        destructive=no("It only adds: a group that exists stays as it is."),
+        idempotent=yes("A group that exists stays as it is, whatever start says."),
+    ),
 )
 async def create_consumer_group(call: Call[Bus], args: CreateConsumerGroupArguments) -> dict[str, Any]:
     """Create a consumer group, and the stream if there is none. New clients use group_create."""
@@ -146,10 +146,13 @@ class ReadGroupArguments:
     profile=Profile.RED_STREAM,
     permission=Permission.CONSUME,
     streams=named_by("stream"),
-    read_only=False,
-    destructive=False,
-    idempotent=False,
-    open_world=False,
+    hints=writing(
+        "It delivers messages to the consumer, and makes them pending.",
+        destructive=yes(
+            "What it delivers, no other consumer of the group gets, and nothing here finishes it."
+        ),
+        idempotent=no("Each call delivers the next messages."),
+    ),
 )
 async def read_group(call: Call[Bus], args: ReadGroupArguments) -> list[dict[str, Any]]:
     """Read new messages as a consumer of a group. New clients use work_take, which can be finished."""
@@ -176,10 +179,7 @@ class ListGroupsArguments:
     profile=Profile.RED_STREAM,
     permission=Permission.READ,
     streams=named_by("stream"),
-    read_only=True,
-    destructive=False,
-    idempotent=True,
-    open_world=False,
+    hints=reading("It asks with XINFO GROUPS."),
 )
 async def list_groups(call: Call[Bus], args: ListGroupsArguments) -> list[dict[str, Any]]:
     """List the consumer groups of a stream."""
@@ -209,10 +209,7 @@ class ListStreamsArguments:
     profile=Profile.RED_STREAM,
     permission=Permission.READ,
     streams=named_by(),
-    read_only=True,
-    destructive=False,
-    idempotent=True,
-    open_world=False,
+    hints=reading("It asks for keys."),
 )
 async def list_streams(call: Call[Bus], args: ListStreamsArguments) -> dict[str, Any]:
     """List the names of streams. New clients use stream_list."""

@@ -12,6 +12,7 @@ from redstreamd.streams.bus import Bus
 from redstreamd.streams.entries import view
 from redstreamd.streams.requests import Request
 from redstreamd.tools import fields
+from redstreamd.tools.annotations import no, writing, yes
 from redstreamd.tools.definition import Call, Profile, named_by, tool
 from redstreamd.tools.naming import check_new_stream
 from redstreamd.tools.results import bound_entries
@@ -61,10 +62,14 @@ class RequestReplied:
     profile=Profile.WORKER,
     permission=Permission.PUBLISH,
     streams=named_by("stream", "reply_to"),
-    read_only=False,
-    destructive=False,
-    idempotent=False,
-    open_world=False,
+    hints=writing(
+        "It adds the request, and makes the reply stream, which expires when it is not used.",
+        destructive=yes(
+            "It cuts the caller's own reply stream to its newest 10,000 replies, whether or not anybody has "
+            "read the others."
+        ),
+        idempotent=no("Without correlation_id or idempotency_key each call asks anew."),
+    ),
 )
 async def request_reply(call: Call[Bus], args: RequestReplyArguments) -> RequestReplied:
     """Add an entry as a request and wait for its answer.

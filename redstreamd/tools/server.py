@@ -27,6 +27,7 @@ import trio
 from mcp.server.context import ServerRequestContext
 from mcp.shared.exceptions import MCPError
 
+from redstreamd import ijson
 from redstreamd.errors import BusError, Code
 from redstreamd.policy import Principal
 from redstreamd.tools.arguments import Structurer
@@ -56,6 +57,7 @@ class Toolbox(Generic[BusT]):
         *,
         timeout_seconds: float = 60.0,
         default_wait_seconds: float = 20.0,
+        max_nesting: int = ijson.MAX_NESTING,
     ) -> None:
         """Compile the tools that the profiles, taken together, offer.
 
@@ -65,6 +67,7 @@ class Toolbox(Generic[BusT]):
             bus: What handlers find as ``call.bus``.
             timeout_seconds: The bound for one call, whatever it does meanwhile.
             default_wait_seconds: What a call that may wait, and does not say how long, gets on top.
+            max_nesting: How deep a message may be, also where a part of it is JSON text.
 
         Raises:
             TypeError: A tool's argument or result class has no schema.
@@ -76,7 +79,7 @@ class Toolbox(Generic[BusT]):
         self._bus = bus
         self._offered = registry.for_profiles(self._profiles)
         self._structurers: dict[str, Structurer[Any]] = {
-            tool.name: Structurer(tool.arguments) for tool in self._offered
+            tool.name: Structurer(tool.arguments, max_nesting=max_nesting) for tool in self._offered
         }
         self.listing = [listed(tool) for tool in self._offered]
 
@@ -147,11 +150,11 @@ class Toolbox(Generic[BusT]):
 def _too_late(tool: Tool[Any], seconds: float) -> BusError:
     """Return what to tell the caller of a call that took too long; whatever it was doing was given up."""
     return BusError(
-        Code.TIMEOUT if tool.read_only else Code.OUTCOME_UNKNOWN,
+        Code.TIMEOUT if tool.hints.read_only.value else Code.OUTCOME_UNKNOWN,
         f"{tool.name} was given up after {seconds:g} seconds.",
         cause="The bound for one call is tools.call_timeout_seconds; Redis is slow, or there is much to do.",
         next_step="Call again; ask for less at once."
-        if tool.read_only
+        if tool.hints.read_only.value
         else "Look whether it had its effect before you repeat it, or repeat it with its idempotency_key.",
     )
 

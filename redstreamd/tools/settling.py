@@ -15,6 +15,7 @@ from redstreamd.streams.answers import Answered
 from redstreamd.streams.bus import Bus
 from redstreamd.streams.leases import Action, Outcome, Settled
 from redstreamd.tools import fields
+from redstreamd.tools.annotations import no, writing, yes
 from redstreamd.tools.definition import Call, Profile, named_by, tool
 from redstreamd.tools.leasing import Seconds, lease_seconds
 
@@ -59,10 +60,16 @@ class WorkDone:
     profile=Profile.WORKER,
     permission=Permission.CONSUME,
     streams=named_by("stream"),
-    read_only=False,
-    destructive=False,
-    idempotent=True,
-    open_world=False,
+    hints=writing(
+        "It acknowledges entries, adds the reply, and with delete deletes entries.",
+        destructive=yes(
+            "delete removes entries from the stream, for those who read it without a group, too. What is "
+            "acknowledged is pending no more. A reply cuts the reply stream to its newest 10,000."
+        ),
+        idempotent=yes(
+            "The same call leaves alone what is acknowledged, also with delete, and a reply is added once."
+        ),
+    ),
 )
 async def work_done(call: Call[Bus], args: WorkDoneArguments) -> WorkDone:
     """Acknowledge entries of a lease: they are finished and nobody gets them again.
@@ -117,10 +124,13 @@ class WorkExtended:
     profile=Profile.WORKER,
     permission=Permission.CONSUME,
     streams=named_by("stream"),
-    read_only=False,
-    destructive=False,
-    idempotent=True,
-    open_world=False,
+    hints=writing(
+        "It moves the time at which the caller's own lease runs out.",
+        destructive=no("No entry goes and no entry changes hands: only the holder of the lease can call it."),
+        idempotent=no(
+            "The lease runs on from the time of the call, so each later call makes it last longer."
+        ),
+    ),
 )
 async def work_extend(call: Call[Bus], args: WorkExtendArguments) -> WorkExtended:
     """Renew a lease: it runs lease_seconds from now. The lease itself stays the same."""
@@ -170,10 +180,16 @@ class WorkFailed:
     profile=Profile.WORKER,
     permission=Permission.CONSUME,
     streams=named_by("stream"),
-    read_only=False,
-    destructive=False,
-    idempotent=True,
-    open_world=False,
+    hints=writing(
+        "It gives the caller's own entries back to the group, or makes them dead letters.",
+        destructive=yes(
+            "As a dead letter an entry is pending no more, and no consumer of the group gets it; a retry "
+            "after too many deliveries ends so, too."
+        ),
+        idempotent=yes(
+            "What an attempt gave back is settled for that attempt, and the same call leaves it alone."
+        ),
+    ),
 )
 async def work_fail(call: Call[Bus], args: WorkFailArguments) -> WorkFailed:
     """Give entries of a lease back: to be retried later, at once by anyone, or as dead letters.

@@ -16,6 +16,7 @@ from redstreamd.streams.diagnosis.shape import Shape
 from redstreamd.streams.names import check_stream
 from redstreamd.tools import fields
 from redstreamd.tools.actions import check_arguments
+from redstreamd.tools.annotations import no, writing, yes
 from redstreamd.tools.definition import Call, Profile, named_by, tool
 
 _OWN = {
@@ -69,10 +70,11 @@ class StreamManaged:
     profile=Profile.OPERATOR,
     permission=Permission.MANAGE,
     streams=named_by("stream"),
-    read_only=False,
-    destructive=True,
-    idempotent=True,
-    open_world=False,
+    hints=writing(
+        "It removes entries or the stream, unless dry_run is true.",
+        destructive=yes("It is there to remove entries; with force also what groups have not finished."),
+        idempotent=no("A second call removes what was added or grew old since the first."),
+    ),
 )
 async def stream_manage(call: Call[Bus], args: StreamManageArguments) -> StreamManaged:
     """Trim a stream, delete some of its entries, or delete it.

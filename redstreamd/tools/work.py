@@ -15,6 +15,7 @@ from redstreamd.streams.leases import Take
 from redstreamd.streams.names import check_consumer, check_group, check_stream
 from redstreamd.streams.work import group_position
 from redstreamd.tools import fields
+from redstreamd.tools.annotations import no, writing, yes
 from redstreamd.tools.definition import Call, Profile, named_by, tool
 from redstreamd.tools.leasing import Seconds, lease_seconds
 from redstreamd.tools.naming import check_new_stream
@@ -51,10 +52,11 @@ class GroupCreated:
     profile=Profile.WORKER,
     permission=Permission.CONSUME,
     streams=named_by("stream"),
-    read_only=False,
-    destructive=False,
-    idempotent=True,
-    open_world=False,
+    hints=writing(
+        "It makes the group, and the stream if there is none.",
+        destructive=no("It only adds: a group that exists stays as it is."),
+        idempotent=yes("A group that exists stays as it is, whatever start says."),
+    ),
 )
 async def group_create(call: Call[Bus], args: GroupCreateArguments) -> GroupCreated:
     """Create a consumer group, and the stream if there is none.
@@ -125,10 +127,17 @@ class WorkTaken:
     profile=Profile.WORKER,
     permission=Permission.CONSUME,
     streams=named_by("stream"),
-    read_only=False,
-    destructive=False,
-    idempotent=False,
-    open_world=False,
+    hints=writing(
+        "It delivers entries to the consumer under a lease, and makes the group and the stream if need be.",
+        destructive=yes(
+            "What it takes, no other consumer of the group gets: new entries, those whose lease ran out, and "
+            "those that other programs left pending. Entries that were delivered too often become dead "
+            "letters. resume voids the consumer's older leases."
+        ),
+        idempotent=no(
+            "Each call takes more entries, unless it has an idempotency_key of which a record is still kept."
+        ),
+    ),
 )
 async def work_take(call: Call[Bus], args: WorkTakeArguments) -> WorkTaken:
     """Take entries of a consumer group under a lease: nobody else gets them until it runs out.

@@ -15,7 +15,7 @@ from redstreamd.tools.arguments import Structurer
 from redstreamd.tools.catalog import REGISTRY
 from redstreamd.tools.definition import Call, Tool
 from redstreamd.tools.results import failure, success
-from redstreamd.tools.schema import result_schema
+from redstreamd.tools.schema import always_present, result_schema
 
 ME = Principal("me", "unix")
 
@@ -33,6 +33,9 @@ async def answer(bus: Bus, tool: str, principal: Principal = ME, **arguments: An
         whole = failure(error)
     if check is not None:
         check.validate(whole["structuredContent"])
+        if not whole["isError"]:
+            assert found.result is not None
+            assert set(always_present(found.result)) <= whole["structuredContent"].keys()
     return whole
 
 

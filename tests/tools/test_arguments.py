@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
-from typing import Annotated, Any, Literal, Union
+from typing import Annotated, Any, Literal
 
 import attrs
 import pytest
@@ -16,6 +17,7 @@ from redstreamd.errors import BusError, Code
 from redstreamd.ijson import DuplicateNames, object_from_pairs
 from redstreamd.nearest import nearest_names
 from redstreamd.tools.arguments import Structurer
+from redstreamd.tools.dialect_check import schema_faults
 from redstreamd.tools.schema import arguments_schema
 from tests.support.json_values import json_objects, json_values, text
 
@@ -35,10 +37,9 @@ def around(*bounds: float) -> st.SearchStrategy[Any]:
 
 
 @st.composite
-def texts(draw: st.DrawFn, *, patterns: bool = True) -> Argument:
+def texts(draw: st.DrawFn) -> Argument:
     least, most = draw(st.integers(0, 2)), draw(st.integers(2, 4))
-    pattern = draw(st.none() | st.sampled_from([r"^[a-z]+(?!\n)$", "^a", "[0-9]"])) if patterns else None
-    hint = Annotated[str, Meta(min_length=least, max_length=most, pattern=pattern)]
+    hint = Annotated[str, Meta(min_length=least, max_length=most)]
     return draw(st.sampled_from([str, hint])), WORDS | st.sampled_from(
         ["a", "ab\n", "a1", "a\u2028", "\U0001f600" * 2, "\U0001f600" * 5]
     )
@@ -47,14 +48,16 @@ def texts(draw: st.DrawFn, *, patterns: bool = True) -> Argument:
 @st.composite
 def numbers(draw: st.DrawFn, kind: type) -> Argument:
     low, high = draw(st.integers(-3, 0)), draw(st.integers(1, 3))
-    meta = draw(st.sampled_from([Meta(ge=low, le=high), Meta(gt=low, lt=high), Meta(ge=low), Meta(lt=high)]))
+    meta = draw(st.sampled_from([Meta(ge=low, le=high), Meta(ge=low), Meta(le=high)]))
     return draw(st.sampled_from([kind, Annotated[kind, meta]])), around(low, high, 10**12)
 
 
 @st.composite
 def choices(draw: st.DrawFn) -> Argument:
-    values = draw(st.lists(st.sampled_from(["a", "b", "", 0, 1, 2]), min_size=1, max_size=3, unique_by=str))
-    return Literal[tuple(values)], st.sampled_from([*values, "c", 1.0, 0.0, True, False, 7, ["a"]])
+    values = draw(
+        st.lists(st.sampled_from(["a", "b", "0", "true", "null"]), min_size=1, max_size=3, unique=True)
+    )
+    return Literal[tuple(values)], st.sampled_from([*values, "c", "", '"a"', 0, 1.0, True, None, ["a"]])
 
 
 scalars = st.one_of(texts(), numbers(int), numbers(float), st.just((bool, st.booleans())), choices())
@@ -68,24 +71,8 @@ def lists_of(draw: st.DrawFn, item: st.SearchStrategy[Argument]) -> Argument:
     return draw(st.sampled_from([plain, sized])), st.lists(values, max_size=4)
 
 
-@st.composite
-def objects_of(draw: st.DrawFn, item: st.SearchStrategy[Argument]) -> Argument:
-    hint, values = draw(item)
-    return dict[str, hint], st.dictionaries(WORDS, values, max_size=3)
-
-
-@st.composite
-def unions(draw: st.DrawFn) -> Argument:
-    (one, ones), (two, twos) = (
-        draw(texts(patterns=False)),
-        draw(st.one_of(numbers(int), numbers(float), lists_of(texts()))),
-    )
-    return Union[one, two], ones | twos  # noqa: UP007 - built from values
-
-
 payloads: st.SearchStrategy[Argument] = st.sampled_from(
     [
-        (Any, ANYTHING),
         (dict[str, Any], OBJECTS),
         (list[dict[str, Any]], st.lists(OBJECTS | ANYTHING, max_size=3)),
         (
@@ -94,8 +81,14 @@ payloads: st.SearchStrategy[Argument] = st.sampled_from(
         ),
     ]
 )
-nested = st.recursive(scalars, lambda inner: lists_of(inner) | objects_of(inner), max_leaves=3)
-arguments = st.one_of(scalars, nested, unions(), payloads)
+arguments = st.one_of(scalars, lists_of(scalars), payloads)
+
+
+def as_text(value: Any, times: int) -> Any:
+    """Return the value, its JSON text, or that text's JSON text: what clients make of it."""
+    for _ in range(times):
+        value = json.dumps(value)
+    return value
 
 
 @st.composite
@@ -113,9 +106,16 @@ def calls(draw: st.DrawFn) -> tuple[type[attrs.AttrsInstance], dict[str, Any]]:
         )
         # Wrong in one place more often than in several, and about as often right as wrong.
         if draw(st.integers(0, 2 if optional else 19)):
-            call[name] = draw(values if draw(st.integers(0, 19)) else ANYTHING)
+            value = draw(values if draw(st.integers(0, 19)) else ANYTHING)
+            outside, inside = draw(st.sampled_from([(0, 0), (0, 0), (1, 0), (0, 1), (1, 1), (2, 0), (0, 2)]))
+            if isinstance(value, list):
+                # The first item stays as it is: texts and values may stand side by side.
+                value = [*value[:1], *(as_text(item, inside) for item in value[1:])]
+            call[name] = as_text(value, outside)
     if not draw(st.integers(0, 19)):
         call[draw(WORDS)] = draw(ANYTHING)
+    if not fields:
+        fields["only"] = attrs.field(kw_only=True, type=str | None, default=None)
     return attrs.make_class("Arguments", fields, frozen=True), call
 
 
@@ -128,23 +128,40 @@ def as_json(value: Any) -> Any:
     return value
 
 
+def meant(value: Any, schema: dict[str, Any]) -> Any:
+    """Return what a value stands for, by the rule: JSON text stands for its value where no string belongs."""
+    kind = schema["type"]
+    if kind == "string":
+        return value
+    if isinstance(value, str):
+        with contextlib.suppress(ValueError):
+            decoded = json.loads(value)
+            if Draft202012Validator({"type": kind}).is_valid(decoded):
+                value = decoded
+    if kind == "array" and isinstance(value, list):
+        return [meant(item, schema["items"]) for item in value]
+    return value
+
+
 @settings(max_examples=300, deadline=None)
 @given(calls())
-def test_a_call_is_accepted_exactly_when_the_published_schema_accepts_it(
+def test_a_call_is_accepted_exactly_when_the_published_schema_accepts_what_it_means(
     drawn: tuple[type[attrs.AttrsInstance], dict[str, Any]],
 ) -> None:
     cls, call = drawn
     structurer = Structurer(cls)
     schema = json.loads(json.dumps(structurer.schema))
     Draft202012Validator.check_schema(schema)
-    assert schema["type"] == "object"
-    assert schema["additionalProperties"] is False
-    assert not {"anyOf", "oneOf", "allOf", "$ref", "$defs", "title"} & set(schema)
-    # The one rule above the schema: null for an argument that exists is "not given".
+    assert not list(schema_faults(schema))
+    # The rules above the schema: an argument of another name is refused, null for one that exists is "not
+    # given", and JSON text stands for its value.
+    named = call.keys() <= schema["properties"].keys()
     effective = {
-        name: value for name, value in call.items() if value is not None or name not in schema["properties"]
+        name: meant(value, schema["properties"][name])
+        for name, value in call.items()
+        if named and value is not None
     }
-    allowed = Draft202012Validator(schema).is_valid(effective)
+    allowed = named and Draft202012Validator(schema).is_valid(effective)
     before = json.dumps(call)
     if not allowed:
         refusal(call, structurer)
@@ -162,7 +179,7 @@ class Both:
     number: int
 
 
-@pytest.mark.parametrize("value", [True, False, "5", 5.5, None, [5], {"a": 5}])
+@pytest.mark.parametrize("value", [True, False, "5.5", '"5"', "", 5.5, None, [5], {"a": 5}])
 def test_the_property_can_fail_because_a_wrong_integer_is_wrong_for_both(value: Any) -> None:
     call = {"text": "a", "number": value}
     assert not Draft202012Validator(arguments_schema(Both)).is_valid(call)
@@ -181,8 +198,8 @@ class Add:
     count: Annotated[int, Meta(ge=1, le=100)] = 10
     timeout_seconds: Annotated[float, Meta(ge=0, le=300)] = 20.0
     direction: Literal["forward", "backward"] = "forward"
-    tags: dict[str, str] | None = None
-    key: Annotated[str, Meta(pattern="^[a-z]+(?!\\n)$")] | None = None
+    tags: dict[str, Any] | None = None
+    key: str | None = None
     number: int = 0
     ratio: float | None = None
 
@@ -226,14 +243,18 @@ def test_a_payload_passes_by_identity_whatever_is_in_it() -> None:
 
 def test_a_call_without_arguments_is_a_call_with_none() -> None:
     @attrs.frozen
-    class Nothing:
-        pass
+    class Optional:
+        b: int = 1
 
-    assert Structurer(Nothing)(None) == Nothing()
+    assert Structurer(Optional)(None) == Optional()
     assert (
-        refusal({"a": 1}, Structurer(Nothing)).message
-        == '"a" is not an argument; allowed, nearest first: none.'
+        refusal({"a": 1}, Structurer(Optional)).message
+        == '"a" is not an argument; allowed, nearest first: b.'
     )
+
+
+#: What the decoder says of a dict as Python writes it.
+REASON = "Expecting property name enclosed in double quotes at character 1"
 
 
 def test_a_refusal_names_every_offending_argument_with_what_was_given_and_what_is_allowed() -> None:
@@ -241,11 +262,11 @@ def test_a_refusal_names_every_offending_argument_with_what_was_given_and_what_i
         {
             "entries": [],
             "count": 500,
-            "timeout_seconds": "20",
+            "timeout_seconds": "soon",
             "direction": "up",
             "streams": ["a", ""],
-            "tags": {"a": 1},
-            "key": "a\n",
+            "tags": "{'a': 1}",
+            "key": 5,
             "steam": "a",
         }
     ).message
@@ -258,14 +279,14 @@ def test_a_refusal_names_every_offending_argument_with_what_was_given_and_what_i
         "allowed: a list, each a string of at least 1 character",
         "count: 500 given",
         "allowed: an integer from 1 to 100",
-        'timeout_seconds: "20" given',
+        'timeout_seconds: "soon" given',
         "allowed: a number from 0 to 300",
         'direction: "up" given',
         'allowed: one of "backward", "forward"',
-        'tags: {"a": 1} given',
-        "allowed: an object whose values are each a string",
-        'key: "a\\n" given',
-        "allowed: a string matching ^[a-z]+(?!\\n)$",
+        "tags: \"{'a': 1}\" given, which is not JSON: " + REASON,
+        "allowed: an object",
+        "key: 5 given",
+        "allowed: a string",
         '"steam" is not an argument',
         "allowed, nearest first: " + ", ".join(nearest_names("steam", add.schema["properties"])) + ".",
     ]
@@ -305,8 +326,6 @@ def test_a_repeated_argument_name_is_refused(extra: dict[str, Any]) -> None:
     ("given", "said"),
     [
         ({"stream": "\ud800"}, "stream is not I-JSON: The text contains U+D800"),
-        ({"tags": {"\udfff": "a"}}, "tags is not I-JSON: The text contains U+DFFF"),
-        ({"tags": object_from_pairs([("a", "b"), ("a", "c")])}, "the member name 'a' occurs twice"),
         ({"streams": ["a", "\ufdd0"]}, "U+FDD0"),
         ({"number": 1 << 60}, "number is not I-JSON: The integer is beyond"),
         ({"ratio": float("inf")}, "ratio is not I-JSON: The number is beyond the range"),
@@ -318,7 +337,12 @@ def test_a_repeated_argument_name_is_refused(extra: dict[str, Any]) -> None:
         ({"ratio": "\ud800"}, "ratio is not I-JSON: The text contains U+D800"),
         ({"direction": "\ud800"}, "direction is not I-JSON: The text contains U+D800"),
         ({"streams": "\ud800"}, "streams is not I-JSON: The text contains U+D800"),
-        ({"tags": {"a": ["\ud800"]}}, "tags"),
+        ({"tags": "\ud800"}, "tags is not I-JSON: The text contains U+D800"),
+        # The same in a JSON text.
+        ({"number": "1" + "0" * 18}, "number is not I-JSON: The integer is beyond"),
+        ({"ratio": "1e400"}, "ratio is not I-JSON: The number is beyond the range"),
+        ({"ratio": "NaN"}, 'ratio: "NaN" given'),
+        ({"streams": '["\\ud800"]'}, "streams is not I-JSON: The text contains U+D800"),
         ({"entries": ["\ud800"]}, "entries is not I-JSON: The text contains U+D800"),
         ({"entries": "\ud800"}, "entries is not I-JSON: The text contains U+D800"),
     ],
@@ -345,10 +369,18 @@ class Inner:
         list[Inner],
         set[str],
         Annotated[float, Meta(multiple_of=0.1)],
-        Annotated[str, Meta(pattern="^a$")],
-        Annotated[str, Meta(pattern=r"\d")],
-        list[Annotated[str, Meta(pattern="a$")]],
+        Annotated[int, Meta(gt=0)],
+        Annotated[str, Meta(pattern="^a")],
+        list[Annotated[str, Meta(pattern="a")]],
+        dict[str, str],
         dict[str, list[Any] | int],
+        list[list[str]],
+        list[Any],
+        Any,
+        int | str,
+        Literal["a", 1],
+        Literal[1, 2],
+        Literal[""],
         str | None,
         Literal["a"] | None,
         Annotated[str, Meta(pattern="^a")] | list[str],
@@ -379,34 +411,20 @@ def test_the_schema_says_what_a_model_needs_and_no_more() -> None:
         "type": "object",
         "properties": {
             "stream": {"type": "string", "minLength": 1, "maxLength": 16, "description": "Where to."},
-            "entries": {"type": "array", "items": {"type": "object"}, "minItems": 1, "maxItems": 3},
+            "entries": {
+                "type": "array",
+                "items": {"type": "object", "required": []},
+                "minItems": 1,
+                "maxItems": 3,
+            },
             "streams": {"type": "array", "items": {"type": "string", "minLength": 1}},
             "count": {"type": "integer", "minimum": 1, "maximum": 100, "default": 10},
             "timeout_seconds": {"type": "number", "minimum": 0, "maximum": 300, "default": 20.0},
-            "direction": {"enum": ["backward", "forward"], "default": "forward"},
-            "tags": {"type": "object", "additionalProperties": {"type": "string"}},
-            "key": {"type": "string", "pattern": "^[a-z]+(?!\\n)$"},
+            "direction": {"type": "string", "enum": ["backward", "forward"], "default": "forward"},
+            "tags": {"type": "object", "required": []},
+            "key": {"type": "string"},
             "number": {"type": "integer", "default": 0},
             "ratio": {"type": "number"},
         },
         "required": ["stream", "entries"],
-        "additionalProperties": False,
     }
-
-
-def test_a_choice_of_types_is_a_list_of_types_where_that_says_the_same() -> None:
-    @attrs.frozen
-    class Choice:
-        a: int | str
-        b: Annotated[int, Meta(ge=1)] | str
-        c: Annotated[int, Meta(ge=1)] | Annotated[str, Meta(min_length=1)]
-
-    assert arguments_schema(Choice)["properties"] == {
-        "a": {"type": ["integer", "string"]},
-        "b": {"type": ["integer", "string"], "minimum": 1},
-        "c": {"anyOf": [{"type": "integer", "minimum": 1}, {"type": "string", "minLength": 1}]},
-    }
-    message = refusal({"a": None, "b": [], "c": 0}, Structurer(Choice)).message
-    assert "a is missing; it must be an integer or a string" in message
-    assert "b: [] given; allowed: an integer of at least 1 or a string" in message
-    assert "c: 0 given; allowed: an integer of at least 1 or a string of at least 1 character" in message

@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 from msgspec import Meta
 
 from redstreamd.policy import Permission, Principal
+from redstreamd.tools.annotations import as_json, no, reading, writing, yes
 from redstreamd.tools.definition import Call, Profile, Registry, Tool, UnknownToolError, named_by, tool
 from redstreamd.tools.listing import listed, print_cost, tokens
 
@@ -35,10 +36,7 @@ HINTS: dict[str, Any] = {
     "profile": Profile.WORKER,
     "permission": Permission.PUBLISH,
     "streams": named_by("stream", "streams", "reply_to"),
-    "read_only": False,
-    "destructive": False,
-    "idempotent": True,
-    "open_world": False,
+    "hints": writing("It adds.", destructive=no("It only adds."), idempotent=yes("It adds once.")),
 }
 
 
@@ -89,10 +87,24 @@ def test_the_streams_of_a_call_are_those_its_arguments_name_once_each() -> None:
     assert named_by()(Arguments("a")) == ()
 
 
-def test_a_hint_cannot_be_forgotten() -> None:
+def test_a_hint_and_its_reason_cannot_be_forgotten() -> None:
     for hint in HINTS:
         with pytest.raises(TypeError, match=hint):
             tool(**{name: value for name, value in HINTS.items() if name != hint})
+    with pytest.raises(TypeError, match="idempotent"):
+        writing("It adds.", destructive=no("It only adds."))  # type: ignore[call-arg]
+    for reason in ("", "it only adds"):
+        with pytest.raises(ValueError, match="sentence"):
+            yes(reason)
+
+
+def test_what_changes_nothing_destroys_nothing_and_can_be_repeated() -> None:
+    assert as_json(reading("It asks.")) == {
+        "readOnlyHint": True,
+        "destructiveHint": False,
+        "idempotentHint": True,
+        "openWorldHint": False,
+    }
 
 
 def test_a_wrong_definition_is_refused_when_it_is_written() -> None:
@@ -113,9 +125,9 @@ def test_a_wrong_definition_is_refused_when_it_is_written() -> None:
         renamed("a_tool", arguments=Mutable)
     with pytest.raises(ValueError, match=r"does not have: \['group'\]"):
         renamed("a_tool", streams=named_by("stream", "group"))
-    with pytest.raises(ValueError, match="both read-only and destructive"):
-        renamed("a_tool", read_only=True, destructive=True)
-    for name in ("", "Add", "stream-add", "stream.add", "1st", "a" * 49):
+    with pytest.raises(ValueError, match="longer than 1024"):
+        renamed("a_tool", description="a" * 1025)
+    for name in ("", "Add", "stream-add", "stream.add", "1st", "a" * 41):
         with pytest.raises(ValueError, match="lower case"):
             renamed(name)
 
@@ -196,12 +208,11 @@ def test_a_listed_tool_has_both_schemas_and_every_annotation() -> None:
                 "reply_to": {"type": "string"},
             },
             "required": ["stream"],
-            "additionalProperties": False,
         },
         "outputSchema": {
             "type": "object",
             "properties": {"ids": {"type": "array", "items": {"type": "string"}}},
-            "anyOf": [{"required": ["ids"]}, {"required": ["code", "message", "cause", "next_step"]}],
+            "required": [],
         },
         "annotations": {
             "readOnlyHint": False,

@@ -80,7 +80,7 @@ async def test_a_name_against_the_rule_is_warned_of_when_the_stream_is_made(
 
 
 def test_no_other_tool_can_create_a_stream() -> None:
-    writing = {tool.name for tool in REGISTRY if not tool.read_only}
+    writing = {tool.name for tool in REGISTRY if not tool.hints.read_only.value}
     on_what_is_there = {
         *("work_done", "work_fail", "work_extend", "read_group"),
         *("group_manage", "stream_manage", "dead_letter_replay"),

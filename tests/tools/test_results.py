@@ -16,7 +16,7 @@ from jsonschema import Draft202012Validator
 from redstreamd.errors import BusError, Code
 from redstreamd.streams import bounds
 from redstreamd.tools.results import bound_entries, failure, success
-from redstreamd.tools.schema import result_schema
+from redstreamd.tools.schema import always_present, result_schema
 from tests.support.json_values import json_objects, json_values, text
 
 
@@ -117,38 +117,58 @@ def test_a_failure_is_small_whatever_slipped_into_it() -> None:
 # --- The schema of answers ---------------------------------------------------------------------
 
 
-def test_the_schema_of_an_answer_inlines_classes_and_tells_omitted_members_from_null_ones() -> None:
+@attrs.frozen
+class Part:
+    name: str
+    lag: int | None = None
+
+
+@attrs.frozen
+class Report:
+    code_names: list[Code]
+    groups: tuple[Part, ...]
+    by_name: dict[str, Part]
+    entries: list[dict[str, Any]]
+    next_cursor: str | None = None
+    complete: bool = True
+
+
+REPORT = Report([Code.TIMEOUT], (Part("a"),), {"b": Part("b", 0)}, [{"x": None}])
+
+
+def test_the_schema_of_an_answer_inlines_classes_and_leaves_out_null_and_defaults() -> None:
     group = {
         "type": "object",
-        "properties": {
-            "name": {"type": "string"},
-            "lag": {"type": ["integer", "null"]},
-            "idle_seconds": {"type": "number"},
-        },
-        "required": ["name", "lag"],
+        "properties": {"name": {"type": "string"}, "lag": {"type": "integer"}},
+        "required": ["name"],
     }
-    schema = result_schema(Health)
+    schema = result_schema(Report)
     assert schema["properties"] == {
-        "code_names": {"type": "array", "items": {"enum": sorted(Code)}},
+        "code_names": {"type": "array", "items": {"type": "string", "enum": sorted(Code)}},
         "groups": {"type": "array", "items": group},
-        "by_name": {"type": "object", "additionalProperties": group},
-        "entries": {"type": "array", "items": {"type": "object"}},
+        "by_name": {"type": "object", "required": []},
+        "entries": {"type": "array", "items": {"type": "object", "required": []}},
         "next_cursor": {"type": "string"},
         "complete": {"type": "boolean"},
     }
-    assert set(schema) == {"type", "properties", "anyOf"}
+    assert schema == {"type": "object", "properties": schema["properties"], "required": []}
 
 
-def test_the_schema_accepts_answers_and_failures_and_nothing_else() -> None:
-    Draft202012Validator.check_schema(result_schema(Health))
-    accepts = Draft202012Validator(result_schema(Health)).is_valid
-    answer = success(HEALTH)["structuredContent"]
+def test_the_schema_accepts_answers_and_failures_and_says_what_type_a_member_has() -> None:
+    Draft202012Validator.check_schema(result_schema(Report))
+    accepts = Draft202012Validator(result_schema(Report)).is_valid
+    answer = success(REPORT)["structuredContent"]
     assert accepts(answer)
     assert accepts(failure(BusError(Code.INTERNAL, "a", cause="b", next_step="c"))["structuredContent"])
-    assert not accepts({})
-    assert not accepts({"code": "INTERNAL"})
-    for member in ("code_names", "groups", "by_name", "entries"):
-        assert not accepts({name: value for name, value in answer.items() if name != member})
+    for member in answer:
+        assert not accepts({**answer, member: None})
+    assert always_present(Report) == ("code_names", "groups", "by_name", "entries", "complete")
+    assert set(always_present(Report)) == set(answer)
+
+
+def test_a_result_that_not_every_provider_could_take_has_no_schema() -> None:
+    with pytest.raises(TypeError, match="not every provider"):
+        result_schema(Health)
 
 
 def test_a_class_that_contains_itself_or_takes_a_failures_member_has_no_schema() -> None:

@@ -1,0 +1,105 @@
+"""Values that arrive as JSON text: ``"5"`` for 5, ``"[1]"`` for a list.
+
+Owns one decision for all arguments of all tools. Models and the programs between them and us hand values
+over as text now and then (anthropics/claude-code issue 73137, QwenLM/qwen-code issue 4966, openclaw/openclaw
+issue 96916, microsoft/azure-devops-mcp issue 853). Refusing such a call teaches a model nothing it can use:
+often it is not the model that wrote the text. So:
+
+- Where the schema has an integer, a number, a boolean, an array or an object, a text that is the JSON of such
+  a value stands for that value. This holds for an argument and for an item of a list that is one.
+- Where the schema has a string, a text is that string, whatever it looks like.
+- What a schema does not describe is the caller's data: inside an entry, a reply or a filter "5" stays "5".
+- It is decoded once: the text of a text is a string, and refused.
+- Such a text is bounded like a message: in nesting, and all texts of a call together in the number of their
+  values. It is decoded like a message, too: repeated names and numbers beyond a double are noticed.
+
+Only a call that was refused as it stands is looked at; one that needs none of this pays nothing.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import attrs
+
+from redstreamd import ijson
+from redstreamd.tools.schema import Schema
+
+#: Levels of a message around an argument: the message, its params, their arguments.
+_LEVELS_AROUND = 3
+
+_IS: Mapping[str, Callable[[Any], bool]] = {
+    "integer": lambda value: _is_number(value) and (isinstance(value, int) or value.is_integer()),
+    "number": lambda value: _is_number(value),
+    "boolean": lambda value: isinstance(value, bool),
+    "array": lambda value: isinstance(value, list),
+    "object": lambda value: isinstance(value, dict),
+}
+
+
+@attrs.define
+class Reader:
+    """Reads the JSON texts of one call.
+
+    Attributes:
+        values_left: How many values the texts may still hold, all together.
+        max_nesting: How deep a message may be.
+        refusals: Why a text in the place of a list or an object is none, by argument and place.
+    """
+
+    values_left: int
+    max_nesting: int
+    refusals: dict[str, str] = attrs.field(factory=dict)
+
+    def read(self, given: Mapping[str, Any], properties: Mapping[str, Schema]) -> dict[str, Any]:
+        """Return the arguments with the values for which JSON texts stand; `given` is not changed."""
+        return {
+            name: self._value(value, properties[name], name, _LEVELS_AROUND) if name in properties else value
+            for name, value in given.items()
+        }
+
+    def _value(self, value: Any, schema: Schema, place: str, around: int) -> Any:
+        kind = schema["type"]
+        if kind == "string":
+            return value
+        if isinstance(value, str):
+            value = self._decoded(value, kind, place, around)
+        if kind == "array" and isinstance(value, list) and schema["items"]["type"] != "string":
+            items = schema["items"]
+            return [
+                self._value(item, items, f"{place}[{index}]", around + 1) if isinstance(item, str) else item
+                for index, item in enumerate(value)
+            ]
+        return value
+
+    def _decoded(self, text: str, kind: str, place: str, around: int) -> Any:
+        """Return what the text stands for; the text itself if that is nothing of this kind."""
+        refusal = self._excess(text, around)
+        if refusal is None:
+            try:
+                value = ijson.decode(text)
+            except json.JSONDecodeError as error:
+                refusal = f"which is not JSON: {error.msg} at character {error.pos}"
+            except ValueError as error:
+                refusal = f"which is not JSON: {error}"
+            else:
+                return value if _IS[kind](value) else text
+        if kind in ("array", "object"):
+            self.refusals[place] = refusal
+        return text
+
+    def _excess(self, text: str, around: int) -> str | None:
+        data = text.encode("utf-8", "surrogatepass")
+        values, nesting = ijson.measured(data, self.values_left)
+        if values > self.values_left:
+            return "which holds too many values"
+        if nesting + around > self.max_nesting:
+            return f"which makes the message more than {self.max_nesting} levels deep (limits.max_nesting)"
+        self.values_left -= values
+        return None
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool)
