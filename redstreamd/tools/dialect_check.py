@@ -106,11 +106,10 @@ def _node_faults(node: Any, place: str, depth: int, size: _Size) -> Iterator[Fau
         return
     yield from _description_faults(node, place)
     kind = node.get("type")
-    if isinstance(kind, list):
-        yield Fault("union", place, f"types {kind}")
-    elif not isinstance(kind, str) or kind not in KEYWORDS:
-        yield Fault("type", place, f"type {kind!r}")
-    allowed = _COMMON | (KEYWORDS.get(kind, _KNOWN) if isinstance(kind, str) else _KNOWN)
+    if not isinstance(kind, str) or kind not in KEYWORDS:
+        yield Fault("union" if isinstance(kind, list) else "type", place, f"type {kind!r}")
+        kind = None
+    allowed = _KNOWN if kind is None else _COMMON | KEYWORDS[kind]
     for keyword in node:
         if keyword in _UNIONS:
             yield Fault("union", place, keyword)
