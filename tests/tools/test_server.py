@@ -220,6 +220,17 @@ async def test_wrong_arguments_are_a_result_and_the_handler_is_not_called(
 
 
 @pytest.mark.parametrize("era", ERAS)
+async def test_json_text_reaches_the_handler_as_the_value_it_stands_for(
+    server: Server[Principal], bus: Bus, era: Literal["auto", "legacy"]
+) -> None:
+    with trio.fail_after(20):
+        async with Client(server, mode=era) as client:
+            answer = await client.call_tool("stream_add", {"stream": "[5]", "entries": '[{"n":"5"}]'})
+    assert not answer.is_error, answer
+    assert bus.seen == [(AGENT, StreamAdd("[5]", [{"n": "5"}]))]
+
+
+@pytest.mark.parametrize("era", ERAS)
 async def test_an_unexpected_error_is_logged_with_its_traceback_and_told_without_its_text(
     server: Server[Principal], era: Literal["auto", "legacy"], caplog: pytest.LogCaptureFixture
 ) -> None:
