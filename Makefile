@@ -17,13 +17,17 @@ CONFDIR    ?= /etc/redstreamd
 # interpreter is preferred to one that lies in a home directory.
 SERVICE_PYTHON ?= $(shell /usr/bin/python3 -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null \
 	&& echo /usr/bin/python3 || echo $(PYTHON))
-UNITS := redstreamd.socket redstreamd.service redstreamd@.service redstreamd-inetd.socket redstreamd-inetd@.service
+# -B: a checkout that root installs from gets no files of root.
+INSTALLER = $(or $(SERVICE_PYTHON),$(error Python 3.11 or newer is needed, and none was found)) -B contrib/install
+PLACES = --destdir='$(DESTDIR)' --prefix='$(PREFIX)' --unit-directory='$(UNITDIR)' \
+	--sysusers-directory='$(SYSUSERSDIR)' --doc-directory='$(DOCDIR)' --config-directory='$(CONFDIR)'
 
 .DEFAULT_GOAL := help
-.PHONY: help run test lint typecheck format bench soak soak-ci install uninstall clean needs
+.PHONY: help run test lint typecheck format bench soak soak-ci clean needs \
+	install rollback uninstall install-user rollback-user uninstall-user
 
 help: ## List the targets
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-14s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 run: $(VENV)/.run ## Start the daemon with an embedded Valkey; Ctrl-C stops it
 	@exec $(BIN)/redstreamd serve --embedded
@@ -38,6 +42,7 @@ lint: $(VENV)/.dev ## Check style, naming, docstrings and trio pitfalls
 
 typecheck: $(VENV)/.dev ## Check types strictly
 	$(BIN)/mypy
+	$(BIN)/mypy contrib/install
 
 format: $(VENV)/.dev ## Format the code
 	$(BIN)/ruff format .
@@ -52,31 +57,23 @@ soak: needs $(VENV)/.dev ## The repeated faults and races at full counts; may ta
 soak-ci: needs $(VENV)/.dev ## The same with at most 25 repetitions, within 45 minutes
 	@timeout --foreground --kill-after=30 45m $(BIN)/python -m pytest -m soak_ci
 
-install: $(VENV)/.run ## Install the service under /opt/redstreamd, with its units (DESTDIR is honoured)
-	$(SERVICE_PYTHON) -m venv --without-pip --clear $(DESTDIR)$(PREFIX)
-	$(BIN)/python -m pip --python $(DESTDIR)$(PREFIX)/bin/python install --quiet --disable-pip-version-check '.[embedded]'
-	@# The environment is made below DESTDIR and must work without it.
-	@[ -z "$(DESTDIR)" ] || sed -i '1s|^#!$(DESTDIR)|#!|' $(DESTDIR)$(PREFIX)/bin/redstreamd
-	install -d $(DESTDIR)/usr/local/bin
-	ln -sf $(PREFIX)/bin/redstreamd $(DESTDIR)/usr/local/bin/redstreamd
-	install -d $(DESTDIR)$(UNITDIR) $(DESTDIR)$(SYSUSERSDIR) $(DESTDIR)$(CONFDIR) $(DESTDIR)$(DOCDIR)/drop-ins
-	install -m 0644 $(UNITS:%=systemd/%) $(DESTDIR)$(UNITDIR)
-	install -m 0644 systemd/redstreamd.sysusers.conf $(DESTDIR)$(SYSUSERSDIR)/redstreamd.conf
-	install -m 0644 systemd/drop-ins/*.conf $(DESTDIR)$(DOCDIR)/drop-ins
-	install -m 0644 docs/*.md $(DESTDIR)$(DOCDIR)
-	@# Settings are the administrator's: an existing file stays as it is.
-	[ -e $(DESTDIR)$(CONFDIR)/redstreamd.toml ] || install -m 0644 systemd/redstreamd.toml $(DESTDIR)$(CONFDIR)
-	@if [ -z "$(DESTDIR)" ] && command -v systemctl >/dev/null; then \
-		systemd-sysusers redstreamd.conf; systemctl daemon-reload || true; \
-		echo "Installed. To enable it: systemctl enable --now redstreamd.socket"; fi
+install: ## Install the service under /opt/redstreamd, with its units (DESTDIR is honoured)
+	@$(INSTALLER) install $(PLACES) --pip-python='$(PYTHON)'
 
-uninstall: ## Remove what install put there; settings and data stay
-	@if [ -z "$(DESTDIR)" ] && command -v systemctl >/dev/null; then \
-		systemctl disable --now redstreamd.socket redstreamd-inetd.socket redstreamd.service || true; fi
-	rm -rf $(DESTDIR)$(PREFIX) $(DESTDIR)$(DOCDIR)
-	rm -f $(UNITS:%=$(DESTDIR)$(UNITDIR)/%) $(DESTDIR)$(SYSUSERSDIR)/redstreamd.conf $(DESTDIR)/usr/local/bin/redstreamd
-	@[ -n "$(DESTDIR)" ] || ! command -v systemctl >/dev/null || systemctl daemon-reload || true
-	@echo "Kept: $(DESTDIR)$(CONFDIR) and /var/lib/private/redstreamd"
+rollback: ## Go back to the version that was installed before; once more goes forward again
+	@$(INSTALLER) rollback $(PLACES)
+
+uninstall: ## Remove all installed versions; settings and data stay
+	@$(INSTALLER) uninstall $(PLACES)
+
+install-user: ## Install for yourself alone, without root, with units for systemctl --user
+	@$(INSTALLER) install --user --pip-python='$(PYTHON)'
+
+rollback-user: ## Go back to your own version before
+	@$(INSTALLER) rollback --user
+
+uninstall-user: ## Remove your own versions; settings and data stay
+	@$(INSTALLER) uninstall --user
 
 clean: ## Remove the environment and everything generated
 	rm -rf $(VENV) build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis

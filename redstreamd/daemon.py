@@ -42,6 +42,7 @@ from redstreamd.resources.catalog import LIBRARY
 from redstreamd.service.activation import adopt_sockets, adopt_standard_input
 from redstreamd.service.child import Child
 from redstreamd.service.figures import process_figures
+from redstreamd.service.installation import installation
 from redstreamd.service.lastwords import install_last_words
 from redstreamd.service.log import LogOutput, set_up_logging
 from redstreamd.service.notify import Notifier
@@ -191,6 +192,7 @@ def _build(settings: Settings, resources: AsyncExitStack) -> _Parts:
     updates = Updates(bus.hub, Sources(bus.commands, bus.lister), max_subscriptions=settings.limits.max_waits)
     vitals = Vitals(manager, bus.commands, bus.hub, updates, version=__version__)
     vitals.include("process", process_figures)
+    vitals.include("installation", installation)
     server = build_server(
         Toolbox(
             REGISTRY,

@@ -16,7 +16,7 @@ LEAVES = {"errors", "ijson", "nearest", "policy"}
 ALLOWED: dict[str, set[str]] = {
     "settings": {"errors", "nearest", "paths"},
     "ijson": {"errors"},
-    "service": {"errors"},
+    "service": {"errors", "versions"},
     "redisio": {"errors"},
     "mcpio": LEAVES,
     "streams": LEAVES | {"settings", "redisio"},
@@ -32,7 +32,7 @@ ALLOWED: dict[str, set[str]] = {
     "doors": {"errors", "mcpio", "paths", "policy", "service", "settings"},
     "status": {"mcpio", "redisio", "streams"},
     "targets": {"errors", "redisio", "settings"},
-    "doctor": {"errors", "paths", "redisio", "settings", "streams", "targets"},
+    "doctor": {"errors", "paths", "redisio", "settings", "streams", "targets", "versions"},
     "daemon": LEAVES
     | {
         "banner",
@@ -52,7 +52,7 @@ ALLOWED: dict[str, set[str]] = {
         "targets",
         "tools",
     },
-    "cli": {"daemon", "doctor", "doors", "errors", "paths", "settings"},
+    "cli": {"daemon", "doctor", "doors", "errors", "paths", "settings", "versions"},
     "__main__": {"cli"},
 }
 

@@ -11,6 +11,7 @@ from typing import Any, Final
 from redstreamd.cli.asking import envelope, exchange, request_line
 from redstreamd.cli.reach import UnreachableError, open_connection
 from redstreamd.cli.text import complain, escaped
+from redstreamd.versions import replaced
 
 #: Seconds for the answer. The daemon bounds its own look at Redis to one; beyond this it hangs.
 _ANSWER_SECONDS: Final = 10.0
@@ -72,6 +73,10 @@ def _report(response: Mapping[str, Any]) -> dict[str, Any]:
 def _lines(report: Mapping[str, Any]) -> Iterator[str]:
     """Yield the report as text, a part a line and its details below it."""
     yield _line(f"redstreamd {report['redstreamd']}", _process(report["process"]))
+    if other := replaced(report):
+        seen, todo = other
+        yield _line("", seen)
+        yield _line("", f"-> {todo}")
     redis = report["redis"]
     if troubles := _troubles(redis):
         for number, trouble in enumerate(troubles):

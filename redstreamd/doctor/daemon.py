@@ -7,13 +7,14 @@ import os
 import shlex
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 import trio
 
 from redstreamd.doctor.report import Check, error, ok, warning
 from redstreamd.paths import candidates_for_clients
 from redstreamd.settings import Kind, Settings
+from redstreamd.versions import replaced
 
 #: Seconds for an answer. A daemon that its socket has to start first needs about one.
 _ANSWER_SECONDS: Final = 10.0
@@ -59,7 +60,7 @@ async def check_socket(
     for place in places:
         try:
             with trio.fail_after(_ANSWER_SECONDS):
-                used = await _redis_of(place)
+                report = await _report_of(place)
         except OSError as refusal:
             refusals[place] = refusal
         except trio.TooSlowError:
@@ -73,10 +74,11 @@ async def check_socket(
             return error("socket", tried, f"{place} is answered by something else, or turns us away", todo)
         else:
             seen = f"a daemon answers at {place}"
-            if used is None or _is_same(used, server):
+            wrong = [*_other_redis(report, server), *_other_version(report)]
+            if not wrong:
                 return ok("socket", tried, seen)
-            todo = f"To examine that one, give doctor the daemon's settings ({_settings_of(used)})."
-            return warning("socket", tried, f"{seen}, and uses another Redis, at {used}", todo)
+            seen = "; ".join([seen, *(what for what, _ in wrong)])
+            return warning("socket", tried, seen, " ".join(todo for _, todo in wrong))
     seen = "; ".join(f"{place}: {refusal.strerror or refusal}" for place, refusal in refusals.items())
     todo = "Start it: `systemctl start redstreamd.socket`, or `redstreamd serve`."
     if any(isinstance(refusal, PermissionError) for refusal in refusals.values()):
@@ -84,8 +86,24 @@ async def check_socket(
     return warning("socket", tried, f"no daemon answers ({seen})", todo)
 
 
-async def _redis_of(place: str) -> str | None:
-    """Ask the daemon for its health and return the address of its Redis; None if it does not say.
+def _other_redis(report: Mapping[str, Any], server: str) -> list[tuple[str, str]]:
+    """Return what is wrong and what to do, if the daemon uses another Redis than the one examined."""
+    redis = report.get("redis")
+    used = redis.get("address") if isinstance(redis, Mapping) else None
+    if used is None or _is_same(str(used), server):
+        return []
+    todo = f"To examine that one, give doctor the daemon's settings ({_settings_of(str(used))})."
+    return [(f"it uses another Redis, at {used}", todo)]
+
+
+def _other_version(report: Mapping[str, Any]) -> list[tuple[str, str]]:
+    """Return what is wrong and what to do, if the daemon is not of the version that is installed."""
+    found = replaced(report)
+    return [] if found is None else [found]
+
+
+async def _report_of(place: str) -> Mapping[str, Any]:
+    """Ask the daemon for its health and return the report; empty if there is none in the answer.
 
     Raises:
         OSError: Nobody is there.
@@ -104,10 +122,10 @@ async def _redis_of(place: str) -> str | None:
     if not isinstance(answer, dict) or answer.get("id") != 1 or "result" not in answer:
         raise ValueError("no answer to a request")
     try:
-        address = json.loads(answer["result"]["contents"][0]["text"])["redis"]["address"]
+        report = json.loads(answer["result"]["contents"][0]["text"])
     except (LookupError, TypeError, ValueError):
-        return None
-    return str(address)
+        return {}
+    return report if isinstance(report, dict) else {}
 
 
 def _is_same(used: str, server: str) -> bool:

@@ -1,0 +1,154 @@
+"""What of a version lies outside the prefix: units, documents, the command, an example of settings.
+
+Each version keeps its own copies below share/, so that going back to it puts its units back, too.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from versions import Versions, replace_by_link
+
+UNITS, DOCUMENTS, GROUPS, SETTINGS = (
+    "share/units",
+    "share/doc/redstreamd",
+    "share/sysusers.conf",
+    "share/settings.toml",
+)
+
+#: The prefix that the units and documents in the sources name.
+_WRITTEN = {False: "/opt/redstreamd", True: "%h/.local/share/redstreamd"}
+
+
+@dataclass(frozen=True)
+class Host:
+    """Where things lie on the host, as this process sees them.
+
+    Attributes:
+        versions: The versions.
+        user: Whether this is an installation of one person's, without root.
+        home: The person's home directory; unused otherwise.
+        units: systemd's directory for units.
+        sysusers: systemd's directory for groups; None to make no group.
+        documents: The directory of the documents.
+        settings: The settings file, which is the administrator's once it exists.
+        command: The name by which people start the program.
+    """
+
+    versions: Versions
+    user: bool
+    home: Path
+    units: Path
+    sysusers: Path | None
+    documents: Path
+    settings: Path
+    command: Path
+
+    def collect(self, source: Path, directory: Path) -> None:
+        """Copy from the sources what belongs to a version into its directory."""
+        units = source / "systemd" / "user" if self.user else source / "systemd"
+        for unit in sorted((*units.glob("*.socket"), *units.glob("*.service"))):
+            self._render(unit, directory / UNITS / unit.name)
+        # Most of what the drop-ins change is nothing that a user's service manager can do.
+        drop_ins = () if self.user else (source / "systemd" / "drop-ins").glob("*.conf")
+        for drop_in in sorted(drop_ins):
+            self._render(drop_in, directory / DOCUMENTS / "drop-ins" / drop_in.name)
+        for document in sorted((source / "docs").glob("*.md")):
+            _write(directory / DOCUMENTS / document.name, document.read_bytes())
+        _write(directory / GROUPS, (source / "systemd" / "redstreamd.sysusers.conf").read_bytes())
+        _write(directory / SETTINGS, (source / "systemd" / "redstreamd.toml").read_bytes())
+
+    def collect_installed(self, directory: Path) -> None:
+        """Copy what an earlier release installed outside the prefix into the directory of its version."""
+        for unit in sorted(self.units.glob("redstreamd*")):
+            if unit.is_file():
+                _write(directory / UNITS / unit.name, unit.read_bytes())
+        if self.documents.is_dir() and not self.documents.is_symlink():
+            shutil.copytree(self.documents, directory / DOCUMENTS, dirs_exist_ok=True)
+        if self.sysusers is not None and (self.sysusers / "redstreamd.conf").exists():
+            _write(directory / GROUPS, (self.sysusers / "redstreamd.conf").read_bytes())
+
+    def publish(self, version: str) -> None:
+        """Put in place what belongs to a version, remove what belongs to others only, and tell systemd."""
+        directory = self.versions.directory(version)
+        wanted = sorted((directory / UNITS).iterdir()) if (directory / UNITS).is_dir() else []
+        for unit in wanted:
+            _write(self.units / unit.name, unit.read_bytes())
+        for name in self._unit_names() - {unit.name for unit in wanted}:
+            (self.units / name).unlink(missing_ok=True)
+        if self.sysusers is not None and (directory / GROUPS).exists():
+            _write(self.sysusers / "redstreamd.conf", (directory / GROUPS).read_bytes())
+        prefix = self.versions.installed(self.versions.prefix)
+        self.documents.parent.mkdir(parents=True, exist_ok=True)
+        replace_by_link(self.documents, f"{prefix}/current/{DOCUMENTS}")
+        if (directory / SETTINGS).exists() and not os.path.lexists(self.settings):
+            _write(self.settings, (directory / SETTINGS).read_bytes())
+        self._link_command(Path(prefix, "bin", "redstreamd"))
+        if self.sysusers is not None:
+            self.tell("systemd-sysusers", "redstreamd.conf")
+        self.tell(*self.systemctl("daemon-reload"))
+
+    def withdraw(self) -> None:
+        """Stop the service and remove all that was put in place, but for settings and data."""
+        self.tell(*self.systemctl("disable", "--now", *sorted(self._unit_names())))
+        for name in self._unit_names():
+            (self.units / name).unlink(missing_ok=True)
+        if self.documents.is_symlink():
+            self.documents.unlink()
+        elif self.documents.exists():
+            shutil.rmtree(self.documents)
+        if self.sysusers is not None:
+            (self.sysusers / "redstreamd.conf").unlink(missing_ok=True)
+        if self._is_ours(self.command):
+            self.command.unlink()
+        self.tell(*self.systemctl("daemon-reload"))
+
+    def systemctl(self, *arguments: str) -> Sequence[str]:
+        """Return the command that asks the service manager which the units belong to."""
+        return ("systemctl", *(("--user",) if self.user else ()), *arguments)
+
+    def tell(self, *command: str) -> None:
+        """Run a command that needs a running host; not below DESTDIR, and without one nothing is lost."""
+        if self.versions.staging or shutil.which(command[0]) is None:
+            return
+        subprocess.run(command, check=False, stdin=subprocess.DEVNULL)
+
+    def _unit_names(self) -> set[str]:
+        names = {unit.name for unit in self.versions.prefix.glob(f"versions/*/{UNITS}/*")}
+        return names | {"redstreamd.service", "redstreamd.socket"}
+
+    def _render(self, source: Path, target: Path) -> None:
+        """Copy a unit or drop-in with the prefix that it was installed under."""
+        prefix = str(self.versions.installed(self.versions.prefix))
+        text = source.read_text("utf-8")
+        if not (self.user and prefix == f"{self.home}/.local/share/redstreamd"):
+            text = text.replace(_WRITTEN[self.user], prefix)
+        _write(target, text.encode())
+
+    def _link_command(self, program: Path) -> None:
+        self.command.parent.mkdir(parents=True, exist_ok=True)
+        if os.path.lexists(self.command) and not self._is_ours(self.command):
+            print(f"{self.command} is another program and was left alone; this one is {program}")
+        else:
+            replace_by_link(self.command, str(program))
+
+    def _is_ours(self, command: Path) -> bool:
+        prefix = self.versions.installed(self.versions.prefix)
+        return command.is_symlink() and command.readlink().is_relative_to(prefix)
+
+
+def _write(target: Path, content: bytes) -> None:
+    """Write a file that everybody may read, in one step."""
+    target.parent.mkdir(parents=True, exist_ok=True)
+    if target.is_file() and not target.is_symlink() and target.read_bytes() == content:
+        target.chmod(0o644)
+        return
+    draft = target.with_name(f".{target.name}.new")
+    draft.write_bytes(content)
+    draft.chmod(0o644)
+    draft.rename(target)

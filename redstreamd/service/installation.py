@@ -1,0 +1,30 @@
+"""Where this process was started from, and what a restart would start."""
+
+from __future__ import annotations
+
+import os
+import sys
+
+import attrs
+
+from redstreamd.versions import installed_beside
+
+
+@attrs.frozen
+class Installation:
+    """A snapshot of the installation.
+
+    Attributes:
+        directory: The environment that this process runs from.
+        installed: The directory of the version that is installed; None where versions are not kept, as in a
+            checkout.
+    """
+
+    directory: str
+    installed: str | None
+
+
+def installation() -> Installation:
+    """Return the installation of the calling process, as of now."""
+    directory = os.path.realpath(sys.prefix)
+    return Installation(directory=directory, installed=installed_beside(directory))
