@@ -10,7 +10,6 @@ import pytest
 
 from redstreamd.versions import installed_beside, replaced
 
-
 MANAGERS = ("systemctl", "systemctl --user")
 
 

@@ -24,6 +24,7 @@ REPOSITORY = Path(__file__).resolve().parents[2]
 sys.path.insert(0, str(REPOSITORY / "contrib" / "install"))
 
 import versions as installer  # noqa: E402
+from environment import Builder  # noqa: E402
 from host import DOCUMENTS, UNITS, Host  # noqa: E402
 from versions import STAMP, InstallError, Versions  # noqa: E402
 
@@ -313,3 +314,27 @@ def test_another_program_of_the_same_name_is_left_alone(place: Path, capsys: pyt
     switch(host, version)
     assert host.command.read_text() == "somebody else's"
     assert "left alone" in capsys.readouterr().out
+
+
+def interpreter(path: Path, script: str) -> str:
+    """Make a stand-in for an interpreter; its arguments are ``-I -m venv DIRECTORY``."""
+    path.write_text(f"#!/bin/sh\n{script}\n")
+    path.chmod(0o755)
+    return str(path)
+
+
+def test_without_ensurepip_it_is_said_which_package_to_install(place: Path) -> None:
+    bare = interpreter(place / "bare", "echo 'No module named ensurepip'; exit 1")
+    with host_below(place).versions.locked() as lock, pytest.raises(InstallError) as refused:
+        Builder(REPOSITORY, bare, (), place, lock).build(place / "version", staging="")
+    assert "apt-get install python3-venv" in str(refused.value)
+    assert f"{bare}: No module named ensurepip" in str(refused.value)
+    assert not (place / "version").exists()
+
+
+def test_another_interpreter_lends_its_pip(place: Path) -> None:
+    bare = interpreter(place / "bare", 'test "$3" != venv')
+    whole = interpreter(place / "whole", 'mkdir -p "$4/bin"')
+    with host_below(place).versions.locked() as lock:
+        pip = Builder(REPOSITORY, bare, (whole,), place, lock)._pip()
+    assert pip.parent.is_dir()
