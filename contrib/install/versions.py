@@ -74,10 +74,9 @@ class Versions:
                     print(f"Waiting for another installation in {self.prefix} ...", file=sys.stderr)
                     fcntl.flock(lock, fcntl.LOCK_EX)
                 # An uninstallation removes the file while others wait for it.
-                with contextlib.suppress(FileNotFoundError):
-                    if os.path.samestat(os.fstat(lock), path.stat()):
-                        yield lock
-                        return
+                if path.exists() and os.path.samestat(os.fstat(lock), path.stat()):
+                    yield lock
+                    return
                 self.prefix.mkdir(parents=True, exist_ok=True)
             finally:
                 os.close(lock)
@@ -212,7 +211,7 @@ def in_use(directories: Iterable[Path]) -> set[Path]:
     says, or if it has mapped a file of it, as every daemon has (compiled modules).
     """
     wanted = {
-        directory: tuple(os.fsencode(f"{name}/") for name in {str(directory), os.path.realpath(directory)})
+        directory: tuple(os.fsencode(f"{place}/{directory.name}/") for place in _names(directory.parent))
         for directory in directories
     }
     used: set[Path] = set()
@@ -228,6 +227,11 @@ def in_use(directories: Iterable[Path]) -> set[Path]:
             if command.startswith(names) or any(name in maps for name in names)
         )
     return used
+
+
+def _names(place: Path) -> set[Path]:
+    """Return a directory's name as it is given, and as programs that have it open know it."""
+    return {place, place.resolve()}
 
 
 def replace_by_link(path: Path, target: str) -> None:

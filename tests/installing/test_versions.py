@@ -253,8 +253,15 @@ def test_a_program_of_the_former_layout_keeps_its_modules_until_it_ends(place: P
             assert (host.versions.prefix / "lib" / "module.py").read_text() == "1.0"
         finally:
             program.kill()
-    switch(host, make_version(host, "3.0"), installer.in_use)
-    assert not (host.versions.prefix / "lib").exists()
+    # A program of the current version holds nothing of the former one.
+    current = host.versions.prefix / "current" / "bin" / "python"
+    shutil.copy2("/bin/sleep", current)
+    with subprocess.Popen([current.resolve(), "1000"]) as program:
+        try:
+            switch(host, make_version(host, "3.0"), installer.in_use)
+            assert not (host.versions.prefix / "lib").exists()
+        finally:
+            program.kill()
 
 
 def test_two_installations_at_once_come_one_after_the_other(place: Path) -> None:
