@@ -79,6 +79,22 @@ async def test_a_daemon_with_another_redis_is_a_warning_that_names_it(
     assert "--config, REDIS_..." in check.todo
 
 
+async def test_a_daemon_of_another_version_than_the_installed_one_is_a_warning_that_names_both(
+    listen: Listen, environ: dict[str, str]
+) -> None:
+    installation = {"directory": "/srv/versions/1", "installed": "/srv/versions/2"}
+    report = {"redstreamd": "0.1.0", "installation": installation, "redis": {"address": "elsewhere:6380"}}
+    content = {"text": json.dumps(report)}
+    await listen(json.dumps({"jsonrpc": "2.0", "id": 1, "result": {"contents": [content]}}).encode() + b"\n")
+    with trio.fail_after(10):
+        check = await check_socket(Settings(), environ, server=EXAMINED)
+    assert check.severity is Severity.WARNING
+    # Nothing that is wrong hides anything else that is.
+    assert "elsewhere:6380" in check.seen
+    assert "0.1.0 from /srv/versions/1 is running, but /srv/versions/2 is installed" in check.seen
+    assert "systemctl restart redstreamd" in check.todo
+
+
 async def test_a_daemon_with_a_server_of_its_own_is_a_warning_with_the_options_that_name_it(
     listen: Listen, environ: dict[str, str]
 ) -> None:

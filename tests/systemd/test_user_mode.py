@@ -112,6 +112,15 @@ def test_systemd_has_no_complaint_about_the_units(person: Person) -> None:
     assert "ignoring" not in journal.lower()
 
 
+def test_doctor_examines_it_and_finds_nothing_wrong(person: Person) -> None:
+    person.tool("stream_list")
+    report = json.loads(person.run("redstreamd", "doctor", "--json", check=False).stdout)
+    assert [each for each in report if each["severity"] == "error"] == []
+    assert [each["seen"] for each in report if each["check"] == "socket"] == [
+        f"a daemon answers at {RUNTIME}/redstreamd/mcp.sock"
+    ]
+
+
 def test_a_daemon_that_is_killed_comes_back_and_the_socket_stays(person: Person) -> None:
     person.tool("stream_list")
     former = person.main_pid()
