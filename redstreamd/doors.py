@@ -17,6 +17,7 @@ from redstreamd.errors import SettingsError
 from redstreamd.mcpio.absence import answer_for_absent
 from redstreamd.mcpio.acceptor import Door
 from redstreamd.mcpio.listeners import ListenError, open_tcp_listeners, open_unix_listener
+from redstreamd.notation import socket_path
 from redstreamd.policy import Principal
 from redstreamd.service.activation import Activated, adopt_sockets
 from redstreamd.settings import Kind, ListenAddress
@@ -95,11 +96,19 @@ def _door(
 def _default_address() -> ListenAddress:
     path = paths.default_socket()
     try:
+        address = ListenAddress(Kind.UNIX, path=socket_path(path))
+    except ValueError as wrong:
+        allowed = (
+            f"{wrong}; without the setting it follows from the environment variables RUNTIME_DIRECTORY and "
+            "XDG_RUNTIME_DIR"
+        )
+        raise SettingsError("daemon.listen", value=path, source="default", allowed=allowed) from None
+    try:
         paths.make_socket_directory(path)
     except OSError as error:
         number = error.errno or errno.EIO
         raise ListenError(number, f"cannot listen on {path}: {error.strerror or error}") from error
-    return ListenAddress(Kind.UNIX, path=path)
+    return address
 
 
 def turn_away_waiting(reason: str) -> None:

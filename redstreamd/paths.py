@@ -5,7 +5,7 @@ Standard library only, and no pathlib (it would be a third of the start-up time 
 environment and the user ID, so nothing here depends on the process it runs in.
 """
 
-# ruff: noqa: PTH103, PTH111, PTH116, PTH120
+# ruff: noqa: PTH103, PTH116, PTH120
 
 from __future__ import annotations
 
@@ -88,7 +88,8 @@ def default_state_directory(environ: Mapping[str, str] = os.environ) -> str:
     """Return where state is kept: systemd's ``StateDirectory=``, else the person's state directory.
 
     The second follows the XDG Base Directory Specification 0.8, which has relative
-    paths ignored.
+    paths ignored. Users that exist in a container by number only may have no home: then the
+    path that is returned is not absolute, and is to be refused.
     """
     if given := _systemd_directory("STATE_DIRECTORY", environ):
         return given
@@ -96,7 +97,9 @@ def default_state_directory(environ: Mapping[str, str] = os.environ) -> str:
     if state.startswith("/"):
         return f"{state}/redstreamd"
     home = environ.get("HOME", "")
-    return f"{home if home.startswith('/') else os.path.expanduser('~')}/.local/state/redstreamd"
+    if not home.startswith("/"):
+        home = _home()
+    return f"{home}/.local/state/redstreamd"
 
 
 def make_socket_directory(socket_path: str) -> None:
@@ -131,6 +134,16 @@ def _runtime_directory(environ: Mapping[str, str], uid: int) -> str | None:
     # `sudo` and `su` can leave another user's directory in the environment.
     runtime = environ.get("XDG_RUNTIME_DIR", "")
     return runtime if runtime.startswith("/") and _owned_by(runtime, uid) else None
+
+
+def _home() -> str:
+    # Not expanduser, which takes whatever HOME holds.
+    import pwd  # here, because the bridge does without it
+
+    try:
+        return pwd.getpwuid(os.getuid()).pw_dir
+    except KeyError:
+        return "~"
 
 
 def _owned_by(directory: str, uid: int) -> bool:

@@ -10,6 +10,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from redstreamd.errors import SettingsError
+from redstreamd.notation import MASK
 from redstreamd.redisio.credentials import PasswordFile
 from redstreamd.redisio.target import Target
 from redstreamd.redisio.tls import Tls
@@ -60,14 +61,19 @@ def _found(key: str, path: Path, environ: Mapping[str, str]) -> str:
     directory = environ.get(CREDENTIALS_VARIABLE)
     if directory:
         return str(Path(directory) / path)
+    # Some give the password where its file is asked for.
+    secret = key == "redis.password_file"
+    shown, name = (MASK, "NAME") if secret else (str(path), str(path))
     allowed = (
         f"an absolute path; the name of a credential needs ${CREDENTIALS_VARIABLE}, which systemd sets for a "
-        f"service with LoadCredential={path}:FILE"
+        f"service with LoadCredential={name}:FILE"
     )
+    if secret:
+        allowed += "; a password itself is redis.password"
     raise SettingsError(
         key,
-        value=str(path),
+        value=shown,
         source="the settings",
         allowed=allowed,
-        text=f"setting {key}='{path}' cannot be used: this process has no credentials; allowed: {allowed}",
+        text=f"setting {key}='{shown}' cannot be used: this process has no credentials; allowed: {allowed}",
     )

@@ -14,7 +14,7 @@ PACKAGE = Path(__file__).parent.parent / "redstreamd"
 #: What each part may import of redstreamd, besides itself. Whatever is not listed may import nothing.
 LEAVES = {"errors", "ijson", "nearest", "policy"}
 ALLOWED: dict[str, set[str]] = {
-    "settings": {"errors", "nearest", "paths"},
+    "settings": {"errors", "nearest", "notation", "paths", "placeholders"},
     "ijson": {"errors"},
     "service": {"errors", "versions"},
     "redisio": {"errors"},
@@ -29,10 +29,20 @@ ALLOWED: dict[str, set[str]] = {
     "records": {"mcpio", "redisio", "service"},
     "journal": {"mcpio", "records", "redisio"},
     "banner": {"paths", "settings"},
-    "doors": {"errors", "mcpio", "paths", "policy", "service", "settings"},
+    "doors": {"errors", "mcpio", "notation", "paths", "policy", "service", "settings"},
     "status": {"mcpio", "redisio", "streams"},
-    "targets": {"errors", "redisio", "settings"},
-    "doctor": {"errors", "paths", "redisio", "settings", "streams", "targets", "versions"},
+    "targets": {"errors", "notation", "redisio", "settings"},
+    "doctor": {
+        "errors",
+        "notation",
+        "paths",
+        "placeholders",
+        "redisio",
+        "settings",
+        "streams",
+        "targets",
+        "versions",
+    },
     "daemon": LEAVES
     | {
         "banner",
@@ -52,7 +62,17 @@ ALLOWED: dict[str, set[str]] = {
         "targets",
         "tools",
     },
-    "cli": {"daemon", "doctor", "doors", "errors", "paths", "settings", "versions"},
+    "cli": {
+        "daemon",
+        "doctor",
+        "doors",
+        "errors",
+        "notation",
+        "paths",
+        "placeholders",
+        "settings",
+        "versions",
+    },
     "__main__": {"cli"},
 }
 

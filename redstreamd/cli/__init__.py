@@ -15,21 +15,37 @@ from typing import Any, NoReturn
 
 from redstreamd import __version__
 from redstreamd.cli import call, check_config, connect, doctor, serve, status, stdio
+from redstreamd.notation import MASK, without_login
 
 
 class _Parser(argparse.ArgumentParser):
     """argparse with sysexits' status for wrong usage (its own, 2, means nothing to systemd)."""
 
+    # The words that are being parsed, which may hold secrets in places where none belongs.
+    _words: Sequence[str] = ()
+
     def parse_known_args(self, args: Any = None, namespace: Any = None) -> Any:
         """Refuse what is unknown here; argparse has it refused with the usage of the whole program."""
+        self._words = args or ()
         known, unknown = super().parse_known_args(args, namespace)
         if unknown:
-            self.error(f"unrecognized arguments: {' '.join(unknown)}")
+            self.error(f"unrecognized arguments: {' '.join(map(_option, unknown))}")
         return known, unknown
 
     def error(self, message: str) -> NoReturn:
+        for word in self._words:
+            if (shown := without_login(word)) != word:
+                message = message.replace(repr(word), repr(shown)).replace(word, shown)
         self.print_usage(sys.stderr)
         self.exit(os.EX_USAGE, f"{self.prog}: {message}\n{self.prog} --help says more\n")
+
+
+def _option(word: str) -> str:
+    """Return a word of the command line that means nothing there, as far as it is surely no secret."""
+    option, equals, _ = word.partition("=")
+    if not option.startswith("-"):
+        return MASK
+    return f"{option}={MASK}" if equals else option
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -45,7 +61,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     commands = parser.add_subparsers(metavar="COMMAND", required=True)
     for command in (serve, stdio, connect, call, status, check_config, doctor):
         command.add_to(commands)
-    arguments = parser.parse_args(argv)
+    arguments = parser.parse_args(sys.argv[1:] if argv is None else argv)
     try:
         exit_status: int = arguments.run(arguments)
         print(end="", flush=True)  # unlike the stream's own flush, also where there is no standard output

@@ -19,7 +19,9 @@ from redstreamd.cli.text import complain, escaped
 def add_to(commands: Any) -> None:
     """Add the command to the parser."""
     parser = commands.add_parser("call", help="call one tool and print its result", allow_abbrev=False)
-    parser.add_argument("--socket", metavar="PATH", help="the daemon's socket instead of the usual places")
+    parser.add_argument(
+        "--socket", metavar="PATH", help="the daemon's socket, or tcp:HOST:PORT, instead of the usual places"
+    )
     parser.add_argument("tool", metavar="TOOL", help="the tool's name, such as stream_list")
     parser.add_argument(
         "json", metavar="JSON", nargs="?", default="{}", help="its arguments, a JSON object; - for stdin"
@@ -39,7 +41,7 @@ def run(arguments: argparse.Namespace) -> int:
             response = exchange(connection, request)
     except UnreachableError as unreachable:
         complain(str(unreachable))
-        return os.EX_TEMPFAIL
+        return unreachable.exit_status
     except OSError as broken:
         complain(f"the daemon left before it answered ({broken}); whether the call took effect is not known")
         return os.EX_TEMPFAIL

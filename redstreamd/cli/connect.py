@@ -27,7 +27,9 @@ def add_to(commands: Any) -> None:
     parser = commands.add_parser(
         "connect", help="connect stdin and stdout to the running daemon", allow_abbrev=False
     )
-    parser.add_argument("--socket", metavar="PATH", help="the daemon's socket instead of the usual places")
+    parser.add_argument(
+        "--socket", metavar="PATH", help="the daemon's socket, or tcp:HOST:PORT, instead of the usual places"
+    )
     parser.set_defaults(run=run)
 
 
@@ -45,7 +47,7 @@ def run(arguments: argparse.Namespace) -> int:
     except UnreachableError as unreachable:
         complain(str(unreachable))
         answer_for_absent(str(unreachable), source=0, sink=1)
-        return os.EX_TEMPFAIL
+        return unreachable.exit_status
 
 
 def bridge(connection: socket.socket, *, source: int, sink: int) -> int:

@@ -24,7 +24,7 @@ def add_settings_options(parser: argparse.ArgumentParser) -> None:
         metavar="ADDRESS",
         action="append",
         default=[],
-        help="unix:PATH or tcp:HOST:PORT; repeatable",
+        help="unix:PATH or tcp:HOST:PORT, also as a URL; repeatable",
     )
     parser.add_argument(
         "--set",

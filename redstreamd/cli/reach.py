@@ -7,12 +7,16 @@ import os
 import socket
 import time
 
-from redstreamd.paths import candidates_for_clients, is_safe_place
+from redstreamd.notation import Place, daemon_place, tidy
+from redstreamd.paths import SOCKET_VARIABLE, candidates_for_clients, is_safe_place
+from redstreamd.placeholders import placeholder_in
 
 RESTART_GRACE = 3.0
 """Seconds for which a daemon that seems to restart is waited for: without socket activation it is away
 for the time its imports take, about one second. Claude Code starts its bridge once more with the next
 call, and goes without the bus if that fails."""
+
+_CONNECT_SECONDS = 5.0  # for a host that does not answer; a socket of this host answers at once
 
 _RETRY = 0.05  # seconds; a twentieth of that absence, and nothing for the machine
 
@@ -24,43 +28,102 @@ _CAUSES = {
 
 
 class UnreachableError(Exception):
-    """No socket answers; the message says where it was looked for and how to start the daemon."""
+    """No socket answers; the message says where it was looked for and how to start the daemon.
+
+    Attributes:
+        exit_status: That of the command: 75, or 78 if the socket that was named cannot be one.
+    """
+
+    exit_status = os.EX_TEMPFAIL
+
+
+class NotAnAddressError(UnreachableError):
+    """What was given as the daemon's socket is no address."""
+
+    exit_status = os.EX_CONFIG
+
+    def __init__(self, source: str, why: str) -> None:
+        """Say what is wrong with what `source` gave; `why` holds nothing of it."""
+        super().__init__(f"{source} does not name the daemon's socket; {why}")
 
 
 def open_connection(named: str | None) -> socket.socket:
     """Connect to the daemon, blocking.
 
     Args:
-        named: The one socket to try; without it, the usual places in their order.
+        named: The one address to try, see `address`; without it, the usual places in their order.
 
     Raises:
         UnreachableError: None of them answers.
+        NotAnAddressError: What is named is no address.
     """
-    places = candidates_for_clients() if named is None else [named]
+    named = tidy(named or "")
+    if named:
+        addresses = {named: address(named, "--socket")}
+    else:
+        variable = tidy(os.environ.get(SOCKET_VARIABLE, ""))
+        addresses = {variable: address(variable, SOCKET_VARIABLE)} if variable else {}
+        usual = candidates_for_clients({**os.environ, SOCKET_VARIABLE: ""})
+        addresses |= {each: Place("unix", path=each) for each in usual}
+    places = list(addresses)
     deadline = time.monotonic() + RESTART_GRACE
     while True:
         refusals: dict[str, OSError] = {}
         for place in places:
-            connection = socket.socket(socket.AF_UNIX)
             try:
-                connection.connect(place)
+                connection = _connected(addresses[place])
             except OSError as refusal:
-                connection.close()
                 refusals[place] = refusal
             else:
-                if named is not None or is_safe_place(place):
+                if named or is_safe_place(addresses[place].path):
                     return connection
                 connection.close()
                 refusals[place] = PermissionError(errno.EPERM, "somebody else has made its directory")
-        if time.monotonic() >= deadline or not any(map(_may_come_back, refusals, refusals.values())):
+        may_come_back = any(_may_come_back(addresses[place].path, why) for place, why in refusals.items())
+        if time.monotonic() >= deadline or not may_come_back:
             raise UnreachableError(_explained(refusals))
         time.sleep(_RETRY)
+
+
+def address(text: str, source: str) -> Place:
+    """Read the address of a daemon.
+
+    Args:
+        text: The address, see `notation.daemon_place`.
+        source: The option or variable that gave it.
+
+    Raises:
+        NotAnAddressError: It is none. The message shows nothing of it but the placeholder that it may be.
+    """
+    if (found := placeholder_in(text)) is not None:
+        raise NotAnAddressError(
+            source,
+            f"{found} is a placeholder that nobody has expanded: give the path itself, or leave it out",
+        )
+    try:
+        return daemon_place(text)
+    except ValueError as wrong:
+        raise NotAnAddressError(source, f"it takes a path, unix:PATH or tcp:HOST:PORT: {wrong}") from None
+
+
+def _connected(place: Place) -> socket.socket:
+    if place.kind == "tcp":
+        connection = socket.create_connection((place.host, place.port), timeout=_CONNECT_SECONDS)
+        connection.settimeout(None)
+        return connection
+    connection = socket.socket(socket.AF_UNIX)
+    try:
+        connection.connect(place.path)
+    except OSError:
+        connection.close()
+        raise
+    return connection
 
 
 def _may_come_back(place: str, refusal: OSError) -> bool:
     """Whether a daemon was there: killed, it left its socket behind; stopped, the directory of that."""
     if refusal.errno == errno.ENOENT:
-        return os.path.isdir(os.path.dirname(place))  # noqa: PTH112, PTH120 - pathlib is slow to import
+        return bool(place) and os.path.isdir(os.path.dirname(place))  # noqa: PTH112, PTH120 - pathlib is slow to import
     return refusal.errno == errno.ECONNREFUSED
 
 

@@ -23,7 +23,9 @@ def add_to(commands: Any) -> None:
     parser = commands.add_parser(
         "status", help="tell how the running daemon is; exit 1 if Redis fails it", allow_abbrev=False
     )
-    parser.add_argument("--socket", metavar="PATH", help="the daemon's socket instead of the usual places")
+    parser.add_argument(
+        "--socket", metavar="PATH", help="the daemon's socket, or tcp:HOST:PORT, instead of the usual places"
+    )
     parser.add_argument("--json", action="store_true", help="print the daemon's report as it is")
     parser.set_defaults(run=run)
 
@@ -36,7 +38,7 @@ def run(arguments: argparse.Namespace) -> int:
             report = _report(exchange(connection, _request()))
     except UnreachableError as unreachable:
         complain(str(unreachable))
-        return os.EX_TEMPFAIL
+        return unreachable.exit_status
     except OSError as broken:
         complain(f"the daemon accepts, but does not answer ({broken}); read `journalctl -u redstreamd`")
         return os.EX_TEMPFAIL

@@ -12,7 +12,9 @@ from typing import Any, Final
 import trio
 
 from redstreamd.doctor.report import Check, error, ok, warning
-from redstreamd.paths import candidates_for_clients
+from redstreamd.notation import daemon_place, tidy, without_login
+from redstreamd.paths import SOCKET_VARIABLE, candidates_for_clients
+from redstreamd.placeholders import placeholder_in
 from redstreamd.settings import Kind, Settings
 from redstreamd.versions import replaced
 
@@ -54,8 +56,18 @@ async def check_socket(
         activated: Where systemd listens for it.
     """
     listens = [address.path for address in settings.daemon.listen if address.kind is Kind.UNIX]
-    places = list(dict.fromkeys([*listens, *activated, *candidates_for_clients(environ)]))
-    tried = f"asking the daemon for its health over {', '.join(places)}"
+    named = tidy(environ.get(SOCKET_VARIABLE, ""))
+    if named and placeholder_in(named):
+        todo = f"Give {SOCKET_VARIABLE} the path of the daemon's socket, or leave it out."
+        return error(
+            "socket",
+            f"reading {SOCKET_VARIABLE}",
+            f"{placeholder_in(named)} is a placeholder that nobody has expanded",
+            todo,
+        )
+    usual = candidates_for_clients({**environ, SOCKET_VARIABLE: ""})
+    places = list(dict.fromkeys([*listens, *activated, *([named] if named else []), *usual]))
+    tried = f"asking the daemon for its health over {', '.join(map(without_login, places))}"
     refusals: dict[str, OSError] = {}
     for place in places:
         try:
@@ -79,7 +91,9 @@ async def check_socket(
                 return ok("socket", tried, seen)
             seen = "; ".join([seen, *(what for what, _ in wrong)])
             return warning("socket", tried, seen, " ".join(todo for _, todo in wrong))
-    seen = "; ".join(f"{place}: {refusal.strerror or refusal}" for place, refusal in refusals.items())
+    seen = "; ".join(
+        f"{without_login(place)}: {refusal.strerror or refusal}" for place, refusal in refusals.items()
+    )
     todo = "Start it: `systemctl start redstreamd.socket`, or `redstreamd serve`."
     if any(isinstance(refusal, PermissionError) for refusal in refusals.values()):
         todo = "Become a member of the socket's group: `gpasswd -a <user> redstreamd-clients`."
@@ -110,7 +124,7 @@ async def _report_of(place: str) -> Mapping[str, Any]:
         ValueError: The answer is not that of a daemon.
         trio.BrokenResourceError: It hung up.
     """
-    async with await trio.open_unix_socket(place) as stream:
+    async with await _open(place) as stream:
         await stream.send_all(_HEALTH_REQUEST)
         received = bytearray()
         while b"\n" not in received and len(received) < _ANSWER_BYTES:
@@ -131,6 +145,21 @@ async def _report_of(place: str) -> Mapping[str, Any]:
 def _is_same(used: str, server: str) -> bool:
     """Whether two addresses are one: a service's state directory has two paths (`DynamicUser=`)."""
     return used == server or (server.startswith("/") and os.path.realpath(used) == os.path.realpath(server))
+
+
+async def _open(place: str) -> trio.SocketStream:
+    """Connect to an address as clients name it.
+
+    Raises:
+        OSError: Nobody is there, or it is no address.
+    """
+    try:
+        found = daemon_place(place)
+    except ValueError as wrong:
+        raise OSError(f"it takes a path, unix:PATH or tcp:HOST:PORT: {wrong}") from None
+    if found.kind == "tcp":
+        return await trio.open_tcp_stream(found.host, found.port)
+    return await trio.open_unix_socket(found.path)
 
 
 def _settings_of(address: str) -> str:

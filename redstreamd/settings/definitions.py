@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from typing import Any
 
 import attrs
 
+from redstreamd.notation import MASK, without_login
 from redstreamd.settings.groups import Settings
 from redstreamd.settings.leaves import Leaf
-from redstreamd.settings.masking import MASK, masked_url
+from redstreamd.settings.masking import masked_url
 
 
 def _leaves() -> dict[str, Leaf]:
@@ -29,14 +31,55 @@ GROUPS: tuple[str, ...] = tuple(field.name for field in attrs.fields(Settings))
 
 _SHOWN_LENGTH = 200  # characters; an error has to stay one readable line
 
+#: What is shown of a wrong value for a setting of Redis: numbers, and addresses that Kubernetes hands over.
+#: Anything else may be a password that was given to the wrong setting.
+_HARMLESS = re.compile(r"[+-]?[0-9]{1,9}([.,_][0-9]{1,9})?|(tcp|udp)://[0-9a-f.:\[\]]+", re.IGNORECASE)
+
+#: Settings of Redis whose wrong values are paths.
+_PATHS = frozenset({"redis.path", "redis.ca_file", "redis.certificate_file", "redis.key_file"})
+
 
 def shown(key: str, value: Any) -> Any:
-    """Return `value` as it may be printed: secrets masked, and what is too long cut short."""
+    """Return a valid `value` as it may be printed: secrets masked, and what is too long cut short."""
     if value is None:
         return None
     if LEAVES[key].secret:
         return MASK
     if key == "redis.url":
         return masked_url(value) if isinstance(value, str) else MASK
+    return _cut(value)
+
+
+def shown_if_wrong(key: str, value: Any) -> Any:
+    """Return a `value` that its setting does not take as it may be printed.
+
+    Also hides what may be a secret that was given to the wrong setting: a login before an address, and for
+    the settings of Redis every text that is neither a number nor a path.
+    """
+    leaf = LEAVES[key]
+    texts = value if isinstance(value, list) else [value]
+    if value is None or leaf.secret or not all(isinstance(text, (str, bool, int, float)) for text in texts):
+        return shown(key, value)
+    if any(isinstance(text, str) and _may_be_secret(key, text) for text in texts):
+        masked = [_masked(key, text) if isinstance(text, str) else text for text in texts]
+        return masked if isinstance(value, list) else masked[0]
+    return _cut(value)
+
+
+def _may_be_secret(key: str, text: str) -> bool:
+    if "@" in text or "pass" in text.partition("?")[2].lower():
+        return True
+    return key.startswith("redis.") and key not in _PATHS and not _HARMLESS.fullmatch(text)
+
+
+def _masked(key: str, text: str) -> str:
+    if "://" in text:
+        return masked_url(text)
+    if key.startswith("redis.") or "@" not in text:
+        return MASK if _may_be_secret(key, text) else text
+    return without_login(text)
+
+
+def _cut(value: Any) -> Any:
     text = str(value)
     return value if len(text) <= _SHOWN_LENGTH else f"{text[:_SHOWN_LENGTH]}... ({len(text)} characters)"

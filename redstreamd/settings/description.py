@@ -23,12 +23,27 @@ later wins:
 - in the environment, under the names given below; of several for one setting the last wins
 - on the command line, as `--set group.key=value`; `--listen ADDRESS` and `--embedded` are short forms of two
 
-In the environment and with `--set` a list is written with commas, and an empty text unsets what need not be
-set. A setting that does not exist is an error, and so is any other variable that begins with `REDSTREAMD_`.
+In the environment and with `--set` a list is written with commas. A setting that does not exist is an error,
+and so is any other variable that begins with `REDSTREAMD_` and is not one that Kubernetes sets for a service.
 `redstreamd check-config` prints each value in force and where it came from.
 
+What launchers hand over is read like this:
+
+- An empty variable counts as not set. On the command line an empty text (`--set redis.password=`) puts a
+  setting back to its default, whatever earlier sources say.
+- Spaces and line breaks around a value, and one pair of quotes (`docker run --env-file` keeps them), are not
+  part of it. Of a password only a line break at its end is left out; its quotes are kept.
+- A placeholder that nobody expanded is an error: `${{NAME}}` with or without a default, `${{env:NAME}}`,
+  `${{input:NAME}}`, `$(NAME)`, `$NAME`, `%NAME%`, `{{{{ name }}}}`. Of a password, only one that it is as a
+  whole, and `$NAME` and `%NAME%` only where NAME is written like `REDIS_PASSWORD`; a password that looks like
+  this goes into a file (`redis.password_file`).
+- `REDIS_PORT=tcp://...`, which Kubernetes sets for a service named redis, is an error only where the port is
+  used and nothing else names it: not with a URL, a Unix socket, another source's port, or `daemon.embedded`.
+- A value that is refused is shown only if it cannot be a secret; of an address, never the password.
+
 The programs that look for the daemon (`connect`, `call`, `status`) read no settings; `REDSTREAMD_SOCKET`, or
-`--socket`, names the daemon's socket where it is not in a usual place.
+`--socket`, names the daemon's socket where it is not in a usual place: a path, `unix:PATH` or
+`tcp:HOST:PORT`, also with `//`.
 """
 
 

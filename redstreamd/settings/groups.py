@@ -41,18 +41,36 @@ class RedisSettings:
         str | None,
         Meta(
             description="The server's whole address as redis://[user:password@]host[:port][/database], the "
-            "same with rediss:// for TLS, or unix://[user:password@]/path[?db=n]. It replaces every part "
-            "given in an earlier source; a part given in the same or a later source replaces that part of it."
+            "same with rediss:// for TLS, or unix://[user:password@]/path[?db=n]; valkey:// and valkeys:// "
+            "mean the same as redis:// and rediss://. It replaces every part given in an earlier source; a "
+            "part given in the same or a later source replaces that part of it. This, redis.host and "
+            "redis.path each take every form of an address: a URL, HOST:PORT, [ADDRESS]:PORT, "
+            "user:password@HOST:PORT, unix:PATH, a socket's path.",
+            extra={"allowed": "a URL, or an address in another form"},
         ),
     ] = attrs.field(default=None, repr=_shown_url)
-    host: Annotated[str, Meta(min_length=1, description="The server's name or address.")] = "localhost"
+    host: Annotated[
+        str,
+        Meta(
+            min_length=1,
+            description="The server's name or address.",
+            extra={"allowed": "a name or an address"},
+        ),
+    ] = "localhost"
     port: Annotated[int, Meta(ge=1, le=65_535, description="The server's TCP port.")] = 6379
     path: Annotated[
         Path | None,
         Meta(description="The server's Unix socket (absolute), used instead of host and port."),
     ] = None
     username: Annotated[
-        str | None, Meta(min_length=1, description="The ACL user; without one, Redis's default user.")
+        str | None,
+        Meta(
+            min_length=1,
+            # Redis allows no spaces. A whole address would be shown with its password wherever the user is.
+            pattern=r"^(?!.*://)(?!.*:.*@)[^\s\0]+$",
+            description="The ACL user; without one, Redis's default user.",
+            extra={"allowed": "a name without spaces, and no address"},
+        ),
     ] = None
     password: Annotated[
         str | None,
@@ -107,7 +125,9 @@ class RedisSettings:
         str | None,
         Meta(
             min_length=1,
+            pattern=r"^[\w.:-]+$",
             description="The name that the server's certificate must bear; without one, redis.host.",
+            extra={"allowed": "a name or an address"},
         ),
     ] = None
     tls_min_version: Annotated[TlsVersion, Meta(description="The oldest version of TLS that is spoken.")] = (
@@ -144,8 +164,9 @@ class DaemonSettings:
         tuple[ListenAddress, ...],
         Meta(
             description="Where to listen besides the sockets that systemd hands over: unix:PATH or "
-            "tcp:HOST:PORT (everyone who can reach a TCP port may use it, so keep to loopback). Without any, "
-            "and without sockets from systemd, the default socket.",
+            "tcp:HOST:PORT, or the same with //, a path, HOST:PORT (everyone who can reach a TCP port may "
+            "use it, so keep to loopback). Without any, and without sockets from systemd, the default "
+            "socket.",
         ),
     ] = ()
     state_directory: Annotated[

@@ -61,6 +61,8 @@ class Leaf:
     @property
     def allowed(self) -> str:
         """What is accepted, in words."""
+        if (words := (self.meta.extra or {}).get("allowed")) is not None:
+            return str(words)
         if self.kind is bool:
             return "true or false"
         if self.kind in (int, float):
@@ -98,14 +100,9 @@ class Leaf:
     def read(self, text: str) -> Any:
         """Return the value that `text` stands for, still to be checked.
 
-        An empty text unsets what can be unset, as an unset variable in a container's
-        environment file does.
-
         Raises:
             NotAllowedError: The text cannot stand for a value of this type.
         """
-        if text == "" and self.optional:
-            return None
         if self.kind is bool:
             if text.lower() in _TRUE + _FALSE:
                 return text.lower() in _TRUE
@@ -128,13 +125,16 @@ class Leaf:
 def _path(value: Any, allowed: str, *, credential: bool) -> Path:
     if not isinstance(value, str) or "\0" in value:
         raise NotAllowedError(allowed)
-    # Names of credentials are names of files (systemd.exec(5)).
-    if value.startswith("/") or (credential and "/" not in value and value not in ("", ".", "..")):
+    # Names of credentials are names of files (systemd.exec(5)). Of the characters that these may have, those
+    # that people use are taken: what has others is more likely a secret.
+    if value.startswith("/") or (credential and re.fullmatch(r"\.?[\w-][\w.-]*", value)):
         return Path(value)
     raise NotAllowedError(allowed)
 
 
 def _addresses(value: Any, allowed: str) -> tuple[ListenAddress, ...]:
+    if isinstance(value, str):
+        value = [value]  # as with names
     if not (isinstance(value, list) and all(isinstance(item, str) for item in value)):
         raise NotAllowedError(allowed)
     try:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -18,8 +19,9 @@ from redstreamd.settings.definitions import GROUPS, LEAVES, shown
 from redstreamd.settings.description import as_toml
 from redstreamd.settings.groups import Settings
 from redstreamd.settings.leaves import Leaf
-from redstreamd.settings.redis_address import resolve
+from redstreamd.settings.redis_address import URL, resolve
 from redstreamd.settings.sources import (
+    UNSET,
     Given,
     Rank,
     Source,
@@ -27,11 +29,13 @@ from redstreamd.settings.sources import (
     from_command_line,
     from_environment,
     from_file,
+    is_service_link,
     misfit,
     unknown,
 )
 
 _DEFAULT = Source(Rank.DEFAULT, "default")
+_PORT = "redis.port"
 
 
 @attrs.frozen
@@ -75,11 +79,15 @@ def load(
     Raises:
         SettingsError: The first thing found wrong.
     """
-    values = _defaults(environ)
-    values |= from_file(config)
-    values |= from_environment(environ)
+    values = from_file(config)
+    given = from_environment(environ)
+    link = given.pop(_PORT) if is_service_link(given.get(_PORT)) else None
+    values |= given
     values |= from_command_line(assignments, listen=listen, embedded=embedded)
-    values = resolve(values)
+    values = resolve({key: given for key, given in values.items() if given.value is not UNSET})
+    values = _defaults(environ, values) | values
+    if link is not None and _needs_port(values):
+        raise misfit(_PORT, link, LEAVES[_PORT].allowed)
     settings = _structure(values)
     loaded = Loaded(settings, {key: values[key].source if key in values else _DEFAULT for key in LEAVES})
     for check in (_served, _encrypted, _ordered):
@@ -87,11 +95,36 @@ def load(
     return loaded
 
 
-def _defaults(environ: Mapping[str, str]) -> Values:
-    """Return the one default that depends on where the process runs."""
-    return {"daemon.state_directory": Given(paths.default_state_directory(environ), _DEFAULT)}
+def _needs_port(values: Values) -> bool:
+    """Whether the port of Redis is used, and nobody has named it."""
+    embedded = values.get("daemon.embedded")
+    if embedded is not None and embedded.value is True:
+        return False
+    # A URL is a whole address, also where it leaves the port to its default.
+    return all(key not in values or values[key].value is None for key in (URL, _PORT, "redis.path"))
 
 
+def _defaults(environ: Mapping[str, str], values: Values) -> Values:
+    """Return the one default that depends on where the process runs, if `values` need it.
+
+    Raises:
+        SettingsError: There is none: nothing says where this user's home is, or what says so is no path.
+    """
+    key = "daemon.state_directory"
+    if key in values:
+        return {}
+    default = Given(paths.default_state_directory(environ), _DEFAULT)
+    if not default.value.startswith("/"):
+        raise misfit(
+            key,
+            default,
+            f"{LEAVES[key].allowed}; without the setting it follows from the environment variables "
+            "STATE_DIRECTORY, XDG_STATE_HOME and HOME, which name no directory here",
+        )
+    return {key: default}
+
+
+@functools.cache
 def _converter() -> cattrs.Converter:
     converter = cattrs.Converter(forbid_extra_keys=True)
     # cattrs alone would make 5 of "5" and knows no ranges: every leaf goes through its own check.

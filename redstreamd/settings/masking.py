@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import urllib.parse
 
-MASK = "***"
+from redstreamd.notation import MASK
 
 
 def masked_url(url: str) -> str:

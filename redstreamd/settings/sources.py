@@ -7,6 +7,7 @@ of its type; merging and checking are `load`'s.
 from __future__ import annotations
 
 import enum
+import re
 import tomllib
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
@@ -16,10 +17,11 @@ import attrs
 
 from redstreamd.errors import SettingsError
 from redstreamd.nearest import nearest_names
+from redstreamd.notation import MASK, tidy, without_login
 from redstreamd.paths import SOCKET_VARIABLE
-from redstreamd.settings.definitions import GROUPS, LEAVES, shown
+from redstreamd.placeholders import placeholder_as_secret, placeholder_in, placeholder_in_url
+from redstreamd.settings.definitions import GROUPS, LEAVES, shown_if_wrong
 from redstreamd.settings.leaves import NotAllowedError
-from redstreamd.settings.masking import MASK
 
 DEFAULT_FILE = Path("/etc/redstreamd/redstreamd.toml")
 
@@ -38,6 +40,17 @@ ENVIRONMENT: Mapping[str, str] = {
     **{f"{_PREFIX}{key.replace('.', '_').upper()}": key for key in LEAVES},
 }
 """Environment variable to dotted key."""
+
+#: What is surely the name of a setting. Other texts before an = may hold a secret.
+_KEY = re.compile(r"[a-z_]{1,40}(\.[a-z_]{1,40})?")
+
+#: The variables that Kubernetes sets in every pod for a service whose name begins with redstreamd
+#: (https://kubernetes.io/docs/concepts/services-networking/service/#environment-variables).
+_SERVICE_LINK = re.compile(
+    r"REDSTREAMD(_[A-Z0-9]+)*?_(SERVICE_HOST|SERVICE_PORT(_[A-Z0-9_]+)?|PORT_[0-9]+_(TCP|UDP|SCTP)(_(PROTO|PORT|ADDR))?)"
+)
+_SERVICE_PORT = re.compile(r"REDSTREAMD(_[A-Z0-9]+)*?_PORT")
+_SERVICE_ADDRESS = re.compile(r"(tcp|udp|sctp)://", re.IGNORECASE)
 
 
 class Rank(enum.IntEnum):
@@ -72,6 +85,9 @@ class Given:
 Values = dict[str, Given]
 """Dotted key to value."""
 
+UNSET: Any = object()
+"""The value that stands for the default, whatever earlier sources say."""
+
 
 def from_file(path: Path | None) -> Values:
     """Read a TOML file.
@@ -80,7 +96,7 @@ def from_file(path: Path | None) -> Values:
         path: The file; without one, `DEFAULT_FILE`, which need not exist.
 
     Raises:
-        SettingsError: It cannot be read, is no TOML, or has something outside of a table.
+        SettingsError: It cannot be read, is no TOML, has something outside of a table, or a placeholder.
     """
     file = path or DEFAULT_FILE
     try:
@@ -105,25 +121,55 @@ def from_file(path: Path | None) -> Values:
         if not isinstance(table, dict):
             raise SettingsError(group, value=MASK, source=str(source), allowed=f"a table, [{group}]")
         values.update({f"{group}.{key}": Given(value, source) for key, value in table.items()})
+    for key, given in values.items():
+        for text in given.value if isinstance(given.value, list) else [given.value]:
+            if key in LEAVES and isinstance(text, str):
+                refuse_placeholder(key, text, source)
     return values
 
 
 def from_environment(environ: Mapping[str, str]) -> Values:
-    """Pick the settings out of an environment.
+    """Pick the settings out of an environment. A variable that is empty counts as not set.
+
+    `redis.port` may come back as the text of a Kubernetes service link; see `is_service_link`.
 
     Raises:
-        SettingsError: A variable's text does not fit its type, or its name begins with
-            REDSTREAMD_ and is no setting.
+        SettingsError: A variable's text does not fit its type, is a placeholder that nobody expanded, or its
+            name begins with REDSTREAMD_ and is no setting.
     """
-    for name in environ:
+    given = {name: text for name, text in environ.items() if tidy(text)}
+    for name, text in given.items():
         if name.startswith(_PREFIX) and name not in ENVIRONMENT and name != SOCKET_VARIABLE:
+            if _SERVICE_LINK.fullmatch(name) or (
+                _SERVICE_PORT.fullmatch(name) and _SERVICE_ADDRESS.match(text)
+            ):
+                continue
             source = Source(Rank.ENVIRONMENT, "the environment")
             raise unknown(name, source, "variable", (*ENVIRONMENT, SOCKET_VARIABLE))
-    return {
-        key: _read(key, environ[name], Source(Rank.ENVIRONMENT, f"environment variable {name}"))
-        for name, key in ENVIRONMENT.items()
-        if name in environ
-    }
+    values: Values = {}
+    for name, key in ENVIRONMENT.items():
+        if name not in given:
+            continue
+        source = Source(Rank.ENVIRONMENT, f"environment variable {name}")
+        link = Given(tidy(given[name]), source)
+        if key != "redis.port" or not is_service_link(link):
+            values[key] = _read(key, given[name], source, name)
+        elif key not in values:
+            values[key] = link
+    return values
+
+
+def is_service_link(given: Given | None) -> bool:
+    """Whether this is the address that Kubernetes puts into REDIS_PORT where a service is named redis.
+
+    (REDSTREAMD_REDIS_PORT, where it is named redstreamd-redis.)
+    """
+    return (
+        given is not None
+        and given.source.rank is Rank.ENVIRONMENT
+        and isinstance(given.value, str)
+        and bool(_SERVICE_ADDRESS.match(given.value))
+    )
 
 
 def from_command_line(
@@ -137,7 +183,7 @@ def from_command_line(
         embedded: Whether ``--embedded`` was given.
 
     Raises:
-        SettingsError: An assignment has no ``=``, names no setting or does not fit.
+        SettingsError: An assignment has no ``=``, names no setting, does not fit or is a placeholder.
     """
     values: Values = {}
     for assignment in assignments:
@@ -150,10 +196,20 @@ def from_command_line(
             )
         source = Source(Rank.COMMAND_LINE, f"command line (--set {key})")
         if key not in LEAVES:
-            raise unknown(key, source)
-        values[key] = _read(key, text, source)
+            shown_key = key if _KEY.fullmatch(key) else MASK
+            raise unknown(shown_key, Source(Rank.COMMAND_LINE, f"command line (--set {shown_key})"))
+        # Unlike an empty variable, this was written by somebody who wants an end of what earlier sources say.
+        if tidy(text):
+            values[key] = _read(key, text, source)
+        else:
+            values[key] = Given(None if LEAVES[key].optional else UNSET, source)
     if listen:
-        values["daemon.listen"] = Given(list(listen), Source(Rank.COMMAND_LINE, "command line (--listen)"))
+        source = Source(Rank.COMMAND_LINE, "command line (--listen)")
+        addresses = [address for each in listen if (address := tidy(each))]
+        for address in addresses:
+            refuse_placeholder("daemon.listen", address, source)
+        if addresses:
+            values["daemon.listen"] = Given(addresses, source)
     if embedded:
         values["daemon.embedded"] = Given(True, Source(Rank.COMMAND_LINE, "command line (--embedded)"))
     return values
@@ -179,23 +235,57 @@ def unknown(
 def misfit(key: str, given: Given, allowed: str) -> SettingsError:
     """Return the error for a value that a setting does not take."""
     value = given.value
-    if key == "redis.port" and isinstance(value, str) and value.startswith("tcp://"):
+    if key == "redis.port" and is_service_link(given):
         allowed += (
-            "; Kubernetes sets REDIS_PORT to an address when a service is named redis: set it in the pod's "
-            "env, or put enableServiceLinks: false into the pod"
+            "; Kubernetes sets this variable to an address when a service has that name: set it to the port "
+            "in the pod's env, give the whole address as REDIS_URL, or put enableServiceLinks: false into "
+            "the pod"
         )
-    return SettingsError(key, value=shown(key, value), source=str(given.source), allowed=allowed)
+    return SettingsError(key, value=shown_if_wrong(key, value), source=str(given.source), allowed=allowed)
 
 
-def _read(key: str, text: str, source: Source) -> Given:
+def refuse_placeholder(key: str, text: str, source: Source, variable: str = "") -> None:
+    """Refuse a text that a launcher was to expand.
+
+    Raises:
+        SettingsError: It holds a placeholder; the error names that and shows nothing else of the text.
+    """
+    if LEAVES[key].secret:
+        found = placeholder_as_secret(text)
+    else:
+        found = placeholder_in_url(text) if "://" in text or "@" in text else placeholder_in(text)
+    if found is None:
+        return
+    if source.rank is Rank.FILE:
+        own = next(name for name, meant in ENVIRONMENT.items() if meant == key)
+        why = "nothing is expanded in the settings file"
+        allowed = f"the value itself; or leave {key} out and set the environment variable {own}"
+    else:
+        why = "nobody has expanded it"
+        allowed = (
+            f"the value itself; give what {found} stands for to the program that starts redstreamd, or leave "
+            f"{variable or 'this option'} out"
+        )
+    if LEAVES[key].secret:
+        allowed += "; a password that really looks like this goes into a file (redis.password_file)"
+    text = f"setting {key}={found!r} from {source} is a placeholder, and {why}; allowed: {allowed}"
+    raise SettingsError(key, value=found, source=str(source), allowed=allowed, text=text)
+
+
+def _read(key: str, text: str, source: Source, variable: str = "") -> Given:
+    leaf = LEAVES[key]
+    # A password may begin and end with anything; only the line break is surely not part of it.
+    text = text.removesuffix("\n").removesuffix("\r") if leaf.secret else tidy(text)
+    refuse_placeholder(key, text, source, variable)
     try:
-        return Given(LEAVES[key].read(text), source)
+        return Given(leaf.read(text), source)
     except NotAllowedError as wrong:
         raise misfit(key, Given(text, source), str(wrong)) from None
 
 
 def _unreadable(file: Path, asked_for: Path | None, reason: str) -> SettingsError:
     source = "the default place" if asked_for is None else "command line (--config)"
+    name = without_login(str(file))
     allowed = "a TOML file that this user can read"
-    text = f"settings file {file} cannot be used: {reason}; allowed: {allowed} (from {source})"
-    return SettingsError(str(file), value=reason, source=source, allowed=allowed, text=text)
+    text = f"settings file {name} cannot be used: {reason}; allowed: {allowed} (from {source})"
+    return SettingsError(name, value=reason, source=source, allowed=allowed, text=text)

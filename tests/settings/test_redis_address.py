@@ -40,8 +40,10 @@ def test_of_two_urls_the_later_wins_whole(load_from):
     assert address(loaded) == ("other", 6379, None, None, None, 0)
 
 
-def test_an_empty_url_in_a_later_source_unsets_an_earlier_one(load_from):
-    assert address(load_from(f"[redis]\nurl = '{URL}'", {"REDIS_URL": ""}))[0] == "localhost"
+def test_an_empty_url_on_the_command_line_unsets_an_earlier_one(load_from):
+    toml = f"[redis]\nurl = '{URL}'"
+    assert address(load_from(toml, assignments=["redis.url="]))[0] == "localhost"
+    assert address(load_from(toml, {"REDIS_URL": ""}))[0] == "url-host"
 
 
 @pytest.mark.parametrize(
@@ -50,6 +52,11 @@ def test_an_empty_url_in_a_later_source_unsets_an_earlier_one(load_from):
         ("redis://", ("localhost", 6379, None, None, None, 0)),
         ("redis://h", ("h", 6379, None, None, None, 0)),
         ("redis://h/", ("h", 6379, None, None, None, 0)),
+        ("redis://h/2/", ("h", 6379, None, None, None, 2)),
+        ("REDIS://h:7000/0", ("h", 7000, None, None, None, 0)),
+        ("redis://:7000", ("localhost", 7000, None, None, None, 0)),
+        ("redis://u@h", ("h", 6379, None, "u", None, 0)),
+        ("redis://[fe80::1%25eth0]:1", ("fe80::1%eth0", 1, None, None, None, 0)),
         ("redis://:p%40%2F%3A@h", ("h", 6379, None, None, "p@/:", 0)),
         ("redis://[::1]:7000?db=4", ("::1", 7000, None, None, None, 4)),
         ("unix:///run/r.sock", ("localhost", 6379, Path("/run/r.sock"), None, None, 0)),
@@ -65,7 +72,9 @@ def test_the_forms_of_a_url(load_from, url, expected):
     [
         ("rediss://h?ssl_cert_reqs=none", "no other options"),
         ("http://h", "redis://"),
-        ("h:6379", "redis://"),
+        ("h:port", "redis://"),
+        ("redis://h 1", "without spaces"),
+        ("redis://fd00::1:6379", "percent-encoded"),
         ("redis://h/one", "DATABASE is a number"),
         ("redis://h/0/1", "DATABASE is a number"),
         ("redis://h/?db=x", "percent-encoded"),

@@ -136,12 +136,11 @@ def test_every_redis_variable_reaches_its_setting(load_from):
     )
 
 
-def test_an_empty_variable_unsets_what_can_be_unset_and_is_an_error_elsewhere(load_from, refusal):
-    loaded = load_from("[redis]\npassword = 'old'", {"REDIS_PASSWORD": "", "REDIS_URL": ""})
-    assert loaded.settings.redis.password is None
-    assert str(loaded.sources["redis.password"]) == "environment variable REDIS_PASSWORD"
-    assert refusal(environ={"REDIS_PORT": ""}).key == "redis.port"
-    assert refusal(environ={"REDIS_HOST": ""}).key == "redis.host"
+def test_an_empty_text_on_the_command_line_ends_what_earlier_sources_say(load_from):
+    toml = "[redis]\npassword = 'old'\nport = 7000\n[tools]\nprofile = 'operator'"
+    empty = ["redis.password=", "redis.port=", "tools.profile="]
+    settings = load_from(toml, {"REDIS_PASSWORD": "older"}, assignments=empty).settings
+    assert (settings.redis.password, settings.redis.port, settings.tools.profile) == (None, 6379, ("worker",))
 
 
 def test_a_kubernetes_service_link_in_redis_port_is_explained(refusal):

@@ -39,7 +39,7 @@ def test_a_socket_ends_tls_if_it_comes_later_and_contradicts_it_otherwise(load_f
 
 @pytest.mark.parametrize("key", ["ca_file", "certificate_file", "key_file", "server_name"])
 def test_what_only_tls_uses_is_refused_without_it(refusal, key):
-    error = refusal(f"[redis]\n{key} = '/x'")
+    error = refusal(f"[redis]\n{key} = '{'x' if key == 'server_name' else '/x'}'")
     assert error.key == f"redis.{key}"
     assert "nothing is encrypted" in error.allowed
 
@@ -54,7 +54,7 @@ def test_the_name_to_verify_belongs_to_the_address(load_from):
     assert load_from(CA, {"REDIS_URL": "rediss://new"}).settings.redis.ca_file == Path("/ca.pem")
 
 
-@pytest.mark.parametrize("version", ["1.1", "1.0", "TLSv1.2", ""])
+@pytest.mark.parametrize("version", ["1.1", "1.0", "TLSv1.2"])
 def test_versions_that_are_no_longer_safe_are_refused(refusal, version):
     assert refusal(assignments=[f"redis.tls_min_version={version}"]).key == "redis.tls_min_version"
 
@@ -104,10 +104,17 @@ def test_names_are_found_among_the_credentials_of_the_service(load_from):
 
 def test_a_name_without_credentials_says_what_systemd_would_need():
     with pytest.raises(SettingsError) as raised:
-        target_for(RedisSettings(password_file=Path("redis-password")), environ={})
-    assert raised.value.key == "redis.password_file"
-    assert "LoadCredential=redis-password:FILE" in raised.value.allowed
-    assert "redis.password_file='redis-password' cannot be used" in str(raised.value)
+        target_for(RedisSettings(tls=True, ca_file=Path("redis-ca")), environ={})
+    assert raised.value.key == "redis.ca_file"
+    assert "LoadCredential=redis-ca:FILE" in raised.value.allowed
+    assert "redis.ca_file='redis-ca' cannot be used" in str(raised.value)
+
+
+def test_a_password_where_its_file_is_asked_for_is_not_shown():
+    with pytest.raises(SettingsError) as raised:
+        target_for(RedisSettings(password_file=Path("hunter2")), environ={"CREDENTIALS_DIRECTORY": ""})
+    assert "hunter2" not in str(raised.value)
+    assert "a password itself is redis.password" in str(raised.value)
 
 
 def test_plain_settings_are_a_plain_target():

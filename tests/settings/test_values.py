@@ -9,6 +9,7 @@ from hypothesis import HealthCheck, given
 from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 
+from redstreamd.notation import tidy
 from redstreamd.settings import ListenAddress, as_toml, load
 from redstreamd.settings.definitions import LEAVES
 
@@ -34,7 +35,6 @@ NUMBERS = [key for key, leaf in LEAVES.items() if leaf.kind in (int, float)]
         "[daemon]\nembedded = 'true'",
         "[daemon]\nlog_level = 'verbose'",
         "[daemon]\nlog_level = 'INFO'",
-        "[daemon]\nlisten = 'tcp:127.0.0.1:1'",
         "[daemon]\nlisten = [5]",
         "[daemon]\nstate_directory = 'state'",
         "[tools]\nprofile = ['worker', 'root']",
@@ -95,7 +95,6 @@ def test_both_ends_of_a_range_are_allowed_and_nothing_beyond(load_from, refusal,
     [
         ("redis.port", "0x18eb"),
         ("redis.port", "6_379"),
-        ("redis.port", " 6379"),
         ("redis.port", "6379.0"),
         ("redis.port", "\u0666"),
         ("redis.port", "9" * 5000),
@@ -104,8 +103,6 @@ def test_both_ends_of_a_range_are_allowed_and_nothing_beyond(load_from, refusal,
         ("redis.command_timeout_seconds", "inf"),
         ("redis.command_timeout_seconds", "5s"),
         ("daemon.embedded", "2"),
-        ("daemon.embedded", ""),
-        ("daemon.log_level", ""),
         ("tools.profile", ","),
     ],
 )
@@ -132,9 +129,18 @@ def test_an_address_reads_back_as_it_was_written(load_from, text):
 @pytest.mark.parametrize(
     "text",
     [
-        *("", "/run/x.sock", "unix", "unix:", "unix:relative", "unix:/" + "x" * 107, "unix:/a\0b"),
+        *(
+            "relative/x.sock",
+            "@abstract",
+            "unix",
+            "unix:",
+            "unix:relative",
+            "unix:/" + "x" * 107,
+            "unix:/a\0b",
+        ),
         *("tcp:", "tcp:7000", "tcp::7000", "tcp:host", "tcp:host:", "tcp:host:65536", "tcp:host:-1"),
-        *("tcp:::1:7000", "tcp:[]:7000", "tcp:host:\u0661", "udp:host:1", "UNIX:/x", "http:host"),
+        *("tcp:::1:7000", "tcp:[]:7000", "tcp:host:\u0661", "udp:host:1", "http:host"),
+        *("7000", "::1:7000", "[::1", "redis://host:1", "u:p@host:1", "tcp:ho st:1", "tcp://host:1/0"),
     ],
 )
 def test_what_is_no_address_is_refused(refusal, text):
@@ -161,7 +167,10 @@ def test_a_default_above_its_maximum_blames_the_setting_that_was_given(refusal):
     assert refusal(assignments=["tools.max_result_bytes=9000000"]).key == "tools.max_result_bytes"
 
 
-TEXT = st.text(st.characters(exclude_characters="\0", exclude_categories=["Cs"]), min_size=1, max_size=50)
+# Without what is not part of a text from the command line: placeholders, and what stands around it.
+TEXT = st.text(
+    st.characters(exclude_characters="\0$%{", exclude_categories=["Cs"]), min_size=1, max_size=50
+).filter(lambda text: text == tidy(text))
 VALUES = {
     "redis.password": TEXT,
     "redis.port": st.integers(1, 65_535),

@@ -1,0 +1,163 @@
+"""How addresses are written, for the daemon, its clients and Redis alike, and how they are shown.
+
+Standard library only, and no pathlib: `redstreamd connect` needs it, and is started for every client session.
+What an address is used for is not known here.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import socket
+from typing import NamedTuple
+
+MASK = "***"
+
+SOCKET_PATH_LIMIT = 107
+"""Longest path of a Unix socket in bytes: ``sun_path`` holds 108 with its final NUL (unix(7))."""
+
+#: Underscores are no part of DNS names, but Docker Compose makes such names.
+_HOST = re.compile(r"\w(?:[\w.-]*\w)?\.?")
+_SCHEME = re.compile(r"(?P<scheme>unix|tcp|http):(?P<rest>.*)", re.IGNORECASE | re.DOTALL)
+_REDIS_SCHEME = re.compile(r"(redis|rediss|valkey|valkeys)://", re.IGNORECASE)
+
+
+class Place(NamedTuple):
+    """Where something listens.
+
+    Attributes:
+        kind: "unix", "tcp" or "http".
+        path: The socket's path; empty unless the kind is "unix".
+        host: A name or address without brackets; empty if the kind is "unix".
+        port: 0 if the kind is "unix".
+    """
+
+    kind: str
+    path: str = ""
+    host: str = ""
+    port: int = 0
+
+
+def place(text: str) -> Place:
+    """Read ``unix:PATH``, ``unix://PATH``, a path, ``tcp:HOST:PORT``, ``tcp://HOST:PORT`` or ``HOST:PORT``.
+
+    Raises:
+        ValueError: The text is no such address; the message says what is accepted, without the text.
+    """
+    if text.startswith("/"):
+        return Place("unix", path=socket_path(text))
+    found = _SCHEME.fullmatch(text)
+    kind = "tcp" if found is None else found["scheme"].lower()
+    rest = text if found is None else found["rest"].removeprefix("//")
+    if kind == "unix":
+        return Place(kind, path=socket_path(rest))
+    if _REDIS_SCHEME.match(text):
+        raise ValueError("unix:PATH or tcp:HOST:PORT; the address of Redis is redis.url (REDIS_URL)")
+    if "@" in rest:
+        raise ValueError(
+            f"{kind}:HOST:PORT without a login; that of Redis is redis.username and redis.password"
+        )
+    try:
+        # A URL may end in a slash.
+        host, port = host_and_port(rest.removesuffix("/") if "://" in text else rest)
+    except ValueError as wrong:
+        raise ValueError(f"{kind}:HOST:PORT; {wrong}") from None
+    if not host:
+        # An empty host would mean every interface; that has to be said in so many words.
+        raise ValueError(f"{kind}:HOST:PORT, with 0.0.0.0 or [::] for every interface")
+    if port is None:
+        raise ValueError(f"{kind}:HOST:PORT, or unix:PATH with an absolute path")
+    return Place(kind, host=host, port=port)
+
+
+def daemon_place(text: str) -> Place:
+    """Read the address of a daemon as its clients name it: as for `place`, or a relative path.
+
+    Raises:
+        ValueError: It is none; the message says what is accepted and does not repeat the text.
+    """
+    if (path := _relative_path(text)) is not None:
+        return Place("unix", path=path)
+    found = place(text)
+    if found.kind == "http":
+        raise ValueError("http: is not served yet")
+    return found
+
+
+def tidy(text: str) -> str:
+    """Return a text as it was meant: without spaces and line breaks around it, and one pair of quotes.
+
+    ``docker run --env-file`` and some launchers hand over the quotes of ``NAME="value"``.
+    """
+    text = text.strip()
+    if len(text) >= 2 and text[0] == text[-1] and text[0] in "\"'":
+        return text[1:-1].strip()
+    return text
+
+
+def _relative_path(text: str) -> str | None:
+    path = text.removeprefix("unix:")
+    if path.startswith("/") or "@" in text or "://" in path:
+        return None
+    # HOST:PORT has no slash, and a file in the same directory no colon.
+    return path if path and ("/" in path or ":" not in path) else None
+
+
+def host_and_port(text: str) -> tuple[str, int | None]:
+    """Read ``HOST``, ``HOST:PORT``, ``ADDRESS``, ``[ADDRESS]`` or ``[ADDRESS]:PORT``; the host may be empty.
+
+    Raises:
+        ValueError: The text is none of these, or an IPv6 address whose end may be meant as a port.
+    """
+    if text.startswith("["):
+        address, bracket, rest = text[1:].partition("]")
+        if not bracket or not is_ipv6(address) or (rest and not rest.startswith(":")):
+            raise ValueError("brackets go around an IPv6 address: [ADDRESS]:PORT")
+        return address, _port(rest[1:]) if rest else None
+    host, colon, port = text.rpartition(":")
+    if ":" in host:
+        if is_ipv6(text) and not (is_ipv6(host) and re.fullmatch(r"[0-9]{4,5}", port)):
+            return text, None
+        raise ValueError("an IPv6 address with a port stands in brackets: [ADDRESS]:PORT")
+    name = host if colon else text
+    if name and not _HOST.fullmatch(name):
+        raise ValueError("a host is a name or an address")
+    return name, _port(port) if colon else None
+
+
+def is_ipv6(text: str) -> bool:
+    """Whether this is an IPv6 address, with or without a zone (``%eth0``)."""
+    address, percent, zone = text.partition("%")
+    try:
+        socket.inet_pton(socket.AF_INET6, address)
+    except (OSError, UnicodeError, ValueError):
+        return False
+    return not percent or bool(re.fullmatch(r"[\w.-]+", zone))
+
+
+def socket_path(path: str) -> str:
+    """Return `path` if it can be that of a Unix socket.
+
+    Raises:
+        ValueError: It is relative, too long or holds a NUL.
+    """
+    # A relative path would depend on where the daemon was started from.
+    if not path.startswith("/"):
+        raise ValueError("unix:PATH, with an absolute path")
+    if "\0" in path or len(os.fsencode(path)) > SOCKET_PATH_LIMIT:
+        raise ValueError(f"unix:PATH, with at most {SOCKET_PATH_LIMIT} bytes and no NUL")
+    return path
+
+
+def without_login(text: str) -> str:
+    """Return `text` without what may be a login before an address, or a password in a query."""
+    scheme = re.match(r"[A-Za-z][A-Za-z0-9+.-]*:(?://)?", text)
+    if "@" in text:
+        return f"{scheme[0] if scheme else ''}{MASK}{text[text.rindex('@') :]}"
+    return f"{scheme[0] if scheme else ''}{MASK}" if "pass" in text.partition("?")[2].lower() else text
+
+
+def _port(text: str) -> int:
+    if not (text.isascii() and text.isdigit() and len(text) <= 5 and int(text) <= 0xFFFF):
+        raise ValueError("a port is a number from 0 to 65535")
+    return int(text)
