@@ -141,13 +141,17 @@ BY_TEXT: Final[tuple[tuple[str, Reading], ...]] = (
             "IDs given by hand must leave room for those that follow.",
         ),
     ),
-    (
-        "unknown command",
-        Reading(
-            Code.INTERNAL,
-            "This Redis does not know a command that redstreamd needs",
-            "Use Redis 6.2 or later, or Valkey 7.2 or later, and check that the command is not renamed.",
-        ),
+    *(
+        # The second is what a script is told.
+        (
+            part,
+            Reading(
+                Code.INTERNAL,
+                "This Redis does not know a command that redstreamd needs",
+                "Use Redis 6.2 or later, or Valkey 7.2 or later, and check that the command is not renamed.",
+            ),
+        )
+        for part in ("unknown command", "command called from", "nknown subcommand")
     ),
 )
 

@@ -207,6 +207,8 @@ def refused(target: Target, command: str, error: RedisError, *, username: str | 
                 f"Check that user {username!r} exists and is on (ACL LIST in Redis), and correct "
                 f"REDIS_USERNAME or {password}."
             )
+        if target.password is not None and target.password[:1] + target.password[-1:] in ('""', "''"):
+            step += " It begins and ends with a quote, as `docker run --env-file` hands it over."
         return Failure(settings, f"{text} (logging in as {login})", step)
     if code == "NOAUTH":
         return Failure(
@@ -225,14 +227,21 @@ def refused(target: Target, command: str, error: RedisError, *, username: str | 
         return Failure(
             settings,
             f"{text} ({login} may not run {command})",
-            f"Allow it: ACL SETUSER {username or 'default'} +hello +ping +select, "
-            "or log in as another user (REDIS_USERNAME).",
+            f"Allow it: ACL SETUSER {username or 'default'} +{command.lower()} (a login needs +hello, +ping "
+            "and, for a database other than 0, +select), or log in as another user (REDIS_USERNAME).",
         )
     if code == "DENIED":
         return Failure(
             settings,
             "Redis runs in protected mode and refuses clients from other hosts",
             "Set a password in Redis and here (REDIS_PASSWORD), or bind Redis to this host only.",
+        )
+    if "unknown command" in text and command != "HELLO":
+        return Failure(
+            settings,
+            f"{text} (the server does not have {command}, which each login needs)",
+            f"Give {command} its name back (`rename-command` in the server's settings), or connect to "
+            "the server directly.",
         )
     if command == "SELECT":
         return Failure(

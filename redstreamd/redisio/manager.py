@@ -26,6 +26,7 @@ from redstreamd.redisio.errors import ServerReplied
 from redstreamd.redisio.events import Lane, RedisEvent
 from redstreamd.redisio.failures import ConnectionEnded, Failure
 from redstreamd.redisio.lane import LaneKeeper, LaneStatus
+from redstreamd.redisio.narrow import named
 from redstreamd.redisio.renewal import Renewal
 from redstreamd.redisio.scripts import Script
 from redstreamd.redisio.target import Target
@@ -231,11 +232,11 @@ class Manager:
         deadline = trio.current_time() + self._command_timeout
         operands = (len(keys), *keys, *args)
         try:
-            return await self._deliver(("EVALSHA", script.sha, *operands), lane, replay, deadline)
+            return await self._deliver(("EVALSHA", script.sha, *operands), lane, replay, deadline, script)
         except ServerReplied as answer:
             if not isinstance(answer.reply, NoScriptError):
                 raise
-        return await self._deliver(("EVAL", script.source, *operands), lane, replay, deadline)
+        return await self._deliver(("EVAL", script.source, *operands), lane, replay, deadline, script)
 
     async def confirm(self, *command: Arg) -> Any:
         """Send WAIT or WAITAOF behind a write that was just answered on the durable lane.
@@ -257,18 +258,28 @@ class Manager:
         try:
             return await self._confirmer.confirm(keeper.connection, command)
         except RedisError as error:
-            raise bus_error(error) from None
+            read = bus_error(error)
+            if isinstance(read, ServerReplied):
+                read = named(read, command, username=self._target.username)
+            raise read from None
         except ConnectionEnded as ended:
             raise keeper.unavailable(ended.failure) from None
 
-    async def _deliver(self, args: tuple[Arg, ...], lane: Lane, replay: Replay, deadline: float) -> Any:
+    async def _deliver(
+        self,
+        args: tuple[Arg, ...],
+        lane: Lane,
+        replay: Replay,
+        deadline: float,
+        script: Script | None = None,
+    ) -> Any:
         try:
             return await deliver(
                 self._lanes[lane], args, replay=replay, deadline=deadline, timeout=self._command_timeout
             )
         except ServerReplied as answer:
             self._writes.notice(args, answer)
-            raise
+            raise named(answer, args, script=script, username=self._target.username) from None
 
     async def _ask(self, *args: Arg) -> Any:
         return await self.execute(*args, replay=Replay.SAFE)

@@ -8,8 +8,22 @@ from __future__ import annotations
 
 import hashlib
 import importlib.resources
+import re
+from typing import Final
 
 import attrs
+
+#: A call of a command, up to where its name and that of a subcommand end. The name may stand on the next
+#: line, and where it is a variable a comment at the line's end says what it can be: ``-- XRANGE, XREVRANGE``.
+_CALL: Final = re.compile(
+    r"redis\.(?P<how>p?call)\(\s*'(?P<name>[A-Z]+)'(?:,\s*'(?P<sub>[A-Z]+)')?"
+    r"(?:.*(?P<optional>-- optional)$)?",
+    re.MULTILINE,
+)
+_ANY_CALL: Final = re.compile(r"redis\.(?P<how>p?call)\(.*--\s*(?P<names>[A-Z]+(?:, [A-Z]+)*)$")
+
+#: Commands whose first argument is a part of their name.
+_CONTAINERS: Final = frozenset({"MEMORY", "XGROUP", "XINFO"})
 
 
 @attrs.frozen
@@ -30,6 +44,33 @@ class Script:
         # The server's own naming of scripts; nothing is secured by it.
         return hashlib.sha1(self.source.encode(), usedforsecurity=False).hexdigest()
 
+    def commands_at(self, line: int) -> tuple[str, ...]:
+        """Return the commands that `line` of the text calls, such as "XINFO STREAM"; lines count from 1."""
+        lines = self.source.split("\n")
+        if not 1 <= line <= len(lines):
+            return ()
+        if found := _called(lines[line - 1]):
+            return found
+        # A call whose name is on the next line is reported at its first.
+        return _called("\n".join(lines[line - 1 : line + 1])) if "call(" in lines[line - 1] else ()
+
+    @property
+    def guarded_commands(self) -> tuple[str, ...]:
+        """The commands whose errors the script looks at itself; what it returns of these has no line.
+
+        Without those of lines that end in ``-- optional``, whose errors it never returns.
+        """
+        calls = _CALL.finditer(self.source)
+        found = [call for call in calls if call["how"] == "pcall" and not call["optional"]]
+        return tuple(dict.fromkeys(map(_name, found)))
+
+    @property
+    def commands(self) -> tuple[str, ...]:
+        """Every command that the script may call."""
+        lines = self.source.split("\n")
+        found = (name for line in range(1, len(lines) + 1) for name in self.commands_at(line))
+        return tuple(dict.fromkeys(found))
+
     @classmethod
     def from_resource(cls, package: str, name: str) -> Script:
         """Read the script `name` that lies beside the modules of `package`.
@@ -38,3 +79,13 @@ class Script:
             FileNotFoundError: The installed package lacks the file.
         """
         return cls(importlib.resources.files(package).joinpath(name).read_text(encoding="utf-8"))
+
+
+def _called(text: str) -> tuple[str, ...]:
+    if (named := _ANY_CALL.search(text)) is not None:
+        return tuple(named["names"].split(", "))
+    return tuple(dict.fromkeys(map(_name, _CALL.finditer(text))))
+
+
+def _name(call: re.Match[str]) -> str:
+    return f"{call['name']} {call['sub']}" if call["name"] in _CONTAINERS and call["sub"] else call["name"]

@@ -71,7 +71,7 @@ async def confirm(manager: Manager, commands: Commands, asked: Durability) -> Co
         return Confirmation(asked, local >= 1, reason=None if local else late)
     except ServerReplied as refusal:
         if "unknown command" not in str(refusal.reply):
-            return Confirmation(asked, confirmed=False, reason=refusal.cause)
+            return Confirmation(asked, confirmed=False, reason=_why(refusal))
     except BusError as error:
         return Confirmation(asked, confirmed=False, reason=error.cause)
     return await _by_settings(commands, asked)
@@ -81,6 +81,8 @@ async def _by_settings(commands: Commands, asked: Durability) -> Confirmation:
     """Find out about the disk of a server without WAITAOF: some fsync before they answer anything."""
     try:
         on, policy = await commands.config_get("appendonly"), await commands.config_get("appendfsync")
+    except ServerReplied as refusal:
+        return Confirmation(asked, confirmed=False, reason=_why(refusal))
     except BusError as error:
         return Confirmation(asked, confirmed=False, reason=error.cause)
     if on == "yes" and policy == "always":
@@ -91,3 +93,8 @@ async def _by_settings(commands: Commands, asked: Durability) -> Confirmation:
         reason="this Redis has no WAITAOF (7.2 and later have), and does not fsync before it answers "
         f"(appendonly {on}, appendfsync {policy})",
     )
+
+
+def _why(refusal: ServerReplied) -> str:
+    """Return what the server said, and what an operator can do about it."""
+    return f"{refusal.cause}. {refusal.next_step}"

@@ -7,7 +7,7 @@ caller meant, and which names would have been right.
 from __future__ import annotations
 
 from collections.abc import AsyncIterator, Collection, Iterable
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 
 from redstreamd.errors import BusError, Code
 from redstreamd.nearest import MAX_KNOWN, nearest_names
@@ -37,7 +37,7 @@ async def explained(commands: Commands, stream: str, group: str | None = None) -
                 next_step="Choose a name without braces, or with one part in braces, such as {orders}:new.",
             ) from refusal
         if "NOGROUP" in text and group is not None:
-            if await commands.key_type(stream) == "none":
+            if await _type_of(commands, stream) == "none":
                 raise await stream_not_found(commands, stream) from refusal
             raise await group_not_found(commands, stream, group) from refusal
         if "no such key" in text.lower() or "requires the key to exist" in text:
@@ -49,11 +49,13 @@ async def stream_not_found(commands: Commands, stream: str) -> BusError:
     """Return the error for a stream that does not exist, with the nearest names that do."""
     known: list[str] = []
     cursor = 0
-    for _ in range(_SCANS):
-        cursor, page = await commands.scan_streams(cursor, "*", _SCANNED_AT_ONCE)
-        known.extend(name for name in page if is_stream_name(name) and not is_companion_key(name))
-        if cursor == 0 or len(known) >= MAX_KNOWN:
-            break
+    # A user who may not run SCAN learns all the same that there is no such stream.
+    with suppress(ServerReplied):
+        for _ in range(_SCANS):
+            cursor, page = await commands.scan_streams(cursor, "*", _SCANNED_AT_ONCE)
+            known.extend(name for name in page if is_stream_name(name) and not is_companion_key(name))
+            if cursor == 0 or len(known) >= MAX_KNOWN:
+                break
     return BusError(
         Code.STREAM_NOT_FOUND,
         f"There is no stream {stream!r}.",
@@ -64,17 +66,20 @@ async def stream_not_found(commands: Commands, stream: str) -> BusError:
 
 async def group_not_found(commands: Commands, stream: str, group: str) -> BusError:
     """Return the error for a group that does not exist, with the stream's groups."""
-    known = [info.name for info in await commands.xinfo_groups(stream)]
+    cause = "This user of Redis may not list its groups."
+    with suppress(ServerReplied):
+        known = [info.name for info in await commands.xinfo_groups(stream)]
+        cause = f"Its groups are: {quoted(sorted(known)[:10]) or 'none'}." + _nearest(group, known)
     return BusError(
         Code.GROUP_NOT_FOUND,
         f"Stream {stream!r} has no consumer group {group!r}.",
-        cause=f"Its groups are: {quoted(sorted(known)[:10]) or 'none'}." + _nearest(group, known),
+        cause=cause,
         next_step="Call group_create, or work_take, which creates the group.",
     )
 
 
 async def _wrong_type(commands: Commands, stream: str) -> BusError:
-    kind = await commands.key_type(stream)
+    kind = await _type_of(commands, stream)
     if kind in ("stream", "none"):
         # Then it was one of the other keys of the command.
         return BusError(
@@ -86,9 +91,17 @@ async def _wrong_type(commands: Commands, stream: str) -> BusError:
     return BusError(
         Code.WRONG_TYPE,
         f"{stream!r} is not a stream.",
-        cause=f"A key of this name holds a {kind}.",
+        cause=f"A key of this name holds {'another type' if kind is None else f'a {kind}'}.",
         next_step="Choose another name, or delete that key if nothing needs it.",
     )
+
+
+async def _type_of(commands: Commands, key: str) -> str | None:
+    """Return the type of what is at `key`; None if this user of Redis may not ask."""
+    try:
+        return await commands.key_type(key)
+    except ServerReplied:
+        return None
 
 
 def quoted(names: Iterable[str]) -> str:

@@ -63,7 +63,7 @@ async def server_facts(commands: Commands) -> ServerFacts:
 def _why(error: BusError) -> str:
     if error.code not in (Code.PERMISSION_DENIED, Code.INTERNAL):
         raise error
-    return error.cause
+    return f"{error.cause}. {error.next_step}"
 
 
 def server_summary(facts: ServerFacts) -> dict[str, Any]:

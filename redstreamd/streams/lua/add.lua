@@ -82,7 +82,7 @@ if max_length or max_age then
 end
 
 local ids = {}
-for index, add in ipairs(adds) do ids[index] = redis.call(unpack(add)) end
+for index, add in ipairs(adds) do ids[index] = redis.call(unpack(add)) end -- XADD
 
 -- Returns the last of the oldest `excess` entries that no group needs, or nothing.
 local function last_spare()

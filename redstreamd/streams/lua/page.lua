@@ -24,7 +24,7 @@ local page = {}
 while true do
   -- One beyond the page tells whether there is more.
   local wanted = math.min(at_once, most - #page + 1)
-  local entries = redis.call(command, stream, from, to, 'COUNT', wanted)
+  local entries = redis.call(command, stream, from, to, 'COUNT', wanted) -- XRANGE, XREVRANGE
   for _, entry in ipairs(entries) do
     if #page == most or room <= 0 then return {page, 1} end
     page[#page + 1] = entry

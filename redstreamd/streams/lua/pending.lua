@@ -33,7 +33,7 @@ local LAST = '18446744073709551615-18446744073709551615'
 while from ~= '(' .. LAST do
   local ask = {'XPENDING', stream, group, from, '+', math.min(PAGE, most - looked)}
   if consumer ~= '' then ask[7] = consumer end
-  local page = redis.call(unpack(ask))
+  local page = redis.call(unpack(ask)) -- XPENDING
   for _, held in ipairs(page) do
     if #found == count then return {now, total, found, last, 1} end
     last = held[1]

@@ -13,7 +13,7 @@ end
 local values = {}
 for index = 1, #info, 2 do values[info[index]] = info[index + 1] end
 -- The user may lack the right to this one.
-local memory = redis.pcall('MEMORY', 'USAGE', KEYS[1])
+local memory = redis.pcall('MEMORY', 'USAGE', KEYS[1]) -- optional
 local clock = redis.call('TIME')
 return {
   clock[1] * 1000 + math.floor(clock[2] / 1000), values['length'], values['groups'],
