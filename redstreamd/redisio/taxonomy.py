@@ -32,11 +32,11 @@ of the tool error; every answer also has a message, the cause and a next step.
 _REPLIES = """
 ## Replies of the server
 
-Where the user may not run a command or use a key, or the server does not have a command, also inside of a script,
-message and next step name the command ("XINFO STREAM"), the key's pattern, and the line that grants it
-(`ACL SETUSER <user> +xinfo|stream`). A user without PING cannot be logged in: each call says so with
-CONNECTION_ERROR. What only helps is done without: hints in errors, figures of INFO and CONFIG in `stream_health`,
-`CLIENT TRACKING` (waits then look four times a second).
+Where the user may not run a command or use a key, or the server does not have a command, also inside of a
+script, message and next step name the command ("XINFO STREAM") or the key's pattern, and the line that grants
+it (`ACL SETUSER <user> +xinfo|stream`). A user without PING cannot be logged in: each call says so with
+CONNECTION_ERROR. What only helps is done without: hints in errors, figures of INFO and CONFIG in
+`stream_health`, `CLIENT TRACKING` (waits then look four times a second).
 
 | reply | code | meaning | recovery |
 |---|---|---|---|"""
