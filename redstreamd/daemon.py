@@ -15,9 +15,9 @@ from __future__ import annotations
 import gc
 import logging
 import signal
-from collections.abc import Awaitable, Callable, Iterator, Sequence
-from contextlib import AsyncExitStack, contextmanager
-from pathlib import Path
+from collections.abc import Awaitable, Callable, Sequence
+from contextlib import AsyncExitStack
+from functools import partial
 
 import attrs
 import trio
@@ -25,8 +25,8 @@ from mcp.server.lowlevel import Server
 
 from redstreamd import __version__
 from redstreamd.banner import banner
-from redstreamd.doors import OpenDoor, adopted, open_doors, turn_away
-from redstreamd.errors import SettingsError
+from redstreamd.doors import OpenDoor, adopted, open_doors
+from redstreamd.errors import NotNowError
 from redstreamd.journal import Journal
 from redstreamd.mcpio.acceptor import Acceptor
 from redstreamd.mcpio.connection import Connection
@@ -58,6 +58,7 @@ from redstreamd.service.restarts import Restart
 from redstreamd.service.supervisor import Supervisor
 from redstreamd.service.watchdog import Watchdog, watchdog_interval
 from redstreamd.settings import Loaded, Settings
+from redstreamd.state_directory import state_in
 from redstreamd.status import StatusLine
 from redstreamd.streams.bus import Bus
 from redstreamd.streams.diagnosis.vitals import Vitals
@@ -74,7 +75,7 @@ from redstreamd.tools.server import Toolbox
 _LOG = logging.getLogger("redstreamd")
 
 # sysexits.h
-_SOFTWARE, _TRY_LATER = 70, 75
+_SOFTWARE = 70
 
 # The hub shows progress at every sweep (30 s) and every command of its own (5 s at most each).
 _HUB_PATIENCE = 120.0
@@ -84,13 +85,18 @@ _EXTENSION = 4.0
 _GAVE_UP = (StartFailedError, TooManyFailuresError, ChildHungError, TakeTreeDown)
 
 
-def serve(loaded: Loaded) -> int:
+def serve(loaded: Loaded, *, on_ready: Callable[[], None] | None = None) -> int:
     """Run the daemon until SIGTERM or SIGINT and return its exit status.
+
+    Args:
+        loaded: The settings.
+        on_ready: Called once clients are served.
 
     Raises:
         SettingsError: The settings cannot work here.
+        NotNowError: They cannot work now, because an address or the state directory is in use; it is logged.
     """
-    return _run(_serve, loaded)
+    return _run(partial(_serve, on_ready=on_ready), loaded)
 
 
 def stdio(loaded: Loaded) -> int:
@@ -98,6 +104,7 @@ def stdio(loaded: Loaded) -> int:
 
     Raises:
         SettingsError: The settings cannot work here.
+        NotNowError: They cannot work now, because the state directory is in use; it is logged.
     """
     return _run(_stdio, loaded)
 
@@ -116,7 +123,7 @@ def _run(main: Callable[[Loaded, LogOutput], Awaitable[None]], loaded: Loaded) -
         reason = unwrapped(ended)
         if isinstance(reason, ListenError | StateDirectoryInUseError):
             _LOG.critical("%s", reason)
-            return _TRY_LATER
+            raise NotNowError(str(reason)) from ended
         if isinstance(reason, _GAVE_UP):
             # The supervisor's events have said why.
             return _SOFTWARE
@@ -179,7 +186,7 @@ def _build(settings: Settings, resources: AsyncExitStack) -> _Parts:
     """Build the parts; what must be given back at the end is entered into `resources`."""
     embedded = None
     if settings.daemon.embedded:
-        with _state_in(settings.daemon.state_directory):
+        with state_in(settings.daemon.state_directory):
             embedded = resources.enter_context(EmbeddedServer(settings.daemon.state_directory))
     journal = Journal()
     manager = Manager(
@@ -221,19 +228,21 @@ def _build(settings: Settings, resources: AsyncExitStack) -> _Parts:
     return _Parts(settings, manager, bus, updates, vitals, server, limits, embedded, journal)
 
 
-async def _serve(loaded: Loaded, log: LogOutput) -> None:
+async def _serve(loaded: Loaded, log: LogOutput, *, on_ready: Callable[[], None] | None) -> None:
     activated = adopt_sockets()
     async with AsyncExitStack() as resources:
-        try:
-            parts = _build(loaded.settings, resources)
-            doors = await open_doors(parts.settings.daemon.listen, activated)
-        except SettingsError as invalid:
-            await turn_away(activated, str(invalid))
-            raise
-        await _serve_doors(parts, doors, log)
+        parts = _build(loaded.settings, resources)
+        doors = await open_doors(parts.settings.daemon.listen, activated)
+        await _serve_doors(parts, doors, log, on_ready=on_ready)
 
 
-async def _serve_doors(parts: _Parts, doors: Sequence[OpenDoor], log: LogOutput) -> None:
+async def _serve_doors(
+    parts: _Parts,
+    doors: Sequence[OpenDoor],
+    log: LogOutput,
+    *,
+    on_ready: Callable[[], None] | None = None,
+) -> None:
     """Serve everyone who comes through `doors`, until a signal; closes them."""
     async with AsyncExitStack() as resources:
         for each in doors:
@@ -252,6 +261,8 @@ async def _serve_doors(parts: _Parts, doors: Sequence[OpenDoor], log: LogOutput)
             # The sockets accept, the signals are handled and the settings are valid: that is ready.
             # Redis is not asked; it may come and go.
             notifier.ready(status())
+            if on_ready is not None:
+                on_ready()
             _LOG.info("redstreamd %s listens on %s", __version__, ", ".join(map(str, addresses)))
             if not notifier.is_enabled:
                 # No service manager: a person started it, and wants to know what to do next.
@@ -356,26 +367,5 @@ def _target(settings: Settings, embedded: EmbeddedServer | None) -> Target:
 
 
 def _lease_key(settings: Settings) -> LeaseKey:
-    with _state_in(settings.daemon.state_directory):
+    with state_in(settings.daemon.state_directory):
         return LeaseKey.from_file(settings.daemon.state_directory / "lease.key")
-
-
-@contextmanager
-def _state_in(directory: Path) -> Iterator[None]:
-    """Report what the system does not let us do in the state directory as a setting that cannot be used.
-
-    Raises:
-        SettingsError: The block raised an OSError.
-    """
-    try:
-        yield
-    except OSError as error:
-        reason = f"{error.filename}: {error.strerror}" if error.filename else str(error)
-        allowed = "a directory that redstreamd may create files in"
-        raise SettingsError(
-            "daemon.state_directory",
-            value=str(directory),
-            source="the settings",
-            allowed=allowed,
-            text=f"setting daemon.state_directory cannot be used: {reason}; allowed: {allowed}",
-        ) from error

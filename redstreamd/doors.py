@@ -14,20 +14,15 @@ import trio
 
 from redstreamd import paths
 from redstreamd.errors import SettingsError
-from redstreamd.mcpio.absence import answer_for_absent
 from redstreamd.mcpio.acceptor import Door
 from redstreamd.mcpio.listeners import ListenError, open_tcp_listeners, open_unix_listener
 from redstreamd.notation import socket_path
 from redstreamd.policy import Principal
-from redstreamd.service.activation import Activated, adopt_sockets
+from redstreamd.service.activation import Activated
 from redstreamd.settings import Kind, ListenAddress
 
 #: Names of sockets that will be served some day, but not by MCP's line framing.
 _RESERVED = frozenset({"http", "metrics"})
-#: Seconds of silence after which the backlog of a socket is taken to be empty.
-_NOBODY_WAITS = 0.1
-#: Clients that are told at a time why nobody serves them. They take a descriptor each.
-_MOST_AT_ONCE = 100
 
 
 @attrs.frozen
@@ -109,32 +104,3 @@ def _default_address() -> ListenAddress:
         number = error.errno or errno.EIO
         raise ListenError(number, f"cannot listen on {path}: {error.strerror or error}") from error
     return address
-
-
-def turn_away_waiting(reason: str) -> None:
-    """Take over the sockets and do what `turn_away` does, for a start that failed before they were."""
-    activated = adopt_sockets()
-    if activated.listeners:
-        trio.run(turn_away, activated, reason)
-
-
-async def turn_away(activated: Activated, reason: str) -> None:
-    """Tell the clients that wait at sockets handed over why nobody will serve them, and let them go.
-
-    For a start that has failed. systemd starts a service again for as long as somebody waits at its
-    socket, so clients that nobody takes would turn one failure into a loop; and they would never learn
-    what is wrong.
-    """
-    while waiting := await _take_waiting(activated):
-        async with trio.open_nursery() as nursery:
-            for stream in waiting:
-                nursery.start_soon(answer_for_absent, stream, f"redstreamd cannot start: {reason}")
-
-
-async def _take_waiting(activated: Activated) -> list[trio.SocketStream]:
-    waiting: list[trio.SocketStream] = []
-    for entry in activated.listeners:
-        with trio.move_on_after(_NOBODY_WAITS):
-            while len(waiting) < _MOST_AT_ONCE:
-                waiting.append(await entry.listener.accept())
-    return waiting

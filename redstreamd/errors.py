@@ -82,3 +82,7 @@ class SettingsError(Exception):
         self.value = value
         self.source = source
         self.allowed = allowed
+
+
+class NotNowError(Exception):
+    """The daemon cannot start now and may later, by itself; the process exits with status 75."""

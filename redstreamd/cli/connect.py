@@ -15,9 +15,9 @@ import socket
 import threading
 from typing import Any
 
-from redstreamd.cli.absent import answer_for_absent
 from redstreamd.cli.reach import UnreachableError, open_connection
 from redstreamd.cli.text import complain
+from redstreamd.unavailable import answer_client
 
 _CHUNK = 256 * 1024  # bytes; larger reads gain nothing on a pipe (64 KiB) or a Unix socket (208 KiB)
 
@@ -46,7 +46,7 @@ def run(arguments: argparse.Namespace) -> int:
             return bridge(connection, source=0, sink=1)
     except UnreachableError as unreachable:
         complain(str(unreachable))
-        answer_for_absent(str(unreachable), source=0, sink=1)
+        answer_client(str(unreachable), source=0, sink=1)
         return unreachable.exit_status
 
 

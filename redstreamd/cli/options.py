@@ -5,12 +5,24 @@ from __future__ import annotations
 import argparse
 import os
 from collections.abc import Callable, Mapping
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol
 
 from redstreamd.cli.text import complain
 
 if TYPE_CHECKING:
     from redstreamd.settings import Loaded
+
+
+class Tell(Protocol):
+    """Tells clients why this process will not serve them."""
+
+    def __call__(self, reason: str, *, may_pass: bool) -> None:
+        """Tell those who wait.
+
+        Args:
+            reason: What is wrong and what to do.
+            may_pass: Whether it can end without anybody's doing.
+        """
 
 
 def add_settings_options(parser: argparse.ArgumentParser) -> None:
@@ -59,27 +71,25 @@ def load_from(arguments: argparse.Namespace, environ: Mapping[str, str] = os.env
 
 
 def with_settings(
-    arguments: argparse.Namespace,
-    use: Callable[[Loaded], int],
-    *,
-    tell: Callable[[str], None] = lambda reason: None,
+    arguments: argparse.Namespace, use: Callable[[Loaded], int], *, tell: Tell | None = None
 ) -> int:
-    """Load the settings and return what `use` makes of them, or 78 with the reason on stderr.
+    """Load the settings and return what `use` makes of them, or 78 or 75 if they cannot work, or not now.
 
     Args:
         arguments: Of the command line.
-        use: Given the settings; it may find out more that is wrong with them.
-        tell: Given the reason, too, where somebody waits who does not see stderr.
+        use: Given the settings; it may find out more that is wrong with them. What raises `NotNowError` has
+            reported it.
+        tell: Given the reason, which stderr has already, where somebody waits who does not see that.
     """
-    from redstreamd.errors import SettingsError
+    from redstreamd.errors import NotNowError, SettingsError
 
     try:
         return use(load_from(arguments))
     except SettingsError as invalid:
         complain(str(invalid))
-        if "LISTEN_FDS" in os.environ:
-            from redstreamd.doors import turn_away_waiting
-
-            turn_away_waiting(str(invalid))
-        tell(str(invalid))
-        return os.EX_CONFIG
+        reason, may_pass, status = str(invalid), False, os.EX_CONFIG
+    except NotNowError as failed:
+        reason, may_pass, status = str(failed), True, os.EX_TEMPFAIL
+    if tell is not None:
+        tell(reason, may_pass=may_pass)
+    return status

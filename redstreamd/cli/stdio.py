@@ -3,10 +3,17 @@
 from __future__ import annotations
 
 import argparse
+import os
 from typing import TYPE_CHECKING, Any
 
-from redstreamd.cli.absent import answer_for_absent
 from redstreamd.cli.options import add_settings_options, with_settings
+from redstreamd.unavailable import (
+    answer_client,
+    answer_clients,
+    has_left,
+    inherited_connection,
+    inherited_listeners,
+)
 
 if TYPE_CHECKING:
     from redstreamd.settings import Loaded
@@ -20,15 +27,29 @@ def add_to(commands: Any) -> None:
 
 
 def run(arguments: argparse.Namespace) -> int:
-    """Serve until the client closes its end; wrong settings are told on stderr and to the client."""
-    return with_settings(arguments, _stdio, tell=_tell)
+    """Serve until the client closes its end; the client is told why it cannot be served, if it cannot."""
+    listeners, connection = inherited_listeners(), inherited_connection()
+    if connection is not None and has_left(connection):
+        # Connected and gone: the kernel keeps a connection that was closed before it was accepted.
+        return os.EX_OK
 
+    def tell(reason: str, *, may_pass: bool) -> None:
+        message = f"redstreamd cannot start: {reason}"
+        if connection is not None:
+            answer_clients([], message, connections=[connection])
+        elif listeners:
+            answer_clients(listeners, message)
+        else:
+            answer_client(message, source=0, sink=1)
 
-def _tell(reason: str) -> None:
-    answer_for_absent(f"redstreamd cannot start: {reason}", source=0, sink=1)
+    return with_settings(arguments, _stdio, tell=tell)
 
 
 def _stdio(loaded: Loaded) -> int:
+    from redstreamd.state_directory import check_state_directory
+
+    check_state_directory(loaded.settings.daemon.state_directory)
+    # Imported last: it takes a second, and what is wrong so far has been told by now.
     from redstreamd.daemon import stdio
 
     return stdio(loaded)

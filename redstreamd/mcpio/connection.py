@@ -31,6 +31,9 @@ from redstreamd.policy import Principal
 EOF_GRACE_SECONDS: Final = 1.0
 # For the answers to requests that were cut off: they are short, so a peer that reads has them at once.
 LAST_WORDS_SECONDS: Final = 0.25
+# A peer that has just connected has its first request on the way. Drained before that is read, it would find
+# its connection closed, or reset, without an answer; so it is given this long from its opening on.
+FIRST_REQUEST_SECONDS: Final = 0.25
 # The most that is read at once; a Unix socket holds about three times as much by default.
 READ_BYTES: Final = 65536
 # A peer that sends much at once gives way to the others after so many messages or bytes: a millisecond of
@@ -110,11 +113,14 @@ class Connection:
         self._report = contained(on_event)
         self._splitter = LineSplitter(limits.max_message_bytes)
         self._has_begun = state is not None
+        self._heard = trio.Event()
         if state is not None:
             self._splitter.feed(state.unread)
+            self._heard.set()
         self._outbox = Outbox(stream, limits.max_outbox_bytes)
         self._draining = trio.Event()
         self._closed = trio.Event()
+        self._opened_at = -math.inf
         self._input_ended = trio.Event()
         self._reading = trio.CancelScope()
         self._nursery: trio.Nursery | None = None
@@ -159,7 +165,7 @@ class Connection:
 
         Cancellation closes the stream at once. Once only: a connection that ended is discarded.
         """
-        began = trio.current_time()
+        began = self._opened_at = trio.current_time()
         self._report(ConnectionOpened(self.id, self._principal))
         try:
             async with trio.open_nursery() as nursery:
@@ -205,7 +211,8 @@ class Connection:
     async def drain(self, timeout_seconds: float) -> bool:
         """Take no further requests, let those in flight be answered, then close; returns once closed.
 
-        Requests that arrive meanwhile are answered with an error. Those still in flight after
+        Requests that arrive meanwhile are answered with an error; a peer that has just connected has
+        `FIRST_REQUEST_SECONDS` for its first one. Those still in flight after
         `timeout_seconds` are cancelled and answered with one too, for which the peer has
         `LAST_WORDS_SECONDS` more. Handlers that wait can watch `RequestContext.draining`. `run` must be
         running, about to, or over. Cancelling this stops nothing.
@@ -249,6 +256,8 @@ class Connection:
             self._nursery.cancel_scope.cancel()
 
     async def _stop_reading_when_idle(self) -> None:
+        with trio.move_on_at(min(self._deadline, self._opened_at + FIRST_REQUEST_SECONDS)):
+            await self._heard.wait()
         await self._dispatcher.in_flight.wait_empty()
         self._reading.cancel()
 
@@ -263,6 +272,7 @@ class Connection:
                     return
                 self._has_begun = True
                 await self._dispatcher.take(line, nursery)
+                self._heard.set()
                 messages += 1
                 size += len(line)
                 if messages >= MESSAGES_PER_TURN or size >= BYTES_PER_TURN:

@@ -15,8 +15,8 @@ import pytest
 import trio
 from mcp import Client, MCPError, StdioServerParameters
 
-from redstreamd import paths
-from redstreamd.cli import absent, reach
+from redstreamd import paths, unavailable
+from redstreamd.cli import reach
 from tests.cli.conftest import read_all, read_exactly
 
 LARGE = random.Random(1).randbytes(8 * 1024 * 1024)
@@ -215,15 +215,15 @@ async def test_a_client_of_either_era_reports_that_there_is_no_daemon(nowhere, c
 def test_the_answers_for_an_absent_daemon_come_to_an_end(tmp_path, sent, answered):
     (tmp_path / "sent").write_bytes(sent)
     with (tmp_path / "sent").open("rb") as source, (tmp_path / "answers").open("wb") as sink:
-        absent.answer_for_absent("gone", source=source.fileno(), sink=sink.fileno())
+        unavailable.answer_client("gone", source=source.fileno(), sink=sink.fileno())
     assert (tmp_path / "answers").read_bytes().count(b"gone") == answered
 
 
 def test_a_client_that_asks_nothing_is_not_waited_for_long(monkeypatch):
-    monkeypatch.setattr(absent, "_PATIENCE", 0.05)
+    monkeypatch.setattr(unavailable, "_PIPE_PATIENCE_SECONDS", 0.05)
     source, held = os.pipe()
     try:
-        absent.answer_for_absent("gone", source=source, sink=-1)
+        unavailable.answer_client("gone", source=source, sink=-1)
     finally:
         os.close(source)
         os.close(held)

@@ -124,6 +124,23 @@ async def test_a_state_directory_that_cannot_be_used_is_told_with_the_systems_re
     )
 
 
+@pytest.mark.parametrize("name", ["serve", "stdio"])
+@pytest.mark.parametrize("wrong", ["tools.profile=wrker", "daemon.state_directory=/proc/nowhere"])
+def test_what_is_wrong_is_found_out_before_the_heavy_imports(command, environ, name, wrong):
+    """They take a second of a core, and a service that cannot start is started again with each client."""
+    code = (
+        "import sys\n"
+        "from redstreamd.cli import main\n"
+        f"status = main([{name!r}, '--set', {wrong!r}])\n"
+        "print(status, *{'trio', 'mcp', 'redis'}.intersection(sys.modules))"
+    )
+    words = [command[0], "-c", code]
+    done = subprocess.run(
+        words, env=environ, stdin=subprocess.DEVNULL, capture_output=True, text=True, check=False
+    )
+    assert done.stdout == "78\n"
+
+
 async def test_a_setting_with_line_breaks_stays_one_line(finished, tmp_path):
     file = tmp_path / "my.toml"
     file.write_text('[redis]\n"a\\n\\u001b[2J" = 1\n')
@@ -138,7 +155,7 @@ DAEMON = """
 import sys, types
 daemon = types.ModuleType("redstreamd.daemon")
 def act(name):
-    def run(loaded):
+    def run(loaded, **told):
         print(name, loaded.settings.limits.max_waits, loaded.settings.daemon.embedded)
         return 42
     return run

@@ -15,7 +15,12 @@ import trio
 import trio.testing
 
 from redstreamd.mcpio.acceptor import Acceptor, Door
-from redstreamd.mcpio.connection import EOF_GRACE_SECONDS, LAST_WORDS_SECONDS, Connection
+from redstreamd.mcpio.connection import (
+    EOF_GRACE_SECONDS,
+    FIRST_REQUEST_SECONDS,
+    LAST_WORDS_SECONDS,
+    Connection,
+)
 from redstreamd.mcpio.events import ConnectionClosed, ConnectionOpened, Ending, Event
 from redstreamd.mcpio.limits import Limits
 from redstreamd.mcpio.listeners import open_tcp_listeners
@@ -260,9 +265,10 @@ async def test_what_outlasts_a_drain_is_cut_off_with_an_error() -> None:
 async def test_an_idle_connection_is_drained_at_once_and_again_for_nothing() -> None:
     with trio.fail_after(100):
         async with connection_pair() as pair:
+            raw = await greeted(pair)
             began = trio.current_time()
             assert await pair.connection.drain(60)
-            assert await RawClient(pair.peer).receive_rest() == []
+            assert await raw.receive_rest() == []
             assert await pair.connection.drain(60)
             assert trio.current_time() == began
 
@@ -289,6 +295,27 @@ async def test_a_drain_that_comes_before_the_first_turn_of_a_connection_holds() 
             began = trio.current_time()
             nursery.start_soon(connection.run)
             assert await RawClient(theirs).receive_rest() == []
+            assert trio.current_time() - began == pytest.approx(FIRST_REQUEST_SECONDS)
+
+
+async def test_the_first_request_of_a_peer_that_has_just_connected_is_answered_though_we_drain() -> None:
+    with trio.fail_after(100):
+        async with connection_pair() as pair, trio.open_nursery() as nursery:
+            nursery.start_soon(pair.connection.drain, 60)
+            await trio.sleep(FIRST_REQUEST_SECONDS / 2)
+            raw = RawClient(pair.peer)
+            await raw.send(raw.tool_call("echo", request_id="first"))
+            (refusal,) = await raw.receive_rest()
+            assert (refusal["id"], refusal["error"]["code"]) == ("first", -32000)
+            assert trio.current_time() < FIRST_REQUEST_SECONDS
+
+
+async def test_a_peer_that_says_nothing_is_drained_at_once_unless_it_has_just_connected() -> None:
+    with trio.fail_after(100):
+        async with connection_pair() as pair:
+            await trio.sleep(FIRST_REQUEST_SECONDS)
+            began = trio.current_time()
+            assert await pair.connection.drain(60)
             assert trio.current_time() == began
 
 

@@ -1,0 +1,45 @@
+"""Whether the state directory can be used; light, so that this is found out before the heavy imports."""
+
+from __future__ import annotations
+
+import errno
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from redstreamd.errors import SettingsError
+
+
+@contextmanager
+def state_in(directory: Path) -> Iterator[None]:
+    """Report what the system does not let us do in the state directory as a setting that cannot be used.
+
+    Raises:
+        SettingsError: The block raised an OSError.
+    """
+    try:
+        yield
+    except OSError as error:
+        reason = f"{error.filename}: {error.strerror}" if error.filename else str(error)
+        allowed = "a directory that redstreamd may create files in"
+        raise SettingsError(
+            "daemon.state_directory",
+            value=str(directory),
+            source="the settings",
+            allowed=allowed,
+            text=f"setting daemon.state_directory cannot be used: {reason}; allowed: {allowed}",
+        ) from error
+
+
+def check_state_directory(directory: Path) -> None:
+    """Make the state directory if it is absent, with mode 0700, and find out what is wrong with it.
+
+    Raises:
+        SettingsError: It cannot be made, or holds no lease key yet and cannot be written to.
+    """
+    with state_in(directory):
+        directory.mkdir(mode=0o700, parents=True, exist_ok=True)
+        # A key that is there is only read, so it may be on a read-only file system.
+        if not (directory / "lease.key").exists() and not os.access(directory, os.W_OK | os.X_OK):
+            raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), str(directory))
