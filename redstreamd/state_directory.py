@@ -1,8 +1,9 @@
-"""Whether the state directory can be used; light, so that this is found out before the heavy imports."""
+"""Whether the state directory can be used, and by how many; light, to be used before the heavy imports."""
 
 from __future__ import annotations
 
 import errno
+import fcntl
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -43,3 +44,24 @@ def check_state_directory(directory: Path) -> None:
         # A key that is there is only read, so it may be on a read-only file system.
         if not (directory / "lease.key").exists() and not os.access(directory, os.W_OK | os.X_OK):
             raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), str(directory))
+
+
+def take_place(directory: Path, count: int) -> bool:
+    """Take one of `count` places for as long as this process lives; tell whether there was one.
+
+    A place is a byte of a file, locked (fcntl(2)): the kernel frees it however the process ends. To be called
+    once in a process.
+
+    Raises:
+        SettingsError: The file cannot be made.
+    """
+    with state_in(directory):
+        # Never closed here, because that would give the place back.
+        descriptor = os.open(directory / "places.lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    for number in range(count):
+        try:
+            fcntl.lockf(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB, 1, number)
+        except (BlockingIOError, PermissionError):  # EAGAIN or EACCES, which of them is open in POSIX
+            continue
+        return True
+    return False

@@ -7,6 +7,7 @@ import os
 from typing import TYPE_CHECKING, Any
 
 from redstreamd.cli.options import add_settings_options, with_settings
+from redstreamd.errors import NotNowError
 from redstreamd.unavailable import (
     answer_client,
     answer_clients,
@@ -23,6 +24,12 @@ def add_to(commands: Any) -> None:
     """Add the command to the parser."""
     parser = commands.add_parser("stdio", help="serve one client on stdin and stdout", allow_abbrev=False)
     add_settings_options(parser)
+    parser.add_argument(
+        "--at-most",
+        metavar="N",
+        type=int,
+        help="refuse the client, with a reason, if N processes that were given this option serve already",
+    )
     parser.set_defaults(run=run)
 
 
@@ -42,14 +49,16 @@ def run(arguments: argparse.Namespace) -> int:
         else:
             answer_client(message, source=0, sink=1)
 
-    return with_settings(arguments, _stdio, tell=tell)
+    def serve(loaded: Loaded) -> int:
+        from redstreamd.state_directory import check_state_directory, take_place
 
+        directory = loaded.settings.daemon.state_directory
+        check_state_directory(directory)
+        if arguments.at_most is not None and not take_place(directory, arguments.at_most):
+            raise NotNowError(f"{arguments.at_most} clients are served, the most there may be; try later")
+        # Imported last: it takes a second, and what is wrong so far has been told by now.
+        from redstreamd.daemon import stdio
 
-def _stdio(loaded: Loaded) -> int:
-    from redstreamd.state_directory import check_state_directory
+        return stdio(loaded)
 
-    check_state_directory(loaded.settings.daemon.state_directory)
-    # Imported last: it takes a second, and what is wrong so far has been told by now.
-    from redstreamd.daemon import stdio
-
-    return stdio(loaded)
+    return with_settings(arguments, serve, tell=tell)

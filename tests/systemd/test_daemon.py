@@ -162,40 +162,8 @@ def test_a_stop_answers_those_who_wait_and_is_a_success(listening: Container) ->
     assert "stopping: answering what is in flight" in listening.journal(SERVICE)
 
 
-def test_no_client_is_refused_while_the_daemon_is_restarted_again_and_again(listening: Container) -> None:
-    connects, restarts, refused = 1000, 0, []
-    served = threading.Event()
-
-    def storm() -> None:
-        for number in itertools.count():
-            if number >= connects and restarts >= 2:
-                break
-            try:
-                with socket.socket(socket.AF_UNIX) as client:
-                    client.settimeout(60)
-                    client.connect(str(listening.path(DOOR)))
-            except OSError as exc:
-                refused.append((number, exc))
-            # Spread over the restarts.
-            time.sleep(0.005)
-        served.set()
-
-    drop_in(listening, "[Unit]\nStartLimitIntervalSec=0\n")
-    listening.systemctl("start", SERVICE)
-    storming = threading.Thread(target=storm)
-    storming.start()
-    while not served.is_set():
-        listening.systemctl("restart", SERVICE)
-        restarts += 1
-    storming.join()
-    assert refused == []
-    with Agent(listening) as agent:
-        assert not agent.call("stream_list")["isError"]
-
-
 def test_a_killed_daemon_is_back_and_what_it_acknowledged_is_there(listening: Container) -> None:
     acknowledged: list[str] = []
-    drop_in(listening, "[Unit]\nStartLimitIntervalSec=0\n[Service]\nRestartSec=0\n")
     for life in range(1, 4):
         with Agent(listening) as agent, contextlib.suppress(OSError, ConnectionError):
             killer = threading.Thread(

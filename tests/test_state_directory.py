@@ -1,0 +1,46 @@
+"""What is found out about the state directory before the daemon is imported."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from redstreamd.errors import SettingsError
+from redstreamd.state_directory import check_state_directory
+
+HOLDER = """
+import sys
+from pathlib import Path
+from redstreamd.state_directory import take_place
+print(take_place(Path(sys.argv[1]), 2), flush=True)
+sys.stdin.read()
+"""
+
+
+def test_a_directory_is_made_for_its_owner_only_and_one_that_cannot_be_made_is_named(tmp_path: Path) -> None:
+    directory = tmp_path / "a" / "b"
+    check_state_directory(directory)
+    check_state_directory(directory)
+    assert directory.stat().st_mode & 0o777 == 0o700
+    with pytest.raises(SettingsError, match=r"/proc/nowhere: No such file or directory"):
+        check_state_directory(Path("/proc/nowhere"))
+
+
+def test_places_are_taken_once_each_and_come_free_with_their_process(tmp_path: Path) -> None:
+    def start() -> tuple[subprocess.Popen[str], bool]:
+        command = [sys.executable, "-c", HOLDER, str(tmp_path)]
+        process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+        assert process.stdout is not None
+        return process, process.stdout.readline() == "True\n"
+
+    processes, outcomes = zip(*(start() for _ in range(3)), strict=True)
+    assert outcomes == (True, True, False)
+    processes[0].kill()
+    processes[0].wait()
+    last, served = start()
+    assert served
+    for process in (*processes, last):
+        process.communicate()
