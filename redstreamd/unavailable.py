@@ -175,6 +175,7 @@ def answer_clients(
     reason: str,
     *,
     connections: Iterable[socket.socket] = (),
+    watched: Iterable[str] = (),
     most_seconds: float = MOST_SECONDS,
     empty_seconds: float = _EMPTY_SECONDS,
     linger_seconds: float = LINGER_SECONDS,
@@ -195,17 +196,20 @@ def answer_clients(
         listeners: Listening stream sockets; they become non-blocking and stay open.
         reason: What is wrong and what to do, for a person and a model.
         connections: Clients that are connected already; closed on the way out.
+        watched: Files and directories that the reason may depend on; they need not exist.
         most_seconds: See above.
         empty_seconds: See above.
         linger_seconds: See above.
     """
-    responder = _Responder(list(listeners), reason)
+    responder = _Responder(list(listeners), reason, list(watched))
     began = time.monotonic()
     for connection in connections:
         responder.let_in(connection)
     with _held_signals() as signals:
         last_at = began
         while not signals and (now := time.monotonic()) < began + most_seconds:
+            if responder.is_outdated():
+                break
             if responder.turn(accepting=True) or responder.clients:
                 last_at = now
             elif now >= last_at + (linger_seconds if responder.had_clients else empty_seconds):
@@ -233,6 +237,14 @@ def _held_signals() -> Iterator[list[int]]:
         signal.raise_signal(received[0])
 
 
+def _version(path: str) -> tuple[int, int] | None:
+    try:
+        found = os.stat(path)  # noqa: PTH116 - pathlib is slow to import
+    except OSError:
+        return None
+    return found.st_ino, found.st_mtime_ns
+
+
 class _Client:
     def __init__(self, connection: socket.socket, reason: str) -> None:
         connection.setblocking(False)
@@ -244,7 +256,8 @@ class _Client:
 class _Responder:
     """The loop of `answer_clients`: one thread for all clients, so that a silent one delays nobody."""
 
-    def __init__(self, listeners: list[socket.socket], reason: str) -> None:
+    def __init__(self, listeners: list[socket.socket], reason: str, watched: list[str]) -> None:
+        self._watched = {path: _version(path) for path in watched}
         for listener in listeners:
             listener.setblocking(False)
         self._listeners = {listener.fileno(): listener for listener in listeners}
@@ -255,6 +268,10 @@ class _Responder:
     def let_in(self, connection: socket.socket) -> None:
         self.had_clients = True
         self.clients[connection.fileno()] = _Client(connection, self._reason)
+
+    def is_outdated(self) -> bool:
+        """Whether something that the reason may depend on has changed."""
+        return any(_version(path) != version for path, version in self._watched.items())
 
     def turn(self, *, accepting: bool) -> bool:
         """Do what can be done now, or within a tenth of a second; tell whether there was anything."""
@@ -267,7 +284,9 @@ class _Responder:
         ready = watched.poll(_SLICE_SECONDS * 1000)
         for descriptor, _ in ready:
             if descriptor in self._listeners:
-                self._accept(self._listeners[descriptor])
+                # Somebody who comes after a change must not be told what was before it.
+                if not self.is_outdated():
+                    self._accept(self._listeners[descriptor])
             else:
                 self._read(descriptor)
         now = time.monotonic()

@@ -178,6 +178,31 @@ def test_it_stays_while_clients_come_up_to_its_bound_and_leaves_the_rest_in_the_
             client.recv(1)
 
 
+@pytest.mark.parametrize("there", [True, False])
+def test_who_comes_after_the_cause_was_mended_is_left_to_the_next_start(
+    listener: socket.socket, tmp_path: Path, there: bool
+) -> None:
+    settings = tmp_path / "settings"
+    if there:
+        settings.write_text("wrong")
+    late: list[socket.socket] = []
+
+    def mend() -> None:
+        with connected(listener) as client:
+            client.sendall(INITIALIZE)
+            assert answers(client) == [7]
+        (tmp_path / "new").write_text("right")
+        (tmp_path / "new").replace(settings)
+        late.append(connected(listener))
+
+    with beside(mend):
+        answer_clients([listener], REASON, watched=[str(settings)], most_seconds=60, linger_seconds=60)
+    with late[0] as client:
+        client.settimeout(0.05)
+        with pytest.raises(TimeoutError):
+            client.recv(1)
+
+
 def test_a_client_that_does_not_read_or_has_gone_is_let_go(listener: socket.socket) -> None:
     gone, deaf = connected(listener), connected(listener)
     gone.sendall(INITIALIZE)

@@ -35,6 +35,7 @@ def run(arguments: argparse.Namespace) -> int:
     """Serve until told to stop; where that cannot be, the clients of sockets handed over are told why."""
     # Taken now, because the daemon closes the sockets that it was handed over.
     listeners = inherited_listeners()
+    watched = _where_settings_lie(arguments)
 
     def tell(reason: str, *, may_pass: bool) -> None:
         if not listeners:
@@ -45,7 +46,7 @@ def run(arguments: argparse.Namespace) -> int:
             # The next start is due at once, or paced; it has the reason.
             answer_clients(listeners, message, linger_seconds=0.2, most_seconds=2.0)
         else:
-            answer_clients(listeners, message)
+            answer_clients(listeners, message, watched=watched)
 
     def serve(loaded: Loaded) -> int:
         from redstreamd.state_directory import check_state_directory
@@ -53,7 +54,7 @@ def run(arguments: argparse.Namespace) -> int:
         check_state_directory(loaded.settings.daemon.state_directory)
         # Without one, nobody starts it again by itself.
         has_service_manager = bool(os.environ.get("NOTIFY_SOCKET"))
-        return _serve_paced(loaded, listeners) if has_service_manager else _serve(loaded)
+        return _serve_paced(loaded, listeners, watched) if has_service_manager else _serve(loaded)
 
     return with_settings(arguments, serve, tell=tell)
 
@@ -64,7 +65,7 @@ def _serve(loaded: Loaded, on_ready: Callable[[], None] | None = None) -> int:
     return serve(loaded, on_ready=on_ready)
 
 
-def _serve_paced(loaded: Loaded, listeners: list[socket.socket]) -> int:
+def _serve_paced(loaded: Loaded, listeners: list[socket.socket], watched: list[str]) -> int:
     """Serve, after a pause if the processes before this one have failed, and record how this one ends."""
     from redstreamd.failed_starts import FailedStarts
 
@@ -79,7 +80,7 @@ def _serve_paced(loaded: Loaded, listeners: list[socket.socket]) -> int:
 
     signal.signal(signal.SIGTERM, end)
     try:
-        _wait_out(starts.begin(), listeners)
+        _wait_out(starts.begin(), listeners, watched)
         status = _serve(loaded, on_ready=starts.note_ready)
     except SettingsError:
         starts.end()
@@ -92,7 +93,7 @@ def _serve_paced(loaded: Loaded, listeners: list[socket.socket]) -> int:
     return status
 
 
-def _wait_out(pause: Pause, listeners: list[socket.socket]) -> None:
+def _wait_out(pause: Pause, listeners: list[socket.socket], watched: list[str]) -> None:
     if not pause.seconds:
         return
     if pause.served:
@@ -110,7 +111,28 @@ def _wait_out(pause: Pause, listeners: list[socket.socket]) -> None:
     complain(message)
     _show_status(message)
     forever = 2 * pause.seconds
-    answer_clients(told, message, most_seconds=pause.seconds, empty_seconds=forever, linger_seconds=forever)
+    answer_clients(
+        told,
+        message,
+        watched=watched,
+        most_seconds=pause.seconds,
+        empty_seconds=forever,
+        linger_seconds=forever,
+    )
+
+
+def _where_settings_lie(arguments: argparse.Namespace) -> list[str]:
+    """Return what changes when somebody mends the settings, as far as that can be seen from here.
+
+    systemd makes directories of its generators anew at each ``daemon-reload``, which follows a change of a
+    unit.
+    """
+    systemd = ["/run/systemd", f"{os.environ.get('XDG_RUNTIME_DIR', '/run')}/systemd"]
+    return [
+        arguments.config or "/etc/redstreamd/redstreamd.toml",
+        "/etc/redstreamd/environment",
+        *dict.fromkeys(systemd),
+    ]
 
 
 def _show_status(message: str) -> None:

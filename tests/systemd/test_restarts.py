@@ -27,6 +27,8 @@ DOOR = "/run/redstreamd/mcp.sock"
 TIMEOUT = 60.0
 #: How soon a client is told that the settings cannot work, and what that may cost at ten clients a second.
 TOLD_SECONDS, MOST_OF_A_CORE = 3.0, 0.30
+#: The same in starts of the program that only checks its settings, for machines on which one takes seconds.
+TOLD_STARTS = 4
 
 _CLIENT = {"protocolVersion": "2025-06-18", "capabilities": {}, "clientInfo": {"name": "t", "version": "0"}}
 INITIALIZE = (
@@ -116,6 +118,13 @@ def processor_seconds(container: Container) -> float:
     return sum(map(int, fields[11:15])) / os.sysconf("SC_CLK_TCK")
 
 
+def check_seconds(container: Container, clock: Clock) -> float:
+    """Return how long a process takes here that starts, checks the settings and ends."""
+    began = clock()
+    container.run("/opt/redstreamd/bin/redstreamd", "check-config")
+    return clock() - began
+
+
 def states(container: Container) -> tuple[str, str]:
     return tuple(container.show(unit, "ActiveState")["ActiveState"] for unit in (SERVICE, SOCKET))  # type: ignore[return-value]
 
@@ -191,9 +200,11 @@ def test_with_wrong_settings_everybody_is_told_soon_and_it_costs_little(
     drop_in(host, "[Service]\nEnvironment=REDSTREAMD_TOOLS_PROFILE=wrker\n")
     host.systemctl("start", SOCKET)
     with running_clock() as clock:
+        start = check_seconds(host, clock)
         used, began = processor_seconds(host), time.monotonic()
         crowd = come_for(host, seconds, clock)
         took = time.monotonic() - began
+        start = max(start, check_seconds(host, clock))
     # Afterwards nobody stays, and all has been accounted for.
     host.wait_for(SERVICE, ActiveState="failed", ExecMainStatus="78", NRestarts="0")
     used = processor_seconds(host) - used
@@ -206,7 +217,7 @@ def test_with_wrong_settings_everybody_is_told_soon_and_it_costs_little(
     [reason] = crowd.outcomes
     assert reason.startswith("redstreamd cannot start: setting tools.profile=")
     assert crowd.outcomes[reason] >= seconds * 5
-    assert crowd.slowest <= TOLD_SECONDS
+    assert crowd.slowest <= max(TOLD_SECONDS, TOLD_STARTS * start)
     assert used / took <= MOST_OF_A_CORE
     assert states(host) == ("failed", "active")
     assert "cannot start: setting tools.profile" in host.show(SERVICE, "StatusText")["StatusText"]
