@@ -14,6 +14,7 @@ from redstreamd.streams.answers import Answers
 from redstreamd.streams.diagnosis.group_findings import Limits
 from redstreamd.streams.diagnosis.health import Doctor
 from redstreamd.streams.diagnosis.sampler import Sampler
+from redstreamd.streams.group_records import GroupRecords
 from redstreamd.streams.lease_tokens import LeaseKey
 from redstreamd.streams.leases import Leases
 from redstreamd.streams.listing import Lister
@@ -39,6 +40,7 @@ class Bus:
         reader: Reading and waiting.
         publisher: Adding.
         work: Taking and settling.
+        records: What was agreed for consumer groups.
         pending: What was taken and is not finished.
         dead_letters: What failed for good.
         sampler: Follows streams for their rates; a supervised child runs it.
@@ -57,6 +59,7 @@ class Bus:
     reader: Reader
     publisher: Publisher
     work: WorkQueue
+    records: GroupRecords
     pending: PendingLister
     dead_letters: DeadLetters
     sampler: Sampler
@@ -77,12 +80,15 @@ class Bus:
         publisher = Publisher(
             manager, commands, idempotency_window_seconds=settings.leases.idempotency_window_seconds
         )
+        records = GroupRecords(manager, max_deliveries=settings.leases.max_deliveries)
         leases = Leases(
             manager,
+            lease_seconds=settings.leases.lease_seconds,
             foreign_idle_seconds=settings.leases.foreign_idle_seconds,
+            max_deliveries=settings.leases.max_deliveries,
             max_bytes=settings.tools.max_result_bytes,
         )
-        work = WorkQueue(commands, hub, leases, lease_key)
+        work = WorkQueue(commands, hub, leases, records, lease_key)
         requests = Requests(
             manager,
             commands,
@@ -115,7 +121,8 @@ class Bus:
                 ),
             ),
             requests=requests,
-            groups=GroupAdmin(manager, commands, hub),
+            records=records,
+            groups=GroupAdmin(manager, commands, hub, records),
             streams=StreamAdmin(manager, commands),
             answers=Answers(commands, publisher, work, requests, lease_seconds=settings.leases.lease_seconds),
         )

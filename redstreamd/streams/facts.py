@@ -113,10 +113,12 @@ class Facts:
                 raise await group_not_found(commands, stream, group)
             consumers = await commands.xinfo_consumers(stream, group)
             oldest = await commands.xpending_range(stream, group, start="-", end="+", count=1)
+            max_deliveries = await self.bus.records.max_deliveries(stream, group)
         facts = {"stream": stream, "uri": group_uri(stream, group), **_group(shape, info), "group": group}
         del facts["name"]
         return {
             **facts,
+            "max_deliveries": max_deliveries,
             "consumer_count": len(consumers),
             "consumers": [
                 attrs.asdict(each) for each in sorted(consumers, key=lambda each: each.name)[:MAX_LISTED]

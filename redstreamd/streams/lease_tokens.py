@@ -1,9 +1,15 @@
 """Lease tokens: what a caller shows to prove which attempt at which entries it holds.
 
-A token names the stream, group, consumer, principal, the (entry ID, attempt) pairs, the time of the take and
-its limit of deliveries, so the daemon keeps no table of leases and any daemon that knows the key can check
-it. It is authenticated, not secret: HMAC-SHA256, cut to 128 bits (RFC 2104 section 5), in URL-safe base64,
-because agents copy it through text.
+A token names the stream, group, consumer, principal, the (entry ID, attempt) pairs, the time of the take,
+the limit of deliveries and the length of the lease, so the daemon keeps no table of leases and any daemon
+that knows the key can check it. It is authenticated, not secret: HMAC-SHA256, cut to 128 bits (RFC 2104
+section 5), in URL-safe base64, because agents copy it through text.
+
+The form is that of the first release: a tuple of seven, the last of them a flat list of triples, each the
+two parts of an entry ID and its attempt. A list that names its first entry more than once says more: the
+last triple of an entry holds its attempt. Of the triples before it, the first holds the length of the lease
+in milliseconds, and the second, if there is one, the lease's own limit of deliveries. The first release
+takes the last triple of each entry, too, so it reads such a token as one of its own.
 """
 
 from __future__ import annotations
@@ -43,7 +49,11 @@ class Lease:
         attempts: Entry ID -> the attempt that this lease is; the fencing token.
         taken_at: The server's time in milliseconds, not before the last of these was delivered. What was
             delivered later is not this lease's, even if a group that was set back counts from 1 again.
-        max_deliveries: A retry after as many deliveries becomes a dead letter; 0 for never.
+        max_deliveries: The group's limit of deliveries when the lease was given, or the lease's own; 0 for
+            never. The first release goes by it.
+        length_ms: How long the lease was when it was given, in milliseconds; None if the token does not tell.
+        own_limit: A limit of deliveries that the taker asked for and that allowed more than the group's;
+            None: the group's holds. Only with a length.
     """
 
     stream: str
@@ -53,6 +63,16 @@ class Lease:
     attempts: dict[str, int]
     taken_at: int
     max_deliveries: int
+    length_ms: int | None = None
+    own_limit: int | None = None
+
+    @property
+    def least_limit(self) -> int | None:
+        """The limit of deliveries that holds if it allows more than the group's; None: there is none.
+
+        A token of the first release does not tell whether its limit was the taker's wish.
+        """
+        return self.max_deliveries if self.length_ms is None else self.own_limit
 
 
 class LeaseKey:
@@ -88,9 +108,11 @@ class LeaseKey:
 
     def sign(self, lease: Lease) -> str:
         """Return the token that says `lease`."""
-        numbers = itertools.chain.from_iterable(
-            (*_parts(entry_id), attempt) for entry_id, attempt in lease.attempts.items()
-        )
+        triples = [(*_parts(entry_id), attempt) for entry_id, attempt in lease.attempts.items()]
+        if lease.length_ms is not None:
+            terms = [lease.length_ms] if lease.own_limit is None else [lease.length_ms, lease.own_limit]
+            triples[:0] = [(*triples[0][:2], term) for term in terms]
+        numbers = itertools.chain.from_iterable(triples)
         body = msgspec.msgpack.encode(
             (
                 *(lease.stream, lease.group, lease.consumer, lease.principal),
@@ -119,9 +141,14 @@ class LeaseKey:
         stream, group, consumer, principal, taken_at, max_deliveries, numbers = msgspec.msgpack.decode(
             body, type=tuple[str, str, str, str, int, int, tuple[int, ...]]
         )
-        triples = zip(*[iter(numbers)] * 3, strict=True)
+        triples = list(zip(*[iter(numbers)] * 3, strict=True))
+        # Later triples of an entry take the place of earlier ones.
         attempts = {f"{milliseconds}-{sequence}": attempt for milliseconds, sequence, attempt in triples}
-        return Lease(stream, group, consumer, principal, attempts, taken_at, max_deliveries)
+        terms = [number for *_, number in triples[: len(triples) - len(attempts)]]
+        length_ms, own_limit, *_ = (*terms, None, None)
+        return Lease(
+            stream, group, consumer, principal, attempts, taken_at, max_deliveries, length_ms, own_limit
+        )
 
     def _verified(self, token: str) -> bytes | None:
         if not token.startswith(_PREFIX) or len(token) > _MAX_CHARACTERS or not token.isascii():

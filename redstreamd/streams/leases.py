@@ -21,12 +21,13 @@ from redstreamd.errors import BusError, Code
 from redstreamd.redisio import replies
 from redstreamd.redisio.manager import Lane, Manager, Replay
 from redstreamd.redisio.replies import RawEntry
+from redstreamd.streams.group_records import Sending
 from redstreamd.streams.lease_tokens import Lease
 from redstreamd.streams.names import Kind, companion_key
 from redstreamd.streams.scripts import load
 
-_TAKE = load("ids", "due", "tries", "bury", "take")
-_SETTLE = load("ids", "due", "tries", "bury", "settle")
+_TAKE = load("ids", "due", "group_record", "tries", "bury", "take")
+_SETTLE = load("ids", "due", "group_record", "tries", "bury", "settle")
 
 
 class Action(enum.StrEnum):
@@ -60,7 +61,9 @@ class Take:
         consumer: Who takes them.
         count: The most entries to take; fewer are taken where they are large.
         lease_seconds: How long nobody else gets them.
-        max_deliveries: An entry delivered as often already is dead-lettered instead; 0 for never.
+        max_deliveries: What the caller asks for; None: nothing. An entry delivered as often already is
+            dead-lettered instead; 0 for never. It becomes the group's where this take creates the group.
+            Else it counts for this take and its lease, if it allows more deliveries than the group's.
         create_at: Last-delivered ID at which to create the group if it does not exist; None: do not.
         resume: Take what the consumer holds already, and nothing else; its older leases end. It counts as
             a delivery.
@@ -73,7 +76,7 @@ class Take:
     consumer: str
     count: int
     lease_seconds: float
-    max_deliveries: int
+    max_deliveries: int | None
     create_at: str | None
     resume: bool = False
     idempotency_key: str | None = None
@@ -93,6 +96,9 @@ class Taken:
         dead_lettered: Entries that had been delivered too often and were put aside.
         next_due: If nothing was taken, the earliest time at which a lease runs out or a retry is due.
         still_held: Entries that the consumer holds beyond those that were resumed, counted up to 5,000.
+        lease_ms: How long the lease was when it was given, in milliseconds; None if that is not known.
+        own_limit: The limit of deliveries that the lease has for itself; None: it has the group's.
+        group_limit: The group's limit of deliveries; 0 for never.
     """
 
     entries: list[tuple[RawEntry, int]]
@@ -104,6 +110,29 @@ class Taken:
     dead_lettered: int
     next_due: float | None
     still_held: int
+    lease_ms: int | None
+    own_limit: int | None
+    group_limit: int
+
+    def including(self, earlier: Taken | None) -> Taken:
+        """Return this as the answer of a call which took before, and got no entries by that.
+
+        What a call did on the way is part of its answer, however many commands it was made of.
+        """
+        if earlier is None:
+            return self
+        return attrs.evolve(
+            self,
+            group_created=self.group_created or earlier.group_created,
+            dead_lettered=self.dead_lettered + earlier.dead_lettered,
+        )
+
+    def did(self) -> str:
+        """Say in a sentence what the take changed apart from its entries; empty if nothing."""
+        did = ["created the group"] if self.group_created else []
+        if self.dead_lettered:
+            did.append(f"dead-lettered {self.dead_lettered} entries")
+        return f"Before that, this call {' and '.join(did)}." if did else ""
 
 
 @attrs.frozen
@@ -115,12 +144,14 @@ class Settled:
         outcomes: Entry ID -> outcome.
         due: The latest time at which one that was extended or retried may be taken again, in milliseconds
             since the epoch by the server's clock; None if there is none.
+        shortened: Entries whose lease runs out earlier than it would have.
         kept_for: Another group for which entries that are done were not deleted.
     """
 
     lease: Lease
     outcomes: dict[str, Outcome]
     due: int | None
+    shortened: int
     kept_for: str | None
 
     def ids(self, *outcomes: Outcome) -> list[str]:
@@ -131,16 +162,28 @@ class Settled:
 class Leases:
     """Takes and settles leases; holds no state but where it last looked for other programs' entries."""
 
-    def __init__(self, manager: Manager, *, foreign_idle_seconds: float, max_bytes: int) -> None:
+    def __init__(
+        self,
+        manager: Manager,
+        *,
+        lease_seconds: float,
+        foreign_idle_seconds: float,
+        max_deliveries: int,
+        max_bytes: int,
+    ) -> None:
         """Work through `manager`.
 
         Args:
             manager: Reaches Redis.
+            lease_seconds: The length of a lease whose own is not known.
             foreign_idle_seconds: Idle time after which entries of other programs may be taken.
+            max_deliveries: The limit of groups for which none was set.
             max_bytes: A take ends once the content of its entries reaches this size.
         """
         self._manager = manager
         self._max_bytes = max_bytes
+        self._lease_ms = int(lease_seconds * 1000)
+        self._max_deliveries = max_deliveries
         self._foreign_idle_ms = int(foreign_idle_seconds * 1000)
         # Only where a search goes on, so losing one costs nothing; bounded by the groups in use.
         self._look_from: dict[tuple[str, str], str] = {}
@@ -159,27 +202,36 @@ class Leases:
         lease_ms = int(take.lease_seconds * 1000)
         key = take.idempotency_key
         record = "" if key is None else _digest(take.consumer, key)
+        sending = Sending.of(self._manager, take.stream)
         reply = await self._manager.run_script(
             _TAKE,
-            keys=[*_keys(*place), companion_key(take.stream, Kind.TAKE, take.group, record)],
+            keys=[
+                *_keys(*place),
+                companion_key(take.stream, Kind.TAKE, take.group, record),
+                sending.key,
+                companion_key(take.stream, Kind.GROUP, take.group),
+            ],
             args=[
                 take.group,
                 take.consumer,
                 take.count,
                 lease_ms,
                 self._foreign_idle_ms,
-                take.max_deliveries,
+                self._max_deliveries,
                 take.create_at or "",
                 int(take.resume),
                 0 if key is None else lease_ms,
                 self._look_from.get(place, "-"),
                 self._max_bytes,
+                "" if take.max_deliveries is None else take.max_deliveries,
+                sending.keep_ms,
             ],
             replay=Replay.NEVER if key is None else Replay.SAFE,
             # Entries may be large, and nothing short is to wait behind them.
             lane=Lane.BULK,
         )
-        now, at, expires, replayed, created, entries, dead_lettered, next_due, look_from, still_held = reply
+        now, at, expires, replayed, created, entries, dead_lettered, next_due, look_from, *rest = reply
+        still_held, length, own_limit, group_limit = rest
         if look_from == b"-":
             self._look_from.pop(place, None)
         else:
@@ -194,6 +246,9 @@ class Leases:
             dead_lettered=dead_lettered,
             next_due=float(next_due) if next_due else None,
             still_held=still_held,
+            lease_ms=int(length) if length != b"" else None,
+            own_limit=int(own_limit) if own_limit != b"" else None,
+            group_limit=group_limit,
         )
 
     async def settle(
@@ -202,7 +257,7 @@ class Leases:
         action: Action,
         *,
         entry_ids: Sequence[str] | None = None,
-        delay_seconds: float = 0.0,
+        delay_seconds: float | None = None,
         reason: str = "",
         delete: bool = False,
     ) -> Settled:
@@ -210,13 +265,15 @@ class Leases:
 
         Repeating it is harmless: what is settled is `ALREADY`, what another attempt owns is `LOST`,
         and either is left alone. So a lost reply is asked for again. A RETRY after as many deliveries as
-        the lease allows dead-letters.
+        the group allows, or the lease if that allows more, dead-letters.
 
         Args:
             lease: What the caller holds.
             action: What to do.
             entry_ids: For which of the lease's entries; None for all.
             delay_seconds: For EXTEND and HOLD the new length of the lease, for RETRY the time to put off.
+                None with EXTEND renews by the length that the lease had when it was given, and never to an
+                earlier time; the length of the setting counts where the token does not tell its own.
             reason: Kept with a dead letter.
             delete: With DONE, delete the entries from the stream, too, unless another group needs them.
 
@@ -225,18 +282,22 @@ class Leases:
         """
         chosen = chosen_of(lease, entry_ids)
         pairs = [word for entry_id in chosen for word in (entry_id, lease.attempts[entry_id])]
-        outcomes, due, kept_for = await self._manager.run_script(
+        delay_ms = 0 if delay_seconds is None else int(delay_seconds * 1000)
+        if action is Action.EXTEND and delay_seconds is None:
+            action, delay_ms = Action.HOLD, lease.length_ms or self._lease_ms
+        outcomes, due, kept_for, shortened = await self._manager.run_script(
             _SETTLE,
-            keys=_keys(lease.stream, lease.group),
+            keys=[*_keys(lease.stream, lease.group), companion_key(lease.stream, Kind.GROUP, lease.group)],
             args=[
                 lease.group,
                 lease.consumer,
                 action.value,
-                int(delay_seconds * 1000),
+                delay_ms,
                 reason,
                 int(delete),
-                lease.max_deliveries,
+                "" if lease.least_limit is None else lease.least_limit,
                 lease.taken_at,
+                self._max_deliveries,
                 *pairs,
             ],
             replay=Replay.SAFE,
@@ -245,6 +306,7 @@ class Leases:
             lease,
             {entry_id: Outcome(outcome.decode()) for entry_id, outcome in zip(chosen, outcomes, strict=True)},
             due=int(due) if due else None,
+            shortened=shortened,
             kept_for=replies.name(kept_for) if kept_for else None,
         )
 

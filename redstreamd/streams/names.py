@@ -24,7 +24,7 @@ MAX_NAME_BYTES = 512
 #: The consumer in whose name entries are pending that a removed consumer held and nobody took yet.
 RELEASED = "_rs.released"
 
-_COMPANION = re.compile(r":rs:(due|dead|tries|idem|take|reply)(?=:|$)")
+_COMPANION = re.compile(r":rs:(due|dead|tries|group|idem|take|call|reply)(?=:|$)")
 #: Unicode's category Cc.
 _CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f]")
 _NAMING_RULE = re.compile(r"[a-z0-9][a-z0-9_-]*(?::[a-z0-9][a-z0-9_-]*){2,}")
@@ -36,8 +36,10 @@ class Kind(enum.StrEnum):
     DUE = "due"  #: sorted set per group: "<entry ID>/<attempt>" -> due time in server milliseconds
     DEAD = "dead"  #: stream per group: dead-lettered entries
     TRIES = "tries"  #: sorted set per group: what became of earlier deliveries of entries that failed
+    GROUP = "group"  #: hash per group: what was agreed for it, such as max_deliveries
     IDEMPOTENCY = "idem"  #: string per idempotency key of stream_add: entry IDs and a hash of the body
     TAKE = "take"  #: string per idempotency key of work_take: the entries it leased
+    CALL = "call"  #: string per call that may be sent twice: what its first sending did; lives for seconds
     REPLY = "reply"  #: stream per principal: answers to its request_reply calls
 
 

@@ -6,8 +6,8 @@ caller meant, and which names would have been right.
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Collection, Iterable
-from contextlib import asynccontextmanager, suppress
+from collections.abc import AsyncIterator, Callable, Collection, Iterable, Iterator
+from contextlib import asynccontextmanager, contextmanager, suppress
 
 from redstreamd.errors import BusError, Code
 from redstreamd.nearest import MAX_KNOWN, nearest_names
@@ -43,6 +43,22 @@ async def explained(commands: Commands, stream: str, group: str | None = None) -
         if "no such key" in text.lower() or "requires the key to exist" in text:
             raise await stream_not_found(commands, stream) from refusal
         raise
+
+
+@contextmanager
+def telling(done: Callable[[], str]) -> Iterator[None]:
+    """Let an error in the block tell what the same call had done before.
+
+    Args:
+        done: Asked when there is an error. Returns a sentence, or an empty text if nothing was done.
+    """
+    try:
+        yield
+    except BusError as error:
+        if not (sentence := done()):
+            raise
+        cause = f"{error.cause.rstrip('.')}. {sentence}"
+        raise BusError(error.code, error.message, cause=cause, next_step=error.next_step) from error
 
 
 async def stream_not_found(commands: Commands, stream: str) -> BusError:

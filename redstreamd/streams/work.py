@@ -16,11 +16,12 @@ import trio
 
 from redstreamd.errors import BusError, Code
 from redstreamd.redisio.commands import Commands
-from redstreamd.redisio.errors import OutcomeUnknown, ServerReplied
+from redstreamd.redisio.errors import OutcomeUnknown
 from redstreamd.streams import entry_ids
+from redstreamd.streams.group_records import Creation, GroupRecords
 from redstreamd.streams.lease_tokens import Lease, LeaseKey
 from redstreamd.streams.leases import Action, Leases, Settled, Take, Taken
-from redstreamd.streams.problems import explained
+from redstreamd.streams.problems import explained, telling
 from redstreamd.streams.tail_hub import TailHub
 
 #: Seconds after which a waiting take looks again without being woken: a retry that another daemon
@@ -44,11 +45,14 @@ class Work:
 class WorkQueue:
     """Hands out and settles work of any stream and group."""
 
-    def __init__(self, commands: Commands, hub: TailHub, leases: Leases, key: LeaseKey) -> None:
-        """Take through `leases`, wait through `hub`, sign tokens with `key`."""
+    def __init__(
+        self, commands: Commands, hub: TailHub, leases: Leases, records: GroupRecords, key: LeaseKey
+    ) -> None:
+        """Take through `leases`, create groups with `records`, wait through `hub`, sign tokens with `key`."""
         self._commands = commands
         self._hub = hub
         self._leases = leases
+        self._records = records
         self._key = key
         self._turns: dict[tuple[str, str], _Turn] = {}
 
@@ -74,7 +78,8 @@ class WorkQueue:
         if taken.entries:
             attempts = {entry.id: attempt for entry, attempt in taken.entries}
             whose = (take.stream, take.group, take.consumer, principal)
-            lease = self._key.sign(Lease(*whose, attempts, taken.at, take.max_deliveries))
+            limit = taken.group_limit if taken.own_limit is None else taken.own_limit
+            lease = self._key.sign(Lease(*whose, attempts, taken.at, limit, taken.lease_ms, taken.own_limit))
         return Work(taken, lease)
 
     async def settle(
@@ -84,7 +89,7 @@ class WorkQueue:
         action: Action,
         *,
         entry_ids: Sequence[str] | None = None,
-        delay_seconds: float = 0.0,
+        delay_seconds: float | None = None,
         reason: str = "",
         delete: bool = False,
     ) -> Settled:
@@ -121,27 +126,26 @@ class WorkQueue:
             )
         return lease
 
-    async def create_group(self, stream: str, group: str, start: str) -> bool:
+    async def create_group(
+        self, stream: str, group: str, position: str, *, max_deliveries: int | None = None
+    ) -> Creation:
         """Create a consumer group, and the stream if there is none.
 
         Args:
             stream: The stream.
             group: The group.
-            start: The first entry it is to deliver; see `entry_ids.position`.
+            position: Its last-delivered ID; see `group_position`.
+            max_deliveries: See `GroupRecords.create`.
 
-        Returns:
-            True if it was created, False if it existed; then its position is unchanged.
+        Raises:
+            BusError: WRONG_TYPE; CONNECTION_ERROR.
         """
         async with explained(self._commands, stream):
-            try:
-                await self._commands.xgroup_create(stream, group, group_position(start), mkstream=True)
-            except ServerReplied as refusal:
-                if refusal.code is not Code.GROUP_EXISTS:
-                    raise
-                return False
-        # No key that is watched changed, and subscribers are told how many groups there are.
-        self._hub.poke(stream)
-        return True
+            creation = await self._records.create(stream, group, position, max_deliveries=max_deliveries)
+        if creation.created:
+            # No key that is watched changed, and subscribers are told how many groups there are.
+            self._hub.poke(stream)
+        return creation
 
     async def _take_now(self, take: Take) -> Taken:
         try:
@@ -165,9 +169,10 @@ class WorkQueue:
                 # From here on only the wait itself may end early: a take must be answered.
                 patience.deadline = math.inf
                 with self._hub.watch((take.stream,)) as watch:
+                    taken: Taken | None = None
                     while True:
                         watch.mark()
-                        taken = await self._take_now(take)
+                        taken = await self._take_again(take, taken)
                         remaining = deadline - trio.current_time()
                         if taken.entries or taken.replayed or remaining <= 0 or self._hub.draining:
                             return taken
@@ -175,6 +180,12 @@ class WorkQueue:
                             await watch.changed()
         # The turn never came, so others were served; there may be something left.
         return await self._take_now(take)
+
+    async def _take_again(self, take: Take, earlier: Taken | None) -> Taken:
+        """Take once more; what the call did before is in the answer, be it an error."""
+        with telling(lambda: "" if earlier is None else earlier.did()):
+            taken = await self._take_now(take)
+        return taken.including(earlier)
 
     @asynccontextmanager
     async def _turn(self, stream: str, group: str) -> AsyncIterator[None]:

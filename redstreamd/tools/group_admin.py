@@ -21,6 +21,7 @@ from redstreamd.tools.definition import Call, Profile, named_by, tool
 _OWN = {
     "destroy": ("delete_dead_letters",),
     "set_position": ("start",),
+    "set_max_deliveries": ("max_deliveries",),
     "remove_consumer": ("consumer", "pending", "to_consumer"),
 }
 
@@ -31,13 +32,24 @@ class GroupManageArguments:
 
     stream: fields.Stream
     group: fields.Group
-    action: Literal["destroy", "set_position", "remove_consumer"]
+    action: Literal["destroy", "set_position", "set_max_deliveries", "remove_consumer"]
     start: (
         Annotated[
             str,
             Meta(
                 max_length=64,
                 description="set_position: what is delivered next; forms as in group_create.",
+            ),
+        ]
+        | None
+    ) = None
+    max_deliveries: (
+        Annotated[
+            int,
+            Meta(
+                ge=0,
+                le=1_000_000,
+                description="set_max_deliveries: dead-letter after as many deliveries; 0 for never.",
             ),
         ]
         | None
@@ -86,7 +98,7 @@ class GroupManaged:
     ),
 )
 async def group_manage(call: Call[Bus], args: GroupManageArguments) -> GroupManaged:
-    """Destroy a consumer group, set its position, or remove a consumer.
+    """Destroy a consumer group, set its position or max_deliveries, or remove a consumer.
 
     Tells what would be lost, skipped or repeated, and does it only if dry_run is false.
     """
@@ -99,6 +111,8 @@ async def group_manage(call: Call[Bus], args: GroupManageArguments) -> GroupMana
         return await _destroy(call, args, state)
     if args.action == "set_position":
         return await _set_position(call, args, state)
+    if args.action == "set_max_deliveries":
+        return await _set_max_deliveries(call, args)
     return await _remove_consumer(call, args)
 
 
@@ -136,6 +150,23 @@ async def _set_position(call: Call[Bus], args: GroupManageArguments, state: Grou
         },
         "What is pending stays so; a repeated entry that is pending is then delivered beside it."
         if move.repeated.entries and state.info.pending
+        else None,
+    )
+
+
+async def _set_max_deliveries(call: Call[Bus], args: GroupManageArguments) -> GroupManaged:
+    if args.max_deliveries is None:
+        raise _missing("max_deliveries", "It says after how many deliveries entries are dead-lettered.")
+    before = await call.bus.groups.max_deliveries(args.stream, args.group)
+    if not args.dry_run:
+        await call.bus.groups.set_max_deliveries(args.stream, args.group, args.max_deliveries)
+    lower = args.max_deliveries > 0 and (before == 0 or args.max_deliveries < before)
+    return GroupManaged(
+        args.dry_run,
+        {"max_deliveries": args.max_deliveries, "max_deliveries_before": before},
+        f"pending_list with min_deliveries {args.max_deliveries} shows the entries that the next take "
+        "dead-letters when they are due."
+        if lower
         else None,
     )
 

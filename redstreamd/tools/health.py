@@ -142,6 +142,7 @@ def _group(facts: GroupFacts) -> dict[str, Any]:
         "pending": facts.info.pending,
         "dead_letters": look.dead_letters,
         "last_delivered_id": facts.info.last_delivered_id,
+        "max_deliveries": look.max_deliveries,
     }
     if not facts.lag.exact:
         line["lag_between"] = [facts.lag.least, facts.lag.most]

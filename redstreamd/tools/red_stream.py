@@ -16,7 +16,6 @@ from msgspec import Meta
 
 from redstreamd.errors import BusError, Code
 from redstreamd.policy import Permission
-from redstreamd.redisio.errors import ServerReplied
 from redstreamd.redisio.replies import RawEntry
 from redstreamd.streams import entry_ids
 from redstreamd.streams.bus import Bus
@@ -119,15 +118,9 @@ async def create_consumer_group(call: Call[Bus], args: CreateConsumerGroupArgume
             cause="It is neither $ nor an entry ID.",
             next_step="Give $ for new messages only, 0 for all, or an entry ID.",
         )
-    async with explained(call.bus.commands, args.stream):
-        try:
-            await call.bus.commands.xgroup_create(args.stream, args.group, args.start, mkstream=True)
-        except ServerReplied as refusal:
-            if refusal.code is not Code.GROUP_EXISTS:
-                raise
-            return {"success": True, "note": "Consumer group already exists"}
-    # Redis pushes nothing for it, and subscribers are told how many groups there are.
-    call.bus.hub.poke(args.stream)
+    creation = await call.bus.work.create_group(args.stream, args.group, args.start)
+    if not creation.created:
+        return {"success": True, "note": "Consumer group already exists"}
     return {"success": True}
 
 

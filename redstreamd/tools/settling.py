@@ -19,6 +19,8 @@ from redstreamd.tools.annotations import no, writing, yes
 from redstreamd.tools.definition import Call, Profile, named_by, tool
 from redstreamd.tools.leasing import Seconds, lease_seconds
 
+_SHORTENED = "lease_seconds is less than was left: {count} of these entries come due earlier than before."
+
 AlreadyDone = Annotated[
     list[str], Meta(description="Settled before: finished, dead-lettered, or given back by this lease.")
 ]
@@ -117,6 +119,7 @@ class WorkExtended:
     already_done: AlreadyDone
     lost: list[str]
     lease_expires: Annotated[str, Meta(description="Absent if nothing was extended.")] | None = None
+    warning: str | None = None
 
 
 @tool(
@@ -133,9 +136,12 @@ class WorkExtended:
     ),
 )
 async def work_extend(call: Call[Bus], args: WorkExtendArguments) -> WorkExtended:
-    """Renew a lease: it runs lease_seconds from now. The lease itself stays the same."""
+    """Renew a lease: it runs lease_seconds from now. The token stays the same.
+
+    Without lease_seconds it is renewed by its own length and never ends earlier than it would have.
+    """
     _check_lease(call, args.lease, args.stream, args.group)
-    seconds = lease_seconds(call, args.lease_seconds)
+    seconds = None if args.lease_seconds is None else lease_seconds(call, args.lease_seconds)
     settled = await call.bus.work.settle(
         args.lease, call.principal.name, Action.EXTEND, entry_ids=args.entry_ids, delay_seconds=seconds
     )
@@ -145,6 +151,7 @@ async def work_extend(call: Call[Bus], args: WorkExtendArguments) -> WorkExtende
         already_done=settled.ids(Outcome.ALREADY),
         lost=settled.ids(Outcome.LOST),
         lease_expires=None if settled.due is None else entry_ids.iso_time(settled.due),
+        warning=_SHORTENED.format(count=settled.shortened) if settled.shortened else None,
     )
 
 

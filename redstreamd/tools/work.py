@@ -22,11 +22,6 @@ from redstreamd.tools.naming import check_new_stream
 from redstreamd.tools.results import bound_entries
 from redstreamd.tools.waiting import reporting, wait_seconds
 
-MaxDeliveries = Annotated[
-    int,
-    Meta(ge=0, le=1_000_000, description="Dead-letter after as many deliveries; 0 for never."),
-]
-
 _USED_UP = "What this key took is finished or was taken over. Use a new key for more."
 
 
@@ -37,6 +32,17 @@ class GroupCreateArguments:
     stream: fields.Stream
     group: fields.Group
     start: fields.Start = "earliest"
+    max_deliveries: (
+        Annotated[
+            int,
+            Meta(
+                ge=0,
+                le=1_000_000,
+                description="Dead-letter after as many deliveries; 0 for never; default by setting.",
+            ),
+        ]
+        | None
+    ) = None
 
 
 @attrs.frozen
@@ -44,6 +50,7 @@ class GroupCreated:
     """Answer of group_create."""
 
     created: Annotated[bool, Meta(description="False if it existed; then nothing was changed.")]
+    max_deliveries: Annotated[int, Meta(description="The group's, now.")]
     warning: str | None = None
 
 
@@ -65,7 +72,12 @@ async def group_create(call: Call[Bus], args: GroupCreateArguments) -> GroupCrea
     """
     _check_names(call, args.stream, args.group)
     warning = await check_new_stream(call, args.stream)
-    return GroupCreated(await call.bus.work.create_group(args.stream, args.group, args.start), warning)
+    creation = await call.bus.work.create_group(
+        args.stream, args.group, group_position(args.start), max_deliveries=args.max_deliveries
+    )
+    if args.max_deliveries not in (None, creation.max_deliveries):
+        warning = _joined(warning, _not_the_groups(str(args.max_deliveries), creation.max_deliveries))
+    return GroupCreated(creation.created, creation.max_deliveries, warning)
 
 
 @attrs.frozen
@@ -88,7 +100,17 @@ class WorkTakeArguments:
     ) = None
     timeout_seconds: fields.Timeout = 0.0
     lease_seconds: Seconds | None = None
-    max_deliveries: MaxDeliveries | None = None
+    max_deliveries: (
+        Annotated[
+            int,
+            Meta(
+                ge=0,
+                le=1_000_000,
+                description="For a new group as in group_create; else only to allow these entries more.",
+            ),
+        ]
+        | None
+    ) = None
     start: fields.Start = "earliest"
     resume: Annotated[
         bool,
@@ -146,7 +168,6 @@ async def work_take(call: Call[Bus], args: WorkTakeArguments) -> WorkTaken:
     not exist. Finish with work_done, or work_fail; work_extend while you need longer.
     """
     settings = call.bus.settings
-    leases = settings.leases
     _check_names(call, args.stream, args.group)
     check_consumer(args.consumer, max_bytes=settings.streams.max_name_bytes)
     warning = await check_new_stream(call, args.stream)
@@ -156,7 +177,7 @@ async def work_take(call: Call[Bus], args: WorkTakeArguments) -> WorkTaken:
         consumer=args.consumer,
         count=args.count or (100 if args.resume else 1),
         lease_seconds=lease_seconds(call, args.lease_seconds),
-        max_deliveries=leases.max_deliveries if args.max_deliveries is None else args.max_deliveries,
+        max_deliveries=args.max_deliveries,
         create_at=group_position(args.start),
         resume=args.resume,
         idempotency_key=args.idempotency_key,
@@ -166,18 +187,36 @@ async def work_take(call: Call[Bus], args: WorkTakeArguments) -> WorkTaken:
         call, seconds, lambda: call.bus.work.take(take, call.principal.name, timeout_seconds=seconds)
     )
     shown = [view(args.stream, entry) | {"attempt": attempt} for entry, attempt in work.taken.entries]
+    taken = work.taken
+    if taken.replayed and not shown:
+        warning = _joined(warning, _USED_UP)
+    if taken.own_limit is None and args.max_deliveries not in (None, taken.group_limit):
+        warning = _joined(warning, _not_the_groups(str(args.max_deliveries), taken.group_limit))
     # An entry that was delivered is never dropped: only this answer has it.
     bounded, _ = bound_entries(shown, settings.tools.max_result_bytes, droppable=False)
     return WorkTaken(
         entries=bounded,
         lease=work.lease,
-        lease_expires=entry_ids.iso_time(work.taken.expires) if bounded else None,
-        group_created=work.taken.group_created or None,
-        duplicate=work.taken.replayed or None,
-        still_held=work.taken.still_held or None,
-        dead_lettered=work.taken.dead_lettered or None,
-        warning=_USED_UP if work.taken.replayed and not bounded else warning,
+        lease_expires=entry_ids.iso_time(taken.expires) if bounded else None,
+        group_created=taken.group_created or None,
+        duplicate=taken.replayed or None,
+        still_held=taken.still_held or None,
+        dead_lettered=taken.dead_lettered or None,
+        warning=warning,
     )
+
+
+def _not_the_groups(asked: str, limit: int) -> str:
+    """Return what to tell whoever asked for a limit of deliveries that did not count."""
+    never = " (never)" if limit == 0 else ""
+    return (
+        f"max_deliveries={asked} was not used: the group's is {limit}{never}. "
+        "group_manage with action set_max_deliveries changes it."
+    )
+
+
+def _joined(*sentences: str | None) -> str:
+    return " ".join(sentence for sentence in sentences if sentence)
 
 
 def _check_names(call: Call[Bus], stream: str, group: str) -> None:

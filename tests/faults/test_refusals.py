@@ -304,7 +304,7 @@ async def test_many_creators_of_one_group_all_succeed(server: Server) -> None:
         async with running_bus(server) as bus, running_bus(server) as other, trio.open_nursery() as nursery:
 
             async def create(daemon: Bus) -> None:
-                made.append(await daemon.work.create_group(STREAM, GROUP, "earliest"))
+                made.append((await daemon.work.create_group(STREAM, GROUP, "0")).created)
 
             for number in range(50):
                 nursery.start_soon(create, (bus, other)[number % 2])

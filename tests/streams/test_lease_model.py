@@ -75,8 +75,8 @@ class LeaseMachine(RuleBasedStateMachine):
 
     @initialize()
     def create(self) -> None:
-        assert self.threads.call(self.threads.buses[0].work.create_group, STREAM, GROUP, "earliest")
-        assert not self.threads.call(self.threads.buses[1].work.create_group, STREAM, GROUP, "latest")
+        assert self.threads.call(self.threads.buses[0].work.create_group, STREAM, GROUP, "0").created
+        assert not self.threads.call(self.threads.buses[1].work.create_group, STREAM, GROUP, "$").created
 
     # What an agent does
 

@@ -202,7 +202,7 @@ async def test_another_program_can_take_part(server: Server) -> None:
     with trio.fail_after(20):
         async with running_bus(server) as bus:
             added = (await bus.publisher.add("s", [{"n": n} for n in range(3)], Stamp())).ids
-            assert await bus.work.create_group("s", "g", "earliest")
+            assert (await bus.work.create_group("s", "g", "0")).created
             server.command("XREADGROUP", "GROUP", "g", "cli", "COUNT", 1, "STREAMS", "s", ">")
             ours = await bus.work.take(take(count=10), "me")
             assert ids(ours) == added[1:]
@@ -288,7 +288,7 @@ async def test_a_full_server_leaves_nothing_half_taken(server: Server) -> None:
     with trio.fail_after(20):
         async with running_bus(server) as bus:
             await bus.publisher.add("s", [{"n": 1}], Stamp())
-            await bus.work.create_group("s", "g", "earliest")
+            await bus.work.create_group("s", "g", "0")
             server.command("CONFIG", "SET", "maxmemory", "1")
             try:
                 with pytest.raises(BusError) as refused:
@@ -306,7 +306,7 @@ async def test_what_is_missing_is_named(server: Server) -> None:
             with pytest.raises(BusError) as refused:
                 await bus.work.take(take(create=False), "me")
             assert refused.value.code is Code.STREAM_NOT_FOUND
-            await bus.work.create_group("s", "billing", "latest")
+            await bus.work.create_group("s", "billing", "$")
             with pytest.raises(BusError) as refused:
                 await bus.work.take(Take("s", "biling", "c", 1, 60, 10, None), "me")
             assert refused.value.code is Code.GROUP_NOT_FOUND

@@ -8,7 +8,6 @@ import pytest
 import trio
 
 from redstreamd.policy import Principal
-from redstreamd.settings import LeasesSettings, Settings
 from redstreamd.streams.bus import Bus
 from redstreamd.streams.names import Kind, companion_key
 from tests.support.buses import running_bus
@@ -62,19 +61,6 @@ async def test_giving_back_twice_changes_nothing(server: Server) -> None:
     assert (extended["extended"], extended["already_done"]) == ([], [entry_id])
     assert "lease_expires" not in extended
     assert buried["already_done"] == done["already_done"] == [entry_id]
-
-
-async def test_giving_back_keeps_to_the_limit_of_the_take(server: Server) -> None:
-    settings = Settings(leases=LeasesSettings(max_deliveries=1))
-    with trio.fail_after(20):
-        async with running_bus(server, settings) as bus:
-            await add(bus)
-            never = await take(bus, max_deliveries=0)
-            first = await call(bus, "work_fail", lease=never["lease"], action="release")
-            once = await take(bus, timeout_seconds=5, max_deliveries=2)
-            second = await call(bus, "work_fail", lease=once["lease"], action="release")
-    assert (len(first["retried"]), first["dead_lettered"]) == (1, [])
-    assert (second["retried"], len(second["dead_lettered"])) == ([], 1)
 
 
 async def test_what_was_deleted_makes_no_dead_letter_and_none_is_told_of(server: Server) -> None:

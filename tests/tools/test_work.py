@@ -16,7 +16,9 @@ from tests.support.server_clock import next_millisecond
 from tests.support.servers import Server
 
 GROUP = {"stream": "s", "group": "g"}
-DUE, DEAD, TRIES = (companion_key("s", kind, "g") for kind in (Kind.DUE, Kind.DEAD, Kind.TRIES))
+DUE, DEAD, TRIES, ABOUT = (
+    companion_key("s", kind, "g") for kind in (Kind.DUE, Kind.DEAD, Kind.TRIES, Kind.GROUP)
+)
 GREATEST = f"{2**64 - 1}-{2**64 - 1}"
 NEVER = Settings(leases=LeasesSettings(max_deliveries=0))
 
@@ -31,6 +33,11 @@ async def add(bus: Bus, count: int = 1) -> list[str]:
 
 async def take(bus: Bus, consumer: str = "c", **how: Any) -> dict[str, Any]:
     return await call(bus, "work_take", **GROUP, consumer=consumer, **how)
+
+
+async def limit(bus: Bus, max_deliveries: int) -> None:
+    how: dict[str, Any] = {"action": "set_max_deliveries", "max_deliveries": max_deliveries, "dry_run": False}
+    await call(bus, "group_manage", **GROUP, **how)
 
 
 def ids_of(taken: dict[str, Any]) -> list[str]:
@@ -90,7 +97,7 @@ async def test_what_cannot_be_read_of_earlier_deliveries_is_left_out(server: Ser
     assert letter["dead_letter"]["history"] == [{"attempt": 4}]
 
 
-@pytest.mark.parametrize("key", [DEAD, TRIES])
+@pytest.mark.parametrize("key", [DEAD, TRIES, ABOUT])
 async def test_a_key_of_another_type_is_found_before_anything_is_taken(server: Server, key: str) -> None:
     with trio.fail_after(20):
         async with running_bus(server) as bus:
@@ -99,8 +106,9 @@ async def test_a_key_of_another_type_is_found_before_anything_is_taken(server: S
             all_due(server)
             pending = [row[3] for row in server.command("XPENDING", "s", "g", "-", "+", 10)]
             due = server.command("ZRANGE", DUE, 0, -1)
+            await limit(bus, 1)
             server.command("SET", key, "x")
-            refused = await refusal(bus, "work_take", **GROUP, consumer="d", max_deliveries=1, count=2)
+            refused = await refusal(bus, "work_take", **GROUP, consumer="d", count=2)
             assert [row[3] for row in server.command("XPENDING", "s", "g", "-", "+", 10)] == pending
             assert server.command("ZRANGE", DUE, 0, -1) == due
     assert refused["code"] == "WRONG_TYPE"
@@ -114,9 +122,11 @@ async def test_dead_letters_that_can_have_no_more_hold_up_only_what_would_be_one
             first, second = await add(bus, 2)
             await take(bus)
             all_due(server)
-            taken = await take(bus, "d", count=2, max_deliveries=1)
-            await refusal(bus, "work_take", **GROUP, consumer="d", max_deliveries=1)
+            await limit(bus, 1)
+            taken = await take(bus, "d", count=2)
+            await refusal(bus, "work_take", **GROUP, consumer="d")
             assert server.command("XPENDING", "s", "g")[0] == 2
+            await limit(bus, 10)
             assert ids_of(await take(bus, "d")) == [first]
     assert ids_of(taken) == [second]
 
@@ -197,14 +207,15 @@ async def test_a_call_dead_letters_so_many_and_so_much(server: Server) -> None:
                 await take(bus, count=count)
             await add(bus)
             all_due(server)
-            told = [await take(bus, "d", count=2, max_deliveries=1) for _ in range(3)]
+            await limit(bus, 1)
+            told = [await take(bus, "d", count=2) for _ in range(3)]
             assert server.command("XLEN", DEAD) == 150
             large = [("XADD", "s", "*", "n", "x" * 400_000) for _ in range(5)]
             server.commands(*large)
             for _ in large:
                 await take(bus, "e")
             all_due(server)
-            more = await take(bus, "d", count=100, max_deliveries=1)
+            more = await take(bus, "d", count=100)
     assert [(each.get("dead_lettered", 0), len(each["entries"])) for each in told] == [
         (100, 1),
         (50, 0),

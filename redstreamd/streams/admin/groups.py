@@ -15,6 +15,7 @@ from redstreamd.redisio.replies import ConsumerInfo, GroupInfo
 from redstreamd.streams import entry_ids
 from redstreamd.streams.admin.counting import Count, count_between
 from redstreamd.streams.diagnosis.shape import Counted, Lag, Shape, lag_of, shape_of
+from redstreamd.streams.group_records import GroupRecords
 from redstreamd.streams.names import Kind, companion_key
 from redstreamd.streams.problems import explained, group_not_found, quoted, stream_not_found
 from redstreamd.streams.scripts import load
@@ -65,11 +66,12 @@ class Removal:
 class GroupAdmin:
     """Administers consumer groups."""
 
-    def __init__(self, manager: Manager, commands: Commands, hub: TailHub) -> None:
-        """Work through `manager`; `hub` wakes those who wait for what is released."""
+    def __init__(self, manager: Manager, commands: Commands, hub: TailHub, records: GroupRecords) -> None:
+        """Work through `manager` and `records`; `hub` wakes those who wait for what is released."""
         self._manager = manager
         self._commands = commands
         self._hub = hub
+        self._records = records
 
     async def state(self, stream: str, group: str) -> GroupState:
         """Return what is to be known of a group before it is changed.
@@ -105,7 +107,10 @@ class GroupAdmin:
                 _DESTROY,
                 keys=[
                     stream,
-                    *(companion_key(stream, kind, group) for kind in (Kind.DUE, Kind.TRIES, Kind.DEAD)),
+                    *(
+                        companion_key(stream, kind, group)
+                        for kind in (Kind.DUE, Kind.TRIES, Kind.DEAD, Kind.GROUP)
+                    ),
                 ],
                 args=[group, int(delete_dead_letters)],
                 replay=Replay.SAFE,
@@ -132,6 +137,16 @@ class GroupAdmin:
             await self._commands.xgroup_setid(stream, group, position)
         # What can be taken changed, and no watched key did.
         self._hub.poke(stream)
+
+    async def max_deliveries(self, stream: str, group: str) -> int:
+        """Return after how many deliveries an entry of a group is dead-lettered; 0 for never."""
+        async with explained(self._commands, stream, group):
+            return await self._records.max_deliveries(stream, group)
+
+    async def set_max_deliveries(self, stream: str, group: str, max_deliveries: int) -> None:
+        """Set the limit of a group that exists. It counts from the next take and the next failure on."""
+        async with explained(self._commands, stream, group):
+            await self._records.set_max_deliveries(stream, group, max_deliveries)
 
     async def consumer(self, stream: str, group: str, consumer: str) -> ConsumerInfo:
         """Return a consumer of a group.

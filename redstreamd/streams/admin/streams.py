@@ -176,6 +176,6 @@ class StreamAdmin:
 
     async def _companions(self, stream: str, dead_letters: bool) -> list[str]:
         """Return the keys that go with a stream; those that expire by themselves are left to that."""
-        kinds = (Kind.DUE, Kind.TRIES, *((Kind.DEAD,) if dead_letters else ()))
+        kinds = (Kind.DUE, Kind.TRIES, *((Kind.DEAD,) if dead_letters else ()), Kind.GROUP)
         infos = await self._commands.xinfo_groups(stream, lane=Lane.BULK)
         return [companion_key(stream, kind, info.name) for info in infos for kind in kinds]

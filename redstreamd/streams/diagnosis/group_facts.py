@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping
 from typing import Any
 
@@ -19,7 +18,7 @@ from redstreamd.streams.names import RELEASED, Kind, companion_key
 from redstreamd.streams.problems import explained
 from redstreamd.streams.scripts import load
 
-_DIAGNOSE = load("diagnose")
+_DIAGNOSE = load("group_record", "diagnose")
 
 #: Consumers of a group that are looked at; XINFO CONSUMERS has no pages.
 MAX_CONSUMERS = 1_000
@@ -50,6 +49,8 @@ class Look:
         newest_dead_letter: Entry ID.
         undelivered: The first entry that was not delivered yet; None if there is none, or it was not looked
             for because entries are large.
+        max_deliveries: The group's limit of deliveries; 0 for never.
+        worn_at: Deliveries from which an entry is near its end.
         counted: What was found after the group's position; None if it was not to be counted.
     """
 
@@ -68,6 +69,8 @@ class Look:
     dead_letters: int
     newest_dead_letter: str | None
     undelivered: str | None
+    max_deliveries: int
+    worn_at: int
     counted: Counted | None
 
 
@@ -128,15 +131,17 @@ async def facts_of(
                 shape.stream,
                 companion_key(shape.stream, Kind.DUE, info.name),
                 companion_key(shape.stream, Kind.DEAD, info.name),
+                companion_key(shape.stream, Kind.GROUP, info.name),
             ],
             args=[
                 info.name,
-                worn_at(max_deliveries),
+                max_deliveries,
                 look_at,
                 info.last_delivered_id if affordable else "",
                 MOST_COUNTED if count else 1,
                 # Not all of them need be as small as they are on average.
                 MOST_COUNTED * SMALL_BYTES,
+                _MANY_DELIVERIES,
             ],
             replay=Replay.SAFE,
         )
@@ -158,14 +163,9 @@ async def facts_of(
     )
 
 
-def worn_at(max_deliveries: int) -> int:
-    """Return the number of deliveries from which an entry is near its end, or was delivered too often."""
-    return max(2, math.ceil(max_deliveries * 0.8)) if max_deliveries else _MANY_DELIVERIES
-
-
 def _look(reply: list[Any], *, counted: bool) -> Look:
     now, oldest, looked_at, worn, worst, leased, put_off, overdue, since, *rest = reply
-    foreign, oldest_foreign, stale, letters, newest, undelivered, found, complete = rest
+    foreign, oldest_foreign, stale, letters, newest, undelivered, found, complete, limit, near = rest
     return Look(
         now=now,
         oldest=replies.pending_entry(oldest) if oldest else None,
@@ -182,5 +182,7 @@ def _look(reply: list[Any], *, counted: bool) -> Look:
         dead_letters=letters,
         newest_dead_letter=newest.decode() or None,
         undelivered=undelivered.decode() or None,
+        max_deliveries=limit,
+        worn_at=near,
         counted=Counted(found, bool(complete)) if counted else None,
     )

@@ -9,7 +9,7 @@ import attrs
 
 from redstreamd.streams import entry_ids
 from redstreamd.streams.diagnosis.findings import Finding, Severity
-from redstreamd.streams.diagnosis.group_facts import MAX_CONSUMERS, GroupFacts, worn_at
+from redstreamd.streams.diagnosis.group_facts import MAX_CONSUMERS, GroupFacts
 
 #: Where monitoring of the original Red-Stream server warned, too.
 MANY_PENDING = 100
@@ -35,7 +35,7 @@ class Limits:
     Attributes:
         lease_seconds: The usual lease.
         foreign_idle_seconds: The idle time after which others' entries may be taken.
-        max_deliveries: Deliveries after which an entry is dead-lettered; 0 for never.
+        max_deliveries: The limit of deliveries of groups for which none was set; 0 for never.
     """
 
     lease_seconds: float
@@ -51,7 +51,7 @@ def group_findings(stream: str, facts: GroupFacts, limits: Limits) -> Iterator[F
     yield from _behind(place, facts)
     yield from _untaken(place, facts, limits)
     yield from _held(place, facts, limits)
-    yield from _failing(place, facts, limits)
+    yield from _failing(place, facts)
     yield from _consumers(place, facts, limits)
 
 
@@ -217,7 +217,7 @@ def _held(place: dict[str, Any], facts: GroupFacts, limits: Limits) -> Iterator[
         )
 
 
-def _failing(place: dict[str, Any], facts: GroupFacts, limits: Limits) -> Iterator[Finding]:
+def _failing(place: dict[str, Any], facts: GroupFacts) -> Iterator[Finding]:
     look = facts.look
     if look.worn:
         yield Finding(
@@ -225,15 +225,15 @@ def _failing(place: dict[str, Any], facts: GroupFacts, limits: Limits) -> Iterat
             "failing_entries",
             "Entries were delivered again and again"
             + (
-                f"; after {limits.max_deliveries} deliveries they are dead-lettered."
-                if limits.max_deliveries
-                else ", and are never given up: leases.max_deliveries is 0."
+                f"; after {look.max_deliveries} deliveries they are dead-lettered."
+                if look.max_deliveries
+                else ", and are never given up: the group's max_deliveries is 0."
             )
             + " Their content or what they need is at fault, or consumers die of them.",
             {"entries": look.worn, "looked_at": look.looked_at, "most_deliveries": look.worst},
             place["group"],
             "pending_list",
-            {**place, "min_deliveries": worn_at(limits.max_deliveries)},
+            {**place, "min_deliveries": look.worn_at},
         )
     if look.dead_letters:
         newest = look.newest_dead_letter or entry_ids.ZERO

@@ -1,28 +1,33 @@
 -- Looks closely at one group of a stream, at a cost that does not grow with what it finds.
 --
--- KEYS  1 the stream  2 the group's due set  3 its dead-letter stream
--- ARGV  1 group  2 deliveries from which an entry is near its end (0: never)  3 most pending entries to
+-- KEYS  1 the stream  2 the group's due set  3 its dead-letter stream  4 the group's record
+-- ARGV  1 group  2 max_deliveries by the setting (0: never)  3 most pending entries to
 --       look at, the oldest  4 ID after which entries were not delivered yet ("": do not look at these)
 --       5 most of them to count  6 bytes of content after which no further one is counted
+--       7 deliveries that are many where they have no limit
 -- Returns {now, the oldest pending entry as {entry ID, consumer, idle ms, deliveries} or {}, number of
 --          pending entries looked at; of these: near their end, greatest number of deliveries, leased,
 --          put off, overdue, due time of the first overdue one or "", held outside redstreamd, the
 --          oldest of these or {}, {consumer, its entries that are neither leased nor put off, ...};
 --          number of dead letters, ID of the newest or "", first entry not delivered or "", entries
---          counted, 1 if there are no more}
+--          counted, 1 if there are no more, max_deliveries of the group,
+--          deliveries from which an entry is near its end}
 
-local stream, due, dead = KEYS[1], KEYS[2], KEYS[3]
-local group, near, look = ARGV[1], tonumber(ARGV[2]), tonumber(ARGV[3])
+local stream, due, dead, about = KEYS[1], KEYS[2], KEYS[3], KEYS[4]
+local group, default, look = ARGV[1], tonumber(ARGV[2]), tonumber(ARGV[3])
 local position, most, room = ARGV[4], tonumber(ARGV[5]), tonumber(ARGV[6])
 
 local clock = redis.call('TIME')
 local now = clock[1] * 1000 + math.floor(clock[2] / 1000)
 
+local limit = group_record.max_deliveries(about, default)
+local near = limit == 0 and tonumber(ARGV[7]) or math.max(2, math.ceil(limit * 0.8))
+
 local pending = redis.call('XPENDING', stream, group, '-', '+', look)
 local worn, worst, leased, put_off, overdue, foreign = 0, 0, 0, 0, 0, 0
 local first_overdue, first_foreign, idle, order = nil, {}, {}, {}
 for _, held in ipairs(pending) do
-  if near > 0 and held[4] >= near then worn = worn + 1 end
+  if held[4] >= near then worn = worn + 1 end
   worst = math.max(worst, held[4])
   local score = tonumber(redis.call('ZSCORE', due, held[1] .. '/' .. held[4]) or nil)
   if score and score > now then
@@ -79,5 +84,5 @@ end
 return {
   now, pending[1] or {}, #pending, worn, worst, leased, put_off, overdue,
   first_overdue and string.format('%.0f', first_overdue) or '', foreign, first_foreign, stale, letters,
-  newest, undelivered, counted, complete,
+  newest, undelivered, counted, complete, limit, near,
 }

@@ -2,21 +2,26 @@
 -- Atomic per call, and fenced: an entry that another attempt owns by now is left alone.
 --
 -- KEYS  1 the stream  2 its due set  3 its dead-letter stream  4 what became of earlier deliveries
+--       5 the group's record
 -- ARGV  1 group  2 consumer  3 done | extend | hold | retry | dead; hold extends what would end earlier
 --       4 for extend and hold the lease, for retry the delay, in ms  5 for dead and retry the reason
 --       6 for done "1" to delete the entries that no other group needs, too
---       7 deliveries after which a retry is dead-lettered instead (0: never)  8 time of the take in ms
+--       7 max_deliveries of the lease's own ("": none)  8 time of the take in ms  9 max_deliveries by the setting
 --       then pairs of entry ID and attempt
 -- Returns {{for each pair: done | extended | retried | dead | already | lost}, the latest time at which
---          something extended or retried comes due or "", a group for which entries were not deleted or ""}
+--          something extended or retried comes due or "", a group for which entries were not deleted or "",
+--          number of entries whose lease ends earlier than it would have}
 -- Errors with NOGROUP if the group does not exist (any more).
+--
+-- A retry after as many deliveries as the group allows, or as the lease's own limit does if that allows more, is
+-- dead-lettered instead.
 --
 -- What this attempt put off is settled: repeating that changes nothing, and anything else comes too late.
 
-local stream, due, dead, tried = KEYS[1], KEYS[2], KEYS[3], KEYS[4]
+local stream, due, dead, tried, about = KEYS[1], KEYS[2], KEYS[3], KEYS[4], KEYS[5]
 local group, consumer, action = ARGV[1], ARGV[2], ARGV[3]
-local delay, reason, delete, max_deliveries = tonumber(ARGV[4]), ARGV[5], ARGV[6] == '1', tonumber(ARGV[7])
-local taken_at = tonumber(ARGV[8])
+local delay, reason, delete, own = tonumber(ARGV[4]), ARGV[5], ARGV[6] == '1', tonumber(ARGV[7])
+local taken_at, default = tonumber(ARGV[8]), tonumber(ARGV[9])
 
 local clock = redis.call('TIME')
 local now = clock[1] * 1000 + math.floor(clock[2] / 1000)
@@ -28,8 +33,14 @@ if action == 'retry' or action == 'dead' then
   redis.call('XLEN', dead)
 end
 
+local max_deliveries = 0
+if action == 'retry' then
+  max_deliveries = group_record.max_deliveries(about, default)
+  if own and group_record.allows_more(own, max_deliveries) then max_deliveries = own end
+end
+
 local failed_before = redis.call('EXISTS', tried) == 1
-local latest, kept_for, refusal = nil, '', nil
+local latest, kept_for, shortened, refusal = nil, '', 0, nil
 
 local function acknowledge(id, member)
   redis.call('XACK', stream, group, id)
@@ -70,7 +81,8 @@ local function dead_letter(id, held, member)
   return size and 'dead' or 'already'
 end
 
-local function extend(id, held, member)
+local function extend(id, held, member, score)
+  if score and tonumber(score) > now + delay then shortened = shortened + 1 end
   put_due(now + delay, member)
   return 'extended'
 end
@@ -86,8 +98,11 @@ local actions = {
   end,
   extend = extend,
   hold = function(id, held, member, score)
-    if score and tonumber(score) >= now + delay then return 'extended' end
-    return extend(id, held, member)
+    if score and tonumber(score) >= now + delay then
+      latest = math.max(latest or 0, tonumber(score))
+      return 'extended'
+    end
+    return extend(id, held, member, score)
   end,
   retry = function(id, held, member)
     if max_deliveries > 0 and held[4] >= max_deliveries then
@@ -101,7 +116,7 @@ local actions = {
 }
 
 local outcomes = {}
-for index = 9, #ARGV, 2 do
+for index = 10, #ARGV, 2 do
   local id, attempt = ARGV[index], tonumber(ARGV[index + 1])
   local member = id .. '/' .. ARGV[index + 1]
   local held = redis.call('XPENDING', stream, group, id, id, 1)[1]
@@ -126,4 +141,4 @@ for index = 9, #ARGV, 2 do
   if refusal then return refusal end
   outcomes[#outcomes + 1] = outcome
 end
-return {outcomes, latest and string.format('%.0f', math.floor(latest)) or '', kept_for}
+return {outcomes, latest and string.format('%.0f', math.floor(latest)) or '', kept_for, shortened}

@@ -2,16 +2,21 @@
 -- redstreamd left pending, then new ones. Atomic, so that parallel takes are disjoint.
 --
 -- KEYS  1 the stream  2 its due set  3 its dead-letter stream  4 what became of earlier deliveries
---       5 the record of this take
+--       5 the record of this take  6 what an earlier sending of this call did  7 the group's record
 -- ARGV  1 group  2 consumer  3 count  4 lease in ms  5 idle time in ms after which a pending entry of
---       another program may be taken  6 deliveries after which an entry is dead-lettered (0: never)
+--       another program may be taken  6 max_deliveries by the setting (0: never)
 --       7 entry ID to create the group at ("": do not create it)  8 "1" to resume what the consumer holds
 --       9 how long to keep the record of this take, in ms (0: do not)  10 entry ID at which to go on looking
 --       for pending entries of other programs  11 bytes of content after which no further entry is taken
+--       12 max_deliveries that the caller asks for ("": none)  13 how long to remember this call, in ms
 -- Returns {now, time of the take, due time of the lease, 1 if replayed from the record,
 --          1 if the group was created, {{entry ID, attempt, {field, value, ...}}, ...}, number of
 --          dead-lettered entries, next due time or "", where to go on looking, number of entries that the
---          consumer still holds beyond those resumed}
+--          consumer still holds beyond those resumed, length of the lease in ms or "" if that is not known,
+--          max_deliveries of this lease's own or "", max_deliveries of the group}
+--
+-- max_deliveries is the group's. What a caller asks for becomes the group's where this call creates it; else it
+-- counts only for this call and its lease, and only if it allows more deliveries than the group's.
 --
 -- The due set maps "<entry ID>/<attempt>" to the server's time in ms at which the entry may be taken
 -- again. The attempt is the delivery counter of the pending entries list: whoever else claims the
@@ -22,10 +27,12 @@
 -- that carries the entry, would be lost.
 
 local stream, due, dead, tried, record = KEYS[1], KEYS[2], KEYS[3], KEYS[4], KEYS[5]
+local call, about = KEYS[6], KEYS[7]
 local group, consumer = ARGV[1], ARGV[2]
 local count, lease, foreign_idle = tonumber(ARGV[3]), tonumber(ARGV[4]), tonumber(ARGV[5])
-local max_deliveries, create_at, resume = tonumber(ARGV[6]), ARGV[7], ARGV[8] == '1'
+local default, create_at, resume = tonumber(ARGV[6]), ARGV[7], ARGV[8] == '1'
 local record_for, look_from, room = tonumber(ARGV[9]), ARGV[10], tonumber(ARGV[11])
+local asked, remember_for = ARGV[12], ARGV[13]
 
 -- Pending entries that are read at a time; of those of other programs, the most that one call looks through
 -- where new entries may be waiting, and the most where there are too few of these; and the most that
@@ -49,6 +56,7 @@ local taken, dead_lettered, created, still_held = {}, 0, 0, 0
 redis.call('ZADD', due, 'XX', 0, '')
 redis.call('ZADD', tried, 'XX', 0, '')
 redis.call('XLEN', dead)
+redis.call('HLEN', about)
 
 local function pending(id)
   -- A member of the due set that begins with no entry ID, which somebody else wrote, is nothing to Redis.
@@ -63,9 +71,19 @@ if any_pending.err then
     return any_pending
   end
   redis.call('XGROUP', 'CREATE', stream, group, create_at, 'MKSTREAM')
+  group_record.begin(about, asked)
   created = 1
   any_pending = {}
 end
+
+local limit, own = group_record.max_deliveries(about, default), nil
+if asked ~= '' and group_record.allows_more(tonumber(asked), limit) then own = tonumber(asked) end
+local max_deliveries = own or limit
+
+-- What the first sending of this call did, if its reply was lost: "<1 if it created the group> <dead letters>".
+local sent_before = record_for > 0 and redis.call('GET', call)
+local created_before, letters_before = string.match(sent_before or '', '^(%d) (%d+)$')
+local said_created, said_letters = tonumber(created_before or 0), tonumber(letters_before or 0)
 
 local function last_delivered()
   for _, flat in ipairs(redis.call('XINFO', 'GROUPS', stream)) do
@@ -96,7 +114,10 @@ if record_for > 0 and created == 0 then
     -- A group that is to deliver these entries only now is another than the one that delivered them, or was
     -- set back: then the record says nothing of it.
     if earliest or not beyond(greatest, last_delivered()) then
-      return {now, at, math.floor(earliest or now), 1, 0, taken, 0, '', look_from, 0}
+      return {
+        now, at, math.floor(earliest or now), sent_before and 0 or 1, said_created, taken, said_letters, '', look_from,
+        0, string.match(saved, ' lease=(%d+)') or '', string.match(saved, ' max_deliveries=(%d+)') or '', limit,
+      }
     end
   end
 end
@@ -293,6 +314,14 @@ elseif record_for > 0 then
   for _, entry in ipairs(taken) do
     words[#words + 1] = entry[1] .. '/' .. entry[2]
   end
+  words[#words + 1] = 'lease=' .. ARGV[4]
+  if own then words[#words + 1] = 'max_deliveries=' .. own end
   redis.call('SET', record, table.concat(words, ' '), 'PX', record_for)
 end
-return {now, at, now + lease, 0, created, taken, dead_lettered, next_due, look_from, still_held}
+created, dead_lettered = math.max(created, said_created), dead_lettered + said_letters
+if record_for > 0 and (#taken > 0 or created + dead_lettered > 0) then
+  redis.call('SET', call, created .. ' ' .. dead_lettered, 'PX', remember_for)
+end
+return {
+  now, at, now + lease, 0, created, taken, dead_lettered, next_due, look_from, still_held, lease, own or '', limit,
+}
