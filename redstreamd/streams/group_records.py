@@ -6,13 +6,12 @@ whoever takes work: one consumer's wish must not dead-letter the work of the oth
 
 from __future__ import annotations
 
-import secrets
-
 import attrs
 
 from redstreamd.redisio.manager import Manager, Replay
 from redstreamd.streams.names import Kind, companion_key
 from redstreamd.streams.scripts import load
+from redstreamd.streams.sending import Sending
 
 _CREATE = load("group_record", "create_group")
 #: The most deliveries that can be set; what another program wrote beyond counts as nothing.
@@ -30,25 +29,6 @@ class Creation:
 
     created: bool
     max_deliveries: int
-
-
-@attrs.frozen
-class Sending:
-    """What lets a script recognise that its call was sent again, because the reply was lost.
-
-    Attributes:
-        key: Where the first sending notes what it did.
-        keep_ms: For how long. Beyond that time nobody sends the call again.
-    """
-
-    key: str
-    keep_ms: int
-
-    @classmethod
-    def of(cls, manager: Manager, stream: str) -> Sending:
-        """Return the place for one call on `stream`."""
-        key = companion_key(stream, Kind.CALL, secrets.token_hex(8))
-        return cls(key, int(manager.command_timeout * 2_000))
 
 
 class GroupRecords:

@@ -21,10 +21,10 @@ from redstreamd.errors import BusError, Code
 from redstreamd.redisio import replies
 from redstreamd.redisio.manager import Lane, Manager, Replay
 from redstreamd.redisio.replies import RawEntry
-from redstreamd.streams.group_records import Sending
 from redstreamd.streams.lease_tokens import Lease
 from redstreamd.streams.names import Kind, companion_key
 from redstreamd.streams.scripts import load
+from redstreamd.streams.sending import Sending
 
 _TAKE = load("ids", "due", "group_record", "tries", "bury", "take")
 _SETTLE = load("ids", "due", "group_record", "tries", "bury", "settle")

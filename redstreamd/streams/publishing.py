@@ -17,6 +17,7 @@ from redstreamd.streams.durability import Confirmation, Durability, confirm
 from redstreamd.streams.names import Kind, companion_key
 from redstreamd.streams.problems import explained
 from redstreamd.streams.scripts import load
+from redstreamd.streams.sending import Sending
 
 _ADD = load("ids", "add")
 
@@ -27,7 +28,8 @@ class Added:
 
     Attributes:
         ids: The entry IDs, in the order the entries were given.
-        duplicate: The idempotency key was known: nothing was added, the IDs are those of the first call.
+        duplicate: The idempotency key was known: nothing was added, the IDs are those of the first call. What
+            this call added itself, before a reply was lost, is none.
         confirmation: What is known about their safety, if anything was asked.
         kept_for: A group that has not finished entries which would else have been trimmed.
     """
@@ -114,14 +116,16 @@ class Publisher:
                 for pair in fields:
                     words.extend(pair)
             body_hash = "" if idempotency_key is None else _hash(words)
+            sending = Sending.of(self._manager, stream)
             known, ids, kept_for = await self._manager.run_script(
                 _ADD,
-                keys=[stream, _record(stream, idempotency_key, key_space)],
+                keys=[stream, _record(stream, idempotency_key, key_space), sending.key],
                 args=[
                     body_hash,
                     self._window_ms,
                     "" if max_length is None else max_length,
                     "" if max_age_seconds is None else int(max_age_seconds * 1000),
+                    sending.keep_ms,
                     *words,
                 ],
                 replay=Replay.NEVER if idempotency_key is None else Replay.SAFE,

@@ -30,7 +30,7 @@ from redstreamd.streams.listing import Lister
 from redstreamd.streams.names import Kind, check_unreserved, companion_key, is_reply_stream
 from redstreamd.streams.pages import Pages
 from redstreamd.streams.patience import PASSING, Sight, look_until
-from redstreamd.streams.problems import explained
+from redstreamd.streams.problems import explained, telling
 from redstreamd.streams.publishing import Added, KeyReused, Publisher
 from redstreamd.streams.scripts import load
 from redstreamd.streams.tail_hub import TailHub, Watch
@@ -130,12 +130,17 @@ class Requests:
             at = await self.prepare(reply_to)
             added = await self._add(request, Stamp(request.principal, correlation_id, reply_to))
             (request_id,) = added.ids
-            if added.duplicate:
-                at = await self._resumed_at(reply_to, request_id)
             answer = Stamp(
                 correlation_id=correlation_id, in_reply_to=request_name(request.stream, request_id)
             )
-            reply, at = await self._wait(watch, reply_to, answer, at, deadline)
+            there = (
+                f"The request is there, as {request_id}; the same call with correlation_id "
+                f"{correlation_id!r} goes on waiting."
+            )
+            with telling(lambda: there):
+                if added.duplicate:
+                    at = await self._resumed_at(reply_to, request_id)
+                reply, at = await self._wait(watch, reply_to, answer, at, deadline)
         return Requested(request_id, correlation_id, reply_to, added.duplicate, reply, at)
 
     async def prepare(self, reply_to: str) -> str:

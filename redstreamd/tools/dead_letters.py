@@ -127,13 +127,15 @@ async def dead_letter_replay(call: Call[Bus], args: DeadLetterReplayArguments) -
             has_more=letters.has_more or cut,
         )
     chosen = _complete(args.entry_ids) or [entry.id for entry in letters.entries]
+    groups = None
+    if args.action == "replay":
+        # Before anything is done: what was done must not be lost because this could not be found out.
+        groups = await call.bus.dead_letters.other_groups(args.stream, args.group)
     disposed = await call.bus.dead_letters.dispose(
         args.stream, args.group, Disposal(args.action), chosen, dry_run=args.dry_run
     )
-    groups = None
-    if any(one.fate is Fate.ADDED for one in disposed):
-        groups = await call.bus.dead_letters.other_groups(args.stream, args.group)
-    return _answer(letters.total, disposed, args.dry_run, groups)
+    added = any(one.fate is Fate.ADDED for one in disposed)
+    return _answer(letters.total, disposed, args.dry_run, groups if added else None)
 
 
 def _complete(given: tuple[str, ...] | None) -> list[str]:

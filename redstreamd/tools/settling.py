@@ -14,6 +14,7 @@ from redstreamd.streams import entry_ids
 from redstreamd.streams.answers import Answered
 from redstreamd.streams.bus import Bus
 from redstreamd.streams.leases import Action, Outcome, Settled
+from redstreamd.streams.problems import telling
 from redstreamd.tools import fields
 from redstreamd.tools.annotations import no, writing, yes
 from redstreamd.tools.definition import Call, Profile, named_by, tool
@@ -82,10 +83,19 @@ async def work_done(call: Call[Bus], args: WorkDoneArguments) -> WorkDone:
     answered = None
     if args.reply is not None:
         answered = await call.bus.answers.answer(args.lease, call.principal.name, args.entry_ids, args.reply)
-    settled = await call.bus.work.settle(
-        args.lease, call.principal.name, Action.DONE, entry_ids=args.entry_ids, delete=args.delete
-    )
-    _refuse_if_all_lost(settled)
+
+    def done_before() -> str:
+        if answered is None or answered.id is None or answered.duplicate:
+            return ""
+        return f"Before that, this call published the reply to {answered.stream!r}."
+
+    with telling(done_before):
+        settled = await call.bus.work.settle(
+            args.lease, call.principal.name, Action.DONE, entry_ids=args.entry_ids, delete=args.delete
+        )
+    if answered is None:
+        # Else something was done, and the answer tells of it.
+        _refuse_if_all_lost(settled)
     return WorkDone(
         done=settled.ids(Outcome.DONE),
         already_done=settled.ids(Outcome.ALREADY),

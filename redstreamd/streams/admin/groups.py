@@ -17,8 +17,9 @@ from redstreamd.streams.admin.counting import Count, count_between
 from redstreamd.streams.diagnosis.shape import Counted, Lag, Shape, lag_of, shape_of
 from redstreamd.streams.group_records import GroupRecords
 from redstreamd.streams.names import Kind, companion_key
-from redstreamd.streams.problems import explained, group_not_found, quoted, stream_not_found
+from redstreamd.streams.problems import explained, group_not_found, quoted, stream_not_found, telling
 from redstreamd.streams.scripts import load
+from redstreamd.streams.sending import Sending
 from redstreamd.streams.tail_hub import TailHub
 from redstreamd.streams.work import group_position
 
@@ -183,16 +184,29 @@ class GroupAdmin:
         """
         # The half marks entries that nobody holds; see lua/take.lua.
         delay = "0.5" if heir_seconds is None else str(int(heir_seconds * 1000))
-        moved = gone = lost = removed = 0
-        async with explained(self._commands, stream, group):
-            while not removed:
-                some, vanished, removed, lost = await self._manager.run_script(
-                    _REMOVE,
-                    keys=[stream, *(companion_key(stream, kind, group) for kind in (Kind.DUE, Kind.TRIES))],
-                    args=[group, consumer, heir or "", delay, _MOVED_AT_ONCE],
-                    replay=Replay.SAFE,
-                )
-                moved += some
-                gone += vanished
+        moved = gone = lost = removed = part = 0
+        sending = Sending.of(self._manager, stream)
+
+        def done() -> str:
+            if not part:
+                return ""
+            return f"Before that, this call passed on {moved} entries of {consumer!r}; repeat it to go on."
+
+        with telling(done):
+            async with explained(self._commands, stream, group):
+                while not removed:
+                    some, vanished, removed, lost = await self._manager.run_script(
+                        _REMOVE,
+                        keys=[
+                            stream,
+                            *(companion_key(stream, kind, group) for kind in (Kind.DUE, Kind.TRIES)),
+                            sending.key,
+                        ],
+                        args=[group, consumer, heir or "", delay, _MOVED_AT_ONCE, part, sending.keep_ms],
+                        replay=Replay.SAFE,
+                    )
+                    moved += some
+                    gone += vanished
+                    part += 1
         self._hub.poke(stream)
         return Removal(moved, gone, lost)

@@ -1,14 +1,17 @@
 -- Adds entries all together, once per idempotency key, and trims the stream of what no group needs.
 --
 -- KEYS  1 the stream  2 the record of the idempotency key; without a key, a key that does not exist
+--       3 what an earlier sending of this call did
 -- ARGV  1 hash of the body ("": no key)  2 how long to keep the record, in ms
 --       3 longest length of the stream ("": any)  4 oldest age of an entry in ms ("": any)
+--       5 with a key, how long to remember this call, in ms
 --       then for each entry the number of its fields and values, and those
 -- Returns {1 if the key was known, {entry ID, ...}, group that needs entries which would else have been
 --          trimmed, or ""}, or {-1, {}, ""} if the key was used with another body
 
-local stream, record = KEYS[1], KEYS[2]
+local stream, record, call = KEYS[1], KEYS[2], KEYS[3]
 local hash, keep, max_length, max_age = ARGV[1], tonumber(ARGV[2]), tonumber(ARGV[3]), tonumber(ARGV[4])
+local remember_for = ARGV[5]
 
 -- The most that one call walks to find what to trim where there are groups: it removes as many as it adds,
 -- and beyond that so many entries or bytes. A stream that is far too long gets shorter with each call.
@@ -23,11 +26,13 @@ if hash ~= '' then
     local ids = {}
     for id in string.gmatch(listed, '%S+') do ids[#ids + 1] = id end
     if known ~= hash then return {-1, {}, ''} end
-    return {1, ids, ''}
+    -- If this very call added them, and its reply was lost, it is no duplicate.
+    local held_by = redis.call('GET', call)
+    return {held_by and 0 or 1, ids, held_by or ''}
   end
 end
 
-local adds, at = {}, 5
+local adds, at = {}, 6
 while at <= #ARGV do
   local size = tonumber(ARGV[at])
   local add = {'XADD', stream, '*'}
@@ -127,5 +132,6 @@ if aged then
 end
 if hash ~= '' then
   redis.call('SET', record, hash .. ' ' .. table.concat(ids, ' '), 'PX', keep)
+  redis.call('SET', call, held_by, 'PX', remember_for)
 end
 return {0, ids, held_by}

@@ -1,18 +1,29 @@
 -- Removes a consumer from a group, once its pending entries are somebody else's; a part at a time.
 --
 -- KEYS  1 the stream  2 the group's due set  3 what became of earlier deliveries
+--       4 what an earlier sending of this call did
 -- ARGV  1 group  2 consumer  3 who gets its entries ("": they are lost)  4 ms from now at which they come
 --       due, with a half if nobody holds them; a retry that was put off beyond that keeps its time
---       5 most entries to move
+--       5 most entries to move  6 the number of this part  7 how long to remember this call, in ms
 -- Returns {entries moved, entries whose content was gone, 1 if the consumer was removed now,
 --          entries lost with it}
 -- Errors if the consumer that goes is to get its entries itself: they would go with it.
 
-local stream, due, tried = KEYS[1], KEYS[2], KEYS[3]
+local stream, due, tried, call = KEYS[1], KEYS[2], KEYS[3], KEYS[4]
 local group, consumer, heir, delay, most = ARGV[1], ARGV[2], ARGV[3], tonumber(ARGV[4]), tonumber(ARGV[5])
 
 if heir == consumer then
   return redis.error_reply('ERR a consumer that is removed cannot keep its entries')
+end
+
+-- A part whose reply was lost is asked for again: what it did is told, and not done once more.
+local part, told = ARGV[6], {}
+for number in string.gmatch(redis.call('GET', call) or '', '%d+') do told[#told + 1] = number end
+if told[1] == part then return {tonumber(told[2]), tonumber(told[3]), tonumber(told[4]), tonumber(told[5])} end
+
+local function answer(moved, gone, removed, lost)
+  redis.call('SET', call, table.concat({part, moved, gone, removed, lost}, ' '), 'PX', ARGV[7])
+  return {moved, gone, removed, lost}
 end
 
 -- What could be refused is tried before anything is changed: XCLAIM is served when memory is full, and ZADD
@@ -52,7 +63,7 @@ if heir ~= '' then
       gone = gone + 1
     end
   end
-  if #held == most then return {moved, gone, 0, 0} end
+  if #held == most then return answer(moved, gone, 0, 0) end
 end
 
-return {moved, gone, 1, redis.call('XGROUP', 'DELCONSUMER', stream, group, consumer)}
+return answer(moved, gone, 1, redis.call('XGROUP', 'DELCONSUMER', stream, group, consumer))
