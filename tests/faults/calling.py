@@ -21,10 +21,10 @@ from tests.support.mcp_client import RawClient
 
 
 @asynccontextmanager
-async def bus_at(target: Target, **options: Any) -> AsyncIterator[Bus]:
+async def bus_at(target: Target, settings: Settings | None = None, **options: Any) -> AsyncIterator[Bus]:
     """Run one daemon's domain for the block, with the given options of its connection manager."""
     manager = Manager(target, **options)
-    bus = Bus.over(manager, Settings(), KEY)
+    bus = Bus.over(manager, settings or Settings(), KEY)
     async with trio.open_nursery() as nursery:
         await nursery.start(manager.run)
         await nursery.start(bus.hub.run)

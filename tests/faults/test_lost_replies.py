@@ -92,8 +92,8 @@ async def test_with_a_key_every_add_is_acknowledged_and_there_once(
     history.judge(entries_of(server, "s"), acknowledged=count)
     again = calls(server, "evalsha") - count
     assert lost[0] > count / 200
-    # The answers that were lost said the same IDs the second time, and called none of it a duplicate: only what
-    # the caller itself repeated may be one.
+    # The answers that were lost said the same IDs the second time, and called none of it a duplicate: only
+    # what the caller itself repeated may be one.
     assert again > count / 40
     assert not [line for line in history.lines.values() if line.duplicate and line.attempts == 1]
     assert server.command("XLEN", "s") == count

@@ -80,10 +80,11 @@ local limit, own = group_record.max_deliveries(about, default), nil
 if asked ~= '' and group_record.allows_more(tonumber(asked), limit) then own = tonumber(asked) end
 local max_deliveries = own or limit
 
--- What the first sending of this call did, if its reply was lost: "<1 if it created the group> <dead letters>".
+-- What the first sending of this call did, if its reply was lost:
+-- "<1 if it created the group> <number of dead letters> <number of entries still held>".
 local sent_before = record_for > 0 and redis.call('GET', call)
-local created_before, letters_before = string.match(sent_before or '', '^(%d) (%d+)$')
-local said_created, said_letters = tonumber(created_before or 0), tonumber(letters_before or 0)
+local said = {}
+for number in string.gmatch(sent_before or '0 0 0', '%d+') do said[#said + 1] = tonumber(number) end
 
 local function last_delivered()
   for _, flat in ipairs(redis.call('XINFO', 'GROUPS', stream)) do
@@ -115,8 +116,8 @@ if record_for > 0 and created == 0 then
     -- set back: then the record says nothing of it.
     if earliest or not beyond(greatest, last_delivered()) then
       return {
-        now, at, math.floor(earliest or now), sent_before and 0 or 1, said_created, taken, said_letters, '', look_from,
-        0, string.match(saved, ' lease=(%d+)') or '', string.match(saved, ' max_deliveries=(%d+)') or '', limit,
+        now, at, math.floor(earliest or now), sent_before and 0 or 1, said[1], taken, said[2], '', look_from,
+        said[3], string.match(saved, ' lease=(%d+)') or '', string.match(saved, ' max_deliveries=(%d+)') or '', limit,
       }
     end
   end
@@ -318,9 +319,9 @@ elseif record_for > 0 then
   if own then words[#words + 1] = 'max_deliveries=' .. own end
   redis.call('SET', record, table.concat(words, ' '), 'PX', record_for)
 end
-created, dead_lettered = math.max(created, said_created), dead_lettered + said_letters
+created, dead_lettered = math.max(created, said[1]), dead_lettered + said[2]
 if record_for > 0 and (#taken > 0 or created + dead_lettered > 0) then
-  redis.call('SET', call, created .. ' ' .. dead_lettered, 'PX', remember_for)
+  redis.call('SET', call, table.concat({created, dead_lettered, still_held}, ' '), 'PX', remember_for)
 end
 return {
   now, at, now + lease, 0, created, taken, dead_lettered, next_due, look_from, still_held, lease, own or '', limit,
