@@ -24,6 +24,7 @@ from hypothesis.stateful import (
 
 from redstreamd.settings import LeasesSettings, Settings
 from redstreamd.streams.codec import Stamp, decode
+from redstreamd.streams.lease_tokens import Lease
 from redstreamd.streams.leases import Action, Outcome, Take
 from redstreamd.streams.names import Kind, companion_key
 from redstreamd.streams.work import Work
@@ -35,10 +36,15 @@ STREAM, GROUP = "jobs", "g"
 DUE, DEAD = companion_key(STREAM, Kind.DUE, GROUP), companion_key(STREAM, Kind.DEAD, GROUP)
 MAX_DELIVERIES = 3
 FOREIGN_IDLE = 10_000.0
+LEASES_SETTINGS = Settings(
+    leases=LeasesSettings(foreign_idle_seconds=FOREIGN_IDLE, max_deliveries=MAX_DELIVERIES)
+)
 CONSUMERS = st.sampled_from(["a", "b"])
 #: Seconds. Far longer than a run takes, so that the real clock decides nothing; one is longer than
 #: other programs' entries stay untouched.
 LEASES = st.sampled_from([1_000.0, 2_000.0, 50_000.0])
+#: What is asked for or set; 0 for never.
+LIMITS = st.sampled_from([1, 2, MAX_DELIVERIES, 5, 0])
 
 
 @attrs.define
@@ -72,6 +78,7 @@ class LeaseMachine(RuleBasedStateMachine):
         self.deleted: set[str] = set()
         self.buried_now: set[str] = set()
         self.keys = 0
+        self.limit = MAX_DELIVERIES
 
     @initialize()
     def create(self) -> None:
@@ -87,11 +94,21 @@ class LeaseMachine(RuleBasedStateMachine):
         self.added += added.ids
         self.new += added.ids
 
-    @rule(target=takes, daemon=st.integers(0, 1), consumer=CONSUMERS, count=st.integers(1, 5), lease=LEASES)
-    def take(self, daemon: int, consumer: str, count: int, lease: float) -> Work:
+    @rule(
+        target=takes,
+        daemon=st.integers(0, 1),
+        consumer=CONSUMERS,
+        count=st.integers(1, 5),
+        lease=LEASES,
+        asked=st.none() | LIMITS,
+    )
+    def take(self, daemon: int, consumer: str, count: int, lease: float, asked: int | None) -> Work:
         takeable = self.takeable()
-        exhausted = {i for i in takeable if i in self.pending and self.pending[i].attempt >= MAX_DELIVERIES}
-        work = self._take(daemon, consumer, count, lease)
+        limit = self._limit_for(asked)
+        exhausted = {i for i in takeable if i in self.pending and 0 < limit <= self.pending[i].attempt}
+        work = self._take(daemon, consumer, count, lease, asked=asked)
+        assert work.taken.group_limit == self.limit
+        assert work.taken.own_limit == (None if limit == self.limit else limit)
         ids = [entry.id for entry, _ in work.taken.entries]
         assert len(ids) == len(set(ids)) <= count
         # Disjoint: nothing that is under a live lease, done, dead or deleted.
@@ -119,10 +136,11 @@ class LeaseMachine(RuleBasedStateMachine):
 
     @rule(daemon=st.integers(0, 1), consumer=CONSUMERS, count=st.integers(1, 5), lease=LEASES)
     def take_twice_with_a_key(self, daemon: int, consumer: str, count: int, lease: float) -> None:
+        """The second call asks for another lease, and gets the one that there is."""
         self.keys += 1
         key = f"key-{self.keys}"
         first = self._take(daemon, consumer, count, lease, key=key)
-        again = self._take(1 - daemon, consumer, count, lease, key=key)
+        again = self._take(1 - daemon, consumer, count, 7.0, key=key, asked=0)
         if first.taken.entries:
             assert again.taken.replayed
             assert again.taken.entries == first.taken.entries
@@ -139,7 +157,8 @@ class LeaseMachine(RuleBasedStateMachine):
         chosen = data.draw(
             st.none() | st.lists(st.sampled_from(sorted(lease.attempts)), min_size=1, unique=True)
         )
-        delay = data.draw(LEASES)
+        # A renewal that names no length is by the lease's own.
+        delay = data.draw(LEASES | st.none() if action is Action.EXTEND else LEASES)
         settled = self.threads.call(
             partial(
                 self.threads.buses[daemon].work.settle,
@@ -153,6 +172,7 @@ class LeaseMachine(RuleBasedStateMachine):
         )
         assert list(settled.outcomes) == (chosen or list(lease.attempts))
         self.buried_now.clear()
+        shortened = 0
         for entry_id, outcome in settled.outcomes.items():
             held = self.pending.get(entry_id)
             if held is None:
@@ -163,10 +183,20 @@ class LeaseMachine(RuleBasedStateMachine):
                 # It was given back by this very attempt.
                 assert outcome is (Outcome.RETRIED if action is Action.RETRY else Outcome.ALREADY)
             else:
-                self._note_settled(entry_id, held, action, outcome, delay)
+                due_before = held.due
+                self._note_settled(entry_id, held, lease, action, outcome, delay)
+                if action is Action.EXTEND and due_before is not None and held.due is not None:
+                    shortened += held.due < due_before
+        assert settled.shortened == shortened
+        assert not shortened or delay is not None
         assert self._note_dead_letters() == self.buried_now - self.deleted
         for entry_id in self.buried_now:
             self.pending.pop(entry_id, None)
+
+    @rule(daemon=st.integers(0, 1), limit=LIMITS)
+    def the_limit_is_set(self, daemon: int, limit: int) -> None:
+        self.threads.call(self.threads.buses[daemon].groups.set_max_deliveries, STREAM, GROUP, limit)
+        self.limit = limit
 
     # What the world does
 
@@ -284,11 +314,19 @@ class LeaseMachine(RuleBasedStateMachine):
         *,
         resume: bool = False,
         key: str | None = None,
+        asked: int | None = None,
     ) -> Work:
-        take = Take(STREAM, GROUP, consumer, count, lease, MAX_DELIVERIES, None, resume, key)
+        take = Take(STREAM, GROUP, consumer, count, lease, asked, None, resume, key)
         return self.threads.call(self.threads.buses[daemon].work.take, take, "tester")
 
+    def _limit_for(self, asked: int | None) -> int:
+        """Return the group's limit, or what somebody asks for if that allows more deliveries."""
+        if asked is None or self.limit == 0:
+            return self.limit
+        return asked if asked == 0 or asked > self.limit else self.limit
+
     def _note_taken(self, work: Work, consumer: str, lease: float) -> None:
+        assert work.lease is None or KEY.read(work.lease).length_ms == lease * 1_000
         for entry, attempt in work.taken.entries:
             before = self.pending.get(entry.id)
             assert attempt == (1 if before is None else before.attempt + 1)
@@ -298,17 +336,28 @@ class LeaseMachine(RuleBasedStateMachine):
             self.pending[entry.id] = Pending(consumer, attempt, self.now + lease, delivered=self.now)
 
     def _note_settled(
-        self, entry_id: str, held: Pending, action: Action, outcome: Outcome, delay: float
+        self,
+        entry_id: str,
+        held: Pending,
+        lease: Lease,
+        action: Action,
+        outcome: Outcome,
+        delay: float | None,
     ) -> None:
+        limit = self._limit_for(lease.own_limit)
+        never_earlier = action is Action.HOLD or delay is None
+        if delay is None:
+            assert lease.length_ms is not None
+            delay = lease.length_ms / 1_000
         if action is Action.DONE:
             assert outcome is Outcome.DONE
             del self.pending[entry_id]
             self.done.add(entry_id)
         elif action is Action.EXTEND or action is Action.HOLD:
             assert outcome is Outcome.EXTENDED
-            kept = held.due if action is Action.HOLD and held.due is not None else 0.0
+            kept = held.due if never_earlier and held.due is not None else 0.0
             held.due = max(kept, self.now + delay)
-        elif action is Action.RETRY and held.attempt < MAX_DELIVERIES:
+        elif action is Action.RETRY and (limit == 0 or held.attempt < limit):
             assert outcome is Outcome.RETRIED
             held.due, held.put_off = self.now + delay, True
         else:
@@ -344,7 +393,7 @@ class LeaseMachine(RuleBasedStateMachine):
 
 @pytest.mark.parametrize("examples", counts(100, ci=1_000, full=1_000))
 def test_leases_behave_as_the_model_says(server: Server, examples: int) -> None:
-    threads = BusThread(server, 2, Settings(leases=LeasesSettings(foreign_idle_seconds=FOREIGN_IDLE)))
+    threads = BusThread(server, 2, LEASES_SETTINGS)
     try:
         machine = type("Machine", (LeaseMachine,), {"server": server, "threads": threads})
         run_state_machine_as_test(
