@@ -70,6 +70,25 @@ class Administration(Calling):
         if not dry_run:
             state.position = position
 
+    @rule(name=STREAMS, group=GROUPS, limit=st.sampled_from([1, 2, 5, 0]), dry_run=st.booleans())
+    def set_max_deliveries(self, name: str, group: str, limit: int, dry_run: bool) -> None:
+        told = self.expect(
+            self.world.missing(name, group),
+            "group_manage",
+            stream=name,
+            group=group,
+            action="set_max_deliveries",
+            max_deliveries=limit,
+            dry_run=dry_run,
+        )
+        if told is None:
+            return
+        state = self.world.group(name, group)
+        before = state.max_deliveries
+        assert told["effect"] == {"max_deliveries": limit, "max_deliveries_before": before}
+        if not dry_run:
+            state.max_deliveries = limit
+
     @rule(
         name=STREAMS,
         group=GROUPS,

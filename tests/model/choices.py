@@ -18,7 +18,9 @@ COUNTS = st.integers(1, 6)
 #: The third is larger than an answer may be.
 MEMBERS = st.sampled_from([{"n": 1}, {"text": "Grüße", "list": [1, None, {"x": 0.5}]}, {"big": "x" * 3_000}])
 KEYS = st.sampled_from(["k", "l"])
-ACTIONS = st.sampled_from(["done", "done and delete", "extend", "extend", "retry", "release", "dead_letter"])
+ACTIONS = st.sampled_from(["done", "done and delete", "extend", "renew", "retry", "release", "dead_letter"])
+#: max_deliveries that somebody asks for; often nothing.
+LIMITS = st.sampled_from([None, None, None, 1, 5, 0])
 #: What destroys much is done seldom, or little would ever happen in between.
 SELDOM_DONE = st.sampled_from([True, True, True, True, False])
 #: Leases that were given; any of them may be settled at any time.

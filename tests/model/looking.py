@@ -136,6 +136,7 @@ class Looking(Reading):
         for line in told["groups"]:
             group = line["group"]
             assert line["pending"] == len(stream.groups[group].pending)
+            assert line["max_deliveries"] == stream.groups[group].max_deliveries
             assert line["dead_letters"] == len(self.world.dead.get((name, group), {}))
             unread = len(stream.unread(group))
             low, high = line.get("lag_between", (line["lag"], line["lag"]))

@@ -11,25 +11,38 @@ from hypothesis.stateful import MultipleResults, multiple, rule
 from redstreamd.streams.codec import decode
 from redstreamd.streams.names import Kind, companion_key
 from tests.model.calling import Calling
-from tests.model.choices import ACTIONS, CONSUMERS, COUNTS, GROUPS, KEYS, LEASES, LONG, STREAMS
+from tests.model.choices import ACTIONS, CONSUMERS, COUNTS, GROUPS, KEYS, LEASES, LIMITS, LONG, STREAMS
 from tests.model.world import MAX_DELIVERIES, Group, Lease, Letter, Pending, order
 
 
 class Working(Calling):
     """The tools for workers, and those of the original server that create and read groups."""
 
-    @rule(name=STREAMS, group=GROUPS, start=st.sampled_from(["earliest", "latest"]), old=st.booleans())
-    def create_group(self, name: str, group: str, start: str, old: bool) -> None:
+    @rule(
+        name=STREAMS,
+        group=GROUPS,
+        start=st.sampled_from(["earliest", "latest"]),
+        old=st.booleans(),
+        limit=LIMITS,
+    )
+    def create_group(self, name: str, group: str, start: str, old: bool, limit: int | None) -> None:
         stream = self.world.made(name)
         if old:
             position = {"earliest": "0", "latest": "$"}[start]
             told = self.texts("create_consumer_group", stream=name, group=group, start=position)
             created = "note" not in told
         else:
-            created = self.call("group_create", stream=name, group=group, start=start)["created"]
+            told = self.call("group_create", stream=name, group=group, start=start, max_deliveries=limit)
+            created = told["created"]
         assert created is (group not in stream.groups)
         if created:
             stream.groups[group] = Group("0-0" if start == "earliest" else stream.last_id)
+            if limit is not None and not old:
+                stream.groups[group].max_deliveries = limit
+        if not old:
+            holds = stream.groups[group].max_deliveries
+            assert told["max_deliveries"] == holds
+            assert ("was not used" in told.get("warning", "")) is (limit not in (None, holds))
 
     @rule(name=STREAMS, group=GROUPS, consumer=CONSUMERS, count=COUNTS)
     def read_group(self, name: str, group: str, consumer: str, count: int) -> None:
@@ -54,11 +67,19 @@ class Working(Calling):
             )
             stream.groups[group].position = one
 
-    @rule(target=LEASES, name=STREAMS, group=GROUPS, consumer=CONSUMERS, count=COUNTS, resume=st.booleans())
+    @rule(
+        target=LEASES,
+        name=STREAMS,
+        group=GROUPS,
+        consumer=CONSUMERS,
+        count=COUNTS,
+        resume=st.booleans(),
+        limit=LIMITS,
+    )
     def take(
-        self, name: str, group: str, consumer: str, count: int, resume: bool
+        self, name: str, group: str, consumer: str, count: int, resume: bool, limit: int | None
     ) -> Lease | MultipleResults[Lease]:
-        return self.take_some(name, group, consumer, count, resume=resume) or multiple()
+        return self.take_some(name, group, consumer, count, resume=resume, limit=limit) or multiple()
 
     @rule(target=LEASES, name=STREAMS, group=GROUPS, consumer=CONSUMERS, count=COUNTS, key=KEYS)
     def take_once(
@@ -78,7 +99,11 @@ class Working(Calling):
         return lease
 
     @rule(
-        name=STREAMS, group=GROUPS, consumer=CONSUMERS, times=st.integers(1, MAX_DELIVERIES), action=ACTIONS
+        name=STREAMS,
+        group=GROUPS,
+        consumer=CONSUMERS,
+        times=st.integers(1, MAX_DELIVERIES),
+        action=ACTIONS,
     )
     def take_and_settle(self, name: str, group: str, consumer: str, times: int, action: str) -> None:
         """Work fails some times, and then ends as it may."""
@@ -128,7 +153,7 @@ class Working(Calling):
         assert ("lease" in taken) is bool(attempts)
         if not attempts:
             return None
-        return Lease(taken["lease"], name, group, known.consumer, attempts, known.delivery)
+        return Lease(taken["lease"], name, group, known.consumer, attempts, known.delivery, known.own_limit)
 
     def take_some(
         self,
@@ -139,11 +164,15 @@ class Working(Calling):
         *,
         resume: bool = False,
         idempotency_key: str | None = None,
+        limit: int | None = None,
     ) -> Lease | None:
         """Take work, and return its lease if there was any."""
         stream = self.world.made(name)
         new_group = group not in stream.groups
         state = stream.groups.setdefault(group, Group("0-0"))
+        if new_group and limit is not None:
+            state.max_deliveries = limit
+        own_limit = None if state.limit_for(limit) == state.max_deliveries else limit
         self.a_millisecond_passes()
         self.world.deliveries += 1
         taken = self.call(
@@ -155,15 +184,18 @@ class Working(Calling):
             lease_seconds=LONG,
             resume=resume,
             idempotency_key=idempotency_key,
+            max_deliveries=limit,
         )
         assert taken.get("group_created", False) is new_group
+        unused = own_limit is None and limit not in (None, state.max_deliveries)
+        assert ("was not used" in taken.get("warning", "")) is unused
         self.forget_what_has_no_content(name, group)
         if resume:
             owed = {one for one, held in state.pending.items() if held.owner == consumer and held.held}
         else:
             owed = {one for one, held in state.pending.items() if held.due}
         owed &= stream.entries.keys()
-        spent = {one for one in owed if state.pending[one].attempt >= MAX_DELIVERIES and not resume}
+        spent = {one for one in owed if state.spent(one, limit) and not resume}
         buried = self.note_letters(name, group)
         assert buried <= spent
         assert taken.get("dead_lettered", 0) == len(buried)
@@ -190,7 +222,9 @@ class Working(Calling):
             state.position = fresh[-1]
         assert ("lease" in taken) is bool(ids)
         attempts = {entry["id"]: entry["attempt"] for entry in taken["entries"]}
-        return Lease(taken["lease"], name, group, consumer, attempts, self.world.deliveries) if ids else None
+        if not ids:
+            return None
+        return Lease(taken["lease"], name, group, consumer, attempts, self.world.deliveries, own_limit)
 
     def settle_one(self, lease: Lease, action: str, chosen: set[str] | None = None) -> None:
         """End or renew a lease as a whole, or for the chosen entries."""
@@ -208,7 +242,7 @@ class Working(Calling):
             return
         stream = self.world.streams[name]
         pending = stream.groups[group].pending
-        spent = {one for one in own if pending[one].attempt >= MAX_DELIVERIES}
+        spent = {one for one in own if stream.groups[group].spent(one, lease.own_limit)}
         dead = own if action == "dead_letter" else spent if tool == "work_fail" else set()
         # Without content nothing is left to do, and there is nothing to keep as a dead letter.
         gone = dead - stream.entries.keys()
@@ -218,7 +252,7 @@ class Working(Calling):
         needing: set[str] = set()
         if tool == "work_done":
             assert set(told["done"]) == own
-        elif action == "extend":
+        elif tool == "work_extend":
             assert set(told["extended"]) == own
         else:
             assert (set(told["dead_lettered"]), set(told["retried"])) == (dead - gone, own - dead | again)
@@ -228,7 +262,7 @@ class Working(Calling):
                 pending.pop(one, None)
             else:
                 pending[one] = attrs.evolve(
-                    pending[one], due=action == "release", held=action == "extend", leased=True
+                    pending[one], due=action == "release", held=tool == "work_extend", leased=True
                 )
             if action == "done and delete":
                 needed_by = stream.needed_by([one]) - {group}
@@ -272,4 +306,6 @@ def _settlement(action: str) -> tuple[str, dict[str, Any]]:
         return "work_done", {"delete": True}
     if action == "extend":
         return "work_extend", {"lease_seconds": LONG}
+    if action == "renew":
+        return "work_extend", {}
     return "work_fail", {"action": action, "delay_seconds": LONG, "reason": "because"}

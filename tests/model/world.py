@@ -20,7 +20,10 @@ def order(entry_id: str) -> tuple[int, int]:
 
 @attrs.frozen
 class Lease:
-    """What a work_take answered: its token, the attempt of each entry it holds, and which delivery it was."""
+    """What a work_take answered: its token, the attempt of each entry it holds, and which delivery it was.
+
+    Its own limit of deliveries is what its taker asked for, if that allowed more than the group's.
+    """
 
     token: str
     stream: str
@@ -28,6 +31,7 @@ class Lease:
     consumer: str
     attempts: Mapping[str, int]
     delivery: int
+    own_limit: int | None = None
 
 
 @attrs.define
@@ -53,10 +57,21 @@ class Pending:
 
 @attrs.define
 class Group:
-    """A consumer group: its position and its pending entries by ID."""
+    """A consumer group: its position, its pending entries by ID, and its limit of deliveries; 0 for never."""
 
     position: str
     pending: dict[str, Pending] = attrs.field(factory=dict)
+    max_deliveries: int = MAX_DELIVERIES
+
+    def limit_for(self, asked: int | None) -> int:
+        """Return the limit that counts for whoever asks for one: the group's, unless that allows fewer."""
+        if asked is None or self.max_deliveries == 0:
+            return self.max_deliveries
+        return asked if asked == 0 or asked > self.max_deliveries else self.max_deliveries
+
+    def spent(self, one: str, asked: int | None) -> bool:
+        """Tell whether a pending entry had as many deliveries as it may have."""
+        return 0 < self.limit_for(asked) <= self.pending[one].attempt
 
     def unfinished_from(self) -> str:
         """Return the least entry ID that is pending, with or without content, or not delivered."""
