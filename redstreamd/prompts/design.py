@@ -28,8 +28,8 @@ Design a stream for my purpose. Ask me only what you cannot decide.
 4. Retention: max_length or max_age_seconds, from the rate of writing and from how far behind a reader may
    fall. What a group has not finished stays in any case; say what those who only follow lose, and who
    notices a group that nobody works for.
-5. Failure: lease_seconds longer than the work usually takes, max_deliveries, and who looks at the dead
-   letters.
+5. Failure: lease_seconds longer than the work usually takes, max_deliveries of each group (group_create
+   sets it), and who looks at the dead letters.
 
 End with the calls that set it up, ready to be made: group_create for each group, and one stream_add.
 """,

@@ -327,7 +327,7 @@ class LeasesSettings:
             ge=0,
             le=1_000_000,
             description="Deliveries after which an entry that fails again goes to the dead letters; 0 means "
-            "never.",
+            "never. For groups for which neither group_create nor group_manage set another limit.",
         ),
     ] = 10
     foreign_idle_seconds: Annotated[

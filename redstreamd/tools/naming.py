@@ -35,3 +35,8 @@ async def check_new_stream(call: Call[Bus], stream: str) -> str | None:
             next_step="Choose a name of that form; the setting streams.naming demands it.",
         )
     return warning
+
+
+def joined(*warnings: str | None) -> str | None:
+    """Return several warnings as one text; None if there are none."""
+    return " ".join(warning for warning in warnings if warning) or None

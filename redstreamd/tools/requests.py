@@ -14,7 +14,7 @@ from redstreamd.streams.requests import Request
 from redstreamd.tools import fields
 from redstreamd.tools.annotations import no, writing, yes
 from redstreamd.tools.definition import Call, Profile, named_by, tool
-from redstreamd.tools.naming import check_new_stream
+from redstreamd.tools.naming import check_new_stream, joined
 from redstreamd.tools.results import bound_entries
 from redstreamd.tools.waiting import reporting, wait_seconds
 
@@ -48,6 +48,7 @@ class RequestReplied:
         Annotated[dict[str, Any], Meta(description="{id, time, fields, sender?}; others' data.")] | None
     ) = None
     resumed: Annotated[bool, Meta(description="The request had been added before.")] | None = None
+    warning: str | None = None
     next_call: (
         Annotated[
             dict[str, Any],
@@ -78,9 +79,9 @@ async def request_reply(call: Call[Bus], args: RequestReplyArguments) -> Request
     If no answer came in time, call again with the same correlation_id or idempotency_key: it goes on
     waiting and adds nothing.
     """
-    await check_new_stream(call, args.stream)
+    warning = await check_new_stream(call, args.stream)
     if args.reply_to is not None:
-        await check_new_stream(call, args.reply_to)
+        warning = joined(warning, await check_new_stream(call, args.reply_to))
     request = Request(
         stream=args.stream,
         members=args.entry,
@@ -106,6 +107,7 @@ async def request_reply(call: Call[Bus], args: RequestReplyArguments) -> Request
         reply_to=asked.reply_to,
         reply=reply,
         resumed=asked.resumed or None,
+        warning=warning,
         next_call=None
         if reply is not None
         else {

@@ -18,7 +18,7 @@ from redstreamd.tools import fields
 from redstreamd.tools.annotations import no, writing, yes
 from redstreamd.tools.definition import Call, Profile, named_by, tool
 from redstreamd.tools.leasing import Seconds, lease_seconds
-from redstreamd.tools.naming import check_new_stream
+from redstreamd.tools.naming import check_new_stream, joined
 from redstreamd.tools.results import bound_entries
 from redstreamd.tools.waiting import reporting, wait_seconds
 
@@ -76,7 +76,7 @@ async def group_create(call: Call[Bus], args: GroupCreateArguments) -> GroupCrea
         args.stream, args.group, group_position(args.start), max_deliveries=args.max_deliveries
     )
     if args.max_deliveries not in (None, creation.max_deliveries):
-        warning = _joined(warning, _not_the_groups(str(args.max_deliveries), creation.max_deliveries))
+        warning = joined(warning, _not_the_groups(str(args.max_deliveries), creation.max_deliveries))
     return GroupCreated(creation.created, creation.max_deliveries, warning)
 
 
@@ -189,9 +189,9 @@ async def work_take(call: Call[Bus], args: WorkTakeArguments) -> WorkTaken:
     shown = [view(args.stream, entry) | {"attempt": attempt} for entry, attempt in work.taken.entries]
     taken = work.taken
     if taken.replayed and not shown:
-        warning = _joined(warning, _USED_UP)
+        warning = joined(warning, _USED_UP)
     if taken.own_limit is None and args.max_deliveries not in (None, taken.group_limit):
-        warning = _joined(warning, _not_the_groups(str(args.max_deliveries), taken.group_limit))
+        warning = joined(warning, _not_the_groups(str(args.max_deliveries), taken.group_limit))
     # An entry that was delivered is never dropped: only this answer has it.
     bounded, _ = bound_entries(shown, settings.tools.max_result_bytes, droppable=False)
     return WorkTaken(
@@ -213,10 +213,6 @@ def _not_the_groups(asked: str, limit: int) -> str:
         f"max_deliveries={asked} was not used: the group's is {limit}{never}. "
         "group_manage with action set_max_deliveries changes it."
     )
-
-
-def _joined(*sentences: str | None) -> str:
-    return " ".join(sentence for sentence in sentences if sentence)
 
 
 def _check_names(call: Call[Bus], stream: str, group: str) -> None:

@@ -20,6 +20,7 @@ import trio
 import redstreamd.streams
 from redstreamd.policy import Principal
 from redstreamd.settings import LeasesSettings, Settings
+from redstreamd.streams.admin import groups
 from redstreamd.streams.bus import Bus
 from redstreamd.streams.names import Kind, companion_key
 from redstreamd.tools.catalog import REGISTRY
@@ -179,6 +180,11 @@ async def a_question_that_was_answered(bus: Bus, server: Server) -> dict[str, An
     for entry in reversed(taken["entries"]):
         await call(bus, "work_done", lease=taken["lease"], entry_ids=[entry["id"]], reply={"a": entry["id"]})
     return asked
+
+
+@case("request_reply", "warning")
+async def a_question_on_a_new_stream_of_an_odd_name(bus: Bus, server: Server) -> dict[str, Any]:
+    return {"stream": "odd", "entry": {"q": 1}, "reply_to": "strange", "correlation_id": "q"}
 
 
 @case("group_create", "created", "max_deliveries")
@@ -421,8 +427,11 @@ async def test_a_call_in_the_smallest_parts_tells_what_it_tells_in_large_ones(
 
 
 @pytest.mark.parametrize("each", WRITING, ids=names)
-async def test_a_call_whose_replies_are_lost_tells_what_it_tells_otherwise(redis: Server, each: Case) -> None:
+async def test_a_call_whose_replies_are_lost_tells_what_it_tells_otherwise(
+    redis: Server, monkeypatch: pytest.MonkeyPatch, each: Case
+) -> None:
     """One after the other: the reply to its first command, to its second, ... is lost with the connection."""
+    monkeypatch.setattr(groups, "_MOVED_AT_ONCE", 3)
     how = {"timeout_seconds": 0} if each in WAITING else {}
     with trio.fail_after(60):
         async with (

@@ -56,7 +56,6 @@ local taken, dead_lettered, created, still_held = {}, 0, 0, 0
 redis.call('ZADD', due, 'XX', 0, '')
 redis.call('ZADD', tried, 'XX', 0, '')
 redis.call('XLEN', dead)
-redis.call('HLEN', about)
 
 local function pending(id)
   -- A member of the due set that begins with no entry ID, which somebody else wrote, is nothing to Redis.
@@ -70,6 +69,8 @@ if any_pending.err then
   if create_at == '' or not string.find(any_pending.err, 'NOGROUP', 1, true) then
     return any_pending
   end
+  -- So that what takes its place removes no key of another type.
+  redis.call('HLEN', about)
   redis.call('XGROUP', 'CREATE', stream, group, create_at, 'MKSTREAM')
   group_record.begin(about, asked)
   created = 1
