@@ -285,9 +285,16 @@ class Leases:
         delay_ms = 0 if delay_seconds is None else int(delay_seconds * 1000)
         if action is Action.EXTEND and delay_seconds is None:
             action, delay_ms = Action.HOLD, lease.length_ms or self._lease_ms
+        sending = Sending.of(self._manager, lease.stream)
+        # Acknowledging is by far the most frequent; there a second key would cost more than it tells.
+        remember = delete or action not in (Action.DONE, Action.HOLD)
         outcomes, due, kept_for, shortened = await self._manager.run_script(
             _SETTLE,
-            keys=[*_keys(lease.stream, lease.group), companion_key(lease.stream, Kind.GROUP, lease.group)],
+            keys=[
+                *_keys(lease.stream, lease.group),
+                sending.key,
+                companion_key(lease.stream, Kind.GROUP, lease.group),
+            ],
             args=[
                 lease.group,
                 lease.consumer,
@@ -298,6 +305,7 @@ class Leases:
                 "" if lease.least_limit is None else lease.least_limit,
                 lease.taken_at,
                 self._max_deliveries,
+                sending.keep_ms if remember else 0,
                 *pairs,
             ],
             replay=Replay.SAFE,

@@ -2,11 +2,12 @@
 -- Atomic per call, and fenced: an entry that another attempt owns by now is left alone.
 --
 -- KEYS  1 the stream  2 its due set  3 its dead-letter stream  4 what became of earlier deliveries
---       5 the group's record
+--       5 what an earlier sending of this call did  6 the group's record
 -- ARGV  1 group  2 consumer  3 done | extend | hold | retry | dead; hold extends what would end earlier
 --       4 for extend and hold the lease, for retry the delay, in ms  5 for dead and retry the reason
 --       6 for done "1" to delete the entries that no other group needs, too
 --       7 max_deliveries of the lease's own ("": none)  8 time of the take in ms  9 max_deliveries by the setting
+--       10 how long to remember this call, in ms (0: do not)
 --       then pairs of entry ID and attempt
 -- Returns {{for each pair: done | extended | retried | dead | already | lost}, the latest time at which
 --          something extended or retried comes due or "", a group for which entries were not deleted or "",
@@ -18,10 +19,15 @@
 --
 -- What this attempt put off is settled: repeating that changes nothing, and anything else comes too late.
 
-local stream, due, dead, tried, about = KEYS[1], KEYS[2], KEYS[3], KEYS[4], KEYS[5]
+local stream, due, dead, tried = KEYS[1], KEYS[2], KEYS[3], KEYS[4]
+local call, about = KEYS[5], KEYS[6]
 local group, consumer, action = ARGV[1], ARGV[2], ARGV[3]
 local delay, reason, delete, own = tonumber(ARGV[4]), ARGV[5], ARGV[6] == '1', tonumber(ARGV[7])
-local taken_at, default = tonumber(ARGV[8]), tonumber(ARGV[9])
+local taken_at, default, remember_for = tonumber(ARGV[8]), tonumber(ARGV[9]), tonumber(ARGV[10])
+
+-- If a reply was lost and this call is sent again, its answer is that of the first sending.
+local sent_before = remember_for > 0 and redis.call('GET', call)
+if sent_before then return cjson.decode(sent_before) end
 
 local clock = redis.call('TIME')
 local now = clock[1] * 1000 + math.floor(clock[2] / 1000)
@@ -116,7 +122,7 @@ local actions = {
 }
 
 local outcomes = {}
-for index = 10, #ARGV, 2 do
+for index = 11, #ARGV, 2 do
   local id, attempt = ARGV[index], tonumber(ARGV[index + 1])
   local member = id .. '/' .. ARGV[index + 1]
   local held = redis.call('XPENDING', stream, group, id, id, 1)[1]
@@ -141,4 +147,6 @@ for index = 10, #ARGV, 2 do
   if refusal then return refusal end
   outcomes[#outcomes + 1] = outcome
 end
-return {outcomes, latest and string.format('%.0f', math.floor(latest)) or '', kept_for, shortened}
+local answer = {outcomes, latest and string.format('%.0f', math.floor(latest)) or '', kept_for, shortened}
+if remember_for > 0 then redis.call('SET', call, cjson.encode(answer), 'PX', remember_for) end
+return answer
