@@ -196,7 +196,8 @@ def _build(settings: Settings, resources: AsyncExitStack) -> _Parts:
         obstacle=None if embedded is None else embedded.obstacle,
     )
     bus = Bus.over(manager, settings, _lease_key(settings))
-    updates = Updates(bus.hub, Sources(bus.commands, bus.lister), max_subscriptions=settings.limits.max_waits)
+    sources = Sources(bus.commands, bus.lister, bus.records)
+    updates = Updates(bus.hub, sources, max_subscriptions=settings.limits.max_waits)
     vitals = Vitals(manager, bus.commands, bus.hub, updates, version=__version__)
     vitals.include("process", process_figures)
     vitals.include("installation", installation)

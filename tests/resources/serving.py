@@ -61,7 +61,8 @@ class Surface:
 async def running_surface(server: Server, *, max_subscriptions: int = 10_000) -> AsyncIterator[Surface]:
     """Run a surface on `server` for the block."""
     async with running_bus(server) as bus, trio.open_nursery() as nursery:
-        updates = Updates(bus.hub, Sources(bus.commands, bus.lister), max_subscriptions=max_subscriptions)
+        sources = Sources(bus.commands, bus.lister, bus.records)
+        updates = Updates(bus.hub, sources, max_subscriptions=max_subscriptions)
         await nursery.start(updates.run)
         vitals = Vitals(bus.commands._manager, bus.commands, bus.hub, updates, version="1")
         built = build_server(

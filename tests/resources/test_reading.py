@@ -147,6 +147,7 @@ async def test_each_resource_says_what_is_the_case(daemon: Daemon, redis: Server
 
             group = await read(client, group_uri("orders", "billing"))
             assert (group["pending"], group["lag"], group["last_delivered_id"]) == (1, 1, "1-1")
+            assert group["max_deliveries"] == 10
             assert [each["name"] for each in group["consumers"]] == ["w1"]
             assert group["oldest_pending"][0]["id"] == "1-1"
 

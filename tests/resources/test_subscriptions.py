@@ -479,6 +479,19 @@ async def test_a_group_that_works_is_told_of_at_most_once_in_its_pause(
             assert trio.current_time() - began > 0.3
 
 
+@ERAS
+async def test_a_group_is_told_of_when_its_limit_is_set(redis: Server, era: EraName) -> None:
+    redis.command("XGROUP", "CREATE", "s", "g", "0", "MKSTREAM")
+    with trio.fail_after(20):
+        async with running_surface(redis) as surface, following(surface, era) as client:
+            await client.subscribe(group_uri("s", "g"))
+            async with following(surface, era) as operator:
+                arguments = {"stream": "s", "group": "g", "action": "set_max_deliveries", "dry_run": False}
+                answer = await operator.raw.call_tool("group_manage", arguments | {"max_deliveries": 3})
+                assert answer["result"]["structuredContent"]["effect"]["max_deliveries"] == 3
+            assert await client.told() == group_uri("s", "g")
+
+
 async def test_the_listens_of_a_connection_share_its_room_and_give_it_back(
     redis: Server, monkeypatch: pytest.MonkeyPatch
 ) -> None:

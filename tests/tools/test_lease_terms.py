@@ -146,18 +146,22 @@ async def test_one_consumer_cannot_give_up_the_work_of_the_others(server: Server
     assert "set_max_deliveries" in hasty["warning"]
 
 
-@pytest.mark.parametrize("by", ["setting", "work_take", "group_create", "group_manage"])
 @pytest.mark.parametrize(
-    ("groups", "asked", "used", "limit"),
+    ("by", "groups", "asked", "used", "limit"),
     [
-        (3, None, True, 3),
-        (3, 3, True, 3),
-        (3, 2, False, 3),
-        (3, 5, True, 5),
-        (3, 0, True, 0),
-        (0, None, True, 0),
-        (0, 0, True, 0),
-        (0, 7, False, 0),
+        ("group_manage", 3, None, True, 3),
+        ("group_manage", 3, 3, True, 3),
+        ("group_manage", 3, 2, False, 3),
+        ("group_manage", 3, 5, True, 5),
+        ("group_manage", 3, 0, True, 0),
+        ("group_manage", 0, None, True, 0),
+        ("group_manage", 0, 0, True, 0),
+        ("group_manage", 0, 7, False, 0),
+        *[
+            (by, 3, asked, used, limit)
+            for by in ("setting", "work_take", "group_create")
+            for asked, used, limit in ((2, False, 3), (4, True, 4))
+        ],
     ],
 )
 async def test_the_limit_is_the_groups_or_the_takers_if_that_allows_more(

@@ -394,7 +394,7 @@ async def test_a_call_that_waits_tells_what_it_tells_without_waiting(server: Ser
             server.flush()
             server.command("CONFIG", "RESETSTAT")
             async with woken_often(bus):
-                waiting = await told_by(bus, server, each, timeout_seconds=0.15)
+                waiting = await told_by(bus, server, each, timeout_seconds=0.06)
     assert waiting == at_once
 
 

@@ -148,6 +148,8 @@ class GroupAdmin:
         """Set the limit of a group that exists. It counts from the next take and the next failure on."""
         async with explained(self._commands, stream, group):
             await self._records.set_max_deliveries(stream, group, max_deliveries)
+        # Subscribers of the group are told of it, and no key that is watched changed.
+        self._hub.poke(stream)
 
     async def consumer(self, stream: str, group: str, consumer: str) -> ConsumerInfo:
         """Return a consumer of a group.

@@ -17,6 +17,7 @@ from typing import ClassVar, Protocol
 import attrs
 
 from redstreamd.redisio.commands import Commands
+from redstreamd.streams.group_records import GroupRecords
 from redstreamd.streams.listing import Lister
 from redstreamd.streams.names import Kind, companion_key
 from redstreamd.streams.problems import explained
@@ -29,10 +30,12 @@ class Sources:
     Attributes:
         commands: For one stream or group.
         lister: For all streams.
+        records: For what was agreed for a group.
     """
 
     commands: Commands
     lister: Lister
+    records: GroupRecords
 
 
 class Topic(Protocol):
@@ -86,7 +89,7 @@ class StreamTopic:
 
 @attrs.frozen
 class GroupTopic:
-    """What a consumer group was given, holds and has finished.
+    """What a consumer group was given, holds and has finished, and what was agreed for it.
 
     Deliveries and acknowledgements change no watched key of the stream. Those made through redstreamd
     change the group's due set, which lies in a key of its own; those of other programs are found by
@@ -105,7 +108,7 @@ class GroupTopic:
         return (self.stream, companion_key(self.stream, Kind.DUE, self.group))
 
     async def look(self, sources: Sources) -> str:
-        """Ask for the group's position and for who holds how much."""
+        """Ask for the group's position, for who holds how much, and for its limit of deliveries."""
         commands = sources.commands
         async with explained(commands, self.stream, self.group):
             groups = await commands.xinfo_groups(self.stream)
@@ -113,7 +116,8 @@ class GroupTopic:
             if info is None:
                 return "none"
             held = await commands.xpending_summary(self.stream, self.group)
-        return _digest(repr((info, held)))
+            limit = await sources.records.max_deliveries(self.stream, self.group)
+        return _digest(repr((info, held, limit)))
 
 
 @attrs.frozen
