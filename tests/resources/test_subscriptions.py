@@ -485,10 +485,7 @@ async def test_a_group_is_told_of_when_its_limit_is_set(redis: Server, era: EraN
     with trio.fail_after(20):
         async with running_surface(redis) as surface, following(surface, era) as client:
             await client.subscribe(group_uri("s", "g"))
-            async with following(surface, era) as operator:
-                arguments = {"stream": "s", "group": "g", "action": "set_max_deliveries", "dry_run": False}
-                answer = await operator.raw.call_tool("group_manage", arguments | {"max_deliveries": 3})
-                assert answer["result"]["structuredContent"]["effect"]["max_deliveries"] == 3
+            await surface.bus.groups.set_max_deliveries("s", "g", 3)
             assert await client.told() == group_uri("s", "g")
 
 
