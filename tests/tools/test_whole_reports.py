@@ -349,7 +349,7 @@ WAITING = [
     if any(field.name == "timeout_seconds" for field in attrs.fields(REGISTRY.get(each.tool).arguments))
 ]
 #: Only these can leave out what they did; the others do nothing.
-WRITING = [each for each in CASES if not REGISTRY.get(each.tool).read_only]
+WRITING = [each for each in CASES if not REGISTRY.get(each.tool).hints.read_only.value]
 
 
 def test_every_tool_that_waits_is_tried_with_all_that_it_tells() -> None:
