@@ -224,8 +224,12 @@ READ: Mapping[bytes, Callable[[bytes], tuple[str | bytes, ...]]] = {
 
 
 def state(server: Server) -> dict[bytes, Any]:
-    """Return all that lies in Redis, without the times that merely tell when somebody came by."""
-    keys: list[bytes] = sorted(server.command("KEYS", "*"))
+    """Return all that lies in Redis, without the times that merely tell when somebody came by.
+
+    Nor with the notes by which a call recognises its own repetition: nobody else reads them, and they go by
+    themselves within seconds.
+    """
+    keys: list[bytes] = sorted(key for key in server.command("KEYS", "*") if b":rs:call:" not in key)
     kinds = server.commands(*[("TYPE", key) for key in keys])
     values = server.commands(*[READ[kind](key) for key, kind in zip(keys, kinds, strict=True)])
     return {
