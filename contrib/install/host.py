@@ -95,7 +95,12 @@ class Host:
 
     def withdraw(self) -> None:
         """Stop the service and remove all that was put in place, but for settings and data."""
-        self.tell(*self.systemctl("disable", "--now", *sorted(self._unit_names())))
+        units = [name for name in sorted(self._unit_names()) if (self.units / name).exists()]
+        # A template cannot be stopped, but what was started from it can.
+        started = [name.replace("@.", "@*.") for name in units]
+        if units:
+            self.tell(*self.systemctl("stop", *started))
+            self.tell(*self.systemctl("disable", *(name for name in units if "@." not in name)))
         for name in self._unit_names():
             (self.units / name).unlink(missing_ok=True)
         if self.documents.is_symlink():
