@@ -100,8 +100,10 @@ def _install(host: Host, arguments: argparse.Namespace) -> None:
     versions = host.versions
     with versions.locked() as lock:
         versions.remove_incomplete()
-        # Here, and not in /tmp: what a crash leaves is found again.
-        with tempfile.TemporaryDirectory(prefix=".build-", dir=versions.prefix) as work:
+        # In the prefix what a crash leaves is found again. Below DESTDIR it may be reached by a path that pip
+        # resolves to another place (/proc/<pid>/root).
+        place = None if versions.staging else versions.prefix
+        with tempfile.TemporaryDirectory(prefix=".build-", dir=place) as work:
             builder = Builder(SOURCE, sys.executable, arguments.pip_python, Path(work), lock)
             version = versions.new_id(builder.version_number())
             directory = versions.directory(version)
