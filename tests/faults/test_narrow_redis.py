@@ -88,7 +88,7 @@ async def use(bus: Bus, server: Server) -> list[tuple[str, dict[str, Any]]]:
         return await call("work_take", **PLACE, consumer="c", **more)
 
     await call("stream_add", stream=STREAM, entries=[{"n": 1}, {"n": 2}, {"n": 3}], idempotency_key="k")
-    await call("group_create", **PLACE, start="earliest")
+    await call("group_create", **PLACE, start="earliest", max_deliveries=5)
     # For the calls that follow, if this user could not.
     server.command("XGROUP", "CREATE", STREAM, GROUP, "0", "MKSTREAM")
     await call("stream_add", stream=STREAM, entries=[{"n": 4}], max_length=1)

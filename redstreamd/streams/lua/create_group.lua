@@ -9,7 +9,8 @@ local stream, call, about = KEYS[1], KEYS[2], KEYS[3]
 local group, id, max_deliveries, default, keep = ARGV[1], ARGV[2], ARGV[3], tonumber(ARGV[4]), ARGV[5]
 
 -- What could be refused is tried before anything is created.
-redis.call('HLEN', about)
+local refused = group_record.refused(about, max_deliveries)
+if refused then return refused end
 local created = 1
 local reply = redis.pcall('XGROUP', 'CREATE', stream, group, id, 'MKSTREAM')
 if reply.err then

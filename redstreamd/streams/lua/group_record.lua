@@ -5,6 +5,14 @@
 
 local group_record = {}
 
+-- Finds out whether a record may be begun, before the group is there: returns the error if not. An odd number of
+-- words is refused in any case, after the right to the command, and changes nothing.
+function group_record.refused(about, max_deliveries)
+  redis.call('HLEN', about)
+  local probe = max_deliveries ~= '' and redis.pcall('HSET', about, 'f', 'v', 'g')
+  if probe and not string.find(string.lower(probe.err), 'wrong number', 1, true) then return probe end
+end
+
 -- Begins the record of a group that was just created. What a destroyed group of the same name left does not count.
 function group_record.begin(about, max_deliveries)
   redis.call('UNLINK', about)

@@ -69,8 +69,8 @@ if any_pending.err then
   if create_at == '' or not string.find(any_pending.err, 'NOGROUP', 1, true) then
     return any_pending
   end
-  -- So that what takes its place removes no key of another type.
-  redis.call('HLEN', about)
+  local refused = group_record.refused(about, asked)
+  if refused then return refused end
   redis.call('XGROUP', 'CREATE', stream, group, create_at, 'MKSTREAM')
   group_record.begin(about, asked)
   created = 1
