@@ -23,8 +23,8 @@ SERVICE, SOCKET, REDIS = "redstreamd.service", "redstreamd.socket", "redis-serve
 INETD, INETD_DOOR = "redstreamd-inetd.socket", "/run/redstreamd/inetd.sock"
 DROP_INS = f"/run/systemd/system/{SERVICE}.d"
 DOOR = "/run/redstreamd/mcp.sock"
-#: A client's own; beyond it, it has been told nothing.
-TIMEOUT = 60.0
+#: A client's own; beyond it, it has been told nothing. And that of a state; a busy machine may take its time.
+TIMEOUT = 180.0
 #: How soon a client is told that the settings cannot work, and what that may cost at ten clients a second.
 TOLD_SECONDS, MOST_OF_A_CORE = 3.0, 0.30
 #: The same in starts of the program that only checks its settings, for machines on which one takes seconds.
@@ -156,14 +156,15 @@ def test_fifty_restarts_refuse_nobody_and_end_nothing(host: Container, waited_fo
     try:
         for number in range(50):
             if number % waited_for == 0:
-                host.wait_for(SERVICE, ActiveState="active")
+                host.wait_for(SERVICE, ActiveState="active", timeout_seconds=TIMEOUT)
             host.systemctl("restart", "--no-block", SERVICE)
             time.sleep(0.2)
-        host.wait_for(SERVICE, ActiveState="active", timeout_seconds=60)
+        host.wait_for(SERVICE, ActiveState="active", timeout_seconds=TIMEOUT)
     finally:
         over.set()
         for client in clients:
             client.join()
+    print(dict(crowd.outcomes))
     assert crowd.failed() == []
     assert crowd.outcomes["served"] >= 50
     # The others were told by a daemon that stops, and nothing worse.
@@ -180,7 +181,9 @@ def test_neither_limit_stops_a_service_that_fails_at_once_with_clients_waiting(h
     client = threading.Thread(target=lambda: outcome.append(handshake(host)))
     client.start()
     # More starts than either limit of systemd would have allowed (5 in 10 s, 20 in 2 s).
-    wait_until(lambda: host.journal(SERVICE).count("Starting redstreamd.service") > 30)
+    wait_until(
+        lambda: host.journal(SERVICE).count("Starting redstreamd.service") > 30, timeout_seconds=TIMEOUT
+    )
     assert host.show(SOCKET, "ActiveState")["ActiveState"] == "active"
     drop_in(host, "")
     client.join()
@@ -206,7 +209,7 @@ def test_with_wrong_settings_everybody_is_told_soon_and_it_costs_little(
         took = time.monotonic() - began
         start = max(start, check_seconds(host, clock))
     # Afterwards nobody stays, and all has been accounted for.
-    host.wait_for(SERVICE, ActiveState="failed", ExecMainStatus="78", NRestarts="0")
+    host.wait_for(SERVICE, ActiveState="failed", ExecMainStatus="78", NRestarts="0", timeout_seconds=TIMEOUT)
     used = processor_seconds(host) - used
     print(
         f"{crowd.outcomes.total()} clients in {took:.1f} s: {used:.2f} s of a core ({used / took:.1%}), ",
@@ -221,7 +224,9 @@ def test_with_wrong_settings_everybody_is_told_soon_and_it_costs_little(
     assert used / took <= MOST_OF_A_CORE
     assert states(host) == ("failed", "active")
     assert "cannot start: setting tools.profile" in host.show(SERVICE, "StatusText")["StatusText"]
-    # Mended, the next client is served.
+    # Mended, the next client is served, though the process that tells of the cause has not left yet.
+    assert handshake(host) == reason
+    assert states(host) == ("activating", "active")
     drop_in(host, "")
     assert handshake(host) == "served"
 
@@ -249,14 +254,14 @@ def test_a_daemon_that_cannot_start_now_tells_its_clients_paces_itself_and_comes
         # Later on nobody starts it: that it comes is systemd's and its own doing.
         host.systemctl("start", "--no-block", SERVICE)
         # It does not start at once any more, and says so.
-        wait_until(lambda: "tried" in host.show(SERVICE, "StatusText")["StatusText"], timeout_seconds=60)
+        wait_until(lambda: "tried" in host.show(SERVICE, "StatusText")["StatusText"], timeout_seconds=TIMEOUT)
         told = handshake(host)
         assert "cannot start: cannot listen on" in told
         assert "Address already in use" in told
         assert states(host) == ("activating", "active")
     finally:
         host.systemctl("stop", "rs-holder.service")
-    host.wait_for(SERVICE, ActiveState="active", timeout_seconds=60)
+    host.wait_for(SERVICE, ActiveState="active", timeout_seconds=TIMEOUT)
     assert handshake(host) == "served"
     assert host.show(SOCKET, "ActiveState")["ActiveState"] == "active"
 
@@ -267,7 +272,9 @@ def test_a_daemon_that_dies_in_its_imports_is_cheap_and_tells_its_clients(host: 
     drop_in(host, "[Service]\nEnvironment=PYTHONPATH=/opt/broken\n")
     host.systemctl("start", SOCKET)
     host.run("systemctl", "start", "--no-block", SERVICE)
-    wait_until(lambda: "within 10 s" in host.show(SERVICE, "StatusText")["StatusText"], timeout_seconds=120)
+    wait_until(
+        lambda: "within 10 s" in host.show(SERVICE, "StatusText")["StatusText"], timeout_seconds=TIMEOUT
+    )
     used, began = processor_seconds(host), time.monotonic()
     told = [handshake(host) for _ in range(3)]
     time.sleep(60)
@@ -276,7 +283,7 @@ def test_a_daemon_that_dies_in_its_imports_is_cheap_and_tells_its_clients(host: 
     assert all("cannot start: it failed before it could serve; `journalctl" in each for each in told), told
     assert used / took <= MOST_OF_A_CORE
     host.run("rm", "-r", "/opt/broken")
-    host.wait_for(SERVICE, ActiveState="active", timeout_seconds=60)
+    host.wait_for(SERVICE, ActiveState="active", timeout_seconds=TIMEOUT)
 
 
 # A process for each client
@@ -291,9 +298,9 @@ def test_more_quick_connects_than_systemd_likes_leave_the_socket_for_each_client
             client.settimeout(TIMEOUT)
             client.connect(str(host.path(INETD_DOOR)))
     # Everybody who came before has been accepted when this one is; each was a process.
-    assert handshake(host, INETD_DOOR, timeout=240) == "served"
+    assert handshake(host, INETD_DOOR, timeout=TIMEOUT) == "served"
     assert host.show(INETD, "ActiveState", "NAccepted") == {"ActiveState": "active", "NAccepted": "311"}
-    wait_until(lambda: processes(host) == "", timeout_seconds=120)
+    wait_until(lambda: processes(host) == "", timeout_seconds=TIMEOUT)
 
 
 def processes(container: Container) -> str:
@@ -302,7 +309,7 @@ def processes(container: Container) -> str:
 
 def test_clients_beyond_the_processes_that_there_may_be_are_told(host: Container) -> None:
     host.systemctl("start", REDIS, INETD)
-    wait_until(lambda: processes(host) == "", timeout_seconds=120)
+    wait_until(lambda: processes(host) == "", timeout_seconds=TIMEOUT)
     host.write(
         "/run/systemd/system/redstreamd@.service.d/test.conf",
         "[Service]\nExecStart=\nExecStart=/opt/redstreamd/bin/redstreamd stdio --at-most 1\n",
