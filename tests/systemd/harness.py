@@ -264,6 +264,12 @@ def install_units(container: Container) -> None:
             inside.symlink_to(file.readlink())
         elif file.suffix in (".service", ".socket"):
             shutil.copyfile(file, inside)
+    for unit in ("redstreamd", "redstreamd@"):
+        # As `make install` does for an interpreter that is not the distribution's; ours may be anywhere.
+        container.write(
+            f"/usr/lib/systemd/system/{unit}.service.d/interpreter.conf",
+            f"[Service]\nExecPaths=-{INTERPRETER} {PACKAGES}\n",
+        )
     sysusers = (REPOSITORY / "systemd" / "redstreamd.sysusers.conf").read_text()
     container.write("/usr/lib/sysusers.d/redstreamd.conf", sysusers)
     container.run("systemd-sysusers", "redstreamd.conf")

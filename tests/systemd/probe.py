@@ -13,7 +13,9 @@ import mmap
 import os
 import signal
 import socket
+import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -42,12 +44,23 @@ def stalled(count: int, call: Callable[[int], object]) -> float:
     return sorted(took_seconds)[count * 9 // 10]
 
 
+def dropped_program(directory: Path) -> int:
+    """Write a program into `directory` and run it; returns its exit status."""
+    program = directory / "rs-program"
+    # Small, and a program all the same: what matters is whether the kernel runs a file that lies there.
+    program.write_text(f"#!{sys.executable}\n")
+    program.chmod(0o755)
+    return subprocess.run([program], check=False).returncode
+
+
+#: What an expression may use.
+_AT_HAND = (ctypes, os, mmap, socket, subprocess, sys, tempfile, Path, dropped_program)
+
+
 def outcome_of(expression: str) -> str:
     """What becomes of a Python expression in here: its value, or the error."""
     try:
-        return repr(
-            eval(expression, {"ctypes": ctypes, "os": os, "mmap": mmap, "socket": socket, "Path": Path})
-        )
+        return repr(eval(expression, {each.__name__.rpartition(".")[2]: each for each in _AT_HAND}))
     except Exception as exc:  # noqa: BLE001 -- whatever it is, it is the answer
         return f"{type(exc).__name__}: {exc}"
 

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
+import os
 import re
 import socket
 from collections.abc import Iterator
@@ -149,31 +151,92 @@ def test_redis_is_wanted_but_its_end_does_not_end_the_daemon(probing: Container)
 # What the daemon may do, asked of the kernel from inside the unit
 
 
-@pytest.mark.parametrize(
-    ("attempt", "outcome"),
-    [
-        ("os.getuid() > 60000", "True"),
-        ("os.access('/root', os.R_OK), os.access('/home', os.R_OK)", "(False, False)"),
-        ("Path('/etc/rs-probe').touch()", "OSError: [Errno 30] Read-only file system"),
-        ("Path('/run/redstreamd/rs-probe').touch()", "PermissionError: [Errno 13] Permission denied"),
-        ("Path(os.environ['STATE_DIRECTORY'], 'rs-probe').touch()", "None"),
-        ("oct(Path(os.environ['STATE_DIRECTORY']).stat().st_mode)", "'0o40700'"),
-        ("socket.socket(socket.AF_NETLINK)", "OSError: [Errno 97] Address family not supported by protocol"),
-        ("socket.socket(socket.AF_INET).fileno() > 0", "True"),
-        ("mmap.mmap(-1, 4096, prot=7)", "PermissionError: [Errno 1] Operation not permitted"),
-        ("os.sched_setaffinity(0, {0})", "PermissionError: [Errno 1] Operation not permitted"),
-        ("os.setgroups([])", "PermissionError: [Errno 1] Operation not permitted"),
-        ("ctypes.CDLL(None, use_errno=True).unshare(0x10000000)", "-1"),
-        ("Path('/proc/1/comm').exists()", "False"),
-        ("sorted(p.name for p in Path('/dev').iterdir() if p.is_block_device())", "[]"),
-        ("Path('/proc/self/status').read_text().split('CapBnd:')[1].split()[0]", "'0000000000000000'"),
-        ("Path('/proc/self/status').read_text().split('NoNewPrivs:')[1].split()[0]", "'1'"),
-        ("__import__('resource').getrlimit(__import__('resource').RLIMIT_NOFILE)", "(16384, 16384)"),
-    ],
+#: What the daemon might attempt, as Python, and what comes of it.
+ATTEMPTS = (
+    ("os.getuid() > 60000", "True"),
+    ("os.access('/root', os.R_OK), os.access('/home', os.R_OK)", "(False, False)"),
+    ("Path('/etc/rs-probe').touch()", "OSError: [Errno 30] Read-only file system"),
+    ("Path('/run/redstreamd/rs-probe').touch()", "PermissionError: [Errno 13] Permission denied"),
+    ("Path(os.environ['STATE_DIRECTORY'], 'rs-probe').touch()", "None"),
+    ("oct(Path(os.environ['STATE_DIRECTORY']).stat().st_mode)", "'0o40700'"),
+    ("socket.socket(socket.AF_NETLINK)", "OSError: [Errno 97] Address family not supported by protocol"),
+    ("socket.socket(socket.AF_INET).fileno() > 0", "True"),
+    ("mmap.mmap(-1, 4096, prot=7)", "PermissionError: [Errno 1] Operation not permitted"),
+    ("os.sched_setaffinity(0, {0})", "PermissionError: [Errno 1] Operation not permitted"),
+    ("os.setgroups([])", "PermissionError: [Errno 1] Operation not permitted"),
+    ("ctypes.CDLL(None, use_errno=True).unshare(0x10000000)", "-1"),
+    ("Path('/proc/1/comm').exists()", "False"),
+    ("sorted(p.name for p in Path('/dev').iterdir() if p.is_block_device())", "[]"),
+    ("Path('/proc/self/status').read_text().split('CapBnd:')[1].split()[0]", "'0000000000000000'"),
+    ("Path('/proc/self/status').read_text().split('NoNewPrivs:')[1].split()[0]", "'1'"),
+    ("__import__('resource').getrlimit(__import__('resource').RLIMIT_NOFILE)", "(16384, 16384)"),
+    # No program but its own, from wherever it is started.
+    ("subprocess.run(['/bin/sh', '-c', 'true'])", "PermissionError: [Errno 13] Permission denied"),
+    ("subprocess.run(['/usr/bin/env', 'true'])", "PermissionError: [Errno 13] Permission denied"),
+    ("subprocess.run(['/usr/bin/perl', '-v'])", "PermissionError: [Errno 13] Permission denied"),
+    (
+        "subprocess.run([str(next(Path('/lib64').glob('ld-linux*'))), '/bin/true']).returncode",
+        "127",
+    ),
+    ("subprocess.run([sys.executable, '-c', '']).returncode", "0"),
+    *(
+        (
+            f"dropped_program(Path({directory}))",
+            "PermissionError: [Errno 13] Permission denied",
+        )
+        for directory in ("os.environ['STATE_DIRECTORY']", "os.environ['TMPDIR']")
+    ),
+    # Room for temporary files is there and has an end, and nowhere else can it fill memory or disk.
+    ("tempfile.gettempdir()", "'/tmp/redstreamd'"),
+    ("Path('/tmp/redstreamd/some').write_bytes(bytes(1 << 20))", "1048576"),
+    ("Path('/tmp/redstreamd/much').write_bytes(bytes(32 << 20))", "OSError: [Errno 28]"),
+    *(
+        (f"Path('{place}/rs-probe').touch()", "OSError: [Errno 30] Read-only file system")
+        for place in ("/tmp", "/var/tmp", "/dev/shm")
+    ),
+    ("Path('/run/lock/rs-probe').touch()", "PermissionError: [Errno 13] Permission denied"),
 )
-def test_the_confinement_is_real(probing: Container, attempt: str, outcome: str) -> None:
-    found = ask(probing, f"run {attempt}")
-    assert found == outcome or found.startswith(f"{outcome}: ")
+
+
+def test_the_confinement_is_real(probing: Container) -> None:
+    # One service answers them all, since each start of one takes a second.
+    found = {attempt: ask(probing, f"run {attempt}") for attempt, _ in ATTEMPTS}
+    other = {
+        attempt: found[attempt]
+        for attempt, outcome in ATTEMPTS
+        if found[attempt] != outcome and not found[attempt].startswith((f"{outcome}: ", f"{outcome} "))
+    }
+    assert other == {}
+
+
+def test_the_system_d_bus_is_out_of_reach(probing: Container) -> None:
+    bus = "/run/dbus/system_bus_socket"
+    with contextlib.ExitStack() as stack:
+        if not probing.path(bus).exists():
+            # No D-Bus on this machine: whoever can connect to this would reach one.
+            probing.path(bus).parent.mkdir(exist_ok=True)
+            listener = stack.enter_context(socket.socket(socket.AF_UNIX))
+            listener.bind(str(probing.path(bus)))
+            stack.callback(probing.path(bus).unlink)
+            probing.path(bus).chmod(0o666)
+            listener.listen()
+        connect = f"socket.socket(socket.AF_UNIX).connect({bus!r})"
+        anybody = ("setpriv", "--reuid=65533", "--regid=65533", "--clear-groups")
+        probing.run(*anybody, f"{PREFIX}/bin/python", "-c", f"import socket; {connect}")
+        probing.systemctl("restart", "redstreamd.service")
+        assert ask(probing, f"run {connect}") == "PermissionError: [Errno 13] Permission denied"
+
+
+def test_the_bounds_of_memory_and_what_the_kernel_ends_first_are_loaded(probing: Container) -> None:
+    """As systemd understands them; whether they are enforced depends on the machine's control groups."""
+    names = ("OOMPolicy", "MemoryHigh", "MemoryMax", "OOMScoreAdjust")
+    physical = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    daemon = probing.show("redstreamd.service", *names)
+    assert (daemon["OOMPolicy"], daemon["OOMScoreAdjust"]) == ("continue", "-100")
+    assert 0.6 * physical < int(daemon["MemoryHigh"]) < int(daemon["MemoryMax"]) < 0.85 * physical
+    single = probing.show("redstreamd@1.service", *names)
+    assert single["OOMPolicy"] == "continue"
+    assert (single["MemoryHigh"], single["MemoryMax"]) == (str(384 << 20), str(512 << 20))
 
 
 def test_without_a_network_redis_is_reached_through_its_unix_socket(probing: Container) -> None:
