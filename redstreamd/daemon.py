@@ -35,7 +35,8 @@ from redstreamd.mcpio.listeners import ListenError
 from redstreamd.mcpio.stdio import open_stdio_stream
 from redstreamd.policy import Principal
 from redstreamd.prompts.catalog import PROMPTS
-from redstreamd.redisio.embedded import EmbeddedServer, StateDirectoryInUseError
+from redstreamd.readiness import wait_ready
+from redstreamd.redisio.embedded import START_TIMEOUT_SECONDS, EmbeddedServer, StateDirectoryInUseError
 from redstreamd.redisio.manager import Manager
 from redstreamd.redisio.target import Target
 from redstreamd.resources.catalog import LIBRARY
@@ -177,8 +178,8 @@ class _Parts:
             Child("updates", self.updates.run),
         ]
         if self.embedded is not None:
-            # Loading a large file of data may take minutes, and is progress.
-            children.insert(0, Child("embedded server", self.embedded.run, start_timeout_seconds=600.0))
+            run = self.embedded.run
+            children.insert(0, Child("embedded server", run, start_timeout_seconds=START_TIMEOUT_SECONDS))
         return children
 
 
@@ -253,21 +254,22 @@ async def _serve_doors(
             [each.door for each in doors], parts.server, limits=parts.limits, on_event=parts.journal
         )
         parts.vitals.include("clients", acceptor.statistics)
-        status = StatusLine(parts.manager, parts.bus, acceptor)
+        status = StatusLine(parts.manager, parts.bus, acceptor, parts.embedded)
         watchdog = Watchdog(notifier, marks, interval_seconds=watchdog_interval(), status=status)
         addresses = [each.address for each in doors]
 
         async def announce(*, task_status: trio.TaskStatus[None]) -> None:
             task_status.started()
-            # The sockets accept, the signals are handled and the settings are valid: that is ready.
-            # Redis is not asked; it may come and go.
-            notifier.ready(status())
             if on_ready is not None:
                 on_ready()
             _LOG.info("redstreamd %s listens on %s", __version__, ", ".join(map(str, addresses)))
             if not notifier.is_enabled:
                 # No service manager: a person started it, and wants to know what to do next.
                 print(banner(parts.settings, addresses), flush=True)
+            # The sockets accept, the signals are handled and the settings are valid: that is ready, unless
+            # the data of the embedded server has yet to be loaded.
+            await wait_ready(notifier, parts.embedded, parts.manager)
+            notifier.ready(status())
 
         async def drain() -> None:
             notifier.stopping("answering what is in flight")
@@ -364,7 +366,7 @@ def _stop_signals() -> tuple[signal.Signals, ...]:
 def _target(settings: Settings, embedded: EmbeddedServer | None) -> Target:
     if embedded is None:
         return target_for(settings.redis)
-    return Target(path=embedded.path, connect_timeout=settings.redis.connect_timeout_seconds)
+    return embedded.target(connect_timeout=settings.redis.connect_timeout_seconds)
 
 
 def _lease_key(settings: Settings) -> LeaseKey:

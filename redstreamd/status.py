@@ -5,6 +5,7 @@ from __future__ import annotations
 import trio
 
 from redstreamd.mcpio.acceptor import Acceptor
+from redstreamd.redisio.embedded import EmbeddedServer
 from redstreamd.redisio.manager import Lane, Manager
 from redstreamd.streams.bus import Bus
 
@@ -12,8 +13,11 @@ from redstreamd.streams.bus import Bus
 class StatusLine:
     """Makes the line; what it says about rates is since it was last asked."""
 
-    def __init__(self, manager: Manager, bus: Bus, acceptor: Acceptor) -> None:
-        """Watch these parts."""
+    def __init__(
+        self, manager: Manager, bus: Bus, acceptor: Acceptor, embedded: EmbeddedServer | None = None
+    ) -> None:
+        """Watch these parts; `embedded` is the daemon's own server, if it has one."""
+        self._embedded = embedded
         self._manager = manager
         self._bus = bus
         self._acceptor = acceptor
@@ -21,11 +25,17 @@ class StatusLine:
         self._entries = 0
 
     def __call__(self) -> str:
-        """Return the line; it begins with DEGRADED while Redis does not serve all that is wanted of it."""
+        """Return the line; it begins with DEGRADED while Redis does not serve all that is wanted of it.
+
+        While the embedded server loads its data it begins with "loading", and says how far that is.
+        """
         busy = (
             f"{self._acceptor.statistics().connections} connections, "
             f"{self._bus.hub.statistics().watches} waits, {self._rate():.0f} entries/s"
         )
+        if self._embedded is not None and self._embedded.loading_heard_at is not None:
+            obstacle = self._embedded.obstacle()
+            return f"loading: {'' if obstacle is None else obstacle.cause}; {busy}"
         redis = self._manager.status()
         if troubles := redis.troubles():
             return f"DEGRADED: Redis at {redis.label}: {'; '.join(each.cause for each in troubles)}; {busy}"

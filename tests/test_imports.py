@@ -30,6 +30,7 @@ ALLOWED: dict[str, set[str]] = {
     "journal": {"mcpio", "records", "redisio"},
     "banner": {"paths", "settings"},
     "doors": {"errors", "mcpio", "notation", "paths", "policy", "service", "settings"},
+    "readiness": {"redisio", "service"},
     "status": {"mcpio", "redisio", "streams"},
     "targets": {"errors", "notation", "redisio", "settings"},
     "doctor": {
@@ -51,6 +52,7 @@ ALLOWED: dict[str, set[str]] = {
         "mcpio",
         "paths",
         "prompts",
+        "readiness",
         "records",
         "redisio",
         "resources",

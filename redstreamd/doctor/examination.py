@@ -92,7 +92,7 @@ def _in_words_of(service: Service, check: Check) -> Check:
 
 def _target(settings: Settings, environ: Mapping[str, str]) -> Target:
     if settings.daemon.embedded:
-        return Target(path=EmbeddedServer(settings.daemon.state_directory).path)
+        return EmbeddedServer(settings.daemon.state_directory).target()
     return target_for(settings.redis, environ=environ)
 
 

@@ -33,6 +33,7 @@ from redis.exceptions import RedisError
 from redstreamd.redisio import Arg, failures, tls_failures
 from redstreamd.redisio.decoder import MAX_REPLY_BYTES, Decoder, OversizedError, UnreadableError
 from redstreamd.redisio.dial import open_stream, secure
+from redstreamd.redisio.embedded_failures import fitted
 from redstreamd.redisio.errors import QueueFull, ReplyTooLarge
 from redstreamd.redisio.failures import ConnectionEnded, Failure, NotSent
 from redstreamd.redisio.handshake import log_in
@@ -228,7 +229,7 @@ class Connection:
     def _end(self, failure: Failure) -> None:
         self._open = False
         if self._failure is None:
-            self._failure = failure
+            self._failure = fitted(self._target, failure)
             self._scope.cancel()
 
     async def _write(self, stream: trio.abc.SendStream) -> None:

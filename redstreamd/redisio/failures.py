@@ -143,17 +143,6 @@ def _timed_out(target: Target, what: str) -> Failure:
     )
 
 
-def disk_full(directory: str, *, free_bytes: int, needed_bytes: int) -> Failure:
-    """The embedded server has no room to write and is not running."""
-    return Failure(
-        FailureKind.UNREACHABLE,
-        f"the disk of the embedded server is full: {free_bytes} bytes are free in {directory}, "
-        f"and it starts again with {needed_bytes}",
-        "Free space on that file system; redstreamd goes on by itself then. Nothing that was acknowledged "
-        "is lost.",
-    )
-
-
 def not_connected(target: Target, error: OSError) -> Failure:
     """Read the error of a connection attempt; happy eyeballs reports one for each address."""
     causes = list(leaves(error))

@@ -130,7 +130,8 @@ class LaneKeeper:
 
         Hope lasts for the grace time after the connection was lost: a reconnect usually takes
         milliseconds. After that Redis is known to be down and callers are told at once. Of a lane that
-        was just opened for the first time nothing bad is known until an attempt has failed.
+        was just opened for the first time nothing bad is known until an attempt has failed, unless
+        whoever runs the server knows why it does not serve.
 
         Args:
             deadline: On trio's clock; not waited beyond.
@@ -144,7 +145,7 @@ class LaneKeeper:
             if self._connection is None:
                 if self._hopeless():
                     patience = -math.inf
-                elif self._failure is not None:
+                elif self._failure is not None or self._known_obstacle() is not None:
                     patience = min(deadline, self._since + self._connect_grace)
             if trio.current_time() >= patience:
                 raise self.unavailable()
@@ -156,6 +157,9 @@ class LaneKeeper:
         failure = self._failure
         return self._stopped or (failure is not None and failure.kind is FailureKind.SETTINGS)
 
+    def _known_obstacle(self) -> Failure | None:
+        return None if self._obstacle is None else self._obstacle()
+
     async def wait_connected(self) -> None:
         """Return once the lane is open, however long that takes."""
         self.want()
@@ -164,10 +168,11 @@ class LaneKeeper:
 
     def unavailable(self, failure: Failure | None = None) -> RedisUnavailable:
         """Return the error for a command that could not be sent, because of `failure` or what is known."""
-        obstacle = None if self._obstacle is None else self._obstacle()
-        failure = obstacle or failure or self._failure or failures.STILL_CONNECTING
+        failure = self._known_obstacle() or failure or self._failure or failures.STILL_CONNECTING
+        embedded = self._target.embedded_log is not None
+        server = "The embedded server" if embedded else f"Redis at {self._target.label}"
         return RedisUnavailable(
-            f"Redis at {self._target.label} is not available",
+            f"{server} is not available",
             cause=failure.cause,
             next_step=failure.next_step,
         )
@@ -175,7 +180,7 @@ class LaneKeeper:
     def status(self) -> LaneStatus:
         """Return a snapshot."""
         connection = self.connection
-        obstacle = None if self._obstacle is None or connection is not None else self._obstacle()
+        obstacle = self._known_obstacle() if connection is None else None
         return LaneStatus(
             wanted=self._wanted.is_set(),
             connected=connection is not None,

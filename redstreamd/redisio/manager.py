@@ -21,6 +21,7 @@ from redstreamd.redisio.backoff import reconnect_backoff
 from redstreamd.redisio.confirming import Confirmer
 from redstreamd.redisio.connection import Connection
 from redstreamd.redisio.delivery import Replay, deliver
+from redstreamd.redisio.embedded_failures import advise
 from redstreamd.redisio.error_replies import bus_error
 from redstreamd.redisio.errors import ServerReplied
 from redstreamd.redisio.events import Lane, RedisEvent
@@ -261,6 +262,7 @@ class Manager:
             read = bus_error(error)
             if isinstance(read, ServerReplied):
                 read = named(read, command, username=self._target.username)
+                advise(self._target, read)
             raise read from None
         except ConnectionEnded as ended:
             raise keeper.unavailable(ended.failure) from None
@@ -278,14 +280,18 @@ class Manager:
                 self._lanes[lane], args, replay=replay, deadline=deadline, timeout=self._command_timeout
             )
         except ServerReplied as answer:
+            advise(self._target, answer)
             self._writes.notice(args, answer)
-            raise named(answer, args, script=script, username=self._target.username) from None
+            told = named(answer, args, script=script, username=self._target.username)
+            advise(self._target, told)
+            raise told from None
 
     async def _ask(self, *args: Arg) -> Any:
         return await self.execute(*args, replay=Replay.SAFE)
 
     def _ping_refused(self, error: RedisError) -> None:
         if isinstance(answer := bus_error(error), ServerReplied):
+            advise(self._target, answer)
             self._writes.notice(("PING",), answer)
 
     def _connector(self, lane: Lane) -> Callable[[], Connection]:

@@ -29,6 +29,7 @@ class Target:
         client_name: Name shown by CLIENT LIST, with the connection's role appended
             (``redstreamd:command``). No spaces, as CLIENT SETNAME demands.
         connect_timeout: Seconds for connecting and logging in together.
+        embedded_log: The server's log, if it is the daemon's own embedded server; advice differs then.
     """
 
     host: str = "localhost"
@@ -41,6 +42,7 @@ class Target:
     database: int = 0
     client_name: str = "redstreamd"
     connect_timeout: float = 5.0
+    embedded_log: str | None = None
 
     @property
     def label(self) -> str:

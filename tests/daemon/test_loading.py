@@ -1,0 +1,124 @@
+"""A long load of the embedded server: progress for the service manager, and a reason for the clients."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import re
+import signal
+import socket
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+import trio
+
+from redstreamd.redisio.embedded import EmbeddedServer
+from redstreamd.redisio.ownership import listener_of
+from tests.support.daemon import Daemon, home, running_daemon
+from tests.support.servers import valkey_binary
+from tests.support.slow_loading import COMMANDS, EXTENSION_SECONDS, PROGRAM, ask, fill, hurry
+
+LOADS = "the embedded server loads its data into memory"
+STREAM = "svc:test:loading"
+EXTEND = f"EXTEND_TIMEOUT_USEC={EXTENSION_SECONDS}000000"
+
+
+class ServiceManager:
+    """Listens to what a service tells, as systemd would."""
+
+    def __init__(self, directory: Path) -> None:
+        self.path = str(directory / "notify")
+        self.told: list[str] = []
+        self._socket = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
+        self._socket.bind(self.path)
+
+    def listen(self, seconds: float) -> list[str]:
+        """Return what is told within so many seconds."""
+        begin, until = len(self.told), time.monotonic() + seconds
+        while (left := until - time.monotonic()) > 0:
+            self._socket.settimeout(left)
+            with contextlib.suppress(TimeoutError):
+                self.told += self._socket.recv(4096).decode().splitlines()
+        return self.told[begin:]
+
+    def wait_for(self, condition: Callable[[list[str]], bool]) -> None:
+        """Listen until `condition` holds of all that was told since the call."""
+        begin, deadline = len(self.told), time.monotonic() + 60
+        while not condition(self.told[begin:]):
+            assert time.monotonic() < deadline, self.told
+            self.listen(0.05)
+
+    def close(self) -> None:
+        self._socket.close()
+
+
+@pytest.fixture
+def place() -> Iterator[Path]:
+    """The home of a daemon whose embedded server has much to load."""
+    valkey_binary()
+    with home() as directory:
+        state = directory / "state" / "redstreamd"
+
+        async def prepare() -> None:
+            with trio.fail_after(60), EmbeddedServer(state) as server:
+                async with trio.open_nursery() as nursery:
+                    await nursery.start(server.run)
+                    await trio.to_thread.run_sync(fill, server.path, STREAM)
+                    nursery.cancel_scope.cancel()
+
+        trio.run(prepare)
+        yield directory
+
+
+def wait_until_told(daemon: Daemon, words: str) -> str:
+    """Call until the error has these words in its cause, and return that."""
+    deadline = time.monotonic() + 60
+    while True:
+        answer = daemon.call("stream_list")["structuredContent"]
+        if words in answer.get("cause", ""):
+            assert answer["code"] == "CONNECTION_ERROR"
+            assert "Wait and repeat" in answer["next_step"]
+            return str(answer["cause"])
+        assert time.monotonic() < deadline, answer
+        time.sleep(0.05)
+
+
+def test_a_long_load_is_progress_for_the_service_manager_and_a_reason_for_clients(place: Path) -> None:
+    server = str(place / "state" / "redstreamd" / "embedded" / "server.sock")
+    with contextlib.closing(ServiceManager(place)) as manager:
+        with running_daemon(None, directory=place, program=PROGRAM, NOTIFY_SOCKET=manager.path) as daemon:
+            # It accepts, and says why it does not serve and how far it is; the same to the service manager.
+            assert re.search(r" \(\d+ % of 1\.\d MB", wait_until_told(daemon, LOADS))
+            manager.wait_for(lambda told: told.count(EXTEND) >= 2)
+            manager.wait_for(lambda told: any(line.startswith("STATUS=loading: the emb") for line in told))
+            # A server that hangs makes no progress: nothing more is asked for.
+            pid = listener_of(server)
+            assert pid is not None
+            os.kill(pid, signal.SIGSTOP)
+            manager.listen(1)  # for what it had said before
+            assert EXTEND not in manager.listen(2.5)
+            os.kill(pid, signal.SIGCONT)
+            manager.wait_for(lambda told: EXTEND in told)
+            assert "READY=1" not in manager.told
+            hurry(server)
+            manager.wait_for(lambda told: "READY=1" in told)
+            # Ready means that it serves.
+            read = daemon.call("stream_read", stream=STREAM, count=1)["structuredContent"]
+            assert read["entries"], read
+            assert ask(server, "XLEN", STREAM) == COMMANDS
+            assert "EXTEND" not in "".join(manager.told[manager.told.index("READY=1") :])
+            # The same later, when the server was killed: the daemon stays ready and says why.
+            os.kill(pid, signal.SIGKILL)
+            wait_until_told(daemon, LOADS)
+            manager.wait_for(lambda told: any(line.startswith("STATUS=loading: the emb") for line in told))
+            assert manager.told.count("READY=1") == 1
+            assert "EXTEND" not in "".join(manager.told[manager.told.index("READY=1") :])
+            # And a stop in the middle of it is prompt, and leaves no server behind.
+            began = time.monotonic()
+            assert daemon.stop() == 0
+            assert time.monotonic() - began < 15, "as long as it would have loaded"
+            assert listener_of(server) is None
+        assert daemon.log.count("was ended by SIGKILL") == 1
+        assert "has loaded its data in" in daemon.log

@@ -1,0 +1,66 @@
+"""A daemon whose embedded server loads its data slowly, and data that take it a while.
+
+`PROGRAM` runs in the place of `redstreamd`; in a container, `SCRIPT` is a file there.
+"""
+
+from __future__ import annotations
+
+import socket
+import sys
+from pathlib import Path
+from typing import Any
+
+import hiredis
+
+#: The server pauses for a millisecond before each of the commands, and answers after 1,024 of them
+#: (aof.c, `loadSingleAppendOnlyFile`). So it loads for 20 s, unless it is told to hurry.
+COMMANDS = 20_000
+
+#: For how long more time to start is asked for, in the place of 30 s.
+EXTENSION_SECONDS = 3
+
+SCRIPT = f"""
+import sys
+from redstreamd import readiness
+from redstreamd.cli import main
+from redstreamd.redisio import embedded
+assert "key-load-delay" not in embedded._OPTIONS
+embedded._OPTIONS["key-load-delay"] = "1000"
+assert readiness._EXTENSION_SECONDS == 30
+readiness._EXTENSION_SECONDS = {EXTENSION_SECONDS}
+sys.exit(main())
+"""
+
+#: The words that start it.
+PROGRAM = (sys.executable, "-c", SCRIPT)
+
+
+def ask(path: Path | str, *command: str | int) -> Any:
+    """Send one command to the server at a socket and return its reply; waits as long as that takes."""
+    return _send(path, [command])[0]
+
+
+def fill(path: Path | str, stream: str) -> None:
+    """Give the server at a socket data that it loads slowly."""
+    _send(path, [("XADD", stream, "*", "n", number) for number in range(COMMANDS)])
+
+
+def hurry(path: Path | str) -> None:
+    """Have a server that loads slowly load what is left at full speed."""
+    assert ask(path, "CONFIG", "SET", "key-load-delay", 0) == b"OK"
+
+
+def _send(path: Path | str, commands: list[tuple[str | int, ...]]) -> list[Any]:
+    replies: list[Any] = []
+    reader = hiredis.Reader()
+    with socket.socket(socket.AF_UNIX) as connection:
+        connection.settimeout(60)
+        connection.connect(str(path))
+        connection.sendall(b"".join(hiredis.pack_command(command) for command in commands))
+        while len(replies) < len(commands):
+            data = connection.recv(1 << 16)
+            assert data, "the server closed the connection"
+            reader.feed(data)
+            while (reply := reader.gets()) is not False:
+                replies.append(reply)
+    return replies
