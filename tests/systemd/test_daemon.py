@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import itertools
 import json
+import math
 import signal
 import socket
 import textwrap
@@ -15,6 +16,7 @@ from typing import Any, Self
 
 import pytest
 
+from tests.support import slow_loading
 from tests.systemd.harness import PREFIX, REPOSITORY, Container, install_units, wait_until
 
 SERVICE, SOCKET, REDIS = "redstreamd.service", "redstreamd.socket", "redis-server.service"
@@ -187,19 +189,61 @@ def test_a_killed_daemon_is_back_and_what_it_acknowledged_is_there(listening: Co
     assert set(acknowledged) <= found
 
 
-def test_the_embedded_server_runs_under_the_same_confinement_and_keeps_its_data(listening: Container) -> None:
-    drop_in(
-        listening,
-        f"[Service]\nExecStart=\nExecStart={PREFIX}/bin/redstreamd serve --embedded\n",
-    )
+def test_the_embedded_server_is_confined_heals_in_place_and_may_load_for_longer_than_the_start_may_take(
+    listening: Container,
+) -> None:
+    stream = "svc:test:embedded"
+    server = listening.path("/var/lib/private/redstreamd/embedded/server.sock")
+    embedded = f"[Service]\nExecStart=\nExecStart={PREFIX}/bin/redstreamd serve --embedded\n"
+    drop_in(listening, embedded)
+    began = time.monotonic()
+    listening.systemctl("start", SERVICE)
+    start_seconds = time.monotonic() - began
     with Agent(listening) as agent:
-        [added] = agent.call("stream_add", stream="svc:test:embedded", entries=[{"n": 1}])["ids"]
+        [added] = agent.call("stream_add", stream=stream, entries=[{"n": 1}])["ids"]
+        # The kernel rather ends the server than the daemon; the daemon cannot make itself less likely here.
+        pid = int(listening.run("pgrep", "--exact", "valkey-server").stdout)
+        [ours, its] = (
+            int(listening.path(f"/proc/{each}/oom_score_adj").read_text())
+            for each in (listening.main_pid(SERVICE), pid)
+        )
+        assert its == ours + 100
+        # Whoever kills the server, the OOM killer too: the unit goes on, and so does this connection.
+        listening.kill(pid, signal.SIGKILL)
+        wait_until(lambda: "streams" in agent.call("stream_list"))
+        [entry] = agent.call("stream_read", stream=stream, start="earliest")["entries"]
+        assert entry["id"] == added
+    assert listening.show(SERVICE, "NRestarts", "ActiveState") == {"NRestarts": "0", "ActiveState": "active"}
+    assert "the embedded server was ended by SIGKILL" in listening.journal(SERVICE)
+    slow_loading.fill(server, stream)
     listening.systemctl("stop", SERVICE)
     assert listening.show(SERVICE, "Result") == {"Result": "success"}
     assert "valkey-server" not in listening.run("ps", "-eo", "comm").stdout
+
+    # Enough for the daemon itself, however slow this machine is, and not for what its server loads.
+    limit = 2 + 2 * math.ceil(start_seconds)
+    listening.write(PREFIX / "slow.py", slow_loading.SCRIPT)
+    slow = f"{PREFIX}/bin/python {PREFIX}/slow.py serve --embedded"
+    drop_in(listening, f"[Service]\nExecStart=\nExecStart={slow}\nTimeoutStartSec={limit}\nRestartSec=0\n")
+    began = time.monotonic()
+    listening.systemctl("start", "--no-block", SERVICE)
+    wait_until(lambda: time.monotonic() - began > limit + slow_loading.EXTENSION_SECONDS)
+    status = listening.show(SERVICE, "ActiveState", "StatusText", "NRestarts")
+    assert (status["ActiveState"], status["NRestarts"]) == ("activating", "0")
+    assert status["StatusText"].startswith("loading: the embedded server loads its data into memory (")
     with Agent(listening) as agent:
-        [entry] = agent.call("stream_read", stream="svc:test:embedded", start="earliest")["entries"]
-    assert entry["id"] == added
+        refused = agent.call("stream_list")
+        assert refused["code"] == "CONNECTION_ERROR"
+        assert "loads its data into memory" in refused["cause"]
+    # A server that hangs makes no progress: the start times out, and the next one begins anew.
+    listening.kill(int(listening.run("pgrep", "--exact", "valkey-server").stdout), signal.SIGSTOP)
+    listening.wait_for(SERVICE, NRestarts="1", timeout_seconds=60)
+    assert "start operation timed out" in listening.journal(SERVICE)
+    with Agent(listening) as agent:
+        wait_until(lambda: "loads its data" in agent.call("stream_list").get("cause", ""))
+        slow_loading.hurry(server)
+        listening.wait_for(SERVICE, ActiveState="active", NRestarts="1")
+        assert slow_loading.ask(server, "XLEN", stream) == slow_loading.COMMANDS + 1
 
 
 def test_redis_over_its_unix_socket_without_any_network(listening: Container) -> None:
