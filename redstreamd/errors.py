@@ -53,7 +53,7 @@ class BusError(Exception):
 
     def __str__(self) -> str:
         """Return the one-line form used in logs."""
-        return f"{self.code}: {self.message} ({self.cause})"
+        return f"{self.code}: {self.message.rstrip('.')} ({self.cause.rstrip('.')})"
 
 
 class SettingsError(Exception):

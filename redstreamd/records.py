@@ -7,11 +7,12 @@ what, why and what to do in one line. The parts report typed events and know no 
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterable
 from functools import singledispatch
 
 from redstreamd.mcpio import events as mcp
 from redstreamd.redisio import events as redis
+from redstreamd.redisio.events import lanes_in_words
+from redstreamd.remedies import sentences, setting, unit_setting
 from redstreamd.service import events as service
 from redstreamd.service.outcomes import unwrapped
 
@@ -53,15 +54,15 @@ def _(event: redis.Connected) -> tuple[int, str]:
     after = (
         f" after {event.down_seconds:.1f} s and {event.attempts} failed attempts" if event.attempts else ""
     )
-    return logging.DEBUG, f"connected to {event.server} at {event.label} for {event.lane.value}{after}"
+    return logging.DEBUG, f"connected to {event.server} at {event.label} for {_lane(event)}{after}"
 
 
 @words.register
 def _(event: redis.ConnectionLost) -> tuple[int, str]:
     failure = event.failure
     return logging.DEBUG, (
-        f"lost the connection to Redis at {event.label} for {event.lane.value}: {failure.cause}. "
-        f"{failure.next_step}"
+        f"lost the connection to Redis at {event.label} for {_lane(event)}: "
+        f"{sentences(failure.cause, failure.next_step)}"
     )
 
 
@@ -69,7 +70,7 @@ def _(event: redis.ConnectionLost) -> tuple[int, str]:
 def _(event: redis.ConnectFailed) -> tuple[int, str]:
     failure = event.failure
     return logging.DEBUG, (
-        f"cannot use Redis at {event.label} for {event.lane.value}: {failure.cause}. {failure.next_step}"
+        f"cannot use Redis at {event.label} for {_lane(event)}: {sentences(failure.cause, failure.next_step)}"
     )
 
 
@@ -77,32 +78,39 @@ def _(event: redis.ConnectFailed) -> tuple[int, str]:
 def _(event: redis.Unusable) -> tuple[int, str]:
     failure = event.failure
     return logging.WARNING, (
-        f"cannot use Redis at {event.label} for {_lanes(event.lanes)}: {failure.cause}. {failure.next_step}"
+        f"cannot use Redis at {event.label} for {lanes_in_words(event.lanes)}: "
+        f"{sentences(failure.cause, failure.next_step)}"
     )
 
 
 @words.register
 def _(event: redis.Usable) -> tuple[int, str]:
-    connected = f"connected to {event.server} at {event.label} for {_lanes(event.lanes)}"
+    connected = f"connected to {event.server} at {event.label} for {lanes_in_words(event.lanes)}"
     if event.attempts:
         connected += f" after {event.down_seconds:.1f} s and {event.attempts} failed attempts"
     elif event.lost is not None:
-        connected += f" again at once; before, {event.lost.cause}"
+        connected += f" again at once; before, {event.lost.cause.rstrip('.')}"
     return logging.INFO, connected
 
 
 @words.register
 def _(event: redis.KeepsEnding) -> tuple[int, str]:
     return logging.WARNING, (
-        f"connections to Redis at {event.label} keep ending, for {_lanes(event.lanes)} {event.times} times "
-        f"in a row: {event.failure.cause}. They are made again at once, and that is recorded no more. "
-        f"{event.next_step}"
+        f"connections to Redis at {event.label} keep ending (those for {lanes_in_words(event.lanes)}, "
+        f"{event.times} times in a row): "
+        + sentences(
+            event.failure.cause,
+            "They are made again at once, and that is recorded no more",
+            event.next_step,
+        )
     )
 
 
 @words.register
 def _(event: redis.WritesRefused) -> tuple[int, str]:
-    return logging.WARNING, f"Redis at {event.label} refuses writes: {event.cause}. {event.next_step}"
+    return logging.WARNING, (
+        f"Redis at {event.label} refuses writes: {sentences(event.cause, event.next_step)}"
+    )
 
 
 @words.register
@@ -110,20 +118,20 @@ def _(event: redis.WritesAccepted) -> tuple[int, str]:
     return logging.INFO, f"Redis at {event.label} accepts writes again after {event.refused_seconds:.0f} s"
 
 
-def _lanes(lanes: Iterable[redis.Lane]) -> str:
-    return ", ".join(lane.value for lane in lanes)
+def _lane(event: redis.LaneEvent | redis.LoginRenewed) -> str:
+    return redis.LANE_WORDS[event.lane]
 
 
 @words.register
 def _(event: redis.LoginRenewed) -> tuple[int, str]:
-    return logging.DEBUG, f"the login at {event.label} for {event.lane.value} is renewed"
+    return logging.DEBUG, f"the login at {event.label} for {_lane(event)} is renewed"
 
 
 @words.register
 def _(event: redis.RenewalFailed) -> tuple[int, str]:
     return logging.WARNING, (
-        f"cannot renew the login at {event.label}: {event.cause}. Connections go on with the old one for as "
-        "long as Redis lets them"
+        f"cannot renew the login at {event.label}: "
+        + sentences(event.cause, "Connections go on with the old one for as long as Redis lets them")
     )
 
 
@@ -142,7 +150,8 @@ def _(event: mcp.ConnectionClosed) -> tuple[int, str]:
         case mcp.Ending.OVERSIZE:
             return logging.WARNING, (
                 f"closed a connection of {event.principal.name}, which sent a message over "
-                f"{event.limit_bytes} bytes; send large content in parts, or raise limits.max_message_bytes"
+                f"{event.limit_bytes} bytes; send large content in parts, or raise "
+                f"{setting('limits.max_message_bytes')}"
             )
         case mcp.Ending.HTTP:
             return logging.WARNING, (
@@ -180,14 +189,15 @@ def _(event: mcp.ConnectionCrashed) -> tuple[int, str]:
 def _(event: mcp.TurnedAway) -> tuple[int, str]:
     return logging.WARNING, (
         f"{event.limit} connections are open and a newcomer ({event.principal.name}) was turned away; "
-        "raise limits.max_connections, or find out who opens so many"
+        f"raise {setting('limits.max_connections')}, or find out who opens so many"
     )
 
 
 @words.register
 def _(event: mcp.AcceptPaused) -> tuple[int, str]:
     return logging.WARNING, (
-        f"cannot accept connections for {event.principal.name}: {event.exception.strerror}; trying again"
+        f"cannot accept connections for {event.principal.name}: {event.exception.strerror}; trying again. If "
+        f"this lasts, raise {unit_setting('LimitNOFILE=')}"
     )
 
 

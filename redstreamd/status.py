@@ -38,7 +38,8 @@ class StatusLine:
             return f"loading: {'' if obstacle is None else obstacle.cause}; {busy}"
         redis = self._manager.status()
         if troubles := redis.troubles():
-            return f"DEGRADED: Redis at {redis.label}: {'; '.join(each.cause for each in troubles)}; {busy}"
+            causes = "; ".join(each.cause.rstrip(".") for each in troubles)
+            return f"DEGRADED: Redis at {redis.label}: {causes}; {busy}"
         lane = redis.lanes[Lane.COMMAND]
         if lane.connected:
             trip = lane.statistics.round_trip_seconds if lane.statistics is not None else None

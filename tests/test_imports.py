@@ -12,12 +12,12 @@ import pytest
 PACKAGE = Path(__file__).parent.parent / "redstreamd"
 
 #: What each part may import of redstreamd, besides itself. Whatever is not listed may import nothing.
-LEAVES = {"errors", "ijson", "nearest", "policy"}
+LEAVES = {"errors", "ijson", "nearest", "policy", "remedies"}
 ALLOWED: dict[str, set[str]] = {
     "settings": {"errors", "nearest", "notation", "paths", "placeholders"},
     "ijson": {"errors"},
     "service": {"errors", "versions"},
-    "redisio": {"errors"},
+    "redisio": {"errors", "remedies"},
     "mcpio": LEAVES,
     "streams": LEAVES | {"settings", "redisio"},
     "tools": LEAVES | {"settings", "redisio", "streams"},
@@ -26,7 +26,7 @@ ALLOWED: dict[str, set[str]] = {
     "prompts": LEAVES | {"refusals", "streams"},
     "surface": LEAVES | {"prompts", "resources", "streams", "tools"},
     "reference": {"errors", "prompts", "resources", "tools"},
-    "records": {"mcpio", "redisio", "service"},
+    "records": {"mcpio", "redisio", "remedies", "service"},
     "journal": {"mcpio", "records", "redisio"},
     "banner": {"paths", "settings"},
     "doors": {"errors", "mcpio", "notation", "paths", "policy", "service", "settings"},
@@ -39,6 +39,7 @@ ALLOWED: dict[str, set[str]] = {
         "paths",
         "placeholders",
         "redisio",
+        "remedies",
         "settings",
         "streams",
         "targets",

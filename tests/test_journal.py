@@ -108,7 +108,8 @@ async def test_what_each_lane_does_is_for_debugging_and_the_outage_for_everybody
     assert (levels.count("DEBUG"), levels.count("WARNING"), levels.count("INFO")) == (2 * len(Lane), 1, 1)
     end = caplog.records[-1].message
     assert end == (
-        "connected to redis 7 at r:1 for command, watch, bulk, durable after 5.0 s and 3 failed attempts"
+        "connected to redis 7 at r:1 for short commands, waiting calls, large reads, confirmed writes "
+        "after 5.0 s and 3 failed attempts"
     )
 
 

@@ -51,5 +51,5 @@ async def test_any_lane_without_its_connection_is_degraded() -> None:
             await manager.execute("CONFIG", "SET", "maxclients", 1)
             await manager.execute("CLIENT", "KILL", "ID", client)
             await until(lambda: line().startswith("DEGRADED"))
-            assert "no connection for bulk: " in line()
+            assert "no connection for large reads: " in line()
             assert manager.status().lanes[Lane.COMMAND].connected

@@ -89,7 +89,8 @@ def _lines(report: Mapping[str, Any]) -> Iterator[str]:
     else:
         yield _line("redis", f"{redis['address']}, answers in {redis['ping']['seconds'] * 1000:.1f} ms")
     for lane, state in redis["connections"].items():
-        yield _line("", f"{lane}: {_connection(state)}")
+        # A daemon that was not restarted since an upgrade may not say what it is for.
+        yield _line("", f"{state.get('for', lane)}: {_connection(state)}")
     if clients := report.get("clients"):
         yield _line(
             "clients",

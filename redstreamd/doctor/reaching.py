@@ -17,6 +17,7 @@ from redstreamd.redisio.dial import open_stream, secure
 from redstreamd.redisio.failures import Failure
 from redstreamd.redisio.target import Target
 from redstreamd.redisio.tls import Tls, TlsFileError
+from redstreamd.remedies import setting
 
 _NAME, _CONNECT, _TLS = "name_resolution", "connect", "tls"
 
@@ -58,7 +59,7 @@ async def _resolve(target: Target) -> Check:
             _NAME,
             tried,
             f"no answer within {target.connect_timeout:g} s",
-            "Check this host's resolver (/etc/resolv.conf), or use an address as REDIS_HOST.",
+            f"Check this host's resolver (/etc/resolv.conf), or use an address as {setting('redis.host')}.",
         )
     except OSError as unknown:
         return _failed(_NAME, tried, failures.not_connected(target, unknown))
@@ -81,7 +82,7 @@ async def _connect(target: Target) -> Check:
 async def _encrypt(target: Target) -> Check:
     tried = _tried(_TLS, target)
     if target.path is not None or target.tls is None:
-        return skipped(_TLS, "TLS handshake", "no TLS is configured (redis.tls)")
+        return skipped(_TLS, "TLS handshake", f"no TLS is configured ({setting('redis.tls')})")
     with trio.move_on_after(target.connect_timeout):
         try:
             async with await secure(await open_stream(target), target.tls, target.host) as stream:

@@ -28,6 +28,7 @@ from redstreamd.mcpio.events import (
 )
 from redstreamd.mcpio.limits import Limits
 from redstreamd.policy import Principal
+from redstreamd.remedies import setting
 
 # Between attempts to accept while the system refuses: long enough not to burn a core, short enough that the
 # first descriptor that comes free is used within a second.
@@ -213,7 +214,8 @@ class Acceptor:
         self._refused += 1
         limit = self._limits.max_connections
         self._report(TurnedAway(principal, limit))
-        message = f"{limit} connections are open, the most there may be (limits.max_connections); try later"
+        bound = setting("limits.max_connections")
+        message = f"{limit} connections are open, the most there may be ({bound}); try later"
         try:
             with trio.move_on_after(REFUSAL_SECONDS), contextlib.suppress(trio.BrokenResourceError):
                 await stream.send_all(jsonrpc.error(None, jsonrpc.NOT_NOW, message))

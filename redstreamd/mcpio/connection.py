@@ -25,6 +25,7 @@ from redstreamd.mcpio.limits import Limits
 from redstreamd.mcpio.outbox import Outbox
 from redstreamd.mcpio.state import ConnectionState, Era
 from redstreamd.policy import Principal
+from redstreamd.remedies import setting
 
 # A peer that stopped sending may still read, as `nc` does once its input ends; one that is gone must not hold
 # its waits for longer than this.
@@ -280,7 +281,9 @@ class Connection:
                     await trio.lowlevel.checkpoint()
             if self._splitter.overlong:
                 limit = self._limits.max_message_bytes
-                message = f"a message must not be longer than {limit} bytes (limits.max_message_bytes)"
+                message = (
+                    f"a message must not be longer than {limit} bytes ({setting('limits.max_message_bytes')})"
+                )
                 self._turn_away(Ending.OVERSIZE, jsonrpc.INVALID_REQUEST, message)
                 return
             try:

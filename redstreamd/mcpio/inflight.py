@@ -17,6 +17,7 @@ from redstreamd.mcpio.context import RequestContext
 from redstreamd.mcpio.jsonrpc import INVALID_REQUEST, NOT_NOW, Invalid, Request, RequestId
 from redstreamd.mcpio.limits import Limits
 from redstreamd.mcpio.state import Listen
+from redstreamd.remedies import setting
 
 # The handshake's parameters are kept for as long as the connection lives, so they have a lower limit than
 # other messages have. A client's name, version, icons and capabilities take a kilobyte or two.
@@ -81,7 +82,8 @@ class InFlight:
             return Invalid(
                 NOT_NOW,
                 f"{limits.max_requests_in_flight} requests are in flight on this connection already, which "
-                "is the limit (limits.max_requests_in_flight); wait for an answer, or cancel one",
+                f"is the limit ({setting('limits.max_requests_in_flight')}); wait for an answer, or cancel "
+                "one",
                 request.id,
             )
         # A request that has the connection to itself always fits, so that no setting can lock a message out.

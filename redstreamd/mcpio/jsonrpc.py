@@ -20,6 +20,7 @@ from redstreamd.ijson import DuplicateNames as DuplicateNames  # what decoding c
 from redstreamd.ijson import decode as decode_json
 from redstreamd.ijson import measured
 from redstreamd.mcpio.limits import Limits
+from redstreamd.remedies import setting
 
 RequestId = int | str
 
@@ -186,7 +187,8 @@ def _excess(line: bytes, limits: Limits) -> str | None:
     if values > limits.max_values:
         return f"the message holds more than {limits.max_values} JSON values"
     if nesting > limits.max_nesting:
-        return f"the message is nested more than {limits.max_nesting} levels deep (limits.max_nesting)"
+        bound = setting("limits.max_nesting")
+        return f"the message is nested more than {limits.max_nesting} levels deep ({bound})"
     return None
 
 

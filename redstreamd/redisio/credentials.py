@@ -15,6 +15,7 @@ from redis.auth.token import TokenInterface
 from redis.credentials import CredentialProvider, StreamingCredentialProvider
 
 from redstreamd.redisio.target import Target
+from redstreamd.remedies import setting
 
 #: Bytes of a password file. Tokens of identity providers have a few thousand.
 MAX_PASSWORD_BYTES: Final = 64 * 1024
@@ -86,7 +87,8 @@ class PasswordFile(CredentialProvider):
     def _unusable(self, reason: str) -> CredentialsError:
         return CredentialsError(
             f"the password file {self.path} cannot be used: {reason}",
-            "Put the password there and let redstreamd's user read it, or correct redis.password_file.",
+            "Put the password there and let redstreamd's user read it, or correct "
+            f"{setting('redis.password_file')}.",
         )
 
 

@@ -11,6 +11,7 @@ from typing import Final
 
 import attrs
 
+from redstreamd.errors import Code
 from redstreamd.redisio.error_replies import reply_code
 from redstreamd.redisio.errors import ServerReplied
 from redstreamd.redisio.failures import Failure, FailureKind
@@ -87,9 +88,8 @@ def advise(target: Target, answer: ServerReplied) -> None:
         "OOM": "Trim or delete entries (stream_manage). The limit (maxmemory) was set on the embedded server "
         f"while it ran; restarting redstreamd removes it ({_RESTART}).",
         "MISCONF": f"Free disk space in {Path(log).parent}; the server's log, {log}, names the reason.",
-        **dict.fromkeys(("READONLY", "NOPERM", "NOAUTH", "MOVED"), _CHANGED),
+        **dict.fromkeys(("READONLY", "NOAUTH", "MOVED"), _CHANGED),
     }
-    code = reply_code(answer.reply)
-    answer.next_step = steps.get(code, answer.next_step)
-    if "unknown command" in str(answer.reply):
-        answer.next_step = _CHANGED
+    # What a script may not do is refused without a code of its own.
+    changed = answer.code is Code.PERMISSION_DENIED or "unknown command" in str(answer.reply)
+    answer.next_step = _CHANGED if changed else steps.get(reply_code(answer.reply), answer.next_step)

@@ -15,6 +15,7 @@ from redis.exceptions import RedisError, ResponseError
 
 from redstreamd.errors import BusError, Code
 from redstreamd.redisio.errors import Recovery, RedisUnavailable, ServerReplied
+from redstreamd.remedies import PASSWORD, redis_option, setting
 
 
 @attrs.frozen
@@ -40,12 +41,13 @@ BY_REPLY_CODE: Final[dict[str, Reading]] = {
     "NOPERM": Reading(
         Code.PERMISSION_DENIED,
         "Redis does not allow this to the user that redstreamd logs in as",
-        "Grant the command and the key to that user (ACL SETUSER), or log in as another (REDIS_USERNAME).",
+        "Grant the command and the key to that user (ACL SETUSER in Redis), or log in as another: "
+        f"set {setting('redis.username')}.",
     ),
     "NOAUTH": Reading(
         Code.CONNECTION_ERROR,
         "Redis asks for a password",
-        "Set REDIS_PASSWORD (and REDIS_USERNAME for an ACL user).",
+        f"Set {PASSWORD}; for an ACL user also {setting('redis.username')}.",
         Recovery.SETTINGS,
     ),
     "WRONGTYPE": Reading(
@@ -56,14 +58,15 @@ BY_REPLY_CODE: Final[dict[str, Reading]] = {
     "OOM": Reading(
         Code.BACKEND_OUT_OF_MEMORY,
         "Redis has reached its memory limit and refuses writes",
-        "Trim or delete entries (stream_manage), or raise maxmemory. Meanwhile adding, taking, extending and "
-        "failing work and creating groups are refused; reading, finishing work (work_done) and trimming are "
-        "served.",
+        f"Trim or delete entries (stream_manage), or raise {redis_option('maxmemory')}. "
+        "Meanwhile adding, taking, extending and failing work and creating groups are refused; reading, "
+        "finishing work (work_done) and trimming are served.",
     ),
     "READONLY": Reading(
         Code.BACKEND_READ_ONLY,
         "This Redis is a read-only replica",
-        "Point redstreamd at the primary, or wait for the failover to finish.",
+        f"Point redstreamd at the primary ({setting('redis.host', 'redis.port')}), or wait for the "
+        "failover to finish.",
     ),
     "MISCONF": Reading(
         Code.BACKEND_READ_ONLY,
@@ -86,7 +89,7 @@ BY_REPLY_CODE: Final[dict[str, Reading]] = {
     "MOVED": Reading(
         Code.CONNECTION_ERROR,
         "This Redis is a cluster node that does not hold the key",
-        "Configure the server as a cluster, or choose a node that serves the key.",
+        f"Choose a node that serves the key: set {setting('redis.host', 'redis.port')}.",
     ),
     "ASK": Reading(
         Code.CONNECTION_ERROR,

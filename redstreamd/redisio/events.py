@@ -6,6 +6,8 @@ One event is one change: of a hundred failed attempts for the same reason only t
 from __future__ import annotations
 
 import enum
+from collections.abc import Iterable
+from typing import Final
 
 import attrs
 
@@ -23,6 +25,20 @@ class Lane(enum.Enum):
     """Large reads, which would hold up short commands behind them."""
     DURABLE = "durable"
     """Writes that are to be confirmed, with the WAIT that confirms them and holds up the connection."""
+
+
+#: The same in the words of records, the status line and errors.
+LANE_WORDS: Final = {
+    Lane.COMMAND: "short commands",
+    Lane.WATCH: "waiting calls",
+    Lane.BULK: "large reads",
+    Lane.DURABLE: "confirmed writes",
+}
+
+
+def lanes_in_words(lanes: Iterable[Lane]) -> str:
+    """Return what connections are for, such as "short commands, large reads"."""
+    return ", ".join(LANE_WORDS[lane] for lane in lanes)
 
 
 @attrs.frozen

@@ -18,6 +18,7 @@ from redis.exceptions import RedisError
 
 from redstreamd.redisio.error_replies import reply_code, reply_text
 from redstreamd.redisio.target import Target
+from redstreamd.remedies import PASSWORD, SETTINGS_FILE, redis_option, setting, unit_setting
 
 
 class FailureKind(enum.Enum):
@@ -71,7 +72,8 @@ _WAIT = "Nothing needs to be changed; redstreamd keeps trying."
 
 IDLE_LIMIT = (
     "Look at `CONFIG GET timeout` in Redis: below 10 it closes idle connections before redstreamd asks for a "
-    "sign of life; set it to 0, or to 30 and more. Else a proxy, a firewall or somebody ends them."
+    f"sign of life; set {redis_option('timeout')} to 0, or to 30 and more. "
+    "Else a proxy, a firewall or somebody ends them."
 )
 
 SHUTTING_DOWN = Failure(FailureKind.UNREACHABLE, "redstreamd is shutting down", "Repeat after its restart.")
@@ -149,17 +151,19 @@ def not_connected(target: Target, error: OSError) -> Failure:
     cause = _joined(causes)
     if target.path is not None:
         steps = {
-            FileNotFoundError: f"Start Redis, or set its `unixsocket` to {target.path}, or correct the path.",
-            PermissionError: "Let redstreamd's user write to the socket (`unixsocketperm`, its group).",
+            FileNotFoundError: f"Start Redis, or have it listen on {target.path} (`unixsocket` in "
+            f"redis.conf), or correct {setting('redis.path')}.",
+            PermissionError: "Let redstreamd's user write to the socket (`unixsocketperm` in redis.conf, and "
+            "its group).",
         }
-        fallback = "Start Redis, or correct the socket's path."
+        fallback = f"Start Redis, or correct the socket's path: {setting('redis.path')}."
     else:
         steps = {
-            socket.gaierror: f"Correct the host name {target.host!r} (REDIS_HOST).",
-            PermissionError: "This host forbids it: allow the address in the service's IPAddressAllow= "
-            "(drop-in remote-redis.conf), or in its firewall.",
+            socket.gaierror: f"Correct the host name {target.host!r}: {setting('redis.host')}.",
+            PermissionError: "This host forbids it: allow the address in "
+            f"{unit_setting('IPAddressAllow=')}, as the drop-in remote-redis.conf does, or in its firewall.",
         }
-        fallback = "Start Redis, or correct its address (REDIS_HOST, REDIS_PORT)."
+        fallback = f"Start Redis, or correct its address: {setting('redis.host', 'redis.port')}."
     step = next((text for leaf in causes for kind, text in steps.items() if isinstance(leaf, kind)), fallback)
     return Failure(FailureKind.UNREACHABLE, cause, step)
 
@@ -186,15 +190,17 @@ def refused(target: Target, command: str, error: RedisError, *, username: str | 
         return Failure(FailureKind.NOT_SERVING, text, "Wait until Redis serves commands again.")
     if "max number of clients" in text:
         return Failure(
-            FailureKind.UNREACHABLE, text, "Close other clients of this Redis, or raise its `maxclients`."
+            FailureKind.UNREACHABLE,
+            text,
+            f"Close other clients of this Redis, or raise {redis_option('maxclients')}.",
         )
-    password = "REDIS_PASSWORD" if target.credentials is None else "the password that the login is made with"
+    password = PASSWORD if target.credentials is None else "the password that the login is made with"
     if code == "WRONGPASS":
-        step = f"Correct {password}; for an ACL user set REDIS_USERNAME."
+        step = f"Correct {password}; for an ACL user set {setting('redis.username')}."
         if username is not None:
             step = (
                 f"Check that user {username!r} exists and is on (ACL LIST in Redis), and correct "
-                f"REDIS_USERNAME or {password}."
+                f"{setting('redis.username')}, or {password}."
             )
         if target.password is not None and target.password[:1] + target.password[-1:] in ('""', "''"):
             step += " It begins and ends with a quote, as `docker run --env-file` hands it over."
@@ -203,27 +209,29 @@ def refused(target: Target, command: str, error: RedisError, *, username: str | 
         return Failure(
             settings,
             f"{text} (no password is configured here)",
-            "Set REDIS_PASSWORD, and REDIS_USERNAME for an ACL user.",
+            f"Set {PASSWORD}; for an ACL user also {setting('redis.username')}.",
         )
     if "without any password configured" in text:
         return Failure(
             settings,
             f"{text} (a password is configured here, but this Redis has none)",
-            f"Remove {password}, or set the password in Redis too (`requirepass`); "
-            "for an ACL user set REDIS_USERNAME.",
+            f"Remove {password}, or give Redis a password too: set {redis_option('requirepass')}; "
+            f"for an ACL user set {setting('redis.username')}.",
         )
     if code == "NOPERM":
         return Failure(
             settings,
             f"{text} ({login} may not run {command})",
             f"Allow it: ACL SETUSER {username or 'default'} +{command.lower()} (a login needs +hello, +ping "
-            "and, for a database other than 0, +select), or log in as another user (REDIS_USERNAME).",
+            "and, for a database other than 0, +select), or log in as another user: set "
+            f"{setting('redis.username')}.",
         )
     if code == "DENIED":
         return Failure(
             settings,
             "Redis runs in protected mode and refuses clients from other hosts",
-            "Set a password in Redis and here (REDIS_PASSWORD), or bind Redis to this host only.",
+            f"Set a password in Redis ({redis_option('requirepass')}) and here ({PASSWORD}), or bind Redis "
+            "to this host only.",
         )
     if "unknown command" in text and command != "HELLO":
         return Failure(
@@ -236,7 +244,7 @@ def refused(target: Target, command: str, error: RedisError, *, username: str | 
         return Failure(
             settings,
             f"{text} (database {target.database})",
-            "Correct REDIS_DB, or raise `databases` in Redis.",
+            f"Correct {setting('redis.database')}, or raise `databases` in redis.conf.",
         )
     if command == "HELLO":
         return Failure(
@@ -244,7 +252,12 @@ def refused(target: Target, command: str, error: RedisError, *, username: str | 
             f"{text} (the server does not accept HELLO 3)",
             "Use Redis 6.2 or later or Valkey 7.2 or later, and connect to it directly.",
         )
-    return Failure(settings, f"{text} (in reply to {command})", "Correct the settings of this connection.")
+    return Failure(
+        settings,
+        f"{text} (in reply to {command})",
+        f"Correct the settings of this connection: the table [redis] in {SETTINGS_FILE}, or REDIS_* in the "
+        "environment.",
+    )
 
 
 def leaves(error: BaseException) -> Iterator[BaseException]:

@@ -24,7 +24,7 @@ from redstreamd.redisio.delivery import Replay, deliver
 from redstreamd.redisio.embedded_failures import advise
 from redstreamd.redisio.error_replies import bus_error
 from redstreamd.redisio.errors import ServerReplied
-from redstreamd.redisio.events import Lane, RedisEvent
+from redstreamd.redisio.events import Lane, RedisEvent, lanes_in_words
 from redstreamd.redisio.failures import ConnectionEnded, Failure
 from redstreamd.redisio.lane import LaneKeeper, LaneStatus
 from redstreamd.redisio.narrow import named
@@ -74,7 +74,7 @@ class RedisStatus:
         }
         found = []
         for failure in dict.fromkeys(away.values()):
-            lanes = ", ".join(lane.value for lane, why in away.items() if why == failure)
+            lanes = lanes_in_words(lane for lane, why in away.items() if why == failure)
             found.append(Trouble(f"no connection for {lanes}: {failure.cause}", failure.next_step))
         if (refusal := self.refusal) is not None:
             cause = f"Redis refuses writes (for {refusal.seconds:.0f} s now): {refusal.cause}"

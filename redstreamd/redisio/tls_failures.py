@@ -15,6 +15,7 @@ from redstreamd.redisio import failures
 from redstreamd.redisio.failures import Failure, FailureKind, leaves
 from redstreamd.redisio.target import Target
 from redstreamd.redisio.tls import Tls, TlsFileError
+from redstreamd.remedies import redis_option, setting
 
 _NOT_YET_VALID: Final = 9
 _EXPIRED: Final = 10
@@ -22,8 +23,8 @@ _EXPIRED: Final = 10
 _UNKNOWN_ISSUER: Final = frozenset({18, 19, 20, 21})
 _WRONG_NAME: Final = frozenset({62, 64})
 
-_USE_TLS: Final = "Set redis.tls to true, or use rediss:// instead of redis://."
-_OWN_CERTIFICATE: Final = "redis.certificate_file and redis.key_file"
+_USE_TLS: Final = f"Set {setting('redis.tls')} to true, or use rediss:// instead of redis:// in the URL."
+_OWN_CERTIFICATE: Final = setting("redis.certificate_file", "redis.key_file")
 
 
 def not_connected(target: Target, error: Exception) -> Failure:
@@ -79,8 +80,8 @@ def tls_failure(target: Target, error: BaseException) -> Failure | None:
         if isinstance(leaf, TlsFileError):
             return _settings(
                 f"{leaf.path} cannot be used: {leaf.reason}",
-                "Correct redis.ca_file, redis.certificate_file or redis.key_file, "
-                "or let redstreamd's user read the file.",
+                f"Correct {setting('redis.ca_file', 'redis.certificate_file', 'redis.key_file')}, or let "
+                "redstreamd's user read the file.",
             )
         if isinstance(leaf, ssl.SSLCertVerificationError):
             return _unverified(target, tls, leaf)
@@ -95,8 +96,8 @@ def handshake_unanswered(target: Target) -> Failure:
         FailureKind.UNREACHABLE,
         f"the server accepted the connection but did not answer the TLS handshake within "
         f"{target.connect_timeout:g} s; a Redis port without TLS does that",
-        f"Check that {target.label} is the server's `tls-port`; for a port without TLS, set redis.tls to "
-        "false or use redis:// instead of rediss://.",
+        f"Check that {target.label} is the server's `tls-port`; for a port without TLS, set "
+        f"{setting('redis.tls')} to false, or use redis:// instead of rediss:// in the URL.",
     )
 
 
@@ -122,7 +123,7 @@ def _settings(cause: str, next_step: str) -> Failure:
 
 def _unverified(target: Target, tls: Tls, error: ssl.SSLCertVerificationError) -> Failure:
     name = tls.server_name or target.host
-    code, detail = error.verify_code, error.verify_message
+    code, detail = error.verify_code, error.verify_message.rstrip(".")
     if code == _EXPIRED:
         return _settings(
             "the server's certificate has expired",
@@ -139,12 +140,13 @@ def _unverified(target: Target, tls: Tls, error: ssl.SSLCertVerificationError) -
         return _settings(
             f"the server's certificate is not signed by a CA that is trusted here ({detail}; "
             f"trusted: {trusted})",
-            "Set redis.ca_file to the certificate of the CA that signed it.",
+            f"Set {setting('redis.ca_file')} to the certificate of the CA that signed it.",
         )
     if code in _WRONG_NAME:
         return _settings(
             f"the server's certificate is for another name than {name!r}",
-            "Use the name that the certificate bears as REDIS_HOST, or set redis.server_name to it.",
+            "Use the name that the certificate bears: set "
+            f"{setting('redis.host')} to it, or {setting('redis.server_name')}.",
         )
     return _settings(
         f"the server's certificate was not accepted ({detail})",
@@ -199,15 +201,16 @@ def _own_refused(_target: Target, tls: Tls) -> Failure:
 def _no_common_version(_target: Target, tls: Tls) -> Failure:
     return _settings(
         f"the server does not speak TLS {tls.minimum_version} or later",
-        "Allow it in the server (`tls-protocols`), or lower redis.tls_min_version.",
+        f"Allow it in the server ({redis_option('tls-protocols')}), or lower "
+        f"{setting('redis.tls_min_version')}.",
     )
 
 
 def _no_tls(target: Target, _tls: Tls) -> Failure:
     return _settings(
         "the server answers, but not in TLS",
-        f"Check that {target.label} is the server's `tls-port`; for a port without TLS, set redis.tls to "
-        "false or use redis:// instead of rediss://.",
+        f"Check that {target.label} is the server's `tls-port`; for a port without TLS, set "
+        f"{setting('redis.tls')} to false, or use redis:// instead of rediss:// in the URL.",
     )
 
 

@@ -15,6 +15,7 @@ import msgspec
 
 from redstreamd.errors import BusError, Code
 from redstreamd.redisio.replies import GroupInfo, RawEntry
+from redstreamd.remedies import setting
 from redstreamd.streams import entry_ids
 from redstreamd.streams.bounds import bound_entries
 from redstreamd.streams.bus import Bus
@@ -163,7 +164,8 @@ class Facts:
             raise BusError(
                 Code.TOO_LARGE,
                 f"The value has {size} bytes as JSON.",
-                cause=f"An answer has at most limits.max_message_bytes = {self._max_whole_bytes} of them.",
+                cause=f"An answer has at most {self._max_whole_bytes} of them "
+                f"({setting('limits.max_message_bytes')}).",
                 next_step="Read it with XRANGE from Redis itself.",
             )
         return value

@@ -34,6 +34,7 @@ import trio
 from redstreamd.errors import BusError, Code
 from redstreamd.redisio.errors import ServerReplied
 from redstreamd.redisio.manager import Lane, Manager, Replay
+from redstreamd.remedies import setting
 from redstreamd.streams.concurrently import gather
 
 #: Keys armed by one command. Large enough that 10,000 keys are 20 round trips, small enough that the
@@ -148,8 +149,8 @@ class TailHub:
             raise BusError(
                 Code.RATE_LIMITED,
                 "Too many calls are waiting.",
-                cause=f"{self._watches} wait already, and limits.max_waits is {self._max_watches}.",
-                next_step="Try again when some have ended, or raise limits.max_waits.",
+                cause=f"{self._watches} wait already; {self._max_watches} is the most there may be.",
+                next_step=f"Try again when some have ended, or raise {setting('limits.max_waits')}.",
             )
         watch = Watch(frozenset(key.encode() for key in keys), self)
         self._watches += 1

@@ -7,6 +7,7 @@ from typing import Annotated
 from msgspec import Meta
 
 from redstreamd.errors import BusError, Code
+from redstreamd.remedies import setting
 from redstreamd.streams.bus import Bus
 from redstreamd.tools.definition import Call
 
@@ -26,7 +27,7 @@ def lease_seconds(call: Call[Bus], asked: float | None) -> float:
         raise BusError(
             Code.INVALID_ARGUMENT,
             f"lease_seconds={asked:.12g} is too long.",
-            cause=f"The setting leases.max_lease_seconds is {leases.max_lease_seconds:.12g}.",
+            cause=f"The setting {setting('leases.max_lease_seconds')} is {leases.max_lease_seconds:.12g}.",
             next_step="Take a shorter lease and renew it with work_extend.",
         )
     return asked

@@ -7,6 +7,7 @@ program made is used under the name that it has.
 from __future__ import annotations
 
 from redstreamd.errors import BusError, Code
+from redstreamd.remedies import setting
 from redstreamd.streams.bus import Bus
 from redstreamd.streams.names import check_stream, check_unreserved, naming_warning
 from redstreamd.tools.definition import Call
@@ -32,7 +33,7 @@ async def check_new_stream(call: Call[Bus], stream: str) -> str | None:
             Code.INVALID_STREAM,
             f"A new stream may not be called {stream[:80]!r} here.",
             cause=warning,
-            next_step="Choose a name of that form; the setting streams.naming demands it.",
+            next_step=f"Choose a name of that form; {setting('streams.naming')} demands it.",
         )
     return warning
 

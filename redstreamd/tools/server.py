@@ -30,6 +30,7 @@ from mcp.shared.exceptions import MCPError
 from redstreamd import ijson
 from redstreamd.errors import BusError, Code
 from redstreamd.policy import Principal
+from redstreamd.remedies import setting
 from redstreamd.tools.arguments import Structurer
 from redstreamd.tools.definition import Call, Profile, Progress, Registry, Tool, UnknownToolError
 from redstreamd.tools.listing import listed
@@ -139,7 +140,7 @@ class Toolbox(Generic[BusT]):
             profile = self._registry.get(unknown.name).profile
             return (
                 f"Unknown tool: {shown}. It belongs to the profile {profile}; active here: {active}. "
-                "The daemon's setting tools.profile chooses them."
+                f"The daemon's setting {setting('tools.profile')} chooses them."
             )
         nearest = ", ".join(unknown.nearest)
         return (
@@ -152,7 +153,8 @@ def _too_late(tool: Tool[Any], seconds: float) -> BusError:
     return BusError(
         Code.TIMEOUT if tool.hints.read_only.value else Code.OUTCOME_UNKNOWN,
         f"{tool.name} was given up after {seconds:g} seconds.",
-        cause="The bound for one call is tools.call_timeout_seconds; Redis is slow, or there is much to do.",
+        cause=f"The bound for one call is {setting('tools.call_timeout_seconds')}; Redis is slow, or "
+        "there is much to do.",
         next_step="Call again; ask for less at once."
         if tool.hints.read_only.value
         else "Look whether it had its effect before you repeat it, or repeat it with its idempotency_key.",

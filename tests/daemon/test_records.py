@@ -91,7 +91,7 @@ def test_an_outage_is_one_record_with_its_cause_and_one_for_its_end(served: tupl
     assert len(reasons) <= 3, "\n".join(log)
     (back,) = (line for line in log if line not in reasons)
     # The first lane to find the server gone may do so before the next one notices; the end knows them all.
-    lanes = ("command", "watch", "bulk", "durable")
+    lanes = ("short commands", "waiting calls", "large reads", "confirmed writes")
     assert any(lane in refused for lane in lanes)
     assert all(lane in back for lane in lanes)
     assert "Nothing needs to be changed" not in refused + back
@@ -109,7 +109,7 @@ def test_a_lane_without_its_connection_is_degraded(served: tuple[Server, Daemon]
         until(lambda: status(daemon)[0] == 1 and "maxclients" in status(daemon)[1])
         text = status(daemon)[1]
         ask("CONFIG", "SET", "maxclients", 1000)
-    assert "DEGRADED: no connection for bulk: " in text
+    assert "DEGRADED: no connection for large reads: " in text
     assert len(records(daemon, "cannot use Redis")) == 1
     until(lambda: status(daemon)[0] == 0)
 

@@ -13,6 +13,7 @@ import trio
 
 from redstreamd.errors import BusError, Code
 from redstreamd.redisio.commands import Commands
+from redstreamd.redisio.events import LANE_WORDS
 from redstreamd.redisio.lane import LaneStatus
 from redstreamd.redisio.manager import Manager
 from redstreamd.streams.subscriptions.updates import Updates
@@ -53,7 +54,9 @@ class Vitals:
                 "ping": ping,
                 "troubles": [attrs.asdict(each) for each in status.troubles()],
                 "connections": {
-                    lane.value: _connection(state) for lane, state in status.lanes.items() if state.wanted
+                    lane.value: {"for": LANE_WORDS[lane], **_connection(state)}
+                    for lane, state in status.lanes.items()
+                    if state.wanted
                 },
             },
             "waiting": attrs.asdict(self._hub.statistics()),

@@ -16,6 +16,7 @@ import attrs
 import trio
 
 from redstreamd.errors import BusError, Code
+from redstreamd.remedies import setting
 from redstreamd.streams.subscriptions.feeds import Feeds, Listener
 from redstreamd.streams.subscriptions.topics import Sources, Topic
 from redstreamd.streams.tail_hub import TailHub
@@ -98,8 +99,8 @@ class Updates:
             raise BusError(
                 Code.RATE_LIMITED,
                 "There are too many subscriptions.",
-                cause=f"limits.max_waits is {self._max_subscriptions}, and as many are open.",
-                next_step="Subscribe to less, or use stream_wait; or raise limits.max_waits.",
+                cause=f"{self._max_subscriptions} are open already, the most there may be.",
+                next_step=f"Subscribe to less, or use stream_wait; or raise {setting('limits.max_waits')}.",
             )
 
 
