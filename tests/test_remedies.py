@@ -16,9 +16,10 @@ from redstreamd.settings.sources import DEFAULT_FILE, ENVIRONMENT
 PACKAGE = Path(__file__).parent.parent / "redstreamd"
 
 KEYS = {described.key for described in describe()}
-#: A setting in prose, by its key or by its variable; not where it is given on a command line that is shown.
+#: A setting in prose, by its key or by its variable; not where it is given on a command line that is shown,
+#: and not in the fixed form "setting KEY cannot be used", which names its source.
 SETTING = re.compile(
-    rf"(?<!--set )(?<![=\w.])(?:{'|'.join(sorted(map(re.escape, KEYS), reverse=True))}"
+    rf"(?<!--set )(?<!^setting )(?<![=\w.])(?:{'|'.join(sorted(map(re.escape, KEYS), reverse=True))}"
     r"|(?:REDSTREAMD_)?REDIS_(?:URL|HOST|PORT|USERNAME|PASSWORD|PASSWORD_FILE|DB))(?![\w.]*=)"
 )
 

@@ -22,6 +22,7 @@ import trio
 from redstreamd.doctor.report import Check, error, ok, skipped, warning
 from redstreamd.doctor.service import UNIT, Service
 from redstreamd.redisio.target import Target
+from redstreamd.remedies import setting
 from redstreamd.settings import Loaded
 
 _SECRETS, _CONFINEMENT = "secrets", "confinement"
@@ -161,7 +162,8 @@ async def check_confinement(loaded: Loaded, service: Service, target: Target) ->
             _CONFINEMENT,
             tried,
             "PrivateNetwork=yes: the service has no network",
-            "Use Redis's Unix socket (redis.path), or remove the drop-in that sets PrivateNetwork=.",
+            f"Use Redis's Unix socket: set {setting('redis.path')}; or remove the drop-in that sets "
+            "PrivateNetwork=.",
         )
     denied = [address for address in await _addresses(target) if _is_denied(address, service)]
     if denied:

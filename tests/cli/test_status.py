@@ -44,7 +44,7 @@ async def test_it_tells_how_the_daemon_its_clients_and_redis_are(
     for part in (
         f"process {daemon.pid}, up ",
         f"{redis.path}, answers in ",
-        "watch: redis 7.0",
+        "waiting calls: redis 7.0",
         "1 waits on 1 streams, told by the server",
     ):
         assert part in lines

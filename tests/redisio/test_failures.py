@@ -18,7 +18,7 @@ def refusal(number: int) -> OSError:
 @pytest.mark.parametrize(
     ("target", "number", "words"),
     [
-        (Target(path="/run/r.sock"), errno.ENOENT, "`unixsocket` to /run/r.sock"),
+        (Target(path="/run/r.sock"), errno.ENOENT, "listen on /run/r.sock (`unixsocket` in redis.conf)"),
         (Target(path="/run/r.sock"), errno.EACCES, "`unixsocketperm`"),
         (Target(path="/run/r.sock"), errno.ECONNREFUSED, "Start Redis"),
         (Target(host="h"), errno.ECONNREFUSED, "Start Redis, or correct its address"),

@@ -245,7 +245,7 @@ async def test_addresses_that_lead_nowhere_name_the_setting_to_correct(tmp_path:
         missing = await failure_of(Target(path=str(tmp_path / "missing.sock")))
         unknown = await failure_of(Target(host="no-such-host.invalid"))
     assert nobody.cause == "Connection refused"  # once, though localhost has two addresses
-    assert "REDIS_HOST, REDIS_PORT" in nobody.next_step
+    assert "REDIS_HOST and REDIS_PORT" in nobody.next_step
     assert missing.cause == "No such file or directory"
     assert "unixsocket" in missing.next_step
     assert "REDIS_HOST" in unknown.next_step

@@ -207,7 +207,7 @@ async def test_tls_to_a_plain_port_says_so(site: Site) -> None:
         plain = attrs.evolve(site.target(), port=site.server.port, connect_timeout=0.3)
         failure = await failure_of(plain)
     assert "did not answer the TLS handshake" in failure.cause
-    assert "set redis.tls to false or use redis://" in failure.next_step
+    assert "set redis.tls in /etc/redstreamd/redstreamd.toml to false, or use redis://" in failure.next_step
 
 
 async def test_tls_to_something_that_answers_in_clear_says_so(authority: Authority) -> None:
