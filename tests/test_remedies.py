@@ -23,8 +23,9 @@ SETTING = re.compile(
     r"|(?:REDSTREAMD_)?REDIS_(?:URL|HOST|PORT|USERNAME|PASSWORD|PASSWORD_FILE|DB))(?![\w.]*=)"
 )
 
-#: Where settings are defined, read and checked: their errors name the source of the value themselves.
-DEFINITIONS = {"settings", "remedies.py", "targets.py"}
+#: Where settings are defined, read and checked: their errors name the source of the value themselves. A page
+#: of the documents is none of this either.
+DEFINITIONS = {"settings", "notation.py", "remedies.py", "targets.py"}
 
 
 def prose(path: Path) -> Iterator[tuple[int, str]]:
@@ -45,7 +46,7 @@ def test_every_setting_that_a_text_names_is_named_with_the_place_where_it_is_set
     bare = [
         f"{path.relative_to(PACKAGE)}:{line}: {text}"
         for path in sorted(PACKAGE.rglob("*.py"))
-        if path.relative_to(PACKAGE).parts[0] not in DEFINITIONS
+        if path.relative_to(PACKAGE).parts[0] not in DEFINITIONS and not path.name.endswith("_page.py")
         for line, text in prose(path)
         # A key by itself is a name in the code, not a text.
         if " " in text.strip() and SETTING.search(text)

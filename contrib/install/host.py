@@ -8,6 +8,7 @@ from __future__ import annotations
 import os
 import shutil
 import subprocess
+import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -54,6 +55,8 @@ class Host:
         units = source / "systemd" / "user" if self.user else source / "systemd"
         for unit in sorted((*units.glob("*.socket"), *units.glob("*.service"))):
             self._render(unit, directory / UNITS / unit.name)
+            if not self.user and sys.base_prefix != "/usr":
+                _allow_interpreter(directory / UNITS / unit.name)
         # Most of what the drop-ins change is nothing that a user's service manager can do.
         drop_ins = () if self.user else (source / "systemd" / "drop-ins").glob("*.conf")
         for drop_in in sorted(drop_ins):
@@ -157,3 +160,13 @@ def _write(target: Path, content: bytes) -> None:
     draft.write_bytes(content)
     draft.chmod(0o644)
     draft.rename(target)
+
+
+def _allow_interpreter(unit: Path) -> None:
+    """Let a unit that names the programs it may run (ExecPaths=) run this interpreter, which is not /usr's."""
+    text = unit.read_text("utf-8")
+    before, line, after = text.rpartition("\nExecPaths=")
+    if line:
+        own, _, rest = after.partition("\n")
+        paths = f"{os.path.realpath(sys.executable)} {sys.base_prefix}/lib"
+        _write(unit, f"{before}{line}{own}\nExecPaths={paths}\n{rest}".encode())

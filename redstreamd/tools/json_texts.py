@@ -25,6 +25,7 @@ from typing import Any
 import attrs
 
 from redstreamd import ijson
+from redstreamd.remedies import setting
 from redstreamd.tools.schema import Schema
 
 #: Levels of a message around an argument: the message, its params, their arguments.
@@ -96,7 +97,8 @@ class Reader:
         if values > self.values_left:
             return "which holds too many values"
         if nesting + around > self.max_nesting:
-            return f"which makes the message more than {self.max_nesting} levels deep (limits.max_nesting)"
+            bound = setting("limits.max_nesting")
+            return f"which makes the message more than {self.max_nesting} levels deep ({bound})"
         self.values_left -= values
         return None
 
