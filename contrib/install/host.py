@@ -163,7 +163,7 @@ def _write(target: Path, content: bytes) -> None:
 
 
 def _allow_interpreter(unit: Path) -> None:
-    """Let a unit that names the programs it may run (ExecPaths=) run this interpreter, which is not /usr's."""
+    """Let a unit that names its programs (ExecPaths=) run this interpreter, which is not one below /usr."""
     text = unit.read_text("utf-8")
     before, line, after = text.rpartition("\nExecPaths=")
     if line:
