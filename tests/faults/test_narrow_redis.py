@@ -103,6 +103,8 @@ async def use(bus: Bus, server: Server) -> list[tuple[str, dict[str, Any]]]:
     for action in ("retry", "dead_letter"):
         if lease := (await take(count=1)).get("lease"):
             await call("work_fail", lease=lease, action=action, reason="broken")
+    limit = {"action": "set_max_deliveries", "max_deliveries": 5, "dry_run": False}
+    await call("group_manage", **PLACE, **limit)
     await call("dead_letter_replay", **PLACE, action="list")
     await call("dead_letter_replay", **PLACE, action="replay", dry_run=False)
     await call("pending_list", **PLACE)
