@@ -95,7 +95,8 @@ class Client:
     ) -> Answer:
         """Settle a lease; its entries must be named in the lists that are expected, and in no others."""
         answer = self(tool, lease=lease, **arguments)
-        assert {name: answer[name] for name in _OUTCOMES if answer.get(name)} == expect
+        found = {name: answer[name] for name in _OUTCOMES if answer.get(name)}
+        assert found == expect, f"{found} instead of {expect}"
         return answer
 
     def held(self, stream: str, key: str) -> dict[str, str]:
