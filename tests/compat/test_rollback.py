@@ -378,6 +378,42 @@ def dead_letters_are_listed_replayed_and_taken(client: Client) -> Iterator[None]
 
 
 @case
+def the_limit_of_a_group_goes_with_its_tokens(client: Client) -> Iterator[None]:
+    stream = "rollback:work:limited"
+    client("group_create", stream=stream, group=GROUP, max_deliveries=1)
+
+    def take_one(name: str, **more: Any) -> tuple[str, str]:
+        (entry_id,) = client.add(stream, name)
+        answer = client.take(stream, lease_seconds=HOUR, **more)
+        assert taken(answer) == {entry_id: 1}
+        return entry_id, answer["lease"]
+
+    def fail(one: tuple[str, str], outcome: str) -> None:
+        entry_id, lease = one
+        client.settle("work_fail", lease, delay_seconds=0, expect={outcome: [entry_id]})
+
+    limited, allowed = take_one("limited"), take_one("allowed", max_deliveries=5)
+    yield
+    fail(limited, "dead_lettered")
+    fail(allowed, "retried")
+    # The old release knows of no limit of the group: what it takes goes by its setting.
+    old, another = take_one("old"), take_one("another")
+    fail(old, "retried")
+    yield
+    # A token of the old release may be of a taker who asked for more, so it allows what it says.
+    fail(another, "retried")
+    next_millisecond(client.server)
+    # Of the group's limit nothing was lost.
+    assert client.take(stream)["dead_lettered"] == 3
+    client.letters(stream, action="replay", dry_run=False)
+    last = client.take(stream)
+    assert len(taken(last)) == 4
+    client.settle("work_done", last["lease"], expect={"done": list(taken(last))})
+    for entry_id in (allowed[0], old[0], another[0]):
+        client.dead_lettered.add((stream, entry_id))
+
+
+@case
 def a_dead_letter_whose_fields_stayed_in_the_stream_is_pending_again(client: Client) -> Iterator[None]:
     stream = "rollback:work:large"
     entry_id = client.server.command("XADD", stream, "*", *("f", "") * TOO_MANY_FIELDS).decode()
