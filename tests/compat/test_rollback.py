@@ -290,19 +290,25 @@ def _put_off_for_long(client: Client, stream: str) -> tuple[str, str, str]:
     return entry_id, lease, answer["retry_at"]
 
 
+def _same_time(shown: str, told: str) -> bool:
+    # Due times of what is put off end in half a millisecond for the old release, which cuts that off.
+    return milliseconds_of(told) - milliseconds_of(shown) in (0, 1)
+
+
 @case
 def what_is_put_off_is_listed_so_and_not_taken_before(client: Client) -> Iterator[None]:
     stream = f"{LATER}:listed"
-    put_off: dict[str, int] = {}
+    put_off: dict[str, str] = {}
 
     def put_one_off() -> None:
         entry_id, _, due = _put_off_for_long(client, stream)
-        put_off[entry_id] = milliseconds_of(due)
+        put_off[entry_id] = due
 
     def check() -> None:
         assert taken(client.take(stream, "bob")) == {}
-        listed = {entry_id: milliseconds_of(due) for entry_id, due in client.held(stream, "retry_at").items()}
-        assert listed == put_off
+        listed = client.held(stream, "retry_at")
+        assert listed.keys() == put_off.keys()
+        assert all(_same_time(due, put_off[entry_id]) for entry_id, due in listed.items())
 
     put_one_off()
     yield
@@ -333,7 +339,7 @@ def what_was_put_off_is_settled(client: Client) -> Iterator[None]:
         for entry_id, lease, due in put_off:
             client.settle("work_done", lease, expect={"already_done": [entry_id]})
             again = client.settle("work_fail", lease, expect={"retried": [entry_id]})
-            assert milliseconds_of(again["retry_at"]) == milliseconds_of(due)
+            assert _same_time(again["retry_at"], due)
 
     put_off.append(_put_off_for_long(client, stream))
     yield
@@ -394,16 +400,16 @@ def the_limit_of_a_group_goes_with_its_tokens(client: Client) -> Iterator[None]:
 
     limited, allowed = take_one("limited"), take_one("allowed", max_deliveries=5)
     yield
-    fail(limited, "dead_lettered")
-    fail(allowed, "retried")
     # The old release knows of no limit of the group: what it takes goes by its setting.
     old, another = take_one("old"), take_one("another")
+    fail(limited, "dead_lettered")
+    fail(allowed, "retried")
     fail(old, "retried")
     yield
     # A token of the old release may be of a taker who asked for more, so it allows what it says.
     fail(another, "retried")
     next_millisecond(client.server)
-    # Of the group's limit nothing was lost.
+    # The group still has its limit.
     assert client.take(stream)["dead_lettered"] == 3
     client.letters(stream, action="replay", dry_run=False)
     last = client.take(stream)
