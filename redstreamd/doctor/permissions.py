@@ -33,7 +33,8 @@ class _Area:
     commands: tuple[str, ...]
 
 
-# Each line is harmless on a key that does not exist: it answers 0, nil, or that there is no such key.
+# Each line is harmless on a key that does not exist: it answers 0, nil, or that there is no such key; HSET
+# that it lacks a value.
 _AREAS: Final = (
     _Area(
         "read and wait",
@@ -76,7 +77,9 @@ _AREAS: Final = (
             "HSET <companion> f v g",  # an odd number of words, which is refused after the right to it
             "ZADD <companion> XX 0 m",
             "ZREM <companion> m",
-            "ZSCORE <companion> m",
+            "HEXISTS <companion> f",
+            "PERSIST <companion>",
+            "ZMSCORE <companion> m",
             "ZCARD <companion>",
             "ZRANGEBYSCORE <companion> 0 1",
             "ZRANGEBYLEX <companion> - + LIMIT 0 1",

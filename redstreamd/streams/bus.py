@@ -14,6 +14,7 @@ from redstreamd.streams.answers import Answers
 from redstreamd.streams.diagnosis.group_findings import Limits
 from redstreamd.streams.diagnosis.health import Doctor
 from redstreamd.streams.diagnosis.sampler import Sampler
+from redstreamd.streams.group_clocks import GroupClocks
 from redstreamd.streams.group_records import GroupRecords
 from redstreamd.streams.lease_tokens import LeaseKey
 from redstreamd.streams.leases import Leases
@@ -80,9 +81,11 @@ class Bus:
         publisher = Publisher(
             manager, commands, idempotency_window_seconds=settings.leases.idempotency_window_seconds
         )
+        clocks = GroupClocks(command_timeout=manager.command_timeout)
         records = GroupRecords(manager, max_deliveries=settings.leases.max_deliveries)
         leases = Leases(
             manager,
+            clocks,
             lease_seconds=settings.leases.lease_seconds,
             foreign_idle_seconds=settings.leases.foreign_idle_seconds,
             max_deliveries=settings.leases.max_deliveries,
@@ -107,12 +110,13 @@ class Bus:
             reader=Reader(commands, lister, pages, hub, max_bytes=settings.tools.max_result_bytes),
             publisher=publisher,
             work=work,
-            pending=PendingLister(manager, commands),
-            dead_letters=DeadLetters(manager, commands, pages, hub),
+            pending=PendingLister(manager, commands, clocks),
+            dead_letters=DeadLetters(manager, commands, pages, hub, clocks),
             sampler=sampler,
             doctor=Doctor(
                 manager,
                 commands,
+                clocks,
                 sampler,
                 Limits(
                     lease_seconds=settings.leases.lease_seconds,
@@ -122,7 +126,7 @@ class Bus:
             ),
             requests=requests,
             records=records,
-            groups=GroupAdmin(manager, commands, hub, records),
+            groups=GroupAdmin(manager, commands, hub, records, clocks),
             streams=StreamAdmin(manager, commands),
             answers=Answers(commands, publisher, work, requests, lease_seconds=settings.leases.lease_seconds),
         )

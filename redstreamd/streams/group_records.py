@@ -81,3 +81,5 @@ class GroupRecords:
         """Set the limit of a group, from the next take or failure on."""
         key = companion_key(stream, Kind.GROUP, group)
         await self._manager.execute("HSET", key, "max_deliveries", max_deliveries, replay=Replay.SAFE)
+        # A record that only says how clocks stand expires; a setting does not.
+        await self._manager.execute("PERSIST", key, replay=Replay.SAFE)

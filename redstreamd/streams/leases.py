@@ -21,13 +21,15 @@ from redstreamd.errors import BusError, Code
 from redstreamd.redisio import replies
 from redstreamd.redisio.manager import Lane, Manager, Replay
 from redstreamd.redisio.replies import RawEntry
+from redstreamd.streams.group_clocks import GroupClocks
 from redstreamd.streams.lease_tokens import Lease
 from redstreamd.streams.names import Kind, companion_key
 from redstreamd.streams.scripts import load
 from redstreamd.streams.sending import Sending
+from redstreamd.streams.times import milliseconds
 
-_TAKE = load("ids", "due", "group_record", "tries", "bury", "take")
-_SETTLE = load("ids", "due", "group_record", "tries", "bury", "settle")
+_TAKE = load("ids", "clock", "due", "group_record", "tries", "bury", "take")
+_SETTLE = load("ids", "clock", "due", "group_record", "tries", "bury", "settle")
 
 
 class Action(enum.StrEnum):
@@ -88,13 +90,15 @@ class Taken:
 
     Attributes:
         entries: The entries with their attempt, oldest debts first.
-        now: The server's time, in milliseconds since the epoch.
-        at: When the last of the entries had been delivered, likewise.
+        now: The time by the group's clock, in milliseconds; `next_due` is by the same.
+        at: When the last of the entries had been delivered, in milliseconds since the epoch by the server's
+            clock.
         expires: When the lease runs out, likewise.
         replayed: The answer to an earlier take with the same idempotency key.
         group_created: This call created the group.
         dead_lettered: Entries that had been delivered too often and were put aside.
-        next_due: If nothing was taken, the earliest time at which a lease runs out or a retry is due.
+        next_due: If nothing was taken, the earliest time at which a lease runs out or a retry is due, by the
+            group's clock.
         still_held: Entries that the consumer holds beyond those that were resumed, counted up to 5,000.
         lease_ms: How long the lease was when it was given, in milliseconds; None if that is not known.
         own_limit: The limit of deliveries that the lease has for itself; None: it has the group's.
@@ -108,7 +112,7 @@ class Taken:
     replayed: bool
     group_created: bool
     dead_lettered: int
-    next_due: float | None
+    next_due: int | None
     still_held: int
     lease_ms: int | None
     own_limit: int | None
@@ -165,6 +169,7 @@ class Leases:
     def __init__(
         self,
         manager: Manager,
+        clocks: GroupClocks,
         *,
         lease_seconds: float,
         foreign_idle_seconds: float,
@@ -175,16 +180,18 @@ class Leases:
 
         Args:
             manager: Reaches Redis.
+            clocks: What is known of the clocks of groups.
             lease_seconds: The length of a lease whose own is not known.
             foreign_idle_seconds: Idle time after which entries of other programs may be taken.
             max_deliveries: The limit of groups for which none was set.
             max_bytes: A take ends once the content of its entries reaches this size.
         """
         self._manager = manager
+        self._clocks = clocks
         self._max_bytes = max_bytes
-        self._lease_ms = int(lease_seconds * 1000)
+        self._lease_ms = milliseconds(lease_seconds)
         self._max_deliveries = max_deliveries
-        self._foreign_idle_ms = int(foreign_idle_seconds * 1000)
+        self._foreign_idle_ms = milliseconds(foreign_idle_seconds)
         # Only where a search goes on, so losing one costs nothing; bounded by the groups in use.
         self._look_from: dict[tuple[str, str], str] = {}
 
@@ -199,7 +206,7 @@ class Leases:
         Cancellation: entries that a cancelled call took come back the same way.
         """
         place = (take.stream, take.group)
-        lease_ms = int(take.lease_seconds * 1000)
+        lease_ms = milliseconds(take.lease_seconds)
         key = take.idempotency_key
         record = "" if key is None else _digest(take.consumer, key)
         sending = Sending.of(self._manager, take.stream)
@@ -225,13 +232,15 @@ class Leases:
                 self._max_bytes,
                 "" if take.max_deliveries is None else take.max_deliveries,
                 sending.keep_ms,
+                *self._clocks.told(*place),
             ],
             replay=Replay.NEVER if key is None else Replay.SAFE,
             # Entries may be large, and nothing short is to wait behind them.
             lane=Lane.BULK,
         )
         now, at, expires, replayed, created, entries, dead_lettered, next_due, look_from, *rest = reply
-        still_held, length, own_limit, group_limit = rest
+        still_held, length, own_limit, group_limit, name = rest
+        self._clocks.hear(*place, name, now)
         if look_from == b"-":
             self._look_from.pop(place, None)
         else:
@@ -244,7 +253,7 @@ class Leases:
             replayed=bool(replayed),
             group_created=bool(created),
             dead_lettered=dead_lettered,
-            next_due=float(next_due) if next_due else None,
+            next_due=None if next_due == b"" else next_due,
             still_held=still_held,
             lease_ms=int(length) if length != b"" else None,
             own_limit=int(own_limit) if own_limit != b"" else None,
@@ -282,19 +291,16 @@ class Leases:
         """
         chosen = chosen_of(lease, entry_ids)
         pairs = [word for entry_id in chosen for word in (entry_id, lease.attempts[entry_id])]
-        delay_ms = 0 if delay_seconds is None else int(delay_seconds * 1000)
+        delay_ms = 0 if delay_seconds is None else milliseconds(delay_seconds)
         if action is Action.EXTEND and delay_seconds is None:
             action, delay_ms = Action.HOLD, lease.length_ms or self._lease_ms
         sending = Sending.of(self._manager, lease.stream)
         # Acknowledging is by far the most frequent; there a second key would cost more than it tells.
         remember = delete or action not in (Action.DONE, Action.HOLD)
-        outcomes, due, kept_for, shortened = await self._manager.run_script(
+        place = (lease.stream, lease.group)
+        outcomes, due, kept_for, shortened, now, name = await self._manager.run_script(
             _SETTLE,
-            keys=[
-                *_keys(lease.stream, lease.group),
-                sending.key,
-                companion_key(lease.stream, Kind.GROUP, lease.group),
-            ],
+            keys=[*_keys(*place), sending.key, companion_key(lease.stream, Kind.GROUP, lease.group)],
             args=[
                 lease.group,
                 lease.consumer,
@@ -306,10 +312,13 @@ class Leases:
                 lease.taken_at,
                 self._max_deliveries,
                 sending.keep_ms if remember else 0,
+                *self._clocks.told(*place),
                 *pairs,
             ],
             replay=Replay.SAFE,
         )
+        if now != b"":
+            self._clocks.hear(*place, name, now)
         return Settled(
             lease,
             {entry_id: Outcome(outcome.decode()) for entry_id, outcome in zip(chosen, outcomes, strict=True)},

@@ -33,10 +33,10 @@ _NAMING_RULE = re.compile(r"[a-z0-9][a-z0-9_-]*(?::[a-z0-9][a-z0-9_-]*){2,}")
 class Kind(enum.StrEnum):
     """What a companion key holds."""
 
-    DUE = "due"  #: sorted set per group: "<entry ID>/<attempt>" -> due time in server milliseconds
+    DUE = "due"  #: sorted set per group: "<entry ID>/<attempt>" -> due time in milliseconds
     DEAD = "dead"  #: stream per group: dead-lettered entries
     TRIES = "tries"  #: sorted set per group: what became of earlier deliveries of entries that failed
-    GROUP = "group"  #: hash per group: what was agreed for it, such as max_deliveries
+    GROUP = "group"  #: hash per group: what was agreed for it, such as max_deliveries; and its clock
     IDEMPOTENCY = "idem"  #: string per idempotency key of stream_add: entry IDs and a hash of the body
     TAKE = "take"  #: string per idempotency key of work_take: the entries it leased
     CALL = "call"  #: string per call that may be sent twice: what its first sending did; lives for seconds

@@ -8,11 +8,13 @@ from redstreamd.redisio import replies
 from redstreamd.redisio.commands import Commands
 from redstreamd.redisio.manager import Manager, Replay
 from redstreamd.redisio.replies import PendingEntry
+from redstreamd.streams.group_clocks import GroupClocks
 from redstreamd.streams.names import Kind, companion_key
 from redstreamd.streams.problems import explained
 from redstreamd.streams.scripts import load
+from redstreamd.streams.times import milliseconds
 
-_PENDING = load("pending")
+_PENDING = load("clock", "due", "pending")
 
 #: Pending entries that one call looks at before it answers with a cursor to go on from. They cost the
 #: server 4 to 7 ms at worst, and nobody else is served meanwhile.
@@ -57,9 +59,10 @@ class HeldPage:
 class PendingLister:
     """Pages through pending entries lists."""
 
-    def __init__(self, manager: Manager, commands: Commands) -> None:
-        """Ask through `manager`."""
+    def __init__(self, manager: Manager, commands: Commands, clocks: GroupClocks) -> None:
+        """Ask through `manager`; due times are told with the help of `clocks`."""
         self._manager = manager
+        self._clocks = clocks
         self._commands = commands
 
     async def page(
@@ -93,20 +96,21 @@ class PendingLister:
         async with explained(self._commands, stream, group):
             now, total, found, last, more = await self._manager.run_script(
                 _PENDING,
-                keys=[stream, companion_key(stream, Kind.DUE, group)],
+                keys=[stream, *(companion_key(stream, kind, group) for kind in (Kind.DUE, Kind.GROUP))],
                 args=[
                     group,
                     "-" if cursor is None else f"({cursor}",
                     count,
                     consumer or "",
-                    int(min_idle_seconds * 1000),
+                    milliseconds(min_idle_seconds),
                     min_deliveries,
                     MAX_LOOKED_AT,
+                    *self._clocks.told(stream, group),
                 ],
                 replay=Replay.SAFE,
             )
         return HeldPage(
-            held=[_held(replies.pending_entry(line[:4]), line[4]) for line in found],
+            held=[_held(replies.pending_entry(line[:4]), *line[4:]) for line in found],
             now=now,
             total=total,
             next_cursor=last.decode() or None,
@@ -114,9 +118,5 @@ class PendingLister:
         )
 
 
-def _held(entry: PendingEntry, score: bytes) -> Held:
-    if not score:
-        return Held(entry, due=None, put_off=False)
-    due = float(score)
-    # The half marks a retry that was put off; see lua/take.lua.
-    return Held(entry, due=int(due), put_off=due % 1 != 0)
+def _held(entry: PendingEntry, due: bytes, put_off: int) -> Held:
+    return Held(entry, due=int(due) if due else None, put_off=bool(put_off))

@@ -18,6 +18,7 @@ from redstreamd.streams.names import Kind, companion_key
 from redstreamd.streams.problems import explained
 from redstreamd.streams.scripts import load
 from redstreamd.streams.sending import Sending
+from redstreamd.streams.times import milliseconds
 
 _ADD = load("ids", "add")
 
@@ -60,7 +61,7 @@ class Publisher:
         """Write through `manager`; idempotency keys are kept for the window."""
         self._manager = manager
         self._commands = commands
-        self._window_ms = int(idempotency_window_seconds * 1000)
+        self._window_ms = milliseconds(idempotency_window_seconds)
         #: Entries added through this process so far.
         self.added = 0
 
@@ -124,7 +125,7 @@ class Publisher:
                     body_hash,
                     self._window_ms,
                     "" if max_length is None else max_length,
-                    "" if max_age_seconds is None else int(max_age_seconds * 1000),
+                    "" if max_age_seconds is None else milliseconds(max_age_seconds),
                     sending.keep_ms,
                     *words,
                 ],

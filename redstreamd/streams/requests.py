@@ -34,6 +34,7 @@ from redstreamd.streams.problems import explained, telling
 from redstreamd.streams.publishing import Added, KeyReused, Publisher
 from redstreamd.streams.scripts import load
 from redstreamd.streams.tail_hub import TailHub, Watch
+from redstreamd.streams.times import milliseconds
 
 _REPLY_STREAM = load("reply_stream")
 
@@ -109,7 +110,7 @@ class Requests:
         self._pages = pages
         self._hub = hub
         self._publisher = publisher
-        self._keep_ms = int(keep_seconds * 1000)
+        self._keep_ms = milliseconds(keep_seconds)
 
     async def request(self, request: Request, *, timeout_seconds: float) -> Requested:
         """Add a request, unless it was added before, and wait for its answer.

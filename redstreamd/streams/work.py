@@ -229,5 +229,5 @@ def group_position(start: str) -> str:
 def _until_due(taken: Taken) -> float:
     if taken.next_due is None:
         return _LOOK_AGAIN
-    # A millisecond late is in time; a millisecond early is another round trip.
+    # Both are by the group's clock. A millisecond late is in time; one early is another round trip.
     return min(_LOOK_AGAIN, max(0.0, (taken.next_due - taken.now) / 1000) + 0.001)

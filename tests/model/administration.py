@@ -104,7 +104,6 @@ class Administration(Calling):
             names = {dict(zip(one[::2], one[1::2], strict=True))[b"name"].decode() for one in known}
             if consumer not in names or (pending == "refuse" and held):
                 code = "INVALID_ARGUMENT"
-        self.a_millisecond_passes()
         self.world.deliveries += 1
         heir = "b" if consumer == "a" else "a"
         more = {"to_consumer": heir} if pending == "hand_over" else {}

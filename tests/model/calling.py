@@ -17,7 +17,6 @@ from tests.model.choices import NO_STREAM
 from tests.model.world import World
 from tests.support.buses import BusThread
 from tests.support.calls import ME, no_progress
-from tests.support.server_clock import next_millisecond
 from tests.support.servers import Server
 
 MAX_RESULT_BYTES = 2_048
@@ -104,7 +103,3 @@ class Calling(RuleBasedStateMachine):
             assert shown["fields"] == members
         else:
             assert len(json.dumps(members)) > MAX_RESULT_BYTES // 10
-
-    def a_millisecond_passes(self) -> None:
-        """What is released comes due half a millisecond later."""
-        next_millisecond(self.server)

@@ -46,7 +46,6 @@ class Working(Calling):
 
     @rule(name=STREAMS, group=GROUPS, consumer=CONSUMERS, count=COUNTS)
     def read_group(self, name: str, group: str, consumer: str, count: int) -> None:
-        self.a_millisecond_passes()
         told = self.texts(
             "read_group",
             self.world.missing(name, group),
@@ -173,7 +172,6 @@ class Working(Calling):
         if new_group and limit is not None:
             state.max_deliveries = limit
         own_limit = None if state.limit_for(limit) == state.max_deliveries else limit
-        self.a_millisecond_passes()
         self.world.deliveries += 1
         taken = self.call(
             "work_take",

@@ -8,6 +8,7 @@ leases; at the end everything is drained, so nothing is ever lost.
 from __future__ import annotations
 
 from functools import partial
+from pathlib import Path
 
 import attrs
 import pytest
@@ -18,6 +19,7 @@ from hypothesis.stateful import (
     RuleBasedStateMachine,
     initialize,
     invariant,
+    precondition,
     rule,
     run_state_machine_as_test,
 )
@@ -30,12 +32,14 @@ from redstreamd.streams.names import Kind, companion_key
 from redstreamd.streams.work import Work
 from tests.support.buses import KEY, BusThread
 from tests.support.counts import counts
-from tests.support.servers import Server
+from tests.support.server_clock import SetClock, running_with_set_clock
+from tests.support.servers import Server, redis_binary
 
 STREAM, GROUP = "jobs", "g"
 DUE, DEAD = companion_key(STREAM, Kind.DUE, GROUP), companion_key(STREAM, Kind.DEAD, GROUP)
 MAX_DELIVERIES = 3
-FOREIGN_IDLE = 10_000.0
+#: Two steps of the clock may make what other programs hold that much older or younger, and no more.
+FOREIGN_IDLE = 10_250.0
 LEASES_SETTINGS = Settings(
     leases=LeasesSettings(foreign_idle_seconds=FOREIGN_IDLE, max_deliveries=MAX_DELIVERIES)
 )
@@ -63,11 +67,14 @@ class LeaseMachine(RuleBasedStateMachine):
 
     server: Server
     threads: BusThread
+    clock: SetClock | None = None  #: If it can be set.
 
     takes = Bundle("takes")
 
     def __init__(self) -> None:
         super().__init__()
+        if self.clock is not None:
+            self.clock.set(0)
         self.server.flush()
         self.now = 0.0
         self.added: list[str] = []
@@ -205,13 +212,19 @@ class LeaseMachine(RuleBasedStateMachine):
         self.now += seconds
         due = self.server.command("ZRANGE", DUE, 0, -1, "WITHSCORES")
         for member, score in zip(due[::2], due[1::2], strict=True):
-            # A retry is due half a millisecond after its time, which need not have passed meanwhile.
-            self.server.command("ZADD", DUE, repr(float(score) - seconds * 1000 - 1), member)
+            self.server.command("ZADD", DUE, repr(float(score) - seconds * 1000), member)
         for entry_id, consumer, idle, _ in self.server.command("XPENDING", STREAM, GROUP, "-", "+", 1000):
             idle_ms = int(idle + seconds * 1000)
             if entry_id.decode() in self.deleted:
                 continue  # claiming would drop it from the list, and there is no other way
             self.server.command("XCLAIM", STREAM, GROUP, consumer, 0, entry_id, "IDLE", idle_ms, "JUSTID")
+
+    @precondition(lambda self: self.clock is not None)
+    @rule(seconds=st.sampled_from([-100.0, 0.0, 100.0]))
+    def the_clock_is_set(self, seconds: float) -> None:
+        """Nothing becomes due by it, and nothing later: the model does not notice."""
+        assert self.clock is not None
+        self.clock.set(seconds)
 
     @rule(count=st.integers(1, 3))
     def another_program_reads(self, count: int) -> None:
@@ -391,11 +404,10 @@ class LeaseMachine(RuleBasedStateMachine):
         return gone
 
 
-@pytest.mark.parametrize("examples", counts(100, ci=1_000, full=1_000))
-def test_leases_behave_as_the_model_says(server: Server, examples: int) -> None:
+def check_model(examples: int, server: Server, clock: SetClock | None = None) -> None:
     threads = BusThread(server, 2, LEASES_SETTINGS)
     try:
-        machine = type("Machine", (LeaseMachine,), {"server": server, "threads": threads})
+        machine = type("Machine", (LeaseMachine,), {"server": server, "threads": threads, "clock": clock})
         run_state_machine_as_test(
             machine,
             settings=settings(
@@ -407,3 +419,14 @@ def test_leases_behave_as_the_model_says(server: Server, examples: int) -> None:
         )
     finally:
         threads.close()
+
+
+@pytest.mark.parametrize("examples", counts(100, ci=1_000, full=1_000))
+def test_leases_behave_as_the_model_says(server: Server, examples: int) -> None:
+    check_model(examples, server)
+
+
+@pytest.mark.parametrize("examples", counts(15, ci=200, full=1_000))
+def test_leases_behave_as_the_model_says_while_the_clock_is_set(tmp_path: Path, examples: int) -> None:
+    with running_with_set_clock(redis_binary(), tmp_path) as clock:
+        check_model(examples, clock.server, clock)

@@ -15,7 +15,7 @@ import socket
 import subprocess
 import tempfile
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -92,12 +92,14 @@ class Server:
         directory: Its working directory, holding its socket and data.
         port: Its TCP port on 127.0.0.1.
         options: Further command-line options, kept for a restart.
+        environment: Further variables of its environment.
     """
 
     binary: str
     directory: Path
     port: int
     options: tuple[str, ...] = ()
+    environment: Mapping[str, str] = attrs.field(factory=dict)
     process: subprocess.Popen[bytes] | None = None
 
     @property
@@ -118,6 +120,7 @@ class Server:
             stdout=subprocess.DEVNULL,
             stderr=subprocess.DEVNULL,
             start_new_session=True,
+            env={**os.environ, **self.environment},
         )
         deadline = time.monotonic() + 20
         while True:
@@ -204,11 +207,13 @@ class Server:
 
 
 @contextlib.contextmanager
-def running(binary: str, *options: str) -> Iterator[Server]:
-    """Run a server of its own for the block, with further options."""
+def running(binary: str, *options: str, environment: Mapping[str, str] | None = None) -> Iterator[Server]:
+    """Run a server of its own for the block, with further options and variables of its environment."""
     # Socket paths are limited to 107 bytes, which pytest's directories can exceed.
     short = Path(tempfile.mkdtemp(prefix="rs-"))
-    server = Server(binary=binary, directory=short, port=free_port(), options=options)
+    server = Server(
+        binary=binary, directory=short, port=free_port(), options=options, environment=environment or {}
+    )
     server.start()
     try:
         yield server

@@ -13,13 +13,14 @@ import attrs
 from redstreamd.redisio.commands import Commands
 from redstreamd.redisio.manager import Lane, Manager, Replay
 from redstreamd.redisio.replies import RawEntry
+from redstreamd.streams.group_clocks import GroupClocks
 from redstreamd.streams.names import Kind, companion_key
 from redstreamd.streams.pages import Pages
 from redstreamd.streams.problems import explained, group_not_found
 from redstreamd.streams.scripts import load
 from redstreamd.streams.tail_hub import TailHub
 
-_REPLAY = load("due", "replay")
+_REPLAY = load("clock", "due", "replay")
 
 #: Size at which a page of letters ends early.
 _PAGE_BYTES = 4_194_304
@@ -80,9 +81,12 @@ class Letters:
 class DeadLetters:
     """The dead letters of any stream and group."""
 
-    def __init__(self, manager: Manager, commands: Commands, pages: Pages, hub: TailHub) -> None:
-        """Work through `manager`; `hub` wakes those who wait for what comes back."""
+    def __init__(
+        self, manager: Manager, commands: Commands, pages: Pages, hub: TailHub, clocks: GroupClocks
+    ) -> None:
+        """Work through `manager`; `hub` wakes those who wait for what comes back, due by `clocks`."""
         self._manager = manager
+        self._clocks = clocks
         self._pages = pages
         self._commands = commands
         self._hub = hub
@@ -131,8 +135,13 @@ class DeadLetters:
         async with explained(self._commands, stream, group):
             outcomes = await self._manager.run_script(
                 _REPLAY,
-                keys=[stream, companion_key(stream, Kind.DUE, group), key],
-                args=[disposal.value, int(dry_run), group, *ids],
+                keys=[
+                    stream,
+                    companion_key(stream, Kind.DUE, group),
+                    key,
+                    companion_key(stream, Kind.GROUP, group),
+                ],
+                args=[disposal.value, int(dry_run), group, *self._clocks.told(stream, group), *ids],
                 replay=Replay.SAFE if dry_run else Replay.NEVER,
             )
         disposed = [

@@ -15,15 +15,17 @@ from redstreamd.redisio.replies import ConsumerInfo, GroupInfo
 from redstreamd.streams import entry_ids
 from redstreamd.streams.admin.counting import Count, count_between
 from redstreamd.streams.diagnosis.shape import Counted, Lag, Shape, lag_of, shape_of
+from redstreamd.streams.group_clocks import GroupClocks
 from redstreamd.streams.group_records import GroupRecords
 from redstreamd.streams.names import Kind, companion_key
 from redstreamd.streams.problems import explained, group_not_found, quoted, stream_not_found, telling
 from redstreamd.streams.scripts import load
 from redstreamd.streams.sending import Sending
 from redstreamd.streams.tail_hub import TailHub
+from redstreamd.streams.times import milliseconds
 from redstreamd.streams.work import group_position
 
-_REMOVE = load("due", "tries", "remove_consumer")
+_REMOVE = load("clock", "due", "tries", "remove_consumer")
 _DESTROY = load("destroy_group")
 
 #: Pending entries moved by one script; 1 to 3 ms of the server's time.
@@ -67,9 +69,17 @@ class Removal:
 class GroupAdmin:
     """Administers consumer groups."""
 
-    def __init__(self, manager: Manager, commands: Commands, hub: TailHub, records: GroupRecords) -> None:
-        """Work through `manager` and `records`; `hub` wakes those who wait for what is released."""
+    def __init__(
+        self,
+        manager: Manager,
+        commands: Commands,
+        hub: TailHub,
+        records: GroupRecords,
+        clocks: GroupClocks,
+    ) -> None:
+        """Work through `manager`, `records` and `clocks`; `hub` wakes those who wait for what is released."""
         self._manager = manager
+        self._clocks = clocks
         self._commands = commands
         self._hub = hub
         self._records = records
@@ -184,8 +194,7 @@ class GroupAdmin:
             heir: Who gets its pending entries, another than `consumer`; None: they are lost.
             heir_seconds: For how long the heir alone may resume them; None: anybody may take them now.
         """
-        # The half marks entries that nobody holds; see lua/take.lua.
-        delay = "0.5" if heir_seconds is None else str(int(heir_seconds * 1000))
+        lease = "" if heir_seconds is None else milliseconds(heir_seconds)
         moved = gone = lost = removed = part = 0
         sending = Sending.of(self._manager, stream)
 
@@ -203,8 +212,12 @@ class GroupAdmin:
                             stream,
                             *(companion_key(stream, kind, group) for kind in (Kind.DUE, Kind.TRIES)),
                             sending.key,
+                            companion_key(stream, Kind.GROUP, group),
                         ],
-                        args=[group, consumer, heir or "", delay, _MOVED_AT_ONCE, part, sending.keep_ms],
+                        args=[
+                            *(group, consumer, heir or "", lease, _MOVED_AT_ONCE, part, sending.keep_ms),
+                            *self._clocks.told(stream, group),
+                        ],
                         replay=Replay.SAFE,
                     )
                     moved += some

@@ -18,14 +18,31 @@ from redstreamd.streams.names import RELEASED, Kind, companion_key
 from redstreamd.streams.problems import explained
 from redstreamd.streams.scripts import load
 
-_DIAGNOSE = load("group_record", "diagnose")
+_DIAGNOSE = load("clock", "due", "group_record", "diagnose")
 
 #: Consumers of a group that are looked at; XINFO CONSUMERS has no pages.
 MAX_CONSUMERS = 1_000
 #: Bytes of an entry, on average, up to which one is read only to know its ID: there is no other way to that.
 _READ_FOR_ITS_ID = 102_400
+#: Milliseconds by which a group's clock may differ from the server's and be the same.
+_CLOCK_SET_MS = 1_000
 #: Deliveries that are many even where an entry may be delivered any number of times.
 _MANY_DELIVERIES = 10
+
+
+@attrs.frozen
+class ClockStep:
+    """That the server's clock was set while leases of a group ran, which go by the group's own.
+
+    Attributes:
+        ahead_seconds: By how much the group's clock is ahead of the server's.
+        step_seconds: By how much the server's was set forward, the last time; less than 0 for back.
+        noticed: When that was noticed, in milliseconds by the server's clock as it was then.
+    """
+
+    ahead_seconds: float
+    step_seconds: float
+    noticed: int
 
 
 @attrs.frozen
@@ -52,6 +69,7 @@ class Look:
         max_deliveries: The group's limit of deliveries; 0 for never.
         worn_at: Deliveries from which an entry is near its end.
         counted: What was found after the group's position; None if it was not to be counted.
+        clock: How the server's clock was set while leases of the group ran; None if it was not.
     """
 
     now: int
@@ -72,6 +90,7 @@ class Look:
     max_deliveries: int
     worn_at: int
     counted: Counted | None
+    clock: ClockStep | None
 
 
 @attrs.frozen
@@ -116,8 +135,11 @@ async def facts_of(
     max_deliveries: int,
     look_at: int,
     rates: GroupRates | None,
+    told: tuple[str | int, ...],
 ) -> GroupFacts:
     """Gather what is to be known of one group, looking at `look_at` pending entries.
+
+    `told` is what `GroupClocks` knows of it.
 
     Raises:
         BusError: GROUP_NOT_FOUND if it went meanwhile.
@@ -129,9 +151,7 @@ async def facts_of(
             _DIAGNOSE,
             keys=[
                 shape.stream,
-                companion_key(shape.stream, Kind.DUE, info.name),
-                companion_key(shape.stream, Kind.DEAD, info.name),
-                companion_key(shape.stream, Kind.GROUP, info.name),
+                *(companion_key(shape.stream, kind, info.name) for kind in (Kind.DUE, Kind.DEAD, Kind.GROUP)),
             ],
             args=[
                 info.name,
@@ -142,6 +162,7 @@ async def facts_of(
                 # Not all of them need be as small as they are on average.
                 MOST_COUNTED * SMALL_BYTES,
                 _MANY_DELIVERIES,
+                *told,
             ],
             replay=Replay.SAFE,
         )
@@ -165,7 +186,7 @@ async def facts_of(
 
 def _look(reply: list[Any], *, counted: bool) -> Look:
     now, oldest, looked_at, worn, worst, leased, put_off, overdue, since, *rest = reply
-    foreign, oldest_foreign, stale, letters, newest, undelivered, found, complete, limit, near = rest
+    foreign, oldest_foreign, stale, letters, newest, undelivered, found, complete, limit, near, *clock = rest
     return Look(
         now=now,
         oldest=replies.pending_entry(oldest) if oldest else None,
@@ -185,4 +206,11 @@ def _look(reply: list[Any], *, counted: bool) -> Look:
         max_deliveries=limit,
         worn_at=near,
         counted=Counted(found, bool(complete)) if counted else None,
+        clock=_clock_step(*clock),
     )
+
+
+def _clock_step(ahead: int, step: int, noticed: int) -> ClockStep | None:
+    if abs(ahead) < _CLOCK_SET_MS:
+        return None
+    return ClockStep(ahead / 1000, step / 1000, noticed)

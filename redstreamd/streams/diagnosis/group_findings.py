@@ -47,6 +47,7 @@ def group_findings(stream: str, facts: GroupFacts, limits: Limits) -> Iterator[F
     """Say what stands out in one group."""
     place = {"stream": stream, "group": facts.info.name}
     yield from _nobody(place, facts)
+    yield from _clock_set(place, facts)
     yield from _ahead(place, facts)
     yield from _behind(place, facts)
     yield from _untaken(place, facts, limits)
@@ -67,6 +68,29 @@ def _nobody(place: dict[str, Any], facts: GroupFacts) -> Iterator[Finding]:
         place["group"],
         "work_take",
         {**place, "consumer": "<your name>"},
+    )
+
+
+def _clock_set(place: dict[str, Any], facts: GroupFacts) -> Iterator[Finding]:
+    clock = facts.look.clock
+    if clock is None:
+        return
+    way = "back" if clock.step_seconds < 0 else "forward"
+    yield Finding(
+        Severity.WARNING,
+        "clock_set",
+        f"The clock of the Redis server was set {way} while leases or retries of the group ran. They go by "
+        "a clock of the group's own and come due as if it had not been, until none is left. Entry IDs, ages "
+        "and the windows of idempotency keys go by the server's clock: check the time synchronisation of the "
+        "server's host (chronyd, systemd-timesyncd).",
+        {
+            "step_seconds": clock.step_seconds,
+            "noticed_time": entry_ids.iso_time(clock.noticed),
+            "group_ahead_seconds": clock.ahead_seconds,
+        },
+        place["group"],
+        "pending_list",
+        place,
     )
 
 

@@ -14,6 +14,7 @@ import attrs
 from redstreamd.redisio.commands import Commands
 from redstreamd.redisio.manager import Lane, Manager
 from redstreamd.redisio.replies import GroupInfo
+from redstreamd.streams import entry_ids
 from redstreamd.streams.concurrently import gather
 from redstreamd.streams.diagnosis.findings import Finding, Severity, by_severity
 from redstreamd.streams.diagnosis.group_facts import GroupFacts, facts_of
@@ -21,6 +22,7 @@ from redstreamd.streams.diagnosis.group_findings import MANY_LAGGING, MANY_PENDI
 from redstreamd.streams.diagnosis.sampler import Rates, Sampler
 from redstreamd.streams.diagnosis.server_health import ServerFacts, server_facts, server_findings
 from redstreamd.streams.diagnosis.shape import Lag, Shape, lag_of, shape_of
+from redstreamd.streams.group_clocks import GroupClocks
 from redstreamd.streams.problems import explained, group_not_found, stream_not_found
 
 #: Groups looked at closely by one call, and the pending entries looked at in each; a single group that
@@ -32,6 +34,8 @@ _LOOK_AT_ONE = 2_000
 _LONG, _VERY_LONG = 100_000, 1_000_000
 #: Part of what is added by which a stream that is trimmed may still grow, as its length goes up and down.
 _STEADY = 0.05
+#: Milliseconds by which an entry ID may be ahead of the server's clock.
+_AHEAD_MS = 1_000
 #: Groups that are named though they were not looked at closely.
 _NAMED = 5
 
@@ -60,9 +64,12 @@ class Diagnosis:
 class Doctor:
     """Diagnoses streams."""
 
-    def __init__(self, manager: Manager, commands: Commands, sampler: Sampler, limits: Limits) -> None:
-        """Ask through `manager`; rates come from `sampler`."""
+    def __init__(
+        self, manager: Manager, commands: Commands, clocks: GroupClocks, sampler: Sampler, limits: Limits
+    ) -> None:
+        """Ask through `manager`; rates come from `sampler`, and `clocks` help to tell what is due."""
         self._manager = manager
+        self._clocks = clocks
         self._commands = commands
         self._sampler = sampler
         self._limits = limits
@@ -98,6 +105,7 @@ class Doctor:
                 shape,
                 chosen[name],
                 max_deliveries=self._limits.max_deliveries,
+                told=self._clocks.told(stream, name),
                 look_at=_LOOK_AT_ONE if group is not None else _LOOK_AT_EACH,
                 rates=None if rates is None else rates.groups.get(name),
             )
@@ -108,6 +116,7 @@ class Doctor:
         # What concerns all comes before what concerns one, where they are equally bad.
         findings = [
             *server_findings(server),
+            *_ids_ahead(shape),
             *_stream_findings(shape, rates, infos, lags),
             *_left_out(others, lags),
             *(found for facts in groups for found in group_findings(stream, facts, self._limits)),
@@ -163,6 +172,28 @@ def _left_out(infos: list[GroupInfo], lags: Mapping[str, Lag]) -> Iterator[Findi
             "over_100_pending_or_lagging": len(burdened),
             "unknown_lag": sum(lags[info.name].unknown_because is not None for info in infos),
         },
+    )
+
+
+def _ids_ahead(shape: Shape) -> Iterator[Finding]:
+    """Say if entry IDs are no times any more."""
+    milliseconds, _ = entry_ids.parse(shape.last_id) or (0, 0)
+    if milliseconds - shape.now < _AHEAD_MS:
+        return
+    yield Finding(
+        Severity.NOTICE,
+        "ids_ahead_of_clock",
+        "The last entry ID lies ahead of the clock of the Redis server: that clock was set back, or an entry "
+        "was added under an ID of its own. IDs of new entries follow the last one, so until the clock has "
+        "reached it they are not the times at which entries were added. If nobody chose that ID, check the "
+        "time synchronisation of the server's host.",
+        {
+            "last_entry_id": shape.last_id,
+            "ahead_seconds": (milliseconds - shape.now) / 1000,
+            "server_time": entry_ids.iso_time(shape.now),
+        },
+        tool="stream_read",
+        arguments={"stream": shape.stream, "direction": "backward", "count": 1},
     )
 
 

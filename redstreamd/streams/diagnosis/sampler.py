@@ -7,6 +7,7 @@ interval, for a bounded number of streams, and groups and consumers are looked a
 
 from __future__ import annotations
 
+import time
 from collections import deque
 from collections.abc import Mapping
 
@@ -37,6 +38,8 @@ _PAUSE_SHARE, _LONGEST_PAUSE = 50, 60.0
 _KEPT = 120
 #: Seconds that "now" means where it matters whether something grows at this moment.
 _LATELY = 30.0
+#: Seconds by which the server's time between two samples may differ from ours: replies may be late.
+_CLOCK_SET = 30.0
 #: Seconds after the last question at which a stream is forgotten.
 _FORGET = 1_800.0
 
@@ -128,7 +131,18 @@ class SamplerStatistics:
 @attrs.define
 class _Followed:
     asked_at: float
+    sampled_at: float = 0.0
     samples: deque[Sample] = attrs.field(factory=lambda: deque(maxlen=_KEPT))
+
+    def note(self, sample: Sample) -> None:
+        """Add a sample; where the server's clock was set since the last one, those before it go."""
+        now = time.monotonic()
+        if self.samples:
+            apart = sample.at - self.samples[-1].at - (now - self.sampled_at)
+            if abs(apart) > _CLOCK_SET:
+                self.samples.clear()
+        self.sampled_at = now
+        self.samples.append(sample)
 
     @property
     def next_window(self) -> float | None:
@@ -198,7 +212,7 @@ class Sampler:
         for name, sample in (await gather(sample_one, names)).items():
             followed = self._followed.get(name)
             if sample is not None and followed is not None:
-                followed.samples.append(sample)
+                followed.note(sample)
 
     async def _sample(self, stream: str, since: float | None, most_consumers: int) -> Sample | None:
         # The first sample has no window in which a consumer could have been active.

@@ -5,20 +5,21 @@
 --       look at, the oldest  4 ID after which entries were not delivered yet ("": do not look at these)
 --       5 most of them to count  6 bytes of content after which no further one is counted
 --       7 deliveries that are many where they have no limit
+--       8 to 11 what the daemon knows of the group's clock
 -- Returns {now, the oldest pending entry as {entry ID, consumer, idle ms, deliveries} or {}, number of
 --          pending entries looked at; of these: near their end, greatest number of deliveries, leased,
 --          put off, overdue, due time of the first overdue one or "", held outside redstreamd, the
 --          oldest of these or {}, {consumer, its entries that are neither leased nor put off, ...};
 --          number of dead letters, ID of the newest or "", first entry not delivered or "", entries
 --          counted, 1 if there are no more, max_deliveries of the group,
---          deliveries from which an entry is near its end}
+--          deliveries from which an entry is near its end; ms by which the group's clock is ahead of the
+--          server's, ms by which that was last set forward, when that was noticed}
 
 local stream, due, dead, about = KEYS[1], KEYS[2], KEYS[3], KEYS[4]
 local group, default, look = ARGV[1], tonumber(ARGV[2]), tonumber(ARGV[3])
 local position, most, room = ARGV[4], tonumber(ARGV[5]), tonumber(ARGV[6])
 
-local clock = redis.call('TIME')
-local now = clock[1] * 1000 + math.floor(clock[2] / 1000)
+local now = clock.begin(about, due, 8)
 
 local limit = group_record.max_deliveries(about, default)
 local near = limit == 0 and tonumber(ARGV[7]) or math.max(2, math.ceil(limit * 0.8))
@@ -29,14 +30,13 @@ local first_overdue, first_foreign, idle, order = nil, {}, {}, {}
 for _, held in ipairs(pending) do
   if held[4] >= near then worn = worn + 1 end
   worst = math.max(worst, held[4])
-  local score = tonumber(redis.call('ZSCORE', due, held[1] .. '/' .. held[4]) or nil)
-  if score and score > now then
-    -- A due time with a half is a retry that was put off; see take.lua.
-    if score % 1 == 0 then leased = leased + 1 else put_off = put_off + 1 end
+  local due_at, given_back = find_due(due, held[1] .. '/' .. held[4])
+  if due_at and due_at > now then
+    if given_back then put_off = put_off + 1 else leased = leased + 1 end
   else
-    if score then
+    if due_at then
       overdue = overdue + 1
-      first_overdue = math.min(first_overdue or score, score)
+      first_overdue = math.min(first_overdue or due_at, due_at)
     else
       if foreign == 0 then first_foreign = held end
       foreign = foreign + 1
@@ -81,8 +81,14 @@ while position ~= '' and counted < most and room > 0 do
   end
 end
 
+-- When the server's clock was last set, and by how much.
+local step, noticed = clock.step, server_now
+if clock.ahead ~= 0 and step == 0 then
+  local last, at = string.match(redis.call('HGET', about, 'clock_step') or '', '^(-?%d+) (%d+)$')
+  step, noticed = tonumber(last or 0), tonumber(at or 0)
+end
 return {
-  now, pending[1] or {}, #pending, worn, worst, leased, put_off, overdue,
-  first_overdue and string.format('%.0f', first_overdue) or '', foreign, first_foreign, stale, letters,
-  newest, undelivered, counted, complete, limit, near,
+  server_now, pending[1] or {}, #pending, worn, worst, leased, put_off, overdue,
+  first_overdue and string.format('%.0f', first_overdue - clock.ahead) or '', foreign, first_foreign, stale,
+  letters, newest, undelivered, counted, complete, limit, near, clock.ahead, step, noticed,
 }

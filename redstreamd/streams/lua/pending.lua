@@ -1,20 +1,21 @@
 -- Reads a page of a group's pending entries list together with when each entry is due.
 --
--- KEYS  1 the stream  2 its due set
+-- KEYS  1 the stream  2 its due set  3 the group's record
 -- ARGV  1 group  2 where to begin, as XPENDING takes it  3 most entries to return  4 consumer ("": any)
 --       5 least idle time in ms  6 least deliveries  7 most entries to look at
+--       8 to 11 what the daemon knows of the group's clock
 -- Returns {now, number of pending entries in the group, {{entry ID, consumer, idle ms, deliveries,
---          due time or ""}, ...}, last entry ID looked at or "", 1 if there may be more}
+--          due time or "", 1 if nobody holds it}, ...}, last entry ID looked at or "", 1 if there may be more}
 
-local stream, due = KEYS[1], KEYS[2]
+local stream, due, about = KEYS[1], KEYS[2], KEYS[3]
 local group, from, count, consumer = ARGV[1], ARGV[2], tonumber(ARGV[3]), ARGV[4]
 local min_idle, min_deliveries, most = tonumber(ARGV[5]), tonumber(ARGV[6]), tonumber(ARGV[7])
 
 -- XPENDING's own IDLE filter walks the whole list if nothing fits; a page at a time has a bound.
 local PAGE = 500
 
-local clock = redis.call('TIME')
-local now = clock[1] * 1000 + math.floor(clock[2] / 1000)
+clock.begin(about, due, 8)
+local now = server_now
 
 local function total_pending()
   for _, flat in ipairs(redis.call('XINFO', 'GROUPS', stream)) do
@@ -39,8 +40,10 @@ while from ~= '(' .. LAST do
     last = held[1]
     -- An entry that XNACK released has an idle time of -1.
     if (min_idle == 0 or held[3] >= min_idle) and held[4] >= min_deliveries then
+      local due_at, given_back = find_due(due, held[1] .. '/' .. held[4])
       found[#found + 1] = {
-        held[1], held[2], held[3], held[4], redis.call('ZSCORE', due, held[1] .. '/' .. held[4]) or '',
+        held[1], held[2], held[3], held[4],
+        due_at and string.format('%.0f', due_at - clock.ahead) or '', given_back and 1 or 0,
       }
     end
   end

@@ -1,16 +1,17 @@
 -- Removes a consumer from a group, once its pending entries are somebody else's; a part at a time.
 --
 -- KEYS  1 the stream  2 the group's due set  3 what became of earlier deliveries
---       4 what an earlier sending of this call did
--- ARGV  1 group  2 consumer  3 who gets its entries ("": they are lost)  4 ms from now at which they come
---       due, with a half if nobody holds them; a retry that was put off beyond that keeps its time
---       5 most entries to move  6 the number of this part  7 how long to remember this call, in ms
+--       4 what an earlier sending of this call did  5 the group's record
+-- ARGV  1 group  2 consumer  3 who gets its entries ("": they are lost)  4 ms for which that one alone may
+--       resume them ("": nobody holds them, and anybody may take them now); a retry that was put off for
+--       longer keeps its time  5 most entries to move  6 the number of this part  7 how long to remember this
+--       call, in ms  8 to 11 what the daemon knows of the group's clock
 -- Returns {entries moved, entries whose content was gone, 1 if the consumer was removed now,
 --          entries lost with it}
 -- Errors if the consumer that goes is to get its entries itself: they would go with it.
 
-local stream, due, tried, call = KEYS[1], KEYS[2], KEYS[3], KEYS[4]
-local group, consumer, heir, delay, most = ARGV[1], ARGV[2], ARGV[3], tonumber(ARGV[4]), tonumber(ARGV[5])
+local stream, due, tried, call, about = KEYS[1], KEYS[2], KEYS[3], KEYS[4], KEYS[5]
+local group, consumer, heir, lease, most = ARGV[1], ARGV[2], ARGV[3], tonumber(ARGV[4]), tonumber(ARGV[5])
 
 if heir == consumer then
   return redis.error_reply('ERR a consumer that is removed cannot keep its entries')
@@ -31,8 +32,7 @@ end
 redis.call('ZADD', due, 'XX', 0, '')
 redis.call('ZADD', tried, 'XX', 0, '')
 
-local clock = redis.call('TIME')
-local now = clock[1] * 1000 + math.floor(clock[2] / 1000)
+local now = clock.begin(about, due, 8)
 local moved, gone = 0, 0
 
 local function attempt_of(id)
@@ -40,9 +40,13 @@ local function attempt_of(id)
   return held and held[2] == heir and held[4]
 end
 
-local function due_time(score)
-  if score and is_put_off(score) and tonumber(score) > now + delay then return score end
-  return now + delay
+local function hand_on(member, due_at, given_back)
+  local at = now + (lease or 0)
+  if given_back and due_at > at then
+    set_due(due, due_at, member, true)
+  else
+    set_due(due, at, member, not lease)
+  end
 end
 
 if heir ~= '' then
@@ -51,11 +55,11 @@ if heir ~= '' then
     -- JUSTID keeps the number of deliveries: the entry was handed on, not delivered.
     redis.call('XCLAIM', stream, group, heir, 0, each[1], 'JUSTID')
     local member = each[1] .. '/' .. each[4]
-    local score = redis.call('ZSCORE', due, member)
-    redis.call('ZREM', due, member)
+    local due_at, given_back = find_due(due, member)
+    forget_due(due, member)
     local attempt = attempt_of(each[1])
     if attempt then
-      set_due(due, due_time(score), each[1] .. '/' .. attempt)
+      hand_on(each[1] .. '/' .. attempt, due_at, given_back)
       moved = moved + 1
     else
       -- Redis drops a pending entry whose content was deleted when it is claimed.

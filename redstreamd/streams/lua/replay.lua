@@ -1,15 +1,15 @@
 -- Puts dead letters back into their stream, or deletes them: each once, whoever asks, since the dead
 -- letter goes in the same step.
 --
--- KEYS  1 the stream  2 its due set  3 the dead-letter stream
+-- KEYS  1 the stream  2 its due set  3 the dead-letter stream  4 the group's record
 -- ARGV  1 replay | delete  2 "1" to only tell what would happen  3 group
---       then the IDs of the dead letters
+--       4 to 7 what the daemon knows of the group's clock, then the IDs of the dead letters
 -- Returns {{outcome, entry ID or ""}, ...}. Outcomes: added (a new entry), returned (the original
 --          entry is pending again), deleted, gone (no such dead letter), lost (its fields were left in
 --          the stream, and it is there no more), stuck (they are there, and the group is not), large (it
 --          has more fields than a script can copy), left (not looked at: those before it were enough)
 
-local stream, due, dead = KEYS[1], KEYS[2], KEYS[3]
+local stream, due, dead, about = KEYS[1], KEYS[2], KEYS[3], KEYS[4]
 local action, dry, group = ARGV[1], ARGV[2] == '1', ARGV[3]
 
 -- Lua's unpack takes no more than about 8,000 values; see bury.lua.
@@ -26,9 +26,6 @@ if not dry then
   redis.call('ZADD', due, 'XX', 0, '')
   redis.call('XDEL', dead, '0-0')
 end
-
-local clock = redis.call('TIME')
-local now = clock[1] * 1000 + math.floor(clock[2] / 1000)
 
 local function remove(id)
   if not dry then redis.call('XDEL', dead, id) end
@@ -48,7 +45,7 @@ local function give_back(id, note)
   elseif not dry then
     -- Counted from the beginning: with the attempts that it had, the next take would bury it again.
     redis.call('XCLAIM', stream, group, tostring(note.consumer), 0, original, 'RETRYCOUNT', 0, 'FORCE', 'JUSTID')
-    set_due(due, now + 0.5, original .. '/0')
+    set_due(due, clock.begin(about, due, 4), original .. '/0', true)
     remove(id)
   end
   return {'returned', original}
@@ -71,7 +68,7 @@ local function replay(id, fields)
 end
 
 local outcomes = {}
-for index = 4, #ARGV do
+for index = 8, #ARGV do
   local id = ARGV[index]
   local letter = room > 0 and redis.call('XRANGE', dead, id, id)[1]
   for _, value in ipairs(letter and letter[2] or {}) do room = room - #value end

@@ -8,10 +8,12 @@
 --       6 for done "1" to delete the entries that no other group needs, too
 --       7 max_deliveries of the lease's own ("": none)  8 time of the take in ms  9 max_deliveries by the setting
 --       10 how long to remember this call, in ms (0: do not)
+--       11 to 14 what the daemon knows of the group's clock
 --       then pairs of entry ID and attempt
 -- Returns {{for each pair: done | extended | retried | dead | already | lost}, the latest time at which
 --          something extended or retried comes due or "", a group for which entries were not deleted or "",
---          number of entries whose lease ends earlier than it would have}
+--          number of entries whose lease ends earlier than it would have, now by the group's clock or "" if
+--          it was not needed, name of that clock}
 -- Errors with NOGROUP if the group does not exist (any more).
 --
 -- A retry after as many deliveries as the group allows, or as the lease's own limit does if that allows more, is
@@ -29,8 +31,8 @@ local taken_at, default, remember_for = tonumber(ARGV[8]), tonumber(ARGV[9]), to
 local sent_before = remember_for > 0 and redis.call('GET', call)
 if sent_before then return cjson.decode(sent_before) end
 
-local clock = redis.call('TIME')
-local now = clock[1] * 1000 + math.floor(clock[2] / 1000)
+-- Nothing that is finished or dead-lettered has a due time.
+local now = action ~= 'done' and action ~= 'dead' and clock.begin(about, due, 11)
 
 -- What could be refused is tried before anything is settled; but work can be finished when memory is full.
 if action == 'retry' or action == 'dead' then
@@ -50,13 +52,12 @@ local latest, kept_for, shortened, refusal = nil, '', 0, nil
 
 local function acknowledge(id, member)
   redis.call('XACK', stream, group, id)
-  redis.call('ZREM', due, member)
-  if failed_before then tries.forget(tried, id) end
-end
-
-local function put_due(at, member)
-  set_due(due, at, member)
-  latest = math.max(latest or at, at)
+  if failed_before then
+    forget_due(due, member)
+    tries.forget(tried, id)
+  else
+    redis.call('ZREM', due, member)
+  end
 end
 
 local others = {}
@@ -87,9 +88,10 @@ local function dead_letter(id, held, member)
   return size and 'dead' or 'already'
 end
 
-local function extend(id, held, member, score)
-  if score and tonumber(score) > now + delay then shortened = shortened + 1 end
-  put_due(now + delay, member)
+local function extend(id, held, member, due_at)
+  if due_at and due_at > now + delay then shortened = shortened + 1 end
+  set_due(due, now + delay, member)
+  latest = math.max(latest or 0, now + delay)
   return 'extended'
 end
 
@@ -103,42 +105,45 @@ local actions = {
     return 'done'
   end,
   extend = extend,
-  hold = function(id, held, member, score)
-    if score and tonumber(score) >= now + delay then
-      latest = math.max(latest or 0, tonumber(score))
+  hold = function(id, held, member, due_at)
+    if due_at and due_at >= now + delay then
+      latest = math.max(latest or 0, due_at)
       return 'extended'
     end
-    return extend(id, held, member, score)
+    return extend(id, held, member, due_at)
   end,
   retry = function(id, held, member)
     if max_deliveries > 0 and held[4] >= max_deliveries then
       return dead_letter(id, held, member)
     end
-    put_due(now + delay + 0.5, member)
-    tries.remember(tried, held, reason, now)
+    set_due(due, now + delay, member, true)
+    latest = math.max(latest or 0, now + delay)
+    tries.remember(tried, held, reason, server_now)
     return 'retried'
   end,
   dead = dead_letter,
 }
 
 local outcomes = {}
-for index = 11, #ARGV, 2 do
+for index = 15, #ARGV, 2 do
   local id, attempt = ARGV[index], tonumber(ARGV[index + 1])
   local member = id .. '/' .. ARGV[index + 1]
   local held = redis.call('XPENDING', stream, group, id, id, 1)[1]
   local outcome
   if not held then
-    redis.call('ZREM', due, member)
+    forget_due(due, member)
     if failed_before then tries.forget(tried, id) end
     outcome = 'already'
-  elseif not is_of(held, consumer, attempt, taken_at, now) then
+  elseif not is_of(held, consumer, attempt, taken_at) then
     outcome = 'lost'
   else
-    local score = redis.call('ZSCORE', due, member)
-    if not score or not is_put_off(score) then
-      outcome = actions[action](id, held, member, score)
+    local due_at, given_back
+    -- Where nothing ever failed, nothing was given back by its holder.
+    if failed_before or action == 'hold' then due_at, given_back = find_due(due, member) end
+    if not given_back then
+      outcome = actions[action](id, held, member, due_at)
     elseif action == 'retry' then
-      latest = math.max(latest or 0, tonumber(score))
+      latest = math.max(latest or 0, due_at)
       outcome = 'retried'
     else
       outcome = 'already'
@@ -147,6 +152,9 @@ for index = 11, #ARGV, 2 do
   if refusal then return refusal end
   outcomes[#outcomes + 1] = outcome
 end
-local answer = {outcomes, latest and string.format('%.0f', math.floor(latest)) or '', kept_for, shortened}
+local answer = {
+  outcomes, latest and string.format('%.0f', latest - clock.ahead) or '', kept_for, shortened, now or '',
+  clock.name or '',
+}
 if remember_for > 0 then redis.call('SET', call, cjson.encode(answer), 'PX', remember_for) end
 return answer

@@ -9,19 +9,16 @@
 --       9 how long to keep the record of this take, in ms (0: do not)  10 entry ID at which to go on looking
 --       for pending entries of other programs  11 bytes of content after which no further entry is taken
 --       12 max_deliveries that the caller asks for ("": none)  13 how long to remember this call, in ms
--- Returns {now, time of the take, due time of the lease, 1 if replayed from the record,
+--       14 to 17 what the daemon knows of the group's clock
+-- Returns {now by the group's clock, time of the take, due time of the lease, 1 if replayed from the record,
 --          1 if the group was created, {{entry ID, attempt, {field, value, ...}}, ...}, number of
---          dead-lettered entries, next due time or "", where to go on looking, number of entries that the
---          consumer still holds beyond those resumed, length of the lease in ms or "" if that is not known,
---          max_deliveries of this lease's own or "", max_deliveries of the group}
+--          dead-lettered entries, next due time by the group's clock or "", where to go on looking, number of
+--          entries that the consumer still holds beyond those resumed, length of the lease in ms or "" if that
+--          is not known, max_deliveries of this lease's own or "", max_deliveries of the group, name of the
+--          group's clock}
 --
 -- max_deliveries is the group's. What a caller asks for becomes the group's where this call creates it; else it
 -- counts only for this call and its lease, and only if it allows more deliveries than the group's.
---
--- The due set maps "<entry ID>/<attempt>" to the server's time in ms at which the entry may be taken
--- again. The attempt is the delivery counter of the pending entries list: whoever else claims the
--- entry changes it, which makes our member stale. Stale members do no harm and go when they come due.
--- A due time with a half (x.5) is a retry that work_fail put off: nobody holds that entry.
 --
 -- Whatever other programs wrote, nothing raises an error once an entry was claimed: the reply, the only one
 -- that carries the entry, would be lost.
@@ -43,12 +40,6 @@ local DUE_PAGES = 10
 -- The most entries that one call dead-letters, and bytes of content after which it dead-letters no more.
 local MOST_LETTERS, LETTER_BYTES = 100, 1048576
 
-local function time()
-  local clock = redis.call('TIME')
-  return clock[1] * 1000 + math.floor(clock[2] / 1000)
-end
-
-local now = time()
 local taken, dead_lettered, created, still_held = {}, 0, 0, 0
 
 -- What could be refused is tried before anything is claimed. XREADGROUP is served when memory is full and
@@ -56,6 +47,9 @@ local taken, dead_lettered, created, still_held = {}, 0, 0, 0
 redis.call('ZADD', due, 'XX', 0, '')
 redis.call('ZADD', tried, 'XX', 0, '')
 redis.call('XLEN', dead)
+local now = clock.begin(about, due, 14)
+-- A group that is only waited at costs no write.
+if clock.record and redis.call('EXISTS', due) == 1 then clock.keep() end
 
 local function pending(id)
   -- A member of the due set that begins with no entry ID, which somebody else wrote, is nothing to Redis.
@@ -73,6 +67,8 @@ if any_pending.err then
   if refused then return refused end
   redis.call('XGROUP', 'CREATE', stream, group, create_at, 'MKSTREAM')
   group_record.begin(about, asked)
+  -- The record of an earlier group is gone, and with it how the clocks stood.
+  clock.record = about
   created = 1
   any_pending = {}
 end
@@ -104,12 +100,12 @@ if record_for > 0 and created == 0 then
     for id, attempt in string.gmatch(saved, '(%S+)/(%d+)') do
       if not greatest or beyond(id, greatest) then greatest = id end
       local held = pending(id)
-      if held and is_of(held, consumer, tonumber(attempt), at, now) then
+      if held and is_of(held, consumer, tonumber(attempt), at) then
         local entry = redis.call('XRANGE', stream, id, id)[1]
-        local score = redis.call('ZSCORE', due, id .. '/' .. attempt)
-        if entry and score and not is_put_off(score) then
+        local due_at, given_back = find_due(due, id .. '/' .. attempt)
+        if entry and due_at and not given_back then
           taken[#taken + 1] = {id, held[4], entry[2]}
-          earliest = math.min(earliest or tonumber(score), tonumber(score))
+          earliest = math.min(earliest or due_at, due_at)
         end
       end
     end
@@ -117,8 +113,9 @@ if record_for > 0 and created == 0 then
     -- set back: then the record says nothing of it.
     if earliest or not beyond(greatest, last_delivered()) then
       return {
-        now, at, math.floor(earliest or now), sent_before and 0 or 1, said[1], taken, said[2], '', look_from,
+        now, at, (earliest or now) - clock.ahead, sent_before and 0 or 1, said[1], taken, said[2], '', look_from,
         said[3], string.match(saved, ' lease=(%d+)') or '', string.match(saved, ' max_deliveries=(%d+)') or '', limit,
+        clock.name,
       }
     end
   end
@@ -171,14 +168,14 @@ local function claim(held, ended)
   local id, member = held[1], held[1] .. '/' .. held[4]
   local reason = worn_out(held[4])
   if reason and (dead_lettered == MOST_LETTERS or letter_room <= 0) then return false end
-  if ended ~= '' then tries.remember(tried, held, ended, now) end
+  if ended ~= '' then tries.remember(tried, held, ended, server_now) end
   if reason then
     if not put_aside(held, reason) then return false end
-    redis.call('ZREM', due, member)
+    forget_due(due, member)
     return true
   end
   local entry = redis.call('XCLAIM', stream, group, consumer, 0, id)[1]
-  redis.call('ZREM', due, member)
+  forget_due(due, member)
   if not entry then
     forget(id)
     return true
@@ -195,8 +192,8 @@ local function take_held()
   repeat
     page = redis.call('XPENDING', stream, group, from, '+', PAGE, consumer)
     for _, held in ipairs(page) do
-      local score = redis.call('ZSCORE', due, held[1] .. '/' .. held[4])
-      if not score or not is_put_off(score) then
+      local _, given_back = find_due(due, held[1] .. '/' .. held[4])
+      if not given_back then
         if enough(count) then still_held = still_held + 1 else claim(held, 'resumed') end
       end
     end
@@ -209,20 +206,27 @@ end
 -- Takes what came due, the consumer's own first, and removes stale members.
 local function take_due()
   local function claim_due(held)
-    local score = redis.call('ZSCORE', due, held[1] .. '/' .. held[4])
+    local due_at, given_back = find_due(due, held[1] .. '/' .. held[4])
     -- A member was stale when the page was read, and became that of a lease of this very call.
-    if tonumber(score) > now then return true end
-    return claim(held, is_put_off(score) and '' or 'lease ran out')
+    if not due_at or due_at > now then return true end
+    return claim(held, given_back and '' or 'lease ran out')
   end
   local others, left, pages, page = {}, 0, 0, nil
   repeat
-    page = redis.call('ZRANGEBYSCORE', due, '-inf', now, 'LIMIT', left, count + PAGE)
+    -- Whole milliseconds are compared, also where an earlier release wrote a half.
+    page = redis.call(
+      'ZRANGEBYSCORE', due, '-inf', string.format('(%.0f', now + 1), 'LIMIT', left, count + PAGE)
     pages = pages + 1
     for _, member in ipairs(page) do
-      local id = string.match(member, '^(.+)/%d+$')
+      local of = string.sub(member, 1, #MARK) == MARK and string.sub(member, #MARK + 1)
+      local id = not of and string.match(member, '^(.+)/%d+$')
       local held = id and pending(id)
-      if not held or member ~= held[1] .. '/' .. held[4] then
-        redis.call('ZREM', due, member)
+      if of then
+        -- It went with its entry, or stays with it.
+        local _, given_back = find_due(due, of)
+        if given_back then left = left + 1 else redis.call('ZREM', due, member) end
+      elseif not held or member ~= held[1] .. '/' .. held[4] then
+        forget_due(due, member)
         if id and not held then tries.forget(tried, id) end
       elseif held[2] ~= consumer then
         others[#others + 1] = held
@@ -254,7 +258,7 @@ local function take_foreign(wanted, most)
       end
       -- What another program released by XNACK, where there is such, is nobody's, with an idle time of -1.
       local idle = held[3] >= foreign_idle or held[3] < 0
-      if idle and not redis.call('ZSCORE', due, held[1] .. '/' .. held[4]) then
+      if idle and not find_due(due, held[1] .. '/' .. held[4]) then
         claim(held, 'left pending by another program')
       end
     end
@@ -277,16 +281,17 @@ local function take_new()
     local read = redis.call('XREADGROUP', 'GROUP', group, consumer, 'COUNT', 1, 'STREAMS', stream, '>')
     local entry = read and read[1][2][1]
     if not entry then break end
-    local again = claimed[entry[1]]
+    local again, stale = claimed[entry[1]], nil
     if again then
       -- The group was set back, so what was claimed just now is read again, which counts from 1.
-      redis.call('ZREM', due, entry[1] .. '/' .. again[2])
+      stale = entry[1] .. '/' .. again[2]
       again[2] = 1
     else
       note_size(entry)
       fresh[#fresh + 1] = {entry[1], 1, entry[2]}
     end
     set_due(due, now + lease, entry[1] .. '/1')
+    if stale then forget_due(due, stale) end
   end
   return fresh
 end
@@ -306,12 +311,16 @@ end
 
 if #taken == 0 and dead_lettered == 0 and refusal then return refusal end
 
--- Not before the last delivery, by a clock that goes on while a script runs.
-local at = time()
-local next_due = ''
+local at, next_due = server_now, ''
 if #taken == 0 then
-  next_due = redis.call('ZRANGEBYSCORE', due, '-inf', '+inf', 'WITHSCORES', 'LIMIT', 0, 1)[2] or ''
-elseif record_for > 0 then
+  local score = redis.call('ZRANGEBYSCORE', due, '-inf', '+inf', 'WITHSCORES', 'LIMIT', 0, 1)[2]
+  if score then next_due = math.floor(tonumber(score)) end
+else
+  -- Not before the last delivery, by a clock that goes on while a script runs, or was set back meanwhile.
+  local time = redis.call('TIME')
+  at = math.max(server_now, time[1] * 1000 + math.floor(time[2] / 1000))
+end
+if #taken > 0 and record_for > 0 then
   local words = {string.format('%.0f', at)}
   for _, entry in ipairs(taken) do
     words[#words + 1] = entry[1] .. '/' .. entry[2]
@@ -325,5 +334,6 @@ if record_for > 0 and (#taken > 0 or created + dead_lettered > 0) then
   redis.call('SET', call, table.concat({created, dead_lettered, still_held}, ' '), 'PX', remember_for)
 end
 return {
-  now, at, now + lease, 0, created, taken, dead_lettered, next_due, look_from, still_held, lease, own or '', limit,
+  now, at, server_now + lease, 0, created, taken, dead_lettered, next_due, look_from, still_held, lease, own or '', limit,
+  clock.name,
 }

@@ -1,0 +1,14 @@
+"""Durations as Redis takes them."""
+
+from __future__ import annotations
+
+import math
+
+
+def milliseconds(seconds: float) -> int:
+    """Return a duration in whole milliseconds, rounded up: a lease or a delay is never cut short.
+
+    A fraction below a thousandth of a millisecond is an error of binary fractions (1.001 s are
+    1000.9999999999999 ms) and is not rounded up.
+    """
+    return math.ceil(round(seconds * 1000, 3))

@@ -1,0 +1,3 @@
+"""See tests/contract/conftest.py."""
+
+from tests.tools.test_released import *  # noqa: F403
