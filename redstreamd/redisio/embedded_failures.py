@@ -6,6 +6,7 @@ has to start it, to check its password or to find its address.
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import Final
 
@@ -24,6 +25,9 @@ _CHANGED: Final = (
     f"Somebody changed the settings of the embedded server while it ran. Restart redstreamd ({_RESTART}): it "
     "starts the server with the settings that it needs."
 )
+
+#: As servers put it when a client or a script names a command that is not there; see error_replies.
+_NO_COMMAND: Final = re.compile(r"nknown (?:Redis )?(?:sub)?command|command called from")
 
 STARTING: Final = Failure(
     FailureKind.NOT_SERVING,
@@ -91,5 +95,5 @@ def advise(target: Target, answer: ServerReplied) -> None:
         **dict.fromkeys(("READONLY", "NOAUTH", "MOVED"), _CHANGED),
     }
     # What a script may not do is refused without a code of its own.
-    changed = answer.code is Code.PERMISSION_DENIED or "unknown command" in str(answer.reply)
+    changed = answer.code is Code.PERMISSION_DENIED or _NO_COMMAND.search(str(answer.reply))
     answer.next_step = _CHANGED if changed else steps.get(reply_code(answer.reply), answer.next_step)
