@@ -36,8 +36,8 @@ _SECRET_VARIABLES: Final = frozenset({"REDIS_PASSWORD", "REDIS_URL"}) | {
 _SECRET_FILES: Final = ("redis.password_file", "redis.key_file")
 _READ_FILES: Final = (*_SECRET_FILES, "redis.certificate_file", "redis.ca_file")
 
-#: What ProtectHome=yes hides.
-_HOMES: Final = ("/home/", "/root/", "/run/user/")
+#: What ProtectHome=yes hides: the homes of people, that of root, and runtime directories.
+_HOMES: Final = ("/home/", f"{pwd.getpwuid(0).pw_dir}/", "/run/user/")
 
 _LEASE_KEY: Final = "lease.key"
 
