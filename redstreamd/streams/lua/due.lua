@@ -2,17 +2,19 @@
 -- reads or writes one.
 --
 -- A due set is a sorted set of two kinds of members:
---   "<entry ID>/<attempt>"        -> when the entry may be taken again, in whole ms of the group's time
---   "given/<entry ID>/<attempt>"  -> the same time, if that attempt gave the entry back (put it off or
---                                    released it), so that nobody holds it. A mark with another time than
---                                    its entry's is stale: the entry was leased again as the same attempt,
---                                    because the group had been set back.
+--   "<entry ID>/<attempt>"        -> when the entry may be taken again, in ms of the group's time
+--   "given/<entry ID>/<attempt>"  -> the same, if that attempt gave the entry back (put it off or released
+--                                    it), so that nobody holds it. Then the entry's own time is half a ms
+--                                    less. A mark that is not half a ms later than its entry is stale: the
+--                                    entry was leased again as the same attempt, because the group had been
+--                                    set back.
 -- The attempt is the delivery counter of the pending entries list: whoever else claims the entry changes it,
 -- which makes the member stale. Stale members do no harm and go when they come due.
 --
--- Releases up to 0.1 wrote no marks: a time that ends in half a millisecond meant that the entry was given
--- back. Such a member is read as given back and due at its whole millisecond. Those releases take a mark for
--- a stale member, and hand out its entry in time.
+-- The half is for releases up to 0.1, which may run again after a rollback. They wrote no marks: a time that
+-- ends in half a ms meant that the entry was given back. Half a ms less, and not more, is due in time for them,
+-- too. What they wrote is read as given back and due at the whole ms before. They take a mark for a stale
+-- member.
 
 local MARK = 'given/'
 -- After so many ms without another due time a due set goes, should its stream or group have gone. Longer than
@@ -23,7 +25,7 @@ local due_kept = false
 -- Says when an entry may be taken again. Somebody holds it until then, unless it was given back.
 local function set_due(due, at, member, given_back)
   if given_back then
-    redis.call('ZADD', due, at, member, at, MARK .. member)
+    redis.call('ZADD', due, at - 0.5, member, at, MARK .. member)
   else
     redis.call('ZADD', due, at, member)
   end
@@ -43,8 +45,9 @@ local function find_due(due, member)
   local scores = redis.call('ZMSCORE', due, member, MARK .. member)
   local at = tonumber(scores[1] or nil)
   if not at then return nil end
-  if at % 1 ~= 0 then return math.floor(at), true end
-  return at, scores[1] == scores[2]
+  if at % 1 == 0 then return at, false end
+  local marked = tonumber(scores[2] or nil)
+  return marked == at + 0.5 and marked or math.floor(at), true
 end
 
 -- Whether a record of the pending entries list, {entry ID, consumer, idle time, deliveries}, is that delivery

@@ -208,12 +208,14 @@ local function take_due()
   local function claim_due(held)
     local due_at, given_back = find_due(due, held[1] .. '/' .. held[4])
     -- A member was stale when the page was read, and became that of a lease of this very call.
-    if not due_at or due_at > now then return true end
+    if not due_at then return true end
+    -- What was given back may be of the next millisecond, and stays in the page.
+    if due_at > now then return not given_back end
     return claim(held, given_back and '' or 'lease ran out')
   end
   local others, left, pages, page = {}, 0, 0, nil
   repeat
-    -- Whole milliseconds are compared, also where an earlier release wrote a half.
+    -- Up to the next millisecond, since what an earlier release put off has half a one more.
     page = redis.call(
       'ZRANGEBYSCORE', due, '-inf', string.format('(%.0f', now + 1), 'LIMIT', left, count + PAGE)
     pages = pages + 1
@@ -314,7 +316,7 @@ if #taken == 0 and dead_lettered == 0 and refusal then return refusal end
 local at, next_due = server_now, ''
 if #taken == 0 then
   local score = redis.call('ZRANGEBYSCORE', due, '-inf', '+inf', 'WITHSCORES', 'LIMIT', 0, 1)[2]
-  if score then next_due = math.floor(tonumber(score)) end
+  if score then next_due = math.ceil(tonumber(score)) end
 else
   -- Not before the last delivery, by a clock that goes on while a script runs, or was set back meanwhile.
   local time = redis.call('TIME')
