@@ -139,7 +139,7 @@ for index = 15, #ARGV, 2 do
   else
     local due_at, given_back
     -- Where nothing ever failed, nothing was given back by its holder.
-    if failed_before or action == 'hold' then due_at, given_back = find_due(due, member) end
+    if failed_before or action == 'hold' or action == 'extend' then due_at, given_back = find_due(due, member) end
     if not given_back then
       outcome = actions[action](id, held, member, due_at)
     elseif action == 'retry' then
