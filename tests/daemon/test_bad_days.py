@@ -60,7 +60,7 @@ async def test_redis_absent_is_an_error_in_time_and_its_return_is_noticed(clock:
         ([], {"REDIS_PORT": "tcp://10.0.0.1:6379"}, ["redis.port", "REDIS_PORT", "tcp://10.0.0.1:6379"]),
         ([], {"REDSTREAMD_TOOLS_PROFIL": "worker"}, ["REDSTREAMD_TOOLS_PROFIL", "REDSTREAMD_TOOLS_PROFILE"]),
         (["--config", "/no/such/file.toml"], {}, ["/no/such/file.toml"]),
-        (["--listen", "carrier-pigeon:7"], {}, ["carrier-pigeon:7", "unix:PATH", "--listen"]),
+        (["--listen", "pigeon://loft:7"], {}, ["pigeon://loft:7", "tcp:HOST:PORT", "--listen"]),
     ],
 )
 def test_bad_settings_are_one_line_and_exit_status_78(

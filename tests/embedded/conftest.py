@@ -5,6 +5,7 @@ from __future__ import annotations
 import shutil
 import socket
 import tempfile
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -25,7 +26,15 @@ def state() -> Iterator[Path]:
 
 
 def ask(path: str, *args: str | bytes | int) -> Any:
-    """Send one command and return the raw reply."""
+    """Send one command and return the raw reply, once the server has loaded its data."""
+    deadline = time.monotonic() + 20
+    while isinstance(reply := _ask_once(path, args), hiredis.ReplyError) and "LOADING" in str(reply):
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+    return reply
+
+
+def _ask_once(path: str, args: tuple[str | bytes | int, ...]) -> Any:
     with socket.socket(socket.AF_UNIX) as connection:
         connection.settimeout(20)
         connection.connect(path)

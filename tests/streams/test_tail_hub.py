@@ -241,7 +241,7 @@ async def test_the_number_of_waits_is_bounded(server: Server) -> None:
         with pytest.raises(BusError) as refused, hub.watch(["c"]):
             pass
         assert refused.value.code is Code.RATE_LIMITED
-        assert "limits.max_waits" in refused.value.cause
+        assert "limits.max_waits" in refused.value.next_step
     assert hub.statistics().watches == hub.statistics().keys == 0
 
 

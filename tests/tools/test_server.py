@@ -253,7 +253,10 @@ async def test_an_unexpected_error_is_logged_with_its_traceback_and_told_without
     [
         ("stream_ad", "Unknown tool: stream_ad. Nearest: stream_add, "),
         ("group_manage", "It belongs to the profile operator; active here: red-stream, worker."),
-        ("group_manage", "The daemon's setting tools.profile chooses them."),
+        (
+            "group_manage",
+            "The daemon's setting tools.profile in /etc/redstreamd/redstreamd.toml chooses them.",
+        ),
         ("x" * 1000, f"Unknown tool: {'x' * 80}. "),
     ],
 )

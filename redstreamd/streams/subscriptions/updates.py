@@ -99,8 +99,9 @@ class Updates:
             raise BusError(
                 Code.RATE_LIMITED,
                 "There are too many subscriptions.",
-                cause=f"{self._max_subscriptions} are open already, the most there may be.",
-                next_step=f"Subscribe to less, or use stream_wait; or raise {setting('limits.max_waits')}.",
+                cause=f"{self._max_subscriptions} are open already, the most that "
+                f"{setting('limits.max_waits')} allows.",
+                next_step="Subscribe to less, or use stream_wait; or raise that setting.",
             )
 
 
