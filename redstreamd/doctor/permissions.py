@@ -73,7 +73,6 @@ _AREAS: Final = (
             "XCLAIM <stream> g c 0 0-1",
             "XACK <stream> g 0-1",
             "HGET <companion> f",
-            "HLEN <companion>",
             "HSET <companion> f v g",  # an odd number of words, which is refused after the right to it
             "ZADD <companion> XX 0 m",
             "ZREM <companion> m",

@@ -20,6 +20,8 @@ from redstreamd.doctor.permissions import _AREAS, _name
 from redstreamd.redisio.scripts import Script
 from redstreamd.redisio.target import Target
 from redstreamd.streams.bus import Bus
+from redstreamd.streams.group_records import _CREATE
+from redstreamd.streams.leases import _TAKE
 from tests.faults.calling import bus_at
 from tests.support.calls import ME, answer, call
 from tests.support.servers import Server, cached_binary, redis_binary, running
@@ -253,3 +255,32 @@ def test_doctor_asks_for_every_command_that_a_script_may_call() -> None:
         for number, line in enumerate(script.source.split("\n"), 1):
             if re.search(r"redis\.p?call\(", line.partition("-- ")[0]):
                 assert script.commands_at(number), f"{file.name}:{number}"
+
+
+async def test_what_a_user_may_not_run_is_found_before_a_take_claims_or_creates_anything(
+    redis: Server,
+) -> None:
+    calls = [
+        ("work_take", {"group": group, "consumer": "c", "idempotency_key": "k", "max_deliveries": 20})
+        for group in (GROUP, "new")
+    ]
+    calls.append(("group_create", {"group": "other", "max_deliveries": 7}))
+    commands = {each for script in (_TAKE, _CREATE) for each in script.commands}
+    refused = set()
+    try:
+        # Who may not read for a group leaves an empty one with its limit.
+        for command in sorted(commands - {"XREADGROUP"}):
+            redis.flush()
+            redis.command("XADD", STREAM, "*", "n", "1")
+            redis.command("XGROUP", "CREATE", STREAM, GROUP, "0")
+            assert redis.command("ACL", "SETUSER", "narrow", *ALL, f"-{rule(command)}") == b"OK"
+            with trio.fail_after(30):
+                async with bus_at(Target(path=redis.path, username="narrow")) as bus:
+                    for tool, arguments in calls:
+                        before = redis.command("XINFO", "GROUPS", STREAM)
+                        if (await answer(bus, tool, ME, stream=STREAM, **arguments))["isError"]:
+                            refused.add(command)
+                            assert redis.command("XINFO", "GROUPS", STREAM) == before, (command, tool)
+    finally:
+        redis.command("ACL", "DELUSER", "narrow")
+    assert {"HSET", "HEXISTS", "PEXPIRE", "PERSIST", "SET", "ZREM"} <= refused

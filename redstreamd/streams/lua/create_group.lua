@@ -11,6 +11,8 @@ local group, id, max_deliveries, default, keep = ARGV[1], ARGV[2], ARGV[3], tonu
 -- What could be refused is tried before anything is created.
 local refused = group_record.refused(about, max_deliveries)
 if refused then return refused end
+redis.call('SET', call, 1, 'XX', 'KEEPTTL')
+redis.call('PEXPIRE', call, keep)
 local created = 1
 local reply = redis.pcall('XGROUP', 'CREATE', stream, group, id, 'MKSTREAM')
 if reply.err then

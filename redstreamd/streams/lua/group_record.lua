@@ -8,14 +8,15 @@ local group_record = {}
 -- Finds out whether a record may be begun, before the group is there: returns the error if not. An odd number of
 -- words is refused in any case, after the right to the command, and changes nothing.
 function group_record.refused(about, max_deliveries)
-  redis.call('HLEN', about)
+  redis.call('HGET', about, 'max_deliveries')
   local probe = max_deliveries ~= '' and redis.pcall('HSET', about, 'f', 'v', 'g')
   if probe and not string.find(string.lower(probe.err), 'wrong number', 1, true) then return probe end
 end
 
--- Begins the record of a group that was just created. What a destroyed group of the same name left does not count.
+-- Begins the record of a group that was just created. What a destroyed group of the same name left does not count;
+-- it goes by PEXPIRE, for which every user has the right who may do this at all.
 function group_record.begin(about, max_deliveries)
-  redis.call('UNLINK', about)
+  redis.call('PEXPIRE', about, -1)
   if max_deliveries ~= '' then redis.call('HSET', about, 'max_deliveries', max_deliveries) end
 end
 

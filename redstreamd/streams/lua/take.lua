@@ -48,6 +48,23 @@ redis.call('ZADD', due, 'XX', 0, '')
 redis.call('ZADD', tried, 'XX', 0, '')
 redis.call('XLEN', dead)
 local now = clock.begin(about, due, 14)
+-- What the first sending of this call did, if its reply was lost:
+-- "<1 if it created the group> <number of dead letters> <number of entries still held>".
+local sent_before = record_for > 0 and redis.call('GET', call)
+if record_for > 0 then redis.call('SET', call, sent_before or '', 'XX', 'KEEPTTL') end
+-- The rights to the other commands that follow a claim, as seldom as the record is written: they seldom change. Each
+-- form leaves everything as it is; the key of this call is there only if it is sent again.
+if clock.record then
+  local refused = group_record.refused(about, '0')
+  if refused then return refused end
+  redis.call('HEXISTS', about, 'max_deliveries')
+  redis.call('PERSIST', call)
+  redis.call('PEXPIRE', call, remember_for)
+  redis.call('ZREM', due, '')
+  redis.call('ZREMRANGEBYLEX', tried, '(', '(')
+  redis.call('ZRANGEBYLEX', tried, '(', '(')
+  redis.call('ZRANGEBYSCORE', due, '(0', '(0')
+end
 -- A group that is only waited at costs no write.
 if clock.record and redis.call('EXISTS', due) == 1 then clock.keep() end
 
@@ -77,9 +94,6 @@ local limit, own = group_record.max_deliveries(about, default), nil
 if asked ~= '' and group_record.allows_more(tonumber(asked), limit) then own = tonumber(asked) end
 local max_deliveries = own or limit
 
--- What the first sending of this call did, if its reply was lost:
--- "<1 if it created the group> <number of dead letters> <number of entries still held>".
-local sent_before = record_for > 0 and redis.call('GET', call)
 local said = {}
 for number in string.gmatch(sent_before or '0 0 0', '%d+') do said[#said + 1] = tonumber(number) end
 
