@@ -192,6 +192,9 @@ async def work_take(call: Call[Bus], args: WorkTakeArguments) -> WorkTaken:
         warning = joined(warning, _USED_UP)
     if taken.own_limit is None and args.max_deliveries not in (None, taken.group_limit):
         warning = joined(warning, _not_the_groups(str(args.max_deliveries), taken.group_limit))
+    elif taken.own_limit is not None and args.max_deliveries not in (None, taken.own_limit):
+        # Only where the key repeats a take that asked for another.
+        warning = joined(warning, _not_the_leases(args.max_deliveries, taken.own_limit))
     # An entry that was delivered is never dropped: only this answer has it.
     bounded, _ = bound_entries(shown, settings.tools.max_result_bytes, droppable=False)
     return WorkTaken(
@@ -213,6 +216,12 @@ def _not_the_groups(asked: str, limit: int) -> str:
         f"max_deliveries={asked} was not used: the group's is {limit}{never}. "
         "group_manage with action set_max_deliveries changes it."
     )
+
+
+def _not_the_leases(asked: int | None, limit: int) -> str:
+    """Return what to tell whoever repeats a take with another limit than the first time."""
+    never = " (never)" if limit == 0 else ""
+    return f"max_deliveries={asked} was not used: this key's lease has {limit}{never}, as it was given."
 
 
 def _check_names(call: Call[Bus], stream: str, group: str) -> None:

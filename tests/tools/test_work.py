@@ -289,6 +289,24 @@ async def test_a_repeated_take_says_so(server: Server) -> None:
     assert "new key" in finished["warning"]
 
 
+async def test_a_repeated_take_tells_which_max_deliveries_counts(server: Server) -> None:
+    with trio.fail_after(20):
+        async with running_bus(server) as bus:
+            await add(bus, 1)
+            first = await take(bus, idempotency_key="k", max_deliveries=50)
+            assert first["group_created"]
+            await add(bus, 1)
+            assert "warning" not in await take(bus, idempotency_key="l", max_deliveries=60)
+            for asked, used in ((60, True), (70, False), (3, False), (0, False)):
+                again = await take(bus, idempotency_key="l", max_deliveries=asked)
+                assert again["duplicate"]
+                assert ("warning" not in again) is used
+                assert (
+                    used
+                    or f"max_deliveries={asked} was not used: this key's lease has 60" in again["warning"]
+                )
+
+
 @pytest.mark.parametrize("how", ["group made again", "set back", "stream made again"])
 async def test_a_key_stands_for_nothing_in_a_group_that_has_yet_to_deliver_it(
     server: Server, how: str
