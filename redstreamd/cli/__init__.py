@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import argparse
 import os
+import re
 import sys
 from collections.abc import Sequence
 from typing import Any, NoReturn
@@ -34,8 +35,12 @@ class _Parser(argparse.ArgumentParser):
 
     def error(self, message: str) -> NoReturn:
         for word in self._words:
-            if (shown := without_login(word)) != word:
-                message = message.replace(repr(word), repr(shown)).replace(word, shown)
+            # Also what is joined to an option, which argparse quotes by itself.
+            for part in (word, word.partition("=")[2]):
+                if (shown := without_login(part)) != part:
+                    message = message.replace(repr(part), repr(shown)).replace(part, shown)
+        # Given to an option that takes nothing, it may be anything.
+        message = re.sub(r"(?<=ignored explicit argument ).*", MASK, message, flags=re.DOTALL)
         self.print_usage(sys.stderr)
         self.exit(os.EX_USAGE, f"{self.prog}: {message}\n{self.prog} --help says more\n")
 
@@ -45,6 +50,9 @@ def _option(word: str) -> str:
     option, equals, _ = word.partition("=")
     if not option.startswith("-"):
         return MASK
+    if not option.startswith("--") and len(option) > 2:
+        # The value may follow the letter, as in -psecret.
+        return f"{option[:2]}{MASK}"
     return f"{option}={MASK}" if equals else option
 
 

@@ -54,11 +54,16 @@ def shown_if_wrong(key: str, value: Any) -> Any:
     """Return a `value` that its setting does not take as it may be printed.
 
     Also hides what may be a secret that was given to the wrong setting: a login before an address, and for
-    the settings of Redis every text that is neither a number nor a path.
+    the settings of Redis every text that is neither a number nor a path. Nothing is shown of
+    a table or a list of lists: no setting is one.
     """
     leaf = LEAVES[key]
     texts = value if isinstance(value, list) else [value]
-    if value is None or leaf.secret or not all(isinstance(text, (str, bool, int, float)) for text in texts):
+    if value is None or leaf.secret:
+        return shown(key, value)
+    if any(isinstance(text, (dict, list)) for text in texts):
+        return MASK
+    if not all(isinstance(text, (str, bool, int, float)) for text in texts):
         return shown(key, value)
     if any(isinstance(text, str) and _may_be_secret(key, text) for text in texts):
         masked = [_masked(key, text) if isinstance(text, str) else text for text in texts]

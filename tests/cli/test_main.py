@@ -11,6 +11,7 @@ import pytest
 import trio
 
 import redstreamd as package
+from redstreamd.cli import main
 from redstreamd.settings.definitions import LEAVES
 
 
@@ -47,6 +48,26 @@ async def test_an_unknown_option_of_a_command_shows_that_commands_usage(finished
         "redstreamd call: unrecognized arguments: --sockt\n"
         "redstreamd call --help says more\n"
     )
+
+
+@pytest.mark.parametrize(
+    "word",
+    [
+        "--embedded=hunter2",
+        "--embedded=redis://:hunter2@h",
+        "--embedded=it's hunter2",
+        "--listen=redis://:hunter2@h",
+        "--password=hunter2",
+        "-phunter2",
+        "-hhunter2",
+        "hunter2",
+    ],
+)
+def test_wrong_usage_shows_no_value(capsys, word):
+    with pytest.raises(SystemExit) as ended:
+        main(["serve", "--set", "a", word, "--wrong"])
+    assert ended.value.code == 64
+    assert "hunter2" not in capsys.readouterr().err
 
 
 async def test_check_config_prints_a_file_with_the_source_of_each_value(finished, environ, tmp_path):

@@ -334,6 +334,8 @@ def test_a_login_in_the_wrong_place_is_never_shown(load_from, name):
             ("", {}, [f"{key}={{}}"]),
             (f"[{group}]\n{leaf} = '{{}}'", {}, []),
             (f"[{group}]\n{leaf} = ['{{}}']", {}, []),
+            (f"[{group}]\n{leaf} = [['{{}}']]", {}, []),
+            (f"[{group}.{leaf}]\nurl = '{{}}'", {}, []),
         ),
     ):
         if key == "redis.username" and text == "hunter2@h":
