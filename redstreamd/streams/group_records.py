@@ -80,6 +80,8 @@ class GroupRecords:
     async def set_max_deliveries(self, stream: str, group: str, max_deliveries: int) -> None:
         """Set the limit of a group, from the next take or failure on."""
         key = companion_key(stream, Kind.GROUP, group)
+        # A record that only says how clocks stand expires; a setting does not. Asked for before, too: a user
+        # who may not do it sets nothing.
+        await self._manager.execute("PERSIST", key, replay=Replay.SAFE)
         await self._manager.execute("HSET", key, "max_deliveries", max_deliveries, replay=Replay.SAFE)
-        # A record that only says how clocks stand expires; a setting does not.
         await self._manager.execute("PERSIST", key, replay=Replay.SAFE)

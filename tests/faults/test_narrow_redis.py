@@ -284,3 +284,17 @@ async def test_what_a_user_may_not_run_is_found_before_a_take_claims_or_creates_
     finally:
         redis.command("ACL", "DELUSER", "narrow")
     assert {"HSET", "HEXISTS", "PEXPIRE", "PERSIST", "SET", "ZREM"} <= refused
+
+
+async def test_a_limit_that_could_not_be_kept_is_not_set(redis: Server) -> None:
+    redis.command("XGROUP", "CREATE", STREAM, GROUP, "0", "MKSTREAM")
+    try:
+        redis.command("ACL", "SETUSER", "narrow", *ALL, "-persist")
+        limit = {"action": "set_max_deliveries", "max_deliveries": 3, "dry_run": False}
+        with trio.fail_after(30):
+            async with bus_at(Target(path=redis.path, username="narrow")) as bus:
+                refused = await answer(bus, "group_manage", ME, **PLACE, **limit)
+                assert "+persist" in refused["structuredContent"]["next_step"]
+                assert (await call(bus, "group_create", stream=STREAM, group=GROUP))["max_deliveries"] == 10
+    finally:
+        redis.command("ACL", "DELUSER", "narrow")
