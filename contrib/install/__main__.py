@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import argparse
 import os
-import shutil
 import sys
 import tempfile
 from pathlib import Path
@@ -99,6 +98,7 @@ def _host(arguments: argparse.Namespace) -> Host:
 def _install(host: Host, arguments: argparse.Namespace) -> None:
     versions = host.versions
     with versions.locked() as lock:
+        versions.check_prefix()
         versions.remove_incomplete()
         # In the prefix what a crash leaves is found again. Below DESTDIR it may be reached by a path that pip
         # resolves to another place (/proc/<pid>/root).
@@ -137,10 +137,9 @@ def _rollback(host: Host, _arguments: argparse.Namespace) -> None:
 
 
 def _uninstall(host: Host, _arguments: argparse.Namespace) -> None:
-    prefix = host.versions.prefix
     with host.versions.locked():
         host.withdraw()
-        shutil.rmtree(prefix)
+        host.versions.remove_all()
     state = host.home / ".local/state/redstreamd" if host.user else Path("/var/lib/private/redstreamd")
     print(f"Kept: {host.settings.parent} and {state}")
 

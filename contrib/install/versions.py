@@ -36,6 +36,9 @@ STAMP = ".complete"
 _AT_FDCWD, _RENAME_EXCHANGE = -100, 2  # fcntl.h, linux/fs.h
 _NOT_HERE = (errno.ENOSYS, errno.EINVAL, errno.EXDEV, errno.EOPNOTSUPP)
 
+#: The links in the prefix, and how what they name begins.
+_LINKS = {"current": "versions/", "bin": "current/", "previous": "current/"}
+
 #: What of the former layout is no link in this one.
 _ADOPTED = ("lib64", "lib", "include", "share")
 
@@ -88,6 +91,40 @@ class Versions:
     def installed(self, path: Path) -> Path:
         """Return `path` as the installed programs will see it."""
         return Path("/", path.relative_to(self.staging)) if self.staging else path
+
+    def check_prefix(self) -> None:
+        """Find out whether the names that the versions need in the prefix are free, or theirs.
+
+        Raises:
+            InstallError: Something else has one of them, such as the programs of /usr/local in its bin.
+        """
+        if self._is_former_layout():
+            return
+        for name in _LINKS:
+            if os.path.lexists(self.prefix / name) and not self._is_link(name):
+                raise InstallError(
+                    f"{self.prefix / name} belongs to something else; redstreamd needs a directory of its own, "
+                    "such as PREFIX=/opt/redstreamd"
+                )
+
+    def remove_all(self) -> None:
+        """Remove what belongs to any version, and the prefix if nothing else lies in it."""
+        names = [name for name in _LINKS if self._is_link(name)]
+        if self._is_former_layout():
+            names.append("bin")
+        if self._has_former_files():
+            # The last one, because it tells whose the others are.
+            names += [*_ADOPTED, "pyvenv.cfg"]
+        for name in names:
+            _remove(self.prefix / name)
+        for version in self.complete():
+            (self.directory(version) / STAMP).unlink()
+        self.remove_incomplete()
+        (self.prefix / ".lock").unlink(missing_ok=True)
+        for directory in (self.prefix / "versions", self.prefix):
+            # Not empty: something else is in it, and stays.
+            with contextlib.suppress(OSError):
+                directory.rmdir()
 
     def new_id(self, number: str) -> str:
         """Return an ID that no version has: the version number and the time (UTC)."""
@@ -147,7 +184,7 @@ class Versions:
             keep: Copies what belongs to the installed version, such as its units, into a directory.
         """
         binaries = self.prefix / "bin"
-        if binaries.is_symlink() or not (binaries / "redstreamd").exists():
+        if not self._is_former_layout():
             return
         if self.current() is None:
             version = self.new_id(_number_of(binaries / "redstreamd"))
@@ -168,7 +205,7 @@ class Versions:
 
     def remove_incomplete(self) -> None:
         """Remove what an installation that did not come to its end has left."""
-        for directory in (self.prefix / "versions").glob("*"):
+        for directory in (self.prefix / "versions").glob("*-[0-9]*T[0-9]*Z*"):
             if not (directory / STAMP).exists():
                 _remove_tree(directory)
         for leftover in self.prefix.glob(".*.new"):
@@ -184,16 +221,30 @@ class Versions:
         """
         kept = {self.current(), self.previous()}
         old = [self.directory(version) for version in self.complete() if version not in kept]
-        adopted = [self.prefix / name for name in _ADOPTED] if (self.prefix / "bin").is_symlink() else []
+        is_left = self._is_link("bin") and self._has_former_files()
+        adopted = [self.prefix / name for name in _ADOPTED] if is_left else []
         used = in_use([*old, *adopted, self.prefix / "bin"])
         for directory in old:
             if directory not in used:
                 (directory / STAMP).unlink()
                 _remove_tree(directory)
-        if not used.intersection([*adopted, self.prefix / "bin"]):
-            (self.prefix / "pyvenv.cfg").unlink(missing_ok=True)
-            for leftover in adopted:
+        if is_left and not used.intersection([*adopted, self.prefix / "bin"]):
+            for leftover in [*adopted, self.prefix / "pyvenv.cfg"]:
                 _remove(leftover)
+
+    def _is_link(self, name: str) -> bool:
+        """Whether a name in the prefix is the link that the versions have there."""
+        link = self.prefix / name
+        return link.is_symlink() and str(link.readlink()).startswith(_LINKS[name])
+
+    def _has_former_files(self) -> bool:
+        """Whether an environment of an earlier release, or what is left of it, lies directly in the prefix."""
+        return (self.prefix / "pyvenv.cfg").is_file()
+
+    def _is_former_layout(self) -> bool:
+        """Whether the program lies directly in the prefix."""
+        binaries = self.prefix / "bin"
+        return self._has_former_files() and not binaries.is_symlink() and (binaries / "redstreamd").exists()
 
     def _named_by(self, link: Path) -> str | None:
         """Return the complete version that a link names."""

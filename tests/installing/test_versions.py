@@ -264,6 +264,55 @@ def test_a_program_of_the_former_layout_keeps_its_modules_until_it_ends(place: P
             program.kill()
 
 
+@pytest.mark.parametrize("with_our_command", [False, True])
+def test_a_directory_of_other_programs_is_refused_and_keeps_its_files(
+    place: Path, with_our_command: bool
+) -> None:
+    """PREFIX=/usr/local is what many makefiles have."""
+    local = place / "usr/local"
+    for name in ("bin/other", "lib/other.so", "share/other", "versions/3.12/bin/python"):
+        (local / name).parent.mkdir(parents=True, exist_ok=True)
+        (local / name).write_text(name)
+    if with_our_command:
+        (local / "bin/redstreamd").symlink_to("/opt/redstreamd/bin/redstreamd")
+    before = sorted(local.rglob("*"))
+    make = ["make", "-C", REPOSITORY, f"DESTDIR={place}", "PREFIX=/usr/local"]
+    for target in ("install", "uninstall"):
+        done = subprocess.run([*make, target], capture_output=True, text=True, check=False)
+        assert (done.returncode == 0) == (target == "uninstall"), done.stderr
+        if target == "install":
+            assert "/usr/local/bin belongs to something else" in done.stderr
+            assert "PREFIX=/opt/redstreamd" in done.stderr
+        ours = {local / ".lock"} | ({local / "bin/redstreamd"} if with_our_command else set())
+        assert {*local.rglob("*")} - ours == {*before} - ours
+
+
+def test_what_others_put_beside_the_versions_outlives_them(place: Path) -> None:
+    host = host_below(place)
+    shared = [host.versions.prefix / name for name in ("lib/theirs", "share/theirs", "versions/theirs/x")]
+    for file in shared:
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.write_text("theirs")
+    switch(host, make_version(host, "1.0"))
+    switch(host, make_version(host, "2.0"))
+    with host.versions.locked():
+        host.versions.remove_all()
+    found = {path for path in host.versions.prefix.rglob("*") if path.is_file() or path.is_symlink()}
+    assert found == set(shared)
+
+
+@pytest.mark.parametrize("former", [False, True])
+def test_nothing_is_left_of_all_versions(place: Path, former: bool) -> None:
+    host = host_below(place)
+    make_former_layout(host, "1.0")
+    if not former:
+        switch(host, make_version(host, "2.0"), lambda directories: set(directories))
+        make_program(host.versions.directory(host.versions.new_id("3.0")), "3.0")  # not built to its end
+    with host.versions.locked():
+        host.versions.remove_all()
+    assert not host.versions.prefix.exists()
+
+
 def test_two_installations_at_once_come_one_after_the_other(place: Path) -> None:
     host = host_below(place)
     entered = threading.Event()
