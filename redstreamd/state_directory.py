@@ -8,8 +8,12 @@ import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Final
 
 from redstreamd.errors import SettingsError
+
+LEASE_KEY_BYTES: Final = 16
+"""The shortest key that authenticates leases."""
 
 
 @contextmanager
@@ -37,13 +41,37 @@ def check_state_directory(directory: Path) -> None:
     """Make the state directory if it is absent, with mode 0700, and find out what is wrong with it.
 
     Raises:
-        SettingsError: It cannot be made, or holds no lease key yet and cannot be written to.
+        SettingsError: It cannot be made, holds a lease key that cannot be used, or holds none yet and cannot
+            be written to.
     """
     with state_in(directory):
         directory.mkdir(mode=0o700, parents=True, exist_ok=True)
+        key = directory / "lease.key"
         # A key that is there is only read, so it may be on a read-only file system.
-        if not (directory / "lease.key").exists() and not os.access(directory, os.W_OK | os.X_OK):
+        if not key.exists() and not os.access(directory, os.W_OK | os.X_OK):
             raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), str(directory))
+    try:
+        length = len(key.read_bytes()) if key.exists() else LEASE_KEY_BYTES
+    except OSError as error:
+        reason = error.strerror or str(error)
+        remedy = (
+            f"a file that redstreamd's user may read; `chown --reference={directory} {key}` makes it that"
+        )
+    else:
+        if length >= LEASE_KEY_BYTES:
+            return
+        reason = f"it holds {length} bytes, and a key has at least {LEASE_KEY_BYTES}"
+        remedy = (
+            "the key of before, or none: without the file a new one is made, and work that is leased now has "
+            "to be taken again"
+        )
+    raise SettingsError(
+        "daemon.state_directory",
+        value=str(directory),
+        source="the settings",
+        allowed=remedy,
+        text=f"{key} cannot be used: {reason}; allowed: {remedy}",
+    )
 
 
 def take_place(directory: Path, count: int) -> bool:

@@ -29,6 +29,32 @@ def test_a_directory_is_made_for_its_owner_only_and_one_that_cannot_be_made_is_n
         check_state_directory(Path("/proc/nowhere"))
 
 
+def test_a_lease_key_that_cannot_be_used_is_named_with_its_remedy(tmp_path: Path) -> None:
+    """Before the daemon is imported: clients are told at once."""
+    key = tmp_path / "lease.key"
+    key.write_bytes(bytes(32))
+    check_state_directory(tmp_path)
+    key.write_bytes(bytes(15))
+    with pytest.raises(
+        SettingsError, match=r"lease\.key cannot be used: it holds 15 bytes.*without the file"
+    ):
+        check_state_directory(tmp_path)
+    key.unlink()
+    key.mkdir()  # root may read every file, and no directory
+    with pytest.raises(SettingsError, match=r"lease\.key cannot be used: Is a directory.*chown --reference"):
+        check_state_directory(tmp_path)
+    script = (
+        "import sys; from pathlib import Path; from redstreamd.errors import SettingsError\n"
+        "from redstreamd.state_directory import check_state_directory\n"
+        "try: check_state_directory(Path(sys.argv[1]))\n"
+        "except SettingsError: print('redstreamd.daemon' in sys.modules, 'trio' in sys.modules)"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", script, tmp_path], capture_output=True, text=True, check=True
+    )
+    assert done.stdout == "False False\n"
+
+
 def test_places_are_taken_once_each_and_come_free_with_their_process(tmp_path: Path) -> None:
     def start() -> tuple[subprocess.Popen[str], bool]:
         command = [sys.executable, "-c", HOLDER, str(tmp_path)]

@@ -103,8 +103,8 @@ class Versions:
         for name in _LINKS:
             if os.path.lexists(self.prefix / name) and not self._is_link(name):
                 raise InstallError(
-                    f"{self.prefix / name} belongs to something else; redstreamd needs a directory of its own, "
-                    "such as PREFIX=/opt/redstreamd"
+                    f"{self.prefix / name} belongs to something else; redstreamd needs a directory of "
+                    "its own, such as PREFIX=/opt/redstreamd"
                 )
 
     def remove_all(self) -> None:
@@ -238,7 +238,7 @@ class Versions:
         return link.is_symlink() and str(link.readlink()).startswith(_LINKS[name])
 
     def _has_former_files(self) -> bool:
-        """Whether an environment of an earlier release, or what is left of it, lies directly in the prefix."""
+        """Whether an environment of an earlier release, or its rest, lies directly in the prefix."""
         return (self.prefix / "pyvenv.cfg").is_file()
 
     def _is_former_layout(self) -> bool:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
 import os
 from collections.abc import Sequence
 from functools import partial
@@ -38,19 +39,16 @@ def run(arguments: argparse.Namespace) -> int:
     """Print the report; return 0, 1 for warnings, 2 for errors, 78 if the settings are not valid."""
     import trio
 
-    from redstreamd.doctor import UNIT, exit_status, find_service, invalid_settings
+    from redstreamd.doctor import exit_status, find_service, without_settings
     from redstreamd.errors import SettingsError
 
     service = None if arguments.no_service else trio.run(find_service)
-    try:
-        if service is None:
-            checks = _examined(arguments, None)
-        else:
-            with service.readable_credentials() as readable:
-                checks = _examined(arguments, readable)
-        status = exit_status(checks)
-    except SettingsError as invalid:
-        checks, status = invalid_settings(invalid, of="" if service is None else UNIT), os.EX_CONFIG
+    with contextlib.nullcontext() if service is None else service.readable_credentials() as readable:
+        try:
+            checks = _examined(arguments, readable)
+            status = exit_status(checks)
+        except SettingsError as invalid:
+            checks, status = without_settings(invalid, readable), os.EX_CONFIG
     print(_as_json(checks) if arguments.json else _as_text(checks))
     return status
 

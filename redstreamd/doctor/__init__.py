@@ -4,7 +4,7 @@ Each check says what was tried, what was seen and what to do. A check that canno
 an earlier one failed is skipped, with the reason. No check changes a stream.
 """
 
-from redstreamd.doctor.examination import examine
+from redstreamd.doctor.examination import examine, without_settings
 from redstreamd.doctor.report import Check, Severity, exit_status, invalid_settings
 from redstreamd.doctor.service import UNIT, Service, find_service
 
@@ -17,4 +17,5 @@ __all__ = [
     "exit_status",
     "find_service",
     "invalid_settings",
+    "without_settings",
 ]

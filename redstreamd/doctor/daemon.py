@@ -44,6 +44,10 @@ _HEALTH_REQUEST: Final = (
 )
 
 
+class _TurnedAwayError(Exception):
+    """A start that failed, or a daemon without room, has said so in the form of an error of JSON-RPC."""
+
+
 async def check_socket(
     settings: Settings, environ: Mapping[str, str], *, server: str, activated: Sequence[str] = ()
 ) -> Check:
@@ -81,6 +85,12 @@ async def check_socket(
                 "stacks."
             )
             return error("socket", tried, f"{place} accepts, but does not answer", todo)
+        except _TurnedAwayError as turned_away:
+            todo = (
+                "Mend what it names; the next client, or `systemctl restart redstreamd`, starts it again "
+                "then. `journalctl -u redstreamd` has the records."
+            )
+            return error("socket", tried, f"{place} answers: {turned_away}", todo)
         except (ValueError, trio.BrokenResourceError):
             todo = f"Find out what listens at {place}; the daemon's journal says if it turned us away."
             return error("socket", tried, f"{place} is answered by something else, or turns us away", todo)
@@ -121,6 +131,7 @@ async def _report_of(place: str) -> Mapping[str, Any]:
 
     Raises:
         OSError: Nobody is there.
+        _TurnedAwayError: The daemon says why it does not serve.
         ValueError: The answer is not that of a daemon.
         trio.BrokenResourceError: It hung up.
     """
@@ -133,6 +144,8 @@ async def _report_of(place: str) -> Mapping[str, Any]:
                 break
             received += chunk
     answer = json.loads(bytes(received).partition(b"\n")[0])
+    if isinstance(answer, dict) and isinstance(refusal := answer.get("error"), dict):
+        raise _TurnedAwayError(str(refusal.get("message", "an error without a message")))
     if not isinstance(answer, dict) or answer.get("id") != 1 or "result" not in answer:
         raise ValueError("no answer to a request")
     try:

@@ -18,11 +18,12 @@ from redstreamd.doctor.files import check_confinement, check_secrets
 from redstreamd.doctor.patient import Patient
 from redstreamd.doctor.permissions import check_permissions
 from redstreamd.doctor.reaching import reach
-from redstreamd.doctor.report import Check, Severity, error, ok, skipped
+from redstreamd.doctor.report import Check, Severity, error, invalid_settings, ok, skipped
 from redstreamd.doctor.server import check_clock, check_health, check_scripts, check_tracking, check_version
 from redstreamd.doctor.service import UNIT, Service
 from redstreamd.doctor.streams import check_streams
 from redstreamd.doctor.units import check_credentials, check_units, client_sockets
+from redstreamd.errors import SettingsError
 from redstreamd.redisio.connection import Connection
 from redstreamd.redisio.embedded import EmbeddedServer
 from redstreamd.redisio.failures import ConnectionEnded
@@ -81,13 +82,31 @@ async def examine(
     return checks if service is None else [_in_words_of(service, check) for check in checks]
 
 
+def without_settings(invalid: SettingsError, service: Service | None) -> list[Check]:
+    """Return the report when the settings are not valid: nothing but what may be the cause can be asked.
+
+    Args:
+        invalid: What is wrong with them.
+        service: The service whose settings they are, if they are not those of the caller's shell.
+    """
+    if service is None:
+        return invalid_settings(invalid)
+    # A settings file may be a credential itself.
+    handed_over = check_credentials(service)
+    found = invalid_settings(invalid, of=UNIT)
+    if handed_over.severity is Severity.ERROR:
+        found.append(handed_over)
+    return [_in_words_of(service, check) for check in found]
+
+
 def _in_words_of(service: Service, check: Check) -> Check:
     """Return a check that names the service's directory of credentials, not the caller's copy of it."""
     copy = service.environ.get("CREDENTIALS_DIRECTORY")
     if copy is None:
         return check
     own = service.credentials_directory
-    return attrs.evolve(check, tried=check.tried.replace(copy, own), seen=check.seen.replace(copy, own))
+    tried, seen, todo = (text.replace(copy, own) for text in (check.tried, check.seen, check.todo))
+    return attrs.evolve(check, tried=tried, seen=seen, todo=todo)
 
 
 def _target(settings: Settings, environ: Mapping[str, str]) -> Target:

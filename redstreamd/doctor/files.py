@@ -22,7 +22,7 @@ import trio
 from redstreamd.doctor.report import Check, error, ok, skipped, warning
 from redstreamd.doctor.service import UNIT, Service
 from redstreamd.redisio.target import Target
-from redstreamd.remedies import setting
+from redstreamd.remedies import SETTINGS_FILE, setting
 from redstreamd.settings import Loaded
 
 _SECRETS, _CONFINEMENT = "secrets", "confinement"
@@ -140,11 +140,14 @@ async def check_confinement(loaded: Loaded, service: Service, target: Target) ->
         for source in dict.fromkeys(map(str, loaded.sources.values()))
         if source.startswith("file ")
     ]
+    if not any(word.partition("=")[0] == "--config" for word in service.arguments):
+        # Also where it sets nothing: the service reads it, and does not start if it may not.
+        files.append(Path(SETTINGS_FILE))
     # What systemd hands over as a credential needs no right of the service's user.
     given = service.environ.get("CREDENTIALS_DIRECTORY", "/dev/null/")
     hidden = [
         file
-        for file in files
+        for file in dict.fromkeys(files)
         if file.is_absolute() and not str(file).startswith(given) and not reader.can_read(file)
     ]
     if hidden:

@@ -105,6 +105,21 @@ async def test_a_daemon_with_a_server_of_its_own_is_a_warning_with_the_options_t
     assert "--embedded --set daemon.state_directory=/var/lib/redstreamd)" in check.todo
 
 
+@pytest.mark.parametrize("request_id", [1, None])
+async def test_what_a_start_that_failed_tells_its_clients_is_shown(
+    listen: Listen, environ: dict[str, str], request_id: int | None
+) -> None:
+    """Root can read a file that the service cannot, so no other check may know."""
+    told = "redstreamd cannot start: /etc/redstreamd/redstreamd.toml: Permission denied"
+    answer = {"jsonrpc": "2.0", "id": request_id, "error": {"code": -32000, "message": told}}
+    await listen(json.dumps(answer).encode() + b"\n")
+    with trio.fail_after(10):
+        check = await check_socket(Settings(), environ, server=EXAMINED)
+    assert check.severity is Severity.ERROR
+    assert told in check.seen
+    assert "Mend what it names" in check.todo
+
+
 @pytest.mark.parametrize("answer", [b"", b"HTTP/1.1 400 Bad Request\r\n\r\n", b"[]\n", b'{"id": 1}\n'])
 async def test_another_answer_is_no_daemon(listen: Listen, environ: dict[str, str], answer: bytes) -> None:
     await listen(answer)

@@ -184,6 +184,41 @@ def test_settings_that_only_root_may_read_are_told_apart_from_those_that_work(ho
     assert f"{SETTINGS}/redstreamd.toml" in report["confinement"]["seen"]
 
 
+def test_what_only_the_service_finds_out_is_shown_by_the_report(host: Container) -> None:
+    """Also a settings file that sets nothing, which no check of root's misses."""
+    with_an_environment_file(host)
+    host.systemctl("start", SOCKET)
+    host.write(f"{SETTINGS}/redstreamd.toml", "# nothing\n", mode=0o600)
+    host.systemctl("restart", SERVICE, check=False)
+    _, report = examined(host)
+    assert f"{SETTINGS}/redstreamd.toml" in report["confinement"]["seen"]
+    assert f"{SETTINGS}/redstreamd.toml cannot be used: Permission denied" in report["socket"]["seen"]
+    host.run("rm", f"{SETTINGS}/redstreamd.toml")
+    key = "/var/lib/private/redstreamd/lease.key"
+    host.systemctl("restart", SERVICE)
+    wait_until(lambda: host.run("test", "-e", key, check=False).returncode == 0)
+    host.run("chown", "0:0", key)
+    host.systemctl("restart", SERVICE, check=False)
+    _, report = examined(host)
+    seen = report["socket"]["seen"]
+    assert "lease.key cannot be used: Permission denied" in seen
+    # The remedy, as it is written.
+    host.run("sh", "-c", seen.split("`")[1])
+    host.systemctl("restart", SERVICE)
+    assert wrong(examined(host)[1]) == {}
+
+
+def test_a_settings_file_that_is_a_missing_credential_is_named(host: Container) -> None:
+    drop_in = (REPOSITORY / "systemd/drop-ins/private-settings.conf").read_text()
+    host.write(f"{DROP_INS}/private.conf", drop_in)
+    host.run("rm", "-f", f"{SETTINGS}/redstreamd.toml")
+    host.systemctl("daemon-reload")
+    status, report = examined(host)
+    assert status == 78
+    assert f"redstreamd.toml: {SETTINGS}/redstreamd.toml does not exist" in report["credentials"]["seen"]
+    assert f"/run/credentials/{SERVICE}/redstreamd.toml" in report["settings"]["seen"]
+
+
 def test_environment_files_are_read_as_systemd_reads_them(host: Container) -> None:
     host.write("/run/rs-environment", ENVIRONMENT_FILE)
     host.write(
