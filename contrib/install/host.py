@@ -26,6 +26,15 @@ UNITS, DOCUMENTS, GROUPS, SETTINGS = (
 _WRITTEN = {False: "/opt/redstreamd", True: "%h/.local/share/redstreamd"}
 
 
+#: What releases that kept no versions have installed; nothing below the prefix tells.
+_FORMER_UNITS = frozenset(
+    {
+        *("redstreamd.service", "redstreamd.socket"),
+        *("redstreamd-inetd.socket", "redstreamd-inetd@.service", "redstreamd@.service"),
+    }
+)
+
+
 @dataclass(frozen=True)
 class Host:
     """Where things lie on the host, as this process sees them.
@@ -128,7 +137,9 @@ class Host:
 
     def _unit_names(self) -> set[str]:
         names = {unit.name for unit in self.versions.prefix.glob(f"versions/*/{UNITS}/*")}
-        return names | {"redstreamd.service", "redstreamd.socket"}
+        if self.user:
+            return names | {"redstreamd.service", "redstreamd.socket"}
+        return names | _FORMER_UNITS
 
     def _render(self, source: Path, target: Path) -> None:
         """Copy a unit or drop-in with the prefix that it was installed under."""

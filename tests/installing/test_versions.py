@@ -301,6 +301,18 @@ def test_what_others_put_beside_the_versions_outlives_them(place: Path) -> None:
     assert found == set(shared)
 
 
+def test_an_uninstallation_removes_the_units_of_the_former_layout(place: Path) -> None:
+    host = host_below(place)
+    make_former_layout(host, "1.0")
+    for name in ("redstreamd.socket", "redstreamd-inetd.socket", "redstreamd@.service"):
+        (host.units / name).write_text("# 1.0")
+    (host.units / "redstreamd-inetd@.service").symlink_to("redstreamd@.service")
+    (host.units / "redstreamd-reports.socket").write_text("# the administrator's")
+    with host.versions.locked():
+        host.withdraw()
+    assert [unit.name for unit in host.units.iterdir()] == ["redstreamd-reports.socket"]
+
+
 @pytest.mark.parametrize("former", [False, True])
 def test_nothing_is_left_of_all_versions(place: Path, former: bool) -> None:
     host = host_below(place)
