@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Final
 
 import attrs
+import trio
 
 from redstreamd.doctor.report import Check, error, ok, skipped, warning
 from redstreamd.doctor.service import UNIT, Service, ask_systemctl
@@ -17,7 +18,16 @@ SOCKET: Final = "redstreamd.socket"
 
 _PROPERTIES: Final = (
     *("LoadState", "ActiveState", "SubState", "Result", "ExecMainStatus", "NeedDaemonReload", "Listen"),
+    "StatusText",
 )
+
+#: Seconds for a start to become something else. One that fails is tried again ten times a second, and looks
+#: well in between.
+_START_SECONDS: Final = 2.0
+_LOOK_SECONDS: Final = 0.05
+
+#: How the status begins that a process shows while it tells clients why it cannot start.
+_CANNOT_START: Final = "redstreamd cannot start: "
 
 #: Why a start failed, by the status of the process: cause and remedy. 200 to 243 are systemd's own
 #: (systemd.exec(5), "Process Exit Codes"), from before our program ran.
@@ -93,7 +103,7 @@ async def check_units(*, booted: bool, manager: Sequence[str] = ("systemctl",)) 
     tried = f"systemctl show {UNIT} {SOCKET}"
     if not booted:
         return skipped("unit", tried, "this host is not run by systemd")
-    units = await _units(manager)
+    units = await _settled_units(manager)
     if units is None:
         return skipped("unit", tried, "systemctl gave no answer")
     service, socket = units
@@ -102,6 +112,9 @@ async def check_units(*, booted: bool, manager: Sequence[str] = ("systemctl",)) 
     seen = ", ".join(f"{unit.name} {unit['ActiveState'] or 'unknown'}" for unit in units)
     if service.is_failing:
         return _failed(service, tried, seen)
+    if service["ActiveState"] == "activating" and service["StatusText"].startswith(_CANNOT_START):
+        todo = "Mend what it names; the next client, or `systemctl restart redstreamd`, starts it again then."
+        return error("unit", tried, f"{seen}: {service['StatusText']}", todo)
     if socket["ActiveState"] == "failed":
         todo = f"Read why: `journalctl -u {SOCKET}`; then `systemctl restart {SOCKET}`."
         return error("unit", tried, f"{seen} (Result={socket['Result']})", todo)
@@ -150,6 +163,17 @@ async def client_sockets(manager: Sequence[str]) -> list[str]:
     """Return where the socket unit listens for clients; nothing where it is not installed."""
     units = await _units(manager)
     return [] if units is None else units[1].sockets()
+
+
+async def _settled_units(manager: Sequence[str]) -> tuple[Unit, Unit] | None:
+    """Return the units, after a start that is under way has ended or told something, if it does so soon."""
+    deadline = trio.current_time() + _START_SECONDS
+    while True:
+        units = await _units(manager)
+        is_starting = units is not None and units[0]["SubState"] == "start" and not units[0]["StatusText"]
+        if not is_starting or trio.current_time() >= deadline:
+            return units
+        await trio.sleep(_LOOK_SECONDS)
 
 
 async def _units(manager: Sequence[str]) -> tuple[Unit, Unit] | None:

@@ -65,6 +65,34 @@ async def test_why_a_start_failed_is_told_also_between_two_starts(
     assert len(check.todo) > len("Read `journalctl -u redstreamd.service`; once it is mended: ")
 
 
+async def test_a_process_that_only_tells_clients_why_it_cannot_start_is_an_error_with_its_words(
+    tmp_path: Path,
+) -> None:
+    told = "redstreamd cannot start: setting redis.port is not valid"
+    check = await units(tmp_path, "activating", "active", more=f"SubState=start\nStatusText={told}")
+    assert check.severity is Severity.ERROR
+    assert told in check.seen
+    loading = "SubState=start\nStatusText=loading: 43 % of 1.2 GB"
+    assert (await units(tmp_path, "activating", "active", more=loading)).severity is Severity.OK
+
+
+async def test_a_start_under_way_is_looked_at_again(tmp_path: Path) -> None:
+    """Between two failures it looks well."""
+    program = tmp_path / "systemctl"
+    program.write_text(
+        "#!/bin/sh\n"
+        'echo "LoadState=loaded"; echo "ActiveState=activating"\n'
+        f'if [ -e {tmp_path}/asked ]; then echo "SubState=auto-restart"; echo "Result=exit-code"\n'
+        f'echo "ExecMainStatus=243"; else echo "SubState=start"; fi\n'
+        f'case "$*" in *.socket) touch {tmp_path}/asked;; esac\n'
+    )
+    program.chmod(0o755)
+    with trio.fail_after(10):
+        check = await check_units(booted=True, manager=[str(program)])
+    assert check.severity is Severity.ERROR
+    assert "status 243" in check.seen
+
+
 async def test_a_socket_whose_file_is_gone_is_told_with_the_remedy(tmp_path: Path) -> None:
     place = tmp_path / "mcp.sock"
     listens = f"Listen={place} (Stream)\nListen=127.0.0.1:7077 (Stream)"
