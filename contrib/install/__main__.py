@@ -35,6 +35,10 @@ def main() -> int:
         advice = "" if host.user else "; run it as root, or `make install-user` to install for yourself alone"
         print(f"{error.filename}: {error.strerror}{advice}", file=sys.stderr)
         return 1
+    except OSError as error:
+        # A full disk, most often. Each step leaves an installation that works.
+        print(f"{error}\nOnce that is mended, run the same command again.", file=sys.stderr)
+        return 1
     except KeyboardInterrupt:
         return 130
     return 0

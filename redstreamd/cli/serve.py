@@ -108,7 +108,7 @@ def _wait_out(pause: Pause, listeners: list[socket.socket], watched: list[str]) 
         )
         message += f"{pause.seconds:.0f} s)"
         told = listeners
-    complain(message)
+    complain(message.removeprefix("redstreamd "))  # which is how a record begins anyway
     _show_status(message)
     forever = 2 * pause.seconds
     answer_clients(

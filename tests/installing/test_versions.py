@@ -287,6 +287,16 @@ def test_a_directory_of_other_programs_is_refused_and_keeps_its_files(
         assert {*local.rglob("*")} - ours == {*before} - ours
 
 
+def test_what_the_system_refuses_is_one_sentence_and_no_traceback(place: Path) -> None:
+    (place / "file").touch()
+    make = ["make", "-C", REPOSITORY, f"DESTDIR={place}/file", "install"]
+    done = subprocess.run(make, capture_output=True, text=True, check=False)
+    assert done.returncode != 0
+    assert "Not a directory" in done.stderr
+    assert "run the same command again" in done.stderr
+    assert "Traceback" not in done.stderr
+
+
 def test_what_others_put_beside_the_versions_outlives_them(place: Path) -> None:
     host = host_below(place)
     shared = [host.versions.prefix / name for name in ("lib/theirs", "share/theirs", "versions/theirs/x")]
