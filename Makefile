@@ -34,7 +34,7 @@ run: $(VENV)/.run ## Start the daemon with an embedded Valkey; Ctrl-C stops it
 
 # Most of the time the tests wait, so two processes share them, a file each; the soak, which measures, runs alone.
 test: needs $(VENV)/.dev ## Set up what the tests need and run them all
-	$(BIN)/python -m pytest --numprocesses 2 --dist loadfile
+	$(BIN)/python -m pytest --numprocesses 2 --dist loadfile --no-loadscope-reorder
 
 lint: $(VENV)/.dev ## Check style, naming, docstrings and trio pitfalls
 	$(BIN)/ruff check .
