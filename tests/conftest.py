@@ -33,7 +33,7 @@ FIGURE = "figure"
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Begin with the files that take longest, so that no process is left alone with one of them at the end."""
+    """Begin with the files that take longest, so that no process is left alone with one at the end."""
     items.sort(key=lambda item: "/systemd/" not in str(item.path))
 
 

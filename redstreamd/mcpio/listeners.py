@@ -17,6 +17,8 @@ from typing import Final
 
 import trio
 
+from redstreamd.remedies import setting
+
 # The kernel lowers it to net.core.somaxconn, which is the administrator's choice to make.
 BACKLOG: Final = 65535
 
@@ -102,7 +104,10 @@ async def open_tcp_listeners(host: str, port: int) -> list[trio.SocketListener]:
         return await trio.open_tcp_listeners(port, host=host, backlog=BACKLOG)
     except OSError as exc:
         # Also socket.gaierror, whose number is no errno but whose text says what is wrong.
-        raise ListenError(exc.errno, f"cannot listen on {host}:{port}: {exc.strerror or exc}") from exc
+        text = f"cannot listen on {host}:{port}: {exc.strerror or exc}"
+        if exc.errno == errno.EADDRINUSE:
+            text += f"; stop the process that has it (`ss -ltnp`), or change {setting('daemon.listen')}"
+        raise ListenError(exc.errno, text) from exc
 
 
 def _identity(path: Path) -> tuple[int, int] | None:

@@ -34,8 +34,9 @@ class StateDirectoryInUseError(Exception):
         """Compose the message."""
         other = "another process" if pid is None else f"process {pid}"
         super().__init__(
-            f"{other} is using the state directory {directory}; stop it, or give this daemon another one "
-            "with --set daemon.state_directory=PATH"
+            f"{other} is using the state directory {directory}; an embedded server serves one daemon. "
+            "Connect to the daemon that runs, stop it, or give this one another directory with "
+            "--set daemon.state_directory=PATH"
         )
         self.directory = directory
         self.pid = pid
