@@ -32,9 +32,9 @@ help: ## List the targets
 run: $(VENV)/.run ## Start the daemon with an embedded Valkey; Ctrl-C stops it
 	@exec $(BIN)/redstreamd serve --embedded
 
-# Most of the time the tests wait, so two processes share them, a file each; the soak, which measures, runs alone.
+# Much of the time the tests wait, so three processes share them, a file each; the soak, which measures, runs alone.
 test: needs $(VENV)/.dev ## Set up what the tests need and run them all
-	$(BIN)/python -m pytest --numprocesses 2 --dist loadfile --no-loadscope-reorder
+	$(BIN)/python -m pytest --numprocesses 3 --dist loadfile --no-loadscope-reorder
 
 lint: $(VENV)/.dev ## Check style, naming, docstrings and trio pitfalls
 	$(BIN)/ruff check .

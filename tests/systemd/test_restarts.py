@@ -16,6 +16,7 @@ from pathlib import Path
 import attrs
 import pytest
 
+from tests.support.counts import long
 from tests.support.fair_clock import Clock, running_clock
 from tests.systemd.harness import Container, install_units, wait_until
 
@@ -195,7 +196,7 @@ def test_neither_limit_stops_a_service_that_fails_at_once_with_clients_waiting(h
 
 
 @pytest.mark.parametrize(
-    "seconds", [pytest.param(15, id="15 s"), pytest.param(60, id="60 s", marks=pytest.mark.soak)]
+    "seconds", [pytest.param(8, id="8 s"), pytest.param(60, id="60 s", marks=pytest.mark.soak)]
 )
 def test_with_wrong_settings_everybody_is_told_soon_and_it_costs_little(
     host: Container, seconds: float
@@ -288,6 +289,7 @@ def test_a_daemon_that_dies_in_its_imports_is_cheap_and_tells_its_clients(host: 
 # A process for each client
 
 
+@long
 def test_more_quick_connects_than_systemd_likes_leave_the_socket_for_each_client_open(
     host: Container,
 ) -> None:

@@ -14,6 +14,7 @@ from typing import Any
 
 import pytest
 
+from tests.support.counts import long
 from tests.support.daemon import call
 from tests.systemd.harness import Container, booted, install_environment, install_units, wait_until
 from tests.systemd.installing import CHECKOUT, OFFLINE, WHEELS, damage, put_checkout, snapshot
@@ -98,6 +99,7 @@ def leases(host: Container) -> dict[str, str]:
     return {name: lease_of(host, number) for number, name in enumerate(("new", "back", "forward"))}
 
 
+@long
 def test_pip_that_fails_in_the_middle_leaves_the_live_version_as_it_is(
     host: Container, leases: dict[str, str]
 ) -> None:
@@ -117,6 +119,7 @@ def test_pip_that_fails_in_the_middle_leaves_the_live_version_as_it_is(
     assert running(host) == "/opt/redstreamd"
 
 
+@long
 def test_an_installation_and_the_daemon_killed_in_the_middle_leave_the_live_version_as_it_is(
     host: Container, leases: dict[str, str]
 ) -> None:
