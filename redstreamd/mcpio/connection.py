@@ -33,8 +33,8 @@ EOF_GRACE_SECONDS: Final = 1.0
 # For the answers to requests that were cut off: they are short, so a peer that reads has them at once.
 LAST_WORDS_SECONDS: Final = 0.25
 # A peer that has just connected has its first request on the way. Drained before that is read, it would find
-# its connection closed, or reset, without an answer; so it is given this long from its opening on. On a machine
-# that is busy with the restart itself, a quarter of a second was too short for one in a hundred.
+# its connection closed, or reset, without an answer; so it is given this long from its opening on. A quarter
+# of a second was too short for one in a hundred, on a machine that is busy with the restart itself.
 FIRST_REQUEST_SECONDS: Final = 1.0
 # The most that is read at once; a Unix socket holds about three times as much by default.
 READ_BYTES: Final = 65536
