@@ -138,6 +138,9 @@ class Normaliser:
             return "<prose>"
         if name == "version":
             return "<version>"
+        if name == "first_kept":
+            # The ID after the last one that goes, which is an entry's only if the two were added in one ms.
+            return "<id>"
         if name == "text":
             code = re.match(r"[A-Z_]+: ", value)
             return f"{code[0] if code else ''}<prose>"
