@@ -5,11 +5,10 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
-from redstreamd import reference, settings
+from redstreamd import settings
 from redstreamd.prompts.catalog import PROMPTS
-from redstreamd.redisio import taxonomy
+from redstreamd.reference.mcp_docs import error_docs, mcp_docs, schema_docs
 from redstreamd.resources.catalog import LIBRARY
-from redstreamd.tools import dialect_page
 from redstreamd.tools.catalog import REGISTRY
 
 DOCS = Path(__file__).parent.parent / "docs"
@@ -21,8 +20,8 @@ def test_the_settings_reference_is_up_to_date() -> None:
 
 
 def test_the_reference_of_tools_resources_and_prompts_is_up_to_date() -> None:
-    """Regenerate with: python -m redstreamd.reference > docs/tools.md."""
-    assert (DOCS / "tools.md").read_text("utf-8") == reference.as_markdown(REGISTRY, LIBRARY, PROMPTS)
+    """Regenerate with: python -m redstreamd.reference.mcp_docs > docs/tools.md."""
+    assert (DOCS / "tools.md").read_text("utf-8") == mcp_docs.as_markdown(REGISTRY, LIBRARY, PROMPTS)
 
 
 def test_bounds_in_the_references_are_written_out() -> None:
@@ -32,10 +31,10 @@ def test_bounds_in_the_references_are_written_out() -> None:
 
 
 def test_the_table_of_errors_is_up_to_date() -> None:
-    """Regenerate with: python -m redstreamd.redisio.taxonomy > docs/errors.md."""
-    assert (DOCS / "errors.md").read_text("utf-8") == taxonomy.as_markdown()
+    """Regenerate with: python -m redstreamd.reference.error_docs > docs/errors.md."""
+    assert (DOCS / "errors.md").read_text("utf-8") == error_docs.as_markdown()
 
 
 def test_the_page_about_schemas_is_up_to_date() -> None:
-    """Regenerate with: python -m redstreamd.tools.dialect_page > docs/schemas.md."""
-    assert (DOCS / "schemas.md").read_text("utf-8") == dialect_page.as_markdown()
+    """Regenerate with: python -m redstreamd.reference.schema_docs > docs/schemas.md."""
+    assert (DOCS / "schemas.md").read_text("utf-8") == schema_docs.as_markdown()

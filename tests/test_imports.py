@@ -137,7 +137,7 @@ def test_asyncio_is_imported_nowhere() -> None:
         "redstreamd.tools.catalog",
         "redstreamd.resources.catalog",
         "redstreamd.prompts.catalog",
-        "redstreamd.reference",
+        "redstreamd.reference.mcp_docs",
         "redstreamd.streams.bus",
     ],
 )

@@ -56,7 +56,7 @@ class Builder:
         # The service cannot write there, and should not compile everything at each start. -s: as installed.
         compiled = ("-q", "-j0", *(("-s", staging) if staging else ()), directory / "lib")
         self._run("compile redstreamd", python, "-I", "-m", "compileall", *compiled)
-        self._run("load the daemon", python, "-I", "-c", "import redstreamd.daemon")
+        self._run("load the daemon", python, "-I", "-c", "import redstreamd.daemon.daemon")
 
     def _pip(self) -> Path:
         """Return the interpreter of a temporary environment that has pip."""

@@ -15,8 +15,8 @@ from collections.abc import Sequence
 from typing import Any, NoReturn
 
 from redstreamd import __version__
+from redstreamd.addresses.notation import MASK, without_login
 from redstreamd.cli import call, check_config, connect, doctor, serve, status, stdio
-from redstreamd.notation import MASK, without_login
 
 
 class _Parser(argparse.ArgumentParser):

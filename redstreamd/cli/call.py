@@ -11,9 +11,9 @@ import os
 import sys
 from typing import Any, NoReturn
 
-from redstreamd.cli.asking import envelope, exchange, request_line
-from redstreamd.cli.reach import UnreachableError, open_connection
-from redstreamd.cli.text import complain, escaped
+from redstreamd.cli.client import envelope, exchange, request_line
+from redstreamd.cli.discovery import UnreachableError, open_connection
+from redstreamd.cli.terminal import complain, escaped
 
 
 def add_to(commands: Any) -> None:

@@ -30,7 +30,7 @@ def run(arguments: argparse.Namespace) -> int:
 
 
 def _print(loaded: Loaded) -> int:
-    from redstreamd.cli.text import escaped
+    from redstreamd.cli.terminal import escaped
     from redstreamd.settings import as_toml
 
     for key, source in loaded.sources.items():

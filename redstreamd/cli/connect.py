@@ -15,9 +15,9 @@ import socket
 import threading
 from typing import Any
 
-from redstreamd.cli.reach import UnreachableError, open_connection
-from redstreamd.cli.text import complain
-from redstreamd.unavailable import answer_client
+from redstreamd.cli.discovery import UnreachableError, open_connection
+from redstreamd.cli.terminal import complain
+from redstreamd.startup.unavailable import answer_client
 
 _CHUNK = 256 * 1024  # bytes; larger reads gain nothing on a pipe (64 KiB) or a Unix socket (208 KiB)
 

@@ -87,7 +87,7 @@ def _as_json(checks: Sequence[Check]) -> str:
 
 
 def _as_text(checks: Sequence[Check]) -> str:
-    from redstreamd.cli.text import escaped
+    from redstreamd.cli.terminal import escaped
 
     lines = []
     for check in checks:

@@ -7,7 +7,7 @@ import os
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Protocol
 
-from redstreamd.cli.text import complain
+from redstreamd.cli.terminal import complain
 
 if TYPE_CHECKING:
     from redstreamd.settings import Loaded

@@ -13,15 +13,15 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 from redstreamd.cli.options import add_settings_options, with_settings
-from redstreamd.cli.text import complain
+from redstreamd.cli.terminal import complain
 from redstreamd.errors import NotNowError, SettingsError
-from redstreamd.unavailable import answer_clients, inherited_listeners
+from redstreamd.startup.unavailable import answer_clients, inherited_listeners
 
 if TYPE_CHECKING:
     import socket
 
-    from redstreamd.failed_starts import Pause
     from redstreamd.settings import Loaded
+    from redstreamd.startup.failed_starts import Pause
 
 
 def add_to(commands: Any) -> None:
@@ -49,7 +49,7 @@ def run(arguments: argparse.Namespace) -> int:
             answer_clients(listeners, message, watched=watched)
 
     def serve(loaded: Loaded) -> int:
-        from redstreamd.state_directory import check_state_directory
+        from redstreamd.startup.state_directory import check_state_directory
 
         check_state_directory(loaded.settings.daemon.state_directory)
         # Without one, nobody starts it again by itself.
@@ -60,14 +60,14 @@ def run(arguments: argparse.Namespace) -> int:
 
 
 def _serve(loaded: Loaded, on_ready: Callable[[], None] | None = None) -> int:
-    from redstreamd.daemon import serve
+    from redstreamd.daemon.daemon import serve
 
     return serve(loaded, on_ready=on_ready)
 
 
 def _serve_paced(loaded: Loaded, listeners: list[socket.socket], watched: list[str]) -> int:
     """Serve, after a pause if the processes before this one have failed, and record how this one ends."""
-    from redstreamd.failed_starts import FailedStarts
+    from redstreamd.startup.failed_starts import FailedStarts
 
     starts = FailedStarts(str(loaded.settings.daemon.state_directory))
 

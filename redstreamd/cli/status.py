@@ -8,10 +8,10 @@ import os
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, Final
 
-from redstreamd.cli.asking import envelope, exchange, request_line
-from redstreamd.cli.reach import UnreachableError, open_connection
-from redstreamd.cli.text import complain, escaped
-from redstreamd.versions import replaced
+from redstreamd.cli.client import envelope, exchange, request_line
+from redstreamd.cli.discovery import UnreachableError, open_connection
+from redstreamd.cli.terminal import complain, escaped
+from redstreamd.startup.installed_version import replaced
 
 #: Seconds for the answer. The daemon bounds its own look at Redis to one; beyond this it hangs.
 _ANSWER_SECONDS: Final = 10.0
@@ -88,9 +88,9 @@ def _lines(report: Mapping[str, Any]) -> Iterator[str]:
                 yield _line("", f"-> {trouble['next_step']}")
     else:
         yield _line("redis", f"{redis['address']}, answers in {redis['ping']['seconds'] * 1000:.1f} ms")
-    for lane, state in redis["connections"].items():
+    for role, state in redis["connections"].items():
         # A daemon that was not restarted since an upgrade may not say what it is for.
-        yield _line("", f"{state.get('for', lane)}: {_connection(state)}")
+        yield _line("", f"{state.get('for', role)}: {_connection(state)}")
     if clients := report.get("clients"):
         yield _line(
             "clients",

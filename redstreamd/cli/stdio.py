@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from redstreamd.cli.options import add_settings_options, with_settings
 from redstreamd.errors import NotNowError
-from redstreamd.unavailable import (
+from redstreamd.startup.unavailable import (
     answer_client,
     answer_clients,
     has_left,
@@ -50,14 +50,14 @@ def run(arguments: argparse.Namespace) -> int:
             answer_client(message, source=0, sink=1)
 
     def serve(loaded: Loaded) -> int:
-        from redstreamd.state_directory import check_state_directory, take_place
+        from redstreamd.startup.state_directory import check_state_directory, take_place
 
         directory = loaded.settings.daemon.state_directory
         check_state_directory(directory)
         if arguments.at_most is not None and not take_place(directory, arguments.at_most):
             raise NotNowError(f"{arguments.at_most} clients are served, the most there may be; try later")
         # Imported last: it takes a second, and what is wrong so far has been told by now.
-        from redstreamd.daemon import stdio
+        from redstreamd.daemon.daemon import stdio
 
         return stdio(loaded)
 

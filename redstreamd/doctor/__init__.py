@@ -4,9 +4,9 @@ Each check says what was tried, what was seen and what to do. A check that canno
 an earlier one failed is skipped, with the reason. No check changes a stream.
 """
 
-from redstreamd.doctor.examination import examine, without_settings
 from redstreamd.doctor.report import Check, Severity, exit_status, invalid_settings
-from redstreamd.doctor.service import UNIT, Service, find_service
+from redstreamd.doctor.runner import examine, without_settings
+from redstreamd.doctor.service_environment import UNIT, Service, find_service
 
 __all__ = [
     "UNIT",

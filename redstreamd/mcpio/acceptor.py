@@ -15,9 +15,10 @@ import attrs
 import trio
 from mcp.server.lowlevel import Server
 
+from redstreamd.errors.remedies import setting
 from redstreamd.mcpio import jsonrpc
-from redstreamd.mcpio.connection import Connection
-from redstreamd.mcpio.events import (
+from redstreamd.mcpio.client_connection import ClientConnection
+from redstreamd.mcpio.connection_events import (
     AcceptPaused,
     AcceptResumed,
     ConnectionCrashed,
@@ -28,7 +29,6 @@ from redstreamd.mcpio.events import (
 )
 from redstreamd.mcpio.limits import Limits
 from redstreamd.policy import Principal
-from redstreamd.remedies import setting
 
 # Between attempts to accept while the system refuses: long enough not to burn a core, short enough that the
 # first descriptor that comes free is used within a second.
@@ -48,7 +48,7 @@ KEEPALIVE_OPTIONS: Final = (
 
 
 @attrs.frozen
-class Door:
+class ServedListener:
     """Where peers come in, and who they are by coming in there.
 
     Attributes:
@@ -92,7 +92,7 @@ class Acceptor:
 
     def __init__(
         self,
-        doors: Sequence[Door],
+        listeners: Sequence[ServedListener],
         server: Server[Principal],
         *,
         limits: Limits | None = None,
@@ -101,17 +101,17 @@ class Acceptor:
         """Serve with the handlers of `server`.
 
         Args:
-            doors: Where peers come in.
+            listeners: Where peers come in.
             server: What is served; handlers find the door's principal as their lifespan context.
             limits: Bounds; the defaults if None.
             on_event: Told what happens.
         """
-        self._doors = tuple(doors)
+        self._listeners = tuple(listeners)
         self._server = server
         self._limits = limits or Limits()
         self._report = contained(on_event)
         self._accepting = trio.CancelScope()
-        self._connections: set[Connection] = set()
+        self._connections: set[ClientConnection] = set()
         self._draining = False
         self._accepted = 0
         self._refused = 0
@@ -138,25 +138,25 @@ class Acceptor:
                 self._accepting.cancel()
             with self._accepting:
                 async with trio.open_nursery() as accepting:
-                    for door in self._doors:
-                        accepting.start_soon(self._accept, door, nursery)
+                    for served in self._listeners:
+                        accepting.start_soon(self._accept, served, nursery)
                     task_status.started()
 
     async def drain(self, timeout_seconds: float) -> bool:
         """Let nobody in any more, let requests in flight be answered, then close; returns once closed.
 
-        Closes the listeners. See `Connection.drain` for what peers notice. `run` returns afterwards.
+        Closes the listeners. See `ClientConnection.drain` for what peers notice. `run` returns afterwards.
 
         Returns:
             Whether every request in flight was answered by its handler.
         """
         self._draining = True
         self._accepting.cancel()
-        for door in self._doors:
-            await door.listener.aclose()
+        for served in self._listeners:
+            await served.listener.aclose()
         outcomes: list[bool] = []
 
-        async def drain_one(connection: Connection) -> None:
+        async def drain_one(connection: ClientConnection) -> None:
             outcomes.append(await connection.drain(timeout_seconds))
 
         # To close a listener is a checkpoint, so whoever was being let in at that moment is among these.
@@ -165,27 +165,27 @@ class Acceptor:
                 nursery.start_soon(drain_one, connection)
         return all(outcomes)
 
-    async def _accept(self, door: Door, nursery: trio.Nursery) -> None:
+    async def _accept(self, served: ServedListener, nursery: trio.Nursery) -> None:
         pause = PAUSE_SECONDS
         paused_since: float | None = None
         while True:
             try:
-                stream = await door.listener.accept()
+                stream = await served.listener.accept()
             except OSError as exc:
                 if paused_since is None:
                     paused_since = trio.current_time()
-                    self._report(AcceptPaused(door.principal, exc))
+                    self._report(AcceptPaused(served.principal, exc))
                 await trio.sleep(pause)
                 pause = min(2 * pause, MAX_PAUSE_SECONDS)
                 continue
             if paused_since is not None:
-                self._report(AcceptResumed(door.principal, trio.current_time() - paused_since))
+                self._report(AcceptResumed(served.principal, trio.current_time() - paused_since))
                 paused_since = None
                 pause = PAUSE_SECONDS
             if len(self._connections) >= self._limits.max_connections:
-                await self._turn_away(stream, door.principal)
+                await self._turn_away(stream, served.principal)
             else:
-                self._let_in(stream, door.principal, nursery)
+                self._let_in(stream, served.principal, nursery)
 
     def _let_in(self, stream: trio.SocketStream, principal: Principal, nursery: trio.Nursery) -> None:
         self._accepted += 1
@@ -194,13 +194,13 @@ class Acceptor:
             with contextlib.suppress(OSError):
                 for level, option, value in KEEPALIVE_OPTIONS:
                     stream.setsockopt(level, option, value)
-        connection = Connection(
+        connection = ClientConnection(
             stream, self._server, principal=principal, limits=self._limits, on_event=self._report
         )
         self._connections.add(connection)
         nursery.start_soon(self._serve, connection, principal)
 
-    async def _serve(self, connection: Connection, principal: Principal) -> None:
+    async def _serve(self, connection: ClientConnection, principal: Principal) -> None:
         try:
             await connection.run()
         except* Exception as crash:  # noqa: BLE001 - whatever the defect is

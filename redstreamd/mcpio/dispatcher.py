@@ -21,9 +21,9 @@ from mcp.shared.jsonrpc_dispatcher import progress_token_from_params
 from mcp.shared.transport_context import TransportContext
 
 from redstreamd.mcpio import jsonrpc
-from redstreamd.mcpio.context import ConnectionOutbound, Peer, RequestContext, Send
-from redstreamd.mcpio.events import EventHook, RequestFailed
-from redstreamd.mcpio.inflight import Call, InFlight
+from redstreamd.mcpio.connection_events import EventHook, RequestFailed
+from redstreamd.mcpio.connection_state import ConnectionState, Era
+from redstreamd.mcpio.eras import HandshakeKernel, Kernel, ModernKernel, era_of, error_of
 from redstreamd.mcpio.jsonrpc import (
     INTERNAL_ERROR,
     INVALID_REQUEST,
@@ -34,9 +34,9 @@ from redstreamd.mcpio.jsonrpc import (
     Notification,
     Request,
 )
-from redstreamd.mcpio.kernel import HandshakeKernel, Kernel, ModernKernel, era_of, error_of
 from redstreamd.mcpio.limits import Limits
-from redstreamd.mcpio.state import ConnectionState, Era
+from redstreamd.mcpio.request_context import ConnectionHandle, ConnectionOutbound, RequestContext, Send
+from redstreamd.mcpio.requests_in_flight import Call, InFlight
 from redstreamd.policy import Principal
 
 # Notifications ahead of the first request, which wait for it to decide the era; the SDK keeps as many. They
@@ -72,7 +72,7 @@ class Dispatcher:
         *,
         principal: Principal,
         limits: Limits,
-        peer: Peer,
+        peer: ConnectionHandle,
         draining: trio.Event,
         send: Send,
         deliver: Deliver,
@@ -104,7 +104,7 @@ class Dispatcher:
         self._send = send
         self._deliver = deliver
         self._report = report
-        self._transport = TransportContext(kind=principal.door, can_send_request=False)
+        self._transport = TransportContext(kind=principal.transport, can_send_request=False)
         self._kernel: Kernel | None = None
         if state is not None and state.era is not None:
             self._kernel = self._make_kernel(state.era, state)

@@ -16,11 +16,11 @@ from typing import Any, Final
 import attrs
 import msgspec
 
+from redstreamd.errors.remedies import setting
 from redstreamd.ijson import DuplicateNames as DuplicateNames  # what decoding can put into params
 from redstreamd.ijson import decode as decode_json
 from redstreamd.ijson import measured
 from redstreamd.mcpio.limits import Limits
-from redstreamd.remedies import setting
 
 RequestId = int | str
 

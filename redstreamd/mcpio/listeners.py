@@ -17,7 +17,7 @@ from typing import Final
 
 import trio
 
-from redstreamd.remedies import setting
+from redstreamd.errors.remedies import setting
 
 # The kernel lowers it to net.core.somaxconn, which is the administrator's choice to make.
 BACKLOG: Final = 65535

@@ -27,8 +27,8 @@ class Principal:
 
     Attributes:
         name: Stable name, stamped into entries as their sender; printable ASCII without spaces.
-        door: How the caller is connected: ``unix``, ``tcp``, ``stdio`` or ``http``.
+        transport: How the caller is connected: ``unix``, ``tcp``, ``stdio`` or ``http``.
     """
 
     name: str
-    door: str
+    transport: str

@@ -14,7 +14,7 @@ import attrs
 
 from redstreamd.errors import BusError, Code
 from redstreamd.policy import Permission, Principal
-from redstreamd.streams.facts import Facts
+from redstreamd.presentation.views import Views
 
 #: An argument is a name or a sentence or two; it is repeated in the prompt.
 MAX_ARGUMENT = 4_000
@@ -44,7 +44,7 @@ class Asking:
         principal: On whose behalf.
     """
 
-    facts: Facts
+    facts: Views
     principal: Principal
 
 

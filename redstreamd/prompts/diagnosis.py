@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
+from redstreamd.presentation.uris import HEALTH, group_uri, stream_uri
 from redstreamd.prompts.asking import GROUP, STREAM, known
 from redstreamd.prompts.definition import Asking, Brief, prompt
-from redstreamd.streams.uris import HEALTH, group_uri, stream_uri
 
 
 @prompt("diagnose-connection", title="Diagnose the connection to Redis", streams=())
@@ -27,7 +27,7 @@ Find out whether redstreamd can use Redis, and tell me in a few sentences.
 4. If something is wrong, name the one cause that explains all of it, and what to do first. If nothing is,
    say so and stop.
 """,
-        {HEALTH: await asking.facts.vitals.report()},
+        {HEALTH: await asking.facts.daemon_health.report()},
     )
 
 

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
+from redstreamd.presentation.uris import group_uri
 from redstreamd.prompts.asking import GROUP, STREAM, known
 from redstreamd.prompts.definition import Argument, Asking, Brief, prompt
-from redstreamd.streams.uris import group_uri
 
 
 @prompt(

@@ -10,7 +10,7 @@ from typing import Final
 
 from redis.backoff import AbstractBackoff, EqualJitterBackoff
 
-from redstreamd.redisio.failures import Failure, FailureKind
+from redstreamd.redisio.connect_errors import Failure, FailureKind
 
 #: Seconds between attempts while only a change of settings can help: soon enough for the person who
 #: just corrected the password, rare enough not to fill the server's log or lock the account.

@@ -19,15 +19,9 @@ from redis.commands.core import (
     AsyncStreamCommands,
 )
 
-from redstreamd.redisio import replies
-from redstreamd.redisio.manager import Lane, Manager, Replay
-from redstreamd.redisio.replies import (
-    ConsumerInfo,
-    GroupInfo,
-    PendingEntry,
-    PendingSummary,
-    RawEntry,
-)
+from redstreamd.redisio import stream_replies
+from redstreamd.redisio.manager import Manager, Role
+from redstreamd.redisio.stream_replies import ConsumerInfo, GroupInfo, PendingEntry, PendingSummary, RawEntry
 
 
 class _Pairs(dict[bytes, bytes]):
@@ -50,15 +44,17 @@ class _Builder(AsyncStreamCommands, AsyncBasicKeyCommands, AsyncScanCommands, As
     # Declared by redis-py's protocol for what its own client reports; nothing used here reads it.
     _event_dispatcher: Any = None
 
-    def __init__(self, manager: Manager, lane: Lane, replay: Replay) -> None:
+    def __init__(self, manager: Manager, role: Role, retry_safe: bool) -> None:
         self._manager = manager
-        self._lane = lane
-        self._replay = replay
+        self._role = role
+        self._retry_safe = retry_safe
 
     async def execute_command(self, *args: Any, **_options: Any) -> Any:
         # "XINFO STREAM" comes as one argument. The options tell redis-py's own client how to parse.
         command, *rest = args
-        return await self._manager.execute(*command.split(" "), *rest, lane=self._lane, replay=self._replay)
+        return await self._manager.execute(
+            *command.split(" "), *rest, role=self._role, retry_safe=self._retry_safe
+        )
 
 
 def _text(reply: Any) -> str:
@@ -77,8 +73,8 @@ class Commands:
         """Send everything through `manager`."""
         self._manager = manager
         # Any, because redis-py's annotations describe replies that its own client has parsed.
-        self._write: Any = _Builder(manager, Lane.COMMAND, Replay.NEVER)
-        self._read: dict[Lane, Any] = {lane: _Builder(manager, lane, Replay.SAFE) for lane in Lane}
+        self._write: Any = _Builder(manager, Role.COMMAND, False)
+        self._read: dict[Role, Any] = {role: _Builder(manager, role, True) for role in Role}
 
     # Entries
 
@@ -96,17 +92,17 @@ class Commands:
 
         Over the bulk lane: nobody knows how large an entry is.
         """
-        return replies.entries(await self._read[Lane.BULK].xrange(stream, start, end, count))
+        return stream_replies.entries(await self._read[Role.BULK].xrange(stream, start, end, count))
 
     async def xlen(self, stream: str) -> int:
         """Return the number of entries; 0 if there is no such stream."""
-        return _number(await self._read[Lane.COMMAND].xlen(stream))
+        return _number(await self._read[Role.COMMAND].xlen(stream))
 
     # Keys
 
     async def key_type(self, key: str) -> str:
         """Return the type of the value at `key` ("stream"), "none" if there is none."""
-        return _text(await self._read[Lane.COMMAND].type(key))
+        return _text(await self._read[Role.COMMAND].type(key))
 
     async def scan_streams(self, cursor: int, pattern: str, count: int) -> tuple[int, list[str]]:
         """Take one step of a SCAN over the streams whose name matches the glob `pattern`.
@@ -120,23 +116,23 @@ class Commands:
             The next cursor, 0 at the end, and names, without those that are not UTF-8; a name can come
             more than once (https://redis.io/commands/scan).
         """
-        following, names = await self._read[Lane.COMMAND].scan(cursor, pattern, count, "stream")
-        return int(following), replies.key_names(names)
+        following, names = await self._read[Role.COMMAND].scan(cursor, pattern, count, "stream")
+        return int(following), stream_replies.key_names(names)
 
     # Health
 
-    async def xinfo_groups(self, stream: str, *, lane: Lane = Lane.COMMAND) -> list[GroupInfo]:
+    async def xinfo_groups(self, stream: str, *, role: Role = Role.COMMAND) -> list[GroupInfo]:
         """Describe the consumer groups of a stream, in the server's order."""
-        return [replies.group_info(raw) for raw in await self._read[lane].xinfo_groups(stream)]
+        return [stream_replies.group_info(raw) for raw in await self._read[role].xinfo_groups(stream)]
 
     async def xinfo_consumers(self, stream: str, group: str) -> list[ConsumerInfo]:
         """Describe the consumers of a group, in the server's order."""
-        raw = await self._read[Lane.COMMAND].xinfo_consumers(stream, group)
-        return [replies.consumer_info(each) for each in raw]
+        raw = await self._read[Role.COMMAND].xinfo_consumers(stream, group)
+        return [stream_replies.consumer_info(each) for each in raw]
 
     async def xpending_summary(self, stream: str, group: str) -> PendingSummary:
         """Sum up a group's pending entries list."""
-        return replies.pending_summary(await self._read[Lane.COMMAND].xpending(stream, group))
+        return stream_replies.pending_summary(await self._read[Role.COMMAND].xpending(stream, group))
 
     async def xpending_range(
         self,
@@ -160,10 +156,10 @@ class Commands:
             consumer: Only what this consumer holds.
             min_idle_ms: Only what was not delivered for this many milliseconds.
         """
-        raw = await self._read[Lane.COMMAND].xpending_range(
+        raw = await self._read[Role.COMMAND].xpending_range(
             stream, group, start, end, count, consumername=consumer, idle=min_idle_ms
         )
-        return [replies.pending_entry(each) for each in raw]
+        return [stream_replies.pending_entry(each) for each in raw]
 
     # Groups
 
@@ -177,16 +173,16 @@ class Commands:
 
     # Server
 
-    async def ping(self, *, lane: Lane = Lane.COMMAND) -> None:
-        """Return once the server has answered on `lane`."""
-        await self._manager.execute("PING", lane=lane, replay=Replay.SAFE)
+    async def ping(self, *, role: Role = Role.COMMAND) -> None:
+        """Return once the server has answered on `role`."""
+        await self._manager.execute("PING", role=role, retry_safe=True)
 
     async def info(self, section: str) -> dict[str, str]:
         """Return one section of INFO, such as "memory", as the server's own keys and texts."""
-        return replies.info(await self._read[Lane.COMMAND].info(section))
+        return stream_replies.info(await self._read[Role.COMMAND].info(section))
 
     async def config_get(self, name: str) -> str | None:
         """Return one of the server's own settings as text; None if it has none of this name."""
-        reply = await self._read[Lane.COMMAND].config_get(name)
+        reply = await self._read[Role.COMMAND].config_get(name)
         value = reply.get(name.encode())
-        return None if value is None else replies.name(value)
+        return None if value is None else stream_replies.name(value)

@@ -30,14 +30,14 @@ import hiredis
 import trio
 from redis.exceptions import RedisError
 
-from redstreamd.redisio import Arg, failures, tls_failures
+from redstreamd.redisio import Arg, connect_errors, tls_errors
+from redstreamd.redisio.connect_errors import ConnectionEnded, Failure, NotSent
 from redstreamd.redisio.decoder import MAX_REPLY_BYTES, Decoder, OversizedError, UnreadableError
 from redstreamd.redisio.dial import open_stream, secure
 from redstreamd.redisio.embedded_failures import fitted
-from redstreamd.redisio.errors import QueueFull, ReplyTooLarge
-from redstreamd.redisio.failures import ConnectionEnded, Failure, NotSent
 from redstreamd.redisio.handshake import log_in
 from redstreamd.redisio.pipeline import SECOND_LOOK_SECONDS, Pipeline, Request
+from redstreamd.redisio.redis_errors import QueueFull, ReplyTooLarge
 from redstreamd.redisio.target import Target
 from redstreamd.redisio.tls import TlsFileError
 
@@ -154,7 +154,7 @@ class Connection:
             ValueError: There are no arguments; the server would not reply.
         """
         if not self._open:
-            raise NotSent(self._failure or failures.STILL_CONNECTING)
+            raise NotSent(self._failure or connect_errors.STILL_CONNECTING)
         return self._pipeline.enqueue(args)
 
     async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> NoReturn:
@@ -170,7 +170,7 @@ class Connection:
                 await self._serve(task_status)
         finally:
             self._open = False
-            self._failure = self._failure or failures.SHUTTING_DOWN
+            self._failure = self._failure or connect_errors.SHUTTING_DOWN
             self._pipeline.abandon(self._failure)
         raise ConnectionEnded(self._failure)
 
@@ -193,7 +193,7 @@ class Connection:
             if login.cancelled_caught:
                 # Nothing to send yet: it is not the server that everybody waited for.
                 asked = bool(self._pipeline.sent or self._pipeline.queued)
-                self._end(failures.login_timed_out(self._target, asked=asked))
+                self._end(connect_errors.login_timed_out(self._target, asked=asked))
                 return
             if self._failure is not None:
                 # It broke in the very step in which the last reply arrived.
@@ -213,12 +213,14 @@ class Connection:
                 if target.path is None and target.tls is not None:
                     return await secure(transport, target.tls, target.host)
             except (OSError, trio.BrokenResourceError, TlsFileError) as error:
-                self._end(tls_failures.not_connected(target, error))
+                self._end(tls_errors.not_connected(target, error))
                 return None
         if dialing.cancelled_caught:
             connected = transport is not None
             self._end(
-                tls_failures.handshake_unanswered(target) if connected else failures.connect_timed_out(target)
+                tls_errors.handshake_unanswered(target)
+                if connected
+                else connect_errors.connect_timed_out(target)
             )
             return None
         return transport
@@ -257,11 +259,11 @@ class Connection:
             try:
                 replies = decoder.feed(data)
             except UnreadableError as error:
-                self._end(tls_failures.unreadable(self._target, data, str(error)))
+                self._end(tls_errors.unreadable(self._target, data, str(error)))
                 return
             except OversizedError:
                 self._pipeline.answer(ReplyTooLarge(limit_bytes=MAX_REPLY_BYTES))
-                self._end(failures.oversized(MAX_REPLY_BYTES))
+                self._end(connect_errors.oversized(MAX_REPLY_BYTES))
                 return
             if not data:
                 self._end(self._broken(None))
@@ -283,7 +285,7 @@ class Connection:
 
     def _broken(self, error: Exception | None) -> Failure:
         """Read how the connection ended: with `error`, or by the server's closing it."""
-        return tls_failures.broken(self._target, error, logged_in=bool(self._server))
+        return tls_errors.broken(self._target, error, logged_in=bool(self._server))
 
     def _deliver_push(self, message: list[Any]) -> None:
         self._pushes += 1
@@ -299,8 +301,8 @@ class Connection:
         # A server that turns a client away (maxclients, protected mode) says so before the client
         # has said anything, and hangs up.
         if isinstance(reply, RedisError):
-            return failures.refused(self._target, "connecting", reply, username=self._target.username)
-        return failures.unreadable("it answers what nobody asked")
+            return connect_errors.refused(self._target, "connecting", reply, username=self._target.username)
+        return connect_errors.unreadable("it answers what nobody asked")
 
     async def _watch_deadlines(self) -> None:
         """End the connection when the oldest request is overdue.
@@ -319,7 +321,7 @@ class Connection:
                 # If this process was held up itself, the replies are there and not yet read.
                 await trio.sleep(SECOND_LOOK_SECONDS)
                 if pipeline.oldest_deadline == due:
-                    self._end(failures.unanswered("a command", self._reply_timeout))
+                    self._end(connect_errors.unanswered("a command", self._reply_timeout))
                     return
                 continue
             await trio.sleep_until(due)
@@ -340,6 +342,6 @@ class Connection:
             except (QueueFull, NotSent):
                 continue  # others wait for replies, which is as good a test
             except trio.TooSlowError:
-                self._end(failures.unanswered("PING", self._ping_timeout))
+                self._end(connect_errors.unanswered("PING", self._ping_timeout))
                 return
             self._round_trip = trio.current_time() - started

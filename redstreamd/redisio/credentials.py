@@ -14,8 +14,8 @@ import trio
 from redis.auth.token import TokenInterface
 from redis.credentials import CredentialProvider, StreamingCredentialProvider
 
+from redstreamd.errors.remedies import setting
 from redstreamd.redisio.target import Target
-from redstreamd.remedies import setting
 
 #: Bytes of a password file. Tokens of identity providers have a few thousand.
 MAX_PASSWORD_BYTES: Final = 64 * 1024

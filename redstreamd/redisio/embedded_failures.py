@@ -13,10 +13,10 @@ from typing import Final
 import attrs
 
 from redstreamd.errors import Code
+from redstreamd.redisio.connect_errors import Failure, FailureKind
 from redstreamd.redisio.error_replies import reply_code
-from redstreamd.redisio.errors import ServerReplied
-from redstreamd.redisio.failures import Failure, FailureKind
-from redstreamd.redisio.loading import Loading
+from redstreamd.redisio.loading_progress import Loading
+from redstreamd.redisio.redis_errors import ServerReplied
 from redstreamd.redisio.target import Target
 
 _RESTART: Final = "`systemctl restart redstreamd`, or stop it and start it again"

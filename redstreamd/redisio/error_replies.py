@@ -14,8 +14,8 @@ from redis._parsers.base import BaseParser
 from redis.exceptions import RedisError, ResponseError
 
 from redstreamd.errors import BusError, Code
-from redstreamd.redisio.errors import Recovery, RedisUnavailable, ServerReplied
-from redstreamd.remedies import PASSWORD, redis_option, setting
+from redstreamd.errors.remedies import PASSWORD, redis_option, setting
+from redstreamd.redisio.redis_errors import Recovery, RedisUnavailable, ServerReplied
 
 
 @attrs.frozen

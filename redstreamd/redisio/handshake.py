@@ -12,9 +12,9 @@ from typing import Any, Final
 from redis.exceptions import RedisError
 
 from redstreamd.redisio import Arg
+from redstreamd.redisio.connect_errors import ConnectionEnded, no_credentials, refused
 from redstreamd.redisio.credentials import CredentialsError, Login, login_for
 from redstreamd.redisio.error_replies import reply_code
-from redstreamd.redisio.failures import ConnectionEnded, no_credentials, refused
 from redstreamd.redisio.target import Target
 
 # Replies to PING from a server that is alive and answers other commands. MISCONF (it cannot save

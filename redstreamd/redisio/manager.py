@@ -1,7 +1,7 @@
 """One Redis server for the whole daemon: its lanes, its scripts, its state.
 
 Owns how many connections there are and what for, and who is told about them. Keeping one connected
-is ``lane``'s business, getting a command through whatever happens ``delivery``'s, the meaning of
+is ``role``'s business, getting a command through whatever happens ``delivery``'s, the meaning of
 commands ``commands``'.
 """
 
@@ -18,22 +18,22 @@ from redis.exceptions import NoScriptError, RedisError
 
 from redstreamd.redisio import Arg
 from redstreamd.redisio.backoff import reconnect_backoff
-from redstreamd.redisio.confirming import Confirmer
+from redstreamd.redisio.connect_errors import ConnectionEnded, Failure
 from redstreamd.redisio.connection import Connection
-from redstreamd.redisio.delivery import Replay, deliver
 from redstreamd.redisio.embedded_failures import advise
 from redstreamd.redisio.error_replies import bus_error
-from redstreamd.redisio.errors import ServerReplied
-from redstreamd.redisio.events import Lane, RedisEvent, lanes_in_words
-from redstreamd.redisio.failures import ConnectionEnded, Failure
-from redstreamd.redisio.lane import LaneKeeper, LaneStatus
-from redstreamd.redisio.narrow import named
-from redstreamd.redisio.renewal import Renewal
-from redstreamd.redisio.scripts import Script
+from redstreamd.redisio.reauth import Reauthentication
+from redstreamd.redisio.reconnecting import ReconnectingConnection, RoleStatus
+from redstreamd.redisio.redis_errors import ServerReplied
+from redstreamd.redisio.redis_events import RedisEvent, Role, roles_in_words
+from redstreamd.redisio.refused_commands import named
+from redstreamd.redisio.retry import send_with_retries
+from redstreamd.redisio.script import Script
 from redstreamd.redisio.target import Target
-from redstreamd.redisio.writes import Refusal, Writes
+from redstreamd.redisio.wait_batch import WaitBatch
+from redstreamd.redisio.write_availability import Refusal, WriteAvailability
 
-__all__ = ["Lane", "Manager", "RedisStatus", "Replay"]
+__all__ = ["Manager", "RedisStatus", "Role"]
 
 _log = logging.getLogger(__name__)
 
@@ -57,25 +57,25 @@ class RedisStatus:
 
     Attributes:
         label: The server's address.
-        lanes: Each lane's state.
+        roles: Each lane's state.
         refusal: Why the server refuses writes; None if it does not, as far as is known.
     """
 
     label: str
-    lanes: Mapping[Lane, LaneStatus]
+    roles: Mapping[Role, RoleStatus]
     refusal: Refusal | None
 
     def troubles(self) -> list[Trouble]:
         """Return what is wrong, worst first; a lane that connects for the first time is not wrong yet."""
         away = {
-            lane: state.failure
-            for lane, state in self.lanes.items()
+            role: state.failure
+            for role, state in self.roles.items()
             if state.wanted and not state.connected and state.failure is not None
         }
         found = []
         for failure in dict.fromkeys(away.values()):
-            lanes = lanes_in_words(lane for lane, why in away.items() if why == failure)
-            found.append(Trouble(f"no connection for {lanes}: {failure.cause}", failure.next_step))
+            roles = roles_in_words(role for role, why in away.items() if why == failure)
+            found.append(Trouble(f"no connection for {roles}: {failure.cause}", failure.next_step))
         if (refusal := self.refusal) is not None:
             cause = f"Redis refuses writes (for {refusal.seconds:.0f} s now): {refusal.cause}"
             found.append(Trouble(cause, refusal.next_step))
@@ -124,24 +124,24 @@ class Manager:
         self._ping_interval = ping_interval
         self._ping_timeout = ping_timeout
         self._on_event = on_event
-        self._confirmer = Confirmer()
+        self._confirmer = WaitBatch()
         self._on_push: Callable[[list[Any]], None] = _no_push
         self._on_connected: Callable[[], None] = _no_call
-        self._lanes = {
-            lane: LaneKeeper(
-                lane,
+        self._roles = {
+            role: ReconnectingConnection(
+                role,
                 target,
-                connect=self._connector(lane),
+                connect=self._connector(role),
                 connect_grace=connect_grace,
                 backoff=backoff or reconnect_backoff(),
                 on_event=self._tell,
-                on_connected=self._watch_connected if lane is Lane.WATCH else _no_call,
+                on_connected=self._watch_connected if role is Role.WATCH else _no_call,
                 obstacle=obstacle,
             )
-            for lane in Lane
+            for role in Role
         }
-        self._writes = Writes(target.label, self._ask, on_event=self._tell)
-        self._renewal = Renewal(target, connections=self._open_connections, on_event=self._tell)
+        self._writes = WriteAvailability(target.label, self._ask, on_event=self._tell)
+        self._renewal = Reauthentication(target, connections=self._open_connections, on_event=self._tell)
 
     def set_watch_hooks(
         self, *, on_push: Callable[[list[Any]], None], on_connected: Callable[[], None]
@@ -167,7 +167,7 @@ class Manager:
         """Return a snapshot."""
         return RedisStatus(
             label=self._target.label,
-            lanes={lane: keeper.status() for lane, keeper in self._lanes.items()},
+            roles={role: keeper.status() for role, keeper in self._roles.items()},
             refusal=self._writes.refusal(),
         )
 
@@ -177,25 +177,25 @@ class Manager:
         ``task_status.started()`` is called at once: that Redis is down is a state, not a failure.
         """
         async with trio.open_nursery() as nursery:
-            for keeper in self._lanes.values():
+            for keeper in self._roles.values():
                 await nursery.start(keeper.run)
             await nursery.start(self._renewal.run)
             await nursery.start(self._writes.run)
             # From the start, so that status and records tell about Redis before the first command.
-            self._lanes[Lane.COMMAND].want()
+            self._roles[Role.COMMAND].want()
             task_status.started()
 
-    async def wait_connected(self, lane: Lane = Lane.COMMAND) -> None:
-        """Return once `lane` is connected, opening it if need be; waits as long as that takes."""
-        await self._lanes[lane].wait_connected()
+    async def wait_connected(self, role: Role = Role.COMMAND) -> None:
+        """Return once `role` is connected, opening it if need be; waits as long as that takes."""
+        await self._roles[role].wait_connected()
 
-    async def execute(self, *args: Arg, lane: Lane = Lane.COMMAND, replay: Replay = Replay.NEVER) -> Any:
+    async def execute(self, *args: Arg, role: Role = Role.COMMAND, retry_safe: bool = False) -> Any:
         """Send one command and return its reply as RESP3 has it, strings as bytes.
 
         Args:
             args: The command and its arguments. Not for commands that block or subscribe.
-            lane: Which connection.
-            replay: Whether it may be sent again if its reply is lost.
+            role: Which connection.
+            retry_safe: Whether it may be sent again if its reply is lost.
 
         Raises:
             RedisUnavailable: It was not executed, because Redis could not be used in time. (SAFE: an
@@ -208,7 +208,7 @@ class Manager:
 
         If cancelled, the command is taken back if it was not sent yet; else it may be executed.
         """
-        return await self._deliver(args, lane, replay, trio.current_time() + self._command_timeout)
+        return await self._deliver(args, role, retry_safe, trio.current_time() + self._command_timeout)
 
     async def run_script(
         self,
@@ -216,8 +216,8 @@ class Manager:
         keys: Sequence[str | bytes],
         args: Sequence[Arg],
         *,
-        replay: Replay,
-        lane: Lane = Lane.COMMAND,
+        retry_safe: bool,
+        role: Role = Role.COMMAND,
     ) -> Any:
         """Run a script by its digest, or by its text where the server does not know it yet.
 
@@ -225,19 +225,19 @@ class Manager:
             script: The script.
             keys: Its KEYS.
             args: Its ARGV.
-            replay: As in `execute`.
-            lane: As in `execute`.
+            retry_safe: As in `execute`.
+            role: As in `execute`.
 
         Raises: as `execute`; the deadline covers both forms together.
         """
         deadline = trio.current_time() + self._command_timeout
         operands = (len(keys), *keys, *args)
         try:
-            return await self._deliver(("EVALSHA", script.sha, *operands), lane, replay, deadline, script)
+            return await self._deliver(("EVALSHA", script.sha, *operands), role, retry_safe, deadline, script)
         except ServerReplied as answer:
             if not isinstance(answer.reply, NoScriptError):
                 raise
-        return await self._deliver(("EVAL", script.source, *operands), lane, replay, deadline, script)
+        return await self._deliver(("EVAL", script.source, *operands), role, retry_safe, deadline, script)
 
     async def confirm(self, *command: Arg) -> Any:
         """Send WAIT or WAITAOF behind a write that was just answered on the durable lane.
@@ -253,7 +253,7 @@ class Manager:
             RedisUnavailable: The connection has ended; nothing is confirmed.
             ServerReplied: The server answered with an error.
         """
-        keeper = self._lanes[Lane.DURABLE]
+        keeper = self._roles[Role.DURABLE]
         if keeper.connection is None:
             raise keeper.unavailable()
         try:
@@ -270,14 +270,18 @@ class Manager:
     async def _deliver(
         self,
         args: tuple[Arg, ...],
-        lane: Lane,
-        replay: Replay,
+        role: Role,
+        retry_safe: bool,
         deadline: float,
         script: Script | None = None,
     ) -> Any:
         try:
-            return await deliver(
-                self._lanes[lane], args, replay=replay, deadline=deadline, timeout=self._command_timeout
+            return await send_with_retries(
+                self._roles[role],
+                args,
+                retry_safe=retry_safe,
+                deadline=deadline,
+                timeout=self._command_timeout,
             )
         except ServerReplied as answer:
             advise(self._target, answer)
@@ -287,19 +291,19 @@ class Manager:
             raise told from None
 
     async def _ask(self, *args: Arg) -> Any:
-        return await self.execute(*args, replay=Replay.SAFE)
+        return await self.execute(*args, retry_safe=True)
 
     def _ping_refused(self, error: RedisError) -> None:
         if isinstance(answer := bus_error(error), ServerReplied):
             advise(self._target, answer)
             self._writes.notice(("PING",), answer)
 
-    def _connector(self, lane: Lane) -> Callable[[], Connection]:
+    def _connector(self, role: Role) -> Callable[[], Connection]:
         def connect() -> Connection:
             return Connection(
                 self._target,
-                role=lane.value,
-                on_push=self._push if lane is Lane.WATCH else None,
+                role=role.value,
+                on_push=self._push if role is Role.WATCH else None,
                 on_ping_refused=self._ping_refused,
                 reply_timeout=self._command_timeout,
                 ping_interval=self._ping_interval,
@@ -308,9 +312,9 @@ class Manager:
 
         return connect
 
-    def _open_connections(self) -> dict[Lane, Connection]:
+    def _open_connections(self) -> dict[Role, Connection]:
         return {
-            lane: keeper.connection for lane, keeper in self._lanes.items() if keeper.connection is not None
+            role: keeper.connection for role, keeper in self._roles.items() if keeper.connection is not None
         }
 
     def _push(self, message: list[Any]) -> None:

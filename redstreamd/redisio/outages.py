@@ -13,19 +13,19 @@ from collections import Counter
 from collections.abc import Callable
 from typing import Final
 
-from redstreamd.redisio import failures
-from redstreamd.redisio.events import (
+from redstreamd.redisio import connect_errors
+from redstreamd.redisio.connect_errors import Failure
+from redstreamd.redisio.redis_events import (
     Connected,
     ConnectFailed,
     ConnectionLost,
     KeepsEnding,
-    Lane,
-    LaneEvent,
     OutageEvent,
+    Role,
+    RoleEvent,
     Unusable,
     Usable,
 )
-from redstreamd.redisio.failures import Failure
 
 #: A connection that lived for fewer seconds was short-lived, and so many of one lane in a row are a pattern.
 #: Redis closes an idle connection after its `timeout`; where that is beyond our PING's 10 s none is idle.
@@ -43,32 +43,32 @@ class Outages:
         """Begin with no lane; `tell` is called synchronously."""
         self._tell = tell
         # Dicts, for their order. Invariant: _down is a subset of _lanes.
-        self._down: dict[Lane, None] = {}
-        self._lanes: dict[Lane, None] = {}
+        self._down: dict[Role, None] = {}
+        self._roles: dict[Role, None] = {}
         # All since every wanted lane was connected last.
         self._told: set[Failure] = set()
         self._lost: Failure | None = None
         self._down_seconds = 0.0
         self._attempts = 0
         # How many short-lived connections of a lane have ended in a row.
-        self._short_lived: Counter[Lane] = Counter()
+        self._short_lived: Counter[Role] = Counter()
 
-    def __call__(self, event: LaneEvent) -> None:
+    def __call__(self, event: RoleEvent) -> None:
         """Take note of what happened to a lane."""
-        self._lanes[event.lane] = None
+        self._roles[event.role] = None
         match event:
             case ConnectionLost():
-                self._down[event.lane] = None
+                self._down[event.role] = None
                 self._lost = self._lost or event.failure
-                before = self._short_lived[event.lane] if event.up_seconds < _SHORT_LIVED_SECONDS else 0
-                self._short_lived[event.lane] = before + 1
+                before = self._short_lived[event.role] if event.up_seconds < _SHORT_LIVED_SECONDS else 0
+                self._short_lived[event.role] = before + 1
             case ConnectFailed():
-                self._down[event.lane] = None
+                self._down[event.role] = None
                 if event.failure not in self._told and len(self._told) < _MAX_REASONS:
                     self._told.add(event.failure)
                     self._tell(Unusable(event.label, tuple(self._down), event.failure))
             case Connected():
-                self._down.pop(event.lane, None)
+                self._down.pop(event.role, None)
                 self._down_seconds = max(self._down_seconds, event.down_seconds)
                 self._attempts = max(self._attempts, event.attempts)
                 if not self._down:
@@ -76,18 +76,18 @@ class Outages:
 
     def _end(self, event: Connected) -> None:
         """Tell that all is well again, unless that is known to last no minute."""
-        restless = {lane: times for lane, times in self._short_lived.items() if times >= _A_PATTERN}
-        if self._told or self._lost is None or restless.keys().isdisjoint(self._lanes):
-            lanes = tuple(self._lanes)
+        restless = {role: times for role, times in self._short_lived.items() if times >= _A_PATTERN}
+        if self._told or self._lost is None or restless.keys().isdisjoint(self._roles):
+            roles = tuple(self._roles)
             self._tell(
-                Usable(event.label, event.server, lanes, self._lost, self._down_seconds, self._attempts)
+                Usable(event.label, event.server, roles, self._lost, self._down_seconds, self._attempts)
             )
-        elif restless.keys() <= self._lanes.keys() and max(restless.values()) == _A_PATTERN:
+        elif restless.keys() <= self._roles.keys() and max(restless.values()) == _A_PATTERN:
             # The first to become so, alone or together.
-            closed = self._lost == failures.closed_by_server()
-            step = failures.IDLE_LIMIT if closed else self._lost.next_step
+            closed = self._lost == connect_errors.closed_by_server()
+            step = connect_errors.IDLE_LIMIT if closed else self._lost.next_step
             self._tell(KeepsEnding(event.label, tuple(restless), _A_PATTERN, self._lost, step))
-        self._lanes.clear()
+        self._roles.clear()
         self._told.clear()
         self._lost = None
         self._down_seconds, self._attempts = 0.0, 0

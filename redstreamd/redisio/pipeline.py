@@ -18,8 +18,8 @@ import trio
 from trio.lowlevel import Abort, Task, current_task, reschedule, wait_task_rescheduled
 
 from redstreamd.redisio import Arg
-from redstreamd.redisio.errors import QueueFull
-from redstreamd.redisio.failures import Failure, NotSent, ReplyLost
+from redstreamd.redisio.connect_errors import Failure, NotSent, ReplyLost
+from redstreamd.redisio.redis_errors import QueueFull
 
 #: Requests queued or awaiting their reply, together. 64 connections with 256 requests in flight each
 #: (mcpio's limit) make 16,384; beyond that the server is the bottleneck and queueing more only makes

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from redstreamd.resources import groups, health, streams
+from redstreamd.resources import group_resources, health_resource, stream_resources
 from redstreamd.resources.definition import Library
 
-LIBRARY = Library((*streams.RESOURCES, *groups.RESOURCES, *health.RESOURCES))
+LIBRARY = Library((*stream_resources.RESOURCES, *group_resources.RESOURCES, *health_resource.RESOURCES))

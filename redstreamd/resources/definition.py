@@ -16,7 +16,7 @@ import attrs
 import msgspec
 
 from redstreamd.policy import Permission, Principal
-from redstreamd.streams.facts import Facts
+from redstreamd.presentation.views import Views
 from redstreamd.streams.subscriptions.topics import Topic
 
 #: Far beyond the longest names that the settings allow, every byte of them escaped.
@@ -33,7 +33,7 @@ class Reading:
         principal: On whose behalf.
     """
 
-    facts: Facts
+    facts: Views
     principal: Principal
 
 

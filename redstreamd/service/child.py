@@ -13,8 +13,8 @@ from typing import Protocol
 import attrs
 import trio
 
-from redstreamd.service.outcomes import leaves
-from redstreamd.service.restarts import Restart
+from redstreamd.service.exceptions import leaves
+from redstreamd.service.restart_policy import Restart
 
 
 class Service(Protocol):
@@ -46,7 +46,7 @@ class Child:
     stop_timeout_seconds: float = attrs.field(default=10.0, validator=attrs.validators.gt(0.0))
 
 
-class Life:
+class ChildRun:
     """One life of a child, from its start to its end; it is also the child's ``task_status``.
 
     Attributes:

@@ -7,7 +7,7 @@ import sys
 
 import attrs
 
-from redstreamd.versions import installed_beside
+from redstreamd.startup.installed_version import installed_beside
 
 
 @attrs.frozen

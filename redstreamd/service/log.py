@@ -1,7 +1,7 @@
 """Where log records go: standard error, in the form that whoever reads it understands.
 
 Owns the form of the lines and the promise that logging never stalls the event loop. Which
-records there are, and their words, are `redstreamd.records`'s and their loggers' own.
+records there are, and their words, are `redstreamd.event_log.texts`'s and their loggers' own.
 
 Three readers. journald takes a ``<N>`` syslog priority before each line (sd-daemon(3)) and
 knows the time. A person, and anything else that collects lines, gets time and level.
@@ -29,7 +29,7 @@ from collections.abc import Callable, Iterable, Mapping
 import attrs
 import trio
 
-from redstreamd.service.sink import Sink
+from redstreamd.service.nonblocking_writer import NonblockingWriter
 
 # Enough to ride out a restart of journald at a rate far above ours; small beside the daemon itself.
 BACKLOG_BYTES = 1024 * 1024
@@ -111,7 +111,7 @@ class LogOutput(logging.Handler):
         self._is_journal = is_journal
         # The longest first: one secret may be part of another.
         self._secrets = sorted((text for text in secrets if len(text) >= _SECRET_CHARACTERS), key=len)[::-1]
-        self._sink = Sink(descriptor, limit_bytes=BACKLOG_BYTES)
+        self._sink = NonblockingWriter(descriptor, limit_bytes=BACKLOG_BYTES)
         self._reported = 0
         self._wake: Callable[[], None] | None = None
 

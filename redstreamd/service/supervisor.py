@@ -34,11 +34,11 @@ import attrs
 import trio
 
 from redstreamd.service.child import Child
-from redstreamd.service.events import EventHook, SupervisorEvent, SupervisorFailed
-from redstreamd.service.keeper import ChildStatistics, Keeper, Policy
-from redstreamd.service.outcomes import unwrapped
-from redstreamd.service.restarts import FailureCount, RestartLimits
-from redstreamd.service.tasktree import format_task_tree
+from redstreamd.service.child_runner import ChildStatistics, Keeper, Policy
+from redstreamd.service.exceptions import unwrapped
+from redstreamd.service.restart_policy import FailureCount, RestartLimits
+from redstreamd.service.supervisor_events import EventHook, SupervisorEvent, SupervisorFailed
+from redstreamd.service.task_tree import format_task_tree
 
 logger = logging.getLogger(__name__)
 
@@ -247,8 +247,8 @@ class _Run:
             self.over.set()
         # What was given up as hung and then did end may have been ended by an interrupt.
         for keeper in self._keepers:
-            if keeper.is_hung and keeper.life is not None and keeper.life.fatal is not None:
-                self._reasons.append(keeper.life.fatal)
+            if keeper.is_hung and keeper.run is not None and keeper.run.fatal is not None:
+                self._reasons.append(keeper.run.fatal)
         if len(self._reasons) == 1:
             raise self._reasons[0]
         if self._reasons:

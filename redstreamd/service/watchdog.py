@@ -16,9 +16,9 @@ from collections.abc import Callable, MutableMapping
 import attrs
 import trio
 
-from redstreamd.service.looplag import LoopLag
+from redstreamd.service.heartbeats import Heartbeats, StaleMark
+from redstreamd.service.loop_lag import LoopLag
 from redstreamd.service.notify import Notifier, Sent
-from redstreamd.service.progress import Marks, StaleMark
 
 logger = logging.getLogger(__name__)
 
@@ -74,7 +74,7 @@ class Watchdog:
     def __init__(
         self,
         notifier: Notifier,
-        marks: Marks,
+        heartbeats: Heartbeats,
         *,
         interval_seconds: float | None,
         status: Callable[[], str] | None = None,
@@ -83,13 +83,13 @@ class Watchdog:
 
         Args:
             notifier: Where to send.
-            marks: Who has to show progress.
+            heartbeats: Who has to show progress.
             interval_seconds: Time between pings, from `watchdog_interval`; None for no pings.
             status: Returns the line to show; called every tick in the event loop, so it must not
                 block. If it raises, that is logged once and the former line stays.
         """
         self._notifier = notifier
-        self._marks = marks
+        self._heartbeats = heartbeats
         self._interval_seconds = interval_seconds
         self._status = status
         self._shown: str | None = None
@@ -132,12 +132,12 @@ class Watchdog:
             worst_loop_lag_seconds=self._lag.worst_seconds,
             pings=self._pings,
             pings_withheld=self._withheld,
-            stale=tuple(mark.name for mark in self._stale),
+            stale=tuple(heartbeat.name for heartbeat in self._stale),
         )
 
     def _look(self) -> None:
         self._last_lag = self._lag.take_longest()
-        stale = self._marks.stale()
+        stale = self._heartbeats.stale()
         if stale and not self._stale:
             logger.error("the watchdog is not served: %s", "; ".join(map(str, stale)))
         elif self._stale and not stale:

@@ -3,9 +3,10 @@
 A leaf: imports nothing of redstreamd but `errors` and `paths`.
 """
 
-from redstreamd.settings.addresses import Kind, ListenAddress
 from redstreamd.settings.description import Description, as_markdown, as_toml, describe
-from redstreamd.settings.groups import (
+from redstreamd.settings.listen_address import Kind, ListenAddress
+from redstreamd.settings.loading import Loaded, load
+from redstreamd.settings.sections import (
     DaemonSettings,
     LeasesSettings,
     LimitsSettings,
@@ -14,7 +15,6 @@ from redstreamd.settings.groups import (
     StreamsSettings,
     ToolsSettings,
 )
-from redstreamd.settings.loading import Loaded, load
 from redstreamd.settings.sources import DEFAULT_FILE, Rank, Source
 
 __all__ = [

@@ -8,22 +8,22 @@ from typing import Any
 
 import attrs
 
-from redstreamd.notation import MASK, without_login
-from redstreamd.settings.groups import Settings
-from redstreamd.settings.leaves import Leaf
+from redstreamd.addresses.notation import MASK, without_login
 from redstreamd.settings.masking import masked_url
+from redstreamd.settings.sections import Settings
+from redstreamd.settings.value_types import ValueType
 
 
-def _leaves() -> dict[str, Leaf]:
+def _leaves() -> dict[str, ValueType]:
     return {
-        f"{group.name}.{leaf.name}": Leaf.of(leaf.type)
+        f"{group.name}.{leaf.name}": ValueType.of(leaf.type)
         for group in attrs.fields(attrs.resolve_types(Settings))
         if group.type is not None
         for leaf in attrs.fields(attrs.resolve_types(group.type))
     }
 
 
-LEAVES: Mapping[str, Leaf] = _leaves()
+LEAVES: Mapping[str, ValueType] = _leaves()
 """Every setting by its dotted key, in the order of definition."""
 
 GROUPS: tuple[str, ...] = tuple(field.name for field in attrs.fields(Settings))

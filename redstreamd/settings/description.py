@@ -8,9 +8,9 @@ from typing import Any
 
 import attrs
 
-from redstreamd.settings.addresses import ListenAddress
 from redstreamd.settings.definitions import GROUPS, LEAVES
-from redstreamd.settings.groups import Settings
+from redstreamd.settings.listen_address import ListenAddress
+from redstreamd.settings.sections import Settings
 from redstreamd.settings.sources import DEFAULT_FILE, ENVIRONMENT
 
 _HEAD = f"""\

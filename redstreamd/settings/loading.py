@@ -12,14 +12,13 @@ import attrs
 import cattrs
 from cattrs.errors import AttributeValidationNote, ClassValidationError, ForbiddenExtraKeysError
 
-from redstreamd import paths
+from redstreamd.addresses import default_paths
 from redstreamd.errors import SettingsError
-from redstreamd.settings.addresses import Kind
 from redstreamd.settings.definitions import GROUPS, LEAVES, shown
 from redstreamd.settings.description import as_toml
-from redstreamd.settings.groups import Settings
-from redstreamd.settings.leaves import Leaf
+from redstreamd.settings.listen_address import Kind
 from redstreamd.settings.redis_address import URL, resolve
+from redstreamd.settings.sections import Settings
 from redstreamd.settings.sources import (
     UNSET,
     Given,
@@ -33,6 +32,7 @@ from redstreamd.settings.sources import (
     misfit,
     unknown,
 )
+from redstreamd.settings.value_types import ValueType
 
 _DEFAULT = Source(Rank.DEFAULT, "default")
 _PORT = "redis.port"
@@ -113,7 +113,7 @@ def _defaults(environ: Mapping[str, str], values: Values) -> Values:
     key = "daemon.state_directory"
     if key in values:
         return {}
-    default = Given(paths.default_state_directory(environ), _DEFAULT)
+    default = Given(default_paths.default_state_directory(environ), _DEFAULT)
     if not default.value.startswith("/"):
         raise misfit(
             key,
@@ -130,7 +130,7 @@ def _converter() -> cattrs.Converter:
     # cattrs alone would make 5 of "5" and knows no ranges: every leaf goes through its own check.
     converter.register_structure_hook_func(
         _is_leaf,
-        lambda value, annotation: Leaf.of(annotation).check(value),
+        lambda value, annotation: ValueType.of(annotation).check(value),
     )
     return converter
 

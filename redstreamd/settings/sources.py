@@ -15,13 +15,13 @@ from typing import Any
 
 import attrs
 
+from redstreamd.addresses.default_paths import SOCKET_VARIABLE
+from redstreamd.addresses.notation import MASK, tidy, without_login
 from redstreamd.errors import SettingsError
-from redstreamd.nearest import nearest_names
-from redstreamd.notation import MASK, tidy, without_login
-from redstreamd.paths import SOCKET_VARIABLE
-from redstreamd.placeholders import placeholder_as_secret, placeholder_in, placeholder_in_url
+from redstreamd.errors.nearest_names import nearest_names
 from redstreamd.settings.definitions import GROUPS, LEAVES, shown_if_wrong
-from redstreamd.settings.leaves import NotAllowedError
+from redstreamd.settings.value_types import NotAllowedError
+from redstreamd.startup.placeholders import placeholder_as_secret, placeholder_in, placeholder_in_url
 
 DEFAULT_FILE = Path("/etc/redstreamd/redstreamd.toml")
 

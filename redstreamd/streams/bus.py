@@ -8,12 +8,11 @@ from redstreamd.redisio.commands import Commands
 from redstreamd.redisio.manager import Manager
 from redstreamd.settings import Settings
 from redstreamd.streams.admin.dead_letters import DeadLetters
-from redstreamd.streams.admin.groups import GroupAdmin
-from redstreamd.streams.admin.streams import StreamAdmin
-from redstreamd.streams.answers import Answers
+from redstreamd.streams.admin.group_admin import GroupAdmin
+from redstreamd.streams.admin.stream_admin import StreamAdmin
 from redstreamd.streams.diagnosis.group_findings import Limits
-from redstreamd.streams.diagnosis.health import Doctor
 from redstreamd.streams.diagnosis.sampler import Sampler
+from redstreamd.streams.diagnosis.stream_health import Diagnoser
 from redstreamd.streams.group_clocks import GroupClocks
 from redstreamd.streams.group_records import GroupRecords
 from redstreamd.streams.lease_tokens import LeaseKey
@@ -23,6 +22,7 @@ from redstreamd.streams.pages import Pages
 from redstreamd.streams.pending import PendingLister
 from redstreamd.streams.publishing import Publisher
 from redstreamd.streams.reading import Reader
+from redstreamd.streams.replies import Replies
 from redstreamd.streams.requests import Requests
 from redstreamd.streams.tail_hub import TailHub
 from redstreamd.streams.work import WorkQueue
@@ -64,9 +64,9 @@ class Bus:
     pending: PendingLister
     dead_letters: DeadLetters
     sampler: Sampler
-    doctor: Doctor
+    doctor: Diagnoser
     requests: Requests
-    answers: Answers
+    answers: Replies
     groups: GroupAdmin
     streams: StreamAdmin
 
@@ -113,7 +113,7 @@ class Bus:
             pending=PendingLister(manager, commands, clocks),
             dead_letters=DeadLetters(manager, commands, pages, hub, clocks),
             sampler=sampler,
-            doctor=Doctor(
+            doctor=Diagnoser(
                 manager,
                 commands,
                 clocks,
@@ -128,5 +128,5 @@ class Bus:
             records=records,
             groups=GroupAdmin(manager, commands, hub, records, clocks),
             streams=StreamAdmin(manager, commands),
-            answers=Answers(commands, publisher, work, requests, lease_seconds=settings.leases.lease_seconds),
+            answers=Replies(commands, publisher, work, requests, lease_seconds=settings.leases.lease_seconds),
         )

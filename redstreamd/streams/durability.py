@@ -15,8 +15,8 @@ import attrs
 
 from redstreamd.errors import BusError
 from redstreamd.redisio.commands import Commands
-from redstreamd.redisio.errors import ServerReplied
 from redstreamd.redisio.manager import Manager
+from redstreamd.redisio.redis_errors import ServerReplied
 
 #: Seconds that a writer waits for the confirmation. A replica that is well answers in milliseconds,
 #: and everybody who writes durably waits behind this.

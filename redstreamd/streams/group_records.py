@@ -8,10 +8,10 @@ from __future__ import annotations
 
 import attrs
 
-from redstreamd.redisio.manager import Manager, Replay
+from redstreamd.redisio.manager import Manager
+from redstreamd.streams.call_records import CallRecord
 from redstreamd.streams.names import Kind, companion_key
 from redstreamd.streams.scripts import load
-from redstreamd.streams.sending import Sending
 
 _CREATE = load("group_record", "create_group")
 #: The most deliveries that can be set; what another program wrote beyond counts as nothing.
@@ -54,7 +54,7 @@ class GroupRecords:
             ServerReplied: WRONGTYPE among others.
             RedisUnavailable, CommandTimedOut: see `Manager.execute`. Repeating the call is harmless.
         """
-        sending = Sending.of(self._manager, stream)
+        sending = CallRecord.of(self._manager, stream)
         created, limit = await self._manager.run_script(
             _CREATE,
             keys=[stream, sending.key, companion_key(stream, Kind.GROUP, group)],
@@ -65,14 +65,14 @@ class GroupRecords:
                 self._default,
                 sending.keep_ms,
             ],
-            replay=Replay.SAFE,
+            retry_safe=True,
         )
         return Creation(bool(created), limit)
 
     async def max_deliveries(self, stream: str, group: str) -> int:
         """Return the limit of a group, which need not exist; the setting's if none was set for it."""
         key = companion_key(stream, Kind.GROUP, group)
-        kept = await self._manager.execute("HGET", key, "max_deliveries", replay=Replay.SAFE)
+        kept = await self._manager.execute("HGET", key, "max_deliveries", retry_safe=True)
         # Another program may have written anything.
         limit = int(kept) if kept is not None and kept.isdigit() and len(kept) < 8 else MOST_DELIVERIES + 1
         return limit if limit <= MOST_DELIVERIES else self._default
@@ -82,6 +82,6 @@ class GroupRecords:
         key = companion_key(stream, Kind.GROUP, group)
         # A record that only says how clocks stand expires; a setting does not. Asked for before, too: a user
         # who may not do it sets nothing.
-        await self._manager.execute("PERSIST", key, replay=Replay.SAFE)
-        await self._manager.execute("HSET", key, "max_deliveries", max_deliveries, replay=Replay.SAFE)
-        await self._manager.execute("PERSIST", key, replay=Replay.SAFE)
+        await self._manager.execute("PERSIST", key, retry_safe=True)
+        await self._manager.execute("HSET", key, "max_deliveries", max_deliveries, retry_safe=True)
+        await self._manager.execute("PERSIST", key, retry_safe=True)

@@ -18,18 +18,18 @@ from collections.abc import Sequence
 import attrs
 
 from redstreamd.errors import BusError, Code
-from redstreamd.redisio import replies
-from redstreamd.redisio.manager import Lane, Manager, Replay
-from redstreamd.redisio.replies import RawEntry
+from redstreamd.redisio import stream_replies
+from redstreamd.redisio.manager import Manager, Role
+from redstreamd.redisio.stream_replies import RawEntry
+from redstreamd.streams.call_records import CallRecord
 from redstreamd.streams.group_clocks import GroupClocks
 from redstreamd.streams.lease_tokens import Lease
 from redstreamd.streams.names import Kind, companion_key
 from redstreamd.streams.scripts import load
-from redstreamd.streams.sending import Sending
 from redstreamd.streams.times import milliseconds
 
-_TAKE = load("ids", "clock", "due", "group_record", "tries", "bury", "take")
-_SETTLE = load("ids", "clock", "due", "group_record", "tries", "bury", "settle")
+_TAKE = load("ids", "clock", "due_set", "group_record", "delivery_history", "dead_letter", "take")
+_SETTLE = load("ids", "clock", "due_set", "group_record", "delivery_history", "dead_letter", "settle")
 
 
 class Action(enum.StrEnum):
@@ -209,7 +209,7 @@ class Leases:
         lease_ms = milliseconds(take.lease_seconds)
         key = take.idempotency_key
         record = "" if key is None else _digest(take.consumer, key)
-        sending = Sending.of(self._manager, take.stream)
+        sending = CallRecord.of(self._manager, take.stream)
         reply = await self._manager.run_script(
             _TAKE,
             keys=[
@@ -234,9 +234,9 @@ class Leases:
                 sending.keep_ms,
                 *self._clocks.told(*place),
             ],
-            replay=Replay.NEVER if key is None else Replay.SAFE,
+            retry_safe=False if key is None else True,
             # Entries may be large, and nothing short is to wait behind them.
-            lane=Lane.BULK,
+            role=Role.BULK,
         )
         now, at, expires, replayed, created, entries, dead_lettered, next_due, look_from, *rest = reply
         still_held, length, own_limit, group_limit, name = rest
@@ -246,7 +246,9 @@ class Leases:
         else:
             self._look_from[place] = look_from.decode()
         return Taken(
-            entries=[(replies.entry((entry_id, flat)), attempt) for entry_id, attempt, flat in entries],
+            entries=[
+                (stream_replies.entry((entry_id, flat)), attempt) for entry_id, attempt, flat in entries
+            ],
             now=now,
             at=at,
             expires=expires,
@@ -294,7 +296,7 @@ class Leases:
         delay_ms = 0 if delay_seconds is None else milliseconds(delay_seconds)
         if action is Action.EXTEND and delay_seconds is None:
             action, delay_ms = Action.HOLD, lease.length_ms or self._lease_ms
-        sending = Sending.of(self._manager, lease.stream)
+        sending = CallRecord.of(self._manager, lease.stream)
         # Acknowledging is by far the most frequent; there a second key would cost more than it tells.
         remember = delete or action not in (Action.DONE, Action.HOLD)
         place = (lease.stream, lease.group)
@@ -315,7 +317,7 @@ class Leases:
                 *self._clocks.told(*place),
                 *pairs,
             ],
-            replay=Replay.SAFE,
+            retry_safe=True,
         )
         if now != b"":
             self._clocks.hear(*place, name, now)
@@ -324,7 +326,7 @@ class Leases:
             {entry_id: Outcome(outcome.decode()) for entry_id, outcome in zip(chosen, outcomes, strict=True)},
             due=int(due) if due else None,
             shortened=shortened,
-            kept_for=replies.name(kept_for) if kept_for else None,
+            kept_for=stream_replies.name(kept_for) if kept_for else None,
         )
 
 

@@ -8,16 +8,16 @@ import attrs
 import trio
 
 from redstreamd.errors import BusError, Code
+from redstreamd.presentation.uris import stream_uri
 from redstreamd.redisio.commands import Commands
 from redstreamd.redisio.error_replies import reply_text
-from redstreamd.redisio.errors import ServerReplied
-from redstreamd.redisio.manager import Manager, Replay
+from redstreamd.redisio.manager import Manager
+from redstreamd.redisio.redis_errors import ServerReplied
 from redstreamd.streams import entry_ids
-from redstreamd.streams.concurrently import gather
+from redstreamd.streams.concurrency import gather
+from redstreamd.streams.error_context import explained
 from redstreamd.streams.names import is_companion_key, is_stream_name
-from redstreamd.streams.problems import explained
 from redstreamd.streams.scripts import load
-from redstreamd.streams.uris import stream_uri
 
 _POSITION = load("position")
 
@@ -88,7 +88,7 @@ class Lister:
     async def position(self, stream: str) -> StreamSummary | None:
         """Return where a stream ends, or None if it does not exist."""
         async with explained(self._commands, stream):
-            reply = await self._manager.run_script(_POSITION, keys=[stream], args=[], replay=Replay.SAFE)
+            reply = await self._manager.run_script(_POSITION, keys=[stream], args=[], retry_safe=True)
         if not reply:
             return None
         last_id, length, groups, now = reply

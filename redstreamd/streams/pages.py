@@ -8,12 +8,12 @@ from __future__ import annotations
 
 import attrs
 
-from redstreamd.redisio import replies
-from redstreamd.redisio.manager import Lane, Manager, Replay
-from redstreamd.redisio.replies import RawEntry
+from redstreamd.redisio import stream_replies
+from redstreamd.redisio.manager import Manager, Role
+from redstreamd.redisio.stream_replies import RawEntry
 from redstreamd.streams.scripts import load
 
-_PAGE = load("page")
+_PAGE = load("read_page")
 _DELIVER = load("deliver")
 
 
@@ -58,10 +58,10 @@ class Pages:
             _PAGE,
             keys=[stream],
             args=["XRANGE" if forward else "XREVRANGE", first, last, most, most_bytes],
-            replay=Replay.SAFE,
-            lane=Lane.BULK,
+            retry_safe=True,
+            role=Role.BULK,
         )
-        return Batch(replies.entries(page), bool(more))
+        return Batch(stream_replies.entries(page), bool(more))
 
     async def deliver(
         self, stream: str, group: str, consumer: str, *, most: int, most_bytes: int
@@ -83,7 +83,7 @@ class Pages:
             _DELIVER,
             keys=[stream],
             args=[group, consumer, most, most_bytes],
-            replay=Replay.NEVER,
-            lane=Lane.BULK,
+            retry_safe=False,
+            role=Role.BULK,
         )
-        return replies.entries(delivered)
+        return stream_replies.entries(delivered)

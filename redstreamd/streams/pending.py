@@ -4,17 +4,17 @@ from __future__ import annotations
 
 import attrs
 
-from redstreamd.redisio import replies
+from redstreamd.redisio import stream_replies
 from redstreamd.redisio.commands import Commands
-from redstreamd.redisio.manager import Manager, Replay
-from redstreamd.redisio.replies import PendingEntry
+from redstreamd.redisio.manager import Manager
+from redstreamd.redisio.stream_replies import PendingEntry
+from redstreamd.streams.error_context import explained
 from redstreamd.streams.group_clocks import GroupClocks
 from redstreamd.streams.names import Kind, companion_key
-from redstreamd.streams.problems import explained
 from redstreamd.streams.scripts import load
 from redstreamd.streams.times import milliseconds
 
-_PENDING = load("clock", "due", "pending")
+_PENDING = load("clock", "due_set", "pending")
 
 #: Pending entries that one call looks at before it answers with a cursor to go on from. They cost the
 #: server 4 to 7 ms at worst, and nobody else is served meanwhile.
@@ -107,10 +107,10 @@ class PendingLister:
                     MAX_LOOKED_AT,
                     *self._clocks.told(stream, group),
                 ],
-                replay=Replay.SAFE,
+                retry_safe=True,
             )
         return HeldPage(
-            held=[_held(replies.pending_entry(line[:4]), *line[4:]) for line in found],
+            held=[_held(stream_replies.pending_entry(line[:4]), *line[4:]) for line in found],
             now=now,
             total=total,
             next_cursor=last.decode() or None,

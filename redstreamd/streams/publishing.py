@@ -9,15 +9,15 @@ from typing import Any
 import attrs
 
 from redstreamd.errors import BusError, Code
-from redstreamd.redisio import replies
+from redstreamd.redisio import stream_replies
 from redstreamd.redisio.commands import Commands
-from redstreamd.redisio.manager import Lane, Manager, Replay
+from redstreamd.redisio.manager import Manager, Role
 from redstreamd.streams import codec
+from redstreamd.streams.call_records import CallRecord
 from redstreamd.streams.durability import Confirmation, Durability, confirm
+from redstreamd.streams.error_context import explained
 from redstreamd.streams.names import Kind, companion_key
-from redstreamd.streams.problems import explained
 from redstreamd.streams.scripts import load
-from redstreamd.streams.sending import Sending
 from redstreamd.streams.times import milliseconds
 
 _ADD = load("ids", "add")
@@ -117,7 +117,7 @@ class Publisher:
                 for pair in fields:
                     words.extend(pair)
             body_hash = "" if idempotency_key is None else _hash(words)
-            sending = Sending.of(self._manager, stream)
+            sending = CallRecord.of(self._manager, stream)
             known, ids, kept_for = await self._manager.run_script(
                 _ADD,
                 keys=[stream, _record(stream, idempotency_key, key_space), sending.key],
@@ -129,8 +129,8 @@ class Publisher:
                     sending.keep_ms,
                     *words,
                 ],
-                replay=Replay.NEVER if idempotency_key is None else Replay.SAFE,
-                lane=Lane.DURABLE if asks else Lane.COMMAND,
+                retry_safe=False if idempotency_key is None else True,
+                role=Role.DURABLE if asks else Role.COMMAND,
             )
             if asks and known != -1:
                 confirmation = await confirm(self._manager, self._commands, durability)
@@ -141,14 +141,14 @@ class Publisher:
             ids=[entry_id.decode() for entry_id in ids],
             duplicate=known == 1,
             confirmation=confirmation,
-            kept_for=replies.name(kept_for) if kept_for else None,
+            kept_for=stream_replies.name(kept_for) if kept_for else None,
         )
 
     async def remembers(self, stream: str, key: str, *, key_space: str | None = None) -> bool:
         """Tell whether `add` with this key would add nothing, because it did before."""
         async with explained(self._commands, stream):
             found = await self._manager.execute(
-                "EXISTS", stream, _record(stream, key, key_space), replay=Replay.SAFE
+                "EXISTS", stream, _record(stream, key, key_space), retry_safe=True
             )
         return bool(found == 2)
 

@@ -14,15 +14,15 @@ import trio
 from redstreamd import ijson
 from redstreamd.errors import BusError, Code
 from redstreamd.redisio.commands import Commands
-from redstreamd.redisio.replies import RawEntry
+from redstreamd.redisio.stream_replies import RawEntry
 from redstreamd.streams import entry_ids
 from redstreamd.streams.codec import decode
-from redstreamd.streams.concurrently import gather
+from redstreamd.streams.concurrency import gather
+from redstreamd.streams.error_context import explained, stream_not_found
 from redstreamd.streams.listing import Lister
 from redstreamd.streams.pages import Pages
-from redstreamd.streams.patience import Sight, look_until
-from redstreamd.streams.problems import explained, stream_not_found
 from redstreamd.streams.tail_hub import TailHub
+from redstreamd.streams.waiting import Sight, look_until
 
 #: Entries looked at by one call with a filter before it answers with a cursor to go on from.
 MAX_SCANNED = 1_000

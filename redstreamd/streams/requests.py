@@ -22,19 +22,19 @@ import trio
 
 from redstreamd.errors import BusError, Code
 from redstreamd.redisio.commands import Commands
-from redstreamd.redisio.manager import Manager, Replay
-from redstreamd.redisio.replies import RawEntry
+from redstreamd.redisio.manager import Manager
+from redstreamd.redisio.stream_replies import RawEntry
 from redstreamd.streams import entry_ids
 from redstreamd.streams.codec import Stamp, decode, request_name
+from redstreamd.streams.error_context import explained, telling
 from redstreamd.streams.listing import Lister
 from redstreamd.streams.names import Kind, check_unreserved, companion_key, is_reply_stream
 from redstreamd.streams.pages import Pages
-from redstreamd.streams.patience import PASSING, Sight, look_until
-from redstreamd.streams.problems import explained, telling
 from redstreamd.streams.publishing import Added, KeyReused, Publisher
 from redstreamd.streams.scripts import load
 from redstreamd.streams.tail_hub import TailHub, Watch
 from redstreamd.streams.times import milliseconds
+from redstreamd.streams.waiting import PASSING, Sight, look_until
 
 _REPLY_STREAM = load("reply_stream")
 
@@ -149,7 +149,7 @@ class Requests:
         async with explained(self._commands, reply_to):
             if is_reply_stream(reply_to):
                 last = await self._manager.run_script(
-                    _REPLY_STREAM, keys=[reply_to], args=[MAX_REPLIES, self._keep_ms], replay=Replay.SAFE
+                    _REPLY_STREAM, keys=[reply_to], args=[MAX_REPLIES, self._keep_ms], retry_safe=True
                 )
                 return str(last, "ascii")
         summary = await self._lister.position(reply_to)

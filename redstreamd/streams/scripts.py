@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from importlib import resources
 
-from redstreamd.redisio.scripts import Script
+from redstreamd.redisio.script import Script
 
 
 def load(*names: str) -> Script:

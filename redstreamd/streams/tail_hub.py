@@ -32,10 +32,10 @@ import attrs
 import trio
 
 from redstreamd.errors import BusError, Code
-from redstreamd.redisio.errors import ServerReplied
-from redstreamd.redisio.manager import Lane, Manager, Replay
-from redstreamd.remedies import setting
-from redstreamd.streams.concurrently import gather
+from redstreamd.errors.remedies import setting
+from redstreamd.redisio.manager import Manager, Role
+from redstreamd.redisio.redis_errors import ServerReplied
+from redstreamd.streams.concurrency import gather
 
 #: Keys armed by one command. Large enough that 10,000 keys are 20 round trips, small enough that the
 #: server's reply to everyone else waits well under a millisecond.
@@ -234,7 +234,7 @@ class TailHub:
         each sweep.
         """
         try:
-            await self._manager.execute("EXISTS", *keys, lane=Lane.WATCH, replay=Replay.SAFE)
+            await self._manager.execute("EXISTS", *keys, role=Role.WATCH, retry_safe=True)
         except ServerReplied:
             if len(keys) > 1:
                 await gather(self._name_one, keys)
@@ -247,7 +247,7 @@ class TailHub:
             return
         epoch = self._epoch
         try:
-            await self._manager.execute("CLIENT", "TRACKING", "ON", lane=Lane.WATCH, replay=Replay.SAFE)
+            await self._manager.execute("CLIENT", "TRACKING", "ON", role=Role.WATCH, retry_safe=True)
         except ServerReplied:
             self._refused_epoch = epoch
         else:

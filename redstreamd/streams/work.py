@@ -16,12 +16,12 @@ import trio
 
 from redstreamd.errors import BusError, Code
 from redstreamd.redisio.commands import Commands
-from redstreamd.redisio.errors import OutcomeUnknown
+from redstreamd.redisio.redis_errors import OutcomeUnknown
 from redstreamd.streams import entry_ids
+from redstreamd.streams.error_context import explained, telling
 from redstreamd.streams.group_records import Creation, GroupRecords
 from redstreamd.streams.lease_tokens import Lease, LeaseKey
 from redstreamd.streams.leases import Action, Leases, Settled, Take, Taken
-from redstreamd.streams.problems import explained, telling
 from redstreamd.streams.tail_hub import TailHub
 
 #: Seconds after which a waiting take looks again without being woken: a retry that another daemon

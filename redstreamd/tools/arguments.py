@@ -32,10 +32,10 @@ from cattrs.gen import make_dict_structure_fn, override
 
 from redstreamd import ijson
 from redstreamd.errors import BusError, Code
-from redstreamd.nearest import nearest_names
+from redstreamd.errors.nearest_names import nearest_names
 from redstreamd.tools import json_texts
-from redstreamd.tools.hints import makeup
 from redstreamd.tools.schema import arguments_schema, describe
+from redstreamd.tools.type_shape import type_shape
 
 ArgumentsT = TypeVar("ArgumentsT", bound=attrs.AttrsInstance)
 
@@ -156,7 +156,7 @@ def _refused(problems: Iterable[str]) -> BusError:
 
 def _leaf(hint: Any) -> Callable[[Any, Any], Any]:
     """Return the function that checks and converts values of one argument's type."""
-    made = makeup(hint)
+    made = type_shape(hint)
     # A one-member struct, because msgspec compiles a struct's types once and any other at each call.
     box = msgspec.defstruct("Box", [("value", hint)])
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 from redstreamd.tools import (
     dead_letters,
     group_admin,
-    health,
     pending,
     publishing,
     reading,
@@ -13,6 +12,7 @@ from redstreamd.tools import (
     requests,
     settling,
     stream_admin,
+    stream_health,
     work,
 )
 from redstreamd.tools.definition import Registry
@@ -21,7 +21,7 @@ REGISTRY = Registry(
     (
         *reading.TOOLS,
         *pending.TOOLS,
-        *health.TOOLS,
+        *stream_health.TOOLS,
         *publishing.TOOLS,
         *requests.TOOLS,
         *work.TOOLS,

@@ -9,12 +9,12 @@ from msgspec import Meta
 
 from redstreamd.errors import BusError, Code
 from redstreamd.policy import Permission
+from redstreamd.presentation.entries import view
 from redstreamd.streams import entry_ids
 from redstreamd.streams.admin.dead_letters import Disposal, Disposed, Fate
 from redstreamd.streams.bus import Bus
-from redstreamd.streams.entries import view
 from redstreamd.streams.names import check_group, check_stream
-from redstreamd.tools import fields
+from redstreamd.tools import shared_arguments
 from redstreamd.tools.actions import check_arguments
 from redstreamd.tools.annotations import no, writing, yes
 from redstreamd.tools.definition import Call, Profile, named_by, tool
@@ -34,8 +34,8 @@ _WHY_NOT = {
 class DeadLetterReplayArguments:
     """Arguments of dead_letter_replay."""
 
-    stream: fields.Stream
-    group: fields.Group
+    stream: shared_arguments.Stream
+    group: shared_arguments.Group
     action: Annotated[
         Literal["list", "replay", "delete"],
         Meta(description="replay adds the entries to the stream anew, for all its groups."),
@@ -48,8 +48,8 @@ class DeadLetterReplayArguments:
         | None
     ) = None
     count: Annotated[int, Meta(ge=1, le=100, description="Most dead letters.")] = 10
-    cursor: fields.Cursor | None = None
-    dry_run: fields.DryRun = True
+    cursor: shared_arguments.Cursor | None = None
+    dry_run: shared_arguments.DryRun = True
 
 
 @attrs.frozen

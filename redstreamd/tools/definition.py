@@ -17,10 +17,10 @@ from typing import Any, Generic, TypeVar
 
 import attrs
 
-from redstreamd.nearest import nearest_names
+from redstreamd.errors.nearest_names import nearest_names
 from redstreamd.policy import Permission, Principal
 from redstreamd.tools.annotations import Hints
-from redstreamd.tools.dialect import MAX_DESCRIPTION, TOOL_NAME
+from redstreamd.tools.schema_dialect import MAX_DESCRIPTION, TOOL_NAME
 
 BusT = TypeVar("BusT")
 ArgumentsT = TypeVar("ArgumentsT", bound=attrs.AttrsInstance)

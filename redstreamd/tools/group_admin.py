@@ -10,10 +10,10 @@ from msgspec import Meta
 from redstreamd.errors import BusError, Code
 from redstreamd.policy import Permission
 from redstreamd.streams.admin.counting import Count
-from redstreamd.streams.admin.groups import GroupState
+from redstreamd.streams.admin.group_admin import GroupState
 from redstreamd.streams.bus import Bus
 from redstreamd.streams.names import RELEASED, check_consumer, check_group, check_stream
-from redstreamd.tools import fields
+from redstreamd.tools import shared_arguments
 from redstreamd.tools.actions import check_arguments
 from redstreamd.tools.annotations import no, writing, yes
 from redstreamd.tools.definition import Call, Profile, named_by, tool
@@ -30,8 +30,8 @@ _OWN = {
 class GroupManageArguments:
     """Arguments of group_manage."""
 
-    stream: fields.Stream
-    group: fields.Group
+    stream: shared_arguments.Stream
+    group: shared_arguments.Group
     action: Literal["destroy", "set_position", "set_max_deliveries", "remove_consumer"]
     start: (
         Annotated[
@@ -68,7 +68,7 @@ class GroupManageArguments:
     delete_dead_letters: Annotated[bool, Meta(description="destroy: the group's dead letters go, too.")] = (
         False
     )
-    dry_run: fields.DryRun = True
+    dry_run: shared_arguments.DryRun = True
 
 
 @attrs.frozen

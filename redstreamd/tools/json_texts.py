@@ -25,7 +25,7 @@ from typing import Any
 import attrs
 
 from redstreamd import ijson
-from redstreamd.remedies import setting
+from redstreamd.errors.remedies import setting
 from redstreamd.tools.schema import Schema
 
 #: Levels of a message around an argument: the message, its params, their arguments.

@@ -12,7 +12,7 @@ from redstreamd.streams import entry_ids
 from redstreamd.streams.bus import Bus
 from redstreamd.streams.names import check_consumer, check_group, check_stream
 from redstreamd.streams.pending import Held
-from redstreamd.tools import fields
+from redstreamd.tools import shared_arguments
 from redstreamd.tools.annotations import reading
 from redstreamd.tools.definition import Call, Profile, named_by, tool
 from redstreamd.tools.lines import fitting
@@ -22,8 +22,8 @@ from redstreamd.tools.lines import fitting
 class PendingListArguments:
     """Arguments of pending_list."""
 
-    stream: fields.Stream
-    group: fields.Group
+    stream: shared_arguments.Stream
+    group: shared_arguments.Group
     consumer: Annotated[str, Meta(max_length=65_536, description="Only what this consumer holds.")] | None = (
         None
     )
@@ -31,8 +31,8 @@ class PendingListArguments:
         float, Meta(ge=0, le=10**10, description="Only entries last delivered so long ago.")
     ] = 0.0
     min_deliveries: Annotated[int, Meta(ge=0, description="Only entries delivered so often.")] = 0
-    cursor: fields.Cursor | None = None
-    count: fields.Count = 10
+    cursor: shared_arguments.Cursor | None = None
+    count: shared_arguments.Count = 10
 
 
 @attrs.frozen

@@ -11,24 +11,24 @@ from redstreamd.policy import Permission
 from redstreamd.streams.bus import Bus
 from redstreamd.streams.codec import Stamp
 from redstreamd.streams.durability import Confirmation, Durability
-from redstreamd.tools import fields
+from redstreamd.tools import shared_arguments
 from redstreamd.tools.annotations import no, writing, yes
 from redstreamd.tools.definition import Call, Profile, named_by, tool
-from redstreamd.tools.naming import check_new_stream
+from redstreamd.tools.naming_rule import check_new_stream
 
 
 @attrs.frozen
 class StreamAddArguments:
     """Arguments of stream_add."""
 
-    stream: fields.Stream
+    stream: shared_arguments.Stream
     entries: Annotated[
         list[dict[str, Any]],
         Meta(
             min_length=1, max_length=100, description="JSON objects, one for each entry; added all or none."
         ),
     ]
-    idempotency_key: fields.IdempotencyKey | None = None
+    idempotency_key: shared_arguments.IdempotencyKey | None = None
     max_length: (
         Annotated[
             int,

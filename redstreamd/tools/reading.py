@@ -9,16 +9,16 @@ from msgspec import Meta
 
 from redstreamd.errors import BusError, Code
 from redstreamd.policy import Permission
+from redstreamd.presentation.entries import view
 from redstreamd.streams.bus import Bus
-from redstreamd.streams.entries import view
 from redstreamd.streams.listing import line
 from redstreamd.streams.names import check_stream
-from redstreamd.tools import fields
+from redstreamd.tools import shared_arguments
 from redstreamd.tools.annotations import reading
 from redstreamd.tools.definition import Call, Profile, named_by, tool
 from redstreamd.tools.lines import fitting
 from redstreamd.tools.results import bound_entries
-from redstreamd.tools.waiting import reporting, wait_seconds
+from redstreamd.tools.wait_progress import reporting, wait_seconds
 
 
 @attrs.frozen
@@ -28,7 +28,7 @@ class StreamListArguments:
     pattern: Annotated[
         str, Meta(min_length=1, max_length=512, description="Glob pattern of names, such as 'billing:*'.")
     ] = "*"
-    cursor: fields.Cursor | None = None
+    cursor: shared_arguments.Cursor | None = None
     count: Annotated[int, Meta(ge=1, le=100, description="Most streams to return.")] = 50
 
 
@@ -64,20 +64,20 @@ async def stream_list(call: Call[Bus], args: StreamListArguments) -> StreamList:
 class StreamReadArguments:
     """Arguments of stream_read."""
 
-    stream: fields.Stream
-    start: fields.Start | None = None
-    end: fields.End | None = None
-    cursor: fields.Cursor | None = None
+    stream: shared_arguments.Stream
+    start: shared_arguments.Start | None = None
+    end: shared_arguments.End | None = None
+    cursor: shared_arguments.Cursor | None = None
     direction: Literal["forward", "backward"] = "forward"
-    count: fields.Count = 10
-    filter: fields.Filter | None = None
+    count: shared_arguments.Count = 10
+    filter: shared_arguments.Filter | None = None
 
 
 @attrs.frozen
 class StreamPage:
     """Answer of stream_read."""
 
-    entries: fields.Entries
+    entries: shared_arguments.Entries
     next_cursor: str
     has_more: bool
 
@@ -119,18 +119,18 @@ async def stream_read(call: Call[Bus], args: StreamReadArguments) -> StreamPage:
 class StreamWaitArguments:
     """Arguments of stream_wait."""
 
-    streams: fields.Streams
-    cursor: fields.Cursor | None = None
-    timeout_seconds: fields.Timeout | None = None
-    count: fields.Count = 10
-    filter: fields.Filter | None = None
+    streams: shared_arguments.Streams
+    cursor: shared_arguments.Cursor | None = None
+    timeout_seconds: shared_arguments.Timeout | None = None
+    count: shared_arguments.Count = 10
+    filter: shared_arguments.Filter | None = None
 
 
 @attrs.frozen
 class StreamWaited:
     """Answer of stream_wait."""
 
-    entries: fields.Entries
+    entries: shared_arguments.Entries
     next_cursor: str
     timed_out: bool
     absent: Annotated[list[str], Meta(description="Streams that do not exist yet.")] | None = None

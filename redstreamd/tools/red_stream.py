@@ -16,16 +16,16 @@ from msgspec import Meta
 
 from redstreamd.errors import BusError, Code
 from redstreamd.policy import Permission
-from redstreamd.redisio.replies import RawEntry
+from redstreamd.redisio.stream_replies import RawEntry
 from redstreamd.streams import entry_ids
 from redstreamd.streams.bus import Bus
 from redstreamd.streams.codec import Stamp, decode
+from redstreamd.streams.error_context import explained, stream_not_found
 from redstreamd.streams.names import check_consumer, check_group, check_stream
-from redstreamd.streams.problems import explained, stream_not_found
-from redstreamd.tools import fields
+from redstreamd.tools import shared_arguments
 from redstreamd.tools.annotations import no, reading, writing, yes
 from redstreamd.tools.definition import Call, Profile, named_by, tool
-from redstreamd.tools.naming import check_new_stream
+from redstreamd.tools.naming_rule import check_new_stream
 
 #: The original had no bound; one answer must still fit a message, so there are fewer if they are large.
 MostMessages = Annotated[int, Meta(ge=1, le=1_000, description="Most messages to return.")]
@@ -35,7 +35,7 @@ MostMessages = Annotated[int, Meta(ge=1, le=1_000, description="Most messages to
 class AddStreamMessageArguments:
     """Arguments of add_stream_message."""
 
-    stream: fields.Stream
+    stream: shared_arguments.Stream
     message: Annotated[dict[str, Any], Meta(description="The message, a JSON object.")]
 
 
@@ -61,7 +61,7 @@ async def add_stream_message(call: Call[Bus], args: AddStreamMessageArguments) -
 class GetStreamMessagesArguments:
     """Arguments of get_stream_messages."""
 
-    stream: fields.Stream
+    stream: shared_arguments.Stream
     count: MostMessages = 1
     start: Annotated[str, Meta(max_length=64, description="Entry ID to begin with.")] = "0"
 
@@ -91,8 +91,8 @@ async def get_stream_messages(call: Call[Bus], args: GetStreamMessagesArguments)
 class CreateConsumerGroupArguments:
     """Arguments of create_consumer_group."""
 
-    stream: fields.Stream
-    group: fields.Group
+    stream: shared_arguments.Stream
+    group: shared_arguments.Group
     start: Annotated[str, Meta(max_length=64, description="Last delivered entry ID; $ for new only.")] = "$"
 
 
@@ -128,9 +128,9 @@ async def create_consumer_group(call: Call[Bus], args: CreateConsumerGroupArgume
 class ReadGroupArguments:
     """Arguments of read_group."""
 
-    stream: fields.Stream
-    group: fields.Group
-    consumer: fields.Consumer
+    stream: shared_arguments.Stream
+    group: shared_arguments.Group
+    consumer: shared_arguments.Consumer
     count: MostMessages = 1
 
 
@@ -164,7 +164,7 @@ async def read_group(call: Call[Bus], args: ReadGroupArguments) -> list[dict[str
 class ListGroupsArguments:
     """Arguments of list_groups."""
 
-    stream: fields.Stream
+    stream: shared_arguments.Stream
 
 
 @tool(

@@ -8,24 +8,24 @@ import attrs
 from msgspec import Meta
 
 from redstreamd.policy import Permission
+from redstreamd.presentation.entries import view
 from redstreamd.streams.bus import Bus
-from redstreamd.streams.entries import view
 from redstreamd.streams.requests import Request
-from redstreamd.tools import fields
+from redstreamd.tools import shared_arguments
 from redstreamd.tools.annotations import no, writing, yes
 from redstreamd.tools.definition import Call, Profile, named_by, tool
-from redstreamd.tools.naming import check_new_stream, joined
+from redstreamd.tools.naming_rule import check_new_stream, joined
 from redstreamd.tools.results import bound_entries
-from redstreamd.tools.waiting import reporting, wait_seconds
+from redstreamd.tools.wait_progress import reporting, wait_seconds
 
 
 @attrs.frozen
 class RequestReplyArguments:
     """Arguments of request_reply."""
 
-    stream: fields.Stream
+    stream: shared_arguments.Stream
     entry: Annotated[dict[str, Any], Meta(description="The request, a JSON object.")]
-    timeout_seconds: fields.Timeout | None = None
+    timeout_seconds: shared_arguments.Timeout | None = None
     correlation_id: (
         Annotated[str, Meta(min_length=1, max_length=256, description="Default a new one.")] | None
     ) = None
@@ -33,7 +33,7 @@ class RequestReplyArguments:
         Annotated[str, Meta(min_length=1, max_length=512, description="Reply stream; default your own.")]
         | None
     ) = None
-    idempotency_key: fields.IdempotencyKey | None = None
+    idempotency_key: shared_arguments.IdempotencyKey | None = None
 
 
 @attrs.frozen

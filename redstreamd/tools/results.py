@@ -24,7 +24,7 @@ from cattrs.fns import identity
 from cattrs.gen import make_dict_unstructure_fn, override
 
 from redstreamd.errors import BusError
-from redstreamd.streams.bounds import bound_entries
+from redstreamd.presentation.truncation import bound_entries
 
 __all__ = ["bound_entries", "failure", "success"]
 

@@ -25,7 +25,7 @@ from typing import Any
 import attrs
 import msgspec
 
-from redstreamd.tools.dialect_check import schema_faults
+from redstreamd.tools.schema_check import schema_faults
 
 FAILURE = ("code", "message", "cause", "next_step")
 """The members of a failed call's structured content."""

@@ -11,14 +11,14 @@ from msgspec import Meta
 from redstreamd.errors import BusError, Code
 from redstreamd.policy import Permission
 from redstreamd.streams import entry_ids
-from redstreamd.streams.answers import Answered
 from redstreamd.streams.bus import Bus
+from redstreamd.streams.error_context import telling
 from redstreamd.streams.leases import Action, Outcome, Settled
-from redstreamd.streams.problems import telling
-from redstreamd.tools import fields
+from redstreamd.streams.replies import Replied
+from redstreamd.tools import shared_arguments
 from redstreamd.tools.annotations import no, writing, yes
 from redstreamd.tools.definition import Call, Profile, named_by, tool
-from redstreamd.tools.leasing import Seconds, lease_seconds
+from redstreamd.tools.lease_duration import Seconds, lease_seconds
 
 _SHORTENED = "lease_seconds is less than was left: {count} of these entries come due earlier than before."
 
@@ -31,10 +31,10 @@ AlreadyDone = Annotated[
 class WorkDoneArguments:
     """Arguments of work_done."""
 
-    lease: fields.LeaseToken
-    entry_ids: fields.EntryIds | None = None
-    stream: fields.Stream | None = None
-    group: fields.Group | None = None
+    lease: shared_arguments.LeaseToken
+    entry_ids: shared_arguments.EntryIds | None = None
+    stream: shared_arguments.Stream | None = None
+    group: shared_arguments.Group | None = None
     delete: Annotated[bool, Meta(description="Also delete those that no other group needs.")] = False
     reply: Annotated[dict[str, Any], Meta(description="Answer to the one entry's reply_to.")] | None = None
 
@@ -105,7 +105,7 @@ async def work_done(call: Call[Bus], args: WorkDoneArguments) -> WorkDone:
     )
 
 
-def _published(answered: Answered) -> dict[str, Any]:
+def _published(answered: Replied) -> dict[str, Any]:
     told: dict[str, Any] = {"stream": answered.stream, "duplicate": answered.duplicate}
     return told if answered.id is None else told | {"id": answered.id}
 
@@ -114,11 +114,11 @@ def _published(answered: Answered) -> dict[str, Any]:
 class WorkExtendArguments:
     """Arguments of work_extend."""
 
-    lease: fields.LeaseToken
+    lease: shared_arguments.LeaseToken
     lease_seconds: Seconds | None = None
-    entry_ids: fields.EntryIds | None = None
-    stream: fields.Stream | None = None
-    group: fields.Group | None = None
+    entry_ids: shared_arguments.EntryIds | None = None
+    stream: shared_arguments.Stream | None = None
+    group: shared_arguments.Group | None = None
 
 
 @attrs.frozen
@@ -169,16 +169,16 @@ async def work_extend(call: Call[Bus], args: WorkExtendArguments) -> WorkExtende
 class WorkFailArguments:
     """Arguments of work_fail."""
 
-    lease: fields.LeaseToken
+    lease: shared_arguments.LeaseToken
     action: Annotated[
         Literal["retry", "release", "dead_letter"],
         Meta(description="retry after delay_seconds, release for anyone now, or dead_letter for good."),
     ] = "retry"
     reason: Annotated[str, Meta(max_length=2_000, description="Why; told with a dead letter.")] = ""
     delay_seconds: Annotated[float, Meta(ge=0, le=30 * 86_400)] = 10.0
-    entry_ids: fields.EntryIds | None = None
-    stream: fields.Stream | None = None
-    group: fields.Group | None = None
+    entry_ids: shared_arguments.EntryIds | None = None
+    stream: shared_arguments.Stream | None = None
+    group: shared_arguments.Group | None = None
 
 
 @attrs.frozen

@@ -10,11 +10,11 @@ from msgspec import Meta
 from redstreamd.errors import BusError, Code
 from redstreamd.policy import Permission
 from redstreamd.streams import entry_ids
-from redstreamd.streams.admin.streams import Cut, Removal
+from redstreamd.streams.admin.stream_admin import Cut, Removal
 from redstreamd.streams.bus import Bus
-from redstreamd.streams.diagnosis.shape import Shape
+from redstreamd.streams.diagnosis.lag import Shape
 from redstreamd.streams.names import check_stream
-from redstreamd.tools import fields
+from redstreamd.tools import shared_arguments
 from redstreamd.tools.actions import check_arguments
 from redstreamd.tools.annotations import no, writing, yes
 from redstreamd.tools.definition import Call, Profile, named_by, tool
@@ -30,7 +30,7 @@ _OWN = {
 class StreamManageArguments:
     """Arguments of stream_manage."""
 
-    stream: fields.Stream
+    stream: shared_arguments.Stream
     action: Literal["trim", "delete_entries", "delete"]
     max_length: Annotated[int, Meta(ge=0, description="trim to the newest entries, this many.")] | None = None
     min_id: Annotated[str, Meta(max_length=64, description="trim entries below this entry ID.")] | None = None
@@ -46,7 +46,7 @@ class StreamManageArguments:
         bool, Meta(description="delete: the dead letters of its groups go, too.")
     ] = False
     force: Annotated[bool, Meta(description="Even what groups have pending or did not get yet.")] = False
-    dry_run: fields.DryRun = True
+    dry_run: shared_arguments.DryRun = True
 
 
 @attrs.frozen

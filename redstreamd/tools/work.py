@@ -8,19 +8,19 @@ import attrs
 from msgspec import Meta
 
 from redstreamd.policy import Permission
+from redstreamd.presentation.entries import view
 from redstreamd.streams import entry_ids
 from redstreamd.streams.bus import Bus
-from redstreamd.streams.entries import view
 from redstreamd.streams.leases import Take
 from redstreamd.streams.names import check_consumer, check_group, check_stream
 from redstreamd.streams.work import group_position
-from redstreamd.tools import fields
+from redstreamd.tools import shared_arguments
 from redstreamd.tools.annotations import no, writing, yes
 from redstreamd.tools.definition import Call, Profile, named_by, tool
-from redstreamd.tools.leasing import Seconds, lease_seconds
-from redstreamd.tools.naming import check_new_stream, joined
+from redstreamd.tools.lease_duration import Seconds, lease_seconds
+from redstreamd.tools.naming_rule import check_new_stream, joined
 from redstreamd.tools.results import bound_entries
-from redstreamd.tools.waiting import reporting, wait_seconds
+from redstreamd.tools.wait_progress import reporting, wait_seconds
 
 _USED_UP = "What this key took is finished or was taken over. Use a new key for more."
 
@@ -29,9 +29,9 @@ _USED_UP = "What this key took is finished or was taken over. Use a new key for 
 class GroupCreateArguments:
     """Arguments of group_create."""
 
-    stream: fields.Stream
-    group: fields.Group
-    start: fields.Start = "earliest"
+    stream: shared_arguments.Stream
+    group: shared_arguments.Group
+    start: shared_arguments.Start = "earliest"
     max_deliveries: (
         Annotated[
             int,
@@ -84,9 +84,9 @@ async def group_create(call: Call[Bus], args: GroupCreateArguments) -> GroupCrea
 class WorkTakeArguments:
     """Arguments of work_take."""
 
-    stream: fields.Stream
-    group: fields.Group
-    consumer: fields.Consumer
+    stream: shared_arguments.Stream
+    group: shared_arguments.Group
+    consumer: shared_arguments.Consumer
     count: (
         Annotated[
             int,
@@ -98,7 +98,7 @@ class WorkTakeArguments:
         ]
         | None
     ) = None
-    timeout_seconds: fields.Timeout = 0.0
+    timeout_seconds: shared_arguments.Timeout = 0.0
     lease_seconds: Seconds | None = None
     max_deliveries: (
         Annotated[
@@ -111,7 +111,7 @@ class WorkTakeArguments:
         ]
         | None
     ) = None
-    start: fields.Start = "earliest"
+    start: shared_arguments.Start = "earliest"
     resume: Annotated[
         bool,
         Meta(
@@ -119,7 +119,7 @@ class WorkTakeArguments:
             "Counts as a delivery."
         ),
     ] = False
-    idempotency_key: fields.IdempotencyKey | None = None
+    idempotency_key: shared_arguments.IdempotencyKey | None = None
 
 
 @attrs.frozen

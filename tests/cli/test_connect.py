@@ -15,8 +15,9 @@ import pytest
 import trio
 from mcp import Client, MCPError, StdioServerParameters
 
-from redstreamd import paths, unavailable
-from redstreamd.cli import reach
+from redstreamd.addresses import default_paths
+from redstreamd.cli import discovery
+from redstreamd.startup import unavailable
 from tests.cli.conftest import read_all, read_exactly
 
 LARGE = random.Random(1).randbytes(8 * 1024 * 1024)
@@ -24,16 +25,16 @@ LARGE = random.Random(1).randbytes(8 * 1024 * 1024)
 
 def test_a_socket_in_a_directory_that_somebody_else_made_meanwhile_is_not_used(place, monkeypatch):
     # As it is after the candidates were listed: the place in /tmp was not there then.
-    monkeypatch.setattr(paths, "_fallback_socket", lambda uid: str(place))
-    monkeypatch.setattr(reach, "candidates_for_clients", lambda _environ: [str(place)])
+    monkeypatch.setattr(default_paths, "_fallback_socket", lambda uid: str(place))
+    monkeypatch.setattr(discovery, "candidates_for_clients", lambda _environ: [str(place)])
     with socket.socket(socket.AF_UNIX) as listening:
         listening.bind(str(place))
         listening.listen()
-        reach.open_connection(None).close()
+        discovery.open_connection(None).close()
         place.parent.chmod(0o777)
-        with pytest.raises(reach.UnreachableError, match="somebody else has made its directory"):
-            reach.open_connection(None)
-        reach.open_connection(str(place)).close()
+        with pytest.raises(discovery.UnreachableError, match="somebody else has made its directory"):
+            discovery.open_connection(None)
+        discovery.open_connection(str(place)).close()
 
 
 async def test_bytes_pass_unchanged_in_both_directions(place, accept, redstreamd):
@@ -259,25 +260,25 @@ def test_a_socket_that_a_daemon_left_is_tried_again_until_it_is_back(place, monk
                 daemon.bind(str(place))
             daemon.listen()
 
-    monkeypatch.setattr(reach.time, "sleep", come_back)
-    with daemon, reach.open_connection(str(place)) as connection:
+    monkeypatch.setattr(discovery.time, "sleep", come_back)
+    with daemon, discovery.open_connection(str(place)) as connection:
         assert connection.getpeername() == str(place)
     assert len(pauses) == 3
 
 
 def test_a_socket_that_goes_on_refusing_is_given_up_after_three_seconds(place, monkeypatch):
     now = [1000.0]
-    monkeypatch.setattr(reach.time, "monotonic", lambda: now[0])
-    monkeypatch.setattr(reach.time, "sleep", lambda seconds: now.__setitem__(0, now[0] + seconds))
-    with refusing(place), pytest.raises(reach.UnreachableError, match="nobody is listening"):
-        reach.open_connection(str(place))
+    monkeypatch.setattr(discovery.time, "monotonic", lambda: now[0])
+    monkeypatch.setattr(discovery.time, "sleep", lambda seconds: now.__setitem__(0, now[0] + seconds))
+    with refusing(place), pytest.raises(discovery.UnreachableError, match="nobody is listening"):
+        discovery.open_connection(str(place))
     assert 3.0 <= now[0] - 1000.0 <= 3.1
 
 
 def test_where_no_daemon_has_been_none_is_waited_for(nowhere, monkeypatch):
-    monkeypatch.setattr(reach.time, "sleep", lambda seconds: pytest.fail("waited"))
-    with pytest.raises(reach.UnreachableError, match="no such file"):
-        reach.open_connection(str(nowhere))
+    monkeypatch.setattr(discovery.time, "sleep", lambda seconds: pytest.fail("waited"))
+    with pytest.raises(discovery.UnreachableError, match="no such file"):
+        discovery.open_connection(str(nowhere))
 
 
 def test_a_socket_that_is_not_ours_to_use_names_the_group(place, monkeypatch):
@@ -285,13 +286,13 @@ def test_a_socket_that_is_not_ours_to_use_names_the_group(place, monkeypatch):
         raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))
 
     monkeypatch.setattr(socket.socket, "connect", refuse)
-    with pytest.raises(reach.UnreachableError, match="redstreamd-clients"):
-        reach.open_connection(str(place))
+    with pytest.raises(discovery.UnreachableError, match="redstreamd-clients"):
+        discovery.open_connection(str(place))
 
 
 def test_a_path_too_long_for_a_socket_is_explained(tmp_path):
-    with pytest.raises(reach.UnreachableError, match="at most 107 bytes"):
-        reach.open_connection(str(tmp_path / ("x" * 108)))
+    with pytest.raises(discovery.UnreachableError, match="at most 107 bytes"):
+        discovery.open_connection(str(tmp_path / ("x" * 108)))
 
 
 @pytest.mark.parametrize("words", [["connect"], ["call", "stream_list"]])

@@ -174,7 +174,7 @@ async def test_a_setting_with_line_breaks_stays_one_line(finished, tmp_path):
 
 DAEMON = """
 import sys, types
-daemon = types.ModuleType("redstreamd.daemon")
+daemon = types.ModuleType("redstreamd.daemon.daemon")
 def act(name):
     def run(loaded, **told):
         print(name, loaded.settings.limits.max_waits, loaded.settings.daemon.embedded)
@@ -182,7 +182,7 @@ def act(name):
     return run
 daemon.serve, daemon.stdio = act("serve"), act("stdio")
 import redstreamd
-redstreamd.daemon = sys.modules["redstreamd.daemon"] = daemon
+redstreamd.daemon.daemon = sys.modules["redstreamd.daemon.daemon"] = daemon
 from redstreamd.cli import main
 sys.exit(main())
 """

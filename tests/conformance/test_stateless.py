@@ -13,7 +13,7 @@ import pytest
 import trio
 from mcp_types.version import LATEST_HANDSHAKE_VERSION, LATEST_MODERN_VERSION
 
-from redstreamd.streams.uris import stream_uri
+from redstreamd.presentation.uris import stream_uri
 from tests.support.daemon import Daemon
 from tests.support.mcp_client import CLIENT_INFO, ENVELOPE, RawClient, raw_client
 from tests.support.servers import Server

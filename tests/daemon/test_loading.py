@@ -14,8 +14,8 @@ from pathlib import Path
 import pytest
 import trio
 
-from redstreamd.redisio.embedded import EmbeddedServer
-from redstreamd.redisio.ownership import listener_of
+from redstreamd.service.embedded.embedded_server import EmbeddedServer
+from redstreamd.service.embedded.process_lock import listener_of
 from tests.support.daemon import Daemon, home, running_daemon
 from tests.support.servers import valkey_binary
 from tests.support.slow_loading import COMMANDS, EXTENSION_SECONDS, PROGRAM, ask, fill, hurry

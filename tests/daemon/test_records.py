@@ -17,7 +17,7 @@ from tests.support.daemon import PROGRAM, Daemon, clean_environment, hasty, home
 from tests.support.servers import Server, start_redis
 
 #: A daemon that soon asks whether writes are accepted again.
-SOON = hasty("redstreamd.redisio.writes", "_ASK_SECONDS")
+SOON = hasty("redstreamd.redisio.write_availability", "_ASK_SECONDS")
 
 
 def until(condition: Callable[[], bool]) -> None:
@@ -91,9 +91,9 @@ def test_an_outage_is_one_record_with_its_cause_and_one_for_its_end(served: tupl
     assert len(reasons) <= 3, "\n".join(log)
     (back,) = (line for line in log if line not in reasons)
     # The first lane to find the server gone may do so before the next one notices; the end knows them all.
-    lanes = ("short commands", "waiting calls", "large reads", "confirmed writes")
-    assert any(lane in refused for lane in lanes)
-    assert all(lane in back for lane in lanes)
+    roles = ("short commands", "waiting calls", "large reads", "confirmed writes")
+    assert any(role in refused for role in roles)
+    assert all(role in back for role in roles)
     assert "Nothing needs to be changed" not in refused + back
 
 

@@ -13,7 +13,7 @@ import trio
 from mcp.client.subscriptions import ResourcesListChanged, ResourceUpdated
 from mcp_types import ResourceUpdatedNotification
 
-from redstreamd.streams.uris import entry_uri, group_uri, stream_uri
+from redstreamd.presentation.uris import entry_uri, group_uri, stream_uri
 from tests.daemon.test_many_waiters import connections, until, watched
 from tests.support.counts import counts
 from tests.support.daemon import Daemon, hasty, running_daemon

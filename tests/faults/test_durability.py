@@ -11,8 +11,8 @@ import pytest
 import trio
 import trio.testing
 
-from redstreamd.redisio.confirming import Confirmer
 from redstreamd.redisio.connection import Connection
+from redstreamd.redisio.wait_batch import WaitBatch
 from redstreamd.streams import durability
 from tests.redisio.running import calls, running_connection, through, until
 from tests.support.buses import running_bus
@@ -48,7 +48,7 @@ def durable(primary: Server) -> str:
 
 
 @pytest.fixture
-def patient(monkeypatch: pytest.MonkeyPatch) -> None:
+def probe(monkeypatch: pytest.MonkeyPatch) -> None:
     """Have writers wait for as long as they may; the tests end their waiting."""
     monkeypatch.setattr(durability, "_PATIENCE", math.inf)
 
@@ -206,7 +206,7 @@ async def test_each_of_several_writes_is_on_disk_in_time_though_that_is_synced_o
 
 async def test_when_the_one_who_asks_is_cancelled_the_others_ask_again(redis: Server) -> None:
     answers: list[object] = []
-    confirmer = Confirmer()
+    confirmer = WaitBatch()
     with trio.fail_after(10):
         async with (
             proxy_to(redis.path) as proxy,

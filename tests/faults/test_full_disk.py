@@ -15,9 +15,9 @@ from pathlib import Path
 import pytest
 import trio
 
-from redstreamd.redisio import embedded
-from redstreamd.redisio.embedded import SPACE_NEEDED, EmbeddedServer
 from redstreamd.redisio.target import Target
+from redstreamd.service.embedded import embedded_server
+from redstreamd.service.embedded.embedded_server import SPACE_NEEDED, EmbeddedServer
 from tests.embedded.conftest import ask
 from tests.faults.calling import bus_at
 from tests.support.calls import call, refusal
@@ -103,7 +103,7 @@ async def test_a_server_that_waits_for_space_counts_as_started_and_callers_are_t
 ) -> None:
     """Without root, and from the first start on: the daemon of a full disk must not fail to start."""
     valkey_binary()
-    monkeypatch.setattr(embedded, "SPACE_NEEDED", 1 << 60)
+    monkeypatch.setattr(embedded_server, "SPACE_NEEDED", 1 << 60)
     with trio.fail_after(20), home() as directory, EmbeddedServer(directory / "state") as server:
         async with trio.open_nursery() as nursery:
             await nursery.start(server.run)
@@ -111,7 +111,7 @@ async def test_a_server_that_waits_for_space_counts_as_started_and_callers_are_t
                 error = await refusal(bus, "stream_list")
                 assert error["code"] == "CONNECTION_ERROR"
                 assert "disk of the embedded server is full" in error["cause"]
-                monkeypatch.setattr(embedded, "SPACE_NEEDED", 0)
+                monkeypatch.setattr(embedded_server, "SPACE_NEEDED", 0)
                 await bus.commands._manager.wait_connected()
                 await call(bus, "stream_add", stream=STREAM, entries=[{"n": 1}])
                 assert server.obstacle() is None

@@ -1,7 +1,7 @@
 """The kernel's OOM killer ends the embedded server: a real kill, in a control group of the test's own.
 
 Needs control groups that can be written to. Where they cannot, the reading of recorded files shows what
-is made of the kernel's counters (tests/redisio/test_oom.py).
+is made of the kernel's counters (tests/service/test_oom_killer.py).
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from pathlib import Path
 
 import pytest
 
-from redstreamd.redisio.ownership import listener_of
+from redstreamd.service.embedded.process_lock import listener_of
 from tests.support.daemon import running_daemon
 from tests.support.servers import valkey_binary
 
@@ -38,7 +38,9 @@ def group() -> Iterator[Path]:
     except OSError as error:
         with contextlib.suppress(OSError):
             made.rmdir()
-        pytest.skip(f"no control group for memory can be made here ({error}); see tests/redisio/test_oom.py")
+        pytest.skip(
+            f"no control group for memory can be made here ({error}); see tests/service/test_oom_killer.py"
+        )
     yield made
     made.rmdir()
 

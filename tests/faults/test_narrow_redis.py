@@ -16,8 +16,8 @@ import pytest
 import trio
 
 import redstreamd.streams
-from redstreamd.doctor.permissions import _AREAS, _name
-from redstreamd.redisio.scripts import Script
+from redstreamd.doctor.permission_checks import _AREAS, _name
+from redstreamd.redisio.script import Script
 from redstreamd.redisio.target import Target
 from redstreamd.streams.bus import Bus
 from redstreamd.streams.group_records import _CREATE

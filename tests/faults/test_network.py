@@ -11,7 +11,7 @@ import pytest
 import trio
 
 from redstreamd.errors import BusError, Code
-from redstreamd.redisio.manager import Lane, Replay
+from redstreamd.redisio.manager import Role
 from redstreamd.redisio.target import Target
 from tests.faults.calling import QUICK, bus_at, by_bus
 from tests.redisio.running import over_tcp, through, until
@@ -153,7 +153,7 @@ async def test_a_wait_outlives_a_server_that_is_slow_and_fails_with_one_that_han
             async with trio.open_nursery() as nursery:
                 nursery.start_soon(wait)
                 # The first look takes too long.
-                await until(lambda: not status().lanes[Lane.BULK].connected)
+                await until(lambda: not status().roles[Role.BULK].connected)
                 assert not found
                 server.signal(signal.SIGCONT)
             assert found == ["1-1"]
@@ -209,7 +209,7 @@ async def test_a_destroyed_connection_is_replaced_within_half_a_second(
                     destroy(redis.port)
                 began = clock()
                 # Asked on the old connection until that is gone; a repeat of the question is harmless.
-                while await manager.execute("CLIENT", "ID", replay=Replay.SAFE) == before:
+                while await manager.execute("CLIENT", "ID", retry_safe=True) == before:
                     assert clock() - began < 0.5
                 assert (await call(bus, "stream_read", stream=STREAM, count=100))["entries"]
                 assert clock() - began < 0.5

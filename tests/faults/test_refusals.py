@@ -9,7 +9,7 @@ from typing import Any
 import hiredis
 import trio
 
-from redstreamd.redisio.manager import Lane
+from redstreamd.redisio.manager import Role
 from redstreamd.redisio.target import Target
 from redstreamd.streams.bus import Bus
 from tests.faults.calling import bus_at, by_bus
@@ -26,7 +26,7 @@ ADD = {"stream": STREAM, "entries": [{"n": 1}]}
 
 def lane_failures(bus: Bus) -> object:
     """What the command lane has against its connections; None as long as the first one lives."""
-    return bus.commands._manager.status().lanes[Lane.COMMAND].failure
+    return bus.commands._manager.status().roles[Role.COMMAND].failure
 
 
 async def test_a_full_server_is_named_called_upon_with_pauses_and_used_when_there_is_room(

@@ -20,13 +20,13 @@ from mcp.server.lowlevel import Server
 from mcp.shared.exceptions import MCPError
 from pydantic import BaseModel
 
-from redstreamd.mcpio.acceptor import Acceptor, Door
-from redstreamd.mcpio.connection import Connection
-from redstreamd.mcpio.context import RequestContext
-from redstreamd.mcpio.events import Event
+from redstreamd.mcpio.acceptor import Acceptor, ServedListener
+from redstreamd.mcpio.client_connection import ClientConnection
+from redstreamd.mcpio.connection_events import Event
+from redstreamd.mcpio.connection_state import ConnectionState
 from redstreamd.mcpio.limits import Limits
 from redstreamd.mcpio.listeners import open_unix_listener
-from redstreamd.mcpio.state import ConnectionState
+from redstreamd.mcpio.request_context import RequestContext
 from redstreamd.policy import Principal
 
 PRINCIPAL = Principal("tester", "unix")
@@ -144,7 +144,7 @@ def make_server(tools: Tools | None = None) -> Server[Principal]:
             case "big":
                 return text("x" * int(arguments["bytes"]))
             case "whoami":
-                return text(f"{ctx.lifespan_context.name}/{ctx.lifespan_context.door}")
+                return text(f"{ctx.lifespan_context.name}/{ctx.lifespan_context.transport}")
             case "ask":
                 await ctx.session.send_ping()
                 return text("unreachable")
@@ -216,7 +216,7 @@ async def serving(
     with tempfile.TemporaryDirectory(prefix="rs-") as directory:
         async with await open_unix_listener(Path(directory) / "mcp.sock") as listener:
             acceptor = Acceptor(
-                [Door(listener, PRINCIPAL)],
+                [ServedListener(listener, PRINCIPAL)],
                 server or make_server(tools),
                 limits=limits,
                 on_event=events.append,
@@ -238,7 +238,7 @@ class Pair:
         events: What was reported.
     """
 
-    connection: Connection
+    connection: ClientConnection
     peer: trio.SocketStream
     tools: Tools
     events: list[Event]
@@ -260,7 +260,7 @@ async def connection_pair(
     """Serve one end of a socket pair for the block."""
     tools, events = Tools(), list[Event]()
     ours, theirs = socket_pair()
-    connection = Connection(
+    connection = ClientConnection(
         ours, make_server(tools), principal=PRINCIPAL, limits=limits, state=state, on_event=events.append
     )
     async with theirs, trio.open_nursery() as nursery:

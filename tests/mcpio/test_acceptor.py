@@ -16,9 +16,9 @@ import trio
 import trio.testing
 
 from redstreamd.mcpio import jsonrpc
-from redstreamd.mcpio.acceptor import Acceptor, Door
-from redstreamd.mcpio.connection import BYTES_PER_TURN, MESSAGES_PER_TURN, Connection
-from redstreamd.mcpio.events import (
+from redstreamd.mcpio.acceptor import Acceptor, ServedListener
+from redstreamd.mcpio.client_connection import BYTES_PER_TURN, MESSAGES_PER_TURN, ClientConnection
+from redstreamd.mcpio.connection_events import (
     AcceptPaused,
     AcceptResumed,
     ConnectionClosed,
@@ -103,8 +103,11 @@ async def test_each_door_has_its_own_principal(socket_path: str) -> None:
             tcp,
             trio.open_nursery() as nursery,
         ):
-            doors = [Door(unix, Principal("ann", "unix")), Door(tcp, Principal("bob", "tcp"))]
-            acceptor = Acceptor(doors, make_server())
+            listeners = [
+                ServedListener(unix, Principal("ann", "unix")),
+                ServedListener(tcp, Principal("bob", "tcp")),
+            ]
+            acceptor = Acceptor(listeners, make_server())
             await nursery.start(acceptor.run)
             for address, name in [
                 (str(unix.path), "ann/unix"),
@@ -130,7 +133,7 @@ async def test_a_tcp_peer_that_vanishes_without_a_word_is_noticed_by_the_kernel(
                 await listener.aclose()
 
         async with listener, trio.open_nursery() as nursery:
-            acceptor = Acceptor([Door(Looking(), PRINCIPAL)], make_server())
+            acceptor = Acceptor([ServedListener(Looking(), PRINCIPAL)], make_server())
             await nursery.start(acceptor.run)
             async with raw_client(("127.0.0.1", listener.socket.getsockname()[1]), initialize=True):
                 (stream,) = accepted
@@ -171,7 +174,7 @@ async def test_a_defect_in_one_connection_touches_no_other(monkeypatch: pytest.M
 async def test_a_defect_during_cancellation_is_reported_and_the_cancellation_goes_on(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    async def run(self: Connection) -> None:
+    async def run(self: ClientConnection) -> None:
         async with trio.open_nursery() as nursery:
             nursery.start_soon(trio.sleep_forever)
             try:
@@ -181,7 +184,7 @@ async def test_a_defect_during_cancellation_is_reported_and_the_cancellation_goe
                     await trio.aclose_forcefully(self._stream)
                 raise RuntimeError("on the way out")
 
-    monkeypatch.setattr(Connection, "run", run)
+    monkeypatch.setattr(ClientConnection, "run", run)
     with trio.fail_after(10):
         async with serving() as service, raw_client(service.path):
             while not service.acceptor.statistics().connections:
@@ -198,7 +201,7 @@ async def test_a_hook_that_raises_costs_only_its_record(
 
     with trio.fail_after(10):
         async with await open_unix_listener(socket_path) as listener:
-            acceptor = Acceptor([Door(listener, PRINCIPAL)], make_server(), on_event=hook)
+            acceptor = Acceptor([ServedListener(listener, PRINCIPAL)], make_server(), on_event=hook)
             async with trio.open_nursery() as nursery:
                 await nursery.start(acceptor.run)
                 async with raw_client(str(listener.path), initialize=True) as raw:
@@ -269,7 +272,7 @@ async def test_a_drained_acceptor_ends_its_run_and_says_what_it_cut_off(socket_p
     with trio.fail_after(10):
         tools = Tools()
         async with await open_unix_listener(socket_path) as listener:
-            acceptor = Acceptor([Door(listener, PRINCIPAL)], make_server(tools))
+            acceptor = Acceptor([ServedListener(listener, PRINCIPAL)], make_server(tools))
             async with trio.open_nursery() as nursery:
                 await nursery.start(acceptor.run)
                 async with raw_client(str(listener.path), initialize=True) as raw:
@@ -285,7 +288,7 @@ async def test_a_drained_acceptor_ends_its_run_and_says_what_it_cut_off(socket_p
 async def test_after_a_failure_an_acceptor_can_run_again_on_the_same_doors(socket_path: str) -> None:
     with trio.fail_after(10):
         async with await open_unix_listener(socket_path) as listener:
-            acceptor = Acceptor([Door(listener, PRINCIPAL)], make_server())
+            acceptor = Acceptor([ServedListener(listener, PRINCIPAL)], make_server())
             for _ in range(2):
                 async with trio.open_nursery() as nursery:
                     await nursery.start(acceptor.run)

@@ -14,14 +14,14 @@ import pytest
 import trio
 import trio.testing
 
-from redstreamd.mcpio.acceptor import Acceptor, Door
-from redstreamd.mcpio.connection import (
+from redstreamd.mcpio.acceptor import Acceptor, ServedListener
+from redstreamd.mcpio.client_connection import (
     EOF_GRACE_SECONDS,
     FIRST_REQUEST_SECONDS,
     LAST_WORDS_SECONDS,
-    Connection,
+    ClientConnection,
 )
-from redstreamd.mcpio.events import ConnectionClosed, ConnectionOpened, Ending, Event
+from redstreamd.mcpio.connection_events import ConnectionClosed, ConnectionOpened, Ending, Event
 from redstreamd.mcpio.limits import Limits
 from redstreamd.mcpio.listeners import open_tcp_listeners
 from tests.mcpio.serving import PRINCIPAL, Pair, Tools, connection_pair, make_server, serving, socket_pair
@@ -127,7 +127,7 @@ async def test_a_peer_that_hangs_up_by_tcp_reset_gets_no_grace() -> None:
     tools, events = Tools(), list[Event]()
     with trio.fail_after(10):
         (listener,) = await open_tcp_listeners("127.0.0.1", 0)
-        acceptor = Acceptor([Door(listener, PRINCIPAL)], make_server(tools), on_event=events.append)
+        acceptor = Acceptor([ServedListener(listener, PRINCIPAL)], make_server(tools), on_event=events.append)
         async with listener, trio.open_nursery() as nursery:
             await nursery.start(acceptor.run)
             stream = await trio.open_tcp_stream("127.0.0.1", listener.socket.getsockname()[1])
@@ -288,7 +288,7 @@ async def test_a_drain_is_bounded_even_if_the_peer_does_not_read() -> None:
 async def test_a_drain_that_comes_before_the_first_turn_of_a_connection_holds() -> None:
     with trio.fail_after(100):
         ours, theirs = socket_pair()
-        connection = Connection(ours, make_server(), principal=PRINCIPAL)
+        connection = ClientConnection(ours, make_server(), principal=PRINCIPAL)
         async with theirs, trio.open_nursery() as nursery:
             nursery.start_soon(connection.drain, 60)
             await trio.testing.wait_all_tasks_blocked()

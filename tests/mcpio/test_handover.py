@@ -15,10 +15,10 @@ import pytest
 import trio
 import trio.testing
 
-from redstreamd.mcpio.connection import Connection
-from redstreamd.mcpio.events import ConnectionClosed, Ending, Event
+from redstreamd.mcpio.client_connection import ClientConnection
+from redstreamd.mcpio.connection_events import ConnectionClosed, Ending, Event
+from redstreamd.mcpio.connection_state import ConnectionState, Era, Listen
 from redstreamd.mcpio.limits import Limits
-from redstreamd.mcpio.state import ConnectionState, Era, Listen
 from tests.mcpio.serving import PRINCIPAL, Tools, make_server, socket_pair
 from tests.mcpio.test_both_eras import text_of
 from tests.support.mcp_client import HANDSHAKE, EraName, RawClient, connected, enveloped
@@ -49,12 +49,12 @@ class Relay:
     tools: Tools = attrs.field(factory=Tools)
     states: list[bytes] = attrs.field(factory=list)
     events: list[Event] = attrs.field(factory=list)
-    connection: Connection | None = None
+    connection: ClientConnection | None = None
 
     async def serve(self, state: ConnectionState | None = None) -> None:
         """Serve the stream with a new connection and a new server."""
         self.tools = Tools()
-        self.connection = Connection(
+        self.connection = ClientConnection(
             self.stream,
             make_server(self.tools),
             principal=PRINCIPAL,
@@ -246,7 +246,7 @@ async def test_a_peer_that_does_not_read_cannot_be_handed_over() -> None:
     ours, theirs = socket_pair()
     with trio.fail_after(10):
         async with theirs, trio.open_nursery() as nursery:
-            connection = Connection(ours, make_server(), principal=PRINCIPAL, limits=Limits())
+            connection = ClientConnection(ours, make_server(), principal=PRINCIPAL, limits=Limits())
             await nursery.start(connection.run)
             raw = RawClient(theirs)
             await raw.initialize()
@@ -263,7 +263,7 @@ async def test_a_connection_that_has_ended_cannot_be_handed_over() -> None:
     ours, theirs = socket_pair()
     with trio.fail_after(10):
         async with trio.open_nursery() as nursery:
-            connection = Connection(ours, make_server(), principal=PRINCIPAL)
+            connection = ClientConnection(ours, make_server(), principal=PRINCIPAL)
             await nursery.start(connection.run)
             await theirs.aclose()
             await connection.drain(1)
@@ -311,4 +311,4 @@ async def test_a_handshake_that_is_not_valid_is_refused() -> None:
     ours, theirs = socket_pair()
     async with ours, theirs:
         with pytest.raises(ValueError):
-            Connection(ours, make_server(), principal=PRINCIPAL, state=state)
+            ClientConnection(ours, make_server(), principal=PRINCIPAL, state=state)

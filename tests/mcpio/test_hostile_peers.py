@@ -8,7 +8,7 @@ import pytest
 import trio
 import trio.testing
 
-from redstreamd.mcpio.events import ConnectionClosed, Ending
+from redstreamd.mcpio.connection_events import ConnectionClosed, Ending
 from tests.mcpio.serving import connection_pair
 from tests.support.mcp_client import EraName, RawClient
 

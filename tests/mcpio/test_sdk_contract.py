@@ -29,7 +29,7 @@ from mcp.shared.transport_context import TransportContext
 from mcp_types.version import HANDSHAKE_PROTOCOL_VERSIONS, LATEST_MODERN_VERSION, MODERN_PROTOCOL_VERSIONS
 from pydantic import BaseModel, ValidationError
 
-from redstreamd.mcpio.context import ConnectionOutbound, RequestContext
+from redstreamd.mcpio.request_context import ConnectionOutbound, RequestContext
 from tests.support.mcp_client import ENVELOPE
 
 

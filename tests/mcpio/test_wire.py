@@ -14,7 +14,7 @@ import pytest
 import trio
 import trio.testing
 
-from redstreamd.mcpio.events import RequestFailed
+from redstreamd.mcpio.connection_events import RequestFailed
 from redstreamd.mcpio.jsonrpc import DuplicateNames
 from redstreamd.mcpio.limits import Limits
 from tests.mcpio.serving import PRINCIPAL, DefectError, Service, serving

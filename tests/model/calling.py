@@ -11,8 +11,8 @@ import jsonschema
 from hypothesis.stateful import RuleBasedStateMachine
 
 from redstreamd.errors import Code
+from redstreamd.mcp_server.tool_server import Toolbox
 from redstreamd.tools.schema import always_present, result_schema
-from redstreamd.tools.server import Toolbox
 from tests.model.choices import NO_STREAM
 from tests.model.world import World
 from tests.support.buses import BusThread

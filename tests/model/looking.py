@@ -8,7 +8,7 @@ from typing import Any
 from hypothesis import strategies as st
 from hypothesis.stateful import rule
 
-from redstreamd.streams.diagnosis.shape import MOST_COUNTED
+from redstreamd.streams.diagnosis.lag import MOST_COUNTED
 from redstreamd.tools.catalog import REGISTRY
 from tests.model.choices import COUNTS, GROUPS, NAMES, NO_STREAM, STREAMS
 from tests.model.reading import Reading

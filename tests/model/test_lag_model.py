@@ -14,7 +14,7 @@ from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
 
 from redstreamd.streams.diagnosis import group_facts
-from redstreamd.streams.diagnosis.shape import lag_of
+from redstreamd.streams.diagnosis.lag import lag_of
 from tests.support.buses import BusThread
 from tests.support.counts import LONG
 from tests.support.servers import Server

@@ -14,11 +14,11 @@ import pytest
 from hypothesis import HealthCheck, Phase, settings
 from hypothesis.stateful import initialize, invariant, run_state_machine_as_test
 
+from redstreamd.mcp_server.tool_server import Toolbox
 from redstreamd.settings import LeasesSettings, Settings, ToolsSettings
 from redstreamd.streams.codec import decode
 from redstreamd.tools.catalog import REGISTRY
 from redstreamd.tools.definition import Profile
-from redstreamd.tools.server import Toolbox
 from tests.model.administration import Administration
 from tests.model.calling import MAX_RESULT_BYTES
 from tests.model.choices import LEASES, MEMBERS, NAMES

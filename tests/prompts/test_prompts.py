@@ -18,7 +18,7 @@ from redstreamd.policy import Permission
 from redstreamd.prompts import design, diagnosis, work
 from redstreamd.prompts.catalog import PROMPTS
 from redstreamd.prompts.definition import MAX_ARGUMENT, Argument, Brief, Prompts, prompt
-from redstreamd.redisio.events import Lane
+from redstreamd.redisio.redis_events import Role
 from redstreamd.tools.catalog import REGISTRY
 from tests.support.daemon import Daemon, running_daemon
 from tests.support.mcp_client import connected, raw_client
@@ -150,8 +150,8 @@ async def test_a_server_on_which_nobody_has_waited_is_not_said_to_refuse_trackin
             assert health["waiting"]["tracking"] is False
             assert "watch" not in health["redis"]["connections"]
             assert 'only if "watch" is among the connections' in text
-            for lane in Lane:
-                assert f'"{lane.value}"' in text
+            for role in Role:
+                assert f'"{role.value}"' in text
 
 
 @ERAS

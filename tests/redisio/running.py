@@ -9,10 +9,10 @@ from typing import Any
 import attrs
 import trio
 
+from redstreamd.redisio.connect_errors import ConnectionEnded, Failure
 from redstreamd.redisio.connection import Connection
-from redstreamd.redisio.events import RedisEvent
-from redstreamd.redisio.failures import ConnectionEnded, Failure
 from redstreamd.redisio.manager import Manager
+from redstreamd.redisio.redis_events import RedisEvent
 from redstreamd.redisio.target import Target
 from tests.support.proxy import Proxy
 from tests.support.servers import Server

@@ -15,9 +15,9 @@ import pytest
 import trio
 
 from redstreamd.redisio import dial
-from redstreamd.redisio.errors import OutcomeUnknown
-from redstreamd.redisio.events import ConnectionLost, RedisEvent
-from redstreamd.redisio.manager import Lane
+from redstreamd.redisio.manager import Role
+from redstreamd.redisio.redis_errors import OutcomeUnknown
+from redstreamd.redisio.redis_events import ConnectionLost, RedisEvent
 from redstreamd.redisio.target import Target
 from tests.redisio.running import running_manager, until
 from tests.support.fair_clock import Clock
@@ -112,7 +112,7 @@ async def test_a_host_that_vanishes_while_idle_is_given_up_by_the_ping(
         async with running_manager(
             Target(host=host.address), events=events, command_timeout=60, ping_interval=0.3, ping_timeout=0.5
         ) as manager:
-            await manager.wait_connected(Lane.WATCH)
+            await manager.wait_connected(Role.WATCH)
             host.unplug()
             started = clock()
             # Told once the socket is closed, which is a moment after the lane stops taking commands.

@@ -5,17 +5,11 @@ from collections.abc import AsyncIterator
 import pytest
 import trio
 
-from redstreamd.redisio import replies
+from redstreamd.redisio import stream_replies
 from redstreamd.redisio.commands import Commands
-from redstreamd.redisio.errors import ServerReplied
-from redstreamd.redisio.manager import Lane
-from redstreamd.redisio.replies import (
-    ConsumerInfo,
-    GroupInfo,
-    PendingEntry,
-    PendingSummary,
-    RawEntry,
-)
+from redstreamd.redisio.manager import Role
+from redstreamd.redisio.redis_errors import ServerReplied
+from redstreamd.redisio.stream_replies import ConsumerInfo, GroupInfo, PendingEntry, PendingSummary, RawEntry
 from redstreamd.redisio.target import Target
 from tests.redisio.running import running_manager
 from tests.support.servers import Server
@@ -31,7 +25,7 @@ async def commands(server: Server) -> AsyncIterator[Commands]:
             yield Commands(manager)
 
 
-def deliver(server: Server, consumer: str, count: int) -> None:
+def send_with_retries(server: Server, consumer: str, count: int) -> None:
     """Let `consumer` of the group g have the next entries of the stream s."""
     server.command("XREADGROUP", "GROUP", "g", consumer, "COUNT", count, "STREAMS", "s", ">")
 
@@ -87,7 +81,7 @@ async def test_groups_and_consumers_are_described(commands: Commands, server: Se
         server.command("XADD", "s", f"{number}-1", "n", number)
     await commands.xgroup_create("s", "g", "0", mkstream=False)
     assert await commands.xinfo_groups("s") == [GroupInfo("g", 0, 0, "0-0", None, 3)]
-    deliver(server, "ann", 2)
+    send_with_retries(server, "ann", 2)
     assert await commands.xinfo_groups("s") == [GroupInfo("g", 1, 2, "2-1", 2, 1)]
     server.command("XACK", "s", "g", "1-1")
     server.command("XGROUP", "CREATECONSUMER", "s", "g", "idle")
@@ -115,8 +109,8 @@ async def test_pending_entries_are_summed_up_and_listed(commands: Commands, serv
         server.command("XADD", "s", f"{number}-1", "n", number)
     await commands.xgroup_create("s", "g", "0", mkstream=False)
     assert await commands.xpending_summary("s", "g") == PendingSummary(0, None, None, ())
-    deliver(server, "ann", 2)
-    deliver(server, "bob", 1)
+    send_with_retries(server, "ann", 2)
+    send_with_retries(server, "bob", 1)
     # An hour ago, the second time.
     server.command("XCLAIM", "s", "g", "bob", 0, "3-1", "IDLE", 3_600_000, "RETRYCOUNT", 2, "JUSTID")
     assert await commands.xpending_summary("s", "g") == PendingSummary(
@@ -147,12 +141,12 @@ async def test_an_entry_deleted_while_pending_has_no_fields(commands: Commands, 
         ("XDEL", "s", "1-1"),
     )
     own_history = server.command("XREADGROUP", "GROUP", "g", "c", "STREAMS", "s", "0")
-    assert replies.entries(own_history[0][1]) == [RawEntry("1-1", ())]
+    assert stream_replies.entries(own_history[0][1]) == [RawEntry("1-1", ())]
 
 
 async def test_the_server_tells_its_state(commands: Commands) -> None:
     await commands.ping()
-    await commands.ping(lane=Lane.BULK)
+    await commands.ping(role=Role.BULK)
     info = await commands.info("memory")
     assert int(info["used_memory"]) > 0
     assert "# Memory" not in info

@@ -16,10 +16,10 @@ from redis.credentials import (
 )
 
 from redstreamd.redisio import credentials
+from redstreamd.redisio.connect_errors import FailureKind
 from redstreamd.redisio.connection import Connection
 from redstreamd.redisio.credentials import PasswordFile
-from redstreamd.redisio.events import ConnectionLost, Lane, LoginRenewed, RedisEvent, RenewalFailed
-from redstreamd.redisio.failures import FailureKind
+from redstreamd.redisio.redis_events import ConnectionLost, LoginRenewed, RedisEvent, RenewalFailed, Role
 from redstreamd.redisio.target import Target
 from tests.redisio.running import failure_of, running_connection, running_manager, until
 from tests.support.servers import Server, start_redis
@@ -216,16 +216,16 @@ async def test_announced_credentials_reach_every_live_connection_from_another_th
     with trio.fail_after(10):
         async with running_manager(target, events=events) as manager:
             numbers = {}
-            for lane in Lane:
-                numbers[lane] = await manager.execute("CLIENT", "ID", lane=lane)
-                assert await manager.execute("ACL", "WHOAMI", lane=lane) == b"default"
+            for role in Role:
+                numbers[role] = await manager.execute("CLIENT", "ID", role=role)
+                assert await manager.execute("ACL", "WHOAMI", role=role) == b"default"
             provider.given = ("agent", "secret")
             await trio.to_thread.run_sync(provider.announce, "ask me again")
-            await until(lambda: sum(isinstance(event, LoginRenewed) for event in events) == len(Lane))
-            for lane in Lane:
-                assert await manager.execute("ACL", "WHOAMI", lane=lane) == b"agent"
+            await until(lambda: sum(isinstance(event, LoginRenewed) for event in events) == len(Role))
+            for role in Role:
+                assert await manager.execute("ACL", "WHOAMI", role=role) == b"agent"
                 # The very same connections.
-                assert await manager.execute("CLIENT", "ID", lane=lane) == numbers[lane]
+                assert await manager.execute("CLIENT", "ID", role=role) == numbers[role]
 
 
 async def test_a_token_carries_its_own_user(guarded: Server) -> None:

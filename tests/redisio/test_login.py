@@ -12,8 +12,8 @@ import attrs
 import pytest
 import trio
 
+from redstreamd.redisio.connect_errors import ConnectionEnded, Failure, FailureKind
 from redstreamd.redisio.connection import Connection
-from redstreamd.redisio.failures import ConnectionEnded, Failure, FailureKind
 from redstreamd.redisio.target import Target
 from tests.redisio.running import failure_of, over_tcp, running_connection, slow_loading, through, until
 from tests.support.fair_clock import Clock

@@ -8,11 +8,8 @@ import pytest
 import trio
 from redis.backoff import ConstantBackoff
 
-from redstreamd.redisio.errors import (
-    OutcomeUnknown,
-    RedisUnavailable,
-)
-from redstreamd.redisio.manager import Lane, Manager, Replay
+from redstreamd.redisio.manager import Manager, Role
+from redstreamd.redisio.redis_errors import OutcomeUnknown, RedisUnavailable
 from tests.redisio.running import calls, running_manager, through, until
 from tests.support.proxy import Proxy, proxy_to
 from tests.support.servers import Server
@@ -30,7 +27,7 @@ async def test_a_write_whose_reply_is_lost_is_not_repeated(server: Server) -> No
             assert unknown.value.code == "OUTCOME_UNKNOWN"
             assert "XADD was sent" in unknown.value.message
             await manager.wait_connected()
-            assert await manager.execute("XLEN", "s", replay=Replay.SAFE) == 1
+            assert await manager.execute("XLEN", "s", retry_safe=True) == 1
 
 
 async def test_a_reset_in_the_middle_of_a_reply_is_a_lost_reply(server: Server) -> None:
@@ -41,7 +38,7 @@ async def test_a_reset_in_the_middle_of_a_reply_is_a_lost_reply(server: Server) 
             with pytest.raises(OutcomeUnknown):
                 await manager.execute("GET", "large")
             proxy.to_client.cut_after(100_000)
-            assert len(await manager.execute("GET", "large", replay=Replay.SAFE)) == 300_000
+            assert len(await manager.execute("GET", "large", retry_safe=True)) == 300_000
             assert proxy.accepted == 3
 
 
@@ -50,7 +47,7 @@ async def test_a_read_whose_reply_is_lost_is_repeated(server: Server) -> None:
     with trio.fail_after(20):
         async with proxy_to(server.path) as proxy, running_manager(through(proxy), **PATIENT) as manager:
             proxy.to_client.cut_after(0)
-            assert await manager.execute("GET", "key", replay=Replay.SAFE) == b"value"
+            assert await manager.execute("GET", "key", retry_safe=True) == b"value"
             assert proxy.accepted == 2
     assert calls(server, "get") >= 2
 
@@ -81,12 +78,12 @@ async def test_a_write_that_was_never_sent_is_sent_on_the_next_connection(redis:
 
 
 def _in_flight(manager: Manager) -> int:
-    statistics = manager.status().lanes[Lane.COMMAND].statistics
+    statistics = manager.status().roles[Role.COMMAND].statistics
     return 0 if statistics is None else statistics.in_flight
 
 
 def _queued(manager: Manager) -> int:
-    statistics = manager.status().lanes[Lane.COMMAND].statistics
+    statistics = manager.status().roles[Role.COMMAND].statistics
     return 0 if statistics is None else statistics.queued
 
 

@@ -4,12 +4,9 @@ import pytest
 import trio
 
 from redstreamd.redisio import pipeline
-from redstreamd.redisio.errors import (
-    QueueFull,
-    ServerReplied,
-)
-from redstreamd.redisio.manager import Lane, Manager, Replay
-from redstreamd.redisio.scripts import Script
+from redstreamd.redisio.manager import Manager, Role
+from redstreamd.redisio.redis_errors import QueueFull, ServerReplied
+from redstreamd.redisio.script import Script
 from redstreamd.redisio.target import Target
 from tests.redisio.running import calls, over_tcp, running_manager, until
 from tests.support.fair_clock import Clock
@@ -20,15 +17,15 @@ async def test_lanes_are_connections_of_their_own_opened_when_first_needed(redis
     with trio.fail_after(10):
         async with running_manager(Target(path=redis.path)) as manager:
             assert _names(redis) == {"redstreamd:command"}
-            assert not manager.status().lanes[Lane.BULK].wanted
-            assert await manager.execute("ECHO", "x", lane=Lane.BULK) == b"x"
+            assert not manager.status().roles[Role.BULK].wanted
+            assert await manager.execute("ECHO", "x", role=Role.BULK) == b"x"
             assert _names(redis) == {"redstreamd:command", "redstreamd:bulk"}
-            await manager.wait_connected(Lane.WATCH)
+            await manager.wait_connected(Role.WATCH)
             assert _names(redis) == {"redstreamd:command", "redstreamd:bulk", "redstreamd:watch"}
-            await manager.wait_connected(Lane.DURABLE)
+            await manager.wait_connected(Role.DURABLE)
             assert len(_names(redis)) == 4
             status = manager.status()
-            assert all(lane.connected and lane.server.startswith("redis 7") for lane in status.lanes.values())
+            assert all(role.connected and role.server.startswith("redis 7") for role in status.roles.values())
             assert status.label == redis.path
 
 
@@ -42,11 +39,11 @@ async def test_a_large_reply_does_not_hold_up_the_command_lane(redis: Server, cl
     pings: list[float] = []
     with trio.fail_after(90):
         async with running_manager(over_tcp(redis), command_timeout=60) as manager:
-            await manager.wait_connected(Lane.BULK)
+            await manager.wait_connected(Role.BULK)
             fetched = trio.Event()
 
             async def fetch() -> None:
-                reply = await manager.execute("GET", "large", lane=Lane.BULK, replay=Replay.SAFE)
+                reply = await manager.execute("GET", "large", role=Role.BULK, retry_safe=True)
                 assert len(reply) == 100_000_000
                 fetched.set()
 
@@ -78,15 +75,15 @@ async def test_the_watch_hooks_see_each_connection_before_its_replies(server: Se
     with trio.fail_after(10):
         async with running_manager(Target(path=server.path)) as manager:
             manager.set_watch_hooks(on_push=on_push, on_connected=lambda: seen.append("connected"))
-            client = await manager.execute("CLIENT", "ID", lane=Lane.WATCH)
+            client = await manager.execute("CLIENT", "ID", role=Role.WATCH)
             seen.append("first reply")
-            await manager.execute("CLIENT", "TRACKING", "ON", lane=Lane.WATCH)
-            await manager.execute("EXISTS", "s", lane=Lane.WATCH)
+            await manager.execute("CLIENT", "TRACKING", "ON", role=Role.WATCH)
+            await manager.execute("EXISTS", "s", role=Role.WATCH)
             server.command("XADD", "s", "*", "f", "v")
             await pushed.wait()
             server.command("CLIENT", "KILL", "ID", client)
             await until(lambda: seen.count("connected") == 2)
-            await manager.execute("PING", lane=Lane.WATCH, replay=Replay.SAFE)
+            await manager.execute("PING", role=Role.WATCH, retry_safe=True)
     assert seen == ["connected", "first reply", [b"invalidate", [b"s"]], "connected"]
 
 
@@ -99,10 +96,10 @@ async def test_hooks_that_raise_cost_nothing(redis: Server, caplog: pytest.LogCa
         manager.set_watch_hooks(on_push=broken, on_connected=broken)
         async with trio.open_nursery() as nursery:
             await nursery.start(manager.run)
-            for lane in Lane:
-                assert await manager.execute("ECHO", "x", lane=lane) == b"x"
+            for role in Role:
+                assert await manager.execute("ECHO", "x", role=role) == b"x"
             nursery.cancel_scope.cancel()
-    assert caplog.text.count("the hook for Redis events failed") == len(Lane)
+    assert caplog.text.count("the hook for Redis events failed") == len(Role)
     assert caplog.text.count("the hook for a new watch connection failed") == 1
 
 
@@ -111,7 +108,7 @@ async def test_the_round_trip_of_the_last_ping_is_known(redis: Server) -> None:
         async with running_manager(Target(path=redis.path), ping_interval=0.02) as manager:
 
             def round_trip() -> float | None:
-                statistics = manager.status().lanes[Lane.COMMAND].statistics
+                statistics = manager.status().roles[Role.COMMAND].statistics
                 return None if statistics is None else statistics.round_trip_seconds
 
             await until(lambda: round_trip() is not None)
@@ -142,11 +139,11 @@ async def test_a_script_is_sent_in_full_only_once(server: Server) -> None:
         server.commands(("SCRIPT", "FLUSH"), ("CONFIG", "RESETSTAT"))
         async with running_manager(Target(path=server.path)) as manager:
             for _ in range(3):
-                reply = await manager.run_script(script, ["key"], [1, b"two"], replay=Replay.SAFE)
+                reply = await manager.run_script(script, ["key"], [1, b"two"], retry_safe=True)
                 assert reply == [b"key", b"1", b"two"]
             assert (calls(server, "evalsha"), calls(server, "eval")) == (3, 1)
             server.command("SCRIPT", "FLUSH")
-            assert await manager.run_script(script, ["key"], [1, 2], replay=Replay.NEVER)
+            assert await manager.run_script(script, ["key"], [1, 2], retry_safe=False)
     assert calls(server, "eval") == 2
 
 
@@ -155,6 +152,6 @@ async def test_an_error_of_a_script_reaches_its_caller(server: Server) -> None:
     with trio.fail_after(10):
         async with running_manager(Target(path=server.path)) as manager:
             with pytest.raises(ServerReplied) as replied:
-                await manager.run_script(script, [], [], replay=Replay.NEVER)
+                await manager.run_script(script, [], [], retry_safe=False)
     assert str(replied.value.reply) == "CUSTOM no luck"
     assert replied.value.code == "INTERNAL"

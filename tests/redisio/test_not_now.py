@@ -3,11 +3,8 @@ from __future__ import annotations
 import pytest
 import trio
 
-from redstreamd.redisio.errors import (
-    RedisUnavailable,
-    ServerReplied,
-)
-from redstreamd.redisio.manager import Lane, Manager, Replay
+from redstreamd.redisio.manager import Manager, Role
+from redstreamd.redisio.redis_errors import RedisUnavailable, ServerReplied
 from redstreamd.redisio.target import Target
 from tests.redisio.running import calls, running_manager, slow_loading, until
 from tests.support.servers import Server, free_port, start_redis
@@ -24,7 +21,7 @@ async def test_commands_wait_while_redis_loads_its_data(server: Server) -> None:
                 assert trio.current_time() - server_was_loading > 0.1
                 assert await manager.execute("XLEN", "s") == 1
                 # The connection has survived it: a server that says LOADING is not broken.
-                assert manager.status().lanes[Lane.COMMAND].failure is None
+                assert manager.status().roles[Role.COMMAND].failure is None
 
 
 async def test_commands_wait_for_a_long_script_and_never_kill_it(redis: Server) -> None:
@@ -97,8 +94,8 @@ async def test_commands_that_were_not_executed_are_repeated_until_the_server_hea
             assert len(replies) == 1
             assert await manager.execute("XLEN", "s") == (1 if command[0] == "XADD" else 0)
             # Degraded is not dead: all of it happened on the first connection of each.
-            assert hasty.status().lanes[Lane.COMMAND].failure is None
-            assert manager.status().lanes[Lane.COMMAND].failure is None
+            assert hasty.status().roles[Role.COMMAND].failure is None
+            assert manager.status().roles[Role.COMMAND].failure is None
 
 
 async def test_a_cluster_that_does_not_serve_the_slot_is_waited_for() -> None:
@@ -126,7 +123,7 @@ async def test_permanent_errors_are_not_repeated(server: Server, command: tuple[
         server.commands(("SET", "text", "x"), ("XADD", "s", "*", "f", "v"), ("CONFIG", "RESETSTAT"))
         async with running_manager(Target(path=server.path)) as manager:
             with pytest.raises(ServerReplied) as replied:
-                await manager.execute(*command, replay=Replay.SAFE)
+                await manager.execute(*command, retry_safe=True)
     assert replied.value.code == code
     name = "xgroup|create" if command[0] == "XGROUP" else command[0].lower()
     assert calls(server, name) == 1

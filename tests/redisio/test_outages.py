@@ -6,13 +6,9 @@ import pytest
 import trio
 
 from redstreamd.errors import BusError
-from redstreamd.redisio.errors import (
-    CommandTimedOut,
-    OutcomeUnknown,
-    RedisUnavailable,
-)
-from redstreamd.redisio.events import Connected, ConnectFailed, ConnectionLost, RedisEvent
-from redstreamd.redisio.manager import Lane, Manager, Replay
+from redstreamd.redisio.manager import Manager, Role
+from redstreamd.redisio.redis_errors import CommandTimedOut, OutcomeUnknown, RedisUnavailable
+from redstreamd.redisio.redis_events import Connected, ConnectFailed, ConnectionLost, RedisEvent
 from redstreamd.redisio.target import Target
 from tests.redisio.running import over_tcp, running_manager, through, until
 from tests.support.fair_clock import Clock
@@ -52,7 +48,7 @@ async def test_a_restart_of_redis_is_two_events_and_one_pause(clock: Clock) -> N
         async with running_manager(over_tcp(server), events=events) as manager:
             await trio.sleep(1.1)  # long enough to count as a connection that worked
             server.kill()
-            await until(lambda: not manager.status().lanes[Lane.COMMAND].connected)
+            await until(lambda: not manager.status().roles[Role.COMMAND].connected)
             with pytest.raises(RedisUnavailable):
                 await manager.execute("XADD", "s", "*", "f", "v")
             server.start()
@@ -72,10 +68,10 @@ async def test_a_restart_of_redis_is_two_events_and_one_pause(clock: Clock) -> N
 async def test_a_server_that_hangs_costs_one_deadline_then_fails_fast_and_recovers(clock: Clock) -> None:
     outcomes: dict[str, tuple[type[BusError], float]] = {}
 
-    async def run(manager: Manager, name: str, replay: Replay) -> None:
+    async def run(manager: Manager, name: str, retry_safe: bool) -> None:
         started = clock()
         try:
-            await manager.execute("INCR", "n", replay=replay)
+            await manager.execute("INCR", "n", retry_safe=retry_safe)
         except BusError as error:
             outcomes[name] = type(error), clock() - started
 
@@ -85,18 +81,18 @@ async def test_a_server_that_hangs_costs_one_deadline_then_fails_fast_and_recove
             server.signal(signal.SIGSTOP)
             began = trio.current_time()
             async with trio.open_nursery() as nursery:
-                nursery.start_soon(run, manager, "safe", Replay.SAFE)
-                nursery.start_soon(run, manager, "never", Replay.NEVER)
+                nursery.start_soon(run, manager, "safe", True)
+                nursery.start_soon(run, manager, "never", False)
             assert {name: kind for name, (kind, _) in outcomes.items()} == {
                 "safe": CommandTimedOut,
                 "never": OutcomeUnknown,
             }
             assert trio.current_time() - began >= 0.5
             assert all(seconds < 0.8 for _, seconds in outcomes.values())
-            await run(manager, "within grace", Replay.NEVER)
+            await run(manager, "within grace", False)
             assert outcomes["within grace"][0] is RedisUnavailable
             assert outcomes["within grace"][1] < 0.4
-            await run(manager, "known", Replay.NEVER)
+            await run(manager, "known", False)
             assert outcomes["known"][0] is RedisUnavailable
             assert outcomes["known"][1] < 0.15
             server.signal(signal.SIGCONT)
@@ -115,7 +111,7 @@ async def test_a_deadline_is_kept_under_latency(redis: Server, clock: Clock) -> 
             proxy.to_client.delay = lambda: 5.0
             began, started = trio.current_time(), clock()
             with pytest.raises(CommandTimedOut):
-                await manager.execute("GET", "key", replay=Replay.SAFE)
+                await manager.execute("GET", "key", retry_safe=True)
             assert trio.current_time() - began >= 0.3
             assert clock() - started < 0.5
 
@@ -164,7 +160,7 @@ async def test_a_server_that_accepts_and_hangs_up_is_not_called_in_a_tight_loop(
             for _ in range(6):
                 await manager.wait_connected()
                 proxy.cut()
-                await until(lambda: not manager.status().lanes[Lane.COMMAND].connected)
+                await until(lambda: not manager.status().roles[Role.COMMAND].connected)
             # Five pauses of at least half of 0.05 s, 0.1 s, ... lie between them.
             assert trio.current_time() - started > 0.025 + 0.05 + 0.1 + 0.2 + 0.4
 
@@ -182,7 +178,7 @@ async def test_waiting_ends_when_the_manager_does(redis: Server) -> None:
 
             async with running_manager(target, connected=False, connect_grace=60) as manager:
                 nursery.start_soon(ask, manager)
-                await until(lambda: manager.status().lanes[Lane.COMMAND].failed_attempts > 1)
+                await until(lambda: manager.status().roles[Role.COMMAND].failed_attempts > 1)
     assert "shutting down" in errors[0].cause
 
 

@@ -12,8 +12,8 @@ import pytest
 import trio
 import trio.testing
 
+from redstreamd.redisio.connect_errors import FailureKind
 from redstreamd.redisio.connection import Connection
-from redstreamd.redisio.failures import FailureKind
 from redstreamd.redisio.target import Target
 from redstreamd.redisio.tls import Tls
 from tests.redisio.running import failure_of, running_connection, running_manager, until

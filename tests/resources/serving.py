@@ -9,20 +9,20 @@ import attrs
 import mcp.server.lowlevel
 import trio
 
-from redstreamd.mcpio.connection import Connection
-from redstreamd.mcpio.state import ConnectionState
+from redstreamd.mcp_server.server import build_server
+from redstreamd.mcp_server.tool_server import Toolbox
+from redstreamd.mcpio.client_connection import ClientConnection
+from redstreamd.mcpio.connection_state import ConnectionState
 from redstreamd.policy import Principal
+from redstreamd.presentation.daemon_health import DaemonHealth
+from redstreamd.presentation.views import Views
 from redstreamd.prompts.catalog import PROMPTS
 from redstreamd.resources.catalog import LIBRARY
 from redstreamd.streams.bus import Bus
-from redstreamd.streams.diagnosis.vitals import Vitals
-from redstreamd.streams.facts import Facts
 from redstreamd.streams.subscriptions.topics import Sources
 from redstreamd.streams.subscriptions.updates import Updates
-from redstreamd.surface import build_server
 from redstreamd.tools.catalog import REGISTRY
 from redstreamd.tools.definition import Profile
-from redstreamd.tools.server import Toolbox
 from tests.support.buses import running_bus
 from tests.support.servers import Server
 
@@ -38,9 +38,11 @@ class Surface:
     server: mcp.server.lowlevel.Server[Principal]
     nursery: trio.Nursery
 
-    async def serve(self, stream: trio.SocketStream, state: ConnectionState | None = None) -> Connection:
+    async def serve(
+        self, stream: trio.SocketStream, state: ConnectionState | None = None
+    ) -> ClientConnection:
         """Serve one end of a connection."""
-        connection = Connection(stream, self.server, principal=PRINCIPAL, state=state)
+        connection = ClientConnection(stream, self.server, principal=PRINCIPAL, state=state)
         await self.nursery.start(connection.run)
         return connection
 
@@ -64,12 +66,12 @@ async def running_surface(server: Server, *, max_subscriptions: int = 10_000) ->
         sources = Sources(bus.commands, bus.lister, bus.records)
         updates = Updates(bus.hub, sources, max_subscriptions=max_subscriptions)
         await nursery.start(updates.run)
-        vitals = Vitals(bus.commands._manager, bus.commands, bus.hub, updates, version="1")
+        daemon_health = DaemonHealth(bus.commands._manager, bus.commands, bus.hub, updates, version="1")
         built = build_server(
             Toolbox(REGISTRY, [Profile.WORKER, Profile.RED_STREAM], bus),
             LIBRARY,
             PROMPTS,
-            Facts(bus, vitals),
+            Views(bus, daemon_health),
             updates,
             version="1",
             instructions="",

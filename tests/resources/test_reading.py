@@ -14,8 +14,8 @@ from hypothesis import strategies as st
 from mcp import Client
 from mcp.shared.exceptions import MCPError
 
+from redstreamd.presentation.uris import entry_uri, field_uri, group_uri, stream_uri
 from redstreamd.resources.catalog import LIBRARY
-from redstreamd.streams.uris import entry_uri, field_uri, group_uri, stream_uri
 from tests.support.daemon import Daemon, running_daemon
 from tests.support.mcp_client import connected, raw_client
 from tests.support.servers import Server

@@ -6,13 +6,13 @@ import pytest
 import trio
 from trio.testing import wait_all_tasks_blocked
 
-from redstreamd.service.child import Child, Life, Service
-from redstreamd.service.outcomes import leaves
+from redstreamd.service.child import Child, ChildRun, Service
+from redstreamd.service.exceptions import leaves
 
 
-async def torn_down(body: Service) -> tuple[Life, BaseException]:
+async def torn_down(body: Service) -> tuple[ChildRun, BaseException]:
     """Run a life, cancel the nursery around it, and return the life and what came out of it."""
-    life = Life(Child("a", body))
+    life = ChildRun(Child("a", body))
     came_out: list[BaseException] = []
 
     async def live() -> None:
@@ -72,7 +72,7 @@ async def test_an_error_that_replaced_the_cancellation_is_kept_and_nothing_goes_
         finally:
             raise ValueError
 
-    life = Life(Child("a", run))
+    life = ChildRun(Child("a", run))
     with trio.fail_after(10):
         async with trio.open_nursery() as nursery:
             nursery.start_soon(life.live)
@@ -86,7 +86,7 @@ async def test_what_is_no_ordinary_exception_is_kept_apart(kind: type[BaseExcept
     async def run(*, task_status: trio.TaskStatus[None]) -> None:
         raise kind
 
-    life = Life(Child("a", run))
+    life = ChildRun(Child("a", run))
     with trio.fail_after(10):
         await life.live()
     assert life.error is None

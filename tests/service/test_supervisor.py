@@ -17,17 +17,8 @@ import trio
 from trio.testing import MockClock, wait_all_tasks_blocked
 
 from redstreamd.service.child import Child
-from redstreamd.service.events import (
-    ChildFailed,
-    ChildFinished,
-    ChildHung,
-    ChildStarted,
-    ChildStopped,
-    SupervisorEvent,
-    SupervisorFailed,
-)
-from redstreamd.service.keeper import Keeper, Policy
-from redstreamd.service.outcomes import (
+from redstreamd.service.child_runner import Keeper, Policy
+from redstreamd.service.exceptions import (
     ChildHungError,
     DoNotRestart,
     EndedBeforeStartError,
@@ -36,8 +27,17 @@ from redstreamd.service.outcomes import (
     TakeTreeDown,
     TooManyFailuresError,
 )
-from redstreamd.service.restarts import FailureCount, Restart, RestartLimits
+from redstreamd.service.restart_policy import FailureCount, Restart, RestartLimits
 from redstreamd.service.supervisor import Supervisor
+from redstreamd.service.supervisor_events import (
+    ChildFailed,
+    ChildFinished,
+    ChildHung,
+    ChildStarted,
+    ChildStopped,
+    SupervisorEvent,
+    SupervisorFailed,
+)
 
 Body = Callable[..., Awaitable[None]]
 

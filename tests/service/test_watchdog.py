@@ -15,8 +15,8 @@ import pytest
 import trio
 from trio.testing import MockClock
 
+from redstreamd.service.heartbeats import Heartbeats
 from redstreamd.service.notify import Notifier
-from redstreamd.service.progress import Marks
 from redstreamd.service.watchdog import Watchdog, watchdog_interval
 
 
@@ -62,7 +62,7 @@ PING = "WATCHDOG=1"
 
 
 async def test_it_pings_at_once_and_then_at_the_interval(manager: ServiceManager) -> None:
-    watchdog = Watchdog(manager.notifier, Marks(), interval_seconds=15.0)
+    watchdog = Watchdog(manager.notifier, Heartbeats(), interval_seconds=15.0)
     times: list[float] = []
 
     async def note_pings() -> None:
@@ -83,7 +83,7 @@ async def test_it_pings_at_once_and_then_at_the_interval(manager: ServiceManager
 
 @pytest.mark.parametrize(("interval", "pings"), [(0.05, 200), (0.7, 15), (1.0, 10), (1.5, 7), (4.9, 3)])
 async def test_any_interval_is_kept(manager: ServiceManager, interval: float, pings: int) -> None:
-    watchdog = Watchdog(manager.notifier, Marks(), interval_seconds=interval)
+    watchdog = Watchdog(manager.notifier, Heartbeats(), interval_seconds=interval)
 
     async def read() -> None:
         # The manager's queue is short, and a full one delays pings.
@@ -99,7 +99,7 @@ async def test_any_interval_is_kept(manager: ServiceManager, interval: float, pi
 
 
 async def test_without_an_interval_it_never_pings_but_still_reports(manager: ServiceManager) -> None:
-    watchdog = Watchdog(manager.notifier, Marks(), interval_seconds=None, status=lambda: "42 clients")
+    watchdog = Watchdog(manager.notifier, Heartbeats(), interval_seconds=None, status=lambda: "42 clients")
     await watch(watchdog, 100)
     assert manager.received() == ["STATUS=42 clients"]
 
@@ -107,9 +107,9 @@ async def test_without_an_interval_it_never_pings_but_still_reports(manager: Ser
 async def test_a_part_without_progress_stops_the_pings_and_its_progress_resumes_them_at_once(
     manager: ServiceManager, caplog: pytest.LogCaptureFixture
 ) -> None:
-    marks = Marks()
-    mark = marks.register("tail hub", max_age_seconds=20)
-    watchdog = Watchdog(manager.notifier, marks, interval_seconds=10)
+    heartbeats = Heartbeats()
+    heartbeat = heartbeats.register("tail hub", max_age_seconds=20)
+    watchdog = Watchdog(manager.notifier, heartbeats, interval_seconds=10)
     with caplog.at_level(logging.WARNING), trio.fail_after(1000):
         async with trio.open_nursery() as nursery:
             await nursery.start(watchdog.run)
@@ -120,7 +120,7 @@ async def test_a_part_without_progress_stops_the_pings_and_its_progress_resumes_
             assert manager.received() == []
             assert watchdog.statistics().stale == ("tail hub",)
             assert watchdog.statistics().pings_withheld > 90
-            mark.beat()
+            heartbeat.beat()
             # Not a whole interval later: systemd's limit is two of them.
             await trio.sleep(1.5)
             assert manager.received() == [PING]
@@ -135,7 +135,7 @@ async def test_a_part_without_progress_stops_the_pings_and_its_progress_resumes_
 async def test_a_full_notify_socket_delays_the_ping_by_a_tick_and_not_by_an_interval(
     manager: ServiceManager,
 ) -> None:
-    watchdog = Watchdog(manager.notifier, Marks(), interval_seconds=10)
+    watchdog = Watchdog(manager.notifier, Heartbeats(), interval_seconds=10)
     while manager.notifier.watchdog().name == "SENT":
         pass
     with trio.fail_after(1000):
@@ -152,7 +152,7 @@ async def test_a_full_notify_socket_delays_the_ping_by_a_tick_and_not_by_an_inte
 async def test_the_status_is_told_when_it_changes_and_at_most_once_a_second(manager: ServiceManager) -> None:
     watchdog = Watchdog(
         manager.notifier,
-        Marks(),
+        Heartbeats(),
         interval_seconds=None,
         status=lambda: f"{int(trio.current_time() - begun_at) // 3} clients",
     )
@@ -161,7 +161,7 @@ async def test_the_status_is_told_when_it_changes_and_at_most_once_a_second(mana
     assert manager.received() == ["STATUS=0 clients", "STATUS=1 clients", "STATUS=2 clients"]
 
     counter = iter(range(1000))
-    busy = Watchdog(manager.notifier, Marks(), interval_seconds=None, status=lambda: str(next(counter)))
+    busy = Watchdog(manager.notifier, Heartbeats(), interval_seconds=None, status=lambda: str(next(counter)))
     await watch(busy, 8.5)
     assert len(manager.received()) == 9
 
@@ -172,7 +172,7 @@ async def test_a_status_that_cannot_be_made_is_logged_once_and_does_not_stop_the
     def broken() -> str:
         raise ZeroDivisionError
 
-    watchdog = Watchdog(manager.notifier, Marks(), interval_seconds=2, status=broken)
+    watchdog = Watchdog(manager.notifier, Heartbeats(), interval_seconds=2, status=broken)
     with caplog.at_level(logging.ERROR):
         await watch(watchdog, 9)
     assert manager.received() == [PING] * 5
@@ -187,7 +187,7 @@ async def test_without_a_service_manager_the_status_is_not_even_made() -> None:
         asked += 1
         return "x"
 
-    await watch(Watchdog(Notifier(None), Marks(), interval_seconds=None, status=status), 10)
+    await watch(Watchdog(Notifier(None), Heartbeats(), interval_seconds=None, status=status), 10)
     assert asked == 0
 
 
@@ -195,7 +195,7 @@ async def test_what_the_notifier_owes_is_tried_again_every_tick(manager: Service
     while manager.notifier.watchdog().name == "SENT":
         pass
     manager.notifier.ready()
-    watchdog = Watchdog(manager.notifier, Marks(), interval_seconds=None)
+    watchdog = Watchdog(manager.notifier, Heartbeats(), interval_seconds=None)
     with trio.fail_after(100):
         async with trio.open_nursery() as nursery:
             await nursery.start(watchdog.run)
@@ -206,7 +206,7 @@ async def test_what_the_notifier_owes_is_tried_again_every_tick(manager: Service
 
 
 async def test_the_lag_is_the_longest_time_that_the_loop_was_held_up(manager: ServiceManager) -> None:
-    watchdog = Watchdog(manager.notifier, Marks(), interval_seconds=None)
+    watchdog = Watchdog(manager.notifier, Heartbeats(), interval_seconds=None)
     with trio.fail_after(100):
         async with trio.open_nursery() as nursery:
             await nursery.start(watchdog.run)
@@ -227,7 +227,7 @@ async def test_the_lag_is_the_longest_time_that_the_loop_was_held_up(manager: Se
 
 
 async def test_a_watchdog_that_has_ended_measures_no_more(manager: ServiceManager) -> None:
-    watchdog = Watchdog(manager.notifier, Marks(), interval_seconds=None)
+    watchdog = Watchdog(manager.notifier, Heartbeats(), interval_seconds=None)
     await watch(watchdog, 5)
     with pytest.raises(KeyError):
         trio.lowlevel.remove_instrument(watchdog._lag)
@@ -243,7 +243,7 @@ async def test_after_a_long_standstill_missed_ticks_are_not_made_up_for(manager:
 
     clock = trio.lowlevel.current_clock()
     assert isinstance(clock, MockClock)
-    watchdog = Watchdog(manager.notifier, Marks(), interval_seconds=None, status=status)
+    watchdog = Watchdog(manager.notifier, Heartbeats(), interval_seconds=None, status=status)
     with trio.fail_after(10_000):
         async with trio.open_nursery() as nursery:
             await nursery.start(watchdog.run)

@@ -8,7 +8,8 @@ from typing import Any
 
 import pytest
 
-from redstreamd import doors, paths
+from redstreamd.addresses import default_paths
+from redstreamd.daemon.daemon import sockets
 from redstreamd.doctor import invalid_settings
 from redstreamd.errors import SettingsError
 from redstreamd.settings import ListenAddress, describe, load
@@ -407,7 +408,7 @@ def test_every_default_passes_the_check_that_given_values_pass(load_from, tmp_pa
 )
 def test_a_default_state_directory_that_is_no_path_is_refused(load_from, refusal, monkeypatch, environ):
     # A user that exists in a container by number only.
-    monkeypatch.setattr(paths, "_home", lambda: "~")
+    monkeypatch.setattr(default_paths, "_home", lambda: "~")
     error = refusal(environ=environ)
     assert (error.key, error.source) == ("daemon.state_directory", "default")
     assert "STATE_DIRECTORY, XDG_STATE_HOME and HOME" in error.allowed
@@ -416,15 +417,15 @@ def test_a_default_state_directory_that_is_no_path_is_refused(load_from, refusal
 
 def test_a_home_that_is_no_path_gives_way_to_that_of_the_user(monkeypatch):
     monkeypatch.setenv("HOME", "$HOME")
-    assert paths.default_state_directory({"HOME": "$HOME"}).startswith("/")
-    assert "$HOME" not in paths.default_state_directory({"HOME": "$HOME"})
+    assert default_paths.default_state_directory({"HOME": "$HOME"}).startswith("/")
+    assert "$HOME" not in default_paths.default_state_directory({"HOME": "$HOME"})
 
 
 @pytest.mark.parametrize("directory", ["/" + "d" * 100, "relative", "${RUNTIME_DIRECTORY}"])
 async def test_a_default_socket_that_cannot_be_one_is_refused_like_a_given_one(monkeypatch, directory):
     monkeypatch.setenv("RUNTIME_DIRECTORY", directory)
     with pytest.raises(SettingsError) as raised:
-        await doors.open_doors([], doors.Activated())
+        await sockets.open_listeners([], sockets.Activated())
     assert (raised.value.key, raised.value.source) == ("daemon.listen", "default")
     assert "unix:PATH" in raised.value.allowed
     assert "RUNTIME_DIRECTORY" in raised.value.allowed

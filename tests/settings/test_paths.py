@@ -7,7 +7,7 @@ import stat
 
 import pytest
 
-from redstreamd import paths
+from redstreamd.addresses import default_paths
 
 ME = os.geteuid()
 NOBODY = 65_533  # owns nothing on any machine
@@ -22,38 +22,39 @@ def runtime(tmp_path):
 
 
 def test_the_service_listens_in_its_runtime_directory():
-    assert paths.default_socket({"RUNTIME_DIRECTORY": "/run/redstreamd:/run/other"}, NOBODY) == (
+    assert default_paths.default_socket({"RUNTIME_DIRECTORY": "/run/redstreamd:/run/other"}, NOBODY) == (
         "/run/redstreamd/mcp.sock"
     )
 
 
 def test_a_person_listens_in_their_runtime_directory(runtime):
-    assert paths.default_socket({"XDG_RUNTIME_DIR": runtime}, ME) == f"{runtime}/redstreamd/mcp.sock"
+    assert default_paths.default_socket({"XDG_RUNTIME_DIR": runtime}, ME) == f"{runtime}/redstreamd/mcp.sock"
 
 
 def test_without_a_runtime_directory_root_has_the_service_place_and_others_their_own():
-    assert paths.default_socket({}, 0) == "/run/redstreamd/mcp.sock"
-    assert paths.default_socket({}, NOBODY) == f"/tmp/redstreamd-{NOBODY}/mcp.sock"
+    assert default_paths.default_socket({}, 0) == "/run/redstreamd/mcp.sock"
+    assert default_paths.default_socket({}, NOBODY) == f"/tmp/redstreamd-{NOBODY}/mcp.sock"
 
 
 def test_a_runtime_directory_of_someone_else_is_ignored(runtime):
     inherited = {"XDG_RUNTIME_DIR": runtime}
-    assert paths.default_socket(inherited, NOBODY) == f"/tmp/redstreamd-{NOBODY}/mcp.sock"
-    assert f"{runtime}/redstreamd/mcp.sock" not in paths.candidates_for_clients(inherited, NOBODY)
+    assert default_paths.default_socket(inherited, NOBODY) == f"/tmp/redstreamd-{NOBODY}/mcp.sock"
+    assert f"{runtime}/redstreamd/mcp.sock" not in default_paths.candidates_for_clients(inherited, NOBODY)
 
 
 def test_clients_look_at_the_named_socket_then_the_persons_then_the_service(runtime):
     environ = {"REDSTREAMD_SOCKET": "/x.sock", "XDG_RUNTIME_DIR": runtime}
-    found = paths.candidates_for_clients(environ, ME)
+    found = default_paths.candidates_for_clients(environ, ME)
     assert found[:2] == ["/x.sock", f"{runtime}/redstreamd/mcp.sock"]
     assert found[-1] == "/run/redstreamd/mcp.sock"
     assert (
-        paths.candidates_for_clients({"XDG_RUNTIME_DIR": runtime}, ME)[0] == f"{runtime}/redstreamd/mcp.sock"
+        default_paths.candidates_for_clients({"XDG_RUNTIME_DIR": runtime}, ME)[0]
+        == f"{runtime}/redstreamd/mcp.sock"
     )
 
 
 def test_clients_without_a_runtime_directory_look_in_the_users_own_place():
-    assert paths.candidates_for_clients({}, NOBODY) == [
+    assert default_paths.candidates_for_clients({}, NOBODY) == [
         f"/tmp/redstreamd-{NOBODY}/mcp.sock",
         "/run/redstreamd/mcp.sock",
     ]
@@ -61,33 +62,39 @@ def test_clients_without_a_runtime_directory_look_in_the_users_own_place():
 
 def test_every_default_socket_is_a_place_where_clients_look(runtime):
     for environ, uid in (({}, 0), ({}, NOBODY), ({"XDG_RUNTIME_DIR": runtime}, ME)):
-        assert paths.default_socket(environ, uid) in paths.candidates_for_clients(environ, uid)
+        assert default_paths.default_socket(environ, uid) in default_paths.candidates_for_clients(
+            environ, uid
+        )
 
 
 def test_a_directory_in_tmp_that_someone_else_prepared_is_left_out(tmp_path, monkeypatch):
-    monkeypatch.setattr(paths, "_fallback_socket", lambda uid: str(tmp_path / f"mine-{uid}" / "mcp.sock"))
+    monkeypatch.setattr(
+        default_paths, "_fallback_socket", lambda uid: str(tmp_path / f"mine-{uid}" / "mcp.sock")
+    )
     place = str(tmp_path / f"mine-{NOBODY}" / "mcp.sock")
-    assert place in paths.candidates_for_clients({}, NOBODY)
+    assert place in default_paths.candidates_for_clients({}, NOBODY)
     (tmp_path / f"mine-{NOBODY}").symlink_to(tmp_path)
-    assert place not in paths.candidates_for_clients({}, NOBODY)
+    assert place not in default_paths.candidates_for_clients({}, NOBODY)
 
 
 def test_a_directory_in_tmp_that_someone_else_made_since_is_not_safe(tmp_path, monkeypatch):
-    monkeypatch.setattr(paths, "_fallback_socket", lambda uid: str(tmp_path / f"mine-{uid}" / "mcp.sock"))
+    monkeypatch.setattr(
+        default_paths, "_fallback_socket", lambda uid: str(tmp_path / f"mine-{uid}" / "mcp.sock")
+    )
     place = tmp_path / f"mine-{ME}" / "mcp.sock"
-    assert not paths.is_safe_place(str(place), ME)
+    assert not default_paths.is_safe_place(str(place), ME)
     place.parent.mkdir(mode=0o700)
-    assert paths.is_safe_place(str(place), ME)
+    assert default_paths.is_safe_place(str(place), ME)
     place.parent.chmod(0o777)
-    assert not paths.is_safe_place(str(place), ME)
-    assert paths.is_safe_place(paths.SERVICE_SOCKET, ME)
+    assert not default_paths.is_safe_place(str(place), ME)
+    assert default_paths.is_safe_place(default_paths.SERVICE_SOCKET, ME)
 
 
 def test_a_socket_directory_is_private_when_made(tmp_path):
     place = tmp_path / "redstreamd" / "mcp.sock"
-    paths.make_socket_directory(str(place))
+    default_paths.make_socket_directory(str(place))
     assert stat.S_IMODE(place.parent.stat().st_mode) == 0o700
-    paths.make_socket_directory(str(place))
+    default_paths.make_socket_directory(str(place))
 
 
 def test_a_socket_directory_that_others_may_write_to_is_refused(tmp_path):
@@ -95,11 +102,11 @@ def test_a_socket_directory_that_others_may_write_to_is_refused(tmp_path):
     place.parent.mkdir()
     place.parent.chmod(0o777)
     with pytest.raises(PermissionError, match="others may write"):
-        paths.make_socket_directory(str(place))
+        default_paths.make_socket_directory(str(place))
 
 
 def test_a_symbolic_link_in_place_of_a_socket_directory_is_refused(tmp_path):
     (tmp_path / "elsewhere").mkdir(mode=0o700)
     (tmp_path / "redstreamd").symlink_to(tmp_path / "elsewhere")
     with pytest.raises(PermissionError):
-        paths.make_socket_directory(str(tmp_path / "redstreamd" / "mcp.sock"))
+        default_paths.make_socket_directory(str(tmp_path / "redstreamd" / "mcp.sock"))

@@ -7,10 +7,10 @@ from pathlib import Path
 import pytest
 
 from redstreamd.errors import SettingsError
+from redstreamd.redisio.configured_target import target_for
 from redstreamd.redisio.credentials import PasswordFile
 from redstreamd.redisio.tls import Tls
 from redstreamd.settings import RedisSettings
-from redstreamd.targets import target_for
 
 CA = "[redis]\ntls = true\nca_file = '/ca.pem'\n"
 

@@ -8,7 +8,7 @@ import trio
 
 from redstreamd.errors import BusError, Code
 from redstreamd.settings import Settings
-from redstreamd.settings.groups import LimitsSettings
+from redstreamd.settings.sections import LimitsSettings
 from redstreamd.streams.bus import Bus
 from redstreamd.streams.codec import Stamp
 from redstreamd.streams.leases import Action, Outcome, Take

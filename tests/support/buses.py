@@ -10,7 +10,7 @@ from typing import TypeVar
 import trio
 import trio.testing
 
-from redstreamd.redisio.manager import Lane, Manager, Replay
+from redstreamd.redisio.manager import Manager, Role
 from redstreamd.redisio.target import Target
 from redstreamd.settings import Settings
 from redstreamd.streams.bus import Bus
@@ -45,7 +45,7 @@ async def asleep(bus: Bus, tasks: int = 1) -> None:
     while True:
         before = bus.hub.statistics(), _sleepers(bus)
         # A push comes before the reply to what is asked after the change; so does the reply to the hub.
-        await bus.commands._manager.execute("PING", lane=Lane.WATCH, replay=Replay.SAFE)
+        await bus.commands._manager.execute("PING", role=Role.WATCH, retry_safe=True)
         await trio.testing.wait_all_tasks_blocked()
         if before[1] == tasks and (bus.hub.statistics(), _sleepers(bus)) == before:
             return

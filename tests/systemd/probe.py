@@ -24,10 +24,10 @@ import trio
 
 from redstreamd.service.activation import adopt_sockets
 from redstreamd.service.child import Child
-from redstreamd.service.lastwords import install_last_words
+from redstreamd.service.crash_dump import install_crash_dump
+from redstreamd.service.heartbeats import Heartbeats
 from redstreamd.service.log import set_up_logging
 from redstreamd.service.notify import Notifier
-from redstreamd.service.progress import Marks
 from redstreamd.service.supervisor import Supervisor
 from redstreamd.service.watchdog import Watchdog, watchdog_interval
 
@@ -67,7 +67,7 @@ def outcome_of(expression: str) -> str:
 
 async def main() -> None:
     output = set_up_logging()
-    install_last_words()
+    install_crash_dump()
     notifier = Notifier.from_environment()
     interval_seconds = watchdog_interval()
     listeners = adopt_sockets().named("mcp")
@@ -118,7 +118,7 @@ async def main() -> None:
             await trio.sleep_forever()
 
     watchdog = Watchdog(
-        notifier, Marks(), interval_seconds=interval_seconds, status=lambda: f"served {served}"
+        notifier, Heartbeats(), interval_seconds=interval_seconds, status=lambda: f"served {served}"
     )
     supervisor = Supervisor(
         "probe",

@@ -14,11 +14,11 @@ from jsonschema import Draft202012Validator
 from msgspec import Meta
 
 from redstreamd.errors import BusError, Code
+from redstreamd.errors.nearest_names import nearest_names
 from redstreamd.ijson import DuplicateNames, object_from_pairs
-from redstreamd.nearest import nearest_names
 from redstreamd.tools.arguments import Structurer
-from redstreamd.tools.dialect_check import schema_faults
 from redstreamd.tools.schema import arguments_schema
+from redstreamd.tools.schema_check import schema_faults
 from tests.support.json_values import json_objects, json_values, text
 
 # --- Structurer against jsonschema -------------------------------------------------------------

@@ -16,7 +16,7 @@ from msgspec import Meta
 from redstreamd.policy import Permission, Principal
 from redstreamd.tools.annotations import as_json, no, reading, writing, yes
 from redstreamd.tools.definition import Call, Profile, Registry, Tool, UnknownToolError, named_by, tool
-from redstreamd.tools.listing import listed, print_cost, tokens
+from redstreamd.tools.tool_listing import listed, print_cost, tokens
 
 
 @attrs.frozen

@@ -7,8 +7,8 @@ from typing import Any
 import pytest
 import trio
 
-from redstreamd.redisio.errors import ServerReplied
-from redstreamd.streams.admin import counting, groups
+from redstreamd.redisio.redis_errors import ServerReplied
+from redstreamd.streams.admin import counting, group_admin
 from redstreamd.streams.bus import Bus
 from redstreamd.streams.codec import Stamp
 from redstreamd.streams.names import RELEASED, Kind, companion_key
@@ -213,7 +213,7 @@ async def test_entries_handed_over_are_resumed_by_the_other_and_by_nobody_else_f
 async def test_a_removal_that_was_cut_off_goes_on_and_loses_nothing(
     server: Server, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(groups, "_MOVED_AT_ONCE", 2)
+    monkeypatch.setattr(group_admin, "_MOVED_AT_ONCE", 2)
     entries, partial = 95, False
     with trio.fail_after(30):
         async with running_bus(server) as bus:

@@ -9,9 +9,9 @@ import trio
 
 from redstreamd.errors import BusError, Code
 from redstreamd.policy import Principal
-from redstreamd.redisio.errors import OutcomeUnknown
+from redstreamd.redisio.redis_errors import OutcomeUnknown
 from redstreamd.settings import Settings
-from redstreamd.settings.groups import LimitsSettings, StreamsSettings
+from redstreamd.settings.sections import LimitsSettings, StreamsSettings
 from redstreamd.streams import requests
 from redstreamd.streams.bus import Bus
 from redstreamd.streams.codec import Stamp

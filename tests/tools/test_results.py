@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from jsonschema import Draft202012Validator
 
 from redstreamd.errors import BusError, Code
-from redstreamd.streams import bounds
+from redstreamd.presentation import truncation
 from redstreamd.tools.results import bound_entries, failure, success
 from redstreamd.tools.schema import always_present, result_schema
 from tests.support.json_values import json_objects, json_values, text
@@ -350,14 +350,14 @@ def test_the_time_for_an_entry_with_very_many_fields_is_spent_on_what_is_shown(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     measured = 0
-    measure = bounds._size
+    measure = truncation._size
 
     def counting(value: Any) -> int:
         nonlocal measured
         measured += 1
         return measure(value)
 
-    monkeypatch.setattr(bounds, "_size", counting)
+    monkeypatch.setattr(truncation, "_size", counting)
     one = entry(0, **{f"field{number}": "v" * 50 for number in range(200_000)})
     ((shown,), _) = bound_entries([one], 8_000, droppable=True)
     assert shown["omitted"]["fields"] > 199_000

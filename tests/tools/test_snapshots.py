@@ -15,7 +15,7 @@ import pytest
 
 from redstreamd.tools.catalog import REGISTRY
 from redstreamd.tools.definition import Profile, Tool
-from redstreamd.tools.listing import listed, tokens
+from redstreamd.tools.tool_listing import listed, tokens
 from tests.conftest import FIGURE
 
 SNAPSHOTS = Path(__file__).parent / "snapshots"

@@ -8,8 +8,8 @@ from typing import Any
 import pytest
 import trio
 
-from redstreamd.streams.admin import streams
-from redstreamd.streams.admin.streams import Removal
+from redstreamd.streams.admin import stream_admin
+from redstreamd.streams.admin.stream_admin import Removal
 from redstreamd.streams.bus import Bus
 from redstreamd.streams.codec import Stamp
 from redstreamd.streams.names import Kind, companion_key
@@ -64,7 +64,7 @@ async def test_a_trim_removes_what_its_dry_run_said(server: Server, bound: str) 
 async def test_a_length_is_met_exactly_also_among_deleted_entries(
     server: Server, monkeypatch: pytest.MonkeyPatch, max_length: int, kept: int
 ) -> None:
-    monkeypatch.setattr(streams, "_WALKED_AT_ONCE", 3)
+    monkeypatch.setattr(stream_admin, "_WALKED_AT_ONCE", 3)
     with trio.fail_after(20):
         async with running_bus(server) as bus:
             ids = await add(bus, 14)

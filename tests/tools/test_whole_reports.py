@@ -20,7 +20,7 @@ import trio
 import redstreamd.streams
 from redstreamd.policy import Principal
 from redstreamd.settings import LeasesSettings, Settings
-from redstreamd.streams.admin import groups
+from redstreamd.streams.admin import group_admin
 from redstreamd.streams.bus import Bus
 from redstreamd.streams.names import Kind, companion_key
 from redstreamd.tools.catalog import REGISTRY
@@ -476,7 +476,7 @@ async def test_a_call_whose_replies_are_lost_tells_what_it_tells_otherwise(
     redis: Server, monkeypatch: pytest.MonkeyPatch, each: Case
 ) -> None:
     """One after the other: the reply to its first command, to its second, ... is lost with the connection."""
-    monkeypatch.setattr(groups, "_MOVED_AT_ONCE", 3)
+    monkeypatch.setattr(group_admin, "_MOVED_AT_ONCE", 3)
     how = {"timeout_seconds": 0} if each in WAITING else {}
     with trio.fail_after(60):
         async with (

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import attrs
 
-from redstreamd.redisio.manager import Lane, Manager, Replay
+from redstreamd.redisio.manager import Manager, Role
 from redstreamd.streams.scripts import load
 
-_COUNT = load("count")
+_COUNT = load("count_entries")
 
 #: Entries counted by one script, fewer if they are large: 1 to 3 ms of the server's time if they are small.
 _AT_ONCE = 1_000
@@ -40,7 +40,7 @@ async def count_between(manager: Manager, stream: str, first: str, last: str) ->
     counted = 0
     while counted < MAX_COUNTED:
         found, reached, more = await manager.run_script(
-            _COUNT, keys=[stream], args=[first, last, _AT_ONCE], replay=Replay.SAFE, lane=Lane.BULK
+            _COUNT, keys=[stream], args=[first, last, _AT_ONCE], retry_safe=True, role=Role.BULK
         )
         counted += found
         if not more:

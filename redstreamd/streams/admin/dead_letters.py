@@ -1,6 +1,6 @@
 """Dead letters: looking at them, putting them back into their stream, deleting them.
 
-How an entry becomes a dead letter is the leases' affair (``lua/bury.lua``).
+How an entry becomes a dead letter is the leases' affair (``lua/dead_letter.lua``).
 """
 
 from __future__ import annotations
@@ -11,16 +11,16 @@ from collections.abc import Sequence
 import attrs
 
 from redstreamd.redisio.commands import Commands
-from redstreamd.redisio.manager import Lane, Manager, Replay
-from redstreamd.redisio.replies import RawEntry
+from redstreamd.redisio.manager import Manager, Role
+from redstreamd.redisio.stream_replies import RawEntry
+from redstreamd.streams.error_context import explained, group_not_found
 from redstreamd.streams.group_clocks import GroupClocks
 from redstreamd.streams.names import Kind, companion_key
 from redstreamd.streams.pages import Pages
-from redstreamd.streams.problems import explained, group_not_found
 from redstreamd.streams.scripts import load
 from redstreamd.streams.tail_hub import TailHub
 
-_REPLAY = load("clock", "due", "replay")
+_REPLAY = load("clock", "due_set", "replay")
 
 #: Size at which a page of letters ends early.
 _PAGE_BYTES = 4_194_304
@@ -142,7 +142,7 @@ class DeadLetters:
                     companion_key(stream, Kind.GROUP, group),
                 ],
                 args=[disposal.value, int(dry_run), group, *self._clocks.told(stream, group), *ids],
-                replay=Replay.SAFE if dry_run else Replay.NEVER,
+                retry_safe=True if dry_run else False,
             )
         disposed = [
             Disposed(letter, Fate(fate.decode()), entry_id.decode() or None)
@@ -158,7 +158,7 @@ class DeadLetters:
         if await self._commands.key_type(stream) == "none":
             return 0
         async with explained(self._commands, stream):
-            groups = await self._commands.xinfo_groups(stream, lane=Lane.BULK)
+            groups = await self._commands.xinfo_groups(stream, role=Role.BULK)
         return sum(info.name != group for info in groups)
 
     async def _check_exists(self, stream: str, group: str) -> None:

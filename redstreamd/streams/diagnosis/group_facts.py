@@ -7,18 +7,18 @@ from typing import Any
 
 import attrs
 
-from redstreamd.redisio import replies
+from redstreamd.redisio import stream_replies
 from redstreamd.redisio.commands import Commands
-from redstreamd.redisio.manager import Manager, Replay
-from redstreamd.redisio.replies import ConsumerInfo, GroupInfo, PendingEntry
+from redstreamd.redisio.manager import Manager
+from redstreamd.redisio.stream_replies import ConsumerInfo, GroupInfo, PendingEntry
 from redstreamd.streams import entry_ids
+from redstreamd.streams.diagnosis.lag import MOST_COUNTED, SMALL_BYTES, Counted, Lag, Shape, lag_of
 from redstreamd.streams.diagnosis.sampler import GroupRates
-from redstreamd.streams.diagnosis.shape import MOST_COUNTED, SMALL_BYTES, Counted, Lag, Shape, lag_of
+from redstreamd.streams.error_context import explained
 from redstreamd.streams.names import RELEASED, Kind, companion_key
-from redstreamd.streams.problems import explained
 from redstreamd.streams.scripts import load
 
-_DIAGNOSE = load("clock", "due", "group_record", "diagnose")
+_DIAGNOSE = load("clock", "due_set", "group_record", "diagnose")
 
 #: Consumers of a group that are looked at; XINFO CONSUMERS has no pages.
 MAX_CONSUMERS = 1_000
@@ -164,7 +164,7 @@ async def facts_of(
                 _MANY_DELIVERIES,
                 *told,
             ],
-            replay=Replay.SAFE,
+            retry_safe=True,
         )
         consumers, worker_count = None, info.consumers
         if info.consumers <= MAX_CONSUMERS:
@@ -189,7 +189,7 @@ def _look(reply: list[Any], *, counted: bool) -> Look:
     foreign, oldest_foreign, stale, letters, newest, undelivered, found, complete, limit, near, *clock = rest
     return Look(
         now=now,
-        oldest=replies.pending_entry(oldest) if oldest else None,
+        oldest=stream_replies.pending_entry(oldest) if oldest else None,
         looked_at=looked_at,
         worn=worn,
         worst=worst,
@@ -198,8 +198,8 @@ def _look(reply: list[Any], *, counted: bool) -> Look:
         overdue=overdue,
         overdue_since=int(since) if since else None,
         foreign=foreign,
-        oldest_foreign=replies.pending_entry(oldest_foreign) if oldest_foreign else None,
-        stale={replies.name(name): held for name, held in zip(stale[::2], stale[1::2], strict=True)},
+        oldest_foreign=stream_replies.pending_entry(oldest_foreign) if oldest_foreign else None,
+        stale={stream_replies.name(name): held for name, held in zip(stale[::2], stale[1::2], strict=True)},
         dead_letters=letters,
         newest_dead_letter=newest.decode() or None,
         undelivered=undelivered.decode() or None,

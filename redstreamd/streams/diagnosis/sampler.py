@@ -15,9 +15,9 @@ import attrs
 import trio
 
 from redstreamd.errors import BusError
-from redstreamd.redisio import replies
-from redstreamd.redisio.manager import Manager, Replay
-from redstreamd.streams.concurrently import gather
+from redstreamd.redisio import stream_replies
+from redstreamd.redisio.manager import Manager
+from redstreamd.streams.concurrency import gather
 from redstreamd.streams.names import RELEASED
 from redstreamd.streams.scripts import load
 
@@ -219,7 +219,7 @@ class Sampler:
         consumers = (0, 0) if since is None else (most_consumers, round(since * 1000))
         try:
             reply = await self._manager.run_script(
-                _SAMPLE, keys=[stream], args=[MAX_GROUPS, *consumers, RELEASED], replay=Replay.SAFE
+                _SAMPLE, keys=[stream], args=[MAX_GROUPS, *consumers, RELEASED], retry_safe=True
             )
         except BusError:
             self._failures += 1
@@ -233,7 +233,7 @@ class Sampler:
             added=_known(added),
             length=length,
             groups={
-                replies.name(name): _group_sample(
+                stream_replies.name(name): _group_sample(
                     pending, _known(read), _known(lag), _known(active), added=_known(added)
                 )
                 for name, pending, read, lag, active in groups

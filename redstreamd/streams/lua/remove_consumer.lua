@@ -63,7 +63,7 @@ if heir ~= '' then
       moved = moved + 1
     else
       -- Redis drops a pending entry whose content was deleted when it is claimed.
-      tries.forget(tried, each[1])
+      delivery_history.forget(tried, each[1])
       gone = gone + 1
     end
   end

@@ -12,7 +12,7 @@
 local stream, due, dead, about = KEYS[1], KEYS[2], KEYS[3], KEYS[4]
 local action, dry, group = ARGV[1], ARGV[2] == '1', ARGV[3]
 
--- Lua's unpack takes no more than about 8,000 values; see bury.lua.
+-- Lua's unpack takes no more than about 8,000 values; see dead_letter.lua.
 local UNPACK_LIMIT = 7000
 -- Bytes of content after which no further letter is looked at: some 30 ms of the server's time.
 local room = 16 * 1048576

@@ -54,7 +54,7 @@ local function acknowledge(id, member)
   redis.call('XACK', stream, group, id)
   if failed_before then
     forget_due(due, member)
-    tries.forget(tried, id)
+    delivery_history.forget(tried, id)
   else
     redis.call('ZREM', due, member)
   end
@@ -118,7 +118,7 @@ local actions = {
     end
     set_due(due, now + delay, member, true)
     latest = math.max(latest or 0, now + delay)
-    tries.remember(tried, held, reason, server_now)
+    delivery_history.remember(tried, held, reason, server_now)
     return 'retried'
   end,
   dead = dead_letter,
@@ -132,7 +132,7 @@ for index = 15, #ARGV, 2 do
   local outcome
   if not held then
     forget_due(due, member)
-    if failed_before then tries.forget(tried, id) end
+    if failed_before then delivery_history.forget(tried, id) end
     outcome = 'already'
   elseif not is_of(held, consumer, attempt, taken_at) then
     outcome = 'lost'

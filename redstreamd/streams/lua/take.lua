@@ -137,7 +137,7 @@ end
 
 local function forget(id)
   redis.call('XACK', stream, group, id)
-  tries.forget(tried, id)
+  delivery_history.forget(tried, id)
 end
 
 -- Whether as many entries are taken as are wanted, or as much content as may be: entries that would have to
@@ -182,7 +182,7 @@ local function claim(held, ended)
   local id, member = held[1], held[1] .. '/' .. held[4]
   local reason = worn_out(held[4])
   if reason and (dead_lettered == MOST_LETTERS or letter_room <= 0) then return false end
-  if ended ~= '' then tries.remember(tried, held, ended, server_now) end
+  if ended ~= '' then delivery_history.remember(tried, held, ended, server_now) end
   if reason then
     if not put_aside(held, reason) then return false end
     forget_due(due, member)
@@ -243,7 +243,7 @@ local function take_due()
         if given_back then left = left + 1 else redis.call('ZREM', due, member) end
       elseif not held or member ~= held[1] .. '/' .. held[4] then
         forget_due(due, member)
-        if id and not held then tries.forget(tried, id) end
+        if id and not held then delivery_history.forget(tried, id) end
       elseif held[2] ~= consumer then
         others[#others + 1] = held
         left = left + 1

@@ -15,9 +15,9 @@ import attrs
 import trio
 
 from redstreamd.errors import BusError, Code
-from redstreamd.streams.patience import PASSING, RETRY_LOOK
 from redstreamd.streams.subscriptions.topics import Sources, Topic
 from redstreamd.streams.tail_hub import TailHub, Watch
+from redstreamd.streams.waiting import PASSING, RETRY_LOOK
 
 #: Failures that say nothing about the topic: Redis could not be asked.
 _UNTOLD = PASSING | {Code.INTERNAL}

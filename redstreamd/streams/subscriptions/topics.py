@@ -17,10 +17,10 @@ from typing import ClassVar, Protocol
 import attrs
 
 from redstreamd.redisio.commands import Commands
+from redstreamd.streams.error_context import explained
 from redstreamd.streams.group_records import GroupRecords
 from redstreamd.streams.listing import Lister
 from redstreamd.streams.names import Kind, companion_key
-from redstreamd.streams.problems import explained
 
 
 @attrs.frozen

@@ -16,7 +16,7 @@ import attrs
 import trio
 
 from redstreamd.errors import BusError, Code
-from redstreamd.remedies import setting
+from redstreamd.errors.remedies import setting
 from redstreamd.streams.subscriptions.feeds import Feeds, Listener
 from redstreamd.streams.subscriptions.topics import Sources, Topic
 from redstreamd.streams.tail_hub import TailHub

@@ -1,0 +1,1 @@
+"""How addresses are written, and where sockets and state lie by default; standard library only."""

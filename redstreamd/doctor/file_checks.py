@@ -1,0 +1,212 @@
+"""Files: whether others can read what is secret, and whether the service can read what it needs.
+
+The second matters because ``doctor`` runs as root, which reads and reaches everything: what the service's
+user and its confinement forbid would otherwise look well.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import grp
+import ipaddress
+import os
+import pwd
+import stat
+from collections.abc import Collection, Iterator
+from pathlib import Path
+from typing import Final
+
+import attrs
+import trio
+
+from redstreamd.doctor.report import Check, error, ok, skipped, warning
+from redstreamd.doctor.service_environment import UNIT, Service
+from redstreamd.errors.remedies import SETTINGS_FILE, setting
+from redstreamd.redisio.target import Target
+from redstreamd.settings import Loaded
+
+_SECRETS, _CONFINEMENT = "secrets", "confinement"
+
+#: The variables that may hold a secret.
+_SECRET_VARIABLES: Final = frozenset({"REDIS_PASSWORD", "REDIS_URL"}) | {
+    f"REDSTREAMD_REDIS_{key}" for key in ("PASSWORD", "URL")
+}
+
+#: The settings that name a file with a secret in it.
+_SECRET_FILES: Final = ("redis.password_file", "redis.key_file")
+_READ_FILES: Final = (*_SECRET_FILES, "redis.certificate_file", "redis.ca_file")
+
+#: What ProtectHome=yes hides: the homes of people, that of root, and runtime directories.
+_HOMES: Final = ("/home/", f"{pwd.getpwuid(0).pw_dir}/", "/run/user/")
+
+_LEASE_KEY: Final = "lease.key"
+
+
+def check_secrets(loaded: Loaded, service: Service | None) -> Check:
+    """Look at the permissions of each file that holds a secret."""
+    files = dict.fromkeys(_secret_files(loaded, service))
+    tried = f"who may read {', '.join(map(str, files))}"
+    exposed: list[Path] = []
+    seen = 0
+    for file in files:
+        try:
+            status = file.stat()
+        except OSError:
+            continue  # not there yet, or not for this user to see; what needs it says so
+        seen += 1
+        # The lease key is made for its owner alone. Others may belong to a group on purpose.
+        if status.st_mode & (0o077 if file.name == _LEASE_KEY else 0o007):
+            exposed.append(file)
+    if not exposed:
+        return ok(_SECRETS, tried, "nobody but their owners") if seen else skipped(_SECRETS, tried, "no file")
+    steps = [f"chmod go= {' '.join(map(str, exposed))}"]
+    if any(file.name == _LEASE_KEY for file in exposed):
+        steps.append(
+            "whoever has read lease.key can settle the work of others: if you do not trust everybody on this "
+            "host, stop redstreamd, remove the file and start redstreamd, which makes a new one (leases that "
+            "are held then are lost; `work_take` with `resume` gets the entries back)"
+        )
+    if any(file.name != _LEASE_KEY for file in exposed):
+        steps.append("change the passwords that they hold")
+    return warning(
+        _SECRETS, tried, f"others can read {', '.join(map(str, exposed))}", f"Run `{'`; '.join(steps)}."
+    )
+
+
+def _secret_files(loaded: Loaded, service: Service | None) -> Iterator[Path]:
+    settings = loaded.settings
+    yield settings.daemon.state_directory / _LEASE_KEY
+    for key in ("redis.password", "redis.url"):
+        origin = str(loaded.sources[key])
+        if loaded.value(key) is not None and origin.startswith("file "):
+            yield Path(origin.removeprefix("file "))
+    for key in _SECRET_FILES:
+        named = loaded.value(key)
+        if named is not None and Path(named).is_absolute():
+            yield Path(named)
+    if service is None:
+        return
+    named_credentials = {str(loaded.value(key)) for key in (*_SECRET_FILES, "redis.certificate_file")}
+    for credential in service.credentials:
+        source = credential.source
+        is_secret = credential.name in named_credentials and not credential.encrypted
+        if is_secret and source is not None and source.is_absolute():
+            yield source
+    if _SECRET_VARIABLES & service.environ.keys():
+        yield from service.environment_files
+
+
+@attrs.frozen
+class _Reader:
+    """The user of the service, and what its confinement hides."""
+
+    uid: int | None
+    gids: Collection[int]
+    home_hidden: bool
+
+    def can_read(self, file: Path) -> bool:
+        """Whether it may open the file, by the bits of every directory on the way."""
+        if self.home_hidden and str(file.resolve()).startswith(_HOMES):
+            return False
+        try:
+            steps = [*(parent.stat() for parent in file.resolve().parents), file.stat()]
+        except OSError:
+            return True  # what is not there is somebody else's finding
+        return all(self._has(status, 0o4 if status is steps[-1] else 0o1) for status in steps)
+
+    def _has(self, status: os.stat_result, bit: int) -> bool:
+        if status.st_uid == self.uid:
+            return bool(status.st_mode & bit << 6)
+        if status.st_gid in self.gids:
+            return bool(status.st_mode & bit << 3)
+        return bool(stat.S_IMODE(status.st_mode) & bit)
+
+
+async def check_confinement(loaded: Loaded, service: Service, target: Target) -> Check:
+    """Ask whether the service may read its files and reach its Redis, both of which root may anyway.
+
+    Args:
+        loaded: The settings of the service.
+        service: As systemd would start it.
+        target: Its Redis.
+    """
+    tried = f"what {UNIT} may read and reach, by its user and its confinement"
+    if not service.is_of_system:
+        return skipped(_CONFINEMENT, tried, "it runs as this user")
+    reader = _reader(service)
+    files = [Path(str(loaded.value(key))) for key in _READ_FILES if loaded.value(key) is not None]
+    files += [
+        Path(str(source).removeprefix("file "))
+        for source in dict.fromkeys(map(str, loaded.sources.values()))
+        if source.startswith("file ")
+    ]
+    if not any(word.partition("=")[0] == "--config" for word in service.arguments):
+        # Also where it sets nothing: the service reads it, and does not start if it may not.
+        files.append(Path(SETTINGS_FILE))
+    # What systemd hands over as a credential needs no right of the service's user.
+    given = service.environ.get("CREDENTIALS_DIRECTORY", "/dev/null/")
+    hidden = [
+        file
+        for file in dict.fromkeys(files)
+        if file.is_absolute() and not str(file).startswith(given) and not reader.can_read(file)
+    ]
+    if hidden:
+        return error(
+            _CONFINEMENT,
+            tried,
+            f"the service's user cannot read {', '.join(map(str, hidden))}",
+            "Hand them over as credentials (drop-ins private-settings.conf, redis-credentials.conf), or let "
+            "others read them if they hold no secret.",
+        )
+    if target.path is not None:
+        return ok(_CONFINEMENT, tried, "nothing that it needs is closed to it")
+    if service.value("PrivateNetwork") == "yes":
+        return error(
+            _CONFINEMENT,
+            tried,
+            "PrivateNetwork=yes: the service has no network",
+            f"Use Redis's Unix socket: set {setting('redis.path')}; or remove the drop-in that sets "
+            "PrivateNetwork=.",
+        )
+    denied = [address for address in await _addresses(target) if _is_denied(address, service)]
+    if denied:
+        return warning(
+            _CONFINEMENT,
+            tried,
+            f"the service may not talk to {', '.join(denied)}: IPAddressDeny= covers it and IPAddressAllow= "
+            "does not (systems without BPF do not enforce this)",
+            "Copy the drop-in remote-redis.conf with that address.",
+        )
+    return ok(_CONFINEMENT, tried, "nothing that it needs is closed to it")
+
+
+def _reader(service: Service) -> _Reader:
+    uid, gids = None, set[int]()
+    with contextlib.suppress(KeyError):
+        # A dynamic user exists only while the service runs, and belongs to nothing but its own group.
+        user = pwd.getpwnam(service.value("User"))
+        uid, gids = user.pw_uid, set(os.getgrouplist(user.pw_name, user.pw_gid))
+    for name in service.value("SupplementaryGroups").split():
+        with contextlib.suppress(KeyError):
+            gids.add(grp.getgrnam(name).gr_gid)
+    return _Reader(uid, gids, service.value("ProtectHome") in ("yes", "tmpfs"))
+
+
+async def _addresses(target: Target) -> list[str]:
+    with trio.move_on_after(target.connect_timeout), contextlib.suppress(OSError):
+        found = await trio.socket.getaddrinfo(target.host, target.port, type=trio.socket.SOCK_STREAM)
+        return list(dict.fromkeys(str(address[4][0]) for address in found))
+    return []  # the check of the name says why
+
+
+def _is_denied(address: str, service: Service) -> bool:
+    try:
+        wanted = ipaddress.ip_address(address)
+    except ValueError:
+        return False
+
+    def covers(name: str) -> bool:
+        networks = " ".join(service.properties.get(name, ())).split()
+        return any(wanted in ipaddress.ip_network(network, strict=False) for network in networks)
+
+    return covers("IPAddressDeny") and not covers("IPAddressAllow")

@@ -1,0 +1,208 @@
+"""Whether the user may run each command on each kind of key that redstreamd uses.
+
+Owns the list of commands. ``ACL DRYRUN`` answers without doing anything, but restricted users may
+seldom ask it. Then each command is really sent, in a form that has no effect on a key that does
+not exist: what a user may not do is refused before it is looked at.
+"""
+
+from __future__ import annotations
+
+from typing import Any, Final
+
+import attrs
+from redis.exceptions import RedisError
+
+from redstreamd.doctor.probe import Probe, denied, words
+from redstreamd.doctor.report import Check, error, ok, warning
+from redstreamd.redisio import Arg
+from redstreamd.streams.names import Kind, companion_key
+
+_CHECK: Final = "permissions"
+_KEY, _COMPANION = "<stream>", "<companion>"
+
+# Streams looked at for a name that the user may use, if nothing else tells one.
+_CANDIDATES: Final = 20
+
+
+@attrs.frozen
+class _Area:
+    """What the daemon does with some commands, and whether it is of any use without it."""
+
+    purpose: str
+    essential: bool
+    commands: tuple[str, ...]
+
+
+# Each line is harmless on a key that does not exist: it answers 0, nil, or that there is no such key; HSET
+# that it lacks a value.
+_AREAS: Final = (
+    _Area(
+        "read and wait",
+        True,
+        (
+            "EXISTS <stream>",
+            "TYPE <stream>",
+            "XLEN <stream>",
+            "XRANGE <stream> - + COUNT 1",
+            "XREVRANGE <stream> + - COUNT 1",
+            "XINFO STREAM <stream>",
+            "XINFO GROUPS <stream>",
+            "SCAN 0 COUNT 1",
+            "TIME",
+            "EVAL return(0) 1 <stream>",
+            f"EVALSHA {'0' * 40} 1 <stream>",
+        ),
+    ),
+    _Area(
+        "add",
+        True,
+        (
+            "XADD <stream> NOMKSTREAM * f v",
+            "GET <companion>",
+            "SET <companion> v XX PX 1000",
+            "PEXPIRE <companion> 1000",
+        ),
+    ),
+    _Area(
+        "take and finish work",
+        True,
+        (
+            "XGROUP CREATE <stream> g $",
+            "XREADGROUP GROUP g c COUNT 1 STREAMS <stream> >",
+            "XPENDING <stream> g",
+            "XCLAIM <stream> g c 0 0-1",
+            "XACK <stream> g 0-1",
+            "HGET <companion> f",
+            "HSET <companion> f v g",  # an odd number of words, which is refused after the right to it
+            "ZADD <companion> XX 0 m",
+            "ZREM <companion> m",
+            "HEXISTS <companion> f",
+            "PERSIST <companion>",
+            "ZMSCORE <companion> m",
+            "ZCARD <companion>",
+            "ZRANGEBYSCORE <companion> 0 1",
+            "ZRANGEBYLEX <companion> - + LIMIT 0 1",
+            "ZREMRANGEBYLEX <companion> [0 (0",
+        ),
+    ),
+    _Area(
+        "diagnose",
+        False,
+        ("XINFO CONSUMERS <stream> g", "MEMORY USAGE <stream>", "INFO server", "CONFIG GET save"),
+    ),
+    _Area(
+        "administer (profile operator)",
+        False,
+        (
+            "XTRIM <stream> MAXLEN 0",
+            "XDEL <stream> 0-1",
+            "DEL <stream>",
+            "UNLINK <stream>",
+            "XGROUP SETID <stream> g $",
+            "XGROUP DELCONSUMER <stream> g c",
+            "XGROUP DESTROY <stream> g",
+        ),
+    ),
+)
+
+_TWO_WORDS: Final = frozenset({"XINFO", "XGROUP", "MEMORY", "CONFIG"})
+
+
+async def check_permissions(probe: Probe) -> Check:
+    """Ask about every command; names what is missing, and the rule that grants it."""
+    user = await _user(probe)
+    await _choose_sample(probe, user)
+    dry = user is not None and not isinstance(await probe.ask("ACL", "DRYRUN", user, "TIME"), RedisError)
+    lines = [line for area in _AREAS for line in area.commands]
+    requests: list[tuple[Arg, ...]] = [_command(line, probe.sample) for line in lines]
+    if dry:
+        requests = [("ACL", "DRYRUN", user or "", *request) for request in requests]
+    missing = {
+        line: reason
+        for line, reply in zip(lines, await probe.ask_all(requests), strict=True)
+        if (reason := _refusal(reply, dry=dry)) is not None
+    }
+    how = "ACL DRYRUN" if dry else "commands without effect"
+    tried = f"{len(lines)} commands on {probe.sample!r} and a key beside it, by {how}"
+    # Who may not ask has logged in as somebody all the same.
+    who = user or probe.target.username or "default"
+    if not missing:
+        return ok(_CHECK, tried, f"user {who!r} may run all of them")
+    return _verdict(tried, who, missing)
+
+
+def _verdict(tried: str, user: str, missing: dict[str, str]) -> Check:
+    keys = [line for line, reason in missing.items() if "key" in reason]
+    purposes = [area.purpose for area in _AREAS if set(area.commands) & set(missing)]
+    essential = any(area.essential and set(area.commands) & set(missing) for area in _AREAS)
+    rules = [f"+{_name(line).lower().replace(' ', '|')}" for line in missing if line not in keys]
+    if keys:
+        rules.append("~<prefix of your streams>*")
+    seen = (
+        f"user {user!r} may not {', '.join(purposes)}: "
+        + ", ".join(f"{_name(line)}{' (key)' if line in keys else ''}" for line in missing)
+        + f"; Redis says: {next(iter(missing.values()))}"
+    )
+    todo = "Grant it: " + f"ACL SETUSER {user} {' '.join(dict.fromkeys(rules))}"
+    if keys:
+        todo += (
+            f" (which also covers the keys beside a stream, {companion_key('<stream>', Kind.DUE, '<group>')})"
+        )
+    return (error if essential else warning)(_CHECK, tried, seen, todo + ".")
+
+
+def _refusal(reply: Any, *, dry: bool) -> str | None:
+    if denied(reply):
+        return words(reply)
+    # ACL DRYRUN answers in text what would be refused.
+    if dry and isinstance(reply, bytes) and reply != b"OK":
+        return reply.decode("utf-8", "backslashreplace")
+    return None
+
+
+def _command(line: str, stream: str) -> tuple[str, ...]:
+    names = {_KEY: stream, _COMPANION: companion_key(stream, Kind.DUE, "doctor")}
+    return tuple(names.get(word, word) for word in line.split())
+
+
+def _name(line: str) -> str:
+    first, _, rest = line.partition(" ")
+    return f"{first} {rest.split()[0]}" if first in _TWO_WORDS else first
+
+
+async def _user(probe: Probe) -> str | None:
+    reply = await probe.ask("ACL", "WHOAMI")
+    return reply.decode("utf-8", "backslashreplace") if isinstance(reply, bytes) else None
+
+
+async def _choose_sample(probe: Probe, user: str | None) -> None:
+    """Find a name that the user's key patterns cover, if they do not cover every name."""
+    prefix = None if user is None else _prefix(await probe.ask("ACL", "GETUSER", user))
+    if prefix is None and denied(await probe.ask("XLEN", probe.sample)):
+        prefix = await _prefix_of_a_stream(probe)
+    if prefix is not None:
+        probe.sample = f"{prefix}redstreamd:doctor:{probe.token}"
+
+
+def _prefix(user: Any) -> str | None:
+    """Return the fixed part of a key pattern such as ``~agents:*``; None if there is none."""
+    keys = user.get(b"keys") if isinstance(user, dict) else None
+    if isinstance(keys, bytes):
+        keys = keys.split()
+    for pattern in keys or ():
+        text = pattern.decode("utf-8", "backslashreplace").rpartition("~")[2]
+        if text.endswith("*") and not set(text[:-1]) & set("*?[]\\"):
+            return text[:-1]
+    return None
+
+
+async def _prefix_of_a_stream(probe: Probe) -> str | None:
+    page = await probe.ask("SCAN", 0, "TYPE", "stream", "COUNT", 1000)
+    if isinstance(page, RedisError):
+        return None
+    names = [name for name in page[1][:_CANDIDATES] if isinstance(name, bytes)]
+    lengths = await probe.ask_all([("XLEN", name) for name in names])
+    for name, length in zip(names, lengths, strict=True):
+        if isinstance(length, int):
+            return f"{name.decode('utf-8', 'backslashreplace')}:"
+    return None

@@ -1,0 +1,111 @@
+"""What of the parts' events is written to the log, and how often.
+
+Owns the rule that one trouble is one record, however many events it makes. The words are ``records``'.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Hashable
+from typing import Final
+
+import attrs
+import trio
+
+from redstreamd.event_log.texts import Event, record, record_repeats
+from redstreamd.mcpio import connection_events as mcp
+from redstreamd.redisio.outages import Outages
+from redstreamd.redisio.redis_events import Connected, ConnectFailed, ConnectionLost
+
+#: Seconds without another one after which what clients do over and over is over.
+QUIET_SECONDS: Final = 60.0
+
+
+@attrs.define
+class _Episode:
+    """What happens again and again.
+
+    Attributes:
+        latest: The last time.
+        since: When it was recorded, on trio's clock.
+        last: When it happened last.
+        more: How often it happened since it was recorded.
+    """
+
+    latest: Event
+    since: float
+    last: float
+    more: int = 0
+
+
+class EventLog:
+    """The hook that the composition root gives to every part."""
+
+    def __init__(
+        self,
+        *,
+        write: Callable[[Event], None] = record,
+        write_repeats: Callable[[Event, int, float], None] = record_repeats,
+    ) -> None:
+        """Begin with nothing.
+
+        Args:
+            write: Writes an event.
+            write_repeats: Writes that the like of an event happened so many times more in so many seconds.
+        """
+        self._write = write
+        self._write_repeats = write_repeats
+        self._outages = Outages(write)
+        self._episodes: dict[Hashable, _Episode] = {}
+        self._begun = trio.Event()
+
+    def __call__(self, event: Event) -> None:
+        """Take an event; returns at once."""
+        if isinstance(event, Connected | ConnectionLost | ConnectFailed):
+            self._write(event)  # for whoever wants to know of each connection; of the outage, the rest
+            self._outages(event)
+        elif (kind := _repeatable(event)) is None:
+            self._write(event)
+        elif (episode := self._episodes.get(kind)) is None:
+            now = trio.current_time()
+            self._episodes[kind] = _Episode(event, since=now, last=now)
+            self._begun.set()
+            self._write(event)
+        else:
+            episode.latest, episode.last = event, trio.current_time()
+            episode.more += 1
+
+    async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
+        """Record the end of what was repeated, until cancelled; what is under way then is recorded, too."""
+        try:
+            task_status.started()
+            while True:
+                await self._begun.wait()
+                while self._episodes:
+                    quiet_at = min(each.last for each in self._episodes.values()) + QUIET_SECONDS
+                    await trio.sleep_until(quiet_at)
+                    self._end(trio.current_time())
+                self._begun = trio.Event()
+        finally:
+            self._end(math.inf)
+
+    def _end(self, now: float) -> None:
+        for kind, episode in list(self._episodes.items()):
+            # The same sum as above: a difference may be rounded otherwise, and then nothing would end now.
+            if episode.last + QUIET_SECONDS <= now:
+                del self._episodes[kind]
+                if episode.more:
+                    self._write_repeats(episode.latest, episode.more, episode.last - episode.since)
+
+
+def _repeatable(event: Event) -> Hashable | None:
+    """Return what kind of event it is, if clients can make any number of it."""
+    match event:
+        case mcp.TurnedAway():
+            return "turned away"
+        case mcp.ConnectionClosed(ending=mcp.Ending.OVERSIZE | mcp.Ending.HTTP | mcp.Ending.OVERFLOW):
+            return event.ending, event.principal
+        case mcp.AcceptPaused() | mcp.AcceptResumed():
+            # Where descriptors run out, each client that leaves lets another in, and that is the last again.
+            return type(event), event.principal
+    return None

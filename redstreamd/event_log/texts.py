@@ -1,0 +1,249 @@
+"""The words of the log: what each event of the parts means to an administrator.
+
+Owns the severity and the sentence of every event, in one place, so that a reader at 3 a.m. finds
+what, why and what to do in one line. The parts report typed events and know no words.
+"""
+
+from __future__ import annotations
+
+import logging
+from functools import singledispatch
+
+from redstreamd.errors.remedies import sentences, setting, unit_setting
+from redstreamd.mcpio import connection_events as mcp
+from redstreamd.redisio import redis_events as redis
+from redstreamd.redisio.redis_events import roles_in_words
+from redstreamd.service import supervisor_events as service
+from redstreamd.service.exceptions import unwrapped
+
+_LOG = logging.getLogger("redstreamd")
+
+Event = mcp.Event | redis.RedisEvent | redis.OutageEvent | service.SupervisorEvent
+
+
+def record(event: Event) -> None:
+    """Write an event to the log."""
+    level, text = words(event)
+    error = getattr(event, "error", None) or getattr(event, "exception", None)
+    # A traceback helps with what nobody foresaw, and only there: our own exceptions say it all.
+    unforeseen = (
+        isinstance(error, BaseException)
+        and level >= logging.ERROR
+        and not type(unwrapped(error)).__module__.startswith("redstreamd.")
+    )
+    _LOG.log(level, "%s", text, exc_info=error if unforeseen else None)
+
+
+def record_repeats(event: Event, times: int, seconds: float) -> None:
+    """Write to the log that what `event` tells has happened `times` more since it was written."""
+    level, text = words(event)
+    _LOG.log(level, "%d more in %.0f s, the last one: %s", times, seconds, text)
+
+
+@singledispatch
+def words(event: object) -> tuple[int, str]:
+    """Return the severity and the sentence of an event."""
+    raise TypeError(f"{type(event).__name__} has no words")
+
+
+# Redis
+
+
+@words.register
+def _(event: redis.Connected) -> tuple[int, str]:
+    after = (
+        f" after {event.down_seconds:.1f} s and {event.attempts} failed attempts" if event.attempts else ""
+    )
+    return logging.DEBUG, f"connected to {event.server} at {event.label} for {_role(event)}{after}"
+
+
+@words.register
+def _(event: redis.ConnectionLost) -> tuple[int, str]:
+    failure = event.failure
+    return logging.DEBUG, (
+        f"lost the connection to Redis at {event.label} for {_role(event)}: "
+        f"{sentences(failure.cause, failure.next_step)}"
+    )
+
+
+@words.register
+def _(event: redis.ConnectFailed) -> tuple[int, str]:
+    failure = event.failure
+    return logging.DEBUG, (
+        f"cannot use Redis at {event.label} for {_role(event)}: {sentences(failure.cause, failure.next_step)}"
+    )
+
+
+@words.register
+def _(event: redis.Unusable) -> tuple[int, str]:
+    failure = event.failure
+    return logging.WARNING, (
+        f"cannot use Redis at {event.label} for {roles_in_words(event.roles)}: "
+        f"{sentences(failure.cause, failure.next_step)}"
+    )
+
+
+@words.register
+def _(event: redis.Usable) -> tuple[int, str]:
+    connected = f"connected to {event.server} at {event.label} for {roles_in_words(event.roles)}"
+    if event.attempts:
+        connected += f" after {event.down_seconds:.1f} s and {event.attempts} failed attempts"
+    elif event.lost is not None:
+        connected += f" again at once; before, {event.lost.cause.rstrip('.')}"
+    return logging.INFO, connected
+
+
+@words.register
+def _(event: redis.KeepsEnding) -> tuple[int, str]:
+    return logging.WARNING, (
+        f"connections to Redis at {event.label} keep ending (those for {roles_in_words(event.roles)}, "
+        f"{event.times} times in a row): "
+        + sentences(
+            event.failure.cause,
+            "They are made again at once, and that is recorded no more",
+            event.next_step,
+        )
+    )
+
+
+@words.register
+def _(event: redis.WritesRefused) -> tuple[int, str]:
+    return logging.WARNING, (
+        f"Redis at {event.label} refuses writes: {sentences(event.cause, event.next_step)}"
+    )
+
+
+@words.register
+def _(event: redis.WritesAccepted) -> tuple[int, str]:
+    return logging.INFO, f"Redis at {event.label} accepts writes again after {event.refused_seconds:.0f} s"
+
+
+def _role(event: redis.RoleEvent | redis.LoginRenewed) -> str:
+    return redis.ROLE_WORDS[event.role]
+
+
+@words.register
+def _(event: redis.LoginRenewed) -> tuple[int, str]:
+    return logging.DEBUG, f"the login at {event.label} for {_role(event)} is renewed"
+
+
+@words.register
+def _(event: redis.RenewalFailed) -> tuple[int, str]:
+    return logging.WARNING, (
+        f"cannot renew the login at {event.label}: "
+        + sentences(event.cause, "Connections go on with the old one for as long as Redis lets them")
+    )
+
+
+# Connections
+
+
+@words.register
+def _(event: mcp.ConnectionOpened) -> tuple[int, str]:
+    return logging.DEBUG, f"connection {event.connection_id} opened for {event.principal.name}"
+
+
+@words.register
+def _(event: mcp.ConnectionClosed) -> tuple[int, str]:
+    # What the client did by itself is its own affair; what we had to do is not.
+    match event.ending:
+        case mcp.Ending.OVERSIZE:
+            return logging.WARNING, (
+                f"closed a connection of {event.principal.name}, which sent a message over "
+                f"{event.limit_bytes} bytes; send large content in parts, or raise "
+                f"{setting('limits.max_message_bytes')}"
+            )
+        case mcp.Ending.HTTP:
+            return logging.WARNING, (
+                f"closed a connection of {event.principal.name}, which spoke HTTP; find out whether a client "
+                "is set up wrongly, or a web page tries to reach the bus through somebody's browser"
+            )
+        case mcp.Ending.OVERFLOW:
+            return logging.WARNING, (
+                f"closed a connection of {event.principal.name}, which did not read its answers until over "
+                f"{event.limit_bytes} bytes waited; the client hangs or is too slow, find out which it is"
+            )
+    return logging.DEBUG, (
+        f"connection {event.connection_id} of {event.principal.name} closed ({event.ending}) after "
+        f"{event.open_seconds:.1f} s and {event.requests} requests, {event.cut_off} of them cut off"
+    )
+
+
+@words.register
+def _(event: mcp.RequestFailed) -> tuple[int, str]:
+    return logging.ERROR, (
+        f"{event.method} failed unexpectedly on connection {event.connection_id} of {event.principal.name}; "
+        "the client was told of an internal error"
+    )
+
+
+@words.register
+def _(event: mcp.ConnectionCrashed) -> tuple[int, str]:
+    return logging.ERROR, (
+        f"connection {event.connection_id} of {event.principal.name} ended by a defect of ours; "
+        "no other connection was touched"
+    )
+
+
+@words.register
+def _(event: mcp.TurnedAway) -> tuple[int, str]:
+    return logging.WARNING, (
+        f"{event.limit} connections are open and a newcomer ({event.principal.name}) was turned away; "
+        f"raise {setting('limits.max_connections')}, or find out who opens so many"
+    )
+
+
+@words.register
+def _(event: mcp.AcceptPaused) -> tuple[int, str]:
+    return logging.WARNING, (
+        f"cannot accept connections for {event.principal.name}: {event.exception.strerror}; trying again. If "
+        f"this lasts, raise {unit_setting('LimitNOFILE=')}"
+    )
+
+
+@words.register
+def _(event: mcp.AcceptResumed) -> tuple[int, str]:
+    return logging.INFO, (
+        f"accepting connections for {event.principal.name} again after {event.paused_seconds:.1f} s"
+    )
+
+
+# Supervision
+
+
+@words.register
+def _(event: service.ChildStarted) -> tuple[int, str]:
+    again = f" (start {event.starts})" if event.starts > 1 else ""
+    return logging.INFO if event.starts > 1 else logging.DEBUG, f"{event.child} started{again}"
+
+
+@words.register
+def _(event: service.ChildFailed) -> tuple[int, str]:
+    if event.restart_in_seconds is None:
+        return logging.ERROR, f"{event.child} failed and is not started again: {event.error}"
+    return logging.ERROR, (
+        f"{event.child} failed ({event.failures:.1f} recent failures) and is started again in "
+        f"{event.restart_in_seconds:.1f} s: {event.error}"
+    )
+
+
+@words.register
+def _(event: service.ChildFinished) -> tuple[int, str]:
+    return logging.DEBUG, f"{event.child} finished{': ' + event.reason if event.reason else ''}"
+
+
+@words.register
+def _(event: service.ChildStopped) -> tuple[int, str]:
+    return logging.DEBUG, f"{event.child} stopped in {event.stop_seconds:.2f} s"
+
+
+@words.register
+def _(event: service.ChildHung) -> tuple[int, str]:
+    return logging.CRITICAL, (
+        f"{event.child} did not stop within {event.waited_seconds:.1f} s; it stands at:\n{event.task_tree}"
+    )
+
+
+@words.register
+def _(event: service.SupervisorFailed) -> tuple[int, str]:
+    return logging.CRITICAL, f"the daemon ends: {event.error}"

@@ -1,0 +1,1 @@
+"""How the domain looks to a caller: addresses, entries, truncation, views, suggestions, health."""

@@ -1,0 +1,87 @@
+"""How the daemon and its connections to Redis are, for whoever has to find out what is wrong.
+
+Owns the value and nothing in it: each part reports on itself.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import attrs
+import trio
+
+from redstreamd.errors import BusError, Code
+from redstreamd.redisio.commands import Commands
+from redstreamd.redisio.manager import Manager
+from redstreamd.redisio.reconnecting import RoleStatus
+from redstreamd.redisio.redis_events import ROLE_WORDS
+from redstreamd.streams.subscriptions.updates import Updates
+from redstreamd.streams.tail_hub import TailHub
+
+#: Seconds a PING may take before that is the answer; a command's own deadline is longer.
+_PING_SECONDS = 1.0
+
+
+class DaemonHealth:
+    """Asks the parts how they are."""
+
+    def __init__(
+        self, manager: Manager, commands: Commands, hub: TailHub, updates: Updates, *, version: str
+    ) -> None:
+        """Report on `manager`, `hub` and `updates`, in the words of the daemon's `version`."""
+        self._manager = manager
+        self._commands = commands
+        self._hub = hub
+        self._updates = updates
+        self._version = version
+        self._sections: dict[str, Callable[[], attrs.AttrsInstance]] = {}
+
+    def include(self, section: str, figures: Callable[[], attrs.AttrsInstance]) -> None:
+        """Report what `figures` returns under the name `section`, too; for parts that are not known here."""
+        self._sections[section] = figures
+
+    async def report(self) -> dict[str, Any]:
+        """Return one JSON object; never fails, and takes a second at most."""
+        ping = await self._ping()
+        # After the PING, which may have shown what is wrong.
+        status = self._manager.status()
+        return {
+            "redstreamd": self._version,
+            **{section: attrs.asdict(figures()) for section, figures in self._sections.items()},
+            "redis": {
+                "address": status.label,
+                "ping": ping,
+                "troubles": [attrs.asdict(each) for each in status.troubles()],
+                "connections": {
+                    role.value: {"for": ROLE_WORDS[role], **_connection(state)}
+                    for role, state in status.roles.items()
+                    if state.wanted
+                },
+            },
+            "waiting": attrs.asdict(self._hub.statistics()),
+            "subscriptions": attrs.asdict(self._updates.statistics()),
+        }
+
+    async def _ping(self) -> dict[str, Any]:
+        began = trio.current_time()
+        with trio.move_on_after(_PING_SECONDS):
+            try:
+                await self._commands.ping()
+            except BusError as error:
+                # A server that cannot save refuses PING as it refuses writes, and is there all the same.
+                if error.code is not Code.BACKEND_READ_ONLY:
+                    return {"answered": False, "cause": error.cause, "next_step": error.next_step}
+            return {"answered": True, "seconds": round(trio.current_time() - began, 6)}
+        return {"answered": False, "cause": f"There was no answer within {_PING_SECONDS} s."}
+
+
+def _connection(state: RoleStatus) -> dict[str, Any]:
+    said: dict[str, Any] = {"connected": state.connected, "for_seconds": round(state.seconds, 3)}
+    if state.connected:
+        said["server"] = state.server
+    elif state.failure is not None:
+        said["cause"] = state.failure.cause
+        said["next_step"] = state.failure.next_step
+        said["failed_attempts"] = state.failed_attempts
+    return said

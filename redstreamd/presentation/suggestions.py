@@ -1,0 +1,189 @@
+"""What a person may be about to type: names that exist and begin with what is there already.
+
+Owns the search; what is being filled in, a template or a prompt, is not known here. Every search is bounded,
+and finds nothing where there is nothing to look in.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Awaitable, Callable, Iterator, Mapping
+
+import attrs
+
+from redstreamd.errors import BusError, Code
+from redstreamd.presentation.views import Views
+from redstreamd.streams import entry_ids
+from redstreamd.streams.bus import Bus
+
+#: What the specification lets one answer hold (server/utilities/completion).
+MAX_SUGGESTIONS = 100
+#: Entries whose IDs are suggested: the latest that begin so, since those are the ones that people look for.
+#: Few, because entries are read whole.
+_LATEST = 20
+
+_BEGUN_ID = re.compile(r"([0-9]{1,20})(?:(-)([0-9]{0,20}))?")
+_GLOB = re.compile(r"([*?\[\]\\^])")
+_ABSENT = frozenset(
+    {
+        Code.STREAM_NOT_FOUND,
+        Code.GROUP_NOT_FOUND,
+        Code.INVALID_STREAM,
+        Code.INVALID_GROUP,
+        Code.INVALID_START,
+        Code.INVALID_ARGUMENT,
+        Code.WRONG_TYPE,
+        Code.TOO_LARGE,
+    }
+)
+
+
+@attrs.frozen
+class Suggestions:
+    """Names that begin with what was given.
+
+    Attributes:
+        names: At most `MAX_SUGGESTIONS`, sorted; entry IDs newest first.
+        total: How many there are; None if there are more than were looked at.
+    """
+
+    names: list[str]
+    total: int | None
+
+
+@attrs.frozen
+class _Found:
+    """Names that may fit, and whether these are all."""
+
+    names: list[str]
+    complete: bool = True
+
+
+_NOTHING = _Found([])
+
+
+class Suggester:
+    """Finds suggestions for arguments, by their names: stream, group, consumer, entry_id and field."""
+
+    def __init__(self, facts: Views) -> None:
+        """Look in the streams of `facts`."""
+        self._facts = facts
+        self._searches: dict[str, Callable[[str, Mapping[str, str]], Awaitable[_Found]]] = {
+            "stream": self._streams,
+            "group": self._groups,
+            "consumer": self._consumers,
+            "entry_id": self._entry_ids,
+            "field": self._fields,
+        }
+
+    async def suggest(self, argument: str, prefix: str, others: Mapping[str, str]) -> Suggestions:
+        """Return what begins with `prefix`; nothing for an argument that has no names to choose from.
+
+        Args:
+            argument: The argument's name.
+            prefix: What is there already.
+            others: Arguments that were filled in before: a group is looked for in their stream.
+
+        Raises:
+            BusError: CONNECTION_ERROR and the like. That there is no such stream is no error.
+        """
+        search = self._searches.get(argument)
+        if search is None or not self._may_begin_a_name(prefix):
+            return Suggestions([], 0)
+        try:
+            found = await search(prefix, others)
+        except BusError as error:
+            if error.code not in _ABSENT:
+                raise
+            found = _NOTHING
+        names = [name for name in found.names if name.startswith(prefix)]
+        return Suggestions(names[:MAX_SUGGESTIONS], len(names) if found.complete else None)
+
+    @property
+    def _bus(self) -> Bus:
+        return self._facts.bus
+
+    def _may_begin_a_name(self, prefix: str) -> bool:
+        """Tell whether it is worth asking Redis: not for what is too long, or no text."""
+        try:
+            return len(prefix.encode()) <= self._bus.settings.streams.max_name_bytes
+        except UnicodeEncodeError:
+            return False
+
+    async def _streams(self, prefix: str, _others: Mapping[str, str]) -> _Found:
+        return _Found(await self._bus.lister.names(_GLOB.sub(r"\\\1", prefix) + "*"))
+
+    async def _groups(self, _prefix: str, others: Mapping[str, str]) -> _Found:
+        if "stream" not in others:
+            return _NOTHING
+        self._facts.check(others["stream"])
+        return _Found(sorted(each.name for each in await self._bus.commands.xinfo_groups(others["stream"])))
+
+    async def _consumers(self, _prefix: str, others: Mapping[str, str]) -> _Found:
+        if "stream" not in others or "group" not in others:
+            return _NOTHING
+        self._facts.check(others["stream"], others["group"])
+        consumers = await self._bus.commands.xinfo_consumers(others["stream"], others["group"])
+        return _Found(sorted(each.name for each in consumers))
+
+    async def _entry_ids(self, prefix: str, others: Mapping[str, str]) -> _Found:
+        if "stream" not in others:
+            return _NOTHING
+        stream = others["stream"]
+        self._facts.check(stream)
+        found: list[str] = []
+        ranges = await self._ranges(stream, prefix)
+        for read, (newest, oldest) in enumerate(ranges, start=1):
+            page = await self._bus.reader.read(
+                stream, start=newest, end=oldest, direction="backward", count=_LATEST - len(found)
+            )
+            found += [entry.id for entry in page.entries]
+            # More are left where the content is large, too.
+            if page.has_more or len(found) == _LATEST:
+                return _Found(found, complete=not page.has_more and read == len(ranges))
+        return _Found(found)
+
+    async def _ranges(self, stream: str, prefix: str) -> list[tuple[str | None, str | None]]:
+        """Return the ranges, newest first, of the entry IDs that begin with `prefix`.
+
+        There is one for each number of digits, up to those of the newest ID: IDs are ordered as numbers,
+        so what begins alike as text does not lie together.
+        """
+        if not prefix:
+            return [(None, None)]
+        begun = _BEGUN_ID.fullmatch(prefix)
+        if begun is None:
+            return []
+        milliseconds, dash, sequence = begun.groups()
+        if dash is None:
+            summary = await self._bus.lister.position(stream)
+            digits = 0 if summary is None else summary.last_id.index("-")
+            return [
+                (f"{most}-{entry_ids.MAX_PART}", f"{least}-0")
+                for most, least in _numbers(milliseconds, digits)
+            ]
+        first, last = f"{milliseconds}-0", f"{milliseconds}-{entry_ids.MAX_PART}"
+        if not sequence:
+            return [(last, first)]
+        page = await self._bus.reader.read(stream, start=last, end=first, direction="backward", count=1)
+        digits = max((len(entry.id.partition("-")[2]) for entry in page.entries), default=0)
+        return [
+            (f"{milliseconds}-{most}", f"{milliseconds}-{least}")
+            for most, least in _numbers(sequence, digits)
+        ]
+
+    async def _fields(self, _prefix: str, others: Mapping[str, str]) -> _Found:
+        if "stream" not in others or "entry_id" not in others:
+            return _NOTHING
+        entry = await self._facts.entry(others["stream"], others["entry_id"])
+        return _Found(sorted(entry["fields"]))
+
+
+def _numbers(prefix: str, digits: int) -> Iterator[tuple[int, int]]:
+    """Yield the ranges of numbers up to so many digits that begin with `prefix`: greatest and least each."""
+    # Nothing follows a zero in front.
+    further = min(0, digits - len(prefix)) if prefix.startswith("0") else digits - len(prefix)
+    for added in range(further, -1, -1):
+        least = int(prefix) * 10**added
+        if least <= entry_ids.MAX_PART:
+            yield min(least + 10**added - 1, entry_ids.MAX_PART), least

@@ -1,0 +1,222 @@
+"""How a list of entries is kept small without losing any of it silently.
+
+Owns the rules of cutting: what goes first, what stands in its place and where the whole can be
+read. Knows entries only as ``{id, time, stream, fields, …}`` of plain JSON values.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping
+from itertools import islice
+from typing import Any
+
+import attrs
+import msgspec
+
+from redstreamd.presentation.uris import entry_uri, field_uri
+
+# How much of a cut value is shown, at most: the longest of these with which the entry fits.
+_HEADS = (512, 64, 0)
+# `"":0,` is the shortest that a member of an object can be.
+_SMALLEST_MEMBER = 5
+
+
+def bound_entries(
+    entries: list[dict[str, Any]], max_bytes: int, *, droppable: bool
+) -> tuple[list[dict[str, Any]], bool]:
+    """Return the entries so that their JSON array takes at most ``max_bytes``.
+
+    A field's value that has to go is replaced by ``{"cut": {"bytes", "head", "uri"}}``: its length
+    in UTF-8 (of its JSON, unless it is a string), its first characters, and the resource that has
+    all of it. Since an entry may hold an object that looks just the same, the names of cut fields
+    stand beside the fields, as ``cut``. Where even that is not enough, fields are left out, and
+    ``omitted`` says how many, how many bytes of JSON, and which resource has the whole entry. Lists
+    of field names beside the fields keep only the names that are still there.
+
+    Takes time proportional to the entries' JSON, nearly all of it in the encoder. Does not change
+    the entries it is given.
+
+    Args:
+        entries: What was read or delivered.
+        max_bytes: Bound on the UTF-8 length of the compact JSON of the returned list. It gives way
+            only to what may not be left out: the first entry, or with ``droppable`` false every
+            entry, with all its fields omitted.
+        droppable: Whether entries at the end may be left for the next page (a read). If not (a
+            delivery), every entry is returned and the large ones share the room equally.
+
+    Returns:
+        The entries, and whether some were left out at the end.
+    """
+    sizes = [_size(entry) for entry in entries]
+    room = max_bytes - len("[]")
+    if not entries or sum(sizes) + len(entries) - 1 <= room:
+        return entries, False
+    if not droppable:
+        level = _water_level(sizes, room - (len(entries) - 1))
+        return [
+            entry if size <= level else _cut(entry, level) for entry, size in zip(entries, sizes, strict=True)
+        ], False
+    kept: list[dict[str, Any]] = []
+    for entry, size in zip(entries, sizes, strict=True):
+        # Cut only what no page could hold; anything else is whole on the next one.
+        fitting = entry if size <= max_bytes - len("[]") else _cut(entry, max_bytes - len("[]"))
+        room -= (size if fitting is entry else _size(fitting)) + (1 if kept else 0)
+        if kept and room < 0:
+            return kept, True
+        kept.append(fitting)
+    return kept, False
+
+
+def _size(value: Any) -> int:
+    return len(msgspec.json.encode(value))
+
+
+def _water_level(sizes: list[int], room: int) -> int:
+    """Return the size down to which the larger ones have to come so that all of them fit."""
+    left = len(sizes)
+    for size in sorted(sizes):
+        share = max(room, 0) // left
+        if size > share:
+            return share
+        room -= size
+        left -= 1
+    return max(sizes)
+
+
+def _cut(entry: dict[str, Any], budget: int) -> dict[str, Any]:
+    """Return ``entry`` in at most ``budget`` bytes, or with all its fields omitted."""
+    if not entry["fields"]:
+        return entry
+    parts = _Parts.of(entry, budget)
+    if parts.could_do_with_markers():
+        for head in _HEADS:
+            if (result := parts.with_markers(head)) is not None:
+                return result
+    return parts.with_omissions()
+
+
+@attrs.frozen
+class _Parts:
+    """An entry that is too large, and what each part of it takes.
+
+    Attributes:
+        entry: The entry, never changed.
+        budget: What it may take.
+        address: The resource that has all of it.
+        bare: What it takes without fields and without names in its lists, with an empty ``cut``.
+        names: What the name of each field takes, as JSON; only of as many fields as could stand in
+            the budget, so that the time spent on a huge entry is bounded by what is shown of it.
+        values: What its value takes.
+        beside: What it takes beyond name and value: punctuation, and its places in lists of names.
+    """
+
+    entry: dict[str, Any]
+    budget: int
+    address: str
+    bare: int
+    names: dict[str, int]
+    values: dict[str, int]
+    beside: dict[str, int]
+
+    @classmethod
+    def of(cls, entry: dict[str, Any], budget: int) -> _Parts:
+        """Measure ``entry``."""
+        fields: dict[str, Any] = entry["fields"]
+        lists = [set(entry[key]) for key in _lists_of_names(entry)]
+        considered = list(islice(fields, max(budget, 0) // _SMALLEST_MEMBER + 1))
+        names = {name: _size(name) for name in considered}
+        return cls(
+            entry=entry,
+            budget=budget,
+            address=entry_uri(entry["stream"], entry["id"]),
+            bare=_size(_rebuilt(entry, {})) + len(',"cut":[]'),
+            names=names,
+            values={name: _size(fields[name]) for name in considered},
+            beside={
+                name: len(":,") + sum(name in listed for listed in lists) * (size + len(","))
+                for name, size in names.items()
+            },
+        )
+
+    def could_do_with_markers(self) -> bool:
+        """Say whether all fields might fit; False is certain, True is not."""
+        least = sum(min(size, self._smallest_marker) for size in self.values.values())
+        return (
+            len(self.names) == len(self.entry["fields"])
+            and self.bare + sum(self.names.values()) + sum(self.beside.values()) + least <= self.budget
+        )
+
+    def with_markers(self, head: int) -> dict[str, Any] | None:
+        """Return the entry with its largest values cut to ``head`` characters, or None if it won't fit."""
+        markers: dict[str, Any] = {}
+        total = self.bare + sum(self.names.values()) + sum(self.values.values()) + sum(self.beside.values())
+        for name in sorted(self.values, key=self.values.__getitem__, reverse=True):
+            if total <= self.budget or self.values[name] <= self._smallest_marker:
+                break
+            marker, size = self._marker(name, head)
+            if size < self.values[name]:
+                markers[name] = marker
+                total += size - self.values[name]
+        if total > self.budget:
+            return None
+        return _rebuilt(self.entry, self.entry["fields"], markers)
+
+    def with_omissions(self) -> dict[str, Any]:
+        """Return the entry with as many fields as fit, in their order, large ones cut to nothing."""
+        fields: dict[str, Any] = self.entry["fields"]
+        omitted = {"fields": len(fields), "bytes": _size(fields), "uri": self.address}
+        room = self.budget - self.bare - len(',"omitted":') - _size(omitted)
+        kept: dict[str, Any] = {}
+        markers: dict[str, Any] = {}
+        left = _size(fields)
+        for name, size in self.values.items():
+            shown = size
+            if size > self._smallest_marker:
+                marker, marker_size = self._marker(name, 0)
+                if marker_size < size:
+                    markers[name], shown = marker, marker_size
+            if (cost := self.names[name] + shown + self.beside[name]) <= room:
+                room -= cost
+                left -= self.names[name] + size + len(":,")
+                kept[name] = fields[name]
+        omitted.update(fields=len(fields) - len(kept), bytes=left)
+        return {**_rebuilt(self.entry, kept, markers), "omitted": omitted}
+
+    @property
+    def _smallest_marker(self) -> int:
+        return len('{"cut":{"bytes":1,"head":"","uri":"/fields/"}}') + len(self.address)
+
+    def _marker(self, name: str, head: int) -> tuple[dict[str, Any], int]:
+        """Return what stands for a value, and what that takes with the name in ``cut``."""
+        value = self.entry["fields"][name]
+        if isinstance(value, str):
+            length, text = len(value.encode()), value[:head]
+        else:
+            encoded = msgspec.json.encode(value)
+            # A character takes four bytes at most; one that is split at the end is dropped.
+            length, text = len(encoded), encoded[: 4 * head].decode(errors="ignore")[:head]
+        marker = {"cut": {"bytes": length, "head": text, "uri": field_uri(self.address, name)}}
+        return marker, _size(marker) + self.names[name] + len(",")
+
+
+def _lists_of_names(entry: Mapping[str, Any]) -> list[str]:
+    """Return the members beside the fields that list names of fields."""
+    return [
+        key
+        for key, value in entry.items()
+        if isinstance(value, list) and all(isinstance(name, str) for name in value)
+    ]
+
+
+def _rebuilt(
+    entry: Mapping[str, Any], kept: Collection[str], markers: Mapping[str, Any] | None = None
+) -> dict[str, Any]:
+    """Return ``entry`` with only the fields in ``kept``, markers in place of values, and lists to match."""
+    cut = markers or {}
+    result = dict(entry)
+    for key in _lists_of_names(entry):
+        result[key] = [name for name in entry[key] if name in kept]
+    result["fields"] = {name: cut.get(name, value) for name, value in entry["fields"].items() if name in kept}
+    if names := [name for name in result["fields"] if name in cut]:
+        result["cut"] = names
+    return result

@@ -1,0 +1,87 @@
+"""Asks the server whether what was just written is safe yet: WAIT and WAITAOF, one for many writers.
+
+Owns who shares such a command. Both speak of the connection they are sent on (what it wrote before),
+and hold it up until they are answered, so they have a lane of their own, with one of them under way
+at a time: whoever is answered a write meanwhile is in the next. What the answer means to a writer
+is ``streams.publishing``'s.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import attrs
+import trio
+
+from redstreamd.redisio import Arg
+from redstreamd.redisio.connection import Connection
+
+
+@attrs.define(eq=False)
+class _Round:
+    """Writers that share one command.
+
+    Attributes:
+        connection: Where they were answered.
+        over: Set once there is an answer, or none will come.
+        answer: The reply or what went wrong; None if whoever asked was cancelled.
+    """
+
+    connection: Connection
+    over: trio.Event = attrs.field(factory=trio.Event)
+    answer: Any = None
+
+
+class WaitBatch:
+    """Confirms writes of one lane, in rounds."""
+
+    def __init__(self) -> None:
+        """Begin with nobody waiting."""
+        self._under_way = trio.Lock()
+        # For each command the round that can still be joined, because nothing was sent for it yet.
+        self._gathering: dict[tuple[Arg, ...], _Round] = {}
+        #: Commands sent so far.
+        self.asked = 0
+
+    async def confirm(self, connection: Connection, command: tuple[Arg, ...]) -> Any:
+        """Return the server's answer to `command`, sent on `connection` after this call.
+
+        Args:
+            connection: Where the caller's write was answered.
+            command: WAIT or WAITAOF, with a timeout well below the connection's own.
+
+        Raises:
+            RedisError: The server answered with an error.
+            ConnectionEnded: The connection ended first; nothing is confirmed.
+            QueueFull: See `Connection.submit`.
+
+        If cancelled, others who share the command ask again.
+        """
+        while True:
+            current = self._gathering.get(command)
+            if current is None or current.connection is not connection:
+                current = self._gathering[command] = _Round(connection)
+                await self._ask(current, command)
+            else:
+                await current.over.wait()
+            if isinstance(current.answer, Exception):
+                raise current.answer
+            if current.answer is not None:
+                return current.answer
+
+    async def _ask(self, current: _Round, command: tuple[Arg, ...]) -> None:
+        try:
+            async with self._under_way:
+                self._close(current, command)
+                self.asked += 1
+                try:
+                    current.answer = await current.connection.execute(*command)
+                except Exception as error:  # noqa: BLE001 - whatever it is, it is everybody's answer
+                    current.answer = error
+        finally:
+            self._close(current, command)
+            current.over.set()
+
+    def _close(self, current: _Round, command: tuple[Arg, ...]) -> None:
+        if self._gathering.get(command) is current:
+            del self._gathering[command]

@@ -1,0 +1,73 @@
+"""The errors of Redis as a document: which reply becomes which code, and what is done about it.
+
+``python -m redstreamd.reference.error_docs > docs/errors.md``; a test compares the two.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from redstreamd.errors import Code
+from redstreamd.redisio import error_replies
+from redstreamd.redisio.redis_errors import (
+    CommandTimedOut,
+    OutcomeUnknown,
+    QueueFull,
+    Recovery,
+    RedisUnavailable,
+    ReplyTooLarge,
+)
+
+_HEAD = """\
+# Errors of Redis
+
+Generated from `redstreamd/redisio/`. What a call answers when Redis or the way to it fails: the code is that
+of the tool error; every answer also has a message, the cause and a next step.
+
+## Lost connections and deadlines
+
+| class | code | recovery |
+|---|---|---|"""
+
+_REPLIES = """
+## Replies of the server
+
+Where the user may not run a command or use a key, or the server does not have a command, also inside of a
+script, message and next step name the command ("XINFO STREAM") or the key's pattern, and the line that grants
+it (`ACL SETUSER <user> +xinfo|stream`). A user without PING cannot be logged in: each call says so with
+CONNECTION_ERROR. What only helps is done without: hints in errors, figures of INFO and CONFIG in
+`stream_health`, `CLIENT TRACKING` (waits then look four times a second).
+
+| reply | code | meaning | recovery |
+|---|---|---|---|"""
+
+_TRANSPORT: tuple[tuple[str, Recovery, Code], ...] = (
+    ("RedisUnavailable", RedisUnavailable.recovery, Code.CONNECTION_ERROR),
+    ("OutcomeUnknown", OutcomeUnknown.recovery, Code.OUTCOME_UNKNOWN),
+    ("CommandTimedOut", CommandTimedOut.recovery, Code.TIMEOUT),
+    ("QueueFull", QueueFull.recovery, Code.RATE_LIMITED),
+    ("ReplyTooLarge", ReplyTooLarge.recovery, Code.TOO_LARGE),
+)
+
+
+def as_markdown() -> str:
+    """Return the tables."""
+    return "\n".join((_HEAD, *_transport(), _REPLIES, *_replies())) + "\n"
+
+
+def _transport() -> Iterator[str]:
+    for name, recovery, code in _TRANSPORT:
+        yield f"| {name} | {code} | {recovery} |"
+
+
+def _replies() -> Iterator[str]:
+    for reply, why in error_replies.NOT_EXECUTED.items():
+        yield f"| `{reply}` | {Code.CONNECTION_ERROR} | {why} | {Recovery.NOT_EXECUTED} |"
+    for reply, reading in (*error_replies.BY_REPLY_CODE.items(), *error_replies.BY_TEXT):
+        yield f"| `{reply}` | {reading.code} | {reading.message} | {reading.recovery} |"
+    rest = error_replies.UNEXPECTED
+    yield f"| anything else | {rest.code} | {rest.message} | {rest.recovery} |"
+
+
+if __name__ == "__main__":
+    print(as_markdown(), end="")

@@ -1,0 +1,187 @@
+"""The reference of tools, resources and prompts as a document, from their definitions.
+
+Owns the form of docs/tools.md, which a test compares with what this makes:
+``python -m redstreamd.reference.mcp_docs > docs/tools.md``.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from typing import Any
+
+from redstreamd.errors import Code
+from redstreamd.prompts.catalog import PROMPTS
+from redstreamd.prompts.definition import Prompt, Prompts
+from redstreamd.resources.catalog import LIBRARY
+from redstreamd.resources.definition import Library, Resource
+from redstreamd.tools.catalog import REGISTRY
+from redstreamd.tools.definition import Registry, Tool
+from redstreamd.tools.schema import always_present, arguments_schema, result_schema
+
+_HEAD = """\
+# Reference
+
+Generated from the definitions in `redstreamd/`: [tools](#tools), [resources](#resources), [prompts](#prompts)
+and the [codes of errors](#errors).
+"""
+
+_ERRORS = f"""\
+## Errors
+
+A tool call that fails answers `{{code, message, cause, next_step}}` with `isError: true`. What else fails for
+such a reason is a JSON-RPC error, with `code` and `next_step` in its `data`. [errors.md](errors.md) says
+which error of Redis becomes which code. The codes:
+
+{", ".join(f"`{code}`" for code in Code)}
+"""
+
+_TOOLS = """\
+## Tools
+
+Profiles: observer, worker (with observer), operator (with worker); `red-stream` adds the six tools of the
+original Red-Stream server.
+
+The schemas of arguments and answers are in a dialect that every provider of models takes;
+[schemas.md](schemas.md) lists its rules, and says what becomes of a number given as `"5"` or a list given
+as JSON text. An answer is open: a later version may add members. Members marked *always* are in every
+answer that is no error. Null for an argument means that it is not given, and an argument that is not listed
+is refused.
+
+### Annotations
+
+What `tools/list` says of each tool: whether it is read-only, destructive and idempotent, with the reason. A
+hint says what the tool can do for any arguments, not what it does by default. Destructive is what may take
+anything from others: entries, groups, what is pending, dead letters, replies. Idempotent is what the same
+call, made again later, leaves as it is, whatever others did meanwhile. No tool is open-world: all of them
+act on the streams of the one Redis that is configured, and on nothing else.
+"""
+
+_RESOURCES = """\
+## Resources
+
+A part in braces is one segment of the path: a name in UTF-8, percent-encoded. `completion/complete` completes
+it. `resources/list` lists the addresses without such parts, and that of each stream.
+
+What a client has read is fresh for a time in which it need not read again, unless a subscription tells it to.
+"""
+
+_PROMPTS = """\
+## Prompts
+
+`completion/complete` completes the arguments that name something.
+"""
+
+
+def as_markdown(registry: Registry, library: Library, prompts: Prompts) -> str:
+    """Return the reference of all of them, tools and prompts sorted by name, resources by address."""
+    return "\n".join(
+        (
+            *(_HEAD, _ERRORS),
+            *(_TOOLS, *_annotations(registry)),
+            *(line for each in registry for line in _tool(each)),
+            *(_RESOURCES, *(line for each in library for line in _resource(each))),
+            *(_PROMPTS, *(line for each in prompts for line in _prompt(each))),
+        )
+    )
+
+
+def _annotations(registry: Registry) -> Iterator[str]:
+    yield "| tool | read-only | destructive | idempotent |"
+    yield "|---|---|---|---|"
+    for each in registry:
+        claims = (each.hints.read_only, each.hints.destructive, each.hints.idempotent)
+        cells = (f"{'**yes**' if claim.value else 'no'}: {claim.reason}" for claim in claims)
+        yield _row(f"[`{each.name}`](#{each.name})", *cells)
+    yield ""
+
+
+def _tool(tool: Tool[Any]) -> Iterator[str]:
+    yield f"### {tool.name}\n"
+    yield f"*{tool.title}.* Profile {tool.profile}; permission {tool.permission}; {_hints(tool)}.\n"
+    yield f"{tool.description}\n"
+    schema = arguments_schema(tool.arguments)
+    required = schema.get("required", [])
+    yield from _table("argument", schema["properties"], required, "required")
+    if tool.result is not None:
+        members = result_schema(tool.result)["properties"]
+        yield from _table("answer", members, always_present(tool.result), "always")
+
+
+def _resource(resource: Resource) -> Iterator[str]:
+    yield f"### `{resource.uri}`\n"
+    facts = (
+        resource.mime_type or "MIME type as described",
+        f"permission {resource.permission}",
+        f"fresh for {resource.fresh_seconds:g} s",
+        "can be subscribed to" if resource.topic is not None else "cannot be subscribed to",
+    )
+    yield f"*{resource.title}.* {'; '.join(facts)}.\n"
+    yield f"{resource.description}\n"
+
+
+def _prompt(prompt: Prompt) -> Iterator[str]:
+    yield f"### {prompt.name}\n"
+    yield f"*{prompt.title}.* Permission {prompt.permission}.\n"
+    yield f"{prompt.description}\n"
+    if prompt.arguments:
+        yield "| argument | meaning |"
+        yield "|---|---|"
+        for argument in prompt.arguments:
+            named = _named(argument.name, "required" if argument.required else "")
+            yield _row(named, argument.description)
+        yield ""
+
+
+def _hints(tool: Tool[Any]) -> str:
+    hints = [
+        "read-only" if tool.hints.read_only.value else "writes",
+        "destructive" if tool.hints.destructive.value else "",
+        "idempotent" if tool.hints.idempotent.value else "not idempotent",
+    ]
+    return ", ".join(filter(None, hints))
+
+
+def _table(what: str, members: dict[str, Any], marked: Iterable[str], mark: str) -> Iterator[str]:
+    yield f"| {what} | type | meaning |"
+    yield "|---|---|---|"
+    for name, member in members.items():
+        words = [member.get("description", ""), _bounds(member)]
+        if member.get("default") is not None:
+            words.append(
+                f"Default: `{member['default']!r}`.".replace("True", "true").replace("False", "false")
+            )
+        named = _named(name, mark if name in marked else "")
+        yield _row(named, _type(member), " ".join(filter(None, words)))
+    yield ""
+
+
+def _named(name: str, mark: str) -> str:
+    return f"`{name}` ({mark})" if mark else f"`{name}`"
+
+
+def _row(*cells: str) -> str:
+    # A bar would end the cell, wherever it stands.
+    escaped = (cell.replace("|", "\\|") for cell in cells)
+    return f"| {' | '.join(escaped)} |"
+
+
+def _type(member: dict[str, Any]) -> str:
+    if "enum" in member:
+        return " or ".join(f"`{value}`" for value in member["enum"])
+    if member["type"] == "array":
+        return f"list of {_type(member['items'])}"
+    return str(member["type"])
+
+
+def _bounds(member: dict[str, Any]) -> str:
+    low, high = member.get("minimum"), member.get("maximum")
+    if low is not None and high is not None:
+        return f"From {low:.12g} to {high:.12g}."
+    if low is not None:
+        return f"At least {low:.12g}."
+    size = member.get("maxItems")
+    return f"At most {size}." if size is not None else ""
+
+
+if __name__ == "__main__":
+    print(as_markdown(REGISTRY, LIBRARY, PROMPTS), end="")

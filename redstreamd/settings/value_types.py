@@ -1,0 +1,143 @@
+"""How one value is checked against its annotation, and how text becomes a value.
+
+Two steps that are kept apart: TOML already has types, so a value from a file is only
+checked ("5" is not 5); the environment and the command line have nothing but text, which
+is read by the type of the setting and then checked in the same way.
+"""
+
+from __future__ import annotations
+
+import re
+import types
+from pathlib import Path
+from typing import Annotated, Any, Literal, Union, get_args, get_origin
+
+import attrs
+import msgspec
+
+from redstreamd.settings.listen_address import NOTATION, ListenAddress
+
+_TRUE = ("true", "yes", "on", "1")
+_FALSE = ("false", "no", "off", "0")
+
+
+class NotAllowedError(ValueError):
+    """A value does not fit; the message says what would."""
+
+
+@attrs.frozen
+class ValueType:
+    """One setting's annotation, taken apart.
+
+    Attributes:
+        kind: The type without None, range and documentation.
+        optional: Whether None (not set) is a value.
+        meta: Range and documentation.
+    """
+
+    kind: Any
+    optional: bool
+    meta: msgspec.Meta
+
+    @classmethod
+    def of(cls, annotation: Any) -> ValueType:
+        """Take apart ``Annotated[<type> | None, Meta(...)]``."""
+        kind, meta = get_args(annotation)
+        optional = get_origin(kind) in (Union, types.UnionType)
+        if optional:
+            (kind,) = (part for part in get_args(kind) if part is not type(None))
+        return cls(kind=kind, optional=optional, meta=meta)
+
+    @property
+    def secret(self) -> bool:
+        """Whether the value must never be shown."""
+        return bool((self.meta.extra or {}).get("secret"))
+
+    @property
+    def names_credential(self) -> bool:
+        """Whether a path may be the name of a credential instead."""
+        return bool((self.meta.extra or {}).get("credential"))
+
+    @property
+    def allowed(self) -> str:
+        """What is accepted, in words."""
+        if (words := (self.meta.extra or {}).get("allowed")) is not None:
+            return str(words)
+        if self.kind is bool:
+            return "true or false"
+        if self.kind in (int, float):
+            noun = "an integer" if self.kind is int else "a number"
+            return f"{noun} from {self.meta.ge:.12g} to {self.meta.le:.12g}"
+        if self.kind is Path:
+            return "an absolute path" + (", or the name of a credential" if self.names_credential else "")
+        if get_origin(self.kind) is Literal:
+            return f"one of {', '.join(get_args(self.kind))}"
+        if get_origin(self.kind) is tuple:
+            item = get_args(self.kind)[0]
+            each = NOTATION if item is ListenAddress else ", ".join(get_args(item))
+            return f"a list of {each}" + (", at least one" if self.meta.min_length else "")
+        return "text" + (", not empty" if self.meta.min_length else "")
+
+    def check(self, value: Any) -> Any:
+        """Return `value` in its final type; nothing is converted that is not already of its kind.
+
+        Raises:
+            NotAllowedError: It is of another type, or out of range.
+        """
+        if value is None and self.optional:
+            return None
+        if self.kind is Path:
+            return _path(value, self.allowed, credential=self.names_credential)
+        if self.kind == tuple[ListenAddress, ...]:
+            return _addresses(value, self.allowed)
+        if self._is_tuple and isinstance(value, str):
+            value = [value]  # a single name may stand without a list around it: profile = "operator"
+        try:
+            return msgspec.convert(value, Annotated[self.kind, self.meta])
+        except msgspec.ValidationError as mismatch:
+            raise NotAllowedError(self.allowed) from mismatch
+
+    def read(self, text: str) -> Any:
+        """Return the value that `text` stands for, still to be checked.
+
+        Raises:
+            NotAllowedError: The text cannot stand for a value of this type.
+        """
+        if self.kind is bool:
+            if text.lower() in _TRUE + _FALSE:
+                return text.lower() in _TRUE
+            raise NotAllowedError(f"one of {', '.join(_TRUE + _FALSE)}")
+        if self.kind is int and re.fullmatch(r"[+-]?[0-9]{1,18}", text):
+            return int(text)
+        if self.kind is float and re.fullmatch(r"[+-]?[0-9]{1,18}(\.[0-9]{1,18})?", text):
+            return float(text)
+        if self.kind in (int, float):
+            raise NotAllowedError(self.allowed)
+        if self._is_tuple:
+            return [part.strip() for part in text.split(",") if part.strip()]
+        return text
+
+    @property
+    def _is_tuple(self) -> bool:
+        return get_origin(self.kind) is tuple
+
+
+def _path(value: Any, allowed: str, *, credential: bool) -> Path:
+    if not isinstance(value, str) or "\0" in value:
+        raise NotAllowedError(allowed)
+    # Names of credentials are names of files (systemd.exec(5)). Of the characters that these may have, those
+    # that people use are taken: what has others is more likely a secret.
+    if value.startswith("/") or (credential and re.fullmatch(r"\.?[\w-][\w.-]*", value)):
+        return Path(value)
+    raise NotAllowedError(allowed)
+
+
+def _addresses(value: Any, allowed: str) -> tuple[ListenAddress, ...]:
+    if isinstance(value, str):
+        value = [value]  # as with names
+    if not (isinstance(value, list) and all(isinstance(item, str) for item in value)):
+        raise NotAllowedError(allowed)
+    try:
+        return tuple(ListenAddress.parse(item) for item in value)
+    except ValueError as wrong:
+        raise NotAllowedError(str(wrong)) from wrong

@@ -1,0 +1,133 @@
+"""Says what a server's refusal means for the stream or group that was asked for.
+
+The redisio layer knows what the server replied; only here is it known which stream and group the
+caller meant, and which names would have been right.
+"""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Callable, Collection, Iterable, Iterator
+from contextlib import asynccontextmanager, contextmanager, suppress
+
+from redstreamd.errors import BusError, Code
+from redstreamd.errors.nearest_names import MAX_KNOWN, nearest_names
+from redstreamd.redisio.commands import Commands
+from redstreamd.redisio.error_replies import reply_text
+from redstreamd.redisio.redis_errors import ServerReplied
+from redstreamd.streams.names import has_stray_braces, is_companion_key, is_stream_name
+
+#: Keys asked for at a time, and times one asks, for the names that are looked through for a similar one.
+_SCANNED_AT_ONCE, _SCANS = 1_000, 20
+
+
+@asynccontextmanager
+async def explained(commands: Commands, stream: str, group: str | None = None) -> AsyncIterator[None]:
+    """Turn refusals in the block into errors that name `stream` and `group` and what exists instead."""
+    try:
+        yield
+    except ServerReplied as refusal:
+        text = reply_text(refusal.reply)
+        if "WRONGTYPE" in text:
+            raise await _wrong_type(commands, stream) from refusal
+        if "CROSSSLOT" in text and has_stray_braces(stream):
+            raise BusError(
+                Code.INVALID_STREAM,
+                f"{stream[:80]!r} cannot name a stream on a Redis cluster.",
+                cause="Stray braces in a name put what redstreamd keeps beside the stream into other slots.",
+                next_step="Choose a name without braces, or with one part in braces, such as {orders}:new.",
+            ) from refusal
+        if "NOGROUP" in text and group is not None:
+            if await _type_of(commands, stream) == "none":
+                raise await stream_not_found(commands, stream) from refusal
+            raise await group_not_found(commands, stream, group) from refusal
+        if "no such key" in text.lower() or "requires the key to exist" in text:
+            raise await stream_not_found(commands, stream) from refusal
+        raise
+
+
+@contextmanager
+def telling(done: Callable[[], str]) -> Iterator[None]:
+    """Let an error in the block tell what the same call had done before.
+
+    Args:
+        done: Asked when there is an error. Returns a sentence, or an empty text if nothing was done.
+    """
+    try:
+        yield
+    except BusError as error:
+        if not (sentence := done()):
+            raise
+        cause = f"{error.cause.rstrip('.')}. {sentence}"
+        raise BusError(error.code, error.message, cause=cause, next_step=error.next_step) from error
+
+
+async def stream_not_found(commands: Commands, stream: str) -> BusError:
+    """Return the error for a stream that does not exist, with the nearest names that do."""
+    known: list[str] = []
+    cursor = 0
+    # A user who may not run SCAN learns all the same that there is no such stream.
+    with suppress(ServerReplied):
+        for _ in range(_SCANS):
+            cursor, page = await commands.scan_streams(cursor, "*", _SCANNED_AT_ONCE)
+            known.extend(name for name in page if is_stream_name(name) and not is_companion_key(name))
+            if cursor == 0 or len(known) >= MAX_KNOWN:
+                break
+    return BusError(
+        Code.STREAM_NOT_FOUND,
+        f"There is no stream {stream!r}.",
+        cause="Nothing was added to it yet, or it was deleted." + _nearest(stream, known),
+        next_step="Call stream_list to see the streams; stream_add and group_create create one.",
+    )
+
+
+async def group_not_found(commands: Commands, stream: str, group: str) -> BusError:
+    """Return the error for a group that does not exist, with the stream's groups."""
+    cause = "This user of Redis may not list its groups."
+    with suppress(ServerReplied):
+        known = [info.name for info in await commands.xinfo_groups(stream)]
+        cause = f"Its groups are: {quoted(sorted(known)[:10]) or 'none'}." + _nearest(group, known)
+    return BusError(
+        Code.GROUP_NOT_FOUND,
+        f"Stream {stream!r} has no consumer group {group!r}.",
+        cause=cause,
+        next_step="Call group_create, or work_take, which creates the group.",
+    )
+
+
+async def _wrong_type(commands: Commands, stream: str) -> BusError:
+    kind = await _type_of(commands, stream)
+    if kind in ("stream", "none"):
+        # Then it was one of the other keys of the command.
+        return BusError(
+            Code.WRONG_TYPE,
+            f"A key that redstreamd keeps beside {stream!r} is in use for something else.",
+            cause=f"One of the keys {stream[:80]}:rs:... holds another type than it should.",
+            next_step="Look at the TYPE of these keys with redis-cli, and delete or rename the wrong one.",
+        )
+    return BusError(
+        Code.WRONG_TYPE,
+        f"{stream!r} is not a stream.",
+        cause=f"A key of this name holds {'another type' if kind is None else f'a {kind}'}.",
+        next_step="Choose another name, or delete that key if nothing needs it.",
+    )
+
+
+async def _type_of(commands: Commands, key: str) -> str | None:
+    """Return the type of what is at `key`; None if this user of Redis may not ask."""
+    try:
+        return await commands.key_type(key)
+    except ServerReplied:
+        return None
+
+
+def quoted(names: Iterable[str]) -> str:
+    """Return names that others chose as a list in a sentence.
+
+    In quotes, because a name may read like the end of the sentence and the beginning of an instruction.
+    """
+    return ", ".join(map(repr, names))
+
+
+def _nearest(name: str, known: Collection[str]) -> str:
+    similar = nearest_names(name, known, 3, least=0.6)
+    return f" The nearest names are: {quoted(similar)}." if similar else ""

@@ -1,0 +1,145 @@
+"""Answers: the reply that finishing a request publishes, once, however often it is finished."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import attrs
+
+from redstreamd.errors import BusError, Code
+from redstreamd.redisio.commands import Commands
+from redstreamd.streams import codec
+from redstreamd.streams.codec import Stamp
+from redstreamd.streams.error_context import explained
+from redstreamd.streams.leases import Action, Outcome, chosen_of
+from redstreamd.streams.names import check_stream, is_reply_stream, is_reserved
+from redstreamd.streams.publishing import KeyReused, Publisher
+from redstreamd.streams.requests import Requests
+from redstreamd.streams.work import WorkQueue
+
+
+@attrs.frozen
+class Replied:
+    """A published reply.
+
+    Attributes:
+        stream: The reply stream.
+        id: Its entry ID; None if another attempt had answered differently before, which stands.
+        duplicate: It had been published before.
+    """
+
+    stream: str
+    id: str | None
+    duplicate: bool
+
+
+class Replies:
+    """Answers requests that are held under a lease."""
+
+    def __init__(
+        self,
+        commands: Commands,
+        publisher: Publisher,
+        work: WorkQueue,
+        requests: Requests,
+        *,
+        lease_seconds: float,
+    ) -> None:
+        """Publish through `publisher`; while it does, the lease runs `lease_seconds`."""
+        self._commands = commands
+        self._publisher = publisher
+        self._work = work
+        self._requests = requests
+        self._lease_seconds = lease_seconds
+
+    async def answer(
+        self, token: str, principal: str, chosen: Sequence[str] | None, reply: Mapping[str, Any]
+    ) -> Replied | None:
+        """Publish the reply to a request, before it is acknowledged.
+
+        In this order a crash in between leads to a second attempt, whose reply is dropped in favour of
+        the first: a request is answered at least and at most once (within the idempotency window). An
+        attempt that is settled publishes nothing new; it is told what was published, if anything was.
+
+        Args:
+            token: The lease.
+            principal: Who answers.
+            chosen: The request's entry ID; None if the lease holds no other.
+            reply: The answer.
+
+        Returns:
+            What was published; None if the request is another attempt's now, or was settled without reply.
+
+        Raises:
+            BusError: INVALID_ARGUMENT if several entries are meant, or the entry asks for no reply;
+                else as `WorkQueue.settle` and `Publisher.add`. The entry is not acknowledged.
+        """
+        lease = self._work.read_lease(token, principal)
+        ids = chosen_of(lease, chosen)
+        if len(ids) != 1:
+            raise BusError(
+                Code.INVALID_ARGUMENT,
+                f"A reply answers one entry, and {len(ids)} are meant.",
+                cause="The lease holds several entries, each with a reply stream of its own.",
+                next_step="Call work_done for each of them, naming it in entry_ids.",
+            )
+        # What is wrong with the reply or its target is said before anything is changed.
+        codec.encode(reply, Stamp())
+        async with explained(self._commands, lease.stream):
+            entries = await self._commands.xrange(lease.stream, ids[0], ids[0], 1)
+        stamp = codec.decode(entries[0].fields).stamp if entries else Stamp()
+        if entries and stamp.reply_to is None:
+            raise _no_reply_wanted("The entry names no reply_to stream.")
+        if stamp.reply_to is not None:
+            _check_target(stamp.reply_to)
+        # Asks whether the entry is still ours, and keeps it so while the reply is on its way.
+        settled = await self._work.settle(
+            token, principal, Action.HOLD, entry_ids=ids, delay_seconds=self._lease_seconds
+        )
+        outcome = settled.outcomes[ids[0]]
+        if outcome is Outcome.LOST:
+            return None
+        if stamp.reply_to is None:
+            if outcome is Outcome.ALREADY:
+                return None
+            raise _no_reply_wanted("The entry was deleted, and with it where its reply goes.")
+        key = "\0".join((lease.stream, lease.group, ids[0]))
+        if outcome is Outcome.ALREADY and not await self._publisher.remembers(
+            stamp.reply_to, key, key_space="reply"
+        ):
+            return None
+        await self._requests.prepare(stamp.reply_to)
+        try:
+            added = await self._publisher.add(
+                stamp.reply_to,
+                [reply],
+                Stamp(
+                    sender=principal,
+                    correlation_id=stamp.correlation_id,
+                    in_reply_to=codec.request_name(lease.stream, ids[0]),
+                ),
+                idempotency_key=key,
+                key_space="reply",
+            )
+        except KeyReused:
+            return Replied(stamp.reply_to, None, duplicate=True)
+        return Replied(stamp.reply_to, added.ids[0], added.duplicate)
+
+
+def _check_target(reply_to: str) -> None:
+    """Refuse to write, on a requester's behalf, where no reply belongs."""
+    # A reply stream of ours may be longer than a name: it is made of the stream's.
+    if not is_reply_stream(reply_to):
+        check_stream(reply_to)
+    if is_reserved(reply_to):
+        raise _no_reply_wanted(f"Its reply_to, {reply_to[:80]!r}, is a key that redstreamd keeps for itself.")
+
+
+def _no_reply_wanted(cause: str) -> BusError:
+    return BusError(
+        Code.INVALID_ARGUMENT,
+        "There is nowhere to send the reply to.",
+        cause=cause,
+        next_step="Call work_done without reply, or publish with stream_add first.",
+    )

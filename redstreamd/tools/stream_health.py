@@ -1,0 +1,166 @@
+"""stream_health: one diagnosis instead of ten questions."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Literal
+
+import attrs
+from msgspec import Meta
+
+from redstreamd.policy import Permission
+from redstreamd.streams import entry_ids
+from redstreamd.streams.bus import Bus
+from redstreamd.streams.diagnosis.findings import Finding
+from redstreamd.streams.diagnosis.group_facts import GroupFacts
+from redstreamd.streams.diagnosis.group_findings import age_seconds
+from redstreamd.streams.diagnosis.server_health import STANDING, server_summary
+from redstreamd.streams.diagnosis.stream_health import Diagnosis
+from redstreamd.streams.names import check_group, check_stream
+from redstreamd.tools import dead_letters, group_admin, shared_arguments, stream_admin
+from redstreamd.tools.annotations import reading
+from redstreamd.tools.definition import Call, Profile, named_by, tool
+from redstreamd.tools.lines import fitting
+
+#: Most findings in a concise answer; the worst come first.
+_CONCISE = 10
+#: Tools that most callers are not offered: whoever is told to call one is told that, too.
+_OPERATORS = frozenset(one.name for one in (*dead_letters.TOOLS, *group_admin.TOOLS, *stream_admin.TOOLS))
+
+
+@attrs.frozen
+class StreamHealthArguments:
+    """Arguments of stream_health."""
+
+    stream: shared_arguments.Stream
+    group: Annotated[str, Meta(min_length=1, max_length=65_536, description="Default all groups.")] | None = (
+        None
+    )
+    detail: Annotated[
+        Literal["concise", "full"],
+        Meta(description="full adds the figures of each group and the server, and how that is set up."),
+    ] = "concise"
+
+
+@attrs.frozen
+class StreamHealth:
+    """Answer of stream_health."""
+
+    status: Annotated[str, Meta(description="ok, notice, warning or critical: the worst finding.")]
+    findings: Annotated[
+        list[dict[str, Any]],
+        Meta(
+            description="{severity, code, group?, evidence, cause, next_call?: {tool, arguments, profile?}}; "
+            "profile: what offers the tool, where the default one does not."
+        ),
+    ]
+    stream: dict[str, Any]
+    groups: list[dict[str, Any]] | None = None
+    server: dict[str, Any] | None = None
+    left_out: Annotated[dict[str, Any], Meta(description="What was not looked at or not shown.")] | None = (
+        None
+    )
+
+
+@tool(
+    title="Diagnose a stream",
+    profile=Profile.OBSERVER,
+    permission=Permission.READ,
+    streams=named_by("stream"),
+    hints=reading("It asks for figures of the stream, its groups and the server."),
+)
+async def stream_health(call: Call[Bus], args: StreamHealthArguments) -> StreamHealth:
+    """Diagnose a stream and its groups: lag, stuck work, dead consumers, dead letters, growth, persistence.
+
+    Each finding says its cause and the next call. Rates appear from the second call on.
+    """
+    settings = call.bus.settings
+    check_stream(args.stream, max_bytes=settings.streams.max_name_bytes)
+    if args.group is not None:
+        check_group(args.group, max_bytes=settings.streams.max_name_bytes)
+    diagnosis = await call.bus.doctor.diagnose(args.stream, args.group)
+    full = args.detail == "full"
+    # Half for the findings, a quarter for the groups; the rest is small.
+    room = settings.tools.max_result_bytes
+    findings = [one for one in diagnosis.findings if full or one.code not in STANDING]
+    lines = [_finding(one) for one in findings]
+    shown = fitting(lines if full else lines[:_CONCISE], room // 2)
+    groups = fitting([_group(facts) for facts in diagnosis.groups], room // 4) if full else None
+    left_out: dict[str, Any] = dict(diagnosis.server.unreadable)
+    if len(shown) < len(lines):
+        left_out["findings"] = len(lines) - len(shown)
+    if missing := diagnosis.not_examined + len(diagnosis.groups) - len(groups or diagnosis.groups):
+        left_out["groups"] = missing
+    return StreamHealth(
+        status=findings[0].severity.value if findings else "ok",
+        findings=shown,
+        stream=_stream(diagnosis),
+        groups=groups,
+        server=server_summary(diagnosis.server) if full else None,
+        left_out=left_out or None,
+    )
+
+
+def _finding(finding: Finding) -> dict[str, Any]:
+    line: dict[str, Any] = {"severity": finding.severity.value, "code": finding.code}
+    if finding.group is not None:
+        line["group"] = finding.group
+    line |= {"evidence": finding.evidence, "cause": finding.cause}
+    if finding.tool is not None:
+        line["next_call"] = {"tool": finding.tool, "arguments": finding.arguments}
+        if finding.tool in _OPERATORS:
+            line["next_call"]["profile"] = Profile.OPERATOR.value
+    return line
+
+
+def _stream(diagnosis: Diagnosis) -> dict[str, Any]:
+    shape, rates = diagnosis.shape, diagnosis.rates
+    figures: dict[str, Any] = {
+        "stream": shape.stream,
+        "length": shape.length,
+        "groups": shape.groups,
+        "last_entry_id": shape.last_id,
+    }
+    if shape.last_id != entry_ids.ZERO:
+        figures["last_entry_age_seconds"] = age_seconds(shape.now, shape.last_id)
+    if shape.memory_bytes is not None:
+        figures["memory_bytes"] = shape.memory_bytes
+    if rates is not None:
+        figures["rates_over_seconds"] = round(rates.window_seconds, 3)
+        figures["growth_per_second"] = round(rates.growth_per_second, 3)
+        if rates.added_per_second is not None:
+            figures["added_per_second"] = round(rates.added_per_second, 3)
+    return figures
+
+
+def _group(facts: GroupFacts) -> dict[str, Any]:
+    look, rates = facts.look, facts.rates
+    line: dict[str, Any] = {"group": facts.info.name, "consumers": facts.worker_count}
+    if rates is not None and rates.active_consumers is not None:
+        line["active_consumers"] = rates.active_consumers
+    line |= {
+        "lag": facts.lag.entries,
+        "pending": facts.info.pending,
+        "dead_letters": look.dead_letters,
+        "last_delivered_id": facts.info.last_delivered_id,
+        "max_deliveries": look.max_deliveries,
+    }
+    if not facts.lag.exact:
+        line["lag_between"] = [facts.lag.least, facts.lag.most]
+    if look.oldest is not None:
+        line |= {
+            "leased": look.leased,
+            "put_off": look.put_off,
+            "overdue": look.overdue,
+            "held_outside": look.foreign,
+            "oldest_pending_age_seconds": age_seconds(look.now, look.oldest.id),
+            "oldest_pending_idle_seconds": look.oldest.idle_seconds,
+            "most_deliveries": look.worst,
+        }
+    if rates is not None:
+        measured = attrs.asdict(rates) | {"processing_seconds": facts.processing_seconds}
+        del measured["finishing"]
+        line |= {name: round(value, 3) for name, value in measured.items() if value is not None}
+    return line
+
+
+TOOLS = (stream_health,)

@@ -1,0 +1,55 @@
+"""The one line of `systemctl status` says what `redstreamd status` does."""
+
+from __future__ import annotations
+
+import re
+
+import pytest
+import trio
+from mcp.server.lowlevel import Server as McpServer
+
+from redstreamd.daemon.status_line import StatusLine
+from redstreamd.errors import BusError
+from redstreamd.mcpio.acceptor import Acceptor
+from redstreamd.redisio.manager import Role
+from tests.redisio.running import until
+from tests.support.buses import running_bus
+from tests.support.servers import Server, start_redis
+
+
+async def test_the_line_says_how_busy_the_daemon_is_and_how_far_redis(redis: Server) -> None:
+    with trio.fail_after(20):
+        async with running_bus(redis) as bus:
+            manager = bus.commands._manager
+            line = StatusLine(manager, bus, Acceptor([], McpServer("test")))
+            await manager.wait_connected()
+            assert line() == f"0 connections, 0 waits, 0 entries/s; Redis at {redis.path}"
+
+
+async def test_a_server_that_refuses_writes_is_degraded(redis: Server) -> None:
+    with trio.fail_after(20):
+        async with running_bus(redis) as bus:
+            line = StatusLine(bus.commands._manager, bus, Acceptor([], McpServer("test")))
+            try:
+                redis.command("CONFIG", "SET", "maxmemory", 1)
+                with pytest.raises(BusError):
+                    await bus.commands.xadd("s", [(b"f", b"v")])
+            finally:
+                redis.command("CONFIG", "SET", "maxmemory", 0)
+            refused = rf"DEGRADED: Redis at {re.escape(redis.path)}: Redis refuses writes \(for \d+ s now\): "
+            assert re.match(refused, line())
+
+
+async def test_any_lane_without_its_connection_is_degraded() -> None:
+    with trio.fail_after(20), start_redis() as server:
+        async with running_bus(server) as bus:
+            manager = bus.commands._manager
+            line = StatusLine(manager, bus, Acceptor([], McpServer("test")))
+            await manager.wait_connected()
+            await manager.wait_connected(Role.BULK)
+            client = await manager.execute("CLIENT", "ID", role=Role.BULK)
+            await manager.execute("CONFIG", "SET", "maxclients", 1)
+            await manager.execute("CLIENT", "KILL", "ID", client)
+            await until(lambda: line().startswith("DEGRADED"))
+            assert "no connection for large reads: " in line()
+            assert manager.status().roles[Role.COMMAND].connected

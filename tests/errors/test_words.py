@@ -1,0 +1,243 @@
+"""Every record and every error that the connection layer knows, made with all kinds of content and read."""
+
+from __future__ import annotations
+
+import enum
+import errno
+import itertools
+import os
+import re
+import ssl
+import types
+import typing
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import attrs
+import pytest
+
+from redstreamd.errors import BusError
+from redstreamd.event_log.texts import Event, words
+from redstreamd.policy import Principal
+from redstreamd.redisio import connect_errors, embedded_failures, error_replies, redis_errors, tls_errors
+from redstreamd.redisio.connect_errors import Failure, FailureKind
+from redstreamd.redisio.error_replies import bus_error, reply_error
+from redstreamd.redisio.loading_progress import Loading
+from redstreamd.redisio.redis_events import Role
+from redstreamd.redisio.target import Target
+from redstreamd.redisio.tls import Tls, TlsFileError
+from redstreamd.service.embedded.oom_killer import OomCounters, killed_for_memory
+from redstreamd.tools.results import failure as tool_failure
+
+LOG = "/var/lib/redstreamd/embedded/server.log"
+TCP = Target(host="redis.example", username="ann", tls=Tls(ca_file="/ca.pem", certificate_file="/own.pem"))
+PLAIN = Target()
+UNIX = Target(path="/run/redis/redis.sock")
+EMBEDDED = Target(path="/var/lib/redstreamd/embedded/server.sock", embedded_log=LOG)
+
+#: How a text that comes from elsewhere may end, and what an outage may be about.
+TEXTS = ("it broke", "it broke.", "did it break?", "it broke…")
+
+REPLIES = (
+    *(f"{code} some words" for code in (*error_replies.BY_REPLY_CODE, *error_replies.NOT_EXECUTED)),
+    *(f"ERR {part} in the middle" for part, _ in error_replies.BY_TEXT),
+    "WRONGPASS invalid username-password pair or user is disabled.",
+    "NOAUTH Authentication required.",
+    "ERR AUTH <password> called without any password configured for the default user. Are you sure?",
+    "ERR max number of clients reached",
+    "DENIED Redis is running in protected mode because protected mode is enabled.",
+    "ERR DB index is out of range",
+    "ERR unknown command 'HELLO'",
+    "ERR something new.",
+)
+
+
+def at_login(target: Target) -> Iterator[Failure]:
+    for text, command, username in itertools.product(REPLIES, ("HELLO", "SELECT", "PING"), (None, "ann")):
+        yield connect_errors.refused(target, command, reply_error(text), username=username)
+
+
+def while_connecting(target: Target) -> Iterator[Failure]:
+    for number in (errno.ENOENT, errno.EACCES, errno.ECONNREFUSED, errno.EPERM, errno.EHOSTUNREACH):
+        yield tls_errors.not_connected(target, OSError(number, os.strerror(number)))
+    yield connect_errors.connect_timed_out(target)
+    for asked in (False, True):
+        yield connect_errors.login_timed_out(target, asked=asked)
+    yield connect_errors.no_credentials("the file is not there.", "Put it there.")
+
+
+def on_a_connection(target: Target) -> Iterator[Failure]:
+    yield connect_errors.closed_by_server()
+    yield connect_errors.unanswered("a command", 5.0)
+    yield connect_errors.oversized(1000)
+    yield tls_errors.unreadable(target, b"what", "no type")
+    for error in (None, ConnectionResetError(errno.ECONNRESET, "reset")):
+        yield tls_errors.broken(target, error, logged_in=False)
+        yield tls_errors.broken(target, error, logged_in=True)
+
+
+def with_tls(target: Target) -> Iterator[Failure]:
+    yield tls_errors.handshake_unanswered(target)
+    yield tls_errors.unreadable(attrs.evolve(target, tls=None), b"\x15\x03\x01", "no type")
+    yield from filter(None, [tls_errors.tls_failure(target, TlsFileError("/ca.pem", "it is not there"))])
+    for code in (9, 10, 18, 62, 99):
+        error = ssl.SSLCertVerificationError("certificate verify failed")
+        error.verify_code, error.verify_message = code, "some detail."
+        yield from filter(None, [tls_errors.tls_failure(target, error)])
+    for reason, _ in tls_errors._BY_REASON:
+        for tls in (target.tls, Tls()):
+            error = ssl.SSLError(1, reason)
+            error.reason = reason
+            yield from filter(None, [tls_errors.tls_failure(attrs.evolve(target, tls=tls), error)])
+
+
+OF_ANY_SERVER = [
+    each
+    for target in (TCP, PLAIN, UNIX)
+    for source in (at_login, while_connecting, on_a_connection, *([with_tls] if target.tls else []))
+    for each in source(target)
+]
+
+OF_THE_EMBEDDED = [
+    *(
+        embedded_failures.fitted(EMBEDDED, each)
+        for source in (at_login, while_connecting, on_a_connection)
+        for each in source(EMBEDDED)
+    ),
+    embedded_failures.STARTING,
+    embedded_failures.loading(Loading()),
+    embedded_failures.loading(Loading(5, 0, 3)),
+    embedded_failures.loading(Loading(5 << 20, 50 << 20, 3)),
+    embedded_failures.ended("was ended by SIGKILL", Path(LOG)),
+    *(
+        embedded_failures.ended(f"was ended by SIGKILL: {killed}", Path(LOG))
+        for killed in (
+            killed_for_memory(OomCounters(1, 1), OomCounters(2, 2)),
+            killed_for_memory(OomCounters(1, 1), OomCounters(2, 1)),
+            killed_for_memory(OomCounters(1, None), OomCounters(2, None)),
+        )
+    ),
+    embedded_failures.disk_full("/var/lib", free_bytes=1, needed_bytes=2),
+]
+
+
+def advised(target: Target) -> list[BusError]:
+    """What a command is answered with for each error reply."""
+    answers = []
+    for text in REPLIES:
+        answer = bus_error(reply_error(text))
+        if isinstance(answer, redis_errors.ServerReplied):
+            embedded_failures.advise(target, answer)
+        answers.append(answer)
+    return answers
+
+
+def values_of(hint: Any) -> list[Any]:
+    """Return values of a field's type that differ in how they are told."""
+    if typing.get_origin(hint) in (typing.Union, types.UnionType):
+        return [value for each in typing.get_args(hint) for value in values_of(each)]
+    if typing.get_origin(hint) is tuple:
+        return [tuple(Role)]
+    if isinstance(hint, type) and issubclass(hint, enum.Enum):
+        return list(hint)
+    known: dict[Any, list[Any]] = {
+        str: list(TEXTS),
+        int: [0, 3],
+        float: [0.0, 12.5],
+        type(None): [None],
+        Failure: [Failure(FailureKind.UNREACHABLE, cause, "Wait for it.") for cause in TEXTS],
+        Principal: [Principal("ann", "unix")],
+        Exception: [ValueError(text) for text in TEXTS],
+        BaseException: [ValueError(text) for text in TEXTS],
+        OSError: [OSError(errno.EMFILE, "Too many open files")],
+    }
+    return known.get(hint, [None])
+
+
+def event_types(union: object) -> list[type]:
+    members: list[type] = []
+    for member in typing.get_args(union):
+        members += event_types(member) if typing.get_args(member) else [member]
+    return members
+
+
+def instances_of(kind: type) -> Iterator[Any]:
+    """Make events of a kind so that each value of each field occurs."""
+    hints = typing.get_type_hints(kind)
+    choices = [values_of(hints[field.name]) for field in attrs.fields(kind)]
+    for turn in range(max(map(len, choices), default=1) * 2):
+        yield kind(*(values[turn % len(values)] for values in choices))
+
+
+#: Where something is changed. A sentence that asks for it names one of them.
+PLACES = re.compile(
+    r"in /etc/redstreamd/|in Redis\b|redis\.conf|systemctl edit|in the configuration of Redis|in the URL"
+)
+CHANGE = re.compile(r"(?<!is )(?<!was )\b(?:[Ss]et|[Rr]aise|[Ll]ower)\b")
+
+
+def complaints(text: str) -> list[str]:
+    """Return what is wrong with the words of a text."""
+    found = []
+    if re.search(r"(?<!\.)\.\.(?!\.)|\. \.|[?!…]\.|[.,:;][;,]|  | \.(?: |$)", text.replace("task tree", "")):
+        found.append(f"punctuation: {text}")
+    if re.search(r"\bfor (?:command|watch|bulk|durable)\b|connection for \w+ed\b", text):
+        found.append(f"a connection without words: {text}")
+    found += [
+        f"no place: {sentence}"
+        for sentence in re.split(r"(?<=[.!?…]) (?=[A-Z])", text)
+        if CHANGE.search(sentence) and not PLACES.search(sentence)
+    ]
+    return found
+
+
+#: What must not be said of a server that nobody but the daemon starts and sets up.
+OF_A_SITE = re.compile(
+    r"[Ss]tart Redis|requirepass|REDIS_|redis\.conf|redis\.(?:host|port|path|username|password)|firewall|ACL"
+    r"|address of a running Redis|Redis host|log in as|Point redstreamd|CONFIG GET|Use Redis"
+)
+
+
+@pytest.mark.parametrize("kind", event_types(Event), ids=lambda kind: kind.__name__)
+def test_every_record_is_in_whole_sentences_that_say_where(kind: type) -> None:
+    made = [words(event)[1] for event in instances_of(kind)]
+    assert made
+    assert [each for text in made for each in complaints(text)] == []
+
+
+def test_every_reason_for_having_no_connection_is_well_told() -> None:
+    told = {f"{each.cause.rstrip('.')}. {each.next_step}" for each in (*OF_ANY_SERVER, *OF_THE_EMBEDDED)}
+    assert len(told) > 60
+    assert [each for text in sorted(told) for each in complaints(text)] == []
+    assert [each.next_step for each in (*OF_ANY_SERVER, *OF_THE_EMBEDDED) if each.next_step[-1:] != "."] == []
+
+
+@pytest.mark.parametrize("target", [PLAIN, EMBEDDED], ids=["redis", "embedded"])
+def test_every_error_of_a_command_is_well_told(target: Target) -> None:
+    for error in advised(target):
+        text = tool_failure(error)["content"][0]["text"]
+        assert complaints(text) == []
+        assert complaints(str(error)) == []
+
+
+def test_advice_about_the_embedded_server_fits_it() -> None:
+    steps = {each.next_step for each in OF_THE_EMBEDDED} | {each.next_step for each in advised(EMBEDDED)}
+    assert [step for step in sorted(steps) if OF_A_SITE.search(step)] == []
+    # The same search finds what is said of other servers.
+    others = {each.next_step for each in OF_ANY_SERVER} | {each.next_step for each in advised(PLAIN)}
+    assert sum(OF_A_SITE.search(step) is not None for step in others) > 15
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "it broke.. Wait.",
+        "it broke. . Wait.",
+        "no connection for bulk: gone",
+        "Raise limits.max_waits.",
+        "Trim streams, or raise maxmemory.",
+    ],
+)
+def test_the_judge_finds_what_it_is_for(text: str) -> None:
+    assert complaints(text)

@@ -1,0 +1,142 @@
+"""What clients make happen again and again is one record, and its end says how often; on a virtual clock."""
+
+from __future__ import annotations
+
+import errno
+import logging
+from collections.abc import AsyncIterator
+from typing import Any
+
+import pytest
+import trio
+import trio.testing
+
+from redstreamd.event_log.event_log import QUIET_SECONDS, EventLog
+from redstreamd.mcpio.connection_events import (
+    AcceptPaused,
+    AcceptResumed,
+    ConnectionClosed,
+    Ending,
+    TurnedAway,
+)
+from redstreamd.policy import Principal
+from redstreamd.redisio.connect_errors import Failure, FailureKind
+from redstreamd.redisio.redis_events import (
+    Connected,
+    ConnectFailed,
+    RenewalFailed,
+    Role,
+    WritesAccepted,
+    WritesRefused,
+)
+
+ANN, BOB = Principal("ann", "unix"), Principal("bob", "unix")
+
+
+@pytest.fixture
+def anyio_backend() -> tuple[str, dict[str, Any]]:
+    return "trio", {"clock": trio.testing.MockClock(autojump_threshold=0)}
+
+
+@pytest.fixture
+async def journal(caplog: pytest.LogCaptureFixture) -> AsyncIterator[EventLog]:
+    journal = EventLog()
+    with caplog.at_level(logging.INFO, "redstreamd"):
+        async with trio.open_nursery() as nursery:
+            await nursery.start(journal.run)
+            yield journal
+            nursery.cancel_scope.cancel()
+
+
+def closed(ending: Ending, principal: Principal = ANN, limit_bytes: int | None = 8) -> ConnectionClosed:
+    return ConnectionClosed("c1", principal, ending, 0.1, requests=1, cut_off=0, limit_bytes=limit_bytes)
+
+
+async def test_newcomers_turned_away_are_one_record_and_a_count_at_the_end(
+    journal: EventLog, caplog: pytest.LogCaptureFixture
+) -> None:
+    for _ in range(100):
+        journal(TurnedAway(ANN, 5))
+        await trio.sleep(QUIET_SECONDS / 2)
+    (first,) = caplog.records
+    assert "raise limits.max_connections" in first.message
+    await trio.sleep(QUIET_SECONDS)
+    assert len(caplog.records) == 2
+    assert caplog.records[1].message.startswith(f"99 more in {99 * QUIET_SECONDS / 2:.0f} s")
+    # Another day: another record, and no count of none.
+    journal(TurnedAway(ANN, 5))
+    await trio.sleep(2 * QUIET_SECONDS)
+    assert len(caplog.records) == 3
+
+
+async def test_connections_that_had_to_be_closed_are_one_record_a_kind_and_principal(
+    journal: EventLog, caplog: pytest.LogCaptureFixture
+) -> None:
+    for _ in range(30):
+        journal(closed(Ending.OVERSIZE))
+        journal(closed(Ending.OVERSIZE, BOB))
+        journal(closed(Ending.OVERFLOW))
+        journal(closed(Ending.HTTP, limit_bytes=None))
+    assert [record.levelname for record in caplog.records] == ["WARNING"] * 4
+    assert "sent a message over 8 bytes" in caplog.records[0].message
+    assert "limits.max_message_bytes" in caplog.records[0].message
+    assert "bob" in caplog.records[1].message
+    assert "did not read its answers" in caplog.records[2].message
+    assert "web page" in caplog.records[3].message
+    await trio.sleep(2 * QUIET_SECONDS)
+    assert [record.message[:7] for record in caplog.records[4:]] == ["29 more"] * 4
+
+
+async def test_running_out_of_descriptors_over_and_over_is_one_record_of_each(
+    journal: EventLog, caplog: pytest.LogCaptureFixture
+) -> None:
+    refused = OSError(errno.EMFILE, "Too many open files")
+    for _ in range(100):
+        journal(AcceptPaused(ANN, refused))
+        await trio.sleep(0.2)
+        journal(AcceptResumed(ANN, 0.2))
+    assert [record.levelname for record in caplog.records] == ["WARNING", "INFO"]
+    await trio.sleep(2 * QUIET_SECONDS)
+    assert [record.message[:18] for record in caplog.records[2:]] == ["99 more in 20 s, t"] * 2
+
+
+async def test_what_each_lane_does_is_for_debugging_and_the_outage_for_everybody(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    journal = EventLog()
+    refused = Failure(FailureKind.UNREACHABLE, "Connection refused", "Start Redis.")
+    with caplog.at_level(logging.DEBUG, "redstreamd"):
+        for role in Role:
+            journal(ConnectFailed(role, "r:1", refused))
+        for role in Role:
+            journal(Connected(role, "r:1", "redis 7", 3, 5.0))
+    levels = [record.levelname for record in caplog.records]
+    assert (levels.count("DEBUG"), levels.count("WARNING"), levels.count("INFO")) == (2 * len(Role), 1, 1)
+    end = caplog.records[-1].message
+    assert end == (
+        "connected to redis 7 at r:1 for short commands, waiting calls, large reads, confirmed writes "
+        "after 5.0 s and 3 failed attempts"
+    )
+
+
+async def test_what_clients_do_by_themselves_and_what_happens_rarely_is_not_counted(
+    journal: EventLog, caplog: pytest.LogCaptureFixture
+) -> None:
+    for _ in range(3):
+        journal(closed(Ending.EOF, limit_bytes=None))
+        journal(RenewalFailed("r:1", "no luck"))
+        journal(WritesRefused("r:1", "OOM", "full", "Trim."))
+        journal(WritesAccepted("r:1", 12.0))
+    assert [record.levelname for record in caplog.records] == ["WARNING", "WARNING", "INFO"] * 3
+    assert caplog.records[1].message == "Redis at r:1 refuses writes: full. Trim."
+
+
+async def test_a_count_under_way_is_told_when_the_daemon_stops(caplog: pytest.LogCaptureFixture) -> None:
+    journal = EventLog()
+    async with trio.open_nursery() as nursery:
+        await nursery.start(journal.run)
+        for _ in range(3):
+            journal(TurnedAway(ANN, 5))
+        await trio.sleep(1)
+        nursery.cancel_scope.cancel()
+    assert caplog.records[-1].message.startswith("2 more in 0 s")
