@@ -7,7 +7,7 @@ from pathlib import Path
 
 from redstreamd import settings
 from redstreamd.prompts.catalog import PROMPTS
-from redstreamd.reference.mcp_docs import error_docs, mcp_docs, schema_docs
+from redstreamd.reference import error_docs, mcp_docs, schema_docs
 from redstreamd.resources.catalog import LIBRARY
 from redstreamd.tools.catalog import REGISTRY
 

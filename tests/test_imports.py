@@ -1,133 +1,113 @@
-"""The one direction of imports: leaves, then redisio and mcpio, then streams, then tools, then the root."""
+"""The one direction of imports, and the names of modules."""
 
 from __future__ import annotations
 
 import ast
+import graphlib
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 PACKAGE = Path(__file__).parent.parent / "redstreamd"
 
-#: What each part may import of redstreamd, besides itself. Whatever is not listed may import nothing.
-LEAVES = {"errors", "ijson", "nearest", "policy", "remedies"}
+#: What each part may import of redstreamd besides itself, in layers. What is not listed may import nothing.
+LEAVES = {"errors", "ijson", "policy"}
 ALLOWED: dict[str, set[str]] = {
-    "settings": {"errors", "nearest", "notation", "paths", "placeholders"},
+    # Leaves.
     "ijson": {"errors"},
-    "service": {"errors", "versions"},
-    "redisio": {"errors", "remedies"},
+    "startup": {"errors"},
+    "settings": {"addresses", "errors", "startup"},
+    "service": {"errors", "startup"},
+    # Transports, which are ignorant of each other.
+    "redisio": {"addresses", "errors", "settings"},
     "mcpio": LEAVES,
+    "service.embedded": {"errors", "redisio"},
+    # The domain, and how it looks to a caller.
     "streams": LEAVES | {"settings", "redisio"},
-    "tools": LEAVES | {"settings", "redisio", "streams"},
-    "refusals": {"errors"},
-    "resources": LEAVES | {"refusals", "streams"},
-    "prompts": LEAVES | {"refusals", "streams"},
-    "surface": LEAVES | {"prompts", "resources", "streams", "tools"},
-    "reference": {"errors", "prompts", "resources", "tools"},
-    "records": {"mcpio", "redisio", "remedies", "service"},
-    "journal": {"mcpio", "records", "redisio"},
-    "banner": {"paths", "settings"},
-    "doors": {"errors", "mcpio", "notation", "paths", "policy", "service", "settings"},
-    "readiness": {"redisio", "service"},
-    "status": {"mcpio", "redisio", "streams"},
-    "targets": {"errors", "notation", "redisio", "settings"},
-    "doctor": {
-        "errors",
-        "notation",
-        "paths",
-        "placeholders",
-        "redisio",
-        "remedies",
-        "settings",
-        "streams",
-        "targets",
-        "versions",
-    },
+    "presentation": LEAVES | {"redisio", "streams"},
+    # What is served.
+    "tools": LEAVES | {"presentation", "redisio", "settings", "streams"},
+    "resources": LEAVES | {"presentation", "streams"},
+    "prompts": LEAVES | {"presentation"},
+    "mcp_server": LEAVES | {"presentation", "prompts", "resources", "streams", "tools"},
+    "reference": {"errors", "prompts", "redisio", "resources", "tools"},
+    # Programs.
+    "event_log": {"errors", "mcpio", "redisio", "service"},
+    "doctor": {"addresses", "errors", "redisio", "service.embedded", "settings", "startup", "streams"},
     "daemon": LEAVES
-    | {
-        "banner",
-        "doors",
-        "journal",
-        "mcpio",
-        "paths",
-        "prompts",
-        "readiness",
-        "records",
-        "redisio",
-        "resources",
-        "service",
-        "settings",
-        "state_directory",
-        "status",
-        "streams",
-        "surface",
-        "targets",
-        "tools",
-    },
-    "state_directory": {"errors"},
-    "cli": {
-        "daemon",
-        "doctor",
-        "errors",
-        "failed_starts",
-        "notation",
-        "paths",
-        "placeholders",
-        "service",
-        "settings",
-        "state_directory",
-        "unavailable",
-        "versions",
-    },
+    | {"addresses", "event_log", "mcp_server", "mcpio", "presentation", "prompts", "redisio", "resources"}
+    | {"service", "service.embedded", "settings", "startup", "streams", "tools"},
+    "cli": {"addresses", "daemon", "doctor", "errors", "service", "settings", "startup"},
     "__main__": {"cli"},
 }
 
+#: The only parts that know the SDK of MCP.
+SDK = {"daemon", "mcp_server", "mcpio"}
 
-def part_of(path: Path) -> str:
-    relative = path.relative_to(PACKAGE)
-    return relative.parts[0].removesuffix(".py")
-
-
-def imported_parts(path: Path) -> set[str]:
-    parts: set[str] = set()
-    for node in ast.walk(ast.parse(path.read_text("utf-8"))):
-        if isinstance(node, ast.Import):
-            names = [alias.name for alias in node.names]
-        elif isinstance(node, ast.ImportFrom) and node.module == "redstreamd":
-            names = [f"redstreamd.{alias.name}" for alias in node.names]
-        elif isinstance(node, ast.ImportFrom):
-            assert node.level == 0, f"{path}: relative import"
-            names = [node.module or ""]
-        else:
-            continue
-        parts.update(name.split(".")[1] for name in names if name.startswith("redstreamd."))
-    return parts - {"__version__"}
+#: Packages inside of a package that may import more than the rest of it.
+INNER = {("service", "embedded")}
 
 
 MODULES = sorted(PACKAGE.rglob("*.py"))
+each_module = pytest.mark.parametrize(
+    "path", MODULES, ids=[str(path.relative_to(PACKAGE)) for path in MODULES]
+)
 
 
-@pytest.mark.parametrize("path", MODULES, ids=[str(path.relative_to(PACKAGE)) for path in MODULES])
+def part_of(names: tuple[str, ...]) -> str:
+    """The part of a module, given its dotted name below redstreamd."""
+    return ".".join(names[:2] if names[:2] in INNER else names[:1])
+
+
+def imported(path: Path) -> Iterator[str]:
+    """The dotted names of what a module imports: modules, or what it takes from them."""
+    for node in ast.walk(ast.parse(path.read_text("utf-8"))):
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, f"{path}: relative import"
+            yield from (f"{node.module}.{alias.name}" for alias in node.names)
+
+
+def imported_parts(path: Path) -> set[str]:
+    names = (tuple(name.split(".")[1:]) for name in imported(path) if name.startswith("redstreamd."))
+    return {part_of(each) for each in names} - {"__version__"}
+
+
+@each_module
 def test_a_module_imports_only_what_lies_below_it(path: Path) -> None:
-    part = part_of(path)
+    part = part_of(path.relative_to(PACKAGE).with_suffix("").parts)
     assert imported_parts(path) - {part} <= ALLOWED.get(part, set())
 
 
-def test_asyncio_is_imported_nowhere() -> None:
+@each_module
+def test_asyncio_is_imported_nowhere_and_the_sdk_only_where_it_is_served(path: Path) -> None:
+    packages = {name.split(".")[0] for name in imported(path)}
+    assert "asyncio" not in packages
+    assert "mcp" not in packages or path.relative_to(PACKAGE).parts[0] in SDK
+
+
+def test_the_parts_form_layers() -> None:
+    graphlib.TopologicalSorter(ALLOWED).prepare()  # raises on a circle
+
+
+def test_only_what_everything_rests_on_lies_outside_of_a_package() -> None:
+    assert {path.name for path in PACKAGE.glob("*.py")} == {"__init__.py", "__main__.py", "ijson.py"}
+
+
+def test_two_modules_of_one_name_are_two_sides_of_one_thing() -> None:
+    """A tool has the name of what it serves; parallel packages have parallel modules."""
+    places: dict[str, set[str]] = {}
     for path in MODULES:
-        assert "asyncio" not in {
-            name.split(".")[0]
-            for node in ast.walk(ast.parse(path.read_text("utf-8")))
-            for name in (
-                [alias.name for alias in node.names]
-                if isinstance(node, ast.Import)
-                else [node.module or ""]
-                if isinstance(node, ast.ImportFrom)
-                else []
-            )
-        }, path
+        if path.stem not in {"__init__", "__main__"}:
+            places.setdefault(path.stem, set()).add(path.relative_to(PACKAGE).parts[0])
+    several = {name: parts for name, parts in places.items() if len(parts) > 1}
+    parallel = {"catalog": {"tools", "resources", "prompts"}, "definition": {"tools", "resources", "prompts"}}
+    unexplained = {name: parts for name, parts in several.items() if parts != {"tools", "streams"}}
+    assert {name: parts for name, parts in unexplained.items() if parallel.get(name) != parts} == {}
 
 
 @pytest.mark.parametrize(

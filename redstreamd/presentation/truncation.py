@@ -220,3 +220,13 @@ def _rebuilt(
     if names := [name for name in result["fields"] if name in cut]:
         result["cut"] = names
     return result
+
+
+def fitting(lines: list[dict[str, Any]], max_bytes: int) -> list[dict[str, Any]]:
+    """Return as many lines from the front as take `max_bytes` of JSON together, but at least one."""
+    room = max_bytes
+    for index, line in enumerate(lines):
+        room -= len(msgspec.json.encode(line)) + len(",")
+        if room < 0 and index > 0:
+            return lines[:index]
+    return lines

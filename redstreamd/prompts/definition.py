@@ -180,3 +180,22 @@ class Prompts:
     def find(self, name: str) -> Prompt | None:
         """Return the prompt of this name, or None."""
         return self._prompts.get(name)
+
+
+STREAM = Argument("stream", "Name of the stream.")
+GROUP = Argument("group", "Name of the consumer group.")
+
+
+async def known(asked: Awaitable[dict[str, Any]]) -> dict[str, Any]:
+    """Return a fact, or why it could not be had: a diagnosis is wanted most when something fails."""
+    try:
+        return await asked
+    except BusError as error:
+        return {
+            "failed": {
+                "code": str(error.code),
+                "message": error.message,
+                "cause": error.cause,
+                "next_step": error.next_step,
+            }
+        }

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 from redstreamd.presentation.uris import STREAMS
-from redstreamd.prompts.asking import known
-from redstreamd.prompts.definition import Argument, Asking, Brief, prompt
+from redstreamd.prompts.definition import Argument, Asking, Brief, known, prompt
 
 
 @prompt(

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 from redstreamd.presentation.uris import HEALTH, group_uri, stream_uri
-from redstreamd.prompts.asking import GROUP, STREAM, known
-from redstreamd.prompts.definition import Asking, Brief, prompt
+from redstreamd.prompts.definition import GROUP, STREAM, Asking, Brief, known, prompt
 
 
 @prompt("diagnose-connection", title="Diagnose the connection to Redis", streams=())

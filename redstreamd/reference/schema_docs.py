@@ -11,8 +11,8 @@ from redstreamd.tools.schema_dialect import RULES
 _HEAD = """\
 # Schemas
 
-Generated from `redstreamd/tools/schema_dialect.py`: what the schemas of the [tools](tools.md) look like, and how
-arguments are read that do not quite fit them.
+Generated from `redstreamd/tools/schema_dialect.py`: what the schemas of the [tools](tools.md) look like, and
+how arguments are read that do not quite fit them.
 
 ## The dialect
 

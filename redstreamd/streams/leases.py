@@ -234,7 +234,7 @@ class Leases:
                 sending.keep_ms,
                 *self._clocks.told(*place),
             ],
-            retry_safe=False if key is None else True,
+            retry_safe=key is not None,
             # Entries may be large, and nothing short is to wait behind them.
             role=Role.BULK,
         )

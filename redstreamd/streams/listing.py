@@ -2,18 +2,14 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import attrs
 import trio
 
 from redstreamd.errors import BusError, Code
-from redstreamd.presentation.uris import stream_uri
 from redstreamd.redisio.commands import Commands
 from redstreamd.redisio.error_replies import reply_text
 from redstreamd.redisio.manager import Manager
 from redstreamd.redisio.redis_errors import ServerReplied
-from redstreamd.streams import entry_ids
 from redstreamd.streams.concurrency import gather
 from redstreamd.streams.error_context import explained
 from redstreamd.streams.names import is_companion_key, is_stream_name
@@ -37,22 +33,6 @@ class StreamSummary:
     groups: int
     last_id: str
     now: int
-
-
-def line(summary: StreamSummary) -> dict[str, Any]:
-    """Return a line of a listing as JSON; a stream that never had an entry has no last time and age."""
-    said: dict[str, Any] = {
-        "stream": summary.stream,
-        "uri": stream_uri(summary.stream),
-        "length": summary.length,
-        "groups": summary.groups,
-        "last_entry_id": summary.last_id,
-    }
-    parts = entry_ids.parse(summary.last_id)
-    if parts is not None and parts != (0, 0):
-        said["last_entry_time"] = entry_ids.time_of(summary.last_id)
-        said["age_seconds"] = max(0.0, (summary.now - parts[0]) / 1000)
-    return said
 
 
 @attrs.define(eq=False)

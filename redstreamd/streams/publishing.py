@@ -129,7 +129,7 @@ class Publisher:
                     sending.keep_ms,
                     *words,
                 ],
-                retry_safe=False if idempotency_key is None else True,
+                retry_safe=idempotency_key is not None,
                 role=Role.DURABLE if asks else Role.COMMAND,
             )
             if asks and known != -1:

@@ -8,6 +8,7 @@ import attrs
 from msgspec import Meta
 
 from redstreamd.policy import Permission
+from redstreamd.presentation.truncation import fitting
 from redstreamd.streams import entry_ids
 from redstreamd.streams.bus import Bus
 from redstreamd.streams.names import check_consumer, check_group, check_stream
@@ -15,7 +16,6 @@ from redstreamd.streams.pending import Held
 from redstreamd.tools import shared_arguments
 from redstreamd.tools.annotations import reading
 from redstreamd.tools.definition import Call, Profile, named_by, tool
-from redstreamd.tools.lines import fitting
 
 
 @attrs.frozen

@@ -10,13 +10,13 @@ from msgspec import Meta
 from redstreamd.errors import BusError, Code
 from redstreamd.policy import Permission
 from redstreamd.presentation.entries import view
+from redstreamd.presentation.truncation import fitting
+from redstreamd.presentation.views import stream_line
 from redstreamd.streams.bus import Bus
-from redstreamd.streams.listing import line
 from redstreamd.streams.names import check_stream
 from redstreamd.tools import shared_arguments
 from redstreamd.tools.annotations import reading
 from redstreamd.tools.definition import Call, Profile, named_by, tool
-from redstreamd.tools.lines import fitting
 from redstreamd.tools.results import bound_entries
 from redstreamd.tools.wait_progress import reporting, wait_seconds
 
@@ -54,7 +54,7 @@ class StreamList:
 async def stream_list(call: Call[Bus], args: StreamListArguments) -> StreamList:
     """List streams by name with their length, number of consumer groups and the age of the last entry."""
     page, cursor, more = await call.bus.lister.page(args.pattern, cursor=args.cursor, count=args.count)
-    shown = fitting([line(each) for each in page], call.bus.settings.tools.max_result_bytes)
+    shown = fitting([stream_line(each) for each in page], call.bus.settings.tools.max_result_bytes)
     if len(shown) < len(page):
         return StreamList(shown, shown[-1]["stream"], has_more=True)
     return StreamList(shown, cursor, more)

@@ -8,6 +8,7 @@ import attrs
 from msgspec import Meta
 
 from redstreamd.policy import Permission
+from redstreamd.presentation.truncation import fitting
 from redstreamd.streams import entry_ids
 from redstreamd.streams.bus import Bus
 from redstreamd.streams.diagnosis.findings import Finding
@@ -19,7 +20,6 @@ from redstreamd.streams.names import check_group, check_stream
 from redstreamd.tools import dead_letters, group_admin, shared_arguments, stream_admin
 from redstreamd.tools.annotations import reading
 from redstreamd.tools.definition import Call, Profile, named_by, tool
-from redstreamd.tools.lines import fitting
 
 #: Most findings in a concise answer; the worst come first.
 _CONCISE = 10

@@ -13,7 +13,7 @@ from redstreamd.errors import remedies
 from redstreamd.settings import describe
 from redstreamd.settings.sources import DEFAULT_FILE, ENVIRONMENT
 
-PACKAGE = Path(__file__).parent.parent / "redstreamd"
+PACKAGE = Path(__file__).parents[2] / "redstreamd"
 
 KEYS = {described.key for described in describe()}
 #: A setting in prose, by its key or by its variable; not where it is given on a command line that is shown,
@@ -25,7 +25,7 @@ SETTING = re.compile(
 
 #: Where settings are defined, read and checked: their errors name the source of the value themselves. A page
 #: of the documents is none of this either.
-DEFINITIONS = {"settings", "notation.py", "remedies.py", "targets.py"}
+DEFINITIONS = {"settings", "addresses", "reference", "remedies.py", "configured_target.py"}
 
 
 def prose(path: Path) -> Iterator[tuple[int, str]]:
@@ -46,7 +46,7 @@ def test_every_setting_that_a_text_names_is_named_with_the_place_where_it_is_set
     bare = [
         f"{path.relative_to(PACKAGE)}:{line}: {text}"
         for path in sorted(PACKAGE.rglob("*.py"))
-        if path.relative_to(PACKAGE).parts[0] not in DEFINITIONS and not path.name.endswith("_page.py")
+        if DEFINITIONS.isdisjoint(path.relative_to(PACKAGE).parts)
         for line, text in prose(path)
         # A key by itself is a name in the code, not a text.
         if " " in text.strip() and SETTING.search(text)

@@ -112,9 +112,13 @@ def test_even_a_loop_stuck_in_c_code_shows_its_stacks_at_once() -> None:
 
 
 def test_outside_of_trio_the_signal_is_died_of_all_the_same() -> None:
-    program = "from redstreamd.service.crash_dump import *; install_last_words(); import os; os.kill(os.getpid(), 6)"
+    program = "from redstreamd.service.crash_dump import *; install_crash_dump(); os.kill(os.getpid(), 6)"
     done = subprocess.run(
-        [sys.executable, "-c", program], capture_output=True, text=True, timeout=30, check=False
+        [sys.executable, "-c", f"import os; {program}"],
+        capture_output=True,
+        text=True,
+        timeout=30,
+        check=False,
     )
     assert done.returncode == -signal.SIGABRT
     assert "(trio is not running)" in done.stderr

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from redstreamd.addresses import default_paths
-from redstreamd.daemon.daemon import sockets
+from redstreamd.daemon import sockets
 from redstreamd.doctor import invalid_settings
 from redstreamd.errors import SettingsError
 from redstreamd.settings import ListenAddress, describe, load

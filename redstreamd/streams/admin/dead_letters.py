@@ -142,7 +142,7 @@ class DeadLetters:
                     companion_key(stream, Kind.GROUP, group),
                 ],
                 args=[disposal.value, int(dry_run), group, *self._clocks.told(stream, group), *ids],
-                retry_safe=True if dry_run else False,
+                retry_safe=dry_run,
             )
         disposed = [
             Disposed(letter, Fate(fate.decode()), entry_id.decode() or None)

@@ -165,7 +165,7 @@ class StreamAdmin:
                 _CUT,
                 keys=[shape.stream, *companions],
                 args=[removal.value, "1" if really else "", int(force), *what],
-                retry_safe=False if really else True,
+                retry_safe=not really,
             )
         groups, whys, ids = listed[::3], listed[1::3], listed[2::3]
         needs = [

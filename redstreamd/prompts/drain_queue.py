@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 from redstreamd.presentation.uris import group_uri
-from redstreamd.prompts.asking import GROUP, STREAM, known
-from redstreamd.prompts.definition import Argument, Asking, Brief, prompt
+from redstreamd.prompts.definition import GROUP, STREAM, Argument, Asking, Brief, known, prompt
 
 
 @prompt(
