@@ -2,4 +2,4 @@
 
 from tests.redisio.test_commands import *  # noqa: F403
 from tests.redisio.test_redis_errors import *  # noqa: F403
-from tests.redisio.test_scripts import *  # noqa: F403
+from tests.redisio.test_script import *  # noqa: F403
