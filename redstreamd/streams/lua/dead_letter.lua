@@ -7,12 +7,12 @@ local UNPACK_LIMIT = 7000
 -- Copies an entry into a dead-letter stream with a note, if it still lies in its stream.
 -- held is its record in the pending entries list: {entry ID, consumer, idle time, deliveries}.
 -- Returns the bytes of its content; nothing if there is none; nothing and the error if Redis refused.
-local function bury(stream, group, dead, tries_key, held, reason)
+local function dead_letter(stream, group, dead, history_key, held, reason)
   local entry = redis.call('XRANGE', stream, held[1], held[1])[1]
   if not entry then return nil end
   local note = {
     reason = reason, stream = stream, group = group, id = held[1], consumer = held[2],
-    attempts = math.min(held[4], MOST_DELIVERIES), history = delivery_history.recall(tries_key, held[1]),
+    attempts = math.min(held[4], MOST_DELIVERIES), history = delivery_history.recall(history_key, held[1]),
   }
   local fields, size = entry[2], 0
   for _, value in ipairs(fields) do size = size + #value end

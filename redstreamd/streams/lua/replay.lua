@@ -43,7 +43,7 @@ local function give_back(id, note)
   if #pending > 0 then
     remove(id)
   elseif not dry then
-    -- Counted from the beginning: with the attempts that it had, the next take would bury it again.
+    -- Counted from the beginning: with the attempts that it had, the next take would dead-letter it again.
     redis.call('XCLAIM', stream, group, tostring(note.consumer), 0, original, 'RETRYCOUNT', 0, 'FORCE', 'JUSTID')
     set_due(due, clock.begin(about, due, 4), original .. '/0', true)
     remove(id)

@@ -77,8 +77,8 @@ local function needed_by(id)
   end
 end
 
-local function dead_letter(id, held, member)
-  local size, refused = bury(stream, group, dead, tried, held, reason == '' and 'max_deliveries' or reason)
+local function dead_letter_entry(id, held, member)
+  local size, refused = dead_letter(stream, group, dead, tried, held, reason == '' and 'max_deliveries' or reason)
   if refused then
     refusal = refused
     return 'lost'
@@ -114,7 +114,7 @@ local actions = {
   end,
   retry = function(id, held, member)
     if max_deliveries > 0 and held[4] >= max_deliveries then
-      return dead_letter(id, held, member)
+      return dead_letter_entry(id, held, member)
     end
     set_due(due, now + delay, member, true)
     latest = math.max(latest or 0, now + delay)

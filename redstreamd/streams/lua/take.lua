@@ -163,7 +163,7 @@ local letter_room, refusal = LETTER_BYTES, nil
 
 -- Dead-letters a pending entry; returns false if that was refused.
 local function put_aside(held, reason)
-  local size, refused = bury(stream, group, dead, tried, held, reason)
+  local size, refused = dead_letter(stream, group, dead, tried, held, reason)
   if refused then
     refusal = refused
     return false
