@@ -15,7 +15,7 @@ from collections.abc import Sequence
 from typing import Any, NoReturn
 
 from redstreamd import __version__
-from redstreamd.addresses.notation import MASK, without_login
+from redstreamd.addresses.address_syntax import MASK, without_login
 from redstreamd.cli import call, check_config, connect, doctor, serve, status, stdio
 
 

@@ -7,9 +7,9 @@ import os
 import socket
 import time
 
+from redstreamd.addresses.address_syntax import Place, daemon_place, tidy
 from redstreamd.addresses.default_paths import SOCKET_VARIABLE, candidates_for_clients, is_safe_place
-from redstreamd.addresses.notation import Place, daemon_place, tidy
-from redstreamd.startup.placeholders import placeholder_in
+from redstreamd.startup.unexpanded_variables import placeholder_in
 
 RESTART_GRACE = 3.0
 """Seconds for which a daemon that seems to restart is waited for: without socket activation it is away

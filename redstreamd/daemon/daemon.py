@@ -42,10 +42,9 @@ from redstreamd.presentation.daemon_health import DaemonHealth
 from redstreamd.presentation.views import Views
 from redstreamd.prompts.catalog import PROMPTS
 from redstreamd.redisio.configured_target import target_for
-from redstreamd.redisio.manager import Manager
+from redstreamd.redisio.connection_manager import Manager
 from redstreamd.redisio.target import Target
 from redstreamd.resources.catalog import LIBRARY
-from redstreamd.service.activation import adopt_sockets, adopt_standard_input
 from redstreamd.service.child import Child
 from redstreamd.service.crash_dump import install_crash_dump
 from redstreamd.service.embedded.embedded_server import (
@@ -62,10 +61,11 @@ from redstreamd.service.exceptions import (
 )
 from redstreamd.service.heartbeats import Heartbeats
 from redstreamd.service.installation import installation
-from redstreamd.service.log import LogOutput, set_up_logging
+from redstreamd.service.log_output import LogOutput, set_up_logging
 from redstreamd.service.notify import Notifier
 from redstreamd.service.process_stats import process_stats
 from redstreamd.service.restart_policy import Restart
+from redstreamd.service.socket_activation import adopt_sockets, adopt_standard_input
 from redstreamd.service.supervisor import Supervisor
 from redstreamd.service.watchdog import Watchdog, watchdog_interval
 from redstreamd.settings import Loaded, Settings

@@ -10,7 +10,7 @@ from typing import Final
 
 import trio
 
-from redstreamd.redisio.manager import Manager
+from redstreamd.redisio.connection_manager import Manager
 from redstreamd.service.embedded.embedded_server import START_SECONDS, EmbeddedServer
 from redstreamd.service.notify import Notifier
 

@@ -13,12 +13,12 @@ import attrs
 import trio
 
 from redstreamd.addresses import default_paths
-from redstreamd.addresses.notation import socket_path
+from redstreamd.addresses.address_syntax import socket_path
 from redstreamd.errors import SettingsError
 from redstreamd.mcpio.acceptor import ServedListener
 from redstreamd.mcpio.listeners import ListenError, open_tcp_listeners, open_unix_listener
 from redstreamd.policy import Principal
-from redstreamd.service.activation import Activated
+from redstreamd.service.socket_activation import Activated
 from redstreamd.settings import Kind, ListenAddress
 
 #: Names of sockets that will be served some day, but not by MCP's line framing.

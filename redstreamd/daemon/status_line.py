@@ -5,7 +5,7 @@ from __future__ import annotations
 import trio
 
 from redstreamd.mcpio.acceptor import Acceptor
-from redstreamd.redisio.manager import Manager, Role
+from redstreamd.redisio.connection_manager import Manager, Role
 from redstreamd.service.embedded.embedded_server import EmbeddedServer
 from redstreamd.streams.bus import Bus
 

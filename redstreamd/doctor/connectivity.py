@@ -15,7 +15,7 @@ from redstreamd.doctor.report import Check, Severity, error, ok, skipped
 from redstreamd.errors.remedies import setting
 from redstreamd.redisio import connect_errors, tls_errors
 from redstreamd.redisio.connect_errors import Failure
-from redstreamd.redisio.dial import open_stream, secure
+from redstreamd.redisio.open_stream import open_stream, secure
 from redstreamd.redisio.target import Target
 from redstreamd.redisio.tls import Tls, TlsFileError
 

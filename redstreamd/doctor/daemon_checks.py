@@ -11,12 +11,12 @@ from typing import Any, Final
 
 import trio
 
+from redstreamd.addresses.address_syntax import daemon_place, tidy, without_login
 from redstreamd.addresses.default_paths import SOCKET_VARIABLE, candidates_for_clients
-from redstreamd.addresses.notation import daemon_place, tidy, without_login
 from redstreamd.doctor.report import Check, error, ok, warning
 from redstreamd.settings import Kind, Settings
 from redstreamd.startup.installed_version import replaced
-from redstreamd.startup.placeholders import placeholder_in
+from redstreamd.startup.unexpanded_variables import placeholder_in
 
 #: Seconds for an answer. A daemon that its socket has to start first needs about one.
 _ANSWER_SECONDS: Final = 10.0

@@ -10,7 +10,7 @@ import attrs
 import trio
 from redis.exceptions import RedisError
 
-from redstreamd.redisio import Arg, stream_replies
+from redstreamd.redisio import Arg, reply_parsing
 from redstreamd.redisio.connection import Connection
 from redstreamd.redisio.error_replies import reply_code, reply_text
 from redstreamd.redisio.target import Target
@@ -70,7 +70,7 @@ class Probe:
         lines: dict[str, str] = {}
         for raw in await self.ask_all([("INFO", section) for section in sections]):
             if isinstance(raw, bytes):
-                lines |= stream_replies.info(raw)
+                lines |= reply_parsing.info(raw)
         return lines
 
 

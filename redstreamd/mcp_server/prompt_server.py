@@ -13,7 +13,7 @@ import msgspec
 from mcp.server.context import ServerRequestContext
 from mcp.shared.exceptions import MCPError
 
-from redstreamd import ijson
+from redstreamd import strict_json
 from redstreamd.errors import BusError
 from redstreamd.mcp_server.mcp_errors import refused
 from redstreamd.policy import Principal
@@ -59,7 +59,7 @@ class PromptServer:
             )
         try:
             given = params.arguments or {}
-            ijson.check(given)
+            strict_json.check(given)
             brief = await found.get(Asking(self._facts, ctx.lifespan_context), given)
         except BusError as error:
             raise refused(error) from error

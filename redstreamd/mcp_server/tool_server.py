@@ -27,7 +27,7 @@ import trio
 from mcp.server.context import ServerRequestContext
 from mcp.shared.exceptions import MCPError
 
-from redstreamd import ijson
+from redstreamd import strict_json
 from redstreamd.errors import BusError, Code
 from redstreamd.errors.remedies import setting
 from redstreamd.policy import Principal
@@ -58,7 +58,7 @@ class Toolbox(Generic[BusT]):
         *,
         timeout_seconds: float = 60.0,
         default_wait_seconds: float = 20.0,
-        max_nesting: int = ijson.MAX_NESTING,
+        max_nesting: int = strict_json.MAX_NESTING,
     ) -> None:
         """Compile the tools that the profiles, taken together, offer.
 

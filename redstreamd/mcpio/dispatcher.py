@@ -23,7 +23,6 @@ from mcp.shared.transport_context import TransportContext
 from redstreamd.mcpio import jsonrpc
 from redstreamd.mcpio.connection_events import EventHook, RequestFailed
 from redstreamd.mcpio.connection_state import ConnectionState, Era
-from redstreamd.mcpio.eras import HandshakeKernel, Kernel, ModernKernel, era_of, error_of
 from redstreamd.mcpio.jsonrpc import (
     INTERNAL_ERROR,
     INVALID_REQUEST,
@@ -35,6 +34,7 @@ from redstreamd.mcpio.jsonrpc import (
     Request,
 )
 from redstreamd.mcpio.limits import Limits
+from redstreamd.mcpio.protocol_eras import HandshakeKernel, Kernel, ModernKernel, era_of, error_of
 from redstreamd.mcpio.request_context import ConnectionHandle, ConnectionOutbound, RequestContext, Send
 from redstreamd.mcpio.requests_in_flight import Call, InFlight
 from redstreamd.policy import Principal

@@ -17,10 +17,10 @@ import attrs
 import msgspec
 
 from redstreamd.errors.remedies import setting
-from redstreamd.ijson import DuplicateNames as DuplicateNames  # what decoding can put into params
-from redstreamd.ijson import decode as decode_json
-from redstreamd.ijson import measured
 from redstreamd.mcpio.limits import Limits
+from redstreamd.strict_json import DuplicateNames as DuplicateNames  # what decoding can put into params
+from redstreamd.strict_json import decode as decode_json
+from redstreamd.strict_json import measured
 
 RequestId = int | str
 

@@ -6,7 +6,7 @@ from typing import Final
 
 import attrs
 
-from redstreamd.ijson import MAX_NESTING, MAX_VALUES
+from redstreamd.strict_json import MAX_NESTING, MAX_VALUES
 
 MIB: Final = 1024 * 1024
 

@@ -13,7 +13,7 @@ import trio
 
 from redstreamd.errors import BusError, Code
 from redstreamd.redisio.commands import Commands
-from redstreamd.redisio.manager import Manager
+from redstreamd.redisio.connection_manager import Manager
 from redstreamd.redisio.reconnecting import RoleStatus
 from redstreamd.redisio.redis_events import ROLE_WORDS
 from redstreamd.streams.subscriptions.updates import Updates

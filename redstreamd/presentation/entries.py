@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from typing import Any
 
-from redstreamd.redisio.stream_replies import RawEntry
+from redstreamd.redisio.reply_parsing import RawEntry
 from redstreamd.streams import entry_ids
-from redstreamd.streams.codec import decode
+from redstreamd.streams.entry_codec import decode
 
 
 def view(stream: str, entry: RawEntry) -> dict[str, Any]:

@@ -19,11 +19,11 @@ from redstreamd.presentation.daemon_health import DaemonHealth
 from redstreamd.presentation.entries import view
 from redstreamd.presentation.truncation import bound_entries
 from redstreamd.presentation.uris import group_uri, stream_uri
-from redstreamd.redisio.stream_replies import GroupInfo, RawEntry
+from redstreamd.redisio.reply_parsing import GroupInfo, RawEntry
 from redstreamd.streams import entry_ids
 from redstreamd.streams.bus import Bus
-from redstreamd.streams.codec import decode
 from redstreamd.streams.diagnosis.lag import Shape, lag_of
+from redstreamd.streams.entry_codec import decode
 from redstreamd.streams.error_context import explained, group_not_found, stream_not_found
 from redstreamd.streams.listing import StreamSummary
 from redstreamd.streams.names import check_group, check_stream

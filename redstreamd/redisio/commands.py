@@ -19,9 +19,9 @@ from redis.commands.core import (
     AsyncStreamCommands,
 )
 
-from redstreamd.redisio import stream_replies
-from redstreamd.redisio.manager import Manager, Role
-from redstreamd.redisio.stream_replies import ConsumerInfo, GroupInfo, PendingEntry, PendingSummary, RawEntry
+from redstreamd.redisio import reply_parsing
+from redstreamd.redisio.connection_manager import Manager, Role
+from redstreamd.redisio.reply_parsing import ConsumerInfo, GroupInfo, PendingEntry, PendingSummary, RawEntry
 
 
 class _Pairs(dict[bytes, bytes]):
@@ -92,7 +92,7 @@ class Commands:
 
         Over the bulk lane: nobody knows how large an entry is.
         """
-        return stream_replies.entries(await self._read[Role.BULK].xrange(stream, start, end, count))
+        return reply_parsing.entries(await self._read[Role.BULK].xrange(stream, start, end, count))
 
     async def xlen(self, stream: str) -> int:
         """Return the number of entries; 0 if there is no such stream."""
@@ -117,22 +117,22 @@ class Commands:
             more than once (https://redis.io/commands/scan).
         """
         following, names = await self._read[Role.COMMAND].scan(cursor, pattern, count, "stream")
-        return int(following), stream_replies.key_names(names)
+        return int(following), reply_parsing.key_names(names)
 
     # Health
 
     async def xinfo_groups(self, stream: str, *, role: Role = Role.COMMAND) -> list[GroupInfo]:
         """Describe the consumer groups of a stream, in the server's order."""
-        return [stream_replies.group_info(raw) for raw in await self._read[role].xinfo_groups(stream)]
+        return [reply_parsing.group_info(raw) for raw in await self._read[role].xinfo_groups(stream)]
 
     async def xinfo_consumers(self, stream: str, group: str) -> list[ConsumerInfo]:
         """Describe the consumers of a group, in the server's order."""
         raw = await self._read[Role.COMMAND].xinfo_consumers(stream, group)
-        return [stream_replies.consumer_info(each) for each in raw]
+        return [reply_parsing.consumer_info(each) for each in raw]
 
     async def xpending_summary(self, stream: str, group: str) -> PendingSummary:
         """Sum up a group's pending entries list."""
-        return stream_replies.pending_summary(await self._read[Role.COMMAND].xpending(stream, group))
+        return reply_parsing.pending_summary(await self._read[Role.COMMAND].xpending(stream, group))
 
     async def xpending_range(
         self,
@@ -159,7 +159,7 @@ class Commands:
         raw = await self._read[Role.COMMAND].xpending_range(
             stream, group, start, end, count, consumername=consumer, idle=min_idle_ms
         )
-        return [stream_replies.pending_entry(each) for each in raw]
+        return [reply_parsing.pending_entry(each) for each in raw]
 
     # Groups
 
@@ -179,10 +179,10 @@ class Commands:
 
     async def info(self, section: str) -> dict[str, str]:
         """Return one section of INFO, such as "memory", as the server's own keys and texts."""
-        return stream_replies.info(await self._read[Role.COMMAND].info(section))
+        return reply_parsing.info(await self._read[Role.COMMAND].info(section))
 
     async def config_get(self, name: str) -> str | None:
         """Return one of the server's own settings as text; None if it has none of this name."""
         reply = await self._read[Role.COMMAND].config_get(name)
         value = reply.get(name.encode())
-        return None if value is None else stream_replies.name(value)
+        return None if value is None else reply_parsing.name(value)

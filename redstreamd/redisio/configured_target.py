@@ -9,7 +9,7 @@ import os
 from collections.abc import Mapping
 from pathlib import Path
 
-from redstreamd.addresses.notation import MASK
+from redstreamd.addresses.address_syntax import MASK
 from redstreamd.errors import SettingsError
 from redstreamd.redisio.credentials import PasswordFile
 from redstreamd.redisio.target import Target

@@ -33,9 +33,9 @@ from redis.exceptions import RedisError
 from redstreamd.redisio import Arg, connect_errors, tls_errors
 from redstreamd.redisio.connect_errors import ConnectionEnded, Failure, NotSent
 from redstreamd.redisio.decoder import MAX_REPLY_BYTES, Decoder, OversizedError, UnreadableError
-from redstreamd.redisio.dial import open_stream, secure
 from redstreamd.redisio.embedded_failures import fitted
-from redstreamd.redisio.handshake import log_in
+from redstreamd.redisio.login import log_in
+from redstreamd.redisio.open_stream import open_stream, secure
 from redstreamd.redisio.pipeline import SECOND_LOOK_SECONDS, Pipeline, Request
 from redstreamd.redisio.redis_errors import QueueFull, ReplyTooLarge
 from redstreamd.redisio.target import Target

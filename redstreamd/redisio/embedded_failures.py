@@ -15,8 +15,8 @@ import attrs
 from redstreamd.errors import Code
 from redstreamd.redisio.connect_errors import Failure, FailureKind
 from redstreamd.redisio.error_replies import reply_code
-from redstreamd.redisio.loading_progress import Loading
 from redstreamd.redisio.redis_errors import ServerReplied
+from redstreamd.redisio.server_loading import Loading
 from redstreamd.redisio.target import Target
 
 _RESTART: Final = "`systemctl restart redstreamd`, or stop it and start it again"

@@ -15,7 +15,7 @@ from redis.exceptions import RedisError
 from redstreamd.redisio.connect_errors import ConnectionEnded, refused
 from redstreamd.redisio.connection import Connection
 from redstreamd.redisio.credentials import CredentialsError, renewed_login, streaming
-from redstreamd.redisio.handshake import auth_command
+from redstreamd.redisio.login import auth_command
 from redstreamd.redisio.redis_errors import QueueFull
 from redstreamd.redisio.redis_events import LoginRenewed, RenewalFailed, Role
 from redstreamd.redisio.target import Target

@@ -8,7 +8,7 @@ from typing import Any
 
 import attrs
 
-from redstreamd.addresses.notation import MASK, without_login
+from redstreamd.addresses.address_syntax import MASK, without_login
 from redstreamd.settings.masking import masked_url
 from redstreamd.settings.sections import Settings
 from redstreamd.settings.value_types import ValueType

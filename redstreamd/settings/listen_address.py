@@ -11,7 +11,7 @@ import enum
 
 import attrs
 
-from redstreamd.addresses.notation import place
+from redstreamd.addresses.address_syntax import place
 
 NOTATION = "unix:PATH (absolute) or tcp:HOST:PORT"
 

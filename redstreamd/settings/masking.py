@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import urllib.parse
 
-from redstreamd.addresses.notation import MASK
+from redstreamd.addresses.address_syntax import MASK
 
 
 def masked_url(url: str) -> str:

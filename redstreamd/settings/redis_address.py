@@ -17,7 +17,7 @@ from typing import Any
 
 import attrs
 
-from redstreamd.addresses.notation import host_and_port
+from redstreamd.addresses.address_syntax import host_and_port
 from redstreamd.settings.sources import Given, Values, misfit
 
 URL = "redis.url"

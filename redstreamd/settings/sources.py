@@ -15,13 +15,13 @@ from typing import Any
 
 import attrs
 
+from redstreamd.addresses.address_syntax import MASK, tidy, without_login
 from redstreamd.addresses.default_paths import SOCKET_VARIABLE
-from redstreamd.addresses.notation import MASK, tidy, without_login
 from redstreamd.errors import SettingsError
 from redstreamd.errors.nearest_names import nearest_names
 from redstreamd.settings.definitions import GROUPS, LEAVES, shown_if_wrong
 from redstreamd.settings.value_types import NotAllowedError
-from redstreamd.startup.placeholders import placeholder_as_secret, placeholder_in, placeholder_in_url
+from redstreamd.startup.unexpanded_variables import placeholder_as_secret, placeholder_in, placeholder_in_url
 
 DEFAULT_FILE = Path("/etc/redstreamd/redstreamd.toml")
 

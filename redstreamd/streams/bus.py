@@ -5,7 +5,7 @@ from __future__ import annotations
 import attrs
 
 from redstreamd.redisio.commands import Commands
-from redstreamd.redisio.manager import Manager
+from redstreamd.redisio.connection_manager import Manager
 from redstreamd.settings import Settings
 from redstreamd.streams.admin.dead_letters import DeadLetters
 from redstreamd.streams.admin.group_admin import GroupAdmin
@@ -13,17 +13,17 @@ from redstreamd.streams.admin.stream_admin import StreamAdmin
 from redstreamd.streams.diagnosis.group_findings import Limits
 from redstreamd.streams.diagnosis.sampler import Sampler
 from redstreamd.streams.diagnosis.stream_health import Diagnoser
+from redstreamd.streams.entry_pages import Pages
 from redstreamd.streams.group_clocks import GroupClocks
 from redstreamd.streams.group_records import GroupRecords
 from redstreamd.streams.lease_tokens import LeaseKey
 from redstreamd.streams.leases import Leases
 from redstreamd.streams.listing import Lister
-from redstreamd.streams.pages import Pages
 from redstreamd.streams.pending import PendingLister
 from redstreamd.streams.publishing import Publisher
 from redstreamd.streams.reading import Reader
 from redstreamd.streams.replies import Replies
-from redstreamd.streams.requests import Requests
+from redstreamd.streams.request_reply import Requests
 from redstreamd.streams.tail_hub import TailHub
 from redstreamd.streams.work import WorkQueue
 

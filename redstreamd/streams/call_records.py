@@ -12,7 +12,7 @@ import secrets
 
 import attrs
 
-from redstreamd.redisio.manager import Manager
+from redstreamd.redisio.connection_manager import Manager
 from redstreamd.streams.names import Kind, companion_key
 
 

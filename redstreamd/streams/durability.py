@@ -15,7 +15,7 @@ import attrs
 
 from redstreamd.errors import BusError
 from redstreamd.redisio.commands import Commands
-from redstreamd.redisio.manager import Manager
+from redstreamd.redisio.connection_manager import Manager
 from redstreamd.redisio.redis_errors import ServerReplied
 
 #: Seconds that a writer waits for the confirmation. A replica that is well answers in milliseconds,

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import attrs
 
-from redstreamd.redisio.manager import Manager
+from redstreamd.redisio.connection_manager import Manager
 from redstreamd.streams.call_records import CallRecord
 from redstreamd.streams.names import Kind, companion_key
 from redstreamd.streams.scripts import load

@@ -18,18 +18,20 @@ from collections.abc import Sequence
 import attrs
 
 from redstreamd.errors import BusError, Code
-from redstreamd.redisio import stream_replies
-from redstreamd.redisio.manager import Manager, Role
-from redstreamd.redisio.stream_replies import RawEntry
+from redstreamd.redisio import reply_parsing
+from redstreamd.redisio.connection_manager import Manager, Role
+from redstreamd.redisio.reply_parsing import RawEntry
 from redstreamd.streams.call_records import CallRecord
+from redstreamd.streams.durations import milliseconds
 from redstreamd.streams.group_clocks import GroupClocks
 from redstreamd.streams.lease_tokens import Lease
 from redstreamd.streams.names import Kind, companion_key
 from redstreamd.streams.scripts import load
-from redstreamd.streams.times import milliseconds
 
-_TAKE = load("ids", "clock", "due_set", "group_record", "delivery_history", "dead_letter", "take")
-_SETTLE = load("ids", "clock", "due_set", "group_record", "delivery_history", "dead_letter", "settle")
+_TAKE = load(
+    "ids", "clock", "lease_deadlines", "group_record", "delivery_history", "dead_letter", "take_work"
+)
+_SETTLE = load("ids", "clock", "lease_deadlines", "group_record", "delivery_history", "dead_letter", "settle")
 
 
 class Action(enum.StrEnum):
@@ -246,9 +248,7 @@ class Leases:
         else:
             self._look_from[place] = look_from.decode()
         return Taken(
-            entries=[
-                (stream_replies.entry((entry_id, flat)), attempt) for entry_id, attempt, flat in entries
-            ],
+            entries=[(reply_parsing.entry((entry_id, flat)), attempt) for entry_id, attempt, flat in entries],
             now=now,
             at=at,
             expires=expires,
@@ -326,7 +326,7 @@ class Leases:
             {entry_id: Outcome(outcome.decode()) for entry_id, outcome in zip(chosen, outcomes, strict=True)},
             due=int(due) if due else None,
             shortened=shortened,
-            kept_for=stream_replies.name(kept_for) if kept_for else None,
+            kept_for=reply_parsing.name(kept_for) if kept_for else None,
         )
 
 

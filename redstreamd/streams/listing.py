@@ -7,8 +7,8 @@ import trio
 
 from redstreamd.errors import BusError, Code
 from redstreamd.redisio.commands import Commands
+from redstreamd.redisio.connection_manager import Manager
 from redstreamd.redisio.error_replies import reply_text
-from redstreamd.redisio.manager import Manager
 from redstreamd.redisio.redis_errors import ServerReplied
 from redstreamd.streams.concurrency import gather
 from redstreamd.streams.error_context import explained

@@ -4,17 +4,17 @@ from __future__ import annotations
 
 import attrs
 
-from redstreamd.redisio import stream_replies
+from redstreamd.redisio import reply_parsing
 from redstreamd.redisio.commands import Commands
-from redstreamd.redisio.manager import Manager
-from redstreamd.redisio.stream_replies import PendingEntry
+from redstreamd.redisio.connection_manager import Manager
+from redstreamd.redisio.reply_parsing import PendingEntry
+from redstreamd.streams.durations import milliseconds
 from redstreamd.streams.error_context import explained
 from redstreamd.streams.group_clocks import GroupClocks
 from redstreamd.streams.names import Kind, companion_key
 from redstreamd.streams.scripts import load
-from redstreamd.streams.times import milliseconds
 
-_PENDING = load("clock", "due_set", "pending")
+_PENDING = load("clock", "lease_deadlines", "pending")
 
 #: Pending entries that one call looks at before it answers with a cursor to go on from. They cost the
 #: server 4 to 7 ms at worst, and nobody else is served meanwhile.
@@ -110,7 +110,7 @@ class PendingLister:
                 retry_safe=True,
             )
         return HeldPage(
-            held=[_held(stream_replies.pending_entry(line[:4]), *line[4:]) for line in found],
+            held=[_held(reply_parsing.pending_entry(line[:4]), *line[4:]) for line in found],
             now=now,
             total=total,
             next_cursor=last.decode() or None,

@@ -9,16 +9,16 @@ from typing import Any
 import attrs
 
 from redstreamd.errors import BusError, Code
-from redstreamd.redisio import stream_replies
+from redstreamd.redisio import reply_parsing
 from redstreamd.redisio.commands import Commands
-from redstreamd.redisio.manager import Manager, Role
-from redstreamd.streams import codec
+from redstreamd.redisio.connection_manager import Manager, Role
+from redstreamd.streams import entry_codec
 from redstreamd.streams.call_records import CallRecord
 from redstreamd.streams.durability import Confirmation, Durability, confirm
+from redstreamd.streams.durations import milliseconds
 from redstreamd.streams.error_context import explained
 from redstreamd.streams.names import Kind, companion_key
 from redstreamd.streams.scripts import load
-from redstreamd.streams.times import milliseconds
 
 _ADD = load("ids", "add")
 
@@ -69,7 +69,7 @@ class Publisher:
         self,
         stream: str,
         entries: Sequence[Mapping[str, Any]],
-        stamp: codec.Stamp,
+        stamp: entry_codec.Stamp,
         *,
         idempotency_key: str | None = None,
         key_space: str | None = None,
@@ -98,7 +98,7 @@ class Publisher:
 
         Cancellation: entries whose command was already sent are added all the same.
         """
-        encoded = [codec.encode(entry, stamp) for entry in entries]
+        encoded = [entry_codec.encode(entry, stamp) for entry in entries]
         confirmation = None
         asks = durability is not Durability.MEMORY
         async with explained(self._commands, stream):
@@ -141,7 +141,7 @@ class Publisher:
             ids=[entry_id.decode() for entry_id in ids],
             duplicate=known == 1,
             confirmation=confirmation,
-            kept_for=stream_replies.name(kept_for) if kept_for else None,
+            kept_for=reply_parsing.name(kept_for) if kept_for else None,
         )
 
     async def remembers(self, stream: str, key: str, *, key_space: str | None = None) -> bool:

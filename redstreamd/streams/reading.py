@@ -11,16 +11,16 @@ from typing import Any, Literal
 import attrs
 import trio
 
-from redstreamd import ijson
+from redstreamd import strict_json
 from redstreamd.errors import BusError, Code
 from redstreamd.redisio.commands import Commands
-from redstreamd.redisio.stream_replies import RawEntry
+from redstreamd.redisio.reply_parsing import RawEntry
 from redstreamd.streams import entry_ids
-from redstreamd.streams.codec import decode
 from redstreamd.streams.concurrency import gather
+from redstreamd.streams.entry_codec import decode
+from redstreamd.streams.entry_pages import Pages
 from redstreamd.streams.error_context import explained, stream_not_found
 from redstreamd.streams.listing import Lister
-from redstreamd.streams.pages import Pages
 from redstreamd.streams.tail_hub import TailHub
 from redstreamd.streams.waiting import Sight, look_until
 
@@ -278,7 +278,7 @@ def _first(start: str | None, cursor: str | None, *, forward: bool) -> tuple[str
 
 def _matches(entry: RawEntry, wanted: Mapping[str, Any]) -> bool:
     members = decode(entry.fields).members
-    return all(name in members and ijson.equal(members[name], value) for name, value in wanted.items())
+    return all(name in members and strict_json.equal(members[name], value) for name, value in wanted.items())
 
 
 def _last(entries: Sequence[RawEntry], otherwise: str) -> str:

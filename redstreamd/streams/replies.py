@@ -9,13 +9,13 @@ import attrs
 
 from redstreamd.errors import BusError, Code
 from redstreamd.redisio.commands import Commands
-from redstreamd.streams import codec
-from redstreamd.streams.codec import Stamp
+from redstreamd.streams import entry_codec
+from redstreamd.streams.entry_codec import Stamp
 from redstreamd.streams.error_context import explained
 from redstreamd.streams.leases import Action, Outcome, chosen_of
 from redstreamd.streams.names import check_stream, is_reply_stream, is_reserved
 from redstreamd.streams.publishing import KeyReused, Publisher
-from redstreamd.streams.requests import Requests
+from redstreamd.streams.request_reply import Requests
 from redstreamd.streams.work import WorkQueue
 
 
@@ -85,10 +85,10 @@ class Replies:
                 next_step="Call work_done for each of them, naming it in entry_ids.",
             )
         # What is wrong with the reply or its target is said before anything is changed.
-        codec.encode(reply, Stamp())
+        entry_codec.encode(reply, Stamp())
         async with explained(self._commands, lease.stream):
             entries = await self._commands.xrange(lease.stream, ids[0], ids[0], 1)
-        stamp = codec.decode(entries[0].fields).stamp if entries else Stamp()
+        stamp = entry_codec.decode(entries[0].fields).stamp if entries else Stamp()
         if entries and stamp.reply_to is None:
             raise _no_reply_wanted("The entry names no reply_to stream.")
         if stamp.reply_to is not None:
@@ -117,7 +117,7 @@ class Replies:
                 Stamp(
                     sender=principal,
                     correlation_id=stamp.correlation_id,
-                    in_reply_to=codec.request_name(lease.stream, ids[0]),
+                    in_reply_to=entry_codec.request_name(lease.stream, ids[0]),
                 ),
                 idempotency_key=key,
                 key_space="reply",

@@ -33,7 +33,7 @@ import trio
 
 from redstreamd.errors import BusError, Code
 from redstreamd.errors.remedies import setting
-from redstreamd.redisio.manager import Manager, Role
+from redstreamd.redisio.connection_manager import Manager, Role
 from redstreamd.redisio.redis_errors import ServerReplied
 from redstreamd.streams.concurrency import gather
 

@@ -30,10 +30,10 @@ import cattrs
 import msgspec
 from cattrs.gen import make_dict_structure_fn, override
 
-from redstreamd import ijson
+from redstreamd import strict_json
 from redstreamd.errors import BusError, Code
 from redstreamd.errors.nearest_names import nearest_names
-from redstreamd.tools import json_texts
+from redstreamd.tools import json_text_arguments
 from redstreamd.tools.schema import arguments_schema, describe
 from redstreamd.tools.type_shape import type_shape
 
@@ -57,8 +57,8 @@ class Structurer(Generic[ArgumentsT]):
         self,
         arguments: type[ArgumentsT],
         *,
-        max_nesting: int = ijson.MAX_NESTING,
-        max_values: int = ijson.MAX_VALUES,
+        max_nesting: int = strict_json.MAX_NESTING,
+        max_values: int = strict_json.MAX_VALUES,
     ) -> None:
         """Compile ``arguments``, an attrs class annotated with JSON types and `msgspec.Meta`.
 
@@ -101,7 +101,7 @@ class Structurer(Generic[ArgumentsT]):
             given = {}
         if not isinstance(given, dict):
             raise _refused([f"{_shown(given)} given; allowed: an object of named arguments"])
-        if isinstance(given, ijson.DuplicateNames):
+        if isinstance(given, strict_json.DuplicateNames):
             raise _refused([f"the argument {_shown(given.name)} is given twice"])
         if None in given.values():
             known = self._properties
@@ -109,7 +109,7 @@ class Structurer(Generic[ArgumentsT]):
         try:
             return self._structure(given, self._arguments)
         except cattrs.ClassValidationError:
-            texts = json_texts.Reader(self._max_values, self._max_nesting)
+            texts = json_text_arguments.Reader(self._max_values, self._max_nesting)
             given = texts.read(given, self._properties)
         try:
             return self._structure(given, self._arguments)
@@ -165,7 +165,7 @@ def _leaf(hint: Any) -> Callable[[Any, Any], Any]:
             return msgspec.convert({"value": value}, box).value  # type: ignore[attr-defined]
         except UnicodeEncodeError:
             # Where msgspec looks at text of which it expected something else, a lone surrogate stops it.
-            ijson.check(value)
+            strict_json.check(value)
             raise
 
     def payload(value: Any, _: object) -> Any:
@@ -187,7 +187,7 @@ def _leaf(hint: Any) -> Callable[[Any, Any], Any]:
             result = convert(_whole(value))
         # ASCII text, by far the most common value, is I-JSON at a glance.
         if type(value) is not str or not value.isascii():
-            ijson.check(value)
+            strict_json.check(value)
         return result
 
     return leaf

@@ -5,11 +5,11 @@ from __future__ import annotations
 from redstreamd.tools import (
     dead_letters,
     group_admin,
+    original_red_stream,
     pending,
     publishing,
     reading,
-    red_stream,
-    requests,
+    request_reply,
     settling,
     stream_admin,
     stream_health,
@@ -23,13 +23,13 @@ REGISTRY = Registry(
         *pending.TOOLS,
         *stream_health.TOOLS,
         *publishing.TOOLS,
-        *requests.TOOLS,
+        *request_reply.TOOLS,
         *work.TOOLS,
         *settling.TOOLS,
         *dead_letters.TOOLS,
         *group_admin.TOOLS,
         *stream_admin.TOOLS,
-        *red_stream.TOOLS,
+        *original_red_stream.TOOLS,
     )
 )
 

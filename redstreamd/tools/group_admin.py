@@ -14,7 +14,7 @@ from redstreamd.streams.admin.group_admin import GroupState
 from redstreamd.streams.bus import Bus
 from redstreamd.streams.names import RELEASED, check_consumer, check_group, check_stream
 from redstreamd.tools import shared_arguments
-from redstreamd.tools.actions import check_arguments
+from redstreamd.tools.action_arguments import check_arguments
 from redstreamd.tools.annotations import no, writing, yes
 from redstreamd.tools.definition import Call, Profile, named_by, tool
 

@@ -9,12 +9,12 @@ from msgspec import Meta
 
 from redstreamd.policy import Permission
 from redstreamd.streams.bus import Bus
-from redstreamd.streams.codec import Stamp
 from redstreamd.streams.durability import Confirmation, Durability
+from redstreamd.streams.entry_codec import Stamp
 from redstreamd.tools import shared_arguments
 from redstreamd.tools.annotations import no, writing, yes
 from redstreamd.tools.definition import Call, Profile, named_by, tool
-from redstreamd.tools.naming_rule import check_new_stream
+from redstreamd.tools.stream_naming_rule import check_new_stream
 
 
 @attrs.frozen

@@ -17,8 +17,8 @@ from redstreamd.streams.names import check_stream
 from redstreamd.tools import shared_arguments
 from redstreamd.tools.annotations import reading
 from redstreamd.tools.definition import Call, Profile, named_by, tool
+from redstreamd.tools.progress_notifications import reporting, wait_seconds
 from redstreamd.tools.results import bound_entries
-from redstreamd.tools.wait_progress import reporting, wait_seconds
 
 
 @attrs.frozen

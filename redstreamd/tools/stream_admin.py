@@ -15,7 +15,7 @@ from redstreamd.streams.bus import Bus
 from redstreamd.streams.diagnosis.lag import Shape
 from redstreamd.streams.names import check_stream
 from redstreamd.tools import shared_arguments
-from redstreamd.tools.actions import check_arguments
+from redstreamd.tools.action_arguments import check_arguments
 from redstreamd.tools.annotations import no, writing, yes
 from redstreamd.tools.definition import Call, Profile, named_by, tool
 

@@ -18,9 +18,9 @@ from redstreamd.tools import shared_arguments
 from redstreamd.tools.annotations import no, writing, yes
 from redstreamd.tools.definition import Call, Profile, named_by, tool
 from redstreamd.tools.lease_duration import Seconds, lease_seconds
-from redstreamd.tools.naming_rule import check_new_stream, joined
+from redstreamd.tools.progress_notifications import reporting, wait_seconds
 from redstreamd.tools.results import bound_entries
-from redstreamd.tools.wait_progress import reporting, wait_seconds
+from redstreamd.tools.stream_naming_rule import check_new_stream, joined
 
 _USED_UP = "What this key took is finished or was taken over. Use a new key for more."
 

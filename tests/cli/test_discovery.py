@@ -6,7 +6,7 @@ import socket
 
 import pytest
 
-from redstreamd.addresses.notation import Place
+from redstreamd.addresses.address_syntax import Place
 from redstreamd.cli import discovery, main
 
 FORMS = {

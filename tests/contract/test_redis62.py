@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import trio
 
-from redstreamd.redisio.manager import Manager
+from redstreamd.redisio.connection_manager import Manager
 from redstreamd.redisio.target import Target
 from redstreamd.streams.tail_hub import TailHub
 from tests.support.buses import running_bus

@@ -11,7 +11,7 @@ from mcp.server.lowlevel import Server as McpServer
 from redstreamd.daemon.status_line import StatusLine
 from redstreamd.errors import BusError
 from redstreamd.mcpio.acceptor import Acceptor
-from redstreamd.redisio.manager import Role
+from redstreamd.redisio.connection_manager import Role
 from tests.redisio.running import until
 from tests.support.buses import running_bus
 from tests.support.servers import Server, start_redis

@@ -23,11 +23,11 @@ from redstreamd.policy import Principal
 from redstreamd.redisio import connect_errors, embedded_failures, error_replies, redis_errors, tls_errors
 from redstreamd.redisio.connect_errors import Failure, FailureKind
 from redstreamd.redisio.error_replies import bus_error, reply_error
-from redstreamd.redisio.loading_progress import Loading
 from redstreamd.redisio.redis_events import Role
+from redstreamd.redisio.server_loading import Loading
 from redstreamd.redisio.target import Target
 from redstreamd.redisio.tls import Tls, TlsFileError
-from redstreamd.service.embedded.oom_killer import OomCounters, killed_for_memory
+from redstreamd.service.embedded.oom_detection import OomCounters, killed_for_memory
 from redstreamd.tools.results import failure as tool_failure
 
 LOG = "/var/lib/redstreamd/embedded/server.log"

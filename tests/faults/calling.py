@@ -10,11 +10,11 @@ import trio
 from redis.backoff import ConstantBackoff
 
 from redstreamd.errors import BusError, Code
-from redstreamd.redisio.manager import Manager
+from redstreamd.redisio.connection_manager import Manager
 from redstreamd.redisio.target import Target
 from redstreamd.settings import Settings
 from redstreamd.streams.bus import Bus
-from redstreamd.streams.codec import Stamp
+from redstreamd.streams.entry_codec import Stamp
 from tests.support.buses import KEY
 from tests.support.history import Add
 from tests.support.mcp_client import RawClient

@@ -12,7 +12,7 @@ import trio
 import trio.testing
 
 from redstreamd.redisio.connection import Connection
-from redstreamd.redisio.wait_batch import WaitBatch
+from redstreamd.redisio.write_confirmation import WaitBatch
 from redstreamd.streams import durability
 from tests.redisio.running import calls, running_connection, through, until
 from tests.support.buses import running_bus

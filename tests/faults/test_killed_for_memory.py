@@ -1,7 +1,7 @@
 """The kernel's OOM killer ends the embedded server: a real kill, in a control group of the test's own.
 
 Needs control groups that can be written to. Where they cannot, the reading of recorded files shows what
-is made of the kernel's counters (tests/service/test_oom_killer.py).
+is made of the kernel's counters (tests/service/test_oom_detection.py).
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ def group() -> Iterator[Path]:
         with contextlib.suppress(OSError):
             made.rmdir()
         pytest.skip(
-            f"no control group for memory can be made here ({error}); see tests/service/test_oom_killer.py"
+            f"no control group for memory can be made here ({error}); see tests/service/test_oom_detection.py"
         )
     yield made
     made.rmdir()

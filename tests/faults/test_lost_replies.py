@@ -13,7 +13,7 @@ import trio
 
 from redstreamd.errors import BusError, Code
 from redstreamd.streams.bus import Bus
-from redstreamd.streams.codec import Stamp
+from redstreamd.streams.entry_codec import Stamp
 from redstreamd.streams.leases import Action, Outcome, Take
 from tests.faults.calling import QUICK, bus_at, by_bus, by_tool, tool
 from tests.redisio.running import calls, through

@@ -18,10 +18,10 @@ from mcp.server.lowlevel import Server
 from mcp.shared.exceptions import MCPError
 
 from redstreamd.errors import BusError, Code
-from redstreamd.ijson import object_from_pairs
 from redstreamd.mcp_server.server import make_server
 from redstreamd.mcp_server.tool_server import Toolbox, ToolServer
 from redstreamd.policy import Permission, Principal
+from redstreamd.strict_json import object_from_pairs
 from redstreamd.tools.annotations import no, reading, writing
 from redstreamd.tools.definition import Call, Profile, Registry, named_by, tool
 from redstreamd.tools.schema_check import schema_faults

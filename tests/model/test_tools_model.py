@@ -16,7 +16,7 @@ from hypothesis.stateful import initialize, invariant, run_state_machine_as_test
 
 from redstreamd.mcp_server.tool_server import Toolbox
 from redstreamd.settings import LeasesSettings, Settings, ToolsSettings
-from redstreamd.streams.codec import decode
+from redstreamd.streams.entry_codec import decode
 from redstreamd.tools.catalog import REGISTRY
 from redstreamd.tools.definition import Profile
 from tests.model.administration import Administration

@@ -8,7 +8,7 @@ import attrs
 from hypothesis import strategies as st
 from hypothesis.stateful import MultipleResults, multiple, rule
 
-from redstreamd.streams.codec import decode
+from redstreamd.streams.entry_codec import decode
 from redstreamd.streams.names import Kind, companion_key
 from tests.model.calling import Calling
 from tests.model.choices import ACTIONS, CONSUMERS, COUNTS, GROUPS, KEYS, LEASES, LIMITS, LONG, STREAMS

@@ -15,7 +15,7 @@ from mcp.shared.exceptions import MCPError
 from mcp_types import EmbeddedResource, TextContent, TextResourceContents
 
 from redstreamd.policy import Permission
-from redstreamd.prompts import design, diagnosis, drain_queue
+from redstreamd.prompts import design_stream, diagnosis, drain_queue
 from redstreamd.prompts.catalog import PROMPTS
 from redstreamd.prompts.definition import MAX_ARGUMENT, Argument, Brief, Prompts, prompt
 from redstreamd.redisio.redis_events import Role
@@ -179,7 +179,7 @@ async def test_arguments_that_do_not_fit_are_refused_with_the_names_of_those_tha
 
 def test_every_tool_that_a_prompt_names_exists() -> None:
     named: set[str] = set()
-    for module in (diagnosis, design, drain_queue):
+    for module in (diagnosis, design_stream, drain_queue):
         source = Path(str(module.__file__)).read_text("utf-8")
         named |= set(re.findall(r"\b(?:stream|work|group|pending)_(?:[a-z]+)\b", source))
     assert {"work_take", "stream_read", "group_create"} <= named

@@ -11,7 +11,7 @@ import trio
 
 from redstreamd.redisio.connect_errors import ConnectionEnded, Failure
 from redstreamd.redisio.connection import Connection
-from redstreamd.redisio.manager import Manager
+from redstreamd.redisio.connection_manager import Manager
 from redstreamd.redisio.redis_events import RedisEvent
 from redstreamd.redisio.target import Target
 from tests.support.proxy import Proxy

@@ -14,8 +14,8 @@ import attrs
 import pytest
 import trio
 
-from redstreamd.redisio import dial
-from redstreamd.redisio.manager import Role
+from redstreamd.redisio import open_stream
+from redstreamd.redisio.connection_manager import Role
 from redstreamd.redisio.redis_errors import OutcomeUnknown
 from redstreamd.redisio.redis_events import ConnectionLost, RedisEvent
 from redstreamd.redisio.target import Target
@@ -106,7 +106,7 @@ async def test_a_host_that_vanishes_while_idle_is_given_up_by_the_ping(
     host: Host, clock: Clock, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     # The kernel, which gives it up as well, is to be later in any case.
-    monkeypatch.setattr(dial, "UNACKNOWLEDGED_MS", 60_000)
+    monkeypatch.setattr(open_stream, "UNACKNOWLEDGED_MS", 60_000)
     events: list[RedisEvent] = []
     with trio.fail_after(20):
         async with running_manager(

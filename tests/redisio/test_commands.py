@@ -5,11 +5,11 @@ from collections.abc import AsyncIterator
 import pytest
 import trio
 
-from redstreamd.redisio import stream_replies
+from redstreamd.redisio import reply_parsing
 from redstreamd.redisio.commands import Commands
-from redstreamd.redisio.manager import Role
+from redstreamd.redisio.connection_manager import Role
 from redstreamd.redisio.redis_errors import ServerReplied
-from redstreamd.redisio.stream_replies import ConsumerInfo, GroupInfo, PendingEntry, PendingSummary, RawEntry
+from redstreamd.redisio.reply_parsing import ConsumerInfo, GroupInfo, PendingEntry, PendingSummary, RawEntry
 from redstreamd.redisio.target import Target
 from tests.redisio.running import running_manager
 from tests.support.servers import Server
@@ -141,7 +141,7 @@ async def test_an_entry_deleted_while_pending_has_no_fields(commands: Commands, 
         ("XDEL", "s", "1-1"),
     )
     own_history = server.command("XREADGROUP", "GROUP", "g", "c", "STREAMS", "s", "0")
-    assert stream_replies.entries(own_history[0][1]) == [RawEntry("1-1", ())]
+    assert reply_parsing.entries(own_history[0][1]) == [RawEntry("1-1", ())]
 
 
 async def test_the_server_tells_its_state(commands: Commands) -> None:

@@ -11,7 +11,7 @@ from redis.exceptions import ResponseError
 from redstreamd.redisio import decoder
 from redstreamd.redisio.connect_errors import ConnectionEnded, FailureKind, NotSent, ReplyLost
 from redstreamd.redisio.connection import Connection
-from redstreamd.redisio.dial import UNACKNOWLEDGED_MS, open_stream
+from redstreamd.redisio.open_stream import UNACKNOWLEDGED_MS, open_stream
 from redstreamd.redisio.redis_errors import ReplyTooLarge
 from redstreamd.redisio.target import Target
 from tests.redisio.running import over_tcp, running_connection, through, until

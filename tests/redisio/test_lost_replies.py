@@ -8,7 +8,7 @@ import pytest
 import trio
 from redis.backoff import ConstantBackoff
 
-from redstreamd.redisio.manager import Manager, Role
+from redstreamd.redisio.connection_manager import Manager, Role
 from redstreamd.redisio.redis_errors import OutcomeUnknown, RedisUnavailable
 from tests.redisio.running import calls, running_manager, through, until
 from tests.support.proxy import Proxy, proxy_to

@@ -3,7 +3,7 @@ from __future__ import annotations
 import pytest
 import trio
 
-from redstreamd.redisio.manager import Manager, Role
+from redstreamd.redisio.connection_manager import Manager, Role
 from redstreamd.redisio.redis_errors import RedisUnavailable, ServerReplied
 from redstreamd.redisio.target import Target
 from tests.redisio.running import calls, running_manager, slow_loading, until

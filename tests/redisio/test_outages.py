@@ -6,7 +6,7 @@ import pytest
 import trio
 
 from redstreamd.errors import BusError
-from redstreamd.redisio.manager import Manager, Role
+from redstreamd.redisio.connection_manager import Manager, Role
 from redstreamd.redisio.redis_errors import CommandTimedOut, OutcomeUnknown, RedisUnavailable
 from redstreamd.redisio.redis_events import Connected, ConnectFailed, ConnectionLost, RedisEvent
 from redstreamd.redisio.target import Target

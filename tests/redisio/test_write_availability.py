@@ -8,7 +8,7 @@ import pytest
 import trio
 
 from redstreamd.redisio import write_availability
-from redstreamd.redisio.manager import Manager
+from redstreamd.redisio.connection_manager import Manager
 from redstreamd.redisio.redis_errors import ServerReplied
 from redstreamd.redisio.redis_events import RedisEvent, WritesAccepted, WritesRefused
 from redstreamd.redisio.script import Script

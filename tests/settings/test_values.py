@@ -9,7 +9,7 @@ from hypothesis import HealthCheck, given
 from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 
-from redstreamd.addresses.notation import tidy
+from redstreamd.addresses.address_syntax import tidy
 from redstreamd.settings import ListenAddress, as_toml, load
 from redstreamd.settings.definitions import LEAVES
 

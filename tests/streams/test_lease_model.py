@@ -25,7 +25,7 @@ from hypothesis.stateful import (
 )
 
 from redstreamd.settings import LeasesSettings, Settings
-from redstreamd.streams.codec import Stamp, decode
+from redstreamd.streams.entry_codec import Stamp, decode
 from redstreamd.streams.lease_tokens import Lease
 from redstreamd.streams.leases import Action, Outcome, Take
 from redstreamd.streams.names import Kind, companion_key

@@ -10,7 +10,7 @@ import trio
 from redstreamd.errors import BusError, Code
 from redstreamd.settings import LeasesSettings, Settings
 from redstreamd.streams.bus import Bus
-from redstreamd.streams.codec import Stamp
+from redstreamd.streams.entry_codec import Stamp
 from redstreamd.streams.publishing import Added
 from tests.support.buses import running_bus
 from tests.support.servers import Server, free_port, start_redis, start_valkey

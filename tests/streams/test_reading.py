@@ -9,12 +9,12 @@ import pytest
 import trio
 
 from redstreamd.errors import BusError, Code
-from redstreamd.redisio.manager import Manager
+from redstreamd.redisio.connection_manager import Manager
 from redstreamd.redisio.target import Target
 from redstreamd.settings import Settings, StreamsSettings
 from redstreamd.streams import entry_ids, reading
 from redstreamd.streams.bus import Bus
-from redstreamd.streams.codec import Stamp
+from redstreamd.streams.entry_codec import Stamp
 from redstreamd.streams.names import Kind, companion_key
 from redstreamd.streams.reading import Page
 from tests.support.buses import KEY, asleep, running_bus

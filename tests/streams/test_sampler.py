@@ -12,7 +12,7 @@ import pytest
 import trio
 import trio.testing
 
-from redstreamd.redisio.manager import Manager
+from redstreamd.redisio.connection_manager import Manager
 from redstreamd.redisio.target import Target
 from redstreamd.streams.diagnosis import sampler as module
 from redstreamd.streams.diagnosis.sampler import GroupSample, Rates, Sample, Sampler, rates_between

@@ -12,7 +12,7 @@ import trio
 
 from redstreamd.settings import LeasesSettings, Settings
 from redstreamd.streams.bus import Bus
-from redstreamd.streams.codec import Stamp
+from redstreamd.streams.entry_codec import Stamp
 from redstreamd.streams.leases import Action, Outcome, Take
 from redstreamd.streams.names import Kind, companion_key
 from redstreamd.streams.work import Work

@@ -10,10 +10,10 @@ import trio
 import trio.testing
 
 from redstreamd.errors import BusError, Code
-from redstreamd.redisio.manager import Manager
+from redstreamd.redisio.connection_manager import Manager
 from redstreamd.redisio.target import Target
 from redstreamd.streams.bus import Bus
-from redstreamd.streams.codec import Stamp, decode
+from redstreamd.streams.entry_codec import Stamp, decode
 from redstreamd.streams.tail_hub import TailHub, Watch
 from tests.support.buses import asleep, running_bus
 from tests.support.counts import counts

@@ -10,7 +10,7 @@ import trio.testing
 from redstreamd.errors import BusError, Code
 from redstreamd.streams import work as work_module
 from redstreamd.streams.bus import Bus
-from redstreamd.streams.codec import Stamp, decode
+from redstreamd.streams.entry_codec import Stamp, decode
 from redstreamd.streams.leases import Action, Outcome, Take
 from redstreamd.streams.names import Kind, companion_key
 from redstreamd.streams.work import Work, group_position

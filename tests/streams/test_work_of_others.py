@@ -10,7 +10,7 @@ from redstreamd.errors import BusError, Code
 from redstreamd.settings import Settings
 from redstreamd.settings.sections import LimitsSettings
 from redstreamd.streams.bus import Bus
-from redstreamd.streams.codec import Stamp
+from redstreamd.streams.entry_codec import Stamp
 from redstreamd.streams.leases import Action, Outcome, Take
 from redstreamd.streams.work import Work
 from tests.support.buses import asleep, running_bus

@@ -10,7 +10,7 @@ from typing import TypeVar
 import trio
 import trio.testing
 
-from redstreamd.redisio.manager import Manager, Role
+from redstreamd.redisio.connection_manager import Manager, Role
 from redstreamd.redisio.target import Target
 from redstreamd.settings import Settings
 from redstreamd.streams.bus import Bus

@@ -45,7 +45,7 @@ def hasty(module: str, name: str, *owners: str) -> tuple[str, ...]:
 
 
 #: With the progress of a wait reported after tenths of a second.
-HASTY = hasty("redstreamd.tools.wait_progress", "_INTERVAL")
+HASTY = hasty("redstreamd.tools.progress_notifications", "_INTERVAL")
 
 
 def clean_environment(directory: Path, **variables: str) -> dict[str, str]:

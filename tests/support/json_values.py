@@ -8,7 +8,7 @@ from typing import Any
 
 from hypothesis import strategies as st
 
-from redstreamd.ijson import MAX_INTEGER
+from redstreamd.strict_json import MAX_INTEGER
 
 _NONCHARACTER = re.compile("[\ufdd0-\ufdef]")
 

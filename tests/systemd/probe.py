@@ -22,12 +22,12 @@ from pathlib import Path
 
 import trio
 
-from redstreamd.service.activation import adopt_sockets
 from redstreamd.service.child import Child
 from redstreamd.service.crash_dump import install_crash_dump
 from redstreamd.service.heartbeats import Heartbeats
-from redstreamd.service.log import set_up_logging
+from redstreamd.service.log_output import set_up_logging
 from redstreamd.service.notify import Notifier
+from redstreamd.service.socket_activation import adopt_sockets
 from redstreamd.service.supervisor import Supervisor
 from redstreamd.service.watchdog import Watchdog, watchdog_interval
 

@@ -15,7 +15,7 @@ from msgspec import Meta
 
 from redstreamd.errors import BusError, Code
 from redstreamd.errors.nearest_names import nearest_names
-from redstreamd.ijson import DuplicateNames, object_from_pairs
+from redstreamd.strict_json import DuplicateNames, object_from_pairs
 from redstreamd.tools.arguments import Structurer
 from redstreamd.tools.schema import arguments_schema
 from redstreamd.tools.schema_check import schema_faults

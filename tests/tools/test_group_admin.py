@@ -10,7 +10,7 @@ import trio
 from redstreamd.redisio.redis_errors import ServerReplied
 from redstreamd.streams.admin import counting, group_admin
 from redstreamd.streams.bus import Bus
-from redstreamd.streams.codec import Stamp
+from redstreamd.streams.entry_codec import Stamp
 from redstreamd.streams.names import RELEASED, Kind, companion_key
 from tests.support.buses import running_bus
 from tests.support.calls import call, refusal

@@ -8,12 +8,12 @@ from typing import Any
 import pytest
 import trio
 
-from redstreamd.redisio.manager import Manager
+from redstreamd.redisio.connection_manager import Manager
 from redstreamd.redisio.target import Target
 from redstreamd.settings import Settings
 from redstreamd.streams import entry_ids, pending
 from redstreamd.streams.bus import Bus
-from redstreamd.streams.codec import Stamp
+from redstreamd.streams.entry_codec import Stamp
 from tests.support.buses import KEY, running_bus
 from tests.support.calls import call, refusal
 from tests.support.servers import Server

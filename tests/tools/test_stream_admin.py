@@ -11,7 +11,7 @@ import trio
 from redstreamd.streams.admin import stream_admin
 from redstreamd.streams.admin.stream_admin import Removal
 from redstreamd.streams.bus import Bus
-from redstreamd.streams.codec import Stamp
+from redstreamd.streams.entry_codec import Stamp
 from redstreamd.streams.names import Kind, companion_key
 from tests.support.buses import running_bus
 from tests.support.calls import call, refusal

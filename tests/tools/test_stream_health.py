@@ -9,15 +9,15 @@ from typing import Any
 import pytest
 import trio
 
-from redstreamd.redisio.stream_replies import GroupInfo
+from redstreamd.redisio.reply_parsing import GroupInfo
 from redstreamd.settings import Settings
 from redstreamd.settings.sections import LeasesSettings
 from redstreamd.streams.bus import Bus
-from redstreamd.streams.codec import Stamp
 from redstreamd.streams.diagnosis import group_findings, sampler, stream_health
 from redstreamd.streams.diagnosis.lag import Lag, Shape
 from redstreamd.streams.diagnosis.sampler import Rates
 from redstreamd.streams.diagnosis.server_health import ServerFacts, server_findings
+from redstreamd.streams.entry_codec import Stamp
 from redstreamd.tools.arguments import Structurer
 from redstreamd.tools.catalog import REGISTRY
 from tests.support.buses import running_bus

@@ -48,9 +48,9 @@ import trio
 from redstreamd.errors import SettingsError
 from redstreamd.redisio import embedded_failures
 from redstreamd.redisio.connect_errors import Failure
-from redstreamd.redisio.loading_progress import ask_loading
+from redstreamd.redisio.server_loading import ask_loading
 from redstreamd.redisio.target import Target
-from redstreamd.service.embedded.oom_killer import killed_for_memory, oom_counters
+from redstreamd.service.embedded.oom_detection import killed_for_memory, oom_counters
 from redstreamd.service.embedded.process_lock import (
     STOP_SECONDS,
     StateDirectoryInUseError,

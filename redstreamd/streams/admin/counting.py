@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import attrs
 
-from redstreamd.redisio.manager import Manager, Role
+from redstreamd.redisio.connection_manager import Manager, Role
 from redstreamd.streams.scripts import load
 
 _COUNT = load("count_entries")

@@ -11,16 +11,16 @@ from collections.abc import Sequence
 import attrs
 
 from redstreamd.redisio.commands import Commands
-from redstreamd.redisio.manager import Manager, Role
-from redstreamd.redisio.stream_replies import RawEntry
+from redstreamd.redisio.connection_manager import Manager, Role
+from redstreamd.redisio.reply_parsing import RawEntry
+from redstreamd.streams.entry_pages import Pages
 from redstreamd.streams.error_context import explained, group_not_found
 from redstreamd.streams.group_clocks import GroupClocks
 from redstreamd.streams.names import Kind, companion_key
-from redstreamd.streams.pages import Pages
 from redstreamd.streams.scripts import load
 from redstreamd.streams.tail_hub import TailHub
 
-_REPLAY = load("clock", "due_set", "replay")
+_REPLAY = load("clock", "lease_deadlines", "replay")
 
 #: Size at which a page of letters ends early.
 _PAGE_BYTES = 4_194_304

@@ -10,22 +10,22 @@ import attrs
 from redstreamd.errors import BusError, Code
 from redstreamd.errors.nearest_names import nearest_names
 from redstreamd.redisio.commands import Commands
-from redstreamd.redisio.manager import Manager, Role
-from redstreamd.redisio.stream_replies import ConsumerInfo, GroupInfo
+from redstreamd.redisio.connection_manager import Manager, Role
+from redstreamd.redisio.reply_parsing import ConsumerInfo, GroupInfo
 from redstreamd.streams import entry_ids
 from redstreamd.streams.admin.counting import Count, count_between
 from redstreamd.streams.call_records import CallRecord
 from redstreamd.streams.diagnosis.lag import Counted, Lag, Shape, lag_of, shape_of
+from redstreamd.streams.durations import milliseconds
 from redstreamd.streams.error_context import explained, group_not_found, quoted, stream_not_found, telling
 from redstreamd.streams.group_clocks import GroupClocks
 from redstreamd.streams.group_records import GroupRecords
 from redstreamd.streams.names import Kind, companion_key
 from redstreamd.streams.scripts import load
 from redstreamd.streams.tail_hub import TailHub
-from redstreamd.streams.times import milliseconds
 from redstreamd.streams.work import group_position
 
-_REMOVE = load("clock", "due_set", "delivery_history", "remove_consumer")
+_REMOVE = load("clock", "lease_deadlines", "delivery_history", "remove_consumer")
 _DESTROY = load("destroy_group")
 
 #: Pending entries moved by one script; 1 to 3 ms of the server's time.

@@ -12,9 +12,9 @@ from collections.abc import Sequence
 import attrs
 
 from redstreamd.errors import BusError, Code
-from redstreamd.redisio import stream_replies
+from redstreamd.redisio import reply_parsing
 from redstreamd.redisio.commands import Commands
-from redstreamd.redisio.manager import Manager, Role
+from redstreamd.redisio.connection_manager import Manager, Role
 from redstreamd.streams import entry_ids
 from redstreamd.streams.admin.counting import Count, count_between
 from redstreamd.streams.diagnosis.lag import Shape, shape_of
@@ -169,7 +169,7 @@ class StreamAdmin:
             )
         groups, whys, ids = listed[::3], listed[1::3], listed[2::3]
         needs = [
-            Need(stream_replies.name(group), why.decode(), entry_id.decode())
+            Need(reply_parsing.name(group), why.decode(), entry_id.decode())
             for group, why, entry_id in zip(groups, whys, ids, strict=True)
         ]
         return Cut(removed, needed_by, needs)

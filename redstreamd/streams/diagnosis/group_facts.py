@@ -7,10 +7,10 @@ from typing import Any
 
 import attrs
 
-from redstreamd.redisio import stream_replies
+from redstreamd.redisio import reply_parsing
 from redstreamd.redisio.commands import Commands
-from redstreamd.redisio.manager import Manager
-from redstreamd.redisio.stream_replies import ConsumerInfo, GroupInfo, PendingEntry
+from redstreamd.redisio.connection_manager import Manager
+from redstreamd.redisio.reply_parsing import ConsumerInfo, GroupInfo, PendingEntry
 from redstreamd.streams import entry_ids
 from redstreamd.streams.diagnosis.lag import MOST_COUNTED, SMALL_BYTES, Counted, Lag, Shape, lag_of
 from redstreamd.streams.diagnosis.sampler import GroupRates
@@ -18,7 +18,7 @@ from redstreamd.streams.error_context import explained
 from redstreamd.streams.names import RELEASED, Kind, companion_key
 from redstreamd.streams.scripts import load
 
-_DIAGNOSE = load("clock", "due_set", "group_record", "diagnose")
+_DIAGNOSE = load("clock", "lease_deadlines", "group_record", "diagnose")
 
 #: Consumers of a group that are looked at; XINFO CONSUMERS has no pages.
 MAX_CONSUMERS = 1_000
@@ -189,7 +189,7 @@ def _look(reply: list[Any], *, counted: bool) -> Look:
     foreign, oldest_foreign, stale, letters, newest, undelivered, found, complete, limit, near, *clock = rest
     return Look(
         now=now,
-        oldest=stream_replies.pending_entry(oldest) if oldest else None,
+        oldest=reply_parsing.pending_entry(oldest) if oldest else None,
         looked_at=looked_at,
         worn=worn,
         worst=worst,
@@ -198,8 +198,8 @@ def _look(reply: list[Any], *, counted: bool) -> Look:
         overdue=overdue,
         overdue_since=int(since) if since else None,
         foreign=foreign,
-        oldest_foreign=stream_replies.pending_entry(oldest_foreign) if oldest_foreign else None,
-        stale={stream_replies.name(name): held for name, held in zip(stale[::2], stale[1::2], strict=True)},
+        oldest_foreign=reply_parsing.pending_entry(oldest_foreign) if oldest_foreign else None,
+        stale={reply_parsing.name(name): held for name, held in zip(stale[::2], stale[1::2], strict=True)},
         dead_letters=letters,
         newest_dead_letter=newest.decode() or None,
         undelivered=undelivered.decode() or None,

@@ -7,8 +7,8 @@ from typing import Any
 import attrs
 
 from redstreamd.redisio.commands import Commands
-from redstreamd.redisio.manager import Manager
-from redstreamd.redisio.stream_replies import GroupInfo
+from redstreamd.redisio.connection_manager import Manager
+from redstreamd.redisio.reply_parsing import GroupInfo
 from redstreamd.streams import entry_ids
 from redstreamd.streams.error_context import explained
 from redstreamd.streams.scripts import load

@@ -15,8 +15,8 @@ import attrs
 import trio
 
 from redstreamd.errors import BusError
-from redstreamd.redisio import stream_replies
-from redstreamd.redisio.manager import Manager
+from redstreamd.redisio import reply_parsing
+from redstreamd.redisio.connection_manager import Manager
 from redstreamd.streams.concurrency import gather
 from redstreamd.streams.names import RELEASED
 from redstreamd.streams.scripts import load
@@ -233,7 +233,7 @@ class Sampler:
             added=_known(added),
             length=length,
             groups={
-                stream_replies.name(name): _group_sample(
+                reply_parsing.name(name): _group_sample(
                     pending, _known(read), _known(lag), _known(active), added=_known(added)
                 )
                 for name, pending, read, lag, active in groups

@@ -12,8 +12,8 @@ from typing import Any
 import attrs
 
 from redstreamd.redisio.commands import Commands
-from redstreamd.redisio.manager import Manager, Role
-from redstreamd.redisio.stream_replies import GroupInfo
+from redstreamd.redisio.connection_manager import Manager, Role
+from redstreamd.redisio.reply_parsing import GroupInfo
 from redstreamd.streams import entry_ids
 from redstreamd.streams.concurrency import gather
 from redstreamd.streams.diagnosis.findings import Finding, Severity, by_severity

@@ -1,4 +1,4 @@
--- Shared by the scripts that set or compare due times; put in front of due_set.lua.
+-- Shared by the scripts that set or compare due times; put in front of lease_deadlines.lua.
 --
 -- Due times are not times of the server's clock but of the group's, which goes on evenly when the server's
 -- clock is set back or forward. Beside the group lies how both stood when the group's was last written down:

@@ -19,7 +19,13 @@ import pytest
 import trio
 from trio.testing import wait_all_tasks_blocked
 
-from redstreamd.service.log import BACKLOG_BYTES, LINE_CHARACTERS, LogOutput, is_journal, set_up_logging
+from redstreamd.service.log_output import (
+    BACKLOG_BYTES,
+    LINE_CHARACTERS,
+    LogOutput,
+    is_journal,
+    set_up_logging,
+)
 
 LOG = logging.getLogger("redstreamd")
 
@@ -329,7 +335,7 @@ def test_a_file_is_written_to_and_appended_to(set_up: SetUp) -> None:
 
 def test_by_default_records_go_to_standard_error() -> None:
 
-    program = "from redstreamd.service.log import *; set_up_logging(); import logging; "
+    program = "from redstreamd.service.log_output import *; set_up_logging(); import logging; "
     program += "logging.getLogger('redstreamd').info('hello')"
     done = subprocess.run(
         [sys.executable, "-c", program], capture_output=True, text=True, timeout=30, check=True

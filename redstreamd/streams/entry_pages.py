@@ -8,13 +8,13 @@ from __future__ import annotations
 
 import attrs
 
-from redstreamd.redisio import stream_replies
-from redstreamd.redisio.manager import Manager, Role
-from redstreamd.redisio.stream_replies import RawEntry
+from redstreamd.redisio import reply_parsing
+from redstreamd.redisio.connection_manager import Manager, Role
+from redstreamd.redisio.reply_parsing import RawEntry
 from redstreamd.streams.scripts import load
 
 _PAGE = load("read_page")
-_DELIVER = load("deliver")
+_DELIVER = load("read_group")
 
 
 @attrs.frozen
@@ -61,7 +61,7 @@ class Pages:
             retry_safe=True,
             role=Role.BULK,
         )
-        return Batch(stream_replies.entries(page), bool(more))
+        return Batch(reply_parsing.entries(page), bool(more))
 
     async def deliver(
         self, stream: str, group: str, consumer: str, *, most: int, most_bytes: int
@@ -86,4 +86,4 @@ class Pages:
             retry_safe=False,
             role=Role.BULK,
         )
-        return stream_replies.entries(delivered)
+        return reply_parsing.entries(delivered)

@@ -5,8 +5,8 @@ from __future__ import annotations
 import pytest
 
 from redstreamd.redisio.error_replies import bus_error, reply_error
+from redstreamd.redisio.missing_permissions import named
 from redstreamd.redisio.redis_errors import ServerReplied
-from redstreamd.redisio.refused_commands import named
 from redstreamd.redisio.script import Script
 
 SCRIPT = Script(

@@ -22,18 +22,18 @@ import trio
 
 from redstreamd.errors import BusError, Code
 from redstreamd.redisio.commands import Commands
-from redstreamd.redisio.manager import Manager
-from redstreamd.redisio.stream_replies import RawEntry
+from redstreamd.redisio.connection_manager import Manager
+from redstreamd.redisio.reply_parsing import RawEntry
 from redstreamd.streams import entry_ids
-from redstreamd.streams.codec import Stamp, decode, request_name
+from redstreamd.streams.durations import milliseconds
+from redstreamd.streams.entry_codec import Stamp, decode, request_name
+from redstreamd.streams.entry_pages import Pages
 from redstreamd.streams.error_context import explained, telling
 from redstreamd.streams.listing import Lister
 from redstreamd.streams.names import Kind, check_unreserved, companion_key, is_reply_stream
-from redstreamd.streams.pages import Pages
 from redstreamd.streams.publishing import Added, KeyReused, Publisher
 from redstreamd.streams.scripts import load
 from redstreamd.streams.tail_hub import TailHub, Watch
-from redstreamd.streams.times import milliseconds
 from redstreamd.streams.waiting import PASSING, Sight, look_until
 
 _REPLY_STREAM = load("reply_stream")

@@ -13,9 +13,9 @@ import pytest
 import trio
 
 from redstreamd.errors import BusError
-from redstreamd.ijson import MAX_NESTING, MAX_VALUES, DuplicateNames
 from redstreamd.mcpio import jsonrpc
 from redstreamd.mcpio.limits import Limits
+from redstreamd.strict_json import MAX_NESTING, MAX_VALUES, DuplicateNames
 from redstreamd.tools.arguments import Structurer
 from redstreamd.tools.catalog import REGISTRY
 from redstreamd.tools.definition import Tool

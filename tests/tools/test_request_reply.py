@@ -12,11 +12,11 @@ from redstreamd.policy import Principal
 from redstreamd.redisio.redis_errors import OutcomeUnknown
 from redstreamd.settings import Settings
 from redstreamd.settings.sections import LimitsSettings, StreamsSettings
-from redstreamd.streams import requests
+from redstreamd.streams import request_reply
 from redstreamd.streams.bus import Bus
-from redstreamd.streams.codec import Stamp
+from redstreamd.streams.entry_codec import Stamp
+from redstreamd.streams.entry_pages import Pages
 from redstreamd.streams.names import Kind, companion_key
-from redstreamd.streams.pages import Pages
 from tests.support.buses import running_bus
 from tests.support.calls import call, refusal
 from tests.support.servers import Server
@@ -150,7 +150,7 @@ async def test_an_answer_may_be_added_by_hand_and_by_redis_cli(server: Server) -
 async def test_the_reply_stream_is_bounded_in_time_and_length(
     server: Server, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(requests, "MAX_REPLIES", 100)
+    monkeypatch.setattr(request_reply, "MAX_REPLIES", 100)
     with trio.fail_after(20):
         async with running_bus(server) as bus:
             await ask(bus, 0)
@@ -398,7 +398,7 @@ async def test_the_answer_to_an_older_request_is_not_taken(server: Server) -> No
 async def test_an_answer_far_behind_others_is_found_also_in_a_long_stream_of_the_askers(
     server: Server, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(requests, "MAX_REPLIES", 10)
+    monkeypatch.setattr(request_reply, "MAX_REPLIES", 10)
     server.commands(*[("XADD", "mine", f"{n}-1", "n", n) for n in range(1, 500)])
     with trio.fail_after(20):
         async with running_bus(server) as bus:

@@ -16,16 +16,16 @@ from msgspec import Meta
 
 from redstreamd.errors import BusError, Code
 from redstreamd.policy import Permission
-from redstreamd.redisio.stream_replies import RawEntry
+from redstreamd.redisio.reply_parsing import RawEntry
 from redstreamd.streams import entry_ids
 from redstreamd.streams.bus import Bus
-from redstreamd.streams.codec import Stamp, decode
+from redstreamd.streams.entry_codec import Stamp, decode
 from redstreamd.streams.error_context import explained, stream_not_found
 from redstreamd.streams.names import check_consumer, check_group, check_stream
 from redstreamd.tools import shared_arguments
 from redstreamd.tools.annotations import no, reading, writing, yes
 from redstreamd.tools.definition import Call, Profile, named_by, tool
-from redstreamd.tools.naming_rule import check_new_stream
+from redstreamd.tools.stream_naming_rule import check_new_stream
 
 #: The original had no bound; one answer must still fit a message, so there are fewer if they are large.
 MostMessages = Annotated[int, Meta(ge=1, le=1_000, description="Most messages to return.")]

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from redstreamd.service.embedded.oom_killer import OomCounters, killed_for_memory, oom_counters
+from redstreamd.service.embedded.oom_detection import OomCounters, killed_for_memory, oom_counters
 
 UNIFIED = "low 0\nhigh 118\nmax 2304\noom {oom}\noom_kill {kills}\noom_group_kill 0\n"
 #: Before kernel 5.17 there was no line for killed groups, and before 4.19 memory.events had fewer still.

@@ -4,7 +4,7 @@ import pytest
 import trio
 
 from redstreamd.redisio import pipeline
-from redstreamd.redisio.manager import Manager, Role
+from redstreamd.redisio.connection_manager import Manager, Role
 from redstreamd.redisio.redis_errors import QueueFull, ServerReplied
 from redstreamd.redisio.script import Script
 from redstreamd.redisio.target import Target

@@ -10,10 +10,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from redstreamd import ijson
+from redstreamd import strict_json
 from redstreamd.errors import BusError, Code
-from redstreamd.streams import codec
-from redstreamd.streams.codec import Stamp, decode, encode
+from redstreamd.streams import entry_codec
+from redstreamd.streams.entry_codec import Stamp, decode, encode
 from tests.support.json_values import json_objects, json_text, text
 from tests.support.servers import Server
 
@@ -55,7 +55,7 @@ def test_any_fields_can_be_read_and_shown_as_json(fields: list[tuple[bytes, byte
     ijson_free = {name: value for name, value in decoded.members.items() if isinstance(value, str)}
     for name, value in fields:
         shown = name.decode("utf-8", "backslashreplace")
-        if not name.startswith(codec.PREFIX) and shown in ijson_free and shown not in decoded.binary:
+        if not name.startswith(entry_codec.PREFIX) and shown in ijson_free and shown not in decoded.binary:
             assert ijson_free[shown].encode() == value
 
 
@@ -79,7 +79,7 @@ def test_no_member_can_forge_the_sender(members: dict[str, Any], claimed: str) -
         ("\ufffe", "U+FFFE"),
         ("\U0010ffff", "U+10FFFF"),
         ({"\udfff": 1}, "U+DFFF"),
-        (ijson.object_from_pairs([("x", 1), ("x", 2)]), "'x' occurs twice"),
+        (strict_json.object_from_pairs([("x", 1), ("x", 2)]), "'x' occurs twice"),
     ],
 )
 def test_what_i_json_excludes_is_refused_with_its_place(value: Any, word: str) -> None:
@@ -91,9 +91,9 @@ def test_what_i_json_excludes_is_refused_with_its_place(value: Any, word: str) -
 
 
 def test_an_entry_has_a_bounded_number_of_members() -> None:
-    encode({str(n): "" for n in range(codec.MAX_MEMBERS)}, Stamp())
+    encode({str(n): "" for n in range(entry_codec.MAX_MEMBERS)}, Stamp())
     with pytest.raises(BusError) as refused:
-        encode({str(n): "" for n in range(codec.MAX_MEMBERS + 1)}, Stamp())
+        encode({str(n): "" for n in range(entry_codec.MAX_MEMBERS + 1)}, Stamp())
     assert refused.value.code is Code.TOO_LARGE
 
 
@@ -101,7 +101,7 @@ def test_a_deeply_nested_value_needs_no_deep_stack() -> None:
     value: Any = 1
     for _ in range(100_000):
         value = [value]
-    ijson.check(value)
+    strict_json.check(value)
 
 
 @pytest.mark.parametrize("opening", ["[", '{"x":'])
@@ -110,8 +110,8 @@ def test_what_is_nested_deeper_than_any_answer_can_be_stays_text(opening: str) -
         text = opening * levels + "1" + {"[": "]"}.get(opening, "}") * levels
         return [(b"a", text.encode()), (b"_rs.v", b"1"), (b"_rs.json", b'["a"]')]
 
-    assert not isinstance(decode(stored(codec.MAX_NESTING)).members["a"], str)
-    deeper = stored(codec.MAX_NESTING + 1)
+    assert not isinstance(decode(stored(entry_codec.MAX_NESTING)).members["a"], str)
+    deeper = stored(entry_codec.MAX_NESTING + 1)
     assert decode(deeper).members["a"] == deeper[0][1].decode()
 
 
@@ -128,7 +128,7 @@ def test_what_is_longer_than_any_stamp_or_note_of_ours_is_none() -> None:
     assert decode(encode({"a": 1}, longest)).stamp == longest
     for attribute in ("sender", "correlation_id", "reply_to", "in_reply_to"):
         forged = [(b"a", b"b"), (b"_rs.v", b"1"), (f"_rs.{attribute}".encode(), b"x" * 1_000_000)]
-        assert decode(forged) == codec.Decoded({"a": "b"})
+        assert decode(forged) == entry_codec.Decoded({"a": "b"})
     note = decode([(b"a", b"b"), (b"_rs.dead", b'{"reason":"' + b"x" * (4 << 20) + b'"}')]).dead_letter
     assert note is not None
     assert len(json.dumps(note)) < 2_000

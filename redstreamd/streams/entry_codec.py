@@ -31,7 +31,7 @@ from typing import Any
 import attrs
 import msgspec
 
-from redstreamd import ijson
+from redstreamd import strict_json
 from redstreamd.errors import BusError, Code
 
 PREFIX = b"_rs."
@@ -116,7 +116,7 @@ def encode(members: Mapping[str, Any], stamp: Stamp) -> list[tuple[bytes, bytes]
             cause=f"Each member becomes a field of the entry, and an entry has at most {MAX_MEMBERS}.",
             next_step="Nest the data: one member may hold a whole object or list.",
         )
-    ijson.check(members)
+    strict_json.check(members)
     fields: list[tuple[bytes, bytes]] = []
     as_json: list[str] = []
     for name, value in members.items():
@@ -199,7 +199,7 @@ def _value(text: str) -> Any:
     """Return the JSON value in `text`, or the text itself: a forged marker must not fail a reader."""
     try:
         value = msgspec.json.decode(text)
-        ijson.check(value)
+        strict_json.check(value)
     except (msgspec.MsgspecError, UnicodeError, RecursionError, BusError):
         return text
     # Brackets are counted first because that is a hundred times faster; those in strings count for nothing.

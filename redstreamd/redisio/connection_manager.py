@@ -22,16 +22,16 @@ from redstreamd.redisio.connect_errors import ConnectionEnded, Failure
 from redstreamd.redisio.connection import Connection
 from redstreamd.redisio.embedded_failures import advise
 from redstreamd.redisio.error_replies import bus_error
+from redstreamd.redisio.lost_replies import send_with_retries
+from redstreamd.redisio.missing_permissions import named
 from redstreamd.redisio.reauth import Reauthentication
 from redstreamd.redisio.reconnecting import ReconnectingConnection, RoleStatus
 from redstreamd.redisio.redis_errors import ServerReplied
 from redstreamd.redisio.redis_events import RedisEvent, Role, roles_in_words
-from redstreamd.redisio.refused_commands import named
-from redstreamd.redisio.retry import send_with_retries
 from redstreamd.redisio.script import Script
 from redstreamd.redisio.target import Target
-from redstreamd.redisio.wait_batch import WaitBatch
 from redstreamd.redisio.write_availability import Refusal, WriteAvailability
+from redstreamd.redisio.write_confirmation import WaitBatch
 
 __all__ = ["Manager", "RedisStatus", "Role"]
 

@@ -24,7 +24,7 @@ from typing import Any
 
 import attrs
 
-from redstreamd import ijson
+from redstreamd import strict_json
 from redstreamd.errors.remedies import setting
 from redstreamd.tools.schema import Schema
 
@@ -80,7 +80,7 @@ class Reader:
         refusal = self._excess(text, around)
         if refusal is None:
             try:
-                value = ijson.decode(text)
+                value = strict_json.decode(text)
             except json.JSONDecodeError as error:
                 refusal = f"which is not JSON: {error.msg} at character {error.pos}"
             except ValueError as error:
@@ -93,7 +93,7 @@ class Reader:
 
     def _excess(self, text: str, around: int) -> str | None:
         data = text.encode("utf-8", "surrogatepass")
-        values, nesting = ijson.measured(data, self.values_left)
+        values, nesting = strict_json.measured(data, self.values_left)
         if values > self.values_left:
             return "which holds too many values"
         if nesting + around > self.max_nesting:

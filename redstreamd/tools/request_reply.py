@@ -10,13 +10,13 @@ from msgspec import Meta
 from redstreamd.policy import Permission
 from redstreamd.presentation.entries import view
 from redstreamd.streams.bus import Bus
-from redstreamd.streams.requests import Request
+from redstreamd.streams.request_reply import Request
 from redstreamd.tools import shared_arguments
 from redstreamd.tools.annotations import no, writing, yes
 from redstreamd.tools.definition import Call, Profile, named_by, tool
-from redstreamd.tools.naming_rule import check_new_stream, joined
+from redstreamd.tools.progress_notifications import reporting, wait_seconds
 from redstreamd.tools.results import bound_entries
-from redstreamd.tools.wait_progress import reporting, wait_seconds
+from redstreamd.tools.stream_naming_rule import check_new_stream, joined
 
 
 @attrs.frozen

@@ -33,7 +33,7 @@ LAUNCHER = textwrap.dedent("""
 
 REPORT = textwrap.dedent("""
     import json, os, sys, trio
-    from redstreamd.service.activation import adopt_sockets
+    from redstreamd.service.socket_activation import adopt_sockets
 
     found = adopt_sockets()
     report = {
@@ -189,7 +189,7 @@ def test_a_description_that_cannot_be_true_is_refused(
 
 STANDARD_INPUT = textwrap.dedent("""
     import os, sys, trio
-    from redstreamd.service.activation import adopt_sockets, adopt_standard_input
+    from redstreamd.service.socket_activation import adopt_sockets, adopt_standard_input
 
     def note(text):
         if "quiet" not in sys.argv:

@@ -1,0 +1,3 @@
+"""See tests/contract/conftest.py."""
+
+from tests.tools.test_original_red_stream import *  # noqa: F403

@@ -1,3 +1,0 @@
-"""See tests/contract/conftest.py."""
-
-from tests.tools.test_red_stream import *  # noqa: F403
