@@ -13,7 +13,7 @@ import pytest
 
 PROGRAM = textwrap.dedent("""
     import itertools, os, sys, threading, time, trio, trio.testing
-    from redstreamd.service.crash_dump import install_last_words
+    from redstreamd.service.crash_dump import install_crash_dump
 
     # Each says that it is ready from inside the frame that has to show up.
 
@@ -49,7 +49,7 @@ PROGRAM = textwrap.dedent("""
         await trio.sleep_forever()
 
     async def main():
-        install_last_words()
+        install_crash_dump()
         async with trio.open_nursery() as nursery:
             nursery.start_soon(sibling)
             await trio.testing.wait_all_tasks_blocked()
