@@ -121,7 +121,7 @@ local actions = {
     delivery_history.remember(tried, held, reason, server_now)
     return 'retried'
   end,
-  dead = dead_letter,
+  dead = dead_letter_entry,
 }
 
 local outcomes = {}
