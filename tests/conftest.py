@@ -8,7 +8,10 @@ from collections.abc import Iterator
 import pytest
 from hypothesis import HealthCheck, settings
 
+from redstreamd.streams.bus import Bus
+from tests.support.buses import running_bus
 from tests.support.fair_clock import Clock, running_clock
+from tests.support.limits import Deferred, pytest_pyfunc_call
 from tests.support.node import inspector
 from tests.support.servers import Server, start_redis, start_redis8, start_redis62, start_valkey
 
@@ -26,7 +29,7 @@ for _number, _usual in (
 settings.register_profile("patient", settings(), deadline=None, suppress_health_check=[HealthCheck.too_slow])
 settings.load_profile("patient")
 
-__all__ = ["inspector"]  # a fixture, found here by whoever names it
+__all__ = ["inspector", "pytest_pyfunc_call"]  # a fixture and a hook, which pytest finds here
 
 #: A property of this name, which a test records, is printed at the end of the run, whichever process ran it.
 FIGURE = "figure"
@@ -100,3 +103,13 @@ def redis(redis_server: Server) -> Server:
     """An empty Redis 7.0, for tests that one server is enough for."""
     redis_server.flush()
     return redis_server
+
+
+@pytest.fixture
+def bus(request: pytest.FixtureRequest, server: Server) -> Deferred[Bus]:
+    """One daemon's domain on `server`, running while the test does, which gets the bus itself.
+
+    `@pytest.mark.settings(...)` gives it other settings than the usual ones.
+    """
+    chosen = request.node.get_closest_marker("settings")
+    return Deferred(running_bus(server, *(chosen.args if chosen else ())))

@@ -32,18 +32,17 @@ def answered(place, accept, redstreamd):
     """Make a call, answer it with `messages`, and return request, status, output and complaints."""
 
     async def call(messages, *words, options=None, stdin=b""):
-        with trio.fail_after(20):
-            process = await redstreamd("call", "--socket", str(place), *words, **(options or {}))
-            await process.stdin.send_all(stdin)
-            await process.stdin.aclose()
-            daemon = await accept()
-            request = await received(daemon)
-            for message in messages:
-                await daemon.send_all(json.dumps({"jsonrpc": "2.0", **message}).encode() + b"\n")
-            status = await process.wait()
-            await daemon.aclose()
-            output = b"" if process.stdout is None else await read_all(process.stdout)
-            return request, status, output.decode(), (await read_all(process.stderr)).decode()
+        process = await redstreamd("call", "--socket", str(place), *words, **(options or {}))
+        await process.stdin.send_all(stdin)
+        await process.stdin.aclose()
+        daemon = await accept()
+        request = await received(daemon)
+        for message in messages:
+            await daemon.send_all(json.dumps({"jsonrpc": "2.0", **message}).encode() + b"\n")
+        status = await process.wait()
+        await daemon.aclose()
+        output = b"" if process.stdout is None else await read_all(process.stdout)
+        return request, status, output.decode(), (await read_all(process.stderr)).decode()
 
     return call
 
@@ -181,16 +180,15 @@ async def test_arguments_can_come_from_stdin(answered):
     ],
 )
 async def test_what_is_no_json_object_is_wrong_usage_and_never_sent(place, accept, finished, text):
-    with trio.fail_after(20):
-        done = await finished("call", "--socket", str(place), "stream_add", text)
-        assert done.returncode == 64
-        message = done.stderr.decode()
-        assert message.startswith("redstreamd: the arguments are no JSON object: ")
-        assert message.count("\n") == 1
-        # The first to come is this one, so nobody was there before.
-        async with await trio.open_unix_socket(str(place)) as first:
-            await first.send_all(b"first")
-            assert await (await accept()).receive_some() == b"first"
+    done = await finished("call", "--socket", str(place), "stream_add", text)
+    assert done.returncode == 64
+    message = done.stderr.decode()
+    assert message.startswith("redstreamd: the arguments are no JSON object: ")
+    assert message.count("\n") == 1
+    # The first to come is this one, so nobody was there before.
+    async with await trio.open_unix_socket(str(place)) as first:
+        await first.send_all(b"first")
+        assert await (await accept()).receive_some() == b"first"
 
 
 async def test_a_result_that_nobody_reads_is_no_traceback(answered):
@@ -204,28 +202,25 @@ async def test_a_result_that_nobody_reads_is_no_traceback(answered):
 
 
 async def test_ctrl_c_frees_the_wait_by_closing_the_connection(place, accept, redstreamd):
-    with trio.fail_after(20):
-        process = await redstreamd("call", "--socket", str(place), "stream_wait", "{}")
-        daemon = await accept()
-        await received(daemon)
-        process.send_signal(signal.SIGINT)
-        assert await daemon.receive_some() == b""
-        assert await process.wait() == 130
-        assert await read_all(process.stderr) == b""
+    process = await redstreamd("call", "--socket", str(place), "stream_wait", "{}")
+    daemon = await accept()
+    await received(daemon)
+    process.send_signal(signal.SIGINT)
+    assert await daemon.receive_some() == b""
+    assert await process.wait() == 130
+    assert await read_all(process.stderr) == b""
 
 
 async def test_a_daemon_that_leaves_before_the_answer_leaves_the_outcome_unknown(place, accept, redstreamd):
-    with trio.fail_after(20):
-        process = await redstreamd("call", "--socket", str(place), "stream_add", "{}")
-        daemon = await accept()
-        await received(daemon)
-        await daemon.aclose()
-        assert await process.wait() == 75
-        assert "whether the call took effect is not known" in (await read_all(process.stderr)).decode()
+    process = await redstreamd("call", "--socket", str(place), "stream_add", "{}")
+    daemon = await accept()
+    await received(daemon)
+    await daemon.aclose()
+    assert await process.wait() == 75
+    assert "whether the call took effect is not known" in (await read_all(process.stderr)).decode()
 
 
 async def test_without_a_daemon_it_is_to_be_tried_later(nowhere, finished):
-    with trio.fail_after(20):
-        done = await finished("call", "--socket", str(nowhere), "stream_list")
+    done = await finished("call", "--socket", str(nowhere), "stream_list")
     assert done.returncode == 75
     assert f"{nowhere} (no such file)" in done.stderr.decode()

@@ -38,19 +38,18 @@ def test_a_socket_in_a_directory_that_somebody_else_made_meanwhile_is_not_used(p
 
 
 async def test_bytes_pass_unchanged_in_both_directions(place, accept, redstreamd):
-    with trio.fail_after(20):
-        process = await redstreamd("connect", "--socket", str(place))
-        daemon = await accept()
-        every_byte = bytes(range(256)) + b"\r\n\0 no line break at the end"
-        await process.stdin.send_all(every_byte)
-        assert await read_exactly(daemon, len(every_byte)) == every_byte
-        await daemon.send_all(every_byte[::-1])
-        assert await read_exactly(process.stdout, len(every_byte)) == every_byte[::-1]
-        await process.stdin.aclose()
-        assert await read_all(daemon) == b""
-        await daemon.aclose()
-        assert await process.wait() == 0
-        assert await read_all(process.stderr) == b""
+    process = await redstreamd("connect", "--socket", str(place))
+    daemon = await accept()
+    every_byte = bytes(range(256)) + b"\r\n\0 no line break at the end"
+    await process.stdin.send_all(every_byte)
+    assert await read_exactly(daemon, len(every_byte)) == every_byte
+    await daemon.send_all(every_byte[::-1])
+    assert await read_exactly(process.stdout, len(every_byte)) == every_byte[::-1]
+    await process.stdin.aclose()
+    assert await read_all(daemon) == b""
+    await daemon.aclose()
+    assert await process.wait() == 0
+    assert await read_all(process.stderr) == b""
 
 
 async def send(stream: trio.abc.SendStream, data: bytes, sent: trio.Event) -> None:
@@ -60,102 +59,95 @@ async def send(stream: trio.abc.SendStream, data: bytes, sent: trio.Event) -> No
 
 
 async def test_a_direction_that_nobody_reads_does_not_hold_up_the_other(place, accept, redstreamd):
-    with trio.fail_after(30):
-        process = await redstreamd("connect", "--socket", str(place))
-        daemon = await accept()
-        for unread, read in ((daemon, process.stdout), (process.stdout, daemon)):
-            sent_in, sent_out = trio.Event(), trio.Event()
-            async with trio.open_nursery() as nursery:
-                nursery.start_soon(send, process.stdin, LARGE, sent_in)
-                nursery.start_soon(send, daemon, LARGE, sent_out)
-                assert await read_exactly(read, len(LARGE)) == LARGE
-                # The buffers on the way are far smaller, so the other direction was stuck all the while.
-                assert not (sent_in if unread is daemon else sent_out).is_set()
-                assert await read_exactly(unread, len(LARGE)) == LARGE
-        await process.stdin.aclose()
-        assert await read_all(daemon) == b""
-        await daemon.aclose()
-        assert await process.wait() == 0
+    process = await redstreamd("connect", "--socket", str(place))
+    daemon = await accept()
+    for unread, read in ((daemon, process.stdout), (process.stdout, daemon)):
+        sent_in, sent_out = trio.Event(), trio.Event()
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(send, process.stdin, LARGE, sent_in)
+            nursery.start_soon(send, daemon, LARGE, sent_out)
+            assert await read_exactly(read, len(LARGE)) == LARGE
+            # The buffers on the way are far smaller, so the other direction was stuck all the while.
+            assert not (sent_in if unread is daemon else sent_out).is_set()
+            assert await read_exactly(unread, len(LARGE)) == LARGE
+    await process.stdin.aclose()
+    assert await read_all(daemon) == b""
+    await daemon.aclose()
+    assert await process.wait() == 0
 
 
 async def test_answers_arrive_after_the_client_has_closed_its_side(place, accept, redstreamd):
-    with trio.fail_after(20):
-        process = await redstreamd("connect", "--socket", str(place))
-        daemon = await accept()
-        await process.stdin.send_all(b"request\n")
-        await process.stdin.aclose()
-        assert await read_all(daemon) == b"request\n"
-        await daemon.send_all(b"late answer\n")
-        await daemon.aclose()
-        assert await read_all(process.stdout) == b"late answer\n"
-        assert await process.wait() == 0
+    process = await redstreamd("connect", "--socket", str(place))
+    daemon = await accept()
+    await process.stdin.send_all(b"request\n")
+    await process.stdin.aclose()
+    assert await read_all(daemon) == b"request\n"
+    await daemon.send_all(b"late answer\n")
+    await daemon.aclose()
+    assert await read_all(process.stdout) == b"late answer\n"
+    assert await process.wait() == 0
 
 
 async def test_a_daemon_that_leaves_in_mid_session_is_reported_after_its_last_words(
     place, accept, redstreamd
 ):
-    with trio.fail_after(20):
-        process = await redstreamd("connect", "--socket", str(place))
-        daemon = await accept()
-        # Unread input makes the close a reset, as a crash would.
-        await process.stdin.send_all(b"unread\n")
-        await daemon.socket.recv(1, trio.socket.MSG_PEEK)
-        await daemon.send_all(b"last words\n")
-        await daemon.aclose()
-        assert await read_all(process.stdout) == b"last words\n"
-        assert await process.wait() == 75
-        message = (await read_all(process.stderr)).decode()
-        assert message == (
-            f"redstreamd: the daemon at {place} closed the connection; start a new session to go on\n"
-        )
+    process = await redstreamd("connect", "--socket", str(place))
+    daemon = await accept()
+    # Unread input makes the close a reset, as a crash would.
+    await process.stdin.send_all(b"unread\n")
+    await daemon.socket.recv(1, trio.socket.MSG_PEEK)
+    await daemon.send_all(b"last words\n")
+    await daemon.aclose()
+    assert await read_all(process.stdout) == b"last words\n"
+    assert await process.wait() == 75
+    message = (await read_all(process.stderr)).decode()
+    assert message == (
+        f"redstreamd: the daemon at {place} closed the connection; start a new session to go on\n"
+    )
 
 
 async def test_a_client_that_stops_reading_ends_the_bridge(place, accept, redstreamd):
-    with trio.fail_after(20):
-        process = await redstreamd("connect", "--socket", str(place))
-        daemon = await accept()
-        await process.stdout.aclose()
-        await daemon.send_all(b"x")
-        assert await process.wait() == 0
-        assert await read_all(process.stderr) == b""
+    process = await redstreamd("connect", "--socket", str(place))
+    daemon = await accept()
+    await process.stdout.aclose()
+    await daemon.send_all(b"x")
+    assert await process.wait() == 0
+    assert await read_all(process.stderr) == b""
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 async def test_a_signal_ends_it_at_once_and_silently(place, accept, redstreamd, number):
-    with trio.fail_after(20):
-        process = await redstreamd("connect", "--socket", str(place))
-        daemon = await accept()
-        process.send_signal(number)
-        assert await process.wait() == -number
-        assert await read_all(process.stderr) == b""
-        assert await daemon.receive_some() == b""
+    process = await redstreamd("connect", "--socket", str(place))
+    daemon = await accept()
+    process.send_signal(number)
+    assert await process.wait() == -number
+    assert await read_all(process.stderr) == b""
+    assert await daemon.receive_some() == b""
 
 
 async def test_descriptors_that_do_not_block_are_served_too(place, accept, redstreamd):
     ours, theirs = socket.socketpair()
     ours.setblocking(False)
     theirs.setblocking(False)
-    with trio.fail_after(20):
-        process = await redstreamd("connect", "--socket", str(place), stdin=theirs, stdout=theirs)
-        theirs.close()
-        daemon = await accept()
-        async with trio.SocketStream(trio.socket.from_stdlib_socket(ours)) as client:
-            async with trio.open_nursery() as nursery:
-                nursery.start_soon(daemon.send_all, LARGE)
-                nursery.start_soon(client.send_all, LARGE)
-                assert await read_exactly(daemon, len(LARGE)) == LARGE
-                assert await read_exactly(client, len(LARGE)) == LARGE
-            await client.send_eof()
-            assert await read_all(daemon) == b""
-            await daemon.aclose()
-            assert await process.wait() == 0
+    process = await redstreamd("connect", "--socket", str(place), stdin=theirs, stdout=theirs)
+    theirs.close()
+    daemon = await accept()
+    async with trio.SocketStream(trio.socket.from_stdlib_socket(ours)) as client:
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(daemon.send_all, LARGE)
+            nursery.start_soon(client.send_all, LARGE)
+            assert await read_exactly(daemon, len(LARGE)) == LARGE
+            assert await read_exactly(client, len(LARGE)) == LARGE
+        await client.send_eof()
+        assert await read_all(daemon) == b""
+        await daemon.aclose()
+        assert await process.wait() == 0
 
 
 async def test_without_a_daemon_it_says_where_it_looked_and_how_to_start_one(finished, environ, tmp_path):
     environ["REDSTREAMD_SOCKET"] = str(tmp_path / "named" / "mcp.sock")
     environ["XDG_RUNTIME_DIR"] = str(tmp_path)
-    with trio.fail_after(20):
-        done = await finished("connect")
+    done = await finished("connect")
     assert done.returncode == 75
     assert done.stdout == b""
     message = done.stderr.decode()
@@ -175,14 +167,13 @@ def asking(method: str, request_id: object = 1) -> bytes:
 
 
 async def test_without_a_daemon_the_client_is_told_why_in_answer_to_its_handshake(nowhere, redstreamd):
-    with trio.fail_after(20):
-        process = await redstreamd("connect", "--socket", str(nowhere))
-        await process.stdin.send_all(b'{"jsonrpc": "2.0", "method": "notifications/x"}\n[]\nno JSON\n')
-        await process.stdin.send_all(asking("server/discover", "probe") + asking("initialize", 0))
-        # The end of the handshake is enough: the client has not closed its side.
-        assert await process.wait() == 75
-        answers = [json.loads(line) for line in (await read_all(process.stdout)).splitlines()]
-        (said,) = (await read_all(process.stderr)).decode().splitlines()
+    process = await redstreamd("connect", "--socket", str(nowhere))
+    await process.stdin.send_all(b'{"jsonrpc": "2.0", "method": "notifications/x"}\n[]\nno JSON\n')
+    await process.stdin.send_all(asking("server/discover", "probe") + asking("initialize", 0))
+    # The end of the handshake is enough: the client has not closed its side.
+    assert await process.wait() == 75
+    answers = [json.loads(line) for line in (await read_all(process.stdout)).splitlines()]
+    (said,) = (await read_all(process.stderr)).decode().splitlines()
     assert [answer["id"] for answer in answers] == ["probe", 0]
     for answer in answers:
         assert answer["error"]["code"] == -32000
@@ -193,11 +184,8 @@ async def test_without_a_daemon_the_client_is_told_why_in_answer_to_its_handshak
 async def test_a_client_of_either_era_reports_that_there_is_no_daemon(nowhere, command, environ, mode):
     words = [*command[1:], "connect", "--socket", str(nowhere)]
     server = StdioServerParameters(command=command[0], args=words, env=environ)
-    with (
-        trio.fail_after(20),
-        pytest.RaisesGroup(
-            pytest.RaisesExc(MCPError, match=r"redstreamd serve.*no such file"), flatten_subgroups=True
-        ),
+    with pytest.RaisesGroup(
+        pytest.RaisesExc(MCPError, match=r"redstreamd serve.*no such file"), flatten_subgroups=True
     ):
         async with Client(server, mode=mode):
             pass
@@ -232,13 +220,12 @@ def test_a_client_that_asks_nothing_is_not_waited_for_long(monkeypatch):
 
 async def test_the_named_socket_is_tried_before_the_usual_places(place, accept, redstreamd, environ):
     environ["REDSTREAMD_SOCKET"] = str(place)
-    with trio.fail_after(20):
-        process = await redstreamd("connect")
-        daemon = await accept()
-        await process.stdin.aclose()
-        assert await read_all(daemon) == b""
-        await daemon.aclose()
-        assert await process.wait() == 0
+    process = await redstreamd("connect")
+    daemon = await accept()
+    await process.stdin.aclose()
+    assert await read_all(daemon) == b""
+    await daemon.aclose()
+    assert await process.wait() == 0
 
 
 def refusing(place) -> socket.socket:

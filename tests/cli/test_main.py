@@ -8,7 +8,6 @@ import subprocess
 import tomllib
 
 import pytest
-import trio
 
 import redstreamd as package
 from redstreamd.cli import main
@@ -16,8 +15,7 @@ from redstreamd.settings.definitions import LEAVES
 
 
 async def test_the_version_is_printed(finished):
-    with trio.fail_after(20):
-        done = await finished("--version")
+    done = await finished("--version")
     assert (done.returncode, done.stdout.decode()) == (0, f"redstreamd {package.__version__}\n")
 
 
@@ -34,15 +32,13 @@ async def test_the_version_is_printed(finished):
     ],
 )
 async def test_wrong_usage_is_told_apart_by_its_status(finished, words):
-    with trio.fail_after(20):
-        done = await finished(*words)
+    done = await finished(*words)
     assert done.returncode == 64
     assert done.stderr.decode().startswith("usage: redstreamd")
 
 
 async def test_an_unknown_option_of_a_command_shows_that_commands_usage(finished):
-    with trio.fail_after(20):
-        done = await finished("call", "stream_list", "--sockt")
+    done = await finished("call", "stream_list", "--sockt")
     assert done.stderr.decode() == (
         "usage: redstreamd call [-h] [--socket PATH] TOOL [JSON]\n"
         "redstreamd call: unrecognized arguments: --sockt\n"
@@ -74,12 +70,11 @@ async def test_check_config_prints_a_file_with_the_source_of_each_value(finished
     file = tmp_path / "my.toml"
     file.write_text("[limits]\nmax_waits = 7\n[redis]\npassword = 'hunter2'\n")
     environ["REDIS_URL"] = "redis://user:hunter3@h:7000"
-    with trio.fail_after(20):
-        done = await finished(
-            "check-config",
-            *("--config", str(file), "--set", "streams.naming=off", "--set", "redis.password=hunter4"),
-            *("--listen", "unix:/run/a.sock", "--listen", "tcp:[::1]:5", "--embedded"),
-        )
+    done = await finished(
+        "check-config",
+        *("--config", str(file), "--set", "streams.naming=off", "--set", "redis.password=hunter4"),
+        *("--listen", "unix:/run/a.sock", "--listen", "tcp:[::1]:5", "--embedded"),
+    )
     assert (done.returncode, done.stderr) == (0, b"")
     text = done.stdout.decode()
     assert "hunter" not in text
@@ -110,8 +105,7 @@ async def test_check_config_prints_a_file_with_the_source_of_each_value(finished
 @pytest.mark.parametrize("command_name", ["check-config", "serve", "stdio"])
 async def test_a_wrong_setting_is_one_line_and_status_78(finished, environ, command_name):
     environ["REDIS_PORT"] = "tcp://10.0.0.1:6379"
-    with trio.fail_after(20):
-        done = await finished(command_name)
+    done = await finished(command_name)
     assert (done.returncode, done.stdout) == (78, b"")
     message = done.stderr.decode()
     assert message.count("\n") == 1
@@ -125,8 +119,7 @@ async def test_a_wrong_setting_is_one_line_and_status_78(finished, environ, comm
 )
 async def test_the_client_of_stdio_is_told_of_wrong_settings_in_answer_to_its_handshake(finished, words):
     request = {"jsonrpc": "2.0", "id": 7, "method": "initialize", "params": {}}
-    with trio.fail_after(20):
-        done = await finished("stdio", *words, stdin=json.dumps(request).encode() + b"\n")
+    done = await finished("stdio", *words, stdin=json.dumps(request).encode() + b"\n")
     assert done.returncode == 78
     answer = json.loads(done.stdout)
     assert answer["id"] == 7
@@ -136,8 +129,7 @@ async def test_the_client_of_stdio_is_told_of_wrong_settings_in_answer_to_its_ha
 
 @pytest.mark.parametrize("words", [["serve"], ["serve", "--embedded"], ["stdio", "--embedded"]])
 async def test_a_state_directory_that_cannot_be_used_is_told_with_the_systems_reason(finished, words):
-    with trio.fail_after(20):
-        done = await finished(*words, "--set", "daemon.state_directory=/proc/nowhere")
+    done = await finished(*words, "--set", "daemon.state_directory=/proc/nowhere")
     assert done.returncode == 78
     assert done.stderr.decode() == (
         "redstreamd: setting daemon.state_directory cannot be used: /proc/nowhere: No such file or "
@@ -165,8 +157,7 @@ def test_what_is_wrong_is_found_out_before_the_heavy_imports(command, environ, n
 async def test_a_setting_with_line_breaks_stays_one_line(finished, tmp_path):
     file = tmp_path / "my.toml"
     file.write_text('[redis]\n"a\\n\\u001b[2J" = 1\n')
-    with trio.fail_after(20):
-        done = await finished("check-config", "--config", str(file))
+    done = await finished("check-config", "--config", str(file))
     assert done.returncode == 78
     assert done.stderr.count(b"\n") == 1
     assert b"\x1b" not in done.stderr
@@ -205,8 +196,7 @@ def test_a_closed_standard_output_is_no_traceback(command, environ):
 async def test_output_that_nobody_reads_is_no_traceback(redstreamd):
     reading, writing = os.pipe()
     os.close(reading)
-    with trio.fail_after(20):
-        process = await redstreamd("check-config", stdout=writing)
-        os.close(writing)
-        assert await process.wait() == 1
-        assert await process.stderr.receive_some() == b""
+    process = await redstreamd("check-config", stdout=writing)
+    os.close(writing)
+    assert await process.wait() == 1
+    assert await process.stderr.receive_some() == b""

@@ -6,36 +6,35 @@ import json
 import subprocess
 
 import pytest
-import trio
 
 from tests.cli.conftest import read_all
 from tests.cli.test_call import received
 from tests.cli.test_whole import ready
 
 
+@pytest.mark.limit(60)
 async def test_it_tells_how_the_daemon_its_clients_and_redis_are(
     finished, redstreamd, environ, place, tmp_path, redis
 ):
-    with trio.fail_after(60):
-        environ |= {"REDIS_URL": f"unix://{redis.path}", "STATE_DIRECTORY": str(tmp_path)}
-        daemon = await redstreamd("serve", "--listen", f"unix:{place}", stderr=subprocess.STDOUT)
-        await ready(daemon)
-        waiting = '{"streams": ["a:b:c"], "timeout_seconds": 300}'
-        wait = await redstreamd("call", "--socket", str(place), "stream_wait", waiting)
-        # Until the wait is under way. The daemon may also not have noticed yet that the one who asked before
-        # has left.
-        while True:
-            as_json = await finished("status", "--json", "--socket", str(place))
-            report = json.loads(as_json.stdout)
-            if report["waiting"]["tracking"] and report["clients"]["connections"] == 2:
-                break
-        while True:
-            text = await finished("status", "--socket", str(place))
-            if "2 connected, 2 requests in flight" in text.stdout.decode():
-                break
-        wait.terminate()
-        daemon.terminate()
-        await daemon.wait()
+    environ |= {"REDIS_URL": f"unix://{redis.path}", "STATE_DIRECTORY": str(tmp_path)}
+    daemon = await redstreamd("serve", "--listen", f"unix:{place}", stderr=subprocess.STDOUT)
+    await ready(daemon)
+    waiting = '{"streams": ["a:b:c"], "timeout_seconds": 300}'
+    wait = await redstreamd("call", "--socket", str(place), "stream_wait", waiting)
+    # Until the wait is under way. The daemon may also not have noticed yet that the one who asked before
+    # has left.
+    while True:
+        as_json = await finished("status", "--json", "--socket", str(place))
+        report = json.loads(as_json.stdout)
+        if report["waiting"]["tracking"] and report["clients"]["connections"] == 2:
+            break
+    while True:
+        text = await finished("status", "--socket", str(place))
+        if "2 connected, 2 requests in flight" in text.stdout.decode():
+            break
+    wait.terminate()
+    daemon.terminate()
+    await daemon.wait()
     assert (as_json.returncode, text.returncode, text.stderr) == (0, 0, b"")
     assert report["process"]["pid"] == daemon.pid
     assert 20 << 20 < report["process"]["memory_bytes"] < 500 << 20
@@ -50,16 +49,16 @@ async def test_it_tells_how_the_daemon_its_clients_and_redis_are(
         assert part in lines
 
 
+@pytest.mark.limit(60)
 async def test_without_redis_it_says_why_and_what_to_do_and_ends_with_1(
     finished, redstreamd, environ, place, tmp_path
 ):
-    with trio.fail_after(60):
-        environ |= {"REDIS_URL": f"unix://{tmp_path}/none.sock", "STATE_DIRECTORY": str(tmp_path)}
-        daemon = await redstreamd("serve", "--listen", f"unix:{place}", stderr=subprocess.STDOUT)
-        await ready(daemon)
-        text = await finished("status", "--socket", str(place))
-        daemon.terminate()
-        await daemon.wait()
+    environ |= {"REDIS_URL": f"unix://{tmp_path}/none.sock", "STATE_DIRECTORY": str(tmp_path)}
+    daemon = await redstreamd("serve", "--listen", f"unix:{place}", stderr=subprocess.STDOUT)
+    await ready(daemon)
+    text = await finished("status", "--socket", str(place))
+    daemon.terminate()
+    await daemon.wait()
     lines = text.stdout.decode()
     assert text.returncode == 1
     assert f"{tmp_path}/none.sock, DEGRADED: " in lines
@@ -68,8 +67,7 @@ async def test_without_redis_it_says_why_and_what_to_do_and_ends_with_1(
 
 
 async def test_without_a_daemon_it_is_to_be_tried_later(nowhere, finished):
-    with trio.fail_after(20):
-        done = await finished("status", "--socket", str(nowhere))
+    done = await finished("status", "--socket", str(nowhere))
     assert done.returncode == 75
     assert f"{nowhere} (no such file)" in done.stderr.decode()
 
@@ -85,14 +83,13 @@ async def test_without_a_daemon_it_is_to_be_tried_later(nowhere, finished):
     ],
 )
 async def test_an_answer_that_is_no_report_is_told(place, accept, redstreamd, answer, words):
-    with trio.fail_after(20):
-        process = await redstreamd("status", "--socket", str(place))
-        daemon = await accept()
-        await received(daemon)
-        await daemon.send_all(answer)
-        await daemon.aclose()
-        assert await process.wait() == 75
-        assert words in (await read_all(process.stderr)).decode()
+    process = await redstreamd("status", "--socket", str(place))
+    daemon = await accept()
+    await received(daemon)
+    await daemon.send_all(answer)
+    await daemon.aclose()
+    assert await process.wait() == 75
+    assert words in (await read_all(process.stderr)).decode()
 
 
 @pytest.mark.parametrize(
@@ -132,13 +129,12 @@ async def test_everything_that_is_wrong_with_redis_is_listed(place, accept, reds
     }
     content = {"uri": "redstream://health", "text": json.dumps(report)}
     answer = {"jsonrpc": "2.0", "id": 1, "result": {"contents": [content]}}
-    with trio.fail_after(20):
-        process = await redstreamd("status", "--socket", str(place))
-        daemon = await accept()
-        await received(daemon)
-        await daemon.send_all(json.dumps(answer).encode() + b"\n")
-        await daemon.aclose()
-        assert await process.wait() == code
-        text = (await read_all(process.stdout)).decode()
+    process = await redstreamd("status", "--socket", str(place))
+    daemon = await accept()
+    await received(daemon)
+    await daemon.send_all(json.dumps(answer).encode() + b"\n")
+    await daemon.aclose()
+    assert await process.wait() == code
+    text = (await read_all(process.stdout)).decode()
     for word in words:
         assert word in text

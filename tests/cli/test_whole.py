@@ -7,10 +7,13 @@ import os
 import signal
 import subprocess
 
+import pytest
 import trio
 
 from tests.cli.conftest import read_all
 from tests.support.servers import valkey_binary
+
+pytestmark = pytest.mark.limit(60)
 
 
 async def ready(process: trio.Process) -> None:
@@ -26,38 +29,34 @@ async def test_entries_called_in_are_there_after_ctrl_c_and_a_restart(place, red
     valkey_binary()
     serve = ("serve", "--embedded", "--listen", f"unix:{place}")
     call = ("call", "--socket", str(place))
-    with trio.fail_after(60):
-        # Like a terminal: Ctrl-C goes to the whole foreground group.
-        daemon = await redstreamd(*serve, start_new_session=True, stderr=subprocess.STDOUT)
-        await ready(daemon)
-        added = await finished(*call, "stream_add", '{"stream": "a:b:c", "entries": [{"text": "é"}]}')
-        assert added.returncode == 0, added.stderr
-        os.killpg(daemon.pid, signal.SIGINT)
-        await read_all(daemon.stdout)
-        assert await daemon.wait() == 0
+    # Like a terminal: Ctrl-C goes to the whole foreground group.
+    daemon = await redstreamd(*serve, start_new_session=True, stderr=subprocess.STDOUT)
+    await ready(daemon)
+    added = await finished(*call, "stream_add", '{"stream": "a:b:c", "entries": [{"text": "é"}]}')
+    assert added.returncode == 0, added.stderr
+    os.killpg(daemon.pid, signal.SIGINT)
+    await read_all(daemon.stdout)
+    assert await daemon.wait() == 0
 
-        daemon = await redstreamd(*serve, stderr=subprocess.STDOUT)
-        await ready(daemon)
-        page = await finished(*call, "stream_read", '{"stream": "a:b:c"}')
-        assert [entry["fields"] for entry in json.loads(page.stdout)["entries"]] == [{"text": "é"}]
-        daemon.terminate()
-        await read_all(daemon.stdout)
-        assert await daemon.wait() == 0
+    daemon = await redstreamd(*serve, stderr=subprocess.STDOUT)
+    await ready(daemon)
+    page = await finished(*call, "stream_read", '{"stream": "a:b:c"}')
+    assert [entry["fields"] for entry in json.loads(page.stdout)["entries"]] == [{"text": "é"}]
+    daemon.terminate()
+    await read_all(daemon.stdout)
+    assert await daemon.wait() == 0
 
 
 async def test_a_second_daemon_on_the_same_state_is_to_be_tried_later(place, redstreamd, finished):
     valkey_binary()
-    with trio.fail_after(60):
-        daemon = await redstreamd(
-            "serve", "--embedded", "--listen", f"unix:{place}", stderr=subprocess.STDOUT
-        )
-        await ready(daemon)
-        second = await finished("serve", "--embedded", "--listen", f"unix:{place}-2")
-        assert second.returncode == 75
-        assert f"process {daemon.pid} is using the state directory" in second.stderr.decode()
-        daemon.terminate()
-        await read_all(daemon.stdout)
-        assert await daemon.wait() == 0
+    daemon = await redstreamd("serve", "--embedded", "--listen", f"unix:{place}", stderr=subprocess.STDOUT)
+    await ready(daemon)
+    second = await finished("serve", "--embedded", "--listen", f"unix:{place}-2")
+    assert second.returncode == 75
+    assert f"process {daemon.pid} is using the state directory" in second.stderr.decode()
+    daemon.terminate()
+    await read_all(daemon.stdout)
+    assert await daemon.wait() == 0
 
 
 async def test_the_bridge_carries_a_session_to_the_daemon(place, redstreamd, finished):
@@ -72,15 +71,12 @@ async def test_the_bridge_carries_a_session_to_the_daemon(place, redstreamd, fin
             "clientInfo": {"name": "a client", "version": "1"},
         },
     }
-    with trio.fail_after(60):
-        daemon = await redstreamd(
-            "serve", "--embedded", "--listen", f"unix:{place}", stderr=subprocess.STDOUT
-        )
-        await ready(daemon)
-        line = json.dumps(opening).encode() + b"\n"
-        bridged = await finished("connect", "--socket", str(place), stdin=line)
-        assert (bridged.returncode, bridged.stderr) == (0, b"")
-        assert json.loads(bridged.stdout)["result"]["serverInfo"]["name"] == "redstreamd"
-        daemon.terminate()
-        await read_all(daemon.stdout)
-        assert await daemon.wait() == 0
+    daemon = await redstreamd("serve", "--embedded", "--listen", f"unix:{place}", stderr=subprocess.STDOUT)
+    await ready(daemon)
+    line = json.dumps(opening).encode() + b"\n"
+    bridged = await finished("connect", "--socket", str(place), stdin=line)
+    assert (bridged.returncode, bridged.stderr) == (0, b"")
+    assert json.loads(bridged.stdout)["result"]["serverInfo"]["name"] == "redstreamd"
+    daemon.terminate()
+    await read_all(daemon.stdout)
+    assert await daemon.wait() == 0

@@ -17,7 +17,7 @@ from tests.clients.conftest import CONTRIB, Agent, agent
 from tests.support.daemon import Daemon, home, running_daemon
 from tests.support.models import FINAL, Call, Model
 from tests.support.servers import Server
-from tests.systemd.harness import wait_until
+from tests.support.waiting import wait_until
 
 
 @pytest.fixture(scope="module")

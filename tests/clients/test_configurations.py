@@ -13,7 +13,6 @@ from typing import Any
 
 import jsonschema
 import pytest
-import trio
 from mcp import Client, StdioServerParameters
 
 from tests.clients.conftest import CONTRIB
@@ -63,15 +62,15 @@ def test_it_has_the_shape_that_its_client_documents(path: Path) -> None:
 
 
 @pytest.mark.parametrize("path", FILES, ids=[path.name for path in FILES])
+@pytest.mark.limit(60)
 async def test_the_command_it_names_is_a_bridge_to_the_daemon(daemon: Daemon, path: Path) -> None:
     (servers,) = content(path).values()
     server = servers["redstreamd"]
     environment = clean_environment(daemon.directory)
     environment["PATH"] = f"{PROGRAM.parent}:{environment['PATH']}"
     command = StdioServerParameters(command=server["command"], args=server["args"], env=environment)
-    with trio.fail_after(60):
-        async with Client(command, mode="legacy") as client:
-            assert (await client.list_tools()).tools
+    async with Client(command, mode="legacy") as client:
+        assert (await client.list_tools()).tools
 
 
 def test_every_configuration_is_described() -> None:

@@ -7,7 +7,6 @@ from contextlib import asynccontextmanager
 from typing import Any
 
 import pytest
-import trio
 
 from redstreamd.errors import Code
 from redstreamd.settings import LeasesSettings, Settings
@@ -37,9 +36,8 @@ async def loaded(
 ) -> AsyncIterator[Bus]:
     """Load the data and run the domain of the present version on it, with the old lease key."""
     old.load(server, later_seconds=later_seconds)
-    with trio.fail_after(PATIENCE):
-        async with running_bus(server, settings, old.key) as bus:
-            yield bus
+    async with running_bus(server, settings, old.key) as bus:
+        yield bus
 
 
 async def take(old: OldData, bus: Bus, case: str, consumer: str = "carol", **more: Any) -> dict[str, Any]:

@@ -33,6 +33,8 @@ from tests.support.daemon import Daemon, clean_environment, home
 from tests.support.mcp_client import LineReader
 from tests.support.node import BIN
 
+pytestmark = pytest.mark.limit(90)
+
 # A second or three each, most of them for starting Node.js.
 pytestmark = LONG
 
@@ -140,16 +142,14 @@ def suite(conformance_suite: Path, tmp_path: Path) -> Suite:
     ("scenario", "revision"), [(scenario, revision) for scenario in JUDGED for revision in JUDGED[scenario]]
 )
 async def test_the_daemon_passes(daemon: Daemon, suite: Suite, scenario: str, revision: str) -> None:
-    with trio.fail_after(PATIENCE):
-        async with gateway(daemon.path) as address:
-            not_passed = await suite.judge(address, scenario, revision)
+    async with gateway(daemon.path) as address:
+        not_passed = await suite.judge(address, scenario, revision)
     # An excuse that is not needed any more has to go, too.
     assert not_passed.keys() == EXCUSED.get(scenario, {}).keys(), not_passed
 
 
 async def test_every_scenario_for_servers_is_judged_or_left_for_a_reason(suite: Suite) -> None:
-    with trio.fail_after(PATIENCE):
-        status, said = await suite.say("list", "--server")
+    status, said = await suite.say("list", "--server")
     assert status == 0, said
     found = dict(re.findall(r"^  - (\S+) \[(\S+)\]$", said, re.MULTILINE))
     assert {name: tuple(found[name].split(",")) for name in JUDGED} == JUDGED
@@ -173,9 +173,8 @@ async def test_what_the_daemon_would_say_wrong_is_found(
     daemon: Daemon, suite: Suite, scenario: str, revision: str, said: bytes, changed: bytes, check: str
 ) -> None:
     """The suite reads the daemon's own words through the gateway, and its verdict arrives here."""
-    with trio.fail_after(PATIENCE):
-        async with misquoting(daemon.path, said, changed) as path, gateway(path) as address:
-            assert check in await suite.judge(address, scenario, revision)
+    async with misquoting(daemon.path, said, changed) as path, gateway(path) as address:
+        assert check in await suite.judge(address, scenario, revision)
 
 
 @pytest.mark.parametrize(
@@ -185,10 +184,9 @@ async def test_a_scenario_that_checks_nothing_does_not_pass(
     daemon: Daemon, suite: Suite, scenario: str, revision: str
 ) -> None:
     """One that is unknown; one that the suite skips, with success, because the revision has no such thing."""
-    with trio.fail_after(PATIENCE):
-        async with gateway(daemon.path) as address:
-            with pytest.raises(AssertionError, match=r"SKIPPED|Unknown scenario"):
-                await suite.judge(address, scenario, revision)
+    async with gateway(daemon.path) as address:
+        with pytest.raises(AssertionError, match=r"SKIPPED|Unknown scenario"):
+            await suite.judge(address, scenario, revision)
 
 
 @asynccontextmanager

@@ -2,26 +2,23 @@
 
 from __future__ import annotations
 
-import trio
+import pytest
 
-from tests.support.buses import running_bus
+from redstreamd.streams.bus import Bus
 from tests.support.calls import call
 from tests.support.servers import Server
 
 
-async def test_what_another_program_released_is_pending_and_nobodys(redis8_server: Server) -> None:
+@pytest.mark.parametrize("server", ["redis8"], indirect=True)
+async def test_what_another_program_released_is_pending_and_nobodys(bus: Bus, server: Server) -> None:
     """XNACK leaves an entry without consumer, with an idle time of -1."""
-    server = redis8_server
-    server.flush()
     for entry_id in ("1-1", "2-1"):
         server.command("XADD", "s", entry_id, "f", "v")
     server.command("XGROUP", "CREATE", "s", "g", "0")
     server.command("XREADGROUP", "GROUP", "g", "c", "STREAMS", "s", ">")
     server.command("XNACK", "s", "g", "FAIL", "IDS", 1, "1-1")
-    with trio.fail_after(20):
-        async with running_bus(server) as bus:
-            page = await call(bus, "pending_list", stream="s", group="g")
-            lines = [(line["id"], line["consumer"], line["idle_seconds"] >= 0) for line in page["entries"]]
-            assert lines == [("1-1", "", True), ("2-1", "c", True)]
-            idle = await call(bus, "pending_list", stream="s", group="g", min_idle_seconds=60)
-            assert idle["entries"] == []
+    page = await call(bus, "pending_list", stream="s", group="g")
+    lines = [(line["id"], line["consumer"], line["idle_seconds"] >= 0) for line in page["entries"]]
+    assert lines == [("1-1", "", True), ("2-1", "c", True)]
+    idle = await call(bus, "pending_list", stream="s", group="g", min_idle_seconds=60)
+    assert idle["entries"] == []

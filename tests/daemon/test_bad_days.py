@@ -15,6 +15,7 @@ from tests.support.daemon import PROGRAM, clean_environment, home, running_daemo
 from tests.support.fair_clock import Clock
 from tests.support.mcp_client import raw_client
 from tests.support.servers import Server, free_port, start_redis
+from tests.support.waiting import until
 
 
 def processes_below(directory: Path) -> list[int]:
@@ -115,14 +116,14 @@ def test_a_signal_stops_it_cleanly_and_the_next_run_has_the_data(
         assert processes_below(directory) == []
 
 
+@pytest.mark.limit(40)
 async def test_a_stop_answers_those_who_wait(redis: Server) -> None:
     # Whoever is not answered at once would keep it for longer than `stop` waits.
-    with running_daemon(redis, "--set", "daemon.drain_seconds=60") as daemon, trio.fail_after(40):
+    with running_daemon(redis, "--set", "daemon.drain_seconds=60") as daemon:
         async with raw_client(daemon.path, era="modern") as client:
             wait = client.tool_call("stream_wait", {"streams": ["s"], "cursor": "5-5", "timeout_seconds": 60})
             await client.send(wait)
-            while b"tracking_total_keys:1\r" not in redis.command("INFO", "stats"):  # noqa: ASYNC110
-                await trio.sleep(0.01)
+            await until(lambda: b"tracking_total_keys:1\r" in redis.command("INFO", "stats"))
             status = await trio.to_thread.run_sync(daemon.stop)
             answer = await client.answer_to(wait["id"])
             assert answer["result"]["structuredContent"]["next_cursor"] == "5-5"
@@ -130,7 +131,7 @@ async def test_a_stop_answers_those_who_wait(redis: Server) -> None:
 
 
 async def test_strange_input_is_answered_and_the_connection_lives_on(redis: Server) -> None:
-    with running_daemon(redis) as daemon, trio.fail_after(30):
+    with running_daemon(redis) as daemon:
         async with raw_client(daemon.path, era="modern") as client:
             await client.send_bytes(b"{this is no JSON}\n")
             answer = await client.receive()
@@ -185,11 +186,10 @@ async def test_stdio_serves_one_client_and_ends_with_it(redis: Server) -> None:
             args=["stdio"],
             env=clean_environment(directory, REDIS_URL=f"unix://{redis.path}"),
         )
-        with trio.fail_after(30):
-            async with Client(command, mode="legacy") as client:
-                added = await client.call_tool("stream_add", {"stream": "s", "entries": [{"a": 1}]})
-                assert not added.is_error
-                read = await client.call_tool("stream_read", {"stream": "s"})
-                assert read.structured_content is not None
-                assert read.structured_content["entries"][0]["sender"] == "stdio"
+        async with Client(command, mode="legacy") as client:
+            added = await client.call_tool("stream_add", {"stream": "s", "entries": [{"a": 1}]})
+            assert not added.is_error
+            read = await client.call_tool("stream_read", {"stream": "s"})
+            assert read.structured_content is not None
+            assert read.structured_content["entries"][0]["sender"] == "stdio"
         assert processes_below(directory) == []

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import random
 from collections import Counter
-from collections.abc import Callable
 
 import pytest
 import trio
@@ -13,6 +12,7 @@ from tests.support.counts import counts
 from tests.support.daemon import Daemon, running_daemon
 from tests.support.mcp_client import RawClient, raw_client
 from tests.support.servers import Server
+from tests.support.waiting import until
 
 CLIENTS, STREAMS = 1_000, 100
 
@@ -61,12 +61,6 @@ async def watched(server: Server, streams: int) -> None:
     await until(lambda: wanted in server.command("INFO", "stats"))
 
 
-async def until(condition: Callable[[], bool]) -> None:
-    """Return once `condition` holds."""
-    while not condition():  # noqa: ASYNC110 - it is about another process
-        await trio.sleep(0.02)
-
-
 async def open_waiters(nursery: trio.Nursery, daemon: Daemon, stop: trio.Event) -> list[Waiter]:
     async def hold(number: int, *, task_status: trio.TaskStatus[Waiter]) -> None:
         async with raw_client(daemon.path, era="modern") as client:
@@ -76,10 +70,11 @@ async def open_waiters(nursery: trio.Nursery, daemon: Daemon, stop: trio.Event) 
     return [await nursery.start(hold, number) for number in range(CLIENTS)]
 
 
+@pytest.mark.limit(120)
 async def test_a_thousand_waiting_clients_cost_no_redis_connection_and_only_the_right_ones_wake(
     redis: Server,
 ) -> None:
-    with trio.fail_after(120), running_daemon(redis, "--set", "limits.max_connections=2000") as daemon:
+    with running_daemon(redis, "--set", "limits.max_connections=2000") as daemon:
         stop = trio.Event()
         async with trio.open_nursery() as nursery:
             waiters = await open_waiters(nursery, daemon, stop)
@@ -111,13 +106,14 @@ async def test_a_thousand_waiting_clients_cost_no_redis_connection_and_only_the_
 
 
 @pytest.mark.parametrize("kills", counts(5, ci=25, full=100))
+@pytest.mark.limit(600)
 async def test_no_client_misses_an_entry_while_the_watch_connection_is_killed_again_and_again(
     redis: Server, kills: int
 ) -> None:
     rng = random.Random(7)
     added: dict[str, list[str]] = {stream_of(number): [] for number in range(STREAMS)}
     killed = 0
-    with trio.fail_after(600), running_daemon(redis) as daemon:
+    with running_daemon(redis) as daemon:
         stop = trio.Event()
         async with trio.open_nursery() as nursery:
             waiters = await open_waiters(nursery, daemon, stop)

@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import socket
 import subprocess
-import time
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -15,17 +14,10 @@ import pytest
 from tests.support.counts import long
 from tests.support.daemon import PROGRAM, Daemon, clean_environment, hasty, home, running_daemon
 from tests.support.servers import Server, start_redis
+from tests.support.waiting import wait_until
 
 #: A daemon that soon asks whether writes are accepted again.
 SOON = hasty("redstreamd.redisio.write_availability", "_ASK_SECONDS")
-
-
-def until(condition: Callable[[], bool]) -> None:
-    """Return once it is so."""
-    deadline = time.monotonic() + 60
-    while not condition():
-        assert time.monotonic() < deadline
-        time.sleep(0.02)
 
 
 def records(daemon: Daemon, words: str) -> list[str]:
@@ -68,21 +60,21 @@ def served() -> Iterator[tuple[Server, Daemon]]:
         address = {"REDIS_HOST": "127.0.0.1", "REDIS_PORT": str(server.port)}
         with running_daemon("absent", directory=directory, program=SOON, **address) as daemon:
             use_every_lane(daemon)
-            until(lambda: len(connections(server)) == 4)
+            wait_until(lambda: len(connections(server)) == 4)
             yield server, daemon
 
 
 def test_an_outage_is_one_record_with_its_cause_and_one_for_its_end(served: tuple[Server, Daemon]) -> None:
     server, daemon = served
     # Long enough for each connection to count as one that worked.
-    until(lambda: all(int(each["age"]) >= 2 for each in connections(server)))
+    wait_until(lambda: all(int(each["age"]) >= 2 for each in connections(server)))
     before = len(daemon.log.splitlines())
     server.kill()
-    until(lambda: bool(records(daemon, "cannot use Redis")))
+    wait_until(lambda: bool(records(daemon, "cannot use Redis")))
     assert status(daemon)[0] == 1
     server.start()
-    until(lambda: bool(records(daemon, "failed attempts")))
-    until(lambda: status(daemon)[0] == 0)
+    wait_until(lambda: bool(records(daemon, "failed attempts")))
+    wait_until(lambda: status(daemon)[0] == 0)
     log = daemon.log.splitlines()[before:]
     # A server that is ending may reset an attempt, and one that is beginning may be LOADING: reasons of their
     # own, each told once.
@@ -106,12 +98,12 @@ def test_a_lane_without_its_connection_is_degraded(served: tuple[Server, Daemon]
         ask("CONFIG", "SET", "maxclients", 1)
         ask("CLIENT", "KILL", "ID", bulk["id"])
         # First that it is gone, then why no other is let in.
-        until(lambda: status(daemon)[0] == 1 and "maxclients" in status(daemon)[1])
+        wait_until(lambda: status(daemon)[0] == 1 and "maxclients" in status(daemon)[1])
         text = status(daemon)[1]
         ask("CONFIG", "SET", "maxclients", 1000)
     assert "DEGRADED: no connection for large reads: " in text
     assert len(records(daemon, "cannot use Redis")) == 1
-    until(lambda: status(daemon)[0] == 0)
+    wait_until(lambda: status(daemon)[0] == 0)
 
 
 @contextlib.contextmanager
@@ -142,7 +134,7 @@ def test_a_server_that_refuses_writes_is_told_and_shown(served: tuple[Server, Da
     assert code == 1
     assert "DEGRADED: Redis refuses writes" in text
     server.command("REPLICAOF", "NO", "ONE")
-    until(lambda: status(daemon)[0] == 0)
+    wait_until(lambda: status(daemon)[0] == 0)
     assert len(records(daemon, "accepts writes again")) == 1
 
 
@@ -153,7 +145,7 @@ def test_a_server_that_cannot_save_is_shown_as_what_it_is_though_nobody_writes()
         # A directory of that name: the dump cannot be written.
         (server.directory / "d.rdb").mkdir()
         server.command("BGSAVE")
-        until(lambda: str(server.command("PING")).startswith("MISCONF"))
+        wait_until(lambda: str(server.command("PING")).startswith("MISCONF"))
         code, text = status(daemon)
         assert code == 1
         assert text.count("DEGRADED") == text.count("MISCONF") == 1
@@ -161,7 +153,7 @@ def test_a_server_that_cannot_save_is_shown_as_what_it_is_though_nobody_writes()
         assert "MISCONF" in record
         # Else it also refuses to stop.
         server.command("CONFIG", "SET", "save", "")
-        until(lambda: status(daemon)[0] == 0)
+        wait_until(lambda: status(daemon)[0] == 0)
         assert len(records(daemon, "accepts writes again")) == 1
 
 
@@ -169,7 +161,7 @@ def test_a_server_that_cannot_save_is_shown_as_what_it_is_though_nobody_writes()
 def test_an_idle_timeout_of_redis_is_named_once_and_fills_no_journal(served: tuple[Server, Daemon]) -> None:
     server, daemon = served
     server.command("CONFIG", "SET", "timeout", 1)
-    until(lambda: bool(records(daemon, "CONFIG GET timeout")))
+    wait_until(lambda: bool(records(daemon, "CONFIG GET timeout")))
     before = len(daemon.log.splitlines())
     seen = {each["id"] for each in connections(server)}
     known = len(seen)
@@ -178,7 +170,7 @@ def test_an_idle_timeout_of_redis_is_named_once_and_fills_no_journal(served: tup
         seen.update(each["id"] for each in connections(server))
         return len(seen) >= known + times
 
-    until(lambda: replaced(6))
+    wait_until(lambda: replaced(6))
     assert len(daemon.log.splitlines()) == before
     assert len(records(daemon, "CONFIG GET timeout")) == 1
 
@@ -191,7 +183,7 @@ def test_a_peer_that_sends_too_much_over_and_over_is_one_record(served: tuple[Se
             with contextlib.suppress(OSError):
                 peer.sendall(b"x" * (9 << 20))
                 peer.recv(1 << 16)
-    until(lambda: bool(records(daemon, "limits.max_message_bytes")))
+    wait_until(lambda: bool(records(daemon, "limits.max_message_bytes")))
     daemon.stop()
     first, count = records(daemon, "limits.max_message_bytes")
     assert "sent a message over 8388608 bytes" in first

@@ -5,43 +5,41 @@ from __future__ import annotations
 import re
 
 import pytest
-import trio
 from mcp.server.lowlevel import Server as McpServer
 
 from redstreamd.daemon.status_line import StatusLine
 from redstreamd.errors import BusError
 from redstreamd.mcpio.acceptor import Acceptor
 from redstreamd.redisio.connection_manager import Role
-from tests.redisio.running import until
-from tests.support.buses import running_bus
+from redstreamd.streams.bus import Bus
+from tests.support.buses import ON_REDIS, running_bus
 from tests.support.servers import Server, start_redis
+from tests.support.waiting import until
 
 
-async def test_the_line_says_how_busy_the_daemon_is_and_how_far_redis(redis: Server) -> None:
-    with trio.fail_after(20):
-        async with running_bus(redis) as bus:
-            manager = bus.commands._manager
-            line = StatusLine(manager, bus, Acceptor([], McpServer("test")))
-            await manager.wait_connected()
-            assert line() == f"0 connections, 0 waits, 0 entries/s; Redis at {redis.path}"
+@ON_REDIS
+async def test_the_line_says_how_busy_the_daemon_is_and_how_far_redis(bus: Bus, server: Server) -> None:
+    manager = bus.commands._manager
+    line = StatusLine(manager, bus, Acceptor([], McpServer("test")))
+    await manager.wait_connected()
+    assert line() == f"0 connections, 0 waits, 0 entries/s; Redis at {server.path}"
 
 
-async def test_a_server_that_refuses_writes_is_degraded(redis: Server) -> None:
-    with trio.fail_after(20):
-        async with running_bus(redis) as bus:
-            line = StatusLine(bus.commands._manager, bus, Acceptor([], McpServer("test")))
-            try:
-                redis.command("CONFIG", "SET", "maxmemory", 1)
-                with pytest.raises(BusError):
-                    await bus.commands.xadd("s", [(b"f", b"v")])
-            finally:
-                redis.command("CONFIG", "SET", "maxmemory", 0)
-            refused = rf"DEGRADED: Redis at {re.escape(redis.path)}: Redis refuses writes \(for \d+ s now\): "
-            assert re.match(refused, line())
+@ON_REDIS
+async def test_a_server_that_refuses_writes_is_degraded(bus: Bus, server: Server) -> None:
+    line = StatusLine(bus.commands._manager, bus, Acceptor([], McpServer("test")))
+    try:
+        server.command("CONFIG", "SET", "maxmemory", 1)
+        with pytest.raises(BusError):
+            await bus.commands.xadd("s", [(b"f", b"v")])
+    finally:
+        server.command("CONFIG", "SET", "maxmemory", 0)
+    refused = rf"DEGRADED: Redis at {re.escape(server.path)}: Redis refuses writes \(for \d+ s now\): "
+    assert re.match(refused, line())
 
 
 async def test_any_lane_without_its_connection_is_degraded() -> None:
-    with trio.fail_after(20), start_redis() as server:
+    with start_redis() as server:
         async with running_bus(server) as bus:
             manager = bus.commands._manager
             line = StatusLine(manager, bus, Acceptor([], McpServer("test")))

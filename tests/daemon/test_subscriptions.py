@@ -14,11 +14,12 @@ from mcp.client.subscriptions import ResourcesListChanged, ResourceUpdated
 from mcp_types import ResourceUpdatedNotification
 
 from redstreamd.presentation.uris import entry_uri, group_uri, stream_uri
-from tests.daemon.test_many_waiters import connections, until, watched
+from tests.daemon.test_many_waiters import connections, watched
 from tests.support.counts import counts
 from tests.support.daemon import Daemon, hasty, running_daemon
 from tests.support.mcp_client import EraName, RawClient, connected, raw_client
 from tests.support.servers import Server
+from tests.support.waiting import until
 
 ERAS = pytest.mark.parametrize("era", ["handshake", "modern"])
 ID = "io.modelcontextprotocol/subscriptionId"
@@ -63,7 +64,7 @@ async def test_a_client_of_the_handshake_era_is_told_of_an_entry(redis: Server) 
 
     # Addresses come back as they were given, however they were escaped.
     uris = [stream_uri("a:b"), "redstream://streams/a:b", "redstream://streams/%61%3ab"]
-    with trio.fail_after(30), running_daemon(redis) as daemon:
+    with running_daemon(redis) as daemon:
         async with told_of, connected(daemon.path, era="handshake", message_handler=note) as client:
             for uri in uris:
                 await client.subscribe_resource(uri)
@@ -76,7 +77,7 @@ async def test_a_client_of_the_handshake_era_is_told_of_an_entry(redis: Server) 
 
 
 async def test_a_client_of_2026_07_28_is_told_of_an_entry_and_of_a_new_stream(redis: Server) -> None:
-    with trio.fail_after(30), running_daemon(redis, program=SOON) as daemon:
+    with running_daemon(redis, program=SOON) as daemon:
         async with connected(daemon.path, era="modern") as client:
             uri = stream_uri("a:b")
             async with client.listen(resources_list_changed=True, resource_subscriptions=[uri]) as told:
@@ -93,7 +94,7 @@ async def test_a_listen_is_acknowledged_first_and_with_what_it_will_be_told_of(r
     """2026-07-28, basic/patterns/subscriptions, "Acknowledgment" and "Receiving Notifications"."""
     honored = [stream_uri("s"), group_uri("s", "g"), "redstream://streams"]
     others = ["redstream://health", entry_uri("s", "1-1"), "redstream://streams/", "file:///x", ""]
-    with trio.fail_after(30), running_daemon(redis) as daemon:
+    with running_daemon(redis) as daemon:
         async with raw_client(daemon.path, era="modern") as raw:
             first = await listen(
                 raw,
@@ -116,7 +117,7 @@ async def test_a_listen_is_acknowledged_first_and_with_what_it_will_be_told_of(r
 
 async def test_nobody_is_told_what_he_did_not_ask_for(redis: Server) -> None:
     """2026-07-28, "Opening a Stream": MUST NOT send types that were not requested; each carries its id."""
-    with trio.fail_after(30), running_daemon(redis) as daemon:
+    with running_daemon(redis) as daemon:
         async with raw_client(daemon.path, era="modern") as raw:
             await listen(raw, "one", resourceSubscriptions=[stream_uri("a")])
             await listen(raw, "two", resourceSubscriptions=[stream_uri("b")])
@@ -137,12 +138,13 @@ async def test_nobody_is_told_what_he_did_not_ask_for(redis: Server) -> None:
             assert answer["error"]["code"] == -32601
 
 
+@pytest.mark.limit(120)
 async def test_a_thousand_subscribers_cost_no_redis_connection_and_only_the_right_ones_are_told(
     redis: Server,
 ) -> None:
     count, streams = 1_000, 100
     told: Counter[str] = Counter()
-    with trio.fail_after(120), running_daemon(redis, "--set", "limits.max_connections=2000") as daemon:
+    with running_daemon(redis, "--set", "limits.max_connections=2000") as daemon:
         async with trio.open_nursery() as nursery:
 
             async def follow(number: int, *, task_status: trio.TaskStatus[None]) -> None:
@@ -220,12 +222,13 @@ class Reader:
 
 
 @ERAS
+@pytest.mark.limit(60)
 async def test_a_burst_is_few_updates_and_the_last_entry_is_followed_by_one(
     redis: Server, era: EraName
 ) -> None:
     added: list[str] = []
     last: list[str] = []
-    with trio.fail_after(60), running_daemon(redis) as daemon:
+    with running_daemon(redis) as daemon:
         async with raw_client(daemon.path, era=era, initialize=era == "handshake") as raw:
             redis.command("XADD", "s", "1-1", "f", "v")
             added.append("1-1")
@@ -250,6 +253,7 @@ async def test_a_burst_is_few_updates_and_the_last_entry_is_followed_by_one(
 
 @ERAS
 @pytest.mark.parametrize("kills", counts(5, ci=25, full=100))
+@pytest.mark.limit(150, kills=3)
 async def test_nothing_is_missed_while_the_watch_connection_is_killed_again_and_again(
     redis: Server, era: EraName, kills: int
 ) -> None:
@@ -257,7 +261,7 @@ async def test_nothing_is_missed_while_the_watch_connection_is_killed_again_and_
     added: list[str] = []
     last: list[str] = []
     killed = 0
-    with trio.fail_after(150 + 3 * kills), running_daemon(redis) as daemon:
+    with running_daemon(redis) as daemon:
         async with raw_client(daemon.path, era=era, initialize=era == "handshake") as raw:
             await subscribe(raw, stream_uri("s"))
             reader = Reader(raw, "s")
@@ -282,7 +286,7 @@ async def test_nothing_is_missed_while_the_watch_connection_is_killed_again_and_
 async def test_a_group_is_told_of_what_other_programs_do(redis: Server, era: EraName) -> None:
     redis.commands(["XADD", "s", "*", "f", "v"], ["XGROUP", "CREATE", "s", "g", "0"])
     uri = group_uri("s", "g")
-    with trio.fail_after(30), running_daemon(redis, program=SOON) as daemon:
+    with running_daemon(redis, program=SOON) as daemon:
         async with raw_client(daemon.path, era=era, initialize=era == "handshake") as raw:
             await subscribe(raw, uri)
             ((_, ((entry_id, _),)),) = redis.command("XREADGROUP", "GROUP", "g", "w", "STREAMS", "s", ">")
@@ -294,7 +298,7 @@ async def test_a_group_is_told_of_what_other_programs_do(redis: Server, era: Era
 async def test_a_daemon_that_stops_ends_listens_gracefully(redis: Server) -> None:
     """2026-07-28, schema, SubscriptionsListenResult: the result says that the end was on purpose."""
     # Whoever waited for the deadline of the drain would wait for longer than this test does.
-    with trio.fail_after(30), running_daemon(redis, "--set", "daemon.drain_seconds=60") as daemon:
+    with running_daemon(redis, "--set", "daemon.drain_seconds=60") as daemon:
         async with (
             raw_client(daemon.path, era="modern") as raw,
             raw_client(daemon.path, initialize=True) as session,

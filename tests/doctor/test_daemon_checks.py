@@ -62,8 +62,7 @@ def health(address: str) -> bytes:
 @pytest.mark.parametrize("answer", [health(EXAMINED), b'{"jsonrpc": "2.0", "id": 1, "result": {}}\n'])
 async def test_a_daemon_answers(listen: Listen, environ: dict[str, str], answer: bytes) -> None:
     await listen(answer)
-    with trio.fail_after(10):
-        check = await check_socket(Settings(), environ, server=EXAMINED)
+    check = await check_socket(Settings(), environ, server=EXAMINED)
     assert check.severity is Severity.OK
     assert environ["XDG_RUNTIME_DIR"] in check.seen
 
@@ -72,8 +71,7 @@ async def test_a_daemon_with_another_redis_is_a_warning_that_names_it(
     listen: Listen, environ: dict[str, str]
 ) -> None:
     await listen(health("elsewhere:6380"))
-    with trio.fail_after(10):
-        check = await check_socket(Settings(), environ, server=EXAMINED)
+    check = await check_socket(Settings(), environ, server=EXAMINED)
     assert check.severity is Severity.WARNING
     assert "elsewhere:6380" in check.seen
     assert "--config, REDIS_..." in check.todo
@@ -86,8 +84,7 @@ async def test_a_daemon_of_another_version_than_the_installed_one_is_a_warning_t
     report = {"redstreamd": "0.1.0", "installation": installation, "redis": {"address": "elsewhere:6380"}}
     content = {"text": json.dumps(report)}
     await listen(json.dumps({"jsonrpc": "2.0", "id": 1, "result": {"contents": [content]}}).encode() + b"\n")
-    with trio.fail_after(10):
-        check = await check_socket(Settings(), environ, server=EXAMINED)
+    check = await check_socket(Settings(), environ, server=EXAMINED)
     assert check.severity is Severity.WARNING
     # Nothing that is wrong hides anything else that is.
     assert "elsewhere:6380" in check.seen
@@ -99,8 +96,7 @@ async def test_a_daemon_with_a_server_of_its_own_is_a_warning_with_the_options_t
     listen: Listen, environ: dict[str, str]
 ) -> None:
     await listen(health("/var/lib/redstreamd/embedded/server.sock"))
-    with trio.fail_after(10):
-        check = await check_socket(Settings(), environ, server=EXAMINED)
+    check = await check_socket(Settings(), environ, server=EXAMINED)
     assert check.severity is Severity.WARNING
     assert "--embedded --set daemon.state_directory=/var/lib/redstreamd)" in check.todo
 
@@ -113,8 +109,7 @@ async def test_what_a_start_that_failed_tells_its_clients_is_shown(
     told = "redstreamd cannot start: /etc/redstreamd/redstreamd.toml: Permission denied"
     answer = {"jsonrpc": "2.0", "id": request_id, "error": {"code": -32000, "message": told}}
     await listen(json.dumps(answer).encode() + b"\n")
-    with trio.fail_after(10):
-        check = await check_socket(Settings(), environ, server=EXAMINED)
+    check = await check_socket(Settings(), environ, server=EXAMINED)
     assert check.severity is Severity.ERROR
     assert told in check.seen
     assert "Mend what it names" in check.todo
@@ -123,8 +118,7 @@ async def test_what_a_start_that_failed_tells_its_clients_is_shown(
 @pytest.mark.parametrize("answer", [b"", b"HTTP/1.1 400 Bad Request\r\n\r\n", b"[]\n", b'{"id": 1}\n'])
 async def test_another_answer_is_no_daemon(listen: Listen, environ: dict[str, str], answer: bytes) -> None:
     await listen(answer)
-    with trio.fail_after(10):
-        check = await check_socket(Settings(), environ, server=EXAMINED)
+    check = await check_socket(Settings(), environ, server=EXAMINED)
     assert check.severity is Severity.ERROR
     assert "something else" in check.seen
 
@@ -134,16 +128,14 @@ async def test_a_daemon_that_hangs_is_told_from_one_that_is_away(
 ) -> None:
     monkeypatch.setattr(examined, "_ANSWER_SECONDS", 0.2)
     await listen(None)
-    with trio.fail_after(10):
-        check = await check_socket(Settings(), environ, server=EXAMINED)
+    check = await check_socket(Settings(), environ, server=EXAMINED)
     assert check.severity is Severity.ERROR
     assert "does not answer" in check.seen
     assert "QUIT redstreamd` ends it" in check.todo
 
 
 async def test_nobody_is_a_warning_that_names_every_place(environ: dict[str, str]) -> None:
-    with trio.fail_after(10):
-        check = await check_socket(Settings(), environ, server=EXAMINED)
+    check = await check_socket(Settings(), environ, server=EXAMINED)
     assert check.severity is Severity.WARNING
     assert environ["XDG_RUNTIME_DIR"] in check.seen
     assert "/run/redstreamd/mcp.sock" in check.seen

@@ -20,9 +20,10 @@ from redstreamd.redisio.connection import Connection
 from redstreamd.redisio.target import Target
 from redstreamd.streams.names import Kind, companion_key
 from tests.doctor.conftest import Examine
-from tests.redisio.running import running_connection, through, until
+from tests.redisio.running import running_connection, through
 from tests.support.proxy import proxy_to
 from tests.support.servers import Server, start_redis
+from tests.support.waiting import until
 
 COMMANDS = [line for area in _AREAS for line in area.commands]
 #: What a user needs beside the commands of the streams' own.
@@ -138,13 +139,12 @@ async def test_trying_the_commands_changes_nothing(redis: Server) -> None:
     redis.command("XADD", "redstreamd:doctor", "*", "f", "v")
     redis.command("CONFIG", "RESETSTAT")
     before = redis.commands(("DEBUG", "DIGEST"), ("DBSIZE",))
-    with trio.fail_after(10):
-        async with running_connection(connection):
-            probe = Probe(connection, target, trio.Event())
-            assert (await check_permissions(probe)).severity is Severity.OK
-            assert redis.commands(("DEBUG", "DIGEST"), ("DBSIZE",)) == before
-            due = companion_key(probe.sample, Kind.DUE, "doctor")
-            assert redis.command("EXISTS", probe.sample, due) == 0
+    async with running_connection(connection):
+        probe = Probe(connection, target, trio.Event())
+        assert (await check_permissions(probe)).severity is Severity.OK
+        assert redis.commands(("DEBUG", "DIGEST"), ("DBSIZE",)) == before
+        due = companion_key(probe.sample, Kind.DUE, "doctor")
+        assert redis.command("EXISTS", probe.sample, due) == 0
     # They did arrive.
     assert b"cmdstat_xtrim:calls=1" in redis.command("INFO", "commandstats")
 
@@ -193,7 +193,7 @@ async def test_with_an_append_only_file_a_failed_snapshot_is_no_error_and_a_fail
     report: Examine,
 ) -> None:
     options = ("--appendonly", "yes", "--save", "", "--dbfilename", "d.rdb")
-    with trio.fail_after(30), start_redis(*options) as server:
+    with start_redis(*options) as server:
 
         def persistence(field: str) -> bytes:
             lines = server.command("INFO", "persistence").splitlines()
@@ -234,21 +234,20 @@ async def test_a_clock_that_is_off_says_which_way(redis: Server, monkeypatch: py
     import time
 
     here = time.time
-    with trio.fail_after(10):
-        connection = Connection(Target(path=redis.path), role="test")
-        async with running_connection(connection):
-            probe = Probe(connection, Target(), trio.Event())
-            assert (await check_clock(probe)).severity is Severity.OK
-            for hours, way in ((-1, "ahead"), (1, "behind")):
-                monkeypatch.setattr(time, "time", lambda ours=3600 * hours: here() + ours)
-                began = here()
-                check = await check_clock(probe)
-                took = here() - began
-                assert check.severity is Severity.WARNING
-                found = re.search(rf"is ([0-9.]+) s {way}$", check.seen)
-                assert found is not None, check.seen
-                # What the question took counts in favour of the clock, and it is told in tenths.
-                assert 3600 - took - 0.1 <= float(found.group(1)) <= 3600
+    connection = Connection(Target(path=redis.path), role="test")
+    async with running_connection(connection):
+        probe = Probe(connection, Target(), trio.Event())
+        assert (await check_clock(probe)).severity is Severity.OK
+        for hours, way in ((-1, "ahead"), (1, "behind")):
+            monkeypatch.setattr(time, "time", lambda ours=3600 * hours: here() + ours)
+            began = here()
+            check = await check_clock(probe)
+            took = here() - began
+            assert check.severity is Severity.WARNING
+            found = re.search(rf"is ([0-9.]+) s {way}$", check.seen)
+            assert found is not None, check.seen
+            # What the question took counts in favour of the clock, and it is told in tenths.
+            assert 3600 - took - 0.1 <= float(found.group(1)) <= 3600
 
 
 async def test_streams_are_counted_without_the_keys_beside_them(report: Examine, server: Server) -> None:
@@ -274,16 +273,15 @@ async def test_dead_letters_are_a_warning_that_names_the_stream(report: Examine,
 async def test_a_connection_that_is_lost_midway_is_an_error_and_the_rest_is_skipped(
     report: Examine, redis: Server
 ) -> None:
-    with trio.fail_after(20):
-        async with proxy_to(redis.path, unix=True) as proxy:
-            target = through(proxy)
+    async with proxy_to(redis.path, unix=True) as proxy:
+        target = through(proxy)
 
-            def cut(piece: bytes) -> None:
-                if b"GETEX" in piece:
-                    proxy.cut()
+        def cut(piece: bytes) -> None:
+            if b"GETEX" in piece:
+                proxy.cut()
 
-            proxy.to_server.tap = cut
-            found = await report(path=attrs.asdict(target)["path"])
+        proxy.to_server.tap = cut
+        found = await report(path=attrs.asdict(target)["path"])
     assert found["permissions"].severity is Severity.OK
     assert found["version"].severity is Severity.ERROR
     assert found["version"].todo

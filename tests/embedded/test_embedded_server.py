@@ -25,6 +25,7 @@ from redstreamd.service.embedded.embedded_server import (
 )
 from redstreamd.service.embedded.process_lock import listener_of
 from tests.embedded.conftest import ask
+from tests.support.waiting import until
 
 DAEMON = """
 import signal, sys, trio
@@ -88,7 +89,7 @@ async def daemon(state: Path) -> AsyncIterator[trio.Process]:
 
 
 async def test_entries_survive_a_restart_and_no_process_remains(state):
-    with trio.fail_after(30), EmbeddedServer(state) as server:
+    with EmbeddedServer(state) as server:
         pids = []
         for expected in (0, 1):
             async with trio.open_nursery() as nursery:
@@ -102,7 +103,7 @@ async def test_entries_survive_a_restart_and_no_process_remains(state):
 
 
 async def test_a_killed_server_is_a_failure_and_nothing_acknowledged_is_lost(state):
-    with trio.fail_after(30), EmbeddedServer(state) as server:
+    with EmbeddedServer(state) as server:
         for expected in (0, 50, 100):
             async with trio.open_nursery() as nursery:
                 failure = []
@@ -122,7 +123,7 @@ async def test_a_killed_server_is_a_failure_and_nothing_acknowledged_is_lost(sta
 
 async def test_a_server_that_does_not_stop_is_killed(state, monkeypatch):
     monkeypatch.setattr(process_lock, "STOP_SECONDS", 0.1)
-    with trio.fail_after(30), EmbeddedServer(state) as server:
+    with EmbeddedServer(state) as server:
         async with trio.open_nursery() as nursery:
             await nursery.start(server.run)
             pid = listener_of(server.path)
@@ -136,22 +137,21 @@ async def test_a_server_that_outlived_its_daemon_is_ended_and_its_data_kept(
     state, daemon, monkeypatch, stopped
 ):
     monkeypatch.setattr(process_lock, "STOP_SECONDS", 0.5 if stopped else 5.0)
-    with trio.fail_after(30):
-        path = await line(daemon.stdout)
-        ask(path, "XADD", "s", "*", "field", "value")
-        orphan = listener_of(path)
-        daemon.kill()
-        await daemon.wait()
-        assert alive(orphan)
-        if stopped:
-            os.kill(orphan, signal.SIGSTOP)
-        with EmbeddedServer(state) as server:
-            async with trio.open_nursery() as nursery:
-                await nursery.start(server.run)
-                assert not alive(orphan)
-                assert listener_of(server.path) not in (None, orphan)
-                assert ask(server.path, "XLEN", "s") == 1
-                nursery.cancel_scope.cancel()
+    path = await line(daemon.stdout)
+    ask(path, "XADD", "s", "*", "field", "value")
+    orphan = listener_of(path)
+    daemon.kill()
+    await daemon.wait()
+    assert alive(orphan)
+    if stopped:
+        os.kill(orphan, signal.SIGSTOP)
+    with EmbeddedServer(state) as server:
+        async with trio.open_nursery() as nursery:
+            await nursery.start(server.run)
+            assert not alive(orphan)
+            assert listener_of(server.path) not in (None, orphan)
+            assert ask(server.path, "XLEN", "s") == 1
+            nursery.cancel_scope.cancel()
 
 
 async def test_a_server_that_has_not_opened_its_socket_yet_is_waited_for(state, monkeypatch):
@@ -166,7 +166,7 @@ async def test_a_server_that_has_not_opened_its_socket_yet_is_waited_for(state, 
         return looks[-1]
 
     monkeypatch.setattr(embedded_server, "try_lock", look)
-    with trio.fail_after(30), EmbeddedServer(state) as server:
+    with EmbeddedServer(state) as server:
         with holding(server_lock(state)):
             async with trio.open_nursery() as nursery:
                 nursery.start_soon(server.run)
@@ -182,12 +182,12 @@ async def test_a_server_that_has_not_opened_its_socket_yet_is_waited_for(state, 
 async def test_a_server_that_cannot_be_found_is_reported(state, monkeypatch):
     monkeypatch.setattr(embedded_server, "STOP_SECONDS", 0.05)
     expected = pytest.raises(EmbeddedServerError, match="cannot be reached")
-    with trio.fail_after(30), EmbeddedServer(state) as server, holding(server_lock(state)), expected:
+    with EmbeddedServer(state) as server, holding(server_lock(state)), expected:
         await server.run()
 
 
 async def test_the_server_holds_the_lock_for_as_long_as_it_lives(state):
-    with trio.fail_after(30), EmbeddedServer(state) as server:
+    with EmbeddedServer(state) as server:
         async with trio.open_nursery() as nursery:
             await nursery.start(server.run)
             with pytest.raises(BlockingIOError), holding(server_lock(state)):
@@ -198,37 +198,33 @@ async def test_the_server_holds_the_lock_for_as_long_as_it_lives(state):
 
 
 async def test_a_second_daemon_is_told_which_process_uses_the_state_directory(state, daemon):
-    with trio.fail_after(30):
-        path = await line(daemon.stdout)
-        with pytest.raises(
-            StateDirectoryInUseError, match=f"process {daemon.pid} is using .*{state}"
-        ) as raised:
-            EmbeddedServer(state).__enter__()
-        assert raised.value.pid == daemon.pid
-        assert ask(path, "PING") == b"PONG"
-        os.kill(listener_of(path), signal.SIGTERM)
-        # The server's end is the daemon's here; then the directory is free.
-        await daemon.wait()
-        with EmbeddedServer(state):
-            pass
+    path = await line(daemon.stdout)
+    with pytest.raises(StateDirectoryInUseError, match=f"process {daemon.pid} is using .*{state}") as raised:
+        EmbeddedServer(state).__enter__()
+    assert raised.value.pid == daemon.pid
+    assert ask(path, "PING") == b"PONG"
+    os.kill(listener_of(path), signal.SIGTERM)
+    # The server's end is the daemon's here; then the directory is free.
+    await daemon.wait()
+    with EmbeddedServer(state):
+        pass
 
 
 async def test_ctrl_c_does_not_reach_the_server(state, daemon):
-    with trio.fail_after(30):
-        path = await line(daemon.stdout)
-        pid = listener_of(path)
-        assert os.getsid(pid) == pid
-        os.killpg(daemon.pid, signal.SIGINT)
-        assert await line(daemon.stdout) == "interrupted"
-        assert ask(path, "PING") == b"PONG"
-        assert listener_of(path) == pid
-        assert b"Received SIGINT" not in (state / "embedded" / "server.log").read_bytes()
+    path = await line(daemon.stdout)
+    pid = listener_of(path)
+    assert os.getsid(pid) == pid
+    os.killpg(daemon.pid, signal.SIGINT)
+    assert await line(daemon.stdout) == "interrupted"
+    assert ask(path, "PING") == b"PONG"
+    assert listener_of(path) == pid
+    assert b"Received SIGINT" not in (state / "embedded" / "server.log").read_bytes()
 
 
 async def test_a_state_directory_too_deep_for_a_socket_is_served(state):
     deep = state.joinpath(*["directory" * 5] * 5)
     assert len(str(deep)) > 200
-    with trio.fail_after(30), EmbeddedServer(deep) as server:
+    with EmbeddedServer(deep) as server:
         for expected in (0, 1):
             async with trio.open_nursery() as nursery:
                 await nursery.start(server.run)
@@ -238,7 +234,7 @@ async def test_a_state_directory_too_deep_for_a_socket_is_served(state):
 
 
 async def test_the_server_is_private_and_persistent(state):
-    with trio.fail_after(30), EmbeddedServer(state) as server:
+    with EmbeddedServer(state) as server:
         async with trio.open_nursery() as nursery:
             await nursery.start(server.run)
             for option, value in {"appendonly": "yes", "appendfsync": "always", "port": "0"}.items():
@@ -307,7 +303,7 @@ def stand_in(state: Path, monkeypatch: pytest.MonkeyPatch):
 async def test_a_server_that_is_loading_is_started_and_does_not_serve_yet(state, stand_in):
     """Whatever it says of how far it is, and however often it hangs up."""
     stand_in(LOADS)
-    with trio.fail_after(30), EmbeddedServer(state) as server:
+    with EmbeddedServer(state) as server:
         assert server.obstacle().cause == "the embedded server is starting"
         async with trio.open_nursery() as nursery:
             await nursery.start(server.run)
@@ -322,12 +318,11 @@ async def test_a_server_that_is_loading_is_started_and_does_not_serve_yet(state,
 async def test_a_server_that_never_loads_does_not_end_by_a_limit_of_time(state, stand_in, monkeypatch):
     monkeypatch.setattr(embedded_server, "START_SECONDS", 0.3)
     stand_in(LOADS.replace("replies.pop(0)", "replies[0]"))
-    with trio.fail_after(30), EmbeddedServer(state) as server:
+    with EmbeddedServer(state) as server:
         async with trio.open_nursery() as nursery:
             await nursery.start(server.run)
             first = server.loading_heard_at
-            while server.loading_heard_at < first + 1.5:  # noqa: ASYNC110
-                await trio.sleep(0.01)
+            await until(lambda: server.loading_heard_at >= first + 1.5)
             assert server.obstacle().cause == "the embedded server loads its data into memory"
             nursery.cancel_scope.cancel()
 
@@ -335,7 +330,7 @@ async def test_a_server_that_never_loads_does_not_end_by_a_limit_of_time(state, 
 async def test_a_server_that_ends_at_once_is_a_failure_with_its_last_words(state, stand_in):
     stand_in("sys.exit('no such option')")
     expected = pytest.raises(EmbeddedServerError, match=r"ended by itself with status 1; .*no such option")
-    with trio.fail_after(30), EmbeddedServer(state) as server, expected:
+    with EmbeddedServer(state) as server, expected:
         await server.run()
 
 
@@ -344,7 +339,7 @@ async def test_the_server_gets_none_of_our_secrets(state, stand_in, monkeypatch)
     monkeypatch.setenv("NOTIFY_SOCKET", "/nowhere")
     stand_in("sys.exit(' '.join(sorted(os.environ)))")
     expected = pytest.raises(EmbeddedServerError, match=r"log ends: LC_ALL(?: LC_CTYPE)?$")
-    with trio.fail_after(30), EmbeddedServer(state) as server, expected:
+    with EmbeddedServer(state) as server, expected:
         await server.run()
 
 
@@ -352,7 +347,7 @@ async def test_a_server_that_never_answers_is_stopped_and_a_failure(state, stand
     monkeypatch.setattr(embedded_server, "START_SECONDS", 0.2)
     stand_in("import signal; signal.pause()")
     expected = pytest.raises(EmbeddedServerError, match="gave no answer for")
-    with trio.fail_after(30), EmbeddedServer(state) as server, expected:
+    with EmbeddedServer(state) as server, expected:
         await server.run()
     with holding(server_lock(state)):  # only a process that is gone has let go of it
         pass
@@ -360,7 +355,7 @@ async def test_a_server_that_never_answers_is_stopped_and_a_failure(state, stand
 
 async def test_a_long_log_is_moved_aside_at_the_next_start(state, monkeypatch):
     monkeypatch.setattr(embedded_server, "_LOG_LIMIT", 10)
-    with trio.fail_after(30), EmbeddedServer(state) as server:
+    with EmbeddedServer(state) as server:
         for _ in range(2):
             async with trio.open_nursery() as nursery:
                 await nursery.start(server.run)

@@ -14,12 +14,13 @@ import trio.testing
 from redstreamd.redisio.connection import Connection
 from redstreamd.redisio.write_confirmation import WaitBatch
 from redstreamd.streams import durability
-from tests.redisio.running import calls, running_connection, through, until
+from tests.redisio.running import calls, running_connection, through
 from tests.support.buses import running_bus
 from tests.support.calls import call
 from tests.support.fair_clock import Clock
 from tests.support.proxy import proxy_to
 from tests.support.servers import Server, start_redis, start_redis8, start_redis62, start_valkey
+from tests.support.waiting import until
 
 STREAM = "orders:new:stream"
 
@@ -75,30 +76,29 @@ async def test_what_a_replica_has_is_confirmed_and_what_it_has_not_is_there_and_
     asked = {"stream": STREAM, "durability": "replicated"}
     usual = durability._PATIENCE
     monkeypatch.setattr(durability, "_PATIENCE", math.inf)
-    with trio.fail_after(30):
-        await until(lambda: follows(primary))
-        async with running_bus(primary) as bus:
-            added = await call(bus, "stream_add", entries=[{"n": 1}], **asked)
-            assert added["durability"] == {"asked": "replicated", "confirmed": True, "replicas": 1}
-            assert replica.command("XLEN", STREAM) == 1
-            replica.signal(signal.SIGSTOP)
-            monkeypatch.setattr(durability, "_PATIENCE", usual)
-            began, counted = trio.current_time(), clock()
-            added = await call(bus, "stream_add", entries=[{"n": 2}], idempotency_key="k", **asked)
-            assert trio.current_time() - began > 0.9
-            assert clock() - counted < 1.5
-            assert added["durability"]["confirmed"] is False
-            assert added["durability"]["replicas"] == 0
-            assert "within 1000 ms" in added["durability"]["reason"]
-            assert primary.command("XRANGE", STREAM, *added["ids"] * 2)
-            replica.signal(signal.SIGCONT)
-            monkeypatch.setattr(durability, "_PATIENCE", math.inf)
-            # A repetition with its key asks again, for an entry that another call has added.
-            again = await call(bus, "stream_add", entries=[{"n": 2}], idempotency_key="k", **asked)
-            assert again["duplicate"]
-            assert again["ids"] == added["ids"]
-            assert again["durability"]["confirmed"]
-            assert primary.command("XLEN", STREAM) == replica.command("XLEN", STREAM) == 2
+    await until(lambda: follows(primary))
+    async with running_bus(primary) as bus:
+        added = await call(bus, "stream_add", entries=[{"n": 1}], **asked)
+        assert added["durability"] == {"asked": "replicated", "confirmed": True, "replicas": 1}
+        assert replica.command("XLEN", STREAM) == 1
+        replica.signal(signal.SIGSTOP)
+        monkeypatch.setattr(durability, "_PATIENCE", usual)
+        began, counted = trio.current_time(), clock()
+        added = await call(bus, "stream_add", entries=[{"n": 2}], idempotency_key="k", **asked)
+        assert trio.current_time() - began > 0.9
+        assert clock() - counted < 1.5
+        assert added["durability"]["confirmed"] is False
+        assert added["durability"]["replicas"] == 0
+        assert "within 1000 ms" in added["durability"]["reason"]
+        assert primary.command("XRANGE", STREAM, *added["ids"] * 2)
+        replica.signal(signal.SIGCONT)
+        monkeypatch.setattr(durability, "_PATIENCE", math.inf)
+        # A repetition with its key asks again, for an entry that another call has added.
+        again = await call(bus, "stream_add", entries=[{"n": 2}], idempotency_key="k", **asked)
+        assert again["duplicate"]
+        assert again["ids"] == added["ids"]
+        assert again["durability"]["confirmed"]
+        assert primary.command("XLEN", STREAM) == replica.command("XLEN", STREAM) == 2
 
 
 @pytest.mark.usefixtures("patient")
@@ -108,35 +108,34 @@ async def test_many_writers_share_a_confirmation_and_nobody_else_waits_for_it(
     primary, replica = pair
     writers = 200
     confirmed: list[bool] = []
-    with trio.fail_after(30):
-        await until(lambda: follows(primary))
-        async with running_bus(primary) as bus:
+    await until(lambda: follows(primary))
+    async with running_bus(primary) as bus:
 
-            async def add(number: int) -> None:
-                added = await call(
-                    bus, "stream_add", stream=STREAM, entries=[{"n": number}], durability="replicated"
-                )
-                confirmed.append(added["durability"]["confirmed"])
+        async def add(number: int) -> None:
+            added = await call(
+                bus, "stream_add", stream=STREAM, entries=[{"n": number}], durability="replicated"
+            )
+            confirmed.append(added["durability"]["confirmed"])
 
-            await add(0)
-            primary.command("CONFIG", "RESETSTAT")
-            async with trio.open_nursery() as nursery:
-                for number in range(1, writers):
-                    nursery.start_soon(add, number)
-            assert confirmed == [True] * writers
-            assert 1 <= calls(primary, "wait") <= writers // 10
-            assert replica.command("XLEN", STREAM) == writers
-            replica.signal(signal.SIGSTOP)
-            async with trio.open_nursery() as nursery:
-                for number in range(5):
-                    nursery.start_soon(add, number)
-                await until(lambda: awaits_its_replica(primary))
-                await bus.commands.ping()
-                await call(bus, "stream_add", stream=STREAM, entries=[{"n": 0}])
-                assert len(confirmed) == writers
-                assert primary.command("CLIENT", "UNBLOCK", durable(primary)) == 1
-            assert confirmed[writers:] == [False] * 5
-            replica.signal(signal.SIGCONT)
+        await add(0)
+        primary.command("CONFIG", "RESETSTAT")
+        async with trio.open_nursery() as nursery:
+            for number in range(1, writers):
+                nursery.start_soon(add, number)
+        assert confirmed == [True] * writers
+        assert 1 <= calls(primary, "wait") <= writers // 10
+        assert replica.command("XLEN", STREAM) == writers
+        replica.signal(signal.SIGSTOP)
+        async with trio.open_nursery() as nursery:
+            for number in range(5):
+                nursery.start_soon(add, number)
+            await until(lambda: awaits_its_replica(primary))
+            await bus.commands.ping()
+            await call(bus, "stream_add", stream=STREAM, entries=[{"n": 0}])
+            assert len(confirmed) == writers
+            assert primary.command("CLIENT", "UNBLOCK", durable(primary)) == 1
+        assert confirmed[writers:] == [False] * 5
+        replica.signal(signal.SIGCONT)
 
 
 @pytest.mark.usefixtures("patient")
@@ -145,25 +144,22 @@ async def test_a_connection_lost_before_the_confirmation_confirms_nothing(
 ) -> None:
     primary, replica = pair
     answers: list[dict[str, object]] = []
-    with trio.fail_after(30):
-        await until(lambda: follows(primary))
-        async with running_bus(primary) as bus:
+    await until(lambda: follows(primary))
+    async with running_bus(primary) as bus:
 
-            async def add() -> None:
-                added = await call(
-                    bus, "stream_add", stream=STREAM, entries=[{"n": 1}], durability="replicated"
-                )
-                answers.append(added["durability"])
+        async def add() -> None:
+            added = await call(bus, "stream_add", stream=STREAM, entries=[{"n": 1}], durability="replicated")
+            answers.append(added["durability"])
 
-            replica.signal(signal.SIGSTOP)
-            async with trio.open_nursery() as nursery:
-                nursery.start_soon(add)
-                await until(lambda: awaits_its_replica(primary))
-                assert primary.command("CLIENT", "KILL", "ID", durable(primary)) == 1
-            replica.signal(signal.SIGCONT)
-            assert answers[0]["confirmed"] is False
-            assert "closed the connection" in str(answers[0]["reason"])
-            assert primary.command("XLEN", STREAM) == 1
+        replica.signal(signal.SIGSTOP)
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(add)
+            await until(lambda: awaits_its_replica(primary))
+            assert primary.command("CLIENT", "KILL", "ID", durable(primary)) == 1
+        replica.signal(signal.SIGCONT)
+        assert answers[0]["confirmed"] is False
+        assert "closed the connection" in str(answers[0]["reason"])
+        assert primary.command("XLEN", STREAM) == 1
 
 
 @pytest.mark.parametrize(
@@ -180,7 +176,7 @@ async def test_a_connection_lost_before_the_confirmation_confirms_nothing(
 async def test_what_is_on_disk_is_confirmed_by_the_server_or_by_its_settings(
     start_one: Start, options: tuple[str, ...], confirmed: bool, reason: str
 ) -> None:
-    with trio.fail_after(30), start_one(*options) as server:
+    with start_one(*options) as server:
         async with running_bus(server) as bus:
             added = await call(bus, "stream_add", stream=STREAM, entries=[{"n": 1}], durability="fsynced")
             assert added["durability"]["confirmed"] is confirmed
@@ -196,7 +192,7 @@ async def test_each_of_several_writes_is_on_disk_in_time_though_that_is_synced_o
     start_one: Start,
 ) -> None:
     """The one after the first comes right after a sync, and waits for the next one."""
-    with trio.fail_after(30), start_one("--appendonly", "yes", "--appendfsync", "everysec") as server:
+    with start_one("--appendonly", "yes", "--appendfsync", "everysec") as server:
         async with running_bus(server) as bus:
             for number in range(3):
                 entries = [{"n": number}]
@@ -207,27 +203,26 @@ async def test_each_of_several_writes_is_on_disk_in_time_though_that_is_synced_o
 async def test_when_the_one_who_asks_is_cancelled_the_others_ask_again(redis: Server) -> None:
     answers: list[object] = []
     confirmer = WaitBatch()
-    with trio.fail_after(10):
-        async with (
-            proxy_to(redis.path) as proxy,
-            running_connection(connection := Connection(through(proxy), role="durable")),
-            trio.open_nursery() as nursery,
-        ):
-            command = ("WAIT", 1, 1)
-            proxy.to_client.hold()
+    async with (
+        proxy_to(redis.path) as proxy,
+        running_connection(connection := Connection(through(proxy), role="durable")),
+        trio.open_nursery() as nursery,
+    ):
+        command = ("WAIT", 1, 1)
+        proxy.to_client.hold()
 
-            async def confirm() -> None:
-                answers.append(await confirmer.confirm(connection, command))
+        async def confirm() -> None:
+            answers.append(await confirmer.confirm(connection, command))
 
-            async with trio.open_nursery() as first:
-                # Holds the lane, so that the next two gather behind it.
-                nursery.start_soon(confirm)
-                await until(lambda: connection.statistics().in_flight == 1)
-                first.start_soon(confirm)
-                await trio.testing.wait_all_tasks_blocked()
-                nursery.start_soon(confirm)
-                await trio.testing.wait_all_tasks_blocked()
-                first.cancel_scope.cancel()
-            proxy.to_client.release()
+        async with trio.open_nursery() as first:
+            # Holds the lane, so that the next two gather behind it.
+            nursery.start_soon(confirm)
+            await until(lambda: connection.statistics().in_flight == 1)
+            first.start_soon(confirm)
+            await trio.testing.wait_all_tasks_blocked()
+            nursery.start_soon(confirm)
+            await trio.testing.wait_all_tasks_blocked()
+            first.cancel_scope.cancel()
+        proxy.to_client.release()
     assert answers == [0, 0]
     assert confirmer.asked == 2

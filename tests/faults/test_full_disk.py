@@ -26,6 +26,7 @@ from tests.support.daemon import Daemon, home, running_daemon
 from tests.support.fair_clock import Clock
 from tests.support.history import History, Line, Told, content, entries_in
 from tests.support.servers import missing, valkey_binary
+from tests.support.waiting import wait_until
 
 DISK = 4 * SPACE_NEEDED
 STREAM = "disk:full:stream"
@@ -72,8 +73,7 @@ def test_a_full_disk_is_a_clear_error_and_ends_by_itself_with_nothing_lost(
 
     ballast = small_disk / "state" / "ballast"
     with running_daemon(None, directory=small_disk) as daemon:
-        while "ids" not in add(daemon, 0):
-            time.sleep(0.05)
+        wait_until(lambda: "ids" in add(daemon, 0))
         for _ in range(times):
             free = os.statvfs(ballast.parent)
             ballast.write_bytes(b"\0" * (free.f_bavail * free.f_frsize - rng.randint(200_000, 600_000)))
@@ -104,7 +104,7 @@ async def test_a_server_that_waits_for_space_counts_as_started_and_callers_are_t
     """Without root, and from the first start on: the daemon of a full disk must not fail to start."""
     valkey_binary()
     monkeypatch.setattr(embedded_server, "SPACE_NEEDED", 1 << 60)
-    with trio.fail_after(20), home() as directory, EmbeddedServer(directory / "state") as server:
+    with home() as directory, EmbeddedServer(directory / "state") as server:
         async with trio.open_nursery() as nursery:
             await nursery.start(server.run)
             async with bus_at(Target(path=server.path), obstacle=server.obstacle) as bus:

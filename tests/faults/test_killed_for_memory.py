@@ -9,7 +9,6 @@ from __future__ import annotations
 import contextlib
 import os
 import socket
-import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -18,6 +17,7 @@ import pytest
 from redstreamd.service.embedded.process_lock import listener_of
 from tests.support.daemon import running_daemon
 from tests.support.servers import valkey_binary
+from tests.support.waiting import wait_until
 
 LIMIT = 256 << 20
 
@@ -52,9 +52,7 @@ def test_a_server_that_the_oom_killer_ended_is_back_and_the_record_says_who_it_w
         def add() -> bool:
             return "ids" in daemon.call("stream_add", stream="a:b:c", entries=[{"n": 1}])["structuredContent"]
 
-        deadline = time.monotonic() + 60
-        while not add():
-            assert time.monotonic() < deadline
+        wait_until(add)
         pid = listener_of(server)
         for each in (daemon.process.pid, pid):
             (group / "cgroup.procs").write_text(str(each))
@@ -65,13 +63,8 @@ def test_a_server_that_the_oom_killer_ended_is_back_and_the_record_says_who_it_w
             client.sendall(b"*3\r\n$3\r\nSET\r\n$1\r\nk\r\n$%d\r\n" % (2 * LIMIT))
             for _ in range(2 * LIMIT >> 20):
                 client.sendall(bytes(1 << 20))
-        deadline = time.monotonic() + 60
-        while "OOM killer" not in daemon.log:
-            assert time.monotonic() < deadline, daemon.log
-            time.sleep(0.05)
-        while not add():
-            assert time.monotonic() < deadline
-            time.sleep(0.05)
+        wait_until(lambda: "OOM killer" in daemon.log)
+        wait_until(add)
         assert listener_of(server) != pid
         assert daemon.process.poll() is None
         assert "was ended by SIGKILL: the kernel's OOM killer ended it" in daemon.log

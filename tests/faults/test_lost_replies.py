@@ -24,6 +24,8 @@ from tests.support.mcp_client import raw_client
 from tests.support.proxy import Proxy, proxy_to
 from tests.support.servers import Server
 
+pytestmark = pytest.mark.limit(120)
+
 LOST = 0.2
 WRITERS = 8
 
@@ -61,13 +63,12 @@ async def test_without_a_key_a_lost_reply_is_told_and_nothing_is_added_twice(
     server: Server, rng: random.Random, count: int
 ) -> None:
     history = History()
-    with trio.fail_after(120):
-        async with proxy_to(server.path) as proxy, bus_at(through(proxy), **QUICK) as bus:
-            await bus.commands.ping()
-            server.command("CONFIG", "RESETSTAT")
-            lost = lose_replies(proxy, rng)
-            add = by_bus(bus, "s")
-            await by_several(lambda number: history.add(add, number), iter(range(count)))
+    async with proxy_to(server.path) as proxy, bus_at(through(proxy), **QUICK) as bus:
+        await bus.commands.ping()
+        server.command("CONFIG", "RESETSTAT")
+        lost = lose_replies(proxy, rng)
+        add = by_bus(bus, "s")
+        await by_several(lambda number: history.add(add, number), iter(range(count)))
     entries = entries_of(server, "s")
     history.judge(entries, acknowledged=count // 3)
     # It happened, and often; what was lost had been executed, and was not executed again.
@@ -82,13 +83,12 @@ async def test_with_a_key_every_add_is_acknowledged_and_there_once(
     server: Server, rng: random.Random, count: int
 ) -> None:
     history = History()
-    with trio.fail_after(120):
-        async with proxy_to(server.path) as proxy, bus_at(through(proxy), **QUICK) as bus:
-            await bus.commands.ping()
-            server.command("CONFIG", "RESETSTAT")
-            lost = lose_replies(proxy, rng)
-            add = by_bus(bus, "s")
-            await by_several(lambda number: history.add_with_key(add, number), iter(range(count)))
+    async with proxy_to(server.path) as proxy, bus_at(through(proxy), **QUICK) as bus:
+        await bus.commands.ping()
+        server.command("CONFIG", "RESETSTAT")
+        lost = lose_replies(proxy, rng)
+        add = by_bus(bus, "s")
+        await by_several(lambda number: history.add_with_key(add, number), iter(range(count)))
     history.judge(entries_of(server, "s"), acknowledged=count)
     again = calls(server, "evalsha") - count
     assert lost[0] > count / 200
@@ -103,19 +103,18 @@ async def test_with_a_key_every_add_is_acknowledged_and_there_once(
 async def test_an_agent_that_repeats_with_its_key_adds_once(redis: Server) -> None:
     """The same over the daemon's tools; its pauses between connections are the real ones."""
     history = History()
-    with trio.fail_after(120):
-        async with proxy_to(redis.path) as proxy:
-            with running_daemon("absent", REDIS_URL=f"redis://127.0.0.1:{proxy.port}") as daemon:
-                async with raw_client(daemon.path, era="modern") as client:
-                    add = by_tool(client, "orders:new:stream")
-                    await history.add_with_key(add, 0)
-                    for number in range(1, 25):
-                        if number % 4 in (0, 1) and number % 3 == 0:
-                            proxy.to_client.cut_after(0)
-                        if number % 2:
-                            await history.add_with_key(add, number)
-                        else:
-                            await history.add(add, number)
+    async with proxy_to(redis.path) as proxy:
+        with running_daemon("absent", REDIS_URL=f"redis://127.0.0.1:{proxy.port}") as daemon:
+            async with raw_client(daemon.path, era="modern") as client:
+                add = by_tool(client, "orders:new:stream")
+                await history.add_with_key(add, 0)
+                for number in range(1, 25):
+                    if number % 4 in (0, 1) and number % 3 == 0:
+                        proxy.to_client.cut_after(0)
+                    if number % 2:
+                        await history.add_with_key(add, number)
+                    else:
+                        await history.add(add, number)
     history.judge(entries_of(redis, "orders:new:stream"), acknowledged=20)
     keyed = [line for line in history.lines.values() if line.keyed]
     assert len(keyed) == 13
@@ -166,18 +165,17 @@ async def test_with_a_key_a_take_whose_reply_is_lost_gives_the_same_lease(
 ) -> None:
     """No lease runs out here: whatever is finished was in an answer that arrived."""
     history = History()
-    with trio.fail_after(120):
-        async with proxy_to(server.path) as proxy, bus_at(through(proxy), **QUICK) as bus:
-            for number in range(count):
-                await bus.publisher.add("s", [{"n": number}], Stamp())
-            lost = lose_replies(proxy, rng)
-            async with trio.open_nursery() as nursery:
-                for consumer in ("a", "b", "c", "d"):
+    async with proxy_to(server.path) as proxy, bus_at(through(proxy), **QUICK) as bus:
+        for number in range(count):
+            await bus.publisher.add("s", [{"n": number}], Stamp())
+        lost = lose_replies(proxy, rng)
+        async with trio.open_nursery() as nursery:
+            for consumer in ("a", "b", "c", "d"):
 
-                    async def work(consumer: str = consumer) -> None:
-                        await work_off(bus, history, consumer, keyed=True, lease_seconds=600, entries=count)
+                async def work(consumer: str = consumer) -> None:
+                    await work_off(bus, history, consumer, keyed=True, lease_seconds=600, entries=count)
 
-                    nursery.start_soon(work)
+                nursery.start_soon(work)
     ids = [entry_id for entry_id, _ in raw_ids(server)]
     history.judge_work(ids, pending=server.command("XPENDING", "s", "g")[0], finished=count, once=True)
     assert lost[0] > count / 200
@@ -189,28 +187,25 @@ async def test_without_a_key_what_was_taken_unseen_comes_back_when_the_lease_run
 ) -> None:
     history = History()
     unknown = 0
-    with trio.fail_after(120):
-        async with proxy_to(server.path) as proxy, bus_at(through(proxy), **QUICK) as bus:
-            for number in range(count):
-                await bus.publisher.add("s", [{"n": number}], Stamp())
-            # One for certain; chance decides how many more.
-            while unknown == 0:
-                proxy.to_client.cut_after(0)
-                try:
-                    await bus.work.take(Take("s", "g", "a", 5, 0.5, 0, "0"), "me")
-                except BusError as error:
-                    unknown += error.code is Code.OUTCOME_UNKNOWN
-            lose_replies(proxy, rng)
+    async with proxy_to(server.path) as proxy, bus_at(through(proxy), **QUICK) as bus:
+        for number in range(count):
+            await bus.publisher.add("s", [{"n": number}], Stamp())
+        # One for certain; chance decides how many more.
+        while unknown == 0:
+            proxy.to_client.cut_after(0)
+            try:
+                await bus.work.take(Take("s", "g", "a", 5, 0.5, 0, "0"), "me")
+            except BusError as error:
+                unknown += error.code is Code.OUTCOME_UNKNOWN
+        lose_replies(proxy, rng)
 
-            async def work(consumer: str) -> None:
-                nonlocal unknown
-                unknown += await work_off(
-                    bus, history, consumer, keyed=False, lease_seconds=0.5, entries=count
-                )
+        async def work(consumer: str) -> None:
+            nonlocal unknown
+            unknown += await work_off(bus, history, consumer, keyed=False, lease_seconds=0.5, entries=count)
 
-            async with trio.open_nursery() as nursery:
-                for consumer in ("a", "b", "c", "d"):
-                    nursery.start_soon(work, consumer)
+        async with trio.open_nursery() as nursery:
+            for consumer in ("a", "b", "c", "d"):
+                nursery.start_soon(work, consumer)
     ids = [entry_id for entry_id, _ in raw_ids(server)]
     history.judge_work(ids, pending=server.command("XPENDING", "s", "g")[0], finished=count, once=False)
     print(f"{unknown} takes with an unknown outcome, {len(history.finished)} of {count} finished")
@@ -221,28 +216,28 @@ def raw_ids(server: Server) -> list[tuple[str, object]]:
 
 
 async def test_a_lost_acknowledgement_is_repeated_and_answers_already_done(redis: Server) -> None:
-    with trio.fail_after(30):
-        async with proxy_to(redis.path) as proxy:
-            with running_daemon("absent", REDIS_URL=f"redis://127.0.0.1:{proxy.port}") as daemon:
-                async with raw_client(daemon.path, era="modern") as client:
-                    place = {"stream": "orders:new:stream", "group": "g"}
-                    for round_ in range(3):
-                        added = await tool(
-                            client, "stream_add", stream=place["stream"], entries=[{"n": round_}, {"n": -1}]
-                        )
-                        taken = await tool(client, "work_take", consumer="c", count=2, **place)
-                        assert [entry["id"] for entry in taken["entries"]] == added["ids"]
-                        proxy.to_client.cut_after(0)
-                        done = await tool(client, "work_done", lease=taken["lease"])
-                        assert not proxy.to_client.cut_pending
-                        assert done["already_done"] == added["ids"]
-                        assert not done.get("done")
-                        assert not done.get("lost")
-            assert redis.command("XPENDING", "orders:new:stream", "g")[0] == 0
-            assert proxy.accepted >= 4
+    async with proxy_to(redis.path) as proxy:
+        with running_daemon("absent", REDIS_URL=f"redis://127.0.0.1:{proxy.port}") as daemon:
+            async with raw_client(daemon.path, era="modern") as client:
+                place = {"stream": "orders:new:stream", "group": "g"}
+                for round_ in range(3):
+                    added = await tool(
+                        client, "stream_add", stream=place["stream"], entries=[{"n": round_}, {"n": -1}]
+                    )
+                    taken = await tool(client, "work_take", consumer="c", count=2, **place)
+                    assert [entry["id"] for entry in taken["entries"]] == added["ids"]
+                    proxy.to_client.cut_after(0)
+                    done = await tool(client, "work_done", lease=taken["lease"])
+                    assert not proxy.to_client.cut_pending
+                    assert done["already_done"] == added["ids"]
+                    assert not done.get("done")
+                    assert not done.get("lost")
+        assert redis.command("XPENDING", "orders:new:stream", "g")[0] == 0
+        assert proxy.accepted >= 4
 
 
 @pytest.mark.parametrize("count", counts(10_000, ci=100_000, full=100_000))
+@pytest.mark.limit(240)
 async def test_no_reader_gets_the_entries_of_another_however_many_are_cancelled(
     redis: Server, rng: random.Random, count: int
 ) -> None:
@@ -252,25 +247,24 @@ async def test_no_reader_gets_the_entries_of_another_however_many_are_cancelled(
     redis.commands(*batch)
     numbers = iter(range(count))
     outcomes = {"answered": 0, "cancelled": 0, "wrong": 0}
-    with trio.fail_after(240):
-        async with proxy_to(redis.path) as proxy, bus_at(through(proxy)) as bus:
-            await bus.commands.ping()
-            proxy.to_client.slice_bytes = lambda: rng.randint(1, 200)
-            proxy.to_client.delay = lambda: rng.uniform(0.0, 0.02)
+    async with proxy_to(redis.path) as proxy, bus_at(through(proxy)) as bus:
+        await bus.commands.ping()
+        proxy.to_client.slice_bytes = lambda: rng.randint(1, 200)
+        proxy.to_client.delay = lambda: rng.uniform(0.0, 0.02)
 
-            async def read_again_and_again() -> None:
-                for number in numbers:
-                    stream = f"s{number % streams}"
-                    with trio.move_on_after(rng.choice([0.0, rng.uniform(0.0, 0.03), 60])) as scope:
-                        (entry,) = await bus.commands.xrange(stream, "-", "+", 1)
-                        outcomes["answered"] += 1
-                        outcomes["wrong"] += entry.fields != ((b"stream", stream.encode()),)
-                    outcomes["cancelled"] += scope.cancelled_caught
+        async def read_again_and_again() -> None:
+            for number in numbers:
+                stream = f"s{number % streams}"
+                with trio.move_on_after(rng.choice([0.0, rng.uniform(0.0, 0.03), 60])) as scope:
+                    (entry,) = await bus.commands.xrange(stream, "-", "+", 1)
+                    outcomes["answered"] += 1
+                    outcomes["wrong"] += entry.fields != ((b"stream", stream.encode()),)
+                outcomes["cancelled"] += scope.cancelled_caught
 
-            async with trio.open_nursery() as nursery:
-                for _ in range(100):
-                    nursery.start_soon(read_again_and_again)
-            assert proxy.accepted <= 2  # the command lane, and the hub's
+        async with trio.open_nursery() as nursery:
+            for _ in range(100):
+                nursery.start_soon(read_again_and_again)
+        assert proxy.accepted <= 2  # the command lane, and the hub's
     assert outcomes["wrong"] == 0
     assert outcomes["answered"] > count / 4
     assert outcomes["cancelled"] > count / 4

@@ -13,7 +13,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import trio
 
 import redstreamd.streams
 from redstreamd.doctor.permission_checks import _AREAS, _name
@@ -151,8 +150,7 @@ async def test_every_command_that_a_user_may_not_run_is_named_by_the_call_that_n
 ) -> None:
     try:
         for command in COMMANDS:
-            with trio.fail_after(30):
-                failed = await lacking(redis, command)
+            failed = await lacking(redis, command)
             for tool, error in failed:
                 assert names(error, command), (command, tool, error)
                 expected = "CONNECTION_ERROR" if command in LOGIN else "PERMISSION_DENIED"
@@ -180,8 +178,7 @@ async def test_each_servers_words_for_what_a_script_may_not_run_are_understood(
 
 
 async def understood(server: Server, command: str) -> None:
-    with trio.fail_after(30):
-        failed = await lacking(server, command)
+    failed = await lacking(server, command)
     assert failed
     for tool, error in failed:
         assert names(error, command), (command, tool, error)
@@ -189,7 +186,7 @@ async def understood(server: Server, command: str) -> None:
 
 @pytest.mark.parametrize("command", ["EVAL", "TIME", "PING", "HELLO", "XADD", "XPENDING", "TYPE"])
 async def test_a_command_that_the_server_does_not_have_is_named(command: str) -> None:
-    with running(redis_binary(), "--rename-command", command, "") as server, trio.fail_after(30):
+    with running(redis_binary(), "--rename-command", command, "") as server:
         async with bus_at(Target(path=server.path)) as bus:
             failed = await use(bus, server)
     assert failed
@@ -206,7 +203,7 @@ async def test_a_server_without_config_info_and_acl_serves_every_tool() -> None:
         for command in ("CONFIG", "INFO", "ACL", "CLIENT", "MEMORY", "COMMAND", "WAIT")
         for word in ("--rename-command", command, "")
     ]
-    with running(redis_binary(), *words) as server, trio.fail_after(30):
+    with running(redis_binary(), *words) as server:
         async with bus_at(Target(path=server.path)) as bus:
             assert await use(bus, server) == []
             await answer(bus, "stream_add", ME, stream=STREAM, entries=[{"n": 1}])
@@ -219,14 +216,13 @@ async def test_a_server_without_config_info_and_acl_serves_every_tool() -> None:
 async def test_an_unconfirmed_entry_says_which_command_could_not_be_asked(redis: Server) -> None:
     assert redis.command("ACL", "SETUSER", "narrow", *ALL, "-wait", "-config") == b"OK"
     try:
-        with trio.fail_after(30):
-            async with bus_at(Target(path=redis.path, username="narrow")) as bus:
-                for durability, command in (("replicated", "WAIT"), ("fsynced", "CONFIG GET")):
-                    added = await call(
-                        bus, "stream_add", stream=STREAM, entries=[{"n": 1}], durability=durability
-                    )
-                    assert not added["durability"]["confirmed"]
-                    assert f"ACL SETUSER narrow +{rule(command)}" in added["durability"]["reason"]
+        async with bus_at(Target(path=redis.path, username="narrow")) as bus:
+            for durability, command in (("replicated", "WAIT"), ("fsynced", "CONFIG GET")):
+                added = await call(
+                    bus, "stream_add", stream=STREAM, entries=[{"n": 1}], durability=durability
+                )
+                assert not added["durability"]["confirmed"]
+                assert f"ACL SETUSER narrow +{rule(command)}" in added["durability"]["reason"]
     finally:
         redis.command("ACL", "DELUSER", "narrow")
 
@@ -234,9 +230,8 @@ async def test_an_unconfirmed_entry_says_which_command_could_not_be_asked(redis:
 async def test_a_user_without_the_keys_is_told_the_pattern_that_grants_them(server: Server) -> None:
     server.command("ACL", "SETUSER", "narrow", "reset", "on", "nopass", "~other*", "&*", "+@all")
     try:
-        with trio.fail_after(30):
-            async with bus_at(Target(path=server.path, username="narrow")) as bus:
-                failed = await use(bus, server)
+        async with bus_at(Target(path=server.path, username="narrow")) as bus:
+            failed = await use(bus, server)
     finally:
         server.command("ACL", "DELUSER", "narrow")
     assert failed
@@ -274,13 +269,12 @@ async def test_what_a_user_may_not_run_is_found_before_a_take_claims_or_creates_
             redis.command("XADD", STREAM, "*", "n", "1")
             redis.command("XGROUP", "CREATE", STREAM, GROUP, "0")
             assert redis.command("ACL", "SETUSER", "narrow", *ALL, f"-{rule(command)}") == b"OK"
-            with trio.fail_after(30):
-                async with bus_at(Target(path=redis.path, username="narrow")) as bus:
-                    for tool, arguments in calls:
-                        before = redis.command("XINFO", "GROUPS", STREAM)
-                        if (await answer(bus, tool, ME, stream=STREAM, **arguments))["isError"]:
-                            refused.add(command)
-                            assert redis.command("XINFO", "GROUPS", STREAM) == before, (command, tool)
+            async with bus_at(Target(path=redis.path, username="narrow")) as bus:
+                for tool, arguments in calls:
+                    before = redis.command("XINFO", "GROUPS", STREAM)
+                    if (await answer(bus, tool, ME, stream=STREAM, **arguments))["isError"]:
+                        refused.add(command)
+                        assert redis.command("XINFO", "GROUPS", STREAM) == before, (command, tool)
     finally:
         redis.command("ACL", "DELUSER", "narrow")
     assert {"HSET", "HEXISTS", "PEXPIRE", "PERSIST", "SET", "ZREM"} <= refused
@@ -291,10 +285,9 @@ async def test_a_limit_that_could_not_be_kept_is_not_set(redis: Server) -> None:
     try:
         redis.command("ACL", "SETUSER", "narrow", *ALL, "-persist")
         limit = {"action": "set_max_deliveries", "max_deliveries": 3, "dry_run": False}
-        with trio.fail_after(30):
-            async with bus_at(Target(path=redis.path, username="narrow")) as bus:
-                refused = await answer(bus, "group_manage", ME, **PLACE, **limit)
-                assert "+persist" in refused["structuredContent"]["next_step"]
-                assert (await call(bus, "group_create", stream=STREAM, group=GROUP))["max_deliveries"] == 10
+        async with bus_at(Target(path=redis.path, username="narrow")) as bus:
+            refused = await answer(bus, "group_manage", ME, **PLACE, **limit)
+            assert "+persist" in refused["structuredContent"]["next_step"]
+            assert (await call(bus, "group_create", stream=STREAM, group=GROUP))["max_deliveries"] == 10
     finally:
         redis.command("ACL", "DELUSER", "narrow")

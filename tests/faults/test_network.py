@@ -14,45 +14,46 @@ from redstreamd.errors import BusError, Code
 from redstreamd.redisio.connection_manager import Role
 from redstreamd.redisio.target import Target
 from tests.faults.calling import QUICK, bus_at, by_bus
-from tests.redisio.running import over_tcp, through, until
+from tests.redisio.running import over_tcp, through
 from tests.support.calls import call, refusal
 from tests.support.counts import counts
 from tests.support.fair_clock import Clock
 from tests.support.history import History, Told, entries_of
 from tests.support.proxy import proxy_to
 from tests.support.servers import Server, missing, start_redis
+from tests.support.waiting import until
 
 STREAM, GROUP = "orders:new:stream", "g"
 
 
+@pytest.mark.limit(60)
 async def test_the_main_job_works_byte_by_byte(server: Server) -> None:
-    with trio.fail_after(60):
-        # The longest reply takes its time in slices of a byte.
-        async with proxy_to(server.path) as proxy, bus_at(through(proxy), command_timeout=30) as bus:
-            proxy.to_client.slice_bytes = lambda: 1
-            entries = [{"n": number, "text": "ä€𝄞" * number, "deep": [{"": None}]} for number in range(20)]
-            added = await call(bus, "stream_add", stream=STREAM, entries=entries)
-            read = await call(bus, "stream_read", stream=STREAM, count=20)
-            assert [entry["fields"] for entry in read["entries"]] == entries
-            waited: list[str] = []
-            async with trio.open_nursery() as nursery:
+    # The longest reply takes its time in slices of a byte.
+    async with proxy_to(server.path) as proxy, bus_at(through(proxy), command_timeout=30) as bus:
+        proxy.to_client.slice_bytes = lambda: 1
+        entries = [{"n": number, "text": "ä€𝄞" * number, "deep": [{"": None}]} for number in range(20)]
+        added = await call(bus, "stream_add", stream=STREAM, entries=entries)
+        read = await call(bus, "stream_read", stream=STREAM, count=20)
+        assert [entry["fields"] for entry in read["entries"]] == entries
+        waited: list[str] = []
+        async with trio.open_nursery() as nursery:
 
-                async def wait() -> None:
-                    here = {"streams": [STREAM], "cursor": added["ids"][-1]}
-                    answer = await call(bus, "stream_wait", timeout_seconds=20, **here)
-                    waited.extend(entry["id"] for entry in answer["entries"])
+            async def wait() -> None:
+                here = {"streams": [STREAM], "cursor": added["ids"][-1]}
+                answer = await call(bus, "stream_wait", timeout_seconds=20, **here)
+                waited.extend(entry["id"] for entry in answer["entries"])
 
-                nursery.start_soon(wait)
-                while bus.hub.statistics().watches == 0:  # noqa: ASYNC110 - the hub tells nobody
-                    await trio.sleep(0.001)
-                last = await call(bus, "stream_add", stream=STREAM, entries=[{"n": "last"}])
-            assert waited == last["ids"]
-            taken = await call(bus, "work_take", stream=STREAM, group=GROUP, consumer="c", count=20)
-            assert [entry["id"] for entry in taken["entries"]] == added["ids"]
-            assert (await call(bus, "work_done", lease=taken["lease"]))["done"] == added["ids"]
+            nursery.start_soon(wait)
+            await until(lambda: bus.hub.statistics().watches != 0)
+            last = await call(bus, "stream_add", stream=STREAM, entries=[{"n": "last"}])
+        assert waited == last["ids"]
+        taken = await call(bus, "work_take", stream=STREAM, group=GROUP, consumer="c", count=20)
+        assert [entry["id"] for entry in taken["entries"]] == added["ids"]
+        assert (await call(bus, "work_done", lease=taken["lease"]))["done"] == added["ids"]
 
 
 @pytest.mark.parametrize("count", counts(4_000, ci=40_000, full=40_000))
+@pytest.mark.limit(240)
 async def test_resets_in_the_middle_of_replies_hang_nobody_and_falsify_nothing(
     server: Server, rng: random.Random, count: int
 ) -> None:
@@ -68,30 +69,29 @@ async def test_resets_in_the_middle_of_replies_hang_nobody_and_falsify_nothing(
             proxy.to_client.cut_after(rng.randint(0, 500))
         return 0.0
 
-    with trio.fail_after(240):
-        async with proxy_to(server.path) as proxy, bus_at(through(proxy), **QUICK) as bus:
-            server.command("XADD", "read", "1-1", "text", "x" * 2_000)
-            await bus.commands.ping()
-            proxy.to_client.delay = decide
+    async with proxy_to(server.path) as proxy, bus_at(through(proxy), **QUICK) as bus:
+        server.command("XADD", "read", "1-1", "text", "x" * 2_000)
+        await bus.commands.ping()
+        proxy.to_client.delay = decide
 
-            async def go_on() -> None:
-                nonlocal slowest, reads
-                for number in numbers:
-                    began = trio.current_time()
-                    if number % 2:
-                        await history.add(by_bus(bus, "s"), number)
-                    else:
-                        try:
-                            (entry,) = await bus.commands.xrange("read", "-", "+", 1)
-                            assert entry.fields == ((b"text", b"x" * 2_000),)
-                            reads += 1
-                        except BusError:
-                            pass  # five seconds of bad luck in a row
-                    slowest = max(slowest, trio.current_time() - began)
+        async def go_on() -> None:
+            nonlocal slowest, reads
+            for number in numbers:
+                began = trio.current_time()
+                if number % 2:
+                    await history.add(by_bus(bus, "s"), number)
+                else:
+                    try:
+                        (entry,) = await bus.commands.xrange("read", "-", "+", 1)
+                        assert entry.fields == ((b"text", b"x" * 2_000),)
+                        reads += 1
+                    except BusError:
+                        pass  # five seconds of bad luck in a row
+                slowest = max(slowest, trio.current_time() - began)
 
-            async with trio.open_nursery() as nursery:
-                for _ in range(8):
-                    nursery.start_soon(go_on)
+        async with trio.open_nursery() as nursery:
+            for _ in range(8):
+                nursery.start_soon(go_on)
     history.judge(entries_of(server, "s"), acknowledged=count // 8)
     assert slowest < 5.5
     assert reads > count * 0.49
@@ -100,12 +100,13 @@ async def test_resets_in_the_middle_of_replies_hang_nobody_and_falsify_nothing(
 
 
 @pytest.mark.parametrize("times", counts(2, ci=25, full=100))
+@pytest.mark.limit(30, times=10)
 async def test_a_hung_server_costs_one_deadline_and_is_used_again_when_it_goes_on(
     rng: random.Random, times: int, clock: Clock
 ) -> None:
     history = History()
     numbers = iter(range(10**6))
-    with trio.fail_after(30 + 10 * times), start_redis() as server:
+    with start_redis() as server:
         target = Target(path=server.path, connect_timeout=0.5)
         async with bus_at(target, command_timeout=0.5, connect_grace=0.2) as bus:
             add = by_bus(bus, STREAM)
@@ -134,7 +135,7 @@ async def test_a_hung_server_costs_one_deadline_and_is_used_again_when_it_goes_o
 
 
 async def test_a_wait_outlives_a_server_that_is_slow_and_fails_with_one_that_hangs(clock: Clock) -> None:
-    with trio.fail_after(30), start_redis() as server:
+    with start_redis() as server:
         server.command("XADD", STREAM, "1-1", "n", "1")
         target = Target(path=server.path, connect_timeout=0.5)
         # As long as a new connection may take to be made while a look waits for it.
@@ -176,44 +177,43 @@ async def test_a_wait_outlives_a_server_that_is_slow_and_fails_with_one_that_han
 
 
 async def test_a_deadline_holds_for_tools_when_the_network_is_slow(redis: Server, clock: Clock) -> None:
-    with trio.fail_after(20):
-        async with proxy_to(redis.path) as proxy, bus_at(through(proxy), command_timeout=0.3) as bus:
-            await bus.commands.ping()
-            proxy.to_client.delay = lambda: 5.0
-            for name, arguments, code in (
-                ("stream_read", {"stream": STREAM}, "TIMEOUT"),
-                ("stream_add", {"stream": STREAM, "entries": [{"n": 1}]}, "OUTCOME_UNKNOWN"),
-            ):
-                began = clock()
-                error = await refusal(bus, name, **arguments)
-                assert clock() - began < 0.5
-                # The first lost the connection, so the second has none, and nobody knows less.
-                assert error["code"] in (code, "CONNECTION_ERROR")
+    async with proxy_to(redis.path) as proxy, bus_at(through(proxy), command_timeout=0.3) as bus:
+        await bus.commands.ping()
+        proxy.to_client.delay = lambda: 5.0
+        for name, arguments, code in (
+            ("stream_read", {"stream": STREAM}, "TIMEOUT"),
+            ("stream_add", {"stream": STREAM, "entries": [{"n": 1}]}, "OUTCOME_UNKNOWN"),
+        ):
+            began = clock()
+            error = await refusal(bus, name, **arguments)
+            assert clock() - began < 0.5
+            # The first lost the connection, so the second has none, and nobody knows less.
+            assert error["code"] in (code, "CONNECTION_ERROR")
 
 
 @pytest.mark.parametrize("way", ["CLIENT KILL", "ss -K"])
 @pytest.mark.parametrize("times", counts(3, ci=25, full=100))
+@pytest.mark.limit(20, times=3)
 async def test_a_destroyed_connection_is_replaced_within_half_a_second(
     redis: Server, way: str, times: int, clock: Clock
 ) -> None:
-    with trio.fail_after(20 + 3 * times):
-        async with bus_at(over_tcp(redis)) as bus:
-            manager = bus.commands._manager
-            for number in range(times):
-                await call(bus, "stream_add", stream=STREAM, entries=[{"n": number}])
-                await trio.sleep(1.1)  # long enough to count as a connection that worked
-                before = await manager.execute("CLIENT", "ID")
-                if way == "CLIENT KILL":
-                    assert redis.command("CLIENT", "KILL", "ID", before) == 1
-                else:
-                    destroy(redis.port)
-                began = clock()
-                # Asked on the old connection until that is gone; a repeat of the question is harmless.
-                while await manager.execute("CLIENT", "ID", retry_safe=True) == before:
-                    assert clock() - began < 0.5
-                assert (await call(bus, "stream_read", stream=STREAM, count=100))["entries"]
+    async with bus_at(over_tcp(redis)) as bus:
+        manager = bus.commands._manager
+        for number in range(times):
+            await call(bus, "stream_add", stream=STREAM, entries=[{"n": number}])
+            await trio.sleep(1.1)  # long enough to count as a connection that worked
+            before = await manager.execute("CLIENT", "ID")
+            if way == "CLIENT KILL":
+                assert redis.command("CLIENT", "KILL", "ID", before) == 1
+            else:
+                destroy(redis.port)
+            began = clock()
+            # Asked on the old connection until that is gone; a repeat of the question is harmless.
+            while await manager.execute("CLIENT", "ID", retry_safe=True) == before:
                 assert clock() - began < 0.5
-            assert redis.command("XLEN", STREAM) == times
+            assert (await call(bus, "stream_read", stream=STREAM, count=100))["entries"]
+            assert clock() - began < 0.5
+        assert redis.command("XLEN", STREAM) == times
 
 
 def destroy(port: int) -> None:

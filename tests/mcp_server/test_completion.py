@@ -6,7 +6,6 @@ from collections.abc import Iterator
 from typing import Any
 
 import pytest
-import trio
 from mcp.shared.exceptions import MCPError
 from mcp_types import PromptReference, ResourceTemplateReference
 
@@ -70,9 +69,8 @@ async def test_what_exists_and_begins_so_is_suggested(
     daemon: Daemon, era: Any, ref: Any, argument: tuple[str, str], others: Any, values: list[str]
 ) -> None:
     name, value = argument
-    with trio.fail_after(20):
-        async with connected(daemon.path, era=era) as client:
-            answer = await client.complete(ref, {"name": name, "value": value}, others)
+    async with connected(daemon.path, era=era) as client:
+        answer = await client.complete(ref, {"name": name, "value": value}, others)
     assert answer.completion.values == values
     assert answer.completion.total == len(values)
     assert answer.completion.has_more is False
@@ -82,12 +80,11 @@ async def test_what_exists_and_begins_so_is_suggested(
 async def test_what_can_begin_no_name_is_not_looked_for(daemon: Daemon, redis: Server, era: Any) -> None:
     redis.command("CONFIG", "RESETSTAT")
     ref = {"type": "ref/resource", "uri": STREAM.uri}
-    with trio.fail_after(20):
-        async with raw_client(daemon.path, era=era, initialize=era == "handshake") as raw:
-            for value in ("\ud800", "x" * 513):
-                params = {"ref": ref, "argument": {"name": "stream", "value": value}}
-                answer = await raw.call("completion/complete", params)
-                assert answer["result"]["completion"]["values"] == []
+    async with raw_client(daemon.path, era=era, initialize=era == "handshake") as raw:
+        for value in ("\ud800", "x" * 513):
+            params = {"ref": ref, "argument": {"name": "stream", "value": value}}
+            answer = await raw.call("completion/complete", params)
+            assert answer["result"]["completion"]["values"] == []
     assert b"cmdstat_scan" not in redis.command("INFO", "commandstats")
 
 
@@ -95,9 +92,8 @@ async def test_what_can_begin_no_name_is_not_looked_for(daemon: Daemon, redis: S
 async def test_no_more_than_a_hundred_are_suggested(daemon: Daemon, redis: Server, era: Any) -> None:
     """ "Completion Results": at most 100 items, and whether there are more."""
     redis.commands(*[["XADD", f"many:{number:03}", "*", "f", "v"] for number in range(120)])
-    with trio.fail_after(20):
-        async with connected(daemon.path, era=era) as client:
-            completion = (await client.complete(STREAM, {"name": "stream", "value": "many:"})).completion
+    async with connected(daemon.path, era=era) as client:
+        completion = (await client.complete(STREAM, {"name": "stream", "value": "many:"})).completion
     assert completion.values == [f"many:{number:03}" for number in range(100)]
     assert (completion.total, completion.has_more) == (120, True)
 
@@ -156,9 +152,8 @@ async def test_entry_ids_that_begin_so_are_suggested_newest_first_however_old(
     streams = {"long": SECONDS + AT_ONCE, "by hand": BY_HAND, "greatest": ["9-1", GREATEST]}
     for name, ids in streams.items():
         redis.commands(*[("XADD", name, one, "f", "v") for one in ids])
-    with trio.fail_after(20):
-        async with connected(daemon.path, era="modern") as client:
-            answer = await client.complete(FIELD, {"name": "entry_id", "value": begun}, {"stream": stream})
+    async with connected(daemon.path, era="modern") as client:
+        answer = await client.complete(FIELD, {"name": "entry_id", "value": begun}, {"stream": stream})
     assert answer.completion.values == values
     every = newest_first(streams.get(stream, []), begun)
     assert answer.completion.has_more is (len(every) > len(values))
@@ -167,9 +162,8 @@ async def test_entry_ids_that_begin_so_are_suggested_newest_first_however_old(
 
 async def test_of_large_entries_fewer_are_suggested(daemon: Daemon, redis: Server) -> None:
     redis.commands(*[("XADD", "large", f"{n}-1", "f", "v" * 1_000_000) for n in (1, *range(10, 20))])
-    with trio.fail_after(20):
-        async with connected(daemon.path, era="modern") as client:
-            answer = await client.complete(FIELD, {"name": "entry_id", "value": "1"}, {"stream": "large"})
+    async with connected(daemon.path, era="modern") as client:
+        answer = await client.complete(FIELD, {"name": "entry_id", "value": "1"}, {"stream": "large"})
     assert answer.completion.values == ["19-1"]
     assert answer.completion.has_more is True
 
@@ -188,8 +182,7 @@ async def test_what_has_no_such_argument_cannot_be_completed(
     daemon: Daemon, era: Any, ref: Any, argument: str
 ) -> None:
     """ "Error Handling": -32602."""
-    with trio.fail_after(20):
-        async with connected(daemon.path, era=era) as client:
-            with pytest.raises(MCPError) as caught:
-                await client.complete(ref, {"name": argument, "value": ""})
+    async with connected(daemon.path, era=era) as client:
+        with pytest.raises(MCPError) as caught:
+            await client.complete(ref, {"name": argument, "value": ""})
     assert caught.value.code == -32602

@@ -22,6 +22,7 @@ from tests.mcpio.serving import socket_pair
 from tests.resources.serving import Surface, running_surface
 from tests.support.mcp_client import EraName, RawClient
 from tests.support.servers import Server
+from tests.support.waiting import until
 
 ERAS = pytest.mark.parametrize("era", ["handshake", "modern"])
 ID = "io.modelcontextprotocol/subscriptionId"
@@ -79,8 +80,8 @@ def polled_on_time(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 async def until_nothing_is_kept(surface: Surface) -> None:
-    while surface.updates.statistics().subscriptions or surface.bus.hub.statistics().watches:  # noqa: ASYNC110
-        await trio.sleep(0.001)
+    updates, hub = surface.updates, surface.bus.hub
+    await until(lambda: updates.statistics().subscriptions == hub.statistics().watches == 0)
 
 
 @ERAS
@@ -89,172 +90,167 @@ async def test_nothing_is_left_behind_however_a_subscription_ends(
 ) -> None:
     monkeypatch.setattr(ListTopic, "poll_seconds", 0.05)
     monkeypatch.setattr(ListTopic, "pause_seconds", 0.0)
-    with trio.fail_after(20):
-        async with running_surface(redis) as surface:
-            async with following(surface, era) as client:
-                await client.subscribe(URI, group_uri("s", "g"), listing=True)
-                assert surface.updates.statistics().topics == 3
-                assert surface.bus.hub.statistics().watches == 3
-                if era == "modern":
-                    await client.raw.cancel("listen")
-                else:
-                    await client.raw.call("resources/unsubscribe", {"uri": URI})
-                    assert surface.updates.statistics().topics == 2
-                    await client.raw.call("resources/unsubscribe", {"uri": group_uri("s", "g")})
-                    redis.command("XADD", "s", "*", "f", "v")
-                    assert await client.told() == "notifications/resources/list_changed"
-                await until_nothing_is_kept(surface)
-                # The connection goes on, and can subscribe again.
-                await client.subscribe(URI)
+    async with running_surface(redis) as surface:
+        async with following(surface, era) as client:
+            await client.subscribe(URI, group_uri("s", "g"), listing=True)
+            assert surface.updates.statistics().topics == 3
+            assert surface.bus.hub.statistics().watches == 3
+            if era == "modern":
+                await client.raw.cancel("listen")
+            else:
+                await client.raw.call("resources/unsubscribe", {"uri": URI})
+                assert surface.updates.statistics().topics == 2
+                await client.raw.call("resources/unsubscribe", {"uri": group_uri("s", "g")})
                 redis.command("XADD", "s", "*", "f", "v")
-                assert await client.told() == URI
-            # It left without a word.
+                assert await client.told() == "notifications/resources/list_changed"
             await until_nothing_is_kept(surface)
-            assert not surface.updates._subscribers
+            # The connection goes on, and can subscribe again.
+            await client.subscribe(URI)
+            redis.command("XADD", "s", "*", "f", "v")
+            assert await client.told() == URI
+        # It left without a word.
+        await until_nothing_is_kept(surface)
+        assert not surface.updates._subscribers
 
 
 async def test_subscribing_and_unsubscribing_take_effect_in_the_order_in_which_they_were_sent(
     redis: Server,
 ) -> None:
     """However close they follow one another."""
-    with trio.fail_after(20):
-        async with running_surface(redis) as surface, following(surface, "handshake") as client:
-            raw = client.raw
-            for number in range(20):
-                uri = stream_uri(f"s{number}")
-                methods = ["subscribe", "unsubscribe", "subscribe", "unsubscribe"]
-                if number % 2:
-                    methods.append("subscribe")
-                lines = [raw.request(f"resources/{method}", {"uri": uri}) for method in methods]
-                await raw.send(*lines)
-                answered = [(await raw.receive())["id"] for _ in lines]
-                assert answered == [line["id"] for line in lines]
-                stated = client.connection.state().subscriptions
-                assert (uri in stated) is bool(number % 2)
-                assert surface.updates.statistics().subscriptions == len(stated)
-            # What waits for its turn can be cancelled, and the next one does not wait for it.
-            await raw.send(raw.request("resources/subscribe", {"uri": URI}, request_id="a"))
-            await raw.send(raw.request("resources/unsubscribe", {"uri": URI}, request_id="b"))
-            await raw.cancel("b")
-            assert "result" in await raw.call("resources/subscribe", {"uri": URI})
+    async with running_surface(redis) as surface, following(surface, "handshake") as client:
+        raw = client.raw
+        for number in range(20):
+            uri = stream_uri(f"s{number}")
+            methods = ["subscribe", "unsubscribe", "subscribe", "unsubscribe"]
+            if number % 2:
+                methods.append("subscribe")
+            lines = [raw.request(f"resources/{method}", {"uri": uri}) for method in methods]
+            await raw.send(*lines)
+            answered = [(await raw.receive())["id"] for _ in lines]
+            assert answered == [line["id"] for line in lines]
+            stated = client.connection.state().subscriptions
+            assert (uri in stated) is bool(number % 2)
+            assert surface.updates.statistics().subscriptions == len(stated)
+        # What waits for its turn can be cancelled, and the next one does not wait for it.
+        await raw.send(raw.request("resources/subscribe", {"uri": URI}, request_id="a"))
+        await raw.send(raw.request("resources/unsubscribe", {"uri": URI}, request_id="b"))
+        await raw.cancel("b")
+        assert "result" in await raw.call("resources/subscribe", {"uri": URI})
 
 
 @ERAS
+@pytest.mark.limit(60)
 async def test_a_subscriber_that_does_not_read_costs_no_more_than_one_that_does(
     redis: Server, era: EraName
 ) -> None:
     uris = [stream_uri(f"s{number}") for number in range(50)]
     end = stream_uri("end")
-    with trio.fail_after(60):
-        async with (
-            running_surface(redis) as surface,
-            following(surface, era) as slow,
-            following(surface, era) as quick,
-        ):
-            await slow.subscribe(*uris, end)
-            await quick.subscribe(*uris)
-            await surface.settled(51)
-            # So that the connection's own outbox has to take what the peer does not.
-            slow.stream.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 4096)
-            most = 0
-            for _ in range(15):
-                redis.commands(*[["XADD", f"s{number}", "*", "f", "v"] for number in range(50)])
-                seen = {await quick.told() for _ in uris}
-                assert seen == set(uris)
-                most = max(most, slow.connection.statistics().outbox_bytes)
-            # Shown: what waits for it is one round of updates at most, not fifteen.
-            assert 0 < most < 50 * 200
-            redis.command("XADD", "end", "*", "f", "v")
-            told = set()
-            while (uri := await slow.told()) != end:
-                told.add(uri)
-            assert told == set(uris)
-            # And then it hears of what happens next.
-            redis.command("XADD", "s7", "*", "f", "v")
-            assert await slow.told() == uris[7]
+    async with (
+        running_surface(redis) as surface,
+        following(surface, era) as slow,
+        following(surface, era) as quick,
+    ):
+        await slow.subscribe(*uris, end)
+        await quick.subscribe(*uris)
+        await surface.settled(51)
+        # So that the connection's own outbox has to take what the peer does not.
+        slow.stream.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 4096)
+        most = 0
+        for _ in range(15):
+            redis.commands(*[["XADD", f"s{number}", "*", "f", "v"] for number in range(50)])
+            seen = {await quick.told() for _ in uris}
+            assert seen == set(uris)
+            most = max(most, slow.connection.statistics().outbox_bytes)
+        # Shown: what waits for it is one round of updates at most, not fifteen.
+        assert 0 < most < 50 * 200
+        redis.command("XADD", "end", "*", "f", "v")
+        told = set()
+        while (uri := await slow.told()) != end:
+            told.add(uri)
+        assert told == set(uris)
+        # And then it hears of what happens next.
+        redis.command("XADD", "s7", "*", "f", "v")
+        assert await slow.told() == uris[7]
 
 
 @ERAS
 async def test_a_successor_tells_what_happened_while_nobody_served(redis: Server, era: EraName) -> None:
     redis.command("XADD", "s", "1-1", "f", "v")
     other = stream_uri("other")
-    with trio.fail_after(20):
-        ours, theirs = socket_pair()
-        async with theirs:
-            raw = RawClient(theirs, era=era)
-            async with running_surface(redis) as surface:
-                connection = await surface.serve(ours)
-                if era == "handshake":
-                    await raw.initialize()
-                client = Following(raw, connection, ours)
-                await client.subscribe(URI, other)
-                redis.command("XADD", "s", "*", "f", "v")
-                assert await client.told() == URI
-                state = await connection.hand_over(0.05)
-            assert state is not None
-            state = ConnectionState.from_json(state.to_json())
+    ours, theirs = socket_pair()
+    async with theirs:
+        raw = RawClient(theirs, era=era)
+        async with running_surface(redis) as surface:
+            connection = await surface.serve(ours)
+            if era == "handshake":
+                await raw.initialize()
+            client = Following(raw, connection, ours)
+            await client.subscribe(URI, other)
             redis.command("XADD", "s", "*", "f", "v")
-            async with running_surface(redis) as surface:
-                connection = await surface.serve(ours, state)
-                # Not acknowledged a second time, and not told of what had not changed.
-                assert await client.told() == URI
-                redis.command("XADD", "other", "*", "f", "v")
-                assert await client.told() == other
-                if era == "handshake":
-                    assert set(connection.state().subscriptions) == {URI, other}
-                else:
-                    (listen,) = connection.state().listens
-                    assert set(listen.cursors) == {URI, other}
+            assert await client.told() == URI
+            state = await connection.hand_over(0.05)
+        assert state is not None
+        state = ConnectionState.from_json(state.to_json())
+        redis.command("XADD", "s", "*", "f", "v")
+        async with running_surface(redis) as surface:
+            connection = await surface.serve(ours, state)
+            # Not acknowledged a second time, and not told of what had not changed.
+            assert await client.told() == URI
+            redis.command("XADD", "other", "*", "f", "v")
+            assert await client.told() == other
+            if era == "handshake":
+                assert set(connection.state().subscriptions) == {URI, other}
+            else:
+                (listen,) = connection.state().listens
+                assert set(listen.cursors) == {URI, other}
 
 
 @ERAS
+@pytest.mark.limit(40)
 async def test_one_who_subscribes_while_redis_is_away_is_told_when_it_is_back(
     redis: Server, era: EraName
 ) -> None:
-    with trio.fail_after(40):
-        async with running_surface(redis) as surface, following(surface, era) as client:
-            await surface.bus.commands.ping()
-            redis.kill()
-            await client.subscribe(URI)
-            redis.start()
-            redis.command("XADD", "s", "*", "f", "v")
-            assert await client.told() == URI
+    async with running_surface(redis) as surface, following(surface, era) as client:
+        await surface.bus.commands.ping()
+        redis.kill()
+        await client.subscribe(URI)
+        redis.start()
+        redis.command("XADD", "s", "*", "f", "v")
+        assert await client.told() == URI
 
 
 async def test_subscriptions_have_a_limit_that_says_what_to_do(redis: Server) -> None:
-    with trio.fail_after(20):
-        async with (
-            running_surface(redis, max_subscriptions=3) as surface,
-            following(surface, "handshake") as client,
-            following(surface, "modern") as other,
-        ):
-            await client.subscribe(*[stream_uri(f"s{number}") for number in range(3)])
-            refusal = await client.raw.call("resources/subscribe", {"uri": URI})
-            assert refusal["error"]["data"]["code"] == "RATE_LIMITED"
-            assert "max_waits" in refusal["error"]["message"]
-            params = {"notifications": {"resourceSubscriptions": [URI]}}
-            refusal = await other.raw.call("subscriptions/listen", params)
-            assert refusal["error"]["data"]["code"] == "RATE_LIMITED"
-            # Listing does not fail for it.
-            assert "result" in await client.raw.call("resources/list")
-            assert surface.updates.statistics().subscriptions == 3
+    async with (
+        running_surface(redis, max_subscriptions=3) as surface,
+        following(surface, "handshake") as client,
+        following(surface, "modern") as other,
+    ):
+        await client.subscribe(*[stream_uri(f"s{number}") for number in range(3)])
+        refusal = await client.raw.call("resources/subscribe", {"uri": URI})
+        assert refusal["error"]["data"]["code"] == "RATE_LIMITED"
+        assert "max_waits" in refusal["error"]["message"]
+        params = {"notifications": {"resourceSubscriptions": [URI]}}
+        refusal = await other.raw.call("subscriptions/listen", params)
+        assert refusal["error"]["data"]["code"] == "RATE_LIMITED"
+        # Listing does not fail for it.
+        assert "result" in await client.raw.call("resources/list")
+        assert surface.updates.statistics().subscriptions == 3
 
 
 async def test_one_connection_has_a_limit_of_its_own(redis: Server, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(subscription_server, "MAX_URIS", 2)
     uris = [stream_uri(f"s{number}") for number in range(3)]
-    with trio.fail_after(20):
-        async with running_surface(redis) as surface, following(surface, "handshake") as client:
-            await client.subscribe(*uris[:2])
-            await client.subscribe(uris[0])
-            refusal = await client.raw.call("resources/subscribe", {"uri": uris[2]})
-            assert refusal["error"]["data"]["code"] == "RATE_LIMITED"
-            async with following(surface, "modern") as other:
-                params = {"notifications": {"resourceSubscriptions": uris}}
-                await other.raw.send(other.raw.request("subscriptions/listen", params))
-                # "The subset of requested notification types the server agreed to honor."
-                acknowledged = (await other.raw.receive())["params"]["notifications"]
-                assert acknowledged == {"resourceSubscriptions": uris[:2]}
+    async with running_surface(redis) as surface, following(surface, "handshake") as client:
+        await client.subscribe(*uris[:2])
+        await client.subscribe(uris[0])
+        refusal = await client.raw.call("resources/subscribe", {"uri": uris[2]})
+        assert refusal["error"]["data"]["code"] == "RATE_LIMITED"
+        async with following(surface, "modern") as other:
+            params = {"notifications": {"resourceSubscriptions": uris}}
+            await other.raw.send(other.raw.request("subscriptions/listen", params))
+            # "The subset of requested notification types the server agreed to honor."
+            acknowledged = (await other.raw.receive())["params"]["notifications"]
+            assert acknowledged == {"resourceSubscriptions": uris[:2]}
 
 
 @pytest.mark.parametrize(
@@ -269,16 +265,15 @@ async def test_one_connection_has_a_limit_of_its_own(redis: Server, monkeypatch:
 async def test_what_does_not_change_cannot_be_subscribed_to(
     redis: Server, uri: str, version: str, code: int
 ) -> None:
-    with trio.fail_after(20):
-        async with running_surface(redis) as surface:
-            ours, theirs = socket_pair()
-            async with theirs:
-                await surface.serve(ours)
-                raw = RawClient(theirs)
-                await raw.initialize(version)
-                refusal = await raw.call("resources/subscribe", {"uri": uri})
-                assert refusal["error"]["code"] == code
-                assert refusal["error"]["data"]["uri"] == uri
+    async with running_surface(redis) as surface:
+        ours, theirs = socket_pair()
+        async with theirs:
+            await surface.serve(ours)
+            raw = RawClient(theirs)
+            await raw.initialize(version)
+            refusal = await raw.call("resources/subscribe", {"uri": uri})
+            assert refusal["error"]["code"] == code
+            assert refusal["error"]["data"]["uri"] == uri
 
 
 @ERAS
@@ -288,21 +283,20 @@ async def test_the_list_changes_when_a_stream_appears_or_disappears(
     monkeypatch.setattr(ListTopic, "poll_seconds", 0.05)
     monkeypatch.setattr(ListTopic, "pause_seconds", 0.0)
     changed = "notifications/resources/list_changed"
-    with trio.fail_after(20):
-        async with running_surface(redis) as surface, following(surface, era) as client:
-            await client.subscribe(listing=True)
-            for command in (["XADD", "s", "*", "f", "v"], ["DEL", "s"]):
-                redis.command(*command)
-                assert await client.told() == changed
-                if era == "handshake":
-                    # Told once: until it lists again it knows that its list is out of date.
-                    redis.command("XADD", "more", "*", "f", "v")
-                    redis.command("DEL", "more")
-                    assert "result" in await client.raw.call("resources/list")
-                    assert client.raw.passed_over == []
-            # Entries change no list.
-            redis.command("XADD", "t", "*", "f", "v")
+    async with running_surface(redis) as surface, following(surface, era) as client:
+        await client.subscribe(listing=True)
+        for command in (["XADD", "s", "*", "f", "v"], ["DEL", "s"]):
+            redis.command(*command)
             assert await client.told() == changed
+            if era == "handshake":
+                # Told once: until it lists again it knows that its list is out of date.
+                redis.command("XADD", "more", "*", "f", "v")
+                redis.command("DEL", "more")
+                assert "result" in await client.raw.call("resources/list")
+                assert client.raw.passed_over == []
+        # Entries change no list.
+        redis.command("XADD", "t", "*", "f", "v")
+        assert await client.told() == changed
 
 
 @ERAS
@@ -313,25 +307,24 @@ async def test_a_stream_that_comes_and_goes_between_two_looks_is_told_to_who_saw
     monkeypatch.setattr(ListTopic, "poll_seconds", 0.5)
     monkeypatch.setattr(ListTopic, "pause_seconds", 0.0)
     changed = "notifications/resources/list_changed"
-    with trio.fail_after(20):
-        async with (
-            running_surface(redis) as surface,
-            following(surface, "modern") as earlier,
-            following(surface, era) as late,
-        ):
-            await earlier.subscribe(listing=True)
-            if learns == "by listing":
-                await late.subscribe(listing=True)
-            redis.command("XADD", "ghost", "*", "f", "v")
-            if learns == "by subscribing":
-                await late.subscribe(listing=True)
-            else:
-                answer = await late.raw.call("resources/list")
-                assert "ghost" in [each["name"] for each in answer["result"]["resources"]]
-            # The next look finds what the last one found.
-            redis.command("DEL", "ghost")
-            assert await late.told() == changed
-            assert await earlier.told() == changed
+    async with (
+        running_surface(redis) as surface,
+        following(surface, "modern") as earlier,
+        following(surface, era) as late,
+    ):
+        await earlier.subscribe(listing=True)
+        if learns == "by listing":
+            await late.subscribe(listing=True)
+        redis.command("XADD", "ghost", "*", "f", "v")
+        if learns == "by subscribing":
+            await late.subscribe(listing=True)
+        else:
+            answer = await late.raw.call("resources/list")
+            assert "ghost" in [each["name"] for each in answer["result"]["resources"]]
+        # The next look finds what the last one found.
+        redis.command("DEL", "ghost")
+        assert await late.told() == changed
+        assert await earlier.told() == changed
 
 
 async def test_the_list_is_looked_through_once_however_many_listen(
@@ -339,27 +332,25 @@ async def test_the_list_is_looked_through_once_however_many_listen(
 ) -> None:
     monkeypatch.setattr(ListTopic, "poll_seconds", 0.05)
     monkeypatch.setattr(ListTopic, "pause_seconds", 0.0)
-    with trio.fail_after(20):
-        async with running_surface(redis) as surface, trio.open_nursery() as nursery:
-            told = 0
+    async with running_surface(redis) as surface, trio.open_nursery() as nursery:
+        told = 0
 
-            async def follow(*, task_status: trio.TaskStatus[None]) -> None:
-                nonlocal told
-                async with following(surface, "modern") as client:
-                    await client.subscribe(listing=True)
-                    task_status.started()
-                    assert await client.told() == "notifications/resources/list_changed"
-                    told += 1
+        async def follow(*, task_status: trio.TaskStatus[None]) -> None:
+            nonlocal told
+            async with following(surface, "modern") as client:
+                await client.subscribe(listing=True)
+                task_status.started()
+                assert await client.told() == "notifications/resources/list_changed"
+                told += 1
 
-            for _ in range(50):
-                await nursery.start(follow)
-            looks = surface.updates.statistics().looks
-            began = trio.current_time()
-            redis.command("XADD", "s", "*", "f", "v")
-            while told < 50:  # noqa: ASYNC110
-                await trio.sleep(0.001)
-            taken = surface.updates.statistics().looks - looks
-            assert taken <= 2 + (trio.current_time() - began) / 0.05
+        for _ in range(50):
+            await nursery.start(follow)
+        looks = surface.updates.statistics().looks
+        began = trio.current_time()
+        redis.command("XADD", "s", "*", "f", "v")
+        await until(lambda: told >= 50)
+        taken = surface.updates.statistics().looks - looks
+        assert taken <= 2 + (trio.current_time() - began) / 0.05
 
 
 @ERAS
@@ -369,12 +360,11 @@ async def test_a_stream_tells_within_five_seconds_of_groups_that_other_programs_
     assert StreamTopic.poll_seconds == 5.0
     monkeypatch.setattr(StreamTopic, "poll_seconds", 0.3)
     redis.command("XADD", "s", "*", "f", "v")
-    with trio.fail_after(20):
-        async with running_surface(redis) as surface, following(surface, era) as client:
-            await client.subscribe(URI)
-            for command in ("CREATE", "DESTROY"):
-                redis.command("XGROUP", command, "s", "g", *(["0"] if command == "CREATE" else []))
-                assert await client.told() == URI
+    async with running_surface(redis) as surface, following(surface, era) as client:
+        await client.subscribe(URI)
+        for command in ("CREATE", "DESTROY"):
+            redis.command("XGROUP", command, "s", "g", *(["0"] if command == "CREATE" else []))
+            assert await client.told() == URI
 
 
 async def test_the_pause_after_a_look_is_part_of_the_time_until_the_next_one(
@@ -390,12 +380,10 @@ async def test_the_pause_after_a_look_is_part_of_the_time_until_the_next_one(
         return await look(topic, sources)
 
     monkeypatch.setattr(StreamTopic, "look", noted)
-    with trio.fail_after(20):
-        async with running_surface(redis) as surface, following(surface, "modern") as client:
-            await client.subscribe(URI)
-            # If they added up it would be a second each time. The first two looks come with subscribing.
-            while not any(later - look < 1 for look, later in pairwise(looks[1:])):  # noqa: ASYNC110
-                await trio.sleep(0.01)
+    async with running_surface(redis) as surface, following(surface, "modern") as client:
+        await client.subscribe(URI)
+        # If they added up it would be a second each time. The first two looks come with subscribing.
+        await until(lambda: any((later - look < 1 for look, later in pairwise(looks[1:]))))
 
 
 async def test_one_look_that_is_held_up_puts_off_no_other(
@@ -416,15 +404,13 @@ async def test_one_look_that_is_held_up_puts_off_no_other(
 
     monkeypatch.setattr(StreamTopic, "look", held_up)
     redis.command("XADD", "s", "*", "f", "v")
-    with trio.fail_after(20):
-        async with running_surface(redis) as surface, following(surface, "modern") as client:
-            await client.subscribe(URI)
-            to_hold_up = True
-            while to_hold_up:  # noqa: ASYNC110
-                await trio.sleep(0.01)
-            # Tells nobody, so a poll has to find it.
-            redis.command("XGROUP", "CREATE", "s", "g", "0")
-            assert await client.told() == URI
+    async with running_surface(redis) as surface, following(surface, "modern") as client:
+        await client.subscribe(URI)
+        to_hold_up = True
+        await until(lambda: not to_hold_up)
+        # Tells nobody, so a poll has to find it.
+        redis.command("XGROUP", "CREATE", "s", "g", "0")
+        assert await client.told() == URI
 
 
 @pytest.mark.parametrize("tool", ["group_create", "work_take", "create_consumer_group"])
@@ -433,18 +419,17 @@ async def test_a_stream_tells_at_once_of_a_group_that_redstreamd_makes(
 ) -> None:
     monkeypatch.setattr(StreamTopic, "poll_seconds", 60.0)
     redis.command("XADD", "s", "*", "f", "v")
-    with trio.fail_after(20):
-        async with (
-            running_surface(redis) as surface,
-            following(surface, "modern") as client,
-            following(surface, "modern") as worker,
-        ):
-            await client.subscribe(URI)
-            # Until the looks that come with subscribing are over.
-            await trio.testing.wait_all_tasks_blocked(0.3)
-            arguments = {"stream": "s", "group": "g", **({"consumer": "w"} if tool == "work_take" else {})}
-            assert "result" in await worker.raw.call_tool(tool, arguments)
-            assert await client.told() == URI
+    async with (
+        running_surface(redis) as surface,
+        following(surface, "modern") as client,
+        following(surface, "modern") as worker,
+    ):
+        await client.subscribe(URI)
+        # Until the looks that come with subscribing are over.
+        await trio.testing.wait_all_tasks_blocked(0.3)
+        arguments = {"stream": "s", "group": "g", **({"consumer": "w"} if tool == "work_take" else {})}
+        assert "result" in await worker.raw.call_tool(tool, arguments)
+        assert await client.told() == URI
 
 
 @ERAS
@@ -456,37 +441,35 @@ async def test_a_group_that_works_is_told_of_at_most_once_in_its_pause(
     monkeypatch.setattr(GroupTopic, "pause_seconds", 0.3)
     uri = group_uri("s", "g")
     redis.commands(*[["XADD", "s", "*", "f", "v"] for _ in range(10)], ["XGROUP", "CREATE", "s", "g", "0"])
-    with trio.fail_after(20):
-        async with running_surface(redis) as surface, following(surface, era) as client:
-            await client.subscribe(uri)
-            began = trio.current_time()
-            if due == "by another program":
+    async with running_surface(redis) as surface, following(surface, era) as client:
+        await client.subscribe(uri)
+        began = trio.current_time()
+        if due == "by another program":
+            for _ in range(3):
+                redis.command("XREADGROUP", "GROUP", "g", "w", "COUNT", "1", "STREAMS", "s", ">")
+                assert await client.told() == uri
+        else:
+            async with following(surface, era) as worker:
+                arguments = {"stream": "s", "group": "g", "consumer": "w", "count": 1}
+                answer: dict[str, Any] = {}
                 for _ in range(3):
-                    redis.command("XREADGROUP", "GROUP", "g", "w", "COUNT", "1", "STREAMS", "s", ">")
+                    answer = await worker.raw.call_tool("work_take", arguments)
+                    assert answer["result"]["structuredContent"]["entries"]
                     assert await client.told() == uri
-            else:
-                async with following(surface, era) as worker:
-                    arguments = {"stream": "s", "group": "g", "consumer": "w", "count": 1}
-                    answer: dict[str, Any] = {}
-                    for _ in range(3):
-                        answer = await worker.raw.call_tool("work_take", arguments)
-                        assert answer["result"]["structuredContent"]["entries"]
-                        assert await client.told() == uri
-                    # Settling moves no position and adds no entry; it is told all the same.
-                    lease = answer["result"]["structuredContent"]["lease"]
-                    await worker.raw.call_tool("work_done", {"lease": lease})
-                    assert await client.told() == uri
-            assert trio.current_time() - began > 0.3
+                # Settling moves no position and adds no entry; it is told all the same.
+                lease = answer["result"]["structuredContent"]["lease"]
+                await worker.raw.call_tool("work_done", {"lease": lease})
+                assert await client.told() == uri
+        assert trio.current_time() - began > 0.3
 
 
 @ERAS
 async def test_a_group_is_told_of_when_its_limit_is_set(redis: Server, era: EraName) -> None:
     redis.command("XGROUP", "CREATE", "s", "g", "0", "MKSTREAM")
-    with trio.fail_after(20):
-        async with running_surface(redis) as surface, following(surface, era) as client:
-            await client.subscribe(group_uri("s", "g"))
-            await surface.bus.groups.set_max_deliveries("s", "g", 3)
-            assert await client.told() == group_uri("s", "g")
+    async with running_surface(redis) as surface, following(surface, era) as client:
+        await client.subscribe(group_uri("s", "g"))
+        await surface.bus.groups.set_max_deliveries("s", "g", 3)
+        assert await client.told() == group_uri("s", "g")
 
 
 async def test_the_listens_of_a_connection_share_its_room_and_give_it_back(
@@ -502,16 +485,15 @@ async def test_the_listens_of_a_connection_share_its_room_and_give_it_back(
         honored = (await to.raw.receive())["params"]["notifications"]
         return honored.get("resourceSubscriptions")
 
-    with trio.fail_after(20):
-        async with (
-            running_surface(redis) as surface,
-            following(surface, "modern") as one,
-            following(surface, "modern") as other,
-        ):
-            assert await listen(one, "first", "a", "b") == [stream_uri("a"), stream_uri("b")]
-            assert await listen(one, "second", "c", "d") == [stream_uri("c")]
-            assert await listen(one, "third", "e") is None
-            assert await listen(other, "first", "e") == [stream_uri("e")]
-            await one.raw.cancel("first")
-            await one.raw.call("tools/list")
-            assert await listen(one, "fourth", "e", "f", "g") == [stream_uri("e"), stream_uri("f")]
+    async with (
+        running_surface(redis) as surface,
+        following(surface, "modern") as one,
+        following(surface, "modern") as other,
+    ):
+        assert await listen(one, "first", "a", "b") == [stream_uri("a"), stream_uri("b")]
+        assert await listen(one, "second", "c", "d") == [stream_uri("c")]
+        assert await listen(one, "third", "e") is None
+        assert await listen(other, "first", "e") == [stream_uri("e")]
+        await one.raw.cancel("first")
+        await one.raw.call("tools/list")
+        assert await listen(one, "fourth", "e", "f", "g") == [stream_uri("e"), stream_uri("f")]

@@ -132,11 +132,10 @@ def server(bus: Bus) -> Server[Principal]:
 async def test_the_listing_has_the_profiles_tools_sorted_with_both_schemas_and_every_annotation(
     server: Server[Principal], era: Literal["auto", "legacy"]
 ) -> None:
-    with trio.fail_after(20):
-        async with Client(server, mode=era) as client:
-            tools = (await client.list_tools()).tools
-            assert client.instructions == "Add, then wait."
-            assert client.server_info.version == "1.2.3"
+    async with Client(server, mode=era) as client:
+        tools = (await client.list_tools()).tools
+        assert client.instructions == "Add, then wait."
+        assert client.server_info.version == "1.2.3"
     assert [one.name for one in tools] == [
         "broken",
         "list_streams",
@@ -161,11 +160,8 @@ async def test_the_listing_has_the_profiles_tools_sorted_with_both_schemas_and_e
 async def test_a_call_gives_the_handler_its_arguments_and_principal_and_the_client_both_forms_of_the_answer(
     server: Server[Principal], bus: Bus, era: Literal["auto", "legacy"]
 ) -> None:
-    with trio.fail_after(20):
-        async with Client(server, mode=era) as client:
-            answer = await client.call_tool(
-                "stream_add", {"stream": "a", "entries": [{"x": 1}, {"y": [None]}]}
-            )
+    async with Client(server, mode=era) as client:
+        answer = await client.call_tool("stream_add", {"stream": "a", "entries": [{"x": 1}, {"y": [None]}]})
     assert bus.seen == [(AGENT, StreamAdd("a", [{"x": 1}, {"y": [None]}]))]
     assert not answer.is_error
     assert answer.structured_content == {"ids": ["0-0", "1-0"]}
@@ -178,9 +174,8 @@ async def test_a_call_gives_the_handler_its_arguments_and_principal_and_the_clie
 async def test_an_answer_that_is_no_object_is_text_alone(
     server: Server[Principal], era: Literal["auto", "legacy"]
 ) -> None:
-    with trio.fail_after(20):
-        async with Client(server, mode=era) as client:
-            answer = await client.call_tool("list_streams")
+    async with Client(server, mode=era) as client:
+        answer = await client.call_tool("list_streams")
     assert answer.structured_content is None
     assert [block.model_dump()["text"] for block in answer.content] == ['[{"name":"a"}]']
 
@@ -189,9 +184,8 @@ async def test_an_answer_that_is_no_object_is_text_alone(
 async def test_a_bus_error_is_a_result_that_says_what_why_and_what_next(
     server: Server[Principal], era: Literal["auto", "legacy"]
 ) -> None:
-    with trio.fail_after(20):
-        async with Client(server, mode=era) as client:
-            answer = await client.call_tool("stream_health")
+    async with Client(server, mode=era) as client:
+        answer = await client.call_tool("stream_health")
     assert answer.is_error
     assert answer.structured_content == {
         "code": "STREAM_NOT_FOUND",
@@ -210,9 +204,8 @@ async def test_a_bus_error_is_a_result_that_says_what_why_and_what_next(
 async def test_wrong_arguments_are_a_result_and_the_handler_is_not_called(
     server: Server[Principal], bus: Bus, era: Literal["auto", "legacy"]
 ) -> None:
-    with trio.fail_after(20):
-        async with Client(server, mode=era) as client:
-            answer = await client.call_tool("stream_add", {"steam": "a", "entries": []})
+    async with Client(server, mode=era) as client:
+        answer = await client.call_tool("stream_add", {"steam": "a", "entries": []})
     assert answer.is_error
     assert answer.structured_content is not None
     assert answer.structured_content["code"] == "INVALID_ARGUMENT"
@@ -223,9 +216,8 @@ async def test_wrong_arguments_are_a_result_and_the_handler_is_not_called(
 async def test_json_text_reaches_the_handler_as_the_value_it_stands_for(
     server: Server[Principal], bus: Bus, era: Literal["auto", "legacy"]
 ) -> None:
-    with trio.fail_after(20):
-        async with Client(server, mode=era) as client:
-            answer = await client.call_tool("stream_add", {"stream": "[5]", "entries": '[{"n":"5"}]'})
+    async with Client(server, mode=era) as client:
+        answer = await client.call_tool("stream_add", {"stream": "[5]", "entries": '[{"n":"5"}]'})
     assert not answer.is_error, answer
     assert bus.seen == [(AGENT, StreamAdd("[5]", [{"n": "5"}]))]
 
@@ -234,7 +226,7 @@ async def test_json_text_reaches_the_handler_as_the_value_it_stands_for(
 async def test_an_unexpected_error_is_logged_with_its_traceback_and_told_without_its_text(
     server: Server[Principal], era: Literal["auto", "legacy"], caplog: pytest.LogCaptureFixture
 ) -> None:
-    with trio.fail_after(20), caplog.at_level(logging.ERROR, "redstreamd.tools"):
+    with caplog.at_level(logging.ERROR, "redstreamd.tools"):
         async with Client(server, mode=era) as client:
             answer = await client.call_tool("broken")
             assert answer.is_error
@@ -263,20 +255,18 @@ async def test_an_unexpected_error_is_logged_with_its_traceback_and_told_without
 async def test_an_unknown_tool_is_a_protocol_error_that_names_what_exists(
     server: Server[Principal], era: Literal["auto", "legacy"], name: str, said: str
 ) -> None:
-    with trio.fail_after(20):
-        async with Client(server, mode=era) as client:
-            with pytest.raises(MCPError) as caught:
-                await client.call_tool(name)
+    async with Client(server, mode=era) as client:
+        with pytest.raises(MCPError) as caught:
+            await client.call_tool(name)
     assert caught.value.code == -32602
     assert said in caught.value.message
     assert len(caught.value.message) < 300
 
 
 async def test_a_cursor_that_no_listing_gave_is_refused(server: Server[Principal]) -> None:
-    with trio.fail_after(20):
-        async with Client(server) as client:
-            with pytest.raises(MCPError, match="one page") as caught:
-                await client.list_tools(cursor="x")
+    async with Client(server) as client:
+        with pytest.raises(MCPError, match="one page") as caught:
+            await client.list_tools(cursor="x")
     assert caught.value.code == -32602
 
 
@@ -289,17 +279,16 @@ async def test_progress_reaches_a_client_that_asked_for_it(
     async def note(progress: float, total: float | None, message: str | None) -> None:
         reports.append((progress, total, message))
 
-    with trio.fail_after(20):
-        async with Client(server, mode=era) as client:
-            await client.call_tool("stream_wait", progress_callback=note)
-            await client.call_tool("stream_wait")
-            await trio.testing.wait_all_tasks_blocked()
+    async with Client(server, mode=era) as client:
+        await client.call_tool("stream_wait", progress_callback=note)
+        await client.call_tool("stream_wait")
+        await trio.testing.wait_all_tasks_blocked()
     assert reports == [(1.0, 2.0, "half way")]
 
 
 async def test_without_a_principal_of_its_own_the_server_serves_no_connection_of_the_sdk() -> None:
     server = make_server(version="1", instructions="")
-    with trio.fail_after(20), pytest.raises((RuntimeError, ExceptionGroup)) as caught:
+    with pytest.raises((RuntimeError, ExceptionGroup)) as caught:
         async with Client(server):
             pass
     assert "no principal of its own" in "".join(trio_lines(caught.value))
@@ -332,12 +321,11 @@ async def test_a_cancelled_call_has_no_answer_and_its_cancellation_passes() -> N
     async def ask() -> None:
         answers.append(await toolbox.call(defined, {}, AGENT, no_progress))
 
-    with trio.fail_after(20):
-        async with trio.open_nursery() as nursery:
-            nursery.start_soon(ask)
-            await trio.testing.wait_all_tasks_blocked()
-            assert toolbox._bus.seen == ["waiting"]
-            nursery.cancel_scope.cancel()
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(ask)
+        await trio.testing.wait_all_tasks_blocked()
+        assert toolbox._bus.seen == ["waiting"]
+        nursery.cancel_scope.cancel()
     assert nursery.cancel_scope.cancelled_caught
     assert answers == []
 
@@ -359,16 +347,15 @@ async def test_of_a_cancelled_nursery_with_a_defect_the_cancellation_passes_and_
             nursery.start_soon(trio.sleep_forever)
 
     toolbox, defined = toolbox_for(tangled)
-    with trio.fail_after(20):
-        async with trio.open_nursery() as nursery:
+    async with trio.open_nursery() as nursery:
 
-            async def ask() -> None:
-                await toolbox.call(defined, {}, AGENT, no_progress)
-                raise AssertionError("a cancelled call was answered")
+        async def ask() -> None:
+            await toolbox.call(defined, {}, AGENT, no_progress)
+            raise AssertionError("a cancelled call was answered")
 
-            nursery.start_soon(ask)
-            await trio.testing.wait_all_tasks_blocked()
-            nursery.cancel_scope.cancel()
+        nursery.start_soon(ask)
+        await trio.testing.wait_all_tasks_blocked()
+        nursery.cancel_scope.cancel()
     (record,) = caplog.records
     assert record.exc_info is not None
     assert "on the way out" in trio_lines(record.exc_info[1] or ValueError())
@@ -386,8 +373,7 @@ async def test_a_bus_error_out_of_a_handlers_nursery_is_told_as_such() -> None:
             nursery.start_soon(trio.sleep_forever)
 
     toolbox, defined = toolbox_for(nested)
-    with trio.fail_after(20):
-        answer = await toolbox.call(defined, None, AGENT, no_progress)
+    answer = await toolbox.call(defined, None, AGENT, no_progress)
     assert answer["isError"] is True
     assert answer["structuredContent"]["code"] == "TIMEOUT"
 
@@ -407,9 +393,8 @@ async def test_a_repeated_argument_name_is_refused_although_the_sdk_copies_the_a
         return await call_next(ctx)
 
     server.middleware.append(as_decoded)
-    with trio.fail_after(20):
-        async with Client(server, mode=era) as client:
-            answer = await client.call_tool("stream_add", {})
+    async with Client(server, mode=era) as client:
+        answer = await client.call_tool("stream_add", {})
     assert answer.is_error
     assert answer.structured_content is not None
     assert '"stream" is given twice' in answer.structured_content["message"]
@@ -423,8 +408,7 @@ async def test_a_call_has_a_bound_besides_what_it_asks_to_wait() -> None:
 
     defined = tool(title="T", profile=Profile.WORKER, **READING)(stalls)
     toolbox = Toolbox(Registry([defined]), [Profile.WORKER], Bus(), timeout_seconds=0.05)
-    with trio.fail_after(20):
-        answer = await toolbox.call(defined, {}, AGENT, no_progress)
+    answer = await toolbox.call(defined, {}, AGENT, no_progress)
     assert answer["isError"]
     assert answer["structuredContent"]["code"] == "TIMEOUT"
     assert "tools.call_timeout_seconds" in answer["structuredContent"]["cause"]

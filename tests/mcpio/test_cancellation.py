@@ -18,85 +18,78 @@ ERAS = pytest.mark.parametrize("era", ["handshake", "modern"])
 
 @ERAS
 async def test_a_cancelled_request_frees_its_handler_and_is_not_answered(era: EraName) -> None:
-    with trio.fail_after(10):
-        async with serving() as service, raw_client(service.path, era=era) as raw:
-            if era == "handshake":
-                await raw.initialize()
-            await raw.send(raw.tool_call("sleep", {"name": "a"}, request_id="a"))
-            await service.tools.wait("started", "a")
-            await raw.cancel("a")
-            await service.tools.wait("ended", "a")
-            assert "result" in await raw.call_tool("echo")
-            assert raw.passed_over == []
+    async with serving() as service, raw_client(service.path, era=era) as raw:
+        if era == "handshake":
+            await raw.initialize()
+        await raw.send(raw.tool_call("sleep", {"name": "a"}, request_id="a"))
+        await service.tools.wait("started", "a")
+        await raw.cancel("a")
+        await service.tools.wait("ended", "a")
+        assert "result" in await raw.call_tool("echo")
+        assert raw.passed_over == []
 
 
 @pytest.mark.parametrize(("sent", "cancelled"), [(7, "7"), ("7", 7)])
 async def test_a_cancellation_finds_its_request_in_either_spelling(
     sent: int | str, cancelled: int | str
 ) -> None:
-    with trio.fail_after(10):
-        async with serving() as service, raw_client(service.path, initialize=True) as raw:
-            await raw.send(raw.tool_call("sleep", {"name": "a"}, request_id=sent))
-            await service.tools.wait("started", "a")
-            await raw.cancel(cancelled)
-            await service.tools.wait("ended", "a")
+    async with serving() as service, raw_client(service.path, initialize=True) as raw:
+        await raw.send(raw.tool_call("sleep", {"name": "a"}, request_id=sent))
+        await service.tools.wait("started", "a")
+        await raw.cancel(cancelled)
+        await service.tools.wait("ended", "a")
 
 
 async def test_a_handler_that_answers_all_the_same_is_not_heard() -> None:
-    with trio.fail_after(10):
-        async with serving() as service, raw_client(service.path, initialize=True) as raw:
-            await raw.send(raw.tool_call("stubborn", request_id="a"))
-            await service.tools.wait("started", "stubborn")
-            await raw.cancel("a")
-            await service.tools.wait("ended", "stubborn")
-            assert "result" in await raw.call_tool("echo")
-            assert raw.passed_over == []
+    async with serving() as service, raw_client(service.path, initialize=True) as raw:
+        await raw.send(raw.tool_call("stubborn", request_id="a"))
+        await service.tools.wait("started", "stubborn")
+        await raw.cancel("a")
+        await service.tools.wait("ended", "stubborn")
+        assert "result" in await raw.call_tool("echo")
+        assert raw.passed_over == []
 
 
 async def test_a_cancelled_request_reports_no_progress_any_more() -> None:
-    with trio.fail_after(10):
-        async with serving() as service, raw_client(service.path, initialize=True) as raw:
-            params = {"name": "late", "arguments": {}, "_meta": {"progressToken": "p"}}
-            await raw.send(raw.request("tools/call", params, request_id="a"))
-            await service.tools.wait("started", "late")
-            await raw.cancel("a")
-            await service.tools.wait("ended", "late")
-            assert "result" in await raw.call_tool("echo")
-            assert raw.passed_over == []
+    async with serving() as service, raw_client(service.path, initialize=True) as raw:
+        params = {"name": "late", "arguments": {}, "_meta": {"progressToken": "p"}}
+        await raw.send(raw.request("tools/call", params, request_id="a"))
+        await service.tools.wait("started", "late")
+        await raw.cancel("a")
+        await service.tools.wait("ended", "late")
+        assert "result" in await raw.call_tool("echo")
+        assert raw.passed_over == []
 
 
 async def test_a_cancellation_sent_with_its_request_is_obeyed() -> None:
-    with trio.fail_after(10):
-        async with serving() as service, raw_client(service.path, initialize=True) as raw:
-            cancel = {"jsonrpc": "2.0", "method": "notifications/cancelled", "params": {"requestId": "a"}}
-            await raw.send(raw.tool_call("sleep", {"name": "a"}, request_id="a"), cancel)
-            await service.tools.wait("ended", "a")
-            assert service.acceptor.statistics().requests_in_flight == 0
-            assert "result" in await raw.call_tool("echo")
-            assert raw.passed_over == []
+    async with serving() as service, raw_client(service.path, initialize=True) as raw:
+        cancel = {"jsonrpc": "2.0", "method": "notifications/cancelled", "params": {"requestId": "a"}}
+        await raw.send(raw.tool_call("sleep", {"name": "a"}, request_id="a"), cancel)
+        await service.tools.wait("ended", "a")
+        assert service.acceptor.statistics().requests_in_flight == 0
+        assert "result" in await raw.call_tool("echo")
+        assert raw.passed_over == []
 
 
 async def test_the_handshake_cannot_be_cancelled() -> None:
-    with trio.fail_after(10):
-        async with serving() as service, raw_client(service.path) as raw:
-            hello = raw.request("initialize", HANDSHAKE, request_id="hello")
-            cancel = {"jsonrpc": "2.0", "method": "notifications/cancelled", "params": {"requestId": "hello"}}
-            await raw.send(cancel, hello, cancel)
-            assert "result" in await raw.answer_to("hello")
+    async with serving() as service, raw_client(service.path) as raw:
+        hello = raw.request("initialize", HANDSHAKE, request_id="hello")
+        cancel = {"jsonrpc": "2.0", "method": "notifications/cancelled", "params": {"requestId": "hello"}}
+        await raw.send(cancel, hello, cancel)
+        assert "result" in await raw.answer_to("hello")
 
 
 async def test_nobody_can_cancel_the_request_of_another_connection() -> None:
-    with trio.fail_after(10):
-        async with (
-            serving() as service,
-            raw_client(service.path, initialize=True) as mine,
-            raw_client(service.path, initialize=True) as theirs,
-        ):
-            await mine.send(mine.tool_call("sleep", {"name": "mine", "seconds": 0.1}, request_id="same"))
-            await service.tools.wait("started", "mine")
-            await theirs.cancel("same")
-            assert "result" in await theirs.call_tool("echo")
-            assert "result" in await mine.answer_to("same")
+    async with (
+        serving() as service,
+        raw_client(service.path, initialize=True) as mine,
+        raw_client(service.path, initialize=True) as theirs,
+    ):
+        await mine.send(mine.tool_call("sleep", {"name": "mine", "seconds": 0.1}, request_id="same"))
+        await service.tools.wait("started", "mine")
+        await theirs.cancel("same")
+        assert "result" in await theirs.call_tool("echo")
+        assert "result" in await mine.answer_to("same")
 
 
 @attrs.define
@@ -170,19 +163,18 @@ async def play(service: Service, era: EraName, seed: int, moves: int) -> list[Pl
 async def test_cancelled_at_random_nothing_is_answered_twice_or_wrongly_or_in_vain(
     era: EraName, seed: int
 ) -> None:
-    with trio.fail_after(30):
-        async with serving() as service:
-            players = await play(service, era, seed, moves=200)
-            check(service, players)
+    async with serving() as service:
+        players = await play(service, era, seed, moves=200)
+        check(service, players)
 
 
 @long
 @ERAS
+@pytest.mark.limit(600)
 async def test_cancelled_at_random_for_long(era: EraName) -> None:
-    with trio.fail_after(600):
-        for seed in range(100, 125):
-            async with serving() as service:
-                check(service, await play(service, era, seed, moves=400))
+    for seed in range(100, 125):
+        async with serving() as service:
+            check(service, await play(service, era, seed, moves=400))
 
 
 def check(service: Service, players: list[Player]) -> None:

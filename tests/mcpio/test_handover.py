@@ -88,186 +88,174 @@ async def relay() -> AsyncIterator[Relay]:
 
 @ERAS
 async def test_a_client_goes_on_calling_tools_over_a_new_connection_object(era: EraName) -> None:
-    with trio.fail_after(10):
-        async with relay() as each, connected(each.peer, era=era) as client:
-            for number in range(3):
-                assert text_of(await client.call_tool("echo", {"text": f"{number}"})) == f"{number}"
-                before = each.connection
-                state = await each.hand_over()
-                assert each.connection is not before
-                assert state.era == Era(era)
-                assert each.connection is not None
-                assert state.connection_id == each.connection.id
-            assert text_of(await client.call_tool("whoami")) == "tester/unix"
-            assert len((await client.list_tools()).tools) > 3
-            assert [event.ending for event in each.events if isinstance(event, ConnectionClosed)] == [
-                Ending.HANDED_OVER
-            ] * 3
+    async with relay() as each, connected(each.peer, era=era) as client:
+        for number in range(3):
+            assert text_of(await client.call_tool("echo", {"text": f"{number}"})) == f"{number}"
+            before = each.connection
+            state = await each.hand_over()
+            assert each.connection is not before
+            assert state.era == Era(era)
+            assert each.connection is not None
+            assert state.connection_id == each.connection.id
+        assert text_of(await client.call_tool("whoami")) == "tester/unix"
+        assert len((await client.list_tools()).tools) > 3
+        assert [event.ending for event in each.events if isinstance(event, ConnectionClosed)] == [
+            Ending.HANDED_OVER
+        ] * 3
 
 
 async def test_the_state_of_a_session_says_how_it_was_agreed() -> None:
-    with trio.fail_after(10):
-        async with relay() as each:
-            raw = RawClient(each.peer)
-            assert await each.hand_over() == ConnectionState(each.connection.id)
-            await raw.send(raw.request("initialize", {**HANDSHAKE, "protocolVersion": "2025-06-18"}))
-            await raw.receive()
-            state = await each.hand_over()
-            assert state.initialize_params == {**HANDSHAKE, "protocolVersion": "2025-06-18"}
-            assert (state.protocol_version, state.initialized, state.era) == (
-                "2025-06-18",
-                False,
-                Era.HANDSHAKE,
-            )
-            await raw.notify("notifications/initialized")
-            await raw.call_tool("echo")
-            assert (await each.hand_over()).initialized
-            assert "result" in await raw.call_tool("echo")
-            assert len(each.states[-1]) < 500
+    async with relay() as each:
+        raw = RawClient(each.peer)
+        assert await each.hand_over() == ConnectionState(each.connection.id)
+        await raw.send(raw.request("initialize", {**HANDSHAKE, "protocolVersion": "2025-06-18"}))
+        await raw.receive()
+        state = await each.hand_over()
+        assert state.initialize_params == {**HANDSHAKE, "protocolVersion": "2025-06-18"}
+        assert (state.protocol_version, state.initialized, state.era) == (
+            "2025-06-18",
+            False,
+            Era.HANDSHAKE,
+        )
+        await raw.notify("notifications/initialized")
+        await raw.call_tool("echo")
+        assert (await each.hand_over()).initialized
+        assert "result" in await raw.call_tool("echo")
+        assert len(each.states[-1]) < 500
 
 
 async def test_a_message_that_is_half_sent_is_understood_by_the_successor() -> None:
-    with trio.fail_after(10):
-        async with relay() as each:
-            raw = RawClient(each.peer)
-            await raw.initialize()
-            line = (
-                json.dumps(
-                    raw.tool_call("echo", {"text": "äöü"}, request_id="a"), ensure_ascii=False
-                ).encode()
-                + b"\n"
-            )
-            for cut in (1, line.index("ä".encode()) + 1, len(line) - 1):
-                await raw.send_bytes(line[:cut])
-                await trio.testing.wait_all_tasks_blocked(0.01)
-                state = await each.hand_over()
-                assert state.unread == line[:cut]
-                await raw.send_bytes(line[cut:])
-                assert (await raw.answer_to("a"))["result"]["content"][0]["text"] == "äöü"
+    async with relay() as each:
+        raw = RawClient(each.peer)
+        await raw.initialize()
+        line = (
+            json.dumps(raw.tool_call("echo", {"text": "äöü"}, request_id="a"), ensure_ascii=False).encode()
+            + b"\n"
+        )
+        for cut in (1, line.index("ä".encode()) + 1, len(line) - 1):
+            await raw.send_bytes(line[:cut])
+            await trio.testing.wait_all_tasks_blocked(0.01)
+            state = await each.hand_over()
+            assert state.unread == line[:cut]
+            await raw.send_bytes(line[cut:])
+            assert (await raw.answer_to("a"))["result"]["content"][0]["text"] == "äöü"
 
 
 async def test_a_request_that_ends_in_time_is_answered_before_the_hand_over() -> None:
-    with trio.fail_after(10):
-        async with relay() as each:
-            raw = RawClient(each.peer)
-            await raw.initialize()
-            await raw.send(raw.tool_call("sleep", {"name": "a", "seconds": 0.1}, request_id="a"))
-            await each.tools.wait("started", "a")
-            state = await each.hand_over(5)
-            assert state.in_flight == ()
-            assert (await raw.receive())["result"]["content"][0]["text"] == "slept a"
+    async with relay() as each:
+        raw = RawClient(each.peer)
+        await raw.initialize()
+        await raw.send(raw.tool_call("sleep", {"name": "a", "seconds": 0.1}, request_id="a"))
+        await each.tools.wait("started", "a")
+        state = await each.hand_over(5)
+        assert state.in_flight == ()
+        assert (await raw.receive())["result"]["content"][0]["text"] == "slept a"
 
 
 async def test_a_request_that_does_not_is_answered_once_by_the_successor() -> None:
-    with trio.fail_after(10):
-        async with relay() as each:
-            raw = RawClient(each.peer)
-            await raw.initialize()
-            await raw.send(
-                raw.tool_call("sleep", {"name": "a"}, request_id="a"),
-                raw.tool_call("sleep", {"name": "b"}, request_id=7),
-                raw.tool_call("sleep", {"name": "c"}, request_id="cancelled"),
-            )
-            for name in "abc":
-                await each.tools.wait("started", name)
-            await raw.cancel("cancelled")
-            before = each.tools
-            await before.wait("ended", "c")
-            state = await each.hand_over(0.05)
-            assert set(state.in_flight) == {"a", 7}
-            assert before.ended == {"a", "b", "c"}
-            answers = [await raw.receive(), await raw.receive()]
-            assert {answer["id"] for answer in answers} == {"a", 7}
-            assert {answer["error"]["code"] for answer in answers} == {-32000}
-            assert "result" in await raw.call_tool("echo", {"text": "on"})
-            assert raw.passed_over == []
+    async with relay() as each:
+        raw = RawClient(each.peer)
+        await raw.initialize()
+        await raw.send(
+            raw.tool_call("sleep", {"name": "a"}, request_id="a"),
+            raw.tool_call("sleep", {"name": "b"}, request_id=7),
+            raw.tool_call("sleep", {"name": "c"}, request_id="cancelled"),
+        )
+        for name in "abc":
+            await each.tools.wait("started", name)
+        await raw.cancel("cancelled")
+        before = each.tools
+        await before.wait("ended", "c")
+        state = await each.hand_over(0.05)
+        assert set(state.in_flight) == {"a", 7}
+        assert before.ended == {"a", "b", "c"}
+        answers = [await raw.receive(), await raw.receive()]
+        assert {answer["id"] for answer in answers} == {"a", 7}
+        assert {answer["error"]["code"] for answer in answers} == {-32000}
+        assert "result" in await raw.call_tool("echo", {"text": "on"})
+        assert raw.passed_over == []
 
 
 async def test_requests_that_were_not_read_yet_are_the_successors() -> None:
-    with trio.fail_after(10):
-        async with relay() as each:
-            raw = RawClient(each.peer)
-            await raw.initialize()
-            assert each.connection is not None
-            # More than one read brings, so that some of it is read and not taken, and some not even read.
-            calls = [raw.tool_call("echo", {"text": "x" * 500}, request_id=number) for number in range(600)]
-            async with trio.open_nursery() as nursery:
-                nursery.start_soon(raw.send, *calls)
-                answers = [await raw.receive()]
-                states = [await each.hand_over()]
-                for _ in range(10):
-                    answers += [await raw.receive() for _ in range(20)]
-                    states.append(await each.hand_over())
-                while len(answers) < 600:
-                    answers.append(await raw.receive())
-            assert sorted(answer["id"] for answer in answers) == list(range(600))
-            assert all("result" in answer for answer in answers)
-            assert any(state.unread for state in states)
+    async with relay() as each:
+        raw = RawClient(each.peer)
+        await raw.initialize()
+        assert each.connection is not None
+        # More than one read brings, so that some of it is read and not taken, and some not even read.
+        calls = [raw.tool_call("echo", {"text": "x" * 500}, request_id=number) for number in range(600)]
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(raw.send, *calls)
+            answers = [await raw.receive()]
+            states = [await each.hand_over()]
+            for _ in range(10):
+                answers += [await raw.receive() for _ in range(20)]
+                states.append(await each.hand_over())
+            while len(answers) < 600:
+                answers.append(await raw.receive())
+        assert sorted(answer["id"] for answer in answers) == list(range(600))
+        assert all("result" in answer for answer in answers)
+        assert any(state.unread for state in states)
 
 
 async def test_listening_is_taken_up_where_it_was() -> None:
-    with trio.fail_after(10):
-        async with relay() as each:
-            raw = RawClient(each.peer, era="modern")
-            params = {"notifications": {"resourceSubscriptions": ["a://b"]}}
-            await raw.send(raw.request("subscriptions/listen", params, request_id="l"))
-            await each.tools.wait("started", "listen l")
-            each.tools.contexts[0].cursors["orders"] = "5-0"
-            state = await each.hand_over(0.01)
-            assert state.in_flight == ()
-            assert state.listens == (Listen("l", enveloped(params), {"orders": "5-0"}),)
-            await each.tools.wait("started", "listen l")
-            (context,) = each.tools.contexts
-            assert context.cursors == {"orders": "5-0"}
-            await context.notify("notifications/resources/updated", {"uri": "a://b"})
-            assert (await raw.receive())["params"] == {"uri": "a://b"}
-            # It is in flight as any other request is.
-            assert (await raw.call("tools/list", request_id="l"))["error"]["code"] == -32600
-            await raw.cancel("l")
-            assert "result" in await raw.call("tools/list")
+    async with relay() as each:
+        raw = RawClient(each.peer, era="modern")
+        params = {"notifications": {"resourceSubscriptions": ["a://b"]}}
+        await raw.send(raw.request("subscriptions/listen", params, request_id="l"))
+        await each.tools.wait("started", "listen l")
+        each.tools.contexts[0].cursors["orders"] = "5-0"
+        state = await each.hand_over(0.01)
+        assert state.in_flight == ()
+        assert state.listens == (Listen("l", enveloped(params), {"orders": "5-0"}),)
+        await each.tools.wait("started", "listen l")
+        (context,) = each.tools.contexts
+        assert context.cursors == {"orders": "5-0"}
+        await context.notify("notifications/resources/updated", {"uri": "a://b"})
+        assert (await raw.receive())["params"] == {"uri": "a://b"}
+        # It is in flight as any other request is.
+        assert (await raw.call("tools/list", request_id="l"))["error"]["code"] == -32600
+        await raw.cancel("l")
+        assert "result" in await raw.call("tools/list")
 
 
 async def test_a_notification_ahead_of_the_first_request_is_not_forgotten() -> None:
-    with trio.fail_after(10):
-        async with relay() as each:
-            raw = RawClient(each.peer)
-            await raw.notify("notifications/x")
+    async with relay() as each:
+        raw = RawClient(each.peer)
+        await raw.notify("notifications/x")
+        await trio.testing.wait_all_tasks_blocked(0.01)
+        # It waits for the first request, however many predecessors have read it.
+        for _ in range(2):
+            state = await each.hand_over()
+            assert json.loads(state.unread) == {"jsonrpc": "2.0", "method": "notifications/x"}
             await trio.testing.wait_all_tasks_blocked(0.01)
-            # It waits for the first request, however many predecessors have read it.
-            for _ in range(2):
-                state = await each.hand_over()
-                assert json.loads(state.unread) == {"jsonrpc": "2.0", "method": "notifications/x"}
-                await trio.testing.wait_all_tasks_blocked(0.01)
-            assert "result" in await raw.call("ping")
-            assert (await each.hand_over()).unread == b""
+        assert "result" in await raw.call("ping")
+        assert (await each.hand_over()).unread == b""
 
 
 async def test_a_peer_that_does_not_read_cannot_be_handed_over() -> None:
     ours, theirs = socket_pair()
-    with trio.fail_after(10):
-        async with theirs, trio.open_nursery() as nursery:
-            connection = ClientConnection(ours, make_server(), principal=PRINCIPAL, limits=Limits())
-            await nursery.start(connection.run)
-            raw = RawClient(theirs)
-            await raw.initialize()
-            for _ in range(8):
-                await raw.send(raw.tool_call("big", {"bytes": 200_000}))
-            # All of them were read and answered, so that more waits than the sockets hold.
-            await trio.testing.wait_all_tasks_blocked()
-            assert await connection.hand_over(0.2) is None
-            # Half a line may be out, so the stream was closed.
-            assert ours.socket.fileno() == -1
+    async with theirs, trio.open_nursery() as nursery:
+        connection = ClientConnection(ours, make_server(), principal=PRINCIPAL, limits=Limits())
+        await nursery.start(connection.run)
+        raw = RawClient(theirs)
+        await raw.initialize()
+        for _ in range(8):
+            await raw.send(raw.tool_call("big", {"bytes": 200_000}))
+        # All of them were read and answered, so that more waits than the sockets hold.
+        await trio.testing.wait_all_tasks_blocked()
+        assert await connection.hand_over(0.2) is None
+        # Half a line may be out, so the stream was closed.
+        assert ours.socket.fileno() == -1
 
 
 async def test_a_connection_that_has_ended_cannot_be_handed_over() -> None:
     ours, theirs = socket_pair()
-    with trio.fail_after(10):
-        async with trio.open_nursery() as nursery:
-            connection = ClientConnection(ours, make_server(), principal=PRINCIPAL)
-            await nursery.start(connection.run)
-            await theirs.aclose()
-            await connection.drain(1)
-            assert await connection.hand_over(1) is None
+    async with trio.open_nursery() as nursery:
+        connection = ClientConnection(ours, make_server(), principal=PRINCIPAL)
+        await nursery.start(connection.run)
+        await theirs.aclose()
+        await connection.drain(1)
+        assert await connection.hand_over(1) is None
 
 
 @pytest.mark.parametrize(

@@ -10,7 +10,6 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
-import trio
 from mcp_types import PROTOCOL_VERSION_META_KEY
 
 from tests.mcpio.serving import connection_pair
@@ -44,59 +43,54 @@ def code_of(answer: list[Any]) -> int | None:
 @NOTHING
 async def test_what_says_nothing_leaves_both_eras_open(name: str) -> None:
     line, code = SAYS_NOTHING[name]
-    with trio.fail_after(10):
-        async with ours() as talk:
-            assert code_of(await talk(line)) == code
-            # Again and in turns with others: nothing adds up.
-            for other, other_code in SAYS_NOTHING.values():
-                assert code_of(await talk(other)) == other_code
-            assert code_of(await talk(call("echo", modern=True))) is None
-        async with ours() as talk:
-            assert code_of(await talk(line)) == code
-            assert code_of(await talk(HELLO)) is None
-            await talk(READY)
-            assert code_of(await talk(call("echo"))) is None
+    async with ours() as talk:
+        assert code_of(await talk(line)) == code
+        # Again and in turns with others: nothing adds up.
+        for other, other_code in SAYS_NOTHING.values():
+            assert code_of(await talk(other)) == other_code
+        assert code_of(await talk(call("echo", modern=True))) is None
+    async with ours() as talk:
+        assert code_of(await talk(line)) == code
+        assert code_of(await talk(HELLO)) is None
+        await talk(READY)
+        assert code_of(await talk(call("echo"))) is None
 
 
 @NOTHING
 async def test_a_peer_that_has_shown_its_era_is_kept_to_it(name: str) -> None:
     line, _ = SAYS_NOTHING[name]
-    with trio.fail_after(10):
-        async with ours() as talk:
-            assert code_of(await talk(call("echo", modern=True))) is None
-            await talk(line)
-            assert code_of(await talk(HELLO)) == -32022
-        async with ours() as talk:
-            assert code_of(await talk(HELLO)) is None
-            await talk(line)
-            assert code_of(await talk(call("echo", modern=True))) == -32600
+    async with ours() as talk:
+        assert code_of(await talk(call("echo", modern=True))) is None
+        await talk(line)
+        assert code_of(await talk(HELLO)) == -32022
+    async with ours() as talk:
+        assert code_of(await talk(HELLO)) is None
+        await talk(line)
+        assert code_of(await talk(call("echo", modern=True))) == -32600
 
 
 async def test_an_era_is_settled_before_the_request_that_shows_it_is_answered() -> None:
     """Two lines in one packet: the second one finds the era of the first."""
-    with trio.fail_after(10):
-        async with connection_pair() as pair:
-            await pair.peer.send_all(request("tools/list", enveloped(), 1) + b"\n" + HELLO + b"\n")
-            received = b""
-            while received.count(b"\n") < 2:
-                received += await pair.peer.receive_some()
+    async with connection_pair() as pair:
+        await pair.peer.send_all(request("tools/list", enveloped(), 1) + b"\n" + HELLO + b"\n")
+        received = b""
+        while received.count(b"\n") < 2:
+            received += await pair.peer.receive_some()
     assert b"-32022" in received
 
 
 async def test_a_peer_that_calls_itself_initialized_is_not_before_it_was() -> None:
     """Else it could subscribe without a session, and be told so in the wrong form by the other era."""
-    with trio.fail_after(10):
-        async with ours() as talk_to_us, theirs() as talk_to_them:
-            for talk, code in ((talk_to_us, -32602), (talk_to_them, None)):
-                assert await talk(READY) == []
-                assert code_of(await talk(request("tools/list"))) == code
-            assert code_of(await talk_to_us(HELLO)) is None
-            assert code_of(await talk_to_us(request("tools/list"))) is None
+    async with ours() as talk_to_us, theirs() as talk_to_them:
+        for talk, code in ((talk_to_us, -32602), (talk_to_them, None)):
+            assert await talk(READY) == []
+            assert code_of(await talk(request("tools/list"))) == code
+        assert code_of(await talk_to_us(HELLO)) is None
+        assert code_of(await talk_to_us(request("tools/list"))) is None
 
 
 async def test_the_sdk_settles_on_the_first_request() -> None:
     """If this fails, the SDK has come round, and so may tests/mcpio/test_sdk_difference.py."""
-    with trio.fail_after(10):
-        async with theirs() as talk:
-            assert code_of(await talk(request("server/discover"))) == -32601
-            assert code_of(await talk(call("echo", modern=True))) == -32600
+    async with theirs() as talk:
+        assert code_of(await talk(request("server/discover"))) == -32601
+        assert code_of(await talk(call("echo", modern=True))) == -32600

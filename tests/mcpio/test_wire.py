@@ -36,12 +36,11 @@ def anyio_backend() -> Any:
 async def spoken_to(
     era: EraName = "handshake", limits: Limits | None = None
 ) -> AsyncIterator[tuple[Service, RawClient]]:
-    """Serve, connect and, in that era, do the handshake; all within 10 s."""
-    with trio.fail_after(10):
-        async with serving(limits) as service, raw_client(service.path, era=era) as raw:
-            if era == "handshake":
-                await raw.initialize()
-            yield service, raw
+    """Serve, connect and, in that era, do the handshake."""
+    async with serving(limits) as service, raw_client(service.path, era=era) as raw:
+        if era == "handshake":
+            await raw.initialize()
+        yield service, raw
 
 
 async def deliver(raw: RawClient, line: bytes, delivery: Delivery) -> None:
@@ -209,25 +208,24 @@ async def test_a_batch_is_served_in_the_one_revision_that_has_them() -> None:
             [],
         ]
 
-    with trio.fail_after(10):
-        async with serving() as service, raw_client(service.path) as raw, raw_client(service.path) as later:
-            await raw.initialize("2025-03-26")
-            await raw.send(batch(raw))
-            # One that waits holds up no other, so each is answered in a batch of its own.
-            answers: list[Any] = [await raw.receive() for _ in range(5)]
-            assert all(isinstance(answer, list) and len(answer) == 1 for answer in answers)
-            codes = [(answer["id"], answer.get("error", {}).get("code")) for (answer,) in answers]
-            assert sorted(codes, key=repr) == [
-                *[("i", -32600), ("p", None), ("waits", -32600), (None, -32600), (None, -32600)]
-            ]
-            cancelled = {"method": "notifications/cancelled", "params": {"requestId": "waits"}}
-            await raw.send([{"jsonrpc": "2.0", **cancelled}])
-            await service.tools.wait("ended", "long")
-            await later.initialize("2025-06-18")
-            await later.send(batch(later))
-            refusal = await later.receive()
-            assert (refusal["id"], refusal["error"]["code"]) == (None, -32600)
-            assert "2025-03-26" in refusal["error"]["message"]
+    async with serving() as service, raw_client(service.path) as raw, raw_client(service.path) as later:
+        await raw.initialize("2025-03-26")
+        await raw.send(batch(raw))
+        # One that waits holds up no other, so each is answered in a batch of its own.
+        answers: list[Any] = [await raw.receive() for _ in range(5)]
+        assert all(isinstance(answer, list) and len(answer) == 1 for answer in answers)
+        codes = [(answer["id"], answer.get("error", {}).get("code")) for (answer,) in answers]
+        assert sorted(codes, key=repr) == [
+            *[("i", -32600), ("p", None), ("waits", -32600), (None, -32600), (None, -32600)]
+        ]
+        cancelled = {"method": "notifications/cancelled", "params": {"requestId": "waits"}}
+        await raw.send([{"jsonrpc": "2.0", **cancelled}])
+        await service.tools.wait("ended", "long")
+        await later.initialize("2025-06-18")
+        await later.send(batch(later))
+        refusal = await later.receive()
+        assert (refusal["id"], refusal["error"]["code"]) == (None, -32600)
+        assert "2025-03-26" in refusal["error"]["message"]
 
 
 @ERAS
@@ -306,36 +304,33 @@ async def test_responses_and_unknown_notifications_are_ignored(era: EraName) -> 
 
 
 async def test_requests_sent_right_behind_the_handshake_find_it_done() -> None:
-    with trio.fail_after(10):
-        async with serving() as service:
-            # Many times, because tasks that are started together run in one order or the other, by chance.
-            for _ in range(12):
-                async with raw_client(service.path) as raw:
-                    hello = raw.request("initialize", HANDSHAKE, request_id="hello")
-                    await raw.send(hello, raw.tool_call("echo", {"text": "soon"}), raw.tool_call("echo"))
-                    assert (await raw.receive())["id"] == "hello"
-                    assert "result" in await raw.receive()
-                    assert "result" in await raw.receive()
+    async with serving() as service:
+        # Many times, because tasks that are started together run in one order or the other, by chance.
+        for _ in range(12):
+            async with raw_client(service.path) as raw:
+                hello = raw.request("initialize", HANDSHAKE, request_id="hello")
+                await raw.send(hello, raw.tool_call("echo", {"text": "soon"}), raw.tool_call("echo"))
+                assert (await raw.receive())["id"] == "hello"
+                assert "result" in await raw.receive()
+                assert "result" in await raw.receive()
 
 
 async def test_before_the_handshake_only_ping_is_served() -> None:
-    with trio.fail_after(10):
-        async with serving() as service, raw_client(service.path) as raw:
-            assert (await raw.call("ping"))["result"] == {}
-            assert (await raw.call("tools/list"))["error"]["code"] == -32602
-            assert (await raw.call("no/such"))["error"]["code"] == -32601
-            await raw.initialize()
-            assert "result" in await raw.call("tools/list")
+    async with serving() as service, raw_client(service.path) as raw:
+        assert (await raw.call("ping"))["result"] == {}
+        assert (await raw.call("tools/list"))["error"]["code"] == -32602
+        assert (await raw.call("no/such"))["error"]["code"] == -32601
+        await raw.initialize()
+        assert "result" in await raw.call("tools/list")
 
 
 async def test_a_handshake_that_is_too_long_to_keep_is_refused() -> None:
-    with trio.fail_after(10):
-        async with serving() as service, raw_client(service.path) as raw:
-            too_long = {**HANDSHAKE, "clientInfo": {"name": "x" * 70_000, "version": "1"}}
-            refusal = (await raw.call("initialize", too_long))["error"]
-            assert refusal["code"] == -32600
-            assert "65536 bytes" in refusal["message"]
-            await raw.initialize()
+    async with serving() as service, raw_client(service.path) as raw:
+        too_long = {**HANDSHAKE, "clientInfo": {"name": "x" * 70_000, "version": "1"}}
+        refusal = (await raw.call("initialize", too_long))["error"]
+        assert refusal["code"] == -32600
+        assert "65536 bytes" in refusal["message"]
+        await raw.initialize()
 
 
 async def test_the_first_request_decides_the_era_for_good() -> None:
@@ -356,11 +351,10 @@ async def test_the_first_request_decides_the_era_for_good() -> None:
 
 
 async def test_an_answer_to_garbage_does_not_decide_the_era() -> None:
-    with trio.fail_after(10):
-        async with serving() as service, raw_client(service.path, era="modern") as raw:
-            await raw.send_bytes(b"garbage\n")
-            assert (await raw.receive())["error"]["code"] == -32700
-            assert "result" in await raw.call("tools/list")
+    async with serving() as service, raw_client(service.path, era="modern") as raw:
+        await raw.send_bytes(b"garbage\n")
+        assert (await raw.receive())["error"]["code"] == -32700
+        assert "result" in await raw.call("tools/list")
 
 
 async def test_a_request_that_wants_no_progress_gets_none() -> None:

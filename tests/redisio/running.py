@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncIterator, Iterator
 from typing import Any
 
 import attrs
@@ -81,12 +81,6 @@ async def running_manager(
             await manager.wait_connected()
         yield manager
         nursery.cancel_scope.cancel()
-
-
-async def until(condition: Callable[[], bool]) -> None:
-    """Return once something that sends no signal is so; for states of other processes and of sockets."""
-    while not condition():  # noqa: ASYNC110
-        await trio.sleep(0.001)
 
 
 @contextlib.contextmanager

@@ -6,22 +6,21 @@ import os
 import shutil
 import subprocess
 import tempfile
-import time
 from collections.abc import Iterator
 from pathlib import Path
 
 import attrs
 import pytest
-import trio
 
 from redstreamd.redisio import open_stream
 from redstreamd.redisio.connection_manager import Role
 from redstreamd.redisio.redis_errors import OutcomeUnknown
 from redstreamd.redisio.redis_events import ConnectionLost, RedisEvent
 from redstreamd.redisio.target import Target
-from tests.redisio.running import running_manager, until
+from tests.redisio.running import running_manager
 from tests.support.fair_clock import Clock
 from tests.support.servers import Server, missing, redis_binary
+from tests.support.waiting import until, wait_until
 
 PORT = 6379
 
@@ -72,10 +71,7 @@ def host() -> Iterator[Host]:
             stdout=subprocess.DEVNULL,
             start_new_session=True,
         )
-        deadline = time.monotonic() + 10
-        while not (directory / "redis.sock").exists():
-            assert time.monotonic() < deadline
-            time.sleep(0.01)
+        wait_until(lambda: (directory / "redis.sock").exists())
         yield Host("198.18.77.2", namespace, server)
     finally:
         server.kill()
@@ -89,15 +85,14 @@ async def test_a_host_that_vanishes_with_unacknowledged_data_is_given_up_within_
     host: Host, clock: Clock
 ) -> None:
     events: list[RedisEvent] = []
-    with trio.fail_after(20):
-        # A deadline that could not explain it.
-        async with running_manager(Target(host=host.address), events=events, command_timeout=60) as manager:
-            assert await manager.execute("PING") == b"PONG"
-            host.unplug()
-            started = clock()
-            with pytest.raises(OutcomeUnknown):
-                await manager.execute("XADD", "s", "*", "f", "v")
-            assert clock() - started < 2.0
+    # A deadline that could not explain it.
+    async with running_manager(Target(host=host.address), events=events, command_timeout=60) as manager:
+        assert await manager.execute("PING") == b"PONG"
+        host.unplug()
+        started = clock()
+        with pytest.raises(OutcomeUnknown):
+            await manager.execute("XADD", "s", "*", "f", "v")
+        assert clock() - started < 2.0
     (lost,) = (event for event in events if isinstance(event, ConnectionLost))
     assert "timed out" in lost.failure.cause
 
@@ -108,16 +103,15 @@ async def test_a_host_that_vanishes_while_idle_is_given_up_by_the_ping(
     # The kernel, which gives it up as well, is to be later in any case.
     monkeypatch.setattr(open_stream, "UNACKNOWLEDGED_MS", 60_000)
     events: list[RedisEvent] = []
-    with trio.fail_after(20):
-        async with running_manager(
-            Target(host=host.address), events=events, command_timeout=60, ping_interval=0.3, ping_timeout=0.5
-        ) as manager:
-            await manager.wait_connected(Role.WATCH)
-            host.unplug()
-            started = clock()
-            # Told once the socket is closed, which is a moment after the lane stops taking commands.
-            await until(lambda: any(isinstance(event, ConnectionLost) for event in events))
-            assert clock() - started < 1.3
+    async with running_manager(
+        Target(host=host.address), events=events, command_timeout=60, ping_interval=0.3, ping_timeout=0.5
+    ) as manager:
+        await manager.wait_connected(Role.WATCH)
+        host.unplug()
+        started = clock()
+        # Told once the socket is closed, which is a moment after the lane stops taking commands.
+        await until(lambda: any(isinstance(event, ConnectionLost) for event in events))
+        assert clock() - started < 1.3
     assert {event.failure.cause for event in events if isinstance(event, ConnectionLost)} == {
         "no reply to PING within 0.5 s"
     }

@@ -1,9 +1,9 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 
 import pytest
-import trio
 
 from redstreamd.redisio import reply_parsing
 from redstreamd.redisio.commands import Commands
@@ -12,17 +12,22 @@ from redstreamd.redisio.redis_errors import ServerReplied
 from redstreamd.redisio.reply_parsing import ConsumerInfo, GroupInfo, PendingEntry, PendingSummary, RawEntry
 from redstreamd.redisio.target import Target
 from tests.redisio.running import running_manager
+from tests.support.limits import Deferred
 from tests.support.servers import Server
 
 NAME = "größe:日本"
 
 
 @pytest.fixture
-async def commands(server: Server) -> AsyncIterator[Commands]:
+def commands(server: Server) -> Deferred[Commands]:
     """The typed commands over a manager that is connected to each of the servers in turn."""
-    with trio.fail_after(20):
+
+    @asynccontextmanager
+    async def running() -> AsyncIterator[Commands]:
         async with running_manager(Target(path=server.path)) as manager:
             yield Commands(manager)
+
+    return Deferred(running())
 
 
 def send_with_retries(server: Server, consumer: str, count: int) -> None:

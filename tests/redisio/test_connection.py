@@ -14,10 +14,11 @@ from redstreamd.redisio.connection import Connection
 from redstreamd.redisio.open_stream import UNACKNOWLEDGED_MS, open_stream
 from redstreamd.redisio.redis_errors import ReplyTooLarge
 from redstreamd.redisio.target import Target
-from tests.redisio.running import over_tcp, running_connection, through, until
+from tests.redisio.running import over_tcp, running_connection, through
 from tests.support.fair_clock import Clock
 from tests.support.proxy import proxy_to
 from tests.support.servers import Server
+from tests.support.waiting import until
 
 
 async def test_one_connection_serves_many_callers_in_one_packet(server: Server) -> None:
@@ -26,14 +27,13 @@ async def test_one_connection_serves_many_callers_in_one_packet(server: Server) 
     async def ask(number: int) -> None:
         replies[number] = await connection.execute("ECHO", number)
 
-    with trio.fail_after(10):
-        async with proxy_to(server.path, unix=True) as proxy:
-            connection = Connection(through(proxy), role="test")
-            async with running_connection(connection):
-                async with trio.open_nursery() as nursery:
-                    for number in range(500):
-                        nursery.start_soon(ask, number)
-                statistics = connection.statistics()
+    async with proxy_to(server.path, unix=True) as proxy:
+        connection = Connection(through(proxy), role="test")
+        async with running_connection(connection):
+            async with trio.open_nursery() as nursery:
+                for number in range(500):
+                    nursery.start_soon(ask, number)
+            statistics = connection.statistics()
     assert replies == {number: str(number).encode() for number in range(500)}
     assert proxy.accepted == 1
     assert statistics.in_flight == statistics.queued == statistics.queued_bytes == 0
@@ -44,92 +44,85 @@ async def test_replies_keep_every_resp3_type(server: Server) -> None:
         redis.setresp(3)
         return {{map={a=1}}, {double=1.5}, false, true, {big_number='12345678901234567890123'}, 7, 'text'}
     """
-    with trio.fail_after(10):
-        connection = Connection(Target(path=server.path), role="test")
-        async with running_connection(connection):
-            reply = await connection.execute("EVAL", script, 0)
-            # RESP3's false on its own must not be taken for "nothing there yet".
-            alone = await connection.execute("EVAL", "redis.setresp(3) return false", 0)
-            after = await connection.execute("ECHO", "still aligned")
+    connection = Connection(Target(path=server.path), role="test")
+    async with running_connection(connection):
+        reply = await connection.execute("EVAL", script, 0)
+        # RESP3's false on its own must not be taken for "nothing there yet".
+        alone = await connection.execute("EVAL", "redis.setresp(3) return false", 0)
+        after = await connection.execute("ECHO", "still aligned")
     assert reply == [{b"a": 1}, 1.5, False, True, b"12345678901234567890123", 7, b"text"]
     assert alone is False
     assert after == b"still aligned"
 
 
 async def test_an_error_reply_is_raised_for_its_caller_only(server: Server) -> None:
-    with trio.fail_after(10):
-        connection = Connection(Target(path=server.path), role="test")
-        async with running_connection(connection):
-            await connection.execute("SET", "key", "text")
-            with pytest.raises(ResponseError, match="WRONGTYPE"):
-                await connection.execute("XLEN", "key")
-            assert await connection.execute("GET", "key") == b"text"
+    connection = Connection(Target(path=server.path), role="test")
+    async with running_connection(connection):
+        await connection.execute("SET", "key", "text")
+        with pytest.raises(ResponseError, match="WRONGTYPE"):
+            await connection.execute("XLEN", "key")
+        assert await connection.execute("GET", "key") == b"text"
 
 
 @pytest.mark.parametrize("bad", [True, None, bytearray(b"x")])
 async def test_types_without_one_meaning_on_the_wire_are_refused(redis: Server, bad: Any) -> None:
-    with trio.fail_after(10):
-        connection = Connection(Target(path=redis.path), role="test")
-        async with running_connection(connection):
-            with pytest.raises(TypeError):
-                connection.submit("ECHO", bad)
-            assert await connection.execute("ECHO", "x") == b"x"
+    connection = Connection(Target(path=redis.path), role="test")
+    async with running_connection(connection):
+        with pytest.raises(TypeError):
+            connection.submit("ECHO", bad)
+        assert await connection.execute("ECHO", "x") == b"x"
 
 
 async def test_replies_in_slices_of_one_byte_are_parsed(server: Server) -> None:
-    with trio.fail_after(20):
-        async with proxy_to(server.path) as proxy:
-            proxy.to_client.slice_bytes = lambda: 1
-            proxy.to_server.slice_bytes = lambda: 1
-            connection = Connection(through(proxy), role="test")
-            async with running_connection(connection):
-                for number in range(20):
-                    await connection.execute("XADD", "s", f"1-{number + 1}", "field", f"value {number}")
-                entries = await connection.execute("XRANGE", "s", "-", "+")
+    async with proxy_to(server.path) as proxy:
+        proxy.to_client.slice_bytes = lambda: 1
+        proxy.to_server.slice_bytes = lambda: 1
+        connection = Connection(through(proxy), role="test")
+        async with running_connection(connection):
+            for number in range(20):
+                await connection.execute("XADD", "s", f"1-{number + 1}", "field", f"value {number}")
+            entries = await connection.execute("XRANGE", "s", "-", "+")
     assert [[entry[0].decode(), entry[1][1].decode()] for entry in entries] == [
         [f"1-{number + 1}", f"value {number}"] for number in range(20)
     ]
 
 
 async def test_a_reply_that_cannot_be_parsed_ends_the_connection(server: Server) -> None:
-    with trio.fail_after(10):
-        async with proxy_to(server.path) as proxy:
-            connection = Connection(through(proxy), role="test")
-            async with running_connection(connection) as ran:
-                assert await connection.execute("ECHO", "fine") == b"fine"
-                proxy.to_client.flip_after(0)
-                with pytest.raises(ReplyLost):
-                    await connection.execute("ECHO", "damaged")
-                await ran.ended.wait()
-                assert ran.failure is not None
-                assert "could not be read" in ran.failure.cause
-                with pytest.raises(NotSent):
-                    await connection.execute("ECHO", "never again")
+    async with proxy_to(server.path) as proxy:
+        connection = Connection(through(proxy), role="test")
+        async with running_connection(connection) as ran:
+            assert await connection.execute("ECHO", "fine") == b"fine"
+            proxy.to_client.flip_after(0)
+            with pytest.raises(ReplyLost):
+                await connection.execute("ECHO", "damaged")
+            await ran.ended.wait()
+            assert ran.failure is not None
+            assert "could not be read" in ran.failure.cause
+            with pytest.raises(NotSent):
+                await connection.execute("ECHO", "never again")
 
 
 async def test_a_reply_with_a_wrong_length_reaches_nobody(server: Server) -> None:
-    with trio.fail_after(10):
-        async with proxy_to(server.path) as proxy:
-            connection = Connection(through(proxy), role="test")
-            async with running_connection(connection) as ran:
-                # "$5" becomes "$4": a reply could be parsed, but what follows it is no reply.
-                proxy.to_client.flip_after(1, mask=ord("5") ^ ord("4"))
-                with pytest.raises(ReplyLost):
-                    await connection.execute("ECHO", "hello")
-                await ran.ended.wait()
+    async with proxy_to(server.path) as proxy:
+        connection = Connection(through(proxy), role="test")
+        async with running_connection(connection) as ran:
+            # "$5" becomes "$4": a reply could be parsed, but what follows it is no reply.
+            proxy.to_client.flip_after(1, mask=ord("5") ^ ord("4"))
+            with pytest.raises(ReplyLost):
+                await connection.execute("ECHO", "hello")
+            await ran.ended.wait()
 
 
 async def test_a_reply_nobody_asked_for_ends_the_connection(redis: Server) -> None:
-    with trio.fail_after(10):
-        async with proxy_to(redis.path) as proxy:
-            connection = Connection(through(proxy), role="test")
-            async with running_connection(connection) as ran:
-                # MONITOR breaks the rule of one reply for each request.
-                await connection.execute("MONITOR")
-                redis.command("PING")
-                await ran.ended.wait()
-                assert ran.failure is not None
-                assert "nobody asked" in ran.failure.cause
+    async with proxy_to(redis.path) as proxy:
+        connection = Connection(through(proxy), role="test")
+        async with running_connection(connection) as ran:
+            # MONITOR breaks the rule of one reply for each request.
+            await connection.execute("MONITOR")
+            redis.command("PING")
+            await ran.ended.wait()
+            assert ran.failure is not None
+            assert "nobody asked" in ran.failure.cause
 
 
 async def test_a_reply_beyond_the_limit_fails_its_caller_and_ends_the_connection(
@@ -137,15 +130,14 @@ async def test_a_reply_beyond_the_limit_fails_its_caller_and_ends_the_connection
 ) -> None:
     monkeypatch.setattr(decoder, "MAX_REPLY_BYTES", 1_000_000)
     redis.command("SET", "large", b"x" * 3_000_000)
-    with trio.fail_after(10):
-        connection = Connection(Target(path=redis.path), role="test")
-        async with running_connection(connection) as ran:
-            with pytest.raises(ReplyTooLarge) as refused:
-                await connection.execute("GET", "large")
-            assert refused.value.code == "TOO_LARGE"
-            await ran.ended.wait()
-            with pytest.raises(NotSent):
-                connection.submit("PING")
+    connection = Connection(Target(path=redis.path), role="test")
+    async with running_connection(connection) as ran:
+        with pytest.raises(ReplyTooLarge) as refused:
+            await connection.execute("GET", "large")
+        assert refused.value.code == "TOO_LARGE"
+        await ran.ended.wait()
+        with pytest.raises(NotSent):
+            connection.submit("PING")
 
 
 async def test_pushes_arrive_between_replies_and_a_failing_hook_costs_nothing(
@@ -159,74 +151,71 @@ async def test_pushes_arrive_between_replies_and_a_failing_hook_costs_nothing(
         told.set()
         raise RuntimeError("a defect in the hook")
 
-    with trio.fail_after(10):
-        connection = Connection(
-            Target(path=server.path), role="test", on_push=on_push, greeting=[("CLIENT", "TRACKING", "ON")]
-        )
-        async with running_connection(connection):
-            assert await connection.execute("XREAD", "STREAMS", "s", "0") is None
-            server.command("XADD", "s", "*", "f", "v")
-            await told.wait()
-            assert await connection.execute("ECHO", "aligned") == b"aligned"
-            assert connection.statistics().pushes == 1
+    connection = Connection(
+        Target(path=server.path), role="test", on_push=on_push, greeting=[("CLIENT", "TRACKING", "ON")]
+    )
+    async with running_connection(connection):
+        assert await connection.execute("XREAD", "STREAMS", "s", "0") is None
+        server.command("XADD", "s", "*", "f", "v")
+        await told.wait()
+        assert await connection.execute("ECHO", "aligned") == b"aligned"
+        assert connection.statistics().pushes == 1
     assert pushed == [[b"invalidate", [b"s"]]]
     assert "a defect in the hook" in caplog.text
 
 
 async def test_a_refused_greeting_ends_the_connection(redis: Server) -> None:
-    with trio.fail_after(10):
-        connection = Connection(Target(path=redis.path), role="test", greeting=[("NO-SUCH-COMMAND",)])
-        with pytest.raises(ConnectionEnded) as ended:
-            await connection.run()
+    connection = Connection(Target(path=redis.path), role="test", greeting=[("NO-SUCH-COMMAND",)])
+    with pytest.raises(ConnectionEnded) as ended:
+        await connection.run()
     assert ended.value.failure.kind is FailureKind.SETTINGS
     assert "NO-SUCH-COMMAND" in ended.value.failure.cause
 
 
 async def test_an_overdue_reply_ends_the_connection(redis: Server, clock: Clock) -> None:
-    with trio.fail_after(10):
-        async with proxy_to(redis.path) as proxy:
-            connection = Connection(through(proxy), role="test", reply_timeout=0.3)
-            async with running_connection(connection) as ran:
-                proxy.to_client.hold()
-                began, started = trio.current_time(), clock()
-                with pytest.raises(ReplyLost):
-                    await connection.execute("ECHO", "x")
-                assert trio.current_time() - began >= 0.3
-                assert clock() - started < 0.5
-                await ran.ended.wait()
-                assert ran.failure is not None
-                assert "no reply" in ran.failure.cause
+    async with proxy_to(redis.path) as proxy:
+        connection = Connection(through(proxy), role="test", reply_timeout=0.3)
+        async with running_connection(connection) as ran:
+            proxy.to_client.hold()
+            began, started = trio.current_time(), clock()
+            with pytest.raises(ReplyLost):
+                await connection.execute("ECHO", "x")
+            assert trio.current_time() - began >= 0.3
+            assert clock() - started < 0.5
+            await ran.ended.wait()
+            assert ran.failure is not None
+            assert "no reply" in ran.failure.cause
 
 
+@pytest.mark.limit(60)
 async def test_a_pause_of_this_process_is_not_held_against_the_server(redis: Server) -> None:
-    with trio.fail_after(60):
-        connection = Connection(Target(path=redis.path), role="test", reply_timeout=0.2)
-        async with running_connection(connection) as ran:
-            # Now and then the reply is read before the loop stands still.
-            unread = 0
-            while unread <= 10:
-                request = connection.submit("ECHO", "on time")
-                while not request.sent:
-                    await trio.lowlevel.checkpoint()
-                unread += connection.statistics().in_flight
-                # The event loop stands still beyond the deadline; the reply has long arrived.
-                time.sleep(0.25)  # noqa: ASYNC251
-                assert await request.reply() == b"on time"
-            assert not ran.ended.is_set()
+    connection = Connection(Target(path=redis.path), role="test", reply_timeout=0.2)
+    async with running_connection(connection) as ran:
+        # Now and then the reply is read before the loop stands still.
+        unread = 0
+        while unread <= 10:
+            request = connection.submit("ECHO", "on time")
+            while not request.sent:
+                await trio.lowlevel.checkpoint()
+            unread += connection.statistics().in_flight
+            # The event loop stands still beyond the deadline; the reply has long arrived.
+            time.sleep(0.25)  # noqa: ASYNC251
+            assert await request.reply() == b"on time"
+        assert not ran.ended.is_set()
 
 
+@pytest.mark.limit(60)
 async def test_a_pause_of_this_process_is_not_held_against_a_server_that_is_pinged(redis: Server) -> None:
-    with trio.fail_after(60):
-        connection = Connection(Target(path=redis.path), role="test", ping_interval=0.01, ping_timeout=0.1)
-        async with running_connection(connection) as ran:
-            for _ in range(10):
-                while not connection.statistics().in_flight:
-                    await trio.lowlevel.checkpoint()
-                    assert not ran.ended.is_set()
-                # The event loop stands still beyond the deadline of the PING; its reply has long arrived.
-                time.sleep(0.15)  # noqa: ASYNC251
-                await until(lambda: not connection.statistics().in_flight)
+    connection = Connection(Target(path=redis.path), role="test", ping_interval=0.01, ping_timeout=0.1)
+    async with running_connection(connection) as ran:
+        for _ in range(10):
+            while not connection.statistics().in_flight:
+                await trio.lowlevel.checkpoint()
                 assert not ran.ended.is_set()
+            # The event loop stands still beyond the deadline of the PING; its reply has long arrived.
+            time.sleep(0.15)  # noqa: ASYNC251
+            await until(lambda: not connection.statistics().in_flight)
+            assert not ran.ended.is_set()
 
 
 async def test_a_reply_that_came_while_this_process_stood_still_came_in_time(redis: Server) -> None:
@@ -235,42 +224,39 @@ async def test_a_reply_that_came_while_this_process_stood_still_came_in_time(red
             await trio.lowlevel.checkpoint()
         time.sleep(0.15)  # noqa: ASYNC251
 
-    with trio.fail_after(20):
-        connection = Connection(Target(path=redis.path), role="test")
-        async with running_connection(connection), trio.open_nursery() as nursery:
-            # Now and then the reply is read before the loop stands still.
-            for _ in range(10):
-                request = connection.submit("ECHO", "on time")
-                nursery.start_soon(stand_still)
-                assert await request.reply_by(trio.current_time() + 0.1) == b"on time"
+    connection = Connection(Target(path=redis.path), role="test")
+    async with running_connection(connection), trio.open_nursery() as nursery:
+        # Now and then the reply is read before the loop stands still.
+        for _ in range(10):
+            request = connection.submit("ECHO", "on time")
+            nursery.start_soon(stand_still)
+            assert await request.reply_by(trio.current_time() + 0.1) == b"on time"
 
 
 async def test_an_idle_half_open_connection_is_found_by_its_ping(redis: Server, clock: Clock) -> None:
-    with trio.fail_after(10):
-        async with proxy_to(redis.path) as proxy:
-            connection = Connection(
-                through(proxy), role="test", reply_timeout=30, ping_interval=0.1, ping_timeout=0.2
-            )
-            async with running_connection(connection) as ran:
-                await until(lambda: connection.statistics().round_trip_seconds is not None)
-                proxy.to_client.swallow = proxy.to_server.swallow = True
-                started = clock()
-                await ran.ended.wait()
-                assert clock() - started < 0.8
-                assert ran.failure is not None
-                assert "no reply to PING" in ran.failure.cause
+    async with proxy_to(redis.path) as proxy:
+        connection = Connection(
+            through(proxy), role="test", reply_timeout=30, ping_interval=0.1, ping_timeout=0.2
+        )
+        async with running_connection(connection) as ran:
+            await until(lambda: connection.statistics().round_trip_seconds is not None)
+            proxy.to_client.swallow = proxy.to_server.swallow = True
+            started = clock()
+            await ran.ended.wait()
+            assert clock() - started < 0.8
+            assert ran.failure is not None
+            assert "no reply to PING" in ran.failure.cause
 
 
 async def test_an_error_reply_to_the_idle_ping_is_a_sign_of_life(redis: Server) -> None:
-    with trio.fail_after(10):
-        connection = Connection(Target(path=redis.path), role="test", ping_interval=0.05)
-        async with running_connection(connection) as ran:
-            redis.command("ACL", "SETUSER", "default", "-ping")
-            try:
-                await until(lambda: connection.statistics().round_trip_seconds is not None)
-                assert not ran.ended.is_set()
-            finally:
-                redis.command("ACL", "SETUSER", "default", "+ping")
+    connection = Connection(Target(path=redis.path), role="test", ping_interval=0.05)
+    async with running_connection(connection) as ran:
+        redis.command("ACL", "SETUSER", "default", "-ping")
+        try:
+            await until(lambda: connection.statistics().round_trip_seconds is not None)
+            assert not ran.ended.is_set()
+        finally:
+            redis.command("ACL", "SETUSER", "default", "+ping")
 
 
 async def test_cancelling_a_connection_fails_what_it_owed(redis: Server) -> None:
@@ -282,21 +268,19 @@ async def test_cancelling_a_connection_fails_what_it_owed(redis: Server) -> None
         except ReplyLost as error:
             outcome.append(error)
 
-    with trio.fail_after(10):
-        async with proxy_to(redis.path) as proxy:
-            proxy_target = through(proxy)
-            connection = Connection(proxy_target, role="test")
-            async with trio.open_nursery() as nursery, running_connection(connection):
-                proxy.to_client.hold()
-                nursery.start_soon(ask, connection)
-                await until(lambda: connection.statistics().in_flight > 0)
+    async with proxy_to(redis.path) as proxy:
+        proxy_target = through(proxy)
+        connection = Connection(proxy_target, role="test")
+        async with trio.open_nursery() as nursery, running_connection(connection):
+            proxy.to_client.hold()
+            nursery.start_soon(ask, connection)
+            await until(lambda: connection.statistics().in_flight > 0)
     assert "shutting down" in str(outcome[0])
 
 
 async def test_tcp_connections_carry_the_options_that_find_dead_peers(redis: Server) -> None:
-    with trio.fail_after(10):
-        async with await open_stream(over_tcp(redis)) as stream:
-            tcp = trio.socket.IPPROTO_TCP
-            assert stream.getsockopt(tcp, trio.socket.TCP_NODELAY)
-            assert stream.getsockopt(trio.socket.SOL_SOCKET, trio.socket.SO_KEEPALIVE)
-            assert stream.getsockopt(tcp, trio.socket.TCP_USER_TIMEOUT) == UNACKNOWLEDGED_MS
+    async with await open_stream(over_tcp(redis)) as stream:
+        tcp = trio.socket.IPPROTO_TCP
+        assert stream.getsockopt(tcp, trio.socket.TCP_NODELAY)
+        assert stream.getsockopt(trio.socket.SOL_SOCKET, trio.socket.SO_KEEPALIVE)
+        assert stream.getsockopt(tcp, trio.socket.TCP_USER_TIMEOUT) == UNACKNOWLEDGED_MS

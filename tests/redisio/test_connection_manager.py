@@ -8,25 +8,25 @@ from redstreamd.redisio.connection_manager import Manager, Role
 from redstreamd.redisio.redis_errors import QueueFull, ServerReplied
 from redstreamd.redisio.script import Script
 from redstreamd.redisio.target import Target
-from tests.redisio.running import calls, over_tcp, running_manager, until
+from tests.redisio.running import calls, over_tcp, running_manager
 from tests.support.fair_clock import Clock
 from tests.support.servers import Server
+from tests.support.waiting import until
 
 
 async def test_lanes_are_connections_of_their_own_opened_when_first_needed(redis: Server) -> None:
-    with trio.fail_after(10):
-        async with running_manager(Target(path=redis.path)) as manager:
-            assert _names(redis) == {"redstreamd:command"}
-            assert not manager.status().roles[Role.BULK].wanted
-            assert await manager.execute("ECHO", "x", role=Role.BULK) == b"x"
-            assert _names(redis) == {"redstreamd:command", "redstreamd:bulk"}
-            await manager.wait_connected(Role.WATCH)
-            assert _names(redis) == {"redstreamd:command", "redstreamd:bulk", "redstreamd:watch"}
-            await manager.wait_connected(Role.DURABLE)
-            assert len(_names(redis)) == 4
-            status = manager.status()
-            assert all(role.connected and role.server.startswith("redis 7") for role in status.roles.values())
-            assert status.label == redis.path
+    async with running_manager(Target(path=redis.path)) as manager:
+        assert _names(redis) == {"redstreamd:command"}
+        assert not manager.status().roles[Role.BULK].wanted
+        assert await manager.execute("ECHO", "x", role=Role.BULK) == b"x"
+        assert _names(redis) == {"redstreamd:command", "redstreamd:bulk"}
+        await manager.wait_connected(Role.WATCH)
+        assert _names(redis) == {"redstreamd:command", "redstreamd:bulk", "redstreamd:watch"}
+        await manager.wait_connected(Role.DURABLE)
+        assert len(_names(redis)) == 4
+        status = manager.status()
+        assert all(role.connected and role.server.startswith("redis 7") for role in status.roles.values())
+        assert status.label == redis.path
 
 
 def _names(server: Server) -> set[str]:
@@ -34,28 +34,28 @@ def _names(server: Server) -> set[str]:
     return {field.partition("=")[2] for field in fields if field.startswith("name=redstreamd")}
 
 
+@pytest.mark.limit(90)
 async def test_a_large_reply_does_not_hold_up_the_command_lane(redis: Server, clock: Clock) -> None:
     redis.command("SET", "large", b"x" * 100_000_000)
     pings: list[float] = []
-    with trio.fail_after(90):
-        async with running_manager(over_tcp(redis), command_timeout=60) as manager:
-            await manager.wait_connected(Role.BULK)
-            fetched = trio.Event()
+    async with running_manager(over_tcp(redis), command_timeout=60) as manager:
+        await manager.wait_connected(Role.BULK)
+        fetched = trio.Event()
 
-            async def fetch() -> None:
-                reply = await manager.execute("GET", "large", role=Role.BULK, retry_safe=True)
-                assert len(reply) == 100_000_000
-                fetched.set()
+        async def fetch() -> None:
+            reply = await manager.execute("GET", "large", role=Role.BULK, retry_safe=True)
+            assert len(reply) == 100_000_000
+            fetched.set()
 
-            began = clock()
+        began = clock()
 
-            async with trio.open_nursery() as nursery:
-                nursery.start_soon(fetch)
-                while not fetched.is_set():
-                    started = clock()
-                    await manager.execute("PING")
-                    pings.append(clock() - started)
-            took = clock() - began
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(fetch)
+            while not fetched.is_set():
+                started = clock()
+                await manager.execute("PING")
+                pings.append(clock() - started)
+        took = clock() - began
     # Behind the reply on one lane, a PING would have taken as long as all of it, and there would be two. Here
     # many got through while it was arriving; the longest waited while its last copy was made.
     *others, _ = sorted(pings)
@@ -72,18 +72,17 @@ async def test_the_watch_hooks_see_each_connection_before_its_replies(server: Se
         seen.append(message)
         pushed.set()
 
-    with trio.fail_after(10):
-        async with running_manager(Target(path=server.path)) as manager:
-            manager.set_watch_hooks(on_push=on_push, on_connected=lambda: seen.append("connected"))
-            client = await manager.execute("CLIENT", "ID", role=Role.WATCH)
-            seen.append("first reply")
-            await manager.execute("CLIENT", "TRACKING", "ON", role=Role.WATCH)
-            await manager.execute("EXISTS", "s", role=Role.WATCH)
-            server.command("XADD", "s", "*", "f", "v")
-            await pushed.wait()
-            server.command("CLIENT", "KILL", "ID", client)
-            await until(lambda: seen.count("connected") == 2)
-            await manager.execute("PING", role=Role.WATCH, retry_safe=True)
+    async with running_manager(Target(path=server.path)) as manager:
+        manager.set_watch_hooks(on_push=on_push, on_connected=lambda: seen.append("connected"))
+        client = await manager.execute("CLIENT", "ID", role=Role.WATCH)
+        seen.append("first reply")
+        await manager.execute("CLIENT", "TRACKING", "ON", role=Role.WATCH)
+        await manager.execute("EXISTS", "s", role=Role.WATCH)
+        server.command("XADD", "s", "*", "f", "v")
+        await pushed.wait()
+        server.command("CLIENT", "KILL", "ID", client)
+        await until(lambda: seen.count("connected") == 2)
+        await manager.execute("PING", role=Role.WATCH, retry_safe=True)
     assert seen == ["connected", "first reply", [b"invalidate", [b"s"]], "connected"]
 
 
@@ -91,28 +90,26 @@ async def test_hooks_that_raise_cost_nothing(redis: Server, caplog: pytest.LogCa
     def broken(*_args: object) -> None:
         raise RuntimeError("a defect in a hook")
 
-    with trio.fail_after(10):
-        manager = Manager(Target(path=redis.path), on_event=broken)
-        manager.set_watch_hooks(on_push=broken, on_connected=broken)
-        async with trio.open_nursery() as nursery:
-            await nursery.start(manager.run)
-            for role in Role:
-                assert await manager.execute("ECHO", "x", role=role) == b"x"
-            nursery.cancel_scope.cancel()
+    manager = Manager(Target(path=redis.path), on_event=broken)
+    manager.set_watch_hooks(on_push=broken, on_connected=broken)
+    async with trio.open_nursery() as nursery:
+        await nursery.start(manager.run)
+        for role in Role:
+            assert await manager.execute("ECHO", "x", role=role) == b"x"
+        nursery.cancel_scope.cancel()
     assert caplog.text.count("the hook for Redis events failed") == len(Role)
     assert caplog.text.count("the hook for a new watch connection failed") == 1
 
 
 async def test_the_round_trip_of_the_last_ping_is_known(redis: Server) -> None:
-    with trio.fail_after(10):
-        async with running_manager(Target(path=redis.path), ping_interval=0.02) as manager:
+    async with running_manager(Target(path=redis.path), ping_interval=0.02) as manager:
 
-            def round_trip() -> float | None:
-                statistics = manager.status().roles[Role.COMMAND].statistics
-                return None if statistics is None else statistics.round_trip_seconds
+        def round_trip() -> float | None:
+            statistics = manager.status().roles[Role.COMMAND].statistics
+            return None if statistics is None else statistics.round_trip_seconds
 
-            await until(lambda: round_trip() is not None)
-            assert 0 < (round_trip() or 0) < 1
+        await until(lambda: round_trip() is not None)
+        assert 0 < (round_trip() or 0) < 1
 
 
 async def test_too_many_commands_at_once_are_refused(redis: Server, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -125,33 +122,30 @@ async def test_too_many_commands_at_once_are_refused(redis: Server, monkeypatch:
         except QueueFull as full:
             results.append(str(full.code))
 
-    with trio.fail_after(10):
-        async with running_manager(Target(path=redis.path)) as manager, trio.open_nursery() as nursery:
-            for _ in range(8):
-                nursery.start_soon(ask, manager)
+    async with running_manager(Target(path=redis.path)) as manager, trio.open_nursery() as nursery:
+        for _ in range(8):
+            nursery.start_soon(ask, manager)
     assert results.count(b"x") == 5
     assert results.count("RATE_LIMITED") == 3
 
 
 async def test_a_script_is_sent_in_full_only_once(server: Server) -> None:
     script = Script("return {KEYS[1], ARGV[1], ARGV[2]}")
-    with trio.fail_after(10):
-        server.commands(("SCRIPT", "FLUSH"), ("CONFIG", "RESETSTAT"))
-        async with running_manager(Target(path=server.path)) as manager:
-            for _ in range(3):
-                reply = await manager.run_script(script, ["key"], [1, b"two"], retry_safe=True)
-                assert reply == [b"key", b"1", b"two"]
-            assert (calls(server, "evalsha"), calls(server, "eval")) == (3, 1)
-            server.command("SCRIPT", "FLUSH")
-            assert await manager.run_script(script, ["key"], [1, 2], retry_safe=False)
+    server.commands(("SCRIPT", "FLUSH"), ("CONFIG", "RESETSTAT"))
+    async with running_manager(Target(path=server.path)) as manager:
+        for _ in range(3):
+            reply = await manager.run_script(script, ["key"], [1, b"two"], retry_safe=True)
+            assert reply == [b"key", b"1", b"two"]
+        assert (calls(server, "evalsha"), calls(server, "eval")) == (3, 1)
+        server.command("SCRIPT", "FLUSH")
+        assert await manager.run_script(script, ["key"], [1, 2], retry_safe=False)
     assert calls(server, "eval") == 2
 
 
 async def test_an_error_of_a_script_reaches_its_caller(server: Server) -> None:
     script = Script("return redis.error_reply('CUSTOM no luck')")
-    with trio.fail_after(10):
-        async with running_manager(Target(path=server.path)) as manager:
-            with pytest.raises(ServerReplied) as replied:
-                await manager.run_script(script, [], [], retry_safe=False)
+    async with running_manager(Target(path=server.path)) as manager:
+        with pytest.raises(ServerReplied) as replied:
+            await manager.run_script(script, [], [], retry_safe=False)
     assert str(replied.value.reply) == "CUSTOM no luck"
     assert replied.value.code == "INTERNAL"

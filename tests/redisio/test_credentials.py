@@ -21,8 +21,9 @@ from redstreamd.redisio.connection import Connection
 from redstreamd.redisio.credentials import PasswordFile
 from redstreamd.redisio.redis_events import ConnectionLost, LoginRenewed, RedisEvent, RenewalFailed, Role
 from redstreamd.redisio.target import Target
-from tests.redisio.running import failure_of, running_connection, running_manager, until
+from tests.redisio.running import failure_of, running_connection, running_manager
 from tests.support.servers import Server, start_redis
+from tests.support.waiting import until
 
 
 @pytest.fixture(scope="module")
@@ -87,9 +88,8 @@ async def test_the_password_is_read_from_a_file(guarded: Server, tmp_path: Path,
     file = tmp_path / "password"
     file.write_bytes(f"secret{ending}".encode())
     target = Target(path=guarded.path, credentials=PasswordFile(str(file), "agent"))
-    with trio.fail_after(10):
-        async with running_connection(connection := Connection(target, role="test")):
-            assert await connection.execute("ACL", "WHOAMI") == b"agent"
+    async with running_connection(connection := Connection(target, role="test")):
+        assert await connection.execute("ACL", "WHOAMI") == b"agent"
 
 
 async def test_a_password_that_was_rotated_is_used_by_the_next_login(
@@ -99,16 +99,15 @@ async def test_a_password_that_was_rotated_is_used_by_the_next_login(
     file.write_text("first\n")
     target = Target(path=guarded.path, credentials=PasswordFile(str(file)))
     events: list[RedisEvent] = []
-    with trio.fail_after(10):
-        async with running_manager(target, events=events) as manager:
-            assert await manager.execute("ACL", "WHOAMI") == b"default"
-            passwords("default", "second")
-            file.write_text("second\n")
-            number = await manager.execute("CLIENT", "ID")
-            guarded.commands(("AUTH", "second"), ("CLIENT", "KILL", "ID", number))
-            await until(lambda: any(isinstance(event, ConnectionLost) for event in events))
-            await manager.wait_connected()
-            assert await manager.execute("CLIENT", "ID") != number
+    async with running_manager(target, events=events) as manager:
+        assert await manager.execute("ACL", "WHOAMI") == b"default"
+        passwords("default", "second")
+        file.write_text("second\n")
+        number = await manager.execute("CLIENT", "ID")
+        guarded.commands(("AUTH", "second"), ("CLIENT", "KILL", "ID", number))
+        await until(lambda: any(isinstance(event, ConnectionLost) for event in events))
+        await manager.wait_connected()
+        assert await manager.execute("CLIENT", "ID") != number
 
 
 @pytest.mark.parametrize(
@@ -127,8 +126,7 @@ async def test_a_file_without_a_password_is_named(
     file = tmp_path / "password"
     if content is not None:
         file.write_bytes(content)
-    with trio.fail_after(10):
-        failure = await failure_of(Target(path=guarded.path, credentials=PasswordFile(str(file))))
+    failure = await failure_of(Target(path=guarded.path, credentials=PasswordFile(str(file))))
     assert failure.cause == f"the password file {file} cannot be used: {reason}"
     assert "redis.password_file" in failure.next_step
     # It may be there again in a moment.
@@ -140,8 +138,7 @@ async def test_a_wrong_password_from_a_file_does_not_blame_the_environment(
 ) -> None:
     file = tmp_path / "password"
     file.write_text("hunter2")
-    with trio.fail_after(10):
-        failure = await failure_of(Target(path=guarded.path, credentials=PasswordFile(str(file))))
+    failure = await failure_of(Target(path=guarded.path, credentials=PasswordFile(str(file))))
     assert failure.kind is FailureKind.SETTINGS
     assert "REDIS_PASSWORD" not in failure.next_step
     assert "hunter2" not in repr(failure)
@@ -160,9 +157,8 @@ async def test_a_provider_is_asked_instead_of_the_target(
     guarded: Server, provider: CredentialProvider, user: bytes
 ) -> None:
     target = Target(path=guarded.path, username="nobody", password="wrong", credentials=provider)
-    with trio.fail_after(10):
-        async with running_connection(connection := Connection(target, role="test")):
-            assert await connection.execute("ACL", "WHOAMI") == user
+    async with running_connection(connection := Connection(target, role="test")):
+        assert await connection.execute("ACL", "WHOAMI") == user
 
 
 async def test_a_provider_that_blocks_holds_up_nobody_and_can_be_cancelled(guarded: Server) -> None:
@@ -170,11 +166,10 @@ async def test_a_provider_that_blocks_holds_up_nobody_and_can_be_cancelled(guard
     provider.hold = threading.Event()
     target = Target(path=guarded.path, credentials=provider)
     try:
-        with trio.fail_after(10):
-            async with trio.open_nursery() as nursery:
-                nursery.start_soon(Connection(target, role="test").run)
-                await until(lambda: provider.threads != [])
-                nursery.cancel_scope.cancel()
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(Connection(target, role="test").run)
+            await until(lambda: provider.threads != [])
+            nursery.cancel_scope.cancel()
         # That did not wait for it.
         assert provider.answers == 0
         assert threading.current_thread() not in provider.threads
@@ -186,9 +181,8 @@ async def test_a_provider_that_gives_no_answer_is_blamed_instead_of_the_server(g
     provider = Provider("first")
     provider.hold = threading.Event()
     try:
-        with trio.fail_after(10):
-            target = Target(path=guarded.path, credentials=provider, connect_timeout=0.2)
-            failure = await failure_of(target)
+        target = Target(path=guarded.path, credentials=provider, connect_timeout=0.2)
+        failure = await failure_of(target)
     finally:
         provider.hold.set()
     assert failure.cause == "the credential provider gave no answer within 0.2 s"
@@ -199,8 +193,7 @@ async def test_a_provider_that_fails_is_named_without_its_words(guarded: Server)
         def get_credentials(self) -> tuple[str]:
             raise RuntimeError("token abc123 expired")
 
-    with trio.fail_after(10):
-        failure = await failure_of(Target(path=guarded.path, credentials=Failing()))
+    failure = await failure_of(Target(path=guarded.path, credentials=Failing()))
     assert "Failing failed (RuntimeError)" in failure.cause
     assert "abc123" not in repr(failure)
 
@@ -213,44 +206,41 @@ async def test_announced_credentials_reach_every_live_connection_from_another_th
     provider = Streaming("first")
     events: list[RedisEvent] = []
     target = Target(path=guarded.path, credentials=provider)
-    with trio.fail_after(10):
-        async with running_manager(target, events=events) as manager:
-            numbers = {}
-            for role in Role:
-                numbers[role] = await manager.execute("CLIENT", "ID", role=role)
-                assert await manager.execute("ACL", "WHOAMI", role=role) == b"default"
-            provider.given = ("agent", "secret")
-            await trio.to_thread.run_sync(provider.announce, "ask me again")
-            await until(lambda: sum(isinstance(event, LoginRenewed) for event in events) == len(Role))
-            for role in Role:
-                assert await manager.execute("ACL", "WHOAMI", role=role) == b"agent"
-                # The very same connections.
-                assert await manager.execute("CLIENT", "ID", role=role) == numbers[role]
+    async with running_manager(target, events=events) as manager:
+        numbers = {}
+        for role in Role:
+            numbers[role] = await manager.execute("CLIENT", "ID", role=role)
+            assert await manager.execute("ACL", "WHOAMI", role=role) == b"default"
+        provider.given = ("agent", "secret")
+        await trio.to_thread.run_sync(provider.announce, "ask me again")
+        await until(lambda: sum(isinstance(event, LoginRenewed) for event in events) == len(Role))
+        for role in Role:
+            assert await manager.execute("ACL", "WHOAMI", role=role) == b"agent"
+            # The very same connections.
+            assert await manager.execute("CLIENT", "ID", role=role) == numbers[role]
 
 
 async def test_a_token_carries_its_own_user(guarded: Server) -> None:
     provider = Streaming("first")
     events: list[RedisEvent] = []
-    with trio.fail_after(10):
-        target = Target(path=guarded.path, credentials=provider)
-        async with running_manager(target, events=events) as manager:
-            provider.announce(SimpleToken("secret", -1, 0, {"oid": "agent"}))
-            await until(lambda: any(isinstance(event, LoginRenewed) for event in events))
-            assert await manager.execute("ACL", "WHOAMI") == b"agent"
+    target = Target(path=guarded.path, credentials=provider)
+    async with running_manager(target, events=events) as manager:
+        provider.announce(SimpleToken("secret", -1, 0, {"oid": "agent"}))
+        await until(lambda: any(isinstance(event, LoginRenewed) for event in events))
+        assert await manager.execute("ACL", "WHOAMI") == b"agent"
 
 
 async def test_a_renewal_that_is_refused_is_told_and_costs_no_connection(guarded: Server) -> None:
     provider = Streaming("first")
     events: list[RedisEvent] = []
-    with trio.fail_after(10):
-        target = Target(path=guarded.path, credentials=provider)
-        async with running_manager(target, events=events) as manager:
-            number = await manager.execute("CLIENT", "ID")
-            provider.announce(SimpleToken("hunter2", -1, 0, {"oid": "agent"}))
-            provider.fail(RuntimeError("hunter2"))
-            await until(lambda: sum(isinstance(event, RenewalFailed) for event in events) == 2)
-            assert await manager.execute("CLIENT", "ID") == number
-            assert await manager.execute("ACL", "WHOAMI") == b"default"
+    target = Target(path=guarded.path, credentials=provider)
+    async with running_manager(target, events=events) as manager:
+        number = await manager.execute("CLIENT", "ID")
+        provider.announce(SimpleToken("hunter2", -1, 0, {"oid": "agent"}))
+        provider.fail(RuntimeError("hunter2"))
+        await until(lambda: sum(isinstance(event, RenewalFailed) for event in events) == 2)
+        assert await manager.execute("CLIENT", "ID") == number
+        assert await manager.execute("ACL", "WHOAMI") == b"default"
     told = [event.cause for event in events if isinstance(event, RenewalFailed)]
     assert any("logging in as user 'agent'" in cause for cause in told)
     assert not any("hunter2" in cause for cause in told)
@@ -259,9 +249,8 @@ async def test_a_renewal_that_is_refused_is_told_and_costs_no_connection(guarded
 async def test_an_announcement_after_the_end_is_nobodys_business(guarded: Server) -> None:
     provider = Streaming("first")
     events: list[RedisEvent] = []
-    with trio.fail_after(10):
-        async with running_manager(Target(path=guarded.path, credentials=provider), events=events):
-            pass
-        provider.announce("too late")
-        await trio.testing.wait_all_tasks_blocked()
+    async with running_manager(Target(path=guarded.path, credentials=provider), events=events):
+        pass
+    provider.announce("too late")
+    await trio.testing.wait_all_tasks_blocked()
     assert not any(isinstance(event, LoginRenewed | RenewalFailed) for event in events)

@@ -15,10 +15,11 @@ import trio
 from redstreamd.redisio.connect_errors import ConnectionEnded, Failure, FailureKind
 from redstreamd.redisio.connection import Connection
 from redstreamd.redisio.target import Target
-from tests.redisio.running import failure_of, over_tcp, running_connection, slow_loading, through, until
+from tests.redisio.running import failure_of, over_tcp, running_connection, slow_loading, through
 from tests.support.fair_clock import Clock
 from tests.support.proxy import proxy_to
 from tests.support.servers import Server, free_port, start_redis, start_valkey
+from tests.support.waiting import until
 
 PASSWORD = "correct horse battery staple"
 
@@ -66,11 +67,10 @@ async def peer_that_says(first: bytes, *answers: bytes) -> AsyncIterator[Target]
     [(None, PASSWORD), ("default", PASSWORD), ("agent", "secret"), ("open", None), ("open", "anything")],
 )
 async def test_right_logins_are_accepted(guarded: Server, username: str | None, password: str | None) -> None:
-    with trio.fail_after(10):
-        target = Target(path=guarded.path, username=username, password=password)
-        connection = Connection(target, role="test")
-        async with running_connection(connection):
-            assert await connection.execute("ACL", "WHOAMI") == (username or "default").encode()
+    target = Target(path=guarded.path, username=username, password=password)
+    connection = Connection(target, role="test")
+    async with running_connection(connection):
+        assert await connection.execute("ACL", "WHOAMI") == (username or "default").encode()
 
 
 @pytest.mark.parametrize(
@@ -87,10 +87,7 @@ async def test_right_logins_are_accepted(guarded: Server, username: str | None, 
 async def test_wrong_logins_name_what_to_change(
     guarded: Server, username: str | None, password: str | None, cause: str, next_step: str
 ) -> None:
-    with trio.fail_after(10):
-        failure = await failure_of(
-            Target(path=guarded.path, username=username, password=password, database=1)
-        )
+    failure = await failure_of(Target(path=guarded.path, username=username, password=password, database=1))
     assert failure.kind is FailureKind.SETTINGS
     assert cause in failure.cause
     assert next_step in failure.next_step
@@ -99,8 +96,7 @@ async def test_wrong_logins_name_what_to_change(
 
 
 async def test_a_password_that_the_server_does_not_ask_for_is_an_error_that_says_so(server: Server) -> None:
-    with trio.fail_after(10):
-        failure = await failure_of(Target(path=server.path, password="unexpected"))
+    failure = await failure_of(Target(path=server.path, password="unexpected"))
     assert failure.kind is FailureKind.SETTINGS
     assert "a password is configured here, but this Redis has none" in failure.cause
     assert "Remove REDIS_PASSWORD" in failure.next_step
@@ -127,57 +123,52 @@ def test_a_target_is_labelled_by_its_address(target: Target, label: str) -> None
 
 
 async def test_the_database_is_selected_and_the_client_has_a_name(server: Server) -> None:
-    with trio.fail_after(10):
-        for target in (Target(path=server.path, database=3), over_tcp(server, database=3)):
-            connection = Connection(attrs.evolve(target, client_name="redstreamd-7"), role="command")
-            async with running_connection(connection):
-                await connection.execute("SET", "where", "three")
-                clients = server.command("CLIENT", "LIST").decode()
-                assert connection.server.split()[0] in ("redis", "valkey")
-            assert "name=redstreamd-7:command db=3" in " ".join(
-                field for field in clients.split() if field.startswith(("name=", "db="))
-            )
-            assert server.commands(("SELECT", 3), ("GET", "where"))[1] == b"three"
+    for target in (Target(path=server.path, database=3), over_tcp(server, database=3)):
+        connection = Connection(attrs.evolve(target, client_name="redstreamd-7"), role="command")
+        async with running_connection(connection):
+            await connection.execute("SET", "where", "three")
+            clients = server.command("CLIENT", "LIST").decode()
+            assert connection.server.split()[0] in ("redis", "valkey")
+        assert "name=redstreamd-7:command db=3" in " ".join(
+            field for field in clients.split() if field.startswith(("name=", "db="))
+        )
+        assert server.commands(("SELECT", 3), ("GET", "where"))[1] == b"three"
 
 
 async def test_a_database_out_of_range_is_a_settings_error(server: Server) -> None:
-    with trio.fail_after(10):
-        failure = await failure_of(Target(path=server.path, database=99))
+    failure = await failure_of(Target(path=server.path, database=99))
     assert failure.kind is FailureKind.SETTINGS
     assert "database 99" in failure.cause
 
 
 @pytest.mark.parametrize("unix", [True, False])
 async def test_a_full_server_says_so_however_early_it_hangs_up(server: Server, unix: bool) -> None:
-    with trio.fail_after(10):
-        inside = Connection(Target(path=server.path), role="inside")
-        async with running_connection(inside):
-            await inside.execute("CONFIG", "SET", "maxclients", 1)
-            try:
-                failures = [
-                    await failure_of(Target(path=server.path) if unix else over_tcp(server))
-                    for _ in range(30)
-                ]
-            finally:
-                await inside.execute("CONFIG", "SET", "maxclients", 10_000)
+    inside = Connection(Target(path=server.path), role="inside")
+    async with running_connection(inside):
+        await inside.execute("CONFIG", "SET", "maxclients", 1)
+        try:
+            failures = [
+                await failure_of(Target(path=server.path) if unix else over_tcp(server)) for _ in range(30)
+            ]
+        finally:
+            await inside.execute("CONFIG", "SET", "maxclients", 10_000)
     assert {failure.kind for failure in failures} == {FailureKind.UNREACHABLE}
     assert {failure.cause for failure in failures} == {"ERR max number of clients reached"}
     assert "maxclients" in failures[0].next_step
 
 
 async def test_a_server_that_loads_its_data_is_not_used_yet(server: Server) -> None:
-    with trio.fail_after(20):
-        with slow_loading(server, 1.0):
-            async with trio.open_nursery() as nursery:
-                nursery.start_soon(trio.to_thread.run_sync, server.command, "DEBUG", "RELOAD")
-                await until(lambda: str(server.command("PING")).startswith("LOADING"))
-                failure = await failure_of(Target(path=server.path))
+    with slow_loading(server, 1.0):
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(trio.to_thread.run_sync, server.command, "DEBUG", "RELOAD")
+            await until(lambda: str(server.command("PING")).startswith("LOADING"))
+            failure = await failure_of(Target(path=server.path))
     assert failure.kind is FailureKind.NOT_SERVING
     assert failure.cause.startswith("LOADING")
 
 
 async def test_a_server_that_cannot_save_is_used_all_the_same() -> None:
-    with trio.fail_after(10), start_redis("--save", "3600 1000000", "--dbfilename", "d.rdb") as server:
+    with start_redis("--save", "3600 1000000", "--dbfilename", "d.rdb") as server:
         # A directory of that name: the dump cannot be written, and the server goes MISCONF.
         (server.directory / "d.rdb").mkdir()
         server.commands(("SET", "key", "value"), ("BGSAVE",))
@@ -199,12 +190,11 @@ async def test_a_connection_that_breaks_with_the_last_reply_of_its_login_never_o
         def started(self, value: None = None) -> None:
             opened.append(connection._failure)
 
-    with trio.fail_after(10):
-        async with peer_that_says(b"", b"%0\r\n", b"+PONG\r\n") as target:
-            for _ in range(60):
-                connection = Connection(target, role="test")
-                with pytest.raises(ConnectionEnded):
-                    await connection.run(task_status=Status())
+    async with peer_that_says(b"", b"%0\r\n", b"+PONG\r\n") as target:
+        for _ in range(60):
+            connection = Connection(target, role="test")
+            with pytest.raises(ConnectionEnded):
+                await connection.run(task_status=Status())
     assert [failure for failure in opened if failure is not None] == []
 
 
@@ -221,29 +211,26 @@ async def test_a_connection_that_breaks_with_the_last_reply_of_its_login_never_o
 async def test_peers_that_are_no_usable_redis_are_described(
     words: bytes, kind: FailureKind, cause: str
 ) -> None:
-    with trio.fail_after(10):
-        async with peer_that_says(words) as target:
-            failure = await failure_of(target)
+    async with peer_that_says(words) as target:
+        failure = await failure_of(target)
     assert failure.kind is kind
     assert cause in failure.cause
 
 
 async def test_a_server_that_accepts_and_stays_silent_is_given_up(redis: Server, clock: Clock) -> None:
-    with trio.fail_after(10):
-        async with proxy_to(redis.path) as proxy:
-            proxy.to_client.hold()
-            began, started = trio.current_time(), clock()
-            failure = await failure_of(through(proxy, connect_timeout=0.3))
-            assert trio.current_time() - began >= 0.3
-            assert clock() - started < 0.5
+    async with proxy_to(redis.path) as proxy:
+        proxy.to_client.hold()
+        began, started = trio.current_time(), clock()
+        failure = await failure_of(through(proxy, connect_timeout=0.3))
+        assert trio.current_time() - began >= 0.3
+        assert clock() - started < 0.5
     assert "did not answer the login within 0.3 s" in failure.cause
 
 
 async def test_addresses_that_lead_nowhere_name_the_setting_to_correct(tmp_path: Path) -> None:
-    with trio.fail_after(20):
-        nobody = await failure_of(Target(host="localhost", port=free_port()))
-        missing = await failure_of(Target(path=str(tmp_path / "missing.sock")))
-        unknown = await failure_of(Target(host="no-such-host.invalid"))
+    nobody = await failure_of(Target(host="localhost", port=free_port()))
+    missing = await failure_of(Target(path=str(tmp_path / "missing.sock")))
+    unknown = await failure_of(Target(host="no-such-host.invalid"))
     assert nobody.cause == "Connection refused"  # once, though localhost has two addresses
     assert "REDIS_HOST and REDIS_PORT" in nobody.next_step
     assert missing.cause == "No such file or directory"

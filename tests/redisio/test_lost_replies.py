@@ -10,45 +10,43 @@ from redis.backoff import ConstantBackoff
 
 from redstreamd.redisio.connection_manager import Manager, Role
 from redstreamd.redisio.redis_errors import OutcomeUnknown, RedisUnavailable
-from tests.redisio.running import calls, running_manager, through, until
+from tests.redisio.running import calls, running_manager, through
 from tests.support.proxy import Proxy, proxy_to
 from tests.support.servers import Server
+from tests.support.waiting import until
 
 #: Whoever has something to send waits for the next connection, however long it takes to be made.
 PATIENT: Mapping[str, Any] = {"connect_grace": 10.0, "command_timeout": 10.0}
 
 
 async def test_a_write_whose_reply_is_lost_is_not_repeated(server: Server) -> None:
-    with trio.fail_after(20):
-        async with proxy_to(server.path) as proxy, running_manager(through(proxy), **PATIENT) as manager:
-            proxy.to_client.cut_after(0)
-            with pytest.raises(OutcomeUnknown) as unknown:
-                await manager.execute("XADD", "s", "*", "f", "v")
-            assert unknown.value.code == "OUTCOME_UNKNOWN"
-            assert "XADD was sent" in unknown.value.message
-            await manager.wait_connected()
-            assert await manager.execute("XLEN", "s", retry_safe=True) == 1
+    async with proxy_to(server.path) as proxy, running_manager(through(proxy), **PATIENT) as manager:
+        proxy.to_client.cut_after(0)
+        with pytest.raises(OutcomeUnknown) as unknown:
+            await manager.execute("XADD", "s", "*", "f", "v")
+        assert unknown.value.code == "OUTCOME_UNKNOWN"
+        assert "XADD was sent" in unknown.value.message
+        await manager.wait_connected()
+        assert await manager.execute("XLEN", "s", retry_safe=True) == 1
 
 
 async def test_a_reset_in_the_middle_of_a_reply_is_a_lost_reply(server: Server) -> None:
     server.command("SET", "large", b"x" * 300_000)
-    with trio.fail_after(20):
-        async with proxy_to(server.path) as proxy, running_manager(through(proxy), **PATIENT) as manager:
-            proxy.to_client.cut_after(100_000)
-            with pytest.raises(OutcomeUnknown):
-                await manager.execute("GET", "large")
-            proxy.to_client.cut_after(100_000)
-            assert len(await manager.execute("GET", "large", retry_safe=True)) == 300_000
-            assert proxy.accepted == 3
+    async with proxy_to(server.path) as proxy, running_manager(through(proxy), **PATIENT) as manager:
+        proxy.to_client.cut_after(100_000)
+        with pytest.raises(OutcomeUnknown):
+            await manager.execute("GET", "large")
+        proxy.to_client.cut_after(100_000)
+        assert len(await manager.execute("GET", "large", retry_safe=True)) == 300_000
+        assert proxy.accepted == 3
 
 
 async def test_a_read_whose_reply_is_lost_is_repeated(server: Server) -> None:
     server.command("SET", "key", "value")
-    with trio.fail_after(20):
-        async with proxy_to(server.path) as proxy, running_manager(through(proxy), **PATIENT) as manager:
-            proxy.to_client.cut_after(0)
-            assert await manager.execute("GET", "key", retry_safe=True) == b"value"
-            assert proxy.accepted == 2
+    async with proxy_to(server.path) as proxy, running_manager(through(proxy), **PATIENT) as manager:
+        proxy.to_client.cut_after(0)
+        assert await manager.execute("GET", "key", retry_safe=True) == b"value"
+        assert proxy.accepted == 2
     assert calls(server, "get") >= 2
 
 
@@ -61,20 +59,19 @@ async def test_a_write_that_was_never_sent_is_sent_on_the_next_connection(redis:
         except OutcomeUnknown as unknown:
             outcomes.append(unknown)
 
-    with trio.fail_after(20):
-        async with proxy_to(redis.path) as proxy, running_manager(through(proxy), **PATIENT) as manager:
-            proxy.to_server.hold()
-            async with trio.open_nursery() as nursery:
-                # More than all buffers on the way hold: the writer gets stuck on it.
-                nursery.start_soon(add, manager, "first", 30_000_000)
-                await until(lambda: _in_flight(manager) == 1)
-                nursery.start_soon(add, manager, "second", 10)
-                await until(lambda: _queued(manager) == 1)
-                proxy.cut()
-                proxy.to_server.release()
-            assert isinstance(outcomes[0], OutcomeUnknown)
-            assert isinstance(outcomes[1], bytes)
-            assert await manager.execute("XLEN", "second") == 1
+    async with proxy_to(redis.path) as proxy, running_manager(through(proxy), **PATIENT) as manager:
+        proxy.to_server.hold()
+        async with trio.open_nursery() as nursery:
+            # More than all buffers on the way hold: the writer gets stuck on it.
+            nursery.start_soon(add, manager, "first", 30_000_000)
+            await until(lambda: _in_flight(manager) == 1)
+            nursery.start_soon(add, manager, "second", 10)
+            await until(lambda: _queued(manager) == 1)
+            proxy.cut()
+            proxy.to_server.release()
+        assert isinstance(outcomes[0], OutcomeUnknown)
+        assert isinstance(outcomes[1], bytes)
+        assert await manager.execute("XLEN", "second") == 1
 
 
 def _in_flight(manager: Manager) -> int:
@@ -87,6 +84,7 @@ def _queued(manager: Manager) -> int:
     return 0 if statistics is None else statistics.queued
 
 
+@pytest.mark.limit(60)
 async def test_every_answer_about_a_write_is_true_whatever_the_network_does(redis: Server) -> None:
     """Acknowledged: there once. Unknown: there at most once. Unavailable: not there."""
     rng = random.Random(1953)
@@ -110,23 +108,21 @@ async def test_every_answer_about_a_write_is_true_whatever_the_network_does(redi
         while True:
             flow = rng.choice([proxy.to_client, proxy.to_server])
             flow.cut_after(rng.randint(0, 6_000), reset=rng.random() < 0.5)
-            while flow.cut_pending:  # noqa: ASYNC110
-                await trio.sleep(0.001)
+            await until(lambda flow=flow: not flow.cut_pending)
 
-    with trio.fail_after(60):
-        async with (
-            proxy_to(redis.path) as proxy,
-            # Pauses as short as the cuts are frequent.
-            running_manager(through(proxy), connect_grace=0.02, backoff=ConstantBackoff(0.01)) as manager,
-            trio.open_nursery() as cutting,
-        ):
-            proxy.to_client.delay = lambda: rng.uniform(0, 0.005)
-            proxy.to_server.delay = lambda: rng.uniform(0, 0.005)
-            cutting.start_soon(cut_again_and_again, proxy)
-            async with trio.open_nursery() as adding:
-                for _ in range(50):
-                    adding.start_soon(add_again_and_again, manager)
-            cutting.cancel_scope.cancel()
+    async with (
+        proxy_to(redis.path) as proxy,
+        # Pauses as short as the cuts are frequent.
+        running_manager(through(proxy), connect_grace=0.02, backoff=ConstantBackoff(0.01)) as manager,
+        trio.open_nursery() as cutting,
+    ):
+        proxy.to_client.delay = lambda: rng.uniform(0, 0.005)
+        proxy.to_server.delay = lambda: rng.uniform(0, 0.005)
+        cutting.start_soon(cut_again_and_again, proxy)
+        async with trio.open_nursery() as adding:
+            for _ in range(50):
+                adding.start_soon(add_again_and_again, manager)
+        cutting.cancel_scope.cancel()
     numbers_there = [int(entry[1][1]) for entry in redis.command("XRANGE", "s", "-", "+")]
     there = set(numbers_there)
     assert len(numbers_there) == len(there)

@@ -6,22 +6,22 @@ import trio
 from redstreamd.redisio.connection_manager import Manager, Role
 from redstreamd.redisio.redis_errors import RedisUnavailable, ServerReplied
 from redstreamd.redisio.target import Target
-from tests.redisio.running import calls, running_manager, slow_loading, until
+from tests.redisio.running import calls, running_manager, slow_loading
 from tests.support.servers import Server, free_port, start_redis
+from tests.support.waiting import until
 
 
 async def test_commands_wait_while_redis_loads_its_data(server: Server) -> None:
-    with trio.fail_after(20):
-        with slow_loading(server, 0.5):
-            async with running_manager(Target(path=server.path)) as manager, trio.open_nursery() as nursery:
-                nursery.start_soon(trio.to_thread.run_sync, server.command, "DEBUG", "RELOAD")
-                await until(lambda: str(server.command("PING")).startswith("LOADING"))
-                server_was_loading = trio.current_time()
-                await manager.execute("XADD", "s", "*", "f", "v")
-                assert trio.current_time() - server_was_loading > 0.1
-                assert await manager.execute("XLEN", "s") == 1
-                # The connection has survived it: a server that says LOADING is not broken.
-                assert manager.status().roles[Role.COMMAND].failure is None
+    with slow_loading(server, 0.5):
+        async with running_manager(Target(path=server.path)) as manager, trio.open_nursery() as nursery:
+            nursery.start_soon(trio.to_thread.run_sync, server.command, "DEBUG", "RELOAD")
+            await until(lambda: str(server.command("PING")).startswith("LOADING"))
+            server_was_loading = trio.current_time()
+            await manager.execute("XADD", "s", "*", "f", "v")
+            assert trio.current_time() - server_was_loading > 0.1
+            assert await manager.execute("XLEN", "s") == 1
+            # The connection has survived it: a server that says LOADING is not broken.
+            assert manager.status().roles[Role.COMMAND].failure is None
 
 
 async def test_commands_wait_for_a_long_script_and_never_kill_it(redis: Server) -> None:
@@ -32,16 +32,15 @@ async def test_commands_wait_for_a_long_script_and_never_kill_it(redis: Server) 
         # On Redis 7.0 TIME moves on inside a script; later servers freeze it.
         replies.append(redis.command("EVAL", loop, 0))
 
-    with trio.fail_after(20):
-        redis.command("CONFIG", "SET", "busy-reply-threshold", 50)
-        try:
-            async with running_manager(Target(path=redis.path)) as manager, trio.open_nursery() as nursery:
-                nursery.start_soon(trio.to_thread.run_sync, run_loop)
-                await until(lambda: str(redis.command("PING")).startswith("BUSY"))
-                await manager.execute("XADD", "s", "*", "f", "v")
-                assert await manager.execute("XLEN", "s") == 1
-        finally:
-            redis.command("CONFIG", "SET", "busy-reply-threshold", 5000)
+    redis.command("CONFIG", "SET", "busy-reply-threshold", 50)
+    try:
+        async with running_manager(Target(path=redis.path)) as manager, trio.open_nursery() as nursery:
+            nursery.start_soon(trio.to_thread.run_sync, run_loop)
+            await until(lambda: str(redis.command("PING")).startswith("BUSY"))
+            await manager.execute("XADD", "s", "*", "f", "v")
+            assert await manager.execute("XLEN", "s") == 1
+    finally:
+        redis.command("CONFIG", "SET", "busy-reply-threshold", 5000)
     assert replies == [b"finished"]
 
 
@@ -74,34 +73,33 @@ async def test_commands_that_were_not_executed_are_repeated_until_the_server_hea
     async def run(manager: Manager) -> None:
         replies.append(await manager.execute(*command))
 
-    with trio.fail_after(20):
-        async with (
-            running_manager(Target(path=redis.path), command_timeout=0.5) as hasty,
-            running_manager(Target(path=redis.path)) as manager,
-        ):
-            try:
-                redis.commands(*break_it)
-                with pytest.raises(RedisUnavailable, match=code):
-                    await hasty.execute(*command)
-                redis.command("CONFIG", "RESETSTAT")
-                async with trio.open_nursery() as nursery:
-                    nursery.start_soon(run, manager)
-                    await until(lambda: calls(redis, command[0].lower()) >= 2)
-                    assert replies == []
-                    redis.commands(*heal_it)
-            finally:
+    async with (
+        running_manager(Target(path=redis.path), command_timeout=0.5) as hasty,
+        running_manager(Target(path=redis.path)) as manager,
+    ):
+        try:
+            redis.commands(*break_it)
+            with pytest.raises(RedisUnavailable, match=code):
+                await hasty.execute(*command)
+            redis.command("CONFIG", "RESETSTAT")
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(run, manager)
+                await until(lambda: calls(redis, command[0].lower()) >= 2)
+                assert replies == []
                 redis.commands(*heal_it)
-            assert len(replies) == 1
-            assert await manager.execute("XLEN", "s") == (1 if command[0] == "XADD" else 0)
-            # Degraded is not dead: all of it happened on the first connection of each.
-            assert hasty.status().roles[Role.COMMAND].failure is None
-            assert manager.status().roles[Role.COMMAND].failure is None
+        finally:
+            redis.commands(*heal_it)
+        assert len(replies) == 1
+        assert await manager.execute("XLEN", "s") == (1 if command[0] == "XADD" else 0)
+        # Degraded is not dead: all of it happened on the first connection of each.
+        assert hasty.status().roles[Role.COMMAND].failure is None
+        assert manager.status().roles[Role.COMMAND].failure is None
 
 
 async def test_a_cluster_that_does_not_serve_the_slot_is_waited_for() -> None:
     # The default bus port is the port plus 10,000, which may be more than there are.
     options = ("--cluster-enabled", "yes", "--cluster-port", str(free_port()))
-    with trio.fail_after(20), start_redis(*options) as server:
+    with start_redis(*options) as server:
         async with running_manager(Target(path=server.path), command_timeout=15.0) as manager:
             async with trio.open_nursery() as nursery:
                 nursery.start_soon(manager.execute, "XADD", "s", "*", "f", "v")
@@ -119,11 +117,10 @@ async def test_a_cluster_that_does_not_serve_the_slot_is_waited_for() -> None:
     ],
 )
 async def test_permanent_errors_are_not_repeated(server: Server, command: tuple[str, ...], code: str) -> None:
-    with trio.fail_after(10):
-        server.commands(("SET", "text", "x"), ("XADD", "s", "*", "f", "v"), ("CONFIG", "RESETSTAT"))
-        async with running_manager(Target(path=server.path)) as manager:
-            with pytest.raises(ServerReplied) as replied:
-                await manager.execute(*command, retry_safe=True)
+    server.commands(("SET", "text", "x"), ("XADD", "s", "*", "f", "v"), ("CONFIG", "RESETSTAT"))
+    async with running_manager(Target(path=server.path)) as manager:
+        with pytest.raises(ServerReplied) as replied:
+            await manager.execute(*command, retry_safe=True)
     assert replied.value.code == code
     name = "xgroup|create" if command[0] == "XGROUP" else command[0].lower()
     assert calls(server, name) == 1

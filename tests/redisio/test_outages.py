@@ -10,15 +10,16 @@ from redstreamd.redisio.connection_manager import Manager, Role
 from redstreamd.redisio.redis_errors import CommandTimedOut, OutcomeUnknown, RedisUnavailable
 from redstreamd.redisio.redis_events import Connected, ConnectFailed, ConnectionLost, RedisEvent
 from redstreamd.redisio.target import Target
-from tests.redisio.running import over_tcp, running_manager, through, until
+from tests.redisio.running import over_tcp, running_manager, through
 from tests.support.fair_clock import Clock
 from tests.support.proxy import proxy_to
 from tests.support.servers import Server, free_port, start_redis
+from tests.support.waiting import until
 
 
 async def test_redis_absent_at_start_is_a_state_and_ends_by_itself(clock: Clock) -> None:
     events: list[RedisEvent] = []
-    with trio.fail_after(20), start_redis() as server:
+    with start_redis() as server:
         server.stop()
         began, started = trio.current_time(), clock()
         async with running_manager(over_tcp(server), connected=False, events=events) as manager:
@@ -44,7 +45,7 @@ async def test_redis_absent_at_start_is_a_state_and_ends_by_itself(clock: Clock)
 
 async def test_a_restart_of_redis_is_two_events_and_one_pause(clock: Clock) -> None:
     events: list[RedisEvent] = []
-    with trio.fail_after(30), start_redis() as server:
+    with start_redis() as server:
         async with running_manager(over_tcp(server), events=events) as manager:
             await trio.sleep(1.1)  # long enough to count as a connection that worked
             server.kill()
@@ -75,7 +76,7 @@ async def test_a_server_that_hangs_costs_one_deadline_then_fails_fast_and_recove
         except BusError as error:
             outcomes[name] = type(error), clock() - started
 
-    with trio.fail_after(30), start_redis() as server:
+    with start_redis() as server:
         target = Target(path=server.path, connect_timeout=0.5)
         async with running_manager(target, command_timeout=0.5, connect_grace=0.2) as manager:
             server.signal(signal.SIGSTOP)
@@ -103,34 +104,32 @@ async def test_a_server_that_hangs_costs_one_deadline_then_fails_fast_and_recove
 
 
 async def test_a_deadline_is_kept_under_latency(redis: Server, clock: Clock) -> None:
-    with trio.fail_after(10):
-        async with (
-            proxy_to(redis.path) as proxy,
-            running_manager(through(proxy), command_timeout=0.3) as manager,
-        ):
-            proxy.to_client.delay = lambda: 5.0
-            began, started = trio.current_time(), clock()
-            with pytest.raises(CommandTimedOut):
-                await manager.execute("GET", "key", retry_safe=True)
-            assert trio.current_time() - began >= 0.3
-            assert clock() - started < 0.5
+    async with (
+        proxy_to(redis.path) as proxy,
+        running_manager(through(proxy), command_timeout=0.3) as manager,
+    ):
+        proxy.to_client.delay = lambda: 5.0
+        began, started = trio.current_time(), clock()
+        with pytest.raises(CommandTimedOut):
+            await manager.execute("GET", "key", retry_safe=True)
+        assert trio.current_time() - began >= 0.3
+        assert clock() - started < 0.5
 
 
 async def test_a_killed_client_is_back_with_its_login_at_once(redis: Server, clock: Clock) -> None:
     redis.command("ACL", "SETUSER", "agent", "on", ">secret", "~*", "+@all")
     target = Target(path=redis.path, username="agent", password="secret", database=2)
     events: list[RedisEvent] = []
-    with trio.fail_after(10):
-        async with running_manager(target, events=events) as manager:
-            first = await manager.execute("CLIENT", "ID")
-            await manager.execute("SET", "key", "value")
-            assert redis.command("CLIENT", "KILL", "ID", first) == 1
-            started = clock()
-            await until(lambda: any(isinstance(event, ConnectionLost) for event in events))
-            await manager.wait_connected()
-            assert await manager.execute("GET", "key") == b"value"
-            assert clock() - started < 0.5
-            info = (await manager.execute("CLIENT", "INFO")).decode()
+    async with running_manager(target, events=events) as manager:
+        first = await manager.execute("CLIENT", "ID")
+        await manager.execute("SET", "key", "value")
+        assert redis.command("CLIENT", "KILL", "ID", first) == 1
+        started = clock()
+        await until(lambda: any(isinstance(event, ConnectionLost) for event in events))
+        await manager.wait_connected()
+        assert await manager.execute("GET", "key") == b"value"
+        assert clock() - started < 0.5
+        info = (await manager.execute("CLIENT", "INFO")).decode()
     assert f"id={first} " not in info
     assert "name=redstreamd:command " in info
     assert "db=2 " in info
@@ -139,56 +138,52 @@ async def test_a_killed_client_is_back_with_its_login_at_once(redis: Server, clo
 
 async def test_a_refused_login_fails_commands_at_once_and_is_told_once(redis: Server, clock: Clock) -> None:
     events: list[RedisEvent] = []
-    with trio.fail_after(10):
-        async with (
-            proxy_to(redis.path) as proxy,
-            running_manager(through(proxy, password="x"), connected=False, events=events) as manager,
-        ):
-            for _ in range(3):
-                started = clock()
-                with pytest.raises(RedisUnavailable, match="a password is configured here"):
-                    await manager.execute("PING")
-                assert clock() - started < 0.5
-            assert proxy.accepted == 1
+    async with (
+        proxy_to(redis.path) as proxy,
+        running_manager(through(proxy, password="x"), connected=False, events=events) as manager,
+    ):
+        for _ in range(3):
+            started = clock()
+            with pytest.raises(RedisUnavailable, match="a password is configured here"):
+                await manager.execute("PING")
+            assert clock() - started < 0.5
+        assert proxy.accepted == 1
     assert [type(event) for event in events] == [ConnectFailed]
 
 
 async def test_a_server_that_accepts_and_hangs_up_is_not_called_in_a_tight_loop(redis: Server) -> None:
-    with trio.fail_after(10):
-        async with proxy_to(redis.path) as proxy, running_manager(through(proxy)) as manager:
-            started = trio.current_time()
-            for _ in range(6):
-                await manager.wait_connected()
-                proxy.cut()
-                await until(lambda: not manager.status().roles[Role.COMMAND].connected)
-            # Five pauses of at least half of 0.05 s, 0.1 s, ... lie between them.
-            assert trio.current_time() - started > 0.025 + 0.05 + 0.1 + 0.2 + 0.4
+    async with proxy_to(redis.path) as proxy, running_manager(through(proxy)) as manager:
+        started = trio.current_time()
+        for _ in range(6):
+            await manager.wait_connected()
+            proxy.cut()
+            await until(lambda: not manager.status().roles[Role.COMMAND].connected)
+        # Five pauses of at least half of 0.05 s, 0.1 s, ... lie between them.
+        assert trio.current_time() - started > 0.025 + 0.05 + 0.1 + 0.2 + 0.4
 
 
 async def test_waiting_ends_when_the_manager_does(redis: Server) -> None:
     errors: list[RedisUnavailable] = []
-    with trio.fail_after(10):
-        target = Target(host="127.0.0.1", port=free_port())
-        async with trio.open_nursery() as nursery:
+    target = Target(host="127.0.0.1", port=free_port())
+    async with trio.open_nursery() as nursery:
 
-            async def ask(manager: Manager) -> None:
-                with pytest.raises(RedisUnavailable) as refused:
-                    await manager.execute("PING")
-                errors.append(refused.value)
+        async def ask(manager: Manager) -> None:
+            with pytest.raises(RedisUnavailable) as refused:
+                await manager.execute("PING")
+            errors.append(refused.value)
 
-            async with running_manager(target, connected=False, connect_grace=60) as manager:
-                nursery.start_soon(ask, manager)
-                await until(lambda: manager.status().roles[Role.COMMAND].failed_attempts > 1)
+        async with running_manager(target, connected=False, connect_grace=60) as manager:
+            nursery.start_soon(ask, manager)
+            await until(lambda: manager.status().roles[Role.COMMAND].failed_attempts > 1)
     assert "shutting down" in errors[0].cause
 
 
 async def test_a_manager_may_be_run_again(redis: Server) -> None:
-    with trio.fail_after(10):
-        manager = Manager(Target(path=redis.path))
-        for _ in range(2):
-            async with trio.open_nursery() as nursery:
-                await nursery.start(manager.run)
-                assert await manager.execute("ECHO", "x") == b"x"
-                nursery.cancel_scope.cancel()
-            with pytest.raises(RedisUnavailable, match="shutting down"):
-                await manager.execute("PING")
+    manager = Manager(Target(path=redis.path))
+    for _ in range(2):
+        async with trio.open_nursery() as nursery:
+            await nursery.start(manager.run)
+            assert await manager.execute("ECHO", "x") == b"x"
+            nursery.cancel_scope.cancel()
+        with pytest.raises(RedisUnavailable, match="shutting down"):
+            await manager.execute("PING")

@@ -20,14 +20,15 @@ from tests.support.certificates import Authority, tls_options
 from tests.support.proxy import Proxy, proxy_to
 from tests.support.servers import Server, free_port, start_redis
 
+pytestmark = pytest.mark.limit(60)
+
 
 async def test_a_command_without_a_name_is_refused(redis: Server) -> None:
-    with trio.fail_after(10):
-        connection = Connection(Target(path=redis.path), role="test")
-        async with running_connection(connection):
-            with pytest.raises(ValueError, match="a command has a name"):
-                connection.submit()
-            assert await connection.execute("ECHO", "aligned") == b"aligned"
+    connection = Connection(Target(path=redis.path), role="test")
+    async with running_connection(connection):
+        with pytest.raises(ValueError, match="a command has a name"):
+            connection.submit()
+        assert await connection.execute("ECHO", "aligned") == b"aligned"
 
 
 async def test_sent_and_unsent_requests_fail_differently_when_the_connection_breaks(redis: Server) -> None:
@@ -40,17 +41,16 @@ async def test_sent_and_unsent_requests_fail_differently_when_the_connection_bre
         except (NotSent, ReplyLost) as error:
             outcomes[number] = type(error)
 
-    with trio.fail_after(20):
-        async with proxy_to(redis.path) as proxy:
-            connection = Connection(through(proxy), role="test")
-            async with running_connection(connection):
-                proxy.to_server.hold()
-                async with trio.open_nursery() as nursery:
-                    for number in range(150):
-                        nursery.start_soon(add, connection, number)
-                    await trio.testing.wait_all_tasks_blocked(0.05)
-                    before = connection.statistics()
-                    proxy.cut()
+    async with proxy_to(redis.path) as proxy:
+        connection = Connection(through(proxy), role="test")
+        async with running_connection(connection):
+            proxy.to_server.hold()
+            async with trio.open_nursery() as nursery:
+                for number in range(150):
+                    nursery.start_soon(add, connection, number)
+                await trio.testing.wait_all_tasks_blocked(0.05)
+                before = connection.statistics()
+                proxy.cut()
     # The socket's buffers take some, the rest was never handed over.
     assert 0 < before.in_flight < 150
     assert before.queued > 0
@@ -63,16 +63,15 @@ async def test_sent_and_unsent_requests_fail_differently_when_the_connection_bre
 
 async def test_no_caller_gets_the_reply_of_another_when_ten_thousand_are_cancelled(redis: Server) -> None:
     """Cancellation before sending, while awaiting the reply, and in the middle of it."""
-    with trio.fail_after(60):
-        async with proxy_to(redis.path) as proxy:
-            await ask_and_cancel(proxy, through(proxy), 10_000)
+    async with proxy_to(redis.path) as proxy:
+        await ask_and_cancel(proxy, through(proxy), 10_000)
 
 
 async def test_no_caller_gets_the_reply_of_another_over_tls(tmp_path: Path) -> None:
     """The same through TLS, whose records begin and end elsewhere than replies do."""
     authority, port = Authority(tmp_path), free_port()
     certificate = authority.issue("server", "127.0.0.1")
-    with start_redis(*tls_options(port, authority, certificate, clients="no")), trio.fail_after(60):
+    with start_redis(*tls_options(port, authority, certificate, clients="no")):
         async with proxy_to(port) as proxy:
             target = through(proxy, tls=Tls(ca_file=authority.certificate))
             await ask_and_cancel(proxy, target, 3_000)
@@ -95,16 +94,15 @@ async def test_no_caller_gets_the_reply_of_another_among_large_ones(redis: Serve
         if reply != right:
             wrong.append(token)
 
-    with trio.fail_after(60):
-        connection = Connection(Target(path=redis.path), role="test")
-        async with running_connection(connection) as ran:
-            for turn in range(8):
-                async with trio.open_nursery() as nursery:
-                    for number in range(4):
-                        nursery.start_soon(ask, connection, b"large")
-                        for small in range(10):
-                            nursery.start_soon(ask, connection, b"%d-%d-%d" % (turn, number, small))
-            assert not ran.ended.is_set()
+    connection = Connection(Target(path=redis.path), role="test")
+    async with running_connection(connection) as ran:
+        for turn in range(8):
+            async with trio.open_nursery() as nursery:
+                for number in range(4):
+                    nursery.start_soon(ask, connection, b"large")
+                    for small in range(10):
+                        nursery.start_soon(ask, connection, b"%d-%d-%d" % (turn, number, small))
+        assert not ran.ended.is_set()
     assert wrong == []
 
 
@@ -153,39 +151,36 @@ async def ask_and_cancel(proxy: Proxy, target: Target, count: int) -> None:
 
 
 async def test_a_request_cancelled_before_sending_is_never_executed(redis: Server) -> None:
-    with trio.fail_after(10):
-        connection = Connection(Target(path=redis.path), role="test")
-        async with running_connection(connection):
-            with trio.CancelScope() as scope:
-                scope.cancel()
-                await connection.execute("SET", "taken-back", "1")
-            assert scope.cancelled_caught
-            assert connection.statistics().queued == connection.statistics().queued_bytes == 0
-            assert await connection.execute("EXISTS", "taken-back") == 0
+    connection = Connection(Target(path=redis.path), role="test")
+    async with running_connection(connection):
+        with trio.CancelScope() as scope:
+            scope.cancel()
+            await connection.execute("SET", "taken-back", "1")
+        assert scope.cancelled_caught
+        assert connection.statistics().queued == connection.statistics().queued_bytes == 0
+        assert await connection.execute("EXISTS", "taken-back") == 0
 
 
 async def test_the_queue_is_bounded_in_requests(redis: Server, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(pipeline, "MAX_REQUESTS", 10)
-    with trio.fail_after(10):
-        connection = Connection(Target(path=redis.path), role="test")
-        async with running_connection(connection):
-            requests = [connection.submit("ECHO", number) for number in range(10)]
-            with pytest.raises(QueueFull) as refused:
-                connection.submit("ECHO", "one too many")
-            assert refused.value.code == "RATE_LIMITED"
-            assert [await request.reply() for request in requests] == [b"%d" % n for n in range(10)]
-            assert await connection.execute("ECHO", "again") == b"again"
+    connection = Connection(Target(path=redis.path), role="test")
+    async with running_connection(connection):
+        requests = [connection.submit("ECHO", number) for number in range(10)]
+        with pytest.raises(QueueFull) as refused:
+            connection.submit("ECHO", "one too many")
+        assert refused.value.code == "RATE_LIMITED"
+        assert [await request.reply() for request in requests] == [b"%d" % n for n in range(10)]
+        assert await connection.execute("ECHO", "again") == b"again"
 
 
 async def test_the_queue_is_bounded_in_bytes_but_one_request_always_fits(
     redis: Server, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(pipeline, "MAX_QUEUED_BYTES", 1_000)
-    with trio.fail_after(10):
-        connection = Connection(Target(path=redis.path), role="test")
-        async with running_connection(connection):
-            large = connection.submit("ECHO", b"x" * 5_000)
-            with pytest.raises(QueueFull, match="bytes"):
-                connection.submit("ECHO", "y")
-            assert len(await large.reply()) == 5_000
-            assert await connection.execute("ECHO", "y") == b"y"
+    connection = Connection(Target(path=redis.path), role="test")
+    async with running_connection(connection):
+        large = connection.submit("ECHO", b"x" * 5_000)
+        with pytest.raises(QueueFull, match="bytes"):
+            connection.submit("ECHO", "y")
+        assert len(await large.reply()) == 5_000
+        assert await connection.execute("ECHO", "y") == b"y"

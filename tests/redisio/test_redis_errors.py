@@ -1,7 +1,6 @@
 from __future__ import annotations
 
 import pytest
-import trio
 from redis.exceptions import (
     BusyLoadingError,
     ClusterDownError,
@@ -120,16 +119,15 @@ def test_an_error_inside_a_script_of_redis_62_is_unwrapped(inner: str, code: str
 async def test_an_error_inside_a_script_has_the_code_of_its_command(server: Server) -> None:
     server.commands(("SET", "text", "x"), ("ACL", "SETUSER", "u", "on", "nopass", "~*", "+@all", "-xadd"))
     script = Script("return redis.call(unpack(ARGV))")
-    with trio.fail_after(10):
-        async with running_manager(Target(path=server.path, username="u")) as manager:
-            for command, code in (
-                (("XLEN", "text"), "WRONG_TYPE"),
-                (("XREADGROUP", "GROUP", "g", "c", "STREAMS", "absent", ">"), "GROUP_NOT_FOUND"),
-                (("XADD", "s", "*", "f", "v"), "PERMISSION_DENIED"),
-            ):
-                with pytest.raises(ServerReplied) as replied:
-                    await manager.run_script(script, [], command, retry_safe=False)
-                assert replied.value.code == code
+    async with running_manager(Target(path=server.path, username="u")) as manager:
+        for command, code in (
+            (("XLEN", "text"), "WRONG_TYPE"),
+            (("XREADGROUP", "GROUP", "g", "c", "STREAMS", "absent", ">"), "GROUP_NOT_FOUND"),
+            (("XADD", "s", "*", "f", "v"), "PERMISSION_DENIED"),
+        ):
+            with pytest.raises(ServerReplied) as replied:
+                await manager.run_script(script, [], command, retry_safe=False)
+            assert replied.value.code == code
 
 
 def test_an_error_text_is_shown_on_one_line() -> None:

@@ -16,11 +16,12 @@ from redstreamd.redisio.connect_errors import FailureKind
 from redstreamd.redisio.connection import Connection
 from redstreamd.redisio.target import Target
 from redstreamd.redisio.tls import Tls
-from tests.redisio.running import failure_of, running_connection, running_manager, until
+from tests.redisio.running import failure_of, running_connection, running_manager
 from tests.redisio.test_login import peer_that_says
 from tests.support.certificates import Authority, Certificate, tls_options
 from tests.support.proxy import proxy_to
 from tests.support.servers import Server, free_port, start_redis
+from tests.support.waiting import until
 
 HOUR = dt.timedelta(hours=1)
 
@@ -85,22 +86,20 @@ def site(start_site: StartSite) -> Iterator[Site]:
 
 @pytest.mark.parametrize("version", ["1.2", "1.3"])
 async def test_commands_travel_over_tls(site: Site, version: str) -> None:
-    with trio.fail_after(10):
-        connection = Connection(site.target(minimum_version=version), role="test")
-        async with running_connection(connection):
-            assert await connection.execute("ECHO", "x" * 300_000) == b"x" * 300_000
-            assert await connection.execute("SET", "over", "tls") == b"OK"
+    connection = Connection(site.target(minimum_version=version), role="test")
+    async with running_connection(connection):
+        assert await connection.execute("ECHO", "x" * 300_000) == b"x" * 300_000
+        assert await connection.execute("SET", "over", "tls") == b"OK"
     assert site.server.command("GET", "over") == b"tls"
 
 
 async def test_what_passes_on_the_wire_is_encrypted(site: Site) -> None:
     seen = bytearray()
-    with trio.fail_after(10):
-        async with proxy_to(site.port) as proxy:
-            proxy.to_server.tap = proxy.to_client.tap = seen.extend
-            connection = Connection(attrs.evolve(site.target(), port=proxy.port), role="test")
-            async with running_connection(connection):
-                await connection.execute("ECHO", "not to be read on the way")
+    async with proxy_to(site.port) as proxy:
+        proxy.to_server.tap = proxy.to_client.tap = seen.extend
+        connection = Connection(attrs.evolve(site.target(), port=proxy.port), role="test")
+        async with running_connection(connection):
+            await connection.execute("ECHO", "not to be read on the way")
     assert len(seen) > 200
     assert b"not to be read" not in seen
     assert b"HELLO" not in seen
@@ -124,7 +123,7 @@ async def test_a_server_that_cannot_be_verified_is_not_used(
     cause: str,
     next_step: str,
 ) -> None:
-    with trio.fail_after(10), start_site(*names, **validity) as site:
+    with start_site(*names, **validity) as site:
         failure = await failure_of(site.target(trusting=trusting))
         # Nothing was said to it.
         assert b"cmdstat_hello" not in site.server.command("INFO", "commandstats")
@@ -134,7 +133,7 @@ async def test_a_server_that_cannot_be_verified_is_not_used(
 
 
 async def test_the_name_to_verify_can_differ_from_the_address(start_site: StartSite) -> None:
-    with trio.fail_after(10), start_site("redis.example") as site:
+    with start_site("redis.example") as site:
         connection = Connection(site.target(server_name="redis.example"), role="test")
         async with running_connection(connection):
             assert await connection.execute("ECHO", "verified") == b"verified"
@@ -142,8 +141,7 @@ async def test_the_name_to_verify_can_differ_from_the_address(start_site: StartS
 
 async def test_another_ca_than_the_one_that_signed_is_named(site: Site, tmp_path: Path) -> None:
     other = Authority(tmp_path, "other")
-    with trio.fail_after(10):
-        failure = await failure_of(site.target(ca_file=other.certificate))
+    failure = await failure_of(site.target(ca_file=other.certificate))
     assert f"trusted: {other.certificate}" in failure.cause
 
 
@@ -158,24 +156,22 @@ async def test_a_client_certificate_is_shown_when_there_is_one(strict_site: Site
     target = strict_site.target(
         certificate_file=strict_site.client.certificate, key_file=strict_site.client.key
     )
-    with trio.fail_after(10):
-        connection = Connection(target, role="test")
-        async with running_connection(connection):
-            assert await connection.execute("ECHO", "known") == b"known"
+    connection = Connection(target, role="test")
+    async with running_connection(connection):
+        assert await connection.execute("ECHO", "known") == b"known"
 
 
 async def test_a_certificate_and_its_key_may_share_a_file(strict_site: Site, tmp_path: Path) -> None:
     both = tmp_path / "both.pem"
     both.write_text(content(strict_site.client.certificate) + content(strict_site.client.key))
-    with trio.fail_after(10):
-        connection = Connection(strict_site.target(certificate_file=str(both)), role="test")
-        async with running_connection(connection):
-            assert await connection.execute("ECHO", "known") == b"known"
+    connection = Connection(strict_site.target(certificate_file=str(both)), role="test")
+    async with running_connection(connection):
+        assert await connection.execute("ECHO", "known") == b"known"
 
 
 @pytest.mark.parametrize("protocols", ["TLSv1.2", "TLSv1.2 TLSv1.3"])
 async def test_a_missing_client_certificate_is_named(start_site: StartSite, protocols: str) -> None:
-    with trio.fail_after(30), start_site(clients="yes", options=("--tls-protocols", protocols)) as site:
+    with start_site(clients="yes", options=("--tls-protocols", protocols)) as site:
         # In TLS 1.3 the refusal races our first command, so more than once.
         failures = [await failure_of(site.target()) for _ in range(10)]
     for failure in failures:
@@ -187,15 +183,14 @@ async def test_a_missing_client_certificate_is_named(start_site: StartSite, prot
 async def test_a_client_certificate_of_another_ca_is_named(strict_site: Site, tmp_path: Path) -> None:
     stranger = Authority(tmp_path, "stranger").issue("client")
     target = strict_site.target(certificate_file=stranger.certificate, key_file=stranger.key)
-    with trio.fail_after(30):
-        failures = [await failure_of(target) for _ in range(10)]
+    failures = [await failure_of(target) for _ in range(10)]
     for failure in failures:
         assert "our certificate" in failure.cause
         assert "redis.certificate_file" in failure.next_step
 
 
 async def test_a_version_that_the_server_does_not_speak_is_named(start_site: StartSite) -> None:
-    with trio.fail_after(10), start_site(options=("--tls-protocols", "TLSv1.2")) as site:
+    with start_site(options=("--tls-protocols", "TLSv1.2")) as site:
         failure = await failure_of(site.target(minimum_version="1.3"))
     assert failure.kind is FailureKind.SETTINGS
     assert "does not speak TLS 1.3" in failure.cause
@@ -203,26 +198,23 @@ async def test_a_version_that_the_server_does_not_speak_is_named(start_site: Sta
 
 
 async def test_tls_to_a_plain_port_says_so(site: Site) -> None:
-    with trio.fail_after(10):
-        plain = attrs.evolve(site.target(), port=site.server.port, connect_timeout=0.3)
-        failure = await failure_of(plain)
+    plain = attrs.evolve(site.target(), port=site.server.port, connect_timeout=0.3)
+    failure = await failure_of(plain)
     assert "did not answer the TLS handshake" in failure.cause
     assert "set redis.tls in /etc/redstreamd/redstreamd.toml to false, or use redis://" in failure.next_step
 
 
 async def test_tls_to_something_that_answers_in_clear_says_so(authority: Authority) -> None:
-    with trio.fail_after(10):
-        async with peer_that_says(b"-ERR what?\r\n") as target:
-            failure = await failure_of(attrs.evolve(target, tls=Tls(ca_file=authority.certificate)))
+    async with peer_that_says(b"-ERR what?\r\n") as target:
+        failure = await failure_of(attrs.evolve(target, tls=Tls(ca_file=authority.certificate)))
     assert failure.kind is FailureKind.SETTINGS
     assert "not in TLS" in failure.cause
 
 
 async def test_a_plain_connection_to_a_tls_port_says_so(site: Site) -> None:
-    with trio.fail_after(10):
-        failures = [await failure_of(Target(host="127.0.0.1", port=site.port)) for _ in range(5)]
-        async with peer_that_says(b"", b"\x15\x03\x01\x00\x02\x02\x0a") as target:
-            failures.append(await failure_of(target))
+    failures = [await failure_of(Target(host="127.0.0.1", port=site.port)) for _ in range(5)]
+    async with peer_that_says(b"", b"\x15\x03\x01\x00\x02\x02\x0a") as target:
+        failures.append(await failure_of(target))
     for failure in failures:
         assert "rediss://" in failure.next_step
 
@@ -232,9 +224,8 @@ async def test_a_file_that_is_missing_or_no_pem_is_named(site: Site, tmp_path: P
     good = {"certificate_file": site.client.certificate, "key_file": site.client.key}
     broken = tmp_path / "broken.pem"
     broken.write_text("nothing of use")
-    with trio.fail_after(10):
-        missing = await failure_of(site.target(**good | {field: "/nonexistent/file.pem"}))
-        unusable = await failure_of(site.target(**good | {field: str(broken)}))
+    missing = await failure_of(site.target(**good | {field: "/nonexistent/file.pem"}))
+    unusable = await failure_of(site.target(**good | {field: str(broken)}))
     assert missing.kind is unusable.kind is FailureKind.SETTINGS
     assert "/nonexistent/file.pem cannot be used: No such file" in missing.cause
     assert str(broken) in unusable.cause
@@ -245,9 +236,8 @@ async def test_a_file_that_is_missing_or_no_pem_is_named(site: Site, tmp_path: P
 async def test_a_key_of_another_certificate_or_with_a_passphrase_is_named(site: Site, tmp_path: Path) -> None:
     other = site.authority.issue("other")
     locked = site.authority.issue("locked", passphrase=b"abc")
-    with trio.fail_after(10):
-        mixed = await failure_of(site.target(certificate_file=site.client.certificate, key_file=other.key))
-        closed = await failure_of(site.target(certificate_file=locked.certificate, key_file=locked.key))
+    mixed = await failure_of(site.target(certificate_file=site.client.certificate, key_file=other.key))
+    closed = await failure_of(site.target(certificate_file=locked.certificate, key_file=locked.key))
     assert f"not the key of the certificate in {site.client.certificate}" in mixed.cause
     assert "passphrase" in closed.cause
 
@@ -258,66 +248,61 @@ async def test_a_renewed_ca_is_used_by_the_next_connection_without_a_restart(
     trusted = tmp_path / "trusted.pem"
     trusted.write_text(content(Authority(tmp_path, "old").certificate))
     target = site.target(ca_file=str(trusted))
-    with trio.fail_after(10):
-        assert "not signed by a CA" in (await failure_of(target)).cause
-        trusted.write_text(content(site.authority.certificate))
-        connection = Connection(target, role="test")
-        async with running_connection(connection):
-            assert await connection.execute("ECHO", "renewed") == b"renewed"
+    assert "not signed by a CA" in (await failure_of(target)).cause
+    trusted.write_text(content(site.authority.certificate))
+    connection = Connection(target, role="test")
+    async with running_connection(connection):
+        assert await connection.execute("ECHO", "renewed") == b"renewed"
 
 
 async def test_a_connection_over_tls_that_is_cut_is_replaced(site: Site) -> None:
-    with trio.fail_after(15):
-        async with proxy_to(site.port) as proxy:
-            target = attrs.evolve(site.target(), port=proxy.port)
-            async with running_manager(target, connect_grace=5.0) as manager:
-                for reset in (True, False):
-                    before = proxy.accepted
-                    proxy.cut(reset=reset)
-                    await until(lambda before=before: proxy.accepted > before)
-                    assert await manager.execute("ECHO", "again") == b"again"
+    async with proxy_to(site.port) as proxy:
+        target = attrs.evolve(site.target(), port=proxy.port)
+        async with running_manager(target, connect_grace=5.0) as manager:
+            for reset in (True, False):
+                before = proxy.accepted
+                proxy.cut(reset=reset)
+                await until(lambda before=before: proxy.accepted > before)
+                assert await manager.execute("ECHO", "again") == b"again"
 
 
 async def test_cancelling_at_any_moment_of_the_handshake_leaves_no_socket_behind(site: Site) -> None:
     opened = 0
     cancelled = 0
-    with trio.fail_after(30):
-        async with proxy_to(site.port) as proxy:
-            proxy.to_client.delay = lambda: 0.002
-            target = attrs.evolve(site.target(), port=proxy.port)
-            for step in itertools.count():
-                # Both ends of the range are to be reached, or the steps prove nothing.
-                if step >= 40 and opened > 2:
-                    break
-                with trio.move_on_after(step * 0.001) as scope:
-                    async with running_connection(Connection(target, role="test")):
-                        opened += 1
-                cancelled += scope.cancelled_caught
-            await until(lambda: not proxy._links)
+    async with proxy_to(site.port) as proxy:
+        proxy.to_client.delay = lambda: 0.002
+        target = attrs.evolve(site.target(), port=proxy.port)
+        for step in itertools.count():
+            # Both ends of the range are to be reached, or the steps prove nothing.
+            if step >= 40 and opened > 2:
+                break
+            with trio.move_on_after(step * 0.001) as scope:
+                async with running_connection(Connection(target, role="test")):
+                    opened += 1
+            cancelled += scope.cancelled_caught
+        await until(lambda: not proxy._links)
     assert cancelled > 10
 
 
 async def test_a_large_reply_in_odd_slices_arrives_whole(site: Site) -> None:
     site.server.command("SET", "large", b"0123456789" * 200_000)
-    with trio.fail_after(20):
-        async with proxy_to(site.port) as proxy:
-            proxy.to_client.slice_bytes = lambda: 7_001
-            connection = Connection(attrs.evolve(site.target(), port=proxy.port), role="test")
-            async with running_connection(connection):
-                assert await connection.execute("GET", "large") == b"0123456789" * 200_000
+    async with proxy_to(site.port) as proxy:
+        proxy.to_client.slice_bytes = lambda: 7_001
+        connection = Connection(attrs.evolve(site.target(), port=proxy.port), role="test")
+        async with running_connection(connection):
+            assert await connection.execute("GET", "large") == b"0123456789" * 200_000
 
 
 async def test_a_damaged_record_ends_the_connection(site: Site) -> None:
-    with trio.fail_after(10):
-        async with proxy_to(site.port) as proxy:
-            connection = Connection(attrs.evolve(site.target(), port=proxy.port), role="test")
-            async with running_connection(connection) as ran:
-                proxy.to_client.flip_after(20)
-                with contextlib.suppress(Exception):
-                    await connection.execute("ECHO", "damaged")
-                await ran.ended.wait()
-            assert ran.failure is not None
-            assert "TLS failed" in ran.failure.cause
+    async with proxy_to(site.port) as proxy:
+        connection = Connection(attrs.evolve(site.target(), port=proxy.port), role="test")
+        async with running_connection(connection) as ran:
+            proxy.to_client.flip_after(20)
+            with contextlib.suppress(Exception):
+                await connection.execute("ECHO", "damaged")
+            await ran.ended.wait()
+        assert ran.failure is not None
+        assert "TLS failed" in ran.failure.cause
 
 
 def test_the_label_and_repr_of_a_target_with_tls_show_its_address() -> None:

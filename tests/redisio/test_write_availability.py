@@ -13,8 +13,9 @@ from redstreamd.redisio.redis_errors import ServerReplied
 from redstreamd.redisio.redis_events import RedisEvent, WritesAccepted, WritesRefused
 from redstreamd.redisio.script import Script
 from redstreamd.redisio.target import Target
-from tests.redisio.running import running_manager, until
+from tests.redisio.running import running_manager
 from tests.support.servers import Server, start_redis
+from tests.support.waiting import until
 
 ADD = Script("return redis.call('XADD', KEYS[1], '*', 'f', 'v')")
 COMMAND = ("XADD", "s", "*", "f", "v")
@@ -56,25 +57,24 @@ async def test_refused_writes_are_told_once_and_their_end_is_found_though_nobody
             await manager.execute(*COMMAND)
 
     events: list[RedisEvent] = []
-    with trio.fail_after(20):
-        async with running_manager(Target(path=server.path), events=events) as manager:
-            await add(manager)
-            assert manager.status().troubles() == []
-            try:
-                server.command(*break_it)
-                for _ in range(3):
-                    with pytest.raises(ServerReplied, match=code):
-                        await add(manager)
-                    await manager.execute("XLEN", "s")
-                await trio.sleep(0.3)  # several questions, each refused
-                (trouble,) = manager.status().troubles()
-                assert "refuses writes" in trouble.cause
-                assert code in trouble.cause
-                assert trouble.next_step
-                assert told(events) == [code]
-            finally:
-                server.command(*heal_it)
-            await until(lambda: not manager.status().troubles())
+    async with running_manager(Target(path=server.path), events=events) as manager:
+        await add(manager)
+        assert manager.status().troubles() == []
+        try:
+            server.command(*break_it)
+            for _ in range(3):
+                with pytest.raises(ServerReplied, match=code):
+                    await add(manager)
+                await manager.execute("XLEN", "s")
+            await trio.sleep(0.3)  # several questions, each refused
+            (trouble,) = manager.status().troubles()
+            assert "refuses writes" in trouble.cause
+            assert code in trouble.cause
+            assert trouble.next_step
+            assert told(events) == [code]
+        finally:
+            server.command(*heal_it)
+        await until(lambda: not manager.status().troubles())
     assert told(events) == [code, "accepted"]
     # The questions left no trace.
     assert (server.command("XLEN", "s"), server.command("DBSIZE")) == (1, 1)
@@ -82,32 +82,30 @@ async def test_refused_writes_are_told_once_and_their_end_is_found_though_nobody
 
 async def test_a_script_without_keys_is_noticed_too(redis: Server) -> None:
     script = Script("return redis.call('SET', 'a', 'b')")
-    with trio.fail_after(20):
-        async with running_manager(Target(path=redis.path)) as manager:
-            try:
-                redis.command("CONFIG", "SET", "maxmemory", 1)
-                with pytest.raises(ServerReplied, match="OOM"):
-                    await manager.run_script(script, [], [], retry_safe=False)
-                assert manager.status().refusal is not None
-            finally:
-                redis.command("CONFIG", "SET", "maxmemory", 0)
-            await until(lambda: manager.status().refusal is None)
+    async with running_manager(Target(path=redis.path)) as manager:
+        try:
+            redis.command("CONFIG", "SET", "maxmemory", 1)
+            with pytest.raises(ServerReplied, match="OOM"):
+                await manager.run_script(script, [], [], retry_safe=False)
+            assert manager.status().refusal is not None
+        finally:
+            redis.command("CONFIG", "SET", "maxmemory", 0)
+        await until(lambda: manager.status().refusal is None)
 
 
 async def test_what_a_full_server_still_does_is_no_sign_that_it_writes(server: Server) -> None:
     events: list[RedisEvent] = []
-    with trio.fail_after(20):
-        async with running_manager(Target(path=server.path), events=events) as manager:
-            await manager.execute(*COMMAND)
-            try:
-                server.command("CONFIG", "SET", "maxmemory", 1)
-                for _ in range(3):
-                    with pytest.raises(ServerReplied):
-                        await manager.execute(*COMMAND)
-                    await manager.execute("XTRIM", "s", "MAXLEN", 100)
-                assert told(events) == ["OOM"]
-            finally:
-                server.command("CONFIG", "SET", "maxmemory", 0)
+    async with running_manager(Target(path=server.path), events=events) as manager:
+        await manager.execute(*COMMAND)
+        try:
+            server.command("CONFIG", "SET", "maxmemory", 1)
+            for _ in range(3):
+                with pytest.raises(ServerReplied):
+                    await manager.execute(*COMMAND)
+                await manager.execute("XTRIM", "s", "MAXLEN", 100)
+            assert told(events) == ["OOM"]
+        finally:
+            server.command("CONFIG", "SET", "maxmemory", 0)
 
 
 async def test_a_user_who_may_not_ask_is_told_of_the_end_when_nothing_was_refused_for_long(
@@ -116,25 +114,24 @@ async def test_a_user_who_may_not_ask_is_told_of_the_end_when_nothing_was_refuse
     monkeypatch.setattr(write_availability, "_FORGET_SECONDS", 0.5)
     redis.command("ACL", "SETUSER", "worker", "on", ">secret", "~*", "+@all", "-xadd")
     events: list[RedisEvent] = []
-    with trio.fail_after(20):
-        target = Target(path=redis.path, username="worker", password="secret")
-        async with running_manager(target, events=events) as manager:
-            try:
-                redis.command("CONFIG", "SET", "maxmemory", 1)
-                began = trio.current_time()
-                with pytest.raises(ServerReplied):
-                    await manager.execute("SET", "s", "v")
-                assert manager.status().refusal is not None
-                await until(lambda: manager.status().refusal is None)
-                assert trio.current_time() - began >= 0.5
-            finally:
-                redis.commands(("CONFIG", "SET", "maxmemory", 0), ("ACL", "DELUSER", "worker"))
+    target = Target(path=redis.path, username="worker", password="secret")
+    async with running_manager(target, events=events) as manager:
+        try:
+            redis.command("CONFIG", "SET", "maxmemory", 1)
+            began = trio.current_time()
+            with pytest.raises(ServerReplied):
+                await manager.execute("SET", "s", "v")
+            assert manager.status().refusal is not None
+            await until(lambda: manager.status().refusal is None)
+            assert trio.current_time() - began >= 0.5
+        finally:
+            redis.commands(("CONFIG", "SET", "maxmemory", 0), ("ACL", "DELUSER", "worker"))
     assert told(events) == ["OOM", "accepted"]
 
 
 async def test_a_server_that_cannot_save_is_noticed_by_the_ping_of_an_idle_connection() -> None:
     events: list[RedisEvent] = []
-    with trio.fail_after(30), start_redis("--save", "3600 1000000", "--dbfilename", "d.rdb") as server:
+    with start_redis("--save", "3600 1000000", "--dbfilename", "d.rdb") as server:
         async with running_manager(Target(path=server.path), events=events, ping_interval=0.05) as manager:
             server.command(*COMMAND)
             # A directory of that name: the dump cannot be written.

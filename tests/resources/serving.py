@@ -25,6 +25,7 @@ from redstreamd.tools.catalog import REGISTRY
 from redstreamd.tools.definition import Profile
 from tests.support.buses import running_bus
 from tests.support.servers import Server
+from tests.support.waiting import until
 
 PRINCIPAL = Principal("tester", "unix")
 
@@ -53,10 +54,8 @@ class Surface:
 
     async def settled(self, topics: int) -> None:
         """Return once so many topics are followed and each has a version."""
-        while len(self.updates._feeds) != topics or not all(  # noqa: ASYNC110 - nobody tells
-            feed.version for feed in self.updates._feeds._feeds.values()
-        ):
-            await trio.sleep(0.001)
+        feeds = self.updates._feeds
+        await until(lambda: len(feeds) == topics and all(feed.version for feed in feeds._feeds.values()))
 
 
 @asynccontextmanager

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import socket
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 from typing import Any
 
@@ -17,9 +17,6 @@ from mcp_types import CallToolResult
 
 from tests.support.daemon import Daemon
 from tests.support.mcp_client import EraName, connected, open_stream
-
-#: Seconds between two looks of `until`.
-_LOOK_AGAIN = 0.02
 
 
 @attrs.define
@@ -88,9 +85,3 @@ async def agent(daemon: Daemon, era: EraName = "modern") -> AsyncIterator[Agent]
     stream = await open_stream(daemon.path)
     async with connected(stream, era=era) as client:
         yield Agent(client, stream)
-
-
-async def until(look: Callable[[], Awaitable[bool]]) -> None:
-    """Return once `look` says so; there is nothing to wait for but the world."""
-    while not await look():  # noqa: ASYNC110 - nobody tells
-        await trio.sleep(_LOOK_AGAIN)

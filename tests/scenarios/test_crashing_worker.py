@@ -7,17 +7,18 @@ from collections import Counter
 from typing import Any
 
 import pytest
-import trio
 
-from tests.scenarios.agents import Agent, agent, until
+from tests.scenarios.agents import Agent, agent
 from tests.support.daemon import Daemon
 from tests.support.servers import Server
+from tests.support.waiting import until
 
 JOBS = {"stream": "shop:orders:paid", "group": "shipping"}
 ENTRIES = 30
 
 
 @pytest.mark.parametrize("era", ["handshake", "modern"])
+@pytest.mark.limit(60)
 async def test_a_queue_is_drained_although_its_worker_crashes_twice(
     daemon: Daemon, redis: Server, era: Any
 ) -> None:
@@ -30,55 +31,54 @@ async def test_a_queue_is_drained_although_its_worker_crashes_twice(
         finished = await worker.call("work_done", lease=lease, entry_ids=[entry["id"]])
         assert finished["done"] == [entry["id"]]
 
-    with trio.fail_after(60):
-        async with agent(daemon, era) as shop:
-            orders = [{"order": n} for n in range(ENTRIES)]
-            ids = (await shop.call("stream_add", stream=JOBS["stream"], entries=orders))["ids"]
+    async with agent(daemon, era) as shop:
+        orders = [{"order": n} for n in range(ENTRIES)]
+        ids = (await shop.call("stream_add", stream=JOBS["stream"], entries=orders))["ids"]
 
-        # The first life ends while the fifth order is reported: whether that counted, it never learns.
-        async with agent(daemon, era) as worker:
-            first = await worker.call("work_take", **JOBS, consumer="worker", count=10, lease_seconds=30)
-            assert [entry["id"] for entry in first["entries"]] == ids[:10]
-            for entry in first["entries"][:4]:
-                await ship(worker, first["lease"], entry)
-            shipped[ids[4]] += 1
-            attempts[ids[4]] = 1
-            # Redis stands still, so that the answer cannot be faster than the cut.
-            redis.signal(signal.SIGSTOP)
-            try:
-                await worker.crash_during("work_done", lease=first["lease"], entry_ids=[ids[4]])
-            finally:
-                redis.signal(signal.SIGCONT)
+    # The first life ends while the fifth order is reported: whether that counted, it never learns.
+    async with agent(daemon, era) as worker:
+        first = await worker.call("work_take", **JOBS, consumer="worker", count=10, lease_seconds=30)
+        assert [entry["id"] for entry in first["entries"]] == ids[:10]
+        for entry in first["entries"][:4]:
+            await ship(worker, first["lease"], entry)
+        shipped[ids[4]] += 1
+        attempts[ids[4]] = 1
+        # Redis stands still, so that the answer cannot be faster than the cut.
+        redis.signal(signal.SIGSTOP)
+        try:
+            await worker.crash_during("work_done", lease=first["lease"], entry_ids=[ids[4]])
+        finally:
+            redis.signal(signal.SIGCONT)
 
-        async with agent(daemon, era) as worker:
-            # Its request had been sent whole, so the daemon carries it out.
-            async def is_counted() -> bool:
-                return bool((await worker.call("pending_list", **JOBS))["pending"] == 5)
+    async with agent(daemon, era) as worker:
+        # Its request had been sent whole, so the daemon carries it out.
+        async def is_counted() -> bool:
+            return bool((await worker.call("pending_list", **JOBS))["pending"] == 5)
 
-            await until(is_counted)
-            # The second life goes on where the first one ended, and voids what the first one held.
-            second = await worker.call(
-                "work_take", **JOBS, consumer="worker", count=10, lease_seconds=1, resume=True
-            )
-            assert [(entry["id"], entry["attempt"]) for entry in second["entries"]] == [
-                (entry_id, 2) for entry_id in ids[5:10]
-            ]
-            late = await worker.refusal("work_done", lease=first["lease"], entry_ids=ids[5:10])
-            assert late["code"] == "LEASE_LOST"
-            repeated = await worker.call("work_done", lease=first["lease"], entry_ids=ids[:5])
-            assert (repeated["done"], repeated["already_done"]) == ([], ids[:5])
-            for entry in second["entries"][:2]:
-                await ship(worker, second["lease"], entry)
-            worker.cut()
+        await until(is_counted)
+        # The second life goes on where the first one ended, and voids what the first one held.
+        second = await worker.call(
+            "work_take", **JOBS, consumer="worker", count=10, lease_seconds=1, resume=True
+        )
+        assert [(entry["id"], entry["attempt"]) for entry in second["entries"]] == [
+            (entry_id, 2) for entry_id in ids[5:10]
+        ]
+        late = await worker.refusal("work_done", lease=first["lease"], entry_ids=ids[5:10])
+        assert late["code"] == "LEASE_LOST"
+        repeated = await worker.call("work_done", lease=first["lease"], entry_ids=ids[:5])
+        assert (repeated["done"], repeated["already_done"]) == ([], ids[:5])
+        for entry in second["entries"][:2]:
+            await ship(worker, second["lease"], entry)
+        worker.cut()
 
-        # Nobody of that name comes back: another worker takes the new orders, and waits for the old ones.
-        async with agent(daemon, era) as other:
-            while (await other.call("pending_list", **JOBS))["pending"] or len(shipped) < ENTRIES:
-                taken = await other.call("work_take", **JOBS, consumer="other", count=7, timeout_seconds=10)
-                for entry in taken["entries"]:
-                    await ship(other, taken["lease"], entry)
-            late = await other.call("work_done", lease=second["lease"])
-            assert (late["done"], late["already_done"]) == ([], ids[5:10])
+    # Nobody of that name comes back: another worker takes the new orders, and waits for the old ones.
+    async with agent(daemon, era) as other:
+        while (await other.call("pending_list", **JOBS))["pending"] or len(shipped) < ENTRIES:
+            taken = await other.call("work_take", **JOBS, consumer="other", count=7, timeout_seconds=10)
+            for entry in taken["entries"]:
+                await ship(other, taken["lease"], entry)
+        late = await other.call("work_done", lease=second["lease"])
+        assert (late["done"], late["already_done"]) == ([], ids[5:10])
 
     assert shipped == dict.fromkeys(ids, 1)
     assert attempts == (dict.fromkeys(ids, 1) | dict.fromkeys(ids[5:7], 2) | dict.fromkeys(ids[7:10], 3))

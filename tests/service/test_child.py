@@ -22,11 +22,10 @@ async def torn_down(body: Service) -> tuple[ChildRun, BaseException]:
             came_out.append(exc)
             raise
 
-    with trio.fail_after(10):
-        async with trio.open_nursery() as nursery:
-            nursery.start_soon(live)
-            await life.settled.wait()
-            nursery.cancel_scope.cancel()
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(live)
+        await life.settled.wait()
+        nursery.cancel_scope.cancel()
     assert life.ended.is_set()
     [exc] = came_out
     return life, exc
@@ -73,11 +72,10 @@ async def test_an_error_that_replaced_the_cancellation_is_kept_and_nothing_goes_
             raise ValueError
 
     life = ChildRun(Child("a", run))
-    with trio.fail_after(10):
-        async with trio.open_nursery() as nursery:
-            nursery.start_soon(life.live)
-            await life.settled.wait()
-            nursery.cancel_scope.cancel()
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(life.live)
+        await life.settled.wait()
+        nursery.cancel_scope.cancel()
     assert isinstance(life.error, ValueError)
 
 
@@ -87,7 +85,6 @@ async def test_what_is_no_ordinary_exception_is_kept_apart(kind: type[BaseExcept
         raise kind
 
     life = ChildRun(Child("a", run))
-    with trio.fail_after(10):
-        await life.live()
+    await life.live()
     assert life.error is None
     assert isinstance(life.fatal, kind)

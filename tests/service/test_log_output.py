@@ -266,16 +266,15 @@ def test_what_did_not_fit_is_counted_and_reported_and_the_rest_arrives_whole_and
 
 async def test_a_backlog_is_written_as_soon_as_the_reader_reads_again(journal: Reader, set_up: SetUp) -> None:
     output = set_up(descriptor=journal.descriptor)
-    with trio.fail_after(10):
-        async with trio.open_nursery() as nursery:
-            await nursery.start(output.run)
-            count = fill(output)
-            lines: list[str] = []
-            while not any("dropped" in line for line in lines):
-                lines += journal.lines()
-                # Nothing more is logged: it is `run` that sees the room and uses it.
-                await wait_all_tasks_blocked()
-            nursery.cancel_scope.cancel()
+    async with trio.open_nursery() as nursery:
+        await nursery.start(output.run)
+        count = fill(output)
+        lines: list[str] = []
+        while not any("dropped" in line for line in lines):
+            lines += journal.lines()
+            # Nothing more is logged: it is `run` that sees the room and uses it.
+            await wait_all_tasks_blocked()
+        nursery.cancel_scope.cancel()
     assert len(lines) == count - 1 + 1
 
 
@@ -283,15 +282,14 @@ async def test_a_record_of_another_thread_starts_the_writing_of_the_backlog_too(
     journal: Reader, set_up: SetUp
 ) -> None:
     output = set_up(descriptor=journal.descriptor)
-    with trio.fail_after(10):
-        async with trio.open_nursery() as nursery:
-            await nursery.start(output.run)
+    async with trio.open_nursery() as nursery:
+        await nursery.start(output.run)
+        await wait_all_tasks_blocked()
+        await trio.to_thread.run_sync(fill, output)
+        while output.statistics().backlog_bytes:
+            journal.lines()
             await wait_all_tasks_blocked()
-            await trio.to_thread.run_sync(fill, output)
-            while output.statistics().backlog_bytes:
-                journal.lines()
-                await wait_all_tasks_blocked()
-            nursery.cancel_scope.cancel()
+        nursery.cancel_scope.cancel()
 
 
 def test_a_reader_that_has_gone_costs_its_records_and_nothing_else(set_up: SetUp) -> None:

@@ -105,11 +105,10 @@ def supervise(history: History, *children: Child, **options: Any) -> Supervisor:
 
 async def run_until(supervisor: Supervisor, seconds: float) -> None:
     """Let a supervisor run for a while of virtual time, then stop it."""
-    with trio.fail_after(seconds + 600):
-        async with trio.open_nursery() as nursery:
-            await nursery.start(supervisor.run)
-            await trio.sleep(seconds)
-            supervisor.request_stop()
+    async with trio.open_nursery() as nursery:
+        await nursery.start(supervisor.run)
+        await trio.sleep(seconds)
+        supervisor.request_stop()
 
 
 # Order
@@ -137,22 +136,21 @@ async def test_a_child_starts_only_after_the_one_before_it_has_started() -> None
     supervisor = supervise(
         history, Child("slow", slow, start_timeout_seconds=math.inf), serving(history, "b")
     )
-    with trio.fail_after(60):
-        async with trio.open_nursery() as nursery:
-            nursery.start_soon(supervisor.run)
-            await wait_all_tasks_blocked()
-            assert history.steps == []
-            assert [child.state for child in supervisor.statistics().children] == ["starting", "waiting"]
-            gate.set()
-            await wait_all_tasks_blocked()
-            assert history.steps == ["slow started", "b runs", "b started"]
-            supervisor.request_stop()
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(supervisor.run)
+        await wait_all_tasks_blocked()
+        assert history.steps == []
+        assert [child.state for child in supervisor.statistics().children] == ["starting", "waiting"]
+        gate.set()
+        await wait_all_tasks_blocked()
+        assert history.steps == ["slow started", "b runs", "b started"]
+        supervisor.request_stop()
 
 
 async def test_cancellation_from_outside_stops_the_children_in_reverse_order_too() -> None:
     history = History()
     supervisor = supervise(history, *(serving(history, name) for name in "abc"))
-    with trio.fail_after(60), trio.CancelScope() as scope:
+    with trio.CancelScope() as scope:
         async with trio.open_nursery() as nursery:
             await nursery.start(supervisor.run)
             scope.cancel()
@@ -193,7 +191,7 @@ async def test_cancellation_during_the_start_stops_what_has_started_and_starts_n
         Child("never", never, start_timeout_seconds=math.inf),
         serving(history, "c"),
     )
-    with trio.fail_after(60), trio.move_on_after(5) as scope:
+    with trio.move_on_after(5) as scope:
         await supervisor.run()
     assert scope.cancelled_caught
     assert history.steps == ["a runs", "a started", "never stopped", "a unwinds", "a stopped"]
@@ -204,11 +202,10 @@ async def test_a_child_whose_keeper_is_stopped_before_it_first_ran_never_begins(
     limits = RestartLimits()
     policy = Policy("top", limits, FailureCount(30), lambda: 1.0, history, pytest.fail)
     keeper = Keeper(serving(history, "a"), policy)
-    with trio.fail_after(60):
-        async with trio.open_nursery() as nursery:
-            # No checkpoint in between: the keeper's task is only scheduled when it is stopped.
-            keeper.begin(nursery)
-            await keeper.stop()
+    async with trio.open_nursery() as nursery:
+        # No checkpoint in between: the keeper's task is only scheduled when it is stopped.
+        keeper.begin(nursery)
+        await keeper.stop()
     assert history.steps == []
     assert keeper.settled.is_set()
 
@@ -217,8 +214,7 @@ async def test_a_stop_requested_before_the_run_starts_nothing() -> None:
     history = History()
     supervisor = supervise(history, serving(history, "a"))
     supervisor.request_stop()
-    with trio.fail_after(60):
-        await supervisor.run()
+    await supervisor.run()
     assert history.steps == []
 
 
@@ -309,7 +305,7 @@ async def test_more_failures_than_the_threshold_come_out_of_run_after_an_ordered
     history = History()
     error = ValueError("always")
     supervisor = supervise(history, serving(history, "a"), crashing("b", 0, error), serving(history, "c"))
-    with trio.fail_after(60), pytest.raises(TooManyFailuresError) as caught:
+    with pytest.raises(TooManyFailuresError) as caught:
         await supervisor.run()
     assert caught.value.__cause__ is error
     assert (caught.value.supervisor, caught.value.child) == ("top", "b")
@@ -333,7 +329,7 @@ async def test_failures_that_are_far_apart_never_exceed_the_threshold() -> None:
 async def test_failures_of_different_children_add_up() -> None:
     history = History()
     supervisor = supervise(history, *(crashing(name, 1, ValueError()) for name in "abc"))
-    with trio.fail_after(60), pytest.raises(TooManyFailuresError):
+    with pytest.raises(TooManyFailuresError):
         await supervisor.run()
     assert len(history.of(ChildFailed)) == 6
 
@@ -358,7 +354,7 @@ async def test_as_many_failures_as_the_threshold_are_borne_and_one_more_is_not(
     crash_at = trio.current_time() + 10
     supervisor = supervise(history, *map(crashing_once, lives))
     if gives_up:
-        with trio.fail_after(60), pytest.raises(TooManyFailuresError):
+        with pytest.raises(TooManyFailuresError):
             await supervisor.run()
     else:
         await run_until(supervisor, 20)
@@ -377,7 +373,7 @@ async def test_a_child_can_take_the_tree_down() -> None:
     history = History()
     error = TakeTreeDown("the disk is on fire")
     supervisor = supervise(history, serving(history, "a"), crashing("b", 5, error))
-    with trio.fail_after(60), pytest.raises(TakeTreeDown) as caught:
+    with pytest.raises(TakeTreeDown) as caught:
         await supervisor.run()
     assert caught.value is error
     assert history.steps[-4:] == ["b failed", "top failed", "a unwinds", "a stopped"]
@@ -394,7 +390,7 @@ async def test_the_tree_is_taken_down_from_inside_the_childs_own_nursery_too() -
             task_status.started()
             raise error
 
-    with trio.fail_after(60), pytest.raises(TakeTreeDown) as caught:
+    with pytest.raises(TakeTreeDown) as caught:
         await supervise(history, Child("a", run)).run()
     assert caught.value is error
     assert history.of(SupervisorFailed) == [SupervisorFailed("top", error)]
@@ -405,7 +401,7 @@ async def test_interrupts_and_exits_pass_through_after_an_ordered_stop(kind: typ
     history = History()
     error = kind()
     supervisor = supervise(history, serving(history, "a"), crashing("b", 1, error), serving(history, "c"))
-    with trio.fail_after(60), pytest.raises(kind) as caught:
+    with pytest.raises(kind) as caught:
         await supervisor.run()
     assert caught.value is error
     assert history.steps[-4:] == ["c unwinds", "c stopped", "a unwinds", "a stopped"]
@@ -414,7 +410,7 @@ async def test_interrupts_and_exits_pass_through_after_an_ordered_stop(kind: typ
 async def test_an_interrupt_is_not_lost_among_ordinary_errors() -> None:
     history = History()
     group = BaseExceptionGroup("mixed", [ValueError(), KeyboardInterrupt()])
-    with trio.fail_after(60), pytest.raises(BaseExceptionGroup) as caught:
+    with pytest.raises(BaseExceptionGroup) as caught:
         await supervise(history, crashing("a", 1, group)).run()
     assert caught.value.exceptions == group.exceptions
     assert not history.of(ChildFailed)
@@ -431,7 +427,7 @@ async def test_two_reasons_to_end_come_out_together() -> None:
             raise SystemExit(3)
 
     supervisor = supervise(history, Child("a", exits_when_stopped), crashing("b", 1, TakeTreeDown("over")))
-    with trio.fail_after(60), pytest.raises(BaseExceptionGroup) as caught:
+    with pytest.raises(BaseExceptionGroup) as caught:
         await supervisor.run()
     assert [type(member) for member in caught.value.exceptions] == [TakeTreeDown, SystemExit]
     assert [type(event.error) for event in history.of(SupervisorFailed)] == [TakeTreeDown]
@@ -448,7 +444,7 @@ async def test_a_failure_before_the_first_start_comes_out_of_run_with_its_cause(
         raise error
 
     supervisor = supervise(history, serving(history, "a"), Child("b", run), serving(history, "c"))
-    with trio.fail_after(60), pytest.raises(StartFailedError) as caught:
+    with pytest.raises(StartFailedError) as caught:
         await supervisor.run()
     assert caught.value.child == "b"
     assert caught.value.__cause__ is error
@@ -466,7 +462,7 @@ async def test_the_supervisor_counts_as_started_only_when_all_children_have_star
 
     async with trio.open_nursery() as nursery:
         # Raised by start(), not through the nursery: the supervisor had not called started().
-        with trio.fail_after(60), pytest.raises(StartFailedError):
+        with pytest.raises(StartFailedError):
             await nursery.start(supervise(history, serving(history, "a"), Child("b", fails)).run)
 
 
@@ -474,7 +470,7 @@ async def test_a_permanent_child_that_returns_without_starting_fails_the_start()
     async def run(*, task_status: trio.TaskStatus[None]) -> None:
         pass
 
-    with trio.fail_after(60), pytest.raises(StartFailedError) as caught:
+    with pytest.raises(StartFailedError) as caught:
         await supervise(History(), Child("a", run)).run()
     assert isinstance(caught.value.__cause__, EndedBeforeStartError)
 
@@ -501,7 +497,7 @@ async def test_a_child_that_does_not_start_in_time_fails_the_start() -> None:
 
     supervisor = supervise(history, serving(history, "a"), Child("b", run, start_timeout_seconds=7))
     begun_at = trio.current_time()
-    with trio.fail_after(60), pytest.raises(StartFailedError) as caught:
+    with pytest.raises(StartFailedError) as caught:
         await supervisor.run()
     assert trio.current_time() - begun_at == pytest.approx(7)
     assert isinstance(caught.value.__cause__, StartTimedOutError)
@@ -537,7 +533,7 @@ async def test_calling_started_twice_is_refused_as_trio_does() -> None:
         task_status.started()
 
     history = History()
-    with trio.fail_after(60), pytest.raises(TooManyFailuresError) as caught:
+    with pytest.raises(TooManyFailuresError) as caught:
         await supervise(history, Child("a", run)).run()
     assert "twice" in str(caught.value.__cause__)
 
@@ -608,7 +604,7 @@ async def test_a_child_that_hangs_after_its_start_timed_out_takes_the_tree_down(
         Child("deaf", run, start_timeout_seconds=3, stop_timeout_seconds=2),
         on_hung=lambda children: release.set(),
     )
-    with trio.fail_after(60), pytest.raises(ChildHungError):
+    with pytest.raises(ChildHungError):
         await supervisor.run()
     assert history.steps[2:] == ["deaf hung", "top failed", "a unwinds", "a stopped"]
 
@@ -627,7 +623,7 @@ async def test_an_interrupt_in_a_child_that_had_been_given_up_still_comes_out() 
         history, Child("deaf", run, stop_timeout_seconds=1), on_hung=lambda children: release.set()
     )
     # The scope takes its own Cancelled out of the group and leaves the exit.
-    with trio.fail_after(60), pytest.raises(BaseExceptionGroup) as caught, trio.move_on_after(5):
+    with pytest.raises(BaseExceptionGroup) as caught, trio.move_on_after(5):
         await supervisor.run()
     assert [type(member) for member in caught.value.exceptions] == [SystemExit]
 
@@ -678,7 +674,7 @@ async def test_cancellation_ends_a_pause_before_a_restart() -> None:
     limits = RestartLimits(backoff_base_seconds=1000, backoff_cap_seconds=1000, failure_decay_seconds=10_000)
     supervisor = supervise(history, crashing("a", 1, ValueError()), limits=limits)
     begun_at = trio.current_time()
-    with trio.fail_after(60), trio.move_on_after(20) as scope:
+    with trio.move_on_after(20) as scope:
         async with trio.open_nursery() as nursery:
             await nursery.start(supervisor.run)
             await trio.sleep(10)
@@ -756,7 +752,7 @@ async def test_taking_the_tree_down_goes_through_inner_supervisors() -> None:
     error = TakeTreeDown("all of it")
     inner = Supervisor("top/inner", [crashing("x", 5, error)], on_event=history)
     supervisor = supervise(history, serving(history, "a"), Child("inner", inner.run))
-    with trio.fail_after(60), pytest.raises(TakeTreeDown) as caught:
+    with pytest.raises(TakeTreeDown) as caught:
         await supervisor.run()
     assert caught.value is error
     assert [event.supervisor for event in history.of(SupervisorFailed)] == ["top/inner", "top"]
@@ -793,26 +789,24 @@ async def test_statistics_follow_a_child_through_its_states() -> None:
         [child] = supervisor.statistics().children
         return child.state, child.starts, round(child.failures, 1)
 
-    with trio.fail_after(600):
-        async with trio.open_nursery() as nursery:
-            await nursery.start(supervisor.run)
-            assert await look_after(1) == ("running", 1, 0.0)
-            assert await look_after(39.05) == ("backoff", 1, 1.0)
-            assert await look_after(0.1) == ("running", 2, 1.0)
-            supervisor.request_stop()
-            await wait_all_tasks_blocked()
+    async with trio.open_nursery() as nursery:
+        await nursery.start(supervisor.run)
+        assert await look_after(1) == ("running", 1, 0.0)
+        assert await look_after(39.05) == ("backoff", 1, 1.0)
+        assert await look_after(0.1) == ("running", 2, 1.0)
+        supervisor.request_stop()
+        await wait_all_tasks_blocked()
     assert supervisor.statistics().children == ()
 
 
 async def test_a_supervisor_refuses_to_run_twice_at_once_but_may_run_again() -> None:
     history = History()
     supervisor = supervise(history, serving(history, "a"))
-    with trio.fail_after(60):
-        async with trio.open_nursery() as nursery:
-            await nursery.start(supervisor.run)
-            with pytest.raises(RuntimeError, match="already running"):
-                await supervisor.run()
-            supervisor.request_stop()
+    async with trio.open_nursery() as nursery:
+        await nursery.start(supervisor.run)
+        with pytest.raises(RuntimeError, match="already running"):
+            await supervisor.run()
+        supervisor.request_stop()
     await run_until(supervisor, 1)
     assert history.steps == ["a runs", "a started", "a unwinds", "a stopped"] * 2
 

@@ -20,12 +20,11 @@ async def has_two_children() -> None:
 
 async def tree_of(*started: str, max_tasks: int = 100) -> list[str]:
     """Start the parent with its two children and return the lines of the tree below this task."""
-    with trio.fail_after(10):
-        async with trio.open_nursery() as nursery:
-            nursery.start_soon(has_two_children, name="parent")
-            await wait_all_tasks_blocked()
-            text = format_task_tree(trio.lowlevel.current_task(), max_tasks=max_tasks)
-            nursery.cancel_scope.cancel()
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(has_two_children, name="parent")
+        await wait_all_tasks_blocked()
+        text = format_task_tree(trio.lowlevel.current_task(), max_tasks=max_tasks)
+        nursery.cancel_scope.cancel()
     return text.splitlines()
 
 
@@ -56,12 +55,11 @@ async def test_the_outer_end_of_a_deep_stack_is_cut() -> None:
         else:
             await waits_here()
 
-    with trio.fail_after(10):
-        async with trio.open_nursery() as nursery:
-            nursery.start_soon(descend, 50, name="deep")
-            await wait_all_tasks_blocked()
-            lines = format_task_tree(trio.lowlevel.current_task()).splitlines()
-            nursery.cancel_scope.cancel()
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(descend, 50, name="deep")
+        await wait_all_tasks_blocked()
+        lines = format_task_tree(trio.lowlevel.current_task()).splitlines()
+        nursery.cancel_scope.cancel()
     below = lines[lines.index("  deep") + 1 :]
     assert "outer frames" in below[0]
     assert len(below) == MAX_FRAMES + 1

@@ -110,7 +110,7 @@ async def test_a_part_without_progress_stops_the_pings_and_its_progress_resumes_
     heartbeats = Heartbeats()
     heartbeat = heartbeats.register("tail hub", max_age_seconds=20)
     watchdog = Watchdog(manager.notifier, heartbeats, interval_seconds=10)
-    with caplog.at_level(logging.WARNING), trio.fail_after(1000):
+    with caplog.at_level(logging.WARNING):
         async with trio.open_nursery() as nursery:
             await nursery.start(watchdog.run)
             await trio.sleep(25)
@@ -138,15 +138,14 @@ async def test_a_full_notify_socket_delays_the_ping_by_a_tick_and_not_by_an_inte
     watchdog = Watchdog(manager.notifier, Heartbeats(), interval_seconds=10)
     while manager.notifier.watchdog().name == "SENT":
         pass
-    with trio.fail_after(1000):
-        async with trio.open_nursery() as nursery:
-            await nursery.start(watchdog.run)
-            await trio.sleep(5.5)
-            assert watchdog.statistics().pings == 0
-            manager.received()
-            await trio.sleep(1)
-            assert manager.received() == [PING]
-            nursery.cancel_scope.cancel()
+    async with trio.open_nursery() as nursery:
+        await nursery.start(watchdog.run)
+        await trio.sleep(5.5)
+        assert watchdog.statistics().pings == 0
+        manager.received()
+        await trio.sleep(1)
+        assert manager.received() == [PING]
+        nursery.cancel_scope.cancel()
 
 
 async def test_the_status_is_told_when_it_changes_and_at_most_once_a_second(manager: ServiceManager) -> None:
@@ -196,34 +195,32 @@ async def test_what_the_notifier_owes_is_tried_again_every_tick(manager: Service
         pass
     manager.notifier.ready()
     watchdog = Watchdog(manager.notifier, Heartbeats(), interval_seconds=None)
-    with trio.fail_after(100):
-        async with trio.open_nursery() as nursery:
-            await nursery.start(watchdog.run)
-            manager.received()
-            await trio.sleep(1.5)
-            assert manager.received() == ["READY=1"]
-            nursery.cancel_scope.cancel()
+    async with trio.open_nursery() as nursery:
+        await nursery.start(watchdog.run)
+        manager.received()
+        await trio.sleep(1.5)
+        assert manager.received() == ["READY=1"]
+        nursery.cancel_scope.cancel()
 
 
 async def test_the_lag_is_the_longest_time_that_the_loop_was_held_up(manager: ServiceManager) -> None:
     watchdog = Watchdog(manager.notifier, Heartbeats(), interval_seconds=None)
-    with trio.fail_after(100):
-        async with trio.open_nursery() as nursery:
-            await nursery.start(watchdog.run)
-            await trio.sleep(0.25)
-            # The clock is virtual; this is real, and what is measured is real.
-            time.sleep(0.3)  # noqa: ASYNC251 -- the fault under test
-            await trio.sleep(0.25)
-            time.sleep(0.01)  # noqa: ASYNC251
-            await trio.sleep(1)
-            worst = watchdog.statistics().loop_lag_seconds
-            assert 0.3 <= worst < 10
-            assert watchdog.statistics().worst_loop_lag_seconds == worst
-            await trio.sleep(1)
-            # The interval after it was quieter; the worst is remembered.
-            assert watchdog.statistics().loop_lag_seconds < worst
-            assert watchdog.statistics().worst_loop_lag_seconds == worst
-            nursery.cancel_scope.cancel()
+    async with trio.open_nursery() as nursery:
+        await nursery.start(watchdog.run)
+        await trio.sleep(0.25)
+        # The clock is virtual; this is real, and what is measured is real.
+        time.sleep(0.3)  # noqa: ASYNC251 -- the fault under test
+        await trio.sleep(0.25)
+        time.sleep(0.01)  # noqa: ASYNC251
+        await trio.sleep(1)
+        worst = watchdog.statistics().loop_lag_seconds
+        assert 0.3 <= worst < 10
+        assert watchdog.statistics().worst_loop_lag_seconds == worst
+        await trio.sleep(1)
+        # The interval after it was quieter; the worst is remembered.
+        assert watchdog.statistics().loop_lag_seconds < worst
+        assert watchdog.statistics().worst_loop_lag_seconds == worst
+        nursery.cancel_scope.cancel()
 
 
 async def test_a_watchdog_that_has_ended_measures_no_more(manager: ServiceManager) -> None:
@@ -244,13 +241,12 @@ async def test_after_a_long_standstill_missed_ticks_are_not_made_up_for(manager:
     clock = trio.lowlevel.current_clock()
     assert isinstance(clock, MockClock)
     watchdog = Watchdog(manager.notifier, Heartbeats(), interval_seconds=None, status=status)
-    with trio.fail_after(10_000):
-        async with trio.open_nursery() as nursery:
-            await nursery.start(watchdog.run)
-            await trio.sleep(0.5)
-            clock.jump(5000)
-            await trio.sleep(1.6)
-            nursery.cancel_scope.cancel()
+    async with trio.open_nursery() as nursery:
+        await nursery.start(watchdog.run)
+        await trio.sleep(0.5)
+        clock.jump(5000)
+        await trio.sleep(1.6)
+        nursery.cancel_scope.cancel()
     assert looks == 3
 
 

@@ -37,17 +37,16 @@ async def test_calls_that_ask_for_many_names_wait_for_each_other_and_get_all_ans
     async def ask() -> None:
         answers.append(await gather(asked, NAMES))
 
-    with trio.fail_after(20):
-        async with trio.open_nursery() as nursery:
-            for _ in range(20):
-                nursery.start_soon(ask)
-            await trio.testing.wait_all_tasks_blocked()
-            assert asked.now == AT_ONCE
-            # Whoever asks for one thing only does not wait.
-            alone = Asked()
-            alone.answer.set()
-            assert await gather(alone, ["one"]) == {"one": "ONE"}
-            asked.answer.set()
+    async with trio.open_nursery() as nursery:
+        for _ in range(20):
+            nursery.start_soon(ask)
+        await trio.testing.wait_all_tasks_blocked()
+        assert asked.now == AT_ONCE
+        # Whoever asks for one thing only does not wait.
+        alone = Asked()
+        alone.answer.set()
+        assert await gather(alone, ["one"]) == {"one": "ONE"}
+        asked.answer.set()
     assert answers == [{name: name.upper() for name in NAMES}] * 20
     assert asked.most == AT_ONCE
 
@@ -57,18 +56,17 @@ async def test_calls_that_fail_or_are_cancelled_give_the_room_back() -> None:
         await trio.lowlevel.checkpoint()
         raise BusError(Code.CONNECTION_ERROR, name, cause="test", next_step="test")
 
-    with trio.fail_after(20):
-        with pytest.raises(BusError):
-            await gather(fail, NAMES)
-        for give_up in (trio.testing.wait_all_tasks_blocked, trio.lowlevel.checkpoint):
-            async with trio.open_nursery() as nursery:
-                for _ in range(3):
-                    nursery.start_soon(gather, Asked(), NAMES)
-                await give_up()
-                nursery.cancel_scope.cancel()
-        full = Asked()
+    with pytest.raises(BusError):
+        await gather(fail, NAMES)
+    for give_up in (trio.testing.wait_all_tasks_blocked, trio.lowlevel.checkpoint):
         async with trio.open_nursery() as nursery:
-            nursery.start_soon(gather, full, NAMES)
-            await trio.testing.wait_all_tasks_blocked()
-            assert full.now == AT_ONCE
-            full.answer.set()
+            for _ in range(3):
+                nursery.start_soon(gather, Asked(), NAMES)
+            await give_up()
+            nursery.cancel_scope.cancel()
+    full = Asked()
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(gather, full, NAMES)
+        await trio.testing.wait_all_tasks_blocked()
+        assert full.now == AT_ONCE
+        full.answer.set()

@@ -11,7 +11,7 @@ import trio.testing
 from redstreamd.errors import BusError, Code
 from redstreamd.streams import listing
 from redstreamd.streams.bus import Bus
-from tests.support.buses import running_bus
+from tests.support.buses import ON_REDIS
 from tests.support.servers import Server
 
 
@@ -38,51 +38,50 @@ class Watched:
             self.now -= 1
 
 
+@ON_REDIS
 async def test_who_asks_for_the_same_shares_a_look_that_began_after_the_question(
-    redis: Server, monkeypatch: pytest.MonkeyPatch
+    bus: Bus, server: Server, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    redis.command("XADD", "s:1", "1-1", "a", "b")
+    server.command("XADD", "s:1", "1-1", "a", "b")
     found: list[list[str]] = []
 
     async def ask(bus: Bus) -> None:
         found.append(await bus.lister.names("*"))
 
-    with trio.fail_after(20):
-        async with running_bus(redis) as bus, trio.open_nursery() as nursery:
-            watched = Watched(bus, monkeypatch)
+    async with trio.open_nursery() as nursery:
+        watched = Watched(bus, monkeypatch)
+        nursery.start_soon(ask, bus)
+        await trio.testing.wait_all_tasks_blocked()
+        server.command("XADD", "s:2", "1-1", "a", "b")
+        for _ in range(100):
             nursery.start_soon(ask, bus)
-            await trio.testing.wait_all_tasks_blocked()
-            redis.command("XADD", "s:2", "1-1", "a", "b")
-            for _ in range(100):
-                nursery.start_soon(ask, bus)
-            await trio.testing.wait_all_tasks_blocked()
-            watched.go_on.set()
+        await trio.testing.wait_all_tasks_blocked()
+        watched.go_on.set()
     assert len(found) == 101
     assert found[1:] == [["s:1", "s:2"]] * 100
     assert watched.begun == 2
     assert not bus.lister._scans
 
 
+@ON_REDIS
 async def test_who_asks_for_something_else_waits_and_failures_and_cancelled_calls_hold_up_nobody(
-    redis: Server, monkeypatch: pytest.MonkeyPatch
+    bus: Bus, server: Server, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    redis.command("XADD", "s:1", "1-1", "a", "b")
-    with trio.fail_after(20):
-        async with running_bus(redis) as bus:
-            watched = Watched(bus, monkeypatch)
-            async with trio.open_nursery() as nursery:
-                for number in range(20):
-                    nursery.start_soon(bus.lister.names, f"{number}*")
-                    nursery.start_soon(bus.lister.names, f"{number}*")
-                await trio.testing.wait_all_tasks_blocked()
-                assert watched.now == listing.MAX_SCANS_AT_ONCE
-                nursery.cancel_scope.cancel()
-            watched.fail = True
-            watched.go_on.set()
-            for _ in range(3):
-                with pytest.raises(BusError):
-                    await bus.lister.names("*")
-            watched.fail = False
-            assert await bus.lister.names("*") == ["s:1"]
+    server.command("XADD", "s:1", "1-1", "a", "b")
+    watched = Watched(bus, monkeypatch)
+    async with trio.open_nursery() as nursery:
+        for number in range(20):
+            nursery.start_soon(bus.lister.names, f"{number}*")
+            nursery.start_soon(bus.lister.names, f"{number}*")
+        await trio.testing.wait_all_tasks_blocked()
+        assert watched.now == listing.MAX_SCANS_AT_ONCE
+        nursery.cancel_scope.cancel()
+    watched.fail = True
+    watched.go_on.set()
+    for _ in range(3):
+        with pytest.raises(BusError):
+            await bus.lister.names("*")
+    watched.fail = False
+    assert await bus.lister.names("*") == ["s:1"]
     assert watched.most == listing.MAX_SCANS_AT_ONCE
     assert not bus.lister._scans

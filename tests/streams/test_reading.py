@@ -17,9 +17,10 @@ from redstreamd.streams.bus import Bus
 from redstreamd.streams.entry_codec import Stamp
 from redstreamd.streams.names import Kind, companion_key
 from redstreamd.streams.reading import Page
-from tests.support.buses import KEY, asleep, running_bus
+from tests.support.buses import KEY, asleep
 from tests.support.calls import call, refusal
 from tests.support.servers import Server
+from tests.support.waiting import until
 
 
 async def fill(bus: Bus, stream: str, count: int) -> list[str]:
@@ -45,69 +46,59 @@ def ids_of(pages: list[Page]) -> list[str]:
 
 
 @pytest.mark.parametrize("count", [1, 3, 10, 25])
-async def test_pages_follow_one_another_in_either_direction(server: Server, count: int) -> None:
-    with trio.fail_after(20):
-        async with running_bus(server) as bus:
-            ids = await fill(bus, "s", 25)
-            forward = await read_all(bus, "s", count=count)
-            assert ids_of(forward) == ids
-            assert len(forward) == -(-25 // count)
-            backward = await read_all(bus, "s", count=count, direction="backward")
-            assert ids_of(backward) == ids[::-1]
+async def test_pages_follow_one_another_in_either_direction(bus: Bus, count: int) -> None:
+    ids = await fill(bus, "s", 25)
+    forward = await read_all(bus, "s", count=count)
+    assert ids_of(forward) == ids
+    assert len(forward) == -(-25 // count)
+    backward = await read_all(bus, "s", count=count, direction="backward")
+    assert ids_of(backward) == ids[::-1]
 
 
-async def test_start_and_end_are_inclusive_in_either_direction(server: Server) -> None:
-    with trio.fail_after(20):
-        async with running_bus(server) as bus:
-            for n in range(1, 6):
-                server.command("XADD", "s", f"{n}000-1", "n", n)
-            for start, end, direction, found in [
-                ("2000-1", "4000-1", "forward", [2, 3, 4]),
-                ("4000-1", "2000-1", "backward", [4, 3, 2]),
-                ("1970-01-01T00:00:02Z", "1970-01-01T00:00:04Z", "forward", [2, 3, 4]),
-                ("1970-01-01T00:00:04Z", "1970-01-01T00:00:02Z", "backward", [4, 3, 2]),
-                ("1970-01-01T00:00:02.001Z", "1970-01-01T00:00:03.999Z", "forward", [3]),
-                ("3000", None, "forward", [3, 4, 5]),
-                ("4000", None, "backward", [4, 3, 2, 1]),
-                ("latest", None, "backward", [5, 4, 3, 2, 1]),
-                ("latest", None, "forward", []),
-                ("earliest", None, "backward", []),
-                ("2000-2", "2000-5", "forward", []),
-            ]:
-                page = await bus.reader.read("s", start=start, end=end, direction=direction)
-                assert [int(entry.fields[0][1]) for entry in page.entries] == found, (start, end, direction)
+async def test_start_and_end_are_inclusive_in_either_direction(bus: Bus, server: Server) -> None:
+    for n in range(1, 6):
+        server.command("XADD", "s", f"{n}000-1", "n", n)
+    for start, end, direction, found in [
+        ("2000-1", "4000-1", "forward", [2, 3, 4]),
+        ("4000-1", "2000-1", "backward", [4, 3, 2]),
+        ("1970-01-01T00:00:02Z", "1970-01-01T00:00:04Z", "forward", [2, 3, 4]),
+        ("1970-01-01T00:00:04Z", "1970-01-01T00:00:02Z", "backward", [4, 3, 2]),
+        ("1970-01-01T00:00:02.001Z", "1970-01-01T00:00:03.999Z", "forward", [3]),
+        ("3000", None, "forward", [3, 4, 5]),
+        ("4000", None, "backward", [4, 3, 2, 1]),
+        ("latest", None, "backward", [5, 4, 3, 2, 1]),
+        ("latest", None, "forward", []),
+        ("earliest", None, "backward", []),
+        ("2000-2", "2000-5", "forward", []),
+    ]:
+        page = await bus.reader.read("s", start=start, end=end, direction=direction)
+        assert [int(entry.fields[0][1]) for entry in page.entries] == found, (start, end, direction)
 
 
 @pytest.mark.parametrize(
     "start", ["earliest", "latest", "5000-0", "9000-1", "5000", "1970-01-01T00:00:05Z", None]
 )
 async def test_the_cursor_of_an_empty_page_leads_to_what_comes_later(
-    server: Server, start: str | None
+    bus: Bus, server: Server, start: str | None
 ) -> None:
-    with trio.fail_after(20):
-        async with running_bus(server) as bus:
-            server.command("XGROUP", "CREATE", "s", "g", "$", "MKSTREAM")
-            page = await bus.reader.read("s", start=start)
-            assert page.entries == []
-            server.command("XADD", "s", "9000-1", "f", "v")
-            later = await bus.reader.read("s", cursor=page.next_cursor)
-            assert [entry.id for entry in later.entries] == ["9000-1"]
+    server.command("XGROUP", "CREATE", "s", "g", "$", "MKSTREAM")
+    page = await bus.reader.read("s", start=start)
+    assert page.entries == []
+    server.command("XADD", "s", "9000-1", "f", "v")
+    later = await bus.reader.read("s", cursor=page.next_cursor)
+    assert [entry.id for entry in later.entries] == ["9000-1"]
 
 
-async def test_a_filter_is_followed_through_by_cursors(
-    server: Server, monkeypatch: pytest.MonkeyPatch
-) -> None:
+async def test_a_filter_is_followed_through_by_cursors(bus: Bus, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(reading, "MAX_SCANNED", 150)
-    with trio.fail_after(20):
-        async with running_bus(server) as bus:
-            ids = await fill(bus, "s", 500)
-            pages = await read_all(bus, "s", filter={"n": 400})
-            assert ids_of(pages) == [ids[400]]
-            assert len(pages) == 4  # 150 entries are looked at by one call
-            evens = await read_all(bus, "s", filter={"even": True}, count=7)
-            assert ids_of(evens) == ids[::2]
-            none = await read_all(bus, "s", filter={"even": "true"})
-            assert ids_of(none) == []
+    ids = await fill(bus, "s", 500)
+    pages = await read_all(bus, "s", filter={"n": 400})
+    assert ids_of(pages) == [ids[400]]
+    assert len(pages) == 4  # 150 entries are looked at by one call
+    evens = await read_all(bus, "s", filter={"even": True}, count=7)
+    assert ids_of(evens) == ids[::2]
+    none = await read_all(bus, "s", filter={"even": "true"})
+    assert ids_of(none) == []
 
 
 @pytest.mark.parametrize(
@@ -126,244 +117,218 @@ async def test_a_filter_is_followed_through_by_cursors(
         ({"v": []}, []),
     ],
 )
-async def test_a_filter_tells_json_values_apart(server: Server, wanted: Any, found: list[str]) -> None:
+async def test_a_filter_tells_json_values_apart(bus: Bus, wanted: Any, found: list[str]) -> None:
     texts = ["1", "1.0", "true", "false", "0", '"1"', "null", "[true]", "[1]", '{"a":true}', '{"a":1}']
-    with trio.fail_after(20):
-        async with running_bus(server) as bus:
-            ids = (await bus.publisher.add("s", [{"v": json.loads(text)} for text in texts], Stamp())).ids
-            page = await bus.reader.read("s", filter=wanted, count=100)
+    ids = (await bus.publisher.add("s", [{"v": json.loads(text)} for text in texts], Stamp())).ids
+    page = await bus.reader.read("s", filter=wanted, count=100)
     assert [texts[ids.index(entry.id)] for entry in page.entries] == found
 
 
-async def test_a_page_ends_where_its_content_is_large_and_says_that_there_is_more(server: Server) -> None:
-    with trio.fail_after(20):
-        async with running_bus(server) as bus:
-            for n, size in enumerate([10, 10, 40_000, 10, 10, 50_000]):
-                server.command("XADD", "s", f"{n + 1}-0", "n", "x" * size)
-            pages = await read_all(bus, "s", count=100)
-            assert [[entry.id for entry in page.entries] for page in pages] == [
-                ["1-0", "2-0", "3-0"],
-                ["4-0", "5-0", "6-0"],
-            ]
-            backward = await read_all(bus, "s", count=100, direction="backward")
-            assert [len(page.entries) for page in backward] == [1, 3, 2]
-            # A filter looks at all of them in one call.
-            (found,) = await read_all(bus, "s", filter={"n": "x" * 10}, count=100)
-            assert ids_of([found]) == ["1-0", "2-0", "4-0", "5-0"]
+async def test_a_page_ends_where_its_content_is_large_and_says_that_there_is_more(
+    bus: Bus, server: Server
+) -> None:
+    for n, size in enumerate([10, 10, 40_000, 10, 10, 50_000]):
+        server.command("XADD", "s", f"{n + 1}-0", "n", "x" * size)
+    pages = await read_all(bus, "s", count=100)
+    assert [[entry.id for entry in page.entries] for page in pages] == [
+        ["1-0", "2-0", "3-0"],
+        ["4-0", "5-0", "6-0"],
+    ]
+    backward = await read_all(bus, "s", count=100, direction="backward")
+    assert [len(page.entries) for page in backward] == [1, 3, 2]
+    # A filter looks at all of them in one call.
+    (found,) = await read_all(bus, "s", filter={"n": "x" * 10}, count=100)
+    assert ids_of([found]) == ["1-0", "2-0", "4-0", "5-0"]
 
 
-async def test_the_greatest_entry_id_ends_a_page(server: Server) -> None:
+async def test_the_greatest_entry_id_ends_a_page(bus: Bus, server: Server) -> None:
     greatest = f"{2**64 - 1}-{2**64 - 1}"
     server.command("XADD", "s", greatest, "f", "v")
-    with trio.fail_after(20):
-        async with running_bus(server) as bus:
-            for direction in ("forward", "backward"):
-                (page,) = await read_all(bus, "s", direction=direction)
-                assert ids_of([page]) == [greatest]
+    for direction in ("forward", "backward"):
+        (page,) = await read_all(bus, "s", direction=direction)
+        assert ids_of([page]) == [greatest]
 
 
-async def test_beyond_either_end_of_all_ids_there_is_nothing(server: Server) -> None:
+async def test_beyond_either_end_of_all_ids_there_is_nothing(bus: Bus, server: Server) -> None:
     server.command("XADD", "s", "1-1", "f", "v")
     server.command("XADD", "s", entry_ids.LAST, "f", "v")
     server.command("SET", "text", "x")
-    with trio.fail_after(20):
-        async with running_bus(server) as bus:
-            before = await bus.reader.read("s", start="earliest", end="0-0", direction="backward")
-            assert (before.entries, before.next_cursor) == ([], "0-0")
-            for cursor in (before.next_cursor, "0", "00-0"):
-                assert not (await bus.reader.read("s", cursor=cursor, direction="backward")).entries
-            for start, at in (("latest", None), (None, entry_ids.LAST)):
-                after = await bus.reader.read("s", start=start, cursor=at)
-                assert (after.entries, after.next_cursor) == ([], entry_ids.LAST)
-                waited = await bus.reader.wait(["s"], timeout_seconds=0, cursor=at)
-                assert (waited.entries, waited.cursor_after(0)) == ([], entry_ids.LAST)
-            server.command("XGROUP", "CREATE", "s", "g", entry_ids.LAST)
-            assert (await bus.groups.state("s", "g")).lag.entries == 0
-            with pytest.raises(BusError) as failed:
-                await bus.reader.read("text", cursor=entry_ids.LAST)
-            assert failed.value.code is Code.WRONG_TYPE
-            with pytest.raises(BusError) as failed:
-                await bus.publisher.add("s", [{"n": 1}], Stamp())
-            assert failed.value.code is Code.INVALID_STREAM
-            assert "greatest entry ID" in failed.value.message
+    before = await bus.reader.read("s", start="earliest", end="0-0", direction="backward")
+    assert (before.entries, before.next_cursor) == ([], "0-0")
+    for cursor in (before.next_cursor, "0", "00-0"):
+        assert not (await bus.reader.read("s", cursor=cursor, direction="backward")).entries
+    for start, at in (("latest", None), (None, entry_ids.LAST)):
+        after = await bus.reader.read("s", start=start, cursor=at)
+        assert (after.entries, after.next_cursor) == ([], entry_ids.LAST)
+        waited = await bus.reader.wait(["s"], timeout_seconds=0, cursor=at)
+        assert (waited.entries, waited.cursor_after(0)) == ([], entry_ids.LAST)
+    server.command("XGROUP", "CREATE", "s", "g", entry_ids.LAST)
+    assert (await bus.groups.state("s", "g")).lag.entries == 0
+    with pytest.raises(BusError) as failed:
+        await bus.reader.read("text", cursor=entry_ids.LAST)
+    assert failed.value.code is Code.WRONG_TYPE
+    with pytest.raises(BusError) as failed:
+        await bus.publisher.add("s", [{"n": 1}], Stamp())
+    assert failed.value.code is Code.INVALID_STREAM
+    assert "greatest entry ID" in failed.value.message
 
 
 async def test_a_wait_with_a_filter_looks_through_all_there_is(
-    server: Server, monkeypatch: pytest.MonkeyPatch
+    bus: Bus, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(reading, "MAX_SCANNED", 150)
-    with trio.fail_after(20):
-        async with running_bus(server) as bus:
-            ids = await fill(bus, "s", 500)
-            # Nothing is added meanwhile, so nothing but its own search can find the entry.
-            waited = await bus.reader.wait(["s"], cursor="0-0", filter={"n": 400}, timeout_seconds=15)
-            assert [entry.id for _, entry in waited.entries] == [ids[400]]
-            # Without time one call looks as far as one call may, and the next one goes on.
-            cursor, calls = "0-0", 0
-            while True:
-                waited = await bus.reader.wait(["s"], cursor=cursor, filter={"n": 499}, timeout_seconds=0)
-                cursor, calls = waited.cursor_after(len(waited.entries)), calls + 1
-                if waited.entries:
-                    break
-            assert calls == 4
+    ids = await fill(bus, "s", 500)
+    # Nothing is added meanwhile, so nothing but its own search can find the entry.
+    waited = await bus.reader.wait(["s"], cursor="0-0", filter={"n": 400}, timeout_seconds=15)
+    assert [entry.id for _, entry in waited.entries] == [ids[400]]
+    # Without time one call looks as far as one call may, and the next one goes on.
+    cursor, calls = "0-0", 0
+    while True:
+        waited = await bus.reader.wait(["s"], cursor=cursor, filter={"n": 499}, timeout_seconds=0)
+        cursor, calls = waited.cursor_after(len(waited.entries)), calls + 1
+        if waited.entries:
+            break
+    assert calls == 4
 
 
-async def test_what_cannot_be_read_is_explained(server: Server) -> None:
+async def test_what_cannot_be_read_is_explained(bus: Bus, server: Server) -> None:
     server.command("SET", "text", "x")
     server.command("XADD", "orders:eu:new", "*", "f", "v")
-    with trio.fail_after(20):
-        async with running_bus(server) as bus:
-            with pytest.raises(BusError) as failed:
-                await bus.reader.read("orders:eu:now")
-            assert failed.value.code is Code.STREAM_NOT_FOUND
-            assert "orders:eu:new" in failed.value.cause
-            with pytest.raises(BusError) as failed:
-                await bus.reader.read("text")
-            assert failed.value.code is Code.WRONG_TYPE
-            assert "string" in failed.value.cause
-            with pytest.raises(BusError) as failed:
-                await bus.reader.read("orders:eu:new", start="earliest", cursor="0-0")
-            assert failed.value.code is Code.INVALID_ARGUMENT
-            with pytest.raises(BusError) as failed:
-                await bus.reader.read("orders:eu:new", start="")
-            assert failed.value.code is Code.INVALID_START
+    with pytest.raises(BusError) as failed:
+        await bus.reader.read("orders:eu:now")
+    assert failed.value.code is Code.STREAM_NOT_FOUND
+    assert "orders:eu:new" in failed.value.cause
+    with pytest.raises(BusError) as failed:
+        await bus.reader.read("text")
+    assert failed.value.code is Code.WRONG_TYPE
+    assert "string" in failed.value.cause
+    with pytest.raises(BusError) as failed:
+        await bus.reader.read("orders:eu:new", start="earliest", cursor="0-0")
+    assert failed.value.code is Code.INVALID_ARGUMENT
+    with pytest.raises(BusError) as failed:
+        await bus.reader.read("orders:eu:new", start="")
+    assert failed.value.code is Code.INVALID_START
 
 
-async def test_a_wait_without_a_cursor_sees_only_what_comes_after_it(server: Server) -> None:
-    with trio.fail_after(20):
-        async with running_bus(server) as bus, trio.open_nursery() as nursery:
-            await fill(bus, "s", 3)
-            waited = []
+async def test_a_wait_without_a_cursor_sees_only_what_comes_after_it(bus: Bus) -> None:
+    async with trio.open_nursery() as nursery:
+        await fill(bus, "s", 3)
+        waited = []
 
-            async def wait() -> None:
-                waited.append(await bus.reader.wait(["s", "not:yet:there"], timeout_seconds=10))
+        async def wait() -> None:
+            waited.append(await bus.reader.wait(["s", "not:yet:there"], timeout_seconds=10))
 
-            nursery.start_soon(wait)
-            # The positions are taken before the first look, and both keys are armed: it waits.
-            await asleep(bus)
-            await bus.reader.read("s")
-            assert not waited
-            (late,) = (await bus.publisher.add("not:yet:there", [{"n": "late"}], Stamp())).ids
-            while not waited:  # noqa: ASYNC110
-                await trio.sleep(0.001)
-            assert [(stream, entry.id) for stream, entry in waited[0].entries] == [("not:yet:there", late)]
+        nursery.start_soon(wait)
+        # The positions are taken before the first look, and both keys are armed: it waits.
+        await asleep(bus)
+        await bus.reader.read("s")
+        assert not waited
+        (late,) = (await bus.publisher.add("not:yet:there", [{"n": "late"}], Stamp())).ids
+        await until(lambda: waited)
+        assert [(stream, entry.id) for stream, entry in waited[0].entries] == [("not:yet:there", late)]
 
 
-async def test_a_wait_that_ends_empty_gives_back_its_cursor(server: Server) -> None:
-    with trio.fail_after(20):
-        async with running_bus(server) as bus:
-            ids = await fill(bus, "s", 3)
-            waited = await bus.reader.wait(["s"], cursor=ids[-1], timeout_seconds=0.05)
-            assert waited.entries == []
-            assert waited.cursor_after(0) == ids[-1]
-            absent = await bus.reader.wait(["s", "t"], timeout_seconds=0)
-            assert absent.absent == ["t"]
+async def test_a_wait_that_ends_empty_gives_back_its_cursor(bus: Bus) -> None:
+    ids = await fill(bus, "s", 3)
+    waited = await bus.reader.wait(["s"], cursor=ids[-1], timeout_seconds=0.05)
+    assert waited.entries == []
+    assert waited.cursor_after(0) == ids[-1]
+    absent = await bus.reader.wait(["s", "t"], timeout_seconds=0)
+    assert absent.absent == ["t"]
 
 
-async def test_waits_on_several_streams_go_through_everything_once(server: Server) -> None:
+async def test_waits_on_several_streams_go_through_everything_once(bus: Bus) -> None:
     """Whatever the count, and however much of an answer is passed on, following the cursor loses nothing."""
-    with trio.fail_after(30):
-        async with running_bus(server) as bus:
-            names = ["a", "b", "c"]
-            expected = {(name, entry_id) for name in names for entry_id in await fill(bus, name, 20)}
-            for count, passed_on in [(1, 1), (7, 7), (7, 3), (100, 100), (100, 1), (30, 25)]:
-                seen: list[tuple[str, str]] = []
-                cursor = bus_cursor(names)
-                while True:
-                    waited = await bus.reader.wait(names, cursor=cursor, count=count, timeout_seconds=0)
-                    if not waited.entries:
-                        break
-                    kept = waited.entries[:passed_on]
-                    seen += [(stream, entry.id) for stream, entry in kept]
-                    cursor = waited.cursor_after(len(kept))
-                assert len(seen) == len(expected)
-                assert set(seen) == expected
+    names = ["a", "b", "c"]
+    expected = {(name, entry_id) for name in names for entry_id in await fill(bus, name, 20)}
+    for count, passed_on in [(1, 1), (7, 7), (7, 3), (100, 100), (100, 1), (30, 25)]:
+        seen: list[tuple[str, str]] = []
+        cursor = bus_cursor(names)
+        while True:
+            waited = await bus.reader.wait(names, cursor=cursor, count=count, timeout_seconds=0)
+            if not waited.entries:
+                break
+            kept = waited.entries[:passed_on]
+            seen += [(stream, entry.id) for stream, entry in kept]
+            cursor = waited.cursor_after(len(kept))
+        assert len(seen) == len(expected)
+        assert set(seen) == expected
 
 
 @pytest.mark.parametrize(("count", "passed_on"), [(2, 2), (1, 1), (10, 1)])
 async def test_a_stream_that_never_runs_dry_does_not_hold_up_the_others(
-    server: Server, count: int, passed_on: int
+    bus: Bus, server: Server, count: int, passed_on: int
 ) -> None:
     """Neither where the count is less than there is, nor where less is passed on."""
     names = ["a", "b", "c", "d"]
-    with trio.fail_after(30):
-        async with running_bus(server) as bus:
-            for name in names[1:]:
-                server.command("XADD", name, "1-1", "f", "v")
-            cursor, seen = bus_cursor(names), list[str]()
-            for n in range(1, 61):
-                server.commands(*[["XADD", "a", f"{n}-{part}", "f", "v"] for part in range(1, 11)])
-                waited = await bus.reader.wait(names, cursor=cursor, count=count, timeout_seconds=0)
-                kept = waited.entries[:passed_on]
-                seen += [stream for stream, _ in kept]
-                cursor = waited.cursor_after(len(kept))
-            assert sorted(set(seen)) == names
-            assert [seen.count(name) for name in names[1:]] == [1, 1, 1]
+    for name in names[1:]:
+        server.command("XADD", name, "1-1", "f", "v")
+    cursor, seen = bus_cursor(names), list[str]()
+    for n in range(1, 61):
+        server.commands(*[["XADD", "a", f"{n}-{part}", "f", "v"] for part in range(1, 11)])
+        waited = await bus.reader.wait(names, cursor=cursor, count=count, timeout_seconds=0)
+        kept = waited.entries[:passed_on]
+        seen += [stream for stream, _ in kept]
+        cursor = waited.cursor_after(len(kept))
+    assert sorted(set(seen)) == names
+    assert [seen.count(name) for name in names[1:]] == [1, 1, 1]
 
 
 def bus_cursor(names: list[str]) -> str:
     return entry_ids.join_cursor(names, ["0-0"] * len(names))
 
 
-async def test_a_filtered_wait_sleeps_through_what_does_not_match(server: Server) -> None:
-    with trio.fail_after(20):
-        async with running_bus(server) as bus, trio.open_nursery() as nursery:
-            waited = []
+async def test_a_filtered_wait_sleeps_through_what_does_not_match(bus: Bus) -> None:
+    async with trio.open_nursery() as nursery:
+        waited = []
 
-            async def wait() -> None:
-                waited.append(await bus.reader.wait(["s"], filter={"n": 5}, timeout_seconds=10))
+        async def wait() -> None:
+            waited.append(await bus.reader.wait(["s"], filter={"n": 5}, timeout_seconds=10))
 
-            nursery.start_soon(wait)
-            await asleep(bus)
-            ids = await fill(bus, "s", 10)
-            while not waited:  # noqa: ASYNC110
-                await trio.sleep(0.001)
-            assert [entry.id for _, entry in waited[0].entries] == [ids[5]]
+        nursery.start_soon(wait)
+        await asleep(bus)
+        ids = await fill(bus, "s", 10)
+        await until(lambda: waited)
+        assert [entry.id for _, entry in waited[0].entries] == [ids[5]]
 
 
-async def test_a_cancelled_wait_leaves_nothing_behind(server: Server) -> None:
-    with trio.fail_after(20):
-        async with running_bus(server) as bus:
-            for _ in range(20):
-                with trio.move_on_after(0.005):
-                    await bus.reader.wait(["s", "t"], cursor=None, timeout_seconds=100)
-            assert bus.hub.statistics().watches == 0
-            assert bus.hub.statistics().keys == 0
+async def test_a_cancelled_wait_leaves_nothing_behind(bus: Bus) -> None:
+    for _ in range(20):
+        with trio.move_on_after(0.005):
+            await bus.reader.wait(["s", "t"], cursor=None, timeout_seconds=100)
+    assert bus.hub.statistics().watches == 0
+    assert bus.hub.statistics().keys == 0
 
 
-async def test_a_listing_is_sorted_paged_and_without_companion_keys(server: Server) -> None:
-    with trio.fail_after(20):
-        async with running_bus(server) as bus:
-            names = sorted(f"x:{n}" for n in range(25))
-            for name in names:
-                await bus.publisher.add(name, [{"a": 1}], Stamp(), idempotency_key="k")
-            server.command("XADD", companion_key("x:1", Kind.DEAD, "g"), "*", "f", "v")
-            server.command("SET", "x:text", "no stream")
-            seen: list[str] = []
-            cursor = None
-            while True:
-                page, cursor, more = await bus.lister.page("x:*", cursor=cursor, count=10)
-                seen += [line.stream for line in page]
-                assert all(line.length == 1 for line in page)
-                if not more:
-                    break
-            assert seen == names
-            assert await bus.lister.page("nothing*", cursor=None, count=10) == ([], "", False)
+async def test_a_listing_is_sorted_paged_and_without_companion_keys(bus: Bus, server: Server) -> None:
+    names = sorted(f"x:{n}" for n in range(25))
+    for name in names:
+        await bus.publisher.add(name, [{"a": 1}], Stamp(), idempotency_key="k")
+    server.command("XADD", companion_key("x:1", Kind.DEAD, "g"), "*", "f", "v")
+    server.command("SET", "x:text", "no stream")
+    seen: list[str] = []
+    cursor = None
+    while True:
+        page, cursor, more = await bus.lister.page("x:*", cursor=cursor, count=10)
+        seen += [line.stream for line in page]
+        assert all(line.length == 1 for line in page)
+        if not more:
+            break
+    assert seen == names
+    assert await bus.lister.page("nothing*", cursor=None, count=10) == ([], "", False)
 
 
-async def test_a_listing_is_as_large_as_an_answer_may_be_and_paging_goes_on(server: Server) -> None:
-    with trio.fail_after(20):
-        async with running_bus(server) as bus:
-            names = sorted(f"{n:02}" + "\u00e4" * 255 for n in range(60))
-            server.commands(*[["XADD", name, "*", "f", "v"] for name in names])
-            seen: list[str] = []
-            more: dict[str, Any] = {}
-            while more != {"cursor": ""}:
-                page = await call(bus, "stream_list", **more)
-                assert len(json.dumps(page["streams"], ensure_ascii=False).encode()) < 40_000
-                seen += [line["stream"] for line in page["streams"]]
-                more = {"cursor": page["next_cursor"] if page["has_more"] else ""}
-            assert seen == names
+async def test_a_listing_is_as_large_as_an_answer_may_be_and_paging_goes_on(bus: Bus, server: Server) -> None:
+    names = sorted(f"{n:02}" + "\u00e4" * 255 for n in range(60))
+    server.commands(*[["XADD", name, "*", "f", "v"] for name in names])
+    seen: list[str] = []
+    more: dict[str, Any] = {}
+    while more != {"cursor": ""}:
+        page = await call(bus, "stream_list", **more)
+        assert len(json.dumps(page["streams"], ensure_ascii=False).encode()) < 40_000
+        seen += [line["stream"] for line in page["streams"]]
+        more = {"cursor": page["next_cursor"] if page["has_more"] else ""}
+    assert seen == names
 
 
 async def test_a_stream_that_the_user_of_redis_may_not_touch_keeps_no_other_from_being_listed(
@@ -373,24 +338,21 @@ async def test_a_stream_that_the_user_of_redis_may_not_touch_keeps_no_other_from
     server.command("ACL", "SETUSER", "limited", "reset", "on", ">pw", "~mine:*", "+@all")
     manager = Manager(Target(path=server.path, username="limited", password="pw"))
     bus = Bus.over(manager, Settings(), KEY)
-    with trio.fail_after(20):
-        async with trio.open_nursery() as nursery:
-            await nursery.start(manager.run)
-            listed = await call(bus, "stream_list")
-            # What it may not do at all is told.
-            server.command("ACL", "SETUSER", "limited", "-evalsha", "-eval")
-            denied = await refusal(bus, "stream_list")
-            nursery.cancel_scope.cancel()
+    async with trio.open_nursery() as nursery:
+        await nursery.start(manager.run)
+        listed = await call(bus, "stream_list")
+        # What it may not do at all is told.
+        server.command("ACL", "SETUSER", "limited", "-evalsha", "-eval")
+        denied = await refusal(bus, "stream_list")
+        nursery.cancel_scope.cancel()
     server.command("ACL", "DELUSER", "limited")
     assert [line["stream"] for line in listed["streams"]] == ["mine:a", "mine:c"]
     assert denied["code"] == "PERMISSION_DENIED"
 
 
-async def test_names_that_no_call_takes_are_not_listed(server: Server) -> None:
+@pytest.mark.settings(Settings(streams=StreamsSettings(max_name_bytes=100)))
+async def test_names_that_no_call_takes_are_not_listed(bus: Bus, server: Server) -> None:
     """Shown with escapes, a name that is not UTF-8 would be that of another stream."""
-    settings = Settings(streams=StreamsSettings(max_name_bytes=100))
     names: list[str | bytes] = ["", "control\n", "l" * 101, b"\xffbytes", "good", "l" * 100]
     server.commands(*[["XADD", name, "*", "f", "v"] for name in names])
-    with trio.fail_after(20):
-        async with running_bus(server, settings) as bus:
-            assert await bus.lister.names("*") == ["good", "l" * 100]
+    assert await bus.lister.names("*") == ["good", "l" * 100]

@@ -15,9 +15,10 @@ import trio.testing
 from redstreamd.redisio.connection_manager import Manager
 from redstreamd.redisio.target import Target
 from redstreamd.streams.diagnosis import sampler as module
-from redstreamd.streams.diagnosis.sampler import GroupSample, Rates, Sample, Sampler, rates_between
+from redstreamd.streams.diagnosis.sampler import GroupSample, Sample, Sampler, rates_between
 from redstreamd.streams.names import RELEASED
 from tests.support.servers import Server
+from tests.support.waiting import until
 
 
 def sample(at: float, added: int | None, length: int, **groups: tuple[int, int | None, int | None]) -> Sample:
@@ -78,7 +79,7 @@ async def sampling(server: Server, *, interval_seconds: float = 0.01) -> AsyncIt
     manager = Manager(Target(path=server.path))
     sampler = Sampler(manager, interval_seconds=interval_seconds)
     # Where the machine stands still during one, the next would come a minute later.
-    with trio.fail_after(20), pytest.MonkeyPatch.context() as patch:
+    with pytest.MonkeyPatch.context() as patch:
         patch.setattr(module, "_PAUSE_SHARE", 0)
         async with trio.open_nursery() as nursery:
             await nursery.start(manager.run)
@@ -87,22 +88,17 @@ async def sampling(server: Server, *, interval_seconds: float = 0.01) -> AsyncIt
             nursery.cancel_scope.cancel()
 
 
-async def until_known(sampler: Sampler, stream: str) -> Rates:
-    while (rates := sampler.rates(stream)) is None:  # noqa: ASYNC110
-        await trio.sleep(0.005)
-    return rates
-
-
 async def test_a_stream_that_was_asked_about_is_followed(server: Server) -> None:
     server.command("XGROUP", "CREATE", "s", "g", "0", "MKSTREAM")
     async with sampling(server, interval_seconds=0.02) as sampler:
         assert sampler.rates("s") is None
-        first = await until_known(sampler, "s")
+        first = await until(lambda: sampler.rates("s"))
         assert first.added_per_second == 0.0
         server.commands(*[("XADD", "s", "*", "n", n) for n in range(200)])
         server.command("XREADGROUP", "GROUP", "g", "c", "COUNT", 150, "STREAMS", "s", ">")
-        while (rates := sampler.rates("s")) is None or not rates.groups["g"].lag_per_second:  # noqa: ASYNC110
-            await trio.sleep(0.005)
+        await until(lambda: (known := sampler.rates("s")) and known.groups["g"].lag_per_second)
+        rates = sampler.rates("s")
+        assert rates is not None
         assert rates.added_per_second is not None
         assert round(rates.added_per_second * rates.window_seconds) == 200
         assert round(rates.growth_per_second * rates.window_seconds) == 200
@@ -114,15 +110,14 @@ async def test_a_stream_that_was_asked_about_is_followed(server: Server) -> None
 async def test_nobody_asks_and_nothing_is_sampled(redis: Server) -> None:
     manager = Manager(Target(path=redis.path))
     sampler = Sampler(manager, interval_seconds=0.001)
-    with trio.fail_after(20):
-        async with trio.open_nursery() as nursery:
-            await nursery.start(manager.run)
-            await nursery.start(sampler.run)
-            await manager.wait_connected()
-            for _ in range(20):
-                await manager.execute("PING")
-            assert sampler.statistics().samples == 0
-            nursery.cancel_scope.cancel()
+    async with trio.open_nursery() as nursery:
+        await nursery.start(manager.run)
+        await nursery.start(sampler.run)
+        await manager.wait_connected()
+        for _ in range(20):
+            await manager.execute("PING")
+        assert sampler.statistics().samples == 0
+        nursery.cancel_scope.cancel()
 
 
 async def test_streams_beyond_the_bound_replace_those_asked_about_least_lately(redis: Server) -> None:
@@ -139,15 +134,13 @@ async def test_streams_beyond_the_bound_replace_those_asked_about_least_lately(r
 async def test_a_stream_nobody_asks_about_any_more_is_forgotten(redis: Server) -> None:
     manager = Manager(Target(path=redis.path))
     sampler = Sampler(manager, interval_seconds=0.001)
-    with trio.fail_after(20):
-        async with trio.open_nursery() as nursery:
-            await nursery.start(manager.run)
-            sampler.rates("s")
-            sampler._followed["s"].asked_at -= module._FORGET
-            await nursery.start(sampler.run)
-            while sampler.statistics().streams:  # noqa: ASYNC110
-                await trio.sleep(0.001)
-            nursery.cancel_scope.cancel()
+    async with trio.open_nursery() as nursery:
+        await nursery.start(manager.run)
+        sampler.rates("s")
+        sampler._followed["s"].asked_at -= module._FORGET
+        await nursery.start(sampler.run)
+        await until(lambda: not sampler.statistics().streams)
+        nursery.cancel_scope.cancel()
 
 
 async def test_streams_with_many_groups_are_sampled_without_them(server: Server) -> None:
@@ -155,23 +148,21 @@ async def test_streams_with_many_groups_are_sampled_without_them(server: Server)
         *[("XGROUP", "CREATE", "s", f"g{n}", "0", "MKSTREAM") for n in range(module.MAX_GROUPS + 1)]
     )
     async with sampling(server) as sampler:
-        rates = await until_known(sampler, "s")
+        rates = await until(lambda: sampler.rates("s"))
         assert rates.groups == {}
 
 
 async def test_a_failed_sample_leaves_a_gap_and_the_sampler_goes_on(server: Server) -> None:
     server.command("XADD", "s", "*", "a", "b")
     async with sampling(server) as sampler:
-        await until_known(sampler, "s")
+        await until(lambda: sampler.rates("s"))
         server.command("ACL", "SETUSER", "default", "-xinfo")
         try:
-            while not sampler.statistics().failures:  # noqa: ASYNC110
-                await trio.sleep(0.001)
+            await until(lambda: sampler.statistics().failures)
         finally:
             server.command("ACL", "SETUSER", "default", "+xinfo")
         taken = sampler.statistics().samples
-        while sampler.statistics().samples == taken:  # noqa: ASYNC110
-            await trio.sleep(0.001)
+        await until(lambda: sampler.statistics().samples != taken)
 
 
 def test_a_group_that_was_made_later_has_rates_of_its_own() -> None:
@@ -231,8 +222,7 @@ async def active_of(sampler: Sampler, stream: str) -> dict[str, int | None]:
     samples = sampler._followed[stream].samples
     for _ in range(2):  # one may be under way
         last = samples[-1] if samples else None
-        while not samples or samples[-1] is last:  # noqa: ASYNC110
-            await trio.sleep(0.002)
+        await until(lambda last=last: samples and samples[-1] is not last)
     rates = sampler.rates(stream)
     assert rates is not None
     return {name: group.active_consumers for name, group in rates.groups.items()}
@@ -263,7 +253,7 @@ async def test_consumers_that_got_or_claimed_an_entry_since_sampling_began_are_a
 async def test_who_stands_in_for_a_removed_consumer_is_not_active(server: Server) -> None:
     server.commands(("XADD", "s", "1-1", "a", "b"), ("XGROUP", "CREATE", "s", "g", "0"))
     async with sampling(server) as sampler:
-        await until_known(sampler, "s")
+        await until(lambda: sampler.rates("s"))
         server.commands(
             ("XREADGROUP", "GROUP", "g", "c", "STREAMS", "s", ">"),
             ("XCLAIM", "s", "g", RELEASED, 0, "1-1", "JUSTID"),
@@ -284,7 +274,7 @@ async def test_activity_ends_with_the_window(redis: Server, monkeypatch: pytest.
     monkeypatch.setattr(module, "_KEPT", 5)
     redis.commands(("XADD", "s", "1-1", "a", "b"), ("XGROUP", "CREATE", "s", "g", "0"))
     async with sampling(redis) as sampler:
-        await until_known(sampler, "s")
+        await until(lambda: sampler.rates("s"))
         redis.command("XREADGROUP", "GROUP", "g", "c", "STREAMS", "s", ">")
         while await active_of(sampler, "s") != {"g": 0}:
             pass

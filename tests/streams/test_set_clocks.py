@@ -20,7 +20,9 @@ from tests.support.buses import running_bus
 from tests.support.calls import call
 from tests.support.counts import counts
 from tests.support.server_clock import SetClock, milliseconds, running_with_set_clock
-from tests.support.servers import redis_binary, valkey_binary
+from tests.support.servers import Server, redis_binary, valkey_binary
+
+pytestmark = pytest.mark.limit(60)
 
 HOUR = 3_600.0
 GROUP = {"stream": "s", "group": "g"}
@@ -46,6 +48,12 @@ def clock(running_clock: SetClock) -> SetClock:
     running_clock.set(0)
     running_clock.server.flush()
     return running_clock
+
+
+@pytest.fixture
+def server(clock: SetClock) -> Server:
+    """The server of the clock."""
+    return clock.server
 
 
 def take(consumer: str = "c", *, count: int = 1, lease_seconds: float = 60.0, resume: bool = False) -> Take:
@@ -78,58 +86,56 @@ async def test_the_clock_of_the_server_can_be_set(clock: SetClock) -> None:
 @pytest.mark.parametrize("step", [-HOUR, HOUR])
 @pytest.mark.parametrize("end", ["lease", "retry", "extension", "hand-over"])
 async def test_what_is_due_comes_due_as_if_the_clock_had_not_been_set(
-    clock: SetClock, step: float, end: str
+    bus: Bus, clock: SetClock, step: float, end: str
 ) -> None:
     seconds = 1.0
-    with trio.fail_after(60):
-        async with running_bus(clock.server) as bus:
-            added = (await bus.publisher.add("s", [{"n": 1}], Stamp())).ids
-            held = await bus.work.take(take(lease_seconds=seconds), "me")
-            began = trio.current_time()
-            if end == "retry":
-                assert await settle(bus, held, Action.RETRY, seconds) == [Outcome.RETRIED]
-            elif end == "extension":
-                assert await settle(bus, held, Action.EXTEND, seconds) == [Outcome.EXTENDED]
-            elif end == "hand-over":
-                await bus.groups.remove_consumer("s", "g", "c", heir="heir", heir_seconds=seconds)
-            clock.set(step)
-            # A forward step would have ended it by now, and so would this take find it.
-            assert not ids(await bus.work.take(take("early"), "me")), "early"
-            again = await bus.work.take(take("next"), "me", timeout_seconds=seconds + LATE)
-            took = trio.current_time() - began
+    added = (await bus.publisher.add("s", [{"n": 1}], Stamp())).ids
+    held = await bus.work.take(take(lease_seconds=seconds), "me")
+    began = trio.current_time()
+    if end == "retry":
+        assert await settle(bus, held, Action.RETRY, seconds) == [Outcome.RETRIED]
+    elif end == "extension":
+        assert await settle(bus, held, Action.EXTEND, seconds) == [Outcome.EXTENDED]
+    elif end == "hand-over":
+        await bus.groups.remove_consumer("s", "g", "c", heir="heir", heir_seconds=seconds)
+    clock.set(step)
+    # A forward step would have ended it by now, and so would this take find it.
+    assert not ids(await bus.work.take(take("early"), "me")), "early"
+    again = await bus.work.take(take("next"), "me", timeout_seconds=seconds + LATE)
+    took = trio.current_time() - began
     assert ids(again) == added
     # The daemon's count of the time is a request's and a reply's time late at most.
     assert seconds - 0.25 <= took
 
 
-async def test_a_lease_that_began_before_a_step_is_renewed_and_finished_after_it(clock: SetClock) -> None:
-    with trio.fail_after(60):
-        async with running_bus(clock.server) as bus:
-            added = (await bus.publisher.add("s", [{"n": n} for n in range(4)], Stamp())).ids
-            keyed = attrs.evolve(take(count=4, lease_seconds=600), idempotency_key="k")
-            held = await bus.work.take(keyed, "me")
-            for step, remembered in ((-HOUR, True), (0.0, True), (HOUR, False), (-HOUR, False)):
-                clock.set(step)
-                assert await settle(bus, held, Action.EXTEND, 600) == [Outcome.EXTENDED] * 4, step
-                assert not ids(await bus.work.take(take("other"), "me")), step
-                # The record of a key expires by the server's clock, so a step forward ends it.
-                if remembered:
-                    assert ids(await bus.work.take(keyed, "me")) == added, step
-            assert await settle(bus, held, Action.DONE) == [Outcome.DONE] * 4
+async def test_a_lease_that_began_before_a_step_is_renewed_and_finished_after_it(
+    bus: Bus, clock: SetClock
+) -> None:
+    added = (await bus.publisher.add("s", [{"n": n} for n in range(4)], Stamp())).ids
+    keyed = attrs.evolve(take(count=4, lease_seconds=600), idempotency_key="k")
+    held = await bus.work.take(keyed, "me")
+    for step, remembered in ((-HOUR, True), (0.0, True), (HOUR, False), (-HOUR, False)):
+        clock.set(step)
+        assert await settle(bus, held, Action.EXTEND, 600) == [Outcome.EXTENDED] * 4, step
+        assert not ids(await bus.work.take(take("other"), "me")), step
+        # The record of a key expires by the server's clock, so a step forward ends it.
+        if remembered:
+            assert ids(await bus.work.take(keyed, "me")) == added, step
+    assert await settle(bus, held, Action.DONE) == [Outcome.DONE] * 4
 
 
 @pytest.mark.parametrize("step", [-HOUR, HOUR])
-async def test_times_that_are_shown_are_those_of_the_servers_clock(clock: SetClock, step: float) -> None:
-    with trio.fail_after(60):
-        async with running_bus(clock.server) as bus:
-            await bus.publisher.add("s", [{"n": n} for n in range(2)], Stamp())
-            held = await bus.work.take(take(lease_seconds=600), "me")
-            clock.set(step)
-            later = await bus.work.take(take("d", lease_seconds=600), "me")
-            assert held.lease is not None
-            extended = await bus.work.settle(held.lease, "me", Action.EXTEND, delay_seconds=600)
-            page = await bus.pending.page("s", "g")
-            now = milliseconds(clock.server)
+async def test_times_that_are_shown_are_those_of_the_servers_clock(
+    bus: Bus, clock: SetClock, step: float
+) -> None:
+    await bus.publisher.add("s", [{"n": n} for n in range(2)], Stamp())
+    held = await bus.work.take(take(lease_seconds=600), "me")
+    clock.set(step)
+    later = await bus.work.take(take("d", lease_seconds=600), "me")
+    assert held.lease is not None
+    extended = await bus.work.settle(held.lease, "me", Action.EXTEND, delay_seconds=600)
+    page = await bus.pending.page("s", "g")
+    now = milliseconds(clock.server)
     for due in (later.taken.expires, extended.due, *(one.due for one in page.held)):
         assert due is not None
         assert abs(due - now - 600_000) < LATE * 1000
@@ -137,86 +143,81 @@ async def test_times_that_are_shown_are_those_of_the_servers_clock(clock: SetClo
 
 async def test_a_daemon_that_knows_nothing_still_goes_on_after_a_step_back(clock: SetClock) -> None:
     """What lies beside the stream is enough: it has no count of its own of the time before."""
-    with trio.fail_after(60):
-        async with running_bus(clock.server) as bus:
-            added = (await bus.publisher.add("s", [{"n": 1}], Stamp())).ids
-            await bus.work.take(take(lease_seconds=1), "me")
-        clock.set(-HOUR)
-        async with running_bus(clock.server) as bus:
-            again = await bus.work.take(take("next"), "me", timeout_seconds=1 + LATE)
+    async with running_bus(clock.server) as bus:
+        added = (await bus.publisher.add("s", [{"n": 1}], Stamp())).ids
+        await bus.work.take(take(lease_seconds=1), "me")
+    clock.set(-HOUR)
+    async with running_bus(clock.server) as bus:
+        again = await bus.work.take(take("next"), "me", timeout_seconds=1 + LATE)
     assert ids(again) == added
 
 
-async def test_a_small_step_forward_ends_a_lease_early_by_no_more_than_itself(clock: SetClock) -> None:
+async def test_a_small_step_forward_ends_a_lease_early_by_no_more_than_itself(
+    bus: Bus, clock: SetClock
+) -> None:
     """Below ten seconds it cannot be told from a request that was on its way for so long."""
-    with trio.fail_after(60):
-        async with running_bus(clock.server) as bus:
-            added = (await bus.publisher.add("s", [{"n": 1}], Stamp())).ids
-            await bus.work.take(take(lease_seconds=30), "me")
-            clock.set(9)
-            assert not ids(await bus.work.take(take("early"), "me"))
-            clock.set(18)
-            assert not ids(await bus.work.take(take("early"), "me"))
-            # From here on it is told: the lease runs on.
-            clock.set(40)
-            assert not ids(await bus.work.take(take("early"), "me"))
-            page = await bus.pending.page("s", "g")
-            left = (page.held[0].due or 0) - page.now
+    added = (await bus.publisher.add("s", [{"n": 1}], Stamp())).ids
+    await bus.work.take(take(lease_seconds=30), "me")
+    clock.set(9)
+    assert not ids(await bus.work.take(take("early"), "me"))
+    clock.set(18)
+    assert not ids(await bus.work.take(take("early"), "me"))
+    # From here on it is told: the lease runs on.
+    clock.set(40)
+    assert not ids(await bus.work.take(take("early"), "me"))
+    page = await bus.pending.page("s", "g")
+    left = (page.held[0].due or 0) - page.now
     assert [one.entry.id for one in page.held] == added
     assert 0 < left <= 12_000
 
 
-async def test_waiting_at_a_group_where_nothing_is_due_writes_nothing(clock: SetClock) -> None:
-    with trio.fail_after(60):
-        async with running_bus(clock.server) as bus:
-            await call(bus, "group_create", **GROUP)
-            for step in (0.0, -HOUR, HOUR):
-                clock.set(step)
-                assert not ids(await bus.work.take(take(), "me", timeout_seconds=0.05))
-                assert clock.server.command("EXISTS", ABOUT, DUE) == 0
-            # Nor does a record that says that the clock was set outlive what was due.
-            await bus.publisher.add("s", [{"n": 1}], Stamp())
-            held = await bus.work.take(take(), "me")
-            clock.set(0)
-            assert await settle(bus, held, Action.EXTEND, 60) == [Outcome.EXTENDED]
-            before = clock.server.command("HGET", ABOUT, "clock").split()
-            assert int(before[0]) - int(before[1]) > HOUR * 900
-            assert await settle(bus, held, Action.DONE) == [Outcome.DONE]
-            await bus.publisher.add("s", [{"n": 2}], Stamp())
-            await bus.work.take(take(), "me")
-            after = clock.server.command("HGET", ABOUT, "clock").split()
+async def test_waiting_at_a_group_where_nothing_is_due_writes_nothing(bus: Bus, clock: SetClock) -> None:
+    await call(bus, "group_create", **GROUP)
+    for step in (0.0, -HOUR, HOUR):
+        clock.set(step)
+        assert not ids(await bus.work.take(take(), "me", timeout_seconds=0.05))
+        assert clock.server.command("EXISTS", ABOUT, DUE) == 0
+    # Nor does a record that says that the clock was set outlive what was due.
+    await bus.publisher.add("s", [{"n": 1}], Stamp())
+    held = await bus.work.take(take(), "me")
+    clock.set(0)
+    assert await settle(bus, held, Action.EXTEND, 60) == [Outcome.EXTENDED]
+    before = clock.server.command("HGET", ABOUT, "clock").split()
+    assert int(before[0]) - int(before[1]) > HOUR * 900
+    assert await settle(bus, held, Action.DONE) == [Outcome.DONE]
+    await bus.publisher.add("s", [{"n": 2}], Stamp())
+    await bus.work.take(take(), "me")
+    after = clock.server.command("HGET", ABOUT, "clock").split()
     assert after[0] == after[1]
     assert after[2] != before[2]
 
 
-async def test_a_record_goes_with_its_group_and_with_its_stream(clock: SetClock) -> None:
-    with trio.fail_after(60):
-        async with running_bus(clock.server) as bus:
-            for stream, tool, how in (
-                ("s", "group_manage", {"group": "g", "action": "destroy"}),
-                ("s", "stream_manage", {"action": "delete", "force": True}),
-            ):
-                await bus.publisher.add(stream, [{"n": 1}], Stamp())
-                assert ids(await bus.work.take(take(), "me"))
-                assert 0 < clock.server.command("PTTL", ABOUT) <= 90 * 86_400_000
-                await call(bus, tool, stream=stream, **how, dry_run=False)
-                assert clock.server.command("EXISTS", ABOUT, DUE) == 0
+async def test_a_record_goes_with_its_group_and_with_its_stream(bus: Bus, clock: SetClock) -> None:
+    for stream, tool, how in (
+        ("s", "group_manage", {"group": "g", "action": "destroy"}),
+        ("s", "stream_manage", {"action": "delete", "force": True}),
+    ):
+        await bus.publisher.add(stream, [{"n": 1}], Stamp())
+        assert ids(await bus.work.take(take(), "me"))
+        assert 0 < clock.server.command("PTTL", ABOUT) <= 90 * 86_400_000
+        await call(bus, tool, stream=stream, **how, dry_run=False)
+        assert clock.server.command("EXISTS", ABOUT, DUE) == 0
 
 
 @pytest.mark.parametrize(("step", "way"), [(-HOUR, "back"), (HOUR, "forward")])
-async def test_stream_health_says_that_the_clock_was_set(clock: SetClock, step: float, way: str) -> None:
-    with trio.fail_after(60):
-        async with running_bus(clock.server) as bus:
-            await bus.publisher.add("s", [{"n": 1}], Stamp())
-            held = await bus.work.take(take(lease_seconds=600), "me")
-            before = await call(bus, "stream_health", **GROUP)
-            clock.set(step)
-            # Whether somebody took meanwhile or not.
-            at_once = await call(bus, "stream_health", **GROUP)
-            await bus.work.take(take("other"), "me")
-            later = await call(bus, "stream_health", **GROUP)
-            assert await settle(bus, held, Action.DONE) == [Outcome.DONE]
-            finished = await call(bus, "stream_health", **GROUP)
+async def test_stream_health_says_that_the_clock_was_set(
+    bus: Bus, clock: SetClock, step: float, way: str
+) -> None:
+    await bus.publisher.add("s", [{"n": 1}], Stamp())
+    held = await bus.work.take(take(lease_seconds=600), "me")
+    before = await call(bus, "stream_health", **GROUP)
+    clock.set(step)
+    # Whether somebody took meanwhile or not.
+    at_once = await call(bus, "stream_health", **GROUP)
+    await bus.work.take(take("other"), "me")
+    later = await call(bus, "stream_health", **GROUP)
+    assert await settle(bus, held, Action.DONE) == [Outcome.DONE]
+    finished = await call(bus, "stream_health", **GROUP)
     for told in (at_once, later):
         (finding,) = (one for one in told["findings"] if one["code"] == "clock_set")
         assert abs(finding["evidence"]["step_seconds"] - step) < LATE
@@ -238,6 +239,7 @@ class Delivery:
 
 
 @pytest.mark.parametrize("seconds", counts(4, ci=20, full=120))
+@pytest.mark.limit(60, seconds=1)
 async def test_under_load_nothing_is_delivered_early_and_nothing_is_stuck(
     clock: SetClock, seconds: float
 ) -> None:
@@ -300,20 +302,19 @@ async def test_under_load_nothing_is_delivered_early_and_nothing_is_stuck(
             steps += 1
             await trio.sleep(dice.uniform(0.05, 0.4))
 
-    with trio.fail_after(seconds + 60):
-        async with running_bus(clock.server, FOREVER) as one, running_bus(clock.server, FOREVER) as two:
-            for _ in range(0, entries, 50):
-                added = await one.publisher.add("s", [{"n": n} for n in range(50)], Stamp())
-                latest.update({entry_id: Delivery() for entry_id in added.ids})
-            # Each daemon has heard of the group before the clock is set.
-            for bus in (one, two):
-                await bus.work.take(take("first", lease_seconds=lease), "me")
-            end = trio.current_time() + seconds
-            async with trio.open_nursery() as nursery:
-                nursery.start_soon(set_clock, end)
-                for number in range(8):
-                    nursery.start_soon(work, number, (one, two)[number % 2], end)
-            assert clock.server.command("XPENDING", "s", "g")[0] == 0
+    async with running_bus(clock.server, FOREVER) as one, running_bus(clock.server, FOREVER) as two:
+        for _ in range(0, entries, 50):
+            added = await one.publisher.add("s", [{"n": n} for n in range(50)], Stamp())
+            latest.update({entry_id: Delivery() for entry_id in added.ids})
+        # Each daemon has heard of the group before the clock is set.
+        for bus in (one, two):
+            await bus.work.take(take("first", lease_seconds=lease), "me")
+        end = trio.current_time() + seconds
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(set_clock, end)
+            for number in range(8):
+                nursery.start_soon(work, number, (one, two)[number % 2], end)
+        assert clock.server.command("XPENDING", "s", "g")[0] == 0
     assert steps >= 5
     assert deliveries > entries
     assert finished == set(latest)

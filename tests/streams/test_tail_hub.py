@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Callable
 
 import pytest
 import trio
@@ -18,12 +17,7 @@ from redstreamd.streams.tail_hub import TailHub, Watch
 from tests.support.buses import asleep, running_bus
 from tests.support.counts import counts
 from tests.support.servers import Server
-
-
-async def until(condition: Callable[[], bool]) -> None:
-    """Return once `condition` holds."""
-    while not condition():  # noqa: ASYNC110 - the hub tells nobody
-        await trio.sleep(0.001)
+from tests.support.waiting import until
 
 
 async def armed(bus: Bus, keys: int) -> None:
@@ -53,70 +47,64 @@ def clients(server: Server, name: str = "redstreamd") -> list[dict[str, str]]:
     ],
     ids=lambda change: " ".join(change[:2]),
 )
-async def test_whatever_changes_a_stream_wakes_its_watchers(server: Server, change: list[str]) -> None:
+async def test_whatever_changes_a_stream_wakes_its_watchers(
+    bus: Bus, server: Server, change: list[str]
+) -> None:
     server.command("XADD", "s", "1-1", "f", "v")
     server.command("XADD", "other", "1-1", "f", "v")
-    with trio.fail_after(20):
-        async with running_bus(server) as bus:
-            with bus.hub.watch(["s"]) as watch, bus.hub.watch(["unrelated"]) as unrelated:
-                await armed(bus, 2)
-                watch.mark()
-                unrelated.mark()
-                server.command(*change)
-                await watch.changed()
-                if change != ["FLUSHALL"]:
-                    assert not unrelated._woken.is_set()
+    with bus.hub.watch(["s"]) as watch, bus.hub.watch(["unrelated"]) as unrelated:
+        await armed(bus, 2)
+        watch.mark()
+        unrelated.mark()
+        server.command(*change)
+        await watch.changed()
+        if change != ["FLUSHALL"]:
+            assert not unrelated._woken.is_set()
 
 
-async def test_a_hundred_unread_changes_are_one_push(server: Server) -> None:
-    with trio.fail_after(20):
-        async with running_bus(server) as bus:
-            with bus.hub.watch(["s"]) as watch:
-                await armed(bus, 1)
-                watch.mark()
-                pushed = bus.hub.statistics().pushes
-                server.commands(*[["XADD", "s", "*", "f", "v"]] * 100)
-                await watch.changed()
-                # The commands came as one batch, so at most two pushes fit around one arming.
-                assert 1 <= bus.hub.statistics().pushes - pushed <= 2
+async def test_a_hundred_unread_changes_are_one_push(bus: Bus, server: Server) -> None:
+    with bus.hub.watch(["s"]) as watch:
+        await armed(bus, 1)
+        watch.mark()
+        pushed = bus.hub.statistics().pushes
+        server.commands(*[["XADD", "s", "*", "f", "v"]] * 100)
+        await watch.changed()
+        # The commands came as one batch, so at most two pushes fit around one arming.
+        assert 1 <= bus.hub.statistics().pushes - pushed <= 2
 
 
-async def test_a_key_of_another_type_harms_nobody(server: Server) -> None:
+async def test_a_key_of_another_type_harms_nobody(bus: Bus, server: Server) -> None:
     server.command("SET", "s", "not a stream")
-    with trio.fail_after(20):
-        async with running_bus(server) as bus:
-            with bus.hub.watch(["s", "t"]) as watch:
-                await armed(bus, 2)
-                watch.mark()
-                server.command("XADD", "t", "*", "f", "v")
-                await watch.changed()
+    with bus.hub.watch(["s", "t"]) as watch:
+        await armed(bus, 2)
+        watch.mark()
+        server.command("XADD", "t", "*", "f", "v")
+        await watch.changed()
 
 
-async def test_a_change_between_mark_and_wait_is_not_missed(server: Server) -> None:
+async def test_a_change_between_mark_and_wait_is_not_missed(bus: Bus, server: Server) -> None:
     """The waiter's protocol, with the change placed at every step of it."""
-    with trio.fail_after(20):
-        async with running_bus(server) as bus:
-            for place in ("before watching", "before mark", "after mark", "after the look", "while waiting"):
-                server.flush()
+    for place in ("before watching", "before mark", "after mark", "after the look", "while waiting"):
+        server.flush()
 
-                def change(here: str, place: str = place) -> None:
-                    if here == place:
-                        server.command("XADD", "s", "*", "f", "v")
+        def change(here: str, place: str = place) -> None:
+            if here == place:
+                server.command("XADD", "s", "*", "f", "v")
 
-                change("before watching")
-                with bus.hub.watch(["s"]) as watch:
-                    change("before mark")
-                    async with trio.open_nursery() as nursery:
-                        if place == "while waiting":
-                            nursery.start_soon(add_once_waiting, watch, server)
-                        while True:
-                            watch.mark()
-                            change("after mark")
-                            found = await bus.commands.xlen("s")
-                            change("after the look")
-                            if found:
-                                break
-                            await watch.changed()
+        change("before watching")
+        with bus.hub.watch(["s"]) as watch:
+            change("before mark")
+            async with trio.open_nursery() as nursery:
+                if place == "while waiting":
+                    nursery.start_soon(add_once_waiting, watch, server)
+                while True:
+                    watch.mark()
+                    change("after mark")
+                    found = await bus.commands.xlen("s")
+                    change("after the look")
+                    if found:
+                        break
+                    await watch.changed()
 
 
 async def add_once_waiting(watch: Watch, server: Server) -> None:
@@ -126,8 +114,9 @@ async def add_once_waiting(watch: Watch, server: Server) -> None:
 
 
 @pytest.mark.parametrize("wanted", counts(5, ci=25, full=100))
+@pytest.mark.limit(120, wanted=3)
 async def test_nothing_is_missed_while_the_watch_connection_is_killed_again_and_again(
-    server: Server, wanted: int
+    bus: Bus, server: Server, wanted: int
 ) -> None:
     """Readers that only ever wait collect every entry, in order, across many reconnects."""
     streams, readers, entries = 20, 200, 400
@@ -154,26 +143,24 @@ async def test_nothing_is_missed_while_the_watch_connection_is_killed_again_and_
                 kills += server.command("CLIENT", "KILL", "ID", client["id"]) == 1
             await trio.sleep(rng.uniform(0, 0.02))
 
-    with trio.fail_after(120 + 3 * wanted):
-        async with running_bus(server) as bus:
-            async with trio.open_nursery() as nursery:
-                for number in range(readers):
-                    nursery.start_soon(read, number, bus)
-                nursery.start_soon(kill)
-                number = 0
-                while number < entries or kills < wanted:
-                    number += 1
-                    stream = f"s{rng.randrange(streams)}"
-                    result = await bus.publisher.add(stream, [{"n": number}], Stamp())
-                    added[stream] += result.ids
-                    if rng.random() < 0.3:
-                        await trio.sleep(0.01)
-                finished.set()
-                # The last one tells its readers that they have everything.
-                for stream in added:
-                    added[stream] += (await bus.publisher.add(stream, [{"n": "last"}], Stamp())).ids
-            # The server may learn a moment later that a connection is gone.
-            await until(lambda: len(clients(server, "redstreamd:watch")) <= 1)
+    async with trio.open_nursery() as nursery:
+        for number in range(readers):
+            nursery.start_soon(read, number, bus)
+        nursery.start_soon(kill)
+        number = 0
+        while number < entries or kills < wanted:
+            number += 1
+            stream = f"s{rng.randrange(streams)}"
+            result = await bus.publisher.add(stream, [{"n": number}], Stamp())
+            added[stream] += result.ids
+            if rng.random() < 0.3:
+                await trio.sleep(0.01)
+        finished.set()
+        # The last one tells its readers that they have everything.
+        for stream in added:
+            added[stream] += (await bus.publisher.add(stream, [{"n": "last"}], Stamp())).ids
+    # The server may learn a moment later that a connection is gone.
+    await until(lambda: len(clients(server, "redstreamd:watch")) <= 1)
     assert kills >= wanted
     for number in range(readers):
         assert got[number] == added[f"s{number % streams}"]
@@ -184,25 +171,6 @@ async def test_where_tracking_is_refused_the_hub_polls_and_says_so(server: Serve
     manager = Manager(Target(path=server.path, username="limited", password="pw"))
     hub = TailHub(manager, poll_seconds=0.05)
     try:
-        with trio.fail_after(20):
-            async with trio.open_nursery() as nursery:
-                await nursery.start(manager.run)
-                await nursery.start(hub.run)
-                with hub.watch(["s"]) as watch:
-                    for _ in range(3):
-                        watch.mark()
-                        await watch.changed()
-                    assert not hub.statistics().tracking
-                    assert hub.statistics().pushes == 0
-                nursery.cancel_scope.cancel()
-    finally:
-        server.command("ACL", "DELUSER", "limited")
-
-
-async def test_the_sweep_finds_what_no_push_announced(server: Server) -> None:
-    manager = Manager(Target(path=server.path))
-    hub = TailHub(manager, sweep_seconds=0.05)
-    with trio.fail_after(20):
         async with trio.open_nursery() as nursery:
             await nursery.start(manager.run)
             await nursery.start(hub.run)
@@ -210,29 +178,45 @@ async def test_the_sweep_finds_what_no_push_announced(server: Server) -> None:
                 for _ in range(3):
                     watch.mark()
                     await watch.changed()
-            assert hub.statistics().tracking
+                assert not hub.statistics().tracking
+                assert hub.statistics().pushes == 0
             nursery.cancel_scope.cancel()
+    finally:
+        server.command("ACL", "DELUSER", "limited")
 
 
-async def test_draining_ends_every_wait_at_once(server: Server) -> None:
-    with trio.fail_after(20):
-        async with running_bus(server) as bus, trio.open_nursery() as nursery:
-            ended = []
+async def test_the_sweep_finds_what_no_push_announced(server: Server) -> None:
+    manager = Manager(Target(path=server.path))
+    hub = TailHub(manager, sweep_seconds=0.05)
+    async with trio.open_nursery() as nursery:
+        await nursery.start(manager.run)
+        await nursery.start(hub.run)
+        with hub.watch(["s"]) as watch:
+            for _ in range(3):
+                watch.mark()
+                await watch.changed()
+        assert hub.statistics().tracking
+        nursery.cancel_scope.cancel()
 
-            async def wait() -> None:
-                ended.append(await bus.reader.wait(["s"], cursor="5-5", timeout_seconds=1_000))
 
-            for _ in range(10):
-                nursery.start_soon(wait)
-            await armed(bus, 1)
-            bus.hub.drain()
-            bus.hub.drain()
-            await until(lambda: len(ended) == 10)
-            assert {waited.cursor_after(0) for waited in ended} == {"5-5"}
-            # From now on a wait looks once and ends.
-            server.command("XADD", "s", "6-0", "f", "v")
-            waited = await bus.reader.wait(["s"], cursor="5-5", timeout_seconds=1_000)
-            assert [entry.id for _, entry in waited.entries] == ["6-0"]
+async def test_draining_ends_every_wait_at_once(bus: Bus, server: Server) -> None:
+    async with trio.open_nursery() as nursery:
+        ended = []
+
+        async def wait() -> None:
+            ended.append(await bus.reader.wait(["s"], cursor="5-5", timeout_seconds=1_000))
+
+        for _ in range(10):
+            nursery.start_soon(wait)
+        await armed(bus, 1)
+        bus.hub.drain()
+        bus.hub.drain()
+        await until(lambda: len(ended) == 10)
+        assert {waited.cursor_after(0) for waited in ended} == {"5-5"}
+        # From now on a wait looks once and ends.
+        server.command("XADD", "s", "6-0", "f", "v")
+        waited = await bus.reader.wait(["s"], cursor="5-5", timeout_seconds=1_000)
+        assert [entry.id for _, entry in waited.entries] == ["6-0"]
 
 
 async def test_the_number_of_waits_is_bounded(server: Server) -> None:
@@ -249,18 +233,17 @@ async def test_a_wait_survives_a_restart_of_redis_and_misses_nothing(tmp_path: o
     from tests.support.servers import start_redis
 
     with start_redis("--appendonly", "yes", "--appendfsync", "always") as server:
-        with trio.fail_after(20):
-            async with running_bus(server) as bus, trio.open_nursery() as nursery:
-                waited = []
+        async with running_bus(server) as bus, trio.open_nursery() as nursery:
+            waited = []
 
-                async def wait() -> None:
-                    waited.append(await bus.reader.wait(["s"], timeout_seconds=20))
+            async def wait() -> None:
+                waited.append(await bus.reader.wait(["s"], timeout_seconds=20))
 
-                nursery.start_soon(wait)
-                # One that has only begun when Redis goes away would be told that.
-                await asleep(bus)
-                await trio.to_thread.run_sync(server.kill)
-                await trio.to_thread.run_sync(server.start)
-                # Added before the daemon is back, so only the reading after the reconnect can find it.
-                entry_id = server.command("XADD", "s", "*", "f", "v").decode()
-            assert [entry.id for _, entry in waited[0].entries] == [entry_id]
+            nursery.start_soon(wait)
+            # One that has only begun when Redis goes away would be told that.
+            await asleep(bus)
+            await trio.to_thread.run_sync(server.kill)
+            await trio.to_thread.run_sync(server.start)
+            # Added before the daemon is back, so only the reading after the reconnect can find it.
+            entry_id = server.command("XADD", "s", "*", "f", "v").decode()
+        assert [entry.id for _, entry in waited[0].entries] == [entry_id]

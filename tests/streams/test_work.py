@@ -17,6 +17,7 @@ from redstreamd.streams.work import Work, group_position
 from tests.support.buses import asleep, running_bus
 from tests.support.server_clock import milliseconds
 from tests.support.servers import Server
+from tests.support.waiting import until
 
 
 def take(consumer: str = "c", *, count: int = 1, lease_seconds: float = 60.0, create: bool = True) -> Take:
@@ -38,30 +39,28 @@ def told_in_time(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(work_module, "_LOOK_AGAIN", 1_000.0)
 
 
+@pytest.mark.limit(60)
 async def test_parallel_takes_of_two_daemons_are_disjoint_and_complete(server: Server) -> None:
     entries, takers = 1_000, 20
     taken: list[list[str]] = [[] for _ in range(takers)]
-    with trio.fail_after(60):
-        async with running_bus(server) as one, running_bus(server) as two:
-            added: list[str] = []
+    async with running_bus(server) as one, running_bus(server) as two:
+        added: list[str] = []
 
-            async def work(number: int, bus: Bus) -> None:
-                # Not until nothing comes: whoever adds may be held up for longer than one waits.
-                while sum(len(mine) for mine in taken) < entries:
-                    got = await bus.work.take(
-                        take(f"c{number}", count=1 + number % 4), "me", timeout_seconds=1
-                    )
-                    taken[number] += ids(got)
-                    if got.taken.entries:
-                        assert set((await settle(bus, got)).values()) == {Outcome.DONE}
+        async def work(number: int, bus: Bus) -> None:
+            # Not until nothing comes: whoever adds may be held up for longer than one waits.
+            while sum(len(mine) for mine in taken) < entries:
+                got = await bus.work.take(take(f"c{number}", count=1 + number % 4), "me", timeout_seconds=1)
+                taken[number] += ids(got)
+                if got.taken.entries:
+                    assert set((await settle(bus, got)).values()) == {Outcome.DONE}
 
-            async with trio.open_nursery() as nursery:
-                for number in range(takers):
-                    nursery.start_soon(work, number, (one, two)[number % 2])
-                for n in range(0, entries, 10):
-                    batch = [{"n": n + k} for k in range(10)]
-                    added += (await one.publisher.add("s", batch, Stamp())).ids
-            assert server.command("XPENDING", "s", "g")[0] == 0
+        async with trio.open_nursery() as nursery:
+            for number in range(takers):
+                nursery.start_soon(work, number, (one, two)[number % 2])
+            for n in range(0, entries, 10):
+                batch = [{"n": n + k} for k in range(10)]
+                added += (await one.publisher.add("s", batch, Stamp())).ids
+        assert server.command("XPENDING", "s", "g")[0] == 0
     everything = [entry_id for mine in taken for entry_id in mine]
     assert len(everything) == len(set(everything)) == entries
     assert set(everything) == set(added)
@@ -69,266 +68,237 @@ async def test_parallel_takes_of_two_daemons_are_disjoint_and_complete(server: S
     assert sum(bool(mine) for mine in taken) >= takers // 2
 
 
-async def test_those_who_wait_are_served_in_the_order_they_came(server: Server) -> None:
+async def test_those_who_wait_are_served_in_the_order_they_came(bus: Bus) -> None:
     served: list[int] = []
-    with trio.fail_after(20):
-        async with running_bus(server) as bus, trio.open_nursery() as nursery:
+    async with trio.open_nursery() as nursery:
 
-            async def wait(number: int) -> None:
-                await bus.work.take(take(f"c{number}"), "me", timeout_seconds=20)
-                served.append(number)
+        async def wait(number: int) -> None:
+            await bus.work.take(take(f"c{number}"), "me", timeout_seconds=20)
+            served.append(number)
 
-            for number in range(10):
-                nursery.start_soon(wait, number)
-                await trio.testing.wait_all_tasks_blocked(0.005)
-            for expected in range(10):
-                await bus.publisher.add("s", [{"n": expected}], Stamp())
-                while len(served) <= expected:  # noqa: ASYNC110
-                    await trio.sleep(0.001)
+        for number in range(10):
+            nursery.start_soon(wait, number)
+            await trio.testing.wait_all_tasks_blocked(0.005)
+        for expected in range(10):
+            await bus.publisher.add("s", [{"n": expected}], Stamp())
+            await until(lambda expected=expected: len(served) > expected)
     assert served == list(range(10))
 
 
-async def test_one_batch_serves_many_who_wait(server: Server) -> None:
+async def test_one_batch_serves_many_who_wait(bus: Bus) -> None:
     """Whoever got a full count passes the turn on: nobody sleeps beside entries."""
-    with trio.fail_after(20):
-        async with running_bus(server) as bus, trio.open_nursery() as nursery:
-            got: list[str] = []
+    async with trio.open_nursery() as nursery:
+        got: list[str] = []
 
-            async def wait(number: int) -> None:
-                got.extend(ids(await bus.work.take(take(f"c{number}"), "me", timeout_seconds=20)))
+        async def wait(number: int) -> None:
+            got.extend(ids(await bus.work.take(take(f"c{number}"), "me", timeout_seconds=20)))
 
-            for number in range(20):
-                nursery.start_soon(wait, number)
-            await asleep(bus)
-            added = (await bus.publisher.add("s", [{"n": n} for n in range(20)], Stamp())).ids
-            while len(got) < 20:  # noqa: ASYNC110
-                await trio.sleep(0.001)
-            assert sorted(got) == sorted(added)
+        for number in range(20):
+            nursery.start_soon(wait, number)
+        await asleep(bus)
+        added = (await bus.publisher.add("s", [{"n": n} for n in range(20)], Stamp())).ids
+        await until(lambda: len(got) >= 20)
+        assert sorted(got) == sorted(added)
 
 
-async def test_a_cancelled_turn_goes_to_the_next(server: Server) -> None:
-    with trio.fail_after(20):
-        async with running_bus(server) as bus, trio.open_nursery() as nursery:
-            got: list[str] = []
-            first = trio.CancelScope()
+async def test_a_cancelled_turn_goes_to_the_next(bus: Bus) -> None:
+    async with trio.open_nursery() as nursery:
+        got: list[str] = []
+        first = trio.CancelScope()
 
-            async def give_up() -> None:
-                with first:
-                    await bus.work.take(take("impatient"), "me", timeout_seconds=20)
+        async def give_up() -> None:
+            with first:
+                await bus.work.take(take("impatient"), "me", timeout_seconds=20)
 
-            async def wait() -> None:
-                got.extend(ids(await bus.work.take(take("patient"), "me", timeout_seconds=20)))
+        async def wait() -> None:
+            got.extend(ids(await bus.work.take(take("patient"), "me", timeout_seconds=20)))
 
-            nursery.start_soon(give_up)
-            # A take that is on its way to the server when it is cancelled may get what is added next.
-            await asleep(bus)
-            nursery.start_soon(wait)
-            await trio.testing.wait_all_tasks_blocked()
-            first.cancel()
-            added = (await bus.publisher.add("s", [{"n": 1}], Stamp())).ids
-            while not got:  # noqa: ASYNC110
-                await trio.sleep(0.001)
-            assert got == added
-            assert bus.work._turns == {}
+        nursery.start_soon(give_up)
+        # A take that is on its way to the server when it is cancelled may get what is added next.
+        await asleep(bus)
+        nursery.start_soon(wait)
+        await trio.testing.wait_all_tasks_blocked()
+        first.cancel()
+        added = (await bus.publisher.add("s", [{"n": 1}], Stamp())).ids
+        await until(lambda: got)
+        assert got == added
+        assert bus.work._turns == {}
 
 
 @pytest.mark.usefixtures("told_in_time")
-async def test_a_lease_that_runs_out_wakes_the_one_who_waits(server: Server) -> None:
-    with trio.fail_after(20):
-        async with running_bus(server) as bus, running_bus(server) as other:
-            added = (await bus.publisher.add("s", [{"n": 1}], Stamp())).ids
-            crashed = await bus.work.take(take("crashed", lease_seconds=0.3), "me")
-            second = await other.work.take(take("next"), "me", timeout_seconds=1_000)
-            assert ids(second) == added
-            assert second.taken.entries[0][1] == 2
-            assert second.taken.now >= crashed.taken.expires
-            assert await settle(bus, crashed) == {added[0]: Outcome.LOST}
-            assert await settle(other, second) == {added[0]: Outcome.DONE}
-            assert await settle(other, second) == {added[0]: Outcome.ALREADY}
+async def test_a_lease_that_runs_out_wakes_the_one_who_waits(bus: Bus, server: Server) -> None:
+    async with running_bus(server) as other:
+        added = (await bus.publisher.add("s", [{"n": 1}], Stamp())).ids
+        crashed = await bus.work.take(take("crashed", lease_seconds=0.3), "me")
+        second = await other.work.take(take("next"), "me", timeout_seconds=1_000)
+        assert ids(second) == added
+        assert second.taken.entries[0][1] == 2
+        assert second.taken.now >= crashed.taken.expires
+        assert await settle(bus, crashed) == {added[0]: Outcome.LOST}
+        assert await settle(other, second) == {added[0]: Outcome.DONE}
+        assert await settle(other, second) == {added[0]: Outcome.ALREADY}
 
 
 @pytest.mark.usefixtures("told_in_time")
-async def test_a_release_wakes_the_one_who_waits_at_once(server: Server) -> None:
-    with trio.fail_after(20):
-        async with running_bus(server) as bus, trio.open_nursery() as nursery:
-            await bus.publisher.add("s", [{"n": 1}], Stamp())
-            held = await bus.work.take(take("holder"), "me")
-            got: list[Work] = []
+async def test_a_release_wakes_the_one_who_waits_at_once(bus: Bus) -> None:
+    async with trio.open_nursery() as nursery:
+        await bus.publisher.add("s", [{"n": 1}], Stamp())
+        held = await bus.work.take(take("holder"), "me")
+        got: list[Work] = []
 
-            async def wait() -> None:
-                got.append(await bus.work.take(take("next"), "me", timeout_seconds=1_000))
+        async def wait() -> None:
+            got.append(await bus.work.take(take("next"), "me", timeout_seconds=1_000))
 
-            nursery.start_soon(wait)
-            await asleep(bus)
-            # Without being told it would sleep until the lease ends, in a minute.
-            await settle(bus, held, Action.RETRY)
-            while not got:  # noqa: ASYNC110
-                await trio.sleep(0.001)
-            assert ids(got[0]) == ids(held)
+        nursery.start_soon(wait)
+        await asleep(bus)
+        # Without being told it would sleep until the lease ends, in a minute.
+        await settle(bus, held, Action.RETRY)
+        await until(lambda: got)
+        assert ids(got[0]) == ids(held)
 
 
 @pytest.mark.usefixtures("told_in_time")
-async def test_a_put_off_retry_comes_back_when_it_is_due(server: Server) -> None:
-    with trio.fail_after(20):
-        async with running_bus(server) as bus:
-            await bus.publisher.add("s", [{"n": 1}], Stamp())
-            held = await bus.work.take(take(), "me")
-            await settle(bus, held, Action.RETRY, delay_seconds=1_000)
-            assert not ids(await bus.work.take(take(), "me"))
-            # It is not this consumer's any more, although it is pending under its name.
-            resumed = await bus.work.take(Take("s", "g", "c", 10, 60, 10, None, resume=True), "me")
-            assert not ids(resumed)
-            # As if most of that time had passed.
-            due = milliseconds(server) + 400.5
-            server.command("ZADD", companion_key("s", Kind.DUE, "g"), "XX", repr(due), f"{ids(held)[0]}/1")
-            again = await bus.work.take(take(), "me", timeout_seconds=1_000)
-            assert ids(again) == ids(held)
-            assert again.taken.now >= due
+async def test_a_put_off_retry_comes_back_when_it_is_due(bus: Bus, server: Server) -> None:
+    await bus.publisher.add("s", [{"n": 1}], Stamp())
+    held = await bus.work.take(take(), "me")
+    await settle(bus, held, Action.RETRY, delay_seconds=1_000)
+    assert not ids(await bus.work.take(take(), "me"))
+    # It is not this consumer's any more, although it is pending under its name.
+    resumed = await bus.work.take(Take("s", "g", "c", 10, 60, 10, None, resume=True), "me")
+    assert not ids(resumed)
+    # As if most of that time had passed.
+    due = milliseconds(server) + 400.5
+    server.command("ZADD", companion_key("s", Kind.DUE, "g"), "XX", repr(due), f"{ids(held)[0]}/1")
+    again = await bus.work.take(take(), "me", timeout_seconds=1_000)
+    assert ids(again) == ids(held)
+    assert again.taken.now >= due
 
 
-async def test_resuming_gives_a_new_lease_and_voids_the_older_ones(server: Server) -> None:
-    with trio.fail_after(20):
-        async with running_bus(server) as bus:
-            await bus.publisher.add("s", [{"n": n} for n in range(3)], Stamp())
-            first = await bus.work.take(take(count=2), "me")
-            resumed = await bus.work.take(Take("s", "g", "c", 10, 60, 10, None, resume=True), "me")
-            assert ids(resumed) == ids(first)
-            assert set((await settle(bus, first)).values()) == {Outcome.LOST}
-            assert set((await settle(bus, resumed)).values()) == {Outcome.DONE}
+async def test_resuming_gives_a_new_lease_and_voids_the_older_ones(bus: Bus) -> None:
+    await bus.publisher.add("s", [{"n": n} for n in range(3)], Stamp())
+    first = await bus.work.take(take(count=2), "me")
+    resumed = await bus.work.take(Take("s", "g", "c", 10, 60, 10, None, resume=True), "me")
+    assert ids(resumed) == ids(first)
+    assert set((await settle(bus, first)).values()) == {Outcome.LOST}
+    assert set((await settle(bus, resumed)).values()) == {Outcome.DONE}
 
 
-async def test_another_program_can_take_part(server: Server) -> None:
+async def test_another_program_can_take_part(bus: Bus, server: Server) -> None:
     """Entries that redis-cli left pending come back when they are idle; it can acknowledge ours."""
-    with trio.fail_after(20):
-        async with running_bus(server) as bus:
-            added = (await bus.publisher.add("s", [{"n": n} for n in range(3)], Stamp())).ids
-            assert (await bus.work.create_group("s", "g", "0")).created
-            server.command("XREADGROUP", "GROUP", "g", "cli", "COUNT", 1, "STREAMS", "s", ">")
-            ours = await bus.work.take(take(count=10), "me")
-            assert ids(ours) == added[1:]
-            assert server.command("XACK", "s", "g", added[1]) == 1
-            assert await settle(bus, ours) == {added[1]: Outcome.ALREADY, added[2]: Outcome.DONE}
-            assert not ids(await bus.work.take(take(), "me"))
-            server.command("XCLAIM", "s", "g", "cli", 0, added[0], "IDLE", 10**7, "JUSTID")
-            assert ids(await bus.work.take(take(), "me")) == [added[0]]
+    added = (await bus.publisher.add("s", [{"n": n} for n in range(3)], Stamp())).ids
+    assert (await bus.work.create_group("s", "g", "0")).created
+    server.command("XREADGROUP", "GROUP", "g", "cli", "COUNT", 1, "STREAMS", "s", ">")
+    ours = await bus.work.take(take(count=10), "me")
+    assert ids(ours) == added[1:]
+    assert server.command("XACK", "s", "g", added[1]) == 1
+    assert await settle(bus, ours) == {added[1]: Outcome.ALREADY, added[2]: Outcome.DONE}
+    assert not ids(await bus.work.take(take(), "me"))
+    server.command("XCLAIM", "s", "g", "cli", 0, added[0], "IDLE", 10**7, "JUSTID")
+    assert ids(await bus.work.take(take(), "me")) == [added[0]]
 
 
-async def test_what_another_program_claimed_is_left_to_it(server: Server) -> None:
+async def test_what_another_program_claimed_is_left_to_it(bus: Bus, server: Server) -> None:
     """Our lease was on an earlier attempt; that it ran out means nothing for whoever claimed the entry."""
-    with trio.fail_after(20):
-        async with running_bus(server) as bus:
-            await bus.publisher.add("s", [{"n": 1}], Stamp())
-            held = await bus.work.take(take(), "me")
-            server.command("XCLAIM", "s", "g", "cli", 0, ids(held)[0])
-            member = server.command("ZRANGE", companion_key("s", Kind.DUE, "g"), 0, -1)[0]
-            server.command("ZADD", companion_key("s", Kind.DUE, "g"), 1, member)
-            assert not ids(await bus.work.take(take(), "me"))
-            assert await settle(bus, held) == {ids(held)[0]: Outcome.LOST}
+    await bus.publisher.add("s", [{"n": 1}], Stamp())
+    held = await bus.work.take(take(), "me")
+    server.command("XCLAIM", "s", "g", "cli", 0, ids(held)[0])
+    member = server.command("ZRANGE", companion_key("s", Kind.DUE, "g"), 0, -1)[0]
+    server.command("ZADD", companion_key("s", Kind.DUE, "g"), 1, member)
+    assert not ids(await bus.work.take(take(), "me"))
+    assert await settle(bus, held) == {ids(held)[0]: Outcome.LOST}
 
 
-async def test_an_entry_is_taken_once_also_after_the_group_was_set_back(server: Server) -> None:
-    with trio.fail_after(20):
-        async with running_bus(server) as bus:
-            added = (await bus.publisher.add("s", [{"n": n} for n in range(2)], Stamp())).ids
-            held = await bus.work.take(take(), "me")
-            await settle(bus, held, Action.RETRY)
-            server.command("XGROUP", "SETID", "s", "g", "0")
-            again = await bus.work.take(take(count=10), "me", timeout_seconds=1)
-            assert [(entry.id, attempt) for entry, attempt in again.taken.entries] == [(i, 1) for i in added]
-            assert server.command("ZCARD", companion_key("s", Kind.DUE, "g")) == 2
-            assert set((await settle(bus, again)).values()) == {Outcome.DONE}
+async def test_an_entry_is_taken_once_also_after_the_group_was_set_back(bus: Bus, server: Server) -> None:
+    added = (await bus.publisher.add("s", [{"n": n} for n in range(2)], Stamp())).ids
+    held = await bus.work.take(take(), "me")
+    await settle(bus, held, Action.RETRY)
+    server.command("XGROUP", "SETID", "s", "g", "0")
+    again = await bus.work.take(take(count=10), "me", timeout_seconds=1)
+    assert [(entry.id, attempt) for entry, attempt in again.taken.entries] == [(i, 1) for i in added]
+    assert server.command("ZCARD", companion_key("s", Kind.DUE, "g")) == 2
+    assert set((await settle(bus, again)).values()) == {Outcome.DONE}
 
 
-async def test_a_long_lease_is_not_mistaken_for_an_entry_left_behind(server: Server) -> None:
-    with trio.fail_after(20):
-        async with running_bus(server) as bus:
-            added = (await bus.publisher.add("s", [{"n": n} for n in range(2)], Stamp())).ids
-            held = await bus.work.take(take(lease_seconds=3_600), "me")
-            # Another program holds one, too, so the search for such entries is not skipped.
-            server.command("XREADGROUP", "GROUP", "g", "cli", "COUNT", 1, "STREAMS", "s", ">")
-            for entry_id, consumer in zip(added, ("c", "cli"), strict=True):
-                server.command("XCLAIM", "s", "g", consumer, 0, entry_id, "IDLE", 10**6, "JUSTID")
-            assert ids(await bus.work.take(take("other", count=10), "me")) == added[1:]
-            assert await settle(bus, held) == {added[0]: Outcome.DONE}
+async def test_a_long_lease_is_not_mistaken_for_an_entry_left_behind(bus: Bus, server: Server) -> None:
+    added = (await bus.publisher.add("s", [{"n": n} for n in range(2)], Stamp())).ids
+    held = await bus.work.take(take(lease_seconds=3_600), "me")
+    # Another program holds one, too, so the search for such entries is not skipped.
+    server.command("XREADGROUP", "GROUP", "g", "cli", "COUNT", 1, "STREAMS", "s", ">")
+    for entry_id, consumer in zip(added, ("c", "cli"), strict=True):
+        server.command("XCLAIM", "s", "g", consumer, 0, entry_id, "IDLE", 10**6, "JUSTID")
+    assert ids(await bus.work.take(take("other", count=10), "me")) == added[1:]
+    assert await settle(bus, held) == {added[0]: Outcome.DONE}
 
 
-async def test_a_dead_letter_keeps_the_entry_and_says_why(server: Server) -> None:
-    with trio.fail_after(20):
-        async with running_bus(server) as bus:
-            await bus.publisher.add("s", [{"n": 1, "text": "häßlich"}], Stamp(sender="me"))
-            held = await bus.work.take(take(), "me")
-            await settle(bus, held, Action.DEAD_LETTER, reason='no "such" customer\n')
-            [[_, flat]] = server.command("XRANGE", companion_key("s", Kind.DEAD, "g"), "-", "+")
-            letter = decode(list(zip(flat[::2], flat[1::2], strict=True)))
-            assert letter.members == {"n": 1, "text": "häßlich"}
-            assert letter.stamp.sender == "me"
-            assert letter.dead_letter == {
-                "reason": 'no "such" customer\n',
-                "stream": "s",
-                "group": "g",
-                "id": ids(held)[0],
-                "consumer": "c",
-                "attempts": 1,
-            }
+async def test_a_dead_letter_keeps_the_entry_and_says_why(bus: Bus, server: Server) -> None:
+    await bus.publisher.add("s", [{"n": 1, "text": "häßlich"}], Stamp(sender="me"))
+    held = await bus.work.take(take(), "me")
+    await settle(bus, held, Action.DEAD_LETTER, reason='no "such" customer\n')
+    [[_, flat]] = server.command("XRANGE", companion_key("s", Kind.DEAD, "g"), "-", "+")
+    letter = decode(list(zip(flat[::2], flat[1::2], strict=True)))
+    assert letter.members == {"n": 1, "text": "häßlich"}
+    assert letter.stamp.sender == "me"
+    assert letter.dead_letter == {
+        "reason": 'no "such" customer\n',
+        "stream": "s",
+        "group": "g",
+        "id": ids(held)[0],
+        "consumer": "c",
+        "attempts": 1,
+    }
 
 
-async def test_an_enormous_entry_of_another_program_is_put_aside_without_its_fields(server: Server) -> None:
+async def test_an_enormous_entry_of_another_program_is_put_aside_without_its_fields(
+    bus: Bus, server: Server
+) -> None:
     fields = [part for n in range(5_000) for part in (f"f{n}", "v")]
     server.command("XADD", "s", "1-1", *fields)
-    with trio.fail_after(20):
-        async with running_bus(server) as bus:
-            held = await bus.work.take(take(), "me")
-            assert len(held.taken.entries[0][0].fields) == 5_000
-            assert await settle(bus, held, Action.DEAD_LETTER, reason="big") == {"1-1": Outcome.DEAD_LETTERED}
-            [[_, flat]] = server.command("XRANGE", companion_key("s", Kind.DEAD, "g"), "-", "+")
-            assert decode([(flat[0], flat[1])]).dead_letter["fields_left_in_stream"] is True  # type: ignore[index]
+    held = await bus.work.take(take(), "me")
+    assert len(held.taken.entries[0][0].fields) == 5_000
+    assert await settle(bus, held, Action.DEAD_LETTER, reason="big") == {"1-1": Outcome.DEAD_LETTERED}
+    [[_, flat]] = server.command("XRANGE", companion_key("s", Kind.DEAD, "g"), "-", "+")
+    assert decode([(flat[0], flat[1])]).dead_letter["fields_left_in_stream"] is True  # type: ignore[index]
 
 
-async def test_a_full_server_leaves_nothing_half_taken(server: Server) -> None:
-    with trio.fail_after(20):
-        async with running_bus(server) as bus:
-            await bus.publisher.add("s", [{"n": 1}], Stamp())
-            await bus.work.create_group("s", "g", "0")
-            server.command("CONFIG", "SET", "maxmemory", "1")
-            try:
-                with pytest.raises(BusError) as refused:
-                    await bus.work.take(take(), "me")
-                assert refused.value.code is Code.BACKEND_OUT_OF_MEMORY
-            finally:
-                server.command("CONFIG", "SET", "maxmemory", "0")
-            assert server.command("XPENDING", "s", "g")[0] == 0
-            assert ids(await bus.work.take(take(), "me"))
+async def test_a_full_server_leaves_nothing_half_taken(bus: Bus, server: Server) -> None:
+    await bus.publisher.add("s", [{"n": 1}], Stamp())
+    await bus.work.create_group("s", "g", "0")
+    server.command("CONFIG", "SET", "maxmemory", "1")
+    try:
+        with pytest.raises(BusError) as refused:
+            await bus.work.take(take(), "me")
+        assert refused.value.code is Code.BACKEND_OUT_OF_MEMORY
+    finally:
+        server.command("CONFIG", "SET", "maxmemory", "0")
+    assert server.command("XPENDING", "s", "g")[0] == 0
+    assert ids(await bus.work.take(take(), "me"))
 
 
-async def test_what_is_missing_is_named(server: Server) -> None:
-    with trio.fail_after(20):
-        async with running_bus(server) as bus:
-            with pytest.raises(BusError) as refused:
-                await bus.work.take(take(create=False), "me")
-            assert refused.value.code is Code.STREAM_NOT_FOUND
-            await bus.work.create_group("s", "billing", "$")
-            with pytest.raises(BusError) as refused:
-                await bus.work.take(Take("s", "biling", "c", 1, 60, 10, None), "me")
-            assert refused.value.code is Code.GROUP_NOT_FOUND
-            assert "billing" in refused.value.cause
-            server.command("SET", "s2", "x")
-            with pytest.raises(BusError) as refused:
-                await bus.work.take(Take("s2", "g", "c", 1, 60, 10, "0"), "me")
-            assert refused.value.code is Code.WRONG_TYPE
+async def test_what_is_missing_is_named(bus: Bus, server: Server) -> None:
+    with pytest.raises(BusError) as refused:
+        await bus.work.take(take(create=False), "me")
+    assert refused.value.code is Code.STREAM_NOT_FOUND
+    await bus.work.create_group("s", "billing", "$")
+    with pytest.raises(BusError) as refused:
+        await bus.work.take(Take("s", "biling", "c", 1, 60, 10, None), "me")
+    assert refused.value.code is Code.GROUP_NOT_FOUND
+    assert "billing" in refused.value.cause
+    server.command("SET", "s2", "x")
+    with pytest.raises(BusError) as refused:
+        await bus.work.take(Take("s2", "g", "c", 1, 60, 10, "0"), "me")
+    assert refused.value.code is Code.WRONG_TYPE
 
 
-async def test_a_lease_belongs_to_the_one_it_was_given_to(server: Server) -> None:
-    with trio.fail_after(20):
-        async with running_bus(server) as bus:
-            await bus.publisher.add("s", [{"n": 1}], Stamp())
-            held = await bus.work.take(take(), "me")
-            assert held.lease is not None
-            with pytest.raises(BusError) as refused:
-                await bus.work.settle(held.lease, "somebody", Action.DONE)
-            assert refused.value.code is Code.PERMISSION_DENIED
-            with pytest.raises(BusError) as refused:
-                await bus.work.settle(held.lease, "me", Action.DONE, entry_ids=["1-1"])
-            assert refused.value.code is Code.INVALID_ARGUMENT
+async def test_a_lease_belongs_to_the_one_it_was_given_to(bus: Bus) -> None:
+    await bus.publisher.add("s", [{"n": 1}], Stamp())
+    held = await bus.work.take(take(), "me")
+    assert held.lease is not None
+    with pytest.raises(BusError) as refused:
+        await bus.work.settle(held.lease, "somebody", Action.DONE)
+    assert refused.value.code is Code.PERMISSION_DENIED
+    with pytest.raises(BusError) as refused:
+        await bus.work.settle(held.lease, "me", Action.DONE, entry_ids=["1-1"])
+    assert refused.value.code is Code.INVALID_ARGUMENT
 
 
 @pytest.mark.parametrize(
@@ -343,46 +313,40 @@ async def test_a_lease_belongs_to_the_one_it_was_given_to(server: Server) -> Non
     ],
 )
 async def test_a_group_begins_with_the_first_entry_at_or_after_start(
-    server: Server, start: str, delivered: list[int]
+    bus: Bus, server: Server, start: str, delivered: list[int]
 ) -> None:
     for n in (1, 2, 3):
         server.command("XADD", "s", f"{n}0000-1", "n", n)
-    with trio.fail_after(20):
-        async with running_bus(server) as bus:
-            made = Take("s", "g", "c", 10, 60, 10, group_position(start))
-            work = await bus.work.take(made, "me")
-            assert [int(entry.fields[0][1]) for entry, _ in work.taken.entries] == delivered
-            assert work.taken.group_created
+    made = Take("s", "g", "c", 10, 60, 10, group_position(start))
+    work = await bus.work.take(made, "me")
+    assert [int(entry.fields[0][1]) for entry, _ in work.taken.entries] == delivered
+    assert work.taken.group_created
 
 
-async def test_a_take_ends_where_entries_are_large(server: Server) -> None:
+async def test_a_take_ends_where_entries_are_large(bus: Bus, server: Server) -> None:
     """They are better whole in the next answer than cut in this one; and memory is bounded."""
     sizes = [10, 40_000, 10, 10, 50_000, 10]
     for n, size in enumerate(sizes):
         server.command("XADD", "s", f"{n + 1}-1", "n", "x" * size)
-    with trio.fail_after(20):
-        async with running_bus(server) as bus:
-            first = await bus.work.take(take(count=100), "me")
-            second = await bus.work.take(take(count=100), "me")
-            third = await bus.work.take(take(count=100), "me")
-            assert [ids(first), ids(second), ids(third)] == [["1-1", "2-1"], ["3-1", "4-1", "5-1"], ["6-1"]]
-            # The same holds for what is due again, and for what is resumed.
-            await settle(bus, first, Action.RETRY)
-            again = await bus.work.take(take("d", count=100), "me", timeout_seconds=5)
-            assert ids(again) == ["1-1", "2-1"]
-            resumed = await bus.work.take(attrs.evolve(take("d", count=100), resume=True), "me")
-            assert ids(resumed) == ["1-1", "2-1"]
-            held = await bus.work.take(attrs.evolve(take(count=100), resume=True), "me")
-            assert ids(held) == ["3-1", "4-1", "5-1"]
+    first = await bus.work.take(take(count=100), "me")
+    second = await bus.work.take(take(count=100), "me")
+    third = await bus.work.take(take(count=100), "me")
+    assert [ids(first), ids(second), ids(third)] == [["1-1", "2-1"], ["3-1", "4-1", "5-1"], ["6-1"]]
+    # The same holds for what is due again, and for what is resumed.
+    await settle(bus, first, Action.RETRY)
+    again = await bus.work.take(take("d", count=100), "me", timeout_seconds=5)
+    assert ids(again) == ["1-1", "2-1"]
+    resumed = await bus.work.take(attrs.evolve(take("d", count=100), resume=True), "me")
+    assert ids(resumed) == ["1-1", "2-1"]
+    held = await bus.work.take(attrs.evolve(take(count=100), resume=True), "me")
+    assert ids(held) == ["3-1", "4-1", "5-1"]
 
 
-async def test_a_key_stands_for_nothing_once_its_group_was_destroyed(server: Server) -> None:
-    with trio.fail_after(20):
-        async with running_bus(server) as bus:
-            added = (await bus.publisher.add("s", [{"n": 1}], Stamp())).ids
-            keyed = attrs.evolve(take(), idempotency_key="k")
-            assert ids(await bus.work.take(keyed, "me")) == added
-            assert ids(await bus.work.take(keyed, "me")) == added
-            server.command("XGROUP", "DESTROY", "s", "g")
-            again = await bus.work.take(keyed, "me")
-            assert (ids(again), again.taken.group_created, again.taken.replayed) == (added, True, False)
+async def test_a_key_stands_for_nothing_once_its_group_was_destroyed(bus: Bus, server: Server) -> None:
+    added = (await bus.publisher.add("s", [{"n": 1}], Stamp())).ids
+    keyed = attrs.evolve(take(), idempotency_key="k")
+    assert ids(await bus.work.take(keyed, "me")) == added
+    assert ids(await bus.work.take(keyed, "me")) == added
+    server.command("XGROUP", "DESTROY", "s", "g")
+    again = await bus.work.take(keyed, "me")
+    assert (ids(again), again.taken.group_created, again.taken.replayed) == (added, True, False)

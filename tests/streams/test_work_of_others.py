@@ -13,49 +13,45 @@ from redstreamd.streams.bus import Bus
 from redstreamd.streams.entry_codec import Stamp
 from redstreamd.streams.leases import Action, Outcome, Take
 from redstreamd.streams.work import Work
-from tests.support.buses import asleep, running_bus
-from tests.support.servers import Server
+from tests.support.buses import ON_REDIS, asleep
 
 TAKE = Take("s", "g", "c", count=1, lease_seconds=60, max_deliveries=10, create_at="0")
 
 
-async def test_a_key_gives_what_it_took_to_the_principal_that_took_it_and_to_nobody_else(
-    redis: Server,
-) -> None:
+@ON_REDIS
+async def test_a_key_gives_what_it_took_to_the_principal_that_took_it_and_to_nobody_else(bus: Bus) -> None:
     take = attrs.evolve(TAKE, idempotency_key="k")
-    with trio.fail_after(20):
-        async with running_bus(redis) as bus:
-            (first,) = (await bus.publisher.add("s", [{"n": 1}], Stamp())).ids
-            mine = await bus.work.take(take, "ann")
-            other = await bus.work.take(take, "bob")
-            again = await bus.work.take(take, "ann")
-            assert (other.lease, other.taken.entries, other.taken.replayed) == (None, [], False)
-            assert again.taken.replayed
-            assert [entry.id for entry, _ in again.taken.entries] == [first]
-            settled = await bus.work.settle(str(mine.lease), "ann", Action.DONE)
+    (first,) = (await bus.publisher.add("s", [{"n": 1}], Stamp())).ids
+    mine = await bus.work.take(take, "ann")
+    other = await bus.work.take(take, "bob")
+    again = await bus.work.take(take, "ann")
+    assert (other.lease, other.taken.entries, other.taken.replayed) == (None, [], False)
+    assert again.taken.replayed
+    assert [entry.id for entry, _ in again.taken.entries] == [first]
+    settled = await bus.work.settle(str(mine.lease), "ann", Action.DONE)
     assert settled.ids(Outcome.DONE) == [first]
 
 
-async def test_those_who_wait_for_a_turn_count_and_get_it_however_many_wait(redis: Server) -> None:
-    settings = Settings(limits=LimitsSettings(max_waits=3))
+@ON_REDIS
+@pytest.mark.settings(Settings(limits=LimitsSettings(max_waits=3)))
+async def test_those_who_wait_for_a_turn_count_and_get_it_however_many_wait(bus: Bus) -> None:
     taken: list[Work] = []
 
     async def wait(bus: Bus) -> None:
         taken.append(await bus.work.take(TAKE, "ann", timeout_seconds=60))
 
-    with trio.fail_after(20):
-        async with running_bus(redis, settings) as bus, trio.open_nursery() as nursery:
-            for _ in range(3):
-                nursery.start_soon(wait, bus)
-            await asleep(bus)
-            assert bus.hub.statistics().watches == 3
-            with pytest.raises(BusError) as refused:
-                await bus.work.take(TAKE, "ann", timeout_seconds=60)
-            assert refused.value.code is Code.RATE_LIMITED
-            # Whoever does not wait is served.
-            assert (await bus.work.take(TAKE, "ann")).lease is None
-            for number in range(3):
-                await bus.publisher.add("s", [{"n": number}], Stamp())
+    async with trio.open_nursery() as nursery:
+        for _ in range(3):
+            nursery.start_soon(wait, bus)
+        await asleep(bus)
+        assert bus.hub.statistics().watches == 3
+        with pytest.raises(BusError) as refused:
+            await bus.work.take(TAKE, "ann", timeout_seconds=60)
+        assert refused.value.code is Code.RATE_LIMITED
+        # Whoever does not wait is served.
+        assert (await bus.work.take(TAKE, "ann")).lease is None
+        for number in range(3):
+            await bus.publisher.add("s", [{"n": number}], Stamp())
     assert all(work.lease for work in taken)
     assert len(taken) == 3
     assert bus.hub.statistics().watches == 0

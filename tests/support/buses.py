@@ -7,6 +7,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import AsyncExitStack, asynccontextmanager
 from typing import TypeVar
 
+import pytest
 import trio
 import trio.testing
 
@@ -18,6 +19,9 @@ from redstreamd.streams.lease_tokens import LeaseKey
 from tests.support.servers import Server
 
 KEY = LeaseKey(b"a key for tests, 32 bytes long..")
+
+#: For a test of the domain that one server is enough for.
+ON_REDIS = pytest.mark.parametrize("server", ["redis"], indirect=True)
 
 T = TypeVar("T")
 

@@ -19,15 +19,15 @@ import signal
 import subprocess
 import sys
 import tempfile
-import time
 import uuid
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 import attrs
 import pytest
 
 from tests.support.servers import missing
+from tests.support.waiting import wait_until
 
 # It takes three; a busy machine may take its time.
 BOOT_SECONDS = 180.0
@@ -174,19 +174,6 @@ class Container:
             *assignments,
             *command,
         ]
-
-
-def wait_until(holds: Callable[[], bool], *, timeout_seconds: float = 30.0) -> None:
-    """Ask again and again until something holds; states of other processes cannot be waited for otherwise.
-
-    Raises:
-        AssertionError: It did not hold in time.
-    """
-    deadline = time.monotonic() + timeout_seconds
-    while not holds():
-        if time.monotonic() > deadline:
-            raise AssertionError(f"not within {timeout_seconds:g} s")
-        time.sleep(0.02)
 
 
 @contextlib.contextmanager

@@ -14,8 +14,9 @@ from typing import Any
 
 import pytest
 
+from tests.support.waiting import wait_until
 from tests.systemd import probe
-from tests.systemd.harness import PREFIX, Container, booted, wait_until
+from tests.systemd.harness import PREFIX, Container, booted
 
 UNIT = "rs-probe.service"
 SOCKET = "rs-probe.socket"

@@ -17,7 +17,8 @@ from typing import Any, Self
 import pytest
 
 from tests.support import slow_loading
-from tests.systemd.harness import PREFIX, REPOSITORY, Container, install_units, wait_until
+from tests.support.waiting import wait_until
+from tests.systemd.harness import PREFIX, REPOSITORY, Container, install_units
 
 SERVICE, SOCKET, REDIS = "redstreamd.service", "redstreamd.socket", "redis-server.service"
 DROP_INS = f"/run/systemd/system/{SERVICE}.d"

@@ -13,7 +13,8 @@ from collections.abc import Iterator
 import pytest
 
 from tests.doctor.test_unit_text import ENVIRONMENT, ENVIRONMENT_FILE
-from tests.systemd.harness import PREFIX, REPOSITORY, Container, install_units, wait_until
+from tests.support.waiting import wait_until
+from tests.systemd.harness import PREFIX, REPOSITORY, Container, install_units
 
 SERVICE, SOCKET, REDIS = "redstreamd.service", "redstreamd.socket", "redis-server.service"
 DROP_INS = f"/run/systemd/system/{SERVICE}.d"

@@ -13,12 +13,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import trio
 
 from tests.support.daemon import PROGRAM, call
 from tests.support.mcp_client import connected
 from tests.support.node import inspect
-from tests.systemd.harness import REPOSITORY, Container, booted, wait_until
+from tests.support.waiting import wait_until
+from tests.systemd.harness import REPOSITORY, Container, booted
 
 SERVICE, SOCKET = "redstreamd.service", "redstreamd.socket"
 DROP_INS = "/run/systemd/system/redstreamd.service.d"
@@ -70,24 +70,24 @@ def restarts(host: Container) -> int:
 
 
 @pytest.mark.parametrize("era", ["handshake", "modern"])
+@pytest.mark.limit(60)
 async def test_the_first_connection_starts_the_service_and_is_served(host: Container, era: Any) -> None:
     assert host.show(SERVICE, "ActiveState")["ActiveState"] == "inactive"
-    with trio.fail_after(60):
-        async with connected(path(host), era=era) as client:
-            # Type=notify: it is active because READY=1 came.
-            host.wait_for(SERVICE, ActiveState="active", SubState="running")
-            added = await client.call_tool("stream_add", {"stream": "a:b:c", "entries": [{"n": 1}]})
-            assert not added.is_error
-            waited = await client.call_tool("stream_wait", {"streams": ["a:b:c"], "cursor": "0-0"})
-            assert waited.structured_content is not None
-            (entry,) = waited.structured_content["entries"]
-            # Who the client is, is told by the socket it came through.
-            assert entry["sender"] == "mcp"
-            taken = await client.call_tool("work_take", {"stream": "a:b:c", "group": "g", "consumer": "c"})
-            assert taken.structured_content is not None
-            done = await client.call_tool("work_done", {"lease": taken.structured_content["lease"]})
-            assert done.structured_content is not None
-            assert done.structured_content["done"] == [entry["id"]]
+    async with connected(path(host), era=era) as client:
+        # Type=notify: it is active because READY=1 came.
+        host.wait_for(SERVICE, ActiveState="active", SubState="running")
+        added = await client.call_tool("stream_add", {"stream": "a:b:c", "entries": [{"n": 1}]})
+        assert not added.is_error
+        waited = await client.call_tool("stream_wait", {"streams": ["a:b:c"], "cursor": "0-0"})
+        assert waited.structured_content is not None
+        (entry,) = waited.structured_content["entries"]
+        # Who the client is, is told by the socket it came through.
+        assert entry["sender"] == "mcp"
+        taken = await client.call_tool("work_take", {"stream": "a:b:c", "group": "g", "consumer": "c"})
+        assert taken.structured_content is not None
+        done = await client.call_tool("work_done", {"lease": taken.structured_content["lease"]})
+        assert done.structured_content is not None
+        assert done.structured_content["done"] == [entry["id"]]
     line = re.compile(r"\d+ connections, \d+ waits, \d+ entries/s; Redis at localhost:6379")
     wait_until(lambda: line.match(host.show(SERVICE, "StatusText")["StatusText"]) is not None)
     assert "listens on unix:/run/redstreamd/mcp.sock" in host.journal(SERVICE)

@@ -18,7 +18,8 @@ import pytest
 
 from tests.support.counts import long
 from tests.support.fair_clock import Clock, running_clock
-from tests.systemd.harness import Container, install_units, wait_until
+from tests.support.waiting import wait_until
+from tests.systemd.harness import Container, install_units
 
 SERVICE, SOCKET, REDIS = "redstreamd.service", "redstreamd.socket", "redis-server.service"
 INETD, INETD_DOOR = "redstreamd-inetd.socket", "/run/redstreamd/inetd.sock"

@@ -16,7 +16,8 @@ import pytest
 
 from tests.support.counts import long
 from tests.support.daemon import call
-from tests.systemd.harness import Container, booted, install_environment, install_units, wait_until
+from tests.support.waiting import wait_until
+from tests.systemd.harness import Container, booted, install_environment, install_units
 from tests.systemd.installing import CHECKOUT, OFFLINE, WHEELS, damage, put_checkout, snapshot
 
 SERVICE, SOCKET = "redstreamd.service", "redstreamd.socket"

@@ -12,8 +12,9 @@ from typing import Any
 import attrs
 import pytest
 
+from tests.support.waiting import wait_until
 from tests.systemd import probe
-from tests.systemd.harness import Container, booted, wait_until
+from tests.systemd.harness import Container, booted
 from tests.systemd.installing import CHECKOUT, OFFLINE, put_checkout
 
 SERVICE, SOCKET = "redstreamd.service", "redstreamd.socket"

@@ -5,9 +5,8 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
-import trio
 
-from tests.support.buses import running_bus
+from redstreamd.streams.bus import Bus
 from tests.support.calls import refusal
 from tests.support.servers import Server
 
@@ -22,15 +21,13 @@ from tests.support.servers import Server
     ],
 )
 async def test_group_manage_does_nothing_with_an_argument_of_another_action(
-    server: Server, action: str, given: dict[str, Any], belongs_to: str
+    bus: Bus, server: Server, action: str, given: dict[str, Any], belongs_to: str
 ) -> None:
     group = {"stream": "s", "group": "g"}
-    with trio.fail_after(20):
-        async with running_bus(server) as bus:
-            server.command("XGROUP", "CREATE", "s", "g", "0", "MKSTREAM")
-            server.command("XGROUP", "CREATECONSUMER", "s", "g", "c")
-            before = server.command("XINFO", "GROUPS", "s")
-            refused = await refusal(bus, "group_manage", **group, action=action, **given, dry_run=False)
-            assert server.command("XINFO", "GROUPS", "s") == before
+    server.command("XGROUP", "CREATE", "s", "g", "0", "MKSTREAM")
+    server.command("XGROUP", "CREATECONSUMER", "s", "g", "c")
+    before = server.command("XINFO", "GROUPS", "s")
+    refused = await refusal(bus, "group_manage", **group, action=action, **given, dry_run=False)
+    assert server.command("XINFO", "GROUPS", "s") == before
     assert refused["code"] == "INVALID_ARGUMENT"
     assert belongs_to in refused["cause"]

@@ -11,14 +11,13 @@ from typing import Any
 
 import attrs
 import pytest
-import trio
 
 from redstreamd.policy import Principal
 from redstreamd.streams.bus import Bus
 from redstreamd.streams.names import Kind, companion_key
 from redstreamd.tools.catalog import REGISTRY
 from redstreamd.tools.definition import Tool
-from tests.support.buses import running_bus
+from tests.support.buses import ON_REDIS
 from tests.support.calls import ME, answer, call
 from tests.support.server_clock import next_millisecond
 from tests.support.servers import Server
@@ -290,33 +289,33 @@ def test_the_table_has_every_tool_of_every_profile() -> None:
 
 
 @pytest.mark.parametrize("tool", REGISTRY, ids=[tool.name for tool in REGISTRY])
+@pytest.mark.limit(60)
+@ON_REDIS
 async def test_a_tool_does_what_its_annotations_claim_and_no_claim_warns_in_vain(
-    tool: Tool[Any], redis: Server
+    tool: Tool[Any], bus: Bus, server: Server
 ) -> None:
     seen = Seen()
-    with trio.fail_after(60):
-        async with running_bus(redis) as bus:
-            for case in CASES[tool.name]:
-                world = await made(bus, redis)
-                if case.before is not None:
-                    case.before(redis)
-                arguments = case.arguments(world)
-                saved = exact(redis) if tool.hints.read_only.value else None
-                before = state(redis)
-                first = await answer(bus, tool.name, **arguments)
-                assert not first["isError"], (arguments, first["content"])
-                after = state(redis)
-                assert saved is None or exact(redis) == saved, arguments
-                removed = set(relied_on(before)) - set(relied_on(after))
-                assert tool.hints.destructive.value or not removed, (arguments, removed)
-                await others_work(bus, redis)
-                meanwhile = state(redis)
-                await answer(bus, tool.name, **arguments)
-                again = state(redis)
-                assert not tool.hints.idempotent.value or again == meanwhile, arguments
-                seen.changed |= after != before
-                seen.removed |= bool(removed)
-                seen.repeated |= again != meanwhile
+    for case in CASES[tool.name]:
+        world = await made(bus, server)
+        if case.before is not None:
+            case.before(server)
+        arguments = case.arguments(world)
+        saved = exact(server) if tool.hints.read_only.value else None
+        before = state(server)
+        first = await answer(bus, tool.name, **arguments)
+        assert not first["isError"], (arguments, first["content"])
+        after = state(server)
+        assert saved is None or exact(server) == saved, arguments
+        removed = set(relied_on(before)) - set(relied_on(after))
+        assert tool.hints.destructive.value or not removed, (arguments, removed)
+        await others_work(bus, server)
+        meanwhile = state(server)
+        await answer(bus, tool.name, **arguments)
+        again = state(server)
+        assert not tool.hints.idempotent.value or again == meanwhile, arguments
+        seen.changed |= after != before
+        seen.removed |= bool(removed)
+        seen.repeated |= again != meanwhile
     assert seen == Seen(
         changed=not tool.hints.read_only.value,
         removed=tool.hints.destructive.value,

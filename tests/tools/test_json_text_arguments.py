@@ -10,17 +10,17 @@ from typing import Any
 
 import attrs
 import pytest
-import trio
 
 from redstreamd.errors import BusError
 from redstreamd.mcpio import jsonrpc
 from redstreamd.mcpio.limits import Limits
+from redstreamd.streams.bus import Bus
 from redstreamd.strict_json import MAX_NESTING, MAX_VALUES, DuplicateNames
 from redstreamd.tools.arguments import Structurer
 from redstreamd.tools.catalog import REGISTRY
 from redstreamd.tools.definition import Tool
 from redstreamd.tools.schema import arguments_schema
-from tests.support.buses import running_bus
+from tests.support.buses import ON_REDIS
 from tests.support.calls import call, refusal
 from tests.support.servers import Server
 
@@ -256,28 +256,29 @@ def test_an_integer_of_more_digits_than_python_reads_is_refused() -> None:
     assert "which is not JSON" in why_not('[{"a":' + "9" * 5_000 + "}]")
 
 
-async def test_texts_reach_redis_as_the_values_they_stand_for_and_no_further(redis: Server) -> None:
+@ON_REDIS
+async def test_texts_reach_redis_as_the_values_they_stand_for_and_no_further(
+    bus: Bus, server: Server
+) -> None:
     content = {"count": "5", "list": "[1]", "flag": "true", "number": 5}
-    with trio.fail_after(20):
-        async with running_bus(redis) as bus:
-            added = await call(bus, "stream_add", stream="s", entries=json.dumps([content]), max_length="10")
-            page = await call(
-                bus, "stream_read", stream="s", count="5", filter=json.dumps({"count": "5", "number": 5})
-            )
-            assert [entry["fields"] for entry in page["entries"]] == [content]
-            none = await call(bus, "stream_read", stream="s", filter={"count": 5})
-            assert none["entries"] == []
-            planned = await call(
-                bus,
-                "stream_manage",
-                stream="s",
-                action="delete_entries",
-                entry_ids=json.dumps(added["ids"]),
-                dry_run="true",
-            )
-            assert planned["dry_run"] is True
-            twice = await refusal(bus, "stream_add", stream="s", entries='[{"a":1,"a":2}]')
-            assert "twice" in twice["cause"]
-            large = await refusal(bus, "stream_add", stream="s", entries='[{"a":9007199254740993}]')
-            assert "beyond" in large["cause"]
-            assert redis.command("XLEN", "s") == 1
+    added = await call(bus, "stream_add", stream="s", entries=json.dumps([content]), max_length="10")
+    page = await call(
+        bus, "stream_read", stream="s", count="5", filter=json.dumps({"count": "5", "number": 5})
+    )
+    assert [entry["fields"] for entry in page["entries"]] == [content]
+    none = await call(bus, "stream_read", stream="s", filter={"count": 5})
+    assert none["entries"] == []
+    planned = await call(
+        bus,
+        "stream_manage",
+        stream="s",
+        action="delete_entries",
+        entry_ids=json.dumps(added["ids"]),
+        dry_run="true",
+    )
+    assert planned["dry_run"] is True
+    twice = await refusal(bus, "stream_add", stream="s", entries='[{"a":1,"a":2}]')
+    assert "twice" in twice["cause"]
+    large = await refusal(bus, "stream_add", stream="s", entries='[{"a":9007199254740993}]')
+    assert "beyond" in large["cause"]
+    assert server.command("XLEN", "s") == 1

@@ -5,10 +5,10 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
-import trio
 
+from redstreamd.streams.bus import Bus
 from redstreamd.streams.entry_ids import LAST
-from tests.support.buses import running_bus
+from tests.support.buses import ON_REDIS
 from tests.support.calls import answer, call
 from tests.support.servers import Server
 
@@ -35,15 +35,14 @@ CALLS: list[tuple[str, dict[str, Any]]] = [
 
 
 @pytest.mark.parametrize(("tool", "arguments"), CALLS, ids=[f"{tool} {how}" for tool, how in CALLS])
+@ON_REDIS
 async def test_beyond_the_greatest_id_lies_nothing(
-    redis: Server, tool: str, arguments: dict[str, Any]
+    bus: Bus, server: Server, tool: str, arguments: dict[str, Any]
 ) -> None:
-    redis.command("XADD", "s", LAST, "a", "b")
-    with trio.fail_after(20):
-        async with running_bus(redis) as bus:
-            taken = await call(bus, "work_take", stream="s", group="g", consumer="c")
-            assert [entry["id"] for entry in taken["entries"]] == [LAST]
-            whole = await answer(bus, tool, stream="s", **arguments)
-            assert not whole["isError"], whole["content"]
-            refused = await answer(bus, "stream_add", stream="s", entries=[{"n": 1}])
-            assert refused["structuredContent"]["code"] == "INVALID_STREAM"
+    server.command("XADD", "s", LAST, "a", "b")
+    taken = await call(bus, "work_take", stream="s", group="g", consumer="c")
+    assert [entry["id"] for entry in taken["entries"]] == [LAST]
+    whole = await answer(bus, tool, stream="s", **arguments)
+    assert not whole["isError"], whole["content"]
+    refused = await answer(bus, "stream_add", stream="s", entries=[{"n": 1}])
+    assert refused["structuredContent"]["code"] == "INVALID_STREAM"

@@ -14,7 +14,7 @@ from redstreamd.settings import Settings
 from redstreamd.streams import entry_ids, pending
 from redstreamd.streams.bus import Bus
 from redstreamd.streams.entry_codec import Stamp
-from tests.support.buses import KEY, running_bus
+from tests.support.buses import KEY
 from tests.support.calls import call, refusal
 from tests.support.servers import Server
 
@@ -37,15 +37,13 @@ def parsed(time: str) -> dt.datetime:
     return dt.datetime.fromisoformat(time)
 
 
-async def test_each_entry_says_who_holds_it_and_until_when(server: Server) -> None:
-    with trio.fail_after(20):
-        async with running_bus(server) as bus:
-            ids = await add(bus, 4)
-            leased = await call(bus, "work_take", **GROUP, consumer="a", lease_seconds=60)
-            retried = await call(bus, "work_take", **GROUP, consumer="b")
-            await call(bus, "work_fail", lease=retried["lease"], action="retry", delay_seconds=600)
-            server.command("XREADGROUP", "GROUP", "g", "outsider", "COUNT", 1, "STREAMS", "s", ">")
-            page = await call(bus, "pending_list", **GROUP)
+async def test_each_entry_says_who_holds_it_and_until_when(bus: Bus, server: Server) -> None:
+    ids = await add(bus, 4)
+    leased = await call(bus, "work_take", **GROUP, consumer="a", lease_seconds=60)
+    retried = await call(bus, "work_take", **GROUP, consumer="b")
+    await call(bus, "work_fail", lease=retried["lease"], action="retry", delay_seconds=600)
+    server.command("XREADGROUP", "GROUP", "g", "outsider", "COUNT", 1, "STREAMS", "s", ">")
+    page = await call(bus, "pending_list", **GROUP)
     first, second, third = page["entries"]
     assert [line["id"] for line in page["entries"]] == ids[:3]
     assert [line["consumer"] for line in page["entries"]] == ["a", "b", "outsider"]
@@ -63,43 +61,37 @@ async def test_each_entry_says_who_holds_it_and_until_when(server: Server) -> No
 
 
 @pytest.mark.parametrize("count", [1, 3, 10, 25])
-async def test_pages_follow_one_another(server: Server, count: int) -> None:
-    with trio.fail_after(20):
-        async with running_bus(server) as bus:
-            ids = await add(bus, 25)
-            await call(bus, "work_take", **GROUP, consumer="a", count=100)
-            found = await pages(bus, count=count)
-            assert [line["id"] for page in found for line in page["entries"]] == ids
-            assert len(found) == -(-25 // count)
+async def test_pages_follow_one_another(bus: Bus, count: int) -> None:
+    ids = await add(bus, 25)
+    await call(bus, "work_take", **GROUP, consumer="a", count=100)
+    found = await pages(bus, count=count)
+    assert [line["id"] for page in found for line in page["entries"]] == ids
+    assert len(found) == -(-25 // count)
 
 
 async def test_a_search_goes_on_where_its_bound_ended_it(
-    server: Server, monkeypatch: pytest.MonkeyPatch
+    bus: Bus, server: Server, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(pending, "MAX_LOOKED_AT", 7)
-    with trio.fail_after(20):
-        async with running_bus(server) as bus:
-            ids = await add(bus, 25)
-            await call(bus, "work_take", **GROUP, consumer="a", count=100)
-            server.command("XCLAIM", "s", "g", "b", 0, ids[20])
-            found = await pages(bus, min_deliveries=2)
-            assert [page["entries"] != [] for page in found] == [False, False, True, False]
-            (line,) = found[2]["entries"]
-            assert (line["id"], line["consumer"], line["deliveries"]) == (ids[20], "b", 2)
-            # Claimed around redstreamd: the old lease is not this attempt's.
-            assert "lease_expires" not in line
+    ids = await add(bus, 25)
+    await call(bus, "work_take", **GROUP, consumer="a", count=100)
+    server.command("XCLAIM", "s", "g", "b", 0, ids[20])
+    found = await pages(bus, min_deliveries=2)
+    assert [page["entries"] != [] for page in found] == [False, False, True, False]
+    (line,) = found[2]["entries"]
+    assert (line["id"], line["consumer"], line["deliveries"]) == (ids[20], "b", 2)
+    # Claimed around redstreamd: the old lease is not this attempt's.
+    assert "lease_expires" not in line
 
 
-async def test_the_filters_narrow_the_list(server: Server) -> None:
-    with trio.fail_after(20):
-        async with running_bus(server) as bus:
-            ids = await add(bus, 6)
-            await call(bus, "work_take", **GROUP, consumer="a", count=3)
-            await call(bus, "work_take", **GROUP, consumer="b", count=3)
-            server.command("XCLAIM", "s", "g", "a", 0, ids[1], "IDLE", 100_000, "JUSTID")
-            mine = await call(bus, "pending_list", **GROUP, consumer="b")
-            idle = await call(bus, "pending_list", **GROUP, min_idle_seconds=99)
-            nobody = await call(bus, "pending_list", **GROUP, consumer="c")
+async def test_the_filters_narrow_the_list(bus: Bus, server: Server) -> None:
+    ids = await add(bus, 6)
+    await call(bus, "work_take", **GROUP, consumer="a", count=3)
+    await call(bus, "work_take", **GROUP, consumer="b", count=3)
+    server.command("XCLAIM", "s", "g", "a", 0, ids[1], "IDLE", 100_000, "JUSTID")
+    mine = await call(bus, "pending_list", **GROUP, consumer="b")
+    idle = await call(bus, "pending_list", **GROUP, min_idle_seconds=99)
+    nobody = await call(bus, "pending_list", **GROUP, consumer="c")
     assert [line["id"] for line in mine["entries"]] == ids[3:]
     assert [line["id"] for line in idle["entries"]] == [ids[1]]
     assert nobody["entries"] == []
@@ -107,26 +99,22 @@ async def test_the_filters_narrow_the_list(server: Server) -> None:
     assert nobody["pending"] == 6
 
 
-async def test_long_lines_go_to_the_next_page(server: Server) -> None:
-    settings = Settings()
-    with trio.fail_after(20):
-        async with running_bus(server, settings) as bus:
-            ids = await add(bus, 100)
-            await call(bus, "work_take", **GROUP, consumer="c" * 500, count=100)
-            found = await pages(bus, count=100)
-            assert len(found) > 1
-            assert [line["id"] for page in found for line in page["entries"]] == ids
+@pytest.mark.settings(Settings())
+async def test_long_lines_go_to_the_next_page(bus: Bus) -> None:
+    ids = await add(bus, 100)
+    await call(bus, "work_take", **GROUP, consumer="c" * 500, count=100)
+    found = await pages(bus, count=100)
+    assert len(found) > 1
+    assert [line["id"] for page in found for line in page["entries"]] == ids
 
 
-async def test_what_is_absent_or_of_another_type_is_said(server: Server) -> None:
-    with trio.fail_after(20):
-        async with running_bus(server) as bus:
-            await add(bus, 1)
-            server.command("SET", "string", "x")
-            absent = await refusal(bus, "pending_list", stream="t", group="g")
-            groupless = await refusal(bus, "pending_list", stream="s", group="h")
-            wrong = await refusal(bus, "pending_list", stream="string", group="g")
-            cursor = await refusal(bus, "pending_list", **GROUP, cursor="yesterday")
+async def test_what_is_absent_or_of_another_type_is_said(bus: Bus, server: Server) -> None:
+    await add(bus, 1)
+    server.command("SET", "string", "x")
+    absent = await refusal(bus, "pending_list", stream="t", group="g")
+    groupless = await refusal(bus, "pending_list", stream="s", group="h")
+    wrong = await refusal(bus, "pending_list", stream="string", group="g")
+    cursor = await refusal(bus, "pending_list", **GROUP, cursor="yesterday")
     assert absent["code"] == "STREAM_NOT_FOUND"
     assert groupless["code"] == "GROUP_NOT_FOUND"
     assert wrong["code"] == "WRONG_TYPE"
@@ -139,23 +127,20 @@ async def test_a_redis_user_without_the_right_is_told_so(server: Server) -> None
     bus = Bus.over(manager, Settings(), KEY)
     server.command("XGROUP", "CREATE", "s", "g", "0", "MKSTREAM")
     try:
-        with trio.fail_after(20):
-            async with trio.open_nursery() as nursery:
-                await nursery.start(manager.run)
-                denied = await refusal(bus, "pending_list", **GROUP)
-                nursery.cancel_scope.cancel()
+        async with trio.open_nursery() as nursery:
+            await nursery.start(manager.run)
+            denied = await refusal(bus, "pending_list", **GROUP)
+            nursery.cancel_scope.cancel()
     finally:
         server.command("ACL", "DELUSER", "blind")
     assert denied["code"] == "PERMISSION_DENIED"
 
 
-async def test_nothing_is_pending_beyond_the_greatest_entry_id(server: Server) -> None:
+async def test_nothing_is_pending_beyond_the_greatest_entry_id(bus: Bus, server: Server) -> None:
     server.command("XADD", "s", entry_ids.LAST, "f", "v")
     server.command("XGROUP", "CREATE", "s", "g", "0")
     server.command("XREADGROUP", "GROUP", "g", "c", "STREAMS", "s", ">")
-    with trio.fail_after(20):
-        async with running_bus(server) as bus:
-            page = await call(bus, "pending_list", **GROUP)
-            assert [line["id"] for line in page["entries"]] == [entry_ids.LAST]
-            after = await call(bus, "pending_list", **GROUP, cursor=entry_ids.LAST)
-            assert (after["entries"], after["has_more"], after["pending"]) == ([], False, 1)
+    page = await call(bus, "pending_list", **GROUP)
+    assert [line["id"] for line in page["entries"]] == [entry_ids.LAST]
+    after = await call(bus, "pending_list", **GROUP, cursor=entry_ids.LAST)
+    assert (after["entries"], after["has_more"], after["pending"]) == ([], False, 1)

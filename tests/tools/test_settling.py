@@ -5,12 +5,10 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
-import trio
 
 from redstreamd.policy import Principal
 from redstreamd.streams.bus import Bus
 from redstreamd.streams.names import Kind, companion_key
-from tests.support.buses import running_bus
 from tests.support.calls import call, refusal
 from tests.support.servers import Server
 
@@ -41,130 +39,116 @@ def due(server: Server) -> list[float]:
     return [float(score) for score in server.command("ZRANGE", DUE, 0, -1, "WITHSCORES")[1::2]]
 
 
-async def test_giving_back_twice_changes_nothing(server: Server) -> None:
-    with trio.fail_after(20):
-        async with running_bus(server) as bus:
-            (entry_id,) = await add(bus)
-            taken = await take(bus)
-            first = await call(bus, "work_fail", lease=taken["lease"], reason="no paper", delay_seconds=60)
-            before = due(server)
-            again = await call(bus, "work_fail", lease=taken["lease"], reason="no ink", delay_seconds=3_600)
-            assert due(server) == before
-            assert again == first
-            assert server.command("ZCARD", TRIES) == 1
-            extended = await call(bus, "work_extend", lease=taken["lease"])
-            buried = await call(bus, "work_fail", lease=taken["lease"], action="dead_letter")
-            done = await call(bus, "work_done", lease=taken["lease"])
-            assert due(server) == before
-            assert server.command("XPENDING", "s", "g")[0] == 1
+async def test_giving_back_twice_changes_nothing(bus: Bus, server: Server) -> None:
+    (entry_id,) = await add(bus)
+    taken = await take(bus)
+    first = await call(bus, "work_fail", lease=taken["lease"], reason="no paper", delay_seconds=60)
+    before = due(server)
+    again = await call(bus, "work_fail", lease=taken["lease"], reason="no ink", delay_seconds=3_600)
+    assert due(server) == before
+    assert again == first
+    assert server.command("ZCARD", TRIES) == 1
+    extended = await call(bus, "work_extend", lease=taken["lease"])
+    buried = await call(bus, "work_fail", lease=taken["lease"], action="dead_letter")
+    done = await call(bus, "work_done", lease=taken["lease"])
+    assert due(server) == before
+    assert server.command("XPENDING", "s", "g")[0] == 1
     assert first["retried"] == [entry_id]
     assert (extended["extended"], extended["already_done"]) == ([], [entry_id])
     assert "lease_expires" not in extended
     assert buried["already_done"] == done["already_done"] == [entry_id]
 
 
-async def test_what_was_deleted_makes_no_dead_letter_and_none_is_told_of(server: Server) -> None:
-    with trio.fail_after(20):
-        async with running_bus(server) as bus:
-            gone, there = await add(bus, 2)
-            taken = await take(bus, count=2)
-            server.command("XDEL", "s", gone)
-            told = await call(bus, "work_fail", lease=taken["lease"], action="dead_letter")
-            assert server.command("XLEN", DEAD) == 1
+async def test_what_was_deleted_makes_no_dead_letter_and_none_is_told_of(bus: Bus, server: Server) -> None:
+    gone, there = await add(bus, 2)
+    taken = await take(bus, count=2)
+    server.command("XDEL", "s", gone)
+    told = await call(bus, "work_fail", lease=taken["lease"], action="dead_letter")
+    assert server.command("XLEN", DEAD) == 1
     assert (told["dead_lettered"], told["already_done"]) == ([there], [gone])
 
 
-async def test_nothing_is_remembered_of_what_another_program_finished(server: Server) -> None:
-    with trio.fail_after(20):
-        async with running_bus(server) as bus:
-            (entry_id,) = await add(bus)
-            taken = await take(bus)
-            await call(bus, "work_fail", lease=taken["lease"], action="release", reason="no paper")
-            taken = await take(bus, timeout_seconds=5)
-            assert server.command("ZCARD", TRIES) == 1
-            server.command("XACK", "s", "g", entry_id)
-            done = await call(bus, "work_done", lease=taken["lease"])
+async def test_nothing_is_remembered_of_what_another_program_finished(bus: Bus, server: Server) -> None:
+    (entry_id,) = await add(bus)
+    taken = await take(bus)
+    await call(bus, "work_fail", lease=taken["lease"], action="release", reason="no paper")
+    taken = await take(bus, timeout_seconds=5)
+    assert server.command("ZCARD", TRIES) == 1
+    server.command("XACK", "s", "g", entry_id)
+    done = await call(bus, "work_done", lease=taken["lease"])
     assert done["already_done"] == [entry_id]
     assert server.command("EXISTS", TRIES) == 0
 
 
-async def test_a_due_set_goes_by_itself_long_after_its_last_lease(server: Server) -> None:
-    with trio.fail_after(20):
-        async with running_bus(server) as bus:
-            await add(bus)
-            taken = await take(bus)
-            kept = [server.command("PTTL", DUE)]
-            server.command("PERSIST", DUE)
-            await call(bus, "work_extend", lease=taken["lease"])
-            kept.append(server.command("PTTL", DUE))
+async def test_a_due_set_goes_by_itself_long_after_its_last_lease(bus: Bus, server: Server) -> None:
+    await add(bus)
+    taken = await take(bus)
+    kept = [server.command("PTTL", DUE)]
+    server.command("PERSIST", DUE)
+    await call(bus, "work_extend", lease=taken["lease"])
+    kept.append(server.command("PTTL", DUE))
     assert all(60 * 86_400_000 < each <= 90 * 86_400_000 for each in kept)
 
 
-async def test_only_what_no_other_group_needs_is_deleted(server: Server) -> None:
-    with trio.fail_after(20):
-        async with running_bus(server) as bus:
-            ids = await add(bus, 3)
-            for group in ("other", "third"):
-                await call(bus, "group_create", stream="s", group=group)
-            # One is pending there, one was finished, one was not delivered.
-            theirs = await call(bus, "work_take", stream="s", group="other", consumer="c", count=2)
-            await call(bus, "work_done", lease=theirs["lease"], entry_ids=[ids[1]])
-            server.command("XGROUP", "SETID", "s", "third", "$")
-            taken = await take(bus, count=3)
-            done = await call(bus, "work_done", lease=taken["lease"], delete=True)
-            left = [entry_id.decode() for entry_id, _ in server.command("XRANGE", "s", "-", "+")]
+async def test_only_what_no_other_group_needs_is_deleted(bus: Bus, server: Server) -> None:
+    ids = await add(bus, 3)
+    for group in ("other", "third"):
+        await call(bus, "group_create", stream="s", group=group)
+    # One is pending there, one was finished, one was not delivered.
+    theirs = await call(bus, "work_take", stream="s", group="other", consumer="c", count=2)
+    await call(bus, "work_done", lease=theirs["lease"], entry_ids=[ids[1]])
+    server.command("XGROUP", "SETID", "s", "third", "$")
+    taken = await take(bus, count=3)
+    done = await call(bus, "work_done", lease=taken["lease"], delete=True)
+    left = [entry_id.decode() for entry_id, _ in server.command("XRANGE", "s", "-", "+")]
     assert done["done"] == ids
     assert done["kept_for"] == "other"
     assert left == [ids[0], ids[2]]
 
 
-async def test_a_reply_never_shortens_a_lease(server: Server) -> None:
-    with trio.fail_after(20):
-        async with running_bus(server) as bus:
-            await ask(bus)
-            await add(bus)
-            question, plain = await take(bus, lease_seconds=3_600), await take(bus, lease_seconds=3_600)
-            before = due(server)
-            for lease, reply in ((plain["lease"], {"a": 1}), (question["lease"], {"_": 2**70})):
-                refused = await refusal(bus, "work_done", lease=lease, reply=reply)
-                assert refused["code"] == "INVALID_ARGUMENT"
-                assert due(server) == before
-            await bus.answers.answer(question["lease"], "me", None, {"a": 1})
-            assert due(server) == before
-            # One that would end while the reply is on its way is held.
-            server.command("ZADD", DUE, "XX", int(before[0]) - 3_599_000, f"{question['entries'][0]['id']}/1")
-            await bus.answers.answer(question["lease"], "me", None, {"a": 1})
-            assert min(due(server)) > before[0] - 3_599_000
+async def test_a_reply_never_shortens_a_lease(bus: Bus, server: Server) -> None:
+    await ask(bus)
+    await add(bus)
+    question, plain = await take(bus, lease_seconds=3_600), await take(bus, lease_seconds=3_600)
+    before = due(server)
+    for lease, reply in ((plain["lease"], {"a": 1}), (question["lease"], {"_": 2**70})):
+        refused = await refusal(bus, "work_done", lease=lease, reply=reply)
+        assert refused["code"] == "INVALID_ARGUMENT"
+        assert due(server) == before
+    await bus.answers.answer(question["lease"], "me", None, {"a": 1})
+    assert due(server) == before
+    # One that would end while the reply is on its way is held.
+    server.command("ZADD", DUE, "XX", int(before[0]) - 3_599_000, f"{question['entries'][0]['id']}/1")
+    await bus.answers.answer(question["lease"], "me", None, {"a": 1})
+    assert min(due(server)) > before[0] - 3_599_000
 
 
 @pytest.mark.parametrize("how", ["given back", "acknowledged"])
-async def test_what_is_settled_is_not_answered_any_more(server: Server, how: str) -> None:
-    with trio.fail_after(20):
-        async with running_bus(server) as bus:
-            await ask(bus)
-            taken = await take(bus)
-            (entry,) = taken["entries"]
-            if how == "given back":
-                await call(bus, "work_fail", lease=taken["lease"], delay_seconds=60)
-            else:
-                server.command("XACK", "s", "g", entry["id"])
-            before = due(server)
-            late = await call(bus, "work_done", lease=taken["lease"], reply={"late": 1})
-            assert server.command("XLEN", REPLIES) == 0
-            assert due(server) == (before if how == "given back" else [])
+async def test_what_is_settled_is_not_answered_any_more(bus: Bus, server: Server, how: str) -> None:
+    await ask(bus)
+    taken = await take(bus)
+    (entry,) = taken["entries"]
+    if how == "given back":
+        await call(bus, "work_fail", lease=taken["lease"], delay_seconds=60)
+    else:
+        server.command("XACK", "s", "g", entry["id"])
+    before = due(server)
+    late = await call(bus, "work_done", lease=taken["lease"], reply={"late": 1})
+    assert server.command("XLEN", REPLIES) == 0
+    assert due(server) == (before if how == "given back" else [])
     assert late["already_done"] == [entry["id"]]
     assert "reply" not in late
 
 
-async def test_dead_letters_of_another_type_are_found_before_anything_is_settled(server: Server) -> None:
-    with trio.fail_after(20):
-        async with running_bus(server) as bus:
-            gone, _ = await add(bus, 2)
-            taken = await take(bus, count=2)
-            # What makes no dead letter is settled without asking for their stream.
-            server.command("XDEL", "s", gone)
-            server.command("SET", DEAD, "x")
-            refused = await refusal(bus, "work_fail", lease=taken["lease"], action="dead_letter")
-            assert server.command("XPENDING", "s", "g")[0] == 2
-            assert len(due(server)) == 2
+async def test_dead_letters_of_another_type_are_found_before_anything_is_settled(
+    bus: Bus, server: Server
+) -> None:
+    gone, _ = await add(bus, 2)
+    taken = await take(bus, count=2)
+    # What makes no dead letter is settled without asking for their stream.
+    server.command("XDEL", "s", gone)
+    server.command("SET", DEAD, "x")
+    refused = await refusal(bus, "work_fail", lease=taken["lease"], action="dead_letter")
+    assert server.command("XPENDING", "s", "g")[0] == 2
+    assert len(due(server)) == 2
     assert refused["code"] == "WRONG_TYPE"

@@ -26,10 +26,11 @@ from redstreamd.streams.names import Kind, companion_key
 from redstreamd.tools.catalog import REGISTRY
 from tests.faults.calling import QUICK, bus_at
 from tests.redisio.running import through
-from tests.support.buses import running_bus
+from tests.support.buses import ON_REDIS, running_bus
 from tests.support.calls import answer, call
 from tests.support.proxy import proxy_to
 from tests.support.servers import Server
+from tests.support.waiting import until
 
 STREAM = "shop:orders:paid"
 PLACE: dict[str, Any] = {"stream": STREAM, "group": "g"}
@@ -387,60 +388,58 @@ async def woken_often(bus: Bus) -> AsyncIterator[None]:
 
 
 @pytest.mark.parametrize("each", WAITING, ids=names)
-async def test_a_call_that_waits_tells_what_it_tells_without_waiting(server: Server, each: Case) -> None:
-    with trio.fail_after(20):
-        async with running_bus(server, ONCE) as bus:
-            at_once = await told_by(bus, server, each, timeout_seconds=0)
-            server.flush()
-            server.command("CONFIG", "RESETSTAT")
-            async with woken_often(bus):
-                waiting = await told_by(bus, server, each, timeout_seconds=0.06)
+@pytest.mark.settings(ONCE)
+async def test_a_call_that_waits_tells_what_it_tells_without_waiting(
+    bus: Bus, server: Server, each: Case
+) -> None:
+    at_once = await told_by(bus, server, each, timeout_seconds=0)
+    server.flush()
+    server.command("CONFIG", "RESETSTAT")
+    async with woken_often(bus):
+        waiting = await told_by(bus, server, each, timeout_seconds=0.06)
     assert waiting == at_once
 
 
-async def test_what_a_wait_did_at_first_is_told_beside_what_it_got_at_last(server: Server) -> None:
-    with trio.fail_after(20):
-        async with running_bus(server, ONCE) as bus, trio.open_nursery() as nursery:
-            await add(bus, 3)
-            await take(bus, count=3)
-            all_due(server)
-            told: dict[str, dict[str, Any]] = {}
+@pytest.mark.settings(ONCE)
+async def test_what_a_wait_did_at_first_is_told_beside_what_it_got_at_last(bus: Bus, server: Server) -> None:
+    async with trio.open_nursery() as nursery:
+        await add(bus, 3)
+        await take(bus, count=3)
+        all_due(server)
+        told: dict[str, dict[str, Any]] = {}
 
-            async def wait(group: str, **how: Any) -> None:
-                told[group] = await call(
-                    bus, "work_take", stream=STREAM, group=group, consumer="d", timeout_seconds=10, **how
-                )
+        async def wait(group: str, **how: Any) -> None:
+            told[group] = await call(
+                bus, "work_take", stream=STREAM, group=group, consumer="d", timeout_seconds=10, **how
+            )
 
-            nursery.start_soon(wait, "g")
-            nursery.start_soon(lambda: wait("new", start="latest"))
-            while len(told) < 2 and not bus.hub.statistics().watches >= 2:  # noqa: ASYNC110
-                await trio.sleep(0.001)
-            while server.command("XLEN", companion_key(STREAM, Kind.DEAD, "g")) != 3:  # noqa: ASYNC110
-                await trio.sleep(0.001)
-            while len(server.command("XINFO", "GROUPS", STREAM)) < 2:  # noqa: ASYNC110
-                await trio.sleep(0.001)
-            await add(bus)
+        nursery.start_soon(wait, "g")
+        nursery.start_soon(lambda: wait("new", start="latest"))
+        await until(lambda: len(told) >= 2 or bus.hub.statistics().watches >= 2)
+        await until(lambda: server.command("XLEN", companion_key(STREAM, Kind.DEAD, "g")) == 3)
+        await until(lambda: len(server.command("XINFO", "GROUPS", STREAM)) >= 2)
+        await add(bus)
     assert (told["g"]["dead_lettered"], len(told["g"]["entries"])) == (3, 1)
     assert (told["new"]["group_created"], len(told["new"]["entries"])) == (True, 1)
 
 
-async def test_an_error_tells_what_the_wait_had_done_before(redis: Server) -> None:
-    with trio.fail_after(20):
-        async with running_bus(redis, ONCE) as bus, trio.open_nursery() as nursery:
-            await add(bus, 2)
-            await take(bus, count=2)
-            all_due(redis)
-            failed: list[dict[str, Any]] = []
+@ON_REDIS
+@pytest.mark.settings(ONCE)
+async def test_an_error_tells_what_the_wait_had_done_before(bus: Bus, server: Server) -> None:
+    async with trio.open_nursery() as nursery:
+        await add(bus, 2)
+        await take(bus, count=2)
+        all_due(server)
+        failed: list[dict[str, Any]] = []
 
-            async def wait() -> None:
-                whole = await answer(bus, "work_take", **PLACE, consumer="d", timeout_seconds=10)
-                assert whole["isError"]
-                failed.append(whole["structuredContent"])
+        async def wait() -> None:
+            whole = await answer(bus, "work_take", **PLACE, consumer="d", timeout_seconds=10)
+            assert whole["isError"]
+            failed.append(whole["structuredContent"])
 
-            nursery.start_soon(wait)
-            while redis.command("XLEN", companion_key(STREAM, Kind.DEAD, "g")) < 2:  # noqa: ASYNC110
-                await trio.sleep(0.001)
-            redis.commands(("DEL", STREAM), ("SET", STREAM, "x"))
+        nursery.start_soon(wait)
+        await until(lambda: server.command("XLEN", companion_key(STREAM, Kind.DEAD, "g")) >= 2)
+        server.commands(("DEL", STREAM), ("SET", STREAM, "x"))
     assert failed[0]["code"] == "WRONG_TYPE"
     assert "dead-lettered 2 entries" in failed[0]["cause"]
 
@@ -455,61 +454,62 @@ def sizes_of_parts() -> Iterator[tuple[Any, str]]:
 
 
 @pytest.mark.parametrize("each", CASES, ids=names)
+@ON_REDIS
+@pytest.mark.settings(ONCE)
 async def test_a_call_in_the_smallest_parts_tells_what_it_tells_in_large_ones(
-    redis: Server, monkeypatch: pytest.MonkeyPatch, each: Case
+    bus: Bus, server: Server, monkeypatch: pytest.MonkeyPatch, each: Case
 ) -> None:
     sizes = [(module, name) for module, name in sizes_of_parts() if name != "MAX_SCANS_AT_ONCE"]
     assert len(sizes) >= 6
     how = {"timeout_seconds": 0} if each in WAITING else {}
-    with trio.fail_after(20):
-        async with running_bus(redis, ONCE) as bus:
-            large = await told_by(bus, redis, each, **how)
-            redis.flush()
-            for module, name in sizes:
-                monkeypatch.setattr(module, name, 1)
-            small = await told_by(bus, redis, each, **how)
+    large = await told_by(bus, server, each, **how)
+    server.flush()
+    for module, name in sizes:
+        monkeypatch.setattr(module, name, 1)
+    small = await told_by(bus, server, each, **how)
     assert small == large
 
 
 @pytest.mark.parametrize("each", WRITING, ids=names)
+@pytest.mark.limit(60)
+@ON_REDIS
 async def test_a_call_whose_replies_are_lost_tells_what_it_tells_otherwise(
-    redis: Server, monkeypatch: pytest.MonkeyPatch, each: Case
+    server: Server, monkeypatch: pytest.MonkeyPatch, each: Case
 ) -> None:
     """One after the other: the reply to its first command, to its second, ... is lost with the connection."""
     monkeypatch.setattr(group_admin, "_MOVED_AT_ONCE", 3)
     how = {"timeout_seconds": 0} if each in WAITING else {}
-    with trio.fail_after(60):
-        async with (
-            running_bus(redis, ONCE) as direct,
-            proxy_to(redis.path) as proxy,
-            bus_at(through(proxy), settings=ONCE, **QUICK) as bus,
-        ):
-            undisturbed = await told_by(direct, redis, each, **how)
-            # Every connection is there, so that what is lost is a reply of the call's own.
-            await call(bus, "work_take", stream="other", group="g", consumer="c")
-            await call(bus, "stream_add", stream="other", entries=[{}], durability="fsynced")
-            for nth in range(20):
-                redis.flush()
-                arguments = await each.prepare(direct, redis) | how
-                seen = [0]
+    async with (
+        running_bus(server, ONCE) as direct,
+        proxy_to(server.path) as proxy,
+        bus_at(through(proxy), settings=ONCE, **QUICK) as bus,
+    ):
+        undisturbed = await told_by(direct, server, each, **how)
+        # Every connection is there, so that what is lost is a reply of the call's own.
+        await call(bus, "work_take", stream="other", group="g", consumer="c")
+        await call(bus, "stream_add", stream="other", entries=[{}], durability="fsynced")
+        for nth in range(20):
+            server.flush()
+            arguments = await each.prepare(direct, server) | how
+            seen = [0]
 
-                def decide(seen: list[int] = seen, nth: int = nth) -> float:
-                    if seen[0] == nth:
-                        proxy.to_client.cut_after(0)
-                    seen[0] += 1
-                    return 0.0
+            def decide(seen: list[int] = seen, nth: int = nth) -> float:
+                if seen[0] == nth:
+                    proxy.to_client.cut_after(0)
+                seen[0] += 1
+                return 0.0
 
-                proxy.to_client.delay = decide
-                whole = await answer(bus, each.tool, WORKER, **arguments)
-                proxy.to_client.delay = lambda: 0.0
-                proxy.to_client._cut_at = float("inf")
-                assert not whole["isError"], (nth, whole["structuredContent"])
-                told = plain(whole["structuredContent"])
-                if each.tool == "work_done" and not arguments.get("delete"):
-                    # What is acknowledged leaves nothing behind by which to tell who did it.
-                    told["done"] += told["already_done"]
-                    told["already_done"] = []
-                assert told == undisturbed, nth
-                if seen[0] <= nth:
-                    break
+            proxy.to_client.delay = decide
+            whole = await answer(bus, each.tool, WORKER, **arguments)
+            proxy.to_client.delay = lambda: 0.0
+            proxy.to_client._cut_at = float("inf")
+            assert not whole["isError"], (nth, whole["structuredContent"])
+            told = plain(whole["structuredContent"])
+            if each.tool == "work_done" and not arguments.get("delete"):
+                # What is acknowledged leaves nothing behind by which to tell who did it.
+                told["done"] += told["already_done"]
+                told["already_done"] = []
+            assert told == undisturbed, nth
+            if seen[0] <= nth:
+                break
     assert nth > 0

@@ -1,0 +1,135 @@
+"""Runs each test within a time limit, and async tests inside the contexts that their fixtures hand over.
+
+tests/conftest.py takes the hook from here. The limit counts real time, also where a test's clock is virtual.
+It counts the test itself, without the set-up of its fixtures.
+"""
+
+from __future__ import annotations
+
+import functools
+import signal
+from collections.abc import Callable, Iterator
+from contextlib import AbstractAsyncContextManager, AsyncExitStack, contextmanager
+from inspect import iscoroutinefunction
+from types import FrameType
+from typing import Any, Generic, TypeVar
+
+import attrs
+import pytest
+import trio
+
+#: For an async test. The hub's sweep after 30 s must not hide that a push did not wake a waiter.
+ASYNC_SECONDS = 25
+#: For a test that waits for other processes, each of which it gives a time of its own.
+SYNC_SECONDS = 240
+#: For the counts of a soak, which are many.
+SOAK_SECONDS = 3600
+#: What a test that is cancelled has for its end, before it is interrupted wherever it is.
+GRACE_SECONDS = 10
+
+T = TypeVar("T")
+
+
+@attrs.frozen
+class Deferred(Generic[T]):
+    """The value of a fixture that needs a nursery: a context, entered by the test that names the fixture.
+
+    An async generator fixture must not yield inside a nursery. anyio's plugin runs all fixtures and tests in
+    one task, one after the other. A background task that fails would cancel that task, and with it the ends
+    of the fixtures. Entered in the test, the nursery cancels the test, which raises the error.
+    """
+
+    context: AbstractAsyncContextManager[T]
+
+
+def limit_of(item: pytest.Function) -> float:
+    """Return the seconds that a test may take.
+
+    `@pytest.mark.limit(60)` says them; `limit(60, times=5)` adds five for each of the parameter `times`.
+    """
+    mark = item.get_closest_marker("limit")
+    if mark is not None:
+        (seconds,) = mark.args
+        return float(seconds + sum(each * item.callspec.params[name] for name, each in mark.kwargs.items()))
+    if item.get_closest_marker("soak") or item.get_closest_marker("soak_ci"):
+        return SOAK_SECONDS
+    return ASYNC_SECONDS if iscoroutinefunction(_inner(item)) else SYNC_SECONDS
+
+
+def _inner(item: pytest.Function) -> Callable[..., Any]:
+    """Return the function of a test, below what Hypothesis wraps around it."""
+    inner: Callable[..., Any] = (
+        item.obj.hypothesis.inner_test if hasattr(item.obj, "hypothesis") else item.obj
+    )
+    return inner
+
+
+class _Alarm:
+    """Ends a test at its limit: cancels it where it is async, and otherwise interrupts it."""
+
+    def __init__(self, seconds: float) -> None:
+        self.message = f"the test took longer than its limit of {seconds:g} s"
+        self.cancel: Callable[[], None] | None = None
+        self.rung = False
+
+    def ring(self, signum: int, frame: FrameType | None) -> None:
+        """Handle the signal."""
+        self.rung = True
+        cancel, self.cancel = self.cancel, None
+        if cancel is None:
+            pytest.fail(self.message)
+        cancel()
+
+    async def run(self, test: Callable[..., Any], /, **arguments: Any) -> None:
+        """Run an async test inside the contexts among its arguments; fail it when it is cancelled."""
+        __tracebackhide__ = True
+        if self.rung:  # Hypothesis repeats the example that was cancelled
+            pytest.fail(self.message)
+        at_limit = None
+        token = trio.lowlevel.current_trio_token()
+        with trio.CancelScope() as scope:
+            self.cancel = functools.partial(token.run_sync_soon, scope.cancel)
+            try:
+                async with AsyncExitStack() as around:
+                    for name, value in arguments.items():
+                        if isinstance(value, Deferred):
+                            arguments[name] = await around.enter_async_context(value.context)
+                    await test(**arguments)
+            except BaseException as error:
+                at_limit = error
+                raise
+        if scope.cancelled_caught:
+            signal.setitimer(signal.ITIMER_REAL, 0)
+            raise pytest.fail.Exception(self.message) from at_limit
+
+
+@contextmanager
+def _alarm(seconds: float) -> Iterator[_Alarm]:
+    alarm = _Alarm(seconds)
+    before = signal.signal(signal.SIGALRM, alarm.ring)
+    signal.setitimer(signal.ITIMER_REAL, seconds, GRACE_SECONDS)
+    try:
+        yield alarm
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        signal.signal(signal.SIGALRM, before)
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_pyfunc_call(pyfuncitem: pytest.Function) -> Any:
+    """Run the test within its limit."""
+    __tracebackhide__ = True
+    test = _inner(pyfuncitem)
+    with _alarm(limit_of(pyfuncitem)) as alarm, pytest.MonkeyPatch.context() as patch:
+        if iscoroutinefunction(test):
+
+            @functools.wraps(test)
+            async def limited(**arguments: Any) -> None:
+                __tracebackhide__ = True
+                await alarm.run(test, **arguments)
+
+            if test is pyfuncitem.obj:
+                patch.setattr(pyfuncitem, "obj", limited)
+            else:
+                patch.setattr(pyfuncitem.obj.hypothesis, "inner_test", limited)
+        return (yield)
