@@ -7,11 +7,14 @@ from collections.abc import Iterator
 
 import pytest
 from hypothesis import HealthCheck, settings
+from mcp import Client
 
 from redstreamd.streams.bus import Bus
 from tests.support.buses import running_bus
+from tests.support.daemon import Daemon, running_daemon
 from tests.support.fair_clock import Clock, running_clock
 from tests.support.limits import Deferred, pytest_pyfunc_call
+from tests.support.mcp_client import EraName, connected
 from tests.support.node import inspector
 from tests.support.servers import Server, start_redis, start_redis8, start_redis62, start_valkey
 
@@ -113,3 +116,16 @@ def bus(request: pytest.FixtureRequest, server: Server) -> Deferred[Bus]:
     """
     chosen = request.node.get_closest_marker("settings")
     return Deferred(running_bus(server, *(chosen.args if chosen else ())))
+
+
+@pytest.fixture(scope="module")
+def shared_daemon(redis_server: Server) -> Iterator[Daemon]:
+    """One daemon for all tests of a module that change nothing which others see."""
+    with running_daemon(redis_server) as running:
+        yield running
+
+
+@pytest.fixture
+def client(daemon: Daemon, era: EraName) -> Deferred[Client]:
+    """The ``mcp`` package's client of the module's daemon, in the test's era."""
+    return Deferred(connected(daemon.path, era=era))

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from typing import Any
 
 import pytest
+from mcp import Client
 from mcp.shared.exceptions import MCPError
 from mcp_types import PromptReference, ResourceTemplateReference
 
-from tests.support.daemon import Daemon, running_daemon
+from tests.support.daemon import Daemon
 from tests.support.mcp_client import connected, raw_client
 from tests.support.servers import Server
 
@@ -21,14 +21,8 @@ DRAIN = PromptReference(name="drain-a-queue")
 DESIGN = PromptReference(name="design-stream")
 
 
-@pytest.fixture(scope="module")
-def shared(redis_server: Server) -> Iterator[Daemon]:
-    with running_daemon(redis_server) as daemon:
-        yield daemon
-
-
 @pytest.fixture
-def daemon(shared: Daemon, redis: Server) -> Daemon:
+def daemon(shared_daemon: Daemon, redis: Server) -> Daemon:
     redis.commands(
         ["XADD", "orders:new", "1-1", "sku", "a", "amount", "1"],
         ["XADD", "orders:old", "1-1", "f", "v"],
@@ -40,7 +34,7 @@ def daemon(shared: Daemon, redis: Server) -> Daemon:
         ["XGROUP", "CREATECONSUMER", "orders:new", "billing", "w1"],
         ["XGROUP", "CREATECONSUMER", "orders:new", "billing", "x1"],
     )
-    return shared
+    return shared_daemon
 
 
 @ERAS
@@ -66,11 +60,10 @@ def daemon(shared: Daemon, redis: Server) -> Daemon:
     ],
 )
 async def test_what_exists_and_begins_so_is_suggested(
-    daemon: Daemon, era: Any, ref: Any, argument: tuple[str, str], others: Any, values: list[str]
+    client: Client, era: Any, ref: Any, argument: tuple[str, str], others: Any, values: list[str]
 ) -> None:
     name, value = argument
-    async with connected(daemon.path, era=era) as client:
-        answer = await client.complete(ref, {"name": name, "value": value}, others)
+    answer = await client.complete(ref, {"name": name, "value": value}, others)
     assert answer.completion.values == values
     assert answer.completion.total == len(values)
     assert answer.completion.has_more is False
@@ -89,11 +82,10 @@ async def test_what_can_begin_no_name_is_not_looked_for(daemon: Daemon, redis: S
 
 
 @ERAS
-async def test_no_more_than_a_hundred_are_suggested(daemon: Daemon, redis: Server, era: Any) -> None:
+async def test_no_more_than_a_hundred_are_suggested(client: Client, redis: Server, era: Any) -> None:
     """ "Completion Results": at most 100 items, and whether there are more."""
     redis.commands(*[["XADD", f"many:{number:03}", "*", "f", "v"] for number in range(120)])
-    async with connected(daemon.path, era=era) as client:
-        completion = (await client.complete(STREAM, {"name": "stream", "value": "many:"})).completion
+    completion = (await client.complete(STREAM, {"name": "stream", "value": "many:"})).completion
     assert completion.values == [f"many:{number:03}" for number in range(100)]
     assert (completion.total, completion.has_more) == (120, True)
 
@@ -179,10 +171,9 @@ async def test_of_large_entries_fewer_are_suggested(daemon: Daemon, redis: Serve
     ],
 )
 async def test_what_has_no_such_argument_cannot_be_completed(
-    daemon: Daemon, era: Any, ref: Any, argument: str
+    client: Client, era: Any, ref: Any, argument: str
 ) -> None:
     """ "Error Handling": -32602."""
-    async with connected(daemon.path, era=era) as client:
-        with pytest.raises(MCPError) as caught:
-            await client.complete(ref, {"name": argument, "value": ""})
+    with pytest.raises(MCPError) as caught:
+        await client.complete(ref, {"name": argument, "value": ""})
     assert caught.value.code == -32602

@@ -20,6 +20,7 @@ from redstreamd.streams.subscriptions import feeds
 from redstreamd.streams.subscriptions.topics import GroupTopic, ListTopic, Sources, StreamTopic
 from tests.mcpio.serving import socket_pair
 from tests.resources.serving import Surface, running_surface
+from tests.support.limits import Deferred
 from tests.support.mcp_client import EraName, RawClient
 from tests.support.servers import Server
 from tests.support.waiting import until
@@ -79,6 +80,12 @@ def polled_on_time(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(feeds, "_POLL_SHARE", 0)
 
 
+@pytest.fixture
+def surface(redis: Server) -> Deferred[Surface]:
+    """All that a daemon serves, on an empty Redis."""
+    return Deferred(running_surface(redis))
+
+
 async def until_nothing_is_kept(surface: Surface) -> None:
     updates, hub = surface.updates, surface.bus.hub
     await until(lambda: updates.statistics().subscriptions == hub.statistics().watches == 0)
@@ -86,38 +93,37 @@ async def until_nothing_is_kept(surface: Surface) -> None:
 
 @ERAS
 async def test_nothing_is_left_behind_however_a_subscription_ends(
-    redis: Server, era: EraName, monkeypatch: pytest.MonkeyPatch
+    surface: Surface, redis: Server, era: EraName, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(ListTopic, "poll_seconds", 0.05)
     monkeypatch.setattr(ListTopic, "pause_seconds", 0.0)
-    async with running_surface(redis) as surface:
-        async with following(surface, era) as client:
-            await client.subscribe(URI, group_uri("s", "g"), listing=True)
-            assert surface.updates.statistics().topics == 3
-            assert surface.bus.hub.statistics().watches == 3
-            if era == "modern":
-                await client.raw.cancel("listen")
-            else:
-                await client.raw.call("resources/unsubscribe", {"uri": URI})
-                assert surface.updates.statistics().topics == 2
-                await client.raw.call("resources/unsubscribe", {"uri": group_uri("s", "g")})
-                redis.command("XADD", "s", "*", "f", "v")
-                assert await client.told() == "notifications/resources/list_changed"
-            await until_nothing_is_kept(surface)
-            # The connection goes on, and can subscribe again.
-            await client.subscribe(URI)
+    async with following(surface, era) as client:
+        await client.subscribe(URI, group_uri("s", "g"), listing=True)
+        assert surface.updates.statistics().topics == 3
+        assert surface.bus.hub.statistics().watches == 3
+        if era == "modern":
+            await client.raw.cancel("listen")
+        else:
+            await client.raw.call("resources/unsubscribe", {"uri": URI})
+            assert surface.updates.statistics().topics == 2
+            await client.raw.call("resources/unsubscribe", {"uri": group_uri("s", "g")})
             redis.command("XADD", "s", "*", "f", "v")
-            assert await client.told() == URI
-        # It left without a word.
+            assert await client.told() == "notifications/resources/list_changed"
         await until_nothing_is_kept(surface)
-        assert not surface.updates._subscribers
+        # The connection goes on, and can subscribe again.
+        await client.subscribe(URI)
+        redis.command("XADD", "s", "*", "f", "v")
+        assert await client.told() == URI
+    # It left without a word.
+    await until_nothing_is_kept(surface)
+    assert not surface.updates._subscribers
 
 
 async def test_subscribing_and_unsubscribing_take_effect_in_the_order_in_which_they_were_sent(
-    redis: Server,
+    surface: Surface,
 ) -> None:
     """However close they follow one another."""
-    async with running_surface(redis) as surface, following(surface, "handshake") as client:
+    async with following(surface, "handshake") as client:
         raw = client.raw
         for number in range(20):
             uri = stream_uri(f"s{number}")
@@ -141,15 +147,11 @@ async def test_subscribing_and_unsubscribing_take_effect_in_the_order_in_which_t
 @ERAS
 @pytest.mark.limit(60)
 async def test_a_subscriber_that_does_not_read_costs_no_more_than_one_that_does(
-    redis: Server, era: EraName
+    surface: Surface, redis: Server, era: EraName
 ) -> None:
     uris = [stream_uri(f"s{number}") for number in range(50)]
     end = stream_uri("end")
-    async with (
-        running_surface(redis) as surface,
-        following(surface, era) as slow,
-        following(surface, era) as quick,
-    ):
+    async with following(surface, era) as slow, following(surface, era) as quick:
         await slow.subscribe(*uris, end)
         await quick.subscribe(*uris)
         await surface.settled(51)
@@ -208,9 +210,9 @@ async def test_a_successor_tells_what_happened_while_nobody_served(redis: Server
 @ERAS
 @pytest.mark.limit(40)
 async def test_one_who_subscribes_while_redis_is_away_is_told_when_it_is_back(
-    redis: Server, era: EraName
+    surface: Surface, redis: Server, era: EraName
 ) -> None:
-    async with running_surface(redis) as surface, following(surface, era) as client:
+    async with following(surface, era) as client:
         await surface.bus.commands.ping()
         redis.kill()
         await client.subscribe(URI)
@@ -237,10 +239,12 @@ async def test_subscriptions_have_a_limit_that_says_what_to_do(redis: Server) ->
         assert surface.updates.statistics().subscriptions == 3
 
 
-async def test_one_connection_has_a_limit_of_its_own(redis: Server, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_one_connection_has_a_limit_of_its_own(
+    surface: Surface, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(subscription_server, "MAX_URIS", 2)
     uris = [stream_uri(f"s{number}") for number in range(3)]
-    async with running_surface(redis) as surface, following(surface, "handshake") as client:
+    async with following(surface, "handshake") as client:
         await client.subscribe(*uris[:2])
         await client.subscribe(uris[0])
         refusal = await client.raw.call("resources/subscribe", {"uri": uris[2]})
@@ -263,27 +267,26 @@ async def test_one_connection_has_a_limit_of_its_own(redis: Server, monkeypatch:
     ],
 )
 async def test_what_does_not_change_cannot_be_subscribed_to(
-    redis: Server, uri: str, version: str, code: int
+    surface: Surface, uri: str, version: str, code: int
 ) -> None:
-    async with running_surface(redis) as surface:
-        ours, theirs = socket_pair()
-        async with theirs:
-            await surface.serve(ours)
-            raw = RawClient(theirs)
-            await raw.initialize(version)
-            refusal = await raw.call("resources/subscribe", {"uri": uri})
-            assert refusal["error"]["code"] == code
-            assert refusal["error"]["data"]["uri"] == uri
+    ours, theirs = socket_pair()
+    async with theirs:
+        await surface.serve(ours)
+        raw = RawClient(theirs)
+        await raw.initialize(version)
+        refusal = await raw.call("resources/subscribe", {"uri": uri})
+        assert refusal["error"]["code"] == code
+        assert refusal["error"]["data"]["uri"] == uri
 
 
 @ERAS
 async def test_the_list_changes_when_a_stream_appears_or_disappears(
-    redis: Server, era: EraName, monkeypatch: pytest.MonkeyPatch
+    surface: Surface, redis: Server, era: EraName, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(ListTopic, "poll_seconds", 0.05)
     monkeypatch.setattr(ListTopic, "pause_seconds", 0.0)
     changed = "notifications/resources/list_changed"
-    async with running_surface(redis) as surface, following(surface, era) as client:
+    async with following(surface, era) as client:
         await client.subscribe(listing=True)
         for command in (["XADD", "s", "*", "f", "v"], ["DEL", "s"]):
             redis.command(*command)
@@ -302,16 +305,12 @@ async def test_the_list_changes_when_a_stream_appears_or_disappears(
 @ERAS
 @pytest.mark.parametrize("learns", ["by subscribing", "by listing"])
 async def test_a_stream_that_comes_and_goes_between_two_looks_is_told_to_who_saw_it(
-    redis: Server, era: EraName, learns: str, monkeypatch: pytest.MonkeyPatch
+    surface: Surface, redis: Server, era: EraName, learns: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(ListTopic, "poll_seconds", 0.5)
     monkeypatch.setattr(ListTopic, "pause_seconds", 0.0)
     changed = "notifications/resources/list_changed"
-    async with (
-        running_surface(redis) as surface,
-        following(surface, "modern") as earlier,
-        following(surface, era) as late,
-    ):
+    async with following(surface, "modern") as earlier, following(surface, era) as late:
         await earlier.subscribe(listing=True)
         if learns == "by listing":
             await late.subscribe(listing=True)
@@ -328,11 +327,11 @@ async def test_a_stream_that_comes_and_goes_between_two_looks_is_told_to_who_saw
 
 
 async def test_the_list_is_looked_through_once_however_many_listen(
-    redis: Server, monkeypatch: pytest.MonkeyPatch
+    surface: Surface, redis: Server, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(ListTopic, "poll_seconds", 0.05)
     monkeypatch.setattr(ListTopic, "pause_seconds", 0.0)
-    async with running_surface(redis) as surface, trio.open_nursery() as nursery:
+    async with trio.open_nursery() as nursery:
         told = 0
 
         async def follow(*, task_status: trio.TaskStatus[None]) -> None:
@@ -355,12 +354,12 @@ async def test_the_list_is_looked_through_once_however_many_listen(
 
 @ERAS
 async def test_a_stream_tells_within_five_seconds_of_groups_that_other_programs_make(
-    redis: Server, era: EraName, monkeypatch: pytest.MonkeyPatch
+    surface: Surface, redis: Server, era: EraName, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     assert StreamTopic.poll_seconds == 5.0
     monkeypatch.setattr(StreamTopic, "poll_seconds", 0.3)
     redis.command("XADD", "s", "*", "f", "v")
-    async with running_surface(redis) as surface, following(surface, era) as client:
+    async with following(surface, era) as client:
         await client.subscribe(URI)
         for command in ("CREATE", "DESTROY"):
             redis.command("XGROUP", command, "s", "g", *(["0"] if command == "CREATE" else []))
@@ -368,7 +367,7 @@ async def test_a_stream_tells_within_five_seconds_of_groups_that_other_programs_
 
 
 async def test_the_pause_after_a_look_is_part_of_the_time_until_the_next_one(
-    redis: Server, monkeypatch: pytest.MonkeyPatch
+    surface: Surface, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(StreamTopic, "pause_seconds", 0.5)
     monkeypatch.setattr(StreamTopic, "poll_seconds", 0.5)
@@ -380,14 +379,14 @@ async def test_the_pause_after_a_look_is_part_of_the_time_until_the_next_one(
         return await look(topic, sources)
 
     monkeypatch.setattr(StreamTopic, "look", noted)
-    async with running_surface(redis) as surface, following(surface, "modern") as client:
+    async with following(surface, "modern") as client:
         await client.subscribe(URI)
         # If they added up it would be a second each time. The first two looks come with subscribing.
         await until(lambda: any((later - look < 1 for look, later in pairwise(looks[1:]))))
 
 
 async def test_one_look_that_is_held_up_puts_off_no_other(
-    redis: Server, monkeypatch: pytest.MonkeyPatch
+    surface: Surface, redis: Server, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(StreamTopic, "poll_seconds", 0.1)
     monkeypatch.setattr(feeds, "_POLL_SHARE", 1000)
@@ -404,7 +403,7 @@ async def test_one_look_that_is_held_up_puts_off_no_other(
 
     monkeypatch.setattr(StreamTopic, "look", held_up)
     redis.command("XADD", "s", "*", "f", "v")
-    async with running_surface(redis) as surface, following(surface, "modern") as client:
+    async with following(surface, "modern") as client:
         await client.subscribe(URI)
         to_hold_up = True
         await until(lambda: not to_hold_up)
@@ -415,15 +414,11 @@ async def test_one_look_that_is_held_up_puts_off_no_other(
 
 @pytest.mark.parametrize("tool", ["group_create", "work_take", "create_consumer_group"])
 async def test_a_stream_tells_at_once_of_a_group_that_redstreamd_makes(
-    redis: Server, tool: str, monkeypatch: pytest.MonkeyPatch
+    surface: Surface, redis: Server, tool: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(StreamTopic, "poll_seconds", 60.0)
     redis.command("XADD", "s", "*", "f", "v")
-    async with (
-        running_surface(redis) as surface,
-        following(surface, "modern") as client,
-        following(surface, "modern") as worker,
-    ):
+    async with following(surface, "modern") as client, following(surface, "modern") as worker:
         await client.subscribe(URI)
         # Until the looks that come with subscribing are over.
         await trio.testing.wait_all_tasks_blocked(0.3)
@@ -435,13 +430,13 @@ async def test_a_stream_tells_at_once_of_a_group_that_redstreamd_makes(
 @ERAS
 @pytest.mark.parametrize("due", ["by another program", "by redstreamd"])
 async def test_a_group_that_works_is_told_of_at_most_once_in_its_pause(
-    redis: Server, era: EraName, due: str, monkeypatch: pytest.MonkeyPatch
+    surface: Surface, redis: Server, era: EraName, due: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(GroupTopic, "poll_seconds", 0.2 if due == "by another program" else 60.0)
     monkeypatch.setattr(GroupTopic, "pause_seconds", 0.3)
     uri = group_uri("s", "g")
     redis.commands(*[["XADD", "s", "*", "f", "v"] for _ in range(10)], ["XGROUP", "CREATE", "s", "g", "0"])
-    async with running_surface(redis) as surface, following(surface, era) as client:
+    async with following(surface, era) as client:
         await client.subscribe(uri)
         began = trio.current_time()
         if due == "by another program":
@@ -464,16 +459,18 @@ async def test_a_group_that_works_is_told_of_at_most_once_in_its_pause(
 
 
 @ERAS
-async def test_a_group_is_told_of_when_its_limit_is_set(redis: Server, era: EraName) -> None:
+async def test_a_group_is_told_of_when_its_limit_is_set(
+    surface: Surface, redis: Server, era: EraName
+) -> None:
     redis.command("XGROUP", "CREATE", "s", "g", "0", "MKSTREAM")
-    async with running_surface(redis) as surface, following(surface, era) as client:
+    async with following(surface, era) as client:
         await client.subscribe(group_uri("s", "g"))
         await surface.bus.groups.set_max_deliveries("s", "g", 3)
         assert await client.told() == group_uri("s", "g")
 
 
 async def test_the_listens_of_a_connection_share_its_room_and_give_it_back(
-    redis: Server, monkeypatch: pytest.MonkeyPatch
+    surface: Surface, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(subscription_server, "MAX_URIS", 3)
 
@@ -485,11 +482,7 @@ async def test_the_listens_of_a_connection_share_its_room_and_give_it_back(
         honored = (await to.raw.receive())["params"]["notifications"]
         return honored.get("resourceSubscriptions")
 
-    async with (
-        running_surface(redis) as surface,
-        following(surface, "modern") as one,
-        following(surface, "modern") as other,
-    ):
+    async with following(surface, "modern") as one, following(surface, "modern") as other:
         assert await listen(one, "first", "a", "b") == [stream_uri("a"), stream_uri("b")]
         assert await listen(one, "second", "c", "d") == [stream_uri("c")]
         assert await listen(one, "third", "e") is None

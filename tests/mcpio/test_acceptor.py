@@ -30,7 +30,7 @@ from redstreamd.mcpio.connection_events import (
 from redstreamd.mcpio.limits import Limits
 from redstreamd.mcpio.listeners import open_tcp_listeners, open_unix_listener
 from redstreamd.policy import Principal
-from tests.mcpio.serving import PRINCIPAL, Tools, make_server, serving, virtual_time
+from tests.mcpio.serving import PRINCIPAL, Service, Tools, make_server, serving, virtual_time
 from tests.support.mcp_client import RawClient, raw_client
 
 
@@ -141,7 +141,9 @@ async def test_a_tcp_peer_that_vanishes_without_a_word_is_noticed_by_the_kernel(
 
 
 @virtual_time()
-async def test_a_defect_in_one_connection_touches_no_other(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_a_defect_in_one_connection_touches_no_other(
+    service: Service, monkeypatch: pytest.MonkeyPatch
+) -> None:
     decode = jsonrpc.decode
 
     def break_down(line: bytes, limits: Limits) -> jsonrpc.Message:
@@ -150,22 +152,21 @@ async def test_a_defect_in_one_connection_touches_no_other(monkeypatch: pytest.M
         return decode(line, limits)
 
     monkeypatch.setattr(jsonrpc, "decode", break_down)
-    async with serving() as service:
-        async with raw_client(service.path, initialize=True) as other:
-            await other.send(other.tool_call("sleep", {"name": "other", "seconds": 0.2}, request_id="s"))
-            await service.tools.wait("started", "other")
-            async with raw_client(service.path, initialize=True) as victim:
-                await victim.send(victim.tool_call("sleep", {"name": "victim"}))
-                await service.tools.wait("started", "victim")
-                await victim.send_bytes(b"break down\n")
-                assert await victim.receive_rest() == []
-            assert service.tools.ended == {"victim"}
-            assert "result" in await other.answer_to("s")
-        (crash,) = service.reported(ConnectionCrashed)
-        assert "a defect of ours" in str(crash.exception.exceptions[0])  # type: ignore[attr-defined]
-        assert service.acceptor.statistics().crashed == 1
-        async with raw_client(service.path, initialize=True) as newcomer:
-            assert "result" in await newcomer.call_tool("echo")
+    async with raw_client(service.path, initialize=True) as other:
+        await other.send(other.tool_call("sleep", {"name": "other", "seconds": 0.2}, request_id="s"))
+        await service.tools.wait("started", "other")
+        async with raw_client(service.path, initialize=True) as victim:
+            await victim.send(victim.tool_call("sleep", {"name": "victim"}))
+            await service.tools.wait("started", "victim")
+            await victim.send_bytes(b"break down\n")
+            assert await victim.receive_rest() == []
+        assert service.tools.ended == {"victim"}
+        assert "result" in await other.answer_to("s")
+    (crash,) = service.reported(ConnectionCrashed)
+    assert "a defect of ours" in str(crash.exception.exceptions[0])  # type: ignore[attr-defined]
+    assert service.acceptor.statistics().crashed == 1
+    async with raw_client(service.path, initialize=True) as newcomer:
+        assert "result" in await newcomer.call_tool("echo")
 
 
 async def test_a_defect_during_cancellation_is_reported_and_the_cancellation_goes_on(
@@ -206,10 +207,10 @@ async def test_a_hook_that_raises_costs_only_its_record(
     assert "the event hook raised on 'RequestFailed'" in caplog.text
 
 
-async def test_out_of_descriptors_accepting_pauses_and_recovers() -> None:
+async def test_out_of_descriptors_accepting_pauses_and_recovers(service: Service) -> None:
     with Path("/dev/null").open() as lowest_free:  # noqa: ASYNC230 - nothing to wait for
         highest = lowest_free.fileno() + 50
-    async with serving() as service, raw_client(service.path, initialize=True) as friend:
+    async with raw_client(service.path, initialize=True) as friend:
         newcomers = [trio.socket.socket(trio.socket.AF_UNIX) for _ in range(3)]
         hoard: list[int] = []
         with descriptors(at_most=highest + 50):
@@ -239,26 +240,25 @@ async def test_out_of_descriptors_accepting_pauses_and_recovers() -> None:
         assert service.acceptor.statistics().crashed == 0
 
 
-async def test_drained_an_acceptor_lets_nobody_in_and_everybody_out() -> None:
-    async with serving() as service:
-        async with (
-            raw_client(service.path, initialize=True) as idle,
-            raw_client(service.path, initialize=True) as busy,
-            raw_client(service.path, initialize=True) as waiting,
-        ):
-            await busy.send(busy.tool_call("sleep", {"name": "a", "seconds": 0.2}, request_id="a"))
-            await waiting.send(waiting.tool_call("drained", request_id="w"))
-            await service.tools.wait("started", "a")
-            await service.tools.wait("started", "drained")
-            assert await service.acceptor.drain(5)
-            assert await idle.receive_rest() == []
-            assert [message["id"] for message in await busy.receive_rest()] == ["a"]
-            assert [message["id"] for message in await waiting.receive_rest()] == ["w"]
-            with pytest.raises(OSError, match=r"No such file|refused"):
-                await trio.open_unix_socket(service.path)
-        assert service.acceptor.statistics().connections == 0
-        endings = [event.ending for event in service.reported(ConnectionClosed)]
-        assert endings == [Ending.DRAINED] * 3
+async def test_drained_an_acceptor_lets_nobody_in_and_everybody_out(service: Service) -> None:
+    async with (
+        raw_client(service.path, initialize=True) as idle,
+        raw_client(service.path, initialize=True) as busy,
+        raw_client(service.path, initialize=True) as waiting,
+    ):
+        await busy.send(busy.tool_call("sleep", {"name": "a", "seconds": 0.2}, request_id="a"))
+        await waiting.send(waiting.tool_call("drained", request_id="w"))
+        await service.tools.wait("started", "a")
+        await service.tools.wait("started", "drained")
+        assert await service.acceptor.drain(5)
+        assert await idle.receive_rest() == []
+        assert [message["id"] for message in await busy.receive_rest()] == ["a"]
+        assert [message["id"] for message in await waiting.receive_rest()] == ["w"]
+        with pytest.raises(OSError, match=r"No such file|refused"):
+            await trio.open_unix_socket(service.path)
+    assert service.acceptor.statistics().connections == 0
+    endings = [event.ending for event in service.reported(ConnectionClosed)]
+    assert endings == [Ending.DRAINED] * 3
 
 
 async def test_a_drained_acceptor_ends_its_run_and_says_what_it_cut_off(socket_path: str) -> None:
@@ -303,7 +303,7 @@ FLOODS = pytest.mark.parametrize(
 @FLOODS
 @pytest.mark.limit(60)
 async def test_a_flood_from_one_peer_does_not_keep_another_waiting(
-    line: bytes, monkeypatch: pytest.MonkeyPatch
+    service: Service, line: bytes, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     flooded = 0
     decode = jsonrpc.decode
@@ -325,7 +325,6 @@ async def test_a_flood_from_one_peer_does_not_keep_another_waiting(
                 await raw.receive()
 
     async with (
-        serving() as service,
         raw_client(service.path, initialize=True) as polite,
         raw_client(service.path, initialize=True) as rude,
         trio.open_nursery() as nursery,

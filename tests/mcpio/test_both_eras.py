@@ -10,7 +10,7 @@ import trio
 import trio.testing
 from mcp import MCPError
 
-from tests.mcpio.serving import serving
+from tests.mcpio.serving import Service, serving
 from tests.support.mcp_client import EraName, connected, raw_client
 
 ERAS = pytest.mark.parametrize("era", ["handshake", "modern"])
@@ -24,21 +24,23 @@ def text_of(result: Any) -> str:
 
 
 @ERAS
-async def test_a_client_lists_and_calls_tools(era: EraName) -> None:
-    async with serving() as service, connected(service.path, era=era) as client:
+async def test_a_client_lists_and_calls_tools(service: Service, era: EraName) -> None:
+    async with connected(service.path, era=era) as client:
         assert {tool.name for tool in (await client.list_tools()).tools} >= {"echo", "sleep"}
         assert text_of(await client.call_tool("echo", {"text": "späße\n\u2028"})) == "späße\n\u2028"
 
 
-async def test_a_client_that_asks_the_server_gets_the_modern_era() -> None:
-    async with serving() as service, connected(service.path, era="auto") as client:
+async def test_a_client_that_asks_the_server_gets_the_modern_era(service: Service) -> None:
+    async with connected(service.path, era="auto") as client:
         assert client.protocol_version == "2026-07-28"
         assert text_of(await client.call_tool("echo", {"text": "a"})) == "a"
 
 
 @pytest.mark.parametrize("version", ["2024-11-05", "2025-03-26", "2025-06-18", "2025-11-25"])
-async def test_the_handshake_settles_on_the_revision_that_was_asked_for(version: str) -> None:
-    async with serving() as service, raw_client(service.path) as raw:
+async def test_the_handshake_settles_on_the_revision_that_was_asked_for(
+    service: Service, version: str
+) -> None:
+    async with raw_client(service.path) as raw:
         assert (await raw.initialize(version))["protocolVersion"] == version
         answer = await raw.call_tool("echo", {"text": "a"})
         assert answer["result"]["content"] == [{"type": "text", "text": "a"}]
@@ -48,8 +50,8 @@ async def test_the_handshake_settles_on_the_revision_that_was_asked_for(version:
 
 
 @ERAS
-async def test_a_handler_finds_the_principal_of_its_door(era: EraName) -> None:
-    async with serving() as service, connected(service.path, era=era) as client:
+async def test_a_handler_finds_the_principal_of_its_door(service: Service, era: EraName) -> None:
+    async with connected(service.path, era=era) as client:
         assert text_of(await client.call_tool("whoami")) == "tester/unix"
 
 
@@ -69,8 +71,10 @@ async def test_progress_reaches_the_caller_in_order_and_before_the_answer(era: E
 
 
 @ERAS
-async def test_calls_run_at_the_same_time_and_each_gets_its_own_answer(era: EraName) -> None:
-    async with serving() as service, connected(service.path, era=era) as client:
+async def test_calls_run_at_the_same_time_and_each_gets_its_own_answer(
+    service: Service, era: EraName
+) -> None:
+    async with connected(service.path, era=era) as client:
 
         async def sleep_then_release() -> None:
             with trio.CancelScope() as scope:
@@ -96,8 +100,8 @@ async def test_calls_run_at_the_same_time_and_each_gets_its_own_answer(era: EraN
 
 
 @ERAS
-async def test_a_client_that_gives_up_a_call_frees_its_handler(era: EraName) -> None:
-    async with serving() as service, connected(service.path, era=era) as client:
+async def test_a_client_that_gives_up_a_call_frees_its_handler(service: Service, era: EraName) -> None:
+    async with connected(service.path, era=era) as client:
         async with trio.open_nursery() as nursery:
             nursery.start_soon(lambda: client.call_tool("sleep", {"name": "given up"}))
             await service.tools.wait("started", "given up")
@@ -107,8 +111,8 @@ async def test_a_client_that_gives_up_a_call_frees_its_handler(era: EraName) -> 
 
 
 @ERAS
-async def test_errors_meant_for_the_caller_arrive_whole(era: EraName) -> None:
-    async with serving() as service, connected(service.path, era=era) as client:
+async def test_errors_meant_for_the_caller_arrive_whole(service: Service, era: EraName) -> None:
+    async with connected(service.path, era=era) as client:
         with pytest.raises(MCPError) as refused:
             await client.call_tool("refuse")
         assert refused.value.error.model_dump() == {
@@ -119,8 +123,8 @@ async def test_errors_meant_for_the_caller_arrive_whole(era: EraName) -> None:
 
 
 @ERAS
-async def test_a_handler_cannot_send_requests_to_the_client(era: EraName) -> None:
-    async with serving() as service, connected(service.path, era=era) as client:
+async def test_a_handler_cannot_send_requests_to_the_client(service: Service, era: EraName) -> None:
+    async with connected(service.path, era=era) as client:
         with pytest.raises(MCPError, match="no back-channel") as refused:
             await client.call_tool("ask")
         assert refused.value.code == mcp_types.INVALID_REQUEST
@@ -134,10 +138,9 @@ async def test_a_handler_cannot_send_requests_to_the_client(era: EraName) -> Non
         ("modern", []),
     ],
 )
-async def test_change_notifications_reach_those_who_may_have_them(era: EraName, expected: list[str]) -> None:
-    async with (
-        serving() as service,
-        raw_client(service.path, era=era, initialize=era == "handshake") as raw,
-    ):
+async def test_change_notifications_reach_those_who_may_have_them(
+    service: Service, era: EraName, expected: list[str]
+) -> None:
+    async with raw_client(service.path, era=era, initialize=era == "handshake") as raw:
         await raw.call_tool("announce")
         assert [message["method"] for message in raw.passed_over] == expected

@@ -17,8 +17,10 @@ ERAS = pytest.mark.parametrize("era", ["handshake", "modern"])
 
 
 @ERAS
-async def test_a_cancelled_request_frees_its_handler_and_is_not_answered(era: EraName) -> None:
-    async with serving() as service, raw_client(service.path, era=era) as raw:
+async def test_a_cancelled_request_frees_its_handler_and_is_not_answered(
+    service: Service, era: EraName
+) -> None:
+    async with raw_client(service.path, era=era) as raw:
         if era == "handshake":
             await raw.initialize()
         await raw.send(raw.tool_call("sleep", {"name": "a"}, request_id="a"))
@@ -31,17 +33,17 @@ async def test_a_cancelled_request_frees_its_handler_and_is_not_answered(era: Er
 
 @pytest.mark.parametrize(("sent", "cancelled"), [(7, "7"), ("7", 7)])
 async def test_a_cancellation_finds_its_request_in_either_spelling(
-    sent: int | str, cancelled: int | str
+    service: Service, sent: int | str, cancelled: int | str
 ) -> None:
-    async with serving() as service, raw_client(service.path, initialize=True) as raw:
+    async with raw_client(service.path, initialize=True) as raw:
         await raw.send(raw.tool_call("sleep", {"name": "a"}, request_id=sent))
         await service.tools.wait("started", "a")
         await raw.cancel(cancelled)
         await service.tools.wait("ended", "a")
 
 
-async def test_a_handler_that_answers_all_the_same_is_not_heard() -> None:
-    async with serving() as service, raw_client(service.path, initialize=True) as raw:
+async def test_a_handler_that_answers_all_the_same_is_not_heard(service: Service) -> None:
+    async with raw_client(service.path, initialize=True) as raw:
         await raw.send(raw.tool_call("stubborn", request_id="a"))
         await service.tools.wait("started", "stubborn")
         await raw.cancel("a")
@@ -50,8 +52,8 @@ async def test_a_handler_that_answers_all_the_same_is_not_heard() -> None:
         assert raw.passed_over == []
 
 
-async def test_a_cancelled_request_reports_no_progress_any_more() -> None:
-    async with serving() as service, raw_client(service.path, initialize=True) as raw:
+async def test_a_cancelled_request_reports_no_progress_any_more(service: Service) -> None:
+    async with raw_client(service.path, initialize=True) as raw:
         params = {"name": "late", "arguments": {}, "_meta": {"progressToken": "p"}}
         await raw.send(raw.request("tools/call", params, request_id="a"))
         await service.tools.wait("started", "late")
@@ -61,8 +63,8 @@ async def test_a_cancelled_request_reports_no_progress_any_more() -> None:
         assert raw.passed_over == []
 
 
-async def test_a_cancellation_sent_with_its_request_is_obeyed() -> None:
-    async with serving() as service, raw_client(service.path, initialize=True) as raw:
+async def test_a_cancellation_sent_with_its_request_is_obeyed(service: Service) -> None:
+    async with raw_client(service.path, initialize=True) as raw:
         cancel = {"jsonrpc": "2.0", "method": "notifications/cancelled", "params": {"requestId": "a"}}
         await raw.send(raw.tool_call("sleep", {"name": "a"}, request_id="a"), cancel)
         await service.tools.wait("ended", "a")
@@ -71,17 +73,16 @@ async def test_a_cancellation_sent_with_its_request_is_obeyed() -> None:
         assert raw.passed_over == []
 
 
-async def test_the_handshake_cannot_be_cancelled() -> None:
-    async with serving() as service, raw_client(service.path) as raw:
+async def test_the_handshake_cannot_be_cancelled(service: Service) -> None:
+    async with raw_client(service.path) as raw:
         hello = raw.request("initialize", HANDSHAKE, request_id="hello")
         cancel = {"jsonrpc": "2.0", "method": "notifications/cancelled", "params": {"requestId": "hello"}}
         await raw.send(cancel, hello, cancel)
         assert "result" in await raw.answer_to("hello")
 
 
-async def test_nobody_can_cancel_the_request_of_another_connection() -> None:
+async def test_nobody_can_cancel_the_request_of_another_connection(service: Service) -> None:
     async with (
-        serving() as service,
         raw_client(service.path, initialize=True) as mine,
         raw_client(service.path, initialize=True) as theirs,
     ):
@@ -161,11 +162,10 @@ async def play(service: Service, era: EraName, seed: int, moves: int) -> list[Pl
 @ERAS
 @pytest.mark.parametrize("seed", range(5))
 async def test_cancelled_at_random_nothing_is_answered_twice_or_wrongly_or_in_vain(
-    era: EraName, seed: int
+    service: Service, era: EraName, seed: int
 ) -> None:
-    async with serving() as service:
-        players = await play(service, era, seed, moves=200)
-        check(service, players)
+    players = await play(service, era, seed, moves=200)
+    check(service, players)
 
 
 @long

@@ -24,7 +24,15 @@ from redstreamd.mcpio.client_connection import (
 from redstreamd.mcpio.connection_events import ConnectionClosed, ConnectionOpened, Ending, Event
 from redstreamd.mcpio.limits import Limits
 from redstreamd.mcpio.listeners import open_tcp_listeners
-from tests.mcpio.serving import PRINCIPAL, Pair, Tools, connection_pair, make_server, serving, socket_pair
+from tests.mcpio.serving import (
+    PRINCIPAL,
+    Pair,
+    Service,
+    Tools,
+    connection_pair,
+    make_server,
+    socket_pair,
+)
 from tests.support.mcp_client import RawClient, raw_client
 
 MIB = 1024 * 1024
@@ -50,69 +58,63 @@ async def ending_of(pair: Pair) -> ConnectionClosed:
     return event
 
 
-async def test_a_peer_that_stops_sending_gets_the_answers_to_what_it_sent() -> None:
-    async with connection_pair() as pair:
-        raw = await greeted(pair)
-        await raw.send(raw.tool_call("sleep", {"name": "a", "seconds": 0.1}, request_id="a"))
-        await pair.peer.send_eof()
-        (answer,) = await raw.receive_rest()
-        assert answer["result"]["content"][0]["text"] == "slept a"
-        assert (await ending_of(pair)).ending is Ending.EOF
+async def test_a_peer_that_stops_sending_gets_the_answers_to_what_it_sent(pair: Pair) -> None:
+    raw = await greeted(pair)
+    await raw.send(raw.tool_call("sleep", {"name": "a", "seconds": 0.1}, request_id="a"))
+    await pair.peer.send_eof()
+    (answer,) = await raw.receive_rest()
+    assert answer["result"]["content"][0]["text"] == "slept a"
+    assert (await ending_of(pair)).ending is Ending.EOF
 
 
-async def test_a_last_line_without_a_newline_counts() -> None:
-    async with connection_pair() as pair:
-        await pair.peer.send_all(b'{"jsonrpc":"2.0","id":1,"method":"ping"}')
-        await pair.peer.send_eof()
-        assert await RawClient(pair.peer).receive_rest() == [{"jsonrpc": "2.0", "id": 1, "result": {}}]
+async def test_a_last_line_without_a_newline_counts(pair: Pair) -> None:
+    await pair.peer.send_all(b'{"jsonrpc":"2.0","id":1,"method":"ping"}')
+    await pair.peer.send_eof()
+    assert await RawClient(pair.peer).receive_rest() == [{"jsonrpc": "2.0", "id": 1, "result": {}}]
 
 
-async def test_half_a_message_at_the_end_is_a_parse_error() -> None:
-    async with connection_pair() as pair:
-        await pair.peer.send_all(b'{"jsonrpc":"2.0","id":1,"meth')
-        await pair.peer.send_eof()
-        (answer,) = await RawClient(pair.peer).receive_rest()
-        assert (answer["error"]["code"], answer["id"]) == (-32700, None)
+async def test_half_a_message_at_the_end_is_a_parse_error(pair: Pair) -> None:
+    await pair.peer.send_all(b'{"jsonrpc":"2.0","id":1,"meth')
+    await pair.peer.send_eof()
+    (answer,) = await RawClient(pair.peer).receive_rest()
+    assert (answer["error"]["code"], answer["id"]) == (-32700, None)
 
 
-async def test_what_takes_longer_than_the_grace_is_cut_off_with_an_error() -> None:
-    async with connection_pair() as pair:
-        raw = await greeted(pair)
-        await raw.send(raw.tool_call("sleep", {"name": "a"}, request_id="a"))
-        await pair.tools.wait("started", "a")
-        began = trio.current_time()
-        await pair.peer.send_eof()
-        (answer,) = await raw.receive_rest()
-        assert trio.current_time() - began == pytest.approx(EOF_GRACE_SECONDS)
-        assert (answer["id"], answer["error"]["code"]) == ("a", -32000)
-        assert "a" in pair.tools.ended
-        event = await ending_of(pair)
-        assert (event.ending, event.requests, event.cut_off) == (Ending.EOF, 2, 1)
+async def test_what_takes_longer_than_the_grace_is_cut_off_with_an_error(pair: Pair) -> None:
+    raw = await greeted(pair)
+    await raw.send(raw.tool_call("sleep", {"name": "a"}, request_id="a"))
+    await pair.tools.wait("started", "a")
+    began = trio.current_time()
+    await pair.peer.send_eof()
+    (answer,) = await raw.receive_rest()
+    assert trio.current_time() - began == pytest.approx(EOF_GRACE_SECONDS)
+    assert (answer["id"], answer["error"]["code"]) == ("a", -32000)
+    assert "a" in pair.tools.ended
+    event = await ending_of(pair)
+    assert (event.ending, event.requests, event.cut_off) == (Ending.EOF, 2, 1)
 
 
-async def test_the_waits_of_a_peer_that_is_gone_are_freed_after_the_grace() -> None:
-    async with serving() as service:
-        async with raw_client(service.path, initialize=True) as raw:
-            await raw.send(raw.tool_call("sleep", {"name": "a"}))
-            await service.tools.wait("started", "a")
-        began = trio.current_time()
-        await service.tools.wait("ended", "a")
-        assert trio.current_time() - began == pytest.approx(EOF_GRACE_SECONDS)
-
-
-async def test_a_broken_socket_frees_its_waits_at_once() -> None:
-    async with connection_pair() as pair:
-        raw = await greeted(pair)
+async def test_the_waits_of_a_peer_that_is_gone_are_freed_after_the_grace(service: Service) -> None:
+    async with raw_client(service.path, initialize=True) as raw:
         await raw.send(raw.tool_call("sleep", {"name": "a"}))
-        await raw.send(raw.tool_call("echo", {"text": "unread"}))
-        await pair.tools.wait("started", "a")
-        await pair.peer.socket.recv(1, socket.MSG_PEEK)
-        began = trio.current_time()
-        # Closed with something unread, a Unix socket is reset (unix_release_sock in the kernel).
-        await pair.peer.aclose()
-        await pair.tools.wait("ended", "a")
-        assert (await ending_of(pair)).ending is Ending.BROKEN
-        assert trio.current_time() == began
+        await service.tools.wait("started", "a")
+    began = trio.current_time()
+    await service.tools.wait("ended", "a")
+    assert trio.current_time() - began == pytest.approx(EOF_GRACE_SECONDS)
+
+
+async def test_a_broken_socket_frees_its_waits_at_once(pair: Pair) -> None:
+    raw = await greeted(pair)
+    await raw.send(raw.tool_call("sleep", {"name": "a"}))
+    await raw.send(raw.tool_call("echo", {"text": "unread"}))
+    await pair.tools.wait("started", "a")
+    await pair.peer.socket.recv(1, socket.MSG_PEEK)
+    began = trio.current_time()
+    # Closed with something unread, a Unix socket is reset (unix_release_sock in the kernel).
+    await pair.peer.aclose()
+    await pair.tools.wait("ended", "a")
+    assert (await ending_of(pair)).ending is Ending.BROKEN
+    assert trio.current_time() == began
 
 
 # In real time: TCP may hand over what was sent when everybody seems to wait for good.
@@ -193,13 +195,12 @@ async def test_a_peer_that_reads_slowly_gets_everything() -> None:
         assert pair.connection.statistics().outbox_bytes == 0
 
 
-async def test_answers_that_were_under_way_arrive_before_the_close() -> None:
-    async with connection_pair() as pair:
-        raw = await greeted(pair)
-        for number in range(10):
-            await raw.send(raw.tool_call("big", {"bytes": 200_000}, request_id=f"{number}"))
-        await pair.peer.send_eof()
-        assert len(await raw.receive_rest()) == 10
+async def test_answers_that_were_under_way_arrive_before_the_close(pair: Pair) -> None:
+    raw = await greeted(pair)
+    for number in range(10):
+        await raw.send(raw.tool_call("big", {"bytes": 200_000}, request_id=f"{number}"))
+    await pair.peer.send_eof()
+    assert len(await raw.receive_rest()) == 10
 
 
 async def test_a_drained_connection_answers_what_is_in_flight_and_refuses_the_rest() -> None:
@@ -223,50 +224,46 @@ async def test_a_drained_connection_answers_what_is_in_flight_and_refuses_the_re
     assert (await ending_of(pair)).ending is Ending.DRAINED
 
 
-async def test_a_handler_that_waits_can_end_its_wait_when_the_connection_is_drained() -> None:
-    async with connection_pair() as pair:
-        raw = await greeted(pair)
-        await raw.send(raw.tool_call("drained", request_id="a"))
-        await pair.tools.wait("started", "drained")
-        began = trio.current_time()
-        assert await pair.connection.drain(60)
-        assert trio.current_time() == began
-        (answer,) = await raw.receive_rest()
-        assert answer["result"]["content"][0]["text"] == "ended early"
+async def test_a_handler_that_waits_can_end_its_wait_when_the_connection_is_drained(pair: Pair) -> None:
+    raw = await greeted(pair)
+    await raw.send(raw.tool_call("drained", request_id="a"))
+    await pair.tools.wait("started", "drained")
+    began = trio.current_time()
+    assert await pair.connection.drain(60)
+    assert trio.current_time() == began
+    (answer,) = await raw.receive_rest()
+    assert answer["result"]["content"][0]["text"] == "ended early"
 
 
-async def test_what_outlasts_a_drain_is_cut_off_with_an_error() -> None:
-    async with connection_pair() as pair:
-        raw = await greeted(pair)
-        await raw.send(raw.tool_call("sleep", {"name": "a"}, request_id="a"))
-        await pair.tools.wait("started", "a")
-        began = trio.current_time()
-        assert not await pair.connection.drain(0.2)
-        assert trio.current_time() - began == pytest.approx(0.2)
-        (answer,) = await raw.receive_rest()
-        assert (answer["id"], answer["error"]["code"]) == ("a", -32000)
-        assert (await ending_of(pair)).cut_off == 1
+async def test_what_outlasts_a_drain_is_cut_off_with_an_error(pair: Pair) -> None:
+    raw = await greeted(pair)
+    await raw.send(raw.tool_call("sleep", {"name": "a"}, request_id="a"))
+    await pair.tools.wait("started", "a")
+    began = trio.current_time()
+    assert not await pair.connection.drain(0.2)
+    assert trio.current_time() - began == pytest.approx(0.2)
+    (answer,) = await raw.receive_rest()
+    assert (answer["id"], answer["error"]["code"]) == ("a", -32000)
+    assert (await ending_of(pair)).cut_off == 1
 
 
-async def test_an_idle_connection_is_drained_at_once_and_again_for_nothing() -> None:
-    async with connection_pair() as pair:
-        raw = await greeted(pair)
-        began = trio.current_time()
-        assert await pair.connection.drain(60)
-        assert await raw.receive_rest() == []
-        assert await pair.connection.drain(60)
-        assert trio.current_time() == began
+async def test_an_idle_connection_is_drained_at_once_and_again_for_nothing(pair: Pair) -> None:
+    raw = await greeted(pair)
+    began = trio.current_time()
+    assert await pair.connection.drain(60)
+    assert await raw.receive_rest() == []
+    assert await pair.connection.drain(60)
+    assert trio.current_time() == began
 
 
-async def test_a_drain_is_bounded_even_if_the_peer_does_not_read() -> None:
-    async with connection_pair() as pair:
-        raw = await greeted(pair)
-        for _ in range(20):
-            await raw.send(raw.tool_call("big", {"bytes": 256 * 1024}))
-        await trio.testing.wait_all_tasks_blocked()
-        began = trio.current_time()
-        await pair.connection.drain(0.3)
-        assert trio.current_time() - began <= 0.3 + LAST_WORDS_SECONDS
+async def test_a_drain_is_bounded_even_if_the_peer_does_not_read(pair: Pair) -> None:
+    raw = await greeted(pair)
+    for _ in range(20):
+        await raw.send(raw.tool_call("big", {"bytes": 256 * 1024}))
+    await trio.testing.wait_all_tasks_blocked()
+    began = trio.current_time()
+    await pair.connection.drain(0.3)
+    assert trio.current_time() - began <= 0.3 + LAST_WORDS_SECONDS
 
 
 async def test_a_drain_that_comes_before_the_first_turn_of_a_connection_holds() -> None:
@@ -281,8 +278,10 @@ async def test_a_drain_that_comes_before_the_first_turn_of_a_connection_holds() 
         assert trio.current_time() - began == pytest.approx(FIRST_REQUEST_SECONDS)
 
 
-async def test_the_first_request_of_a_peer_that_has_just_connected_is_answered_though_we_drain() -> None:
-    async with connection_pair() as pair, trio.open_nursery() as nursery:
+async def test_the_first_request_of_a_peer_that_has_just_connected_is_answered_though_we_drain(
+    pair: Pair,
+) -> None:
+    async with trio.open_nursery() as nursery:
         nursery.start_soon(pair.connection.drain, 60)
         await trio.sleep(FIRST_REQUEST_SECONDS / 2)
         raw = RawClient(pair.peer)
@@ -292,12 +291,11 @@ async def test_the_first_request_of_a_peer_that_has_just_connected_is_answered_t
         assert trio.current_time() < FIRST_REQUEST_SECONDS
 
 
-async def test_a_peer_that_says_nothing_is_drained_at_once_unless_it_has_just_connected() -> None:
-    async with connection_pair() as pair:
-        await trio.sleep(FIRST_REQUEST_SECONDS)
-        began = trio.current_time()
-        assert await pair.connection.drain(60)
-        assert trio.current_time() == began
+async def test_a_peer_that_says_nothing_is_drained_at_once_unless_it_has_just_connected(pair: Pair) -> None:
+    await trio.sleep(FIRST_REQUEST_SECONDS)
+    began = trio.current_time()
+    assert await pair.connection.drain(60)
+    assert trio.current_time() == began
 
 
 async def test_cancelling_a_connection_closes_its_socket_and_cancels_its_handlers() -> None:

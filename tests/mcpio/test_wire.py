@@ -194,7 +194,7 @@ async def test_an_answer_that_could_never_be_sent_becomes_an_error_and_the_conne
         assert "result" in await raw.call_tool("big", {"bytes": 90_000})
 
 
-async def test_a_batch_is_served_in_the_one_revision_that_has_them() -> None:
+async def test_a_batch_is_served_in_the_one_revision_that_has_them(service: Service) -> None:
     """2025-03-26, basic#batching: implementations MUST support receiving batches."""
 
     def batch(raw: RawClient) -> list[Any]:
@@ -208,7 +208,7 @@ async def test_a_batch_is_served_in_the_one_revision_that_has_them() -> None:
             [],
         ]
 
-    async with serving() as service, raw_client(service.path) as raw, raw_client(service.path) as later:
+    async with raw_client(service.path) as raw, raw_client(service.path) as later:
         await raw.initialize("2025-03-26")
         await raw.send(batch(raw))
         # One that waits holds up no other, so each is answered in a batch of its own.
@@ -303,20 +303,19 @@ async def test_responses_and_unknown_notifications_are_ignored(era: EraName) -> 
         assert service.reported(RequestFailed) == []
 
 
-async def test_requests_sent_right_behind_the_handshake_find_it_done() -> None:
-    async with serving() as service:
-        # Many times, because tasks that are started together run in one order or the other, by chance.
-        for _ in range(12):
-            async with raw_client(service.path) as raw:
-                hello = raw.request("initialize", HANDSHAKE, request_id="hello")
-                await raw.send(hello, raw.tool_call("echo", {"text": "soon"}), raw.tool_call("echo"))
-                assert (await raw.receive())["id"] == "hello"
-                assert "result" in await raw.receive()
-                assert "result" in await raw.receive()
+async def test_requests_sent_right_behind_the_handshake_find_it_done(service: Service) -> None:
+    # Many times, because tasks that are started together run in one order or the other, by chance.
+    for _ in range(12):
+        async with raw_client(service.path) as raw:
+            hello = raw.request("initialize", HANDSHAKE, request_id="hello")
+            await raw.send(hello, raw.tool_call("echo", {"text": "soon"}), raw.tool_call("echo"))
+            assert (await raw.receive())["id"] == "hello"
+            assert "result" in await raw.receive()
+            assert "result" in await raw.receive()
 
 
-async def test_before_the_handshake_only_ping_is_served() -> None:
-    async with serving() as service, raw_client(service.path) as raw:
+async def test_before_the_handshake_only_ping_is_served(service: Service) -> None:
+    async with raw_client(service.path) as raw:
         assert (await raw.call("ping"))["result"] == {}
         assert (await raw.call("tools/list"))["error"]["code"] == -32602
         assert (await raw.call("no/such"))["error"]["code"] == -32601
@@ -324,8 +323,8 @@ async def test_before_the_handshake_only_ping_is_served() -> None:
         assert "result" in await raw.call("tools/list")
 
 
-async def test_a_handshake_that_is_too_long_to_keep_is_refused() -> None:
-    async with serving() as service, raw_client(service.path) as raw:
+async def test_a_handshake_that_is_too_long_to_keep_is_refused(service: Service) -> None:
+    async with raw_client(service.path) as raw:
         too_long = {**HANDSHAKE, "clientInfo": {"name": "x" * 70_000, "version": "1"}}
         refusal = (await raw.call("initialize", too_long))["error"]
         assert refusal["code"] == -32600
@@ -350,8 +349,8 @@ async def test_the_first_request_decides_the_era_for_good() -> None:
         assert "result" in await raw.call("tools/list")
 
 
-async def test_an_answer_to_garbage_does_not_decide_the_era() -> None:
-    async with serving() as service, raw_client(service.path, era="modern") as raw:
+async def test_an_answer_to_garbage_does_not_decide_the_era(service: Service) -> None:
+    async with raw_client(service.path, era="modern") as raw:
         await raw.send_bytes(b"garbage\n")
         assert (await raw.receive())["error"]["code"] == -32700
         assert "result" in await raw.call("tools/list")

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import base64
 import json
-from collections.abc import Iterator
 from typing import Any
 
 import pytest
@@ -23,16 +22,10 @@ NAMES = st.text(st.characters(exclude_categories=["Cs"]))
 ERAS = pytest.mark.parametrize("era", ["handshake", "modern"])
 
 
-@pytest.fixture(scope="module")
-def shared(redis_server: Server) -> Iterator[Daemon]:
-    with running_daemon(redis_server) as daemon:
-        yield daemon
-
-
 @pytest.fixture
-def daemon(shared: Daemon, redis: Server) -> Daemon:
+def daemon(shared_daemon: Daemon, redis: Server) -> Daemon:
     """One daemon for all tests, and an empty Redis for each."""
-    return shared
+    return shared_daemon
 
 
 async def read(client: Client, uri: str) -> Any:
@@ -51,71 +44,67 @@ async def refusal(client: Client, uri: str) -> MCPError:
 
 @ERAS
 async def test_the_listing_is_sorted_and_paged_and_leaves_nothing_out(
-    daemon: Daemon, redis: Server, era: Any
+    client: Client, redis: Server, era: Any
 ) -> None:
     names = sorted(f"many:{number}" for number in range(250))
     redis.commands(*[["XADD", name, "*", "f", "v"] for name in names])
     redis.command("SET", "no stream", "1")
     redis.command("XADD", "many:1:rs:dead:g:{many:1}", "*", "a", "companion")
-    async with connected(daemon.path, era=era) as client:
-        listed: list[str] = []
-        sizes = []
-        cursor = None
-        while True:
-            page = await client.list_resources(cursor=cursor, cache_mode="bypass")
-            sizes.append(len(page.resources))
-            listed += [each.uri for each in page.resources]
-            cursor = page.next_cursor
-            if cursor is None:
-                break
-        assert listed == ["redstream://health", "redstream://streams", *map(stream_uri, names)]
-        assert sizes == [102, 100, 50]
-        with pytest.raises(MCPError) as caught:
-            await client.list_resources(cursor="not one of ours!")
-        assert caught.value.code == -32602
+    listed: list[str] = []
+    sizes = []
+    cursor = None
+    while True:
+        page = await client.list_resources(cursor=cursor, cache_mode="bypass")
+        sizes.append(len(page.resources))
+        listed += [each.uri for each in page.resources]
+        cursor = page.next_cursor
+        if cursor is None:
+            break
+    assert listed == ["redstream://health", "redstream://streams", *map(stream_uri, names)]
+    assert sizes == [102, 100, 50]
+    with pytest.raises(MCPError) as caught:
+        await client.list_resources(cursor="not one of ours!")
+    assert caught.value.code == -32602
 
 
 @ERAS
 async def test_a_stream_that_comes_between_two_pages_neither_repeats_nor_hides_another(
-    daemon: Daemon, redis: Server, era: Any
+    client: Client, redis: Server, era: Any
 ) -> None:
     redis.commands(*[["XADD", f"s{number:03}", "*", "f", "v"] for number in range(150)])
-    async with connected(daemon.path, era=era) as client:
-        first = await client.list_resources(cache_mode="bypass")
-        redis.commands(["XADD", "a first one", "*", "f", "v"], ["DEL", "s000", "s099"])
-        second = await client.list_resources(cursor=first.next_cursor, cache_mode="bypass")
-        assert [each.name for each in second.resources] == [f"s{number:03}" for number in range(100, 150)]
+    first = await client.list_resources(cache_mode="bypass")
+    redis.commands(["XADD", "a first one", "*", "f", "v"], ["DEL", "s000", "s099"])
+    second = await client.list_resources(cursor=first.next_cursor, cache_mode="bypass")
+    assert [each.name for each in second.resources] == [f"s{number:03}" for number in range(100, 150)]
 
 
 @ERAS
-async def test_the_templates_are_listed_with_their_types(daemon: Daemon, era: Any) -> None:
-    async with connected(daemon.path, era=era) as client:
-        templates = (await client.list_resource_templates()).resource_templates
-        assert {each.uri_template: each.mime_type for each in templates} == {
-            "redstream://streams/{stream}": "application/json",
-            "redstream://streams/{stream}/entries/{entry_id}": "application/json",
-            "redstream://streams/{stream}/entries/{entry_id}/fields/{field}": None,
-            "redstream://streams/{stream}/groups/{group}": "application/json",
-        }
-        assert all(each.description and each.title for each in templates)
+async def test_the_templates_are_listed_with_their_types(client: Client, era: Any) -> None:
+    templates = (await client.list_resource_templates()).resource_templates
+    assert {each.uri_template: each.mime_type for each in templates} == {
+        "redstream://streams/{stream}": "application/json",
+        "redstream://streams/{stream}/entries/{entry_id}": "application/json",
+        "redstream://streams/{stream}/entries/{entry_id}/fields/{field}": None,
+        "redstream://streams/{stream}/groups/{group}": "application/json",
+    }
+    assert all(each.description and each.title for each in templates)
 
 
 @ERAS
 async def test_a_lag_that_redis_miscounts_is_an_estimate_with_its_bounds(
-    daemon: Daemon, redis: Server, era: Any
+    client: Client, redis: Server, era: Any
 ) -> None:
     """Redis 7.0 goes on counting what was trimmed before a group got it."""
     redis.commands(*[("XADD", "orders", f"{n}-1", "n", n) for n in range(1, 101)])
     redis.command("XGROUP", "CREATE", "orders", "billing", "0")
     redis.command("XREADGROUP", "GROUP", "billing", "w1", "COUNT", "10", "STREAMS", "orders", ">")
-    async with connected(daemon.path, era=era) as client:
-        exact = await read(client, group_uri("orders", "billing"))
-        assert exact["lag"] == 90
-        assert not exact.keys() & {"lag_between", "lag_is_an_estimate_because"}
-        redis.command("XTRIM", "orders", "MAXLEN", "20")
-        redis.command("XREADGROUP", "GROUP", "billing", "w1", "COUNT", "1", "STREAMS", "orders", ">")
-        group = await read(client, group_uri("orders", "billing"))
-        (listed,) = (await read(client, stream_uri("orders")))["groups"]
+    exact = await read(client, group_uri("orders", "billing"))
+    assert exact["lag"] == 90
+    assert not exact.keys() & {"lag_between", "lag_is_an_estimate_because"}
+    redis.command("XTRIM", "orders", "MAXLEN", "20")
+    redis.command("XREADGROUP", "GROUP", "billing", "w1", "COUNT", "1", "STREAMS", "orders", ">")
+    group = await read(client, group_uri("orders", "billing"))
+    (listed,) = (await read(client, stream_uri("orders")))["groups"]
     low, high = group["lag_between"]
     assert low <= 19 <= high <= 20
     assert low <= group["lag"] <= high
@@ -124,80 +113,79 @@ async def test_a_lag_that_redis_miscounts_is_an_estimate_with_its_bounds(
 
 
 @ERAS
-async def test_each_resource_says_what_is_the_case(daemon: Daemon, redis: Server, era: Any) -> None:
+async def test_each_resource_says_what_is_the_case(client: Client, redis: Server, era: Any) -> None:
     redis.commands(
         ["XADD", "orders", "1-1", "n", "1"],
         ["XADD", "orders", "2-1", "n", "2"],
         ["XGROUP", "CREATE", "orders", "billing", "0"],
         ["XREADGROUP", "GROUP", "billing", "w1", "COUNT", "1", "STREAMS", "orders", ">"],
     )
-    async with connected(daemon.path, era=era) as client:
-        (line,) = (await read(client, "redstream://streams"))["streams"]
-        assert (line["stream"], line["length"], line["uri"]) == ("orders", 2, stream_uri("orders"))
+    (line,) = (await read(client, "redstream://streams"))["streams"]
+    assert (line["stream"], line["length"], line["uri"]) == ("orders", 2, stream_uri("orders"))
 
-        stream = await read(client, line["uri"])
-        assert [entry["id"] for entry in stream["latest_entries"]] == ["2-1", "1-1"]
-        assert stream["groups"][0]["uri"] == group_uri("orders", "billing")
+    stream = await read(client, line["uri"])
+    assert [entry["id"] for entry in stream["latest_entries"]] == ["2-1", "1-1"]
+    assert stream["groups"][0]["uri"] == group_uri("orders", "billing")
 
-        group = await read(client, group_uri("orders", "billing"))
-        assert (group["pending"], group["lag"], group["last_delivered_id"]) == (1, 1, "1-1")
-        assert group["max_deliveries"] == 10
-        assert [each["name"] for each in group["consumers"]] == ["w1"]
-        assert group["oldest_pending"][0]["id"] == "1-1"
+    group = await read(client, group_uri("orders", "billing"))
+    assert (group["pending"], group["lag"], group["last_delivered_id"]) == (1, 1, "1-1")
+    assert group["max_deliveries"] == 10
+    assert [each["name"] for each in group["consumers"]] == ["w1"]
+    assert group["oldest_pending"][0]["id"] == "1-1"
 
-        entry = await read(client, entry_uri("orders", "2-1"))
-        assert entry == {
-            "id": "2-1",
-            "time": "1970-01-01T00:00:00.002Z",
-            "stream": "orders",
-            "fields": {"n": "2"},
-        }
+    entry = await read(client, entry_uri("orders", "2-1"))
+    assert entry == {
+        "id": "2-1",
+        "time": "1970-01-01T00:00:00.002Z",
+        "stream": "orders",
+        "fields": {"n": "2"},
+    }
 
-        health = await read(client, "redstream://health")
-        assert health["redis"]["ping"]["answered"] is True
-        assert health["redis"]["connections"]["command"]["connected"] is True
+    health = await read(client, "redstream://health")
+    assert health["redis"]["ping"]["answered"] is True
+    assert health["redis"]["connections"]["command"]["connected"] is True
 
 
 @ERAS
 async def test_a_value_that_was_cut_in_a_result_is_whole_at_the_address_that_stands_there(
-    daemon: Daemon, era: Any
+    client: Client, daemon: Daemon, era: Any
 ) -> None:
     stream, name = "a/b %20:ü{x}", "the/long one?#"
     value = "ä" * 100_000
     daemon.call("stream_add", stream=stream, entries=[{name: value, "short": 1}])
-    async with connected(daemon.path, era=era) as client:
-        result = await client.call_tool("stream_read", {"stream": stream})
-        assert result.structured_content is not None
-        (entry,) = result.structured_content["entries"]
-        assert entry["cut"] == [name]
-        uri = entry["fields"][name]["cut"]["uri"]
-        assert uri == field_uri(entry_uri(stream, entry["id"]), name)
-        (content,) = (await client.read_resource(uri)).contents
-        assert content.mime_type == "text/plain"
-        assert content.text == value  # type: ignore[union-attr]
-        assert (await read(client, uri.rpartition("/fields/")[0]))["fields"] == {name: value, "short": 1}
+    result = await client.call_tool("stream_read", {"stream": stream})
+    assert result.structured_content is not None
+    (entry,) = result.structured_content["entries"]
+    assert entry["cut"] == [name]
+    uri = entry["fields"][name]["cut"]["uri"]
+    assert uri == field_uri(entry_uri(stream, entry["id"]), name)
+    (content,) = (await client.read_resource(uri)).contents
+    assert content.mime_type == "text/plain"
+    assert content.text == value  # type: ignore[union-attr]
+    assert (await read(client, uri.rpartition("/fields/")[0]))["fields"] == {name: value, "short": 1}
 
 
 @ERAS
-async def test_a_field_has_the_type_of_its_value(daemon: Daemon, redis: Server, era: Any) -> None:
+async def test_a_field_has_the_type_of_its_value(
+    client: Client, daemon: Daemon, redis: Server, era: Any
+) -> None:
     ids = daemon.call("stream_add", stream="s", entries=[{"": "no name", "object": {"a": [1, None]}}])
     entry = entry_uri("s", ids["structuredContent"]["ids"][0])
     redis.command("XADD", "s", "99999999999999-1", "raw", b"\xff\x00\xfe", "twice", "1", "twice", "2")
     foreign = entry_uri("s", "99999999999999-1")
-    async with connected(daemon.path, era=era) as client:
 
-        async def content(uri: str) -> Any:
-            (each,) = (await client.read_resource(uri)).contents
-            return each
+    async def content(uri: str) -> Any:
+        (each,) = (await client.read_resource(uri)).contents
+        return each
 
-        assert (await content(field_uri(entry, ""))).text == "no name"
-        as_json = await content(field_uri(entry, "object"))
-        assert as_json.mime_type == "application/json"
-        assert json.loads(as_json.text) == {"a": [1, None]}
-        raw = await content(field_uri(foreign, "raw"))
-        assert raw.mime_type == "application/octet-stream"
-        assert base64.b64decode(raw.blob) == b"\xff\x00\xfe"
-        assert json.loads((await content(field_uri(foreign, "twice"))).text) == ["1", "2"]
+    assert (await content(field_uri(entry, ""))).text == "no name"
+    as_json = await content(field_uri(entry, "object"))
+    assert as_json.mime_type == "application/json"
+    assert json.loads(as_json.text) == {"a": [1, None]}
+    raw = await content(field_uri(foreign, "raw"))
+    assert raw.mime_type == "application/octet-stream"
+    assert base64.b64decode(raw.blob) == b"\xff\x00\xfe"
+    assert json.loads((await content(field_uri(foreign, "twice"))).text) == ["1", "2"]
 
 
 @ERAS
@@ -222,14 +210,13 @@ async def test_a_field_has_the_type_of_its_value(daemon: Daemon, redis: Server, 
     ],
 )
 async def test_what_does_not_exist_is_not_found_with_the_code_of_the_revision(
-    daemon: Daemon, redis: Server, era: Any, uri: str
+    client: Client, redis: Server, era: Any, uri: str
 ) -> None:
     """server/resources, "Error Handling": -32002 up to 2025-11-25; -32602 since 2026-07-28 (SEP-2164)."""
     redis.commands(["XADD", "s", "1-1", "f", "v"], ["SET", "text", "1"])
-    async with connected(daemon.path, era=era) as client:
-        error = await refusal(client, uri)
-        assert error.code == (-32002 if era == "handshake" else -32602)
-        assert error.error.data["uri"] == uri
+    error = await refusal(client, uri)
+    assert error.code == (-32002 if era == "handshake" else -32602)
+    assert error.error.data["uri"] == uri
 
 
 @pytest.mark.parametrize("version", ["2024-11-05", "2025-03-26", "2025-06-18", "2025-11-25"])
@@ -270,16 +257,15 @@ async def test_every_listing_and_reading_says_how_long_it_may_be_kept(daemon: Da
 
 
 @ERAS
-async def test_what_is_shown_of_a_stream_is_bounded(daemon: Daemon, redis: Server, era: Any) -> None:
+async def test_what_is_shown_of_a_stream_is_bounded(client: Client, redis: Server, era: Any) -> None:
     redis.commands(*[["XADD", "big", "*", "f", "x" * 100_000] for _ in range(20)])
     redis.commands(*[["XGROUP", "CREATE", "big", f"group {number}", "0"] for number in range(150)])
-    async with connected(daemon.path, era=era) as client:
-        stream = await read(client, stream_uri("big"))
-        assert len(stream["groups"]) == 100
-        assert stream["group_count"] == 150
-        assert stream["latest_entries"]
-        assert stream["has_more"] is True
-        assert len(json.dumps(stream["latest_entries"])) < 40_000
+    stream = await read(client, stream_uri("big"))
+    assert len(stream["groups"]) == 100
+    assert stream["group_count"] == 150
+    assert stream["latest_entries"]
+    assert stream["has_more"] is True
+    assert len(json.dumps(stream["latest_entries"])) < 40_000
 
 
 @ERAS
@@ -327,9 +313,9 @@ async def test_without_redis_health_can_be_read_and_the_rest_says_why_not(era: A
 
 
 @ERAS
-async def test_the_server_promises_what_it_does_and_no_more(daemon: Daemon, era: Any) -> None:
+async def test_the_server_promises_what_it_does_and_no_more(client: Client, daemon: Daemon, era: Any) -> None:
     """server/resources, "Capabilities"; server/prompts and server/tools likewise."""
-    async with connected(daemon.path, era=era) as client, raw_client(daemon.path, era=era) as raw:
+    async with raw_client(daemon.path, era=era) as raw:
         if era == "handshake":
             capabilities = (await raw.initialize())["capabilities"]
             assert client.server_capabilities.resources is not None

@@ -87,7 +87,7 @@ class _Alarm:
             pytest.fail(self.message)
         at_limit = None
         token = trio.lowlevel.current_trio_token()
-        with trio.CancelScope() as scope:
+        with trio.CancelScope() as scope, _lone_errors():
             self.cancel = functools.partial(token.run_sync_soon, scope.cancel)
             try:
                 async with AsyncExitStack() as around:
@@ -101,6 +101,19 @@ class _Alarm:
         if scope.cancelled_caught:
             signal.setitimer(signal.ITIMER_REAL, 0)
             raise pytest.fail.Exception(self.message) from at_limit
+
+
+@contextmanager
+def _lone_errors() -> Iterator[None]:
+    """Raise an error that is alone in its groups as it is: pytest shows what its parts were."""
+    __tracebackhide__ = True
+    try:
+        yield
+    except BaseExceptionGroup as group:
+        error: BaseException = group
+        while isinstance(error, BaseExceptionGroup) and len(error.exceptions) == 1:
+            error = error.exceptions[0]
+        raise error from error.__cause__
 
 
 @contextmanager
