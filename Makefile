@@ -23,7 +23,7 @@ PLACES = --destdir='$(DESTDIR)' --prefix='$(PREFIX)' --unit-directory='$(UNITDIR
 	--sysusers-directory='$(SYSUSERSDIR)' --doc-directory='$(DOCDIR)' --config-directory='$(CONFDIR)'
 
 .DEFAULT_GOAL := help
-.PHONY: help run test lint typecheck format bench soak soak-ci clean needs \
+.PHONY: help run test test-fast lint typecheck format bench soak soak-ci clean needs \
 	install rollback uninstall install-user rollback-user uninstall-user
 
 help: ## List the targets
@@ -35,6 +35,11 @@ run: $(VENV)/.run ## Start the daemon with an embedded Valkey; Ctrl-C stops it
 # Much of the time the tests wait, so three processes share them, a file each; the soak, which measures, runs alone.
 test: needs $(VENV)/.dev ## Set up what the tests need and run them all
 	$(BIN)/python -m pytest --numprocesses 3 --dist loadfile --no-loadscope-reorder
+
+# One process more than cores, since tests wait; each test for itself, since a file is seldom much of a minute.
+test-fast: needs $(VENV)/.dev ## Run the tests that take a minute together, on one kind of server
+	$(BIN)/python -m pytest --numprocesses 3 --dist worksteal --hypothesis-profile fast \
+		-m 'not slow and not soak and not soak_ci'
 
 lint: $(VENV)/.dev ## Check style, naming, docstrings and trio pitfalls
 	$(BIN)/ruff check .

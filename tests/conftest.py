@@ -30,6 +30,7 @@ for _number, _usual in (
 
 # Properties are not to fail because the machine is slow, here no more than where CI=true.
 settings.register_profile("patient", settings(), deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.register_profile("fast", settings.get_profile("patient"), max_examples=10)
 settings.load_profile("patient")
 
 __all__ = ["inspector", "pytest_pyfunc_call"]  # a fixture and a hook, which pytest finds here
@@ -38,9 +39,22 @@ __all__ = ["inspector", "pytest_pyfunc_call"]  # a fixture and a hook, which pyt
 FIGURE = "figure"
 
 
+#: Directories of tests that start containers, daemons or other programs, or repeat others on more servers.
+SLOW = {"clients", "cli", "compat", "conformance", "contract", "daemon", "faults", "installing", "model"}
+SLOW |= {"scenarios", "systemd"}
+
+
+@pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Begin with the files that take longest, so that no process is left alone with one at the end."""
+    """Begin with the files that take longest, so that no process is left alone with one at the end.
+
+    Mark as slow what `make test-fast` leaves out: whole directories, and the second server of each test.
+    """
     items.sort(key=lambda item: "/systemd/" not in str(item.path))
+    for item in items:
+        parameters = item.callspec.params if hasattr(item, "callspec") else {}
+        if item.path.parent.name in SLOW or parameters.get("server") == "valkey":
+            item.add_marker("slow")
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:

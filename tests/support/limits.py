@@ -21,7 +21,7 @@ import trio
 #: For an async test. The hub's sweep after 30 s must not hide that a push did not wake a waiter.
 ASYNC_SECONDS = 25
 #: For a test that waits for other processes, each of which it gives a time of its own.
-SYNC_SECONDS = 240
+SYNC_SECONDS = 600
 #: For the counts of a soak, which are many.
 SOAK_SECONDS = 3600
 #: What a test that is cancelled has for its end, before it is interrupted wherever it is.
