@@ -172,7 +172,7 @@ def act(name):
         return 42
     return run
 daemon.serve, daemon.stdio = act("serve"), act("stdio")
-import redstreamd
+import redstreamd.daemon
 redstreamd.daemon.daemon = sys.modules["redstreamd.daemon.daemon"] = daemon
 from redstreamd.cli import main
 sys.exit(main())

@@ -21,7 +21,7 @@ EXTENSION_SECONDS = 3
 
 SCRIPT = f"""
 import sys
-from redstreamd import readiness
+from redstreamd.daemon import readiness
 from redstreamd.cli import main
 from redstreamd.redisio import embedded
 assert "key-load-delay" not in embedded._OPTIONS
