@@ -23,9 +23,9 @@ SCRIPT = f"""
 import sys
 from redstreamd.daemon import readiness
 from redstreamd.cli import main
-from redstreamd.redisio import embedded
-assert "key-load-delay" not in embedded._OPTIONS
-embedded._OPTIONS["key-load-delay"] = "1000"
+from redstreamd.service.embedded import embedded_server
+assert "key-load-delay" not in embedded_server._OPTIONS
+embedded_server._OPTIONS["key-load-delay"] = "1000"
 assert readiness._EXTENSION_SECONDS == 30
 readiness._EXTENSION_SECONDS = {EXTENSION_SECONDS}
 sys.exit(main())
