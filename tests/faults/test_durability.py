@@ -49,7 +49,7 @@ def durable(primary: Server) -> str:
 
 
 @pytest.fixture
-def probe(monkeypatch: pytest.MonkeyPatch) -> None:
+def patient(monkeypatch: pytest.MonkeyPatch) -> None:
     """Have writers wait for as long as they may; the tests end their waiting."""
     monkeypatch.setattr(durability, "_PATIENCE", math.inf)
 

@@ -145,6 +145,7 @@ async def lacking(server: Server, command: str) -> list[tuple[str, dict[str, Any
         return await use(bus, server)
 
 
+@pytest.mark.limit(300)
 async def test_every_command_that_a_user_may_not_run_is_named_by_the_call_that_needs_it(
     redis: Server,
 ) -> None:
@@ -252,6 +253,7 @@ def test_doctor_asks_for_every_command_that_a_script_may_call() -> None:
                 assert script.commands_at(number), f"{file.name}:{number}"
 
 
+@pytest.mark.limit(120)
 async def test_what_a_user_may_not_run_is_found_before_a_take_claims_or_creates_anything(
     redis: Server,
 ) -> None:
