@@ -38,3 +38,30 @@ def test_the_table_of_errors_is_up_to_date() -> None:
 def test_the_page_about_schemas_is_up_to_date() -> None:
     """Regenerate with: python -m redstreamd.reference.schema_docs > docs/schemas.md."""
     assert (DOCS / "schemas.md").read_text("utf-8") == schema_docs.as_markdown()
+
+
+#: Modules that know a problem without being on the way of a lost connection: what an operator says, AUTH on
+#: live connections, and refused writes.
+BESIDE = {"redisio/target.py", "redisio/reauth.py", "redisio/write_availability.py"}
+
+
+def test_the_way_of_a_lost_connection_is_told_as_it_is_and_has_eleven_modules() -> None:
+    text = (DOCS / "design.md").read_text("utf-8")
+    section = text.partition("### The way of a lost connection")[2].partition("\n###")[0]
+    told = re.findall(r"^\d+\. `([\w/.]+)`", section, re.MULTILINE)
+    assert len(told) == len(set(told)) <= 11
+    way = {name if "/" in name else f"redisio/{name}" for name in told}
+    knows = re.compile(
+        r"^from [\w.]+ import .*\b(ConnectionEnded|NotSent|ReplyLost|Problem)\b|^class Problem\b",
+        re.MULTILINE,
+    )
+    package = DOCS.parent / "redstreamd"
+    sources = (*package.glob("redisio/*.py"), *package.glob("event_log/*.py"))
+    found = {str(path.relative_to(package)) for path in sources if knows.search(one_line_imports(path))}
+    assert found - BESIDE <= way
+    # The table of replies, which the login and the repeats ask.
+    assert way - found == {"redisio/error_replies.py"}
+
+
+def one_line_imports(path: Path) -> str:
+    return re.sub(r"\(\n([^)]*)\)", lambda names: " ".join(names[1].split()), path.read_text("utf-8"))

@@ -1,4 +1,4 @@
-"""``redstreamd status``: how the running daemon is, in its own words (the resource redstream://health)."""
+"""``redstreamd status``: prints the report of the running daemon (the resource redstream://health)."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def add_to(commands: Any) -> None:
 
 
 def run(arguments: argparse.Namespace) -> int:
-    """Print the report; return 0, 1 if Redis does not serve all of it, 75 without a daemon that answers."""
+    """Print the report; return 0, or 1 if there is a problem with Redis, or 75 if no daemon answers."""
     try:
         with open_connection(arguments.socket) as connection:
             connection.settimeout(_ANSWER_SECONDS)
@@ -49,7 +49,7 @@ def run(arguments: argparse.Namespace) -> int:
         print(json.dumps(report, indent=2))
     else:
         print("\n".join(escaped(line) for line in _lines(report)))
-    return 1 if _troubles(report["redis"]) else 0
+    return 1 if _problems(report["redis"]) else 0
 
 
 def _request() -> bytes:
@@ -80,12 +80,12 @@ def _lines(report: Mapping[str, Any]) -> Iterator[str]:
         yield _line("", seen)
         yield _line("", f"-> {todo}")
     redis = report["redis"]
-    if troubles := _troubles(redis):
-        for number, trouble in enumerate(troubles):
+    if problems := _problems(redis):
+        for number, problem in enumerate(problems):
             where = f"{redis['address']}, DEGRADED: " if number == 0 else ""
-            yield _line("" if number else "redis", f"{where}{trouble['cause']}")
-            if "next_step" in trouble:
-                yield _line("", f"-> {trouble['next_step']}")
+            yield _line("" if number else "redis", f"{where}{problem['cause']}")
+            if "next_step" in problem:
+                yield _line("", f"-> {problem['next_step']}")
     else:
         yield _line("redis", f"{redis['address']}, answers in {redis['ping']['seconds'] * 1000:.1f} ms")
     for role, state in redis["connections"].items():
@@ -105,13 +105,14 @@ def _lines(report: Mapping[str, Any]) -> Iterator[str]:
     yield _line("subscriptions", f"{subscribed['subscriptions']} to {subscribed['topics']} topics")
 
 
-def _troubles(redis: Mapping[str, Any]) -> Sequence[Mapping[str, Any]]:
-    """Return what is wrong with Redis; an answer that does not come is one more, if nothing explains it."""
+def _problems(redis: Mapping[str, Any]) -> Sequence[Mapping[str, Any]]:
+    """Return the problems with Redis; a PING without an answer is one more, if none of them explains it."""
     ping = redis["ping"]
-    # A daemon that was not restarted since an upgrade may know of no troubles.
-    troubles: list[Mapping[str, Any]] = redis.get("troubles", [])
-    explained = ping["answered"] or any(ping["cause"] in each["cause"] for each in troubles)
-    return troubles if explained else [*troubles, ping]
+    # A daemon that was not restarted since an upgrade may not report any.
+    problems: list[Mapping[str, Any]] = redis.get("troubles", [])
+    # A missing connection has its reason among the problems, and the PING goes over this one.
+    explained = "cause" in redis["connections"].get("command", {})
+    return problems if ping["answered"] or explained else [*problems, ping]
 
 
 def _line(name: str, text: str) -> str:

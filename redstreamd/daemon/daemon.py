@@ -4,7 +4,7 @@
                                               └─ supervisor
       ┌────────┬───────────────┬───────────────┬──────┴──────┬──────────┬──────────┐
      log   watchdog     embedded server   Redis manager   tail hub   updates   listeners
-   journal               (if asked for)  (lanes, backoff)  (wakes)   (tell)   (a task per connection)
+   journal               (if asked for)  (roles, backoff)  (wakes)   (tell)   (a task per connection)
 
 Children start from left to right and stop from right to left. Nothing else in the project builds
 a part from another package.
@@ -30,6 +30,7 @@ from redstreamd.daemon.sockets import OpenListener, adopted, open_listeners
 from redstreamd.daemon.status_line import StatusLine
 from redstreamd.errors import NotNowError
 from redstreamd.event_log.event_log import EventLog
+from redstreamd.event_log.texts import record
 from redstreamd.mcp_server.server import build_server
 from redstreamd.mcp_server.tool_server import Toolbox
 from redstreamd.mcpio.acceptor import Acceptor
@@ -149,7 +150,7 @@ class _Parts:
         server: What MCP clients are served.
         limits: The bounds of connections.
         embedded: The server of our own, if there is one.
-        journal: Told of what happens to all of them.
+        journal: Told of what happens to connections of clients and to the supervisor.
     """
 
     settings: Settings
@@ -197,8 +198,7 @@ def _build(settings: Settings, resources: AsyncExitStack) -> _Parts:
     manager = Manager(
         _target(settings, embedded),
         command_timeout=settings.redis.command_timeout_seconds,
-        on_event=journal,
-        obstacle=None if embedded is None else embedded.obstacle,
+        on_event=record,
     )
     bus = Bus.over(manager, settings, _lease_key(settings))
     sources = Sources(bus.commands, bus.lister, bus.records)
@@ -258,7 +258,7 @@ async def _serve_listeners(
             [each.served for each in listeners], parts.server, limits=parts.limits, on_event=parts.journal
         )
         parts.daemon_health.include("clients", acceptor.statistics)
-        status = StatusLine(parts.manager, parts.bus, acceptor, parts.embedded)
+        status = StatusLine(parts.manager, parts.bus, acceptor)
         watchdog = Watchdog(notifier, heartbeats, interval_seconds=watchdog_interval(), status=status)
         addresses = [each.address for each in listeners]
 

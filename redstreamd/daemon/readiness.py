@@ -41,7 +41,7 @@ async def wait_ready(notifier: Notifier, embedded: EmbeddedServer | None, manage
         nursery.start_soon(_extend_while_loading, notifier, embedded)
         await embedded.wait_served()
         nursery.cancel_scope.cancel()
-    if embedded.obstacle() is None:
+    if embedded.problem() is None:
         with trio.move_on_after(_CONNECT_SECONDS):
             await manager.wait_connected()
 

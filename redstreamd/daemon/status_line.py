@@ -1,4 +1,4 @@
-"""The one live line that `systemctl status` shows: how busy the daemon is, and how Redis is."""
+"""The line that `systemctl status` shows: how busy the daemon is, and how Redis is."""
 
 from __future__ import annotations
 
@@ -6,18 +6,15 @@ import trio
 
 from redstreamd.mcpio.acceptor import Acceptor
 from redstreamd.redisio.connection_manager import Manager, Role
-from redstreamd.service.embedded.embedded_server import EmbeddedServer
+from redstreamd.redisio.server_health import State
 from redstreamd.streams.bus import Bus
 
 
 class StatusLine:
-    """Makes the line; what it says about rates is since it was last asked."""
+    """Makes the line; its rate of entries counts from the time it was last asked."""
 
-    def __init__(
-        self, manager: Manager, bus: Bus, acceptor: Acceptor, embedded: EmbeddedServer | None = None
-    ) -> None:
-        """Watch these parts; `embedded` is the daemon's own server, if it has one."""
-        self._embedded = embedded
+    def __init__(self, manager: Manager, bus: Bus, acceptor: Acceptor) -> None:
+        """Watch these parts."""
         self._manager = manager
         self._bus = bus
         self._acceptor = acceptor
@@ -33,20 +30,18 @@ class StatusLine:
             f"{self._acceptor.statistics().connections} connections, "
             f"{self._bus.hub.statistics().watches} waits, {self._rate():.0f} entries/s"
         )
-        if self._embedded is not None and self._embedded.loading_heard_at is not None:
-            obstacle = self._embedded.obstacle()
-            return f"loading: {'' if obstacle is None else obstacle.cause}; {busy}"
         redis = self._manager.status()
-        if troubles := redis.troubles():
-            causes = "; ".join(each.cause.rstrip(".") for each in troubles)
-            return f"DEGRADED: Redis at {redis.label}: {causes}; {busy}"
-        role = redis.roles[Role.COMMAND]
-        if role.connected:
-            trip = role.statistics.round_trip_seconds if role.statistics is not None else None
-            return f"{busy}; Redis at {redis.label}" + (
-                f" in {trip * 1000:.1f} ms" if trip is not None else ""
-            )
-        return f"{busy}; Redis at {redis.label} not used yet"
+        match redis.state:
+            case State.LOADING:
+                return f"loading: {redis.problems[0].cause}; {busy}"
+            case State.DEGRADED:
+                effects = "; ".join(problem.effect.rstrip(".") for problem in redis.problems)
+                return f"DEGRADED: Redis at {redis.label}: {effects}; {busy}"
+            case State.UNUSED:
+                return f"{busy}; Redis at {redis.label} not used yet"
+        statistics = redis.roles[Role.COMMAND].statistics
+        trip = None if statistics is None else statistics.round_trip_seconds
+        return f"{busy}; Redis at {redis.label}" + ("" if trip is None else f" in {trip * 1000:.1f} ms")
 
     def _rate(self) -> float:
         now = trio.current_time()

@@ -13,9 +13,9 @@ import trio
 
 from redstreamd.doctor.report import Check, Severity, error, ok, skipped
 from redstreamd.errors.remedies import setting
-from redstreamd.redisio import connect_errors, tls_errors
-from redstreamd.redisio.connect_errors import Failure
-from redstreamd.redisio.open_stream import open_stream, secure
+from redstreamd.redisio import connect_errors
+from redstreamd.redisio.login import open_stream, secure
+from redstreamd.redisio.redis_errors import Problem
 from redstreamd.redisio.target import Target
 from redstreamd.redisio.tls import Tls, TlsFileError
 
@@ -76,7 +76,7 @@ async def _connect(target: Target) -> Check:
                 return ok(_CONNECT, tried, f"connected in {(trio.current_time() - started) * 1000:.1f} ms")
         except OSError as refusal:
             return _failed(_CONNECT, tried, connect_errors.not_connected(target, refusal))
-    return _failed(_CONNECT, tried, connect_errors.connect_timed_out(target))
+    return _failed(_CONNECT, tried, connect_errors.timed_out(target))
 
 
 async def _encrypt(target: Target) -> Check:
@@ -88,8 +88,8 @@ async def _encrypt(target: Target) -> Check:
             async with await secure(await open_stream(target), target.tls, target.host) as stream:
                 return ok(_TLS, tried, _agreed(stream, target.tls))
         except (OSError, trio.BrokenResourceError, TlsFileError) as refusal:
-            return _failed(_TLS, tried, tls_errors.not_connected(target, refusal))
-    return _failed(_TLS, tried, tls_errors.handshake_unanswered(target))
+            return _failed(_TLS, tried, connect_errors.not_connected(target, refusal))
+    return _failed(_TLS, tried, connect_errors.tls_timed_out(target))
 
 
 def _agreed(stream: trio.SSLStream[trio.SocketStream], tls: Tls) -> str:
@@ -98,5 +98,5 @@ def _agreed(stream: trio.SSLStream[trio.SocketStream], tls: Tls) -> str:
     return f"{stream.version()}; the server's certificate is valid until {until}; {shown}"[:_SHOWN]
 
 
-def _failed(check: str, tried: str, failure: Failure) -> Check:
-    return error(check, tried, failure.cause, failure.next_step)
+def _failed(check: str, tried: str, problem: Problem) -> Check:
+    return error(check, tried, problem.cause, problem.next_step)

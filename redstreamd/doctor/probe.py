@@ -10,15 +10,16 @@ import attrs
 import trio
 from redis.exceptions import RedisError
 
+from redstreamd.errors import Code
 from redstreamd.redisio import Arg, reply_parsing
 from redstreamd.redisio.connection import Connection
-from redstreamd.redisio.error_replies import reply_code, reply_text
+from redstreamd.redisio.error_replies import reply_text, row_of
 from redstreamd.redisio.target import Target
 
 
 def denied(reply: object) -> bool:
     """Whether `reply` says that the user may not do that."""
-    return isinstance(reply, RedisError) and reply_code(reply) == "NOPERM"
+    return isinstance(reply, RedisError) and row_of(reply).code is Code.PERMISSION_DENIED
 
 
 @attrs.define

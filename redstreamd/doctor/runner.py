@@ -31,8 +31,8 @@ from redstreamd.doctor.stream_checks import check_streams
 from redstreamd.doctor.unit_checks import check_credentials, check_units, client_sockets
 from redstreamd.errors import SettingsError
 from redstreamd.redisio.configured_target import target_for
-from redstreamd.redisio.connect_errors import ConnectionEnded
 from redstreamd.redisio.connection import Connection
+from redstreamd.redisio.redis_errors import ConnectionEnded
 from redstreamd.redisio.target import Target
 from redstreamd.service.embedded.embedded_server import EmbeddedServer
 from redstreamd.settings import Loaded, Settings
@@ -173,7 +173,7 @@ async def _examine_server(target: Target) -> list[Check]:
             await connection.run(task_status=Opened())
         except ConnectionEnded as ended:
             if not opened:
-                checks.append(error("login", tried, ended.failure.cause, ended.failure.next_step))
+                checks.append(error("login", tried, ended.problem.cause, ended.problem.next_step))
                 task_status.started("there is no login")
 
     async with trio.open_nursery() as nursery:
@@ -193,8 +193,8 @@ async def _ask(probe: Probe) -> list[Check]:
         try:
             found = await check(probe)
         except ConnectionEnded as ended:
-            failure = ended.failure
-            checks.append(error(names[0], "asking the server", failure.cause, failure.next_step))
+            problem = ended.problem
+            checks.append(error(names[0], "asking the server", problem.cause, problem.next_step))
             checks += _skipped_from(number + 1, "the connection ended before")
             break
         checks += found if isinstance(found, list) else [found]

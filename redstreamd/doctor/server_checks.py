@@ -12,7 +12,7 @@ from redis.exceptions import RedisError
 from redstreamd.doctor.probe import Probe, denied, words
 from redstreamd.doctor.report import Check, error, ok, skipped, warning
 from redstreamd.streams.diagnosis.findings import Finding, Severity
-from redstreamd.streams.diagnosis.server_health import ServerFacts, server_findings
+from redstreamd.streams.diagnosis.server_figures import ServerFacts, server_findings
 
 # GETEX came with Redis 6.2, the oldest server that is supported, as did the options of XADD, XCLAIM and
 # XPENDING that redstreamd uses; asking for a command is surer than comparing versions of two products.

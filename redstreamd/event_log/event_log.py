@@ -1,6 +1,7 @@
-"""What of the parts' events is written to the log, and how often.
+"""How often the events of MCP connections and of the supervisor are written to the log.
 
-Owns the rule that one trouble is one record, however many events it makes. The words are ``records``'.
+Owns the rule that what clients make happen over and over is one record and a count. The words are
+``texts``'. Events of Redis do not come through here: ``redisio.server_health`` tells each of them once.
 """
 
 from __future__ import annotations
@@ -14,8 +15,6 @@ import trio
 
 from redstreamd.event_log.texts import Event, record, record_repeats
 from redstreamd.mcpio import connection_events as mcp
-from redstreamd.redisio.outages import Outages
-from redstreamd.redisio.redis_events import Connected, ConnectFailed, ConnectionLost
 
 #: Seconds without another one after which what clients do over and over is over.
 QUIET_SECONDS: Final = 60.0
@@ -39,7 +38,7 @@ class _Episode:
 
 
 class EventLog:
-    """The hook that the composition root gives to every part."""
+    """The hook for events that the composition root gives to the supervisor and to what serves clients."""
 
     def __init__(
         self,
@@ -55,16 +54,12 @@ class EventLog:
         """
         self._write = write
         self._write_repeats = write_repeats
-        self._outages = Outages(write)
         self._episodes: dict[Hashable, _Episode] = {}
         self._begun = trio.Event()
 
     def __call__(self, event: Event) -> None:
         """Take an event; returns at once."""
-        if isinstance(event, Connected | ConnectionLost | ConnectFailed):
-            self._write(event)  # for whoever wants to know of each connection; of the outage, the rest
-            self._outages(event)
-        elif (kind := _repeatable(event)) is None:
+        if (kind := _repeatable(event)) is None:
             self._write(event)
         elif (episode := self._episodes.get(kind)) is None:
             now = trio.current_time()

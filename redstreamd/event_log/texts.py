@@ -11,14 +11,15 @@ from functools import singledispatch
 
 from redstreamd.errors.remedies import sentences, setting, unit_setting
 from redstreamd.mcpio import connection_events as mcp
-from redstreamd.redisio import redis_events as redis
-from redstreamd.redisio.redis_events import roles_in_words
+from redstreamd.redisio import reauth
+from redstreamd.redisio import server_health as redis
+from redstreamd.redisio.redis_errors import ROLE_NAMES, Problem, ProblemKind, role_names
 from redstreamd.service import supervisor_events as service
 from redstreamd.service.exceptions import unwrapped
 
 _LOG = logging.getLogger("redstreamd")
 
-Event = mcp.Event | redis.RedisEvent | redis.OutageEvent | service.SupervisorEvent
+Event = mcp.Event | redis.HealthEvent | reauth.LoginEvent | service.SupervisorEvent
 
 
 def record(event: Event) -> None:
@@ -59,33 +60,29 @@ def _(event: redis.Connected) -> tuple[int, str]:
 
 @words.register
 def _(event: redis.ConnectionLost) -> tuple[int, str]:
-    failure = event.failure
     return logging.DEBUG, (
-        f"lost the connection to Redis at {event.label} for {_role(event)}: "
-        f"{sentences(failure.cause, failure.next_step)}"
+        f"lost the connection to Redis at {event.label} for {_role(event)}: {_told(event.problem)}"
     )
 
 
 @words.register
 def _(event: redis.ConnectFailed) -> tuple[int, str]:
-    failure = event.failure
-    return logging.DEBUG, (
-        f"cannot use Redis at {event.label} for {_role(event)}: {sentences(failure.cause, failure.next_step)}"
-    )
+    return logging.DEBUG, f"cannot use Redis at {event.label} for {_role(event)}: {_told(event.problem)}"
 
 
 @words.register
-def _(event: redis.Unusable) -> tuple[int, str]:
-    failure = event.failure
+def _(event: redis.Degraded) -> tuple[int, str]:
+    problem = event.problem
+    if problem.kind is ProblemKind.WRITES_REFUSED:
+        return logging.WARNING, f"Redis at {event.label} refuses writes: {_told(problem)}"
     return logging.WARNING, (
-        f"cannot use Redis at {event.label} for {roles_in_words(event.roles)}: "
-        f"{sentences(failure.cause, failure.next_step)}"
+        f"cannot use Redis at {event.label} for {role_names(problem.roles)}: {_told(problem)}"
     )
 
 
 @words.register
 def _(event: redis.Usable) -> tuple[int, str]:
-    connected = f"connected to {event.server} at {event.label} for {roles_in_words(event.roles)}"
+    connected = f"connected to {event.server} at {event.label} for {role_names(event.roles)}"
     if event.attempts:
         connected += f" after {event.down_seconds:.1f} s and {event.attempts} failed attempts"
     elif event.lost is not None:
@@ -95,21 +92,15 @@ def _(event: redis.Usable) -> tuple[int, str]:
 
 @words.register
 def _(event: redis.KeepsEnding) -> tuple[int, str]:
+    problem = event.problem
     return logging.WARNING, (
-        f"connections to Redis at {event.label} keep ending (those for {roles_in_words(event.roles)}, "
+        f"connections to Redis at {event.label} keep ending (those for {role_names(problem.roles)}, "
         f"{event.times} times in a row): "
         + sentences(
-            event.failure.cause,
+            problem.cause,
             "They are made again at once, and that is recorded no more",
-            event.next_step,
+            problem.next_step,
         )
-    )
-
-
-@words.register
-def _(event: redis.WritesRefused) -> tuple[int, str]:
-    return logging.WARNING, (
-        f"Redis at {event.label} refuses writes: {sentences(event.cause, event.next_step)}"
     )
 
 
@@ -118,17 +109,21 @@ def _(event: redis.WritesAccepted) -> tuple[int, str]:
     return logging.INFO, f"Redis at {event.label} accepts writes again after {event.refused_seconds:.0f} s"
 
 
-def _role(event: redis.RoleEvent | redis.LoginRenewed) -> str:
-    return redis.ROLE_WORDS[event.role]
+def _role(event: redis.RoleEvent | reauth.LoginRenewed) -> str:
+    return ROLE_NAMES[event.role]
+
+
+def _told(problem: Problem) -> str:
+    return sentences(problem.cause, problem.next_step)
 
 
 @words.register
-def _(event: redis.LoginRenewed) -> tuple[int, str]:
+def _(event: reauth.LoginRenewed) -> tuple[int, str]:
     return logging.DEBUG, f"the login at {event.label} for {_role(event)} is renewed"
 
 
 @words.register
-def _(event: redis.RenewalFailed) -> tuple[int, str]:
+def _(event: reauth.RenewalFailed) -> tuple[int, str]:
     return logging.WARNING, (
         f"cannot renew the login at {event.label}: "
         + sentences(event.cause, "Connections go on with the old one for as long as Redis lets them")

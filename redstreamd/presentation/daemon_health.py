@@ -1,6 +1,6 @@
-"""How the daemon and its connections to Redis are, for whoever has to find out what is wrong.
+"""The report on the daemon and its connections to Redis: the resource redstream://health.
 
-Owns the value and nothing in it: each part reports on itself.
+Owns its shape. Each part reports on itself.
 """
 
 from __future__ import annotations
@@ -14,8 +14,8 @@ import trio
 from redstreamd.errors import BusError, Code
 from redstreamd.redisio.commands import Commands
 from redstreamd.redisio.connection_manager import Manager
-from redstreamd.redisio.reconnecting import RoleStatus
-from redstreamd.redisio.redis_events import ROLE_WORDS
+from redstreamd.redisio.redis_errors import ROLE_NAMES
+from redstreamd.redisio.server_health import RoleStatus
 from redstreamd.streams.subscriptions.updates import Updates
 from redstreamd.streams.tail_hub import TailHub
 
@@ -24,7 +24,7 @@ _PING_SECONDS = 1.0
 
 
 class DaemonHealth:
-    """Asks the parts how they are."""
+    """Makes the report."""
 
     def __init__(
         self, manager: Manager, commands: Commands, hub: TailHub, updates: Updates, *, version: str
@@ -52,9 +52,11 @@ class DaemonHealth:
             "redis": {
                 "address": status.label,
                 "ping": ping,
-                "troubles": [attrs.asdict(each) for each in status.troubles()],
+                "troubles": [
+                    {"cause": problem.effect, "next_step": problem.next_step} for problem in status.problems
+                ],
                 "connections": {
-                    role.value: {"for": ROLE_WORDS[role], **_connection(state)}
+                    role.value: {"for": ROLE_NAMES[role], **_connection(state)}
                     for role, state in status.roles.items()
                     if state.wanted
                 },
@@ -80,8 +82,8 @@ def _connection(state: RoleStatus) -> dict[str, Any]:
     said: dict[str, Any] = {"connected": state.connected, "for_seconds": round(state.seconds, 3)}
     if state.connected:
         said["server"] = state.server
-    elif state.failure is not None:
-        said["cause"] = state.failure.cause
-        said["next_step"] = state.failure.next_step
+    elif state.problem is not None:
+        said["cause"] = state.problem.cause
+        said["next_step"] = state.problem.next_step
         said["failed_attempts"] = state.failed_attempts
     return said

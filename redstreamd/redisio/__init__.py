@@ -2,6 +2,21 @@
 
 from __future__ import annotations
 
+import enum
+
 #: What an argument of a command may be. hiredis, which packs commands, refuses anything else, also
 #: bool and None: their meaning on the wire is for the caller to choose.
 Arg = str | bytes | int | float
+
+
+class Role(enum.Enum):
+    """What a connection is for; each is opened when it is first needed."""
+
+    COMMAND = "command"
+    """Everything short."""
+    WATCH = "watch"
+    """Key tracking; its push notifications wake those who wait."""
+    BULK = "bulk"
+    """Large reads, which would hold up short commands behind them."""
+    DURABLE = "durable"
+    """Writes that are to be confirmed, with the WAIT that confirms them and holds up the connection."""

@@ -1,6 +1,6 @@
 """The Redis commands that redstreamd uses, each wrapped once and typed.
 
-redis-py's mixins build the commands, `Manager` sends them, ``replies`` reads the answers. Which
+redis-py's mixins build the commands, `Manager` sends them, ``reply_parsing`` reads the answers. Which
 commands belong together, and what their results mean to an agent, is not known here.
 
 Behaviour common to all: names are ``str`` and go out as UTF-8; errors are those of
@@ -39,7 +39,7 @@ class _Pairs(dict[bytes, bytes]):
 
 
 class _Builder(AsyncStreamCommands, AsyncBasicKeyCommands, AsyncScanCommands, AsyncManagementCommands):
-    """redis-py's command builders over one lane and one rule for lost replies."""
+    """redis-py's command builders over one connection and one rule for lost replies."""
 
     # Declared by redis-py's protocol for what its own client reports; nothing used here reads it.
     _event_dispatcher: Any = None
@@ -67,7 +67,7 @@ def _number(reply: Any) -> int:
 
 
 class Commands:
-    """Typed Redis commands over a manager's lanes."""
+    """Typed Redis commands over a manager's connections."""
 
     def __init__(self, manager: Manager) -> None:
         """Send everything through `manager`."""
@@ -90,7 +90,7 @@ class Commands:
     async def xrange(self, stream: str, start: str, end: str, count: int) -> list[RawEntry]:
         """Return up to `count` entries from `start` up to `end`, inclusive unless prefixed with ``(``.
 
-        Over the bulk lane: nobody knows how large an entry is.
+        Over the bulk connection: nobody knows how large an entry is.
         """
         return reply_parsing.entries(await self._read[Role.BULK].xrange(stream, start, end, count))
 

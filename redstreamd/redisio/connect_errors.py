@@ -1,154 +1,103 @@
-"""Why there is no usable connection to Redis, and what to change about it.
+"""Why there is no usable connection to Redis, in words, and what to change about it; TLS included.
 
-Owns the wording of every way in which connecting, logging in or staying connected can fail, and
-the one distinction the reconnecting needs: will waiting help, or only a change of settings. It
-knows nothing of sockets, tasks or retries.
+Owns the reading of every way in which connecting or staying connected can fail, but for a refused login
+(``login``). Knows nothing of tasks or retries. One module for plain and TLS connections, because a port
+that expects the other kind shows it by how a plain error looks.
+
+The numbers are those of ``X509_V_ERR_*`` in x509_vfy(3), the reasons those of the alerts in RFC 8446,
+section 6, as OpenSSL names them.
 """
 
 from __future__ import annotations
 
-import enum
 import os
 import socket
 import ssl
 from collections.abc import Iterable, Iterator
+from typing import Final
 
-import attrs
-from redis.exceptions import RedisError
-
-from redstreamd.errors.remedies import PASSWORD, SETTINGS_FILE, redis_option, setting, unit_setting
-from redstreamd.redisio.error_replies import reply_code, reply_text
+from redstreamd.errors.remedies import redis_option, setting, unit_setting
+from redstreamd.redisio.redis_errors import Problem, ProblemKind
 from redstreamd.redisio.target import Target
+from redstreamd.redisio.tls import Tls, TlsFileError
 
+_WAIT: Final = "Nothing needs to be changed; redstreamd keeps trying."
 
-class FailureKind(enum.Enum):
-    """What kind of obstacle it is; decides how soon another attempt makes sense."""
-
-    UNREACHABLE = "unreachable"
-    """Nothing answers, or the connection broke: try again with growing pauses."""
-    NOT_SERVING = "not serving"
-    """It answers, but serves no commands yet (LOADING, BUSY): ask again soon."""
-    SETTINGS = "settings"
-    """It refuses this login or these settings: nothing changes until somebody changes them."""
-
-
-@attrs.frozen
-class Failure:
-    """One reason for having no connection.
-
-    Attributes:
-        kind: How to go on.
-        cause: What is known, without secrets.
-        next_step: What an operator can change.
-    """
-
-    kind: FailureKind
-    cause: str
-    next_step: str
-
-
-class ConnectionEnded(Exception):  # noqa: N818 - names an event: it is how every connection ends
-    """A connection could not be made, or is over.
-
-    Attributes:
-        failure: Why.
-    """
-
-    def __init__(self, failure: Failure) -> None:
-        """Record why."""
-        super().__init__(failure.cause)
-        self.failure = failure
-
-
-class NotSent(ConnectionEnded):
-    """The connection ended before a byte of the request was handed to the socket: not executed."""
-
-
-class ReplyLost(ConnectionEnded):
-    """The connection ended after the request was handed to the socket: it may have been executed."""
-
-
-_WAIT = "Nothing needs to be changed; redstreamd keeps trying."
-
-IDLE_LIMIT = (
+IDLE_LIMIT: Final = (
     "Look at `CONFIG GET timeout` in Redis: below 10 it closes idle connections before redstreamd asks for a "
     f"sign of life; set {redis_option('timeout')} to 0, or to 30 and more. "
     "Else a proxy, a firewall or somebody ends them."
 )
 
-SHUTTING_DOWN = Failure(FailureKind.UNREACHABLE, "redstreamd is shutting down", "Repeat after its restart.")
-STILL_CONNECTING = Failure(FailureKind.UNREACHABLE, "there was no connection yet", _WAIT)
+SHUTTING_DOWN: Final = Problem(
+    ProblemKind.UNREACHABLE, "redstreamd is shutting down", "Repeat after its restart."
+)
+STILL_CONNECTING: Final = Problem(ProblemKind.UNREACHABLE, "there was no connection yet", _WAIT)
+CLOSED_BY_SERVER: Final = Problem(ProblemKind.UNREACHABLE, "the server closed the connection", _WAIT)
+
+_USE_TLS: Final = f"Set {setting('redis.tls')} to true, or use rediss:// instead of redis:// in the URL."
+_OWN_CERTIFICATE: Final = setting("redis.certificate_file", "redis.key_file")
 
 
-def closed_by_server() -> Failure:
-    """Redis, or something between, ended the connection."""
-    return Failure(FailureKind.UNREACHABLE, "the server closed the connection", _WAIT)
-
-
-def broken(error: BaseException) -> Failure:
-    """The socket reported `error` on an established connection."""
-    return Failure(FailureKind.UNREACHABLE, f"the connection broke ({_innermost(error)})", _WAIT)
-
-
-def unanswered(what: str, seconds: float) -> Failure:
-    """The server owed an answer to `what` for `seconds` and did not give it."""
-    return Failure(
-        FailureKind.UNREACHABLE,
+def unanswered(what: str, seconds: float) -> Problem:
+    """Return the problem of a server that did not answer `what` for `seconds`."""
+    return Problem(
+        ProblemKind.UNREACHABLE,
         f"no reply to {what} within {seconds:g} s",
         "Look at the Redis host: it is stopped, overloaded, or cut off from the network.",
     )
 
 
-def unreadable(detail: str) -> Failure:
-    """What arrived is not a reply; nothing after it on this connection can be trusted."""
-    return Failure(
-        FailureKind.UNREACHABLE,
+def unreadable(target: Target, data: bytes, detail: str) -> Problem:
+    """Return the problem of a server that sent something that is no reply.
+
+    Args:
+        target: The server.
+        data: What arrived.
+        detail: The parser's complaint.
+    """
+    # The record type and version of a TLS alert (RFC 8446, section 5.1).
+    if target.tls is None and data.startswith(b"\x15\x03"):
+        return Problem(ProblemKind.SETTINGS, "the server answers in TLS", _USE_TLS)
+    return Problem(
+        ProblemKind.UNREACHABLE,
         f"the server's reply could not be read ({detail})",
         "Check that the address belongs to a Redis server, and the network between.",
     )
 
 
-def oversized(limit_bytes: int) -> Failure:
-    """A reply was given up because of its size."""
-    return Failure(
-        FailureKind.UNREACHABLE,
-        f"a reply was larger than {limit_bytes} bytes",
-        "Ask for fewer entries at once.",
-    )
+def oversized(limit_bytes: int) -> Problem:
+    """Return the problem of a reply that was given up because of its size."""
+    cause = f"a reply was larger than {limit_bytes} bytes"
+    return Problem(ProblemKind.UNREACHABLE, cause, "Ask for fewer entries at once.")
 
 
-def connect_timed_out(target: Target) -> Failure:
-    """Connecting took longer than the target allows."""
-    return _timed_out(target, "no answer")
-
-
-def login_timed_out(target: Target, *, asked: bool) -> Failure:
-    """Logging in took longer than the target allows.
-
-    Args:
-        target: The server.
-        asked: Whether the server had been asked anything; else it was the credential provider.
-    """
-    if asked:
-        return _timed_out(target, "the server accepted the connection but did not answer the login")
-    return no_credentials(
-        f"the credential provider gave no answer within {target.connect_timeout:g} s",
-        "Look at what it depends on; it is asked again at each attempt to log in.",
-    )
-
-
-def _timed_out(target: Target, what: str) -> Failure:
-    return Failure(
-        FailureKind.UNREACHABLE,
+def timed_out(target: Target, what: str = "no answer") -> Problem:
+    """Return the problem of a server that took longer to connect or log in than the target allows."""
+    return Problem(
+        ProblemKind.UNREACHABLE,
         f"{what} within {target.connect_timeout:g} s",
         f"Check that {target.label} is the address of a running Redis and that no firewall is between.",
     )
 
 
-def not_connected(target: Target, error: OSError) -> Failure:
-    """Read the error of a connection attempt; happy eyeballs reports one for each address."""
-    causes = list(leaves(error))
-    cause = _joined(causes)
+def tls_timed_out(target: Target) -> Problem:
+    """Return the problem of a server that accepted the connection and did not answer the TLS handshake."""
+    return Problem(
+        ProblemKind.UNREACHABLE,
+        f"the server accepted the connection but did not answer the TLS handshake within "
+        f"{target.connect_timeout:g} s; a Redis port without TLS does that",
+        _is_it_a_tls_port(target),
+    )
+
+
+def not_connected(target: Target, error: Exception) -> Problem:
+    """Read the error of an attempt to connect; happy eyeballs reports one for each address."""
+    if (known := tls_problem(target, error)) is not None:
+        return known
+    causes = list(_leaves(error))
+    if not isinstance(error, OSError):
+        return _cut_off(target, f"the connection broke ({_joined(causes)})")
     if target.path is not None:
         steps = {
             FileNotFoundError: f"Start Redis, or have it listen on {target.path} (`unixsocket` in "
@@ -165,108 +114,160 @@ def not_connected(target: Target, error: OSError) -> Failure:
         }
         fallback = f"Start Redis, or correct its address: {setting('redis.host', 'redis.port')}."
     step = next((text for leaf in causes for kind, text in steps.items() if isinstance(leaf, kind)), fallback)
-    return Failure(FailureKind.UNREACHABLE, cause, step)
+    return Problem(ProblemKind.UNREACHABLE, _joined(causes), step)
 
 
-def no_credentials(cause: str, next_step: str) -> Failure:
-    """There is nothing to log in with: a password file or a credential provider failed."""
-    # Not SETTINGS: a file that is just being replaced is there again in a moment.
-    return Failure(FailureKind.UNREACHABLE, cause, next_step)
-
-
-def refused(target: Target, command: str, error: RedisError, *, username: str | None) -> Failure:
-    """Read an error reply to a command of the login.
+def broken(target: Target, error: Exception | None, *, logged_in: bool) -> Problem:
+    """Read how a connection ended.
 
     Args:
-        target: Whose settings were used.
-        command: The command's name, such as "HELLO".
-        error: The reply. Error replies never repeat a password.
-        username: The user that was logged in as; None for the default user.
+        target: The server.
+        error: What the stream reported; None if the server closed it.
+        logged_in: Whether the login had been answered.
     """
-    code, text = reply_code(error), reply_text(error)
-    settings = FailureKind.SETTINGS
-    login = "the default user" if username is None else f"user {username!r}"
-    if code in ("LOADING", "BUSY", "MASTERDOWN"):
-        return Failure(FailureKind.NOT_SERVING, text, "Wait until Redis serves commands again.")
-    if "max number of clients" in text:
-        return Failure(
-            FailureKind.UNREACHABLE,
-            text,
-            f"Close other clients of this Redis, or raise {redis_option('maxclients')}.",
-        )
-    password = PASSWORD if target.credentials is None else "the password that the login is made with"
-    if code == "WRONGPASS":
-        step = f"Correct {password}; for an ACL user set {setting('redis.username')}."
-        if username is not None:
-            step = (
-                f"Check that user {username!r} exists and is on (ACL LIST in Redis), and correct "
-                f"{setting('redis.username')}, or {password}."
+    problem = CLOSED_BY_SERVER
+    if error is not None:
+        if (known := tls_problem(target, error)) is not None:
+            return known
+        cause = f"the connection broke ({_joined(_leaves(error))})"
+        problem = Problem(ProblemKind.UNREACHABLE, cause, _WAIT)
+    return problem if logged_in or target.path is not None else _cut_off(target, problem.cause)
+
+
+def _cut_off(target: Target, cause: str) -> Problem:
+    """Return the problem of a connection that ended before the login was answered: TLS may be missing."""
+    cause = f"{cause} before the login was answered"
+    if target.tls is None:
+        step = f"If this port expects TLS: {_USE_TLS} Else wait for Redis."
+    elif target.tls.certificate_file is None:
+        # A refusal for the lack of a certificate comes after our first command in TLS 1.3, and the reset
+        # that follows can overtake the reason.
+        cause += "; it may require a certificate of us"
+        step = f"If the server has `tls-auth-clients yes`, set {_OWN_CERTIFICATE}; else wait for Redis."
+    else:
+        cause += "; it may not accept our certificate"
+        step = f"Check that a CA in the server's `tls-ca-cert-file` signed the one in {_OWN_CERTIFICATE}."
+    return Problem(ProblemKind.UNREACHABLE, cause, step)
+
+
+def tls_problem(target: Target, error: BaseException) -> Problem | None:
+    """Read what a TLS connection failed with; None if it was not TLS that failed.
+
+    Args:
+        target: The server.
+        error: As raised by the TLS handshake, or by an established connection.
+    """
+    tls = target.tls
+    if tls is None:
+        return None
+    for leaf in _leaves(error):
+        if isinstance(leaf, TlsFileError):
+            return Problem(
+                ProblemKind.SETTINGS,
+                f"{leaf.path} cannot be used: {leaf.reason}",
+                f"Correct {setting('redis.ca_file', 'redis.certificate_file', 'redis.key_file')}, or let "
+                "redstreamd's user read the file.",
             )
-        if target.password is not None and target.password[:1] + target.password[-1:] in ('""', "''"):
-            step += " It begins and ends with a quote, as `docker run --env-file` hands it over."
-        return Failure(settings, f"{text} (logging in as {login})", step)
-    if code == "NOAUTH":
-        return Failure(
-            settings,
-            f"{text} (no password is configured here)",
-            f"Set {PASSWORD}; for an ACL user also {setting('redis.username')}.",
-        )
-    if "without any password configured" in text:
-        return Failure(
-            settings,
-            f"{text} (a password is configured here, but this Redis has none)",
-            f"Remove {password}, or give Redis a password too: set {redis_option('requirepass')}; "
-            f"for an ACL user set {setting('redis.username')}.",
-        )
-    if code == "NOPERM":
-        return Failure(
-            settings,
-            f"{text} ({login} may not run {command})",
-            f"Allow it: ACL SETUSER {username or 'default'} +{command.lower()} (a login needs +hello, +ping "
-            "and, for a database other than 0, +select), or log in as another user: set "
-            f"{setting('redis.username')}.",
-        )
-    if code == "DENIED":
-        return Failure(
-            settings,
-            "Redis runs in protected mode and refuses clients from other hosts",
-            f"Set a password in Redis ({redis_option('requirepass')}) and here ({PASSWORD}), or bind Redis "
-            "to this host only.",
-        )
-    if "unknown command" in text and command != "HELLO":
-        return Failure(
-            settings,
-            f"{text} (the server does not have {command}, which each login needs)",
-            f"Give {command} its name back (`rename-command` in the server's settings), or connect to "
-            "the server directly.",
-        )
-    if command == "SELECT":
-        return Failure(
-            settings,
-            f"{text} (database {target.database})",
-            f"Correct {setting('redis.database')}, or raise `databases` in redis.conf.",
-        )
-    if command == "HELLO":
-        return Failure(
-            settings,
-            f"{text} (the server does not accept HELLO 3)",
-            "Use Redis 6.2 or later or Valkey 7.2 or later, and connect to it directly.",
-        )
-    return Failure(
-        settings,
-        f"{text} (in reply to {command})",
-        f"Correct the settings of this connection: the table [redis] in {SETTINGS_FILE}, or REDIS_* in the "
-        "environment.",
+        if isinstance(leaf, ssl.SSLCertVerificationError):
+            return _unverified(target, tls, leaf)
+        if isinstance(leaf, ssl.SSLError):
+            return _refused_tls(target, tls, leaf.reason or str(leaf))
+    return None
+
+
+def _unverified(target: Target, tls: Tls, error: ssl.SSLCertVerificationError) -> Problem:
+    detail = error.verify_message.rstrip(".")
+    match error.verify_code:
+        case 10:
+            cause = "the server's certificate has expired"
+            step = (
+                f"Renew the certificate of {target.label} (`tls-cert-file`), or the CA's if it is that one; "
+                "check this host's clock if neither has."
+            )
+        case 9:
+            cause = "the server's certificate is not valid yet"
+            step = "Check the clocks of this host and of the one that issued the certificate."
+        case 18 | 19 | 20 | 21:  # self-signed, self-signed in the chain, no issuer, first one unverifiable
+            trusted = tls.ca_file or "the system's CAs"
+            cause = (
+                f"the server's certificate is not signed by a CA that is trusted here ({detail}; "
+                f"trusted: {trusted})"
+            )
+            step = f"Set {setting('redis.ca_file')} to the certificate of the CA that signed it."
+        case 62 | 64:  # another host name, another IP address
+            cause = f"the server's certificate is for another name than {tls.server_name or target.host!r}"
+            step = (
+                f"Use the name that the certificate bears: set {setting('redis.host')} to it, or "
+                f"{setting('redis.server_name')}."
+            )
+        case _:
+            cause = f"the server's certificate was not accepted ({detail})"
+            step = f"Replace the certificate of {target.label} (`tls-cert-file`)."
+    return Problem(ProblemKind.SETTINGS, cause, step)
+
+
+#: Parts of OpenSSL's reasons, in order: it prefixes the alerts with the version that introduced them.
+TLS_REASONS: Final = (
+    (("WRONG_VERSION_NUMBER", "HTTP_REQUEST", "RECORD_LAYER_FAILURE"), "no TLS"),
+    (("CERTIFICATE_REQUIRED", "HANDSHAKE_FAILURE"), "no agreement"),
+    (("ALERT_UNKNOWN_CA",), "unknown CA"),
+    (("ALERT_CERTIFICATE_EXPIRED",), "expired"),
+    (("ALERT_BAD_CERTIFICATE", "ALERT_CERTIFICATE_", "ALERT_UNSUPPORTED_CERTIFICATE"), "refused"),
+    (("PROTOCOL_VERSION", "UNSUPPORTED_PROTOCOL"), "version"),
+)
+
+
+def _refused_tls(target: Target, tls: Tls, reason: str) -> Problem:
+    own = tls.certificate_file
+    match next((what for parts, what in TLS_REASONS if any(part in reason for part in parts)), None):
+        case "no TLS":
+            cause, step = "the server answers, but not in TLS", _is_it_a_tls_port(target)
+        case "no agreement" if own is None:
+            cause = "the server asks for a certificate and none is configured here"
+            step = f"Set {_OWN_CERTIFICATE}, or `tls-auth-clients no` in Redis."
+        case "no agreement":
+            cause = (
+                "the server and redstreamd found no common ground for TLS (certificate, version or ciphers)"
+            )
+            step = f"Check {_OWN_CERTIFICATE}, and `tls-protocols` and `tls-ciphers` of the server."
+        case "unknown CA":
+            cause = f"the server does not accept our certificate ({own}): it does not know its CA"
+            step = f"Add that CA to the server's `tls-ca-cert-file`, or correct {_OWN_CERTIFICATE}."
+        case "expired":
+            cause = f"our certificate ({own}) has expired"
+            step = f"Renew it; {_OWN_CERTIFICATE} are read again at the next attempt."
+        case "refused":
+            cause = f"the server does not accept our certificate ({own})"
+            step = f"Correct {_OWN_CERTIFICATE}; the server's log names its reason."
+        case "version":
+            cause = f"the server does not speak TLS {tls.minimum_version} or later"
+            step = (
+                f"Allow it in the server ({redis_option('tls-protocols')}), or lower "
+                f"{setting('redis.tls_min_version')}."
+            )
+        case _:
+            return Problem(
+                ProblemKind.UNREACHABLE,
+                f"TLS failed ({reason.replace('_', ' ').lower()})",
+                f"Look at the log of the server at {target.label}, which names the reason from its side.",
+            )
+    return Problem(ProblemKind.SETTINGS, cause, step)
+
+
+def _is_it_a_tls_port(target: Target) -> str:
+    return (
+        f"Check that {target.label} is the server's `tls-port`; for a port without TLS, set "
+        f"{setting('redis.tls')} to false, or use redis:// instead of rediss:// in the URL."
     )
 
 
-def leaves(error: BaseException) -> Iterator[BaseException]:
-    """Yield what is behind `error`: its causes, and those of each member of a group."""
+def _leaves(error: BaseException) -> Iterator[BaseException]:
+    """Yield the causes of `error`, and those of each member of a group."""
     if isinstance(error, BaseExceptionGroup):
         for each in error.exceptions:
-            yield from leaves(each)
+            yield from _leaves(each)
     elif error.__cause__ is not None:
-        yield from leaves(error.__cause__)
+        yield from _leaves(error.__cause__)
     else:
         yield error
 
@@ -281,10 +282,6 @@ def _text(error: BaseException) -> str:
     if isinstance(error, socket.gaierror) and error.strerror:
         return error.strerror
     return str(error) or type(error).__name__
-
-
-def _innermost(error: BaseException) -> str:
-    return _joined(leaves(error))
 
 
 def _joined(causes: Iterable[BaseException]) -> str:

@@ -22,7 +22,7 @@ from __future__ import annotations
 
 import logging
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import Any, Final, NoReturn
 
 import attrs
@@ -30,21 +30,18 @@ import hiredis
 import trio
 from redis.exceptions import RedisError
 
-from redstreamd.redisio import Arg, connect_errors, tls_errors
-from redstreamd.redisio.connect_errors import ConnectionEnded, Failure, NotSent
+from redstreamd.redisio import Arg, connect_errors
 from redstreamd.redisio.decoder import MAX_REPLY_BYTES, Decoder, OversizedError, UnreadableError
-from redstreamd.redisio.embedded_failures import fitted
-from redstreamd.redisio.login import log_in
-from redstreamd.redisio.open_stream import open_stream, secure
+from redstreamd.redisio.login import log_in, login_timed_out, open_stream, refused, secure
 from redstreamd.redisio.pipeline import SECOND_LOOK_SECONDS, Pipeline, Request
-from redstreamd.redisio.redis_errors import QueueFull, ReplyTooLarge
+from redstreamd.redisio.redis_errors import ConnectionEnded, NotSent, Problem, QueueFull, ReplyTooLarge
 from redstreamd.redisio.target import Target
 from redstreamd.redisio.tls import TlsFileError
 
 _RECEIVE_BYTES: Final = 64 * 1024
 
-#: Seconds for the reader to find what the server said last after sending has failed.
-_LAST_WORDS_SECONDS: Final = 0.5
+#: Seconds for the reader to find what the server sent last, after sending to it has failed.
+_LAST_REPLY_SECONDS: Final = 0.5
 
 _log = logging.getLogger(__name__)
 
@@ -80,7 +77,6 @@ class Connection:
         role: str,
         on_push: Callable[[list[Any]], None] | None = None,
         on_ping_refused: Callable[[RedisError], None] | None = None,
-        greeting: Sequence[tuple[Arg, ...]] = (),
         reply_timeout: float = 5.0,
         ping_interval: float = 10.0,
         ping_timeout: float = 2.0,
@@ -93,7 +89,6 @@ class Connection:
             on_push: Called with each push notification, in order with the replies. If it raises,
                 that is logged and the connection goes on.
             on_ping_refused: Called with each error reply to a PING, which ends nothing; must not raise.
-            greeting: Commands sent after the login; an error reply to one ends the connection.
             reply_timeout: Seconds after which a server that owes a reply is given up.
             ping_interval: Seconds between PINGs.
             ping_timeout: Seconds for a PING's reply if nothing else is under way.
@@ -102,7 +97,6 @@ class Connection:
         self._role = role
         self._on_push = on_push
         self._on_ping_refused = on_ping_refused
-        self._greeting = tuple(greeting)
         self._reply_timeout = reply_timeout
         self._ping_interval = ping_interval
         self._ping_timeout = ping_timeout
@@ -110,8 +104,8 @@ class Connection:
         self._pipeline = Pipeline()
         self._scope = trio.CancelScope()
         self._open = False
-        # Set once, by what ended the connection first; later failures are its consequences.
-        self._failure: Failure | None = None
+        # Set once, by what ended the connection first; later problems are its consequences.
+        self._problem: Problem | None = None
         self._server = ""
         self._pushes = 0
         self._round_trip: float | None = None
@@ -154,7 +148,7 @@ class Connection:
             ValueError: There are no arguments; the server would not reply.
         """
         if not self._open:
-            raise NotSent(self._failure or connect_errors.STILL_CONNECTING)
+            raise NotSent(self._problem or connect_errors.STILL_CONNECTING)
         return self._pipeline.enqueue(args)
 
     async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> NoReturn:
@@ -170,9 +164,9 @@ class Connection:
                 await self._serve(task_status)
         finally:
             self._open = False
-            self._failure = self._failure or connect_errors.SHUTTING_DOWN
-            self._pipeline.abandon(self._failure)
-        raise ConnectionEnded(self._failure)
+            self._problem = self._problem or connect_errors.SHUTTING_DOWN
+            self._pipeline.abandon(self._problem)
+        raise ConnectionEnded(self._problem)
 
     async def _serve(self, task_status: trio.TaskStatus[None]) -> None:
         login_deadline = trio.current_time() + self._target.connect_timeout
@@ -184,18 +178,18 @@ class Connection:
             nursery.start_soon(self._write, stream)
             with trio.CancelScope(deadline=login_deadline) as login:
                 try:
-                    self._server = await log_in(self._log_in_step, self._target, self._role, self._greeting)
+                    self._server = await log_in(self._log_in_step, self._target, self._role)
                 except ConnectionEnded as refusal:
                     # Servers that refuse a client hang up as well, and that may be noticed first.
-                    self._failure = None
-                    self._end(refusal.failure)
+                    self._problem = None
+                    self._end(refusal.problem)
                     return
             if login.cancelled_caught:
-                # Nothing to send yet: it is not the server that everybody waited for.
+                # With nothing sent, it was not the server that did not answer, but the credential provider.
                 asked = bool(self._pipeline.sent or self._pipeline.queued)
-                self._end(connect_errors.login_timed_out(self._target, asked=asked))
+                self._end(login_timed_out(self._target, asked=asked))
                 return
-            if self._failure is not None:
+            if self._problem is not None:
                 # It broke in the very step in which the last reply arrived.
                 return
             nursery.start_soon(self._watch_deadlines)
@@ -213,25 +207,22 @@ class Connection:
                 if target.path is None and target.tls is not None:
                     return await secure(transport, target.tls, target.host)
             except (OSError, trio.BrokenResourceError, TlsFileError) as error:
-                self._end(tls_errors.not_connected(target, error))
+                self._end(connect_errors.not_connected(target, error))
                 return None
         if dialing.cancelled_caught:
             connected = transport is not None
-            self._end(
-                tls_errors.handshake_unanswered(target)
-                if connected
-                else connect_errors.connect_timed_out(target)
-            )
+            self._end((connect_errors.tls_timed_out if connected else connect_errors.timed_out)(target))
             return None
         return transport
 
     async def _log_in_step(self, *args: Arg) -> Any:
         return await self._pipeline.enqueue(args).reply()
 
-    def _end(self, failure: Failure) -> None:
+    def _end(self, problem: Problem) -> None:
         self._open = False
-        if self._failure is None:
-            self._failure = fitted(self._target, failure)
+        if self._problem is None:
+            operator = self._target.operator
+            self._problem = problem if operator is None else operator.adapted(problem)
             self._scope.cancel()
 
     async def _write(self, stream: trio.abc.SendStream) -> None:
@@ -244,7 +235,7 @@ class Connection:
             except trio.BrokenResourceError as error:
                 # The server may have said why it hung up, or answered what came before: let the
                 # reader find that first.
-                await trio.sleep(_LAST_WORDS_SECONDS)
+                await trio.sleep(_LAST_REPLY_SECONDS)
                 self._end(self._broken(error))
                 return
 
@@ -259,7 +250,7 @@ class Connection:
             try:
                 replies = decoder.feed(data)
             except UnreadableError as error:
-                self._end(tls_errors.unreadable(self._target, data, str(error)))
+                self._end(connect_errors.unreadable(self._target, data, str(error)))
                 return
             except OversizedError:
                 self._pipeline.answer(ReplyTooLarge(limit_bytes=MAX_REPLY_BYTES))
@@ -283,9 +274,9 @@ class Connection:
                 return False
         return True
 
-    def _broken(self, error: Exception | None) -> Failure:
+    def _broken(self, error: Exception | None) -> Problem:
         """Read how the connection ended: with `error`, or by the server's closing it."""
-        return tls_errors.broken(self._target, error, logged_in=bool(self._server))
+        return connect_errors.broken(self._target, error, logged_in=bool(self._server))
 
     def _deliver_push(self, message: list[Any]) -> None:
         self._pushes += 1
@@ -297,12 +288,12 @@ class Connection:
             # The connection is not to blame, and everybody else depends on it.
             _log.exception("the hook for push notifications failed")
 
-    def _unasked(self, reply: Any) -> Failure:
+    def _unasked(self, reply: Any) -> Problem:
         # A server that turns a client away (maxclients, protected mode) says so before the client
         # has said anything, and hangs up.
         if isinstance(reply, RedisError):
-            return connect_errors.refused(self._target, "connecting", reply, username=self._target.username)
-        return connect_errors.unreadable("it answers what nobody asked")
+            return refused(self._target, "connecting", reply, username=self._target.username)
+        return connect_errors.unreadable(self._target, b"", "it is a reply to no command")
 
     async def _watch_deadlines(self) -> None:
         """End the connection when the oldest request is overdue.
@@ -331,10 +322,10 @@ class Connection:
         while True:
             await trio.sleep(self._ping_interval)
             # Behind other requests, such as a large read, their own deadline has to do.
-            patience = math.inf if self._pipeline.in_flight else self._ping_timeout
+            seconds = math.inf if self._pipeline.in_flight else self._ping_timeout
             started = trio.current_time()
             try:
-                await self.submit("PING").reply_by(started + patience)
+                await self.submit("PING").reply_by(started + seconds)
             except RedisError as error:
                 # LOADING, BUSY and MISCONF are signs of life as well.
                 if self._on_ping_refused is not None:

@@ -1,7 +1,7 @@
 """Where the user and password of a login come from, asked anew for each login.
 
-Owns the asking and the password file. Logging in with the answer is ``handshake``'s, carrying
-renewed credentials to live connections ``renewal``'s. The interface of a provider is redis-py's.
+Owns the asking and the password file. Logging in with the answer is ``login``'s, carrying renewed
+credentials to live connections ``reauth``'s. The interface of a provider is redis-py's.
 """
 
 from __future__ import annotations

@@ -1,40 +1,107 @@
-"""Logs a fresh connection in: RESP3, user, name, database, and the question whether the server serves.
+"""From an address to a usable connection: TCP or Unix socket, TLS, and the login.
 
-Owns the order of the login commands. It does not know how they travel, and what a refusal means
-in words is ``failures``' business.
+Owns socket options, the TLS handshake, the order of the login commands, and what a refused login means. It
+does not know how commands travel.
 """
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable
 from typing import Any, Final
 
+import trio
 from redis.exceptions import RedisError
 
-from redstreamd.redisio import Arg
-from redstreamd.redisio.connect_errors import ConnectionEnded, no_credentials, refused
+from redstreamd.errors import Code
+from redstreamd.errors.remedies import PASSWORD, SETTINGS_FILE, setting
+from redstreamd.redisio import Arg, error_replies
+from redstreamd.redisio.connect_errors import timed_out
 from redstreamd.redisio.credentials import CredentialsError, Login, login_for
-from redstreamd.redisio.error_replies import reply_code
+from redstreamd.redisio.error_replies import reply_code, reply_text, row_of
+from redstreamd.redisio.redis_errors import ConnectionEnded, Problem, ProblemKind, Recovery
 from redstreamd.redisio.target import Target
+from redstreamd.redisio.tls import Tls
+
+#: Milliseconds that sent bytes may stay unacknowledged before the kernel gives the connection up. A
+#: host that vanished is noticed within 2 s; a host that is merely busy acknowledges all the same. (With
+#: its receive window closed for as long, it counts as vanished: tcp(7), TCP_USER_TIMEOUT.)
+UNACKNOWLEDGED_MS: Final = 1_500
+
+# For connections on which nothing is sent: the PING of `connection` finds most dead peers sooner,
+# this finds those where even that is not running. Seconds; tcp(7).
+_KEEPALIVE_IDLE: Final = 10
+_KEEPALIVE_INTERVAL: Final = 1
+_KEEPALIVE_PROBES: Final = 3
 
 # Replies to PING from a server that is alive and answers other commands. MISCONF (it cannot save
 # to disk) refuses writes and PING, yet serves reads: degraded, not gone.
 _ALIVE: Final = frozenset({"MISCONF"})
 
 
-async def log_in(
-    execute: Callable[..., Awaitable[Any]], target: Target, role: str, greeting: Sequence[tuple[Arg, ...]]
-) -> str:
-    """Take the connection behind `execute` from connected to usable.
+async def open_stream(target: Target) -> trio.SocketStream:
+    """Connect; names with several addresses are tried as RFC 8305 (happy eyeballs) says.
 
-    HELLO answers while the server is still loading its data; PING does not, so PING is the gate
+    Raises:
+        OSError: No address could be connected to; several errors are its cause as a group.
+    """
+    if target.path is not None:
+        return await trio.open_unix_socket(target.path)
+    # trio sets TCP_NODELAY on every SocketStream.
+    stream = await trio.open_tcp_stream(target.host, target.port)
+    options = trio.socket
+    for level, option, value in (
+        (options.SOL_SOCKET, options.SO_KEEPALIVE, 1),
+        (options.IPPROTO_TCP, options.TCP_KEEPIDLE, _KEEPALIVE_IDLE),
+        (options.IPPROTO_TCP, options.TCP_KEEPINTVL, _KEEPALIVE_INTERVAL),
+        (options.IPPROTO_TCP, options.TCP_KEEPCNT, _KEEPALIVE_PROBES),
+        (options.IPPROTO_TCP, options.TCP_USER_TIMEOUT, UNACKNOWLEDGED_MS),
+    ):
+        stream.setsockopt(level, option, value)
+    return stream
+
+
+async def secure(stream: trio.SocketStream, tls: Tls, host: str) -> trio.SSLStream[trio.SocketStream]:
+    """Return `stream` with TLS on it, after the handshake.
+
+    Args:
+        stream: Connected; belongs to the result, and is closed if there is none.
+        tls: What to trust and to show.
+        host: The name that the server's certificate must bear, unless `tls` names another.
+
+    Raises:
+        TlsFileError: A certificate or key cannot be used.
+        trio.BrokenResourceError: The handshake failed; its cause says why.
+
+    If cancelled, the stream is closed.
+    """
+    try:
+        # In a thread, because it reads files.
+        context = await trio.to_thread.run_sync(tls.context, abandon_on_cancel=True)
+        encrypted = trio.SSLStream(
+            stream,
+            context,
+            server_hostname=tls.server_name or host,
+            # Redis closes without TLS's own farewell. Replies carry their length, so a truncated one
+            # cannot pass for whole.
+            https_compatible=True,
+        )
+        await encrypted.do_handshake()
+    except BaseException:
+        await trio.aclose_forcefully(stream)
+        raise
+    return encrypted
+
+
+async def log_in(execute: Callable[..., Awaitable[Any]], target: Target, role: str) -> str:
+    """Take the connection behind `execute` from connected to usable: RESP3, user, name, database.
+
+    HELLO answers while the server is still loading its data; PING does not, so PING decides
     (https://redis.io/commands/hello).
 
     Args:
         execute: Sends one command and returns its reply; raises `RedisError` for an error reply.
         target: Login and database.
         role: Appended to the client's name.
-        greeting: Commands to send at the end.
 
     Returns:
         What the server calls itself, such as "redis 7.0.15".
@@ -68,8 +135,6 @@ async def log_in(
     except RedisError as error:
         if reply_code(error) not in _ALIVE:
             raise ConnectionEnded(refused(target, "PING", error, username=login.username)) from None
-    for command in greeting:
-        await require(*command)
     return f"{_word(identity, b'server')} {_word(identity, b'version')}"
 
 
@@ -85,3 +150,87 @@ def _word(identity: Any, key: bytes) -> str:
     # Proxies answer HELLO with what they please.
     value = identity.get(key) if isinstance(identity, dict) else None
     return value.decode("utf-8", "backslashreplace") if isinstance(value, bytes) else "unknown"
+
+
+def no_credentials(cause: str, next_step: str) -> Problem:
+    """Return the problem of a login without credentials: a password file or a provider failed."""
+    # Not SETTINGS: a file that is just being replaced is there again in a moment.
+    return Problem(ProblemKind.UNREACHABLE, cause, next_step)
+
+
+def login_timed_out(target: Target, *, asked: bool) -> Problem:
+    """Return the problem of a login that took longer than the target allows.
+
+    Args:
+        target: The server.
+        asked: Whether the server had been asked anything; else it was the credential provider.
+    """
+    if asked:
+        return timed_out(target, "the server accepted the connection but did not answer the login")
+    return no_credentials(
+        f"the credential provider gave no answer within {target.connect_timeout:g} s",
+        "Look at what it depends on; it is asked again at each attempt to log in.",
+    )
+
+
+def refused(target: Target, command: str, error: RedisError, *, username: str | None) -> Problem:
+    """Read an error reply to a command of the login: the table's row, with what this login was made with.
+
+    Args:
+        target: Whose settings were used.
+        command: The command's name, such as "HELLO".
+        error: The reply. Error replies never repeat a password.
+        username: The user that was logged in as; None for the default user.
+    """
+    row, text = row_of(error), reply_text(error)
+    login = "the default user" if username is None else f"user {username!r}"
+    password = PASSWORD if target.credentials is None else "the password that the login is made with"
+    step = row.next_step
+    if row.recovery is Recovery.NOT_EXECUTED:
+        # A server that has no room for another client is not to be asked twice a second.
+        full = row.kind == error_replies.MAX_CLIENTS
+        return Problem(ProblemKind.UNREACHABLE if full else ProblemKind.NOT_SERVING, text, step)
+    match row.kind:
+        case "WRONGPASS":
+            cause = f"{text} (logging in as {login})"
+            step = f"Correct {password}; for an ACL user set {setting('redis.username')}."
+            if username is not None:
+                step = (
+                    f"Check that user {username!r} exists and is on (ACL LIST in Redis), and correct "
+                    f"{setting('redis.username')}, or {password}."
+                )
+            if target.password is not None and target.password[:1] + target.password[-1:] in ('""', "''"):
+                step += " It begins and ends with a quote, as `docker run --env-file` hands it over."
+        case "NOAUTH":
+            cause = f"{text} (no password is configured here)"
+        case "DENIED":
+            cause = row.message
+        case error_replies.LOGIN_NOT_NEEDED:
+            cause = f"{text} (a password is configured here, but this Redis has none)"
+            step = step.replace(PASSWORD, password)
+        case _ if row.code is Code.PERMISSION_DENIED:
+            cause = f"{text} ({login} may not run {command})"
+            step = (
+                f"Allow it: ACL SETUSER {username or 'default'} +{command.lower()} (a login needs +hello, "
+                "+ping and, for a database other than 0, +select), or log in as another user: set "
+                f"{setting('redis.username')}."
+            )
+        case error_replies.UNKNOWN_COMMAND if command != "HELLO":
+            cause = f"{text} (the server does not have {command}, which each login needs)"
+            step = (
+                f"Give {command} its name back (`rename-command` in the server's settings), or connect to "
+                "the server directly."
+            )
+        case _ if command == "SELECT":
+            cause = f"{text} (database {target.database})"
+            step = f"Correct {setting('redis.database')}, or raise `databases` in redis.conf."
+        case _ if command == "HELLO":
+            cause = f"{text} (the server does not accept HELLO 3)"
+            step = "Use Redis 6.2 or later or Valkey 7.2 or later, and connect to it directly."
+        case _:
+            cause = f"{text} (in reply to {command})"
+            step = (
+                f"Correct the settings of this connection: the table [redis] in {SETTINGS_FILE}, or REDIS_* "
+                "in the environment."
+            )
+    return Problem(ProblemKind.SETTINGS, cause, step)

@@ -1,7 +1,7 @@
 """Gets one command through to the server, through whatever happens to the connection.
 
-Owns the deadline of a command and the rule for a broken connection: what may be sent again, what
-must not, and what the caller is told. Connections come from a `ReconnectingConnection`.
+Owns the deadline of a command, and acts on the `Recovery` of each error: what is sent again, what is not,
+and what the caller is told. Connections come from a `ReconnectingConnection`.
 
 Behaviour:
 - A command has one deadline for everything: waiting for a connection, the queue, the reply, repeats.
@@ -16,95 +16,95 @@ Behaviour:
 
 from __future__ import annotations
 
-import enum
 from typing import Any, Final
 
 import trio
+from redis.backoff import EqualJitterBackoff
 from redis.exceptions import RedisError
 
 from redstreamd.redisio import Arg
-from redstreamd.redisio.backoff import pause, repeat_backoff
-from redstreamd.redisio.connect_errors import ConnectionEnded, NotSent, ReplyLost, unanswered
-from redstreamd.redisio.error_replies import bus_error, not_executed
-from redstreamd.redisio.reconnecting import ReconnectingConnection
-from redstreamd.redisio.redis_errors import CommandTimedOut, OutcomeUnknown
+from redstreamd.redisio.connect_errors import unanswered
+from redstreamd.redisio.error_replies import bus_error
+from redstreamd.redisio.reconnecting import ReconnectingConnection, pause
+from redstreamd.redisio.redis_errors import (
+    CommandTimedOut,
+    ConnectionEnded,
+    NotSent,
+    OutcomeUnknown,
+    Recovery,
+    ReplyLost,
+)
 
-_REPEAT_BACKOFF: Final = repeat_backoff()
-
-
-class Replay(enum.Enum):
-    """Whether a command may be sent again although its first sending may have been executed."""
-
-    NEVER = "never"
-    """Writes: a second execution would be a second effect."""
-    SAFE = "safe"
-    """Reads, and writes that recognise their own repetition."""
+#: Pauses before a command is repeated that the server did not execute: up to 0.5 s, half of each random.
+REPEAT_BACKOFF: Final = EqualJitterBackoff(cap=0.5, base=0.02)
 
 
 async def send_with_retries(
-    keeper: ReconnectingConnection,
+    role: ReconnectingConnection,
     args: tuple[Arg, ...],
     *,
     retry_safe: bool,
     deadline: float,
     timeout: float,
 ) -> Any:
-    """Send one command through `keeper`'s connections until it is answered.
+    """Send one command through the connections of `role` until it is answered.
 
     Args:
-        keeper: The lane.
+        role: Where connections come from.
         args: The command.
-        retry_safe: Whether it may be sent again if its reply is lost.
+        retry_safe: Whether it may be sent again if its reply is lost: reads, and writes that recognise
+            their own repetition.
         deadline: When to give up, on trio's clock.
         timeout: Seconds between the caller's call and the deadline, for messages.
 
     Raises: as `Manager.execute`.
     """
-    trouble: RedisError | ConnectionEnded | None = None
-    connection = keeper.connection
+    error: RedisError | ConnectionEnded | None = None
+    connection = role.connection
     if connection is not None:
         # No cancel scope here: it would cost as much as all the rest. The connection itself ends
         # when a reply is overdue, which is this command's deadline.
         try:
             return await connection.submit(*args).reply()
-        except (RedisError, ConnectionEnded) as error:
-            trouble = error
-    return await _persist(keeper, args, retry_safe, deadline, timeout, trouble)
+        except (RedisError, ConnectionEnded) as first:
+            error = first
+    return await _retry(role, args, retry_safe, deadline, timeout, error)
 
 
-async def _persist(
-    keeper: ReconnectingConnection,
+async def _retry(
+    role: ReconnectingConnection,
     args: tuple[Arg, ...],
     retry_safe: bool,
     deadline: float,
     timeout: float,
-    trouble: RedisError | ConnectionEnded | None,
+    error: RedisError | ConnectionEnded | None,
 ) -> Any:
-    """Go on after `trouble`, or without a connection to begin with, as far as the rules allow."""
+    """Go on after `error`, or without a connection to begin with, as far as its recovery allows."""
     command = str(args[0])
     repeats = 0
     while True:
-        too_late = trio.current_time() >= deadline
-        if isinstance(trouble, RedisError):
-            wait = pause(_REPEAT_BACKOFF, repeats)
+        if isinstance(error, RedisError):
+            answer = bus_error(error)
+            wait = pause(REPEAT_BACKOFF, repeats)
             repeats += 1
-            if not_executed(trouble) is None or trio.current_time() + wait >= deadline:
-                raise bus_error(trouble)
+            if answer.recovery is not Recovery.NOT_EXECUTED or trio.current_time() + wait >= deadline:
+                raise answer
             await trio.sleep(wait)
-        elif isinstance(trouble, ReplyLost):
-            if not retry_safe:
-                raise OutcomeUnknown(command, cause=trouble.failure.cause)
-            if too_late:
-                raise CommandTimedOut(command, seconds=timeout, cause=trouble.failure.cause)
-        elif trouble is not None and too_late:
-            raise keeper.unavailable(trouble.failure)
-        connection = await keeper.wait_open(deadline)
+        elif error is not None:
+            unknown = error.recovery is Recovery.UNKNOWN
+            if unknown and not retry_safe:
+                raise OutcomeUnknown(command, cause=error.problem.cause)
+            if trio.current_time() >= deadline:
+                if unknown:
+                    raise CommandTimedOut(command, seconds=timeout, cause=error.problem.cause)
+                raise role.unavailable(error.problem)
+        connection = await role.wait_open(deadline)
         try:
             request = connection.submit(*args)
             try:
                 return await request.reply_by(deadline)
             except trio.TooSlowError:
                 overdue = unanswered(command, timeout)
-                trouble = ReplyLost(overdue) if request.sent else NotSent(overdue)
-        except (RedisError, ConnectionEnded) as error:
-            trouble = error
+                error = ReplyLost(overdue) if request.sent else NotSent(overdue)
+        except (RedisError, ConnectionEnded) as next_error:
+            error = next_error

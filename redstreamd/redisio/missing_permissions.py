@@ -1,6 +1,7 @@
 """Names the command that a user may not run, or that a server does not have, and the line that grants it.
 
-Owns the servers' wordings of the two refusals, in one table. Which call needed the command is not known here.
+Owns the taking of names out of the replies that ``error_replies`` has recognised. Which call needed the
+command is not known here.
 
 A refusal inside a script names its command on Valkey and Redis from 7.2 on only. Before that, and for
 commands that the server does not have at all, it gives the script's line, and the command stands in the
@@ -9,34 +10,21 @@ script's text.
 
 from __future__ import annotations
 
-import enum
 import re
 from typing import Final
 
 from redstreamd.redisio import Arg
-from redstreamd.redisio.error_replies import reply_text
+from redstreamd.redisio.error_replies import COMMAND_DENIED, KEY_DENIED, UNKNOWN_COMMAND, reply_text
 from redstreamd.redisio.redis_errors import ServerReplied
 from redstreamd.redisio.script import Script
 
-
-class _Kind(enum.Enum):
-    DENIED = "the user may not run the command"
-    KEY = "the user may not use the key"
-    ABSENT = "the server does not have the command"
-
-
-# Each part of a reply's text, and what it says. Recorded from Redis 6.2, 7.0 and 8.10 and from Valkey 9
-# (acl.c, script.c, server.c).
-_FORMS: Final = (
-    (_Kind.DENIED, r"has no permissions to run the '(?P<command>[^' ]+)' command"),
-    (_Kind.DENIED, r"The user executing the script can't run this command or subcommand"),
-    (_Kind.KEY, r"(has )?[nN]o permissions to access (one of the keys|a key)"),
-    (_Kind.KEY, r"The user executing the script can't access at least one of the keys"),
-    (_Kind.ABSENT, r"unknown command ['`](?P<command>[^'` ]+)['`]"),
-    (_Kind.ABSENT, r"[uU]nknown subcommand( or wrong \D+ for)? '(?P<sub>\w+)'\. Try (?P<of>\w+) HELP"),
-    (_Kind.ABSENT, r"Unknown (Redis )?command called from (Lua )?script"),
+# The parts of a reply that name a command. Recorded from Redis 6.2, 7.0 and 8.10 and from Valkey 9 (acl.c,
+# script.c, server.c). What a reply is about, ``error_replies`` tells.
+_NAMES: Final = re.compile(
+    r"to run the '(?P<denied>[^' ]+)' command"
+    r"|unknown command ['`](?P<unknown>[^'` ]+)['`]"
+    r"|[uU]nknown subcommand( or wrong \D+ for)? '(?P<sub>\w+)'\. Try (?P<of>\w+) HELP"
 )
-_READ: Final = tuple((kind, re.compile(form)) for kind, form in _FORMS)
 
 #: Where in a script it happened: the first form is that of Redis from 7.0 on and of Valkey, the second 6.2's.
 _LINE: Final = re.compile(r"on @user_script:(?P<line>\d+)\.|@user_script: ?(?P<older>\d+):")
@@ -61,27 +49,32 @@ def named(
         script: The script that was run, if one was.
         username: Who is logged in; None for the default user.
     """
-    text = reply_text(answer.reply)
-    found = next(((kind, match) for kind, form in _READ if (match := form.search(text))), None)
-    if found is None:
+    if answer.kind not in (COMMAND_DENIED, KEY_DENIED, UNKNOWN_COMMAND):
         return answer
-    kind, match = found
+    text = reply_text(answer.reply)
     user = _USER.search(text)
     who = user["user"] if user is not None else username or "default"
-    if kind is _Kind.KEY:
-        pattern = _key_pattern(args)
+    if answer.kind == KEY_DENIED:
         message = f"Redis does not let user {who!r} use a key that this call needs"
-        step = f"Grant the stream and the keys beside it: ACL SETUSER {who} {pattern}"
+        step = f"Grant the stream and the keys beside it: ACL SETUSER {who} {_key_pattern(args)}"
     else:
-        commands = _commands(match.groupdict(), text, args, script)
+        commands = _commands(text, args, script)
         listed = " or ".join(commands)
-        if kind is _Kind.DENIED:
+        if answer.kind == COMMAND_DENIED:
             message = f"Redis does not let user {who!r} run {listed}, which this call needs"
             step = f"Grant it: {grant(who, commands)}"
         else:
             message = f"This Redis has no command {listed}, which this call needs"
             step = absent_step(listed)
-    return ServerReplied(answer.code, message, cause=answer.cause, next_step=step, reply=answer.reply)
+    return ServerReplied(
+        answer.code,
+        message,
+        cause=answer.cause,
+        next_step=step,
+        reply=answer.reply,
+        kind=answer.kind,
+        recovery=answer.recovery,
+    )
 
 
 def grant(user: str, commands: tuple[str, ...]) -> str:
@@ -107,15 +100,13 @@ def command_of(args: tuple[Arg, ...]) -> str:
     return f"{name} {_word(args[1]).upper()}" if name in CONTAINERS and len(args) > 1 else name
 
 
-def _commands(
-    found: dict[str, str | None], text: str, args: tuple[Arg, ...], script: Script | None
-) -> tuple[str, ...]:
+def _commands(text: str, args: tuple[Arg, ...], script: Script | None) -> tuple[str, ...]:
     """Return the command that the reply is about; more than one where it leaves that open."""
     sent = command_of(args)
-    if found.get("sub"):
-        return (f"{found['of']} {found['sub']}".upper(),)
-    if name := found.get("command"):
-        name = name.replace("|", " ").upper()
+    if (found := _NAMES.search(text)) is not None:
+        if found["sub"]:
+            return (f"{found['of']} {found['sub']}".upper(),)
+        name = (found["denied"] or found["unknown"]).replace("|", " ").upper()
         # Where the server gives the first word only, we know which subcommand was sent.
         return (sent if sent.startswith(f"{name} ") else name,)
     if script is None:

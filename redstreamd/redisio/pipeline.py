@@ -18,8 +18,7 @@ import trio
 from trio.lowlevel import Abort, Task, current_task, reschedule, wait_task_rescheduled
 
 from redstreamd.redisio import Arg
-from redstreamd.redisio.connect_errors import Failure, NotSent, ReplyLost
-from redstreamd.redisio.redis_errors import QueueFull
+from redstreamd.redisio.redis_errors import NotSent, Problem, QueueFull, ReplyLost
 
 #: Requests queued or awaiting their reply, together. 64 connections with 256 requests in flight each
 #: (mcpio's limit) make 16,384; beyond that the server is the bottleneck and queueing more only makes
@@ -235,12 +234,12 @@ class Pipeline:
         self._in_flight.popleft().finish(result)
         return True
 
-    def abandon(self, failure: Failure) -> None:
-        """Fail everything: no reply will come any more."""
+    def abandon(self, problem: Problem) -> None:
+        """Fail every request because of `problem`: no reply will come any more."""
         for request in self._in_flight:
-            request.finish(ReplyLost(failure))
+            request.finish(ReplyLost(problem))
         self._in_flight.clear()
         for request in self._outbox:
-            request.finish(NotSent(failure))
+            request.finish(NotSent(problem))
         self._outbox.clear()
         self._outbox_bytes = 0

@@ -9,16 +9,45 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Callable, Mapping
 
+import attrs
 import trio
 from redis.exceptions import RedisError
 
-from redstreamd.redisio.connect_errors import ConnectionEnded, refused
+from redstreamd.redisio import Role
 from redstreamd.redisio.connection import Connection
 from redstreamd.redisio.credentials import CredentialsError, renewed_login, streaming
-from redstreamd.redisio.login import auth_command
-from redstreamd.redisio.redis_errors import QueueFull
-from redstreamd.redisio.redis_events import LoginRenewed, RenewalFailed, Role
+from redstreamd.redisio.login import auth_command, refused
+from redstreamd.redisio.redis_errors import ConnectionEnded, QueueFull
 from redstreamd.redisio.target import Target
+
+
+@attrs.frozen
+class LoginRenewed:
+    """A live connection has logged in again, with renewed credentials.
+
+    Attributes:
+        role: What it is for.
+        label: The server's address.
+    """
+
+    role: Role
+    label: str
+
+
+@attrs.frozen
+class RenewalFailed:
+    """Credentials could not be renewed; connections go on with the old ones while Redis lets them.
+
+    Attributes:
+        label: The server's address.
+        cause: Why, without secrets.
+    """
+
+    label: str
+    cause: str
+
+
+LoginEvent = LoginRenewed | RenewalFailed
 
 
 class Reauthentication:
@@ -33,7 +62,7 @@ class Reauthentication:
         target: Target,
         *,
         connections: Callable[[], Mapping[Role, Connection]],
-        on_event: Callable[[LoginRenewed | RenewalFailed], None],
+        on_event: Callable[[LoginEvent], None],
     ) -> None:
         """Prepare; nothing happens before `run`.
 
@@ -104,11 +133,10 @@ class Reauthentication:
             try:
                 await connection.execute(*auth_command(login))
             except (ConnectionEnded, QueueFull):
-                # A connection that is gone needs nothing; one that cannot take another command will
-                # be heard of by everybody.
+                # A connection that is gone needs nothing; of one that takes no commands others tell.
                 continue
             except RedisError as error:
-                failure = refused(self._target, "AUTH", error, username=login.username)
-                self._on_event(RenewalFailed(self._target.label, failure.cause))
+                problem = refused(self._target, "AUTH", error, username=login.username)
+                self._on_event(RenewalFailed(self._target.label, problem.cause))
             else:
                 self._on_event(LoginRenewed(role, self._target.label))

@@ -1,7 +1,7 @@
-"""Keeps one lane connected, connection after connection.
+"""Keeps the connection of one role, connection after connection.
 
-Owns when to connect, when to try again, and what is known while there is no connection. What
-to do with a command in the meantime is ``manager``'s decision.
+Owns when to connect, when to try again, and what is known while there is no connection. What to do with a
+command in the meantime is decided in ``lost_replies``, what an outage amounts to in ``server_health``.
 """
 
 from __future__ import annotations
@@ -10,63 +10,76 @@ import math
 from collections.abc import Callable
 from typing import Final
 
-import attrs
 import trio
-from redis.backoff import AbstractBackoff
+from redis.backoff import AbstractBackoff, EqualJitterBackoff
 
-from redstreamd.redisio import connect_errors
-from redstreamd.redisio.backoff import reconnect_pause
-from redstreamd.redisio.connect_errors import ConnectionEnded, Failure, FailureKind
-from redstreamd.redisio.connection import Connection, ConnectionStatistics
-from redstreamd.redisio.redis_errors import RedisUnavailable
-from redstreamd.redisio.redis_events import Connected, ConnectFailed, ConnectionLost, RedisEvent, Role
+from redstreamd.redisio import Role, connect_errors
+from redstreamd.redisio.connection import Connection
+from redstreamd.redisio.redis_errors import ConnectionEnded, Problem, ProblemKind, RedisUnavailable
+from redstreamd.redisio.server_health import (
+    Connected,
+    ConnectFailed,
+    ConnectionLost,
+    RoleEvent,
+    RoleStatus,
+)
 from redstreamd.redisio.target import Target
 
 #: Seconds after which a connection counts as having worked. One that ends sooner counts as a failed
 #: attempt, or a server that accepts and hangs up would be called upon in a tight loop.
 _STABLE_SECONDS: Final = 1.0
 
-#: Reasons for not being connected that are told in one outage. There are only a handful, unless
-#: something puts a counter or a port into its error text.
-_MAX_REASONS: Final = 16
+#: Seconds between attempts while only a change of settings can help: soon enough for the person who
+#: just corrected the password, rare enough not to fill the server's log or lock the account.
+SETTINGS_RETRY: Final = 30.0
+
+#: Seconds between attempts while the server answers that it does not serve yet. It bounds how late
+#: its readiness is noticed, and a server that answers is not hurt by being asked.
+NOT_SERVING_RETRY: Final = 0.5
+
+# 2**1024 is no float; from 2**16 on every sensible cap is reached anyway.
+_MAX_EXPONENT: Final = 16
 
 
-@attrs.frozen
-class RoleStatus:
-    """A snapshot of one lane.
+def reconnect_backoff() -> AbstractBackoff:
+    """Return the pauses between connection attempts: from 0.05 s, doubling, up to 2 s, half of it random."""
+    return EqualJitterBackoff(cap=2.0, base=0.05)
 
-    Attributes:
-        wanted: Whether anybody has needed it yet.
-        connected: Whether it is usable.
-        seconds: How long it has been so; 0 if it was never wanted.
-        server: What the server calls itself, empty while not connected.
-        failure: Why it is not connected, or why it last was not; None if nothing has failed.
-        failed_attempts: Attempts in a row that failed.
-        statistics: Of the connection, if there is one.
+
+def pause(backoff: AbstractBackoff, failures: int) -> float:
+    """Return the seconds to wait after `failures` failures in a row, however many those are."""
+    return backoff.compute(min(failures, _MAX_EXPONENT))
+
+
+def reconnect_pause(backoff: AbstractBackoff, problem: Problem, failures: int) -> float:
+    """Return the seconds until the next attempt to connect.
+
+    Args:
+        backoff: Pauses for what waiting may cure.
+        problem: Why the last attempt failed.
+        failures: How many attempts in a row failed before that one.
     """
-
-    wanted: bool
-    connected: bool
-    seconds: float
-    server: str
-    failure: Failure | None
-    failed_attempts: int
-    statistics: ConnectionStatistics | None
+    match problem.kind:
+        case ProblemKind.SETTINGS:
+            return SETTINGS_RETRY
+        case ProblemKind.NOT_SERVING:
+            return NOT_SERVING_RETRY
+    return pause(backoff, failures)
 
 
 class _Adoption(trio.TaskStatus[None]):
-    """Tells a keeper that its connection is usable, in the very step in which it becomes so."""
+    """Tells the owner of a connection that it is usable, in the very step in which it becomes so."""
 
-    def __init__(self, keeper: ReconnectingConnection, connection: Connection) -> None:
-        self._keeper = keeper
+    def __init__(self, owner: ReconnectingConnection, connection: Connection) -> None:
+        self._owner = owner
         self._connection = connection
 
     def started(self, value: None = None) -> None:
-        self._keeper.adopt(self._connection)
+        self._owner.adopt(self._connection)
 
 
 class ReconnectingConnection:
-    """The connections of one lane, one at a time, forever."""
+    """The connections of one role, one at a time, forever."""
 
     def __init__(
         self,
@@ -76,23 +89,20 @@ class ReconnectingConnection:
         connect: Callable[[], Connection],
         connect_grace: float,
         backoff: AbstractBackoff,
-        on_event: Callable[[RedisEvent], None],
+        on_event: Callable[[RoleEvent], None],
         on_connected: Callable[[], None],
-        obstacle: Callable[[], Failure | None] | None = None,
     ) -> None:
-        """Prepare a lane; it connects once it is wanted and `run` is running.
+        """Prepare; it connects once a connection is wanted and `run` is running.
 
         Args:
-            role: Which one.
-            target: For messages.
+            role: What the connections are for.
+            target: For messages, and for what its operator knows.
             connect: Makes a fresh connection object.
             connect_grace: Seconds that `wait_open` waits after the connection was lost.
             backoff: Pauses between attempts.
-            on_event: Told of every change; must not raise.
+            on_event: Told of every attempt that failed, and of every change; must not raise.
             on_connected: Called when a connection is usable, before anything is sent on it; must not
                 raise.
-            obstacle: Asked, when a command cannot be sent, whether a better reason is known than
-                connecting could find out.
         """
         self._role = role
         self._target = target
@@ -101,16 +111,13 @@ class ReconnectingConnection:
         self._backoff = backoff
         self._on_event = on_event
         self._on_connected = on_connected
-        self._obstacle = obstacle
         self._wanted = trio.Event()
         self._waiters = trio.lowlevel.ParkingLot()
         self._connection: Connection | None = None
-        self._failure: Failure | None = None
+        self._problem: Problem | None = None
         self._failed_attempts = 0
         self._stopped = False
-        # Reasons told since the lane was last connected.
-        self._told: set[Failure] = set()
-        # When the lane became wanted, connected or disconnected last.
+        # When a connection became wanted, was made or was lost last.
         self._since = math.inf
 
     @property
@@ -120,18 +127,18 @@ class ReconnectingConnection:
         return connection if connection is not None and connection.is_open else None
 
     def want(self) -> None:
-        """Have the lane opened if it is not."""
+        """Have a connection made if there is none."""
         if not self._wanted.is_set():
             self._since = trio.current_time()
             self._wanted.set()
 
     async def wait_open(self, deadline: float = math.inf) -> Connection:
-        """Return an open connection, waiting for one if there is hope.
+        """Return an open connection; wait for one while it can be expected soon.
 
-        Hope lasts for the grace time after the connection was lost: a reconnect usually takes
-        milliseconds. After that Redis is known to be down and callers are told at once. Of a lane that
-        was just opened for the first time nothing bad is known until an attempt has failed, unless
-        whoever runs the server knows why it does not serve.
+        That is for the grace time after the connection was lost: a reconnect usually takes milliseconds.
+        After that Redis is known to be down and callers are told at once. Of a role that was just wanted
+        for the first time nothing bad is known until an attempt has failed, unless the server's operator
+        knows why it does not serve.
 
         Args:
             deadline: On trio's clock; not waited beyond.
@@ -141,52 +148,46 @@ class ReconnectingConnection:
         """
         self.want()
         while (connection := self.connection) is None:
-            patience = deadline
+            wait_until = deadline
             if self._connection is None:
-                if self._hopeless():
-                    patience = -math.inf
-                elif self._failure is not None or self._known_obstacle() is not None:
-                    patience = min(deadline, self._since + self._connect_grace)
-            if trio.current_time() >= patience:
+                problem = self._problem
+                if self._stopped or (problem is not None and problem.kind is ProblemKind.SETTINGS):
+                    wait_until = -math.inf
+                elif problem is not None or self._operators_problem() is not None:
+                    wait_until = min(deadline, self._since + self._connect_grace)
+            if trio.current_time() >= wait_until:
                 raise self.unavailable()
-            with trio.CancelScope(deadline=patience):
+            with trio.CancelScope(deadline=wait_until):
                 await self._waiters.park()
         return connection
 
-    def _hopeless(self) -> bool:
-        failure = self._failure
-        return self._stopped or (failure is not None and failure.kind is FailureKind.SETTINGS)
-
-    def _known_obstacle(self) -> Failure | None:
-        return None if self._obstacle is None else self._obstacle()
+    def _operators_problem(self) -> Problem | None:
+        operator = self._target.operator
+        return None if operator is None else operator.problem()
 
     async def wait_connected(self) -> None:
-        """Return once the lane is open, however long that takes."""
+        """Return once there is a connection, however long that takes."""
         self.want()
         while self.connection is None:
             await self._waiters.park()
 
-    def unavailable(self, failure: Failure | None = None) -> RedisUnavailable:
-        """Return the error for a command that could not be sent, because of `failure` or what is known."""
-        failure = self._known_obstacle() or failure or self._failure or connect_errors.STILL_CONNECTING
-        embedded = self._target.embedded_log is not None
-        server = "The embedded server" if embedded else f"Redis at {self._target.label}"
+    def unavailable(self, problem: Problem | None = None) -> RedisUnavailable:
+        """Return the error for a command that could not be sent, because of `problem` or what is known."""
+        known = self._operators_problem() or problem or self._problem or connect_errors.STILL_CONNECTING
         return RedisUnavailable(
-            f"{server} is not available",
-            cause=failure.cause,
-            next_step=failure.next_step,
+            f"{self._target.name} is not available", cause=known.cause, next_step=known.next_step
         )
 
     def status(self) -> RoleStatus:
         """Return a snapshot."""
         connection = self.connection
-        obstacle = self._known_obstacle() if connection is None else None
+        problem = self._operators_problem() if connection is None else None
         return RoleStatus(
             wanted=self._wanted.is_set(),
             connected=connection is not None,
             seconds=max(0.0, trio.current_time() - self._since),
             server=connection.server if connection is not None else "",
-            failure=obstacle or self._failure,
+            problem=problem or self._problem,
             failed_attempts=0 if connection is not None else self._failed_attempts,
             statistics=connection.statistics() if connection is not None else None,
         )
@@ -198,7 +199,7 @@ class ReconnectingConnection:
         """
         if self._stopped:
             self._stopped = False
-            self._failure = None
+            self._problem = None
             self._since = trio.current_time()
         try:
             task_status.started()
@@ -208,12 +209,12 @@ class ReconnectingConnection:
                 try:
                     await connection.run(task_status=_Adoption(self, connection))
                 except ConnectionEnded as ended:
-                    pause = self._release(ended.failure)
-                await trio.sleep(pause)
+                    seconds = self._release(ended.problem)
+                await trio.sleep(seconds)
         finally:
             self._connection = None
             self._stopped = True
-            self._failure = connect_errors.SHUTTING_DOWN
+            self._problem = connect_errors.SHUTTING_DOWN
             self._waiters.unpark_all()
 
     def adopt(self, connection: Connection) -> None:
@@ -221,28 +222,26 @@ class ReconnectingConnection:
         now = trio.current_time()
         self._connection = connection
         down_seconds, self._since = now - self._since, now
-        self._told.clear()
         self._on_connected()
         self._on_event(
             Connected(self._role, self._target.label, connection.server, self._failed_attempts, down_seconds)
         )
         self._waiters.unpark_all()
 
-    def _release(self, failure: Failure) -> float:
+    def _release(self, problem: Problem) -> float:
         """Take note of a connection's end, or of an attempt's; return the seconds until the next."""
-        self._failure = failure
-        pause = reconnect_pause(self._backoff, failure, self._failed_attempts)
+        self._problem = problem
+        seconds = reconnect_pause(self._backoff, problem, self._failed_attempts)
         self._failed_attempts += 1
         if self._connection is not None:
             now = trio.current_time()
             self._connection = None
             up_seconds, self._since = now - self._since, now
             if up_seconds >= _STABLE_SECONDS:
-                pause = 0.0
+                seconds = 0.0
                 self._failed_attempts = 0
-            self._on_event(ConnectionLost(self._role, self._target.label, failure, up_seconds))
-        elif failure not in self._told and len(self._told) < _MAX_REASONS:
-            self._told.add(failure)
-            self._on_event(ConnectFailed(self._role, self._target.label, failure))
+            self._on_event(ConnectionLost(self._role, self._target.label, problem, up_seconds))
+        else:
+            self._on_event(ConnectFailed(self._role, self._target.label, problem))
         self._waiters.unpark_all()
-        return pause
+        return seconds

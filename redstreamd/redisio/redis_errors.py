@@ -1,26 +1,110 @@
-"""What can go wrong between a caller and Redis, in the project's codes.
+"""What can go wrong between a caller and Redis: a `Problem` of the server, or an exception for a command.
 
-Owns the errors of the transport and their wording. Which of the server's error replies becomes
-which error is decided in ``error_replies``.
+Owns these values and what is done about each (`Recovery`). Which error reply becomes which exception is
+decided in ``error_replies``, how a connection failed in ``connect_errors``.
 """
 
 from __future__ import annotations
 
 import enum
-from typing import ClassVar
+from collections.abc import Iterable
+from typing import ClassVar, Final
 
+import attrs
 from redis.exceptions import RedisError
 
 from redstreamd.errors import BusError, Code
+from redstreamd.redisio import Role
 
 
 class Recovery(enum.StrEnum):
-    """What is done about an error, by us or by whoever gets it."""
+    """What is done about an error. ``lost_replies`` acts on it, and docs/errors.md prints it."""
 
     NOT_EXECUTED = "certainly not executed: sent again within the deadline of the command"
     UNKNOWN = "may have been executed: sent again only where a repetition is recognised or harmless"
+    OVERLOAD = "certainly not executed: not sent again, because too much is waiting already"
     PERMANENT = "the same command fails again: never repeated"
-    SETTINGS = "only a change of settings helps: tried again every 30 seconds"
+    SETTINGS = "only a change of settings helps: never repeated; a login is tried again every 30 seconds"
+
+
+class ProblemKind(enum.Enum):
+    """What sort of problem it is; decides how soon another attempt to connect makes sense."""
+
+    UNREACHABLE = "unreachable"
+    """Nothing answers, or the connection broke: try again with growing pauses."""
+    NOT_SERVING = "not serving"
+    """It answers, but serves no commands yet (LOADING, BUSY): ask again soon."""
+    LOADING = "loading"
+    """The daemon's own server loads its data: the daemon is still starting."""
+    SETTINGS = "settings"
+    """It refuses this login or these settings: nothing changes until somebody changes them."""
+    WRITES_REFUSED = "writes refused"
+    """It serves reads and refuses writes (OOM, READONLY, MISCONF)."""
+
+
+#: What connections are for, in records, the status line and errors.
+ROLE_NAMES: Final = {
+    Role.COMMAND: "short commands",
+    Role.WATCH: "waiting calls",
+    Role.BULK: "large reads",
+    Role.DURABLE: "confirmed writes",
+}
+
+
+def role_names(roles: Iterable[Role]) -> str:
+    """Return what connections are for, such as "short commands, large reads"."""
+    return ", ".join(ROLE_NAMES[role] for role in roles)
+
+
+@attrs.frozen
+class Problem:
+    """A reason why a Redis server does not serve all that is wanted of it.
+
+    Attributes:
+        kind: What sort of reason.
+        cause: What is known, without secrets.
+        next_step: What an operator can change.
+        roles: The connections that are missing because of it; empty where that is not known, or none is.
+        seconds: For how long; 0 where that is not known.
+    """
+
+    kind: ProblemKind
+    cause: str
+    next_step: str
+    roles: tuple[Role, ...] = ()
+    seconds: float = 0.0
+
+    @property
+    def effect(self) -> str:
+        """The cause, with what does not work because of it."""
+        if self.kind is ProblemKind.WRITES_REFUSED:
+            return f"Redis refuses writes (for {self.seconds:.0f} s now): {self.cause}"
+        return f"no connection for {role_names(self.roles)}: {self.cause}" if self.roles else self.cause
+
+
+class ConnectionEnded(Exception):  # noqa: N818 - names an event: it is how every connection ends
+    """A connection could not be made, or is over.
+
+    Attributes:
+        problem: Why.
+    """
+
+    recovery: ClassVar = Recovery.NOT_EXECUTED
+
+    def __init__(self, problem: Problem) -> None:
+        """Record why."""
+        super().__init__(problem.cause)
+        self.problem = problem
+
+
+class NotSent(ConnectionEnded):
+    """The connection ended before a byte of the request was handed to the socket: not executed."""
+
+
+class ReplyLost(ConnectionEnded):
+    """The connection ended after the request was handed to the socket: it may have been executed."""
+
+    recovery: ClassVar = Recovery.UNKNOWN
 
 
 class RedisUnavailable(BusError):  # noqa: N818 - what happened, as BusError's codes put it
@@ -58,7 +142,7 @@ class CommandTimedOut(BusError):  # noqa: N818 - what happened, as BusError's co
     recovery: ClassVar = Recovery.UNKNOWN
 
     def __init__(self, command: str, *, seconds: float, cause: str) -> None:
-        """Record which command (its name only) waited for how long."""
+        """Record which command (its name only) waited for how many seconds."""
         super().__init__(
             Code.TIMEOUT,
             f"{command} got no reply from Redis within {seconds:g} s",
@@ -70,10 +154,10 @@ class CommandTimedOut(BusError):  # noqa: N818 - what happened, as BusError's co
 class QueueFull(BusError):  # noqa: N818 - what happened, as BusError's codes put it
     """Too much is already waiting to be sent to Redis; the command was not sent."""
 
-    recovery: ClassVar = Recovery.NOT_EXECUTED
+    recovery: ClassVar = Recovery.OVERLOAD
 
     def __init__(self, *, cause: str) -> None:
-        """Record which bound was reached."""
+        """Record which limit was reached."""
         super().__init__(
             Code.RATE_LIMITED,
             "Too many commands are waiting for Redis",
@@ -103,12 +187,24 @@ class ServerReplied(BusError):  # noqa: N818 - what happened, as BusError's code
     (Of a script that failed half-way, what it did before remains.)
 
     Attributes:
+        kind: Which row of the table of error replies it is: "NOPERM", "NOGROUP", "UNKNOWN COMMAND".
+        recovery: What is done about it.
         reply: The server's error as redis-py names it.
     """
 
-    recovery: ClassVar = Recovery.PERMANENT
-
-    def __init__(self, code: Code, message: str, *, cause: str, next_step: str, reply: RedisError) -> None:
+    def __init__(
+        self,
+        code: Code,
+        message: str,
+        *,
+        cause: str,
+        next_step: str,
+        reply: RedisError,
+        kind: str,
+        recovery: Recovery,
+    ) -> None:
         """Record the reply beside its reading."""
         super().__init__(code, message, cause=cause, next_step=next_step)
         self.reply = reply
+        self.kind = kind
+        self.recovery = recovery

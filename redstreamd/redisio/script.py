@@ -7,7 +7,6 @@ Owns a script's text and its digest. What a script does is its author's business
 from __future__ import annotations
 
 import hashlib
-import importlib.resources
 import re
 from typing import Final
 
@@ -70,15 +69,6 @@ class Script:
         lines = self.source.split("\n")
         found = (name for line in range(1, len(lines) + 1) for name in self.commands_at(line))
         return tuple(dict.fromkeys(found))
-
-    @classmethod
-    def from_resource(cls, package: str, name: str) -> Script:
-        """Read the script `name` that lies beside the modules of `package`.
-
-        Raises:
-            FileNotFoundError: The installed package lacks the file.
-        """
-        return cls(importlib.resources.files(package).joinpath(name).read_text(encoding="utf-8"))
 
 
 def _called(text: str) -> tuple[str, ...]:

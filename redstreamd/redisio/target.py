@@ -1,15 +1,34 @@
 """Where a Redis server is and how to log in to it.
 
-Owns the value only. Reading it from files, the environment and credentials is the settings'
-business, using it is ``connection``'s.
+Owns the value only. It is made from the settings in ``configured_target``, and used in ``connection``.
 """
 
 from __future__ import annotations
 
+from typing import Protocol
+
 import attrs
 from redis.credentials import CredentialProvider
 
+from redstreamd.redisio.redis_errors import Problem, ServerReplied
 from redstreamd.redisio.tls import Tls
+
+
+class Operator(Protocol):
+    """Runs a server, and so knows more about it than its replies tell. Nothing here may raise or block."""
+
+    @property
+    def name(self) -> str:
+        """The server, at the beginning of a sentence."""
+
+    def problem(self) -> Problem | None:
+        """Return why the server does not serve; None if it does, or that is not known."""
+
+    def adapted(self, problem: Problem) -> Problem:
+        """Return a problem of a connection with the next step that fits this server, and the same cause."""
+
+    def advise(self, answer: ServerReplied) -> None:
+        """Give an error reply the next step that fits this server."""
 
 
 @attrs.frozen
@@ -29,7 +48,7 @@ class Target:
         client_name: Name shown by CLIENT LIST, with the connection's role appended
             (``redstreamd:command``). No spaces, as CLIENT SETNAME demands.
         connect_timeout: Seconds for connecting and logging in together.
-        embedded_log: The server's log, if it is the daemon's own embedded server; advice differs then.
+        operator: Who runs the server, if that is part of this daemon; None for any other server.
     """
 
     host: str = "localhost"
@@ -42,7 +61,7 @@ class Target:
     database: int = 0
     client_name: str = "redstreamd"
     connect_timeout: float = 5.0
-    embedded_log: str | None = None
+    operator: Operator | None = attrs.field(default=None, repr=False)
 
     @property
     def label(self) -> str:
@@ -51,3 +70,8 @@ class Target:
             return self.path
         host = f"[{self.host}]" if ":" in self.host else self.host
         return f"{host}:{self.port}"
+
+    @property
+    def name(self) -> str:
+        """The server, at the beginning of a sentence."""
+        return f"Redis at {self.label}" if self.operator is None else self.operator.name

@@ -1,7 +1,7 @@
 """What TLS needs to know for one server: whom to trust, who we are, and the ssl context made of both.
 
-Owns the files and the context. The handshake is ``dial``'s, what a failed one means is
-``tls_failures``'.
+Owns the files and the context. The handshake is ``login``'s, what a failed one means is
+``connect_errors``'.
 """
 
 from __future__ import annotations

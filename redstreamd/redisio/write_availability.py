@@ -1,8 +1,8 @@
-"""Whether the server writes: a server that is full, a replica or unable to save answers everything else.
+"""Whether the server accepts writes: one that is full, a replica or unable to save answers everything else.
 
-Owns the state and its end. The state begins with the first write that is refused, whoever sent it. Its end
-is found by asking, because nobody else may write for hours, and what succeeds meanwhile proves little: a full
-server still trims, a script may be a read, and a repeated write may have nothing to do.
+Owns that state and its end. It begins with the first write that is refused, whoever sent it. Its end is found
+by asking, because nobody else may write for hours, and what succeeds meanwhile proves little: a full server
+still trims, a script may be a read, and a repeated write may have nothing to do.
 """
 
 from __future__ import annotations
@@ -15,12 +15,10 @@ import trio
 
 from redstreamd.errors import BusError, Code
 from redstreamd.redisio import Arg
-from redstreamd.redisio.error_replies import reply_code
-from redstreamd.redisio.redis_errors import ServerReplied
-from redstreamd.redisio.redis_events import WritesAccepted, WritesRefused
+from redstreamd.redisio.redis_errors import Problem, ProblemKind, ServerReplied
 
-#: The replies by which a server refuses writes because of its own state.
-REFUSALS: Final = frozenset({"OOM", "READONLY", "MISCONF"})
+#: What a server refuses writes with because of its own state: OOM, READONLY and MISCONF.
+_REFUSALS: Final = frozenset({Code.BACKEND_OUT_OF_MEMORY, Code.BACKEND_READ_ONLY})
 
 #: Seconds between two questions while writes are refused.
 _ASK_SECONDS: Final = 5.0
@@ -36,76 +34,67 @@ class Execute(Protocol):
         """Return its reply; the errors are those of `Manager.execute`."""
 
 
-@attrs.frozen
-class Refusal:
-    """A server that refuses writes.
-
-    Attributes:
-        code: The word that opened its reply.
-        cause: The reply.
-        next_step: What an operator can change.
-        seconds: For how long.
-    """
-
-    code: str
-    cause: str
-    next_step: str
-    seconds: float
-
-
 @attrs.define
 class _Episode:
-    """What is known since the first refusal; `question` is refused as long as writes are."""
+    """What is known since the first refusal.
+
+    Attributes:
+        answer: The reply that writes are refused with.
+        question: A command that is refused as long as writes are.
+        since: When the first write was refused, on trio's clock.
+        last: When the last one was.
+    """
 
     answer: ServerReplied
-    code: str
     question: tuple[Arg, ...]
     since: float
     last: float
+
+    def problem(self) -> Problem:
+        answer = self.answer
+        seconds = round(trio.current_time() - self.since, 3)
+        return Problem(ProblemKind.WRITES_REFUSED, answer.cause, answer.next_step, seconds=seconds)
 
 
 class WriteAvailability:
     """Knows whether a server refuses writes."""
 
     def __init__(
-        self, label: str, execute: Execute, *, on_event: Callable[[WritesRefused | WritesAccepted], None]
+        self,
+        execute: Execute,
+        *,
+        on_refused: Callable[[Problem], None],
+        on_accepted: Callable[[float], None],
     ) -> None:
-        """Begin with a server that writes.
+        """Begin with a server that accepts writes.
 
         Args:
-            label: Its address.
             execute: Asks it. Whatever it refuses must come to `notice`.
-            on_event: Told of the beginning and the end; must not raise.
+            on_refused: Told of the first refusal, and of one for another reason; must not raise.
+            on_accepted: Told for how many seconds writes were refused; must not raise.
         """
-        self._label = label
         self._execute = execute
-        self._on_event = on_event
+        self._on_refused = on_refused
+        self._on_accepted = on_accepted
         self._episode: _Episode | None = None
         self._begun = trio.Event()
 
-    def refusal(self) -> Refusal | None:
+    def problem(self) -> Problem | None:
         """Return why writes are refused, or None if they are not, as far as is known."""
-        episode = self._episode
-        if episode is None:
-            return None
-        answer = episode.answer
-        return Refusal(
-            episode.code, answer.cause, answer.next_step, round(trio.current_time() - episode.since, 3)
-        )
+        return None if self._episode is None else self._episode.problem()
 
     def notice(self, command: tuple[Arg, ...], answer: ServerReplied) -> None:
         """Look at the error reply to a command."""
-        code = reply_code(answer.reply)
-        if code not in REFUSALS:
+        if answer.code not in _REFUSALS:
             return
         now = trio.current_time()
-        if self._episode is not None and self._episode.code == code:
+        if self._episode is not None and self._episode.answer.kind == answer.kind:
             self._episode.last = now
             return
         since = now if self._episode is None else self._episode.since
-        self._episode = _Episode(answer, code, _question(code, command), since, now)
+        self._episode = _Episode(answer, _question(answer.kind, command), since, now)
         self._begun.set()
-        self._on_event(WritesRefused(self._label, code, answer.cause, answer.next_step))
+        self._on_refused(self._episode.problem())
 
     async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
         """Find out when writes are accepted again, until cancelled."""
@@ -117,7 +106,7 @@ class WriteAvailability:
                 if await self._accepted(self._episode):
                     seconds = trio.current_time() - self._episode.since
                     self._episode = None
-                    self._on_event(WritesAccepted(self._label, seconds))
+                    self._on_accepted(seconds)
             self._begun = trio.Event()
 
     async def _accepted(self, episode: _Episode) -> bool:
@@ -127,15 +116,15 @@ class WriteAvailability:
             if answer.code is Code.PERMISSION_DENIED:
                 return trio.current_time() - episode.last >= _FORGET_SECONDS
             # Any other complaint is about the question, which was looked at only because writes are served.
-            return reply_code(answer.reply) not in REFUSALS
+            return answer.code not in _REFUSALS
         except BusError:
             return False  # it could not be asked
         return True
 
 
-def _question(code: str, refused: tuple[Arg, ...]) -> tuple[Arg, ...]:
+def _question(kind: str, refused: tuple[Arg, ...]) -> tuple[Arg, ...]:
     """Return a command without any effect that the server refuses as long as it refuses `refused`."""
-    if code == "MISCONF":
+    if kind == "MISCONF":
         # A server that cannot save refuses PING as well (server.c, `processCommand`).
         return ("PING",)
     # The key that was refused is one that this user may write to. No stream has an entry 0-0, and XADD says

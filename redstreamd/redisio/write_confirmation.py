@@ -1,9 +1,9 @@
 """Asks the server whether what was just written is safe yet: WAIT and WAITAOF, one for many writers.
 
 Owns who shares such a command. Both speak of the connection they are sent on (what it wrote before),
-and hold it up until they are answered, so they have a lane of their own, with one of them under way
+and hold it up until they are answered, so they have a connection of their own, with one of them under way
 at a time: whoever is answered a write meanwhile is in the next. What the answer means to a writer
-is ``streams.publishing``'s.
+is decided in ``streams.durability``.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ class _Round:
 
 
 class WaitBatch:
-    """Confirms writes of one lane, in rounds."""
+    """Confirms writes on the durable connection, in rounds."""
 
     def __init__(self) -> None:
         """Begin with nobody waiting."""

@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from redstreamd.errors import Code
-from redstreamd.redisio import error_replies
+from redstreamd.redisio.error_replies import TABLE, UNEXPECTED, Row
 from redstreamd.redisio.redis_errors import (
     CommandTimedOut,
     OutcomeUnknown,
@@ -61,12 +61,15 @@ def _transport() -> Iterator[str]:
 
 
 def _replies() -> Iterator[str]:
-    for reply, why in error_replies.NOT_EXECUTED.items():
-        yield f"| `{reply}` | {Code.CONNECTION_ERROR} | {why} | {Recovery.NOT_EXECUTED} |"
-    for reply, reading in (*error_replies.BY_REPLY_CODE.items(), *error_replies.BY_TEXT):
-        yield f"| `{reply}` | {reading.code} | {reading.message} | {reading.recovery} |"
-    rest = error_replies.UNEXPECTED
-    yield f"| anything else | {rest.code} | {rest.message} | {rest.recovery} |"
+    for row in (*TABLE, UNEXPECTED):
+        yield f"| {_reply(row)} | {row.code} | {row.message} | {row.recovery} |"
+
+
+def _reply(row: Row) -> str:
+    if row is UNEXPECTED:
+        return "anything else"
+    texts = " or ".join(f"`{text}`" for text in row.texts)
+    return " with ".join(filter(None, (f"`{row.reply_code}`" if row.reply_code else "", texts)))
 
 
 if __name__ == "__main__":

@@ -16,6 +16,7 @@ import attrs
 from redstreamd.errors import BusError
 from redstreamd.redisio.commands import Commands
 from redstreamd.redisio.connection_manager import Manager
+from redstreamd.redisio.error_replies import UNKNOWN_COMMAND
 from redstreamd.redisio.redis_errors import ServerReplied
 
 #: Seconds that a writer waits for the confirmation. A replica that is well answers in milliseconds,
@@ -53,7 +54,7 @@ class Confirmation:
 
 
 async def confirm(manager: Manager, commands: Commands, asked: Durability) -> Confirmation:
-    """Wait until the write that was just answered on the durable lane is as safe as asked, if it gets so.
+    """Wait until the write just answered on the durable connection is as safe as asked, if it gets so.
 
     To be called without a checkpoint after the answer; see `Manager.confirm`. Never raises a BusError.
     """
@@ -70,7 +71,7 @@ async def confirm(manager: Manager, commands: Commands, asked: Durability) -> Co
         local, _ = await manager.confirm("WAITAOF", 1, 0, patience_ms)
         return Confirmation(asked, local >= 1, reason=None if local else late)
     except ServerReplied as refusal:
-        if "unknown command" not in str(refusal.reply):
+        if refusal.kind != UNKNOWN_COMMAND:
             return Confirmation(asked, confirmed=False, reason=_why(refusal))
     except BusError as error:
         return Confirmation(asked, confirmed=False, reason=error.cause)

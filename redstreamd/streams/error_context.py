@@ -12,7 +12,7 @@ from contextlib import asynccontextmanager, contextmanager, suppress
 from redstreamd.errors import BusError, Code
 from redstreamd.errors.nearest_names import MAX_KNOWN, nearest_names
 from redstreamd.redisio.commands import Commands
-from redstreamd.redisio.error_replies import reply_text
+from redstreamd.redisio.error_replies import NO_SUCH_KEY
 from redstreamd.redisio.redis_errors import ServerReplied
 from redstreamd.streams.names import has_stray_braces, is_companion_key, is_stream_name
 
@@ -26,21 +26,21 @@ async def explained(commands: Commands, stream: str, group: str | None = None) -
     try:
         yield
     except ServerReplied as refusal:
-        text = reply_text(refusal.reply)
-        if "WRONGTYPE" in text:
+        kind = refusal.kind
+        if kind == "WRONGTYPE":
             raise await _wrong_type(commands, stream) from refusal
-        if "CROSSSLOT" in text and has_stray_braces(stream):
+        if kind == "CROSSSLOT" and has_stray_braces(stream):
             raise BusError(
                 Code.INVALID_STREAM,
                 f"{stream[:80]!r} cannot name a stream on a Redis cluster.",
                 cause="Stray braces in a name put what redstreamd keeps beside the stream into other slots.",
                 next_step="Choose a name without braces, or with one part in braces, such as {orders}:new.",
             ) from refusal
-        if "NOGROUP" in text and group is not None:
+        if kind == "NOGROUP" and group is not None:
             if await _type_of(commands, stream) == "none":
                 raise await stream_not_found(commands, stream) from refusal
             raise await group_not_found(commands, stream, group) from refusal
-        if "no such key" in text.lower() or "requires the key to exist" in text:
+        if kind == NO_SUCH_KEY:
             raise await stream_not_found(commands, stream) from refusal
         raise
 

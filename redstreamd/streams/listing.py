@@ -8,7 +8,7 @@ import trio
 from redstreamd.errors import BusError, Code
 from redstreamd.redisio.commands import Commands
 from redstreamd.redisio.connection_manager import Manager
-from redstreamd.redisio.error_replies import reply_text
+from redstreamd.redisio.error_replies import KEY_DENIED
 from redstreamd.redisio.redis_errors import ServerReplied
 from redstreamd.streams.concurrency import gather
 from redstreamd.streams.error_context import explained
@@ -82,8 +82,7 @@ class Lister:
         try:
             return await self.position(stream)
         except ServerReplied as refusal:
-            # "to access one of the keys", "to access a key"; a command that is not allowed is "to run" it.
-            if refusal.code is Code.PERMISSION_DENIED and "to access" in reply_text(refusal.reply):
+            if refusal.kind == KEY_DENIED:
                 return None
             raise
 

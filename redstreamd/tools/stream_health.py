@@ -14,7 +14,7 @@ from redstreamd.streams.bus import Bus
 from redstreamd.streams.diagnosis.findings import Finding
 from redstreamd.streams.diagnosis.group_facts import GroupFacts
 from redstreamd.streams.diagnosis.group_findings import age_seconds
-from redstreamd.streams.diagnosis.server_health import STANDING, server_summary
+from redstreamd.streams.diagnosis.server_figures import STANDING, server_summary
 from redstreamd.streams.diagnosis.stream_health import Diagnosis
 from redstreamd.streams.names import check_group, check_stream
 from redstreamd.tools import dead_letters, group_admin, shared_arguments, stream_admin

@@ -45,7 +45,7 @@ def status(daemon: Daemon) -> tuple[int, str]:
     return done.returncode, done.stdout
 
 
-def use_every_lane(daemon: Daemon) -> None:
+def use_every_connection(daemon: Daemon) -> None:
     """Have all four connections opened."""
     daemon.call("stream_add", stream="s", entries=[{"a": 1}], durability="replicated")
     daemon.call("stream_read", stream="s")
@@ -59,7 +59,7 @@ def served() -> Iterator[tuple[Server, Daemon]]:
     with home() as directory, start_redis() as server:
         address = {"REDIS_HOST": "127.0.0.1", "REDIS_PORT": str(server.port)}
         with running_daemon("absent", directory=directory, program=SOON, **address) as daemon:
-            use_every_lane(daemon)
+            use_every_connection(daemon)
             wait_until(lambda: len(connections(server)) == 4)
             yield server, daemon
 
@@ -82,14 +82,14 @@ def test_an_outage_is_one_record_with_its_cause_and_one_for_its_end(served: tupl
     (refused,) = (line for line in reasons if "Connection refused. Start Redis" in line)
     assert len(reasons) <= 3, "\n".join(log)
     (back,) = (line for line in log if line not in reasons)
-    # The first lane to find the server gone may do so before the next one notices; the end knows them all.
+    # One connection may find the server gone before the next one does; the end names them all.
     roles = ("short commands", "waiting calls", "large reads", "confirmed writes")
     assert any(role in refused for role in roles)
     assert all(role in back for role in roles)
     assert "Nothing needs to be changed" not in refused + back
 
 
-def test_a_lane_without_its_connection_is_degraded(served: tuple[Server, Daemon]) -> None:
+def test_a_missing_connection_is_degraded(served: tuple[Server, Daemon]) -> None:
     server, daemon = served
     assert status(daemon)[0] == 0
     clients = server.command("CLIENT", "LIST").decode().splitlines()

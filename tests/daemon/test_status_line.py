@@ -38,7 +38,7 @@ async def test_a_server_that_refuses_writes_is_degraded(bus: Bus, server: Server
     assert re.match(refused, line())
 
 
-async def test_any_lane_without_its_connection_is_degraded() -> None:
+async def test_any_missing_connection_is_degraded() -> None:
     with start_redis() as server:
         async with running_bus(server) as bus:
             manager = bus.commands._manager

@@ -304,11 +304,11 @@ async def test_a_server_that_is_loading_is_started_and_does_not_serve_yet(state,
     """Whatever it says of how far it is, and however often it hangs up."""
     stand_in(LOADS)
     with EmbeddedServer(state) as server:
-        assert server.obstacle().cause == "the embedded server is starting"
+        assert server.problem().cause == "the embedded server is starting"
         async with trio.open_nursery() as nursery:
             await nursery.start(server.run)
             await server.wait_served()
-            assert server.obstacle() is None
+            assert server.problem() is None
             log = server.log.read_text()
             nursery.cancel_scope.cancel()
     assert log.count("LOADING") == 3
@@ -323,7 +323,7 @@ async def test_a_server_that_never_loads_does_not_end_by_a_limit_of_time(state, 
             await nursery.start(server.run)
             first = server.loading_heard_at
             await until(lambda: server.loading_heard_at >= first + 1.5)
-            assert server.obstacle().cause == "the embedded server loads its data into memory"
+            assert server.problem().cause == "the embedded server loads its data into memory"
             nursery.cancel_scope.cancel()
 
 

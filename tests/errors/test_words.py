@@ -20,28 +20,29 @@ import pytest
 from redstreamd.errors import BusError
 from redstreamd.event_log.texts import Event, words
 from redstreamd.policy import Principal
-from redstreamd.redisio import connect_errors, embedded_failures, error_replies, redis_errors, tls_errors
-from redstreamd.redisio.connect_errors import Failure, FailureKind
-from redstreamd.redisio.error_replies import bus_error, reply_error
-from redstreamd.redisio.redis_events import Role
-from redstreamd.redisio.server_loading import Loading
+from redstreamd.redisio import Role, connect_errors, login
+from redstreamd.redisio.error_replies import TABLE, bus_error, reply_error
+from redstreamd.redisio.redis_errors import Problem, ProblemKind, ServerReplied
 from redstreamd.redisio.target import Target
 from redstreamd.redisio.tls import Tls, TlsFileError
+from redstreamd.service.embedded import embedded_problems
+from redstreamd.service.embedded.embedded_problems import EmbeddedOperator
 from redstreamd.service.embedded.oom_detection import OomCounters, killed_for_memory
+from redstreamd.service.embedded.server_loading import Loading
 from redstreamd.tools.results import failure as tool_failure
 
 LOG = "/var/lib/redstreamd/embedded/server.log"
 TCP = Target(host="redis.example", username="ann", tls=Tls(ca_file="/ca.pem", certificate_file="/own.pem"))
 PLAIN = Target()
 UNIX = Target(path="/run/redis/redis.sock")
-EMBEDDED = Target(path="/var/lib/redstreamd/embedded/server.sock", embedded_log=LOG)
+OPERATOR = EmbeddedOperator(Path(LOG), lambda: None)
+EMBEDDED = Target(path="/var/lib/redstreamd/embedded/server.sock", operator=OPERATOR)
 
 #: How a text that comes from elsewhere may end, and what an outage may be about.
 TEXTS = ("it broke", "it broke.", "did it break?", "it broke…")
 
 REPLIES = (
-    *(f"{code} some words" for code in (*error_replies.BY_REPLY_CODE, *error_replies.NOT_EXECUTED)),
-    *(f"ERR {part} in the middle" for part, _ in error_replies.BY_TEXT),
+    *(f"{row.reply_code or 'ERR'} some {text} words" for row in TABLE for text in row.texts or ("other",)),
     "WRONGPASS invalid username-password pair or user is disabled.",
     "NOAUTH Authentication required.",
     "ERR AUTH <password> called without any password configured for the default user. Are you sure?",
@@ -53,43 +54,43 @@ REPLIES = (
 )
 
 
-def at_login(target: Target) -> Iterator[Failure]:
+def at_login(target: Target) -> Iterator[Problem]:
     for text, command, username in itertools.product(REPLIES, ("HELLO", "SELECT", "PING"), (None, "ann")):
-        yield connect_errors.refused(target, command, reply_error(text), username=username)
+        yield login.refused(target, command, reply_error(text), username=username)
 
 
-def while_connecting(target: Target) -> Iterator[Failure]:
+def while_connecting(target: Target) -> Iterator[Problem]:
     for number in (errno.ENOENT, errno.EACCES, errno.ECONNREFUSED, errno.EPERM, errno.EHOSTUNREACH):
-        yield tls_errors.not_connected(target, OSError(number, os.strerror(number)))
-    yield connect_errors.connect_timed_out(target)
+        yield connect_errors.not_connected(target, OSError(number, os.strerror(number)))
+    yield connect_errors.timed_out(target)
     for asked in (False, True):
-        yield connect_errors.login_timed_out(target, asked=asked)
-    yield connect_errors.no_credentials("the file is not there.", "Put it there.")
+        yield login.login_timed_out(target, asked=asked)
+    yield login.no_credentials("the file is not there.", "Put it there.")
 
 
-def on_a_connection(target: Target) -> Iterator[Failure]:
-    yield connect_errors.closed_by_server()
+def on_a_connection(target: Target) -> Iterator[Problem]:
+    yield connect_errors.CLOSED_BY_SERVER
     yield connect_errors.unanswered("a command", 5.0)
     yield connect_errors.oversized(1000)
-    yield tls_errors.unreadable(target, b"what", "no type")
+    yield connect_errors.unreadable(target, b"what", "no type")
     for error in (None, ConnectionResetError(errno.ECONNRESET, "reset")):
-        yield tls_errors.broken(target, error, logged_in=False)
-        yield tls_errors.broken(target, error, logged_in=True)
+        yield connect_errors.broken(target, error, logged_in=False)
+        yield connect_errors.broken(target, error, logged_in=True)
 
 
-def with_tls(target: Target) -> Iterator[Failure]:
-    yield tls_errors.handshake_unanswered(target)
-    yield tls_errors.unreadable(attrs.evolve(target, tls=None), b"\x15\x03\x01", "no type")
-    yield from filter(None, [tls_errors.tls_failure(target, TlsFileError("/ca.pem", "it is not there"))])
+def with_tls(target: Target) -> Iterator[Problem]:
+    yield connect_errors.tls_timed_out(target)
+    yield connect_errors.unreadable(attrs.evolve(target, tls=None), b"\x15\x03\x01", "no type")
+    yield from filter(None, [connect_errors.tls_problem(target, TlsFileError("/ca.pem", "it is not there"))])
     for code in (9, 10, 18, 62, 99):
         error = ssl.SSLCertVerificationError("certificate verify failed")
         error.verify_code, error.verify_message = code, "some detail."
-        yield from filter(None, [tls_errors.tls_failure(target, error)])
-    for reason, _ in tls_errors._BY_REASON:
+        yield from filter(None, [connect_errors.tls_problem(target, error)])
+    for reason in (part for parts, _ in connect_errors.TLS_REASONS for part in parts):
         for tls in (target.tls, Tls()):
             error = ssl.SSLError(1, reason)
             error.reason = reason
-            yield from filter(None, [tls_errors.tls_failure(attrs.evolve(target, tls=tls), error)])
+            yield from filter(None, [connect_errors.tls_problem(attrs.evolve(target, tls=tls), error)])
 
 
 OF_ANY_SERVER = [
@@ -101,24 +102,24 @@ OF_ANY_SERVER = [
 
 OF_THE_EMBEDDED = [
     *(
-        embedded_failures.fitted(EMBEDDED, each)
+        OPERATOR.adapted(each)
         for source in (at_login, while_connecting, on_a_connection)
         for each in source(EMBEDDED)
     ),
-    embedded_failures.STARTING,
-    embedded_failures.loading(Loading()),
-    embedded_failures.loading(Loading(5, 0, 3)),
-    embedded_failures.loading(Loading(5 << 20, 50 << 20, 3)),
-    embedded_failures.ended("was ended by SIGKILL", Path(LOG)),
+    embedded_problems.STARTING,
+    embedded_problems.loading(Loading()),
+    embedded_problems.loading(Loading(5, 0, 3)),
+    embedded_problems.loading(Loading(5 << 20, 50 << 20, 3)),
+    embedded_problems.ended("was ended by SIGKILL", Path(LOG)),
     *(
-        embedded_failures.ended(f"was ended by SIGKILL: {killed}", Path(LOG))
+        embedded_problems.ended(f"was ended by SIGKILL: {killed}", Path(LOG))
         for killed in (
             killed_for_memory(OomCounters(1, 1), OomCounters(2, 2)),
             killed_for_memory(OomCounters(1, 1), OomCounters(2, 1)),
             killed_for_memory(OomCounters(1, None), OomCounters(2, None)),
         )
     ),
-    embedded_failures.disk_full("/var/lib", free_bytes=1, needed_bytes=2),
+    embedded_problems.disk_full("/var/lib", free_bytes=1, needed_bytes=2),
 ]
 
 
@@ -127,8 +128,8 @@ def advised(target: Target) -> list[BusError]:
     answers = []
     for text in REPLIES:
         answer = bus_error(reply_error(text))
-        if isinstance(answer, redis_errors.ServerReplied):
-            embedded_failures.advise(target, answer)
+        if target.operator is not None and isinstance(answer, ServerReplied):
+            target.operator.advise(answer)
         answers.append(answer)
     return answers
 
@@ -146,7 +147,9 @@ def values_of(hint: Any) -> list[Any]:
         int: [0, 3],
         float: [0.0, 12.5],
         type(None): [None],
-        Failure: [Failure(FailureKind.UNREACHABLE, cause, "Wait for it.") for cause in TEXTS],
+        Problem: [
+            Problem(kind, cause, "Wait for it.", tuple(Role)) for kind in ProblemKind for cause in TEXTS
+        ],
         Principal: [Principal("ann", "unix")],
         Exception: [ValueError(text) for text in TEXTS],
         BaseException: [ValueError(text) for text in TEXTS],

@@ -20,15 +20,7 @@ from redstreamd.mcpio.connection_events import (
     TurnedAway,
 )
 from redstreamd.policy import Principal
-from redstreamd.redisio.connect_errors import Failure, FailureKind
-from redstreamd.redisio.redis_events import (
-    Connected,
-    ConnectFailed,
-    RenewalFailed,
-    Role,
-    WritesAccepted,
-    WritesRefused,
-)
+from redstreamd.service.supervisor_events import ChildStarted
 
 ANN, BOB = Principal("ann", "unix"), Principal("bob", "unix")
 
@@ -100,35 +92,13 @@ async def test_running_out_of_descriptors_over_and_over_is_one_record_of_each(
     assert [record.message[:18] for record in caplog.records[2:]] == ["99 more in 20 s, t"] * 2
 
 
-async def test_what_each_lane_does_is_for_debugging_and_the_outage_for_everybody(
-    caplog: pytest.LogCaptureFixture,
-) -> None:
-    journal = EventLog()
-    refused = Failure(FailureKind.UNREACHABLE, "Connection refused", "Start Redis.")
-    with caplog.at_level(logging.DEBUG, "redstreamd"):
-        for role in Role:
-            journal(ConnectFailed(role, "r:1", refused))
-        for role in Role:
-            journal(Connected(role, "r:1", "redis 7", 3, 5.0))
-    levels = [record.levelname for record in caplog.records]
-    assert (levels.count("DEBUG"), levels.count("WARNING"), levels.count("INFO")) == (2 * len(Role), 1, 1)
-    end = caplog.records[-1].message
-    assert end == (
-        "connected to redis 7 at r:1 for short commands, waiting calls, large reads, confirmed writes "
-        "after 5.0 s and 3 failed attempts"
-    )
-
-
 async def test_what_clients_do_by_themselves_and_what_happens_rarely_is_not_counted(
     journal: EventLog, caplog: pytest.LogCaptureFixture
 ) -> None:
     for _ in range(3):
         journal(closed(Ending.EOF, limit_bytes=None))
-        journal(RenewalFailed("r:1", "no luck"))
-        journal(WritesRefused("r:1", "OOM", "full", "Trim."))
-        journal(WritesAccepted("r:1", 12.0))
-    assert [record.levelname for record in caplog.records] == ["WARNING", "WARNING", "INFO"] * 3
-    assert caplog.records[1].message == "Redis at r:1 refuses writes: full. Trim."
+        journal(ChildStarted("redstreamd", "tail hub", 2, 0.1))
+    assert [record.message for record in caplog.records] == ["tail hub started (start 2)"] * 3
 
 
 async def test_a_count_under_way_is_told_when_the_daemon_stops(caplog: pytest.LogCaptureFixture) -> None:

@@ -215,7 +215,7 @@ async def test_when_the_one_who_asks_is_cancelled_the_others_ask_again(redis: Se
             answers.append(await confirmer.confirm(connection, command))
 
         async with trio.open_nursery() as first:
-            # Holds the lane, so that the next two gather behind it.
+            # Holds the connection, so that the next two gather behind it.
             nursery.start_soon(confirm)
             await until(lambda: connection.statistics().in_flight == 1)
             first.start_soon(confirm)

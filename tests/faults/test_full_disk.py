@@ -15,7 +15,6 @@ from pathlib import Path
 import pytest
 import trio
 
-from redstreamd.redisio.target import Target
 from redstreamd.service.embedded import embedded_server
 from redstreamd.service.embedded.embedded_server import SPACE_NEEDED, EmbeddedServer
 from tests.embedded.conftest import ask
@@ -107,12 +106,12 @@ async def test_a_server_that_waits_for_space_counts_as_started_and_callers_are_t
     with home() as directory, EmbeddedServer(directory / "state") as server:
         async with trio.open_nursery() as nursery:
             await nursery.start(server.run)
-            async with bus_at(Target(path=server.path), obstacle=server.obstacle) as bus:
+            async with bus_at(server.target()) as bus:
                 error = await refusal(bus, "stream_list")
                 assert error["code"] == "CONNECTION_ERROR"
                 assert "disk of the embedded server is full" in error["cause"]
                 monkeypatch.setattr(embedded_server, "SPACE_NEEDED", 0)
                 await bus.commands._manager.wait_connected()
                 await call(bus, "stream_add", stream=STREAM, entries=[{"n": 1}])
-                assert server.obstacle() is None
+                assert server.problem() is None
             nursery.cancel_scope.cancel()

@@ -264,7 +264,7 @@ async def test_no_reader_gets_the_entries_of_another_however_many_are_cancelled(
         async with trio.open_nursery() as nursery:
             for _ in range(100):
                 nursery.start_soon(read_again_and_again)
-        assert proxy.accepted <= 2  # the command lane, and the hub's
+        assert proxy.accepted <= 2  # that for commands, and the hub's
     assert outcomes["wrong"] == 0
     assert outcomes["answered"] > count / 4
     assert outcomes["cancelled"] > count / 4

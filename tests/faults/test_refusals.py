@@ -25,9 +25,9 @@ STREAM, GROUP = "orders:new:stream", "g"
 ADD = {"stream": STREAM, "entries": [{"n": 1}]}
 
 
-def lane_failures(bus: Bus) -> object:
-    """What the command lane has against its connections; None as long as the first one lives."""
-    return bus.commands._manager.status().roles[Role.COMMAND].failure
+def problem_of_commands(bus: Bus) -> object:
+    """Why the connection for commands ended last; None as long as the first one lives."""
+    return bus.commands._manager.status().roles[Role.COMMAND].problem
 
 
 async def test_a_full_server_is_named_called_upon_with_pauses_and_used_when_there_is_room(
@@ -56,7 +56,7 @@ async def test_a_full_server_is_named_called_upon_with_pauses_and_used_when_ther
             assert "max number of clients" in error["cause"]
             before = turned_away()
             await trio.sleep(2)
-            # Half the cap of 2 s is the shortest of the later pauses; two lanes may be trying.
+            # Half the cap of 2 s is the shortest of the later pauses; two connections may be tried.
             assert turned_away() - before <= 8
             assert ask("CONFIG", "SET", "maxclients", 100) == b"OK"
             began = clock()
@@ -97,7 +97,7 @@ async def test_a_replica_is_told_apart_and_no_write_to_it_is_repeated(bus: Bus, 
         server.command("REPLICAOF", "NO", "ONE")
     assert not (await call(bus, "stream_add", idempotency_key="k", **ADD))["duplicate"]
     assert server.command("XLEN", STREAM) == 2
-    assert lane_failures(bus) is None
+    assert problem_of_commands(bus) is None
 
 
 async def test_those_who_wait_through_a_demotion_miss_nothing(bus: Bus, server: Server, clock: Clock) -> None:
@@ -153,7 +153,7 @@ async def test_a_server_without_memory_refuses_writes_and_serves_every_read(
     finally:
         server.command("CONFIG", "SET", "maxmemory", 0)
     assert (await history.add(add, 100)).told is Told.ACKNOWLEDGED
-    assert lane_failures(bus) is None
+    assert problem_of_commands(bus) is None
     history.judge(entries_of(server, STREAM), acknowledged=51)
     assert history.count(Told.REFUSED) > 5
 
@@ -210,7 +210,7 @@ async def test_a_server_that_cannot_save_is_degraded_and_not_dead() -> None:
                 # Else it also refuses to stop.
                 server.command("CONFIG", "SET", "save", "")
             assert (await history.add(add, 20)).told is Told.ACKNOWLEDGED
-            assert lane_failures(bus) is None
+            assert problem_of_commands(bus) is None
         history.judge(entries_of(server, STREAM), acknowledged=2)
 
 

@@ -9,10 +9,9 @@ from typing import Any
 import attrs
 import trio
 
-from redstreamd.redisio.connect_errors import ConnectionEnded, Failure
 from redstreamd.redisio.connection import Connection
-from redstreamd.redisio.connection_manager import Manager
-from redstreamd.redisio.redis_events import RedisEvent
+from redstreamd.redisio.connection_manager import Manager, RedisEvent
+from redstreamd.redisio.redis_errors import ConnectionEnded, Problem
 from redstreamd.redisio.target import Target
 from tests.support.proxy import Proxy
 from tests.support.servers import Server
@@ -40,7 +39,7 @@ class Ran:
     """
 
     ended: trio.Event = attrs.field(factory=trio.Event)
-    failure: Failure | None = None
+    failure: Problem | None = None
 
 
 @contextlib.asynccontextmanager
@@ -52,7 +51,7 @@ async def running_connection(connection: Connection) -> AsyncIterator[Ran]:
         try:
             await connection.run(task_status=task_status)
         except ConnectionEnded as ended:
-            ran.failure = ended.failure
+            ran.failure = ended.problem
             ran.ended.set()
 
     async with trio.open_nursery() as nursery:
@@ -61,19 +60,19 @@ async def running_connection(connection: Connection) -> AsyncIterator[Ran]:
         nursery.cancel_scope.cancel()
 
 
-async def failure_of(target: Target) -> Failure:
+async def failure_of(target: Target) -> Problem:
     """Why a connection to `target` cannot be made."""
     try:
         await Connection(target, role="test").run()
     except ConnectionEnded as ended:
-        return ended.failure
+        return ended.problem
 
 
 @contextlib.asynccontextmanager
 async def running_manager(
     target: Target, *, connected: bool = True, events: list[RedisEvent] | None = None, **options: Any
 ) -> AsyncIterator[Manager]:
-    """Run a manager for the block, which begins when its command lane is connected, unless told otherwise."""
+    """Run a manager for the block, which begins when it is connected, unless told otherwise."""
     manager = Manager(target, on_event=(events if events is not None else []).append, **options)
     async with trio.open_nursery() as nursery:
         await nursery.start(manager.run)

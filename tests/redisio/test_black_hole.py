@@ -12,10 +12,10 @@ from pathlib import Path
 import attrs
 import pytest
 
-from redstreamd.redisio import open_stream
-from redstreamd.redisio.connection_manager import Role
+from redstreamd.redisio import login
+from redstreamd.redisio.connection_manager import RedisEvent, Role
 from redstreamd.redisio.redis_errors import OutcomeUnknown
-from redstreamd.redisio.redis_events import ConnectionLost, RedisEvent
+from redstreamd.redisio.server_health import ConnectionLost
 from redstreamd.redisio.target import Target
 from tests.redisio.running import running_manager
 from tests.support.fair_clock import Clock
@@ -94,14 +94,14 @@ async def test_a_host_that_vanishes_with_unacknowledged_data_is_given_up_within_
             await manager.execute("XADD", "s", "*", "f", "v")
         assert clock() - started < 2.0
     (lost,) = (event for event in events if isinstance(event, ConnectionLost))
-    assert "timed out" in lost.failure.cause
+    assert "timed out" in lost.problem.cause
 
 
 async def test_a_host_that_vanishes_while_idle_is_given_up_by_the_ping(
     host: Host, clock: Clock, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     # The kernel, which gives it up as well, is to be later in any case.
-    monkeypatch.setattr(open_stream, "UNACKNOWLEDGED_MS", 60_000)
+    monkeypatch.setattr(login, "UNACKNOWLEDGED_MS", 60_000)
     events: list[RedisEvent] = []
     async with running_manager(
         Target(host=host.address), events=events, command_timeout=60, ping_interval=0.3, ping_timeout=0.5
@@ -109,9 +109,9 @@ async def test_a_host_that_vanishes_while_idle_is_given_up_by_the_ping(
         await manager.wait_connected(Role.WATCH)
         host.unplug()
         started = clock()
-        # Told once the socket is closed, which is a moment after the lane stops taking commands.
+        # Told once the socket is closed, which is a moment after no more commands are taken.
         await until(lambda: any(isinstance(event, ConnectionLost) for event in events))
         assert clock() - started < 1.3
-    assert {event.failure.cause for event in events if isinstance(event, ConnectionLost)} == {
+    assert {event.problem.cause for event in events if isinstance(event, ConnectionLost)} == {
         "no reply to PING within 0.5 s"
     }

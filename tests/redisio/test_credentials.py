@@ -16,10 +16,12 @@ from redis.credentials import (
 )
 
 from redstreamd.redisio import credentials
-from redstreamd.redisio.connect_errors import FailureKind
 from redstreamd.redisio.connection import Connection
+from redstreamd.redisio.connection_manager import RedisEvent, Role
 from redstreamd.redisio.credentials import PasswordFile
-from redstreamd.redisio.redis_events import ConnectionLost, LoginRenewed, RedisEvent, RenewalFailed, Role
+from redstreamd.redisio.reauth import LoginRenewed, RenewalFailed
+from redstreamd.redisio.redis_errors import ProblemKind
+from redstreamd.redisio.server_health import ConnectionLost
 from redstreamd.redisio.target import Target
 from tests.redisio.running import failure_of, running_connection, running_manager
 from tests.support.servers import Server, start_redis
@@ -130,7 +132,7 @@ async def test_a_file_without_a_password_is_named(
     assert failure.cause == f"the password file {file} cannot be used: {reason}"
     assert "redis.password_file" in failure.next_step
     # It may be there again in a moment.
-    assert failure.kind is FailureKind.UNREACHABLE
+    assert failure.kind is ProblemKind.UNREACHABLE
 
 
 async def test_a_wrong_password_from_a_file_does_not_blame_the_environment(
@@ -139,7 +141,7 @@ async def test_a_wrong_password_from_a_file_does_not_blame_the_environment(
     file = tmp_path / "password"
     file.write_text("hunter2")
     failure = await failure_of(Target(path=guarded.path, credentials=PasswordFile(str(file))))
-    assert failure.kind is FailureKind.SETTINGS
+    assert failure.kind is ProblemKind.SETTINGS
     assert "REDIS_PASSWORD" not in failure.next_step
     assert "hunter2" not in repr(failure)
 

@@ -12,8 +12,8 @@ import attrs
 import pytest
 import trio
 
-from redstreamd.redisio.connect_errors import ConnectionEnded, Failure, FailureKind
 from redstreamd.redisio.connection import Connection
+from redstreamd.redisio.redis_errors import ConnectionEnded, Problem, ProblemKind
 from redstreamd.redisio.target import Target
 from tests.redisio.running import failure_of, over_tcp, running_connection, slow_loading, through
 from tests.support.fair_clock import Clock
@@ -88,7 +88,7 @@ async def test_wrong_logins_name_what_to_change(
     guarded: Server, username: str | None, password: str | None, cause: str, next_step: str
 ) -> None:
     failure = await failure_of(Target(path=guarded.path, username=username, password=password, database=1))
-    assert failure.kind is FailureKind.SETTINGS
+    assert failure.kind is ProblemKind.SETTINGS
     assert cause in failure.cause
     assert next_step in failure.next_step
     assert "secret" not in repr(failure)
@@ -97,7 +97,7 @@ async def test_wrong_logins_name_what_to_change(
 
 async def test_a_password_that_the_server_does_not_ask_for_is_an_error_that_says_so(server: Server) -> None:
     failure = await failure_of(Target(path=server.path, password="unexpected"))
-    assert failure.kind is FailureKind.SETTINGS
+    assert failure.kind is ProblemKind.SETTINGS
     assert "a password is configured here, but this Redis has none" in failure.cause
     assert "Remove REDIS_PASSWORD" in failure.next_step
     assert "unexpected" not in repr(failure)
@@ -137,7 +137,7 @@ async def test_the_database_is_selected_and_the_client_has_a_name(server: Server
 
 async def test_a_database_out_of_range_is_a_settings_error(server: Server) -> None:
     failure = await failure_of(Target(path=server.path, database=99))
-    assert failure.kind is FailureKind.SETTINGS
+    assert failure.kind is ProblemKind.SETTINGS
     assert "database 99" in failure.cause
 
 
@@ -152,7 +152,7 @@ async def test_a_full_server_says_so_however_early_it_hangs_up(server: Server, u
             ]
         finally:
             await inside.execute("CONFIG", "SET", "maxclients", 10_000)
-    assert {failure.kind for failure in failures} == {FailureKind.UNREACHABLE}
+    assert {failure.kind for failure in failures} == {ProblemKind.UNREACHABLE}
     assert {failure.cause for failure in failures} == {"ERR max number of clients reached"}
     assert "maxclients" in failures[0].next_step
 
@@ -163,7 +163,7 @@ async def test_a_server_that_loads_its_data_is_not_used_yet(server: Server) -> N
             nursery.start_soon(trio.to_thread.run_sync, server.command, "DEBUG", "RELOAD")
             await until(lambda: str(server.command("PING")).startswith("LOADING"))
             failure = await failure_of(Target(path=server.path))
-    assert failure.kind is FailureKind.NOT_SERVING
+    assert failure.kind is ProblemKind.NOT_SERVING
     assert failure.cause.startswith("LOADING")
 
 
@@ -184,11 +184,11 @@ async def test_a_server_that_cannot_save_is_used_all_the_same() -> None:
 
 async def test_a_connection_that_breaks_with_the_last_reply_of_its_login_never_opens() -> None:
     """The reader and the login see both in the same step, in random order; hence many times."""
-    opened: list[Failure | None] = []
+    opened: list[Problem | None] = []
 
     class Status(trio.TaskStatus[None]):
         def started(self, value: None = None) -> None:
-            opened.append(connection._failure)
+            opened.append(connection._problem)
 
     async with peer_that_says(b"", b"%0\r\n", b"+PONG\r\n") as target:
         for _ in range(60):
@@ -201,15 +201,15 @@ async def test_a_connection_that_breaks_with_the_last_reply_of_its_login_never_o
 @pytest.mark.parametrize(
     ("words", "kind", "cause"),
     [
-        (b"-DENIED Redis is running in protected mode\r\n", FailureKind.SETTINGS, "protected mode"),
-        (b"-ERR unknown command `AUTH`, with args\r\n" * 2, FailureKind.SETTINGS, "unknown command"),
-        (b"-NOPROTO unsupported protocol version\r\n" * 2, FailureKind.SETTINGS, "NOPROTO"),
-        (b"HTTP/1.1 400 Bad Request\r\n\r\n", FailureKind.UNREACHABLE, "could not be read"),
-        (b"", FailureKind.UNREACHABLE, "closed the connection"),
+        (b"-DENIED Redis is running in protected mode\r\n", ProblemKind.SETTINGS, "protected mode"),
+        (b"-ERR unknown command `AUTH`, with args\r\n" * 2, ProblemKind.SETTINGS, "unknown command"),
+        (b"-NOPROTO unsupported protocol version\r\n" * 2, ProblemKind.SETTINGS, "NOPROTO"),
+        (b"HTTP/1.1 400 Bad Request\r\n\r\n", ProblemKind.UNREACHABLE, "could not be read"),
+        (b"", ProblemKind.UNREACHABLE, "closed the connection"),
     ],
 )
 async def test_peers_that_are_no_usable_redis_are_described(
-    words: bytes, kind: FailureKind, cause: str
+    words: bytes, kind: ProblemKind, cause: str
 ) -> None:
     async with peer_that_says(words) as target:
         failure = await failure_of(target)
@@ -236,4 +236,4 @@ async def test_addresses_that_lead_nowhere_name_the_setting_to_correct(tmp_path:
     assert missing.cause == "No such file or directory"
     assert "unixsocket" in missing.next_step
     assert "REDIS_HOST" in unknown.next_step
-    assert {each.kind for each in (nobody, missing, unknown)} == {FailureKind.UNREACHABLE}
+    assert {each.kind for each in (nobody, missing, unknown)} == {ProblemKind.UNREACHABLE}

@@ -21,7 +21,7 @@ async def test_commands_wait_while_redis_loads_its_data(server: Server) -> None:
             assert trio.current_time() - server_was_loading > 0.1
             assert await manager.execute("XLEN", "s") == 1
             # The connection has survived it: a server that says LOADING is not broken.
-            assert manager.status().roles[Role.COMMAND].failure is None
+            assert manager.status().roles[Role.COMMAND].problem is None
 
 
 async def test_commands_wait_for_a_long_script_and_never_kill_it(redis: Server) -> None:
@@ -92,8 +92,8 @@ async def test_commands_that_were_not_executed_are_repeated_until_the_server_hea
         assert len(replies) == 1
         assert await manager.execute("XLEN", "s") == (1 if command[0] == "XADD" else 0)
         # Degraded is not dead: all of it happened on the first connection of each.
-        assert hasty.status().roles[Role.COMMAND].failure is None
-        assert manager.status().roles[Role.COMMAND].failure is None
+        assert hasty.status().roles[Role.COMMAND].problem is None
+        assert manager.status().roles[Role.COMMAND].problem is None
 
 
 async def test_a_cluster_that_does_not_serve_the_slot_is_waited_for() -> None:

@@ -6,9 +6,9 @@ import pytest
 import trio
 
 from redstreamd.errors import BusError
-from redstreamd.redisio.connection_manager import Manager, Role
+from redstreamd.redisio.connection_manager import Manager, RedisEvent, Role
 from redstreamd.redisio.redis_errors import CommandTimedOut, OutcomeUnknown, RedisUnavailable
-from redstreamd.redisio.redis_events import Connected, ConnectFailed, ConnectionLost, RedisEvent
+from redstreamd.redisio.server_health import Connected, ConnectFailed, ConnectionLost, Degraded, Usable
 from redstreamd.redisio.target import Target
 from tests.redisio.running import over_tcp, running_manager, through
 from tests.support.fair_clock import Clock
@@ -40,10 +40,10 @@ async def test_redis_absent_at_start_is_a_state_and_ends_by_itself(clock: Clock)
             await manager.wait_connected()
             assert clock() - started < 2.5
             assert await manager.execute("PING") == b"PONG"
-    assert [type(event) for event in events] == [ConnectFailed, Connected]
+    assert [type(event) for event in events] == [ConnectFailed, Degraded, Connected, Usable]
 
 
-async def test_a_restart_of_redis_is_two_events_and_one_pause(clock: Clock) -> None:
+async def test_a_restart_of_redis_is_one_outage_and_one_pause(clock: Clock) -> None:
     events: list[RedisEvent] = []
     with start_redis() as server:
         async with running_manager(over_tcp(server), events=events) as manager:
@@ -57,13 +57,19 @@ async def test_a_restart_of_redis_is_two_events_and_one_pause(clock: Clock) -> N
             await manager.wait_connected()
             assert clock() - started < 2.5
             assert await manager.execute("XLEN", "s") == 0
-    assert [type(event) for event in events] == [Connected, ConnectionLost, ConnectFailed, Connected]
-    failed = events[2]
+    began, failed, ended = events[:2], events[3], events[5]
+    assert [type(event) for event in began] == [Connected, Usable]
+    assert [type(event) for event in events[2:]] == [
+        ConnectionLost,
+        ConnectFailed,
+        Degraded,
+        Connected,
+        Usable,
+    ]
     assert isinstance(failed, ConnectFailed)
-    assert failed.failure.cause == "Connection refused"
-    again = events[3]
-    assert isinstance(again, Connected)
-    assert again.attempts > 0
+    assert failed.problem.cause == "Connection refused"
+    assert isinstance(ended, Connected)
+    assert ended.attempts > 0
 
 
 async def test_a_server_that_hangs_costs_one_deadline_then_fails_fast_and_recovers(clock: Clock) -> None:
@@ -148,7 +154,7 @@ async def test_a_refused_login_fails_commands_at_once_and_is_told_once(redis: Se
                 await manager.execute("PING")
             assert clock() - started < 0.5
         assert proxy.accepted == 1
-    assert [type(event) for event in events] == [ConnectFailed]
+    assert [type(event) for event in events] == [ConnectFailed, Degraded]
 
 
 async def test_a_server_that_accepts_and_hangs_up_is_not_called_in_a_tight_loop(redis: Server) -> None:

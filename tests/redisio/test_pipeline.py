@@ -10,9 +10,8 @@ import trio
 import trio.testing
 
 from redstreamd.redisio import pipeline
-from redstreamd.redisio.connect_errors import NotSent, ReplyLost
 from redstreamd.redisio.connection import Connection
-from redstreamd.redisio.redis_errors import QueueFull
+from redstreamd.redisio.redis_errors import NotSent, QueueFull, ReplyLost
 from redstreamd.redisio.target import Target
 from redstreamd.redisio.tls import Tls
 from tests.redisio.running import running_connection, through

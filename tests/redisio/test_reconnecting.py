@@ -1,4 +1,4 @@
-"""Reconnecting, on a virtual clock: the connections here touch no socket."""
+"""Reconnecting and what is told of it, on a virtual clock: the connections here touch no socket."""
 
 from __future__ import annotations
 
@@ -10,24 +10,24 @@ import trio
 import trio.testing
 from redis.backoff import AbstractBackoff
 
-from redstreamd.redisio.backoff import (
+from redstreamd.redisio.connection_manager import RedisEvent, Role
+from redstreamd.redisio.lost_replies import REPEAT_BACKOFF
+from redstreamd.redisio.reconnecting import (
     NOT_SERVING_RETRY,
     SETTINGS_RETRY,
+    ReconnectingConnection,
     pause,
     reconnect_backoff,
     reconnect_pause,
-    repeat_backoff,
 )
-from redstreamd.redisio.connect_errors import ConnectionEnded, Failure, FailureKind
-from redstreamd.redisio.reconnecting import ReconnectingConnection
-from redstreamd.redisio.redis_errors import RedisUnavailable
-from redstreamd.redisio.redis_events import Connected, ConnectFailed, ConnectionLost, RedisEvent, Role
+from redstreamd.redisio.redis_errors import ConnectionEnded, Problem, ProblemKind, RedisUnavailable
+from redstreamd.redisio.server_health import Connected, ConnectFailed, ConnectionLost, ServerHealth
 from redstreamd.redisio.target import Target
 
-REFUSED = Failure(FailureKind.UNREACHABLE, "Connection refused", "start it")
-SILENT = Failure(FailureKind.UNREACHABLE, "no answer", "look for it")
-LOADING = Failure(FailureKind.NOT_SERVING, "LOADING", "wait")
-WRONGPASS = Failure(FailureKind.SETTINGS, "WRONGPASS", "correct it")
+REFUSED = Problem(ProblemKind.UNREACHABLE, "Connection refused", "start it")
+SILENT = Problem(ProblemKind.UNREACHABLE, "no answer", "look for it")
+LOADING = Problem(ProblemKind.NOT_SERVING, "LOADING", "wait")
+WRONGPASS = Problem(ProblemKind.SETTINGS, "WRONGPASS", "correct it")
 
 
 @pytest.fixture
@@ -39,7 +39,7 @@ def anyio_backend() -> tuple[str, dict[str, Any]]:
 class Outcome:
     """What a connection is to do: connect for some seconds, live for some (0: never come up), close, end."""
 
-    failure: Failure
+    failure: Problem
     lives_seconds: float = 0.0
     closes_seconds: float = 0.0
     connects_seconds: float = 0.0
@@ -72,20 +72,24 @@ class ScriptedConnection:
         return None
 
 
+async def ask_nothing(*_args: object) -> None:
+    """Nothing here refuses writes."""
+
+
 @attrs.define
 class Bench:
-    """A keeper over scripted connections, and what it did when.
+    """A role over scripted connections, and what it did when.
 
     Attributes:
         attempts: Times of the connection attempts.
-        events: What it told.
+        events: What was told of it.
     """
 
     outcomes: list[Outcome]
     attempts: list[float] = attrs.field(factory=list)
     events: list[RedisEvent] = attrs.field(factory=list)
 
-    def keeper(self, backoff: AbstractBackoff | None = None) -> ReconnectingConnection:
+    def reconnecting(self, backoff: AbstractBackoff | None = None) -> ReconnectingConnection:
         remaining = iter(self.outcomes)
 
         def connect() -> Any:
@@ -98,9 +102,13 @@ class Bench:
             connect=connect,
             connect_grace=1.0,
             backoff=backoff or reconnect_backoff(),
-            on_event=self.events.append,
+            on_event=ServerHealth("r:1", ask_nothing, on_event=self._tell),
             on_connected=lambda: None,
         )
+
+    def _tell(self, event: RedisEvent) -> None:
+        if isinstance(event, Connected | ConnectionLost | ConnectFailed):
+            self.events.append(event)
 
     def gaps(self) -> list[float]:
         return [later - earlier for earlier, later in zip(self.attempts, self.attempts[1:], strict=False)]
@@ -112,7 +120,7 @@ def test_pauses_grow_to_their_cap_with_half_of_each_at_random() -> None:
         drawn = [pause(backoff, failures) for _ in range(200)]
         assert all(full / 2 <= seconds <= full for seconds in drawn)
         assert len(set(drawn)) > 100
-    assert all(pause(repeat_backoff(), failures) <= 0.5 for failures in range(50))
+    assert all(pause(REPEAT_BACKOFF, failures) <= 0.5 for failures in range(50))
 
 
 def test_a_year_of_failures_does_not_overflow() -> None:
@@ -127,25 +135,25 @@ def test_the_kind_of_failure_decides_the_pause() -> None:
     assert reconnect_pause(backoff, REFUSED, 0) <= 0.05
 
 
-async def test_nothing_is_attempted_before_the_lane_is_wanted() -> None:
+async def test_nothing_is_attempted_before_a_connection_is_wanted() -> None:
     bench = Bench([])
-    keeper = bench.keeper()
+    role = bench.reconnecting()
     async with trio.open_nursery() as nursery:
-        nursery.start_soon(keeper.run)
+        nursery.start_soon(role.run)
         await trio.sleep(1_000)
         assert bench.attempts == []
-        assert not keeper.status().wanted
-        assert (await keeper.wait_open()).is_open
+        assert not role.status().wanted
+        assert (await role.wait_open()).is_open
         nursery.cancel_scope.cancel()
     assert len(bench.attempts) == 1
 
 
 async def test_a_long_outage_is_one_record_and_attempts_never_end() -> None:
     bench = Bench([Outcome(REFUSED)] * 1_000_000)
-    keeper = bench.keeper()
+    role = bench.reconnecting()
     with trio.move_on_after(3_600):
-        keeper.want()
-        await keeper.run()
+        role.want()
+        await role.run()
     assert [type(event) for event in bench.events] == [ConnectFailed]
     assert max(bench.gaps()) <= 2.0
     assert 3_600 / 2.0 <= len(bench.attempts) <= 3_600 / 1.0 + 20
@@ -153,12 +161,12 @@ async def test_a_long_outage_is_one_record_and_attempts_never_end() -> None:
 
 async def test_reasons_that_take_turns_are_told_once_each() -> None:
     bench = Bench([Outcome(REFUSED), Outcome(SILENT)] * 20 + [Outcome(LOADING)])
-    keeper = bench.keeper()
+    role = bench.reconnecting()
     async with trio.open_nursery() as nursery:
-        nursery.start_soon(keeper.run)
-        await keeper.wait_connected()
+        nursery.start_soon(role.run)
+        await role.wait_connected()
         nursery.cancel_scope.cancel()
-    told = [event.failure for event in bench.events if isinstance(event, ConnectFailed)]
+    told = [event.problem for event in bench.events if isinstance(event, ConnectFailed)]
     assert told == [REFUSED, SILENT, LOADING]
     connected = bench.events[-1]
     assert isinstance(connected, Connected)
@@ -168,13 +176,13 @@ async def test_reasons_that_take_turns_are_told_once_each() -> None:
 
 async def test_settings_failures_are_retried_every_thirty_seconds_and_named_at_once() -> None:
     bench = Bench([Outcome(WRONGPASS)] * 4)
-    keeper = bench.keeper()
+    role = bench.reconnecting()
     async with trio.open_nursery() as nursery:
-        nursery.start_soon(keeper.run)
+        nursery.start_soon(role.run)
         with pytest.raises(RedisUnavailable, match="WRONGPASS"):
-            await keeper.wait_open()
+            await role.wait_open()
         assert trio.current_time() == bench.attempts[0]
-        await keeper.wait_connected()
+        await role.wait_connected()
         nursery.cancel_scope.cancel()
     assert bench.gaps() == pytest.approx([30.0] * 4)
     assert [type(event) for event in bench.events] == [ConnectFailed, Connected]
@@ -182,10 +190,10 @@ async def test_settings_failures_are_retried_every_thirty_seconds_and_named_at_o
 
 async def test_a_loading_server_is_asked_every_half_second() -> None:
     bench = Bench([Outcome(LOADING)] * 10)
-    keeper = bench.keeper()
+    role = bench.reconnecting()
     async with trio.open_nursery() as nursery:
-        nursery.start_soon(keeper.run)
-        await keeper.wait_connected()
+        nursery.start_soon(role.run)
+        await role.wait_connected()
         nursery.cancel_scope.cancel()
     assert bench.gaps() == pytest.approx([0.5] * 10)
 
@@ -193,80 +201,80 @@ async def test_a_loading_server_is_asked_every_half_second() -> None:
 async def test_a_connection_that_worked_is_replaced_at_once_one_that_did_not_after_a_pause() -> None:
     flapping = [Outcome(SILENT, lives_seconds=0.1)] * 30
     bench = Bench([Outcome(SILENT, lives_seconds=60), *flapping])
-    keeper = bench.keeper()
-    keeper.want()
+    role = bench.reconnecting()
+    role.want()
     async with trio.open_nursery() as nursery:
-        nursery.start_soon(keeper.run)
+        nursery.start_soon(role.run)
         await trio.sleep(600)
         nursery.cancel_scope.cancel()
     assert bench.gaps()[0] == pytest.approx(60)
     assert all(0.9 < gap < 2.2 for gap in bench.gaps()[10:30])
     lost = [event for event in bench.events if isinstance(event, ConnectionLost)]
     assert lost[0].up_seconds == pytest.approx(60)
-    assert lost[0].failure == SILENT
+    assert lost[0].problem == SILENT
 
 
-async def test_hope_lasts_for_the_grace_time_after_a_loss_and_not_longer() -> None:
+async def test_callers_wait_for_the_grace_time_after_a_loss_and_not_longer() -> None:
     bench = Bench([Outcome(SILENT, lives_seconds=60), *[Outcome(REFUSED)] * 1_000])
-    keeper = bench.keeper()
+    role = bench.reconnecting()
     async with trio.open_nursery() as nursery:
-        nursery.start_soon(keeper.run)
-        await keeper.wait_open()
+        nursery.start_soon(role.run)
+        await role.wait_open()
         await trio.sleep(60.4)
-        # 0.4 s after the loss: 0.6 s of hope are left.
+        # 0.4 s after the loss: 0.6 s are left.
         started = trio.current_time()
         with pytest.raises(RedisUnavailable, match="Connection refused"):
-            await keeper.wait_open()
+            await role.wait_open()
         assert trio.current_time() - started == pytest.approx(0.6)
         started = trio.current_time()
         with pytest.raises(RedisUnavailable):
-            await keeper.wait_open()
+            await role.wait_open()
         assert trio.current_time() == started
         nursery.cancel_scope.cancel()
 
 
 async def test_a_first_attempt_that_takes_its_time_is_waited_for() -> None:
     """A host with a thousand new clients may take longer than the grace time to connect once."""
-    keeper = Bench([Outcome(SILENT, connects_seconds=3, lives_seconds=60)]).keeper()
+    role = Bench([Outcome(SILENT, connects_seconds=3, lives_seconds=60)]).reconnecting()
     async with trio.open_nursery() as nursery:
-        nursery.start_soon(keeper.run)
+        nursery.start_soon(role.run)
         with pytest.raises(RedisUnavailable, match="no connection yet"):
-            await keeper.wait_open(trio.current_time() + 2)
-        assert (await keeper.wait_open(trio.current_time() + 5)).is_open
+            await role.wait_open(trio.current_time() + 2)
+        assert (await role.wait_open(trio.current_time() + 5)).is_open
         assert trio.current_time() == pytest.approx(3, abs=0.1)
         nursery.cancel_scope.cancel()
 
 
 async def test_a_first_attempt_that_fails_late_is_not_waited_for_again() -> None:
-    keeper = Bench([Outcome(REFUSED, connects_seconds=3)] * 1_000).keeper()
+    role = Bench([Outcome(REFUSED, connects_seconds=3)] * 1_000).reconnecting()
     async with trio.open_nursery() as nursery:
-        nursery.start_soon(keeper.run)
+        nursery.start_soon(role.run)
         started = trio.current_time()
         with pytest.raises(RedisUnavailable, match="Connection refused"):
-            await keeper.wait_open(started + 5)
+            await role.wait_open(started + 5)
         assert trio.current_time() - started == pytest.approx(3)
         nursery.cancel_scope.cancel()
 
 
-async def test_hope_ends_at_the_callers_deadline() -> None:
-    keeper = Bench([Outcome(REFUSED)] * 1_000).keeper()
+async def test_callers_wait_no_longer_than_their_deadline() -> None:
+    role = Bench([Outcome(REFUSED)] * 1_000).reconnecting()
     async with trio.open_nursery() as nursery:
-        nursery.start_soon(keeper.run)
+        nursery.start_soon(role.run)
         started = trio.current_time()
         with pytest.raises(RedisUnavailable):
-            await keeper.wait_open(started + 0.3)
+            await role.wait_open(started + 0.3)
         assert trio.current_time() - started == pytest.approx(0.3)
         nursery.cancel_scope.cancel()
 
 
 async def test_a_wait_within_the_grace_time_ends_with_the_new_connection() -> None:
     bench = Bench([Outcome(SILENT, lives_seconds=60), Outcome(REFUSED), Outcome(REFUSED)])
-    keeper = bench.keeper()
+    role = bench.reconnecting()
     async with trio.open_nursery() as nursery:
-        nursery.start_soon(keeper.run)
-        first = await keeper.wait_open()
+        nursery.start_soon(role.run)
+        first = await role.wait_open()
         await trio.sleep(60.001)
-        second = await keeper.wait_open()
+        second = await role.wait_open()
         assert second is not first
         assert trio.current_time() - bench.attempts[0] < 60.3
         nursery.cancel_scope.cancel()
@@ -274,31 +282,31 @@ async def test_a_wait_within_the_grace_time_ends_with_the_new_connection() -> No
 
 async def test_a_connection_that_is_just_closing_is_no_reason_to_give_up() -> None:
     bench = Bench([Outcome(SILENT, lives_seconds=60, closes_seconds=0.1)])
-    keeper = bench.keeper()
+    role = bench.reconnecting()
     async with trio.open_nursery() as nursery:
-        nursery.start_soon(keeper.run)
-        await keeper.wait_open()
+        nursery.start_soon(role.run)
+        await role.wait_open()
         await trio.sleep(60.05)
-        assert keeper.connection is None
-        assert (await keeper.wait_open()).is_open
+        assert role.connection is None
+        assert (await role.wait_open()).is_open
         assert trio.current_time() - bench.attempts[0] == pytest.approx(60.1)
         nursery.cancel_scope.cancel()
 
 
 async def test_status_tells_since_when_and_why() -> None:
     bench = Bench([Outcome(REFUSED), Outcome(SILENT, lives_seconds=60), *[Outcome(REFUSED)] * 1_000])
-    keeper = bench.keeper()
-    assert keeper.status().seconds == 0
+    role = bench.reconnecting()
+    assert role.status().seconds == 0
     async with trio.open_nursery() as nursery:
-        nursery.start_soon(keeper.run)
-        await keeper.wait_connected()
+        nursery.start_soon(role.run)
+        await role.wait_connected()
         await trio.sleep(10)
-        up = keeper.status()
+        up = role.status()
         assert (up.connected, up.server, up.failed_attempts) == (True, "redis 7.0.15", 0)
         assert up.seconds == pytest.approx(10)
         await trio.sleep(55)
-        down = keeper.status()
-        assert (down.connected, down.server, down.failure) == (False, "", REFUSED)
+        down = role.status()
+        assert (down.connected, down.server, down.problem) == (False, "", REFUSED)
         assert down.failed_attempts > 2
         assert down.seconds == pytest.approx(5)
         nursery.cancel_scope.cancel()

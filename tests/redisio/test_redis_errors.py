@@ -10,8 +10,8 @@ from redis.exceptions import (
     TryAgainError,
 )
 
-from redstreamd.redisio.error_replies import bus_error, not_executed, reply_code, reply_error, reply_text
-from redstreamd.redisio.redis_errors import RedisUnavailable, ServerReplied
+from redstreamd.redisio.error_replies import bus_error, reply_code, reply_error, reply_text, row_of
+from redstreamd.redisio.redis_errors import Recovery, RedisUnavailable, ServerReplied
 from redstreamd.redisio.script import Script
 from redstreamd.redisio.target import Target
 from tests.redisio.running import running_manager
@@ -68,14 +68,14 @@ def test_permanent_errors_have_a_code_and_keep_the_servers_words(text: str, code
     assert text in error.cause
     assert error.message
     assert error.next_step
-    assert not_executed(reply) is None
+    assert error.recovery in (Recovery.PERMANENT, Recovery.SETTINGS)
 
 
 @pytest.mark.parametrize(("text", "kind"), TRANSIENT.items())
 def test_replies_to_commands_that_were_not_executed_are_told_apart(text: str, kind: type[Exception]) -> None:
     reply = reply_error(text)
     assert isinstance(reply, kind)
-    assert not_executed(reply)
+    assert row_of(reply).recovery is Recovery.NOT_EXECUTED
     error = bus_error(reply)
     assert isinstance(error, RedisUnavailable)
     assert error.code == "CONNECTION_ERROR"
@@ -83,8 +83,8 @@ def test_replies_to_commands_that_were_not_executed_are_told_apart(text: str, ki
 
 
 def test_a_group_that_exists_is_not_a_busy_server() -> None:
-    assert not_executed(reply_error("BUSYGROUP Consumer Group name already exists")) is None
-    assert not_executed(reply_error("BUSYKEY Target key name already exists.")) is None
+    for text in ("BUSYGROUP Consumer Group name already exists", "BUSYKEY Target key name already exists."):
+        assert row_of(reply_error(text)).recovery is Recovery.PERMANENT
 
 
 def test_the_opening_word_survives_redis_pys_cutting_it_off() -> None:

@@ -12,8 +12,8 @@ import pytest
 import trio
 import trio.testing
 
-from redstreamd.redisio.connect_errors import FailureKind
 from redstreamd.redisio.connection import Connection
+from redstreamd.redisio.redis_errors import ProblemKind
 from redstreamd.redisio.target import Target
 from redstreamd.redisio.tls import Tls
 from tests.redisio.running import failure_of, running_connection, running_manager
@@ -127,7 +127,7 @@ async def test_a_server_that_cannot_be_verified_is_not_used(
         failure = await failure_of(site.target(trusting=trusting))
         # Nothing was said to it.
         assert b"cmdstat_hello" not in site.server.command("INFO", "commandstats")
-    assert failure.kind is FailureKind.SETTINGS
+    assert failure.kind is ProblemKind.SETTINGS
     assert cause in failure.cause
     assert next_step in failure.next_step
 
@@ -192,7 +192,7 @@ async def test_a_client_certificate_of_another_ca_is_named(strict_site: Site, tm
 async def test_a_version_that_the_server_does_not_speak_is_named(start_site: StartSite) -> None:
     with start_site(options=("--tls-protocols", "TLSv1.2")) as site:
         failure = await failure_of(site.target(minimum_version="1.3"))
-    assert failure.kind is FailureKind.SETTINGS
+    assert failure.kind is ProblemKind.SETTINGS
     assert "does not speak TLS 1.3" in failure.cause
     assert "redis.tls_min_version" in failure.next_step
 
@@ -207,7 +207,7 @@ async def test_tls_to_a_plain_port_says_so(site: Site) -> None:
 async def test_tls_to_something_that_answers_in_clear_says_so(authority: Authority) -> None:
     async with peer_that_says(b"-ERR what?\r\n") as target:
         failure = await failure_of(attrs.evolve(target, tls=Tls(ca_file=authority.certificate)))
-    assert failure.kind is FailureKind.SETTINGS
+    assert failure.kind is ProblemKind.SETTINGS
     assert "not in TLS" in failure.cause
 
 
@@ -226,7 +226,7 @@ async def test_a_file_that_is_missing_or_no_pem_is_named(site: Site, tmp_path: P
     broken.write_text("nothing of use")
     missing = await failure_of(site.target(**good | {field: "/nonexistent/file.pem"}))
     unusable = await failure_of(site.target(**good | {field: str(broken)}))
-    assert missing.kind is unusable.kind is FailureKind.SETTINGS
+    assert missing.kind is unusable.kind is ProblemKind.SETTINGS
     assert "/nonexistent/file.pem cannot be used: No such file" in missing.cause
     assert str(broken) in unusable.cause
     assert "PEM" in unusable.cause

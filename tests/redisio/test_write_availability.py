@@ -8,10 +8,10 @@ import pytest
 import trio
 
 from redstreamd.redisio import write_availability
-from redstreamd.redisio.connection_manager import Manager
+from redstreamd.redisio.connection_manager import Manager, RedisEvent
 from redstreamd.redisio.redis_errors import ServerReplied
-from redstreamd.redisio.redis_events import RedisEvent, WritesAccepted, WritesRefused
 from redstreamd.redisio.script import Script
+from redstreamd.redisio.server_health import Degraded, WritesAccepted
 from redstreamd.redisio.target import Target
 from tests.redisio.running import running_manager
 from tests.support.servers import Server, start_redis
@@ -29,9 +29,9 @@ def _soon(monkeypatch: pytest.MonkeyPatch) -> None:
 def told(events: Sequence[RedisEvent]) -> list[str]:
     """The codes that were refused with, and "accepted"."""
     return [
-        event.code if isinstance(event, WritesRefused) else "accepted"
+        event.problem.cause.split()[2] if isinstance(event, Degraded) else "accepted"
         for event in events
-        if isinstance(event, WritesRefused | WritesAccepted)
+        if isinstance(event, Degraded | WritesAccepted)
     ]
 
 
@@ -59,7 +59,7 @@ async def test_refused_writes_are_told_once_and_their_end_is_found_though_nobody
     events: list[RedisEvent] = []
     async with running_manager(Target(path=server.path), events=events) as manager:
         await add(manager)
-        assert manager.status().troubles() == []
+        assert manager.status().problems == ()
         try:
             server.command(*break_it)
             for _ in range(3):
@@ -67,14 +67,14 @@ async def test_refused_writes_are_told_once_and_their_end_is_found_though_nobody
                     await add(manager)
                 await manager.execute("XLEN", "s")
             await trio.sleep(0.3)  # several questions, each refused
-            (trouble,) = manager.status().troubles()
-            assert "refuses writes" in trouble.cause
-            assert code in trouble.cause
-            assert trouble.next_step
+            (problem,) = manager.status().problems
+            assert "refuses writes" in problem.effect
+            assert code in problem.cause
+            assert problem.next_step
             assert told(events) == [code]
         finally:
             server.command(*heal_it)
-        await until(lambda: not manager.status().troubles())
+        await until(lambda: not manager.status().problems)
     assert told(events) == [code, "accepted"]
     # The questions left no trace.
     assert (server.command("XLEN", "s"), server.command("DBSIZE")) == (1, 1)
@@ -87,10 +87,10 @@ async def test_a_script_without_keys_is_noticed_too(redis: Server) -> None:
             redis.command("CONFIG", "SET", "maxmemory", 1)
             with pytest.raises(ServerReplied, match="OOM"):
                 await manager.run_script(script, [], [], retry_safe=False)
-            assert manager.status().refusal is not None
+            assert manager.status().problems
         finally:
             redis.command("CONFIG", "SET", "maxmemory", 0)
-        await until(lambda: manager.status().refusal is None)
+        await until(lambda: not manager.status().problems)
 
 
 async def test_what_a_full_server_still_does_is_no_sign_that_it_writes(server: Server) -> None:
@@ -121,8 +121,8 @@ async def test_a_user_who_may_not_ask_is_told_of_the_end_when_nothing_was_refuse
             began = trio.current_time()
             with pytest.raises(ServerReplied):
                 await manager.execute("SET", "s", "v")
-            assert manager.status().refusal is not None
-            await until(lambda: manager.status().refusal is None)
+            assert manager.status().problems
+            await until(lambda: not manager.status().problems)
             assert trio.current_time() - began >= 0.5
         finally:
             redis.commands(("CONFIG", "SET", "maxmemory", 0), ("ACL", "DELUSER", "worker"))
@@ -137,8 +137,8 @@ async def test_a_server_that_cannot_save_is_noticed_by_the_ping_of_an_idle_conne
             # A directory of that name: the dump cannot be written.
             (server.directory / "d.rdb").mkdir()
             server.command("BGSAVE")
-            await until(lambda: manager.status().refusal is not None)
-            assert "MISCONF" in manager.status().troubles()[0].cause
+            await until(lambda: manager.status().problems)
+            assert "MISCONF" in manager.status().problems[0].cause
             server.command("CONFIG", "SET", "save", "")
-            await until(lambda: manager.status().refusal is None)
+            await until(lambda: not manager.status().problems)
     assert told(events) == ["MISCONF", "accepted"]

@@ -16,7 +16,7 @@ from redstreamd.streams.bus import Bus
 from redstreamd.streams.diagnosis import group_findings, sampler, stream_health
 from redstreamd.streams.diagnosis.lag import Lag, Shape
 from redstreamd.streams.diagnosis.sampler import Rates
-from redstreamd.streams.diagnosis.server_health import ServerFacts, server_findings
+from redstreamd.streams.diagnosis.server_figures import ServerFacts, server_findings
 from redstreamd.streams.entry_codec import Stamp
 from redstreamd.tools.arguments import Structurer
 from redstreamd.tools.catalog import REGISTRY

@@ -23,10 +23,10 @@ two servers on one append-only file would destroy it.
 A full disk ends the server, since it must not answer for what it cannot store. Were that a failure
 like any other, the supervisor would start it again at once, the next write would end it again, and
 after some seconds the supervisor would give up and take the clients' connections along. So `run`
-waits for space before every start, and says so in `obstacle`.
+waits for space before every start, and says so in `problem`.
 
 Loading a large file takes minutes, and is progress: the server counts as started as soon as it answers
-that it loads, so that clients are accepted and told by `obstacle` how far it is. That it serves is told
+that it loads, so that clients are accepted and told by `problem` how far it is. That it serves is told
 by `wait_served`. A load has no limit of its own, a server that has not answered for `START_SECONDS` does.
 """
 
@@ -46,10 +46,9 @@ from typing import Self
 import trio
 
 from redstreamd.errors import SettingsError
-from redstreamd.redisio import embedded_failures
-from redstreamd.redisio.connect_errors import Failure
-from redstreamd.redisio.server_loading import ask_loading
+from redstreamd.redisio.redis_errors import Problem
 from redstreamd.redisio.target import Target
+from redstreamd.service.embedded import embedded_problems
 from redstreamd.service.embedded.oom_detection import killed_for_memory, oom_counters
 from redstreamd.service.embedded.process_lock import (
     STOP_SECONDS,
@@ -60,6 +59,7 @@ from redstreamd.service.embedded.process_lock import (
     stop_child,
     try_lock,
 )
+from redstreamd.service.embedded.server_loading import ask_loading
 
 __all__ = ["EmbeddedServer", "EmbeddedServerError", "StateDirectoryInUseError", "find_server"]
 
@@ -184,13 +184,13 @@ class EmbeddedServer:
         self._program: Path | None = None
         self._directory_fd: int | None = None
         # Invariant: None exactly while the server serves.
-        self._obstacle: Failure | None = embedded_failures.STARTING
+        self._problem: Problem | None = embedded_problems.STARTING
         self._loading_heard_at: float | None = None
         self._served = trio.Event()
 
-    def obstacle(self) -> Failure | None:
+    def problem(self) -> Problem | None:
         """Return why the server does not serve; None if it does."""
-        return self._obstacle
+        return self._problem
 
     @property
     def loading_heard_at(self) -> float | None:
@@ -243,7 +243,11 @@ class EmbeddedServer:
 
     def target(self, *, connect_timeout: float = 5.0) -> Target:
         """Return how clients of this process reach the server; `connect_timeout` in seconds."""
-        return Target(path=self.path, connect_timeout=connect_timeout, embedded_log=str(self.log))
+        return Target(
+            path=self.path,
+            connect_timeout=connect_timeout,
+            operator=embedded_problems.EmbeddedOperator(self.log, self.problem),
+        )
 
     async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
         """Run the server until cancelled; started once it answers, if only that it loads its data.
@@ -269,7 +273,7 @@ class EmbeddedServer:
             # Not for another signal: then a kill that was counted meanwhile was another process's.
             if ended_with == -signal.SIGKILL and (oom := killed_for_memory(counters, oom_counters())):
                 how += f": {oom}"
-            self._obstacle = embedded_failures.ended(how, self.log)
+            self._problem = embedded_problems.ended(how, self.log)
             if ended_with is None or _free_bytes(self._directory) >= SPACE_NEEDED:
                 raise EmbeddedServerError(f"the embedded server {how}; its log ends: {self._last_words()}")
 
@@ -283,7 +287,7 @@ class EmbeddedServer:
             async with trio.open_nursery() as nursery:
                 nursery.start_soon(_cancel_at_exit, process, nursery.cancel_scope)
                 if await self._has_loaded(started):
-                    self._obstacle = None
+                    self._problem = None
                     self._served.set()
                     await trio.sleep_forever()
                 nursery.cancel_scope.cancel()
@@ -313,15 +317,15 @@ class EmbeddedServer:
         free = _free_bytes(self._directory)
         if free >= SPACE_NEEDED:
             return
-        self._obstacle = embedded_failures.disk_full(
+        self._problem = embedded_problems.disk_full(
             str(self._directory), free_bytes=free, needed_bytes=SPACE_NEEDED
         )
-        _log.error("the embedded server waits for space: %s", self._obstacle.cause)
+        _log.error("the embedded server waits for space: %s", self._problem.cause)
         started()
         self._served.set()
         while _free_bytes(self._directory) < SPACE_NEEDED:  # noqa: ASYNC110 - nothing announces it
             await trio.sleep(_SPACE_POLL)
-        self._obstacle = embedded_failures.STARTING
+        self._problem = embedded_problems.STARTING
         _log.warning("there is space for the embedded server again")
 
     async def _start(self, program: Path, lock: int) -> trio.Process:
@@ -355,7 +359,7 @@ class EmbeddedServer:
                         took = trio.current_time() - begun_at
                         _log.info("the embedded server has loaded its data in %.1f s", took)
                     return True
-                self._obstacle = embedded_failures.loading(loading)
+                self._problem = embedded_problems.loading(loading)
                 self._loading_heard_at = silent_since = trio.current_time()
                 pause = _LOADING_POLL
             await trio.sleep(pause)

@@ -21,7 +21,7 @@ from redstreamd.streams.diagnosis.group_facts import GroupFacts, facts_of
 from redstreamd.streams.diagnosis.group_findings import MANY_LAGGING, MANY_PENDING, Limits, group_findings
 from redstreamd.streams.diagnosis.lag import Lag, Shape, lag_of, shape_of
 from redstreamd.streams.diagnosis.sampler import Rates, Sampler
-from redstreamd.streams.diagnosis.server_health import ServerFacts, server_facts, server_findings
+from redstreamd.streams.diagnosis.server_figures import ServerFacts, server_facts, server_findings
 from redstreamd.streams.error_context import explained, group_not_found, stream_not_found
 from redstreamd.streams.group_clocks import GroupClocks
 

@@ -12,6 +12,8 @@ import attrs
 import hiredis
 import trio
 
+from redstreamd.redisio.error_replies import reply_code, reply_error
+
 _UNITS: Final = ("bytes", "kB", "MB", "GB", "TB")
 
 
@@ -51,7 +53,7 @@ async def ask_loading(path: str) -> Loading | None:
     """
     async with await trio.open_unix_socket(path) as connection:
         reply = await _ask(connection, "PING")
-        if not (isinstance(reply, hiredis.ReplyError) and str(reply).startswith("LOADING")):
+        if not (isinstance(reply, hiredis.ReplyError) and reply_code(reply_error(str(reply))) == "LOADING"):
             return None
         try:
             told = await _ask(connection, "INFO", "persistence")

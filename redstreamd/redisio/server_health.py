@@ -1,0 +1,297 @@
+"""Whether one Redis server serves all that is wanted of it, and why not.
+
+The one place where that is computed. Connections report what happens to them, error replies are reported as
+they come. What follows from it is told as events, which the journal records, and as `RedisStatus`, which
+the status line and the resource redstream://health show, and by the latter ``redstreamd status``.
+
+An outage is one thing, however many connections notice it: each reason is told once, the end once, and
+nothing about a connection that is replaced at once over and over, once that is known. A lost connection is
+not told before an attempt to connect has found the reason: the first sight ("the server closed the
+connection") is rarely the cause, and next to the cause it contradicts it. No clock and no tasks, but for
+``write_availability``, which asks whether writes are accepted again.
+"""
+
+from __future__ import annotations
+
+import enum
+from collections import Counter, defaultdict
+from collections.abc import Callable, Mapping
+from typing import Final
+
+import attrs
+import trio
+
+from redstreamd.redisio import Arg, Role, connect_errors
+from redstreamd.redisio.connection import ConnectionStatistics
+from redstreamd.redisio.redis_errors import Problem, ProblemKind, ServerReplied
+from redstreamd.redisio.write_availability import Execute, WriteAvailability
+
+#: A connection that lived for fewer seconds was short-lived, and so many of one role in a row are a pattern.
+#: Redis closes an idle connection after its `timeout`; where that is beyond our PING's 10 s none is idle.
+_SHORT_LIVED_SECONDS: Final = 60.0
+_A_PATTERN: Final = 3
+
+#: Reasons told in one outage. There are only a handful, unless something puts a counter or a port into its
+#: error text, and that must not fill the journal.
+_MAX_REASONS: Final = 16
+
+
+@attrs.frozen
+class Connected:
+    """A connection is usable.
+
+    Attributes:
+        role: What it is for.
+        label: The server's address.
+        server: What it calls itself, such as "redis 7.0.15".
+        attempts: How many attempts failed before this one.
+        down_seconds: How long the role was without a connection.
+    """
+
+    role: Role
+    label: str
+    server: str
+    attempts: int
+    down_seconds: float
+
+
+@attrs.frozen
+class ConnectionLost:
+    """A connection was usable for `up_seconds`, and ended because of `problem`."""
+
+    role: Role
+    label: str
+    problem: Problem
+    up_seconds: float
+
+
+@attrs.frozen
+class ConnectFailed:
+    """An attempt to connect failed."""
+
+    role: Role
+    label: str
+    problem: Problem
+
+
+@attrs.frozen
+class Degraded:
+    """There is a problem that was not told since all was well last.
+
+    Attributes:
+        label: The server's address.
+        problem: What does not work, and why.
+    """
+
+    label: str
+    problem: Problem
+
+
+@attrs.frozen
+class Usable:
+    """All connections that are wanted are there, for the first time or again.
+
+    Attributes:
+        label: The server's address.
+        server: What it calls itself.
+        roles: Which were connected since this was told last.
+        lost: Why the first of their connections ended; None if there was none before.
+        down_seconds: How long the longest of them was without a connection.
+        attempts: How many attempts failed for it.
+    """
+
+    label: str
+    server: str
+    roles: tuple[Role, ...]
+    lost: Problem | None
+    down_seconds: float
+    attempts: int
+
+
+@attrs.frozen
+class KeepsEnding:
+    """Connections are made again at once, and end again and again soon after.
+
+    Attributes:
+        label: The server's address.
+        times: How often in a row.
+        problem: How the last one ended, with the roles to which that happened first.
+    """
+
+    label: str
+    times: int
+    problem: Problem
+
+
+@attrs.frozen
+class WritesAccepted:
+    """The server accepts writes again, after it refused them for `refused_seconds`."""
+
+    label: str
+    refused_seconds: float
+
+
+RoleEvent = Connected | ConnectionLost | ConnectFailed
+HealthEvent = RoleEvent | Degraded | Usable | KeepsEnding | WritesAccepted
+
+
+@attrs.frozen
+class RoleStatus:
+    """A snapshot of the connection of one role.
+
+    Attributes:
+        wanted: Whether anybody has needed it yet.
+        connected: Whether it is usable.
+        seconds: How long it has been so; 0 if it was never wanted.
+        server: What the server calls itself, empty while not connected.
+        problem: Why it is not connected, or why it last was not; None if nothing has failed.
+        failed_attempts: Attempts in a row that failed.
+        statistics: Of the connection, if there is one.
+    """
+
+    wanted: bool
+    connected: bool
+    seconds: float
+    server: str
+    problem: Problem | None
+    failed_attempts: int
+    statistics: ConnectionStatistics | None
+
+
+class State(enum.Enum):
+    """How a server is, in one word."""
+
+    UNUSED = "not used yet"
+    LOADING = "loading"
+    USABLE = "usable"
+    DEGRADED = "degraded"
+
+
+@attrs.frozen
+class RedisStatus:
+    """A snapshot of one server.
+
+    Attributes:
+        label: The server's address.
+        roles: The state of each connection.
+        problems: Why it does not serve all that is wanted of it, worst first; empty if it does, as far as
+            is known.
+    """
+
+    label: str
+    roles: Mapping[Role, RoleStatus]
+    problems: tuple[Problem, ...]
+
+    @property
+    def state(self) -> State:
+        """The state in one word."""
+        if self.problems:
+            loading = any(problem.kind is ProblemKind.LOADING for problem in self.problems)
+            return State.LOADING if loading else State.DEGRADED
+        return State.USABLE if self.roles[Role.COMMAND].connected else State.UNUSED
+
+
+class ServerHealth:
+    """What is known of one server."""
+
+    def __init__(self, label: str, execute: Execute, *, on_event: Callable[[HealthEvent], None]) -> None:
+        """Begin with a server of which nothing is known.
+
+        Args:
+            label: Its address.
+            execute: Asks it whether it accepts writes. Whatever it refuses must come to `notice`.
+            on_event: Told of every change, synchronously; must not raise.
+        """
+        self._label = label
+        self._tell = on_event
+        self._writes = WriteAvailability(
+            execute,
+            on_refused=lambda problem: on_event(Degraded(label, problem)),
+            on_accepted=lambda seconds: on_event(WritesAccepted(label, seconds)),
+        )
+        # Dicts, for their order. Invariant: _down is a subset of _roles.
+        self._down: dict[Role, None] = {}
+        self._roles: dict[Role, None] = {}
+        # Reasons told of each role since it was connected last.
+        self._told_of: defaultdict[Role, set[Problem]] = defaultdict(set)
+        # All of these since every wanted role was connected last.
+        self._told: set[Problem] = set()
+        self._lost: Problem | None = None
+        self._down_seconds = 0.0
+        self._attempts = 0
+        # How many short-lived connections of a role have ended in a row.
+        self._short_lived: Counter[Role] = Counter()
+
+    def notice(self, command: tuple[Arg, ...], answer: ServerReplied) -> None:
+        """Take note of the error reply to a command: it may say that writes are refused."""
+        self._writes.notice(command, answer)
+
+    async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
+        """Find out when writes are accepted again, until cancelled."""
+        await self._writes.run(task_status=task_status)
+
+    def status(self, roles: Mapping[Role, RoleStatus]) -> RedisStatus:
+        """Return a snapshot; a role that connects for the first time is no problem yet."""
+        missing: dict[Problem, list[Role]] = {}
+        for role, state in roles.items():
+            if state.wanted and not state.connected and state.problem is not None:
+                missing.setdefault(state.problem, []).append(role)
+        problems = [
+            attrs.evolve(problem, roles=tuple(of), seconds=max(roles[role].seconds for role in of))
+            for problem, of in missing.items()
+        ]
+        if (refused := self._writes.problem()) is not None:
+            problems.append(refused)
+        return RedisStatus(self._label, roles, tuple(problems))
+
+    def __call__(self, event: RoleEvent) -> None:
+        """Take note of what happened to a connection."""
+        self._roles[event.role] = None
+        match event:
+            case ConnectionLost():
+                self._down[event.role] = None
+                self._lost = self._lost or event.problem
+                before = self._short_lived[event.role] if event.up_seconds < _SHORT_LIVED_SECONDS else 0
+                self._short_lived[event.role] = before + 1
+                self._tell(event)
+            case ConnectFailed():
+                self._down[event.role] = None
+                if _is_news(event.problem, self._told_of[event.role]):
+                    self._tell(event)
+                if _is_news(event.problem, self._told):
+                    self._tell(Degraded(event.label, attrs.evolve(event.problem, roles=tuple(self._down))))
+            case Connected():
+                self._down.pop(event.role, None)
+                self._told_of[event.role].clear()
+                self._down_seconds = max(self._down_seconds, event.down_seconds)
+                self._attempts = max(self._attempts, event.attempts)
+                self._tell(event)
+                if not self._down:
+                    self._end(event)
+
+    def _end(self, event: Connected) -> None:
+        """Tell that all is well again, unless that is known to last no minute."""
+        restless = {role: times for role, times in self._short_lived.items() if times >= _A_PATTERN}
+        if self._told or self._lost is None or restless.keys().isdisjoint(self._roles):
+            roles = tuple(self._roles)
+            self._tell(
+                Usable(event.label, event.server, roles, self._lost, self._down_seconds, self._attempts)
+            )
+        elif restless.keys() <= self._roles.keys() and max(restless.values()) == _A_PATTERN:
+            # The first to become so, alone or together.
+            closed = self._lost == connect_errors.CLOSED_BY_SERVER
+            step = connect_errors.IDLE_LIMIT if closed else self._lost.next_step
+            problem = attrs.evolve(self._lost, roles=tuple(restless), next_step=step)
+            self._tell(KeepsEnding(event.label, _A_PATTERN, problem))
+        self._roles.clear()
+        self._told.clear()
+        self._lost = None
+        self._down_seconds, self._attempts = 0.0, 0
+
+
+def _is_news(problem: Problem, told: set[Problem]) -> bool:
+    """Return whether `problem` is to be told, and remember it."""
+    if problem in told or len(told) >= _MAX_REASONS:
+        return False
+    told.add(problem)
+    return True
