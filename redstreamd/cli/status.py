@@ -13,7 +13,7 @@ from redstreamd.cli.discovery import UnreachableError, open_connection
 from redstreamd.cli.terminal import complain, escaped
 from redstreamd.startup.installed_version import replaced
 
-#: Seconds for the answer. The daemon bounds its own look at Redis to one; beyond this it hangs.
+#: Seconds for the answer. The daemon asks Redis for at most one; beyond this limit it hangs.
 _ANSWER_SECONDS: Final = 10.0
 _NAME_COLUMN: Final = 18  # "redstreamd" and a version
 

@@ -1,7 +1,8 @@
 """When the daemon tells the service manager that it is ready, and how it asks for more time until then.
 
-Owns that order: clients are accepted before, and told why they are not served yet. Sources: sd_notify(3)
-(EXTEND_TIMEOUT_USEC=), systemd.service(5) (TimeoutStartSec=, WatchdogSec=, which counts from READY=1 on).
+Clients are accepted before that, and get an error that says why they are not served yet.
+Sources: sd_notify(3) (EXTEND_TIMEOUT_USEC=), systemd.service(5) (TimeoutStartSec=, WatchdogSec=, which counts
+from READY=1 on).
 """
 
 from __future__ import annotations
@@ -27,7 +28,7 @@ _CONNECT_SECONDS: Final = 2.0
 
 
 async def wait_ready(notifier: Notifier, embedded: EmbeddedServer | None, manager: Manager) -> None:
-    """Return when there is nothing to wait for any more; asks for more time while that makes progress.
+    """Return when the embedded server serves or waits for disk space; ask for more time while it loads.
 
     Args:
         notifier: Where to ask.
@@ -51,7 +52,7 @@ async def _extend_while_loading(notifier: Notifier, embedded: EmbeddedServer) ->
     answered_at: float | None = None
     while True:
         heard_at = embedded.loading_heard_at
-        # Not for a server that has said nothing since: it may hang, and then nobody should wait for it.
+        # Not for a server that has not answered since: it may hang.
         if heard_at is not None and heard_at != answered_at:
             notifier.extend_timeout(_EXTENSION_SECONDS)
             answered_at = heard_at

@@ -1,1 +1,1 @@
-"""What of the parts' events is logged, how often, and in which words."""
+"""Which events are logged, how often, and in which words."""

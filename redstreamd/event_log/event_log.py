@@ -16,13 +16,13 @@ import trio
 from redstreamd.event_log.texts import Event, record, record_repeats
 from redstreamd.mcpio import connection_events as mcp
 
-#: Seconds without another one after which what clients do over and over is over.
+#: Seconds without a repetition after which an event counts as over.
 QUIET_SECONDS: Final = 60.0
 
 
 @attrs.define
 class _Episode:
-    """What happens again and again.
+    """An event that is repeated.
 
     Attributes:
         latest: The last time.
@@ -46,11 +46,11 @@ class EventLog:
         write: Callable[[Event], None] = record,
         write_repeats: Callable[[Event, int, float], None] = record_repeats,
     ) -> None:
-        """Begin with nothing.
+        """Begin without events.
 
         Args:
             write: Writes an event.
-            write_repeats: Writes that the like of an event happened so many times more in so many seconds.
+            write_repeats: Writes that an event was repeated so many times in so many seconds.
         """
         self._write = write
         self._write_repeats = write_repeats
@@ -71,7 +71,7 @@ class EventLog:
             episode.more += 1
 
     async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
-        """Record the end of what was repeated, until cancelled; what is under way then is recorded, too."""
+        """Record how often each event was repeated, once it stops, or when this is cancelled."""
         try:
             task_status.started()
             while True:

@@ -1,7 +1,7 @@
-"""The words of the log: what each event of the parts means to an administrator.
+"""The texts of the log: what each event means to an administrator.
 
-Owns the severity and the sentence of every event, in one place, so that a reader at 3 a.m. finds
-what, why and what to do in one line. The parts report typed events and know no words.
+Owns the severity and the sentence of every event, so that one line says what happened, why, and what to do.
+The other packages report typed events without texts.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ def record(event: Event) -> None:
     """Write an event to the log."""
     level, text = words(event)
     error = getattr(event, "error", None) or getattr(event, "exception", None)
-    # A traceback helps with what nobody foresaw, and only there: our own exceptions say it all.
+    # A traceback is for unexpected exceptions; those of this project explain themselves.
     unforeseen = (
         isinstance(error, BaseException)
         and level >= logging.ERROR
@@ -140,7 +140,7 @@ def _(event: mcp.ConnectionOpened) -> tuple[int, str]:
 
 @words.register
 def _(event: mcp.ConnectionClosed) -> tuple[int, str]:
-    # What the client did by itself is its own affair; what we had to do is not.
+    # That a client closes its connection is normal; that the daemon has to is a warning.
     match event.ending:
         case mcp.Ending.OVERSIZE:
             return logging.WARNING, (

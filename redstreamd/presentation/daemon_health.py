@@ -44,7 +44,7 @@ class DaemonHealth:
     async def report(self) -> dict[str, Any]:
         """Return one JSON object; never fails, and takes a second at most."""
         ping = await self._ping()
-        # After the PING, which may have shown what is wrong.
+        # After the PING, whose reply may have changed the status.
         status = self._manager.status()
         return {
             "redstreamd": self._version,

@@ -90,7 +90,7 @@ class Commands:
     async def xrange(self, stream: str, start: str, end: str, count: int) -> list[RawEntry]:
         """Return up to `count` entries from `start` up to `end`, inclusive unless prefixed with ``(``.
 
-        Over the bulk connection: nobody knows how large an entry is.
+        Over the bulk connection, because entries may be large.
         """
         return reply_parsing.entries(await self._read[Role.BULK].xrange(stream, start, end, count))
 
@@ -154,7 +154,7 @@ class Commands:
             end: Greatest ID, "+" for the end.
             count: At most this many.
             consumer: Only what this consumer holds.
-            min_idle_ms: Only what was not delivered for this many milliseconds.
+            min_idle_ms: Only entries that were not delivered for so many milliseconds.
         """
         raw = await self._read[Role.COMMAND].xpending_range(
             stream, group, start, end, count, consumername=consumer, idle=min_idle_ms

@@ -10,7 +10,7 @@ Behaviour:
 - A request counts as sent from the moment its bytes are handed to the socket. If the connection
   ends, requests not sent fail with `NotSent`, the others with `ReplyLost`.
 - A caller that is cancelled before its request was sent takes it back. Later its request keeps
-  its place, so that the reply goes nowhere instead of to somebody else.
+  its place, so that the reply is dropped instead of reaching another caller.
 - Anything unexpected ends the connection; it is never used again. A new one is cheap, an
   alignment that may be off is not.
 
@@ -265,7 +265,7 @@ class Connection:
             del data, replies
 
     def _hand_out(self, replies: list[Any]) -> bool:
-        """Give each reply to whoever waits for it; False if one was not asked for."""
+        """Give each reply to the caller that waits for it; False if there is a reply to no command."""
         for reply in replies:
             if type(reply) is hiredis.PushNotification:
                 self._deliver_push(reply)

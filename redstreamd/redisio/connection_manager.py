@@ -1,8 +1,8 @@
 """One Redis server for the whole daemon: its connections by role, its scripts, its state.
 
-Owns how many connections there are and what for, and who is told about them. Keeping one connected is
-``reconnecting``'s business, getting a command through whatever happens ``lost_replies``', how the server is
-``server_health``'s, the meaning of commands ``commands``'.
+Owns which connections there are, and the hooks for their events. Keeping one connected is done in
+``reconnecting``, retrying a command in ``lost_replies``, judging the server in ``server_health``; what
+commands mean is known in ``commands``.
 """
 
 from __future__ import annotations
@@ -241,10 +241,10 @@ class Manager:
         if operator is not None:
             operator.advise(answer)
         self._health.notice(args, answer)
-        told = named(answer, args, script=script, username=self._target.username)
-        if operator is not None and told is not answer:
-            operator.advise(told)
-        return told
+        specific = named(answer, args, script=script, username=self._target.username)
+        if operator is not None and specific is not answer:
+            operator.advise(specific)
+        return specific
 
     def _ping_refused(self, error: RedisError) -> None:
         if isinstance(answer := bus_error(error), ServerReplied):

@@ -1,7 +1,7 @@
-"""Takes bytes as they come and gives whole RESP3 replies.
+"""Turns the bytes that a connection receives into whole RESP3 replies.
 
 Owns the parser's options and the limit on a reply's size. Which request a reply belongs to is
-``pipeline``'s affair. The parsing itself is hiredis's.
+decided in ``pipeline``. The parsing itself is hiredis's.
 """
 
 from __future__ import annotations
@@ -15,15 +15,15 @@ from redstreamd.redisio.error_replies import reply_error
 #: Bytes of one reply. Redis itself limits a single value to this (proto-max-bulk-len).
 MAX_REPLY_BYTES: Final = 512 * 1024 * 1024
 
-# RESP3 has a false of its own, which hiredis's default for "no whole reply yet" cannot be told from.
+# hiredis's default for "no whole reply yet" is False, which is a RESP3 value as well.
 _INCOMPLETE: Final = object()
 
-#: Bytes of a reply whose buffer is worth giving back.
+#: Bytes of a reply from which on its buffer is freed after use.
 _LARGE_BYTES: Final = 1024 * 1024
 
 
 class UnreadableError(Exception):
-    """The bytes are no RESP3; nothing after them can be trusted."""
+    """The bytes are not RESP3; nothing after them can be trusted."""
 
 
 class OversizedError(Exception):
@@ -46,12 +46,12 @@ class Decoder:
     def feed(self, data: bytes) -> list[Any]:
         """Return the replies that `data` completes, in order, push notifications among them.
 
-        All of them are parsed before any is returned: that a length was wrong shows only in what
-        follows it.
+        All of them are parsed before any is returned, because a wrong length shows only in the bytes that
+        follow it.
 
         Raises:
-            UnreadableError: To be discarded, with the connection.
-            OversizedError: Likewise.
+            UnreadableError: The bytes are not RESP3. Discard this object and the connection.
+            OversizedError: A reply is larger than `MAX_REPLY_BYTES`. Discard both, too.
         """
         gets, more_bytes = self._reader.gets, self._reader.has_data
         replies = []
@@ -60,8 +60,8 @@ class Decoder:
             self._reader.feed(data)
             while not between_replies and (reply := gets()) is not _INCOMPLETE:
                 replies.append(reply)
-                # To be asked here: once `gets` has begun with the next reply, what it took of it is no
-                # longer among the bytes that are left.
+                # Must be asked here: once `gets` has begun the next reply, the bytes that it took are no
+                # longer counted by `has_data`.
                 between_replies = not more_bytes()
         except hiredis.HiredisError as error:
             raise UnreadableError(str(error)) from None

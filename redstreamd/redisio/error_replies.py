@@ -72,6 +72,12 @@ def _denied(kind: str, *texts: str, reply_code: str = "") -> Row:
     )
 
 
+def _uncoded(
+    kind: str, code: Code, message: str, step: str, *texts: str, recovery: Recovery = Recovery.PERMANENT
+) -> Row:
+    return Row(kind, code, message, step, recovery, reply_code="", texts=texts)
+
+
 #: The first row that fits is the one. Rows for a code come before rows for replies that have none.
 TABLE: Final = (
     _not_executed("LOADING", "Redis is loading its data into memory"),
@@ -172,79 +178,73 @@ TABLE: Final = (
         "Redis ended the wait because the server changed its role or the key was deleted",
         "Repeat the call.",
     ),
-    Row(
+    _uncoded(
         UNKNOWN_COMMAND,
         Code.INTERNAL,
         "This Redis does not know a command that redstreamd needs",
         "Use Redis 6.2 or later, or Valkey 7.2 or later, and check that the command is not renamed.",
-        reply_code="",
         # The first row without a code, because it quotes arguments. The second text is what a script is told.
-        texts=("unknown command", "command called from", "nknown subcommand"),
+        "unknown command",
+        "command called from",
+        "nknown subcommand",
     ),
     # What a script was not allowed to call is reported without NOPERM: as Valkey and Redis from 7.2 on
     # put it, and before that.
     _denied(KEY_DENIED, "permissions to access a key", "can't access at least one of the keys"),
     _denied(COMMAND_DENIED, "permissions to run the", "can't run this command or subcommand"),
     _denied("NOPERM", "ACL failure in script", "The user executing the script can't"),
-    Row(
+    _uncoded(
         NO_SUCH_KEY,
         Code.STREAM_NOT_FOUND,
         "The stream does not exist",
         "stream_list shows the streams there are.",
-        reply_code="",
-        texts=("no such key",),
+        "no such key",
     ),
-    Row(
+    _uncoded(
         NO_SUCH_KEY,
         Code.STREAM_NOT_FOUND,
         "The stream does not exist",
         "Create the stream together with the group.",
-        reply_code="",
-        texts=("requires the key to exist",),
+        "requires the key to exist",
     ),
-    Row(
+    _uncoded(
         "INVALID ID",
         Code.INVALID_ARGUMENT,
         "An entry ID is not valid",
         "Entry IDs look like 1526919030474-55: milliseconds, a dash, a sequence number.",
-        reply_code="",
-        texts=("Invalid stream ID",),
+        "Invalid stream ID",
     ),
-    Row(
+    _uncoded(
         "ID TOO SMALL",
         Code.INVALID_ARGUMENT,
         "The entry ID is not above the stream's last one",
         "Let Redis choose it.",
-        reply_code="",
-        texts=("equal or smaller than the target stream top item",),
+        "equal or smaller than the target stream top item",
     ),
-    Row(
+    _uncoded(
         "LAST ID",
         Code.INVALID_STREAM,
         "The stream takes no more entries: its last one has the greatest entry ID there is",
         "Add to another stream, or delete this one (stream_manage) and begin it anew; "
         "IDs given by hand must leave room for those that follow.",
-        reply_code="",
-        texts=("exhausted the last possible ID",),
+        "exhausted the last possible ID",
     ),
-    Row(
+    _uncoded(
         MAX_CLIENTS,
         Code.CONNECTION_ERROR,
         "Redis has as many clients as it allows (maxclients)",
         f"Close other clients of this Redis, or raise {redis_option('maxclients')}.",
-        Recovery.NOT_EXECUTED,
-        reply_code="",
-        texts=("max number of clients",),
+        "max number of clients",
+        recovery=Recovery.NOT_EXECUTED,
     ),
-    Row(
+    _uncoded(
         LOGIN_NOT_NEEDED,
         Code.CONNECTION_ERROR,
         "A password is configured here, but this Redis has none",
         f"Remove {PASSWORD}, or give Redis a password too: set {redis_option('requirepass')}; "
         f"for an ACL user set {setting('redis.username')}.",
-        Recovery.SETTINGS,
-        reply_code="",
-        texts=("without any password configured",),
+        "without any password configured",
+        recovery=Recovery.SETTINGS,
     ),
 )
 

@@ -1,4 +1,4 @@
-"""Gets one command through to the server, through whatever happens to the connection.
+"""Sends one command until it is answered, over as many connections as that takes.
 
 Owns the deadline of a command, and acts on the `Recovery` of each error: what is sent again, what is not,
 and what the caller is told. Connections come from a `ReconnectingConnection`.

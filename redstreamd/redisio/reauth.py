@@ -69,7 +69,7 @@ class Reauthentication:
         Args:
             target: The server and its provider.
             connections: Returns the connections that are open now.
-            on_event: Told of each renewal; must not raise.
+            on_event: Called with each renewal; must not raise.
         """
         self._target = target
         self._connections = connections

@@ -100,7 +100,7 @@ class ReconnectingConnection:
             connect: Makes a fresh connection object.
             connect_grace: Seconds that `wait_open` waits after the connection was lost.
             backoff: Pauses between attempts.
-            on_event: Told of every attempt that failed, and of every change; must not raise.
+            on_event: Called with every failed attempt and every change; must not raise.
             on_connected: Called when a connection is usable, before anything is sent on it; must not
                 raise.
         """
@@ -136,9 +136,9 @@ class ReconnectingConnection:
         """Return an open connection; wait for one while it can be expected soon.
 
         That is for the grace time after the connection was lost: a reconnect usually takes milliseconds.
-        After that Redis is known to be down and callers are told at once. Of a role that was just wanted
-        for the first time nothing bad is known until an attempt has failed, unless the server's operator
-        knows why it does not serve.
+        After that Redis is known to be down, and callers fail at once. Before the first attempt of a role
+        has failed, callers wait for it until their deadline, unless the server's operator knows why the
+        server does not serve.
 
         Args:
             deadline: On trio's clock; not waited beyond.

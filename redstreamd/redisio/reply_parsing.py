@@ -155,7 +155,7 @@ def consumer_info(raw: Mapping[bytes, Any]) -> ConsumerInfo:
 
 
 def pending_entry(raw: Sequence[Any]) -> PendingEntry:
-    """Read one line of XPENDING's extended form; what XNACK released is nobody's, with an idle time of -1."""
+    """Read one line of XPENDING's extended form; XNACK leaves no consumer and an idle time of -1."""
     entry_id, consumer, idle_ms, deliveries = raw
     return PendingEntry(entry_id.decode("ascii"), name(consumer), max(idle_ms, 0) / 1000, deliveries)
 

@@ -1,7 +1,6 @@
 """Lua scripts that run inside the server.
 
-Owns a script's text and its digest. What a script does is its author's business; sending it is
-``Manager.run_script``'s.
+Owns a script's text, its digest, and which commands it calls. `Manager.run_script` sends it.
 """
 
 from __future__ import annotations
@@ -55,7 +54,7 @@ class Script:
 
     @property
     def guarded_commands(self) -> tuple[str, ...]:
-        """The commands whose errors the script looks at itself; what it returns of these has no line.
+        """The commands whose errors the script reads itself; an error that it returns has no line.
 
         Without those of lines that end in ``-- optional``, whose errors it never returns.
         """

@@ -1,14 +1,13 @@
 """Whether one Redis server serves all that is wanted of it, and why not.
 
-The one place where that is computed. Connections report what happens to them, error replies are reported as
-they come. What follows from it is told as events, which the journal records, and as `RedisStatus`, which
-the status line and the resource redstream://health show, and by the latter ``redstreamd status``.
+The one place where that is computed. Connections report what happens to them, and every error reply is
+reported. The results are events, which the journal records, and snapshots (`RedisStatus`), which the status
+line and the resource redstream://health show; ``redstreamd status`` reads that resource.
 
-An outage is one thing, however many connections notice it: each reason is told once, the end once, and
-nothing about a connection that is replaced at once over and over, once that is known. A lost connection is
-not told before an attempt to connect has found the reason: the first sight ("the server closed the
-connection") is rarely the cause, and next to the cause it contradicts it. No clock and no tasks, but for
-``write_availability``, which asks whether writes are accepted again.
+An outage is one, however many connections notice it. Each reason and the end are reported once. Connections
+that end soon and are replaced at once, again and again, are reported once. A lost connection is not reported
+before an attempt to connect has found the reason: "the server closed the connection" is rarely the cause.
+Has no clock and no tasks, except in ``write_availability``, which asks whether writes are accepted again.
 """
 
 from __future__ import annotations
@@ -31,8 +30,8 @@ from redstreamd.redisio.write_availability import Execute, WriteAvailability
 _SHORT_LIVED_SECONDS: Final = 60.0
 _A_PATTERN: Final = 3
 
-#: Reasons told in one outage. There are only a handful, unless something puts a counter or a port into its
-#: error text, and that must not fill the journal.
+#: Reasons reported in one outage. There are few, unless an error text contains a counter or a port, which
+#: must not fill the journal.
 _MAX_REASONS: Final = 16
 
 
@@ -76,7 +75,7 @@ class ConnectFailed:
 
 @attrs.frozen
 class Degraded:
-    """There is a problem that was not told since all was well last.
+    """There is a problem that was not reported since the server was usable last.
 
     Attributes:
         label: The server's address.
@@ -94,7 +93,7 @@ class Usable:
     Attributes:
         label: The server's address.
         server: What it calls itself.
-        roles: Which were connected since this was told last.
+        roles: Those connected since the last such event.
         lost: Why the first of their connections ended; None if there was none before.
         down_seconds: How long the longest of them was without a connection.
         attempts: How many attempts failed for it.
@@ -192,15 +191,15 @@ class RedisStatus:
 
 
 class ServerHealth:
-    """What is known of one server."""
+    """The health of one server."""
 
     def __init__(self, label: str, execute: Execute, *, on_event: Callable[[HealthEvent], None]) -> None:
-        """Begin with a server of which nothing is known.
+        """Begin without any knowledge of the server.
 
         Args:
             label: Its address.
             execute: Asks it whether it accepts writes. Whatever it refuses must come to `notice`.
-            on_event: Told of every change, synchronously; must not raise.
+            on_event: Called with every change, synchronously; must not raise.
         """
         self._label = label
         self._tell = on_event
@@ -212,7 +211,7 @@ class ServerHealth:
         # Dicts, for their order. Invariant: _down is a subset of _roles.
         self._down: dict[Role, None] = {}
         self._roles: dict[Role, None] = {}
-        # Reasons told of each role since it was connected last.
+        # Reasons reported of each role since it was connected last.
         self._told_of: defaultdict[Role, set[Problem]] = defaultdict(set)
         # All of these since every wanted role was connected last.
         self._told: set[Problem] = set()
@@ -270,7 +269,7 @@ class ServerHealth:
                     self._end(event)
 
     def _end(self, event: Connected) -> None:
-        """Tell that all is well again, unless that is known to last no minute."""
+        """Report that the server is usable again, unless connections are known to end within a minute."""
         restless = {role: times for role, times in self._short_lived.items() if times >= _A_PATTERN}
         if self._told or self._lost is None or restless.keys().isdisjoint(self._roles):
             roles = tuple(self._roles)
@@ -278,7 +277,7 @@ class ServerHealth:
                 Usable(event.label, event.server, roles, self._lost, self._down_seconds, self._attempts)
             )
         elif restless.keys() <= self._roles.keys() and max(restless.values()) == _A_PATTERN:
-            # The first to become so, alone or together.
+            # Once, when the pattern is first seen; roles that end together are reported together.
             closed = self._lost == connect_errors.CLOSED_BY_SERVER
             step = connect_errors.IDLE_LIMIT if closed else self._lost.next_step
             problem = attrs.evolve(self._lost, roles=tuple(restless), next_step=step)
@@ -290,7 +289,7 @@ class ServerHealth:
 
 
 def _is_news(problem: Problem, told: set[Problem]) -> bool:
-    """Return whether `problem` is to be told, and remember it."""
+    """Return whether `problem` is to be reported, and remember it."""
     if problem in told or len(told) >= _MAX_REASONS:
         return False
     told.add(problem)

@@ -1,7 +1,7 @@
 """Whether the server accepts writes: one that is full, a replica or unable to save answers everything else.
 
-Owns that state and its end. It begins with the first write that is refused, whoever sent it. Its end is found
-by asking, because nobody else may write for hours, and what succeeds meanwhile proves little: a full server
+Owns that state and its end. It begins with the first write that is refused. Its end is found by asking,
+because there may be no write for hours, and a command that succeeds meanwhile proves little: a full server
 still trims, a script may be a read, and a repeated write may have nothing to do.
 """
 
@@ -84,7 +84,7 @@ class WriteAvailability:
         return None if self._episode is None else self._episode.problem()
 
     def notice(self, command: tuple[Arg, ...], answer: ServerReplied) -> None:
-        """Look at the error reply to a command."""
+        """Take note of the error reply to a command."""
         if answer.code not in _REFUSALS:
             return
         now = trio.current_time()
@@ -128,6 +128,6 @@ def _question(kind: str, refused: tuple[Arg, ...]) -> tuple[Arg, ...]:
         # A server that cannot save refuses PING as well (server.c, `processCommand`).
         return ("PING",)
     # The key that was refused is one that this user may write to. No stream has an entry 0-0, and XADD says
-    # so before it looks for the stream, but after the server's own state was looked at.
+    # so before it looks for the stream, but after the server's state was checked.
     position = {"EVAL": 3, "EVALSHA": 3, "XGROUP": 2}.get(str(refused[0]), 1)
     return ("XADD", refused[min(position, len(refused) - 1)], "0-0", "f", "v")

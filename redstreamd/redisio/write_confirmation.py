@@ -1,9 +1,9 @@
-"""Asks the server whether what was just written is safe yet: WAIT and WAITAOF, one for many writers.
+"""Asks the server whether a write is replicated or on disk yet: one WAIT or WAITAOF for many writers.
 
-Owns who shares such a command. Both speak of the connection they are sent on (what it wrote before),
-and hold it up until they are answered, so they have a connection of their own, with one of them under way
-at a time: whoever is answered a write meanwhile is in the next. What the answer means to a writer
-is decided in ``streams.durability``.
+Owns who shares such a command. Both confirm what was written before on the connection they are sent on,
+and block it until they are answered. So there is a connection for confirmed writes, with one such command
+at a time; writes that are answered meanwhile are confirmed by the next. What the answer means to a writer is
+decided in ``streams.durability``.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ class _Round:
     Attributes:
         connection: Where they were answered.
         over: Set once there is an answer, or none will come.
-        answer: The reply or what went wrong; None if whoever asked was cancelled.
+        answer: The reply or the exception; None if the writer that sent the command was cancelled.
     """
 
     connection: Connection

@@ -1,4 +1,4 @@
-"""The errors of Redis as a document: which reply becomes which code, and what is done about it.
+"""Generates docs/errors.md: which reply of Redis becomes which code, and what is done about it.
 
 ``python -m redstreamd.reference.error_docs > docs/errors.md``; a test compares the two.
 """

@@ -70,7 +70,7 @@ may take as long as that takes."""
 START_TIMEOUT_SECONDS = START_SECONDS + 4 * STOP_SECONDS
 """For the supervisor: until the first answer, after a server that was left over was stopped."""
 
-_POLL = 0.01  # seconds between looks at a server that is starting; it tells nobody by itself
+_POLL = 0.01  # seconds between looks at a server that is starting; it sends no signal
 
 SPACE_NEEDED = 4 << 20
 """Bytes that must be free before the server is started. Room for half of the largest message mcpio
@@ -94,7 +94,7 @@ _LOG = "server.log"
 # Given on the command line; there is no configuration file.
 _OPTIONS = {
     "dir": ".",
-    "port": "0",  # no TCP: whoever may enter the directory is the only one who may connect
+    "port": "0",  # no TCP: the directory's mode decides who may connect
     "unixsocket": _SOCKET,
     "unixsocketperm": "700",
     # fsync before every answer. With "everysec" the server postpones its write while an fsync
@@ -298,7 +298,7 @@ class EmbeddedServer:
         return ended_with
 
     async def _end_orphan(self, lock: int) -> None:
-        """Return with the lock held; whoever has it is found by the socket and told to stop."""
+        """Return with the lock held; a server that holds it is found by its socket and stopped."""
         # Twice the time of one server, because a process forked to rewrite the file may follow it.
         with trio.move_on_after(2 * STOP_SECONDS):
             while not try_lock(lock):
@@ -336,7 +336,7 @@ class EmbeddedServer:
             return await trio.lowlevel.open_process(
                 [str(program), *(word for name, value in _OPTIONS.items() for word in (f"--{name}", value))],
                 cwd=self._directory,
-                # Nothing of ours is its business: not our secrets, not the notification socket.
+                # It must not get the daemon's secrets or its notification socket.
                 env={"LC_ALL": "C"},
                 stdin=subprocess.DEVNULL,
                 stdout=output,

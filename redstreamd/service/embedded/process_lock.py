@@ -1,7 +1,6 @@
-"""Who owns a directory or a socket on this host, and how a process that should not is ended.
+"""The locks that keep a second daemon or server off the same data, and how a process is ended.
 
-Locks, process handles and nothing of Redis: what `embedded` needs so that one daemon and
-one server at a time work on the same data.
+Owns locks and process handles. Knows nothing of Redis.
 """
 
 from __future__ import annotations
@@ -19,7 +18,7 @@ import trio
 
 STOP_SECONDS = 5.0
 """How long a server may take to stop before it is killed. It has written everything down before it
-answered, so stopping is one fsync; systemd's own patience (90 s) must not be used up here."""
+answered, so stopping is one fsync; systemd's own limit (90 s) must not be used up here."""
 
 
 class StateDirectoryInUseError(Exception):
@@ -73,7 +72,7 @@ def try_lock(descriptor: int) -> bool:
 
 
 def listener_of(path: str) -> int | None:
-    """Return the process that listens on a Unix socket, or None if nobody does."""
+    """Return the process ID of the listener on a Unix socket, or None if there is none."""
     with socket.socket(socket.AF_UNIX) as probe:
         probe.setblocking(False)
         try:
@@ -86,7 +85,7 @@ def listener_of(path: str) -> int | None:
 
 
 async def end_process(pid: int) -> None:
-    """Stop a process that is not our child, and return when it is gone."""
+    """Stop a process that is not a child of this one: SIGTERM, and SIGKILL after `STOP_SECONDS`."""
     try:
         handle = os.pidfd_open(pid)
     except ProcessLookupError:
@@ -107,12 +106,12 @@ async def end_process(pid: int) -> None:
 
 
 async def stop_child(process: trio.Process) -> None:
-    """Stop our child and reap it, whatever happens to us meanwhile."""
+    """Stop a child process and reap it; SIGKILL after `STOP_SECONDS`. Shielded from cancellation."""
     with trio.CancelScope(shield=True):
         process.terminate()
         with trio.move_on_after(STOP_SECONDS):
             await process.wait()
             return
-        # The child leads a group of its own; what it has forked goes with it.
+        # The child leads a process group; its own children are in it.
         os.killpg(process.pid, signal.SIGKILL)
         await process.wait()

@@ -1,6 +1,7 @@
-"""How far a server is with loading its data, asked on a connection of its own.
+"""Asks a server, on a connection of its own, how much of its data it has loaded.
 
-Owns one question and the reading of its answer. Who waits for it, and for how long, is not known here.
+Owns the commands and the reading of their replies. Not a `Connection`, whose login
+ends while the server loads.
 Source: INFO's section "persistence" (https://redis.io/commands/info), served while the server loads.
 """
 
@@ -47,7 +48,7 @@ async def ask_loading(path: str) -> Loading | None:
     Any error but LOADING (a full disk's MISCONF) is the answer of a server that has loaded.
 
     Raises:
-        OSError: Nobody listens, or the connection ended.
+        OSError: There is no listener, or the connection ended.
 
     Has no deadline: a server answers only between two steps of its loading.
     """
