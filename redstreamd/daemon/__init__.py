@@ -1,1 +1,1 @@
-"""The composition root and what only it needs: sockets, readiness, the status line, the banner."""
+"""The daemon: composition root, process set-up, sockets, readiness, status line, shutdown, banner."""

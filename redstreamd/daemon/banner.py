@@ -1,4 +1,4 @@
-"""What a person sees who starts the daemon by hand: where it listens, and the first things to try."""
+"""The text for a person who starts the daemon by hand: where it listens, and how to try it."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ An MCP client connects there and sends one JSON-RPC message a line. Clients that
 
 
 def banner(settings: Settings, addresses: Sequence[ListenAddress]) -> str:
-    """Return the lines to print once the daemon serves."""
+    """Return the text to print once the daemon serves."""
     socket = next((address.path for address in addresses if address.kind is Kind.UNIX), None)
     return f"""
 redstreamd listens on {", ".join(str(address) for address in addresses)}
@@ -32,7 +32,7 @@ Ctrl-C stops it; the streams are kept.
 
 def _first_steps(socket: str) -> str:
     program, *words = _program()
-    # MCP clients start their servers with few variables, so one that only this shell has is of no use there.
+    # MCP clients pass few variables to their servers, so those of this shell do not count.
     where = () if socket in default_paths.candidates_for_clients({}) else ("--socket", socket)
     client = {"mcpServers": {"redstreamd": {"command": program, "args": [*words, "connect", *where]}}}
     call = shlex.join([program, *words, "call", *where])
@@ -56,7 +56,7 @@ def _store(settings: Settings) -> str:
 
 
 def _program() -> list[str]:
-    """Return the shortest way to call this program: by name if the shell would find this one."""
+    """Return the shortest command that starts this program: its name if the PATH finds this one."""
     own = Path(sys.argv[0]).absolute()
     if own.name == "__main__.py":  # python -m redstreamd
         return [sys.executable, "-m", "redstreamd"]

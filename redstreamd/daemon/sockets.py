@@ -1,7 +1,6 @@
-"""Through which doors clients come in: sockets that were handed over, or that the settings name.
+"""The daemon's listening sockets, inherited or from the settings, and the principal of each.
 
-Owns the rule which of them there are, and who a client is by the door it takes. What is served
-behind them is the daemon's business.
+A client is identified by the socket it connects to.
 """
 
 from __future__ import annotations
@@ -21,44 +20,38 @@ from redstreamd.policy import Principal
 from redstreamd.service.socket_activation import Activated
 from redstreamd.settings import Kind, ListenAddress
 
-#: Names of sockets that will be served some day, but not by MCP's line framing.
+#: Names of sockets that are not MCP with line framing; not served yet.
 _RESERVED = frozenset({"http", "metrics"})
 
 
 @attrs.frozen
 class OpenListener:
-    """A door and where it is.
-
-    Attributes:
-        served: What accepts clients.
-        address: Where they find it.
-    """
+    """A listener and its address."""
 
     served: ServedListener
     address: ListenAddress
 
 
 async def open_listeners(addresses: Sequence[ListenAddress], activated: Activated) -> list[OpenListener]:
-    """Return the sockets that systemd handed over and those of `addresses`; if neither, the default one.
-
-    A socket that was handed over makes its name the principal: one socket unit and one group for
-    each role is how rights are told apart on a host.
+    """Return the inherited sockets and those of `addresses`; if there are none, the default socket.
 
     Raises:
-        SettingsError: A socket has a name that stands for something else.
+        SettingsError: An inherited socket has a reserved name.
         ListenError: An address cannot be listened on.
     """
-    listeners = [adopted(entry.name, entry.listener) for entry in activated.listeners]
+    listeners = [inherited_listener(entry.name, entry.listener) for entry in activated.listeners]
     for address in addresses or (() if listeners else (_default_address(),)):
-        listeners += await _opened(address)
+        listeners += await _open(address)
     return listeners
 
 
-def adopted(name: str, listener: trio.SocketListener) -> OpenListener:
-    """Return the door that a socket is which was handed over under `name`.
+def inherited_listener(name: str, listener: trio.SocketListener) -> OpenListener:
+    """Return an inherited socket as a listener; its name is the principal's.
+
+    With a socket unit and a group for each role, a host can separate rights.
 
     Raises:
-        SettingsError: The name stands for something else.
+        SettingsError: The name is reserved.
     """
     if name in _RESERVED:
         raise SettingsError(
@@ -67,18 +60,18 @@ def adopted(name: str, listener: trio.SocketListener) -> OpenListener:
             source="the socket unit",
             allowed="mcp or the name of a role; http and metrics are not served yet",
         )
-    return _door(listener, listener.socket, name)
+    return _listener(listener, listener.socket, name)
 
 
-async def _opened(address: ListenAddress) -> list[OpenListener]:
+async def _open(address: ListenAddress) -> list[OpenListener]:
     if address.kind is Kind.UNIX:
         listener = await open_unix_listener(address.path)
-        return [_door(listener, listener.socket, "unix")]
+        return [_listener(listener, listener.socket, "unix")]
     listeners = await open_tcp_listeners(address.host, address.port)
-    return [_door(each, each.socket, "tcp") for each in listeners]
+    return [_listener(each, each.socket, "tcp") for each in listeners]
 
 
-def _door(
+def _listener(
     listener: trio.abc.Listener[trio.SocketStream], socket: trio.socket.SocketType, principal: str
 ) -> OpenListener:
     name = socket.getsockname()

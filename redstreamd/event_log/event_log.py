@@ -96,7 +96,7 @@ class EventLog:
 def _repeatable(event: Event) -> Hashable | None:
     """Return what kind of event it is, if clients can make any number of it."""
     match event:
-        case mcp.TurnedAway():
+        case mcp.ConnectionRejected():
             return "turned away"
         case mcp.ConnectionClosed(ending=mcp.Ending.OVERSIZE | mcp.Ending.HTTP | mcp.Ending.OVERFLOW):
             return event.ending, event.principal

@@ -181,7 +181,7 @@ def _(event: mcp.ConnectionCrashed) -> tuple[int, str]:
 
 
 @words.register
-def _(event: mcp.TurnedAway) -> tuple[int, str]:
+def _(event: mcp.ConnectionRejected) -> tuple[int, str]:
     return logging.WARNING, (
         f"{event.limit} connections are open and a newcomer ({event.principal.name}) was turned away; "
         f"raise {setting('limits.max_connections')}, or find out who opens so many"

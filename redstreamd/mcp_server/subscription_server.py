@@ -241,7 +241,7 @@ def _changed(name: str, meta: Mapping[str, Any] | None) -> mcp_types.ServerNotif
 
 def _peer(ctx: Context) -> ConnectionHandle | None:
     """Return the connection behind a request; None in a process that drives the SDK itself."""
-    return None if ctx.request is None else ctx.request.peer
+    return None if ctx.request is None else ctx.request.connection
 
 
 def _too_many() -> BusError:

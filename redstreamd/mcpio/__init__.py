@@ -1,12 +1,11 @@
 """MCP over byte streams: sockets, framing, JSON-RPC and connections; knows nothing of Redis.
 
 - ``framing``, ``jsonrpc``: bytes to lines to messages, without I/O.
-- ``inflight``, ``context``, ``kernel``: one request in flight, what its handler sees of the
-  connection, and the SDK kernel that runs the handler (the modules that touch the ``mcp`` package).
-- ``outbox``, ``connection``: one peer, from its first byte to the close.
-- ``listeners``, ``acceptor``, ``stdio``: where peers come from.
-- ``limits``, ``events``, ``state``: values the others share.
+- ``dispatcher``, ``requests_in_flight``, ``request_context``, ``protocol_eras``: messages to calls of handlers,
+  which the SDK's kernel runs.
+- ``client_connection``, ``outbox``: reading, writing and closing one connection.
+- ``listeners``, ``acceptor``, ``standard_streams``: where connections come from.
+- ``limits``, ``connection_events``, ``connection_state``: values that the others share.
 
-Nothing is re-exported here, because importing the SDK's server takes half a second and
-most of this package does not need it.
+Nothing is re-exported here, because importing the SDK's server takes half a second.
 """

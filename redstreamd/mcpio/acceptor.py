@@ -1,7 +1,7 @@
-"""Takes in peers from listeners and runs a connection for each; knows nothing of what peers say.
+"""Accepts connections and runs a `ClientConnection` for each; knows nothing of messages.
 
-Owns how many there may be, what happens when the system runs out of descriptors, that a defect in one
-connection costs that connection only, and the orderly end of them all.
+Owns the limit of connections, retries when the system is out of descriptors, the isolation of a crash to
+its connection, and draining.
 """
 
 from __future__ import annotations
@@ -22,22 +22,22 @@ from redstreamd.mcpio.connection_events import (
     AcceptPaused,
     AcceptResumed,
     ConnectionCrashed,
+    ConnectionRejected,
     EventHook,
-    TurnedAway,
     contained,
     ignore,
 )
 from redstreamd.mcpio.limits import Limits
 from redstreamd.policy import Principal
 
-# Between attempts to accept while the system refuses: long enough not to burn a core, short enough that the
-# first descriptor that comes free is used within a second.
+# Between attempts to accept while the system refuses: rare enough to cost no CPU time, and a descriptor that
+# becomes free is used within a second.
 PAUSE_SECONDS: Final = 0.05
 MAX_PAUSE_SECONDS: Final = 1.0
-# One line into the empty buffer of a new socket: it fits, unless the peer is broken.
-REFUSAL_SECONDS: Final = 0.1
-# How soon a peer is given up whose machine vanished without a word (tcp(7)): after 30 s of silence three
-# probes at 5 s intervals, and 15 s where something that we sent is not acknowledged.
+# One line into the empty buffer of a new socket: it fits, unless the client is broken.
+REJECT_SECONDS: Final = 0.1
+# How a vanished TCP client is detected (tcp(7)): after 30 s of silence by three probes at intervals of 5 s,
+# and after 15 s if sent data is not acknowledged.
 KEEPALIVE_OPTIONS: Final = (
     (socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1),
     (socket.IPPROTO_TCP, socket.TCP_KEEPIDLE, 30),
@@ -49,11 +49,9 @@ KEEPALIVE_OPTIONS: Final = (
 
 @attrs.frozen
 class ServedListener:
-    """Where peers come in, and who they are by coming in there.
+    """A listener, and the principal of its clients.
 
-    Attributes:
-        listener: Accepts them.
-        principal: On whose behalf they call.
+    A client is identified by the socket it connects to.
     """
 
     listener: trio.abc.Listener[trio.SocketStream]
@@ -65,11 +63,11 @@ class AcceptorStatistics:
     """A snapshot of an acceptor.
 
     Attributes:
-        connections: Open now.
-        accepted: Let in so far.
-        refused: Turned away so far, because there were too many.
-        crashed: Ended by a defect of ours so far.
-        requests_in_flight: Being served now, over all connections.
+        connections: Connections that are open now.
+        accepted: Connections accepted so far.
+        refused: Connections rejected so far, because `Limits.max_connections` were open.
+        crashed: Connections ended so far by an exception that is a defect.
+        requests_in_flight: Requests in flight now, over all connections.
     """
 
     connections: int
@@ -80,14 +78,13 @@ class AcceptorStatistics:
 
 
 class Acceptor:
-    """Serves everyone who comes in by one of its doors.
+    """Serves the clients of several listeners.
 
     Behaviour:
-        Errors of `accept` are retried with a growing pause, forever: a system out of descriptors recovers
-        by itself, and the peers who are in already must not pay for it.
+        A failed `accept` is retried forever, with growing pauses. Open connections are not affected.
 
     Resource handling:
-        Listeners stay the caller's, to close or to accept on again; only `drain` closes them.
+        The caller owns the listeners; only `drain` closes them.
     """
 
     def __init__(
@@ -101,10 +98,10 @@ class Acceptor:
         """Serve with the handlers of `server`.
 
         Args:
-            listeners: Where peers come in.
-            server: What is served; handlers find the door's principal as their lifespan context.
+            listeners: Where to accept.
+            server: Its handlers find the listener's principal as their lifespan context.
             limits: Bounds; the defaults if None.
-            on_event: Told what happens.
+            on_event: Called with each event.
         """
         self._listeners = tuple(listeners)
         self._server = server
@@ -128,9 +125,9 @@ class Acceptor:
         )
 
     async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
-        """Accept and serve until drained; started once every door accepts.
+        """Accept and serve until drained; started once every listener accepts.
 
-        Cancellation closes all connections at once. May be run again after it failed.
+        Cancellation closes all connections at once. May be called again after it failed.
         """
         self._accepting = trio.CancelScope()
         async with trio.open_nursery() as nursery:
@@ -143,9 +140,12 @@ class Acceptor:
                     task_status.started()
 
     async def drain(self, timeout_seconds: float) -> bool:
-        """Let nobody in any more, let requests in flight be answered, then close; returns once closed.
+        """Close the listeners, let requests in flight be answered, then close the connections.
 
-        Closes the listeners. See `ClientConnection.drain` for what peers notice. `run` returns afterwards.
+        See `ClientConnection.drain` for what clients notice. `run` returns afterwards.
+
+        Args:
+            timeout_seconds: After this, requests in flight are cancelled and answered with an error.
 
         Returns:
             Whether every request in flight was answered by its handler.
@@ -159,7 +159,7 @@ class Acceptor:
         async def drain_one(connection: ClientConnection) -> None:
             outcomes.append(await connection.drain(timeout_seconds))
 
-        # To close a listener is a checkpoint, so whoever was being let in at that moment is among these.
+        # Closing a listener is a checkpoint, so a connection accepted at that moment is included.
         async with trio.open_nursery() as nursery:
             for connection in self._connections:
                 nursery.start_soon(drain_one, connection)
@@ -183,14 +183,16 @@ class Acceptor:
                 paused_since = None
                 pause = PAUSE_SECONDS
             if len(self._connections) >= self._limits.max_connections:
-                await self._turn_away(stream, served.principal)
+                await self._reject(stream, served.principal)
             else:
-                self._let_in(stream, served.principal, nursery)
+                self._start_connection(stream, served.principal, nursery)
 
-    def _let_in(self, stream: trio.SocketStream, principal: Principal, nursery: trio.Nursery) -> None:
+    def _start_connection(
+        self, stream: trio.SocketStream, principal: Principal, nursery: trio.Nursery
+    ) -> None:
         self._accepted += 1
         if stream.socket.family in (socket.AF_INET, socket.AF_INET6):
-            # A peer that is gone already is noticed by its connection.
+            # Fails for a client that has disconnected already, which the connection notices.
             with contextlib.suppress(OSError):
                 for level, option, value in KEEPALIVE_OPTIONS:
                     stream.setsockopt(level, option, value)
@@ -203,21 +205,21 @@ class Acceptor:
     async def _serve(self, connection: ClientConnection, principal: Principal) -> None:
         try:
             await connection.run()
-        except* Exception as crash:  # noqa: BLE001 - whatever the defect is
-            # Only what is ours: a cancellation among them goes on its way.
+        # A cancellation in the group is raised again.
+        except* Exception as crash:  # noqa: BLE001 - any exception is a defect
             self._crashed += 1
             self._report(ConnectionCrashed(connection.id, principal, crash))
         finally:
             self._connections.discard(connection)
 
-    async def _turn_away(self, stream: trio.SocketStream, principal: Principal) -> None:
+    async def _reject(self, stream: trio.SocketStream, principal: Principal) -> None:
         self._refused += 1
         limit = self._limits.max_connections
-        self._report(TurnedAway(principal, limit))
+        self._report(ConnectionRejected(principal, limit))
         bound = setting("limits.max_connections")
-        message = f"{limit} connections are open, the most there may be ({bound}); try later"
+        message = f"{limit} connections are open, which is the limit ({bound}); try later"
         try:
-            with trio.move_on_after(REFUSAL_SECONDS), contextlib.suppress(trio.BrokenResourceError):
+            with trio.move_on_after(REJECT_SECONDS), contextlib.suppress(trio.BrokenResourceError):
                 await stream.send_all(jsonrpc.error(None, jsonrpc.NOT_NOW, message))
         finally:
             await trio.aclose_forcefully(stream)

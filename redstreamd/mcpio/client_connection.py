@@ -1,7 +1,6 @@
-"""One peer, from its first byte to the close.
+"""One client connection: reading, writing and closing its stream.
 
-Owns the stream: when it is read, when it is written, and how it ends. What the lines mean is the
-``dispatcher``'s business.
+What the lines mean is the `dispatcher`'s.
 """
 
 from __future__ import annotations
@@ -34,24 +33,22 @@ from redstreamd.mcpio.outbox import Outbox
 from redstreamd.mcpio.request_context import ConnectionHandle, Task
 from redstreamd.policy import Principal
 
-# A peer that stopped sending may still read, as `nc` does once its input ends; one that is gone must not hold
-# its waits for longer than this.
+# A client that stopped sending may still read, as `nc` does once its input ends. A client that has gone keeps
+# its waits for no longer than this.
 EOF_GRACE_SECONDS: Final = 1.0
-# For the answers to requests that were cut off: they are short, so a peer that reads has them at once.
-LAST_WORDS_SECONDS: Final = 0.25
-# A peer that has just connected has its first request on the way. Drained before that is read, it would find
-# its connection closed, or reset, without an answer; so it is given this long from its opening on. A quarter
-# of a second was too short for one in a hundred, on a machine that is busy with the restart itself.
+# For writing the short error answers to requests that were cut off.
+FINAL_WRITE_SECONDS: Final = 0.25
+# The first request of a new connection may still be on its way when the daemon stops. Draining waits for it,
+# until the connection is this old, because it would get no answer otherwise. 0.25 s was too short for one
+# connection in a hundred, on a machine busy with the restart.
 FIRST_REQUEST_SECONDS: Final = 1.0
-# The most that is read at once; a Unix socket holds about three times as much by default.
+# The most that is read at once; by default a Unix socket buffers about three times as much.
 READ_BYTES: Final = 65536
-# A peer that sends much at once gives way to the others after so many messages or bytes: a millisecond of
-# work, or one message that is longer than that.
+# After so many messages or bytes the other tasks run: a millisecond of work, or one longer message.
 MESSAGES_PER_TURN: Final = 16
 BYTES_PER_TURN: Final = 16384
-# How an HTTP request begins (RFC 9112, section 3). Any web page can have a browser send one to a TCP port of
-# this host, with a body of the page's choice: lines of the header are no JSON, but those of the body may be.
-# What is between, the page's address, can be megabytes, and nobody is served while it is searched.
+# How an HTTP request begins (RFC 9112, section 3). A web page can make a browser send one to a TCP port of
+# this host, with lines of JSON in the body. The URL in the middle can be long, so it is not searched.
 _HTTP_METHOD: Final = re.compile(rb"[A-Z]{1,32} ")
 _HTTP_VERSION: Final = re.compile(rb" HTTP/[0-9.]+\r?\Z")
 _HTTP_VERSION_BYTES: Final = 16
@@ -63,10 +60,10 @@ class ConnectionStatistics:
 
     Attributes:
         connection_id: Its name in events.
-        era: None until the peer has shown it.
-        requests: Requests received so far, refused ones included.
-        requests_in_flight: Those being served now.
-        outbox_bytes: What waits for the peer to read it.
+        era: None until the client has shown it.
+        requests: Requests received so far, rejected ones included.
+        requests_in_flight: Requests in flight now.
+        outbox_bytes: Bytes that the client has not read yet.
     """
 
     connection_id: str
@@ -77,16 +74,16 @@ class ConnectionStatistics:
 
 
 class ClientConnection:
-    """Serves one peer over one byte stream.
+    """Serves one client over one byte stream.
 
     Behaviour:
-        See `Dispatcher` for how messages are answered.
-        When the peer stops sending, requests in flight get `EOF_GRACE_SECONDS` and then an error. When the
-        stream breaks, or more waits for the peer to read than the limit allows, they are cancelled at once.
-        A peer that begins to speak HTTP is told so, and nothing else that it sends is looked at.
+        See `Dispatcher` for how messages are answered. When the client stops sending, requests in flight get
+        `EOF_GRACE_SECONDS` and then an error. When the stream breaks, or the client leaves more than
+        `Limits.max_outbox_bytes` unread, they are cancelled at once. A client that speaks HTTP is answered
+        with one error, and the rest of what it sends is discarded.
 
     Resource handling:
-        `run` takes the stream over and closes it on the way out, except after `hand_over`.
+        `run` owns the stream and closes it, except after `hand_over`.
     """
 
     def __init__(
@@ -102,14 +99,13 @@ class ClientConnection:
         """Serve `stream` with the handlers of `server`.
 
         Args:
-            stream: Both directions of the peer.
+            stream: Both directions.
             server: What is served.
-            principal: On whose behalf the peer calls; handlers find it as their lifespan context.
+            principal: On whose behalf the client calls; handlers find it as their lifespan context.
             limits: Bounds; the defaults if None.
-            state: What an earlier connection over the same stream left behind. Requests that were in flight
-                in it are answered with an error, because nobody knows how they ended; listens are taken up
-                again.
-            on_event: Told what happens.
+            state: From the connection that served the same stream before. Its requests in flight are
+                answered with an error, because their outcome is unknown; its listen requests continue.
+            on_event: Called with each event.
 
         Raises:
             ValueError: The handshake that `state` remembers is not valid.
@@ -121,11 +117,11 @@ class ClientConnection:
         self._inherited = state
         self._report = contained(on_event)
         self._splitter = LineSplitter(limits.max_message_bytes)
-        self._has_begun = state is not None
-        self._heard = trio.Event()
+        self._is_first_line_read = state is not None
+        self._message_received = trio.Event()
         if state is not None:
             self._splitter.feed(state.unread)
-            self._heard.set()
+            self._message_received.set()
         self._outbox = Outbox(stream, limits.max_outbox_bytes)
         self._draining = trio.Event()
         self._closed = trio.Event()
@@ -137,12 +133,12 @@ class ClientConnection:
         self._deadline = math.inf
         self._ending: Ending | None = None
         self._cut_off = 0
-        self._left: ConnectionState | None = None
+        self._handed_over: ConnectionState | None = None
         self._dispatcher = Dispatcher(
             server,
             principal=principal,
             limits=limits,
-            peer=ConnectionHandle(
+            connection=ConnectionHandle(
                 self.id,
                 start=self._start,
                 flushed=self._outbox.wait_written,
@@ -166,13 +162,13 @@ class ClientConnection:
         )
 
     def state(self) -> ConnectionState:
-        """Return what another process would need to go on with this peer, as of now."""
+        """Return what another process needs to continue this connection, as of now."""
         return self._dispatcher.state(self._splitter.unread())
 
     async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
-        """Serve the peer until it leaves, its stream breaks, or we close it; started once it is being read.
+        """Serve the client until it disconnects or we close; started once the stream is being read.
 
-        Cancellation closes the stream at once. Once only: a connection that ended is discarded.
+        Cancellation closes the stream at once. To be called once.
         """
         began = self._opened_at = trio.current_time()
         self._report(ConnectionOpened(self.id, self._principal))
@@ -191,14 +187,14 @@ class ClientConnection:
                     await self._finish(nursery)
                     nursery.cancel_scope.cancel()
                 finally:
-                    # A nursery that is about to close takes no tasks any more, and says so by raising.
+                    # A nursery that is closing raises when a task is started.
                     self._nursery = None
         finally:
             with trio.CancelScope(shield=True):
                 await self._dispatcher.aclose()
-                if self._left is None:
+                if self._handed_over is None:
                     await trio.aclose_forcefully(self._stream)
-            # This object and its parts refer to each other, so it can be a while before they are collected.
+            # The object is part of reference cycles, so it may be collected late.
             self._outbox.clear()
             self._splitter.clear()
             self._closed.set()
@@ -218,13 +214,12 @@ class ClientConnection:
             )
 
     async def drain(self, timeout_seconds: float) -> bool:
-        """Take no further requests, let those in flight be answered, then close; returns once closed.
+        """Reject further requests, let those in flight be answered, then close; returns once closed.
 
-        Requests that arrive meanwhile are answered with an error; a peer that has just connected has
-        `FIRST_REQUEST_SECONDS` for its first one. Those still in flight after
-        `timeout_seconds` are cancelled and answered with one too, for which the peer has
-        `LAST_WORDS_SECONDS` more. Handlers that wait can watch `RequestContext.draining`. `run` must be
-        running, about to, or over. Cancelling this stops nothing.
+        A new connection has `FIRST_REQUEST_SECONDS` for its first request. Requests still in flight after
+        `timeout_seconds` are cancelled and answered with an error, within `FINAL_WRITE_SECONDS` more.
+        Handlers that wait can watch `RequestContext.draining`. `run` must have been called, or be called
+        next. Cancelling this does not stop the draining.
 
         Returns:
             Whether every request in flight was answered by its handler.
@@ -237,28 +232,28 @@ class ClientConnection:
         return self._cut_off == 0
 
     async def hand_over(self, timeout_seconds: float) -> ConnectionState | None:
-        """Stop at the next message border and leave the stream open, for a successor to go on with.
+        """Stop between two messages and leave the stream open for another connection object.
 
-        Nothing more is read. Requests in flight get `timeout_seconds` to be answered; the others are
-        cancelled without an answer and named in the state. `run` must be running, about to, or over.
+        Nothing more is read. Requests not answered within `timeout_seconds` are cancelled without an answer
+        and named in the state. `run` must have been called, or be called next.
 
         Returns:
-            What to give the successor; None if the connection could not be kept, because it ended by itself
-            or the peer did not read what was sent to it. Then the stream is closed.
+            The state for the successor; None if the connection ended before, or the client did not read
+            what was sent. Then the stream is closed.
         """
         self._stop(Ending.HANDED_OVER, timeout_seconds)
         self._reading.cancel()
         await self._closed.wait()
-        return self._left
+        return self._handed_over
 
     def _stop(self, ending: Ending, timeout_seconds: float) -> None:
-        """End in an orderly way: `_finish` follows, once reading has stopped."""
+        """End in order: when reading has stopped, `_finish` follows."""
         if self._ending is None:
             self._ending = ending
         self._deadline = min(self._deadline, trio.current_time() + timeout_seconds)
         self._reading.deadline = self._deadline
 
-    def _break(self, ending: Ending) -> None:
+    def _abort(self, ending: Ending) -> None:
         """End at once."""
         self._ending = ending
         if self._nursery is not None:
@@ -266,22 +261,22 @@ class ClientConnection:
 
     async def _stop_reading_when_idle(self) -> None:
         with trio.move_on_at(min(self._deadline, self._opened_at + FIRST_REQUEST_SECONDS)):
-            await self._heard.wait()
+            await self._message_received.wait()
         await self._dispatcher.in_flight.wait_empty()
         self._reading.cancel()
 
     async def _read(self, nursery: trio.Nursery) -> None:
-        """Take messages until the peer stops sending, or breaks the rules of the wire."""
+        """Handle messages until the client stops sending or violates the framing."""
         messages = size = 0
         while True:
             while (line := self._splitter.next_line()) is not None:
-                if not self._has_begun and _begins_http(line):
-                    message = "this is no HTTP server: messages are JSON-RPC, each on a line of its own"
-                    self._turn_away(Ending.HTTP, jsonrpc.PARSE_ERROR, message)
+                if not self._is_first_line_read and _begins_http(line):
+                    message = "this is not an HTTP server; send JSON-RPC messages, one on each line"
+                    self._reject(Ending.HTTP, jsonrpc.PARSE_ERROR, message)
                     return
-                self._has_begun = True
-                await self._dispatcher.take(line, nursery)
-                self._heard.set()
+                self._is_first_line_read = True
+                await self._dispatcher.handle_line(line, nursery)
+                self._message_received.set()
                 messages += 1
                 size += len(line)
                 if messages >= MESSAGES_PER_TURN or size >= BYTES_PER_TURN:
@@ -292,29 +287,29 @@ class ClientConnection:
                 message = (
                     f"a message must not be longer than {limit} bytes ({setting('limits.max_message_bytes')})"
                 )
-                self._turn_away(Ending.OVERSIZE, jsonrpc.INVALID_REQUEST, message)
+                self._reject(Ending.OVERSIZE, jsonrpc.INVALID_REQUEST, message)
                 return
             try:
                 data = await self._stream.receive_some(READ_BYTES)
             except trio.BrokenResourceError:
-                self._break(Ending.BROKEN)
+                self._abort(Ending.BROKEN)
                 return
             if not data:
                 self._stop(Ending.EOF, EOF_GRACE_SECONDS)
                 # A last line without its newline is complete or no JSON, since an object ends with its brace.
                 rest = self._splitter.take_rest()
                 if rest:
-                    await self._dispatcher.take(rest, nursery)
+                    await self._dispatcher.handle_line(rest, nursery)
                 return
             self._splitter.feed(bytes(data))
 
-    def _turn_away(self, ending: Ending, code: int, message: str) -> None:
-        """Say what is wrong with what the peer sends, and end; the rest of it is read and not looked at."""
+    def _reject(self, ending: Ending, code: int, message: str) -> None:
+        """Answer with an error, and end; the rest of the input is discarded."""
         self._send(jsonrpc.error(None, code, message))
         self._stop(ending, EOF_GRACE_SECONDS)
 
     async def _finish(self, nursery: trio.Nursery) -> None:
-        """Let requests in flight end, and have everything written, as far as the deadline allows."""
+        """Wait for requests in flight and for the outbox, until the deadline."""
         is_sending = self._ending in (Ending.OVERSIZE, Ending.HTTP)
         if is_sending:
             nursery.start_soon(self._discard_input)
@@ -322,29 +317,29 @@ class ClientConnection:
         with trio.move_on_at(self._deadline):
             await in_flight.wait_empty()
         state = self.state() if self._ending is Ending.HANDED_OVER else None
-        self._cut_off = in_flight.cut_off(silently=state is not None)
+        self._cut_off = in_flight.cut_off(unanswered=state is not None)
         await in_flight.wait_empty()
-        with trio.move_on_at(max(self._deadline, trio.current_time() + LAST_WORDS_SECONDS)):
+        with trio.move_on_at(max(self._deadline, trio.current_time() + FINAL_WRITE_SECONDS)):
             await self._outbox.wait_written()
             if is_sending:
                 await self._linger()
         if state is not None and self._outbox.size == 0:
-            self._left = state
+            self._handed_over = state
         elif state is not None:
-            self._break(Ending.OVERFLOW)
+            self._abort(Ending.OVERFLOW)
 
     async def _discard_input(self) -> None:
-        """Read on without looking, so that a peer in the middle of sending gets to reading our answer."""
+        """Discard input, so that a client that is still sending comes to read our answer."""
         with contextlib.suppress(trio.BrokenResourceError):
             while await self._stream.receive_some(READ_BYTES):
                 pass
         self._input_ended.set()
 
     async def _linger(self) -> None:
-        """Tell the peer that we are done, and wait for it to leave.
+        """Shut down our side, and wait until the client closes its own.
 
-        Closing with input unread would reset the connection, which can cost the peer our last line
-        (RFC 9112, section 9.6, says so of HTTP).
+        Closing with unread input resets the connection, and the client may lose our last line
+        (RFC 9112, section 9.6, on HTTP).
         """
         if isinstance(self._stream, trio.abc.HalfCloseableStream):
             with contextlib.suppress(trio.BrokenResourceError):
@@ -352,28 +347,28 @@ class ClientConnection:
         await self._input_ended.wait()
 
     def _start(self, task: Task) -> bool:
-        """Run a handler's task for as long as the connection lives; tell whether it still does."""
+        """Start a handler's task, to end with the connection; return False if that is ending."""
         if self._nursery is None:
             return False
         self._nursery.start_soon(task)
         return True
 
     def _send(self, line: bytes) -> None:
-        """Queue a line, and have it written; for tasks that must not wait for the peer."""
+        """Queue a line and start a writer if needed; never waits for the client."""
         if self._enqueue(line) and self._nursery is not None:
             self._nursery.start_soon(self._write)
 
     async def _deliver(self, line: bytes) -> None:
-        """Queue a line and write it; for tasks that have nothing else to do."""
+        """Queue a line and write it in the calling task if a writer is needed."""
         if self._enqueue(line):
             await self._write()
 
     def _enqueue(self, line: bytes) -> bool:
-        """Queue a line and tell whether somebody has to write it."""
+        """Queue a line; return whether the caller has to write."""
         if self._nursery is None:
             return False
         if not self._outbox.put(line):
-            self._break(Ending.OVERFLOW)
+            self._abort(Ending.OVERFLOW)
             return False
         return self._outbox.needs_writer()
 
@@ -381,11 +376,11 @@ class ClientConnection:
         try:
             await self._outbox.write()
         except trio.BrokenResourceError:
-            self._break(Ending.BROKEN)
+            self._abort(Ending.BROKEN)
 
 
 def _begins_http(line: bytes) -> bool:
-    """Tell whether a line is the first of an HTTP request."""
+    """Return whether a line is the first of an HTTP request."""
     if _HTTP_METHOD.match(line) is None:
         return False
     return _HTTP_VERSION.search(line[-_HTTP_VERSION_BYTES:]) is not None

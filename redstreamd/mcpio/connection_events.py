@@ -1,7 +1,6 @@
-"""What happens to connections, as typed values for one hook; knows nothing of who records them.
+"""Events of connections, as typed values for one hook.
 
-The hook is called synchronously on the event loop and must not block. One that raises costs
-its own record and nothing else.
+The hook is called on the event loop and must not block. An exception in it is logged.
 """
 
 from __future__ import annotations
@@ -22,26 +21,26 @@ class Ending(enum.StrEnum):
     """Why a connection ended."""
 
     EOF = "eof"
-    """The peer closed, or stopped sending."""
+    """The client closed its side."""
     BROKEN = "broken"
-    """The socket broke."""
+    """The socket failed."""
     OVERSIZE = "oversize"
-    """The peer sent a line beyond `Limits.max_message_bytes`."""
+    """The client sent a line beyond `Limits.max_message_bytes`."""
     HTTP = "http"
-    """The peer spoke HTTP."""
+    """The client spoke HTTP."""
     OVERFLOW = "overflow"
-    """The peer did not read, and `Limits.max_outbox_bytes` waited for it."""
+    """The client left more than `Limits.max_outbox_bytes` unread."""
     DRAINED = "drained"
-    """We closed it in `drain`."""
+    """The server closed it in `drain`."""
     HANDED_OVER = "handed over"
-    """Its stream is open still, and belongs to someone else."""
+    """`hand_over` left its stream open for a successor."""
     CANCELLED = "cancelled"
     """The task that ran it was cancelled."""
 
 
 @attrs.frozen
 class ConnectionOpened:
-    """A connection is being served."""
+    """A connection was opened."""
 
     connection_id: str
     principal: Principal
@@ -49,13 +48,14 @@ class ConnectionOpened:
 
 @attrs.frozen
 class ConnectionClosed:
-    """A connection is over.
+    """A connection ended.
 
     Attributes:
-        open_seconds: How long it lasted.
-        requests: How many requests it sent, refused ones included.
-        cut_off: How many of them were cancelled by us because the connection was closing.
-        limit_bytes: The bound that the peer went over; None unless that is how it ended.
+        ending: Why.
+        open_seconds: How long it was open.
+        requests: How many requests it sent, rejected ones included.
+        cut_off: How many of them were cancelled because the connection was closing.
+        limit_bytes: The limit that was exceeded; None unless that is why it ended.
     """
 
     connection_id: str
@@ -69,7 +69,7 @@ class ConnectionClosed:
 
 @attrs.frozen
 class RequestFailed:
-    """A handler raised what it should not have; the peer was told "Internal error" and no more.
+    """A handler raised an unexpected exception; the client was answered with "Internal error".
 
     Attributes:
         request_id: None for a notification.
@@ -84,7 +84,7 @@ class RequestFailed:
 
 @attrs.frozen
 class ConnectionCrashed:
-    """A defect of ours ended one connection; the others were not touched."""
+    """A defect in the server ended one connection."""
 
     connection_id: str
     principal: Principal
@@ -92,8 +92,8 @@ class ConnectionCrashed:
 
 
 @attrs.frozen
-class TurnedAway:
-    """A newcomer was turned away, because too many connections are open.
+class ConnectionRejected:
+    """A connection was rejected, because too many are open.
 
     Attributes:
         limit: `Limits.max_connections`.
@@ -105,7 +105,7 @@ class TurnedAway:
 
 @attrs.frozen
 class AcceptPaused:
-    """Accepting failed, as it does when descriptors run out, and is being retried; reported once a pause."""
+    """Accepting failed, for instance for want of descriptors, and is retried; reported once a failure."""
 
     principal: Principal
     exception: OSError
@@ -116,7 +116,7 @@ class AcceptResumed:
     """Accepting works again.
 
     Attributes:
-        paused_seconds: How long it did not.
+        paused_seconds: How long it failed.
     """
 
     principal: Principal
@@ -128,7 +128,7 @@ Event = (
     | ConnectionClosed
     | RequestFailed
     | ConnectionCrashed
-    | TurnedAway
+    | ConnectionRejected
     | AcceptPaused
     | AcceptResumed
 )
@@ -136,11 +136,11 @@ EventHook = Callable[[Event], None]
 
 
 def ignore(_event: Event) -> None:
-    """Take an event and do nothing: the default hook."""
+    """Do nothing: the default hook."""
 
 
 def contained(hook: EventHook) -> EventHook:
-    """Wrap a hook so that an exception in it goes to the log instead of into the connection."""
+    """Return a hook that logs exceptions of `hook` instead of raising them."""
 
     def report(event: Event) -> None:
         try:

@@ -1,7 +1,6 @@
-"""What a connection remembers between two messages, as a small record that outlives the process.
+"""The state of a connection between two messages, as a record with a JSON form.
 
-Owns the record and its JSON form. A restart that keeps the sockets open hands each one over
-together with its record, and `connection.Connection` goes on from it in mid-session.
+A `ClientConnection` made with the record continues the connection, also in another process.
 """
 
 from __future__ import annotations
@@ -18,7 +17,7 @@ from redstreamd.mcpio.jsonrpc import RequestId, encode_value
 
 
 class Era(enum.StrEnum):
-    """The two ways MCP is spoken; a connection speaks one of them once its peer has shown which."""
+    """The two forms of MCP, by the SDK's names; the client's first requests decide which one is spoken."""
 
     HANDSHAKE = "handshake"
     """Revisions 2024-11-05 to 2025-11-25: `initialize` once, then a session."""
@@ -27,13 +26,13 @@ class Era(enum.StrEnum):
 
 
 @attrs.frozen
-class Listen:
-    """A `subscriptions/listen` request that was open.
+class ListenRequest:
+    """An open `subscriptions/listen` request.
 
     Attributes:
-        request_id: Its id, which every notification on it repeats.
-        params: Its parameters as the peer sent them, envelope included.
-        cursors: How far each watched stream had been reported, as its handler noted it.
+        request_id: Its id, which each of its notifications repeats.
+        params: Its parameters as the client sent them, envelope included.
+        cursors: The last position reported of each watched stream, as its handler recorded it.
     """
 
     request_id: RequestId
@@ -45,21 +44,20 @@ class Listen:
 class ConnectionState:
     """A connection between two messages.
 
-    Fields may be added with defaults: a record written by an older or newer release can still be read.
+    New fields need defaults, so that records of older and newer releases can be read.
 
     Attributes:
         connection_id: Names the connection in events, across restarts.
-        era: None until the peer has shown it.
-        initialize_params: The handshake's parameters as the peer sent them; None before it, and in the
-            modern era.
-        protocol_version: What the handshake negotiated; None likewise.
+        era: None until the client has shown it.
+        initialize_params: The handshake's parameters as the client sent them; None before the handshake and
+            in the modern era.
+        protocol_version: What the handshake negotiated, or None as above.
         initialized: Whether `notifications/initialized` arrived.
-        in_flight: Ids of the requests that were neither answered nor cancelled.
-        listens: The open `subscriptions/listen` requests, which are in flight as well, but can be taken up
-            again.
-        subscriptions: What `resources/subscribe` asked for in the handshake era: each URI, and how far it had
-            been reported. Taken up again as well.
-        unread: Bytes that were read from the peer and not yet understood.
+        in_flight: Ids of the requests in flight, except those of `listens`.
+        listens: The open `subscriptions/listen` requests; a successor continues them.
+        subscriptions: Each URI of `resources/subscribe` in the handshake era, with the last version reported;
+            a successor continues them.
+        unread: Bytes that were received and not yet handled.
     """
 
     connection_id: str
@@ -68,7 +66,7 @@ class ConnectionState:
     protocol_version: str | None = None
     initialized: bool = False
     in_flight: tuple[RequestId, ...] = ()
-    listens: tuple[Listen, ...] = ()
+    listens: tuple[ListenRequest, ...] = ()
     subscriptions: Mapping[str, str] = attrs.field(factory=dict)
     unread: bytes = b""
 
@@ -78,9 +76,9 @@ class ConnectionState:
 
     @classmethod
     def from_json(cls, data: bytes) -> ConnectionState:
-        """Read what `to_json` wrote.
+        """Read what `to_json` returned.
 
         Raises:
-            ValueError: It is not JSON, or a member has another type than ours.
+            ValueError: It is not JSON, or a member has the wrong type.
         """
         return msgspec.convert(json.loads(data), cls)

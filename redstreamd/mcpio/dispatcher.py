@@ -1,12 +1,10 @@
-"""Turns the lines of one peer into calls of handlers, and their outcomes into lines.
+"""Turns the lines of one client into calls of handlers, and their results into lines.
 
-Owns what is answered to what, and is the one place where exceptions become errors on the wire. Knows
-nothing of streams: lines are handed to it, and it hands lines back.
+The one place where exceptions become JSON-RPC errors. Knows nothing of byte streams.
 
-Where this differs from the SDK's dispatcher, on purpose: bad JSON is answered with -32700 instead of being
-dropped, and a malformed message with -32600, as is an id that is null, no string or integer, or in flight
-already; an exception that was not meant for the peer is -32603 without its text, in both eras; and
-everything has a limit.
+It differs from the SDK's dispatcher on purpose. Invalid JSON is answered with -32700, not dropped. A
+malformed message is answered with -32600, as is an id that is null, neither string nor integer, or already in
+flight. An unexpected exception is answered with -32603 without its text, in both eras.
 """
 
 from __future__ import annotations
@@ -28,42 +26,41 @@ from redstreamd.mcpio.jsonrpc import (
     INVALID_REQUEST,
     NOT_NOW,
     Batch,
-    Invalid,
     Message,
     Notification,
+    Rejection,
     Request,
 )
 from redstreamd.mcpio.limits import Limits
 from redstreamd.mcpio.protocol_eras import HandshakeKernel, Kernel, ModernKernel, era_of, error_of
 from redstreamd.mcpio.request_context import ConnectionHandle, ConnectionOutbound, RequestContext, Send
-from redstreamd.mcpio.requests_in_flight import Call, InFlight
+from redstreamd.mcpio.requests_in_flight import Call, RequestsInFlight
 from redstreamd.policy import Principal
 
-# Notifications ahead of the first request, which wait for it to decide the era; the SDK keeps as many. They
-# are kept for as long as the peer likes, so the lines they came in may not be longer than this, together.
+# Notifications before the first request are kept until that decides the era; the SDK keeps as many. The bound
+# in bytes is for their lines together.
 MAX_EARLY_NOTIFICATIONS: Final = 8
 MAX_EARLY_BYTES: Final = 64 * 1024
 
-# Requests that are served one after the other, in the order they came in: one takes the other back.
-_IN_ORDER: Final = frozenset({"resources/subscribe", "resources/unsubscribe"})
+# Requests that are handled one after the other, in order of arrival: one undoes the other.
+_ORDERED_METHODS: Final = frozenset({"resources/subscribe", "resources/unsubscribe"})
 
 Deliver = Callable[[bytes], Awaitable[None]]
-"""Takes a line for the peer and may write it out; raises nothing but `trio.Cancelled`."""
+"""Queues a line for the client and may wait to write it; raises nothing but `trio.Cancelled`."""
 
 
 class Dispatcher:
-    """Serves the messages of one peer.
+    """Serves the messages of one client.
 
     Behaviour:
-        Requests run concurrently and are answered in the order they finish; notifications and `initialize`
-        are handled in the order they arrive, before the next message is looked at. Subscribing and
-        unsubscribing keep their order, too, without holding up anything else. A request that the peer cancels
-        is never answered. Any other is answered once. What came in a batch is answered in a batch of its own,
-        as soon as it is done: a wait holds up no other answer.
+        Requests run concurrently and are answered in the order they finish. Notifications and `initialize`
+        are handled before the next message is read. Subscribing and unsubscribing keep their order among
+        each other. A request that the client cancels is not answered; every other is answered once. Each
+        request of a batch is answered as soon as it is done, in a batch of one.
 
     Attributes:
-        in_flight: The requests that are being served.
-        requests: How many requests arrived so far, refused ones included.
+        in_flight: The requests in flight.
+        requests: How many requests arrived so far, rejected ones included.
     """
 
     def __init__(
@@ -72,7 +69,7 @@ class Dispatcher:
         *,
         principal: Principal,
         limits: Limits,
-        peer: ConnectionHandle,
+        connection: ConnectionHandle,
         draining: trio.Event,
         send: Send,
         deliver: Deliver,
@@ -83,14 +80,14 @@ class Dispatcher:
 
         Args:
             server: What is served.
-            principal: On whose behalf the peer calls; handlers find it as their lifespan context.
+            principal: On whose behalf the client calls; handlers find it as their lifespan context.
             limits: Bounds of messages and of what is in flight.
-            peer: What handlers may use of the connection; its id is named in events.
-            draining: While it is set, requests are refused.
-            send: Takes lines from tasks that must not wait for the peer.
-            deliver: Takes lines from tasks that have nothing else to do.
-            report: Told of handlers that failed.
-            state: What to continue from, if anything.
+            connection: What handlers may use of the connection.
+            draining: While it is set, requests are rejected.
+            send: Queues a line, and never waits.
+            deliver: Queues a line, and may wait to write it.
+            report: Called with a `RequestFailed` for each unexpected exception.
+            state: The state to continue from, if any.
 
         Raises:
             ValueError: The handshake that `state` remembers is not valid.
@@ -98,8 +95,8 @@ class Dispatcher:
         self._server = server
         self._principal = principal
         self._limits = limits
-        self._peer = peer
-        self._connection_id = peer.connection_id
+        self._connection = connection
+        self._connection_id = connection.connection_id
         self._draining = draining
         self._send = send
         self._deliver = deliver
@@ -110,39 +107,35 @@ class Dispatcher:
             self._kernel = self._make_kernel(state.era, state)
         self._early: list[Notification] = []
         self._early_bytes = 0
-        # The end of the last request of those that keep their order.
-        self._last_in_order: trio.Event | None = None
-        self.in_flight = InFlight(limits)
+        # Set when the last of the ordered requests is done.
+        self._last_ordered: trio.Event | None = None
+        self.in_flight = RequestsInFlight(limits)
         self.requests = 0
 
     @property
     def era(self) -> Era | None:
-        """The era the peer speaks; None until it has shown that."""
+        """The era the client speaks; None until it has shown that."""
         return None if self._kernel is None or not self._kernel.settled else self._kernel.era
 
-    async def take(self, line: bytes, nursery: trio.Nursery) -> None:
-        """Handle one line from the peer; what takes longer goes on in `nursery`."""
+    async def handle_line(self, line: bytes, nursery: trio.Nursery) -> None:
+        """Handle one line from the client; its requests run as tasks in `nursery`."""
         message = jsonrpc.decode(line, self._limits)
         if not isinstance(message, Batch):
-            await self._take_message(message, len(line), nursery)
+            await self._handle_message(message, len(line), nursery)
         elif self._kernel is None or not self._kernel.takes_batches:
             why = "batches are accepted in revision 2025-03-26 only: send one message on each line"
-            self._refuse(Invalid(INVALID_REQUEST, why))
+            self._reject(Rejection(INVALID_REQUEST, why))
         else:
             for each in message.messages:
-                await self._take_message(each, len(line) // len(message.messages), nursery, batched=True)
-                # There may be thousands of them.
+                await self._handle_message(each, len(line) // len(message.messages), nursery, batched=True)
+                # A batch may have thousands of messages.
                 await trio.lowlevel.checkpoint()
 
     def resume(self, state: ConnectionState, nursery: trio.Nursery) -> None:
-        """Settle what a predecessor left in flight.
-
-        Requests are answered with an error, because nobody knows how they ended. Listens and subscriptions
-        are taken up again.
-        """
+        """Answer the requests that were in flight with an error; continue listens and subscriptions."""
         for request_id in state.in_flight:
             message = "the server was restarted meanwhile; whether the request took effect is unknown"
-            self._refuse(Invalid(NOT_NOW, message, request_id))
+            self._reject(Rejection(NOT_NOW, message, request_id))
         kernel = self._kernel
         if kernel is None:
             return
@@ -154,12 +147,12 @@ class Dispatcher:
             nursery.start_soon(self._resubscribe, kernel, uri, cursor)
 
     def state(self, unread: bytes) -> ConnectionState:
-        """Return what a successor needs to go on.
+        """Return the state for a successor.
 
         Args:
-            unread: What was read from the peer and not given to `take`.
+            unread: What was received and not given to `handle_line`.
         """
-        # What waits for the era to be decided is read again by the successor.
+        # The successor handles the early notifications again.
         early = b"".join(jsonrpc.notification(message.method, message.params) for message in self._early)
         state = ConnectionState(self._connection_id)
         if self._kernel is not None and self._kernel.settled:
@@ -168,50 +161,54 @@ class Dispatcher:
             state,
             in_flight=self.in_flight.unanswered(),
             listens=self.in_flight.listens(),
-            subscriptions=dict(self._peer.subscriptions),
+            subscriptions=dict(self._connection.subscriptions),
             unread=early + unread,
         )
 
     async def aclose(self) -> None:
-        """Run what handlers left to do at the end; shielded, and bounded by the SDK to 5 s."""
+        """Run the exit callbacks of handlers; shielded from cancellation, and limited by the SDK to 5 s."""
         if self._kernel is not None:
             await self._kernel.aclose()
 
-    async def _take_message(
+    async def _handle_message(
         self, message: Message, size: int, nursery: trio.Nursery, *, batched: bool = False
     ) -> None:
         if isinstance(message, Request):
-            await self._take_request(message, size, nursery, batched)
+            await self._handle_request(message, size, nursery, batched)
         elif isinstance(message, Notification):
-            await self._take_notification(message, size)
-        elif isinstance(message, Invalid):
-            self._refuse(message, batched)
+            await self._handle_notification(message, size)
+        elif isinstance(message, Rejection):
+            self._reject(message, batched)
 
-    async def _take_request(self, request: Request, size: int, nursery: trio.Nursery, batched: bool) -> None:
+    async def _handle_request(
+        self, request: Request, size: int, nursery: trio.Nursery, batched: bool
+    ) -> None:
         self.requests += 1
-        refusal = self.in_flight.refusal(request, size)
+        rejection = self.in_flight.rejection(request, size)
         if self._draining.is_set():
-            refusal = Invalid(NOT_NOW, "the server is shutting down and takes no more requests", request.id)
+            rejection = Rejection(
+                NOT_NOW, "the server is shutting down and takes no more requests", request.id
+            )
         if batched and request.method == "initialize":
-            refusal = Invalid(INVALID_REQUEST, "initialize must not be part of a batch", request.id)
-        if refusal is not None:
-            self._refuse(refusal, batched)
+            rejection = Rejection(INVALID_REQUEST, "initialize must not be part of a batch", request.id)
+        if rejection is not None:
+            self._reject(rejection, batched)
             return
-        # Decided here and not where the request is served, because tasks start in no particular order.
+        # Decided before the task starts, because tasks start in no particular order.
         kernel = await self._kernel_for(request)
         if request.method == "initialize":
-            # In line, so that a request sent right behind it finds the session initialized.
+            # Not in a task, so that the next request finds the session initialized.
             line = await self._outcome(kernel, self._register(request, size))
             if line is not None:
                 self._send(line)
             return
         call = self._register(request, size)
         call.batched = batched
-        if request.method in _IN_ORDER:
-            call.after, self._last_in_order = self._last_in_order, call.settled
+        if request.method in _ORDERED_METHODS:
+            call.start_after, self._last_ordered = self._last_ordered, call.finished
         nursery.start_soon(self._answer, kernel, call)
 
-    async def _take_notification(self, message: Notification, size: int) -> None:
+    async def _handle_notification(self, message: Notification, size: int) -> None:
         if message.method == "notifications/cancelled":
             self.in_flight.cancel(message.params)
         if self._kernel is not None:
@@ -221,7 +218,7 @@ class Dispatcher:
             self._early_bytes += size
 
     async def _kernel_for(self, request: Request) -> Kernel:
-        """Return the kernel that serves a request: the connection's, once the peer has shown its era."""
+        """Return the kernel for a request: the connection's, once the client has shown its era."""
         kernel = self._kernel
         if kernel is not None and kernel.settled:
             return kernel
@@ -234,7 +231,7 @@ class Dispatcher:
         return kernel
 
     async def _open(self, era: Era) -> Kernel:
-        """Begin to serve an era, and deliver what waited for that."""
+        """Make the kernel of an era, and handle the early notifications."""
         self._kernel = kernel = self._make_kernel(era)
         early, self._early = self._early, []
         for message in early:
@@ -258,13 +255,13 @@ class Dispatcher:
             request_id=None if request is None else request.id,
             progress_token=None if request is None else progress_token_from_params(request.params),
             cursors=cursors,
-            peer=self._peer,
+            connection=self._connection,
         )
 
     async def _resubscribe(self, kernel: Kernel, uri: str, cursor: str) -> None:
-        """Ask the handlers for a subscription that the peer asked a predecessor for."""
-        if uri not in self._peer.subscriptions:
-            # The peer has taken it back already.
+        """Subscribe again to what the client subscribed to before the hand-over."""
+        if uri not in self._connection.subscriptions:
+            # The client has unsubscribed meanwhile.
             return
         method = "resources/subscribe"
         try:
@@ -289,57 +286,53 @@ class Dispatcher:
             await self._deliver(jsonrpc.in_batch(line) if call.batched else line)
 
     async def _outcome(self, kernel: Kernel, call: Call) -> bytes | None:
-        """Serve a call and return its answer, or None if it gets none.
+        """Run a call and return the line of its answer, or None if it gets none.
 
-        There is no checkpoint between the moment the call is settled and the return, so that a cancellation
-        finds either the call or nothing.
+        There is no checkpoint after `finish`, so a cancellation cannot arrive between it and the return.
         """
         request = call.request
         line = None
         try:
             with call.scope:
-                if call.after is not None:
-                    await call.after.wait()
-                line = self._fitting(request, jsonrpc.result(request.id, await self._serve(kernel, call)))
+                if call.start_after is not None:
+                    await call.start_after.wait()
+                line = self._within_limit(
+                    request, jsonrpc.result(request.id, await self._serve(kernel, call))
+                )
         except Exception as exc:  # noqa: BLE001 - a handler may raise anything
-            line = self._failure(request, exc)
+            line = self._error_line(request, exc)
         finally:
-            self.in_flight.settle(call)
-        if call.withdrawn:
+            self.in_flight.finish(call)
+        if call.dropped:
             return None
         if line is None:
-            # The scope took in the cancellation, and it was ours.
+            # The scope was cancelled by `cut_off`.
             message = "the connection is closing; whether the request took effect is unknown"
             line = jsonrpc.error(request.id, NOT_NOW, message)
         return line
 
     async def _serve(self, kernel: Kernel, call: Call) -> dict[str, Any]:
-        """Pick the lane that serves a call, and return its result.
-
-        Every request of either era passes here. There is one lane, the SDK's kernel; a faster one for calls
-        of a shape that is fully understood belongs here, and leaves all others to the kernel.
-        """
+        """Run the handler of a request of either era, and return its result."""
         return await kernel.serve(call.context, call.request.method, call.request.params)
 
-    def _fitting(self, request: Request, line: bytes) -> bytes:
-        """Return an answer, or an error in place of one so long that sending it would end the connection."""
+    def _within_limit(self, request: Request, line: bytes) -> bytes:
+        """Return an answer, or an error in its place if the outbox could not hold it."""
         most = self._limits.max_outbox_bytes
         if len(line) <= most:
             return line
-        message = f"the answer would be {len(line)} bytes long, and at most {most} can be sent: ask for less"
+        message = f"the answer has {len(line)} bytes, and at most {most} can be sent; ask for less"
         return jsonrpc.error(request.id, INTERNAL_ERROR, message)
 
-    def _failure(self, request: Request, exc: Exception) -> bytes:
+    def _error_line(self, request: Request, exc: Exception) -> bytes:
         try:
             error = error_of(exc)
             if error is not None:
                 return jsonrpc.error(request.id, **error)
-        except Exception as unspeakable:  # noqa: BLE001 - an error's data may be anything
-            # The error was meant for the peer, but carries data that JSON has no form for.
-            exc = unspeakable
+        except Exception as encoding_error:  # noqa: BLE001 - an error's data may be anything
+            exc = encoding_error
         self._report(RequestFailed(self._connection_id, self._principal, request.method, request.id, exc))
         return jsonrpc.error(request.id, INTERNAL_ERROR, "Internal error")
 
-    def _refuse(self, refusal: Invalid, batched: bool = False) -> None:
-        line = jsonrpc.error(refusal.id, refusal.code, refusal.message)
+    def _reject(self, rejection: Rejection, batched: bool = False) -> None:
+        line = jsonrpc.error(rejection.id, rejection.code, rejection.message)
         self._send(jsonrpc.in_batch(line) if batched else line)

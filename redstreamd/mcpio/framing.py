@@ -1,8 +1,7 @@
-"""Cuts a byte stream into lines, within a length limit; knows nothing of what the lines say.
+"""Splits a byte stream into lines of limited length; knows nothing of their content.
 
-The MCP specification's stdio transport delimits messages by newlines and forbids newlines inside
-them; it recommends the same framing for other byte streams. A carriage return before the newline
-is JSON whitespace, so nothing here strips it.
+MCP's stdio transport delimits messages by newlines and forbids newlines inside them; it recommends the same
+for other byte streams. A carriage return before the newline is JSON whitespace and is not stripped.
 """
 
 from __future__ import annotations
@@ -11,15 +10,11 @@ from collections import deque
 
 
 class LineSplitter:
-    """A sans-io line splitter: bytes go in by `feed`, lines come out of `next_line`.
-
-    Lines that were fed but not taken are kept, and `unread` gives them back as bytes: a connection
-    that is handed over to another process in the middle of a message loses nothing.
+    """A line splitter without I/O: `feed` takes bytes, `next_line` returns lines.
 
     Attributes:
-        overlong: Whether a line passed the limit. Lines before it can still be taken; what follows it is
-            lost, because the rest of an overlong line cannot be told from the next message until its
-            newline comes.
+        overlong: Whether a line exceeded the limit. Lines before it can still be taken; the rest of the
+            input is discarded.
     """
 
     def __init__(self, max_line_bytes: int) -> None:
@@ -31,7 +26,7 @@ class LineSplitter:
         self.overlong = False
 
     def feed(self, data: bytes) -> None:
-        """Take in bytes as they were read; amortised linear, however they were cut."""
+        """Add bytes; linear in their number, however they are divided."""
         if self.overlong:
             return
         head, *rest = data.split(b"\n")
@@ -55,20 +50,20 @@ class LineSplitter:
             self._partial += tail
 
     def next_line(self) -> bytes | None:
-        """Take the next whole line, without its newline, or None until more is fed."""
+        """Take the next whole line, without its newline, or None if there is none."""
         return self._lines.popleft() if self._lines else None
 
     def take_rest(self) -> bytes:
-        """Take what is left after the last newline, for use at the end of the stream."""
+        """Take the bytes after the last newline, at the end of the stream."""
         rest = bytes(self._partial)
         self._partial.clear()
         return rest
 
     def clear(self) -> None:
-        """Drop what was fed and not taken."""
+        """Drop all bytes that were not taken."""
         self._lines.clear()
         self._partial.clear()
 
     def unread(self) -> bytes:
-        """Return what was fed and not taken, as it came; a splitter that is fed it continues this one."""
+        """Return all bytes that were not taken; a new splitter fed with them continues this one."""
         return b"".join([*(line + b"\n" for line in self._lines), bytes(self._partial)])

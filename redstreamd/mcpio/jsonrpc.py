@@ -1,9 +1,8 @@
-"""JSON-RPC 2.0 messages, from one line of bytes and back; without I/O.
+"""JSON-RPC 2.0 messages: decoding and encoding of single lines, without I/O.
 
-Owns which lines are messages, and the shapes of what we write. Knows nothing of connections, of MCP's
-methods or of the SDK. JSON means what RFC 8259 allows: NaN and Infinity are refused. What I-JSON
-(RFC 7493) excludes beyond that is left for those who know what a value is for: lone surrogates and
-numbers beyond a double arrive as Python's json module gives them, repeated names as `DuplicateNames`.
+Knows nothing of connections, of MCP's methods or of the SDK. JSON is RFC 8259: NaN and Infinity are errors.
+What I-JSON (RFC 7493) excludes beyond that is left to the callers: lone surrogates and numbers beyond a
+double are decoded as Python's json module does, objects with repeated names as `DuplicateNames`.
 """
 
 from __future__ import annotations
@@ -18,7 +17,7 @@ import msgspec
 
 from redstreamd.errors.remedies import setting
 from redstreamd.mcpio.limits import Limits
-from redstreamd.strict_json import DuplicateNames as DuplicateNames  # what decoding can put into params
+from redstreamd.strict_json import DuplicateNames as DuplicateNames  # may occur in params
 from redstreamd.strict_json import decode as decode_json
 from redstreamd.strict_json import measured
 
@@ -28,18 +27,18 @@ RequestId = int | str
 PARSE_ERROR: Final = -32700
 INVALID_REQUEST: Final = -32600
 INTERNAL_ERROR: Final = -32603
-# The first of the codes that JSON-RPC and MCP leave to servers; what was refused may be sent again later.
+# The first of the codes that JSON-RPC and MCP leave to servers. The request may be sent again later.
 NOT_NOW: Final = -32000
 
 
 @attrs.frozen
 class Request:
-    """A message that wants an answer.
+    """A message that needs an answer.
 
     Attributes:
-        id: As the peer wrote it; the answer repeats it verbatim.
-        method: What is asked for.
-        params: The parameters, None if absent or null.
+        id: As the client wrote it; the answer repeats it.
+        method: The method's name.
+        params: The parameters; None if absent or null.
     """
 
     id: RequestId
@@ -49,7 +48,7 @@ class Request:
 
 @attrs.frozen
 class Notification:
-    """A message that wants no answer."""
+    """A message without an answer."""
 
     method: str
     params: dict[str, Any] | None
@@ -57,17 +56,17 @@ class Notification:
 
 @attrs.frozen
 class Response:
-    """An answer from the peer, well formed or not: nothing is asked of peers, so nobody waits for it."""
+    """An answer from the client, well formed or not; ignored, because the server sends no requests."""
 
 
 @attrs.frozen
-class Invalid:
-    """A line that is no message we accept, and the error that says so.
+class Rejection:
+    """The error that answers a message which is not accepted.
 
     Attributes:
-        code: `PARSE_ERROR` or `INVALID_REQUEST`.
+        code: `PARSE_ERROR`, `INVALID_REQUEST` or `NOT_NOW`.
         message: What is wrong, one sentence.
-        id: The request's id where one could be told, else None, as JSON-RPC asks.
+        id: The request's id; None if it is unknown, as JSON-RPC requires.
     """
 
     code: int
@@ -75,7 +74,7 @@ class Invalid:
     id: RequestId | None = None
 
 
-Message = Request | Notification | Response | Invalid
+Message = Request | Notification | Response | Rejection
 
 
 @attrs.frozen
@@ -86,7 +85,7 @@ class Batch:
 
 
 def decode(line: bytes, limits: Limits) -> Message | Batch:
-    """Turn one line into a message or a batch; never raises, whatever the bytes are.
+    """Decode one line; never raises.
 
     Args:
         line: A line without its newline.
@@ -94,55 +93,55 @@ def decode(line: bytes, limits: Limits) -> Message | Batch:
     """
     openings = line.count(b"{") + line.count(b"[")
     if openings > limits.max_nesting or openings + line.count(b",") > limits.max_values:
-        # Only now look closer: brackets and commas inside strings count for nothing.
-        problem = _excess(line, limits)
+        # An exact count, which ignores brackets and commas inside strings.
+        problem = _structure_error(line, limits)
         if problem is not None:
-            return Invalid(INVALID_REQUEST, problem, _id_at_an_end(line))
+            return Rejection(INVALID_REQUEST, problem, _undecoded_id(line))
     try:
         message = decode_json(line.decode())
     except UnicodeDecodeError as exc:
-        return Invalid(PARSE_ERROR, f"the message is not valid UTF-8 at byte {exc.start}")
+        return Rejection(PARSE_ERROR, f"the message is not valid UTF-8 at byte {exc.start}")
     except json.JSONDecodeError as exc:
-        return Invalid(PARSE_ERROR, f"the message is not valid JSON: {exc.msg} at character {exc.pos}")
+        return Rejection(PARSE_ERROR, f"the message is not valid JSON: {exc.msg} at character {exc.pos}")
     except RecursionError:
-        # Only where max_nesting is set beyond what the interpreter's stack holds.
-        return Invalid(INVALID_REQUEST, "the message is nested too deeply", _id_at_an_end(line))
+        # Only if max_nesting is set higher than the interpreter's stack allows.
+        return Rejection(INVALID_REQUEST, "the message is nested too deeply", _undecoded_id(line))
     except ValueError as exc:
-        return Invalid(PARSE_ERROR, f"the message is not valid JSON: {exc}")
+        return Rejection(PARSE_ERROR, f"the message is not valid JSON: {exc}")
     if isinstance(message, list) and message:
         return Batch(tuple(map(_classify, message)))
     return _classify(message)
 
 
 def result(request_id: RequestId, value: Mapping[str, Any]) -> bytes:
-    """Encode the line that answers a request.
+    """Encode the line of a result.
 
     Raises:
-        TypeError: `value` holds something that JSON has no form for; also as ValueError.
+        TypeError: `value` cannot be encoded as JSON; also as ValueError.
     """
     return _encode({"jsonrpc": "2.0", "id": request_id, "result": value})
 
 
 def error(request_id: RequestId | None, code: int, message: str, **data: Any) -> bytes:
-    """Encode the line that refuses a request, or a line that was none.
+    """Encode the line of an error.
 
     Args:
-        request_id: None where no id could be told.
+        request_id: None if it is unknown.
         code: The JSON-RPC error code.
         message: One sentence.
-        data: At most the member `data`, written only where it is given.
+        data: At most the member `data`.
 
     Raises:
-        TypeError: `data` holds something that JSON has no form for; also as ValueError.
+        TypeError: `data` cannot be encoded as JSON; also as ValueError.
     """
     return _encode({"jsonrpc": "2.0", "id": request_id, "error": {"code": code, "message": message, **data}})
 
 
 def notification(method: str, params: Mapping[str, Any] | None) -> bytes:
-    """Encode a line that wants no answer; `params` is left out where it is None, since JSON-RPC forbids null.
+    """Encode the line of a notification; `params` is left out if None, since JSON-RPC forbids null.
 
     Raises:
-        TypeError: `params` holds something that JSON has no form for; also as ValueError.
+        TypeError: `params` cannot be encoded as JSON; also as ValueError.
     """
     if params is None:
         return _encode({"jsonrpc": "2.0", "method": method})
@@ -153,18 +152,18 @@ def encode_value(value: Any) -> bytes:
     """Encode a JSON value on one line, without a newline.
 
     Raises:
-        TypeError: `value` holds something that JSON has no form for; also as ValueError.
+        TypeError: `value` cannot be encoded as JSON; also as ValueError.
     """
     try:
         return _ENCODER.encode(value)
     except (UnicodeEncodeError, OverflowError):
-        # A lone surrogate, or an integer that older msgspec releases refuse: both can be read, so both can be
-        # echoed, and the standard library writes them in ASCII.
+        # A lone surrogate, or an integer that older msgspec releases reject. Both can be received, so both
+        # must be encodable; the standard library writes them in ASCII.
         return json.dumps(value, allow_nan=False, separators=(",", ":")).encode()
 
 
 def in_batch(line: bytes) -> bytes:
-    """Return the line of an answer as that of a batch which holds nothing else."""
+    """Return the line of an answer as a batch of one."""
     return b"[" + line[:-1] + b"]\n"
 
 
@@ -174,15 +173,15 @@ def _encode(message: dict[str, Any]) -> bytes:
 
 _ENCODER: Final = msgspec.json.Encoder()
 
-# Beside the members that a client writes around it. Only the end of the outermost object ends the line.
+# The id at the start or at the end of a line, beside the members that clients write before or after it.
 _ID: Final = rb'"id"\s*:\s*(-?(?:0|[1-9][0-9]{0,18})|"[\x20\x21\x23-\x5b\x5d-\x7e]{0,100}")'
 _ID_FIRST: Final = re.compile(rb'\s*\{\s*(?:"jsonrpc"\s*:\s*"2\.0"\s*,\s*)?' + _ID + rb"\s*,")
 _ID_LAST: Final = re.compile(rb",\s*" + _ID + rb'\s*(?:,\s*"jsonrpc"\s*:\s*"2\.0"\s*)?\}\s*\Z')
 _LAST_BYTES: Final = 256
 
 
-def _excess(line: bytes, limits: Limits) -> str | None:
-    """Say what is too much about the structure of a line, if anything."""
+def _structure_error(line: bytes, limits: Limits) -> str | None:
+    """Return why a line has too many values or is nested too deeply; None if neither."""
     values, nesting = measured(line, limits.max_values)
     if values > limits.max_values:
         return f"the message holds more than {limits.max_values} JSON values"
@@ -192,8 +191,8 @@ def _excess(line: bytes, limits: Limits) -> str | None:
     return None
 
 
-def _id_at_an_end(line: bytes) -> RequestId | None:
-    """Return the id of a request that must not be decoded, if it stands where clients write it."""
+def _undecoded_id(line: bytes) -> RequestId | None:
+    """Return the id of a request that must not be decoded, if it is at the start or the end."""
     match = _ID_FIRST.match(line) or _ID_LAST.search(line[-_LAST_BYTES:])
     return None if match is None else _request_id(json.loads(match[1]))
 
@@ -201,34 +200,34 @@ def _id_at_an_end(line: bytes) -> RequestId | None:
 def _classify(message: Any) -> Message:
     if not isinstance(message, dict):
         if message == []:
-            return Invalid(INVALID_REQUEST, "a batch must hold a message")
-        return Invalid(INVALID_REQUEST, "a message must be a JSON object")
+            return Rejection(INVALID_REQUEST, "a batch must hold a message")
+        return Rejection(INVALID_REQUEST, "a message must be a JSON object")
     if isinstance(message, DuplicateNames):
         request_id = None if message.name == "id" else _request_id(message.get("id"))
-        return Invalid(INVALID_REQUEST, f"the message names its member {message.name!r} twice", request_id)
+        return Rejection(INVALID_REQUEST, f"the message names its member {message.name!r} twice", request_id)
     if "method" not in message and ("result" in message or "error" in message):
-        # Even a malformed response is never answered: two peers that did would never stop.
+        # A malformed response is not answered either: two sides that did would never stop.
         return Response()
     request_id = _request_id(message.get("id"))
     if "id" in message and request_id is None:
-        return Invalid(INVALID_REQUEST, "a request's id must be a string or an integer")
+        return Rejection(INVALID_REQUEST, "a request's id must be a string or an integer")
     if message.get("jsonrpc") != "2.0":
-        return Invalid(
+        return Rejection(
             INVALID_REQUEST, 'a message must have the member "jsonrpc" with the value "2.0"', request_id
         )
     method = message.get("method")
     if not isinstance(method, str):
-        return Invalid(INVALID_REQUEST, "a message must have a method, which is a string", request_id)
+        return Rejection(INVALID_REQUEST, "a message must have a method, which is a string", request_id)
     params = message.get("params")
     if params is not None and not isinstance(params, dict):
-        return Invalid(INVALID_REQUEST, "a message's params must be an object", request_id)
+        return Rejection(INVALID_REQUEST, "a message's params must be an object", request_id)
     if request_id is None:
         return Notification(method, params)
     return Request(request_id, method, params)
 
 
 def _request_id(value: Any) -> RequestId | None:
-    """Narrow a decoded value to a request id; True is no id, although Python calls it an integer."""
+    """Return a decoded value if it is a request id, else None; a bool is not an integer here."""
     if isinstance(value, bool) or not isinstance(value, int | str):
         return None
     return value

@@ -1,4 +1,4 @@
-"""How much one peer, and all peers together, may ask of the process; knows nothing of settings."""
+"""Limits of one connection and of all together; knows nothing of settings."""
 
 from __future__ import annotations
 
@@ -15,26 +15,25 @@ MIB: Final = 1024 * 1024
 class Limits:
     """The bounds of every buffer and count in this package.
 
-    Errors name the four that are settings as such: ``limits.max_message_bytes``, ``limits.max_nesting``,
+    Errors name the settings ``limits.max_message_bytes``, ``limits.max_nesting``,
     ``limits.max_requests_in_flight`` and ``limits.max_connections``.
 
     Attributes:
-        max_message_bytes: Longest line a peer may send, without its newline. Twice what the SDK's HTTP
-            transport accepts (4 MiB), since a batch of entries is one message; a line of text of this size
-            decodes in 10 to 25 ms.
-        max_nesting: Deepest nesting of arrays and objects in a message. Far above what a schema needs, far
-            below what exhausts the interpreter's stack (System.Text.Json stops at 64, serde_json at 128).
-        max_values: Most JSON values in a message. Values cost up to half a microsecond each to
-            decode, whatever their size, and the event loop stands still meanwhile: this bounds the pause to
-            about 50 ms where 8 MiB of empty arrays would take a second.
-        max_requests_in_flight: Most requests one connection may have unanswered. An agent's client sends a
-            handful; one that pipelines more than this gains nothing and costs a task each.
-        max_bytes_in_flight: Most bytes the unanswered requests of one connection may add up to: four of the
-            longest messages, so that ``max_requests_in_flight`` of them cannot add up to 2 GiB.
-        max_outbox_bytes: Most bytes that may wait for a peer to read them, before it is disconnected. Four
-            of the longest messages again: what can be written in one message can be read back in one.
-        max_connections: Most connections at once, over all listeners of an acceptor. Stays below the 524,288
-            descriptors systemd allows a service, and at about 17 KiB each means 70 MiB when all are idle.
+        max_message_bytes: Longest line from a client, without its newline. Twice what the SDK's HTTP
+            transport accepts (4 MiB), since a batch of entries is one message; a text of this size decodes in
+            10 to 25 ms.
+        max_nesting: Deepest nesting of arrays and objects in a message: more than a schema needs, less than
+            exhausts the interpreter's stack (System.Text.Json stops at 64, serde_json at 128).
+        max_values: Most JSON values in a message. Decoding takes up to 0.5 µs a value and blocks the event
+            loop: about 50 ms at this limit, a second for 8 MiB of empty arrays.
+        max_requests_in_flight: Most requests in flight on one connection. An agent's client sends a handful;
+            each costs a task.
+        max_bytes_in_flight: Most bytes that the requests in flight on one connection may have together; four
+            of the longest messages.
+        max_outbox_bytes: Most bytes that may wait for one client to read them; then it is disconnected. Four
+            of the longest messages: what can be written in one message can be read back in one.
+        max_connections: Most connections at once, over all listeners of an acceptor. Below the 524,288
+            descriptors that systemd allows a service; about 70 MiB when all are idle.
     """
 
     max_message_bytes: int = attrs.field(default=8 * MIB, validator=attrs.validators.gt(0))

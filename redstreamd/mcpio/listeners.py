@@ -1,7 +1,4 @@
-"""Opens the sockets that peers connect to; knows nothing of what is served on them.
-
-Sockets that systemd hands over need none of this: wrapped in `trio.SocketListener` they serve as well.
-"""
+"""Opens listening sockets; knows nothing of what is served on them."""
 
 from __future__ import annotations
 
@@ -19,15 +16,15 @@ import trio
 
 from redstreamd.errors.remedies import setting
 
-# The kernel lowers it to net.core.somaxconn, which is the administrator's choice to make.
+# The kernel lowers it to net.core.somaxconn, which the administrator sets.
 BACKLOG: Final = 65535
 
 
 class ListenError(OSError):
-    """A socket could not be opened for listening; the text says which, why, and what to do about it."""
+    """A listening socket could not be opened; the text says which, why, and what to do."""
 
     def __str__(self) -> str:
-        """Return the text alone, without the number that OSError puts in front."""
+        """Return the text without the error number of `OSError`."""
         return str(self.strerror)
 
 
@@ -35,7 +32,7 @@ class UnixListener(trio.abc.Listener[trio.SocketStream]):
     """A listening Unix socket and its file.
 
     Resource handling:
-        `aclose` removes the file, unless another process has put its own in the place by then.
+        `aclose` removes the file, unless another process has replaced it.
 
     Attributes:
         path: The socket's file.
@@ -50,7 +47,7 @@ class UnixListener(trio.abc.Listener[trio.SocketStream]):
         self.socket = listener.socket
 
     async def accept(self) -> trio.SocketStream:
-        """Wait for a peer and return its stream; see `trio.SocketListener.accept`."""
+        """Wait for a connection and return its stream; see `trio.SocketListener.accept`."""
         return await self._listener.accept()
 
     async def aclose(self) -> None:
@@ -65,22 +62,22 @@ class UnixListener(trio.abc.Listener[trio.SocketStream]):
 async def open_unix_listener(path: str | Path, *, mode: int = 0o600) -> UnixListener:
     """Listen on a Unix socket.
 
-    The parent directory is created, with mode 0700, if it is absent. A socket file on which nobody listens
-    any more, as a crash leaves it, is replaced.
+    The parent directory is created with mode 0700 if it is absent. A stale socket file, as a crash leaves it,
+    is replaced.
 
     Args:
-        path: Where; at most 107 bytes, as Linux allows (unix(7)).
-        mode: Permissions of the socket file. To connect takes write permission on it.
+        path: At most 107 bytes (unix(7)).
+        mode: Permissions of the socket file; connecting needs write permission.
 
     Raises:
-        ListenError: Somebody listens there already, or the file is no socket, or the system refuses.
+        ListenError: A process listens there already, or the file is not a socket, or a system call failed.
     """
     path = Path(path)
     await trio.lowlevel.checkpoint()
     try:
         path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
         with _locked(path.parent):
-            _clear_the_way(path)
+            _remove_stale_socket(path)
             listening = _bind(path, mode)
     except ListenError:
         raise
@@ -91,22 +88,22 @@ async def open_unix_listener(path: str | Path, *, mode: int = 0o600) -> UnixList
 
 
 async def open_tcp_listeners(host: str, port: int) -> list[trio.SocketListener]:
-    """Listen on a TCP port, on every address that a host name stands for.
+    """Listen on a TCP port, on every address of a host name.
 
     Args:
-        host: A name or an address; "localhost" is often two, one for each version of IP.
-        port: 0 lets the system choose, for each address by itself.
+        host: A name or an address; "localhost" often has an IPv4 and an IPv6 address.
+        port: 0 lets the kernel choose, for each address separately.
 
     Raises:
-        ListenError: The name is unknown, the port is taken, or the system refuses.
+        ListenError: The name is unknown, the port is in use, or a system call failed.
     """
     try:
         return await trio.open_tcp_listeners(port, host=host, backlog=BACKLOG)
     except OSError as exc:
-        # Also socket.gaierror, whose number is no errno but whose text says what is wrong.
+        # Includes socket.gaierror, whose number is not an errno.
         text = f"cannot listen on {host}:{port}: {exc.strerror or exc}"
         if exc.errno == errno.EADDRINUSE:
-            text += f"; stop the process that has it (`ss -ltnp`), or change {setting('daemon.listen')}"
+            text += f"; stop the process that uses it (`ss -ltnp`), or change {setting('daemon.listen')}"
         raise ListenError(exc.errno, text) from exc
 
 
@@ -120,23 +117,23 @@ def _identity(path: Path) -> tuple[int, int] | None:
 
 @contextmanager
 def _locked(directory: Path) -> Iterator[None]:
-    """Keep others who start at this moment from taking our new socket for a stale one.
+    """Lock a directory, so that another process does not take our unfinished socket for a stale one.
 
-    The directory itself is locked, so no lock file stays behind; flock(2) ends with the process.
+    flock(2) on the directory itself leaves no lock file, and ends with the process.
     """
     descriptor = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     try:
         try:
             fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError as exc:
-            text = f"another process is opening a socket in {directory} at this moment; try again"
+            text = f"another process is opening a socket in {directory}; try again"
             raise ListenError(exc.errno, text) from exc
         yield
     finally:
         os.close(descriptor)
 
 
-def _clear_the_way(path: Path) -> None:
+def _remove_stale_socket(path: Path) -> None:
     """Remove a stale socket file, and nothing else."""
     try:
         kind = path.lstat().st_mode
@@ -150,8 +147,8 @@ def _clear_the_way(path: Path) -> None:
     with socket.socket(socket.AF_UNIX) as probe:
         probe.setblocking(False)
         refused = probe.connect_ex(os.fspath(path))
-    # ECONNREFUSED is the one answer that proves that nobody listens (connect(2)); a full backlog, missing
-    # permission or a datagram socket all mean that somebody might.
+    # Only ECONNREFUSED proves that no process listens (connect(2)); a full backlog, missing permission or a
+    # datagram socket do not.
     if refused == errno.ECONNREFUSED:
         path.unlink(missing_ok=True)
     elif refused != errno.ENOENT:
@@ -165,8 +162,8 @@ def _clear_the_way(path: Path) -> None:
 def _bind(path: Path, mode: int) -> socket.socket:
     listening = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
     try:
-        # Linux creates the file with the permissions of the unbound socket (less the umask), so there is no
-        # moment at which it is open to others.
+        # Linux creates the file with the permissions of the unbound socket (less the umask), so others cannot
+        # connect before chmod.
         os.fchmod(listening.fileno(), mode)
         listening.bind(os.fspath(path))
         path.chmod(mode)

@@ -1,8 +1,7 @@
-"""What waits to be written to one peer: bounded, and written in as few system calls as the peer allows.
+"""The bounded queue of lines for one client, written in as few system calls as possible.
 
-There is no writer task while there is nothing to write, which keeps an idle connection small.
-Whoever adds a line and is told that a writer is needed becomes it, or starts a task that does; the writer
-takes along what others add while it waits for the socket. Knows nothing of what the lines say.
+An idle connection has no writer task, which keeps it small. A task that queues a line and is told that a
+writer is needed calls `write`, or starts a task that does. The writer also sends what others queue meanwhile.
 """
 
 from __future__ import annotations
@@ -11,16 +10,15 @@ import trio
 
 
 class Outbox:
-    """Lines on their way to one peer.
+    """Lines waiting to be sent to one client.
 
     Behaviour:
-        `put` never blocks. What passes the limit is kept out, and the stream can only be closed afterwards.
-        `write` cancelled or broken in the middle leaves the stream unusable, because part of a line may be
-        out.
+        `put` never blocks. A line beyond the limit is not queued; then the stream has to be closed. So it
+        has if `write` fails or is cancelled, because part of a line may have been sent.
     """
 
     def __init__(self, stream: trio.abc.SendStream, max_bytes: int) -> None:
-        """Write to `stream`, and let at most `max_bytes` wait."""
+        """Queue at most `max_bytes` for `stream`."""
         self._stream = stream
         self._max_bytes = max_bytes
         # Invariant: holds whole lines only.
@@ -31,28 +29,28 @@ class Outbox:
 
     @property
     def size(self) -> int:
-        """Bytes that the peer's socket has not taken yet."""
+        """Bytes that the socket has not accepted yet."""
         return len(self._waiting) + self._being_sent
 
     def put(self, line: bytes) -> bool:
-        """Add a line; False if that would pass the limit, and then it is not added."""
+        """Queue a line; return False, without queueing it, if it would exceed the limit."""
         if self.size + len(line) > self._max_bytes:
             return False
         self._waiting += line
         return True
 
     def needs_writer(self) -> bool:
-        """Tell whether someone has to call `write`; having said so once, it takes it as promised."""
+        """Return whether the caller has to call `write`; True only once until the writer is done."""
         if self._has_writer or not self._waiting:
             return False
         self._has_writer = True
         return True
 
     async def write(self) -> None:
-        """Write until nothing waits; only for whom `needs_writer` asked.
+        """Write until the queue is empty; only after `needs_writer` returned True.
 
         Raises:
-            trio.BrokenResourceError: The stream broke.
+            trio.BrokenResourceError: The stream failed.
         """
         try:
             while self._waiting:
@@ -65,11 +63,11 @@ class Outbox:
         self._written.unpark_all()
 
     def clear(self) -> None:
-        """Drop what waits, once the stream is closed."""
+        """Drop the queue, once the stream is closed."""
         self._waiting = bytearray()
         self._being_sent = 0
 
     async def wait_written(self) -> None:
-        """Wait until nothing waits; returns at once if so already."""
+        """Wait until the queue is empty; return at once if it is."""
         while self.size:
             await self._written.park()

@@ -1,8 +1,8 @@
-"""The SDK's handler kernel in both eras, behind one interface; the only module that runs it.
+"""The SDK's handler kernel ("kernel" and "era" are the SDK's terms) in both eras, behind one interface.
 
-Owns which era a request belongs to, what is refused across eras, and how exceptions become errors. The SDK
+Owns which era a request belongs to, what is rejected across eras, and how exceptions become errors. The SDK
 does the rest: validation by revision, the handshake, lookup, middleware, the shape of results. Knows
-nothing of lines, ids in flight or sockets. tests/mcpio/test_sdk_contract.py pins what is used here.
+nothing of lines, requests in flight or sockets. tests/mcpio/test_sdk_contract.py pins what is used here.
 """
 
 from __future__ import annotations
@@ -31,28 +31,35 @@ from redstreamd.policy import Principal
 
 Params = dict[str, Any] | None
 
-
 #: https://modelcontextprotocol.io/specification/2025-03-26/basic#batching
 _BATCH_REVISION: Final = "2025-03-26"
-#: Methods that the handshake era does not have: without an envelope they are broken requests of the other.
+#: Methods that only the modern era has: without an envelope they are malformed requests of that era.
 _MODERN_ONLY: Final = frozenset({"server/discover", "subscriptions/listen"})
-#: What the SDK logs, as a warning, for each notification that it drops: a mistake of the peer's, which may
-#: send any number of them. Nobody who reads the log can do anything about it.
 _DROPPED: Final = "dropped %r: malformed params"
 
-logging.getLogger("mcp.server.runner").addFilter(lambda record: record.msg != _DROPPED)
+
+def silence_dropped_notifications() -> None:
+    """Keep the SDK from logging a warning for each malformed notification.
+
+    A client can send any number of them, and the warning helps nobody who reads the log.
+    """
+    logging.getLogger("mcp.server.runner").addFilter(_is_useful)
+
+
+def _is_useful(record: logging.LogRecord) -> bool:
+    return record.msg != _DROPPED
 
 
 def era_of(method: str, params: Params) -> Era:
-    """Tell which era a request belongs to, as long as its connection is not settled on one."""
-    # `initialize` does not exist in the modern era, so it belongs to the other one whatever it carries.
+    """Return the era of a request on a connection that has not shown its era."""
+    # The modern era has no `initialize`.
     if method == "initialize":
         return Era.HANDSHAKE
     return Era.MODERN if method in _MODERN_ONLY or _has_envelope(params) else Era.HANDSHAKE
 
 
 def error_of(exc: Exception) -> dict[str, Any] | None:
-    """Map an exception to the members of a JSON-RPC error, or None if it was not meant for the peer."""
+    """Return the members of the JSON-RPC error for an exception, or None if the client must not see it."""
     data = handler_exception_to_error_data(exc)
     return None if data is None else data.model_dump(mode="json", exclude_unset=True)
 
@@ -62,25 +69,24 @@ class Kernel(Protocol):
 
     @property
     def era(self) -> Era:
-        """The era it serves."""
+        """The era."""
         ...
 
     @property
     def settled(self) -> bool:
-        """Whether the peer has shown that it speaks this era, and no other will do from now on.
+        """Whether the client has shown that it speaks this era: by a handshake or a valid envelope.
 
-        A handshake that succeeded shows it, or a request with a valid envelope. One that has neither, such as
-        a ping ahead of everything else, says nothing about those that follow.
+        A request with neither, such as an early ping, leaves the era open.
         """
         ...
 
     @property
     def takes_batches(self) -> bool:
-        """Whether the revision that the peer speaks has JSON-RPC's batches."""
+        """Whether the negotiated revision has JSON-RPC batches."""
         ...
 
     def claim(self, method: str, params: Params) -> None:
-        """Note a request that is about to be served, which may settle the matter."""
+        """Note a request that is about to be served; it may settle the era."""
         ...
 
     async def serve(self, context: RequestContext, method: str, params: Params) -> dict[str, Any]:
@@ -96,16 +102,16 @@ class Kernel(Protocol):
         ...
 
     def state(self, connection_id: str) -> ConnectionState:
-        """Return what the kernel remembers of the connection."""
+        """Return the kernel's part of the connection's state."""
         ...
 
     async def aclose(self) -> None:
-        """Run what handlers left to do at the end; shielded, and bounded by the SDK to 5 s."""
+        """Run the exit callbacks of handlers; shielded from cancellation, and limited by the SDK to 5 s."""
         ...
 
 
 class HandshakeKernel:
-    """A session: `initialize` once, its outcome remembered."""
+    """The handshake era: `initialize` once, then a session."""
 
     era = Era.HANDSHAKE
 
@@ -141,17 +147,16 @@ class HandshakeKernel:
 
     @property
     def takes_batches(self) -> bool:
-        """Only one revision has them: the one before knew none, and the one after dropped them."""
+        """Whether 2025-03-26 was negotiated, the only revision with batches."""
         return self.settled and self._connection.protocol_version == _BATCH_REVISION
 
     def claim(self, method: str, params: Params) -> None:
-        """Do nothing: `initialize` settles the matter when it has succeeded."""
+        """Do nothing: only a successful `initialize` settles this era."""
 
     async def serve(self, context: RequestContext, method: str, params: Params) -> dict[str, Any]:
-        """Run the handler of a request; one that carries an envelope belongs to the other era."""
-        # Such a one gets here only once the handshake was made.
+        """Run the handler of a request; after a handshake, one with an envelope is rejected."""
         if method != "initialize" and _has_envelope(params):
-            # Worded as the SDK words it, so that a client sees one server, whatever the transport.
+            # The SDK's text, so that all transports answer the same.
             raise MCPError(
                 code=INVALID_REQUEST,
                 message="this connection serves the handshake protocol era; "
@@ -163,12 +168,12 @@ class HandshakeKernel:
         return result
 
     async def notify(self, context: RequestContext, method: str, params: Params) -> None:
-        """Run the handler of a notification; nothing is initialized before `initialize`, whatever it says."""
+        """Run the handler of a notification; `notifications/initialized` before `initialize` is ignored."""
         if method != "notifications/initialized" or self.settled:
             await self._runner.on_notify(context, method, params)
 
     def state(self, connection_id: str) -> ConnectionState:
-        """Return the handshake's outcome."""
+        """Return the result of the handshake."""
         return ConnectionState(
             connection_id=connection_id,
             era=self.era,
@@ -183,7 +188,7 @@ class HandshakeKernel:
 
 
 class ModernKernel:
-    """No session: every request brings its own envelope, and gets a connection of its own from the SDK."""
+    """The modern era: every request has an envelope and an SDK connection of its own."""
 
     era = Era.MODERN
     takes_batches = False
@@ -195,21 +200,21 @@ class ModernKernel:
         outbound: ConnectionOutbound,
         state: ConnectionState | None = None,
     ) -> None:
-        """Serve requests that carry an envelope; a `state` of this era shows that the peer speaks it."""
+        """Serve requests with an envelope; with a `state`, the era is settled."""
         self.settled = state is not None
         self._server = server
         self._principal = principal
-        # Change notifications reach a modern client through subscriptions/listen only.
+        # A modern client gets change notifications only through subscriptions/listen.
         self._outbound = NotifyOnlyOutbound(outbound)
 
     def claim(self, method: str, params: Params) -> None:
-        """Settle the matter if the request carries an envelope of a revision that is served."""
+        """Settle the era if the request has an envelope of a supported revision."""
         if not self.settled:
             route = classify_inbound_request({"method": method, "params": params})
             self.settled = not isinstance(route, InboundLadderRejection)
 
     async def serve(self, context: RequestContext, method: str, params: Params) -> dict[str, Any]:
-        """Run the handler of a request; `initialize` belongs to the other era."""
+        """Run the handler of a request; `initialize` is rejected."""
         if method == "initialize":
             raise MCPError(
                 code=UNSUPPORTED_PROTOCOL_VERSION,
@@ -228,7 +233,7 @@ class ModernKernel:
         )
 
     async def notify(self, context: RequestContext, method: str, params: Params) -> None:
-        """Run the handler of a notification, which carries no envelope and so gets the latest revision."""
+        """Run the handler of a notification; it has no envelope, so it gets the latest revision."""
         connection = Connection.from_envelope(LATEST_MODERN_VERSION, None, None, outbound=self._outbound)
         try:
             await ServerRunner(self._server, connection, self._principal).on_notify(context, method, params)
@@ -236,21 +241,21 @@ class ModernKernel:
             await aclose_shielded(connection)
 
     def state(self, connection_id: str) -> ConnectionState:
-        """Return the era, which is all there is."""
+        """Return the era; there is no session."""
         return ConnectionState(connection_id=connection_id, era=self.era)
 
     async def aclose(self) -> None:
-        """Do nothing: each request closed its own."""
+        """Do nothing: each request closes its own SDK connection."""
 
 
 def _has_envelope(params: Params) -> bool:
-    """Tell whether a request claims the modern era, for which its reserved key is evidence enough."""
+    """Return whether a request names a protocol version in its `_meta`, as the modern era does."""
     meta = params.get("_meta") if params else None
     return isinstance(meta, Mapping) and PROTOCOL_VERSION_META_KEY in meta
 
 
 def _served_versions(params: Params) -> dict[str, Any]:
-    """Build the data of an `initialize` in the wrong era: what is served and, if it can be told, asked."""
+    """Return the error data of an `initialize` in the modern era: supported and requested versions."""
     data: dict[str, Any] = {"supported": list(MODERN_PROTOCOL_VERSIONS)}
     requested = params.get("protocolVersion") if params else None
     if isinstance(requested, str):

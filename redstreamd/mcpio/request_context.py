@@ -1,7 +1,7 @@
-"""What a handler can reach of its connection: the SDK's outbound protocols, over one peer's outbox.
+"""What a handler can use of its connection: the SDK's outbound protocols, over one client's outbox.
 
-Owns progress and notifications towards the peer. Requests towards the peer are refused, in both eras:
-the modern one forbids them, and nothing redstreamd does needs them. Knows nothing of sockets.
+Owns progress and notifications to the client. Requests to the client are errors in both eras: the modern one
+forbids them, and redstreamd needs none. Knows nothing of sockets.
 """
 
 from __future__ import annotations
@@ -20,18 +20,18 @@ from redstreamd.mcpio import jsonrpc
 from redstreamd.mcpio.jsonrpc import RequestId
 
 Send = Callable[[bytes], None]
-"""Takes a line for the peer; never blocks and never raises."""
+"""Queues a line for the client; never blocks and never raises."""
 
 Task = Callable[[], Awaitable[None]]
 
 
 class ConnectionHandle:
-    """What handlers may use of the connection itself, for work that outlives their request.
+    """What handlers may use of the connection, for work that outlives their request.
 
     Attributes:
-        connection_id: Names the connection, as events do.
-        subscriptions: For `resources/subscribe` in the handshake era: each URI, and how far it was reported.
-            Handlers keep it up to date, because it goes into the connection's state.
+        connection_id: The connection's name in events.
+        subscriptions: Each URI of `resources/subscribe` in the handshake era, with the last version reported.
+            Handlers keep it up to date, because it is part of the connection's state.
     """
 
     __slots__ = ("_flushed", "_start", "connection_id", "subscriptions")
@@ -44,7 +44,7 @@ class ConnectionHandle:
         flushed: Callable[[], Awaitable[None]],
         subscriptions: Mapping[str, str],
     ) -> None:
-        """Start tasks with `start`, and wait with `flushed` for the peer to take what was sent to it."""
+        """Start tasks with `start`, and wait with `flushed` until the client has read everything."""
         self.connection_id = connection_id
         self.subscriptions = dict(subscriptions)
         self._start = start
@@ -54,17 +54,17 @@ class ConnectionHandle:
         """Run a task until it ends or the connection does; an exception in it ends the connection.
 
         Returns:
-            False if the connection is about to end, and the task was not started.
+            False if the connection is closing; then the task is not started.
         """
         return self._start(task)
 
     async def flushed(self) -> None:
-        """Return once nothing waits for the peer to read it: the brake for whoever sends unasked."""
+        """Wait until the client has read everything; for senders of notifications, to limit their rate."""
         await self._flushed()
 
 
 class ConnectionOutbound:
-    """The SDK's `Outbound` for what belongs to no request, such as list-changed notifications."""
+    """The SDK's `Outbound` for notifications outside of requests, such as list-changed."""
 
     def __init__(self, send: Send) -> None:
         """Write through `send`."""
@@ -80,7 +80,7 @@ class ConnectionOutbound:
     async def notify(
         self, method: str, params: Mapping[str, Any] | None, opts: CallOptions | None = None
     ) -> None:
-        """Queue a notification; a checkpoint, but no wait for the peer to read it."""
+        """Queue a notification; a checkpoint, but does not wait for the client."""
         self._send(jsonrpc.notification(method, params))
         await trio.lowlevel.checkpoint()
 
@@ -88,16 +88,14 @@ class ConnectionOutbound:
 class RequestContext:
     """The SDK's `DispatchContext` for one request or notification.
 
-    Handlers find it as `ctx.request`, the SDK's place for what a transport attaches to a message. What they
-    may use there beyond the SDK's protocol are the attributes below.
+    Handlers find it as `ctx.request`. Beyond the SDK's protocol they may use the attributes below.
 
     Attributes:
-        connection_id: Names the connection, as events do.
-        draining: Set when the connection takes no further requests: a handler that waits should end its wait
-            and answer.
-        cursors: For `subscriptions/listen`: how far each stream was reported. A handler keeps it up to
-            date, and finds it filled when the request was taken over from another process.
-        peer: The connection beyond this request; None where the request is all there is.
+        connection_id: The connection's name in events.
+        draining: Set when the connection takes no further requests: a handler that waits should answer now.
+        cursors: For `subscriptions/listen`: the last position reported of each stream. A handler keeps it up
+            to date; it is not empty at the start if the request was handed over.
+        connection: The connection, for work that outlives the request; None if the transport has none.
     """
 
     __slots__ = (
@@ -106,10 +104,10 @@ class RequestContext:
         "_closed",
         "_progress_token",
         "_send",
+        "connection",
         "connection_id",
         "cursors",
         "draining",
-        "peer",
         "request_id",
         "transport",
     )
@@ -124,9 +122,9 @@ class RequestContext:
         request_id: RequestId | None = None,
         progress_token: RequestId | None = None,
         cursors: Mapping[str, str] | None = None,
-        peer: ConnectionHandle | None = None,
+        connection: ConnectionHandle | None = None,
     ) -> None:
-        """Write through `send`; `progress_token` is the peer's, None if it wants no progress."""
+        """Write through `send`; `progress_token` is None if the client wants no progress."""
         self._send = send
         self._progress_token = progress_token
         self._closed = False
@@ -137,21 +135,21 @@ class RequestContext:
         self.draining = draining
         self.request_id = request_id
         self.cursors = dict(cursors or {})
-        self.peer = peer
+        self.connection = connection
 
     @property
     def can_send_request(self) -> bool:
-        """False: see the module."""
+        """False, in both eras."""
         return False
 
     @property
     def message_metadata(self) -> ServerMessageMetadata:
-        """What makes the SDK show this object to handlers as `ctx.request`."""
+        """The SDK passes its `request_context` to handlers as `ctx.request`."""
         return ServerMessageMetadata(request_context=self, can_send_request=False)
 
     @property
     def cancel_requested(self) -> anyio.Event:
-        """Set once the peer cancelled the request; made when first asked for, which is hardly ever."""
+        """Set once the client cancelled the request; created on first use, because it is rarely used."""
         if self._cancel_requested is None:
             self._cancel_requested = anyio.Event()
             if self._cancelled:
@@ -174,7 +172,7 @@ class RequestContext:
         await trio.lowlevel.checkpoint()
 
     async def progress(self, progress: float, total: float | None = None, message: str | None = None) -> None:
-        """Queue a progress notification, if the peer asked for progress; a checkpoint either way."""
+        """Queue a progress notification, if the client asked for progress; a checkpoint either way."""
         if self._progress_token is None:
             await trio.lowlevel.checkpoint()
             return
@@ -186,11 +184,11 @@ class RequestContext:
         await self.notify("notifications/progress", params)
 
     def close(self) -> None:
-        """Drop what is sent from here on: the request is settled."""
+        """Drop notifications from now on: the request is finished."""
         self._closed = True
 
     def cancel(self) -> None:
-        """Note that the peer cancelled the request, and wants to hear no more of it."""
+        """Note that the client cancelled the request; drop notifications from now on."""
         self._closed = self._cancelled = True
         if self._cancel_requested is not None:
             self._cancel_requested.set()

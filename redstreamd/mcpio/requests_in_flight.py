@@ -1,6 +1,6 @@
-"""The requests of one connection that are being served: which ids are taken, and how each one ends.
+"""The requests in flight on one connection: their ids, limits and cancellation.
 
-Owns admission, cancellation by the peer and cutting off by us. Knows nothing of how requests are served.
+Knows nothing of how requests are served.
 """
 
 from __future__ import annotations
@@ -14,51 +14,51 @@ from mcp.shared.dispatcher import coerce_request_id
 from mcp.shared.jsonrpc_dispatcher import cancelled_request_id_from_params
 
 from redstreamd.errors.remedies import setting
-from redstreamd.mcpio.connection_state import Listen
-from redstreamd.mcpio.jsonrpc import INVALID_REQUEST, NOT_NOW, Invalid, Request, RequestId
+from redstreamd.mcpio.connection_state import ListenRequest
+from redstreamd.mcpio.jsonrpc import INVALID_REQUEST, NOT_NOW, Rejection, Request, RequestId
 from redstreamd.mcpio.limits import Limits
 from redstreamd.mcpio.request_context import RequestContext
 
-# The handshake's parameters are kept for as long as the connection lives, so they have a lower limit than
-# other messages have. A client's name, version, icons and capabilities take a kilobyte or two.
+# The handshake's parameters are kept until the connection ends, so their limit is lower than that of other
+# messages. A client's name, version, icons and capabilities take a kilobyte or two.
 MAX_INITIALIZE_BYTES: Final = 64 * 1024
 
 
 @attrs.define(eq=False)
 class Call:
-    """One request that is being served.
+    """One request in flight.
 
     Attributes:
-        request: What the peer sent.
-        size: Length of the line it came in, in bytes.
+        request: What the client sent.
+        size: Length of its line, in bytes.
         context: What its handler is given.
+        batched: Whether it came in a batch; then the answer is a batch.
+        start_after: Its handler does not start before this is set.
         scope: Cancels its handler.
-        batched: It came in a batch, and so does its answer.
-        after: Its handler does not begin before this is set.
-        withdrawn: Nobody waits for an answer any more, so none is sent.
-        settled: Set once its handler is done, however it ended.
+        dropped: Whether no answer is to be sent.
+        finished: Set once its handler has ended.
     """
 
     request: Request
     size: int
     context: RequestContext
     batched: bool = False
-    after: trio.Event | None = None
+    start_after: trio.Event | None = None
     scope: trio.CancelScope = attrs.field(factory=trio.CancelScope)
-    withdrawn: bool = False
-    settled: trio.Event = attrs.field(factory=trio.Event)
+    dropped: bool = False
+    finished: trio.Event = attrs.field(factory=trio.Event)
 
-    def withdraw(self) -> None:
-        """Cancel it, and never answer it."""
-        self.withdrawn = True
+    def drop(self) -> None:
+        """Cancel the handler, and send no answer."""
+        self.dropped = True
         self.context.cancel()
         self.scope.cancel()
 
 
-class InFlight:
+class RequestsInFlight:
     """The calls of one connection, by request id.
 
-    "7" and 7 are one id, as they are for the SDK: some clients turn one into the other on the way back.
+    "7" and 7 are the same id, as in the SDK: some clients convert one into the other.
     """
 
     def __init__(self, limits: Limits) -> None:
@@ -73,22 +73,22 @@ class InFlight:
         """Return how many calls there are."""
         return len(self._calls)
 
-    def refusal(self, request: Request, size: int) -> Invalid | None:
-        """Say why a request cannot be served now, if it cannot."""
+    def rejection(self, request: Request, size: int) -> Rejection | None:
+        """Return why a request cannot be served now; None if it can."""
         limits = self._limits
         if coerce_request_id(request.id) in self._calls:
-            return Invalid(INVALID_REQUEST, "another request with this id is still in flight", request.id)
+            return Rejection(INVALID_REQUEST, "another request with this id is still in flight", request.id)
         if len(self._calls) >= limits.max_requests_in_flight:
-            return Invalid(
+            return Rejection(
                 NOT_NOW,
                 f"{limits.max_requests_in_flight} requests are in flight on this connection already, which "
                 f"is the limit ({setting('limits.max_requests_in_flight')}); wait for an answer, or cancel "
                 "one",
                 request.id,
             )
-        # A request that has the connection to itself always fits, so that no setting can lock a message out.
+        # A single request always fits, so that no setting can exclude a message.
         if self._calls and self._bytes + size > limits.max_bytes_in_flight:
-            return Invalid(
+            return Rejection(
                 NOT_NOW,
                 f"the requests in flight on this connection would exceed {limits.max_bytes_in_flight} bytes; "
                 "wait for an answer",
@@ -96,62 +96,62 @@ class InFlight:
             )
         if request.method == "initialize" and size > MAX_INITIALIZE_BYTES:
             message = f"initialize must not be longer than {MAX_INITIALIZE_BYTES} bytes"
-            return Invalid(INVALID_REQUEST, message, request.id)
+            return Rejection(INVALID_REQUEST, message, request.id)
         return None
 
     def add(self, call: Call) -> None:
-        """Register a call for which there was no `refusal`."""
+        """Register a call for which `rejection` returned None."""
         self._calls[coerce_request_id(call.request.id)] = call
         self._bytes += call.size
 
-    def settle(self, call: Call) -> None:
-        """Forget a call: its handler is done, however it ended."""
+    def finish(self, call: Call) -> None:
+        """Remove a call whose handler has ended."""
         call.context.close()
-        call.settled.set()
+        call.finished.set()
         del self._calls[coerce_request_id(call.request.id)]
         self._bytes -= call.size
         if not self._calls:
             self._empty.unpark_all()
 
     def cancel(self, params: Mapping[str, Any] | None) -> None:
-        """Apply a `notifications/cancelled`; one for an unknown id comes too late and means nothing.
+        """Apply a `notifications/cancelled`; an unknown id is ignored.
 
-        The specification forbids clients to cancel `initialize`, so that is ignored as well.
+        So is that of `initialize`, which the specification forbids to cancel.
         """
         request_id = cancelled_request_id_from_params(params)
         if request_id is not None:
             call = self._calls.get(coerce_request_id(request_id))
             if call is not None and call.request.method != "initialize":
-                call.withdraw()
+                call.drop()
 
-    def cut_off(self, *, silently: bool) -> int:
-        """Cancel every call, to be answered with an error unless `silently`; return how many there were."""
+    def cut_off(self, *, unanswered: bool) -> int:
+        """Cancel every call and return how many; they get an error answer unless `unanswered`."""
         for call in self._calls.values():
-            if silently:
-                call.withdraw()
+            if unanswered:
+                call.drop()
             else:
                 call.scope.cancel()
         return len(self._calls)
 
     async def wait_empty(self) -> None:
-        """Wait until every call is settled; returns at once if so already."""
+        """Wait until there are no calls; return at once if so."""
         while self._calls:
             await self._empty.park()
 
     def unanswered(self) -> tuple[RequestId, ...]:
-        """Return the ids that a successor has to answer, except open listens."""
-        return tuple(call.request.id for call in self._owed() if not _is_listen(call))
+        """Return the ids of the calls to be answered, except listens."""
+        return tuple(call.request.id for call in self._unanswered_calls() if not _is_listen(call))
 
-    def listens(self) -> tuple[Listen, ...]:
-        """Return the open `subscriptions/listen` requests, for a successor to take up."""
+    def listens(self) -> tuple[ListenRequest, ...]:
+        """Return the open `subscriptions/listen` requests."""
         return tuple(
-            Listen(call.request.id, call.request.params, call.context.cursors)
-            for call in self._owed()
+            ListenRequest(call.request.id, call.request.params, call.context.cursors)
+            for call in self._unanswered_calls()
             if _is_listen(call)
         )
 
-    def _owed(self) -> list[Call]:
-        return [call for call in self._calls.values() if not call.withdrawn]
+    def _unanswered_calls(self) -> list[Call]:
+        return [call for call in self._calls.values() if not call.dropped]
 
 
 def _is_listen(call: Call) -> bool:

@@ -1,10 +1,9 @@
-"""The process's standard input and output as a trio stream; knows nothing of what goes through it.
+"""The process's standard input and output as a trio stream.
 
-Owns three nuisances. Regular files cannot be polled, so threads read and write them. The
-non-blocking flag belongs to the open file description, which our terminal or pipe may share with the
-shell and with our own standard error: so it is set on a description of our own where the kernel gives
-us one, and put back where it does not. And whatever prints to standard output would corrupt the protocol:
-so while the stream is open, descriptor 1 is standard error, and descriptor 0 is empty.
+Three problems are solved here. Regular files cannot be polled, so threads read and write them. O_NONBLOCK
+belongs to the open file description, which the shell and our standard error may share: the file is opened
+again where the kernel allows it, else the flag is restored afterwards. Text printed to standard output would
+corrupt the protocol: while the stream is open, descriptor 1 is standard error, and descriptor 0 is /dev/null.
 """
 
 from __future__ import annotations
@@ -30,20 +29,20 @@ _FILE_CHUNK: Final = 65536
 
 @contextlib.asynccontextmanager
 async def open_stdio_stream() -> AsyncIterator[trio.abc.HalfCloseableStream]:
-    """Own descriptors 0 and 1 for the block, as one stream: pipes, terminals, sockets, files or devices.
+    """Yield descriptors 0 and 1 as one stream: pipes, terminals, sockets, files or devices.
 
-    Afterwards both refer to what they did before, and block or not as before. Reading and writing can be
-    cancelled, except while a file system makes a thread wait.
+    Afterwards both refer to the same files as before, in the same blocking mode. Reading and writing can be
+    cancelled, except while a thread waits for a file system.
 
     Raises:
         OSError: Descriptor 0 or 1 is not open.
     """
-    # Both are looked at before either is changed, because they may share one description.
+    # Both are examined before either is changed, because they may share one description.
     with (
-        _kept(0, "standard input", sys.__stdin__) as incoming,
-        _kept(1, "standard output", sys.__stdout__) as outgoing,
+        _restored(0, "standard input", sys.__stdin__) as incoming,
+        _restored(1, "standard output", sys.__stdout__) as outgoing,
     ):
-        _divert()
+        _redirect_standard_streams()
         outbound, inbound = _stream(outgoing, os.O_WRONLY), _stream(incoming, os.O_RDONLY)
         try:
             async with trio.StapledStream(outbound, inbound) as stream:
@@ -53,10 +52,9 @@ async def open_stdio_stream() -> AsyncIterator[trio.abc.HalfCloseableStream]:
 
 
 def listening_socket_on(descriptor: int) -> bool:
-    """Tell whether a descriptor is a listening socket, as inetd and ``StandardInput=socket`` can hand over.
+    """Return whether a descriptor is a listening socket (SO_ACCEPTCONN in socket(7)).
 
-    Such a one is to be accepted on; anything else on descriptor 0 is the peer itself (SO_ACCEPTCONN in
-    socket(7)).
+    inetd and ``StandardInput=socket`` can pass one as descriptor 0.
     """
     with contextlib.suppress(OSError), socket.socket(fileno=os.dup(descriptor)) as candidate:
         return bool(candidate.getsockopt(socket.SOL_SOCKET, socket.SO_ACCEPTCONN))
@@ -64,15 +62,15 @@ def listening_socket_on(descriptor: int) -> bool:
 
 
 @contextlib.contextmanager
-def _kept(descriptor: int, name: str, opened: object) -> Iterator[int]:
-    """Yield a duplicate of a descriptor, and afterwards put back what the descriptor was.
+def _restored(descriptor: int, name: str, opened: object) -> Iterator[int]:
+    """Yield a duplicate of a descriptor, and restore the descriptor afterwards.
 
-    Python has no `opened` file for a descriptor that was closed when it started; by now it may be anything.
+    `opened` is None if the descriptor was closed when Python started; it may have been reused since.
     """
     if opened is None:
         raise OSError(errno.EBADF, f"{name} (descriptor {descriptor}) was not open when the process started")
     try:
-        # Above the standard ones, so that it cannot become one of them where one is closed.
+        # From 3 on, so that it does not become a standard descriptor if one is closed.
         duplicate = fcntl.fcntl(descriptor, fcntl.F_DUPFD_CLOEXEC, 3)
     except OSError as exc:
         raise OSError(exc.errno, f"{name} (descriptor {descriptor}) is not open") from exc
@@ -85,12 +83,12 @@ def _kept(descriptor: int, name: str, opened: object) -> Iterator[int]:
         os.close(duplicate)
 
 
-def _divert() -> None:
-    """Give the rest of the process, and its children, an empty input and standard error as output."""
+def _redirect_standard_streams() -> None:
+    """Make descriptor 0 /dev/null and descriptor 1 standard error, for this process and its children."""
     null = os.open(os.devnull, os.O_RDWR | os.O_CLOEXEC)
     try:
         os.dup2(null, 0)
-        # Started without a standard error, prints go nowhere: descriptor 2 may be anything by now.
+        # Without a standard error at the start, descriptor 2 may have been reused: print to /dev/null.
         os.dup2(null if sys.__stderr__ is None else 2, 1)
     finally:
         os.close(null)
@@ -98,8 +96,8 @@ def _divert() -> None:
 
 
 def _flush_prints() -> None:
-    """Push out what was printed, as long as it cannot reach the peer."""
-    # None or closed, in a process that was started without an output.
+    """Flush printed text while descriptor 1 is standard error."""
+    # sys.stdout is None or closed in a process that was started without one.
     with contextlib.suppress(AttributeError, ValueError, OSError):
         sys.stdout.flush()
 
@@ -111,7 +109,7 @@ def _stream(descriptor: int, access: int) -> trio.abc.Stream:
 
 
 def _can_be_polled(descriptor: int) -> bool:
-    """Ask the kernel, which refuses regular files and devices that never wait (EPERM in epoll_ctl(2))."""
+    """Return whether epoll accepts the descriptor; not so regular files and some devices (epoll_ctl(2))."""
     with select.epoll() as poller:
         try:
             poller.register(descriptor, 0)
@@ -121,11 +119,11 @@ def _can_be_polled(descriptor: int) -> bool:
 
 
 def _own_description(descriptor: int, access: int) -> int:
-    """Open a pipe or terminal once more, so that its flags are nobody else's; fall back to a duplicate."""
+    """Open a pipe or terminal again, for flags of our own; fall back to a duplicate."""
     status = os.fstat(descriptor)
     is_terminal = stat.S_ISCHR(status.st_mode) and os.major(status.st_rdev) in _TERMINALS
     if is_terminal or stat.S_ISFIFO(status.st_mode):
-        # Without /proc, with a terminal of another user's, or with a pipe that nobody reads any more.
+        # Fails without /proc, for another user's terminal, and for a pipe without a reader.
         with contextlib.suppress(OSError):
             flags = access | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC
             return os.open(f"/proc/self/fd/{descriptor}", flags)
@@ -133,7 +131,7 @@ def _own_description(descriptor: int, access: int) -> int:
 
 
 class _FileStream(trio.abc.Stream):
-    """A descriptor that cannot be polled, read and written by threads; these never wait for long."""
+    """A descriptor that cannot be polled, read and written by threads."""
 
     def __init__(self, descriptor: int) -> None:
         self._descriptor = descriptor

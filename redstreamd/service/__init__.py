@@ -1,1 +1,1 @@
-"""What a long-running service needs: supervision, and its dealings with the service manager."""
+"""What a long-running service needs: supervision, logging, and communication with the service manager."""

@@ -1,8 +1,7 @@
-"""One child of a supervisor: how it is declared, and one life of it.
+"""The declaration of a supervised child, and one run of it.
 
-Owns the border between the supervisor and the code it runs: the service interface, and
-the rule by which a cancellation is told from a failure. Knows nothing of restarts; those
-are the keeper's.
+Owns the interface between the supervisor and the code it runs, and the rule that tells a cancellation from a
+failure. Restarts are `child_runner`'s.
 """
 
 from __future__ import annotations
@@ -18,25 +17,23 @@ from redstreamd.service.restart_policy import Restart
 
 
 class Service(Protocol):
-    """Anything a supervisor can run: one async callable, as for ``nursery.start``."""
+    """What a supervisor runs: an async callable, as for ``nursery.start``."""
 
     async def __call__(self, *, task_status: trio.TaskStatus[None]) -> None:
-        """Serve until cancelled, and call ``task_status.started()`` once it is really serving."""
+        """Serve until cancelled; call ``task_status.started()`` once serving."""
 
 
 @attrs.frozen
 class Child:
-    """A declaration of one child.
+    """The declaration of one child.
 
     Attributes:
         name: Unique within its supervisor.
-        run: Called anew for each start. For objects that run once and are discarded, give a
-            function that makes one and runs it.
+        run: Called for each start.
         restart: When to start it again.
-        start_timeout_seconds: How long it may take to call ``started()``; ``math.inf`` for a
-            nested supervisor, whose children have timeouts of their own.
-        stop_timeout_seconds: How long it may take to end once it is cancelled; ``math.inf``
-            for a nested supervisor, for the same reason.
+        start_timeout_seconds: Time to call ``started()``; ``math.inf`` for a nested supervisor, whose
+            children have timeouts of their own.
+        stop_timeout_seconds: Time to end after cancellation; ``math.inf`` for a nested supervisor.
     """
 
     name: str
@@ -47,25 +44,25 @@ class Child:
 
 
 class ChildRun:
-    """One life of a child, from its start to its end; it is also the child's ``task_status``.
+    """One run of a child, from start to end; also the child's ``task_status``.
 
     Attributes:
-        scope: Everything the child does happens inside; cancelling it is how the child is stopped.
-        settled: Set once the child has started or ended, whichever comes first.
+        scope: Cancels the child.
+        started_or_ended: Set once the child has started or ended, whichever comes first.
         ended: Set once the child has ended.
         started_at: When it called ``started()``, in trio's time, or None.
-        task: Its trio task, for a look at where it hangs; None before it first runs.
-        error: How it failed; None while it lives, and if it returned or was cancelled.
-        fatal: A KeyboardInterrupt, SystemExit or the like that came out of it, with its company.
+        task: Its trio task; None before it first runs.
+        error: What it failed with; None while it runs, and if it returned or was cancelled.
+        fatal: A KeyboardInterrupt, SystemExit or the like that it raised, alone or in a group.
     """
 
-    # Invariant: `ended` implies `settled`, and at most one of `error` and `fatal` is not None.
+    # Invariant: `ended` implies `started_or_ended`, and at most one of `error` and `fatal` is not None.
 
     def __init__(self, child: Child) -> None:
-        """Prepare the life; `live` begins it."""
+        """Prepare; `run` starts the child."""
         self.child = child
         self.scope = trio.CancelScope()
-        self.settled = trio.Event()
+        self.started_or_ended = trio.Event()
         self.ended = trio.Event()
         self.started_at: float | None = None
         self.task: trio.lowlevel.Task | None = None
@@ -73,26 +70,25 @@ class ChildRun:
         self.fatal: BaseException | None = None
 
     def started(self, value: None = None) -> None:
-        """Take note that the child serves from now on (trio's ``TaskStatus`` interface)."""
+        """Record that the child serves (trio's ``TaskStatus`` interface)."""
         if self.started_at is not None:
             raise RuntimeError("called 'started' twice on the same task status")
         self.started_at = trio.current_time()
-        self.settled.set()
+        self.started_or_ended.set()
 
-    async def live(self) -> None:
+    async def run(self) -> None:
         """Run the child to its end and record how it ended.
 
-        Cancellation: a child is stopped only through `scope`, which takes its own
-        ``Cancelled`` (out of a mixed group, too) and leaves the rest. A ``Cancelled`` that
-        comes out although nothing around here was cancelled is the child's defect and
-        counts as its failure. If what surrounds the supervisor's nursery is being torn
-        down, the ``Cancelled`` part goes on its way and only the rest is recorded.
+        Cancellation: a child is stopped through `scope`, which absorbs its own ``Cancelled``, also out of a
+        group, and leaves other errors. A ``Cancelled`` raised when nothing was cancelled is a defect of the
+        child and counts as its failure. If the supervisor's surroundings are cancelled, the ``Cancelled`` is
+        raised and only the rest recorded.
         """
         self.task = trio.lowlevel.current_task()
         try:
             with self.scope:
                 await self.child.run(task_status=self)
-        except BaseException as exc:  # noqa: BLE001 -- recorded, or sent on below; the supervisor raises it
+        except BaseException as exc:  # noqa: BLE001 -- recorded, or raised below
             if trio.current_effective_deadline() > -math.inf:
                 self._record(exc)
                 return
@@ -101,7 +97,7 @@ class ChildRun:
             if cancelled is not None:
                 raise cancelled from None
         finally:
-            self.settled.set()
+            self.started_or_ended.set()
             self.ended.set()
 
     def _record(self, exc: BaseException | None) -> None:

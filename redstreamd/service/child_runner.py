@@ -1,8 +1,7 @@
-"""Keeps one child: starts it, judges each of its ends, pauses, restarts it, and in the end stops it.
+"""Starts, restarts and stops one child.
 
-Owns the life cycle of a single child. Order between children, and what becomes of the
-whole when one of them cannot be kept, are the supervisor's: a keeper only reports
-(`emit`) and asks for the end (`fail`).
+Order between children, and the end of all when one of them cannot be kept running, are the supervisor's: a
+runner reports events and escalates errors.
 """
 
 from __future__ import annotations
@@ -19,7 +18,7 @@ from redstreamd.service.exceptions import (
     EndedBeforeStartError,
     StartFailedError,
     StartTimedOutError,
-    TakeTreeDown,
+    TerminateTree,
     TooManyFailuresError,
     has,
     unwrapped,
@@ -44,7 +43,7 @@ class ChildStatistics:
         name: Its name.
         state: ``waiting`` (for its first start), ``starting``, ``running``, ``backoff`` (waiting
             to be restarted), ``stopping``, ``hung`` or ``ended``.
-        starts: How often a start was begun in this run of its supervisor.
+        starts: How often it was started in this run of its supervisor.
         failures: Its own decayed failure count.
     """
 
@@ -55,16 +54,16 @@ class ChildStatistics:
 
 
 @attrs.frozen
-class Policy:
-    """What all keepers of one supervisor share.
+class RunnerContext:
+    """What the runners of one supervisor share.
 
     Attributes:
         supervisor: Its name, for events and errors.
-        limits: When to give up, and the bounds of the pauses.
-        failures: The one count of all children's failures.
+        limits: The restart limits.
+        failures: The failure count of all children together.
         jitter: A source of numbers in [0, 1).
         emit: Reports an event.
-        fail: Asks for the end of the supervisor's run, with what it shall raise.
+        escalate: Ends the supervisor's run, which then raises the error.
     """
 
     supervisor: str
@@ -72,69 +71,69 @@ class Policy:
     failures: FailureCount
     jitter: Callable[[], float]
     emit: Callable[[SupervisorEvent], None]
-    fail: Callable[[BaseException], None]
+    escalate: Callable[[BaseException], None]
 
 
-class Keeper:
-    """Keeps one child through all its lives; used once, by one run of a supervisor.
+class ChildRunner:
+    """Runs one child, with restarts; used once, by one run of a supervisor.
 
     Attributes:
         child: Its declaration.
-        settled: Set when the first start is decided: the child has started, has finished, or never will.
-        is_hung: Whether the child's last life did not end within its stop timeout.
-        run: The current life; None before the first one and during a pause.
+        first_start_decided: Set once the child has started, or will not.
+        is_hung: Whether the child did not end within its stop timeout.
+        current: The current run; None before the first one and during a pause.
     """
 
-    def __init__(self, child: Child, policy: Policy) -> None:
-        """Prepare; `begin` starts the child."""
+    def __init__(self, child: Child, context: RunnerContext) -> None:
+        """Prepare; `start` starts the child."""
         self.child = child
-        self.settled = trio.Event()
+        self.first_start_decided = trio.Event()
         self.is_hung = False
-        self.run: ChildRun | None = None
-        self._policy = policy
-        self._failures = FailureCount(policy.limits.failure_decay_seconds)
+        self.current: ChildRun | None = None
+        self._context = context
+        self._failures = FailureCount(context.limits.failure_decay_seconds)
         self._starts = 0
-        self._has_begun = False
+        self._was_called = False
         self._has_started = False
-        self._until_stop = trio.CancelScope()
+        self._stop_scope = trio.CancelScope()
         self._done = trio.Event()
 
-    def begin(self, nursery: trio.Nursery) -> None:
-        """Begin to keep the child, until it needs no further start or until `stop`.
+    def start(self, nursery: trio.Nursery) -> None:
+        """Run the child until it needs no further start, or until `stop`.
 
         Args:
-            nursery: Where the keeping and the child's lives run. The lives are tasks beside
-                the keeping one, not below it, so that it can give up a life that hangs.
+            nursery: For the runner's task and the child's. They are siblings, so that the runner can give
+                up a child that hangs.
         """
-        self._has_begun = True
-        nursery.start_soon(self._keep, nursery, name=f"<keeper of {self.child.name}>")
+        self._was_called = True
+        nursery.start_soon(self._run, nursery, name=f"<runner of {self.child.name}>")
 
-    async def _keep(self, nursery: trio.Nursery) -> None:
+    async def _run(self, nursery: trio.Nursery) -> None:
         try:
-            with self._until_stop:
+            with self._stop_scope:
                 while True:
-                    # The stop may have been asked for before this task first ran.
+                    # `stop` may have been called before this task first ran.
                     await trio.lowlevel.checkpoint_if_cancelled()
-                    self.run = run = ChildRun(self.child)
-                    pause = await self._see_through(run, nursery)
+                    self.current = run = ChildRun(self.child)
+                    pause = await self._run_once(run, nursery)
                     if pause is None:
                         return
-                    self.run = None
+                    self.current = None
                     await trio.sleep(pause)
             if self._starts:
-                await self._end_by_stop()
+                await self._stop_current()
         finally:
-            self.settled.set()
+            self.first_start_decided.set()
             self._done.set()
 
     async def stop(self) -> None:
-        """Stop the child and wait until it has ended or is given up as hung."""
-        if self._has_begun:
-            self._until_stop.cancel()
+        """Stop the child; return once it has ended or its stop timeout has passed."""
+        if self._was_called:
+            self._stop_scope.cancel()
             await self._done.wait()
 
     def statistics(self, now: float) -> ChildStatistics:
-        """Return how the child is doing at `now`, in trio's time."""
+        """Return the child's statistics at `now`, in trio's time."""
         return ChildStatistics(self.child.name, self._state(), self._starts, self._failures.at(now))
 
     def _state(self) -> str:
@@ -144,37 +143,37 @@ class Keeper:
             return "ended"
         if not self._starts:
             return "waiting"
-        if self._until_stop.cancel_called:
+        if self._stop_scope.cancel_called:
             return "stopping"
-        if self.run is None:
+        if self.current is None:
             return "backoff"
-        return "starting" if self.run.started_at is None else "running"
+        return "starting" if self.current.started_at is None else "running"
 
-    async def _see_through(self, run: ChildRun, nursery: trio.Nursery) -> float | None:
-        """Follow a life from its start to its end; return the pause before the next, None for no next."""
+    async def _run_once(self, run: ChildRun, nursery: trio.Nursery) -> float | None:
+        """Run the child once; return the pause before the next start, or None for no restart."""
         self._starts += 1
         begun_at = trio.current_time()
-        nursery.start_soon(run.live, name=self.child.name)
+        nursery.start_soon(run.run, name=self.child.name)
         with trio.move_on_after(self.child.start_timeout_seconds):
-            await run.settled.wait()
-        timed_out = not run.settled.is_set()
+            await run.started_or_ended.wait()
+        timed_out = not run.started_or_ended.is_set()
         if timed_out and not await self._cancel(run):
-            self._policy.fail(ChildHungError(self._policy.supervisor, self.child.name))
+            self._context.escalate(ChildHungError(self._context.supervisor, self.child.name))
             return None
         if run.started_at is not None and not timed_out:
             self._has_started = True
             start_seconds = run.started_at - begun_at
-            self._policy.emit(
-                ChildStarted(self._policy.supervisor, self.child.name, self._starts, start_seconds)
+            self._context.emit(
+                ChildStarted(self._context.supervisor, self.child.name, self._starts, start_seconds)
             )
-            self.settled.set()
+            self.first_start_decided.set()
         await run.ended.wait()
-        return self._judge(run, timed_out=timed_out)
+        return self._decide_restart(run, timed_out=timed_out)
 
-    def _judge(self, run: ChildRun, *, timed_out: bool) -> float | None:
-        """Decide what the end of a life means, report it, and return the pause before the next."""
+    def _decide_restart(self, run: ChildRun, *, timed_out: bool) -> float | None:
+        """Report the end of a run, escalate if needed, and return the pause before the next start."""
         if run.fatal is not None:
-            self._policy.fail(run.fatal)
+            self._context.escalate(run.fatal)
             return None
         restart = self.child.restart
         error = run.error
@@ -184,64 +183,64 @@ class Keeper:
             error = EndedBeforeStartError(self.child.name)
 
         pause: float | None = None
-        give_up: BaseException | None = None
-        if error is not None and has(error, TakeTreeDown):
-            give_up = unwrapped(error)
-        elif self._stays_down(error):
+        escalated: BaseException | None = None
+        if error is not None and has(error, TerminateTree):
+            escalated = unwrapped(error)
+        elif self._is_final(error):
             pass
         elif not self._has_started:
-            give_up = StartFailedError(self._policy.supervisor, self.child.name)
-            give_up.__cause__ = error
+            escalated = StartFailedError(self._context.supervisor, self.child.name)
+            escalated.__cause__ = error
         else:
-            # A permanent child has no business returning, so that is counted as well.
+            # A permanent child that returns counts as a failure, too.
             now = trio.current_time()
-            limits = self._policy.limits
-            total = self._policy.failures.add(now)
+            limits = self._context.limits
+            total = self._context.failures.add(now)
             own = self._failures.add(now)
             if total > limits.failure_threshold:
-                give_up = TooManyFailuresError(self._policy.supervisor, self.child.name, total)
-                give_up.__cause__ = error
+                escalated = TooManyFailuresError(self._context.supervisor, self.child.name, total)
+                escalated.__cause__ = error
             else:
-                pause = backoff_seconds(own, limits, self._policy.jitter)
+                pause = backoff_seconds(own, limits, self._context.jitter)
 
         self._report_end(error, pause)
-        if give_up is not None:
-            self._policy.fail(give_up)
+        if escalated is not None:
+            self._context.escalate(escalated)
         return pause
 
-    def _stays_down(self, error: BaseException | None) -> bool:
+    def _is_final(self, error: BaseException | None) -> bool:
         if error is not None and has(error, DoNotRestart):
             return True
         restart = self.child.restart
         return restart is Restart.TEMPORARY or (restart is Restart.TRANSIENT and error is None)
 
     def _report_end(self, error: BaseException | None, pause: float | None) -> None:
-        supervisor, child = self._policy.supervisor, self.child.name
+        supervisor, child = self._context.supervisor, self.child.name
         only = None if error is None else unwrapped(error)
         if only is None or isinstance(only, DoNotRestart):
             reason = "" if only is None else str(only)
-            self._policy.emit(ChildFinished(supervisor, child, reason, pause))
+            self._context.emit(ChildFinished(supervisor, child, reason, pause))
         else:
-            failures = self._policy.failures.at(trio.current_time())
-            self._policy.emit(ChildFailed(supervisor, child, only, failures, pause))
+            failures = self._context.failures.at(trio.current_time())
+            self._context.emit(ChildFailed(supervisor, child, only, failures, pause))
 
-    async def _end_by_stop(self) -> None:
-        """End the current life, if there is one, and report how that went."""
+    async def _stop_current(self) -> None:
+        """Stop the current run, if any, and report how that went."""
         begun_at = trio.current_time()
-        if self.run is not None:
-            if not await self._cancel(self.run):
+        if self.current is not None:
+            if not await self._cancel(self.current):
                 return
-            if self.run.fatal is not None:
-                self._policy.fail(self.run.fatal)
+            if self.current.fatal is not None:
+                self._context.escalate(self.current.fatal)
                 return
-            if self.run.error is not None:
-                self._report_end(self.run.error, None)
+            if self.current.error is not None:
+                self._report_end(self.current.error, None)
                 return
         stop_seconds = trio.current_time() - begun_at
-        self._policy.emit(ChildStopped(self._policy.supervisor, self.child.name, stop_seconds))
+        self._context.emit(ChildStopped(self._context.supervisor, self.child.name, stop_seconds))
 
     async def _cancel(self, run: ChildRun) -> bool:
-        """Cancel a life and return whether it ended in time; report it if it hangs."""
+        """Cancel a run and return whether it ended in time; report it if it hangs."""
         limit = self.child.stop_timeout_seconds
         run.scope.cancel()
         with trio.move_on_after(limit):
@@ -250,5 +249,5 @@ class Keeper:
             return True
         self.is_hung = True
         tree = format_task_tree(run.task) if run.task is not None else ""
-        self._policy.emit(ChildHung(self._policy.supervisor, self.child.name, limit, tree))
+        self._context.emit(ChildHung(self._context.supervisor, self.child.name, limit, tree))
         return False

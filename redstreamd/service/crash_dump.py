@@ -1,16 +1,13 @@
-"""What the process says when it is killed for hanging: every thread's stack and the tree of trio tasks.
+"""Writes the stacks of all threads and the tree of trio tasks when the process is killed for hanging.
 
-systemd ends a service whose watchdog was not served with SIGABRT; SIGQUIT is the same by
-hand. Two layers, because they fail differently:
+systemd sends SIGABRT to a service whose watchdog pings stopped; SIGQUIT is for a person. Two handlers:
 
-* faulthandler writes all Python stacks from inside the C signal handler, whatever state the
-  interpreter is in. It cannot know about tasks.
-* A handler written in Python adds the task tree, which is best effort: it runs only once the
-  main thread executes bytecode again. A loop stuck in Python code, or in a system call, gets there.
-  One stuck in C code does not, and then it is left to systemd's SIGKILL (TimeoutAbortSec=) to
-  end the process.
+* faulthandler writes all Python stacks from the C signal handler, in any state of the interpreter. It does
+  not know tasks.
+* A Python handler adds the task tree. It runs once the main thread executes bytecode, so not if that is
+  stuck in C code; then systemd ends the process with SIGKILL (TimeoutAbortSec=).
 
-Either way the text goes straight to the descriptor, past logging: whoever held a lock, holds it.
+Both write to the descriptor without logging, whose locks may be held.
 """
 
 from __future__ import annotations
@@ -27,29 +24,27 @@ from redstreamd.service.task_tree import format_task_tree
 
 
 def install_crash_dump(descriptor: int = 2) -> None:
-    """Say these last words on SIGABRT and SIGQUIT, and then die of the signal as without them.
-
-    To be called in the main thread, which is trio's.
+    """Write a dump on SIGABRT and SIGQUIT, and then end by the signal. To be called in trio's thread.
 
     Args:
-        descriptor: Where to write: the standard error that becomes journal records.
+        descriptor: Where to write; standard error goes to the journal.
     """
 
-    def say(number: int, frame: FrameType | None) -> None:
+    def dump(number: int, frame: FrameType | None) -> None:
         try:
             _write(descriptor, f"killed by {signal.Signals(number).name}; trio tasks:\n{_tree()}\n")
         finally:
             signal.signal(number, signal.SIG_DFL)
             signal.raise_signal(number)
-            # Still here: the first process of a PID namespace does not die of its own signals.
+            # Reached as the first process of a PID namespace, which its own signals do not end.
             os._exit(128 + number)
 
-    # The order matters: faulthandler's C handlers have to be on top of ours, write, and pass the
-    # signal on. If it is enabled already (PYTHONFAULTHANDLER), it would stay below.
+    # faulthandler's handlers must be installed last: they write, and call ours. If it was enabled before
+    # (PYTHONFAULTHANDLER), it would be below ours.
     faulthandler.disable()
-    signal.signal(signal.SIGABRT, say)
+    signal.signal(signal.SIGABRT, dump)
     faulthandler.enable(descriptor, all_threads=True)
-    signal.signal(signal.SIGQUIT, say)
+    signal.signal(signal.SIGQUIT, dump)
     faulthandler.register(signal.SIGQUIT, descriptor, all_threads=True, chain=True)
 
 

@@ -1,7 +1,7 @@
-"""What a child can say by raising, and what a supervisor raises in turn.
+"""Exceptions by which a child tells its supervisor what to do, and those that a supervisor raises.
 
-Also the two questions everyone asks of an exception that may have come through nurseries:
-which exceptions is it made of, and is it really just one.
+Also helpers for exception groups. `DoNotRestart` and `TerminateTree` are suture's ``ErrDoNotRestart`` and
+``ErrTerminateSupervisorTree``.
 """
 
 from __future__ import annotations
@@ -10,11 +10,11 @@ from collections.abc import Iterator
 
 
 class DoNotRestart(Exception):  # noqa: N818 -- an outcome that a child chooses, not an error
-    """Raised by a child whose restart would be pointless; its siblings go on."""
+    """Raised by a child that is not to be restarted; its siblings continue."""
 
 
-class TakeTreeDown(Exception):  # noqa: N818 -- an outcome that a child chooses, not an error
-    """Raised by a child to end the whole tree: every supervisor above stops its children and raises it."""
+class TerminateTree(Exception):  # noqa: N818 -- an outcome that a child chooses, not an error
+    """Raised by a child to end the whole tree: each supervisor above stops its children and raises it."""
 
 
 class StartTimedOutError(Exception):
@@ -28,7 +28,7 @@ class StartTimedOutError(Exception):
 
 
 class EndedBeforeStartError(Exception):
-    """A permanent child returned without ever calling ``task_status.started()``."""
+    """A permanent child returned without calling ``task_status.started()``."""
 
     def __init__(self, child: str) -> None:
         """Name the child."""
@@ -37,20 +37,20 @@ class EndedBeforeStartError(Exception):
 
 
 class ChildHungError(Exception):
-    """A child did not start in time, and did not end when it was cancelled for that."""
+    """A child did not start in time, and did not end when it was cancelled."""
 
     def __init__(self, supervisor: str, child: str) -> None:
-        """Name both."""
+        """Name the supervisor and the child."""
         super().__init__(f"{supervisor}: {child} neither started nor ended when cancelled")
         self.supervisor = supervisor
         self.child = child
 
 
 class StartFailedError(Exception):
-    """A child failed before it ever started; ``__cause__`` is its error."""
+    """A child failed before its first start; ``__cause__`` is its error."""
 
     def __init__(self, supervisor: str, child: str) -> None:
-        """Name both."""
+        """Name the supervisor and the child."""
         super().__init__(f"{supervisor}: {child} could not be started")
         self.supervisor = supervisor
         self.child = child
@@ -68,7 +68,7 @@ class TooManyFailuresError(Exception):
 
 
 def leaves(exc: BaseException) -> Iterator[BaseException]:
-    """Yield the exceptions that `exc` is made of: itself, or the members of a group at any depth."""
+    """Yield `exc`, or the members of a group at any depth."""
     if isinstance(exc, BaseExceptionGroup):
         for member in exc.exceptions:
             yield from leaves(member)
@@ -77,12 +77,12 @@ def leaves(exc: BaseException) -> Iterator[BaseException]:
 
 
 def unwrapped(exc: BaseException) -> BaseException:
-    """Return the one exception inside groups of one, which is all that a nursery's wrapping adds."""
+    """Return the exception inside groups of one, as nurseries raise them."""
     while isinstance(exc, BaseExceptionGroup) and len(exc.exceptions) == 1:
         exc = exc.exceptions[0]
     return exc
 
 
 def has(exc: BaseException, kind: type[BaseException]) -> bool:
-    """Tell whether `exc` is, or as a group contains, an exception of the type `kind`."""
+    """Return whether `exc` is of the type `kind`, or a group that contains one."""
     return any(isinstance(leaf, kind) for leaf in leaves(exc))

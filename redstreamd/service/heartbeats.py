@@ -1,8 +1,6 @@
-"""Marks by which parts of the daemon show that they get on with their work.
+"""Heartbeats by which parts of the daemon show progress.
 
-Owns the bookkeeping of "when was progress last seen". What follows from a lack of it is
-the watchdog's business, and a crash is the supervisor's: a mark only finds the task that
-neither works nor ends.
+They find a task that neither works nor ends. What follows is the watchdog's; a crash is the supervisor's.
 """
 
 from __future__ import annotations
@@ -17,13 +15,13 @@ import trio
 
 
 @attrs.frozen
-class StaleMark:
-    """A mark that was not renewed in time.
+class StaleHeartbeat:
+    """A heartbeat that was not renewed in time.
 
     Attributes:
-        name: Whose mark it is.
-        age_seconds: How long ago it was renewed.
-        max_age_seconds: How old it may become.
+        name: The part's name.
+        age_seconds: Time since its last beat.
+        max_age_seconds: The longest time allowed.
     """
 
     name: str
@@ -37,14 +35,13 @@ class StaleMark:
 
 
 class Heartbeat:
-    """The mark of one part; use it as a context manager, so that it goes when its part ends.
+    """The heartbeat of one part; as a context manager it is removed when the part ends.
 
-    A part that waits for the outside world has nothing to show meanwhile and waits inside
-    `idle`. That the event loop as a whole gets round is measured without any mark.
+    A part that waits for the outside world does so inside `idle`.
     """
 
     def __init__(self, heartbeats: Heartbeats, name: str, max_age_seconds: float) -> None:
-        """Made by `Heartbeats.register`; fresh from now on."""
+        """For `Heartbeats.register`; begins with a beat."""
         self.name = name
         self.max_age_seconds = max_age_seconds
         self._heartbeats = heartbeats
@@ -57,7 +54,7 @@ class Heartbeat:
 
     @contextlib.contextmanager
     def idle(self) -> Iterator[None]:
-        """Expect nothing for the block; afterwards the mark is fresh."""
+        """Expect no beats during the block; it ends with a beat."""
         self._idle += 1
         try:
             yield
@@ -66,53 +63,52 @@ class Heartbeat:
             self.beat()
 
     def close(self) -> None:
-        """Take the mark away; nothing is expected of this part any more."""
+        """Remove the heartbeat: no beats are expected any more."""
         self._heartbeats.remove(self)
 
     def __enter__(self) -> Self:
-        """Return the mark."""
+        """Return the heartbeat."""
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
-        """Take the mark away."""
+        """Remove the heartbeat."""
         self.close()
 
-    def stale(self, now: float) -> StaleMark | None:
-        """Return what is to be said if the mark is too old at the time `now`, else None."""
+    def stale(self, now: float) -> StaleHeartbeat | None:
+        """Return a description if the last beat is too old at `now`, in trio's time; else None."""
         age = now - self._beat_at
         if self._idle or age <= self.max_age_seconds:
             return None
-        return StaleMark(self.name, age, self.max_age_seconds)
+        return StaleHeartbeat(self.name, age, self.max_age_seconds)
 
 
 class Heartbeats:
-    """All marks of one daemon."""
+    """All heartbeats of one daemon."""
 
     def __init__(self) -> None:
-        """Begin without any."""
+        """Start without any."""
         self._heartbeats: list[Heartbeat] = []
 
     def register(self, name: str, *, max_age_seconds: float) -> Heartbeat:
-        """Return a new, fresh mark.
+        """Return a new heartbeat.
 
         Args:
-            name: For the log. A child that is restarted registers again, and several parts may share
-                a name; each mark counts by itself.
-            max_age_seconds: How long the part may go without showing progress. Well above what it
-                needs when the machine is slow: the consequence is a restart of the daemon.
+            name: For the log. Several heartbeats may share a name; each counts by itself.
+            max_age_seconds: The longest time without a beat. Give much more than a slow machine needs: beyond
+                it the daemon is restarted.
         """
         heartbeat = Heartbeat(self, name, max_age_seconds)
         self._heartbeats.append(heartbeat)
         return heartbeat
 
     def remove(self, heartbeat: Heartbeat) -> None:
-        """Forget a mark; one that is not known is fine."""
+        """Remove a heartbeat; idempotent."""
         with contextlib.suppress(ValueError):
             self._heartbeats.remove(heartbeat)
 
-    def stale(self) -> tuple[StaleMark, ...]:
-        """Return the marks that are too old now, in the order of their registration."""
+    def stale(self) -> tuple[StaleHeartbeat, ...]:
+        """Return the heartbeats that are too old now, in the order of their registration."""
         now = trio.current_time()
         return tuple(late for heartbeat in self._heartbeats if (late := heartbeat.stale(now)) is not None)

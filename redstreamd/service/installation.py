@@ -16,8 +16,7 @@ class Installation:
 
     Attributes:
         directory: The environment that this process runs from.
-        installed: The directory of the version that is installed; None where versions are not kept, as in a
-            checkout.
+        installed: The directory of the installed version; None without one, as in a checkout.
     """
 
     directory: str

@@ -1,20 +1,12 @@
-"""Where log records go: standard error, in the form that whoever reads it understands.
+"""Writes log records to standard error, without ever blocking the event loop.
 
-Owns the form of the lines and the promise that logging never stalls the event loop. Which
-records there are, and their words, are `redstreamd.event_log.texts`'s and their loggers' own.
+journald gets a ``<N>`` syslog priority before each line (sd-daemon(3)); other readers get time and level. The
+texts of the records are `redstreamd.event_log.texts`'s and the loggers' own.
 
-Three readers. journald takes a ``<N>`` syslog priority before each line (sd-daemon(3)) and
-knows the time. A person, and anything else that collects lines, gets time and level.
-
-Standard error is often read by somebody who stops reading: journald while it is stopped or
-its disk hangs, or an MCP client that starts ``redstreamd stdio`` and ignores the pipe. A
-blocking write would then stop every client. So writes do not block; what cannot be written
-waits in a bounded backlog, what does not fit is dropped and counted, and the count is
-reported once there is room. There is no writer thread: what was logged before a crash has
-left the process.
-
-Secrets are masked where they are known; the texts given as `secrets` are also masked here,
-in whatever message or traceback they turn up.
+The reader may stop reading: journald while it is stopped or its disk hangs, or an MCP client that ignores the
+stderr of ``redstreamd stdio``. So writes do not block. Records wait in a bounded backlog; those that do not
+fit are dropped, and their number is logged once there is room. There is no writer thread, so that records
+before a crash have been written.
 """
 
 from __future__ import annotations
@@ -31,30 +23,29 @@ import trio
 
 from redstreamd.service.nonblocking_writer import NonblockingWriter
 
-# Enough to ride out a restart of journald at a rate far above ours; small beside the daemon itself.
+# Enough for a restart of journald at a high rate of records.
 BACKLOG_BYTES = 1024 * 1024
 
-# journald cuts a line at 48 KiB (LineMax= in journald.conf(5)), and the rest of it would have lost
-# its priority; nothing that a person reads is as long.
+# journald splits lines at 48 KiB (LineMax= in journald.conf(5)), and the rest would lose its priority.
 LINE_CHARACTERS = 8_192
 
-# A shorter text is too likely to be part of something else.
+# A shorter secret may occur in other text by chance.
 _SECRET_CHARACTERS = 6
 _MASK = "********"
 
-# What would hide a record in the journal ("blob data") or steer the terminal it is read on:
-# controls except newline and tab, and the two separators that some viewers break lines at.
+# Characters that make a record "blob data" in the journal or control a terminal: controls except newline and
+# tab, and two separators that some viewers treat as line breaks.
 _CONTROLS = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u2028\u2029]")
 
 
 @attrs.frozen
 class LogStatistics:
-    """What became of the records so far.
+    """Counts of records so far.
 
     Attributes:
-        written: Records handed to the reader in full.
-        dropped: Records that did not fit into the backlog, or whose reader had gone.
-        backlog_bytes: What waits for the reader now.
+        written: Records written in full.
+        dropped: Records that did not fit into the backlog, or had no reader.
+        backlog_bytes: Size of the backlog now.
     """
 
     written: int
@@ -63,19 +54,19 @@ class LogStatistics:
 
 
 def set_up_logging(level: str = "info", *, secrets: Iterable[str] = (), descriptor: int = 2) -> LogOutput:
-    """Send the records of this process to standard error; called again, it replaces what it did before.
+    """Send the records of this process to standard error; a second call replaces the first.
 
-    Libraries are heard from warnings up, and from information up if `level` is ``debug``: their own
-    debug records can show what clients send.
+    Libraries log from ``warning``, or from ``info`` if `level` is ``debug``: their debug records can contain
+    what clients send.
 
     Args:
-        level: The least severe record of redstreamd that is written: ``debug``, ``info``,
-            ``warning`` or ``error``.
-        secrets: Texts that must not be written; those under six characters are not looked for.
+        level: The least severe record of redstreamd that is written: ``debug``, ``info``, ``warning`` or
+            ``error``.
+        secrets: Texts to mask in all records; those under six characters are ignored.
         descriptor: Where to write, for tests.
 
     Returns:
-        The output; its `run` is to be supervised, so that a backlog is written as soon as it can be.
+        The handler; its `run` is to be supervised.
     """
     output = LogOutput(descriptor, is_journal=is_journal(descriptor), secrets=secrets)
     root = logging.getLogger()
@@ -90,10 +81,10 @@ def set_up_logging(level: str = "info", *, secrets: Iterable[str] = (), descript
 
 
 def is_journal(descriptor: int, environ: Mapping[str, str] = os.environ) -> bool:
-    """Tell whether a descriptor is the journal's stream.
+    """Return whether a descriptor is the journal's stream.
 
-    systemd.exec(5): JOURNAL_STREAM holds the device and inode of the stream that was set up; it is
-    inherited by processes whose standard error is something else, so it has to be compared.
+    JOURNAL_STREAM holds the stream's device and inode (systemd.exec(5)). Processes with another standard
+    error inherit it, too.
     """
     try:
         status = os.fstat(descriptor)
@@ -103,22 +94,22 @@ def is_journal(descriptor: int, environ: Mapping[str, str] = os.environ) -> bool
 
 
 class LogOutput(logging.Handler):
-    """A handler that writes to a descriptor without blocking; for any thread, as handlers are."""
+    """A logging handler that writes to a descriptor without blocking; thread-safe."""
 
     def __init__(self, descriptor: int, *, is_journal: bool, secrets: Iterable[str] = ()) -> None:
         """Prepare to write to a duplicate of `descriptor`."""
         super().__init__()
         self._is_journal = is_journal
-        # The longest first: one secret may be part of another.
+        # The longest first, because one secret may be part of another.
         self._secrets = sorted((text for text in secrets if len(text) >= _SECRET_CHARACTERS), key=len)[::-1]
         self._sink = NonblockingWriter(descriptor, limit_bytes=BACKLOG_BYTES)
         self._reported = 0
         self._wake: Callable[[], None] | None = None
 
     async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
-        """Write the backlog whenever there is one and the reader reads again, until cancelled.
+        """Write the backlog whenever the reader reads again, until cancelled.
 
-        Without it, a backlog only goes out before the next record.
+        Without this, the backlog is only written with the next record.
         """
         token = trio.lowlevel.current_trio_token()
         filled = trio.Event()
@@ -148,10 +139,10 @@ class LogOutput(logging.Handler):
         return LogStatistics(self._sink.written, self._sink.dropped, self._sink.waiting_bytes)
 
     def emit(self, record: logging.LogRecord) -> None:
-        """Write a record, or keep it for later, or drop and count it; `logging` holds the lock."""
+        """Write a record, or add it to the backlog, or drop it; `logging` holds the handler's lock."""
         try:
             data = self.encoded(record)
-        except Exception as exc:  # noqa: BLE001 -- arguments that do not fit their text, for instance
+        except Exception as exc:  # noqa: BLE001 -- for instance, arguments do not fit the format
             # Not handleError(): it prints to standard error, which may block.
             text = f"unusable log record at {record.pathname}:{record.lineno}: {type(exc).__name__}: {exc}"
             data = self.encoded(_record_of_ours(logging.ERROR, text))
@@ -170,20 +161,20 @@ class LogOutput(logging.Handler):
             self.release()
 
     def close(self) -> None:
-        """Write what can be written now, and close the duplicate of the descriptor."""
+        """Write what can be written now, and close the duplicated descriptor."""
         if self._sink.descriptor >= 0:
             self.flush()
             self._sink.close()
         super().close()
 
     def encoded(self, record: logging.LogRecord) -> bytes:
-        """Return a record's lines, each with the priority or all after one time, as bytes."""
+        """Return a record's lines as bytes, with the priority on each or the time on the first."""
         text = self.format(record)
         if not record.name.startswith("redstreamd"):
             text = f"{record.name}: {text}"
         for secret in self._secrets:
             text = text.replace(secret, _MASK)
-        # What a client put into a name or a value must not look like a record of its own.
+        # Text from a client must not look like another record.
         lines = [_CONTROLS.sub(_escaped, _cut(line)) for line in text.split("\n")]
         if self._is_journal:
             prefix = f"<{_priority(record.levelno)}>"
@@ -195,7 +186,7 @@ class LogOutput(logging.Handler):
         return f"{prefix}{separator.join(lines)}\n".encode("utf-8", "backslashreplace")
 
     def _report_dropped(self) -> None:
-        """Say how many records were lost, as soon as the reader has everything else."""
+        """Log how many records were dropped, once the backlog is written."""
         if self._sink.waiting_bytes or self._sink.dropped == self._reported:
             return
         lost = self._sink.dropped - self._reported

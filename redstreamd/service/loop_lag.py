@@ -1,8 +1,7 @@
-"""Measures how long the event loop keeps everybody waiting.
+"""Measures the lag of the event loop.
 
-A pass of trio's loop runs every task that is ready once; whatever becomes ready during
-the pass waits for its end. So the longest pass is the worst delay that any event has
-suffered, exactly, without a timer that would have to coincide with it.
+A pass of trio's loop runs every ready task once; what becomes ready meanwhile waits for its end. So the
+longest pass is the longest delay of any event.
 """
 
 from __future__ import annotations
@@ -19,7 +18,7 @@ class LoopLag(trio.abc.Instrument):
         worst_seconds: The longest pass since the start.
     """
 
-    # Real time even under a virtual clock: what is measured is this thread's work.
+    # Real time also under a virtual clock: this measures the thread's work.
 
     def __init__(self) -> None:
         """Measure from the next pass on."""
@@ -37,7 +36,7 @@ class LoopLag(trio.abc.Instrument):
             self._longest = max(self._longest, time.perf_counter() - self._began_at)
 
     def take_longest(self) -> float:
-        """Return the longest pass, in seconds, since this was last asked, and begin anew."""
+        """Return the longest pass since the last call, in seconds, and reset it."""
         longest, self._longest = self._longest, 0.0
         self.worst_seconds = max(self.worst_seconds, longest)
         return longest

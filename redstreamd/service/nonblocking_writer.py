@@ -1,7 +1,6 @@
-"""Writes bytes to a descriptor without blocking: what does not go out now waits, within a bound.
+"""Writes chunks of bytes to a descriptor without blocking, with a bounded backlog.
 
-Owns the trick by which each kind of descriptor is written to without changing it for those
-who share it, and the backlog. Knows nothing of log records.
+The descriptor's flags stay as they are, because other processes may share them. Knows nothing of log records.
 """
 
 from __future__ import annotations
@@ -17,24 +16,24 @@ from collections.abc import Callable
 
 
 class NonblockingWriter:
-    """A duplicate of a descriptor, and the chunks that wait for it. Not thread-safe by itself.
+    """A duplicate of a descriptor, and its backlog of chunks. Not thread-safe.
 
     Attributes:
-        descriptor: To wait on until it is writable.
-        written: Chunks that have gone out in full.
-        dropped: Chunks that did not fit, or whose reader had gone.
-        waiting_bytes: What waits now.
+        descriptor: For waiting until it is writable.
+        written: Chunks written in full.
+        dropped: Chunks that did not fit into the backlog, or had no reader.
+        waiting_bytes: Size of the backlog.
     """
 
-    # Invariant: chunks go out in order, whole, or not at all: while one has gone out in part, nothing
-    # is written past it and it is not dropped, unless the reader has gone.
+    # Invariant: chunks are written in order and whole, or dropped. One that is written in part is completed
+    # before the next, and dropped only if the reader has gone.
 
     def __init__(self, descriptor: int, *, limit_bytes: int) -> None:
         """Prepare to write to what `descriptor` refers to.
 
         Args:
-            descriptor: Stays open and as it is.
-            limit_bytes: How much may wait.
+            descriptor: Stays open and unchanged.
+            limit_bytes: Largest size of the backlog.
         """
         self.descriptor, self._write, self._close = _writer(descriptor)
         self.written = self.dropped = self.waiting_bytes = 0
@@ -42,7 +41,7 @@ class NonblockingWriter:
         self._waiting: collections.deque[bytes] = collections.deque()
 
     def put(self, chunk: bytes) -> None:
-        """Write a chunk behind those that wait, or let it wait, or drop and count it."""
+        """Write a chunk after the backlog, or add it to that, or drop it if it does not fit."""
         self.drain()
         if self.waiting_bytes + len(chunk) > self._limit_bytes:
             self.dropped += 1
@@ -53,7 +52,7 @@ class NonblockingWriter:
             self.drain()
 
     def drain(self) -> None:
-        """Write what waits, as far as the reader takes it now."""
+        """Write as much of the backlog as can be written now."""
         while self._waiting:
             chunk = self._waiting[0]
             try:
@@ -61,7 +60,7 @@ class NonblockingWriter:
             except BlockingIOError:
                 return
             except OSError:
-                # The reader has gone. It may be replaced (`journald` after a crash), so go on trying.
+                # The reader has gone, but may be replaced (journald after a crash): later chunks are tried.
                 self.dropped += len(self._waiting)
                 self._waiting.clear()
                 self.waiting_bytes = 0
@@ -74,7 +73,7 @@ class NonblockingWriter:
                 self.written += 1
 
     def close(self) -> None:
-        """Close the duplicate; what waits is lost."""
+        """Close the duplicate; the backlog is lost."""
         self.descriptor = -1
         self._close()
 
@@ -82,8 +81,7 @@ class NonblockingWriter:
 def _writer(descriptor: int) -> tuple[int, Callable[[bytes], int], Callable[[], None]]:
     """Return a descriptor of our own, how to write to it without blocking, and how to close it.
 
-    O_NONBLOCK belongs to the open file description, which others share: the shell the
-    terminal, every process of the unit the journal's stream.
+    O_NONBLOCK belongs to the open file description, which the shell or other processes of the unit share.
     """
     mode = os.fstat(descriptor).st_mode
     if stat.S_ISSOCK(mode):
@@ -91,10 +89,10 @@ def _writer(descriptor: int) -> tuple[int, Callable[[bytes], int], Callable[[], 
         return stream.fileno(), lambda chunk: stream.send(chunk, socket.MSG_DONTWAIT), stream.close
     own = -1
     if stat.S_ISFIFO(mode):
-        # Opened anew, a pipe has a description of its own. Another user's pipe may not be opened.
+        # Opened again, a pipe has a description of its own. Another user's pipe cannot be opened.
         with contextlib.suppress(OSError):
             own = os.open(f"/proc/self/fd/{descriptor}", os.O_WRONLY | os.O_NONBLOCK | os.O_CLOEXEC)
     if own < 0:
-        # Files do not block for long; on a terminal the person who stopped the output wants it stopped.
+        # Files block only briefly. A terminal blocks when a person has stopped the output.
         own = fcntl.fcntl(descriptor, fcntl.F_DUPFD_CLOEXEC, 3)
     return own, functools.partial(os.write, own), functools.partial(os.close, own)

@@ -10,12 +10,12 @@ from typing import Final
 import attrs
 
 _PAGE_BYTES: Final = os.sysconf("SC_PAGE_SIZE")
-# Close enough to the start of the process: the composition root imports this before it runs anything.
+# Close to the start of the process: the daemon imports this before it runs.
 _STARTED: Final = time.monotonic()
 
 
 @attrs.frozen
-class ProcessFigures:
+class ProcessStats:
     """A snapshot of the process.
 
     Attributes:
@@ -33,14 +33,14 @@ class ProcessFigures:
     descriptors: int
 
 
-def process_stats() -> ProcessFigures:
-    """Return the figures of the calling process, as of now."""
+def process_stats() -> ProcessStats:
+    """Return the statistics of the calling process, as of now."""
     resident = Path("/proc/self/statm").read_text("ascii").split()[1]
-    return ProcessFigures(
+    return ProcessStats(
         pid=os.getpid(),
         uptime_seconds=round(time.monotonic() - _STARTED, 3),
         memory_bytes=int(resident) * _PAGE_BYTES,
         cpu_seconds=round(time.process_time(), 3),
-        # The descriptor that lists them is one of them.
+        # Without the descriptor of the listing itself.
         descriptors=sum(1 for _ in Path("/proc/self/fd").iterdir()) - 1,
     )

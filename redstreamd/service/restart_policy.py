@@ -1,8 +1,7 @@
-"""When a child is restarted, after which pause, and when there have been too many failures.
+"""When a child is restarted, after which pause, and when there were too many failures.
 
-Pure values and arithmetic: the time is passed in, nothing here waits. Two counts with the
-same decay use it: each child's own (how long its next pause is) and the supervisor's
-(whether to give up).
+Pure arithmetic; the time is passed in. There are two failure counts: each child's own decides its backoff,
+and the supervisor's decides when to give up.
 """
 
 from __future__ import annotations
@@ -18,11 +17,10 @@ _MAX_DOUBLINGS = 64.0
 
 
 class Restart(enum.Enum):
-    """When a child is started again; the terms are Erlang/OTP's.
+    """When a child is restarted; the terms are Erlang/OTP's.
 
-    A permanent child is restarted whenever it ends. A transient child is restarted only
-    after a failure. A temporary child is never restarted, and its failures count for
-    nothing, not even at the first start.
+    A permanent child is restarted whenever it ends, a transient child only after a failure. A temporary child
+    is never restarted, and its failures are not counted, even at the first start.
     """
 
     PERMANENT = enum.auto()
@@ -32,16 +30,15 @@ class Restart(enum.Enum):
 
 @attrs.frozen
 class RestartLimits:
-    """How patient a supervisor is.
+    """When to give up, and the bounds of the backoff.
 
-    The threshold and the decay are suture's defaults. The pauses are short because what
-    fails for outside reasons (Redis being away) handles that itself and never gets here:
-    a child that fails at once six times running has a defect, and with these values the
-    supervisor gives up after about three seconds and leaves the rest to systemd.
+    The threshold and the decay are suture's defaults. The pauses are short, because parts that depend on
+    Redis reconnect by themselves: a child that fails six times in a row has a defect. Then the supervisor
+    gives up after about three seconds, and systemd restarts the daemon.
 
     Attributes:
-        failure_threshold: More failures than this, decayed, and the supervisor gives up.
-        failure_decay_seconds: The time in which a failure's weight halves.
+        failure_threshold: The decayed failure count above which the supervisor gives up.
+        failure_decay_seconds: The half-life of a failure's weight.
         backoff_base_seconds: The pause after a first failure, before jitter.
         backoff_cap_seconds: The longest pause.
     """
@@ -52,7 +49,7 @@ class RestartLimits:
     backoff_cap_seconds: float = 5.0
 
     def __attrs_post_init__(self) -> None:
-        """Refuse limits under which a child that always fails would be restarted for ever.
+        """Raise ValueError for limits under which a child that always fails would be restarted forever.
 
         At a constant pause p the count tends to 1 / (1 - 2 ** -(p / decay)).
         """
@@ -66,10 +63,9 @@ class RestartLimits:
 
 
 class FailureCount:
-    """A count of failures in which each one's weight halves every `decay_seconds`.
+    """A count of failures whose weights halve every `decay_seconds`, as in suture v4.
 
-    A decaying count needs no window of time stamps, and treats a burst and a steady trickle
-    by one rule (suture v4 does the same; Erlang/OTP counts restarts within a period).
+    Erlang/OTP counts restarts within a period, which needs a list of times.
     """
 
     __slots__ = ("_at", "_decay_seconds", "_value")
@@ -87,16 +83,15 @@ class FailureCount:
         return self._value
 
     def at(self, now: float) -> float:
-        """Return the value at the time `now`, without counting anything."""
+        """Return the value at the time `now`."""
         return self._value * math.exp2((self._at - now) / self._decay_seconds)
 
 
 def backoff_seconds(failures: float, limits: RestartLimits, jitter: Callable[[], float]) -> float:
     """Return the pause before the next start.
 
-    The pause doubles with each of the child's own (decayed) failures up to the cap, and
-    then between half of it and all of it is taken, so that children broken by one cause do
-    not come back in step.
+    The pause doubles with each of the child's own (decayed) failures, up to the cap. Jitter takes between
+    half and all of it, so that children that failed together do not restart together.
 
     Args:
         failures: The child's decayed failure count, the latest failure included.

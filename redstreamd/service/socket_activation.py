@@ -1,11 +1,7 @@
-"""Takes over the sockets that whoever started us has already opened: systemd's, or inetd's.
+"""Sockets inherited from systemd (sd_listen_fds(3)) or inetd (standard input).
 
-Owns the two ways in which a socket arrives, sd_listen_fds(3) and standard input, and the
-hygiene of inherited descriptors: matched by name and never by position, closed on exec,
-gone from the environment. Refuses to know what is served on them.
-
-What comes from a service manager's configuration can be wrong there, so what cannot be
-served is a `SettingsError` that names the socket unit's part.
+Inherited descriptors are matched by name, set close-on-exec, and removed from the environment. A socket that
+cannot be served is a `SettingsError`, because the service manager's configuration is wrong.
 """
 
 from __future__ import annotations
@@ -25,13 +21,12 @@ from redstreamd.errors import SettingsError
 # SD_LISTEN_FDS_START in sd-daemon.h.
 _FIRST_DESCRIPTOR = 3
 
-# Against nonsense in the environment; far more than any unit has sockets, with the
-# connections that a file descriptor store may hold (it is configured with a limit, too).
+# Against invalid environments; more than a unit's sockets and its file descriptor store together.
 _MAX_DESCRIPTORS = 65_536
 
 _ENVIRONMENT = "the environment"
 
-# What sd_listen_fds_with_names(3) calls a descriptor that was given no name.
+# The name of an unnamed descriptor in sd_listen_fds_with_names(3).
 UNNAMED = "unknown"
 
 
@@ -41,7 +36,7 @@ class ActivatedListener:
 
     Attributes:
         name: Its ``FileDescriptorName=``; several sockets may share one.
-        listener: Ready to be accepted on; whoever takes it closes it.
+        listener: The listener; the caller closes it.
     """
 
     name: str
@@ -50,11 +45,11 @@ class ActivatedListener:
 
 @attrs.frozen
 class ActivatedConnection:
-    """A connected stream socket: one client, handed over with its connection open.
+    """A connected stream socket: one client.
 
     Attributes:
-        name: Its name; systemd calls it ``connection`` unless the unit says otherwise.
-        stream: The client; whoever takes it closes it.
+        name: Its name; ``connection`` unless the unit gives another.
+        stream: The connection; the caller closes it.
     """
 
     name: str
@@ -63,13 +58,13 @@ class ActivatedConnection:
 
 @attrs.frozen
 class Activated:
-    """Everything that was handed over, in the service manager's order.
+    """All inherited descriptors, in the service manager's order.
 
     Attributes:
         listeners: The listening stream sockets.
         connections: The connected stream sockets.
-        others: Names and descriptors of whatever is no stream socket, such as what the daemon
-            itself put into the file descriptor store; untouched, except that they are closed on exec.
+        others: Names and descriptors of files that are not sockets, such as those of the file descriptor
+            store; only set close-on-exec.
     """
 
     listeners: tuple[ActivatedListener, ...] = ()
@@ -77,35 +72,30 @@ class Activated:
     others: tuple[tuple[str, int], ...] = ()
 
     def named(self, name: str) -> tuple[trio.SocketListener, ...]:
-        """Return the listeners of one name, in order; none if nothing of that name was handed over."""
+        """Return the listeners of one name, in order."""
         return tuple(entry.listener for entry in self.listeners if entry.name == name)
 
 
 def adopt_sockets(environ: MutableMapping[str, str] = os.environ) -> Activated:
-    """Take over the descriptors that sd_listen_fds(3) describes, and remove the description.
+    """Take over the descriptors of sd_listen_fds(3), and remove its variables from `environ`.
 
-    The descriptors belong to us only if LISTEN_PID is our process: without it, or with
-    another's, the variables were inherited from a parent that they were meant for. (The
-    units of the original Red-Stream set LISTEN_FDS=1 by hand and pass the socket as
-    standard input; that is what `adopt_standard_input` is for.)
-
-    Args:
-        environ: Where the variables are; they are deleted there.
+    If LISTEN_PID is not our process, the variables are a parent's, and nothing is taken over. (The units of
+    the original Red-Stream set LISTEN_FDS=1 and pass the socket as standard input; see
+    `adopt_standard_input`.)
 
     Raises:
-        SettingsError: The number of descriptors or of names is wrong, a descriptor is not
-            open, or a socket is of a kind that cannot be served.
+        SettingsError: The number of descriptors or names is wrong, a descriptor is not open, or a socket is
+            not a stream socket.
     """
     pid = environ.pop("LISTEN_PID", "")
     count = environ.pop("LISTEN_FDS", "")
     names = environ.pop("LISTEN_FDNAMES", None)
-    # Newer versions describe the process by its pidfd as well.
+    # Newer versions also set the process's pidfd.
     environ.pop("LISTEN_PIDFDID", None)
     if pid != str(os.getpid()) or not count:
         return Activated()
     named = _named_descriptors(count, names)
-    # Everything is checked before anything is taken over, and no program that we start may
-    # inherit any of it.
+    # Everything is checked before anything is taken over.
     for name, descriptor in named:
         try:
             os.set_inheritable(descriptor, False)
@@ -121,7 +111,7 @@ def adopt_sockets(environ: MutableMapping[str, str] = os.environ) -> Activated:
         if not _is_socket(descriptor):
             others.append((name, descriptor))
             continue
-        adopted = _adopted(descriptor)
+        adopted = _open(descriptor)
         if isinstance(adopted, trio.SocketListener):
             listeners.append(ActivatedListener(name, adopted))
         else:
@@ -130,21 +120,18 @@ def adopt_sockets(environ: MutableMapping[str, str] = os.environ) -> Activated:
 
 
 def adopt_standard_input() -> trio.SocketListener | trio.SocketStream | None:
-    """Take over the socket that standard input is, if it is one to be served as such.
+    """Take over the socket that is standard input.
 
-    ``StandardInput=socket`` passes a unit's socket as descriptor 0: without ``Accept=yes``
-    the listening one, with it the connected one. SO_ACCEPTCONN (socket(7)) tells them apart.
-
-    Afterwards descriptor 0 is empty, and descriptor 1, if it was the same socket, is standard
-    error, so that nothing printed can get between the messages.
+    ``StandardInput=socket`` passes a unit's socket as descriptor 0: the connected one with ``Accept=yes``,
+    else the listening one. Afterwards descriptor 0 is /dev/null, and descriptor 1, if it was the same socket,
+    is standard error, so that printed text cannot get between the messages.
 
     Returns:
-        A listener; or the one client, if standard output is the same socket; or None: then
-        standard input and output are something else (pipes, a terminal, the two separate socket
-        pairs that Node.js makes for a child process), and nothing was changed.
+        A listener, or a connection if standard output is the same socket. None if standard input and output
+        are something else, such as pipes, or Node.js's two socket pairs; then nothing was changed.
 
     Raises:
-        SettingsError: It is the socket to be served, but no stream socket.
+        SettingsError: It is not a stream socket.
     """
     if not _is_socket(0):
         return None
@@ -152,9 +139,9 @@ def adopt_standard_input() -> trio.SocketListener | trio.SocketStream | None:
     if not is_output_too and not _is_listening(0):
         return None
     _check_kind(0, "standard input")
-    adopted = _adopted(fcntl.fcntl(0, fcntl.F_DUPFD_CLOEXEC, _FIRST_DESCRIPTOR))
+    adopted = _open(fcntl.fcntl(0, fcntl.F_DUPFD_CLOEXEC, _FIRST_DESCRIPTOR))
     with Path(os.devnull).open("r+b", buffering=0) as null:
-        # With StandardError=inherit even that is the socket, and prints have no place to go.
+        # With StandardError=inherit that is the socket, too.
         printed_to = null.fileno() if _is_same_file(0, 2) else 2
         if is_output_too:
             os.dup2(printed_to, 1)
@@ -182,8 +169,8 @@ def _check_kind(descriptor: int, what: str) -> None:
             raise SettingsError(what, value=kind, source="the service manager", allowed=allowed)
 
 
-def _adopted(descriptor: int) -> trio.SocketListener | trio.SocketStream:
-    # This makes it non-blocking for everyone who holds it; the service manager only polls it.
+def _open(descriptor: int) -> trio.SocketListener | trio.SocketStream:
+    # This makes it non-blocking for all processes that share it; the service manager only polls it.
     adopted = trio.socket.from_stdlib_socket(socket.socket(fileno=descriptor))
     return trio.SocketListener(adopted) if _is_listening(descriptor) else trio.SocketStream(adopted)
 

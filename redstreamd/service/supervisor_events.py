@@ -1,9 +1,4 @@
-"""What a supervisor reports, as typed values handed to one hook.
-
-Owns the vocabulary; whether an event becomes a journal record, a counter or a line of a
-test's history is the hook's business. Events are plain facts in the past tense, so a
-hook never has to ask the supervisor anything back.
-"""
+"""Events of a supervisor, as typed values for one hook."""
 
 from __future__ import annotations
 
@@ -36,7 +31,7 @@ class ChildFailed:
     Attributes:
         supervisor: The supervisor's name.
         child: The child's name.
-        error: What it raised; several errors are still the group that the child's nursery made of them.
+        error: What it raised; several errors as the group of the child's nursery.
         failures: The supervisor's decayed failure count, this failure included if it counts.
         restart_in_seconds: The pause before the next start, or None if there will be none.
     """
@@ -67,12 +62,12 @@ class ChildFinished:
 
 @attrs.frozen
 class ChildStopped:
-    """A child that ran, started, or waited to be restarted was stopped because its supervisor ends.
+    """A child was stopped, or its pending restart dropped, because its supervisor ends.
 
     Attributes:
         supervisor: The supervisor's name.
         child: The child's name.
-        stop_seconds: How long it took from the cancellation to its end.
+        stop_seconds: Time from the cancellation to its end.
     """
 
     supervisor: str
@@ -87,8 +82,8 @@ class ChildHung:
     Attributes:
         supervisor: The supervisor's name.
         child: The child's name.
-        waited_seconds: How long it was waited for.
-        task_tree: The child's trio tasks and where each of them stands, for people.
+        waited_seconds: Its stop timeout.
+        task_tree: The child's trio tasks with their stacks, as text.
     """
 
     supervisor: str
@@ -99,7 +94,7 @@ class ChildHung:
 
 @attrs.frozen
 class SupervisorFailed:
-    """A supervisor gave up and stops its other children; ``run()`` will raise the error.
+    """A supervisor gave up and stops its children; ``run()`` will raise the error.
 
     Attributes:
         supervisor: The supervisor's name.

@@ -1,8 +1,7 @@
-"""Renders trio tasks as text: who runs under whom, and where each one stands.
+"""Formats the tree of trio tasks with their stacks, for records about a hung daemon.
 
-For journal records about a stuck or dying daemon. Reads only what trio publishes about
-its tasks (``trio.lowlevel.Task``), takes no lock and awaits nothing, so it also works
-inside a signal handler.
+Reads the public attributes of ``trio.lowlevel.Task``, takes no lock and awaits nothing, so it also works in a
+signal handler.
 """
 
 from __future__ import annotations
@@ -11,12 +10,11 @@ import traceback
 
 import trio
 
-# A daemon with all its 4,096 connections has some 10,000 tasks. What is wrong shows in far
-# fewer, and the text has to pass through journald while the process is being killed.
+# A daemon with 4,096 connections has some 10,000 tasks. Far fewer show what is wrong, and journald has to
+# receive the text while the process is being killed.
 MAX_TASKS = 400
 
-# Tasks at the same place differ only in their locals, which are not printed; deep stacks are cut
-# at the outer end, because what a task waits for is at the inner one.
+# Deep stacks lose their outer frames, because the inner ones show what a task waits for.
 MAX_FRAMES = 12
 
 
@@ -25,13 +23,13 @@ def format_task_tree(root: trio.lowlevel.Task, *, max_tasks: int = MAX_TASKS) ->
 
     Args:
         root: Where to begin, such as ``trio.lowlevel.current_root_task()``.
-        max_tasks: How many tasks to print at most; the rest is counted.
+        max_tasks: The most tasks to print; the others are counted.
 
     Returns:
         Lines separated by newlines, children indented below their parents.
     """
     lines: list[str] = []
-    # Depth first with a stack of our own: recursion could hit the limit in an already deep stack.
+    # Depth first without recursion: the stack may be deep already.
     waiting: list[tuple[int, trio.lowlevel.Task]] = [(0, root)]
     printed = left_out = 0
     while waiting:
@@ -42,7 +40,7 @@ def format_task_tree(root: trio.lowlevel.Task, *, max_tasks: int = MAX_TASKS) ->
         else:
             left_out += 1
         children = [child for nursery in task.child_nurseries for child in nursery.child_tasks]
-        # trio keeps children in a set; sorting makes two dumps comparable.
+        # Sorted, because trio keeps children in a set.
         children.sort(key=lambda child: child.name, reverse=True)
         waiting.extend((depth + 1, child) for child in children)
     if left_out:
@@ -53,7 +51,7 @@ def format_task_tree(root: trio.lowlevel.Task, *, max_tasks: int = MAX_TASKS) ->
 def _task_lines(task: trio.lowlevel.Task, indent: str) -> list[str]:
     try:
         frames = traceback.StackSummary.extract(task.iter_await_frames(), lookup_lines=False)
-    except Exception as exc:  # noqa: BLE001 -- a dump about a dying process says what it can
+    except Exception as exc:  # noqa: BLE001 -- a dump prints what it can
         return [f"{indent}{task.name} (stack not readable: {exc!r})"]
     lines = [f"{indent}{task.name}"]
     if len(frames) > MAX_FRAMES:

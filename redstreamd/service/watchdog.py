@@ -1,9 +1,7 @@
-"""The health watchdog: tells systemd that the daemon is well for as long as it is, and how it is.
+"""The health watchdog: sends WATCHDOG=1 and the status line to systemd.
 
-Owns the judgement. WATCHDOG=1 comes from a task in the same event loop as everything else
-(a thread would go on pinging while the loop hangs), and only while every registered part
-shows progress. Refuses to know about Redis: a restart would not bring Redis back, so Redis
-being away is a line of status and never a reason to withhold the ping.
+Pings come from a task in the event loop (a thread would continue while the loop hangs), and only while every
+heartbeat is fresh. An unavailable Redis never withholds a ping, because a restart would not bring it back.
 """
 
 from __future__ import annotations
@@ -16,26 +14,26 @@ from collections.abc import Callable, MutableMapping
 import attrs
 import trio
 
-from redstreamd.service.heartbeats import Heartbeats, StaleMark
+from redstreamd.service.heartbeats import Heartbeats, StaleHeartbeat
 from redstreamd.service.loop_lag import LoopLag
 from redstreamd.service.notify import Notifier, Sent
 
 logger = logging.getLogger(__name__)
 
-# How often status and lag are looked at; the status line changes at most this often.
+# How often heartbeats, status and lag are checked.
 TICK_SECONDS = 1.0
 
 
 @attrs.frozen
 class WatchdogStatistics:
-    """How the daemon has been.
+    """A snapshot of the watchdog.
 
     Attributes:
-        loop_lag_seconds: The longest pass of the event loop in the last interval of a second or less.
+        loop_lag_seconds: The longest pass of the event loop in the last tick of at most a second.
         worst_loop_lag_seconds: The longest pass since the watchdog started.
         pings: WATCHDOG=1 messages sent.
-        pings_withheld: Ticks at which one was due and some part showed no progress.
-        stale: Names of the parts that showed no progress when last looked at.
+        pings_withheld: Ticks at which a ping was due and a heartbeat was stale.
+        stale: Names of the heartbeats that were stale at the last check.
     """
 
     loop_lag_seconds: float
@@ -46,11 +44,10 @@ class WatchdogStatistics:
 
 
 def watchdog_interval(environ: MutableMapping[str, str] = os.environ) -> float | None:
-    """Return how often to ping, in seconds, or None if nobody expects it; cleans the environment.
+    """Return the interval of pings in seconds, or None for no pings; remove the variables from `environ`.
 
-    Half of WATCHDOG_USEC, as sd_watchdog_enabled(3) recommends, and only if WATCHDOG_PID
-    is this process or not given. Nonsense in either counts as not given, because a daemon
-    that serves is better than one that does not start.
+    It is half of WATCHDOG_USEC, as sd_watchdog_enabled(3) recommends, if WATCHDOG_PID is this process or not
+    set. Invalid values count as not set.
     """
     microseconds = environ.pop("WATCHDOG_USEC", "")
     pid = environ.pop("WATCHDOG_PID", "")
@@ -62,13 +59,12 @@ def watchdog_interval(environ: MutableMapping[str, str] = os.environ) -> float |
 
 
 class Watchdog:
-    """A supervised child; start it first, so that it is stopped last and reports through the whole stop.
+    """A supervised child, to be started first, so that it is stopped last and reports during the stop.
 
     Behaviour:
-        Pings at once, and then each time `interval_seconds` have passed since the last ping that
-        was sent. A ping that is due while a part shows no progress is withheld, and one that
-        could not be sent is repeated, every tick. The beginning and the end of a lack of progress
-        are logged. What the notifier owes is tried again every tick.
+        Pings at once, and then every `interval_seconds`. A ping is withheld while a heartbeat is stale; a
+        ping that was withheld or could not be sent is tried again every tick. The beginning and the end of
+        staleness are logged. Pending messages of the notifier are sent every tick.
     """
 
     def __init__(
@@ -83,10 +79,10 @@ class Watchdog:
 
         Args:
             notifier: Where to send.
-            heartbeats: Who has to show progress.
+            heartbeats: The heartbeats to check.
             interval_seconds: Time between pings, from `watchdog_interval`; None for no pings.
-            status: Returns the line to show; called every tick in the event loop, so it must not
-                block. If it raises, that is logged once and the former line stays.
+            status: Returns the status line; called every tick in the event loop, so it must not block. If it
+                raises, that is logged once and the former line stays.
         """
         self._notifier = notifier
         self._heartbeats = heartbeats
@@ -97,11 +93,11 @@ class Watchdog:
         self._lag = LoopLag()
         self._last_lag = 0.0
         self._pings = self._withheld = 0
-        self._stale: tuple[StaleMark, ...] = ()
+        self._stale: tuple[StaleHeartbeat, ...] = ()
 
     async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
-        """Watch, ping and report until cancelled."""
-        # A whole number of ticks makes up an interval, however short it is.
+        """Check, ping and report until cancelled."""
+        # An interval is a whole number of ticks.
         tick, ticks_per_ping = TICK_SECONDS, 0
         if self._interval_seconds is not None:
             ticks_per_ping = math.ceil(self._interval_seconds / TICK_SECONDS)
@@ -112,12 +108,12 @@ class Watchdog:
             due_at = trio.current_time()
             ticks_to_ping = 0
             while True:
-                self._look()
+                self._check()
                 if ticks_per_ping and ticks_to_ping <= 0 and self._ping():
                     ticks_to_ping = ticks_per_ping
                 ticks_to_ping -= 1
-                # From due time to due time, so that lateness does not add up; but after a long pause
-                # (the machine was suspended) not one tick for each that was missed.
+                # From due time to due time, so that delays do not add up. After a long pause (the machine
+                # was suspended) missed ticks are skipped.
                 due_at += tick
                 if due_at <= (now := trio.current_time()):
                     due_at = now + tick
@@ -126,7 +122,7 @@ class Watchdog:
             trio.lowlevel.remove_instrument(self._lag)
 
     def statistics(self) -> WatchdogStatistics:
-        """Return how the daemon has been."""
+        """Return a snapshot."""
         return WatchdogStatistics(
             loop_lag_seconds=self._last_lag,
             worst_loop_lag_seconds=self._lag.worst_seconds,
@@ -135,13 +131,13 @@ class Watchdog:
             stale=tuple(heartbeat.name for heartbeat in self._stale),
         )
 
-    def _look(self) -> None:
+    def _check(self) -> None:
         self._last_lag = self._lag.take_longest()
         stale = self._heartbeats.stale()
         if stale and not self._stale:
-            logger.error("the watchdog is not served: %s", "; ".join(map(str, stale)))
+            logger.error("watchdog pings are withheld: %s", "; ".join(map(str, stale)))
         elif self._stale and not stale:
-            logger.warning("the watchdog is served again: every part shows progress")
+            logger.warning("watchdog pings are sent again: every part shows progress")
         self._stale = stale
         self._show_status()
         self._notifier.flush()
@@ -153,7 +149,7 @@ class Watchdog:
             text = self._status()
         except Exception:
             if not self._is_status_broken:
-                logger.exception("the status line could not be made")
+                logger.exception("the status line failed")
             self._is_status_broken = True
             return
         self._is_status_broken = False
@@ -162,7 +158,7 @@ class Watchdog:
             self._notifier.status(text)
 
     def _ping(self) -> bool:
-        """Send the ping that is due; return whether it went out."""
+        """Send the ping that is due; return whether it was sent."""
         if self._stale:
             self._withheld += 1
             return False

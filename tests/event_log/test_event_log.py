@@ -16,8 +16,8 @@ from redstreamd.mcpio.connection_events import (
     AcceptPaused,
     AcceptResumed,
     ConnectionClosed,
+    ConnectionRejected,
     Ending,
-    TurnedAway,
 )
 from redstreamd.policy import Principal
 from redstreamd.service.supervisor_events import ChildStarted
@@ -48,7 +48,7 @@ async def test_newcomers_turned_away_are_one_record_and_a_count_at_the_end(
     journal: EventLog, caplog: pytest.LogCaptureFixture
 ) -> None:
     for _ in range(100):
-        journal(TurnedAway(ANN, 5))
+        journal(ConnectionRejected(ANN, 5))
         await trio.sleep(QUIET_SECONDS / 2)
     (first,) = caplog.records
     assert "raise limits.max_connections" in first.message
@@ -56,7 +56,7 @@ async def test_newcomers_turned_away_are_one_record_and_a_count_at_the_end(
     assert len(caplog.records) == 2
     assert caplog.records[1].message.startswith(f"99 more in {99 * QUIET_SECONDS / 2:.0f} s")
     # Another day: another record, and no count of none.
-    journal(TurnedAway(ANN, 5))
+    journal(ConnectionRejected(ANN, 5))
     await trio.sleep(2 * QUIET_SECONDS)
     assert len(caplog.records) == 3
 
@@ -106,7 +106,7 @@ async def test_a_count_under_way_is_told_when_the_daemon_stops(caplog: pytest.Lo
     async with trio.open_nursery() as nursery:
         await nursery.start(journal.run)
         for _ in range(3):
-            journal(TurnedAway(ANN, 5))
+            journal(ConnectionRejected(ANN, 5))
         await trio.sleep(1)
         nursery.cancel_scope.cancel()
     assert caplog.records[-1].message.startswith("2 more in 0 s")

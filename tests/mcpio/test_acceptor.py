@@ -23,9 +23,9 @@ from redstreamd.mcpio.connection_events import (
     AcceptResumed,
     ConnectionClosed,
     ConnectionCrashed,
+    ConnectionRejected,
     Ending,
     Event,
-    TurnedAway,
 )
 from redstreamd.mcpio.limits import Limits
 from redstreamd.mcpio.listeners import open_tcp_listeners, open_unix_listener
@@ -81,17 +81,17 @@ async def test_one_peer_too_many_is_told_so_and_turned_away() -> None:
             async with raw_client(service.path, initialize=True):
                 for _ in range(3):
                     async with raw_client(service.path) as third:
-                        (refusal,) = await third.receive_rest()
-                        assert (refusal["id"], refusal["error"]["code"]) == (None, -32000)
-                        assert "2 connections" in refusal["error"]["message"]
-                        assert "limits.max_connections" in refusal["error"]["message"]
+                        (rejection,) = await third.receive_rest()
+                        assert (rejection["id"], rejection["error"]["code"]) == (None, -32000)
+                        assert "2 connections" in rejection["error"]["message"]
+                        assert "limits.max_connections" in rejection["error"]["message"]
                 assert "result" in await first.call_tool("echo")
             # A place that is free again can be taken.
             while service.acceptor.statistics().connections == 2:
                 await trio.lowlevel.checkpoint()
             async with raw_client(service.path, initialize=True) as again:
                 assert "result" in await again.call_tool("echo")
-        assert [event.limit for event in service.reported(TurnedAway)] == [2, 2, 2]
+        assert [event.limit for event in service.reported(ConnectionRejected)] == [2, 2, 2]
         assert service.acceptor.statistics().refused == 3
 
 

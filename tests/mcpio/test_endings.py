@@ -17,8 +17,8 @@ import trio.testing
 from redstreamd.mcpio.acceptor import Acceptor, ServedListener
 from redstreamd.mcpio.client_connection import (
     EOF_GRACE_SECONDS,
+    FINAL_WRITE_SECONDS,
     FIRST_REQUEST_SECONDS,
-    LAST_WORDS_SECONDS,
     ClientConnection,
 )
 from redstreamd.mcpio.connection_events import ConnectionClosed, ConnectionOpened, Ending, Event
@@ -216,9 +216,9 @@ async def test_a_drained_connection_answers_what_is_in_flight_and_refuses_the_re
         nursery.start_soon(drain)
         await trio.testing.wait_all_tasks_blocked()
         await raw.send(raw.tool_call("echo", request_id="late"))
-        refusal, answer = await raw.receive_rest()
-        assert (refusal["id"], refusal["error"]["code"]) == ("late", -32000)
-        assert "shutting down" in refusal["error"]["message"]
+        rejection, answer = await raw.receive_rest()
+        assert (rejection["id"], rejection["error"]["code"]) == ("late", -32000)
+        assert "shutting down" in rejection["error"]["message"]
         assert (answer["id"], answer["result"]["content"][0]["text"]) == ("a", "slept a")
     assert outcomes == [True]
     assert (await ending_of(pair)).ending is Ending.DRAINED
@@ -263,7 +263,7 @@ async def test_a_drain_is_bounded_even_if_the_peer_does_not_read(pair: Pair) -> 
     await trio.testing.wait_all_tasks_blocked()
     began = trio.current_time()
     await pair.connection.drain(0.3)
-    assert trio.current_time() - began <= 0.3 + LAST_WORDS_SECONDS
+    assert trio.current_time() - began <= 0.3 + FINAL_WRITE_SECONDS
 
 
 async def test_a_drain_that_comes_before_the_first_turn_of_a_connection_holds() -> None:
@@ -286,8 +286,8 @@ async def test_the_first_request_of_a_peer_that_has_just_connected_is_answered_t
         await trio.sleep(FIRST_REQUEST_SECONDS / 2)
         raw = RawClient(pair.peer)
         await raw.send(raw.tool_call("echo", request_id="first"))
-        (refusal,) = await raw.receive_rest()
-        assert (refusal["id"], refusal["error"]["code"]) == ("first", -32000)
+        (rejection,) = await raw.receive_rest()
+        assert (rejection["id"], rejection["error"]["code"]) == ("first", -32000)
         assert trio.current_time() < FIRST_REQUEST_SECONDS
 
 

@@ -17,7 +17,7 @@ import trio.testing
 
 from redstreamd.mcpio.client_connection import ClientConnection
 from redstreamd.mcpio.connection_events import ConnectionClosed, Ending, Event
-from redstreamd.mcpio.connection_state import ConnectionState, Era, Listen
+from redstreamd.mcpio.connection_state import ConnectionState, Era, ListenRequest
 from redstreamd.mcpio.limits import Limits
 from tests.mcpio.serving import PRINCIPAL, Tools, make_server, socket_pair
 from tests.mcpio.test_both_eras import text_of
@@ -206,7 +206,7 @@ async def test_listening_is_taken_up_where_it_was() -> None:
         each.tools.contexts[0].cursors["orders"] = "5-0"
         state = await each.hand_over(0.01)
         assert state.in_flight == ()
-        assert state.listens == (Listen("l", enveloped(params), {"orders": "5-0"}),)
+        assert state.listens == (ListenRequest("l", enveloped(params), {"orders": "5-0"}),)
         await each.tools.wait("started", "listen l")
         (context,) = each.tools.contexts
         assert context.cursors == {"orders": "5-0"}
@@ -269,7 +269,7 @@ async def test_a_connection_that_has_ended_cannot_be_handed_over() -> None:
             protocol_version="2025-11-25",
             initialized=True,
             in_flight=(1, "a", -5, "\ud800"),
-            listens=(Listen("l", {"_meta": {}}, {"s": "1-0"}), Listen(2, None, {})),
+            listens=(ListenRequest("l", {"_meta": {}}, {"s": "1-0"}), ListenRequest(2, None, {})),
             subscriptions={"a://b": "1-0"},
             unread=b'\xff\x00{"a',
         ),

@@ -9,6 +9,7 @@ import trio
 import trio.testing
 
 from redstreamd.mcpio.connection_events import ConnectionClosed, Ending
+from redstreamd.mcpio.protocol_eras import silence_dropped_notifications
 from tests.mcpio.serving import Pair, connection_pair
 from tests.support.mcp_client import EraName, RawClient
 
@@ -53,6 +54,7 @@ async def test_a_line_like_that_of_an_http_request_is_but_bad_json_to_those_who_
 async def test_notifications_that_are_malformed_fill_no_log(
     era: EraName, caplog: pytest.LogCaptureFixture
 ) -> None:
+    silence_dropped_notifications()
     async with connection_pair() as pair:
         raw = RawClient(pair.peer, era=era)
         if era == "handshake":

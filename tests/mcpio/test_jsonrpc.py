@@ -12,7 +12,15 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from redstreamd.mcpio import jsonrpc
-from redstreamd.mcpio.jsonrpc import Batch, DuplicateNames, Invalid, Message, Notification, Request, Response
+from redstreamd.mcpio.jsonrpc import (
+    Batch,
+    DuplicateNames,
+    Message,
+    Notification,
+    Rejection,
+    Request,
+    Response,
+)
 from redstreamd.mcpio.limits import Limits
 
 LIMITS = Limits()
@@ -26,7 +34,7 @@ def decode(text: str | bytes, limits: Limits = LIMITS) -> Message | Batch:
 def refused(text: str | bytes, limits: Limits = LIMITS) -> tuple[int, Any]:
     """Return the error code and id that a line is refused with."""
     message = decode(text, limits)
-    assert isinstance(message, Invalid), message
+    assert isinstance(message, Rejection), message
     assert message.message
     return message.code, message.id
 
@@ -305,10 +313,10 @@ def test_no_jumble_of_json_makes_the_decoder_raise_or_miss_the_depth(text: str) 
     try:
         value = json.loads(text)
     except ValueError:
-        assert isinstance(message, Invalid)
+        assert isinstance(message, Rejection)
     else:
         deep = depth_of(value) > 3
-        assert deep == (isinstance(message, Invalid) and "nested" in message.message)
+        assert deep == (isinstance(message, Rejection) and "nested" in message.message)
 
 
 def depth_of(value: Any) -> int:

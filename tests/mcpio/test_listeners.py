@@ -187,8 +187,8 @@ async def main():
     sys.stdin.readline()
     try:
         listener = await open_unix_listener(sys.argv[1])
-    except ListenError as refusal:
-        print("refused", refusal, flush=True)
+    except ListenError as rejection:
+        print("refused", rejection, flush=True)
     else:
         print("listening", flush=True)
         sys.stdin.readline()

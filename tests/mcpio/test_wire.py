@@ -142,8 +142,8 @@ async def test_an_id_that_is_in_flight_is_refused_and_the_first_request_lives(
         await raw.send(raw.tool_call("sleep", {"name": "first", "seconds": 0.2}, request_id=first))
         await service.tools.wait("started", "first")
         await raw.send(raw.tool_call("echo", {"text": "second"}, request_id=second))
-        refusal = await raw.receive()
-        assert (refusal["id"], refusal["error"]["code"]) == (second, -32600)
+        rejection = await raw.receive()
+        assert (rejection["id"], rejection["error"]["code"]) == (second, -32600)
         answer = await raw.receive()
         assert (answer["id"], answer["result"]["content"][0]["text"]) == (first, "slept first")
         # An id that is free again can be used again.
@@ -157,10 +157,10 @@ async def test_more_requests_in_flight_than_the_limit_are_refused_and_the_others
         for name in "abc":
             await raw.send(raw.tool_call("sleep", {"name": name}, request_id=name))
         await raw.send(raw.tool_call("echo", request_id="d"))
-        refusal = await raw.receive()
-        assert (refusal["id"], refusal["error"]["code"]) == ("d", -32000)
-        assert "3 requests" in refusal["error"]["message"]
-        assert "limits.max_requests_in_flight" in refusal["error"]["message"]
+        rejection = await raw.receive()
+        assert (rejection["id"], rejection["error"]["code"]) == ("d", -32000)
+        assert "3 requests" in rejection["error"]["message"]
+        assert "limits.max_requests_in_flight" in rejection["error"]["message"]
         assert service.tools.ended == set()
         await raw.cancel("b")
         await service.tools.wait("ended", "b")
@@ -172,9 +172,9 @@ async def test_more_bytes_in_flight_than_the_limit_are_refused_but_one_request_a
         padding = "x" * 2000
         await raw.send(raw.tool_call("sleep", {"name": "a", "padding": padding}, request_id="a"))
         await raw.send(raw.tool_call("echo", {"text": "b"}, request_id="b"))
-        refusal = await raw.receive()
-        assert (refusal["id"], refusal["error"]["code"]) == ("b", -32000)
-        assert "1000 bytes" in refusal["error"]["message"]
+        rejection = await raw.receive()
+        assert (rejection["id"], rejection["error"]["code"]) == ("b", -32000)
+        assert "1000 bytes" in rejection["error"]["message"]
         await raw.cancel("a")
         await service.tools.wait("ended", "a")
         # What was answered counts no more.
@@ -223,9 +223,9 @@ async def test_a_batch_is_served_in_the_one_revision_that_has_them(service: Serv
         await service.tools.wait("ended", "long")
         await later.initialize("2025-06-18")
         await later.send(batch(later))
-        refusal = await later.receive()
-        assert (refusal["id"], refusal["error"]["code"]) == (None, -32600)
-        assert "2025-03-26" in refusal["error"]["message"]
+        rejection = await later.receive()
+        assert (rejection["id"], rejection["error"]["code"]) == (None, -32600)
+        assert "2025-03-26" in rejection["error"]["message"]
 
 
 @ERAS
@@ -326,9 +326,9 @@ async def test_before_the_handshake_only_ping_is_served(service: Service) -> Non
 async def test_a_handshake_that_is_too_long_to_keep_is_refused(service: Service) -> None:
     async with raw_client(service.path) as raw:
         too_long = {**HANDSHAKE, "clientInfo": {"name": "x" * 70_000, "version": "1"}}
-        refusal = (await raw.call("initialize", too_long))["error"]
-        assert refusal["code"] == -32600
-        assert "65536 bytes" in refusal["message"]
+        rejection = (await raw.call("initialize", too_long))["error"]
+        assert rejection["code"] == -32600
+        assert "65536 bytes" in rejection["message"]
         await raw.initialize()
 
 
@@ -336,9 +336,9 @@ async def test_the_first_request_decides_the_era_for_good() -> None:
     async with spoken_to("modern") as (_, raw):
         assert "result" in await raw.call("server/discover")
         raw.era = "handshake"
-        refusal = (await raw.call("initialize", {"protocolVersion": "2025-06-18"}))["error"]
-        assert refusal["code"] == -32022
-        assert refusal["data"] == {"supported": ["2026-07-28"], "requested": "2025-06-18"}
+        rejection = (await raw.call("initialize", {"protocolVersion": "2025-06-18"}))["error"]
+        assert rejection["code"] == -32022
+        assert rejection["data"] == {"supported": ["2026-07-28"], "requested": "2025-06-18"}
         raw.era = "modern"
         assert "result" in await raw.call("tools/list")
 
@@ -379,7 +379,7 @@ async def test_a_line_beyond_the_limit_is_answered_and_the_connection_closed() -
         answers = {answer["id"]: answer for answer in await raw.receive_rest()}
         assert set(answers) == {"before", None}
         assert "result" in answers["before"]
-        refusal = answers[None]["error"]
-        assert refusal["code"] == -32600
-        assert "100000 bytes" in refusal["message"]
-        assert "limits.max_message_bytes" in refusal["message"]
+        rejection = answers[None]["error"]
+        assert rejection["code"] == -32600
+        assert "100000 bytes" in rejection["message"]
+        assert "limits.max_message_bytes" in rejection["message"]

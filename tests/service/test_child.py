@@ -1,4 +1,4 @@
-"""One life of a child: what is kept, and what goes on, when everything around it is cancelled."""
+"""One run of a child: what is kept, and what goes on, when everything around it is cancelled."""
 
 from __future__ import annotations
 
@@ -11,24 +11,24 @@ from redstreamd.service.exceptions import leaves
 
 
 async def torn_down(body: Service) -> tuple[ChildRun, BaseException]:
-    """Run a life, cancel the nursery around it, and return the life and what came out of it."""
-    life = ChildRun(Child("a", body))
+    """Run a run, cancel the nursery around it, and return the run and what came out of it."""
+    run = ChildRun(Child("a", body))
     came_out: list[BaseException] = []
 
     async def live() -> None:
         try:
-            await life.live()
+            await run.run()
         except BaseException as exc:
             came_out.append(exc)
             raise
 
     async with trio.open_nursery() as nursery:
         nursery.start_soon(live)
-        await life.settled.wait()
+        await run.started_or_ended.wait()
         nursery.cancel_scope.cancel()
-    assert life.ended.is_set()
+    assert run.ended.is_set()
     [exc] = came_out
-    return life, exc
+    return run, exc
 
 
 async def test_cancelled_goes_on_its_way() -> None:
@@ -36,9 +36,9 @@ async def test_cancelled_goes_on_its_way() -> None:
         task_status.started()
         await trio.sleep_forever()
 
-    life, exc = await torn_down(run)
+    run, exc = await torn_down(run)
     assert isinstance(exc, trio.Cancelled)
-    assert life.error is None
+    assert run.error is None
 
 
 async def test_a_group_is_split_into_what_goes_on_and_what_is_kept() -> None:
@@ -57,10 +57,10 @@ async def test_a_group_is_split_into_what_goes_on_and_what_is_kept() -> None:
             await wait_all_tasks_blocked()
             task_status.started()
 
-    life, exc = await torn_down(run)
+    run, exc = await torn_down(run)
     assert {type(leaf) for leaf in leaves(exc)} == {trio.Cancelled}
-    assert life.error is not None
-    assert list(leaves(life.error)) == [error]
+    assert run.error is not None
+    assert list(leaves(run.error)) == [error]
 
 
 async def test_an_error_that_replaced_the_cancellation_is_kept_and_nothing_goes_on() -> None:
@@ -71,12 +71,12 @@ async def test_an_error_that_replaced_the_cancellation_is_kept_and_nothing_goes_
         finally:
             raise ValueError
 
-    life = ChildRun(Child("a", run))
+    run = ChildRun(Child("a", run))
     async with trio.open_nursery() as nursery:
-        nursery.start_soon(life.live)
-        await life.settled.wait()
+        nursery.start_soon(run.run)
+        await run.started_or_ended.wait()
         nursery.cancel_scope.cancel()
-    assert isinstance(life.error, ValueError)
+    assert isinstance(run.error, ValueError)
 
 
 @pytest.mark.parametrize("kind", [KeyboardInterrupt, SystemExit, GeneratorExit])
@@ -84,7 +84,7 @@ async def test_what_is_no_ordinary_exception_is_kept_apart(kind: type[BaseExcept
     async def run(*, task_status: trio.TaskStatus[None]) -> None:
         raise kind
 
-    life = ChildRun(Child("a", run))
-    await life.live()
-    assert life.error is None
-    assert isinstance(life.fatal, kind)
+    run = ChildRun(Child("a", run))
+    await run.run()
+    assert run.error is None
+    assert isinstance(run.fatal, kind)

@@ -96,7 +96,7 @@ def test_without_an_address_nothing_is_sent_and_that_is_known() -> None:
     assert {notifier.ready("x"), notifier.status("y"), notifier.watchdog(), notifier.flush()} == {
         Sent.DISABLED
     }
-    assert notifier.statistics().owed == 0
+    assert notifier.statistics().pending == 0
 
 
 def test_the_address_is_taken_out_of_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -153,12 +153,12 @@ def test_what_matters_later_is_owed_while_the_queue_is_full_and_sent_once_it_is_
     assert notifier.status("one") is Sent.FULL
     assert notifier.status("two") is Sent.FULL
     assert notifier.watchdog() is Sent.FULL
-    assert notifier.statistics().owed == 2
+    assert notifier.statistics().pending == 2
     assert set(received(manager)) == {"WATCHDOG=1"}
     assert notifier.watchdog() is Sent.SENT
     # In order, the older status replaced by the newer one, and the watchdog's only once.
     assert received(manager) == ["READY=1\nSTATUS=starting", "STATUS=two", "WATCHDOG=1"]
-    assert notifier.statistics().owed == 0
+    assert notifier.statistics().pending == 0
 
 
 def test_a_text_that_comes_with_a_state_replaces_an_older_one_that_is_owed(

@@ -17,14 +17,14 @@ import trio
 from trio.testing import MockClock, wait_all_tasks_blocked
 
 from redstreamd.service.child import Child
-from redstreamd.service.child_runner import Keeper, Policy
+from redstreamd.service.child_runner import ChildRunner, RunnerContext
 from redstreamd.service.exceptions import (
     ChildHungError,
     DoNotRestart,
     EndedBeforeStartError,
     StartFailedError,
     StartTimedOutError,
-    TakeTreeDown,
+    TerminateTree,
     TooManyFailuresError,
 )
 from redstreamd.service.restart_policy import FailureCount, Restart, RestartLimits
@@ -197,17 +197,17 @@ async def test_cancellation_during_the_start_stops_what_has_started_and_starts_n
     assert history.steps == ["a runs", "a started", "never stopped", "a unwinds", "a stopped"]
 
 
-async def test_a_child_whose_keeper_is_stopped_before_it_first_ran_never_begins() -> None:
+async def test_a_child_whose_runner_is_stopped_before_it_first_ran_never_starts() -> None:
     history = History()
     limits = RestartLimits()
-    policy = Policy("top", limits, FailureCount(30), lambda: 1.0, history, pytest.fail)
-    keeper = Keeper(serving(history, "a"), policy)
+    context = RunnerContext("top", limits, FailureCount(30), lambda: 1.0, history, pytest.fail)
+    runner = ChildRunner(serving(history, "a"), context)
     async with trio.open_nursery() as nursery:
-        # No checkpoint in between: the keeper's task is only scheduled when it is stopped.
-        keeper.begin(nursery)
-        await keeper.stop()
+        # No checkpoint in between: the runner's task is only scheduled when it is stopped.
+        runner.start(nursery)
+        await runner.stop()
     assert history.steps == []
-    assert keeper.settled.is_set()
+    assert runner.first_start_decided.is_set()
 
 
 async def test_a_stop_requested_before_the_run_starts_nothing() -> None:
@@ -371,9 +371,9 @@ async def test_failures_of_a_temporary_child_count_for_nothing() -> None:
 
 async def test_a_child_can_take_the_tree_down() -> None:
     history = History()
-    error = TakeTreeDown("the disk is on fire")
+    error = TerminateTree("the disk is on fire")
     supervisor = supervise(history, serving(history, "a"), crashing("b", 5, error))
-    with pytest.raises(TakeTreeDown) as caught:
+    with pytest.raises(TerminateTree) as caught:
         await supervisor.run()
     assert caught.value is error
     assert history.steps[-4:] == ["b failed", "top failed", "a unwinds", "a stopped"]
@@ -382,7 +382,7 @@ async def test_a_child_can_take_the_tree_down() -> None:
 
 async def test_the_tree_is_taken_down_from_inside_the_childs_own_nursery_too() -> None:
     history = History()
-    error = TakeTreeDown("enough")
+    error = TerminateTree("enough")
 
     async def run(*, task_status: trio.TaskStatus[None]) -> None:
         async with trio.open_nursery() as nursery:
@@ -390,7 +390,7 @@ async def test_the_tree_is_taken_down_from_inside_the_childs_own_nursery_too() -
             task_status.started()
             raise error
 
-    with pytest.raises(TakeTreeDown) as caught:
+    with pytest.raises(TerminateTree) as caught:
         await supervise(history, Child("a", run)).run()
     assert caught.value is error
     assert history.of(SupervisorFailed) == [SupervisorFailed("top", error)]
@@ -426,11 +426,11 @@ async def test_two_reasons_to_end_come_out_together() -> None:
         finally:
             raise SystemExit(3)
 
-    supervisor = supervise(history, Child("a", exits_when_stopped), crashing("b", 1, TakeTreeDown("over")))
+    supervisor = supervise(history, Child("a", exits_when_stopped), crashing("b", 1, TerminateTree("over")))
     with pytest.raises(BaseExceptionGroup) as caught:
         await supervisor.run()
-    assert [type(member) for member in caught.value.exceptions] == [TakeTreeDown, SystemExit]
-    assert [type(event.error) for event in history.of(SupervisorFailed)] == [TakeTreeDown]
+    assert [type(member) for member in caught.value.exceptions] == [TerminateTree, SystemExit]
+    assert [type(event.error) for event in history.of(SupervisorFailed)] == [TerminateTree]
 
 
 # Starts
@@ -749,10 +749,10 @@ async def test_an_inner_supervisor_that_gives_up_is_restarted_with_a_clean_slate
 
 async def test_taking_the_tree_down_goes_through_inner_supervisors() -> None:
     history = History()
-    error = TakeTreeDown("all of it")
+    error = TerminateTree("all of it")
     inner = Supervisor("top/inner", [crashing("x", 5, error)], on_event=history)
     supervisor = supervise(history, serving(history, "a"), Child("inner", inner.run))
-    with pytest.raises(TakeTreeDown) as caught:
+    with pytest.raises(TerminateTree) as caught:
         await supervisor.run()
     assert caught.value is error
     assert [event.supervisor for event in history.of(SupervisorFailed)] == ["top/inner", "top"]

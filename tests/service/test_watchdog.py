@@ -129,7 +129,7 @@ async def test_a_part_without_progress_stops_the_pings_and_its_progress_resumes_
     texts = [record.getMessage() for record in caplog.records]
     assert len(texts) == 2
     assert "tail hub showed no progress for 2" in texts[0]
-    assert "served again" in texts[1]
+    assert "sent again" in texts[1]
 
 
 async def test_a_full_notify_socket_delays_the_ping_by_a_tick_and_not_by_an_interval(
@@ -175,7 +175,7 @@ async def test_a_status_that_cannot_be_made_is_logged_once_and_does_not_stop_the
     with caplog.at_level(logging.ERROR):
         await watch(watchdog, 9)
     assert manager.received() == [PING] * 5
-    assert [record.getMessage() for record in caplog.records] == ["the status line could not be made"]
+    assert [record.getMessage() for record in caplog.records] == ["the status line failed"]
 
 
 async def test_without_a_service_manager_the_status_is_not_even_made() -> None:

@@ -1,0 +1,128 @@
+"""Builds the parts of the daemon from the settings, and passes each what it needs of the others."""
+
+from __future__ import annotations
+
+from contextlib import AsyncExitStack
+
+import attrs
+from mcp.server.lowlevel import Server
+
+from redstreamd import __version__
+from redstreamd.event_log.event_log import EventLog
+from redstreamd.event_log.texts import record
+from redstreamd.mcp_server.server import build_server
+from redstreamd.mcp_server.tool_server import Toolbox
+from redstreamd.mcpio.limits import Limits
+from redstreamd.policy import Principal
+from redstreamd.presentation.daemon_health import DaemonHealth
+from redstreamd.presentation.views import Views
+from redstreamd.prompts.catalog import PROMPTS
+from redstreamd.redisio.configured_target import target_for
+from redstreamd.redisio.connection_manager import Manager
+from redstreamd.redisio.target import Target
+from redstreamd.resources.catalog import LIBRARY
+from redstreamd.service.embedded.embedded_server import EmbeddedServer
+from redstreamd.service.installation import installation
+from redstreamd.service.process_stats import process_stats
+from redstreamd.settings import Settings
+from redstreamd.startup.state_directory import state_in
+from redstreamd.streams.bus import Bus
+from redstreamd.streams.lease_tokens import LeaseKey
+from redstreamd.streams.subscriptions.topics import Sources
+from redstreamd.streams.subscriptions.updates import Updates
+from redstreamd.tools.catalog import INSTRUCTIONS, REGISTRY
+from redstreamd.tools.definition import Profile
+
+
+@attrs.frozen
+class Parts:
+    """The parts of the daemon, without its listeners.
+
+    Attributes:
+        settings: What they were built from.
+        manager: The connections to Redis.
+        bus: The domain.
+        updates: Notifies subscribers of changes.
+        daemon_health: Reports the health of all parts.
+        server: The MCP server.
+        limits: The limits of client connections.
+        embedded: The embedded Redis server, if configured.
+        event_log: The hook for the events of client connections and of the supervisor.
+    """
+
+    settings: Settings
+    manager: Manager
+    bus: Bus
+    updates: Updates
+    daemon_health: DaemonHealth
+    server: Server[Principal]
+    limits: Limits
+    embedded: EmbeddedServer | None
+    event_log: EventLog
+
+    def end_waits(self) -> None:
+        """Make every wait and subscription return at once, with its cursor."""
+        self.bus.hub.drain()
+        self.updates.drain()
+
+
+def build_parts(settings: Settings, resources: AsyncExitStack) -> Parts:
+    """Build the parts; what has to be released at the end is entered into `resources`.
+
+    Raises:
+        SettingsError: The state directory cannot be used.
+        StateDirectoryInUseError: Another daemon's embedded server uses it.
+    """
+    embedded = None
+    if settings.daemon.embedded:
+        with state_in(settings.daemon.state_directory):
+            embedded = resources.enter_context(EmbeddedServer(settings.daemon.state_directory))
+    event_log = EventLog()
+    manager = Manager(
+        _target(settings, embedded),
+        command_timeout=settings.redis.command_timeout_seconds,
+        on_event=record,
+    )
+    bus = Bus.over(manager, settings, _lease_key(settings))
+    sources = Sources(bus.commands, bus.lister, bus.records)
+    updates = Updates(bus.hub, sources, max_subscriptions=settings.limits.max_waits)
+    daemon_health = DaemonHealth(manager, bus.commands, bus.hub, updates, version=__version__)
+    daemon_health.include("process", process_stats)
+    daemon_health.include("installation", installation)
+    server = build_server(
+        Toolbox(
+            REGISTRY,
+            [Profile(name) for name in settings.tools.profile],
+            bus,
+            timeout_seconds=settings.tools.call_timeout_seconds,
+            default_wait_seconds=settings.tools.default_wait_seconds,
+            max_nesting=settings.limits.max_nesting,
+        ),
+        LIBRARY,
+        PROMPTS,
+        Views(bus, daemon_health),
+        updates,
+        version=__version__,
+        instructions=INSTRUCTIONS,
+    )
+    limits = Limits(
+        max_message_bytes=settings.limits.max_message_bytes,
+        # Four of the longest messages in either direction; see Limits.
+        max_bytes_in_flight=4 * settings.limits.max_message_bytes,
+        max_outbox_bytes=4 * settings.limits.max_message_bytes,
+        max_nesting=settings.limits.max_nesting,
+        max_requests_in_flight=settings.limits.max_requests_in_flight,
+        max_connections=settings.limits.max_connections,
+    )
+    return Parts(settings, manager, bus, updates, daemon_health, server, limits, embedded, event_log)
+
+
+def _target(settings: Settings, embedded: EmbeddedServer | None) -> Target:
+    if embedded is None:
+        return target_for(settings.redis)
+    return embedded.target(connect_timeout=settings.redis.connect_timeout_seconds)
+
+
+def _lease_key(settings: Settings) -> LeaseKey:
+    with state_in(settings.daemon.state_directory):
+        return LeaseKey.from_file(settings.daemon.state_directory / "lease.key")

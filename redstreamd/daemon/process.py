@@ -1,0 +1,59 @@
+"""Runs the daemon as a process: logging, crash dump, garbage collector and exit status."""
+
+from __future__ import annotations
+
+import gc
+import logging
+from collections.abc import Awaitable, Callable
+
+import trio
+
+from redstreamd.errors import NotNowError
+from redstreamd.mcpio.listeners import ListenError
+from redstreamd.mcpio.protocol_eras import silence_dropped_notifications
+from redstreamd.service.crash_dump import install_crash_dump
+from redstreamd.service.embedded.embedded_server import StateDirectoryInUseError
+from redstreamd.service.exceptions import (
+    ChildHungError,
+    StartFailedError,
+    TerminateTree,
+    TooManyFailuresError,
+    unwrapped,
+)
+from redstreamd.service.log_output import LogOutput, set_up_logging
+from redstreamd.settings import Loaded
+
+_LOG = logging.getLogger("redstreamd")
+
+# sysexits.h
+_SOFTWARE = 70
+
+_LOGGED_BY_SUPERVISOR = (StartFailedError, TooManyFailuresError, ChildHungError, TerminateTree)
+
+
+def run_process(main: Callable[[Loaded, LogOutput], Awaitable[None]], loaded: Loaded) -> int:
+    """Run `main` under trio and return the exit status: 0, or 70 if the supervisor gave up.
+
+    Raises:
+        SettingsError: The settings cannot work here.
+        NotNowError: An address or the state directory is in use; the error is logged.
+    """
+    settings = loaded.settings
+    log = set_up_logging(settings.daemon.log_level, secrets=filter(None, [settings.redis.password]))
+    silence_dropped_notifications()
+    install_crash_dump()
+    # Objects of the imports live forever. Left in full collections, they would stall the event loop for 97 ms
+    # instead of 7.5 ms (measured).
+    gc.collect()
+    gc.freeze()
+    try:
+        trio.run(main, loaded, log)
+    except Exception as ended:
+        reason = unwrapped(ended)
+        if isinstance(reason, ListenError | StateDirectoryInUseError):
+            _LOG.critical("%s", reason)
+            raise NotNowError(str(reason)) from ended
+        if isinstance(reason, _LOGGED_BY_SUPERVISOR):
+            return _SOFTWARE
+        raise reason from ended
+    return 0

@@ -1,0 +1,67 @@
+"""Stops the daemon on a signal: drains, then stops the supervisor."""
+
+from __future__ import annotations
+
+import logging
+import signal
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
+
+import trio
+
+from redstreamd.service.notify import Notifier
+from redstreamd.service.supervisor import Supervisor
+
+_LOG = logging.getLogger("redstreamd")
+
+# How much time to stop is requested at once, and again after half of it.
+_EXTENSION_SECONDS = 4.0
+
+
+async def run_until_signal(supervisor: Supervisor, drain: Callable[[], Awaitable[None]]) -> None:
+    """Run `supervisor` until it ends or a signal stops it.
+
+    The first signal calls `drain` and then stops the supervisor. A second signal stops it at once.
+    """
+
+    async def stop_on_signal(*, task_status: trio.TaskStatus[None]) -> None:
+        with trio.open_signal_receiver(*_stop_signals()) as signals:
+            task_status.started()
+            await anext(signals)
+            async with trio.open_nursery() as stopping:
+                stopping.start_soon(drain_and_stop)
+                await anext(signals)
+                _LOG.warning("stopping at once")
+                supervisor.request_stop()
+
+    async def drain_and_stop() -> None:
+        _LOG.info("stopping: answering what is in flight")
+        await drain()
+        supervisor.request_stop()
+
+    async with trio.open_nursery() as nursery:
+        await nursery.start(stop_on_signal)
+        await supervisor.run()
+        nursery.cancel_scope.cancel()
+
+
+@asynccontextmanager
+async def extended_stop_timeout(notifier: Notifier) -> AsyncIterator[None]:
+    """Report to the service manager that the daemon stops, and extend its timeout during the block."""
+    notifier.stopping("answering what is in flight")
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(_extend_timeout, notifier)
+        yield
+        nursery.cancel_scope.cancel()
+
+
+async def _extend_timeout(notifier: Notifier) -> None:
+    while True:
+        notifier.extend_timeout(_EXTENSION_SECONDS)
+        await trio.sleep(_EXTENSION_SECONDS / 2)
+
+
+def _stop_signals() -> tuple[signal.Signals, ...]:
+    """Return the signals that stop the daemon; SIGHUP (a closed terminal) unless nohup(1) ignores it."""
+    usual = (signal.SIGTERM, signal.SIGINT)
+    return usual if signal.getsignal(signal.SIGHUP) is signal.SIG_IGN else (*usual, signal.SIGHUP)
