@@ -1,1 +1,1 @@
-"""What must work before the heavy imports, or without the daemon; standard library only."""
+"""What works before the heavy imports, or without the daemon; standard library only."""

@@ -1,14 +1,11 @@
-"""Remembers across processes how often the service has failed of late, and delays its next start.
+"""Counts failed starts of the service across processes, and delays the next one.
 
-The service manager starts a failed daemon again after a tenth of a second, so that one failure costs
-clients next to nothing. A daemon that fails again and again would then keep a core busy with its imports,
-and before version 254 systemd has no pauses that grow. So the daemon paces itself: each start leaves a file
-in the state directory, an orderly end removes it, and a start that finds one knows that the process before
-it has failed.
+The unit restarts a failed daemon after 0.1 s. A daemon that fails again and again would keep a core busy with
+its imports, and systemd before version 254 has no growing restart delays. So each start writes a file to the
+state directory, an orderly end removes it, and a start that finds one knows that the last process failed.
 
-Owns the file and the arithmetic. What happens during a pause is `cli.serve`'s. Standard library only: it is
-used before the heavy imports. Every method does without the file where it cannot be read or written; that
-the state directory cannot be used is reported by the daemon, which needs it.
+What happens during a pause is `cli.serve`'s. Standard library only. A file that cannot be read or written is
+ignored here; the daemon reports a state directory that cannot be used.
 """
 
 from __future__ import annotations
@@ -27,28 +24,28 @@ _BASE_SECONDS: Final = 0.5
 _MAX_REASON: Final = 2_000  # characters
 
 FREE_BEFORE_READY: Final = 2
-"""So many failed starts cause no pause. Their cause is most often one that the next start meets, too."""
+"""Failed starts without a pause."""
 
 MOST_SECONDS_BEFORE_READY: Final = 10.0
-"""The longest pause after failed starts. A start takes a second or two of a core, so a daemon that cannot
-start uses a tenth or two of one. Clients are told meanwhile."""
+"""The longest pause after failed starts, during which clients are answered with the reason. A start takes a
+second or two of a core, so a daemon that cannot start uses a tenth or two of one."""
 
 FREE_WHEN_READY: Final = 5
-"""So many failures of daemons that had served cause no pause."""
+"""Failures without a pause of daemons that had become ready."""
 
 MOST_SECONDS_WHEN_READY: Final = 3.0
-"""The longest pause after failures of daemons that had served. Clients wait in the backlog meanwhile, for no
-longer than for a slow tool; starts use about a quarter of a core."""
+"""The longest pause after failures of daemons that had become ready. Clients wait in the backlog meanwhile;
+starts use about a quarter of a core."""
 
 
 class Pause(NamedTuple):
-    """How long to put a start off.
+    """How long to delay a start.
 
     Attributes:
-        seconds: 0 if it need not be put off.
-        failures: The failures of late, each one's weight halving every minute; the last one included.
-        served: Whether the process before this one had become ready.
-        reason: Why it failed, in its own words; empty if it could not say.
+        seconds: 0 for no delay.
+        failures: The failure count, the last one included; a failure's weight halves every minute.
+        served: Whether the last process had become ready.
+        reason: The error it reported; empty if none.
     """
 
     seconds: float
@@ -60,16 +57,15 @@ class Pause(NamedTuple):
 class FailedStarts:
     """The record in one state directory; used by one process at a time.
 
-    Unless `end` is called after `begin`, this start will have failed.
+    A start has failed unless `end` is called after `begin`.
     """
 
     def __init__(self, directory: str, *, now: Callable[[], float] | None = None) -> None:
-        """Prepare to use the record; nothing is read yet.
+        """Prepare; nothing is read yet.
 
         Args:
-            directory: The state directory; it may not exist.
-            now: Seconds since the host was booted; the kernel's by default. A clock that people and NTP set
-                would make failures last or vanish.
+            directory: The state directory; it need not exist.
+            now: A clock that is never set: seconds since the host was booted, by default the kernel's.
         """
         self._path = f"{directory}/{_NAME}"
         self._now = now or _seconds_since_boot
@@ -77,32 +73,32 @@ class FailedStarts:
         self._began = 0.0
 
     def begin(self) -> Pause:
-        """Note that a start begins, and return how long it has to be put off first."""
+        """Record that a start begins, and return how long to delay it."""
         now = self._now()
         former = self._read()
         pause = Pause(0.0, 0.0, served=False, reason="")
         if former is not None:
             began, failures, served, reason = former
-            # A start that seems to lie ahead was before the host was booted.
+            # A later time is from before the host was booted.
             kept = math.exp2((began - now) / _HALF_LIFE_SECONDS) if began <= now else 0.0
             count = failures * kept + 1.0
             pause = Pause(_seconds(count, served=served), count, served, reason)
         self._failures = pause.failures
-        # What is put off is no part of the time that failures are counted by.
+        # The decay begins after the pause.
         self._began = now + pause.seconds
         self._write(served=False, reason="")
         return pause
 
     def note_ready(self) -> None:
-        """Note that this daemon serves."""
+        """Record that the daemon is ready."""
         self._write(served=True, reason="")
 
     def note_reason(self, reason: str) -> None:
-        """Note why this start fails, for the clients that come before the next one."""
+        """Record why this start fails, to tell clients before the next one."""
         self._write(served=False, reason=reason[:_MAX_REASON])
 
     def end(self) -> None:
-        """Note that this process ends in order, or for a reason that causes no restart."""
+        """Record that this process ends in order, or with a status that causes no restart."""
         with contextlib.suppress(OSError):
             os.unlink(self._path)  # noqa: PTH108 - pathlib is slow to import
 
@@ -114,7 +110,7 @@ class FailedStarts:
             served, reason = bool(found["served"]), str(found["reason"])
         except (OSError, ValueError, TypeError, KeyError):
             return None
-        # Whatever the file says, pauses stay within their bounds.
+        # An invalid file does not change the bounds of the pauses.
         return (began, failures, served, reason) if 0 <= failures < 1e6 and math.isfinite(began) else None
 
     def _write(self, *, served: bool, reason: str) -> None:

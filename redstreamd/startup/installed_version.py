@@ -1,7 +1,7 @@
-"""Tells whether a daemon runs the version that is installed, from where both lie on the disk.
+"""Compares the version that a daemon runs with the installed one, by their directories.
 
-Each installed version has a directory of its own, and the link ``current`` names the one that a start takes
-(docs/operations.md). Standard library only, for the commands that are clients of the daemon.
+Each version has a directory, and the link ``current`` names the installed one (docs/operations.md). Standard
+library only, for the commands that are clients of the daemon.
 """
 
 # ruff: noqa: PTH110, PTH116, PTH118, PTH119, PTH120
@@ -15,13 +15,10 @@ from typing import Any
 
 
 def installed_beside(directory: str) -> str | None:
-    """Return the directory of the version that is installed where `directory` is, or was, one.
+    """Return the directory of the installed version, or None if `directory` is not of ``make install``.
 
     Args:
-        directory: The environment (``sys.prefix``) that a program runs from. It need not exist any more.
-
-    Returns:
-        None if it is no version that ``make install`` has put there.
+        directory: The environment (``sys.prefix``) of a version; it need not exist any more.
     """
     parent = os.path.dirname(directory)
     # Earlier releases were installed in the prefix itself.
@@ -31,11 +28,11 @@ def installed_beside(directory: str) -> str | None:
 
 
 def replaced(report: Mapping[str, Any], *, own: str = sys.prefix) -> tuple[str, str] | None:
-    """Return what is wrong, and what to do, if a daemon does not run the version that is installed.
+    """Return problem and remedy if a daemon does not run the installed version, else None.
 
     Args:
-        report: The daemon's report on its health.
-        own: The environment that the asking program runs from.
+        report: The daemon's health report.
+        own: The environment of the calling program.
     """
     version = report.get("redstreamd")
     if isinstance(installation := report.get("installation"), Mapping):
@@ -44,7 +41,7 @@ def replaced(report: Mapping[str, Any], *, own: str = sys.prefix) -> tuple[str, 
             return None
         running = f"{version} from {directory}"
     else:
-        # Versions that did not report it were installed in the prefix, and replaced by the first that does.
+        # Versions that do not report it were installed in the prefix itself.
         installed = installed_beside(own)
         if installed is None:
             return None
@@ -56,7 +53,7 @@ def replaced(report: Mapping[str, Any], *, own: str = sys.prefix) -> tuple[str, 
 
 
 def _restart(installed: str) -> str:
-    """Return the command that restarts the service of an installation: its owner's, if that is not root."""
+    """Return the command that restarts the service: the system's if root owns the installation."""
     try:
         owner = os.stat(installed).st_uid
     except OSError:

@@ -1,12 +1,10 @@
-"""Answers MCP clients in place of a server that cannot serve them.
+"""Answers MCP clients with an error when the daemon cannot serve them.
 
-MCP clients show their users the error that the handshake is answered with. A client whose connection only
-ends reports "connection closed", and what a server writes to stderr goes to a log that few read.
+MCP clients show their users the error that answers the handshake. A client whose connection is only closed
+reports "connection closed", and few people read a server's stderr.
 
-Used where a start has failed: by the service for everybody who connects, by ``stdio`` for its one client,
-and by ``connect`` where no daemon is there. Standard library only, and nothing of redstreamd: ``connect``
-runs once per session of a client, and a service that cannot start must not spend a second of processor time
-to say so.
+Used after a failed start by the service and by ``stdio``, and by ``connect`` without a daemon. Standard
+library only, and nothing of redstreamd, because imports would take a second of CPU time.
 """
 
 from __future__ import annotations
@@ -23,33 +21,31 @@ from collections.abc import Iterable, Iterator, Mapping
 from typing import Any, Final
 
 MOST_SECONDS: Final = 10.0
-"""How long `answer_clients` accepts by default. Each end lets the service manager start the service anew with
-the next client, which is when mended settings are noticed."""
+"""How long `answer_clients` accepts by default. The service manager starts the service again with the next
+client, which then uses corrected settings."""
 
 LINGER_SECONDS: Final = 2.0
-"""How long `answer_clients` waits for the next client by default, once there was one."""
+"""How long `answer_clients` waits for another client by default."""
 
-_EMPTY_SECONDS: Final = 0.2  # without any client; an administrator waits for the outcome of the start
-_PATIENCE_SECONDS: Final = (
-    1.0  # for the first request of a client at a socket; it is ready when the client connects
-)
-_PIPE_PATIENCE_SECONDS: Final = 5.0  # for that of a client that has just started this process
-_STOP_SECONDS: Final = 0.3  # for the clients that are here when a signal comes
-_SLICE_SECONDS: Final = 0.1  # how soon a signal or a deadline is noticed
-_MOST_AT_ONCE: Final = 256  # connections; the others wait in the backlog
+_EMPTY_SECONDS: Final = 0.2  # how long to wait for a first client
+_CLIENT_SECONDS: Final = 1.0  # for the requests of a client of a socket
+_PIPE_SECONDS: Final = 5.0  # for the requests of a client that has just started this process
+_STOP_SECONDS: Final = 0.3  # for the connected clients after a signal
+_POLL_SECONDS: Final = 0.1  # how soon a signal or a deadline is noticed
+_MAX_CLIENTS: Final = 256  # at once; the others wait in the backlog
 _MAX_LINE: Final = 64 * 1024  # bytes; the requests of a handshake take about one KiB
-_MOST_READS: Final = 16  # of what a client that is let go goes on sending
+_MAX_DISCARDED_READS: Final = 16  # of unread input when a client is closed
 _MAX_REASON: Final = 4_000  # characters; an answer must fit into the empty buffer of a socket
-_MAX_DESCRIPTORS: Final = 4_096  # more is nonsense in the environment
+_MAX_DESCRIPTORS: Final = 4_096  # against invalid environments
 _FIRST_DESCRIPTOR: Final = 3  # SD_LISTEN_FDS_START in sd-daemon.h
-_NOT_NOW: Final = -32000  # as the daemon says of what may be sent again later
+_NOT_NOW: Final = -32000  # the daemon's code for what may be sent again later
 
 
-class _Dialogue:
-    """What one client says and is answered, without the I/O.
+class _Conversation:
+    """The requests of one client and their answers, without I/O.
 
-    It ends after ``initialize``: clients of the newer revision send that when ``server/discover`` failed,
-    so the answer to the latter may not be the one they show.
+    It ends after ``initialize``, which clients of the modern era send when ``server/discover`` failed. They
+    may show only the last error.
     """
 
     def __init__(self, reason: str) -> None:
@@ -59,7 +55,7 @@ class _Dialogue:
         self.is_over = False
 
     def feed(self, data: bytes) -> bytes:
-        """Take what the client sent and return what it is answered; may be nothing."""
+        """Return the answers to what the client sent; may be empty."""
         answers = []
         *lines, self._rest = (self._rest + data).split(b"\n")
         for line in lines:
@@ -75,8 +71,8 @@ class _Dialogue:
             self.is_over = True
         return b"".join(answers)
 
-    def last_words(self) -> bytes:
-        """Return what a client is told that has asked nothing: the reason, in answer to no request."""
+    def final_line(self) -> bytes:
+        """Return the error for a client that has sent no request; it has no id."""
         return b"" if self.answered else self._error(None)
 
     def _error(self, request_id: object) -> bytes:
@@ -85,7 +81,7 @@ class _Dialogue:
 
 
 def _request(line: bytes) -> dict[str, Any] | None:
-    """Return the request that a line is, or None: a notification, a batch, or nothing of JSON-RPC."""
+    """Return the request in a line, or None if it is something else."""
     try:
         message = json.loads(line)
         request_id, method = message["id"], message["method"]
@@ -95,28 +91,29 @@ def _request(line: bytes) -> dict[str, Any] | None:
     return message if is_id and isinstance(method, str) else None
 
 
-def answer_client(reason: str, *, source: int, sink: int) -> None:
+def answer_client(reason: str, *, source: int, sink: int, timeout_seconds: float = _PIPE_SECONDS) -> None:
     """Answer the client that has started this process with `reason`, until the handshake is over.
 
-    Also returns at the end of `source`, after five seconds, and at what no MCP client sends; at once where
-    `source` is a terminal, whose person has read stderr. A client that asks nothing is told nothing. Blocks.
+    Also returns at the end of `source`, after `timeout_seconds`, and at input that is not MCP; at once if
+    `source` is a terminal, whose user has read stderr. Blocks.
 
     Args:
         reason: What is wrong and what to do, for a person and a model.
         source: Descriptor to read requests from, one JSON-RPC message a line.
         sink: Descriptor to write answers to.
+        timeout_seconds: See above.
     """
     if os.isatty(source):
         return
-    dialogue = _Dialogue(reason)
-    deadline = time.monotonic() + _PIPE_PATIENCE_SECONDS
-    # An error is a terminal's EIO, or the client that is gone, or does not read.
+    conversation = _Conversation(reason)
+    deadline = time.monotonic() + timeout_seconds
+    # An OSError is a terminal's EIO, or the client has gone, or does not read.
     with contextlib.suppress(OSError):
-        while not dialogue.is_over and _is_readable(source, deadline):
+        while not conversation.is_over and _is_readable(source, deadline):
             data = os.read(source, _MAX_LINE)
             if not data:
                 return
-            if answers := dialogue.feed(data):
+            if answers := conversation.feed(data):
                 os.write(sink, answers)
 
 
@@ -125,10 +122,10 @@ def _is_readable(source: int, deadline: float) -> bool:
 
 
 def inherited_listeners(environ: Mapping[str, str] = os.environ) -> list[socket.socket]:
-    """Return duplicates of the listening sockets that whoever started this process has handed over.
+    """Return duplicates of the inherited listening sockets, by sd_listen_fds(3) or as standard input.
 
-    By sd_listen_fds(3), whose variables stay as they are, or as standard input. What is wrong with the
-    others is for `service.activation` to say. The duplicates are closed on exec and in blocking mode.
+    The variables stay in `environ`, and other descriptors are ignored. The duplicates are close-on-exec and
+    blocking.
     """
     descriptors = [0]
     count = environ.get("LISTEN_FDS", "")
@@ -138,9 +135,9 @@ def inherited_listeners(environ: Mapping[str, str] = os.environ) -> list[socket.
 
 
 def inherited_connection() -> socket.socket | None:
-    """Return a duplicate of the one socket that standard input and output are, or None.
+    """Return a duplicate of the socket that is both standard input and output, or None.
 
-    That is a client which a service manager or inetd has accepted.
+    It is a client's connection, accepted by a service manager or inetd.
     """
     try:
         is_one = os.path.sameopenfile(0, 1)
@@ -161,7 +158,7 @@ def _stream_socket(descriptor: int, *, listening: bool) -> socket.socket | None:
 
 
 def has_left(connection: socket.socket) -> bool:
-    """Whether the client has closed its side already and has sent nothing that could be answered."""
+    """Return whether the client has closed its side without sending anything."""
     try:
         return connection.recv(1, socket.MSG_PEEK | socket.MSG_DONTWAIT) == b""
     except BlockingIOError:
@@ -180,22 +177,21 @@ def answer_clients(
     empty_seconds: float = _EMPTY_SECONDS,
     linger_seconds: float = LINGER_SECONDS,
 ) -> None:
-    """Answer everybody who connects with `reason`, for as long as clients keep coming; then return.
+    """Answer all clients that connect with `reason`, and return when no more connect.
 
-    For a start that has failed. A service manager starts a service again for as long as somebody waits at its
-    socket, so a process that took nobody would turn one failure into a loop, and one that ended with the last
-    client would cost a start for each. A client is let go after ``initialize``, when it leaves, and after a
-    second; one that has asked nothing by then is told in answer to no request.
+    For a failed start. The service manager starts the service again while a client waits at its socket, so
+    these have to be accepted. A client is closed after ``initialize``, when it disconnects, and after a
+    second; if it has sent no request by then, it gets an error without an id.
 
-    Returns, with every client answered, once no client came for `linger_seconds` (for `empty_seconds`, if
-    none came at all), or `most_seconds` after the call. Whoever connects then waits in the backlog for the
-    next start. At SIGTERM and SIGINT nobody is accepted any more, and the signal takes its effect when
-    those who are here have been answered, after 0.3 s at the latest. Blocks, in the main thread.
+    Returns when no client has connected for `linger_seconds` (`empty_seconds` for the first), after
+    `most_seconds`, or when a watched file changes; later clients wait in the backlog for the next start.
+    After SIGTERM or SIGINT no more clients are accepted, and the signal takes effect once the connected ones
+    are answered, after 0.3 s at the latest. Blocks; to be called in the main thread.
 
     Args:
         listeners: Listening stream sockets; they become non-blocking and stay open.
         reason: What is wrong and what to do, for a person and a model.
-        connections: Clients that are connected already; closed on the way out.
+        connections: Accepted connections; they are closed.
         watched: Files and directories that the reason may depend on; they need not exist.
         most_seconds: See above.
         empty_seconds: See above.
@@ -204,25 +200,25 @@ def answer_clients(
     responder = _Responder(list(listeners), reason, list(watched))
     began = time.monotonic()
     for connection in connections:
-        responder.let_in(connection)
+        responder.add_client(connection)
     with _held_signals() as signals:
         last_at = began
         while not signals and (now := time.monotonic()) < began + most_seconds:
             if responder.is_outdated():
                 break
-            if responder.turn(accepting=True) or responder.clients:
+            if responder.poll(accepting=True) or responder.clients:
                 last_at = now
             elif now >= last_at + (linger_seconds if responder.had_clients else empty_seconds):
                 break
-        deadline = time.monotonic() + (_STOP_SECONDS if signals else 2 * _PATIENCE_SECONDS)
+        deadline = time.monotonic() + (_STOP_SECONDS if signals else 2 * _CLIENT_SECONDS)
         while responder.clients and time.monotonic() < deadline:
-            responder.turn(accepting=False)
+            responder.poll(accepting=False)
         responder.close()
 
 
 @contextlib.contextmanager
 def _held_signals() -> Iterator[list[int]]:
-    """Collect SIGTERM and SIGINT during the block, and let the first take its effect afterwards."""
+    """Collect SIGTERM and SIGINT during the block, and raise the first one afterwards."""
     received: list[int] = []
     former = {
         number: signal.signal(number, lambda number, frame: received.append(number))
@@ -249,12 +245,12 @@ class _Client:
     def __init__(self, connection: socket.socket, reason: str) -> None:
         connection.setblocking(False)
         self.connection = connection
-        self.dialogue = _Dialogue(reason)
-        self.deadline = time.monotonic() + _PATIENCE_SECONDS
+        self.conversation = _Conversation(reason)
+        self.deadline = time.monotonic() + _CLIENT_SECONDS
 
 
 class _Responder:
-    """The loop of `answer_clients`: one thread for all clients, so that a silent one delays nobody."""
+    """Polls the sockets of `answer_clients`, so that a silent client delays no other."""
 
     def __init__(self, listeners: list[socket.socket], reason: str, watched: list[str]) -> None:
         self._watched = {path: _version(path) for path in watched}
@@ -265,67 +261,67 @@ class _Responder:
         self.clients: dict[int, _Client] = {}
         self.had_clients = False
 
-    def let_in(self, connection: socket.socket) -> None:
+    def add_client(self, connection: socket.socket) -> None:
         self.had_clients = True
         self.clients[connection.fileno()] = _Client(connection, self._reason)
 
     def is_outdated(self) -> bool:
-        """Whether something that the reason may depend on has changed."""
+        """Whether a watched file has changed."""
         return any(_version(path) != version for path, version in self._watched.items())
 
-    def turn(self, *, accepting: bool) -> bool:
-        """Do what can be done now, or within a tenth of a second; tell whether there was anything."""
+    def poll(self, *, accepting: bool) -> bool:
+        """Handle what is ready within `_POLL_SECONDS`; return whether anything was."""
         watched = select.poll()
         for descriptor in self.clients:
             watched.register(descriptor, select.POLLIN)
-        if accepting and len(self.clients) < _MOST_AT_ONCE:
+        if accepting and len(self.clients) < _MAX_CLIENTS:
             for descriptor in self._listeners:
                 watched.register(descriptor, select.POLLIN)
-        ready = watched.poll(_SLICE_SECONDS * 1000)
+        ready = watched.poll(_POLL_SECONDS * 1000)
         for descriptor, _ in ready:
             if descriptor in self._listeners:
-                # Somebody who comes after a change must not be told what was before it.
+                # After a change the reason may be wrong.
                 if not self.is_outdated():
                     self._accept(self._listeners[descriptor])
             else:
                 self._read(descriptor)
         now = time.monotonic()
         for descriptor in [each for each, client in self.clients.items() if client.deadline <= now]:
-            self._let_go(descriptor)
+            self._close_client(descriptor)
         return bool(ready)
 
     def close(self) -> None:
         for descriptor in list(self.clients):
-            self._let_go(descriptor)
+            self._close_client(descriptor)
 
     def _accept(self, listener: socket.socket) -> None:
-        # An error: nobody is there any more, or there are no descriptors, and then those in use come free.
+        # An OSError: no client waits any more, or no descriptor is free.
         with contextlib.suppress(OSError):
-            while len(self.clients) < _MOST_AT_ONCE:
-                self.let_in(listener.accept()[0])
+            while len(self.clients) < _MAX_CLIENTS:
+                self.add_client(listener.accept()[0])
 
     def _read(self, descriptor: int) -> None:
         client = self.clients[descriptor]
         try:
             data = client.connection.recv(_MAX_LINE)
-            # At the end, a last line without its newline is complete.
-            if answers := client.dialogue.feed(data or b"\n"):
+            # At the end of the stream, a line without a newline is complete.
+            if answers := client.conversation.feed(data or b"\n"):
                 client.connection.send(answers)
         except BlockingIOError:
             return
         except OSError:
-            data = b""  # gone; it needs no explanation
-        if not data or client.dialogue.is_over:
-            self._let_go(descriptor)
+            data = b""
+        if not data or client.conversation.is_over:
+            self._close_client(descriptor)
 
-    def _let_go(self, descriptor: int) -> None:
+    def _close_client(self, descriptor: int) -> None:
         client = self.clients.pop(descriptor)
         with contextlib.suppress(OSError):
-            if last_words := client.dialogue.last_words():
-                client.connection.send(last_words)
+            if final_line := client.conversation.final_line():
+                client.connection.send(final_line)
             client.connection.shutdown(socket.SHUT_WR)
-            # What is left unread would reset the connection, which can cost the client our answer.
-            for _ in range(_MOST_READS):
+            # Closing with unread input resets the connection, and the client may lose our answer.
+            for _ in range(_MAX_DISCARDED_READS):
                 if not client.connection.recv(_MAX_LINE):
                     break
         client.connection.close()

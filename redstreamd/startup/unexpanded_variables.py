@@ -1,7 +1,7 @@
-"""Finds variables that a launcher was to expand and handed over as they stand.
+"""Finds placeholders for variables that a launcher did not expand.
 
-Standard library only: `redstreamd connect` needs it, and is started for every client session.
-A placeholder is named by its identifier alone; the rest of it can hold a default, which may be a secret.
+Standard library only, for `redstreamd connect`. Only the name in a placeholder is returned: a default in it
+may be a secret.
 """
 
 from __future__ import annotations
@@ -21,24 +21,24 @@ _BRACED = re.compile(
 #: ``$NAME`` and ``$env:NAME`` (PowerShell) where a word begins, ``%NAME%`` (cmd.exe).
 _BARE = re.compile(rf"(?<![\w$])\$(?P<env>env:)?(?P<dollar>{_NAME})|%(?P<percent>{_NAME})%")
 
-#: How variables that hold a secret are called. Other texts of the form ``$abc`` can be real passwords.
+#: Usual names of variables that hold a secret. Other texts of the form ``$abc`` can be real passwords.
 _CONVENTIONAL = re.compile(r"[A-Z][A-Z0-9]*(_[A-Z0-9]+)+|PASSWORD|PASSWD|PASS|PWD|SECRET|TOKEN")
 
-#: Two hexadecimal digits: the percent sign is that of an encoded character.
+#: A percent-encoded character.
 _ENCODED = re.compile(r"%[0-9A-Fa-f]{2}")
 
 
 def placeholder_in(text: str) -> str | None:
-    """Return the first placeholder in `text`, such as "${REDIS_HOST}", or None if there is none."""
+    """Return the first placeholder in `text`, such as "${REDIS_HOST}", or None."""
     found = _BRACED.search(text) or _BARE.search(text)
     return None if found is None else _shown(found)
 
 
 def placeholder_as_secret(text: str) -> str | None:
-    """Return the placeholder that `text` is as a whole, or None if it may be a real secret.
+    """Return `text` if the whole of it is a placeholder, or None if it may be a real secret.
 
-    A password may contain anything. One that consists of ``${NAME}`` alone is surely none; one that consists
-    of ``$NAME`` or ``%NAME%`` only where NAME is written as variables are, such as REDIS_PASSWORD.
+    ``${NAME}`` is a placeholder; ``$NAME`` and ``%NAME%`` are if NAME looks like a variable, such as
+    REDIS_PASSWORD.
     """
     if (braced := _BRACED.fullmatch(text)) is not None:
         return _shown(braced)
@@ -49,10 +49,10 @@ def placeholder_as_secret(text: str) -> str | None:
 
 
 def placeholder_in_url(text: str) -> str | None:
-    """Return the first placeholder in a URL, or None if there is none.
+    """Return the first placeholder in a URL, or None.
 
-    Its password counts only if it is a placeholder as a whole. Percent signs encode characters, so ``%NAME%``
-    counts only where it cannot be read as one.
+    In the password only a placeholder as a whole counts. ``%NAME%`` counts only where it cannot be read as a
+    percent-encoded character.
     """
     scheme, separator, rest = text.rpartition("://")
     login, at, place = rest.rpartition("@")
@@ -64,13 +64,13 @@ def placeholder_in_url(text: str) -> str | None:
         bare = next((each for each in _BARE.finditer(part) if not _ENCODED.match(each[0])), None)
         if (match := braced or bare) is not None:
             return _shown(match)
-    # The host of a URL has no percent sign at all.
+    # The host of a URL has no percent signs.
     host = re.split(r"[/?#]", place if at else rest, maxsplit=1)[0]
     return placeholder_in(host) if "[" not in host else None
 
 
 def _shown(found: re.Match[str]) -> str:
-    """Return the placeholder as people write it, without a default."""
+    """Return the placeholder in its usual form, without a default."""
     named = found.groupdict()
     if name := named.get("braced"):
         return f"${{{named['kind'] or ''}{name}}}"

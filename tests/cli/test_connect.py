@@ -208,11 +208,10 @@ def test_the_answers_for_an_absent_daemon_come_to_an_end(tmp_path, sent, answere
     assert (tmp_path / "answers").read_bytes().count(b"gone") == answered
 
 
-def test_a_client_that_asks_nothing_is_not_waited_for_long(monkeypatch):
-    monkeypatch.setattr(unavailable, "_PIPE_PATIENCE_SECONDS", 0.05)
+def test_a_client_that_asks_nothing_is_not_waited_for_long():
     source, held = os.pipe()
     try:
-        unavailable.answer_client("gone", source=source, sink=-1)
+        unavailable.answer_client("gone", source=source, sink=-1, timeout_seconds=0.05)
     finally:
         os.close(source)
         os.close(held)
