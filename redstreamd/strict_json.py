@@ -1,11 +1,7 @@
-"""JSON as it is read, and what of it is interchangeable: I-JSON, RFC 7493.
+"""The JSON decoder, for messages and for JSON texts in arguments, and the check for I-JSON (RFC 7493).
 
-Owns the one decoder: of messages, and of the JSON texts that clients put in the place of a value.
-Standard JSON admits values that two programs read differently. They are refused when written, with
-the place where they stand, instead of coming back changed.
-
-The decoder is the standard library's rather than msgspec's, which keeps the last of two members with
-one name and says nothing.
+JSON allows values that programs read differently. They are refused in what clients write, with their place,
+instead of being returned changed. msgspec is not used: it silently keeps the last of two members of a name.
 """
 
 from __future__ import annotations
@@ -19,10 +15,10 @@ from typing import Any, Final
 
 from redstreamd.errors import BusError, Code
 
-#: The usual bounds of a message: how deep it may be nested, and how many values it may hold.
+#: The default limits of a message.
 MAX_NESTING, MAX_VALUES = 100, 100_000
 
-#: RFC 7493 section 2.2: beyond this an IEEE 754 double no longer tells integers apart.
+#: The largest integer that an IEEE 754 double represents exactly with its neighbours (RFC 7493 section 2.2).
 MAX_INTEGER = (1 << 53) - 1
 
 _LAST_TWO_OF_EACH_PLANE = "".join(chr(plane << 16 | last) for plane in range(17) for last in (0xFFFE, 0xFFFF))
@@ -31,12 +27,10 @@ _FORBIDDEN = re.compile(f"[\ud800-\udfff\ufdd0-\ufdef{_LAST_TWO_OF_EACH_PLANE}]"
 
 
 class DuplicateNames(dict[str, Any]):
-    """A JSON object in which a member name occurs twice, as the decoder found it.
-
-    It is a dict, the last value of each name winning, so that only those who care must look.
+    """A JSON object with a repeated member name; as a dict it has the last value of each name.
 
     Attributes:
-        name: The first name that occurs again.
+        name: The first repeated name.
     """
 
     def __init__(self, members: Iterable[tuple[str, Any]], name: str) -> None:
@@ -46,7 +40,7 @@ class DuplicateNames(dict[str, Any]):
 
 
 def object_from_pairs(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    """Return the object with these members; the `object_pairs_hook` of the one JSON decoder."""
+    """Return the object with these members; the decoder's `object_pairs_hook`."""
     members = dict(pairs)
     if len(members) == len(pairs):
         return members
@@ -56,34 +50,31 @@ def object_from_pairs(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
 
 
 def decode(text: str) -> Any:
-    """Return the value of a JSON text (RFC 8259): NaN and Infinity are refused, a repeated name is marked.
+    """Decode a JSON text (RFC 8259); objects with repeated names become `DuplicateNames`.
 
-    What I-JSON excludes beyond that is left to `check`: a lone surrogate and a number beyond a double arrive
-    as Python's json module gives them.
+    What else I-JSON excludes is left to `check`.
 
     Raises:
-        json.JSONDecodeError: It is no JSON.
-        ValueError: Likewise, or an integer of more digits than Python reads.
-        RecursionError: It is nested more deeply than the interpreter's stack holds; see `measured`.
+        json.JSONDecodeError: It is not JSON.
+        ValueError: It has NaN or Infinity, or an integer of more digits than Python reads.
+        RecursionError: It is nested more deeply than the interpreter's stack allows; see `measure_structure`.
     """
     return _DECODER.decode(text)
 
 
-def measured(data: bytes, most: int) -> tuple[int, int]:
-    """Return about how many values a JSON text in UTF-8 holds, and how deeply they are nested, undecoded.
+def measure_structure(data: bytes, most: int) -> tuple[int, int]:
+    """Return the number of values in a JSON text in UTF-8, about, and its nesting, without decoding it.
 
-    Counted are containers and the commas between values, so that a value stands for each of them. Everything
-    runs in C, because the text may be 8 MiB of brackets. On valid JSON it is exact, and so it is on the part
-    before the first syntax error, which is as far as the decoder gets.
+    Containers and commas are counted. All loops run in C, because the text may be 8 MiB of brackets. The
+    nesting is exact up to the first syntax error, which is as far as the decoder gets.
 
     Args:
         data: The text.
-        most: A text of more values is not looked at further: then the number is some number beyond this,
-            and the nesting is 0.
+        most: With more values than this, the number returned is some greater one, and the nesting is 0.
     """
-    # Without escaped characters every quote begins or ends a string, so every other piece lies outside.
+    # Without escaped characters each quote begins or ends a string, so every other piece is outside of them.
     unescaped = data.replace(b"\\\\", b"").replace(b'\\"', b"")
-    # A string is a value or the name of one; this keeps the pieces from being too many themselves.
+    # A string is a value or a name; this limits the number of pieces.
     if unescaped.count(b'"') > 4 * most:
         return most + 1, 0
     structure = b"".join(unescaped.split(b'"')[::2]).translate(None, _NOT_STRUCTURE)
@@ -95,12 +86,12 @@ def measured(data: bytes, most: int) -> tuple[int, int]:
 
 
 def check(value: Any) -> None:
-    """Return if `value`, as decoded from JSON, is I-JSON.
+    """Check that `value`, as decoded from JSON, is I-JSON.
 
     Raises:
-        BusError: INVALID_ARGUMENT, naming the place and what is wrong with it.
+        BusError: INVALID_ARGUMENT, with the place and the reason.
     """
-    # A stack of our own: the depth of what arrives is not bounded by Python's.
+    # Not recursive: the value may be nested more deeply than Python's stack allows.
     stack: list[tuple[str, Any]] = [("", value)]
     while stack:
         path, current = stack.pop()
@@ -125,9 +116,9 @@ def check(value: Any) -> None:
 
 
 def equal(one: Any, other: Any) -> bool:
-    """Tell whether two values, as decoded from JSON, are the same JSON value.
+    """Return whether two decoded values are the same JSON value.
 
-    Numbers are equal by value, however they were written. Python alone takes true for 1.
+    Numbers are compared by value. Unlike in Python, true is not 1.
     """
     if isinstance(one, bool) or isinstance(other, bool):
         return one is other

@@ -1,1 +1,1 @@
-"""How addresses are written, and where sockets and state lie by default; standard library only."""
+"""The syntax of addresses, and default paths of sockets and state; standard library only."""

@@ -1,7 +1,6 @@
-"""How addresses are written, for the daemon, its clients and Redis alike, and how they are shown.
+"""Parses addresses of the daemon and of Redis, and masks logins in them.
 
-Standard library only, and no pathlib: `redstreamd connect` needs it, and is started for every client session.
-What an address is used for is not known here.
+Standard library only, and no pathlib, for `redstreamd connect`.
 """
 
 from __future__ import annotations
@@ -14,16 +13,16 @@ from typing import NamedTuple
 MASK = "***"
 
 SOCKET_PATH_LIMIT = 107
-"""Longest path of a Unix socket in bytes: ``sun_path`` holds 108 with its final NUL (unix(7))."""
+"""Longest path of a Unix socket in bytes, without the final NUL (unix(7))."""
 
-#: Underscores are no part of DNS names, but Docker Compose makes such names.
+#: Underscores are not allowed in DNS names, but Docker Compose uses them.
 _HOST = re.compile(r"\w(?:[\w.-]*\w)?\.?")
 _SCHEME = re.compile(r"(?P<scheme>unix|tcp|http):(?P<rest>.*)", re.IGNORECASE | re.DOTALL)
 _REDIS_SCHEME = re.compile(r"(redis|rediss|valkey|valkeys)://", re.IGNORECASE)
 
 
-class Place(NamedTuple):
-    """Where something listens.
+class Address(NamedTuple):
+    """A listening address.
 
     Attributes:
         kind: "unix", "tcp" or "http".
@@ -38,19 +37,19 @@ class Place(NamedTuple):
     port: int = 0
 
 
-def place(text: str) -> Place:
-    """Read ``unix:PATH``, ``unix://PATH``, a path, ``tcp:HOST:PORT``, ``tcp://HOST:PORT`` or ``HOST:PORT``.
+def parse_address(text: str) -> Address:
+    """Parse ``unix:PATH``, ``unix://PATH``, a path, ``tcp:HOST:PORT``, ``tcp://HOST:PORT`` or ``HOST:PORT``.
 
     Raises:
-        ValueError: The text is no such address; the message says what is accepted, without the text.
+        ValueError: It is invalid; the message says what is accepted, and does not contain the text.
     """
     if text.startswith("/"):
-        return Place("unix", path=socket_path(text))
+        return Address("unix", path=socket_path(text))
     found = _SCHEME.fullmatch(text)
     kind = "tcp" if found is None else found["scheme"].lower()
     rest = text if found is None else found["rest"].removeprefix("//")
     if kind == "unix":
-        return Place(kind, path=socket_path(rest))
+        return Address(kind, path=socket_path(rest))
     if _REDIS_SCHEME.match(text):
         raise ValueError("unix:PATH or tcp:HOST:PORT; the address of Redis is redis.url (REDIS_URL)")
     if "@" in rest:
@@ -63,31 +62,31 @@ def place(text: str) -> Place:
     except ValueError as wrong:
         raise ValueError(f"{kind}:HOST:PORT; {wrong}") from None
     if not host:
-        # An empty host would mean every interface; that has to be said in so many words.
+        # An empty host would mean every interface, which has to be explicit.
         raise ValueError(f"{kind}:HOST:PORT, with 0.0.0.0 or [::] for every interface")
     if port is None:
         raise ValueError(f"{kind}:HOST:PORT, or unix:PATH with an absolute path")
-    return Place(kind, host=host, port=port)
+    return Address(kind, host=host, port=port)
 
 
-def daemon_place(text: str) -> Place:
-    """Read the address of a daemon as its clients name it: as for `place`, or a relative path.
+def parse_daemon_address(text: str) -> Address:
+    """Parse the address of a daemon for its clients: as `parse_address`, or a relative path.
 
     Raises:
-        ValueError: It is none; the message says what is accepted and does not repeat the text.
+        ValueError: It is invalid; the message says what is accepted, and does not contain the text.
     """
     if (path := _relative_path(text)) is not None:
-        return Place("unix", path=path)
-    found = place(text)
+        return Address("unix", path=path)
+    found = parse_address(text)
     if found.kind == "http":
         raise ValueError("http: is not served yet")
     return found
 
 
-def tidy(text: str) -> str:
-    """Return a text as it was meant: without spaces and line breaks around it, and one pair of quotes.
+def unquoted(text: str) -> str:
+    """Return a text without white space around it and without one pair of quotes.
 
-    ``docker run --env-file`` and some launchers hand over the quotes of ``NAME="value"``.
+    ``docker run --env-file`` and some launchers pass the quotes of ``NAME="value"``.
     """
     text = text.strip()
     if len(text) >= 2 and text[0] == text[-1] and text[0] in "\"'":
@@ -104,10 +103,10 @@ def _relative_path(text: str) -> str | None:
 
 
 def host_and_port(text: str) -> tuple[str, int | None]:
-    """Read ``HOST``, ``HOST:PORT``, ``ADDRESS``, ``[ADDRESS]`` or ``[ADDRESS]:PORT``; the host may be empty.
+    """Parse ``HOST``, ``HOST:PORT``, ``ADDRESS``, ``[ADDRESS]`` or ``[ADDRESS]:PORT``; the host may be empty.
 
     Raises:
-        ValueError: The text is none of these, or an IPv6 address whose end may be meant as a port.
+        ValueError: It is invalid, or an IPv6 address whose end may be a port.
     """
     if text.startswith("["):
         address, bracket, rest = text[1:].partition("]")
@@ -126,7 +125,7 @@ def host_and_port(text: str) -> tuple[str, int | None]:
 
 
 def is_ipv6(text: str) -> bool:
-    """Whether this is an IPv6 address, with or without a zone (``%eth0``)."""
+    """Return whether `text` is an IPv6 address, with or without a zone (``%eth0``)."""
     address, percent, zone = text.partition("%")
     try:
         socket.inet_pton(socket.AF_INET6, address)
@@ -139,9 +138,8 @@ def socket_path(path: str) -> str:
     """Return `path` if it can be that of a Unix socket.
 
     Raises:
-        ValueError: It is relative, too long or holds a NUL.
+        ValueError: It is relative, too long or contains a NUL.
     """
-    # A relative path would depend on where the daemon was started from.
     if not path.startswith("/"):
         raise ValueError("unix:PATH, with an absolute path")
     if "\0" in path or len(os.fsencode(path)) > SOCKET_PATH_LIMIT:
@@ -150,7 +148,7 @@ def socket_path(path: str) -> str:
 
 
 def without_login(text: str) -> str:
-    """Return `text` without what may be a login before an address, or a password in a query."""
+    """Return `text` with a possible login before an address, or password in a query, masked."""
     scheme = re.match(r"[A-Za-z][A-Za-z0-9+.-]*:(?://)?", text)
     if "@" in text:
         return f"{scheme[0] if scheme else ''}{MASK}{text[text.rindex('@') :]}"

@@ -1,8 +1,6 @@
-"""Where sockets and state lie by default, for the daemon and for the programs that look for it.
+"""Default paths of sockets and state, for the daemon and its clients.
 
-Standard library only, and no pathlib (it would be a third of the start-up time of
-``redstreamd connect``, which every client session starts). Every function takes the
-environment and the user ID, so nothing here depends on the process it runs in.
+Standard library only, and no pathlib, which takes a third of the start-up time of ``redstreamd connect``.
 """
 
 # ruff: noqa: PTH103, PTH116, PTH120
@@ -14,23 +12,23 @@ import stat
 from collections.abc import Mapping
 
 SERVICE_SOCKET = "/run/redstreamd/mcp.sock"
-"""Where redstreamd.socket, the systemd unit, listens."""
+"""The socket of the systemd unit redstreamd.socket."""
 
 SOCKET_VARIABLE = "REDSTREAMD_SOCKET"
-"""The environment variable by which a client names the daemon's socket; the daemon itself ignores it."""
+"""The environment variable for clients that names the daemon's socket; the daemon ignores it."""
 
 _NAME = "redstreamd/mcp.sock"
 
 
 def default_socket(environ: Mapping[str, str] = os.environ, uid: int | None = None) -> str:
-    """Return where the daemon listens when nothing else is said.
+    """Return the daemon's default socket.
 
-    In order: systemd's ``RuntimeDirectory=``, the person's runtime directory, the
-    service's place for root, else a directory of this user's own under /tmp.
+    The first of: systemd's ``RuntimeDirectory=``, the user's runtime directory, for root the service's
+    socket, and a directory of the user's own in /tmp.
 
     Args:
-        environ: The environment to look into.
-        uid: The user; without one, the effective user of this process.
+        environ: The environment.
+        uid: The user; by default the effective user of this process.
     """
     uid = os.geteuid() if uid is None else uid
     if given := _systemd_directory("RUNTIME_DIRECTORY", environ):
@@ -41,13 +39,13 @@ def default_socket(environ: Mapping[str, str] = os.environ, uid: int | None = No
 
 
 def candidates_for_clients(environ: Mapping[str, str] = os.environ, uid: int | None = None) -> list[str]:
-    """Return the sockets a client tries, in order: the one named, the person's, the service's.
+    """Return the sockets that a client tries, in order: `SOCKET_VARIABLE`'s, the user's, the service's.
 
-    A place that another user could have prepared is left out.
+    Sockets that another user could have created are left out.
 
     Args:
-        environ: The environment to look into.
-        uid: The user; without one, the effective user of this process.
+        environ: The environment.
+        uid: The user; by default the effective user of this process.
     """
     uid = os.geteuid() if uid is None else uid
     found: list[str] = []
@@ -56,8 +54,7 @@ def candidates_for_clients(environ: Mapping[str, str] = os.environ, uid: int | N
     if runtime := _runtime_directory(environ, uid):
         found.append(f"{runtime}/{_NAME}")
     else:
-        # MCP clients start their servers with a few variables only, and XDG_RUNTIME_DIR is not
-        # among them; the daemon that the person started from a shell is in the usual place.
+        # MCP clients do not pass XDG_RUNTIME_DIR to their servers.
         usual = f"/run/user/{uid}"
         if _owned_by(usual, uid):
             found.append(f"{usual}/{_NAME}")
@@ -70,26 +67,24 @@ def candidates_for_clients(environ: Mapping[str, str] = os.environ, uid: int | N
     return list(dict.fromkeys(found))
 
 
-def is_safe_place(socket_path: str, uid: int | None = None) -> bool:
-    """Tell whether no other user can be behind a socket of `candidates_for_clients` that has just answered.
+def is_safe_socket(socket_path: str, uid: int | None = None) -> bool:
+    """Return whether no other user can have created a socket of `candidates_for_clients`.
 
-    To be asked then: a directory that was not there when the candidates were listed may have been made since,
-    by anybody.
+    To be called after connecting, because another user may have created the directory meanwhile.
 
     Args:
-        socket_path: Where it is.
-        uid: The user; without one, the effective user of this process.
+        socket_path: The socket.
+        uid: The user; by default the effective user of this process.
     """
     uid = os.geteuid() if uid is None else uid
     return socket_path != _fallback_socket(uid) or is_trusted(os.path.dirname(socket_path), uid)
 
 
 def default_state_directory(environ: Mapping[str, str] = os.environ) -> str:
-    """Return where state is kept: systemd's ``StateDirectory=``, else the person's state directory.
+    """Return the default state directory: systemd's ``StateDirectory=``, else the user's.
 
-    The second follows the XDG Base Directory Specification 0.8, which has relative
-    paths ignored. Users that exist in a container by number only may have no home: then the
-    path that is returned is not absolute, and is to be refused.
+    The latter follows the XDG Base Directory Specification 0.8, which ignores relative paths. A user without
+    a home, as in a container, gets a relative path, which the caller has to refuse.
     """
     if given := _systemd_directory("STATE_DIRECTORY", environ):
         return given
@@ -103,21 +98,20 @@ def default_state_directory(environ: Mapping[str, str] = os.environ) -> str:
 
 
 def make_socket_directory(socket_path: str) -> None:
-    """Make the directory of a default socket with mode 0700, or check the one that is there.
+    """Create the directory of a default socket with mode 0700, or check the existing one.
 
     Raises:
-        PermissionError: Someone else owns the directory or may write to it, and so could
-            replace the socket.
-        OSError: It cannot be made.
+        PermissionError: Another user owns the directory or may write to it.
+        OSError: It cannot be created.
     """
     directory = os.path.dirname(socket_path)
     os.makedirs(directory, mode=0o700, exist_ok=True)
     if not is_trusted(directory, os.geteuid()):
-        raise PermissionError(f"{directory} belongs to someone else, or others may write to it")
+        raise PermissionError(f"{directory} belongs to another user, or others may write to it")
 
 
 def is_trusted(directory: str, uid: int) -> bool:
-    """Whether only `uid` and root can change what lies in `directory`, which must not be a symbolic link."""
+    """Return whether `directory` is not a link, and only `uid` and root may change what is in it."""
     try:
         found = os.lstat(directory)
     except OSError:
@@ -126,7 +120,7 @@ def is_trusted(directory: str, uid: int) -> bool:
 
 
 def _systemd_directory(variable: str, environ: Mapping[str, str]) -> str:
-    # Several directories in one unit are joined by colons (systemd.exec(5)); ours is the first.
+    # Several directories of a unit are separated by colons (systemd.exec(5)); ours is the first.
     return environ.get(variable, "").partition(":")[0]
 
 
@@ -137,8 +131,8 @@ def _runtime_directory(environ: Mapping[str, str], uid: int) -> str | None:
 
 
 def _home() -> str:
-    # Not expanduser, which takes whatever HOME holds.
-    import pwd  # here, because the bridge does without it
+    # Not expanduser, which uses HOME.
+    import pwd  # not needed by ``redstreamd connect``
 
     try:
         return pwd.getpwuid(os.getuid()).pw_dir
@@ -154,4 +148,4 @@ def _owned_by(directory: str, uid: int) -> bool:
 
 
 def _fallback_socket(uid: int) -> str:
-    return f"/tmp/redstreamd-{uid}/mcp.sock"  # noqa: S108 - its owner is checked before it is trusted
+    return f"/tmp/redstreamd-{uid}/mcp.sock"  # noqa: S108 - its owner is checked before use

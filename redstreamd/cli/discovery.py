@@ -7,8 +7,8 @@ import os
 import socket
 import time
 
-from redstreamd.addresses.address_syntax import Place, daemon_place, tidy
-from redstreamd.addresses.default_paths import SOCKET_VARIABLE, candidates_for_clients, is_safe_place
+from redstreamd.addresses.address_syntax import Address, parse_daemon_address, unquoted
+from redstreamd.addresses.default_paths import SOCKET_VARIABLE, candidates_for_clients, is_safe_socket
 from redstreamd.startup.unexpanded_variables import placeholder_in
 
 RESTART_GRACE = 3.0
@@ -57,14 +57,14 @@ def open_connection(named: str | None) -> socket.socket:
         UnreachableError: None of them answers.
         NotAnAddressError: What is named is no address.
     """
-    named = tidy(named or "")
+    named = unquoted(named or "")
     if named:
         addresses = {named: address(named, "--socket")}
     else:
-        variable = tidy(os.environ.get(SOCKET_VARIABLE, ""))
+        variable = unquoted(os.environ.get(SOCKET_VARIABLE, ""))
         addresses = {variable: address(variable, SOCKET_VARIABLE)} if variable else {}
         usual = candidates_for_clients({**os.environ, SOCKET_VARIABLE: ""})
-        addresses |= {each: Place("unix", path=each) for each in usual}
+        addresses |= {each: Address("unix", path=each) for each in usual}
     places = list(addresses)
     deadline = time.monotonic() + RESTART_GRACE
     while True:
@@ -75,7 +75,7 @@ def open_connection(named: str | None) -> socket.socket:
             except OSError as refusal:
                 refusals[place] = refusal
             else:
-                if named or is_safe_place(addresses[place].path):
+                if named or is_safe_socket(addresses[place].path):
                     return connection
                 connection.close()
                 refusals[place] = PermissionError(errno.EPERM, "somebody else has made its directory")
@@ -85,11 +85,11 @@ def open_connection(named: str | None) -> socket.socket:
         time.sleep(_RETRY)
 
 
-def address(text: str, source: str) -> Place:
+def address(text: str, source: str) -> Address:
     """Read the address of a daemon.
 
     Args:
-        text: The address, see `notation.daemon_place`.
+        text: The address, see `parse_daemon_address`.
         source: The option or variable that gave it.
 
     Raises:
@@ -101,12 +101,12 @@ def address(text: str, source: str) -> Place:
             f"{found} is a placeholder that nobody has expanded: give the path itself, or leave it out",
         )
     try:
-        return daemon_place(text)
+        return parse_daemon_address(text)
     except ValueError as wrong:
         raise NotAnAddressError(source, f"it takes a path, unix:PATH or tcp:HOST:PORT: {wrong}") from None
 
 
-def _connected(place: Place) -> socket.socket:
+def _connected(place: Address) -> socket.socket:
     if place.kind == "tcp":
         connection = socket.create_connection((place.host, place.port), timeout=_CONNECT_SECONDS)
         connection.settimeout(None)

@@ -11,7 +11,7 @@ from typing import Any, Final
 
 import trio
 
-from redstreamd.addresses.address_syntax import daemon_place, tidy, without_login
+from redstreamd.addresses.address_syntax import parse_daemon_address, unquoted, without_login
 from redstreamd.addresses.default_paths import SOCKET_VARIABLE, candidates_for_clients
 from redstreamd.doctor.report import Check, error, ok, warning
 from redstreamd.settings import Kind, Settings
@@ -60,7 +60,7 @@ async def check_socket(
         activated: Where systemd listens for it.
     """
     listens = [address.path for address in settings.daemon.listen if address.kind is Kind.UNIX]
-    named = tidy(environ.get(SOCKET_VARIABLE, ""))
+    named = unquoted(environ.get(SOCKET_VARIABLE, ""))
     if named and placeholder_in(named):
         todo = f"Give {SOCKET_VARIABLE} the path of the daemon's socket, or leave it out."
         return error(
@@ -167,7 +167,7 @@ async def _open(place: str) -> trio.SocketStream:
         OSError: Nobody is there, or it is no address.
     """
     try:
-        found = daemon_place(place)
+        found = parse_daemon_address(place)
     except ValueError as wrong:
         raise OSError(f"it takes a path, unix:PATH or tcp:HOST:PORT: {wrong}") from None
     if found.kind == "tcp":

@@ -133,7 +133,7 @@ def _of_embedded(check: Check) -> Check:
 
 
 def _settings(loaded: Loaded, service: Service | None) -> Check:
-    given = {str(source): None for source in loaded.sources.values() if source.rank > 0}
+    given = {str(source): None for source in loaded.sources.values() if source.precedence > 0}
     seen = f"valid, from {', '.join(given)}" if given else "valid, all of them defaults"
     if service is None:
         return ok("settings", "reading the settings file, the environment and the command line", seen)

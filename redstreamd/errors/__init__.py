@@ -1,8 +1,7 @@
-"""The exception tree that crosses package borders, and the codes an agent sees.
+"""The exceptions that cross package borders, and the error codes of tools.
 
-Owns the vocabulary only. Which Redis reply becomes which code is decided in
-``redisio.errors`` and ``streams.errors``; how an error looks on the wire is decided in one
-place for tools, ``tools.server``, and in one for everything else, ``refusals``.
+`redisio` and `streams` decide which Redis reply becomes which code; `mcp_server` decides how an error is
+sent.
 """
 
 from __future__ import annotations
@@ -11,7 +10,7 @@ import enum
 
 
 class Code(enum.StrEnum):
-    """Stable identifiers of what went wrong; part of the public interface."""
+    """Stable error codes; part of the public interface."""
 
     STREAM_NOT_FOUND = "STREAM_NOT_FOUND"
     GROUP_NOT_FOUND = "GROUP_NOT_FOUND"
@@ -34,17 +33,17 @@ class Code(enum.StrEnum):
 
 
 class BusError(Exception):
-    """Something an agent asked for did not happen, in words it can act on.
+    """An operation of a client failed.
 
     Attributes:
         code: What happened, for programs.
         message: What happened, one sentence.
-        cause: Why, as far as it is known.
-        next_step: What the caller can do about it.
+        cause: Why, as far as known.
+        next_step: What the client can do.
     """
 
     def __init__(self, code: Code, message: str, *, cause: str, next_step: str) -> None:
-        """Record the four parts; ``str()`` gives the message and the cause."""
+        """Store the four parts."""
         super().__init__(message)
         self.code = code
         self.message = message
@@ -52,30 +51,29 @@ class BusError(Exception):
         self.next_step = next_step
 
     def __str__(self) -> str:
-        """Return the one-line form used in logs."""
+        """Return one line of code, message and cause, for logs."""
         return f"{self.code}: {self.message.rstrip('.')} ({self.cause.rstrip('.')})"
 
 
 class SettingsError(Exception):
-    """A setting is unreadable, unknown or out of range; the process exits with status 78.
+    """A setting or the settings file is invalid; the process exits with status 78.
 
     Attributes:
-        key: The setting's dotted name, or the file that could not be read.
-        value: What was given, masked if it is a secret.
-        source: Where it came from: a file, an environment variable, the command line.
-        allowed: What would have been accepted.
+        key: The setting's dotted key, or the file.
+        value: The given value, masked if it is a secret.
+        source: The file, environment variable or option that it came from.
+        allowed: What is accepted.
     """
 
     def __init__(self, key: str, *, value: object, source: str, allowed: str, text: str = "") -> None:
-        """Record where the setting came from and what would be accepted instead.
+        """Store the parts.
 
         Args:
             key: See the class.
             value: See the class.
             source: See the class.
             allowed: See the class.
-            text: What to say where "this value is not valid" would mislead: it is not the value that is
-                wrong, but the name, a file, or what is installed.
+            text: The error text if "setting ... is not valid" does not fit.
         """
         super().__init__(text or f"setting {key}={value!r} from {source} is not valid; allowed: {allowed}")
         self.key = key
@@ -85,4 +83,4 @@ class SettingsError(Exception):
 
 
 class NotNowError(Exception):
-    """The daemon cannot start now and may later, by itself; the process exits with status 75."""
+    """The daemon cannot start now, but may later; the process exits with status 75."""

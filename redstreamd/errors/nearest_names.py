@@ -1,6 +1,6 @@
-"""Which known names a wrong name is closest to, for messages that help to correct it.
+"""Finds the known names most similar to an unknown one, for error messages.
 
-The names come from outside and there may be many; the search takes no more than some 30 ms whatever they are.
+The search takes at most about 30 ms, whatever the names are.
 """
 
 from __future__ import annotations
@@ -10,28 +10,28 @@ import heapq
 from collections.abc import Collection
 from typing import Final
 
-#: Characters of a name that are compared, half of them from its end: difflib takes more than quadratic time.
+#: Characters of a name that are compared, half of them at its end: difflib takes more than quadratic time.
 _COMPARED: Final = 48
-#: Names that are compared in earnest, after a first sight of the letters that they are made of.
+#: Names that are compared fully, selected by the characters that they have in common.
 _CANDIDATES: Final = 20
-#: Names that are looked at; a suggestion is not worth a longer search.
+#: Names that are considered.
 MAX_KNOWN: Final = 1_000
 
 
 def nearest_names(
     name: str, known: Collection[str], limit: int = _CANDIDATES, *, least: float = 0.0
 ) -> tuple[str, ...]:
-    """Return ``known``, most similar to ``name`` first; what is equally far keeps its order.
+    """Return names of `known`, most similar to `name` first; equally similar ones keep their order.
 
     Args:
-        name: What was asked for; compared without regard to case.
-        known: The names that exist; the first `MAX_KNOWN` are looked at.
-        limit: How many to return at most, of the 20 that look most alike.
-        least: How similar a name has to be, from 0 (any) to 1 (equal).
+        name: The unknown name; case is ignored.
+        known: The names that exist; only the first `MAX_KNOWN` are considered.
+        limit: How many to return, at most 20.
+        least: The least similarity, from 0 (any) to 1 (equal).
     """
     matcher = difflib.SequenceMatcher(b=_short(name), autojunk=False)
 
-    def at_sight(candidate: str) -> float:
+    def estimate(candidate: str) -> float:
         matcher.set_seq1(_short(candidate))
         return matcher.quick_ratio()
 
@@ -39,7 +39,7 @@ def nearest_names(
         matcher.set_seq1(_short(candidate))
         return matcher.ratio()
 
-    candidates = heapq.nlargest(_CANDIDATES, list(known)[:MAX_KNOWN], key=at_sight)
+    candidates = heapq.nlargest(_CANDIDATES, list(known)[:MAX_KNOWN], key=estimate)
     rated = [(similarity(candidate), candidate) for candidate in candidates]
     rated.sort(key=lambda each: each[0], reverse=True)
     return tuple(candidate for rating, candidate in rated[:limit] if rating >= least)

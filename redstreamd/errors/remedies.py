@@ -1,8 +1,4 @@
-"""How errors and records say where something is changed, and how their parts are joined.
-
-Owns the form, so that "set this" always says where: a setting in the settings file or the
-environment, a line of the unit in a drop-in, an option of Redis in its own configuration.
-"""
+"""Texts for errors and log records that name what to change, and where."""
 
 from __future__ import annotations
 
@@ -10,10 +6,10 @@ from typing import Final
 
 SETTINGS_FILE: Final = "/etc/redstreamd/redstreamd.toml"
 
-#: For secrets, because every user of the host may read the settings file.
+#: For secrets; all users of the host may read the settings file.
 ENVIRONMENT_FILE: Final = "/etc/redstreamd/environment"
 
-#: Settings that have a shorter variable than REDSTREAMD_REDIS_...; it is the one that people know.
+#: Settings with a usual variable that is shorter than REDSTREAMD_REDIS_...
 VARIABLES: Final = {
     "redis.url": "REDIS_URL",
     "redis.host": "REDIS_HOST",
@@ -23,15 +19,15 @@ VARIABLES: Final = {
     "redis.password_file": "REDIS_PASSWORD_FILE",
 }
 
-#: The password of Redis, which does not belong into the settings file.
+#: Where to set the password of Redis.
 PASSWORD: Final = f"REDIS_PASSWORD in {ENVIRONMENT_FILE}"
 
 
 def setting(*keys: str) -> str:
-    """Name settings by their dotted keys, and say where they are set; for use after a verb.
+    """Return the names of settings and where to set them, for use after a verb.
 
     Args:
-        keys: One, or several that are set together, such as ``redis.host``.
+        keys: Dotted keys, such as ``redis.host``; several if they are set together.
     """
     known = [VARIABLES[key] for key in keys if key in VARIABLES]
     variables = f" ({' and '.join(known)} in the environment)" if known else ""
@@ -39,20 +35,20 @@ def setting(*keys: str) -> str:
 
 
 def unit_setting(*names: str) -> str:
-    """Name directives of the service, such as ``MemoryMax=``, and say where they are set."""
+    """Return directives of the service, such as ``MemoryMax=``, and where to set them."""
     return f"{' and '.join(names)} of the service (`systemctl edit redstreamd.service`)"
 
 
 def redis_option(*names: str) -> str:
-    """Name options of a Redis or Valkey server, and say where they are set."""
+    """Return options of a Redis or Valkey server, and where to set them."""
     quoted = " and ".join(f"`{name}`" for name in names)
     return f"{quoted} in the configuration of Redis (redis.conf, or CONFIG SET)"
 
 
 def sentences(*parts: str) -> str:
-    """Join texts to a line of sentences, each with one full stop at its end, however it is given.
+    """Join texts to one line of sentences, with a full stop between two of them.
 
-    A text that is empty is left out. The line has no full stop at its very end if its last text has none.
+    Empty texts are left out. The last text gets no full stop.
     """
     given = [part.strip() for part in parts if part.strip()]
     line = " ".join(_ended(part) for part in given[:-1])

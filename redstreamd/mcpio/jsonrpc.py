@@ -19,7 +19,7 @@ from redstreamd.errors.remedies import setting
 from redstreamd.mcpio.limits import Limits
 from redstreamd.strict_json import DuplicateNames as DuplicateNames  # may occur in params
 from redstreamd.strict_json import decode as decode_json
-from redstreamd.strict_json import measured
+from redstreamd.strict_json import measure_structure
 
 RequestId = int | str
 
@@ -182,7 +182,7 @@ _LAST_BYTES: Final = 256
 
 def _structure_error(line: bytes, limits: Limits) -> str | None:
     """Return why a line has too many values or is nested too deeply; None if neither."""
-    values, nesting = measured(line, limits.max_values)
+    values, nesting = measure_structure(line, limits.max_values)
     if values > limits.max_values:
         return f"the message holds more than {limits.max_values} JSON values"
     if nesting > limits.max_nesting:

@@ -1,4 +1,4 @@
-"""Who is calling and what they may do; a leaf that knows neither Redis nor MCP."""
+"""Principals and permissions; knows neither Redis nor MCP."""
 
 from redstreamd.policy.principals import Permission, Principal
 

@@ -1,8 +1,7 @@
-"""The identity every call carries and the permissions a tool can require.
+"""The principal of a call, and the permissions that tools need.
 
-A principal is the door a call came through: on a host, identity is the socket first
-(one socket and one system group per role), so it holds even where peer credentials are
-hidden from the daemon. Rights per stream build on the two types here.
+A client is identified by the socket it connects to, with one socket and one system group for each role. This
+works even where peer credentials are hidden from the daemon.
 """
 
 from __future__ import annotations
@@ -26,8 +25,8 @@ class Principal:
     """On whose behalf a call is made.
 
     Attributes:
-        name: Stable name, stamped into entries as their sender; printable ASCII without spaces.
-        transport: How the caller is connected: ``unix``, ``tcp``, ``stdio`` or ``http``.
+        name: Stored in entries as their sender; printable ASCII without spaces.
+        transport: ``unix``, ``tcp``, ``stdio`` or ``http``.
     """
 
     name: str

@@ -1,7 +1,4 @@
-"""Frozen, strict settings: their definitions, where they come from, and how they are described.
-
-A leaf: imports nothing of redstreamd but `errors` and `paths`.
-"""
+"""Frozen, strict settings: their definitions, sources and documentation."""
 
 from redstreamd.settings.description import Description, as_markdown, as_toml, describe
 from redstreamd.settings.listen_address import Kind, ListenAddress
@@ -15,7 +12,7 @@ from redstreamd.settings.sections import (
     StreamsSettings,
     ToolsSettings,
 )
-from redstreamd.settings.sources import DEFAULT_FILE, Rank, Source
+from redstreamd.settings.sources import DEFAULT_FILE, Precedence, Source
 
 __all__ = [
     "DEFAULT_FILE",
@@ -26,7 +23,7 @@ __all__ = [
     "LimitsSettings",
     "ListenAddress",
     "Loaded",
-    "Rank",
+    "Precedence",
     "RedisSettings",
     "Settings",
     "Source",

@@ -1,4 +1,4 @@
-"""The settings as a flat table, dotted key to definition, read off the classes in `groups`."""
+"""The settings as a flat table, dotted key to definition, made from the classes in `sections`."""
 
 from __future__ import annotations
 
@@ -14,52 +14,51 @@ from redstreamd.settings.sections import Settings
 from redstreamd.settings.value_types import ValueType
 
 
-def _leaves() -> dict[str, ValueType]:
+def _definitions() -> dict[str, ValueType]:
     return {
-        f"{group.name}.{leaf.name}": ValueType.of(leaf.type)
+        f"{group.name}.{definition.name}": ValueType.of(definition.type)
         for group in attrs.fields(attrs.resolve_types(Settings))
         if group.type is not None
-        for leaf in attrs.fields(attrs.resolve_types(group.type))
+        for definition in attrs.fields(attrs.resolve_types(group.type))
     }
 
 
-LEAVES: Mapping[str, ValueType] = _leaves()
+DEFINITIONS: Mapping[str, ValueType] = _definitions()
 """Every setting by its dotted key, in the order of definition."""
 
 GROUPS: tuple[str, ...] = tuple(field.name for field in attrs.fields(Settings))
 """The tables of the settings file."""
 
-_SHOWN_LENGTH = 200  # characters; an error has to stay one readable line
+_SHOWN_LENGTH = 200  # characters, so that an error stays readable
 
-#: What is shown of a wrong value for a setting of Redis: numbers, and addresses that Kubernetes hands over.
-#: Anything else may be a password that was given to the wrong setting.
-_HARMLESS = re.compile(r"[+-]?[0-9]{1,9}([.,_][0-9]{1,9})?|(tcp|udp)://[0-9a-f.:\[\]]+", re.IGNORECASE)
+#: Invalid values of Redis settings that are shown: numbers, and addresses as Kubernetes sets them. Anything
+#: else may be a password given to the wrong setting.
+_NOT_SECRET = re.compile(r"[+-]?[0-9]{1,9}([.,_][0-9]{1,9})?|(tcp|udp)://[0-9a-f.:\[\]]+", re.IGNORECASE)
 
-#: Settings of Redis whose wrong values are paths.
+#: Redis settings whose values are paths.
 _PATHS = frozenset({"redis.path", "redis.ca_file", "redis.certificate_file", "redis.key_file"})
 
 
 def shown(key: str, value: Any) -> Any:
-    """Return a valid `value` as it may be printed: secrets masked, and what is too long cut short."""
+    """Return a valid `value` for printing: secrets masked, long texts cut."""
     if value is None:
         return None
-    if LEAVES[key].secret:
+    if DEFINITIONS[key].secret:
         return MASK
     if key == "redis.url":
         return masked_url(value) if isinstance(value, str) else MASK
     return _cut(value)
 
 
-def shown_if_wrong(key: str, value: Any) -> Any:
-    """Return a `value` that its setting does not take as it may be printed.
+def shown_if_invalid(key: str, value: Any) -> Any:
+    """Return an invalid `value` for printing.
 
-    Also hides what may be a secret that was given to the wrong setting: a login before an address, and for
-    the settings of Redis every text that is neither a number nor a path. Nothing is shown of
-    a table or a list of lists: no setting is one.
+    What may be a secret given to the wrong setting is masked: a login before an address, for Redis settings
+    every text that is neither number nor path, tables, and lists of lists.
     """
-    leaf = LEAVES[key]
+    definition = DEFINITIONS[key]
     texts = value if isinstance(value, list) else [value]
-    if value is None or leaf.secret:
+    if value is None or definition.secret:
         return shown(key, value)
     if any(isinstance(text, (dict, list)) for text in texts):
         return MASK
@@ -74,7 +73,7 @@ def shown_if_wrong(key: str, value: Any) -> Any:
 def _may_be_secret(key: str, text: str) -> bool:
     if "@" in text or "pass" in text.partition("?")[2].lower():
         return True
-    return key.startswith("redis.") and key not in _PATHS and not _HARMLESS.fullmatch(text)
+    return key.startswith("redis.") and key not in _PATHS and not _NOT_SECRET.fullmatch(text)
 
 
 def _masked(key: str, text: str) -> str:

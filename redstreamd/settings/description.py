@@ -1,4 +1,4 @@
-"""The settings as documentation, and values as the TOML a person would write."""
+"""The documentation of the settings, and values in TOML."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import Any
 
 import attrs
 
-from redstreamd.settings.definitions import GROUPS, LEAVES
+from redstreamd.settings.definitions import DEFINITIONS, GROUPS
 from redstreamd.settings.listen_address import ListenAddress
 from redstreamd.settings.sections import Settings
 from redstreamd.settings.sources import DEFAULT_FILE, ENVIRONMENT
@@ -16,45 +16,44 @@ from redstreamd.settings.sources import DEFAULT_FILE, ENVIRONMENT
 _HEAD = f"""\
 # Settings
 
-Generated from the definitions in `redstreamd/settings/`. A setting can be given in three places, of which the
-later wins:
+Generated from the definitions in `redstreamd/settings/`. A setting can be given in three places; a later one
+overrides an earlier one:
 
-- in the file `{DEFAULT_FILE}`, or the one that `--config` names, as `key = value` below `[group]` (TOML)
-- in the environment, under the names given below; of several for one setting the last wins
-- on the command line, as `--set group.key=value`; `--listen ADDRESS` and `--embedded` are short forms of two
+- the file `{DEFAULT_FILE}`, or that of `--config`: `key = value` below `[group]` (TOML)
+- the environment, under the names given below; of several for one setting the last wins
+- the command line: `--set group.key=value`; `--listen ADDRESS` and `--embedded` are short forms
 
-In the environment and with `--set` a list is written with commas. A setting that does not exist is an error,
-and so is any other variable that begins with `REDSTREAMD_` and is not one that Kubernetes sets for a service.
-`redstreamd check-config` prints each value in force and where it came from.
+In the environment and with `--set`, lists are separated by commas. An unknown setting is an error, as is any
+other variable that begins with `REDSTREAMD_`, except those that Kubernetes sets for services.
+`redstreamd check-config` prints each value with its source.
 
-What launchers hand over is read like this:
+Values are read like this:
 
-- An empty variable counts as not set. On the command line an empty text (`--set redis.password=`) puts a
-  setting back to its default, whatever earlier sources say.
-- Spaces and line breaks around a value, and one pair of quotes (`docker run --env-file` keeps them), are not
-  part of it. Of a password only a line break at its end is left out; its quotes are kept.
-- A placeholder that nobody expanded is an error: `${{NAME}}` with or without a default, `${{env:NAME}}`,
-  `${{input:NAME}}`, `$(NAME)`, `$NAME`, `%NAME%`, `{{{{ name }}}}`. Of a password, only one that it is as a
-  whole, and `$NAME` and `%NAME%` only where NAME is written like `REDIS_PASSWORD`; a password that looks like
-  this goes into a file (`redis.password_file`).
-- `REDIS_PORT=tcp://...`, which Kubernetes sets for a service named redis, is an error only where the port is
-  used and nothing else names it: not with a URL, a Unix socket, another source's port, or `daemon.embedded`.
-- A value that is refused is shown only if it cannot be a secret; of an address, never the password.
+- An empty variable counts as not set. On the command line an empty text (`--set redis.password=`) resets the
+  setting to its default.
+- White space around a value and one pair of quotes (`docker run --env-file` keeps them) are removed. From a
+  password, only a line break at its end is removed.
+- A placeholder that was not expanded is an error: `${{NAME}}` with or without a default, `${{env:NAME}}`,
+  `${{input:NAME}}`, `$(NAME)`, `$NAME`, `%NAME%`, `{{{{ name }}}}`. A password is refused only if the
+  whole of it is a placeholder, and in the forms `$NAME` and `%NAME%` only if NAME is like `REDIS_PASSWORD`;
+  put such a password into a file (`redis.password_file`).
+- `REDIS_PORT=tcp://...`, which Kubernetes sets for a service named redis, is an error only if the port is
+  used and not given otherwise: by a URL, a Unix socket or another source.
+- Errors show an invalid value only if it cannot be a secret, and never the password in an address.
 
-The programs that look for the daemon (`connect`, `call`, `status`) read no settings; `REDSTREAMD_SOCKET`, or
-`--socket`, names the daemon's socket where it is not in a usual place: a path, `unix:PATH` or
-`tcp:HOST:PORT`, also with `//`.
+`connect`, `call` and `status` read no settings. `REDSTREAMD_SOCKET` or `--socket` names the daemon's socket
+if it is not in a usual place: a path, `unix:PATH` or `tcp:HOST:PORT`, also with `//`.
 """
 
 
 @attrs.frozen
 class Description:
-    """What there is to know about one setting.
+    """The documentation of one setting.
 
     Attributes:
         key: Its dotted key: table and key in the file, name for ``--set``.
         allowed: Type and range, in words.
-        default: As TOML, or in words where it depends on the environment.
+        default: In TOML, or in words if it depends on the environment.
         meaning: Unit, effect and reason.
         environment: The variables that set it; of several, the last wins.
         secret: Whether it is masked wherever it is shown.
@@ -71,26 +70,26 @@ class Description:
 def describe() -> tuple[Description, ...]:
     """Return every setting, in the order of definition."""
     defaults = {
-        f"{group.name}.{leaf.name}": leaf.default
+        f"{group.name}.{definition.name}": definition.default
         for group in attrs.fields(attrs.resolve_types(Settings))
         if group.type is not None
-        for leaf in attrs.fields(group.type)
+        for definition in attrs.fields(group.type)
     }
     return tuple(
         Description(
             key=key,
-            allowed=leaf.allowed,
-            default=str((leaf.meta.extra or {}).get("default") or as_toml(defaults[key])),
-            meaning=leaf.meta.description or "",
+            allowed=definition.allowed,
+            default=str((definition.meta.extra or {}).get("default") or as_toml(defaults[key])),
+            meaning=definition.meta.description or "",
             environment=tuple(name for name, meant in ENVIRONMENT.items() if meant == key),
-            secret=leaf.secret,
+            secret=definition.secret,
         )
-        for key, leaf in LEAVES.items()
+        for key, definition in DEFINITIONS.items()
     )
 
 
 def as_markdown() -> str:
-    """Return the reference of all settings as Markdown, one section a table."""
+    """Return the reference of all settings in Markdown, with a section for each table."""
     kinds = {field.name: field.type for field in attrs.fields(attrs.resolve_types(Settings))}
     lines: list[str] = [_HEAD]
     for group in GROUPS:
@@ -112,7 +111,7 @@ def as_markdown() -> str:
 
 
 def as_toml(value: Any) -> str:
-    """Return a value in TOML's notation, or "(not set)" for what TOML cannot say."""
+    """Return a value in TOML, or "(not set)" for None."""
     if value is None:
         return "(not set)"
     if isinstance(value, bool):
@@ -122,6 +121,6 @@ def as_toml(value: Any) -> str:
     if isinstance(value, tuple):
         return f"[{', '.join(as_toml(item) for item in value)}]"
     if isinstance(value, (str, Path, ListenAddress)):
-        # Every JSON string is a TOML basic string, but for DEL, which TOML wants escaped.
+        # A JSON string is a TOML basic string, except that TOML requires DEL to be escaped.
         return json.dumps(str(value), ensure_ascii=False).replace("\x7f", "\\u007f")
     raise TypeError(f"a setting of type {type(value).__name__}")

@@ -1,8 +1,6 @@
-"""Where the daemon listens, as a value: ``unix:PATH``, ``tcp:HOST:PORT`` or ``http:HOST:PORT``.
+"""A listening address as a value: ``unix:PATH``, ``tcp:HOST:PORT`` or ``http:HOST:PORT``.
 
-How such an address is written is ``notation``'s. Opening a listener is ``mcpio``'s affair, and
-whether a kind of address is served at all is decided when the settings are checked: ``http``
-is not yet, so nobody is offered it.
+`address_syntax` parses it. `loading` rejects ``http``, which is not served yet.
 """
 
 from __future__ import annotations
@@ -11,13 +9,13 @@ import enum
 
 import attrs
 
-from redstreamd.addresses.address_syntax import place
+from redstreamd.addresses.address_syntax import parse_address
 
 NOTATION = "unix:PATH (absolute) or tcp:HOST:PORT"
 
 
 class Kind(enum.StrEnum):
-    """What is spoken at an address."""
+    """The kind of socket and protocol."""
 
     UNIX = "unix"
     TCP = "tcp"
@@ -26,7 +24,7 @@ class Kind(enum.StrEnum):
 
 @attrs.frozen
 class ListenAddress:
-    """One place to listen.
+    """One listening address.
 
     Attributes:
         kind: ``UNIX`` and ``TCP`` carry one JSON-RPC message a line, ``HTTP`` Streamable HTTP.
@@ -41,7 +39,7 @@ class ListenAddress:
     port: int = 0
 
     def __str__(self) -> str:
-        """Return the notation that `parse` reads."""
+        """Return the text that `parse` reads."""
         if self.kind is Kind.UNIX:
             return f"{self.kind}:{self.path}"
         host = f"[{self.host}]" if ":" in self.host else self.host
@@ -49,10 +47,10 @@ class ListenAddress:
 
     @classmethod
     def parse(cls, text: str) -> ListenAddress:
-        """Read one address in any of the forms that `notation.place` knows.
+        """Parse an address; see `parse_address`.
 
         Raises:
-            ValueError: The text is no address; the message says what is accepted.
+            ValueError: It is invalid; the message says what is accepted.
         """
-        found = place(text)
+        found = parse_address(text)
         return cls(Kind(found.kind), path=found.path, host=found.host, port=found.port)

@@ -1,4 +1,4 @@
-"""From sources to settings: merge, check, and remember where each value came from."""
+"""Loads the settings: merges and checks the sources, and records where each value came from."""
 
 from __future__ import annotations
 
@@ -14,36 +14,36 @@ from cattrs.errors import AttributeValidationNote, ClassValidationError, Forbidd
 
 from redstreamd.addresses import default_paths
 from redstreamd.errors import SettingsError
-from redstreamd.settings.definitions import GROUPS, LEAVES, shown
+from redstreamd.settings.definitions import DEFINITIONS, GROUPS, shown
 from redstreamd.settings.description import as_toml
 from redstreamd.settings.listen_address import Kind
 from redstreamd.settings.redis_address import URL, resolve
 from redstreamd.settings.sections import Settings
 from redstreamd.settings.sources import (
     UNSET,
-    Given,
-    Rank,
+    Precedence,
+    RawValue,
     Source,
     Values,
     from_command_line,
     from_environment,
     from_file,
+    invalid_value,
     is_service_link,
-    misfit,
     unknown,
 )
 from redstreamd.settings.value_types import ValueType
 
-_DEFAULT = Source(Rank.DEFAULT, "default")
+_DEFAULT = Source(Precedence.DEFAULT, "default")
 _PORT = "redis.port"
 
 
 @attrs.frozen
 class Loaded:
-    """Checked settings and where they came from.
+    """Valid settings and their sources.
 
     Attributes:
-        settings: The values in force.
+        settings: The values.
         sources: Dotted key to source, for every setting, in the order of definition.
     """
 
@@ -55,7 +55,7 @@ class Loaded:
         return _value(self.settings, key)
 
     def shown(self, key: str) -> Any:
-        """Return the value of a dotted key as it may be printed, secrets masked."""
+        """Return the value of a dotted key for printing, secrets masked."""
         return shown(key, self.value(key))
 
 
@@ -67,7 +67,7 @@ def load(
     embedded: bool = False,
     environ: Mapping[str, str] = os.environ,
 ) -> Loaded:
-    """Read all sources and return settings that are valid, together.
+    """Read all sources and return valid settings.
 
     Args:
         config: The settings file; without one, the default file if it exists.
@@ -77,7 +77,7 @@ def load(
         environ: The environment.
 
     Raises:
-        SettingsError: The first thing found wrong.
+        SettingsError: The first error found.
     """
     values = from_file(config)
     given = from_environment(environ)
@@ -87,39 +87,39 @@ def load(
     values = resolve({key: given for key, given in values.items() if given.value is not UNSET})
     values = _defaults(environ, values) | values
     if link is not None and _needs_port(values):
-        raise misfit(_PORT, link, LEAVES[_PORT].allowed)
+        raise invalid_value(_PORT, link, DEFINITIONS[_PORT].allowed)
     settings = _structure(values)
-    loaded = Loaded(settings, {key: values[key].source if key in values else _DEFAULT for key in LEAVES})
-    for check in (_served, _encrypted, _ordered):
+    loaded = Loaded(settings, {key: values[key].source if key in values else _DEFAULT for key in DEFINITIONS})
+    for check in (_check_listen_kinds, _check_tls, _check_bounds):
         check(loaded)
     return loaded
 
 
 def _needs_port(values: Values) -> bool:
-    """Whether the port of Redis is used, and nobody has named it."""
+    """Whether the port of Redis is used, and no source gives it."""
     embedded = values.get("daemon.embedded")
     if embedded is not None and embedded.value is True:
         return False
-    # A URL is a whole address, also where it leaves the port to its default.
+    # A URL without a port means the default port.
     return all(key not in values or values[key].value is None for key in (URL, _PORT, "redis.path"))
 
 
 def _defaults(environ: Mapping[str, str], values: Values) -> Values:
-    """Return the one default that depends on where the process runs, if `values` need it.
+    """Return the default of the state directory, which depends on the environment, if it is needed.
 
     Raises:
-        SettingsError: There is none: nothing says where this user's home is, or what says so is no path.
+        SettingsError: There is none, because no variable or user entry gives an absolute path.
     """
     key = "daemon.state_directory"
     if key in values:
         return {}
-    default = Given(default_paths.default_state_directory(environ), _DEFAULT)
+    default = RawValue(default_paths.default_state_directory(environ), _DEFAULT)
     if not default.value.startswith("/"):
-        raise misfit(
+        raise invalid_value(
             key,
             default,
-            f"{LEAVES[key].allowed}; without the setting it follows from the environment variables "
-            "STATE_DIRECTORY, XDG_STATE_HOME and HOME, which name no directory here",
+            f"{DEFINITIONS[key].allowed}; the default depends on the environment variables "
+            "STATE_DIRECTORY, XDG_STATE_HOME and HOME, none of which names a directory",
         )
     return {key: default}
 
@@ -127,15 +127,15 @@ def _defaults(environ: Mapping[str, str], values: Values) -> Values:
 @functools.cache
 def _converter() -> cattrs.Converter:
     converter = cattrs.Converter(forbid_extra_keys=True)
-    # cattrs alone would make 5 of "5" and knows no ranges: every leaf goes through its own check.
+    # cattrs alone would convert "5" to 5 and checks no ranges.
     converter.register_structure_hook_func(
-        _is_leaf,
+        _is_setting,
         lambda value, annotation: ValueType.of(annotation).check(value),
     )
     return converter
 
 
-def _is_leaf(annotation: Any) -> bool:
+def _is_setting(annotation: Any) -> bool:
     return get_origin(annotation) is Annotated
 
 
@@ -147,11 +147,11 @@ def _structure(values: Values) -> Settings:
     try:
         return _converter().structure(nested, Settings)
     except ClassValidationError as invalid:
-        raise _first_fault(invalid, values) from None
+        raise _first_error(invalid, values) from None
 
 
-def _first_fault(invalid: ClassValidationError, values: Values, within: str = "") -> SettingsError:
-    """Translate what cattrs found first into the terms of the person who wrote it."""
+def _first_error(invalid: ClassValidationError, values: Values, within: str = "") -> SettingsError:
+    """Return the first error of cattrs as an error of the setting."""
     fault = invalid.exceptions[0]
     if isinstance(fault, ForbiddenExtraKeysError):
         key = within + min(fault.extra_fields)
@@ -159,8 +159,8 @@ def _first_fault(invalid: ClassValidationError, values: Values, within: str = ""
     notes = (note for note in getattr(fault, "__notes__", ()) if isinstance(note, AttributeValidationNote))
     name = next(notes).name
     if isinstance(fault, ClassValidationError):
-        return _first_fault(fault, values, f"{within}{name}.")
-    return misfit(within + name, values[within + name], str(fault))
+        return _first_error(fault, values, f"{within}{name}.")
+    return invalid_value(within + name, values[within + name], str(fault))
 
 
 def _value(settings: Settings, key: str) -> Any:
@@ -168,8 +168,8 @@ def _value(settings: Settings, key: str) -> Any:
     return getattr(getattr(settings, group), name)
 
 
-def _served(loaded: Loaded) -> None:
-    """Refuse addresses of a kind that the daemon does not serve."""
+def _check_listen_kinds(loaded: Loaded) -> None:
+    """Raise SettingsError for listening addresses that are not served."""
     for address in loaded.settings.daemon.listen:
         if address.kind is Kind.HTTP:
             raise SettingsError(
@@ -180,21 +180,22 @@ def _served(loaded: Loaded) -> None:
             )
 
 
-def _encrypted(loaded: Loaded) -> None:
-    """Refuse what can only have been meant for TLS where there is none, and half a certificate.
+def _check_tls(loaded: Loaded) -> None:
+    """Raise SettingsError for TLS settings without TLS, and for a key without a certificate.
 
-    Where a later source has turned TLS off, what an earlier one says about it is merely not used.
+    TLS settings are ignored if a later source has turned TLS off.
     """
     redis = loaded.settings.redis
     for key in ("redis.ca_file", "redis.certificate_file", "redis.key_file", "redis.server_name"):
         source = loaded.sources[key]
-        if loaded.value(key) is None or redis.tls or loaded.sources["redis.tls"].rank > source.rank:
+        is_turned_off_later = loaded.sources["redis.tls"].precedence > source.precedence
+        if loaded.value(key) is None or redis.tls or is_turned_off_later:
             continue
         raise SettingsError(
             key,
             value=str(loaded.value(key)),
             source=str(source),
-            allowed="only with redis.tls = true, or rediss:// in the URL; as it is, nothing is encrypted",
+            allowed="only with redis.tls = true, or rediss:// in the URL; now nothing is encrypted",
         )
     if redis.key_file is not None and redis.certificate_file is None:
         raise SettingsError(
@@ -205,8 +206,8 @@ def _encrypted(loaded: Loaded) -> None:
         )
 
 
-def _ordered(loaded: Loaded) -> None:
-    """Refuse a default that is greater than its maximum; the setting given last is to blame."""
+def _check_bounds(loaded: Loaded) -> None:
+    """Raise SettingsError for a default that is greater than its maximum, naming the one given last."""
     for lesser, greater in (
         ("tools.default_wait_seconds", "tools.max_wait_seconds"),
         ("leases.lease_seconds", "leases.max_lease_seconds"),
@@ -215,7 +216,7 @@ def _ordered(loaded: Loaded) -> None:
         low, high = loaded.value(lesser), loaded.value(greater)
         if low <= high:
             continue
-        if loaded.sources[lesser].rank >= loaded.sources[greater].rank:
+        if loaded.sources[lesser].precedence >= loaded.sources[greater].precedence:
             key, bound = lesser, f"at most {greater} ({as_toml(high)}, from {loaded.sources[greater]})"
         else:
             key, bound = greater, f"at least {lesser} ({as_toml(low)}, from {loaded.sources[lesser]})"

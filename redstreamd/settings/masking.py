@@ -1,4 +1,4 @@
-"""How a secret looks wherever a value is shown: in ``check-config``, in errors and in ``repr``."""
+"""Masks passwords in URLs, for ``check-config``, errors and ``repr``."""
 
 from __future__ import annotations
 
@@ -8,10 +8,9 @@ from redstreamd.addresses.address_syntax import MASK
 
 
 def masked_url(url: str) -> str:
-    """Return `url` with its password replaced, or only its scheme if the password cannot be told apart.
+    """Return `url` with its password masked, or only its scheme if it is not clear where the password is.
 
-    A reserved character that was not percent-encoded moves the borders of user, password
-    and host, so a URL that is not plainly well-formed is hidden as a whole.
+    A reserved character that is not percent-encoded changes where user, password and host end.
     """
     scheme, separator, rest = url.partition("://")
     if not (separator and scheme.isascii() and scheme.isalpha()):
@@ -22,7 +21,7 @@ def masked_url(url: str) -> str:
         _ = parts.port
     except ValueError:
         return hidden
-    # An "@" elsewhere than before the host, a fragment or a password in the query: no certainty.
+    # With another "@", a fragment or a password in the query it is not clear.
     if rest.count("@") > 1 or "@" in parts.path or parts.fragment or "pass" in parts.query.lower():
         return hidden
     if parts.password is None:

@@ -1,11 +1,9 @@
-"""How the address of Redis, in whatever form and setting, becomes one address.
+"""Resolves the settings of Redis's address, in all forms, to one address.
 
-A URL is a whole address, so it replaces all parts that an earlier source gave (a password
-meant for one server is not sent to another). A part in the same or a later source is the
-more particular word and replaces that part of the URL.
+A URL is a whole address: it replaces all parts from earlier sources, so that a password for one server is not
+sent to another. A part from the same or a later source replaces that part of the URL.
 
-People write a URL where a host is asked for, a host with its port, or a socket's path, and the other
-way round. So `redis.url`, `redis.host` and `redis.path` take each form (`written`), and are sorted out here.
+`redis.url`, `redis.host` and `redis.path` each accept every form (`parse_redis_address`).
 """
 
 from __future__ import annotations
@@ -18,7 +16,7 @@ from typing import Any
 import attrs
 
 from redstreamd.addresses.address_syntax import host_and_port
-from redstreamd.settings.sources import Given, Values, misfit
+from redstreamd.settings.sources import RawValue, Values, invalid_value
 
 URL = "redis.url"
 HOST = "redis.host"
@@ -42,7 +40,7 @@ _FORMS = (
 )
 
 _SCHEME = re.compile(r"(?P<scheme>[A-Za-z][A-Za-z0-9+.-]*)://(?P<rest>.*)")
-#: Valkey's names for the same protocol, and how the daemon's own addresses are written.
+#: With Valkey's names for the same protocol, and the schemes of the daemon's own addresses.
 _SCHEMES = {
     "redis": "redis",
     "valkey": "redis",
@@ -54,13 +52,13 @@ _SCHEMES = {
 
 
 @attrs.frozen
-class Written:
-    """An address as it was written.
+class ParsedAddress:
+    """A parsed address of Redis.
 
     Attributes:
-        parts: The settings that it names.
-        whole: Whether it is a URL, which stands for every part, named or not; else only for what it names.
-        url: As a URL.
+        parts: Dotted key to value, for the parts that it contains.
+        whole: Whether it is a URL, which also resets the parts that it does not contain.
+        url: The address as a URL.
     """
 
     parts: dict[str, Any] = attrs.field(repr=False)
@@ -68,11 +66,11 @@ class Written:
     url: str = attrs.field(repr=False)
 
 
-def written(text: str) -> Written:
-    """Read an address of Redis in any of its forms.
+def parse_redis_address(text: str) -> ParsedAddress:
+    """Parse an address of Redis in any form.
 
     Raises:
-        ValueError: It is none; the message says what is accepted, and does not repeat the text.
+        ValueError: It is invalid; the message says what is accepted, and does not contain the text.
     """
     if re.search(r"[\s\x00-\x1f\x7f]", text) and not text.startswith(("/", "unix:")):
         raise ValueError(f"{_FORMS}, without spaces")
@@ -82,151 +80,156 @@ def written(text: str) -> Written:
         if known is None:
             raise ValueError(_FORMS)
         parts = _url_parts(f"{known}://{scheme['rest']}")
-        # These two are also how an address alone is written.
+        # unix: and tcp: may be addresses without other parts.
         bare = scheme["scheme"].lower() in ("unix", "tcp") and set(parts) <= {HOST, PORT, PATH, "redis.tls"}
         if bare:
             del parts["redis.tls"]
-        return Written(parts, not bare, text)
+        return ParsedAddress(parts, not bare, text)
     if text.startswith(("/", "unix:")):
         path = text.removeprefix("unix:")
         if not path.startswith("/"):
             raise ValueError("unix:///PATH, an absolute path after two slashes")
-        return Written({PATH: path}, whole=False, url=f"unix://{urllib.parse.quote(path)}")
+        return ParsedAddress({PATH: path}, whole=False, url=f"unix://{urllib.parse.quote(path)}")
     text = re.sub(r"^tcp:(?=[^:]+:[0-9]+$|\[)", "", text, flags=re.IGNORECASE).removesuffix("/")
     login, at, address = text.rpartition("@")
     if at:
-        # Without a colon it could be either, and a password must not be taken for a user, who is shown.
+        # Without a colon it may be a password, which must not be taken for a user, because users are shown.
         if login.count(":") != 1 or not address:
             raise ValueError(
                 f"{_FORMS}; a user alone is redis.username (REDIS_USERNAME), "
                 "a password alone is redis.password (REDIS_PASSWORD)"
             )
-        return Written(_url_parts(f"redis://{text}"), whole=True, url=f"redis://{text}")
+        return ParsedAddress(_url_parts(f"redis://{text}"), whole=True, url=f"redis://{text}")
     if re.search(r"/[0-9]+$", text):
         # With the number of a database.
-        return Written(_url_parts(f"redis://{text}"), whole=True, url=f"redis://{text}")
+        return ParsedAddress(_url_parts(f"redis://{text}"), whole=True, url=f"redis://{text}")
     host, port = _endpoint(text)
     parts = {HOST: host} if port is None else {HOST: host, PORT: port}
     shown = f"[{host}]" if ":" in host else host
-    return Written(parts, whole=False, url=f"redis://{shown}" + ("" if port is None else f":{port}"))
+    return ParsedAddress(parts, whole=False, url=f"redis://{shown}" + ("" if port is None else f":{port}"))
 
 
 def resolve(values: Values) -> Values:
-    """Return `values` with the address settled: URL taken apart, and one of each pair of alternatives.
+    """Return `values` with the URL split into parts, and one of each pair of alternatives.
 
-    The alternatives are a socket and a host, and a password and a file that holds it.
+    The alternatives are socket and host, and password and password file.
 
     Raises:
-        SettingsError: An address is not understood, or one source names both of a pair.
+        SettingsError: An address is invalid, or one source gives both of a pair.
     """
-    values = _sorted_out(values)
+    values = _moved_to_their_settings(values)
     from_url: Values = {}
     url = values.get(URL)
     if url is not None and url.value is not None:
-        address = _taken_apart(url)
-        # Said either way: a whole address that names no TLS means none.
+        address = _parsed_url(url)
+        # A URL always decides about TLS.
         from_url = {
-            key: Given(part, url.source) for key, part in ({"redis.tls": False} | address.parts).items()
+            key: RawValue(part, url.source) for key, part in ({"redis.tls": False} | address.parts).items()
         }
         values = {
             key: given
             for key, given in values.items()
-            if key not in PARTS or given.source.rank >= url.source.rank
-        } | {URL: Given(address.url, url.source)}
+            if key not in PARTS or given.source.precedence >= url.source.precedence
+        } | {URL: RawValue(address.url, url.source)}
 
-    def strength(key: str) -> tuple[int, bool]:
-        # An explicit part counts as later than the URL's.
+    def precedence(key: str) -> tuple[int, bool]:
+        # A separate part takes precedence over that of a URL from the same source.
         if key in values:
-            return (values[key].source.rank, True)
-        return (from_url[key].source.rank, False) if key in from_url else (-1, False)
+            return (values[key].source.precedence, True)
+        return (from_url[key].source.precedence, False) if key in from_url else (-1, False)
 
-    return _one_password(_one_endpoint(from_url | values, strength), strength)
+    return _choose_password(_choose_endpoint(from_url | values, precedence), precedence)
 
 
-def _sorted_out(values: Values) -> Values:
-    """Move what is written under `redis.host` or `redis.path` to the settings that it belongs to."""
+def _moved_to_their_settings(values: Values) -> Values:
+    """Move addresses in `redis.host` and `redis.path` to the settings of their parts."""
     for key in (HOST, PATH):
         given = values.get(key)
         if given is None or not isinstance(given.value, str) or not given.value:
             continue
         try:
-            found = written(given.value)
+            found = parse_redis_address(given.value)
         except ValueError as wrong:
-            raise misfit(key, given, str(wrong)) from None
+            raise invalid_value(key, given, str(wrong)) from None
         if key == PATH and HOST in found.parts and PORT not in found.parts and not found.whole:
-            raise misfit(key, given, "an absolute path; a name or address is redis.host")
+            raise invalid_value(key, given, "an absolute path; a name or address is redis.host")
         rest = {name: other for name, other in values.items() if name != key}
         parts = {URL: found.url} if found.whole else found.parts
         for part, value in parts.items():
             other = values.get(part) if part != key else None
-            if other is not None and other.value is not None and other.source.rank >= given.source.rank:
-                if other.source.rank == given.source.rank and not _same(part, other.value, value):
-                    raise misfit(
+            if (
+                other is not None
+                and other.value is not None
+                and other.source.precedence >= given.source.precedence
+            ):
+                if other.source.precedence == given.source.precedence and not _same(part, other.value, value):
+                    raise invalid_value(
                         key,
                         given,
                         f"the same address as {part} (from {other.source}), or only one of the two",
                     )
                 continue
-            rest[part] = Given(value, given.source)
+            rest[part] = RawValue(value, given.source)
         values = rest
     return values
 
 
 def _same(part: str, one: Any, other: Any) -> bool:
-    """Whether two settings for the same part say the same."""
+    """Whether two values of a part mean the same."""
     if part != URL:
         return bool(str(one) == str(other))
     try:
-        return written(str(one)).parts == written(str(other)).parts
+        return parse_redis_address(str(one)).parts == parse_redis_address(str(other)).parts
     except ValueError:
         return False
 
 
-def _one_endpoint(merged: Values, strength: Callable[[str], tuple[int, bool]]) -> Values:
-    """Let the later of socket and host decide; a later socket also ends TLS."""
+def _choose_endpoint(merged: Values, precedence: Callable[[str], tuple[int, bool]]) -> Values:
+    """Keep the later of socket and host; a later socket also turns TLS off."""
     path = merged.get("redis.path")
     if path is None or path.value is None:
         return merged
-    network = max(("redis.host", "redis.port"), key=strength)
-    if strength(network) > strength("redis.path"):
-        return merged | {"redis.path": Given(None, merged[network].source)}
-    if strength(network) == strength("redis.path"):
-        raise misfit("redis.path", path, f"a socket's path or {network}, not both from one source")
+    network = max(("redis.host", "redis.port"), key=precedence)
+    if precedence(network) > precedence("redis.path"):
+        return merged | {"redis.path": RawValue(None, merged[network].source)}
+    if precedence(network) == precedence("redis.path"):
+        raise invalid_value("redis.path", path, f"a socket's path or {network}, not both from one source")
     tls = merged.get("redis.tls")
     if tls is None or tls.value is not True:
         return merged
-    if strength("redis.path") > strength("redis.tls"):
-        return merged | {"redis.tls": Given(False, path.source)}
-    raise misfit("redis.tls", tls, f"false: {path.value} is a Unix socket, on which Redis speaks no TLS")
+    if precedence("redis.path") > precedence("redis.tls"):
+        return merged | {"redis.tls": RawValue(False, path.source)}
+    raise invalid_value(
+        "redis.tls", tls, f"false: {path.value} is a Unix socket, on which Redis speaks no TLS"
+    )
 
 
-def _one_password(merged: Values, strength: Callable[[str], tuple[int, bool]]) -> Values:
-    """Let the later of the password and the file that holds it decide."""
-    word, file = "redis.password", "redis.password_file"
-    given = [key for key in (word, file) if key in merged and merged[key].value is not None]
+def _choose_password(merged: Values, precedence: Callable[[str], tuple[int, bool]]) -> Values:
+    """Keep the later of password and password file."""
+    password, file = "redis.password", "redis.password_file"
+    given = [key for key in (password, file) if key in merged and merged[key].value is not None]
     if len(given) < 2:
         return merged
-    if strength(word) == strength(file):
-        raise misfit(file, merged[file], f"this or {word}, not both from one source")
-    loser, winner = sorted(given, key=strength)
-    return merged | {loser: Given(None, merged[winner].source)}
+    if precedence(password) == precedence(file):
+        raise invalid_value(file, merged[file], f"this or {password}, not both from one source")
+    loser, winner = sorted(given, key=precedence)
+    return merged | {loser: RawValue(None, merged[winner].source)}
 
 
-def _taken_apart(url: Given) -> Written:
+def _parsed_url(url: RawValue) -> ParsedAddress:
     if not isinstance(url.value, str):
-        raise misfit(URL, url, _FORMS)
+        raise invalid_value(URL, url, _FORMS)
     try:
-        return written(url.value)
+        return parse_redis_address(url.value)
     except ValueError as wrong:
-        raise misfit(URL, url, str(wrong)) from None
+        raise invalid_value(URL, url, str(wrong)) from None
 
 
 def _url_parts(text: str) -> dict[str, Any]:
-    """Return the parts that a URL with a scheme of Redis's own names; those that it does not are left out.
+    """Return the parts that a redis://, rediss:// or unix:// URL contains.
 
-    The notation is redis-py's (``redis.connection.parse_url``). That lets pass what it does not understand:
-    a database that is no number, options of its own connections, a host in a unix:// URL. Here these are
-    errors.
+    The syntax is that of redis-py (``redis.connection.parse_url``), which ignores a database that is not a
+    number, unknown options, and a host in a unix:// URL. Here these are errors.
     """
     try:
         split = urllib.parse.urlsplit(text)
@@ -234,7 +237,7 @@ def _url_parts(text: str) -> dict[str, Any]:
         port = split.port
         database = _database(split, options)
     except ValueError:
-        # The exception quotes the URL, password and all.
+        # The exception's text contains the URL with its password.
         raise ValueError(f"{_FORMS}, with reserved characters in a password percent-encoded") from None
     if split.fragment or set(options) - {"db"}:
         raise ValueError(f"{_FORMS}, no other options, and reserved characters percent-encoded")
@@ -261,10 +264,10 @@ def _url_parts(text: str) -> dict[str, Any]:
 
 
 def _database(split: urllib.parse.SplitResult, options: dict[str, list[str]]) -> int | None:
-    """Return the database that a URL names in its query or its path; None if it names none.
+    """Return the database in a URL's query or path, or None.
 
     Raises:
-        ValueError: It is no number.
+        ValueError: It is not a number.
     """
     text = options["db"][0] if "db" in options else "" if split.scheme == "unix" else split.path.strip("/")
     if re.fullmatch(r"[0-9]{1,9}", text):

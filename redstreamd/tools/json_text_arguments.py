@@ -93,7 +93,7 @@ class Reader:
 
     def _excess(self, text: str, around: int) -> str | None:
         data = text.encode("utf-8", "surrogatepass")
-        values, nesting = strict_json.measured(data, self.values_left)
+        values, nesting = strict_json.measure_structure(data, self.values_left)
         if values > self.values_left:
             return "which holds too many values"
         if nesting + around > self.max_nesting:

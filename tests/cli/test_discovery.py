@@ -6,21 +6,21 @@ import socket
 
 import pytest
 
-from redstreamd.addresses.address_syntax import Place
+from redstreamd.addresses.address_syntax import Address
 from redstreamd.cli import discovery, main
 
 FORMS = {
-    "/run/x.sock": Place("unix", "/run/x.sock"),
-    "x.sock": Place("unix", "x.sock"),
-    "./x.sock": Place("unix", "./x.sock"),
-    "unix:/run/x.sock": Place("unix", "/run/x.sock"),
-    "unix:///run/x.sock": Place("unix", "/run/x.sock"),
-    "unix:x.sock": Place("unix", "x.sock"),
-    "tcp:localhost:7077": Place("tcp", host="localhost", port=7077),
-    "tcp://localhost:7077": Place("tcp", host="localhost", port=7077),
-    "tcp://localhost:7077/": Place("tcp", host="localhost", port=7077),
-    "localhost:7077": Place("tcp", host="localhost", port=7077),
-    "[::1]:7077": Place("tcp", host="::1", port=7077),
+    "/run/x.sock": Address("unix", "/run/x.sock"),
+    "x.sock": Address("unix", "x.sock"),
+    "./x.sock": Address("unix", "./x.sock"),
+    "unix:/run/x.sock": Address("unix", "/run/x.sock"),
+    "unix:///run/x.sock": Address("unix", "/run/x.sock"),
+    "unix:x.sock": Address("unix", "x.sock"),
+    "tcp:localhost:7077": Address("tcp", host="localhost", port=7077),
+    "tcp://localhost:7077": Address("tcp", host="localhost", port=7077),
+    "tcp://localhost:7077/": Address("tcp", host="localhost", port=7077),
+    "localhost:7077": Address("tcp", host="localhost", port=7077),
+    "[::1]:7077": Address("tcp", host="::1", port=7077),
 }
 
 

@@ -13,11 +13,11 @@ from redstreamd.daemon import sockets
 from redstreamd.doctor import invalid_settings
 from redstreamd.errors import SettingsError
 from redstreamd.settings import ListenAddress, describe, load
-from redstreamd.settings.definitions import LEAVES
+from redstreamd.settings.definitions import DEFINITIONS
 from redstreamd.settings.sources import ENVIRONMENT
 
 VARIABLES = sorted(ENVIRONMENT)
-SECRETS = {name for name, key in ENVIRONMENT.items() if LEAVES[key].secret}
+SECRETS = {name for name, key in ENVIRONMENT.items() if DEFINITIONS[key].secret}
 
 #: A valid value for each setting, as text and as TOML, other than its default.
 OTHER = {
@@ -46,7 +46,7 @@ NEEDS = {
 
 
 def other(key: str) -> str:
-    leaf = LEAVES[key]
+    leaf = DEFINITIONS[key]
     if key in OTHER:
         return OTHER[key]
     if leaf.kind is Path:
@@ -175,7 +175,7 @@ LINKS = {
 def test_the_variables_of_kubernetes_services_stop_nobody(load_from, refusal):
     loaded = load_from(environ=LINKS)
     assert loaded.settings == load_from().settings
-    # What is written by hand under such a name has a meaning that nothing here has.
+    # A value set by hand under such a name may mean something unknown.
     assert refusal(environ={"REDSTREAMD_PORT": "7077"}).key == "REDSTREAMD_PORT"
 
 

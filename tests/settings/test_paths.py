@@ -82,12 +82,12 @@ def test_a_directory_in_tmp_that_someone_else_made_since_is_not_safe(tmp_path, m
         default_paths, "_fallback_socket", lambda uid: str(tmp_path / f"mine-{uid}" / "mcp.sock")
     )
     place = tmp_path / f"mine-{ME}" / "mcp.sock"
-    assert not default_paths.is_safe_place(str(place), ME)
+    assert not default_paths.is_safe_socket(str(place), ME)
     place.parent.mkdir(mode=0o700)
-    assert default_paths.is_safe_place(str(place), ME)
+    assert default_paths.is_safe_socket(str(place), ME)
     place.parent.chmod(0o777)
-    assert not default_paths.is_safe_place(str(place), ME)
-    assert default_paths.is_safe_place(default_paths.SERVICE_SOCKET, ME)
+    assert not default_paths.is_safe_socket(str(place), ME)
+    assert default_paths.is_safe_socket(default_paths.SERVICE_SOCKET, ME)
 
 
 def test_a_socket_directory_is_private_when_made(tmp_path):

@@ -8,7 +8,7 @@ import attrs
 import pytest
 
 from redstreamd.settings import RedisSettings, Settings, as_markdown, as_toml, describe, load
-from redstreamd.settings.definitions import LEAVES
+from redstreamd.settings.definitions import DEFINITIONS
 from redstreamd.settings.masking import masked_url
 
 
@@ -41,12 +41,12 @@ def test_a_url_is_shown_without_its_password(url, masked):
 
 def test_the_reference_has_every_setting_with_range_default_meaning_and_variable():
     described = {setting.key: setting for setting in describe()}
-    assert list(described) == list(LEAVES)
+    assert list(described) == list(DEFINITIONS)
     for key, setting in described.items():
         assert setting.allowed, key
         assert setting.meaning.endswith("."), key
         assert setting.environment[-1] == "REDSTREAMD_" + key.replace(".", "_").upper()
-        leaf = LEAVES[key]
+        leaf = DEFINITIONS[key]
         if leaf.kind in (int, float):
             assert leaf.meta.ge is not None, key
             assert leaf.meta.le is not None, key
@@ -70,7 +70,7 @@ def test_the_documented_defaults_are_a_valid_file_and_the_real_defaults(tmp_path
 
 def test_the_reference_can_be_rendered():
     text = as_markdown()
-    for key in LEAVES:
+    for key in DEFINITIONS:
         assert f"### {key.partition('.')[2]}\n" in text
     assert "REDIS_DB" in text
 

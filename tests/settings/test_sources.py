@@ -8,14 +8,14 @@ import pytest
 
 from redstreamd import settings
 from redstreamd.errors import SettingsError
-from redstreamd.settings import ListenAddress, Rank, load, sources
+from redstreamd.settings import ListenAddress, Precedence, load, sources
 
 
 def test_without_any_source_every_setting_has_its_default(load_from):
     loaded = load_from()
     state = loaded.settings.daemon.state_directory
     assert loaded.settings == settings.Settings(daemon=settings.DaemonSettings(state_directory=state))
-    assert {source.rank for source in loaded.sources.values()} == {Rank.DEFAULT}
+    assert {source.precedence for source in loaded.sources.values()} == {Precedence.DEFAULT}
     assert {str(source) for source in loaded.sources.values()} == {"default"}
 
 

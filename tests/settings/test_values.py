@@ -11,9 +11,9 @@ from hypothesis import strategies as st
 
 from redstreamd.addresses.address_syntax import tidy
 from redstreamd.settings import ListenAddress, as_toml, load
-from redstreamd.settings.definitions import LEAVES
+from redstreamd.settings.definitions import DEFINITIONS
 
-NUMBERS = [key for key, leaf in LEAVES.items() if leaf.kind in (int, float)]
+NUMBERS = [key for key, leaf in DEFINITIONS.items() if leaf.kind in (int, float)]
 
 
 @pytest.mark.parametrize(
@@ -70,7 +70,7 @@ def test_one_profile_needs_no_list(load_from):
 
 @pytest.mark.parametrize("key", NUMBERS)
 def test_both_ends_of_a_range_are_allowed_and_nothing_beyond(load_from, refusal, key):
-    leaf = LEAVES[key]
+    leaf = DEFINITIONS[key]
     step = 1 if leaf.kind is int else 0.001
     # Some settings bound each other; only what the range itself says is of interest here.
     widest = {
