@@ -18,6 +18,7 @@ SOCKET_VARIABLE = "REDSTREAMD_SOCKET"
 """The environment variable for clients that names the daemon's socket; the daemon ignores it."""
 
 _NAME = "redstreamd/mcp.sock"
+_TEMPORARY = "/tmp"  # noqa: S108 - owners of directories in it are checked
 
 
 def default_socket(environ: Mapping[str, str] = os.environ, uid: int | None = None) -> str:
@@ -38,7 +39,9 @@ def default_socket(environ: Mapping[str, str] = os.environ, uid: int | None = No
     return SERVICE_SOCKET if uid == 0 else _fallback_socket(uid)
 
 
-def candidates_for_clients(environ: Mapping[str, str] = os.environ, uid: int | None = None) -> list[str]:
+def candidates_for_clients(
+    environ: Mapping[str, str] = os.environ, uid: int | None = None, *, temporary: str = _TEMPORARY
+) -> list[str]:
     """Return the sockets that a client tries, in order: `SOCKET_VARIABLE`'s, the user's, the service's.
 
     Sockets that another user could have created are left out.
@@ -46,6 +49,7 @@ def candidates_for_clients(environ: Mapping[str, str] = os.environ, uid: int | N
     Args:
         environ: The environment.
         uid: The user; by default the effective user of this process.
+        temporary: The directory that all users may write to.
     """
     uid = os.geteuid() if uid is None else uid
     found: list[str] = []
@@ -59,7 +63,7 @@ def candidates_for_clients(environ: Mapping[str, str] = os.environ, uid: int | N
         if _owned_by(usual, uid):
             found.append(f"{usual}/{_NAME}")
     if uid != 0:
-        fallback = _fallback_socket(uid)
+        fallback = _fallback_socket(uid, temporary)
         directory = os.path.dirname(fallback)
         if is_trusted(directory, uid) or not os.path.lexists(directory):
             found.append(fallback)
@@ -67,7 +71,7 @@ def candidates_for_clients(environ: Mapping[str, str] = os.environ, uid: int | N
     return list(dict.fromkeys(found))
 
 
-def is_safe_socket(socket_path: str, uid: int | None = None) -> bool:
+def is_safe_socket(socket_path: str, uid: int | None = None, *, temporary: str = _TEMPORARY) -> bool:
     """Return whether no other user can have created a socket of `candidates_for_clients`.
 
     To be called after connecting, because another user may have created the directory meanwhile.
@@ -75,9 +79,10 @@ def is_safe_socket(socket_path: str, uid: int | None = None) -> bool:
     Args:
         socket_path: The socket.
         uid: The user; by default the effective user of this process.
+        temporary: As for `candidates_for_clients`.
     """
     uid = os.geteuid() if uid is None else uid
-    return socket_path != _fallback_socket(uid) or is_trusted(os.path.dirname(socket_path), uid)
+    return socket_path != _fallback_socket(uid, temporary) or is_trusted(os.path.dirname(socket_path), uid)
 
 
 def default_state_directory(environ: Mapping[str, str] = os.environ) -> str:
@@ -147,5 +152,5 @@ def _owned_by(directory: str, uid: int) -> bool:
         return False
 
 
-def _fallback_socket(uid: int) -> str:
-    return f"/tmp/redstreamd-{uid}/mcp.sock"  # noqa: S108 - its owner is checked before use
+def _fallback_socket(uid: int, temporary: str = _TEMPORARY) -> str:
+    return f"{temporary}/redstreamd-{uid}/mcp.sock"

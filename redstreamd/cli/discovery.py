@@ -6,6 +6,7 @@ import errno
 import os
 import socket
 import time
+from collections.abc import Callable
 
 from redstreamd.addresses.address_syntax import Address, parse_daemon_address, unquoted
 from redstreamd.addresses.default_paths import SOCKET_VARIABLE, candidates_for_clients, is_safe_socket
@@ -47,11 +48,18 @@ class NotAnAddressError(UnreachableError):
         super().__init__(f"{source} does not name the daemon's socket; {why}")
 
 
-def open_connection(named: str | None) -> socket.socket:
+def open_connection(
+    named: str | None,
+    *,
+    now: Callable[[], float] = time.monotonic,
+    sleep: Callable[[float], None] = time.sleep,
+) -> socket.socket:
     """Connect to the daemon, blocking.
 
     Args:
         named: The one address to try, see `address`; without it, the usual places in their order.
+        now: A clock in seconds, and `sleep`, which waits by it.
+        sleep: See above.
 
     Raises:
         UnreachableError: None of them answers.
@@ -66,7 +74,7 @@ def open_connection(named: str | None) -> socket.socket:
         usual = candidates_for_clients({**os.environ, SOCKET_VARIABLE: ""})
         addresses |= {each: Address("unix", path=each) for each in usual}
     places = list(addresses)
-    deadline = time.monotonic() + RESTART_GRACE
+    deadline = now() + RESTART_GRACE
     while True:
         refusals: dict[str, OSError] = {}
         for place in places:
@@ -80,9 +88,9 @@ def open_connection(named: str | None) -> socket.socket:
                 connection.close()
                 refusals[place] = PermissionError(errno.EPERM, "somebody else has made its directory")
         may_come_back = any(_may_come_back(addresses[place].path, why) for place, why in refusals.items())
-        if time.monotonic() >= deadline or not may_come_back:
+        if now() >= deadline or not may_come_back:
             raise UnreachableError(_explained(refusals))
-        time.sleep(_RETRY)
+        sleep(_RETRY)
 
 
 def address(text: str, source: str) -> Address:

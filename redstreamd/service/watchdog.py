@@ -74,6 +74,7 @@ class Watchdog:
         *,
         interval_seconds: float | None,
         status: Callable[[], str] | None = None,
+        lag: LoopLag | None = None,
     ) -> None:
         """Prepare; nothing is sent yet.
 
@@ -83,6 +84,7 @@ class Watchdog:
             interval_seconds: Time between pings, from `watchdog_interval`; None for no pings.
             status: Returns the status line; called every tick in the event loop, so it must not block. If it
                 raises, that is logged once and the former line stays.
+            lag: The instrument to use; a new one by default.
         """
         self._notifier = notifier
         self._heartbeats = heartbeats
@@ -90,7 +92,7 @@ class Watchdog:
         self._status = status
         self._shown: str | None = None
         self._is_status_broken = False
-        self._lag = LoopLag()
+        self._lag = lag or LoopLag()
         self._last_lag = 0.0
         self._pings = self._withheld = 0
         self._stale: tuple[StaleHeartbeat, ...] = ()

@@ -20,6 +20,7 @@ from redstreamd.settings.listen_address import Kind
 from redstreamd.settings.redis_address import URL, resolve
 from redstreamd.settings.sections import Settings
 from redstreamd.settings.sources import (
+    DEFAULT_FILE,
     UNSET,
     Precedence,
     RawValue,
@@ -62,6 +63,7 @@ class Loaded:
 def load(
     *,
     config: Path | None = None,
+    default_file: Path = DEFAULT_FILE,
     assignments: Sequence[str] = (),
     listen: Sequence[str] = (),
     embedded: bool = False,
@@ -70,7 +72,8 @@ def load(
     """Read all sources and return valid settings.
 
     Args:
-        config: The settings file; without one, the default file if it exists.
+        config: The settings file; if None, `default_file` if that exists.
+        default_file: See above.
         assignments: ``group.key=value`` texts, from ``--set``.
         listen: Addresses, from ``--listen``.
         embedded: Whether ``--embedded`` was given.
@@ -79,7 +82,7 @@ def load(
     Raises:
         SettingsError: The first error found.
     """
-    values = from_file(config)
+    values = from_file(config, default_file)
     given = from_environment(environ)
     link = given.pop(_PORT) if is_service_link(given.get(_PORT)) else None
     values |= given

@@ -87,16 +87,17 @@ UNSET: Any = object()
 """Resets a setting to its default."""
 
 
-def from_file(path: Path | None) -> Values:
+def from_file(path: Path | None, default: Path = DEFAULT_FILE) -> Values:
     """Read a TOML file.
 
     Args:
-        path: The file; if None, `DEFAULT_FILE`, which need not exist.
+        path: The file; if None, `default`.
+        default: The default file, which need not exist.
 
     Raises:
         SettingsError: It cannot be read, is not TOML, or has a key outside of a table or a placeholder.
     """
-    file = path or DEFAULT_FILE
+    file = path or default
     try:
         content = tomllib.loads(file.read_text(encoding="utf-8"))
     except FileNotFoundError as missing:

@@ -25,7 +25,7 @@ LARGE = random.Random(1).randbytes(8 * 1024 * 1024)
 
 def test_a_socket_in_a_directory_that_somebody_else_made_meanwhile_is_not_used(place, monkeypatch):
     # As it is after the candidates were listed: the place in /tmp was not there then.
-    monkeypatch.setattr(default_paths, "_fallback_socket", lambda uid: str(place))
+    monkeypatch.setattr(default_paths, "_fallback_socket", lambda *_: str(place))
     monkeypatch.setattr(discovery, "candidates_for_clients", lambda _environ: [str(place)])
     with socket.socket(socket.AF_UNIX) as listening:
         listening.bind(str(place))
@@ -235,7 +235,7 @@ def refusing(place) -> socket.socket:
 
 
 @pytest.mark.parametrize("ended", ["killed", "stopped"])
-def test_a_socket_that_a_daemon_left_is_tried_again_until_it_is_back(place, monkeypatch, ended):
+def test_a_socket_that_a_daemon_left_is_tried_again_until_it_is_back(place, ended):
     daemon = socket.socket(socket.AF_UNIX) if ended == "stopped" else refusing(place)
     pauses = []
 
@@ -246,25 +246,25 @@ def test_a_socket_that_a_daemon_left_is_tried_again_until_it_is_back(place, monk
                 daemon.bind(str(place))
             daemon.listen()
 
-    monkeypatch.setattr(discovery.time, "sleep", come_back)
-    with daemon, discovery.open_connection(str(place)) as connection:
+    with daemon, discovery.open_connection(str(place), sleep=come_back) as connection:
         assert connection.getpeername() == str(place)
     assert len(pauses) == 3
 
 
-def test_a_socket_that_goes_on_refusing_is_given_up_after_three_seconds(place, monkeypatch):
+def test_a_socket_that_goes_on_refusing_is_given_up_after_three_seconds(place):
     now = [1000.0]
-    monkeypatch.setattr(discovery.time, "monotonic", lambda: now[0])
-    monkeypatch.setattr(discovery.time, "sleep", lambda seconds: now.__setitem__(0, now[0] + seconds))
+
+    def sleep(seconds: float) -> None:
+        now[0] += seconds
+
     with refusing(place), pytest.raises(discovery.UnreachableError, match="nobody is listening"):
-        discovery.open_connection(str(place))
+        discovery.open_connection(str(place), now=lambda: now[0], sleep=sleep)
     assert 3.0 <= now[0] - 1000.0 <= 3.1
 
 
-def test_where_no_daemon_has_been_none_is_waited_for(nowhere, monkeypatch):
-    monkeypatch.setattr(discovery.time, "sleep", lambda seconds: pytest.fail("waited"))
+def test_where_no_daemon_has_been_none_is_waited_for(nowhere):
     with pytest.raises(discovery.UnreachableError, match="no such file"):
-        discovery.open_connection(str(nowhere))
+        discovery.open_connection(str(nowhere), sleep=lambda seconds: pytest.fail("waited"))
 
 
 def test_a_socket_that_is_not_ours_to_use_names_the_group(place, monkeypatch):

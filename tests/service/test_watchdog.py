@@ -16,6 +16,7 @@ import trio
 from trio.testing import MockClock
 
 from redstreamd.service.heartbeats import Heartbeats
+from redstreamd.service.loop_lag import LoopLag
 from redstreamd.service.notify import Notifier
 from redstreamd.service.watchdog import Watchdog, watchdog_interval
 
@@ -224,10 +225,10 @@ async def test_the_lag_is_the_longest_time_that_the_loop_was_held_up(manager: Se
 
 
 async def test_a_watchdog_that_has_ended_measures_no_more(manager: ServiceManager) -> None:
-    watchdog = Watchdog(manager.notifier, Heartbeats(), interval_seconds=None)
-    await watch(watchdog, 5)
+    lag = LoopLag()
+    await watch(Watchdog(manager.notifier, Heartbeats(), interval_seconds=None, lag=lag), 5)
     with pytest.raises(KeyError):
-        trio.lowlevel.remove_instrument(watchdog._lag)
+        trio.lowlevel.remove_instrument(lag)
 
 
 async def test_after_a_long_standstill_missed_ticks_are_not_made_up_for(manager: ServiceManager) -> None:

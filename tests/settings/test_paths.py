@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import os
 import stat
 
@@ -67,27 +68,23 @@ def test_every_default_socket_is_a_place_where_clients_look(runtime):
         )
 
 
-def test_a_directory_in_tmp_that_someone_else_prepared_is_left_out(tmp_path, monkeypatch):
-    monkeypatch.setattr(
-        default_paths, "_fallback_socket", lambda uid: str(tmp_path / f"mine-{uid}" / "mcp.sock")
-    )
-    place = str(tmp_path / f"mine-{NOBODY}" / "mcp.sock")
-    assert place in default_paths.candidates_for_clients({}, NOBODY)
-    (tmp_path / f"mine-{NOBODY}").symlink_to(tmp_path)
-    assert place not in default_paths.candidates_for_clients({}, NOBODY)
+def test_a_directory_in_tmp_that_someone_else_prepared_is_left_out(tmp_path):
+    directory = tmp_path / f"redstreamd-{NOBODY}"
+    place = str(directory / "mcp.sock")
+    assert place in default_paths.candidates_for_clients({}, NOBODY, temporary=str(tmp_path))
+    directory.symlink_to(tmp_path)
+    assert place not in default_paths.candidates_for_clients({}, NOBODY, temporary=str(tmp_path))
 
 
-def test_a_directory_in_tmp_that_someone_else_made_since_is_not_safe(tmp_path, monkeypatch):
-    monkeypatch.setattr(
-        default_paths, "_fallback_socket", lambda uid: str(tmp_path / f"mine-{uid}" / "mcp.sock")
-    )
-    place = tmp_path / f"mine-{ME}" / "mcp.sock"
-    assert not default_paths.is_safe_socket(str(place), ME)
+def test_a_directory_in_tmp_that_someone_else_made_since_is_not_safe(tmp_path):
+    is_safe_socket = functools.partial(default_paths.is_safe_socket, uid=ME, temporary=str(tmp_path))
+    place = tmp_path / f"redstreamd-{ME}" / "mcp.sock"
+    assert not is_safe_socket(str(place))
     place.parent.mkdir(mode=0o700)
-    assert default_paths.is_safe_socket(str(place), ME)
+    assert is_safe_socket(str(place))
     place.parent.chmod(0o777)
-    assert not default_paths.is_safe_socket(str(place), ME)
-    assert default_paths.is_safe_socket(default_paths.SERVICE_SOCKET, ME)
+    assert not is_safe_socket(str(place))
+    assert is_safe_socket(default_paths.SERVICE_SOCKET)
 
 
 def test_a_socket_directory_is_private_when_made(tmp_path):

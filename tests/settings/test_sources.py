@@ -8,7 +8,7 @@ import pytest
 
 from redstreamd import settings
 from redstreamd.errors import SettingsError
-from redstreamd.settings import ListenAddress, Precedence, load, sources
+from redstreamd.settings import ListenAddress, Precedence, load
 
 
 def test_without_any_source_every_setting_has_its_default(load_from):
@@ -30,17 +30,17 @@ def test_environment_wins_over_the_file_and_the_command_line_over_both(load_from
     assert str(loaded.sources["limits.max_connections"]) == f"file {tmp_path / 'redstreamd.toml'}"
 
 
-def test_a_missing_default_file_is_fine_and_a_missing_named_one_is_an_error(tmp_path, monkeypatch):
-    monkeypatch.setattr(sources, "DEFAULT_FILE", tmp_path / "absent.toml")
-    assert load(environ={}).settings.redis.host == "localhost"
+def test_a_missing_default_file_is_fine_and_a_missing_named_one_is_an_error(tmp_path):
+    absent = tmp_path / "absent.toml"
+    assert load(default_file=absent, environ={}).settings.redis.host == "localhost"
     with pytest.raises(SettingsError, match=r"settings file .*absent\.toml .*no such file.*--config"):
-        load(config=tmp_path / "absent.toml", environ={})
+        load(config=absent, environ={})
 
 
-def test_the_default_file_is_read_when_it_exists(tmp_path, monkeypatch):
-    monkeypatch.setattr(sources, "DEFAULT_FILE", tmp_path / "redstreamd.toml")
-    (tmp_path / "redstreamd.toml").write_text('[redis]\nhost = "from-the-default-file"\n')
-    assert load(environ={}).settings.redis.host == "from-the-default-file"
+def test_the_default_file_is_read_when_it_exists(tmp_path):
+    file = tmp_path / "redstreamd.toml"
+    file.write_text('[redis]\nhost = "from-the-default-file"\n')
+    assert load(default_file=file, environ={}).settings.redis.host == "from-the-default-file"
 
 
 @pytest.mark.parametrize(
@@ -61,10 +61,9 @@ def test_a_file_that_is_no_toml_is_an_error_that_says_why(tmp_path, content, rea
     assert reason in str(raised.value)
 
 
-def test_a_default_file_that_cannot_be_read_is_an_error(tmp_path, monkeypatch):
-    monkeypatch.setattr(sources, "DEFAULT_FILE", tmp_path)
+def test_a_default_file_that_cannot_be_read_is_an_error(tmp_path):
     with pytest.raises(SettingsError, match="Is a directory"):
-        load(environ={})
+        load(default_file=tmp_path, environ={})
 
 
 @pytest.mark.parametrize(
