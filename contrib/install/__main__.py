@@ -1,7 +1,7 @@
-"""Installs redstreamd from a checkout, goes back to the version before, or removes it; `make` calls it.
+"""Installs redstreamd from a checkout, rolls back to the previous version, or uninstalls; called by `make`.
 
-Standard library only, and any Python from 3.11 on. A crash leaves an installation that works, and the next
-call removes what it left behind; versions.py says how.
+Standard library only, for any Python from 3.11 on. A crash leaves a working installation, and the next call
+removes its leftovers; see versions.py.
 """
 
 from __future__ import annotations
@@ -22,22 +22,22 @@ SOURCE = Path(__file__).resolve().parents[2]
 def main() -> int:
     """Run one command and return its exit status."""
     arguments = _arguments()
-    # The service runs as another user, which must be able to read all of it, whatever the caller's umask is.
+    # The service's user must be able to read all files, whatever the caller's umask is.
     os.umask(0o022)
     host = _host(arguments)
     commands = {"install": _install, "rollback": _rollback, "uninstall": _uninstall}
     try:
         commands[arguments.command](host, arguments)
     except InstallError as error:
-        print(f"{error}\nNothing that is installed was changed.", file=sys.stderr)
+        print(f"{error}\nThe installation was not changed.", file=sys.stderr)
         return 1
     except PermissionError as error:
         advice = "" if host.user else "; run it as root, or `make install-user` to install for yourself alone"
         print(f"{error.filename}: {error.strerror}{advice}", file=sys.stderr)
         return 1
     except OSError as error:
-        # A full disk, most often. Each step leaves an installation that works.
-        print(f"{error}\nOnce that is mended, run the same command again.", file=sys.stderr)
+        # Usually a full disk. Each step leaves a working installation.
+        print(f"{error}\nCorrect this and run the same command again.", file=sys.stderr)
         return 1
     except KeyboardInterrupt:
         return 130
@@ -104,8 +104,8 @@ def _install(host: Host, arguments: argparse.Namespace) -> None:
     with versions.locked() as lock:
         versions.check_prefix()
         versions.remove_incomplete()
-        # In the prefix what a crash leaves is found again. Below DESTDIR it may be reached by a path that pip
-        # resolves to another place (/proc/<pid>/root).
+        # In the prefix, leftovers of a crash are found. Not so with DESTDIR, which may be a path that pip
+        # resolves to another one (/proc/<pid>/root).
         place = None if versions.staging else versions.prefix
         with tempfile.TemporaryDirectory(prefix=".build-", dir=place) as work:
             builder = Builder(SOURCE, sys.executable, arguments.pip_python, Path(work), lock)
@@ -133,10 +133,10 @@ def _rollback(host: Host, _arguments: argparse.Namespace) -> None:
     with versions.locked():
         before, version = versions.current(), versions.previous()
         if version is None:
-            raise InstallError(f"there is no version before the one that is installed in {versions.prefix}")
+            raise InstallError(f"there is no previous version in {versions.prefix}")
         versions.activate(version)
         host.publish(version)
-    print(f"Went back from {before} to {version}. The same command goes forward again.")
+    print(f"Rolled back from {before} to {version}. The same command undoes this.")
     _say_next(host)
 
 
@@ -149,7 +149,7 @@ def _uninstall(host: Host, _arguments: argparse.Namespace) -> None:
 
 
 def _say_next(host: Host) -> None:
-    """Say what makes the version take effect."""
+    """Print the command that makes the version take effect."""
     versions = host.versions
     if versions.staging:
         return
@@ -157,7 +157,7 @@ def _say_next(host: Host) -> None:
     others = [versions.directory(version) for version in versions.complete() if version != current]
     if in_use([*others, versions.prefix / "lib", versions.prefix / "bin"]):
         restart = " ".join(host.systemctl("restart", "redstreamd"))
-        print(f"Another version still runs; to change to this one: {restart}")
+        print(f"Another version still runs; to switch to this one: {restart}")
     else:
         print(f"To enable it: {' '.join(host.systemctl('enable', '--now', 'redstreamd.socket'))}")
 

@@ -1,6 +1,6 @@
-"""Builds the virtual environment of a version, with pip of a temporary one, and checks that the daemon loads.
+"""Builds the virtual environment of a version, with the pip of a temporary one.
 
-Nothing is written into the sources, and nothing outside the version's directory and `work`.
+It writes only to the version's directory and `work`.
 """
 
 from __future__ import annotations
@@ -17,14 +17,14 @@ from versions import InstallError
 
 @dataclass(frozen=True)
 class Builder:
-    """What environments are built of.
+    """Builds environments.
 
     Attributes:
         source: The checkout.
-        python: The interpreter that the service will run on.
-        others: Interpreters whose pip is taken where `python` has none.
+        python: The interpreter of the service.
+        others: Interpreters whose pip is used if `python` has none.
         work: A directory for temporary files.
-        lock: Descriptor that every program started here inherits.
+        lock: Descriptor that all programs started here inherit.
     """
 
     source: Path
@@ -42,10 +42,10 @@ class Builder:
         return found.group(1)
 
     def build(self, directory: Path, *, staging: str) -> None:
-        """Make the environment in `directory`, compiled, and load the daemon once as a check.
+        """Create and compile the environment in `directory`, and import the daemon as a check.
 
         Raises:
-            InstallError: A step failed; the message names it. What it wrote went to the terminal.
+            InstallError: A step failed; the message names it. Its output is on the terminal.
         """
         pip = self._pip()
         self._run("make an environment", self.python, "-I", "-m", "venv", "--without-pip", directory)
@@ -53,13 +53,13 @@ class Builder:
         into = ("-I", "-m", "pip", "--python", python, "install")
         quietly = ("--quiet", "--disable-pip-version-check", "--no-compile")
         self._run("install redstreamd", pip, *into, *quietly, f"{self.source}[embedded]")
-        # The service cannot write there, and should not compile everything at each start. -s: as installed.
+        # Compiled now, because the service cannot write there. -s: paths as installed.
         compiled = ("-q", "-j0", *(("-s", staging) if staging else ()), directory / "lib")
         self._run("compile redstreamd", python, "-I", "-m", "compileall", *compiled)
         self._run("load the daemon", python, "-I", "-c", "import redstreamd.daemon.daemon")
 
     def _pip(self) -> Path:
-        """Return the interpreter of a temporary environment that has pip."""
+        """Create a temporary environment with pip and return its interpreter."""
         refusals = []
         for number, python in enumerate(dict.fromkeys((self.python, *self.others))):
             place = self.work / f"pip{number}"
@@ -79,7 +79,7 @@ class Builder:
 
     def _started(self, output: int | None, *command: str | Path) -> subprocess.CompletedProcess[str]:
         environment = dict(os.environ, TMPDIR=str(self.work), PYTHONDONTWRITEBYTECODE="1")
-        # Of the person who installs: they would send packages elsewhere.
+        # Variables of the caller that would install packages elsewhere.
         for name in ("PYTHONPATH", "PYTHONHOME", "PIP_TARGET", "PIP_PREFIX", "PIP_ROOT", "PIP_USER"):
             environment.pop(name, None)
         return subprocess.run(

@@ -1,6 +1,6 @@
-"""What of a version lies outside the prefix: units, documents, the command, an example of settings.
+"""The files of a version outside the prefix: units, documents, the command, an example of settings.
 
-Each version keeps its own copies below share/, so that going back to it puts its units back, too.
+Each version keeps its own copies below share/, so that a rollback restores its units, too.
 """
 
 from __future__ import annotations
@@ -25,8 +25,7 @@ UNITS, DOCUMENTS, GROUPS, SETTINGS = (
 #: The prefix that the units and documents in the sources name.
 _WRITTEN = {False: "/opt/redstreamd", True: "%h/.local/share/redstreamd"}
 
-
-#: What releases that kept no versions have installed; nothing below the prefix tells.
+#: The units of releases without versions.
 _FORMER_UNITS = frozenset(
     {
         *("redstreamd.service", "redstreamd.socket"),
@@ -37,17 +36,17 @@ _FORMER_UNITS = frozenset(
 
 @dataclass(frozen=True)
 class Host:
-    """Where things lie on the host, as this process sees them.
+    """Paths on the host, as this process sees them.
 
     Attributes:
         versions: The versions.
-        user: Whether this is an installation of one person's, without root.
-        home: The person's home directory; unused otherwise.
+        user: Whether this is an installation for one user, without root.
+        home: The user's home directory; unused otherwise.
         units: systemd's directory for units.
-        sysusers: systemd's directory for groups; None to make no group.
+        sysusers: systemd's directory for groups; None to create no group.
         documents: The directory of the documents.
-        settings: The settings file, which is the administrator's once it exists.
-        command: The name by which people start the program.
+        settings: The settings file; not changed once it exists.
+        command: The link in the user's PATH.
     """
 
     versions: Versions
@@ -60,13 +59,13 @@ class Host:
     command: Path
 
     def collect(self, source: Path, directory: Path) -> None:
-        """Copy from the sources what belongs to a version into its directory."""
+        """Copy the files of a version from the sources into its directory."""
         units = source / "systemd" / "user" if self.user else source / "systemd"
         for unit in sorted((*units.glob("*.socket"), *units.glob("*.service"))):
             self._render(unit, directory / UNITS / unit.name)
             if not self.user and sys.base_prefix != "/usr":
                 _allow_interpreter(directory / UNITS / unit.name)
-        # Most of what the drop-ins change is nothing that a user's service manager can do.
+        # A user's service manager cannot apply most of the drop-ins.
         drop_ins = () if self.user else (source / "systemd" / "drop-ins").glob("*.conf")
         for drop_in in sorted(drop_ins):
             self._render(drop_in, directory / DOCUMENTS / "drop-ins" / drop_in.name)
@@ -76,7 +75,7 @@ class Host:
         _write(directory / SETTINGS, (source / "systemd" / "redstreamd.toml").read_bytes())
 
     def collect_installed(self, directory: Path) -> None:
-        """Copy what an earlier release installed outside the prefix into the directory of its version."""
+        """Copy the files of an earlier release into the directory of its version."""
         for unit in sorted(self.units.glob("redstreamd*")):
             if unit.is_file():
                 _write(directory / UNITS / unit.name, unit.read_bytes())
@@ -86,7 +85,7 @@ class Host:
             _write(directory / GROUPS, (self.sysusers / "redstreamd.conf").read_bytes())
 
     def publish(self, version: str) -> None:
-        """Put in place what belongs to a version, remove what belongs to others only, and tell systemd."""
+        """Install the files of a version, remove those of other versions, and reload systemd."""
         directory = self.versions.directory(version)
         wanted = sorted((directory / UNITS).iterdir()) if (directory / UNITS).is_dir() else []
         for unit in wanted:
@@ -106,9 +105,9 @@ class Host:
         self.tell(*self.systemctl("daemon-reload"))
 
     def withdraw(self) -> None:
-        """Stop the service and remove all that was put in place, but for settings and data."""
+        """Stop the service and remove all installed files except settings and data."""
         units = [name for name in sorted(self._unit_names()) if (self.units / name).exists()]
-        # A template cannot be stopped, but what was started from it can.
+        # A template cannot be stopped; its instances can.
         started = [name.replace("@.", "@*.") for name in units]
         if units:
             self.tell(*self.systemctl("stop", *started))
@@ -126,11 +125,11 @@ class Host:
         self.tell(*self.systemctl("daemon-reload"))
 
     def systemctl(self, *arguments: str) -> Sequence[str]:
-        """Return the command that asks the service manager which the units belong to."""
+        """Return a systemctl command for the units' service manager."""
         return ("systemctl", *(("--user",) if self.user else ()), *arguments)
 
     def tell(self, *command: str) -> None:
-        """Run a command that needs a running host; not below DESTDIR, and without one nothing is lost."""
+        """Run a command on the running host; not with DESTDIR, and only if the command exists."""
         if self.versions.staging or shutil.which(command[0]) is None:
             return
         subprocess.run(command, check=False, stdin=subprocess.DEVNULL)
@@ -142,7 +141,7 @@ class Host:
         return names | _FORMER_UNITS
 
     def _render(self, source: Path, target: Path) -> None:
-        """Copy a unit or drop-in with the prefix that it was installed under."""
+        """Copy a unit or drop-in, with the actual prefix."""
         prefix = str(self.versions.installed(self.versions.prefix))
         text = source.read_text("utf-8")
         if not (self.user and prefix == f"{self.home}/.local/share/redstreamd"):
@@ -152,7 +151,7 @@ class Host:
     def _link_command(self, program: Path) -> None:
         self.command.parent.mkdir(parents=True, exist_ok=True)
         if os.path.lexists(self.command) and not self._is_ours(self.command):
-            print(f"{self.command} is another program and was left alone; this one is {program}")
+            print(f"{self.command} is another program and was not changed; this one is {program}")
         else:
             replace_by_link(self.command, str(program))
 
@@ -162,7 +161,7 @@ class Host:
 
 
 def _write(target: Path, content: bytes) -> None:
-    """Write a file that everybody may read, in one step."""
+    """Write a file that all users may read, in one step."""
     target.parent.mkdir(parents=True, exist_ok=True)
     if target.is_file() and not target.is_symlink() and target.read_bytes() == content:
         target.chmod(0o644)
@@ -174,7 +173,7 @@ def _write(target: Path, content: bytes) -> None:
 
 
 def _allow_interpreter(unit: Path) -> None:
-    """Let a unit that names its programs (ExecPaths=) run this interpreter, which is not one below /usr."""
+    """Add this interpreter, which is not below /usr, to ExecPaths= of a unit that has it."""
     text = unit.read_text("utf-8")
     before, line, after = text.rpartition("\nExecPaths=")
     if line:

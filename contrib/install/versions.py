@@ -6,12 +6,10 @@
     <prefix>/bin                      -> current/bin
     <prefix>/previous                 -> current/previous
 
-Owns the directories and links; knows nothing of pip or units.
+Every change is one rename(2), and only the link `current` decides which version is installed. So a crash
+leaves a complete version in <prefix>/bin, and the next call removes its leftovers.
 
-Every change is one rename(2), and `current` is the only link that decides what is installed, so a crash
-between any two steps leaves a complete version in <prefix>/bin. The next call removes what a crash has left.
-
-Earlier releases installed one virtual environment directly in <prefix>. `adopt` makes a version of it.
+Earlier releases installed a virtual environment directly in <prefix>. `adopt` converts it to a version.
 """
 
 from __future__ import annotations
@@ -30,21 +28,21 @@ from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-#: Exists in a version that was built to its end. It is written last and removed first.
+#: Marks a complete version: written last and removed first.
 STAMP = ".complete"
 
 _AT_FDCWD, _RENAME_EXCHANGE = -100, 2  # fcntl.h, linux/fs.h
 _NOT_HERE = (errno.ENOSYS, errno.EINVAL, errno.EXDEV, errno.EOPNOTSUPP)
 
-#: The links in the prefix, and how what they name begins.
+#: The links in the prefix, and how their targets begin.
 _LINKS = {"current": "versions/", "bin": "current/", "previous": "current/"}
 
-#: What of the former layout is no link in this one.
+#: Names of the former layout that are not links in this one.
 _ADOPTED = ("lib64", "lib", "include", "share")
 
 
 class InstallError(Exception):
-    """The installation cannot go on; the message says what is wrong and what to do."""
+    """The installation failed; the message says why and what to do."""
 
 
 @dataclass(frozen=True)
@@ -53,7 +51,7 @@ class Versions:
 
     Attributes:
         prefix: Their directory, as this process sees it.
-        staging: What comes before `prefix` only for this process (DESTDIR); "" for nothing.
+        staging: The part of `prefix` that is DESTDIR; may be empty.
     """
 
     prefix: Path
@@ -61,7 +59,7 @@ class Versions:
 
     @contextlib.contextmanager
     def locked(self) -> Iterator[int]:
-        """Let nobody else change the versions in the block; waits for whoever does.
+        """Hold the lock of the versions during the block; waits for it.
 
         Yields:
             The lock's descriptor. Programs that inherit it keep the lock until they end.
@@ -93,10 +91,10 @@ class Versions:
         return Path("/", path.relative_to(self.staging)) if self.staging else path
 
     def check_prefix(self) -> None:
-        """Find out whether the names that the versions need in the prefix are free, or theirs.
+        """Check that the names needed in the prefix do not exist, or are links of the versions.
 
         Raises:
-            InstallError: Something else has one of them, such as the programs of /usr/local in its bin.
+            InstallError: One is something else, such as bin in /usr/local.
         """
         if self._is_former_layout():
             return
@@ -108,12 +106,12 @@ class Versions:
                 )
 
     def remove_all(self) -> None:
-        """Remove what belongs to any version, and the prefix if nothing else lies in it."""
+        """Remove all versions, and the prefix if it is empty then."""
         names = [name for name in _LINKS if self._is_link(name)]
         if self._is_former_layout():
             names.append("bin")
         if self._has_former_files():
-            # The last one, because it tells whose the others are.
+            # pyvenv.cfg last, because it marks the others as ours.
             names += [*_ADOPTED, "pyvenv.cfg"]
         for name in names:
             _remove(self.prefix / name)
@@ -122,12 +120,12 @@ class Versions:
         self.remove_incomplete()
         (self.prefix / ".lock").unlink(missing_ok=True)
         for directory in (self.prefix / "versions", self.prefix):
-            # Not empty: something else is in it, and stays.
+            # Fails for a directory with other files.
             with contextlib.suppress(OSError):
                 directory.rmdir()
 
     def new_id(self, number: str) -> str:
-        """Return an ID that no version has: the version number and the time (UTC)."""
+        """Return a new ID: the version number and the time (UTC)."""
         stem = f"{number}-{time.strftime('%Y%m%dT%H%M%SZ', time.gmtime())}"
         version, count = stem, 1
         while self.directory(version).exists():
@@ -140,22 +138,22 @@ class Versions:
         return self._named_by(self.prefix / "current")
 
     def previous(self) -> str | None:
-        """Return the version that was current before the current one."""
+        """Return the version before the current one."""
         version = self.current()
         return None if version is None else self._named_by(self.directory(version) / "previous")
 
     def complete(self) -> list[str]:
-        """Return all versions that were built to their end."""
+        """Return all complete versions."""
         found = (self.prefix / "versions").glob(f"*/{STAMP}")
         return sorted(stamp.parent.name for stamp in found)
 
     def finish(self, version: str) -> None:
-        """Declare a version complete, after all of it was written to the disk."""
+        """Write a version to the disk and mark it as complete."""
         synchronise(self.prefix)
         (self.directory(version) / STAMP).touch()
 
     def activate(self, version: str) -> None:
-        """Make a complete version the current one; the one that is current becomes its previous one.
+        """Make a complete version the current one, and the current one its previous one.
 
         Raises:
             InstallError: The version is not complete.
@@ -164,7 +162,7 @@ class Versions:
             raise InstallError(f"{self.directory(version)} is not a complete version")
         before = self.current()
         if before is not None and before != version:
-            # Not seen by anybody until the version is current: both links change in one step.
+            # Both links change in one step, because this one is reached through `current`.
             replace_by_link(self.directory(version) / "previous", f"../{before}")
         synchronise(self.prefix)
         replace_by_link(self.prefix / "current", f"versions/{version}")
@@ -174,14 +172,13 @@ class Versions:
             replace_by_link(self.prefix / "previous", "current/previous")
 
     def adopt(self, keep: Callable[[Path], None]) -> None:
-        """Make a version of an environment that lies directly in the prefix, as earlier releases had it.
+        """Convert an environment of an earlier release, directly in the prefix, to a version.
 
-        The environment's files stay where they are for the programs that run from them, and get a second
-        name by hard links. `bin` is replaced in one step where the file system can exchange two names
-        (renameat2(2)), else in two.
+        Its files stay for the programs that run from them, and get hard links in the version. `bin` is
+        replaced in one step if the file system can exchange two names (renameat2(2)), else in two.
 
         Args:
-            keep: Copies what belongs to the installed version, such as its units, into a directory.
+            keep: Copies files of the installed version, such as its units, into a directory.
         """
         binaries = self.prefix / "bin"
         if not self._is_former_layout():
@@ -204,7 +201,7 @@ class Versions:
         replace_by_link(binaries, "current/bin")
 
     def remove_incomplete(self) -> None:
-        """Remove what an installation that did not come to its end has left."""
+        """Remove the leftovers of an incomplete installation."""
         for directory in (self.prefix / "versions").glob("*-[0-9]*T[0-9]*Z*"):
             if not (directory / STAMP).exists():
                 _remove_tree(directory)
@@ -217,7 +214,7 @@ class Versions:
         """Remove the versions that are neither current nor previous.
 
         Args:
-            in_use: Tells which of some directories running programs use; these stay.
+            in_use: Returns the directories that running programs use; these stay.
         """
         kept = {self.current(), self.previous()}
         old = [self.directory(version) for version in self.complete() if version not in kept]
@@ -233,16 +230,16 @@ class Versions:
                 _remove(leftover)
 
     def _is_link(self, name: str) -> bool:
-        """Whether a name in the prefix is the link that the versions have there."""
+        """Whether a name in the prefix is a link of the versions."""
         link = self.prefix / name
         return link.is_symlink() and str(link.readlink()).startswith(_LINKS[name])
 
     def _has_former_files(self) -> bool:
-        """Whether an environment of an earlier release, or its rest, lies directly in the prefix."""
+        """Whether files of an earlier release's environment are directly in the prefix."""
         return (self.prefix / "pyvenv.cfg").is_file()
 
     def _is_former_layout(self) -> bool:
-        """Whether the program lies directly in the prefix."""
+        """Whether an earlier release is installed directly in the prefix."""
         binaries = self.prefix / "bin"
         return self._has_former_files() and not binaries.is_symlink() and (binaries / "redstreamd").exists()
 
@@ -256,10 +253,10 @@ class Versions:
 
 
 def in_use(directories: Iterable[Path]) -> set[Path]:
-    """Return those of some directories that running programs use.
+    """Return the directories that running programs use.
 
-    A program uses a directory if its interpreter was started from there, as the first line of its script
-    says, or if it has mapped a file of it, as every daemon has (compiled modules).
+    A program uses a directory if its interpreter was started from it, or a file in it is mapped, such as a
+    compiled module.
     """
     wanted = {
         directory: tuple(os.fsencode(f"{place}/{directory.name}/") for place in _names(directory.parent))
@@ -268,7 +265,7 @@ def in_use(directories: Iterable[Path]) -> set[Path]:
     used: set[Path] = set()
     for process in Path("/proc").glob("[0-9]*"):
         command = maps = b""
-        # It may have ended meanwhile, or be another user's.
+        # Fails if it has ended meanwhile, or is another user's.
         with contextlib.suppress(OSError):
             command = (process / "cmdline").read_bytes()
             maps = (process / "maps").read_bytes()
@@ -281,15 +278,14 @@ def in_use(directories: Iterable[Path]) -> set[Path]:
 
 
 def _names(place: Path) -> set[Path]:
-    """Return a directory's name as it is given, and as programs that have it open know it."""
+    """Return a directory's given path, and its real path."""
     return {place, place.resolve()}
 
 
 def replace_by_link(path: Path, target: str) -> None:
-    """Make `path` a symbolic link to `target`, whatever it was, without a moment in which it is missing.
+    """Replace `path` by a symbolic link to `target` in one step.
 
-    A directory cannot be renamed over. Where the file system cannot exchange it for the link either, it is
-    missing between two renames.
+    A directory whose file system cannot exchange two names is missing between two renames.
     """
     draft = path.with_name(f".{path.name}.new")
     _remove(draft)
@@ -319,7 +315,7 @@ def relocate(directory: Path, *, written_as: Path, to: Path) -> None:
 
 
 def synchronise(path: Path) -> None:
-    """Write the file system of `path` to its disk (syncfs(2)): what a link names must be there first."""
+    """Write the file system of `path` to its disk (syncfs(2)), before a link names new files."""
     descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
     try:
         ctypes.CDLL(None).syncfs(descriptor)
@@ -328,7 +324,7 @@ def synchronise(path: Path) -> None:
 
 
 def _exchange(one: Path, other: Path) -> bool:
-    """Exchange two names in one step; return false where the system cannot do that."""
+    """Exchange two names in one step; return False if the system cannot."""
     library = ctypes.CDLL(None, use_errno=True)
     if not hasattr(library, "renameat2"):
         return False
@@ -341,7 +337,7 @@ def _exchange(one: Path, other: Path) -> bool:
 
 
 def _number_of(program: Path) -> str:
-    """Return the version number that a program tells of itself."""
+    """Return the version number that a program prints."""
     done = subprocess.run([program, "--version"], capture_output=True, text=True, check=False)
     words = done.stdout.split()
     return words[1] if done.returncode == 0 and len(words) == 2 else "unknown"
@@ -362,7 +358,7 @@ def _remove(path: Path) -> None:
 
 
 def _remove_tree(directory: Path) -> None:
-    """Remove a directory under another name, so that a program that still writes into it fails."""
+    """Rename and remove a directory, so that a program that still writes to it fails."""
     aside = directory.with_name(f".build-{directory.name.removeprefix('.build-')}.removed")
     if directory != aside:
         _remove(aside)

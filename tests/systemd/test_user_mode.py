@@ -180,7 +180,7 @@ def test_it_goes_back_and_is_removed_without_root(person: Person) -> None:
     # One version only: there is nothing to go back to, and nothing changes.
     alone = person.run("make", "-C", CHECKOUT, "rollback-user", check=False)
     assert alone.returncode != 0
-    assert "no version before" in alone.stderr
+    assert "no previous version" in alone.stderr
     person.tool("stream_list")
     person.run("make", "-C", CHECKOUT, "uninstall-user")
     # The probe is the test's own, and stays.
