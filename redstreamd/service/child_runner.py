@@ -93,7 +93,7 @@ class ChildRunner:
         self._context = context
         self._failures = FailureCount(context.limits.failure_decay_seconds)
         self._starts = 0
-        self._was_called = False
+        self._start_called = False
         self._has_started = False
         self._stop_scope = trio.CancelScope()
         self._done = trio.Event()
@@ -105,7 +105,7 @@ class ChildRunner:
             nursery: For the runner's task and the child's. They are siblings, so that the runner can give
                 up a child that hangs.
         """
-        self._was_called = True
+        self._start_called = True
         nursery.start_soon(self._run, nursery, name=f"<runner of {self.child.name}>")
 
     async def _run(self, nursery: trio.Nursery) -> None:
@@ -128,7 +128,7 @@ class ChildRunner:
 
     async def stop(self) -> None:
         """Stop the child; return once it has ended or its stop timeout has passed."""
-        if self._was_called:
+        if self._start_called:
             self._stop_scope.cancel()
             await self._done.wait()
 
