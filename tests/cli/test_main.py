@@ -11,7 +11,7 @@ import pytest
 
 import redstreamd as package
 from redstreamd.cli import main
-from redstreamd.settings.definitions import LEAVES
+from redstreamd.settings.definitions import DEFINITIONS
 
 
 async def test_the_version_is_printed(finished):
@@ -89,7 +89,7 @@ async def test_check_config_prints_a_file_with_the_source_of_each_value(finished
     assert shown["daemon"]["listen"] == ["unix:/run/a.sock", "tcp:[::1]:5"]
     assert shown["daemon"]["embedded"] is True
     lines = {line.removeprefix("# ").partition(" = ")[0]: line for line in text.splitlines()}
-    assert list(lines) == list(LEAVES)
+    assert list(lines) == list(DEFINITIONS)
     for key, source in {
         "limits.max_waits": f"file {file}",
         "redis.host": "environment variable REDIS_URL",

@@ -9,7 +9,7 @@ from hypothesis import HealthCheck, given
 from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 
-from redstreamd.addresses.address_syntax import tidy
+from redstreamd.addresses.address_syntax import unquoted
 from redstreamd.settings import ListenAddress, as_toml, load
 from redstreamd.settings.definitions import DEFINITIONS
 
@@ -170,7 +170,7 @@ def test_a_default_above_its_maximum_blames_the_setting_that_was_given(refusal):
 # Without what is not part of a text from the command line: placeholders, and what stands around it.
 TEXT = st.text(
     st.characters(exclude_characters="\0$%{", exclude_categories=["Cs"]), min_size=1, max_size=50
-).filter(lambda text: text == tidy(text))
+).filter(lambda text: text == unquoted(text))
 VALUES = {
     "redis.password": TEXT,
     "redis.port": st.integers(1, 65_535),
