@@ -8,7 +8,7 @@ from pathlib import Path
 from redstreamd import settings
 from redstreamd.prompts.catalog import PROMPTS
 from redstreamd.reference import error_docs, mcp_docs, schema_docs
-from redstreamd.resources.catalog import LIBRARY
+from redstreamd.resources.catalog import RESOURCES
 from redstreamd.tools.catalog import REGISTRY
 
 DOCS = Path(__file__).parent.parent / "docs"
@@ -21,7 +21,7 @@ def test_the_settings_reference_is_up_to_date() -> None:
 
 def test_the_reference_of_tools_resources_and_prompts_is_up_to_date() -> None:
     """Regenerate with: python -m redstreamd.reference.mcp_docs > docs/tools.md."""
-    assert (DOCS / "tools.md").read_text("utf-8") == mcp_docs.as_markdown(REGISTRY, LIBRARY, PROMPTS)
+    assert (DOCS / "tools.md").read_text("utf-8") == mcp_docs.as_markdown(REGISTRY, RESOURCES, PROMPTS)
 
 
 def test_bounds_in_the_references_are_written_out() -> None:

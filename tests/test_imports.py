@@ -18,6 +18,7 @@ LEAVES = {"errors", "strict_json", "policy"}
 ALLOWED: dict[str, set[str]] = {
     # Leaves.
     "strict_json": {"errors"},
+    "client": {"addresses", "startup"},
     "startup": {"errors"},
     "settings": {"addresses", "errors", "startup"},
     "service": {"errors", "startup"},
@@ -36,11 +37,20 @@ ALLOWED: dict[str, set[str]] = {
     "reference": {"errors", "prompts", "redisio", "resources", "tools"},
     # Programs.
     "event_log": {"errors", "mcpio", "redisio", "service"},
-    "doctor": {"addresses", "errors", "redisio", "service.embedded", "settings", "startup", "streams"},
+    "doctor": {
+        "addresses",
+        "client",
+        "errors",
+        "redisio",
+        "service.embedded",
+        "settings",
+        "startup",
+        "streams",
+    },
     "daemon": LEAVES
     | {"addresses", "event_log", "mcp_server", "mcpio", "presentation", "prompts", "redisio", "resources"}
     | {"service", "service.embedded", "settings", "startup", "streams", "tools"},
-    "cli": {"addresses", "daemon", "doctor", "errors", "service", "settings", "startup"},
+    "cli": {"addresses", "client", "daemon", "doctor", "errors", "service", "settings", "startup"},
     "__main__": {"cli"},
 }
 

@@ -1,7 +1,7 @@
-"""The command line: one module a command, and as little imported as the command needs.
+"""The command line: one module per command. A command imports only what it needs.
 
-``connect`` and ``call`` are started by MCP clients and shell scripts, once per session or
-call, so what every command shares is standard library only; a test holds them to it.
+MCP clients and shell scripts start ``connect`` and ``call`` for each session or call, so these use the
+standard library only; a test checks that.
 Exit statuses are those of sysexits.h: 64 usage, 75 try again later, 78 settings.
 """
 
@@ -20,33 +20,33 @@ from redstreamd.cli import call, check_config, connect, doctor, serve, status, s
 
 
 class _Parser(argparse.ArgumentParser):
-    """argparse with sysexits' status for wrong usage (its own, 2, means nothing to systemd)."""
+    """argparse with sysexits' exit status for wrong usage; argparse's own is 2."""
 
-    # The words that are being parsed, which may hold secrets in places where none belongs.
+    # The command line that is being parsed; it may hold secrets in wrong places.
     _words: Sequence[str] = ()
 
     def parse_known_args(self, args: Any = None, namespace: Any = None) -> Any:
-        """Refuse what is unknown here; argparse has it refused with the usage of the whole program."""
+        """Refuse unknown options with the usage of the command; argparse shows that of the whole program."""
         self._words = args or ()
-        known, unknown = super().parse_known_args(args, namespace)
+        parsed, unknown = super().parse_known_args(args, namespace)
         if unknown:
-            self.error(f"unrecognized arguments: {' '.join(map(_option, unknown))}")
-        return known, unknown
+            self.error(f"unrecognized arguments: {' '.join(map(_without_value, unknown))}")
+        return parsed, unknown
 
     def error(self, message: str) -> NoReturn:
         for word in self._words:
-            # Also what is joined to an option, which argparse quotes by itself.
+            # Also the value joined to an option, which argparse quotes separately.
             for part in (word, word.partition("=")[2]):
                 if (shown := without_login(part)) != part:
                     message = message.replace(repr(part), repr(shown)).replace(part, shown)
-        # Given to an option that takes nothing, it may be anything.
+        # The value given to an option that takes none may be a secret.
         message = re.sub(r"(?<=ignored explicit argument ).*", MASK, message, flags=re.DOTALL)
         self.print_usage(sys.stderr)
         self.exit(os.EX_USAGE, f"{self.prog}: {message}\n{self.prog} --help says more\n")
 
 
-def _option(word: str) -> str:
-    """Return a word of the command line that means nothing there, as far as it is surely no secret."""
+def _without_value(word: str) -> str:
+    """Return an unknown word of the command line with everything masked that may be a secret."""
     option, equals, _ = word.partition("=")
     if not option.startswith("-"):
         return MASK
@@ -72,10 +72,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     arguments = parser.parse_args(sys.argv[1:] if argv is None else argv)
     try:
         exit_status: int = arguments.run(arguments)
-        print(end="", flush=True)  # unlike the stream's own flush, also where there is no standard output
+        print(end="", flush=True)  # unlike sys.stdout.flush(), works where there is no standard output
     except BrokenPipeError:
-        # Whoever read our output has seen enough. Python would complain once more when it
-        # flushes at exit, so let that go nowhere.
+        # The reader of our output has closed it. Python would report another error when it flushes at exit.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 1
     except KeyboardInterrupt:

@@ -1,6 +1,6 @@
-"""``redstreamd call TOOL JSON``: one tool call from a shell, its result on stdout.
+"""``redstreamd call TOOL JSON``: makes one tool call and prints its result on stdout.
 
-Judges neither tool nor arguments; the daemon does.
+The daemon checks the tool's name and the arguments.
 """
 
 from __future__ import annotations
@@ -11,9 +11,9 @@ import os
 import sys
 from typing import Any, NoReturn
 
-from redstreamd.cli.client import envelope, exchange, request_line
-from redstreamd.cli.discovery import UnreachableError, open_connection
-from redstreamd.cli.terminal import complain, escaped
+from redstreamd.cli.terminal import escaped, print_error
+from redstreamd.client.discovery import UnreachableError, open_connection
+from redstreamd.client.exchange import exchange, request_line, request_meta
 
 
 def add_to(commands: Any) -> None:
@@ -34,16 +34,16 @@ def run(arguments: argparse.Namespace) -> int:
     try:
         request = _request(arguments.tool, sys.stdin.read() if arguments.json == "-" else arguments.json)
     except ValueError as wrong:
-        complain(f"the arguments are no JSON object: {wrong}")
+        print_error(f"the arguments are not a JSON object: {wrong}")
         return os.EX_USAGE
     try:
         with open_connection(arguments.socket) as connection:
             response = exchange(connection, request)
     except UnreachableError as unreachable:
-        complain(str(unreachable))
+        print_error(str(unreachable))
         return unreachable.exit_status
     except OSError as broken:
-        complain(f"the daemon left before it answered ({broken}); whether the call took effect is not known")
+        print_error(f"the daemon did not answer ({broken}); whether the call took effect is not known")
         return os.EX_TEMPFAIL
     return _report(response)
 
@@ -52,7 +52,7 @@ def _request(tool: str, text: str) -> bytes:
     """Return the request's line, with the arguments exactly as they were written.
 
     Raises:
-        ValueError: `text` is no JSON object.
+        ValueError: `text` is not a JSON object.
     """
     try:
         arguments = json.loads(text, parse_constant=_no_constant)
@@ -60,7 +60,7 @@ def _request(tool: str, text: str) -> bytes:
         raise ValueError("nested too deeply") from None
     if not isinstance(arguments, dict):
         raise ValueError(f"it is {json.dumps(arguments)[:40]}")
-    params = {"name": tool, "_meta": envelope("redstreamd-call")}
+    params = {"name": tool, "_meta": request_meta("redstreamd-call")}
     return request_line("tools/call", f'{json.dumps(params)[:-1]}, "arguments": {text}}}')
 
 
@@ -70,12 +70,12 @@ def _no_constant(name: str) -> NoReturn:
 
 def _report(response: dict[str, Any]) -> int:
     if error := response.get("error"):
-        complain(f"{error.get('message')} ({error.get('code')})")
+        print_error(f"{error.get('message')} ({error.get('code')})")
         return 1
     result = response["result"]
     structured = result.get("structuredContent")
     if result.get("isError"):
-        _complain_of(structured if isinstance(structured, dict) else {"message": _text(result)})
+        _print_failure(structured if isinstance(structured, dict) else {"message": _text(result)})
         return 1
     if structured is None:
         document = _text(result)
@@ -88,14 +88,14 @@ def _report(response: dict[str, Any]) -> int:
     return 0
 
 
-def _complain_of(error: dict[str, Any]) -> None:
-    """Write a failed tool's code, message, cause and next step."""
+def _print_failure(error: dict[str, Any]) -> None:
+    """Print a failed tool's code, message, cause and next step."""
     head = ": ".join(str(error[part]) for part in ("code", "message") if error.get(part))
     rest = [f"{part.replace('_', ' ')}: {error[part]}" for part in ("cause", "next_step") if error.get(part)]
-    complain(head, *rest)
+    print_error(head, *rest)
 
 
 def _text(result: dict[str, Any]) -> str:
-    """Return the text content of a result without a structured one."""
+    """Return the text content of a result without structured content."""
     content = result.get("content", [])
     return "\n".join(str(block["text"]) for block in content if block.get("type") == "text")

@@ -1,4 +1,4 @@
-"""``redstreamd check-config``: every setting in force, and which source set it."""
+"""``redstreamd check-config``: prints every setting and which source set it."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ def _print(loaded: Loaded) -> int:
 
     for key, source in loaded.sources.items():
         value = loaded.shown(key)
-        # TOML has no null: what is not set stands there as a comment.
+        # TOML has no null: a setting without a value is a comment.
         line = f"{'# ' if value is None else ''}{key} = {as_toml(value)}"
         print(escaped(f"{line:<{_SOURCE_COLUMN}} # {source}"))
     return 0

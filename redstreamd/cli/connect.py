@@ -1,8 +1,7 @@
 """``redstreamd connect``: a bridge from standard input and output to the daemon's socket.
 
-For MCP clients that start a command. Bytes pass unread in both directions, one thread
-each, so neither can hold up the other however large a message is. Blocking calls rather
-than non-blocking descriptors: O_NONBLOCK belongs to the open file, which the client shares.
+For MCP clients that start a command. Each direction has a thread that copies bytes, so neither blocks the
+other. Calls are blocking, because O_NONBLOCK belongs to the open file, which the client shares.
 """
 
 from __future__ import annotations
@@ -15,8 +14,8 @@ import socket
 import threading
 from typing import Any
 
-from redstreamd.cli.discovery import UnreachableError, open_connection
-from redstreamd.cli.terminal import complain
+from redstreamd.cli.terminal import print_error
+from redstreamd.client.discovery import UnreachableError, open_connection
 from redstreamd.startup.unavailable import answer_client
 
 _CHUNK = 256 * 1024  # bytes; larger reads gain nothing on a pipe (64 KiB) or a Unix socket (208 KiB)
@@ -34,27 +33,27 @@ def add_to(commands: Any) -> None:
 
 
 def run(arguments: argparse.Namespace) -> int:
-    """Carry bytes until the daemon closes its side; return 75 if it is not there or goes away.
+    """Copy bytes until the daemon closes its side; return 75 if it cannot be reached or closes first.
 
-    One that is not there is reported on stderr and to the client.
+    That it cannot be reached is reported on stderr and to the client.
     """
     if signal.getsignal(signal.SIGINT) is signal.default_int_handler:
-        # Die of it like of SIGTERM, at once and without a traceback: nothing here needs tidying.
+        # End as on SIGTERM, at once and without a traceback: there is nothing to clean up.
         signal.signal(signal.SIGINT, signal.SIG_DFL)
     try:
         with open_connection(arguments.socket) as connection:
             return bridge(connection, source=0, sink=1)
     except UnreachableError as unreachable:
-        complain(str(unreachable))
+        print_error(str(unreachable))
         answer_client(str(unreachable), source=0, sink=1)
         return unreachable.exit_status
 
 
 def bridge(connection: socket.socket, *, source: int, sink: int) -> int:
-    """Carry `source` to the connection and the connection to `sink`, byte for byte.
+    """Copy `source` to the connection and the connection to `sink`, byte for byte.
 
-    At the end of `source` only that direction is shut down: answers still on their way
-    arrive. Returns when the daemon has closed its side, or nobody reads `sink` any more.
+    At the end of `source` only that direction is shut down, so that pending answers arrive. Returns when the
+    daemon has closed its side or `sink` has no reader.
 
     Args:
         connection: Connected to the daemon, blocking.
@@ -62,7 +61,7 @@ def bridge(connection: socket.socket, *, source: int, sink: int) -> int:
         sink: Descriptor to write to.
 
     Returns:
-        0 at a proper end, 75 if the daemon left while `source` was open.
+        0 at the end of `source`, 75 if the daemon closed the connection before.
     """
     ended = threading.Event()
     threading.Thread(target=_forward, args=(source, connection, ended), daemon=True).start()
@@ -70,13 +69,13 @@ def bridge(connection: socket.socket, *, source: int, sink: int) -> int:
         try:
             chunk = connection.recv(_CHUNK)
         except OSError:
-            return _abandoned(connection)
+            return _connection_lost(connection)
         if not chunk:
-            return 0 if ended.is_set() else _abandoned(connection)
+            return 0 if ended.is_set() else _connection_lost(connection)
         try:
             _write(sink, chunk)
         except OSError:
-            return 0  # the client is gone, and with it whoever could be told
+            return 0  # the client is gone
 
 
 def _forward(source: int, connection: socket.socket, ended: threading.Event) -> None:
@@ -84,21 +83,21 @@ def _forward(source: int, connection: socket.socket, ended: threading.Event) -> 
         while chunk := _read(source):
             connection.sendall(chunk)
     except OSError:
-        return  # the daemon left; the other thread reads what it had still sent, then says so
+        return  # the daemon closed the connection; the other thread reads the rest and reports that
     ended.set()
     try:
         connection.shutdown(socket.SHUT_WR)
     except OSError:
-        return  # likewise
+        return  # as above
 
 
 def _read(descriptor: int) -> bytes:
-    """Read what there is; empty at the end, and when the other side broke off (a terminal's EIO)."""
+    """Read what is available; empty at the end, and on an error (EIO of a closed terminal)."""
     while True:
         try:
             return os.read(descriptor, _CHUNK)
         except BlockingIOError:
-            select.select([descriptor], [], [])  # some clients hand over non-blocking descriptors
+            select.select([descriptor], [], [])  # some clients pass non-blocking descriptors
         except OSError:
             return b""
 
@@ -112,6 +111,6 @@ def _write(descriptor: int, data: bytes) -> None:
             select.select([], [descriptor], [])
 
 
-def _abandoned(connection: socket.socket) -> int:
-    complain(f"the daemon at {connection.getpeername()} closed the connection; start a new session to go on")
+def _connection_lost(connection: socket.socket) -> int:
+    print_error(f"the daemon at {connection.getpeername()} closed the connection; start a new session")
     return os.EX_TEMPFAIL

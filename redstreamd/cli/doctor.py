@@ -1,4 +1,4 @@
-"""``redstreamd doctor``: what is wrong between a client and the streams, and what to do about it."""
+"""``redstreamd doctor``: checks settings, Redis and the daemon, and says what to do."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, Final
 from redstreamd.cli.options import add_settings_options, load_from
 
 if TYPE_CHECKING:
-    from redstreamd.doctor import Check, Service
+    from redstreamd.doctor import CheckResult, Service
 
 _MARKS: Final = {"ok": "ok  ", "skipped": "--  ", "warning": "WARN", "error": "FAIL"}
 _NAME_COLUMN: Final = 16  # the longest name of a check, and a space
@@ -29,7 +29,7 @@ def add_to(commands: Any) -> None:
     parser.add_argument(
         "--no-service",
         action="store_true",
-        help="examine the settings of this shell, also where redstreamd is installed as a service",
+        help="check the settings of this shell, also where redstreamd is installed as a service",
     )
     add_settings_options(parser)
     parser.set_defaults(run=run)
@@ -39,32 +39,32 @@ def run(arguments: argparse.Namespace) -> int:
     """Print the report; return 0, 1 for warnings, 2 for errors, 78 if the settings are not valid."""
     import trio
 
-    from redstreamd.doctor import exit_status, find_service, without_settings
+    from redstreamd.doctor import exit_status, find_service, results_without_settings
     from redstreamd.errors import SettingsError
 
     service = None if arguments.no_service else trio.run(find_service)
     with contextlib.nullcontext() if service is None else service.readable_credentials() as readable:
         try:
-            checks = _examined(arguments, readable)
+            checks = _results(arguments, readable)
             status = exit_status(checks)
         except SettingsError as invalid:
-            checks, status = without_settings(invalid, readable), os.EX_CONFIG
+            checks, status = results_without_settings(invalid, readable), os.EX_CONFIG
     print(_as_json(checks) if arguments.json else _as_text(checks))
     return status
 
 
-def _examined(arguments: argparse.Namespace, service: Service | None) -> list[Check]:
-    """Make the checks with the settings of the service, or with those of this shell.
+def _results(arguments: argparse.Namespace, service: Service | None) -> list[CheckResult]:
+    """Run the checks with the settings of the service, or with those of this shell.
 
-    What the caller says wins over what the service's unit says: an option, and a variable of the caller's,
-    which under sudo only an explicit one can be.
+    The caller's options and variables override those of the service's unit. Under sudo the caller has only
+    variables that were given explicitly.
     """
     import trio
 
-    from redstreamd.doctor import examine
+    from redstreamd.doctor import run_checks
 
     if service is None:
-        return trio.run(examine, load_from(arguments))
+        return trio.run(run_checks, load_from(arguments))
     parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False, exit_on_error=False)
     add_settings_options(parser)
     given, _ = parser.parse_known_args(list(service.arguments))
@@ -76,17 +76,17 @@ def _examined(arguments: argparse.Namespace, service: Service | None) -> list[Ch
     )
     own = {name: value for name, value in os.environ.items() if name.startswith(("REDIS_", "REDSTREAMD_"))}
     loaded = load_from(merged, environ={**service.environ, **own})
-    return trio.run(partial(examine, loaded, service=service))
+    return trio.run(partial(run_checks, loaded, service=service))
 
 
-def _as_json(checks: Sequence[Check]) -> str:
+def _as_json(checks: Sequence[CheckResult]) -> str:
     import json
 
     names = ("check", "severity", "tried", "seen", "todo")
     return json.dumps([{name: str(getattr(check, name)) for name in names} for check in checks], indent=2)
 
 
-def _as_text(checks: Sequence[Check]) -> str:
+def _as_text(checks: Sequence[CheckResult]) -> str:
     from redstreamd.cli.terminal import escaped
 
     lines = []

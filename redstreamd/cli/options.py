@@ -1,4 +1,4 @@
-"""The options that `serve`, `stdio`, `check-config` and `doctor` share, and how they become settings."""
+"""The options that `serve`, `stdio`, `check-config` and `doctor` share."""
 
 from __future__ import annotations
 
@@ -7,21 +7,21 @@ import os
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Protocol
 
-from redstreamd.cli.terminal import complain
+from redstreamd.cli.terminal import print_error
 
 if TYPE_CHECKING:
     from redstreamd.settings import Loaded
 
 
-class Tell(Protocol):
-    """Tells clients why this process will not serve them."""
+class OnFailure(Protocol):
+    """Answers clients that this process cannot serve."""
 
-    def __call__(self, reason: str, *, may_pass: bool) -> None:
-        """Tell those who wait.
+    def __call__(self, reason: str, *, temporary: bool) -> None:
+        """Answer the clients that are connected or connect now.
 
         Args:
-            reason: What is wrong and what to do.
-            may_pass: Whether it can end without anybody's doing.
+            reason: The cause and what to do.
+            temporary: Whether the cause can end by itself.
         """
 
 
@@ -52,10 +52,10 @@ def load_from(arguments: argparse.Namespace, environ: Mapping[str, str] = os.env
 
     Args:
         arguments: Of the command line.
-        environ: The environment to look into.
+        environ: The environment.
 
     Raises:
-        SettingsError: They are not valid.
+        SettingsError: A setting is not valid.
     """
     from pathlib import Path
 
@@ -71,25 +71,25 @@ def load_from(arguments: argparse.Namespace, environ: Mapping[str, str] = os.env
 
 
 def with_settings(
-    arguments: argparse.Namespace, use: Callable[[Loaded], int], *, tell: Tell | None = None
+    arguments: argparse.Namespace, use: Callable[[Loaded], int], *, on_failure: OnFailure | None = None
 ) -> int:
-    """Load the settings and return what `use` makes of them, or 78 or 75 if they cannot work, or not now.
+    """Load the settings, pass them to `use`, and return its exit status; 78 or 75 if it cannot run.
 
     Args:
         arguments: Of the command line.
-        use: Given the settings; it may find out more that is wrong with them. What raises `NotNowError` has
-            reported it.
-        tell: Given the reason, which stderr has already, where somebody waits who does not see that.
+        use: Runs the command. May raise `SettingsError`, which becomes 78, or `NotNowError`, which it has
+            reported and which becomes 75.
+        on_failure: Called with the reason, for clients that do not see stderr.
     """
     from redstreamd.errors import NotNowError, SettingsError
 
     try:
         return use(load_from(arguments))
     except SettingsError as invalid:
-        complain(str(invalid))
-        reason, may_pass, status = str(invalid), False, os.EX_CONFIG
+        print_error(str(invalid))
+        reason, temporary, status = str(invalid), False, os.EX_CONFIG
     except NotNowError as failed:
-        reason, may_pass, status = str(failed), True, os.EX_TEMPFAIL
-    if tell is not None:
-        tell(reason, may_pass=may_pass)
+        reason, temporary, status = str(failed), True, os.EX_TEMPFAIL
+    if on_failure is not None:
+        on_failure(reason, temporary=temporary)
     return status

@@ -1,7 +1,7 @@
 """``redstreamd serve``: the daemon.
 
-The settings are checked and failed starts are waited out before the daemon is imported, which takes a
-second of a core: a service that cannot start costs next to nothing, however many clients come.
+Settings are checked, and pauses after failed starts made, before the daemon is imported, which takes a second
+of processor time. So a service that cannot start costs little, however many clients connect.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 from redstreamd.cli.options import add_settings_options, with_settings
-from redstreamd.cli.terminal import complain
+from redstreamd.cli.terminal import print_error
 from redstreamd.errors import NotNowError, SettingsError
 from redstreamd.startup.unavailable import answer_clients, inherited_listeners
 
@@ -32,18 +32,18 @@ def add_to(commands: Any) -> None:
 
 
 def run(arguments: argparse.Namespace) -> int:
-    """Serve until told to stop; where that cannot be, the clients of sockets handed over are told why."""
-    # Taken now, because the daemon closes the sockets that it was handed over.
+    """Serve until stopped. If that is impossible, answer the clients of inherited sockets with the reason."""
+    # Duplicated now, because the daemon closes the inherited sockets.
     listeners = inherited_listeners()
-    watched = _where_settings_lie(arguments)
+    watched = _settings_paths(arguments)
 
-    def tell(reason: str, *, may_pass: bool) -> None:
+    def answer(reason: str, *, temporary: bool) -> None:
         if not listeners:
             return
         message = f"redstreamd cannot start: {reason}"
         _show_status(message)
-        if may_pass:
-            # The next start is due at once, or paced; it has the reason.
+        if temporary:
+            # The service manager starts the next process soon; it knows the reason.
             answer_clients(listeners, message, linger_seconds=0.2, most_seconds=2.0)
         else:
             answer_clients(listeners, message, watched=watched)
@@ -52,11 +52,11 @@ def run(arguments: argparse.Namespace) -> int:
         from redstreamd.startup.state_directory import check_state_directory
 
         check_state_directory(loaded.settings.daemon.state_directory)
-        # Without one, nobody starts it again by itself.
+        # Without a service manager the daemon is not restarted automatically.
         has_service_manager = bool(os.environ.get("NOTIFY_SOCKET"))
         return _serve_paced(loaded, listeners, watched) if has_service_manager else _serve(loaded)
 
-    return with_settings(arguments, serve, tell=tell)
+    return with_settings(arguments, serve, on_failure=answer)
 
 
 def _serve(loaded: Loaded, on_ready: Callable[[], None] | None = None) -> int:
@@ -66,21 +66,21 @@ def _serve(loaded: Loaded, on_ready: Callable[[], None] | None = None) -> int:
 
 
 def _serve_paced(loaded: Loaded, listeners: list[socket.socket], watched: list[str]) -> int:
-    """Serve, after a pause if the processes before this one have failed, and record how this one ends."""
+    """Serve, after a pause if earlier processes failed, and record how this process ends."""
     from redstreamd.startup.failed_starts import FailedStarts
 
     starts = FailedStarts(str(loaded.settings.daemon.state_directory))
 
     def end(number: int, frame: object) -> None:
-        # Outside the time in which the daemon handles the signal itself: a start that somebody stops has not
-        # failed. It is never taken back, because after a failure the clients have yet to be told.
+        # Before and after the daemon handles the signal itself: a start that is stopped has not failed. The
+        # handler stays installed, because after a failure clients are still being answered.
         starts.end()
         signal.signal(number, signal.SIG_DFL)
         signal.raise_signal(number)
 
     signal.signal(signal.SIGTERM, end)
     try:
-        _wait_out(starts.begin(), listeners, watched)
+        _pause(starts.begin(), listeners, watched)
         status = _serve(loaded, on_ready=starts.note_ready)
     except SettingsError:
         starts.end()
@@ -93,39 +93,39 @@ def _serve_paced(loaded: Loaded, listeners: list[socket.socket], watched: list[s
     return status
 
 
-def _wait_out(pause: Pause, listeners: list[socket.socket], watched: list[str]) -> None:
+def _pause(pause: Pause, listeners: list[socket.socket], watched: list[str]) -> None:
     if not pause.seconds:
         return
     if pause.served:
         message = (
             f"redstreamd has failed {pause.failures:.0f} times of late; it starts in {pause.seconds:.1f} s"
         )
-        told: list[socket.socket] = []  # they wait in the backlog: they will be served
+        answered: list[socket.socket] = []  # clients wait in the backlog and are served after the pause
     else:
         why = pause.reason or "it failed before it could serve; `journalctl -u redstreamd` says why"
         message = (
             f"redstreamd cannot start: {why} (tried {pause.failures:.0f} times of late, and again within "
         )
         message += f"{pause.seconds:.0f} s)"
-        told = listeners
-    complain(message.removeprefix("redstreamd "))  # which is how a record begins anyway
+        answered = listeners
+    print_error(message.removeprefix("redstreamd "))  # print_error adds the name
     _show_status(message)
-    forever = 2 * pause.seconds
+    longer = 2 * pause.seconds
     answer_clients(
-        told,
+        answered,
         message,
         watched=watched,
         most_seconds=pause.seconds,
-        empty_seconds=forever,
-        linger_seconds=forever,
+        empty_seconds=longer,
+        linger_seconds=longer,
     )
 
 
-def _where_settings_lie(arguments: argparse.Namespace) -> list[str]:
-    """Return what changes when somebody mends the settings, as far as that can be seen from here.
+def _settings_paths(arguments: argparse.Namespace) -> list[str]:
+    """Return the paths whose change may mean that the settings were corrected.
 
-    systemd makes directories of its generators anew at each ``daemon-reload``, which follows a change of a
-    unit.
+    A ``daemon-reload``, which follows a change of a unit, makes systemd create its generators' directories
+    again.
     """
     systemd = ["/run/systemd", f"{os.environ.get('XDG_RUNTIME_DIR', '/run')}/systemd"]
     return [

@@ -8,9 +8,9 @@ import os
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, Final
 
-from redstreamd.cli.client import envelope, exchange, request_line
-from redstreamd.cli.discovery import UnreachableError, open_connection
-from redstreamd.cli.terminal import complain, escaped
+from redstreamd.cli.terminal import escaped, print_error
+from redstreamd.client.discovery import UnreachableError, open_connection
+from redstreamd.client.exchange import exchange, health_request
 from redstreamd.startup.installed_version import replaced
 
 #: Seconds for the answer. The daemon asks Redis for at most one; beyond this limit it hangs.
@@ -35,26 +35,21 @@ def run(arguments: argparse.Namespace) -> int:
     try:
         with open_connection(arguments.socket) as connection:
             connection.settimeout(_ANSWER_SECONDS)
-            report = _report(exchange(connection, _request()))
+            report = _report(exchange(connection, health_request("redstreamd-status")))
     except UnreachableError as unreachable:
-        complain(str(unreachable))
+        print_error(str(unreachable))
         return unreachable.exit_status
     except OSError as broken:
-        complain(f"the daemon accepts, but does not answer ({broken}); read `journalctl -u redstreamd`")
+        print_error(f"the daemon accepts, but does not answer ({broken}); read `journalctl -u redstreamd`")
         return os.EX_TEMPFAIL
     except ValueError as refused:
-        complain(f"the daemon does not tell: {refused}")
+        print_error(f"the daemon does not tell: {refused}")
         return os.EX_TEMPFAIL
     if arguments.json:
         print(json.dumps(report, indent=2))
     else:
         print("\n".join(escaped(line) for line in _lines(report)))
     return 1 if _problems(report["redis"]) else 0
-
-
-def _request() -> bytes:
-    params = {"uri": "redstream://health", "_meta": envelope("redstreamd-status")}
-    return request_line("resources/read", json.dumps(params))
 
 
 def _report(response: Mapping[str, Any]) -> dict[str, Any]:

@@ -34,13 +34,13 @@ def add_to(commands: Any) -> None:
 
 
 def run(arguments: argparse.Namespace) -> int:
-    """Serve until the client closes its end; the client is told why it cannot be served, if it cannot."""
+    """Serve until the client closes its end. If that is impossible, answer the client with the reason."""
     listeners, connection = inherited_listeners(), inherited_connection()
     if connection is not None and has_left(connection):
-        # Connected and gone: the kernel keeps a connection that was closed before it was accepted.
+        # The client closed the connection before systemd accepted it.
         return os.EX_OK
 
-    def tell(reason: str, *, may_pass: bool) -> None:
+    def answer(reason: str, *, temporary: bool) -> None:
         message = f"redstreamd cannot start: {reason}"
         if connection is not None:
             answer_clients([], message, connections=[connection])
@@ -56,9 +56,9 @@ def run(arguments: argparse.Namespace) -> int:
         check_state_directory(directory)
         if arguments.at_most is not None and not take_place(directory, arguments.at_most):
             raise NotNowError(f"{arguments.at_most} clients are served, the most there may be; try later")
-        # Imported last: it takes a second, and what is wrong so far has been told by now.
+        # Imported last, because it takes a second.
         from redstreamd.daemon.daemon import stdio
 
         return stdio(loaded)
 
-    return with_settings(arguments, serve, tell=tell)
+    return with_settings(arguments, serve, on_failure=answer)

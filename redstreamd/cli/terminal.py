@@ -1,4 +1,4 @@
-"""What is written to a person's terminal: lines that stay lines, whoever wrote their content."""
+"""Output to a terminal, with control characters escaped."""
 
 from __future__ import annotations
 
@@ -12,14 +12,14 @@ _CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f]")
 def escaped(text: str) -> str:
     r"""Return `text` with control characters as ``\u00xx``.
 
-    Names and values come from entries that others wrote; a terminal must not obey them.
-    The notation is JSON's, so JSON whose strings hold DEL or C1 controls keeps its meaning.
+    Names and values are written by others; a terminal must not interpret them. The notation is JSON's, so
+    JSON with DEL or C1 controls in strings keeps its meaning.
     """
     return _CONTROL.sub(lambda found: f"\\u{ord(found[0]):04x}", text)
 
 
-def complain(*lines: str) -> None:
-    """Write a message of one or more lines to stderr, under the program's name."""
+def print_error(*lines: str) -> None:
+    """Print a message of one or more lines to stderr, after the program's name."""
     print(
         _priority() + "redstreamd: " + "\n  ".join(escaped(line) for line in lines),
         file=sys.stderr,
@@ -28,7 +28,7 @@ def complain(*lines: str) -> None:
 
 
 def _priority() -> str:
-    """Return the mark of an error if the journal reads stderr (sd-daemon(3)), else nothing."""
+    """Return the prefix of an error if the journal reads stderr (sd-daemon(3)), else nothing."""
     try:
         status = os.fstat(2)
     except OSError:

@@ -20,7 +20,7 @@ from redstreamd.prompts.catalog import PROMPTS
 from redstreamd.redisio.configured_target import target_for
 from redstreamd.redisio.connection_manager import Manager
 from redstreamd.redisio.target import Target
-from redstreamd.resources.catalog import LIBRARY
+from redstreamd.resources.catalog import RESOURCES
 from redstreamd.service.embedded.embedded_server import EmbeddedServer
 from redstreamd.service.installation import installation
 from redstreamd.service.process_stats import process_stats
@@ -98,7 +98,7 @@ def build_parts(settings: Settings, resources: AsyncExitStack) -> Parts:
             default_wait_seconds=settings.tools.default_wait_seconds,
             max_nesting=settings.limits.max_nesting,
         ),
-        LIBRARY,
+        RESOURCES,
         PROMPTS,
         Views(bus, daemon_health),
         updates,

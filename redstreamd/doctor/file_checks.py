@@ -1,7 +1,7 @@
-"""Files: whether others can read what is secret, and whether the service can read what it needs.
+"""Checks whether others can read secret files, and whether the service can read the files that it needs.
 
-The second matters because ``doctor`` runs as root, which reads and reaches everything: what the service's
-user and its confinement forbid would otherwise look well.
+``doctor`` runs as root, which may read and reach everything, so other checks do not notice what the service's
+user and confinement forbid.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from typing import Final
 import attrs
 import trio
 
-from redstreamd.doctor.report import Check, error, ok, skipped, warning
+from redstreamd.doctor.report import CheckResult, error, ok, skipped, warning
 from redstreamd.doctor.service_environment import UNIT, Service
 from redstreamd.errors.remedies import SETTINGS_FILE, setting
 from redstreamd.redisio.target import Target
@@ -36,14 +36,14 @@ _SECRET_VARIABLES: Final = frozenset({"REDIS_PASSWORD", "REDIS_URL"}) | {
 _SECRET_FILES: Final = ("redis.password_file", "redis.key_file")
 _READ_FILES: Final = (*_SECRET_FILES, "redis.certificate_file", "redis.ca_file")
 
-#: What ProtectHome=yes hides: the homes of people, that of root, and runtime directories.
+#: What ProtectHome=yes hides.
 _HOMES: Final = ("/home/", f"{pwd.getpwuid(0).pw_dir}/", "/run/user/")
 
 _LEASE_KEY: Final = "lease.key"
 
 
-def check_secrets(loaded: Loaded, service: Service | None) -> Check:
-    """Look at the permissions of each file that holds a secret."""
+def check_secrets(loaded: Loaded, service: Service | None) -> CheckResult:
+    """Check the permissions of each file that holds a secret."""
     files = dict.fromkeys(_secret_files(loaded, service))
     tried = f"who may read {', '.join(map(str, files))}"
     exposed: list[Path] = []
@@ -52,9 +52,9 @@ def check_secrets(loaded: Loaded, service: Service | None) -> Check:
         try:
             status = file.stat()
         except OSError:
-            continue  # not there yet, or not for this user to see; what needs it says so
+            continue  # it does not exist or this user may not see it; another check reports that
         seen += 1
-        # The lease key is made for its owner alone. Others may belong to a group on purpose.
+        # The lease key is for its owner only. Other files may belong to a group on purpose.
         if status.st_mode & (0o077 if file.name == _LEASE_KEY else 0o007):
             exposed.append(file)
     if not exposed:
@@ -62,12 +62,12 @@ def check_secrets(loaded: Loaded, service: Service | None) -> Check:
     steps = [f"chmod go= {' '.join(map(str, exposed))}"]
     if any(file.name == _LEASE_KEY for file in exposed):
         steps.append(
-            "whoever has read lease.key can settle the work of others: if you do not trust everybody on this "
-            "host, stop redstreamd, remove the file and start redstreamd, which makes a new one (leases that "
-            "are held then are lost; `work_take` with `resume` gets the entries back)"
+            "whoever has read lease.key can settle the work of others: if you do not trust all users of this "
+            "host, stop redstreamd, remove the file and start redstreamd, which makes a new one (leases held "
+            "at that time are lost; `work_take` with `resume` gets the entries back)"
         )
     if any(file.name != _LEASE_KEY for file in exposed):
-        steps.append("change the passwords that they hold")
+        steps.append("change the passwords in them")
     return warning(
         _SECRETS, tried, f"others can read {', '.join(map(str, exposed))}", f"Run `{'`; '.join(steps)}."
     )
@@ -97,7 +97,7 @@ def _secret_files(loaded: Loaded, service: Service | None) -> Iterator[Path]:
 
 
 @attrs.frozen
-class _Reader:
+class _ServiceUser:
     """The user of the service, and what its confinement hides."""
 
     uid: int | None
@@ -105,13 +105,13 @@ class _Reader:
     home_hidden: bool
 
     def can_read(self, file: Path) -> bool:
-        """Whether it may open the file, by the bits of every directory on the way."""
+        """Whether it may open the file, by the mode bits of the file and its directories."""
         if self.home_hidden and str(file.resolve()).startswith(_HOMES):
             return False
         try:
             steps = [*(parent.stat() for parent in file.resolve().parents), file.stat()]
         except OSError:
-            return True  # what is not there is somebody else's finding
+            return True  # another check reports a file that does not exist
         return all(self._has(status, 0o4 if status is steps[-1] else 0o1) for status in steps)
 
     def _has(self, status: os.stat_result, bit: int) -> bool:
@@ -122,18 +122,18 @@ class _Reader:
         return bool(stat.S_IMODE(status.st_mode) & bit)
 
 
-async def check_confinement(loaded: Loaded, service: Service, target: Target) -> Check:
-    """Ask whether the service may read its files and reach its Redis, both of which root may anyway.
+async def check_confinement(loaded: Loaded, service: Service, target: Target) -> CheckResult:
+    """Check whether the service may read its files and reach its Redis.
 
     Args:
         loaded: The settings of the service.
-        service: As systemd would start it.
+        service: The service as systemd would start it.
         target: Its Redis.
     """
     tried = f"what {UNIT} may read and reach, by its user and its confinement"
     if not service.is_of_system:
         return skipped(_CONFINEMENT, tried, "it runs as this user")
-    reader = _reader(service)
+    user = _user_of(service)
     files = [Path(str(loaded.value(key))) for key in _READ_FILES if loaded.value(key) is not None]
     files += [
         Path(str(source).removeprefix("file "))
@@ -141,25 +141,25 @@ async def check_confinement(loaded: Loaded, service: Service, target: Target) ->
         if source.startswith("file ")
     ]
     if not any(word.partition("=")[0] == "--config" for word in service.arguments):
-        # Also where it sets nothing: the service reads it, and does not start if it may not.
+        # The service reads it even if it sets nothing, and does not start if it may not read it.
         files.append(Path(SETTINGS_FILE))
-    # What systemd hands over as a credential needs no right of the service's user.
-    given = service.environ.get("CREDENTIALS_DIRECTORY", "/dev/null/")
+    # The service's user may always read credentials.
+    credentials = service.environ.get("CREDENTIALS_DIRECTORY", "/dev/null/")
     hidden = [
         file
         for file in dict.fromkeys(files)
-        if file.is_absolute() and not str(file).startswith(given) and not reader.can_read(file)
+        if file.is_absolute() and not str(file).startswith(credentials) and not user.can_read(file)
     ]
     if hidden:
         return error(
             _CONFINEMENT,
             tried,
             f"the service's user cannot read {', '.join(map(str, hidden))}",
-            "Hand them over as credentials (drop-ins private-settings.conf, redis-credentials.conf), or let "
+            "Pass them as credentials (drop-ins private-settings.conf, redis-credentials.conf), or let "
             "others read them if they hold no secret.",
         )
     if target.path is not None:
-        return ok(_CONFINEMENT, tried, "nothing that it needs is closed to it")
+        return ok(_CONFINEMENT, tried, "it may read and reach what it needs")
     if service.value("PrivateNetwork") == "yes":
         return error(
             _CONFINEMENT,
@@ -173,30 +173,30 @@ async def check_confinement(loaded: Loaded, service: Service, target: Target) ->
         return warning(
             _CONFINEMENT,
             tried,
-            f"the service may not talk to {', '.join(denied)}: IPAddressDeny= covers it and IPAddressAllow= "
-            "does not (systems without BPF do not enforce this)",
+            f"the service may not connect to {', '.join(denied)}: IPAddressDeny= covers it and "
+            "IPAddressAllow= does not (systems without BPF do not enforce this)",
             "Copy the drop-in remote-redis.conf with that address.",
         )
-    return ok(_CONFINEMENT, tried, "nothing that it needs is closed to it")
+    return ok(_CONFINEMENT, tried, "it may read and reach what it needs")
 
 
-def _reader(service: Service) -> _Reader:
+def _user_of(service: Service) -> _ServiceUser:
     uid, gids = None, set[int]()
     with contextlib.suppress(KeyError):
-        # A dynamic user exists only while the service runs, and belongs to nothing but its own group.
+        # A dynamic user exists only while the service runs, and has only its own group.
         user = pwd.getpwnam(service.value("User"))
         uid, gids = user.pw_uid, set(os.getgrouplist(user.pw_name, user.pw_gid))
     for name in service.value("SupplementaryGroups").split():
         with contextlib.suppress(KeyError):
             gids.add(grp.getgrnam(name).gr_gid)
-    return _Reader(uid, gids, service.value("ProtectHome") in ("yes", "tmpfs"))
+    return _ServiceUser(uid, gids, service.value("ProtectHome") in ("yes", "tmpfs"))
 
 
 async def _addresses(target: Target) -> list[str]:
     with trio.move_on_after(target.connect_timeout), contextlib.suppress(OSError):
         found = await trio.socket.getaddrinfo(target.host, target.port, type=trio.socket.SOCK_STREAM)
         return list(dict.fromkeys(str(address[4][0]) for address in found))
-    return []  # the check of the name says why
+    return []  # the check of name resolution says why
 
 
 def _is_denied(address: str, service: Service) -> bool:

@@ -1,8 +1,7 @@
-"""Whether the user may run each command on each kind of key that redstreamd uses.
+"""Checks whether the user may run each command on each kind of key that redstreamd uses.
 
-Owns the list of commands. ``ACL DRYRUN`` answers without doing anything, but restricted users may
-seldom ask it. Then each command is really sent, in a form that has no effect on a key that does
-not exist: what a user may not do is refused before it is looked at.
+``ACL DRYRUN`` has no effect, but restricted users are seldom allowed to run it. Then each command is sent in
+a form that has no effect on a key that does not exist; Redis checks permissions first.
 """
 
 from __future__ import annotations
@@ -12,31 +11,30 @@ from typing import Any, Final
 import attrs
 from redis.exceptions import RedisError
 
-from redstreamd.doctor.probe import Probe, denied, words
-from redstreamd.doctor.report import Check, error, ok, warning
+from redstreamd.doctor.probe import Probe, error_text, is_permission_error
+from redstreamd.doctor.report import CheckResult, error, ok, warning
 from redstreamd.redisio import Arg
 from redstreamd.streams.names import Kind, companion_key
 
 _CHECK: Final = "permissions"
 _KEY, _COMPANION = "<stream>", "<companion>"
 
-# Streams looked at for a name that the user may use, if nothing else tells one.
+# Streams tried to find a prefix that the user may use.
 _CANDIDATES: Final = 20
 
 
 @attrs.frozen
-class _Area:
-    """What the daemon does with some commands, and whether it is of any use without it."""
+class _CommandGroup:
+    """Commands for one purpose, and whether the daemon needs them."""
 
     purpose: str
     essential: bool
     commands: tuple[str, ...]
 
 
-# Each line is harmless on a key that does not exist: it answers 0, nil, or that there is no such key; HSET
-# that it lacks a value.
-_AREAS: Final = (
-    _Area(
+# None has an effect on a key that does not exist: the reply is 0, nil, or an error.
+_COMMAND_GROUPS: Final = (
+    _CommandGroup(
         "read and wait",
         True,
         (
@@ -53,7 +51,7 @@ _AREAS: Final = (
             f"EVALSHA {'0' * 40} 1 <stream>",
         ),
     ),
-    _Area(
+    _CommandGroup(
         "add",
         True,
         (
@@ -63,7 +61,7 @@ _AREAS: Final = (
             "PEXPIRE <companion> 1000",
         ),
     ),
-    _Area(
+    _CommandGroup(
         "take and finish work",
         True,
         (
@@ -73,7 +71,7 @@ _AREAS: Final = (
             "XCLAIM <stream> g c 0 0-1",
             "XACK <stream> g 0-1",
             "HGET <companion> f",
-            "HSET <companion> f v g",  # an odd number of words, which is refused after the right to it
+            "HSET <companion> f v g",  # a value is missing, which is checked after the permission
             "ZADD <companion> XX 0 m",
             "ZREM <companion> m",
             "HEXISTS <companion> f",
@@ -85,12 +83,12 @@ _AREAS: Final = (
             "ZREMRANGEBYLEX <companion> [0 (0",
         ),
     ),
-    _Area(
+    _CommandGroup(
         "diagnose",
         False,
         ("XINFO CONSUMERS <stream> g", "MEMORY USAGE <stream>", "INFO server", "CONFIG GET save"),
     ),
-    _Area(
+    _CommandGroup(
         "administer (profile operator)",
         False,
         (
@@ -108,33 +106,33 @@ _AREAS: Final = (
 _TWO_WORDS: Final = frozenset({"XINFO", "XGROUP", "MEMORY", "CONFIG"})
 
 
-async def check_permissions(probe: Probe) -> Check:
-    """Ask about every command; names what is missing, and the rule that grants it."""
+async def check_permissions(probe: Probe) -> CheckResult:
+    """Check every command. The result names those that are not allowed, and the rules that grant them."""
     user = await _user(probe)
     await _choose_sample(probe, user)
-    dry = user is not None and not isinstance(await probe.ask("ACL", "DRYRUN", user, "TIME"), RedisError)
-    lines = [line for area in _AREAS for line in area.commands]
-    requests: list[tuple[Arg, ...]] = [_command(line, probe.sample) for line in lines]
+    dry = user is not None and not isinstance(await probe.execute("ACL", "DRYRUN", user, "TIME"), RedisError)
+    lines = [line for group in _COMMAND_GROUPS for line in group.commands]
+    requests: list[tuple[Arg, ...]] = [_command(line, probe.sample_key) for line in lines]
     if dry:
         requests = [("ACL", "DRYRUN", user or "", *request) for request in requests]
     missing = {
         line: reason
-        for line, reply in zip(lines, await probe.ask_all(requests), strict=True)
+        for line, reply in zip(lines, await probe.execute_all(requests), strict=True)
         if (reason := _refusal(reply, dry=dry)) is not None
     }
     how = "ACL DRYRUN" if dry else "commands without effect"
-    tried = f"{len(lines)} commands on {probe.sample!r} and a key beside it, by {how}"
-    # Who may not ask has logged in as somebody all the same.
-    who = user or probe.target.username or "default"
+    tried = f"{len(lines)} commands on {probe.sample_key!r} and a key beside it, by {how}"
+    name = user or probe.target.username or "default"
     if not missing:
-        return ok(_CHECK, tried, f"user {who!r} may run all of them")
-    return _verdict(tried, who, missing)
+        return ok(_CHECK, tried, f"user {name!r} may run all of them")
+    return _not_allowed(tried, name, missing)
 
 
-def _verdict(tried: str, user: str, missing: dict[str, str]) -> Check:
+def _not_allowed(tried: str, user: str, missing: dict[str, str]) -> CheckResult:
     keys = [line for line, reason in missing.items() if "key" in reason]
-    purposes = [area.purpose for area in _AREAS if set(area.commands) & set(missing)]
-    essential = any(area.essential and set(area.commands) & set(missing) for area in _AREAS)
+    incomplete = [group for group in _COMMAND_GROUPS if set(group.commands) & set(missing)]
+    purposes = [group.purpose for group in incomplete]
+    essential = any(group.essential for group in incomplete)
     rules = [f"+{_name(line).lower().replace(' ', '|')}" for line in missing if line not in keys]
     if keys:
         rules.append("~<prefix of your streams>*")
@@ -152,9 +150,9 @@ def _verdict(tried: str, user: str, missing: dict[str, str]) -> Check:
 
 
 def _refusal(reply: Any, *, dry: bool) -> str | None:
-    if denied(reply):
-        return words(reply)
-    # ACL DRYRUN answers in text what would be refused.
+    if is_permission_error(reply):
+        return error_text(reply)
+    # ACL DRYRUN replies with the error as a text.
     if dry and isinstance(reply, bytes) and reply != b"OK":
         return reply.decode("utf-8", "backslashreplace")
     return None
@@ -171,17 +169,17 @@ def _name(line: str) -> str:
 
 
 async def _user(probe: Probe) -> str | None:
-    reply = await probe.ask("ACL", "WHOAMI")
+    reply = await probe.execute("ACL", "WHOAMI")
     return reply.decode("utf-8", "backslashreplace") if isinstance(reply, bytes) else None
 
 
 async def _choose_sample(probe: Probe, user: str | None) -> None:
-    """Find a name that the user's key patterns cover, if they do not cover every name."""
-    prefix = None if user is None else _prefix(await probe.ask("ACL", "GETUSER", user))
-    if prefix is None and denied(await probe.ask("XLEN", probe.sample)):
+    """Choose a name that the user's key patterns cover, if they do not cover every name."""
+    prefix = None if user is None else _prefix(await probe.execute("ACL", "GETUSER", user))
+    if prefix is None and is_permission_error(await probe.execute("XLEN", probe.sample_key)):
         prefix = await _prefix_of_a_stream(probe)
     if prefix is not None:
-        probe.sample = f"{prefix}redstreamd:doctor:{probe.token}"
+        probe.sample_key = f"{prefix}redstreamd:doctor:{probe.token}"
 
 
 def _prefix(user: Any) -> str | None:
@@ -197,11 +195,11 @@ def _prefix(user: Any) -> str | None:
 
 
 async def _prefix_of_a_stream(probe: Probe) -> str | None:
-    page = await probe.ask("SCAN", 0, "TYPE", "stream", "COUNT", 1000)
+    page = await probe.execute("SCAN", 0, "TYPE", "stream", "COUNT", 1000)
     if isinstance(page, RedisError):
         return None
     names = [name for name in page[1][:_CANDIDATES] if isinstance(name, bytes)]
-    lengths = await probe.ask_all([("XLEN", name) for name in names])
+    lengths = await probe.execute_all([("XLEN", name) for name in names])
     for name, length in zip(names, lengths, strict=True):
         if isinstance(length, int):
             return f"{name.decode('utf-8', 'backslashreplace')}:"

@@ -1,4 +1,4 @@
-"""The connection that the checks of a server share, and what they have found out so far."""
+"""The connection that the checks of a server share."""
 
 from __future__ import annotations
 
@@ -17,64 +17,69 @@ from redstreamd.redisio.error_replies import reply_text, row_of
 from redstreamd.redisio.target import Target
 
 
-def denied(reply: object) -> bool:
-    """Whether `reply` says that the user may not do that."""
+def is_permission_error(reply: object) -> bool:
+    """Whether `reply` is the error that the user lacks a permission."""
     return isinstance(reply, RedisError) and row_of(reply).code is Code.PERMISSION_DENIED
 
 
 @attrs.define
 class Probe:
-    """One server while it is examined.
+    """The connection to the server that is being checked.
 
     Attributes:
-        connection: Logged in.
-        target: What it was logged in with.
-        token: Makes the names of keys that do not exist.
-        sample: The name of a stream that does not exist and that the user may be allowed to use.
-        pushed: Set when the server pushes an invalidation.
+        connection: The connection, logged in.
+        target: The address and login.
+        invalidated: Set when the server pushes an invalidation.
+        token: A random part for names of keys that do not exist.
+        sample_key: The name of a stream that does not exist and that the user may be allowed to use.
     """
 
     connection: Connection
     target: Target
-    pushed: trio.Event
+    invalidated: trio.Event
     token: str = attrs.field(factory=lambda: secrets.token_hex(6))
-    sample: str = attrs.field(init=False)
+    sample_key: str = attrs.field(init=False)
 
     def __attrs_post_init__(self) -> None:
-        """Begin with a name under a prefix of our own."""
-        self.sample = f"redstreamd:doctor:{self.token}"
+        """Choose a key with redstreamd's own prefix."""
+        self.sample_key = f"redstreamd:doctor:{self.token}"
 
-    async def ask(self, *args: Arg) -> Any:
+    async def execute(self, *args: Arg) -> Any:
         """Return the reply to a command, an error reply as a value.
 
         Raises:
-            ConnectionEnded: The connection is gone.
+            ConnectionEnded: The connection ended.
         """
         try:
             return await self.connection.execute(*args)
         except RedisError as refusal:
             return refusal
 
-    async def ask_all(self, commands: Sequence[tuple[Arg, ...]]) -> list[Any]:
-        """Return the replies to several commands, sent together."""
+    async def execute_all(self, commands: Sequence[tuple[Arg, ...]]) -> list[Any]:
+        """Return the replies to several commands, sent together; see `execute`."""
         requests = [self.connection.submit(*command) for command in commands]
-        found: list[Any] = []
+        replies: list[Any] = []
         for request in requests:
             try:
-                found.append(await request.reply())
+                replies.append(await request.reply())
             except RedisError as refusal:
-                found.append(refusal)
-        return found
+                replies.append(refusal)
+        return replies
 
     async def info(self, *sections: str) -> dict[str, str]:
-        """Return the lines of some sections of INFO; empty if the user may not read them."""
+        """Return the fields of some sections of INFO; empty if the user may not read them."""
         lines: dict[str, str] = {}
-        for raw in await self.ask_all([("INFO", section) for section in sections]):
+        for raw in await self.execute_all([("INFO", section) for section in sections]):
             if isinstance(raw, bytes):
                 lines |= reply_parsing.info(raw)
         return lines
 
 
-def words(refusal: object) -> str:
-    """Return an error reply's own text."""
-    return reply_text(refusal) if isinstance(refusal, RedisError) else repr(refusal)
+def why_refused(reply: object, command: str) -> str:
+    """Return why the server refused a command."""
+    return f"this user may not run {command}" if is_permission_error(reply) else error_text(reply)
+
+
+def error_text(reply: object) -> str:
+    """Return the text of an error reply."""
+    return reply_text(reply) if isinstance(reply, RedisError) else repr(reply)

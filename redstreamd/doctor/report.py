@@ -1,4 +1,4 @@
-"""What a check comes to, as a value. How it is printed is ``cli.doctor``'s business."""
+"""The results of checks. ``cli.doctor`` prints them."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from redstreamd.errors import SettingsError
 
 
 class Severity(enum.StrEnum):
-    """How much a result matters; part of the public interface of ``doctor --json``."""
+    """The severity of a result; part of the public interface of ``doctor --json``."""
 
     OK = "ok"
     SKIPPED = "skipped"
@@ -24,15 +24,15 @@ _STATUS: Final = {Severity.OK: 0, Severity.SKIPPED: 0, Severity.WARNING: 1, Seve
 
 
 @attrs.frozen
-class Check:
+class CheckResult:
     """The result of one check.
 
     Attributes:
-        check: Its name, stable, for programs.
-        severity: How much it matters.
-        tried: What was done to find out.
-        seen: What came of it; for a skipped one, why it was not tried. Never a secret.
-        todo: What an operator can do about it; empty if there is nothing to do.
+        check: The name of the check; stable, for programs.
+        severity: Its severity.
+        tried: What was done.
+        seen: What was found; for a skipped check, the reason. Never a secret.
+        todo: What an operator can do; empty if nothing.
     """
 
     check: str
@@ -42,36 +42,36 @@ class Check:
     todo: str = ""
 
 
-def ok(check: str, tried: str, seen: str, todo: str = "") -> Check:
-    """Return a result that is as it should be; `todo` may still name an improvement."""
-    return Check(check, Severity.OK, tried, seen, todo)
+def ok(check: str, tried: str, seen: str, todo: str = "") -> CheckResult:
+    """Return a result without a problem; `todo` may suggest an improvement."""
+    return CheckResult(check, Severity.OK, tried, seen, todo)
 
 
-def warning(check: str, tried: str, seen: str, todo: str) -> Check:
-    """Return a result that will cause trouble, or does so for a part of the work."""
-    return Check(check, Severity.WARNING, tried, seen, todo)
+def warning(check: str, tried: str, seen: str, todo: str) -> CheckResult:
+    """Return a result that affects a part of the work, or will cause a problem."""
+    return CheckResult(check, Severity.WARNING, tried, seen, todo)
 
 
-def error(check: str, tried: str, seen: str, todo: str) -> Check:
-    """Return a result that keeps redstreamd from working."""
-    return Check(check, Severity.ERROR, tried, seen, todo)
+def error(check: str, tried: str, seen: str, todo: str) -> CheckResult:
+    """Return a result that prevents redstreamd from working."""
+    return CheckResult(check, Severity.ERROR, tried, seen, todo)
 
 
-def skipped(check: str, tried: str, reason: str) -> Check:
-    """Return the result of a check that was not made."""
-    return Check(check, Severity.SKIPPED, tried, reason)
+def skipped(check: str, tried: str, reason: str) -> CheckResult:
+    """Return the result of a check that was not run."""
+    return CheckResult(check, Severity.SKIPPED, tried, reason)
 
 
-def exit_status(checks: Iterable[Check]) -> int:
-    """Return 0 if all is well, 1 if there are warnings, 2 if there are errors."""
+def exit_status(checks: Iterable[CheckResult]) -> int:
+    """Return 0, 1 if there are warnings, 2 if there are errors."""
     return max((_STATUS[check.severity] for check in checks), default=0)
 
 
-def invalid_settings(invalid: SettingsError, *, of: str = "") -> list[Check]:
-    """Return the report when the settings themselves are not valid: nothing else can be asked.
+def invalid_settings(invalid: SettingsError, *, of: str = "") -> list[CheckResult]:
+    """Return the report when the settings are not valid, so that nothing else can be checked.
 
     Args:
-        invalid: What is wrong.
+        invalid: The error.
         of: The unit whose settings they are; empty for those of the caller's shell.
     """
     again = "`sudo redstreamd doctor`" if of else "`redstreamd check-config`"
@@ -80,6 +80,6 @@ def invalid_settings(invalid: SettingsError, *, of: str = "") -> list[Check]:
             "settings",
             f"reading the settings file, the environment and the command line{f' of {of}' if of else ''}",
             str(invalid),
-            f"Correct {invalid.key}; {again} says if the settings are valid then.",
+            f"Correct {invalid.key}; then {again} says whether the settings are valid.",
         )
     ]

@@ -1,8 +1,7 @@
-"""The service as systemd would start it now: its environment, its command line, its credentials.
+"""The environment, command line and credentials of the service as systemd would start it now.
 
-``sudo redstreamd doctor`` examines what the service would use, not what the administrator's shell happens
-to hold. Everything is read from the unit and the files that it names, so it also works while the service
-does not run.
+``sudo redstreamd doctor`` checks what the service would use, not the administrator's shell. All is read from
+the unit and the files that it names, so the service need not run.
 """
 
 from __future__ import annotations
@@ -24,7 +23,7 @@ from redstreamd.doctor.unit_text import Credential
 
 UNIT: Final = "redstreamd.service"
 
-#: Seconds for systemctl, which asks a manager that may be busy.
+#: Seconds for systemctl; the service manager may be busy.
 _SYSTEMCTL_SECONDS: Final = 10.0
 
 _PROPERTIES: Final = (
@@ -32,7 +31,7 @@ _PROPERTIES: Final = (
     *("SupplementaryGroups", "ProtectHome", "PrivateNetwork", "IPAddressAllow", "IPAddressDeny"),
 )
 
-#: Where systemd looks for a credential that is named without a path (systemd.exec(5)).
+#: Where systemd looks for a credential without a path (systemd.exec(5)).
 _STORES: Final = (
     *("/run/credentials/@system", "/etc/credstore", "/run/credstore"),
     *("/usr/local/lib/credstore", "/usr/lib/credstore"),
@@ -44,12 +43,12 @@ class Service:
     """What systemd gives to the service.
 
     Attributes:
-        manager: The program that asks the service manager, with the option that says which.
-        properties: Of the unit, by name; each with its values.
-        environ: The variables that it is started with, secrets among them.
-        environment_files: The files that some of them come from.
+        manager: The systemctl command, with the option that selects the manager.
+        properties: Properties of the unit: name -> values.
+        environ: Its environment, which may hold secrets.
+        environment_files: The environment files of the unit.
         arguments: The command line after ``serve``.
-        credentials: What the unit asks for.
+        credentials: The credentials of the unit.
     """
 
     manager: tuple[str, ...]
@@ -61,7 +60,7 @@ class Service:
 
     @property
     def is_of_system(self) -> bool:
-        """Whether the system's manager runs it, as another user than the caller."""
+        """Whether the system's manager runs it, and not the user's."""
         return "--user" not in self.manager
 
     @property
@@ -71,7 +70,7 @@ class Service:
         return f"{base}/credentials/{UNIT}"
 
     def value(self, name: str) -> str:
-        """Return the last value of a property; empty if there is none."""
+        """Return the last value of a property; empty if it has none."""
         return next(reversed(self.properties.get(name, ())), "")
 
     def missing_credentials(self) -> list[Credential]:
@@ -85,10 +84,10 @@ class Service:
 
     @contextlib.contextmanager
     def readable_credentials(self) -> Iterator[Service]:
-        """Give the caller a directory with the credentials; yields this service with its paths in that one.
+        """Copy the credentials to a temporary directory; yields this service with paths in that directory.
 
-        The directory is private and removed at the end. Credentials that only systemd can read are taken
-        from the running service, if it runs.
+        The directory is private and removed at the end. Credentials that only systemd can read are taken from
+        the running service, if it runs.
         """
         if not self.credentials:
             yield self
@@ -96,7 +95,7 @@ class Service:
         with tempfile.TemporaryDirectory(prefix="redstreamd-doctor-") as directory:
             place = Path(directory)
             for each in reversed(self.credentials):
-                _provide(each, place, Path(self.credentials_directory))
+                _copy_credential(each, place, Path(self.credentials_directory))
 
             def moved(text: str) -> str:
                 return text.replace(self.credentials_directory, directory)
@@ -109,8 +108,8 @@ class Service:
             )
 
 
-def _provide(credential: Credential, place: Path, running: Path) -> None:
-    """Put a credential into a directory, if it can be had."""
+def _copy_credential(credential: Credential, place: Path, running: Path) -> None:
+    """Put a credential, or a link to it, into the directory `place`, if it can be read."""
     file = place / credential.name
     source = _file_of(credential)
     with contextlib.suppress(OSError):
@@ -120,13 +119,13 @@ def _provide(credential: Credential, place: Path, running: Path) -> None:
             for each in source.iterdir():
                 (place / f"{credential.name}_{each.name}").symlink_to(each)
         elif source is not None or credential.encrypted:
-            # A file has precedence over what the unit itself holds, which was written before.
+            # A file has precedence over content in the unit, which was written before.
             file.unlink(missing_ok=True)
             file.symlink_to(running / credential.name if source is None or credential.encrypted else source)
 
 
 def _file_of(credential: Credential) -> Path | None:
-    """Return where a credential is read from, if that exists."""
+    """Return the file of a credential, if it exists."""
     if credential.source is None:
         return None
     path = Path(credential.source)
@@ -142,11 +141,11 @@ async def find_service(
     """Return the service that this caller administers: the system's for root, else the caller's own.
 
     Args:
-        environ: Of the caller; names its home and runtime directory.
-        systemctl: The program, and what comes before its arguments.
+        environ: The caller's environment; names its home and runtime directory.
+        systemctl: The systemctl command.
 
     Returns:
-        None if it is not installed, or systemd gives no answer.
+        None if it is not installed, or systemctl fails.
     """
     manager = (*systemctl,) if os.geteuid() == 0 else (*systemctl, "--user")
     shown = await ask_systemctl([*manager, "show", f"--property={','.join(_PROPERTIES)}", UNIT])
@@ -164,13 +163,13 @@ async def find_service(
     state = properties.get("StateDirectory", [""])[-1].split()
     if state:
         variables["STATE_DIRECTORY"] = f"{_state_base(environ, state[0])}/{state[0]}"
-    words = unit_text.command_words("\n".join(properties.get("ExecStart", ())), variables)
+    command = unit_text.command_words("\n".join(properties.get("ExecStart", ())), variables)
     return Service(
         manager,
         properties,
         variables,
         files,
-        words[words.index("serve") + 1 :] if "serve" in words else [],
+        command[command.index("serve") + 1 :] if "serve" in command else [],
         unit_text.credentials(text or ""),
     )
 
@@ -181,9 +180,9 @@ def _matching(line: str) -> list[str]:
 
 
 def _state_base(environ: Mapping[str, str], name: str) -> str:
-    """Return below what systemd makes state directories.
+    """Return the directory in which systemd creates state directories.
 
-    For a person's own services that changed in systemd 254, so the one that holds the directory counts.
+    For user services it changed in systemd 254; the one that has the state directory is used.
     """
     if os.geteuid() == 0:
         return "/var/lib"

@@ -1,4 +1,4 @@
-"""The streams there are: how many, the biggest, and whether anything lies among the dead letters."""
+"""Checks the streams: how many there are, the largest, and dead letters."""
 
 from __future__ import annotations
 
@@ -6,28 +6,28 @@ from typing import Final
 
 from redis.exceptions import RedisError
 
-from redstreamd.doctor.probe import Probe, denied, words
-from redstreamd.doctor.report import Check, ok, skipped, warning
+from redstreamd.doctor.probe import Probe, why_refused
+from redstreamd.doctor.report import CheckResult, ok, skipped, warning
 from redstreamd.streams.names import is_companion_key
 
-#: Streams looked at; enough for a picture, and some 50 ms of the server's time.
+#: Streams examined; takes about 50 ms of the server's time.
 MAX_STREAMS: Final = 10_000
 
-#: Pages of SCAN read; with other keys than streams in the database it may find few per page.
+#: Pages of SCAN; where most keys are not streams a page may have few.
 _MAX_PAGES: Final = 500
 _PAGE: Final = 1_000
 _DEAD: Final = ":rs:dead:"
 
 
-async def check_streams(probe: Probe) -> Check:
-    """Count streams and dead letters and name the biggest stream."""
+async def check_streams(probe: Probe) -> CheckResult:
+    """Count streams and dead letters, and name the largest stream."""
     tried = f"SCAN for up to {MAX_STREAMS} streams, and the length of each"
     names: dict[str, None] = {}
     cursor: int | bytes = 0
     for _ in range(_MAX_PAGES):
-        page = await probe.ask("SCAN", cursor, "TYPE", "stream", "COUNT", _PAGE)
+        page = await probe.execute("SCAN", cursor, "TYPE", "stream", "COUNT", _PAGE)
         if isinstance(page, RedisError):
-            return skipped("streams", tried, "this user may not run SCAN" if denied(page) else words(page))
+            return skipped("streams", tried, why_refused(page, "SCAN"))
         cursor = page[0]
         names |= dict.fromkeys(name.decode("utf-8", "surrogateescape") for name in page[1])
         if int(cursor) == 0 or len(names) >= MAX_STREAMS:
@@ -37,8 +37,8 @@ async def check_streams(probe: Probe) -> Check:
     dead = {name: length for name, length in lengths.items() if _DEAD in name and length}
     seen = f"{'at least ' if int(cursor) else ''}{len(own)} streams"
     if own:
-        biggest = max(own, key=lambda name: own[name])
-        seen += f", the biggest {_shown(biggest)} with {own[biggest]} entries"
+        largest = max(own, key=lambda name: own[name])
+        seen += f", the largest {_shown(largest)} with {own[largest]} entries"
     if not dead:
         return ok("streams", tried, f"{seen}; no dead letters")
     where = ", ".join(_shown(name.partition(_DEAD)[0]) for name in list(dead)[:3])
@@ -46,17 +46,18 @@ async def check_streams(probe: Probe) -> Check:
         "streams",
         tried,
         f"{seen}; {sum(dead.values())} dead letters of {where}",
-        "Look at them, and replay them once the cause is gone: dead_letter_replay (profile operator).",
+        "List them, and replay them when the cause is gone: dead_letter_replay (profile operator).",
     )
 
 
 async def _lengths(probe: Probe, names: list[str]) -> dict[str, int]:
-    """Return the length of each stream that the user may look at."""
+    """Return the length of each stream that the user may read."""
     lengths: dict[str, int] = {}
     for start in range(0, len(names), _PAGE):
-        some = names[start : start + _PAGE]
-        replies = await probe.ask_all([("XLEN", name.encode("utf-8", "surrogateescape")) for name in some])
-        lengths |= {name: reply for name, reply in zip(some, replies, strict=True) if isinstance(reply, int)}
+        page = names[start : start + _PAGE]
+        commands = [("XLEN", name.encode("utf-8", "surrogateescape")) for name in page]
+        replies = await probe.execute_all(commands)
+        lengths |= {name: reply for name, reply in zip(page, replies, strict=True) if isinstance(reply, int)}
     return lengths
 
 

@@ -1,4 +1,4 @@
-"""What systemd says of the service and its socket, and why it could not start the service."""
+"""Checks the service and socket units, and says why systemd could not start the service."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from typing import Final
 import attrs
 import trio
 
-from redstreamd.doctor.report import Check, error, ok, skipped, warning
+from redstreamd.doctor.report import CheckResult, error, ok, skipped, warning
 from redstreamd.doctor.service_environment import UNIT, Service, ask_systemctl
 from redstreamd.doctor.unit_text import properties
 
@@ -21,16 +21,16 @@ _PROPERTIES: Final = (
     "StatusText",
 )
 
-#: Seconds for a start to become something else. One that fails is tried again ten times a second, and looks
-#: well in between.
+#: Seconds to wait for the result of a start. systemd repeats a failing start ten times a second; in between
+#: it does not look like a failure.
 _START_SECONDS: Final = 2.0
-_LOOK_SECONDS: Final = 0.05
+_POLL_SECONDS: Final = 0.05
 
-#: How the status begins that a process shows while it tells clients why it cannot start.
+#: How the unit's status text begins while a process answers clients because it cannot start.
 _CANNOT_START: Final = "redstreamd cannot start: "
 
-#: Why a start failed, by the status of the process: cause and remedy. 200 to 243 are systemd's own
-#: (systemd.exec(5), "Process Exit Codes"), from before our program ran.
+#: Cause and remedy of a failed start by exit status. 200 to 243 are systemd's own, from before our program
+#: ran (systemd.exec(5), "Process Exit Codes").
 _STATUSES: Final[Mapping[str, tuple[str, str]]] = {
     "75": (
         "the daemon could not start now",
@@ -41,14 +41,14 @@ _STATUSES: Final[Mapping[str, tuple[str, str]]] = {
         "systemd could not execute the program",
         "Install it again (`sudo make install`), or go back to the version before.",
     ),
-    "217": ("there is no such user", "Remove the drop-in that sets User=, or create that user."),
+    "217": ("the user does not exist", "Remove the drop-in that sets User=, or create that user."),
     "226": (
         "systemd could not set up the confinement",
         "The journal names the path of a drop-in that does not exist (BindPaths=, ReadWritePaths=).",
     ),
     "238": (
         "systemd could not make the state directory",
-        "Look at the file system of /var/lib: is it full, or mounted read-only?",
+        "Check the file system of /var/lib: is it full, or mounted read-only?",
     ),
     "243": (
         "systemd could not set up the credentials",
@@ -56,7 +56,7 @@ _STATUSES: Final[Mapping[str, tuple[str, str]]] = {
     ),
 }
 
-#: The same by how the unit ended, where the status of the process tells nothing.
+#: The same by the unit's result, if the exit status does not tell.
 _RESULTS: Final[Mapping[str, tuple[str, str]]] = {
     "oom-kill": ("the kernel ran out of memory", "Raise MemoryMax=, or find out what uses the memory."),
     "start-limit-hit": ("systemd gave up after too many starts", "Find the cause of the first failure."),
@@ -70,8 +70,8 @@ class Unit:
     """The state of one unit.
 
     Attributes:
-        name: Of the unit.
-        values: Its properties.
+        name: The name of the unit.
+        values: Its properties: name -> values.
     """
 
     name: str
@@ -82,7 +82,7 @@ class Unit:
 
     @property
     def is_failing(self) -> bool:
-        """Whether it failed, or is between two failed starts."""
+        """Whether it failed, or waits for a restart after a failure."""
         return self["ActiveState"] == "failed" or (
             self["SubState"] == "auto-restart" and self["Result"] not in ("", "success")
         )
@@ -93,19 +93,19 @@ class Unit:
         return [path for path, _, kind in listened if path.startswith("/") and kind == "Stream)"]
 
 
-async def check_units(*, booted: bool, manager: Sequence[str] = ("systemctl",)) -> Check:
-    """Ask the service manager about the service and its socket.
+async def check_units(*, booted: bool, manager: Sequence[str] = ("systemctl",)) -> CheckResult:
+    """Check the service and its socket.
 
     Args:
-        booted: Whether systemd runs this host.
-        manager: The program that asks it.
+        booted: Whether this host was booted with systemd.
+        manager: The systemctl command.
     """
     tried = f"systemctl show {UNIT} {SOCKET}"
     if not booted:
-        return skipped("unit", tried, "this host is not run by systemd")
+        return skipped("unit", tried, "this host was not booted with systemd")
     units = await _settled_units(manager)
     if units is None:
-        return skipped("unit", tried, "systemctl gave no answer")
+        return skipped("unit", tried, "systemctl failed")
     service, socket = units
     if service["LoadState"] == socket["LoadState"] == "not-found":
         return skipped("unit", tried, "redstreamd is not installed as a service")
@@ -113,7 +113,7 @@ async def check_units(*, booted: bool, manager: Sequence[str] = ("systemctl",)) 
     if service.is_failing:
         return _failed(service, tried, seen)
     if service["ActiveState"] == "activating" and service["StatusText"].startswith(_CANNOT_START):
-        todo = "Mend what it names; the next client, or `systemctl restart redstreamd`, starts it again then."
+        todo = "Correct what it names; the next client, or `systemctl restart redstreamd`, starts it again."
         return error("unit", tried, f"{seen}: {service['StatusText']}", todo)
     if socket["ActiveState"] == "failed":
         todo = f"Read why: `journalctl -u {SOCKET}`; then `systemctl restart {SOCKET}`."
@@ -130,7 +130,7 @@ async def check_units(*, booted: bool, manager: Sequence[str] = ("systemctl",)) 
             "unit",
             tried,
             f"{seen}, but {', '.join(gone)} was removed: systemd listens where no client can find it",
-            f"Make it anew: `systemctl restart {SOCKET}`, which also restarts the service. Find out what "
+            f"Create it again: `systemctl restart {SOCKET}`, which also restarts the service. Find out what "
             "removes files below /run.",
         )
     if "yes" in (service["NeedDaemonReload"], socket["NeedDaemonReload"]):
@@ -139,8 +139,8 @@ async def check_units(*, booted: bool, manager: Sequence[str] = ("systemctl",)) 
     return ok("unit", tried, seen)
 
 
-def check_credentials(service: Service) -> Check:
-    """Look for the files that the unit hands over as credentials."""
+def check_credentials(service: Service) -> CheckResult:
+    """Check that the files of the unit's credentials exist."""
     tried = "looking for the credentials that the unit asks for"
     if not service.credentials:
         return skipped("credentials", tried, "the unit asks for none")
@@ -160,20 +160,20 @@ def check_credentials(service: Service) -> Check:
 
 
 async def client_sockets(manager: Sequence[str]) -> list[str]:
-    """Return where the socket unit listens for clients; nothing where it is not installed."""
+    """Return the paths on which the socket unit listens; empty if it is not installed."""
     units = await _units(manager)
     return [] if units is None else units[1].sockets()
 
 
 async def _settled_units(manager: Sequence[str]) -> tuple[Unit, Unit] | None:
-    """Return the units, after a start that is under way has ended or told something, if it does so soon."""
+    """Return the units; waits a moment for a start in progress to end or to set its status text."""
     deadline = trio.current_time() + _START_SECONDS
     while True:
         units = await _units(manager)
         is_starting = units is not None and units[0]["SubState"] == "start" and not units[0]["StatusText"]
         if not is_starting or trio.current_time() >= deadline:
             return units
-        await trio.sleep(_LOOK_SECONDS)
+        await trio.sleep(_POLL_SECONDS)
 
 
 async def _units(manager: Sequence[str]) -> tuple[Unit, Unit] | None:
@@ -186,16 +186,16 @@ async def _units(manager: Sequence[str]) -> tuple[Unit, Unit] | None:
     return found[0], found[1]
 
 
-def _failed(service: Unit, tried: str, seen: str) -> Check:
+def _failed(service: Unit, tried: str, seen: str) -> CheckResult:
     result, status = service["Result"], service["ExecMainStatus"]
-    known = _RESULTS.get(result) or (_STATUSES.get(status) if result == "exit-code" else None)
-    cause, remedy = known or ("", "")
+    explanation = _RESULTS.get(result) or (_STATUSES.get(status) if result == "exit-code" else None)
+    cause, remedy = explanation or ("", "")
     shown = f"{seen} (Result={result}" + (f", status {status})" if result == "exit-code" else ")")
     return error(
         "unit",
         tried,
         f"{shown}: {cause}" if cause else shown,
-        f"{remedy} Read `journalctl -u {UNIT}`; once it is mended: `systemctl restart {SOCKET}`.".lstrip(),
+        f"{remedy} Read `journalctl -u {UNIT}`; once it is corrected: `systemctl restart {SOCKET}`.".lstrip(),
     )
 
 
@@ -203,6 +203,6 @@ def _is_socket(path: str) -> bool:
     try:
         return stat.S_ISSOCK(Path(path).stat().st_mode)
     except PermissionError:
-        return True  # not for this user to see
+        return True  # this user may not see it
     except OSError:
         return False

@@ -1,8 +1,7 @@
-"""Reads what systemd writes about a unit, and the files that a unit names.
+"""Parses systemd's texts about units; pure functions.
 
-Owns the notations: the output of ``systemctl show`` and ``systemctl cat``, environment files
-(systemd.exec(5)) and command lines (systemd.service(5)). Pure functions of text; what is done with the
-result is `service`'s business.
+These are the output of ``systemctl show`` and ``systemctl cat``, environment files (systemd.exec(5)) and
+command lines (systemd.service(5)).
 """
 
 from __future__ import annotations
@@ -14,8 +13,8 @@ from typing import Final
 
 import attrs
 
-# An assignment of an environment file: quoted parts, then text up to the end of the line. A quote within
-# that text is an ordinary character. Backslash and line break continue a line.
+# An assignment in an environment file: quoted parts, then text up to the end of the line. A quote within that
+# text is an ordinary character. A backslash continues the line.
 _ASSIGNMENT: Final = re.compile(
     r"""
     ^[ \t]*(?P<name>[A-Za-z_][A-Za-z0-9_]*)[ \t]*=[ \t]*
@@ -26,14 +25,13 @@ _ASSIGNMENT: Final = re.compile(
 )
 _QUOTED: Final = re.compile(r"""'(?P<plain>[^']*)'|"(?P<escaped>(?:\\.|[^"\\])*)\"""", re.DOTALL)
 
-
-# A word of a property: in double quotes if it holds what a shell would not leave alone.
+# A word of a property: in double quotes if it has characters that are special to a shell.
 _WORD: Final = re.compile(r'"((?:\\.|[^"\\])*)"|\S+')
 
 
 def environment_file(text: str) -> dict[str, str]:
-    """Return the assignments of an environment file; lines that are none are ignored, as systemd does."""
-    # A comment that ends with a backslash continues, too, and must not swallow the line after it here only.
+    """Return the assignments of an environment file; other lines are ignored, as systemd does."""
+    # Comments first: a backslash does not continue them.
     kept = "\n".join(line for line in text.split("\n") if not line.lstrip().startswith(("#", ";")))
     return {found["name"]: _value(found["quoted"], found["rest"]) for found in _ASSIGNMENT.finditer(kept)}
 
@@ -45,13 +43,13 @@ def _value(quoted: str, rest: str) -> str:
         else re.sub(r'\\(["\\`$])', r"\1", part["escaped"].replace("\\\n", ""))
         for part in _QUOTED.finditer(quoted)
     ]
-    # Blanks at the end do not count, unless a backslash says so.
+    # Blanks at the end are removed, unless they are escaped.
     trimmed = re.sub(r"(?<!\\)[ \t\r]+\Z", "", rest)
     return "".join(parts) + re.sub(r"\\(.)", r"\1", trimmed.replace("\\\n", ""), flags=re.DOTALL)
 
 
 def properties(shown: str) -> dict[str, list[str]]:
-    """Return the output of ``systemctl show``: each property with its values, one for each line."""
+    """Parse the output of ``systemctl show``: property -> values, one for each line."""
     values: dict[str, list[str]] = {}
     for line in shown.splitlines():
         name, equals, value = line.partition("=")
@@ -61,16 +59,16 @@ def properties(shown: str) -> dict[str, list[str]]:
 
 
 def environment_of(shown: str) -> dict[str, str]:
-    """Return the assignments of the property ``Environment``."""
+    """Parse the property ``Environment``."""
     words = (re.sub(r"\\(.)", r"\1", found[1] or "") or found[0] for found in _WORD.finditer(shown))
     pairs = (word.partition("=") for word in words)
     return {name: value for name, equals, value in pairs if equals}
 
 
 def command_words(shown: str, environ: Mapping[str, str]) -> list[str]:
-    """Return the words of the property ``ExecStart``, with variables replaced as systemd does.
+    """Return the words of the property ``ExecStart``, with variables expanded as systemd does.
 
-    systemctl joins the words with blanks, so one that holds a blank comes back as several.
+    systemctl joins the words with blanks, so a word with a blank becomes several.
     """
     found = re.search(r"argv\[\]=(.*?) ; ignore_errors=", shown, re.DOTALL)
     words: list[str] = []
@@ -85,14 +83,14 @@ def command_words(shown: str, environ: Mapping[str, str]) -> list[str]:
 
 @attrs.frozen
 class Credential:
-    """One credential that a unit asks for.
+    """A credential of a unit.
 
     Attributes:
-        name: Its name below the directory of credentials.
-        source: The file that it is read from; None if the unit holds the content.
-        content: What the unit holds; None if it names a file.
-        encrypted: Only systemd can read it.
-        origin: The file of the unit that asks for it.
+        name: Its file name in the directory of credentials.
+        source: The file that it is read from; None if the unit has the content.
+        content: The content in the unit; None if it names a file.
+        encrypted: Whether only systemd can read it.
+        origin: The unit file or drop-in that declares it.
     """
 
     name: str
@@ -103,7 +101,7 @@ class Credential:
 
 
 def credentials(text: str) -> list[Credential]:
-    """Return the credentials that the output of ``systemctl cat`` asks for; an empty value resets."""
+    """Return the credentials in the output of ``systemctl cat``; an empty value resets the list."""
     kept: dict[str, list[Credential]] = {"Load": [], "Set": []}
     for origin, key, value in _assignments(text):
         found = re.fullmatch(r"(Load|Set)Credential(Encrypted)?", key)
@@ -117,7 +115,7 @@ def credentials(text: str) -> list[Credential]:
         kept[found[1]].append(
             Credential(
                 name,
-                # Without a path, the name is that of a credential in systemd's own stores.
+                # Without a path the name is that of a credential in systemd's stores.
                 source=Path(given if colon else name) if load else None,
                 content=None if load else given,
                 encrypted=found[2] is not None,
@@ -128,7 +126,7 @@ def credentials(text: str) -> list[Credential]:
 
 
 def _assignments(text: str) -> Iterator[tuple[str, str, str]]:
-    """Yield the assignments of section [Service] with the file that each stands in."""
+    """Yield file, key and value of the assignments in section [Service]."""
     origin, section = "", ""
     for line in re.sub(r"\\\n", " ", text).splitlines():
         line = line.strip()

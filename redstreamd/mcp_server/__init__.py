@@ -1,1 +1,1 @@
-"""What MCP clients are served: tools, resources, prompts and completion as one server of the SDK."""
+"""The MCP server: tools, resources, prompts and completion on the SDK's server class."""

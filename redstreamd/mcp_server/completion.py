@@ -1,6 +1,6 @@
-"""Completion of arguments, for templates and prompts alike (server/utilities/completion).
+"""``completion/complete`` for the arguments of resource templates and prompts.
 
-Owns what may be completed and the shape of the answer; the names come from `streams.suggestions`.
+Owns which arguments exist and the shape of the result; `presentation.suggestions` finds the values.
 """
 
 from __future__ import annotations
@@ -12,12 +12,12 @@ from mcp.server.context import ServerRequestContext
 from mcp.shared.exceptions import MCPError
 
 from redstreamd.errors import BusError
-from redstreamd.mcp_server.mcp_errors import refused
+from redstreamd.mcp_server.mcp_errors import request_error
 from redstreamd.policy import Principal
 from redstreamd.presentation.suggestions import Suggester
 
 
-class Completion:
+class CompletionServer:
     """Answers ``completion/complete``."""
 
     def __init__(
@@ -27,12 +27,12 @@ class Completion:
         templates: Mapping[str, tuple[str, ...]],
         prompts: Mapping[str, tuple[str, ...]],
     ) -> None:
-        """Complete with `suggester`.
+        """Complete the given arguments.
 
         Args:
-            suggester: Finds names.
-            templates: Address of each template -> its arguments.
-            prompts: Name of each prompt -> its arguments.
+            suggester: Finds the values.
+            templates: URI template -> its variables.
+            prompts: Name of a prompt -> its arguments.
         """
         self._suggester = suggester
         self._templates = templates
@@ -41,10 +41,10 @@ class Completion:
     async def complete(
         self, ctx: ServerRequestContext[Principal], params: mcp_types.CompleteRequestParams
     ) -> mcp_types.CompleteResult:
-        """Return names that begin with what is there already.
+        """Return values that begin with the given text.
 
         Raises:
-            MCPError: -32602 for a template, prompt or argument that does not exist.
+            MCPError: -32602 for an unknown template, prompt or argument; see `request_error` for others.
         """
         ref, argument = params.ref, params.argument
         if isinstance(ref, mcp_types.PromptReference):
@@ -62,7 +62,7 @@ class Completion:
         try:
             found = await self._suggester.suggest(argument.name, argument.value, others)
         except BusError as error:
-            raise refused(error) from error
+            raise request_error(error) from error
         return mcp_types.CompleteResult(
             completion=mcp_types.Completion(
                 values=found.names,

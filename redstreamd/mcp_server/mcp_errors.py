@@ -1,8 +1,7 @@
-"""What a request that is no tool call fails with: the one place where errors of the domain become JSON-RPC's.
+"""Converts a `BusError` to the JSON-RPC error of a request other than ``tools/call``.
 
-A failed tool call is a result, because the model has to read it; reading a resource, getting a prompt or
-subscribing fails with an error, as the specification has it. What happened, why and the next step go into
-its `data`, in the same words as a tool's failure.
+A failed tool call is a result, because the model has to read it. Other requests fail with a JSON-RPC error,
+as the specification demands. Its `data` holds the code, the cause and the next step.
 """
 
 from __future__ import annotations
@@ -20,8 +19,8 @@ from redstreamd.errors import BusError, Code
 #: on it is INVALID_PARAMS (SEP-2164), and this code is not to be used again.
 RESOURCE_NOT_FOUND: Final = -32002
 
-#: The caller named something that is not there or cannot be.
-_MISTAKEN = frozenset(
+#: Codes that become INVALID_PARAMS: the caller named something that does not exist or is not valid.
+_INVALID_PARAMS = frozenset(
     {
         Code.STREAM_NOT_FOUND,
         Code.GROUP_NOT_FOUND,
@@ -38,33 +37,42 @@ def resource_not_found(uri: str, version: str, why: str, **more: Any) -> MCPErro
     """Return the error for a resource that does not exist.
 
     Args:
-        uri: What was asked for.
-        version: The protocol revision of the request, which decides the code.
-        why: A sentence or two.
+        uri: The URI of the request.
+        version: The protocol revision of the request; it determines the code.
+        why: The reason, as whole sentences.
         more: Further members of the error's data.
     """
     code = mcp_types.INVALID_PARAMS if version in MODERN_PROTOCOL_VERSIONS else RESOURCE_NOT_FOUND
     return MCPError(code, f"Resource not found. {why}", {"uri": uri, **more})
 
 
-def refused_read(error: BusError, uri: str, version: str) -> MCPError:
-    """Return the error of a resource that could not be read, or subscribed to."""
-    if error.code in _MISTAKEN:
-        why = _told(error)
+def resource_error(error: BusError, uri: str, version: str) -> MCPError:
+    """Return the error for a resource that could not be read or subscribed to."""
+    if error.code in _INVALID_PARAMS:
+        why = _message(error)
         return resource_not_found(uri, version, why, code=str(error.code), next_step=error.next_step)
-    return MCPError(mcp_types.INTERNAL_ERROR, _told(error), {"uri": uri, **_parts(error)})
+    return MCPError(mcp_types.INTERNAL_ERROR, _message(error), {"uri": uri, **_data(error)})
 
 
-def refused(error: BusError) -> MCPError:
-    """Return the error of any other request."""
-    code = mcp_types.INVALID_PARAMS if error.code in _MISTAKEN else mcp_types.INTERNAL_ERROR
-    return MCPError(code, _told(error), _parts(error))
+def request_error(error: BusError) -> MCPError:
+    """Return the error for any other request."""
+    code = mcp_types.INVALID_PARAMS if error.code in _INVALID_PARAMS else mcp_types.INTERNAL_ERROR
+    return MCPError(code, _message(error), _data(error))
 
 
-def _told(error: BusError) -> str:
-    """Return what happened and why; neither need be a whole sentence."""
+def check_one_page(params: mcp_types.PaginatedRequestParams | None, what: str) -> None:
+    """Refuse a cursor for a listing that has one page, so that no cursor was ever given out.
+
+    Raises:
+        MCPError: -32602.
+    """
+    if params is not None and params.cursor is not None:
+        raise MCPError(mcp_types.INVALID_PARAMS, f"Unknown cursor: the {what} are listed in one page.")
+
+
+def _message(error: BusError) -> str:
     return f"{error.message}{' ' if error.message.endswith('.') else ': '}{error.cause}"
 
 
-def _parts(error: BusError) -> dict[str, str]:
+def _data(error: BusError) -> dict[str, str]:
     return {"code": str(error.code), "cause": error.cause, "next_step": error.next_step}

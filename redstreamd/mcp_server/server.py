@@ -1,7 +1,6 @@
-"""What MCP clients are served: tools, resources, prompts and completion as the SDK's one server object.
+"""Builds the SDK's server object from tools, resources, prompts and completion.
 
-Owns which handler answers which method, and what the server says that it can do. Refuses to know sockets
-and framing, and what any of the parts does.
+Owns which handler answers which method, and the server's capabilities. Does not know sockets or framing.
 """
 
 from __future__ import annotations
@@ -14,23 +13,22 @@ import mcp_types
 from mcp.server.caching import CacheableMethod, CacheHint
 from mcp.server.lowlevel import NotificationOptions, Server
 
-from redstreamd.mcp_server.completion import Completion
+from redstreamd.mcp_server.completion import CompletionServer
 from redstreamd.mcp_server.prompt_server import PromptServer
-from redstreamd.mcp_server.resource_server import Resources
-from redstreamd.mcp_server.subscription_server import Subscriptions
+from redstreamd.mcp_server.resource_server import ResourceServer
+from redstreamd.mcp_server.subscription_server import MAX_URIS, SubscriptionServer
 from redstreamd.mcp_server.tool_server import Toolbox, ToolServer
 from redstreamd.policy import Principal
 from redstreamd.presentation.suggestions import Suggester
 from redstreamd.presentation.views import Views
-from redstreamd.prompts.definition import Prompts
-from redstreamd.resources.definition import Library
+from redstreamd.prompts.definition import PromptRegistry
+from redstreamd.resources.definition import ResourceRegistry
 from redstreamd.streams.subscriptions.updates import Updates
 
 _MINUTE: Final = 60_000
-#: How long clients of revision 2026-07-28 may go without listing again (server/utilities/caching). None of
-#: these changes while the daemon runs, but a client may outlive it. Which tools there are may come to
-#: depend on who asks; the others are the same for all.
-_HINTS: Final[Mapping[CacheableMethod, CacheHint]] = {
+#: For how long clients of revision 2026-07-28 may cache listings (server/utilities/caching). None of these
+#: changes while the daemon runs, but a client may outlive the daemon. The tools may depend on the caller.
+_CACHE_HINTS: Final[Mapping[CacheableMethod, CacheHint]] = {
     "tools/list": CacheHint(ttl_ms=_MINUTE, scope="private"),
     "prompts/list": CacheHint(ttl_ms=10 * _MINUTE, scope="public"),
     "resources/templates/list": CacheHint(ttl_ms=10 * _MINUTE, scope="public"),
@@ -38,10 +36,10 @@ _HINTS: Final[Mapping[CacheableMethod, CacheHint]] = {
 
 
 class _Server(Server[Principal]):
-    """The SDK's server, except that it promises only what it does.
+    """The SDK's server with corrected capabilities.
 
-    The SDK promises list-changed notifications of everything in one era if there are listens, and of
-    nothing in the other. Ours come for resources, in both; tools and prompts do not change.
+    If there is a handler for listens, the SDK announces list-changed notifications for everything in one era
+    and for nothing in the other. This server sends them for resources only, in both eras.
     """
 
     def get_capabilities(
@@ -52,7 +50,7 @@ class _Server(Server[Principal]):
         *,
         protocol_version: str | None = None,
     ) -> mcp_types.ServerCapabilities:
-        """Return what the SDK derives from the handlers, corrected."""
+        """Correct what the SDK derives from the handlers."""
         derived = super().get_capabilities(
             notification_options, experimental_capabilities, extensions, protocol_version=protocol_version
         )
@@ -66,35 +64,37 @@ class _Server(Server[Principal]):
 
 def build_server(
     toolbox: Toolbox[Any],
-    library: Library,
-    prompts: Prompts,
-    facts: Views,
+    resources: ResourceRegistry,
+    prompts: PromptRegistry,
+    views: Views,
     updates: Updates,
     *,
     version: str,
     instructions: str,
+    max_uris: int = MAX_URIS,
 ) -> Server[Principal]:
-    """Return the SDK server with everything that redstreamd offers.
+    """Return the SDK's server with everything that redstreamd offers.
 
-    A connection that runs the server's kernel gives it the principal of its door as the lifespan
-    state; whatever is done is done on behalf of that.
+    A connection that drives the server passes the principal of its socket as the lifespan state. Requests
+    are made on behalf of that principal.
 
     Args:
         toolbox: The tools.
-        library: The resources.
+        resources: The resources.
         prompts: The prompts.
-        facts: Where resources, prompts and completion find out what is the case.
-        updates: Tells subscribers of changes.
-        version: The daemon's, told to clients.
-        instructions: How to use the tools together, told to clients once.
+        views: The current values for resources, prompts and completion.
+        updates: Notifies subscribers of changes.
+        version: The daemon's version, sent to clients.
+        instructions: How to use the tools together, sent to clients.
+        max_uris: How many URIs a connection may subscribe to.
     """
     tools = ToolServer(toolbox)
-    subscriptions = Subscriptions(library, facts, updates)
-    resources = Resources(library, facts, subscriptions)
-    prompting = PromptServer(prompts, facts)
-    completion = Completion(
-        Suggester(facts),
-        templates={each.uri: each.parameters for each in library if each.is_template},
+    subscriptions = SubscriptionServer(resources, views, updates, max_uris=max_uris)
+    resource_server = ResourceServer(resources, views, subscriptions)
+    prompt_server = PromptServer(prompts, views)
+    completion = CompletionServer(
+        Suggester(views),
+        templates={each.uri: each.parameters for each in resources if each.is_template},
         prompts={each.name: tuple(argument.name for argument in each.arguments) for each in prompts},
     )
     return make_server(
@@ -102,14 +102,14 @@ def build_server(
         instructions=instructions,
         on_list_tools=tools.list,
         on_call_tool=tools.call,
-        on_list_resources=resources.list,
-        on_list_resource_templates=resources.list_templates,
-        on_read_resource=resources.read,
+        on_list_resources=resource_server.list,
+        on_list_resource_templates=resource_server.list_templates,
+        on_read_resource=resource_server.read,
         on_subscribe_resource=subscriptions.subscribe,
         on_unsubscribe_resource=subscriptions.unsubscribe,
         on_subscriptions_listen=subscriptions.listen,
-        on_list_prompts=prompting.list,
-        on_get_prompt=prompting.get,
+        on_list_prompts=prompt_server.list,
+        on_get_prompt=prompt_server.get,
         on_completion=completion.complete,
     )
 
@@ -117,20 +117,20 @@ def build_server(
 def make_server(
     *, version: str, instructions: str, own_principal: Principal | None = None, **handlers: Any
 ) -> Server[Principal]:
-    """Return an SDK server that answers with `handlers` and nothing else.
+    """Return an SDK server with these handlers.
 
     Args:
-        version: The daemon's, told to clients.
-        instructions: Told to clients once.
-        own_principal: On whose behalf calls are made where the SDK itself drives a connection
-            (`Server.run`, an in-process `mcp.Client`). Without it such a connection is refused.
-        handlers: As the SDK's `Server` takes them, by their ``on_`` names.
+        version: The daemon's version, sent to clients.
+        instructions: Sent to clients.
+        own_principal: The principal where the SDK itself drives the connection (`Server.run`, an
+            in-process `mcp.Client`). Without it such a connection is refused.
+        handlers: The ``on_`` arguments of the SDK's `Server`.
     """
 
     @asynccontextmanager
     async def own_lifespan(_: Server[Principal]) -> AsyncIterator[Principal]:
         if own_principal is None:
-            raise RuntimeError("this server has no principal of its own; connections bring theirs")
+            raise RuntimeError("this server has no principal of its own; connections provide theirs")
         yield own_principal
 
     server = _Server(
@@ -139,11 +139,10 @@ def make_server(
         version=version,
         instructions=instructions,
         lifespan=own_lifespan,
-        cache_hints=_HINTS,
+        cache_hints=_CACHE_HINTS,
         **handlers,
     )
-    # The SDK's one default middleware makes an OpenTelemetry span of every message. Nothing here
-    # exports spans, and it takes a sixth to a third of the kernel's time for a call (6 of 40 µs in
-    # the modern era, 11 of 34 µs in the handshake era).
+    # The SDK's only default middleware makes an OpenTelemetry span of every message. Nothing here exports
+    # spans, and it takes 6 of the SDK's 40 µs for a call in the modern era, 11 of 34 µs in the handshake era.
     server.middleware.clear()
     return server

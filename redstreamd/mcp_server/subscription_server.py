@@ -1,15 +1,13 @@
-"""How MCP clients subscribe to resources, in both eras.
+"""Subscriptions to resources, in both eras.
 
 Owns ``subscriptions/listen`` (2026-07-28), ``resources/subscribe`` and ``resources/unsubscribe`` (before),
-and what is sent because of them. What changed is found by `streams.updates`; how lines reach the peer is
-the connection's business.
+and their notifications. `streams.subscriptions.updates` finds the changes.
 
-In both eras an update is sent only when the peer has read what was sent before, and says once what
-changed any number of times meanwhile. So a subscriber that does not read costs its subscriptions and nothing
-more.
+An update is sent when the client has read the one before. Changes in between are merged, so a client that
+does not read costs no more memory than its subscriptions.
 
-A list-changed notification goes to a listen that asked for it, and in the handshake era to a connection
-that has listed resources since the last one: who never listed has nothing that could be out of date.
+A list-changed notification goes to a listen that asked for it. In the handshake era it goes to a connection
+that has listed resources since the last one.
 """
 
 from __future__ import annotations
@@ -28,47 +26,57 @@ from mcp.shared.subscriptions import SUBSCRIPTION_ID_META_KEY
 from mcp_types.version import MODERN_PROTOCOL_VERSIONS
 
 from redstreamd.errors import BusError, Code
-from redstreamd.mcp_server.mcp_errors import refused, refused_read, resource_not_found
+from redstreamd.mcp_server.mcp_errors import request_error, resource_error, resource_not_found
 from redstreamd.policy import Principal
 from redstreamd.presentation.views import Views
-from redstreamd.resources.definition import Found, Library
+from redstreamd.resources.definition import ResolvedResource, ResourceRegistry
 from redstreamd.streams.subscriptions.topics import ListTopic, Topic
 from redstreamd.streams.subscriptions.updates import Subscriber, Updates
 
 Context = ServerRequestContext[Principal]
 
-#: Addresses that one connection may subscribe to, in all its listens together.
+#: URIs that a connection may subscribe to, in all its listens together.
 MAX_URIS: Final = 256
-#: Names the list of resources among addresses, none of which looks like it.
+#: Stands for the list of resources among URIs; it is not a valid one.
 _LIST: Final = "resources/list"
 
 
 class ConnectionHandle(Protocol):
-    """What is needed of a connection, for what outlives a request; `mcpio` provides it."""
+    """A connection, for what outlives a request; `mcpio` provides it."""
 
     connection_id: str
     subscriptions: dict[str, str]
 
     def start_soon(self, task: Any) -> bool:
-        """Run a task for as long as the connection lives; False if it is about to end."""
+        """Run a task until the connection ends; False if it is closing."""
         ...
 
     def flushed(self) -> Awaitable[None]:
-        """Return once the peer has read what was sent to it."""
+        """Return when the client has read all that was sent to it."""
         ...
 
 
-class Subscriptions:
-    """Answers what has to do with subscribing, and sends the notifications."""
+class SubscriptionServer:
+    """Answers the requests about subscriptions, and sends the notifications."""
 
-    def __init__(self, library: Library, facts: Views, updates: Updates) -> None:
-        """Subscribe to resources of `library`, told by `updates`."""
-        self._library = library
-        self._facts = facts
+    def __init__(
+        self, resources: ResourceRegistry, views: Views, updates: Updates, *, max_uris: int = MAX_URIS
+    ) -> None:
+        """Serve subscriptions to `resources`.
+
+        Args:
+            resources: What can be subscribed to.
+            views: Checks the names in URIs.
+            updates: Notifies of changes.
+            max_uris: How many URIs a connection may subscribe to, in all its listens together.
+        """
+        self._resources = resources
+        self._views = views
         self._updates = updates
-        # Connections of the handshake era that are to be told of anything.
-        self._sessions: dict[str, Subscriber] = {}
-        # To how many addresses each connection listens, if to any.
+        self._max_uris = max_uris
+        # Connections of the handshake era with a subscription, by ID.
+        self._subscribers: dict[str, Subscriber] = {}
+        # URIs in the listens of each connection, by ID; no zeros.
         self._listening: Counter[str] = Counter()
 
     async def listen(
@@ -76,9 +84,12 @@ class Subscriptions:
     ) -> mcp_types.SubscriptionsListenResult:
         """Serve one listen until the client cancels it or the daemon stops.
 
-        Acknowledges first what it will tell of: resources that exist or may come to exist, and the list.
-        Tools and prompts do not change while the daemon runs, so they are left out. A listen that
-        was taken over from another process was acknowledged there, and goes on from its cursors.
+        The acknowledgement names what is watched: URIs of resources that may exist, and the list. Tools and
+        prompts do not change while the daemon runs, so they are left out. A listen that was taken over from
+        another process was acknowledged there, and continues from its cursors.
+
+        Raises:
+            MCPError: See `request_error`.
         """
         request_id = ctx.request_id
         if request_id is None:
@@ -93,8 +104,8 @@ class Subscriptions:
                     for name, topic in topics.items()
                 }
             except BusError as error:
-                raise refused(error) from error
-            # In the same step as the acknowledgement: a successor finds both or neither.
+                raise request_error(error) from error
+            # Without a checkpoint before the acknowledgement: a successor process finds both or neither.
             cursors.update(versions)
             if not taken_over:
                 honored = mcp_types.SubscriptionFilter(
@@ -113,78 +124,86 @@ class Subscriptions:
                 for name, version in changes.items():
                     await ctx.session.send_notification(_changed(name, meta), related_request_id=request_id)
                     cursors[name] = version
-                if (peer := _peer(ctx)) is not None:
-                    await peer.flushed()
+                if (connection := _connection(ctx)) is not None:
+                    await connection.flushed()
         return mcp_types.SubscriptionsListenResult(_meta=meta)
 
     async def subscribe(
         self, ctx: Context, params: mcp_types.SubscribeRequestParams
     ) -> mcp_types.EmptyResult:
-        """Subscribe a connection of the handshake era to one resource."""
-        uri, peer = params.uri, _peer(ctx)
-        found = self._library.find(uri)
+        """Subscribe a connection of the handshake era to one resource.
+
+        Raises:
+            MCPError: "Resource not found"; RATE_LIMITED beyond `max_uris`; see `resource_error` for others.
+        """
+        uri, connection = params.uri, _connection(ctx)
+        found = self._resources.find(uri)
         if found is None:
-            raise resource_not_found(uri, ctx.protocol_version, "resources/templates/list says which exist.")
-        topic = self._topic(found, uri, ctx.protocol_version)
-        if topic is None or peer is None:
-            raise MCPError(mcp_types.INVALID_PARAMS, "This resource cannot be subscribed to.", {"uri": uri})
-        if uri not in peer.subscriptions and len(peer.subscriptions) >= MAX_URIS:
-            raise refused(_too_many())
-        told = ctx.request.cursors.get(uri) if ctx.request is not None else None
-        peer.subscriptions.setdefault(uri, "")
+            raise resource_not_found(uri, ctx.protocol_version, "resources/templates/list shows which exist.")
         try:
-            version = await self._session(ctx, peer).add(uri, topic, told=told)
+            self._check_names(found)
         except BusError as error:
-            peer.subscriptions.pop(uri, None)
-            raise refused(error) from error
-        if uri in peer.subscriptions:
-            peer.subscriptions[uri] = version
+            raise resource_error(error, uri, ctx.protocol_version) from error
+        topic = found.topic
+        if topic is None or connection is None:
+            raise MCPError(mcp_types.INVALID_PARAMS, "This resource cannot be subscribed to.", {"uri": uri})
+        if uri not in connection.subscriptions and len(connection.subscriptions) >= self._max_uris:
+            raise request_error(self._too_many())
+        told = ctx.request.cursors.get(uri) if ctx.request is not None else None
+        connection.subscriptions.setdefault(uri, "")
+        try:
+            version = await self._subscriber(ctx, connection).add(uri, topic, told=told)
+        except BusError as error:
+            connection.subscriptions.pop(uri, None)
+            raise request_error(error) from error
+        if uri in connection.subscriptions:
+            connection.subscriptions[uri] = version
         return mcp_types.EmptyResult()
 
     async def unsubscribe(
         self, ctx: Context, params: mcp_types.UnsubscribeRequestParams
     ) -> mcp_types.EmptyResult:
-        """End a subscription; one that there is not is no error."""
-        if (peer := _peer(ctx)) is not None:
-            peer.subscriptions.pop(params.uri, None)
-            if (session := self._sessions.get(peer.connection_id)) is not None:
-                session.remove(params.uri)
+        """End a subscription. Idempotent."""
+        if (connection := _connection(ctx)) is not None:
+            connection.subscriptions.pop(params.uri, None)
+            if (subscriber := self._subscribers.get(connection.connection_id)) is not None:
+                subscriber.remove(params.uri)
         return mcp_types.EmptyResult()
 
-    async def has_listed(self, ctx: Context, names: Sequence[str]) -> None:
-        """Note that a client is given these streams as all there are, and wants to know when that changes."""
+    async def note_listing(self, ctx: Context, names: Sequence[str]) -> None:
+        """Notify the client when the streams are no longer exactly `names`, which it was given."""
         topic, version = ListTopic(), ListTopic.version_of(names)
-        # If a stream that is new among them goes before the next look, that is a change, too.
+        # A stream that is deleted before the next check is a change, too.
         self._updates.seen(topic, version)
-        peer = _peer(ctx)
-        if peer is not None and ctx.protocol_version not in MODERN_PROTOCOL_VERSIONS:
-            # With too many subscriptions the list is still worth reading.
+        connection = _connection(ctx)
+        if connection is not None and ctx.protocol_version not in MODERN_PROTOCOL_VERSIONS:
+            # Beyond the limit of subscriptions the client still gets its listing.
             with contextlib.suppress(BusError):
-                await self._session(ctx, peer).add(_LIST, topic, told=version)
+                await self._subscriber(ctx, connection).add(_LIST, topic, told=version)
 
     @contextlib.contextmanager
     def _topics(self, ctx: Context, wanted: mcp_types.SubscriptionFilter) -> Iterator[dict[str, Topic]]:
-        """Give what a filter asks for and can be told of, as far as its connection has room for the block."""
-        peer = _peer(ctx)
-        connection = "" if peer is None else peer.connection_id
-        topics = self._found(wanted, MAX_URIS - self._listening[connection])
+        """Yield the topics of a filter, and count them against the connection's limit for the block."""
+        connection = _connection(ctx)
+        connection_id = "" if connection is None else connection.connection_id
+        topics = self._find_topics(wanted, self._max_uris - self._listening[connection_id])
         taken = len(topics.keys() - {_LIST})
-        self._listening[connection] += taken
+        self._listening[connection_id] += taken
         try:
             yield topics
         finally:
-            self._listening[connection] -= taken
-            if not self._listening[connection]:
-                del self._listening[connection]
+            self._listening[connection_id] -= taken
+            if not self._listening[connection_id]:
+                del self._listening[connection_id]
 
-    def _found(self, wanted: mcp_types.SubscriptionFilter, room: int) -> dict[str, Topic]:
-        """Return the first `room` addresses that a filter asks for and can be told of, and the list."""
+    def _find_topics(self, wanted: mcp_types.SubscriptionFilter, most: int) -> dict[str, Topic]:
+        """Return the topics of the first `most` URIs of a filter that can be watched, and of the list."""
         topics: dict[str, Topic] = {}
         for uri in dict.fromkeys(wanted.resource_subscriptions or ()):
-            found = self._library.find(uri)
-            if found is not None and len(topics) < room:
+            found = self._resources.find(uri)
+            if found is not None and len(topics) < most:
                 try:
-                    self._check(found)
+                    self._check_names(found)
                 except BusError:
                     continue
                 if (topic := found.topic) is not None:
@@ -193,40 +212,43 @@ class Subscriptions:
             topics[_LIST] = ListTopic()
         return topics
 
-    def _topic(self, found: Found, uri: str, version: str) -> Topic | None:
-        try:
-            self._check(found)
-        except BusError as error:
-            raise refused_read(error, uri, version) from error
-        return found.topic
-
-    def _check(self, found: Found) -> None:
+    def _check_names(self, found: ResolvedResource) -> None:
         for stream in found.streams:
-            self._facts.check(stream, found.parts.get("group"))
+            self._views.check(stream, found.variables.get("group"))
 
-    def _session(self, ctx: Context, peer: ConnectionHandle) -> Subscriber:
-        """Return the subscriber of a connection of the handshake era, begun when first needed."""
-        session = self._sessions.get(peer.connection_id)
-        if session is None:
-            session = self._updates.open_subscriber()
-            if peer.start_soon(partial(self._tell, session, peer, ctx.session)):
-                self._sessions[peer.connection_id] = session
-        return session
+    def _subscriber(self, ctx: Context, connection: ConnectionHandle) -> Subscriber:
+        """Return the subscriber of a connection of the handshake era; opens it at the first call."""
+        subscriber = self._subscribers.get(connection.connection_id)
+        if subscriber is None:
+            subscriber = self._updates.open_subscriber()
+            if connection.start_soon(partial(self._send_updates, subscriber, connection, ctx.session)):
+                self._subscribers[connection.connection_id] = subscriber
+        return subscriber
 
-    async def _tell(self, session: Subscriber, peer: ConnectionHandle, outbound: ServerSession) -> None:
-        """Send a connection what it subscribed to, until it ends or the daemon stops."""
+    async def _send_updates(
+        self, subscriber: Subscriber, connection: ConnectionHandle, session: ServerSession
+    ) -> None:
+        """Send notifications until the connection ends or the daemon stops."""
         try:
-            while changes := await session.next_changes():
+            while changes := await subscriber.next_changes():
                 for name, version in changes.items():
                     if name == _LIST:
-                        session.remove(_LIST)
-                    elif name in peer.subscriptions:
-                        peer.subscriptions[name] = version
-                    await outbound.send_notification(_changed(name, None))
-                await peer.flushed()
+                        subscriber.remove(_LIST)
+                    elif name in connection.subscriptions:
+                        connection.subscriptions[name] = version
+                    await session.send_notification(_changed(name, None))
+                await connection.flushed()
         finally:
-            session.close()
-            del self._sessions[peer.connection_id]
+            subscriber.close()
+            del self._subscribers[connection.connection_id]
+
+    def _too_many(self) -> BusError:
+        return BusError(
+            Code.RATE_LIMITED,
+            "This connection has too many subscriptions.",
+            cause=f"It may have {self._max_uris}.",
+            next_step="End one with resources/unsubscribe, or open another connection.",
+        )
 
 
 def _changed(name: str, meta: Mapping[str, Any] | None) -> mcp_types.ServerNotification:
@@ -239,15 +261,6 @@ def _changed(name: str, meta: Mapping[str, Any] | None) -> mcp_types.ServerNotif
     )
 
 
-def _peer(ctx: Context) -> ConnectionHandle | None:
-    """Return the connection behind a request; None in a process that drives the SDK itself."""
+def _connection(ctx: Context) -> ConnectionHandle | None:
+    """Return the connection of a request; None where the SDK itself drives the connection."""
     return None if ctx.request is None else ctx.request.connection
-
-
-def _too_many() -> BusError:
-    return BusError(
-        Code.RATE_LIMITED,
-        "This connection has too many subscriptions.",
-        cause=f"It may have {MAX_URIS}.",
-        next_step="End one with resources/unsubscribe, or open another connection.",
-    )

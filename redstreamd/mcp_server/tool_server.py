@@ -1,18 +1,16 @@
-"""How MCP lists and calls tools: the one place where their exceptions become what a client sees.
+"""``tools/list`` and ``tools/call``: the one place where exceptions of tools become results.
 
-Owns the way of a call from its JSON to its answer (look up, structure, handle, render). Refuses to know
-sockets and framing (see ``mcpio``), what a tool does, and which bus it does it on.
+Owns the steps of a call: look up, structure, run, encode. Does not know sockets and framing (see ``mcpio``).
 
-How a call can end, and as what:
+How a call can end:
 
 - the handler returns: a result;
-- `BusError`: a result with ``isError`` and the error's four parts, because only a result reaches
-  the model, which can then correct itself;
-- the name belongs to no tool on offer: the protocol error -32602, as the specification asks for
-  unknown tools (https://modelcontextprotocol.io/specification/2025-11-25/server/tools#error-handling);
-- any other `Exception`: INTERNAL, without its text; the traceback goes to the log;
-- `trio.Cancelled`: nothing. It passes through, also out of the exception group of a handler's
-  nursery, and the connection owes no answer.
+- `BusError`: a result with ``isError`` and the error's four parts, because only a result reaches the model,
+  which can then correct itself;
+- an unknown name: the protocol error -32602, as the specification asks
+  (https://modelcontextprotocol.io/specification/2025-11-25/server/tools#error-handling);
+- any other `Exception`: INTERNAL, without its text; the traceback is logged;
+- `trio.Cancelled`: propagated, also out of the exception group of a handler's nursery; there is no answer.
 """
 
 from __future__ import annotations
@@ -30,6 +28,7 @@ from mcp.shared.exceptions import MCPError
 from redstreamd import strict_json
 from redstreamd.errors import BusError, Code
 from redstreamd.errors.remedies import setting
+from redstreamd.mcp_server.mcp_errors import check_one_page
 from redstreamd.policy import Principal
 from redstreamd.tools.arguments import Structurer
 from redstreamd.tools.definition import Call, Profile, Progress, Registry, Tool, UnknownToolError
@@ -39,12 +38,12 @@ from redstreamd.tools.tool_listing import listed
 BusT = TypeVar("BusT")
 
 _LOG = logging.getLogger("redstreamd.tools")
-# A name comes from outside; an error repeats no more of it than is needed to recognise it.
+# Characters of an unknown name that an error repeats.
 _NAME_SHOWN = 80
 
 
 class Toolbox(Generic[BusT]):
-    """The tools on offer, ready to be called; the same for the SDK and for a direct lane.
+    """The tools of the active profiles, ready to be called.
 
     Attributes:
         listing: The tools as ``tools/list`` gives them, sorted by name.
@@ -60,15 +59,15 @@ class Toolbox(Generic[BusT]):
         default_wait_seconds: float = 20.0,
         max_nesting: int = strict_json.MAX_NESTING,
     ) -> None:
-        """Compile the tools that the profiles, taken together, offer.
+        """Compile the tools of the profiles.
 
         Args:
-            registry: All tools there are.
-            profiles: Whose tools are offered.
-            bus: What handlers find as ``call.bus``.
-            timeout_seconds: The bound for one call, whatever it does meanwhile.
-            default_wait_seconds: What a call that may wait, and does not say how long, gets on top.
-            max_nesting: How deep a message may be, also where a part of it is JSON text.
+            registry: All tools.
+            profiles: The active profiles.
+            bus: What handlers get as ``call.bus``.
+            timeout_seconds: The time limit of a call, in addition to the time that it asked to wait.
+            default_wait_seconds: Added for a call that may wait and does not say for how long.
+            max_nesting: How deep a message may be, including values given as JSON text.
 
         Raises:
             TypeError: A tool's argument or result class has no schema.
@@ -88,52 +87,51 @@ class Toolbox(Generic[BusT]):
         """Return the tool of this name.
 
         Raises:
-            MCPError: -32602: it does not exist (the message names what does), or not in the
-                active profiles (the message names one that has it).
+            MCPError: -32602 if it does not exist (the message names similar tools), or not in the active
+                profiles (the message names the profile that has it).
         """
         try:
             return self._offered.get(name)
         except UnknownToolError as unknown:
-            raise MCPError(mcp_types.INVALID_PARAMS, self._explained(unknown)) from None
+            raise MCPError(mcp_types.INVALID_PARAMS, self._unknown_tool(unknown)) from None
 
     async def call(
         self, tool: Tool[Any], arguments: object, principal: Principal, progress: Progress
     ) -> dict[str, Any]:
-        """Call ``tool`` and return the body of the answer, whether it worked or not.
+        """Call ``tool`` and return the result, also if the call failed.
 
         Args:
             tool: One that `find` returned.
-            arguments: The ``arguments`` member as the JSON decoder produced it; None if absent.
-            principal: On whose behalf.
-            progress: Where the handler reports how far it is.
+            arguments: The decoded ``arguments`` member; None if absent.
+            principal: On whose behalf the call is made.
+            progress: Sends progress notifications.
 
-        Raises:
-            trio.Cancelled: As ever; a handler that is cancelled has no answer.
+        If cancelled, the handler is cancelled, and whether it had an effect is not known.
         """
         try:
             structured = self._structurers[tool.name](arguments)
-            seconds = self._patience(structured)
+            seconds = self._time_limit(structured)
             with trio.move_on_after(seconds):
                 return success(await tool.handler(Call(self._bus, principal, progress), structured))
-            return failure(_too_late(tool, seconds))
+            return failure(_timed_out(tool, seconds))
         except BusError as error:
             return failure(error)
-        except Exception as error:  # noqa: BLE001 - the boundary: whatever it is, the connection lives on
-            return failure(_told(tool, error))
+        except Exception as error:  # noqa: BLE001 - the boundary: a defect must not end the connection
+            return failure(_as_bus_error(tool, error))
         except BaseExceptionGroup as group:
-            # A cancelled nursery, in which something else went wrong as well: there is nobody left
-            # to tell, but a defect belongs into the log.
+            # A cancelled nursery in which something else failed, too: nobody gets the answer, but a defect
+            # is logged.
             passing, rest = group.split(lambda error: not isinstance(error, Exception | BaseExceptionGroup))
             if rest is not None:
-                _told(tool, rest)
+                _as_bus_error(tool, rest)
             raise passing or group from None
 
-    def _patience(self, arguments: object) -> float:
-        """Return how long a call may take: what it asked to wait comes on top."""
+    def _time_limit(self, arguments: object) -> float:
+        """Return the seconds that a call may take, including the time that it asked to wait."""
         asked: float | None = getattr(arguments, "timeout_seconds", 0.0)
         return self._timeout_seconds + (self._default_wait_seconds if asked is None else asked)
 
-    def _explained(self, unknown: UnknownToolError) -> str:
+    def _unknown_tool(self, unknown: UnknownToolError) -> str:
         shown = json.dumps(unknown.name[:_NAME_SHOWN]).strip('"')
         active = ", ".join(self._profiles)
         if unknown.name in self._registry:
@@ -148,29 +146,28 @@ class Toolbox(Generic[BusT]):
         )
 
 
-def _too_late(tool: Tool[Any], seconds: float) -> BusError:
-    """Return what to tell the caller of a call that took too long; whatever it was doing was given up."""
+def _timed_out(tool: Tool[Any], seconds: float) -> BusError:
+    """Return the error of a call that was cancelled at its time limit."""
     return BusError(
         Code.TIMEOUT if tool.hints.read_only.value else Code.OUTCOME_UNKNOWN,
-        f"{tool.name} was given up after {seconds:g} seconds.",
-        cause=f"The bound for one call is {setting('tools.call_timeout_seconds')}; Redis is slow, or "
-        "there is much to do.",
+        f"{tool.name} was cancelled after {seconds:g} seconds.",
+        cause=f"The time limit of a call is {setting('tools.call_timeout_seconds')}; Redis is slow, or the "
+        "call had much to do.",
         next_step="Call again; ask for less at once."
         if tool.hints.read_only.value
-        else "Look whether it had its effect before you repeat it, or repeat it with its idempotency_key.",
+        else "Check whether it had its effect before you repeat it, or repeat it with its idempotency_key.",
     )
 
 
-def _told(tool: Tool[Any], error: BaseException) -> BusError:
-    """Return what to tell the caller about ``error``; log it unless it was meant for the caller.
+def _as_bus_error(tool: Tool[Any], error: BaseException) -> BusError:
+    """Return the error to report; log it unless it is a `BusError` or a group of nothing else.
 
-    Of a group from a handler's nursery in which every failure is a `BusError`, the first is told:
-    an answer holds one code, and a caller who has dealt with it meets the next one by calling again.
+    Of such a group the first is reported, because a result holds one code.
     """
-    errors = list(_leaves(error))
-    meant = [each for each in errors if isinstance(each, BusError)]
-    if len(meant) == len(errors):
-        return meant[0]
+    errors = list(_flattened(error))
+    expected = [each for each in errors if isinstance(each, BusError)]
+    if len(expected) == len(errors):
+        return expected[0]
     _LOG.error("tool %s failed unexpectedly", tool.name, exc_info=error)
     return BusError(
         Code.INTERNAL,
@@ -180,10 +177,10 @@ def _told(tool: Tool[Any], error: BaseException) -> BusError:
     )
 
 
-def _leaves(error: BaseException) -> Iterable[BaseException]:
+def _flattened(error: BaseException) -> Iterable[BaseException]:
     if isinstance(error, BaseExceptionGroup):
         for each in error.exceptions:
-            yield from _leaves(each)
+            yield from _flattened(each)
     else:
         yield error
 
@@ -200,16 +197,18 @@ class ToolServer:
         self, ctx: ServerRequestContext[Principal], params: mcp_types.PaginatedRequestParams | None
     ) -> mcp_types.ListToolsResult:
         """List the tools, in one page."""
-        # No page ever ends with a cursor, so none that comes back is ours.
-        if params is not None and params.cursor is not None:
-            raise MCPError(mcp_types.INVALID_PARAMS, "Unknown cursor: the tools are listed in one page.")
+        check_one_page(params, "tools")
         return self._listing
 
     async def call(
         self, ctx: ServerRequestContext[Principal], params: mcp_types.CallToolRequestParams
     ) -> Any:
-        """Call a tool on behalf of the connection's principal."""
-        # The raw arguments: the SDK's model is a copy, in which a repeated member name is lost.
+        """Call a tool on behalf of the connection's principal.
+
+        Raises:
+            MCPError: -32602 for an unknown tool.
+        """
+        # The raw arguments: the SDK's model is a copy that loses repeated member names.
         raw: Mapping[str, Any] = ctx.params or {}
         answer = await self._toolbox.call(
             self._toolbox.find(params.name),
@@ -217,5 +216,5 @@ class ToolServer:
             ctx.lifespan_context,
             ctx.session.report_progress,
         )
-        # Required from 2026-07-28 on; for older revisions the SDK takes it out again.
+        # Required from 2026-07-28 on; for older revisions the SDK removes it.
         return {**answer, "resultType": "complete"}

@@ -1,8 +1,8 @@
-"""All the prompts there are."""
+"""The registry of all prompts."""
 
 from __future__ import annotations
 
 from redstreamd.prompts import design_stream, diagnosis, drain_queue
-from redstreamd.prompts.definition import Prompts
+from redstreamd.prompts.definition import PromptRegistry
 
-PROMPTS = Prompts((*diagnosis.PROMPTS, *design_stream.PROMPTS, *drain_queue.PROMPTS))
+PROMPTS = PromptRegistry((*diagnosis.PROMPTS, *design_stream.PROMPTS, *drain_queue.PROMPTS))

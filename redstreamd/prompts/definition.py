@@ -1,7 +1,6 @@
-"""What a prompt is: name, words, arguments, rights and handler in one value, and the registry of them.
+"""The definition of a prompt and the registry that finds one by name.
 
-Owns the definition and the check of arguments. Refuses to know MCP (see ``prompts.server``) and what any
-prompt says.
+Owns the check of arguments. Does not know MCP (see ``mcp_server.prompt_server``).
 """
 
 from __future__ import annotations
@@ -13,21 +12,21 @@ from typing import Any
 import attrs
 
 from redstreamd.errors import BusError, Code
-from redstreamd.policy import Permission, Principal
+from redstreamd.policy import Permission
 from redstreamd.presentation.views import Views
 
-#: An argument is a name or a sentence or two; it is repeated in the prompt.
+#: Characters of an argument: a name or a few sentences, repeated in the prompt.
 MAX_ARGUMENT = 4_000
 
 
 @attrs.frozen
 class Argument:
-    """One argument of a prompt; MCP has only text.
+    """An argument of a prompt. Its value is a string, as MCP defines it.
 
     Attributes:
-        name: For programs; `stream`, `group` and the like are completed.
-        description: For people.
-        required: Whether the prompt makes no sense without it.
+        name: Its name; values of `stream`, `group` and the like are completed.
+        description: Shown to users.
+        required: Whether it must be given.
     """
 
     name: str
@@ -36,44 +35,31 @@ class Argument:
 
 
 @attrs.frozen
-class Asking:
-    """What a handler is given beside the arguments.
+class PromptContent:
+    """What a prompt returns.
 
     Attributes:
-        facts: Where it asks.
-        principal: On whose behalf.
-    """
-
-    facts: Views
-    principal: Principal
-
-
-@attrs.frozen
-class Brief:
-    """What a prompt says.
-
-    Attributes:
-        instructions: What the model is to do; written here, never by others.
-        facts: What is the case right now: address -> JSON value. Shown to the model as data, apart from
-            the instructions, because names and contents in them are written by others.
+        instructions: What the model is to do. Contains no text written by others.
+        resources: URI -> current value as JSON. Shown to the model as data, apart from the instructions,
+            because it contains text written by others.
     """
 
     instructions: str
-    facts: Mapping[str, Any] = attrs.field(factory=dict)
+    resources: Mapping[str, Any] = attrs.field(factory=dict)
 
 
 @attrs.frozen
 class Prompt:
-    """One prompt.
+    """A prompt.
 
     Attributes:
-        name: What clients ask for.
-        title: For people, in lists.
-        description: For people.
-        arguments: What can be given.
+        name: Its name in ``prompts/get``.
+        title: Shown to users in lists.
+        description: Shown to users.
+        arguments: The arguments it takes.
         permission: What the caller must be allowed to do to the streams.
-        streams: Which arguments name streams, for the policy.
-        write: Does the work.
+        streams: The arguments that name streams, for the policy.
+        render: The handler.
     """
 
     name: str
@@ -82,7 +68,7 @@ class Prompt:
     arguments: tuple[Argument, ...]
     permission: Permission
     streams: tuple[str, ...] = attrs.field()
-    write: Callable[..., Awaitable[Brief]]
+    render: Callable[..., Awaitable[PromptContent]]
 
     @description.validator
     def _check_description(self, _: object, value: str) -> None:
@@ -92,17 +78,17 @@ class Prompt:
     @streams.validator
     def _check_streams(self, _: object, value: tuple[str, ...]) -> None:
         if missing := sorted(set(value) - {each.name for each in self.arguments}):
-            raise ValueError(f"prompt {self.name} names streams by arguments that it lacks: {missing}")
+            raise ValueError(f"prompt {self.name} has no arguments {missing}, which its streams name")
 
     def streams_of(self, given: Mapping[str, str]) -> tuple[str, ...]:
         """Return the streams that the caller needs `permission` for."""
         return tuple(given[name] for name in self.streams if name in given)
 
-    async def get(self, asking: Asking, given: Mapping[str, str]) -> Brief:
-        """Return what the prompt says for these arguments.
+    async def get(self, views: Views, given: Mapping[str, str]) -> PromptContent:
+        """Render the prompt with these arguments.
 
         Raises:
-            BusError: INVALID_ARGUMENT: one is missing, unknown or too long.
+            BusError: INVALID_ARGUMENT if one is missing, unknown or too long.
         """
         known = {each.name for each in self.arguments}
         missing = [each.name for each in self.arguments if each.required and not given.get(each.name)]
@@ -112,8 +98,8 @@ class Prompt:
             raise self._refusal(f"{self.name} has no argument {unknown[0][:80]!r}.")
         if long := [name for name, value in given.items() if len(value) > MAX_ARGUMENT]:
             raise self._refusal(f"{long[0]} is longer than {MAX_ARGUMENT} characters.")
-        # An empty text is what many clients send for a field that was left empty.
-        return await self.write(asking, **{name: value for name, value in given.items() if value})
+        # Many clients send an empty string for a form field that was left empty.
+        return await self.render(views, **{name: value for name, value in given.items() if value})
 
     def _refusal(self, message: str) -> BusError:
         names = ", ".join(each.name + ("" if each.required else " (optional)") for each in self.arguments)
@@ -131,41 +117,41 @@ def prompt(
     title: str,
     streams: tuple[str, ...],
     permission: Permission = Permission.READ,
-) -> Callable[[Callable[..., Awaitable[Brief]]], Prompt]:
-    """Turn ``async def write(asking: Asking, argument: str) -> Brief`` into a `Prompt`.
+) -> Callable[[Callable[..., Awaitable[PromptContent]]], Prompt]:
+    """Turn ``async def render(views: Views, argument: str) -> PromptContent`` into a `Prompt`.
 
-    The docstring is the description. See `Prompt` for each parameter.
+    The docstring is the description. See `Prompt` for the parameters.
 
     Raises:
-        TypeError: When decorating: the function takes other arguments than were declared.
-        ValueError: When decorating: there is no docstring, or a stream is no argument.
+        TypeError: When decorating: the function's parameters are not the declared arguments.
+        ValueError: When decorating: there is no docstring, or a stream is not an argument.
     """
 
-    def define(write: Callable[..., Awaitable[Brief]]) -> Prompt:
-        _, *taken = inspect.signature(write).parameters
+    def define(render: Callable[..., Awaitable[PromptContent]]) -> Prompt:
+        _, *taken = inspect.signature(render).parameters
         if taken != [each.name for each in arguments]:
             raise TypeError(f"{name} takes {taken}, and declares {[each.name for each in arguments]}")
         return Prompt(
             name=name,
             title=title,
-            description=" ".join(inspect.cleandoc(write.__doc__ or "").split()),
+            description=" ".join(inspect.cleandoc(render.__doc__ or "").split()),
             arguments=arguments,
             permission=permission,
             streams=streams,
-            write=write,
+            render=render,
         )
 
     return define
 
 
-class Prompts:
-    """All prompts there are, sorted by name. Immutable."""
+class PromptRegistry:
+    """All prompts, sorted by name. Immutable."""
 
     def __init__(self, prompts: Iterable[Prompt]) -> None:
         """Collect `prompts`.
 
         Raises:
-            ValueError: Two of them have the same name.
+            ValueError: Two have the same name.
         """
         self._prompts: dict[str, Prompt] = {}
         for each in sorted(prompts, key=lambda one: one.name):
@@ -186,10 +172,10 @@ STREAM = Argument("stream", "Name of the stream.")
 GROUP = Argument("group", "Name of the consumer group.")
 
 
-async def known(asked: Awaitable[dict[str, Any]]) -> dict[str, Any]:
-    """Return a fact, or why it could not be had: a diagnosis is wanted most when something fails."""
+async def value_or_error(value: Awaitable[dict[str, Any]]) -> dict[str, Any]:
+    """Return a value, or the error that it failed with: a diagnosis is needed when something fails."""
     try:
-        return await asked
+        return await value
     except BusError as error:
         return {
             "failed": {

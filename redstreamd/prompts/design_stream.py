@@ -1,9 +1,10 @@
-"""The prompt that designs a stream before anything is written to it."""
+"""The prompt for designing a stream before it is used."""
 
 from __future__ import annotations
 
 from redstreamd.presentation.uris import STREAMS
-from redstreamd.prompts.definition import Argument, Asking, Brief, known, prompt
+from redstreamd.presentation.views import Views
+from redstreamd.prompts.definition import Argument, PromptContent, prompt, value_or_error
 
 
 @prompt(
@@ -12,9 +13,9 @@ from redstreamd.prompts.definition import Argument, Asking, Brief, known, prompt
     title="Design a stream",
     streams=(),
 )
-async def design(asking: Asking, purpose: str) -> Brief:
+async def design(views: Views, purpose: str) -> PromptContent:
     """Choose a stream's name, the format of its entries, its groups and its retention."""
-    return Brief(
+    return PromptContent(
         """\
 Design a stream for my purpose. Ask me only what you cannot decide.
 
@@ -32,7 +33,7 @@ Design a stream for my purpose. Ask me only what you cannot decide.
 
 End with the calls that set it up, ready to be made: group_create for each group, and one stream_add.
 """,
-        {STREAMS: await known(asking.facts.streams())},
+        {STREAMS: await value_or_error(views.streams())},
     )
 
 

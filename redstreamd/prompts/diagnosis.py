@@ -1,15 +1,16 @@
-"""Prompts that find out what is wrong: with the connection to Redis, a stream, or a consumer group."""
+"""Prompts that diagnose the connection to Redis, a stream, or a consumer group."""
 
 from __future__ import annotations
 
 from redstreamd.presentation.uris import HEALTH, group_uri, stream_uri
-from redstreamd.prompts.definition import GROUP, STREAM, Asking, Brief, known, prompt
+from redstreamd.presentation.views import Views
+from redstreamd.prompts.definition import GROUP, STREAM, PromptContent, prompt, value_or_error
 
 
 @prompt("diagnose-connection", title="Diagnose the connection to Redis", streams=())
-async def connection(asking: Asking) -> Brief:
+async def connection(views: Views) -> PromptContent:
     """Find out whether redstreamd reaches Redis, and if not, why and what to do."""
-    return Brief(
+    return PromptContent(
         """\
 Find out whether redstreamd can use Redis, and tell me in a few sentences.
 
@@ -26,14 +27,14 @@ Find out whether redstreamd can use Redis, and tell me in a few sentences.
 4. If something is wrong, name the one cause that explains all of it, and what to do first. If nothing is,
    say so and stop.
 """,
-        {HEALTH: await asking.facts.daemon_health.report()},
+        {HEALTH: await views.daemon_health.report()},
     )
 
 
 @prompt("diagnose-stream", STREAM, title="Diagnose a stream", streams=("stream",))
-async def stream(asking: Asking, stream: str) -> Brief:
+async def stream(views: Views, stream: str) -> PromptContent:
     """Find out whether a stream is being written and read as it should be."""
-    return Brief(
+    return PromptContent(
         """\
 Find out whether this stream is in good order, and tell me what you find, most serious first.
 
@@ -49,14 +50,14 @@ Find out whether this stream is in good order, and tell me what you find, most s
 Call stream_health or stream_read where the facts are not enough. For each finding give the evidence, the
 likely cause and the next call to make. If the facts hold a failure, explain that instead.
 """,
-        {stream_uri(stream): await known(asking.facts.stream(stream))},
+        {stream_uri(stream): await value_or_error(views.stream(stream))},
     )
 
 
 @prompt("diagnose-group", STREAM, GROUP, title="Diagnose a consumer group", streams=("stream",))
-async def group(asking: Asking, stream: str, group: str) -> Brief:
+async def group(views: Views, stream: str, group: str) -> PromptContent:
     """Find out whether the consumers of a group keep up, and who holds what."""
-    return Brief(
+    return PromptContent(
         """\
 Find out whether the consumers of this group do their work, and tell me what you find, most serious first.
 
@@ -70,7 +71,7 @@ Find out whether the consumers of this group do their work, and tell me what you
 Call pending_list where the facts are not enough. For each finding give the evidence, the likely cause and
 the next call to make. Change nothing without asking me. If the facts hold a failure, explain that instead.
 """,
-        {group_uri(stream, group): await known(asking.facts.group(stream, group))},
+        {group_uri(stream, group): await value_or_error(views.group(stream, group))},
     )
 
 

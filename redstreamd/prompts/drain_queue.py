@@ -1,9 +1,10 @@
-"""The prompt that works through a queue."""
+"""The prompt for working through a queue."""
 
 from __future__ import annotations
 
 from redstreamd.presentation.uris import group_uri
-from redstreamd.prompts.definition import GROUP, STREAM, Argument, Asking, Brief, known, prompt
+from redstreamd.presentation.views import Views
+from redstreamd.prompts.definition import GROUP, STREAM, Argument, PromptContent, prompt, value_or_error
 
 
 @prompt(
@@ -15,9 +16,11 @@ from redstreamd.prompts.definition import GROUP, STREAM, Argument, Asking, Brief
     title="Work through a queue",
     streams=("stream",),
 )
-async def drain(asking: Asking, stream: str, group: str, consumer: str, instructions: str = "") -> Brief:
+async def drain(
+    views: Views, stream: str, group: str, consumer: str, instructions: str = ""
+) -> PromptContent:
     """Take entries of a consumer group one batch after the other, until none is left."""
-    return Brief(
+    return PromptContent(
         """\
 Work through the queue of my stream and group until nothing is left, then report.
 
@@ -34,7 +37,7 @@ Work through the queue of my stream and group until nothing is left, then report
 7. Stop when work_take returns no entries after its wait. Report how many are done, failed and put aside,
    and every entry ID that was put aside with its reason.
 """,
-        {group_uri(stream, group): await known(asking.facts.group(stream, group))},
+        {group_uri(stream, group): await value_or_error(views.group(stream, group))},
     )
 
 

@@ -11,9 +11,9 @@ from typing import Any
 
 from redstreamd.errors import Code
 from redstreamd.prompts.catalog import PROMPTS
-from redstreamd.prompts.definition import Prompt, Prompts
-from redstreamd.resources.catalog import LIBRARY
-from redstreamd.resources.definition import Library, Resource
+from redstreamd.prompts.definition import Prompt, PromptRegistry
+from redstreamd.resources.catalog import RESOURCES
+from redstreamd.resources.definition import Resource, ResourceRegistry
 from redstreamd.tools.catalog import REGISTRY
 from redstreamd.tools.definition import Registry, Tool
 from redstreamd.tools.schema import always_present, arguments_schema, result_schema
@@ -72,7 +72,7 @@ _PROMPTS = """\
 """
 
 
-def as_markdown(registry: Registry, library: Library, prompts: Prompts) -> str:
+def as_markdown(registry: Registry, library: ResourceRegistry, prompts: PromptRegistry) -> str:
     """Return the reference of all of them, tools and prompts sorted by name, resources by address."""
     return "\n".join(
         (
@@ -184,4 +184,4 @@ def _bounds(member: dict[str, Any]) -> str:
 
 
 if __name__ == "__main__":
-    print(as_markdown(REGISTRY, LIBRARY, PROMPTS), end="")
+    print(as_markdown(REGISTRY, RESOURCES, PROMPTS), end="")

@@ -1,7 +1,6 @@
-"""What a resource is: address, words, rights and handler in one value, and the library of them.
+"""The definition of a resource and the registry that finds one by its URI.
 
-Owns the definition and how an address is taken apart. Refuses to know MCP (see ``resources.server``) and
-what any resource says.
+Owns the parsing of URIs. Does not know MCP (see ``mcp_server.resource_server``).
 """
 
 from __future__ import annotations
@@ -15,35 +14,22 @@ from urllib.parse import unquote
 import attrs
 import msgspec
 
-from redstreamd.policy import Permission, Principal
+from redstreamd.policy import Permission
 from redstreamd.presentation.views import Views
 from redstreamd.streams.subscriptions.topics import Topic
 
-#: Far beyond the longest names that the settings allow, every byte of them escaped.
+#: Characters; longer than any URI of names that the settings allow, with every byte escaped.
 _MAX_URI = 1_000_000
 _BROKEN_ESCAPE = re.compile(r"%(?![0-9A-Fa-f]{2})")
 
 
 @attrs.frozen
-class Reading:
-    """What a handler is given beside the parts of the address.
-
-    Attributes:
-        facts: Where it asks.
-        principal: On whose behalf.
-    """
-
-    facts: Views
-    principal: Principal
-
-
-@attrs.frozen
 class Content:
-    """What a resource says.
+    """The content of a resource.
 
     Attributes:
-        body: Text, or bytes where it is no text.
-        mime_type: Of this content.
+        body: Text, or the bytes of what is not text.
+        mime_type: The MIME type of `body`.
     """
 
     body: str | bytes
@@ -52,19 +38,19 @@ class Content:
 
 @attrs.frozen
 class Resource:
-    """One resource, or all resources of one template.
+    """A resource, or all resources of one URI template.
 
     Attributes:
-        name: For programs.
-        title: For people, in lists.
-        description: For both.
-        uri: The address; parts in braces stand for one path segment each (RFC 6570, level 1).
-        mime_type: Of the content; None if it differs from one to the next.
+        name: Its name in listings.
+        title: Shown to users in lists.
+        description: Shown to users and models.
+        uri: The URI or URI template (RFC 6570, level 1); each variable stands for one path segment.
+        mime_type: The MIME type of the content; None if it varies.
         permission: What the caller must be allowed to do to the streams.
-        streams: Which parts of the address name streams, for the policy.
-        fresh_seconds: How long a client may go without asking again.
-        topic: Builds what a subscriber watches, from the parts; None if it cannot be subscribed to.
-        read: Does the work; raises `redstreamd.errors.BusError`.
+        streams: The variables that name streams, for the policy.
+        fresh_seconds: For how long a client may use what it read.
+        topic: Builds what a subscriber watches from the variables; None if subscribing is not possible.
+        read: The handler; raises `redstreamd.errors.BusError`.
     """
 
     name: str
@@ -86,20 +72,20 @@ class Resource:
     @streams.validator
     def _check_streams(self, _: object, value: tuple[str, ...]) -> None:
         if missing := sorted(set(value) - set(self.parameters)):
-            raise ValueError(f"resource {self.name} names streams by parts that its address lacks: {missing}")
+            raise ValueError(f"resource {self.name} has no variables {missing}, which its streams name")
 
     @property
     def parameters(self) -> tuple[str, ...]:
-        """The parts of the address that stand for something."""
+        """The variables of the URI template."""
         return tuple(part[1:-1] for part in self.uri.split("/") if part.startswith("{"))
 
     @property
     def is_template(self) -> bool:
-        """Whether it is many resources."""
+        """Whether `uri` has variables."""
         return bool(self.parameters)
 
     def match(self, segments: list[str]) -> dict[str, str] | None:
-        """Return what an address, split at its slashes, says for each part; None if it is another's."""
+        """Return the value of each variable for a URI split at its slashes; None if it does not match."""
         parts = self.uri.split("/")
         if len(parts) != len(segments):
             return None
@@ -125,14 +111,14 @@ def resource(
     topic: Callable[..., Topic] | None,
     permission: Permission = Permission.READ,
 ) -> Callable[[Callable[..., Awaitable[Content]]], Resource]:
-    """Turn ``async def name(reading: Reading, *, part: str) -> Content`` into a `Resource`.
+    """Turn ``async def name(views: Views, *, variable: str) -> Content`` into a `Resource`.
 
-    The function gives the name and the description (its docstring); the parts of the address are its
-    keyword arguments. See `Resource` for each parameter.
+    The function gives the name and the description (its docstring). The variables of the URI are its
+    keyword arguments. See `Resource` for the parameters.
 
     Raises:
-        TypeError: When decorating: the function takes other parts than the address has.
-        ValueError: When decorating: there is no docstring, or a stream is no part of the address.
+        TypeError: When decorating: the function's parameters are not the variables of the URI.
+        ValueError: When decorating: there is no docstring, or a stream is not a variable.
     """
 
     def define(read: Callable[..., Awaitable[Content]]) -> Resource:
@@ -150,69 +136,69 @@ def resource(
         )
         _, *taken = inspect.signature(read).parameters
         if tuple(taken) != made.parameters:
-            raise TypeError(f"{made.name} takes {taken}, and its address has {made.parameters}")
+            raise TypeError(f"{made.name} takes {taken}, and its URI has {made.parameters}")
         return made
 
     return define
 
 
 @attrs.frozen
-class Found:
-    """A resource that an address belongs to.
+class ResolvedResource:
+    """A resource found by its URI.
 
     Attributes:
-        resource: Which.
-        parts: What the address says for each of its parts.
+        resource: Its definition.
+        variables: The values of the URI's variables.
     """
 
     resource: Resource
-    parts: Mapping[str, str]
+    variables: Mapping[str, str]
 
     @property
     def streams(self) -> tuple[str, ...]:
         """The streams that the caller needs `Resource.permission` for."""
-        return tuple(self.parts[part] for part in self.resource.streams)
+        return tuple(self.variables[name] for name in self.resource.streams)
 
     @property
     def topic(self) -> Topic | None:
-        """What to watch, or None if it cannot be subscribed to."""
-        return None if self.resource.topic is None else self.resource.topic(**self.parts)
+        """What a subscriber watches, or None if subscribing is not possible."""
+        return None if self.resource.topic is None else self.resource.topic(**self.variables)
 
-    async def read(self, reading: Reading) -> Content:
+    async def read(self, views: Views) -> Content:
         """Read it; see `Resource.read`."""
-        return await self.resource.read(reading, **self.parts)
+        return await self.resource.read(views, **self.variables)
 
 
-class Library:
-    """All resources there are, sorted by address. Immutable."""
+class ResourceRegistry:
+    """All resources, sorted by URI. Immutable."""
 
     def __init__(self, resources: Iterable[Resource]) -> None:
         """Collect `resources`.
 
         Raises:
-            ValueError: Two of them have the same address.
+            ValueError: Two have the same URI.
         """
         self._resources = sorted(resources, key=lambda each: each.uri)
         if len({each.uri for each in self._resources}) < len(self._resources):
-            raise ValueError("two resources have the same address")
+            raise ValueError("two resources have the same URI")
 
     def __iter__(self) -> Iterator[Resource]:
-        """Iterate over the resources, sorted by address."""
+        """Iterate over the resources, sorted by URI."""
         return iter(self._resources)
 
-    def find(self, uri: str) -> Found | None:
-        """Return the resource that an address belongs to, or None."""
+    def find(self, uri: str) -> ResolvedResource | None:
+        """Return the resource with this URI, or None."""
         if len(uri) > _MAX_URI:
             return None
         segments = uri.split("/")
         for each in self._resources:
-            if (parts := each.match(segments)) is not None:
-                return Found(each, parts)
+            if (variables := each.match(segments)) is not None:
+                return ResolvedResource(each, variables)
         return None
 
 
 def _unescaped(segment: str) -> str | None:
-    """Return what a path segment stands for, or None if it is no UTF-8 or a broken escape."""
+    """Decode a path segment; None if an escape is broken or the result is not UTF-8."""
     if _BROKEN_ESCAPE.search(segment):
         return None
     try:

@@ -1,9 +1,10 @@
-"""The resource about a consumer group."""
+"""The resource of a consumer group."""
 
 from __future__ import annotations
 
 from redstreamd.presentation.uris import STREAMS
-from redstreamd.resources.definition import Content, Reading, json_content, resource
+from redstreamd.presentation.views import Views
+from redstreamd.resources.definition import Content, json_content, resource
 from redstreamd.streams.subscriptions.topics import GroupTopic
 
 
@@ -15,12 +16,12 @@ from redstreamd.streams.subscriptions.topics import GroupTopic
     fresh_seconds=0.0,
     topic=GroupTopic,
 )
-async def group(reading: Reading, *, stream: str, group: str) -> Content:
+async def group(views: Views, *, stream: str, group: str) -> Content:
     """A consumer group: lag, pending entries and consumers.
 
     An update follows at most once a second, and within five for what other programs do.
     """
-    return json_content(await reading.facts.group(stream, group))
+    return json_content(await views.group(stream, group))
 
 
 RESOURCES = (group,)

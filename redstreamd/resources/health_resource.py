@@ -1,9 +1,10 @@
-"""The resource about the daemon itself."""
+"""The resource of the daemon's health."""
 
 from __future__ import annotations
 
 from redstreamd.presentation.uris import HEALTH
-from redstreamd.resources.definition import Content, Reading, json_content, resource
+from redstreamd.presentation.views import Views
+from redstreamd.resources.definition import Content, json_content, resource
 
 
 @resource(
@@ -14,9 +15,9 @@ from redstreamd.resources.definition import Content, Reading, json_content, reso
     fresh_seconds=0.0,
     topic=None,
 )
-async def health(reading: Reading) -> Content:
-    """How the daemon and its connections to Redis are; can be read while Redis is away."""
-    return json_content(await reading.facts.daemon_health.report())
+async def health(views: Views) -> Content:
+    """The health of the daemon and its connections to Redis; can be read while Redis is down."""
+    return json_content(await views.daemon_health.report())
 
 
 RESOURCES = (health,)

@@ -1,17 +1,16 @@
-"""What a tool does to its surroundings: the four hints of MCP, each with the reason for it.
+"""The four hints of MCP about a tool's effects (`ToolAnnotations`), each with its reason.
 
-Owns the hints and how they follow from each other. MCP defines them in its schema (`ToolAnnotations`,
-https://modelcontextprotocol.io/specification/2025-11-25/schema#toolannotations):
+https://modelcontextprotocol.io/specification/2025-11-25/schema#toolannotations defines them:
 
 - ``readOnlyHint``: the tool does not modify its environment;
-- ``destructiveHint``: it may do more than add. Here: entries, groups, pending entries, dead letters or
-  replies may go, or go to somebody else, for whatever arguments;
-- ``idempotentHint``: the same call again has no additional effect. Here: for any arguments, however much
-  later, and whatever others did on the stream meanwhile;
-- ``openWorldHint``: it meets parties or content from outside a closed domain.
+- ``destructiveHint``: it may do more than add. Here: some arguments make it remove entries, groups, pending
+  entries, dead letters or replies, or give them to somebody else;
+- ``idempotentHint``: the same call again has no additional effect. Here: with any arguments, at any later
+  time, and whatever others did on the stream in between;
+- ``openWorldHint``: it interacts with systems outside a closed domain.
 
-Clients decide by them whether a person is asked and whether a call is repeated. So a hint says what the
-tool can do at most, not what it does with its default arguments.
+Clients use the hints to decide whether to ask the user and whether to repeat a call. So a hint states what
+the tool can do with any arguments, not with the default ones.
 """
 
 from __future__ import annotations
@@ -22,12 +21,12 @@ import attrs
 
 
 @attrs.frozen
-class Claim:
+class Hint:
     """One hint.
 
     Attributes:
-        value: What clients are told.
-        reason: Why it is so: whole sentences, for a person who reviews the claim.
+        value: What ``tools/list`` says.
+        reason: Why, in whole sentences; it is part of the documentation.
     """
 
     value: bool
@@ -39,14 +38,14 @@ class Claim:
             raise ValueError(f"the reason of a hint is a sentence, not {value!r}")
 
 
-def yes(reason: str) -> Claim:
-    """Claim that it is so."""
-    return Claim(True, reason)
+def yes(reason: str) -> Hint:
+    """Return a hint that is true."""
+    return Hint(True, reason)
 
 
-def no(reason: str) -> Claim:
-    """Claim that it is not so."""
-    return Claim(False, reason)
+def no(reason: str) -> Hint:
+    """Return a hint that is false."""
+    return Hint(False, reason)
 
 
 @attrs.frozen
@@ -54,23 +53,23 @@ class Hints:
     """All hints of one tool; made by `reading` or `writing`.
 
     Attributes:
-        read_only: It changes nothing.
-        destructive: It may remove or take away what others rely on.
-        idempotent: Repeating a call has no further effect.
-        open_world: It meets content or parties from outside the bus.
+        read_only: ``readOnlyHint``.
+        destructive: ``destructiveHint``.
+        idempotent: ``idempotentHint``.
+        open_world: ``openWorldHint``.
     """
 
-    read_only: Claim
-    destructive: Claim
-    idempotent: Claim
-    open_world: Claim
+    read_only: Hint
+    destructive: Hint
+    idempotent: Hint
+    open_world: Hint
 
 
 _CLOSED_WORLD = no("It acts on the streams of the one Redis that is configured, and on nothing else.")
 
 
 def reading(reason: str) -> Hints:
-    """Return the hints of a tool that changes nothing, and say how it gets along without."""
+    """Return the hints of a tool that changes nothing; `reason` says how it works."""
     return Hints(
         read_only=yes(reason),
         destructive=no("It changes nothing."),
@@ -79,10 +78,10 @@ def reading(reason: str) -> Hints:
     )
 
 
-def writing(changes: str, *, destructive: Claim, idempotent: Claim) -> Hints:
-    """Return the hints of a tool that changes something, and say what.
+def writing(changes: str, *, destructive: Hint, idempotent: Hint) -> Hints:
+    """Return the hints of a tool that changes something; `changes` says what.
 
-    Neither claim has a default: a hint that was forgotten would be a wrong hint.
+    The other hints have no defaults, so that none is forgotten.
     """
     return Hints(
         read_only=no(changes), destructive=destructive, idempotent=idempotent, open_world=_CLOSED_WORLD
@@ -90,7 +89,7 @@ def writing(changes: str, *, destructive: Claim, idempotent: Claim) -> Hints:
 
 
 def as_json(hints: Hints) -> dict[str, Any]:
-    """Return the hints as ``tools/list`` gives them; every one is explicit."""
+    """Return the ``annotations`` of ``tools/list``; every hint is explicit."""
     return {
         "readOnlyHint": hints.read_only.value,
         "destructiveHint": hints.destructive.value,

@@ -1,20 +1,17 @@
-"""A tool's arguments: from the JSON object of a call to an instance of its argument class.
+"""Converts the JSON object of a call's arguments to an instance of the tool's argument class.
 
-Owns one promise: a call is accepted exactly when the tool's published input schema accepts it (a
-property test holds the two against each other with `jsonschema`), and a refusal names every
-offending argument at once, so that an agent needs one more attempt and not five. Knows nothing of
-MCP and of what the arguments mean.
+A call is accepted exactly when the tool's published input schema accepts it; a property test compares both
+with `jsonschema`. An error names all invalid arguments at once, so that an agent needs one more attempt only.
 
-Four rules stand above the schema and are the same for every tool:
+Four rules hold for every tool in addition to the schema:
 
-- An argument that the schema does not name is refused: whoever misspells one must not lose its effect.
+- An argument that the schema does not name is refused, because a misspelt one must not be ignored.
 - A JSON text stands for its value where the schema has no string; see ``tools.json_texts``.
-- An explicit null for an argument that exists is read as "not given". Clients that build a model
-  class from the schema send every optional argument they were not given as null; refusing those
-  calls would teach nobody anything.
-- JSON means I-JSON (RFC 7493): a repeated member name, a lone surrogate or a number that a double
-  cannot hold is refused. The content of payloads (`Any` in an argument's type) passes untouched,
-  by identity, and is judged by who stores it.
+- Null for an argument that exists means "not given". Clients that build a model class from the schema send
+  null for every optional argument that was not given.
+- JSON means I-JSON (RFC 7493): a repeated member name, a lone surrogate or a number outside the range of a
+  double is refused. Payloads (`Any` in an argument's type) are passed on by identity, and checked where they
+  are stored.
 """
 
 from __future__ import annotations
@@ -34,15 +31,14 @@ from redstreamd import strict_json
 from redstreamd.errors import BusError, Code
 from redstreamd.errors.nearest_names import nearest_names
 from redstreamd.tools import json_text_arguments
+from redstreamd.tools.argument_types import argument_type
 from redstreamd.tools.schema import arguments_schema, describe
-from redstreamd.tools.type_shape import type_shape
 
 ArgumentsT = TypeVar("ArgumentsT", bound=attrs.AttrsInstance)
 
-# How much of a wrong value an error repeats: enough to recognise it, little enough that an error
-# cannot carry a payload.
+# Characters of an invalid value that an error repeats.
 _SHOWN = 80
-# A call with a thousand invented names gets as much of an answer as helps.
+# Unknown arguments that an error names.
 _UNKNOWN_SHOWN = 5
 
 
@@ -64,48 +60,46 @@ class Structurer(Generic[ArgumentsT]):
 
         Args:
             arguments: The class.
-            max_nesting: How deep a message may be, also where a part of it is JSON text.
+            max_nesting: How deep a message may be, including values given as JSON text.
             max_values: How many JSON values all texts of a call may hold.
 
         Raises:
-            TypeError: An annotation is one for which schema and structuring could disagree.
+            TypeError: For some annotation, schema and structuring could disagree.
         """
         hints = typing.get_type_hints(arguments, include_extras=True)
-        leaves: dict[str, Any] = {}
+        hooks: dict[str, Any] = {}
         for field in attrs.fields(arguments):
             if field.alias != field.name:
                 raise TypeError(f"{arguments.__name__}.{field.name} has another name in a call")
-            leaves[field.name] = override(struct_hook=_leaf(hints[field.name]))
+            hooks[field.name] = override(struct_hook=_structure_hook(hints[field.name]))
         self.schema = arguments_schema(arguments)
         self._arguments = arguments
         self._max_nesting = max_nesting
         self._max_values = max_values
         self._properties: dict[str, dict[str, Any]] = self.schema["properties"]
         self._structure: Callable[[Mapping[str, Any], Any], ArgumentsT] = make_dict_structure_fn(
-            arguments, cattrs.Converter(), _cattrs_forbid_extra_keys=True, **leaves
+            arguments, cattrs.Converter(), _cattrs_forbid_extra_keys=True, **hooks
         )
 
     def __call__(self, given: object) -> ArgumentsT:
-        """Return the arguments that ``given``, the ``arguments`` member of a call, holds.
+        """Return the arguments in ``given``, the ``arguments`` member of a call.
 
         Args:
-            given: What the JSON decoder produced, or None for a call without arguments. Never
-                changed; payloads in the result are the same objects as in ``given``, unless they were
-                given as JSON text.
+            given: The decoded JSON, or None for a call without arguments. Not modified. Payloads in the
+                result are the same objects, unless they were given as JSON text.
 
         Raises:
-            BusError: INVALID_ARGUMENT, naming each argument that is wrong, what was given and
-                what is allowed.
+            BusError: INVALID_ARGUMENT, naming each invalid argument, what was given and what is allowed.
         """
         if given is None:
             given = {}
         if not isinstance(given, dict):
-            raise _refused([f"{_shown(given)} given; allowed: an object of named arguments"])
+            raise _invalid([f"{_shown(given)} given; allowed: an object of named arguments"])
         if isinstance(given, strict_json.DuplicateNames):
-            raise _refused([f"the argument {_shown(given.name)} is given twice"])
+            raise _invalid([f"the argument {_shown(given.name)} is given twice"])
         if None in given.values():
-            known = self._properties
-            given = {name: value for name, value in given.items() if value is not None or name not in known}
+            names = self._properties
+            given = {name: value for name, value in given.items() if value is not None or name not in names}
         try:
             return self._structure(given, self._arguments)
         except cattrs.ClassValidationError:
@@ -113,13 +107,13 @@ class Structurer(Generic[ArgumentsT]):
             given = texts.read(given, self._properties)
         try:
             return self._structure(given, self._arguments)
-        except cattrs.ClassValidationError as refusal:
-            raise _refused(list(self._problems(refusal, given, texts.refusals))) from None
+        except cattrs.ClassValidationError as errors:
+            raise _invalid(list(self._problems(errors, given, texts.refusals))) from None
 
     def _problems(
-        self, refusal: cattrs.ClassValidationError, given: Mapping[str, Any], texts: Mapping[str, str]
+        self, errors: cattrs.ClassValidationError, given: Mapping[str, Any], texts: Mapping[str, str]
     ) -> Iterator[str]:
-        by_attribute, others = refusal.group_exceptions()
+        by_attribute, others = errors.group_exceptions()
         for problem, note in by_attribute:
             allowed = describe(self._properties[note.name])
             if note.name not in given:
@@ -127,7 +121,7 @@ class Structurer(Generic[ArgumentsT]):
             elif isinstance(problem, BusError):
                 yield f"{note.name} is not I-JSON: {problem.cause.rstrip('.')}"
             elif isinstance(problem, msgspec.ValidationError):
-                place, value = _offending(given[note.name], str(problem))
+                place, value = _invalid_item(given[note.name], str(problem))
                 no_text = f", {texts[note.name + place]}" if note.name + place in texts else ""
                 yield f"{note.name}{place}: {_shown(value)} given{no_text}; allowed: {allowed}"
             else:
@@ -139,73 +133,72 @@ class Structurer(Generic[ArgumentsT]):
 
     def _unknown(self, names: list[str]) -> Iterator[str]:
         for name in names[:_UNKNOWN_SHOWN]:
-            known = ", ".join(nearest_names(name, self._properties)) or "none"
-            yield f"{_shown(name)} is not an argument; allowed, nearest first: {known}"
+            nearest = ", ".join(nearest_names(name, self._properties)) or "none"
+            yield f"{_shown(name)} is not an argument; allowed, nearest first: {nearest}"
         if len(names) > _UNKNOWN_SHOWN:
             yield f"{len(names) - _UNKNOWN_SHOWN} more that are not arguments"
 
 
-def _refused(problems: Iterable[str]) -> BusError:
+def _invalid(problems: Iterable[str]) -> BusError:
     return BusError(
         Code.INVALID_ARGUMENT,
         "; ".join(problems) + ".",
         cause="The arguments do not match the tool's input schema.",
-        next_step="Correct what is named here and call again; nothing has been done.",
+        next_step="Correct the arguments named here and call again; nothing has been done.",
     )
 
 
-def _leaf(hint: Any) -> Callable[[Any, Any], Any]:
+def _structure_hook(hint: Any) -> Callable[[Any, Any], Any]:
     """Return the function that checks and converts values of one argument's type."""
-    made = type_shape(hint)
-    # A one-member struct, because msgspec compiles a struct's types once and any other at each call.
+    traits = argument_type(hint)
+    # A struct with one member, because msgspec compiles a struct's types once and any other at each call.
     box = msgspec.defstruct("Box", [("value", hint)])
 
     def convert(value: Any) -> Any:
         try:
             return msgspec.convert({"value": value}, box).value  # type: ignore[attr-defined]
         except UnicodeEncodeError:
-            # Where msgspec looks at text of which it expected something else, a lone surrogate stops it.
+            # msgspec fails with this for a lone surrogate in a text where it expected another type.
             strict_json.check(value)
             raise
 
-    def payload(value: Any, _: object) -> Any:
-        # Checked, but not copied: msgspec would replace objects by plain dicts, and with them the
-        # mark of a repeated member name.
+    def structure_payload(value: Any, _: object) -> Any:
+        # Checked, but not copied: msgspec would replace objects by plain dicts, which do not record a
+        # repeated member name.
         return tuple(value) if isinstance(convert(value), tuple) else value
 
-    if made.payload:
-        return payload
+    if traits.is_payload:
+        return structure_payload
 
-    def leaf(value: Any, _: object) -> Any:
+    def structure(value: Any, _: object) -> Any:
         try:
             result = convert(value)
         except msgspec.ValidationError as error:
-            # JSON Schema: 5.0 is an integer. Looked at only where that may be what is wrong, so that
-            # refusing a value never takes longer than reading it did.
-            if not made.integers or "got `float`" not in str(error):
+            # JSON Schema: 5.0 is an integer. Tried only for this error, to keep refusing values cheap.
+            if not traits.has_integers or "got `float`" not in str(error):
                 raise
-            result = convert(_whole(value))
-        # ASCII text, by far the most common value, is I-JSON at a glance.
+            result = convert(_with_integers(value))
+        # ASCII text, by far the most common value, is always I-JSON.
         if type(value) is not str or not value.isascii():
             strict_json.check(value)
         return result
 
-    return leaf
+    return structure
 
 
-def _whole(value: Any) -> Any:
+def _with_integers(value: Any) -> Any:
     """Return ``value`` with whole floats as integers, at any depth."""
     if isinstance(value, float):
         return int(value) if value.is_integer() else value
     if isinstance(value, list):
-        return [_whole(item) for item in value]
+        return [_with_integers(item) for item in value]
     if isinstance(value, dict):
-        return {name: _whole(member) for name, member in value.items()}
+        return {name: _with_integers(member) for name, member in value.items()}
     return value
 
 
-def _offending(value: Any, problem: str) -> tuple[str, Any]:
-    """Return the place inside a list that msgspec complains about, and the value there."""
+def _invalid_item(value: Any, problem: str) -> tuple[str, Any]:
+    """Return the place inside a list that msgspec's error names, and the value there."""
     place = ""
     for index in re.findall(r"\[(\d+)\]", problem.rpartition(" - at `$.value")[2]):
         if not isinstance(value, list):
@@ -216,9 +209,9 @@ def _offending(value: Any, problem: str) -> tuple[str, Any]:
 
 
 def _shown(value: object) -> str:
-    """Return the beginning of the value's JSON, safe to encode whatever it holds."""
+    """Return the beginning of the value's JSON; lone surrogates are escaped."""
     text = ""
-    # Encoded piece by piece and no further than needed: the value may be megabytes.
+    # Encoded piece by piece and no further than needed, because the value may have megabytes.
     for piece in json.JSONEncoder(ensure_ascii=False).iterencode(
         value[:_SHOWN] if isinstance(value, str) else value
     ):

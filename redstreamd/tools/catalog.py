@@ -1,4 +1,4 @@
-"""All the tools there are, and the words with which the server introduces itself."""
+"""The registry of all tools, and the server's instructions."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""dead_letter_replay: what became of work that failed for good, and giving it another chance."""
+"""dead_letter_replay: lists, replays or deletes dead letters."""
 
 from __future__ import annotations
 
@@ -7,25 +7,24 @@ from typing import Annotated, Any, Literal
 import attrs
 from msgspec import Meta
 
-from redstreamd.errors import BusError, Code
 from redstreamd.policy import Permission
 from redstreamd.presentation.entries import view
+from redstreamd.presentation.truncation import bound_entries
 from redstreamd.streams import entry_ids
 from redstreamd.streams.admin.dead_letters import Disposal, Disposed, Fate
 from redstreamd.streams.bus import Bus
-from redstreamd.streams.names import check_group, check_stream
 from redstreamd.tools import shared_arguments
-from redstreamd.tools.action_arguments import check_arguments
+from redstreamd.tools.action_arguments import check_arguments, complete_entry_id
 from redstreamd.tools.annotations import no, writing, yes
 from redstreamd.tools.definition import Call, Profile, named_by, tool
-from redstreamd.tools.results import bound_entries
+from redstreamd.tools.name_checks import check_names
 
-_OWN = {"replay": ("entry_ids",), "delete": ("entry_ids",)}
-_WHY_NOT = {
-    Fate.LOST: "Too large to be copied when it died, and its original entry {entry} was deleted since.",
-    Fate.STUCK: "Too large to copy, and the group to which its entry {entry} could return is gone: "
-    "create the group with group_create, then replay.",
-    Fate.LARGE: "Another program made it, of more fields than can be copied: list it, add its data with "
+_ARGUMENTS_BY_ACTION = {"replay": ("entry_ids",), "delete": ("entry_ids",)}
+_WHY_NOT_REPLAYABLE = {
+    Fate.LOST: "Too large to be copied when it was dead-lettered, and its entry {entry} was deleted since.",
+    Fate.STUCK: "Too large to copy, and the group of its entry {entry} no longer exists: create the group "
+    "with group_create, then replay.",
+    Fate.LARGE: "Another program made it, with more fields than can be copied: list it, add its data with "
     "stream_add, and delete it.",
 }
 
@@ -42,8 +41,7 @@ class DeadLetterReplayArguments:
     ] = "list"
     entry_ids: (
         Annotated[
-            tuple[Annotated[str, Meta(max_length=64)], ...],
-            Meta(min_length=1, max_length=100, description="IDs of dead letters; default the oldest count."),
+            shared_arguments.SomeEntryIds, Meta(description="IDs of dead letters; default: the oldest.")
         ]
         | None
     ) = None
@@ -76,7 +74,7 @@ class DeadLetterReplayed:
         | None
     ) = None
     deleted: list[str] | None = None
-    gone: Annotated[list[str], Meta(description="No dead letters: somebody was first.")] | None = None
+    gone: Annotated[list[str], Meta(description="No longer dead letters.")] | None = None
     left: Annotated[list[str], Meta(description="Not done, too large for one call: call again.")] | None = (
         None
     )
@@ -96,28 +94,26 @@ class DeadLetterReplayed:
     hints=writing(
         "It adds dead letters to their stream again, or deletes them, unless dry_run is true.",
         destructive=yes(
-            "delete removes dead letters for good; replay takes them off the list and adds their entries "
+            "delete removes dead letters for good; replay removes them from the list and adds their entries "
             "for all groups."
         ),
-        idempotent=no("Without entry_ids each call takes the next of the oldest letters."),
+        idempotent=no("Without entry_ids each call processes the oldest dead letters that are left."),
     ),
 )
 async def dead_letter_replay(call: Call[Bus], args: DeadLetterReplayArguments) -> DeadLetterReplayed:
     """List the dead letters of a consumer group, replay them into their stream, or delete them.
 
-    Replay and delete only tell what they would do unless dry_run is false. A letter is replayed once,
-    with its fields and sender as they were, and is then no dead letter any more.
+    Replay and delete only report what they would do unless dry_run is false. A dead letter is replayed
+    once, with its fields and sender unchanged, and is then removed.
     """
-    settings = call.bus.settings
-    check_arguments(args, _OWN)
-    check_stream(args.stream, max_bytes=settings.streams.max_name_bytes)
-    check_group(args.group, max_bytes=settings.streams.max_name_bytes)
+    check_arguments(args, _ARGUMENTS_BY_ACTION)
+    check_names(call, args.stream, args.group)
     at = None if args.cursor is None else entry_ids.split_cursor(("",), args.cursor)[0]
     letters = await call.bus.dead_letters.page(args.stream, args.group, cursor=at, count=args.count)
     if args.action == "list":
         shown, cut = bound_entries(
             [view(letters.key, entry) for entry in letters.entries],
-            settings.tools.max_result_bytes,
+            call.bus.settings.tools.max_result_bytes,
             droppable=True,
         )
         return DeadLetterReplayed(
@@ -126,32 +122,17 @@ async def dead_letter_replay(call: Call[Bus], args: DeadLetterReplayArguments) -
             next_cursor=shown[-1]["id"] if shown else at or entry_ids.ZERO,
             has_more=letters.has_more or cut,
         )
-    chosen = _complete(args.entry_ids) or [entry.id for entry in letters.entries]
+    given = dict.fromkeys(complete_entry_id(each, "entry_ids") for each in args.entry_ids or ())
+    chosen = list(given) or [entry.id for entry in letters.entries]
     groups = None
     if args.action == "replay":
-        # Before anything is done: what was done must not be lost because this could not be found out.
+        # First, because an error here after the replay would hide what was done.
         groups = await call.bus.dead_letters.other_groups(args.stream, args.group)
     disposed = await call.bus.dead_letters.dispose(
         args.stream, args.group, Disposal(args.action), chosen, dry_run=args.dry_run
     )
     added = any(one.fate is Fate.ADDED for one in disposed)
     return _answer(letters.total, disposed, args.dry_run, groups if added else None)
-
-
-def _complete(given: tuple[str, ...] | None) -> list[str]:
-    """Return entry IDs with both parts, each once."""
-    complete: dict[str, None] = {}
-    for text in given or ():
-        parts = entry_ids.parse(text)
-        if parts is None:
-            raise BusError(
-                Code.INVALID_ARGUMENT,
-                f"entry_ids names {text[:40]!r}, which is no entry ID.",
-                cause="An entry ID is milliseconds, a dash and a sequence number.",
-                next_step="Pass the id of a dead letter as action list gives it.",
-            )
-        complete[f"{parts[0]}-{parts[1]}"] = None
-    return list(complete)
 
 
 def _answer(total: int, disposed: list[Disposed], dry_run: bool, groups: int | None) -> DeadLetterReplayed:
@@ -164,8 +145,8 @@ def _answer(total: int, disposed: list[Disposed], dry_run: bool, groups: int | N
             )
         elif one.fate is Fate.RETURNED:
             replayed.append({"id": one.id, "returned": one.entry_id})
-        elif one.fate in _WHY_NOT:
-            refused.append({"id": one.id, "why": _WHY_NOT[one.fate].format(entry=one.entry_id)})
+        elif one.fate in _WHY_NOT_REPLAYABLE:
+            refused.append({"id": one.id, "why": _WHY_NOT_REPLAYABLE[one.fate].format(entry=one.entry_id)})
     return DeadLetterReplayed(
         total=total,
         dry_run=dry_run,

@@ -1,9 +1,7 @@
-"""What a tool is: name, words, argument and result classes, rights, hints and handler in one value.
+"""The definition of a tool and the registry that finds one by name.
 
-Owns the definition and the registry that finds one by name. Refuses to know MCP (see
-``tools.server``), JSON Schema and structuring (``tools.arguments``), and what any tool does:
-the bus behind a call is a type variable here, so that a definition can be read, listed and
-documented without importing Redis, MCP or the domain.
+Does not know MCP (see ``mcp_server.tool_server``), JSON Schema or structuring (``tools.arguments``). The bus
+is a type variable, so that a definition can be listed and documented without the domain.
 """
 
 from __future__ import annotations
@@ -26,15 +24,15 @@ BusT = TypeVar("BusT")
 ArgumentsT = TypeVar("ArgumentsT", bound=attrs.AttrsInstance)
 
 Progress = Callable[[float, float | None, str | None], Awaitable[None]]
-"""``(progress, total, message)``: does nothing when the caller did not ask for progress."""
+"""``(progress, total, message)``: sends a progress notification, if the caller asked for progress."""
 
-# A Google-style section header ends the part of a docstring that is written for the model.
+# The header of a section such as ``Raises:`` ends the part of a docstring that is for the model.
 _SECTION = re.compile(r"^[A-Z][A-Za-z ]*:\n", re.MULTILINE)
 _NEAREST = 3
 
 
 class Profile(enum.StrEnum):
-    """A set of tools that an installation offers; `includes` says which sets contain which."""
+    """A set of tools that an installation offers."""
 
     OBSERVER = "observer"
     WORKER = "worker"
@@ -45,8 +43,8 @@ class Profile(enum.StrEnum):
     def includes(self) -> frozenset[Profile]:
         """This profile and those it contains.
 
-        observer ⊂ worker ⊂ operator. ``red-stream`` stands beside them: it adds the names
-        of the original Red-Stream server to whichever of the three is active.
+        observer ⊂ worker ⊂ operator. ``red-stream`` adds the tools of the original Red-Stream server to any
+        of the three.
         """
         ladder = (Profile.OBSERVER, Profile.WORKER, Profile.OPERATOR)
         if self in ladder:
@@ -56,12 +54,12 @@ class Profile(enum.StrEnum):
 
 @attrs.frozen
 class Call(Generic[BusT]):
-    """What a handler is given beside its arguments; the same in both eras of MCP and in the direct lane.
+    """What a handler gets besides its arguments.
 
     Attributes:
-        bus: The domain object that does the work.
-        principal: On whose behalf.
-        progress: Tells the caller how far the call is; a call that waits should use it.
+        bus: The domain.
+        principal: On whose behalf the call is made.
+        progress: Sends progress notifications; for handlers that wait.
     """
 
     bus: BusT
@@ -71,15 +69,15 @@ class Call(Generic[BusT]):
 
 @attrs.frozen
 class StreamArguments:
-    """The streams a call touches, read from the arguments of these names.
+    """Finds the streams of a call in the arguments of these names.
 
-    An argument may hold one name, a list or tuple of names, or None (not given).
+    The value of such an argument is a name, a list or tuple of names, or None.
     """
 
     names: tuple[str, ...]
 
     def __call__(self, arguments: object) -> tuple[str, ...]:
-        """Return every stream named, in the order of the arguments, without repetition."""
+        """Return the streams in the order of the arguments, without repetition."""
         found: dict[str, None] = {}
         for name in self.names:
             value: str | Iterable[str] | None = getattr(arguments, name)
@@ -91,7 +89,7 @@ class StreamArguments:
 
 
 def named_by(*arguments: str) -> StreamArguments:
-    """Declare which arguments name streams; ``named_by()`` is a tool that touches none by name."""
+    """Declare which arguments name streams; ``named_by()`` if none does."""
     return StreamArguments(arguments)
 
 
@@ -101,19 +99,18 @@ def _is_frozen_attrs(candidate: Any) -> bool:
 
 @attrs.frozen
 class Tool(Generic[ArgumentsT]):
-    """One tool, everything about it.
+    """A tool.
 
     Attributes:
-        name: What clients call; lower case, digits and underscores.
-        title: For people, in lists.
+        name: Lower case letters, digits and underscores.
+        title: Shown to users in lists.
         description: For the model: the first part of the handler's docstring.
         arguments: A frozen attrs class; its annotations are the input schema.
-        result: An attrs class whose annotations are the output schema, or None for a tool
-            whose answer has no fixed shape.
+        result: An attrs class whose annotations are the output schema; None if the result has no schema.
         profile: The smallest profile that has it.
         permission: What the caller must be allowed to do to each of the streams.
-        streams: Which streams a call touches, for the policy.
-        hints: What it does to its surroundings, with the reasons.
+        streams: Returns the streams of a call, for the policy.
+        hints: Its annotations, with the reasons.
         handler: Does the work; raises `redstreamd.errors.BusError` for what an agent can act on.
     """
 
@@ -150,8 +147,8 @@ class Tool(Generic[ArgumentsT]):
     @streams.validator
     def _check_streams(self, _: object, value: object) -> None:
         if isinstance(value, StreamArguments):
-            known = {field.name for field in attrs.fields(self.arguments)}
-            if missing := sorted(set(value.names) - known):
+            names = {field.name for field in attrs.fields(self.arguments)}
+            if missing := sorted(set(value.names) - names):
                 raise ValueError(
                     f"tool {self.name} declares stream arguments that it does not have: {missing}"
                 )
@@ -174,15 +171,13 @@ def tool(
 ) -> Callable[[Callable[[Call[BusT], ArgumentsT], Awaitable[object]]], Tool[ArgumentsT]]:
     """Turn ``async def name(call: Call[Bus], args: NameArguments) -> NameResult`` into a `Tool`.
 
-    The function gives the name, the description (its docstring up to the first section
-    header such as ``Raises:``), the argument class (the second parameter's annotation) and
-    the result class (the return annotation, if that is an attrs class). What it means for
-    the streams it touches is given here, and none of it has a default. See `Tool` for each
-    parameter.
+    The function gives the name, the description (its docstring up to the first section header such as
+    ``Raises:``), the argument class (the second parameter's annotation) and the result class (the return
+    annotation, if that is an attrs class). See `Tool` for the parameters; none has a default.
 
     Raises:
         TypeError: When decorating: the arguments are not a frozen attrs class.
-        ValueError: When decorating: there is no docstring, or the parts contradict each other.
+        ValueError: When decorating: there is no docstring, or a stream is not an argument.
     """
 
     def define(handler: Callable[[Call[BusT], ArgumentsT], Awaitable[object]]) -> Tool[ArgumentsT]:
@@ -211,29 +206,25 @@ class UnknownToolError(LookupError):
     """No tool has this name.
 
     Attributes:
-        name: What was asked for.
+        name: The unknown name.
         nearest: Names that exist, most similar first, at most three.
     """
 
     def __init__(self, name: str, nearest: tuple[str, ...]) -> None:
-        """Record the name and what is close to it."""
+        """Record the name and similar names."""
         super().__init__(f"there is no tool {name!r}")
         self.name = name
         self.nearest = nearest
 
 
 class Registry:
-    """The tools that exist, in stable order, found by name.
-
-    Immutable. Iterating gives the tools sorted by name, which is the order of every listing:
-    a listing that never changes order can be cached by clients and compared in tests.
-    """
+    """Tools, sorted by name, which is the order of every listing. Immutable."""
 
     def __init__(self, tools: Iterable[Tool[Any]]) -> None:
         """Collect ``tools``.
 
         Raises:
-            ValueError: Two of them have the same name.
+            ValueError: Two have the same name.
         """
         self._tools: dict[str, Tool[Any]] = {}
         for each in sorted(tools, key=lambda one: one.name):
@@ -265,6 +256,6 @@ class Registry:
             raise UnknownToolError(name, nearest_names(name, self._tools, _NEAREST)) from None
 
     def for_profiles(self, profiles: Iterable[Profile]) -> Registry:
-        """Return the tools that the profiles, taken together, offer."""
+        """Return the tools of all these profiles together."""
         active = frozenset[Profile]().union(*(profile.includes for profile in profiles))
         return Registry(each for each in self if each.profile in active)

@@ -1,4 +1,4 @@
-"""group_manage: the rare and dangerous deeds on a consumer group, each with a dry run."""
+"""group_manage: destroys or changes a consumer group, each action with a dry run."""
 
 from __future__ import annotations
 
@@ -12,13 +12,14 @@ from redstreamd.policy import Permission
 from redstreamd.streams.admin.counting import Count
 from redstreamd.streams.admin.group_admin import GroupState
 from redstreamd.streams.bus import Bus
-from redstreamd.streams.names import RELEASED, check_consumer, check_group, check_stream
+from redstreamd.streams.names import RELEASED
 from redstreamd.tools import shared_arguments
-from redstreamd.tools.action_arguments import check_arguments
+from redstreamd.tools.action_arguments import check_arguments, missing_argument
 from redstreamd.tools.annotations import no, writing, yes
 from redstreamd.tools.definition import Call, Profile, named_by, tool
+from redstreamd.tools.name_checks import check_names
 
-_OWN = {
+_ARGUMENTS_BY_ACTION = {
     "destroy": ("delete_dead_letters",),
     "set_position": ("start",),
     "set_max_deliveries": ("max_deliveries",),
@@ -45,18 +46,12 @@ class GroupManageArguments:
     ) = None
     max_deliveries: (
         Annotated[
-            int,
-            Meta(
-                ge=0,
-                le=1_000_000,
-                description="set_max_deliveries: dead-letter after as many deliveries; 0 for never.",
-            ),
+            shared_arguments.MaxDeliveries,
+            Meta(description="set_max_deliveries: dead-letter after this many deliveries; 0 for never."),
         ]
         | None
     ) = None
-    consumer: (
-        Annotated[str, Meta(min_length=1, max_length=65_536, description="remove_consumer: who goes.")] | None
-    ) = None
+    consumer: Annotated[shared_arguments.Name, Meta(description="remove_consumer: its name.")] | None = None
     pending: Annotated[
         Literal["refuse", "release", "hand_over", "lose"],
         Meta(
@@ -64,10 +59,10 @@ class GroupManageArguments:
             "release them to anyone now, hand_over to to_consumer, or lose them."
         ),
     ] = "refuse"
-    to_consumer: Annotated[str, Meta(min_length=1, max_length=65_536)] | None = None
-    delete_dead_letters: Annotated[bool, Meta(description="destroy: the group's dead letters go, too.")] = (
-        False
-    )
+    to_consumer: shared_arguments.Name | None = None
+    delete_dead_letters: Annotated[
+        bool, Meta(description="destroy: also delete the group's dead letters.")
+    ] = False
     dry_run: shared_arguments.DryRun = True
 
 
@@ -76,7 +71,7 @@ class GroupManaged:
     """Answer of group_manage."""
 
     dry_run: bool
-    effect: Annotated[dict[str, Any], Meta(description="What happened, or in a dry run would happen.")]
+    effect: shared_arguments.Effect
     note: str | None = None
 
 
@@ -88,24 +83,22 @@ class GroupManaged:
     hints=writing(
         "It removes groups and consumers, and sets positions, unless dry_run is true.",
         destructive=yes(
-            "destroy forgets what is pending and where the group was; set_position skips entries; "
+            "destroy discards the pending entries and the position of the group; set_position skips entries; "
             "remove_consumer can lose what the consumer held."
         ),
         idempotent=no(
-            "A second destroy removes the group that a consumer made anew, and a second set_position undoes "
-            "what was delivered since."
+            "A second destroy removes a group that a consumer created again, and a second set_position "
+            "repeats or skips what was delivered since."
         ),
     ),
 )
 async def group_manage(call: Call[Bus], args: GroupManageArguments) -> GroupManaged:
     """Destroy a consumer group, set its position or max_deliveries, or remove a consumer.
 
-    Tells what would be lost, skipped or repeated, and does it only if dry_run is false.
+    Reports what would be lost, skipped or repeated, and does it only if dry_run is false.
     """
-    check_arguments(args, _OWN)
-    longest = call.bus.settings.streams.max_name_bytes
-    check_stream(args.stream, max_bytes=longest)
-    check_group(args.group, max_bytes=longest)
+    check_arguments(args, _ARGUMENTS_BY_ACTION)
+    check_names(call, args.stream, args.group)
     state = await call.bus.groups.state(args.stream, args.group)
     if args.action == "destroy":
         return await _destroy(call, args, state)
@@ -129,13 +122,13 @@ async def _destroy(call: Call[Bus], args: GroupManageArguments, state: GroupStat
     return GroupManaged(
         args.dry_run,
         effect,
-        "The entries stay in the stream. A consumer that goes on calling work_take creates the group anew.",
+        "The entries stay in the stream. A consumer that calls work_take creates the group again.",
     )
 
 
 async def _set_position(call: Call[Bus], args: GroupManageArguments, state: GroupState) -> GroupManaged:
     if args.start is None:
-        raise _missing("start", "It says which entry is delivered next.")
+        raise missing_argument("start", "It says which entry is delivered next.")
     move = await call.bus.groups.plan_position(args.stream, state, args.start)
     if not args.dry_run:
         await call.bus.groups.set_position(args.stream, args.group, move.position)
@@ -148,7 +141,7 @@ async def _set_position(call: Call[Bus], args: GroupManageArguments, state: Grou
             **move.repeated.json("repeated"),
             "pending_kept": state.info.pending,
         },
-        "What is pending stays so; a repeated entry that is pending is then delivered beside it."
+        "Pending entries stay pending; a repeated entry that is pending is delivered in addition."
         if move.repeated.entries and state.info.pending
         else None,
     )
@@ -156,7 +149,7 @@ async def _set_position(call: Call[Bus], args: GroupManageArguments, state: Grou
 
 async def _set_max_deliveries(call: Call[Bus], args: GroupManageArguments) -> GroupManaged:
     if args.max_deliveries is None:
-        raise _missing("max_deliveries", "It says after how many deliveries entries are dead-lettered.")
+        raise missing_argument("max_deliveries", "It says when entries are dead-lettered.")
     before = await call.bus.groups.max_deliveries(args.stream, args.group)
     if not args.dry_run:
         await call.bus.groups.set_max_deliveries(args.stream, args.group, args.max_deliveries)
@@ -172,10 +165,11 @@ async def _set_max_deliveries(call: Call[Bus], args: GroupManageArguments) -> Gr
 
 
 async def _remove_consumer(call: Call[Bus], args: GroupManageArguments) -> GroupManaged:
-    longest = call.bus.settings.streams.max_name_bytes
     if args.consumer is None:
-        raise _missing("consumer", "It says which one to remove.")
-    heir = _heir(args, longest)
+        raise missing_argument("consumer", "It says which one to remove.")
+    _check_pending(call, args)
+    # Where nothing may be pending, an entry that the consumer takes just now is released.
+    heir = args.to_consumer or (RELEASED if args.pending in ("release", "refuse") else None)
     info = await call.bus.groups.consumer(args.stream, args.group, args.consumer)
     if args.pending == "refuse" and info.pending and not args.dry_run:
         raise BusError(
@@ -197,9 +191,6 @@ async def _remove_consumer(call: Call[Bus], args: GroupManageArguments) -> Group
         return GroupManaged(
             True, effect, "It would be refused: say in pending what becomes of them." if refused else None
         )
-    if args.pending == "refuse":
-        # Should it take an entry just now, that one is released.
-        heir = RELEASED
     done = await call.bus.groups.remove_consumer(
         args.stream,
         args.group,
@@ -222,7 +213,8 @@ async def _remove_consumer(call: Call[Bus], args: GroupManageArguments) -> Group
     )
 
 
-def _heir(args: GroupManageArguments, longest: int) -> str | None:
+def _check_pending(call: Call[Bus], args: GroupManageArguments) -> None:
+    """Check that pending, consumer and to_consumer go together."""
     if (args.pending == "hand_over") != (args.to_consumer is not None):
         raise BusError(
             Code.INVALID_ARGUMENT,
@@ -233,29 +225,18 @@ def _heir(args: GroupManageArguments, longest: int) -> str | None:
     if args.pending in ("release", "refuse") and args.consumer == RELEASED:
         raise BusError(
             Code.INVALID_ARGUMENT,
-            f"What {RELEASED!r} holds is released already: nobody works on it, and anybody may take it.",
-            cause="Entries that a removed consumer held are pending in this name until somebody takes them.",
+            f"The entries of {RELEASED!r} are released already: anyone may take them.",
+            cause="Entries that a removed consumer held are pending under this name until they are taken.",
             next_step="Call work_take to get them, or give pending: 'hand_over' with to_consumer, or 'lose'.",
         )
-    if args.to_consumer is None:
-        return RELEASED if args.pending == "release" else None
-    if args.to_consumer == args.consumer:
+    if args.to_consumer is not None and args.to_consumer == args.consumer:
         raise BusError(
             Code.INVALID_ARGUMENT,
             "consumer and to_consumer are the same.",
-            cause="A consumer that goes cannot keep its entries.",
+            cause="A consumer that is removed cannot keep its entries.",
             next_step="Name another consumer, or give pending: 'release'.",
         )
-    return check_consumer(args.to_consumer, max_bytes=longest)
-
-
-def _missing(argument: str, why: str) -> BusError:
-    return BusError(
-        Code.INVALID_ARGUMENT,
-        f"{argument} is missing.",
-        cause=why,
-        next_step=f"Give {argument} with this action.",
-    )
+    check_names(call, args.stream, consumer=args.to_consumer)
 
 
 TOOLS = (group_manage,)

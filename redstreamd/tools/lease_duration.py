@@ -1,33 +1,27 @@
-"""What tools that give or renew a lease have in common: how long it may be."""
+"""The length of a lease, for the tools that give or renew one."""
 
 from __future__ import annotations
-
-from typing import Annotated
-
-from msgspec import Meta
 
 from redstreamd.errors import BusError, Code
 from redstreamd.errors.remedies import setting
 from redstreamd.streams.bus import Bus
 from redstreamd.tools.definition import Call
 
-Seconds = Annotated[float, Meta(ge=1, le=30 * 86_400, description="Length of the lease in seconds.")]
 
-
-def lease_seconds(call: Call[Bus], asked: float | None) -> float:
-    """Return the length of a lease: what was asked for, or the default.
+def lease_seconds(call: Call[Bus], requested: float | None) -> float:
+    """Return the length of a lease in seconds; without a requested length, the default.
 
     Raises:
         BusError: INVALID_ARGUMENT beyond the setting `leases.max_lease_seconds`.
     """
     leases = call.bus.settings.leases
-    if asked is None:
+    if requested is None:
         return leases.lease_seconds
-    if asked > leases.max_lease_seconds:
+    if requested > leases.max_lease_seconds:
         raise BusError(
             Code.INVALID_ARGUMENT,
-            f"lease_seconds={asked:.12g} is too long.",
+            f"lease_seconds={requested:.12g} is too long.",
             cause=f"The setting {setting('leases.max_lease_seconds')} is {leases.max_lease_seconds:.12g}.",
             next_step="Take a shorter lease and renew it with work_extend.",
         )
-    return asked
+    return requested

@@ -1,8 +1,8 @@
 """The six tools of the original Red-Stream server, under their names, for its existing users.
 
-Arguments, defaults and answers are those of the original; each answer is one text holding JSON.
-They take Redis's own positions (``0``, ``$``) and know no leases: what `read_group` delivers stays
-pending until someone acknowledges it, and work_take may hand it out after
+Names, arguments, defaults and answers are those of the original; an answer is one text of JSON. Each tool is
+an adapter to the domain. Positions are Redis's own (``0``, ``$``). There are no leases: what `read_group`
+delivers stays pending until it is acknowledged; work_take may deliver it again after
 leases.foreign_idle_seconds.
 """
 
@@ -21,13 +21,12 @@ from redstreamd.streams import entry_ids
 from redstreamd.streams.bus import Bus
 from redstreamd.streams.entry_codec import Stamp, decode
 from redstreamd.streams.error_context import explained, stream_not_found
-from redstreamd.streams.names import check_consumer, check_group, check_stream
 from redstreamd.tools import shared_arguments
 from redstreamd.tools.annotations import no, reading, writing, yes
 from redstreamd.tools.definition import Call, Profile, named_by, tool
-from redstreamd.tools.stream_naming_rule import check_new_stream
+from redstreamd.tools.name_checks import check_names, check_new_stream
 
-#: The original had no bound; one answer must still fit a message, so there are fewer if they are large.
+#: The original had no limit. If messages are large, fewer are returned, so that an answer fits a message.
 MostMessages = Annotated[int, Meta(ge=1, le=1_000, description="Most messages to return.")]
 
 
@@ -45,9 +44,9 @@ class AddStreamMessageArguments:
     permission=Permission.PUBLISH,
     streams=named_by("stream"),
     hints=writing(
-        "It adds an entry, and makes the stream if there is none.",
+        "It adds an entry, and creates the stream if it does not exist.",
         destructive=no("It only adds: it has no argument that trims."),
-        idempotent=no("Each call adds the message anew."),
+        idempotent=no("Each call adds the message again."),
     ),
 )
 async def add_stream_message(call: Call[Bus], args: AddStreamMessageArguments) -> dict[str, Any]:
@@ -71,11 +70,11 @@ class GetStreamMessagesArguments:
     profile=Profile.RED_STREAM,
     permission=Permission.READ,
     streams=named_by("stream"),
-    hints=reading("It reads with XRANGE, which no group notices."),
+    hints=reading("It reads with XRANGE, which does not affect groups."),
 )
 async def get_stream_messages(call: Call[Bus], args: GetStreamMessagesArguments) -> list[dict[str, Any]]:
     """Read messages of a stream from an entry ID on. New clients use stream_read."""
-    _check_stream(call, args.stream)
+    check_names(call, args.stream)
     start = args.start if args.start in ("-", "+") else entry_ids.position(args.start, argument="start")
     commands = call.bus.commands
     async with explained(commands, args.stream):
@@ -102,7 +101,7 @@ class CreateConsumerGroupArguments:
     permission=Permission.CONSUME,
     streams=named_by("stream"),
     hints=writing(
-        "It makes the group, and the stream if there is none.",
+        "It creates the group, and the stream if it does not exist.",
         destructive=no("It only adds: a group that exists stays as it is."),
         idempotent=yes("A group that exists stays as it is, whatever start says."),
     ),
@@ -110,7 +109,7 @@ class CreateConsumerGroupArguments:
 async def create_consumer_group(call: Call[Bus], args: CreateConsumerGroupArguments) -> dict[str, Any]:
     """Create a consumer group, and the stream if there is none. New clients use group_create."""
     await check_new_stream(call, args.stream)
-    check_group(args.group, max_bytes=call.bus.settings.streams.max_name_bytes)
+    check_names(call, args.stream, args.group)
     if args.start != "$" and entry_ids.parse(args.start) is None:
         raise BusError(
             Code.INVALID_START,
@@ -142,17 +141,14 @@ class ReadGroupArguments:
     hints=writing(
         "It delivers messages to the consumer, and makes them pending.",
         destructive=yes(
-            "What it delivers, no other consumer of the group gets, and nothing here finishes it."
+            "No other consumer of the group gets what it delivers, and no tool of this profile finishes it."
         ),
         idempotent=no("Each call delivers the next messages."),
     ),
 )
 async def read_group(call: Call[Bus], args: ReadGroupArguments) -> list[dict[str, Any]]:
     """Read new messages as a consumer of a group. New clients use work_take, which can be finished."""
-    _check_stream(call, args.stream)
-    longest = call.bus.settings.streams.max_name_bytes
-    check_group(args.group, max_bytes=longest)
-    check_consumer(args.consumer, max_bytes=longest)
+    check_names(call, args.stream, args.group, consumer=args.consumer)
     async with explained(call.bus.commands, args.stream, args.group):
         messages = await call.bus.pages.deliver(
             args.stream, args.group, args.consumer, most=args.count, most_bytes=_most_bytes(call)
@@ -176,7 +172,7 @@ class ListGroupsArguments:
 )
 async def list_groups(call: Call[Bus], args: ListGroupsArguments) -> list[dict[str, Any]]:
     """List the consumer groups of a stream."""
-    _check_stream(call, args.stream)
+    check_names(call, args.stream)
     async with explained(call.bus.commands, args.stream):
         groups = await call.bus.commands.xinfo_groups(args.stream)
     return [
@@ -217,12 +213,8 @@ async def list_streams(call: Call[Bus], args: ListStreamsArguments) -> dict[str,
     return {"streams": names}
 
 
-def _check_stream(call: Call[Bus], stream: str) -> None:
-    check_stream(stream, max_bytes=call.bus.settings.streams.max_name_bytes)
-
-
 def _most_bytes(call: Call[Bus]) -> int:
-    """Return how much content goes into one answer: half a message, since as JSON it may be twice as long."""
+    """Return how many bytes of content fit an answer: half a message, since JSON may take twice as much."""
     return call.bus.settings.limits.max_message_bytes // 2
 
 

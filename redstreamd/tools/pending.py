@@ -1,4 +1,4 @@
-"""pending_list: what was taken from a consumer group and is not finished."""
+"""pending_list: the entries that were taken from a consumer group and are not finished."""
 
 from __future__ import annotations
 
@@ -11,11 +11,11 @@ from redstreamd.policy import Permission
 from redstreamd.presentation.truncation import fitting
 from redstreamd.streams import entry_ids
 from redstreamd.streams.bus import Bus
-from redstreamd.streams.names import check_consumer, check_group, check_stream
 from redstreamd.streams.pending import Held
 from redstreamd.tools import shared_arguments
 from redstreamd.tools.annotations import reading
 from redstreamd.tools.definition import Call, Profile, named_by, tool
+from redstreamd.tools.name_checks import check_names
 
 
 @attrs.frozen
@@ -28,9 +28,9 @@ class PendingListArguments:
         None
     )
     min_idle_seconds: Annotated[
-        float, Meta(ge=0, le=10**10, description="Only entries last delivered so long ago.")
+        float, Meta(ge=0, le=10**10, description="Only entries last delivered at least this long ago.")
     ] = 0.0
-    min_deliveries: Annotated[int, Meta(ge=0, description="Only entries delivered so often.")] = 0
+    min_deliveries: Annotated[int, Meta(ge=0, description="Only entries delivered at least this often.")] = 0
     cursor: shared_arguments.Cursor | None = None
     count: shared_arguments.Count = 10
 
@@ -42,8 +42,8 @@ class PendingList:
     entries: Annotated[
         list[dict[str, Any]],
         Meta(
-            description="{id, time, consumer, idle_seconds, deliveries, lease_expires | retry_at}; neither: "
-            "held outside redstreamd."
+            description="{id, time, consumer, idle_seconds, deliveries, lease_expires | retry_at}; with "
+            "neither, another program holds it."
         ),
     ]
     pending: Annotated[int, Meta(description="Pending entries in the whole group.")]
@@ -56,18 +56,14 @@ class PendingList:
     profile=Profile.OBSERVER,
     permission=Permission.READ,
     streams=named_by("stream"),
-    hints=reading("It asks for the pending entries and when they come due; none changes hands."),
+    hints=reading("It asks for the pending entries and their due times."),
 )
 async def pending_list(call: Call[Bus], args: PendingListArguments) -> PendingList:
     """List entries that consumers of a group took and did not finish: who holds them, since and until when.
 
     A page may be short or empty while has_more is true: go on with next_cursor.
     """
-    settings = call.bus.settings
-    check_stream(args.stream, max_bytes=settings.streams.max_name_bytes)
-    check_group(args.group, max_bytes=settings.streams.max_name_bytes)
-    if args.consumer is not None:
-        check_consumer(args.consumer, max_bytes=settings.streams.max_name_bytes)
+    check_names(call, args.stream, args.group, consumer=args.consumer)
     at = None if args.cursor is None else entry_ids.split_cursor(("",), args.cursor)[0]
     page = await call.bus.pending.page(
         args.stream,
@@ -78,7 +74,7 @@ async def pending_list(call: Call[Bus], args: PendingListArguments) -> PendingLi
         min_idle_seconds=args.min_idle_seconds,
         min_deliveries=args.min_deliveries,
     )
-    shown = fitting([_line(held) for held in page.held], settings.tools.max_result_bytes)
+    shown = fitting([_line(held) for held in page.held], call.bus.settings.tools.max_result_bytes)
     cut = len(shown) < len(page.held)
     reached = shown[-1]["id"] if cut else page.next_cursor
     return PendingList(shown, page.total, reached or at or entry_ids.ZERO, page.has_more or cut)

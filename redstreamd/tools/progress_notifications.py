@@ -1,4 +1,4 @@
-"""What tools that wait have in common: how long, and telling the caller that it is still waiting."""
+"""For tools that wait: how long they may, and progress notifications meanwhile."""
 
 from __future__ import annotations
 
@@ -11,22 +11,21 @@ from redstreamd.errors import BusError
 from redstreamd.streams.bus import Bus
 from redstreamd.tools.definition import Call
 
-#: Seconds between progress notifications; well under the shortest time after which clients give up.
+#: Seconds between progress notifications; well below the shortest request timeout of known clients.
 _INTERVAL = 5.0
 
 T = TypeVar("T")
 
 
-def wait_seconds(call: Call[Bus], asked: float | None, *, default: float | None = None) -> float:
-    """Return how long a call may wait: what it asked for, or the default, within the settings' bound."""
+def wait_seconds(call: Call[Bus], requested: float | None) -> float:
+    """Return how many seconds a call may wait: as requested, or the default, within the settings' limit."""
     tools = call.bus.settings.tools
-    if asked is None:
-        asked = tools.default_wait_seconds if default is None else default
-    return min(asked, tools.max_wait_seconds)
+    seconds = tools.default_wait_seconds if requested is None else requested
+    return min(seconds, tools.max_wait_seconds)
 
 
-async def reporting(call: Call[Bus], seconds: float, wait: Callable[[], Awaitable[T]]) -> T:
-    """Run `wait`, sending progress every few seconds to a caller that asked for it.
+async def with_progress(call: Call[Bus], seconds: float, wait: Callable[[], Awaitable[T]]) -> T:
+    """Await `wait` and send progress notifications, if the caller asked for them.
 
     Raises:
         BusError: What `wait` raised.
@@ -38,16 +37,16 @@ async def reporting(call: Call[Bus], seconds: float, wait: Callable[[], Awaitabl
             await trio.sleep(_INTERVAL)
             await call.progress(trio.current_time() - began, seconds, "waiting for entries")
 
-    # Errors leave the nursery one by one, not in a group: callers handle a BusError.
-    answer: list[T] = []
+    # A BusError leaves the nursery by itself, not in a group.
+    results: list[T] = []
     failure: BusError | None = None
     async with trio.open_nursery() as nursery:
         nursery.start_soon(report)
         try:
-            answer.append(await wait())
+            results.append(await wait())
         except BusError as error:
             failure = error
         nursery.cancel_scope.cancel()
     if failure is not None:
         raise failure
-    return answer[0]
+    return results[0]

@@ -1,4 +1,4 @@
-"""stream_add: publishing."""
+"""stream_add: publishes entries."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from redstreamd.streams.entry_codec import Stamp
 from redstreamd.tools import shared_arguments
 from redstreamd.tools.annotations import no, writing, yes
 from redstreamd.tools.definition import Call, Profile, named_by, tool
-from redstreamd.tools.stream_naming_rule import check_new_stream
+from redstreamd.tools.name_checks import check_new_stream
 
 
 @attrs.frozen
@@ -34,14 +34,14 @@ class StreamAddArguments:
             int,
             Meta(
                 ge=1,
-                description="Cut the stream to its newest entries, this many, and those that a group has "
+                description="Trim the stream to this many of its newest entries, and those that a group has "
                 "not finished.",
             ),
         ]
         | None
     ) = None
     max_age_seconds: (
-        Annotated[float, Meta(ge=0.001, le=10**10, description="Cut off older entries, likewise.")] | None
+        Annotated[float, Meta(ge=0.001, le=10**10, description="Trim older entries, likewise.")] | None
     ) = None
     durability: Annotated[
         Literal["memory", "replicated", "fsynced"],
@@ -61,7 +61,7 @@ class StreamAdded:
     """Answer of stream_add."""
 
     ids: Annotated[list[str], Meta(description="Entry IDs, in the order of entries.")]
-    duplicate: Annotated[bool, Meta(description="The key was known; nothing was added now.")] = False
+    duplicate: Annotated[bool, Meta(description="The key was used before; nothing was added now.")] = False
     deduplicated_for_seconds: float | None = None
     durability: (
         Annotated[
@@ -74,7 +74,7 @@ class StreamAdded:
         | None
     ) = None
     kept_for: (
-        Annotated[str, Meta(description="Group for which entries stay that would else have been cut.")] | None
+        Annotated[str, Meta(description="Group that needs entries, which were therefore not trimmed.")] | None
     ) = None
     warning: Annotated[str, Meta(description="What is unusual about the new stream's name.")] | None = None
 
@@ -85,13 +85,13 @@ class StreamAdded:
     permission=Permission.PUBLISH,
     streams=named_by("stream"),
     hints=writing(
-        "It adds entries, and makes the stream if there is none.",
+        "It adds entries, and creates the stream if it does not exist.",
         destructive=yes(
-            "max_length and max_age_seconds cut entries of others off the stream, all but those that a group "
-            "has not finished."
+            "max_length and max_age_seconds trim entries of others, except those that a group has not "
+            "finished."
         ),
         idempotent=no(
-            "Without an idempotency_key each call adds the entries anew; with one, after its window."
+            "Without an idempotency_key each call adds the entries again; with one, after its window."
         ),
     ),
 )
@@ -101,10 +101,9 @@ async def stream_add(call: Call[Bus], args: StreamAddArguments) -> StreamAdded:
     The server gives each entry its ID and time, and the daemon stamps the sender. Give an
     idempotency_key whenever a repeated publication would do harm.
     """
-    settings = call.bus.settings
     warning = await check_new_stream(call, args.stream)
     if args.reply_to is not None:
-        # Whoever answers makes this stream, and can do nothing about its name.
+        # The reply creates this stream, and whoever replies cannot change its name.
         await check_new_stream(call, args.reply_to)
     added = await call.bus.publisher.add(
         args.stream,
@@ -115,7 +114,7 @@ async def stream_add(call: Call[Bus], args: StreamAddArguments) -> StreamAdded:
         max_age_seconds=args.max_age_seconds,
         durability=Durability(args.durability),
     )
-    window = settings.leases.idempotency_window_seconds
+    window = call.bus.settings.leases.idempotency_window_seconds
     return StreamAdded(
         ids=added.ids,
         duplicate=added.duplicate,

@@ -1,4 +1,4 @@
-"""stream_list, stream_read, stream_wait: looking at streams without side effects."""
+"""stream_list, stream_read, stream_wait: read streams without side effects."""
 
 from __future__ import annotations
 
@@ -10,15 +10,14 @@ from msgspec import Meta
 from redstreamd.errors import BusError, Code
 from redstreamd.policy import Permission
 from redstreamd.presentation.entries import view
-from redstreamd.presentation.truncation import fitting
+from redstreamd.presentation.truncation import bound_entries, fitting
 from redstreamd.presentation.views import stream_line
 from redstreamd.streams.bus import Bus
-from redstreamd.streams.names import check_stream
 from redstreamd.tools import shared_arguments
 from redstreamd.tools.annotations import reading
 from redstreamd.tools.definition import Call, Profile, named_by, tool
-from redstreamd.tools.progress_notifications import reporting, wait_seconds
-from redstreamd.tools.results import bound_entries
+from redstreamd.tools.name_checks import check_names
+from redstreamd.tools.progress_notifications import wait_seconds, with_progress
 
 
 @attrs.frozen
@@ -87,15 +86,14 @@ class StreamPage:
     profile=Profile.OBSERVER,
     permission=Permission.READ,
     streams=named_by("stream"),
-    hints=reading("It reads with XRANGE, which no group notices."),
+    hints=reading("It reads with XRANGE, which does not affect groups."),
 )
 async def stream_read(call: Call[Bus], args: StreamReadArguments) -> StreamPage:
     """Read entries of a stream, a page at a time, without taking them from anyone.
 
     Forward begins with the earliest entry, backward with the latest.
     """
-    settings = call.bus.settings
-    check_stream(args.stream, max_bytes=settings.streams.max_name_bytes)
+    check_names(call, args.stream)
     page = await call.bus.reader.read(
         args.stream,
         start=args.start,
@@ -107,7 +105,7 @@ async def stream_read(call: Call[Bus], args: StreamReadArguments) -> StreamPage:
     )
     shown, dropped = bound_entries(
         [view(args.stream, entry) for entry in page.entries],
-        settings.tools.max_result_bytes,
+        call.bus.settings.tools.max_result_bytes,
         droppable=True,
     )
     if dropped:
@@ -149,9 +147,8 @@ async def stream_wait(call: Call[Bus], args: StreamWaitArguments) -> StreamWaite
     Without a cursor it waits for what comes after this call. When nothing came in time the answer
     has no entries and timed_out is true: call again with next_cursor, and nothing is missed.
     """
-    settings = call.bus.settings
     for stream in args.streams:
-        check_stream(stream, max_bytes=settings.streams.max_name_bytes)
+        check_names(call, stream)
     if len(set(args.streams)) < len(args.streams):
         raise BusError(
             Code.INVALID_ARGUMENT,
@@ -160,7 +157,7 @@ async def stream_wait(call: Call[Bus], args: StreamWaitArguments) -> StreamWaite
             next_step="Name each stream once.",
         )
     seconds = wait_seconds(call, args.timeout_seconds)
-    waited = await reporting(
+    waited = await with_progress(
         call,
         seconds,
         lambda: call.bus.reader.wait(
@@ -173,7 +170,7 @@ async def stream_wait(call: Call[Bus], args: StreamWaitArguments) -> StreamWaite
     )
     shown, _ = bound_entries(
         [view(stream, entry) for stream, entry in waited.entries],
-        settings.tools.max_result_bytes,
+        call.bus.settings.tools.max_result_bytes,
         droppable=True,
     )
     return StreamWaited(

@@ -1,4 +1,4 @@
-"""request_reply: asking over a stream and waiting for the answer."""
+"""request_reply: publishes a request and waits for the reply."""
 
 from __future__ import annotations
 
@@ -9,14 +9,14 @@ from msgspec import Meta
 
 from redstreamd.policy import Permission
 from redstreamd.presentation.entries import view
+from redstreamd.presentation.truncation import bound_entries
 from redstreamd.streams.bus import Bus
 from redstreamd.streams.request_reply import Request
 from redstreamd.tools import shared_arguments
 from redstreamd.tools.annotations import no, writing, yes
 from redstreamd.tools.definition import Call, Profile, named_by, tool
-from redstreamd.tools.progress_notifications import reporting, wait_seconds
-from redstreamd.tools.results import bound_entries
-from redstreamd.tools.stream_naming_rule import check_new_stream, joined
+from redstreamd.tools.name_checks import check_new_stream, join_warnings
+from redstreamd.tools.progress_notifications import wait_seconds, with_progress
 
 
 @attrs.frozen
@@ -27,10 +27,10 @@ class RequestReplyArguments:
     entry: Annotated[dict[str, Any], Meta(description="The request, a JSON object.")]
     timeout_seconds: shared_arguments.Timeout | None = None
     correlation_id: (
-        Annotated[str, Meta(min_length=1, max_length=256, description="Default a new one.")] | None
+        Annotated[str, Meta(min_length=1, max_length=256, description="Default: a new one.")] | None
     ) = None
     reply_to: (
-        Annotated[str, Meta(min_length=1, max_length=512, description="Reply stream; default your own.")]
+        Annotated[str, Meta(min_length=1, max_length=512, description="Reply stream; default: your own.")]
         | None
     ) = None
     idempotency_key: shared_arguments.IdempotencyKey | None = None
@@ -52,7 +52,7 @@ class RequestReplied:
     next_call: (
         Annotated[
             dict[str, Any],
-            Meta(description="{tool, arguments, match}: gets a late reply; it is the entry that matches."),
+            Meta(description="{tool, arguments, match}: gets a late reply, the entry that matches."),
         ]
         | None
     ) = None
@@ -64,12 +64,12 @@ class RequestReplied:
     permission=Permission.PUBLISH,
     streams=named_by("stream", "reply_to"),
     hints=writing(
-        "It adds the request, and makes the reply stream, which expires when it is not used.",
+        "It adds the request, and creates the reply stream, which expires when it is not used.",
         destructive=yes(
-            "It cuts the caller's own reply stream to its newest 10,000 replies, whether or not anybody has "
-            "read the others."
+            "It trims the caller's own reply stream to its newest 10,000 replies, whether or not the others "
+            "were read."
         ),
-        idempotent=no("Without correlation_id or idempotency_key each call asks anew."),
+        idempotent=no("Without correlation_id or idempotency_key each call adds a request."),
     ),
 )
 async def request_reply(call: Call[Bus], args: RequestReplyArguments) -> RequestReplied:
@@ -81,7 +81,7 @@ async def request_reply(call: Call[Bus], args: RequestReplyArguments) -> Request
     """
     warning = await check_new_stream(call, args.stream)
     if args.reply_to is not None:
-        warning = joined(warning, await check_new_stream(call, args.reply_to))
+        warning = join_warnings(warning, await check_new_stream(call, args.reply_to))
     request = Request(
         stream=args.stream,
         members=args.entry,
@@ -91,7 +91,7 @@ async def request_reply(call: Call[Bus], args: RequestReplyArguments) -> Request
         idempotency_key=args.idempotency_key,
     )
     seconds = wait_seconds(call, args.timeout_seconds)
-    asked = await reporting(
+    asked = await with_progress(
         call, seconds, lambda: call.bus.requests.request(request, timeout_seconds=seconds)
     )
     reply = None

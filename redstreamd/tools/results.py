@@ -1,11 +1,7 @@
-"""A tool's answer: structured content, and the same as text.
+"""The result of ``tools/call`` for a success and for a failure, as plain JSON values.
 
-Owns the form of a result and of a failure as ``tools/call`` returns them, as plain JSON values.
-Knows no SDK: what is built here is the body of the JSON-RPC result in every era and in every lane.
-How the entries in it stay small is in ``streams.bounds``.
-
-Every answer is given twice, as ``structuredContent`` and as one text block with the same JSON: the
-specification recommends it for clients that know only the text
+Every result holds its content twice, as ``structuredContent`` and as a text block with the same JSON. The
+specification recommends that for clients that know only the text
 (https://modelcontextprotocol.io/specification/2025-11-25/server/tools#structured-content).
 """
 
@@ -24,21 +20,17 @@ from cattrs.fns import identity
 from cattrs.gen import make_dict_unstructure_fn, override
 
 from redstreamd.errors import BusError
-from redstreamd.presentation.truncation import bound_entries
 
-__all__ = ["bound_entries", "failure", "success"]
-
-# A part of an error is a sentence or two; a longer one would be content that slipped in.
+# Characters of a message, cause or next step, which are a few sentences; the rest is cut off.
 _MAX_ERROR_PART = 2_000
 
 
 def success(result: object) -> dict[str, Any]:
     """Return the ``tools/call`` result for what a handler returned.
 
-    An attrs instance or a mapping becomes structured content and its JSON text; members that are
-    None and have None as their default are left out. Anything else becomes text alone (revisions
-    before 2026-07-28 allow nothing but an object as structured content): a string as it is, the
-    rest as JSON.
+    An attrs instance or a mapping becomes structured content and its JSON text; members that are None by
+    default are left out. Anything else becomes text only, because revisions before 2026-07-28 allow only an
+    object as structured content: a string as it is, the rest as JSON.
     """
     if isinstance(result, str):
         return {"content": [{"type": "text", "text": result}], "isError": False}
@@ -50,7 +42,7 @@ def success(result: object) -> dict[str, Any]:
 
 
 def failure(error: BusError) -> dict[str, Any]:
-    """Return the ``tools/call`` result for a call that failed in a way its caller can act on."""
+    """Return the ``tools/call`` result for a `BusError`."""
     message, cause, next_step = (_sentence(part) for part in (error.message, error.cause, error.next_step))
     text = f"{error.code}: {message} Cause: {cause} Next step: {next_step}"
     members = {"code": str(error.code), "message": message, "cause": cause, "next_step": next_step}
@@ -64,7 +56,7 @@ def _sentence(text: str) -> str:
 
 
 def _is_plain(hint: Any) -> bool:
-    """Say whether a value of this type is its own JSON value, so that nobody need walk through it."""
+    """Whether values of this type are JSON values and need no conversion."""
     if hint in (Any, str, int, float, bool, None, type(None)):
         return True
     origin, inner = typing.get_origin(hint), typing.get_args(hint)
@@ -87,7 +79,6 @@ def _unstructurer(cls: type[attrs.AttrsInstance], converter: cattrs.Converter) -
     return make_dict_unstructure_fn(cls, converter, **members)
 
 
-# JSON has one kind of list: the SDK's in-process client, for one, validates what it is given
-# without a trip through JSON, where a tuple is no array.
+# Tuples become lists, because the SDK's in-process client validates the values without encoding them.
 _CONVERTER = cattrs.Converter(unstruct_collection_overrides={Sequence: list, frozenset: list, tuple: list})
 _CONVERTER.register_unstructure_hook_factory(attrs.has, _unstructurer)

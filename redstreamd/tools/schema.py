@@ -1,19 +1,17 @@
-"""JSON Schema from attrs classes, in the dialect that every provider of models takes.
+"""JSON Schema 2020-12 for a tool's arguments and its result, from attrs classes.
 
-Owns the two schemas of a tool, both plain JSON Schema 2020-12: of its arguments and of its result.
-`msgspec.json.schema_components` does the translation; what is added here is inlining, leaving out what says
-nothing, and the check against the dialect (``tools.dialect``). Knows nothing of values: see
-``tools.arguments`` for what accepts them.
+`msgspec.json.schema_components` translates the classes. This module inlines references, removes redundant
+keywords, and checks the result against the dialect that every provider of models takes
+(``tools.schema_dialect``). ``tools.arguments`` checks values.
 
-What the dialect cannot say, and is checked or given all the same:
+The dialect cannot express:
 
-- That an argument of another name is refused. Google's API takes no ``additionalProperties``.
-- Which members a successful result always has. MCP exempts results with ``isError`` from the output schema
-  and the Python SDK's client honours that, but the client of the TypeScript SDK (1.x) validates every
-  structured content it receives, so that a schema which requires members of a success would put "does not
-  match the tool's output schema" in the place of our message, cause and next step
-  (modelcontextprotocol/typescript-sdk issue 1943). A union of both is not in the dialect. `always_present`
-  says it to tests and to the documentation.
+- That an argument of another name is refused. Google's API does not take ``additionalProperties``.
+- Which members a successful result always has. MCP exempts results with ``isError`` from the output schema,
+  but the client of the TypeScript SDK (1.x) validates every structured content that it receives. With a
+  schema that requires members, it would replace our message, cause and next step by "does not match the
+  tool's output schema" (modelcontextprotocol/typescript-sdk issue 1943). A union is not in the dialect.
+  Tests and documentation use `always_present` instead.
 """
 
 from __future__ import annotations
@@ -36,12 +34,10 @@ Schema = dict[str, Any]
 def arguments_schema(arguments: type[attrs.AttrsInstance]) -> Schema:
     """Return the input schema of a tool: flat, without null.
 
-    An argument that may be left out is one with a default. ``T | None = None`` is shown as an
-    optional T: None means "not given", so null has no place among the values (see
-    ``tools.arguments`` for how an explicit null is read).
+    Arguments with a default are optional. ``T | None = None`` is an optional T, since None means "not given".
 
     Raises:
-        TypeError: An argument is itself a class, or is something that the dialect cannot say.
+        TypeError: An argument is itself a class, or cannot be expressed in the dialect.
     """
     schema = _inlined(arguments)
     for name, member in schema["properties"].items():
@@ -51,13 +47,13 @@ def arguments_schema(arguments: type[attrs.AttrsInstance]) -> Schema:
 
 
 def result_schema(result: type[attrs.AttrsInstance]) -> Schema:
-    """Return the output schema of a tool: what its members are, if it has them.
+    """Return the output schema of a tool.
 
-    It is open, so that a later version may add members, and requires nothing at its root, so that a failure
-    meets it, too. A member declared ``T | None = None`` is left out when it is None.
+    It is open, so that a later version may add members, and requires no members at its root, so that a
+    failure matches it, too. A member declared ``T | None = None`` is left out when it is None.
 
     Raises:
-        TypeError: A member has the name of one of a failure's, or is something that the dialect cannot say.
+        TypeError: A member has the name of a failure's member, or cannot be expressed in the dialect.
     """
     schema = _inlined(result)
     if clash := sorted(set(FAILURE) & set(schema["properties"])):
@@ -72,7 +68,7 @@ def always_present(result: type[attrs.AttrsInstance]) -> tuple[str, ...]:
 
 
 def describe(schema: Schema) -> str:
-    """Say in words which values a schema accepts, for error messages; "an integer from 1 to 100"."""
+    """Describe the values that a schema accepts, for error messages: "an integer from 1 to 100"."""
     if "enum" in schema:
         return "one of " + ", ".join(json.dumps(choice, ensure_ascii=False) for choice in schema["enum"])
     match schema["type"]:
@@ -116,17 +112,17 @@ def _inlined(cls: type[attrs.AttrsInstance]) -> Schema:
 
 
 def _simplified(schema: Schema, components: Mapping[str, Schema], inside: tuple[str, ...]) -> Schema:
-    """Return ``schema`` with references inlined, without null for "not given" and what says nothing."""
+    """Return ``schema`` with references inlined, without null and redundant keywords."""
     if "$ref" in schema:
         name = schema["$ref"].rpartition("/")[2]
         if name in inside:
-            raise TypeError(f"{name} contains itself; a schema without $ref cannot say that")
-        # A class's docstring and name are for people who read the code. What the model should know
-        # of it stands where it is used, beside the reference.
+            raise TypeError(f"{name} contains itself; a schema without $ref cannot express that")
+        # A class's docstring and name are for readers of the code. The description for the model is beside
+        # the reference.
         body = {key: value for key, value in components[name].items() if key not in ("title", "description")}
         beside = {key: value for key, value in schema.items() if key != "$ref"}
         return {**_simplified(body, components, (*inside, name)), **beside}
-    result = {key: value for key, value in schema.items() if not _says_nothing(key, value)}
+    result = {key: value for key, value in schema.items() if not _is_redundant(key, value)}
     if "anyOf" in result and schema.get("default", ...) is None:
         choices = [choice for choice in result["anyOf"] if choice != {"type": "null"}]
         if len(choices) == 1:
@@ -145,12 +141,12 @@ def _simplified(schema: Schema, components: Mapping[str, Schema], inside: tuple[
     return result
 
 
-def _says_nothing(key: str, value: object) -> bool:
+def _is_redundant(key: str, value: object) -> bool:
     return key == "title" or (key == "default" and value in (None, (), [], {}))
 
 
 def _open(schema: Schema) -> None:
-    """Leave out defaults, which say nothing of a result, and what the values of a map are."""
+    """Remove defaults, which mean nothing in a result, and the types of a map's values."""
     schema.pop("default", None)
     schema.pop("additionalProperties", None)
     for member in schema.get("properties", {}).values():

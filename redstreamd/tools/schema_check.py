@@ -1,7 +1,6 @@
-"""Holds schemas against the dialect that every provider of models takes (see ``tools.dialect``).
+"""Checks published schemas against the dialect that every provider of models takes.
 
-Owns how a fault is found and told. Knows nothing of Python types: what it checks are plain JSON values, as
-they are published.
+``tools.schema_dialect`` has the rules. What is checked are plain JSON values, not Python types.
 """
 
 from __future__ import annotations
@@ -22,7 +21,7 @@ from redstreamd.tools.schema_dialect import (
     TOOL_NAME,
 )
 
-#: The keywords that a schema of each type may have, besides those that all may have.
+#: The keywords that a schema of each type may have, in addition to the common ones.
 KEYWORDS: Mapping[str, frozenset[str]] = {
     "string": frozenset({"default", "enum", "minLength", "maxLength"}),
     "integer": frozenset({"default", "minimum", "maximum"}),
@@ -45,12 +44,12 @@ _PYTHON: Mapping[str, tuple[type, ...]] = {
 
 @attrs.frozen
 class Fault:
-    """What some provider would refuse.
+    """A violation of a rule.
 
     Attributes:
-        rule: The name of the `Rule` that is broken.
+        rule: The name of the `Rule`.
         place: Where in the schema: ``properties.count``, or "" for the root.
-        problem: What is there.
+        problem: What was found there.
     """
 
     rule: str

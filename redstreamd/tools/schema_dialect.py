@@ -1,14 +1,12 @@
-"""The dialect of JSON Schema that every provider of models takes: its rules, each with its sources.
+"""The rules of the JSON Schema dialect that every provider of models takes, with their sources.
 
-Owns what a published schema may look like; ``tools.dialect_check`` holds schemas against it.
+A client passes a tool's schema to the provider of its model, often unchanged. A provider that does not take
+one schema refuses the whole request, so one such schema makes all tools of all servers unusable. Providers
+differ, so these are the rules of all of them together. What the dialect cannot express is not published, but
+still checked by the tool. ``tools.schema_check`` checks schemas against the rules.
 
-A client hands a tool's schema over to the provider of its model, often as it stands. A provider that does
-not take the schema of one tool refuses the whole request, so that one wrong schema makes all tools of all
-servers unusable. No two providers take the same, so these are the rules of all of them together. What
-cannot be said in the dialect is not published, and the tool checks it all the same.
-
-The rules hold for output schemas, too: some clients hand these over as well (google-gemini/gemini-cli issue
-13694, vercel/ai pull request 20021).
+The rules hold for output schemas, too, because some clients pass these on as well (google-gemini/gemini-cli
+issue 13694, vercel/ai pull request 20021).
 """
 
 from __future__ import annotations
@@ -33,10 +31,10 @@ class Rule:
     """One rule.
 
     Attributes:
-        name: How `Fault` calls it.
-        text: What it demands, for people.
-        sources: Where it is documented, or was reported: addresses, or ``owner/repository#number`` of an
-            issue or pull request on GitHub.
+        name: Its name in `Fault` and in the documentation.
+        text: What it demands.
+        sources: Documentation and reports: URLs, or ``owner/repository#number`` of an issue or pull request
+            on GitHub.
     """
 
     name: str

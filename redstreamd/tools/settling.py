@@ -1,4 +1,4 @@
-"""work_done, work_extend, work_fail: finishing work, keeping it, or giving it back."""
+"""work_done, work_extend, work_fail: finish entries of a lease, renew the lease, or give entries back."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from redstreamd.streams.replies import Replied
 from redstreamd.tools import shared_arguments
 from redstreamd.tools.annotations import no, writing, yes
 from redstreamd.tools.definition import Call, Profile, named_by, tool
-from redstreamd.tools.lease_duration import Seconds, lease_seconds
+from redstreamd.tools.lease_duration import lease_seconds
 
 _SHORTENED = "lease_seconds is less than was left: {count} of these entries come due earlier than before."
 
@@ -49,7 +49,7 @@ class WorkDone:
     reply: (
         Annotated[
             dict[str, Any],
-            Meta(description="{stream, id, duplicate}; no id: an earlier attempt's other reply stands."),
+            Meta(description="{stream, id, duplicate}; no id: an earlier attempt published another reply."),
         ]
         | None
     ) = None
@@ -66,11 +66,11 @@ class WorkDone:
     hints=writing(
         "It acknowledges entries, adds the reply, and with delete deletes entries.",
         destructive=yes(
-            "delete removes entries from the stream, for those who read it without a group, too. What is "
-            "acknowledged is pending no more. A reply cuts the reply stream to its newest 10,000."
+            "delete removes entries from the stream, also for readers without a group. Acknowledged entries "
+            "are no longer pending. A reply trims the reply stream to its newest 10,000."
         ),
         idempotent=yes(
-            "The same call leaves alone what is acknowledged, also with delete, and a reply is added once."
+            "The same call does not change acknowledged entries, also with delete, and a reply is added once."
         ),
     ),
 )
@@ -94,7 +94,7 @@ async def work_done(call: Call[Bus], args: WorkDoneArguments) -> WorkDone:
             args.lease, call.principal.name, Action.DONE, entry_ids=args.entry_ids, delete=args.delete
         )
     if answered is None:
-        # Else something was done, and the answer tells of it.
+        # With a reply the call had an effect, which the result must report.
         _refuse_if_all_lost(settled)
     return WorkDone(
         done=settled.ids(Outcome.DONE),
@@ -106,8 +106,8 @@ async def work_done(call: Call[Bus], args: WorkDoneArguments) -> WorkDone:
 
 
 def _published(answered: Replied) -> dict[str, Any]:
-    told: dict[str, Any] = {"stream": answered.stream, "duplicate": answered.duplicate}
-    return told if answered.id is None else told | {"id": answered.id}
+    reply: dict[str, Any] = {"stream": answered.stream, "duplicate": answered.duplicate}
+    return reply if answered.id is None else reply | {"id": answered.id}
 
 
 @attrs.frozen
@@ -115,7 +115,7 @@ class WorkExtendArguments:
     """Arguments of work_extend."""
 
     lease: shared_arguments.LeaseToken
-    lease_seconds: Seconds | None = None
+    lease_seconds: shared_arguments.LeaseSeconds | None = None
     entry_ids: shared_arguments.EntryIds | None = None
     stream: shared_arguments.Stream | None = None
     group: shared_arguments.Group | None = None
@@ -138,11 +138,9 @@ class WorkExtended:
     permission=Permission.CONSUME,
     streams=named_by("stream"),
     hints=writing(
-        "It moves the time at which the caller's own lease runs out.",
-        destructive=no("No entry goes and no entry changes hands: only the holder of the lease can call it."),
-        idempotent=no(
-            "The lease runs on from the time of the call, so each later call makes it last longer."
-        ),
+        "It changes the time at which the caller's own lease runs out.",
+        destructive=no("It removes no entry and gives none to another consumer."),
+        idempotent=no("The lease is renewed from the time of the call, so a later call makes it end later."),
     ),
 )
 async def work_extend(call: Call[Bus], args: WorkExtendArguments) -> WorkExtended:
@@ -200,11 +198,11 @@ class WorkFailed:
     hints=writing(
         "It gives the caller's own entries back to the group, or makes them dead letters.",
         destructive=yes(
-            "As a dead letter an entry is pending no more, and no consumer of the group gets it; a retry "
-            "after too many deliveries ends so, too."
+            "No consumer of the group gets an entry that is a dead letter; a retry after too many deliveries "
+            "makes one, too."
         ),
         idempotent=yes(
-            "What an attempt gave back is settled for that attempt, and the same call leaves it alone."
+            "What an attempt gave back is settled for that attempt, and the same call does not change it."
         ),
     ),
 )
@@ -233,7 +231,7 @@ async def work_fail(call: Call[Bus], args: WorkFailArguments) -> WorkFailed:
 
 
 def _check_lease(call: Call[Bus], token: str, stream: str | None, group: str | None) -> None:
-    """Refuse a lease of another stream or group than the caller names, if it names one."""
+    """Raise INVALID_ARGUMENT if the caller names another stream or group than that of the lease."""
     if stream is group is None:
         return
     lease = call.bus.work.read_lease(token, call.principal.name)
@@ -254,7 +252,7 @@ def _refuse_if_all_lost(settled: Settled) -> None:
             Code.LEASE_LOST,
             f"Nothing was changed: another attempt owns {', '.join(lost[:10])} now.",
             cause="The lease ran out and the entries were taken again, or a newer lease replaced it.",
-            next_step="Drop this work, others do it; call work_take for more, and extend leases in time.",
+            next_step="Drop these entries; call work_take for more, and extend leases in time.",
         )
 
 

@@ -1,4 +1,4 @@
-"""stream_manage: removing entries or whole streams, with regard for those who still need them."""
+"""stream_manage: removes entries or a stream, unless a group still needs them."""
 
 from __future__ import annotations
 
@@ -9,17 +9,16 @@ from msgspec import Meta
 
 from redstreamd.errors import BusError, Code
 from redstreamd.policy import Permission
-from redstreamd.streams import entry_ids
 from redstreamd.streams.admin.stream_admin import Cut, Removal
 from redstreamd.streams.bus import Bus
 from redstreamd.streams.diagnosis.lag import Shape
-from redstreamd.streams.names import check_stream
 from redstreamd.tools import shared_arguments
-from redstreamd.tools.action_arguments import check_arguments
+from redstreamd.tools.action_arguments import check_arguments, complete_entry_id, missing_argument
 from redstreamd.tools.annotations import no, writing, yes
 from redstreamd.tools.definition import Call, Profile, named_by, tool
+from redstreamd.tools.name_checks import check_names
 
-_OWN = {
+_ARGUMENTS_BY_ACTION = {
     "trim": ("max_length", "min_id", "max_age_seconds"),
     "delete_entries": ("entry_ids",),
     "delete": ("delete_dead_letters",),
@@ -32,20 +31,24 @@ class StreamManageArguments:
 
     stream: shared_arguments.Stream
     action: Literal["trim", "delete_entries", "delete"]
-    max_length: Annotated[int, Meta(ge=0, description="trim to the newest entries, this many.")] | None = None
-    min_id: Annotated[str, Meta(max_length=64, description="trim entries below this entry ID.")] | None = None
-    max_age_seconds: Annotated[float, Meta(ge=0, le=10**10, description="trim older entries.")] | None = None
+    max_length: (
+        Annotated[int, Meta(ge=0, description="trim: keep this many of the newest entries.")] | None
+    ) = None
+    min_id: Annotated[str, Meta(max_length=64, description="trim: remove entries below this ID.")] | None = (
+        None
+    )
+    max_age_seconds: (
+        Annotated[float, Meta(ge=0, le=10**10, description="trim: remove older entries.")] | None
+    ) = None
     entry_ids: (
-        Annotated[
-            tuple[Annotated[str, Meta(max_length=64)], ...],
-            Meta(min_length=1, max_length=100, description="delete_entries: which."),
-        ]
-        | None
+        Annotated[shared_arguments.SomeEntryIds, Meta(description="delete_entries: their IDs.")] | None
     ) = None
     delete_dead_letters: Annotated[
-        bool, Meta(description="delete: the dead letters of its groups go, too.")
+        bool, Meta(description="delete: also delete the dead letters of its groups.")
     ] = False
-    force: Annotated[bool, Meta(description="Even what groups have pending or did not get yet.")] = False
+    force: Annotated[
+        bool, Meta(description="Remove even what groups have pending or have not received yet.")
+    ] = False
     dry_run: shared_arguments.DryRun = True
 
 
@@ -54,7 +57,7 @@ class StreamManaged:
     """Answer of stream_manage."""
 
     dry_run: bool
-    effect: Annotated[dict[str, Any], Meta(description="What happened, or in a dry run would happen.")]
+    effect: shared_arguments.Effect
     needed_by: (
         Annotated[
             list[dict[str, str]],
@@ -72,17 +75,17 @@ class StreamManaged:
     streams=named_by("stream"),
     hints=writing(
         "It removes entries or the stream, unless dry_run is true.",
-        destructive=yes("It is there to remove entries; with force also what groups have not finished."),
-        idempotent=no("A second call removes what was added or grew old since the first."),
+        destructive=yes("It removes entries; with force also those that groups have not finished."),
+        idempotent=no("A second call removes what was added or became too old since the first."),
     ),
 )
 async def stream_manage(call: Call[Bus], args: StreamManageArguments) -> StreamManaged:
     """Trim a stream, delete some of its entries, or delete it.
 
-    Tells what would go and who needs it, and does it only if dry_run is false. What a group has pending
-    or did not get yet is removed only with force.
+    Reports what would be removed and who needs it, and does it only if dry_run is false. What a group has
+    pending or has not received yet is removed only with force.
     """
-    check_stream(args.stream, max_bytes=call.bus.settings.streams.max_name_bytes)
+    check_names(call, args.stream)
     _check(args)
     admin = call.bus.streams
     shape = await admin.shape(args.stream)
@@ -96,8 +99,8 @@ async def stream_manage(call: Call[Bus], args: StreamManageArguments) -> StreamM
         elif args.dry_run:
             effect |= (await admin.count_below(args.stream, boundary)).json("removed")
     elif args.action == "delete_entries":
-        # Each once: one that is named twice can be deleted once.
-        named = {_complete(text, "entry_ids"): None for text in args.entry_ids or ()}
+        # Without repetitions: an entry can be deleted once.
+        named = dict.fromkeys(complete_entry_id(each, "entry_ids") for each in args.entry_ids or ())
         removal, what = Removal.ENTRIES, list(named)
     else:
         removal, what = Removal.DELETE, []
@@ -123,7 +126,7 @@ async def stream_manage(call: Call[Bus], args: StreamManageArguments) -> StreamM
 
 
 def _check(args: StreamManageArguments) -> None:
-    check_arguments(args, _OWN)
+    check_arguments(args, _ARGUMENTS_BY_ACTION)
     bounds = [args.max_length, args.min_id, args.max_age_seconds]
     given = sum(bound is not None for bound in bounds)
     if args.action == "trim" and given != 1:
@@ -134,49 +137,32 @@ def _check(args: StreamManageArguments) -> None:
             next_step="Give one of them.",
         )
     if args.action == "delete_entries" and args.entry_ids is None:
-        raise BusError(
-            Code.INVALID_ARGUMENT,
-            "entry_ids is missing.",
-            cause="delete_entries deletes the entries it names.",
-            next_step="Give entry_ids, or trim.",
-        )
+        raise missing_argument("entry_ids", "It says which entries to delete.")
 
 
 async def _boundary(call: Call[Bus], args: StreamManageArguments, shape: Shape) -> str:
     if args.max_length is not None:
         return await call.bus.streams.boundary(shape, args.max_length)
     if args.min_id is not None:
-        return _complete(args.min_id, "min_id")
+        return complete_entry_id(args.min_id, "min_id")
     return f"{max(0, shape.now - int((args.max_age_seconds or 0) * 1000))}-0"
-
-
-def _complete(text: str, argument: str) -> str:
-    parts = entry_ids.parse(text)
-    if parts is None:
-        raise BusError(
-            Code.INVALID_ARGUMENT,
-            f"{argument}={text[:40]!r} is no entry ID.",
-            cause="An entry ID is milliseconds, a dash and a sequence number.",
-            next_step="Pass the id of an entry.",
-        )
-    return f"{parts[0]}-{parts[1]}"
 
 
 def _refused(args: StreamManageArguments, cut: Cut) -> BusError:
     first = cut.needs[0]
-    verb = "has not finished" if first.why == "pending" else "did not get"
+    verb = "has not finished" if first.why == "pending" else "has not received"
     return BusError(
         Code.INVALID_ARGUMENT,
         f"Nothing was removed: {cut.needed_by} group(s) of {args.stream!r} still need some of it.",
         cause=f"Group {first.group[:80]!r} {verb} entry {first.entry_id}.",
-        next_step="See pending_list and stream_health; force: true removes it all the same.",
+        next_step="See pending_list and stream_health; force: true removes it anyway.",
     )
 
 
 def _note(args: StreamManageArguments, cut: Cut) -> str | None:
     if args.dry_run and cut.needed_by:
-        doing = "would be removed all the same" if args.force else "would be refused without force"
-        return f"{cut.needed_by} group(s) still need some of it; it {doing}."
+        outcome = "would be removed anyway" if args.force else "would be refused without force"
+        return f"{cut.needed_by} group(s) still need some of it; it {outcome}."
     if args.action == "delete" and not args.delete_dead_letters:
         return "Dead letters of its groups stay; dead_letter_replay finds them."
     return None

@@ -1,4 +1,4 @@
-"""stream_health: one diagnosis instead of ten questions."""
+"""stream_health: diagnoses a stream and its groups."""
 
 from __future__ import annotations
 
@@ -16,15 +16,17 @@ from redstreamd.streams.diagnosis.group_facts import GroupFacts
 from redstreamd.streams.diagnosis.group_findings import age_seconds
 from redstreamd.streams.diagnosis.server_figures import STANDING, server_summary
 from redstreamd.streams.diagnosis.stream_health import Diagnosis
-from redstreamd.streams.names import check_group, check_stream
 from redstreamd.tools import dead_letters, group_admin, shared_arguments, stream_admin
 from redstreamd.tools.annotations import reading
 from redstreamd.tools.definition import Call, Profile, named_by, tool
+from redstreamd.tools.name_checks import check_names
 
-#: Most findings in a concise answer; the worst come first.
+#: Findings in a concise answer; the most severe come first.
 _CONCISE = 10
-#: Tools that most callers are not offered: whoever is told to call one is told that, too.
-_OPERATORS = frozenset(one.name for one in (*dead_letters.TOOLS, *group_admin.TOOLS, *stream_admin.TOOLS))
+#: Tools that most installations do not offer. A finding that recommends one names the profile.
+_OPERATOR_TOOLS = frozenset(
+    one.name for one in (*dead_letters.TOOLS, *group_admin.TOOLS, *stream_admin.TOOLS)
+)
 
 
 @attrs.frozen
@@ -32,12 +34,10 @@ class StreamHealthArguments:
     """Arguments of stream_health."""
 
     stream: shared_arguments.Stream
-    group: Annotated[str, Meta(min_length=1, max_length=65_536, description="Default all groups.")] | None = (
-        None
-    )
+    group: Annotated[shared_arguments.Name, Meta(description="Default: all groups.")] | None = None
     detail: Annotated[
         Literal["concise", "full"],
-        Meta(description="full adds the figures of each group and the server, and how that is set up."),
+        Meta(description="full adds figures of each group and the server, and the server's configuration."),
     ] = "concise"
 
 
@@ -50,15 +50,13 @@ class StreamHealth:
         list[dict[str, Any]],
         Meta(
             description="{severity, code, group?, evidence, cause, next_call?: {tool, arguments, profile?}}; "
-            "profile: what offers the tool, where the default one does not."
+            "profile: the one that offers the tool, if the default does not."
         ),
     ]
     stream: dict[str, Any]
     groups: list[dict[str, Any]] | None = None
     server: dict[str, Any] | None = None
-    left_out: Annotated[dict[str, Any], Meta(description="What was not looked at or not shown.")] | None = (
-        None
-    )
+    left_out: Annotated[dict[str, Any], Meta(description="What was not examined or not shown.")] | None = None
 
 
 @tool(
@@ -73,14 +71,11 @@ async def stream_health(call: Call[Bus], args: StreamHealthArguments) -> StreamH
 
     Each finding says its cause and the next call. Rates appear from the second call on.
     """
-    settings = call.bus.settings
-    check_stream(args.stream, max_bytes=settings.streams.max_name_bytes)
-    if args.group is not None:
-        check_group(args.group, max_bytes=settings.streams.max_name_bytes)
+    check_names(call, args.stream, args.group)
     diagnosis = await call.bus.doctor.diagnose(args.stream, args.group)
     full = args.detail == "full"
     # Half for the findings, a quarter for the groups; the rest is small.
-    room = settings.tools.max_result_bytes
+    room = call.bus.settings.tools.max_result_bytes
     findings = [one for one in diagnosis.findings if full or one.code not in STANDING]
     lines = [_finding(one) for one in findings]
     shown = fitting(lines if full else lines[:_CONCISE], room // 2)
@@ -107,7 +102,7 @@ def _finding(finding: Finding) -> dict[str, Any]:
     line |= {"evidence": finding.evidence, "cause": finding.cause}
     if finding.tool is not None:
         line["next_call"] = {"tool": finding.tool, "arguments": finding.arguments}
-        if finding.tool in _OPERATORS:
+        if finding.tool in _OPERATOR_TOOLS:
             line["next_call"]["profile"] = Profile.OPERATOR.value
     return line
 

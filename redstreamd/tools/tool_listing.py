@@ -1,8 +1,4 @@
-"""What ``tools/list`` says of each tool, as plain JSON values, and what that costs a model.
-
-Owns the wire form of a definition. Knows no SDK, so that the documentation is generated and the
-snapshots are compared without importing one.
-"""
+"""The entries of ``tools/list`` as plain JSON values, and their size in a model's context."""
 
 from __future__ import annotations
 
@@ -16,12 +12,12 @@ from redstreamd.tools.annotations import as_json
 from redstreamd.tools.definition import Profile, Registry, Tool
 from redstreamd.tools.schema import arguments_schema, result_schema
 
-# The usual rule of thumb for English and JSON; good enough to notice a listing that grows.
+# The usual estimate for English and JSON.
 _BYTES_PER_TOKEN = 4
 
 
 def listed(tool: Tool[Any]) -> dict[str, Any]:
-    """Return the tool as ``tools/list`` gives it; every annotation is explicit."""
+    """Return the entry of a tool in ``tools/list``; every annotation is explicit."""
     description: dict[str, Any] = {
         "name": tool.name,
         "title": tool.title,
@@ -35,12 +31,12 @@ def listed(tool: Tool[Any]) -> dict[str, Any]:
 
 
 def tokens(tools: Iterable[Tool[Any]]) -> int:
-    """Return about how many tokens the listing of these tools takes in a model's context."""
+    """Estimate how many tokens the listing of these tools takes in a model's context."""
     return -(-sum(_bytes(tool) for tool in tools) // _BYTES_PER_TOKEN)
 
 
 def print_cost(registry: Registry, profiles: Iterable[Profile], file: TextIO | None = None) -> None:
-    """Print the bytes and tokens of each tool that the profiles offer, dearest first, and the sum."""
+    """Print the bytes and tokens of each tool of the profiles, largest first, and the sum."""
     offered = registry.for_profiles(profiles)
     out = sys.stdout if file is None else file
     for tool in sorted(offered, key=_bytes, reverse=True):

@@ -1,4 +1,4 @@
-"""group_create, work_take: sharing work between consumers. How it ends is in `settling`."""
+"""group_create, work_take: share work between consumers. `settling` has the tools that finish it."""
 
 from __future__ import annotations
 
@@ -9,20 +9,19 @@ from msgspec import Meta
 
 from redstreamd.policy import Permission
 from redstreamd.presentation.entries import view
+from redstreamd.presentation.truncation import bound_entries
 from redstreamd.streams import entry_ids
 from redstreamd.streams.bus import Bus
 from redstreamd.streams.leases import Take
-from redstreamd.streams.names import check_consumer, check_group, check_stream
 from redstreamd.streams.work import group_position
 from redstreamd.tools import shared_arguments
 from redstreamd.tools.annotations import no, writing, yes
 from redstreamd.tools.definition import Call, Profile, named_by, tool
-from redstreamd.tools.lease_duration import Seconds, lease_seconds
-from redstreamd.tools.progress_notifications import reporting, wait_seconds
-from redstreamd.tools.results import bound_entries
-from redstreamd.tools.stream_naming_rule import check_new_stream, joined
+from redstreamd.tools.lease_duration import lease_seconds
+from redstreamd.tools.name_checks import check_names, check_new_stream, join_warnings
+from redstreamd.tools.progress_notifications import wait_seconds, with_progress
 
-_USED_UP = "What this key took is finished or was taken over. Use a new key for more."
+_KEY_USED_UP = "What this key took is finished or was taken over. Use a new key for more."
 
 
 @attrs.frozen
@@ -34,12 +33,8 @@ class GroupCreateArguments:
     start: shared_arguments.Start = "earliest"
     max_deliveries: (
         Annotated[
-            int,
-            Meta(
-                ge=0,
-                le=1_000_000,
-                description="Dead-letter after as many deliveries; 0 for never; default by setting.",
-            ),
+            shared_arguments.MaxDeliveries,
+            Meta(description="Dead-letter after this many deliveries; 0 for never; default: a setting."),
         ]
         | None
     ) = None
@@ -50,7 +45,7 @@ class GroupCreated:
     """Answer of group_create."""
 
     created: Annotated[bool, Meta(description="False if it existed; then nothing was changed.")]
-    max_deliveries: Annotated[int, Meta(description="The group's, now.")]
+    max_deliveries: Annotated[int, Meta(description="The group's current limit.")]
     warning: str | None = None
 
 
@@ -60,7 +55,7 @@ class GroupCreated:
     permission=Permission.CONSUME,
     streams=named_by("stream"),
     hints=writing(
-        "It makes the group, and the stream if there is none.",
+        "It creates the group, and the stream if it does not exist.",
         destructive=no("It only adds: a group that exists stays as it is."),
         idempotent=yes("A group that exists stays as it is, whatever start says."),
     ),
@@ -70,13 +65,13 @@ async def group_create(call: Call[Bus], args: GroupCreateArguments) -> GroupCrea
 
     Each entry from start on goes to one consumer of the group.
     """
-    _check_names(call, args.stream, args.group)
+    check_names(call, args.stream, args.group)
     warning = await check_new_stream(call, args.stream)
     creation = await call.bus.work.create_group(
         args.stream, args.group, group_position(args.start), max_deliveries=args.max_deliveries
     )
     if args.max_deliveries not in (None, creation.max_deliveries):
-        warning = joined(warning, _not_the_groups(str(args.max_deliveries), creation.max_deliveries))
+        warning = join_warnings(warning, _group_limit_warning(args.max_deliveries, creation.max_deliveries))
     return GroupCreated(creation.created, creation.max_deliveries, warning)
 
 
@@ -99,15 +94,11 @@ class WorkTakeArguments:
         | None
     ) = None
     timeout_seconds: shared_arguments.Timeout = 0.0
-    lease_seconds: Seconds | None = None
+    lease_seconds: shared_arguments.LeaseSeconds | None = None
     max_deliveries: (
         Annotated[
-            int,
-            Meta(
-                ge=0,
-                le=1_000_000,
-                description="For a new group as in group_create; else only to allow these entries more.",
-            ),
+            shared_arguments.MaxDeliveries,
+            Meta(description="For a new group as in group_create; else only to allow these entries more."),
         ]
         | None
     ) = None
@@ -137,10 +128,10 @@ class WorkTaken:
     lease_expires: str | None = None
     group_created: bool | None = None
     duplicate: Annotated[bool, Meta(description="This key took these before.")] | None = None
-    still_held: Annotated[int, Meta(description="Left to resume.")] | None = None
-    dead_lettered: Annotated[int, Meta(description="Entries put aside after too many deliveries.")] | None = (
-        None
-    )
+    still_held: Annotated[int, Meta(description="Entries left to resume.")] | None = None
+    dead_lettered: (
+        Annotated[int, Meta(description="Entries dead-lettered after too many deliveries.")] | None
+    ) = None
     warning: str | None = None
 
 
@@ -150,9 +141,9 @@ class WorkTaken:
     permission=Permission.CONSUME,
     streams=named_by("stream"),
     hints=writing(
-        "It delivers entries to the consumer under a lease, and makes the group and the stream if need be.",
+        "It delivers entries to the consumer under a lease, and creates the group and the stream if needed.",
         destructive=yes(
-            "What it takes, no other consumer of the group gets: new entries, those whose lease ran out, and "
+            "No other consumer of the group gets what it takes: new entries, those whose lease ran out, and "
             "those that other programs left pending. Entries that were delivered too often become dead "
             "letters. resume voids the consumer's older leases."
         ),
@@ -167,9 +158,7 @@ async def work_take(call: Call[Bus], args: WorkTakeArguments) -> WorkTaken:
     Entries whose lease ran out come first, then new ones. The group is created at start if it does
     not exist. Finish with work_done, or work_fail; work_extend while you need longer.
     """
-    settings = call.bus.settings
-    _check_names(call, args.stream, args.group)
-    check_consumer(args.consumer, max_bytes=settings.streams.max_name_bytes)
+    check_names(call, args.stream, args.group, consumer=args.consumer)
     warning = await check_new_stream(call, args.stream)
     take = Take(
         stream=args.stream,
@@ -183,20 +172,20 @@ async def work_take(call: Call[Bus], args: WorkTakeArguments) -> WorkTaken:
         idempotency_key=args.idempotency_key,
     )
     seconds = wait_seconds(call, args.timeout_seconds)
-    work = await reporting(
+    work = await with_progress(
         call, seconds, lambda: call.bus.work.take(take, call.principal.name, timeout_seconds=seconds)
     )
     shown = [view(args.stream, entry) | {"attempt": attempt} for entry, attempt in work.taken.entries]
     taken = work.taken
     if taken.replayed and not shown:
-        warning = joined(warning, _USED_UP)
+        warning = join_warnings(warning, _KEY_USED_UP)
     if taken.own_limit is None and args.max_deliveries not in (None, taken.group_limit):
-        warning = joined(warning, _not_the_groups(str(args.max_deliveries), taken.group_limit))
+        warning = join_warnings(warning, _group_limit_warning(args.max_deliveries, taken.group_limit))
     elif taken.own_limit is not None and args.max_deliveries not in (None, taken.own_limit):
-        # Only where the key repeats a take that asked for another.
-        warning = joined(warning, _not_the_leases(args.max_deliveries, taken.own_limit))
-    # An entry that was delivered is never dropped: only this answer has it.
-    bounded, _ = bound_entries(shown, settings.tools.max_result_bytes, droppable=False)
+        # The idempotency key repeats a take that had another limit.
+        warning = join_warnings(warning, _lease_limit_warning(args.max_deliveries, taken.own_limit))
+    # Delivered entries are not dropped: only this answer has them.
+    bounded, _ = bound_entries(shown, call.bus.settings.tools.max_result_bytes, droppable=False)
     return WorkTaken(
         entries=bounded,
         lease=work.lease,
@@ -209,25 +198,17 @@ async def work_take(call: Call[Bus], args: WorkTakeArguments) -> WorkTaken:
     )
 
 
-def _not_the_groups(asked: str, limit: int) -> str:
-    """Return what to tell whoever asked for a limit of deliveries that did not count."""
+def _group_limit_warning(requested: int | None, limit: int) -> str:
     never = " (never)" if limit == 0 else ""
     return (
-        f"max_deliveries={asked} was not used: the group's is {limit}{never}. "
+        f"max_deliveries={requested} was not used: the group's is {limit}{never}. "
         "group_manage with action set_max_deliveries changes it."
     )
 
 
-def _not_the_leases(asked: int | None, limit: int) -> str:
-    """Return what to tell whoever repeats a take with another limit than the first time."""
+def _lease_limit_warning(requested: int | None, limit: int) -> str:
     never = " (never)" if limit == 0 else ""
-    return f"max_deliveries={asked} was not used: this key's lease has {limit}{never}, as it was given."
-
-
-def _check_names(call: Call[Bus], stream: str, group: str) -> None:
-    longest = call.bus.settings.streams.max_name_bytes
-    check_stream(stream, max_bytes=longest)
-    check_group(group, max_bytes=longest)
+    return f"max_deliveries={requested} was not used: the lease of this key has {limit}{never}."
 
 
 TOOLS = (group_create, work_take)

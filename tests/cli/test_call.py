@@ -183,7 +183,7 @@ async def test_what_is_no_json_object_is_wrong_usage_and_never_sent(place, accep
     done = await finished("call", "--socket", str(place), "stream_add", text)
     assert done.returncode == 64
     message = done.stderr.decode()
-    assert message.startswith("redstreamd: the arguments are no JSON object: ")
+    assert message.startswith("redstreamd: the arguments are not a JSON object: ")
     assert message.count("\n") == 1
     # The first to come is this one, so nobody was there before.
     async with await trio.open_unix_socket(str(place)) as first:

@@ -16,7 +16,7 @@ import trio
 from mcp import Client, MCPError, StdioServerParameters
 
 from redstreamd.addresses import default_paths
-from redstreamd.cli import discovery
+from redstreamd.client import discovery
 from redstreamd.startup import unavailable
 from tests.cli.conftest import read_all, read_exactly
 
@@ -101,9 +101,7 @@ async def test_a_daemon_that_leaves_in_mid_session_is_reported_after_its_last_wo
     assert await read_all(process.stdout) == b"last words\n"
     assert await process.wait() == 75
     message = (await read_all(process.stderr)).decode()
-    assert message == (
-        f"redstreamd: the daemon at {place} closed the connection; start a new session to go on\n"
-    )
+    assert message == (f"redstreamd: the daemon at {place} closed the connection; start a new session\n")
 
 
 async def test_a_client_that_stops_reading_ends_the_bridge(place, accept, redstreamd):

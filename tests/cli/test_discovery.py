@@ -7,7 +7,8 @@ import socket
 import pytest
 
 from redstreamd.addresses.address_syntax import Address
-from redstreamd.cli import discovery, main
+from redstreamd.cli import main
+from redstreamd.client import discovery
 
 FORMS = {
     "/run/x.sock": Address("unix", "/run/x.sock"),
@@ -26,7 +27,7 @@ FORMS = {
 
 @pytest.mark.parametrize(("text", "meant"), FORMS.items())
 def test_each_form_of_the_daemons_address_is_read(text, meant):
-    assert discovery.address(text, "--socket") == meant
+    assert discovery.parse_address(text, "--socket") == meant
 
 
 def test_each_form_reaches_a_daemon_by_option_and_by_variable(place, monkeypatch):

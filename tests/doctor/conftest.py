@@ -7,10 +7,10 @@ from pathlib import Path
 
 import pytest
 
-from redstreamd.doctor import Check, examine
+from redstreamd.doctor import CheckResult, run_checks
 from redstreamd.settings import load
 
-Report = dict[str, Check]
+Report = dict[str, CheckResult]
 Examine = Callable[..., Awaitable[Report]]
 
 
@@ -25,7 +25,7 @@ def report(tmp_path: Path) -> Examine:
         around = {"HOME": str(tmp_path), "XDG_RUNTIME_DIR": str(tmp_path), **(environ or {})}
         assignments = [f"redis.{key}={value}" for key, value in settings.items()]
         loaded = load(config=file, assignments=assignments, environ=around)
-        checks = await examine(loaded, environ=around)
+        checks = await run_checks(loaded, environ=around)
         assert len({check.check for check in checks}) == len(checks)
         return {check.check: check for check in checks}
 

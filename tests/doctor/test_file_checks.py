@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from redstreamd.doctor import Check, Service, Severity
+from redstreamd.doctor import CheckResult, Service, Severity
 from redstreamd.doctor.file_checks import check_confinement, check_secrets
 from redstreamd.doctor.unit_text import credentials
 from redstreamd.redisio.configured_target import target_for
@@ -58,33 +58,33 @@ def test_a_lease_key_that_others_can_read_is_named_with_both_remedies(
     assert "which makes a new one" in check.todo
 
 
-def password_in_settings(file: Path) -> Check:
+def password_in_settings(file: Path) -> CheckResult:
     loaded = settings(file.parent, '[redis]\npassword = "p"\n')
     (file.parent / "redstreamd.toml").chmod(file.stat().st_mode)
     return check_secrets(loaded, None)
 
 
-def url_in_settings(file: Path) -> Check:
+def url_in_settings(file: Path) -> CheckResult:
     loaded = settings(file.parent, '[redis]\nurl = "redis://:p@localhost"\n')
     (file.parent / "redstreamd.toml").chmod(file.stat().st_mode)
     return check_secrets(loaded, None)
 
 
-def password_file(file: Path) -> Check:
+def password_file(file: Path) -> CheckResult:
     return check_secrets(settings(file.parent, REDIS_PASSWORD_FILE=str(file)), None)
 
 
-def key_file(file: Path) -> Check:
+def key_file(file: Path) -> CheckResult:
     tls = f'[redis]\ntls = true\ncertificate_file = "/x"\nkey_file = "{file}"\n'
     return check_secrets(settings(file.parent, tls), None)
 
 
-def environment_file(file: Path) -> Check:
+def environment_file(file: Path) -> CheckResult:
     given = Service(("systemctl",), {}, {"REDIS_PASSWORD": "p"}, [file], [], [])
     return check_secrets(settings(file.parent), given)
 
 
-def source_of_a_credential(file: Path) -> Check:
+def source_of_a_credential(file: Path) -> CheckResult:
     given = service(f"[Service]\nLoadCredential=redis-password:{file}\n")
     return check_secrets(settings(file.parent, REDIS_PASSWORD_FILE="redis-password"), given)
 

@@ -143,8 +143,8 @@ async def test_trying_the_commands_changes_nothing(redis: Server) -> None:
         probe = Probe(connection, target, trio.Event())
         assert (await check_permissions(probe)).severity is Severity.OK
         assert redis.commands(("DEBUG", "DIGEST"), ("DBSIZE",)) == before
-        due = companion_key(probe.sample, Kind.DUE, "doctor")
-        assert redis.command("EXISTS", probe.sample, due) == 0
+        due = companion_key(probe.sample_key, Kind.DUE, "doctor")
+        assert redis.command("EXISTS", probe.sample_key, due) == 0
     # They did arrive.
     assert b"cmdstat_xtrim:calls=1" in redis.command("INFO", "commandstats")
 
@@ -257,7 +257,7 @@ async def test_streams_are_counted_without_the_keys_beside_them(report: Examine,
     server.command("SET", "text", "no stream")
     streams = (await report(path=server.path))["streams"]
     assert streams.severity is Severity.OK
-    assert streams.seen == "2 streams, the biggest 'a:b:big' with 5 entries; no dead letters"
+    assert streams.seen == "2 streams, the largest 'a:b:big' with 5 entries; no dead letters"
 
 
 async def test_dead_letters_are_a_warning_that_names_the_stream(report: Examine, server: Server) -> None:

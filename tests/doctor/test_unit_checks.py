@@ -7,13 +7,13 @@ from pathlib import Path
 
 import pytest
 
-from redstreamd.doctor import Check, Severity
+from redstreamd.doctor import CheckResult, Severity
 from redstreamd.doctor.unit_checks import _RESULTS, _STATUSES, check_units
 
 
 async def units(
     tmp_path: Path, service: str, socket: str, load: str = "loaded", more: str = "Result=watchdog"
-) -> Check:
+) -> CheckResult:
     """Check units in these states; `more` holds further properties of both, one on each line."""
     program = tmp_path / "systemctl"
     program.write_text(
@@ -60,7 +60,7 @@ async def test_why_a_start_failed_is_told_also_between_two_starts(
     check = await units(tmp_path, state, "active", more=f"SubState=auto-restart\n{more}")
     assert check.severity is Severity.ERROR
     assert cause in check.seen
-    assert len(check.todo) > len("Read `journalctl -u redstreamd.service`; once it is mended: ")
+    assert len(check.todo) > len("Read `journalctl -u redstreamd.service`; once it is corrected: ")
 
 
 async def test_a_process_that_only_tells_clients_why_it_cannot_start_is_an_error_with_its_words(

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from redstreamd.errors import BusError, Code
-from redstreamd.mcp_server.mcp_errors import refused, refused_read
+from redstreamd.mcp_server.mcp_errors import request_error, resource_error
 
 
 @pytest.mark.parametrize(
@@ -18,5 +18,5 @@ from redstreamd.mcp_server.mcp_errors import refused, refused_read
 @pytest.mark.parametrize("code", [Code.STREAM_NOT_FOUND, Code.CONNECTION_ERROR])
 def test_what_happened_and_why_read_as_one_text(code: Code, message: str, cause: str, told: str) -> None:
     error = BusError(code, message, cause=cause, next_step="Wait.")
-    assert refused(error).error.message == told
-    assert refused_read(error, "redstream://streams", "2025-11-25").error.message.endswith(told)
+    assert request_error(error).error.message == told
+    assert resource_error(error, "redstream://streams", "2025-11-25").error.message.endswith(told)

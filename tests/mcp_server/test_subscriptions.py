@@ -12,7 +12,6 @@ import pytest
 import trio
 import trio.testing
 
-from redstreamd.mcp_server import subscription_server
 from redstreamd.mcpio.client_connection import ClientConnection
 from redstreamd.mcpio.connection_state import ConnectionState
 from redstreamd.presentation.uris import entry_uri, group_uri, stream_uri
@@ -239,12 +238,9 @@ async def test_subscriptions_have_a_limit_that_says_what_to_do(redis: Server) ->
         assert surface.updates.statistics().subscriptions == 3
 
 
-async def test_one_connection_has_a_limit_of_its_own(
-    surface: Surface, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(subscription_server, "MAX_URIS", 2)
+async def test_one_connection_has_a_limit_of_its_own(redis: Server) -> None:
     uris = [stream_uri(f"s{number}") for number in range(3)]
-    async with following(surface, "handshake") as client:
+    async with running_surface(redis, max_uris=2) as surface, following(surface, "handshake") as client:
         await client.subscribe(*uris[:2])
         await client.subscribe(uris[0])
         refusal = await client.raw.call("resources/subscribe", {"uri": uris[2]})
@@ -469,11 +465,7 @@ async def test_a_group_is_told_of_when_its_limit_is_set(
         assert await client.told() == group_uri("s", "g")
 
 
-async def test_the_listens_of_a_connection_share_its_room_and_give_it_back(
-    surface: Surface, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(subscription_server, "MAX_URIS", 3)
-
+async def test_the_listens_of_a_connection_share_its_room_and_give_it_back(redis: Server) -> None:
     async def listen(to: Following, request_id: str, *names: str) -> list[str] | None:
         wanted = {"resourceSubscriptions": [stream_uri(name) for name in names]}
         await to.raw.send(
@@ -482,7 +474,11 @@ async def test_the_listens_of_a_connection_share_its_room_and_give_it_back(
         honored = (await to.raw.receive())["params"]["notifications"]
         return honored.get("resourceSubscriptions")
 
-    async with following(surface, "modern") as one, following(surface, "modern") as other:
+    async with (
+        running_surface(redis, max_uris=3) as surface,
+        following(surface, "modern") as one,
+        following(surface, "modern") as other,
+    ):
         assert await listen(one, "first", "a", "b") == [stream_uri("a"), stream_uri("b")]
         assert await listen(one, "second", "c", "d") == [stream_uri("c")]
         assert await listen(one, "third", "e") is None

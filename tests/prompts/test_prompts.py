@@ -11,12 +11,12 @@ import pytest
 from mcp import Client
 from mcp.shared.exceptions import MCPError
 from mcp_types import EmbeddedResource, TextContent, TextResourceContents
+from redstreamd.redisio.connection_manager import Role
 
 from redstreamd.policy import Permission
 from redstreamd.prompts import design_stream, diagnosis, drain_queue
 from redstreamd.prompts.catalog import PROMPTS
-from redstreamd.prompts.definition import MAX_ARGUMENT, Argument, Brief, Prompts, prompt
-from redstreamd.redisio.connection_manager import Role
+from redstreamd.prompts.definition import MAX_ARGUMENT, Argument, PromptContent, PromptRegistry, prompt
 from redstreamd.tools.catalog import REGISTRY
 from tests.support.daemon import Daemon, running_daemon
 from tests.support.mcp_client import connected, raw_client
@@ -181,16 +181,16 @@ def test_every_prompt_says_which_streams_it_reads_for_the_policy() -> None:
 
 
 def test_a_definition_that_contradicts_itself_is_refused() -> None:
-    async def without_words(asking: Any) -> Brief:
-        return Brief("")
+    async def without_words(views: Any) -> PromptContent:
+        return PromptContent("")
 
-    async def takes_another(asking: Any, other: str) -> Brief:
+    async def takes_another(views: Any, other: str) -> PromptContent:
         """Take another argument than was declared."""
-        return Brief(other)
+        return PromptContent(other)
 
-    async def fine(asking: Any) -> Brief:
+    async def fine(views: Any) -> PromptContent:
         """Do nothing."""
-        return Brief("")
+        return PromptContent("")
 
     with pytest.raises(ValueError, match="docstring"):
         prompt("a", title="A", streams=())(without_words)
@@ -200,7 +200,7 @@ def test_a_definition_that_contradicts_itself_is_refused() -> None:
         prompt("a", title="A", streams=("stream",))(fine)
     made = prompt("a", title="A", streams=())(fine)
     with pytest.raises(ValueError, match="two prompts"):
-        Prompts([made, made])
+        PromptRegistry([made, made])
 
 
 @ERAS

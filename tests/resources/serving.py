@@ -10,6 +10,7 @@ import mcp.server.lowlevel
 import trio
 
 from redstreamd.mcp_server.server import build_server
+from redstreamd.mcp_server.subscription_server import MAX_URIS
 from redstreamd.mcp_server.tool_server import Toolbox
 from redstreamd.mcpio.client_connection import ClientConnection
 from redstreamd.mcpio.connection_state import ConnectionState
@@ -17,7 +18,7 @@ from redstreamd.policy import Principal
 from redstreamd.presentation.daemon_health import DaemonHealth
 from redstreamd.presentation.views import Views
 from redstreamd.prompts.catalog import PROMPTS
-from redstreamd.resources.catalog import LIBRARY
+from redstreamd.resources.catalog import RESOURCES
 from redstreamd.streams.bus import Bus
 from redstreamd.streams.subscriptions.topics import Sources
 from redstreamd.streams.subscriptions.updates import Updates
@@ -59,7 +60,9 @@ class Surface:
 
 
 @asynccontextmanager
-async def running_surface(server: Server, *, max_subscriptions: int = 10_000) -> AsyncIterator[Surface]:
+async def running_surface(
+    server: Server, *, max_subscriptions: int = 10_000, max_uris: int = MAX_URIS
+) -> AsyncIterator[Surface]:
     """Run a surface on `server` for the block."""
     async with running_bus(server) as bus, trio.open_nursery() as nursery:
         sources = Sources(bus.commands, bus.lister, bus.records)
@@ -68,12 +71,13 @@ async def running_surface(server: Server, *, max_subscriptions: int = 10_000) ->
         daemon_health = DaemonHealth(bus.commands._manager, bus.commands, bus.hub, updates, version="1")
         built = build_server(
             Toolbox(REGISTRY, [Profile.WORKER, Profile.RED_STREAM], bus),
-            LIBRARY,
+            RESOURCES,
             PROMPTS,
             Views(bus, daemon_health),
             updates,
             version="1",
             instructions="",
+            max_uris=max_uris,
         )
         yield Surface(bus, updates, built, nursery)
         nursery.cancel_scope.cancel()

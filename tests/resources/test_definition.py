@@ -1,4 +1,4 @@
-"""The library of resources: what a definition may be, and what an address means."""
+"""The registry of resources: which definitions are valid, and what a URI means."""
 
 from __future__ import annotations
 
@@ -7,8 +7,9 @@ from typing import Any
 import pytest
 
 from redstreamd.policy import Permission
-from redstreamd.resources.catalog import LIBRARY
-from redstreamd.resources.definition import Content, Library, Reading, resource
+from redstreamd.presentation.views import Views
+from redstreamd.resources.catalog import RESOURCES
+from redstreamd.resources.definition import Content, ResourceRegistry, resource
 from redstreamd.streams.subscriptions.topics import GroupTopic, ListTopic, StreamTopic
 
 PLAIN: dict[str, Any] = {
@@ -33,10 +34,10 @@ PLAIN: dict[str, Any] = {
         ("redstream://streams/s/entries/1-1/fields/", "field", ("s",), None),
     ],
 )
-def test_an_address_says_which_resource_on_which_streams(
+def test_a_uri_names_a_resource_and_its_streams(
     uri: str, name: str, streams: tuple[str, ...], topic: Any
 ) -> None:
-    found = LIBRARY.find(uri)
+    found = RESOURCES.find(uri)
     assert found is not None
     assert found.resource.name == name
     assert found.streams == streams
@@ -62,24 +63,24 @@ def test_an_address_says_which_resource_on_which_streams(
         "redstream://streams/" + "x" * 1_000_000,
     ],
 )
-def test_other_addresses_mean_nothing(uri: str) -> None:
-    assert LIBRARY.find(uri) is None
+def test_other_uris_are_not_found(uri: str) -> None:
+    assert RESOURCES.find(uri) is None
 
 
 def test_a_definition_that_contradicts_itself_is_refused() -> None:
-    async def without_words(reading: Reading) -> Content:
+    async def without_words(views: Views) -> Content:
         return Content("", "text/plain")
 
-    async def fine(reading: Reading) -> Content:
+    async def fine(views: Views) -> Content:
         """Say nothing."""
         return Content("", "text/plain")
 
     with pytest.raises(ValueError, match="docstring"):
         resource("a://b", **PLAIN)(without_words)
-    with pytest.raises(TypeError, match="address"):
+    with pytest.raises(TypeError, match="URI"):
         resource("a://{part}", **PLAIN)(fine)
     with pytest.raises(ValueError, match="streams"):
         resource("a://b", **{**PLAIN, "streams": ("stream",)})(fine)
     made = resource("a://b", **PLAIN)(fine)
-    with pytest.raises(ValueError, match="same address"):
-        Library([made, made])
+    with pytest.raises(ValueError, match="same URI"):
+        ResourceRegistry([made, made])

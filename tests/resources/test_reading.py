@@ -13,7 +13,7 @@ from mcp import Client
 from mcp.shared.exceptions import MCPError
 
 from redstreamd.presentation.uris import entry_uri, field_uri, group_uri, stream_uri
-from redstreamd.resources.catalog import LIBRARY
+from redstreamd.resources.catalog import RESOURCES
 from tests.support.daemon import Daemon, running_daemon
 from tests.support.mcp_client import connected, raw_client
 from tests.support.servers import Server
@@ -329,7 +329,7 @@ async def test_the_server_promises_what_it_does_and_no_more(client: Client, daem
 
 @given(NAMES, NAMES, NAMES)
 def test_addresses_are_written_and_read_the_same_way(stream: str, entry_id: str, field: str) -> None:
-    found = LIBRARY.find(field_uri(entry_uri(stream, entry_id), field))
+    found = RESOURCES.find(field_uri(entry_uri(stream, entry_id), field))
     assert found is not None
-    assert found.parts == {"stream": stream, "entry_id": entry_id, "field": field}
+    assert found.variables == {"stream": stream, "entry_id": entry_id, "field": field}
     assert found.streams == (stream,)

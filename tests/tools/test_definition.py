@@ -235,7 +235,7 @@ def test_the_cost_of_a_listing_is_printed_dearest_first_with_its_sum() -> None:
 
 
 def test_definitions_and_listings_need_no_sdk() -> None:
-    modules = "definition, arguments, schema, results, listing"
+    modules = "definition, arguments, schema, results, tool_listing"
     program = (
         f"import sys; from redstreamd.tools import {modules}; print({{'mcp', 'anyio'}} & set(sys.modules))"
     )

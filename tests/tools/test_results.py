@@ -15,7 +15,8 @@ from jsonschema import Draft202012Validator
 
 from redstreamd.errors import BusError, Code
 from redstreamd.presentation import truncation
-from redstreamd.tools.results import bound_entries, failure, success
+from redstreamd.presentation.truncation import bound_entries
+from redstreamd.tools.results import failure, success
 from redstreamd.tools.schema import always_present, result_schema
 from tests.support.json_values import json_objects, json_values, text
 

@@ -277,7 +277,7 @@ async def test_a_repeated_take_tells_which_max_deliveries_counts(bus: Bus) -> No
         again = await take(bus, idempotency_key="l", max_deliveries=asked)
         assert again["duplicate"]
         assert ("warning" not in again) is used
-        assert used or f"max_deliveries={asked} was not used: this key's lease has 60" in again["warning"]
+        assert used or f"max_deliveries={asked} was not used: the lease of this key" in again["warning"]
 
 
 @pytest.mark.parametrize("how", ["group made again", "set back", "stream made again"])

@@ -1,7 +1,6 @@
-"""The way to the server, step by step: its name, its port or socket, TLS.
+"""Checks the connection to the server up to the login: name resolution, port or socket, TLS.
 
-Owns the steps before the login, each on a connection of its own. The words for what fails are
-``redisio``'s, the same that the daemon writes to its log.
+Each step uses a connection of its own. Failures have the texts of ``redisio``, as in the daemon's log.
 """
 
 from __future__ import annotations
@@ -11,7 +10,7 @@ from typing import Final
 
 import trio
 
-from redstreamd.doctor.report import Check, Severity, error, ok, skipped
+from redstreamd.doctor.report import CheckResult, Severity, error, ok, skipped
 from redstreamd.errors.remedies import setting
 from redstreamd.redisio import connect_errors
 from redstreamd.redisio.login import open_stream, secure
@@ -21,17 +20,17 @@ from redstreamd.redisio.tls import Tls, TlsFileError
 
 _NAME, _CONNECT, _TLS = "name_resolution", "connect", "tls"
 
-#: Bytes of a certificate's subject that are shown.
+#: Characters of the details of TLS that are shown.
 _SHOWN: Final = 200
 
 
-async def reach(target: Target) -> list[Check]:
-    """Try each step; stops, with the rest skipped, at the first that fails."""
+async def check_connectivity(target: Target) -> list[CheckResult]:
+    """Check each step, in order. After the first that fails the rest are skipped."""
     name = await _resolve(target)
     if name.severity is Severity.ERROR:
         return [
             name,
-            *(skipped(step, _tried(step, target), "the name is not known") for step in (_CONNECT, _TLS)),
+            *(skipped(step, _tried(step, target), "the name is unknown") for step in (_CONNECT, _TLS)),
         ]
     connected = await _connect(target)
     if connected.severity is Severity.ERROR:
@@ -47,7 +46,7 @@ def _tried(step: str, target: Target) -> str:
     }[step]
 
 
-async def _resolve(target: Target) -> Check:
+async def _resolve(target: Target) -> CheckResult:
     tried = _tried(_NAME, target)
     if target.path is not None:
         return skipped(_NAME, "looking up the host", f"a Unix socket is used: {target.path}")
@@ -67,7 +66,7 @@ async def _resolve(target: Target) -> Check:
     return ok(_NAME, tried, ", ".join(addresses))
 
 
-async def _connect(target: Target) -> Check:
+async def _connect(target: Target) -> CheckResult:
     tried = _tried(_CONNECT, target)
     started = trio.current_time()
     with trio.move_on_after(target.connect_timeout):
@@ -79,24 +78,24 @@ async def _connect(target: Target) -> Check:
     return _failed(_CONNECT, tried, connect_errors.timed_out(target))
 
 
-async def _encrypt(target: Target) -> Check:
+async def _encrypt(target: Target) -> CheckResult:
     tried = _tried(_TLS, target)
     if target.path is not None or target.tls is None:
         return skipped(_TLS, "TLS handshake", f"no TLS is configured ({setting('redis.tls')})")
     with trio.move_on_after(target.connect_timeout):
         try:
             async with await secure(await open_stream(target), target.tls, target.host) as stream:
-                return ok(_TLS, tried, _agreed(stream, target.tls))
+                return ok(_TLS, tried, _tls_details(stream, target.tls))
         except (OSError, trio.BrokenResourceError, TlsFileError) as refusal:
             return _failed(_TLS, tried, connect_errors.not_connected(target, refusal))
     return _failed(_TLS, tried, connect_errors.tls_timed_out(target))
 
 
-def _agreed(stream: trio.SSLStream[trio.SocketStream], tls: Tls) -> str:
+def _tls_details(stream: trio.SSLStream[trio.SocketStream], tls: Tls) -> str:
     until = dict(stream.getpeercert()).get("notAfter", "an unknown time")
-    shown = "a certificate of ours was at hand" if tls.certificate_file else "no certificate of ours"
-    return f"{stream.version()}; the server's certificate is valid until {until}; {shown}"[:_SHOWN]
+    client = "a client certificate is configured" if tls.certificate_file else "no client certificate"
+    return f"{stream.version()}; the server's certificate is valid until {until}; {client}"[:_SHOWN]
 
 
-def _failed(check: str, tried: str, problem: Problem) -> Check:
+def _failed(check: str, tried: str, problem: Problem) -> CheckResult:
     return error(check, tried, problem.cause, problem.next_step)

@@ -1,7 +1,6 @@
-"""One request to the daemon and its response, for the commands that ask something and leave.
+"""Sends one request to the daemon and reads its response.
 
-Speaks revision 2026-07-28 of MCP, in which a request is complete in itself: one line out, one line
-back, no handshake.
+Uses revision 2026-07-28 of MCP, in which a request needs no handshake: one line out, one line back.
 """
 
 from __future__ import annotations
@@ -16,8 +15,8 @@ from redstreamd import __version__
 _REQUEST_ID: Final = 1
 
 
-def envelope(program: str) -> dict[str, Any]:
-    """Return the ``_meta`` of a request of ours; `program` is the name that the daemon is told."""
+def request_meta(program: str) -> dict[str, Any]:
+    """Return the ``_meta`` of a request; `program` is the client name that the daemon sees."""
     return {
         "io.modelcontextprotocol/protocolVersion": "2026-07-28",
         "io.modelcontextprotocol/clientInfo": {"name": program, "version": __version__},
@@ -30,34 +29,39 @@ def request_line(method: str, params: str) -> bytes:
 
     Args:
         method: The method's name.
-        params: The parameters as JSON text, which is sent as it is: decoding and encoding would change
-            what JSON leaves open (1e400, duplicate names), and the daemon is to judge that. Line breaks
-            can only stand between tokens, and become spaces, because they end a message.
+        params: The parameters as JSON text, sent unchanged: decoding and encoding would change what JSON
+            leaves open (1e400, duplicate names). Line breaks, which end a message, become spaces.
     """
     frame = json.dumps({"jsonrpc": "2.0", "id": _REQUEST_ID, "method": method})
     verbatim = params.replace("\r", " ").replace("\n", " ")
     return f'{frame[:-1]}, "params": {verbatim}}}\n'.encode()
 
 
+def health_request(program: str) -> bytes:
+    """Return the request for the daemon's health; see `request_meta` for `program`."""
+    params = {"uri": "redstream://health", "_meta": request_meta(program)}
+    return request_line("resources/read", json.dumps(params))
+
+
 def exchange(connection: socket.socket, request: bytes) -> dict[str, Any]:
-    """Send the request and return its response, passing over notifications.
+    """Send the request and return the response; notifications are skipped.
 
     Raises:
-        OSError: The connection ended first, or brought what is no message.
+        OSError: The connection ended first, its timeout was exceeded, or what arrived is not JSON-RPC.
     """
     connection.sendall(request)
     with connection.makefile("rb") as lines:
         for line in lines:
             message = _message(line)
-            # An error that could not be assigned to a request has a null ID; ours is the only one.
+            # An error that could not be assigned to a request has a null ID; ours is the only request.
             if message.get("id", ...) in (_REQUEST_ID, None) and "method" not in message:
                 return message
     raise ConnectionError("connection closed")
 
 
 def _message(line: bytes) -> dict[str, Any]:
-    with contextlib.suppress(ValueError):
+    with contextlib.suppress(ValueError, RecursionError):
         message = json.loads(line)
         if isinstance(message, dict):
             return message
-    raise ConnectionError(f"{line[:40]!r} is not what a daemon says")
+    raise ConnectionError(f"{line[:40]!r} is not a message of the daemon")

@@ -1,4 +1,4 @@
-"""Finds the daemon's socket and connects to it; shared by the commands that are clients of it."""
+"""Finds the daemon's socket and connects to it."""
 
 from __future__ import annotations
 
@@ -13,13 +13,12 @@ from redstreamd.addresses.default_paths import SOCKET_VARIABLE, candidates_for_c
 from redstreamd.startup.unexpanded_variables import placeholder_in
 
 RESTART_GRACE = 3.0
-"""Seconds for which a daemon that seems to restart is waited for: without socket activation it is away
-for the time its imports take, about one second. Claude Code starts its bridge once more with the next
-call, and goes without the bus if that fails."""
+"""Seconds to wait for a daemon that seems to restart. Without socket activation it is absent while it imports
+its modules, about one second. Claude Code restarts its bridge once, with the next call."""
 
-_CONNECT_SECONDS = 5.0  # for a host that does not answer; a socket of this host answers at once
+_CONNECT_SECONDS = 5.0  # for a host that does not answer
 
-_RETRY = 0.05  # seconds; a twentieth of that absence, and nothing for the machine
+_RETRY = 0.05  # seconds between attempts
 
 _CAUSES = {
     errno.ENOENT: "no such file",
@@ -29,22 +28,22 @@ _CAUSES = {
 
 
 class UnreachableError(Exception):
-    """No socket answers; the message says where it was looked for and how to start the daemon.
+    """No socket answers; the message says which were tried and how to start the daemon.
 
     Attributes:
-        exit_status: That of the command: 75, or 78 if the socket that was named cannot be one.
+        exit_status: Exit status of the command: 75, or 78 if the given address is not valid.
     """
 
     exit_status = os.EX_TEMPFAIL
 
 
 class NotAnAddressError(UnreachableError):
-    """What was given as the daemon's socket is no address."""
+    """The address given for the daemon's socket is not valid."""
 
     exit_status = os.EX_CONFIG
 
     def __init__(self, source: str, why: str) -> None:
-        """Say what is wrong with what `source` gave; `why` holds nothing of it."""
+        """Name the option or variable; `why` must not repeat its value, which may be a secret."""
         super().__init__(f"{source} does not name the daemon's socket; {why}")
 
 
@@ -54,23 +53,23 @@ def open_connection(
     now: Callable[[], float] = time.monotonic,
     sleep: Callable[[float], None] = time.sleep,
 ) -> socket.socket:
-    """Connect to the daemon, blocking.
+    """Connect to the daemon and return the connection, which is blocking.
 
     Args:
-        named: The one address to try, see `address`; without it, the usual places in their order.
+        named: The only address to try, see `parse_address`; without it, the usual places in their order.
         now: A clock in seconds, and `sleep`, which waits by it.
         sleep: See above.
 
     Raises:
         UnreachableError: None of them answers.
-        NotAnAddressError: What is named is no address.
+        NotAnAddressError: The address is not valid.
     """
     named = unquoted(named or "")
     if named:
-        addresses = {named: address(named, "--socket")}
+        addresses = {named: parse_address(named, "--socket")}
     else:
         variable = unquoted(os.environ.get(SOCKET_VARIABLE, ""))
-        addresses = {variable: address(variable, SOCKET_VARIABLE)} if variable else {}
+        addresses = {variable: parse_address(variable, SOCKET_VARIABLE)} if variable else {}
         usual = candidates_for_clients({**os.environ, SOCKET_VARIABLE: ""})
         addresses |= {each: Address("unix", path=each) for each in usual}
     places = list(addresses)
@@ -79,7 +78,7 @@ def open_connection(
         refusals: dict[str, OSError] = {}
         for place in places:
             try:
-                connection = _connected(addresses[place])
+                connection = connect_to(addresses[place])
             except OSError as refusal:
                 refusals[place] = refusal
             else:
@@ -93,20 +92,20 @@ def open_connection(
         sleep(_RETRY)
 
 
-def address(text: str, source: str) -> Address:
-    """Read the address of a daemon.
+def parse_address(text: str, source: str) -> Address:
+    """Parse the address of a daemon.
 
     Args:
         text: The address, see `parse_daemon_address`.
         source: The option or variable that gave it.
 
     Raises:
-        NotAnAddressError: It is none. The message shows nothing of it but the placeholder that it may be.
+        NotAnAddressError: It is not valid. The message repeats nothing of it but a placeholder.
     """
     if (found := placeholder_in(text)) is not None:
         raise NotAnAddressError(
             source,
-            f"{found} is a placeholder that nobody has expanded: give the path itself, or leave it out",
+            f"{found} is a placeholder that was not expanded: give the path itself, or leave it out",
         )
     try:
         return parse_daemon_address(text)
@@ -114,7 +113,12 @@ def address(text: str, source: str) -> Address:
         raise NotAnAddressError(source, f"it takes a path, unix:PATH or tcp:HOST:PORT: {wrong}") from None
 
 
-def _connected(place: Address) -> socket.socket:
+def connect_to(place: Address) -> socket.socket:
+    """Connect to one address and return the connection, which is blocking.
+
+    Raises:
+        OSError: Nobody listens there.
+    """
     if place.kind == "tcp":
         connection = socket.create_connection((place.host, place.port), timeout=_CONNECT_SECONDS)
         connection.settimeout(None)
@@ -129,15 +133,15 @@ def _connected(place: Address) -> socket.socket:
 
 
 def _may_come_back(place: str, refusal: OSError) -> bool:
-    """Whether a daemon was there: killed, it left its socket behind; stopped, the directory of that."""
+    """Whether a daemon was there: a killed one leaves its socket, a stopped one the socket's directory."""
     if refusal.errno == errno.ENOENT:
         return bool(place) and os.path.isdir(os.path.dirname(place))  # noqa: PTH112, PTH120 - pathlib is slow to import
     return refusal.errno == errno.ECONNREFUSED
 
 
 def _explained(refusals: dict[str, OSError]) -> str:
-    # What to do comes first: clients cut long messages before their model reads them (Claude Code at 200
-    # characters), and paths can be long.
+    # The next step comes first: clients truncate long messages (Claude Code at 200 characters), and paths can
+    # be long.
     if any(refusal.errno == errno.EACCES for refusal in refusals.values()):
         next_step = "the daemon's socket is closed to you; join its group (redstreamd-clients)"
     else:

@@ -128,7 +128,7 @@ async def test_a_password_file_that_is_missing_stops_at_the_login(report: Examin
 async def test_a_name_that_nobody_knows_stops_there(report: Examine) -> None:
     found = await report(host="no-such-host.invalid")
     assert_stopped_at(found, "name_resolution")
-    assert found["connect"].seen == "the name is not known"
+    assert found["connect"].seen == "the name is unknown"
 
 
 async def test_a_port_where_nobody_listens_stops_there(report: Examine) -> None:

@@ -1,7 +1,6 @@
-"""Which annotations an argument may have: those for which JSON Schema and msgspec say the same.
+"""The types that an argument may have: those for which JSON Schema and msgspec agree.
 
-Owns the check that a definition goes through once, when it is compiled; what its schema may look like is
-checked by ``tools.dialect_check``. Knows no values.
+A definition is checked once, when it is compiled. ``tools.schema_check`` checks the schema itself.
 """
 
 from __future__ import annotations
@@ -14,7 +13,7 @@ from typing import Any, Literal, Union
 import attrs
 from msgspec import inspect
 
-# A date-time, for one, is only an annotation in JSON Schema but is parsed by msgspec.
+# Not, for example, a date-time: an annotation in JSON Schema, but parsed by msgspec.
 _JSON_TYPES = (
     inspect.AnyType,
     inspect.BoolType,
@@ -32,20 +31,20 @@ _JSON_TYPES = (
 
 
 @attrs.frozen
-class TypeShape:
-    """What a type is made of, as far as structuring asks.
+class ArgumentType:
+    """The properties of an argument's type that structuring needs.
 
     Attributes:
-        integers: Whether some value in it has to be an integer.
-        payload: Whether it holds values of any type, which are not looked into.
+        has_integers: Whether the type contains an integer.
+        is_payload: Whether it contains values of any type, which are not checked.
     """
 
-    integers: bool
-    payload: bool
+    has_integers: bool
+    is_payload: bool
 
 
-def type_shape(hint: Any) -> TypeShape:
-    """Check an annotation and return what it is made of.
+def argument_type(hint: Any) -> ArgumentType:
+    """Check an annotation and return its properties.
 
     Raises:
         TypeError: Schema and structuring could disagree about it.
@@ -55,12 +54,12 @@ def type_shape(hint: Any) -> TypeShape:
     payload = any(isinstance(node, inspect.AnyType) for node in nodes)
     integers = any(isinstance(node, inspect.IntType) for node in nodes)
     if payload and integers:
-        raise TypeError(f"{hint}: a payload cannot be told from the integers beside it")
-    return TypeShape(integers=integers, payload=payload)
+        raise TypeError(f"{hint}: a type with values of any type may have no integers")
+    return ArgumentType(has_integers=integers, is_payload=payload)
 
 
 def _nodes(node: inspect.Type) -> Iterator[inspect.Type]:
-    """Iterate over a type and all it is made of, and refuse what is not a JSON type."""
+    """Iterate over a type and the types in it; TypeError for one that is not a JSON type."""
     if not isinstance(node, _JSON_TYPES):
         raise TypeError(f"{node} is not a type for which JSON Schema and structuring agree")
     yield node
@@ -78,10 +77,10 @@ def _nodes(node: inspect.Type) -> Iterator[inspect.Type]:
 
 
 def _refuse_unions(hint: Any) -> None:
-    """Refuse a choice of types, other than ``T | None``, before msgspec sees it.
+    """Raise TypeError for a union other than ``T | None``.
 
-    The dialect has none, but that cannot wait for the schema: msgspec 0.22 corrupts memory when it compiles
-    a string with a pattern in a union with a list or an object.
+    The schema's check would come too late: msgspec 0.22 corrupts memory when it compiles a string with a
+    pattern in a union with a list or an object.
     """
     origin, inner = typing.get_origin(hint), typing.get_args(hint)
     if origin is Literal:
@@ -91,6 +90,6 @@ def _refuse_unions(hint: Any) -> None:
         return
     members = [each for each in inner if each is not type(None)]
     if origin in (Union, types.UnionType) and len(members) > 1:
-        raise TypeError(f"{hint}: no provider of models is sure to take a choice of types")
+        raise TypeError(f"{hint}: not every provider of models accepts a union")
     for each in members:
         _refuse_unions(each)

@@ -1,0 +1,1 @@
+"""A client of the daemon: finds its socket and sends one request; standard library only."""
