@@ -6,7 +6,7 @@ with `jsonschema`. An error names all invalid arguments at once, so that an agen
 Four rules hold for every tool in addition to the schema:
 
 - An argument that the schema does not name is refused, because a misspelt one must not be ignored.
-- A JSON text stands for its value where the schema has no string; see ``tools.json_texts``.
+- A JSON text stands for its value where the schema has no string; see ``tools.json_text_arguments``.
 - Null for an argument that exists means "not given". Clients that build a model class from the schema send
   null for every optional argument that was not given.
 - JSON means I-JSON (RFC 7493): a repeated member name, a lone surrogate or a number outside the range of a
