@@ -33,7 +33,7 @@ class _CommandGroup:
 
 
 # None has an effect on a key that does not exist: the reply is 0, nil, or an error.
-_COMMAND_GROUPS: Final = (
+COMMAND_GROUPS: Final = (
     _CommandGroup(
         "read and wait",
         True,
@@ -111,7 +111,7 @@ async def check_permissions(probe: Probe) -> CheckResult:
     user = await _user(probe)
     await _choose_sample(probe, user)
     dry = user is not None and not isinstance(await probe.execute("ACL", "DRYRUN", user, "TIME"), RedisError)
-    lines = [line for group in _COMMAND_GROUPS for line in group.commands]
+    lines = [line for group in COMMAND_GROUPS for line in group.commands]
     requests: list[tuple[Arg, ...]] = [_command(line, probe.sample_key) for line in lines]
     if dry:
         requests = [("ACL", "DRYRUN", user or "", *request) for request in requests]
@@ -130,15 +130,15 @@ async def check_permissions(probe: Probe) -> CheckResult:
 
 def _not_allowed(tried: str, user: str, missing: dict[str, str]) -> CheckResult:
     keys = [line for line, reason in missing.items() if "key" in reason]
-    incomplete = [group for group in _COMMAND_GROUPS if set(group.commands) & set(missing)]
+    incomplete = [group for group in COMMAND_GROUPS if set(group.commands) & set(missing)]
     purposes = [group.purpose for group in incomplete]
     essential = any(group.essential for group in incomplete)
-    rules = [f"+{_name(line).lower().replace(' ', '|')}" for line in missing if line not in keys]
+    rules = [f"+{command_name(line).lower().replace(' ', '|')}" for line in missing if line not in keys]
     if keys:
         rules.append("~<prefix of your streams>*")
     seen = (
         f"user {user!r} may not {', '.join(purposes)}: "
-        + ", ".join(f"{_name(line)}{' (key)' if line in keys else ''}" for line in missing)
+        + ", ".join(f"{command_name(line)}{' (key)' if line in keys else ''}" for line in missing)
         + f"; Redis says: {next(iter(missing.values()))}"
     )
     todo = "Grant it: " + f"ACL SETUSER {user} {' '.join(dict.fromkeys(rules))}"
@@ -163,7 +163,7 @@ def _command(line: str, stream: str) -> tuple[str, ...]:
     return tuple(names.get(word, word) for word in line.split())
 
 
-def _name(line: str) -> str:
+def command_name(line: str) -> str:
     first, _, rest = line.partition(" ")
     return f"{first} {rest.split()[0]}" if first in _TWO_WORDS else first
 

@@ -1,7 +1,6 @@
-"""The reference of tools, resources and prompts as a document, from their definitions.
+"""Generates docs/tools.md, the reference of tools, resources and prompts, from their definitions.
 
-Owns the form of docs/tools.md, which a test compares with what this makes:
-``python -m redstreamd.reference.mcp_docs > docs/tools.md``.
+``python -m redstreamd.reference.mcp_docs > docs/tools.md``; a test compares the file with the output.
 """
 
 from __future__ import annotations
@@ -28,9 +27,9 @@ and the [codes of errors](#errors).
 _ERRORS = f"""\
 ## Errors
 
-A tool call that fails answers `{{code, message, cause, next_step}}` with `isError: true`. What else fails for
-such a reason is a JSON-RPC error, with `code` and `next_step` in its `data`. [errors.md](errors.md) says
-which error of Redis becomes which code. The codes:
+A tool call that fails answers `{{code, message, cause, next_step}}` with `isError: true`. Other requests fail
+with a JSON-RPC error that has `code` and `next_step` in its `data`. [errors.md](errors.md) lists which error
+of Redis becomes which code. The codes:
 
 {", ".join(f"`{code}`" for code in Code)}
 """
@@ -42,38 +41,37 @@ Profiles: observer, worker (with observer), operator (with worker); `red-stream`
 original Red-Stream server.
 
 The schemas of arguments and answers are in a dialect that every provider of models takes;
-[schemas.md](schemas.md) lists its rules, and says what becomes of a number given as `"5"` or a list given
-as JSON text. An answer is open: a later version may add members. Members marked *always* are in every
-answer that is no error. Null for an argument means that it is not given, and an argument that is not listed
-is refused.
+[schemas.md](schemas.md) lists its rules, and how a number given as `"5"` or a list given as JSON text is
+read. A later version may add members to an answer. Members marked *always* are in every answer that is not an
+error. Null for an argument means that it is not given. An argument that is not listed is refused.
 
 ### Annotations
 
-What `tools/list` says of each tool: whether it is read-only, destructive and idempotent, with the reason. A
-hint says what the tool can do for any arguments, not what it does by default. Destructive is what may take
-anything from others: entries, groups, what is pending, dead letters, replies. Idempotent is what the same
-call, made again later, leaves as it is, whatever others did meanwhile. No tool is open-world: all of them
-act on the streams of the one Redis that is configured, and on nothing else.
+The hints in `tools/list`: whether a tool is read-only, destructive and idempotent, with the reason. A hint
+states what the tool can do with any arguments, not what it does by default. A destructive tool may remove
+entries, groups, pending entries, dead letters or replies, or give them to somebody else. A call of an
+idempotent tool can be repeated at any later time without further effect, whatever others did meanwhile. No
+tool is open-world: all act only on the streams of the one Redis that is configured.
 """
 
 _RESOURCES = """\
 ## Resources
 
-A part in braces is one segment of the path: a name in UTF-8, percent-encoded. `completion/complete` completes
-it. `resources/list` lists the addresses without such parts, and that of each stream.
+A variable in braces is one path segment: a name in UTF-8, percent-encoded. `completion/complete` completes
+it. `resources/list` lists the URIs without variables, and the URI of each stream.
 
-What a client has read is fresh for a time in which it need not read again, unless a subscription tells it to.
+A client may use what it read for the time after "fresh for", unless a subscription announces a change.
 """
 
 _PROMPTS = """\
 ## Prompts
 
-`completion/complete` completes the arguments that name something.
+`completion/complete` completes the arguments that are names.
 """
 
 
 def as_markdown(registry: Registry, library: ResourceRegistry, prompts: PromptRegistry) -> str:
-    """Return the reference of all of them, tools and prompts sorted by name, resources by address."""
+    """Return the page; tools and prompts are sorted by name, resources by URI."""
     return "\n".join(
         (
             *(_HEAD, _ERRORS),
@@ -89,8 +87,8 @@ def _annotations(registry: Registry) -> Iterator[str]:
     yield "| tool | read-only | destructive | idempotent |"
     yield "|---|---|---|---|"
     for each in registry:
-        claims = (each.hints.read_only, each.hints.destructive, each.hints.idempotent)
-        cells = (f"{'**yes**' if claim.value else 'no'}: {claim.reason}" for claim in claims)
+        hints = (each.hints.read_only, each.hints.destructive, each.hints.idempotent)
+        cells = (f"{'**yes**' if hint.value else 'no'}: {hint.reason}" for hint in hints)
         yield _row(f"[`{each.name}`](#{each.name})", *cells)
     yield ""
 
@@ -109,13 +107,13 @@ def _tool(tool: Tool[Any]) -> Iterator[str]:
 
 def _resource(resource: Resource) -> Iterator[str]:
     yield f"### `{resource.uri}`\n"
-    facts = (
+    properties = (
         resource.mime_type or "MIME type as described",
         f"permission {resource.permission}",
         f"fresh for {resource.fresh_seconds:g} s",
         "can be subscribed to" if resource.topic is not None else "cannot be subscribed to",
     )
-    yield f"*{resource.title}.* {'; '.join(facts)}.\n"
+    yield f"*{resource.title}.* {'; '.join(properties)}.\n"
     yield f"{resource.description}\n"
 
 
@@ -145,13 +143,13 @@ def _table(what: str, members: dict[str, Any], marked: Iterable[str], mark: str)
     yield f"| {what} | type | meaning |"
     yield "|---|---|---|"
     for name, member in members.items():
-        words = [member.get("description", ""), _bounds(member)]
+        parts = [member.get("description", ""), _bounds(member)]
         if member.get("default") is not None:
-            words.append(
+            parts.append(
                 f"Default: `{member['default']!r}`.".replace("True", "true").replace("False", "false")
             )
         named = _named(name, mark if name in marked else "")
-        yield _row(named, _type(member), " ".join(filter(None, words)))
+        yield _row(named, _type(member), " ".join(filter(None, parts)))
     yield ""
 
 
@@ -160,7 +158,7 @@ def _named(name: str, mark: str) -> str:
 
 
 def _row(*cells: str) -> str:
-    # A bar would end the cell, wherever it stands.
+    # A bar would end the cell.
     escaped = (cell.replace("|", "\\|") for cell in cells)
     return f"| {' | '.join(escaped)} |"
 

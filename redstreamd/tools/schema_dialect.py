@@ -113,7 +113,7 @@ RULES = (
     ),
     Rule(
         "enum",
-        "An `enum` is a list of different texts, none of them empty, at a string.",
+        "An `enum` belongs to a string and is a list of different, non-empty texts.",
         (
             _GOOGLE,
             "router-for-me/CLIProxyAPI#1076",
@@ -124,7 +124,7 @@ RULES = (
     ),
     Rule(
         "items",
-        f"Each array has `items`, which is one schema and not an array's. `maxItems` is at most {MAX_ITEMS}.",
+        f"Each array has `items`, which is one schema and not an array. `maxItems` is at most {MAX_ITEMS}.",
         (
             "microsoft/vscode#246119",
             "sigoden/aichat#1049",
@@ -135,8 +135,8 @@ RULES = (
     ),
     Rule(
         "required",
-        "Each object has `required`, a list without repetitions, if need be an empty one, of names that are "
-        "in its `properties`.",
+        "Each object has `required`, a list without repetitions, possibly empty, of names in its "
+        "`properties`.",
         (
             "NousResearch/hermes-agent#66835",
             "NousResearch/hermes-agent#78494",
@@ -146,7 +146,7 @@ RULES = (
     ),
     Rule(
         "properties",
-        "An object has at least one property, or no `properties` at all: then its members are free.",
+        "An object has at least one property, or no `properties` at all: then it may have any members.",
         (
             "browser-use/browser-use#3786",
             "langchain-ai/langchain-google#416",
@@ -160,8 +160,8 @@ RULES = (
     ),
     Rule(
         "tool name",
-        f"A tool's name matches `{TOOL_NAME.pattern}`: with what clients put in front of it, such as "
-        "`mcp__redstreamd__`, it stays within 60 characters.",
+        f"A tool's name matches `{TOOL_NAME.pattern}`: with the prefix that clients add, such as "
+        "`mcp__redstreamd__`, it has at most 60 characters.",
         (
             _VERTEX,
             "PostHog/posthog#51483",

@@ -13,7 +13,7 @@ import pytest
 import trio
 
 from redstreamd.doctor import Severity
-from redstreamd.doctor.permission_checks import _AREAS, _name, check_permissions
+from redstreamd.doctor.permission_checks import COMMAND_GROUPS, check_permissions, command_name
 from redstreamd.doctor.probe import Probe
 from redstreamd.doctor.server_checks import check_clock
 from redstreamd.redisio.connection import Connection
@@ -25,7 +25,7 @@ from tests.support.proxy import proxy_to
 from tests.support.servers import Server, start_redis
 from tests.support.waiting import until
 
-COMMANDS = [line for area in _AREAS for line in area.commands]
+COMMANDS = [line for area in COMMAND_GROUPS for line in area.commands]
 #: What a user needs beside the commands of the streams' own.
 EXTRA = ("+hello", "+ping", "+auth", "+client|setname", "+client|tracking", "+select")
 
@@ -297,6 +297,6 @@ def test_every_command_of_a_script_is_asked_about() -> None:
             r"redis\.p?call\(\s*'(\w+)'(?:\s*,\s*'([A-Z]+)')?", script.read_text("utf-8")
         ):
             called.add(f"{first} {second}" if first in ("XINFO", "XGROUP", "MEMORY", "CONFIG") else first)
-    asked = {_name(line) for line in COMMANDS}
+    asked = {command_name(line) for line in COMMANDS}
     assert len(called) > 20
     assert called - asked == set()

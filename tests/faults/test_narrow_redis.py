@@ -15,7 +15,7 @@ from typing import Any
 import pytest
 
 import redstreamd.streams
-from redstreamd.doctor.permission_checks import _AREAS, _name
+from redstreamd.doctor.permission_checks import COMMAND_GROUPS, command_name
 from redstreamd.redisio.script import Script
 from redstreamd.redisio.target import Target
 from redstreamd.streams.bus import Bus
@@ -242,7 +242,7 @@ async def test_a_user_without_the_keys_is_told_the_pattern_that_grants_them(serv
 
 
 def test_doctor_asks_for_every_command_that_a_script_may_call() -> None:
-    asked = {_name(line) for area in _AREAS for line in area.commands}
+    asked = {command_name(line) for area in COMMAND_GROUPS for line in area.commands}
     assert {each for script in scripts() for each in script.commands} <= asked
     # And every call in a script's text was found.
     folder = Path(redstreamd.streams.__file__).parent / "lua"
