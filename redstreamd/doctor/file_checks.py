@@ -58,7 +58,7 @@ def check_secrets(loaded: Loaded, service: Service | None) -> CheckResult:
         if status.st_mode & (0o077 if file.name == _LEASE_KEY else 0o007):
             exposed.append(file)
     if not exposed:
-        return ok(_SECRETS, tried, "nobody but their owners") if seen else skipped(_SECRETS, tried, "no file")
+        return ok(_SECRETS, tried, "only their owners") if seen else skipped(_SECRETS, tried, "no file")
     steps = [f"chmod go= {' '.join(map(str, exposed))}"]
     if any(file.name == _LEASE_KEY for file in exposed):
         steps.append(

@@ -31,7 +31,7 @@ _CANNOT_START: Final = "redstreamd cannot start: "
 
 #: Cause and remedy of a failed start by exit status. 200 to 243 are systemd's own, from before our program
 #: ran (systemd.exec(5), "Process Exit Codes").
-_STATUSES: Final[Mapping[str, tuple[str, str]]] = {
+EXIT_STATUSES: Final[Mapping[str, tuple[str, str]]] = {
     "75": (
         "the daemon could not start now",
         "The journal says what is in the way: an address or a state directory in use, most often.",
@@ -57,7 +57,7 @@ _STATUSES: Final[Mapping[str, tuple[str, str]]] = {
 }
 
 #: The same by the unit's result, if the exit status does not tell.
-_RESULTS: Final[Mapping[str, tuple[str, str]]] = {
+UNIT_RESULTS: Final[Mapping[str, tuple[str, str]]] = {
     "oom-kill": ("the kernel ran out of memory", "Raise MemoryMax=, or find out what uses the memory."),
     "start-limit-hit": ("systemd gave up after too many starts", "Find the cause of the first failure."),
     "timeout": ("it took too long", "The journal says what it waited for."),
@@ -188,7 +188,7 @@ async def _units(manager: Sequence[str]) -> tuple[Unit, Unit] | None:
 
 def _failed(service: Unit, tried: str, seen: str) -> CheckResult:
     result, status = service["Result"], service["ExecMainStatus"]
-    explanation = _RESULTS.get(result) or (_STATUSES.get(status) if result == "exit-code" else None)
+    explanation = UNIT_RESULTS.get(result) or (EXIT_STATUSES.get(status) if result == "exit-code" else None)
     cause, remedy = explanation or ("", "")
     shown = f"{seen} (Result={result}" + (f", status {status})" if result == "exit-code" else ")")
     return error(

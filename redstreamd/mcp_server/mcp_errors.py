@@ -61,7 +61,7 @@ def request_error(error: BusError) -> MCPError:
 
 
 def check_one_page(params: mcp_types.PaginatedRequestParams | None, what: str) -> None:
-    """Refuse a cursor for a listing that has one page, so that no cursor was ever given out.
+    """Refuse a cursor for a listing that has one page.
 
     Raises:
         MCPError: -32602.

@@ -23,11 +23,11 @@ Design a stream for my purpose. Ask me only what you cannot decide.
    exist: use one of them if it fits, and do not invent a second name for the same thing.
 2. Entries: a flat JSON object with a "type" and only what readers need, ids rather than copies of large
    documents. Name the fields, and give one example entry. Say which field makes a good idempotency_key.
-3. Reading: one consumer group for each kind of work (each entry is done once per group), stream_wait for
-   those who only follow. Name the groups.
+3. Reading: one consumer group for each kind of work (each entry is processed once per group), stream_wait
+   for readers that only follow. Name the groups.
 4. Retention: max_length or max_age_seconds, from the rate of writing and from how far behind a reader may
-   fall. What a group has not finished stays in any case; say what those who only follow lose, and who
-   notices a group that nobody works for.
+   fall. What a group has not finished is never trimmed; say what readers without a group may lose, and who
+   notices a group without consumers.
 5. Failure: lease_seconds longer than the work usually takes, max_deliveries of each group (group_create
    sets it), and who looks at the dead letters.
 

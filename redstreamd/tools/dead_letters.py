@@ -37,7 +37,7 @@ class DeadLetterReplayArguments:
     group: shared_arguments.Group
     action: Annotated[
         Literal["list", "replay", "delete"],
-        Meta(description="replay adds the entries to the stream anew, for all its groups."),
+        Meta(description="replay adds the entries to the stream again, for all its groups."),
     ] = "list"
     entry_ids: (
         Annotated[

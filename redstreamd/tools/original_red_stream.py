@@ -25,6 +25,7 @@ from redstreamd.tools import shared_arguments
 from redstreamd.tools.annotations import no, reading, writing, yes
 from redstreamd.tools.definition import Call, Profile, named_by, tool
 from redstreamd.tools.name_checks import check_names, check_new_stream
+from redstreamd.tools.work import CREATES_A_GROUP
 
 #: The original had no limit. If messages are large, fewer are returned, so that an answer fits a message.
 MostMessages = Annotated[int, Meta(ge=1, le=1_000, description="Most messages to return.")]
@@ -100,14 +101,10 @@ class CreateConsumerGroupArguments:
     profile=Profile.RED_STREAM,
     permission=Permission.CONSUME,
     streams=named_by("stream"),
-    hints=writing(
-        "It creates the group, and the stream if it does not exist.",
-        destructive=no("It only adds: a group that exists stays as it is."),
-        idempotent=yes("A group that exists stays as it is, whatever start says."),
-    ),
+    hints=CREATES_A_GROUP,
 )
 async def create_consumer_group(call: Call[Bus], args: CreateConsumerGroupArguments) -> dict[str, Any]:
-    """Create a consumer group, and the stream if there is none. New clients use group_create."""
+    """Create a consumer group, and the stream if it does not exist. New clients use group_create."""
     await check_new_stream(call, args.stream)
     check_names(call, args.stream, args.group)
     if args.start != "$" and entry_ids.parse(args.start) is None:

@@ -101,7 +101,7 @@ class _Size:
 
 def _node_faults(node: Any, place: str, depth: int, size: _Size) -> Iterator[Fault]:
     if not isinstance(node, Mapping):
-        yield Fault("type", place, f"{node!r} is no schema")
+        yield Fault("type", place, f"{node!r} is not a schema")
         return
     yield from _description_faults(node, place)
     kind = node.get("type")
@@ -174,7 +174,7 @@ def _object_faults(node: Mapping[str, Any], place: str, depth: int, size: _Size)
     if not isinstance(required, list) or len(set(map(str, required))) < len(required):
         yield Fault("required", place, f"required {required!r}")
     elif unknown := [name for name in required if name not in properties]:
-        yield Fault("required", place, f"required {unknown}, which are no properties")
+        yield Fault("required", place, f"required {unknown}, which are not properties")
     for name, member in properties.items():
         size.properties += 1
         size.characters += len(name)

@@ -172,7 +172,7 @@ class WorkFailArguments:
         Literal["retry", "release", "dead_letter"],
         Meta(description="retry after delay_seconds, release for anyone now, or dead_letter for good."),
     ] = "retry"
-    reason: Annotated[str, Meta(max_length=2_000, description="Why; told with a dead letter.")] = ""
+    reason: Annotated[str, Meta(max_length=2_000, description="Why; recorded with a dead letter.")] = ""
     delay_seconds: Annotated[float, Meta(ge=0, le=30 * 86_400)] = 10.0
     entry_ids: shared_arguments.EntryIds | None = None
     stream: shared_arguments.Stream | None = None

@@ -21,6 +21,11 @@ from redstreamd.tools.lease_duration import lease_seconds
 from redstreamd.tools.name_checks import check_names, check_new_stream, join_warnings
 from redstreamd.tools.progress_notifications import wait_seconds, with_progress
 
+CREATES_A_GROUP = writing(
+    "It creates the group, and the stream if it does not exist.",
+    destructive=no("It only adds: a group that exists stays as it is."),
+    idempotent=yes("A group that exists stays as it is, whatever start says."),
+)
 _KEY_USED_UP = "What this key took is finished or was taken over. Use a new key for more."
 
 
@@ -54,14 +59,10 @@ class GroupCreated:
     profile=Profile.WORKER,
     permission=Permission.CONSUME,
     streams=named_by("stream"),
-    hints=writing(
-        "It creates the group, and the stream if it does not exist.",
-        destructive=no("It only adds: a group that exists stays as it is."),
-        idempotent=yes("A group that exists stays as it is, whatever start says."),
-    ),
+    hints=CREATES_A_GROUP,
 )
 async def group_create(call: Call[Bus], args: GroupCreateArguments) -> GroupCreated:
-    """Create a consumer group, and the stream if there is none.
+    """Create a consumer group, and the stream if it does not exist.
 
     Each entry from start on goes to one consumer of the group.
     """

@@ -9,22 +9,8 @@ import pytest
 
 from redstreamd.doctor import Severity
 from tests.cli.test_whole import ready
+from tests.doctor.conftest import CHECKS
 from tests.support.servers import start_redis
-
-CHECKS = [
-    *(
-        "settings",
-        "name_resolution",
-        "connect",
-        "tls",
-        "login",
-        "permissions",
-        "version",
-        "tracking",
-        "scripts",
-    ),
-    *("persistence", "memory", "replication", "clock", "streams", "secrets", "socket", "unit"),
-]
 
 
 @pytest.mark.limit(60)

@@ -76,8 +76,8 @@ async def test_without_a_daemon_it_is_to_be_tried_later(nowhere, finished):
     ("answer", "words"),
     [
         (b"", "does not answer (connection closed)"),
-        (b"HTTP/1.1 400 Bad Request\n", "is not what a daemon says"),
-        (b"[1]\n", "is not what a daemon says"),
+        (b"HTTP/1.1 400 Bad Request\n", "is not a message of the daemon"),
+        (b"[1]\n", "is not a message of the daemon"),
         (b'{"jsonrpc": "2.0", "id": 1, "result": {"contents": []}}\n', "does not tell"),
         (b'{"jsonrpc": "2.0", "id": 1, "error": {"code": -32000, "message": "later"}}\n', "later (-32000)"),
     ],

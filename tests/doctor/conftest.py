@@ -10,6 +10,22 @@ import pytest
 from redstreamd.doctor import CheckResult, run_checks
 from redstreamd.settings import load
 
+#: The names of all checks, in order, where no service is installed.
+CHECKS = [
+    *(
+        "settings",
+        "name_resolution",
+        "connect",
+        "tls",
+        "login",
+        "permissions",
+        "version",
+        "tracking",
+        "scripts",
+    ),
+    *("persistence", "memory", "replication", "clock", "streams", "secrets", "socket", "unit"),
+]
+
 Report = dict[str, CheckResult]
 Examine = Callable[..., Awaitable[Report]]
 

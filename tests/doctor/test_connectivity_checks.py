@@ -10,25 +10,11 @@ from pathlib import Path
 import pytest
 
 from redstreamd.doctor import Severity
-from tests.doctor.conftest import Examine, Report
+from tests.doctor.conftest import CHECKS, Examine, Report
 from tests.support.certificates import Authority, tls_options
 from tests.support.servers import Server, free_port, start_redis, start_redis8, start_redis62
 
-ORDER = [
-    *(
-        "settings",
-        "name_resolution",
-        "connect",
-        "tls",
-        "login",
-        "permissions",
-        "version",
-        "tracking",
-        "scripts",
-    ),
-    *("persistence", "memory", "replication", "clock", "streams", "secrets", "socket", "unit"),
-]
-OF_THE_SERVER = ORDER[ORDER.index("permissions") : ORDER.index("secrets")]
+OF_THE_SERVER = CHECKS[CHECKS.index("permissions") : CHECKS.index("secrets")]
 
 
 @pytest.fixture(scope="module")
@@ -41,11 +27,11 @@ def guarded() -> Iterator[Server]:
 
 def assert_stopped_at(report: Report, name: str) -> None:
     """Everything before is fine or not applicable; everything on the server after it is skipped."""
-    assert list(report) == ORDER
+    assert list(report) == CHECKS
     assert report[name].severity is Severity.ERROR
     assert report[name].seen
     assert report[name].todo
-    for before in ORDER[: ORDER.index(name)]:
+    for before in CHECKS[: CHECKS.index(name)]:
         assert report[before].severity in (Severity.OK, Severity.SKIPPED), report[before]
     for after in OF_THE_SERVER:
         assert report[after].severity is Severity.SKIPPED
@@ -56,7 +42,7 @@ def assert_stopped_at(report: Report, name: str) -> None:
 
 async def test_a_healthy_server_passes_every_check_in_order(report: Examine, server: Server) -> None:
     found = await report(host="127.0.0.1", port=server.port)
-    assert list(found) == ORDER
+    assert list(found) == CHECKS
     for name in ("settings", "name_resolution", "connect", "login", *OF_THE_SERVER):
         if name != "persistence":  # the servers of tests keep nothing on disk
             assert found[name].severity is Severity.OK, found[name]

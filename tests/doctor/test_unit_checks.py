@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from redstreamd.doctor import CheckResult, Severity
-from redstreamd.doctor.unit_checks import _RESULTS, _STATUSES, check_units
+from redstreamd.doctor.unit_checks import EXIT_STATUSES, UNIT_RESULTS, check_units
 
 
 async def units(
@@ -49,8 +49,11 @@ async def test_the_units_are_judged_together(
 @pytest.mark.parametrize(
     ("more", "cause"),
     [
-        *((f"Result=exit-code\nExecMainStatus={status}", cause) for status, (cause, _) in _STATUSES.items()),
-        *((f"Result={result}", cause) for result, (cause, _) in _RESULTS.items()),
+        *(
+            (f"Result=exit-code\nExecMainStatus={status}", cause)
+            for status, (cause, _) in EXIT_STATUSES.items()
+        ),
+        *((f"Result={result}", cause) for result, (cause, _) in UNIT_RESULTS.items()),
     ],
 )
 @pytest.mark.parametrize("state", ["failed", "activating"])

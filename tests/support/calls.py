@@ -69,3 +69,12 @@ async def texts(bus: Bus, tool: str, principal: Principal = ME, **arguments: Any
     whole = await answer(bus, tool, principal, **arguments)
     assert not whole["isError"], whole["content"]
     return json.loads(whole["content"][0]["text"])
+
+
+async def add(bus: Bus, count: int = 1) -> list[str]:
+    """Add entries ``{"n": 0}``, ``{"n": 1}`` and so on to the stream s; return their IDs."""
+    ids: list[str] = []
+    for begin in range(0, count, 100):
+        entries = [{"n": n} for n in range(begin, min(begin + 100, count))]
+        ids += (await call(bus, "stream_add", stream="s", entries=entries))["ids"]
+    return ids

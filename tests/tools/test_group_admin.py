@@ -10,22 +10,13 @@ import trio
 from redstreamd.redisio.redis_errors import ServerReplied
 from redstreamd.streams.admin import counting, group_admin
 from redstreamd.streams.bus import Bus
-from redstreamd.streams.entry_codec import Stamp
 from redstreamd.streams.names import RELEASED, Kind, companion_key
-from tests.support.calls import call, refusal
+from tests.support.calls import add, call, refusal
 from tests.support.servers import Server
 from tests.support.waiting import until
 
 GROUP = {"stream": "s", "group": "g"}
 DUE, DEAD, TRIES = (companion_key("s", kind, "g") for kind in (Kind.DUE, Kind.DEAD, Kind.TRIES))
-
-
-async def add(bus: Bus, count: int) -> list[str]:
-    ids: list[str] = []
-    for begin in range(0, count, 100):
-        entries = [{"n": n} for n in range(begin, min(begin + 100, count))]
-        ids += (await bus.publisher.add("s", entries, Stamp())).ids
-    return ids
 
 
 async def take(bus: Bus, consumer: str, count: int = 100) -> dict[str, Any]:

@@ -12,19 +12,13 @@ from redstreamd.settings import LeasesSettings, Settings
 from redstreamd.streams.bus import Bus
 from redstreamd.streams.names import Kind, companion_key
 from tests.support.buses import KEY, running_bus
-from tests.support.calls import call, refusal
+from tests.support.calls import add, call, refusal
 from tests.support.servers import Server
 
 GROUP = {"stream": "s", "group": "g"}
 DUE, DEAD, ABOUT = (companion_key("s", kind, "g") for kind in (Kind.DUE, Kind.DEAD, Kind.GROUP))
 SETTING = 4
 SETTINGS = Settings(leases=LeasesSettings(lease_seconds=100, max_deliveries=SETTING))
-
-
-async def add(bus: Bus, count: int = 1) -> list[str]:
-    entries = [{"n": n} for n in range(count)]
-    ids: list[str] = (await call(bus, "stream_add", stream="s", entries=entries))["ids"]
-    return ids
 
 
 async def take(bus: Bus, consumer: str = "c", **how: Any) -> dict[str, Any]:

@@ -13,16 +13,11 @@ from redstreamd.redisio.target import Target
 from redstreamd.settings import Settings
 from redstreamd.streams import entry_ids, pending
 from redstreamd.streams.bus import Bus
-from redstreamd.streams.entry_codec import Stamp
 from tests.support.buses import KEY
-from tests.support.calls import call, refusal
+from tests.support.calls import add, call, refusal
 from tests.support.servers import Server
 
 GROUP = {"stream": "s", "group": "g"}
-
-
-async def add(bus: Bus, count: int) -> list[str]:
-    return (await bus.publisher.add("s", [{"n": n} for n in range(count)], Stamp())).ids
 
 
 async def pages(bus: Bus, **how: Any) -> list[dict[str, Any]]:

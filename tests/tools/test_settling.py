@@ -9,20 +9,13 @@ import pytest
 from redstreamd.policy import Principal
 from redstreamd.streams.bus import Bus
 from redstreamd.streams.names import Kind, companion_key
-from tests.support.calls import call, refusal
+from tests.support.calls import add, call, refusal
 from tests.support.servers import Server
 
 GROUP = {"stream": "s", "group": "g"}
 DUE, DEAD, TRIES = (companion_key("s", kind, "g") for kind in (Kind.DUE, Kind.DEAD, Kind.TRIES))
 ASKER = Principal("asker", "unix")
 REPLIES = companion_key("s", Kind.REPLY, "asker")
-
-
-async def add(bus: Bus, count: int = 1) -> list[str]:
-    ids: list[str] = (await call(bus, "stream_add", stream="s", entries=[{"n": n} for n in range(count)]))[
-        "ids"
-    ]
-    return ids
 
 
 async def take(bus: Bus, consumer: str = "c", **how: Any) -> dict[str, Any]:

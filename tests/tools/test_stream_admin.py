@@ -14,15 +14,11 @@ from redstreamd.streams.bus import Bus
 from redstreamd.streams.entry_codec import Stamp
 from redstreamd.streams.names import Kind, companion_key
 from tests.support.buses import running_bus
-from tests.support.calls import call, refusal
+from tests.support.calls import add, call, refusal
 from tests.support.counts import long
 from tests.support.servers import Server
 
 GROUP = {"stream": "s", "group": "g"}
-
-
-async def add(bus: Bus, count: int) -> list[str]:
-    return (await bus.publisher.add("s", [{"n": n} for n in range(count)], Stamp())).ids
 
 
 async def work(bus: Bus, count: int, *, done: bool, group: str = "g") -> dict[str, Any]:

@@ -17,11 +17,10 @@ from redstreamd.streams.diagnosis import group_findings, sampler, stream_health
 from redstreamd.streams.diagnosis.lag import Lag, Shape
 from redstreamd.streams.diagnosis.sampler import Rates
 from redstreamd.streams.diagnosis.server_figures import ServerFacts, server_findings
-from redstreamd.streams.entry_codec import Stamp
 from redstreamd.tools.arguments import Structurer
 from redstreamd.tools.catalog import REGISTRY
 from tests.support.buses import running_bus
-from tests.support.calls import call, refusal
+from tests.support.calls import add, call, refusal
 from tests.support.counts import long
 from tests.support.server_clock import milliseconds
 from tests.support.servers import Server
@@ -34,14 +33,6 @@ GROUP = {"stream": "s", "group": "g"}
 def sampled_in_time(monkeypatch: pytest.MonkeyPatch) -> None:
     """A sample that took long because the machine was busy does not put off the next one."""
     monkeypatch.setattr(sampler, "_PAUSE_SHARE", 0)
-
-
-async def add(bus: Bus, count: int) -> list[str]:
-    ids: list[str] = []
-    for begin in range(0, count, 100):
-        entries = [{"n": n} for n in range(begin, min(begin + 100, count))]
-        ids += (await bus.publisher.add("s", entries, Stamp())).ids
-    return ids
 
 
 def found(diagnosis: dict[str, Any], code: str) -> dict[str, Any]:

@@ -10,7 +10,7 @@ from redstreamd.settings import LeasesSettings, Settings
 from redstreamd.streams.bus import Bus
 from redstreamd.streams.names import Kind, companion_key
 from tests.support.buses import running_bus
-from tests.support.calls import call, refusal
+from tests.support.calls import add, call, refusal
 from tests.support.server_clock import next_millisecond
 from tests.support.servers import Server
 
@@ -20,14 +20,6 @@ DUE, DEAD, TRIES, ABOUT = (
 )
 GREATEST = f"{2**64 - 1}-{2**64 - 1}"
 NEVER = Settings(leases=LeasesSettings(max_deliveries=0))
-
-
-async def add(bus: Bus, count: int = 1) -> list[str]:
-    ids: list[str] = []
-    for begin in range(0, count, 100):
-        entries = [{"n": n} for n in range(begin, min(begin + 100, count))]
-        ids += (await call(bus, "stream_add", stream="s", entries=entries))["ids"]
-    return ids
 
 
 async def take(bus: Bus, consumer: str = "c", **how: Any) -> dict[str, Any]:
