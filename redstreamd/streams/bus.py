@@ -13,6 +13,7 @@ from redstreamd.streams.admin.stream_admin import StreamAdmin
 from redstreamd.streams.diagnosis.group_findings import Limits
 from redstreamd.streams.diagnosis.sampler import Sampler
 from redstreamd.streams.diagnosis.stream_health import Diagnoser
+from redstreamd.streams.direct_reading import DirectReader
 from redstreamd.streams.entry_pages import Pages
 from redstreamd.streams.group_clocks import GroupClocks
 from redstreamd.streams.group_records import GroupRecords
@@ -37,8 +38,8 @@ class Bus:
         commands: Typed Redis commands, for what needs no more than one.
         hub: Wakes those who wait; a supervised child runs it.
         lister: Which streams there are.
-        pages: Reading parts of streams as they are.
         reader: Reading and waiting.
+        direct: Reading and delivering at Redis's own positions, without leases.
         publisher: Adding.
         work: Taking and settling.
         records: What was agreed for consumer groups.
@@ -56,8 +57,8 @@ class Bus:
     commands: Commands
     hub: TailHub
     lister: Lister
-    pages: Pages
     reader: Reader
+    direct: DirectReader
     publisher: Publisher
     work: WorkQueue
     records: GroupRecords
@@ -106,8 +107,9 @@ class Bus:
             commands=commands,
             hub=hub,
             lister=lister,
-            pages=pages,
             reader=Reader(commands, lister, pages, hub, max_bytes=settings.tools.max_result_bytes),
+            # Half a message, because JSON may take twice as many bytes as the content.
+            direct=DirectReader(commands, pages, max_bytes=settings.limits.max_message_bytes // 2),
             publisher=publisher,
             work=work,
             pending=PendingLister(manager, commands, clocks),

@@ -20,7 +20,6 @@ from redstreamd.redisio.reply_parsing import RawEntry
 from redstreamd.streams import entry_ids
 from redstreamd.streams.bus import Bus
 from redstreamd.streams.entry_codec import Stamp, decode
-from redstreamd.streams.error_context import explained, stream_not_found
 from redstreamd.tools import shared_arguments
 from redstreamd.tools.annotations import no, reading, writing, yes
 from redstreamd.tools.definition import Call, Profile, named_by, tool
@@ -76,15 +75,7 @@ class GetStreamMessagesArguments:
 async def get_stream_messages(call: Call[Bus], args: GetStreamMessagesArguments) -> list[dict[str, Any]]:
     """Read messages of a stream from an entry ID on. New clients use stream_read."""
     check_names(call, args.stream)
-    start = args.start if args.start in ("-", "+") else entry_ids.position(args.start, argument="start")
-    commands = call.bus.commands
-    async with explained(commands, args.stream):
-        page = await call.bus.pages.read(
-            args.stream, start, "+", most=args.count, most_bytes=_most_bytes(call)
-        )
-        if not page.entries and await commands.key_type(args.stream) == "none":
-            raise await stream_not_found(commands, args.stream)
-    return [_message(entry) for entry in page.entries]
+    return [_message(entry) for entry in await call.bus.direct.read(args.stream, args.start, args.count)]
 
 
 @attrs.frozen
@@ -146,11 +137,8 @@ class ReadGroupArguments:
 async def read_group(call: Call[Bus], args: ReadGroupArguments) -> list[dict[str, Any]]:
     """Read new messages as a consumer of a group. New clients use work_take, which can be finished."""
     check_names(call, args.stream, args.group, consumer=args.consumer)
-    async with explained(call.bus.commands, args.stream, args.group):
-        messages = await call.bus.pages.deliver(
-            args.stream, args.group, args.consumer, most=args.count, most_bytes=_most_bytes(call)
-        )
-    return [_message(entry) for entry in messages]
+    delivered = await call.bus.direct.deliver(args.stream, args.group, args.consumer, args.count)
+    return [_message(entry) for entry in delivered]
 
 
 @attrs.frozen
@@ -170,8 +158,6 @@ class ListGroupsArguments:
 async def list_groups(call: Call[Bus], args: ListGroupsArguments) -> list[dict[str, Any]]:
     """List the consumer groups of a stream."""
     check_names(call, args.stream)
-    async with explained(call.bus.commands, args.stream):
-        groups = await call.bus.commands.xinfo_groups(args.stream)
     return [
         {
             "name": group.name,
@@ -179,7 +165,7 @@ async def list_groups(call: Call[Bus], args: ListGroupsArguments) -> list[dict[s
             "pending": group.pending,
             "lastDeliveredId": group.last_delivered_id,
         }
-        for group in sorted(groups, key=lambda group: group.name)
+        for group in await call.bus.direct.groups(args.stream)
     ]
 
 
@@ -200,19 +186,15 @@ class ListStreamsArguments:
 async def list_streams(call: Call[Bus], args: ListStreamsArguments) -> dict[str, Any]:
     """List the names of streams. New clients use stream_list."""
     names = await call.bus.lister.names(args.pattern)
-    if sum(map(len, map(msgspec.json.encode, names))) > _most_bytes(call):
+    max_bytes = call.bus.settings.limits.max_message_bytes // 2
+    if sum(map(len, map(msgspec.json.encode, names))) > max_bytes:
         raise BusError(
             Code.TOO_LARGE,
             f"The names of the {len(names)} streams do not fit one answer.",
-            cause=f"An answer holds at most {_most_bytes(call)} bytes of them.",
+            cause=f"An answer holds at most {max_bytes} bytes of them.",
             next_step="Give a narrower pattern, or page through them with stream_list.",
         )
     return {"streams": names}
-
-
-def _most_bytes(call: Call[Bus]) -> int:
-    """Return how many bytes of content fit an answer: half a message, since JSON may take twice as much."""
-    return call.bus.settings.limits.max_message_bytes // 2
 
 
 def _message(entry: RawEntry) -> dict[str, Any]:
