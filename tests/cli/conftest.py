@@ -15,7 +15,7 @@ from typing import Any
 import pytest
 import trio
 
-# Nothing of the person who runs the tests: no settings, no daemon of theirs.
+# Without the settings and the daemon of the user who runs the tests.
 _THEIRS = ("REDIS", "REDSTREAMD", "XDG_", "STATE_DIRECTORY", "RUNTIME_DIRECTORY", "NOTIFY_SOCKET", "LISTEN_")
 CLEAN = {name: value for name, value in os.environ.items() if not name.startswith(_THEIRS)}
 
@@ -30,7 +30,7 @@ def place() -> Iterator[Path]:
 
 @pytest.fixture
 def nowhere(place: Path) -> Path:
-    """A path for a socket where no daemon has ever been."""
+    """A path for a socket in a directory that does not exist."""
     return place.parent / "none" / "mcp.sock"
 
 

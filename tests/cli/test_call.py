@@ -69,7 +69,7 @@ async def test_the_structured_content_is_one_line_of_json(answered):
 
 
 def read_to_the_end(terminal: int) -> bytes:
-    """Read what was written to the other end of a terminal, which nobody has open any more."""
+    """Read what was written to the other end of a terminal, which is closed by now."""
     shown = b""
     with contextlib.suppress(OSError):  # EIO
         while data := os.read(terminal, 4096):
@@ -185,7 +185,7 @@ async def test_what_is_no_json_object_is_wrong_usage_and_never_sent(place, accep
     message = done.stderr.decode()
     assert message.startswith("redstreamd: the arguments are not a JSON object: ")
     assert message.count("\n") == 1
-    # The first to come is this one, so nobody was there before.
+    # This is the first connection, so there was none before.
     async with await trio.open_unix_socket(str(place)) as first:
         await first.send_all(b"first")
         assert await (await accept()).receive_some() == b"first"

@@ -226,7 +226,7 @@ async def test_the_named_socket_is_tried_before_the_usual_places(place, accept, 
 
 
 def refusing(place) -> socket.socket:
-    """Leave a socket at `place` that nobody listens on."""
+    """Create a socket at `place` on which nobody listens."""
     sock = socket.socket(socket.AF_UNIX)
     sock.bind(str(place))
     return sock

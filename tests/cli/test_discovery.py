@@ -1,4 +1,4 @@
-"""The daemon's address as clients name it, in each form; and what is shown of one that is wrong."""
+"""The daemon's address in each form, and what errors show of an invalid one."""
 
 from __future__ import annotations
 

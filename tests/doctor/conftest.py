@@ -1,4 +1,4 @@
-"""Examines real servers with settings of the test's own."""
+"""Checks real servers with the test's own settings."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ def report(tmp_path: Path) -> Examine:
     async def examined(environ: dict[str, str] | None = None, **settings: object) -> Report:
         file = tmp_path / "redstreamd.toml"
         file.write_text("")
-        # Nothing of the person who runs the tests.
+        # Without the environment of the user who runs the tests.
         around = {"HOME": str(tmp_path), "XDG_RUNTIME_DIR": str(tmp_path), **(environ or {})}
         assignments = [f"redis.{key}={value}" for key, value in settings.items()]
         loaded = load(config=file, assignments=assignments, environ=around)

@@ -118,7 +118,7 @@ async def test_a_name_that_nobody_knows_stops_there(report: Examine) -> None:
 
 
 async def test_a_port_where_nobody_listens_stops_there(report: Examine) -> None:
-    # Held, so that nobody else can come to listen there.
+    # Held, so that no other process can listen there.
     with socket.socket() as held:
         held.bind(("127.0.0.1", 0))
         found = await report(host="127.0.0.1", port=held.getsockname()[1])

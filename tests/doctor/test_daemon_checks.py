@@ -27,7 +27,7 @@ def environ(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
 
 @pytest.fixture
 async def listen(environ: dict[str, str]) -> AsyncIterator[Listen]:
-    """Listen where the daemon would, and answer each connection as told; None never answers."""
+    """Listen where the daemon would, and answer each connection with the given bytes; None never answers."""
     place = Path(environ["XDG_RUNTIME_DIR"]) / "redstreamd" / "mcp.sock"
     place.parent.mkdir()
 

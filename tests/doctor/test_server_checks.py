@@ -26,7 +26,7 @@ from tests.support.servers import Server, start_redis
 from tests.support.waiting import until
 
 COMMANDS = [line for area in COMMAND_GROUPS for line in area.commands]
-#: What a user needs beside the commands of the streams' own.
+#: What a user needs in addition to commands on streams.
 EXTRA = ("+hello", "+ping", "+auth", "+client|setname", "+client|tracking", "+select")
 
 
@@ -246,7 +246,7 @@ async def test_a_clock_that_is_off_says_which_way(redis: Server, monkeypatch: py
             assert check.severity is Severity.WARNING
             found = re.search(rf"is ([0-9.]+) s {way}$", check.seen)
             assert found is not None, check.seen
-            # What the question took counts in favour of the clock, and it is told in tenths.
+            # The time of the request counts in favour of the clock, and tenths are shown.
             assert 3600 - took - 0.1 <= float(found.group(1)) <= 3600
 
 

@@ -1,4 +1,4 @@
-"""Subscriptions in the test's own process, where what is kept for a subscriber can be looked at."""
+"""Subscriptions in the test's own process, where the state kept for a subscriber can be inspected."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ URI = stream_uri("s")
 
 
 class Following:
-    """A client that subscribes, in either era, and reads what it is told."""
+    """A client that subscribes, in either era, and reads notifications."""
 
     def __init__(self, raw: RawClient, connection: ClientConnection, stream: trio.SocketStream) -> None:
         self.raw = raw
@@ -55,7 +55,7 @@ class Following:
             assert "result" in await self.raw.call("resources/list")
 
     async def told(self) -> str:
-        """Return the URI of the next update, or the method of what else is told."""
+        """Return the URI of the next update, or the method of another notification."""
         message = await self.raw.receive()
         if self.raw.era == "modern":
             assert message["params"]["_meta"][ID] == "listen"
@@ -109,11 +109,11 @@ async def test_nothing_is_left_behind_however_a_subscription_ends(
             redis.command("XADD", "s", "*", "f", "v")
             assert await client.told() == "notifications/resources/list_changed"
         await until_nothing_is_kept(surface)
-        # The connection goes on, and can subscribe again.
+        # The connection stays open, and can subscribe again.
         await client.subscribe(URI)
         redis.command("XADD", "s", "*", "f", "v")
         assert await client.told() == URI
-    # It left without a word.
+    # It disconnected without unsubscribing.
     await until_nothing_is_kept(surface)
     assert not surface.updates._subscribers
 
@@ -195,7 +195,7 @@ async def test_a_successor_tells_what_happened_while_nobody_served(redis: Server
         redis.command("XADD", "s", "*", "f", "v")
         async with running_surface(redis) as surface:
             connection = await surface.serve(ours, state)
-            # Not acknowledged a second time, and not told of what had not changed.
+            # Not acknowledged again, and not notified of what had not changed.
             assert await client.told() == URI
             redis.command("XADD", "other", "*", "f", "v")
             assert await client.told() == other
@@ -403,7 +403,7 @@ async def test_one_look_that_is_held_up_puts_off_no_other(
         await client.subscribe(URI)
         to_hold_up = True
         await until(lambda: not to_hold_up)
-        # Tells nobody, so a poll has to find it.
+        # No notification of Redis, so a poll has to find it.
         redis.command("XGROUP", "CREATE", "s", "g", "0")
         assert await client.told() == URI
 
@@ -447,7 +447,7 @@ async def test_a_group_that_works_is_told_of_at_most_once_in_its_pause(
                     answer = await worker.raw.call_tool("work_take", arguments)
                     assert answer["result"]["structuredContent"]["entries"]
                     assert await client.told() == uri
-                # Settling moves no position and adds no entry; it is told all the same.
+                # Settling moves no position and adds no entry, and is still an update.
                 lease = answer["result"]["structuredContent"]["lease"]
                 await worker.raw.call_tool("work_done", {"lease": lease})
                 assert await client.told() == uri

@@ -92,7 +92,7 @@ async def stream_health(call: Call[Bus], args: Nothing) -> StreamAdded:
 
 @tool(title="Broken", profile=Profile.OBSERVER, **READING)
 async def broken(call: Call[Bus], args: Nothing) -> StreamAdded:
-    """Fail in a way that nobody foresaw."""
+    """Fail unexpectedly."""
     raise RuntimeError("the password is hunter2")
 
 
@@ -301,7 +301,7 @@ def trio_lines(error: BaseException) -> list[str]:
 
 
 async def no_progress(progress: float, total: float | None, message: str | None) -> None:
-    """Report to nobody."""
+    """Ignore progress."""
 
 
 def toolbox_for(handler: Any) -> tuple[Toolbox[Bus], Any]:

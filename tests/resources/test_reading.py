@@ -94,7 +94,7 @@ async def test_the_templates_are_listed_with_their_types(client: Client, era: An
 async def test_a_lag_that_redis_miscounts_is_an_estimate_with_its_bounds(
     client: Client, redis: Server, era: Any
 ) -> None:
-    """Redis 7.0 goes on counting what was trimmed before a group got it."""
+    """Redis 7.0 still counts entries that were trimmed before a group received them."""
     redis.commands(*[("XADD", "orders", f"{n}-1", "n", n) for n in range(1, 101)])
     redis.command("XGROUP", "CREATE", "orders", "billing", "0")
     redis.command("XREADGROUP", "GROUP", "billing", "w1", "COUNT", "10", "STREAMS", "orders", ">")
@@ -314,7 +314,7 @@ async def test_without_redis_health_can_be_read_and_the_rest_says_why_not(era: A
 
 @ERAS
 async def test_the_server_promises_what_it_does_and_no_more(client: Client, daemon: Daemon, era: Any) -> None:
-    """server/resources, "Capabilities"; server/prompts and server/tools likewise."""
+    """server/resources, "Capabilities"; also server/prompts and server/tools."""
     async with raw_client(daemon.path, era=era) as raw:
         if era == "handshake":
             capabilities = (await raw.initialize())["capabilities"]

@@ -65,7 +65,7 @@ async def test_an_asker_that_restarts_while_it_waits_asks_once(
         await until(is_asked)
         taken = await clerk.call("work_take", **WORK)
         (entry,) = taken["entries"]
-        # Nobody waits for this answer when it is given.
+        # No call waits when this reply is published.
         await clerk.call("work_done", lease=taken["lease"], reply={"price": 12.5})
 
         async with agent(daemon, era) as asker:

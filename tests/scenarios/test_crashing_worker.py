@@ -56,7 +56,7 @@ async def test_a_queue_is_drained_although_its_worker_crashes_twice(
             return bool((await worker.call("pending_list", **JOBS))["pending"] == 5)
 
         await until(is_counted)
-        # The second life goes on where the first one ended, and voids what the first one held.
+        # The restarted worker continues where the first one ended, and voids the first one's lease.
         second = await worker.call(
             "work_take", **JOBS, consumer="worker", count=10, lease_seconds=1, resume=True
         )
@@ -71,7 +71,7 @@ async def test_a_queue_is_drained_although_its_worker_crashes_twice(
             await ship(worker, second["lease"], entry)
         worker.cut()
 
-    # Nobody of that name comes back: another worker takes the new orders, and waits for the old ones.
+    # That worker does not come back: another one takes the new orders, and waits for the old ones.
     async with agent(daemon, era) as other:
         while (await other.call("pending_list", **JOBS))["pending"] or len(shipped) < ENTRIES:
             taken = await other.call("work_take", **JOBS, consumer="other", count=7, timeout_seconds=10)

@@ -174,7 +174,7 @@ def server_ms(server: Server, daemon: Daemon, tool: str, **arguments: Any) -> fl
 def test_a_take_and_an_add_cost_no_more_where_much_is_pending(
     big_redis: Server, entries: int, consumers: int
 ) -> None:
-    """Nobody else is served meanwhile, so it must not grow with what others left lying there."""
+    """No other client is served meanwhile, so it must not grow with the data of others."""
     at_once = 50_000
     add = "for n = 1, ARGV[1] do redis.call('XADD', KEYS[1], '*', 'n', n) end"
     read = """for n = ARGV[1], ARGV[2] do

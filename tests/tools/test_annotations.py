@@ -223,7 +223,7 @@ READ: Mapping[bytes, Callable[[bytes], tuple[str | bytes, ...]]] = {
 
 
 def state(server: Server) -> dict[bytes, Any]:
-    """Return all that lies in Redis, without the times that merely tell when somebody came by.
+    """Return all keys of Redis, without idle times.
 
     Nor with the notes by which a call recognises its own repetition: nobody else reads them, and they go by
     themselves within seconds.
@@ -248,7 +248,7 @@ def contents(flat: list[Any]) -> dict[str, Any]:
 
 
 def relied_on(found: dict[bytes, Any]) -> Iterator[tuple[Any, ...]]:
-    """Iterate over what somebody may count on: entries, groups, what is pending with whom, or to come."""
+    """Iterate over what others may rely on: entries, groups, pending entries and undelivered ones."""
     for key, stream in found.items():
         if not isinstance(stream, dict):
             continue

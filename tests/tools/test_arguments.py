@@ -332,7 +332,7 @@ def test_a_repeated_argument_name_is_refused(extra: dict[str, Any]) -> None:
         ({"ratio": float("nan")}, "ratio is not I-JSON"),
         ({"timeout_seconds": float("nan")}, "timeout_seconds: NaN given"),
         ({"\ud800": 1}, r'"\ud800" is not an argument'),
-        # Where something else than text is expected, and msgspec looks into the text all the same.
+        # Where another type than text is expected, and msgspec still decodes the text.
         ({"count": "\ud800"}, "count is not I-JSON: The text contains U+D800"),
         ({"ratio": "\ud800"}, "ratio is not I-JSON: The text contains U+D800"),
         ({"direction": "\ud800"}, "direction is not I-JSON: The text contains U+D800"),

@@ -1,4 +1,4 @@
-"""dead_letter_replay on real servers: once, whole, and by whoever comes first."""
+"""dead_letter_replay on real servers: once, complete, and by the first caller."""
 
 from __future__ import annotations
 
@@ -97,7 +97,7 @@ async def test_of_two_operators_each_letter_is_replayed_by_one(server: Server) -
         ids = [raw.decode() for raw, _ in server.command("XRANGE", DEAD, "-", "+")]
 
         async def operate(number: int, bus: Bus) -> None:
-            # From either end: they meet in the middle, and go on where the other was.
+            # From both ends: they meet in the middle and continue.
             begins = range(0, letters, 5) if number == 1 else range(letters - 5, -1, -5)
             for begin in begins:
                 some = ids[begin : begin + 5]
@@ -172,7 +172,7 @@ async def test_an_entry_too_large_to_copy_is_pending_again_in_its_group(bus: Bus
     plan = await call(bus, "dead_letter_replay", **GROUP, action="replay")
     assert server.command("XPENDING", "s", "g")[0] == 0
     done = await call(bus, "dead_letter_replay", **GROUP, action="replay", dry_run=False)
-    # Whoever takes next gets it, as a first attempt and with all its fields.
+    # The next take gets it, as a first attempt and with all its fields.
     again = await call(bus, "work_take", **GROUP, consumer="d")
     assert server.command("XLEN", DEAD) == 0
     assert server.command("XLEN", "s") == 1
@@ -220,7 +220,7 @@ async def test_what_cannot_be_added_is_refused_before_anything_is_changed(bus: B
     assert wrong["code"] == "WRONG_TYPE"
     assert server.command("XLEN", DEAD) == 1
     server.command("DEL", "s")
-    # The stream is gone; its dead letters are not, and a replay makes it anew.
+    # The stream was deleted, but not its dead letters; a replay creates it again.
     done = await call(bus, "dead_letter_replay", **GROUP, action="replay", dry_run=False)
     assert done["replayed"]
     assert server.command("XLEN", "s") == 1
@@ -328,7 +328,7 @@ async def test_a_lease_of_before_a_replay_finishes_nothing_after_it(bus: Bus, se
     huge = server.command("XADD", "s", "*", *flat).decode()
     old = await call(bus, "work_take", **GROUP, consumer="c")
     await call(bus, "work_fail", lease=old["lease"], action="dead_letter")
-    # Deliveries are told apart by milliseconds.
+    # Deliveries are distinguished by their millisecond.
     next_millisecond(server)
     await call(bus, "dead_letter_replay", **GROUP, action="replay", dry_run=False)
     new = await call(bus, "work_take", **GROUP, consumer="c")

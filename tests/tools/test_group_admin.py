@@ -1,4 +1,4 @@
-"""group_manage on real servers: what it says is what it does, and nothing is lost unless it was told to."""
+"""group_manage on real servers: it does what it reports, and loses nothing unless asked to."""
 
 from __future__ import annotations
 
@@ -108,7 +108,7 @@ async def test_long_stretches_are_counted_up_to_a_bound(bus: Bus, monkeypatch: p
 
 
 async def test_large_entries_are_counted_a_few_at_a_time(bus: Bus, server: Server) -> None:
-    """A script reads 16 MiB, whatever the number asked for, and the next one goes on."""
+    """A script reads at most 16 MiB, and the next one continues."""
     server.commands(*[("XADD", "s", f"{n}-1", "f", "v" * 3_000_000) for n in range(1, 16)])
     await call(bus, "group_create", **GROUP)
     moved = await manage(bus, "set_position", start="latest")
@@ -123,7 +123,7 @@ async def test_what_a_destroyed_group_did_not_get_is_a_bound_where_it_cannot_be_
     monkeypatch.setattr(counting, "_AT_ONCE", 10)
     monkeypatch.setattr(counting, "MAX_COUNTED", 20)
     ids = await add(bus, 50)
-    # In the middle, and with something removed, so that nobody knows without counting.
+    # In the middle, and with entries removed, so that only counting gives the number.
     server.command("XGROUP", "CREATE", "s", "g", ids[9])
     server.command("XDEL", "s", ids[30])
     plan = await manage(bus, "destroy")
@@ -207,7 +207,7 @@ async def test_a_removal_that_was_cut_off_goes_on_and_loses_nothing(
         assert sum(holders(server).values()) == entries
         partial |= len(holders(server)) == 2
     assert holders(server) == {RELEASED.encode(): entries}
-    # One due time of each, and one mark that nobody holds it.
+    # One due time of each, and one mark of a released entry.
     assert server.command("ZCARD", DUE) == 2 * entries
     assert partial
 

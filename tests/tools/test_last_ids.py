@@ -1,4 +1,4 @@
-"""Tools on a stream whose last entry has the greatest ID there is: nothing lies beyond, and nothing fails."""
+"""Tools on a stream whose last entry has the greatest possible ID."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a lease and a group say of length and limit is what holds, whoever asks for something else."""
+"""The lease's length and the group's limit apply, even if a call asks for others."""
 
 from __future__ import annotations
 
@@ -57,7 +57,7 @@ def seconds_left(server: Server) -> float:
 async def test_a_lease_is_renewed_by_its_own_length(bus: Bus, server: Server, how: str) -> None:
     key = {"idempotency_key": "k"} if how == "taken again with its key" else {}
     await add(bus)
-    # The repetition may ask for anything: it gets the lease that there is.
+    # A repetition gets the existing lease, whatever it asks for.
     taken = await take(bus, lease_seconds=10 if how == "resumed" else 3_600, **key)
     if key:
         taken = await take(bus, lease_seconds=10, **key)

@@ -35,7 +35,7 @@ async def test_of_large_messages_as_many_come_as_one_answer_can_hold(bus: Bus, s
     server.commands(*[("XADD", "s", f"{n}-1", "f", "v" * 10_000) for n in range(1, 11)])
     first = await texts(bus, "get_stream_messages", stream="s", count=1_000)
     assert [line["id"] for line in first] == ["1-1", "2-1", "3-1", "4-1"]
-    # What is delivered is what the answer holds: the next call goes on after it.
+    # Only entries in the answer are delivered: the next call continues after them.
     server.command("XGROUP", "CREATE", "s", "g", "0")
     for ids in (["1-1", "2-1", "3-1", "4-1"], ["5-1", "6-1", "7-1", "8-1"], ["9-1", "10-1"], []):
         taken = await texts(bus, "read_group", stream="s", group="g", consumer="c", count=1_000)

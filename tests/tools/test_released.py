@@ -1,4 +1,4 @@
-"""What is released is there at once, and what is put off no earlier than it is due.
+"""Released entries are available at once, and delayed ones not before they are due.
 
 Each path by which an entry becomes takeable is followed immediately by a take that does not wait; a due time
 that lies even a part of a millisecond ahead shows within a few tries.
@@ -140,7 +140,7 @@ async def test_due_times_are_whole_milliseconds_and_a_mark_says_that_nobody_hold
 
 
 async def test_due_times_that_earlier_releases_wrote_are_understood(bus: Bus, server: Server) -> None:
-    """There a half said that nobody holds the entry; it is due at its whole millisecond."""
+    """There a half millisecond marked a released entry; it is due at its whole millisecond."""
     for n in range(1, 4):
         server.command("XADD", "s", f"{n}-1", "n", n)
     taken = await take(bus, "a", count=3)

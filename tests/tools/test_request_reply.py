@@ -87,7 +87,7 @@ async def test_asking_again_resumes_the_wait_and_adds_nothing(bus: Bus, server: 
     assert first["answered"] is False
     again = how or {"correlation_id": first["correlation_id"]}
     waiting = await ask(bus, 0, **again)
-    # The answer comes when nobody waits.
+    # The reply comes while no call waits.
     taken = await take(bus)
     await call(bus, "work_done", WORKER, lease=taken["lease"], reply={"late": True})
     late = await ask(bus, 0, **again)
@@ -101,7 +101,7 @@ async def test_asking_again_resumes_the_wait_and_adds_nothing(bus: Bus, server: 
 
 
 async def test_the_next_call_of_a_timeout_gets_the_late_answer(bus: Bus) -> None:
-    # Other answers lie in the stream already, and come meanwhile.
+    # The stream has other replies already, and more arrive.
     await ask(bus, 0, entry={"other": 1})
     other = await take(bus)
     await call(bus, "work_done", WORKER, lease=other["lease"], reply={"for": "other"})
@@ -216,7 +216,7 @@ async def test_an_attempt_that_lost_its_lease_does_not_answer(bus: Bus, server: 
 
 async def test_a_reply_that_has_nowhere_to_go_leaves_the_work_unfinished(bus: Bus, server: Server) -> None:
     for reply_to in (None, "s:rs:dead:g:{s}"):
-        # stream_add refuses such a name, but programs outside redstreamd ask nobody.
+        # stream_add refuses such a name, but other programs can use it.
         await bus.publisher.add("s", [{"n": 1}], Stamp(reply_to=reply_to))
         taken = await take(bus)
         refused = await refusal(bus, "work_done", WORKER, lease=taken["lease"], reply={"a": 1})

@@ -1,4 +1,4 @@
-"""Every schema of every tool is one that every provider of models takes, and the rules notice what is not."""
+"""Every provider of models takes every schema of every tool; the rules detect schemas that some refuse."""
 
 from __future__ import annotations
 

@@ -40,7 +40,7 @@ def found(diagnosis: dict[str, Any], code: str) -> dict[str, Any]:
     assert finding["cause"]
     assert finding["evidence"]
     if "next_call" in finding:
-        # What is proposed can be called as it stands, apart from a name to fill in.
+        # The next call is complete, apart from a name to fill in.
         tool = REGISTRY.get(finding["next_call"]["tool"])
         assert Structurer(tool.arguments)(finding["next_call"]["arguments"])
     return finding
@@ -164,7 +164,7 @@ async def test_an_unknown_lag_is_explained_and_counted_or_estimated(
 ) -> None:
     ids = [f"{1_000 + n}-0" for n in range(1_000)]
     server.commands(*[("XADD", "s", one, "n", "x") for one in ids])
-    # A group in the middle: the server has no count of what was read.
+    # A group in the middle: the server has no count of entries read.
     server.command("XGROUP", "CREATE", "s", "g", ids[-ahead - 1])
     server.command("XGROUP", "CREATECONSUMER", "s", "g", "c")
     finding = found(await call(bus, "stream_health", stream="s"), "lag_unknown")
@@ -293,7 +293,7 @@ async def test_a_server_that_forgets_everything_at_a_restart_is_found(bus: Bus, 
     assert "restart" in found(none, "no_persistence")["cause"]
     assert none["server"]["role"] == "master"
     assert found(snapshots, "snapshots_only")["severity"] == "notice"
-    # How the server is set up is not told at each call, unless it loses what it acknowledged.
+    # The server's configuration is a finding in concise answers only if acknowledged entries may be lost.
     assert {"snapshots_only", "no_replica"}.isdisjoint(codes(concise))
     assert "no_replica" in codes(snapshots)
     assert {"no_persistence", "snapshots_only"}.isdisjoint(codes(kept))
@@ -414,7 +414,7 @@ async def test_a_group_is_told_with_how_many_of_its_consumers_were_active(bus: B
 async def test_consumers_that_stopped_are_told_from_those_that_are_at_work(
     bus: Bus, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """From the first question on: nobody had to look on while nothing happened."""
+    """From the first call on, without an earlier sample."""
     monkeypatch.setattr(group_findings, "_UNTAKEN", 0.2)
     await add(bus, 1)
     taken = await call(bus, "work_take", consumer="worker", lease_seconds=1_000, **GROUP)
@@ -559,7 +559,7 @@ async def test_what_is_put_off_is_not_being_worked_on(bus: Bus) -> None:
             if "processing_seconds" in diagnosis["groups"][0]:
                 break
         nursery.cancel_scope.cancel()
-    # All of what is pending is put off, and each other entry was finished at once.
+    # All pending entries are delayed, and every other entry was finished at once.
     assert diagnosis["groups"][0]["put_off"] == 80
     assert diagnosis["groups"][0]["processing_seconds"] == 0
     assert "slow_processing" not in codes(diagnosis)

@@ -98,7 +98,7 @@ async def test_no_tool_adds_to_what_redstreamd_keeps_beside_a_stream(
         assert refused["code"] == "INVALID_STREAM"
     assert server.command("DBSIZE") == 0
     await texts(bus, tool, stream=companion_key("s", Kind.REPLY, "somebody"), **arguments)
-    # Where somebody did so by hand, it is the key beside the stream that is to blame.
+    # If it was created by hand, the error names the key beside the stream.
     await call(bus, "stream_add", stream="s", entries=[{"n": 1}])
     server.command("XADD", companion_key("s", Kind.DUE, "g"), "*", "n", "1")
     wrong = await refusal(bus, "work_take", stream="s", group="g", consumer="c")

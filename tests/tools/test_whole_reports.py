@@ -38,7 +38,7 @@ DUE = companion_key(STREAM, Kind.DUE, "g")
 ASKER, WORKER = Principal("asker", "unix"), Principal("me", "unix")
 #: A setting under which two deliveries are too many, so that a take finds something to dead-letter.
 ONCE = Settings(leases=LeasesSettings(max_deliveries=1))
-#: Members that are another each time: a server's times, random names, what is derived from either.
+#: Members that differ each time: the server's times, random names, and values derived from them.
 VOLATILE = {
     "id",
     "ids",
@@ -328,7 +328,7 @@ async def a_list_of_streams(bus: Bus, server: Server) -> dict[str, Any]:
 
 
 def plain(value: Any) -> Any:
-    """Return an answer without what is another each time."""
+    """Return an answer without the members that differ each time."""
     if isinstance(value, dict):
         return {
             name: name if name in VOLATILE or name.endswith(("_id", "_time", "age_seconds")) else plain(one)
@@ -373,7 +373,7 @@ async def told_by(bus: Bus, server: Server, each: Case, **how: Any) -> Any:
 
 @asynccontextmanager
 async def woken_often(bus: Bus) -> AsyncIterator[None]:
-    """Wake whoever waits, every few milliseconds."""
+    """Wake all waits, every few milliseconds."""
 
     async def wake() -> None:
         while True:
@@ -485,7 +485,7 @@ async def test_a_call_whose_replies_are_lost_tells_what_it_tells_otherwise(
         bus_at(through(proxy), settings=ONCE, **QUICK) as bus,
     ):
         undisturbed = await told_by(direct, server, each, **how)
-        # Every connection is there, so that what is lost is a reply of the call's own.
+        # Every connection is open, so that the lost reply is one of the call.
         await call(bus, "work_take", stream="other", group="g", consumer="c")
         await call(bus, "stream_add", stream="other", entries=[{}], durability="fsynced")
         for nth in range(20):
