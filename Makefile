@@ -23,7 +23,7 @@ PLACES = --destdir='$(DESTDIR)' --prefix='$(PREFIX)' --unit-directory='$(UNITDIR
 	--sysusers-directory='$(SYSUSERSDIR)' --doc-directory='$(DOCDIR)' --config-directory='$(CONFDIR)'
 
 .DEFAULT_GOAL := help
-.PHONY: help run test test-fast lint typecheck format bench soak soak-ci clean needs \
+.PHONY: help run test test-fast lint typecheck format bench soak soak-ci release clean needs \
 	install rollback uninstall install-user rollback-user uninstall-user
 
 help: ## List the targets
@@ -47,7 +47,7 @@ lint: $(VENV)/.dev ## Check style, naming, docstrings and trio pitfalls
 
 typecheck: $(VENV)/.dev ## Check types strictly
 	$(BIN)/mypy
-	$(BIN)/mypy contrib/install
+	$(BIN)/mypy contrib/install contrib/release.py
 
 format: $(VENV)/.dev ## Format the code
 	$(BIN)/ruff format .
@@ -61,6 +61,9 @@ soak: needs $(VENV)/.dev ## The repeated faults and races at full counts; may ta
 
 soak-ci: needs $(VENV)/.dev ## The same with at most 25 repetitions, within 45 minutes
 	@timeout --foreground --kill-after=30 45m $(BIN)/python -m pytest -m soak_ci
+
+release: $(VENV)/.dev ## Check that this commit can be released, and build sdist and wheel into dist/
+	@$(BIN)/python contrib/release.py
 
 install: ## Install the service under /opt/redstreamd, with its units (DESTDIR is honoured)
 	@$(INSTALLER) install $(PLACES) --pip-python='$(PYTHON)'

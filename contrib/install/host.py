@@ -69,8 +69,8 @@ class Host:
         drop_ins = () if self.user else (source / "systemd" / "drop-ins").glob("*.conf")
         for drop_in in sorted(drop_ins):
             self._render(drop_in, directory / DOCUMENTS / "drop-ins" / drop_in.name)
-        for document in sorted((source / "docs").glob("*.md")):
-            _write(directory / DOCUMENTS / document.name, document.read_bytes())
+        for document in sorted((source / "docs").rglob("*.*")):
+            _write(directory / DOCUMENTS / document.relative_to(source / "docs"), document.read_bytes())
         _write(directory / GROUPS, (source / "systemd" / "redstreamd.sysusers.conf").read_bytes())
         _write(directory / SETTINGS, (source / "systemd" / "redstreamd.toml").read_bytes())
 

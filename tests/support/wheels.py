@@ -8,6 +8,7 @@ import os
 import shutil
 import subprocess
 import tempfile
+import tomllib
 from pathlib import Path
 
 from tests.support.servers import missing
@@ -27,7 +28,13 @@ def wheelhouse() -> Path:
     python = subprocess.run([SERVICE_PYTHON, "-I", "-c", asked], capture_output=True, text=True, check=False)
     if python.returncode:
         missing(f"{SERVICE_PYTHON}, 3.11 or newer, with ensurepip", "apt-get install python3-venv")
-    metadata = (REPOSITORY / "pyproject.toml").read_bytes() + python.stdout.encode()
+    project = tomllib.loads((REPOSITORY / "pyproject.toml").read_text("utf-8"))
+    needed = (
+        project["build-system"]["requires"],
+        project["project"]["dependencies"],
+        project["project"]["optional-dependencies"]["embedded"],
+    )
+    metadata = repr((needed, python.stdout)).encode()
     cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "redstreamd-tests"
     place = cache / f"wheels-{hashlib.sha256(metadata).hexdigest()[:16]}"
     cache.mkdir(parents=True, exist_ok=True)
@@ -39,8 +46,10 @@ def wheelhouse() -> Path:
                 draft, environment = Path(workshop) / "wheels", Path(workshop) / "pip"
                 try:
                     _run(SERVICE_PYTHON, "-m", "venv", str(environment))
-                    what = (f"{REPOSITORY}[embedded]", "hatchling>=1.25,<2")
-                    _run(f"{environment}/bin/pip", "wheel", "--quiet", "--wheel-dir", str(draft), *what)
+                    what = (f"{REPOSITORY}[embedded]", *needed[0])
+                    # Else the pip of an older Debian cannot make a wheel of a package that has none.
+                    pip = (f"{environment}/bin/pip", "wheel", "--quiet", "--use-pep517")
+                    _run(*pip, "--wheel-dir", str(draft), *what)
                 except subprocess.CalledProcessError as failure:
                     missing("what redstreamd depends on", f"a network ({failure.stderr.strip()[-300:]})")
                 for ours in draft.glob("redstreamd-*"):
