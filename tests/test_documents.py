@@ -1,4 +1,4 @@
-"""The pages that people write: the index names each, and no link leads nowhere."""
+"""The pages that people write: the index names each, no link leads nowhere, and the picture is drawn anew."""
 
 from __future__ import annotations
 
@@ -7,6 +7,8 @@ import subprocess
 from pathlib import Path
 
 import pytest
+
+from tests.support import architecture
 
 REPOSITORY = Path(__file__).parent.parent
 DOCS = REPOSITORY / "docs"
@@ -76,3 +78,8 @@ def test_every_decision_says_why_what_was_rejected_and_when_it_would_be_wrong() 
     for record in records:
         parts = re.findall(r"^\*\*(\w+(?: if)?)\.?\*\*", record.read_text("utf-8"), flags=re.MULTILINE)
         assert parts == ["Context", "Decision", "Rejected", "Wrong if"], record.name
+
+
+def test_the_picture_of_the_packages_is_up_to_date() -> None:
+    """Regenerate with: python -m tests.support.architecture > docs/architecture.svg."""
+    assert (DOCS / "architecture.svg").read_text("utf-8") == architecture.drawing()
