@@ -12,15 +12,15 @@ from tests.support import architecture
 
 REPOSITORY = Path(__file__).parent.parent
 DOCS = REPOSITORY / "docs"
-PAGES = sorted(
-    REPOSITORY / name
-    for name in subprocess.run(
-        ["git", "-C", REPOSITORY, "ls-files", "--cached", "--others", "--exclude-standard", "*.md"],
-        check=True,
-        capture_output=True,
-        text=True,
-    ).stdout.splitlines()
-)
+LISTED = subprocess.run(
+    ["git", "-C", REPOSITORY, "ls-files", "--cached", "--others", "--exclude-standard"],
+    check=True,
+    capture_output=True,
+    text=True,
+).stdout.splitlines()
+FILES = [name for name in LISTED if (REPOSITORY / name).exists()]
+PAGES = [REPOSITORY / name for name in FILES if name.endswith(".md")]
+each_page = pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(REPOSITORY)))
 
 
 def prose(page: Path) -> str:
@@ -47,7 +47,7 @@ def broken_links(page: Path) -> list[str]:
     return broken
 
 
-@pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(REPOSITORY)))
+@each_page
 def test_no_link_of_a_page_leads_nowhere(page: Path) -> None:
     assert broken_links(page) == []
 
@@ -83,3 +83,27 @@ def test_every_decision_says_why_what_was_rejected_and_when_it_would_be_wrong() 
 def test_the_picture_of_the_packages_is_up_to_date() -> None:
     """Regenerate with: python -m tests.support.architecture > docs/architecture.svg."""
     assert (DOCS / "architecture.svg").read_text("utf-8") == architecture.drawing()
+
+
+#: A file of code, by its name or the end of its path, and what it defines: `leases.py::Leases`.
+NAMED = re.compile(r"`([\w./@-]+\.(?:py|lua|service|socket))(?:::(\w+))?`")
+
+
+def is_in_code(name: str, defined: str) -> bool:
+    """Tell whether there is a file of that name that defines what is named, if anything is."""
+    definition = re.compile(rf"^ *(?:class |def |async def |local function )?{defined}\b", re.MULTILINE)
+    files = (REPOSITORY / file for file in FILES if f"/{file}".endswith(f"/{name}"))
+    return any(not defined or definition.search(file.read_text("utf-8")) for file in files)
+
+
+@each_page
+def test_the_code_that_a_page_names_is_there(page: Path) -> None:
+    named = NAMED.findall(page.read_text("utf-8"))
+    assert [place for place in named if not is_in_code(*place)] == []
+
+
+@pytest.mark.parametrize(
+    "text", ["`redisio/gone.py`", "`streams/leases.py::Gone`", "`redstreamd.service::GoneSec`", "`ases.py`"]
+)
+def test_code_that_is_not_there_is_noticed(text: str) -> None:
+    assert [is_in_code(*place) for place in NAMED.findall(text)] == [False]
