@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from redstreamd.settings.definitions import LEAVES
 from tests.support import architecture
 
 REPOSITORY = Path(__file__).parent.parent
@@ -107,3 +108,17 @@ def test_the_code_that_a_page_names_is_there(page: Path) -> None:
 )
 def test_code_that_is_not_there_is_noticed(text: str) -> None:
     assert [is_in_code(*place) for place in NAMED.findall(text)] == [False]
+
+
+def test_each_term_of_the_glossary_says_where_it_is_in_the_code() -> None:
+    glossary = (DOCS / "glossary.md").read_text("utf-8")
+    rows = re.findall(r"^\| ([^|]+) \| ([^|]+) \| ([^|]+) \|$", glossary, flags=re.MULTILINE)
+    terms = {term: re.findall(r"`[^`]+`", where) for term, _, where in rows if term not in ("term", "---")}
+    assert len(terms) > 60
+    unknown = {
+        (term, place)
+        for term, places in terms.items()
+        for place in places or [""]
+        if not NAMED.fullmatch(place) and place.strip("`") not in LEAVES
+    }
+    assert unknown == set()
