@@ -23,7 +23,7 @@ PLACES = --destdir='$(DESTDIR)' --prefix='$(PREFIX)' --unit-directory='$(UNITDIR
 	--sysusers-directory='$(SYSUSERSDIR)' --doc-directory='$(DOCDIR)' --config-directory='$(CONFDIR)'
 
 .DEFAULT_GOAL := help
-.PHONY: help run test test-fast lint typecheck format bench soak soak-ci release clean needs \
+.PHONY: help run test test-fast lint typecheck format generate bench soak soak-ci release clean needs \
 	install rollback uninstall install-user rollback-user uninstall-user
 
 help: ## List the targets
@@ -52,6 +52,9 @@ typecheck: $(VENV)/.dev ## Check types strictly
 format: $(VENV)/.dev ## Format the code
 	$(BIN)/ruff format .
 	$(BIN)/ruff check --fix .
+
+generate: $(VENV)/.dev ## Write anew what follows from the code: references, snapshots, the picture
+	$(BIN)/python -m tests.support.generated
 
 bench: needs $(VENV)/.dev ## Measure calls per second beside redis-benchmark
 	$(BIN)/python -m tests.bench.add

@@ -1,43 +1,29 @@
-"""Documents that are generated from the code agree with it."""
+"""What is generated from the code agrees with it, so that a change of the interface shows in review."""
 
 from __future__ import annotations
 
 import re
 from pathlib import Path
 
-from redstreamd import settings
-from redstreamd.prompts.catalog import PROMPTS
-from redstreamd.reference import error_docs, mcp_docs, schema_docs
-from redstreamd.resources.catalog import RESOURCES
+import pytest
+
 from redstreamd.tools.catalog import REGISTRY
-
-DOCS = Path(__file__).parent.parent / "docs"
-
-
-def test_the_settings_reference_is_up_to_date() -> None:
-    """Regenerate with: python -c 'import redstreamd.settings as s; print(s.as_markdown(), end="")'."""
-    assert (DOCS / "settings.md").read_text("utf-8") == settings.as_markdown()
+from tests.support.generated import GENERATED, REPOSITORY, SNAPSHOTS
 
 
-def test_the_reference_of_tools_resources_and_prompts_is_up_to_date() -> None:
-    """Regenerate with: python -m redstreamd.reference.mcp_docs > docs/tools.md."""
-    assert (DOCS / "tools.md").read_text("utf-8") == mcp_docs.as_markdown(REGISTRY, RESOURCES, PROMPTS)
+@pytest.mark.parametrize("name", GENERATED)
+def test_a_generated_file_is_up_to_date(name: str) -> None:
+    assert (REPOSITORY / name).read_text("utf-8") == GENERATED[name](), "run make generate"
+
+
+def test_there_is_no_snapshot_of_a_tool_that_is_gone() -> None:
+    assert {path.stem for path in (REPOSITORY / SNAPSHOTS).iterdir()} == {tool.name for tool in REGISTRY}
 
 
 def test_bounds_in_the_references_are_written_out() -> None:
     """Nobody reads 2.592e+06 as 30 days."""
-    for name in ("tools.md", "settings.md"):
-        assert not re.search(r"\de\+\d", (DOCS / name).read_text("utf-8")), name
-
-
-def test_the_table_of_errors_is_up_to_date() -> None:
-    """Regenerate with: python -m redstreamd.reference.error_docs > docs/errors.md."""
-    assert (DOCS / "errors.md").read_text("utf-8") == error_docs.as_markdown()
-
-
-def test_the_page_about_schemas_is_up_to_date() -> None:
-    """Regenerate with: python -m redstreamd.reference.schema_docs > docs/schemas.md."""
-    assert (DOCS / "schemas.md").read_text("utf-8") == schema_docs.as_markdown()
+    for name in ("docs/tools.md", "docs/settings.md"):
+        assert not re.search(r"\de\+\d", (REPOSITORY / name).read_text("utf-8")), name
 
 
 #: Modules that know a problem without being on the way of a lost connection: what an operator says, AUTH on
@@ -46,8 +32,8 @@ BESIDE = {"redisio/target.py", "redisio/reauth.py", "redisio/write_availability.
 
 
 def test_the_way_of_a_lost_connection_is_told_as_it_is_and_has_eleven_modules() -> None:
-    text = (DOCS / "design.md").read_text("utf-8")
-    section = text.partition("### The way of a lost connection")[2].partition("\n###")[0]
+    text = (REPOSITORY / "docs/design.md").read_text("utf-8")
+    section = text.partition("### The way of a lost connection")[2].partition("\n##")[0]
     told = re.findall(r"^\d+\. `([\w/.]+)`", section, re.MULTILINE)
     assert len(told) == len(set(told)) <= 11
     way = {name if "/" in name else f"redisio/{name}" for name in told}
@@ -55,7 +41,7 @@ def test_the_way_of_a_lost_connection_is_told_as_it_is_and_has_eleven_modules() 
         r"^from [\w.]+ import .*\b(ConnectionEnded|NotSent|ReplyLost|Problem)\b|^class Problem\b",
         re.MULTILINE,
     )
-    package = DOCS.parent / "redstreamd"
+    package = REPOSITORY / "redstreamd"
     sources = (*package.glob("redisio/*.py"), *package.glob("event_log/*.py"))
     found = {str(path.relative_to(package)) for path in sources if knows.search(one_line_imports(path))}
     assert found - BESIDE <= way

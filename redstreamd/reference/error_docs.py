@@ -1,6 +1,6 @@
 """Generates docs/errors.md: which reply of Redis becomes which code, and what is done about it.
 
-``python -m redstreamd.reference.error_docs > docs/errors.md``; a test compares the two.
+Owns the form of docs/errors.md, which `make generate` writes and a test compares.
 """
 
 from __future__ import annotations
@@ -70,7 +70,3 @@ def _reply(row: Row) -> str:
         return "anything else"
     texts = " or ".join(f"`{text}`" for text in row.texts)
     return " with ".join(filter(None, (f"`{row.reply_code}`" if row.reply_code else "", texts)))
-
-
-if __name__ == "__main__":
-    print(as_markdown(), end="")

@@ -1,6 +1,6 @@
 """Generates docs/tools.md, the reference of tools, resources and prompts, from their definitions.
 
-``python -m redstreamd.reference.mcp_docs > docs/tools.md``; a test compares the file with the output.
+Owns the form of docs/tools.md, which `make generate` writes and a test compares.
 """
 
 from __future__ import annotations
@@ -9,11 +9,8 @@ from collections.abc import Iterable, Iterator
 from typing import Any
 
 from redstreamd.errors import Code
-from redstreamd.prompts.catalog import PROMPTS
 from redstreamd.prompts.definition import Prompt, PromptRegistry
-from redstreamd.resources.catalog import RESOURCES
 from redstreamd.resources.definition import Resource, ResourceRegistry
-from redstreamd.tools.catalog import REGISTRY
 from redstreamd.tools.definition import Registry, Tool
 from redstreamd.tools.schema import always_present, arguments_schema, result_schema
 
@@ -179,7 +176,3 @@ def _bounds(member: dict[str, Any]) -> str:
         return f"At least {low:.12g}."
     size = member.get("maxItems")
     return f"At most {size}." if size is not None else ""
-
-
-if __name__ == "__main__":
-    print(as_markdown(REGISTRY, RESOURCES, PROMPTS), end="")

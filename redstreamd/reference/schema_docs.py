@@ -1,6 +1,6 @@
 """Generates docs/schemas.md, the page about schemas and JSON texts, from the rules of the dialect.
 
-``python -m redstreamd.reference.schema_docs > docs/schemas.md``; a test compares the file with the output.
+Owns the form of docs/schemas.md, which `make generate` writes and a test compares.
 """
 
 from __future__ import annotations
@@ -71,7 +71,3 @@ def _linked(source: str) -> str:
         return f"[{'/'.join(path.split('/')[:2]) if host == 'github.com' else host}]({source})"
     repository, _, number = source.partition("#")
     return f"[{source}](https://github.com/{repository}/issues/{number})"
-
-
-if __name__ == "__main__":
-    print(as_markdown(), end="")

@@ -1,4 +1,4 @@
-"""Draws the packages and their imports: python -m tests.support.architecture > docs/architecture.svg.
+"""Draws the packages and their imports, docs/architecture.svg; `make generate` writes it.
 
 A row is a layer: each box stands one row above the highest of those that it imports. Arrows that a longer way
 implies are left out. Long arrows pass each row between the boxes, through a place of their own.
@@ -200,7 +200,3 @@ def _box(node: Node) -> Iterable[str]:
     yield f'<text class="name" x="{left + 10:g}" y="{y:g}">{escape(node.name)}</text>'
     for number, line in enumerate(node.lines, 1):
         yield f'<text class="about" x="{left + 10:g}" y="{y + number * _LINE:g}">{escape(line)}</text>'
-
-
-if __name__ == "__main__":
-    print(drawing(), end="")
