@@ -47,7 +47,7 @@ def clone() -> Iterator[Path]:
 
 
 def run(*command: str | Path, **options: Any) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(command, check=False, capture_output=True, text=True, timeout=120, **options)
+    return subprocess.run(command, check=False, capture_output=True, text=True, timeout=300, **options)
 
 
 def release(clone: Path) -> subprocess.CompletedProcess[str]:
@@ -90,7 +90,7 @@ def test_the_wheel_of_a_release_is_installed_by_pipx_and_serves_a_call(clone: Pa
     assert {file.name for file in (clone / "dist").iterdir()} == {wheel, sdist}
     assert released.stdout.splitlines()[:2] == [f"dist/{wheel}", f"dist/{sdist}"]
 
-    place = clone.parent
+    place, wheels = clone.parent, wheelhouse()
     environment = clean_environment(
         place,
         PIPX_HOME=str(place / "pipx"),
@@ -99,7 +99,9 @@ def test_the_wheel_of_a_release_is_installed_by_pipx_and_serves_a_call(clone: Pa
         # What the tests of `make install` have fetched, and the pip that comes with Python.
         PIP_CONFIG_FILE=os.devnull,
         PIP_NO_INDEX="1",
-        PIP_FIND_LINKS=str(wheelhouse()),
+        PIP_FIND_LINKS=str(wheels),
+        # pipx's own pip, which is no part of what it installs.
+        PIPX_SHARED_LIBS=str(wheels.parent / "pipx-pip"),
         PIPX_DISABLE_SHARED_LIBS_AUTO_UPGRADE="1",
         PYTHONWARNINGS="",  # those of pip are not ours
     )
