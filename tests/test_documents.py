@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from redstreamd.settings.definitions import LEAVES
+from redstreamd.settings.definitions import DEFINITIONS
 
 REPOSITORY = Path(__file__).parent.parent
 DOCS = REPOSITORY / "docs"
@@ -113,6 +113,6 @@ def test_each_term_of_the_glossary_says_where_it_is_in_the_code() -> None:
         (term, place)
         for term, places in terms.items()
         for place in places or [""]
-        if not NAMED.fullmatch(place) and place.strip("`") not in LEAVES
+        if not NAMED.fullmatch(place) and place.strip("`") not in DEFINITIONS
     }
     assert unknown == set()
