@@ -104,6 +104,7 @@ def test_a_long_load_is_progress_for_the_service_manager_and_a_reason_for_client
             assert "READY=1" not in manager.told
             hurry(server)
             manager.wait_for(lambda told: "READY=1" in told)
+            assert "; Redis at " in manager.told[manager.told.index("READY=1") + 1]  # the status
             # Ready means that it serves.
             read = daemon.call("stream_read", stream=STREAM, count=1)["structuredContent"]
             assert read["entries"], read
