@@ -12,9 +12,9 @@ from redstreamd.streams.entry_codec import decode
 def view(stream: str, entry: RawEntry) -> dict[str, Any]:
     """Return an entry as JSON.
 
-    What the writer gave is under ``fields`` and nowhere else; what the daemon knows is beside it.
-    Members without a value are left out: ``sender``, ``correlation_id``, ``reply_to`` (stamped by the
-    daemon that added the entry), ``binary``, ``repeated`` and ``dead_letter``; see `codec.Decoded`.
+    ``fields`` holds what the writer gave, and nothing else does. Members without a value are left out:
+    ``sender``, ``correlation_id``, ``reply_to`` (stamped by the daemon that added the entry), ``binary``,
+    ``repeated`` and ``dead_letter``; see `entry_codec.Decoded`.
     """
     decoded = decode(entry.fields)
     shown: dict[str, Any] = {
@@ -40,14 +40,14 @@ def view(stream: str, entry: RawEntry) -> dict[str, Any]:
 
 
 def _note(written: dict[str, Any]) -> dict[str, Any]:
-    """Return a dead letter's note with times that can be read; whatever else it holds stays as it is."""
+    """Return a dead letter's note with readable times in its history."""
     history = written.get("history")
     if not isinstance(history, list):
         return written
-    return {**written, "history": [_try(each) if isinstance(each, dict) else each for each in history]}
+    return {**written, "history": [_delivery(each) if isinstance(each, dict) else each for each in history]}
 
 
-def _try(written: dict[str, Any]) -> dict[str, Any]:
+def _delivery(written: dict[str, Any]) -> dict[str, Any]:
     at = written.get("at")
     if not isinstance(at, int) or not 0 <= at < entry_ids.MAX_PART:
         return written

@@ -1,8 +1,4 @@
-"""What a person may be about to type: names that exist and begin with what is there already.
-
-Owns the search; what is being filled in, a template or a prompt, is not known here. Every search is bounded,
-and finds nothing where there is nothing to look in.
-"""
+"""Completion of arguments: existing names that begin with a prefix. Every search is bounded."""
 
 from __future__ import annotations
 
@@ -16,10 +12,9 @@ from redstreamd.presentation.views import Views
 from redstreamd.streams import entry_ids
 from redstreamd.streams.bus import Bus
 
-#: What the specification lets one answer hold (server/utilities/completion).
+#: The specification's limit for one result (server/utilities/completion).
 MAX_SUGGESTIONS = 100
-#: Entries whose IDs are suggested: the latest that begin so, since those are the ones that people look for.
-#: Few, because entries are read whole.
+#: Entries whose IDs are suggested, the latest; few, because entries are read whole.
 _LATEST = 20
 
 _BEGUN_ID = re.compile(r"([0-9]{1,20})(?:(-)([0-9]{0,20}))?")
@@ -40,11 +35,11 @@ _ABSENT = frozenset(
 
 @attrs.frozen
 class Suggestions:
-    """Names that begin with what was given.
+    """Names that begin with a prefix.
 
     Attributes:
         names: At most `MAX_SUGGESTIONS`, sorted; entry IDs newest first.
-        total: How many there are; None if there are more than were looked at.
+        total: Their number; None if not all were searched.
     """
 
     names: list[str]
@@ -53,7 +48,7 @@ class Suggestions:
 
 @attrs.frozen
 class _Found:
-    """Names that may fit, and whether these are all."""
+    """Candidates, and whether these are all."""
 
     names: list[str]
     complete: bool = True
@@ -65,9 +60,9 @@ _NOTHING = _Found([])
 class Suggester:
     """Finds suggestions for arguments, by their names: stream, group, consumer, entry_id and field."""
 
-    def __init__(self, facts: Views) -> None:
-        """Look in the streams of `facts`."""
-        self._facts = facts
+    def __init__(self, views: Views) -> None:
+        """Search the streams of `views`."""
+        self._views = views
         self._searches: dict[str, Callable[[str, Mapping[str, str]], Awaitable[_Found]]] = {
             "stream": self._streams,
             "group": self._groups,
@@ -77,18 +72,18 @@ class Suggester:
         }
 
     async def suggest(self, argument: str, prefix: str, others: Mapping[str, str]) -> Suggestions:
-        """Return what begins with `prefix`; nothing for an argument that has no names to choose from.
+        """Return names that begin with `prefix`; none for an argument that takes no names.
 
         Args:
             argument: The argument's name.
-            prefix: What is there already.
-            others: Arguments that were filled in before: a group is looked for in their stream.
+            prefix: The beginning of its value.
+            others: Arguments with a value: a group is searched for in their stream.
 
         Raises:
-            BusError: CONNECTION_ERROR and the like. That there is no such stream is no error.
+            BusError: CONNECTION_ERROR and the like; not if the stream does not exist.
         """
         search = self._searches.get(argument)
-        if search is None or not self._may_begin_a_name(prefix):
+        if search is None or not self._may_begin_name(prefix):
             return Suggestions([], 0)
         try:
             found = await search(prefix, others)
@@ -101,10 +96,10 @@ class Suggester:
 
     @property
     def _bus(self) -> Bus:
-        return self._facts.bus
+        return self._views.bus
 
-    def _may_begin_a_name(self, prefix: str) -> bool:
-        """Tell whether it is worth asking Redis: not for what is too long, or no text."""
+    def _may_begin_name(self, prefix: str) -> bool:
+        """Return whether `prefix` is short enough and valid text."""
         try:
             return len(prefix.encode()) <= self._bus.settings.streams.max_name_bytes
         except UnicodeEncodeError:
@@ -116,13 +111,13 @@ class Suggester:
     async def _groups(self, _prefix: str, others: Mapping[str, str]) -> _Found:
         if "stream" not in others:
             return _NOTHING
-        self._facts.check(others["stream"])
+        self._views.check(others["stream"])
         return _Found(sorted(each.name for each in await self._bus.commands.xinfo_groups(others["stream"])))
 
     async def _consumers(self, _prefix: str, others: Mapping[str, str]) -> _Found:
         if "stream" not in others or "group" not in others:
             return _NOTHING
-        self._facts.check(others["stream"], others["group"])
+        self._views.check(others["stream"], others["group"])
         consumers = await self._bus.commands.xinfo_consumers(others["stream"], others["group"])
         return _Found(sorted(each.name for each in consumers))
 
@@ -130,7 +125,7 @@ class Suggester:
         if "stream" not in others:
             return _NOTHING
         stream = others["stream"]
-        self._facts.check(stream)
+        self._views.check(stream)
         found: list[str] = []
         ranges = await self._ranges(stream, prefix)
         for read, (newest, oldest) in enumerate(ranges, start=1):
@@ -138,7 +133,7 @@ class Suggester:
                 stream, start=newest, end=oldest, direction="backward", count=_LATEST - len(found)
             )
             found += [entry.id for entry in page.entries]
-            # More are left where the content is large, too.
+            # A page may also end early because entries are large.
             if page.has_more or len(found) == _LATEST:
                 return _Found(found, complete=not page.has_more and read == len(ranges))
         return _Found(found)
@@ -146,8 +141,8 @@ class Suggester:
     async def _ranges(self, stream: str, prefix: str) -> list[tuple[str | None, str | None]]:
         """Return the ranges, newest first, of the entry IDs that begin with `prefix`.
 
-        There is one for each number of digits, up to those of the newest ID: IDs are ordered as numbers,
-        so what begins alike as text does not lie together.
+        There is one for each number of digits, up to that of the newest ID: IDs are ordered as numbers, so
+        those with the same prefix are not adjacent.
         """
         if not prefix:
             return [(None, None)]
@@ -175,13 +170,13 @@ class Suggester:
     async def _fields(self, _prefix: str, others: Mapping[str, str]) -> _Found:
         if "stream" not in others or "entry_id" not in others:
             return _NOTHING
-        entry = await self._facts.entry(others["stream"], others["entry_id"])
+        entry = await self._views.entry(others["stream"], others["entry_id"])
         return _Found(sorted(entry["fields"]))
 
 
 def _numbers(prefix: str, digits: int) -> Iterator[tuple[int, int]]:
-    """Yield the ranges of numbers up to so many digits that begin with `prefix`: greatest and least each."""
-    # Nothing follows a zero in front.
+    """Yield the ranges of numbers of at most `digits` digits that begin with `prefix`: greatest and least."""
+    # No digits follow a leading zero.
     further = min(0, digits - len(prefix)) if prefix.startswith("0") else digits - len(prefix)
     for added in range(further, -1, -1):
         least = int(prefix) * 10**added

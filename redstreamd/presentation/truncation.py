@@ -1,7 +1,6 @@
-"""How a list of entries is kept small without losing any of it silently.
+"""Truncating lists of entries: what is shortened, what replaces it, and where the whole can be read.
 
-Owns the rules of cutting: what goes first, what stands in its place and where the whole can be
-read. Knows entries only as ``{id, time, stream, fields, …}`` of plain JSON values.
+Entries are ``{id, time, stream, fields, …}`` of plain JSON values.
 """
 
 from __future__ import annotations
@@ -15,34 +14,31 @@ import msgspec
 
 from redstreamd.presentation.uris import entry_uri, field_uri
 
-# How much of a cut value is shown, at most: the longest of these with which the entry fits.
+# Characters shown of a truncated value: the most of these with which the entry fits.
 _HEADS = (512, 64, 0)
-# `"":0,` is the shortest that a member of an object can be.
+# `"":0,` is the shortest member of an object.
 _SMALLEST_MEMBER = 5
 
 
 def bound_entries(
     entries: list[dict[str, Any]], max_bytes: int, *, droppable: bool
 ) -> tuple[list[dict[str, Any]], bool]:
-    """Return the entries so that their JSON array takes at most ``max_bytes``.
+    """Return entries whose JSON array takes at most ``max_bytes``.
 
-    A field's value that has to go is replaced by ``{"cut": {"bytes", "head", "uri"}}``: its length
-    in UTF-8 (of its JSON, unless it is a string), its first characters, and the resource that has
-    all of it. Since an entry may hold an object that looks just the same, the names of cut fields
-    stand beside the fields, as ``cut``. Where even that is not enough, fields are left out, and
-    ``omitted`` says how many, how many bytes of JSON, and which resource has the whole entry. Lists
-    of field names beside the fields keep only the names that are still there.
+    A truncated value is replaced by ``{"cut": {"bytes", "head", "uri"}}``: its length in UTF-8 (of its JSON,
+    unless it is a string), its first characters, and the resource with the whole value. Since a field may
+    hold such an object itself, the names of truncated fields are listed beside the fields as ``cut``. If that
+    is not enough, fields are left out, and ``omitted`` has their number, their bytes of JSON, and the
+    resource with the whole entry. Lists of field names beside the fields keep only the remaining names.
 
-    Takes time proportional to the entries' JSON, nearly all of it in the encoder. Does not change
-    the entries it is given.
+    Takes time proportional to the entries' JSON. Does not change the given entries.
 
     Args:
-        entries: What was read or delivered.
-        max_bytes: Bound on the UTF-8 length of the compact JSON of the returned list. It gives way
-            only to what may not be left out: the first entry, or with ``droppable`` false every
-            entry, with all its fields omitted.
-        droppable: Whether entries at the end may be left for the next page (a read). If not (a
-            delivery), every entry is returned and the large ones share the room equally.
+        entries: Entries that were read or delivered.
+        max_bytes: Bound on the UTF-8 length of the compact JSON of the returned list. Exceeded only by what
+            may not be left out: the first entry, or all if ``droppable`` is False, without any fields.
+        droppable: Whether entries at the end may be left for the next page (a read). If not (a delivery), all
+            entries are returned and the large ones share the space equally.
 
     Returns:
         The entries, and whether some were left out at the end.
@@ -52,14 +48,15 @@ def bound_entries(
     if not entries or sum(sizes) + len(entries) - 1 <= room:
         return entries, False
     if not droppable:
-        level = _water_level(sizes, room - (len(entries) - 1))
+        level = _size_limit(sizes, room - (len(entries) - 1))
         return [
-            entry if size <= level else _cut(entry, level) for entry, size in zip(entries, sizes, strict=True)
+            entry if size <= level else _truncated(entry, level)
+            for entry, size in zip(entries, sizes, strict=True)
         ], False
     kept: list[dict[str, Any]] = []
     for entry, size in zip(entries, sizes, strict=True):
-        # Cut only what no page could hold; anything else is whole on the next one.
-        fitting = entry if size <= max_bytes - len("[]") else _cut(entry, max_bytes - len("[]"))
+        # Truncate only what no page could hold; other entries are whole on the next page.
+        fitting = entry if size <= max_bytes - len("[]") else _truncated(entry, max_bytes - len("[]"))
         room -= (size if fitting is entry else _size(fitting)) + (1 if kept else 0)
         if kept and room < 0:
             return kept, True
@@ -71,8 +68,8 @@ def _size(value: Any) -> int:
     return len(msgspec.json.encode(value))
 
 
-def _water_level(sizes: list[int], room: int) -> int:
-    """Return the size down to which the larger ones have to come so that all of them fit."""
+def _size_limit(sizes: list[int], room: int) -> int:
+    """Return the limit for each size with which all of them fit."""
     left = len(sizes)
     for size in sorted(sizes):
         share = max(room, 0) // left
@@ -83,12 +80,12 @@ def _water_level(sizes: list[int], room: int) -> int:
     return max(sizes)
 
 
-def _cut(entry: dict[str, Any], budget: int) -> dict[str, Any]:
+def _truncated(entry: dict[str, Any], budget: int) -> dict[str, Any]:
     """Return ``entry`` in at most ``budget`` bytes, or with all its fields omitted."""
     if not entry["fields"]:
         return entry
     parts = _Parts.of(entry, budget)
-    if parts.could_do_with_markers():
+    if parts.may_fit_with_markers():
         for head in _HEADS:
             if (result := parts.with_markers(head)) is not None:
                 return result
@@ -97,22 +94,22 @@ def _cut(entry: dict[str, Any], budget: int) -> dict[str, Any]:
 
 @attrs.frozen
 class _Parts:
-    """An entry that is too large, and what each part of it takes.
+    """An entry that is too large, and the size of its parts in bytes of JSON.
 
     Attributes:
         entry: The entry, never changed.
         budget: What it may take.
-        address: The resource that has all of it.
-        bare: What it takes without fields and without names in its lists, with an empty ``cut``.
-        names: What the name of each field takes, as JSON; only of as many fields as could stand in
-            the budget, so that the time spent on a huge entry is bounded by what is shown of it.
-        values: What its value takes.
-        beside: What it takes beyond name and value: punctuation, and its places in lists of names.
+        uri: The resource with the whole entry.
+        bare: Size without fields and without names in its lists, with an empty ``cut``.
+        names: Sizes of the names of fields; only of as many fields as the budget could hold, which bounds the
+            time spent on a huge entry.
+        values: Sizes of their values.
+        beside: Sizes of the rest of each: punctuation, and its names in lists.
     """
 
     entry: dict[str, Any]
     budget: int
-    address: str
+    uri: str
     bare: int
     names: dict[str, int]
     values: dict[str, int]
@@ -128,7 +125,7 @@ class _Parts:
         return cls(
             entry=entry,
             budget=budget,
-            address=entry_uri(entry["stream"], entry["id"]),
+            uri=entry_uri(entry["stream"], entry["id"]),
             bare=_size(_rebuilt(entry, {})) + len(',"cut":[]'),
             names=names,
             values={name: _size(fields[name]) for name in considered},
@@ -138,8 +135,8 @@ class _Parts:
             },
         )
 
-    def could_do_with_markers(self) -> bool:
-        """Say whether all fields might fit; False is certain, True is not."""
+    def may_fit_with_markers(self) -> bool:
+        """Return whether all fields might fit; False is certain, True is not."""
         least = sum(min(size, self._smallest_marker) for size in self.values.values())
         return (
             len(self.names) == len(self.entry["fields"])
@@ -147,7 +144,7 @@ class _Parts:
         )
 
     def with_markers(self, head: int) -> dict[str, Any] | None:
-        """Return the entry with its largest values cut to ``head`` characters, or None if it won't fit."""
+        """Return the entry with its largest values cut to ``head`` characters; None if it does not fit."""
         markers: dict[str, Any] = {}
         total = self.bare + sum(self.names.values()) + sum(self.values.values()) + sum(self.beside.values())
         for name in sorted(self.values, key=self.values.__getitem__, reverse=True):
@@ -162,9 +159,9 @@ class _Parts:
         return _rebuilt(self.entry, self.entry["fields"], markers)
 
     def with_omissions(self) -> dict[str, Any]:
-        """Return the entry with as many fields as fit, in their order, large ones cut to nothing."""
+        """Return the entry with as many fields as fit, in their order, without content of large ones."""
         fields: dict[str, Any] = self.entry["fields"]
-        omitted = {"fields": len(fields), "bytes": _size(fields), "uri": self.address}
+        omitted = {"fields": len(fields), "bytes": _size(fields), "uri": self.uri}
         room = self.budget - self.bare - len(',"omitted":') - _size(omitted)
         kept: dict[str, Any] = {}
         markers: dict[str, Any] = {}
@@ -184,23 +181,23 @@ class _Parts:
 
     @property
     def _smallest_marker(self) -> int:
-        return len('{"cut":{"bytes":1,"head":"","uri":"/fields/"}}') + len(self.address)
+        return len('{"cut":{"bytes":1,"head":"","uri":"/fields/"}}') + len(self.uri)
 
     def _marker(self, name: str, head: int) -> tuple[dict[str, Any], int]:
-        """Return what stands for a value, and what that takes with the name in ``cut``."""
+        """Return the replacement of a value, and its size with the name in ``cut``."""
         value = self.entry["fields"][name]
         if isinstance(value, str):
             length, text = len(value.encode()), value[:head]
         else:
             encoded = msgspec.json.encode(value)
-            # A character takes four bytes at most; one that is split at the end is dropped.
+            # A character takes at most four bytes; an incomplete one at the end is dropped.
             length, text = len(encoded), encoded[: 4 * head].decode(errors="ignore")[:head]
-        marker = {"cut": {"bytes": length, "head": text, "uri": field_uri(self.address, name)}}
+        marker = {"cut": {"bytes": length, "head": text, "uri": field_uri(self.uri, name)}}
         return marker, _size(marker) + self.names[name] + len(",")
 
 
 def _lists_of_names(entry: Mapping[str, Any]) -> list[str]:
-    """Return the members beside the fields that list names of fields."""
+    """Return the members beside ``fields`` that list field names."""
     return [
         key
         for key, value in entry.items()
@@ -211,7 +208,7 @@ def _lists_of_names(entry: Mapping[str, Any]) -> list[str]:
 def _rebuilt(
     entry: Mapping[str, Any], kept: Collection[str], markers: Mapping[str, Any] | None = None
 ) -> dict[str, Any]:
-    """Return ``entry`` with only the fields in ``kept``, markers in place of values, and lists to match."""
+    """Return ``entry`` with the fields in ``kept``, ``markers`` instead of values, and matching lists."""
     cut = markers or {}
     result = dict(entry)
     for key in _lists_of_names(entry):
@@ -223,7 +220,7 @@ def _rebuilt(
 
 
 def fitting(lines: list[dict[str, Any]], max_bytes: int) -> list[dict[str, Any]]:
-    """Return as many lines from the front as take `max_bytes` of JSON together, but at least one."""
+    """Return the first lines, as many as take `max_bytes` of JSON together, but at least one."""
     room = max_bytes
     for index, line in enumerate(lines):
         room -= len(msgspec.json.encode(line)) + len(",")

@@ -1,7 +1,6 @@
-"""The addresses under which streams, entries, fields and groups can be read.
+"""The URIs of streams, entries, fields and groups.
 
-Owns the scheme and the escaping: each name is one path segment, in which everything but RFC 3986's
-unreserved characters is percent-encoded as UTF-8. Who serves the addresses is not known here.
+Each name is one path segment, in which all but RFC 3986's unreserved characters are percent-encoded as UTF-8.
 """
 
 from __future__ import annotations
@@ -18,20 +17,20 @@ def segment(name: str) -> str:
 
 
 def stream_uri(stream: str) -> str:
-    """Return the address of a stream."""
+    """Return the URI of a stream."""
     return f"{STREAMS}/{segment(stream)}"
 
 
 def group_uri(stream: str, group: str) -> str:
-    """Return the address of a consumer group."""
+    """Return the URI of a consumer group."""
     return f"{stream_uri(stream)}/groups/{segment(group)}"
 
 
 def entry_uri(stream: str, entry_id: str) -> str:
-    """Return the address of an entry."""
+    """Return the URI of an entry."""
     return f"{stream_uri(stream)}/entries/{segment(entry_id)}"
 
 
 def field_uri(entry: str, field: str) -> str:
-    """Return the address of one field's whole value, given its entry's address."""
+    """Return the URI of one field's value, given its entry's URI."""
     return f"{entry}/fields/{segment(field)}"
