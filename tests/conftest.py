@@ -126,10 +126,10 @@ def redis(redis_server: Server) -> Server:
 def bus(request: pytest.FixtureRequest, server: Server) -> Deferred[Bus]:
     """One daemon's domain on `server`, running while the test does, which gets the bus itself.
 
-    `@pytest.mark.settings(...)` gives it other settings than the usual ones.
+    `@pytest.mark.settings(...)` and `@pytest.mark.bounds(...)` give it other settings and bounds.
     """
-    chosen = request.node.get_closest_marker("settings")
-    return Deferred(running_bus(server, *(chosen.args if chosen else ())))
+    markers = {name: request.node.get_closest_marker(name) for name in ("settings", "bounds")}
+    return Deferred(running_bus(server, **{name: one.args[0] for name, one in markers.items() if one}))
 
 
 @pytest.fixture(scope="module")

@@ -100,7 +100,7 @@ class SubscriptionServer:
         with self._updates.subscriber() as subscriber, self._topics(ctx, params.notifications) as topics:
             try:
                 versions = {
-                    name: await subscriber.add(name, topic, told=cursors.get(name))
+                    name: await subscriber.add(name, topic, known=cursors.get(name))
                     for name, topic in topics.items()
                 }
             except BusError as error:
@@ -152,7 +152,7 @@ class SubscriptionServer:
         told = ctx.request.cursors.get(uri) if ctx.request is not None else None
         connection.subscriptions.setdefault(uri, "")
         try:
-            version = await self._subscriber(ctx, connection).add(uri, topic, told=told)
+            version = await self._subscriber(ctx, connection).add(uri, topic, known=told)
         except BusError as error:
             connection.subscriptions.pop(uri, None)
             raise request_error(error) from error
@@ -174,12 +174,12 @@ class SubscriptionServer:
         """Notify the client when the streams are no longer exactly `names`, which it was given."""
         topic, version = ListTopic(), ListTopic.version_of(names)
         # A stream that is deleted before the next check is a change, too.
-        self._updates.seen(topic, version)
+        self._updates.observe(topic, version)
         connection = _connection(ctx)
         if connection is not None and ctx.protocol_version not in MODERN_PROTOCOL_VERSIONS:
             # Beyond the limit of subscriptions the client still gets its listing.
             with contextlib.suppress(BusError):
-                await self._subscriber(ctx, connection).add(_LIST, topic, told=version)
+                await self._subscriber(ctx, connection).add(_LIST, topic, known=version)
 
     @contextlib.contextmanager
     def _topics(self, ctx: Context, wanted: mcp_types.SubscriptionFilter) -> Iterator[dict[str, Topic]]:

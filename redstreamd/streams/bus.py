@@ -1,4 +1,4 @@
-"""The domain as one value: what the tools act on."""
+"""The domain as one value, on which tools act."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from redstreamd.settings import Settings
 from redstreamd.streams.admin.dead_letters import DeadLetters
 from redstreamd.streams.admin.group_admin import GroupAdmin
 from redstreamd.streams.admin.stream_admin import StreamAdmin
-from redstreamd.streams.diagnosis.group_findings import Limits
+from redstreamd.streams.bounds import DEFAULT_BOUNDS, Bounds
 from redstreamd.streams.diagnosis.sampler import Sampler
 from redstreamd.streams.diagnosis.stream_health import Diagnoser
 from redstreamd.streams.direct_reading import DirectReader
@@ -34,26 +34,28 @@ class Bus:
     """Streams, groups and leases over one Redis.
 
     Attributes:
-        settings: The limits and defaults that apply.
-        commands: Typed Redis commands, for what needs no more than one.
-        hub: Wakes those who wait; a supervised child runs it.
-        lister: Which streams there are.
-        reader: Reading and waiting.
-        direct: Reading and delivering at Redis's own positions, without leases.
-        publisher: Adding.
-        work: Taking and settling.
-        records: What was agreed for consumer groups.
-        pending: What was taken and is not finished.
-        dead_letters: What failed for good.
-        sampler: Follows streams for their rates; a supervised child runs it.
-        doctor: Says what is wrong with a stream.
-        requests: Asking, and waiting for the answer.
-        answers: Answering.
+        settings: Limits and defaults.
+        manager: The connections to Redis.
+        commands: Typed Redis commands.
+        hub: Wakes waiting calls; a supervised child runs it.
+        lister: Lists streams.
+        reader: Reads and waits for entries.
+        direct: Reads and delivers entries at positions of Redis, without leases.
+        publisher: Adds entries.
+        work: Takes and settles work.
+        records: Creates groups, and keeps their limits.
+        pending: Lists pending entries.
+        dead_letters: Lists, replays and deletes dead letters.
+        sampler: Samples streams for their rates; a supervised child runs it.
+        diagnoser: Diagnoses streams.
+        requests: Sends requests and waits for replies.
+        replies: Publishes replies.
         groups: Administration of consumer groups.
         streams: Administration of streams.
     """
 
     settings: Settings
+    manager: Manager
     commands: Commands
     hub: TailHub
     lister: Lister
@@ -65,34 +67,36 @@ class Bus:
     pending: PendingLister
     dead_letters: DeadLetters
     sampler: Sampler
-    doctor: Diagnoser
+    diagnoser: Diagnoser
     requests: Requests
-    answers: Replies
+    replies: Replies
     groups: GroupAdmin
     streams: StreamAdmin
 
     @classmethod
-    def over(cls, manager: Manager, settings: Settings, lease_key: LeaseKey) -> Bus:
+    def over(
+        cls,
+        manager: Manager,
+        settings: Settings,
+        lease_key: LeaseKey,
+        bounds: Bounds = DEFAULT_BOUNDS,
+    ) -> Bus:
         """Build the domain over one connection manager."""
         commands = Commands(manager)
         lister = Lister(manager, commands, max_name_bytes=settings.streams.max_name_bytes)
         pages = Pages(manager)
         hub = TailHub(manager, max_watches=settings.limits.max_waits)
-        sampler = Sampler(manager)
+        sampler = Sampler(manager, bounds)
         publisher = Publisher(
-            manager, commands, idempotency_window_seconds=settings.leases.idempotency_window_seconds
+            manager,
+            commands,
+            idempotency_window_seconds=settings.leases.idempotency_window_seconds,
+            limits=bounds,
         )
         clocks = GroupClocks(command_timeout=manager.command_timeout)
         records = GroupRecords(manager, max_deliveries=settings.leases.max_deliveries)
-        leases = Leases(
-            manager,
-            clocks,
-            lease_seconds=settings.leases.lease_seconds,
-            foreign_idle_seconds=settings.leases.foreign_idle_seconds,
-            max_deliveries=settings.leases.max_deliveries,
-            max_bytes=settings.tools.max_result_bytes,
-        )
-        work = WorkQueue(commands, hub, leases, records, lease_key)
+        leases = Leases(manager, clocks, settings.leases, max_bytes=settings.tools.max_result_bytes)
+        work = WorkQueue(commands, hub, leases, records, lease_key, bounds)
         requests = Requests(
             manager,
             commands,
@@ -101,34 +105,28 @@ class Bus:
             hub,
             publisher,
             keep_seconds=settings.leases.idempotency_window_seconds,
+            limits=bounds,
         )
         return cls(
             settings=settings,
+            manager=manager,
             commands=commands,
             hub=hub,
             lister=lister,
-            reader=Reader(commands, lister, pages, hub, max_bytes=settings.tools.max_result_bytes),
+            reader=Reader(
+                commands, lister, pages, hub, max_bytes=settings.tools.max_result_bytes, limits=bounds
+            ),
             # Half a message, because JSON may take twice as many bytes as the content.
-            direct=DirectReader(commands, pages, max_bytes=settings.limits.max_message_bytes // 2),
+            direct=DirectReader(manager, commands, pages, max_bytes=settings.limits.max_message_bytes // 2),
             publisher=publisher,
             work=work,
-            pending=PendingLister(manager, commands, clocks),
+            pending=PendingLister(manager, commands, clocks, bounds),
             dead_letters=DeadLetters(manager, commands, pages, hub, clocks),
             sampler=sampler,
-            doctor=Diagnoser(
-                manager,
-                commands,
-                clocks,
-                sampler,
-                Limits(
-                    lease_seconds=settings.leases.lease_seconds,
-                    foreign_idle_seconds=settings.leases.foreign_idle_seconds,
-                    max_deliveries=settings.leases.max_deliveries,
-                ),
-            ),
+            diagnoser=Diagnoser(manager, commands, clocks, sampler, settings.leases, bounds),
             requests=requests,
             records=records,
-            groups=GroupAdmin(manager, commands, hub, records, clocks),
-            streams=StreamAdmin(manager, commands),
-            answers=Replies(commands, publisher, work, requests, lease_seconds=settings.leases.lease_seconds),
+            groups=GroupAdmin(manager, commands, hub, records, clocks, bounds),
+            streams=StreamAdmin(manager, commands, bounds),
+            replies=Replies(commands, publisher, work, requests, lease_seconds=settings.leases.lease_seconds),
         )

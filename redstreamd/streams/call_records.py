@@ -1,36 +1,25 @@
-"""How a script recognises that its own call was sent again.
+"""How a script recognises a second sending of its own call.
 
-A command whose reply was lost is sent again if that is safe. The second sending finds what the first one
-did, and could not tell that from what somebody else did before: an answer would say `duplicate`, or leave
-out that a group was created. So a call brings the name of a key that no other call has, and the script notes
-there what it did.
+A command whose reply was lost is sent again if that is safe. The second sending finds what the first one did,
+and could not tell that from what others did: it would answer `duplicate`, or not report a group that it
+created. So each call brings the name of a key of its own, in which the script records what it did.
 """
 
 from __future__ import annotations
 
 import secrets
-
-import attrs
+from typing import Any
 
 from redstreamd.redisio.connection_manager import Manager
 from redstreamd.streams.names import Kind, companion_key
 
 
-@attrs.frozen
-class CallRecord:
-    """Where the first sending of a call notes what it did.
+def call_record(manager: Manager, stream: str, *, keep: bool = True) -> dict[str, Any]:
+    """Return the operands of a script for the record of one call on `stream`.
 
-    Attributes:
-        key: A string beside the stream; each script has its own form for it.
-        keep_ms: For how long it is kept, in milliseconds: beyond that nobody sends the call again.
+    They are `call_record`, the key, whose format is the script's own; and `call_record_ms`, how long to keep
+    it: a call ends after its timeout, but the server may execute a last sending after that. 0 if it is not to
+    be kept.
     """
-
-    key: str
-    keep_ms: int
-
-    @classmethod
-    def of(cls, manager: Manager, stream: str) -> CallRecord:
-        """Return the place for one call on `stream`."""
-        key = companion_key(stream, Kind.CALL, secrets.token_hex(8))
-        # A call ends after its timeout, but the server may execute a last sending after that.
-        return cls(key, int(manager.command_timeout * 2_000))
+    key = companion_key(stream, Kind.CALL, secrets.token_hex(8))
+    return {"call_record": key, "call_record_ms": int(manager.command_timeout * 2_000) if keep else 0}

@@ -1,4 +1,4 @@
-"""Asking Redis several things at once, so that the requests share round trips."""
+"""Concurrent requests to Redis, which share round trips."""
 
 from __future__ import annotations
 
@@ -12,29 +12,28 @@ from redstreamd.errors import BusError
 T = TypeVar("T")
 NameT = TypeVar("NameT", str, bytes)
 
-#: What all calls together ask at once for several names; the rest waits in line. One client may have 256
-#: calls in flight with 100 streams each: all at once they held everybody up for seconds, and the daemon took
-#: its own connections for dead. It is enough for a call of 100 names to share two round trips.
-AT_ONCE: Final = 64
+#: Requests in flight of all calls of `gather` together. One client may have 256 calls in flight with 100
+#: streams each: unbounded, they delayed everybody for seconds, and the daemon took its connections for dead.
+MAX_IN_FLIGHT: Final = 64
 
-_room: trio.lowlevel.RunVar[trio.Semaphore] = trio.lowlevel.RunVar("room for what is asked at once")
+_slots: trio.lowlevel.RunVar[trio.Semaphore] = trio.lowlevel.RunVar("requests of gather in flight")
 
 
 async def gather(ask: Callable[[NameT], Awaitable[T]], names: Sequence[NameT]) -> dict[NameT, T]:
-    """Return the answer for each name, asked for at the same time as far as others leave room.
+    """Return the answer for each name, with at most `MAX_IN_FLIGHT` requests of all callers at once.
 
     Args:
-        ask: Asks for one name; must not gather itself.
-        names: What for.
+        ask: Asks for one name; must not call `gather`.
+        names: The names.
 
     Raises:
-        BusError: The first one raised; the answers of the others are dropped.
+        BusError: The first error; the answers for other names are dropped.
     """
     if len(names) == 1:
         return {names[0]: await ask(names[0])}
     answers: dict[NameT, T] = {}
     errors: list[BusError] = []
-    room = _room_of_this_run()
+    slots = _slots_of_run()
 
     async def one(name: NameT) -> None:
         try:
@@ -42,25 +41,25 @@ async def gather(ask: Callable[[NameT], Awaitable[T]], names: Sequence[NameT]) -
         except BusError as error:
             errors.append(error)
         finally:
-            room.release()
+            slots.release()
 
     async with trio.open_nursery() as nursery:
         for name in names:
             try:
-                room.acquire_nowait()
+                slots.acquire_nowait()
             except trio.WouldBlock:
-                await room.acquire()
-            # It gives the room back even if the nursery is cancelled: a task always begins.
+                await slots.acquire()
+            # The slot is released even if the nursery is cancelled: a task always starts.
             nursery.start_soon(one, name)
     if errors:
         raise errors[0]
     return answers
 
 
-def _room_of_this_run() -> trio.Semaphore:
+def _slots_of_run() -> trio.Semaphore:
     try:
-        return _room.get()
+        return _slots.get()
     except LookupError:
-        room = trio.Semaphore(AT_ONCE, max_value=AT_ONCE)
-        _room.set(room)
-        return room
+        slots = trio.Semaphore(MAX_IN_FLIGHT, max_value=MAX_IN_FLIGHT)
+        _slots.set(slots)
+        return slots

@@ -2,18 +2,24 @@
 
 from __future__ import annotations
 
+from redstreamd.redisio import reply_parsing
 from redstreamd.redisio.commands import Commands
+from redstreamd.redisio.connection_manager import Manager, Role
 from redstreamd.redisio.reply_parsing import GroupInfo, RawEntry
 from redstreamd.streams import entry_ids
 from redstreamd.streams.entry_pages import Pages
-from redstreamd.streams.error_context import explained, stream_not_found
+from redstreamd.streams.error_context import explain_errors, stream_not_found
+from redstreamd.streams.scripts import load
+
+_DELIVER = load("read_group")
 
 
 class DirectReader:
     """Reads and delivers entries; an answer has at most `max_bytes` of content, and at least one entry."""
 
-    def __init__(self, commands: Commands, pages: Pages, *, max_bytes: int) -> None:
-        """Read through `commands` and `pages`."""
+    def __init__(self, manager: Manager, commands: Commands, pages: Pages, *, max_bytes: int) -> None:
+        """Read through `commands` and `pages`, deliver through `manager`."""
+        self._manager = manager
         self._commands = commands
         self._pages = pages
         self._max_bytes = max_bytes
@@ -25,8 +31,8 @@ class DirectReader:
             BusError: INVALID_START, STREAM_NOT_FOUND, WRONG_TYPE; CONNECTION_ERROR.
         """
         first = start if start in ("-", "+") else entry_ids.position(start, argument="start")
-        async with explained(self._commands, stream):
-            page = await self._pages.read(stream, first, "+", most=count, most_bytes=self._max_bytes)
+        async with explain_errors(self._commands, stream):
+            page = await self._pages.read(stream, first, "+", max_entries=count, max_bytes=self._max_bytes)
             if not page.entries and await self._commands.key_type(stream) == "none":
                 raise await stream_not_found(self._commands, stream)
         return page.entries
@@ -38,8 +44,18 @@ class DirectReader:
             BusError: STREAM_NOT_FOUND, GROUP_NOT_FOUND, WRONG_TYPE; CONNECTION_ERROR; OUTCOME_UNKNOWN, after
                 which entries may be pending that nobody received.
         """
-        async with explained(self._commands, stream, group):
-            return await self._pages.deliver(stream, group, consumer, most=count, most_bytes=self._max_bytes)
+        async with explain_errors(self._commands, stream, group):
+            delivered = await _DELIVER.run(
+                self._manager,
+                stream=stream,
+                group=group,
+                consumer=consumer,
+                max_entries=count,
+                max_bytes=self._max_bytes,
+                retry_safe=False,
+                role=Role.BULK,
+            )
+        return reply_parsing.entries(delivered)
 
     async def groups(self, stream: str) -> list[GroupInfo]:
         """Return the groups of a stream, sorted by name.
@@ -47,5 +63,5 @@ class DirectReader:
         Raises:
             BusError: STREAM_NOT_FOUND, WRONG_TYPE; CONNECTION_ERROR.
         """
-        async with explained(self._commands, stream):
+        async with explain_errors(self._commands, stream):
             return sorted(await self._commands.xinfo_groups(stream), key=lambda group: group.name)

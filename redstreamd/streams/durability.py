@@ -1,9 +1,9 @@
-"""How safe an entry is when its writer is told: in memory, on a replica, or on disk.
+"""Confirming writes: an entry is in memory, on a replica, or on disk.
 
-Owns what WAIT and WAITAOF mean to a writer. An entry that is not confirmed in time is there all the
-same: that is an answer and not an error, which would invite a repetition.
+An entry that is not confirmed in time was added nevertheless. That is not an error, which would invite a
+repetition.
 
-Neither makes Redis a consistent store: a replica that confirmed may still lose an election to one
+WAIT and WAITAOF do not make Redis a consistent store: a replica that confirmed may lose an election to one
 that did not (https://redis.io/docs/latest/commands/wait/).
 """
 
@@ -18,14 +18,7 @@ from redstreamd.redisio.commands import Commands
 from redstreamd.redisio.connection_manager import Manager
 from redstreamd.redisio.error_replies import UNKNOWN_COMMAND
 from redstreamd.redisio.redis_errors import ServerReplied
-
-#: Seconds that a writer waits for the confirmation. A replica that is well answers in milliseconds,
-#: and everybody who writes durably waits behind this.
-_PATIENCE = 1.0
-
-#: The same where a disk is asked. A server with `appendfsync everysec`, the default, syncs a second after it
-#: did last, and looks ten times a second whether that is so.
-_DISK_PATIENCE = 2.0
+from redstreamd.streams.bounds import DEFAULT_BOUNDS, Bounds
 
 
 class Durability(enum.StrEnum):
@@ -38,12 +31,12 @@ class Durability(enum.StrEnum):
 
 @attrs.frozen
 class Confirmation:
-    """What is known about the safety of a write.
+    """Result of confirming a write.
 
     Attributes:
         asked: What the writer asked for.
-        confirmed: Whether it is so.
-        replicas: How many replicas have it, where that was asked.
+        confirmed: Whether it was confirmed.
+        replicas: How many replicas have it, for REPLICATED.
         reason: Why it is not confirmed.
     """
 
@@ -53,22 +46,24 @@ class Confirmation:
     reason: str | None = None
 
 
-async def confirm(manager: Manager, commands: Commands, asked: Durability) -> Confirmation:
-    """Wait until the write just answered on the durable connection is as safe as asked, if it gets so.
+async def confirm(
+    manager: Manager, commands: Commands, asked: Durability, limits: Bounds = DEFAULT_BOUNDS
+) -> Confirmation:
+    """Wait for the confirmation of the write that was just answered on the durable connection.
 
-    To be called without a checkpoint after the answer; see `Manager.confirm`. Never raises a BusError.
+    Call this without a checkpoint after the answer; see `Manager.confirm`. Never raises a BusError.
     """
-    patience = _PATIENCE if asked is Durability.REPLICATED else _DISK_PATIENCE
-    # Never 0, which means forever; and answered long before the connection is given up.
-    patience_ms = max(1, int(1000 * min(patience, manager.command_timeout / 2)))
-    late = f"it was not confirmed within {patience_ms} ms"
+    timeout = limits.replica_seconds if asked is Durability.REPLICATED else limits.disk_seconds
+    # Never 0, which means forever; and well below the time after which the connection is closed.
+    timeout_ms = max(1, int(1000 * min(timeout, manager.command_timeout / 2)))
+    late = f"it was not confirmed within {timeout_ms} ms"
     try:
         if asked is Durability.REPLICATED:
-            replicas = int(await manager.confirm("WAIT", 1, patience_ms))
+            replicas = int(await manager.confirm("WAIT", 1, timeout_ms))
             return Confirmation(
                 asked, replicas >= 1, replicas, None if replicas else f"{late} by any replica"
             )
-        local, _ = await manager.confirm("WAITAOF", 1, 0, patience_ms)
+        local, _ = await manager.confirm("WAITAOF", 1, 0, timeout_ms)
         return Confirmation(asked, local >= 1, reason=None if local else late)
     except ServerReplied as refusal:
         if refusal.kind != UNKNOWN_COMMAND:
@@ -79,7 +74,7 @@ async def confirm(manager: Manager, commands: Commands, asked: Durability) -> Co
 
 
 async def _by_settings(commands: Commands, asked: Durability) -> Confirmation:
-    """Find out about the disk of a server without WAITAOF: some fsync before they answer anything."""
+    """Confirm by settings, without WAITAOF: with `appendfsync always` the server syncs before it answers."""
     try:
         on, policy = await commands.config_get("appendonly"), await commands.config_get("appendfsync")
     except ServerReplied as refusal:
@@ -97,5 +92,5 @@ async def _by_settings(commands: Commands, asked: Durability) -> Confirmation:
 
 
 def _why(refusal: ServerReplied) -> str:
-    """Return what the server said, and what an operator can do about it."""
+    """Return the server's reason, and what an operator can do about it."""
     return f"{refusal.cause}. {refusal.next_step}"

@@ -6,9 +6,9 @@ import math
 
 
 def milliseconds(seconds: float) -> int:
-    """Return a duration in whole milliseconds, rounded up: a lease or a delay is never cut short.
+    """Return a duration in whole milliseconds, rounded up: a lease or a delay is never shortened.
 
-    A fraction below a thousandth of a millisecond is an error of binary fractions (1.001 s are
-    1000.9999999999999 ms) and is not rounded up.
+    Errors of binary fractions, below a thousandth of a millisecond, are dropped first: 1.001 s are
+    1000.9999999999999 ms.
     """
     return math.ceil(round(seconds * 1000, 3))

@@ -1,25 +1,22 @@
-r"""How a JSON object becomes the fields of an entry, and back.
+"""Encoding a JSON object as the fields of an entry, and back.
 
-Owns the format that lies in Redis (docs/design.md specifies it, tests/streams/vectors.json pins it);
-knows nothing of connections or tools.
+Owns the format in Redis; docs/design.md specifies it, and tests/streams/vectors.json has test vectors.
 
-Each member of the object is one field, named like the member. A string is stored as its own text,
-so ``XADD`` and ``XRANGE`` in redis-cli show and write what one would expect; any other value is
-stored as compact JSON text, and its name is listed in a reserved field. Reserved fields begin with
-``_rs.`` and come last:
+Each member of the object is one field of the same name. A string is stored as its own text, so that redis-cli
+shows and writes it as expected. Any other value is stored as compact JSON text, and its name is listed in a
+reserved field. Reserved fields begin with ``_rs.`` and come last:
 
-- ``_rs.v``: ``1``, the version of the format. Only an entry that has it has reserved fields at all.
+- ``_rs.v``: ``1``, the version of the format. Only an entry with this field has reserved fields.
 - ``_rs.json``: a JSON array of the names whose values are JSON text; absent if there are none.
 - ``_rs.sender``: the principal that added the entry, stamped by the daemon.
-- ``_rs.correlation_id``, ``_rs.reply_to``: what the writer gave for a reply.
-- ``_rs.in_reply_to``: the request that a reply answers, ``<entry ID> <stream>``, stamped by the daemon.
-- ``_rs.=<name>``: the member `<name>`, where that name itself begins with ``_rs.``; so no writer
-  can forge a reserved field.
-- ``_rs.dead``: why and whence an entry came to a dead-letter stream; always the last field.
+- ``_rs.correlation_id``, ``_rs.reply_to``: given by the writer for a reply.
+- ``_rs.in_reply_to``: the request that a reply belongs to, ``<entry ID> <stream>``, stamped by the daemon.
+- ``_rs.=<name>``: the member `<name>`, if that name itself begins with ``_rs.``; so no writer can forge a
+  reserved field.
+- ``_rs.dead``: the note of a dead letter: its reason and origin; always the last field.
 
-Values written by others need not be text: bytes that are not UTF-8 are given in base64 and their
-names listed as `binary`; a field name that occurs more than once gives a list, and is listed as
-`repeated`.
+Values of other writers need not be text: bytes that are not UTF-8 are shown in base64, and their names are
+listed as `binary`. A field name that occurs more than once gives a list, and is listed as `repeated`.
 """
 
 from __future__ import annotations
@@ -47,30 +44,30 @@ _OPTIONAL = {
     "in_reply_to": b"_rs.in_reply_to",
 }
 
-#: Lua's unpack, which the scripts use to pass an entry on, stops short of 8,000 values.
+#: Scripts copy entries with Lua's unpack, which takes less than 8,000 values.
 MAX_MEMBERS = 1_000
-#: As deep as any message may be (limits.max_nesting). Another program's JSON that is deeper could be read
-#: here, but no answer could carry it: the SDK's serializer gives up at 255, and nobody got past the entry.
+#: As deep as a message may be (limits.max_nesting). No result could carry deeper JSON of another program: the
+#: SDK's serializer fails at 255, and readers could not get past the entry.
 MAX_NESTING = 200
 
-#: The most bytes of what is stamped, and of the note of a dead letter: more than redstreamd ever writes,
-#: whatever the settings say of names (a reply stream's holds a stream's twice). Unlike a field, neither can
-#: be cut where an answer has to stay small, so what another program made longer is not taken for one.
-_MOST_STAMPED = {"sender": 1_024, "correlation_id": 1_024, "reply_to": 135_168, "in_reply_to": 135_168}
-_MOST_NOTED, _NOTE_SHOWN = 4 << 20, 1_000
+#: Limits in bytes of stamps and of the note of a dead letter: more than redstreamd writes with any setting
+#: (the name of a reply stream has a stream's twice). Unlike fields, they cannot be truncated in a result.
+#: Longer values, of other programs, are not treated as stamps.
+_MAX_STAMP_BYTES = {"sender": 1_024, "correlation_id": 1_024, "reply_to": 135_168, "in_reply_to": 135_168}
+_MAX_NOTE_BYTES, _NOTE_SHOWN = 4 << 20, 1_000
 
 Fields = Sequence[tuple[bytes, bytes]]
 
 
 @attrs.frozen
 class Stamp:
-    """What the daemon writes into an entry beside its members.
+    """What the daemon adds to the members of an entry.
 
     Attributes:
         sender: Name of the principal that adds it.
-        correlation_id: What ties a reply to its request.
+        correlation_id: Connects a reply and its request.
         reply_to: The stream on which a reply is expected.
-        in_reply_to: The request that this entry answers, as `request_name` gives it.
+        in_reply_to: The request that this entry is a reply to, as `request_name` gives it.
     """
 
     sender: str | None = None
@@ -81,14 +78,14 @@ class Stamp:
 
 @attrs.frozen
 class Decoded:
-    """An entry's fields as JSON, with what does not fit into JSON said beside them.
+    """An entry's fields as JSON, and what JSON cannot express.
 
     Attributes:
         members: The object; equal to the one that was encoded.
-        stamp: What the daemon that wrote it stamped; empty for entries written around it.
+        stamp: Added by the daemon that wrote it; empty for entries of other programs.
         binary: Names whose values are base64 because they are not UTF-8.
         repeated: Names that occur more than once; their values are lists, in order.
-        dead_letter: Why and whence the entry came to a dead-letter stream.
+        dead_letter: The note of a dead letter.
     """
 
     members: dict[str, Any]
@@ -99,7 +96,7 @@ class Decoded:
 
 
 def request_name(stream: str, entry_id: str) -> str:
-    """Return what a reply to that entry is stamped with."""
+    """Return the `in_reply_to` of a reply to that entry."""
     return f"{entry_id} {stream}"
 
 
@@ -141,7 +138,7 @@ def encode(members: Mapping[str, Any], stamp: Stamp) -> list[tuple[bytes, bytes]
 
 
 def decode(fields: Fields) -> Decoded:
-    """Return the JSON object in an entry's fields. Never fails: whatever lies in Redis can be read."""
+    """Return the JSON object in an entry's fields. Never fails, whatever they contain."""
     dead_letter = None
     if fields and fields[-1][0] == _DEAD:
         dead_letter = _object(fields[-1][1])
@@ -161,13 +158,13 @@ def decode(fields: Fields) -> Decoded:
         members[name] = _value(members[name])
     stamped = {"sender": _SENDER, **_OPTIONAL}
     stamp = Stamp(
-        **{name: _text(reserved.get(field), _MOST_STAMPED[name]) for name, field in stamped.items()}
+        **{name: _text(reserved.get(field), _MAX_STAMP_BYTES[name]) for name, field in stamped.items()}
     )
     return Decoded(members, stamp, binary, repeated, dead_letter)
 
 
 def _reserved(fields: Fields) -> Iterable[tuple[bytes, bytes]]:
-    # They come last, so an entry of another writer costs one comparison.
+    # They come last, so an entry of another program costs one comparison.
     for name, value in reversed(fields):
         if not name.startswith(PREFIX) or name.startswith(_ESCAPE):
             return
@@ -202,14 +199,14 @@ def _value(text: str) -> Any:
         strict_json.check(value)
     except (msgspec.MsgspecError, UnicodeError, RecursionError, BusError):
         return text
-    # Brackets are counted first because that is a hundred times faster; those in strings count for nothing.
+    # Counting brackets, also those in strings, is a hundred times faster and is enough for most values.
     if text.count("[") + text.count("{") > MAX_NESTING and _is_nested_deeper(value, MAX_NESTING):
         return text
     return value
 
 
 def _is_nested_deeper(value: Any, levels: int) -> bool:
-    """Tell whether arrays and objects in `value` are nested more than `levels` deep."""
+    """Return whether arrays and objects in `value` are nested more than `levels` deep."""
     layer = [value]
     for _ in range(levels + 1):
         containers = [each for each in layer if isinstance(each, list | dict)]
@@ -231,7 +228,7 @@ def _names(listed: bytes | None) -> frozenset[str]:
 
 
 def _object(text: bytes) -> dict[str, Any]:
-    if len(text) > _MOST_NOTED:
+    if len(text) > _MAX_NOTE_BYTES:
         return {"raw": text[:_NOTE_SHOWN].decode("utf-8", "backslashreplace") + "…"}
     value = _value(text.decode("utf-8", "backslashreplace"))
     return value if isinstance(value, dict) else {"raw": value}

@@ -1,8 +1,8 @@
-"""Entry IDs, the times they carry, and the forms in which a caller names a position.
+"""Entry IDs, the times they contain, and how callers name positions in a stream.
 
 An entry ID is ``<milliseconds>-<sequence>``, both unsigned 64-bit
-(https://redis.io/docs/latest/develop/data-types/streams/#entry-ids). It stays a string on its way
-to and from callers: 64 bits do not fit JSON's numbers.
+(https://redis.io/docs/latest/develop/data-types/streams/#entry-ids). It is a string for callers, too, since
+JSON numbers do not hold 64 bits.
 """
 
 from __future__ import annotations
@@ -14,14 +14,14 @@ from collections.abc import Sequence
 
 from redstreamd.errors import BusError, Code
 
-#: Before the first entry that can exist; the cursor of one who has read nothing.
+#: Before the first possible entry; the cursor before anything was read.
 ZERO = "0-0"
 
-#: A year, or a year and a month, which is the entry ID of a moment in 1970 as well.
+#: A year, or a year and a month, which is also an entry ID of 1970.
 _YEAR = re.compile(r"(?:19[7-9]\d|2\d{3})(?:-(?:0[1-9]|1[0-2]))?", re.ASCII)
 _ID = re.compile(r"(\d{1,20})(?:-(\d{1,20}))?", re.ASCII)
 MAX_PART = (1 << 64) - 1
-#: The greatest ID that can exist.
+#: The greatest possible ID.
 LAST = f"{MAX_PART}-{MAX_PART}"
 
 _EPOCH = dt.datetime(1970, 1, 1, tzinfo=dt.UTC)
@@ -39,7 +39,7 @@ def parse(text: str) -> tuple[int, int] | None:
 def time_of(entry_id: str) -> str:
     """Return the time in an entry ID as ISO 8601 in UTC with milliseconds.
 
-    IDs given by hand need not be times: beyond the year 9999 the answer is the last instant of it.
+    An ID that was given explicitly need not be a time; beyond the year 9999 the result is its last instant.
     """
     parts = parse(entry_id)
     return iso_time(parts[0] if parts else 0)
@@ -55,15 +55,15 @@ def iso_time(milliseconds: int) -> str:
 
 
 def position(text: str, *, argument: str) -> str:
-    """Turn what a caller gave as a start or an end into an entry ID, or ``-``, ``+``.
+    """Turn a start or end that a caller gave into an entry ID, or ``-``, ``+``.
 
     Args:
         text: ``earliest``, ``latest``, an ISO 8601 time (UTC if it names no zone) or an entry ID.
         argument: The argument's name, for the error.
 
     Returns:
-        ``-`` for earliest, ``+`` for latest, else an entry ID. That of a time has no second part, which
-        stands for the whole millisecond: its first ID where a range begins, its last where one ends.
+        ``-`` for earliest, ``+`` for latest, else an entry ID. For a time it has no sequence: then it is the
+        first ID of its millisecond as a start, and the last one as an end.
 
     Raises:
         BusError: INVALID_START.
@@ -76,7 +76,7 @@ def position(text: str, *, argument: str) -> str:
         raise BusError(
             Code.INVALID_START,
             f"{argument}={text!r} may be a date or an entry ID.",
-            cause="An entry ID begins with milliseconds since 1970: this one lies in its first seconds.",
+            cause="As an entry ID, which is milliseconds since 1970, it is in the first seconds of 1970.",
             next_step="Give a date with its day, such as 2026-01-31, or a full entry ID such as "
             "1767225600000-0.",
         )
@@ -89,8 +89,8 @@ def position(text: str, *, argument: str) -> str:
     if moment is None or not text[:4].isdigit():
         raise BusError(
             Code.INVALID_START,
-            f"{argument}={text[:80]!r} names no position in a stream.",
-            cause="It is none of the four forms that are understood.",
+            f"{argument}={text[:80]!r} is not a position in a stream.",
+            cause="It has none of the four known formats.",
             next_step="Give 'earliest', 'latest', an ISO 8601 time such as 2026-01-31T12:00:00Z, "
             "or an entry ID such as 1767225600000-0.",
         )
@@ -101,7 +101,7 @@ def position(text: str, *, argument: str) -> str:
 
 
 def before(entry_id: str) -> str:
-    """Return the greatest ID below a complete one; ``0-0`` has none and is returned itself."""
+    """Return the greatest ID below a complete one; ``0-0`` is returned itself."""
     milliseconds, sequence = parse(entry_id) or (0, 0)
     if sequence > 0:
         return f"{milliseconds}-{sequence - 1}"
@@ -109,7 +109,7 @@ def before(entry_id: str) -> str:
 
 
 def after(entry_id: str) -> str:
-    """Return the smallest ID above a complete one; the last one there is has none and is returned itself."""
+    """Return the smallest ID above a complete one; the greatest possible one is returned itself."""
     milliseconds, sequence = parse(entry_id) or (0, 0)
     if sequence < MAX_PART:
         return f"{milliseconds}-{sequence + 1}"
@@ -119,32 +119,32 @@ def after(entry_id: str) -> str:
 def join_cursor(streams: Sequence[str], ids: Sequence[str]) -> str:
     """Return one cursor for positions in several streams, given in the same order.
 
-    The cursor of one stream is simply an entry ID, so that it works for every tool. With several,
-    a checksum of their names comes first: positions must not be applied to other streams.
+    The cursor of one stream is an entry ID, so that it works for every tool. That of several begins with a
+    checksum of their names, since positions must not be applied to other streams.
     """
     if len(streams) == 1:
         return ids[0]
-    return f"{_fingerprint(streams)}:{','.join(ids)}"
+    return f"{_checksum(streams)}:{','.join(ids)}"
 
 
 def split_cursor(streams: Sequence[str], cursor: str) -> list[str]:
-    """Return the positions in a cursor, one complete ID for each of `streams`.
+    """Return the positions of a cursor, a complete ID for each of `streams`.
 
     Raises:
         BusError: INVALID_ARGUMENT if it is malformed or belongs to other streams.
     """
-    mark, colon, rest = cursor.rpartition(":")
+    checksum, colon, rest = cursor.rpartition(":")
     ids = [f"{parts[0]}-{parts[1]}" for one in rest.split(",") if (parts := parse(one)) is not None]
-    right = len(ids) == len(streams) == rest.count(",") + 1
-    if right and (mark == _fingerprint(streams) if len(streams) > 1 else not colon):
+    complete = len(ids) == len(streams) == rest.count(",") + 1
+    if complete and (checksum == _checksum(streams) if len(streams) > 1 else not colon):
         return ids
     raise BusError(
         Code.INVALID_ARGUMENT,
         f"cursor={cursor[:80]!r} does not belong to these {len(streams)} stream(s).",
-        cause="A cursor holds one position for each stream of the call it came from, in that order.",
+        cause="A cursor has one position for each stream of its call, in the same order.",
         next_step="Pass next_cursor of the last answer with the same streams, or leave cursor out.",
     )
 
 
-def _fingerprint(streams: Sequence[str]) -> str:
+def _checksum(streams: Sequence[str]) -> str:
     return format(zlib.crc32("\0".join(streams).encode()), "08x")

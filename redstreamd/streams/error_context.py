@@ -1,7 +1,7 @@
-"""Says what a server's refusal means for the stream or group that was asked for.
+"""Errors of the server, explained for the stream or group that a call is about.
 
-The redisio layer knows what the server replied; only here is it known which stream and group the
-caller meant, and which names would have been right.
+The redisio layer knows what the server replied. This module knows the stream and group of the call, and which
+names exist instead.
 """
 
 from __future__ import annotations
@@ -12,17 +12,19 @@ from contextlib import asynccontextmanager, contextmanager, suppress
 from redstreamd.errors import BusError, Code
 from redstreamd.errors.nearest_names import MAX_KNOWN, nearest_names
 from redstreamd.redisio.commands import Commands
+from redstreamd.redisio.connection_manager import Role
 from redstreamd.redisio.error_replies import NO_SUCH_KEY
 from redstreamd.redisio.redis_errors import ServerReplied
+from redstreamd.redisio.reply_parsing import GroupInfo
 from redstreamd.streams.names import has_stray_braces, is_companion_key, is_stream_name
 
-#: Keys asked for at a time, and times one asks, for the names that are looked through for a similar one.
+#: Keys scanned at a time, and number of scans, to find similar names.
 _SCANNED_AT_ONCE, _SCANS = 1_000, 20
 
 
 @asynccontextmanager
-async def explained(commands: Commands, stream: str, group: str | None = None) -> AsyncIterator[None]:
-    """Turn refusals in the block into errors that name `stream` and `group` and what exists instead."""
+async def explain_errors(commands: Commands, stream: str, group: str | None = None) -> AsyncIterator[None]:
+    """Turn errors of the server into errors that name `stream` and `group`, and what exists instead."""
     try:
         yield
     except ServerReplied as refusal:
@@ -33,7 +35,7 @@ async def explained(commands: Commands, stream: str, group: str | None = None) -
             raise BusError(
                 Code.INVALID_STREAM,
                 f"{stream[:80]!r} cannot name a stream on a Redis cluster.",
-                cause="Stray braces in a name put what redstreamd keeps beside the stream into other slots.",
+                cause="Unpaired braces in a name put the keys beside the stream into other slots.",
                 next_step="Choose a name without braces, or with one part in braces, such as {orders}:new.",
             ) from refusal
         if kind == "NOGROUP" and group is not None:
@@ -46,11 +48,11 @@ async def explained(commands: Commands, stream: str, group: str | None = None) -
 
 
 @contextmanager
-def telling(done: Callable[[], str]) -> Iterator[None]:
-    """Let an error in the block tell what the same call had done before.
+def append_to_errors(done: Callable[[], str]) -> Iterator[None]:
+    """Append to an error of the block what the same call had done before.
 
     Args:
-        done: Asked when there is an error. Returns a sentence, or an empty text if nothing was done.
+        done: Called on an error. Returns a sentence, or an empty text if nothing was done.
     """
     try:
         yield
@@ -65,7 +67,7 @@ async def stream_not_found(commands: Commands, stream: str) -> BusError:
     """Return the error for a stream that does not exist, with the nearest names that do."""
     known: list[str] = []
     cursor = 0
-    # A user who may not run SCAN learns all the same that there is no such stream.
+    # A user who may not run SCAN gets the error without similar names.
     with suppress(ServerReplied):
         for _ in range(_SCANS):
             cursor, page = await commands.scan_streams(cursor, "*", _SCANNED_AT_ONCE)
@@ -94,10 +96,19 @@ async def group_not_found(commands: Commands, stream: str, group: str) -> BusErr
     )
 
 
+async def find_group(commands: Commands, stream: str, group: str, role: Role = Role.COMMAND) -> GroupInfo:
+    """Return a group of a stream. Raises STREAM_NOT_FOUND, GROUP_NOT_FOUND, WRONG_TYPE."""
+    async with explain_errors(commands, stream, group):
+        for info in await commands.xinfo_groups(stream, role=role):
+            if info.name == group:
+                return info
+    raise await group_not_found(commands, stream, group)
+
+
 async def _wrong_type(commands: Commands, stream: str) -> BusError:
     kind = await _type_of(commands, stream)
     if kind in ("stream", "none"):
-        # Then it was one of the other keys of the command.
+        # So it was another key of the command.
         return BusError(
             Code.WRONG_TYPE,
             f"A key that redstreamd keeps beside {stream!r} is in use for something else.",
@@ -113,7 +124,7 @@ async def _wrong_type(commands: Commands, stream: str) -> BusError:
 
 
 async def _type_of(commands: Commands, key: str) -> str | None:
-    """Return the type of what is at `key`; None if this user of Redis may not ask."""
+    """Return the type of `key`; None if this user of Redis may not ask."""
     try:
         return await commands.key_type(key)
     except ServerReplied:
@@ -121,10 +132,7 @@ async def _type_of(commands: Commands, key: str) -> str | None:
 
 
 def quoted(names: Iterable[str]) -> str:
-    """Return names that others chose as a list in a sentence.
-
-    In quotes, because a name may read like the end of the sentence and the beginning of an instruction.
-    """
+    """Return names of others for a sentence, in quotes: a name may read like an instruction."""
     return ", ".join(map(repr, names))
 
 

@@ -1,7 +1,7 @@
-"""What was agreed for a consumer group, and creating groups with it.
+"""Creating consumer groups, and their limits of deliveries.
 
-Owns the record that lies beside each group (``lua/group_record.lua``). Its `max_deliveries` is the group's,
-whoever takes work: one consumer's wish must not dead-letter the work of the others.
+Owns the hash beside each group (``lua/group_record.lua``). The limit belongs to the group: one consumer's
+argument must not dead-letter the work of others.
 """
 
 from __future__ import annotations
@@ -9,21 +9,21 @@ from __future__ import annotations
 import attrs
 
 from redstreamd.redisio.connection_manager import Manager
-from redstreamd.streams.call_records import CallRecord
+from redstreamd.streams.call_records import call_record
 from redstreamd.streams.names import Kind, companion_key
 from redstreamd.streams.scripts import load
 
 _CREATE = load("group_record", "create_group")
-#: The most deliveries that can be set; what another program wrote beyond counts as nothing.
-MOST_DELIVERIES = 1_000_000
+#: The greatest limit; what another program wrote beyond is ignored.
+MAX_LIMIT = 1_000_000
 
 
 @attrs.frozen
 class Creation:
-    """What became of the wish for a group.
+    """Result of creating a group.
 
     Attributes:
-        created: This call created it. False if it existed; then nothing was changed.
+        created: This call created it. False if it existed; nothing was changed then.
         max_deliveries: Deliveries after which an entry of the group is dead-lettered; 0 for never.
     """
 
@@ -32,56 +32,53 @@ class Creation:
 
 
 class GroupRecords:
-    """Creates groups, and reads and writes what was agreed for them."""
+    """Creates groups, and reads and sets their limits."""
 
     def __init__(self, manager: Manager, *, max_deliveries: int) -> None:
-        """Work through `manager`; groups for which nothing was set have the setting's `max_deliveries`."""
+        """Work through `manager`; groups without a limit have `max_deliveries`, the setting's."""
         self._manager = manager
         self._default = max_deliveries
 
     async def create(
         self, stream: str, group: str, position: str, *, max_deliveries: int | None = None
     ) -> Creation:
-        """Create a group, and its stream if there is none.
+        """Create a group, and its stream if that does not exist. Idempotent.
 
         Args:
             stream: The stream.
             group: The group.
             position: Its last-delivered ID, as XGROUP CREATE takes it.
-            max_deliveries: What to agree for it; None: it goes by the setting.
+            max_deliveries: Its limit; None: the setting's.
 
         Raises:
             ServerReplied: WRONGTYPE among others.
-            RedisUnavailable, CommandTimedOut: see `Manager.execute`. Repeating the call is harmless.
+            RedisUnavailable, CommandTimedOut: see `Manager.execute`.
         """
-        sending = CallRecord.of(self._manager, stream)
-        created, limit = await self._manager.run_script(
-            _CREATE,
-            keys=[stream, sending.key, companion_key(stream, Kind.GROUP, group)],
-            args=[
-                group,
-                position,
-                "" if max_deliveries is None else max_deliveries,
-                self._default,
-                sending.keep_ms,
-            ],
+        reply = await _CREATE.run(
+            self._manager,
+            stream=stream,
+            group=group,
+            position=position,
+            max_deliveries=max_deliveries,
+            default=self._default,
+            **call_record(self._manager, stream),
             retry_safe=True,
         )
-        return Creation(bool(created), limit)
+        return Creation(reply.created, reply.max_deliveries)
 
     async def max_deliveries(self, stream: str, group: str) -> int:
-        """Return the limit of a group, which need not exist; the setting's if none was set for it."""
+        """Return the limit of a group, which need not exist; the setting's if it has none."""
         key = companion_key(stream, Kind.GROUP, group)
         kept = await self._manager.execute("HGET", key, "max_deliveries", retry_safe=True)
         # Another program may have written anything.
-        limit = int(kept) if kept is not None and kept.isdigit() and len(kept) < 8 else MOST_DELIVERIES + 1
-        return limit if limit <= MOST_DELIVERIES else self._default
+        limit = int(kept) if kept is not None and kept.isdigit() and len(kept) < 8 else MAX_LIMIT + 1
+        return limit if limit <= MAX_LIMIT else self._default
 
     async def set_max_deliveries(self, stream: str, group: str, max_deliveries: int) -> None:
         """Set the limit of a group, from the next take or failure on."""
         key = companion_key(stream, Kind.GROUP, group)
-        # A record that only says how clocks stand expires; a setting does not. Asked for before, too: a user
-        # who may not do it sets nothing.
+        # A hash with only the record of the clock expires; one with a limit does not. PERSIST comes first,
+        # too, so that a user who may not run it sets nothing.
         await self._manager.execute("PERSIST", key, retry_safe=True)
         await self._manager.execute("HSET", key, "max_deliveries", max_deliveries, retry_safe=True)
         await self._manager.execute("PERSIST", key, retry_safe=True)

@@ -1,15 +1,15 @@
-"""Lease tokens: what a caller shows to prove which attempt at which entries it holds.
+"""Lease tokens: proof of which attempt at which entries a caller holds.
 
-A token names the stream, group, consumer, principal, the (entry ID, attempt) pairs, the time of the take,
-the limit of deliveries and the length of the lease, so the daemon keeps no table of leases and any daemon
-that knows the key can check it. It is authenticated, not secret: HMAC-SHA256, cut to 128 bits (RFC 2104
-section 5), in URL-safe base64, because agents copy it through text.
+A token names the stream, group, consumer, principal, the (entry ID, attempt) pairs, the time of the take, the
+limit of deliveries and the length of the lease. So the daemon keeps no table of leases, and any daemon that
+knows the key can check it. It is authenticated, not secret: HMAC-SHA256, truncated to 128 bits (RFC 2104
+section 5), in URL-safe base64, because agents copy it as text.
 
-The form is that of the first release: a tuple of seven, the last of them a flat list of triples, each the
-two parts of an entry ID and its attempt. A list that names its first entry more than once says more: the
-last triple of an entry holds its attempt. Of the triples before it, the first holds the length of the lease
-in milliseconds, and the second, if there is one, the lease's own limit of deliveries. The first release
-takes the last triple of each entry, too, so it reads such a token as one of its own.
+The format is that of the first release: a tuple of seven, whose last item is a flat list of triples, each the
+two parts of an entry ID and its attempt. If the first entry occurs several times, its last triple holds the
+attempt. Of those before it, the first holds the length of the lease in milliseconds, and the second, if any,
+the lease's own limit of deliveries. The first release uses the last triple of an entry, too, so it can read
+such a token.
 """
 
 from __future__ import annotations
@@ -33,27 +33,27 @@ _PREFIX = "lease2."
 _MAC_BYTES = 16
 #: A token of the largest take (100 entries) is about 2 KiB; nothing longer is worth decoding.
 _MAX_CHARACTERS = 16_384
-#: As much of a wrong token as tells it from others, in a message that a model reads.
+#: Characters of a wrong token that an error shows.
 _SHOWN = 24
 
 
 @attrs.frozen
 class Lease:
-    """What a lease token says.
+    """Content of a lease token.
 
     Attributes:
-        stream: The stream the entries lie in.
+        stream: The stream of the entries.
         group: Their consumer group.
         consumer: Who took them.
         principal: On whose behalf.
-        attempts: Entry ID -> the attempt that this lease is; the fencing token.
-        taken_at: The server's time in milliseconds, not before the last of these was delivered. What was
-            delivered later is not this lease's, even if a group that was set back counts from 1 again.
-        max_deliveries: The group's limit of deliveries when the lease was given, or the lease's own; 0 for
-            never. The first release goes by it.
-        length_ms: How long the lease was when it was given, in milliseconds; None if the token does not tell.
-        own_limit: A limit of deliveries that the taker asked for and that allowed more than the group's;
-            None: the group's holds. Only with a length.
+        attempts: Entry ID -> attempt, the fencing token.
+        taken_at: When the last entry was delivered, or later, in milliseconds by the server's clock. A later
+            delivery belongs to another lease, even if the group was set back and counts from 1 again.
+        max_deliveries: The limit of deliveries at the time of the take; 0 for never. The first release uses
+            it.
+        length_ms: The original length of the lease in milliseconds; None if the token does not tell it.
+        own_limit: The lease's own limit of deliveries, which allows more than the group's did; None: it has
+            the group's. Only with a length.
     """
 
     stream: str
@@ -68,9 +68,9 @@ class Lease:
 
     @property
     def least_limit(self) -> int | None:
-        """The limit of deliveries that holds if it allows more than the group's; None: there is none.
+        """The limit of deliveries that applies if it allows more than the group's; None: there is none.
 
-        A token of the first release does not tell whether its limit was the taker's wish.
+        A token of the first release does not tell whose its limit is.
         """
         return self.max_deliveries if self.length_ms is None else self.own_limit
 
@@ -91,13 +91,13 @@ class LeaseKey:
         """
         if not path.exists():
             path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
-            # Linking makes the file appear whole, and fails if another daemon was first.
+            # Linking makes the complete file appear at once, and fails if another daemon was first.
             with (
                 tempfile.NamedTemporaryFile(dir=path.parent, prefix=f".{path.name}.") as draft,
                 contextlib.suppress(FileExistsError),
             ):
                 draft.write(secrets.token_bytes(32))
-                # Else a loss of power could leave the name without the key, and no daemon would start again.
+                # Otherwise a loss of power could leave an empty file, and no daemon would start again.
                 draft.flush()
                 os.fsync(draft.fileno())
                 os.link(draft.name, path)
@@ -107,7 +107,7 @@ class LeaseKey:
         return cls(key)
 
     def sign(self, lease: Lease) -> str:
-        """Return the token that says `lease`."""
+        """Return the token of a lease."""
         triples = [(*_parts(entry_id), attempt) for entry_id, attempt in lease.attempts.items()]
         if lease.length_ms is not None:
             terms = [lease.length_ms] if lease.own_limit is None else [lease.length_ms, lease.own_limit]
@@ -123,10 +123,10 @@ class LeaseKey:
         return _PREFIX + base64.urlsafe_b64encode(body + self._mac(body)).decode("ascii").rstrip("=")
 
     def read(self, token: str) -> Lease:
-        """Return what a token says.
+        """Return the lease of a token.
 
         Raises:
-            BusError: INVALID_ARGUMENT if it is not one of ours.
+            BusError: INVALID_ARGUMENT if it was not signed with this key.
         """
         body = self._verified(token)
         if body is None:
@@ -142,7 +142,7 @@ class LeaseKey:
             body, type=tuple[str, str, str, str, int, int, tuple[int, ...]]
         )
         triples = list(zip(*[iter(numbers)] * 3, strict=True))
-        # Later triples of an entry take the place of earlier ones.
+        # Later triples of an entry replace earlier ones.
         attempts = {f"{milliseconds}-{sequence}": attempt for milliseconds, sequence, attempt in triples}
         terms = [number for *_, number in triples[: len(triples) - len(attempts)]]
         length_ms, own_limit, *_ = (*terms, None, None)

@@ -1,12 +1,11 @@
 """Leases on the entries of a consumer group: taking, settling, fencing.
 
-Owns the two scripts and the due set; waiting for entries is in `work`. The pending entries list
-stays the one truth about who holds what: its delivery counter is the attempt, and the attempt is
-the fencing token. So redis-cli and other programs may work on the same group, and a due set that is
-stale or lost costs a delay, never an entry.
+Owns the two scripts and the due set; `work` waits for entries. The pending entries list decides who holds an
+entry: its delivery counter is the attempt, and the attempt is the fencing token. So other programs may work
+on the same group, and a due set that is stale or lost costs a delay, never an entry.
 
-XREADGROUP CLAIM and XNACK (Redis 8.4 and later) are not used: there the claimer's threshold wins
-over the holder's lease.
+XREADGROUP CLAIM and XNACK (Redis 8.4 and later) are not used: there the claimer's idle time overrides the
+holder's lease.
 """
 
 from __future__ import annotations
@@ -21,17 +20,17 @@ from redstreamd.errors import BusError, Code
 from redstreamd.redisio import reply_parsing
 from redstreamd.redisio.connection_manager import Manager, Role
 from redstreamd.redisio.reply_parsing import RawEntry
-from redstreamd.streams.call_records import CallRecord
+from redstreamd.settings import LeasesSettings
+from redstreamd.streams.call_records import call_record
 from redstreamd.streams.durations import milliseconds
 from redstreamd.streams.group_clocks import GroupClocks
 from redstreamd.streams.lease_tokens import Lease
 from redstreamd.streams.names import Kind, companion_key
 from redstreamd.streams.scripts import load
 
-_TAKE = load(
-    "ids", "clock", "lease_deadlines", "group_record", "delivery_history", "dead_letter", "take_work"
-)
-_SETTLE = load("ids", "clock", "lease_deadlines", "group_record", "delivery_history", "dead_letter", "settle")
+_SHARED = ("ids", "info", "clock", "lease_deadlines", "group_record", "delivery_history", "dead_letter")
+_TAKE = load(*_SHARED, "take_work")
+_SETTLE = load(*_SHARED, "settle")
 
 
 class Action(enum.StrEnum):
@@ -39,19 +38,19 @@ class Action(enum.StrEnum):
 
     DONE = "done"
     EXTEND = "extend"
-    HOLD = "hold"  #: Extend what would end earlier.
+    HOLD = "hold"  #: Extend leases that would end earlier.
     RETRY = "retry"
     DEAD_LETTER = "dead"
 
 
 class Outcome(enum.StrEnum):
-    """What became of an entry in a settlement."""
+    """What a settlement did to an entry."""
 
     DONE = "done"
     EXTENDED = "extended"
     RETRIED = "retried"
     DEAD_LETTERED = "dead"
-    ALREADY = "already"  #: Settled before: it is not pending any more, or was put off by this attempt.
+    ALREADY = "already"  #: Settled before: it is not pending any more, or this attempt delayed it.
     LOST = "lost"  #: Another attempt owns it.
 
 
@@ -63,16 +62,15 @@ class Take:
         stream: The stream.
         group: Its consumer group.
         consumer: Who takes them.
-        count: The most entries to take; fewer are taken where they are large.
+        count: The most entries to take; fewer are taken if they are large.
         lease_seconds: How long nobody else gets them.
-        max_deliveries: What the caller asks for; None: nothing. An entry delivered as often already is
-            dead-lettered instead; 0 for never. It becomes the group's where this take creates the group.
-            Else it counts for this take and its lease, if it allows more deliveries than the group's.
+        max_deliveries: A limit of deliveries, 0 for never; an entry that reached it is dead-lettered instead.
+            It becomes the group's if this take creates the group. Otherwise it applies to this take and its
+            lease, if it allows more deliveries than the group's. None: the group's.
         create_at: Last-delivered ID at which to create the group if it does not exist; None: do not.
-        resume: Take what the consumer holds already, and nothing else; its older leases end. It counts as
-            a delivery.
-        idempotency_key: With a key, the same request again returns the same entries for as long as
-            the lease lasts, so a lost reply is asked for again instead of being lost.
+        resume: Take only what the consumer holds already; its older leases end. It counts as a delivery.
+        idempotency_key: With a key, the same request again returns the same entries while the lease lasts, so
+            it can be repeated after a lost reply.
     """
 
     stream: str
@@ -88,28 +86,27 @@ class Take:
 
 @attrs.frozen
 class Taken:
-    """What a take returned.
+    """Result of a take.
 
     Attributes:
-        entries: The entries with their attempt, oldest debts first.
-        now: The time by the group's clock, in milliseconds; `next_due` is by the same.
-        at: When the last of the entries had been delivered, in milliseconds since the epoch by the server's
+        entries: The entries with their attempt; those that were delivered before come first.
+        now: The time by the group's clock in milliseconds; `next_due` is by the same clock.
+        taken_at: When the last of the entries was delivered, in milliseconds since the epoch by the server's
             clock.
-        expires: When the lease runs out, likewise.
-        replayed: The answer to an earlier take with the same idempotency key.
+        expires: When the lease runs out, by the same clock.
+        replayed: The result of an earlier take with the same idempotency key.
         group_created: This call created the group.
-        dead_lettered: Entries that had been delivered too often and were put aside.
-        next_due: If nothing was taken, the earliest time at which a lease runs out or a retry is due, by the
-            group's clock.
+        dead_lettered: Entries that were dead-lettered because they were delivered too often.
+        next_due: If nothing was taken, when the next lease runs out or retry is due.
         still_held: Entries that the consumer holds beyond those that were resumed, counted up to 5,000.
-        lease_ms: How long the lease was when it was given, in milliseconds; None if that is not known.
-        own_limit: The limit of deliveries that the lease has for itself; None: it has the group's.
+        lease_ms: The original length of the lease in milliseconds; None if not known.
+        own_limit: The lease's own limit of deliveries; None: it has the group's.
         group_limit: The group's limit of deliveries; 0 for never.
     """
 
     entries: list[tuple[RawEntry, int]]
     now: int
-    at: int
+    taken_at: int
     expires: int
     replayed: bool
     group_created: bool
@@ -120,11 +117,8 @@ class Taken:
     own_limit: int | None
     group_limit: int
 
-    def including(self, earlier: Taken | None) -> Taken:
-        """Return this as the answer of a call which took before, and got no entries by that.
-
-        What a call did on the way is part of its answer, however many commands it was made of.
-        """
+    def added_to(self, earlier: Taken | None) -> Taken:
+        """Return the result of a call that made both takes, of which the earlier got no entries."""
         if earlier is None:
             return self
         return attrs.evolve(
@@ -133,25 +127,25 @@ class Taken:
             dead_lettered=self.dead_lettered + earlier.dead_lettered,
         )
 
-    def did(self) -> str:
-        """Say in a sentence what the take changed apart from its entries; empty if nothing."""
-        did = ["created the group"] if self.group_created else []
+    def side_effects(self) -> str:
+        """Return a sentence about what the take changed besides its entries; empty if nothing."""
+        effects = ["created the group"] if self.group_created else []
         if self.dead_lettered:
-            did.append(f"dead-lettered {self.dead_lettered} entries")
-        return f"Before that, this call {' and '.join(did)}." if did else ""
+            effects.append(f"dead-lettered {self.dead_lettered} entries")
+        return f"Before that, this call {' and '.join(effects)}." if effects else ""
 
 
 @attrs.frozen
 class Settled:
-    """What became of the entries of a settlement.
+    """Result of a settlement.
 
     Attributes:
         lease: What was settled.
         outcomes: Entry ID -> outcome.
-        due: The latest time at which one that was extended or retried may be taken again, in milliseconds
-            since the epoch by the server's clock; None if there is none.
-        shortened: Entries whose lease runs out earlier than it would have.
-        kept_for: Another group for which entries that are done were not deleted.
+        due: The latest time at which an extended or retried entry may be taken again, in milliseconds since
+            the epoch by the server's clock; None if there is none.
+        shortened: Entries whose lease ends earlier than before.
+        kept_for: Another group for which finished entries were not deleted.
     """
 
     lease: Lease
@@ -166,101 +160,65 @@ class Settled:
 
 
 class Leases:
-    """Takes and settles leases; holds no state but where it last looked for other programs' entries."""
+    """Takes and settles leases. Its only state is where the scans for entries without a lease go on."""
 
     def __init__(
-        self,
-        manager: Manager,
-        clocks: GroupClocks,
-        *,
-        lease_seconds: float,
-        foreign_idle_seconds: float,
-        max_deliveries: int,
-        max_bytes: int,
+        self, manager: Manager, clocks: GroupClocks, settings: LeasesSettings, *, max_bytes: int
     ) -> None:
-        """Work through `manager`.
-
-        Args:
-            manager: Reaches Redis.
-            clocks: What is known of the clocks of groups.
-            lease_seconds: The length of a lease whose own is not known.
-            foreign_idle_seconds: Idle time after which entries of other programs may be taken.
-            max_deliveries: The limit of groups for which none was set.
-            max_bytes: A take ends once the content of its entries reaches this size.
-        """
+        """Work through `manager`; a take ends once the content of its entries reaches `max_bytes`."""
         self._manager = manager
         self._clocks = clocks
+        self._settings = settings
         self._max_bytes = max_bytes
-        self._lease_ms = milliseconds(lease_seconds)
-        self._max_deliveries = max_deliveries
-        self._foreign_idle_ms = milliseconds(foreign_idle_seconds)
-        # Only where a search goes on, so losing one costs nothing; bounded by the groups in use.
-        self._look_from: dict[tuple[str, str], str] = {}
+        # Bounded by the groups in use; losing an item only restarts a scan.
+        self._scan_from: dict[tuple[str, str], str] = {}
 
     async def take(self, take: Take) -> Taken:
         """Lease entries: those whose lease ran out (the consumer's own first), then new ones.
 
         Raises:
             ServerReplied: Among others NOGROUP, if the group does not exist and is not to be created.
-            RedisUnavailable, OutcomeUnknown: see `Manager.execute`. After OutcomeUnknown the entries
-                taken, if any, come back by `resume` or when their lease has run out.
+            RedisUnavailable, OutcomeUnknown: see `Manager.execute`. After OutcomeUnknown `resume` returns the
+                entries that were taken, if any; other consumers get them when the lease has run out.
 
-        Cancellation: entries that a cancelled call took come back the same way.
+        Cancellation: entries that a cancelled call took are available in the same way.
         """
         place = (take.stream, take.group)
         lease_ms = milliseconds(take.lease_seconds)
         key = take.idempotency_key
-        record = "" if key is None else _digest(take.consumer, key)
-        sending = CallRecord.of(self._manager, take.stream)
-        reply = await self._manager.run_script(
-            _TAKE,
-            keys=[
-                *_keys(*place),
-                companion_key(take.stream, Kind.TAKE, take.group, record),
-                sending.key,
-                companion_key(take.stream, Kind.GROUP, take.group),
-            ],
-            args=[
-                take.group,
-                take.consumer,
-                take.count,
-                lease_ms,
-                self._foreign_idle_ms,
-                self._max_deliveries,
-                take.create_at or "",
-                int(take.resume),
-                0 if key is None else lease_ms,
-                self._look_from.get(place, "-"),
-                self._max_bytes,
-                "" if take.max_deliveries is None else take.max_deliveries,
-                sending.keep_ms,
-                *self._clocks.told(*place),
-            ],
+        digest = "" if key is None else _digest(take.consumer, key)
+        reply = await _TAKE.run(
+            self._manager,
+            stream=take.stream,
+            take_record=companion_key(take.stream, Kind.TAKE, take.group, digest),
+            group=take.group,
+            consumer=take.consumer,
+            count=take.count,
+            lease_ms=lease_ms,
+            foreign_idle_ms=milliseconds(self._settings.foreign_idle_seconds),
+            default_max_deliveries=self._settings.max_deliveries,
+            create_at=take.create_at,
+            resume=take.resume,
+            take_record_ms=0 if key is None else lease_ms,
+            scan_from=self._scan_from.get(place, "-"),
+            max_bytes=self._max_bytes,
+            asked_max_deliveries=take.max_deliveries,
+            **call_record(self._manager, take.stream),
+            **self._clocks.operands(*place),
             retry_safe=key is not None,
-            # Entries may be large, and nothing short is to wait behind them.
+            # Entries may be large, and no short reply is to wait behind them.
             role=Role.BULK,
         )
-        now, at, expires, replayed, created, entries, dead_lettered, next_due, look_from, *rest = reply
-        still_held, length, own_limit, group_limit, name = rest
-        self._clocks.hear(*place, name, now)
-        if look_from == b"-":
-            self._look_from.pop(place, None)
+        self._clocks.record(*place, reply.clock_name, reply.now)
+        if reply.scan_from == "-":
+            self._scan_from.pop(place, None)
         else:
-            self._look_from[place] = look_from.decode()
-        return Taken(
-            entries=[(reply_parsing.entry((entry_id, flat)), attempt) for entry_id, attempt, flat in entries],
-            now=now,
-            at=at,
-            expires=expires,
-            replayed=bool(replayed),
-            group_created=bool(created),
-            dead_lettered=dead_lettered,
-            next_due=None if next_due == b"" else next_due,
-            still_held=still_held,
-            lease_ms=int(length) if length != b"" else None,
-            own_limit=int(own_limit) if own_limit != b"" else None,
-            group_limit=group_limit,
-        )
+            self._scan_from[place] = reply.scan_from
+        entries = [
+            (reply_parsing.entry((entry_id, flat)), attempt) for entry_id, attempt, flat in reply.entries
+        ]
+        taken = {name: value for name, value in vars(reply).items() if name in attrs.fields_dict(Taken)}
+        return Taken(**taken | {"entries": entries})
 
     async def settle(
         self,
@@ -274,83 +232,72 @@ class Leases:
     ) -> Settled:
         """End or renew a lease for all of its entries, or for some.
 
-        Repeating it is harmless: what is settled is `ALREADY`, what another attempt owns is `LOST`,
-        and either is left alone. So a lost reply is asked for again. A RETRY after as many deliveries as
-        the group allows, or the lease if that allows more, dead-letters.
+        Idempotent: what is settled is `ALREADY`, what another attempt owns is `LOST`, and neither is changed.
+        A RETRY is dead-lettered after as many deliveries as the group allows, or the lease if that allows
+        more.
 
         Args:
             lease: What the caller holds.
             action: What to do.
             entry_ids: For which of the lease's entries; None for all.
-            delay_seconds: For EXTEND and HOLD the new length of the lease, for RETRY the time to put off.
-                None with EXTEND renews by the length that the lease had when it was given, and never to an
-                earlier time; the length of the setting counts where the token does not tell its own.
-            reason: Kept with a dead letter.
+            delay_seconds: For EXTEND and HOLD the new length of the lease, for RETRY the delay. None with
+                EXTEND renews by the lease's original length, or the setting's if the token does not tell it,
+                and never to an earlier time.
+            reason: Kept in the history and in a dead letter.
             delete: With DONE, delete the entries from the stream, too, unless another group needs them.
 
         Raises:
             BusError: INVALID_ARGUMENT if an ID is not part of the lease; else as `take`.
         """
-        chosen = chosen_of(lease, entry_ids)
-        pairs = [word for entry_id in chosen for word in (entry_id, lease.attempts[entry_id])]
+        selected = select_entries(lease, entry_ids)
         delay_ms = 0 if delay_seconds is None else milliseconds(delay_seconds)
         if action is Action.EXTEND and delay_seconds is None:
-            action, delay_ms = Action.HOLD, lease.length_ms or self._lease_ms
-        sending = CallRecord.of(self._manager, lease.stream)
-        # Acknowledging is by far the most frequent; there a second key would cost more than it tells.
+            action = Action.HOLD
+            delay_ms = lease.length_ms or milliseconds(self._settings.lease_seconds)
+        # Not for acknowledgements, which are by far the most frequent: a key for each would cost more than
+        # the difference between DONE and ALREADY is worth.
         remember = delete or action not in (Action.DONE, Action.HOLD)
         place = (lease.stream, lease.group)
-        outcomes, due, kept_for, shortened, now, name = await self._manager.run_script(
-            _SETTLE,
-            keys=[*_keys(*place), sending.key, companion_key(lease.stream, Kind.GROUP, lease.group)],
-            args=[
-                lease.group,
-                lease.consumer,
-                action.value,
-                delay_ms,
-                reason,
-                int(delete),
-                "" if lease.least_limit is None else lease.least_limit,
-                lease.taken_at,
-                self._max_deliveries,
-                sending.keep_ms if remember else 0,
-                *self._clocks.told(*place),
-                *pairs,
-            ],
+        reply = await _SETTLE.run(
+            self._manager,
+            stream=lease.stream,
+            group=lease.group,
+            consumer=lease.consumer,
+            action=action.value,
+            delay_ms=delay_ms,
+            reason=reason,
+            delete=delete,
+            own_limit=lease.least_limit,
+            taken_at=lease.taken_at,
+            default_max_deliveries=self._settings.max_deliveries,
+            attempts=[word for entry_id in selected for word in (entry_id, lease.attempts[entry_id])],
+            **call_record(self._manager, lease.stream, keep=remember),
+            **self._clocks.operands(*place),
             retry_safe=True,
         )
-        if now != b"":
-            self._clocks.hear(*place, name, now)
-        return Settled(
-            lease,
-            {entry_id: Outcome(outcome.decode()) for entry_id, outcome in zip(chosen, outcomes, strict=True)},
-            due=int(due) if due else None,
-            shortened=shortened,
-            kept_for=reply_parsing.name(kept_for) if kept_for else None,
-        )
+        if reply.now is not None:
+            self._clocks.record(*place, reply.clock_name, reply.now)
+        outcomes = (Outcome(outcome.decode()) for outcome in reply.outcomes)
+        by_entry = dict(zip(selected, outcomes, strict=True))
+        return Settled(lease, by_entry, reply.due, reply.shortened, reply.kept_for)
 
 
-def chosen_of(lease: Lease, entry_ids: Sequence[str] | None) -> list[str]:
-    """Return which of a lease's entries are meant, each once; None means all.
+def select_entries(lease: Lease, entry_ids: Sequence[str] | None) -> list[str]:
+    """Return the named entries of a lease, each once; all for None.
 
     Raises:
         BusError: INVALID_ARGUMENT if an ID is not part of the lease.
     """
-    chosen = list(lease.attempts) if entry_ids is None else list(dict.fromkeys(entry_ids))
-    strangers = [entry_id for entry_id in chosen if entry_id not in lease.attempts]
-    if strangers:
+    selected = list(lease.attempts) if entry_ids is None else list(dict.fromkeys(entry_ids))
+    unknown = [entry_id for entry_id in selected if entry_id not in lease.attempts]
+    if unknown:
         raise BusError(
             Code.INVALID_ARGUMENT,
-            f"entry_ids names {strangers[0][:40]!r}, which this lease does not hold.",
+            f"entry_ids names {unknown[0][:40]!r}, which this lease does not hold.",
             cause=f"The lease holds {', '.join(list(lease.attempts)[:10])}.",
             next_step="Name entries of this lease, or leave entry_ids out for all of them.",
         )
-    return chosen
-
-
-def _keys(stream: str, group: str) -> list[str]:
-    kinds = (Kind.DUE, Kind.DEAD, Kind.TRIES)
-    return [stream, *(companion_key(stream, kind, group) for kind in kinds)]
+    return selected
 
 
 def _digest(*parts: str) -> str:

@@ -1,6 +1,8 @@
-"""Which streams there are, and where each of them ends."""
+"""Listing streams, and where each of them ends."""
 
 from __future__ import annotations
+
+from functools import partial
 
 import attrs
 import trio
@@ -11,16 +13,17 @@ from redstreamd.redisio.connection_manager import Manager
 from redstreamd.redisio.error_replies import KEY_DENIED
 from redstreamd.redisio.redis_errors import ServerReplied
 from redstreamd.streams.concurrency import gather
-from redstreamd.streams.error_context import explained
+from redstreamd.streams.error_context import explain_errors
 from redstreamd.streams.names import is_companion_key, is_stream_name
 from redstreamd.streams.scripts import load
+from redstreamd.streams.shared_requests import SharedRequest
 
-_POSITION = load("position")
+_POSITION = load("info", "position")
 
-#: Keys looked at by one listing. SCAN costs the server about 0.2 ms per 1,000.
+#: Keys scanned by one listing. SCAN costs the server about 0.2 ms per 1,000.
 MAX_KEYS_SCANNED = 200_000
-#: Looks through all keys at a time. One takes a second where there are 100,000 streams, and as many names in
-#: memory; 256 at once, as one client may ask for, took 1.3 GiB, and no other call was answered in time.
+#: Concurrent scans of all keys. With 100,000 streams one takes a second, and their names in memory; 256 at
+#: once, as one client may start, took 1.3 GiB and delayed all other calls.
 MAX_SCANS_AT_ONCE = 2
 
 
@@ -35,49 +38,34 @@ class StreamSummary:
     now: int
 
 
-@attrs.define(eq=False)
-class _Scan:
-    """The looks through all keys for one pattern, one after the other; it goes when nobody wants another.
-
-    Attributes:
-        looking: Held by who looks.
-        interested: How many wait for a look or look.
-        begun: How many looks began.
-        done: The number of the last look that ended.
-        outcome: What that one found.
-    """
-
-    looking: trio.Lock = attrs.field(factory=trio.Lock)
-    interested: int = 0
-    begun: int = 0
-    done: int = 0
-    outcome: list[str] | BusError = attrs.field(factory=list)
-
-
 class Lister:
-    """Lists streams and looks at their ends."""
+    """Lists streams and reads where they end."""
 
     def __init__(self, manager: Manager, commands: Commands, *, max_name_bytes: int) -> None:
         """Ask through `manager`; names longer than `max_name_bytes` are not listed."""
         self._manager = manager
         self._commands = commands
         self._max_name_bytes = max_name_bytes
-        self._scans: dict[str, _Scan] = {}
-        self._room = trio.Semaphore(MAX_SCANS_AT_ONCE)
+        self._scans: dict[str, SharedRequest[list[str]]] = {}
+        self._slots = trio.Semaphore(MAX_SCANS_AT_ONCE)
+
+    @property
+    def scans(self) -> int:
+        """How many patterns are scanned for, or wait for it."""
+        return len(self._scans)
 
     async def position(self, stream: str) -> StreamSummary | None:
         """Return where a stream ends, or None if it does not exist."""
-        async with explained(self._commands, stream):
-            reply = await self._manager.run_script(_POSITION, keys=[stream], args=[], retry_safe=True)
-        if not reply:
+        async with explain_errors(self._commands, stream):
+            reply = await _POSITION.run(self._manager, stream=stream, retry_safe=True)
+        if reply is None:
             return None
-        last_id, length, groups, now = reply
-        return StreamSummary(stream, length, groups, last_id.decode(), now)
+        return StreamSummary(stream, reply.length, reply.groups, reply.last_id, reply.now)
 
-    async def _position_if_ours(self, stream: str) -> StreamSummary | None:
-        """Return where a stream ends, or None also if it is a key that our user of Redis may not touch.
+    async def _position_if_permitted(self, stream: str) -> StreamSummary | None:
+        """Return where a stream ends; None also if our user of Redis may not access the key.
 
-        SCAN names every key, whoever may use it: one of another program would keep all from being listed.
+        SCAN returns every key; one that is refused must not make the whole listing fail.
         """
         try:
             return await self.position(stream)
@@ -98,48 +86,36 @@ class Lister:
 
         Returns:
             The page, the cursor of the next one, and whether there is more. Companion keys of
-            redstreamd are left out, and streams that our user of Redis may not look at.
+            redstreamd are left out, and streams that our user of Redis may not access.
 
         Raises:
             BusError: TOO_LARGE, as `names`.
         """
         ordered = [name for name in await self.names(pattern) if cursor is None or name > cursor]
         chosen = ordered[:count]
-        summaries = await gather(self._position_if_ours, chosen)
+        summaries = await gather(self._position_if_permitted, chosen)
         lines = [summary for name in chosen if (summary := summaries[name]) is not None]
         return lines, chosen[-1] if chosen else (cursor or ""), len(ordered) > count
 
     async def names(self, pattern: str) -> list[str]:
         """Return the sorted names of all streams that match a glob pattern, without companion keys.
 
-        Other programs may give streams names that no call here takes; these are left out, too. Those who ask
-        at the same time share a look and its list, but only a look that began after they had asked.
+        Streams of other programs whose names are not valid here are left out, too. Concurrent callers share
+        one scan and its list; do not change it.
 
         Raises:
-            BusError: TOO_LARGE if the server holds too many keys to look through.
+            BusError: TOO_LARGE if the server holds too many keys to scan.
         """
-        scan = self._scans.setdefault(pattern, _Scan())
-        asked = scan.begun
-        scan.interested += 1
+        scan = self._scans.get(pattern)
+        if scan is None:
+            scan = self._scans[pattern] = SharedRequest(partial(self._scan, pattern), slots=self._slots)
         try:
-            async with scan.looking:
-                if scan.done <= asked:
-                    async with self._room:
-                        scan.begun = number = scan.begun + 1
-                        try:
-                            scan.outcome = await self._names(pattern)
-                        except BusError as error:
-                            scan.outcome = error
-                        scan.done = number
-                if isinstance(scan.outcome, BusError):
-                    raise scan.outcome
-                return scan.outcome
+            return await scan.answer()
         finally:
-            scan.interested -= 1
-            if scan.interested == 0:
+            if not scan.in_use:
                 del self._scans[pattern]
 
-    async def _names(self, pattern: str) -> list[str]:
+    async def _scan(self, pattern: str) -> list[str]:
         names: set[str] = set()
         position = scanned = 0
         while True:
@@ -156,7 +132,7 @@ class Lister:
                 raise BusError(
                     Code.TOO_LARGE,
                     "There are too many keys on the server to list streams.",
-                    cause=f"More than {MAX_KEYS_SCANNED} keys were looked at.",
+                    cause=f"More than {MAX_KEYS_SCANNED} keys were scanned.",
                     next_step="Use a database of its own for streams, or ask for them by name.",
                 )
         return sorted(names)

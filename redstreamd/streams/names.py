@@ -1,14 +1,12 @@
-"""Stream, group and consumer names, and the companion keys that lie beside a stream.
+"""Stream, group and consumer names, and the companion keys of a stream.
 
-Owns the rule by which every other key is derived from a stream's name, so that an ACL on the
-stream's prefix covers all of them and a cluster keeps them in the stream's slot.
-
-Everything redstreamd keeps beside a stream is named::
+The name of each companion key is derived from the stream's, so that an ACL on the stream's prefix covers it
+and a cluster keeps it in the stream's slot::
 
     <stream>:rs:<kind>[:<part>]...[:{<stream>}]
 
-The last part is left out when the stream's name already holds a hash tag, since the key then
-inherits it (https://redis.io/docs/latest/operate/oss_and_stack/reference/cluster-spec/#hash-tags).
+The last part is left out if the stream's name has a hash tag, which the key then inherits
+(https://redis.io/docs/latest/operate/oss_and_stack/reference/cluster-spec/#hash-tags).
 """
 
 from __future__ import annotations
@@ -18,10 +16,10 @@ import re
 
 from redstreamd.errors import BusError, Code
 
-#: Redis takes any bytes up to 512 MiB as a key. A name is repeated in every call, log line and
-#: companion key, so it is kept to what a person would type; the setting may lower it.
+#: Redis takes keys up to 512 MiB. Names are repeated in calls, log lines and companion keys, so they have a
+#: limit, which the setting may lower.
 MAX_NAME_BYTES = 512
-#: The consumer in whose name entries are pending that a removed consumer held and nobody took yet.
+#: Placeholder owner of the pending entries of a removed consumer.
 RELEASED = "_rs.released"
 
 _COMPANION = re.compile(r":rs:(due|dead|tries|group|idem|take|call|reply)(?=:|$)")
@@ -35,51 +33,51 @@ class Kind(enum.StrEnum):
 
     DUE = "due"  #: sorted set per group: "<entry ID>/<attempt>" -> due time in milliseconds
     DEAD = "dead"  #: stream per group: dead-lettered entries
-    TRIES = "tries"  #: sorted set per group: what became of earlier deliveries of entries that failed
-    GROUP = "group"  #: hash per group: what was agreed for it, such as max_deliveries; and its clock
+    TRIES = "tries"  #: sorted set per group: history of unfinished entries: how earlier deliveries ended
+    GROUP = "group"  #: hash per group: its limit of deliveries and its clock
     IDEMPOTENCY = "idem"  #: string per idempotency key of stream_add: entry IDs and a hash of the body
     TAKE = "take"  #: string per idempotency key of work_take: the entries it leased
-    CALL = "call"  #: string per call that may be sent twice: what its first sending did; lives for seconds
-    REPLY = "reply"  #: stream per principal: answers to its request_reply calls
+    CALL = "call"  #: string per call that may be sent twice: what its first sending did; kept for seconds
+    REPLY = "reply"  #: stream per principal: replies to its request_reply calls
 
 
 def companion_key(stream: str, kind: Kind, *parts: str) -> str:
-    """Return the name of the key of `kind` beside `stream`.
+    """Return the name of a companion key of `stream`.
 
     Args:
         stream: The stream's name.
         kind: What the key holds.
-        parts: What it belongs to further, such as the group. Braces and percent signs in a part
-            are percent-encoded, because an earlier brace would move the key to another slot.
+        parts: Further parts, such as the group. Braces and percent signs in them are percent-encoded, because
+            an earlier brace would move the key to another slot.
     """
     key = ":".join((stream, "rs", kind.value, *(_escape(part) for part in parts)))
     return key if has_hash_tag(stream) else f"{key}:{{{stream}}}"
 
 
 def is_companion_key(key: str) -> bool:
-    """Tell whether a key was named by `companion_key`, so that listings can leave it out."""
+    """Return whether a key was named by `companion_key`."""
     return _COMPANION.search(key) is not None
 
 
 def is_reply_stream(key: str) -> bool:
-    """Tell whether `key` is a reply stream of ours, as opposed to one that a caller named."""
-    # Of nothing else beside it: the group of a due set may be called like one.
+    """Return whether `key` is a reply stream of redstreamd's own, not one that a caller named."""
+    # No other kind may match: the group of a due set may have a name like a reply stream.
     return set(_COMPANION.findall(key)) == {Kind.REPLY.value}
 
 
 def is_reserved(key: str) -> bool:
-    """Tell whether only redstreamd itself adds to a key. Replies may come from anybody."""
+    """Return whether only redstreamd itself writes to a key. Anybody may write to reply streams."""
     return is_companion_key(key) and not is_reply_stream(key)
 
 
 def has_hash_tag(key: str) -> bool:
-    """Tell whether a cluster hashes only a part of `key`: the first ``{...}``, if it is not empty."""
+    """Return whether a cluster hashes only a part of `key`: the first ``{...}``, if it is not empty."""
     start = key.find("{")
     return start >= 0 and key.find("}", start + 1) > start + 1
 
 
 def has_stray_braces(stream: str) -> bool:
-    """Tell whether no key beside a stream can share its slot on a cluster, because of braces in its name."""
+    """Return whether braces in a stream's name keep its companion keys out of its slot on a cluster."""
     return ("{" in stream or "}" in stream) and not has_hash_tag(stream)
 
 
@@ -97,12 +95,12 @@ def check_stream(name: str, *, max_bytes: int = MAX_NAME_BYTES) -> str:
 
 
 def is_stream_name(name: str, *, max_bytes: int = MAX_NAME_BYTES) -> bool:
-    """Tell whether `check_stream` would take `name`, so that listings leave out what no call takes."""
+    """Return whether `check_stream` accepts `name`."""
     return _problem(name, max_bytes) is None
 
 
 def check_unreserved(name: str) -> None:
-    """Refuse to add to a key that redstreamd keeps for itself.
+    """Refuse keys that only redstreamd itself writes to.
 
     Raises:
         BusError: INVALID_STREAM.
@@ -110,8 +108,8 @@ def check_unreserved(name: str) -> None:
     if is_reserved(name):
         raise BusError(
             Code.INVALID_STREAM,
-            f"No stream of yours may be called {name[:80]!r}.",
-            cause="redstreamd keeps keys of such names beside the streams: leases, dead letters, records.",
+            f"The name {name[:80]!r} is reserved.",
+            cause="redstreamd uses such names for its own keys: leases, dead letters, records.",
             next_step="Name the stream itself, or choose another name; for dead letters, dead_letter_replay.",
         )
 
@@ -127,8 +125,8 @@ def check_consumer(name: str, *, max_bytes: int = MAX_NAME_BYTES) -> str:
 
 
 def naming_warning(stream: str) -> str | None:
-    """Return a sentence if a stream's name departs from ``service:purpose:stream``, else None."""
-    # Whoever answers a request adds to a companion key, whose name nobody chose.
+    """Return a sentence if a stream's name does not follow ``service:purpose:stream``, else None."""
+    # A reply may go to a companion key, whose name nobody chose.
     if _NAMING_RULE.fullmatch(stream) or is_companion_key(stream):
         return None
     return (

@@ -1,4 +1,4 @@
-"""Looking at a group's pending entries: who holds what, since when, and until when."""
+"""Listing a group's pending entries: who holds each, since when, and until when."""
 
 from __future__ import annotations
 
@@ -8,48 +8,44 @@ from redstreamd.redisio import reply_parsing
 from redstreamd.redisio.commands import Commands
 from redstreamd.redisio.connection_manager import Manager
 from redstreamd.redisio.reply_parsing import PendingEntry
+from redstreamd.streams.bounds import DEFAULT_BOUNDS, Bounds
 from redstreamd.streams.durations import milliseconds
-from redstreamd.streams.error_context import explained
+from redstreamd.streams.error_context import explain_errors
 from redstreamd.streams.group_clocks import GroupClocks
-from redstreamd.streams.names import Kind, companion_key
 from redstreamd.streams.scripts import load
 
-_PENDING = load("clock", "lease_deadlines", "pending")
-
-#: Pending entries that one call looks at before it answers with a cursor to go on from. They cost the
-#: server 4 to 7 ms at worst, and nobody else is served meanwhile.
-MAX_LOOKED_AT = 5_000
+_PENDING = load("ids", "info", "clock", "lease_deadlines", "pending")
 
 
 @attrs.frozen
-class Held:
-    """A pending entry and its lease.
+class PendingItem:
+    """A pending entry and its due time.
 
     Attributes:
-        entry: What the pending entries list says.
-        due: Server time in milliseconds at which it may be taken again; None if redstreamd does not
-            know, since another program holds it.
-        put_off: Nobody works on it: it is a retry that waits for `due`.
+        entry: Its record of the pending entries list.
+        due: When it may be taken again, in milliseconds by the server's clock; None if it has no lease, since
+            another program holds it.
+        is_retry: Nobody holds it: it is a retry that waits for `due`.
     """
 
     entry: PendingEntry
     due: int | None
-    put_off: bool
+    is_retry: bool
 
 
 @attrs.frozen
-class HeldPage:
+class PendingPage:
     """Some pending entries of one group.
 
     Attributes:
-        held: The entries, by growing ID.
+        items: The entries, by growing ID.
         now: The server's time in milliseconds.
-        total: Pending entries in the group, whatever was asked for.
-        next_cursor: The last entry ID looked at; None if there was none.
-        has_more: Whether there may be more beyond it.
+        total: All pending entries of the group.
+        next_cursor: The last entry ID scanned; None if there was none.
+        has_more: Whether there may be more after it.
     """
 
-    held: list[Held]
+    items: list[PendingItem]
     now: int
     total: int
     next_cursor: str | None
@@ -59,8 +55,11 @@ class HeldPage:
 class PendingLister:
     """Pages through pending entries lists."""
 
-    def __init__(self, manager: Manager, commands: Commands, clocks: GroupClocks) -> None:
-        """Ask through `manager`; due times are told with the help of `clocks`."""
+    def __init__(
+        self, manager: Manager, commands: Commands, clocks: GroupClocks, limits: Bounds = DEFAULT_BOUNDS
+    ) -> None:
+        """Ask through `manager`; `clocks` know the groups' clocks."""
+        self._max_scanned = limits.pending_scanned
         self._manager = manager
         self._clocks = clocks
         self._commands = commands
@@ -75,11 +74,11 @@ class PendingLister:
         consumer: str | None = None,
         min_idle_seconds: float = 0.0,
         min_deliveries: int = 0,
-    ) -> HeldPage:
+    ) -> PendingPage:
         """Read pending entries, by growing ID.
 
-        A page may have fewer entries than `count`, even none, although there are more: a call looks
-        at `MAX_LOOKED_AT` entries and no further.
+        A page may have fewer entries than `count`, even none, although there are more: one call scans at most
+        `Bounds.pending_scanned` entries.
 
         Args:
             stream: The stream.
@@ -87,36 +86,28 @@ class PendingLister:
             cursor: An entry ID; the page begins after it.
             count: The most entries to return.
             consumer: Only what this consumer holds.
-            min_idle_seconds: Only what was last delivered so long ago.
-            min_deliveries: Only what was delivered so often.
+            min_idle_seconds: Only what was last delivered at least so long ago.
+            min_deliveries: Only what was delivered at least so often.
 
         Raises:
             BusError: STREAM_NOT_FOUND, GROUP_NOT_FOUND, WRONG_TYPE, PERMISSION_DENIED.
         """
-        async with explained(self._commands, stream, group):
-            now, total, found, last, more = await self._manager.run_script(
-                _PENDING,
-                keys=[stream, *(companion_key(stream, kind, group) for kind in (Kind.DUE, Kind.GROUP))],
-                args=[
-                    group,
-                    "-" if cursor is None else f"({cursor}",
-                    count,
-                    consumer or "",
-                    milliseconds(min_idle_seconds),
-                    min_deliveries,
-                    MAX_LOOKED_AT,
-                    *self._clocks.told(stream, group),
-                ],
+        async with explain_errors(self._commands, stream, group):
+            reply = await _PENDING.run(
+                self._manager,
+                stream=stream,
+                group=group,
+                start="-" if cursor is None else f"({cursor}",
+                count=count,
+                consumer=consumer,
+                min_idle_ms=milliseconds(min_idle_seconds),
+                min_deliveries=min_deliveries,
+                max_scanned=self._max_scanned,
+                **self._clocks.operands(stream, group),
                 retry_safe=True,
             )
-        return HeldPage(
-            held=[_held(reply_parsing.pending_entry(line[:4]), *line[4:]) for line in found],
-            now=now,
-            total=total,
-            next_cursor=last.decode() or None,
-            has_more=bool(more),
-        )
-
-
-def _held(entry: PendingEntry, due: bytes, put_off: int) -> Held:
-    return Held(entry, due=int(due) if due else None, put_off=bool(put_off))
+        items = [
+            PendingItem(reply_parsing.pending_entry(line), int(due) if due else None, bool(is_retry))
+            for *line, due, is_retry in reply.entries
+        ]
+        return PendingPage(items, reply.now, reply.total, reply.last_scanned, reply.more)

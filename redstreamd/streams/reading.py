@@ -1,4 +1,4 @@
-"""Reading entries without side effects: pages, and waits for what comes next."""
+"""Reading entries without side effects: pages, and waits for the next entries."""
 
 from __future__ import annotations
 
@@ -16,32 +16,29 @@ from redstreamd.errors import BusError, Code
 from redstreamd.redisio.commands import Commands
 from redstreamd.redisio.reply_parsing import RawEntry
 from redstreamd.streams import entry_ids
+from redstreamd.streams.bounds import DEFAULT_BOUNDS, Bounds
 from redstreamd.streams.concurrency import gather
 from redstreamd.streams.entry_codec import decode
 from redstreamd.streams.entry_pages import Pages
-from redstreamd.streams.error_context import explained, stream_not_found
+from redstreamd.streams.error_context import explain_errors, stream_not_found
 from redstreamd.streams.listing import Lister
 from redstreamd.streams.tail_hub import TailHub
-from redstreamd.streams.waiting import Sight, look_until
+from redstreamd.streams.waiting import ReadResult, read_until_found
 
-#: Entries looked at by one call with a filter before it answers with a cursor to go on from.
-MAX_SCANNED = 1_000
-#: Of these, as many as one reply carries at a time; and the size at which a reply ends early.
-_SCANNED_AT_ONCE, _SCANNED_BYTES = 100, 1_048_576
-#: Replies that one call with a filter reads, so that it ends in time where entries are large.
-_MAX_REPLIES = 32
+#: With a filter: the size at which a reply ends early, and the replies of one call, for large entries.
+_SCANNED_BYTES, _MAX_REPLIES = 1_048_576, 32
 
 Direction = Literal["forward", "backward"]
 
 
 @attrs.frozen
 class Page:
-    """Some entries of one stream and where to go on.
+    """Some entries of one stream.
 
     Attributes:
-        entries: The entries, in the direction of reading.
-        next_cursor: The last position that was looked at; reading goes on beyond it.
-        has_more: Whether anything lay beyond it.
+        entries: In the direction of reading.
+        next_cursor: The last ID that was read; the next page begins after it.
+        has_more: Whether there are entries after it.
     """
 
     entries: list[RawEntry]
@@ -51,29 +48,29 @@ class Page:
 
 @attrs.frozen
 class Waited:
-    """What a wait found.
+    """Result of a wait.
 
     Attributes:
-        entries: Stream and entry, of each stream in turn and in its order; empty if nothing came in time.
-        began: The position in each stream before the wait.
-        positions: The position in each stream after it; beyond the entries that a filter left out.
+        entries: Stream and entry, one of each stream in turn; empty if nothing came in time.
+        start: The position in each stream before the wait.
+        positions: The position in each stream after it, past entries that did not match the filter.
         absent: Streams that did not exist when the wait began.
     """
 
     entries: list[tuple[str, RawEntry]]
-    began: dict[str, str]
+    start: dict[str, str]
     positions: dict[str, str]
     absent: list[str]
 
     def cursor_after(self, returned: int) -> str:
-        """Return the cursor for the next wait if only the first `returned` entries are passed on."""
+        """Return the cursor for the next wait if only the first `returned` entries are returned."""
         if returned == len(self.entries):
             positions = self.positions
         else:
-            passed_on = {stream: entry.id for stream, entry in self.entries[:returned]}
-            withheld = {stream for stream, _ in self.entries[returned:]}
+            last_ids = {stream: entry.id for stream, entry in self.entries[:returned]}
+            left_out = {stream for stream, _ in self.entries[returned:]}
             positions = {
-                stream: passed_on.get(stream, self.began[stream]) if stream in withheld else position
+                stream: last_ids.get(stream, self.start[stream]) if stream in left_out else position
                 for stream, position in self.positions.items()
             }
         return entry_ids.join_cursor(list(positions), list(positions.values()))
@@ -83,9 +80,17 @@ class Reader:
     """Reads streams and waits for their next entries."""
 
     def __init__(
-        self, commands: Commands, lister: Lister, pages: Pages, hub: TailHub, *, max_bytes: int
+        self,
+        commands: Commands,
+        lister: Lister,
+        pages: Pages,
+        hub: TailHub,
+        *,
+        max_bytes: int,
+        limits: Bounds = DEFAULT_BOUNDS,
     ) -> None:
         """Read through `pages`, wait through `hub`; a page ends once its content reaches `max_bytes`."""
+        self._max_scanned, self._at_once = limits.filter_scanned, limits.scanned_at_once
         self._commands = commands
         self._lister = lister
         self._pages = pages
@@ -110,10 +115,10 @@ class Reader:
             start: The first position, inclusive, in the direction of reading; see
                 `entry_ids.position`. Default: earliest forward, latest backward.
             end: The last position, inclusive.
-            cursor: ``next_cursor`` of the last page; reading goes on after it. Excludes `start`.
+            cursor: ``next_cursor`` of the last page, after which to begin. Excludes `start`.
             direction: ``forward`` is by growing ID.
             count: The most entries to return; fewer if they are large.
-            filter: Only entries whose members equal these.
+            filter: Only entries with members equal to these.
 
         Raises:
             BusError: STREAM_NOT_FOUND, WRONG_TYPE, INVALID_START, INVALID_ARGUMENT.
@@ -121,12 +126,12 @@ class Reader:
         forward = direction == "forward"
         at, first = _first(start, cursor, forward=forward)
         if forward and first == "+":
-            # The end is not a position yet: what comes after it must not be skipped.
+            # Without an ID for the end, entries that come after it would be skipped.
             summary = await self._lister.position(stream)
             at = summary.last_id if summary is not None else entry_ids.ZERO
             first = f"({at}"
         last = entry_ids.position(end, argument="end") if end is not None else ("+" if forward else "-")
-        async with explained(self._commands, stream):
+        async with explain_errors(self._commands, stream):
             page = await self._page(stream, first, last, at, count, filter, forward=forward)
             if not page.entries and not page.has_more and await self._commands.key_type(stream) == "none":
                 raise await stream_not_found(self._commands, stream)
@@ -145,15 +150,19 @@ class Reader:
     ) -> Page:
         if not wanted:
             batch = await self._pages.read(
-                stream, first, last, most=count, most_bytes=self._max_bytes, forward=forward
+                stream, first, last, max_entries=count, max_bytes=self._max_bytes, forward=forward
             )
             return Page(batch.entries, _last(batch.entries, at), batch.has_more)
         found: list[RawEntry] = []
         scanned = replies = 0
-        while scanned < MAX_SCANNED and replies < _MAX_REPLIES:
-            most = min(MAX_SCANNED - scanned, _SCANNED_AT_ONCE)
+        while scanned < self._max_scanned and replies < _MAX_REPLIES:
             batch = await self._pages.read(
-                stream, first, last, most=most, most_bytes=_SCANNED_BYTES, forward=forward
+                stream,
+                first,
+                last,
+                max_entries=min(self._max_scanned - scanned, self._at_once),
+                max_bytes=_SCANNED_BYTES,
+                forward=forward,
             )
             for entry in batch.entries:
                 at = entry.id
@@ -181,32 +190,32 @@ class Reader:
 
         Args:
             streams: Distinct names.
-            cursor: Where to begin; None for what comes after this call.
+            cursor: Where to begin; None for what is added after this call.
             count: The most entries to return, of all streams together.
-            timeout_seconds: How long to wait. An empty answer is not an error.
-            filter: Only entries whose members equal these.
+            timeout_seconds: How long to wait. An empty result is not an error.
+            filter: Only entries with members equal to these.
 
         Raises:
-            BusError: CONNECTION_ERROR if Redis cannot be reached when the wait begins. One that
-                breaks later is waited out, and nothing that came meanwhile is missed.
+            BusError: CONNECTION_ERROR if Redis cannot be reached when the wait begins. A later outage is
+                waited out, and nothing that was added meanwhile is missed.
 
-        Cancellation: leaves nothing behind; the same cursor may be used again.
+        Cancellation: leaves nothing behind; the same cursor can be used again.
         """
         deadline = trio.current_time() + timeout_seconds
         with self._hub.watch(streams) as watch:
-            began, absent = await self._begin(streams, cursor)
-            positions = dict(began)
+            start, absent = await self._start(streams, cursor)
+            positions = dict(start)
             found: list[tuple[str, RawEntry]] = []
 
-            async def look() -> Sight:
-                more = await self._look(streams, positions, found, count, filter)
-                # What was looked at need not have passed the filter.
-                return Sight.FOUND if found else Sight.MORE if more else Sight.NOTHING
+            async def read() -> ReadResult:
+                more = await self._read_next(streams, positions, found, count, filter)
+                # With a filter there may be more although nothing matched.
+                return ReadResult.FOUND if found else ReadResult.MORE if more else ReadResult.EMPTY
 
-            await look_until(deadline, look, hub=self._hub, watch=watch, first_may_fail=False)
-        return Waited(found, began, positions, absent)
+            await read_until_found(deadline, read, hub=self._hub, watch=watch, first_may_fail=False)
+        return Waited(found, start, positions, absent)
 
-    async def _begin(self, streams: Sequence[str], cursor: str | None) -> tuple[dict[str, str], list[str]]:
+    async def _start(self, streams: Sequence[str], cursor: str | None) -> tuple[dict[str, str], list[str]]:
         if cursor is not None:
             return dict(zip(streams, entry_ids.split_cursor(streams, cursor), strict=True)), []
         summaries = await gather(self._lister.position, streams)
@@ -215,7 +224,7 @@ class Reader:
         last_ids = (entry_ids.ZERO if end is None else end.last_id for end in ends)
         return dict(zip(streams, last_ids, strict=True)), absent
 
-    async def _look(
+    async def _read_next(
         self,
         streams: Sequence[str],
         positions: dict[str, str],
@@ -223,32 +232,32 @@ class Reader:
         count: int,
         wanted: Mapping[str, Any] | None,
     ) -> bool:
-        """Put into `found` what comes after `positions`, and move these; return whether there is more."""
+        """Add to `found` what comes after `positions`, and advance these; return whether there is more."""
 
         async def after(stream: str) -> Page:
-            async with explained(self._commands, stream):
+            async with explain_errors(self._commands, stream):
                 at = positions[stream]
                 return await self._page(stream, f"({at}", "+", at, count, wanted, forward=True)
 
         pages = await gather(after, streams)
-        in_turns = _in_turns(streams, {stream: page.entries for stream, page in pages.items()}, positions)
-        found.extend(in_turns[:count])
+        entries = {stream: page.entries for stream, page in pages.items()}
+        found.extend(_round_robin(streams, entries, positions)[:count])
         taken = Counter(stream for stream, _ in found)
         for stream, page in pages.items():
-            # Entries that do not fit are read again from where this stream was left.
+            # Entries beyond `count` are read again by the next call.
             whole = taken[stream] == len(page.entries)
             left_at = _last(page.entries[: taken[stream]], positions[stream])
             positions[stream] = page.next_cursor if whole else left_at
         return any(page.has_more for page in pages.values())
 
 
-def _in_turns(
+def _round_robin(
     streams: Sequence[str], entries: Mapping[str, Sequence[RawEntry]], positions: Mapping[str, str]
 ) -> list[tuple[str, RawEntry]]:
-    """Return the entries of all streams, one of each in turn, so that no stream keeps others from an answer.
+    """Return the entries of all streams, one of each in turn.
 
-    An answer may hold fewer entries than there are streams. So another stream begins after each answer that
-    moved a position; the same positions give the same order.
+    A result may hold fewer entries than there are streams. So that each gets its turn, another stream begins
+    after each result that changed a position; the same positions give the same order.
     """
     begin = zlib.crc32(repr(list(positions.values())).encode()) % len(streams)
     rounds = zip_longest(*([(stream, one) for one in entries[stream]] for stream in streams))
@@ -256,13 +265,13 @@ def _in_turns(
 
 
 def _first(start: str | None, cursor: str | None, *, forward: bool) -> tuple[str, str]:
-    """Return the cursor to report if nothing is found, and the first position to read."""
+    """Return the cursor of an empty page, and the first position to read."""
     if cursor is not None:
         if start is not None:
             raise BusError(
                 Code.INVALID_ARGUMENT,
                 "start and cursor were both given.",
-                cause="Each says where to begin.",
+                cause="Both say where to begin.",
                 next_step="Give start for the first page and cursor for the following ones.",
             )
         at = entry_ids.split_cursor(("",), cursor)[0]

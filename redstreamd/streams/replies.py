@@ -1,4 +1,4 @@
-"""Answers: the reply that finishing a request publishes, once, however often it is finished."""
+"""Publishing the reply to a request, once, however often the request is finished."""
 
 from __future__ import annotations
 
@@ -11,8 +11,8 @@ from redstreamd.errors import BusError, Code
 from redstreamd.redisio.commands import Commands
 from redstreamd.streams import entry_codec
 from redstreamd.streams.entry_codec import Stamp
-from redstreamd.streams.error_context import explained
-from redstreamd.streams.leases import Action, Outcome, chosen_of
+from redstreamd.streams.error_context import explain_errors
+from redstreamd.streams.leases import Action, Outcome, select_entries
 from redstreamd.streams.names import check_stream, is_reply_stream, is_reserved
 from redstreamd.streams.publishing import KeyReused, Publisher
 from redstreamd.streams.request_reply import Requests
@@ -25,8 +25,8 @@ class Replied:
 
     Attributes:
         stream: The reply stream.
-        id: Its entry ID; None if another attempt had answered differently before, which stands.
-        duplicate: It had been published before.
+        id: Its entry ID; None if another attempt published another reply before, which is kept.
+        duplicate: It was published before.
     """
 
     stream: str
@@ -35,7 +35,7 @@ class Replied:
 
 
 class Replies:
-    """Answers requests that are held under a lease."""
+    """Replies to requests that are held under a lease."""
 
     def __init__(
         self,
@@ -46,54 +46,54 @@ class Replies:
         *,
         lease_seconds: float,
     ) -> None:
-        """Publish through `publisher`; while it does, the lease runs `lease_seconds`."""
+        """Publish through `publisher`; the lease is extended to `lease_seconds` for that."""
         self._commands = commands
         self._publisher = publisher
         self._work = work
         self._requests = requests
         self._lease_seconds = lease_seconds
 
-    async def answer(
-        self, token: str, principal: str, chosen: Sequence[str] | None, reply: Mapping[str, Any]
+    async def publish(
+        self, token: str, principal: str, requested: Sequence[str] | None, reply: Mapping[str, Any]
     ) -> Replied | None:
-        """Publish the reply to a request, before it is acknowledged.
+        """Publish the reply to a request before the request is acknowledged.
 
-        In this order a crash in between leads to a second attempt, whose reply is dropped in favour of
-        the first: a request is answered at least and at most once (within the idempotency window). An
-        attempt that is settled publishes nothing new; it is told what was published, if anything was.
+        If a crash comes between, a second attempt is made, whose reply is dropped in favour of the first. So
+        a request gets exactly one reply (within the idempotency window). An attempt that is settled publishes
+        nothing, and gets the reply that was published, if any.
 
         Args:
             token: The lease.
-            principal: Who answers.
-            chosen: The request's entry ID; None if the lease holds no other.
-            reply: The answer.
+            principal: Who replies.
+            requested: The request's entry ID; None if the lease holds only that entry.
+            reply: The reply.
 
         Returns:
-            What was published; None if the request is another attempt's now, or was settled without reply.
+            What was published; None if another attempt owns the request, or it was settled without reply.
 
         Raises:
-            BusError: INVALID_ARGUMENT if several entries are meant, or the entry asks for no reply;
-                else as `WorkQueue.settle` and `Publisher.add`. The entry is not acknowledged.
+            BusError: INVALID_ARGUMENT if the lease holds several entries and none is named, or the entry has
+                no `reply_to`; else as `WorkQueue.settle` and `Publisher.add`. The entry is not acknowledged.
         """
         lease = self._work.read_lease(token, principal)
-        ids = chosen_of(lease, chosen)
+        ids = select_entries(lease, requested)
         if len(ids) != 1:
             raise BusError(
                 Code.INVALID_ARGUMENT,
-                f"A reply answers one entry, and {len(ids)} are meant.",
+                f"A reply belongs to one entry, not to {len(ids)}.",
                 cause="The lease holds several entries, each with a reply stream of its own.",
                 next_step="Call work_done for each of them, naming it in entry_ids.",
             )
-        # What is wrong with the reply or its target is said before anything is changed.
+        # Errors in the reply or its target are raised before anything is changed.
         entry_codec.encode(reply, Stamp())
-        async with explained(self._commands, lease.stream):
+        async with explain_errors(self._commands, lease.stream):
             entries = await self._commands.xrange(lease.stream, ids[0], ids[0], 1)
         stamp = entry_codec.decode(entries[0].fields).stamp if entries else Stamp()
         if entries and stamp.reply_to is None:
             raise _no_reply_wanted("The entry names no reply_to stream.")
         if stamp.reply_to is not None:
             _check_target(stamp.reply_to)
-        # Asks whether the entry is still ours, and keeps it so while the reply is on its way.
+        # Checks that this attempt still owns the entry, and keeps it while the reply is published.
         settled = await self._work.settle(
             token, principal, Action.HOLD, entry_ids=ids, delay_seconds=self._lease_seconds
         )
@@ -103,7 +103,7 @@ class Replies:
         if stamp.reply_to is None:
             if outcome is Outcome.ALREADY:
                 return None
-            raise _no_reply_wanted("The entry was deleted, and with it where its reply goes.")
+            raise _no_reply_wanted("The entry was deleted, and its reply_to with it.")
         key = "\0".join((lease.stream, lease.group, ids[0]))
         if outcome is Outcome.ALREADY and not await self._publisher.remembers(
             stamp.reply_to, key, key_space="reply"
@@ -128,18 +128,18 @@ class Replies:
 
 
 def _check_target(reply_to: str) -> None:
-    """Refuse to write, on a requester's behalf, where no reply belongs."""
-    # A reply stream of ours may be longer than a name: it is made of the stream's.
+    """Refuse to publish to a key of redstreamd on a requester's behalf."""
+    # A reply stream made by redstreamd may exceed the length of names: it contains the stream's.
     if not is_reply_stream(reply_to):
         check_stream(reply_to)
     if is_reserved(reply_to):
-        raise _no_reply_wanted(f"Its reply_to, {reply_to[:80]!r}, is a key that redstreamd keeps for itself.")
+        raise _no_reply_wanted(f"Its reply_to, {reply_to[:80]!r}, is a key reserved for redstreamd.")
 
 
 def _no_reply_wanted(cause: str) -> BusError:
     return BusError(
         Code.INVALID_ARGUMENT,
-        "There is nowhere to send the reply to.",
+        "There is no stream to send the reply to.",
         cause=cause,
         next_step="Call work_done without reply, or publish with stream_add first.",
     )

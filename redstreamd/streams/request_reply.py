@@ -1,13 +1,12 @@
-"""Requests: entries that name where their answer goes, and the wait for that answer.
+"""Requests: entries that name the stream of their reply, and the wait for that reply.
 
-A request is an ordinary entry with two stamps, a correlation ID and a reply stream. Whoever works on
-it adds an entry with the same correlation ID to that stream (see `answers`). Neither side keeps
-anything open for the other: an answer that comes when nobody waits lies there until it is asked for.
+A request is an ordinary entry with two stamps, a correlation ID and a reply stream. Its worker adds an entry
+with the same correlation ID to that stream (see `replies`). Neither side keeps a connection to the other: a
+reply stays in the stream until it is read.
 
-Unless the caller names one, the reply stream is ``<stream>:rs:reply:<principal>[:{<stream>}]``, a
-companion of the stream: one per principal, kept for the idempotency window after its last use and
-cut to its newest `MAX_REPLIES` entries. A reply stream that a caller names is the caller's own, and
-is neither cut nor expired.
+Unless the caller names one, the reply stream is ``<stream>:rs:reply:<principal>[:{<stream>}]``, a companion
+of the stream: one per principal, kept for the idempotency window after its last use and trimmed to
+`Bounds.replies` entries. A reply stream that a caller names is neither trimmed nor expired.
 """
 
 from __future__ import annotations
@@ -25,37 +24,36 @@ from redstreamd.redisio.commands import Commands
 from redstreamd.redisio.connection_manager import Manager
 from redstreamd.redisio.reply_parsing import RawEntry
 from redstreamd.streams import entry_ids
+from redstreamd.streams.bounds import DEFAULT_BOUNDS, Bounds
 from redstreamd.streams.durations import milliseconds
 from redstreamd.streams.entry_codec import Stamp, decode, request_name
 from redstreamd.streams.entry_pages import Pages
-from redstreamd.streams.error_context import explained, telling
+from redstreamd.streams.error_context import append_to_errors, explain_errors
 from redstreamd.streams.listing import Lister
 from redstreamd.streams.names import Kind, check_unreserved, companion_key, is_reply_stream
 from redstreamd.streams.publishing import Added, KeyReused, Publisher
 from redstreamd.streams.scripts import load
 from redstreamd.streams.tail_hub import TailHub, Watch
-from redstreamd.streams.waiting import PASSING, Sight, look_until
+from redstreamd.streams.waiting import TRANSIENT, ReadResult, read_until_found
 
-_REPLY_STREAM = load("reply_stream")
+_REPLY_STREAM = load("info", "reply_stream")
 
-#: Answers kept in a reply stream of ours: as many as calls may wait at a time by default.
-MAX_REPLIES = 10_000
-#: Answers that one reply of the server carries, and the size at which it ends early.
-_PAGE, _PAGE_BYTES = 100, 1_048_576
-#: A resumed wait looks through a long stream from so many milliseconds before its request on: the two
-#: streams may lie on nodes of a cluster whose clocks differ.
-_CLOCKS_DIFFER = 60_000
+#: The size at which a page of a reply stream ends early.
+_PAGE_BYTES = 1_048_576
+#: A resumed wait reads a long stream from so many milliseconds before its request: the streams may be on
+#: nodes of a cluster whose clocks differ.
+_MAX_CLOCK_DIFFERENCE_MS = 60_000
 
 
 @attrs.frozen
 class Request:
-    """A question and how its answer will be known.
+    """A request to add.
 
     Attributes:
         stream: Where it is added.
         members: Its content.
-        principal: Who asks.
-        correlation_id: What ties the answer to it; None: derived from the idempotency key, else random.
+        principal: Who sends it.
+        correlation_id: Identifies its reply; None: derived from the idempotency key, else random.
         reply_to: The reply stream; None: the principal's own beside the stream.
         idempotency_key: With the same key, or else the same correlation ID, nothing is added twice.
     """
@@ -70,15 +68,15 @@ class Request:
 
 @attrs.frozen
 class Requested:
-    """What became of a request.
+    """Result of a request.
 
     Attributes:
         id: The request's entry ID.
-        correlation_id: What ties the answer to it.
+        correlation_id: Identifies its reply.
         reply_to: The reply stream.
-        resumed: It had been added before; this call only waited.
-        reply: The answer; None if it did not come in time.
-        cursor: Up to where the reply stream was looked through: a later answer comes after it.
+        resumed: It was added before; this call only waited.
+        reply: The reply; None if it did not come in time.
+        cursor: The last ID read from the reply stream: a later reply comes after it.
     """
 
     id: str
@@ -90,7 +88,7 @@ class Requested:
 
 
 class Requests:
-    """Asks over any stream."""
+    """Sends requests over any stream."""
 
     def __init__(
         self,
@@ -102,8 +100,10 @@ class Requests:
         publisher: Publisher,
         *,
         keep_seconds: float,
+        limits: Bounds = DEFAULT_BOUNDS,
     ) -> None:
-        """Add through `publisher`, wait through `hub`; reply streams of ours live for `keep_seconds`."""
+        """Add through `publisher`, wait through `hub`; our own reply streams expire after `keep_seconds`."""
+        self._max_replies, self._at_once = limits.replies, limits.replies_at_once
         self._manager = manager
         self._commands = commands
         self._lister = lister
@@ -113,59 +113,63 @@ class Requests:
         self._keep_ms = milliseconds(keep_seconds)
 
     async def request(self, request: Request, *, timeout_seconds: float) -> Requested:
-        """Add a request, unless it was added before, and wait for its answer.
+        """Add a request, unless it was added before, and wait for its reply.
 
         Raises:
-            BusError: As `Publisher.add` and `Reader.wait`; INVALID_STREAM if no reply may be added to
-                `reply_to`. If the connection breaks while the request is added, the error says how to
-                go on without asking twice.
+            BusError: As `Publisher.add` and `Reader.wait`; INVALID_STREAM if `reply_to` is reserved. If the
+                connection breaks while the request is added, the error says how to continue without adding
+                it twice.
 
-        Cancellation: what was sent is added all the same; the same key or correlation ID resumes.
+        Cancellation: what was sent is added nevertheless; the same key or correlation ID resumes.
         """
         deadline = trio.current_time() + timeout_seconds
         correlation_id = _correlation_id(request)
         reply_to = request.reply_to or companion_key(request.stream, Kind.REPLY, request.principal)
         check_unreserved(reply_to)
-        # Before anything is added: a wait that is refused must not leave a question behind.
+        # Before anything is added: a wait that is refused must not leave a request behind.
         with self._hub.watch((reply_to,)) as watch:
             at = await self.prepare(reply_to)
             added = await self._add(request, Stamp(request.principal, correlation_id, reply_to))
             (request_id,) = added.ids
-            answer = Stamp(
+            expected = Stamp(
                 correlation_id=correlation_id, in_reply_to=request_name(request.stream, request_id)
             )
-            there = (
-                f"The request is there, as {request_id}; the same call with correlation_id "
+            was_added = (
+                f"The request was added as {request_id}; the same call with correlation_id "
                 f"{correlation_id!r} goes on waiting."
             )
-            with telling(lambda: there):
+            with append_to_errors(lambda: was_added):
                 if added.duplicate:
-                    at = await self._resumed_at(reply_to, request_id)
-                reply, at = await self._wait(watch, reply_to, answer, at, deadline)
+                    at = await self._resume_position(reply_to, request_id)
+                reply, at = await self._wait(watch, reply_to, expected, at, deadline)
         return Requested(request_id, correlation_id, reply_to, added.duplicate, reply, at)
 
     async def prepare(self, reply_to: str) -> str:
-        """Make a reply stream of ours exist for a while longer; return where any reply stream ends."""
-        async with explained(self._commands, reply_to):
+        """Create or renew a reply stream of redstreamd's own; return the last ID of any reply stream."""
+        async with explain_errors(self._commands, reply_to):
             if is_reply_stream(reply_to):
-                last = await self._manager.run_script(
-                    _REPLY_STREAM, keys=[reply_to], args=[MAX_REPLIES, self._keep_ms], retry_safe=True
+                last_id = await _REPLY_STREAM.run(
+                    self._manager,
+                    stream=reply_to,
+                    max_length=self._max_replies,
+                    keep_ms=self._keep_ms,
+                    retry_safe=True,
                 )
-                return str(last, "ascii")
+                return str(last_id, "ascii")
         summary = await self._lister.position(reply_to)
         return entry_ids.ZERO if summary is None else summary.last_id
 
-    async def _resumed_at(self, reply_to: str, request_id: str) -> str:
-        """Return after which entry the answer to a request that was added before may lie.
+    async def _resume_position(self, reply_to: str, request_id: str) -> str:
+        """Return the ID after which to look for the reply to a request that was added before.
 
-        A stream that is not long is read whole: IDs of two streams cannot be compared, since those of a
-        stream that got a greater ID once are ahead of the clock.
+        A short stream is read whole: IDs of two streams cannot be compared, since a stream that once got a
+        greater ID is ahead of the clock.
         """
         if not is_reply_stream(reply_to):
             summary = await self._lister.position(reply_to)
-            if summary is not None and summary.length > MAX_REPLIES:
+            if summary is not None and summary.length > self._max_replies:
                 asked, _ = entry_ids.parse(request_id) or (0, 0)
-                return f"{max(0, asked - _CLOCKS_DIFFER)}-0"
+                return f"{max(0, asked - _MAX_CLOCK_DIFFERENCE_MS)}-0"
         return entry_ids.ZERO
 
     async def _add(self, request: Request, stamp: Stamp) -> Added:
@@ -179,7 +183,7 @@ class Requests:
         except KeyReused as error:
             raise _reused(request) from error
         except BusError as error:
-            if error.code not in PASSING:
+            if error.code not in TRANSIENT:
                 raise
             raise BusError(
                 error.code,
@@ -190,27 +194,29 @@ class Requests:
             ) from error
 
     async def _wait(
-        self, watch: Watch, reply_to: str, answer: Stamp, at: str, deadline: float
+        self, watch: Watch, reply_to: str, expected: Stamp, at: str, deadline: float
     ) -> tuple[RawEntry | None, str]:
         reply: RawEntry | None = None
 
-        async def look() -> Sight:
+        async def read() -> ReadResult:
             nonlocal reply, at
-            reply, at = await self._look(reply_to, answer, at)
-            return Sight.NOTHING if reply is None else Sight.FOUND
+            reply, at = await self._find_reply(reply_to, expected, at)
+            return ReadResult.EMPTY if reply is None else ReadResult.FOUND
 
-        # The request is there; a look that failed is no reason to lose its answer.
-        await look_until(deadline, look, hub=self._hub, watch=watch, first_may_fail=True)
+        # The request was added, so a failed read must not end the wait.
+        await read_until_found(deadline, read, hub=self._hub, watch=watch, first_may_fail=True)
         return reply, at
 
-    async def _look(self, reply_to: str, answer: Stamp, at: str) -> tuple[RawEntry | None, str]:
-        """Look through the reply stream after `at`; return the answer, if any, and the last ID seen."""
+    async def _find_reply(self, reply_to: str, expected: Stamp, at: str) -> tuple[RawEntry | None, str]:
+        """Read the reply stream after `at`; return the reply, if any, and the last ID read."""
         while True:
-            async with explained(self._commands, reply_to):
-                page = await self._pages.read(reply_to, f"({at}", "+", most=_PAGE, most_bytes=_PAGE_BYTES)
+            async with explain_errors(self._commands, reply_to):
+                page = await self._pages.read(
+                    reply_to, f"({at}", "+", max_entries=self._at_once, max_bytes=_PAGE_BYTES
+                )
             for entry in page.entries:
                 at = entry.id
-                if _answers(entry, answer):
+                if _is_reply(entry, expected):
                     return entry, at
             if not page.has_more:
                 return None, at
@@ -225,7 +231,7 @@ def _correlation_id(request: Request) -> str:
 
 
 def _reused(request: Request) -> BusError:
-    """Return the error for a key or correlation ID that stands for another request."""
+    """Return the error for a key or correlation ID that was used for another request."""
     if request.idempotency_key is None:
         given, other = "correlation_id", "request"
         value = str(request.correlation_id)
@@ -235,24 +241,24 @@ def _reused(request: Request) -> BusError:
     return BusError(
         Code.INVALID_ARGUMENT,
         f"{given} {value[:80]!r} was used with another {other}.",
-        cause=f"The same {given} means the same request of the same sender, to wait for its answer again.",
+        cause=f"The same {given} means the same request of the same sender, to wait for its reply again.",
         next_step=f"Use another {given} for another request, or send exactly the first one.",
     )
 
 
-def _answers(entry: RawEntry, answer: Stamp) -> bool:
-    """Tell whether an entry answers the request that `answer` names."""
+def _is_reply(entry: RawEntry, expected: Stamp) -> bool:
+    """Return whether an entry is a reply to the request that `expected` names."""
     decoded = decode(entry.fields)
     stamp = decoded.stamp
-    # What asks for a reply is a request, which may lie in the very stream that takes its answer.
+    # An entry with reply_to is a request, which may be in the stream that takes its reply.
     if stamp.reply_to is not None:
         return False
-    # A reply by hand does not name the request; one of work_done does, and may be to an older request
-    # with the same correlation ID.
-    if stamp.in_reply_to not in (None, answer.in_reply_to):
+    # A reply by stream_add does not name the request. One by work_done does, and may belong to an older
+    # request with the same correlation ID.
+    if stamp.in_reply_to not in (None, expected.in_reply_to):
         return False
     correlation_id: object = stamp.correlation_id
     if correlation_id is None and stamp.sender is None:
-        # Programs outside redstreamd stamp nothing; theirs is a field like any other.
+        # Programs other than redstreamd stamp nothing, and give it as an ordinary field.
         correlation_id = decoded.members.get("correlation_id")
-    return correlation_id == answer.correlation_id
+    return correlation_id == expected.correlation_id

@@ -1,25 +1,22 @@
-"""The tail hub: wakes everyone who waits for a stream, over one connection, without blocking it.
+"""The tail hub: wakes all who wait for a stream, over one connection, without blocking it.
 
-Owns which keys are watched, how they are armed, and who is woken. What a waiter reads once it is
-awake is its own affair, from its own cursor, on another connection.
+Owns which keys are watched, how they are armed, and who is woken. A woken waiter reads from its own cursor on
+another connection.
 
-How it works. The watch connection has key tracking on (CLIENT TRACKING,
-https://redis.io/docs/latest/commands/client-tracking/): after a key was named in a reading command
-there, the server pushes one invalidation when it changes, by whatever command or script. The hub
-then names it again, which arms it for the next change, and only then raises the key's generation
-and wakes its watchers. So a change is either before the arming, and the watcher's read that follows
-sees it, or after it, and there is another push: none is missed. A hundred changes while nobody
-read are one push.
+The watch connection has key tracking on (CLIENT TRACKING,
+https://redis.io/docs/latest/commands/client-tracking/): once a key was named in a reading command there, the
+server pushes one invalidation when it changes, by any command or script. The hub then names it again, which
+arms it for the next change, and only then wakes its watchers. A change is either before the arming, and the
+watcher's read that follows sees it, or after it, and is pushed: none is missed. Several changes between two
+armings are one push.
 
-The arming command is EXISTS: it takes many keys at once, costs O(1) for each, sends no content (an
-entry may have 100 MiB), arms keys that do not exist yet, and cannot fail on a key of another type. Where one
-key's refusal fails it for all (an ACL, a cluster's slots), each is named by itself.
-Blocking reads lost: one XREAD cannot span slots, a single key of a wrong type fails it for everyone,
-and arming it again costs the server O(streams) for every event.
+The arming command is EXISTS: it takes many keys at once, costs O(1) for each, sends no content (an entry may
+have 100 MiB), arms keys that do not exist yet, and works for keys of any type. Where one refused key fails it
+for all (an ACL, the slots of a cluster), each is named by itself. Blocking reads were rejected: one XREAD
+cannot span slots, a key of a wrong type fails it for all, and arming it again costs the server O(streams).
 
-After a reconnect everything is armed anew, so every watcher reads once. A slow sweep does the same
-from time to time, in case a push was lost on the way. Where the server refuses tracking (an ACL, a
-proxy) the hub sweeps fast instead, and says so.
+After a reconnect all keys are armed and all watchers woken. A sweep does the same from time to time, in case
+a push was lost. Where the server refuses tracking (an ACL, a proxy) the sweeps are frequent.
 """
 
 from __future__ import annotations
@@ -37,8 +34,8 @@ from redstreamd.redisio.connection_manager import Manager, Role
 from redstreamd.redisio.redis_errors import ServerReplied
 from redstreamd.streams.concurrency import gather
 
-#: Keys armed by one command. Large enough that 10,000 keys are 20 round trips, small enough that the
-#: server's reply to everyone else waits well under a millisecond.
+#: Keys armed by one command: 10,000 keys take 20 round trips, and other commands wait well under a
+#: millisecond.
 _ARM_BATCH = 512
 
 
@@ -49,24 +46,25 @@ class TailHubStatistics:
     Attributes:
         watches: Open watches.
         keys: Distinct keys they watch.
-        tracking: Whether the server pushes changes; False while disconnected or where it refuses.
-        pushes: Keys the server reported as changed so far.
+        waiting: Tasks that wait in `Watch.changed`.
+        tracking: Whether the server pushes changes; False while disconnected or if it refuses.
+        pushes: Changed keys that the server pushed so far.
         armings: Keys armed so far.
     """
 
     watches: int
     keys: int
+    waiting: int
     tracking: bool
     pushes: int
     armings: int
 
 
 class Watch:
-    """Somebody's interest in some keys; see `TailHub.watch`.
+    """A wait for changes of some keys; see `TailHub.watch`.
 
-    The one way to wait: ``mark()``, look whether what you wait for is there, ``await changed()``,
-    and begin again. A change after ``mark()`` makes ``changed()`` return, even if it came before
-    the call.
+    Use: ``reset()``, read what you wait for, ``await changed()`` if it is not there, and begin again. A
+    change after ``reset()`` makes ``changed()`` return, even if it came before the call.
     """
 
     def __init__(self, keys: frozenset[bytes], hub: TailHub) -> None:
@@ -75,8 +73,8 @@ class Watch:
         self._hub = hub
         self._woken = trio.Event()
 
-    def mark(self) -> None:
-        """Begin a round: forget the changes up to now."""
+    def reset(self) -> None:
+        """Forget the changes up to now."""
         if self._woken.is_set():
             self._woken = trio.Event()
 
@@ -85,13 +83,18 @@ class Watch:
         self._woken.set()
 
     async def changed(self) -> None:
-        """Return once a watched key may have changed since `mark`, or at once if the hub is draining."""
+        """Return once a watched key may have changed since `reset`, or at once if the hub is draining."""
         if not self._hub.draining:
             await self._woken.wait()
 
+    @property
+    def waiting(self) -> int:
+        """How many tasks wait for a change."""
+        return self._woken.statistics().tasks_waiting
+
 
 class TailHub:
-    """Watches keys for any number of waiters over the manager's one watch connection."""
+    """Watches keys for any number of waiters over the manager's watch connection."""
 
     def __init__(
         self,
@@ -104,11 +107,11 @@ class TailHub:
         """Take the manager's watch connection.
 
         Args:
-            manager: Where commands go; the hub installs its hooks for the watch connection.
-            max_watches: Waiters at a time. Each costs about a kilobyte and, at every change of its
-                stream, one read; the limit keeps a runaway client from exhausting either.
-            sweep_seconds: Time between sweeps while the server pushes changes.
-            poll_seconds: The same while it refuses to: the longest a waiter learns late.
+            manager: Sends commands; the hub sets the hooks of its watch connection.
+            max_watches: Watches at a time. Each costs about a kilobyte and one read for each change of its
+                stream; the limit keeps a runaway client from exhausting either.
+            sweep_seconds: Interval between sweeps while the server pushes changes.
+            poll_seconds: The same while it refuses to, or cannot be reached.
         """
         self.draining = False
         self._manager = manager
@@ -120,7 +123,7 @@ class TailHub:
         # Invariant: a watched key is in _unarmed, or in the batch being armed, or armed at the server.
         self._unarmed: set[bytes] = set()
         self._work = trio.Event()
-        # Counts connections; a reply that was asked for on an earlier one arms nothing.
+        # Counts connections; a command that began on an earlier one arms nothing.
         self._epoch = 0
         self._tracking_epoch = -1
         self._refused_epoch = -1
@@ -133,6 +136,7 @@ class TailHub:
         return TailHubStatistics(
             watches=self._watches,
             keys=len(self._watchers),
+            waiting=sum(watch.waiting for watch in set().union(*self._watchers.values())),
             tracking=self._tracking_epoch == self._epoch,
             pushes=self._pushes,
             armings=self._armings,
@@ -149,7 +153,7 @@ class TailHub:
             raise BusError(
                 Code.RATE_LIMITED,
                 "Too many calls are waiting.",
-                cause=f"{self._watches} wait already; {self._max_watches} is the most there may be.",
+                cause=f"{self._watches} calls wait; at most {self._max_watches} may.",
                 next_step=f"Try again when some have ended, or raise {setting('limits.max_waits')}.",
             )
         watch = Watch(frozenset(key.encode() for key in keys), self)
@@ -167,12 +171,12 @@ class TailHub:
                 watchers = self._watchers[key]
                 watchers.discard(watch)
                 if not watchers:
-                    # The server still remembers the key; its next push finds nobody and is dropped.
+                    # The server still tracks the key; its next push is ignored.
                     del self._watchers[key]
                     self._unarmed.discard(key)
 
-    def poke(self, key: str) -> None:
-        """Wake those who watch `key`, for changes that the server does not push, such as a release."""
+    def notify(self, key: str) -> None:
+        """Wake the watchers of `key`, for changes that the server does not push, such as a release."""
         for watch in self._watchers.get(key.encode(), ()):
             watch.wake()
 
@@ -189,16 +193,15 @@ class TailHub:
         on_progress: Callable[[], None] = lambda: None,
         task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED,
     ) -> None:
-        """Arm keys and wake their watchers until cancelled. Redis being down is not a failure.
+        """Arm keys and wake their watchers until cancelled. Outages of Redis are not errors.
 
-        `on_progress` is called at least once a sweep, to show that the hub gets on with its work.
+        `on_progress` is called at least once a sweep, for the watchdog.
         """
         task_status.started()
         while True:
-            # What could not be armed because Redis is away is tried again soon, too.
+            # Keys that could not be armed because Redis is away are tried again soon, too.
             fast = self._unarmed or self._refused_epoch == self._epoch
-            patience = self._poll_seconds if fast else self._sweep_seconds
-            with trio.move_on_after(patience) as sweep:
+            with trio.move_on_after(self._poll_seconds if fast else self._sweep_seconds) as sweep:
                 await self._work.wait()
             if sweep.cancelled_caught:
                 self._unarmed.update(self._watchers)
@@ -212,13 +215,13 @@ class TailHub:
             epoch = self._epoch
             try:
                 await self._track()
-                await self._name(batch)
+                await self._arm(batch)
             except BusError:
-                # Redis is away. The sweep tries again, and a new connection does so at once.
+                # Redis is away. The next sweep or connection tries again.
                 self._unarmed.update(key for key in batch if key in self._watchers)
                 return
             if epoch != self._epoch:
-                # Armed on a connection that is gone, perhaps: arm again on the new one.
+                # Perhaps armed on the old connection: arm again on the new one.
                 self._unarmed.update(key for key in batch if key in self._watchers)
                 continue
             self._armings += len(batch)
@@ -226,21 +229,21 @@ class TailHub:
                 for watch in self._watchers.get(key, ()):
                     watch.wake()
 
-    async def _name(self, keys: list[bytes]) -> None:
+    async def _arm(self, keys: list[bytes]) -> None:
         """Name keys on the watch connection.
 
         A key that this user may not read, or keys in several slots of a cluster, fail the command for all.
-        Then each is named by itself, and only what is refused even so is not pushed: its watchers look at
-        each sweep.
+        Then each is named by itself. One that is refused even so is not pushed; its watchers wake at each
+        sweep.
         """
         try:
             await self._manager.execute("EXISTS", *keys, role=Role.WATCH, retry_safe=True)
         except ServerReplied:
             if len(keys) > 1:
-                await gather(self._name_one, keys)
+                await gather(self._arm_one, keys)
 
-    async def _name_one(self, key: bytes) -> None:
-        await self._name([key])
+    async def _arm_one(self, key: bytes) -> None:
+        await self._arm([key])
 
     async def _track(self) -> None:
         if self._epoch in (self._tracking_epoch, self._refused_epoch):

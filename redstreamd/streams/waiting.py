@@ -1,7 +1,7 @@
-"""Waiting for what a look at Redis does not find yet.
+"""Waiting for something that a read of Redis does not find yet.
 
-Owns the loop that every such wait is: mark, look, wait for a change. So no change between the look and the
-wait is missed, and an outage of Redis is waited out. What is looked for, and where, is not known here.
+Owns the loop of every such wait: reset the watch, read, wait for a change. No change between the read and the
+wait is missed, and an outage of Redis is waited out.
 """
 
 from __future__ import annotations
@@ -14,59 +14,59 @@ import trio
 from redstreamd.errors import BusError, Code
 from redstreamd.streams.tail_hub import TailHub, Watch
 
-#: Errors that more waiting may cure.
-PASSING = frozenset({Code.CONNECTION_ERROR, Code.TIMEOUT, Code.OUTCOME_UNKNOWN})
-#: Seconds after which one looks again when Redis could not be asked: perhaps nobody will push.
-RETRY_LOOK = 0.5
+#: Errors that may go away by themselves.
+TRANSIENT = frozenset({Code.CONNECTION_ERROR, Code.TIMEOUT, Code.OUTCOME_UNKNOWN})
+#: Seconds until the next read when Redis could not be asked; a change may not be pushed then.
+RETRY_SECONDS = 0.5
 
 
-class Sight(enum.Enum):
-    """What a look saw."""
+class ReadResult(enum.Enum):
+    """What a read found."""
 
-    FOUND = enum.auto()  #: What was looked for.
-    MORE = enum.auto()  #: Nothing yet, and there is more to look at.
-    NOTHING = enum.auto()  #: Nothing, and no more than that.
+    FOUND = enum.auto()  #: A match.
+    MORE = enum.auto()  #: No match; entries left to read.
+    EMPTY = enum.auto()  #: No match; no entries left to read.
 
 
-async def look_until(
+async def read_until_found(
     deadline: float,
-    look: Callable[[], Awaitable[Sight]],
+    read: Callable[[], Awaitable[ReadResult]],
     *,
     hub: TailHub,
     watch: Watch,
     first_may_fail: bool,
 ) -> None:
-    """Look until something is found, the deadline has passed, or the daemon stops; at least once.
+    """Read until there is a match, the deadline has passed, or the daemon stops; at least once.
 
     Args:
         deadline: By trio's clock.
-        look: Looks once, and remembers where it got to.
-        hub: Says when the daemon stops.
-        watch: Says when there may be something new.
-        first_may_fail: Wait also if Redis is out of reach from the beginning. If not, a first look that
-            took too long is taken once more: then Redis was slow, or is known to be out of reach by now.
+        read: Reads once, and keeps its own position.
+        hub: Knows when the daemon stops.
+        watch: Wakes when there may be something new.
+        first_may_fail: Also wait if Redis cannot be reached at the beginning. If False, a first read that
+            times out is repeated once: Redis was slow, or is known to be unreachable by then.
 
     Raises:
-        BusError: What `look` raised, unless waiting may cure it.
+        BusError: What `read` raised, unless waiting may help.
 
     Cancellation: leaves nothing behind.
     """
-    must_succeed, once_more = not first_may_fail, True
+    must_succeed, may_repeat = not first_may_fail, True
     while True:
-        watch.mark()
-        look_again = deadline
+        watch.reset()
+        next_read = deadline
         try:
-            sight = await look()
+            result = await read()
         except BusError as error:
-            too_slow = error.code is Code.TIMEOUT and once_more and trio.current_time() < deadline
-            if error.code not in PASSING or (must_succeed and not too_slow):
+            repeat = error.code is Code.TIMEOUT and may_repeat and trio.current_time() < deadline
+            if error.code not in TRANSIENT or (must_succeed and not repeat):
                 raise
-            sight, look_again = Sight.NOTHING, min(deadline, trio.current_time() + RETRY_LOOK)
-            once_more = False
+            result, next_read = ReadResult.EMPTY, min(deadline, trio.current_time() + RETRY_SECONDS)
+            may_repeat = False
         else:
             must_succeed = False
-        if sight is Sight.FOUND or hub.draining or trio.current_time() >= deadline:
+        if result is ReadResult.FOUND or hub.draining or trio.current_time() >= deadline:
             return
-        if sight is Sight.NOTHING:
-            with trio.move_on_at(look_again):
+        if result is ReadResult.EMPTY:
+            with trio.move_on_at(next_read):
                 await watch.changed()

@@ -11,7 +11,7 @@ from redstreamd.policy import Permission
 from redstreamd.presentation.entries import view
 from redstreamd.presentation.truncation import bound_entries
 from redstreamd.streams import entry_ids
-from redstreamd.streams.admin.dead_letters import Disposal, Disposed, Fate
+from redstreamd.streams.admin.dead_letters import DeadLetterAction, DeadLetterOutcome, DeadLetterResult
 from redstreamd.streams.bus import Bus
 from redstreamd.tools import shared_arguments
 from redstreamd.tools.action_arguments import check_arguments, complete_entry_id
@@ -21,11 +21,11 @@ from redstreamd.tools.name_checks import check_names
 
 _ARGUMENTS_BY_ACTION = {"replay": ("entry_ids",), "delete": ("entry_ids",)}
 _WHY_NOT_REPLAYABLE = {
-    Fate.LOST: "Too large to be copied when it was dead-lettered, and its entry {entry} was deleted since.",
-    Fate.STUCK: "Too large to copy, and the group of its entry {entry} no longer exists: create the group "
-    "with group_create, then replay.",
-    Fate.LARGE: "Another program made it, with more fields than can be copied: list it, add its data with "
-    "stream_add, and delete it.",
+    DeadLetterOutcome.LOST: "It was too large to copy, and its original entry {entry} was deleted since.",
+    DeadLetterOutcome.STUCK: "It was too large to copy, and the group of its entry {entry} does not exist: "
+    "create the group with group_create, then replay.",
+    DeadLetterOutcome.LARGE: "Another program wrote it, with more fields than can be copied: list it, "
+    "add its data with stream_add, and delete it.",
 }
 
 
@@ -128,32 +128,34 @@ async def dead_letter_replay(call: Call[Bus], args: DeadLetterReplayArguments) -
     if args.action == "replay":
         # First, because an error here after the replay would hide what was done.
         groups = await call.bus.dead_letters.other_groups(args.stream, args.group)
-    disposed = await call.bus.dead_letters.dispose(
-        args.stream, args.group, Disposal(args.action), chosen, dry_run=args.dry_run
+    results = await call.bus.dead_letters.settle(
+        args.stream, args.group, DeadLetterAction(args.action), chosen, dry_run=args.dry_run
     )
-    added = any(one.fate is Fate.ADDED for one in disposed)
-    return _answer(letters.total, disposed, args.dry_run, groups if added else None)
+    added = any(one.outcome is DeadLetterOutcome.ADDED for one in results)
+    return _answer(letters.total, results, args.dry_run, groups if added else None)
 
 
-def _answer(total: int, disposed: list[Disposed], dry_run: bool, groups: int | None) -> DeadLetterReplayed:
+def _answer(
+    total: int, results: list[DeadLetterResult], dry_run: bool, groups: int | None
+) -> DeadLetterReplayed:
     replayed: list[dict[str, Any]] = []
     refused: list[dict[str, Any]] = []
-    for one in disposed:
-        if one.fate is Fate.ADDED:
+    for one in results:
+        if one.outcome is DeadLetterOutcome.ADDED:
             replayed.append(
                 {"id": one.id} if one.entry_id is None else {"id": one.id, "new_id": one.entry_id}
             )
-        elif one.fate is Fate.RETURNED:
+        elif one.outcome is DeadLetterOutcome.RETURNED:
             replayed.append({"id": one.id, "returned": one.entry_id})
-        elif one.fate in _WHY_NOT_REPLAYABLE:
-            refused.append({"id": one.id, "why": _WHY_NOT_REPLAYABLE[one.fate].format(entry=one.entry_id)})
+        elif one.outcome in _WHY_NOT_REPLAYABLE:
+            refused.append({"id": one.id, "why": _WHY_NOT_REPLAYABLE[one.outcome].format(entry=one.entry_id)})
     return DeadLetterReplayed(
         total=total,
         dry_run=dry_run,
         replayed=replayed or None,
-        deleted=[one.id for one in disposed if one.fate is Fate.DELETED] or None,
-        gone=[one.id for one in disposed if one.fate is Fate.GONE] or None,
-        left=[one.id for one in disposed if one.fate is Fate.LEFT] or None,
+        deleted=[one.id for one in results if one.outcome is DeadLetterOutcome.DELETED] or None,
+        gone=[one.id for one in results if one.outcome is DeadLetterOutcome.GONE] or None,
+        left=[one.id for one in results if one.outcome is DeadLetterOutcome.LEFT] or None,
         not_replayable=refused or None,
         other_groups=groups,
     )

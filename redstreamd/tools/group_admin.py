@@ -202,7 +202,7 @@ async def _remove_consumer(call: Call[Bus], args: GroupManageArguments) -> Group
         "removed": args.consumer,
         "handed_over" if args.pending == "hand_over" else "released": done.moved,
         "lost": done.lost,
-        "content_gone": done.gone,
+        "content_gone": done.deleted,
     }
     return GroupManaged(
         False,

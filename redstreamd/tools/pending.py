@@ -11,7 +11,7 @@ from redstreamd.policy import Permission
 from redstreamd.presentation.truncation import fitting
 from redstreamd.streams import entry_ids
 from redstreamd.streams.bus import Bus
-from redstreamd.streams.pending import Held
+from redstreamd.streams.pending import PendingItem
 from redstreamd.tools import shared_arguments
 from redstreamd.tools.annotations import reading
 from redstreamd.tools.definition import Call, Profile, named_by, tool
@@ -74,14 +74,14 @@ async def pending_list(call: Call[Bus], args: PendingListArguments) -> PendingLi
         min_idle_seconds=args.min_idle_seconds,
         min_deliveries=args.min_deliveries,
     )
-    shown = fitting([_line(held) for held in page.held], call.bus.settings.tools.max_result_bytes)
-    cut = len(shown) < len(page.held)
+    shown = fitting([_line(item) for item in page.items], call.bus.settings.tools.max_result_bytes)
+    cut = len(shown) < len(page.items)
     reached = shown[-1]["id"] if cut else page.next_cursor
     return PendingList(shown, page.total, reached or at or entry_ids.ZERO, page.has_more or cut)
 
 
-def _line(held: Held) -> dict[str, Any]:
-    entry = held.entry
+def _line(item: PendingItem) -> dict[str, Any]:
+    entry = item.entry
     line = {
         "id": entry.id,
         "time": entry_ids.time_of(entry.id),
@@ -89,8 +89,8 @@ def _line(held: Held) -> dict[str, Any]:
         "idle_seconds": entry.idle_seconds,
         "deliveries": entry.deliveries,
     }
-    if held.due is not None:
-        line["retry_at" if held.put_off else "lease_expires"] = entry_ids.iso_time(held.due)
+    if item.due is not None:
+        line["retry_at" if item.is_retry else "lease_expires"] = entry_ids.iso_time(item.due)
     return line
 
 

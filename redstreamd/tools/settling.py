@@ -12,7 +12,7 @@ from redstreamd.errors import BusError, Code
 from redstreamd.policy import Permission
 from redstreamd.streams import entry_ids
 from redstreamd.streams.bus import Bus
-from redstreamd.streams.error_context import telling
+from redstreamd.streams.error_context import append_to_errors
 from redstreamd.streams.leases import Action, Outcome, Settled
 from redstreamd.streams.replies import Replied
 from redstreamd.tools import shared_arguments
@@ -82,14 +82,14 @@ async def work_done(call: Call[Bus], args: WorkDoneArguments) -> WorkDone:
     _check_lease(call, args.lease, args.stream, args.group)
     answered = None
     if args.reply is not None:
-        answered = await call.bus.answers.answer(args.lease, call.principal.name, args.entry_ids, args.reply)
+        answered = await call.bus.replies.publish(args.lease, call.principal.name, args.entry_ids, args.reply)
 
     def done_before() -> str:
         if answered is None or answered.id is None or answered.duplicate:
             return ""
         return f"Before that, this call published the reply to {answered.stream!r}."
 
-    with telling(done_before):
+    with append_to_errors(done_before):
         settled = await call.bus.work.settle(
             args.lease, call.principal.name, Action.DONE, entry_ids=args.entry_ids, delete=args.delete
         )

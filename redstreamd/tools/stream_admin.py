@@ -9,9 +9,9 @@ from msgspec import Meta
 
 from redstreamd.errors import BusError, Code
 from redstreamd.policy import Permission
-from redstreamd.streams.admin.stream_admin import Cut, Removal
+from redstreamd.streams.admin.stream_admin import Removal, RemovalResult
 from redstreamd.streams.bus import Bus
-from redstreamd.streams.diagnosis.lag import Shape
+from redstreamd.streams.diagnosis.lag import StreamInfo
 from redstreamd.tools import shared_arguments
 from redstreamd.tools.action_arguments import check_arguments, complete_entry_id, missing_argument
 from redstreamd.tools.annotations import no, writing, yes
@@ -88,14 +88,14 @@ async def stream_manage(call: Call[Bus], args: StreamManageArguments) -> StreamM
     check_names(call, args.stream)
     _check(args)
     admin = call.bus.streams
-    shape = await admin.shape(args.stream)
-    effect: dict[str, Any] = {"length_before": shape.length}
+    info = await admin.info(args.stream)
+    effect: dict[str, Any] = {"length_before": info.length}
     if args.action == "trim":
-        boundary = await _boundary(call, args, shape)
+        boundary = await _boundary(call, args, info)
         removal, what = Removal.TRIM, [boundary]
         effect["first_kept"] = boundary
         if args.dry_run and args.max_length is not None:
-            effect["removed"] = max(0, shape.length - args.max_length)
+            effect["removed"] = max(0, info.length - args.max_length)
         elif args.dry_run:
             effect |= (await admin.count_below(args.stream, boundary)).json("removed")
     elif args.action == "delete_entries":
@@ -104,24 +104,24 @@ async def stream_manage(call: Call[Bus], args: StreamManageArguments) -> StreamM
         removal, what = Removal.ENTRIES, list(named)
     else:
         removal, what = Removal.DELETE, []
-        effect |= {"removed": shape.length, "groups_destroyed": shape.groups, "deleted": args.stream}
-    cut = await admin.remove(
-        shape,
+        effect |= {"removed": info.length, "groups_destroyed": info.groups, "deleted": args.stream}
+    result = await admin.remove(
+        info,
         removal,
         what,
-        really=not args.dry_run,
+        execute=not args.dry_run,
         force=args.force,
         delete_dead_letters=args.delete_dead_letters,
     )
-    if not args.dry_run and cut.needed_by and not args.force:
-        raise _refused(args, cut)
+    if not args.dry_run and result.needed_by and not args.force:
+        raise _refused(args, result)
     if not args.dry_run or removal is Removal.ENTRIES:
-        effect["removed"] = cut.removed
+        effect["removed"] = result.removed
     return StreamManaged(
         args.dry_run,
         effect,
-        needed_by=[attrs.asdict(need) for need in cut.needs] or None,
-        note=_note(args, cut),
+        needed_by=[attrs.asdict(need) for need in result.needs] or None,
+        note=_note(args, result),
     )
 
 
@@ -140,29 +140,29 @@ def _check(args: StreamManageArguments) -> None:
         raise missing_argument("entry_ids", "It says which entries to delete.")
 
 
-async def _boundary(call: Call[Bus], args: StreamManageArguments, shape: Shape) -> str:
+async def _boundary(call: Call[Bus], args: StreamManageArguments, info: StreamInfo) -> str:
     if args.max_length is not None:
-        return await call.bus.streams.boundary(shape, args.max_length)
+        return await call.bus.streams.boundary(info, args.max_length)
     if args.min_id is not None:
         return complete_entry_id(args.min_id, "min_id")
-    return f"{max(0, shape.now - int((args.max_age_seconds or 0) * 1000))}-0"
+    return f"{max(0, info.now - int((args.max_age_seconds or 0) * 1000))}-0"
 
 
-def _refused(args: StreamManageArguments, cut: Cut) -> BusError:
-    first = cut.needs[0]
+def _refused(args: StreamManageArguments, result: RemovalResult) -> BusError:
+    first = result.needs[0]
     verb = "has not finished" if first.why == "pending" else "has not received"
     return BusError(
         Code.INVALID_ARGUMENT,
-        f"Nothing was removed: {cut.needed_by} group(s) of {args.stream!r} still need some of it.",
+        f"Nothing was removed: {result.needed_by} group(s) of {args.stream!r} still need some of it.",
         cause=f"Group {first.group[:80]!r} {verb} entry {first.entry_id}.",
         next_step="See pending_list and stream_health; force: true removes it anyway.",
     )
 
 
-def _note(args: StreamManageArguments, cut: Cut) -> str | None:
-    if args.dry_run and cut.needed_by:
+def _note(args: StreamManageArguments, result: RemovalResult) -> str | None:
+    if args.dry_run and result.needed_by:
         outcome = "would be removed anyway" if args.force else "would be refused without force"
-        return f"{cut.needed_by} group(s) still need some of it; it {outcome}."
+        return f"{result.needed_by} group(s) still need some of it; it {outcome}."
     if args.action == "delete" and not args.delete_dead_letters:
         return "Dead letters of its groups stay; dead_letter_replay finds them."
     return None

@@ -72,7 +72,7 @@ async def stream_health(call: Call[Bus], args: StreamHealthArguments) -> StreamH
     Each finding says its cause and the next call. Rates appear from the second call on.
     """
     check_names(call, args.stream, args.group)
-    diagnosis = await call.bus.doctor.diagnose(args.stream, args.group)
+    diagnosis = await call.bus.diagnoser.diagnose(args.stream, args.group)
     full = args.detail == "full"
     # Half for the findings, a quarter for the groups; the rest is small.
     room = call.bus.settings.tools.max_result_bytes
@@ -108,17 +108,17 @@ def _finding(finding: Finding) -> dict[str, Any]:
 
 
 def _stream(diagnosis: Diagnosis) -> dict[str, Any]:
-    shape, rates = diagnosis.shape, diagnosis.rates
+    stream, rates = diagnosis.stream, diagnosis.rates
     figures: dict[str, Any] = {
-        "stream": shape.stream,
-        "length": shape.length,
-        "groups": shape.groups,
-        "last_entry_id": shape.last_id,
+        "stream": stream.stream,
+        "length": stream.length,
+        "groups": stream.groups,
+        "last_entry_id": stream.last_id,
     }
-    if shape.last_id != entry_ids.ZERO:
-        figures["last_entry_age_seconds"] = age_seconds(shape.now, shape.last_id)
-    if shape.memory_bytes is not None:
-        figures["memory_bytes"] = shape.memory_bytes
+    if stream.last_id != entry_ids.ZERO:
+        figures["last_entry_age_seconds"] = age_seconds(stream.now, stream.last_id)
+    if stream.memory_bytes is not None:
+        figures["memory_bytes"] = stream.memory_bytes
     if rates is not None:
         figures["rates_over_seconds"] = round(rates.window_seconds, 3)
         figures["growth_per_second"] = round(rates.growth_per_second, 3)
@@ -128,28 +128,28 @@ def _stream(diagnosis: Diagnosis) -> dict[str, Any]:
 
 
 def _group(facts: GroupFacts) -> dict[str, Any]:
-    look, rates = facts.look, facts.rates
+    examined, rates = facts.examination, facts.rates
     line: dict[str, Any] = {"group": facts.info.name, "consumers": facts.worker_count}
     if rates is not None and rates.active_consumers is not None:
         line["active_consumers"] = rates.active_consumers
     line |= {
         "lag": facts.lag.entries,
         "pending": facts.info.pending,
-        "dead_letters": look.dead_letters,
+        "dead_letters": examined.dead_letters,
         "last_delivered_id": facts.info.last_delivered_id,
-        "max_deliveries": look.max_deliveries,
+        "max_deliveries": examined.max_deliveries,
     }
     if not facts.lag.exact:
         line["lag_between"] = [facts.lag.least, facts.lag.most]
-    if look.oldest is not None:
+    if examined.oldest is not None:
         line |= {
-            "leased": look.leased,
-            "put_off": look.put_off,
-            "overdue": look.overdue,
-            "held_outside": look.foreign,
-            "oldest_pending_age_seconds": age_seconds(look.now, look.oldest.id),
-            "oldest_pending_idle_seconds": look.oldest.idle_seconds,
-            "most_deliveries": look.worst,
+            "leased": examined.leased,
+            "put_off": examined.retries,
+            "overdue": examined.overdue,
+            "held_outside": examined.unleased,
+            "oldest_pending_age_seconds": age_seconds(examined.now, examined.oldest.id),
+            "oldest_pending_idle_seconds": examined.oldest.idle_seconds,
+            "most_deliveries": examined.most_deliveries,
         }
     if rates is not None:
         measured = attrs.asdict(rates) | {"processing_seconds": facts.processing_seconds}

@@ -23,7 +23,7 @@ def server(redis62_server: Server) -> Server:
 
 async def test_what_it_does_not_count_is_unknown_and_not_invented(bus: Bus, server: Server) -> None:
     server.commands(("XADD", "s", "1-1", "a", "1"), ("XGROUP", "CREATE", "s", GROUP, "0"))
-    shape = await bus.streams.shape("s")
+    shape = await bus.streams.info("s")
     assert (shape.length, shape.groups, shape.last_id) == (1, 1, "1-1")
     assert shape.added is shape.deleted_id is None
     (group,) = await bus.commands.xinfo_groups("s")
@@ -41,7 +41,7 @@ async def test_where_tracking_is_refused_the_hub_polls(server: Server) -> None:
             await nursery.start(hub.run)
             with hub.watch(["s"]) as watch:
                 for _ in range(3):
-                    watch.mark()
+                    watch.reset()
                     await watch.changed()
                 assert not hub.statistics().tracking
             nursery.cancel_scope.cancel()

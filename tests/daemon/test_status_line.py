@@ -19,7 +19,7 @@ from tests.support.waiting import until
 
 @ON_REDIS
 async def test_the_line_says_how_busy_the_daemon_is_and_how_far_redis(bus: Bus, server: Server) -> None:
-    manager = bus.commands._manager
+    manager = bus.manager
     line = StatusLine(manager, bus, Acceptor([], McpServer("test")))
     await manager.wait_connected()
     assert line() == f"0 connections, 0 waits, 0 entries/s; Redis at {server.path}"
@@ -27,7 +27,7 @@ async def test_the_line_says_how_busy_the_daemon_is_and_how_far_redis(bus: Bus, 
 
 @ON_REDIS
 async def test_a_server_that_refuses_writes_is_degraded(bus: Bus, server: Server) -> None:
-    line = StatusLine(bus.commands._manager, bus, Acceptor([], McpServer("test")))
+    line = StatusLine(bus.manager, bus, Acceptor([], McpServer("test")))
     try:
         server.command("CONFIG", "SET", "maxmemory", 1)
         with pytest.raises(BusError):
@@ -41,7 +41,7 @@ async def test_a_server_that_refuses_writes_is_degraded(bus: Bus, server: Server
 async def test_any_missing_connection_is_degraded() -> None:
     with start_redis() as server:
         async with running_bus(server) as bus:
-            manager = bus.commands._manager
+            manager = bus.manager
             line = StatusLine(manager, bus, Acceptor([], McpServer("test")))
             await manager.wait_connected()
             await manager.wait_connected(Role.BULK)

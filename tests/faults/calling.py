@@ -13,6 +13,7 @@ from redstreamd.errors import BusError, Code
 from redstreamd.redisio.connection_manager import Manager
 from redstreamd.redisio.target import Target
 from redstreamd.settings import Settings
+from redstreamd.streams.bounds import DEFAULT_BOUNDS, Bounds
 from redstreamd.streams.bus import Bus
 from redstreamd.streams.entry_codec import Stamp
 from tests.support.buses import KEY
@@ -21,10 +22,12 @@ from tests.support.mcp_client import RawClient
 
 
 @asynccontextmanager
-async def bus_at(target: Target, settings: Settings | None = None, **options: Any) -> AsyncIterator[Bus]:
+async def bus_at(
+    target: Target, settings: Settings | None = None, bounds: Bounds = DEFAULT_BOUNDS, **options: Any
+) -> AsyncIterator[Bus]:
     """Run one daemon's domain for the block, with the given options of its connection manager."""
     manager = Manager(target, **options)
-    bus = Bus.over(manager, settings or Settings(), KEY)
+    bus = Bus.over(manager, settings or Settings(), KEY, bounds)
     async with trio.open_nursery() as nursery:
         await nursery.start(manager.run)
         await nursery.start(bus.hub.run)

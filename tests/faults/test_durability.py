@@ -13,7 +13,7 @@ import trio.testing
 
 from redstreamd.redisio.connection import Connection
 from redstreamd.redisio.write_confirmation import WaitBatch
-from redstreamd.streams import durability
+from redstreamd.streams.bounds import Bounds
 from tests.redisio.running import calls, running_connection, through
 from tests.support.buses import running_bus
 from tests.support.calls import call
@@ -48,10 +48,8 @@ def durable(primary: Server) -> str:
     return str(line.split()[0].partition("=")[2])
 
 
-@pytest.fixture
-def patient(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Have writers wait for as long as they may; the tests end their waiting."""
-    monkeypatch.setattr(durability, "_PATIENCE", math.inf)
+#: Writers wait for as long as they may; the tests end their waiting.
+PATIENT = Bounds(replica_seconds=math.inf)
 
 
 @pytest.fixture(params=[start_redis, start_valkey, start_redis62, start_redis8])
@@ -70,21 +68,18 @@ def pair(start: Start) -> Iterator[tuple[Server, Server]]:
 
 
 async def test_what_a_replica_has_is_confirmed_and_what_it_has_not_is_there_and_says_so(
-    pair: tuple[Server, Server], clock: Clock, monkeypatch: pytest.MonkeyPatch
+    pair: tuple[Server, Server], clock: Clock
 ) -> None:
     primary, replica = pair
     asked = {"stream": STREAM, "durability": "replicated"}
-    usual = durability._PATIENCE
-    monkeypatch.setattr(durability, "_PATIENCE", math.inf)
     await until(lambda: follows(primary))
-    async with running_bus(primary) as bus:
+    async with running_bus(primary, bounds=PATIENT) as bus, running_bus(primary) as impatient:
         added = await call(bus, "stream_add", entries=[{"n": 1}], **asked)
         assert added["durability"] == {"asked": "replicated", "confirmed": True, "replicas": 1}
         assert replica.command("XLEN", STREAM) == 1
         replica.signal(signal.SIGSTOP)
-        monkeypatch.setattr(durability, "_PATIENCE", usual)
         began, counted = trio.current_time(), clock()
-        added = await call(bus, "stream_add", entries=[{"n": 2}], idempotency_key="k", **asked)
+        added = await call(impatient, "stream_add", entries=[{"n": 2}], idempotency_key="k", **asked)
         assert trio.current_time() - began > 0.9
         assert clock() - counted < 1.5
         assert added["durability"]["confirmed"] is False
@@ -92,7 +87,6 @@ async def test_what_a_replica_has_is_confirmed_and_what_it_has_not_is_there_and_
         assert "within 1000 ms" in added["durability"]["reason"]
         assert primary.command("XRANGE", STREAM, *added["ids"] * 2)
         replica.signal(signal.SIGCONT)
-        monkeypatch.setattr(durability, "_PATIENCE", math.inf)
         # A repetition with its key asks again, for an entry that another call has added.
         again = await call(bus, "stream_add", entries=[{"n": 2}], idempotency_key="k", **asked)
         assert again["duplicate"]
@@ -101,7 +95,6 @@ async def test_what_a_replica_has_is_confirmed_and_what_it_has_not_is_there_and_
         assert primary.command("XLEN", STREAM) == replica.command("XLEN", STREAM) == 2
 
 
-@pytest.mark.usefixtures("patient")
 async def test_many_writers_share_a_confirmation_and_nobody_else_waits_for_it(
     pair: tuple[Server, Server],
 ) -> None:
@@ -109,7 +102,7 @@ async def test_many_writers_share_a_confirmation_and_nobody_else_waits_for_it(
     writers = 200
     confirmed: list[bool] = []
     await until(lambda: follows(primary))
-    async with running_bus(primary) as bus:
+    async with running_bus(primary, bounds=PATIENT) as bus:
 
         async def add(number: int) -> None:
             added = await call(
@@ -138,14 +131,13 @@ async def test_many_writers_share_a_confirmation_and_nobody_else_waits_for_it(
         replica.signal(signal.SIGCONT)
 
 
-@pytest.mark.usefixtures("patient")
 async def test_a_connection_lost_before_the_confirmation_confirms_nothing(
     pair: tuple[Server, Server],
 ) -> None:
     primary, replica = pair
     answers: list[dict[str, object]] = []
     await until(lambda: follows(primary))
-    async with running_bus(primary) as bus:
+    async with running_bus(primary, bounds=PATIENT) as bus:
 
         async def add() -> None:
             added = await call(bus, "stream_add", stream=STREAM, entries=[{"n": 1}], durability="replicated")
@@ -177,7 +169,7 @@ async def test_what_is_on_disk_is_confirmed_by_the_server_or_by_its_settings(
     start_one: Start, options: tuple[str, ...], confirmed: bool, reason: str
 ) -> None:
     with start_one(*options) as server:
-        async with running_bus(server) as bus:
+        async with running_bus(server, bounds=PATIENT) as bus:
             added = await call(bus, "stream_add", stream=STREAM, entries=[{"n": 1}], durability="fsynced")
             assert added["durability"]["confirmed"] is confirmed
             assert reason in added["durability"].get("reason", "")

@@ -144,7 +144,7 @@ async def test_a_wait_outlives_a_server_that_is_slow_and_fails_with_one_that_han
             await bus.reader.wait([STREAM], timeout_seconds=0)
             await bus.reader.read(STREAM)
             found = []
-            status = bus.commands._manager.status
+            status = bus.manager.status
 
             async def wait() -> None:
                 waited = await bus.reader.wait([STREAM], cursor="0-0", timeout_seconds=20)
@@ -198,7 +198,7 @@ async def test_a_destroyed_connection_is_replaced_within_half_a_second(
     redis: Server, way: str, times: int, clock: Clock
 ) -> None:
     async with bus_at(over_tcp(redis)) as bus:
-        manager = bus.commands._manager
+        manager = bus.manager
         for number in range(times):
             await call(bus, "stream_add", stream=STREAM, entries=[{"n": number}])
             await trio.sleep(1.1)  # long enough to count as a connection that worked

@@ -27,7 +27,7 @@ ADD = {"stream": STREAM, "entries": [{"n": 1}]}
 
 def problem_of_commands(bus: Bus) -> object:
     """Why the connection for commands ended last; None as long as the first one lives."""
-    return bus.commands._manager.status().roles[Role.COMMAND].problem
+    return bus.manager.status().roles[Role.COMMAND].problem
 
 
 async def test_a_full_server_is_named_called_upon_with_pauses_and_used_when_there_is_room(
@@ -60,7 +60,7 @@ async def test_a_full_server_is_named_called_upon_with_pauses_and_used_when_ther
             assert turned_away() - before <= 8
             assert ask("CONFIG", "SET", "maxclients", 100) == b"OK"
             began = clock()
-            await bus.commands._manager.wait_connected()
+            await bus.manager.wait_connected()
             await call(bus, "stream_add", **ADD)
             assert clock() - began < 2.5
 

@@ -15,8 +15,7 @@ import trio.testing
 from redstreamd.mcpio.client_connection import ClientConnection
 from redstreamd.mcpio.connection_state import ConnectionState
 from redstreamd.presentation.uris import entry_uri, group_uri, stream_uri
-from redstreamd.streams.subscriptions import feeds
-from redstreamd.streams.subscriptions.topics import GroupTopic, ListTopic, Sources, StreamTopic
+from redstreamd.streams.subscriptions.topics import GroupTopic, ListTopic, Pace, Sources, StreamTopic
 from tests.mcpio.serving import socket_pair
 from tests.resources.serving import Surface, running_surface
 from tests.support.limits import Deferred
@@ -73,16 +72,15 @@ async def following(surface: Surface, era: EraName) -> AsyncIterator[Following]:
         yield Following(raw, connection, ours)
 
 
-@pytest.fixture(autouse=True)
-def polled_on_time(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A look that took long because the machine was busy does not put off the next one."""
-    monkeypatch.setattr(feeds, "_POLL_SHARE", 0)
-
-
 @pytest.fixture
-def surface(redis: Server) -> Deferred[Surface]:
-    """All that a daemon serves, on an empty Redis."""
-    return Deferred(running_surface(redis))
+def surface(request: pytest.FixtureRequest, redis: Server) -> Deferred[Surface]:
+    """All that a daemon serves, on an empty Redis. A read that took long does not delay the next poll."""
+    marker = request.node.get_closest_marker("paces")
+    return Deferred(running_surface(redis, paces=marker.args[0] if marker else None, poll_share=0))
+
+
+#: The list is polled often.
+LISTED_OFTEN = pytest.mark.paces({ListTopic: Pace(pause_seconds=0.0, poll_seconds=0.05)})
 
 
 async def until_nothing_is_kept(surface: Surface) -> None:
@@ -91,11 +89,10 @@ async def until_nothing_is_kept(surface: Surface) -> None:
 
 
 @ERAS
+@LISTED_OFTEN
 async def test_nothing_is_left_behind_however_a_subscription_ends(
-    surface: Surface, redis: Server, era: EraName, monkeypatch: pytest.MonkeyPatch
+    surface: Surface, redis: Server, era: EraName
 ) -> None:
-    monkeypatch.setattr(ListTopic, "poll_seconds", 0.05)
-    monkeypatch.setattr(ListTopic, "pause_seconds", 0.0)
     async with following(surface, era) as client:
         await client.subscribe(URI, group_uri("s", "g"), listing=True)
         assert surface.updates.statistics().topics == 3
@@ -115,7 +112,7 @@ async def test_nothing_is_left_behind_however_a_subscription_ends(
         assert await client.told() == URI
     # It disconnected without unsubscribing.
     await until_nothing_is_kept(surface)
-    assert not surface.updates._subscribers
+    assert surface.updates.statistics().subscribers == 0
 
 
 async def test_subscribing_and_unsubscribing_take_effect_in_the_order_in_which_they_were_sent(
@@ -276,11 +273,10 @@ async def test_what_does_not_change_cannot_be_subscribed_to(
 
 
 @ERAS
+@LISTED_OFTEN
 async def test_the_list_changes_when_a_stream_appears_or_disappears(
-    surface: Surface, redis: Server, era: EraName, monkeypatch: pytest.MonkeyPatch
+    surface: Surface, redis: Server, era: EraName
 ) -> None:
-    monkeypatch.setattr(ListTopic, "poll_seconds", 0.05)
-    monkeypatch.setattr(ListTopic, "pause_seconds", 0.0)
     changed = "notifications/resources/list_changed"
     async with following(surface, era) as client:
         await client.subscribe(listing=True)
@@ -300,11 +296,10 @@ async def test_the_list_changes_when_a_stream_appears_or_disappears(
 
 @ERAS
 @pytest.mark.parametrize("learns", ["by subscribing", "by listing"])
+@pytest.mark.paces({ListTopic: Pace(pause_seconds=0.0, poll_seconds=0.5)})
 async def test_a_stream_that_comes_and_goes_between_two_looks_is_told_to_who_saw_it(
-    surface: Surface, redis: Server, era: EraName, learns: str, monkeypatch: pytest.MonkeyPatch
+    surface: Surface, redis: Server, era: EraName, learns: str
 ) -> None:
-    monkeypatch.setattr(ListTopic, "poll_seconds", 0.5)
-    monkeypatch.setattr(ListTopic, "pause_seconds", 0.0)
     changed = "notifications/resources/list_changed"
     async with following(surface, "modern") as earlier, following(surface, era) as late:
         await earlier.subscribe(listing=True)
@@ -322,11 +317,8 @@ async def test_a_stream_that_comes_and_goes_between_two_looks_is_told_to_who_saw
         assert await earlier.told() == changed
 
 
-async def test_the_list_is_looked_through_once_however_many_listen(
-    surface: Surface, redis: Server, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(ListTopic, "poll_seconds", 0.05)
-    monkeypatch.setattr(ListTopic, "pause_seconds", 0.0)
+@LISTED_OFTEN
+async def test_the_list_is_looked_through_once_however_many_listen(surface: Surface, redis: Server) -> None:
     async with trio.open_nursery() as nursery:
         told = 0
 
@@ -340,20 +332,20 @@ async def test_the_list_is_looked_through_once_however_many_listen(
 
         for _ in range(50):
             await nursery.start(follow)
-        looks = surface.updates.statistics().looks
+        looks = surface.updates.statistics().reads
         began = trio.current_time()
         redis.command("XADD", "s", "*", "f", "v")
         await until(lambda: told >= 50)
-        taken = surface.updates.statistics().looks - looks
+        taken = surface.updates.statistics().reads - looks
         assert taken <= 2 + (trio.current_time() - began) / 0.05
 
 
 @ERAS
+@pytest.mark.paces({StreamTopic: Pace(pause_seconds=0.1, poll_seconds=0.3)})
 async def test_a_stream_tells_within_five_seconds_of_groups_that_other_programs_make(
-    surface: Surface, redis: Server, era: EraName, monkeypatch: pytest.MonkeyPatch
+    surface: Surface, redis: Server, era: EraName
 ) -> None:
-    assert StreamTopic.poll_seconds == 5.0
-    monkeypatch.setattr(StreamTopic, "poll_seconds", 0.3)
+    assert StreamTopic.pace.poll_seconds == 5.0
     redis.command("XADD", "s", "*", "f", "v")
     async with following(surface, era) as client:
         await client.subscribe(URI)
@@ -362,19 +354,18 @@ async def test_a_stream_tells_within_five_seconds_of_groups_that_other_programs_
             assert await client.told() == URI
 
 
+@pytest.mark.paces({StreamTopic: Pace(pause_seconds=0.5, poll_seconds=0.5)})
 async def test_the_pause_after_a_look_is_part_of_the_time_until_the_next_one(
     surface: Surface, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(StreamTopic, "pause_seconds", 0.5)
-    monkeypatch.setattr(StreamTopic, "poll_seconds", 0.5)
     looks: list[float] = []
-    look = StreamTopic.look
+    look = StreamTopic.read_version
 
     async def noted(topic: StreamTopic, sources: Sources) -> str:
         looks.append(trio.current_time())
         return await look(topic, sources)
 
-    monkeypatch.setattr(StreamTopic, "look", noted)
+    monkeypatch.setattr(StreamTopic, "read_version", noted)
     async with following(surface, "modern") as client:
         await client.subscribe(URI)
         # If they added up it would be a second each time. The first two looks come with subscribing.
@@ -382,11 +373,10 @@ async def test_the_pause_after_a_look_is_part_of_the_time_until_the_next_one(
 
 
 async def test_one_look_that_is_held_up_puts_off_no_other(
-    surface: Surface, redis: Server, monkeypatch: pytest.MonkeyPatch
+    redis: Server, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(StreamTopic, "poll_seconds", 0.1)
-    monkeypatch.setattr(feeds, "_POLL_SHARE", 1000)
-    look = StreamTopic.look
+    paces = {StreamTopic: Pace(pause_seconds=0.1, poll_seconds=0.1)}
+    look = StreamTopic.read_version
     to_hold_up = False
 
     async def held_up(topic: StreamTopic, sources: Sources) -> str:
@@ -397,9 +387,12 @@ async def test_one_look_that_is_held_up_puts_off_no_other(
             to_hold_up = False
         return version
 
-    monkeypatch.setattr(StreamTopic, "look", held_up)
+    monkeypatch.setattr(StreamTopic, "read_version", held_up)
     redis.command("XADD", "s", "*", "f", "v")
-    async with following(surface, "modern") as client:
+    async with (
+        running_surface(redis, paces=paces, poll_share=100) as surface,
+        following(surface, "modern") as client,
+    ):
         await client.subscribe(URI)
         to_hold_up = True
         await until(lambda: not to_hold_up)
@@ -409,10 +402,10 @@ async def test_one_look_that_is_held_up_puts_off_no_other(
 
 
 @pytest.mark.parametrize("tool", ["group_create", "work_take", "create_consumer_group"])
+@pytest.mark.paces({StreamTopic: Pace(pause_seconds=0.1, poll_seconds=60.0)})
 async def test_a_stream_tells_at_once_of_a_group_that_redstreamd_makes(
-    surface: Surface, redis: Server, tool: str, monkeypatch: pytest.MonkeyPatch
+    surface: Surface, redis: Server, tool: str
 ) -> None:
-    monkeypatch.setattr(StreamTopic, "poll_seconds", 60.0)
     redis.command("XADD", "s", "*", "f", "v")
     async with following(surface, "modern") as client, following(surface, "modern") as worker:
         await client.subscribe(URI)
@@ -426,13 +419,15 @@ async def test_a_stream_tells_at_once_of_a_group_that_redstreamd_makes(
 @ERAS
 @pytest.mark.parametrize("due", ["by another program", "by redstreamd"])
 async def test_a_group_that_works_is_told_of_at_most_once_in_its_pause(
-    surface: Surface, redis: Server, era: EraName, due: str, monkeypatch: pytest.MonkeyPatch
+    redis: Server, era: EraName, due: str
 ) -> None:
-    monkeypatch.setattr(GroupTopic, "poll_seconds", 0.2 if due == "by another program" else 60.0)
-    monkeypatch.setattr(GroupTopic, "pause_seconds", 0.3)
+    paces = {GroupTopic: Pace(pause_seconds=0.3, poll_seconds=0.2 if due == "by another program" else 60.0)}
     uri = group_uri("s", "g")
     redis.commands(*[["XADD", "s", "*", "f", "v"] for _ in range(10)], ["XGROUP", "CREATE", "s", "g", "0"])
-    async with following(surface, era) as client:
+    async with (
+        running_surface(redis, paces=paces, poll_share=0) as surface,
+        following(surface, era) as client,
+    ):
         await client.subscribe(uri)
         began = trio.current_time()
         if due == "by another program":

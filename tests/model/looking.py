@@ -8,7 +8,7 @@ from typing import Any
 from hypothesis import strategies as st
 from hypothesis.stateful import rule
 
-from redstreamd.streams.diagnosis.lag import MOST_COUNTED
+from redstreamd.streams.bounds import DEFAULT_BOUNDS
 from redstreamd.tools.catalog import REGISTRY
 from tests.model.choices import COUNTS, GROUPS, NAMES, NO_STREAM, STREAMS
 from tests.model.reading import Reading
@@ -141,7 +141,7 @@ class Looking(Reading):
             unread = len(stream.unread(group))
             low, high = line.get("lag_between", (line["lag"], line["lag"]))
             assert low <= unread <= high
-            assert "lag_between" not in line or unread >= MOST_COUNTED
+            assert "lag_between" not in line or unread >= DEFAULT_BOUNDS.lag_counted
             assert (group in dead) is bool(line["dead_letters"]) or "findings" in told["left_out"]
         for finding in told["findings"]:
             assert "next_call" not in finding or finding["next_call"]["tool"] in REGISTRY

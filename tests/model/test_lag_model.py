@@ -13,8 +13,8 @@ import pytest
 from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
 
-from redstreamd.streams.diagnosis import group_facts
-from redstreamd.streams.diagnosis.lag import lag_of
+from redstreamd.streams.bounds import Bounds
+from redstreamd.streams.diagnosis.lag import compute_lag
 from tests.support.buses import BusThread
 from tests.support.counts import LONG
 from tests.support.servers import Server
@@ -41,12 +41,9 @@ STEPS = st.lists(st.one_of(ADD, ADD, ADD, READ, READ, READ, TRIM, OTHER), min_si
         pytest.param("redis8", 150, marks=LONG),
     ],
 )
-def test_what_is_told_of_a_lag_is_true(
-    request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch, kind: str, examples: int
-) -> None:
-    monkeypatch.setattr(group_facts, "MOST_COUNTED", COUNTED)
+def test_what_is_told_of_a_lag_is_true(request: pytest.FixtureRequest, kind: str, examples: int) -> None:
     server: Server = request.getfixturevalue(f"{kind}_server")
-    threads = BusThread(server, 1)
+    threads = BusThread(server, 1, bounds=Bounds(lag_counted=COUNTED))
 
     @settings(
         max_examples=examples,
@@ -100,7 +97,7 @@ def check_lag(server: Server, threads: BusThread) -> None:
     diagnosis = threads.call(partial(threads.buses[0].doctor.diagnose, "s"))
     (facts,) = diagnosis.groups
     waiting = len(server.command("XRANGE", "s", f"({facts.info.last_delivered_id}", "+"))
-    for lag in (facts.lag, lag_of(diagnosis.shape, facts.info, counted=None)):
-        assert lag.least <= waiting <= lag.most, (diagnosis.shape, facts.info)
+    for lag in (facts.lag, compute_lag(diagnosis.stream, facts.info, counted=None)):
+        assert lag.least <= waiting <= lag.most, (diagnosis.stream, facts.info)
         assert lag.least <= lag.entries <= lag.most
     assert facts.lag.exact or waiting >= COUNTED

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from typing import Any
 
 import attrs
 import mcp.server.lowlevel
@@ -55,20 +56,18 @@ class Surface:
 
     async def settled(self, topics: int) -> None:
         """Return once so many topics are followed and each has a version."""
-        feeds = self.updates._feeds
-        await until(lambda: len(feeds) == topics and all(feed.version for feed in feeds._feeds.values()))
+        read = self.updates.statistics
+        await until(lambda: read().topics == read().topics_read == topics)
 
 
 @asynccontextmanager
-async def running_surface(
-    server: Server, *, max_subscriptions: int = 10_000, max_uris: int = MAX_URIS
-) -> AsyncIterator[Surface]:
-    """Run a surface on `server` for the block."""
+async def running_surface(server: Server, *, max_uris: int = MAX_URIS, **how: Any) -> AsyncIterator[Surface]:
+    """Run a surface on `server` for the block, with the given options of its updates."""
     async with running_bus(server) as bus, trio.open_nursery() as nursery:
         sources = Sources(bus.commands, bus.lister, bus.records)
-        updates = Updates(bus.hub, sources, max_subscriptions=max_subscriptions)
+        updates = Updates(bus.hub, sources, **how)
         await nursery.start(updates.run)
-        daemon_health = DaemonHealth(bus.commands._manager, bus.commands, bus.hub, updates, version="1")
+        daemon_health = DaemonHealth(bus.manager, bus.commands, bus.hub, updates, version="1")
         built = build_server(
             Toolbox(REGISTRY, [Profile.WORKER, Profile.RED_STREAM], bus),
             RESOURCES,

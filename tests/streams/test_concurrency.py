@@ -7,7 +7,7 @@ import trio
 import trio.testing
 
 from redstreamd.errors import BusError, Code
-from redstreamd.streams.concurrency import AT_ONCE, gather
+from redstreamd.streams.concurrency import MAX_IN_FLIGHT, gather
 
 
 class Asked:
@@ -41,14 +41,14 @@ async def test_calls_that_ask_for_many_names_wait_for_each_other_and_get_all_ans
         for _ in range(20):
             nursery.start_soon(ask)
         await trio.testing.wait_all_tasks_blocked()
-        assert asked.now == AT_ONCE
+        assert asked.now == MAX_IN_FLIGHT
         # Whoever asks for one thing only does not wait.
         alone = Asked()
         alone.answer.set()
         assert await gather(alone, ["one"]) == {"one": "ONE"}
         asked.answer.set()
     assert answers == [{name: name.upper() for name in NAMES}] * 20
-    assert asked.most == AT_ONCE
+    assert asked.most == MAX_IN_FLIGHT
 
 
 async def test_calls_that_fail_or_are_cancelled_give_the_room_back() -> None:
@@ -68,5 +68,5 @@ async def test_calls_that_fail_or_are_cancelled_give_the_room_back() -> None:
     async with trio.open_nursery() as nursery:
         nursery.start_soon(gather, full, NAMES)
         await trio.testing.wait_all_tasks_blocked()
-        assert full.now == AT_ONCE
+        assert full.now == MAX_IN_FLIGHT
         full.answer.set()

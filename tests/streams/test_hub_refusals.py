@@ -36,7 +36,7 @@ async def all_are_woken(hub: TailHub, server: Server, names: list[str]) -> None:
             with trio.fail_after(PATIENCE):
                 # Armed: woken once to look.
                 await watch.changed()
-                watch.mark()
+                watch.reset()
                 server.command("XADD", name, "*", "a", "b")
                 await watch.changed()
 

@@ -60,7 +60,7 @@ async def test_who_asks_for_the_same_shares_a_look_that_began_after_the_question
     assert len(found) == 101
     assert found[1:] == [["s:1", "s:2"]] * 100
     assert watched.begun == 2
-    assert not bus.lister._scans
+    assert not bus.lister.scans
 
 
 @ON_REDIS
@@ -84,4 +84,4 @@ async def test_who_asks_for_something_else_waits_and_failures_and_cancelled_call
     watched.fail = False
     assert await bus.lister.names("*") == ["s:1"]
     assert watched.most == listing.MAX_SCANS_AT_ONCE
-    assert not bus.lister._scans
+    assert not bus.lister.scans

@@ -12,7 +12,8 @@ from redstreamd.errors import BusError, Code
 from redstreamd.redisio.connection_manager import Manager
 from redstreamd.redisio.target import Target
 from redstreamd.settings import Settings, StreamsSettings
-from redstreamd.streams import entry_ids, reading
+from redstreamd.streams import entry_ids
+from redstreamd.streams.bounds import Bounds
 from redstreamd.streams.bus import Bus
 from redstreamd.streams.entry_codec import Stamp
 from redstreamd.streams.names import Kind, companion_key
@@ -89,8 +90,8 @@ async def test_the_cursor_of_an_empty_page_leads_to_what_comes_later(
     assert [entry.id for entry in later.entries] == ["9000-1"]
 
 
-async def test_a_filter_is_followed_through_by_cursors(bus: Bus, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(reading, "MAX_SCANNED", 150)
+@pytest.mark.bounds(Bounds(filter_scanned=150))
+async def test_a_filter_is_followed_through_by_cursors(bus: Bus) -> None:
     ids = await fill(bus, "s", 500)
     pages = await read_all(bus, "s", filter={"n": 400})
     assert ids_of(pages) == [ids[400]]
@@ -173,10 +174,8 @@ async def test_beyond_either_end_of_all_ids_there_is_nothing(bus: Bus, server: S
     assert "greatest entry ID" in failed.value.message
 
 
-async def test_a_wait_with_a_filter_looks_through_all_there_is(
-    bus: Bus, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(reading, "MAX_SCANNED", 150)
+@pytest.mark.bounds(Bounds(filter_scanned=150))
+async def test_a_wait_with_a_filter_looks_through_all_there_is(bus: Bus) -> None:
     ids = await fill(bus, "s", 500)
     # Nothing is added meanwhile, so nothing but its own search can find the entry.
     waited = await bus.reader.wait(["s"], cursor="0-0", filter={"n": 400}, timeout_seconds=15)

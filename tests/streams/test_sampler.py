@@ -8,14 +8,23 @@ from contextlib import asynccontextmanager
 from itertools import pairwise
 from typing import cast
 
+import attrs
 import pytest
 import trio
 import trio.testing
 
 from redstreamd.redisio.connection_manager import Manager
 from redstreamd.redisio.target import Target
-from redstreamd.streams.diagnosis import sampler as module
-from redstreamd.streams.diagnosis.sampler import GroupSample, Sample, Sampler, rates_between
+from redstreamd.streams.bounds import Bounds
+from redstreamd.streams.diagnosis.sampler import (
+    MAX_GROUPS,
+    MAX_STREAMS,
+    GroupSample,
+    Sample,
+    Sampler,
+    Series,
+    rates_between,
+)
 from redstreamd.streams.names import RELEASED
 from tests.support.servers import Server
 from tests.support.waiting import until
@@ -73,24 +82,25 @@ def test_one_sample_says_nothing() -> None:
     assert rates_between(deque([sample(1.0, 1, 1), sample(1.0, 2, 2)])) is None
 
 
+#: A sample that took long because the machine was busy does not delay the next one.
+QUICK = Bounds(sample_seconds=0.01, sample_pause_share=0)
+
+
 @asynccontextmanager
-async def sampling(server: Server, *, interval_seconds: float = 0.01) -> AsyncIterator[Sampler]:
+async def sampling(server: Server, **limits: float) -> AsyncIterator[Sampler]:
     """Run a sampler on `server` for the block, which samples in time however long a sample took."""
     manager = Manager(Target(path=server.path))
-    sampler = Sampler(manager, interval_seconds=interval_seconds)
-    # Where the machine stands still during one, the next would come a minute later.
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(module, "_PAUSE_SHARE", 0)
-        async with trio.open_nursery() as nursery:
-            await nursery.start(manager.run)
-            await nursery.start(sampler.run)
-            yield sampler
-            nursery.cancel_scope.cancel()
+    sampler = Sampler(manager, attrs.evolve(QUICK, **limits))
+    async with trio.open_nursery() as nursery:
+        await nursery.start(manager.run)
+        await nursery.start(sampler.run)
+        yield sampler
+        nursery.cancel_scope.cancel()
 
 
 async def test_a_stream_that_was_asked_about_is_followed(server: Server) -> None:
     server.command("XGROUP", "CREATE", "s", "g", "0", "MKSTREAM")
-    async with sampling(server, interval_seconds=0.02) as sampler:
+    async with sampling(server, sample_seconds=0.02) as sampler:
         assert sampler.rates("s") is None
         first = await until(lambda: sampler.rates("s"))
         assert first.added_per_second == 0.0
@@ -109,7 +119,7 @@ async def test_a_stream_that_was_asked_about_is_followed(server: Server) -> None
 
 async def test_nobody_asks_and_nothing_is_sampled(redis: Server) -> None:
     manager = Manager(Target(path=redis.path))
-    sampler = Sampler(manager, interval_seconds=0.001)
+    sampler = Sampler(manager, Bounds(sample_seconds=0.001))
     async with trio.open_nursery() as nursery:
         await nursery.start(manager.run)
         await nursery.start(sampler.run)
@@ -122,31 +132,28 @@ async def test_nobody_asks_and_nothing_is_sampled(redis: Server) -> None:
 
 async def test_streams_beyond_the_bound_replace_those_asked_about_least_lately(redis: Server) -> None:
     sampler = Sampler(Manager(Target(path=redis.path)))
-    for n in range(module.MAX_STREAMS):
+    for n in range(MAX_STREAMS):
         sampler.rates(f"s{n}")
     sampler.rates("s0")
     sampler.rates("new")
-    assert sampler.statistics().streams == module.MAX_STREAMS
-    assert "s1" not in sampler._followed
-    assert {"s0", "new"} <= set(sampler._followed)
+    assert sampler.statistics().streams == MAX_STREAMS
+    assert "s1" not in sampler.streams()
+    assert {"s0", "new"} <= set(sampler.streams())
 
 
 async def test_a_stream_nobody_asks_about_any_more_is_forgotten(redis: Server) -> None:
     manager = Manager(Target(path=redis.path))
-    sampler = Sampler(manager, interval_seconds=0.001)
+    sampler = Sampler(manager, Bounds(sample_seconds=0.001, sampling_kept_seconds=0))
     async with trio.open_nursery() as nursery:
         await nursery.start(manager.run)
         sampler.rates("s")
-        sampler._followed["s"].asked_at -= module._FORGET
         await nursery.start(sampler.run)
         await until(lambda: not sampler.statistics().streams)
         nursery.cancel_scope.cancel()
 
 
 async def test_streams_with_many_groups_are_sampled_without_them(server: Server) -> None:
-    server.commands(
-        *[("XGROUP", "CREATE", "s", f"g{n}", "0", "MKSTREAM") for n in range(module.MAX_GROUPS + 1)]
-    )
+    server.commands(*[("XGROUP", "CREATE", "s", f"g{n}", "0", "MKSTREAM") for n in range(MAX_GROUPS + 1)])
     async with sampling(server) as sampler:
         rates = await until(lambda: sampler.rates("s"))
         assert rates.groups == {}
@@ -219,10 +226,9 @@ def test_whether_the_lag_grows_is_said_of_the_last_half_minute() -> None:
 async def active_of(sampler: Sampler, stream: str) -> dict[str, int | None]:
     """Return the active consumers of each group by a sample that was begun after this call."""
     sampler.rates(stream)
-    samples = sampler._followed[stream].samples
     for _ in range(2):  # one may be under way
-        last = samples[-1] if samples else None
-        await until(lambda last=last: samples and samples[-1] is not last)
+        last = sampler.samples(stream)[-1:]
+        await until(lambda last=last: sampler.samples(stream)[-1:] not in ([], last))
     rates = sampler.rates(stream)
     assert rates is not None
     return {name: group.active_consumers for name, group in rates.groups.items()}
@@ -262,18 +268,17 @@ async def test_who_stands_in_for_a_removed_consumer_is_not_active(server: Server
 
 
 def test_a_sample_asks_for_activity_since_the_beginning_of_its_own_window() -> None:
-    followed = module._Followed(0.0)
+    followed = Series(0.0, deque(maxlen=120))
     assert followed.next_window is None
-    for at in range(2 * module._KEPT):
+    for at in range(240):
         window = followed.next_window
         followed.samples.append(sample(float(at), None, 0))
         assert window is None or window == followed.samples[0].at
 
 
-async def test_activity_ends_with_the_window(redis: Server, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(module, "_KEPT", 5)
+async def test_activity_ends_with_the_window(redis: Server) -> None:
     redis.commands(("XADD", "s", "1-1", "a", "b"), ("XGROUP", "CREATE", "s", "g", "0"))
-    async with sampling(redis) as sampler:
+    async with sampling(redis, samples_kept=5) as sampler:
         await until(lambda: sampler.rates("s"))
         redis.command("XREADGROUP", "GROUP", "g", "c", "STREAMS", "s", ">")
         while await active_of(sampler, "s") != {"g": 0}:
@@ -283,26 +288,24 @@ async def test_activity_ends_with_the_window(redis: Server, monkeypatch: pytest.
 
 
 async def test_consumers_are_looked_at_as_far_as_they_fit_and_the_others_are_unknown(
-    server: Server, monkeypatch: pytest.MonkeyPatch
+    server: Server,
 ) -> None:
-    monkeypatch.setattr(module, "MAX_CONSUMERS", 5)
     sizes = {"a": 3, "b": 3, "c": 2}
     server.command("XADD", "s", "1-1", "a", "b")
     for group, size in sizes.items():
         server.command("XGROUP", "CREATE", "s", group, "0")
         server.commands(*[("XGROUP", "CREATECONSUMER", "s", group, n) for n in range(size)])
-    async with sampling(server) as sampler:
+    async with sampling(server, sampled_consumers=5) as sampler:
         assert await active_of(sampler, "s") == {"a": 0, "b": None, "c": 0}
 
 
 async def test_the_more_streams_are_followed_the_fewer_consumers_of_each_are_looked_at(
-    redis: Server, monkeypatch: pytest.MonkeyPatch
+    redis: Server,
 ) -> None:
-    monkeypatch.setattr(module, "_MAX_CONSUMERS_IN_ALL", 2)
     for stream in ("s", "t"):
         redis.command("XGROUP", "CREATE", stream, "g", "0", "MKSTREAM")
         redis.commands(*[("XGROUP", "CREATECONSUMER", stream, "g", n) for n in range(2)])
-    async with sampling(redis) as sampler:
+    async with sampling(redis, sampled_consumers_in_all=2) as sampler:
         assert await active_of(sampler, "s") == {"g": 0}
         sampler.rates("t")
         assert await active_of(sampler, "s") == {"g": None}
@@ -322,7 +325,7 @@ def test_a_stream_that_is_slow_to_look_at_is_looked_at_less_often(took: float, p
             return [len(looks), 1, 1, []]
 
     async def look_on() -> None:
-        sampler = Sampler(cast("Manager", Slow()), interval_seconds=5.0)
+        sampler = Sampler(cast("Manager", Slow()))
         async with trio.open_nursery() as nursery:
             await nursery.start(sampler.run)
             sampler.rates("huge")

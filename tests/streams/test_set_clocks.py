@@ -136,7 +136,7 @@ async def test_times_that_are_shown_are_those_of_the_servers_clock(
     extended = await bus.work.settle(held.lease, "me", Action.EXTEND, delay_seconds=600)
     page = await bus.pending.page("s", "g")
     now = milliseconds(clock.server)
-    for due in (later.taken.expires, extended.due, *(one.due for one in page.held)):
+    for due in (later.taken.expires, extended.due, *(one.due for one in page.items)):
         assert due is not None
         assert abs(due - now - 600_000) < LATE * 1000
 
@@ -166,8 +166,8 @@ async def test_a_small_step_forward_ends_a_lease_early_by_no_more_than_itself(
     clock.set(40)
     assert not ids(await bus.work.take(take("early"), "me"))
     page = await bus.pending.page("s", "g")
-    left = (page.held[0].due or 0) - page.now
-    assert [one.entry.id for one in page.held] == added
+    left = (page.items[0].due or 0) - page.now
+    assert [one.entry.id for one in page.items] == added
     assert 0 < left <= 12_000
 
 

@@ -54,8 +54,8 @@ async def test_whatever_changes_a_stream_wakes_its_watchers(
     server.command("XADD", "other", "1-1", "f", "v")
     with bus.hub.watch(["s"]) as watch, bus.hub.watch(["unrelated"]) as unrelated:
         await armed(bus, 2)
-        watch.mark()
-        unrelated.mark()
+        watch.reset()
+        unrelated.reset()
         server.command(*change)
         await watch.changed()
         if change != ["FLUSHALL"]:
@@ -65,7 +65,7 @@ async def test_whatever_changes_a_stream_wakes_its_watchers(
 async def test_a_hundred_unread_changes_are_one_push(bus: Bus, server: Server) -> None:
     with bus.hub.watch(["s"]) as watch:
         await armed(bus, 1)
-        watch.mark()
+        watch.reset()
         pushed = bus.hub.statistics().pushes
         server.commands(*[["XADD", "s", "*", "f", "v"]] * 100)
         await watch.changed()
@@ -77,7 +77,7 @@ async def test_a_key_of_another_type_harms_nobody(bus: Bus, server: Server) -> N
     server.command("SET", "s", "not a stream")
     with bus.hub.watch(["s", "t"]) as watch:
         await armed(bus, 2)
-        watch.mark()
+        watch.reset()
         server.command("XADD", "t", "*", "f", "v")
         await watch.changed()
 
@@ -98,7 +98,7 @@ async def test_a_change_between_mark_and_wait_is_not_missed(bus: Bus, server: Se
                 if place == "while waiting":
                     nursery.start_soon(add_once_waiting, watch, server)
                 while True:
-                    watch.mark()
+                    watch.reset()
                     change("after mark")
                     found = await bus.commands.xlen("s")
                     change("after the look")
@@ -176,7 +176,7 @@ async def test_where_tracking_is_refused_the_hub_polls_and_says_so(server: Serve
             await nursery.start(hub.run)
             with hub.watch(["s"]) as watch:
                 for _ in range(3):
-                    watch.mark()
+                    watch.reset()
                     await watch.changed()
                 assert not hub.statistics().tracking
                 assert hub.statistics().pushes == 0
@@ -193,7 +193,7 @@ async def test_the_sweep_finds_what_no_push_announced(server: Server) -> None:
         await nursery.start(hub.run)
         with hub.watch(["s"]) as watch:
             for _ in range(3):
-                watch.mark()
+                watch.reset()
                 await watch.changed()
         assert hub.statistics().tracking
         nursery.cancel_scope.cancel()

@@ -8,7 +8,7 @@ import trio
 import trio.testing
 
 from redstreamd.errors import BusError, Code
-from redstreamd.streams import work as work_module
+from redstreamd.streams.bounds import Bounds
 from redstreamd.streams.bus import Bus
 from redstreamd.streams.entry_codec import Stamp, decode
 from redstreamd.streams.leases import Action, Outcome, Take
@@ -33,10 +33,8 @@ def ids(work: Work) -> list[str]:
     return [entry.id for entry, _ in work.taken.entries]
 
 
-@pytest.fixture
-def told_in_time(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Whoever waits is woken or knows when to look: it does not look again just to be sure."""
-    monkeypatch.setattr(work_module, "_LOOK_AGAIN", 1_000.0)
+#: Waiting takes are woken or know when to try: they do not try again by themselves.
+WOKEN = pytest.mark.bounds(Bounds(work_recheck_seconds=1_000.0))
 
 
 @pytest.mark.limit(60)
@@ -122,10 +120,10 @@ async def test_a_cancelled_turn_goes_to_the_next(bus: Bus) -> None:
         added = (await bus.publisher.add("s", [{"n": 1}], Stamp())).ids
         await until(lambda: got)
         assert got == added
-        assert bus.work._turns == {}
+        assert bus.work.queues == 0
 
 
-@pytest.mark.usefixtures("told_in_time")
+@WOKEN
 async def test_a_lease_that_runs_out_wakes_the_one_who_waits(bus: Bus, server: Server) -> None:
     async with running_bus(server) as other:
         added = (await bus.publisher.add("s", [{"n": 1}], Stamp())).ids
@@ -139,7 +137,7 @@ async def test_a_lease_that_runs_out_wakes_the_one_who_waits(bus: Bus, server: S
         assert await settle(other, second) == {added[0]: Outcome.ALREADY}
 
 
-@pytest.mark.usefixtures("told_in_time")
+@WOKEN
 async def test_a_release_wakes_the_one_who_waits_at_once(bus: Bus) -> None:
     async with trio.open_nursery() as nursery:
         await bus.publisher.add("s", [{"n": 1}], Stamp())
@@ -157,7 +155,7 @@ async def test_a_release_wakes_the_one_who_waits_at_once(bus: Bus) -> None:
         assert ids(got[0]) == ids(held)
 
 
-@pytest.mark.usefixtures("told_in_time")
+@WOKEN
 async def test_a_put_off_retry_comes_back_when_it_is_due(bus: Bus, server: Server) -> None:
     await bus.publisher.add("s", [{"n": 1}], Stamp())
     held = await bus.work.take(take(), "me")

@@ -14,6 +14,7 @@ import trio.testing
 from redstreamd.redisio.connection_manager import Manager, Role
 from redstreamd.redisio.target import Target
 from redstreamd.settings import Settings
+from redstreamd.streams.bounds import DEFAULT_BOUNDS, Bounds
 from redstreamd.streams.bus import Bus
 from redstreamd.streams.lease_tokens import LeaseKey
 from tests.support.servers import Server
@@ -28,11 +29,14 @@ T = TypeVar("T")
 
 @asynccontextmanager
 async def running_bus(
-    server: Server, settings: Settings | None = None, key: LeaseKey = KEY
+    server: Server,
+    settings: Settings | None = None,
+    key: LeaseKey = KEY,
+    bounds: Bounds = DEFAULT_BOUNDS,
 ) -> AsyncIterator[Bus]:
     """Run one daemon's domain on `server` for the block, with lease tokens signed by `key`."""
     manager = Manager(Target(path=server.path))
-    bus = Bus.over(manager, settings or Settings(), key)
+    bus = Bus.over(manager, settings or Settings(), key, bounds)
     async with trio.open_nursery() as nursery:
         await nursery.start(manager.run)
         await nursery.start(bus.hub.run)
@@ -47,17 +51,12 @@ async def asleep(bus: Bus, tasks: int = 1) -> None:
     when it is so; and what it did meanwhile, such as making its stream, is a change that wakes it once more.
     """
     while True:
-        before = bus.hub.statistics(), _sleepers(bus)
+        before = bus.hub.statistics()
         # A push comes before the reply to what is asked after the change; so does the reply to the hub.
-        await bus.commands._manager.execute("PING", role=Role.WATCH, retry_safe=True)
+        await bus.manager.execute("PING", role=Role.WATCH, retry_safe=True)
         await trio.testing.wait_all_tasks_blocked()
-        if before[1] == tasks and (bus.hub.statistics(), _sleepers(bus)) == before:
+        if before.waiting == tasks and bus.hub.statistics() == before:
             return
-
-
-def _sleepers(bus: Bus) -> int:
-    watches = {watch for watchers in bus.hub._watchers.values() for watch in watchers}
-    return sum(watch._woken.statistics().tasks_waiting for watch in watches)
 
 
 class BusThread:
@@ -66,19 +65,23 @@ class BusThread:
     Hypothesis's state machines call ordinary functions; the connections must outlive each call.
     """
 
-    def __init__(self, server: Server, count: int, settings: Settings | None = None) -> None:
+    def __init__(
+        self, server: Server, count: int, settings: Settings | None = None, bounds: Bounds = DEFAULT_BOUNDS
+    ) -> None:
         self.buses: list[Bus] = []
         self._ready = threading.Event()
-        self._thread = threading.Thread(target=trio.run, args=(self._main, server, count, settings))
+        self._thread = threading.Thread(target=trio.run, args=(self._main, server, count, settings, bounds))
         self._thread.start()
         assert self._ready.wait(20)
 
-    async def _main(self, server: Server, count: int, settings: Settings | None) -> None:
+    async def _main(self, server: Server, count: int, settings: Settings | None, bounds: Bounds) -> None:
         self._token = trio.lowlevel.current_trio_token()
         self._stop = trio.Event()
         async with AsyncExitStack() as stack:
             for _ in range(count):
-                self.buses.append(await stack.enter_async_context(running_bus(server, settings)))
+                self.buses.append(
+                    await stack.enter_async_context(running_bus(server, settings, bounds=bounds))
+                )
             self._ready.set()
             await self._stop.wait()
 

@@ -6,7 +6,7 @@ from typing import Any
 
 import trio
 
-from redstreamd.streams.admin.dead_letters import Disposal, Disposed, Fate
+from redstreamd.streams.admin.dead_letters import DeadLetterAction, DeadLetterOutcome, DeadLetterResult
 from redstreamd.streams.bus import Bus
 from redstreamd.streams.entry_codec import Stamp
 from redstreamd.streams.names import Kind, companion_key
@@ -91,7 +91,7 @@ async def test_an_entry_of_redis_cli_comes_back_with_its_repeated_and_binary_fie
 
 async def test_of_two_operators_each_letter_is_replayed_by_one(server: Server) -> None:
     letters = 60
-    fates: list[tuple[int, Disposed]] = []
+    fates: list[tuple[int, DeadLetterResult]] = []
     async with running_bus(server) as one, running_bus(server) as two:
         await bury(one, [{"n": n} for n in range(letters)])
         ids = [raw.decode() for raw, _ in server.command("XRANGE", DEAD, "-", "+")]
@@ -101,7 +101,7 @@ async def test_of_two_operators_each_letter_is_replayed_by_one(server: Server) -
             begins = range(0, letters, 5) if number == 1 else range(letters - 5, -1, -5)
             for begin in begins:
                 some = ids[begin : begin + 5]
-                done = await bus.dead_letters.dispose("s", "g", Disposal.REPLAY, some, dry_run=False)
+                done = await bus.dead_letters.settle("s", "g", DeadLetterAction.REPLAY, some, dry_run=False)
                 fates.extend((number, each) for each in done)
 
         # Neither has yet to connect when the other begins.
@@ -111,10 +111,10 @@ async def test_of_two_operators_each_letter_is_replayed_by_one(server: Server) -
             nursery.start_soon(operate, 2, two)
         values = [flat[1] for flat in fields_of(server, "s")]
         assert server.command("XLEN", DEAD) == 0
-    assert sorted(each.id for _, each in fates if each.fate is Fate.ADDED) == sorted(ids)
-    assert sorted(each.id for _, each in fates if each.fate is Fate.GONE) == sorted(ids)
+    assert sorted(each.id for _, each in fates if each.outcome is DeadLetterOutcome.ADDED) == sorted(ids)
+    assert sorted(each.id for _, each in fates if each.outcome is DeadLetterOutcome.GONE) == sorted(ids)
     # The interleaving happened: both replayed some.
-    assert {number for number, each in fates if each.fate is Fate.ADDED} == {1, 2}
+    assert {number for number, each in fates if each.outcome is DeadLetterOutcome.ADDED} == {1, 2}
     assert sorted(values) == sorted([str(n).encode() for n in range(letters)] * 2)
 
 

@@ -8,7 +8,7 @@ import pytest
 import trio
 
 from redstreamd.redisio.redis_errors import ServerReplied
-from redstreamd.streams.admin import counting, group_admin
+from redstreamd.streams.bounds import Bounds
 from redstreamd.streams.bus import Bus
 from redstreamd.streams.names import RELEASED, Kind, companion_key
 from tests.support.calls import add, call, refusal
@@ -94,9 +94,8 @@ async def test_whoever_waits_gets_what_a_new_position_repeats(bus: Bus) -> None:
     assert got == [first]
 
 
-async def test_long_stretches_are_counted_up_to_a_bound(bus: Bus, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(counting, "_AT_ONCE", 40)
-    monkeypatch.setattr(counting, "MAX_COUNTED", 120)
+@pytest.mark.bounds(Bounds(counted_at_once=40, counted=120))
+async def test_long_stretches_are_counted_up_to_a_bound(bus: Bus) -> None:
     await add(bus, 119)
     await call(bus, "group_create", **GROUP)
     exact = await manage(bus, "set_position", start="latest")
@@ -117,11 +116,10 @@ async def test_large_entries_are_counted_a_few_at_a_time(bus: Bus, server: Serve
     assert trimmed["effect"]["first_kept"] == "13-2"
 
 
+@pytest.mark.bounds(Bounds(counted_at_once=10, counted=20))
 async def test_what_a_destroyed_group_did_not_get_is_a_bound_where_it_cannot_be_counted(
-    bus: Bus, server: Server, monkeypatch: pytest.MonkeyPatch
+    bus: Bus, server: Server
 ) -> None:
-    monkeypatch.setattr(counting, "_AT_ONCE", 10)
-    monkeypatch.setattr(counting, "MAX_COUNTED", 20)
     ids = await add(bus, 50)
     # In the middle, and with entries removed, so that only counting gives the number.
     server.command("XGROUP", "CREATE", "s", "g", ids[9])
@@ -179,10 +177,8 @@ async def test_entries_handed_over_are_resumed_by_the_other_and_by_nobody_else_f
     assert [entry["id"] for entry in resumed["entries"]] == ids
 
 
-async def test_a_removal_that_was_cut_off_goes_on_and_loses_nothing(
-    bus: Bus, server: Server, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(group_admin, "_MOVED_AT_ONCE", 2)
+@pytest.mark.bounds(Bounds(moved_at_once=2))
+async def test_a_removal_that_was_cut_off_goes_on_and_loses_nothing(bus: Bus, server: Server) -> None:
     entries, partial = 95, False
     await add(bus, entries)
     await take(bus, "c")

@@ -11,7 +11,8 @@ import trio
 from redstreamd.redisio.connection_manager import Manager
 from redstreamd.redisio.target import Target
 from redstreamd.settings import Settings
-from redstreamd.streams import entry_ids, pending
+from redstreamd.streams import entry_ids
+from redstreamd.streams.bounds import Bounds
 from redstreamd.streams.bus import Bus
 from tests.support.buses import KEY
 from tests.support.calls import add, call, refusal
@@ -64,10 +65,8 @@ async def test_pages_follow_one_another(bus: Bus, count: int) -> None:
     assert len(found) == -(-25 // count)
 
 
-async def test_a_search_goes_on_where_its_bound_ended_it(
-    bus: Bus, server: Server, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(pending, "MAX_LOOKED_AT", 7)
+@pytest.mark.bounds(Bounds(pending_scanned=7))
+async def test_a_search_goes_on_where_its_bound_ended_it(bus: Bus, server: Server) -> None:
     ids = await add(bus, 25)
     await call(bus, "work_take", **GROUP, consumer="a", count=100)
     server.command("XCLAIM", "s", "g", "b", 0, ids[20])

@@ -12,7 +12,7 @@ from redstreamd.policy import Principal
 from redstreamd.redisio.redis_errors import OutcomeUnknown
 from redstreamd.settings import Settings
 from redstreamd.settings.sections import LimitsSettings, StreamsSettings
-from redstreamd.streams import request_reply
+from redstreamd.streams.bounds import Bounds
 from redstreamd.streams.bus import Bus
 from redstreamd.streams.entry_codec import Stamp
 from redstreamd.streams.entry_pages import Pages
@@ -140,10 +140,8 @@ async def test_an_answer_may_be_added_by_hand_and_by_redis_cli(bus: Bus, server:
     assert [line["stream"] for line in listed["streams"]] == [stream]
 
 
-async def test_the_reply_stream_is_bounded_in_time_and_length(
-    bus: Bus, server: Server, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(request_reply, "MAX_REPLIES", 100)
+@pytest.mark.bounds(Bounds(replies=100))
+async def test_the_reply_stream_is_bounded_in_time_and_length(bus: Bus, server: Server) -> None:
     await ask(bus, 0)
     kept = server.command("PTTL", MINE)
     assert 0 < kept <= 86_400_000
@@ -187,7 +185,7 @@ async def test_a_worker_that_died_between_reply_and_acknowledgement_has_answered
 ) -> None:
     await ask(bus, 0, correlation_id="c")
     first = await take(bus, "one")
-    await bus.answers.answer(first["lease"], "worker", None, {"from": "one"})
+    await bus.replies.publish(first["lease"], "worker", None, {"from": "one"})
     assert server.command("XPENDING", "s", "g")[0] == 1
     seconds = int(server.command("TIME")[0]) - 1
     (entry,) = first["entries"]
@@ -359,10 +357,10 @@ async def test_the_answer_to_an_older_request_is_not_taken(bus: Bus, server: Ser
     assert got["reply"]["fields"] == {"n": 1}
 
 
+@pytest.mark.bounds(Bounds(replies=10))
 async def test_an_answer_far_behind_others_is_found_also_in_a_long_stream_of_the_askers(
-    bus: Bus, server: Server, monkeypatch: pytest.MonkeyPatch
+    bus: Bus, server: Server
 ) -> None:
-    monkeypatch.setattr(request_reply, "MAX_REPLIES", 10)
     server.commands(*[("XADD", "mine", f"{n}-1", "n", n) for n in range(1, 500)])
     await ask(bus, 0, reply_to="mine", correlation_id="c")
     taken = await take(bus)

@@ -8,8 +8,8 @@ from typing import Any
 import pytest
 import trio
 
-from redstreamd.streams.admin import stream_admin
 from redstreamd.streams.admin.stream_admin import Removal
+from redstreamd.streams.bounds import Bounds
 from redstreamd.streams.bus import Bus
 from redstreamd.streams.entry_codec import Stamp
 from redstreamd.streams.names import Kind, companion_key
@@ -55,10 +55,10 @@ async def test_a_trim_removes_what_its_dry_run_said(bus: Bus, server: Server, bo
 
 
 @pytest.mark.parametrize(("max_length", "kept"), [(0, 0), (1, 1), (9, 9), (10, 10), (11, 10)])
+@pytest.mark.bounds(Bounds(counted_at_once=3))
 async def test_a_length_is_met_exactly_also_among_deleted_entries(
-    bus: Bus, server: Server, monkeypatch: pytest.MonkeyPatch, max_length: int, kept: int
+    bus: Bus, server: Server, max_length: int, kept: int
 ) -> None:
-    monkeypatch.setattr(stream_admin, "_WALKED_AT_ONCE", 3)
     ids = await add(bus, 14)
     server.command("XDEL", "s", ids[0], ids[3], ids[4], ids[13])
     rest = left(server)
@@ -218,9 +218,9 @@ async def test_no_entry_is_missed_by_a_taker_while_another_daemon_trims_without_
                 await one.publisher.add("s", batch, Stamp())
                 added += 10
                 while True:
-                    shape = await one.streams.shape("s")
+                    shape = await one.streams.info("s")
                     boundary = await one.streams.boundary(shape, 3)
-                    cut = await one.streams.remove(shape, Removal.TRIM, [boundary], really=True, force=False)
+                    cut = await one.streams.remove(shape, Removal.TRIM, [boundary], execute=True, force=False)
                     trims += cut.removed > 0
                     refusals += cut.needed_by > 0
                     if not cut.needed_by:

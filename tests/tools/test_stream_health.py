@@ -12,9 +12,10 @@ import trio
 from redstreamd.redisio.reply_parsing import GroupInfo
 from redstreamd.settings import Settings
 from redstreamd.settings.sections import LeasesSettings
+from redstreamd.streams.bounds import Bounds
 from redstreamd.streams.bus import Bus
-from redstreamd.streams.diagnosis import group_findings, sampler, stream_health
-from redstreamd.streams.diagnosis.lag import Lag, Shape
+from redstreamd.streams.diagnosis import stream_health
+from redstreamd.streams.diagnosis.lag import Lag, StreamInfo
 from redstreamd.streams.diagnosis.sampler import Rates
 from redstreamd.streams.diagnosis.server_figures import ServerFacts, server_findings
 from redstreamd.tools.arguments import Structurer
@@ -29,10 +30,8 @@ from tests.support.waiting import until
 GROUP = {"stream": "s", "group": "g"}
 
 
-@pytest.fixture(autouse=True)
-def sampled_in_time(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A sample that took long because the machine was busy does not put off the next one."""
-    monkeypatch.setattr(sampler, "_PAUSE_SHARE", 0)
+#: Samples often; one that took long because the machine was busy does not delay the next one.
+SAMPLING = Bounds(sample_seconds=0.02, sample_pause_share=0)
 
 
 def found(diagnosis: dict[str, Any], code: str) -> dict[str, Any]:
@@ -375,9 +374,9 @@ async def test_what_may_not_be_asked_is_said_and_the_rest_is_answered(bus: Bus, 
     assert "no_persistence" not in codes(diagnosis)
 
 
+@pytest.mark.bounds(SAMPLING)
 async def test_rates_appear_once_the_stream_was_asked_about(bus: Bus) -> None:
     async with trio.open_nursery() as nursery:
-        bus.sampler._interval = 0.02
         await nursery.start(bus.sampler.run)
         await add(bus, 5)
         first = await call(bus, "stream_health", stream="s")
@@ -392,9 +391,9 @@ async def test_rates_appear_once_the_stream_was_asked_about(bus: Bus) -> None:
     assert again["stream"]["growth_per_second"] > 0
 
 
+@pytest.mark.bounds(SAMPLING)
 async def test_a_group_is_told_with_how_many_of_its_consumers_were_active(bus: Bus, server: Server) -> None:
     async with trio.open_nursery() as nursery:
-        bus.sampler._interval = 0.02
         await nursery.start(bus.sampler.run)
         await call(bus, "group_create", **GROUP)
         server.command("XGROUP", "CREATECONSUMER", "s", "g", "idle")
@@ -411,11 +410,9 @@ async def test_a_group_is_told_with_how_many_of_its_consumers_were_active(bus: B
     assert (group["consumers"], group["active_consumers"]) == (2, 1)
 
 
-async def test_consumers_that_stopped_are_told_from_those_that_are_at_work(
-    bus: Bus, monkeypatch: pytest.MonkeyPatch
-) -> None:
+@pytest.mark.bounds(Bounds(untaken_seconds=0.2))
+async def test_consumers_that_stopped_are_told_from_those_that_are_at_work(bus: Bus) -> None:
     """From the first call on, without an earlier sample."""
-    monkeypatch.setattr(group_findings, "_UNTAKEN", 0.2)
     await add(bus, 1)
     taken = await call(bus, "work_take", consumer="worker", lease_seconds=1_000, **GROUP)
     await add(bus, 3)
@@ -431,10 +428,8 @@ async def test_consumers_that_stopped_are_told_from_those_that_are_at_work(
     assert finding["next_call"]["tool"] == "work_take"
 
 
-async def test_who_works_outside_or_waited_in_vain_has_not_stopped(
-    bus: Bus, server: Server, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(group_findings, "_UNTAKEN", 0.2)
+@pytest.mark.bounds(Bounds(untaken_seconds=0.2))
+async def test_who_works_outside_or_waited_in_vain_has_not_stopped(bus: Bus, server: Server) -> None:
     await add(bus, 2)
     server.command("XGROUP", "CREATE", "s", "g", "0")
     # Another program works on one entry at a time and takes its time.
@@ -534,7 +529,7 @@ async def test_a_group_beyond_the_end_of_its_stream_is_found(bus: Bus) -> None:
 def test_a_stream_that_is_trimmed_is_not_said_to_be_untrimmed(
     length: int, growth: float, added: float, expected: str | None
 ) -> None:
-    shape = Shape("s", 0, length, 1, "1-1", "2-1", "2-1", length * 2, None, length * 100)
+    shape = StreamInfo("s", 0, length, 1, "1-1", "2-1", "2-1", length * 2, None, length * 100)
     rates = Rates(60.0, added, growth, {})
     info = GroupInfo("g", 1, 0, "2-1", length * 2, 0)
     findings = [
@@ -543,9 +538,9 @@ def test_a_stream_that_is_trimmed_is_not_said_to_be_untrimmed(
     assert findings == ([] if expected is None else [expected])
 
 
+@pytest.mark.bounds(SAMPLING)
 async def test_what_is_put_off_is_not_being_worked_on(bus: Bus) -> None:
     async with trio.open_nursery() as nursery:
-        bus.sampler._interval = 0.02
         await nursery.start(bus.sampler.run)
         await add(bus, 100)
         put_off = await call(bus, "work_take", **GROUP, consumer="a", count=80)

@@ -6,10 +6,8 @@ the reply to each of its commands lost in turn. What it says is the same every t
 
 from __future__ import annotations
 
-import importlib
-import pkgutil
 import re
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from typing import Any
 
@@ -17,10 +15,9 @@ import attrs
 import pytest
 import trio
 
-import redstreamd.streams
 from redstreamd.policy import Principal
 from redstreamd.settings import LeasesSettings, Settings
-from redstreamd.streams.admin import group_admin
+from redstreamd.streams.bounds import DEFAULT_BOUNDS, Bounds
 from redstreamd.streams.bus import Bus
 from redstreamd.streams.names import Kind, companion_key
 from redstreamd.tools.catalog import REGISTRY
@@ -379,7 +376,7 @@ async def woken_often(bus: Bus) -> AsyncIterator[None]:
         while True:
             await trio.sleep(0.01)
             for name in (STREAM, "odd", companion_key(STREAM, Kind.REPLY, "me")):
-                bus.hub.poke(name)
+                bus.hub.notify(name)
 
     async with trio.open_nursery() as nursery:
         nursery.start_soon(wake)
@@ -444,29 +441,22 @@ async def test_an_error_tells_what_the_wait_had_done_before(bus: Bus, server: Se
     assert "dead-lettered 2 entries" in failed[0]["cause"]
 
 
-def sizes_of_parts() -> Iterator[tuple[Any, str]]:
-    """Find every constant that says how much one command of a call deals with."""
-    for info in pkgutil.walk_packages(redstreamd.streams.__path__, "redstreamd.streams."):
-        module = importlib.import_module(info.name)
-        for name, value in vars(module).items():
-            if isinstance(value, int) and name.endswith(("_AT_ONCE", "_PAGE")):
-                yield module, name
+#: Every command of a call deals with one thing.
+SMALLEST = Bounds(**{name: 1 for name in attrs.fields_dict(Bounds) if name.endswith("_at_once")})
 
 
 @pytest.mark.parametrize("each", CASES, ids=names)
 @ON_REDIS
 @pytest.mark.settings(ONCE)
 async def test_a_call_in_the_smallest_parts_tells_what_it_tells_in_large_ones(
-    bus: Bus, server: Server, monkeypatch: pytest.MonkeyPatch, each: Case
+    bus: Bus, server: Server, each: Case
 ) -> None:
-    sizes = [(module, name) for module, name in sizes_of_parts() if name != "MAX_SCANS_AT_ONCE"]
-    assert len(sizes) >= 6
+    assert DEFAULT_BOUNDS != SMALLEST
     how = {"timeout_seconds": 0} if each in WAITING else {}
     large = await told_by(bus, server, each, **how)
     server.flush()
-    for module, name in sizes:
-        monkeypatch.setattr(module, name, 1)
-    small = await told_by(bus, server, each, **how)
+    async with running_bus(server, ONCE, bounds=SMALLEST) as piecemeal:
+        small = await told_by(piecemeal, server, each, **how)
     assert small == large
 
 
@@ -474,15 +464,15 @@ async def test_a_call_in_the_smallest_parts_tells_what_it_tells_in_large_ones(
 @pytest.mark.limit(60)
 @ON_REDIS
 async def test_a_call_whose_replies_are_lost_tells_what_it_tells_otherwise(
-    server: Server, monkeypatch: pytest.MonkeyPatch, each: Case
+    server: Server, each: Case
 ) -> None:
     """One after the other: the reply to its first command, to its second, ... is lost with the connection."""
-    monkeypatch.setattr(group_admin, "_MOVED_AT_ONCE", 3)
+    few = Bounds(moved_at_once=3)
     how = {"timeout_seconds": 0} if each in WAITING else {}
     async with (
-        running_bus(server, ONCE) as direct,
+        running_bus(server, ONCE, bounds=few) as direct,
         proxy_to(server.path) as proxy,
-        bus_at(through(proxy), settings=ONCE, **QUICK) as bus,
+        bus_at(through(proxy), settings=ONCE, bounds=few, **QUICK) as bus,
     ):
         undisturbed = await told_by(direct, server, each, **how)
         # Every connection is open, so that the lost reply is one of the call.

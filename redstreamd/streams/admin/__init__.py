@@ -1,1 +1,1 @@
-"""Changes that need care: groups, streams and dead letters, counted before they are made."""
+"""Administration of groups, streams and dead letters."""

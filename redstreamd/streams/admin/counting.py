@@ -1,18 +1,14 @@
-"""Counting a stretch of a stream, which Redis has no command for."""
+"""Counting a range of entries, for which Redis has no command."""
 
 from __future__ import annotations
 
 import attrs
 
 from redstreamd.redisio.connection_manager import Manager, Role
+from redstreamd.streams.bounds import DEFAULT_BOUNDS, Bounds
 from redstreamd.streams.scripts import load
 
-_COUNT = load("count_entries")
-
-#: Entries counted by one script, fewer if they are large: 1 to 3 ms of the server's time if they are small.
-_AT_ONCE = 1_000
-#: Entries counted in all before the answer is "at least": about 0.2 s, in pieces.
-MAX_COUNTED = 100_000
+_COUNT = load("ids", "count_entries")
 
 
 @attrs.frozen
@@ -20,8 +16,8 @@ class Count:
     """A number of entries.
 
     Attributes:
-        entries: How many there are, or at least how many.
-        exact: Whether there are no more.
+        entries: Their number, or at least so many.
+        exact: Whether that is all.
     """
 
     entries: int
@@ -32,18 +28,46 @@ class Count:
         return {name if self.exact else f"{name}_at_least": self.entries}
 
 
-async def count_between(manager: Manager, stream: str, first: str, last: str) -> Count:
-    """Count the entries from `first` to `last`, positions as XRANGE takes them; up to `MAX_COUNTED`.
+@attrs.frozen
+class Counter:
+    """Counts entries.
 
-    Others are served in between, so entries that come or go meanwhile may or may not be counted.
+    Attributes:
+        manager: Reaches Redis.
+        limits: How many are counted at once and in all.
     """
-    counted = 0
-    while counted < MAX_COUNTED:
-        found, reached, more = await manager.run_script(
-            _COUNT, keys=[stream], args=[first, last, _AT_ONCE], retry_safe=True, role=Role.BULK
+
+    manager: Manager
+    limits: Bounds = DEFAULT_BOUNDS
+
+    async def count(self, stream: str, first: str, last: str) -> Count:
+        """Count the entries from `first` to `last`, positions as XRANGE takes them.
+
+        This takes several scripts, so entries that are added or removed meanwhile may or may not be counted.
+        """
+        counted = 0
+        while counted < self.limits.counted:
+            found, reached, more = await self.step(stream, first, last, self.limits.counted_at_once)
+            counted += found
+            if not more:
+                return Count(counted, exact=True)
+            first = f"({reached}"
+        return Count(counted, exact=False)
+
+    async def step(
+        self, stream: str, first: str, last: str, max_entries: int
+    ) -> tuple[int, str | None, bool]:
+        """Count at most `max_entries`, fewer if they are large.
+
+        Returns: their number, the ID of the last of them, and whether there may be more.
+        """
+        reply = await _COUNT.run(
+            self.manager,
+            stream=stream,
+            first=first,
+            last=last,
+            max_entries=max_entries,
+            retry_safe=True,
+            role=Role.BULK,
         )
-        counted += found
-        if not more:
-            return Count(counted, exact=True)
-        first = f"({reached.decode()}"
-    return Count(counted, exact=False)
+        return reply.counted, reply.reached, reply.more

@@ -1,7 +1,4 @@
-"""Dead letters: looking at them, putting them back into their stream, deleting them.
-
-How an entry becomes a dead letter is the leases' affair (``lua/dead_letter.lua``).
-"""
+"""Dead letters: listing, replaying and deleting them. ``lua/dead_letter.lua`` makes them."""
 
 from __future__ import annotations
 
@@ -14,7 +11,7 @@ from redstreamd.redisio.commands import Commands
 from redstreamd.redisio.connection_manager import Manager, Role
 from redstreamd.redisio.reply_parsing import RawEntry
 from redstreamd.streams.entry_pages import Pages
-from redstreamd.streams.error_context import explained, group_not_found
+from redstreamd.streams.error_context import explain_errors, find_group
 from redstreamd.streams.group_clocks import GroupClocks
 from redstreamd.streams.names import Kind, companion_key
 from redstreamd.streams.scripts import load
@@ -26,49 +23,49 @@ _REPLAY = load("clock", "lease_deadlines", "replay")
 _PAGE_BYTES = 4_194_304
 
 
-class Disposal(enum.StrEnum):
+class DeadLetterAction(enum.StrEnum):
     """What to do with a dead letter."""
 
     REPLAY = "replay"
     DELETE = "delete"
 
 
-class Fate(enum.StrEnum):
-    """What became of a dead letter."""
+class DeadLetterOutcome(enum.StrEnum):
+    """What was done to a dead letter."""
 
-    ADDED = "added"  #: It is a new entry of the stream.
+    ADDED = "added"  #: Added to the stream as a new entry.
     RETURNED = "returned"  #: Its original entry, too large to copy, is pending in the group again.
     DELETED = "deleted"
-    GONE = "gone"  #: It was no dead letter any more: somebody else was first.
-    LOST = "lost"  #: It was too large to copy when it died, and its original was deleted since.
-    STUCK = "stuck"  #: It was too large to copy, and the group it could return to is gone.
-    LARGE = "large"  #: Another program made it, of more fields than can be copied.
-    LEFT = "left"  #: Not looked at: those before it were enough for one step.
+    GONE = "gone"  #: There is no such dead letter: another call replayed or deleted it.
+    LOST = "lost"  #: It was too large to copy when it was dead-lettered, and its original was deleted since.
+    STUCK = "stuck"  #: It was too large to copy, and its group does not exist.
+    LARGE = "large"  #: Another program wrote it, with more fields than can be copied.
+    LEFT = "left"  #: Not examined: those before it were enough for one step.
 
 
 @attrs.frozen
-class Disposed:
-    """What became of one dead letter.
+class DeadLetterResult:
+    """Result for one dead letter.
 
     Attributes:
         id: The dead letter's entry ID.
-        fate: What became of it.
+        outcome: What was done to it.
         entry_id: ADDED: the new entry's ID, None in a dry run; RETURNED, STUCK, LOST: the original's.
     """
 
     id: str
-    fate: Fate
+    outcome: DeadLetterOutcome
     entry_id: str | None
 
 
 @attrs.frozen
-class Letters:
+class DeadLetterPage:
     """Some dead letters of a group, oldest first.
 
     Attributes:
         key: The dead-letter stream.
-        entries: The letters; their fields end with the note.
-        total: How many there are in all.
+        entries: The letters; their last field is the note.
+        total: All dead letters of the group.
         has_more: Whether there are more after these.
     """
 
@@ -84,85 +81,77 @@ class DeadLetters:
     def __init__(
         self, manager: Manager, commands: Commands, pages: Pages, hub: TailHub, clocks: GroupClocks
     ) -> None:
-        """Work through `manager`; `hub` wakes those who wait for what comes back, due by `clocks`."""
+        """Work through `manager`; `hub` wakes waiting takes, `clocks` know the groups' clocks."""
         self._manager = manager
         self._clocks = clocks
         self._pages = pages
         self._commands = commands
         self._hub = hub
 
-    async def page(self, stream: str, group: str, *, cursor: str | None, count: int) -> Letters:
+    async def page(self, stream: str, group: str, *, cursor: str | None, count: int) -> DeadLetterPage:
         """Read at most `count` dead letters after the letter `cursor`, oldest first; fewer if they are large.
 
-        They outlive their group and their stream.
+        Dead letters are kept when their group or stream is deleted.
 
         Raises:
-            BusError: STREAM_NOT_FOUND, GROUP_NOT_FOUND if there is neither a dead letter nor what could
-                have any; WRONG_TYPE.
+            BusError: STREAM_NOT_FOUND, GROUP_NOT_FOUND if there is neither a dead letter nor the group;
+                WRONG_TYPE.
         """
         key = companion_key(stream, Kind.DEAD, group)
-        async with explained(self._commands, key):
+        async with explain_errors(self._commands, key):
             start = "-" if cursor is None else f"({cursor}"
-            page = await self._pages.read(key, start, "+", most=count, most_bytes=_PAGE_BYTES)
+            page = await self._pages.read(key, start, "+", max_entries=count, max_bytes=_PAGE_BYTES)
             total = await self._commands.xlen(key)
         if not total:
-            await self._check_exists(stream, group)
-        return Letters(key, page.entries, total, page.has_more)
+            await find_group(self._commands, stream, group)
+        return DeadLetterPage(key, page.entries, total, page.has_more)
 
-    async def dispose(
-        self, stream: str, group: str, disposal: Disposal, ids: Sequence[str], *, dry_run: bool
-    ) -> list[Disposed]:
-        """Replay or delete dead letters in one step: all, or as many as are not too large together.
+    async def settle(
+        self, stream: str, group: str, action: DeadLetterAction, ids: Sequence[str], *, dry_run: bool
+    ) -> list[DeadLetterResult]:
+        """Replay or delete dead letters in one step: all, or as many as its limit of size allows.
 
-        A replayed letter is a new entry with exactly the fields the first one had, stamps and sender
-        included, and every group of the stream gets it. Repeating the call changes nothing more: what
-        is done is GONE.
+        A replayed letter is a new entry with exactly the fields of the original, stamps included, and every
+        group of the stream gets it. Idempotent: what is done is GONE.
 
         Args:
             stream: The stream they came from.
-            group: The group that gave them up.
-            disposal: What to do.
-            ids: Entry IDs of the dead letters; at most some hundred, since nobody else is served meanwhile.
-            dry_run: Change nothing; tell what would become of them.
+            group: The group that dead-lettered them.
+            action: What to do.
+            ids: Entry IDs of the dead letters; at most some hundred, since the server does nothing else
+                meanwhile.
+            dry_run: Change nothing; return what would be done.
 
         Raises:
             BusError: WRONG_TYPE, PERMISSION_DENIED, BACKEND_OUT_OF_MEMORY: nothing was changed.
-                OUTCOME_UNKNOWN: the letters that are gone were dealt with.
+                OUTCOME_UNKNOWN: letters that do not exist any more were processed.
 
-        Cancellation: what was sent is done all the same.
+        Cancellation: what was sent is done nevertheless.
         """
-        key = companion_key(stream, Kind.DEAD, group)
-        async with explained(self._commands, stream, group):
-            outcomes = await self._manager.run_script(
-                _REPLAY,
-                keys=[
-                    stream,
-                    companion_key(stream, Kind.DUE, group),
-                    key,
-                    companion_key(stream, Kind.GROUP, group),
-                ],
-                args=[disposal.value, int(dry_run), group, *self._clocks.told(stream, group), *ids],
+        async with explain_errors(self._commands, stream, group):
+            replies = await _REPLAY.run(
+                self._manager,
+                stream=stream,
+                group=group,
+                action=action.value,
+                dry_run=dry_run,
+                letters=ids,
+                **self._clocks.operands(stream, group),
                 retry_safe=dry_run,
             )
-        disposed = [
-            Disposed(letter, Fate(fate.decode()), entry_id.decode() or None)
-            for letter, (fate, entry_id) in zip(ids, outcomes, strict=True)
+        results = [
+            DeadLetterResult(letter, DeadLetterOutcome(outcome.decode()), entry_id.decode() or None)
+            for letter, (outcome, entry_id) in zip(ids, replies, strict=True)
         ]
-        if not dry_run and any(one.fate is Fate.RETURNED for one in disposed):
-            # The due set is watched by nobody.
-            self._hub.poke(stream)
-        return disposed
+        if not dry_run and any(one.outcome is DeadLetterOutcome.RETURNED for one in results):
+            # Waiting takes do not watch the due set.
+            self._hub.notify(stream)
+        return results
 
     async def other_groups(self, stream: str, group: str) -> int:
         """Count the groups of a stream, which need not exist, without `group`."""
         if await self._commands.key_type(stream) == "none":
             return 0
-        async with explained(self._commands, stream):
+        async with explain_errors(self._commands, stream):
             groups = await self._commands.xinfo_groups(stream, role=Role.BULK)
         return sum(info.name != group for info in groups)
-
-    async def _check_exists(self, stream: str, group: str) -> None:
-        async with explained(self._commands, stream):
-            groups = await self._commands.xinfo_groups(stream)
-        if all(info.name != group for info in groups):
-            raise await group_not_found(self._commands, stream, group)

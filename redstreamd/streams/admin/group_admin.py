@@ -1,7 +1,4 @@
-"""Administration of consumer groups: destroying, setting the position, removing a consumer.
-
-Each has a plan, which says exactly what would happen and changes nothing, and a deed.
-"""
+"""Administration of consumer groups: destroying, setting the position, removing a consumer."""
 
 from __future__ import annotations
 
@@ -13,11 +10,17 @@ from redstreamd.redisio.commands import Commands
 from redstreamd.redisio.connection_manager import Manager, Role
 from redstreamd.redisio.reply_parsing import ConsumerInfo, GroupInfo
 from redstreamd.streams import entry_ids
-from redstreamd.streams.admin.counting import Count, count_between
-from redstreamd.streams.call_records import CallRecord
-from redstreamd.streams.diagnosis.lag import Counted, Lag, Shape, lag_of, shape_of
+from redstreamd.streams.admin.counting import Count, Counter
+from redstreamd.streams.bounds import DEFAULT_BOUNDS, Bounds
+from redstreamd.streams.call_records import call_record
+from redstreamd.streams.diagnosis.lag import Counted, Lag, StreamInfo, compute_lag, read_stream_info
 from redstreamd.streams.durations import milliseconds
-from redstreamd.streams.error_context import explained, group_not_found, quoted, stream_not_found, telling
+from redstreamd.streams.error_context import (
+    append_to_errors,
+    explain_errors,
+    find_group,
+    quoted,
+)
 from redstreamd.streams.group_clocks import GroupClocks
 from redstreamd.streams.group_records import GroupRecords
 from redstreamd.streams.names import Kind, companion_key
@@ -28,28 +31,25 @@ from redstreamd.streams.work import group_position
 _REMOVE = load("clock", "lease_deadlines", "delivery_history", "remove_consumer")
 _DESTROY = load("destroy_group")
 
-#: Pending entries moved by one script; 1 to 3 ms of the server's time.
-_MOVED_AT_ONCE = 100
-
 
 @attrs.frozen
 class GroupState:
-    """A group as it is before anything is done to it; `dead_letters` counts those it has."""
+    """A group and its stream; `dead_letters` is the number of the group's."""
 
-    shape: Shape
+    stream: StreamInfo
     info: GroupInfo
     lag: Lag
     dead_letters: int
 
 
 @attrs.frozen
-class Move:
-    """What setting a group's position does.
+class PositionChange:
+    """Effect of setting a group's position.
 
     Attributes:
         position: The new last-delivered ID.
-        skipped: Entries that were not delivered and will not be.
-        repeated: Entries that were delivered and will be again.
+        skipped: Undelivered entries that will not be delivered.
+        repeated: Entries that will be delivered again.
     """
 
     position: str
@@ -58,11 +58,11 @@ class Move:
 
 
 @attrs.frozen
-class Removal:
-    """What removing a consumer did to its pending entries; `gone` had been deleted from the stream."""
+class ConsumerRemoval:
+    """What was done to the pending entries of a removed consumer; `deleted` are those without content."""
 
     moved: int
-    gone: int
+    deleted: int
     lost: int
 
 
@@ -76,8 +76,11 @@ class GroupAdmin:
         hub: TailHub,
         records: GroupRecords,
         clocks: GroupClocks,
+        limits: Bounds = DEFAULT_BOUNDS,
     ) -> None:
-        """Work through `manager`, `records` and `clocks`; `hub` wakes those who wait for what is released."""
+        """Work through `manager`, `records` and `clocks`; `hub` wakes waiting takes."""
+        self._moved_at_once = limits.moved_at_once
+        self._counter = Counter(manager, limits)
         self._manager = manager
         self._clocks = clocks
         self._commands = commands
@@ -85,89 +88,75 @@ class GroupAdmin:
         self._records = records
 
     async def state(self, stream: str, group: str) -> GroupState:
-        """Return what is to be known of a group before it is changed.
+        """Describe a group.
 
         Raises:
             BusError: STREAM_NOT_FOUND, GROUP_NOT_FOUND, WRONG_TYPE.
         """
-        shape = await shape_of(self._manager, self._commands, stream)
-        if shape is None:
-            raise await stream_not_found(self._commands, stream)
-        async with explained(self._commands, stream, group):
-            infos = await self._commands.xinfo_groups(stream, role=Role.BULK)
-        for info in infos:
-            if info.name == group:
-                dead = await self._commands.xlen(companion_key(stream, Kind.DEAD, group))
-                return GroupState(shape, info, await self._lag(shape, info), dead)
-        raise await group_not_found(self._commands, stream, group)
+        found = await read_stream_info(self._manager, self._commands, stream)
+        info = await find_group(self._commands, stream, group, role=Role.BULK)
+        dead = await self._commands.xlen(companion_key(stream, Kind.DEAD, group))
+        return GroupState(found, info, await self._lag(found, info), dead)
 
-    async def _lag(self, shape: Shape, info: GroupInfo) -> Lag:
-        lag = lag_of(shape, info, counted=None)
-        if lag.exact or not shape.countable:
+    async def _lag(self, stream: StreamInfo, info: GroupInfo) -> Lag:
+        lag = compute_lag(stream, info, counted=None)
+        if lag.exact or not stream.countable:
             return lag
-        found = await count_between(self._manager, shape.stream, f"({info.last_delivered_id}", "+")
-        return lag_of(shape, info, counted=Counted(found.entries, found.exact))
+        found = await self._counter.count(stream.stream, f"({info.last_delivered_id}", "+")
+        return compute_lag(stream, info, counted=Counted(found.entries, found.exact))
 
     async def destroy(self, stream: str, group: str, *, delete_dead_letters: bool) -> bool:
-        """Destroy a group with its pending entries and leases; return False if there was none.
-
-        Its dead letters stay unless they are to go, too. Repeating it is harmless.
-        """
-        async with explained(self._commands, stream):
-            existed = await self._manager.run_script(
-                _DESTROY,
-                keys=[
-                    stream,
-                    *(
-                        companion_key(stream, kind, group)
-                        for kind in (Kind.DUE, Kind.TRIES, Kind.DEAD, Kind.GROUP)
-                    ),
-                ],
-                args=[group, int(delete_dead_letters)],
+        """Destroy a group with its pending entries and leases; return whether it existed. Idempotent."""
+        async with explain_errors(self._commands, stream):
+            existed = await _DESTROY.run(
+                self._manager,
+                stream=stream,
+                group=group,
+                delete_dead_letters=delete_dead_letters,
                 retry_safe=True,
             )
         return bool(existed)
 
-    async def plan_position(self, stream: str, state: GroupState, start: str) -> Move:
-        """Say what it would mean that the first entry to be delivered is the one at `start`."""
+    async def plan_position(self, stream: str, state: GroupState, start: str) -> PositionChange:
+        """Return the effect of making `start` the first entry to be delivered; changes nothing."""
         asked = group_position(start)
-        target = {"0": entry_ids.ZERO, "$": state.shape.last_id}.get(asked, asked)
-        now_at = state.info.last_delivered_id
+        target = {"0": entry_ids.ZERO, "$": state.stream.last_id}.get(asked, asked)
+        current = state.info.last_delivered_id
         skipped = repeated = Count(0, exact=True)
-        async with explained(self._commands, stream):
-            to, at = (entry_ids.parse(one) or (0, 0) for one in (target, now_at))
+        async with explain_errors(self._commands, stream):
+            to, at = (entry_ids.parse(one) or (0, 0) for one in (target, current))
             if to > at:
-                skipped = await count_between(self._manager, stream, f"({now_at}", target)
+                skipped = await self._counter.count(stream, f"({current}", target)
             elif to < at:
-                repeated = await count_between(self._manager, stream, f"({target}", now_at)
-        return Move(target, skipped, repeated)
+                repeated = await self._counter.count(stream, f"({target}", current)
+        return PositionChange(target, skipped, repeated)
 
     async def set_position(self, stream: str, group: str, position: str) -> None:
-        """Let a group go on after the entry ID `position`. What is pending stays pending."""
-        async with explained(self._commands, stream, group):
+        """Set a group's last-delivered ID. What is pending stays pending."""
+        async with explain_errors(self._commands, stream, group):
             await self._commands.xgroup_setid(stream, group, position)
-        # What can be taken changed, and no watched key did.
-        self._hub.poke(stream)
+        # There may be new work, and no watched key changed.
+        self._hub.notify(stream)
 
     async def max_deliveries(self, stream: str, group: str) -> int:
         """Return after how many deliveries an entry of a group is dead-lettered; 0 for never."""
-        async with explained(self._commands, stream, group):
+        async with explain_errors(self._commands, stream, group):
             return await self._records.max_deliveries(stream, group)
 
     async def set_max_deliveries(self, stream: str, group: str, max_deliveries: int) -> None:
-        """Set the limit of a group that exists. It counts from the next take and the next failure on."""
-        async with explained(self._commands, stream, group):
+        """Set the limit of a group that exists, from the next take or failure on."""
+        async with explain_errors(self._commands, stream, group):
             await self._records.set_max_deliveries(stream, group, max_deliveries)
-        # Subscribers of the group are told of it, and no key that is watched changed.
-        self._hub.poke(stream)
+        # Subscribers of the group are notified, and no watched key changed.
+        self._hub.notify(stream)
 
     async def consumer(self, stream: str, group: str, consumer: str) -> ConsumerInfo:
         """Return a consumer of a group.
 
         Raises:
-            BusError: INVALID_ARGUMENT if there is none of this name, with the nearest.
+            BusError: INVALID_ARGUMENT if it does not exist, with similar names.
         """
-        async with explained(self._commands, stream, group):
+        async with explain_errors(self._commands, stream, group):
             known = {info.name: info for info in await self._commands.xinfo_consumers(stream, group)}
         if consumer in known:
             return known[consumer]
@@ -176,52 +165,52 @@ class GroupAdmin:
             Code.INVALID_ARGUMENT,
             f"Group {group!r} has no consumer {consumer[:80]!r}.",
             cause=f"It has {len(known)}, among them: {quoted(similar) or 'none'}.",
-            next_step="stream_health shows those that are gone; pending_list shows who holds what.",
+            next_step="stream_health shows inactive consumers; pending_list shows who holds which entries.",
         )
 
     async def remove_consumer(
         self, stream: str, group: str, consumer: str, *, heir: str | None, heir_seconds: float | None
-    ) -> Removal:
-        """Remove a consumer; what it holds goes to `heir` first, in parts.
+    ) -> ConsumerRemoval:
+        """Move a consumer's pending entries to `heir`, in parts, and remove the consumer.
 
-        Interrupted in between, the consumer is still there with what was not moved yet; repeating the
-        call goes on. Leases of the consumer on what was moved are lost.
+        After an interruption the consumer exists with what was not moved; repeating the call continues. The
+        consumer's leases on moved entries are lost.
 
         Args:
             stream: The stream.
             group: The group.
-            consumer: Who goes.
-            heir: Who gets its pending entries, another than `consumer`; None: they are lost.
-            heir_seconds: For how long the heir alone may resume them; None: anybody may take them now.
+            consumer: Who is removed.
+            heir: Who gets its pending entries, not `consumer`; None: they are lost.
+            heir_seconds: For how long only the heir may resume them; None: anybody may take them now.
         """
-        lease = "" if heir_seconds is None else milliseconds(heir_seconds)
-        moved = gone = lost = removed = part = 0
-        sending = CallRecord.of(self._manager, stream)
+        lease_ms = None if heir_seconds is None else milliseconds(heir_seconds)
+        moved = deleted = part = 0
+        reply = None
+        record = call_record(self._manager, stream)
 
         def done() -> str:
             if not part:
                 return ""
-            return f"Before that, this call passed on {moved} entries of {consumer!r}; repeat it to go on."
+            return f"Before that, this call moved {moved} entries of {consumer!r}; repeat it to continue."
 
-        with telling(done):
-            async with explained(self._commands, stream, group):
-                while not removed:
-                    some, vanished, removed, lost = await self._manager.run_script(
-                        _REMOVE,
-                        keys=[
-                            stream,
-                            *(companion_key(stream, kind, group) for kind in (Kind.DUE, Kind.TRIES)),
-                            sending.key,
-                            companion_key(stream, Kind.GROUP, group),
-                        ],
-                        args=[
-                            *(group, consumer, heir or "", lease, _MOVED_AT_ONCE, part, sending.keep_ms),
-                            *self._clocks.told(stream, group),
-                        ],
+        with append_to_errors(done):
+            async with explain_errors(self._commands, stream, group):
+                while reply is None or not reply.removed:
+                    reply = await _REMOVE.run(
+                        self._manager,
+                        stream=stream,
+                        group=group,
+                        consumer=consumer,
+                        heir=heir,
+                        lease_ms=lease_ms,
+                        max_moved=self._moved_at_once,
+                        part=part,
+                        **record,
+                        **self._clocks.operands(stream, group),
                         retry_safe=True,
                     )
-                    moved += some
-                    gone += vanished
+                    moved += reply.moved
+                    deleted += reply.deleted
                     part += 1
-        self._hub.poke(stream)
-        return Removal(moved, gone, lost)
+        self._hub.notify(stream)
+        return ConsumerRemoval(moved, deleted, reply.lost)

@@ -1,7 +1,7 @@
-"""Administration of streams: trimming, deleting entries, deleting the whole, with regard for the groups.
+"""Administration of streams: trimming, deleting entries, deleting the stream.
 
-What a group has pending, or did not get yet, is removed only by force. The check and the deed are one
-script, so no entry becomes somebody's work in between.
+What a group has pending, or has not read, is removed only by force. Check and removal are one script, so no
+entry is taken in between.
 """
 
 from __future__ import annotations
@@ -16,20 +16,19 @@ from redstreamd.redisio import reply_parsing
 from redstreamd.redisio.commands import Commands
 from redstreamd.redisio.connection_manager import Manager, Role
 from redstreamd.streams import entry_ids
-from redstreamd.streams.admin.counting import Count, count_between
-from redstreamd.streams.diagnosis.lag import Shape, shape_of
-from redstreamd.streams.error_context import explained, stream_not_found
+from redstreamd.streams.admin.counting import Count, Counter
+from redstreamd.streams.bounds import DEFAULT_BOUNDS, Bounds
+from redstreamd.streams.diagnosis.lag import StreamInfo, read_stream_info
+from redstreamd.streams.error_context import explain_errors
 from redstreamd.streams.names import Kind, companion_key
 from redstreamd.streams.scripts import load
 
-_CUT = load("ids", "delete_entries")
-_COUNT = load("count_entries")
+_DELETE = load("ids", "info", "delete_entries")
 
-#: Entries times groups that one check may look at: 50 to 80 ms of the server's time.
+#: Entries times groups that one check may examine: 50 to 80 ms of the server's time.
 _MAX_CHECKS = 10_000
-#: Entries walked to find where a stream of `max_length` entries begins; a second, in pieces.
-_MAX_WALKED = 1_000_000
-_WALKED_AT_ONCE = 1_000
+#: Entries counted to find the boundary of a trim by length; about a second, in parts.
+_MAX_COUNTED = 1_000_000
 
 
 class Removal(enum.StrEnum):
@@ -41,8 +40,8 @@ class Removal(enum.StrEnum):
 
 
 @attrs.frozen
-class Need:
-    """A group that still needs an entry: it is `pending` there or `unread` by it."""
+class GroupNeed:
+    """A group that needs an entry, which is `pending` in it or `unread` by it."""
 
     group: str
     why: str
@@ -50,132 +49,128 @@ class Need:
 
 
 @attrs.frozen
-class Cut:
-    """What a removal did, or would have done.
+class RemovalResult:
+    """Result of a removal or its dry run.
 
     Attributes:
-        removed: Entries removed now; in a dry run of ENTRIES, how many of them there are.
+        removed: Entries removed; in a dry run of ENTRIES, how many of them exist.
         needed_by: How many groups need some of them.
         needs: The first ten of these groups.
     """
 
     removed: int
     needed_by: int
-    needs: list[Need]
+    needs: list[GroupNeed]
 
 
 class StreamAdmin:
     """Administers streams."""
 
-    def __init__(self, manager: Manager, commands: Commands) -> None:
+    def __init__(self, manager: Manager, commands: Commands, limits: Bounds = DEFAULT_BOUNDS) -> None:
         """Work through `manager`."""
+        self._counter = Counter(manager, limits)
         self._manager = manager
         self._commands = commands
 
-    async def shape(self, stream: str) -> Shape:
+    async def info(self, stream: str) -> StreamInfo:
         """Describe a stream.
 
         Raises:
             BusError: STREAM_NOT_FOUND, WRONG_TYPE.
         """
-        shape = await shape_of(self._manager, self._commands, stream)
-        if shape is None:
-            raise await stream_not_found(self._commands, stream)
-        return shape
+        return await read_stream_info(self._manager, self._commands, stream)
 
-    async def boundary(self, shape: Shape, max_length: int) -> str:
-        """Return the ID below which entries go so that the newest `max_length` stay.
+    async def boundary(self, info: StreamInfo, max_length: int) -> str:
+        """Return the ID below which to trim so that the newest `max_length` entries stay.
 
         Entries that are added meanwhile stay, too.
 
         Raises:
-            BusError: TOO_LARGE if that place is too far from either end to be found.
+            BusError: TOO_LARGE if too many entries would have to be counted.
         """
-        drop = shape.length - max_length
+        drop = info.length - max_length
         if drop <= 0:
             return entry_ids.ZERO
         if max_length == 0:
-            return entry_ids.after(shape.last_id)
-        if drop > _MAX_WALKED:
+            return entry_ids.after(info.last_id)
+        if drop > _MAX_COUNTED:
             raise BusError(
                 Code.TOO_LARGE,
-                f"Finding the newest {max_length} of {shape.length} entries would take too long.",
-                cause=f"More than {_MAX_WALKED} entries would have to be passed one by one.",
+                f"Finding the newest {max_length} of {info.length} entries would take too long.",
+                cause=f"More than {_MAX_COUNTED} entries would have to be counted.",
                 next_step="Trim by min_id or max_age_seconds instead, or in several steps.",
             )
         first, left = "-", drop
         while left > 0:
-            found, reached, _ = await self._manager.run_script(
-                _COUNT,
-                keys=[shape.stream],
-                args=[first, "+", min(left, _WALKED_AT_ONCE)],
-                retry_safe=True,
-                role=Role.BULK,
-            )
-            if not found:
+            at_once = min(left, self._counter.limits.counted_at_once)
+            counted, reached, _ = await self._counter.step(info.stream, first, "+", at_once)
+            if not counted:
                 break
-            left -= found
-            first = f"({reached.decode()}"
+            left -= counted
+            first = f"({reached}"
         return entry_ids.after(first[1:])
 
     async def count_below(self, stream: str, boundary: str) -> Count:
-        """Count the entries below an ID, so far as that is worth while."""
+        """Count the entries below an ID."""
         if boundary == entry_ids.ZERO:
             return Count(0, exact=True)
-        return await count_between(self._manager, stream, "-", f"({boundary}")
+        return await self._counter.count(stream, "-", f"({boundary}")
 
     async def remove(
         self,
-        shape: Shape,
+        info: StreamInfo,
         removal: Removal,
-        what: Sequence[str],
+        targets: Sequence[str],
         *,
-        really: bool,
+        execute: bool,
         force: bool,
         delete_dead_letters: bool = False,
-    ) -> Cut:
-        """Remove entries, or the stream with what redstreamd keeps for its groups.
+    ) -> RemovalResult:
+        """Remove entries, or the stream with the companion keys of its groups.
 
         Args:
-            shape: The stream.
+            info: The stream.
             removal: How.
-            what: TRIM: the ID below which entries go. ENTRIES: their IDs. DELETE: nothing.
-            really: Do it; else only look.
-            force: Do it although a group needs some of them.
-            delete_dead_letters: DELETE: those of its groups go, too.
+            targets: TRIM: the ID below which entries are removed. ENTRIES: their IDs. DELETE: nothing.
+            execute: Remove them; False for a dry run.
+            force: Remove them although a group needs some.
+            delete_dead_letters: With DELETE, delete the dead letters of its groups, too.
 
         Raises:
             BusError: TOO_LARGE if there are too many groups to check so many entries in one step.
         """
-        if removal is Removal.TRIM and what[0] == entry_ids.ZERO:
-            # Nothing lies below it, and Redis refuses a range that cannot hold anything.
-            return Cut(0, 0, [])
-        if shape.groups * max(1, len(what)) > _MAX_CHECKS:
+        if removal is Removal.TRIM and targets[0] == entry_ids.ZERO:
+            # There is nothing below it, and Redis refuses such a range.
+            return RemovalResult(0, 0, [])
+        if info.groups * max(1, len(targets)) > _MAX_CHECKS:
             raise BusError(
                 Code.TOO_LARGE,
-                f"{shape.groups} groups are too many to check at once.",
-                cause="Nobody else would be served meanwhile.",
+                f"{info.groups} groups are too many to check at once.",
+                cause="The check would block the server for too long.",
                 next_step="Name fewer entries, or destroy groups that nobody uses with group_manage.",
             )
-        async with explained(self._commands, shape.stream):
+        async with explain_errors(self._commands, info.stream):
             companions: list[str] = []
             if removal is Removal.DELETE:
-                companions = await self._companions(shape.stream, delete_dead_letters)
-            removed, needed_by, listed = await self._manager.run_script(
-                _CUT,
-                keys=[shape.stream, *companions],
-                args=[removal.value, "1" if really else "", int(force), *what],
-                retry_safe=not really,
+                companions = await self._companions(info.stream, delete_dead_letters)
+            reply = await _DELETE.run(
+                self._manager,
+                stream=info.stream,
+                companions=companions,
+                action=removal.value,
+                execute=execute,
+                force=force,
+                targets=targets,
+                retry_safe=not execute,
             )
-        groups, whys, ids = listed[::3], listed[1::3], listed[2::3]
         needs = [
-            Need(reply_parsing.name(group), why.decode(), entry_id.decode())
-            for group, why, entry_id in zip(groups, whys, ids, strict=True)
+            GroupNeed(reply_parsing.name(group), why.decode(), entry_id.decode())
+            for group, why, entry_id in zip(*[iter(reply.needs)] * 3, strict=True)
         ]
-        return Cut(removed, needed_by, needs)
+        return RemovalResult(reply.removed, reply.needed_by, needs)
 
     async def _companions(self, stream: str, dead_letters: bool) -> list[str]:
-        """Return the keys that go with a stream; those that expire by themselves are left to that."""
+        """Return the keys to delete with a stream, without those that expire soon."""
         kinds = (Kind.DUE, Kind.TRIES, *((Kind.DEAD,) if dead_letters else ()), Kind.GROUP)
         infos = await self._commands.xinfo_groups(stream, role=Role.BULK)
         return [companion_key(stream, kind, info.name) for info in infos for kind in kinds]

@@ -1,4 +1,4 @@
-"""What a diagnosis says: findings, each with its evidence, its cause and what to do next."""
+"""The findings of a diagnosis, each with its evidence, its cause and the next call."""
 
 from __future__ import annotations
 
@@ -10,11 +10,11 @@ import attrs
 
 
 class Severity(enum.StrEnum):
-    """How much a finding matters."""
+    """Severity of a finding."""
 
-    CRITICAL = "critical"  #: Work stands still, or data can be lost, now.
-    WARNING = "warning"  #: It will come to that, or part of the work stands still.
-    NOTICE = "notice"  #: Worth knowing; nothing is wrong with it.
+    CRITICAL = "critical"  #: Work has stopped, or data can be lost, now.
+    WARNING = "warning"  #: That will happen, or a part of the work has stopped.
+    NOTICE = "notice"  #: Nothing is wrong.
 
 
 _ORDER = list(Severity)
@@ -22,16 +22,16 @@ _ORDER = list(Severity)
 
 @attrs.frozen
 class Finding:
-    """One thing that was found.
+    """One finding.
 
     Attributes:
-        severity: How much it matters.
-        code: What it is, for programs; stable.
-        cause: What it means and where it comes from, in a sentence or two.
-        evidence: The figures it rests on; durations end in ``_seconds``.
-        group: The consumer group it is about; None for the stream or the server.
-        tool: The tool to call next; None if no tool can help, and then `cause` says what can.
-        arguments: Its arguments.
+        severity: Its severity.
+        code: Stable name, for programs.
+        cause: Its meaning and cause, in a sentence or two.
+        evidence: The figures behind it; durations end in ``_seconds``.
+        group: Its consumer group; None for the stream or the server.
+        tool: The tool to call next; None if no tool helps: then `cause` says what does.
+        arguments: The tool's arguments.
     """
 
     severity: Severity
@@ -44,5 +44,5 @@ class Finding:
 
 
 def by_severity(findings: Iterable[Finding]) -> list[Finding]:
-    """Return findings, the worst first, those of one severity as they came."""
+    """Return findings, the most severe first, else in the given order."""
     return sorted(findings, key=lambda finding: _ORDER.index(finding.severity))

@@ -1,4 +1,4 @@
-"""What is to be known of a consumer group before one can say whether it is well."""
+"""Gathering the facts about a consumer group that a diagnosis needs."""
 
 from __future__ import annotations
 
@@ -12,32 +12,33 @@ from redstreamd.redisio.commands import Commands
 from redstreamd.redisio.connection_manager import Manager
 from redstreamd.redisio.reply_parsing import ConsumerInfo, GroupInfo, PendingEntry
 from redstreamd.streams import entry_ids
-from redstreamd.streams.diagnosis.lag import MOST_COUNTED, SMALL_BYTES, Counted, Lag, Shape, lag_of
+from redstreamd.streams.bounds import DEFAULT_BOUNDS, Bounds
+from redstreamd.streams.diagnosis.lag import SMALL_BYTES, Counted, Lag, StreamInfo, compute_lag
 from redstreamd.streams.diagnosis.sampler import GroupRates
-from redstreamd.streams.error_context import explained
-from redstreamd.streams.names import RELEASED, Kind, companion_key
+from redstreamd.streams.error_context import explain_errors
+from redstreamd.streams.names import RELEASED
 from redstreamd.streams.scripts import load
 
-_DIAGNOSE = load("clock", "lease_deadlines", "group_record", "diagnose")
+_DIAGNOSE = load("ids", "clock", "lease_deadlines", "group_record", "diagnose")
 
-#: Consumers of a group that are looked at; XINFO CONSUMERS has no pages.
+#: Consumers up to which those of a group are listed; XINFO CONSUMERS has no pages.
 MAX_CONSUMERS = 1_000
-#: Bytes of an entry, on average, up to which one is read only to know its ID: there is no other way to that.
+#: Average bytes of an entry up to which one is read whole to get its ID.
 _READ_FOR_ITS_ID = 102_400
-#: Milliseconds by which a group's clock may differ from the server's and be the same.
+#: Difference in milliseconds from which a group's clock counts as different from the server's.
 _CLOCK_SET_MS = 1_000
-#: Deliveries that are many even where an entry may be delivered any number of times.
+#: Deliveries that are many for a group without a limit.
 _MANY_DELIVERIES = 10
 
 
 @attrs.frozen
 class ClockStep:
-    """That the server's clock was set while leases of a group ran, which go by the group's own.
+    """The server's clock was set while leases of a group ran, which use the group's own clock.
 
     Attributes:
         ahead_seconds: By how much the group's clock is ahead of the server's.
-        step_seconds: By how much the server's was set forward, the last time; less than 0 for back.
-        noticed: When that was noticed, in milliseconds by the server's clock as it was then.
+        step_seconds: By how much the server's was last set forward; below 0 for back.
+        noticed: When that was noticed, in milliseconds by the server's clock at that time.
     """
 
     ahead_seconds: float
@@ -46,71 +47,70 @@ class ClockStep:
 
 
 @attrs.frozen
-class Look:
-    """A close look at a group: its oldest pending entries and its dead letters.
+class Examination:
+    """The oldest pending entries of a group, its dead letters, and its first undelivered entries.
 
     Attributes:
         now: The server's time in milliseconds.
         oldest: The pending entry with the lowest ID.
-        looked_at: Pending entries looked at; the following are counts of these.
-        worn: Delivered nearly as often as they may be.
-        worst: The greatest number of deliveries.
-        leased: Under a lease that runs.
-        put_off: Retries that are not due.
-        overdue: Due, and taken by nobody yet.
+        scanned: Pending entries scanned; the following are counts of these.
+        near_limit: Delivered at least `near_limit_from` times.
+        most_deliveries: The greatest number of deliveries.
+        leased: Under a running lease.
+        retries: Retries that are not due.
+        overdue: Due, and not taken yet.
         overdue_since: When the first of them came due, in milliseconds.
-        foreign: Held outside redstreamd.
-        oldest_foreign: The first of them.
-        stale: Consumer -> those of its entries that are neither leased nor put off.
-        dead_letters: Dead letters of the group, all of them.
+        unleased: Held outside redstreamd.
+        oldest_unleased: The first of them.
+        idle_by_consumer: Consumer -> its entries that are neither leased nor delayed.
+        dead_letters: All dead letters of the group.
         newest_dead_letter: Entry ID.
-        undelivered: The first entry that was not delivered yet; None if there is none, or it was not looked
-            for because entries are large.
+        undelivered: ID of the first undelivered entry; None if there is none, or entries are too large.
         max_deliveries: The group's limit of deliveries; 0 for never.
-        worn_at: Deliveries from which an entry is near its end.
-        counted: What was found after the group's position; None if it was not to be counted.
+        near_limit_from: Deliveries from which an entry is near the limit.
+        counted: Entries counted after the group's position; None if they were not counted.
         clock: How the server's clock was set while leases of the group ran; None if it was not.
     """
 
     now: int
     oldest: PendingEntry | None
-    looked_at: int
-    worn: int
-    worst: int
+    scanned: int
+    near_limit: int
+    most_deliveries: int
     leased: int
-    put_off: int
+    retries: int
     overdue: int
     overdue_since: int | None
-    foreign: int
-    oldest_foreign: PendingEntry | None
-    stale: Mapping[str, int]
+    unleased: int
+    oldest_unleased: PendingEntry | None
+    idle_by_consumer: Mapping[str, int]
     dead_letters: int
     newest_dead_letter: str | None
     undelivered: str | None
     max_deliveries: int
-    worn_at: int
+    near_limit_from: int
     counted: Counted | None
     clock: ClockStep | None
 
 
 @attrs.frozen
 class GroupFacts:
-    """Everything that is known of a group.
+    """What is known about a group.
 
     Attributes:
-        info: What XINFO GROUPS says.
+        info: From XINFO GROUPS.
         lag: Its lag.
-        look: The close look.
-        consumers: Its consumers; None if there are more than `MAX_CONSUMERS`. Who stands in for removed ones
-            is none of them.
-        worker_count: How many consumers there are.
-        rates: What happened lately; None if it was not sampled.
-        ahead: It goes on only after an ID that the stream has not reached.
+        examination: Its pending entries and dead letters.
+        consumers: Its consumers, without the placeholder of removed ones; None if there are more than
+            `MAX_CONSUMERS`.
+        worker_count: Number of consumers.
+        rates: Recent rates; None if it was not sampled.
+        ahead: Its position is beyond the stream's last ID.
     """
 
     info: GroupInfo
     lag: Lag
-    look: Look
+    examination: Examination
     consumers: list[ConsumerInfo] | None
     worker_count: int
     rates: GroupRates | None
@@ -118,65 +118,61 @@ class GroupFacts:
 
     @property
     def processing_seconds(self) -> float | None:
-        """How long an entry is worked on: what is put off, or waits for somebody to take it, is not."""
+        """How long an entry is worked on, without the time as a delayed retry or overdue."""
         if self.rates is None or self.rates.processing_seconds is None:
             return None
-        look = self.look
-        at_work = look.looked_at - look.put_off - look.overdue
-        return self.rates.processing_seconds * at_work / max(1, look.looked_at)
+        examined = self.examination
+        at_work = examined.scanned - examined.retries - examined.overdue
+        return self.rates.processing_seconds * at_work / max(1, examined.scanned)
 
 
-async def facts_of(
+async def gather_facts(
     manager: Manager,
     commands: Commands,
-    shape: Shape,
+    stream: StreamInfo,
     info: GroupInfo,
     *,
     max_deliveries: int,
-    look_at: int,
+    max_pending: int,
     rates: GroupRates | None,
-    told: tuple[str | int, ...],
+    clock: Mapping[str, Any],
+    limits: Bounds = DEFAULT_BOUNDS,
 ) -> GroupFacts:
-    """Gather what is to be known of one group, looking at `look_at` pending entries.
+    """Gather the facts about one group, scanning at most `max_pending` pending entries.
 
-    `told` is what `GroupClocks` knows of it.
+    `clock` is from `GroupClocks.operands`.
 
     Raises:
-        BusError: GROUP_NOT_FOUND if it went meanwhile.
+        BusError: GROUP_NOT_FOUND if it was destroyed meanwhile.
     """
-    count = shape.countable and not lag_of(shape, info, counted=None).exact
-    affordable = (shape.memory_bytes or 0) <= _READ_FOR_ITS_ID * max(1, shape.length)
-    async with explained(commands, shape.stream, info.name):
-        reply = await manager.run_script(
-            _DIAGNOSE,
-            keys=[
-                shape.stream,
-                *(companion_key(shape.stream, kind, info.name) for kind in (Kind.DUE, Kind.DEAD, Kind.GROUP)),
-            ],
-            args=[
-                info.name,
-                max_deliveries,
-                look_at,
-                info.last_delivered_id if affordable else "",
-                MOST_COUNTED if count else 1,
-                # Not all of them need be as small as they are on average.
-                MOST_COUNTED * SMALL_BYTES,
-                _MANY_DELIVERIES,
-                *told,
-            ],
+    count = stream.countable and not compute_lag(stream, info, counted=None).exact
+    affordable = (stream.memory_bytes or 0) <= _READ_FOR_ITS_ID * max(1, stream.length)
+    async with explain_errors(commands, stream.stream, info.name):
+        reply = await _DIAGNOSE.run(
+            manager,
+            stream=stream.stream,
+            group=info.name,
+            default_max_deliveries=max_deliveries,
+            max_pending=max_pending,
+            position=info.last_delivered_id if affordable else None,
+            max_counted=limits.lag_counted if count else 1,
+            # Single entries may be larger than the average.
+            max_counted_bytes=limits.lag_counted * SMALL_BYTES,
+            many_deliveries=_MANY_DELIVERIES,
+            **clock,
             retry_safe=True,
         )
         consumers, worker_count = None, info.consumers
         if info.consumers <= MAX_CONSUMERS:
-            listed = await commands.xinfo_consumers(shape.stream, info.name)
+            listed = await commands.xinfo_consumers(stream.stream, info.name)
             consumers = [consumer for consumer in listed if consumer.name != RELEASED]
             worker_count = len(consumers)
-    look = _look(reply, counted=count)
-    position, end = (entry_ids.parse(one) or (0, 0) for one in (info.last_delivered_id, shape.last_id))
+    examination = _examination(reply, counted=count)
+    position, end = (entry_ids.parse(one) or (0, 0) for one in (info.last_delivered_id, stream.last_id))
     return GroupFacts(
         info,
-        lag_of(shape, info, counted=look.counted),
-        look,
+        compute_lag(stream, info, counted=examination.counted),
+        examination,
         consumers,
         worker_count,
         rates,
@@ -184,33 +180,23 @@ async def facts_of(
     )
 
 
-def _look(reply: list[Any], *, counted: bool) -> Look:
-    now, oldest, looked_at, worn, worst, leased, put_off, overdue, since, *rest = reply
-    foreign, oldest_foreign, stale, letters, newest, undelivered, found, complete, limit, near, *clock = rest
-    return Look(
-        now=now,
-        oldest=reply_parsing.pending_entry(oldest) if oldest else None,
-        looked_at=looked_at,
-        worn=worn,
-        worst=worst,
-        leased=leased,
-        put_off=put_off,
-        overdue=overdue,
-        overdue_since=int(since) if since else None,
-        foreign=foreign,
-        oldest_foreign=reply_parsing.pending_entry(oldest_foreign) if oldest_foreign else None,
-        stale={reply_parsing.name(name): held for name, held in zip(stale[::2], stale[1::2], strict=True)},
-        dead_letters=letters,
-        newest_dead_letter=newest.decode() or None,
-        undelivered=undelivered.decode() or None,
-        max_deliveries=limit,
-        worn_at=near,
-        counted=Counted(found, bool(complete)) if counted else None,
-        clock=_clock_step(*clock),
+def _examination(reply: Any, *, counted: bool) -> Examination:
+    idle = zip(*[iter(reply.idle_by_consumer)] * 2, strict=True)
+    clock = None
+    if abs(reply.clock_ahead) >= _CLOCK_SET_MS:
+        clock = ClockStep(reply.clock_ahead / 1000, reply.clock_step / 1000, reply.clock_step_at)
+    examined = {name: value for name, value in vars(reply).items() if name in attrs.fields_dict(Examination)}
+    return Examination(
+        **examined
+        | {
+            "oldest": _pending(reply.oldest),
+            "oldest_unleased": _pending(reply.oldest_unleased),
+            "idle_by_consumer": {reply_parsing.name(consumer): entries for consumer, entries in idle},
+            "counted": Counted(reply.counted, reply.counted_all) if counted else None,
+            "clock": clock,
+        }
     )
 
 
-def _clock_step(ahead: int, step: int, noticed: int) -> ClockStep | None:
-    if abs(ahead) < _CLOCK_SET_MS:
-        return None
-    return ClockStep(ahead / 1000, step / 1000, noticed)
+def _pending(line: list[Any]) -> PendingEntry | None:
+    return reply_parsing.pending_entry(line) if line else None

@@ -1,69 +1,55 @@
-"""What is wrong, or worth knowing, with one consumer group: rules over `GroupFacts`, nothing else."""
+"""The findings about one consumer group: rules over `GroupFacts`."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 from typing import Any
 
-import attrs
-
+from redstreamd.settings import LeasesSettings
 from redstreamd.streams import entry_ids
+from redstreamd.streams.bounds import Bounds
 from redstreamd.streams.diagnosis.findings import Finding, Severity
 from redstreamd.streams.diagnosis.group_facts import MAX_CONSUMERS, GroupFacts
 
-#: Where monitoring of the original Red-Stream server warned, too.
+#: The thresholds of the original Red-Stream server's monitoring.
 MANY_PENDING = 100
 MANY_LAGGING = 100
-#: Seconds for which due work may wait: somebody who waits for it looks every five.
+#: Seconds for which due work may wait: a waiting take checks every five.
 _OVERDUE = 15.0
-#: Seconds for which an entry may wait while no consumer gets any.
-_UNTAKEN = 60.0
-#: Seconds after which a consumer that holds nothing is thought to be gone for good.
+#: Seconds after which an inactive consumer that holds nothing counts as abandoned.
 _ABANDONED = 7 * 86_400.0
+#: Consumers named in a finding.
 _NAMED = 5
-#: What to think of a lag that the server tells and that was not counted to the end.
+#: Appended for a lag that the server reports and that was not counted to the end.
 _ESTIMATED = (
-    " How many, is the server's word: entries were removed from the stream, and it may count some that were "
-    "removed before the group got them."
+    " The number is the server's: entries were removed from the stream, and it may count some that were "
+    "removed before the group read them."
 )
 
 
-@attrs.frozen
-class Limits:
-    """What the settings say about leases.
-
-    Attributes:
-        lease_seconds: The usual lease.
-        foreign_idle_seconds: The idle time after which others' entries may be taken.
-        max_deliveries: The limit of deliveries of groups for which none was set; 0 for never.
-    """
-
-    lease_seconds: float
-    foreign_idle_seconds: float
-    max_deliveries: int
-
-
-def group_findings(stream: str, facts: GroupFacts, limits: Limits) -> Iterator[Finding]:
-    """Say what stands out in one group."""
+def group_findings(
+    stream: str, facts: GroupFacts, leases: LeasesSettings, limits: Bounds
+) -> Iterator[Finding]:
+    """Yield the findings about one group."""
     place = {"stream": stream, "group": facts.info.name}
-    yield from _nobody(place, facts)
+    yield from _no_consumers(place, facts)
     yield from _clock_set(place, facts)
-    yield from _ahead(place, facts)
-    yield from _behind(place, facts)
-    yield from _untaken(place, facts, limits)
-    yield from _held(place, facts, limits)
+    yield from _ahead_of_stream(place, facts)
+    yield from _lagging(place, facts)
+    yield from _no_active_consumers(place, facts, leases, limits)
+    yield from _pending(place, facts, leases)
     yield from _failing(place, facts)
-    yield from _consumers(place, facts, limits)
+    yield from _consumers(place, facts, leases)
 
 
-def _nobody(place: dict[str, Any], facts: GroupFacts) -> Iterator[Finding]:
+def _no_consumers(place: dict[str, Any], facts: GroupFacts) -> Iterator[Finding]:
     if facts.worker_count:
         return
     waiting = facts.lag.entries + facts.info.pending
     yield Finding(
         Severity.CRITICAL if waiting else Severity.WARNING,
         "no_consumers",
-        "The group has no consumer" + (", so nobody works on what waits in it." if waiting else "."),
+        "The group has no consumer" + (", and entries wait for one." if waiting else "."),
         {"consumers": 0, **facts.lag.evidence(), "pending": facts.info.pending},
         place["group"],
         "work_take",
@@ -72,17 +58,17 @@ def _nobody(place: dict[str, Any], facts: GroupFacts) -> Iterator[Finding]:
 
 
 def _clock_set(place: dict[str, Any], facts: GroupFacts) -> Iterator[Finding]:
-    clock = facts.look.clock
+    clock = facts.examination.clock
     if clock is None:
         return
     way = "back" if clock.step_seconds < 0 else "forward"
     yield Finding(
         Severity.WARNING,
         "clock_set",
-        f"The clock of the Redis server was set {way} while leases or retries of the group ran. They go by "
-        "a clock of the group's own and come due as if it had not been, until none is left. Entry IDs, ages "
-        "and the windows of idempotency keys go by the server's clock: check the time synchronisation of the "
-        "server's host (chronyd, systemd-timesyncd).",
+        f"The clock of the Redis server was set {way} while leases or retries of the group ran. They use a "
+        "clock of the group's own, so they come due in time. Entry IDs, ages and the windows of idempotency "
+        "keys use the server's clock: check the time synchronisation of its host (chronyd, "
+        "systemd-timesyncd).",
         {
             "step_seconds": clock.step_seconds,
             "noticed_time": entry_ids.iso_time(clock.noticed),
@@ -94,14 +80,14 @@ def _clock_set(place: dict[str, Any], facts: GroupFacts) -> Iterator[Finding]:
     )
 
 
-def _ahead(place: dict[str, Any], facts: GroupFacts) -> Iterator[Finding]:
+def _ahead_of_stream(place: dict[str, Any], facts: GroupFacts) -> Iterator[Finding]:
     if not facts.ahead:
         return
     yield Finding(
         Severity.WARNING,
         "ahead_of_stream",
-        "The group goes on after an ID that the stream has not reached: entries that are added until then "
-        "are never delivered to it. It was created or set there, or the stream was made anew.",
+        "The group's position is beyond the stream's last ID: entries that are added before that is reached "
+        "are never delivered to it. It was created or set there, or the stream was created again.",
         {"last_delivered_id": facts.info.last_delivered_id},
         place["group"],
         "group_manage",
@@ -109,7 +95,7 @@ def _ahead(place: dict[str, Any], facts: GroupFacts) -> Iterator[Finding]:
     )
 
 
-def _behind(place: dict[str, Any], facts: GroupFacts) -> Iterator[Finding]:
+def _lagging(place: dict[str, Any], facts: GroupFacts) -> Iterator[Finding]:
     lag, rates = facts.lag, facts.rates
     evidence = lag.evidence()
     if rates is not None and rates.lag_per_second is not None:
@@ -143,22 +129,23 @@ def _behind(place: dict[str, Any], facts: GroupFacts) -> Iterator[Finding]:
         )
 
 
-def _untaken(place: dict[str, Any], facts: GroupFacts, limits: Limits) -> Iterator[Finding]:
-    look = facts.look
-    if not facts.consumers or look.undelivered is None:
+def _no_active_consumers(
+    place: dict[str, Any], facts: GroupFacts, leases: LeasesSettings, limits: Bounds
+) -> Iterator[Finding]:
+    examined = facts.examination
+    if not facts.consumers or examined.undelivered is None:
         return
-    # Before Redis 7.2 it is only known when a consumer last tried, which comes to the same while something
-    # waits.
+    # Before Redis 7.2 only the last attempt of a consumer is known; while entries wait, an attempt gets some.
     quiet = min(
         one.idle_seconds if one.inactive_seconds is None else one.inactive_seconds for one in facts.consumers
     )
-    waited = min(age_seconds(look.now, look.undelivered), quiet)
-    # Who holds entries is at work, and may come for more when that is done; and so is who finishes some.
-    held_outside = look.foreign and any(
-        one.pending and one.idle_seconds < limits.foreign_idle_seconds for one in facts.consumers
+    waited = min(age_seconds(examined.now, examined.undelivered), quiet)
+    # A consumer that holds or finishes entries is at work, and may take more later.
+    held_outside = examined.unleased and any(
+        one.pending and one.idle_seconds < leases.foreign_idle_seconds for one in facts.consumers
     )
     finishing = facts.rates is not None and facts.rates.finishing
-    if waited < _UNTAKEN or look.leased or held_outside or finishing:
+    if waited < limits.untaken_seconds or examined.leased or held_outside or finishing:
         return
     yield Finding(
         Severity.WARNING,
@@ -176,19 +163,19 @@ def _untaken(place: dict[str, Any], facts: GroupFacts, limits: Limits) -> Iterat
     )
 
 
-def _held(place: dict[str, Any], facts: GroupFacts, limits: Limits) -> Iterator[Finding]:
-    look, oldest = facts.look, facts.look.oldest
+def _pending(place: dict[str, Any], facts: GroupFacts, leases: LeasesSettings) -> Iterator[Finding]:
+    examined, oldest = facts.examination, facts.examination.oldest
     if oldest is None:
         return
     evidence = {
         "pending": facts.info.pending,
-        "looked_at": look.looked_at,
-        "leased": look.leased,
-        "put_off": look.put_off,
-        "overdue": look.overdue,
-        "held_outside": look.foreign,
+        "looked_at": examined.scanned,
+        "leased": examined.leased,
+        "put_off": examined.retries,
+        "overdue": examined.overdue,
+        "held_outside": examined.unleased,
         "oldest_id": oldest.id,
-        "oldest_age_seconds": age_seconds(look.now, oldest.id),
+        "oldest_age_seconds": age_seconds(examined.now, oldest.id),
     }
     if facts.info.pending > MANY_PENDING:
         yield Finding(
@@ -200,41 +187,41 @@ def _held(place: dict[str, Any], facts: GroupFacts, limits: Limits) -> Iterator[
             "pending_list",
             place,
         )
-    waited = 0.0 if look.overdue_since is None else (look.now - look.overdue_since) / 1000
+    waited = 0.0 if examined.overdue_since is None else (examined.now - examined.overdue_since) / 1000
     if waited > _OVERDUE:
         yield Finding(
             Severity.WARNING,
             "overdue",
             "Leases ran out or retries are due, and no consumer asks for work.",
-            {"overdue": look.overdue, "waiting_seconds": waited},
+            {"overdue": examined.overdue, "waiting_seconds": waited},
             place["group"],
             "work_take",
             {**place, "consumer": "<your name>"},
         )
-    stuck = look.oldest_foreign
-    if stuck is not None and stuck.idle_seconds > limits.foreign_idle_seconds:
+    stuck = examined.oldest_unleased
+    if stuck is not None and stuck.idle_seconds > leases.foreign_idle_seconds:
         yield Finding(
             Severity.WARNING,
             "stuck_pending",
             "Entries were delivered outside redstreamd and never acknowledged. work_take hands them out.",
             {
-                "held_outside": look.foreign,
+                "held_outside": examined.unleased,
                 "oldest_id": stuck.id,
-                "oldest_age_seconds": age_seconds(look.now, stuck.id),
+                "oldest_age_seconds": age_seconds(examined.now, stuck.id),
                 "oldest_idle_seconds": stuck.idle_seconds,
                 "oldest_consumer": stuck.consumer,
             },
             place["group"],
             "pending_list",
-            {**place, "min_idle_seconds": limits.foreign_idle_seconds},
+            {**place, "min_idle_seconds": leases.foreign_idle_seconds},
         )
     spent = facts.processing_seconds
-    if spent is not None and spent > limits.lease_seconds:
+    if spent is not None and spent > leases.lease_seconds:
         yield Finding(
             Severity.NOTICE,
             "slow_processing",
             "An entry stays pending longer than the usual lease: consumers must extend it or ask for more.",
-            {"processing_seconds": round(spent, 3), "lease_seconds": limits.lease_seconds},
+            {"processing_seconds": round(spent, 3), "lease_seconds": leases.lease_seconds},
             place["group"],
             "pending_list",
             place,
@@ -242,33 +229,34 @@ def _held(place: dict[str, Any], facts: GroupFacts, limits: Limits) -> Iterator[
 
 
 def _failing(place: dict[str, Any], facts: GroupFacts) -> Iterator[Finding]:
-    look = facts.look
-    if look.worn:
+    examined = facts.examination
+    if examined.near_limit:
         yield Finding(
             Severity.WARNING,
             "failing_entries",
             "Entries were delivered again and again"
             + (
-                f"; after {look.max_deliveries} deliveries they are dead-lettered."
-                if look.max_deliveries
-                else ", and are never given up: the group's max_deliveries is 0."
+                f"; after {examined.max_deliveries} deliveries they are dead-lettered."
+                if examined.max_deliveries
+                else ", and are never dead-lettered: the group's max_deliveries is 0."
             )
-            + " Their content or what they need is at fault, or consumers die of them.",
-            {"entries": look.worn, "looked_at": look.looked_at, "most_deliveries": look.worst},
+            + " Their content is at fault, or what they need, or consumers crash on them.",
+            {"entries": examined.near_limit, "looked_at": examined.scanned}
+            | {"most_deliveries": examined.most_deliveries},
             place["group"],
             "pending_list",
-            {**place, "min_deliveries": look.worn_at},
+            {**place, "min_deliveries": examined.near_limit_from},
         )
-    if look.dead_letters:
-        newest = look.newest_dead_letter or entry_ids.ZERO
+    if examined.dead_letters:
+        newest = examined.newest_dead_letter or entry_ids.ZERO
         yield Finding(
             Severity.WARNING,
             "dead_letters",
-            "Entries were given up; each says why. They stay until someone replays or deletes them.",
+            "Entries were dead-lettered; each has a reason. They stay until they are replayed or deleted.",
             {
-                "dead_letters": look.dead_letters,
+                "dead_letters": examined.dead_letters,
                 "newest_time": entry_ids.time_of(newest),
-                "newest_age_seconds": age_seconds(look.now, newest),
+                "newest_age_seconds": age_seconds(examined.now, newest),
             },
             place["group"],
             "dead_letter_replay",
@@ -276,22 +264,22 @@ def _failing(place: dict[str, Any], facts: GroupFacts) -> Iterator[Finding]:
         )
 
 
-def _consumers(place: dict[str, Any], facts: GroupFacts, limits: Limits) -> Iterator[Finding]:
+def _consumers(place: dict[str, Any], facts: GroupFacts, leases: LeasesSettings) -> Iterator[Finding]:
     if facts.consumers is None:
         yield Finding(
             Severity.NOTICE,
             "many_consumers",
-            f"There are more than {MAX_CONSUMERS} consumers, too many to look at. A consumer that took a new "
-            "name at every start leaves one behind each time: names should be kept.",
+            f"There are more than {MAX_CONSUMERS} consumers, too many to examine. A consumer that takes a "
+            "new name at every start leaves the old one behind: names should be kept.",
             {"consumers": facts.info.consumers},
             place["group"],
         )
         return
-    stale = facts.look.stale
+    idle = facts.examination.idle_by_consumer
     dead = [
         consumer
         for consumer in facts.consumers
-        if stale.get(consumer.name) and consumer.idle_seconds > limits.foreign_idle_seconds
+        if idle.get(consumer.name) and consumer.idle_seconds > leases.foreign_idle_seconds
     ]
     if dead:
         dead.sort(key=lambda consumer: -consumer.idle_seconds)
@@ -299,7 +287,7 @@ def _consumers(place: dict[str, Any], facts: GroupFacts, limits: Limits) -> Iter
             Severity.WARNING,
             "dead_consumers",
             "Consumers hold entries without a lease and have not asked for anything for long: they are "
-            "probably gone. Whoever calls work_take gets their entries.",
+            "probably gone. work_take hands out their entries.",
             {
                 "consumers": [
                     {"consumer": one.name, "idle_seconds": one.idle_seconds, "pending": one.pending}
@@ -325,6 +313,6 @@ def _consumers(place: dict[str, Any], facts: GroupFacts, limits: Limits) -> Iter
 
 
 def age_seconds(now: int, entry_id: str) -> float:
-    """Return how long ago an entry was added; 0 for IDs that are no times."""
+    """Return how long ago an entry was added; 0 for an ID that is not a time."""
     parts = entry_ids.parse(entry_id) or (now, 0)
     return max(0.0, (now - parts[0]) / 1000)

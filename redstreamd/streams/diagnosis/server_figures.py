@@ -1,4 +1,4 @@
-"""Whether the server keeps what it is given: persistence, memory and replication, as far as it tells."""
+"""Findings about the server: persistence, memory and replication."""
 
 from __future__ import annotations
 
@@ -13,18 +13,18 @@ from redstreamd.streams.diagnosis.findings import Finding, Severity
 
 _SECTIONS = ("persistence", "memory", "replication")
 _NEARLY_FULL, _FULL = 0.9, 0.99
-#: Findings about how the server is set up, the same for every stream and at each call: worth knowing once.
+#: Findings about the server's configuration, the same for all streams and calls.
 STANDING: Final = frozenset({"no_replica", "snapshots_only"})
-#: Seconds by which a replica may trail.
+#: Seconds by which a replica may be behind.
 _REPLICA_LAG = 10
 
 
 @attrs.frozen
 class ServerFacts:
-    """What INFO and the save points say.
+    """Facts from INFO, and the save points.
 
     Attributes:
-        info: The lines of the sections that could be read.
+        info: The fields of the sections that could be read.
         save_points: The setting ``save``; "" for none, None if it may not be read.
         unreadable: What could not be read, and why.
     """
@@ -34,13 +34,13 @@ class ServerFacts:
     unreadable: dict[str, str]
 
     def number(self, name: str) -> int:
-        """Return a figure of INFO; 0 if it is absent."""
+        """Return a number of INFO; 0 if it is absent."""
         text = self.info.get(name, "0")
         return int(text) if text.lstrip("-").isdigit() else 0
 
 
 async def server_facts(commands: Commands) -> ServerFacts:
-    """Ask the server about itself; what its user may not ask is left out, and said.
+    """Ask the server; what the user may not ask is listed as unreadable.
 
     Raises:
         BusError: CONNECTION_ERROR and the like.
@@ -67,7 +67,7 @@ def _why(error: BusError) -> str:
 
 
 def server_summary(facts: ServerFacts) -> dict[str, Any]:
-    """Return the figures that the findings rest on."""
+    """Return the figures behind the findings."""
     names = (
         "aof_enabled",
         "aof_last_write_status",
@@ -89,7 +89,7 @@ def server_summary(facts: ServerFacts) -> dict[str, Any]:
 
 
 def server_findings(facts: ServerFacts) -> Iterator[Finding]:
-    """Say what stands out in the server."""
+    """Yield the findings about the server."""
     yield from _persistence(facts)
     yield from _memory(facts)
     yield from _replication(facts)

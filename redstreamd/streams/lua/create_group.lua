@@ -1,25 +1,25 @@
--- Creates a group and begins its record; or tells that there is one.
+-- Creates a group and begins its record, or reports that it exists.
 --
--- KEYS  1 the stream  2 what an earlier sending of this call did  3 the group's record
--- ARGV  1 group  2 last-delivered ID, as XGROUP CREATE takes it  3 max_deliveries ("": the setting's)
---       4 max_deliveries by the setting  5 how long to remember this call, in ms
--- Returns {1 if this call created the group, max_deliveries of the group}
+-- KEYS stream call_record group_hash
+-- ARGV group position max_deliveries default:int call_record_ms
+-- REPLY created:bool max_deliveries:int
+--
+-- position       last-delivered ID, as XGROUP CREATE takes it
+-- max_deliveries of the group; empty: it has the default, which is the setting's
+-- created        by this call; call_record notes it for a second sending
 
-local stream, call, about = KEYS[1], KEYS[2], KEYS[3]
-local group, id, max_deliveries, default, keep = ARGV[1], ARGV[2], ARGV[3], tonumber(ARGV[4]), ARGV[5]
-
--- What could be refused is tried before anything is created.
-local refused = group_record.refused(about, max_deliveries)
+-- Try what Redis may refuse before the group is created.
+local refused = group_record.refused(group_hash, max_deliveries)
 if refused then return refused end
-redis.call('SET', call, 1, 'XX', 'KEEPTTL')
-redis.call('PEXPIRE', call, keep)
-local created = 1
-local reply = redis.pcall('XGROUP', 'CREATE', stream, group, id, 'MKSTREAM')
-if reply.err then
-  if not string.find(reply.err, 'BUSYGROUP', 1, true) then return reply end
-  created = redis.call('EXISTS', call)
+redis.call('SET', call_record, 1, 'XX', 'KEEPTTL')
+redis.call('PEXPIRE', call_record, call_record_ms)
+local created = true
+local result = redis.pcall('XGROUP', 'CREATE', stream, group, position, 'MKSTREAM')
+if result.err then
+  if not string.find(result.err, 'BUSYGROUP', 1, true) then return result end
+  created = redis.call('EXISTS', call_record) == 1
 else
-  group_record.begin(about, max_deliveries)
-  redis.call('SET', call, 1, 'PX', keep)
+  group_record.begin(group_hash, max_deliveries)
+  redis.call('SET', call_record, 1, 'PX', call_record_ms)
 end
-return {created, group_record.max_deliveries(about, default)}
+return reply({created = created, max_deliveries = group_record.max_deliveries(group_hash, default)})

@@ -1,59 +1,57 @@
--- Removes entries from a stream, unless a group still needs one of them.
+-- Removes entries from a stream, unless a group needs one of them.
 --
--- KEYS  1 the stream, then for delete further keys that go with it
--- ARGV  1 trim | entries | delete  2 "1" to do it, "" to only look  3 "1" to do it whatever groups need
---       4 for trim the ID below which entries go; for entries their IDs, in this and the following
--- Returns {entries removed, groups that need some, {group, "pending" | "unread", ID of the first, ...} of
---          the first ten of these}; nothing is removed if there are any and it is not forced. For entries
---          that are only looked at, how many of them there are instead of how many were removed
+-- KEYS stream companions...
+-- ARGV action execute:bool force:bool targets...
+-- REPLY removed:int needed_by:int needs
+--
+-- companions for delete: further keys to remove
+-- action     trim | entries | delete
+-- execute    otherwise only report
+-- force      remove the entries whatever groups need
+-- targets    for trim the ID below which entries are removed; for entries their IDs
+-- removed    if `entries` are only reported, how many of them exist
+-- needed_by  number of groups that need some; nothing is removed then without force
+-- needs      {group, "pending" | "unread", ID of the first, ...} of the first ten of these groups
 
-local stream, action, really, force = KEYS[1], ARGV[1], ARGV[2] == '1', ARGV[3] == '1'
-
--- The most pending entries that are tried, of one group and of all together: more that lie below the cut
--- and whose content is gone count as needed, to be on the safe side.
-local TRIED, looks = 100, 5000
-
-local function map(flat)
-  local values = {}
-  for index = 1, #flat, 2 do values[flat[index]] = flat[index + 1] end
-  return values
-end
+-- Pending entries that are looked up, of one group and of all together. Deleted ones beyond that count as needed, to
+-- be on the safe side.
+local MAX_LOOKUPS, lookups_left = 100, 5000
+local boundary = ARGV[targets]
 
 local function exists(id)
   return redis.call('XRANGE', stream, id, id)[1] ~= nil
 end
 
 local function pending_between(group, from, to)
-  local tried = math.min(TRIED, looks)
-  -- One more than is tried: it counts as needed.
-  local held = redis.call('XPENDING', stream, group, from, to, tried + 1)
-  for index = 1, math.min(#held, tried) do
-    looks = looks - 1
-    if exists(held[index][1]) then return held[index][1] end
+  local allowed = math.min(MAX_LOOKUPS, lookups_left)
+  -- One more than is looked up: it counts as needed.
+  local page = redis.call('XPENDING', stream, group, from, to, allowed + 1)
+  for index = 1, math.min(#page, allowed) do
+    lookups_left = lookups_left - 1
+    if exists(page[index][1]) then return page[index][1] end
   end
-  return #held > tried and held[1][1] or nil
+  return #page > allowed and page[1][1] or nil
 end
 
 local function unread_between(delivered, to)
-  -- Redis refuses a range that begins beyond the greatest ID.
-  if delivered == LAST_PART .. '-' .. LAST_PART then return nil end
-  local after = redis.call('XRANGE', stream, '(' .. delivered, to, 'COUNT', 1)[1]
-  return after and after[1] or nil
+  if delivered == MAX_ID then return nil end
+  local entry = redis.call('XRANGE', stream, '(' .. delivered, to, 'COUNT', 1)[1]
+  return entry and entry[1] or nil
 end
 
--- Returns why the group needs one of the entries in question, and which.
+-- Returns why the group needs one of the entries, and its ID; nil if it does not.
 local function need(group, delivered)
   if action ~= 'entries' then
-    local to = action == 'trim' and '(' .. ARGV[4] or '+'
-    local held = pending_between(group, '-', to)
-    if held then return 'pending', held end
-    if action == 'delete' or beyond(ARGV[4], delivered) then
+    local to = action == 'trim' and '(' .. boundary or '+'
+    local pending = pending_between(group, '-', to)
+    if pending then return 'pending', pending end
+    if action == 'delete' or beyond(boundary, delivered) then
       local unread = unread_between(delivered, to)
       if unread then return 'unread', unread end
     end
     return nil
   end
-  for index = 4, #ARGV do
+  for index = targets, #ARGV do
     local id = ARGV[index]
     if exists(id) then
       if beyond(id, delivered) then return 'unread', id end
@@ -62,32 +60,32 @@ local function need(group, delivered)
   end
 end
 
-local needed, listed = 0, {}
+local needed_by, needs = 0, {}
 for _, flat in ipairs(redis.call('XINFO', 'GROUPS', stream)) do
   local group = map(flat)
   local why, id = need(group['name'], group['last-delivered-id'])
   if why then
-    needed = needed + 1
-    if needed <= 10 then
-      listed[#listed + 1] = group['name']
-      listed[#listed + 1] = why
-      listed[#listed + 1] = id
+    needed_by = needed_by + 1
+    if needed_by <= 10 then
+      needs[#needs + 1] = group['name']
+      needs[#needs + 1] = why
+      needs[#needs + 1] = id
     end
   end
 end
 
 local removed = 0
-if action == 'entries' and not really then
-  for index = 4, #ARGV do if exists(ARGV[index]) then removed = removed + 1 end end
+if action == 'entries' and not execute then
+  for index = targets, #ARGV do if exists(ARGV[index]) then removed = removed + 1 end end
 end
-if really and (force or needed == 0) then
+if execute and (force or needed_by == 0) then
   if action == 'trim' then
-    removed = redis.call('XTRIM', stream, 'MINID', '=', ARGV[4])
+    removed = redis.call('XTRIM', stream, 'MINID', '=', boundary)
   elseif action == 'entries' then
-    for index = 4, #ARGV do removed = removed + redis.call('XDEL', stream, ARGV[index]) end
+    for index = targets, #ARGV do removed = removed + redis.call('XDEL', stream, ARGV[index]) end
   else
     removed = redis.call('XLEN', stream)
     for _, key in ipairs(KEYS) do redis.call('UNLINK', key) end
   end
 end
-return {removed, needed, listed}
+return reply({removed = removed, needed_by = needed_by, needs = needs})

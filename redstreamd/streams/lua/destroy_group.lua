@@ -1,11 +1,9 @@
--- Destroys a group and what redstreamd keeps for it.
+-- Destroys a group and the keys beside the stream that belong to it. Returns 1 if the group existed.
 --
--- KEYS  1 the stream  2 the group's due set  3 what became of earlier deliveries  4 its dead-letter stream
---       5 its record
--- ARGV  1 group  2 "1" to delete the dead letters, too
--- Returns 1 if there was such a group
+-- KEYS stream due_set history dead_letters group_hash
+-- ARGV group delete_dead_letters:bool
 
-local existed = redis.call('XGROUP', 'DESTROY', KEYS[1], ARGV[1])
-redis.call('UNLINK', KEYS[2], KEYS[3], KEYS[5])
-if ARGV[2] == '1' then redis.call('UNLINK', KEYS[4]) end
+local existed = redis.call('XGROUP', 'DESTROY', stream, group)
+redis.call('UNLINK', due_set, history, group_hash)
+if delete_dead_letters then redis.call('UNLINK', dead_letters) end
 return existed

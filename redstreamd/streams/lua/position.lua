@@ -1,17 +1,16 @@
--- Tells where a stream ends, without sending an entry's content.
+-- Reads where a stream ends, without content of entries. The reply is empty if there is no such key.
 --
--- KEYS  1 the stream
--- Returns {last entry ID ever generated, length, number of groups, now in ms}, or {} if there is no such key
+-- KEYS stream
+-- REPLY last_id:text length:int groups:int now:int
 
-local info = redis.pcall('XINFO', 'STREAM', KEYS[1])
+local info = redis.pcall('XINFO', 'STREAM', stream)
 if info.err then
-  if redis.call('EXISTS', KEYS[1]) == 0 then return {} end
+  if redis.call('EXISTS', stream) == 0 then return {} end
   return info
 end
-local values = {}
-for index = 1, #info, 2 do values[info[index]] = info[index + 1] end
+local values = map(info)
 local clock = redis.call('TIME')
-return {
-  values['last-generated-id'], values['length'], values['groups'],
-  clock[1] * 1000 + math.floor(clock[2] / 1000),
-}
+return reply({
+  last_id = values['last-generated-id'], length = values['length'], groups = values['groups'],
+  now = clock[1] * 1000 + math.floor(clock[2] / 1000),
+})

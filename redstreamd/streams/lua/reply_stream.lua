@@ -1,19 +1,14 @@
--- Prepares the stream that takes the answers to somebody's requests: it exists, is not longer than it
--- may be, and goes when nobody has used it for a while. Adding to it later keeps its time.
+-- Creates a reply stream if it does not exist, trims it, and renews its time to live. Adding to it later does
+-- not change that. Returns the last ID that was ever generated in it.
 --
--- KEYS  1 the reply stream
--- ARGV  1 most entries  2 how long to keep it, in ms
--- Returns the last ID ever generated in it
+-- KEYS stream
+-- ARGV max_length keep_ms
 
-local key = KEYS[1]
-if redis.call('EXISTS', key) == 0 then
-  -- There is no other way to make an empty stream without a group.
-  local id = redis.call('XADD', key, '*', 'made', 'empty')
-  redis.call('XDEL', key, id)
+if redis.call('EXISTS', stream) == 0 then
+  -- There is no other way to create an empty stream without a group.
+  local id = redis.call('XADD', stream, '*', 'made', 'empty')
+  redis.call('XDEL', stream, id)
 end
-redis.call('XTRIM', key, 'MAXLEN', '~', ARGV[1])
-redis.call('PEXPIRE', key, ARGV[2])
-local info = redis.call('XINFO', 'STREAM', key)
-for index = 1, #info, 2 do
-  if info[index] == 'last-generated-id' then return info[index + 1] end
-end
+redis.call('XTRIM', stream, 'MAXLEN', '~', max_length)
+redis.call('PEXPIRE', stream, keep_ms)
+return map(redis.call('XINFO', 'STREAM', stream))['last-generated-id']

@@ -1,47 +1,42 @@
--- Reads the counters of a stream and, unless they are many, of its groups and of their consumers.
+-- Reads the counters of a stream and, unless there are too many, of its groups and consumers.
 --
--- KEYS  1 the stream
--- ARGV  1 most groups to read  2 most consumers to read, of all groups together  3 the time in ms since
---       which a consumer is to have been active  4 a consumer that is none
--- Returns {now, entries ever added, length, {{group, pending, entries read, lag, active consumers}, ...}},
---          -1 for what the server cannot tell or was not read, or {} if there is no such stream
+-- KEYS stream
+-- ARGV max_groups:int max_consumers:int since:int placeholder
+-- REPLY now:int added:int length:int groups
+--
+-- max_consumers of all groups together
+-- since         time in ms; consumers that were active after it are counted
+-- placeholder   a consumer that is not counted
+-- groups        {group, pending, entries read, lag, active consumers}; -1 for what is not known
+-- The reply is empty if there is no such stream.
 
-local room, since, nobody = tonumber(ARGV[2]), tonumber(ARGV[3]), ARGV[4]
-
-local function map(flat)
-  local values = {}
-  for index = 1, #flat, 2 do values[flat[index]] = flat[index + 1] end
-  return values
-end
-
-if redis.call('TYPE', KEYS[1]).ok ~= 'stream' then return {} end
+if redis.call('TYPE', stream).ok ~= 'stream' then return {} end
 local clock = redis.call('TIME')
 local now = clock[1] * 1000 + math.floor(clock[2] / 1000)
 
-local function active_in(group)
+local function count_active(group)
   local active = 0
-  for _, flat in ipairs(redis.call('XINFO', 'CONSUMERS', KEYS[1], group)) do
+  for _, flat in ipairs(redis.call('XINFO', 'CONSUMERS', stream, group)) do
     local consumer = map(flat)
-    -- Until it was split in Redis 7.2, "idle" had nearly the meaning of "inactive": an attempt in vain
-    -- did not end it.
+    -- Before Redis 7.2 only "idle" is known, which a read without result resets, too.
     local inactive = consumer['inactive'] or consumer['idle']
-    if inactive >= 0 and now - inactive > since and consumer['name'] ~= nobody then active = active + 1 end
+    if inactive >= 0 and now - inactive > since and consumer['name'] ~= placeholder then active = active + 1 end
   end
   return active
 end
 
-local info = map(redis.call('XINFO', 'STREAM', KEYS[1]))
+local info = map(redis.call('XINFO', 'STREAM', stream))
 local groups = {}
-if info['groups'] <= tonumber(ARGV[1]) then
-  for index, flat in ipairs(redis.call('XINFO', 'GROUPS', KEYS[1])) do
+if info['groups'] <= max_groups then
+  for index, flat in ipairs(redis.call('XINFO', 'GROUPS', stream)) do
     local group = map(flat)
     local active = -1
-    -- A group that does not fit leaves the room to the next.
-    if group['consumers'] <= room then
-      room = room - group['consumers']
-      active = active_in(group['name'])
+    -- A group with too many consumers leaves the budget to the next.
+    if group['consumers'] <= max_consumers then
+      max_consumers = max_consumers - group['consumers']
+      active = count_active(group['name'])
     end
     groups[index] = {group['name'], group['pending'], group['entries-read'] or -1, group['lag'] or -1, active}
   end
 end
-return {now, info['entries-added'] or -1, info['length'], groups}
+return reply({now = now, added = info['entries-added'], length = info['length'], groups = groups})

@@ -1,24 +1,27 @@
--- Describes a stream without sending an entry's content.
+-- Describes a stream, without content of entries. The reply is empty if there is no such key, and what the server
+-- does not tell is empty in it.
 --
--- KEYS  1 the stream
--- Returns {now, length, number of groups, IDs of the first and the last entry or "", last ID ever
---          generated, entries ever added, greatest ID ever deleted or "", bytes of memory}, -1 for what
---          the server cannot tell, or {} if there is no such key
+-- KEYS stream
+-- REPLY now:int length:int groups:int first_id:text newest_id:text last_id:text added:int deleted_id:text memory_bytes:int
+--
+-- last_id    the last ID ever generated
+-- added      entries ever added
+-- deleted_id the greatest ID ever deleted
 
-local info = redis.pcall('XINFO', 'STREAM', KEYS[1])
+local info = redis.pcall('XINFO', 'STREAM', stream)
 if info.err then
-  if redis.call('EXISTS', KEYS[1]) == 0 then return {} end
+  if redis.call('EXISTS', stream) == 0 then return {} end
   return info
 end
-local values = {}
-for index = 1, #info, 2 do values[info[index]] = info[index + 1] end
--- The user may lack the right to this one.
-local memory = redis.pcall('MEMORY', 'USAGE', KEYS[1]) -- optional
+local values = map(info)
+-- The user may lack the right to this command.
+local memory = redis.pcall('MEMORY', 'USAGE', stream) -- optional
 local clock = redis.call('TIME')
-return {
-  clock[1] * 1000 + math.floor(clock[2] / 1000), values['length'], values['groups'],
-  values['first-entry'] and values['first-entry'][1] or '',
-  values['last-entry'] and values['last-entry'][1] or '', values['last-generated-id'],
-  values['entries-added'] or -1, values['max-deleted-entry-id'] or '',
-  type(memory) == 'number' and memory or -1,
-}
+local deleted_id = values['max-deleted-entry-id']
+return reply({
+  now = clock[1] * 1000 + math.floor(clock[2] / 1000), length = values['length'], groups = values['groups'],
+  first_id = values['first-entry'] and values['first-entry'][1],
+  newest_id = values['last-entry'] and values['last-entry'][1], last_id = values['last-generated-id'],
+  added = values['entries-added'], deleted_id = deleted_id ~= '0-0' and deleted_id,
+  memory_bytes = type(memory) == 'number' and memory,
+})

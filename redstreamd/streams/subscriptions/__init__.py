@@ -1,1 +1,1 @@
-"""Who wants to be told of changes, and telling them; over the tail hub."""
+"""Subscriptions to changes, over the tail hub."""

@@ -1,28 +1,29 @@
-"""Follows the topics that somebody subscribes to, each at the cost of one, however many subscribe.
+"""Follows the topics that have subscribers; the cost does not depend on their number.
 
-Owns one watch of the tail hub and one task for each topic: mark, look, tell those who were told an older
-version, wait for a change. So changes that come in a burst are one, the last change is always told, and
-after a reconnect to Redis the hub wakes every feed, which looks and tells what happened meanwhile. Who the
-listeners are is not known here.
+Owns one watch of the tail hub and one task for each topic: reset the watch, read the topic's version, notify
+listeners that know another version, wait for a change. So a burst of changes is one notification, and the
+last change is always notified. After a reconnect to Redis the hub wakes every feed.
 """
 
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from functools import partial
 
 import attrs
 import trio
 
 from redstreamd.errors import BusError, Code
-from redstreamd.streams.subscriptions.topics import Sources, Topic
+from redstreamd.streams.shared_requests import SharedRequest
+from redstreamd.streams.subscriptions.topics import Pace, Sources, Topic
 from redstreamd.streams.tail_hub import TailHub, Watch
-from redstreamd.streams.waiting import PASSING, RETRY_LOOK
+from redstreamd.streams.waiting import RETRY_SECONDS, TRANSIENT
 
-#: Failures that say nothing about the topic: Redis could not be asked.
-_UNTOLD = PASSING | {Code.INTERNAL}
-#: A poll waits so many times as long as its look took, so polling takes at most 2 % of anybody's time.
-_POLL_SHARE = 50
+#: Errors that say nothing about the topic: Redis could not be asked.
+_NO_VERSION = TRANSIENT | {Code.INTERNAL}
+#: A pause between polls is so many times as long as the read took, so polling takes at most 2 % of the time.
+POLL_SHARE = 50
 
 #: The version of a topic while Redis cannot be asked; older than any other.
 UNKNOWN = ""
@@ -30,73 +31,82 @@ UNKNOWN = ""
 
 @attrs.define(eq=False)
 class Listener:
-    """One party's interest in one topic.
+    """A listener to one topic.
 
     Attributes:
         feed: The topic's feed.
-        tell: Called with each new version; must not block or raise.
-        told: The version it knows; None until it has one to compare with.
+        notify: Called with each new version; must not block or raise.
+        known: The version it knows; None until `Feeds.baseline`.
     """
 
     feed: Feed
-    tell: Callable[[str], None]
-    told: str | None = None
+    notify: Callable[[str], None]
+    known: str | None = None
 
 
 @attrs.define(eq=False)
 class Feed:
-    """One topic and those who listen to it; goes when the last of them does.
+    """One topic and its listeners; removed with the last of them.
 
     Attributes:
-        topic: What it is about.
-        watch: The tail hub wakes this.
-        resources: What ends the watch.
-        version: What the last look found that could be told.
-        listeners: Who is to be told.
+        topic: The topic.
+        pace: How often it is read.
+        watch: Woken by the tail hub.
+        resources: Closes the watch.
+        read: Reads the version and publishes it; returns whether there was one.
+        version: The last version read.
+        listeners: Who is notified.
         scope: Ends its task.
-        looking: Held by who looks, so that looks are told in their order.
-        begun: How many looks began.
-        done: The number of the last look that ended.
-        known: Whether that one could be told.
     """
 
     topic: Topic
+    pace: Pace
     watch: Watch
     resources: contextlib.ExitStack
+    read: SharedRequest[bool]
     version: str = UNKNOWN
     listeners: set[Listener] = attrs.field(factory=set)
     scope: trio.CancelScope = attrs.field(factory=trio.CancelScope)
-    looking: trio.Lock = attrs.field(factory=trio.Lock)
-    begun: int = 0
-    done: int = 0
-    known: bool = False
 
-    def advance(self, version: str) -> None:
-        """Note what a look found, and tell those who know something else."""
+    def publish(self, version: str) -> None:
+        """Record a version, and notify listeners that know another."""
         self.version = version
         for listener in self.listeners:
-            if listener.told not in (None, version):
-                listener.told = version
-                listener.tell(version)
+            if listener.known not in (None, version):
+                listener.known = version
+                listener.notify(version)
 
 
 class Feeds:
-    """The feeds of all topics that anyone listens to."""
+    """The feeds of all topics with listeners."""
 
-    def __init__(self, hub: TailHub, sources: Sources) -> None:
-        """Be woken by `hub`, look at `sources`."""
+    def __init__(
+        self,
+        hub: TailHub,
+        sources: Sources,
+        *,
+        paces: Mapping[type[Topic], Pace] | None = None,
+        poll_share: float = POLL_SHARE,
+    ) -> None:
+        """Be woken by `hub`, read `sources`; `paces` replace those of topics."""
+        self._paces = paces or {}
+        self._poll_share = poll_share
         self._hub = hub
         self._sources = sources
         self._feeds: dict[Topic, Feed] = {}
         self._nursery: trio.Nursery | None = None
-        self.looks = 0
+        self.reads = 0
 
     def __len__(self) -> int:
         """Return how many topics are followed."""
         return len(self._feeds)
 
+    def versions(self) -> list[str]:
+        """Return the last version of each topic."""
+        return [feed.version for feed in self._feeds.values()]
+
     async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
-        """Follow every topic until cancelled. Redis being down is not a failure."""
+        """Follow every topic until cancelled. Outages of Redis are not errors."""
         async with trio.open_nursery() as nursery:
             self._nursery = nursery
             try:
@@ -107,8 +117,8 @@ class Feeds:
             finally:
                 self._nursery = None
 
-    def join(self, topic: Topic, tell: Callable[[str], None]) -> Listener:
-        """Add a listener, which is told nothing before `baseline`; the first one starts the feed.
+    def join(self, topic: Topic, notify: Callable[[str], None]) -> Listener:
+        """Add a listener, which is not notified before `baseline`; the first one starts the feed.
 
         Raises:
             BusError: RATE_LIMITED if the tail hub has too many watches.
@@ -117,15 +127,17 @@ class Feeds:
         if feed is None:
             resources = contextlib.ExitStack()
             watch = resources.enter_context(self._hub.watch(topic.keys()))
-            feed = self._feeds[topic] = Feed(topic, watch, resources)
+            pace = self._paces.get(type(topic), topic.pace)
+            read = SharedRequest(partial(self._read, topic))
+            feed = self._feeds[topic] = Feed(topic, pace, watch, resources, read)
             if self._nursery is not None:
                 self._nursery.start_soon(self._follow, feed)
-        listener = Listener(feed, tell)
+        listener = Listener(feed, notify)
         feed.listeners.add(listener)
         return listener
 
     def leave(self, listener: Listener) -> None:
-        """Drop a listener; the last one ends the feed and its watch."""
+        """Remove a listener; the last one ends the feed and its watch."""
         feed = listener.feed
         feed.listeners.discard(listener)
         if not feed.listeners:
@@ -133,70 +145,59 @@ class Feeds:
             feed.scope.cancel()
             feed.resources.close()
 
-    async def baseline(self, listener: Listener, told: str | None) -> str:
-        """Give a listener the version to compare with; what changes after the return is told to it.
+    async def baseline(self, listener: Listener, known: str | None) -> str:
+        """Set the version that a listener knows; it is notified of changes after the return.
 
         Args:
             listener: One that has joined.
-            told: The version it knows already, if any; a change since then is told now.
+            known: The version it knows already, if any; it is notified of a change since then.
 
         Returns:
-            The version that it knows; `UNKNOWN` while Redis is away, and then it is told once Redis is back.
+            The version that it knows; `UNKNOWN` while Redis is away: then it is notified once Redis is back.
         """
         feed = listener.feed
-        listener.told = told
-        if told is None:
-            # The feed's last look may be old. What changed since then and changes back must be told, too.
-            listener.told = feed.version if await self._look(feed) else UNKNOWN
+        listener.known = known
+        if known is None:
+            # The feed's version may be old: a change since then that is undone later must be notified, too.
+            listener.known = feed.version if await feed.read.answer() else UNKNOWN
         elif feed.version == UNKNOWN:
-            await self._look(feed)
+            await feed.read.answer()
         else:
-            feed.advance(feed.version)
-        return listener.told or UNKNOWN
+            feed.publish(feed.version)
+        return listener.known or UNKNOWN
 
-    def seen(self, topic: Topic, version: str) -> None:
-        """Note what somebody has just found by a look of his own: it is told of as if it were ours."""
+    def observe(self, topic: Topic, version: str) -> None:
+        """Record a version that a caller observed, and notify listeners."""
         feed = self._feeds.get(topic)
         if feed is not None:
-            feed.advance(version)
+            feed.publish(version)
 
-    async def _look(self, feed: Feed) -> bool:
-        """Look at a topic, tell what changed, and return whether that could be told.
-
-        Those who ask at the same time share a look, but only one that began after they had asked.
-        """
-        asked = feed.begun
-        async with feed.looking:
-            if feed.done <= asked:
-                feed.begun = number = feed.begun + 1
-                version = await self._version(feed.topic)
-                feed.done, feed.known = number, version != UNKNOWN
-                if feed.known:
-                    feed.advance(version)
-            return feed.known
-
-    async def _version(self, topic: Topic) -> str:
-        self.looks += 1
+    async def _read(self, topic: Topic) -> bool:
+        self.reads += 1
         try:
-            return await topic.look(self._sources)
+            version = await topic.read_version(self._sources)
         except BusError as error:
-            # That there is no such stream, or that it is something else, is a version like any other.
-            return UNKNOWN if error.code in _UNTOLD else str(error.code)
+            if error.code in _NO_VERSION:
+                return False
+            # That there is no such stream, or that the key is not a stream, is a version, too.
+            version = str(error.code)
+        self.observe(topic, version)
+        return version != UNKNOWN
 
     async def _follow(self, feed: Feed) -> None:
         with trio.CancelScope() as feed.scope:
             before = 0.0
             while feed.listeners and not self._hub.draining:
-                feed.watch.mark()
+                feed.watch.reset()
                 began = trio.current_time()
-                known = await self._look(feed)
+                known = await feed.read.answer()
                 ended = trio.current_time()
-                # What took long once was held up; a look that costs much does so each time.
+                # A single slow read may have been delayed; an expensive one is slow each time.
                 took, before = min(before, ended - began), ended - began
                 if known:
-                    next_look = max(began + feed.topic.poll_seconds, ended + _POLL_SHARE * took)
+                    next_read = max(began + feed.pace.poll_seconds, ended + self._poll_share * took)
                 else:
-                    next_look = ended + RETRY_LOOK
-                await trio.sleep(feed.topic.pause_seconds)
-                with trio.move_on_at(next_look):
+                    next_read = ended + RETRY_SECONDS
+                await trio.sleep(feed.pace.pause_seconds)
+                with trio.move_on_at(next_read):
                     await feed.watch.changed()

@@ -1,11 +1,8 @@
-"""What can be subscribed to, and how one tells that it changed.
+"""What can be subscribed to, and how changes are detected.
 
-Owns the three kinds of topic: for each the keys whose changes announce one, and the look that makes sure.
-A look returns a version, a short text: two that are equal mean that a subscriber has nothing new to read.
-Who is told, and when, is the business of `updates`.
-
-Looking is what keeps updates honest: the tail hub also wakes after a reconnect and on its slow sweep,
-when nothing need have changed, and some changes wake nobody.
+Owns the three kinds of topic: for each the keys to watch, and how to read its version, a short text. Equal
+versions mean that a subscriber has nothing new to read. Comparing versions is necessary because the tail hub
+also wakes without a change, after a reconnect and on its sweep, and because some changes wake nobody.
 """
 
 from __future__ import annotations
@@ -17,7 +14,7 @@ from typing import ClassVar, Protocol
 import attrs
 
 from redstreamd.redisio.commands import Commands
-from redstreamd.streams.error_context import explained
+from redstreamd.streams.error_context import explain_errors
 from redstreamd.streams.group_records import GroupRecords
 from redstreamd.streams.listing import Lister
 from redstreamd.streams.names import Kind, companion_key
@@ -25,12 +22,12 @@ from redstreamd.streams.names import Kind, companion_key
 
 @attrs.frozen
 class Sources:
-    """Where looks ask.
+    """Where versions are read.
 
     Attributes:
         commands: For one stream or group.
         lister: For all streams.
-        records: For what was agreed for a group.
+        records: For the limit of a group.
     """
 
     commands: Commands
@@ -38,79 +35,83 @@ class Sources:
     records: GroupRecords
 
 
-class Topic(Protocol):
-    """Something that changes.
+@attrs.frozen
+class Pace:
+    """How often a topic is read.
 
     Attributes:
-        pause_seconds: Least time between two looks, so also between two updates.
-        poll_seconds: Most time between two looks, for changes that nobody announces.
+        pause_seconds: Least time between two reads, and so between two notifications.
+        poll_seconds: Most time between two reads, for changes that wake nobody.
     """
 
-    pause_seconds: ClassVar[float]
-    poll_seconds: ClassVar[float]
+    pause_seconds: float
+    poll_seconds: float
+
+
+class Topic(Protocol):
+    """Something to subscribe to."""
+
+    pace: ClassVar[Pace]
 
     def keys(self) -> tuple[str, ...]:
-        """Return the keys whose changes call for a look."""
+        """Return the keys to watch."""
         ...
 
-    async def look(self, sources: Sources) -> str:
+    async def read_version(self, sources: Sources) -> str:
         """Return the present version.
 
         Raises:
-            BusError: It could not be told, or there is no such thing.
+            BusError: Redis could not be asked, or the topic does not exist.
         """
         ...
 
 
 @attrs.frozen
 class StreamTopic:
-    """The entries of a stream, which need not exist yet; also how many groups it has.
+    """The entries of a stream, which need not exist yet, and its number of groups.
 
-    Redis pushes what changes the entries, but not that a group is made or destroyed. redstreamd wakes the
-    watchers of the stream when it makes one, but not when it destroys one: among them are those who wait for
-    work of the group, and they would make it anew. That, and what other programs do, is found by polling.
+    Redis pushes changes of the entries, but not that a group is created or destroyed. redstreamd wakes the
+    watchers when it creates one, but not when it destroys one: takes that wait for its work would create it
+    again. That, and what other programs do, is found by polling.
     """
 
     stream: str
 
-    # Ten updates a second are more than an agent can act on, and bound the looks of a busy stream.
-    pause_seconds: ClassVar[float] = 0.1
-    poll_seconds: ClassVar[float] = 5.0
+    # Ten updates a second are more than an agent can act on, and bound the reads of a busy stream.
+    pace: ClassVar[Pace] = Pace(pause_seconds=0.1, poll_seconds=5.0)
 
     def keys(self) -> tuple[str, ...]:
-        """Return the stream itself: whatever changes its entries changes this key."""
+        """Return the stream."""
         return (self.stream,)
 
-    async def look(self, sources: Sources) -> str:
-        """Ask where the stream ends and how long it is, without any content."""
+    async def read_version(self, sources: Sources) -> str:
+        """Read the stream's last ID, length and number of groups."""
         summary = await sources.lister.position(self.stream)
         return "none" if summary is None else f"{summary.last_id}/{summary.length}/{summary.groups}"
 
 
 @attrs.frozen
 class GroupTopic:
-    """What a consumer group was given, holds and has finished, and what was agreed for it.
+    """The position, pending entries and limit of a consumer group.
 
-    Deliveries and acknowledgements change no watched key of the stream. Those made through redstreamd
-    change the group's due set, which lies in a key of its own; those of other programs are found by
-    polling.
+    Redis does not push deliveries and acknowledgements. Those made through redstreamd change the group's due
+    set, which is a key of its own; those of other programs are found by polling.
     """
 
     stream: str
     group: str
 
-    # A group that works changes with every entry, and each look costs the server O(groups + consumers).
-    pause_seconds: ClassVar[float] = 1.0
-    poll_seconds: ClassVar[float] = 5.0
+    # A busy group changes with every entry, and each read costs the server O(groups + consumers).
+    pace: ClassVar[Pace] = Pace(pause_seconds=1.0, poll_seconds=5.0)
 
     def keys(self) -> tuple[str, ...]:
         """Return the stream, for new entries, and the due set."""
         return (self.stream, companion_key(self.stream, Kind.DUE, self.group))
 
-    async def look(self, sources: Sources) -> str:
-        """Ask for the group's position, for who holds how much, and for its limit of deliveries."""
+    async def read_version(self, sources: Sources) -> str:
+        """Read the group's position, its pending entries by consumer, and its limit of deliveries."""
         commands = sources.commands
-        async with explained(commands, self.stream, self.group):
+        async with explain_errors(commands, self.stream, self.group):
             groups = await commands.xinfo_groups(self.stream)
             info = next((each for each in groups if each.name == self.group), None)
             if info is None:
@@ -122,27 +123,25 @@ class GroupTopic:
 
 @attrs.frozen
 class ListTopic:
-    """Which streams there are.
+    """The names of all streams.
 
-    Redis pushes nothing for keys that nobody named. Keyspace notifications would, but are off by
-    default, and where on they report every write. So the names are looked through from time to time, at
-    the same cost however many subscribe.
+    Redis pushes nothing for keys that were not named. Keyspace notifications are off by default, and report
+    every write where they are on. So the names are listed from time to time, once for all subscribers.
     """
 
-    pause_seconds: ClassVar[float] = 1.0
-    poll_seconds: ClassVar[float] = 5.0
+    pace: ClassVar[Pace] = Pace(pause_seconds=1.0, poll_seconds=5.0)
 
     def keys(self) -> tuple[str, ...]:
         """Return none."""
         return ()
 
-    async def look(self, sources: Sources) -> str:
-        """Ask for all names of streams."""
+    async def read_version(self, sources: Sources) -> str:
+        """Read all names of streams."""
         return self.version_of(await sources.lister.names("*"))
 
     @staticmethod
     def version_of(names: Iterable[str]) -> str:
-        """Return the version in which these are all streams, sorted."""
+        """Return the version for the sorted names of all streams."""
         return _digest("\0".join(names))
 
 

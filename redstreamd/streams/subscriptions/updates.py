@@ -1,15 +1,14 @@
-"""Who has subscribed to what, and what each of them has not heard yet.
+"""The subscribers, their topics, and the changes that each has not read yet.
 
-Owns the subscribers and their number; `feeds` finds out what changed. What changed is not passed on: an
-update means "read again", and whoever reads from a cursor of its own after each update misses nothing. A
-subscriber collects what it was told until it asks, each topic once, so one that is slow costs no more than
-one that is not.
+Owns the subscribers and their number; `feeds` detects changes. An update means "read again", without content:
+a subscriber that reads from its own cursor after each update misses nothing. Changes are collected until the
+subscriber asks for them, each topic once, so a slow subscriber costs no more than another.
 """
 
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from functools import partial
 
 import attrs
@@ -17,8 +16,8 @@ import trio
 
 from redstreamd.errors import BusError, Code
 from redstreamd.errors.remedies import setting
-from redstreamd.streams.subscriptions.feeds import Feeds, Listener
-from redstreamd.streams.subscriptions.topics import Sources, Topic
+from redstreamd.streams.subscriptions.feeds import POLL_SHARE, Feeds, Listener
+from redstreamd.streams.subscriptions.topics import Pace, Sources, Topic
 from redstreamd.streams.tail_hub import TailHub
 
 
@@ -27,41 +26,61 @@ class UpdatesStatistics:
     """A snapshot.
 
     Attributes:
-        topics: Topics that somebody subscribes to.
+        topics: Topics with a subscriber.
+        topics_read: Those of them whose version is known.
         subscriptions: Pairs of subscriber and topic.
-        looks: Looks taken so far.
+        subscribers: Open subscribers.
+        reads: Reads of versions so far.
     """
 
     topics: int
+    topics_read: int
     subscriptions: int
-    looks: int
+    subscribers: int
+    reads: int
 
 
 class Updates:
-    """Subscriptions of any number of parties, over the tail hub."""
+    """The subscriptions of any number of subscribers."""
 
-    def __init__(self, hub: TailHub, sources: Sources, *, max_subscriptions: int = 10_000) -> None:
-        """Watch through `hub`, look at `sources`.
+    def __init__(
+        self,
+        hub: TailHub,
+        sources: Sources,
+        *,
+        max_subscriptions: int = 10_000,
+        paces: Mapping[type[Topic], Pace] | None = None,
+        poll_share: float = POLL_SHARE,
+    ) -> None:
+        """Watch through `hub`, read `sources`.
 
         Args:
-            hub: Wakes those who follow a topic.
-            sources: Where they look.
+            hub: Wakes the feeds of topics.
+            sources: Where versions are read.
             max_subscriptions: Pairs of subscriber and topic at a time. Each costs about a kilobyte; the
                 limit keeps a runaway client from exhausting memory.
+            paces: How often topics are read, instead of their own pace.
+            poll_share: See `feeds.POLL_SHARE`.
         """
         self.draining = False
-        #: Kept by the subscribers.
+        #: Maintained by the subscribers.
         self.subscriptions = 0
         self._max_subscriptions = max_subscriptions
         self._subscribers: set[Subscriber] = set()
-        self._feeds = Feeds(hub, sources)
+        self._feeds = Feeds(hub, sources, paces=paces, poll_share=poll_share)
 
     def statistics(self) -> UpdatesStatistics:
         """Return a snapshot."""
-        return UpdatesStatistics(len(self._feeds), self.subscriptions, self._feeds.looks)
+        return UpdatesStatistics(
+            topics=len(self._feeds),
+            topics_read=sum(map(bool, self._feeds.versions())),
+            subscriptions=self.subscriptions,
+            subscribers=len(self._subscribers),
+            reads=self._feeds.reads,
+        )
 
     async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
-        """Follow every topic until cancelled. Redis being down is not a failure."""
+        """Follow every topic until cancelled. Outages of Redis are not errors."""
         await self._feeds.run(task_status=task_status)
 
     def drain(self) -> None:
@@ -76,9 +95,9 @@ class Updates:
         self._subscribers.add(subscriber)
         return subscriber
 
-    def seen(self, topic: Topic, version: str) -> None:
-        """Note what somebody who read a topic has found; subscribers are told of changes from there on."""
-        self._feeds.seen(topic, version)
+    def observe(self, topic: Topic, version: str) -> None:
+        """Record a version that a caller observed, and notify subscribers that know another."""
+        self._feeds.observe(topic, version)
 
     @contextlib.contextmanager
     def subscriber(self) -> Iterator[Subscriber]:
@@ -90,90 +109,89 @@ class Updates:
             subscriber.close()
 
     def forget(self, subscriber: Subscriber) -> None:
-        """Drop a subscriber that has closed."""
+        """Remove a subscriber that was closed."""
         self._subscribers.discard(subscriber)
 
     def check_room(self) -> None:
-        """Raise RATE_LIMITED if there may be no further subscription."""
+        """Raise RATE_LIMITED if no further subscription is allowed."""
         if self.subscriptions >= self._max_subscriptions:
             raise BusError(
                 Code.RATE_LIMITED,
                 "There are too many subscriptions.",
-                cause=f"{self._max_subscriptions} are open already, the most that "
-                f"{setting('limits.max_waits')} allows.",
+                cause=f"{self._max_subscriptions} are open; {setting('limits.max_waits')} allows no more.",
                 next_step="Subscribe to less, or use stream_wait; or raise that setting.",
             )
 
 
 class Subscriber:
-    """One party that is told of changes; see `Updates.subscriber`."""
+    """Collects the changes of its topics; see `Updates.subscriber`."""
 
     def __init__(self, updates: Updates, feeds: Feeds) -> None:
         """Made by `Updates`."""
         self._updates = updates
         self._feeds = feeds
         self._listeners: dict[str, Listener] = {}
-        self._news: dict[str, str] = {}
+        self._changes: dict[str, str] = {}
         self._woken = trio.Event()
 
     def __len__(self) -> int:
         """Return how many topics it subscribes to."""
         return len(self._listeners)
 
-    async def add(self, name: str, topic: Topic, *, told: str | None = None) -> str:
-        """Subscribe to `topic` under `name`; a name that is in use stays what it is.
+    async def add(self, name: str, topic: Topic, *, known: str | None = None) -> str:
+        """Subscribe to `topic` under `name`; a name in use keeps its topic.
 
         Args:
-            name: What `next_changes` calls it.
-            topic: What to watch.
-            told: The version it knows already, if any: it was told of it in an earlier life, or has read it.
+            name: Its name in `next_changes`.
+            topic: The topic.
+            known: The version the subscriber knows already, if any, from an earlier connection or a read.
 
         Returns:
-            The version from which on changes are told: whatever changes after the return is. It is
-            `feeds.UNKNOWN` while Redis is away; then a change is told once Redis is back.
+            The version it knows: changes after the return are notified. `feeds.UNKNOWN` while Redis is away;
+            then a change is notified once Redis is back.
 
         Raises:
             BusError: RATE_LIMITED if there are too many subscriptions.
 
-        Cancellation: subscribes to nothing.
+        Cancellation: there is no subscription then.
         """
-        if (known := self._listeners.get(name)) is not None:
-            if told is not None:
-                known.told = told
-                self._news.pop(name, None)
-            return known.told or ""
+        if (existing := self._listeners.get(name)) is not None:
+            if known is not None:
+                existing.known = known
+                self._changes.pop(name, None)
+            return existing.known or ""
         self._updates.check_room()
-        listener = self._feeds.join(topic, partial(self._tell, name))
+        listener = self._feeds.join(topic, partial(self._notify, name))
         self._listeners[name] = listener
         self._updates.subscriptions += 1
         try:
-            return await self._feeds.baseline(listener, told)
+            return await self._feeds.baseline(listener, known)
         except BaseException:
             if self._listeners.get(name) is listener:
                 self.remove(name)
             raise
 
     def remove(self, name: str) -> None:
-        """End a subscription, and forget what was told of it; one that there is not is no error."""
-        self._news.pop(name, None)
+        """End a subscription and drop its change. Idempotent."""
+        self._changes.pop(name, None)
         listener = self._listeners.pop(name, None)
         if listener is not None:
             self._updates.subscriptions -= 1
             self._feeds.leave(listener)
 
     async def next_changes(self) -> dict[str, str]:
-        """Wait for changes and return them: name -> version, each name once however often it changed.
+        """Wait for changes and return them: name -> last version.
 
-        Returns an empty dict once the daemon is stopping and everything was returned.
+        Returns an empty dict once the daemon is stopping and all changes were returned.
         """
-        while not self._news and not self._updates.draining:
+        while not self._changes and not self._updates.draining:
             self._woken = trio.Event()
             await self._woken.wait()
-        news, self._news = self._news, {}
-        return news
+        changes, self._changes = self._changes, {}
+        return changes
 
     def wake(self) -> None:
-        """Let `next_changes` look whether to end."""
+        """Let `next_changes` check whether to end."""
         self._woken.set()
 
     def close(self) -> None:
@@ -182,8 +200,8 @@ class Subscriber:
             self.remove(name)
         self._updates.forget(self)
 
-    def _tell(self, name: str, version: str) -> None:
-        # A baseline that was still on its way when the subscription ended tells nobody.
+    def _notify(self, name: str, version: str) -> None:
+        # The subscription may have ended during its baseline.
         if name in self._listeners:
-            self._news[name] = version
+            self._changes[name] = version
             self._woken.set()
