@@ -28,7 +28,7 @@ from redstreamd.settings import Settings
 from redstreamd.startup.state_directory import state_in
 from redstreamd.streams.bus import Bus
 from redstreamd.streams.lease_tokens import LeaseKey
-from redstreamd.streams.subscriptions.topics import Sources
+from redstreamd.streams.subscriptions.feeds import Feeds
 from redstreamd.streams.subscriptions.updates import Updates
 from redstreamd.tools.catalog import INSTRUCTIONS, REGISTRY
 from redstreamd.tools.definition import Profile
@@ -84,8 +84,7 @@ def build_parts(settings: Settings, resources: AsyncExitStack) -> Parts:
         on_event=record,
     )
     bus = Bus.over(manager, settings, _lease_key(settings))
-    sources = Sources(bus.commands, bus.lister, bus.records)
-    updates = Updates(bus.hub, sources, max_subscriptions=settings.limits.max_waits)
+    updates = Updates(Feeds(bus), max_subscriptions=settings.limits.max_waits)
     daemon_health = DaemonHealth(manager, bus.commands, bus.hub, updates, version=__version__)
     daemon_health.include("process", process_stats)
     daemon_health.include("installation", installation)

@@ -75,11 +75,7 @@ class Bus:
 
     @classmethod
     def over(
-        cls,
-        manager: Manager,
-        settings: Settings,
-        lease_key: LeaseKey,
-        bounds: Bounds = DEFAULT_BOUNDS,
+        cls, manager: Manager, settings: Settings, lease_key: LeaseKey, bounds: Bounds = DEFAULT_BOUNDS
     ) -> Bus:
         """Build the domain over one connection manager."""
         commands = Commands(manager)

@@ -46,7 +46,6 @@ class TailHubStatistics:
     Attributes:
         watches: Open watches.
         keys: Distinct keys they watch.
-        waiting: Tasks that wait in `Watch.changed`.
         tracking: Whether the server pushes changes; False while disconnected or if it refuses.
         pushes: Changed keys that the server pushed so far.
         armings: Keys armed so far.
@@ -54,7 +53,6 @@ class TailHubStatistics:
 
     watches: int
     keys: int
-    waiting: int
     tracking: bool
     pushes: int
     armings: int
@@ -136,11 +134,15 @@ class TailHub:
         return TailHubStatistics(
             watches=self._watches,
             keys=len(self._watchers),
-            waiting=sum(watch.waiting for watch in set().union(*self._watchers.values())),
             tracking=self._tracking_epoch == self._epoch,
             pushes=self._pushes,
             armings=self._armings,
         )
+
+    @property
+    def waiting(self) -> int:
+        """How many tasks wait in `Watch.changed`."""
+        return sum(watch.waiting for watch in set().union(*self._watchers.values()))
 
     @contextlib.contextmanager
     def watch(self, keys: Iterable[str]) -> Iterator[Watch]:

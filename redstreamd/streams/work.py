@@ -113,12 +113,7 @@ class WorkQueue:
         lease = self.read_lease(token, principal)
         async with explain_errors(self._commands, lease.stream, lease.group):
             settled = await self._leases.settle(
-                lease,
-                action,
-                entry_ids=entry_ids,
-                delay_seconds=delay_seconds,
-                reason=reason,
-                delete=delete,
+                lease, action, entry_ids=entry_ids, delay_seconds=delay_seconds, reason=reason, delete=delete
             )
         if action is Action.RETRY:
             # No watched key changed, and the retry may be due before the next check of waiting takes.

@@ -15,7 +15,8 @@ import trio.testing
 from redstreamd.mcpio.client_connection import ClientConnection
 from redstreamd.mcpio.connection_state import ConnectionState
 from redstreamd.presentation.uris import entry_uri, group_uri, stream_uri
-from redstreamd.streams.subscriptions.topics import GroupTopic, ListTopic, Pace, Sources, StreamTopic
+from redstreamd.streams.bus import Bus
+from redstreamd.streams.subscriptions.topics import GroupTopic, ListTopic, Pace, StreamTopic
 from tests.mcpio.serving import socket_pair
 from tests.resources.serving import Surface, running_surface
 from tests.support.limits import Deferred
@@ -112,7 +113,7 @@ async def test_nothing_is_left_behind_however_a_subscription_ends(
         assert await client.told() == URI
     # It disconnected without unsubscribing.
     await until_nothing_is_kept(surface)
-    assert surface.updates.statistics().subscribers == 0
+    assert surface.updates.subscribers == 0
 
 
 async def test_subscribing_and_unsubscribing_take_effect_in_the_order_in_which_they_were_sent(
@@ -332,11 +333,11 @@ async def test_the_list_is_looked_through_once_however_many_listen(surface: Surf
 
         for _ in range(50):
             await nursery.start(follow)
-        looks = surface.updates.statistics().reads
+        looks = surface.updates.statistics().looks
         began = trio.current_time()
         redis.command("XADD", "s", "*", "f", "v")
         await until(lambda: told >= 50)
-        taken = surface.updates.statistics().reads - looks
+        taken = surface.updates.statistics().looks - looks
         assert taken <= 2 + (trio.current_time() - began) / 0.05
 
 
@@ -361,9 +362,9 @@ async def test_the_pause_after_a_look_is_part_of_the_time_until_the_next_one(
     looks: list[float] = []
     look = StreamTopic.read_version
 
-    async def noted(topic: StreamTopic, sources: Sources) -> str:
+    async def noted(topic: StreamTopic, bus: Bus) -> str:
         looks.append(trio.current_time())
-        return await look(topic, sources)
+        return await look(topic, bus)
 
     monkeypatch.setattr(StreamTopic, "read_version", noted)
     async with following(surface, "modern") as client:
@@ -379,9 +380,9 @@ async def test_one_look_that_is_held_up_puts_off_no_other(
     look = StreamTopic.read_version
     to_hold_up = False
 
-    async def held_up(topic: StreamTopic, sources: Sources) -> str:
+    async def held_up(topic: StreamTopic, bus: Bus) -> str:
         nonlocal to_hold_up
-        version = await look(topic, sources)
+        version = await look(topic, bus)
         if to_hold_up:
             await trio.sleep(1)
             to_hold_up = False

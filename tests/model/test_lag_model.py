@@ -94,7 +94,7 @@ end
 
 
 def check_lag(server: Server, threads: BusThread) -> None:
-    diagnosis = threads.call(partial(threads.buses[0].doctor.diagnose, "s"))
+    diagnosis = threads.call(partial(threads.buses[0].diagnoser.diagnose, "s"))
     (facts,) = diagnosis.groups
     waiting = len(server.command("XRANGE", "s", f"({facts.info.last_delivered_id}", "+"))
     for lag in (facts.lag, compute_lag(diagnosis.stream, facts.info, counted=None)):

@@ -21,7 +21,7 @@ from redstreamd.presentation.views import Views
 from redstreamd.prompts.catalog import PROMPTS
 from redstreamd.resources.catalog import RESOURCES
 from redstreamd.streams.bus import Bus
-from redstreamd.streams.subscriptions.topics import Sources
+from redstreamd.streams.subscriptions.feeds import Feeds
 from redstreamd.streams.subscriptions.updates import Updates
 from redstreamd.tools.catalog import REGISTRY
 from redstreamd.tools.definition import Profile
@@ -56,16 +56,16 @@ class Surface:
 
     async def settled(self, topics: int) -> None:
         """Return once so many topics are followed and each has a version."""
-        read = self.updates.statistics
-        await until(lambda: read().topics == read().topics_read == topics)
+        await until(lambda: len(self.updates.versions()) == topics and all(self.updates.versions()))
 
 
 @asynccontextmanager
-async def running_surface(server: Server, *, max_uris: int = MAX_URIS, **how: Any) -> AsyncIterator[Surface]:
-    """Run a surface on `server` for the block, with the given options of its updates."""
+async def running_surface(
+    server: Server, *, max_subscriptions: int = 10_000, max_uris: int = MAX_URIS, **how: Any
+) -> AsyncIterator[Surface]:
+    """Run a surface on `server` for the block, with the given options of its feeds."""
     async with running_bus(server) as bus, trio.open_nursery() as nursery:
-        sources = Sources(bus.commands, bus.lister, bus.records)
-        updates = Updates(bus.hub, sources, **how)
+        updates = Updates(Feeds(bus, **how), max_subscriptions=max_subscriptions)
         await nursery.start(updates.run)
         daemon_health = DaemonHealth(bus.manager, bus.commands, bus.hub, updates, version="1")
         built = build_server(

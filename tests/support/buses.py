@@ -51,11 +51,11 @@ async def asleep(bus: Bus, tasks: int = 1) -> None:
     when it is so; and what it did meanwhile, such as making its stream, is a change that wakes it once more.
     """
     while True:
-        before = bus.hub.statistics()
+        before = bus.hub.statistics(), bus.hub.waiting
         # A push comes before the reply to what is asked after the change; so does the reply to the hub.
         await bus.manager.execute("PING", role=Role.WATCH, retry_safe=True)
         await trio.testing.wait_all_tasks_blocked()
-        if before.waiting == tasks and bus.hub.statistics() == before:
+        if before[1] == tasks and (bus.hub.statistics(), bus.hub.waiting) == before:
             return
 
 

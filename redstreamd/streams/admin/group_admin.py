@@ -15,12 +15,7 @@ from redstreamd.streams.bounds import DEFAULT_BOUNDS, Bounds
 from redstreamd.streams.call_records import call_record
 from redstreamd.streams.diagnosis.lag import Counted, Lag, StreamInfo, compute_lag, read_stream_info
 from redstreamd.streams.durations import milliseconds
-from redstreamd.streams.error_context import (
-    append_to_errors,
-    explain_errors,
-    find_group,
-    quoted,
-)
+from redstreamd.streams.error_context import append_to_errors, explain_errors, find_group, quoted
 from redstreamd.streams.group_clocks import GroupClocks
 from redstreamd.streams.group_records import GroupRecords
 from redstreamd.streams.names import Kind, companion_key

@@ -100,10 +100,7 @@ def _save_failed(facts: ServerFacts, severity: Severity, field: str, what: str) 
         severity,
         "save_failed",
         f"{what} The Redis log names the reason; usually the disk is full.",
-        {
-            field: facts.info[field],
-            "changes_since_last_save": facts.number("rdb_changes_since_last_save"),
-        },
+        {field: facts.info[field], "changes_since_last_save": facts.number("rdb_changes_since_last_save")},
     )
 
 

@@ -15,9 +15,10 @@ import attrs
 import trio
 
 from redstreamd.errors import BusError, Code
+from redstreamd.streams.bus import Bus
 from redstreamd.streams.shared_requests import SharedRequest
-from redstreamd.streams.subscriptions.topics import Pace, Sources, Topic
-from redstreamd.streams.tail_hub import TailHub, Watch
+from redstreamd.streams.subscriptions.topics import Pace, Topic
+from redstreamd.streams.tail_hub import Watch
 from redstreamd.streams.waiting import RETRY_SECONDS, TRANSIENT
 
 #: Errors that say nothing about the topic: Redis could not be asked.
@@ -81,18 +82,12 @@ class Feeds:
     """The feeds of all topics with listeners."""
 
     def __init__(
-        self,
-        hub: TailHub,
-        sources: Sources,
-        *,
-        paces: Mapping[type[Topic], Pace] | None = None,
-        poll_share: float = POLL_SHARE,
+        self, bus: Bus, *, paces: Mapping[type[Topic], Pace] | None = None, poll_share: float = POLL_SHARE
     ) -> None:
-        """Be woken by `hub`, read `sources`; `paces` replace those of topics."""
+        """Read topics of `bus`; `paces` replace those of the topics."""
         self._paces = paces or {}
         self._poll_share = poll_share
-        self._hub = hub
-        self._sources = sources
+        self._bus = bus
         self._feeds: dict[Topic, Feed] = {}
         self._nursery: trio.Nursery | None = None
         self.reads = 0
@@ -126,7 +121,7 @@ class Feeds:
         feed = self._feeds.get(topic)
         if feed is None:
             resources = contextlib.ExitStack()
-            watch = resources.enter_context(self._hub.watch(topic.keys()))
+            watch = resources.enter_context(self._bus.hub.watch(topic.keys()))
             pace = self._paces.get(type(topic), topic.pace)
             read = SharedRequest(partial(self._read, topic))
             feed = self._feeds[topic] = Feed(topic, pace, watch, resources, read)
@@ -175,7 +170,7 @@ class Feeds:
     async def _read(self, topic: Topic) -> bool:
         self.reads += 1
         try:
-            version = await topic.read_version(self._sources)
+            version = await topic.read_version(self._bus)
         except BusError as error:
             if error.code in _NO_VERSION:
                 return False
@@ -187,7 +182,7 @@ class Feeds:
     async def _follow(self, feed: Feed) -> None:
         with trio.CancelScope() as feed.scope:
             before = 0.0
-            while feed.listeners and not self._hub.draining:
+            while feed.listeners and not self._bus.hub.draining:
                 feed.watch.reset()
                 began = trio.current_time()
                 known = await feed.read.answer()

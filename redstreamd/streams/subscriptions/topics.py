@@ -13,26 +13,9 @@ from typing import ClassVar, Protocol
 
 import attrs
 
-from redstreamd.redisio.commands import Commands
+from redstreamd.streams.bus import Bus
 from redstreamd.streams.error_context import explain_errors
-from redstreamd.streams.group_records import GroupRecords
-from redstreamd.streams.listing import Lister
 from redstreamd.streams.names import Kind, companion_key
-
-
-@attrs.frozen
-class Sources:
-    """Where versions are read.
-
-    Attributes:
-        commands: For one stream or group.
-        lister: For all streams.
-        records: For the limit of a group.
-    """
-
-    commands: Commands
-    lister: Lister
-    records: GroupRecords
 
 
 @attrs.frozen
@@ -57,7 +40,7 @@ class Topic(Protocol):
         """Return the keys to watch."""
         ...
 
-    async def read_version(self, sources: Sources) -> str:
+    async def read_version(self, bus: Bus) -> str:
         """Return the present version.
 
         Raises:
@@ -84,9 +67,9 @@ class StreamTopic:
         """Return the stream."""
         return (self.stream,)
 
-    async def read_version(self, sources: Sources) -> str:
+    async def read_version(self, bus: Bus) -> str:
         """Read the stream's last ID, length and number of groups."""
-        summary = await sources.lister.position(self.stream)
+        summary = await bus.lister.position(self.stream)
         return "none" if summary is None else f"{summary.last_id}/{summary.length}/{summary.groups}"
 
 
@@ -108,16 +91,16 @@ class GroupTopic:
         """Return the stream, for new entries, and the due set."""
         return (self.stream, companion_key(self.stream, Kind.DUE, self.group))
 
-    async def read_version(self, sources: Sources) -> str:
+    async def read_version(self, bus: Bus) -> str:
         """Read the group's position, its pending entries by consumer, and its limit of deliveries."""
-        commands = sources.commands
+        commands = bus.commands
         async with explain_errors(commands, self.stream, self.group):
             groups = await commands.xinfo_groups(self.stream)
             info = next((each for each in groups if each.name == self.group), None)
             if info is None:
                 return "none"
             held = await commands.xpending_summary(self.stream, self.group)
-            limit = await sources.records.max_deliveries(self.stream, self.group)
+            limit = await bus.records.max_deliveries(self.stream, self.group)
         return _digest(repr((info, held, limit)))
 
 
@@ -135,9 +118,9 @@ class ListTopic:
         """Return none."""
         return ()
 
-    async def read_version(self, sources: Sources) -> str:
+    async def read_version(self, bus: Bus) -> str:
         """Read all names of streams."""
-        return self.version_of(await sources.lister.names("*"))
+        return self.version_of(await bus.lister.names("*"))
 
     @staticmethod
     def version_of(names: Iterable[str]) -> str:

@@ -8,7 +8,7 @@ subscriber asks for them, each topic once, so a slow subscriber costs no more th
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from functools import partial
 
 import attrs
@@ -16,9 +16,8 @@ import trio
 
 from redstreamd.errors import BusError, Code
 from redstreamd.errors.remedies import setting
-from redstreamd.streams.subscriptions.feeds import POLL_SHARE, Feeds, Listener
-from redstreamd.streams.subscriptions.topics import Pace, Sources, Topic
-from redstreamd.streams.tail_hub import TailHub
+from redstreamd.streams.subscriptions.feeds import Feeds, Listener
+from redstreamd.streams.subscriptions.topics import Topic
 
 
 @attrs.frozen
@@ -27,57 +26,42 @@ class UpdatesStatistics:
 
     Attributes:
         topics: Topics with a subscriber.
-        topics_read: Those of them whose version is known.
         subscriptions: Pairs of subscriber and topic.
-        subscribers: Open subscribers.
-        reads: Reads of versions so far.
+        looks: Reads of versions so far.
     """
 
     topics: int
-    topics_read: int
     subscriptions: int
-    subscribers: int
-    reads: int
+    looks: int
 
 
 class Updates:
     """The subscriptions of any number of subscribers."""
 
-    def __init__(
-        self,
-        hub: TailHub,
-        sources: Sources,
-        *,
-        max_subscriptions: int = 10_000,
-        paces: Mapping[type[Topic], Pace] | None = None,
-        poll_share: float = POLL_SHARE,
-    ) -> None:
-        """Watch through `hub`, read `sources`.
+    def __init__(self, feeds: Feeds, *, max_subscriptions: int = 10_000) -> None:
+        """Follow topics through `feeds`, with at most so many pairs of subscriber and topic.
 
-        Args:
-            hub: Wakes the feeds of topics.
-            sources: Where versions are read.
-            max_subscriptions: Pairs of subscriber and topic at a time. Each costs about a kilobyte; the
-                limit keeps a runaway client from exhausting memory.
-            paces: How often topics are read, instead of their own pace.
-            poll_share: See `feeds.POLL_SHARE`.
+        Each costs about a kilobyte; the limit keeps a runaway client from exhausting memory.
         """
         self.draining = False
         #: Maintained by the subscribers.
         self.subscriptions = 0
         self._max_subscriptions = max_subscriptions
         self._subscribers: set[Subscriber] = set()
-        self._feeds = Feeds(hub, sources, paces=paces, poll_share=poll_share)
+        self._feeds = feeds
 
     def statistics(self) -> UpdatesStatistics:
         """Return a snapshot."""
-        return UpdatesStatistics(
-            topics=len(self._feeds),
-            topics_read=sum(map(bool, self._feeds.versions())),
-            subscriptions=self.subscriptions,
-            subscribers=len(self._subscribers),
-            reads=self._feeds.reads,
-        )
+        return UpdatesStatistics(len(self._feeds), self.subscriptions, self._feeds.reads)
+
+    def versions(self) -> list[str]:
+        """Return the last version of each topic; `feeds.UNKNOWN` before it was read."""
+        return self._feeds.versions()
+
+    @property
+    def subscribers(self) -> int:
+        """How many subscribers are open."""
+        return len(self._subscribers)
 
     async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
         """Follow every topic until cancelled. Outages of Redis are not errors."""
