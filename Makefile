@@ -23,7 +23,7 @@ PLACES = --destdir='$(DESTDIR)' --prefix='$(PREFIX)' --unit-directory='$(UNITDIR
 	--sysusers-directory='$(SYSUSERSDIR)' --doc-directory='$(DOCDIR)' --config-directory='$(CONFDIR)'
 
 .DEFAULT_GOAL := help
-.PHONY: help run test test-fast lint typecheck format generate bench soak soak-ci release clean needs \
+.PHONY: help run test test-fast lint typecheck format generate bench bench-fast soak soak-ci release clean needs \
 	install rollback uninstall install-user rollback-user uninstall-user
 
 help: ## List the targets
@@ -56,8 +56,11 @@ format: $(VENV)/.dev ## Format the code
 generate: $(VENV)/.dev ## Write anew what follows from the code: references, snapshots, the picture
 	$(BIN)/python -m tests.support.generated
 
-bench: needs $(VENV)/.dev ## Measure calls per second beside redis-benchmark
-	$(BIN)/python -m tests.bench.add
+bench: needs $(VENV)/.dev ## Measure everything of docs/performance.md beside the peers; 25 minutes
+	$(BIN)/python -m tests.bench
+
+bench-fast: needs $(VENV)/.dev ## Measure a smaller part of it in five minutes; docs/ stays as it is
+	$(BIN)/python -m tests.bench --fast
 
 soak: needs $(VENV)/.dev ## The repeated faults and races at full counts; may take hours
 	$(BIN)/python -m pytest -m soak

@@ -1,0 +1,165 @@
+"""Measures redstreamd beside its peers: ``make bench``, ``make bench-fast``.
+
+Everything is measured once a round, so that what else the machine does meets all alike; the figure is the
+median of the rounds. A full run writes docs/performance.json and what is made of it; a fast one prints its
+tables.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import datetime as dt
+import json
+import resource
+import statistics
+import subprocess
+import sys
+import time
+from collections import defaultdict
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+from tests.bench import accounting, install, peers, plots, report, rows, scales
+from tests.bench.daemons import Daemons
+from tests.bench.rows import Bench, Cell, Sample
+from tests.bench.waits import Waits
+from tests.support.daemon import running_daemon
+from tests.support.servers import start_redis
+
+ROOT = Path(__file__).parent.parent.parent
+DOCS = ROOT / "docs"
+FAST = ROOT / "build" / "bench" / "fast.json"
+
+
+@contextlib.contextmanager
+def everything(seconds: float, *, full: bool) -> Iterator[tuple[list[Cell], dict[str, str]]]:
+    """Start all servers and yield what is measured, with the versions of what it is measured beside."""
+    with contextlib.ExitStack() as stack:
+        server = stack.enter_context(start_redis())
+        daemon = stack.enter_context(running_daemon(server))
+        handshake, modern = (
+            peers.redstreamd(daemon.path, daemon.process.pid, modern=modern) for modern in (False, True)
+        )
+        others = [
+            stack.enter_context(peers.original(server, 8)),
+            stack.enter_context(peers.redis_mcp_server(server, 8)),
+            stack.enter_context(peers.echo(server)),
+        ]
+        crowd = 1_000 if full else 200
+        bench = Bench(server, handshake, [handshake, modern, *others], seconds, full)
+        cells = [
+            *(cell for part in (rows.adding, rows.batches, *scales.PARTS) for cell in part(bench)),
+            *Waits(server, daemon, crowd).cells(),
+            *Daemons(server, seconds, crowd).cells(),
+        ]
+        info = server.command("INFO", "server").decode()
+        node = subprocess.run([install.NODE, "--version"], capture_output=True, text=True, check=True).stdout
+        versions = {
+            "Redis": info.split("redis_version:")[1].split()[0],
+            "Node.js": node.strip().removeprefix("v"),
+            "redis-mcp-server": install.REDIS_MCP_SERVER.split("==")[1],
+        }
+        yield cells, versions
+
+
+def figures(samples: Sequence[Sample]) -> dict[str, list[float]]:
+    """Return median, lowest and highest of each figure, to four digits."""
+    return {
+        name: [float(f"{of(sample[name] for sample in samples):.4g}") for of in (statistics.median, min, max)]
+        for name in samples[0]
+    }
+
+
+def measure(rounds: int, seconds: float, only: Sequence[str], *, full: bool) -> report.Run:
+    """Measure everything and return the run."""
+    began = time.monotonic()
+    machine = accounting.machine()
+    found: dict[int, list[Sample]] = defaultdict(list)
+    with everything(seconds, full=full) as (cells, versions):
+        chosen = [cell for cell in cells if not only or cell.table in only]
+        for turn in range(rounds):
+            for place, cell in enumerate(chosen):
+                what = f"{cell.table}, {cell.row} {cell.column}"
+                done = f"round {turn + 1}/{rounds}, {place + 1}/{len(chosen)}: {what}"
+                print(f"{time.monotonic() - began:5.0f} s  {done}", file=sys.stderr, flush=True)
+                try:
+                    found[place].append(cell.measure())
+                except Exception as failure:
+                    failure.add_note(done)
+                    raise
+    return {
+        "date": dt.datetime.now(dt.UTC).date().isoformat(),
+        "machine": machine,
+        "versions": versions,
+        "rounds": rounds,
+        "seconds": seconds,
+        "minutes": round((time.monotonic() - began) / 60, 1),
+        "cells": [
+            {"table": cell.table, "row": cell.row, "column": cell.column, "figures": figures(found[place])}
+            for place, cell in enumerate(chosen)
+        ],
+    }
+
+
+def store(run: report.Run, file: Path) -> None:
+    """Write a run, a cell a line."""
+    cells = ",\n".join(json.dumps(cell, ensure_ascii=False) for cell in run["cells"])
+    head = json.dumps({name: value for name, value in run.items() if name != "cells"}, ensure_ascii=False)
+    file.parent.mkdir(parents=True, exist_ok=True)
+    file.write_text(f'{head[:-1]}, "cells": [\n{cells}\n]}}\n', "utf-8")
+
+
+def publish(run: report.Run) -> None:
+    """Write what docs/ holds of a run."""
+    page = DOCS / "performance.md"
+    page.write_text(report.put_into(page.read_text("utf-8"), run), "utf-8")
+    for name, drawing in plots.drawings(run).items():
+        (DOCS / "plots").mkdir(exist_ok=True)
+        (DOCS / "plots" / name).write_text(drawing, "utf-8")
+
+
+def main() -> None:
+    """Measure, or only make the page anew from the last run's file."""
+    parser = argparse.ArgumentParser(prog="python -m tests.bench", description=__doc__)
+    parser.add_argument(
+        "--fast", action="store_true", help="fewer and smaller rows, two rounds; docs/ stays as it is"
+    )
+    parser.add_argument("--rounds", type=int, help="rounds, of which the median counts")
+    parser.add_argument("--seconds", type=float, help="length of a window")
+    parser.add_argument(
+        "--only", action="append", default=[], metavar="TABLE", help="only this table; prints figures"
+    )
+    parser.add_argument(
+        "--page", action="store_true", help="measure nothing; make docs/ from docs/performance.json"
+    )
+    options = parser.parse_args()
+    if options.page:
+        publish(json.loads((DOCS / "performance.json").read_text("utf-8")))
+        return
+    limits = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (limits[1], limits[1]))
+    rounds = options.rounds or (2 if options.fast else 5)
+    seconds = options.seconds or (0.4 if options.fast else 0.8)
+    run = measure(rounds, seconds, options.only, full=not options.fast)
+    if options.only or options.fast:
+        store(run, FAST)
+        print(FAST)
+    else:
+        store(run, DOCS / "performance.json")
+        publish(run)
+        print(DOCS / "performance.json")
+    if options.only:
+        for cell in run["cells"]:
+            print(
+                cell["table"],
+                cell["row"],
+                cell["column"],
+                {name: of[0] for name, of in cell["figures"].items()},
+            )
+    else:
+        print(report.tables(run))
+
+
+if __name__ == "__main__":
+    main()

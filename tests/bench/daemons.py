@@ -1,0 +1,195 @@
+"""What needs a daemon of its own for each round: starting, memory, pauses of the collector, fairness."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import socket
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import attrs
+
+from tests.bench import collector, install, load
+from tests.bench.accounting import pss_kib, wait_quiet
+from tests.bench.load import template
+from tests.bench.peers import ENTRY, MODERN, STREAM, children, connections, handshake, line, link_of
+from tests.bench.rows import HUNDRED, Cell, Sample
+from tests.bench.waits import Crowd, Waits, sleepers
+from tests.support.daemon import PROGRAM, Daemon, clean_environment, home, running_daemon
+from tests.support.servers import Server
+
+_ADD = template("stream_add", {"stream": STREAM, "entries": [ENTRY]})
+_ADD_ONCE = line("tools/call", {"name": "stream_add", "arguments": {"stream": STREAM, "entries": [ENTRY]}}, 1)
+
+_MODERN_CALL = line("tools/call", {"name": "stream_list", "arguments": {"count": 1}, "_meta": MODERN}, 1)
+
+
+def _ask(connection: socket.socket, request: bytes) -> None:
+    connection.sendall(request)
+    answer = b""
+    while not answer.endswith(b"\n"):
+        data = connection.recv(1 << 16)
+        answer += data
+        if not data or b'"error":{' in answer or b'"isError":true' in answer:
+            raise RuntimeError(f"a call failed: {answer[:500]!r}")
+
+
+@attrs.frozen
+class Daemons:
+    """Redis, the length of a window, and how many clients wait at a time."""
+
+    server: Server
+    seconds: float
+    crowd: int
+
+    def cells(self) -> Iterator[Cell]:
+        """Every row with a daemon of its own."""
+        yield Cell("start", "redstreamd", "", self.starting)
+        yield Cell("start", "original, rebuilt (Node.js)", "", self.starting_original)
+        yield Cell("start", "redis-mcp-server", "", self.starting_redis_mcp_server)
+        yield Cell("memory", "redstreamd", "", self.memory)
+        waits = f"{self.crowd:,} waits at"
+        for row, measure in (
+            ("stream_add, 64 in flight", self._adds),
+            (f"{waits} 100 streams, each woken once", lambda daemon: self._wakes(daemon, 100, 100)),
+            (f"{waits} one stream, woken 3 times", lambda daemon: self._wakes(daemon, 1, 3)),
+        ):
+            yield Cell("collector", row, "", lambda measure=measure: self.pauses(measure))
+        yield Cell("polite", "alone", "", lambda: self.polite(0))
+        yield Cell("polite", "beside 50 greedy clients", "", lambda: self.polite(50))
+
+    def starting(self) -> Sample:
+        """Time from the start of the process until it listens, has answered a handshake, and a first call."""
+        with home() as directory, (directory / "log").open("ab") as log, contextlib.ExitStack() as stack:
+            environment = clean_environment(directory, REDIS_URL=f"unix://{self.server.path}")
+            began = time.perf_counter()
+            process = subprocess.Popen([PROGRAM, "serve"], env=environment, stdout=log, stderr=log)
+            stack.callback(process.wait, 30)
+            stack.callback(process.terminate)
+            connection = stack.enter_context(socket.socket(socket.AF_UNIX))
+            while connection.connect_ex(str(directory / "redstreamd" / "mcp.sock")):
+                if process.poll() is not None:
+                    raise RuntimeError((directory / "log").read_text("utf-8"))
+                time.sleep(0.001)
+            listening = time.perf_counter() - began
+            handshake((connection.fileno(), connection.fileno()))
+            greeted = time.perf_counter() - began
+            _ask(connection, _ADD_ONCE)
+            called = time.perf_counter() - began
+            return {"listening_ms": listening * 1e3, "handshake_ms": greeted * 1e3, "call_ms": called * 1e3}
+
+    def starting_original(self) -> Sample:
+        """The same of a process of the original."""
+        words = install.original()
+        request = template("add_stream_message", {"stream": STREAM, "message": ENTRY})
+        return self._starting_child(words, request, REDIS_SOCKET=self.server.path)
+
+    def starting_redis_mcp_server(self) -> Sample:
+        """The same of a process of redis-mcp-server."""
+        words = [*install.redis_mcp_server(), "--url", f"redis://127.0.0.1:{self.server.port}/0"]
+        request = template("xadd", {"key": STREAM, "fields": ENTRY})
+        return self._starting_child(words, request, MCP_REDIS_LOG_LEVEL="ERROR")
+
+    def _starting_child(self, words: list[str | Path], request: bytes, **variables: str) -> Sample:
+        began = time.perf_counter()
+        with children(words, 1, **variables) as (process,):
+            greeted = time.perf_counter() - began
+            inward, outward = link_of(process)
+            os.write(outward, request.replace(b"@ID@", b"1"))
+            if b'"isError":true' in (answer := os.read(inward, 1 << 16)) or b'"error":{' in answer:
+                raise RuntimeError(answer)
+            called = time.perf_counter() - began
+            return {
+                "handshake_ms": greeted * 1e3,
+                "call_ms": called * 1e3,
+                "mib": pss_kib(process.pid) / 1024,
+            }
+
+    def memory(self) -> Sample:
+        """Memory of the daemon, and of a connection and a wait, as the mean of many."""
+        self.server.flush()
+        count = self.crowd
+        with running_daemon(self.server) as daemon:
+            pid = daemon.process.pid
+            # What the first call makes once and for all does not belong to a connection.
+            with connections(daemon.path, 1) as links:
+                load.run(links, [_ADD], seconds=0.2)
+            wait_quiet(pid)
+            alone = pss_kib(pid)
+
+            def each() -> float:
+                wait_quiet(pid)
+                return (pss_kib(pid) - alone) / count
+
+            sample = {"mib": alone / 1024}
+            with Crowd.connected(daemon.path, count, greeted=False) as crowd:
+                sample["connected_kib"] = each()
+                for connection in crowd.connections:
+                    _ask(connection, _MODERN_CALL)
+                sample["modern_kib"] = each()
+            wait_quiet(pid)
+            alone = pss_kib(pid)
+            with Crowd.connected(daemon.path, count):
+                sample["handshake_kib"] = each()
+            wait_quiet(pid)
+            alone = pss_kib(pid)
+            with sleepers(daemon.path, count, [f"bench:wake:{number}" for number in range(100)]):
+                sample["wait_kib"] = each()
+            return sample
+
+    def pauses(self, measure: Callable[[Daemon], tuple[float, float]]) -> Sample:
+        """What Python's collector holds up while something is measured."""
+        self.server.flush()
+        with tempfile.TemporaryDirectory() as place:
+            file = Path(place) / "pauses"
+            program = (sys.executable, Path(collector.__file__), file)
+            with running_daemon(self.server, program=program) as daemon:
+                began, ended = measure(daemon)
+                found = collector.pauses(file, began)
+        lengths = [length for _, length in found] or [0.0]
+        return {
+            "per_second": len(found) / (ended - began),
+            "full": sum(generation == 2 for generation, _ in found),
+            "percent": sum(lengths) / (ended - began) * 100,
+            "longest_ms": max(lengths) * 1e3,
+        }
+
+    def _adds(self, daemon: Daemon) -> tuple[float, float]:
+        began = time.monotonic()
+        with connections(daemon.path, 1) as links:
+            load.run(links, [_ADD], depth=64, seconds=self.seconds * 3)
+        return began, time.monotonic()
+
+    def _wakes(self, daemon: Daemon, streams: int, entries: int) -> tuple[float, float]:
+        began = time.monotonic()
+        Waits(self.server, daemon, self.crowd).waiters(self.crowd, streams, entries)
+        return began, time.monotonic()
+
+    def polite(self, greedy: int) -> Sample:
+        """A client that calls each 10 ms, alone or beside some that have 64 calls of 100 entries in flight."""
+        self.server.flush()
+        with running_daemon(self.server) as daemon, contextlib.ExitStack() as stack:
+            one = stack.enter_context(connections(daemon.path, 1))
+            beside = None
+            if greedy:
+                many = stack.enter_context(connections(daemon.path, greedy))
+                options = {"depth": 64, "seconds": 1_000.0, "tolerant": True}
+                beside = stack.enter_context(load.started(many, [HUNDRED], **options))
+                time.sleep(2 * self.seconds)
+            length = self.seconds * (10 if greedy else 3)
+            result = load.run(one, [_ADD], gap=0.01, seconds=length, warm_up=0, tolerant=True)
+            if beside is not None and beside.process.poll() is not None:
+                raise RuntimeError("the greedy clients ended before the polite one")
+            return {
+                "p50_ms": result.p50 * 1e3,
+                "p99_ms": result.p99 * 1e3,
+                "longest_ms": result.longest * 1e3,
+                "calls": result.timed,
+                "failed": result.failed,
+                "mib": pss_kib(daemon.process.pid) / 1024,
+            }

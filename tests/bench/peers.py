@@ -1,0 +1,208 @@
+"""The servers that are measured: how each is started, reached and asked."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from pathlib import Path
+
+import attrs
+
+from tests.bench import install
+from tests.bench.load import Link, template
+from tests.support.daemon import clean_environment, home
+from tests.support.servers import Server
+
+STREAM = "bench:orders:stream"
+ENTRY = {"type": "order", "id": "A-1001", "amount": "12.50", "currency": "EUR"}
+
+#: What a request carries in the 2026-07-28 era.
+MODERN = {
+    "io.modelcontextprotocol/protocolVersion": "2026-07-28",
+    "io.modelcontextprotocol/clientCapabilities": {},
+}
+
+
+def line(method: str, params: Mapping[str, object], request_id: object = None) -> bytes:
+    """Return the line of a request, or of a notification."""
+    identity = {} if request_id is None else {"id": request_id}
+    return json.dumps({"jsonrpc": "2.0", **identity, "method": method, "params": params}).encode() + b"\n"
+
+
+def handshake(link: Link) -> None:
+    """Open a session of the handshake era."""
+    info = {"name": "bench", "version": "0"}
+    _write(
+        link, line("initialize", {"protocolVersion": "2025-11-25", "capabilities": {}, "clientInfo": info}, 0)
+    )
+    answer = b""
+    while not answer.endswith(b"\n"):
+        data = os.read(link[0], 1 << 16)
+        if not data:
+            raise ConnectionError("the server ended")
+        answer += data
+    if b'"serverInfo"' not in answer:
+        raise RuntimeError(answer)
+    _write(link, line("notifications/initialized", {}))
+
+
+def _write(link: Link, data: bytes) -> None:
+    assert os.write(link[1], data) == len(data)
+
+
+@attrs.frozen
+class Asked:
+    """What a peer is asked, and how often a pattern must be in each answer."""
+
+    template: bytes
+    pattern: str
+    per_call: int
+
+
+@attrs.frozen
+class Peer:
+    """A server, or several processes of one.
+
+    Attributes:
+        name: Its name in tables.
+        links: Opens so many connections that are ready for calls.
+        pids: The processes behind so many connections.
+        add: Adds one entry.
+        read: Reads 100 of them.
+    """
+
+    name: str
+    links: Callable[[int], contextlib.AbstractContextManager[Sequence[Link]]]
+    pids: Callable[[int], Sequence[int]]
+    add: Asked
+    read: Asked | None = None
+
+
+@contextlib.contextmanager
+def connections(path: str, count: int, *, modern: bool = False) -> Iterator[Sequence[Link]]:
+    """Connect to a Unix socket so many times, with a handshake unless `modern`."""
+    with contextlib.ExitStack() as stack:
+        links = []
+        for _ in range(count):
+            connection = stack.enter_context(socket.socket(socket.AF_UNIX))
+            connection.connect(path)
+            links.append((connection.fileno(), connection.fileno()))
+            if not modern:
+                handshake(links[-1])
+        yield links
+
+
+def redstreamd(path: str, pid: int, *, modern: bool) -> Peer:
+    """The daemon, in one of the two eras."""
+    meta = MODERN if modern else None
+    era = "2026-07-28" if modern else "handshake era"
+    return Peer(
+        f"redstreamd, {era}",
+        lambda count: connections(path, count, modern=modern),
+        lambda count: [pid],
+        Asked(template("stream_add", {"stream": STREAM, "entries": [ENTRY]}, meta=meta), '"ids":["', 1),
+        Asked(template("stream_read", {"stream": STREAM, "count": 100}, meta=meta), '"fields":', 100),
+    )
+
+
+@contextlib.contextmanager
+def children(
+    words: Sequence[str | Path], count: int, **variables: str
+) -> Iterator[list[subprocess.Popen[bytes]]]:
+    """Run so many processes that speak MCP over standard input and output, with the handshake done."""
+    with home() as directory, contextlib.ExitStack() as stack:
+        # Servers of others may warn as they like.
+        environment = clean_environment(directory, **variables) | {"PYTHONWARNINGS": "default"}
+        log = stack.enter_context((directory / "log").open("ab"))
+        running = []
+        for _ in range(count):
+            process = subprocess.Popen(
+                words,
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                stderr=log,
+                env=environment,
+                cwd=directory,
+                start_new_session=True,
+            )
+            stack.callback(process.wait)
+            stack.callback(process.kill)
+            running.append(process)
+        for process in running:
+            try:
+                handshake(link_of(process))
+            except OSError as failure:
+                raise RuntimeError((directory / "log").read_text("utf-8")) from failure
+        yield running
+
+
+def link_of(process: subprocess.Popen[bytes]) -> Link:
+    """Return the pipes of a child."""
+    assert process.stdin is not None
+    assert process.stdout is not None
+    return process.stdout.fileno(), process.stdin.fileno()
+
+
+def stdio(name: str, running: Sequence[subprocess.Popen[bytes]], add: Asked, read: Asked | None) -> Peer:
+    """A server that has a process for each client."""
+    return Peer(
+        name,
+        lambda count: contextlib.nullcontext([link_of(process) for process in running[:count]]),
+        lambda count: [process.pid for process in running[:count]],
+        add,
+        read,
+    )
+
+
+@contextlib.contextmanager
+def original(server: Server, count: int) -> Iterator[Peer]:
+    """The original Red-Stream, rebuilt."""
+    with children(install.original(), count, REDIS_SOCKET=server.path) as running:
+        yield stdio(
+            "original, rebuilt (Node.js)",
+            running,
+            Asked(template("add_stream_message", {"stream": STREAM, "message": ENTRY}), '\\"id\\":', 1),
+            Asked(template("get_stream_messages", {"stream": STREAM, "count": 100}), '\\"message\\":', 100),
+        )
+
+
+@contextlib.contextmanager
+def redis_mcp_server(server: Server, count: int) -> Iterator[Peer]:
+    """The official redis-mcp-server; it speaks to Redis over TCP only."""
+    words = [*install.redis_mcp_server(), "--url", f"redis://127.0.0.1:{server.port}/0"]
+    with children(words, count, MCP_REDIS_LOG_LEVEL="ERROR") as running:
+        yield stdio(
+            "redis-mcp-server",
+            running,
+            Asked(template("xadd", {"key": STREAM, "fields": ENTRY}), '"text":"Successfully added', 1),
+            # Once as text and once as structured content.
+            Asked(template("xrange", {"key": STREAM, "count": 100}), "'currency': 'EUR'", 200),
+        )
+
+
+@contextlib.contextmanager
+def echo(server: Server) -> Iterator[Peer]:
+    """The echo server, which is asked what redstreamd is."""
+    path = str(server.directory / "echo.sock")
+    process = subprocess.Popen(
+        [sys.executable, Path(__file__).with_name("echo.py"), path], start_new_session=True
+    )
+    try:
+        while not Path(path).exists():
+            time.sleep(0.01)
+        asked = Asked(template("stream_add", {"stream": STREAM, "entries": [ENTRY]}), '"method"', 1)
+        yield Peer(
+            "an echo server (the generator's ceiling)",
+            lambda count: connections(path, count, modern=True),
+            lambda count: [process.pid],
+            asked,
+        )
+    finally:
+        process.kill()
+        process.wait()

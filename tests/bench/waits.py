@@ -1,0 +1,200 @@
+"""How soon those who wait are told: waits, subscriptions, and a plain blocking read beside them."""
+
+from __future__ import annotations
+
+import contextlib
+import select
+import socket
+import time
+from collections.abc import Iterator, Sequence
+
+import attrs
+import hiredis
+
+from tests.bench.accounting import Spent, quantiles_ms, wait_quiet
+from tests.bench.peers import ENTRY, handshake, line
+from tests.bench.rows import Cell, Sample
+from tests.support.daemon import Daemon
+from tests.support.servers import Server
+
+_FIELDS = [part for pair in ENTRY.items() for part in pair]
+_CURSOR = b'"next_cursor":"'
+
+
+def wait_line(stream: str, cursor: str | None = None) -> bytes:
+    """Return a call that waits at a stream."""
+    arguments = {"streams": [stream], "timeout_seconds": 600} | ({"cursor": cursor} if cursor else {})
+    return line("tools/call", {"name": "stream_wait", "arguments": arguments}, 1)
+
+
+@attrs.define
+class Crowd:
+    """Connections whose answers are taken together."""
+
+    connections: list[socket.socket]
+    waiting: select.epoll = attrs.field(factory=select.epoll)
+
+    @classmethod
+    @contextlib.contextmanager
+    def connected(cls, path: str, count: int, *, greeted: bool = True) -> Iterator[Crowd]:
+        """Connect so many, and open a session of the handshake era on each if `greeted`."""
+        with contextlib.ExitStack() as stack:
+            crowd = cls([stack.enter_context(socket.socket(socket.AF_UNIX)) for _ in range(count)])
+            stack.callback(crowd.waiting.close)
+            for connection in crowd.connections:
+                connection.connect(path)
+                if greeted:
+                    handshake((connection.fileno(), connection.fileno()))
+                crowd.waiting.register(connection, select.EPOLLIN)
+            yield crowd
+
+    def answers(
+        self, count: int, began: float, timeout: float = 60
+    ) -> list[tuple[socket.socket, float, bytes]]:
+        """Take one line of each of so many connections: which one, seconds since `began`, and the line.
+
+        Raises:
+            RuntimeError: A line is an error, or one is missing when the time is over.
+        """
+        by_number = {connection.fileno(): connection for connection in self.connections}
+        taken: list[tuple[socket.socket, float, bytes]] = []
+        pieces: dict[int, bytes] = {}
+        while len(taken) < count:
+            ready = self.waiting.poll(timeout)
+            if not ready:
+                raise RuntimeError(f"{len(taken)} of {count} were told within {timeout} s")
+            for number, _ in ready:
+                data = by_number[number].recv(1 << 18)
+                now = time.perf_counter()
+                pieces[number] = pieces.get(number, b"") + data
+                if not data or b'"isError":true' in pieces[number] or b'"error":{' in pieces[number]:
+                    raise RuntimeError(f"a call failed: {pieces[number][:500]!r}")
+                if data.endswith(b"\n"):
+                    taken.append((by_number[number], now - began, pieces.pop(number)))
+        return taken
+
+
+def _cursor(answer: bytes) -> str:
+    begin = answer.index(_CURSOR) + len(_CURSOR)
+    return answer[begin : answer.index(b'"', begin)].decode()
+
+
+@attrs.frozen
+class Waits:
+    """The daemon and Redis, and how many clients wait at a time."""
+
+    server: Server
+    daemon: Daemon
+    crowd: int
+
+    def cells(self) -> Iterator[Cell]:
+        """Every row about waiting."""
+        count = self.crowd
+        several = f"{count:,} waiters"
+        yield Cell("waits", "XREAD BLOCK on Redis, 1 waiter", "", self.plain)
+        yield Cell("waits", "stream_wait, 1 waiter", "", lambda: self.waiters(1, 1, 100))
+        yield Cell("waits", f"{several} on 100 streams", "", lambda: self.waiters(count, 100, 100))
+        yield Cell("waits", f"{several} on one stream", "", lambda: self.waiters(count, 1, 3))
+        yield Cell(
+            "waits", f"resource updates, {count:,} subscribers", "", lambda: self.subscribers(count, 5)
+        )
+
+    def waiters(self, count: int, streams: int, entries: int) -> Sample:
+        """Add entries to the streams in turn, each when those woken before it wait again."""
+        self.server.flush()
+        names = [f"bench:wake:{number}" for number in range(streams)]
+        self.server.commands(*(("XADD", name, "*", *_FIELDS) for name in names))
+        at_each = count // streams
+        with Crowd.connected(self.daemon.path, count) as crowd, self._adding() as add:
+            where = {}
+            for number, connection in enumerate(crowd.connections):
+                where[connection] = names[number % streams]
+                connection.sendall(wait_line(where[connection]))
+            wait_quiet(self.daemon.process.pid)
+            with self._accounted(entries) as sample:
+                times: list[float] = []
+                for number in range(entries):
+                    began = add(names[number % streams])
+                    for connection, seconds, answer in crowd.answers(at_each, began):
+                        times.append(seconds)
+                        connection.sendall(wait_line(where[connection], _cursor(answer)))
+                    # They shall sleep before the next entry; with many at one place that takes its time.
+                    if at_each > 100:
+                        wait_quiet(self.daemon.process.pid)
+                    else:
+                        time.sleep(0.01)
+            return sample | quantiles_ms(times)
+
+    def subscribers(self, count: int, entries: int) -> Sample:
+        """Add entries to a stream that all subscribe to."""
+        self.server.flush()
+        name = "bench:wake:0"
+        self.server.command("XADD", name, "*", *_FIELDS)
+        with Crowd.connected(self.daemon.path, count) as crowd, self._adding() as add:
+            subscribe = line("resources/subscribe", {"uri": f"redstream://streams/{name}"}, 1)
+            for connection in crowd.connections:
+                connection.sendall(subscribe)
+            crowd.answers(count, 0)
+            wait_quiet(self.daemon.process.pid)
+            rates = []
+            with self._accounted(entries) as sample:
+                times: list[float] = []
+                for _ in range(entries):
+                    told = crowd.answers(count, add(name))
+                    if not all(b"notifications/resources/updated" in answer for _, _, answer in told):
+                        raise RuntimeError("a subscriber got something else than an update")
+                    times += [seconds for _, seconds, _ in told]
+                    rates.append(count / max(seconds for _, seconds, _ in told))
+                    time.sleep(0.2)  # a stream's subscribers are told ten times a second at most
+            return sample | quantiles_ms(times) | {"rate": sum(rates) / len(rates)}
+
+    def plain(self) -> Sample:
+        """What Redis itself takes to wake a blocking read."""
+        self.server.flush()
+        with socket.socket(socket.AF_UNIX) as reader, self._adding() as add:
+            reader.connect(self.server.path)
+            times = []
+            for _ in range(100):
+                reader.sendall(hiredis.pack_command(("XREAD", "BLOCK", "0", "STREAMS", "bench:wake:0", "$")))
+                time.sleep(0.005)
+                began = add("bench:wake:0")
+                reader.recv(1 << 16)
+                times.append(time.perf_counter() - began)
+            return quantiles_ms(times)
+
+    @contextlib.contextmanager
+    def _adding(self) -> Iterator:
+        with socket.socket(socket.AF_UNIX) as connection:
+            connection.connect(self.server.path)
+
+            def add(name: str) -> float:
+                """Add an entry and return when."""
+                began = time.perf_counter()
+                connection.sendall(hiredis.pack_command(("XADD", name, "*", *_FIELDS)))
+                if not connection.recv(100).startswith(b"$"):
+                    raise RuntimeError("XADD failed")
+                return began
+
+            yield add
+
+    @contextlib.contextmanager
+    def _accounted(self, entries: int) -> Iterator[Sample]:
+        assert self.server.process is not None
+        daemon, redis = self.daemon.process.pid, self.server.process.pid
+        spent = Spent.by(daemon, redis)
+        sample: Sample = {}
+        yield sample
+        sample |= {
+            "server_ms": spent.seconds(daemon) / entries * 1e3,
+            "redis_ms": spent.seconds(redis) / entries * 1e3,
+            "others_cores": spent.others_cores(),
+        }
+
+
+@contextlib.contextmanager
+def sleepers(path: str, count: int, streams: Sequence[str]) -> Iterator[Crowd]:
+    """Connect so many and let each wait at one of the streams."""
+    with Crowd.connected(path, count) as crowd:
+        for number, connection in enumerate(crowd.connections):
+            connection.sendall(wait_line(streams[number % len(streams)]))
+        yield crowd
