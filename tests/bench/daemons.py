@@ -113,34 +113,40 @@ class Daemons:
     def memory(self) -> Sample:
         """Memory of the daemon, and of a connection and a wait, as the mean of many."""
         self.server.flush()
-        count = self.crowd
+        sample: Sample = {}
+        streams = [f"bench:wake:{number}" for number in range(100)]
+        # A daemon each, because what one kind leaves behind would be used by the next.
+        with (
+            self._grown() as (daemon, each),
+            Crowd.connected(daemon.path, self.crowd, greeted=False) as crowd,
+        ):
+            sample["connected_kib"] = each()
+            for connection in crowd.connections:
+                _ask(connection, _MODERN_CALL)
+            sample["modern_kib"] = each()
+        with self._grown() as (daemon, each), Crowd.connected(daemon.path, self.crowd):
+            sample["handshake_kib"] = each()
+        with self._grown() as (daemon, each):
+            sample["mib"] = pss_kib(daemon.process.pid) / 1024
+            with sleepers(daemon.path, self.crowd, streams):
+                sample["wait_kib"] = each()
+        return sample
+
+    @contextlib.contextmanager
+    def _grown(self) -> Iterator[tuple[Daemon, Callable[[], float]]]:
+        """Run a daemon that has made its first calls; yields a function: KiB grown since, for each client."""
         with running_daemon(self.server) as daemon:
             pid = daemon.process.pid
-            # What the first call makes once and for all does not belong to a connection.
             with connections(daemon.path, 1) as links:
                 load.run(links, [_ADD], seconds=0.2)
             wait_quiet(pid)
-            alone = pss_kib(pid)
+            before = pss_kib(pid)
 
             def each() -> float:
                 wait_quiet(pid)
-                return (pss_kib(pid) - alone) / count
+                return (pss_kib(pid) - before) / self.crowd
 
-            sample = {"mib": alone / 1024}
-            with Crowd.connected(daemon.path, count, greeted=False) as crowd:
-                sample["connected_kib"] = each()
-                for connection in crowd.connections:
-                    _ask(connection, _MODERN_CALL)
-                sample["modern_kib"] = each()
-            wait_quiet(pid)
-            alone = pss_kib(pid)
-            with Crowd.connected(daemon.path, count):
-                sample["handshake_kib"] = each()
-            wait_quiet(pid)
-            alone = pss_kib(pid)
-            with sleepers(daemon.path, count, [f"bench:wake:{number}" for number in range(100)]):
-                sample["wait_kib"] = each()
-            return sample
+            yield daemon, each
 
     def pauses(self, measure: Callable[[Daemon], tuple[float, float]]) -> Sample:
         """What Python's collector holds up while something is measured."""
@@ -171,7 +177,7 @@ class Daemons:
         return began, time.monotonic()
 
     def polite(self, greedy: int) -> Sample:
-        """A client that calls each 10 ms, alone or beside some that have 64 calls of 100 entries in flight."""
+        """A client that calls each 10 ms, alone or beside some with 64 calls of 100 entries in flight."""
         self.server.flush()
         with running_daemon(self.server) as daemon, contextlib.ExitStack() as stack:
             one = stack.enter_context(connections(daemon.path, 1))

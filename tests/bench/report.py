@@ -16,7 +16,7 @@ END = "<!-- made by `make bench` from performance.json: end -->"
 
 def number(value: float) -> str:
     """Write a figure with as many places as it has meaning."""
-    if value >= 100:
+    if value >= 100 or value == int(value):
         return f"{value:,.0f}"
     return f"{value:.1f}" if value >= 10 else f"{value:.2f}"
 
@@ -87,10 +87,8 @@ def _medians(run: Run, name: str, *, but: str = "\0") -> list[float]:
 
 def introduction(run: Run) -> str:
     """Say where and how the run was made, and how much it was disturbed."""
-    machine, rates = (
-        run["machine"],
-        [each["figures"]["rate"] for each in run["cells"] if "rate" in each["figures"]],
-    )
+    machine = run["machine"]
+    rates = [each["figures"]["rate"] for each in run["cells"] if "rate" in each["figures"]]
     versions = ", ".join(f"{name} {version}" for name, version in run["versions"].items())
     spread = statistics.median((high - low) / median for median, low, high in rates)
     others = _medians(run, "others_cores")
@@ -100,8 +98,8 @@ One run of {run["minutes"]:.0f} minutes on {run["date"]}: {machine["processor"]}
 Python {machine["python"]}, {versions}. The load average was {machine["load"]} when it began.
 
 - Each figure is the median of {run["rounds"]} rounds. A round measures everything once, in windows of
-  {run["seconds"]:g} s. The highest and the lowest rate of a row differ by {spread:.0%} of its median (median of
-  all rows).
+  {run["seconds"]:g} s. The highest and the lowest rate of a row differ by {spread:.0%} of its median (the
+  median of all rows).
 - The load generator took {statistics.median(generator):.1f} % of a core (median of all rows but the echo
   server's), at most {max(generator):.1f} %.
 - Other programs, and the host of the machine, kept {statistics.median(others):.2f} cores busy (median of all

@@ -77,6 +77,8 @@ class Bench:
             )
             others = spent.others_cores(besides=_children_seconds() - children)
         units = getattr(result, unit)
+        if not units:
+            raise load.LoadError(f"nothing was finished in {result.seconds:.0f} s")
         return {
             "rate": units / result.seconds,
             "server_us": sum(result.cpu[:-1]) / units * 1e6,
@@ -111,6 +113,7 @@ def _taking(count: int) -> list[bytes]:
 
 
 def fresh(bench: Bench, measure: Callable[[], Sample], prepare: Callable[[], object] | None = None) -> Sample:
+    """Measure after emptying Redis and preparing what the calls need."""
     bench.server.flush()
     if prepare is not None:
         prepare()
