@@ -12,6 +12,7 @@ import contextlib
 import datetime as dt
 import json
 import resource
+import signal
 import statistics
 import subprocess
 import sys
@@ -29,7 +30,7 @@ from tests.support.servers import start_redis
 
 ROOT = Path(__file__).parent.parent.parent
 DOCS = ROOT / "docs"
-FAST = ROOT / "build" / "bench" / "fast.json"
+SO_FAR = ROOT / "build" / "bench" / "performance.json"
 
 
 @contextlib.contextmanager
@@ -72,10 +73,11 @@ def figures(samples: Sequence[Sample]) -> dict[str, list[float]]:
 
 
 def measure(rounds: int, seconds: float, only: Sequence[str], *, full: bool) -> report.Run:
-    """Measure everything and return the run."""
+    """Measure everything and return the run; a file keeps the rounds so far, in case a later one fails."""
     began = time.monotonic()
     machine = accounting.machine()
     found: dict[int, list[Sample]] = defaultdict(list)
+    run: report.Run = {}
     with everything(seconds, full=full) as (cells, versions):
         chosen = [cell for cell in cells if not only or cell.table in only]
         for turn in range(rounds):
@@ -88,18 +90,25 @@ def measure(rounds: int, seconds: float, only: Sequence[str], *, full: bool) -> 
                 except Exception as failure:
                     failure.add_note(done)
                     raise
-    return {
-        "date": dt.datetime.now(dt.UTC).date().isoformat(),
-        "machine": machine,
-        "versions": versions,
-        "rounds": rounds,
-        "seconds": seconds,
-        "minutes": round((time.monotonic() - began) / 60, 1),
-        "cells": [
-            {"table": cell.table, "row": cell.row, "column": cell.column, "figures": figures(found[place])}
-            for place, cell in enumerate(chosen)
-        ],
-    }
+            run = {
+                "date": dt.datetime.now(dt.UTC).date().isoformat(),
+                "machine": machine,
+                "versions": versions,
+                "rounds": turn + 1,
+                "seconds": seconds,
+                "minutes": round((time.monotonic() - began) / 60, 1),
+                "cells": [
+                    {
+                        "table": each.table,
+                        "row": each.row,
+                        "column": each.column,
+                        "figures": figures(found[place]),
+                    }
+                    for place, each in enumerate(chosen)
+                ],
+            }
+            store(run, SO_FAR)
+    return run
 
 
 def store(run: report.Run, file: Path) -> None:
@@ -137,15 +146,15 @@ def main() -> None:
     if options.page:
         publish(json.loads((DOCS / "performance.json").read_text("utf-8")))
         return
+    # What was started is ended, too, if this is.
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
     limits = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (limits[1], limits[1]))
     rounds = options.rounds or (2 if options.fast else 5)
     seconds = options.seconds or (0.4 if options.fast else 0.8)
     run = measure(rounds, seconds, options.only, full=not options.fast)
-    if options.only or options.fast:
-        store(run, FAST)
-        print(FAST)
-    else:
+    print(SO_FAR)
+    if not options.only and not options.fast:
         store(run, DOCS / "performance.json")
         publish(run)
         print(DOCS / "performance.json")

@@ -10,8 +10,8 @@ import attrs
 
 from tests.bench.report import SCALES, Run, cells
 
-_WIDTH, _HEIGHT = 720, 380
-_LEFT, _RIGHT, _TOP, _BOTTOM = 70, 250, 40, 50
+_WIDTH, _HEIGHT = 790, 380
+_LEFT, _RIGHT, _TOP, _BOTTOM = 80, 300, 40, 50
 _COLOURS = ("#1b6ca8", "#d1495b", "#2e8b57", "#8e5aa8", "#c77d1a", "#5c6770", "#14808c")
 
 #: Values of one line by column; a second kind of line is dashed.
