@@ -10,14 +10,15 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager
 from pathlib import Path
 
 import attrs
 
-from tests.bench import collector, install, load
+from tests.bench import collector, load, peers
 from tests.bench.accounting import pss_kib, wait_quiet
 from tests.bench.load import template
-from tests.bench.peers import ENTRY, MODERN, STREAM, children, connections, handshake, line, link_of
+from tests.bench.peers import ENTRY, MODERN, STREAM, Peer, connections, handshake, line
 from tests.bench.rows import HUNDRED, Cell, Sample
 from tests.bench.waits import Crowd, Waits, sleepers
 from tests.support.daemon import PROGRAM, Daemon, clean_environment, home, running_daemon
@@ -50,8 +51,8 @@ class Daemons:
     def cells(self) -> Iterator[Cell]:
         """Every row with a daemon of its own."""
         yield Cell("start", "redstreamd", "", self.starting)
-        yield Cell("start", "original, rebuilt (Node.js)", "", self.starting_original)
-        yield Cell("start", "redis-mcp-server", "", self.starting_redis_mcp_server)
+        yield Cell("start", "original, rebuilt (Node.js)", "", lambda: self.starting_child(peers.original))
+        yield Cell("start", "redis-mcp-server", "", lambda: self.starting_child(peers.redis_mcp_server))
         yield Cell("memory", "redstreamd", "", self.memory)
         waits = f"{self.crowd:,} waits at"
         for row, measure in (
@@ -83,32 +84,17 @@ class Daemons:
             called = time.perf_counter() - began
             return {"listening_ms": listening * 1e3, "handshake_ms": greeted * 1e3, "call_ms": called * 1e3}
 
-    def starting_original(self) -> Sample:
-        """The same of a process of the original."""
-        words = install.original()
-        request = template("add_stream_message", {"stream": STREAM, "message": ENTRY})
-        return self._starting_child(words, request, REDIS_SOCKET=self.server.path)
-
-    def starting_redis_mcp_server(self) -> Sample:
-        """The same of a process of redis-mcp-server."""
-        words = [*install.redis_mcp_server(), "--url", f"redis://127.0.0.1:{self.server.port}/0"]
-        request = template("xadd", {"key": STREAM, "fields": ENTRY})
-        return self._starting_child(words, request, MCP_REDIS_LOG_LEVEL="ERROR")
-
-    def _starting_child(self, words: list[str | Path], request: bytes, **variables: str) -> Sample:
+    def starting_child(self, start: Callable[[Server, int], AbstractContextManager[Peer]]) -> Sample:
+        """The same of a server that each client starts for itself, and the memory of its process."""
         began = time.perf_counter()
-        with children(words, 1, **variables) as (process,):
+        with start(self.server, 1) as peer, peer.links(1) as ((inward, outward),):
             greeted = time.perf_counter() - began
-            inward, outward = link_of(process)
-            os.write(outward, request.replace(b"@ID@", b"1"))
-            if b'"isError":true' in (answer := os.read(inward, 1 << 16)) or b'"error":{' in answer:
-                raise RuntimeError(answer)
+            os.write(outward, peer.add.template.replace(b"@ID@", b"1"))
+            if peer.add.pattern.encode() not in (answer := os.read(inward, 1 << 16)):
+                raise RuntimeError(f"a call failed: {answer!r}")
             called = time.perf_counter() - began
-            return {
-                "handshake_ms": greeted * 1e3,
-                "call_ms": called * 1e3,
-                "mib": pss_kib(process.pid) / 1024,
-            }
+            mib = pss_kib(peer.pids(1)[0]) / 1024
+            return {"handshake_ms": greeted * 1e3, "call_ms": called * 1e3, "mib": mib}
 
     def memory(self) -> Sample:
         """Memory of the daemon, and of a connection and a wait, as the mean of many."""
@@ -148,33 +134,31 @@ class Daemons:
 
             yield daemon, each
 
-    def pauses(self, measure: Callable[[Daemon], tuple[float, float]]) -> Sample:
+    def pauses(self, measure: Callable[[Daemon], object]) -> Sample:
         """What Python's collector holds up while something is measured."""
         self.server.flush()
         with tempfile.TemporaryDirectory() as place:
             file = Path(place) / "pauses"
             program = (sys.executable, Path(collector.__file__), file)
             with running_daemon(self.server, program=program) as daemon:
-                began, ended = measure(daemon)
+                began = time.monotonic()
+                measure(daemon)
+                seconds = time.monotonic() - began
                 found = collector.pauses(file, began)
         lengths = [length for _, length in found] or [0.0]
         return {
-            "per_second": len(found) / (ended - began),
+            "per_second": len(found) / seconds,
             "full": sum(generation == 2 for generation, _ in found),
-            "percent": sum(lengths) / (ended - began) * 100,
+            "percent": sum(lengths) / seconds * 100,
             "longest_ms": max(lengths) * 1e3,
         }
 
-    def _adds(self, daemon: Daemon) -> tuple[float, float]:
-        began = time.monotonic()
+    def _adds(self, daemon: Daemon) -> None:
         with connections(daemon.path, 1) as links:
             load.run(links, [_ADD], depth=64, seconds=self.seconds * 3)
-        return began, time.monotonic()
 
-    def _wakes(self, daemon: Daemon, streams: int, entries: int) -> tuple[float, float]:
-        began = time.monotonic()
+    def _wakes(self, daemon: Daemon, streams: int, entries: int) -> None:
         Waits(self.server, daemon, self.crowd).waiters(self.crowd, streams, entries)
-        return began, time.monotonic()
 
     def polite(self, greedy: int) -> Sample:
         """A client that calls each 10 ms, alone or beside some with 64 calls of 100 entries in flight."""
@@ -188,7 +172,7 @@ class Daemons:
                 beside = stack.enter_context(load.started(many, [HUNDRED], **options))
                 time.sleep(2 * self.seconds)
             length = self.seconds * (10 if greedy else 3)
-            result = load.run(one, [_ADD], gap=0.01, seconds=length, warm_up=0, tolerant=True)
+            result = load.run(one, [_ADD], gap=0.01, seconds=length, warm_up=0, tolerant=greedy > 0)
             if beside is not None and beside.process.poll() is not None:
                 raise RuntimeError("the greedy clients ended before the polite one")
             return {
