@@ -8,7 +8,6 @@ import os
 import socket
 import subprocess
 import sys
-import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 
@@ -18,6 +17,7 @@ from tests.bench import install
 from tests.bench.load import Link, template
 from tests.support.daemon import clean_environment, home
 from tests.support.servers import Server
+from tests.support.waiting import wait_until
 
 STREAM = "bench:orders:stream"
 ENTRY = {"type": "order", "id": "A-1001", "amount": "12.50", "currency": "EUR"}
@@ -194,8 +194,7 @@ def echo(server: Server) -> Iterator[Peer]:
         [sys.executable, Path(__file__).with_name("echo.py"), path], start_new_session=True
     )
     try:
-        while not Path(path).exists():
-            time.sleep(0.01)
+        wait_until(Path(path).exists)
         asked = Asked(template("stream_add", {"stream": STREAM, "entries": [ENTRY]}), '"method"', 1)
         yield Peer(
             "an echo server (the generator's ceiling)",
