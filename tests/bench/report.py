@@ -6,6 +6,9 @@ import statistics
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any
 
+#: Cores that others may keep busy, in the median of all rows, before a run says that it was disturbed.
+QUIET = 0.1
+
 #: A run as its file holds it, and the figures of one cell: name to median, lowest and highest.
 Run = Mapping[str, Any]
 Figures = Mapping[str, list[float]]
@@ -93,9 +96,12 @@ def introduction(run: Run) -> str:
     spread = statistics.median((high - low) / median for median, low, high in rates)
     others = _medians(run, "others_cores")
     generator = _medians(run, "generator_percent", but="echo")
+    disturbed = statistics.median(others) > QUIET
+    warning = "**The machine was busy with other things: compare rows, and quote no figure alone.**\n\n"
     return f"""\
-One run of {run["minutes"]:.0f} minutes on {run["date"]}: {machine["processor"]}, {machine["system"]},
-Python {machine["python"]}, {versions}. The load average was {machine["load"]} when it began.
+{warning * disturbed}One run of {run["minutes"]:.0f} minutes on {run["date"]}: {machine["processor"]}, {machine["system"]},
+Python {machine["python"]}, {versions}. The load average was
+{machine["load"]} when it began.
 
 - Each figure is the median of {run["rounds"]} rounds. A round measures everything once, in windows of
   {run["seconds"]:g} s. The highest and the lowest rate of a row differ by {spread:.0%} of its median (the
