@@ -99,8 +99,8 @@ def introduction(run: Run) -> str:
     disturbed = statistics.median(others) > QUIET
     warning = "**The machine was busy with other things: compare rows, and quote no figure alone.**\n\n"
     return f"""\
-{warning * disturbed}One run of {run["minutes"]:.0f} minutes on {run["date"]}: {machine["processor"]}, {machine["system"]},
-Python {machine["python"]}, {versions}. The load average was
+{warning * disturbed}One run of {run["minutes"]:.0f} minutes on {run["date"]}: {machine["processor"]},
+{machine["system"]}, Python {machine["python"]}, {versions}. The load average was
 {machine["load"]} when it began.
 
 - Each figure is the median of {run["rounds"]} rounds. A round measures everything once, in windows of
