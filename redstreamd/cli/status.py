@@ -90,7 +90,7 @@ def _lines(report: Mapping[str, Any]) -> Iterator[str]:
         yield _line(
             "clients",
             f"{clients['connections']} connected, {clients['requests_in_flight']} requests in flight; "
-            f"{clients['accepted']} came so far, {clients['refused']} were turned away",
+            f"{clients['accepted']} accepted so far, {clients['refused']} rejected",
         )
     waiting = report["waiting"]
     how = "told by the server" if waiting["tracking"] else "looking four times a second"

@@ -183,7 +183,7 @@ def _(event: mcp.ConnectionCrashed) -> tuple[int, str]:
 @words.register
 def _(event: mcp.ConnectionRejected) -> tuple[int, str]:
     return logging.WARNING, (
-        f"{event.limit} connections are open and a newcomer ({event.principal.name}) was turned away; "
+        f"{event.limit} connections are open and a client ({event.principal.name}) was rejected; "
         f"raise {setting('limits.max_connections')}, or find out who opens so many"
     )
 

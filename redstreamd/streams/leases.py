@@ -28,7 +28,7 @@ from redstreamd.streams.lease_tokens import Lease
 from redstreamd.streams.names import Kind, companion_key
 from redstreamd.streams.scripts import load
 
-_SHARED = ("ids", "info", "clock", "lease_deadlines", "group_record", "delivery_history", "dead_letter")
+_SHARED = ("ids", "info", "clock", "lease_expiry", "group_record", "delivery_history", "dead_letter")
 _TAKE = load(*_SHARED, "take_work")
 _SETTLE = load(*_SHARED, "settle")
 

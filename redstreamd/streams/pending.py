@@ -14,7 +14,7 @@ from redstreamd.streams.error_context import explain_errors
 from redstreamd.streams.group_clocks import GroupClocks
 from redstreamd.streams.scripts import load
 
-_PENDING = load("ids", "info", "clock", "lease_deadlines", "pending")
+_PENDING = load("ids", "info", "clock", "lease_expiry", "pending")
 
 
 @attrs.frozen

@@ -44,7 +44,7 @@ def closed(ending: Ending, principal: Principal = ANN, limit_bytes: int | None =
     return ConnectionClosed("c1", principal, ending, 0.1, requests=1, cut_off=0, limit_bytes=limit_bytes)
 
 
-async def test_newcomers_turned_away_are_one_record_and_a_count_at_the_end(
+async def test_rejected_clients_are_one_record_and_a_count_at_the_end(
     journal: EventLog, caplog: pytest.LogCaptureFixture
 ) -> None:
     for _ in range(100):

@@ -122,7 +122,7 @@ def deep(levels: int) -> Schema:
     return root(a=schema)
 
 
-#: What was refused, as it was reported: the sources of each rule in tools/dialect.py.
+#: What was refused, as it was reported: the sources of each rule in tools/schema_dialect.py.
 REFUSED: Mapping[str, list[Any]] = {
     "root": [
         {"type": "array", "items": {"type": "string"}},
