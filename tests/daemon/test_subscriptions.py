@@ -26,7 +26,7 @@ ID = "io.modelcontextprotocol/subscriptionId"
 UPDATED = "notifications/resources/updated"
 
 #: A daemon that finds soon what nobody announces.
-SOON = hasty("redstreamd.streams.subscriptions.topics", "poll_seconds", "GroupTopic", "ListTopic")
+SOON = hasty("redstreamd.streams.subscriptions.topics", "poll_seconds", "GroupTopic.pace", "ListTopic.pace")
 
 # The SDK's client warns that the handshake era's requests are going to go; they are what is tested here.
 pytestmark = pytest.mark.filterwarnings("ignore:resources/(un)?subscribe is removed")

@@ -23,12 +23,13 @@ from tests.support.servers import Server
 PROGRAM = Path(sys.executable).with_name("redstreamd")
 
 _HASTY_SCRIPT = """
-import importlib, sys
+import importlib, operator, sys
+import attrs
 from redstreamd.cli import main
 module, owners, name = importlib.import_module({module!r}), {owners!r}, {name!r}
-for owner in [getattr(module, each) for each in owners] or [module]:
+for owner in [operator.attrgetter(each)(module) for each in owners] or [module]:
     assert getattr(owner, name) == 5
-    setattr(owner, name, 0.3)
+    (object.__setattr__ if attrs.has(type(owner)) else setattr)(owner, name, 0.3)
 sys.exit(main())
 """
 
@@ -39,7 +40,7 @@ def hasty(module: str, name: str, *owners: str) -> tuple[str, ...]:
     Args:
         module: Where the interval is set.
         name: Its name there.
-        owners: The classes there that have it as an attribute, if not the module has.
+        owners: What there has it as an attribute, by dotted names, if not the module has.
     """
     return sys.executable, "-c", _HASTY_SCRIPT.format(module=module, owners=owners, name=name)
 
