@@ -62,9 +62,6 @@ INNER = {("service", "embedded")}
 
 
 MODULES = sorted(PACKAGE.rglob("*.py"))
-each_module = pytest.mark.parametrize(
-    "path", MODULES, ids=[str(path.relative_to(PACKAGE)) for path in MODULES]
-)
 
 
 def part_of(names: tuple[str, ...]) -> str:
@@ -87,14 +84,10 @@ def imported_parts(path: Path) -> set[str]:
     return {part_of(each) for each in names} - {"__version__"}
 
 
-@each_module
+@pytest.mark.parametrize("path", MODULES, ids=[str(path.relative_to(PACKAGE)) for path in MODULES])
 def test_a_module_imports_only_what_lies_below_it(path: Path) -> None:
     part = part_of(path.relative_to(PACKAGE).with_suffix("").parts)
     assert imported_parts(path) - {part} <= ALLOWED.get(part, set())
-
-
-@each_module
-def test_asyncio_is_imported_nowhere_and_the_sdk_only_where_it_is_served(path: Path) -> None:
     packages = {name.split(".")[0] for name in imported(path)}
     assert "asyncio" not in packages
     assert "mcp" not in packages or path.relative_to(PACKAGE).parts[0] in SDK
