@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import signal
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 from hypothesis import HealthCheck, settings
@@ -41,19 +42,36 @@ FIGURE = "figure"
 
 #: Directories of tests that start containers, daemons or other programs, or repeat others on more servers.
 SLOW = {"clients", "cli", "compat", "conformance", "contract", "daemon", "faults", "installing", "model"}
-SLOW |= {"scenarios", "systemd"}
+SLOW |= {"embedded", "scenarios", "systemd"}
+#: Directories and modules of others that take long, since they wait or repeat much.
+SLOW |= {"prompts", "resources", "test_acceptor", "test_annotations", "test_arguments"}
+SLOW |= {"test_black_hole", "test_cancellation", "test_connection", "test_crash_dump"}
+SLOW |= {"test_imports", "test_launchers", "test_lease_model", "test_limits", "test_lost_replies"}
+SLOW |= {"test_not_now", "test_outages", "test_pipeline", "test_released", "test_results"}
+SLOW |= {"test_sdk_difference", "test_set_clocks", "test_socket_activation"}
+SLOW |= {"test_standard_streams", "test_subscriptions", "test_tls", "test_unavailable"}
+SLOW |= {"test_whole_reports"}
+
+
+def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool | None:
+    """Leave unread what `make test-fast` does not run: collecting it takes longer than the minute."""
+    return True if "not slow" in config.option.markexpr and collection_path.stem in SLOW else None
 
 
 @pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Begin with the files that take longest, so that no process is left alone with one at the end.
 
-    Mark as slow what `make test-fast` leaves out: whole directories, and the second server of each test.
+    Mark as slow what `make test-fast` leaves out, with the second server and era of each test.
     """
     items.sort(key=lambda item: "/systemd/" not in str(item.path))
     for item in items:
         parameters = item.callspec.params if hasattr(item, "callspec") else {}
-        if item.path.parent.name in SLOW or parameters.get("server") == "valkey":
+        if (
+            SLOW & {item.path.parent.name, item.path.stem}
+            or parameters.get("server") == "valkey"
+            or parameters.get("era") == "handshake"
+        ):
             item.add_marker("slow")
 
 
