@@ -111,8 +111,11 @@ class Container:
         return done
 
     def systemctl(self, *arguments: str, check: bool = True) -> str:
-        """Run systemctl inside and return what it printed."""
-        return self.run("systemctl", "--no-pager", *arguments, check=check).stdout
+        """Run systemctl inside and return what it printed. Where it fails, the journal's end says why."""
+        done = self.run("systemctl", "--no-pager", *arguments, check=False)
+        if check and done.returncode:
+            raise AssertionError(f"{arguments}: {done.stderr}{self.journal(None, '--lines=40')}")
+        return done.stdout
 
     def show(self, unit: str, *properties: str) -> dict[str, str]:
         """Return properties of a unit."""
