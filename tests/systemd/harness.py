@@ -6,7 +6,10 @@ seconds; what a test wants beyond that (redis-server, our units) it starts itsel
 
 All mounts live in a mount namespace of the container's own, and all its processes in its PID
 namespace, whose first process dies with systemd-nspawn and that with the test run. So nothing
-remains on the machine, whichever way a run ends, except an empty directory if it is killed.
+remains on the machine, whichever way a run ends, except empty directories if it is killed.
+
+Each container also has control groups of its own. Several boot at a time, and systemd removes the group of a
+unit that has ended: in groups that they share, one would remove the group that another is about to use.
 """
 
 from __future__ import annotations
@@ -43,11 +46,12 @@ REPOSITORY = Path(__file__).resolve().parents[2]
 
 _MOUNT_AND_BOOT = """
 set -e
+for group in $2; do echo $$ > "$group/cgroup.procs"; done
 mount -t tmpfs -o size=2g,mode=0755 tmpfs "$1"
 mkdir "$1/upper" "$1/work" "$1/root"
 mount -t overlay overlay -o "lowerdir=/,upperdir=$1/upper,workdir=$1/work" "$1/root"
 directory=$1
-shift
+shift 2
 exec systemd-nspawn --directory="$directory/root" "$@"
 """
 
@@ -186,11 +190,12 @@ def booted() -> Iterator[Container]:
     with (
         tempfile.TemporaryDirectory(prefix="rs-systemd-") as directory,
         tempfile.TemporaryFile("w+") as console,
+        _control_groups(Path(directory).name) as groups,
     ):
         nspawn = subprocess.Popen(
             [
                 *("unshare", "--mount", "--propagation", "private"),
-                *("sh", "-c", _MOUNT_AND_BOOT, "sh", directory),
+                *("sh", "-c", _MOUNT_AND_BOOT, "sh", directory, " ".join(map(str, groups))),
                 *("--register=no", "--keep-unit", "--link-journal=no", f"--uuid={uuid.uuid4().hex}"),
                 # A loopback of its own: its Redis on 6379 is not the machine's.
                 "--private-network",
@@ -220,6 +225,42 @@ def booted() -> Iterator[Container]:
             else:
                 nspawn.kill()
             nspawn.wait(timeout=30)
+
+
+@contextlib.contextmanager
+def _control_groups(name: str) -> Iterator[list[Path]]:
+    """Make groups below this process's own, in each hierarchy that systemd manages, for the block."""
+    groups = []
+    for line in Path("/proc/self/cgroup").read_text().splitlines():
+        _, controllers, own = line.split(":", 2)
+        if controllers in ("", "name=systemd"):
+            groups.append(_hierarchy(controllers) / own.lstrip("/") / name)
+    for group in groups:
+        group.mkdir()
+    try:
+        yield groups
+    finally:
+        for group in groups:
+            wait_until(lambda group=group: _is_removed(group))
+
+
+def _hierarchy(controllers: str) -> Path:
+    """Return where the hierarchy of `name=systemd`, or with no controllers the unified one, is mounted."""
+    for line in Path("/proc/self/mounts").read_text().splitlines():
+        _, directory, kind, options, *_ = line.split()
+        if (kind == "cgroup" and controllers and controllers in options.split(",")) or (
+            kind == "cgroup2" and not controllers
+        ):
+            return Path(directory)
+    raise AssertionError(f"no hierarchy of control groups is mounted for {controllers!r}")
+
+
+def _is_removed(group: Path) -> bool:
+    """Remove a group with those below, and return whether it is gone; one in use is refused by the kernel."""
+    for directory, _, _ in os.walk(group, topdown=False):
+        with contextlib.suppress(OSError):
+            Path(directory).rmdir()
+    return not group.exists()
 
 
 def install_environment(container: Container) -> None:
