@@ -1,7 +1,8 @@
 """The JSON decoder, for messages and for JSON texts in arguments, and the check for I-JSON (RFC 7493).
 
 JSON allows values that programs read differently. They are refused in what clients write, with their place,
-instead of being returned changed. msgspec is not used: it silently keeps the last of two members of a name.
+instead of being returned changed. msgspec silently keeps the last of two members of a name. It is used only
+where the number of colons shows that it lost none.
 """
 
 from __future__ import annotations
@@ -12,6 +13,8 @@ import re
 from collections.abc import Iterable
 from itertools import accumulate
 from typing import Any, Final
+
+import msgspec
 
 from redstreamd.errors import BusError, Code
 
@@ -85,6 +88,33 @@ def measure_structure(data: bytes, most: int) -> tuple[int, int]:
     return values, max(accumulate(memoryview(steps).cast("b")), default=0)
 
 
+def text_is_plain(data: bytes) -> bool:
+    r"""Return whether a JSON text in UTF-8 has no ``\u`` escape, and no character that I-JSON excludes.
+
+    Then the colons in it are those of its members and those of its strings, as they are decoded.
+    """
+    if b"\\u" in data:
+        return False
+    if data.isascii():
+        return True
+    try:
+        return _FORBIDDEN.search(data.decode()) is None
+    except UnicodeDecodeError:
+        return False
+
+
+def names_are_distinct(data: bytes | msgspec.Raw, decoded: Any) -> bool:
+    """Return whether no object of a plain JSON text names a member twice.
+
+    A decoder that keeps the last of two members loses the colon of the other.
+
+    Args:
+        data: The text, for which `text_is_plain` returned True.
+        decoded: What msgspec decoded it to, with all its members.
+    """
+    return bytes(data).count(b":") == _ENCODER.encode(decoded).count(b":")
+
+
 def check(value: Any) -> None:
     """Check that `value`, as decoded from JSON, is I-JSON.
 
@@ -138,6 +168,7 @@ def _refuse_constant(name: str) -> Any:
     raise ValueError(f"{name} is not a JSON number")
 
 
+_ENCODER: Final = msgspec.json.Encoder()
 _DECODER: Final = json.JSONDecoder(object_pairs_hook=object_from_pairs, parse_constant=_refuse_constant)
 
 _ALL_BYTES: Final = bytes(range(256))

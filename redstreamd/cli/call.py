@@ -13,7 +13,7 @@ from typing import Any, NoReturn
 
 from redstreamd.cli.terminal import escaped, print_error
 from redstreamd.client.discovery import UnreachableError, open_connection
-from redstreamd.client.exchange import exchange, request_line, request_meta
+from redstreamd.client.single_request import exchange, request_line, request_meta
 
 
 def add_to(commands: Any) -> None:

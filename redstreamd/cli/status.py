@@ -10,7 +10,7 @@ from typing import Any, Final
 
 from redstreamd.cli.terminal import escaped, print_error
 from redstreamd.client.discovery import UnreachableError, open_connection
-from redstreamd.client.exchange import exchange, health_request
+from redstreamd.client.single_request import exchange, health_request
 from redstreamd.startup.installed_version import replaced
 
 #: Seconds for the answer. The daemon asks Redis for at most one; beyond this limit it hangs.

@@ -98,7 +98,7 @@ async def _serve_listeners(
             resources.push_async_callback(each.served.listener.aclose)
         addresses = [each.address for each in listeners]
         acceptor = Acceptor(
-            [each.served for each in listeners], parts.server, limits=parts.limits, on_event=parts.event_log
+            [each.served for each in listeners], parts.kernels, limits=parts.limits, on_event=parts.event_log
         )
         parts.daemon_health.include("clients", acceptor.statistics)
         notifier, heartbeats = Notifier.from_environment(), Heartbeats()
@@ -144,7 +144,7 @@ async def _stdio(loaded: Loaded, log: LogOutput) -> None:
         stream = await resources.enter_async_context(open_stdio_stream()) if inherited is None else inherited
         connection = ClientConnection(
             stream,
-            parts.server,
+            parts.kernels,
             principal=Principal("stdio", "stdio"),
             limits=parts.limits,
             on_event=parts.event_log,

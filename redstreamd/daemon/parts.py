@@ -5,7 +5,6 @@ from __future__ import annotations
 from contextlib import AsyncExitStack
 
 import attrs
-from mcp.server.lowlevel import Server
 
 from redstreamd import __version__
 from redstreamd.event_log.event_log import EventLog
@@ -13,7 +12,7 @@ from redstreamd.event_log.texts import record
 from redstreamd.mcp_server.server import build_server
 from redstreamd.mcp_server.tool_server import Toolbox
 from redstreamd.mcpio.limits import Limits
-from redstreamd.policy import Principal
+from redstreamd.mcpio.protocol_eras import Kernels
 from redstreamd.presentation.daemon_health import DaemonHealth
 from redstreamd.presentation.views import Views
 from redstreamd.prompts.catalog import PROMPTS
@@ -44,7 +43,7 @@ class Parts:
         bus: The domain.
         updates: Notifies subscribers of changes.
         daemon_health: Reports the health of all parts.
-        server: The MCP server.
+        kernels: Serve MCP to clients.
         limits: The limits of client connections.
         embedded: The embedded Redis server, if configured.
         event_log: The hook for the events of client connections and of the supervisor.
@@ -55,7 +54,7 @@ class Parts:
     bus: Bus
     updates: Updates
     daemon_health: DaemonHealth
-    server: Server[Principal]
+    kernels: Kernels
     limits: Limits
     embedded: EmbeddedServer | None
     event_log: EventLog
@@ -113,7 +112,7 @@ def build_parts(settings: Settings, resources: AsyncExitStack) -> Parts:
         max_requests_in_flight=settings.limits.max_requests_in_flight,
         max_connections=settings.limits.max_connections,
     )
-    return Parts(settings, manager, bus, updates, daemon_health, server, limits, embedded, event_log)
+    return Parts(settings, manager, bus, updates, daemon_health, Kernels(server), limits, embedded, event_log)
 
 
 def _target(settings: Settings, embedded: EmbeddedServer | None) -> Target:

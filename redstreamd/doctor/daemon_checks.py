@@ -14,7 +14,7 @@ import trio
 from redstreamd.addresses.address_syntax import parse_daemon_address, unquoted, without_login
 from redstreamd.addresses.default_paths import SOCKET_VARIABLE, candidates_for_clients
 from redstreamd.client.discovery import connect_to
-from redstreamd.client.exchange import exchange, health_request
+from redstreamd.client.single_request import exchange, health_request
 from redstreamd.doctor.report import CheckResult, error, ok, warning
 from redstreamd.settings import Kind, Settings
 from redstreamd.startup.installed_version import replaced

@@ -263,4 +263,4 @@ def _changed(name: str, meta: Mapping[str, Any] | None) -> mcp_types.ServerNotif
 
 def _connection(ctx: Context) -> ConnectionHandle | None:
     """Return the connection of a request; None where the SDK itself drives the connection."""
-    return None if ctx.request is None else ctx.request.connection
+    return None if ctx.request is None else ctx.request.session

@@ -1,9 +1,12 @@
 """MCP over byte streams: sockets, framing, JSON-RPC and connections; knows nothing of Redis.
 
 - ``framing``, ``jsonrpc``: bytes to lines to messages, without I/O.
-- ``dispatcher``, ``requests_in_flight``, ``request_context``, ``protocol_eras``: messages to calls of
-  handlers, which the SDK's kernel runs.
-- ``client_connection``, ``outbox``: reading, writing and closing one connection.
+- ``session``, ``exchange``, ``requests_in_flight``, ``plain_calls``: messages to calls, whatever the
+  transport.
+- ``protocol_eras``, ``request_context``: the SDK's kernel, which runs handlers; the only modules that import
+  it.
+- ``client_connection``, ``lifecycle``, ``outbox``: the line transport; reads, writes and closes one
+  connection.
 - ``listeners``, ``acceptor``, ``standard_streams``: where connections come from.
 - ``limits``, ``connection_events``, ``connection_state``: values that the others share.
 

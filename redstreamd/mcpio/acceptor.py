@@ -13,7 +13,6 @@ from typing import Final
 
 import attrs
 import trio
-from mcp.server.lowlevel import Server
 
 from redstreamd.errors.remedies import setting
 from redstreamd.mcpio import jsonrpc
@@ -28,6 +27,7 @@ from redstreamd.mcpio.connection_events import (
     ignore,
 )
 from redstreamd.mcpio.limits import Limits
+from redstreamd.mcpio.session import DirectPath, Kernels
 from redstreamd.policy import Principal
 
 # Between attempts to accept while the system refuses: rare enough to cost no CPU time, and a descriptor that
@@ -90,21 +90,24 @@ class Acceptor:
     def __init__(
         self,
         listeners: Sequence[ServedListener],
-        server: Server[Principal],
+        kernels: Kernels,
         *,
+        direct_path: DirectPath | None = None,
         limits: Limits | None = None,
         on_event: EventHook = ignore,
     ) -> None:
-        """Serve with the handlers of `server`.
+        """Serve the clients of `listeners`.
 
         Args:
             listeners: Where to accept.
-            server: Its handlers find the listener's principal as their lifespan context.
+            kernels: What is served.
+            direct_path: Serves plain calls of tools; None: `kernels` serves them, too.
             limits: Bounds; the defaults if None.
             on_event: Called with each event.
         """
         self._listeners = tuple(listeners)
-        self._server = server
+        self._kernels = kernels
+        self._direct_path = direct_path
         self._limits = limits or Limits()
         self._report = contained(on_event)
         self._accepting = trio.CancelScope()
@@ -197,7 +200,12 @@ class Acceptor:
                 for level, option, value in KEEPALIVE_OPTIONS:
                     stream.setsockopt(level, option, value)
         connection = ClientConnection(
-            stream, self._server, principal=principal, limits=self._limits, on_event=self._report
+            stream,
+            self._kernels,
+            principal=principal,
+            direct_path=self._direct_path,
+            limits=self._limits,
+            on_event=self._report,
         )
         self._connections.add(connection)
         nursery.start_soon(self._serve, connection, principal)

@@ -1,6 +1,6 @@
-"""One client connection: reading, writing and closing its stream.
+"""The line transport: one client connection, its stream read, written and closed.
 
-What the lines mean is the `dispatcher`'s.
+What the lines mean is the `session`'s; which phase follows which event is the `lifecycle`'s.
 """
 
 from __future__ import annotations
@@ -9,11 +9,11 @@ import contextlib
 import math
 import re
 import secrets
+from functools import partial
 from typing import Final
 
 import attrs
 import trio
-from mcp.server.lowlevel import Server
 
 from redstreamd.errors.remedies import setting
 from redstreamd.mcpio import jsonrpc
@@ -26,11 +26,11 @@ from redstreamd.mcpio.connection_events import (
     ignore,
 )
 from redstreamd.mcpio.connection_state import ConnectionState, Era
-from redstreamd.mcpio.dispatcher import Dispatcher
 from redstreamd.mcpio.framing import LineSplitter
+from redstreamd.mcpio.lifecycle import Lifecycle, Phase
 from redstreamd.mcpio.limits import Limits
 from redstreamd.mcpio.outbox import Outbox
-from redstreamd.mcpio.request_context import ConnectionHandle, Task
+from redstreamd.mcpio.session import DirectPath, Kernels, Session, Task
 from redstreamd.policy import Principal
 
 # A client that stopped sending may still read, as `nc` does once its input ends. A client that has gone keeps
@@ -45,7 +45,7 @@ FIRST_REQUEST_SECONDS: Final = 1.0
 # The most that is read at once; by default a Unix socket buffers about three times as much.
 READ_BYTES: Final = 65536
 # After so many messages or bytes the other tasks run: a millisecond of work, or one longer message.
-MESSAGES_PER_TURN: Final = 16
+MESSAGES_PER_TURN: Final = 64
 BYTES_PER_TURN: Final = 16384
 # How an HTTP request begins (RFC 9112, section 3). A web page can make a browser send one to a TCP port of
 # this host, with lines of JSON in the body. The URL in the middle can be long, so it is not searched.
@@ -62,6 +62,7 @@ class ConnectionStatistics:
         connection_id: Its name in events.
         era: None until the client has shown it.
         requests: Requests received so far, rejected ones included.
+        direct: How many of them took the direct path.
         requests_in_flight: Requests in flight now.
         outbox_bytes: Bytes that the client has not read yet.
     """
@@ -69,6 +70,7 @@ class ConnectionStatistics:
     connection_id: str
     era: Era | None
     requests: int
+    direct: int
     requests_in_flight: int
     outbox_bytes: int
 
@@ -77,7 +79,7 @@ class ClientConnection:
     """Serves one client over one byte stream.
 
     Behaviour:
-        See `Dispatcher` for how messages are answered. When the client stops sending, requests in flight get
+        See `Session` for how messages are answered. When the client stops sending, requests in flight get
         `EOF_GRACE_SECONDS` and then an error. When the stream breaks, or the client leaves more than
         `Limits.max_outbox_bytes` unread, they are cancelled at once. A client that speaks HTTP is answered
         with one error, and the rest of what it sends is discarded.
@@ -89,19 +91,21 @@ class ClientConnection:
     def __init__(
         self,
         stream: trio.abc.Stream,
-        server: Server[Principal],
+        kernels: Kernels,
         *,
         principal: Principal,
+        direct_path: DirectPath | None = None,
         limits: Limits | None = None,
         state: ConnectionState | None = None,
         on_event: EventHook = ignore,
     ) -> None:
-        """Serve `stream` with the handlers of `server`.
+        """Serve `stream`.
 
         Args:
             stream: Both directions.
-            server: What is served.
-            principal: On whose behalf the client calls; handlers find it as their lifespan context.
+            kernels: What is served.
+            principal: On whose behalf the client calls.
+            direct_path: Serves plain calls of tools; None: `kernels` serves them, too.
             limits: Bounds; the defaults if None.
             state: From the connection that served the same stream before. Its requests in flight are
                 answered with an error, because their outcome is unknown; its listen requests continue.
@@ -122,48 +126,53 @@ class ClientConnection:
         if state is not None:
             self._splitter.feed(state.unread)
             self._message_received.set()
-        self._outbox = Outbox(stream, limits.max_outbox_bytes)
-        self._draining = trio.Event()
-        self._closed = trio.Event()
-        self._opened_at = -math.inf
-        self._input_ended = trio.Event()
-        self._reading = trio.CancelScope()
-        self._nursery: trio.Nursery | None = None
+        self._lifecycle = Lifecycle()
         # When requests in flight are cut off, in trio's time.
         self._deadline = math.inf
-        self._ending: Ending | None = None
+        self._opened_at = -math.inf
         self._cut_off = 0
         self._handed_over: ConnectionState | None = None
-        self._dispatcher = Dispatcher(
-            server,
+        self._closed = trio.Event()
+        self._input_ended = trio.Event()
+        self._reading = trio.CancelScope()
+        # None unless tasks can be started: a nursery that is closing raises.
+        self._nursery: trio.Nursery | None = None
+        self._outbox = Outbox(
+            stream,
+            limits.max_outbox_bytes,
+            start_soon=self._start_soon,
+            on_overflow=partial(self._end, Ending.OVERFLOW),
+            on_broken=partial(self._end, Ending.BROKEN),
+        )
+        self._session = Session(
+            kernels,
+            connection_id=self.id,
             principal=principal,
             limits=limits,
-            connection=ConnectionHandle(
-                self.id,
-                start=self._start,
-                flushed=self._outbox.wait_written,
-                subscriptions={} if state is None else state.subscriptions,
-            ),
-            draining=self._draining,
-            send=self._send,
-            deliver=self._deliver,
+            sink=self._outbox,
+            start_soon=self._start_soon,
+            flushed=self._outbox.wait_written,
+            draining=trio.Event(),
             report=self._report,
+            direct_path=direct_path,
             state=state,
         )
 
     def statistics(self) -> ConnectionStatistics:
         """Return a snapshot."""
+        session = self._session
         return ConnectionStatistics(
             connection_id=self.id,
-            era=self._dispatcher.era,
-            requests=self._dispatcher.requests,
-            requests_in_flight=len(self._dispatcher.in_flight),
+            era=session.era,
+            requests=session.requests,
+            direct=session.direct,
+            requests_in_flight=len(session.in_flight),
             outbox_bytes=self._outbox.size,
         )
 
     def state(self) -> ConnectionState:
         """Return what another process needs to continue this connection, as of now."""
-        return self._dispatcher.state(self._splitter.unread())
+        return self._session.state(self._splitter.unread())
 
     async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
         """Serve the client until it disconnects or we close; started once the stream is being read.
@@ -177,39 +186,40 @@ class ClientConnection:
                 self._nursery = nursery
                 try:
                     if self._inherited is not None:
-                        self._dispatcher.resume(self._inherited, nursery)
+                        self._session.resume(self._inherited)
                         self._inherited = None
-                    if self._draining.is_set():
+                    if self._lifecycle.phase is Phase.DRAINING:
                         nursery.start_soon(self._stop_reading_when_idle)
                     task_status.started()
                     with self._reading:
-                        await self._read(nursery)
+                        await self._read()
+                    self._lifecycle.stop_reading()
                     await self._finish(nursery)
                     nursery.cancel_scope.cancel()
                 finally:
-                    # A nursery that is closing raises when a task is started.
                     self._nursery = None
         finally:
+            ending = self._lifecycle.close()
             with trio.CancelScope(shield=True):
-                await self._dispatcher.aclose()
+                await self._session.aclose()
                 if self._handed_over is None:
                     await trio.aclose_forcefully(self._stream)
             # The object is part of reference cycles, so it may be collected late.
-            self._outbox.clear()
+            self._outbox.close()
             self._splitter.clear()
             self._closed.set()
             self._report(
                 ConnectionClosed(
                     self.id,
                     self._principal,
-                    ending=self._ending or Ending.CANCELLED,
+                    ending=ending,
                     open_seconds=trio.current_time() - began,
-                    requests=self._dispatcher.requests,
+                    requests=self._session.requests,
                     cut_off=self._cut_off,
                     limit_bytes={
                         Ending.OVERSIZE: self._limits.max_message_bytes,
                         Ending.OVERFLOW: self._limits.max_outbox_bytes,
-                    }.get(self._ending or Ending.CANCELLED),
+                    }.get(ending),
                 )
             )
 
@@ -218,16 +228,15 @@ class ClientConnection:
 
         A new connection has `FIRST_REQUEST_SECONDS` for its first request. Requests still in flight after
         `timeout_seconds` are cancelled and answered with an error, within `FINAL_WRITE_SECONDS` more.
-        Handlers that wait can watch `RequestContext.draining`. `run` must have been called, or be called
+        Handlers that wait can watch `Session.draining`. `run` must have been called, or be called
         next. Cancelling this does not stop the draining.
 
         Returns:
             Whether every request in flight was answered by its handler.
         """
-        self._stop(Ending.DRAINED, timeout_seconds)
-        self._draining.set()
-        if self._nursery is not None:
-            self._nursery.start_soon(self._stop_reading_when_idle)
+        self._end(Ending.DRAINED, timeout_seconds)
+        self._session.draining.set()
+        self._start_soon(self._stop_reading_when_idle)
         await self._closed.wait()
         return self._cut_off == 0
 
@@ -241,41 +250,40 @@ class ClientConnection:
             The state for the successor; None if the connection ended before, or the client did not read
             what was sent. Then the stream is closed.
         """
-        self._stop(Ending.HANDED_OVER, timeout_seconds)
+        self._end(Ending.HANDED_OVER, timeout_seconds)
         self._reading.cancel()
         await self._closed.wait()
         return self._handed_over
 
-    def _stop(self, ending: Ending, timeout_seconds: float) -> None:
-        """End in order: when reading has stopped, `_finish` follows."""
-        if self._ending is None:
-            self._ending = ending
+    def _end(self, event: Ending, timeout_seconds: float = math.inf) -> None:
+        """Go on to the phase that follows an event, within so many seconds."""
+        if self._lifecycle.on(event) is Phase.CLOSED:
+            if self._nursery is not None:
+                self._nursery.cancel_scope.cancel()
+            return
         self._deadline = min(self._deadline, trio.current_time() + timeout_seconds)
         self._reading.deadline = self._deadline
-
-    def _abort(self, ending: Ending) -> None:
-        """End at once."""
-        self._ending = ending
-        if self._nursery is not None:
-            self._nursery.cancel_scope.cancel()
 
     async def _stop_reading_when_idle(self) -> None:
         with trio.move_on_at(min(self._deadline, self._opened_at + FIRST_REQUEST_SECONDS)):
             await self._message_received.wait()
-        await self._dispatcher.in_flight.wait_empty()
+        await self._session.in_flight.wait_empty()
         self._reading.cancel()
 
-    async def _read(self, nursery: trio.Nursery) -> None:
+    async def _read(self) -> None:
         """Handle messages until the client stops sending or violates the framing."""
+        session, outbox, next_line = self._session, self._outbox, self._splitter.next_line
         messages = size = 0
         while True:
-            while (line := self._splitter.next_line()) is not None:
-                if not self._is_first_line_read and _begins_http(line):
-                    message = "this is not an HTTP server; send JSON-RPC messages, one on each line"
-                    self._reject(Ending.HTTP, jsonrpc.PARSE_ERROR, message)
-                    return
-                self._is_first_line_read = True
-                await self._dispatcher.handle_line(line, nursery)
+            while (line := next_line()) is not None:
+                if not self._is_first_line_read:
+                    if _begins_http(line):
+                        message = "this is not an HTTP server; send JSON-RPC messages, one on each line"
+                        self._reject(Ending.HTTP, jsonrpc.PARSE_ERROR, message)
+                        return
+                    self._is_first_line_read = True
+                if not session.take(line, outbox):
+                    await session.handle(line, outbox)
                 self._message_received.set()
                 messages += 1
                 size += len(line)
@@ -292,31 +300,32 @@ class ClientConnection:
             try:
                 data = await self._stream.receive_some(READ_BYTES)
             except trio.BrokenResourceError:
-                self._abort(Ending.BROKEN)
+                self._end(Ending.BROKEN)
                 return
             if not data:
-                self._stop(Ending.EOF, EOF_GRACE_SECONDS)
+                self._end(Ending.EOF, EOF_GRACE_SECONDS)
                 # A last line without its newline is complete or no JSON, since an object ends with its brace.
                 rest = self._splitter.take_rest()
-                if rest:
-                    await self._dispatcher.handle_line(rest, nursery)
+                if rest and not session.take(rest, outbox):
+                    await session.handle(rest, outbox)
                 return
             self._splitter.feed(bytes(data))
 
     def _reject(self, ending: Ending, code: int, message: str) -> None:
         """Answer with an error, and end; the rest of the input is discarded."""
-        self._send(jsonrpc.error(None, code, message))
-        self._stop(ending, EOF_GRACE_SECONDS)
+        self._outbox.send(jsonrpc.error(None, code, message))
+        self._end(ending, EOF_GRACE_SECONDS)
 
     async def _finish(self, nursery: trio.Nursery) -> None:
         """Wait for requests in flight and for the outbox, until the deadline."""
-        is_sending = self._ending in (Ending.OVERSIZE, Ending.HTTP)
+        ending = self._lifecycle.ending
+        is_sending = ending in (Ending.OVERSIZE, Ending.HTTP)
         if is_sending:
             nursery.start_soon(self._discard_input)
-        in_flight = self._dispatcher.in_flight
+        in_flight = self._session.in_flight
         with trio.move_on_at(self._deadline):
             await in_flight.wait_empty()
-        state = self.state() if self._ending is Ending.HANDED_OVER else None
+        state = self.state() if ending is Ending.HANDED_OVER else None
         self._cut_off = in_flight.cut_off(unanswered=state is not None)
         await in_flight.wait_empty()
         with trio.move_on_at(max(self._deadline, trio.current_time() + FINAL_WRITE_SECONDS)):
@@ -326,7 +335,7 @@ class ClientConnection:
         if state is not None and self._outbox.size == 0:
             self._handed_over = state
         elif state is not None:
-            self._abort(Ending.OVERFLOW)
+            self._end(Ending.OVERFLOW)
 
     async def _discard_input(self) -> None:
         """Discard input, so that a client that is still sending comes to read our answer."""
@@ -346,37 +355,12 @@ class ClientConnection:
                 await self._stream.send_eof()
         await self._input_ended.wait()
 
-    def _start(self, task: Task) -> bool:
-        """Start a handler's task, to end with the connection; return False if that is ending."""
+    def _start_soon(self, task: Task) -> bool:
+        """Start a task, to end with the connection; return False if that is ending."""
         if self._nursery is None:
             return False
         self._nursery.start_soon(task)
         return True
-
-    def _send(self, line: bytes) -> None:
-        """Queue a line and start a writer if needed; never waits for the client."""
-        if self._enqueue(line) and self._nursery is not None:
-            self._nursery.start_soon(self._write)
-
-    async def _deliver(self, line: bytes) -> None:
-        """Queue a line and write it in the calling task if a writer is needed."""
-        if self._enqueue(line):
-            await self._write()
-
-    def _enqueue(self, line: bytes) -> bool:
-        """Queue a line; return whether the caller has to write."""
-        if self._nursery is None:
-            return False
-        if not self._outbox.put(line):
-            self._abort(Ending.OVERFLOW)
-            return False
-        return self._outbox.needs_writer()
-
-    async def _write(self) -> None:
-        try:
-            await self._outbox.write()
-        except trio.BrokenResourceError:
-            self._abort(Ending.BROKEN)
 
 
 def _begins_http(line: bytes) -> bool:

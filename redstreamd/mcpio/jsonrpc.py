@@ -22,6 +22,7 @@ from redstreamd.strict_json import decode as decode_json
 from redstreamd.strict_json import measure_structure
 
 RequestId = int | str
+Params = dict[str, Any] | None
 
 # https://www.jsonrpc.org/specification#error_object
 PARSE_ERROR: Final = -32700
@@ -91,12 +92,9 @@ def decode(line: bytes, limits: Limits) -> Message | Batch:
         line: A line without its newline.
         limits: `max_nesting` and `max_values` are applied here.
     """
-    openings = line.count(b"{") + line.count(b"[")
-    if openings > limits.max_nesting or openings + line.count(b",") > limits.max_values:
-        # An exact count, which ignores brackets and commas inside strings.
-        problem = _structure_error(line, limits)
-        if problem is not None:
-            return Rejection(INVALID_REQUEST, problem, _undecoded_id(line))
+    problem = structure_error(line, limits)
+    if problem is not None:
+        return Rejection(INVALID_REQUEST, problem, _undecoded_id(line))
     try:
         message = decode_json(line.decode())
     except UnicodeDecodeError as exc:
@@ -111,6 +109,12 @@ def decode(line: bytes, limits: Limits) -> Message | Batch:
     if isinstance(message, list) and message:
         return Batch(tuple(map(_classify, message)))
     return _classify(message)
+
+
+def progress_token(params: Params) -> RequestId | None:
+    """Return the token by which a client asks for progress notifications; None if it does not."""
+    meta = None if params is None else params.get("_meta")
+    return _request_id(meta.get("progressToken")) if isinstance(meta, dict) else None
 
 
 def result(request_id: RequestId, value: Mapping[str, Any]) -> bytes:
@@ -180,8 +184,12 @@ _ID_LAST: Final = re.compile(rb",\s*" + _ID + rb'\s*(?:,\s*"jsonrpc"\s*:\s*"2\.0
 _LAST_BYTES: Final = 256
 
 
-def _structure_error(line: bytes, limits: Limits) -> str | None:
+def structure_error(line: bytes, limits: Limits) -> str | None:
     """Return why a line has too many values or is nested too deeply; None if neither."""
+    openings = line.count(b"{") + line.count(b"[")
+    if openings <= limits.max_nesting and openings + line.count(b",") <= limits.max_values:
+        return None
+    # An exact count, which ignores brackets and commas inside strings.
     values, nesting = measure_structure(line, limits.max_values)
     if values > limits.max_values:
         return f"the message holds more than {limits.max_values} JSON values"

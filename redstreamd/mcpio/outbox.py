@@ -1,30 +1,56 @@
-"""The bounded queue of lines for one client, written in as few system calls as possible.
+"""The bounded queue of messages for one client, written in as few system calls as possible.
 
-An idle connection has no writer task, which keeps it small. A task that queues a line and is told that a
-writer is needed calls `write`, or starts a task that does. The writer also sends what others queue meanwhile.
+What is queued is written at the end of the scheduler's pass (see ``deferred_writes``). A writer task exists
+only while the socket accepts no more, or where the stream cannot be written without blocking.
 """
 
 from __future__ import annotations
 
+from collections.abc import Awaitable, Callable
+
 import trio
+
+from redstreamd.deferred_writes import flush_at_end_of_pass, nonblocking_write
 
 
 class Outbox:
     """Lines waiting to be sent to one client.
 
     Behaviour:
-        `put` never blocks. A line beyond the limit is not queued; then the stream has to be closed. So it
-        has if `write` fails or is cancelled, because part of a line may have been sent.
+        `send` never blocks. A line beyond the limit is not queued, and the connection is told, which closes
+        the stream. So it is if writing fails.
     """
 
-    def __init__(self, stream: trio.abc.SendStream, max_bytes: int) -> None:
-        """Queue at most `max_bytes` for `stream`."""
+    def __init__(
+        self,
+        stream: trio.abc.SendStream,
+        max_bytes: int,
+        *,
+        start_soon: Callable[[Callable[[], Awaitable[None]]], bool],
+        on_overflow: Callable[[], None],
+        on_broken: Callable[[], None],
+    ) -> None:
+        """Queue at most `max_bytes` for `stream`.
+
+        Args:
+            stream: Where to write.
+            max_bytes: The limit.
+            start_soon: Starts a task; False if the connection is closing, when nothing is written any more.
+            on_overflow: Called when a line does not fit.
+            on_broken: Called when the stream has failed.
+        """
         self._stream = stream
+        self._write = nonblocking_write(stream)
         self._max_bytes = max_bytes
-        # Invariant: holds whole lines only.
+        self._start_soon = start_soon
+        self._on_overflow = on_overflow
+        self._on_broken = on_broken
+        # Invariant: begins where the last write ended.
         self._waiting = bytearray()
         self._being_sent = 0
-        self._has_writer = False
+        # Whether a flush or a writer will take what is waiting.
+        self._is_scheduled = False
+        self._is_closed = False
         self._written = trio.lowlevel.ParkingLot()
 
     @property
@@ -32,38 +58,24 @@ class Outbox:
         """Bytes that the socket has not accepted yet."""
         return len(self._waiting) + self._being_sent
 
-    def put(self, line: bytes) -> bool:
-        """Queue a line; return False, without queueing it, if it would exceed the limit."""
-        if self.size + len(line) > self._max_bytes:
-            return False
+    def send(self, line: bytes) -> None:
+        """Queue a line; dropped once the connection is closing."""
+        if self._is_closed:
+            return
+        if len(self._waiting) + self._being_sent + len(line) > self._max_bytes:
+            self._on_overflow()
+            return
         self._waiting += line
-        return True
+        if not self._is_scheduled:
+            self._is_scheduled = True
+            if self._write is None:
+                self._start_writer()
+            else:
+                flush_at_end_of_pass(self._flush)
 
-    def needs_writer(self) -> bool:
-        """Return whether the caller has to call `write`; True only once until the writer is done."""
-        if self._has_writer or not self._waiting:
-            return False
-        self._has_writer = True
-        return True
-
-    async def write(self) -> None:
-        """Write until the queue is empty; only after `needs_writer` returned True.
-
-        Raises:
-            trio.BrokenResourceError: The stream failed.
-        """
-        try:
-            while self._waiting:
-                batch, self._waiting = self._waiting, bytearray()
-                self._being_sent = len(batch)
-                await self._stream.send_all(batch)
-                self._being_sent = 0
-        finally:
-            self._has_writer = False
-        self._written.unpark_all()
-
-    def clear(self) -> None:
-        """Drop the queue, once the stream is closed."""
+    def close(self) -> None:
+        """Drop the queue, and all that is sent from now on."""
+        self._is_closed = True
         self._waiting = bytearray()
         self._being_sent = 0
 
@@ -71,3 +83,38 @@ class Outbox:
         """Wait until the queue is empty; return at once if it is."""
         while self.size:
             await self._written.park()
+
+    def _flush(self) -> bool:
+        if not self._waiting or self._write is None:
+            self._is_scheduled = False
+            return False
+        try:
+            written = self._write(self._waiting)
+        except OSError:
+            self._on_broken()
+            return True
+        if written == len(self._waiting):
+            # A new one: a large buffer is not kept for an idle client.
+            self._waiting = bytearray()
+            self._is_scheduled = False
+            return bool(self._written.unpark_all())
+        del self._waiting[:written]
+        self._start_writer()
+        return True
+
+    def _start_writer(self) -> None:
+        if not self._start_soon(self._write_all):
+            self.close()
+
+    async def _write_all(self) -> None:
+        try:
+            while self._waiting:
+                batch, self._waiting = self._waiting, bytearray()
+                self._being_sent = len(batch)
+                await self._stream.send_all(batch)
+                self._being_sent = 0
+        except trio.BrokenResourceError:
+            self._on_broken()
+            return
+        self._is_scheduled = False
+        self._written.unpark_all()

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Mapping
-from typing import Any, Final, Protocol
+from typing import Any, Final
 
 from mcp.server.connection import Connection, NotifyOnlyOutbound
 from mcp.server.lowlevel import Server
@@ -26,10 +26,11 @@ from mcp_types import (
 from mcp_types.version import LATEST_MODERN_VERSION, MODERN_PROTOCOL_VERSIONS
 
 from redstreamd.mcpio.connection_state import ConnectionState, Era
-from redstreamd.mcpio.request_context import ConnectionOutbound, RequestContext
+from redstreamd.mcpio.exchange import Exchange
+from redstreamd.mcpio.jsonrpc import Params
+from redstreamd.mcpio.request_context import Outbound, RequestContext
+from redstreamd.mcpio.session import Kernel, Session
 from redstreamd.policy import Principal
-
-Params = dict[str, Any] | None
 
 #: https://modelcontextprotocol.io/specification/2025-03-26/basic#batching
 _BATCH_REVISION: Final = "2025-03-26"
@@ -50,64 +51,33 @@ def _is_useful(record: logging.LogRecord) -> bool:
     return record.msg != _DROPPED
 
 
-def era_of(method: str, params: Params) -> Era:
-    """Return the era of a request on a connection that has not shown its era."""
-    # The modern era has no `initialize`.
-    if method == "initialize":
-        return Era.HANDSHAKE
-    return Era.MODERN if method in _MODERN_ONLY or _has_envelope(params) else Era.HANDSHAKE
+class Kernels:
+    """Makes the kernels of sessions; see `session.Kernels`."""
 
+    def __init__(self, server: Server[Principal]) -> None:
+        """Serve with the handlers of `server`, which find the principal as their lifespan context."""
+        self._server = server
 
-def error_of(exc: Exception) -> dict[str, Any] | None:
-    """Return the members of the JSON-RPC error for an exception, or None if the client must not see it."""
-    data = handler_exception_to_error_data(exc)
-    return None if data is None else data.model_dump(mode="json", exclude_unset=True)
+    def era_of(self, method: str, params: Params) -> Era:
+        """Return the era of a request in a session that has not shown its era."""
+        # The modern era has no `initialize`.
+        if method == "initialize":
+            return Era.HANDSHAKE
+        return Era.MODERN if method in _MODERN_ONLY or _has_envelope(params) else Era.HANDSHAKE
 
-
-class Kernel(Protocol):
-    """Runs the handlers of one connection, in one era."""
-
-    @property
-    def era(self) -> Era:
-        """The era."""
-        ...
-
-    @property
-    def settled(self) -> bool:
-        """Whether the client has shown that it speaks this era: by a handshake or a valid envelope.
-
-        A request with neither, such as an early ping, leaves the era open.
-        """
-        ...
-
-    @property
-    def takes_batches(self) -> bool:
-        """Whether the negotiated revision has JSON-RPC batches."""
-        ...
-
-    def claim(self, method: str, params: Params) -> None:
-        """Note a request that is about to be served; it may settle the era."""
-        ...
-
-    async def serve(self, context: RequestContext, method: str, params: Params) -> dict[str, Any]:
-        """Run the handler of a request and return its result.
+    def open(self, era: Era, session: Session, state: ConnectionState | None) -> Kernel:
+        """Begin a session of an era, or continue the one that `state` describes.
 
         Raises:
-            Exception: Whatever the handler raised; see `error_of`.
+            ValueError: The handshake that `state` remembers is not valid.
         """
-        ...
+        make = ModernKernel if era is Era.MODERN else HandshakeKernel
+        return make(self._server, session, state)
 
-    async def notify(self, context: RequestContext, method: str, params: Params) -> None:
-        """Run the handler of a notification, if there is one."""
-        ...
-
-    def state(self, connection_id: str) -> ConnectionState:
-        """Return the kernel's part of the connection's state."""
-        ...
-
-    async def aclose(self) -> None:
-        """Run the exit callbacks of handlers; shielded from cancellation, and limited by the SDK to 5 s."""
-        ...
+    def error_of(self, exc: Exception) -> dict[str, Any] | None:
+        """Return the members of the JSON-RPC error for an exception; None if the client must not see it."""
+        data = handler_exception_to_error_data(exc)
+        return None if data is None else data.model_dump(mode="json", exclude_unset=True)
 
 
 class HandshakeKernel:
@@ -118,8 +88,7 @@ class HandshakeKernel:
     def __init__(
         self,
         server: Server[Principal],
-        principal: Principal,
-        outbound: ConnectionOutbound,
+        session: Session,
         state: ConnectionState | None = None,
     ) -> None:
         """Begin a session, or continue the one that `state` describes.
@@ -127,8 +96,9 @@ class HandshakeKernel:
         Raises:
             ValueError: The handshake that `state` remembers is not valid.
         """
-        self._connection = Connection.for_loop(outbound)
-        self._runner = ServerRunner(server, self._connection, principal)
+        self._session = session
+        self._connection = Connection.for_loop(Outbound(session))
+        self._runner = ServerRunner(server, self._connection, session.principal)
         self._initialize_params: Params = None
         if state is not None:
             if state.initialize_params is not None and state.protocol_version is not None:
@@ -153,8 +123,9 @@ class HandshakeKernel:
     def claim(self, method: str, params: Params) -> None:
         """Do nothing: only a successful `initialize` settles this era."""
 
-    async def serve(self, context: RequestContext, method: str, params: Params) -> dict[str, Any]:
+    async def serve(self, exchange: Exchange) -> dict[str, Any]:
         """Run the handler of a request; after a handshake, one with an envelope is rejected."""
+        method, params = exchange.method, exchange.params
         if method != "initialize" and _has_envelope(params):
             # The SDK's text, so that all transports answer the same.
             raise MCPError(
@@ -162,15 +133,20 @@ class HandshakeKernel:
                 message="this connection serves the handshake protocol era; "
                 f"requests carrying the {LATEST_MODERN_VERSION} envelope are not accepted on it",
             )
-        result = await self._runner.on_request(context, method, params)
+        result = await self._runner.on_request(RequestContext(self._session, exchange), method, params)
         if method == "initialize":
             self._initialize_params = params
         return result
 
-    async def notify(self, context: RequestContext, method: str, params: Params) -> None:
+    async def resubscribe(self, uri: str, cursor: str) -> None:
+        """Subscribe again to what the client subscribed to before a hand-over."""
+        context = RequestContext(self._session, cursors={uri: cursor})
+        await self._runner.on_request(context, "resources/subscribe", {"uri": uri})
+
+    async def notify(self, method: str, params: Params) -> None:
         """Run the handler of a notification; `notifications/initialized` before `initialize` is ignored."""
         if method != "notifications/initialized" or self.settled:
-            await self._runner.on_notify(context, method, params)
+            await self._runner.on_notify(RequestContext(self._session), method, params)
 
     def state(self, connection_id: str) -> ConnectionState:
         """Return the result of the handshake."""
@@ -196,16 +172,15 @@ class ModernKernel:
     def __init__(
         self,
         server: Server[Principal],
-        principal: Principal,
-        outbound: ConnectionOutbound,
+        session: Session,
         state: ConnectionState | None = None,
     ) -> None:
         """Serve requests with an envelope; with a `state`, the era is settled."""
         self.settled = state is not None
         self._server = server
-        self._principal = principal
+        self._session = session
         # A modern client gets change notifications only through subscriptions/listen.
-        self._outbound = NotifyOnlyOutbound(outbound)
+        self._outbound = NotifyOnlyOutbound(Outbound(session))
 
     def claim(self, method: str, params: Params) -> None:
         """Settle the era if the request has an envelope of a supported revision."""
@@ -213,8 +188,9 @@ class ModernKernel:
             route = classify_inbound_request({"method": method, "params": params})
             self.settled = not isinstance(route, InboundLadderRejection)
 
-    async def serve(self, context: RequestContext, method: str, params: Params) -> dict[str, Any]:
+    async def serve(self, exchange: Exchange) -> dict[str, Any]:
         """Run the handler of a request; `initialize` is rejected."""
+        method, params = exchange.method, exchange.params
         if method == "initialize":
             raise MCPError(
                 code=UNSUPPORTED_PROTOCOL_VERSION,
@@ -229,14 +205,23 @@ class ModernKernel:
             route.protocol_version, route.client_info, route.client_capabilities, outbound=self._outbound
         )
         return await serve_one(
-            self._server, context, method, params, connection=connection, lifespan_state=self._principal
+            self._server,
+            RequestContext(self._session, exchange),
+            method,
+            params,
+            connection=connection,
+            lifespan_state=self._session.principal,
         )
 
-    async def notify(self, context: RequestContext, method: str, params: Params) -> None:
+    async def resubscribe(self, uri: str, cursor: str) -> None:
+        """Do nothing: this era has subscriptions/listen only."""
+
+    async def notify(self, method: str, params: Params) -> None:
         """Run the handler of a notification; it has no envelope, so it gets the latest revision."""
         connection = Connection.from_envelope(LATEST_MODERN_VERSION, None, None, outbound=self._outbound)
         try:
-            await ServerRunner(self._server, connection, self._principal).on_notify(context, method, params)
+            runner = ServerRunner(self._server, connection, self._session.principal)
+            await runner.on_notify(RequestContext(self._session), method, params)
         finally:
             await aclose_shielded(connection)
 

@@ -1,12 +1,12 @@
 """One multiplexed RESP3 connection to Redis.
 
-Owns a socket from connecting to closing, and the tasks that write, read and watch it. It does not
+Owns a socket from connecting to closing, and the tasks that read and watch it. It does not
 reconnect, retry or know what a command means.
 
 Behaviour:
-- Every caller's command goes into one pipeline; a writer task sends all that is queued at once, a
-  reader task hands each reply to the oldest request that has none. So any number of callers share
-  one socket, and one packet carries many commands.
+- Every caller's command goes into one pipeline. All that is queued is sent at the end of the scheduler's
+  pass (see ``deferred_writes``); a reader task hands each reply to the oldest request that has none. So any
+  number of callers share one socket, and one packet carries many commands.
 - A request counts as sent from the moment its bytes are handed to the socket. If the connection
   ends, requests not sent fail with `NotSent`, the others with `ReplyLost`.
 - A caller that is cancelled before its request was sent takes it back. Later its request keeps
@@ -30,6 +30,7 @@ import hiredis
 import trio
 from redis.exceptions import RedisError
 
+from redstreamd.deferred_writes import Write, flush_at_end_of_pass, nonblocking_write
 from redstreamd.redisio import Arg, connect_errors
 from redstreamd.redisio.decoder import MAX_REPLY_BYTES, Decoder, OversizedError, UnreadableError
 from redstreamd.redisio.login import log_in, login_timed_out, open_stream, refused, secure
@@ -101,7 +102,12 @@ class Connection:
         self._ping_interval = ping_interval
         self._ping_timeout = ping_timeout
 
-        self._pipeline = Pipeline()
+        self._pipeline = Pipeline(self._send_soon)
+        # Set once connected. The first is None for TLS; a task sends what it cannot.
+        self._write: Write | None = None
+        self._stream: trio.abc.SendStream
+        self._nursery: trio.Nursery
+        self._is_sending = False
         self._scope = trio.CancelScope()
         self._open = False
         # Set once, by what ended the connection first; later problems are its consequences.
@@ -135,11 +141,12 @@ class Connection:
         """Send one command and return its reply; see `submit` and `Request.reply` for the errors."""
         return await self.submit(*args).reply()
 
-    def submit(self, *args: Arg) -> Request:
+    def submit(self, *args: Arg, then: Callable[[Any], None] | None = None) -> Request:
         """Queue one command for sending, and return at once.
 
         Args:
             args: The command and its arguments.
+            then: See `Pipeline.enqueue`.
 
         Raises:
             NotSent: The connection is not open.
@@ -149,7 +156,7 @@ class Connection:
         """
         if not self._open:
             raise NotSent(self._problem or connect_errors.STILL_CONNECTING)
-        return self._pipeline.enqueue(args)
+        return self._pipeline.enqueue(args, then)
 
     async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> NoReturn:
         """Connect, log in, and serve requests until the connection breaks or this is cancelled.
@@ -173,29 +180,44 @@ class Connection:
         stream = await self._dial(login_deadline)
         if stream is None:
             return
-        async with stream, trio.open_nursery() as nursery:
-            nursery.start_soon(self._read, stream)
-            nursery.start_soon(self._write, stream)
-            with trio.CancelScope(deadline=login_deadline) as login:
-                try:
-                    self._server = await log_in(self._log_in_step, self._target, self._role)
-                except ConnectionEnded as refusal:
-                    # Servers that refuse a client hang up as well, and that may be noticed first.
-                    self._problem = None
-                    self._end(refusal.problem)
-                    return
-            if login.cancelled_caught:
-                # With nothing sent, it was not the server that did not answer, but the credential provider.
-                asked = bool(self._pipeline.sent or self._pipeline.queued)
-                self._end(login_timed_out(self._target, asked=asked))
+        async with stream:
+            try:
+                async with trio.open_nursery() as nursery:
+                    self._stream, self._nursery, self._write = stream, nursery, nonblocking_write(stream)
+                    await self._use(stream, nursery, login_deadline, task_status)
+            finally:
+                # What is still queued is not sent.
+                self._is_sending = True
+
+    async def _use(
+        self,
+        stream: trio.abc.Stream,
+        nursery: trio.Nursery,
+        login_deadline: float,
+        task_status: trio.TaskStatus[None],
+    ) -> None:
+        """Log in, and start what serves requests."""
+        nursery.start_soon(self._read, stream)
+        with trio.CancelScope(deadline=login_deadline) as login:
+            try:
+                self._server = await log_in(self._log_in_step, self._target, self._role)
+            except ConnectionEnded as refusal:
+                # Servers that refuse a client hang up as well, and that may be noticed first.
+                self._problem = None
+                self._end(refusal.problem)
                 return
-            if self._problem is not None:
-                # It broke in the very step in which the last reply arrived.
-                return
-            nursery.start_soon(self._watch_deadlines)
-            nursery.start_soon(self._ping)
-            self._open = True
-            task_status.started()
+        if login.cancelled_caught:
+            # With nothing sent, it was not the server that did not answer, but the credential provider.
+            asked = bool(self._pipeline.sent or self._pipeline.queued)
+            self._end(login_timed_out(self._target, asked=asked))
+            return
+        if self._problem is not None:
+            # It broke in the very step in which the last reply arrived.
+            return
+        nursery.start_soon(self._watch_deadlines)
+        nursery.start_soon(self._ping)
+        self._open = True
+        task_status.started()
 
     async def _dial(self, deadline: float) -> trio.abc.Stream | None:
         """Connect and, if so configured, speak TLS; None if that failed."""
@@ -225,19 +247,48 @@ class Connection:
             self._problem = problem if operator is None else operator.adapted(problem)
             self._scope.cancel()
 
-    async def _write(self, stream: trio.abc.SendStream) -> None:
-        pipeline = self._pipeline
-        while True:
-            await pipeline.wait_for_work()
-            data = pipeline.take(trio.current_time() + self._reply_timeout)
+    def _send_soon(self) -> None:
+        """Have what is queued sent."""
+        if self._is_sending:
+            return
+        if self._write is not None:
+            flush_at_end_of_pass(self._send_now)
+        else:
+            self._is_sending = True
+            self._nursery.start_soon(self._send, b"")
+
+    def _send_now(self) -> bool:
+        """Send what the socket accepts; leave the rest to a task, and return whether there is one."""
+        write = self._write
+        while write is not None and not self._is_sending and not self._scope.cancel_called:
+            data = self._pipeline.take(trio.current_time() + self._reply_timeout)
+            if not data:
+                break
             try:
-                await stream.send_all(data)
+                written = write(data)
+            except OSError:
+                written = 0
+            if written < len(data):
+                self._is_sending = True
+                self._nursery.start_soon(self._send, data[written:])
+                return True
+        return False
+
+    async def _send(self, data: bytes) -> None:
+        """Send `data`, and what is queued meanwhile."""
+        pipeline = self._pipeline
+        while data or pipeline.queued:
+            data = data or pipeline.take(trio.current_time() + self._reply_timeout)
+            try:
+                await self._stream.send_all(data)
             except trio.BrokenResourceError as error:
                 # The server may have said why it hung up, or answered what came before: let the
                 # reader find that first.
                 await trio.sleep(_LAST_REPLY_SECONDS)
                 self._end(self._broken(error))
                 return
+            data = b""
+        self._is_sending = False
 
     async def _read(self, stream: trio.abc.ReceiveStream) -> None:
         decoder = Decoder()

@@ -10,6 +10,7 @@ from mcp.server.lowlevel import Server as McpServer
 from redstreamd.daemon.status_line import StatusLine
 from redstreamd.errors import BusError
 from redstreamd.mcpio.acceptor import Acceptor
+from redstreamd.mcpio.protocol_eras import Kernels
 from redstreamd.redisio.connection_manager import Role
 from redstreamd.streams.bus import Bus
 from tests.support.buses import ON_REDIS, running_bus
@@ -20,14 +21,14 @@ from tests.support.waiting import until
 @ON_REDIS
 async def test_the_line_says_how_busy_the_daemon_is_and_how_far_redis(bus: Bus, server: Server) -> None:
     manager = bus.manager
-    line = StatusLine(manager, bus, Acceptor([], McpServer("test")))
+    line = StatusLine(manager, bus, Acceptor([], Kernels(McpServer("test"))))
     await manager.wait_connected()
     assert line() == f"0 connections, 0 waits, 0 entries/s; Redis at {server.path}"
 
 
 @ON_REDIS
 async def test_a_server_that_refuses_writes_is_degraded(bus: Bus, server: Server) -> None:
-    line = StatusLine(bus.manager, bus, Acceptor([], McpServer("test")))
+    line = StatusLine(bus.manager, bus, Acceptor([], Kernels(McpServer("test"))))
     try:
         server.command("CONFIG", "SET", "maxmemory", 1)
         with pytest.raises(BusError):
@@ -42,7 +43,7 @@ async def test_any_missing_connection_is_degraded() -> None:
     with start_redis() as server:
         async with running_bus(server) as bus:
             manager = bus.manager
-            line = StatusLine(manager, bus, Acceptor([], McpServer("test")))
+            line = StatusLine(manager, bus, Acceptor([], Kernels(McpServer("test"))))
             await manager.wait_connected()
             await manager.wait_connected(Role.BULK)
             client = await manager.execute("CLIENT", "ID", role=Role.BULK)

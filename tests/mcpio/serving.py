@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import json
 import socket
 import tempfile
 from collections import defaultdict
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any, TypeVar
@@ -22,11 +23,13 @@ from pydantic import BaseModel
 
 from redstreamd.mcpio.acceptor import Acceptor, ServedListener
 from redstreamd.mcpio.client_connection import ClientConnection
-from redstreamd.mcpio.connection_events import Event
+from redstreamd.mcpio.connection_events import Event, ignore
 from redstreamd.mcpio.connection_state import ConnectionState
 from redstreamd.mcpio.limits import Limits
 from redstreamd.mcpio.listeners import open_unix_listener
+from redstreamd.mcpio.protocol_eras import Kernels
 from redstreamd.mcpio.request_context import RequestContext
+from redstreamd.mcpio.session import Session, Task
 from redstreamd.policy import Principal
 
 PRINCIPAL = Principal("tester", "unix")
@@ -217,7 +220,7 @@ async def serving(
         async with await open_unix_listener(Path(directory) / "mcp.sock") as listener:
             acceptor = Acceptor(
                 [ServedListener(listener, PRINCIPAL)],
-                server or make_server(tools),
+                Kernels(server or make_server(tools)),
                 limits=limits,
                 on_event=events.append,
             )
@@ -225,6 +228,42 @@ async def serving(
                 await nursery.start(acceptor.run)
                 yield Service(str(listener.path), acceptor, tools, events)
                 nursery.cancel_scope.cancel()
+
+
+@attrs.define
+class Sink:
+    """Where messages go that a test looks at.
+
+    Attributes:
+        messages: What was sent, decoded.
+    """
+
+    messages: list[Any] = attrs.field(factory=list)
+
+    def send(self, line: bytes) -> None:
+        """Keep a message."""
+        self.messages.append(json.loads(line))
+
+
+def make_session(
+    start_soon: Callable[[Task], bool], sink: Sink, server: Server[Principal] | None = None
+) -> Session:
+    """Return a session of a transport that is the test itself."""
+
+    async def flushed() -> None:
+        await trio.lowlevel.checkpoint()
+
+    return Session(
+        Kernels(server or make_server()),
+        connection_id="c",
+        principal=PRINCIPAL,
+        limits=Limits(),
+        sink=sink,
+        start_soon=start_soon,
+        flushed=flushed,
+        draining=trio.Event(),
+        report=ignore,
+    )
 
 
 @attrs.define
@@ -261,7 +300,12 @@ async def connection_pair(
     tools, events = Tools(), list[Event]()
     ours, theirs = socket_pair()
     connection = ClientConnection(
-        ours, make_server(tools), principal=PRINCIPAL, limits=limits, state=state, on_event=events.append
+        ours,
+        Kernels(make_server(tools)),
+        principal=PRINCIPAL,
+        limits=limits,
+        state=state,
+        on_event=events.append,
     )
     async with theirs, trio.open_nursery() as nursery:
         await nursery.start(connection.run)

@@ -10,6 +10,7 @@ from pathlib import Path
 import trio
 
 from redstreamd.mcpio.client_connection import ClientConnection
+from redstreamd.mcpio.protocol_eras import Kernels
 from redstreamd.mcpio.standard_streams import open_stdio_stream
 from tests.mcpio.serving import PRINCIPAL, make_server
 
@@ -36,7 +37,7 @@ async def main() -> None:
     before = descriptors()
     async with open_stdio_stream() as stream:
         make_noise()
-        await ClientConnection(stream, make_server(), principal=PRINCIPAL).run()
+        await ClientConnection(stream, Kernels(make_server()), principal=PRINCIPAL).run()
         sys.stdout.write("printed last, and left in the buffer\n")
     after = descriptors()
     if sys.stderr is not None:

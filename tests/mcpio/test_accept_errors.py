@@ -13,6 +13,7 @@ import trio.testing
 
 from redstreamd.mcpio.acceptor import MAX_PAUSE_SECONDS, Acceptor, ServedListener
 from redstreamd.mcpio.connection_events import AcceptPaused, AcceptResumed, Event
+from redstreamd.mcpio.protocol_eras import Kernels
 from tests.mcpio.serving import PRINCIPAL, make_server
 
 
@@ -48,7 +49,7 @@ async def test_accepting_is_retried_with_growing_pauses_and_reported_once(number
     events: list[Event] = []
     began = trio.current_time()
     listener = BrokenListener(number, until=began + 60)
-    acceptor = Acceptor([ServedListener(listener, PRINCIPAL)], make_server(), on_event=events.append)
+    acceptor = Acceptor([ServedListener(listener, PRINCIPAL)], Kernels(make_server()), on_event=events.append)
     with trio.move_on_after(100):
         await acceptor.run()
     attempts = listener.attempts
@@ -74,7 +75,7 @@ async def test_a_pause_is_over_once_somebody_was_let_in() -> None:
 
     events: list[Event] = []
     listener = Recovering(errno.EMFILE, until=trio.current_time() + 3600)
-    acceptor = Acceptor([ServedListener(listener, PRINCIPAL)], make_server(), on_event=events.append)
+    acceptor = Acceptor([ServedListener(listener, PRINCIPAL)], Kernels(make_server()), on_event=events.append)
     with trio.move_on_after(30):
         await acceptor.run()
     about_accepting = [event for event in events if isinstance(event, AcceptPaused | AcceptResumed)]

@@ -29,6 +29,7 @@ from redstreamd.mcpio.connection_events import (
 )
 from redstreamd.mcpio.limits import Limits
 from redstreamd.mcpio.listeners import open_tcp_listeners, open_unix_listener
+from redstreamd.mcpio.protocol_eras import Kernels
 from redstreamd.policy import Principal
 from tests.mcpio.serving import PRINCIPAL, Service, Tools, make_server, serving, virtual_time
 from tests.support.mcp_client import RawClient, raw_client
@@ -106,7 +107,7 @@ async def test_each_door_has_its_own_principal(socket_path: str) -> None:
             ServedListener(unix, Principal("ann", "unix")),
             ServedListener(tcp, Principal("bob", "tcp")),
         ]
-        acceptor = Acceptor(listeners, make_server())
+        acceptor = Acceptor(listeners, Kernels(make_server()))
         await nursery.start(acceptor.run)
         for address, name in [
             (str(unix.path), "ann/unix"),
@@ -131,7 +132,7 @@ async def test_a_tcp_peer_that_vanishes_without_a_word_is_noticed_by_the_kernel(
             await listener.aclose()
 
     async with listener, trio.open_nursery() as nursery:
-        acceptor = Acceptor([ServedListener(Looking(), PRINCIPAL)], make_server())
+        acceptor = Acceptor([ServedListener(Looking(), PRINCIPAL)], Kernels(make_server()))
         await nursery.start(acceptor.run)
         async with raw_client(("127.0.0.1", listener.socket.getsockname()[1]), initialize=True):
             (stream,) = accepted
@@ -197,7 +198,7 @@ async def test_a_hook_that_raises_costs_only_its_record(
         raise RuntimeError(f"cannot record {type(event).__name__}")
 
     async with await open_unix_listener(socket_path) as listener:
-        acceptor = Acceptor([ServedListener(listener, PRINCIPAL)], make_server(), on_event=hook)
+        acceptor = Acceptor([ServedListener(listener, PRINCIPAL)], Kernels(make_server()), on_event=hook)
         async with trio.open_nursery() as nursery:
             await nursery.start(acceptor.run)
             async with raw_client(str(listener.path), initialize=True) as raw:
@@ -264,7 +265,7 @@ async def test_drained_an_acceptor_lets_nobody_in_and_everybody_out(service: Ser
 async def test_a_drained_acceptor_ends_its_run_and_says_what_it_cut_off(socket_path: str) -> None:
     tools = Tools()
     async with await open_unix_listener(socket_path) as listener:
-        acceptor = Acceptor([ServedListener(listener, PRINCIPAL)], make_server(tools))
+        acceptor = Acceptor([ServedListener(listener, PRINCIPAL)], Kernels(make_server(tools)))
         async with trio.open_nursery() as nursery:
             await nursery.start(acceptor.run)
             async with raw_client(str(listener.path), initialize=True) as raw:
@@ -279,7 +280,7 @@ async def test_a_drained_acceptor_ends_its_run_and_says_what_it_cut_off(socket_p
 
 async def test_after_a_failure_an_acceptor_can_run_again_on_the_same_doors(socket_path: str) -> None:
     async with await open_unix_listener(socket_path) as listener:
-        acceptor = Acceptor([ServedListener(listener, PRINCIPAL)], make_server())
+        acceptor = Acceptor([ServedListener(listener, PRINCIPAL)], Kernels(make_server()))
         for _ in range(2):
             async with trio.open_nursery() as nursery:
                 await nursery.start(acceptor.run)

@@ -24,6 +24,7 @@ from redstreamd.mcpio.client_connection import (
 from redstreamd.mcpio.connection_events import ConnectionClosed, ConnectionOpened, Ending, Event
 from redstreamd.mcpio.limits import Limits
 from redstreamd.mcpio.listeners import open_tcp_listeners
+from redstreamd.mcpio.protocol_eras import Kernels
 from tests.mcpio.serving import (
     PRINCIPAL,
     Pair,
@@ -122,7 +123,9 @@ async def test_a_broken_socket_frees_its_waits_at_once(pair: Pair) -> None:
 async def test_a_peer_that_hangs_up_by_tcp_reset_gets_no_grace() -> None:
     tools, events = Tools(), list[Event]()
     (listener,) = await open_tcp_listeners("127.0.0.1", 0)
-    acceptor = Acceptor([ServedListener(listener, PRINCIPAL)], make_server(tools), on_event=events.append)
+    acceptor = Acceptor(
+        [ServedListener(listener, PRINCIPAL)], Kernels(make_server(tools)), on_event=events.append
+    )
     async with listener, trio.open_nursery() as nursery:
         await nursery.start(acceptor.run)
         stream = await trio.open_tcp_stream("127.0.0.1", listener.socket.getsockname()[1])
@@ -268,7 +271,7 @@ async def test_a_drain_is_bounded_even_if_the_peer_does_not_read(pair: Pair) -> 
 
 async def test_a_drain_that_comes_before_the_first_turn_of_a_connection_holds() -> None:
     ours, theirs = socket_pair()
-    connection = ClientConnection(ours, make_server(), principal=PRINCIPAL)
+    connection = ClientConnection(ours, Kernels(make_server()), principal=PRINCIPAL)
     async with theirs, trio.open_nursery() as nursery:
         nursery.start_soon(connection.drain, 60)
         await trio.testing.wait_all_tasks_blocked()

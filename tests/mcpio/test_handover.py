@@ -19,6 +19,7 @@ from redstreamd.mcpio.client_connection import ClientConnection
 from redstreamd.mcpio.connection_events import ConnectionClosed, Ending, Event
 from redstreamd.mcpio.connection_state import ConnectionState, Era, ListenRequest
 from redstreamd.mcpio.limits import Limits
+from redstreamd.mcpio.protocol_eras import Kernels
 from tests.mcpio.serving import PRINCIPAL, Tools, make_server, socket_pair
 from tests.mcpio.test_both_eras import text_of
 from tests.support.mcp_client import HANDSHAKE, EraName, RawClient, connected, enveloped
@@ -56,7 +57,7 @@ class Relay:
         self.tools = Tools()
         self.connection = ClientConnection(
             self.stream,
-            make_server(self.tools),
+            Kernels(make_server(self.tools)),
             principal=PRINCIPAL,
             state=state,
             on_event=self.events.append,
@@ -235,7 +236,7 @@ async def test_a_notification_ahead_of_the_first_request_is_not_forgotten() -> N
 async def test_a_peer_that_does_not_read_cannot_be_handed_over() -> None:
     ours, theirs = socket_pair()
     async with theirs, trio.open_nursery() as nursery:
-        connection = ClientConnection(ours, make_server(), principal=PRINCIPAL, limits=Limits())
+        connection = ClientConnection(ours, Kernels(make_server()), principal=PRINCIPAL, limits=Limits())
         await nursery.start(connection.run)
         raw = RawClient(theirs)
         await raw.initialize()
@@ -251,7 +252,7 @@ async def test_a_peer_that_does_not_read_cannot_be_handed_over() -> None:
 async def test_a_connection_that_has_ended_cannot_be_handed_over() -> None:
     ours, theirs = socket_pair()
     async with trio.open_nursery() as nursery:
-        connection = ClientConnection(ours, make_server(), principal=PRINCIPAL)
+        connection = ClientConnection(ours, Kernels(make_server()), principal=PRINCIPAL)
         await nursery.start(connection.run)
         await theirs.aclose()
         await connection.drain(1)
@@ -299,4 +300,4 @@ async def test_a_handshake_that_is_not_valid_is_refused() -> None:
     ours, theirs = socket_pair()
     async with ours, theirs:
         with pytest.raises(ValueError):
-            ClientConnection(ours, make_server(), principal=PRINCIPAL, state=state)
+            ClientConnection(ours, Kernels(make_server()), principal=PRINCIPAL, state=state)

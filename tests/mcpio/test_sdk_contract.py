@@ -8,10 +8,10 @@ from __future__ import annotations
 import dataclasses
 import inspect
 from typing import Any, Protocol
+from unittest.mock import ANY
 
 import mcp_types
 import pytest
-import trio
 from mcp.server.connection import Connection, NotifyOnlyOutbound
 from mcp.server.context import ServerRequestContext
 from mcp.server.lowlevel import Server
@@ -29,7 +29,12 @@ from mcp.shared.transport_context import TransportContext
 from mcp_types.version import HANDSHAKE_PROTOCOL_VERSIONS, LATEST_MODERN_VERSION, MODERN_PROTOCOL_VERSIONS
 from pydantic import BaseModel, ValidationError
 
-from redstreamd.mcpio.request_context import ConnectionOutbound, RequestContext
+from redstreamd.mcpio.exchange import Exchange
+from redstreamd.mcpio.jsonrpc import progress_token
+from redstreamd.mcpio.request_context import Outbound as OurOutbound
+from redstreamd.mcpio.request_context import RequestContext
+from redstreamd.mcpio.requests_in_flight import same_id
+from tests.mcpio.serving import Sink, make_session
 from tests.support.mcp_client import ENVELOPE
 
 
@@ -77,10 +82,10 @@ def test_our_contexts_have_all_that_the_protocols_ask_for() -> None:
     assert members(Outbound) == {"notify", "send_raw_request"}
     for name in members(DispatchContext) - {"transport", "request_id"}:
         assert hasattr(RequestContext, name)
-    for ours, theirs in [(RequestContext, DispatchContext), (ConnectionOutbound, Outbound)]:
+    for ours, theirs in [(RequestContext, DispatchContext), (OurOutbound, Outbound)]:
         for name in {"notify", "progress", "send_raw_request"} & members(theirs):
             assert parameters(getattr(ours, name)) == parameters(getattr(theirs, name))
-    assert isinstance(ConnectionOutbound(lambda _: None), Outbound)
+    assert issubclass(OurOutbound, Outbound)
 
 
 def test_the_kernel_is_made_and_run_as_we_do_it() -> None:
@@ -113,12 +118,8 @@ def test_the_kernel_is_made_and_run_as_we_do_it() -> None:
     }
 
 
-def outbound() -> ConnectionOutbound:
-    return ConnectionOutbound(lambda _: None)
-
-
 async def test_a_session_can_be_rebuilt_in_the_middle() -> None:
-    connection = Connection.for_loop(outbound())
+    connection = Connection.for_loop(OurOutbound(ANY))
     assert not connection.initialize_accepted
     connection.client_params = mcp_types.InitializeRequestParams.model_validate(
         {"protocolVersion": "2025-06-18", "capabilities": {}, "clientInfo": {"name": "a", "version": "1"}},
@@ -131,17 +132,15 @@ async def test_a_session_can_be_rebuilt_in_the_middle() -> None:
 
 
 async def test_the_connection_of_a_modern_request_is_ready_at_birth() -> None:
-    connection = Connection.from_envelope("2026-07-28", None, {}, outbound=outbound())
+    connection = Connection.from_envelope("2026-07-28", None, {}, outbound=OurOutbound(ANY))
     assert connection.initialize_accepted
     assert connection.initialized.is_set()
 
 
 def test_ids_that_look_like_integers_are_integers() -> None:
-    assert coerce_request_id("7") == 7
-    assert coerce_request_id(7) == 7
-    assert coerce_request_id("a") == "a"
-    # Longer than Python turns into integers without being told to.
-    assert coerce_request_id("1" * 5000) == "1" * 5000
+    # The last is longer than Python turns into integers without being told to.
+    for given, key in [("7", 7), (7, 7), (" 7", 7), ("a", "a"), ("1" * 5000, "1" * 5000)]:
+        assert coerce_request_id(given) == same_id(given) == key
 
 
 @pytest.mark.parametrize(
@@ -157,7 +156,7 @@ def test_ids_that_look_like_integers_are_integers() -> None:
     ],
 )
 def test_tokens_and_ids_are_found_in_parameters(params: Any, token: Any, cancelled: Any) -> None:
-    assert progress_token_from_params(params) == token
+    assert progress_token_from_params(params) == progress_token(params) == token
     assert cancelled_request_id_from_params(params) == cancelled
 
 
@@ -211,16 +210,11 @@ async def test_what_the_transport_attaches_reaches_handlers() -> None:
         return mcp_types.CallToolResult(content=[])
 
     server: Server[Any] = Server("s", on_call_tool=call_tool)
-    context = RequestContext(
-        lambda _: None,
-        transport=TransportContext(kind="unix", can_send_request=False),
-        connection_id="c",
-        draining=trio.Event(),
-        request_id="r",
-    )
-    assert isinstance(context.message_metadata, ServerMessageMetadata)
-    connection = Connection.from_envelope("2026-07-28", None, {}, outbound=outbound())
+    session = make_session(lambda _: False, Sink())
     params = {"name": "t", "arguments": {"a": 1}, "_meta": ENVELOPE}
+    context = RequestContext(session, Exchange(session, "r", "tools/call", params, 0, Sink()))
+    assert isinstance(context.message_metadata, ServerMessageMetadata)
+    connection = Connection.from_envelope("2026-07-28", None, {}, outbound=OurOutbound(session))
     result = await serve_one(
         server, context, "tools/call", params, connection=connection, lifespan_state="principal"
     )

@@ -15,6 +15,7 @@ from redstreamd.mcp_server.subscription_server import MAX_URIS
 from redstreamd.mcp_server.tool_server import Toolbox
 from redstreamd.mcpio.client_connection import ClientConnection
 from redstreamd.mcpio.connection_state import ConnectionState
+from redstreamd.mcpio.protocol_eras import Kernels
 from redstreamd.policy import Principal
 from redstreamd.presentation.daemon_health import DaemonHealth
 from redstreamd.presentation.views import Views
@@ -45,7 +46,7 @@ class Surface:
         self, stream: trio.SocketStream, state: ConnectionState | None = None
     ) -> ClientConnection:
         """Serve one end of a connection."""
-        connection = ClientConnection(stream, self.server, principal=PRINCIPAL, state=state)
+        connection = ClientConnection(stream, Kernels(self.server), principal=PRINCIPAL, state=state)
         await self.nursery.start(connection.run)
         return connection
 

@@ -1,0 +1,138 @@
+"""One request of a client, and where its answer goes.
+
+A `Session` is what lasts; an exchange is one message of it. The transport gives each message a sink. Over a
+byte stream all messages have the same; over Streamable HTTP each request has a response of its own.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any, Protocol
+
+from redstreamd.mcpio import jsonrpc
+from redstreamd.mcpio.jsonrpc import INTERNAL_ERROR, NOT_NOW, RequestId
+
+if TYPE_CHECKING:
+    from redstreamd.mcpio.session import Session
+
+
+class Sink(Protocol):
+    """Where the messages of an exchange go."""
+
+    def send(self, line: bytes) -> None:
+        """Queue one message, with its newline; never blocks and never raises."""
+        ...
+
+
+class Exchange:
+    """A request in flight.
+
+    Behaviour:
+        It is answered at most once. Whoever works on it calls one of `answer`, `answer_unknown` and `end`;
+        until then it counts against the limits of its session, also if the client has cancelled it.
+
+    Attributes:
+        session: Whose request it is.
+        id: The request's id, as the client wrote it.
+        method: Its method.
+        params: Its parameters; None if absent, or if they were not decoded as a whole.
+        size: Length of the message, in bytes.
+        sink: Where its answer and its notifications go.
+        batched: Whether it came in a batch; then the answer is a batch.
+        progress_token: From the client, if it wants progress notifications.
+        cursors: For `subscriptions/listen`: the last position reported of each stream, kept by the handler.
+        on_cancel: Cancels the work; set by whoever does it. Called at most once.
+        is_open: Whether the work on it has not ended.
+        was_cancelled: Whether nobody waits for the answer any more.
+    """
+
+    __slots__ = (
+        "batched",
+        "cursors",
+        "id",
+        "is_open",
+        "method",
+        "on_cancel",
+        "params",
+        "progress_token",
+        "session",
+        "sink",
+        "size",
+        "was_cancelled",
+    )
+
+    def __init__(
+        self,
+        session: Session,
+        request_id: RequestId,
+        method: str,
+        params: dict[str, Any] | None,
+        size: int,
+        sink: Sink,
+        progress_token: RequestId | None = None,
+    ) -> None:
+        """Describe a request; `Session` registers it."""
+        self.session = session
+        self.id = request_id
+        self.method = method
+        self.params = params
+        self.size = size
+        self.sink = sink
+        self.batched = False
+        self.progress_token = progress_token
+        self.cursors: dict[str, str] | None = None
+        self.on_cancel: Callable[[], None] | None = None
+        self.is_open = True
+        self.was_cancelled = False
+
+    def answer(self, line: bytes) -> None:
+        """End the exchange, and send the answer unless the client cancelled it; nothing if it has ended."""
+        if not self.is_open:
+            return
+        self.end()
+        if self.was_cancelled:
+            return
+        most = self.session.limits.max_outbox_bytes
+        if len(line) > most:
+            message = f"the answer has {len(line)} bytes, and at most {most} can be sent; ask for less"
+            line = jsonrpc.error(self.id, INTERNAL_ERROR, message)
+        self.sink.send(jsonrpc.in_batch(line) if self.batched else line)
+
+    def answer_unknown(self) -> None:
+        """As `answer`, after the work was cancelled: what it did is not known."""
+        message = "the connection is closing; whether the request took effect is unknown"
+        self.answer(jsonrpc.error(self.id, NOT_NOW, message))
+
+    def end(self) -> None:
+        """End the exchange without an answer: the work on it has ended."""
+        if self.is_open:
+            self.is_open = False
+            self.on_cancel = None
+            self.session.in_flight.remove(self)
+
+    def send(self, line: bytes) -> None:
+        """Send a notification that belongs to the request; nothing once it is answered or cancelled."""
+        if self.is_open and not self.was_cancelled:
+            self.sink.send(line)
+
+    def progress(self, progress: float, total: float | None, message: str | None) -> None:
+        """Send a progress notification, if the client asked for progress."""
+        if self.progress_token is None:
+            return
+        params: dict[str, Any] = {"progressToken": self.progress_token, "progress": progress}
+        if total is not None:
+            params["total"] = total
+        if message is not None:
+            params["message"] = message
+        self.send(jsonrpc.notification("notifications/progress", params))
+
+    def drop(self) -> None:
+        """Cancel the work, and send nothing more: nobody waits for it."""
+        self.was_cancelled = True
+        self.cancel()
+
+    def cancel(self) -> None:
+        """Cancel the work; whoever does it ends the exchange."""
+        on_cancel, self.on_cancel = self.on_cancel, None
+        if on_cancel is not None:
+            on_cancel()

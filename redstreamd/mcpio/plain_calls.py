@@ -1,0 +1,148 @@
+"""Recognises calls of tools that need no interpretation, for the direct path.
+
+A plain call is a ``tools/call`` of which every member is understood here, and about which the SDK's kernel
+could not think otherwise. Anything else is not refused but left to the kernel, so that there is one truth
+about errors. A differential test holds both ways to the same answers (tests/mcp_server/test_direct_path.py).
+"""
+
+from __future__ import annotations
+
+import functools
+from typing import Final, Literal
+
+import attrs
+import msgspec
+from msgspec import UNSET, UnsetType
+
+from redstreamd.mcpio.connection_state import Era
+from redstreamd.mcpio.jsonrpc import RequestId, structure_error
+from redstreamd.mcpio.limits import Limits
+from redstreamd.strict_json import names_are_distinct, text_is_plain
+
+#: Envelopes that are remembered, of all clients together; each client sends the same with every request.
+_ENVELOPES: Final = 256
+_ABSENT: Final = msgspec.Raw()
+
+
+@attrs.frozen
+class PlainCall:
+    """A call of a tool.
+
+    Attributes:
+        era: Of the request: modern if it has an envelope.
+        id: The request's id, as the client wrote it.
+        tool: The tool's name.
+        arguments: The JSON text of its arguments, not yet checked; empty if absent. It has no escaped
+            characters but the short ones, and no character that I-JSON excludes.
+        progress_token: From the client, if it wants progress notifications.
+    """
+
+    era: Era
+    id: RequestId
+    tool: str
+    arguments: msgspec.Raw
+    progress_token: RequestId | None
+
+
+def decode(line: bytes, limits: Limits) -> PlainCall | None:
+    """Return the call on a line; None if the line is anything but a plain call. Never raises.
+
+    Args:
+        line: A line without its newline.
+        limits: `max_nesting` and `max_values` are applied here.
+    """
+    if b'"tools/call"' not in line or not text_is_plain(line) or structure_error(line, limits) is not None:
+        return None
+    try:
+        message = _MESSAGE.decode(line)
+        params = message.params
+        meta = bytes(params.meta)
+        era, token = _envelope(meta) if meta else _NO_ENVELOPE
+    except (msgspec.MsgspecError, ValueError):
+        return None
+    # Each member has one colon, and every other is in a text: so no name is repeated. Repeated names within
+    # the arguments are left to those who decode them.
+    colons = 5 + (params.arguments is not _ABSENT) + (params.meta is not _ABSENT) + params.name.count(":")
+    if type(message.id) is str:
+        colons += message.id.count(":")
+    if line.count(b":") != colons + meta.count(b":") + bytes(params.arguments).count(b":"):
+        return None
+    return PlainCall(era, message.id, params.name, params.arguments, token)
+
+
+class _Implementation(msgspec.Struct, forbid_unknown_fields=True):
+    name: str
+    version: str
+    title: str | UnsetType = UNSET
+
+
+class _Nothing(msgspec.Struct, forbid_unknown_fields=True):
+    pass
+
+
+class _Roots(msgspec.Struct, forbid_unknown_fields=True):
+    listChanged: bool | UnsetType = UNSET  # noqa: N815 - its name in MCP
+
+
+class _Elicitation(msgspec.Struct, forbid_unknown_fields=True):
+    form: _Nothing | UnsetType = UNSET
+    url: _Nothing | UnsetType = UNSET
+
+
+class _Capabilities(msgspec.Struct, forbid_unknown_fields=True):
+    roots: _Roots | UnsetType = UNSET
+    sampling: _Nothing | UnsetType = UNSET
+    elicitation: _Elicitation | UnsetType = UNSET
+
+
+class _Progress(msgspec.Struct, forbid_unknown_fields=True):
+    """The `_meta` of a request in the handshake era."""
+
+    progress_token: int | str | UnsetType = msgspec.field(default=UNSET, name="progressToken")
+
+
+class _Envelope(msgspec.Struct, forbid_unknown_fields=True):
+    """The `_meta` of a request in the modern era, which the SDK checks in full."""
+
+    revision: Literal["2026-07-28"] = msgspec.field(name="io.modelcontextprotocol/protocolVersion")
+    capabilities: _Capabilities = msgspec.field(name="io.modelcontextprotocol/clientCapabilities")
+    client_info: _Implementation | UnsetType = msgspec.field(
+        default=UNSET, name="io.modelcontextprotocol/clientInfo"
+    )
+    progress_token: int | str | UnsetType = msgspec.field(default=UNSET, name="progressToken")
+
+
+class _Params(msgspec.Struct, forbid_unknown_fields=True):
+    name: str
+    arguments: msgspec.Raw = _ABSENT
+    meta: msgspec.Raw = msgspec.field(default=_ABSENT, name="_meta")
+
+
+class _Message(msgspec.Struct, forbid_unknown_fields=True):
+    jsonrpc: Literal["2.0"]
+    id: int | str
+    method: Literal["tools/call"]
+    params: _Params
+
+
+_MESSAGE: Final = msgspec.json.Decoder(_Message)
+_NO_ENVELOPE: Final[tuple[Era, RequestId | None]] = (Era.HANDSHAKE, None)
+
+
+@functools.lru_cache(_ENVELOPES)
+def _envelope(text: bytes) -> tuple[Era, RequestId | None]:
+    """Return the era and the progress token of a request, from the text of its `_meta`.
+
+    Raises:
+        msgspec.MsgspecError: It has members that are not understood here.
+        ValueError: It names a member twice.
+    """
+    is_modern = b'"io.modelcontextprotocol/' in text
+    meta: _Envelope | _Progress
+    meta = (
+        msgspec.json.decode(text, type=_Envelope) if is_modern else msgspec.json.decode(text, type=_Progress)
+    )
+    if not names_are_distinct(text, meta):
+        raise ValueError("a member is named twice")
+    token = None if meta.progress_token is UNSET else meta.progress_token
+    return (Era.MODERN if is_modern else Era.HANDSHAKE), token

@@ -1,0 +1,452 @@
+"""What lasts of a client: its era, the requests in flight, its subscriptions.
+
+Turns messages into exchanges, and has each served: by the direct path, if that takes it, else by the SDK's
+kernel. The one place where exceptions become JSON-RPC errors. Knows nothing of byte streams, nor of the SDK.
+
+It differs from the SDK's dispatcher on purpose. Invalid JSON is answered with -32700, not dropped. A
+malformed message is answered with -32600, as is an id that is null, neither string nor integer, or already in
+flight. An unexpected exception is answered with -32603 without its text, in both eras.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable, Mapping
+from functools import partial
+from typing import Any, Final, Protocol
+
+import attrs
+import trio
+
+from redstreamd.mcpio import jsonrpc, plain_calls
+from redstreamd.mcpio.connection_events import EventHook, RequestFailed
+from redstreamd.mcpio.connection_state import ConnectionState, Era
+from redstreamd.mcpio.exchange import Exchange, Sink
+from redstreamd.mcpio.jsonrpc import (
+    INTERNAL_ERROR,
+    INVALID_REQUEST,
+    NOT_NOW,
+    Batch,
+    Message,
+    Notification,
+    Params,
+    Rejection,
+    Request,
+)
+from redstreamd.mcpio.limits import Limits
+from redstreamd.mcpio.plain_calls import PlainCall
+from redstreamd.mcpio.requests_in_flight import RequestsInFlight
+from redstreamd.policy import Principal
+
+# Notifications before the first request are kept until that decides the era; the SDK keeps as many. The bound
+# in bytes is for their lines together.
+MAX_EARLY_NOTIFICATIONS: Final = 8
+MAX_EARLY_BYTES: Final = 64 * 1024
+
+# Requests that are handled one after the other, in order of arrival: one undoes the other.
+_ORDERED_METHODS: Final = frozenset({"resources/subscribe", "resources/unsubscribe"})
+
+Task = Callable[[], Awaitable[None]]
+StartSoon = Callable[[Task], bool]
+"""Runs a task until it ends or the session does; False, without starting it, if the session is ending."""
+
+DirectPath = Callable[[Exchange, PlainCall], bool]
+"""Serves a call without the SDK; False if it does not take it, and then it has done nothing."""
+
+
+class Kernel(Protocol):
+    """Runs the SDK's handlers for one session, in one era; see ``protocol_eras``."""
+
+    @property
+    def era(self) -> Era:
+        """The era."""
+        ...
+
+    @property
+    def settled(self) -> bool:
+        """Whether the client has shown that it speaks this era: by a handshake or a valid envelope.
+
+        A request with neither, such as an early ping, leaves the era open.
+        """
+        ...
+
+    @property
+    def takes_batches(self) -> bool:
+        """Whether the negotiated revision has JSON-RPC batches."""
+        ...
+
+    def claim(self, method: str, params: Params) -> None:
+        """Note a request that is about to be served; it may settle the era."""
+        ...
+
+    async def serve(self, exchange: Exchange) -> dict[str, Any]:
+        """Run the handler of a request and return its result.
+
+        Raises:
+            Exception: Whatever the handler raised; see `Kernels.error_of`.
+        """
+        ...
+
+    async def resubscribe(self, uri: str, cursor: str) -> None:
+        """Subscribe again to what the client subscribed to before a hand-over. Raises as `serve`."""
+        ...
+
+    async def notify(self, method: str, params: Params) -> None:
+        """Run the handler of a notification, if there is one."""
+        ...
+
+    def state(self, connection_id: str) -> ConnectionState:
+        """Return the kernel's part of the connection's state."""
+        ...
+
+    async def aclose(self) -> None:
+        """Run the exit callbacks of handlers; shielded from cancellation, and limited by the SDK to 5 s."""
+        ...
+
+
+class Kernels(Protocol):
+    """Makes kernels; the one thing that a session needs of the SDK."""
+
+    def era_of(self, method: str, params: Params) -> Era:
+        """Return the era of a request in a session that has not shown its era."""
+        ...
+
+    def open(self, era: Era, session: Session, state: ConnectionState | None) -> Kernel:
+        """Begin a session of an era, or continue the one that `state` describes.
+
+        Raises:
+            ValueError: The handshake that `state` remembers is not valid.
+        """
+        ...
+
+    def error_of(self, exc: Exception) -> dict[str, Any] | None:
+        """Return the members of the JSON-RPC error for an exception; None if the client must not see it."""
+        ...
+
+
+class Session:
+    """Serves the messages of one client.
+
+    Behaviour:
+        Requests run concurrently and are answered in the order they finish. Notifications and `initialize`
+        are handled before the next message is read. Subscribing and unsubscribing keep their order among
+        each other. A request that the client cancels is not answered; every other is answered once. Each
+        request of a batch is answered as soon as it is done, in a batch of one.
+
+    Attributes:
+        connection_id: Its name in events.
+        principal: On whose behalf the client calls.
+        limits: Bounds of messages and of what is in flight.
+        sink: Where messages go that belong to no request.
+        start_soon: Starts a task that ends with the session.
+        flushed: Waits until the client has read everything; for senders of notifications, to limit their
+            rate.
+        draining: While it is set, requests are rejected; a handler that waits should answer now.
+        subscriptions: Each URI of `resources/subscribe` in the handshake era, with the last version reported.
+            Handlers keep it up to date, because it is part of the connection's state.
+        in_flight: The requests in flight.
+        requests: How many requests arrived so far, rejected ones included.
+        direct: How many of them the direct path took.
+    """
+
+    def __init__(
+        self,
+        kernels: Kernels,
+        *,
+        connection_id: str,
+        principal: Principal,
+        limits: Limits,
+        sink: Sink,
+        start_soon: StartSoon,
+        flushed: Callable[[], Awaitable[None]],
+        draining: trio.Event,
+        report: EventHook,
+        direct_path: DirectPath | None = None,
+        state: ConnectionState | None = None,
+    ) -> None:
+        """Serve with the handlers of `kernels`; see the attributes.
+
+        Args:
+            kernels: Serves what the direct path does not take.
+            connection_id: See the attributes, as for those that follow.
+            principal: ...
+            limits: ...
+            sink: ...
+            start_soon: ...
+            flushed: ...
+            draining: ...
+            report: Called with a `RequestFailed` for each unexpected exception.
+            direct_path: Serves calls of tools without the SDK; None for none.
+            state: The state to continue from, if any.
+
+        Raises:
+            ValueError: The handshake that `state` remembers is not valid.
+        """
+        self.connection_id = connection_id
+        self.principal = principal
+        self.limits = limits
+        self.sink = sink
+        self.start_soon = start_soon
+        self.flushed = flushed
+        self.draining = draining
+        self.subscriptions = {} if state is None else dict(state.subscriptions)
+        self.in_flight = RequestsInFlight(limits)
+        self.requests = self.direct = 0
+        self._report = report
+        self._direct_path = direct_path
+        self._kernels = kernels
+        self._kernel: Kernel | None = None
+        if state is not None and state.era is not None:
+            self._kernel = kernels.open(state.era, self, state)
+        # Set once the client has shown its era.
+        self._era: Era | None = None if state is None else state.era
+        self._early: list[Notification] = []
+        self._early_bytes = 0
+        # Set when the last of the ordered requests is done.
+        self._last_ordered: trio.Event | None = None
+
+    @property
+    def era(self) -> Era | None:
+        """The era the client speaks; None until it has shown that."""
+        kernel = self._kernel
+        if self._era is None and kernel is not None and kernel.settled:
+            self._era = kernel.era
+        return self._era
+
+    def take(self, message: bytes, sink: Sink) -> bool:
+        """Serve a message by the direct path if it is a plain call of a tool; False if it is anything else.
+
+        Never blocks. What is refused here is answered by `handle`, which is to be called then.
+        """
+        if self._direct_path is None or self.draining.is_set():
+            return False
+        call = plain_calls.decode(message, self.limits)
+        if call is None or not self._speaks(call.era):
+            return False
+        exchange = Exchange(self, call.id, "tools/call", None, len(message), sink, call.progress_token)
+        if not self.in_flight.add(exchange):
+            return False
+        if not self._direct_path(exchange, call):
+            exchange.end()
+            return False
+        self.requests += 1
+        self.direct += 1
+        return True
+
+    def _speaks(self, era: Era) -> bool:
+        if self._era is None and self.era is None and era is Era.MODERN and self._kernel is None:
+            # A valid envelope settles the era.
+            self._era = era
+        return self._era is era
+
+    async def handle(self, message: bytes, sink: Sink) -> None:
+        """Serve a message that `take` did not; returns once the next one may be served.
+
+        Args:
+            message: One message or, where the revision has them, a batch.
+            sink: Where answers go, and notifications that belong to a request.
+        """
+        decoded = jsonrpc.decode(message, self.limits)
+        if not isinstance(decoded, Batch):
+            await self._handle(decoded, len(message), sink)
+        elif self._kernel is None or not self._kernel.takes_batches:
+            why = "batches are accepted in revision 2025-03-26 only: send one message on each line"
+            self._reject(Rejection(INVALID_REQUEST, why), sink)
+        else:
+            for each in decoded.messages:
+                await self._handle(each, len(message) // len(decoded.messages), sink, batched=True)
+                # A batch may have thousands of messages.
+                await trio.lowlevel.checkpoint()
+
+    def resume(self, state: ConnectionState) -> None:
+        """Answer the requests that were in flight with an error; continue listens and subscriptions."""
+        for request_id in state.in_flight:
+            message = "the server was restarted meanwhile; whether the request took effect is unknown"
+            self._reject(Rejection(NOT_NOW, message, request_id), self.sink)
+        kernel = self._kernel
+        if kernel is None:
+            return
+        for listen in state.listens:
+            params = None if listen.params is None else dict(listen.params)
+            exchange = Exchange(self, listen.request_id, "subscriptions/listen", params, 0, self.sink)
+            exchange.cursors = dict(listen.cursors)
+            self.in_flight.add(exchange)
+            self._start(kernel, exchange)
+        for uri, cursor in state.subscriptions.items():
+            self.start_soon(partial(self._resubscribe, kernel, uri, cursor))
+
+    def state(self, unread: bytes) -> ConnectionState:
+        """Return the state for a successor.
+
+        Args:
+            unread: What was received and not yet given to `take` or `handle`.
+        """
+        # The successor handles the early notifications again.
+        early = b"".join(jsonrpc.notification(message.method, message.params) for message in self._early)
+        state = ConnectionState(self.connection_id, era=self.era)
+        if self._kernel is not None and self._kernel.settled:
+            state = self._kernel.state(self.connection_id)
+        return attrs.evolve(
+            state,
+            in_flight=self.in_flight.unanswered(),
+            listens=self.in_flight.listens(),
+            subscriptions=dict(self.subscriptions),
+            unread=early + unread,
+        )
+
+    async def aclose(self) -> None:
+        """Run the exit callbacks of handlers; shielded from cancellation, and limited by the SDK to 5 s."""
+        if self._kernel is not None:
+            await self._kernel.aclose()
+
+    async def _handle(self, message: Message, size: int, sink: Sink, *, batched: bool = False) -> None:
+        if isinstance(message, Request):
+            await self._handle_request(message, size, sink, batched)
+        elif isinstance(message, Notification):
+            await self._handle_notification(message, size)
+        elif isinstance(message, Rejection):
+            self._reject(message, sink, batched)
+
+    async def _handle_request(self, request: Request, size: int, sink: Sink, batched: bool) -> None:
+        self.requests += 1
+        exchange = Exchange(
+            self,
+            request.id,
+            request.method,
+            request.params,
+            size,
+            sink,
+            jsonrpc.progress_token(request.params),
+        )
+        exchange.batched = batched
+        if batched and request.method == "initialize":
+            why = "initialize must not be part of a batch"
+            self._reject(Rejection(INVALID_REQUEST, why, request.id), sink, batched)
+            return
+        if self.draining.is_set():
+            why = "the server is shutting down and takes no more requests"
+            self._reject(Rejection(NOT_NOW, why, request.id), sink, batched)
+            return
+        if not self.in_flight.add(exchange):
+            self._reject(self.in_flight.rejection(exchange), sink, batched)
+            return
+        # Decided before the task starts, because tasks start in no particular order.
+        kernel = await self._kernel_for(exchange)
+        if request.method == "initialize":
+            # Not in a task, so that the next request finds the session initialized.
+            scope = trio.CancelScope()
+            exchange.on_cancel = scope.cancel
+            await self._serve(kernel, exchange, scope, None, None)
+        elif request.method in _ORDERED_METHODS:
+            before, self._last_ordered = self._last_ordered, trio.Event()
+            self._start(kernel, exchange, before, self._last_ordered)
+        else:
+            self._start(kernel, exchange)
+
+    async def _handle_notification(self, message: Notification, size: int) -> None:
+        if message.method == "notifications/cancelled":
+            self.in_flight.cancel(message.params)
+        if self._kernel is not None:
+            await self._notify(self._kernel, message)
+        elif len(self._early) < MAX_EARLY_NOTIFICATIONS and self._early_bytes + size <= MAX_EARLY_BYTES:
+            self._early.append(message)
+            self._early_bytes += size
+
+    async def _kernel_for(self, exchange: Exchange) -> Kernel:
+        """Return the kernel for a request: the session's, once the client has shown its era."""
+        kernel = self._kernel
+        if kernel is not None and kernel.settled:
+            return kernel
+        era = self._era or self._kernels.era_of(exchange.method, exchange.params)
+        if kernel is None or kernel.era is not era:
+            if kernel is not None:
+                await kernel.aclose()
+            self._kernel = kernel = self._kernels.open(era, self, None)
+            early, self._early = self._early, []
+            for message in early:
+                await self._notify(kernel, message)
+        kernel.claim(exchange.method, exchange.params)
+        return kernel
+
+    def _start(
+        self,
+        kernel: Kernel,
+        exchange: Exchange,
+        start_after: trio.Event | None = None,
+        done: trio.Event | None = None,
+    ) -> None:
+        scope = trio.CancelScope()
+        exchange.on_cancel = scope.cancel
+        if not self.start_soon(partial(self._serve, kernel, exchange, scope, start_after, done)):
+            exchange.end()
+
+    async def _serve(
+        self,
+        kernel: Kernel,
+        exchange: Exchange,
+        scope: trio.CancelScope,
+        start_after: trio.Event | None,
+        done: trio.Event | None,
+    ) -> None:
+        """Run the handler of a request in the calling task, and answer.
+
+        There is no checkpoint between the handler's end and the answer, so a cancellation cannot arrive then.
+
+        Args:
+            kernel: Runs it.
+            exchange: The request.
+            scope: Cancelled when nobody waits for the result.
+            start_after: The handler does not start before this is set.
+            done: Set once the handler has ended.
+        """
+        line = None
+        try:
+            with scope:
+                if start_after is not None:
+                    await start_after.wait()
+                line = jsonrpc.result(exchange.id, await kernel.serve(exchange))
+        except Exception as exc:  # noqa: BLE001 - a handler may raise anything
+            line = self._error_line(exchange, exc)
+        except BaseException:
+            exchange.end()
+            raise
+        finally:
+            if done is not None:
+                done.set()
+        if line is None:
+            exchange.answer_unknown()
+        else:
+            exchange.answer(line)
+
+    async def _resubscribe(self, kernel: Kernel, uri: str, cursor: str) -> None:
+        """Subscribe again to what the client subscribed to before the hand-over."""
+        if uri not in self.subscriptions:
+            # The client has unsubscribed meanwhile.
+            return
+        try:
+            await kernel.resubscribe(uri, cursor)
+        except Exception as exc:  # noqa: BLE001 - a subscription that is lost may not end the connection
+            self._failed("resources/subscribe", None, exc)
+
+    async def _notify(self, kernel: Kernel, message: Notification) -> None:
+        try:
+            await kernel.notify(message.method, message.params)
+        except Exception as exc:  # noqa: BLE001 - a notification may not end the connection
+            self._failed(message.method, None, exc)
+
+    def _error_line(self, exchange: Exchange, exc: Exception) -> bytes:
+        try:
+            error: Mapping[str, Any] | None = self._kernels.error_of(exc)
+            if error is not None:
+                return jsonrpc.error(exchange.id, **error)
+        except Exception as encoding_error:  # noqa: BLE001 - an error's data may be anything
+            exc = encoding_error
+        self._failed(exchange.method, exchange.id, exc)
+        return jsonrpc.error(exchange.id, INTERNAL_ERROR, "Internal error")
+
+    def _failed(self, method: str, request_id: jsonrpc.RequestId | None, exc: Exception) -> None:
+        self._report(RequestFailed(self.connection_id, self.principal, method, request_id, exc))
+
+    @staticmethod
+    def _reject(rejection: Rejection, sink: Sink, batched: bool = False) -> None:
+        line = jsonrpc.error(rejection.id, rejection.code, rejection.message)
+        sink.send(jsonrpc.in_batch(line) if batched else line)
