@@ -102,7 +102,7 @@ async def _serve_listeners(
         )
         parts.daemon_health.include("clients", acceptor.statistics)
         notifier, heartbeats = Notifier.from_environment(), Heartbeats()
-        status = StatusLine(parts.manager, parts.bus, acceptor)
+        status = StatusLine(parts.bus, acceptor)
         watchdog = Watchdog(notifier, heartbeats, interval_seconds=watchdog_interval(), status=status)
 
         async def announce(*, task_status: trio.TaskStatus[None]) -> None:
@@ -114,7 +114,7 @@ async def _serve_listeners(
                 # Without a service manager, a person started it.
                 print(banner(parts.settings, addresses), flush=True)
             # The listeners accept already; only the embedded server may still load its data.
-            await wait_ready(notifier, parts.embedded, parts.manager)
+            await wait_ready(notifier, parts.embedded, parts.bus.redis)
             notifier.ready(status())
 
         async def drain() -> None:

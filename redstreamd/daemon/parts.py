@@ -16,6 +16,7 @@ from redstreamd.mcpio.protocol_eras import Kernels
 from redstreamd.presentation.daemon_health import DaemonHealth
 from redstreamd.presentation.views import Views
 from redstreamd.prompts.catalog import PROMPTS
+from redstreamd.redisio.client import Redis
 from redstreamd.redisio.configured_target import target_for
 from redstreamd.redisio.connection_manager import Manager
 from redstreamd.redisio.target import Target
@@ -39,7 +40,7 @@ class Parts:
 
     Attributes:
         settings: What they were built from.
-        manager: The connections to Redis.
+        manager: The connections to Redis; a supervised child runs them.
         bus: The domain.
         updates: Notifies subscribers of changes.
         daemon_health: Reports the health of all parts.
@@ -82,9 +83,9 @@ def build_parts(settings: Settings, resources: AsyncExitStack) -> Parts:
         command_timeout=settings.redis.command_timeout_seconds,
         on_event=record,
     )
-    bus = Bus.over(manager, settings, _lease_key(settings))
+    bus = Bus.over(Redis(manager), settings, _lease_key(settings))
     updates = Updates(Feeds(bus), max_subscriptions=settings.limits.max_waits)
-    daemon_health = DaemonHealth(manager, bus.commands, bus.hub, updates, version=__version__)
+    daemon_health = DaemonHealth(bus.redis, bus.hub, updates, version=__version__)
     daemon_health.include("process", process_stats)
     daemon_health.include("installation", installation)
     server = build_server(

@@ -11,7 +11,7 @@ from typing import Final
 
 import trio
 
-from redstreamd.redisio.connection_manager import Manager
+from redstreamd.redisio.client import Redis
 from redstreamd.service.embedded.embedded_server import START_SECONDS, EmbeddedServer
 from redstreamd.service.notify import Notifier
 
@@ -27,14 +27,14 @@ _LOOK_SECONDS: Final = 1.0
 _CONNECT_SECONDS: Final = 2.0
 
 
-async def wait_ready(notifier: Notifier, embedded: EmbeddedServer | None, manager: Manager) -> None:
+async def wait_ready(notifier: Notifier, embedded: EmbeddedServer | None, redis: Redis) -> None:
     """Return when the embedded server serves or waits for disk space; ask for more time while it loads.
 
     Args:
         notifier: Where to ask.
         embedded: The daemon's own server, if it has one. Any other Redis is not waited for: it may come
             and go.
-        manager: The connections to it.
+        redis: Our connections to it.
     """
     if embedded is None:
         return
@@ -44,7 +44,7 @@ async def wait_ready(notifier: Notifier, embedded: EmbeddedServer | None, manage
         nursery.cancel_scope.cancel()
     if embedded.problem() is None:
         with trio.move_on_after(_CONNECT_SECONDS):
-            await manager.wait_connected()
+            await redis.wait_connected()
 
 
 async def _extend_while_loading(notifier: Notifier, embedded: EmbeddedServer) -> None:

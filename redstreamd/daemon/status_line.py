@@ -5,7 +5,7 @@ from __future__ import annotations
 import trio
 
 from redstreamd.mcpio.acceptor import Acceptor
-from redstreamd.redisio.connection_manager import Manager, Role
+from redstreamd.redisio import Role
 from redstreamd.redisio.server_health import State
 from redstreamd.streams.bus import Bus
 
@@ -13,9 +13,8 @@ from redstreamd.streams.bus import Bus
 class StatusLine:
     """Makes the line; its rate of entries counts from the time it was last asked."""
 
-    def __init__(self, manager: Manager, bus: Bus, acceptor: Acceptor) -> None:
+    def __init__(self, bus: Bus, acceptor: Acceptor) -> None:
         """Watch these parts."""
-        self._manager = manager
         self._bus = bus
         self._acceptor = acceptor
         self._asked_at = trio.current_time()
@@ -30,7 +29,7 @@ class StatusLine:
             f"{self._acceptor.statistics().connections} connections, "
             f"{self._bus.hub.statistics().watches} waits, {self._rate():.0f} entries/s"
         )
-        redis = self._manager.status()
+        redis = self._bus.redis.status()
         match redis.state:
             case State.LOADING:
                 return f"loading: {redis.problems[0].cause}; {busy}"

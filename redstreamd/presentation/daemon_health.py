@@ -12,8 +12,7 @@ import attrs
 import trio
 
 from redstreamd.errors import BusError, Code
-from redstreamd.redisio.commands import Commands
-from redstreamd.redisio.connection_manager import Manager
+from redstreamd.redisio.client import Redis
 from redstreamd.redisio.redis_errors import ROLE_NAMES
 from redstreamd.redisio.server_health import RoleStatus
 from redstreamd.streams.subscriptions.updates import Updates
@@ -26,12 +25,9 @@ _PING_SECONDS = 1.0
 class DaemonHealth:
     """Makes the report."""
 
-    def __init__(
-        self, manager: Manager, commands: Commands, hub: TailHub, updates: Updates, *, version: str
-    ) -> None:
-        """Report on `manager`, `hub` and `updates`, in the words of the daemon's `version`."""
-        self._manager = manager
-        self._commands = commands
+    def __init__(self, redis: Redis, hub: TailHub, updates: Updates, *, version: str) -> None:
+        """Report on `redis`, `hub` and `updates`, in the words of the daemon's `version`."""
+        self._redis = redis
         self._hub = hub
         self._updates = updates
         self._version = version
@@ -45,7 +41,7 @@ class DaemonHealth:
         """Return one JSON object; never fails, and takes a second at most."""
         ping = await self._ping()
         # After the PING, whose reply may have changed the status.
-        status = self._manager.status()
+        status = self._redis.status()
         return {
             "redstreamd": self._version,
             **{section: attrs.asdict(figures()) for section, figures in self._sections.items()},
@@ -69,7 +65,7 @@ class DaemonHealth:
         began = trio.current_time()
         with trio.move_on_after(_PING_SECONDS):
             try:
-                await self._commands.ping()
+                await self._redis.ping()
             except BusError as error:
                 # A server that cannot save refuses PING as it refuses writes, and is there all the same.
                 if error.code is not Code.BACKEND_READ_ONLY:

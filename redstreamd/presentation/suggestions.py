@@ -112,13 +112,13 @@ class Suggester:
         if "stream" not in others:
             return _NOTHING
         self._views.check(others["stream"])
-        return _Found(sorted(each.name for each in await self._bus.commands.xinfo_groups(others["stream"])))
+        return _Found(sorted(each.name for each in await self._bus.redis.xinfo_groups(others["stream"])))
 
     async def _consumers(self, _prefix: str, others: Mapping[str, str]) -> _Found:
         if "stream" not in others or "group" not in others:
             return _NOTHING
         self._views.check(others["stream"], others["group"])
-        consumers = await self._bus.commands.xinfo_consumers(others["stream"], others["group"])
+        consumers = await self._bus.redis.xinfo_consumers(others["stream"], others["group"])
         return _Found(sorted(each.name for each in consumers))
 
     async def _entry_ids(self, prefix: str, others: Mapping[str, str]) -> _Found:

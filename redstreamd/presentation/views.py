@@ -94,8 +94,8 @@ class Views:
         """
         self.check(stream)
         info = await self.bus.streams.info(stream)
-        async with explain_errors(self.bus.commands, stream):
-            groups = await self.bus.commands.xinfo_groups(stream)
+        async with explain_errors(self.bus.redis, stream):
+            groups = await self.bus.redis.xinfo_groups(stream)
             page = await self.bus.reader.read(stream, direction="backward", count=_LATEST)
         latest, cut = bound_entries(
             [view(stream, entry) for entry in page.entries], self._max_bytes, droppable=True
@@ -120,12 +120,12 @@ class Views:
                 CONNECTION_ERROR.
         """
         self.check(stream, group)
-        commands = self.bus.commands
+        redis = self.bus.redis
         stream_info = await self.bus.streams.info(stream)
-        info = await find_group(commands, stream, group)
-        async with explain_errors(commands, stream, group):
-            consumers = await commands.xinfo_consumers(stream, group)
-            oldest = await commands.xpending_range(stream, group, start="-", end="+", count=1)
+        info = await find_group(redis, stream, group)
+        async with explain_errors(redis, stream, group):
+            consumers = await redis.xinfo_consumers(stream, group)
+            oldest = await redis.xpending_range(stream, group, start="-", end="+", count=1)
             max_deliveries = await self.bus.records.max_deliveries(stream, group)
         facts = {
             "stream": stream,
@@ -192,12 +192,12 @@ class Views:
         parts = entry_ids.parse(entry_id)
         if parts is not None:
             complete = f"{parts[0]}-{parts[1]}"
-            async with explain_errors(self.bus.commands, stream):
-                found = await self.bus.commands.xrange(stream, complete, complete, 1)
+            async with explain_errors(self.bus.redis, stream):
+                found = await self.bus.redis.xrange(stream, complete, complete, 1)
                 if found:
                     return found[0]
-                if await self.bus.commands.key_type(stream) == "none":
-                    raise await stream_not_found(self.bus.commands, stream)
+                if await self.bus.redis.key_type(stream) == "none":
+                    raise await stream_not_found(self.bus.redis, stream)
         raise BusError(
             Code.INVALID_ARGUMENT,
             f"Stream {stream!r} has no entry {entry_id[:80]!r}.",

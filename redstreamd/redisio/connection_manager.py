@@ -1,20 +1,21 @@
-"""One Redis server for the whole daemon: its connections by role, its scripts, its state.
+"""One Redis server: its connections by role, its scripts, its state.
 
 Owns which connections there are, and the hooks for their events. Keeping one connected is done in
 ``reconnecting``, retrying a command in ``lost_replies``, judging the server in ``server_health``; what
-commands mean is known in ``commands``.
+commands mean is known in ``client``.
 """
 
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Coroutine, Sequence
 from typing import Any
 
 import trio
 from redis.backoff import AbstractBackoff
 from redis.exceptions import NoScriptError, RedisError
 
+from redstreamd.errors import BusError
 from redstreamd.redisio import Arg, Role
 from redstreamd.redisio.connection import Connection
 from redstreamd.redisio.error_replies import bus_error
@@ -23,10 +24,10 @@ from redstreamd.redisio.missing_permissions import named
 from redstreamd.redisio.reauth import LoginEvent, Reauthentication
 from redstreamd.redisio.reconnecting import ReconnectingConnection, reconnect_backoff
 from redstreamd.redisio.redis_errors import ConnectionEnded, ServerReplied
-from redstreamd.redisio.script import Script
+from redstreamd.redisio.script import Script, ScriptCall
 from redstreamd.redisio.server_health import HealthEvent, RedisStatus, ServerHealth
 from redstreamd.redisio.target import Target
-from redstreamd.redisio.write_confirmation import WaitBatch
+from redstreamd.redisio.write_confirmation import ConfirmedWrite, WaitBatch
 
 __all__ = ["Manager", "RedisEvent", "RedisStatus", "Role"]
 
@@ -136,8 +137,10 @@ class Manager:
         """Return once `role` is connected, opening it if need be; waits as long as that takes."""
         await self._roles[role].wait_connected()
 
-    async def execute(self, *args: Arg, role: Role = Role.COMMAND, retry_safe: bool = False) -> Any:
-        """Send one command and return its reply as RESP3 has it, strings as bytes.
+    def execute(
+        self, *args: Arg, role: Role = Role.COMMAND, retry_safe: bool = False
+    ) -> Coroutine[Any, Any, Any]:
+        """Send one command and return its reply as RESP3 has it, strings as bytes; to be awaited at once.
 
         Args:
             args: The command and its arguments. Not for commands that block or subscribe.
@@ -155,7 +158,8 @@ class Manager:
 
         If cancelled, the command is taken back if it was not sent yet; else it may be executed.
         """
-        return await self._deliver(args, role, retry_safe, trio.current_time() + self._command_timeout)
+        # Not async itself: that would be one coroutine more in the way of every call.
+        return self._deliver(args, role, retry_safe, trio.current_time() + self._command_timeout)
 
     async def run_script(
         self,
@@ -186,19 +190,40 @@ class Manager:
                 raise
         return await self._deliver(("EVAL", script.source, *operands), role, retry_safe, deadline, script)
 
-    async def confirm(self, *command: Arg) -> Any:
-        """Send WAIT or WAITAOF behind a write that was just answered on the durable connection.
+    async def execute_confirmed(
+        self,
+        write: tuple[Arg, ...] | ScriptCall,
+        confirm_by: tuple[Arg, ...],
+        *,
+        retry_safe: bool,
+        wrote: Callable[[Any], bool],
+    ) -> ConfirmedWrite:
+        """Send a write on the durable connection, and WAIT or WAITAOF behind it; see `Redis`.
 
-        To be called without a checkpoint after that answer: only then is the connection still the one
-        that answered. What another connection says of it would be a guess, and after a failover a wrong
-        one. Callers at the same time share one command.
+        These speak of what their own connection wrote. What another connection says of the write would be a
+        guess, and after a failover a wrong one.
+        """
+        if isinstance(write, ScriptCall):
+            reply = await self.run_script(
+                write.script, write.keys, write.args, retry_safe=retry_safe, role=Role.DURABLE
+            )
+        else:
+            reply = await self.execute(*write, retry_safe=retry_safe, role=Role.DURABLE)
+        if not wrote(reply):
+            return ConfirmedWrite(reply, None)
+        # Invariant: no checkpoint since the reply, so that the connection is still the one that answered.
+        try:
+            return ConfirmedWrite(reply, await self._confirm(confirm_by))
+        except BusError as error:
+            return ConfirmedWrite(reply, error)
 
-        Args:
-            command: With a timeout of its own, well below the manager's for commands.
+    async def _confirm(self, command: tuple[Arg, ...]) -> Any:
+        """Send WAIT or WAITAOF on the durable connection; those who ask at the same time share one.
 
         Raises:
             RedisUnavailable: The connection has ended; nothing is confirmed.
             ServerReplied: The server answered with an error.
+            QueueFull: As in `execute`.
         """
         durable = self._roles[Role.DURABLE]
         if durable.connection is None:

@@ -1,15 +1,18 @@
 """Lua scripts that run inside the server.
 
-Owns a script's text, its digest, and which commands it calls. `Manager.run_script` sends it.
+Owns a script's text, its digest, and which commands it calls. `Redis.run_script` sends it.
 """
 
 from __future__ import annotations
 
 import hashlib
 import re
+from collections.abc import Sequence
 from typing import Final
 
 import attrs
+
+from redstreamd.redisio import Arg
 
 #: A call of a command, up to where its name and that of a subcommand end. The name may stand on the next
 #: line, and where it is a variable a comment at the line's end says what it can be: ``-- XRANGE, XREVRANGE``.
@@ -68,6 +71,15 @@ class Script:
         lines = self.source.split("\n")
         found = (name for line in range(1, len(lines) + 1) for name in self.commands_at(line))
         return tuple(dict.fromkeys(found))
+
+
+@attrs.frozen
+class ScriptCall:
+    """A script with its KEYS and its ARGV, where it stands for a command."""
+
+    script: Script
+    keys: Sequence[str | bytes]
+    args: Sequence[Arg]
 
 
 def _called(text: str) -> tuple[str, ...]:

@@ -13,8 +13,22 @@ from typing import Any
 import attrs
 import trio
 
+from redstreamd.errors import BusError
 from redstreamd.redisio import Arg
 from redstreamd.redisio.connection import Connection
+
+
+@attrs.frozen
+class ConfirmedWrite:
+    """A write that was executed, and what is known of its safety.
+
+    Attributes:
+        reply: The reply to the write.
+        confirmation: The reply to WAIT or WAITAOF, or the error in its place; None if nothing was asked.
+    """
+
+    reply: Any
+    confirmation: Any | BusError | None
 
 
 @attrs.define(eq=False)

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import attrs
 
-from redstreamd.redisio.commands import Commands
-from redstreamd.redisio.connection_manager import Manager
+from redstreamd.redisio.client import Redis
 from redstreamd.settings import Settings
 from redstreamd.streams.admin.dead_letters import DeadLetters
 from redstreamd.streams.admin.group_admin import GroupAdmin
@@ -35,8 +34,7 @@ class Bus:
 
     Attributes:
         settings: Limits and defaults.
-        manager: The connections to Redis.
-        commands: Typed Redis commands.
+        redis: Redis, whatever servers it is made of.
         hub: Wakes waiting calls; a supervised child runs it.
         lister: Lists streams.
         reader: Reads and waits for entries.
@@ -55,8 +53,7 @@ class Bus:
     """
 
     settings: Settings
-    manager: Manager
-    commands: Commands
+    redis: Redis
     hub: TailHub
     lister: Lister
     reader: Reader
@@ -75,27 +72,24 @@ class Bus:
 
     @classmethod
     def over(
-        cls, manager: Manager, settings: Settings, lease_key: LeaseKey, bounds: Bounds = DEFAULT_BOUNDS
+        cls, redis: Redis, settings: Settings, lease_key: LeaseKey, bounds: Bounds = DEFAULT_BOUNDS
     ) -> Bus:
-        """Build the domain over one connection manager."""
-        commands = Commands(manager)
-        lister = Lister(manager, commands, max_name_bytes=settings.streams.max_name_bytes)
-        pages = Pages(manager)
-        hub = TailHub(manager, max_watches=settings.limits.max_waits)
-        sampler = Sampler(manager, bounds)
+        """Build the domain over Redis."""
+        lister = Lister(redis, max_name_bytes=settings.streams.max_name_bytes)
+        pages = Pages(redis)
+        hub = TailHub(redis, max_watches=settings.limits.max_waits)
+        sampler = Sampler(redis, bounds)
         publisher = Publisher(
-            manager,
-            commands,
+            redis,
             idempotency_window_seconds=settings.leases.idempotency_window_seconds,
             limits=bounds,
         )
-        clocks = GroupClocks(command_timeout=manager.command_timeout)
-        records = GroupRecords(manager, max_deliveries=settings.leases.max_deliveries)
-        leases = Leases(manager, clocks, settings.leases, max_bytes=settings.tools.max_result_bytes)
-        work = WorkQueue(commands, hub, leases, records, lease_key, bounds)
+        clocks = GroupClocks(command_timeout=redis.command_timeout)
+        records = GroupRecords(redis, max_deliveries=settings.leases.max_deliveries)
+        leases = Leases(redis, clocks, settings.leases, max_bytes=settings.tools.max_result_bytes)
+        work = WorkQueue(redis, hub, leases, records, lease_key, bounds)
         requests = Requests(
-            manager,
-            commands,
+            redis,
             lister,
             pages,
             hub,
@@ -105,24 +99,23 @@ class Bus:
         )
         return cls(
             settings=settings,
-            manager=manager,
-            commands=commands,
+            redis=redis,
             hub=hub,
             lister=lister,
             reader=Reader(
-                commands, lister, pages, hub, max_bytes=settings.tools.max_result_bytes, limits=bounds
+                redis, lister, pages, hub, max_bytes=settings.tools.max_result_bytes, limits=bounds
             ),
             # Half a message, because JSON may take twice as many bytes as the content.
-            direct=DirectReader(manager, commands, pages, max_bytes=settings.limits.max_message_bytes // 2),
+            direct=DirectReader(redis, pages, max_bytes=settings.limits.max_message_bytes // 2),
             publisher=publisher,
             work=work,
-            pending=PendingLister(manager, commands, clocks, bounds),
-            dead_letters=DeadLetters(manager, commands, pages, hub, clocks),
+            pending=PendingLister(redis, clocks, bounds),
+            dead_letters=DeadLetters(redis, pages, hub, clocks),
             sampler=sampler,
-            diagnoser=Diagnoser(manager, commands, clocks, sampler, settings.leases, bounds),
+            diagnoser=Diagnoser(redis, clocks, sampler, settings.leases, bounds),
             requests=requests,
             records=records,
-            groups=GroupAdmin(manager, commands, hub, records, clocks, bounds),
-            streams=StreamAdmin(manager, commands, bounds),
-            replies=Replies(commands, publisher, work, requests, lease_seconds=settings.leases.lease_seconds),
+            groups=GroupAdmin(redis, hub, records, clocks, bounds),
+            streams=StreamAdmin(redis, bounds),
+            replies=Replies(redis, publisher, work, requests, lease_seconds=settings.leases.lease_seconds),
         )

@@ -10,11 +10,11 @@ from __future__ import annotations
 import secrets
 from typing import Any
 
-from redstreamd.redisio.connection_manager import Manager
+from redstreamd.redisio.client import Redis
 from redstreamd.streams.names import Kind, companion_key
 
 
-def call_record(manager: Manager, stream: str, *, keep: bool = True) -> dict[str, Any]:
+def call_record(redis: Redis, stream: str, *, keep: bool = True) -> dict[str, Any]:
     """Return the operands of a script for the record of one call on `stream`.
 
     They are `call_record`, the key, whose format is the script's own; and `call_record_ms`, how long to keep
@@ -22,4 +22,4 @@ def call_record(manager: Manager, stream: str, *, keep: bool = True) -> dict[str
     be kept.
     """
     key = companion_key(stream, Kind.CALL, secrets.token_hex(8))
-    return {"call_record": key, "call_record_ms": int(manager.command_timeout * 2_000) if keep else 0}
+    return {"call_record": key, "call_record_ms": int(redis.command_timeout * 2_000) if keep else 0}

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from redstreamd.redisio import reply_parsing
-from redstreamd.redisio.commands import Commands
-from redstreamd.redisio.connection_manager import Manager, Role
+from redstreamd.redisio import Role, reply_parsing
+from redstreamd.redisio.client import Redis
 from redstreamd.redisio.reply_parsing import GroupInfo, RawEntry
 from redstreamd.streams import entry_ids
 from redstreamd.streams.entry_pages import Pages
@@ -17,10 +16,9 @@ _DELIVER = load("read_group")
 class DirectReader:
     """Reads and delivers entries; an answer has at most `max_bytes` of content, and at least one entry."""
 
-    def __init__(self, manager: Manager, commands: Commands, pages: Pages, *, max_bytes: int) -> None:
-        """Read through `commands` and `pages`, deliver through `manager`."""
-        self._manager = manager
-        self._commands = commands
+    def __init__(self, redis: Redis, pages: Pages, *, max_bytes: int) -> None:
+        """Read through `redis` and `pages`, deliver through `redis`."""
+        self._redis = redis
         self._pages = pages
         self._max_bytes = max_bytes
 
@@ -31,10 +29,10 @@ class DirectReader:
             BusError: INVALID_START, STREAM_NOT_FOUND, WRONG_TYPE; CONNECTION_ERROR.
         """
         first = start if start in ("-", "+") else entry_ids.position(start, argument="start")
-        async with explain_errors(self._commands, stream):
+        async with explain_errors(self._redis, stream):
             page = await self._pages.read(stream, first, "+", max_entries=count, max_bytes=self._max_bytes)
-            if not page.entries and await self._commands.key_type(stream) == "none":
-                raise await stream_not_found(self._commands, stream)
+            if not page.entries and await self._redis.key_type(stream) == "none":
+                raise await stream_not_found(self._redis, stream)
         return page.entries
 
     async def deliver(self, stream: str, group: str, consumer: str, count: int) -> list[RawEntry]:
@@ -44,9 +42,9 @@ class DirectReader:
             BusError: STREAM_NOT_FOUND, GROUP_NOT_FOUND, WRONG_TYPE; CONNECTION_ERROR; OUTCOME_UNKNOWN, after
                 which entries may be pending that nobody received.
         """
-        async with explain_errors(self._commands, stream, group):
+        async with explain_errors(self._redis, stream, group):
             delivered = await _DELIVER.run(
-                self._manager,
+                self._redis,
                 stream=stream,
                 group=group,
                 consumer=consumer,
@@ -63,5 +61,5 @@ class DirectReader:
         Raises:
             BusError: STREAM_NOT_FOUND, WRONG_TYPE; CONNECTION_ERROR.
         """
-        async with explain_errors(self._commands, stream):
-            return sorted(await self._commands.xinfo_groups(stream), key=lambda group: group.name)
+        async with explain_errors(self._redis, stream):
+            return sorted(await self._redis.xinfo_groups(stream), key=lambda group: group.name)

@@ -10,15 +10,18 @@ that did not (https://redis.io/docs/latest/commands/wait/).
 from __future__ import annotations
 
 import enum
+from collections.abc import Callable
+from typing import Any
 
 import attrs
 
 from redstreamd.errors import BusError
-from redstreamd.redisio.commands import Commands
-from redstreamd.redisio.connection_manager import Manager
+from redstreamd.redisio.client import Redis
 from redstreamd.redisio.error_replies import UNKNOWN_COMMAND
 from redstreamd.redisio.redis_errors import ServerReplied
+from redstreamd.redisio.script import ScriptCall
 from redstreamd.streams.bounds import DEFAULT_BOUNDS, Bounds
+from redstreamd.streams.scripts import NamedScript
 
 
 class Durability(enum.StrEnum):
@@ -46,37 +49,72 @@ class Confirmation:
     reason: str | None = None
 
 
-async def confirm(
-    manager: Manager, commands: Commands, asked: Durability, limits: Bounds = DEFAULT_BOUNDS
-) -> Confirmation:
-    """Wait for the confirmation of the write that was just answered on the durable connection.
+async def run_confirmed(
+    script: NamedScript,
+    redis: Redis,
+    asked: Durability,
+    *,
+    key: str,
+    retry_safe: bool,
+    wrote: Callable[[Any], bool],
+    limits: Bounds = DEFAULT_BOUNDS,
+    **operands: Any,
+) -> tuple[Any, Confirmation | None]:
+    """Run a script that writes, and have what it wrote confirmed.
 
-    Call this without a checkpoint after the answer; see `Manager.confirm`. Never raises a BusError.
+    Args:
+        script: The script.
+        redis: Runs it.
+        asked: REPLICATED or FSYNCED.
+        key: As for `Redis.execute_confirmed`.
+        retry_safe: As for `NamedScript.run`.
+        wrote: Given the reply, whether the script wrote anything; else nothing is asked.
+        limits: For how long to wait for a confirmation.
+        operands: As for `NamedScript.run`.
+
+    Returns:
+        The reply, and the confirmation; None if nothing was asked.
+
+    Raises: as `NamedScript.run`, for the script only.
     """
-    timeout = limits.replica_seconds if asked is Durability.REPLICATED else limits.disk_seconds
+    replicated = asked is Durability.REPLICATED
+    timeout = limits.replica_seconds if replicated else limits.disk_seconds
     # Never 0, which means forever; and well below the time after which the connection is closed.
-    timeout_ms = max(1, int(1000 * min(timeout, manager.command_timeout / 2)))
+    timeout_ms = max(1, int(1000 * min(timeout, redis.command_timeout / 2)))
+    written = await redis.execute_confirmed(
+        ScriptCall(script, *script.operands(operands)),
+        ("WAIT", 1, timeout_ms) if replicated else ("WAITAOF", 1, 0, timeout_ms),
+        key=key,
+        retry_safe=retry_safe,
+        wrote=lambda reply: wrote(script.read(reply)),
+    )
+    reply, answer = script.read(written.reply), written.confirmation
+    if answer is None:
+        return reply, None
+    if isinstance(answer, BusError):
+        return reply, await _unanswered(redis, asked, answer)
     late = f"it was not confirmed within {timeout_ms} ms"
-    try:
-        if asked is Durability.REPLICATED:
-            replicas = int(await manager.confirm("WAIT", 1, timeout_ms))
-            return Confirmation(
-                asked, replicas >= 1, replicas, None if replicas else f"{late} by any replica"
-            )
-        local, _ = await manager.confirm("WAITAOF", 1, 0, timeout_ms)
-        return Confirmation(asked, local >= 1, reason=None if local else late)
-    except ServerReplied as refusal:
-        if refusal.kind != UNKNOWN_COMMAND:
-            return Confirmation(asked, confirmed=False, reason=_why(refusal))
-    except BusError as error:
-        return Confirmation(asked, confirmed=False, reason=error.cause)
-    return await _by_settings(commands, asked)
+    if replicated:
+        replicas = int(answer)
+        reason = None if replicas else f"{late} by any replica"
+        return reply, Confirmation(asked, replicas >= 1, replicas, reason)
+    local, _ = answer
+    return reply, Confirmation(asked, local >= 1, reason=None if local else late)
 
 
-async def _by_settings(commands: Commands, asked: Durability) -> Confirmation:
+async def _unanswered(redis: Redis, asked: Durability, error: BusError) -> Confirmation:
+    """Return what the error of a confirmation means. Never raises a BusError."""
+    if isinstance(error, ServerReplied):
+        if error.kind == UNKNOWN_COMMAND:
+            return await _by_settings(redis, asked)
+        return Confirmation(asked, confirmed=False, reason=_why(error))
+    return Confirmation(asked, confirmed=False, reason=error.cause)
+
+
+async def _by_settings(redis: Redis, asked: Durability) -> Confirmation:
     """Confirm by settings, without WAITAOF: with `appendfsync always` the server syncs before it answers."""
     try:
-        on, policy = await commands.config_get("appendonly"), await commands.config_get("appendfsync")
+        on, policy = await redis.config_get("appendonly"), await redis.config_get("appendfsync")
     except ServerReplied as refusal:
         return Confirmation(asked, confirmed=False, reason=_why(refusal))
     except BusError as error:

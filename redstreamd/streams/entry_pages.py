@@ -7,8 +7,8 @@ from __future__ import annotations
 
 import attrs
 
-from redstreamd.redisio import reply_parsing
-from redstreamd.redisio.connection_manager import Manager, Role
+from redstreamd.redisio import Role, reply_parsing
+from redstreamd.redisio.client import Redis
 from redstreamd.redisio.reply_parsing import RawEntry
 from redstreamd.streams.scripts import load
 
@@ -31,9 +31,9 @@ class Batch:
 class Pages:
     """Reads ranges of streams."""
 
-    def __init__(self, manager: Manager) -> None:
-        """Read through `manager`."""
-        self._manager = manager
+    def __init__(self, redis: Redis) -> None:
+        """Read through `redis`."""
+        self._redis = redis
 
     async def read(
         self, stream: str, first: str, last: str, *, max_entries: int, max_bytes: int, forward: bool = True
@@ -50,10 +50,10 @@ class Pages:
             forward: By growing ID, else newest first.
 
         Raises:
-            BusError: As `Manager.run_script`; WRONG_TYPE.
+            BusError: As `Redis.run_script`; WRONG_TYPE.
         """
         reply = await _PAGE.run(
-            self._manager,
+            self._redis,
             stream=stream,
             command="XRANGE" if forward else "XREVRANGE",
             first=first,

@@ -11,8 +11,8 @@ from contextlib import asynccontextmanager, contextmanager, suppress
 
 from redstreamd.errors import BusError, Code
 from redstreamd.errors.nearest_names import MAX_KNOWN, nearest_names
-from redstreamd.redisio.commands import Commands
-from redstreamd.redisio.connection_manager import Role
+from redstreamd.redisio import Role
+from redstreamd.redisio.client import Redis
 from redstreamd.redisio.error_replies import NO_SUCH_KEY
 from redstreamd.redisio.redis_errors import ServerReplied
 from redstreamd.redisio.reply_parsing import GroupInfo
@@ -23,14 +23,14 @@ _SCANNED_AT_ONCE, _SCANS = 1_000, 20
 
 
 @asynccontextmanager
-async def explain_errors(commands: Commands, stream: str, group: str | None = None) -> AsyncIterator[None]:
+async def explain_errors(redis: Redis, stream: str, group: str | None = None) -> AsyncIterator[None]:
     """Turn errors of the server into errors that name `stream` and `group`, and what exists instead."""
     try:
         yield
     except ServerReplied as refusal:
         kind = refusal.kind
         if kind == "WRONGTYPE":
-            raise await _wrong_type(commands, stream) from refusal
+            raise await _wrong_type(redis, stream) from refusal
         if kind == "CROSSSLOT" and has_stray_braces(stream):
             raise BusError(
                 Code.INVALID_STREAM,
@@ -39,11 +39,11 @@ async def explain_errors(commands: Commands, stream: str, group: str | None = No
                 next_step="Choose a name without braces, or with one part in braces, such as {orders}:new.",
             ) from refusal
         if kind == "NOGROUP" and group is not None:
-            if await _type_of(commands, stream) == "none":
-                raise await stream_not_found(commands, stream) from refusal
-            raise await group_not_found(commands, stream, group) from refusal
+            if await _type_of(redis, stream) == "none":
+                raise await stream_not_found(redis, stream) from refusal
+            raise await group_not_found(redis, stream, group) from refusal
         if kind == NO_SUCH_KEY:
-            raise await stream_not_found(commands, stream) from refusal
+            raise await stream_not_found(redis, stream) from refusal
         raise
 
 
@@ -63,14 +63,14 @@ def append_to_errors(done: Callable[[], str]) -> Iterator[None]:
         raise BusError(error.code, error.message, cause=cause, next_step=error.next_step) from error
 
 
-async def stream_not_found(commands: Commands, stream: str) -> BusError:
+async def stream_not_found(redis: Redis, stream: str) -> BusError:
     """Return the error for a stream that does not exist, with the nearest names that do."""
     known: list[str] = []
     cursor = 0
     # A user who may not run SCAN gets the error without similar names.
     with suppress(ServerReplied):
         for _ in range(_SCANS):
-            cursor, page = await commands.scan_streams(cursor, "*", _SCANNED_AT_ONCE)
+            cursor, page = await redis.scan_streams(cursor, "*", _SCANNED_AT_ONCE)
             known.extend(name for name in page if is_stream_name(name) and not is_companion_key(name))
             if cursor == 0 or len(known) >= MAX_KNOWN:
                 break
@@ -82,11 +82,11 @@ async def stream_not_found(commands: Commands, stream: str) -> BusError:
     )
 
 
-async def group_not_found(commands: Commands, stream: str, group: str) -> BusError:
+async def group_not_found(redis: Redis, stream: str, group: str) -> BusError:
     """Return the error for a group that does not exist, with the stream's groups."""
     cause = "This user of Redis may not list its groups."
     with suppress(ServerReplied):
-        known = [info.name for info in await commands.xinfo_groups(stream)]
+        known = [info.name for info in await redis.xinfo_groups(stream)]
         cause = f"Its groups are: {quoted(sorted(known)[:10]) or 'none'}." + _nearest(group, known)
     return BusError(
         Code.GROUP_NOT_FOUND,
@@ -96,17 +96,17 @@ async def group_not_found(commands: Commands, stream: str, group: str) -> BusErr
     )
 
 
-async def find_group(commands: Commands, stream: str, group: str, role: Role = Role.COMMAND) -> GroupInfo:
+async def find_group(redis: Redis, stream: str, group: str, role: Role = Role.COMMAND) -> GroupInfo:
     """Return a group of a stream. Raises STREAM_NOT_FOUND, GROUP_NOT_FOUND, WRONG_TYPE."""
-    async with explain_errors(commands, stream, group):
-        for info in await commands.xinfo_groups(stream, role=role):
+    async with explain_errors(redis, stream, group):
+        for info in await redis.xinfo_groups(stream, role=role):
             if info.name == group:
                 return info
-    raise await group_not_found(commands, stream, group)
+    raise await group_not_found(redis, stream, group)
 
 
-async def _wrong_type(commands: Commands, stream: str) -> BusError:
-    kind = await _type_of(commands, stream)
+async def _wrong_type(redis: Redis, stream: str) -> BusError:
+    kind = await _type_of(redis, stream)
     if kind in ("stream", "none"):
         # So it was another key of the command.
         return BusError(
@@ -123,10 +123,10 @@ async def _wrong_type(commands: Commands, stream: str) -> BusError:
     )
 
 
-async def _type_of(commands: Commands, key: str) -> str | None:
+async def _type_of(redis: Redis, key: str) -> str | None:
     """Return the type of `key`; None if this user of Redis may not ask."""
     try:
-        return await commands.key_type(key)
+        return await redis.key_type(key)
     except ServerReplied:
         return None
 

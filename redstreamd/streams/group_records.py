@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import attrs
 
-from redstreamd.redisio.connection_manager import Manager
+from redstreamd.redisio.client import Redis
 from redstreamd.streams.call_records import call_record
 from redstreamd.streams.names import Kind, companion_key
 from redstreamd.streams.scripts import load
@@ -34,9 +34,9 @@ class Creation:
 class GroupRecords:
     """Creates groups, and reads and sets their limits."""
 
-    def __init__(self, manager: Manager, *, max_deliveries: int) -> None:
-        """Work through `manager`; groups without a limit have `max_deliveries`, the setting's."""
-        self._manager = manager
+    def __init__(self, redis: Redis, *, max_deliveries: int) -> None:
+        """Work through `redis`; groups without a limit have `max_deliveries`, the setting's."""
+        self._redis = redis
         self._default = max_deliveries
 
     async def create(
@@ -52,16 +52,16 @@ class GroupRecords:
 
         Raises:
             ServerReplied: WRONGTYPE among others.
-            RedisUnavailable, CommandTimedOut: see `Manager.execute`.
+            RedisUnavailable, CommandTimedOut: see `Redis.execute`.
         """
         reply = await _CREATE.run(
-            self._manager,
+            self._redis,
             stream=stream,
             group=group,
             position=position,
             max_deliveries=max_deliveries,
             default=self._default,
-            **call_record(self._manager, stream),
+            **call_record(self._redis, stream),
             retry_safe=True,
         )
         return Creation(reply.created, reply.max_deliveries)
@@ -69,7 +69,7 @@ class GroupRecords:
     async def max_deliveries(self, stream: str, group: str) -> int:
         """Return the limit of a group, which need not exist; the setting's if it has none."""
         key = companion_key(stream, Kind.GROUP, group)
-        kept = await self._manager.execute("HGET", key, "max_deliveries", retry_safe=True)
+        kept = await self._redis.execute("HGET", key, "max_deliveries", key=key, retry_safe=True)
         # Another program may have written anything.
         limit = int(kept) if kept is not None and kept.isdigit() and len(kept) < 8 else MAX_LIMIT + 1
         return limit if limit <= MAX_LIMIT else self._default
@@ -79,6 +79,6 @@ class GroupRecords:
         key = companion_key(stream, Kind.GROUP, group)
         # A hash with only the record of the clock expires; one with a limit does not. PERSIST comes first,
         # too, so that a user who may not run it sets nothing.
-        await self._manager.execute("PERSIST", key, retry_safe=True)
-        await self._manager.execute("HSET", key, "max_deliveries", max_deliveries, retry_safe=True)
-        await self._manager.execute("PERSIST", key, retry_safe=True)
+        await self._redis.execute("PERSIST", key, key=key, retry_safe=True)
+        await self._redis.execute("HSET", key, "max_deliveries", max_deliveries, key=key, retry_safe=True)
+        await self._redis.execute("PERSIST", key, key=key, retry_safe=True)

@@ -17,8 +17,8 @@ from collections.abc import Sequence
 import attrs
 
 from redstreamd.errors import BusError, Code
-from redstreamd.redisio import reply_parsing
-from redstreamd.redisio.connection_manager import Manager, Role
+from redstreamd.redisio import Role, reply_parsing
+from redstreamd.redisio.client import Redis
 from redstreamd.redisio.reply_parsing import RawEntry
 from redstreamd.settings import LeasesSettings
 from redstreamd.streams.call_records import call_record
@@ -163,10 +163,10 @@ class Leases:
     """Takes and settles leases. Its only state is where the scans for entries without a lease go on."""
 
     def __init__(
-        self, manager: Manager, clocks: GroupClocks, settings: LeasesSettings, *, max_bytes: int
+        self, redis: Redis, clocks: GroupClocks, settings: LeasesSettings, *, max_bytes: int
     ) -> None:
-        """Work through `manager`; a take ends once the content of its entries reaches `max_bytes`."""
-        self._manager = manager
+        """Work through `redis`; a take ends once the content of its entries reaches `max_bytes`."""
+        self._redis = redis
         self._clocks = clocks
         self._settings = settings
         self._max_bytes = max_bytes
@@ -178,7 +178,7 @@ class Leases:
 
         Raises:
             ServerReplied: Among others NOGROUP, if the group does not exist and is not to be created.
-            RedisUnavailable, OutcomeUnknown: see `Manager.execute`. After OutcomeUnknown `resume` returns the
+            RedisUnavailable, OutcomeUnknown: see `Redis.execute`. After OutcomeUnknown `resume` returns the
                 entries that were taken, if any; other consumers get them when the lease has run out.
 
         Cancellation: entries that a cancelled call took are available in the same way.
@@ -188,7 +188,7 @@ class Leases:
         key = take.idempotency_key
         digest = "" if key is None else _digest(take.consumer, key)
         reply = await _TAKE.run(
-            self._manager,
+            self._redis,
             stream=take.stream,
             take_record=companion_key(take.stream, Kind.TAKE, take.group, digest),
             group=take.group,
@@ -203,7 +203,7 @@ class Leases:
             scan_from=self._scan_from.get(place, "-"),
             max_bytes=self._max_bytes,
             asked_max_deliveries=take.max_deliveries,
-            **call_record(self._manager, take.stream),
+            **call_record(self._redis, take.stream),
             **self._clocks.operands(*place),
             retry_safe=key is not None,
             # Entries may be large, and no short reply is to wait behind them.
@@ -259,7 +259,7 @@ class Leases:
         remember = delete or action not in (Action.DONE, Action.HOLD)
         place = (lease.stream, lease.group)
         reply = await _SETTLE.run(
-            self._manager,
+            self._redis,
             stream=lease.stream,
             group=lease.group,
             consumer=lease.consumer,
@@ -271,7 +271,7 @@ class Leases:
             taken_at=lease.taken_at,
             default_max_deliveries=self._settings.max_deliveries,
             attempts=[word for entry_id in selected for word in (entry_id, lease.attempts[entry_id])],
-            **call_record(self._manager, lease.stream, keep=remember),
+            **call_record(self._redis, lease.stream, keep=remember),
             **self._clocks.operands(*place),
             retry_safe=True,
         )

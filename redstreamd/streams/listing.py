@@ -8,8 +8,7 @@ import attrs
 import trio
 
 from redstreamd.errors import BusError, Code
-from redstreamd.redisio.commands import Commands
-from redstreamd.redisio.connection_manager import Manager
+from redstreamd.redisio.client import Redis
 from redstreamd.redisio.error_replies import KEY_DENIED
 from redstreamd.redisio.redis_errors import ServerReplied
 from redstreamd.streams.concurrency import gather
@@ -41,10 +40,9 @@ class StreamSummary:
 class Lister:
     """Lists streams and reads where they end."""
 
-    def __init__(self, manager: Manager, commands: Commands, *, max_name_bytes: int) -> None:
-        """Ask through `manager`; names longer than `max_name_bytes` are not listed."""
-        self._manager = manager
-        self._commands = commands
+    def __init__(self, redis: Redis, *, max_name_bytes: int) -> None:
+        """Ask through `redis`; names longer than `max_name_bytes` are not listed."""
+        self._redis = redis
         self._max_name_bytes = max_name_bytes
         self._scans: dict[str, SharedRequest[list[str]]] = {}
         self._slots = trio.Semaphore(MAX_SCANS_AT_ONCE)
@@ -56,8 +54,8 @@ class Lister:
 
     async def position(self, stream: str) -> StreamSummary | None:
         """Return where a stream ends, or None if it does not exist."""
-        async with explain_errors(self._commands, stream):
-            reply = await _POSITION.run(self._manager, stream=stream, retry_safe=True)
+        async with explain_errors(self._redis, stream):
+            reply = await _POSITION.run(self._redis, stream=stream, retry_safe=True)
         if reply is None:
             return None
         return StreamSummary(stream, reply.length, reply.groups, reply.last_id, reply.now)
@@ -119,7 +117,7 @@ class Lister:
         names: set[str] = set()
         position = scanned = 0
         while True:
-            position, page = await self._commands.scan_streams(position, pattern, 1_000)
+            position, page = await self._redis.scan_streams(position, pattern, 1_000)
             names.update(
                 name
                 for name in page

@@ -5,8 +5,7 @@ from __future__ import annotations
 import attrs
 
 from redstreamd.redisio import reply_parsing
-from redstreamd.redisio.commands import Commands
-from redstreamd.redisio.connection_manager import Manager
+from redstreamd.redisio.client import Redis
 from redstreamd.redisio.reply_parsing import PendingEntry
 from redstreamd.streams.bounds import DEFAULT_BOUNDS, Bounds
 from redstreamd.streams.durations import milliseconds
@@ -55,14 +54,11 @@ class PendingPage:
 class PendingLister:
     """Pages through pending entries lists."""
 
-    def __init__(
-        self, manager: Manager, commands: Commands, clocks: GroupClocks, limits: Bounds = DEFAULT_BOUNDS
-    ) -> None:
-        """Ask through `manager`; `clocks` know the groups' clocks."""
+    def __init__(self, redis: Redis, clocks: GroupClocks, limits: Bounds = DEFAULT_BOUNDS) -> None:
+        """Ask through `redis`; `clocks` know the groups' clocks."""
         self._max_scanned = limits.pending_scanned
-        self._manager = manager
+        self._redis = redis
         self._clocks = clocks
-        self._commands = commands
 
     async def page(
         self,
@@ -92,9 +88,9 @@ class PendingLister:
         Raises:
             BusError: STREAM_NOT_FOUND, GROUP_NOT_FOUND, WRONG_TYPE, PERMISSION_DENIED.
         """
-        async with explain_errors(self._commands, stream, group):
+        async with explain_errors(self._redis, stream, group):
             reply = await _PENDING.run(
-                self._manager,
+                self._redis,
                 stream=stream,
                 group=group,
                 start="-" if cursor is None else f"({cursor}",

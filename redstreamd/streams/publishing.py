@@ -9,12 +9,11 @@ from typing import Any
 import attrs
 
 from redstreamd.errors import BusError, Code
-from redstreamd.redisio.commands import Commands
-from redstreamd.redisio.connection_manager import Manager, Role
+from redstreamd.redisio.client import Redis
 from redstreamd.streams import entry_codec
 from redstreamd.streams.bounds import DEFAULT_BOUNDS, Bounds
 from redstreamd.streams.call_records import call_record
-from redstreamd.streams.durability import Confirmation, Durability, confirm
+from redstreamd.streams.durability import Confirmation, Durability, run_confirmed
 from redstreamd.streams.durations import milliseconds
 from redstreamd.streams.error_context import explain_errors
 from redstreamd.streams.names import Kind, companion_key
@@ -59,16 +58,14 @@ class Publisher:
 
     def __init__(
         self,
-        manager: Manager,
-        commands: Commands,
+        redis: Redis,
         *,
         idempotency_window_seconds: float,
         limits: Bounds = DEFAULT_BOUNDS,
     ) -> None:
-        """Write through `manager`; idempotency keys are kept for the window."""
+        """Write through `redis`; idempotency keys are kept for the window."""
         self._bounds = limits
-        self._manager = manager
-        self._commands = commands
+        self._redis = redis
         self._window_ms = milliseconds(idempotency_window_seconds)
         #: Entries added through this process so far.
         self.added = 0
@@ -107,15 +104,15 @@ class Publisher:
         """
         encoded = [entry_codec.encode(entry, stamp) for entry in entries]
         confirmation = None
-        asks = durability is not Durability.MEMORY
-        async with explain_errors(self._commands, stream):
+        in_memory = durability is Durability.MEMORY
+        async with explain_errors(self._redis, stream):
             if (
                 len(encoded) == 1
                 and idempotency_key is None
                 and max_length is max_age_seconds is None
-                and not asks
+                and in_memory
             ):
-                only = await self._commands.xadd(stream, encoded[0])
+                only = await self._redis.xadd(stream, encoded[0])
                 self.added += 1
                 return Added([only], duplicate=False)
             words: list[bytes | int] = []
@@ -124,21 +121,30 @@ class Publisher:
                 for pair in fields:
                     words.extend(pair)
             body_hash = "" if idempotency_key is None else _hash(words)
-            reply = await _ADD.run(
-                self._manager,
-                stream=stream,
-                record=_record(stream, idempotency_key, key_space),
-                body_hash=body_hash,
-                keep_ms=self._window_ms,
-                max_length=max_length,
-                max_age_ms=None if max_age_seconds is None else milliseconds(max_age_seconds),
-                entries=words,
-                **call_record(self._manager, stream),
-                retry_safe=idempotency_key is not None,
-                role=Role.DURABLE if asks else Role.COMMAND,
-            )
-            if asks and reply.outcome != -1:
-                confirmation = await confirm(self._manager, self._commands, durability, self._bounds)
+            operands = {
+                "stream": stream,
+                "record": _record(stream, idempotency_key, key_space),
+                "body_hash": body_hash,
+                "keep_ms": self._window_ms,
+                "max_length": max_length,
+                "max_age_ms": None if max_age_seconds is None else milliseconds(max_age_seconds),
+                "entries": words,
+                **call_record(self._redis, stream),
+            }
+            repeatable = idempotency_key is not None
+            if in_memory:
+                reply = await _ADD.run(self._redis, retry_safe=repeatable, **operands)
+            else:
+                reply, confirmation = await run_confirmed(
+                    _ADD,
+                    self._redis,
+                    durability,
+                    key=stream,
+                    retry_safe=repeatable,
+                    wrote=lambda reply: reply.outcome != -1,
+                    limits=self._bounds,
+                    **operands,
+                )
         if reply.outcome == -1:
             raise KeyReused(str(idempotency_key), window_seconds=self._window_ms // 1000)
         self.added += 0 if reply.outcome else len(reply.ids)
@@ -151,9 +157,9 @@ class Publisher:
 
     async def remembers(self, stream: str, key: str, *, key_space: str | None = None) -> bool:
         """Return whether `add` was called with this key before."""
-        async with explain_errors(self._commands, stream):
-            found = await self._manager.execute(
-                "EXISTS", stream, _record(stream, key, key_space), retry_safe=True
+        async with explain_errors(self._redis, stream):
+            found = await self._redis.execute(
+                "EXISTS", stream, _record(stream, key, key_space), key=stream, retry_safe=True
             )
         return bool(found == 2)
 

@@ -13,7 +13,7 @@ import trio
 
 from redstreamd import strict_json
 from redstreamd.errors import BusError, Code
-from redstreamd.redisio.commands import Commands
+from redstreamd.redisio.client import Redis
 from redstreamd.redisio.reply_parsing import RawEntry
 from redstreamd.streams import entry_ids
 from redstreamd.streams.bounds import DEFAULT_BOUNDS, Bounds
@@ -81,7 +81,7 @@ class Reader:
 
     def __init__(
         self,
-        commands: Commands,
+        redis: Redis,
         lister: Lister,
         pages: Pages,
         hub: TailHub,
@@ -91,7 +91,7 @@ class Reader:
     ) -> None:
         """Read through `pages`, wait through `hub`; a page ends once its content reaches `max_bytes`."""
         self._max_scanned, self._at_once = limits.filter_scanned, limits.scanned_at_once
-        self._commands = commands
+        self._redis = redis
         self._lister = lister
         self._pages = pages
         self._hub = hub
@@ -131,10 +131,10 @@ class Reader:
             at = summary.last_id if summary is not None else entry_ids.ZERO
             first = f"({at}"
         last = entry_ids.position(end, argument="end") if end is not None else ("+" if forward else "-")
-        async with explain_errors(self._commands, stream):
+        async with explain_errors(self._redis, stream):
             page = await self._page(stream, first, last, at, count, filter, forward=forward)
-            if not page.entries and not page.has_more and await self._commands.key_type(stream) == "none":
-                raise await stream_not_found(self._commands, stream)
+            if not page.entries and not page.has_more and await self._redis.key_type(stream) == "none":
+                raise await stream_not_found(self._redis, stream)
         return page
 
     async def _page(
@@ -235,7 +235,7 @@ class Reader:
         """Add to `found` what comes after `positions`, and advance these; return whether there is more."""
 
         async def after(stream: str) -> Page:
-            async with explain_errors(self._commands, stream):
+            async with explain_errors(self._redis, stream):
                 at = positions[stream]
                 return await self._page(stream, f"({at}", "+", at, count, wanted, forward=True)
 

@@ -8,7 +8,7 @@ from typing import Any
 import attrs
 
 from redstreamd.errors import BusError, Code
-from redstreamd.redisio.commands import Commands
+from redstreamd.redisio.client import Redis
 from redstreamd.streams import entry_codec
 from redstreamd.streams.entry_codec import Stamp
 from redstreamd.streams.error_context import explain_errors
@@ -39,7 +39,7 @@ class Replies:
 
     def __init__(
         self,
-        commands: Commands,
+        redis: Redis,
         publisher: Publisher,
         work: WorkQueue,
         requests: Requests,
@@ -47,7 +47,7 @@ class Replies:
         lease_seconds: float,
     ) -> None:
         """Publish through `publisher`; the lease is extended to `lease_seconds` for that."""
-        self._commands = commands
+        self._redis = redis
         self._publisher = publisher
         self._work = work
         self._requests = requests
@@ -86,8 +86,8 @@ class Replies:
             )
         # Errors in the reply or its target are raised before anything is changed.
         entry_codec.encode(reply, Stamp())
-        async with explain_errors(self._commands, lease.stream):
-            entries = await self._commands.xrange(lease.stream, ids[0], ids[0], 1)
+        async with explain_errors(self._redis, lease.stream):
+            entries = await self._redis.xrange(lease.stream, ids[0], ids[0], 1)
         stamp = entry_codec.decode(entries[0].fields).stamp if entries else Stamp()
         if entries and stamp.reply_to is None:
             raise _no_reply_wanted("The entry names no reply_to stream.")

@@ -20,8 +20,7 @@ import attrs
 import trio
 
 from redstreamd.errors import BusError, Code
-from redstreamd.redisio.commands import Commands
-from redstreamd.redisio.connection_manager import Manager
+from redstreamd.redisio.client import Redis
 from redstreamd.redisio.reply_parsing import RawEntry
 from redstreamd.streams import entry_ids
 from redstreamd.streams.bounds import DEFAULT_BOUNDS, Bounds
@@ -92,8 +91,7 @@ class Requests:
 
     def __init__(
         self,
-        manager: Manager,
-        commands: Commands,
+        redis: Redis,
         lister: Lister,
         pages: Pages,
         hub: TailHub,
@@ -104,8 +102,7 @@ class Requests:
     ) -> None:
         """Add through `publisher`, wait through `hub`; our own reply streams expire after `keep_seconds`."""
         self._max_replies, self._at_once = limits.replies, limits.replies_at_once
-        self._manager = manager
-        self._commands = commands
+        self._redis = redis
         self._lister = lister
         self._pages = pages
         self._hub = hub
@@ -146,10 +143,10 @@ class Requests:
 
     async def prepare(self, reply_to: str) -> str:
         """Create or renew a reply stream of redstreamd's own; return the last ID of any reply stream."""
-        async with explain_errors(self._commands, reply_to):
+        async with explain_errors(self._redis, reply_to):
             if is_reply_stream(reply_to):
                 last_id = await _REPLY_STREAM.run(
-                    self._manager,
+                    self._redis,
                     stream=reply_to,
                     max_length=self._max_replies,
                     keep_ms=self._keep_ms,
@@ -210,7 +207,7 @@ class Requests:
     async def _find_reply(self, reply_to: str, expected: Stamp, at: str) -> tuple[RawEntry | None, str]:
         """Read the reply stream after `at`; return the reply, if any, and the last ID read."""
         while True:
-            async with explain_errors(self._commands, reply_to):
+            async with explain_errors(self._redis, reply_to):
                 page = await self._pages.read(
                     reply_to, f"({at}", "+", max_entries=self._at_once, max_bytes=_PAGE_BYTES
                 )

@@ -22,8 +22,8 @@ from typing import Any, Final
 
 import attrs
 
-from redstreamd.redisio import reply_parsing
-from redstreamd.redisio.connection_manager import Manager, Role
+from redstreamd.redisio import Role, reply_parsing
+from redstreamd.redisio.client import Redis
 from redstreamd.redisio.script import Script
 from redstreamd.streams.names import Kind, companion_key
 
@@ -61,13 +61,11 @@ class NamedScript(Script):
     arguments: tuple[str, ...]
     reply: tuple[tuple[str, Callable[[Any], Any]], ...]
 
-    async def run(
-        self, manager: Manager, *, retry_safe: bool, role: Role = Role.COMMAND, **operands: Any
-    ) -> Any:
-        """Run the script as `Manager.run_script` does.
+    async def run(self, redis: Redis, *, retry_safe: bool, role: Role = Role.COMMAND, **operands: Any) -> Any:
+        """Run the script as `Redis.run_script` does.
 
         Args:
-            manager: Sends it.
+            redis: Sends it.
             retry_safe: As there.
             role: As there.
             operands: The KEYS and ARGV by name, without the keys that follow from `stream` and `group`. None
@@ -78,10 +76,13 @@ class NamedScript(Script):
 
         Raises:
             TypeError: An operand is missing, or there is none of that name.
-            BusError: As `Manager.run_script`.
+            BusError: As `Redis.run_script`.
         """
         keys, args = self.operands(operands)
-        reply = await manager.run_script(self, keys, args, retry_safe=retry_safe, role=role)
+        return self.read(await redis.run_script(self, keys, args, retry_safe=retry_safe, role=role))
+
+    def read(self, reply: Any) -> Any:
+        """Return the server's reply as `run` does."""
         if not self.reply:
             return reply
         parts = zip(self.reply, reply, strict=True)

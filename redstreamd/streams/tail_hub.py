@@ -30,7 +30,8 @@ import trio
 
 from redstreamd.errors import BusError, Code
 from redstreamd.errors.remedies import setting
-from redstreamd.redisio.connection_manager import Manager, Role
+from redstreamd.redisio import Role
+from redstreamd.redisio.client import Redis
 from redstreamd.redisio.redis_errors import ServerReplied
 from redstreamd.streams.concurrency import gather
 
@@ -92,27 +93,27 @@ class Watch:
 
 
 class TailHub:
-    """Watches keys for any number of waiters over the manager's watch connection."""
+    """Watches keys for any number of waiters over Redis's watch connection."""
 
     def __init__(
         self,
-        manager: Manager,
+        redis: Redis,
         *,
         max_watches: int = 10_000,
         sweep_seconds: float = 30.0,
         poll_seconds: float = 0.25,
     ) -> None:
-        """Take the manager's watch connection.
+        """Take the watch connection of `redis`.
 
         Args:
-            manager: Sends commands; the hub sets the hooks of its watch connection.
+            redis: Sends commands; the hub sets the hooks of its watch connection.
             max_watches: Watches at a time. Each costs about a kilobyte and one read for each change of its
                 stream; the limit keeps a runaway client from exhausting either.
             sweep_seconds: Interval between sweeps while the server pushes changes.
             poll_seconds: The same while it refuses to, or cannot be reached.
         """
         self.draining = False
-        self._manager = manager
+        self._redis = redis
         self._max_watches = max_watches
         self._sweep_seconds = sweep_seconds
         self._poll_seconds = poll_seconds
@@ -127,7 +128,7 @@ class TailHub:
         self._refused_epoch = -1
         self._pushes = 0
         self._armings = 0
-        manager.set_watch_hooks(on_push=self._on_push, on_connected=self._on_connected)
+        redis.set_watch_hooks(on_push=self._on_push, on_connected=self._on_connected)
 
     def statistics(self) -> TailHubStatistics:
         """Return a snapshot."""
@@ -239,7 +240,7 @@ class TailHub:
         sweep.
         """
         try:
-            await self._manager.execute("EXISTS", *keys, role=Role.WATCH, retry_safe=True)
+            await self._redis.execute("EXISTS", *keys, key=keys[0], role=Role.WATCH, retry_safe=True)
         except ServerReplied:
             if len(keys) > 1:
                 await gather(self._arm_one, keys)
@@ -252,7 +253,7 @@ class TailHub:
             return
         epoch = self._epoch
         try:
-            await self._manager.execute("CLIENT", "TRACKING", "ON", role=Role.WATCH, retry_safe=True)
+            await self._redis.execute("CLIENT", "TRACKING", "ON", key=None, role=Role.WATCH, retry_safe=True)
         except ServerReplied:
             self._refused_epoch = epoch
         else:

@@ -15,7 +15,7 @@ import attrs
 import trio
 
 from redstreamd.errors import BusError, Code
-from redstreamd.redisio.commands import Commands
+from redstreamd.redisio.client import Redis
 from redstreamd.redisio.redis_errors import OutcomeUnknown
 from redstreamd.streams import entry_ids
 from redstreamd.streams.bounds import DEFAULT_BOUNDS, Bounds
@@ -44,7 +44,7 @@ class WorkQueue:
 
     def __init__(
         self,
-        commands: Commands,
+        redis: Redis,
         hub: TailHub,
         leases: Leases,
         records: GroupRecords,
@@ -53,7 +53,7 @@ class WorkQueue:
     ) -> None:
         """Take through `leases`, create groups with `records`, wait through `hub`, sign tokens with `key`."""
         self._recheck_seconds = limits.work_recheck_seconds
-        self._commands = commands
+        self._redis = redis
         self._hub = hub
         self._leases = leases
         self._records = records
@@ -111,7 +111,7 @@ class WorkQueue:
                 STREAM_NOT_FOUND if they do not exist any more.
         """
         lease = self.read_lease(token, principal)
-        async with explain_errors(self._commands, lease.stream, lease.group):
+        async with explain_errors(self._redis, lease.stream, lease.group):
             settled = await self._leases.settle(
                 lease, action, entry_ids=entry_ids, delay_seconds=delay_seconds, reason=reason, delete=delete
             )
@@ -146,7 +146,7 @@ class WorkQueue:
         Raises:
             BusError: WRONG_TYPE; CONNECTION_ERROR.
         """
-        async with explain_errors(self._commands, stream):
+        async with explain_errors(self._redis, stream):
             creation = await self._records.create(stream, group, position, max_deliveries=max_deliveries)
         if creation.created:
             # No watched key changed, and subscribers are notified of the number of groups.
@@ -155,7 +155,7 @@ class WorkQueue:
 
     async def _take_now(self, take: Take) -> Taken:
         try:
-            async with explain_errors(self._commands, take.stream, take.group):
+            async with explain_errors(self._redis, take.stream, take.group):
                 taken = await self._leases.take(take)
         except OutcomeUnknown as lost:
             raise BusError(

@@ -45,7 +45,7 @@ async def check_new_stream(call: Call[Bus], stream: str) -> str | None:
     check_unreserved(stream)
     naming = call.bus.settings.streams.naming
     warning = None if naming == "off" else naming_warning(stream)
-    if warning is None or await call.bus.commands.key_type(stream) != "none":
+    if warning is None or await call.bus.redis.key_type(stream) != "none":
         return None
     if naming == "error":
         raise BusError(

@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 import trio
 
+from redstreamd.redisio.client import Redis
 from redstreamd.redisio.connection_manager import Manager
 from redstreamd.redisio.target import Target
 from redstreamd.streams.bus import Bus
@@ -26,7 +27,7 @@ async def test_what_it_does_not_count_is_unknown_and_not_invented(bus: Bus, serv
     shape = await bus.streams.info("s")
     assert (shape.length, shape.groups, shape.last_id) == (1, 1, "1-1")
     assert shape.added is shape.deleted_id is None
-    (group,) = await bus.commands.xinfo_groups("s")
+    (group,) = await bus.redis.xinfo_groups("s")
     assert (group.name, group.last_delivered_id) == (GROUP, "0-0")
     assert group.entries_read is group.lag is None
 
@@ -35,7 +36,7 @@ async def test_where_tracking_is_refused_the_hub_polls(server: Server) -> None:
     server.command("ACL", "SETUSER", "limited", "on", ">pw", "~*", "+@all", "-client")
     try:
         manager = Manager(Target(path=server.path, username="limited", password="pw"))
-        hub = TailHub(manager, poll_seconds=0.05)
+        hub = TailHub(Redis(manager), poll_seconds=0.05)
         async with trio.open_nursery() as nursery:
             await nursery.start(manager.run)
             await nursery.start(hub.run)

@@ -20,19 +20,18 @@ from tests.support.waiting import until
 
 @ON_REDIS
 async def test_the_line_says_how_busy_the_daemon_is_and_how_far_redis(bus: Bus, server: Server) -> None:
-    manager = bus.manager
-    line = StatusLine(manager, bus, Acceptor([], Kernels(McpServer("test"))))
-    await manager.wait_connected()
+    line = StatusLine(bus, Acceptor([], Kernels(McpServer("test"))))
+    await bus.redis.wait_connected()
     assert line() == f"0 connections, 0 waits, 0 entries/s; Redis at {server.path}"
 
 
 @ON_REDIS
 async def test_a_server_that_refuses_writes_is_degraded(bus: Bus, server: Server) -> None:
-    line = StatusLine(bus.manager, bus, Acceptor([], Kernels(McpServer("test"))))
+    line = StatusLine(bus, Acceptor([], Kernels(McpServer("test"))))
     try:
         server.command("CONFIG", "SET", "maxmemory", 1)
         with pytest.raises(BusError):
-            await bus.commands.xadd("s", [(b"f", b"v")])
+            await bus.redis.xadd("s", [(b"f", b"v")])
     finally:
         server.command("CONFIG", "SET", "maxmemory", 0)
     refused = rf"DEGRADED: Redis at {re.escape(server.path)}: Redis refuses writes \(for \d+ s now\): "
@@ -42,13 +41,12 @@ async def test_a_server_that_refuses_writes_is_degraded(bus: Bus, server: Server
 async def test_any_missing_connection_is_degraded() -> None:
     with start_redis() as server:
         async with running_bus(server) as bus:
-            manager = bus.manager
-            line = StatusLine(manager, bus, Acceptor([], Kernels(McpServer("test"))))
-            await manager.wait_connected()
-            await manager.wait_connected(Role.BULK)
-            client = await manager.execute("CLIENT", "ID", role=Role.BULK)
-            await manager.execute("CONFIG", "SET", "maxclients", 1)
-            await manager.execute("CLIENT", "KILL", "ID", client)
+            line = StatusLine(bus, Acceptor([], Kernels(McpServer("test"))))
+            await bus.redis.wait_connected()
+            await bus.redis.wait_connected(Role.BULK)
+            client = await bus.redis.execute("CLIENT", "ID", key=None, role=Role.BULK)
+            await bus.redis.execute("CONFIG", "SET", "maxclients", 1, key=None)
+            await bus.redis.execute("CLIENT", "KILL", "ID", client, key=None)
             await until(lambda: line().startswith("DEGRADED"))
             assert "no connection for large reads: " in line()
-            assert manager.status().roles[Role.COMMAND].connected
+            assert bus.redis.status().roles[Role.COMMAND].connected

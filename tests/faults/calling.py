@@ -10,6 +10,7 @@ import trio
 from redis.backoff import ConstantBackoff
 
 from redstreamd.errors import BusError, Code
+from redstreamd.redisio.client import Redis
 from redstreamd.redisio.connection_manager import Manager
 from redstreamd.redisio.target import Target
 from redstreamd.settings import Settings
@@ -27,7 +28,7 @@ async def bus_at(
 ) -> AsyncIterator[Bus]:
     """Run one daemon's domain for the block, with the given options of its connection manager."""
     manager = Manager(target, **options)
-    bus = Bus.over(manager, settings or Settings(), KEY, bounds)
+    bus = Bus.over(Redis(manager), settings or Settings(), KEY, bounds)
     async with trio.open_nursery() as nursery:
         await nursery.start(manager.run)
         await nursery.start(bus.hub.run)

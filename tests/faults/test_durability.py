@@ -123,7 +123,7 @@ async def test_many_writers_share_a_confirmation_and_nobody_else_waits_for_it(
             for number in range(5):
                 nursery.start_soon(add, number)
             await until(lambda: awaits_its_replica(primary))
-            await bus.commands.ping()
+            await bus.redis.ping()
             await call(bus, "stream_add", stream=STREAM, entries=[{"n": 0}])
             assert len(confirmed) == writers
             assert primary.command("CLIENT", "UNBLOCK", durable(primary)) == 1

@@ -111,7 +111,7 @@ async def test_a_server_that_waits_for_space_counts_as_started_and_callers_are_t
                 assert error["code"] == "CONNECTION_ERROR"
                 assert "disk of the embedded server is full" in error["cause"]
                 monkeypatch.setattr(embedded_server, "SPACE_NEEDED", 0)
-                await bus.manager.wait_connected()
+                await bus.redis.wait_connected()
                 await call(bus, "stream_add", stream=STREAM, entries=[{"n": 1}])
                 assert server.problem() is None
             nursery.cancel_scope.cancel()

@@ -64,7 +64,7 @@ async def test_without_a_key_a_lost_reply_is_told_and_nothing_is_added_twice(
 ) -> None:
     history = History()
     async with proxy_to(server.path) as proxy, bus_at(through(proxy), **QUICK) as bus:
-        await bus.commands.ping()
+        await bus.redis.ping()
         server.command("CONFIG", "RESETSTAT")
         lost = lose_replies(proxy, rng)
         add = by_bus(bus, "s")
@@ -84,7 +84,7 @@ async def test_with_a_key_every_add_is_acknowledged_and_there_once(
 ) -> None:
     history = History()
     async with proxy_to(server.path) as proxy, bus_at(through(proxy), **QUICK) as bus:
-        await bus.commands.ping()
+        await bus.redis.ping()
         server.command("CONFIG", "RESETSTAT")
         lost = lose_replies(proxy, rng)
         add = by_bus(bus, "s")
@@ -248,7 +248,7 @@ async def test_no_reader_gets_the_entries_of_another_however_many_are_cancelled(
     numbers = iter(range(count))
     outcomes = {"answered": 0, "cancelled": 0, "wrong": 0}
     async with proxy_to(redis.path) as proxy, bus_at(through(proxy)) as bus:
-        await bus.commands.ping()
+        await bus.redis.ping()
         proxy.to_client.slice_bytes = lambda: rng.randint(1, 200)
         proxy.to_client.delay = lambda: rng.uniform(0.0, 0.02)
 
@@ -256,7 +256,7 @@ async def test_no_reader_gets_the_entries_of_another_however_many_are_cancelled(
             for number in numbers:
                 stream = f"s{number % streams}"
                 with trio.move_on_after(rng.choice([0.0, rng.uniform(0.0, 0.03), 60])) as scope:
-                    (entry,) = await bus.commands.xrange(stream, "-", "+", 1)
+                    (entry,) = await bus.redis.xrange(stream, "-", "+", 1)
                     outcomes["answered"] += 1
                     outcomes["wrong"] += entry.fields != ((b"stream", stream.encode()),)
                 outcomes["cancelled"] += scope.cancelled_caught

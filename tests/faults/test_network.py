@@ -71,7 +71,7 @@ async def test_resets_in_the_middle_of_replies_hang_nobody_and_falsify_nothing(
 
     async with proxy_to(server.path) as proxy, bus_at(through(proxy), **QUICK) as bus:
         server.command("XADD", "read", "1-1", "text", "x" * 2_000)
-        await bus.commands.ping()
+        await bus.redis.ping()
         proxy.to_client.delay = decide
 
         async def go_on() -> None:
@@ -82,7 +82,7 @@ async def test_resets_in_the_middle_of_replies_hang_nobody_and_falsify_nothing(
                     await history.add(by_bus(bus, "s"), number)
                 else:
                     try:
-                        (entry,) = await bus.commands.xrange("read", "-", "+", 1)
+                        (entry,) = await bus.redis.xrange("read", "-", "+", 1)
                         assert entry.fields == ((b"text", b"x" * 2_000),)
                         reads += 1
                     except BusError:
@@ -144,7 +144,7 @@ async def test_a_wait_outlives_a_server_that_is_slow_and_fails_with_one_that_han
             await bus.reader.wait([STREAM], timeout_seconds=0)
             await bus.reader.read(STREAM)
             found = []
-            status = bus.manager.status
+            status = bus.redis.status
 
             async def wait() -> None:
                 waited = await bus.reader.wait([STREAM], cursor="0-0", timeout_seconds=20)
@@ -178,7 +178,7 @@ async def test_a_wait_outlives_a_server_that_is_slow_and_fails_with_one_that_han
 
 async def test_a_deadline_holds_for_tools_when_the_network_is_slow(redis: Server, clock: Clock) -> None:
     async with proxy_to(redis.path) as proxy, bus_at(through(proxy), command_timeout=0.3) as bus:
-        await bus.commands.ping()
+        await bus.redis.ping()
         proxy.to_client.delay = lambda: 5.0
         for name, arguments, code in (
             ("stream_read", {"stream": STREAM}, "TIMEOUT"),
@@ -198,18 +198,17 @@ async def test_a_destroyed_connection_is_replaced_within_half_a_second(
     redis: Server, way: str, times: int, clock: Clock
 ) -> None:
     async with bus_at(over_tcp(redis)) as bus:
-        manager = bus.manager
         for number in range(times):
             await call(bus, "stream_add", stream=STREAM, entries=[{"n": number}])
             await trio.sleep(1.1)  # long enough to count as a connection that worked
-            before = await manager.execute("CLIENT", "ID")
+            before = await bus.redis.execute("CLIENT", "ID", key=None)
             if way == "CLIENT KILL":
                 assert redis.command("CLIENT", "KILL", "ID", before) == 1
             else:
                 destroy(redis.port)
             began = clock()
             # Asked on the old connection until that is gone; a repeat of the question is harmless.
-            while await manager.execute("CLIENT", "ID", retry_safe=True) == before:
+            while await bus.redis.execute("CLIENT", "ID", key=None, retry_safe=True) == before:
                 assert clock() - began < 0.5
             assert (await call(bus, "stream_read", stream=STREAM, count=100))["entries"]
             assert clock() - began < 0.5

@@ -27,7 +27,7 @@ ADD = {"stream": STREAM, "entries": [{"n": 1}]}
 
 def problem_of_commands(bus: Bus) -> object:
     """Why the connection for commands ended last; None as long as the first one lives."""
-    return bus.manager.status().roles[Role.COMMAND].problem
+    return bus.redis.status().roles[Role.COMMAND].problem
 
 
 async def test_a_full_server_is_named_called_upon_with_pauses_and_used_when_there_is_room(
@@ -60,7 +60,7 @@ async def test_a_full_server_is_named_called_upon_with_pauses_and_used_when_ther
             assert turned_away() - before <= 8
             assert ask("CONFIG", "SET", "maxclients", 100) == b"OK"
             began = clock()
-            await bus.manager.wait_connected()
+            await bus.redis.wait_connected()
             await call(bus, "stream_add", **ADD)
             assert clock() - began < 2.5
 
@@ -68,7 +68,7 @@ async def test_a_full_server_is_named_called_upon_with_pauses_and_used_when_ther
 async def test_the_first_call_after_loading_succeeds_within_a_second(server: Server, clock: Clock) -> None:
     with slow_loading(server, 1.0):
         async with running_bus(server) as bus, trio.open_nursery() as nursery:
-            await bus.commands.ping()
+            await bus.redis.ping()
             nursery.start_soon(trio.to_thread.run_sync, server.command, "DEBUG", "RELOAD")
             await until(lambda: str(server.command("PING")).startswith("LOADING"))
             served = trio.Event()
@@ -223,7 +223,7 @@ async def test_a_long_script_is_waited_for_and_its_end_noticed_within_a_second(
     redis.command("CONFIG", "SET", "busy-reply-threshold", 50)
     try:
         async with running_bus(redis) as bus, trio.open_nursery() as nursery:
-            await bus.commands.ping()
+            await bus.redis.ping()
 
             def run_loop() -> None:
                 replies.append(redis.command("EVAL", loop, 0))
@@ -253,7 +253,7 @@ async def test_permanent_refusals_are_not_repeated(server: Server) -> None:
     try:
         target = Target(path=server.path, username="reader", password="secret")
         async with running_bus(server) as bus, bus_at(target) as limited:
-            await limited.commands.ping()
+            await limited.redis.ping()
             server.command("CONFIG", "RESETSTAT")
             refused = await refusal(limited, "stream_add", **ADD)
             assert refused["code"] == "PERMISSION_DENIED"

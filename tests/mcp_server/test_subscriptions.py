@@ -210,7 +210,7 @@ async def test_one_who_subscribes_while_redis_is_away_is_told_when_it_is_back(
     surface: Surface, redis: Server, era: EraName
 ) -> None:
     async with following(surface, era) as client:
-        await surface.bus.commands.ping()
+        await surface.bus.redis.ping()
         redis.kill()
         await client.subscribe(URI)
         redis.start()

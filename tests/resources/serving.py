@@ -68,7 +68,7 @@ async def running_surface(
     async with running_bus(server) as bus, trio.open_nursery() as nursery:
         updates = Updates(Feeds(bus, **how), max_subscriptions=max_subscriptions)
         await nursery.start(updates.run)
-        daemon_health = DaemonHealth(bus.manager, bus.commands, bus.hub, updates, version="1")
+        daemon_health = DaemonHealth(bus.redis, bus.hub, updates, version="1")
         built = build_server(
             Toolbox(REGISTRY, [Profile.WORKER, Profile.RED_STREAM], bus),
             RESOURCES,

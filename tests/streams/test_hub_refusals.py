@@ -8,6 +8,7 @@ from contextlib import asynccontextmanager
 import pytest
 import trio
 
+from redstreamd.redisio.client import Redis
 from redstreamd.redisio.connection_manager import Manager
 from redstreamd.redisio.target import Target
 from redstreamd.streams.tail_hub import TailHub
@@ -21,7 +22,7 @@ PATIENCE = 10
 @asynccontextmanager
 async def running_hub(target: Target) -> AsyncIterator[TailHub]:
     manager = Manager(target)
-    hub = TailHub(manager, sweep_seconds=3_600)
+    hub = TailHub(Redis(manager), sweep_seconds=3_600)
     async with trio.open_nursery() as nursery:
         await nursery.start(manager.run)
         await nursery.start(hub.run)

@@ -22,8 +22,8 @@ class Watched:
         self.begun = self.now = self.most = 0
         self.go_on = trio.Event()
         self.fail = False
-        self._scan = bus.commands.scan_streams
-        monkeypatch.setattr(bus.commands, "scan_streams", self)
+        self._scan = bus.redis.scan_streams
+        monkeypatch.setattr(bus.redis, "scan_streams", self)
 
     async def __call__(self, cursor: int, *how: Any) -> tuple[int, list[str]]:
         self.begun += cursor == 0

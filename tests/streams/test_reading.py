@@ -9,6 +9,7 @@ import pytest
 import trio
 
 from redstreamd.errors import BusError, Code
+from redstreamd.redisio.client import Redis
 from redstreamd.redisio.connection_manager import Manager
 from redstreamd.redisio.target import Target
 from redstreamd.settings import Settings, StreamsSettings
@@ -336,7 +337,7 @@ async def test_a_stream_that_the_user_of_redis_may_not_touch_keeps_no_other_from
     server.commands(*[["XADD", name, "*", "f", "v"] for name in ("mine:a", "theirs:b", "mine:c")])
     server.command("ACL", "SETUSER", "limited", "reset", "on", ">pw", "~mine:*", "+@all")
     manager = Manager(Target(path=server.path, username="limited", password="pw"))
-    bus = Bus.over(manager, Settings(), KEY)
+    bus = Bus.over(Redis(manager), Settings(), KEY)
     async with trio.open_nursery() as nursery:
         await nursery.start(manager.run)
         listed = await call(bus, "stream_list")

@@ -13,6 +13,7 @@ import pytest
 import trio
 import trio.testing
 
+from redstreamd.redisio.client import Redis
 from redstreamd.redisio.connection_manager import Manager
 from redstreamd.redisio.target import Target
 from redstreamd.streams.bounds import Bounds
@@ -90,7 +91,7 @@ QUICK = Bounds(sample_seconds=0.01, sample_pause_share=0)
 async def sampling(server: Server, **limits: float) -> AsyncIterator[Sampler]:
     """Run a sampler on `server` for the block, which samples in time however long a sample took."""
     manager = Manager(Target(path=server.path))
-    sampler = Sampler(manager, attrs.evolve(QUICK, **limits))
+    sampler = Sampler(Redis(manager), attrs.evolve(QUICK, **limits))
     async with trio.open_nursery() as nursery:
         await nursery.start(manager.run)
         await nursery.start(sampler.run)
@@ -119,7 +120,7 @@ async def test_a_stream_that_was_asked_about_is_followed(server: Server) -> None
 
 async def test_nobody_asks_and_nothing_is_sampled(redis: Server) -> None:
     manager = Manager(Target(path=redis.path))
-    sampler = Sampler(manager, Bounds(sample_seconds=0.001))
+    sampler = Sampler(Redis(manager), Bounds(sample_seconds=0.001))
     async with trio.open_nursery() as nursery:
         await nursery.start(manager.run)
         await nursery.start(sampler.run)
@@ -131,7 +132,7 @@ async def test_nobody_asks_and_nothing_is_sampled(redis: Server) -> None:
 
 
 async def test_streams_beyond_the_bound_replace_those_asked_about_least_lately(redis: Server) -> None:
-    sampler = Sampler(Manager(Target(path=redis.path)))
+    sampler = Sampler(Redis(Manager(Target(path=redis.path))))
     for n in range(MAX_STREAMS):
         sampler.rates(f"s{n}")
     sampler.rates("s0")
@@ -143,7 +144,7 @@ async def test_streams_beyond_the_bound_replace_those_asked_about_least_lately(r
 
 async def test_a_stream_nobody_asks_about_any_more_is_forgotten(redis: Server) -> None:
     manager = Manager(Target(path=redis.path))
-    sampler = Sampler(manager, Bounds(sample_seconds=0.001, sampling_kept_seconds=0))
+    sampler = Sampler(Redis(manager), Bounds(sample_seconds=0.001, sampling_kept_seconds=0))
     async with trio.open_nursery() as nursery:
         await nursery.start(manager.run)
         sampler.rates("s")
@@ -317,7 +318,7 @@ def test_a_stream_that_is_slow_to_look_at_is_looked_at_less_often(took: float, p
     looks: list[float] = []
 
     class Slow:
-        """Stands for the manager, in a virtual time."""
+        """Stands for Redis, in a virtual time."""
 
         async def run_script(self, *_: object, **__: object) -> list[object]:
             looks.append(trio.current_time())
@@ -325,7 +326,7 @@ def test_a_stream_that_is_slow_to_look_at_is_looked_at_less_often(took: float, p
             return [len(looks), 1, 1, []]
 
     async def look_on() -> None:
-        sampler = Sampler(cast("Manager", Slow()))
+        sampler = Sampler(cast("Redis", Slow()))
         async with trio.open_nursery() as nursery:
             await nursery.start(sampler.run)
             sampler.rates("huge")

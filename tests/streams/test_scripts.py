@@ -36,4 +36,4 @@ def test_operands_are_put_in_order_and_keys_of_a_group_follow_from_its_name() ->
 @ON_REDIS
 async def test_an_operand_that_is_missing_or_unknown_is_an_error(bus: Bus, given: dict[str, object]) -> None:
     with pytest.raises(TypeError, match="delete_dead_letters"):
-        await load("destroy_group").run(bus.manager, retry_safe=True, **given)
+        await load("destroy_group").run(bus.redis, retry_safe=True, **given)

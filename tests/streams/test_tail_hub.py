@@ -9,6 +9,7 @@ import trio
 import trio.testing
 
 from redstreamd.errors import BusError, Code
+from redstreamd.redisio.client import Redis
 from redstreamd.redisio.connection_manager import Manager
 from redstreamd.redisio.target import Target
 from redstreamd.streams.bus import Bus
@@ -102,7 +103,7 @@ async def test_a_change_between_mark_and_wait_is_not_missed(bus: Bus, server: Se
                 while True:
                     watch.reset()
                     change("after mark")
-                    found = await bus.commands.xlen("s")
+                    found = await bus.redis.xlen("s")
                     change("after the look")
                     if found:
                         break
@@ -171,7 +172,7 @@ async def test_nothing_is_missed_while_the_watch_connection_is_killed_again_and_
 async def test_where_tracking_is_refused_the_hub_polls_and_says_so(server: Server) -> None:
     server.command("ACL", "SETUSER", "limited", "on", ">pw", "~*", "+@all", "-client|tracking")
     manager = Manager(Target(path=server.path, username="limited", password="pw"))
-    hub = TailHub(manager, poll_seconds=0.05)
+    hub = TailHub(Redis(manager), poll_seconds=0.05)
     try:
         async with trio.open_nursery() as nursery:
             await nursery.start(manager.run)
@@ -189,7 +190,7 @@ async def test_where_tracking_is_refused_the_hub_polls_and_says_so(server: Serve
 
 async def test_the_sweep_finds_what_no_push_announced(server: Server) -> None:
     manager = Manager(Target(path=server.path))
-    hub = TailHub(manager, sweep_seconds=0.05)
+    hub = TailHub(Redis(manager), sweep_seconds=0.05)
     async with trio.open_nursery() as nursery:
         await nursery.start(manager.run)
         await nursery.start(hub.run)
@@ -222,7 +223,7 @@ async def test_draining_ends_every_wait_at_once(bus: Bus, server: Server) -> Non
 
 
 async def test_the_number_of_waits_is_bounded(server: Server) -> None:
-    hub = TailHub(Manager(Target(path=server.path)), max_watches=2)
+    hub = TailHub(Redis(Manager(Target(path=server.path))), max_watches=2)
     with hub.watch(["a"]), hub.watch(["a", "b"]):
         with pytest.raises(BusError) as refused, hub.watch(["c"]):
             pass

@@ -11,6 +11,7 @@ import pytest
 import trio
 import trio.testing
 
+from redstreamd.redisio.client import Redis
 from redstreamd.redisio.connection_manager import Manager, Role
 from redstreamd.redisio.target import Target
 from redstreamd.settings import Settings
@@ -36,7 +37,7 @@ async def running_bus(
 ) -> AsyncIterator[Bus]:
     """Run one daemon's domain on `server` for the block, with lease tokens signed by `key`."""
     manager = Manager(Target(path=server.path))
-    bus = Bus.over(manager, settings or Settings(), key, bounds)
+    bus = Bus.over(Redis(manager), settings or Settings(), key, bounds)
     async with trio.open_nursery() as nursery:
         await nursery.start(manager.run)
         await nursery.start(bus.hub.run)
@@ -53,7 +54,7 @@ async def asleep(bus: Bus, tasks: int = 1) -> None:
     while True:
         before = bus.hub.statistics(), bus.hub.waiting
         # A push comes before the reply to what is asked after the change; so does the reply to the hub.
-        await bus.manager.execute("PING", role=Role.WATCH, retry_safe=True)
+        await bus.redis.execute("PING", key=None, role=Role.WATCH, retry_safe=True)
         await trio.testing.wait_all_tasks_blocked()
         if before[1] == tasks and (bus.hub.statistics(), bus.hub.waiting) == before:
             return

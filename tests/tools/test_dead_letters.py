@@ -105,7 +105,7 @@ async def test_of_two_operators_each_letter_is_replayed_by_one(server: Server) -
                 fates.extend((number, each) for each in done)
 
         # Neither has yet to connect when the other begins.
-        await two.commands.ping()
+        await two.redis.ping()
         async with trio.open_nursery() as nursery:
             nursery.start_soon(operate, 1, one)
             nursery.start_soon(operate, 2, two)
@@ -138,7 +138,7 @@ async def test_an_operator_cut_off_at_any_moment_leaves_nothing_twice_and_nothin
                 await trio.lowlevel.checkpoint()
             scope.cancel()
         # The letters are the truth once whatever was sent has been executed.
-        await bus.commands.ping()
+        await bus.redis.ping()
         dead, live = server.command("XLEN", DEAD), server.command("XLEN", "s") - letters
         assert dead + live == letters
         assert dead in (left, left - 1)

@@ -199,7 +199,7 @@ async def test_a_removal_that_was_cut_off_goes_on_and_loses_nothing(bus: Bus, se
                     if holders(server).get(RELEASED.encode(), 0) > moved + 10:
                         break
                 scope.cancel()
-        await bus.commands.ping()
+        await bus.redis.ping()
         assert sum(holders(server).values()) == entries
         partial |= len(holders(server)) == 2
     assert holders(server) == {RELEASED.encode(): entries}

@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 import trio
 
+from redstreamd.redisio.client import Redis
 from redstreamd.redisio.connection_manager import Manager
 from redstreamd.redisio.target import Target
 from redstreamd.settings import Settings
@@ -118,7 +119,7 @@ async def test_what_is_absent_or_of_another_type_is_said(bus: Bus, server: Serve
 async def test_a_redis_user_without_the_right_is_told_so(server: Server) -> None:
     server.command("ACL", "SETUSER", "blind", "reset", "on", ">pw", "~*", "+@all", "-xpending")
     manager = Manager(Target(path=server.path, username="blind", password="pw"))
-    bus = Bus.over(manager, Settings(), KEY)
+    bus = Bus.over(Redis(manager), Settings(), KEY)
     server.command("XGROUP", "CREATE", "s", "g", "0", "MKSTREAM")
     try:
         async with trio.open_nursery() as nursery:

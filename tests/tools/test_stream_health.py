@@ -591,7 +591,7 @@ async def test_five_thousand_groups_are_diagnosed_within_a_bound(bus: Bus, serve
         ("XREADGROUP", "GROUP", "g77", "c", "STREAMS", "s", ">"),
         ("CONFIG", "RESETSTAT"),
     )
-    await bus.commands.ping()
+    await bus.redis.ping()
     diagnosis, took = await quickest(bus, "stream_health", stream="s", detail="full")
     one = await call(bus, "stream_health", stream="s", group="g77")
     rest = found(diagnosis, "groups_not_examined")
@@ -617,7 +617,7 @@ async def test_a_million_entries_are_diagnosed_within_a_bound(server: Server) ->
     server.command("CONFIG", "RESETSTAT")
     # Not before: what is made above holds up this loop, and the connections of a bus with it.
     async with running_bus(server) as bus:
-        await bus.commands.ping()
+        await bus.redis.ping()
         diagnosis, took = await quickest(bus, "stream_health", stream="s", group="g", detail="full")
         listed, searched = await quickest(bus, "pending_list", **GROUP, min_deliveries=2)
         server.command("XGROUP", "DESTROY", "s", "g")

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import attrs
 
-from redstreamd.redisio.connection_manager import Manager, Role
+from redstreamd.redisio import Role
+from redstreamd.redisio.client import Redis
 from redstreamd.streams.bounds import DEFAULT_BOUNDS, Bounds
 from redstreamd.streams.scripts import load
 
@@ -33,11 +34,11 @@ class Counter:
     """Counts entries.
 
     Attributes:
-        manager: Reaches Redis.
+        redis: Reaches Redis.
         limits: How many are counted at once and in all.
     """
 
-    manager: Manager
+    redis: Redis
     limits: Bounds = DEFAULT_BOUNDS
 
     async def count(self, stream: str, first: str, last: str) -> Count:
@@ -62,7 +63,7 @@ class Counter:
         Returns: their number, the ID of the last of them, and whether there may be more.
         """
         reply = await _COUNT.run(
-            self.manager,
+            self.redis,
             stream=stream,
             first=first,
             last=last,

@@ -7,8 +7,8 @@ from collections.abc import Sequence
 
 import attrs
 
-from redstreamd.redisio.commands import Commands
-from redstreamd.redisio.connection_manager import Manager, Role
+from redstreamd.redisio import Role
+from redstreamd.redisio.client import Redis
 from redstreamd.redisio.reply_parsing import RawEntry
 from redstreamd.streams.entry_pages import Pages
 from redstreamd.streams.error_context import explain_errors, find_group
@@ -78,14 +78,11 @@ class DeadLetterPage:
 class DeadLetters:
     """The dead letters of any stream and group."""
 
-    def __init__(
-        self, manager: Manager, commands: Commands, pages: Pages, hub: TailHub, clocks: GroupClocks
-    ) -> None:
-        """Work through `manager`; `hub` wakes waiting takes, `clocks` know the groups' clocks."""
-        self._manager = manager
+    def __init__(self, redis: Redis, pages: Pages, hub: TailHub, clocks: GroupClocks) -> None:
+        """Work through `redis`; `hub` wakes waiting takes, `clocks` know the groups' clocks."""
+        self._redis = redis
         self._clocks = clocks
         self._pages = pages
-        self._commands = commands
         self._hub = hub
 
     async def page(self, stream: str, group: str, *, cursor: str | None, count: int) -> DeadLetterPage:
@@ -98,12 +95,12 @@ class DeadLetters:
                 WRONG_TYPE.
         """
         key = companion_key(stream, Kind.DEAD, group)
-        async with explain_errors(self._commands, key):
+        async with explain_errors(self._redis, key):
             start = "-" if cursor is None else f"({cursor}"
             page = await self._pages.read(key, start, "+", max_entries=count, max_bytes=_PAGE_BYTES)
-            total = await self._commands.xlen(key)
+            total = await self._redis.xlen(key)
         if not total:
-            await find_group(self._commands, stream, group)
+            await find_group(self._redis, stream, group)
         return DeadLetterPage(key, page.entries, total, page.has_more)
 
     async def settle(
@@ -128,9 +125,9 @@ class DeadLetters:
 
         Cancellation: what was sent is done nevertheless.
         """
-        async with explain_errors(self._commands, stream, group):
+        async with explain_errors(self._redis, stream, group):
             replies = await _REPLAY.run(
-                self._manager,
+                self._redis,
                 stream=stream,
                 group=group,
                 action=action.value,
@@ -150,8 +147,8 @@ class DeadLetters:
 
     async def other_groups(self, stream: str, group: str) -> int:
         """Count the groups of a stream, which need not exist, without `group`."""
-        if await self._commands.key_type(stream) == "none":
+        if await self._redis.key_type(stream) == "none":
             return 0
-        async with explain_errors(self._commands, stream):
-            groups = await self._commands.xinfo_groups(stream, role=Role.BULK)
+        async with explain_errors(self._redis, stream):
+            groups = await self._redis.xinfo_groups(stream, role=Role.BULK)
         return sum(info.name != group for info in groups)

@@ -6,8 +6,8 @@ import attrs
 
 from redstreamd.errors import BusError, Code
 from redstreamd.errors.nearest_names import nearest_names
-from redstreamd.redisio.commands import Commands
-from redstreamd.redisio.connection_manager import Manager, Role
+from redstreamd.redisio import Role
+from redstreamd.redisio.client import Redis
 from redstreamd.redisio.reply_parsing import ConsumerInfo, GroupInfo
 from redstreamd.streams import entry_ids
 from redstreamd.streams.admin.counting import Count, Counter
@@ -66,19 +66,17 @@ class GroupAdmin:
 
     def __init__(
         self,
-        manager: Manager,
-        commands: Commands,
+        redis: Redis,
         hub: TailHub,
         records: GroupRecords,
         clocks: GroupClocks,
         limits: Bounds = DEFAULT_BOUNDS,
     ) -> None:
-        """Work through `manager`, `records` and `clocks`; `hub` wakes waiting takes."""
+        """Work through `redis`, `records` and `clocks`; `hub` wakes waiting takes."""
         self._moved_at_once = limits.moved_at_once
-        self._counter = Counter(manager, limits)
-        self._manager = manager
+        self._counter = Counter(redis, limits)
+        self._redis = redis
         self._clocks = clocks
-        self._commands = commands
         self._hub = hub
         self._records = records
 
@@ -88,9 +86,9 @@ class GroupAdmin:
         Raises:
             BusError: STREAM_NOT_FOUND, GROUP_NOT_FOUND, WRONG_TYPE.
         """
-        found = await read_stream_info(self._manager, self._commands, stream)
-        info = await find_group(self._commands, stream, group, role=Role.BULK)
-        dead = await self._commands.xlen(companion_key(stream, Kind.DEAD, group))
+        found = await read_stream_info(self._redis, stream)
+        info = await find_group(self._redis, stream, group, role=Role.BULK)
+        dead = await self._redis.xlen(companion_key(stream, Kind.DEAD, group))
         return GroupState(found, info, await self._lag(found, info), dead)
 
     async def _lag(self, stream: StreamInfo, info: GroupInfo) -> Lag:
@@ -102,9 +100,9 @@ class GroupAdmin:
 
     async def destroy(self, stream: str, group: str, *, delete_dead_letters: bool) -> bool:
         """Destroy a group with its pending entries and leases; return whether it existed. Idempotent."""
-        async with explain_errors(self._commands, stream):
+        async with explain_errors(self._redis, stream):
             existed = await _DESTROY.run(
-                self._manager,
+                self._redis,
                 stream=stream,
                 group=group,
                 delete_dead_letters=delete_dead_letters,
@@ -118,7 +116,7 @@ class GroupAdmin:
         target = {"0": entry_ids.ZERO, "$": state.stream.last_id}.get(asked, asked)
         current = state.info.last_delivered_id
         skipped = repeated = Count(0, exact=True)
-        async with explain_errors(self._commands, stream):
+        async with explain_errors(self._redis, stream):
             to, at = (entry_ids.parse(one) or (0, 0) for one in (target, current))
             if to > at:
                 skipped = await self._counter.count(stream, f"({current}", target)
@@ -128,19 +126,19 @@ class GroupAdmin:
 
     async def set_position(self, stream: str, group: str, position: str) -> None:
         """Set a group's last-delivered ID. What is pending stays pending."""
-        async with explain_errors(self._commands, stream, group):
-            await self._commands.xgroup_setid(stream, group, position)
+        async with explain_errors(self._redis, stream, group):
+            await self._redis.xgroup_setid(stream, group, position)
         # There may be new work, and no watched key changed.
         self._hub.notify(stream)
 
     async def max_deliveries(self, stream: str, group: str) -> int:
         """Return after how many deliveries an entry of a group is dead-lettered; 0 for never."""
-        async with explain_errors(self._commands, stream, group):
+        async with explain_errors(self._redis, stream, group):
             return await self._records.max_deliveries(stream, group)
 
     async def set_max_deliveries(self, stream: str, group: str, max_deliveries: int) -> None:
         """Set the limit of a group that exists, from the next take or failure on."""
-        async with explain_errors(self._commands, stream, group):
+        async with explain_errors(self._redis, stream, group):
             await self._records.set_max_deliveries(stream, group, max_deliveries)
         # Subscribers of the group are notified, and no watched key changed.
         self._hub.notify(stream)
@@ -151,8 +149,8 @@ class GroupAdmin:
         Raises:
             BusError: INVALID_ARGUMENT if it does not exist, with similar names.
         """
-        async with explain_errors(self._commands, stream, group):
-            known = {info.name: info for info in await self._commands.xinfo_consumers(stream, group)}
+        async with explain_errors(self._redis, stream, group):
+            known = {info.name: info for info in await self._redis.xinfo_consumers(stream, group)}
         if consumer in known:
             return known[consumer]
         similar = nearest_names(consumer, known, 3, least=0.6) or sorted(known)[:10]
@@ -181,7 +179,7 @@ class GroupAdmin:
         lease_ms = None if heir_seconds is None else milliseconds(heir_seconds)
         moved = deleted = part = 0
         reply = None
-        record = call_record(self._manager, stream)
+        record = call_record(self._redis, stream)
 
         def done() -> str:
             if not part:
@@ -189,10 +187,10 @@ class GroupAdmin:
             return f"Before that, this call moved {moved} entries of {consumer!r}; repeat it to continue."
 
         with append_to_errors(done):
-            async with explain_errors(self._commands, stream, group):
+            async with explain_errors(self._redis, stream, group):
                 while reply is None or not reply.removed:
                     reply = await _REMOVE.run(
-                        self._manager,
+                        self._redis,
                         stream=stream,
                         group=group,
                         consumer=consumer,

@@ -12,9 +12,8 @@ from collections.abc import Sequence
 import attrs
 
 from redstreamd.errors import BusError, Code
-from redstreamd.redisio import reply_parsing
-from redstreamd.redisio.commands import Commands
-from redstreamd.redisio.connection_manager import Manager, Role
+from redstreamd.redisio import Role, reply_parsing
+from redstreamd.redisio.client import Redis
 from redstreamd.streams import entry_ids
 from redstreamd.streams.admin.counting import Count, Counter
 from redstreamd.streams.bounds import DEFAULT_BOUNDS, Bounds
@@ -66,11 +65,10 @@ class RemovalResult:
 class StreamAdmin:
     """Administers streams."""
 
-    def __init__(self, manager: Manager, commands: Commands, limits: Bounds = DEFAULT_BOUNDS) -> None:
-        """Work through `manager`."""
-        self._counter = Counter(manager, limits)
-        self._manager = manager
-        self._commands = commands
+    def __init__(self, redis: Redis, limits: Bounds = DEFAULT_BOUNDS) -> None:
+        """Work through `redis`."""
+        self._counter = Counter(redis, limits)
+        self._redis = redis
 
     async def info(self, stream: str) -> StreamInfo:
         """Describe a stream.
@@ -78,7 +76,7 @@ class StreamAdmin:
         Raises:
             BusError: STREAM_NOT_FOUND, WRONG_TYPE.
         """
-        return await read_stream_info(self._manager, self._commands, stream)
+        return await read_stream_info(self._redis, stream)
 
     async def boundary(self, info: StreamInfo, max_length: int) -> str:
         """Return the ID below which to trim so that the newest `max_length` entries stay.
@@ -149,12 +147,12 @@ class StreamAdmin:
                 cause="The check would block the server for too long.",
                 next_step="Name fewer entries, or destroy groups that nobody uses with group_manage.",
             )
-        async with explain_errors(self._commands, info.stream):
+        async with explain_errors(self._redis, info.stream):
             companions: list[str] = []
             if removal is Removal.DELETE:
                 companions = await self._companions(info.stream, delete_dead_letters)
             reply = await _DELETE.run(
-                self._manager,
+                self._redis,
                 stream=info.stream,
                 companions=companions,
                 action=removal.value,
@@ -172,5 +170,5 @@ class StreamAdmin:
     async def _companions(self, stream: str, dead_letters: bool) -> list[str]:
         """Return the keys to delete with a stream, without those that expire soon."""
         kinds = (Kind.DUE, Kind.TRIES, *((Kind.DEAD,) if dead_letters else ()), Kind.GROUP)
-        infos = await self._commands.xinfo_groups(stream, role=Role.BULK)
+        infos = await self._redis.xinfo_groups(stream, role=Role.BULK)
         return [companion_key(stream, kind, info.name) for info in infos for kind in kinds]

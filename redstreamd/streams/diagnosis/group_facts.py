@@ -8,8 +8,7 @@ from typing import Any
 import attrs
 
 from redstreamd.redisio import reply_parsing
-from redstreamd.redisio.commands import Commands
-from redstreamd.redisio.connection_manager import Manager
+from redstreamd.redisio.client import Redis
 from redstreamd.redisio.reply_parsing import ConsumerInfo, GroupInfo, PendingEntry
 from redstreamd.streams import entry_ids
 from redstreamd.streams.bounds import DEFAULT_BOUNDS, Bounds
@@ -127,8 +126,7 @@ class GroupFacts:
 
 
 async def gather_facts(
-    manager: Manager,
-    commands: Commands,
+    redis: Redis,
     stream: StreamInfo,
     info: GroupInfo,
     *,
@@ -147,9 +145,9 @@ async def gather_facts(
     """
     count = stream.countable and not compute_lag(stream, info, counted=None).exact
     affordable = (stream.memory_bytes or 0) <= _READ_FOR_ITS_ID * max(1, stream.length)
-    async with explain_errors(commands, stream.stream, info.name):
+    async with explain_errors(redis, stream.stream, info.name):
         reply = await _DIAGNOSE.run(
-            manager,
+            redis,
             stream=stream.stream,
             group=info.name,
             default_max_deliveries=max_deliveries,
@@ -164,7 +162,7 @@ async def gather_facts(
         )
         consumers, worker_count = None, info.consumers
         if info.consumers <= MAX_CONSUMERS:
-            listed = await commands.xinfo_consumers(stream.stream, info.name)
+            listed = await redis.xinfo_consumers(stream.stream, info.name)
             consumers = [consumer for consumer in listed if consumer.name != RELEASED]
             worker_count = len(consumers)
     examination = _examination(reply, counted=count)

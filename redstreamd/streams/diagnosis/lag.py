@@ -6,8 +6,7 @@ from typing import Any
 
 import attrs
 
-from redstreamd.redisio.commands import Commands
-from redstreamd.redisio.connection_manager import Manager
+from redstreamd.redisio.client import Redis
 from redstreamd.redisio.reply_parsing import GroupInfo
 from redstreamd.streams import entry_ids
 from redstreamd.streams.error_context import explain_errors, stream_not_found
@@ -88,12 +87,12 @@ class Counted:
     all: bool
 
 
-async def read_stream_info(manager: Manager, commands: Commands, stream: str) -> StreamInfo:
+async def read_stream_info(redis: Redis, stream: str) -> StreamInfo:
     """Describe a stream. Raises STREAM_NOT_FOUND, WRONG_TYPE."""
-    async with explain_errors(commands, stream):
-        reply = await _INFO.run(manager, stream=stream, retry_safe=True)
+    async with explain_errors(redis, stream):
+        reply = await _INFO.run(redis, stream=stream, retry_safe=True)
     if reply is None:
-        raise await stream_not_found(commands, stream)
+        raise await stream_not_found(redis, stream)
     return StreamInfo(stream, **vars(reply))
 
 

@@ -16,7 +16,7 @@ import trio
 
 from redstreamd.errors import BusError
 from redstreamd.redisio import reply_parsing
-from redstreamd.redisio.connection_manager import Manager
+from redstreamd.redisio.client import Redis
 from redstreamd.streams.bounds import DEFAULT_BOUNDS, Bounds
 from redstreamd.streams.concurrency import gather
 from redstreamd.streams.names import RELEASED
@@ -148,9 +148,9 @@ class Series:
 class Sampler:
     """Samples streams; a supervised child runs it."""
 
-    def __init__(self, manager: Manager, limits: Bounds = DEFAULT_BOUNDS) -> None:
-        """Sample through `manager`."""
-        self._manager = manager
+    def __init__(self, redis: Redis, limits: Bounds = DEFAULT_BOUNDS) -> None:
+        """Sample through `redis`."""
+        self._redis = redis
         self._bounds = limits
         # In the order of the last diagnosis, so that the first is the one to drop.
         self._series: dict[str, Series] = {}
@@ -220,7 +220,7 @@ class Sampler:
     async def _sample(self, stream: str, since: float | None, max_consumers: int) -> Sample | None:
         try:
             reply = await _SAMPLE.run(
-                self._manager,
+                self._redis,
                 stream=stream,
                 max_groups=MAX_GROUPS,
                 # The first sample has no window in which a consumer could have been active.

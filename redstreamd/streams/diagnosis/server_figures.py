@@ -8,7 +8,7 @@ from typing import Any, Final
 import attrs
 
 from redstreamd.errors import BusError, Code
-from redstreamd.redisio.commands import Commands
+from redstreamd.redisio.client import Redis
 from redstreamd.streams.diagnosis.findings import Finding, Severity
 
 _SECTIONS = ("persistence", "memory", "replication")
@@ -39,7 +39,7 @@ class ServerFacts:
         return int(text) if text.lstrip("-").isdigit() else 0
 
 
-async def server_facts(commands: Commands) -> ServerFacts:
+async def server_facts(redis: Redis) -> ServerFacts:
     """Ask the server; what the user may not ask is listed as unreadable.
 
     Raises:
@@ -50,11 +50,11 @@ async def server_facts(commands: Commands) -> ServerFacts:
     save_points = None
     for section in _SECTIONS:
         try:
-            info |= await commands.info(section)
+            info |= await redis.info(section)
         except BusError as error:
             unreadable[f"INFO {section}"] = _why(error)
     try:
-        save_points = await commands.config_get("save")
+        save_points = await redis.config_get("save")
     except BusError as error:
         unreadable["CONFIG GET save"] = _why(error)
     return ServerFacts(info, save_points, unreadable)

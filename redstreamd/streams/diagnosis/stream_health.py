@@ -10,8 +10,8 @@ from typing import Any
 
 import attrs
 
-from redstreamd.redisio.commands import Commands
-from redstreamd.redisio.connection_manager import Manager, Role
+from redstreamd.redisio import Role
+from redstreamd.redisio.client import Redis
 from redstreamd.redisio.reply_parsing import GroupInfo
 from redstreamd.settings import LeasesSettings
 from redstreamd.streams import entry_ids
@@ -67,18 +67,16 @@ class Diagnoser:
 
     def __init__(
         self,
-        manager: Manager,
-        commands: Commands,
+        redis: Redis,
         clocks: GroupClocks,
         sampler: Sampler,
         leases: LeasesSettings,
         limits: Bounds = DEFAULT_BOUNDS,
     ) -> None:
-        """Ask through `manager`; rates come from `sampler`, and `clocks` know the groups' clocks."""
+        """Ask through `redis`; rates come from `sampler`, and `clocks` know the groups' clocks."""
         self._bounds = limits
-        self._manager = manager
+        self._redis = redis
         self._clocks = clocks
-        self._commands = commands
         self._sampler = sampler
         self._leases = leases
 
@@ -90,10 +88,10 @@ class Diagnoser:
         Raises:
             BusError: STREAM_NOT_FOUND, GROUP_NOT_FOUND, WRONG_TYPE; CONNECTION_ERROR.
         """
-        info = await read_stream_info(self._manager, self._commands, stream)
+        info = await read_stream_info(self._redis, stream)
         rates = self._sampler.rates(stream)
-        async with explain_errors(self._commands, stream):
-            infos = await self._commands.xinfo_groups(stream, role=Role.BULK)
+        async with explain_errors(self._redis, stream):
+            infos = await self._redis.xinfo_groups(stream, role=Role.BULK)
         lags = {each.name: compute_lag(info, each, counted=None) for each in infos}
         if group is None:
             selected = _worst(infos, lags)
@@ -101,12 +99,11 @@ class Diagnoser:
         else:
             selected, others = {each.name: each for each in infos if each.name == group}, []
             if not selected:
-                raise await group_not_found(self._commands, stream, group)
+                raise await group_not_found(self._redis, stream, group)
 
         async def examine(name: str) -> GroupFacts:
             return await gather_facts(
-                self._manager,
-                self._commands,
+                self._redis,
                 info,
                 selected[name],
                 max_deliveries=self._leases.max_deliveries,
@@ -118,7 +115,7 @@ class Diagnoser:
 
         examined: Mapping[str, GroupFacts] = await gather(examine, list(selected)) if selected else {}
         groups = [examined[name] for name in selected]
-        server = await server_facts(self._commands)
+        server = await server_facts(self._redis)
         # Findings about the server and the stream come before those about groups of the same severity.
         findings = [
             *server_findings(server),

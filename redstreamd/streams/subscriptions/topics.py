@@ -93,13 +93,13 @@ class GroupTopic:
 
     async def read_version(self, bus: Bus) -> str:
         """Read the group's position, its pending entries by consumer, and its limit of deliveries."""
-        commands = bus.commands
-        async with explain_errors(commands, self.stream, self.group):
-            groups = await commands.xinfo_groups(self.stream)
+        redis = bus.redis
+        async with explain_errors(redis, self.stream, self.group):
+            groups = await redis.xinfo_groups(self.stream)
             info = next((each for each in groups if each.name == self.group), None)
             if info is None:
                 return "none"
-            held = await commands.xpending_summary(self.stream, self.group)
+            held = await redis.xpending_summary(self.stream, self.group)
             limit = await bus.records.max_deliveries(self.stream, self.group)
         return _digest(repr((info, held, limit)))
 

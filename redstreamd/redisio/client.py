@@ -1,15 +1,17 @@
-"""The Redis commands that redstreamd uses, each wrapped once and typed.
+"""Redis as the rest of the daemon holds it: one value, whatever servers are behind it.
 
-redis-py's mixins build the commands, `Manager` sends them, ``reply_parsing`` reads the answers. Which
-commands belong together, and what their results mean to an agent, is not known here.
+Owns which server a command goes to, by its key, and the commands that redstreamd uses, each wrapped once and
+typed. A server's connections, and what becomes of a lost one, belong to `Manager`; which commands belong
+together, and what their results mean to an agent, is not known here. redis-py's mixins build the commands,
+``reply_parsing`` reads the answers.
 
-Behaviour common to all: names are ``str`` and go out as UTF-8; errors are those of
-`Manager.execute`; a cancelled call may or may not have taken effect.
+Behaviour common to all: names are ``str`` and go out as UTF-8; errors are those of `Redis.execute`; a
+cancelled call may or may not have taken effect.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Coroutine, Sequence
 from typing import Any
 
 from redis.commands.core import (
@@ -19,9 +21,12 @@ from redis.commands.core import (
     AsyncStreamCommands,
 )
 
-from redstreamd.redisio import reply_parsing
-from redstreamd.redisio.connection_manager import Manager, Role
+from redstreamd.redisio import Arg, Role, reply_parsing
+from redstreamd.redisio.connection_manager import Manager
 from redstreamd.redisio.reply_parsing import ConsumerInfo, GroupInfo, PendingEntry, PendingSummary, RawEntry
+from redstreamd.redisio.script import Script, ScriptCall
+from redstreamd.redisio.server_health import RedisStatus
+from redstreamd.redisio.write_confirmation import ConfirmedWrite
 
 
 class _Pairs(dict[bytes, bytes]):
@@ -39,21 +44,27 @@ class _Pairs(dict[bytes, bytes]):
 
 
 class _Builder(AsyncStreamCommands, AsyncBasicKeyCommands, AsyncScanCommands, AsyncManagementCommands):
-    """redis-py's command builders over one connection and one rule for lost replies."""
+    """redis-py's command builders over one connection role and one rule for lost replies."""
 
     # Declared by redis-py's protocol for what its own client reports; nothing used here reads it.
     _event_dispatcher: Any = None
 
-    def __init__(self, manager: Manager, role: Role, retry_safe: bool) -> None:
-        self._manager = manager
+    def __init__(self, redis: Redis, role: Role, *, retry_safe: bool, keyed: bool = True) -> None:
+        """Send through `redis`; `keyed` if the first argument of each command is its key."""
+        self._redis = redis
         self._role = role
         self._retry_safe = retry_safe
+        self._keyed = keyed
 
-    async def execute_command(self, *args: Any, **_options: Any) -> Any:
+    def execute_command(self, *args: Any, **_options: Any) -> Coroutine[Any, Any, Any]:
         # "XINFO STREAM" comes as one argument. The options tell redis-py's own client how to parse.
         command, *rest = args
-        return await self._manager.execute(
-            *command.split(" "), *rest, role=self._role, retry_safe=self._retry_safe
+        return self._redis.execute(
+            *command.split(" "),
+            *rest,
+            key=rest[0] if self._keyed else None,
+            role=self._role,
+            retry_safe=self._retry_safe,
         )
 
 
@@ -66,15 +77,104 @@ def _number(reply: Any) -> int:
     return int(reply)
 
 
-class Commands:
-    """Typed Redis commands over a manager's connections."""
+class Redis:
+    """Typed Redis commands, and any others, sent to the server that holds their key."""
 
     def __init__(self, manager: Manager) -> None:
-        """Send everything through `manager`."""
+        """Send everything to the one server of `manager`."""
         self._manager = manager
         # Any, because redis-py's annotations describe replies that its own client has parsed.
-        self._write: Any = _Builder(manager, Role.COMMAND, False)
-        self._read: dict[Role, Any] = {role: _Builder(manager, role, True) for role in Role}
+        self._write: Any = _Builder(self, Role.COMMAND, retry_safe=False)
+        self._read: dict[Role, Any] = {role: _Builder(self, role, retry_safe=True) for role in Role}
+        self._ask: Any = _Builder(self, Role.COMMAND, retry_safe=True, keyed=False)
+
+    def _server(self, key: str | bytes | None) -> Manager:
+        """Return the server for `key`; for None, the one that answers what concerns no key.
+
+        The one place that chooses a server.
+        """
+        return self._manager
+
+    @property
+    def command_timeout(self) -> float:
+        """Seconds for one command, everything included."""
+        return self._manager.command_timeout
+
+    def status(self) -> RedisStatus:
+        """Return a snapshot of the connections and of the server."""
+        return self._manager.status()
+
+    async def wait_connected(self, role: Role = Role.COMMAND) -> None:
+        """Return once `role` is connected, opening it if need be; waits as long as that takes."""
+        await self._manager.wait_connected(role)
+
+    def set_watch_hooks(
+        self, *, on_push: Callable[[list[Any]], None], on_connected: Callable[[], None]
+    ) -> None:
+        """Install the hooks of the watch connection; see `Manager.set_watch_hooks`."""
+        self._manager.set_watch_hooks(on_push=on_push, on_connected=on_connected)
+
+    # Any command
+
+    # The first two are not async themselves: that would be one coroutine more in the way of every call.
+
+    def execute(
+        self,
+        *command: Arg,
+        key: str | bytes | None,
+        role: Role = Role.COMMAND,
+        retry_safe: bool = False,
+    ) -> Coroutine[Any, Any, Any]:
+        """Send one command and return its reply; to be awaited at once.
+
+        Args:
+            command: As for `Manager.execute`.
+            key: The key, or one of the keys, that the command names; it decides which server gets the
+                command. None for a command without a key, such as PING.
+            role: Which connection.
+            retry_safe: Whether it may be sent again if its reply is lost.
+
+        Raises: as `Manager.execute`, which says what a cancellation does.
+        """
+        return self._server(key).execute(*command, role=role, retry_safe=retry_safe)
+
+    def run_script(
+        self,
+        script: Script,
+        keys: Sequence[str | bytes],
+        args: Sequence[Arg],
+        *,
+        retry_safe: bool,
+        role: Role = Role.COMMAND,
+    ) -> Coroutine[Any, Any, Any]:
+        """Run a script on the server of the first of its KEYS; see `Manager.run_script`."""
+        return self._server(keys[0] if keys else None).run_script(
+            script, keys, args, retry_safe=retry_safe, role=role
+        )
+
+    async def execute_confirmed(
+        self,
+        write: tuple[Arg, ...] | ScriptCall,
+        confirm_by: tuple[Arg, ...],
+        *,
+        key: str | bytes,
+        retry_safe: bool = False,
+        wrote: Callable[[Any], bool] = lambda _reply: True,
+    ) -> ConfirmedWrite:
+        """Send a write, and then ask on the connection that answered it whether it is safe.
+
+        Args:
+            write: A command or a script.
+            confirm_by: WAIT or WAITAOF, with a timeout of its own, well below `command_timeout`.
+            key: As for `execute`, of the write.
+            retry_safe: Whether the write may be sent again if its reply is lost.
+            wrote: Given the reply, whether anything was written; else nothing is asked.
+
+        Raises: as `execute`, for the write only. The error of the question is a part of the result.
+        """
+        return await self._server(key).execute_confirmed(
+            write, confirm_by, retry_safe=retry_safe, wrote=wrote
+        )
 
     # Entries
 
@@ -116,7 +216,7 @@ class Commands:
             The next cursor, 0 at the end, and names, without those that are not UTF-8; a name can come
             more than once (https://redis.io/commands/scan).
         """
-        following, names = await self._read[Role.COMMAND].scan(cursor, pattern, count, "stream")
+        following, names = await self._ask.scan(cursor, pattern, count, "stream")
         return int(following), reply_parsing.key_names(names)
 
     # Health
@@ -175,14 +275,14 @@ class Commands:
 
     async def ping(self, *, role: Role = Role.COMMAND) -> None:
         """Return once the server has answered on `role`."""
-        await self._manager.execute("PING", role=role, retry_safe=True)
+        await self.execute("PING", key=None, role=role, retry_safe=True)
 
     async def info(self, section: str) -> dict[str, str]:
         """Return one section of INFO, such as "memory", as the server's own keys and texts."""
-        return reply_parsing.info(await self._read[Role.COMMAND].info(section))
+        return reply_parsing.info(await self._ask.info(section))
 
     async def config_get(self, name: str) -> str | None:
         """Return one of the server's own settings as text; None if it has none of this name."""
-        reply = await self._read[Role.COMMAND].config_get(name)
+        reply = await self._ask.config_get(name)
         value = reply.get(name.encode())
         return None if value is None else reply_parsing.name(value)
