@@ -14,12 +14,7 @@ from __future__ import annotations
 from collections.abc import Callable, Coroutine, Sequence
 from typing import Any
 
-from redis.commands.core import (
-    AsyncBasicKeyCommands,
-    AsyncManagementCommands,
-    AsyncScanCommands,
-    AsyncStreamCommands,
-)
+from redis.commands.core import AsyncBasicKeyCommands, AsyncStreamCommands
 
 from redstreamd.redisio import Arg, Role, reply_parsing
 from redstreamd.redisio.connection_manager import Manager
@@ -43,28 +38,22 @@ class _Pairs(dict[bytes, bytes]):
         return self._pairs
 
 
-class _Builder(AsyncStreamCommands, AsyncBasicKeyCommands, AsyncScanCommands, AsyncManagementCommands):
-    """redis-py's command builders over one connection role and one rule for lost replies."""
+class _Builder(AsyncStreamCommands, AsyncBasicKeyCommands):
+    """redis-py's builders of commands whose key comes first, over one role and one rule for lost replies."""
 
     # Declared by redis-py's protocol for what its own client reports; nothing used here reads it.
     _event_dispatcher: Any = None
 
-    def __init__(self, redis: Redis, role: Role, *, retry_safe: bool, keyed: bool = True) -> None:
-        """Send through `redis`; `keyed` if the first argument of each command is its key."""
+    def __init__(self, redis: Redis, role: Role, *, retry_safe: bool) -> None:
         self._redis = redis
         self._role = role
         self._retry_safe = retry_safe
-        self._keyed = keyed
 
     def execute_command(self, *args: Any, **_options: Any) -> Coroutine[Any, Any, Any]:
         # "XINFO STREAM" comes as one argument. The options tell redis-py's own client how to parse.
-        command, *rest = args
+        command, key, *rest = args
         return self._redis.execute(
-            *command.split(" "),
-            *rest,
-            key=rest[0] if self._keyed else None,
-            role=self._role,
-            retry_safe=self._retry_safe,
+            *command.split(" "), key, *rest, key=key, role=self._role, retry_safe=self._retry_safe
         )
 
 
@@ -86,7 +75,6 @@ class Redis:
         # Any, because redis-py's annotations describe replies that its own client has parsed.
         self._write: Any = _Builder(self, Role.COMMAND, retry_safe=False)
         self._read: dict[Role, Any] = {role: _Builder(self, role, retry_safe=True) for role in Role}
-        self._ask: Any = _Builder(self, Role.COMMAND, retry_safe=True, keyed=False)
 
     def _server(self, key: str | bytes | None) -> Manager:
         """Return the server for `key`; for None, the one that answers what concerns no key.
@@ -129,8 +117,8 @@ class Redis:
 
         Args:
             command: As for `Manager.execute`.
-            key: The key, or one of the keys, that the command names; it decides which server gets the
-                command. None for a command without a key, such as PING.
+            key: Decides which server gets the command: a key that it names, or whose server it asks about
+                itself, as INFO does. None if any server will do, as for PING.
             role: Which connection.
             retry_safe: Whether it may be sent again if its reply is lost.
 
@@ -216,7 +204,9 @@ class Redis:
             The next cursor, 0 at the end, and names, without those that are not UTF-8; a name can come
             more than once (https://redis.io/commands/scan).
         """
-        following, names = await self._ask.scan(cursor, pattern, count, "stream")
+        following, names = await self.execute(
+            *("SCAN", cursor, "MATCH", pattern, "COUNT", count, "TYPE", "stream"), key=None, retry_safe=True
+        )
         return int(following), reply_parsing.key_names(names)
 
     # Health
@@ -277,12 +267,12 @@ class Redis:
         """Return once the server has answered on `role`."""
         await self.execute("PING", key=None, role=role, retry_safe=True)
 
-    async def info(self, section: str) -> dict[str, str]:
-        """Return one section of INFO, such as "memory", as the server's own keys and texts."""
-        return reply_parsing.info(await self._ask.info(section))
+    async def info(self, section: str, *, key: str | bytes | None) -> dict[str, str]:
+        """Return one section of INFO, such as "memory", of the server for `key`: its own keys and texts."""
+        return reply_parsing.info(await self.execute("INFO", section, key=key, retry_safe=True))
 
-    async def config_get(self, name: str) -> str | None:
-        """Return one of the server's own settings as text; None if it has none of this name."""
-        reply = await self._ask.config_get(name)
+    async def config_get(self, name: str, *, key: str | bytes | None) -> str | None:
+        """Return a setting of the server for `key` as text; None if it has none of this name."""
+        reply = await self.execute("CONFIG", "GET", name, key=key, retry_safe=True)
         value = reply.get(name.encode())
         return None if value is None else reply_parsing.name(value)

@@ -54,7 +54,6 @@ async def run_confirmed(
     redis: Redis,
     asked: Durability,
     *,
-    key: str,
     retry_safe: bool,
     wrote: Callable[[Any], bool],
     limits: Bounds = DEFAULT_BOUNDS,
@@ -66,7 +65,6 @@ async def run_confirmed(
         script: The script.
         redis: Runs it.
         asked: REPLICATED or FSYNCED.
-        key: As for `Redis.execute_confirmed`.
         retry_safe: As for `NamedScript.run`.
         wrote: Given the reply, whether the script wrote anything; else nothing is asked.
         limits: For how long to wait for a confirmation.
@@ -81,18 +79,21 @@ async def run_confirmed(
     timeout = limits.replica_seconds if replicated else limits.disk_seconds
     # Never 0, which means forever; and well below the time after which the connection is closed.
     timeout_ms = max(1, int(1000 * min(timeout, redis.command_timeout / 2)))
+    call = ScriptCall(script, *script.operands(operands))
     written = await redis.execute_confirmed(
-        ScriptCall(script, *script.operands(operands)),
+        call,
         ("WAIT", 1, timeout_ms) if replicated else ("WAITAOF", 1, 0, timeout_ms),
-        key=key,
+        key=call.keys[0],
         retry_safe=retry_safe,
         wrote=lambda reply: wrote(script.read(reply)),
     )
     reply, answer = script.read(written.reply), written.confirmation
     if answer is None:
         return reply, None
+    if isinstance(answer, ServerReplied) and answer.kind == UNKNOWN_COMMAND:
+        return reply, await _by_settings(redis, asked, call.keys[0])
     if isinstance(answer, BusError):
-        return reply, await _unanswered(redis, asked, answer)
+        return reply, _unconfirmed(asked, answer)
     late = f"it was not confirmed within {timeout_ms} ms"
     if replicated:
         replicas = int(answer)
@@ -102,23 +103,19 @@ async def run_confirmed(
     return reply, Confirmation(asked, local >= 1, reason=None if local else late)
 
 
-async def _unanswered(redis: Redis, asked: Durability, error: BusError) -> Confirmation:
-    """Return what the error of a confirmation means. Never raises a BusError."""
-    if isinstance(error, ServerReplied):
-        if error.kind == UNKNOWN_COMMAND:
-            return await _by_settings(redis, asked)
-        return Confirmation(asked, confirmed=False, reason=_why(error))
-    return Confirmation(asked, confirmed=False, reason=error.cause)
+async def _by_settings(redis: Redis, asked: Durability, key: str | bytes) -> Confirmation:
+    """Confirm by settings, without WAITAOF: with `appendfsync always` the server syncs before it answers.
 
-
-async def _by_settings(redis: Redis, asked: Durability) -> Confirmation:
-    """Confirm by settings, without WAITAOF: with `appendfsync always` the server syncs before it answers."""
+    Args:
+        redis: Where the write went.
+        asked: What the writer asked for.
+        key: What was written to; its server is asked.
+    """
     try:
-        on, policy = await redis.config_get("appendonly"), await redis.config_get("appendfsync")
-    except ServerReplied as refusal:
-        return Confirmation(asked, confirmed=False, reason=_why(refusal))
+        on = await redis.config_get("appendonly", key=key)
+        policy = await redis.config_get("appendfsync", key=key)
     except BusError as error:
-        return Confirmation(asked, confirmed=False, reason=error.cause)
+        return _unconfirmed(asked, error)
     if on == "yes" and policy == "always":
         return Confirmation(asked, confirmed=True)
     return Confirmation(
@@ -129,6 +126,7 @@ async def _by_settings(redis: Redis, asked: Durability) -> Confirmation:
     )
 
 
-def _why(refusal: ServerReplied) -> str:
-    """Return the server's reason, and what an operator can do about it."""
-    return f"{refusal.cause}. {refusal.next_step}"
+def _unconfirmed(asked: Durability, error: BusError) -> Confirmation:
+    """Return a confirmation that failed, with what an operator can do about it if the server refused it."""
+    reason = f"{error.cause}. {error.next_step}" if isinstance(error, ServerReplied) else error.cause
+    return Confirmation(asked, confirmed=False, reason=reason)

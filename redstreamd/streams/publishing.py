@@ -139,7 +139,6 @@ class Publisher:
                     _ADD,
                     self._redis,
                     durability,
-                    key=stream,
                     retry_safe=repeatable,
                     wrote=lambda reply: reply.outcome != -1,
                     limits=self._bounds,

@@ -153,7 +153,7 @@ async def test_an_entry_deleted_while_pending_has_no_fields(redis: Redis, server
 async def test_the_server_tells_its_state(redis: Redis) -> None:
     await redis.ping()
     await redis.ping(role=Role.BULK)
-    info = await redis.info("memory")
+    info = await redis.info("memory", key=None)
     assert int(info["used_memory"]) > 0
     assert "# Memory" not in info
 
@@ -187,6 +187,7 @@ async def test_the_key_alone_decides_which_server_a_command_goes_to(
         running_manager(Target(path=valkey_server.path)) as right,
     ):
         both = TwoServers(left, right)
+        ports = {"left": redis_server.port, "right": valkey_server.port}
         for stream in ("left", "right"):
             await both.xadd(stream, [(b"f", b"v")])
             (entry,) = await both.xrange(stream, "-", "+", 9)
@@ -205,11 +206,13 @@ async def test_the_key_alone_decides_which_server_a_command_goes_to(
             )
             assert written.confirmation == 0
             assert await both.execute("XLEN", stream, key=stream) == 2
+            assert ("valkey_version" in await both.info("server", key=stream)) == (stream == "right")
+            assert await both.config_get("port", key=stream) == str(ports[stream])
         by_key, both.keys = both.keys, []
         assert by_key.count("left") + by_key.count(b"left") == len(by_key) / 2
         await both.ping()
-        await both.info("memory")
-        assert await both.config_get("maxclients") == "10000"
+        await both.info("memory", key=None)
+        assert await both.config_get("maxclients", key=None) == "10000"
         assert await both.scan_streams(0, "*", 10) == (0, ["left"])
         assert both.keys == [None] * 4
     assert redis_server.command("KEYS", "*") == [b"left"]

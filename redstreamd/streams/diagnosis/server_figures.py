@@ -39,8 +39,8 @@ class ServerFacts:
         return int(text) if text.lstrip("-").isdigit() else 0
 
 
-async def server_facts(redis: Redis) -> ServerFacts:
-    """Ask the server; what the user may not ask is listed as unreadable.
+async def server_facts(redis: Redis, stream: str) -> ServerFacts:
+    """Ask the server of a stream; what the user may not ask is listed as unreadable.
 
     Raises:
         BusError: CONNECTION_ERROR and the like.
@@ -50,11 +50,11 @@ async def server_facts(redis: Redis) -> ServerFacts:
     save_points = None
     for section in _SECTIONS:
         try:
-            info |= await redis.info(section)
+            info |= await redis.info(section, key=stream)
         except BusError as error:
             unreadable[f"INFO {section}"] = _why(error)
     try:
-        save_points = await redis.config_get("save")
+        save_points = await redis.config_get("save", key=stream)
     except BusError as error:
         unreadable["CONFIG GET save"] = _why(error)
     return ServerFacts(info, save_points, unreadable)

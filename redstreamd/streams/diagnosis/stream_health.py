@@ -115,7 +115,7 @@ class Diagnoser:
 
         examined: Mapping[str, GroupFacts] = await gather(examine, list(selected)) if selected else {}
         groups = [examined[name] for name in selected]
-        server = await server_facts(self._redis)
+        server = await server_facts(self._redis, stream)
         # Findings about the server and the stream come before those about groups of the same severity.
         findings = [
             *server_findings(server),
