@@ -12,6 +12,7 @@ cancelled call may or may not have taken effect.
 from __future__ import annotations
 
 from collections.abc import Callable, Coroutine, Sequence
+from itertools import chain
 from typing import Any
 
 from redis.commands.core import AsyncBasicKeyCommands, AsyncStreamCommands
@@ -22,20 +23,6 @@ from redstreamd.redisio.reply_parsing import ConsumerInfo, GroupInfo, PendingEnt
 from redstreamd.redisio.script import Script, ScriptCall
 from redstreamd.redisio.server_health import RedisStatus
 from redstreamd.redisio.write_confirmation import ConfirmedWrite
-
-
-class _Pairs(dict[bytes, bytes]):
-    """Field and value pairs that may repeat a field, where redis-py insists on a dict.
-
-    Redis keeps every pair of an entry; a plain dict would keep the last of each field.
-    """
-
-    def __init__(self, pairs: Sequence[tuple[bytes, bytes]]) -> None:
-        super().__init__(pairs)
-        self._pairs = pairs
-
-    def items(self) -> Any:  # what redis-py flattens into the command
-        return self._pairs
 
 
 class _Builder(AsyncStreamCommands, AsyncBasicKeyCommands):
@@ -173,7 +160,10 @@ class Redis:
             stream: The stream; created if it does not exist.
             fields: At least one pair; fields may repeat.
         """
-        return _text(await self._write.xadd(stream, _Pairs(fields)))
+        if not fields:
+            raise ValueError("the fields of an entry are a non-empty sequence")
+        # Not by redis-py's builder, which takes a dict, and so each field once.
+        return _text(await self.execute("XADD", stream, "*", *chain.from_iterable(fields), key=stream))
 
     async def xrange(self, stream: str, start: str, end: str, count: int) -> list[RawEntry]:
         """Return up to `count` entries from `start` up to `end`, inclusive unless prefixed with ``(``.
