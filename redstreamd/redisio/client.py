@@ -18,9 +18,10 @@ from typing import Any
 from redis.commands.core import AsyncBasicKeyCommands, AsyncStreamCommands
 
 from redstreamd.redisio import Arg, Role, reply_parsing
-from redstreamd.redisio.connection_manager import Manager
+from redstreamd.redisio.connection_manager import Manager, Write
+from redstreamd.redisio.pipeline import Request
 from redstreamd.redisio.reply_parsing import ConsumerInfo, GroupInfo, PendingEntry, PendingSummary, RawEntry
-from redstreamd.redisio.script import Script, ScriptCall
+from redstreamd.redisio.script import Script
 from redstreamd.redisio.server_health import RedisStatus
 from redstreamd.redisio.write_confirmation import ConfirmedWrite
 
@@ -127,9 +128,33 @@ class Redis:
             script, keys, args, retry_safe=retry_safe, role=role
         )
 
+    def submit(
+        self,
+        write: Write,
+        then: Callable[[Any], None] | None,
+        *,
+        key: str | bytes,
+        role: Role = Role.COMMAND,
+    ) -> Request:
+        """Send a command or a script to the server of `key`, without a task; see `Manager.submit`."""
+        return self._server(key).submit(write, then, role=role)
+
+    def complete(
+        self,
+        write: Write,
+        after: Exception,
+        *,
+        key: str | bytes,
+        retry_safe: bool,
+        deadline: float,
+        role: Role = Role.COMMAND,
+    ) -> Coroutine[Any, Any, Any]:
+        """Go on with what `submit` began; see `Manager.complete`."""
+        return self._server(key).complete(write, after, retry_safe=retry_safe, deadline=deadline, role=role)
+
     async def execute_confirmed(
         self,
-        write: tuple[Arg, ...] | ScriptCall,
+        write: Write,
         confirm_by: tuple[Arg, ...],
         *,
         key: str | bytes,

@@ -16,14 +16,15 @@ from redis.backoff import AbstractBackoff
 from redis.exceptions import NoScriptError, RedisError
 
 from redstreamd.errors import BusError
-from redstreamd.redisio import Arg, Role
+from redstreamd.redisio import Arg, Role, connect_errors
 from redstreamd.redisio.connection import Connection
 from redstreamd.redisio.error_replies import bus_error
 from redstreamd.redisio.lost_replies import send_with_retries
 from redstreamd.redisio.missing_permissions import named
+from redstreamd.redisio.pipeline import Request
 from redstreamd.redisio.reauth import LoginEvent, Reauthentication
 from redstreamd.redisio.reconnecting import ReconnectingConnection, reconnect_backoff
-from redstreamd.redisio.redis_errors import ConnectionEnded, ServerReplied
+from redstreamd.redisio.redis_errors import ConnectionEnded, NotSent, ServerReplied
 from redstreamd.redisio.script import Script, ScriptCall
 from redstreamd.redisio.server_health import HealthEvent, RedisStatus, ServerHealth
 from redstreamd.redisio.target import Target
@@ -32,6 +33,9 @@ from redstreamd.redisio.write_confirmation import ConfirmedWrite, WaitBatch
 __all__ = ["Manager", "RedisEvent", "RedisStatus", "Role"]
 
 RedisEvent = HealthEvent | LoginEvent
+
+Write = tuple[Arg, ...] | ScriptCall
+"""A command, or a script with its operands."""
 
 _log = logging.getLogger(__name__)
 
@@ -182,17 +186,56 @@ class Manager:
         Raises: as `execute`; the deadline covers both forms together.
         """
         deadline = trio.current_time() + self._command_timeout
-        operands = (len(keys), *keys, *args)
-        try:
-            return await self._deliver(("EVALSHA", script.sha, *operands), role, retry_safe, deadline, script)
-        except ServerReplied as answer:
-            if not isinstance(answer.reply, NoScriptError):
-                raise
-        return await self._deliver(("EVAL", script.source, *operands), role, retry_safe, deadline, script)
+        return await self._run_script(ScriptCall(script, keys, args), role, retry_safe, deadline)
+
+    def submit(
+        self, write: Write, then: Callable[[Any], None] | None, *, role: Role = Role.COMMAND
+    ) -> Request:
+        """Send a command or a script if there is a connection, and return at once.
+
+        Args:
+            write: What to send.
+            then: See `Connection.submit`. Whoever wants more than an exception goes on with `complete`.
+            role: Which connection.
+
+        Raises:
+            NotSent: There is no connection now.
+            QueueFull: Too much is queued for it already.
+        """
+        connection = self._roles[role].connection
+        if connection is None:
+            raise NotSent(connect_errors.STILL_CONNECTING)
+        return connection.submit(*(write.by_digest if isinstance(write, ScriptCall) else write), then=then)
+
+    async def complete(
+        self,
+        write: Write,
+        after: Exception,
+        *,
+        retry_safe: bool,
+        deadline: float,
+        role: Role = Role.COMMAND,
+    ) -> Any:
+        """Go on with what `submit` began, and return the reply.
+
+        Args:
+            write: What was sent.
+            after: What `submit` raised or gave to `then`.
+            retry_safe: As in `execute`.
+            deadline: When to give up: `command_timeout` seconds after it was submitted.
+            role: As in `execute`.
+
+        Raises: as `execute`.
+        """
+        if not isinstance(after, RedisError | ConnectionEnded):
+            raise after
+        if isinstance(write, ScriptCall):
+            return await self._run_script(write, role, retry_safe, deadline, after)
+        return await self._deliver(write, role, retry_safe, deadline, after=after)
 
     async def execute_confirmed(
         self,
-        write: tuple[Arg, ...] | ScriptCall,
+        write: Write,
         confirm_by: tuple[Arg, ...],
         *,
         retry_safe: bool,
@@ -204,9 +247,8 @@ class Manager:
         guess, and after a failover a wrong one.
         """
         if isinstance(write, ScriptCall):
-            reply = await self.run_script(
-                write.script, write.keys, write.args, retry_safe=retry_safe, role=Role.DURABLE
-            )
+            deadline = trio.current_time() + self._command_timeout
+            reply = await self._run_script(write, Role.DURABLE, retry_safe, deadline)
         else:
             reply = await self.execute(*write, retry_safe=retry_safe, role=Role.DURABLE)
         if not wrote(reply):
@@ -236,6 +278,22 @@ class Manager:
         except ConnectionEnded as ended:
             raise durable.unavailable(ended.problem) from None
 
+    async def _run_script(
+        self,
+        call: ScriptCall,
+        role: Role,
+        retry_safe: bool,
+        deadline: float,
+        after: RedisError | ConnectionEnded | None = None,
+    ) -> Any:
+        script = call.script
+        try:
+            return await self._deliver(call.by_digest, role, retry_safe, deadline, script, after)
+        except ServerReplied as answer:
+            if not isinstance(answer.reply, NoScriptError):
+                raise
+        return await self._deliver(call.by_text, role, retry_safe, deadline, script)
+
     async def _deliver(
         self,
         args: tuple[Arg, ...],
@@ -243,6 +301,7 @@ class Manager:
         retry_safe: bool,
         deadline: float,
         script: Script | None = None,
+        after: RedisError | ConnectionEnded | None = None,
     ) -> Any:
         try:
             return await send_with_retries(
@@ -251,6 +310,7 @@ class Manager:
                 retry_safe=retry_safe,
                 deadline=deadline,
                 timeout=self._command_timeout,
+                after=after,
             )
         except ServerReplied as answer:
             raise self._noted(answer, args, script) from None

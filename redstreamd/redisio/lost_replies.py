@@ -46,6 +46,7 @@ async def send_with_retries(
     retry_safe: bool,
     deadline: float,
     timeout: float,
+    after: RedisError | ConnectionEnded | None = None,
 ) -> Any:
     """Send one command through the connections of `role` until it is answered.
 
@@ -56,12 +57,13 @@ async def send_with_retries(
             their own repetition.
         deadline: When to give up, on trio's clock.
         timeout: Seconds between the caller's call and the deadline, for messages.
+        after: What came of an earlier sending, if the command was sent before.
 
     Raises: as `Manager.execute`.
     """
-    error: RedisError | ConnectionEnded | None = None
+    error = after
     connection = role.connection
-    if connection is not None:
+    if error is None and connection is not None:
         # No cancel scope here: it would cost as much as all the rest. The connection itself ends
         # when a reply is overdue, which is this command's deadline.
         try:

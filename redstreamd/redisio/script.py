@@ -81,6 +81,16 @@ class ScriptCall:
     keys: Sequence[str | bytes]
     args: Sequence[Arg]
 
+    @property
+    def by_digest(self) -> tuple[Arg, ...]:
+        """The command for a server that knows the script."""
+        return ("EVALSHA", self.script.sha, len(self.keys), *self.keys, *self.args)
+
+    @property
+    def by_text(self) -> tuple[Arg, ...]:
+        """The command for any server."""
+        return ("EVAL", self.script.source, len(self.keys), *self.keys, *self.args)
+
 
 def _called(text: str) -> tuple[str, ...]:
     if (named := _ANY_CALL.search(text)) is not None:

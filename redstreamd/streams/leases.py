@@ -13,6 +13,7 @@ from __future__ import annotations
 import enum
 import hashlib
 from collections.abc import Sequence
+from typing import Any
 
 import attrs
 
@@ -26,6 +27,7 @@ from redstreamd.streams.durations import milliseconds
 from redstreamd.streams.group_clocks import GroupClocks
 from redstreamd.streams.lease_tokens import Lease
 from redstreamd.streams.names import Kind, companion_key
+from redstreamd.streams.plans import Plan
 from redstreamd.streams.scripts import load
 
 _SHARED = ("ids", "info", "clock", "lease_expiry", "group_record", "delivery_history", "dead_letter")
@@ -173,42 +175,46 @@ class Leases:
         # Bounded by the groups in use; losing an item only restarts a scan.
         self._scan_from: dict[tuple[str, str], str] = {}
 
-    async def take(self, take: Take) -> Taken:
-        """Lease entries: those whose lease ran out (the consumer's own first), then new ones.
+    def plan_take(self, take: Take) -> Plan[Taken]:
+        """Plan to lease entries: those whose lease ran out (the consumer's own first), then new ones.
 
-        Raises:
-            ServerReplied: Among others NOGROUP, if the group does not exist and is not to be created.
-            RedisUnavailable, OutcomeUnknown: see `Redis.execute`. After OutcomeUnknown `resume` returns the
-                entries that were taken, if any; other consumers get them when the lease has run out.
-
-        Cancellation: entries that a cancelled call took are available in the same way.
+        Running it raises GROUP_NOT_FOUND or STREAM_NOT_FOUND, if the group is not to be created, and what
+        `run_plan` says. After OUTCOME_UNKNOWN or a cancellation `resume` returns the entries that were taken,
+        if any; other consumers get them when the lease has run out.
         """
         place = (take.stream, take.group)
         lease_ms = milliseconds(take.lease_seconds)
         key = take.idempotency_key
         digest = "" if key is None else _digest(take.consumer, key)
-        reply = await _TAKE.run(
-            self._redis,
-            stream=take.stream,
-            take_record=companion_key(take.stream, Kind.TAKE, take.group, digest),
-            group=take.group,
-            consumer=take.consumer,
-            count=take.count,
-            lease_ms=lease_ms,
-            foreign_idle_ms=milliseconds(self._settings.foreign_idle_seconds),
-            default_max_deliveries=self._settings.max_deliveries,
-            create_at=take.create_at,
-            resume=take.resume,
-            take_record_ms=0 if key is None else lease_ms,
-            scan_from=self._scan_from.get(place, "-"),
-            max_bytes=self._max_bytes,
-            asked_max_deliveries=take.max_deliveries,
+        operands = {
+            "stream": take.stream,
+            "take_record": companion_key(take.stream, Kind.TAKE, take.group, digest),
+            "group": take.group,
+            "consumer": take.consumer,
+            "count": take.count,
+            "lease_ms": lease_ms,
+            "foreign_idle_ms": milliseconds(self._settings.foreign_idle_seconds),
+            "default_max_deliveries": self._settings.max_deliveries,
+            "create_at": take.create_at,
+            "resume": take.resume,
+            "take_record_ms": 0 if key is None else lease_ms,
+            "scan_from": self._scan_from.get(place, "-"),
+            "max_bytes": self._max_bytes,
+            "asked_max_deliveries": take.max_deliveries,
             **call_record(self._redis, take.stream),
             **self._clocks.operands(*place),
+        }
+        return Plan(
+            _TAKE.call(operands),
+            take.stream,
+            lambda reply: self._taken(place, _TAKE.read(reply)),
+            group=take.group,
             retry_safe=key is not None,
             # Entries may be large, and no short reply is to wait behind them.
             role=Role.BULK,
         )
+
+    def _taken(self, place: tuple[str, str], reply: Any) -> Taken:
         self._clocks.record(*place, reply.clock_name, reply.now)
         if reply.scan_from == "-":
             self._scan_from.pop(place, None)
@@ -220,7 +226,7 @@ class Leases:
         taken = {name: value for name, value in vars(reply).items() if name in attrs.fields_dict(Taken)}
         return Taken(**taken | {"entries": entries})
 
-    async def settle(
+    def plan_settle(
         self,
         lease: Lease,
         action: Action,
@@ -229,8 +235,8 @@ class Leases:
         delay_seconds: float | None = None,
         reason: str = "",
         delete: bool = False,
-    ) -> Settled:
-        """End or renew a lease for all of its entries, or for some.
+    ) -> Plan[Settled]:
+        """Plan to end or renew a lease for all of its entries, or for some.
 
         Idempotent: what is settled is `ALREADY`, what another attempt owns is `LOST`, and neither is changed.
         A RETRY is dead-lettered after as many deliveries as the group allows, or the lease if that allows
@@ -247,7 +253,7 @@ class Leases:
             delete: With DONE, delete the entries from the stream, too, unless another group needs them.
 
         Raises:
-            BusError: INVALID_ARGUMENT if an ID is not part of the lease; else as `take`.
+            BusError: INVALID_ARGUMENT if an ID is not part of the lease.
         """
         selected = select_entries(lease, entry_ids)
         delay_ms = 0 if delay_seconds is None else milliseconds(delay_seconds)
@@ -258,28 +264,31 @@ class Leases:
         # the difference between DONE and ALREADY is worth.
         remember = delete or action not in (Action.DONE, Action.HOLD)
         place = (lease.stream, lease.group)
-        reply = await _SETTLE.run(
-            self._redis,
-            stream=lease.stream,
-            group=lease.group,
-            consumer=lease.consumer,
-            action=action.value,
-            delay_ms=delay_ms,
-            reason=reason,
-            delete=delete,
-            own_limit=lease.least_limit,
-            taken_at=lease.taken_at,
-            default_max_deliveries=self._settings.max_deliveries,
-            attempts=[word for entry_id in selected for word in (entry_id, lease.attempts[entry_id])],
+        operands = {
+            "stream": lease.stream,
+            "group": lease.group,
+            "consumer": lease.consumer,
+            "action": action.value,
+            "delay_ms": delay_ms,
+            "reason": reason,
+            "delete": delete,
+            "own_limit": lease.least_limit,
+            "taken_at": lease.taken_at,
+            "default_max_deliveries": self._settings.max_deliveries,
+            "attempts": [word for entry_id in selected for word in (entry_id, lease.attempts[entry_id])],
             **call_record(self._redis, lease.stream, keep=remember),
             **self._clocks.operands(*place),
-            retry_safe=True,
-        )
-        if reply.now is not None:
-            self._clocks.record(*place, reply.clock_name, reply.now)
-        outcomes = (Outcome(outcome.decode()) for outcome in reply.outcomes)
-        by_entry = dict(zip(selected, outcomes, strict=True))
-        return Settled(lease, by_entry, reply.due, reply.shortened, reply.kept_for)
+        }
+
+        def read(raw: Any) -> Settled:
+            reply = _SETTLE.read(raw)
+            if reply.now is not None:
+                self._clocks.record(*place, reply.clock_name, reply.now)
+            outcomes = (Outcome(outcome.decode()) for outcome in reply.outcomes)
+            by_entry = dict(zip(selected, outcomes, strict=True))
+            return Settled(lease, by_entry, reply.due, reply.shortened, reply.kept_for)
+
+        return Plan(_SETTLE.call(operands), lease.stream, read, group=lease.group, retry_safe=True)
 
 
 def select_entries(lease: Lease, entry_ids: Sequence[str] | None) -> list[str]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Mapping, Sequence
+from itertools import chain
 from typing import Any
 
 import attrs
@@ -17,6 +18,7 @@ from redstreamd.streams.durability import Confirmation, Durability, run_confirme
 from redstreamd.streams.durations import milliseconds
 from redstreamd.streams.error_context import explain_errors
 from redstreamd.streams.names import Kind, companion_key
+from redstreamd.streams.plans import Plan, run_plan
 from redstreamd.streams.scripts import load
 
 _ADD = load("ids", "info", "add")
@@ -102,48 +104,95 @@ class Publisher:
 
         Cancellation: entries whose command was sent are added nevertheless.
         """
-        encoded = [entry_codec.encode(entry, stamp) for entry in entries]
-        confirmation = None
-        in_memory = durability is Durability.MEMORY
+        if durability is Durability.MEMORY:
+            plan = self.plan_add(
+                stream,
+                entries,
+                stamp,
+                idempotency_key=idempotency_key,
+                key_space=key_space,
+                max_length=max_length,
+                max_age_seconds=max_age_seconds,
+            )
+            return await run_plan(self._redis, plan)
         async with explain_errors(self._redis, stream):
-            if (
-                len(encoded) == 1
-                and idempotency_key is None
-                and max_length is max_age_seconds is None
-                and in_memory
-            ):
-                only = await self._redis.xadd(stream, encoded[0])
-                self.added += 1
-                return Added([only], duplicate=False)
-            words: list[bytes | int] = []
-            for fields in encoded:
-                words.append(2 * len(fields))
-                for pair in fields:
-                    words.extend(pair)
-            body_hash = "" if idempotency_key is None else _hash(words)
-            operands = {
-                "stream": stream,
-                "record": _record(stream, idempotency_key, key_space),
-                "body_hash": body_hash,
-                "keep_ms": self._window_ms,
-                "max_length": max_length,
-                "max_age_ms": None if max_age_seconds is None else milliseconds(max_age_seconds),
-                "entries": words,
-                **call_record(self._redis, stream),
-            }
-            repeatable = idempotency_key is not None
-            if in_memory:
-                reply = await _ADD.run(self._redis, retry_safe=repeatable, **operands)
-            else:
-                reply, confirmation = await run_confirmed(
-                    _ADD,
-                    self._redis,
-                    durability,
-                    retry_safe=repeatable,
-                    wrote=lambda reply: reply.outcome != -1,
-                    limits=self._bounds,
-                    **operands,
-                )
+            reply, confirmation = await run_confirmed(
+                _ADD,
+                self._redis,
+                durability,
+                retry_safe=idempotency_key is not None,
+                wrote=lambda reply: reply.outcome != -1,
+                limits=self._bounds,
+                **self._operands(
+                    stream,
+                    [entry_codec.encode(entry, stamp) for entry in entries],
+                    idempotency_key,
+                    key_space,
+                    max_length,
+                    max_age_seconds,
+                ),
+            )
+        return self._added(reply, idempotency_key, confirmation)
+
+    def plan_add(
+        self,
+        stream: str,
+        entries: Sequence[Mapping[str, Any]],
+        stamp: entry_codec.Stamp,
+        *,
+        idempotency_key: str | None = None,
+        key_space: str | None = None,
+        max_length: int | None = None,
+        max_age_seconds: float | None = None,
+    ) -> Plan[Added]:
+        """Plan what `add` does with durability MEMORY.
+
+        Raises:
+            BusError: INVALID_ARGUMENT if an object is not I-JSON.
+        """
+        encoded = [entry_codec.encode(entry, stamp) for entry in entries]
+        if len(encoded) == 1 and idempotency_key is None and max_length is max_age_seconds is None:
+            return Plan(("XADD", stream, "*", *chain.from_iterable(encoded[0])), stream, self._added_one)
+        operands = self._operands(stream, encoded, idempotency_key, key_space, max_length, max_age_seconds)
+        return Plan(
+            _ADD.call(operands),
+            stream,
+            lambda reply: self._added(_ADD.read(reply), idempotency_key),
+            retry_safe=idempotency_key is not None,
+        )
+
+    def _operands(
+        self,
+        stream: str,
+        encoded: Sequence[entry_codec.Fields],
+        idempotency_key: str | None,
+        key_space: str | None,
+        max_length: int | None,
+        max_age_seconds: float | None,
+    ) -> dict[str, Any]:
+        words: list[bytes | int] = []
+        for fields in encoded:
+            words.append(2 * len(fields))
+            words.extend(chain.from_iterable(fields))
+        return {
+            "stream": stream,
+            "record": _record(stream, idempotency_key, key_space),
+            "body_hash": "" if idempotency_key is None else _hash(words),
+            "keep_ms": self._window_ms,
+            "max_length": max_length,
+            "max_age_ms": None if max_age_seconds is None else milliseconds(max_age_seconds),
+            "entries": words,
+            **call_record(self._redis, stream),
+        }
+
+    def _added_one(self, entry_id: bytes) -> Added:
+        self.added += 1
+        return Added([entry_id.decode()], duplicate=False)
+
+    def _added(
+        self, reply: Any, idempotency_key: str | None, confirmation: Confirmation | None = None
+    ) -> Added:
+        """Read the reply of the script."""
         if reply.outcome == -1:
             raise KeyReused(str(idempotency_key), window_seconds=self._window_ms // 1000)
         self.added += 0 if reply.outcome else len(reply.ids)

@@ -24,7 +24,7 @@ import attrs
 
 from redstreamd.redisio import Role, reply_parsing
 from redstreamd.redisio.client import Redis
-from redstreamd.redisio.script import Script
+from redstreamd.redisio.script import Script, ScriptCall
 from redstreamd.streams.names import Kind, companion_key
 
 _DECLARATION: Final = re.compile(
@@ -80,6 +80,10 @@ class NamedScript(Script):
         """
         keys, args = self.operands(operands)
         return self.read(await redis.run_script(self, keys, args, retry_safe=retry_safe, role=role))
+
+    def call(self, operands: dict[str, Any]) -> ScriptCall:
+        """Return the script with its operands, for a plan. Raises TypeError as `run`."""
+        return ScriptCall(self, *self.operands(operands))
 
     def read(self, reply: Any) -> Any:
         """Return the server's reply as `run` does."""

@@ -1,0 +1,132 @@
+"""A round trip to Redis as a value: what to send, and what the reply means.
+
+A tool that is one round trip makes a plan of it. Two drivers run it: `run_plan` awaits it in a task; the
+direct path submits it and reads the reply without one. So a call has one definition, whichever way it takes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, Generic, TypeVar
+
+import trio
+
+from redstreamd.errors import BusError
+from redstreamd.redisio import Role
+from redstreamd.redisio.client import Redis
+from redstreamd.redisio.connection_manager import Write
+from redstreamd.redisio.pipeline import Request
+from redstreamd.streams.error_context import explain_errors
+
+ResultT = TypeVar("ResultT")
+OtherT = TypeVar("OtherT")
+
+
+def _unchanged(error: BusError) -> BusError:
+    return error
+
+
+class Plan(Generic[ResultT]):
+    """What to send for one call, and how to read the reply.
+
+    Attributes:
+        write: A command, or a script with its operands.
+        stream: The stream that the call is about: it decides the server, and errors name it.
+        read: Makes the result of the reply; raises `BusError` where that means a failure.
+        group: The consumer group that errors name, if any.
+        retry_safe: Whether it may be sent again if its reply is lost.
+        role: Which connection.
+        reword: Makes the error that the caller gets of one that the transport raised.
+    """
+
+    __slots__ = ("group", "read", "retry_safe", "reword", "role", "stream", "write")
+
+    def __init__(
+        self,
+        write: Write,
+        stream: str,
+        read: Callable[[Any], ResultT],
+        *,
+        group: str | None = None,
+        retry_safe: bool = False,
+        role: Role = Role.COMMAND,
+        reword: Callable[[BusError], BusError] = _unchanged,
+    ) -> None:
+        """Describe a round trip; see the attributes."""
+        self.write = write
+        self.stream = stream
+        self.read = read
+        self.group = group
+        self.retry_safe = retry_safe
+        self.role = role
+        self.reword = reword
+
+    def then(self, convert: Callable[[ResultT], OtherT]) -> Plan[OtherT]:
+        """Return the plan whose result is converted."""
+        read = self.read
+        return Plan(
+            self.write,
+            self.stream,
+            lambda reply: convert(read(reply)),
+            group=self.group,
+            retry_safe=self.retry_safe,
+            role=self.role,
+            reword=self.reword,
+        )
+
+
+def submit_plan(redis: Redis, plan: Plan[Any], then: Callable[[Any], None]) -> Request:
+    """Send a plan without a task.
+
+    Args:
+        redis: Where.
+        plan: What.
+        then: Called with the reply, for `Plan.read`, or with an exception, for `complete_plan`.
+
+    Raises:
+        Exception: It was not sent; also for `complete_plan`.
+    """
+    return redis.submit(plan.write, then, key=plan.stream, role=plan.role)
+
+
+async def complete_plan(redis: Redis, plan: Plan[ResultT], after: Exception, deadline: float) -> ResultT:
+    """Go on with a plan that `submit_plan` could not finish, and return its result.
+
+    Args:
+        redis: Where.
+        plan: What.
+        after: What happened.
+        deadline: When to give up.
+
+    Raises: as `run_plan`.
+    """
+    try:
+        async with explain_errors(redis, plan.stream, plan.group):
+            reply = await redis.complete(
+                plan.write,
+                after,
+                key=plan.stream,
+                retry_safe=plan.retry_safe,
+                deadline=deadline,
+                role=plan.role,
+            )
+    except BusError as error:
+        raise plan.reword(error) from error
+    return plan.read(reply)
+
+
+async def run_plan(redis: Redis, plan: Plan[ResultT]) -> ResultT:
+    """Send a plan, wait for the reply and return its result.
+
+    Raises:
+        BusError: As `Redis.execute`, about the stream and the group of the plan; and what `Plan.read` raises.
+
+    Cancellation: what was sent may take effect.
+    """
+    deadline = trio.current_time() + redis.command_timeout
+    try:
+        request = redis.submit(plan.write, None, key=plan.stream, role=plan.role)
+        reply = await request.reply()
+    except Exception as error:  # noqa: BLE001 - what it is not for is raised again
+        return await complete_plan(redis, plan, error, deadline)
+    return plan.read(reply)
