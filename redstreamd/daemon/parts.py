@@ -10,7 +10,6 @@ from redstreamd import __version__
 from redstreamd.event_log.event_log import EventLog
 from redstreamd.event_log.texts import record
 from redstreamd.mcp_server.server import build_server
-from redstreamd.mcp_server.tool_server import Toolbox
 from redstreamd.mcpio.limits import Limits
 from redstreamd.mcpio.protocol_eras import Kernels
 from redstreamd.presentation.daemon_health import DaemonHealth
@@ -32,6 +31,7 @@ from redstreamd.streams.subscriptions.feeds import Feeds
 from redstreamd.streams.subscriptions.updates import Updates
 from redstreamd.tools.catalog import INSTRUCTIONS, REGISTRY
 from redstreamd.tools.definition import Profile
+from redstreamd.tools.toolbox import toolbox_over
 
 
 @attrs.frozen
@@ -89,14 +89,7 @@ def build_parts(settings: Settings, resources: AsyncExitStack) -> Parts:
     daemon_health.include("process", process_stats)
     daemon_health.include("installation", installation)
     server = build_server(
-        Toolbox(
-            REGISTRY,
-            [Profile(name) for name in settings.tools.profile],
-            bus,
-            timeout_seconds=settings.tools.call_timeout_seconds,
-            default_wait_seconds=settings.tools.default_wait_seconds,
-            max_nesting=settings.limits.max_nesting,
-        ),
+        toolbox_over(bus, REGISTRY, [Profile(name) for name in settings.tools.profile]),
         RESOURCES,
         PROMPTS,
         Views(bus, daemon_health),

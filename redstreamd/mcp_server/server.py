@@ -17,13 +17,14 @@ from redstreamd.mcp_server.completion import CompletionServer
 from redstreamd.mcp_server.prompt_server import PromptServer
 from redstreamd.mcp_server.resource_server import ResourceServer
 from redstreamd.mcp_server.subscription_server import MAX_URIS, SubscriptionServer
-from redstreamd.mcp_server.tool_server import Toolbox, ToolServer
+from redstreamd.mcp_server.tool_server import ToolServer
 from redstreamd.policy import Principal
 from redstreamd.presentation.suggestions import Suggester
 from redstreamd.presentation.views import Views
 from redstreamd.prompts.definition import PromptRegistry
 from redstreamd.resources.definition import ResourceRegistry
 from redstreamd.streams.subscriptions.updates import Updates
+from redstreamd.tools.toolbox import Toolbox
 
 _MINUTE: Final = 60_000
 #: For how long clients of revision 2026-07-28 may cache listings (server/utilities/caching). None of these
@@ -97,7 +98,7 @@ def build_server(
         templates={each.uri: each.parameters for each in resources if each.is_template},
         prompts={each.name: tuple(argument.name for argument in each.arguments) for each in prompts},
     )
-    return make_server(
+    server = make_server(
         version=version,
         instructions=instructions,
         on_list_tools=tools.list,
@@ -112,6 +113,8 @@ def build_server(
         on_get_prompt=prompt_server.get,
         on_completion=completion.complete,
     )
+    server.middleware.append(tools.encode_once)
+    return server
 
 
 def make_server(

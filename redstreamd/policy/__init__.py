@@ -1,5 +1,6 @@
-"""Principals and permissions; knows neither Redis nor MCP."""
+"""Principals, permissions and needs; knows neither Redis nor MCP."""
 
+from redstreamd.policy.needs import Authorise, Need, allow_all
 from redstreamd.policy.principals import Permission, Principal
 
-__all__ = ["Permission", "Principal"]
+__all__ = ["Authorise", "Need", "Permission", "Principal", "allow_all"]

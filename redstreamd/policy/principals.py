@@ -20,7 +20,7 @@ class Permission(enum.StrEnum):
     MANAGE = "manage"
 
 
-@attrs.frozen
+@attrs.frozen(cache_hash=True)
 class Principal:
     """On whose behalf a call is made.
 

@@ -25,7 +25,6 @@ from redstreamd.streams.diagnosis.lag import StreamInfo, compute_lag
 from redstreamd.streams.entry_codec import decode
 from redstreamd.streams.error_context import explain_errors, find_group, stream_not_found
 from redstreamd.streams.listing import StreamSummary
-from redstreamd.streams.names import check_group, check_stream
 
 #: Streams, groups and consumers listed in one value; the tools list more, in pages.
 MAX_LISTED = 100
@@ -209,10 +208,9 @@ class Views:
 
     def check(self, stream: str, group: str | None = None) -> None:
         """Raise INVALID_STREAM or INVALID_GROUP for an invalid name."""
-        max_bytes = self.bus.settings.streams.max_name_bytes
-        check_stream(stream, max_bytes=max_bytes)
+        self.bus.names.check_stream(stream)
         if group is not None:
-            check_group(group, max_bytes=max_bytes)
+            self.bus.names.check_group(group)
 
 
 def _group(stream: StreamInfo, info: GroupInfo) -> dict[str, Any]:

@@ -19,6 +19,7 @@ from redstreamd.streams.group_records import GroupRecords
 from redstreamd.streams.lease_tokens import LeaseKey
 from redstreamd.streams.leases import Leases
 from redstreamd.streams.listing import Lister
+from redstreamd.streams.name_rules import NameRules
 from redstreamd.streams.pending import PendingLister
 from redstreamd.streams.publishing import Publisher
 from redstreamd.streams.reading import Reader
@@ -34,6 +35,7 @@ class Bus:
 
     Attributes:
         settings: Limits and defaults.
+        names: Checks names of streams, groups and consumers.
         redis: Redis, whatever servers it is made of.
         hub: Wakes waiting calls; a supervised child runs it.
         lister: Lists streams.
@@ -53,6 +55,7 @@ class Bus:
     """
 
     settings: Settings
+    names: NameRules
     redis: Redis
     hub: TailHub
     lister: Lister
@@ -99,6 +102,7 @@ class Bus:
         )
         return cls(
             settings=settings,
+            names=NameRules(settings.streams),
             redis=redis,
             hub=hub,
             lister=lister,

@@ -5,6 +5,7 @@ A definition is checked once, when it is compiled. ``tools.schema_check`` checks
 
 from __future__ import annotations
 
+import enum
 import types
 import typing
 from collections.abc import Iterator
@@ -28,6 +29,33 @@ _JSON_TYPES = (
     inspect.DictType,
     inspect.Metadata,
 )
+
+
+class NameOf(enum.Enum):
+    """What an argument names; part of its `Annotated` type, so that every call checks the name.
+
+    A stream's name is checked where a tool's needs have it, a lease where it is read.
+    """
+
+    STREAM = enum.auto()
+    GROUP = enum.auto()
+    CONSUMER = enum.auto()
+    LEASE = enum.auto()
+
+
+def names_in(arguments: type) -> dict[str, NameOf]:
+    """Return which arguments of a tool name what, in their order."""
+    hints = typing.get_type_hints(arguments, include_extras=True)
+    found = ((field, next(_markers(hint), None)) for field, hint in hints.items())
+    return {field: marker for field, marker in found if marker is not None}
+
+
+def _markers(hint: Any) -> Iterator[NameOf]:
+    for part in (*getattr(hint, "__metadata__", ()), *typing.get_args(hint)):
+        if isinstance(part, NameOf):
+            yield part
+        elif typing.get_origin(part) is not None:
+            yield from _markers(part)
 
 
 @attrs.frozen

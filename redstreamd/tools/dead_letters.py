@@ -16,7 +16,7 @@ from redstreamd.streams.bus import Bus
 from redstreamd.tools import shared_arguments
 from redstreamd.tools.action_arguments import check_arguments, complete_entry_id
 from redstreamd.tools.annotations import no, writing, yes
-from redstreamd.tools.definition import Call, Profile, named_by, tool
+from redstreamd.tools.definition import Call, Profile, needs_on, tool
 from redstreamd.tools.name_checks import check_names
 
 _ARGUMENTS_BY_ACTION = {"replay": ("entry_ids",), "delete": ("entry_ids",)}
@@ -90,7 +90,7 @@ class DeadLetterReplayed:
     title="List, replay or delete dead letters",
     profile=Profile.OPERATOR,
     permission=Permission.MANAGE,
-    streams=named_by("stream"),
+    needs=needs_on(Permission.MANAGE, "stream"),
     hints=writing(
         "It adds dead letters to their stream again, or deletes them, unless dry_run is true.",
         destructive=yes(

@@ -1,7 +1,7 @@
 """The definition of a tool and the registry that finds one by name.
 
 Does not know MCP (see ``mcp_server.tool_server``), JSON Schema or structuring (``tools.arguments``). The bus
-is a type variable, so that a definition can be listed and documented without the domain.
+is a type variable, so that a definition can be listed and documented without one.
 """
 
 from __future__ import annotations
@@ -10,14 +10,16 @@ import enum
 import inspect
 import re
 import typing
-from collections.abc import Awaitable, Callable, Iterable, Iterator
+from collections.abc import Awaitable, Callable, Iterable, Iterator, Sequence
 from typing import Any, Generic, TypeVar
 
 import attrs
 
 from redstreamd.errors.nearest_names import nearest_names
-from redstreamd.policy import Permission, Principal
+from redstreamd.policy import Need, Permission, Principal
+from redstreamd.streams.lease_tokens import Lease
 from redstreamd.tools.annotations import Hints
+from redstreamd.tools.argument_types import NameOf, names_in
 from redstreamd.tools.schema_dialect import MAX_DESCRIPTION, TOOL_NAME
 
 BusT = TypeVar("BusT")
@@ -60,37 +62,59 @@ class Call(Generic[BusT]):
         bus: The domain.
         principal: On whose behalf the call is made.
         progress: Sends progress notifications; for handlers that wait.
+        authorise: ``(stream, permission)``: raises `BusError` if the caller may not do that; for a stream
+            that the handler learns of while it runs, which the tool's needs could not name.
+        lease: The lease among the arguments, read and checked; None for a tool that takes none.
     """
 
     bus: BusT
     principal: Principal
     progress: Progress
+    authorise: Callable[[str, Permission], None]
+    lease: Lease | None = None
 
 
 @attrs.frozen
-class StreamArguments:
-    """Finds the streams of a call in the arguments of these names.
+class StreamNeeds:
+    """What a call needs of the streams that its arguments name.
 
-    The value of such an argument is a name, a list or tuple of names, or None.
+    The value of such an argument is a name, a list or tuple of names, or None. Two of them can be added.
+
+    Attributes:
+        terms: Argument, permission, and whether a stream that does not exist is created.
     """
 
-    names: tuple[str, ...]
+    terms: tuple[tuple[str, Permission, bool], ...]
 
-    def __call__(self, arguments: object) -> tuple[str, ...]:
-        """Return the streams in the order of the arguments, without repetition."""
-        found: dict[str, None] = {}
-        for name in self.names:
-            value: str | Iterable[str] | None = getattr(arguments, name)
+    def __call__(self, arguments: object, lease: Lease | None) -> list[Need]:
+        """Return the needs, in the order of the terms."""
+        found: list[Need] = []
+        for argument, permission, creates in self.terms:
+            value: str | Iterable[str] | None = getattr(arguments, argument)
             if isinstance(value, str):
-                found[value] = None
+                found.append(Need(value, permission, creates))
             elif value is not None:
-                found.update(dict.fromkeys(value))
-        return tuple(found)
+                found += [Need(stream, permission, creates) for stream in value]
+        return found
+
+    def __add__(self, other: StreamNeeds) -> StreamNeeds:
+        """Need both."""
+        return StreamNeeds(self.terms + other.terms)
 
 
-def named_by(*arguments: str) -> StreamArguments:
-    """Declare which arguments name streams; ``named_by()`` if none does."""
-    return StreamArguments(arguments)
+def needs_on(permission: Permission, *arguments: str, creates: bool = False) -> StreamNeeds:
+    """Declare a permission that a call needs on the streams named by these arguments.
+
+    Args:
+        permission: The permission.
+        arguments: Names of arguments; an argument that was not given needs nothing.
+        creates: Whether the call creates a stream that does not exist.
+    """
+    return StreamNeeds(tuple((argument, permission, creates) for argument in arguments))
+
+
+#: The needs of a tool that is given no stream.
+NO_NEEDS = StreamNeeds(())
 
 
 def _is_frozen_attrs(candidate: Any) -> bool:
@@ -108,8 +132,10 @@ class Tool(Generic[ArgumentsT]):
         arguments: A frozen attrs class; its annotations are the input schema.
         result: An attrs class whose annotations are the output schema; None if the result has no schema.
         profile: The smallest profile that has it.
-        permission: What the caller must be allowed to do to each of the streams.
-        streams: Returns the streams of a call, for the policy.
+        permission: The least permission without which the tool is of no use; for listing and docs.
+        needs: ``needs(arguments, lease)`` returns a `Need` for every stream that a call touches, as far as
+            its arguments and its lease name it; it may refuse arguments that contradict the lease. The lease
+            is None for a tool that takes none.
         hints: Its annotations, with the reasons.
         handler: Does the work; raises `redstreamd.errors.BusError` for what an agent can act on.
     """
@@ -121,7 +147,7 @@ class Tool(Generic[ArgumentsT]):
     result: type[attrs.AttrsInstance] | None
     profile: Profile
     permission: Permission
-    streams: Callable[[ArgumentsT], tuple[str, ...]] = attrs.field()
+    needs: Callable[[ArgumentsT, Any], Sequence[Need]] = attrs.field()
     hints: Hints
     handler: Callable[[Call[Any], ArgumentsT], Awaitable[object]]
 
@@ -144,13 +170,19 @@ class Tool(Generic[ArgumentsT]):
         if not _is_frozen_attrs(value):
             raise TypeError(f"tool {self.name} takes {value!r}; its arguments must be a frozen attrs class")
 
-    @streams.validator
-    def _check_streams(self, _: object, value: object) -> None:
-        if isinstance(value, StreamArguments):
+    @needs.validator
+    def _check_needs(self, _: object, value: object) -> None:
+        if isinstance(value, StreamNeeds):
+            declared = {argument for argument, _, _ in value.terms}
             names = {field.name for field in attrs.fields(self.arguments)}
-            if missing := sorted(set(value.names) - names):
+            if missing := sorted(declared - names):
                 raise ValueError(
-                    f"tool {self.name} declares stream arguments that it does not have: {missing}"
+                    f"tool {self.name} needs streams of arguments that it does not have: {missing}"
+                )
+            streams = {name for name, what in names_in(self.arguments).items() if what is NameOf.STREAM}
+            if forgotten := sorted(streams - declared):
+                raise ValueError(
+                    f"tool {self.name} needs nothing of the streams in its arguments {forgotten}"
                 )
 
 
@@ -166,7 +198,7 @@ def tool(
     title: str,
     profile: Profile,
     permission: Permission,
-    streams: Callable[[Any], tuple[str, ...]],
+    needs: Callable[[Any, Any], Sequence[Need]],
     hints: Hints,
 ) -> Callable[[Callable[[Call[BusT], ArgumentsT], Awaitable[object]]], Tool[ArgumentsT]]:
     """Turn ``async def name(call: Call[Bus], args: NameArguments) -> NameResult`` into a `Tool`.
@@ -177,7 +209,7 @@ def tool(
 
     Raises:
         TypeError: When decorating: the arguments are not a frozen attrs class.
-        ValueError: When decorating: there is no docstring, or a stream is not an argument.
+        ValueError: When decorating: there is no docstring, or the needs do not fit the arguments.
     """
 
     def define(handler: Callable[[Call[BusT], ArgumentsT], Awaitable[object]]) -> Tool[ArgumentsT]:
@@ -194,7 +226,7 @@ def tool(
             result=answer if isinstance(answer, type) and attrs.has(answer) else None,
             profile=profile,
             permission=permission,
-            streams=streams,
+            needs=needs,
             hints=hints,
             handler=handler,
         )
@@ -210,9 +242,9 @@ class UnknownToolError(LookupError):
         nearest: Names that exist, most similar first, at most three.
     """
 
-    def __init__(self, name: str, nearest: tuple[str, ...]) -> None:
-        """Record the name and similar names."""
-        super().__init__(f"there is no tool {name!r}")
+    def __init__(self, name: str, nearest: tuple[str, ...], text: str = "") -> None:
+        """Record the name and similar names; `text` is the text of the error."""
+        super().__init__(text or f"there is no tool {name!r}")
         self.name = name
         self.nearest = nearest
 

@@ -16,7 +16,8 @@ from redstreamd.streams.names import RELEASED
 from redstreamd.tools import shared_arguments
 from redstreamd.tools.action_arguments import check_arguments, missing_argument
 from redstreamd.tools.annotations import no, writing, yes
-from redstreamd.tools.definition import Call, Profile, named_by, tool
+from redstreamd.tools.argument_types import NameOf
+from redstreamd.tools.definition import Call, Profile, needs_on, tool
 from redstreamd.tools.name_checks import check_names
 
 _ARGUMENTS_BY_ACTION = {
@@ -59,7 +60,7 @@ class GroupManageArguments:
             "release them to anyone now, hand_over to to_consumer, or lose them."
         ),
     ] = "refuse"
-    to_consumer: shared_arguments.Name | None = None
+    to_consumer: Annotated[shared_arguments.Name, NameOf.CONSUMER] | None = None
     delete_dead_letters: Annotated[
         bool, Meta(description="destroy: also delete the group's dead letters.")
     ] = False
@@ -79,7 +80,7 @@ class GroupManaged:
     title="Manage a consumer group",
     profile=Profile.OPERATOR,
     permission=Permission.MANAGE,
-    streams=named_by("stream"),
+    needs=needs_on(Permission.MANAGE, "stream"),
     hints=writing(
         "It removes groups and consumers, and sets positions, unless dry_run is true.",
         destructive=yes(

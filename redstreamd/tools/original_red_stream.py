@@ -22,7 +22,7 @@ from redstreamd.streams.bus import Bus
 from redstreamd.streams.entry_codec import Stamp, decode
 from redstreamd.tools import shared_arguments
 from redstreamd.tools.annotations import no, reading, writing, yes
-from redstreamd.tools.definition import Call, Profile, named_by, tool
+from redstreamd.tools.definition import NO_NEEDS, Call, Profile, needs_on, tool
 from redstreamd.tools.name_checks import check_names, check_new_stream
 from redstreamd.tools.work import CREATES_A_GROUP
 
@@ -42,7 +42,7 @@ class AddStreamMessageArguments:
     title="Add a message (Red-Stream)",
     profile=Profile.RED_STREAM,
     permission=Permission.PUBLISH,
-    streams=named_by("stream"),
+    needs=needs_on(Permission.PUBLISH, "stream", creates=True),
     hints=writing(
         "It adds an entry, and creates the stream if it does not exist.",
         destructive=no("It only adds: it has no argument that trims."),
@@ -69,7 +69,7 @@ class GetStreamMessagesArguments:
     title="Read messages (Red-Stream)",
     profile=Profile.RED_STREAM,
     permission=Permission.READ,
-    streams=named_by("stream"),
+    needs=needs_on(Permission.READ, "stream"),
     hints=reading("It reads with XRANGE, which does not affect groups."),
 )
 async def get_stream_messages(call: Call[Bus], args: GetStreamMessagesArguments) -> list[dict[str, Any]]:
@@ -91,7 +91,7 @@ class CreateConsumerGroupArguments:
     title="Create a consumer group (Red-Stream)",
     profile=Profile.RED_STREAM,
     permission=Permission.CONSUME,
-    streams=named_by("stream"),
+    needs=needs_on(Permission.CONSUME, "stream", creates=True),
     hints=CREATES_A_GROUP,
 )
 async def create_consumer_group(call: Call[Bus], args: CreateConsumerGroupArguments) -> dict[str, Any]:
@@ -125,7 +125,7 @@ class ReadGroupArguments:
     title="Read as a consumer (Red-Stream)",
     profile=Profile.RED_STREAM,
     permission=Permission.CONSUME,
-    streams=named_by("stream"),
+    needs=needs_on(Permission.CONSUME, "stream"),
     hints=writing(
         "It delivers messages to the consumer, and makes them pending.",
         destructive=yes(
@@ -152,7 +152,7 @@ class ListGroupsArguments:
     title="List consumer groups (Red-Stream)",
     profile=Profile.RED_STREAM,
     permission=Permission.READ,
-    streams=named_by("stream"),
+    needs=needs_on(Permission.READ, "stream"),
     hints=reading("It asks with XINFO GROUPS."),
 )
 async def list_groups(call: Call[Bus], args: ListGroupsArguments) -> list[dict[str, Any]]:
@@ -180,7 +180,7 @@ class ListStreamsArguments:
     title="List streams (Red-Stream)",
     profile=Profile.RED_STREAM,
     permission=Permission.READ,
-    streams=named_by(),
+    needs=NO_NEEDS,
     hints=reading("It asks for keys."),
 )
 async def list_streams(call: Call[Bus], args: ListStreamsArguments) -> dict[str, Any]:

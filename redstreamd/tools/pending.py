@@ -14,7 +14,8 @@ from redstreamd.streams.bus import Bus
 from redstreamd.streams.pending import PendingItem
 from redstreamd.tools import shared_arguments
 from redstreamd.tools.annotations import reading
-from redstreamd.tools.definition import Call, Profile, named_by, tool
+from redstreamd.tools.argument_types import NameOf
+from redstreamd.tools.definition import Call, Profile, needs_on, tool
 from redstreamd.tools.name_checks import check_names
 
 
@@ -24,9 +25,10 @@ class PendingListArguments:
 
     stream: shared_arguments.Stream
     group: shared_arguments.Group
-    consumer: Annotated[str, Meta(max_length=65_536, description="Only what this consumer holds.")] | None = (
-        None
-    )
+    consumer: (
+        Annotated[str, Meta(max_length=65_536, description="Only what this consumer holds."), NameOf.CONSUMER]
+        | None
+    ) = None
     min_idle_seconds: Annotated[
         float, Meta(ge=0, le=10**10, description="Only entries last delivered at least this long ago.")
     ] = 0.0
@@ -55,7 +57,7 @@ class PendingList:
     title="List pending entries",
     profile=Profile.OBSERVER,
     permission=Permission.READ,
-    streams=named_by("stream"),
+    needs=needs_on(Permission.READ, "stream"),
     hints=reading("It asks for the pending entries and their due times."),
 )
 async def pending_list(call: Call[Bus], args: PendingListArguments) -> PendingList:

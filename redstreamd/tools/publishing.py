@@ -13,7 +13,8 @@ from redstreamd.streams.durability import Confirmation, Durability
 from redstreamd.streams.entry_codec import Stamp
 from redstreamd.tools import shared_arguments
 from redstreamd.tools.annotations import no, writing, yes
-from redstreamd.tools.definition import Call, Profile, named_by, tool
+from redstreamd.tools.argument_types import NameOf
+from redstreamd.tools.definition import Call, Profile, needs_on, tool
 from redstreamd.tools.name_checks import check_new_stream
 
 
@@ -53,7 +54,9 @@ class StreamAddArguments:
     correlation_id: (
         Annotated[str, Meta(max_length=256, description="Ties a reply to its request.")] | None
     ) = None
-    reply_to: Annotated[str, Meta(max_length=512, description="Stream to send the reply to.")] | None = None
+    reply_to: (
+        Annotated[str, Meta(max_length=512, description="Stream to send the reply to."), NameOf.STREAM] | None
+    ) = None
 
 
 @attrs.frozen
@@ -83,7 +86,7 @@ class StreamAdded:
     title="Add entries",
     profile=Profile.WORKER,
     permission=Permission.PUBLISH,
-    streams=named_by("stream"),
+    needs=needs_on(Permission.PUBLISH, "stream", "reply_to", creates=True),
     hints=writing(
         "It adds entries, and creates the stream if it does not exist.",
         destructive=yes(

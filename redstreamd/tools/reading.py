@@ -15,7 +15,7 @@ from redstreamd.presentation.views import stream_line
 from redstreamd.streams.bus import Bus
 from redstreamd.tools import shared_arguments
 from redstreamd.tools.annotations import reading
-from redstreamd.tools.definition import Call, Profile, named_by, tool
+from redstreamd.tools.definition import NO_NEEDS, Call, Profile, needs_on, tool
 from redstreamd.tools.name_checks import check_names
 from redstreamd.tools.progress_notifications import wait_seconds, with_progress
 
@@ -47,7 +47,7 @@ class StreamList:
     title="List streams",
     profile=Profile.OBSERVER,
     permission=Permission.READ,
-    streams=named_by(),
+    needs=NO_NEEDS,
     hints=reading("It asks for keys, lengths and groups."),
 )
 async def stream_list(call: Call[Bus], args: StreamListArguments) -> StreamList:
@@ -85,7 +85,7 @@ class StreamPage:
     title="Read entries",
     profile=Profile.OBSERVER,
     permission=Permission.READ,
-    streams=named_by("stream"),
+    needs=needs_on(Permission.READ, "stream"),
     hints=reading("It reads with XRANGE, which does not affect groups."),
 )
 async def stream_read(call: Call[Bus], args: StreamReadArguments) -> StreamPage:
@@ -138,7 +138,7 @@ class StreamWaited:
     title="Wait for entries",
     profile=Profile.OBSERVER,
     permission=Permission.READ,
-    streams=named_by("streams"),
+    needs=needs_on(Permission.READ, "streams"),
     hints=reading("It reads after a cursor that the caller keeps, and watches keys by client tracking."),
 )
 async def stream_wait(call: Call[Bus], args: StreamWaitArguments) -> StreamWaited:

@@ -14,7 +14,8 @@ from redstreamd.streams.bus import Bus
 from redstreamd.streams.request_reply import Request
 from redstreamd.tools import shared_arguments
 from redstreamd.tools.annotations import no, writing, yes
-from redstreamd.tools.definition import Call, Profile, named_by, tool
+from redstreamd.tools.argument_types import NameOf
+from redstreamd.tools.definition import Call, Profile, needs_on, tool
 from redstreamd.tools.name_checks import check_new_stream, join_warnings
 from redstreamd.tools.progress_notifications import wait_seconds, with_progress
 
@@ -30,7 +31,11 @@ class RequestReplyArguments:
         Annotated[str, Meta(min_length=1, max_length=256, description="Default: a new one.")] | None
     ) = None
     reply_to: (
-        Annotated[str, Meta(min_length=1, max_length=512, description="Reply stream; default: your own.")]
+        Annotated[
+            str,
+            Meta(min_length=1, max_length=512, description="Reply stream; default: your own."),
+            NameOf.STREAM,
+        ]
         | None
     ) = None
     idempotency_key: shared_arguments.IdempotencyKey | None = None
@@ -62,7 +67,8 @@ class RequestReplied:
     title="Ask and wait for the answer",
     profile=Profile.WORKER,
     permission=Permission.PUBLISH,
-    streams=named_by("stream", "reply_to"),
+    needs=needs_on(Permission.PUBLISH, "stream", "reply_to", creates=True)
+    + needs_on(Permission.READ, "reply_to"),
     hints=writing(
         "It adds the request, and creates the reply stream, which expires when it is not used.",
         destructive=yes(

@@ -1,4 +1,4 @@
-"""The result of ``tools/call`` for a success and for a failure, as plain JSON values.
+"""The result of ``tools/call`` for a success and for a failure, encoded to bytes once.
 
 Every result holds its content twice, as ``structuredContent`` and as a text block with the same JSON. The
 specification recommends that for clients that know only the text
@@ -8,6 +8,7 @@ specification recommends that for clients that know only the text
 from __future__ import annotations
 
 import enum
+import json
 import types
 import typing
 from collections.abc import Sequence
@@ -25,28 +26,86 @@ from redstreamd.errors import BusError
 _MAX_ERROR_PART = 2_000
 
 
-def success(result: object) -> dict[str, Any]:
+@attrs.frozen
+class Result:
+    """What ``tools/call`` answers, encoded once.
+
+    Attributes:
+        is_error: Whether the call failed.
+        body: The JSON of the structured content; None if there is none.
+        own_text: The text block; None if it is the body.
+    """
+
+    is_error: bool
+    body: bytes | None
+    own_text: str | None = None
+
+    @property
+    def text(self) -> str:
+        """The text block."""
+        if self.own_text is not None:
+            return self.own_text
+        return "" if self.body is None else self.body.decode()
+
+    @property
+    def size(self) -> int:
+        """Bytes of the structured content; of the text, if there is none."""
+        return len(self.text.encode()) if self.body is None else len(self.body)
+
+    def plain(self) -> dict[str, Any]:
+        """Return the result as plain JSON values, for a client that gets values instead of bytes."""
+        answer: dict[str, Any] = {"content": [{"type": "text", "text": self.text}]}
+        if self.body is not None:
+            answer["structuredContent"] = json.loads(self.body)
+        return {**answer, "isError": self.is_error}
+
+    def members(self) -> dict[str, Any]:
+        """Return the result as `plain` does, with its content as JSON that an encoder of msgspec copies."""
+        text = msgspec.json.encode(self.text)
+        answer: dict[str, Any] = {"content": msgspec.Raw(b'[{"type":"text","text":%b}]' % text)}
+        if self.body is not None:
+            answer["structuredContent"] = msgspec.Raw(self.body)
+        return {**answer, "isError": self.is_error}
+
+    def encoded(self, *, result_type: bool) -> bytes:
+        """Return the JSON of the whole result.
+
+        Args:
+            result_type: Whether it has the member ``resultType``, as from revision 2026-07-28 on.
+        """
+        return b'{"content":[{"type":"text","text":%b}]%b,"isError":%b%b}' % (
+            msgspec.json.encode(self.text),
+            b"" if self.body is None else b',"structuredContent":' + self.body,
+            b"true" if self.is_error else b"false",
+            b',"resultType":"complete"' if result_type else b"",
+        )
+
+
+def success(result: object) -> Result:
     """Return the ``tools/call`` result for what a handler returned.
 
     An attrs instance or a mapping becomes structured content and its JSON text; members that are None by
     default are left out. Anything else becomes text only, because revisions before 2026-07-28 allow only an
     object as structured content: a string as it is, the rest as JSON.
+
+    Raises:
+        TypeError: The result cannot be encoded as JSON; also as ValueError.
     """
     if isinstance(result, str):
-        return {"content": [{"type": "text", "text": result}], "isError": False}
+        return Result(is_error=False, body=None, own_text=result)
     value = _CONVERTER.unstructure(result)
-    content = [{"type": "text", "text": msgspec.json.encode(value).decode()}]
+    body = msgspec.json.encode(value)
     if isinstance(value, dict):
-        return {"content": content, "structuredContent": value, "isError": False}
-    return {"content": content, "isError": False}
+        return Result(is_error=False, body=body)
+    return Result(is_error=False, body=None, own_text=body.decode())
 
 
-def failure(error: BusError) -> dict[str, Any]:
+def failure(error: BusError) -> Result:
     """Return the ``tools/call`` result for a `BusError`."""
     message, cause, next_step = (_sentence(part) for part in (error.message, error.cause, error.next_step))
     text = f"{error.code}: {message} Cause: {cause} Next step: {next_step}"
     members = {"code": str(error.code), "message": message, "cause": cause, "next_step": next_step}
-    return {"content": [{"type": "text", "text": text}], "structuredContent": members, "isError": True}
+    return Result(is_error=True, body=msgspec.json.encode(members), own_text=text)
 
 
 def _sentence(text: str) -> str:
@@ -79,6 +138,5 @@ def _unstructurer(cls: type[attrs.AttrsInstance], converter: cattrs.Converter) -
     return make_dict_unstructure_fn(cls, converter, **members)
 
 
-# Tuples become lists, because the SDK's in-process client validates the values without encoding them.
 _CONVERTER = cattrs.Converter(unstruct_collection_overrides={Sequence: list, frozenset: list, tuple: list})
 _CONVERTER.register_unstructure_hook_factory(attrs.has, _unstructurer)

@@ -3,21 +3,22 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, Protocol
 
 import attrs
 from msgspec import Meta
 
 from redstreamd.errors import BusError, Code
-from redstreamd.policy import Permission
+from redstreamd.policy import Need, Permission
 from redstreamd.streams import entry_ids
 from redstreamd.streams.bus import Bus
 from redstreamd.streams.error_context import append_to_errors
+from redstreamd.streams.lease_tokens import Lease
 from redstreamd.streams.leases import Action, Outcome, Settled
 from redstreamd.streams.replies import Replied
 from redstreamd.tools import shared_arguments
 from redstreamd.tools.annotations import no, writing, yes
-from redstreamd.tools.definition import Call, Profile, named_by, tool
+from redstreamd.tools.definition import Call, Profile, tool
 from redstreamd.tools.lease_duration import lease_seconds
 
 _SHORTENED = "lease_seconds is less than was left: {count} of these entries come due earlier than before."
@@ -25,6 +26,36 @@ _SHORTENED = "lease_seconds is less than was left: {count} of these entries come
 AlreadyDone = Annotated[
     list[str], Meta(description="Settled before: finished, dead-lettered, or given back by this lease.")
 ]
+
+
+class _Arguments(Protocol):
+    """What the arguments of these tools have in common: the lease names the stream and the group."""
+
+    @property
+    def stream(self) -> str | None: ...
+
+    @property
+    def group(self) -> str | None: ...
+
+
+def _needs_of_lease(arguments: _Arguments, lease: Lease) -> tuple[Need]:
+    """Return what settling entries of a lease needs.
+
+    Raises:
+        BusError: INVALID_ARGUMENT if the caller names another stream or group than that of the lease.
+    """
+    for what, given, held in (
+        ("stream", arguments.stream, lease.stream),
+        ("group", arguments.group, lease.group),
+    ):
+        if given is not None and given != held:
+            raise BusError(
+                Code.INVALID_ARGUMENT,
+                f"{what}={given[:80]!r} is not that of the lease.",
+                cause=f"The lease is on {what} {held!r}.",
+                next_step=f"Leave {what} out: the lease names it.",
+            )
+    return (Need(lease.stream, Permission.CONSUME),)
 
 
 @attrs.frozen
@@ -62,7 +93,7 @@ class WorkDone:
     title="Finish work",
     profile=Profile.WORKER,
     permission=Permission.CONSUME,
-    streams=named_by("stream"),
+    needs=_needs_of_lease,
     hints=writing(
         "It acknowledges entries, adds the reply, and with delete deletes entries.",
         destructive=yes(
@@ -79,7 +110,6 @@ async def work_done(call: Call[Bus], args: WorkDoneArguments) -> WorkDone:
 
     A reply is published once, however often this is called.
     """
-    _check_lease(call, args.lease, args.stream, args.group)
     answered = None
     if args.reply is not None:
         answered = await call.bus.replies.publish(args.lease, call.principal.name, args.entry_ids, args.reply)
@@ -136,7 +166,7 @@ class WorkExtended:
     title="Extend a lease",
     profile=Profile.WORKER,
     permission=Permission.CONSUME,
-    streams=named_by("stream"),
+    needs=_needs_of_lease,
     hints=writing(
         "It changes the time at which the caller's own lease runs out.",
         destructive=no("It removes no entry and gives none to another consumer."),
@@ -148,7 +178,6 @@ async def work_extend(call: Call[Bus], args: WorkExtendArguments) -> WorkExtende
 
     Without lease_seconds it is renewed by its own length and never ends earlier than it would have.
     """
-    _check_lease(call, args.lease, args.stream, args.group)
     seconds = None if args.lease_seconds is None else lease_seconds(call, args.lease_seconds)
     settled = await call.bus.work.settle(
         args.lease, call.principal.name, Action.EXTEND, entry_ids=args.entry_ids, delay_seconds=seconds
@@ -194,7 +223,7 @@ class WorkFailed:
     title="Give work back",
     profile=Profile.WORKER,
     permission=Permission.CONSUME,
-    streams=named_by("stream"),
+    needs=_needs_of_lease,
     hints=writing(
         "It gives the caller's own entries back to the group, or makes them dead letters.",
         destructive=yes(
@@ -211,7 +240,6 @@ async def work_fail(call: Call[Bus], args: WorkFailArguments) -> WorkFailed:
 
     Too many deliveries turn a retry into a dead letter.
     """
-    _check_lease(call, args.lease, args.stream, args.group)
     settled = await call.bus.work.settle(
         args.lease,
         call.principal.name,
@@ -228,21 +256,6 @@ async def work_fail(call: Call[Bus], args: WorkFailArguments) -> WorkFailed:
         lost=settled.ids(Outcome.LOST),
         retry_at=None if settled.due is None else entry_ids.iso_time(settled.due),
     )
-
-
-def _check_lease(call: Call[Bus], token: str, stream: str | None, group: str | None) -> None:
-    """Raise INVALID_ARGUMENT if the caller names another stream or group than that of the lease."""
-    if stream is group is None:
-        return
-    lease = call.bus.work.read_lease(token, call.principal.name)
-    for what, given, held in (("stream", stream, lease.stream), ("group", group, lease.group)):
-        if given is not None and given != held:
-            raise BusError(
-                Code.INVALID_ARGUMENT,
-                f"{what}={given[:80]!r} is not that of the lease.",
-                cause=f"The lease is on {what} {held!r}.",
-                next_step=f"Leave {what} out: the lease names it.",
-            )
 
 
 def _refuse_if_all_lost(settled: Settled) -> None:

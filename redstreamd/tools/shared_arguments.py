@@ -9,15 +9,19 @@ from typing import Annotated, Any
 
 from msgspec import Meta
 
+from redstreamd.tools.argument_types import NameOf
+
 Name = Annotated[str, Meta(min_length=1, max_length=65_536)]
-Stream = Annotated[Name, Meta(description="Stream name.")]
+Stream = Annotated[Name, Meta(description="Stream name."), NameOf.STREAM]
 Streams = Annotated[
     tuple[Stream, ...],
     Meta(min_length=1, max_length=100, description="Names of the streams."),
 ]
-Group = Annotated[Name, Meta(description="Consumer group name.")]
+Group = Annotated[Name, Meta(description="Consumer group name."), NameOf.GROUP]
 Consumer = Annotated[
-    Name, Meta(description="Your name within the group; keep it when you come back after a restart.")
+    Name,
+    Meta(description="Your name within the group; keep it when you come back after a restart."),
+    NameOf.CONSUMER,
 ]
 Start = Annotated[
     str,
@@ -45,7 +49,9 @@ IdempotencyKey = Annotated[
         description="Repeating a call with the same key has no second effect and returns the same answer.",
     ),
 ]
-LeaseToken = Annotated[str, Meta(min_length=1, max_length=16_384, description="lease of a work_take answer.")]
+LeaseToken = Annotated[
+    str, Meta(min_length=1, max_length=16_384, description="lease of a work_take answer."), NameOf.LEASE
+]
 LeaseSeconds = Annotated[float, Meta(ge=1, le=30 * 86_400, description="Length of the lease in seconds.")]
 MaxDeliveries = Annotated[int, Meta(ge=0, le=1_000_000)]
 SomeEntryIds = Annotated[

@@ -15,7 +15,7 @@ from redstreamd.streams.diagnosis.lag import StreamInfo
 from redstreamd.tools import shared_arguments
 from redstreamd.tools.action_arguments import check_arguments, complete_entry_id, missing_argument
 from redstreamd.tools.annotations import no, writing, yes
-from redstreamd.tools.definition import Call, Profile, named_by, tool
+from redstreamd.tools.definition import Call, Profile, needs_on, tool
 from redstreamd.tools.name_checks import check_names
 
 _ARGUMENTS_BY_ACTION = {
@@ -72,7 +72,7 @@ class StreamManaged:
     title="Trim or delete a stream",
     profile=Profile.OPERATOR,
     permission=Permission.MANAGE,
-    streams=named_by("stream"),
+    needs=needs_on(Permission.MANAGE, "stream"),
     hints=writing(
         "It removes entries or the stream, unless dry_run is true.",
         destructive=yes("It removes entries; with force also those that groups have not finished."),

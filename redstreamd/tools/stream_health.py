@@ -18,7 +18,8 @@ from redstreamd.streams.diagnosis.server_figures import STANDING, server_summary
 from redstreamd.streams.diagnosis.stream_health import Diagnosis
 from redstreamd.tools import dead_letters, group_admin, shared_arguments, stream_admin
 from redstreamd.tools.annotations import reading
-from redstreamd.tools.definition import Call, Profile, named_by, tool
+from redstreamd.tools.argument_types import NameOf
+from redstreamd.tools.definition import Call, Profile, needs_on, tool
 from redstreamd.tools.name_checks import check_names
 
 #: Findings in a concise answer; the most severe come first.
@@ -34,7 +35,9 @@ class StreamHealthArguments:
     """Arguments of stream_health."""
 
     stream: shared_arguments.Stream
-    group: Annotated[shared_arguments.Name, Meta(description="Default: all groups.")] | None = None
+    group: Annotated[shared_arguments.Name, Meta(description="Default: all groups."), NameOf.GROUP] | None = (
+        None
+    )
     detail: Annotated[
         Literal["concise", "full"],
         Meta(description="full adds figures of each group and the server, and the server's configuration."),
@@ -63,7 +66,7 @@ class StreamHealth:
     title="Diagnose a stream",
     profile=Profile.OBSERVER,
     permission=Permission.READ,
-    streams=named_by("stream"),
+    needs=needs_on(Permission.READ, "stream"),
     hints=reading("It asks for figures of the stream, its groups and the server."),
 )
 async def stream_health(call: Call[Bus], args: StreamHealthArguments) -> StreamHealth:

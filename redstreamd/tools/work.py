@@ -16,7 +16,7 @@ from redstreamd.streams.leases import Take
 from redstreamd.streams.work import group_position
 from redstreamd.tools import shared_arguments
 from redstreamd.tools.annotations import no, writing, yes
-from redstreamd.tools.definition import Call, Profile, named_by, tool
+from redstreamd.tools.definition import Call, Profile, needs_on, tool
 from redstreamd.tools.lease_duration import lease_seconds
 from redstreamd.tools.name_checks import check_names, check_new_stream, join_warnings
 from redstreamd.tools.progress_notifications import wait_seconds, with_progress
@@ -58,7 +58,7 @@ class GroupCreated:
     title="Create a consumer group",
     profile=Profile.WORKER,
     permission=Permission.CONSUME,
-    streams=named_by("stream"),
+    needs=needs_on(Permission.CONSUME, "stream", creates=True),
     hints=CREATES_A_GROUP,
 )
 async def group_create(call: Call[Bus], args: GroupCreateArguments) -> GroupCreated:
@@ -140,7 +140,7 @@ class WorkTaken:
     title="Take work",
     profile=Profile.WORKER,
     permission=Permission.CONSUME,
-    streams=named_by("stream"),
+    needs=needs_on(Permission.CONSUME, "stream", creates=True),
     hints=writing(
         "It delivers entries to the consumer under a lease, and creates the group and the stream if needed.",
         destructive=yes(

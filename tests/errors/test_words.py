@@ -219,7 +219,7 @@ def test_every_reason_for_having_no_connection_is_well_told() -> None:
 @pytest.mark.parametrize("target", [PLAIN, EMBEDDED], ids=["redis", "embedded"])
 def test_every_error_of_a_command_is_well_told(target: Target) -> None:
     for error in advised(target):
-        text = tool_failure(error)["content"][0]["text"]
+        text = tool_failure(error).text
         assert complaints(text) == []
         assert complaints(str(error)) == []
 

@@ -19,12 +19,13 @@ from mcp.shared.exceptions import MCPError
 
 from redstreamd.errors import BusError, Code
 from redstreamd.mcp_server.server import make_server
-from redstreamd.mcp_server.tool_server import Toolbox, ToolServer
+from redstreamd.mcp_server.tool_server import ToolServer
 from redstreamd.policy import Permission, Principal
 from redstreamd.strict_json import object_from_pairs
 from redstreamd.tools.annotations import no, reading, writing
-from redstreamd.tools.definition import Call, Profile, Registry, named_by, tool
+from redstreamd.tools.definition import NO_NEEDS, Call, Profile, Registry, needs_on, tool
 from redstreamd.tools.schema_check import schema_faults
+from redstreamd.tools.toolbox import Toolbox
 
 ERAS: tuple[Literal["auto", "legacy"], ...] = ("auto", "legacy")
 AGENT = Principal(name="worker", transport="unix")
@@ -57,7 +58,7 @@ class Nothing:
 
 READING = {
     "permission": Permission.READ,
-    "streams": named_by(),
+    "needs": NO_NEEDS,
     "hints": reading("It asks."),
 }
 
@@ -66,7 +67,7 @@ READING = {
     title="Add entries",
     profile=Profile.WORKER,
     permission=Permission.PUBLISH,
-    streams=named_by("stream"),
+    needs=needs_on(Permission.PUBLISH, "stream", creates=True),
     hints=writing("It adds.", destructive=no("It only adds."), idempotent=no("It adds again.")),
 )
 async def stream_add(call: Call[Bus], args: StreamAdd) -> StreamAdded:
@@ -374,7 +375,7 @@ async def test_a_bus_error_out_of_a_handlers_nursery_is_told_as_such() -> None:
             nursery.start_soon(trio.sleep_forever)
 
     toolbox, defined = toolbox_for(nested)
-    answer = await toolbox.call(defined, None, AGENT, no_progress)
+    answer = (await toolbox.call(defined, None, AGENT, no_progress)).plain()
     assert answer["isError"] is True
     assert answer["structuredContent"]["code"] == "TIMEOUT"
 
@@ -409,7 +410,7 @@ async def test_a_call_has_a_bound_besides_what_it_asks_to_wait() -> None:
 
     defined = tool(title="T", profile=Profile.WORKER, **READING)(stalls)
     toolbox = Toolbox(Registry([defined]), [Profile.WORKER], Bus(), timeout_seconds=0.05)
-    answer = await toolbox.call(defined, {}, AGENT, no_progress)
+    answer = (await toolbox.call(defined, {}, AGENT, no_progress)).plain()
     assert answer["isError"]
     assert answer["structuredContent"]["code"] == "TIMEOUT"
     assert "tools.call_timeout_seconds" in answer["structuredContent"]["cause"]

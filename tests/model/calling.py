@@ -11,8 +11,8 @@ import jsonschema
 from hypothesis.stateful import RuleBasedStateMachine
 
 from redstreamd.errors import Code
-from redstreamd.mcp_server.tool_server import Toolbox
 from redstreamd.tools.schema import always_present, result_schema
+from redstreamd.tools.toolbox import Toolbox
 from tests.model.choices import NO_STREAM
 from tests.model.world import World
 from tests.support.buses import BusThread
@@ -56,9 +56,8 @@ class Calling(RuleBasedStateMachine):
         """Call a tool with JSON, check the form of its answer, and return the whole."""
         found = self.toolbox.find(tool)
         given = json.loads(json.dumps(arguments))
-        whole: dict[str, Any] = json.loads(
-            json.dumps(self.threads.call(partial(self.toolbox.call, found, given, ME, no_progress)))
-        )
+        result = self.threads.call(partial(self.toolbox.call, found, given, ME, no_progress))
+        whole: dict[str, Any] = json.loads(result.encoded(result_type=False))
         content = whole.get("structuredContent")
         if whole["isError"]:
             assert content is not None

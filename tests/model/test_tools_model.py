@@ -14,11 +14,11 @@ import pytest
 from hypothesis import HealthCheck, Phase, settings
 from hypothesis.stateful import initialize, invariant, run_state_machine_as_test
 
-from redstreamd.mcp_server.tool_server import Toolbox
 from redstreamd.settings import LeasesSettings, Settings, ToolsSettings
 from redstreamd.streams.entry_codec import decode
 from redstreamd.tools.catalog import REGISTRY
 from redstreamd.tools.definition import Profile
+from redstreamd.tools.toolbox import toolbox_over
 from tests.model.administration import Administration
 from tests.model.calling import MAX_RESULT_BYTES
 from tests.model.choices import LEASES, MEMBERS, NAMES
@@ -86,7 +86,7 @@ def test_the_tools_do_what_the_model_says(request: pytest.FixtureRequest, kind: 
     succeeded: set[str] = set()
     threads = BusThread(server, 1, chosen)
     try:
-        toolbox = Toolbox(REGISTRY, [Profile.OPERATOR, Profile.RED_STREAM], threads.buses[0])
+        toolbox = toolbox_over(threads.buses[0], REGISTRY, [Profile.OPERATOR, Profile.RED_STREAM])
         attributes = {"server": server, "threads": threads, "toolbox": toolbox, "succeeded": succeeded}
         # Chance may leave a tool out of one run, hardly out of three; one without a rule is left out of all.
         # Where CI=true, Hypothesis draws by the name of the class: each run has its own.

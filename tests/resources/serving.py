@@ -12,7 +12,6 @@ import trio
 
 from redstreamd.mcp_server.server import build_server
 from redstreamd.mcp_server.subscription_server import MAX_URIS
-from redstreamd.mcp_server.tool_server import Toolbox
 from redstreamd.mcpio.client_connection import ClientConnection
 from redstreamd.mcpio.connection_state import ConnectionState
 from redstreamd.mcpio.protocol_eras import Kernels
@@ -26,6 +25,7 @@ from redstreamd.streams.subscriptions.feeds import Feeds
 from redstreamd.streams.subscriptions.updates import Updates
 from redstreamd.tools.catalog import REGISTRY
 from redstreamd.tools.definition import Profile
+from redstreamd.tools.toolbox import toolbox_over
 from tests.support.buses import running_bus
 from tests.support.servers import Server
 from tests.support.waiting import until
@@ -70,7 +70,7 @@ async def running_surface(
         await nursery.start(updates.run)
         daemon_health = DaemonHealth(bus.redis, bus.hub, updates, version="1")
         built = build_server(
-            Toolbox(REGISTRY, [Profile.WORKER, Profile.RED_STREAM], bus),
+            toolbox_over(bus, REGISTRY, [Profile.WORKER, Profile.RED_STREAM]),
             RESOURCES,
             PROMPTS,
             Views(bus, daemon_health),

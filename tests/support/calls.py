@@ -3,19 +3,19 @@
 from __future__ import annotations
 
 import json
+from collections import deque
 from functools import cache
 from typing import Any
 
 import jsonschema
 
-from redstreamd.errors import BusError
+from redstreamd.errors import Code
 from redstreamd.policy import Principal
 from redstreamd.streams.bus import Bus
-from redstreamd.tools.arguments import Structurer
 from redstreamd.tools.catalog import REGISTRY
-from redstreamd.tools.definition import Call, Tool
-from redstreamd.tools.results import failure, success
+from redstreamd.tools.definition import Profile
 from redstreamd.tools.schema import always_present, result_schema
+from redstreamd.tools.toolbox import Toolbox, toolbox_over
 
 ME = Principal("me", "unix")
 
@@ -26,11 +26,12 @@ async def no_progress(progress: float, total: float | None, message: str | None)
 
 async def answer(bus: Bus, tool: str, principal: Principal = ME, **arguments: Any) -> dict[str, Any]:
     """Call a tool and return the whole answer; its structured content fits the output schema."""
-    found, structurer, check = _prepared(tool)
-    try:
-        whole = success(await found.handler(Call(bus, principal, no_progress), structurer(arguments)))
-    except BusError as error:
-        whole = failure(error)
+    toolbox = _toolbox(bus)
+    found = toolbox.find(tool)
+    whole = (await toolbox.call(found, arguments, principal, no_progress)).plain()
+    if whole.get("structuredContent", {}).get("code") == Code.INTERNAL:
+        raise AssertionError(f"{tool} failed unexpectedly; its traceback is in the log")
+    check = _schema_of(found.name)
     if check is not None:
         check.validate(whole["structuredContent"])
         if not whole["isError"]:
@@ -39,12 +40,23 @@ async def answer(bus: Bus, tool: str, principal: Principal = ME, **arguments: An
     return whole
 
 
+_TOOLBOXES: deque[tuple[Bus, Toolbox[Bus]]] = deque(maxlen=4)
+
+
+def _toolbox(bus: Bus) -> Toolbox[Bus]:
+    """Return the toolbox of a domain; compiled once for each, since that costs more than a call."""
+    for known, toolbox in _TOOLBOXES:
+        if known is bus:
+            return toolbox
+    toolbox = toolbox_over(bus, REGISTRY, [Profile.OPERATOR, Profile.RED_STREAM])
+    _TOOLBOXES.append((bus, toolbox))
+    return toolbox
+
+
 @cache
-def _prepared(name: str) -> tuple[Tool[Any], Structurer[Any], jsonschema.Draft202012Validator | None]:
+def _schema_of(name: str) -> jsonschema.Draft202012Validator | None:
     found = REGISTRY.get(name)
-    schema = None if found.result is None else result_schema(found.result)
-    check = None if schema is None else jsonschema.Draft202012Validator(schema)
-    return found, Structurer(found.arguments), check
+    return None if found.result is None else jsonschema.Draft202012Validator(result_schema(found.result))
 
 
 async def call(bus: Bus, tool: str, principal: Principal = ME, **arguments: Any) -> dict[str, Any]:

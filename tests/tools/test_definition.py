@@ -13,15 +13,25 @@ from hypothesis import given
 from hypothesis import strategies as st
 from msgspec import Meta
 
-from redstreamd.policy import Permission, Principal
+from redstreamd.policy import Need, Permission, Principal
 from redstreamd.tools.annotations import as_json, no, reading, writing, yes
-from redstreamd.tools.definition import Call, Profile, Registry, Tool, UnknownToolError, named_by, tool
+from redstreamd.tools.argument_types import NameOf
+from redstreamd.tools.definition import (
+    NO_NEEDS,
+    Call,
+    Profile,
+    Registry,
+    Tool,
+    UnknownToolError,
+    needs_on,
+    tool,
+)
 from redstreamd.tools.tool_listing import listed, print_cost, tokens
 
 
 @attrs.frozen
 class Arguments:
-    stream: Annotated[str, Meta(description="Where to.")]
+    stream: Annotated[str, Meta(description="Where to."), NameOf.STREAM]
     streams: tuple[str, ...] = ()
     reply_to: str | None = None
 
@@ -35,7 +45,8 @@ HINTS: dict[str, Any] = {
     "title": "Add",
     "profile": Profile.WORKER,
     "permission": Permission.PUBLISH,
-    "streams": named_by("stream", "streams", "reply_to"),
+    "needs": needs_on(Permission.PUBLISH, "stream", "streams", creates=True)
+    + needs_on(Permission.READ, "reply_to"),
     "hints": writing("It adds.", destructive=no("It only adds."), idempotent=yes("It adds once.")),
 }
 
@@ -67,7 +78,10 @@ async def test_a_handler_says_the_name_the_description_and_both_classes() -> Non
     async def progress(done: float, total: float | None, message: str | None) -> None:
         raise AssertionError("nobody reports here")
 
-    call = Call(bus=object(), principal=Principal("a", "unix"), progress=progress)
+    def authorise(stream: str, permission: Permission) -> None:
+        raise AssertionError("nobody asks here")
+
+    call = Call(bus=object(), principal=Principal("a", "unix"), progress=progress, authorise=authorise)
     assert await stream_add.handler(call, Arguments("a")) == Answer(["a"])
 
 
@@ -81,10 +95,16 @@ def test_an_answer_without_a_class_has_no_output_schema() -> None:
     assert "outputSchema" not in listed(defined)
 
 
-def test_the_streams_of_a_call_are_those_its_arguments_name_once_each() -> None:
-    assert stream_add.streams(Arguments("a", ("b", "a", "c"), "b")) == ("a", "b", "c")
-    assert stream_add.streams(Arguments("a")) == ("a",)
-    assert named_by()(Arguments("a")) == ()
+def test_the_needs_of_a_call_are_those_of_the_streams_that_its_arguments_name() -> None:
+    publish, read = Permission.PUBLISH, Permission.READ
+    assert stream_add.needs(Arguments("a", ("b", "c"), "d"), None) == [
+        Need("a", publish, creates=True),
+        Need("b", publish, creates=True),
+        Need("c", publish, creates=True),
+        Need("d", read),
+    ]
+    assert stream_add.needs(Arguments("a"), None) == [Need("a", publish, creates=True)]
+    assert NO_NEEDS(Arguments("a"), None) == []
 
 
 def test_a_hint_and_its_reason_cannot_be_forgotten() -> None:
@@ -124,7 +144,9 @@ def test_a_wrong_definition_is_refused_when_it_is_written() -> None:
     with pytest.raises(TypeError, match="frozen"):
         renamed("a_tool", arguments=Mutable)
     with pytest.raises(ValueError, match=r"does not have: \['group'\]"):
-        renamed("a_tool", streams=named_by("stream", "group"))
+        renamed("a_tool", needs=needs_on(Permission.READ, "stream", "group"))
+    with pytest.raises(ValueError, match=r"needs nothing of the streams in its arguments \['stream'\]"):
+        renamed("a_tool", needs=NO_NEEDS)
     with pytest.raises(ValueError, match="longer than 1024"):
         renamed("a_tool", description="a" * 1025)
     for name in ("", "Add", "stream-add", "stream.add", "1st", "a" * 41):

@@ -23,7 +23,7 @@ from tests.support.json_values import json_objects, json_values, text
 
 def size(value: Any) -> int:
     """Measure the JSON of a value as the text of an answer has it."""
-    return len(success([value])["content"][0]["text"].encode()) - len("[]")
+    return len(success([value]).plain()["content"][0]["text"].encode()) - len("[]")
 
 
 # --- Answers -----------------------------------------------------------------------------------
@@ -50,7 +50,7 @@ HEALTH = Health([Code.TIMEOUT], (Group("a", None),), {"b": Group("b", 0, 1.5)}, 
 
 
 def test_an_answer_is_structured_content_and_the_same_as_compact_json_text() -> None:
-    answer = success(HEALTH)
+    answer = success(HEALTH).plain()
     assert answer["isError"] is False
     assert answer["structuredContent"] == {
         "code_names": ["TIMEOUT"],
@@ -65,35 +65,24 @@ def test_an_answer_is_structured_content_and_the_same_as_compact_json_text() -> 
     assert block["text"] == json.dumps(answer["structuredContent"], separators=(",", ":"))
 
 
-def test_entries_pass_into_an_answer_untouched_and_uncopied() -> None:
-    assert success(HEALTH)["structuredContent"]["entries"] is HEALTH.entries
-
-
-def test_an_answer_is_made_of_nothing_but_json_types() -> None:
-    def kinds(value: Any) -> set[type]:
-        inner = (
-            value.values() if isinstance(value, dict) else value if isinstance(value, list | tuple) else ()
-        )
-        return {type(value)}.union(*map(kinds, inner))
-
-    assert kinds(success(HEALTH)) - {Code} <= {dict, list, str, int, float, bool, type(None)}
-
-
 def test_an_answer_that_is_no_object_is_text_alone() -> None:
-    assert success([Group("a", 1)]) == {
+    assert success([Group("a", 1)]).plain() == {
         "content": [{"type": "text", "text": '[{"name":"a","lag":1}]'}],
         "isError": False,
     }
-    assert success("plain") == {"content": [{"type": "text", "text": "plain"}], "isError": False}
+    assert success("plain").plain() == {"content": [{"type": "text", "text": "plain"}], "isError": False}
 
 
 def test_a_mapping_is_structured_as_it_is() -> None:
-    assert success({"success": True, "note": None})["structuredContent"] == {"success": True, "note": None}
+    assert success({"success": True, "note": None}).plain()["structuredContent"] == {
+        "success": True,
+        "note": None,
+    }
 
 
 def test_a_failure_has_its_four_parts_and_one_readable_paragraph() -> None:
     error = BusError(Code.LEASE_LOST, "the lease ran out", cause="It ended at noon.", next_step="Take again")
-    assert failure(error) == {
+    assert failure(error).plain() == {
         "content": [
             {
                 "type": "text",
@@ -112,7 +101,10 @@ def test_a_failure_has_its_four_parts_and_one_readable_paragraph() -> None:
 
 def test_a_failure_is_small_whatever_slipped_into_it() -> None:
     huge = "x" * 1_000_000
-    assert size(failure(BusError(Code.INTERNAL, huge, cause=huge, next_step=huge))) < 20_000
+    assert (
+        len(failure(BusError(Code.INTERNAL, huge, cause=huge, next_step=huge)).encoded(result_type=True))
+        < 20_000
+    )
 
 
 # --- The schema of answers ---------------------------------------------------------------------
@@ -158,9 +150,11 @@ def test_the_schema_of_an_answer_inlines_classes_and_leaves_out_null_and_default
 def test_the_schema_accepts_answers_and_failures_and_says_what_type_a_member_has() -> None:
     Draft202012Validator.check_schema(result_schema(Report))
     accepts = Draft202012Validator(result_schema(Report)).is_valid
-    answer = success(REPORT)["structuredContent"]
+    answer = success(REPORT).plain()["structuredContent"]
     assert accepts(answer)
-    assert accepts(failure(BusError(Code.INTERNAL, "a", cause="b", next_step="c"))["structuredContent"])
+    assert accepts(
+        failure(BusError(Code.INTERNAL, "a", cause="b", next_step="c")).plain()["structuredContent"]
+    )
     for member in answer:
         assert not accepts({**answer, member: None})
     assert always_present(Report) == ("code_names", "groups", "by_name", "entries", "complete")
@@ -221,7 +215,7 @@ def check_nothing_is_lost_silently(before: dict[str, Any], after: dict[str, Any]
             assert value == whole
             continue
         marker = value["cut"]
-        written = whole if isinstance(whole, str) else success([whole])["content"][0]["text"][1:-1]
+        written = whole if isinstance(whole, str) else success([whole]).plain()["content"][0]["text"][1:-1]
         assert written.startswith(marker["head"])
         assert marker["bytes"] == len(written.encode())
         assert len(marker["head"]) <= 512

@@ -1,0 +1,317 @@
+"""One call of a tool on its way, from its checked arguments to its end.
+
+The steps are: `Toolbox.begin` makes an invocation (structure, needs, authorise), then `admit`, `run` and
+`end`. All but `run` are synchronous and cost no task and no cancel scope, so a caller that needs no handler
+can take them from a reader. `answer` takes all of them in order.
+
+How a call can end:
+
+- the handler returns: a result;
+- `BusError`: a result with ``isError`` and the error's four parts, because only a result reaches the model,
+  which can then correct itself;
+- any other `Exception`: INTERNAL, without its text; the traceback is logged;
+- `trio.Cancelled`: propagated, also out of the exception group of a handler's nursery; there is no answer.
+
+Each way leads to `end`, which reports the call once. A call that `Toolbox.begin` refuses is reported there.
+"""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any, Final, Generic, TypeVar
+
+import attrs
+import trio
+
+from redstreamd.errors import BusError, Code
+from redstreamd.errors.remedies import setting
+from redstreamd.policy import Authorise, Need, Permission, Principal
+from redstreamd.streams.lease_tokens import Lease
+from redstreamd.tools.definition import Call, Progress, Tool
+from redstreamd.tools.results import Result, failure, success
+
+BusT = TypeVar("BusT")
+
+#: Outcomes of a call besides the codes of errors.
+OK: Final = "ok"
+CANCELLED: Final = "cancelled"
+
+_LOG = logging.getLogger("redstreamd.tools")
+
+
+@attrs.frozen
+class CallEnded:
+    """A call ended. The event for quotas, access records and metrics.
+
+    Attributes:
+        principal: On whose behalf it was made.
+        tool: The tool's name.
+        streams: The streams that it needed, once each; empty if it was refused before they were known.
+        seconds: From `Toolbox.begin` until the answer was encoded.
+        outcome: `OK`, `CANCELLED`, or the code of the error that was the answer.
+        answer_bytes: The size of the answer's content, which a message holds as a value and as text; 0
+            without an answer.
+    """
+
+    principal: Principal
+    tool: str
+    streams: tuple[str, ...]
+    seconds: float
+    outcome: str
+    answer_bytes: int
+
+
+class Deferral:
+    """The place in a queue of a call that may not run yet; made by what admits calls.
+
+    The call takes `on_admitted` or waits in `admitted`; who admits it calls `admit`. Whichever of `admit` and
+    `withdraw` comes first counts.
+    """
+
+    __slots__ = ("_decided", "_resume")
+
+    def __init__(self) -> None:
+        """Begin not admitted."""
+        self._resume: Callable[[], None] | None = None
+        self._decided = False
+
+    @property
+    def waiting(self) -> bool:
+        """Whether the call still waits: it was neither admitted nor withdrawn."""
+        return not self._decided
+
+    def admit(self) -> None:
+        """Let the call run. Nothing happens if it was withdrawn or admitted before."""
+        if not self._decided:
+            self._decided = True
+            if self._resume is not None:
+                self._resume()
+
+    def withdraw(self) -> None:
+        """Give the place up, because the call was cancelled."""
+        self._decided = True
+        self._resume = None
+
+    def on_admitted(self, resume: Callable[[], None]) -> None:
+        """Call ``resume`` once the call is admitted; at once if it was. For one caller."""
+        self._resume = resume
+        if self._decided:
+            resume()
+
+    async def admitted(self) -> None:
+        """Return once the call is admitted. If cancelled, the place is given up."""
+        turn = trio.Event()
+        self.on_admitted(turn.set)
+        try:
+            await turn.wait()
+        except trio.Cancelled:
+            self.withdraw()
+            raise
+
+
+Admit = Callable[["Invocation[Any]"], "Deferral | None"]
+"""Returns None for a call that may run at once, else the place of the call in a queue."""
+
+
+def admit_at_once(_: Invocation[Any]) -> Deferral | None:
+    """Let every call run at once."""
+    return None
+
+
+@attrs.frozen
+class Rules(Generic[BusT]):
+    """What every call of a toolbox is subject to.
+
+    Attributes:
+        bus: The domain, for handlers.
+        authorise: Says whether a principal may do something to a stream.
+        admit: Says whether a call may run now.
+        on_ended: Is told of each call that ended; None for nobody. It must not raise.
+        timeout_seconds: The time limit of a call, in addition to the time that it asked to wait.
+        default_wait_seconds: Added for a call that may wait and does not say for how long.
+    """
+
+    bus: BusT
+    authorise: Authorise
+    admit: Admit
+    on_ended: Callable[[CallEnded], None] | None
+    timeout_seconds: float
+    default_wait_seconds: float
+
+
+class Invocation(Generic[BusT]):
+    """One call of a tool that passed the checks of its arguments, its names and its permissions.
+
+    Attributes:
+        tool: The tool.
+        arguments: Its arguments, an instance of ``tool.arguments``.
+        principal: On whose behalf it is made.
+        needs: The streams that it needs, as far as its arguments and its lease name them.
+        lease: The lease among the arguments, if the tool takes one.
+    """
+
+    # Invariant: _ended is set by the one call of end().
+    __slots__ = ("_began", "_ended", "_rules", "arguments", "lease", "needs", "principal", "tool")
+
+    def __init__(
+        self,
+        rules: Rules[BusT],
+        tool: Tool[Any],
+        arguments: Any,
+        principal: Principal,
+        needs: Sequence[Need],
+        lease: Lease | None,
+        began: float,
+    ) -> None:
+        """Made by `Toolbox.begin`; ``began`` is by `time.perf_counter`."""
+        self._rules = rules
+        self.tool = tool
+        self.arguments = arguments
+        self.principal = principal
+        self.needs = needs
+        self.lease = lease
+        self._began = began
+        self._ended = False
+
+    @property
+    def seconds(self) -> float:
+        """How many seconds `run` may take, including the time that the call asked to wait."""
+        asked: float | None = getattr(self.arguments, "timeout_seconds", 0.0)
+        return self._rules.timeout_seconds + (self._rules.default_wait_seconds if asked is None else asked)
+
+    def authorise(self, stream: str, permission: Permission) -> None:
+        """Ask for a permission on a stream that was learned of while the call runs.
+
+        Raises:
+            BusError: PERMISSION_DENIED.
+        """
+        self._rules.authorise(self.principal, stream, permission)
+
+    def admit(self) -> Deferral | None:
+        """Ask whether the call may run now: None if it may, else its place in a queue."""
+        return self._rules.admit(self)
+
+    async def run(self, progress: Progress) -> object:
+        """Run the tool's handler within the time limit, and return what it returns.
+
+        Args:
+            progress: Sends progress notifications.
+
+        Raises:
+            BusError: What the handler raised; TIMEOUT, or OUTCOME_UNKNOWN for a tool that writes, at the time
+                limit.
+
+        If cancelled, the handler is cancelled, and whether it had an effect is not known.
+        """
+        seconds = self.seconds
+        call = Call(self._rules.bus, self.principal, progress, self.authorise, self.lease)
+        with trio.move_on_after(seconds):
+            return await self.tool.handler(call, self.arguments)
+        raise _timed_out(self.tool, seconds)
+
+    def end(self, outcome: str, answer_bytes: int = 0) -> None:
+        """Report that the call ended; see `CallEnded` for the arguments. For one call.
+
+        Raises:
+            RuntimeError: The call ended before.
+        """
+        if self._ended:
+            raise RuntimeError(f"a call of {self.tool.name} ended twice")
+        self._ended = True
+        if self._rules.on_ended is not None:
+            report_end(
+                self._rules.on_ended,
+                self.principal,
+                self.tool,
+                self.needs,
+                self._began,
+                outcome,
+                answer_bytes,
+            )
+
+    async def answer(self, progress: Progress) -> Result:
+        """Admit, run and end the call, and return its result, also if it failed.
+
+        Args:
+            progress: Sends progress notifications.
+
+        If cancelled, see `run`.
+        """
+        outcome = CANCELLED
+        size = 0
+        try:
+            deferral = self.admit()
+            if deferral is not None:
+                await deferral.admitted()
+            result = success(await self.run(progress))
+            outcome, size = OK, result.size
+        except Exception as error:  # noqa: BLE001 - the boundary: a defect must not end the connection
+            refusal = as_bus_error(self.tool, error)
+            result = failure(refusal)
+            outcome, size = str(refusal.code), result.size
+        except BaseExceptionGroup as group:
+            # A cancelled nursery in which something else failed, too: nobody gets the answer, but a defect
+            # is logged.
+            passing, rest = group.split(lambda error: not isinstance(error, Exception | BaseExceptionGroup))
+            if rest is not None:
+                as_bus_error(self.tool, rest)
+            raise passing or group from None
+        finally:
+            self.end(outcome, size)
+        return result
+
+
+def report_end(
+    on_ended: Callable[[CallEnded], None],
+    principal: Principal,
+    tool: Tool[Any],
+    needs: Sequence[Need],
+    began: float,
+    outcome: str,
+    answer_bytes: int,
+) -> None:
+    """Tell ``on_ended`` of a call that began at ``began`` and ends now."""
+    streams = tuple(dict.fromkeys(need.stream for need in needs))
+    seconds = time.perf_counter() - began
+    on_ended(CallEnded(principal, tool.name, streams, seconds, outcome, answer_bytes))
+
+
+def _timed_out(tool: Tool[Any], seconds: float) -> BusError:
+    """Return the error of a call that was cancelled at its time limit."""
+    return BusError(
+        Code.TIMEOUT if tool.hints.read_only.value else Code.OUTCOME_UNKNOWN,
+        f"{tool.name} was cancelled after {seconds:g} seconds.",
+        cause=f"The time limit of a call is {setting('tools.call_timeout_seconds')}; Redis is slow, or the "
+        "call had much to do.",
+        next_step="Call again; ask for less at once."
+        if tool.hints.read_only.value
+        else "Check whether it had its effect before you repeat it, or repeat it with its idempotency_key.",
+    )
+
+
+def as_bus_error(tool: Tool[Any], error: BaseException) -> BusError:
+    """Return the error to report; log it unless it is a `BusError` or a group of nothing else.
+
+    Of such a group the first is reported, because a result holds one code.
+    """
+    errors = list(_flattened(error))
+    expected = [each for each in errors if isinstance(each, BusError)]
+    if len(expected) == len(errors):
+        return expected[0]
+    _LOG.error("tool %s failed unexpectedly", tool.name, exc_info=error)
+    return BusError(
+        Code.INTERNAL,
+        f"{tool.name} failed unexpectedly.",
+        cause="A defect in redstreamd; its log has the traceback. The call may have had its effect.",
+        next_step="Read before you repeat a call that writes; report the log's traceback.",
+    )
+
+
+def _flattened(error: BaseException) -> Iterable[BaseException]:
+    if isinstance(error, BaseExceptionGroup):
+        for each in error.exceptions:
+            yield from _flattened(each)
+    else:
+        yield error

@@ -1,0 +1,255 @@
+"""The tools of the active profiles, compiled, and the first steps of a call: find, then begin.
+
+Owns what is checked of every call before its tool runs: the form of the arguments, the names in them, and the
+permissions on the streams that they name. Knows neither the SDK nor sockets.
+"""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any, Final, Generic, NoReturn, TypeVar
+
+import attrs
+
+from redstreamd import strict_json
+from redstreamd.errors import BusError
+from redstreamd.errors.remedies import setting
+from redstreamd.policy import Authorise, Need, Principal, allow_all
+from redstreamd.streams.bus import Bus
+from redstreamd.streams.lease_tokens import Lease
+from redstreamd.streams.name_rules import NameRules
+from redstreamd.tools.argument_types import NameOf, names_in
+from redstreamd.tools.arguments import Structurer
+from redstreamd.tools.definition import Profile, Progress, Registry, Tool, UnknownToolError
+from redstreamd.tools.invocation import (
+    Admit,
+    CallEnded,
+    Invocation,
+    Rules,
+    admit_at_once,
+    as_bus_error,
+    report_end,
+)
+from redstreamd.tools.results import Result, failure
+from redstreamd.tools.tool_listing import listed
+
+BusT = TypeVar("BusT")
+
+#: Characters of an unknown name that an error repeats.
+_NAME_SHOWN: Final = 80
+#: Permitted needs that are remembered; with names of 512 bytes about 3 MiB.
+_MAX_REMEMBERED: Final = 4_096
+
+
+@attrs.frozen
+class _Prepared:
+    """A tool as it is compiled.
+
+    Attributes:
+        structure: Builds its arguments.
+        lease: The argument that holds a lease, if there is one.
+        checks: The arguments that name groups and consumers, with the function that checks each.
+    """
+
+    structure: Structurer[Any]
+    lease: str | None
+    checks: tuple[tuple[str, Callable[[str], None]], ...]
+
+
+class Toolbox(Generic[BusT]):
+    """The tools of the active profiles, ready to be called.
+
+    Attributes:
+        listing: The tools as ``tools/list`` gives them, sorted by name.
+    """
+
+    def __init__(
+        self,
+        registry: Registry,
+        profiles: Iterable[Profile],
+        bus: BusT,
+        *,
+        names: NameRules | None = None,
+        read_lease: Callable[[str, str], Lease] | None = None,
+        authorise: Authorise = allow_all,
+        admit: Admit = admit_at_once,
+        on_ended: Callable[[CallEnded], None] | None = None,
+        timeout_seconds: float = 60.0,
+        default_wait_seconds: float = 20.0,
+        max_nesting: int = strict_json.MAX_NESTING,
+    ) -> None:
+        """Compile the tools of the profiles.
+
+        Args:
+            registry: All tools.
+            profiles: The active profiles.
+            bus: What handlers get as ``call.bus``.
+            names: Checks names; None for the default settings.
+            read_lease: ``(token, name of the principal)``; needed if a tool takes a lease.
+            authorise: See `Rules`.
+            admit: See `Rules`.
+            on_ended: See `Rules`.
+            timeout_seconds: See `Rules`.
+            default_wait_seconds: See `Rules`.
+            max_nesting: How deep a message may be, including values given as JSON text.
+
+        Raises:
+            TypeError: A tool's argument or result class has no schema.
+            ValueError: A tool takes a lease, and ``read_lease`` is None.
+        """
+        self._registry = registry
+        self._profiles = tuple(sorted(profiles))
+        self._names = names or NameRules()
+        self._read_lease = read_lease
+        self._rules = Rules(bus, authorise, admit, on_ended, timeout_seconds, default_wait_seconds)
+        self._offered = registry.for_profiles(self._profiles)
+        self._prepared = {tool.name: self._prepare(tool, max_nesting) for tool in self._offered}
+        # Whose names were checked and whose permission was granted; the oldest is forgotten first.
+        self._permitted: dict[tuple[Principal, Need], None] = {}
+        self.listing = [listed(tool) for tool in self._offered]
+
+    def find(self, name: str) -> Tool[Any]:
+        """Return the tool of this name.
+
+        Raises:
+            UnknownToolError: It does not exist (the text names similar tools), or not in the active profiles
+                (the text names the profile that has it).
+        """
+        try:
+            return self._offered.get(name)
+        except UnknownToolError as unknown:
+            raise UnknownToolError(name, unknown.nearest, self._explain(unknown)) from None
+
+    def begin(self, tool: Tool[Any], arguments: object, principal: Principal) -> Invocation[BusT]:
+        """Structure the arguments, and check the names in them and the permissions that the call needs.
+
+        A call that is refused here has ended, and was reported.
+
+        Args:
+            tool: One that `find` returned.
+            arguments: The decoded ``arguments`` member; None if absent. Not modified.
+            principal: On whose behalf the call is made.
+
+        Raises:
+            BusError: INVALID_ARGUMENT, INVALID_STREAM, INVALID_GROUP, PERMISSION_DENIED; INTERNAL for a
+                defect.
+        """
+        began = time.perf_counter()
+        prepared = self._prepared[tool.name]
+        needs: Sequence[Need] = ()
+        lease: Lease | None = None
+        try:
+            structured = prepared.structure(arguments)
+            if prepared.lease is not None and self._read_lease is not None:
+                lease = self._read_lease(getattr(structured, prepared.lease), principal.name)
+            needs = tool.needs(structured, lease)
+            for need in needs:
+                if (principal, need) not in self._permitted:
+                    self._permit(principal, need, lease)
+            for argument, check in prepared.checks:
+                name = getattr(structured, argument)
+                if name is not None:
+                    check(name)
+        except Exception as error:  # noqa: BLE001 - the boundary: a defect must not end the connection
+            self._refuse(tool, principal, needs, began, as_bus_error(tool, error))
+        return Invocation(self._rules, tool, structured, principal, needs, lease, began)
+
+    async def call(
+        self, tool: Tool[Any], arguments: object, principal: Principal, progress: Progress
+    ) -> Result:
+        """Take all steps of a call and return the result, also if the call failed.
+
+        Args:
+            tool: See `begin`.
+            arguments: See `begin`.
+            principal: See `begin`.
+            progress: Sends progress notifications.
+
+        If cancelled, the handler is cancelled, and whether it had an effect is not known.
+        """
+        try:
+            invocation = self.begin(tool, arguments, principal)
+        except BusError as error:
+            return failure(error)
+        return await invocation.answer(progress)
+
+    def forget_verdicts(self) -> None:
+        """Ask ``authorise`` anew for every principal and stream, because its answers may have changed."""
+        self._permitted.clear()
+
+    def _prepare(self, tool: Tool[Any], max_nesting: int) -> _Prepared:
+        named = names_in(tool.arguments)
+        lease = next((argument for argument, what in named.items() if what is NameOf.LEASE), None)
+        if lease is not None and self._read_lease is None:
+            raise ValueError(f"tool {tool.name} takes a lease, and nothing is given that reads it")
+        checks = {NameOf.GROUP: self._names.check_group, NameOf.CONSUMER: self._names.check_consumer}
+        return _Prepared(
+            Structurer(tool.arguments, max_nesting=max_nesting),
+            lease,
+            # What a lease names was checked when it was taken, and settling does not depend on today's rules.
+            ()
+            if lease is not None
+            else tuple((argument, checks[what]) for argument, what in named.items() if what in checks),
+        )
+
+    def _permit(self, principal: Principal, need: Need, lease: Lease | None) -> None:
+        """Check a stream's name and the permission for it, and remember that both are right."""
+        held = lease is not None and lease.stream == need.stream
+        if not held:
+            self._names.check_stream(need.stream, creates=need.creates)
+        self._rules.authorise(principal, need.stream, need.permission)
+        # The name in a lease was checked by the rules of then, so it is not remembered as checked.
+        if not held or self._names.is_plain(need.stream):
+            if len(self._permitted) >= _MAX_REMEMBERED:
+                del self._permitted[next(iter(self._permitted))]
+            self._permitted[principal, need] = None
+
+    def _refuse(
+        self, tool: Tool[Any], principal: Principal, needs: Sequence[Need], began: float, error: BusError
+    ) -> NoReturn:
+        """Report the end of a call that was refused, and raise the error."""
+        if self._rules.on_ended is not None:
+            size = failure(error).size
+            report_end(self._rules.on_ended, principal, tool, needs, began, str(error.code), size)
+        raise error
+
+    def _explain(self, unknown: UnknownToolError) -> str:
+        shown = json.dumps(unknown.name[:_NAME_SHOWN]).strip('"')
+        active = ", ".join(self._profiles)
+        if unknown.name in self._registry:
+            profile = self._registry.get(unknown.name).profile
+            return (
+                f"Unknown tool: {shown}. It belongs to the profile {profile}; active here: {active}. "
+                f"The daemon's setting {setting('tools.profile')} chooses them."
+            )
+        nearest = ", ".join(unknown.nearest)
+        return (
+            f"Unknown tool: {shown}. Nearest: {nearest}. Active profile: {active}; tools/list has them all."
+        )
+
+
+def toolbox_over(
+    bus: Bus,
+    registry: Registry,
+    profiles: Iterable[Profile],
+    *,
+    authorise: Authorise = allow_all,
+    admit: Admit = admit_at_once,
+    on_ended: Callable[[CallEnded], None] | None = None,
+) -> Toolbox[Bus]:
+    """Return the toolbox of a domain: names, leases, time limits and nesting follow from its settings."""
+    return Toolbox(
+        registry,
+        profiles,
+        bus,
+        names=bus.names,
+        read_lease=bus.work.read_lease,
+        authorise=authorise,
+        admit=admit,
+        on_ended=on_ended,
+        timeout_seconds=bus.settings.tools.call_timeout_seconds,
+        default_wait_seconds=bus.settings.tools.default_wait_seconds,
+        max_nesting=bus.settings.limits.max_nesting,
+    )
