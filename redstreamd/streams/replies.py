@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import attrs
 
 from redstreamd.errors import BusError, Code
+from redstreamd.policy import Permission
 from redstreamd.redisio.client import Redis
 from redstreamd.streams import entry_codec
 from redstreamd.streams.entry_codec import Stamp
 from redstreamd.streams.error_context import explain_errors
+from redstreamd.streams.lease_tokens import Lease
 from redstreamd.streams.leases import Action, Outcome, select_entries
 from redstreamd.streams.names import check_stream, is_reply_stream, is_reserved
 from redstreamd.streams.publishing import KeyReused, Publisher
@@ -54,7 +56,12 @@ class Replies:
         self._lease_seconds = lease_seconds
 
     async def publish(
-        self, token: str, principal: str, requested: Sequence[str] | None, reply: Mapping[str, Any]
+        self,
+        lease: Lease,
+        requested: Sequence[str] | None,
+        reply: Mapping[str, Any],
+        *,
+        authorise: Callable[[str, Permission], None],
     ) -> Replied | None:
         """Publish the reply to a request before the request is acknowledged.
 
@@ -63,10 +70,10 @@ class Replies:
         nothing, and gets the reply that was published, if any.
 
         Args:
-            token: The lease.
-            principal: Who replies.
+            lease: The lease; its principal replies.
             requested: The request's entry ID; None if the lease holds only that entry.
             reply: The reply.
+            authorise: Raises `BusError` if the principal may not publish to the reply stream.
 
         Returns:
             What was published; None if another attempt owns the request, or it was settled without reply.
@@ -75,7 +82,6 @@ class Replies:
             BusError: INVALID_ARGUMENT if the lease holds several entries and none is named, or the entry has
                 no `reply_to`; else as `WorkQueue.settle` and `Publisher.add`. The entry is not acknowledged.
         """
-        lease = self._work.read_lease(token, principal)
         ids = select_entries(lease, requested)
         if len(ids) != 1:
             raise BusError(
@@ -93,9 +99,10 @@ class Replies:
             raise _no_reply_wanted("The entry names no reply_to stream.")
         if stamp.reply_to is not None:
             _check_target(stamp.reply_to)
+            authorise(stamp.reply_to, Permission.PUBLISH)
         # Checks that this attempt still owns the entry, and keeps it while the reply is published.
         settled = await self._work.settle(
-            token, principal, Action.HOLD, entry_ids=ids, delay_seconds=self._lease_seconds
+            lease, Action.HOLD, entry_ids=ids, delay_seconds=self._lease_seconds
         )
         outcome = settled.outcomes[ids[0]]
         if outcome is Outcome.LOST:
@@ -115,7 +122,7 @@ class Replies:
                 stamp.reply_to,
                 [reply],
                 Stamp(
-                    sender=principal,
+                    sender=lease.principal,
                     correlation_id=stamp.correlation_id,
                     in_reply_to=entry_codec.request_name(lease.stream, ids[0]),
                 ),

@@ -10,6 +10,8 @@ from __future__ import annotations
 import math
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
+from functools import partial
+from typing import Any
 
 import attrs
 import trio
@@ -23,6 +25,7 @@ from redstreamd.streams.error_context import append_to_errors, explain_errors
 from redstreamd.streams.group_records import Creation, GroupRecords
 from redstreamd.streams.lease_tokens import Lease, LeaseKey
 from redstreamd.streams.leases import Action, Leases, Settled, Take, Taken
+from redstreamd.streams.plans import Plan, run_plan
 from redstreamd.streams.tail_hub import TailHub
 
 
@@ -77,12 +80,15 @@ class WorkQueue:
 
         Cancellation: see `Leases.take`.
         """
-        if take.idempotency_key is not None:
-            take = attrs.evolve(take, idempotency_key=f"{principal}\0{take.idempotency_key}")
+        take = _keyed(take, principal)
         if take.resume or timeout_seconds <= 0 or self._hub.draining:
             taken = await self._take_now(take)
         else:
             taken = await self._take_queued(take, trio.current_time() + timeout_seconds)
+        return self._leased(take, principal, taken)
+
+    def _leased(self, take: Take, principal: str, taken: Taken) -> Work:
+        """Sign a lease for what was taken."""
         lease = None
         if taken.entries:
             attempts = {entry.id: attempt for entry, attempt in taken.entries}
@@ -93,35 +99,42 @@ class WorkQueue:
             )
         return Work(taken, lease)
 
-    async def settle(
+    def plan_settle(
         self,
-        token: str,
-        principal: str,
+        lease: Lease,
         action: Action,
         *,
         entry_ids: Sequence[str] | None = None,
         delay_seconds: float | None = None,
         reason: str = "",
         delete: bool = False,
-    ) -> Settled:
-        """Settle a lease; see `Leases.settle`.
+    ) -> Plan[Settled]:
+        """Plan to settle a lease that `read_lease` returned; see `Leases.plan_settle`."""
+        plan = self._leases.plan_settle(
+            lease, action, entry_ids=entry_ids, delay_seconds=delay_seconds, reason=reason, delete=delete
+        )
+        return plan.then(self._retried) if action is Action.RETRY else plan
+
+    async def settle(self, lease: Lease, action: Action, **options: Any) -> Settled:
+        """Settle a lease; see `plan_settle` for the options.
 
         Raises:
-            BusError: PERMISSION_DENIED if the lease belongs to another principal; GROUP_NOT_FOUND,
-                STREAM_NOT_FOUND if they do not exist any more.
+            BusError: GROUP_NOT_FOUND, STREAM_NOT_FOUND if they do not exist any more.
         """
-        lease = self.read_lease(token, principal)
-        async with explain_errors(self._redis, lease.stream, lease.group):
-            settled = await self._leases.settle(
-                lease, action, entry_ids=entry_ids, delay_seconds=delay_seconds, reason=reason, delete=delete
-            )
-        if action is Action.RETRY:
-            # No watched key changed, and the retry may be due before the next check of waiting takes.
-            self._hub.notify(lease.stream)
+        return await run_plan(self._redis, self.plan_settle(lease, action, **options))
+
+    def _retried(self, settled: Settled) -> Settled:
+        # No watched key changed, and the retry may be due before the next check of waiting takes.
+        self._hub.notify(settled.lease.stream)
         return settled
 
     def read_lease(self, token: str, principal: str) -> Lease:
-        """Return the lease of a token, or raise PERMISSION_DENIED if it does not belong to `principal`."""
+        """Return the lease of a token.
+
+        Raises:
+            BusError: INVALID_ARGUMENT if it is no lease; PERMISSION_DENIED if it belongs to another
+                principal.
+        """
         lease = self._key.read(token)
         if lease.principal != principal:
             raise BusError(
@@ -153,21 +166,24 @@ class WorkQueue:
             self._hub.notify(stream)
         return creation
 
+    def plan_take(self, take: Take, principal: str) -> Plan[Work]:
+        """Plan to take without a wait; see `take`."""
+        return self._plan_take(_keyed(take, principal)).then(
+            lambda taken: self._leased(take, principal, taken)
+        )
+
+    def _plan_take(self, take: Take) -> Plan[Taken]:
+        def taken(result: Taken) -> Taken:
+            if result.group_created:
+                self._hub.notify(take.stream)
+            return result
+
+        plan = self._leases.plan_take(take).then(taken)
+        plan.reword = partial(_taking_unknown, take)
+        return plan
+
     async def _take_now(self, take: Take) -> Taken:
-        try:
-            async with explain_errors(self._redis, take.stream, take.group):
-                taken = await self._leases.take(take)
-        except OutcomeUnknown as lost:
-            raise BusError(
-                lost.code,
-                "It is not known whether entries were taken: the reply was lost.",
-                cause=lost.cause,
-                next_step=f"Call work_take with resume: true and consumer {take.consumer!r} "
-                "to get what was taken. With an idempotency_key this is done for you.",
-            ) from lost
-        if taken.group_created:
-            self._hub.notify(take.stream)
-        return taken
+        return await run_plan(self._redis, self._plan_take(take))
 
     async def _take_queued(self, take: Take, deadline: float) -> Taken:
         with trio.move_on_at(deadline) as queueing:
@@ -223,6 +239,26 @@ class _Queue:
 
     lock: trio.StrictFIFOLock = attrs.field(factory=trio.StrictFIFOLock)
     length: int = 0
+
+
+def _keyed(take: Take, principal: str) -> Take:
+    """Return a take whose idempotency key is the principal's own."""
+    if take.idempotency_key is None:
+        return take
+    return attrs.evolve(take, idempotency_key=f"{principal}\0{take.idempotency_key}")
+
+
+def _taking_unknown(take: Take, error: BusError) -> BusError:
+    """Return the error of a take; if it is not known what it did, with what to do then."""
+    if not isinstance(error, OutcomeUnknown):
+        return error
+    return BusError(
+        error.code,
+        "It is not known whether entries were taken: the reply was lost.",
+        cause=error.cause,
+        next_step=f"Call work_take with resume: true and consumer {take.consumer!r} "
+        "to get what was taken. With an idempotency_key this is done for you.",
+    )
 
 
 def group_position(start: str) -> str:

@@ -17,7 +17,6 @@ from redstreamd.tools import shared_arguments
 from redstreamd.tools.action_arguments import check_arguments, complete_entry_id
 from redstreamd.tools.annotations import no, writing, yes
 from redstreamd.tools.definition import Call, Profile, needs_on, tool
-from redstreamd.tools.name_checks import check_names
 
 _ARGUMENTS_BY_ACTION = {"replay": ("entry_ids",), "delete": ("entry_ids",)}
 _WHY_NOT_REPLAYABLE = {
@@ -107,7 +106,6 @@ async def dead_letter_replay(call: Call[Bus], args: DeadLetterReplayArguments) -
     once, with its fields and sender unchanged, and is then removed.
     """
     check_arguments(args, _ARGUMENTS_BY_ACTION)
-    check_names(call, args.stream, args.group)
     at = None if args.cursor is None else entry_ids.split_cursor(("",), args.cursor)[0]
     letters = await call.bus.dead_letters.page(args.stream, args.group, cursor=at, count=args.count)
     if args.action == "list":

@@ -73,6 +73,13 @@ class Call(Generic[BusT]):
     authorise: Callable[[str, Permission], None]
     lease: Lease | None = None
 
+    @property
+    def held_lease(self) -> Lease:
+        """The lease, for a tool that takes one."""
+        if self.lease is None:
+            raise TypeError("this tool takes no lease")
+        return self.lease
+
 
 @attrs.frozen
 class StreamNeeds:

@@ -18,7 +18,6 @@ from redstreamd.tools.action_arguments import check_arguments, missing_argument
 from redstreamd.tools.annotations import no, writing, yes
 from redstreamd.tools.argument_types import NameOf
 from redstreamd.tools.definition import Call, Profile, needs_on, tool
-from redstreamd.tools.name_checks import check_names
 
 _ARGUMENTS_BY_ACTION = {
     "destroy": ("delete_dead_letters",),
@@ -99,7 +98,6 @@ async def group_manage(call: Call[Bus], args: GroupManageArguments) -> GroupMana
     Reports what would be lost, skipped or repeated, and does it only if dry_run is false.
     """
     check_arguments(args, _ARGUMENTS_BY_ACTION)
-    check_names(call, args.stream, args.group)
     state = await call.bus.groups.state(args.stream, args.group)
     if args.action == "destroy":
         return await _destroy(call, args, state)
@@ -168,7 +166,7 @@ async def _set_max_deliveries(call: Call[Bus], args: GroupManageArguments) -> Gr
 async def _remove_consumer(call: Call[Bus], args: GroupManageArguments) -> GroupManaged:
     if args.consumer is None:
         raise missing_argument("consumer", "It says which one to remove.")
-    _check_pending(call, args)
+    _check_pending(args)
     # Where nothing may be pending, an entry that the consumer takes just now is released.
     heir = args.to_consumer or (RELEASED if args.pending in ("release", "refuse") else None)
     info = await call.bus.groups.consumer(args.stream, args.group, args.consumer)
@@ -214,7 +212,7 @@ async def _remove_consumer(call: Call[Bus], args: GroupManageArguments) -> Group
     )
 
 
-def _check_pending(call: Call[Bus], args: GroupManageArguments) -> None:
+def _check_pending(args: GroupManageArguments) -> None:
     """Check that pending, consumer and to_consumer go together."""
     if (args.pending == "hand_over") != (args.to_consumer is not None):
         raise BusError(
@@ -237,7 +235,6 @@ def _check_pending(call: Call[Bus], args: GroupManageArguments) -> None:
             cause="A consumer that is removed cannot keep its entries.",
             next_step="Name another consumer, or give pending: 'release'.",
         )
-    check_names(call, args.stream, consumer=args.to_consumer)
 
 
 TOOLS = (group_manage,)

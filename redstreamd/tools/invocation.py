@@ -68,36 +68,37 @@ class Deferral:
 
     The call takes `on_admitted` or waits in `admitted`; who admits it calls `admit`. Whichever of `admit` and
     `withdraw` comes first counts.
+
+    Attributes:
+        waiting: The call still waits: it was neither admitted nor withdrawn.
     """
 
-    __slots__ = ("_decided", "_resume")
+    # Invariant: once waiting is False it stays so.
+    __slots__ = ("_admitted", "_resume", "waiting")
 
     def __init__(self) -> None:
         """Begin not admitted."""
+        self.waiting = True
+        self._admitted = False
         self._resume: Callable[[], None] | None = None
-        self._decided = False
-
-    @property
-    def waiting(self) -> bool:
-        """Whether the call still waits: it was neither admitted nor withdrawn."""
-        return not self._decided
 
     def admit(self) -> None:
         """Let the call run. Nothing happens if it was withdrawn or admitted before."""
-        if not self._decided:
-            self._decided = True
+        if self.waiting:
+            self.waiting = False
+            self._admitted = True
             if self._resume is not None:
                 self._resume()
 
     def withdraw(self) -> None:
-        """Give the place up, because the call was cancelled."""
-        self._decided = True
+        """Give up the place, because the call was cancelled."""
+        self.waiting = False
         self._resume = None
 
     def on_admitted(self, resume: Callable[[], None]) -> None:
         """Call ``resume`` once the call is admitted; at once if it was. For one caller."""
         self._resume = resume
-        if self._decided:
+        if self._admitted:
             resume()
 
     async def admitted(self) -> None:

@@ -23,7 +23,7 @@ from redstreamd.streams.entry_codec import Stamp, decode
 from redstreamd.tools import shared_arguments
 from redstreamd.tools.annotations import no, reading, writing, yes
 from redstreamd.tools.definition import NO_NEEDS, Call, Profile, needs_on, tool
-from redstreamd.tools.name_checks import check_names, check_new_stream
+from redstreamd.tools.new_streams import naming_warning
 from redstreamd.tools.work import CREATES_A_GROUP
 
 #: The original had no limit. If messages are large, fewer are returned, so that an answer fits a message.
@@ -51,7 +51,7 @@ class AddStreamMessageArguments:
 )
 async def add_stream_message(call: Call[Bus], args: AddStreamMessageArguments) -> dict[str, Any]:
     """Add a message to a stream. New clients use stream_add."""
-    await check_new_stream(call, args.stream)
+    await naming_warning(call, args.stream)
     added = await call.bus.publisher.add(args.stream, [args.message], Stamp(sender=call.principal.name))
     return {"id": added.ids[0]}
 
@@ -74,7 +74,6 @@ class GetStreamMessagesArguments:
 )
 async def get_stream_messages(call: Call[Bus], args: GetStreamMessagesArguments) -> list[dict[str, Any]]:
     """Read messages of a stream from an entry ID on. New clients use stream_read."""
-    check_names(call, args.stream)
     return [_message(entry) for entry in await call.bus.direct.read(args.stream, args.start, args.count)]
 
 
@@ -96,8 +95,7 @@ class CreateConsumerGroupArguments:
 )
 async def create_consumer_group(call: Call[Bus], args: CreateConsumerGroupArguments) -> dict[str, Any]:
     """Create a consumer group, and the stream if it does not exist. New clients use group_create."""
-    await check_new_stream(call, args.stream)
-    check_names(call, args.stream, args.group)
+    await naming_warning(call, args.stream)
     if args.start != "$" and entry_ids.parse(args.start) is None:
         raise BusError(
             Code.INVALID_START,
@@ -136,7 +134,6 @@ class ReadGroupArguments:
 )
 async def read_group(call: Call[Bus], args: ReadGroupArguments) -> list[dict[str, Any]]:
     """Read new messages as a consumer of a group. New clients use work_take, which can be finished."""
-    check_names(call, args.stream, args.group, consumer=args.consumer)
     delivered = await call.bus.direct.deliver(args.stream, args.group, args.consumer, args.count)
     return [_message(entry) for entry in delivered]
 
@@ -157,7 +154,6 @@ class ListGroupsArguments:
 )
 async def list_groups(call: Call[Bus], args: ListGroupsArguments) -> list[dict[str, Any]]:
     """List the consumer groups of a stream."""
-    check_names(call, args.stream)
     return [
         {
             "name": group.name,

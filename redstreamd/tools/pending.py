@@ -16,7 +16,6 @@ from redstreamd.tools import shared_arguments
 from redstreamd.tools.annotations import reading
 from redstreamd.tools.argument_types import NameOf
 from redstreamd.tools.definition import Call, Profile, needs_on, tool
-from redstreamd.tools.name_checks import check_names
 
 
 @attrs.frozen
@@ -65,7 +64,6 @@ async def pending_list(call: Call[Bus], args: PendingListArguments) -> PendingLi
 
     A page may be short or empty while has_more is true: go on with next_cursor.
     """
-    check_names(call, args.stream, args.group, consumer=args.consumer)
     at = None if args.cursor is None else entry_ids.split_cursor(("",), args.cursor)[0]
     page = await call.bus.pending.page(
         args.stream,

@@ -15,7 +15,7 @@ from redstreamd.tools import shared_arguments
 from redstreamd.tools.annotations import no, writing, yes
 from redstreamd.tools.argument_types import NameOf
 from redstreamd.tools.definition import Call, Profile, needs_on, tool
-from redstreamd.tools.name_checks import check_new_stream
+from redstreamd.tools.new_streams import naming_warning
 
 
 @attrs.frozen
@@ -104,10 +104,10 @@ async def stream_add(call: Call[Bus], args: StreamAddArguments) -> StreamAdded:
     The server gives each entry its ID and time, and the daemon stamps the sender. Give an
     idempotency_key whenever a repeated publication would do harm.
     """
-    warning = await check_new_stream(call, args.stream)
+    warning = await naming_warning(call, args.stream)
     if args.reply_to is not None:
         # The reply creates this stream, and whoever replies cannot change its name.
-        await check_new_stream(call, args.reply_to)
+        await naming_warning(call, args.reply_to)
     added = await call.bus.publisher.add(
         args.stream,
         args.entries,

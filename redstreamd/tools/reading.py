@@ -16,7 +16,6 @@ from redstreamd.streams.bus import Bus
 from redstreamd.tools import shared_arguments
 from redstreamd.tools.annotations import reading
 from redstreamd.tools.definition import NO_NEEDS, Call, Profile, needs_on, tool
-from redstreamd.tools.name_checks import check_names
 from redstreamd.tools.progress_notifications import wait_seconds, with_progress
 
 
@@ -93,7 +92,6 @@ async def stream_read(call: Call[Bus], args: StreamReadArguments) -> StreamPage:
 
     Forward begins with the earliest entry, backward with the latest.
     """
-    check_names(call, args.stream)
     page = await call.bus.reader.read(
         args.stream,
         start=args.start,
@@ -147,8 +145,6 @@ async def stream_wait(call: Call[Bus], args: StreamWaitArguments) -> StreamWaite
     Without a cursor it waits for what comes after this call. When nothing came in time the answer
     has no entries and timed_out is true: call again with next_cursor, and nothing is missed.
     """
-    for stream in args.streams:
-        check_names(call, stream)
     if len(set(args.streams)) < len(args.streams):
         raise BusError(
             Code.INVALID_ARGUMENT,

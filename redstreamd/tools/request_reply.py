@@ -16,7 +16,7 @@ from redstreamd.tools import shared_arguments
 from redstreamd.tools.annotations import no, writing, yes
 from redstreamd.tools.argument_types import NameOf
 from redstreamd.tools.definition import Call, Profile, needs_on, tool
-from redstreamd.tools.name_checks import check_new_stream, join_warnings
+from redstreamd.tools.new_streams import join_warnings, naming_warning
 from redstreamd.tools.progress_notifications import wait_seconds, with_progress
 
 
@@ -85,9 +85,9 @@ async def request_reply(call: Call[Bus], args: RequestReplyArguments) -> Request
     If no answer came in time, call again with the same correlation_id or idempotency_key: it goes on
     waiting and adds nothing.
     """
-    warning = await check_new_stream(call, args.stream)
+    warning = await naming_warning(call, args.stream)
     if args.reply_to is not None:
-        warning = join_warnings(warning, await check_new_stream(call, args.reply_to))
+        warning = join_warnings(warning, await naming_warning(call, args.reply_to))
     request = Request(
         stream=args.stream,
         members=args.entry,

@@ -112,7 +112,12 @@ async def work_done(call: Call[Bus], args: WorkDoneArguments) -> WorkDone:
     """
     answered = None
     if args.reply is not None:
-        answered = await call.bus.replies.publish(args.lease, call.principal.name, args.entry_ids, args.reply)
+        answered = await call.bus.replies.publish(
+            call.held_lease,
+            args.entry_ids,
+            args.reply,
+            authorise=call.authorise,
+        )
 
     def done_before() -> str:
         if answered is None or answered.id is None or answered.duplicate:
@@ -121,7 +126,7 @@ async def work_done(call: Call[Bus], args: WorkDoneArguments) -> WorkDone:
 
     with append_to_errors(done_before):
         settled = await call.bus.work.settle(
-            args.lease, call.principal.name, Action.DONE, entry_ids=args.entry_ids, delete=args.delete
+            call.held_lease, Action.DONE, entry_ids=args.entry_ids, delete=args.delete
         )
     if answered is None:
         # With a reply the call had an effect, which the result must report.
@@ -180,7 +185,7 @@ async def work_extend(call: Call[Bus], args: WorkExtendArguments) -> WorkExtende
     """
     seconds = None if args.lease_seconds is None else lease_seconds(call, args.lease_seconds)
     settled = await call.bus.work.settle(
-        args.lease, call.principal.name, Action.EXTEND, entry_ids=args.entry_ids, delay_seconds=seconds
+        call.held_lease, Action.EXTEND, entry_ids=args.entry_ids, delay_seconds=seconds
     )
     _refuse_if_all_lost(settled)
     return WorkExtended(
@@ -241,8 +246,7 @@ async def work_fail(call: Call[Bus], args: WorkFailArguments) -> WorkFailed:
     Too many deliveries turn a retry into a dead letter.
     """
     settled = await call.bus.work.settle(
-        args.lease,
-        call.principal.name,
+        call.held_lease,
         Action.DEAD_LETTER if args.action == "dead_letter" else Action.RETRY,
         entry_ids=args.entry_ids,
         delay_seconds=args.delay_seconds if args.action == "retry" else 0.0,

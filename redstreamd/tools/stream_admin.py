@@ -16,7 +16,6 @@ from redstreamd.tools import shared_arguments
 from redstreamd.tools.action_arguments import check_arguments, complete_entry_id, missing_argument
 from redstreamd.tools.annotations import no, writing, yes
 from redstreamd.tools.definition import Call, Profile, needs_on, tool
-from redstreamd.tools.name_checks import check_names
 
 _ARGUMENTS_BY_ACTION = {
     "trim": ("max_length", "min_id", "max_age_seconds"),
@@ -85,7 +84,6 @@ async def stream_manage(call: Call[Bus], args: StreamManageArguments) -> StreamM
     Reports what would be removed and who needs it, and does it only if dry_run is false. What a group has
     pending or has not received yet is removed only with force.
     """
-    check_names(call, args.stream)
     _check(args)
     admin = call.bus.streams
     info = await admin.info(args.stream)

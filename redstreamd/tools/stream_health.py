@@ -20,7 +20,6 @@ from redstreamd.tools import dead_letters, group_admin, shared_arguments, stream
 from redstreamd.tools.annotations import reading
 from redstreamd.tools.argument_types import NameOf
 from redstreamd.tools.definition import Call, Profile, needs_on, tool
-from redstreamd.tools.name_checks import check_names
 
 #: Findings in a concise answer; the most severe come first.
 _CONCISE = 10
@@ -74,7 +73,6 @@ async def stream_health(call: Call[Bus], args: StreamHealthArguments) -> StreamH
 
     Each finding says its cause and the next call. Rates appear from the second call on.
     """
-    check_names(call, args.stream, args.group)
     diagnosis = await call.bus.diagnoser.diagnose(args.stream, args.group)
     full = args.detail == "full"
     # Half for the findings, a quarter for the groups; the rest is small.

@@ -18,7 +18,7 @@ from redstreamd.tools import shared_arguments
 from redstreamd.tools.annotations import no, writing, yes
 from redstreamd.tools.definition import Call, Profile, needs_on, tool
 from redstreamd.tools.lease_duration import lease_seconds
-from redstreamd.tools.name_checks import check_names, check_new_stream, join_warnings
+from redstreamd.tools.new_streams import join_warnings, naming_warning
 from redstreamd.tools.progress_notifications import wait_seconds, with_progress
 
 CREATES_A_GROUP = writing(
@@ -66,8 +66,7 @@ async def group_create(call: Call[Bus], args: GroupCreateArguments) -> GroupCrea
 
     Each entry from start on goes to one consumer of the group.
     """
-    check_names(call, args.stream, args.group)
-    warning = await check_new_stream(call, args.stream)
+    warning = await naming_warning(call, args.stream)
     creation = await call.bus.work.create_group(
         args.stream, args.group, group_position(args.start), max_deliveries=args.max_deliveries
     )
@@ -159,8 +158,7 @@ async def work_take(call: Call[Bus], args: WorkTakeArguments) -> WorkTaken:
     Entries whose lease ran out come first, then new ones. The group is created at start if it does
     not exist. Finish with work_done, or work_fail; work_extend while you need longer.
     """
-    check_names(call, args.stream, args.group, consumer=args.consumer)
-    warning = await check_new_stream(call, args.stream)
+    warning = await naming_warning(call, args.stream)
     take = Take(
         stream=args.stream,
         group=args.group,

@@ -127,7 +127,7 @@ async def finished(bus: Bus, history: History, lease: str) -> None:
     """Report work as done until the answer arrives; it is done for whoever hears so first."""
     while True:
         try:
-            settled = await bus.work.settle(lease, "me", Action.DONE)
+            settled = await bus.work.settle(bus.work.read_lease(lease, "me"), Action.DONE)
         except BusError:
             continue
         history.finished.update(settled.ids(Outcome.DONE, Outcome.ALREADY))
