@@ -33,7 +33,7 @@ ALLOWED: dict[str, set[str]] = {
     "tools": LEAVES | {"presentation", "redisio", "settings", "streams"},
     "resources": LEAVES | {"presentation", "streams"},
     "prompts": LEAVES | {"presentation"},
-    "mcp_server": LEAVES | {"presentation", "prompts", "resources", "streams", "tools"},
+    "mcp_server": LEAVES | {"mcpio", "presentation", "prompts", "redisio", "resources", "streams", "tools"},
     "reference": {"errors", "prompts", "redisio", "resources", "tools"},
     # Programs.
     "event_log": {"errors", "mcpio", "redisio", "service"},

@@ -98,7 +98,11 @@ async def _serve_listeners(
             resources.push_async_callback(each.served.listener.aclose)
         addresses = [each.address for each in listeners]
         acceptor = Acceptor(
-            [each.served for each in listeners], parts.kernels, limits=parts.limits, on_event=parts.event_log
+            [each.served for each in listeners],
+            parts.kernels,
+            direct_path=parts.direct_path,
+            limits=parts.limits,
+            on_event=parts.event_log,
         )
         parts.daemon_health.include("clients", acceptor.statistics)
         notifier, heartbeats = Notifier.from_environment(), Heartbeats()
@@ -145,6 +149,7 @@ async def _stdio(loaded: Loaded, log: LogOutput) -> None:
         connection = ClientConnection(
             stream,
             parts.kernels,
+            direct_path=parts.direct_path,
             principal=Principal("stdio", "stdio"),
             limits=parts.limits,
             on_event=parts.event_log,

@@ -9,7 +9,8 @@ import attrs
 from redstreamd import __version__
 from redstreamd.event_log.event_log import EventLog
 from redstreamd.event_log.texts import record
-from redstreamd.mcp_server.server import build_server
+from redstreamd.mcp_server.direct_calls import DirectPath
+from redstreamd.mcp_server.server import NAME, TITLE, build_server
 from redstreamd.mcpio.limits import Limits
 from redstreamd.mcpio.protocol_eras import Kernels
 from redstreamd.presentation.daemon_health import DaemonHealth
@@ -45,6 +46,7 @@ class Parts:
         updates: Notifies subscribers of changes.
         daemon_health: Reports the health of all parts.
         kernels: Serve MCP to clients.
+        direct_path: Serves plain calls of tools.
         limits: The limits of client connections.
         embedded: The embedded Redis server, if configured.
         event_log: The hook for the events of client connections and of the supervisor.
@@ -56,6 +58,7 @@ class Parts:
     updates: Updates
     daemon_health: DaemonHealth
     kernels: Kernels
+    direct_path: DirectPath
     limits: Limits
     embedded: EmbeddedServer | None
     event_log: EventLog
@@ -88,8 +91,10 @@ def build_parts(settings: Settings, resources: AsyncExitStack) -> Parts:
     daemon_health = DaemonHealth(bus.redis, bus.hub, updates, version=__version__)
     daemon_health.include("process", process_stats)
     daemon_health.include("installation", installation)
+    toolbox = toolbox_over(bus, REGISTRY, [Profile(name) for name in settings.tools.profile])
+    direct_path = DirectPath(toolbox, bus.redis, {"name": NAME, "title": TITLE, "version": __version__})
     server = build_server(
-        toolbox_over(bus, REGISTRY, [Profile(name) for name in settings.tools.profile]),
+        toolbox,
         RESOURCES,
         PROMPTS,
         Views(bus, daemon_health),
@@ -106,7 +111,18 @@ def build_parts(settings: Settings, resources: AsyncExitStack) -> Parts:
         max_requests_in_flight=settings.limits.max_requests_in_flight,
         max_connections=settings.limits.max_connections,
     )
-    return Parts(settings, manager, bus, updates, daemon_health, Kernels(server), limits, embedded, event_log)
+    return Parts(
+        settings,
+        manager,
+        bus,
+        updates,
+        daemon_health,
+        Kernels(server),
+        direct_path,
+        limits,
+        embedded,
+        event_log,
+    )
 
 
 def _target(settings: Settings, embedded: EmbeddedServer | None) -> Target:

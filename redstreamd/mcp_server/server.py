@@ -26,6 +26,8 @@ from redstreamd.resources.definition import ResourceRegistry
 from redstreamd.streams.subscriptions.updates import Updates
 from redstreamd.tools.toolbox import Toolbox
 
+NAME: Final = "redstreamd"
+TITLE: Final = "Redis Streams for agents"
 _MINUTE: Final = 60_000
 #: For how long clients of revision 2026-07-28 may cache listings (server/utilities/caching). None of these
 #: changes while the daemon runs, but a client may outlive the daemon. The tools may depend on the caller.
@@ -137,8 +139,8 @@ def make_server(
         yield own_principal
 
     server = _Server(
-        "redstreamd",
-        title="Redis Streams for agents",
+        NAME,
+        title=TITLE,
         version=version,
         instructions=instructions,
         lifespan=own_lifespan,

@@ -6,7 +6,7 @@ direct path submits it and reads the reply without one. So a call has one defini
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from typing import Any, Generic, TypeVar
 
 import trio
@@ -20,6 +20,19 @@ from redstreamd.streams.error_context import explain_errors
 
 ResultT = TypeVar("ResultT")
 OtherT = TypeVar("OtherT")
+
+
+class UnfinishedError(Exception):
+    """What `Plan.read` raises for a reply after which the call is not done; only the direct path sees it.
+
+    Attributes:
+        go_on: Does the rest, and returns the result.
+    """
+
+    def __init__(self, go_on: Callable[[], Awaitable[object]]) -> None:
+        """Record how to go on."""
+        super().__init__("the call is not done")
+        self.go_on = go_on
 
 
 def _unchanged(error: BusError) -> BusError:

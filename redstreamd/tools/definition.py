@@ -18,6 +18,7 @@ import attrs
 from redstreamd.errors.nearest_names import nearest_names
 from redstreamd.policy import Need, Permission, Principal
 from redstreamd.streams.lease_tokens import Lease
+from redstreamd.streams.plans import Plan
 from redstreamd.tools.annotations import Hints
 from redstreamd.tools.argument_types import NameOf, names_in
 from redstreamd.tools.schema_dialect import MAX_DESCRIPTION, TOOL_NAME
@@ -54,7 +55,11 @@ class Profile(enum.StrEnum):
         return frozenset({self})
 
 
-@attrs.frozen
+async def no_progress(progress: float, total: float | None, message: str | None) -> None:
+    """Send no progress notification."""
+
+
+@attrs.define(eq=False)
 class Call(Generic[BusT]):
     """What a handler gets besides its arguments.
 
@@ -145,6 +150,8 @@ class Tool(Generic[ArgumentsT]):
             is None for a tool that takes none.
         hints: Its annotations, with the reasons.
         handler: Does the work; raises `redstreamd.errors.BusError` for what an agent can act on.
+        plan: Returns a call as one round trip to Redis, with the result of the handler; None for a call that
+            is more. None if no call is.
     """
 
     name: str = attrs.field()
@@ -157,6 +164,7 @@ class Tool(Generic[ArgumentsT]):
     needs: Callable[[ArgumentsT, Any], Sequence[Need]] = attrs.field()
     hints: Hints
     handler: Callable[[Call[Any], ArgumentsT], Awaitable[object]]
+    plan: Callable[[Call[Any], ArgumentsT], Plan[Any] | None] | None = None
 
     @name.validator
     def _check_name(self, _: object, value: str) -> None:
@@ -207,6 +215,7 @@ def tool(
     permission: Permission,
     needs: Callable[[Any, Any], Sequence[Need]],
     hints: Hints,
+    plan: Callable[[Any, Any], Plan[Any] | None] | None = None,
 ) -> Callable[[Callable[[Call[BusT], ArgumentsT], Awaitable[object]]], Tool[ArgumentsT]]:
     """Turn ``async def name(call: Call[Bus], args: NameArguments) -> NameResult`` into a `Tool`.
 
@@ -236,6 +245,7 @@ def tool(
             needs=needs,
             hints=hints,
             handler=handler,
+            plan=plan,
         )
 
     return define

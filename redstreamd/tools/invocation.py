@@ -19,7 +19,7 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Sequence
 from typing import Any, Final, Generic, TypeVar
 
 import attrs
@@ -29,7 +29,9 @@ from redstreamd.errors import BusError, Code
 from redstreamd.errors.remedies import setting
 from redstreamd.policy import Authorise, Need, Permission, Principal
 from redstreamd.streams.lease_tokens import Lease
-from redstreamd.tools.definition import Call, Progress, Tool
+from redstreamd.streams.plans import Plan
+from redstreamd.tools.argument_text import as_arguments
+from redstreamd.tools.definition import Call, Progress, Tool, no_progress
 from redstreamd.tools.results import Result, failure, success
 
 BusT = TypeVar("BusT")
@@ -147,7 +149,7 @@ class Invocation(Generic[BusT]):
 
     Attributes:
         tool: The tool.
-        arguments: Its arguments, an instance of ``tool.arguments``.
+        arguments: Its arguments, with the attributes of ``tool.arguments``.
         principal: On whose behalf it is made.
         needs: The streams that it needs, as far as its arguments and its lease name them.
         lease: The lease among the arguments, if the tool takes one.
@@ -194,11 +196,22 @@ class Invocation(Generic[BusT]):
         """Ask whether the call may run now: None if it may, else its place in a queue."""
         return self._rules.admit(self)
 
-    async def run(self, progress: Progress) -> object:
+    def plan(self) -> Plan[Any] | None:
+        """Return the call as one round trip to Redis; None if the tool's handler has to run.
+
+        Raises:
+            BusError: What the tool finds wrong with its arguments.
+        """
+        if self.tool.plan is None:
+            return None
+        return self.tool.plan(self._call(no_progress), self.arguments)
+
+    async def run(self, progress: Progress, go_on: Callable[[], Awaitable[object]] | None = None) -> object:
         """Run the tool's handler within the time limit, and return what it returns.
 
         Args:
             progress: Sends progress notifications.
+            go_on: Runs in the place of the handler: the rest of a call of which something was done.
 
         Raises:
             BusError: What the handler raised; TIMEOUT, or OUTCOME_UNKNOWN for a tool that writes, at the time
@@ -207,10 +220,17 @@ class Invocation(Generic[BusT]):
         If cancelled, the handler is cancelled, and whether it had an effect is not known.
         """
         seconds = self.seconds
-        call = Call(self._rules.bus, self.principal, progress, self.authorise, self.lease)
         with trio.move_on_after(seconds):
-            return await self.tool.handler(call, self.arguments)
+            if go_on is not None:
+                return await go_on()
+            arguments = self.arguments
+            if not isinstance(arguments, self.tool.arguments):
+                arguments = as_arguments(self.tool.arguments, arguments)
+            return await self.tool.handler(self._call(progress), arguments)
         raise _timed_out(self.tool, seconds)
+
+    def _call(self, progress: Progress) -> Call[BusT]:
+        return Call(self._rules.bus, self.principal, progress, self.authorise, self.lease)
 
     def end(self, outcome: str, answer_bytes: int = 0) -> None:
         """Report that the call ended; see `CallEnded` for the arguments. For one call.
@@ -232,21 +252,28 @@ class Invocation(Generic[BusT]):
                 answer_bytes,
             )
 
-    async def answer(self, progress: Progress) -> Result:
+    async def answer(
+        self,
+        progress: Progress,
+        *,
+        go_on: Callable[[], Awaitable[object]] | None = None,
+        admitted: bool = False,
+    ) -> Result:
         """Admit, run and end the call, and return its result, also if it failed.
 
         Args:
             progress: Sends progress notifications.
+            go_on: See `run`.
+            admitted: Whether the call was admitted before.
 
         If cancelled, see `run`.
         """
         outcome = CANCELLED
         size = 0
         try:
-            deferral = self.admit()
-            if deferral is not None:
+            if not admitted and (deferral := self.admit()) is not None:
                 await deferral.admitted()
-            result = success(await self.run(progress))
+            result = success(await self.run(progress, go_on))
             outcome, size = OK, result.size
         except Exception as error:  # noqa: BLE001 - the boundary: a defect must not end the connection
             refusal = as_bus_error(self.tool, error)

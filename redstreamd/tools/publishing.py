@@ -11,6 +11,8 @@ from redstreamd.policy import Permission
 from redstreamd.streams.bus import Bus
 from redstreamd.streams.durability import Confirmation, Durability
 from redstreamd.streams.entry_codec import Stamp
+from redstreamd.streams.plans import Plan
+from redstreamd.streams.publishing import Added
 from redstreamd.tools import shared_arguments
 from redstreamd.tools.annotations import no, writing, yes
 from redstreamd.tools.argument_types import NameOf
@@ -82,6 +84,25 @@ class StreamAdded:
     warning: Annotated[str, Meta(description="What is unusual about the new stream's name.")] | None = None
 
 
+def _plan(call: Call[Bus], args: StreamAddArguments) -> Plan[StreamAdded] | None:
+    names = call.bus.names
+    if (
+        args.durability != "memory"
+        or not names.is_plain(args.stream)
+        or (args.reply_to is not None and not names.is_plain(args.reply_to))
+    ):
+        return None
+    plan = call.bus.publisher.plan_add(
+        args.stream,
+        args.entries,
+        Stamp(sender=call.principal.name, correlation_id=args.correlation_id, reply_to=args.reply_to),
+        idempotency_key=args.idempotency_key,
+        max_length=args.max_length,
+        max_age_seconds=args.max_age_seconds,
+    )
+    return plan.then(lambda added: _answer(call, args, added))
+
+
 @tool(
     title="Add entries",
     profile=Profile.WORKER,
@@ -97,6 +118,7 @@ class StreamAdded:
             "Without an idempotency_key each call adds the entries again; with one, after its window."
         ),
     ),
+    plan=_plan,
 )
 async def stream_add(call: Call[Bus], args: StreamAddArguments) -> StreamAdded:
     """Publish 1 to 100 entries to a stream, which is created if it does not exist.
@@ -117,6 +139,12 @@ async def stream_add(call: Call[Bus], args: StreamAddArguments) -> StreamAdded:
         max_age_seconds=args.max_age_seconds,
         durability=Durability(args.durability),
     )
+    return _answer(call, args, added, warning)
+
+
+def _answer(
+    call: Call[Bus], args: StreamAddArguments, added: Added, warning: str | None = None
+) -> StreamAdded:
     window = call.bus.settings.leases.idempotency_window_seconds
     return StreamAdded(
         ids=added.ids,

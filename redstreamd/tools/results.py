@@ -67,17 +67,12 @@ class Result:
             answer["structuredContent"] = msgspec.Raw(self.body)
         return {**answer, "isError": self.is_error}
 
-    def encoded(self, *, result_type: bool) -> bytes:
-        """Return the JSON of the whole result.
-
-        Args:
-            result_type: Whether it has the member ``resultType``, as from revision 2026-07-28 on.
-        """
-        return b'{"content":[{"type":"text","text":%b}]%b,"isError":%b%b}' % (
+    def opened(self) -> bytes:
+        """Return the JSON of the whole result without the closing brace, for what revisions add."""
+        return b'{"content":[{"type":"text","text":%b}]%b,"isError":%b' % (
             msgspec.json.encode(self.text),
             b"" if self.body is None else b',"structuredContent":' + self.body,
             b"true" if self.is_error else b"false",
-            b',"resultType":"complete"' if result_type else b"",
         )
 
 

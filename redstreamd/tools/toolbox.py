@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterable, Sequence
 from typing import Any, Final, Generic, NoReturn, TypeVar
 
 import attrs
+import msgspec
 
 from redstreamd import strict_json
 from redstreamd.errors import BusError
@@ -20,6 +21,7 @@ from redstreamd.policy import Authorise, Need, Principal, allow_all
 from redstreamd.streams.bus import Bus
 from redstreamd.streams.lease_tokens import Lease
 from redstreamd.streams.name_rules import NameRules
+from redstreamd.tools.argument_text import ArgumentDecoder
 from redstreamd.tools.argument_types import NameOf, names_in
 from redstreamd.tools.arguments import Structurer
 from redstreamd.tools.definition import Profile, Progress, Registry, Tool, UnknownToolError
@@ -49,11 +51,13 @@ class _Prepared:
 
     Attributes:
         structure: Builds its arguments.
+        decode: Builds them from plain text.
         lease: The argument that holds a lease, if there is one.
         checks: The arguments that name groups and consumers, with the function that checks each.
     """
 
     structure: Structurer[Any]
+    decode: ArgumentDecoder
     lease: str | None
     checks: tuple[tuple[str, Callable[[str], None]], ...]
 
@@ -63,6 +67,7 @@ class Toolbox(Generic[BusT]):
 
     Attributes:
         listing: The tools as ``tools/list`` gives them, sorted by name.
+        timeout_seconds: The time limit of a call.
     """
 
     def __init__(
@@ -99,6 +104,7 @@ class Toolbox(Generic[BusT]):
             TypeError: A tool's argument or result class has no schema.
             ValueError: A tool takes a lease, and ``read_lease`` is None.
         """
+        self.timeout_seconds = timeout_seconds
         self._registry = registry
         self._profiles = tuple(sorted(profiles))
         self._names = names or NameRules()
@@ -106,6 +112,7 @@ class Toolbox(Generic[BusT]):
         self._rules = Rules(bus, authorise, admit, on_ended, timeout_seconds, default_wait_seconds)
         self._offered = registry.for_profiles(self._profiles)
         self._prepared = {tool.name: self._prepare(tool, max_nesting) for tool in self._offered}
+        self._by_name = {tool.name: tool for tool in self._offered}
         # Whose names were checked and whose permission was granted; the oldest is forgotten first.
         self._permitted: dict[tuple[Principal, Need], None] = {}
         self.listing = [listed(tool) for tool in self._offered]
@@ -121,6 +128,10 @@ class Toolbox(Generic[BusT]):
             return self._offered.get(name)
         except UnknownToolError as unknown:
             raise UnknownToolError(name, unknown.nearest, self._explain(unknown)) from None
+
+    def known(self, name: str) -> Tool[Any] | None:
+        """Return the tool of this name; None where `find` raises."""
+        return self._by_name.get(name)
 
     def begin(self, tool: Tool[Any], arguments: object, principal: Principal) -> Invocation[BusT]:
         """Structure the arguments, and check the names in them and the permissions that the call needs.
@@ -138,10 +149,39 @@ class Toolbox(Generic[BusT]):
         """
         began = time.perf_counter()
         prepared = self._prepared[tool.name]
+        try:
+            structured = prepared.structure(arguments)
+        except Exception as error:  # noqa: BLE001 - the boundary: a defect must not end the connection
+            self._refuse(tool, principal, (), began, as_bus_error(tool, error))
+        return self._begin(prepared, tool, structured, principal, began)
+
+    def begin_plain(
+        self, tool: Tool[Any], text: msgspec.Raw | bytes, principal: Principal
+    ) -> Invocation[BusT] | None:
+        """As `begin`, with the text of the arguments; None if that is for `begin`, after decoding it.
+
+        Args:
+            tool: One that `find` returned.
+            text: A JSON text for which `strict_json.text_is_plain` is true.
+            principal: On whose behalf the call is made.
+
+        Raises:
+            BusError: As `begin`.
+        """
+        began = time.perf_counter()
+        prepared = self._prepared[tool.name]
+        given = prepared.decode(text)
+        if given is None:
+            return None
+        return self._begin(prepared, tool, given, principal, began)
+
+    def _begin(
+        self, prepared: _Prepared, tool: Tool[Any], structured: Any, principal: Principal, began: float
+    ) -> Invocation[BusT]:
+        """Check the names and the permissions, and return the call that may be admitted."""
         needs: Sequence[Need] = ()
         lease: Lease | None = None
         try:
-            structured = prepared.structure(arguments)
             if prepared.lease is not None and self._read_lease is not None:
                 lease = self._read_lease(getattr(structured, prepared.lease), principal.name)
             needs = tool.needs(structured, lease)
@@ -187,6 +227,7 @@ class Toolbox(Generic[BusT]):
         checks = {NameOf.GROUP: self._names.check_group, NameOf.CONSUMER: self._names.check_consumer}
         return _Prepared(
             Structurer(tool.arguments, max_nesting=max_nesting),
+            ArgumentDecoder(tool.arguments),
             lease,
             # What a lease names was checked when it was taken, and settling does not depend on today's rules.
             ()
