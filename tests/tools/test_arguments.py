@@ -173,6 +173,41 @@ def test_a_call_is_accepted_exactly_when_the_published_schema_accepts_what_it_me
         assert as_json(getattr(structured, name)) == effective.get(name)
 
 
+@settings(max_examples=300, deadline=None)
+@given(calls())
+def test_the_quick_attempt_agrees_with_the_whole_way(
+    drawn: tuple[type[attrs.AttrsInstance], dict[str, Any]],
+) -> None:
+    cls, call = drawn
+    structurer = Structurer(cls)
+    quick = structurer._quick(call)
+    if quick is None:
+        return
+    whole = structurer._whole(call)
+    # As text, because 5 == 5.0 == True.
+    assert repr(quick) == repr(whole)
+    for name, value in call.items():
+        kept = getattr(whole, name) is value
+        assert (getattr(quick, name) is value) == kept
+
+
+def test_the_quick_attempt_takes_the_usual_call_and_leaves_the_unusual_one() -> None:
+    usual = {"stream": "a", "entries": [{"x": "é"}], "streams": ["a"], "count": 5, "timeout_seconds": 5}
+    assert add._quick(usual) == add._whole(usual)
+    unusual: list[dict[str, Any]] = [
+        {"stream": "é"},
+        {"count": None},
+        {"count": 5.0},
+        {"count": "5"},
+        {"streams": ["\ud800"]},
+        {"entries": "[{}]"},
+        {"timeout_seconds": 1e309},
+        {"misspelt": 1},
+    ]
+    for change in unusual:
+        assert add._quick(usual | change) is None
+
+
 @attrs.frozen
 class Both:
     text: str
