@@ -126,7 +126,8 @@ def generated(tool: Tool[Any], world: World) -> Iterator[dict[str, Any]]:
         yield {
             name: value_for(name, member, world, chance)
             for name, member in schema["properties"].items()
-            if name in schema.get("required", ()) or chance.random() < 0.4
+            # Without a timeout, a call would wait.
+            if name in {*schema.get("required", ()), "timeout_seconds"} or chance.random() < 0.4
         }
 
 
