@@ -8,6 +8,7 @@ from typing import Any
 from urllib.parse import unquote, urlsplit
 
 import attrs
+import msgspec
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -71,6 +72,14 @@ def test_an_answer_that_is_no_object_is_text_alone() -> None:
         "isError": False,
     }
     assert success("plain").plain() == {"content": [{"type": "text", "text": "plain"}], "isError": False}
+
+
+@given(json_objects() | json_values(), st.booleans())
+def test_all_forms_of_an_answer_are_the_same_json(value: Any, result_type: bool) -> None:
+    for answer in (success(value), failure(BusError(Code.INTERNAL, "é", cause='"', next_step="\\"))):
+        assert msgspec.json.encode(answer.members()) == answer.encoded(result_type=False)
+        expected = answer.plain() | ({"resultType": "complete"} if result_type else {})
+        assert json.loads(answer.encoded(result_type=result_type)) == expected
 
 
 def test_a_mapping_is_structured_as_it_is() -> None:
