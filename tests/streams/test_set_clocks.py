@@ -62,7 +62,9 @@ def take(consumer: str = "c", *, count: int = 1, lease_seconds: float = 60.0, re
 
 async def settle(bus: Bus, work: Work, action: Action, delay_seconds: float = 0.0) -> list[Outcome]:
     assert work.lease is not None
-    settled = await bus.work.settle(work.lease, "me", action, delay_seconds=delay_seconds)
+    settled = await bus.work.settle(
+        bus.work.read_lease(str(work.lease), "me"), action, delay_seconds=delay_seconds
+    )
     return list(settled.outcomes.values())
 
 
@@ -133,7 +135,9 @@ async def test_times_that_are_shown_are_those_of_the_servers_clock(
     clock.set(step)
     later = await bus.work.take(take("d", lease_seconds=600), "me")
     assert held.lease is not None
-    extended = await bus.work.settle(held.lease, "me", Action.EXTEND, delay_seconds=600)
+    extended = await bus.work.settle(
+        bus.work.read_lease(str(held.lease), "me"), Action.EXTEND, delay_seconds=600
+    )
     page = await bus.pending.page("s", "g")
     now = milliseconds(clock.server)
     for due in (later.taken.expires, extended.due, *(one.due for one in page.items)):

@@ -26,7 +26,8 @@ def take(consumer: str = "c", *, count: int = 1, lease_seconds: float = 60.0, cr
 
 async def settle(bus: Bus, work: Work, action: Action = Action.DONE, **how: object) -> dict[str, Outcome]:
     assert work.lease is not None
-    return (await bus.work.settle(work.lease, "me", action, **how)).outcomes  # type: ignore[arg-type]
+    lease = bus.work.read_lease(str(work.lease), "me")
+    return (await bus.work.settle(lease, action, **how)).outcomes  # type: ignore[arg-type]
 
 
 def ids(work: Work) -> list[str]:
@@ -292,10 +293,10 @@ async def test_a_lease_belongs_to_the_one_it_was_given_to(bus: Bus) -> None:
     held = await bus.work.take(take(), "me")
     assert held.lease is not None
     with pytest.raises(BusError) as refused:
-        await bus.work.settle(held.lease, "somebody", Action.DONE)
+        await bus.work.settle(bus.work.read_lease(str(held.lease), "somebody"), Action.DONE)
     assert refused.value.code is Code.PERMISSION_DENIED
     with pytest.raises(BusError) as refused:
-        await bus.work.settle(held.lease, "me", Action.DONE, entry_ids=["1-1"])
+        await bus.work.settle(bus.work.read_lease(str(held.lease), "me"), Action.DONE, entry_ids=["1-1"])
     assert refused.value.code is Code.INVALID_ARGUMENT
 
 

@@ -28,7 +28,7 @@ async def test_a_key_gives_what_it_took_to_the_principal_that_took_it_and_to_nob
     assert (other.lease, other.taken.entries, other.taken.replayed) == (None, [], False)
     assert again.taken.replayed
     assert [entry.id for entry, _ in again.taken.entries] == [first]
-    settled = await bus.work.settle(str(mine.lease), "ann", Action.DONE)
+    settled = await bus.work.settle(bus.work.read_lease(str(mine.lease), "ann"), Action.DONE)
     assert settled.ids(Outcome.DONE) == [first]
 
 
