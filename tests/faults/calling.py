@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
-from typing import Any
+from typing import Any, Protocol
 
 import trio
 from redis.backoff import ConstantBackoff
@@ -19,7 +19,6 @@ from redstreamd.streams.bus import Bus
 from redstreamd.streams.entry_codec import Stamp
 from tests.support.buses import KEY
 from tests.support.history import Add
-from tests.support.mcp_client import RawClient
 
 
 @asynccontextmanager
@@ -51,8 +50,15 @@ def by_bus(bus: Bus, stream: str) -> Add:
     return add
 
 
-def by_tool(client: RawClient, stream: str) -> Add:
-    """Add through the daemon's tool, over a connection that nobody else uses at the same time."""
+class Caller(Protocol):
+    """A client that nobody else uses at the same time."""
+
+    async def call_tool(self, name: str, arguments: Mapping[str, Any] | None = None) -> dict[str, Any]:
+        """Send a `tools/call` and return its answer."""
+
+
+def by_tool(client: Caller, stream: str) -> Add:
+    """Add through the daemon's tool."""
 
     async def add(entry: dict[str, Any], key: str | None) -> tuple[str, bool]:
         more = {} if key is None else {"idempotency_key": key}
@@ -62,7 +68,7 @@ def by_tool(client: RawClient, stream: str) -> Add:
     return add
 
 
-async def tool(client: RawClient, name: str, **arguments: Any) -> dict[str, Any]:
+async def tool(client: Caller, name: str, **arguments: Any) -> dict[str, Any]:
     """Call a tool and return its structured content.
 
     Raises:

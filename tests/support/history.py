@@ -124,6 +124,11 @@ class History:
         """
         if self.count(Told.ACKNOWLEDGED) < acknowledged:
             raise InvalidRun(f"only {self.count(Told.ACKNOWLEDGED)} acknowledged, {acknowledged} demanded")
+        problems = self.problems(entries)
+        assert not problems, f"{len(problems)} problems: {problems[:20]}"
+
+    def problems(self, entries: Iterable[tuple[str, Mapping[str, str]]]) -> list[str]:
+        """Return what is wrong with the entries of the stream, given in its order."""
         found: dict[int, str] = {}
         problems: list[str] = []
         for entry_id, fields in entries:
@@ -140,7 +145,7 @@ class History:
                 problems.append(f"{number} was acknowledged as {line.entry_id}: {found.get(number)}")
             if line.told is Told.REFUSED and number in found:
                 problems.append(f"{number} was refused ({line.code}) and is there")
-        assert not problems, f"{len(problems)} problems: {problems[:20]}"
+        return problems
 
     def judge_work(self, entry_ids: Iterable[str], *, pending: int, finished: int, once: bool) -> None:
         """Compare with what there was to do.
@@ -157,12 +162,19 @@ class History:
         """
         if len(self.finished) < finished:
             raise InvalidRun(f"only {len(self.finished)} finished, {finished} demanded")
-        stranded = [entry_id for entry_id in entry_ids if entry_id not in self.finished]
-        assert not stranded, f"{len(stranded)} were never finished: {stranded[:20]}"
-        assert pending == 0
+        problems = self.work_problems(entry_ids, pending=pending, once=once)
+        assert not problems, f"{len(problems)} problems: {problems[:20]}"
+
+    def work_problems(self, entry_ids: Iterable[str], *, pending: int, once: bool) -> list[str]:
+        """Return what is wrong with the work; the arguments are those of `judge_work`."""
+        problems = [f"{each} was never finished" for each in entry_ids if each not in self.finished]
+        if pending:
+            problems.append(f"{pending} are still pending")
         if once:
-            twice = {entry_id: times for entry_id, times in self.finished.items() if times > 1}
-            assert not twice
+            problems += [
+                f"{each} was finished {times} times" for each, times in self.finished.items() if times > 1
+            ]
+        return problems
 
 
 def entries_of(server: Server, stream: str) -> list[tuple[str, dict[str, str]]]:
