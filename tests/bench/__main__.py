@@ -2,7 +2,8 @@
 
 Everything is measured once a round, so that what else the machine does meets all alike; the figure is the
 median of the rounds. A full run writes docs/performance.json and what is made of it; a fast one prints its
-tables.
+tables. With ``--step`` it measures the daemon alone, perhaps of another checkout, and adds a row to the table
+of steps.
 """
 
 from __future__ import annotations
@@ -20,9 +21,11 @@ import time
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
-from tests.bench import accounting, install, peers, plots, report, rows, scales
+from tests.bench import accounting, goals, install, peers, plots, report, rows, scales, steps
 from tests.bench.daemons import Daemons
+from tests.bench.page import of_run
 from tests.bench.rows import Bench, Cell, Sample
 from tests.bench.waits import Waits
 from tests.support.daemon import running_daemon
@@ -30,6 +33,7 @@ from tests.support.servers import start_redis
 
 ROOT = Path(__file__).parent.parent.parent
 DOCS = ROOT / "docs"
+RESULTS = DOCS / "performance.json"
 SO_FAR = ROOT / "build" / "bench" / "performance.json"
 
 
@@ -39,7 +43,7 @@ def everything(seconds: float, *, full: bool) -> Iterator[tuple[list[Cell], dict
     with contextlib.ExitStack() as stack:
         server = stack.enter_context(start_redis())
         daemon = stack.enter_context(running_daemon(server))
-        handshake, modern = (
+        eras = tuple(
             peers.redstreamd(daemon.path, daemon.process.pid, modern=modern) for modern in (False, True)
         )
         others = [
@@ -48,9 +52,13 @@ def everything(seconds: float, *, full: bool) -> Iterator[tuple[list[Cell], dict
             stack.enter_context(peers.echo(server)),
         ]
         crowd = 1_000 if full else 200
-        bench = Bench(server, handshake, [handshake, modern, *others], seconds, full)
+        bench = Bench(server, eras, [*eras, *others], seconds, full)
         cells = [
-            *(cell for part in (rows.adding, rows.batches, *scales.PARTS) for cell in part(bench)),
+            *(
+                cell
+                for part in (rows.adding, rows.batches, rows.large, *scales.PARTS)
+                for cell in part(bench)
+            ),
             *Waits(server, daemon, crowd).cells(),
             *Daemons(server, seconds, crowd).cells(),
         ]
@@ -72,14 +80,14 @@ def figures(samples: Sequence[Sample]) -> dict[str, list[float]]:
     }
 
 
-def measure(rounds: int, seconds: float, only: Sequence[str], *, full: bool) -> report.Run:
+def measure(rounds: int, seconds: float, only: Sequence[str], *, full: bool) -> dict[str, Any]:
     """Measure everything and return the run; a file keeps the rounds so far, in case a later one fails."""
     began = time.monotonic()
     machine = accounting.machine()
     found: dict[int, list[Sample]] = defaultdict(list)
-    run: report.Run = {}
+    run: dict[str, Any] = {}
     with everything(seconds, full=full) as (cells, versions):
-        chosen = [cell for cell in cells if not only or cell.table in only]
+        chosen = [cell for cell in cells if not only or cell.table in only or goals.wants(cell, only)]
         for turn in range(rounds):
             for place, cell in enumerate(chosen):
                 what = f"{cell.table}, {cell.row} {cell.column}"
@@ -112,24 +120,36 @@ def measure(rounds: int, seconds: float, only: Sequence[str], *, full: bool) -> 
 
 
 def store(run: report.Run, file: Path) -> None:
-    """Write a run, a cell a line."""
-    cells = ",\n".join(json.dumps(cell, ensure_ascii=False) for cell in run["cells"])
-    head = json.dumps({name: value for name, value in run.items() if name != "cells"}, ensure_ascii=False)
+    """Write a run, a cell and a step a line."""
+    lists = {
+        name: ",\n".join(json.dumps(each, ensure_ascii=False) for each in run.get(name, ()))
+        for name in ("steps", "cells")
+    }
+    head = json.dumps({name: value for name, value in run.items() if name not in lists}, ensure_ascii=False)
+    text = "".join(f', "{name}": [\n{lines}\n]' for name, lines in lists.items())
     file.parent.mkdir(parents=True, exist_ok=True)
-    file.write_text(f'{head[:-1]}, "cells": [\n{cells}\n]}}\n', "utf-8")
+    file.write_text(f"{head[:-1]}{text}}}\n", "utf-8")
 
 
 def publish(run: report.Run) -> None:
-    """Write what docs/ holds of a run."""
+    """Write what docs/ holds of a run, and its file."""
+    store(run, RESULTS)
     page = DOCS / "performance.md"
-    page.write_text(report.put_into(page.read_text("utf-8"), run), "utf-8")
+    page.write_text(of_run(page.read_text("utf-8"), run), "utf-8")
     for name, drawing in plots.drawings(run).items():
         (DOCS / "plots").mkdir(exist_ok=True)
         (DOCS / "plots" / name).write_text(drawing, "utf-8")
+    print(RESULTS)
 
 
-def main() -> None:
-    """Measure, or only make the page anew from the last run's file."""
+def published() -> dict[str, Any]:
+    """Return what docs/ holds."""
+    run: dict[str, Any] = json.loads(RESULTS.read_text("utf-8"))
+    return run
+
+
+def arguments() -> argparse.Namespace:
+    """Read the command line."""
     parser = argparse.ArgumentParser(prog="python -m tests.bench", description=__doc__)
     parser.add_argument(
         "--fast", action="store_true", help="fewer and smaller rows, two rounds; docs/ stays as it is"
@@ -137,14 +157,37 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, help="rounds, of which the median counts")
     parser.add_argument("--seconds", type=float, help="length of a window")
     parser.add_argument(
-        "--only", action="append", default=[], metavar="TABLE", help="only this table; prints figures"
+        "--only",
+        action="append",
+        default=[],
+        metavar="TABLE",
+        help="only this table, or only what the goals need (goals); prints figures",
     )
     parser.add_argument(
         "--page", action="store_true", help="measure nothing; make docs/ from docs/performance.json"
     )
-    options = parser.parse_args()
+    parser.add_argument(
+        "--step", metavar="NAME", help="measure the daemon alone, and add a row of this name to the steps"
+    )
+    parser.add_argument(
+        "--tree",
+        type=Path,
+        default=ROOT,
+        metavar="PATH",
+        help="with --step: the checkout whose daemon is measured, with the packages installed here",
+    )
+    parser.add_argument(
+        "--cancels", type=int, default=20_000, help="with --step: requests of the run with cancellations"
+    )
+    parser.add_argument("--kills", type=int, default=20, help="with --step: kills of the daemon")
+    return parser.parse_args()
+
+
+def main() -> None:
+    """Measure, or only make the page anew from the last run's file."""
+    options = arguments()
     if options.page:
-        publish(json.loads((DOCS / "performance.json").read_text("utf-8")))
+        publish(published())
         return
     # What was started is ended, too, if this is.
     signal.signal(signal.SIGTERM, signal.default_int_handler)
@@ -152,21 +195,30 @@ def main() -> None:
     resource.setrlimit(resource.RLIMIT_NOFILE, (limits[1], limits[1]))
     rounds = options.rounds or (2 if options.fast else 5)
     seconds = options.seconds or (0.4 if options.fast else 0.8)
+    if options.step is not None:
+        step = steps.measure(
+            options.step,
+            options.tree.resolve(),
+            rounds=rounds,
+            seconds=seconds,
+            cancels=options.cancels,
+            kills=options.kills,
+        )
+        run = published()
+        run["steps"] = steps.added(run.get("steps", []), step)
+        publish(run)
+        print(steps.table({"steps": [step]}))
+        return
     run = measure(rounds, seconds, options.only, full=not options.fast)
     print(SO_FAR)
     if not options.only and not options.fast:
-        store(run, DOCS / "performance.json")
-        publish(run)
-        print(DOCS / "performance.json")
-    if options.only:
-        for cell in run["cells"]:
-            print(
-                cell["table"],
-                cell["row"],
-                cell["column"],
-                {name: of[0] for name, of in cell["figures"].items()},
-            )
-    else:
+        publish(run | {"steps": published().get("steps", [])})
+    for cell in run["cells"] if options.only else ():
+        medians = {name: of[0] for name, of in cell["figures"].items()}
+        print(cell["table"], cell["row"], cell["column"], medians)
+    if "goals" in options.only or not options.only:
+        print(goals.table(run))
+    if not options.only:
         print(report.tables(run))
 
 

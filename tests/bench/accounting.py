@@ -19,8 +19,17 @@ def cpu_seconds(pid: int) -> float:
 
 def pss_kib(pid: int) -> int:
     """Memory of a process in KiB, pages that it shares with others in parts (proc_pid_smaps(5))."""
+    return _memory_kib(pid, "Pss")
+
+
+def rss_kib(pid: int) -> int:
+    """Memory of a process in KiB, with all pages that it shares."""
+    return _memory_kib(pid, "Rss")
+
+
+def _memory_kib(pid: int, kind: str) -> int:
     text = Path(f"/proc/{pid}/smaps_rollup").read_text("ascii")
-    return int(re.findall(r"^Pss: +(\d+) kB", text, re.MULTILINE)[0])
+    return int(re.findall(rf"^{kind}: +(\d+) kB", text, re.MULTILINE)[0])
 
 
 def wait_quiet(pid: int) -> None:

@@ -9,23 +9,35 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager
 from pathlib import Path
 
 import attrs
 
 from tests.bench import collector, load, peers
-from tests.bench.accounting import pss_kib, wait_quiet
+from tests.bench.accounting import pss_kib, rss_kib, wait_quiet
 from tests.bench.load import template
-from tests.bench.peers import ENTRY, MODERN, STREAM, Peer, connections, handshake, line
-from tests.bench.rows import HUNDRED, Cell, Sample
+from tests.bench.peers import (
+    ENTRY,
+    MODERN,
+    OFFICIAL,
+    ORIGINAL,
+    STREAM,
+    Peer,
+    connections,
+    handshake,
+    line,
+)
+from tests.bench.rows import Cell, Sample, hundred
 from tests.bench.waits import Crowd, Waits, sleepers
 from tests.support.daemon import PROGRAM, Daemon, clean_environment, home, running_daemon
 from tests.support.servers import Server
 
 _ADD = template("stream_add", {"stream": STREAM, "entries": [ENTRY]})
-_ADD_ONCE = line("tools/call", {"name": "stream_add", "arguments": {"stream": STREAM, "entries": [ENTRY]}}, 1)
+_ARGUMENTS = {"name": "stream_add", "arguments": {"stream": STREAM, "entries": [ENTRY]}}
+_ADD_ONCE = line("tools/call", _ARGUMENTS, 1)
+_ADD_DIRECTLY = line("tools/call", _ARGUMENTS | {"_meta": MODERN}, 1)
 
 _MODERN_CALL = line("tools/call", {"name": "stream_list", "arguments": {"count": 1}, "_meta": MODERN}, 1)
 
@@ -42,18 +54,25 @@ def _ask(connection: socket.socket, request: bytes) -> None:
 
 @attrs.frozen
 class Daemons:
-    """Redis, the length of a window, and how many clients wait at a time."""
+    """What daemons are measured with.
+
+    Attributes:
+        server: Redis.
+        seconds: Length of a window.
+        crowd: How many clients connect and wait at a time.
+        variables: Further environment variables of the daemons.
+    """
 
     server: Server
     seconds: float
     crowd: int
+    variables: Mapping[str, str] = attrs.field(factory=dict)
 
     def cells(self) -> Iterator[Cell]:
         """Every row with a daemon of its own."""
-        yield Cell("start", "redstreamd", "", self.starting)
-        yield Cell("start", "original, rebuilt (Node.js)", "", lambda: self.starting_child(peers.original))
-        yield Cell("start", "redis-mcp-server", "", lambda: self.starting_child(peers.redis_mcp_server))
-        yield Cell("memory", "redstreamd", "", self.memory)
+        yield from self.costs()
+        yield Cell("start", ORIGINAL, "", lambda: self.starting_child(peers.original))
+        yield Cell("start", OFFICIAL, "", lambda: self.starting_child(peers.redis_mcp_server))
         waits = f"{self.crowd:,} waits at"
         for row, measure in (
             ("stream_add, 64 in flight", self._adds),
@@ -64,10 +83,42 @@ class Daemons:
         yield Cell("polite", "alone", "", lambda: self.polite(0))
         yield Cell("polite", "beside 50 greedy clients", "", lambda: self.polite(50))
 
+    def costs(self) -> Iterator[Cell]:
+        """What the daemon costs before its first client, and with each."""
+        yield Cell("start", "redstreamd", "", self.starting)
+        yield Cell("memory", "redstreamd", "", self.memory)
+
     def starting(self) -> Sample:
-        """Time from the start of the process until it listens, has answered a handshake, and a first call."""
+        """Time from the start of the process until it listens, and until each kind of first answer.
+
+        A process each: what the first answer of one needs may be there for the next.
+        """
+        with self._started() as (_, connection, since):
+            listening = since()
+            _ask(connection, _ADD_DIRECTLY)
+            direct = since()
+        with self._started() as (process, connection, since):
+            handshake((connection.fileno(), connection.fileno()))
+            greeted = since()
+            _ask(connection, _ADD_ONCE)
+            called = since()
+            wait_quiet(process.pid)
+            mib = rss_kib(process.pid) / 1024
+        return {
+            "listening_ms": listening,
+            "direct_ms": direct,
+            "handshake_ms": greeted,
+            "call_ms": called,
+            "mib": mib,
+        }
+
+    @contextlib.contextmanager
+    def _started(self) -> Iterator[tuple[subprocess.Popen[bytes], socket.socket, Callable[[], float]]]:
+        """Start a daemon; yields it, a connection as soon as it listens, and a function: ms since."""
         with home() as directory, (directory / "log").open("ab") as log, contextlib.ExitStack() as stack:
-            environment = clean_environment(directory, REDIS_URL=f"unix://{self.server.path}")
+            environment = clean_environment(
+                directory, REDIS_URL=f"unix://{self.server.path}", **self.variables
+            )
             began = time.perf_counter()
             process = subprocess.Popen([PROGRAM, "serve"], env=environment, stdout=log, stderr=log)
             stack.callback(process.wait, 30)
@@ -77,12 +128,7 @@ class Daemons:
                 if process.poll() is not None:
                     raise RuntimeError((directory / "log").read_text("utf-8"))
                 time.sleep(0.001)
-            listening = time.perf_counter() - began
-            handshake((connection.fileno(), connection.fileno()))
-            greeted = time.perf_counter() - began
-            _ask(connection, _ADD_ONCE)
-            called = time.perf_counter() - began
-            return {"listening_ms": listening * 1e3, "handshake_ms": greeted * 1e3, "call_ms": called * 1e3}
+            yield process, connection, lambda: (time.perf_counter() - began) * 1e3
 
     def starting_child(self, start: Callable[[Server, int], AbstractContextManager[Peer]]) -> Sample:
         """The same of a server that each client starts for itself, and the memory of its process."""
@@ -93,7 +139,7 @@ class Daemons:
             if peer.add.pattern.encode() not in (answer := os.read(inward, 1 << 16)):
                 raise RuntimeError(f"a call failed: {answer!r}")
             called = time.perf_counter() - began
-            mib = pss_kib(peer.pids(1)[0]) / 1024
+            mib = rss_kib(peer.pids(1)[0]) / 1024
             return {"handshake_ms": greeted * 1e3, "call_ms": called * 1e3, "mib": mib}
 
     def memory(self) -> Sample:
@@ -121,7 +167,7 @@ class Daemons:
     @contextlib.contextmanager
     def _grown(self) -> Iterator[tuple[Daemon, Callable[[], float]]]:
         """Run a daemon that has made its first calls; yields a function: KiB grown since, for each client."""
-        with running_daemon(self.server) as daemon:
+        with running_daemon(self.server, **self.variables) as daemon:
             pid = daemon.process.pid
             with connections(daemon.path, 1) as links:
                 load.run(links, [_ADD], seconds=0.2)
@@ -140,7 +186,7 @@ class Daemons:
         with tempfile.TemporaryDirectory() as place:
             file = Path(place) / "pauses"
             program = (sys.executable, Path(collector.__file__), file)
-            with running_daemon(self.server, program=program) as daemon:
+            with running_daemon(self.server, program=program, **self.variables) as daemon:
                 began = time.monotonic()
                 measure(daemon)
                 seconds = time.monotonic() - began
@@ -163,13 +209,13 @@ class Daemons:
     def polite(self, greedy: int) -> Sample:
         """A client that calls each 10 ms, alone or beside some with 64 calls of 100 entries in flight."""
         self.server.flush()
-        with running_daemon(self.server) as daemon, contextlib.ExitStack() as stack:
+        with running_daemon(self.server, **self.variables) as daemon, contextlib.ExitStack() as stack:
             one = stack.enter_context(connections(daemon.path, 1))
             beside = None
             if greedy:
                 many = stack.enter_context(connections(daemon.path, greedy))
                 options = {"depth": 64, "seconds": 1_000.0, "tolerant": True}
-                beside = stack.enter_context(load.started(many, [HUNDRED], **options))
+                beside = stack.enter_context(load.started(many, [hundred()], **options))
                 time.sleep(2 * self.seconds)
             length = self.seconds * (10 if greedy else 3)
             result = load.run(one, [_ADD], gap=0.01, seconds=length, warm_up=0, tolerant=greedy > 0)

@@ -28,6 +28,12 @@ MODERN = {
     "io.modelcontextprotocol/clientCapabilities": {},
 }
 
+#: The eras as tables name them; the second is the modern one.
+ERAS = ("handshake era", "2026-07-28")
+#: Names of peers in tables.
+ORIGINAL = "original, rebuilt (Node.js)"
+OFFICIAL = "redis-mcp-server"
+
 
 def line(method: str, params: Mapping[str, object], request_id: object = None) -> bytes:
     """Return the line of a request, or of a notification."""
@@ -75,6 +81,7 @@ class Peer:
         pids: The processes behind so many connections.
         add: Adds one entry.
         read: Reads 100 of them.
+        meta: What each request carries as `_meta`.
     """
 
     name: str
@@ -82,6 +89,7 @@ class Peer:
     pids: Callable[[int], Sequence[int]]
     add: Asked
     read: Asked | None = None
+    meta: Mapping[str, object] | None = None
 
 
 @contextlib.contextmanager
@@ -101,13 +109,13 @@ def connections(path: str, count: int, *, modern: bool = False) -> Iterator[Sequ
 def redstreamd(path: str, pid: int, *, modern: bool) -> Peer:
     """The daemon, in one of the two eras."""
     meta = MODERN if modern else None
-    era = "2026-07-28" if modern else "handshake era"
     return Peer(
-        f"redstreamd, {era}",
+        f"redstreamd, {ERAS[modern]}",
         lambda count: connections(path, count, modern=modern),
         lambda count: [pid],
         Asked(template("stream_add", {"stream": STREAM, "entries": [ENTRY]}, meta=meta), '"ids":["', 1),
         Asked(template("stream_read", {"stream": STREAM, "count": 100}, meta=meta), '"fields":', 100),
+        meta,
     )
 
 
@@ -165,7 +173,7 @@ def original(server: Server, count: int) -> Iterator[Peer]:
     """The original Red-Stream, rebuilt."""
     with children(install.original(), count, REDIS_SOCKET=server.path) as running:
         yield stdio(
-            "original, rebuilt (Node.js)",
+            ORIGINAL,
             running,
             Asked(template("add_stream_message", {"stream": STREAM, "message": ENTRY}), '\\"id\\":', 1),
             Asked(template("get_stream_messages", {"stream": STREAM, "count": 100}), '\\"message\\":', 100),
@@ -178,7 +186,7 @@ def redis_mcp_server(server: Server, count: int) -> Iterator[Peer]:
     words = [*install.redis_mcp_server(), "--url", f"redis://127.0.0.1:{server.port}/0"]
     with children(words, count, MCP_REDIS_LOG_LEVEL="ERROR") as running:
         yield stdio(
-            "redis-mcp-server",
+            OFFICIAL,
             running,
             Asked(template("xadd", {"key": STREAM, "fields": ENTRY}), '"text":"Successfully added', 1),
             # Once as text and once as structured content.

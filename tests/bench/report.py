@@ -1,4 +1,4 @@
-"""Results as tables: makes what docs/performance.md holds between its markers, from the file of a run."""
+"""Results as tables, made from the file of a run."""
 
 from __future__ import annotations
 
@@ -12,9 +12,6 @@ QUIET = 0.1
 #: A run as its file holds it, and the figures of one cell: name to median, lowest and highest.
 Run = Mapping[str, Any]
 Figures = Mapping[str, list[float]]
-
-BEGIN = "<!-- made by `make bench` from performance.json: begin -->"
-END = "<!-- made by `make bench` from performance.json: end -->"
 
 
 def number(value: float) -> str:
@@ -31,7 +28,13 @@ def cells(run: Run, table: str) -> Iterator[tuple[str, str, Figures]]:
             yield cell["row"], cell["column"], cell["figures"]
 
 
-def _markdown(head: Iterable[str], lines: Iterable[Iterable[str]]) -> str:
+def by_place(run: Run) -> dict[tuple[str, str, str], Figures]:
+    """Return the figures of all cells by table, row and column."""
+    return {(cell["table"], cell["row"], cell["column"]): cell["figures"] for cell in run["cells"]}
+
+
+def markdown(head: Iterable[str], lines: Iterable[Iterable[str]]) -> str:
+    """Make a table."""
     rows = [list(head), *map(list, lines)]
     rows.insert(1, ["---"] * len(rows[0]))
     return "\n".join(f"| {' | '.join(row)} |" for row in rows)
@@ -47,7 +50,7 @@ def by_column(run: Run, table: str, corner: str, write: Callable[[Figures], str]
     lines = (
         [row, *(of.get(column, "") for column in columns)] for row, of in found.items() if any(of.values())
     )
-    return _markdown([corner, *columns], lines)
+    return markdown([corner, *columns], lines)
 
 
 def by_figure(run: Run, table: str, corner: str, wanted: Mapping[str, str]) -> str:
@@ -56,7 +59,7 @@ def by_figure(run: Run, table: str, corner: str, wanted: Mapping[str, str]) -> s
         [row, *(number(figures[name][0]) if name in figures else "" for name in wanted)]
         for row, _, figures in cells(run, table)
     )
-    return _markdown([corner, *wanted.values()], lines)
+    return markdown([corner, *wanted.values()], lines)
 
 
 def rate(figures: Figures) -> str:
@@ -121,6 +124,11 @@ _BATCHES = """\
 ### Many entries a call
 
 Entries per second, by calls in flight."""
+_LARGE = """\
+### Large entries
+
+Megabytes per second, an entry of 32 KiB a call, by calls in flight. Of redis-benchmark it is one client, with
+so many commands at a time."""
 _CYCLES = """\
 ### Work, an entry at a time
 
@@ -138,7 +146,8 @@ CPU time of a call, of the daemon / of Redis, in µs. Below each table, the same
 _STARTING = """\
 ### Starting
 
-From the start of the process, in ms, and the memory of a process that has answered a call."""
+From the start of the process, in ms, and the resident memory of a process that has answered a call. The first
+call without a handshake is made to a process of its own."""
 _MEMORY = """\
 ### Memory
 
@@ -164,8 +173,9 @@ _WAITS = {
 }
 _STARTS = {
     "listening_ms": "listening",
+    "direct_ms": "first call without a handshake",
     "handshake_ms": "first handshake",
-    "call_ms": "first call",
+    "call_ms": "first call after it",
     "mib": "MiB",
 }
 _KIB = {
@@ -198,7 +208,7 @@ SCALES = {
 
 
 def tables(run: Run) -> str:
-    """Return all that goes between the markers."""
+    """Return the tables of everything that was measured."""
     depth = "in flight"
     parts = [introduction(run)]
     parts += [_ADDING, by_column(run, "add", depth, rate), "![Calls per second](plots/calls.svg)"]
@@ -209,6 +219,7 @@ def tables(run: Run) -> str:
         "CPU time of an entry, of the server / of Redis, in µs:",
         by_column(run, "batches", depth, cost),
     ]
+    parts += [_LARGE, by_column(run, "large", depth, rate)]
     parts += [_CYCLES, by_column(run, "cycles", depth, rate), by_column(run, "cycles", depth, cost)]
     parts += [_WAKING, by_figure(run, "waits", "", _WAITS), _SCALES]
     for table, title in SCALES.items():
@@ -219,10 +230,3 @@ def tables(run: Run) -> str:
     parts += [_COLLECTOR, by_figure(run, "collector", "", _PAUSES)]
     parts += [_POLITE, by_figure(run, "polite", "", _CALLS | {"mib": "daemon, MiB"})]
     return "\n\n".join(parts)
-
-
-def put_into(page: str, run: Run) -> str:
-    """Return the page with the tables of a run between its markers."""
-    before, rest = page.split(BEGIN)
-    _, after = rest.split(END)
-    return f"{before}{BEGIN}\n\n{tables(run)}\n\n{END}{after}"

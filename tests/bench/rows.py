@@ -13,7 +13,7 @@ import attrs
 from tests.bench import load
 from tests.bench.accounting import Spent
 from tests.bench.load import template
-from tests.bench.peers import ENTRY, STREAM, Asked, Peer
+from tests.bench.peers import ENTRY, ERAS, STREAM, Asked, Peer
 from tests.support.servers import Server
 
 #: What one round of a cell found, by name of the figure; report.py knows the names.
@@ -36,17 +36,22 @@ class Bench:
 
     Attributes:
         server: Redis.
-        daemon: redstreamd in the handshake era.
-        peers: All that take calls, `daemon` among them.
+        eras: redstreamd in each era.
+        peers: All that take calls, `eras` among them.
         seconds: Length of a window.
         full: Whether the largest counts are measured, too.
     """
 
     server: Server
-    daemon: Peer
+    eras: tuple[Peer, Peer]
     peers: Sequence[Peer]
     seconds: float
     full: bool
+
+    @property
+    def daemon(self) -> Peer:
+        """redstreamd in the handshake era."""
+        return self.eras[0]
 
     def calls(
         self,
@@ -96,7 +101,7 @@ class Bench:
     def add_hundreds(self, seconds: float) -> None:
         """Fill the stream through the daemon."""
         with self.daemon.links(1) as links:
-            load.run(links, [HUNDRED], depth=4, seconds=seconds)
+            load.run(links, [hundred()], depth=4, seconds=seconds)
 
 
 def _children_seconds() -> float:
@@ -104,12 +109,18 @@ def _children_seconds() -> float:
     return used.ru_utime + used.ru_stime
 
 
-HUNDRED = template("stream_add", {"stream": STREAM, "entries": [ENTRY] * 100})
+def hundred(peer: Peer | None = None) -> bytes:
+    """Return a call that adds a hundred entries, in the peer's era."""
+    arguments = {"stream": STREAM, "entries": [ENTRY] * 100}
+    return template("stream_add", arguments, meta=None if peer is None else peer.meta)
 
 
-def _taking(count: int) -> list[bytes]:
+def _taking(peer: Peer, count: int) -> list[bytes]:
     taker = {"stream": STREAM, "group": "workers", "consumer": "bench", "count": count}
-    return [template("work_take", taker), template("work_done", {"lease": "@LEASE@"})]
+    return [
+        template("work_take", taker, meta=peer.meta),
+        template("work_done", {"lease": "@LEASE@"}, meta=peer.meta),
+    ]
 
 
 def fresh(bench: Bench, measure: Callable[[], Sample], prepare: Callable[[], object] | None = None) -> Sample:
@@ -138,13 +149,21 @@ def adding(bench: Bench) -> Iterator[Cell]:
                 yield Cell("add", f"redis-benchmark XADD -P{pipelined}", column, plain)
 
 
-def redis_benchmark(bench: Bench, clients: int, pipelined: int) -> Sample:
-    """Measure plain XADD by redis-benchmark, with so many connections and commands at a time on each."""
+def redis_benchmark(bench: Bench, clients: int, pipelined: int, size: int = 0) -> Sample:
+    """Measure plain XADD by redis-benchmark, with so many connections and commands at a time on each.
+
+    Args:
+        bench: What is measured.
+        clients: How many connections.
+        pipelined: How many commands at a time on each.
+        size: Bytes of the one field of an entry; the usual entry if 0.
+    """
     if shutil.which("redis-benchmark") is None:
         raise SystemExit("redis-benchmark is not installed (apt-get install redis-tools)")
-    fields = [part for pair in ENTRY.items() for part in pair]
+    fields = ["data", "x" * size] if size else [part for pair in ENTRY.items() for part in pair]
     # About as long as the other windows, by what it does on the machine of docs/performance.md.
-    count = int(bench.seconds * (15_000 if clients * pipelined == 1 else 120_000))
+    expected = 10_000 if size else 15_000 if clients * pipelined == 1 else 120_000
+    count = int(bench.seconds * expected)
     how = ("-s", bench.server.path, "-c", str(clients), "-P", str(pipelined), "-n", str(count), "-q")
     done = subprocess.run(
         ["redis-benchmark", *how, "XADD", STREAM, "*", *fields], capture_output=True, text=True, check=True
@@ -156,15 +175,13 @@ def batches(bench: Bench) -> Iterator[Cell]:
     """Entries per second where each call adds or reads a hundred; work with ten and with one."""
     pages = [peer for peer in bench.peers if peer.read is not None]
     for depth in (1, 4, 16):
-        add = Asked(HUNDRED, '"ids":["', 1)
-        yield Cell(
-            "batches",
-            "stream_add of 100, handshake era",
-            str(depth),
-            lambda add=add, depth=depth: fresh(
-                bench, lambda: _hundredfold(bench.asked(bench.daemon, add, depth=depth))
-            ),
-        )
+        for era, peer in zip(ERAS, bench.eras, strict=True):
+
+            def add(peer: Peer = peer, depth: int = depth) -> Sample:
+                asked = Asked(hundred(peer), '"ids":["', 1)
+                return fresh(bench, lambda: _multiplied(bench.asked(peer, asked, depth=depth), 100))
+
+            yield Cell("batches", f"stream_add of 100, {era}", str(depth), add)
         if depth == 1:
             yield Cell(
                 "batches",
@@ -179,33 +196,53 @@ def batches(bench: Bench) -> Iterator[Cell]:
                 asked = peer.read
                 return fresh(
                     bench,
-                    lambda: _hundredfold(bench.asked(peer, asked, depth=depth)),
+                    lambda: _multiplied(bench.asked(peer, asked, depth=depth), 100),
                     lambda: bench.add_hundreds(0.1),
                 )
 
             yield Cell("batches", f"reading 100: {peer.name}", str(depth), read)
+        for era, peer in zip(ERAS, bench.eras, strict=True):
 
-        def take(depth: int = depth) -> Sample:
-            return fresh(
-                bench,
-                lambda: bench.calls(
-                    bench.daemon, _taking(10), depth=depth, pattern='"attempt":1}', unit="tally"
-                ),
-                lambda: bench.add_hundreds(bench.seconds * 2),
-            )
+            def take(peer: Peer = peer, depth: int = depth) -> Sample:
+                return fresh(
+                    bench,
+                    lambda: bench.calls(
+                        peer, _taking(peer, 10), depth=depth, pattern='"attempt":1}', unit="tally"
+                    ),
+                    lambda: bench.add_hundreds(bench.seconds * 2),
+                )
 
-        yield Cell("batches", "work_take of 10 + work_done, handshake era", str(depth), take)
+            yield Cell("batches", f"work_take of 10 + work_done, {era}", str(depth), take)
     for depth in (1, 16, 64):
+        for era, peer in zip(ERAS, bench.eras, strict=True):
 
-        def cycle(depth: int = depth) -> Sample:
-            chain = [bench.daemon.add.template, *_taking(1)]
-            return fresh(bench, lambda: bench.calls(bench.daemon, chain, depth=depth, unit="cycles"))
+            def cycle(peer: Peer = peer, depth: int = depth) -> Sample:
+                chain = [peer.add.template, *_taking(peer, 1)]
+                return fresh(bench, lambda: bench.calls(peer, chain, depth=depth, unit="cycles"))
 
-        yield Cell("cycles", "add → take → done, handshake era", str(depth), cycle)
+            yield Cell("cycles", f"add → take → done, {era}", str(depth), cycle)
 
 
-def _hundredfold(sample: Sample) -> Sample:
-    by_entry = {"rate": sample["rate"] * 100} | {
-        name: sample[name] / 100 for name in ("server_us", "redis_us")
-    }
-    return sample | by_entry
+def large(bench: Bench) -> Iterator[Cell]:
+    """Megabytes per second where each call adds one entry of 32 KiB."""
+    size = 32 << 10
+    for depth in (1, 4, 16):
+        for era, peer in zip(ERAS, bench.eras, strict=True):
+
+            def add(peer: Peer = peer, depth: int = depth) -> Sample:
+                arguments = {"stream": STREAM, "entries": [{"data": "x" * size}]}
+                asked = Asked(template("stream_add", arguments, meta=peer.meta), '"ids":["', 1)
+                return fresh(bench, lambda: _multiplied(bench.asked(peer, asked, depth=depth), size / 1e6))
+
+            yield Cell("large", f"stream_add of 32 KiB, {era}", str(depth), add)
+
+        def plain(depth: int = depth) -> Sample:
+            return fresh(bench, lambda: _multiplied(redis_benchmark(bench, 1, depth, size), size / 1e6))
+
+        yield Cell("large", "redis-benchmark XADD of 32 KiB", str(depth), plain)
+
+
+def _multiplied(sample: Sample, by: float) -> Sample:
+    """Return the figures of calls as those of what each call carries so many of."""
+    costs = {name: sample[name] / by for name in ("server_us", "redis_us") if name in sample}
+    return sample | costs | {"rate": sample["rate"] * by}

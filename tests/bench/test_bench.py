@@ -13,12 +13,19 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import cast
 
 import pytest
 
-from tests.bench import accounting, collector, load, plots, report
+from tests.bench import accounting, collector, goals, load, peers, plots, rows, steps
+from tests.bench.daemons import Daemons
+from tests.bench.goals import Goal
 from tests.bench.load import LoadError, template
-from tests.support.servers import missing
+from tests.bench.page import of_run
+from tests.bench.rows import Bench
+from tests.bench.waits import Waits
+from tests.support.daemon import Daemon
+from tests.support.servers import Server, missing
 
 DOCS = Path(__file__).parent.parent.parent / "docs"
 ADD = template("stream_add", {"stream": "a:b:c"})
@@ -180,7 +187,41 @@ def test_the_page_and_its_drawings_are_of_the_run_whose_results_lie_beside_them(
     """Make them anew with: python -m tests.bench --page."""
     run = json.loads((DOCS / "performance.json").read_text("utf-8"))
     page = (DOCS / "performance.md").read_text("utf-8")
-    assert report.put_into(page, run) == page
+    assert of_run(page, run) == page
     drawings = {path.name: path.read_text("utf-8") for path in (DOCS / "plots").glob("*.svg")}
     assert drawings == plots.drawings(run)
     assert set(re.findall(r"\(plots/([\w.]+)\)", page)) == set(drawings)
+
+
+def test_a_goal_compares_the_worse_era_with_its_peer() -> None:
+    ours = tuple(("add", f"redstreamd, {era}", "1", "rate") for era in peers.ERAS)
+    faster = Goal("adding", 2.0, ours, ("add", "peer", "1", "rate"), "peer", relative=True, unit="calls/s")
+    sooner = Goal("waking", 10.0, ours, unit="ms", lower=True)
+    rows = dict(zip([place[1] for place in faster.places()], (300.0, 100.0, 200.0), strict=True))
+    found = {("add", row, "1"): {"rate": [rate, 0.0, 999.0]} for row, rate in rows.items()}
+    assert faster.reached(found) == ([1.5, 0.5], 200.0)
+    assert faster.ratio([1.5, 0.5]) == 0.25
+    assert sooner.reached(found) == ([300.0, 100.0], None)
+    assert sooner.ratio([20.0, 40.0]) == 0.25
+    del found["add", "peer", "1"]
+    assert faster.reached(found) is None
+
+
+def test_each_goal_is_a_row_and_is_found_in_what_is_measured(redis: Server) -> None:
+    """What a goal needs is named in two places; a run of all would find out after many minutes."""
+    ours = [peers.redstreamd("", 0, modern=modern) for modern in (False, True)]
+    others = [peers.stdio(name, [], ours[0].add, ours[0].read) for name in (peers.ORIGINAL, peers.OFFICIAL)]
+    bench = Bench(redis, (ours[0], ours[1]), [*ours, *others], 1, True)
+    cells = [cell for part in (rows.adding, rows.batches, rows.large) for cell in part(bench)]
+    cells += Waits(redis, cast("Daemon", None), 1_000).cells()
+    cells += Daemons(redis, 1, 1_000).cells()
+    assert {(cell.table, cell.row, cell.column) for cell in cells} >= goals.CELLS
+    table = goals.table({"cells": []}).splitlines()
+    assert len(table) == 2 + len(goals.GOALS)
+    assert all("not measured" in row for row in table[2:])
+
+
+def test_a_step_measured_again_takes_its_own_place() -> None:
+    first, second = ({"name": name, "commit": "c", "turn": 1} for name in "ab")
+    again = first | {"turn": 2}
+    assert steps.added(steps.added(steps.added([], first), second), again) == [second, again]

@@ -12,7 +12,7 @@ import attrs
 import hiredis
 
 from tests.bench.accounting import Spent, quantiles_ms, wait_quiet
-from tests.bench.peers import ENTRY, handshake, line
+from tests.bench.peers import ENTRY, ERAS, MODERN, handshake, line
 from tests.bench.rows import Cell, Sample
 from tests.support.daemon import Daemon
 from tests.support.servers import Server
@@ -21,10 +21,11 @@ _FIELDS = [part for pair in ENTRY.items() for part in pair]
 _CURSOR = b'"next_cursor":"'
 
 
-def wait_line(stream: str, cursor: str | None = None) -> bytes:
+def wait_line(stream: str, cursor: str | None = None, *, modern: bool = False) -> bytes:
     """Return a call that waits at a stream."""
     arguments = {"streams": [stream], "timeout_seconds": 600} | ({"cursor": cursor} if cursor else {})
-    return line("tools/call", {"name": "stream_wait", "arguments": arguments}, 1)
+    meta = {"_meta": MODERN} if modern else {}
+    return line("tools/call", {"name": "stream_wait", "arguments": arguments, **meta}, 1)
 
 
 @attrs.define
@@ -92,24 +93,34 @@ class Waits:
         count = self.crowd
         several = f"{count:,} waiters"
         yield Cell("waits", "XREAD BLOCK on Redis, 1 waiter", "", self.plain)
-        yield Cell("waits", "stream_wait, 1 waiter", "", lambda: self.waiters(1, 1, 100))
+        yield from self.single()
         yield Cell("waits", f"{several} on 100 streams", "", lambda: self.waiters(count, 100, 100))
         yield Cell("waits", f"{several} on one stream", "", lambda: self.waiters(count, 1, 3))
         yield Cell(
             "waits", f"resource updates, {count:,} subscribers", "", lambda: self.subscribers(count, 5)
         )
 
-    def waiters(self, count: int, streams: int, entries: int) -> Sample:
+    def single(self) -> Iterator[Cell]:
+        """One waiter, in each era."""
+        for modern, era in enumerate(ERAS):
+            yield Cell(
+                "waits",
+                f"stream_wait, 1 waiter, {era}",
+                "",
+                lambda modern=modern: self.waiters(1, 1, 100, modern=bool(modern)),
+            )
+
+    def waiters(self, count: int, streams: int, entries: int, *, modern: bool = False) -> Sample:
         """Add entries to the streams in turn, each when those woken before it wait again."""
         self.server.flush()
         names = [f"bench:wake:{number}" for number in range(streams)]
         self.server.commands(*(("XADD", name, "*", *_FIELDS) for name in names))
         at_each = count // streams
-        with Crowd.connected(self.daemon.path, count) as crowd, self._adding() as add:
+        with Crowd.connected(self.daemon.path, count, greeted=not modern) as crowd, self._adding() as add:
             where = {}
             for number, connection in enumerate(crowd.connections):
                 where[connection] = names[number % streams]
-                connection.sendall(wait_line(where[connection]))
+                connection.sendall(wait_line(where[connection], modern=modern))
             wait_quiet(self.daemon.process.pid)
             with self._accounted(entries) as sample:
                 times: list[float] = []
@@ -117,7 +128,7 @@ class Waits:
                     began = add(names[number % streams])
                     for connection, seconds, answer in crowd.answers(at_each, began):
                         times.append(seconds)
-                        connection.sendall(wait_line(where[connection], _cursor(answer)))
+                        connection.sendall(wait_line(where[connection], _cursor(answer), modern=modern))
                     # They shall sleep before the next entry; with many at one place that takes its time.
                     if at_each > 100:
                         wait_quiet(self.daemon.process.pid)
