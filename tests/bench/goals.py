@@ -204,5 +204,5 @@ def _row(goal: Goal, reached: tuple[list[float], float | None] | None) -> list[s
         f"{number(worst)} {unit}",
         "" if ratio is None else number(ratio),
         *(eras if len(eras) == len(ERAS) else ["", ""]),
-        "" if peer is None else f"{number(peer)} {goal.unit} ({goal.beside})",
+        "" if peer is None else f"{goal.beside}: {number(peer)} {goal.unit}",
     ]
