@@ -34,8 +34,8 @@ _WINDOW = 16
 _OWN = 8
 #: Answers between two kills of all connections to Redis, at the least and at the most.
 _KILL_EVERY = (100, 300)
-#: For the last answers.
-_END_SECONDS = 30.0
+#: For the next answer, and for the last ones.
+_ANSWER_SECONDS = 30.0
 
 
 @attrs.define
@@ -65,11 +65,13 @@ class Outcome:
         seen: How many requests ended how.
         violations: What must not have happened.
         kills: How often all connections to Redis were killed.
+        answers: How many answers came so far.
     """
 
     seen: Counter[str] = attrs.field(factory=Counter)
     violations: list[str] = attrs.field(factory=list)
     kills: int = 0
+    answers: int = 0
 
     def __str__(self) -> str:
         seen = ", ".join(f"{count} {what}" for what, count in sorted(self.seen.items()))
@@ -109,7 +111,11 @@ class Player:
         for request_id in range(1, count + 1):
             if self._waiting >= _WINDOW:
                 await self._flush()
-                await until(lambda: self._waiting < _WINDOW)
+                with trio.move_on_after(_ANSWER_SECONDS) as patience:
+                    await until(lambda: self._waiting < _WINDOW)
+                if patience.cancelled_caught:
+                    self._violation(f"{_WINDOW} requests are not answered")
+                    break
             request = Request(self.label * 10_000_000 + request_id, lambda content: None)
             self.requests[request_id] = request
             self._waiting += 1
@@ -134,7 +140,7 @@ class Player:
         self.requests[count + 1] = last
         last.sent = self._put(self.raw.tool_call("stream_list", {"count": 1}, request_id=count + 1))
         await self._flush()
-        with trio.move_on_after(_END_SECONDS):
+        with trio.move_on_after(_ANSWER_SECONDS):
             await until(lambda: last.answers and self._waiting == 0, every=0.02)
         self._ended = True
         await self.raw.stream.send_eof()  # type: ignore[attr-defined]
@@ -166,6 +172,7 @@ class Player:
             return
         request_id = message["id"]
         request.answers += 1
+        self.outcome.answers += 1
         if request.answers > 1:
             self._violation(f"request {request_id} was answered {request.answers} times")
         elif request.cancelled is None:
@@ -260,13 +267,10 @@ async def cancel_at_random(path: str, server: Server, rng: random.Random, count:
         names = [player.own_stream(which) for player in players for which in range(_OWN)]
         server.commands(*(("XADD", name, "*", "own", name) for name in names))
 
-        def answered() -> int:
-            return sum(request.answers for player in players for request in player.requests.values())
-
         async def kill() -> None:
             while True:
-                due = answered() + rng.randint(*_KILL_EVERY)
-                await until(lambda due=due: answered() >= due, every=0.02)
+                due = outcome.answers + rng.randint(*_KILL_EVERY)
+                await until(lambda due=due: outcome.answers >= due, every=0.02)
                 server.command("CLIENT", "KILL", "TYPE", "normal", "SKIPME", "yes")
                 outcome.kills += 1
 

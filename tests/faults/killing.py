@@ -31,6 +31,8 @@ _CLIENTS = 4
 #: Entries acknowledged between two kills; with fewer there was no load to kill under.
 LOAD = 40
 _LOAD_SECONDS = 60.0
+#: For the clients, to finish what they have begun.
+_END_SECONDS = 120.0
 #: Longer than any run: whatever is finished was in an answer that arrived.
 _LEASE_SECONDS = 3_600
 #: Before what failed is repeated.
@@ -108,7 +110,7 @@ async def kill_under_load(server: Server, rng: random.Random, kills: int, **vari
     """Kill daemons on an empty server so many times; `variables` are for their environment.
 
     Raises:
-        InvalidRun: There was no load.
+        InvalidRun: There was no load, or the clients came to no end.
     """
     outcome = Outcome(History())
     history = outcome.history
@@ -182,7 +184,10 @@ async def kill_under_load(server: Server, rng: random.Random, kills: int, **vari
             async def finish(daemon: Daemon) -> None:
                 nonlocal stopping
                 stopping = True
-                await until(lambda: len(nursery.child_tasks) == 0, every=0.01)
+                with trio.move_on_after(_END_SECONDS) as patience:
+                    await until(lambda: len(nursery.child_tasks) == 0, every=0.01)
+                if patience.cancelled_caught:
+                    raise InvalidRun(f"clients still wait after {_END_SECONDS:g} s: {daemon.log[-2000:]}")
 
             await serve(finish)
     entries = entries_of(server, STREAM)
