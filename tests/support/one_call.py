@@ -94,7 +94,9 @@ def one_call(server: Server, era: EraName, tool: str, arguments: dict[str, Any],
 
 
 def _lines(file: Path) -> list[dict[str, Any]]:
-    return [json.loads(line) for line in file.read_text("utf-8").splitlines()] if file.exists() else []
+    # The last part is empty, or a line that is not there as a whole yet.
+    whole = file.read_text("utf-8").split("\n")[:-1] if file.exists() else []
+    return [json.loads(line) for line in whole]
 
 
 def _send(client: socket.socket, message: dict[str, Any]) -> None:
