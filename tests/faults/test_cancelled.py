@@ -17,7 +17,7 @@ from tests.support.servers import Server
 
 
 @pytest.mark.parametrize("count", counts(1_200, ci=20_000, full=100_000))
-@pytest.mark.limit(60, count=0.02)
+@pytest.mark.limit(120, count=0.05)
 async def test_no_answer_is_foreign_late_double_or_missing_when_many_requests_are_cancelled(
     redis: Server, rng: random.Random, count: int
 ) -> None:
