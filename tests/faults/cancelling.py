@@ -32,8 +32,10 @@ _CANCELLED = 0.4
 _WINDOW = 16
 #: Streams of one client, each with an entry that names it.
 _OWN = 8
-#: Answers between two kills of all connections to Redis, at the least and at the most.
-_KILL_EVERY = (100, 300)
+#: Answers without an error between two kills of all connections to Redis, at the least and at the most.
+_KILL_EVERY = (150, 450)
+#: After an error: Redis is away, and to be refused is no load.
+_PAUSE_SECONDS = 0.1
 #: For the next answer, and for the last ones.
 _ANSWER_SECONDS = 30.0
 
@@ -65,13 +67,13 @@ class Outcome:
         seen: How many requests ended how.
         violations: What must not have happened.
         kills: How often all connections to Redis were killed.
-        answers: How many answers came so far.
+        served: How many answers came so far that are no errors.
     """
 
     seen: Counter[str] = attrs.field(factory=Counter)
     violations: list[str] = attrs.field(factory=list)
     kills: int = 0
-    answers: int = 0
+    served: int = 0
 
     def __str__(self) -> str:
         seen = ", ".join(f"{count} {what}" for what, count in sorted(self.seen.items()))
@@ -99,6 +101,7 @@ class Player:
     _confirmed: int = 0
     _waiting: int = 0
     _unsent: list[dict[str, Any]] = attrs.field(factory=list)
+    _refused: bool = False
     _ended: bool = False
 
     def own_stream(self, which: int) -> str:
@@ -116,6 +119,10 @@ class Player:
                 if patience.cancelled_caught:
                     self._violation(f"{_WINDOW} requests are not answered")
                     break
+            if self._refused:
+                self._refused = False
+                await self._flush()
+                await trio.sleep(_PAUSE_SECONDS)
             request = Request(self.label * 10_000_000 + request_id, lambda content: None)
             self.requests[request_id] = request
             self._waiting += 1
@@ -138,10 +145,11 @@ class Player:
         # The answer to this one says that everything before it was handled.
         last = Request(-1, lambda content: None)
         self.requests[count + 1] = last
+        self._waiting += 1
         last.sent = self._put(self.raw.tool_call("stream_list", {"count": 1}, request_id=count + 1))
         await self._flush()
         with trio.move_on_after(_ANSWER_SECONDS):
-            await until(lambda: last.answers and self._waiting == 0, every=0.02)
+            await until(lambda: self._waiting == 0, every=0.02)
         self._ended = True
         await self.raw.stream.send_eof()  # type: ignore[attr-defined]
 
@@ -172,7 +180,6 @@ class Player:
             return
         request_id = message["id"]
         request.answers += 1
-        self.outcome.answers += 1
         if request.answers > 1:
             self._violation(f"request {request_id} was answered {request.answers} times")
         elif request.cancelled is None:
@@ -184,13 +191,16 @@ class Player:
         if result is None:
             self._violation(f"request {request_id} failed: {message}")
         elif result.get("isError"):
+            self._refused = True
             self.outcome.seen["answered with an error"] += 1
             if request.number in self.history.lines:
                 # What it says of its outcome is not judged here, only that nothing is there twice.
                 code = result["structuredContent"]["code"]
                 self.history.lines[request.number] = Line(Told.UNKNOWN, code=code)
-        elif (wrong := request.wrong(result["structuredContent"])) is not None:
-            self._violation(f"request {request_id} was answered with {wrong}")
+        else:
+            self.outcome.served += 1
+            if (wrong := request.wrong(result["structuredContent"])) is not None:
+                self._violation(f"request {request_id} was answered with {wrong}")
 
     def _line(self, dice: random.Random, request: Request, request_id: int) -> dict[str, Any]:
         """Choose what a request asks for."""
@@ -269,8 +279,8 @@ async def cancel_at_random(path: str, server: Server, rng: random.Random, count:
 
         async def kill() -> None:
             while True:
-                due = outcome.answers + rng.randint(*_KILL_EVERY)
-                await until(lambda due=due: outcome.answers >= due, every=0.02)
+                due = outcome.served + rng.randint(*_KILL_EVERY)
+                await until(lambda due=due: outcome.served >= due, every=0.02)
                 server.command("CLIENT", "KILL", "TYPE", "normal", "SKIPME", "yes")
                 outcome.kills += 1
 
