@@ -47,7 +47,7 @@ class DirectPath:
         stamp = msgspec.json.encode({_SERVER_INFO_KEY: server_info})
         #: What follows on a result's members, by era.
         self.ends: Final = {
-            Era.HANDSHAKE: b"}\n",
+            Era.HANDSHAKE: b"}}\n",
             Era.MODERN: b',"resultType":"complete","_meta":' + stamp + b"}}\n",
         }
 

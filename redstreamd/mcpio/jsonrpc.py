@@ -187,7 +187,10 @@ _LAST_BYTES: Final = 256
 def structure_error(line: bytes, limits: Limits) -> str | None:
     """Return why a line has too many values or is nested too deeply; None if neither."""
     openings = line.count(b"{") + line.count(b"[")
-    if openings <= limits.max_nesting and openings + line.count(b",") <= limits.max_values:
+    # A value has a byte at least.
+    if openings <= limits.max_nesting and (
+        len(line) <= limits.max_values or openings + line.count(b",") <= limits.max_values
+    ):
         return None
     # An exact count, which ignores brackets and commas inside strings.
     values, nesting = measure_structure(line, limits.max_values)

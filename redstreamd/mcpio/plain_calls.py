@@ -10,7 +10,6 @@ from __future__ import annotations
 import functools
 from typing import Final, Literal
 
-import attrs
 import msgspec
 from msgspec import UNSET, UnsetType
 
@@ -24,8 +23,7 @@ _ENVELOPES: Final = 256
 _ABSENT: Final = msgspec.Raw()
 
 
-@attrs.frozen
-class PlainCall:
+class PlainCall(msgspec.Struct, frozen=True, gc=False):
     """A call of a tool.
 
     Attributes:
@@ -51,23 +49,30 @@ def decode(line: bytes, limits: Limits) -> PlainCall | None:
         line: A line without its newline.
         limits: `max_nesting` and `max_values` are applied here.
     """
-    if b'"tools/call"' not in line or not text_is_plain(line) or structure_error(line, limits) is not None:
+    if not text_is_plain(line) or structure_error(line, limits) is not None:
         return None
     try:
         message = _MESSAGE.decode(line)
         params = message.params
-        meta = bytes(params.meta)
-        era, token = _envelope(meta) if meta else _NO_ENVELOPE
+        request_id, name, arguments = message.id, params.name, params.arguments
+        # Each member has one colon, and every other is in a text: so no name is repeated. Repeated names
+        # within the arguments are left to those who decode them.
+        colons = 5 + name.count(":")
+        if arguments is not _ABSENT:
+            colons += 1 + bytes(arguments).count(b":")
+        if type(request_id) is str:
+            colons += request_id.count(":")
+        if params.meta is _ABSENT:
+            era, token = _NO_ENVELOPE
+        else:
+            meta = bytes(params.meta)
+            colons += 1 + meta.count(b":")
+            era, token = _envelope(meta)
     except (msgspec.MsgspecError, ValueError):
         return None
-    # Each member has one colon, and every other is in a text: so no name is repeated. Repeated names within
-    # the arguments are left to those who decode them.
-    colons = 5 + (params.arguments is not _ABSENT) + (params.meta is not _ABSENT) + params.name.count(":")
-    if type(message.id) is str:
-        colons += message.id.count(":")
-    if line.count(b":") != colons + meta.count(b":") + bytes(params.arguments).count(b":"):
+    if line.count(b":") != colons:
         return None
-    return PlainCall(era, message.id, params.name, params.arguments, token)
+    return PlainCall(era, request_id, name, arguments, token)
 
 
 class _Implementation(msgspec.Struct, forbid_unknown_fields=True):

@@ -113,23 +113,36 @@ def encode(members: Mapping[str, Any], stamp: Stamp) -> list[tuple[bytes, bytes]
             cause=f"Each member becomes a field of the entry, and an entry has at most {MAX_MEMBERS}.",
             next_step="Nest the data: one member may hold a whole object or list.",
         )
-    strict_json.check(members)
     fields: list[tuple[bytes, bytes]] = []
     as_json: list[str] = []
+    is_checked = type(members) is not dict
+    if is_checked:
+        strict_json.check(members)
     for name, value in members.items():
         field = name.encode()
         if field.startswith(PREFIX):
             field = _ESCAPE + field
-        if isinstance(value, str):
-            fields.append((field, value.encode()))
+        kind = type(value)
+        if kind is str:
+            data = value.encode()
         else:
             as_json.append(name)
-            fields.append((field, msgspec.json.encode(value)))
+            data = msgspec.json.encode(value)
+        # Most values need no closer look. The first that may be no I-JSON has all of them looked at.
+        if not is_checked and not (
+            name.isascii()
+            and (value.isascii() if kind is str else kind is bool or (kind is int and len(data) < 16))
+        ):
+            strict_json.check(members)
+            is_checked = True
+        fields.append((field, data))
     fields.append((_VERSION, _FORMAT))
     if as_json:
         fields.append((_JSON, msgspec.json.encode(as_json)))
     if stamp.sender is not None:
         fields.append((_SENDER, stamp.sender.encode()))
+    if stamp.correlation_id is stamp.reply_to is stamp.in_reply_to is None:
+        return fields
     for attribute, reserved in _OPTIONAL.items():
         text = getattr(stamp, attribute)
         if text is not None:

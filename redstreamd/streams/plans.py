@@ -7,7 +7,7 @@ direct path submits it and reads the reply without one. So a call has one defini
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable
-from typing import Any, Generic, TypeVar
+from typing import Any, Generic, TypeVar, cast
 
 import trio
 
@@ -75,17 +75,11 @@ class Plan(Generic[ResultT]):
         self.reword = reword
 
     def then(self, convert: Callable[[ResultT], OtherT]) -> Plan[OtherT]:
-        """Return the plan whose result is converted."""
+        """Convert the result, and return the plan."""
         read = self.read
-        return Plan(
-            self.write,
-            self.stream,
-            lambda reply: convert(read(reply)),
-            group=self.group,
-            retry_safe=self.retry_safe,
-            role=self.role,
-            reword=self.reword,
-        )
+        plan = cast("Plan[OtherT]", self)
+        plan.read = lambda reply: convert(read(reply))
+        return plan
 
 
 def submit_plan(redis: Redis, plan: Plan[Any], then: Callable[[Any], None]) -> Request:
