@@ -56,7 +56,7 @@ class Builder:
         # Compiled now, because the service cannot write there. -s: paths as installed.
         compiled = ("-q", "-j0", *(("-s", staging) if staging else ()), directory / "lib")
         self._run("compile redstreamd", python, "-I", "-m", "compileall", *compiled)
-        self._run("load the daemon", python, "-I", "-c", "import redstreamd.daemon.daemon")
+        self._run("load the daemon", python, "-I", "-c", "import redstreamd.daemon.serving")
 
     def _pip(self) -> Path:
         """Create a temporary environment with pip and return its interpreter."""

@@ -1,7 +1,7 @@
 """``redstreamd serve``: the daemon.
 
-Settings are checked, and pauses after failed starts made, before the daemon is imported, which takes a second
-of processor time. So a service that cannot start costs little, however many clients connect.
+Settings are checked, and pauses after failed starts made, before anything else is imported, which takes a
+second of processor time. So a service that cannot start costs little, however many clients connect.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 from redstreamd.cli.options import add_settings_options, with_settings
 from redstreamd.cli.terminal import print_error
 from redstreamd.errors import NotNowError, SettingsError
+from redstreamd.startup.collector import collect_rarely
 from redstreamd.startup.unavailable import answer_clients, inherited_listeners
 
 if TYPE_CHECKING:
@@ -33,6 +34,7 @@ def add_to(commands: Any) -> None:
 
 def run(arguments: argparse.Namespace) -> int:
     """Serve until stopped. If that is impossible, answer the clients of inherited sockets with the reason."""
+    collect_rarely()
     # Duplicated now, because the daemon closes the inherited sockets.
     listeners = inherited_listeners()
     watched = _settings_paths(arguments)

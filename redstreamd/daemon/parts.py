@@ -12,7 +12,7 @@ from redstreamd.event_log.texts import record
 from redstreamd.mcp_server.direct_calls import DirectPath
 from redstreamd.mcp_server.server import NAME, TITLE, build_server
 from redstreamd.mcpio.limits import Limits
-from redstreamd.mcpio.protocol_eras import Kernels
+from redstreamd.mcpio.protocol_eras import Kernels, silence_dropped_notifications
 from redstreamd.presentation.daemon_health import DaemonHealth
 from redstreamd.presentation.views import Views
 from redstreamd.prompts.catalog import PROMPTS
@@ -40,7 +40,6 @@ class Parts:
     """The parts of the daemon, without its listeners.
 
     Attributes:
-        settings: What they were built from.
         manager: The connections to Redis; a supervised child runs them.
         bus: The domain.
         updates: Notifies subscribers of changes.
@@ -52,7 +51,6 @@ class Parts:
         event_log: The hook for the events of client connections and of the supervisor.
     """
 
-    settings: Settings
     manager: Manager
     bus: Bus
     updates: Updates
@@ -93,6 +91,7 @@ def build_parts(settings: Settings, resources: AsyncExitStack) -> Parts:
     daemon_health.include("installation", installation)
     toolbox = toolbox_over(bus, REGISTRY, [Profile(name) for name in settings.tools.profile])
     direct_path = DirectPath(toolbox, bus.redis, {"name": NAME, "title": TITLE, "version": __version__})
+    silence_dropped_notifications()
     server = build_server(
         toolbox,
         RESOURCES,
@@ -112,7 +111,6 @@ def build_parts(settings: Settings, resources: AsyncExitStack) -> Parts:
         max_connections=settings.limits.max_connections,
     )
     return Parts(
-        settings,
         manager,
         bus,
         updates,

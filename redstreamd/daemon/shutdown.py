@@ -6,16 +6,42 @@ import logging
 import signal
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
+from typing import TypeVar
 
 import trio
 
 from redstreamd.service.notify import Notifier
 from redstreamd.service.supervisor import Supervisor
 
+T = TypeVar("T")
+
 _LOG = logging.getLogger("redstreamd")
 
 # How much time to stop is requested at once, and again after half of it.
 _EXTENSION_SECONDS = 4.0
+
+
+async def unless_stopped(start: Callable[[], Awaitable[T]]) -> T | None:
+    """Run `start` and return its result, or None if a signal arrives meanwhile, which cancels it.
+
+    For what comes before `run_until_signal`.
+    """
+    result: T | None = None
+    async with trio.open_nursery() as nursery:
+
+        async def cancel_on_signal(*, task_status: trio.TaskStatus[None]) -> None:
+            with trio.open_signal_receiver(*_stop_signals()) as signals:
+                task_status.started()
+                await anext(signals)
+                stopped.set()
+                nursery.cancel_scope.cancel()
+
+        stopped = trio.Event()
+        await nursery.start(cancel_on_signal)
+        result = await start()
+        nursery.cancel_scope.cancel()
+    # Where `start` cannot be cancelled, it has a result nevertheless.
+    return None if stopped.is_set() else result
 
 
 async def run_until_signal(supervisor: Supervisor, drain: Callable[[], Awaitable[None]]) -> None:

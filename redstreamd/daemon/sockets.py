@@ -14,7 +14,6 @@ import trio
 from redstreamd.addresses import default_paths
 from redstreamd.addresses.address_syntax import socket_path
 from redstreamd.errors import SettingsError
-from redstreamd.mcpio.acceptor import ServedListener
 from redstreamd.mcpio.listeners import ListenError, open_tcp_listeners, open_unix_listener
 from redstreamd.policy import Principal
 from redstreamd.service.socket_activation import Activated
@@ -26,9 +25,10 @@ _RESERVED = frozenset({"http", "metrics"})
 
 @attrs.frozen
 class OpenListener:
-    """A listener and its address."""
+    """A listener, the principal of its clients, and its address."""
 
-    served: ServedListener
+    listener: trio.abc.Listener[trio.SocketStream]
+    principal: Principal
     address: ListenAddress
 
 
@@ -76,11 +76,9 @@ def _listener(
 ) -> OpenListener:
     name = socket.getsockname()
     if socket.family == trio.socket.AF_UNIX:
-        return OpenListener(
-            ServedListener(listener, Principal(principal, "unix")), ListenAddress(Kind.UNIX, path=name)
-        )
+        return OpenListener(listener, Principal(principal, "unix"), ListenAddress(Kind.UNIX, path=name))
     address = ListenAddress(Kind.TCP, host=name[0], port=name[1])
-    return OpenListener(ServedListener(listener, Principal(principal, "tcp")), address)
+    return OpenListener(listener, Principal(principal, "tcp"), address)
 
 
 def _default_address() -> ListenAddress:

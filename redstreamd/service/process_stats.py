@@ -10,7 +10,7 @@ from typing import Final
 import attrs
 
 _PAGE_BYTES: Final = os.sysconf("SC_PAGE_SIZE")
-# Close to the start of the process: the daemon imports this before it runs.
+# At most a second or two after the start of the process: the daemon imports this before it serves.
 _STARTED: Final = time.monotonic()
 
 
@@ -35,7 +35,7 @@ class ProcessStats:
 
 def process_stats() -> ProcessStats:
     """Return the statistics of the calling process, as of now."""
-    resident = Path("/proc/self/statm").read_text("ascii").split()[1]
+    resident = Path("/proc/self/statm").read_bytes().split()[1]
     return ProcessStats(
         pid=os.getpid(),
         uptime_seconds=round(time.monotonic() - _STARTED, 3),

@@ -65,6 +65,9 @@ def clean_environment(directory: Path, **variables: str) -> dict[str, str]:
     )
 
 
+_PING = b'{"jsonrpc": "2.0", "id": 0, "method": "ping"}\n'
+
+
 @attrs.define
 class Daemon:
     """A running daemon.
@@ -93,11 +96,14 @@ class Daemon:
         return (self.directory / "output").read_text("utf-8")
 
     def wait_ready(self) -> None:
-        """Return once it accepts connections."""
+        """Return once it serves; its socket takes connections before that."""
         deadline = time.monotonic() + 60
         while True:
-            with socket.socket(socket.AF_UNIX) as probe:
-                if probe.connect_ex(self.path) == 0:
+            with socket.socket(socket.AF_UNIX) as probe, contextlib.suppress(OSError):
+                probe.settimeout(60)
+                probe.connect(self.path)
+                probe.sendall(_PING)
+                if probe.recv(1):
                     return
             if self.process.poll() is not None or time.monotonic() > deadline:
                 raise RuntimeError(f"the daemon did not start: {self.log}")

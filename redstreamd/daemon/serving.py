@@ -1,0 +1,175 @@
+"""The composition root: which parts run, and in which order.
+
+    systemd ── sockets, signals, watchdog ──▶ daemon
+       └─ supervisor
+            ├─ log               standard error to the journal
+            ├─ watchdog          pings and status line
+            ├─ embedded server   if configured: a Valkey of the daemon's own
+            ├─ event log         repeated events as one record
+            ├─ redis             connection manager: one connection per role, backoff
+            ├─ tail hub          key tracking; wakes waits
+            ├─ sampler, updates  figures; notifications to subscribers
+            └─ listeners         a task per client connection
+
+Children start from top to bottom and stop from bottom to top. `parts` builds them, `process` sets up the
+process, `shutdown` drains on a signal.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Sequence
+from contextlib import AsyncExitStack
+
+# anyio imports it when it is first used, which would be by the first request, on the event loop.
+import anyio._backends._trio  # noqa: F401
+import trio
+
+from redstreamd import __version__
+from redstreamd.daemon.banner import banner
+from redstreamd.daemon.parts import Parts, build_parts
+from redstreamd.daemon.readiness import wait_ready
+from redstreamd.daemon.shutdown import extended_stop_timeout, run_until_signal
+from redstreamd.daemon.sockets import OpenListener
+from redstreamd.daemon.status_line import StatusLine
+from redstreamd.mcpio.acceptor import Acceptor, ServedListener
+from redstreamd.mcpio.client_connection import ClientConnection
+from redstreamd.mcpio.standard_streams import open_stdio_stream
+from redstreamd.policy import Principal
+from redstreamd.service.child import Child
+from redstreamd.service.embedded.embedded_server import START_TIMEOUT_SECONDS
+from redstreamd.service.heartbeats import Heartbeats
+from redstreamd.service.log_output import LogOutput
+from redstreamd.service.notify import Notifier
+from redstreamd.service.restart_policy import Restart
+from redstreamd.service.supervisor import Supervisor
+from redstreamd.service.watchdog import Watchdog, watchdog_interval
+from redstreamd.settings import Settings
+
+_LOG = logging.getLogger("redstreamd")
+
+# The hub beats at every sweep (30 s) and at every command of its own (at most 5 s each).
+_HUB_MAX_SILENCE_SECONDS = 120.0
+
+
+async def serve_listeners(
+    settings: Settings,
+    listeners: Sequence[OpenListener],
+    log: LogOutput,
+    *,
+    on_ready: Callable[[], None] | None = None,
+) -> None:
+    """Serve the clients of `listeners` until a signal.
+
+    Args:
+        settings: What the daemon is built from.
+        listeners: The caller's; a signal closes them.
+        log: Run beside.
+        on_ready: Called once clients are served.
+
+    Raises:
+        SettingsError: The state directory cannot be used.
+        StateDirectoryInUseError: Another daemon's embedded server uses it.
+    """
+    async with AsyncExitStack() as resources:
+        parts = build_parts(settings, resources)
+        addresses = [each.address for each in listeners]
+        acceptor = Acceptor(
+            [ServedListener(each.listener, each.principal) for each in listeners],
+            parts.kernels,
+            direct_path=parts.direct_path,
+            limits=parts.limits,
+            on_event=parts.event_log,
+        )
+        parts.daemon_health.include("clients", acceptor.statistics)
+        notifier, heartbeats = Notifier.from_environment(), Heartbeats()
+        status = StatusLine(parts.bus, acceptor)
+        watchdog = Watchdog(notifier, heartbeats, interval_seconds=watchdog_interval(), status=status)
+
+        async def announce(*, task_status: trio.TaskStatus[None]) -> None:
+            task_status.started()
+            if on_ready is not None:
+                on_ready()
+            _LOG.info("redstreamd %s listens on %s", __version__, ", ".join(map(str, addresses)))
+            if not notifier.is_enabled:
+                # Without a service manager, a person started it.
+                print(banner(settings, addresses), flush=True)
+            # The listeners accept already; only the embedded server may still load its data.
+            await wait_ready(notifier, parts.embedded, parts.bus.redis)
+            notifier.ready(status())
+
+        async def drain() -> None:
+            async with extended_stop_timeout(notifier):
+                parts.end_waits()
+                await acceptor.drain(settings.daemon.drain_seconds)
+
+        children = [
+            Child("log", log.run),
+            Child("watchdog", watchdog.run),
+            *_bus_children(parts, heartbeats),
+            Child("listeners", acceptor.run),
+            Child("announcement", announce, restart=Restart.TEMPORARY),
+        ]
+        await run_until_signal(Supervisor("redstreamd", children, on_event=parts.event_log), drain)
+
+
+async def serve_stream(settings: Settings, inherited: trio.abc.Stream | None, log: LogOutput) -> None:
+    """Serve one client until it disconnects or a signal arrives.
+
+    Args:
+        settings: What the daemon is built from.
+        inherited: The connection; None for standard input and output as two streams.
+        log: Run beside.
+
+    Raises:
+        SettingsError: The state directory cannot be used.
+        StateDirectoryInUseError: Another daemon's embedded server uses it.
+    """
+    async with AsyncExitStack() as resources:
+        parts = build_parts(settings, resources)
+        stream: trio.abc.Stream
+        stream = await resources.enter_async_context(open_stdio_stream()) if inherited is None else inherited
+        connection = ClientConnection(
+            stream,
+            parts.kernels,
+            direct_path=parts.direct_path,
+            principal=Principal("stdio", "stdio"),
+            limits=parts.limits,
+            on_event=parts.event_log,
+        )
+
+        async def drain() -> None:
+            parts.end_waits()
+            await connection.drain(settings.daemon.drain_seconds)
+
+        async def serve_client(*, task_status: trio.TaskStatus[None]) -> None:
+            await connection.run(task_status=task_status)
+            supervisor.request_stop()
+
+        children = [
+            Child("log", log.run),
+            *_bus_children(parts, Heartbeats()),
+            Child("client", serve_client, restart=Restart.TEMPORARY),
+        ]
+        supervisor = Supervisor("redstreamd", children, on_event=parts.event_log)
+        await run_until_signal(supervisor, drain)
+
+
+def _bus_children(parts: Parts, heartbeats: Heartbeats) -> list[Child]:
+    """Return the children that the clients need, in start order."""
+
+    async def run_hub(*, task_status: trio.TaskStatus[None]) -> None:
+        with heartbeats.register("tail hub", max_age_seconds=_HUB_MAX_SILENCE_SECONDS) as heartbeat:
+            await parts.bus.hub.run(on_progress=heartbeat.beat, task_status=task_status)
+
+    children = [
+        Child("event log", parts.event_log.run),
+        Child("redis", parts.manager.run),
+        Child("tail hub", run_hub),
+        Child("sampler", parts.bus.sampler.run),
+        Child("updates", parts.updates.run),
+    ]
+    if parts.embedded is not None:
+        run = parts.embedded.run
+        children.insert(0, Child("embedded server", run, start_timeout_seconds=START_TIMEOUT_SECONDS))
+    return children

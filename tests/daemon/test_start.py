@@ -1,0 +1,216 @@
+"""The order of a start: settings, sockets, and only then what takes long to import."""
+
+from __future__ import annotations
+
+import json
+import os
+import resource
+import socket
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.support.daemon import clean_environment, home, request, running_daemon
+from tests.support.servers import Server
+
+#: Runs the program with a hook that sees each module before it is imported. Its own words come first: where
+#: it notes what it sees, and what it does besides.
+WATCHED = """
+import os, signal, socket, sys, threading
+path, act = sys.argv[1:3]
+del sys.argv[1:3]
+def note(*words):
+    with open(path, "a") as file:
+        print(*words, file=file)
+{actions}
+class Watcher:
+    def find_spec(self, name, path=None, target=None):
+        note("import", threading.current_thread() is threading.main_thread(), name)
+        globals()[act](name)
+sys.meta_path.insert(0, Watcher())
+from redstreamd.cli import main
+sys.exit(main())
+"""
+
+ACTIONS = """
+def watch(name): pass
+def connect(name):
+    if name == "redstreamd.daemon.serving":
+        with socket.socket(socket.AF_UNIX) as client:
+            note("connected", client.connect_ex(os.environ["XDG_RUNTIME_DIR"] + "/redstreamd/mcp.sock"))
+def stop(name):
+    if name == "mcp.server.lowlevel":
+        os.kill(os.getpid(), signal.SIGTERM)
+def fail(name):
+    if name == "mcp.server.runner":
+        raise ModuleNotFoundError("No module named 'mcp.server.runner'", name=name)
+"""
+
+
+@pytest.fixture
+def place() -> Iterator[Path]:
+    with home() as directory:
+        yield directory
+
+
+def watched(place: Path, act: str) -> tuple[str, ...]:
+    return sys.executable, "-c", WATCHED.format(actions=ACTIONS), str(place / "imports"), act
+
+
+def noted(place: Path) -> list[list[str]]:
+    return [line.split() for line in (place / "imports").read_text().splitlines()]
+
+
+def serve(place: Path, act: str, *options: str) -> subprocess.CompletedProcess[str]:
+    """Run a daemon that ends by itself."""
+    return subprocess.run(
+        [*watched(place, act), "serve", *options],
+        env=clean_environment(place, REDIS_URL=f"unix://{place}/none"),
+        stdin=subprocess.DEVNULL,
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+
+
+def names(events: list[list[str]]) -> set[str]:
+    return {words[2] for words in events if words[0] == "import"}
+
+
+def test_sockets_listen_before_what_serves_is_imported(place: Path) -> None:
+    with running_daemon("absent", directory=place, program=watched(place, "connect"), REDIS_URL="unix:///no"):
+        pass
+    events = noted(place)
+    connected = events.index(["connected", "0"])
+    before, after = names(events[:connected]), names(events[connected:])
+    assert {"trio", "redstreamd.settings"} <= before
+    assert not before & {"mcp", "mcp_types", "pydantic", "redis", "hiredis", "anyio"}
+    assert {"mcp.server.runner", "redis.exceptions", "redstreamd.streams.bus"} <= after
+    # On the thread, from the first to the last.
+    threads = [words[1] for words in events[connected:] if words[-1] in after]
+    assert set(threads) == {"False"}, [words for words in events[connected:] if words[1] == "True"]
+
+
+def _requests(modern: bool) -> Iterator[dict[str, Any]]:
+    """Requests of every kind, whatever their answers are."""
+    for tool in ("stream_add", "stream_read", "stream_wait", "group_create", "work_take", "stream_health"):
+        arguments: dict[str, Any] = {"stream": "start:imports:one"}
+        if tool == "stream_add":
+            arguments["entries"] = [{"text": "ä"}]
+        yield json.loads(request(0, tool, arguments))
+    yield {"method": "tools/call", "params": {"name": "stream_add", "arguments": {"stream": 1}}}
+    yield {"method": "tools/call", "params": {"name": "none", "arguments": {}}}
+    for method in ("tools/list", "resources/list", "resources/templates/list", "prompts/list", "ping", "no"):
+        yield {"method": method, "params": {}}
+    yield {"method": "server/discover", "params": {}}
+    for uri in ("redstream://health", "redstream://streams", "redstream://stream/start:imports:one", "a:b"):
+        yield {"method": "resources/read", "params": {"uri": uri}}
+        if not modern:
+            yield {"method": "resources/subscribe", "params": {"uri": uri}}
+            yield {"method": "resources/unsubscribe", "params": {"uri": uri}}
+    for prompt in ("design_stream", "diagnose_stream", "drain_queue", "none"):
+        yield {"method": "prompts/get", "params": {"name": prompt, "arguments": {"stream": "a:b:c"}}}
+    yield {
+        "method": "completion/complete",
+        "params": {
+            "ref": {"type": "ref/prompt", "name": "design_stream"},
+            "argument": {"name": "a", "value": "s"},
+        },
+    }
+
+
+META = json.loads(request(0, "", {}))["params"]["_meta"]
+HELLO = {
+    "jsonrpc": "2.0",
+    "id": "hello",
+    "method": "initialize",
+    "params": {
+        "protocolVersion": "2025-11-25",
+        "capabilities": {},
+        "clientInfo": {"name": "test", "version": "1"},
+    },
+}
+
+
+@pytest.mark.parametrize("modern", [False, True], ids=["handshake", "modern"])
+def test_no_call_makes_the_daemon_import_anything(server: Server, place: Path, modern: bool) -> None:
+    """An import would hold up all clients; and the SDK's client and redis-py's are never needed."""
+    with (
+        running_daemon(server, directory=place, program=watched(place, "watch")) as daemon,
+        socket.socket(socket.AF_UNIX) as connection,
+    ):
+        connection.settimeout(60)
+        connection.connect(daemon.path)
+        lines = connection.makefile("rwb")
+
+        def ask(message: dict[str, Any]) -> dict[str, Any]:
+            lines.write(json.dumps(message).encode() + b"\n")
+            lines.flush()
+            while True:
+                answer: dict[str, Any] = json.loads(lines.readline())
+                if answer.get("id") == message["id"]:
+                    return answer
+
+        # That it is answered shows that everything is imported.
+        assert "result" in ask({**HELLO, **json.loads(request(0, "stream_list", {}))} if modern else HELLO)
+        before = len(noted(place))
+        failed = 0
+        for number, each in enumerate(_requests(modern), 1):
+            each["params"].pop("_meta", None)
+            if modern:
+                each["params"]["_meta"] = META
+            answer = ask({**each, "jsonrpc": "2.0", "id": number})
+            failed += "error" in answer
+        lines.write(b"{\n")
+        lines.flush()
+        assert b"-32700" in lines.readline()
+        events = noted(place)
+    assert 3 <= failed < number / 2
+    assert events[before:] == []
+    assert not names(events) & {"mcp.client", "mcp.server.mcpserver", "redis.client", "redis.asyncio.client"}
+
+
+def test_invalid_settings_cost_less_than_importing_trio(place: Path) -> None:
+    def seconds(*words: str) -> float:
+        """Processor time, the least of three, of which other programs take nothing."""
+        return min(once(words) for _ in range(3))
+
+    def once(words: tuple[str, ...]) -> float:
+        before = resource.getrusage(resource.RUSAGE_CHILDREN)
+        done = subprocess.run(words, env=clean_environment(place), capture_output=True, check=False)
+        assert done.returncode == (78 if "serve" in words else 0)
+        after = resource.getrusage(resource.RUSAGE_CHILDREN)
+        return after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
+
+    invalid = seconds(sys.executable, "-m", "redstreamd", "serve", "--set", "limits.max_waits=many")
+    assert invalid < 1.5 * seconds(sys.executable, "-c", "import trio")
+
+
+def test_a_module_that_cannot_be_imported_ends_the_daemon_with_a_record(place: Path) -> None:
+    done = serve(place, "fail")
+    assert done.returncode == 70
+    assert (
+        "CRITICAL cannot load the daemon: ModuleNotFoundError: No module named 'mcp.server.runner'; "
+        "the installation is incomplete or was changed, install it again" in done.stderr
+    )
+    assert "Traceback" in done.stderr
+    assert not (place / "redstreamd" / "mcp.sock").exists()
+
+
+def test_a_signal_during_the_imports_stops_the_daemon_before_it_serves(place: Path) -> None:
+    done = serve(place, "stop")
+    assert (done.returncode, done.stdout, done.stderr) == (os.EX_OK, "", "")
+    assert not (place / "redstreamd" / "mcp.sock").exists()
+    assert ["import", "False", "redstreamd.mcp_server.server"] in noted(place)
+
+
+@pytest.mark.parametrize("address", ["tcp:256.0.0.1:1", "unix:/proc/none.sock"])
+def test_an_address_that_cannot_be_listened_on_is_told_before_the_imports(place: Path, address: str) -> None:
+    done = serve(place, "watch", "--listen", address)
+    assert done.returncode in {os.EX_TEMPFAIL, os.EX_CONFIG}
+    assert "mcp" not in names(noted(place))
