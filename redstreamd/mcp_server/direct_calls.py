@@ -45,11 +45,8 @@ class DirectPath:
         self.uses_plans: Final = toolbox.timeout_seconds >= redis.command_timeout
         self.redis: Final = redis
         stamp = msgspec.json.encode({_SERVER_INFO_KEY: server_info})
-        #: What follows on a result's members, by era.
-        self.ends: Final = {
-            Era.HANDSHAKE: b"}}\n",
-            Era.MODERN: b',"resultType":"complete","_meta":' + stamp + b"}}\n",
-        }
+        # What follows on a result's members in the modern era.
+        self._modern_end: Final = b',"resultType":"complete","_meta":' + stamp + b"}}\n"
 
     def __call__(self, exchange: Exchange, call: PlainCall) -> bool:
         """Take a call; False if it is left to the kernel, and then nothing was done."""
@@ -71,7 +68,7 @@ class DirectPath:
         return b'{"jsonrpc":"2.0","id":%b,"result":%b%b' % (
             msgspec.json.encode(exchange.id),
             result.opened(),
-            self.ends[era],
+            self._modern_end if era is Era.MODERN else b"}}\n",
         )
 
 
@@ -83,9 +80,8 @@ class _DirectCall:
 
     # Set when there is a plan.
     _plan: Plan[Any]
-    _deadline: float
 
-    __slots__ = ("_deadline", "_era", "_exchange", "_invocation", "_path", "_plan", "_request")
+    __slots__ = ("_era", "_exchange", "_invocation", "_path", "_plan", "_request")
 
     def __init__(self, path: DirectPath, exchange: Exchange, era: Era, invocation: Invocation[Any]) -> None:
         self._path = path
@@ -118,7 +114,6 @@ class _DirectCall:
             self._start(None)
             return
         self._plan = plan
-        self._deadline = trio.current_time() + self._path.redis.command_timeout
         try:
             self._request = submit_plan(self._path.redis, plan, self._on_reply)
         except Exception as error:  # noqa: BLE001 - what it is about is decided there
@@ -155,7 +150,13 @@ class _DirectCall:
 
     def _complete(self, after: Exception) -> None:
         """Go on with the plan in a task."""
-        self._start(partial(complete_plan, self._path.redis, self._plan, after, self._deadline))
+        redis, request = self._path.redis, self._request
+        # A request that was sent has had its time since then.
+        sent = request is not None and request.sent
+        deadline = (
+            request.deadline if request is not None and sent else trio.current_time() + redis.command_timeout
+        )
+        self._start(partial(complete_plan, redis, self._plan, after, deadline))
 
     def _fail(self, error: Exception) -> None:
         refusal = as_bus_error(self._invocation.tool, error)

@@ -14,6 +14,9 @@ import attrs
 class Permission(enum.StrEnum):
     """What a tool does to the streams it names."""
 
+    # Enum's own is written in Python, and permissions are a part of the key of every call's verdicts.
+    __hash__ = str.__hash__
+
     READ = "read"
     PUBLISH = "publish"
     CONSUME = "consume"

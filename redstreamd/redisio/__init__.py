@@ -12,6 +12,9 @@ Arg = str | bytes | int | float
 class Role(enum.Enum):
     """What a connection is for; each is opened when it is first needed."""
 
+    # Enum's own is written in Python, and every command looks up its role.
+    __hash__ = object.__hash__
+
     COMMAND = "command"
     """Everything short."""
     WATCH = "watch"
