@@ -38,7 +38,7 @@ class PlainCall(msgspec.Struct, frozen=True, gc=False):
     era: Era
     id: RequestId
     tool: str
-    arguments: msgspec.Raw
+    arguments: bytes
     progress_token: RequestId | None
 
 
@@ -54,12 +54,12 @@ def decode(line: bytes, limits: Limits) -> PlainCall | None:
     try:
         message = _MESSAGE.decode(line)
         params = message.params
-        request_id, name, arguments = message.id, params.name, params.arguments
+        request_id, name, arguments = message.id, params.name, bytes(params.arguments)
         # Each member has one colon, and every other is in a text: so no name is repeated. Repeated names
         # within the arguments are left to those who decode them.
         colons = 5 + name.count(":")
-        if arguments is not _ABSENT:
-            colons += 1 + bytes(arguments).count(b":")
+        if arguments:
+            colons += 1 + arguments.count(b":")
         if type(request_id) is str:
             colons += request_id.count(":")
         if params.meta is _ABSENT:

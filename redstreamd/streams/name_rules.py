@@ -75,10 +75,15 @@ class NameRules:
     def is_plain(self, name: str) -> bool:
         """Whether a stream may be created under a name without asking Redis about it.
 
-        The name is valid and not reserved, and follows the naming rule, if there is one. Only a name that
-        `check_stream` accepted before is known to be plain.
+        The name is valid and not reserved, and follows the naming rule, if there is one, or was in use when
+        Redis was asked. Only a name that `check_stream` accepted before is known to be plain.
         """
         return name in self._plain
+
+    def note_plain(self, name: str) -> None:
+        """Note that there is no question about a valid name, which is not reserved; see `is_plain`."""
+        if not is_reserved(name):
+            _remember(self._plain, name)
 
     def warning(self, name: str) -> str | None:
         """Return a sentence if a new stream's name would depart from the naming rule; None if it is off."""

@@ -45,7 +45,7 @@ class ArgumentDecoder:
         self._defaults: Final = tuple(defaults)
         self._integers: Final = tuple(name for name, hint in hints.items() if _may_be_integer(hint))
 
-    def __call__(self, text: msgspec.Raw | bytes) -> Any:
+    def __call__(self, text: bytes) -> Any:
         """Return a value with the attributes of the argument class, or None if the text is not plain.
 
         Args:

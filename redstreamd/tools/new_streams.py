@@ -23,6 +23,9 @@ async def naming_warning(call: Call[Bus], stream: str) -> str | None:
         return None
     warning = names.warning(stream)
     if warning is None or await call.bus.redis.key_type(stream) != "none":
+        if warning is None or not names.demanded:
+            # Nor is it asked about again once it is deleted: then a warning is missed.
+            names.note_plain(stream)
         return None
     if names.demanded:
         raise BusError(

@@ -12,7 +12,6 @@ from collections.abc import Callable, Iterable, Sequence
 from typing import Any, Final, Generic, NoReturn, TypeVar
 
 import attrs
-import msgspec
 
 from redstreamd import strict_json
 from redstreamd.errors import BusError
@@ -155,9 +154,7 @@ class Toolbox(Generic[BusT]):
             self._refuse(tool, principal, (), began, as_bus_error(tool, error))
         return self._begin(prepared, tool, structured, principal, began)
 
-    def begin_plain(
-        self, tool: Tool[Any], text: msgspec.Raw | bytes, principal: Principal
-    ) -> Invocation[BusT] | None:
+    def begin_plain(self, tool: Tool[Any], text: bytes, principal: Principal) -> Invocation[BusT] | None:
         """As `begin`, with the text of the arguments; None if that is for `begin`, after decoding it.
 
         Args:
