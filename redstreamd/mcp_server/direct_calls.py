@@ -20,7 +20,7 @@ from redstreamd.mcpio.exchange import Exchange
 from redstreamd.mcpio.plain_calls import PlainCall
 from redstreamd.redisio.client import Redis
 from redstreamd.redisio.pipeline import Request
-from redstreamd.streams.plans import Plan, UnfinishedError, complete_plan, submit_plan
+from redstreamd.streams.plans import Plan, UnfinishedError, complete_plan
 from redstreamd.tools.invocation import CANCELLED, OK, Invocation, as_bus_error
 from redstreamd.tools.results import Result, failure, success
 from redstreamd.tools.toolbox import Toolbox
@@ -50,7 +50,7 @@ class DirectPath:
 
     def __call__(self, exchange: Exchange, call: PlainCall) -> bool:
         """Take a call; False if it is left to the kernel, and then nothing was done."""
-        tool = self.toolbox.known(call.tool)
+        tool = self.toolbox.by_name.get(call.tool)
         if tool is None:
             return False
         try:
@@ -115,7 +115,8 @@ class _DirectCall:
             return
         self._plan = plan
         try:
-            self._request = submit_plan(self._path.redis, plan, self._on_reply)
+            redis = self._path.redis
+            self._request = redis.submit(plan.write, self._on_reply, key=plan.stream, role=plan.role)
         except Exception as error:  # noqa: BLE001 - what it is about is decided there
             self._complete(error)
             return
@@ -163,7 +164,8 @@ class _DirectCall:
         self._answer(failure(refusal), str(refusal.code))
 
     def _answer(self, result: Result, outcome: str) -> None:
-        self._invocation.end(outcome, result.size)
+        invocation = self._invocation
+        invocation.end(outcome, result.size if invocation.is_reported else 0)
         self._exchange.answer(self._path.line(self._exchange, self._era, result))
 
     def _cancel(self) -> None:

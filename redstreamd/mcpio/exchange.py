@@ -89,10 +89,13 @@ class Exchange:
         """End the exchange, and send the answer unless the client cancelled it; nothing if it has ended."""
         if not self.is_open:
             return
-        self.end()
+        session = self.session
+        self.is_open = False
+        self.on_cancel = None
+        session.in_flight.remove(self)
         if self.was_cancelled:
             return
-        most = self.session.limits.max_outbox_bytes
+        most = session.limits.max_outbox_bytes
         if len(line) > most:
             message = f"the answer has {len(line)} bytes, and at most {most} can be sent; ask for less"
             line = jsonrpc.error(self.id, INTERNAL_ERROR, message)

@@ -49,7 +49,11 @@ def decode(line: bytes, limits: Limits) -> PlainCall | None:
         line: A line without its newline.
         limits: `max_nesting` and `max_values` are applied here.
     """
-    if not text_is_plain(line) or structure_error(line, limits) is not None:
+    # Almost every line passes by the first half of each condition.
+    if (b"\\u" in line or not line.isascii()) and not text_is_plain(line):
+        return None
+    openings = line.count(b"{") + line.count(b"[")
+    if (openings > limits.max_nesting or len(line) > limits.max_values) and structure_error(line, limits):
         return None
     try:
         message = _MESSAGE.decode(line)

@@ -220,7 +220,7 @@ class Session:
         if self._direct_path is None or self.draining.is_set():
             return False
         call = plain_calls.decode(message, self.limits)
-        if call is None or not self._speaks(call.era):
+        if call is None or (call.era is not self._era and not self._speaks(call.era)):
             return False
         exchange = Exchange(self, call.id, "tools/call", None, len(message), sink, call.progress_token)
         if not self.in_flight.add(exchange):

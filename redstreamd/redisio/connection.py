@@ -69,7 +69,11 @@ class ConnectionStatistics:
 
 
 class Connection:
-    """A connection that runs once and is then discarded."""
+    """A connection that runs once and is then discarded.
+
+    Attributes:
+        is_open: Whether requests are accepted: logged in and not ended.
+    """
 
     def __init__(
         self,
@@ -109,17 +113,12 @@ class Connection:
         self._nursery: trio.Nursery
         self._is_sending = False
         self._scope = trio.CancelScope()
-        self._open = False
+        self.is_open = False
         # Set once, by what ended the connection first; later problems are its consequences.
         self._problem: Problem | None = None
         self._server = ""
         self._pushes = 0
         self._round_trip: float | None = None
-
-    @property
-    def is_open(self) -> bool:
-        """Whether requests are accepted: logged in and not ended."""
-        return self._open
 
     @property
     def server(self) -> str:
@@ -154,7 +153,7 @@ class Connection:
             TypeError: An argument is of a type that `Arg` excludes.
             ValueError: There are no arguments; the server would not reply.
         """
-        if not self._open:
+        if not self.is_open:
             raise NotSent(self._problem or connect_errors.STILL_CONNECTING)
         return self._pipeline.enqueue(args, then)
 
@@ -170,7 +169,7 @@ class Connection:
             with self._scope:
                 await self._serve(task_status)
         finally:
-            self._open = False
+            self.is_open = False
             self._problem = self._problem or connect_errors.SHUTTING_DOWN
             self._pipeline.abandon(self._problem)
         raise ConnectionEnded(self._problem)
@@ -216,7 +215,7 @@ class Connection:
             return
         nursery.start_soon(self._watch_deadlines)
         nursery.start_soon(self._ping)
-        self._open = True
+        self.is_open = True
         task_status.started()
 
     async def _dial(self, deadline: float) -> trio.abc.Stream | None:
@@ -241,7 +240,7 @@ class Connection:
         return await self._pipeline.enqueue(args).reply()
 
     def _end(self, problem: Problem) -> None:
-        self._open = False
+        self.is_open = False
         if self._problem is None:
             operator = self._target.operator
             self._problem = problem if operator is None else operator.adapted(problem)

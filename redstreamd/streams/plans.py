@@ -15,7 +15,6 @@ from redstreamd.errors import BusError
 from redstreamd.redisio import Role
 from redstreamd.redisio.client import Redis
 from redstreamd.redisio.connection_manager import Write
-from redstreamd.redisio.pipeline import Request
 from redstreamd.streams.error_context import explain_errors
 
 ResultT = TypeVar("ResultT")
@@ -82,22 +81,8 @@ class Plan(Generic[ResultT]):
         return plan
 
 
-def submit_plan(redis: Redis, plan: Plan[Any], then: Callable[[Any], None]) -> Request:
-    """Send a plan without a task.
-
-    Args:
-        redis: Where.
-        plan: What.
-        then: Called with the reply, for `Plan.read`, or with an exception, for `complete_plan`.
-
-    Raises:
-        Exception: It was not sent; also for `complete_plan`.
-    """
-    return redis.submit(plan.write, then, key=plan.stream, role=plan.role)
-
-
 async def complete_plan(redis: Redis, plan: Plan[ResultT], after: Exception, deadline: float) -> ResultT:
-    """Go on with a plan that `submit_plan` could not finish, and return its result.
+    """Go on with a plan that was submitted and not answered, and return its result.
 
     Args:
         redis: Where.

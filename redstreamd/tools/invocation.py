@@ -118,11 +118,6 @@ Admit = Callable[["Invocation[Any]"], "Deferral | None"]
 """Returns None for a call that may run at once, else the place of the call in a queue."""
 
 
-def admit_at_once(_: Invocation[Any]) -> Deferral | None:
-    """Let every call run at once."""
-    return None
-
-
 @attrs.frozen
 class Rules(Generic[BusT]):
     """What every call of a toolbox is subject to.
@@ -130,7 +125,7 @@ class Rules(Generic[BusT]):
     Attributes:
         bus: The domain, for handlers.
         authorise: Says whether a principal may do something to a stream.
-        admit: Says whether a call may run now.
+        admit: Says whether a call may run now; None: every call may.
         on_ended: Is told of each call that ended; None for nobody. It must not raise.
         timeout_seconds: The time limit of a call, in addition to the time that it asked to wait.
         default_wait_seconds: Added for a call that may wait and does not say for how long.
@@ -138,7 +133,7 @@ class Rules(Generic[BusT]):
 
     bus: BusT
     authorise: Authorise
-    admit: Admit
+    admit: Admit | None
     on_ended: Callable[[CallEnded], None] | None
     timeout_seconds: float
     default_wait_seconds: float
@@ -194,7 +189,12 @@ class Invocation(Generic[BusT]):
 
     def admit(self) -> Deferral | None:
         """Ask whether the call may run now: None if it may, else its place in a queue."""
-        return self._rules.admit(self)
+        return None if self._rules.admit is None else self._rules.admit(self)
+
+    @property
+    def is_reported(self) -> bool:
+        """Whether somebody is told of the end of the call."""
+        return self._rules.on_ended is not None
 
     def plan(self) -> Plan[Any] | None:
         """Return the call as one round trip to Redis; None if the tool's handler has to run.

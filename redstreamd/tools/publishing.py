@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Annotated, Any, Literal
 
 import attrs
@@ -100,7 +101,7 @@ def _plan(call: Call[Bus], args: StreamAddArguments) -> Plan[StreamAdded] | None
         max_length=args.max_length,
         max_age_seconds=args.max_age_seconds,
     )
-    return plan.then(lambda added: _answer(call, args, added))
+    return plan.then(partial(_answer, call, args))
 
 
 @tool(

@@ -69,9 +69,12 @@ class Result:
 
     def opened(self) -> bytes:
         """Return the JSON of the whole result without the closing brace, for what revisions add."""
+        body, text = self.body, self.own_text
+        if body is not None and text is None:
+            text = body.decode()
         return b'{"content":[{"type":"text","text":%b}]%b,"isError":%b' % (
-            msgspec.json.encode(self.text),
-            b"" if self.body is None else b',"structuredContent":' + self.body,
+            msgspec.json.encode(text or ""),
+            b"" if body is None else b',"structuredContent":' + body,
             b"true" if self.is_error else b"false",
         )
 

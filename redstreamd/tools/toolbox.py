@@ -29,7 +29,6 @@ from redstreamd.tools.invocation import (
     CallEnded,
     Invocation,
     Rules,
-    admit_at_once,
     as_bus_error,
     report_end,
 )
@@ -67,6 +66,7 @@ class Toolbox(Generic[BusT]):
     Attributes:
         listing: The tools as ``tools/list`` gives them, sorted by name.
         timeout_seconds: The time limit of a call.
+        by_name: The tools that `find` finds.
     """
 
     def __init__(
@@ -78,7 +78,7 @@ class Toolbox(Generic[BusT]):
         names: NameRules | None = None,
         read_lease: Callable[[str, str], Lease] | None = None,
         authorise: Authorise = allow_all,
-        admit: Admit = admit_at_once,
+        admit: Admit | None = None,
         on_ended: Callable[[CallEnded], None] | None = None,
         timeout_seconds: float = 60.0,
         default_wait_seconds: float = 20.0,
@@ -111,7 +111,7 @@ class Toolbox(Generic[BusT]):
         self._rules = Rules(bus, authorise, admit, on_ended, timeout_seconds, default_wait_seconds)
         self._offered = registry.for_profiles(self._profiles)
         self._prepared = {tool.name: self._prepare(tool, max_nesting) for tool in self._offered}
-        self._by_name = {tool.name: tool for tool in self._offered}
+        self.by_name = {tool.name: tool for tool in self._offered}
         # Whose names were checked and whose permission was granted; the oldest is forgotten first.
         self._permitted: dict[tuple[Principal, Need], None] = {}
         self.listing = [listed(tool) for tool in self._offered]
@@ -127,10 +127,6 @@ class Toolbox(Generic[BusT]):
             return self._offered.get(name)
         except UnknownToolError as unknown:
             raise UnknownToolError(name, unknown.nearest, self._explain(unknown)) from None
-
-    def known(self, name: str) -> Tool[Any] | None:
-        """Return the tool of this name; None where `find` raises."""
-        return self._by_name.get(name)
 
     def begin(self, tool: Tool[Any], arguments: object, principal: Principal) -> Invocation[BusT]:
         """Structure the arguments, and check the names in them and the permissions that the call needs.
@@ -274,7 +270,7 @@ def toolbox_over(
     profiles: Iterable[Profile],
     *,
     authorise: Authorise = allow_all,
-    admit: Admit = admit_at_once,
+    admit: Admit | None = None,
     on_ended: Callable[[CallEnded], None] | None = None,
 ) -> Toolbox[Bus]:
     """Return the toolbox of a domain: names, leases, time limits and nesting follow from its settings."""
