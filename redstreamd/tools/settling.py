@@ -15,6 +15,7 @@ from redstreamd.streams.bus import Bus
 from redstreamd.streams.error_context import append_to_errors
 from redstreamd.streams.lease_tokens import Lease
 from redstreamd.streams.leases import Action, Outcome, Settled
+from redstreamd.streams.plans import Plan, run_plan
 from redstreamd.streams.replies import Replied
 from redstreamd.tools import shared_arguments
 from redstreamd.tools.annotations import no, writing, yes
@@ -89,6 +90,34 @@ class WorkDone:
     ) = None
 
 
+def _plan_done(call: Call[Bus], args: WorkDoneArguments) -> Plan[WorkDone] | None:
+    """Plan to finish work without a reply, which is another round trip."""
+    if args.reply is not None:
+        return None
+    return _settle_done(call, args).then(_done_unless_lost)
+
+
+def _settle_done(call: Call[Bus], args: WorkDoneArguments) -> Plan[Settled]:
+    return call.bus.work.plan_settle(
+        call.held_lease, Action.DONE, entry_ids=args.entry_ids, delete=args.delete
+    )
+
+
+def _done_unless_lost(settled: Settled) -> WorkDone:
+    _refuse_if_all_lost(settled)
+    return _done(settled)
+
+
+def _done(settled: Settled, reply: dict[str, Any] | None = None) -> WorkDone:
+    return WorkDone(
+        done=settled.ids(Outcome.DONE),
+        already_done=settled.ids(Outcome.ALREADY),
+        lost=settled.ids(Outcome.LOST),
+        reply=reply,
+        kept_for=settled.kept_for,
+    )
+
+
 @tool(
     title="Finish work",
     profile=Profile.WORKER,
@@ -104,6 +133,7 @@ class WorkDone:
             "The same call does not change acknowledged entries, also with delete, and a reply is added once."
         ),
     ),
+    plan=_plan_done,
 )
 async def work_done(call: Call[Bus], args: WorkDoneArguments) -> WorkDone:
     """Acknowledge entries of a lease: they are finished and nobody gets them again.
@@ -118,26 +148,18 @@ async def work_done(call: Call[Bus], args: WorkDoneArguments) -> WorkDone:
             args.reply,
             authorise=call.authorise,
         )
+    if answered is None:
+        return _done_unless_lost(await run_plan(call.bus.redis, _settle_done(call, args)))
 
     def done_before() -> str:
-        if answered is None or answered.id is None or answered.duplicate:
+        if answered.id is None or answered.duplicate:
             return ""
         return f"Before that, this call published the reply to {answered.stream!r}."
 
     with append_to_errors(done_before):
-        settled = await call.bus.work.settle(
-            call.held_lease, Action.DONE, entry_ids=args.entry_ids, delete=args.delete
-        )
-    if answered is None:
-        # With a reply the call had an effect, which the result must report.
-        _refuse_if_all_lost(settled)
-    return WorkDone(
-        done=settled.ids(Outcome.DONE),
-        already_done=settled.ids(Outcome.ALREADY),
-        lost=settled.ids(Outcome.LOST),
-        reply=None if answered is None else _published(answered),
-        kept_for=settled.kept_for,
-    )
+        settled = await run_plan(call.bus.redis, _settle_done(call, args))
+    # Also if all entries are lost: the call had an effect, which the result must report.
+    return _done(settled, _published(answered))
 
 
 def _published(answered: Replied) -> dict[str, Any]:
@@ -167,6 +189,24 @@ class WorkExtended:
     warning: str | None = None
 
 
+def _plan_extend(call: Call[Bus], args: WorkExtendArguments) -> Plan[WorkExtended]:
+    seconds = None if args.lease_seconds is None else lease_seconds(call, args.lease_seconds)
+    return call.bus.work.plan_settle(
+        call.held_lease, Action.EXTEND, entry_ids=args.entry_ids, delay_seconds=seconds
+    ).then(_extended)
+
+
+def _extended(settled: Settled) -> WorkExtended:
+    _refuse_if_all_lost(settled)
+    return WorkExtended(
+        extended=settled.ids(Outcome.EXTENDED),
+        already_done=settled.ids(Outcome.ALREADY),
+        lost=settled.ids(Outcome.LOST),
+        lease_expires=None if settled.due is None else entry_ids.iso_time(settled.due),
+        warning=_SHORTENED.format(count=settled.shortened) if settled.shortened else None,
+    )
+
+
 @tool(
     title="Extend a lease",
     profile=Profile.WORKER,
@@ -177,24 +217,14 @@ class WorkExtended:
         destructive=no("It removes no entry and gives none to another consumer."),
         idempotent=no("The lease is renewed from the time of the call, so a later call makes it end later."),
     ),
+    plan=_plan_extend,
 )
 async def work_extend(call: Call[Bus], args: WorkExtendArguments) -> WorkExtended:
     """Renew a lease: it runs lease_seconds from now. The token stays the same.
 
     Without lease_seconds it is renewed by its own length and never ends earlier than it would have.
     """
-    seconds = None if args.lease_seconds is None else lease_seconds(call, args.lease_seconds)
-    settled = await call.bus.work.settle(
-        call.held_lease, Action.EXTEND, entry_ids=args.entry_ids, delay_seconds=seconds
-    )
-    _refuse_if_all_lost(settled)
-    return WorkExtended(
-        extended=settled.ids(Outcome.EXTENDED),
-        already_done=settled.ids(Outcome.ALREADY),
-        lost=settled.ids(Outcome.LOST),
-        lease_expires=None if settled.due is None else entry_ids.iso_time(settled.due),
-        warning=_SHORTENED.format(count=settled.shortened) if settled.shortened else None,
-    )
+    return await run_plan(call.bus.redis, _plan_extend(call, args))
 
 
 @attrs.frozen
@@ -224,6 +254,28 @@ class WorkFailed:
     retry_at: Annotated[str, Meta(description="When the last of those retried comes due.")] | None = None
 
 
+def _plan_fail(call: Call[Bus], args: WorkFailArguments) -> Plan[WorkFailed]:
+    dead = args.action == "dead_letter"
+    return call.bus.work.plan_settle(
+        call.held_lease,
+        Action.DEAD_LETTER if dead else Action.RETRY,
+        entry_ids=args.entry_ids,
+        delay_seconds=args.delay_seconds if args.action == "retry" else 0.0,
+        reason=args.reason or ("work_fail" if dead else ""),
+    ).then(_failed)
+
+
+def _failed(settled: Settled) -> WorkFailed:
+    _refuse_if_all_lost(settled)
+    return WorkFailed(
+        retried=settled.ids(Outcome.RETRIED),
+        dead_lettered=settled.ids(Outcome.DEAD_LETTERED),
+        already_done=settled.ids(Outcome.ALREADY),
+        lost=settled.ids(Outcome.LOST),
+        retry_at=None if settled.due is None else entry_ids.iso_time(settled.due),
+    )
+
+
 @tool(
     title="Give work back",
     profile=Profile.WORKER,
@@ -239,27 +291,14 @@ class WorkFailed:
             "What an attempt gave back is settled for that attempt, and the same call does not change it."
         ),
     ),
+    plan=_plan_fail,
 )
 async def work_fail(call: Call[Bus], args: WorkFailArguments) -> WorkFailed:
     """Give entries of a lease back: to be retried later, at once by anyone, or as dead letters.
 
     Too many deliveries turn a retry into a dead letter.
     """
-    settled = await call.bus.work.settle(
-        call.held_lease,
-        Action.DEAD_LETTER if args.action == "dead_letter" else Action.RETRY,
-        entry_ids=args.entry_ids,
-        delay_seconds=args.delay_seconds if args.action == "retry" else 0.0,
-        reason=args.reason or ("work_fail" if args.action == "dead_letter" else ""),
-    )
-    _refuse_if_all_lost(settled)
-    return WorkFailed(
-        retried=settled.ids(Outcome.RETRIED),
-        dead_lettered=settled.ids(Outcome.DEAD_LETTERED),
-        already_done=settled.ids(Outcome.ALREADY),
-        lost=settled.ids(Outcome.LOST),
-        retry_at=None if settled.due is None else entry_ids.iso_time(settled.due),
-    )
+    return await run_plan(call.bus.redis, _plan_fail(call, args))
 
 
 def _refuse_if_all_lost(settled: Settled) -> None:
