@@ -6,11 +6,14 @@ argument must not dead-letter the work of others.
 
 from __future__ import annotations
 
+from typing import Any
+
 import attrs
 
 from redstreamd.redisio.client import Redis
 from redstreamd.streams.call_records import call_record
 from redstreamd.streams.names import Kind, companion_key
+from redstreamd.streams.plans import Plan
 from redstreamd.streams.scripts import load
 
 _CREATE = load("group_record", "create_group")
@@ -39,32 +42,31 @@ class GroupRecords:
         self._redis = redis
         self._default = max_deliveries
 
-    async def create(
+    def plan_create(
         self, stream: str, group: str, position: str, *, max_deliveries: int | None = None
-    ) -> Creation:
-        """Create a group, and its stream if that does not exist. Idempotent.
+    ) -> Plan[Creation]:
+        """Plan to create a group, and its stream if that does not exist. Idempotent.
 
         Args:
             stream: The stream.
             group: The group.
             position: Its last-delivered ID, as XGROUP CREATE takes it.
             max_deliveries: Its limit; None: the setting's.
-
-        Raises:
-            ServerReplied: WRONGTYPE among others.
-            RedisUnavailable, CommandTimedOut: see `Redis.execute`.
         """
-        reply = await _CREATE.run(
-            self._redis,
-            stream=stream,
-            group=group,
-            position=position,
-            max_deliveries=max_deliveries,
-            default=self._default,
+        operands = {
+            "stream": stream,
+            "group": group,
+            "position": position,
+            "max_deliveries": max_deliveries,
+            "default": self._default,
             **call_record(self._redis, stream),
-            retry_safe=True,
-        )
-        return Creation(reply.created, reply.max_deliveries)
+        }
+
+        def read(raw: Any) -> Creation:
+            reply = _CREATE.read(raw)
+            return Creation(reply.created, reply.max_deliveries)
+
+        return Plan(_CREATE.call(operands), stream, read, retry_safe=True)
 
     async def max_deliveries(self, stream: str, group: str) -> int:
         """Return the limit of a group, which need not exist; the setting's if it has none."""

@@ -7,6 +7,7 @@ direct path submits it and reads the reply without one. So a call has one defini
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable
+from functools import partial
 from typing import Any, Generic, TypeVar, cast
 
 import trio
@@ -22,20 +23,20 @@ OtherT = TypeVar("OtherT")
 
 
 class UnfinishedError(Exception):
-    """What `Plan.read` raises for a reply after which the call is not done; only the direct path sees it.
+    """What `Plan.read` or `Plan.reword` raises where the call is not done; only who drives the plan sees it.
 
     Attributes:
         go_on: Does the rest, and returns the result.
     """
 
-    def __init__(self, go_on: Callable[[], Awaitable[object]]) -> None:
+    def __init__(self, go_on: Callable[[], Awaitable[Any]]) -> None:
         """Record how to go on."""
         super().__init__("the call is not done")
         self.go_on = go_on
 
 
-def _unchanged(error: BusError) -> BusError:
-    return error
+def _unchanged(value: ResultT) -> ResultT:
+    return value
 
 
 class Plan(Generic[ResultT]):
@@ -49,6 +50,8 @@ class Plan(Generic[ResultT]):
         retry_safe: Whether it may be sent again if its reply is lost.
         role: Which connection.
         reword: Makes the error that the caller gets of one that the transport raised.
+
+    Both functions may raise `UnfinishedError`.
     """
 
     __slots__ = ("group", "read", "retry_safe", "reword", "role", "stream", "write")
@@ -75,9 +78,42 @@ class Plan(Generic[ResultT]):
 
     def then(self, convert: Callable[[ResultT], OtherT]) -> Plan[OtherT]:
         """Convert the result, and return the plan."""
-        read = self.read
+
+        async def rest(go_on: Callable[[], Awaitable[ResultT]]) -> OtherT:
+            return convert(await go_on())
+
+        return self._changed(convert, rest)
+
+    def with_rest(
+        self, run: Callable[[Callable[[], Awaitable[ResultT]]], Awaitable[ResultT]]
+    ) -> Plan[ResultT]:
+        """Have the rest, where the call is not done with the reply, awaited by ``run``; return the plan."""
+        return self._changed(_unchanged, run)
+
+    def _changed(
+        self,
+        convert: Callable[[ResultT], OtherT],
+        run: Callable[[Callable[[], Awaitable[ResultT]]], Awaitable[OtherT]],
+    ) -> Plan[OtherT]:
+        read, reword = self.read, self.reword
+
+        def read_on(reply: Any) -> OtherT:
+            try:
+                result = read(reply)
+            except UnfinishedError as unfinished:
+                raise UnfinishedError(partial(run, unfinished.go_on)) from None
+            return convert(result)
+
+        def reword_on(error: BusError) -> BusError:
+            try:
+                return reword(error)
+            except UnfinishedError as unfinished:
+                raise UnfinishedError(partial(run, unfinished.go_on)) from None
+
         plan = cast("Plan[OtherT]", self)
-        plan.read = lambda reply: convert(read(reply))
+        plan.read = read_on
+        if reword is not _unchanged:
+            plan.reword = reword_on
         return plan
 
 
@@ -93,22 +129,26 @@ async def complete_plan(redis: Redis, plan: Plan[ResultT], after: Exception, dea
     Raises: as `run_plan`.
     """
     try:
-        async with explain_errors(redis, plan.stream, plan.group):
-            reply = await redis.complete(
-                plan.write,
-                after,
-                key=plan.stream,
-                retry_safe=plan.retry_safe,
-                deadline=deadline,
-                role=plan.role,
-            )
-    except BusError as error:
-        raise plan.reword(error) from error
-    return plan.read(reply)
+        try:
+            async with explain_errors(redis, plan.stream, plan.group):
+                reply = await redis.complete(
+                    plan.write,
+                    after,
+                    key=plan.stream,
+                    retry_safe=plan.retry_safe,
+                    deadline=deadline,
+                    role=plan.role,
+                )
+        except BusError as error:
+            raise plan.reword(error) from error
+        return plan.read(reply)
+    except UnfinishedError as unfinished:
+        go_on: Callable[[], Awaitable[ResultT]] = unfinished.go_on
+    return await go_on()
 
 
 async def run_plan(redis: Redis, plan: Plan[ResultT]) -> ResultT:
-    """Send a plan, wait for the reply and return its result.
+    """Send a plan, wait for the reply, do the rest if there is one, and return the result.
 
     Raises:
         BusError: As `Redis.execute`, about the stream and the group of the plan; and what `Plan.read` raises.
@@ -121,4 +161,8 @@ async def run_plan(redis: Redis, plan: Plan[ResultT]) -> ResultT:
         reply = await request.reply()
     except Exception as error:  # noqa: BLE001 - what it is not for is raised again
         return await complete_plan(redis, plan, error, deadline)
-    return plan.read(reply)
+    try:
+        return plan.read(reply)
+    except UnfinishedError as unfinished:
+        go_on: Callable[[], Awaitable[ResultT]] = unfinished.go_on
+    return await go_on()

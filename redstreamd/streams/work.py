@@ -21,11 +21,11 @@ from redstreamd.redisio.client import Redis
 from redstreamd.redisio.redis_errors import OutcomeUnknown
 from redstreamd.streams import entry_ids
 from redstreamd.streams.bounds import DEFAULT_BOUNDS, Bounds
-from redstreamd.streams.error_context import append_to_errors, explain_errors
+from redstreamd.streams.error_context import append_to_errors
 from redstreamd.streams.group_records import Creation, GroupRecords
 from redstreamd.streams.lease_tokens import Lease, LeaseKey
 from redstreamd.streams.leases import Action, Leases, Settled, Take, Taken
-from redstreamd.streams.plans import Plan, run_plan
+from redstreamd.streams.plans import Plan, UnfinishedError, run_plan
 from redstreamd.streams.tail_hub import TailHub
 
 
@@ -80,12 +80,27 @@ class WorkQueue:
 
         Cancellation: see `Leases.take`.
         """
-        take = _keyed(take, principal)
-        if take.resume or timeout_seconds <= 0 or self._hub.draining:
-            taken = await self._take_now(take)
-        else:
-            taken = await self._take_queued(take, trio.current_time() + timeout_seconds)
+        plan = self.plan_take(take, principal, timeout_seconds=timeout_seconds)
+        if plan is not None:
+            return await run_plan(self._redis, plan)
+        keyed = _keyed(take, principal)
+        taken = await self._take_queued(keyed, trio.current_time() + timeout_seconds, None)
         return self._leased(take, principal, taken)
+
+    def plan_take(self, take: Take, principal: str, *, timeout_seconds: float = 0.0) -> Plan[Work] | None:
+        """Plan a take, whose rest is the wait; see `take`. None if it has to queue behind others first."""
+        waits = timeout_seconds > 0 and not take.resume
+        if waits and (take.stream, take.group) in self._queues and not self._hub.draining:
+            return None
+        keyed = _keyed(take, principal)
+        deadline = trio.current_time() + timeout_seconds
+
+        def taken(first: Taken) -> Taken:
+            if waits and not (first.entries or first.replayed or self._hub.draining):
+                raise UnfinishedError(partial(self._take_queued, keyed, deadline, first))
+            return first
+
+        return self._plan_take(keyed).then(taken).then(partial(self._leased, take, principal))
 
     def _leased(self, take: Take, principal: str, taken: Taken) -> Work:
         """Sign a lease for what was taken."""
@@ -159,18 +174,21 @@ class WorkQueue:
         Raises:
             BusError: WRONG_TYPE; CONNECTION_ERROR.
         """
-        async with explain_errors(self._redis, stream):
-            creation = await self._records.create(stream, group, position, max_deliveries=max_deliveries)
-        if creation.created:
-            # No watched key changed, and subscribers are notified of the number of groups.
-            self._hub.notify(stream)
-        return creation
+        plan = self.plan_create_group(stream, group, position, max_deliveries=max_deliveries)
+        return await run_plan(self._redis, plan)
 
-    def plan_take(self, take: Take, principal: str) -> Plan[Work]:
-        """Plan to take without a wait; see `take`."""
-        return self._plan_take(_keyed(take, principal)).then(
-            lambda taken: self._leased(take, principal, taken)
-        )
+    def plan_create_group(
+        self, stream: str, group: str, position: str, *, max_deliveries: int | None = None
+    ) -> Plan[Creation]:
+        """Plan to create a consumer group; see `create_group`."""
+
+        def created(creation: Creation) -> Creation:
+            if creation.created:
+                # No watched key changed, and subscribers are notified of the number of groups.
+                self._hub.notify(stream)
+            return creation
+
+        return self._records.plan_create(stream, group, position, max_deliveries=max_deliveries).then(created)
 
     def _plan_take(self, take: Take) -> Plan[Taken]:
         def taken(result: Taken) -> Taken:
@@ -185,29 +203,27 @@ class WorkQueue:
     async def _take_now(self, take: Take) -> Taken:
         return await run_plan(self._redis, self._plan_take(take))
 
-    async def _take_queued(self, take: Take, deadline: float) -> Taken:
-        with trio.move_on_at(deadline) as queueing:
-            async with self._first_in_queue(take.stream, take.group):
-                # A take that was sent must not be cancelled: from here on only the waits have a deadline.
-                queueing.deadline = math.inf
-                with self._hub.watch((take.stream,)) as watch:
-                    taken: Taken | None = None
-                    while True:
-                        watch.reset()
-                        taken = await self._take_again(take, taken)
-                        remaining = deadline - trio.current_time()
-                        if taken.entries or taken.replayed or remaining <= 0 or self._hub.draining:
-                            return taken
-                        with trio.move_on_after(min(remaining, self._seconds_to_next_check(taken))):
-                            await watch.changed()
-        # Never the first, so others got entries, and there may be some left.
-        return await self._take_now(take)
+    async def _take_queued(self, take: Take, deadline: float, taken: Taken | None) -> Taken:
+        """Take when it is this call's turn and there is something; `taken` is what it did before, if it did.
 
-    async def _take_again(self, take: Take, earlier: Taken | None) -> Taken:
-        """Take once more; the result, or the error, includes what the call did before."""
-        with append_to_errors(lambda: "" if earlier is None else earlier.side_effects()):
-            taken = await self._take_now(take)
-        return taken.added_to(earlier)
+        The result, or the error, includes what the call did before.
+        """
+        with append_to_errors(lambda: "" if taken is None else taken.side_effects()):
+            with trio.move_on_at(deadline) as queueing:
+                async with self._first_in_queue(take.stream, take.group):
+                    # A take that was sent must not be cancelled: from here on only the waits have a deadline.
+                    queueing.deadline = math.inf
+                    with self._hub.watch((take.stream,)) as watch:
+                        while True:
+                            watch.reset()
+                            taken = (await self._take_now(take)).added_to(taken)
+                            remaining = deadline - trio.current_time()
+                            if taken.entries or taken.replayed or remaining <= 0 or self._hub.draining:
+                                return taken
+                            with trio.move_on_after(min(remaining, self._seconds_to_next_check(taken))):
+                                await watch.changed()
+            # Never the first, so others got entries, and there may be some left.
+            return (await self._take_now(take)).added_to(taken)
 
     def _seconds_to_next_check(self, taken: Taken) -> float:
         if taken.next_due is None:

@@ -150,8 +150,8 @@ class Invocation(Generic[BusT]):
         lease: The lease among the arguments, if the tool takes one.
     """
 
-    # Invariant: _ended is set by the one call of end().
-    __slots__ = ("_began", "_ended", "_rules", "arguments", "lease", "needs", "principal", "tool")
+    # Invariant: _ended is set by the one call of end(). _made is what the plan or the handler got.
+    __slots__ = ("_began", "_ended", "_made", "_rules", "arguments", "lease", "needs", "principal", "tool")
 
     def __init__(
         self,
@@ -172,6 +172,7 @@ class Invocation(Generic[BusT]):
         self.lease = lease
         self._began = began
         self._ended = False
+        self._made: Call[BusT] | None = None
 
     @property
     def seconds(self) -> float:
@@ -222,6 +223,8 @@ class Invocation(Generic[BusT]):
         seconds = self.seconds
         with trio.move_on_after(seconds):
             if go_on is not None:
+                # It belongs to a plan, which was made when nothing could send progress.
+                self._call(progress)
                 return await go_on()
             arguments = self.arguments
             if not isinstance(arguments, self.tool.arguments):
@@ -230,7 +233,10 @@ class Invocation(Generic[BusT]):
         raise _timed_out(self.tool, seconds)
 
     def _call(self, progress: Progress) -> Call[BusT]:
-        return Call(self._rules.bus, self.principal, progress, self.authorise, self.lease)
+        if self._made is None:
+            self._made = Call(self._rules.bus, self.principal, progress, self.authorise, self.lease)
+        self._made.progress = progress
+        return self._made
 
     def end(self, outcome: str, answer_bytes: int = 0) -> None:
         """Report that the call ended; see `CallEnded` for the arguments. For one call.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Annotated, Any
 
 import attrs
@@ -12,8 +13,10 @@ from redstreamd.presentation.entries import view
 from redstreamd.presentation.truncation import bound_entries
 from redstreamd.streams import entry_ids
 from redstreamd.streams.bus import Bus
+from redstreamd.streams.group_records import Creation
 from redstreamd.streams.leases import Take
-from redstreamd.streams.work import group_position
+from redstreamd.streams.plans import Plan, run_plan
+from redstreamd.streams.work import Work, group_position
 from redstreamd.tools import shared_arguments
 from redstreamd.tools.annotations import no, writing, yes
 from redstreamd.tools.definition import Call, Profile, needs_on, tool
@@ -54,12 +57,30 @@ class GroupCreated:
     warning: str | None = None
 
 
+def _plan_create(call: Call[Bus], args: GroupCreateArguments) -> Plan[GroupCreated] | None:
+    """Plan to create a group, unless Redis has to be asked about the stream's name."""
+    return _create(call, args).then(partial(_created, args)) if call.bus.names.is_plain(args.stream) else None
+
+
+def _create(call: Call[Bus], args: GroupCreateArguments) -> Plan[Creation]:
+    return call.bus.work.plan_create_group(
+        args.stream, args.group, group_position(args.start), max_deliveries=args.max_deliveries
+    )
+
+
+def _created(args: GroupCreateArguments, creation: Creation, warning: str | None = None) -> GroupCreated:
+    if args.max_deliveries not in (None, creation.max_deliveries):
+        warning = join_warnings(warning, _group_limit_warning(args.max_deliveries, creation.max_deliveries))
+    return GroupCreated(creation.created, creation.max_deliveries, warning)
+
+
 @tool(
     title="Create a consumer group",
     profile=Profile.WORKER,
     permission=Permission.CONSUME,
     needs=needs_on(Permission.CONSUME, "stream", creates=True),
     hints=CREATES_A_GROUP,
+    plan=_plan_create,
 )
 async def group_create(call: Call[Bus], args: GroupCreateArguments) -> GroupCreated:
     """Create a consumer group, and the stream if it does not exist.
@@ -67,12 +88,7 @@ async def group_create(call: Call[Bus], args: GroupCreateArguments) -> GroupCrea
     Each entry from start on goes to one consumer of the group.
     """
     warning = await naming_warning(call, args.stream)
-    creation = await call.bus.work.create_group(
-        args.stream, args.group, group_position(args.start), max_deliveries=args.max_deliveries
-    )
-    if args.max_deliveries not in (None, creation.max_deliveries):
-        warning = join_warnings(warning, _group_limit_warning(args.max_deliveries, creation.max_deliveries))
-    return GroupCreated(creation.created, creation.max_deliveries, warning)
+    return _created(args, await run_plan(call.bus.redis, _create(call, args)), warning)
 
 
 @attrs.frozen
@@ -135,31 +151,21 @@ class WorkTaken:
     warning: str | None = None
 
 
-@tool(
-    title="Take work",
-    profile=Profile.WORKER,
-    permission=Permission.CONSUME,
-    needs=needs_on(Permission.CONSUME, "stream", creates=True),
-    hints=writing(
-        "It delivers entries to the consumer under a lease, and creates the group and the stream if needed.",
-        destructive=yes(
-            "No other consumer of the group gets what it takes: new entries, those whose lease ran out, and "
-            "those that other programs left pending. Entries that were delivered too often become dead "
-            "letters. resume voids the consumer's older leases."
-        ),
-        idempotent=no(
-            "Each call takes more entries, unless it has an idempotency_key of which a record is still kept."
-        ),
-    ),
-)
-async def work_take(call: Call[Bus], args: WorkTakeArguments) -> WorkTaken:
-    """Take entries of a consumer group under a lease: nobody else gets them until it runs out.
+def _plan_take(call: Call[Bus], args: WorkTakeArguments) -> Plan[WorkTaken] | None:
+    """Plan a take and its wait, unless Redis has to be asked about the stream's name, or others wait."""
+    if not call.bus.names.is_plain(args.stream):
+        return None
+    seconds = wait_seconds(call, args.timeout_seconds)
+    plan = call.bus.work.plan_take(_take(call, args), call.principal.name, timeout_seconds=seconds)
+    if plan is None:
+        return None
+    if seconds > 0:
+        plan = plan.with_rest(partial(with_progress, call, seconds))
+    return plan.then(partial(_taken, call, args))
 
-    Entries whose lease ran out come first, then new ones. The group is created at start if it does
-    not exist. Finish with work_done, or work_fail; work_extend while you need longer.
-    """
-    warning = await naming_warning(call, args.stream)
-    take = Take(
+
+def _take(call: Call[Bus], args: WorkTakeArguments) -> Take:
+    return Take(
         stream=args.stream,
         group=args.group,
         consumer=args.consumer,
@@ -170,10 +176,9 @@ async def work_take(call: Call[Bus], args: WorkTakeArguments) -> WorkTaken:
         resume=args.resume,
         idempotency_key=args.idempotency_key,
     )
-    seconds = wait_seconds(call, args.timeout_seconds)
-    work = await with_progress(
-        call, seconds, lambda: call.bus.work.take(take, call.principal.name, timeout_seconds=seconds)
-    )
+
+
+def _taken(call: Call[Bus], args: WorkTakeArguments, work: Work, warning: str | None = None) -> WorkTaken:
     shown = [view(args.stream, entry) | {"attempt": attempt} for entry, attempt in work.taken.entries]
     taken = work.taken
     if taken.replayed and not shown:
@@ -195,6 +200,39 @@ async def work_take(call: Call[Bus], args: WorkTakeArguments) -> WorkTaken:
         dead_lettered=taken.dead_lettered or None,
         warning=warning,
     )
+
+
+@tool(
+    title="Take work",
+    profile=Profile.WORKER,
+    permission=Permission.CONSUME,
+    needs=needs_on(Permission.CONSUME, "stream", creates=True),
+    hints=writing(
+        "It delivers entries to the consumer under a lease, and creates the group and the stream if needed.",
+        destructive=yes(
+            "No other consumer of the group gets what it takes: new entries, those whose lease ran out, and "
+            "those that other programs left pending. Entries that were delivered too often become dead "
+            "letters. resume voids the consumer's older leases."
+        ),
+        idempotent=no(
+            "Each call takes more entries, unless it has an idempotency_key of which a record is still kept."
+        ),
+    ),
+    plan=_plan_take,
+)
+async def work_take(call: Call[Bus], args: WorkTakeArguments) -> WorkTaken:
+    """Take entries of a consumer group under a lease: nobody else gets them until it runs out.
+
+    Entries whose lease ran out come first, then new ones. The group is created at start if it does
+    not exist. Finish with work_done, or work_fail; work_extend while you need longer.
+    """
+    warning = await naming_warning(call, args.stream)
+    take = _take(call, args)
+    seconds = wait_seconds(call, args.timeout_seconds)
+    work = await with_progress(
+        call, seconds, lambda: call.bus.work.take(take, call.principal.name, timeout_seconds=seconds)
+    )
+    return _taken(call, args, work, warning)
 
 
 def _group_limit_warning(requested: int | None, limit: int) -> str:
