@@ -113,7 +113,7 @@ class Bus:
             direct=DirectReader(redis, pages, max_bytes=settings.limits.max_message_bytes // 2),
             publisher=publisher,
             work=work,
-            pending=PendingLister(redis, clocks, bounds),
+            pending=PendingLister(clocks, bounds),
             dead_letters=DeadLetters(redis, pages, hub, clocks),
             sampler=sampler,
             diagnoser=Diagnoser(redis, clocks, sampler, settings.leases, bounds),

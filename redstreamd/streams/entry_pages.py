@@ -5,11 +5,14 @@ Replies come over the bulk connection, so that no short reply waits behind them.
 
 from __future__ import annotations
 
+from typing import Any
+
 import attrs
 
 from redstreamd.redisio import Role, reply_parsing
 from redstreamd.redisio.client import Redis
 from redstreamd.redisio.reply_parsing import RawEntry
+from redstreamd.streams.plans import Plan, run_plan
 from redstreamd.streams.scripts import load
 
 _PAGE = load("ids", "read_page")
@@ -50,17 +53,26 @@ class Pages:
             forward: By growing ID, else newest first.
 
         Raises:
-            BusError: As `Redis.run_script`; WRONG_TYPE.
+            BusError: As `run_plan`.
         """
-        reply = await _PAGE.run(
-            self._redis,
-            stream=stream,
-            command="XRANGE" if forward else "XREVRANGE",
-            first=first,
-            last=last,
-            max_entries=max_entries,
-            max_bytes=max_bytes,
-            retry_safe=True,
-            role=Role.BULK,
-        )
-        return Batch(reply_parsing.entries(reply.entries), reply.more)
+        plan = self.plan(stream, first, last, max_entries=max_entries, max_bytes=max_bytes, forward=forward)
+        return await run_plan(self._redis, plan)
+
+    def plan(
+        self, stream: str, first: str, last: str, *, max_entries: int, max_bytes: int, forward: bool = True
+    ) -> Plan[Batch]:
+        """Plan to read entries; see `read`."""
+        operands = {
+            "stream": stream,
+            "command": "XRANGE" if forward else "XREVRANGE",
+            "first": first,
+            "last": last,
+            "max_entries": max_entries,
+            "max_bytes": max_bytes,
+        }
+        return Plan(_PAGE.call(operands), stream, _batch, retry_safe=True, role=Role.BULK)
+
+
+def _batch(raw: Any) -> Batch:
+    reply = _PAGE.read(raw)
+    return Batch(reply_parsing.entries(reply.entries), reply.more)

@@ -63,6 +63,13 @@ def append_to_errors(done: Callable[[], str]) -> Iterator[None]:
         raise BusError(error.code, error.message, cause=cause, next_step=error.next_step) from error
 
 
+async def check_exists(redis: Redis, stream: str) -> None:
+    """Return if a stream of which nothing was read exists. Raises STREAM_NOT_FOUND."""
+    async with explain_errors(redis, stream):
+        if await redis.key_type(stream) == "none":
+            raise await stream_not_found(redis, stream)
+
+
 async def stream_not_found(redis: Redis, stream: str) -> BusError:
     """Return the error for a stream that does not exist, with the nearest names that do."""
     known: list[str] = []

@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import attrs
 
 from redstreamd.redisio import reply_parsing
-from redstreamd.redisio.client import Redis
 from redstreamd.redisio.reply_parsing import PendingEntry
 from redstreamd.streams.bounds import DEFAULT_BOUNDS, Bounds
 from redstreamd.streams.durations import milliseconds
-from redstreamd.streams.error_context import explain_errors
 from redstreamd.streams.group_clocks import GroupClocks
+from redstreamd.streams.plans import Plan
 from redstreamd.streams.scripts import load
 
 _PENDING = load("ids", "info", "clock", "lease_expiry", "pending")
@@ -54,13 +55,12 @@ class PendingPage:
 class PendingLister:
     """Pages through pending entries lists."""
 
-    def __init__(self, redis: Redis, clocks: GroupClocks, limits: Bounds = DEFAULT_BOUNDS) -> None:
-        """Ask through `redis`; `clocks` know the groups' clocks."""
+    def __init__(self, clocks: GroupClocks, limits: Bounds = DEFAULT_BOUNDS) -> None:
+        """`clocks` know the groups' clocks."""
         self._max_scanned = limits.pending_scanned
-        self._redis = redis
         self._clocks = clocks
 
-    async def page(
+    def plan_page(
         self,
         stream: str,
         group: str,
@@ -70,8 +70,8 @@ class PendingLister:
         consumer: str | None = None,
         min_idle_seconds: float = 0.0,
         min_deliveries: int = 0,
-    ) -> PendingPage:
-        """Read pending entries, by growing ID.
+    ) -> Plan[PendingPage]:
+        """Plan to read pending entries, by growing ID.
 
         A page may have fewer entries than `count`, even none, although there are more: one call scans at most
         `Bounds.pending_scanned` entries.
@@ -85,25 +85,26 @@ class PendingLister:
             min_idle_seconds: Only what was last delivered at least so long ago.
             min_deliveries: Only what was delivered at least so often.
 
-        Raises:
-            BusError: STREAM_NOT_FOUND, GROUP_NOT_FOUND, WRONG_TYPE, PERMISSION_DENIED.
+        Running it raises STREAM_NOT_FOUND, GROUP_NOT_FOUND, WRONG_TYPE, PERMISSION_DENIED.
         """
-        async with explain_errors(self._redis, stream, group):
-            reply = await _PENDING.run(
-                self._redis,
-                stream=stream,
-                group=group,
-                start="-" if cursor is None else f"({cursor}",
-                count=count,
-                consumer=consumer,
-                min_idle_ms=milliseconds(min_idle_seconds),
-                min_deliveries=min_deliveries,
-                max_scanned=self._max_scanned,
-                **self._clocks.operands(stream, group),
-                retry_safe=True,
-            )
-        items = [
-            PendingItem(reply_parsing.pending_entry(line), int(due) if due else None, bool(is_retry))
-            for *line, due, is_retry in reply.entries
-        ]
-        return PendingPage(items, reply.now, reply.total, reply.last_scanned, reply.more)
+        operands = {
+            "stream": stream,
+            "group": group,
+            "start": "-" if cursor is None else f"({cursor}",
+            "count": count,
+            "consumer": consumer,
+            "min_idle_ms": milliseconds(min_idle_seconds),
+            "min_deliveries": min_deliveries,
+            "max_scanned": self._max_scanned,
+            **self._clocks.operands(stream, group),
+        }
+        return Plan(_PENDING.call(operands), stream, _page, group=group, retry_safe=True)
+
+
+def _page(raw: Any) -> PendingPage:
+    reply = _PENDING.read(raw)
+    items = [
+        PendingItem(reply_parsing.pending_entry(line), int(due) if due else None, bool(is_retry))
+        for *line, due, is_retry in reply.entries
+    ]
+    return PendingPage(items, reply.now, reply.total, reply.last_scanned, reply.more)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import zlib
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Awaitable, Mapping, Sequence
 from itertools import zip_longest
 from typing import Any, Literal
 
@@ -19,9 +19,10 @@ from redstreamd.streams import entry_ids
 from redstreamd.streams.bounds import DEFAULT_BOUNDS, Bounds
 from redstreamd.streams.concurrency import gather
 from redstreamd.streams.entry_codec import decode
-from redstreamd.streams.entry_pages import Pages
-from redstreamd.streams.error_context import explain_errors, stream_not_found
+from redstreamd.streams.entry_pages import Batch, Pages
+from redstreamd.streams.error_context import check_exists, explain_errors
 from redstreamd.streams.listing import Lister
+from redstreamd.streams.plans import Plan, UnfinishedError, run_plan
 from redstreamd.streams.tail_hub import TailHub
 from redstreamd.streams.waiting import ReadResult, read_until_found
 
@@ -123,6 +124,13 @@ class Reader:
         Raises:
             BusError: STREAM_NOT_FOUND, WRONG_TYPE, INVALID_START, INVALID_ARGUMENT.
         """
+        plan = None
+        if not filter:
+            plan = self.plan_read(
+                stream, start=start, end=end, cursor=cursor, direction=direction, count=count
+            )
+        if plan is not None:
+            return await run_plan(self._redis, plan)
         forward = direction == "forward"
         at, first = _first(start, cursor, forward=forward)
         if forward and first == "+":
@@ -130,12 +138,46 @@ class Reader:
             summary = await self._lister.position(stream)
             at = summary.last_id if summary is not None else entry_ids.ZERO
             first = f"({at}"
-        last = entry_ids.position(end, argument="end") if end is not None else ("+" if forward else "-")
+        last = _last_position(end, forward=forward)
         async with explain_errors(self._redis, stream):
             page = await self._page(stream, first, last, at, count, filter, forward=forward)
-            if not page.entries and not page.has_more and await self._redis.key_type(stream) == "none":
-                raise await stream_not_found(self._redis, stream)
+        if not page.entries and not page.has_more:
+            await check_exists(self._redis, stream)
         return page
+
+    def plan_read(
+        self,
+        stream: str,
+        *,
+        start: str | None = None,
+        end: str | None = None,
+        cursor: str | None = None,
+        direction: Direction = "forward",
+        count: int = 10,
+    ) -> Plan[Page] | None:
+        """Plan to read a page without a filter; see `read`. None if Redis has to be asked where to begin.
+
+        Raises:
+            BusError: INVALID_START, INVALID_ARGUMENT.
+        """
+        forward = direction == "forward"
+        at, first = _first(start, cursor, forward=forward)
+        last = _last_position(end, forward=forward)
+        if forward and first == "+":
+            return None
+
+        async def empty() -> Page:
+            await check_exists(self._redis, stream)
+            return Page([], at, has_more=False)
+
+        def read(batch: Batch) -> Page:
+            if not batch.entries:
+                raise UnfinishedError(empty)
+            return Page(batch.entries, batch.entries[-1].id, batch.has_more)
+
+        return self._pages.plan(
+            stream, first, last, max_entries=count, max_bytes=self._max_bytes, forward=forward
+        ).then(read)
 
     async def _page(
         self,
@@ -215,6 +257,35 @@ class Reader:
             await read_until_found(deadline, read, hub=self._hub, watch=watch, first_may_fail=False)
         return Waited(found, start, positions, absent)
 
+    def plan_wait(self, stream: str, cursor: str, *, count: int, timeout_seconds: float) -> Plan[Waited]:
+        """Plan to read what comes after `cursor` in one stream, whose rest is the wait; see `wait`.
+
+        Raises:
+            BusError: INVALID_ARGUMENT.
+        """
+        deadline = trio.current_time() + timeout_seconds
+        (at,) = entry_ids.split_cursor((stream,), cursor)
+
+        def wait() -> Awaitable[Waited]:
+            seconds = max(0.0, deadline - trio.current_time())
+            return self.wait((stream,), cursor=cursor, count=count, timeout_seconds=seconds)
+
+        def read(batch: Batch) -> Waited:
+            if not batch.entries:
+                raise UnfinishedError(wait)
+            entries = [(stream, entry) for entry in batch.entries]
+            return Waited(entries, {stream: at}, {stream: batch.entries[-1].id}, [])
+
+        def reword(error: BusError) -> BusError:
+            if error.code is Code.TIMEOUT and trio.current_time() < deadline:
+                # A wait reads a second time then.
+                raise UnfinishedError(wait)
+            return error
+
+        plan = self._pages.plan(stream, f"({at}", "+", max_entries=count, max_bytes=self._max_bytes)
+        plan.reword = reword
+        return plan.then(read)
+
     async def _start(self, streams: Sequence[str], cursor: str | None) -> tuple[dict[str, str], list[str]]:
         if cursor is not None:
             return dict(zip(streams, entry_ids.split_cursor(streams, cursor), strict=True)), []
@@ -283,6 +354,10 @@ def _first(start: str | None, cursor: str | None, *, forward: bool) -> tuple[str
         return (entry_ids.ZERO if first == "-" else entry_ids.LAST), first
     complete = first if "-" in first else f"{first}-{0 if forward else entry_ids.MAX_PART}"
     return entry_ids.before(complete) if forward else entry_ids.after(complete), complete
+
+
+def _last_position(end: str | None, *, forward: bool) -> str:
+    return entry_ids.position(end, argument="end") if end is not None else ("+" if forward else "-")
 
 
 def _matches(entry: RawEntry, wanted: Mapping[str, Any]) -> bool:

@@ -16,10 +16,12 @@ from msgspec import Meta
 
 from redstreamd.errors import BusError, Code
 from redstreamd.policy import Permission
-from redstreamd.redisio.reply_parsing import RawEntry
+from redstreamd.redisio.reply_parsing import GroupInfo, RawEntry
 from redstreamd.streams import entry_ids
 from redstreamd.streams.bus import Bus
 from redstreamd.streams.entry_codec import Stamp, decode
+from redstreamd.streams.group_records import Creation
+from redstreamd.streams.plans import Plan, run_plan
 from redstreamd.tools import shared_arguments
 from redstreamd.tools.annotations import no, reading, writing, yes
 from redstreamd.tools.definition import NO_NEEDS, Call, Profile, needs_on, tool
@@ -38,6 +40,15 @@ class AddStreamMessageArguments:
     message: Annotated[dict[str, Any], Meta(description="The message, a JSON object.")]
 
 
+def _plan_add(call: Call[Bus], args: AddStreamMessageArguments) -> Plan[dict[str, Any]] | None:
+    return _add(call, args) if call.bus.names.is_plain(args.stream) else None
+
+
+def _add(call: Call[Bus], args: AddStreamMessageArguments) -> Plan[dict[str, Any]]:
+    plan = call.bus.publisher.plan_add(args.stream, [args.message], Stamp(sender=call.principal.name))
+    return plan.then(lambda added: {"id": added.ids[0]})
+
+
 @tool(
     title="Add a message (Red-Stream)",
     profile=Profile.RED_STREAM,
@@ -48,12 +59,12 @@ class AddStreamMessageArguments:
         destructive=no("It only adds: it has no argument that trims."),
         idempotent=no("Each call adds the message again."),
     ),
+    plan=_plan_add,
 )
 async def add_stream_message(call: Call[Bus], args: AddStreamMessageArguments) -> dict[str, Any]:
     """Add a message to a stream. New clients use stream_add."""
     await naming_warning(call, args.stream)
-    added = await call.bus.publisher.add(args.stream, [args.message], Stamp(sender=call.principal.name))
-    return {"id": added.ids[0]}
+    return await run_plan(call.bus.redis, _add(call, args))
 
 
 @attrs.frozen
@@ -65,16 +76,21 @@ class GetStreamMessagesArguments:
     start: Annotated[str, Meta(max_length=64, description="Entry ID to begin with.")] = "0"
 
 
+def _plan_messages(call: Call[Bus], args: GetStreamMessagesArguments) -> Plan[list[dict[str, Any]]]:
+    return call.bus.direct.plan_read(args.stream, args.start, args.count).then(_messages)
+
+
 @tool(
     title="Read messages (Red-Stream)",
     profile=Profile.RED_STREAM,
     permission=Permission.READ,
     needs=needs_on(Permission.READ, "stream"),
     hints=reading("It reads with XRANGE, which does not affect groups."),
+    plan=_plan_messages,
 )
 async def get_stream_messages(call: Call[Bus], args: GetStreamMessagesArguments) -> list[dict[str, Any]]:
     """Read messages of a stream from an entry ID on. New clients use stream_read."""
-    return [_message(entry) for entry in await call.bus.direct.read(args.stream, args.start, args.count)]
+    return await run_plan(call.bus.redis, _plan_messages(call, args))
 
 
 @attrs.frozen
@@ -86,16 +102,11 @@ class CreateConsumerGroupArguments:
     start: Annotated[str, Meta(max_length=64, description="Last delivered entry ID; $ for new only.")] = "$"
 
 
-@tool(
-    title="Create a consumer group (Red-Stream)",
-    profile=Profile.RED_STREAM,
-    permission=Permission.CONSUME,
-    needs=needs_on(Permission.CONSUME, "stream", creates=True),
-    hints=CREATES_A_GROUP,
-)
-async def create_consumer_group(call: Call[Bus], args: CreateConsumerGroupArguments) -> dict[str, Any]:
-    """Create a consumer group, and the stream if it does not exist. New clients use group_create."""
-    await naming_warning(call, args.stream)
+def _plan_create(call: Call[Bus], args: CreateConsumerGroupArguments) -> Plan[dict[str, Any]] | None:
+    return _create(call, args) if call.bus.names.is_plain(args.stream) else None
+
+
+def _create(call: Call[Bus], args: CreateConsumerGroupArguments) -> Plan[dict[str, Any]]:
     if args.start != "$" and entry_ids.parse(args.start) is None:
         raise BusError(
             Code.INVALID_START,
@@ -103,10 +114,27 @@ async def create_consumer_group(call: Call[Bus], args: CreateConsumerGroupArgume
             cause="It is neither $ nor an entry ID.",
             next_step="Give $ for new messages only, 0 for all, or an entry ID.",
         )
-    creation = await call.bus.work.create_group(args.stream, args.group, args.start)
+    return call.bus.work.plan_create_group(args.stream, args.group, args.start).then(_created)
+
+
+def _created(creation: Creation) -> dict[str, Any]:
     if not creation.created:
         return {"success": True, "note": "Consumer group already exists"}
     return {"success": True}
+
+
+@tool(
+    title="Create a consumer group (Red-Stream)",
+    profile=Profile.RED_STREAM,
+    permission=Permission.CONSUME,
+    needs=needs_on(Permission.CONSUME, "stream", creates=True),
+    hints=CREATES_A_GROUP,
+    plan=_plan_create,
+)
+async def create_consumer_group(call: Call[Bus], args: CreateConsumerGroupArguments) -> dict[str, Any]:
+    """Create a consumer group, and the stream if it does not exist. New clients use group_create."""
+    await naming_warning(call, args.stream)
+    return await run_plan(call.bus.redis, _create(call, args))
 
 
 @attrs.frozen
@@ -117,6 +145,11 @@ class ReadGroupArguments:
     group: shared_arguments.Group
     consumer: shared_arguments.Consumer
     count: MostMessages = 1
+
+
+def _plan_deliver(call: Call[Bus], args: ReadGroupArguments) -> Plan[list[dict[str, Any]]]:
+    plan = call.bus.direct.plan_deliver(args.stream, args.group, args.consumer, args.count)
+    return plan.then(_messages)
 
 
 @tool(
@@ -131,11 +164,11 @@ class ReadGroupArguments:
         ),
         idempotent=no("Each call delivers the next messages."),
     ),
+    plan=_plan_deliver,
 )
 async def read_group(call: Call[Bus], args: ReadGroupArguments) -> list[dict[str, Any]]:
     """Read new messages as a consumer of a group. New clients use work_take, which can be finished."""
-    delivered = await call.bus.direct.deliver(args.stream, args.group, args.consumer, args.count)
-    return [_message(entry) for entry in delivered]
+    return await run_plan(call.bus.redis, _plan_deliver(call, args))
 
 
 @attrs.frozen
@@ -145,15 +178,11 @@ class ListGroupsArguments:
     stream: shared_arguments.Stream
 
 
-@tool(
-    title="List consumer groups (Red-Stream)",
-    profile=Profile.RED_STREAM,
-    permission=Permission.READ,
-    needs=needs_on(Permission.READ, "stream"),
-    hints=reading("It asks with XINFO GROUPS."),
-)
-async def list_groups(call: Call[Bus], args: ListGroupsArguments) -> list[dict[str, Any]]:
-    """List the consumer groups of a stream."""
+def _plan_groups(call: Call[Bus], args: ListGroupsArguments) -> Plan[list[dict[str, Any]]]:
+    return call.bus.direct.plan_groups(args.stream).then(_groups)
+
+
+def _groups(groups: list[GroupInfo]) -> list[dict[str, Any]]:
     return [
         {
             "name": group.name,
@@ -161,8 +190,21 @@ async def list_groups(call: Call[Bus], args: ListGroupsArguments) -> list[dict[s
             "pending": group.pending,
             "lastDeliveredId": group.last_delivered_id,
         }
-        for group in await call.bus.direct.groups(args.stream)
+        for group in groups
     ]
+
+
+@tool(
+    title="List consumer groups (Red-Stream)",
+    profile=Profile.RED_STREAM,
+    permission=Permission.READ,
+    needs=needs_on(Permission.READ, "stream"),
+    hints=reading("It asks with XINFO GROUPS."),
+    plan=_plan_groups,
+)
+async def list_groups(call: Call[Bus], args: ListGroupsArguments) -> list[dict[str, Any]]:
+    """List the consumer groups of a stream."""
+    return await run_plan(call.bus.redis, _plan_groups(call, args))
 
 
 @attrs.frozen
@@ -193,8 +235,8 @@ async def list_streams(call: Call[Bus], args: ListStreamsArguments) -> dict[str,
     return {"streams": names}
 
 
-def _message(entry: RawEntry) -> dict[str, Any]:
-    return {"id": entry.id, "message": decode(entry.fields).members}
+def _messages(entries: list[RawEntry]) -> list[dict[str, Any]]:
+    return [{"id": entry.id, "message": decode(entry.fields).members} for entry in entries]
 
 
 TOOLS = (

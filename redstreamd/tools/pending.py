@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Annotated, Any
 
 import attrs
@@ -11,7 +12,8 @@ from redstreamd.policy import Permission
 from redstreamd.presentation.truncation import fitting
 from redstreamd.streams import entry_ids
 from redstreamd.streams.bus import Bus
-from redstreamd.streams.pending import PendingItem
+from redstreamd.streams.pending import PendingItem, PendingPage
+from redstreamd.streams.plans import Plan, run_plan
 from redstreamd.tools import shared_arguments
 from redstreamd.tools.annotations import reading
 from redstreamd.tools.argument_types import NameOf
@@ -52,20 +54,9 @@ class PendingList:
     has_more: bool
 
 
-@tool(
-    title="List pending entries",
-    profile=Profile.OBSERVER,
-    permission=Permission.READ,
-    needs=needs_on(Permission.READ, "stream"),
-    hints=reading("It asks for the pending entries and their due times."),
-)
-async def pending_list(call: Call[Bus], args: PendingListArguments) -> PendingList:
-    """List entries that consumers of a group took and did not finish: who holds them, since and until when.
-
-    A page may be short or empty while has_more is true: go on with next_cursor.
-    """
+def _plan(call: Call[Bus], args: PendingListArguments) -> Plan[PendingList]:
     at = None if args.cursor is None else entry_ids.split_cursor(("",), args.cursor)[0]
-    page = await call.bus.pending.page(
+    plan = call.bus.pending.plan_page(
         args.stream,
         args.group,
         cursor=at,
@@ -74,10 +65,30 @@ async def pending_list(call: Call[Bus], args: PendingListArguments) -> PendingLi
         min_idle_seconds=args.min_idle_seconds,
         min_deliveries=args.min_deliveries,
     )
+    return plan.then(partial(_answer, call, at))
+
+
+def _answer(call: Call[Bus], at: str | None, page: PendingPage) -> PendingList:
     shown = fitting([_line(item) for item in page.items], call.bus.settings.tools.max_result_bytes)
     cut = len(shown) < len(page.items)
     reached = shown[-1]["id"] if cut else page.next_cursor
     return PendingList(shown, page.total, reached or at or entry_ids.ZERO, page.has_more or cut)
+
+
+@tool(
+    title="List pending entries",
+    profile=Profile.OBSERVER,
+    permission=Permission.READ,
+    needs=needs_on(Permission.READ, "stream"),
+    hints=reading("It asks for the pending entries and their due times."),
+    plan=_plan,
+)
+async def pending_list(call: Call[Bus], args: PendingListArguments) -> PendingList:
+    """List entries that consumers of a group took and did not finish: who holds them, since and until when.
+
+    A page may be short or empty while has_more is true: go on with next_cursor.
+    """
+    return await run_plan(call.bus.redis, _plan(call, args))
 
 
 def _line(item: PendingItem) -> dict[str, Any]:

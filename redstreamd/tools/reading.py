@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Annotated, Any, Literal
 
 import attrs
@@ -13,6 +14,8 @@ from redstreamd.presentation.entries import view
 from redstreamd.presentation.truncation import bound_entries, fitting
 from redstreamd.presentation.views import stream_line
 from redstreamd.streams.bus import Bus
+from redstreamd.streams.plans import Plan
+from redstreamd.streams.reading import Page, Waited
 from redstreamd.tools import shared_arguments
 from redstreamd.tools.annotations import reading
 from redstreamd.tools.definition import NO_NEEDS, Call, Profile, needs_on, tool
@@ -80,12 +83,39 @@ class StreamPage:
     has_more: bool
 
 
+def _plan_read(call: Call[Bus], args: StreamReadArguments) -> Plan[StreamPage] | None:
+    """Plan to read a page, unless there is a filter, or Redis has to be asked where to begin."""
+    if args.filter:
+        return None
+    plan = call.bus.reader.plan_read(
+        args.stream,
+        start=args.start,
+        end=args.end,
+        cursor=args.cursor,
+        direction=args.direction,
+        count=args.count,
+    )
+    return None if plan is None else plan.then(partial(_page, call, args))
+
+
+def _page(call: Call[Bus], args: StreamReadArguments, page: Page) -> StreamPage:
+    shown, dropped = bound_entries(
+        [view(args.stream, entry) for entry in page.entries],
+        call.bus.settings.tools.max_result_bytes,
+        droppable=True,
+    )
+    if dropped:
+        return StreamPage(shown, shown[-1]["id"], has_more=True)
+    return StreamPage(shown, page.next_cursor, page.has_more)
+
+
 @tool(
     title="Read entries",
     profile=Profile.OBSERVER,
     permission=Permission.READ,
     needs=needs_on(Permission.READ, "stream"),
     hints=reading("It reads with XRANGE, which does not affect groups."),
+    plan=_plan_read,
 )
 async def stream_read(call: Call[Bus], args: StreamReadArguments) -> StreamPage:
     """Read entries of a stream, a page at a time, without taking them from anyone.
@@ -101,14 +131,7 @@ async def stream_read(call: Call[Bus], args: StreamReadArguments) -> StreamPage:
         count=args.count,
         filter=args.filter,
     )
-    shown, dropped = bound_entries(
-        [view(args.stream, entry) for entry in page.entries],
-        call.bus.settings.tools.max_result_bytes,
-        droppable=True,
-    )
-    if dropped:
-        return StreamPage(shown, shown[-1]["id"], has_more=True)
-    return StreamPage(shown, page.next_cursor, page.has_more)
+    return _page(call, args, page)
 
 
 @attrs.frozen
@@ -132,12 +155,36 @@ class StreamWaited:
     absent: Annotated[list[str], Meta(description="Streams that do not exist yet.")] | None = None
 
 
+def _plan_wait(call: Call[Bus], args: StreamWaitArguments) -> Plan[StreamWaited] | None:
+    """Plan to read after the cursor of one stream, without a filter, and to wait if there is nothing."""
+    if len(args.streams) != 1 or args.cursor is None or args.filter:
+        return None
+    seconds = wait_seconds(call, args.timeout_seconds)
+    plan = call.bus.reader.plan_wait(args.streams[0], args.cursor, count=args.count, timeout_seconds=seconds)
+    return plan.with_rest(partial(with_progress, call, seconds)).then(partial(_waited, call))
+
+
+def _waited(call: Call[Bus], waited: Waited) -> StreamWaited:
+    shown, _ = bound_entries(
+        [view(stream, entry) for stream, entry in waited.entries],
+        call.bus.settings.tools.max_result_bytes,
+        droppable=True,
+    )
+    return StreamWaited(
+        entries=shown,
+        next_cursor=waited.cursor_after(len(shown)),
+        timed_out=not shown,
+        absent=waited.absent if waited.absent and not shown else None,
+    )
+
+
 @tool(
     title="Wait for entries",
     profile=Profile.OBSERVER,
     permission=Permission.READ,
     needs=needs_on(Permission.READ, "streams"),
     hints=reading("It reads after a cursor that the caller keeps, and watches keys by client tracking."),
+    plan=_plan_wait,
 )
 async def stream_wait(call: Call[Bus], args: StreamWaitArguments) -> StreamWaited:
     """Wait until one of the streams has entries after the cursor, and return them.
@@ -164,17 +211,7 @@ async def stream_wait(call: Call[Bus], args: StreamWaitArguments) -> StreamWaite
             filter=args.filter,
         ),
     )
-    shown, _ = bound_entries(
-        [view(stream, entry) for stream, entry in waited.entries],
-        call.bus.settings.tools.max_result_bytes,
-        droppable=True,
-    )
-    return StreamWaited(
-        entries=shown,
-        next_cursor=waited.cursor_after(len(shown)),
-        timed_out=not shown,
-        absent=waited.absent if waited.absent and not shown else None,
-    )
+    return _waited(call, waited)
 
 
 TOOLS = (stream_list, stream_read, stream_wait)
