@@ -43,10 +43,10 @@ def bound_entries(
     Returns:
         The entries, and whether some were left out at the end.
     """
+    if not entries or _size(entries) <= max_bytes:
+        return entries, False
     sizes = [_size(entry) for entry in entries]
     room = max_bytes - len("[]")
-    if not entries or sum(sizes) + len(entries) - 1 <= room:
-        return entries, False
     if not droppable:
         level = _size_limit(sizes, room - (len(entries) - 1))
         return [

@@ -22,7 +22,8 @@ listed as `binary`. A field name that occurs more than once gives a list, and is
 from __future__ import annotations
 
 import base64
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
+from functools import lru_cache
 from typing import Any
 
 import attrs
@@ -56,6 +57,9 @@ MAX_NESTING = 200
 _MAX_STAMP_BYTES = {"sender": 1_024, "correlation_id": 1_024, "reply_to": 135_168, "in_reply_to": 135_168}
 _MAX_NOTE_BYTES, _NOTE_SHOWN = 4 << 20, 1_000
 
+#: Bytes of the reserved fields of an entry whose meaning is remembered.
+_MAX_REMEMBERED = 256
+
 Fields = Sequence[tuple[bytes, bytes]]
 
 
@@ -74,6 +78,9 @@ class Stamp:
     correlation_id: str | None = None
     reply_to: str | None = None
     in_reply_to: str | None = None
+
+
+_NO_STAMP = Stamp()
 
 
 @attrs.frozen
@@ -156,36 +163,64 @@ def decode(fields: Fields) -> Decoded:
     if fields and fields[-1][0] == _DEAD:
         dead_letter = _object(fields[-1][1])
         fields = fields[:-1]
-    reserved = dict(_reserved(fields))
-    if reserved.get(_VERSION) != _FORMAT:
+    # Reserved fields come last, so an entry of another program costs one comparison.
+    end = len(fields)
+    while end and (name := fields[end - 1][0])[: len(PREFIX)] == PREFIX and not name.startswith(_ESCAPE):
+        end -= 1
+    read = _read_reserved(tuple(fields[end:]))
+    if read is None:
         members, binary, repeated = _plain(fields)
-        return Decoded(members, Stamp(), binary, repeated, dead_letter)
-    as_json = _names(reserved.get(_JSON))
-    data = [
-        (name.removeprefix(_ESCAPE), value)
-        for name, value in fields
-        if name.startswith(_ESCAPE) or not name.startswith(PREFIX)
-    ]
+        return Decoded(members, _NO_STAMP, binary, repeated, dead_letter)
+    as_json, stamp = read
+    data = [pair for pair in fields[:end] if pair[0][: len(PREFIX)] != PREFIX]
+    if len(data) < end:
+        data = [
+            (name.removeprefix(_ESCAPE), value)
+            for name, value in fields[:end]
+            if name.startswith(_ESCAPE) or not name.startswith(PREFIX)
+        ]
     members, binary, repeated = _plain(data)
-    for name in as_json.difference(binary, repeated).intersection(members):
-        members[name] = _value(members[name])
+    if as_json:
+        for member in as_json.difference(binary, repeated).intersection(members):
+            members[member] = _value(members[member])
+    return Decoded(members, stamp, binary, repeated, dead_letter)
+
+
+def _read_reserved(fields: Fields) -> tuple[frozenset[str], Stamp] | None:
+    """Return the names whose values are JSON, and the stamp; None if the fields are not of this format.
+
+    The same fields recur in most entries of a stream, so what small ones mean is remembered.
+    """
+    if not fields:
+        return None
+    size = sum(len(name) + len(value) for name, value in fields)
+    return _remembered(fields) if size <= _MAX_REMEMBERED else _read(fields)
+
+
+def _read(fields: Fields) -> tuple[frozenset[str], Stamp] | None:
+    # Of a field that occurs twice the first counts.
+    reserved = dict(reversed(fields))
+    if reserved.get(_VERSION) != _FORMAT:
+        return None
     stamped = {"sender": _SENDER, **_OPTIONAL}
     stamp = Stamp(
         **{name: _text(reserved.get(field), _MAX_STAMP_BYTES[name]) for name, field in stamped.items()}
     )
-    return Decoded(members, stamp, binary, repeated, dead_letter)
+    return _names(reserved.get(_JSON)), stamp
 
 
-def _reserved(fields: Fields) -> Iterable[tuple[bytes, bytes]]:
-    # They come last, so an entry of another program costs one comparison.
-    for name, value in reversed(fields):
-        if not name.startswith(PREFIX) or name.startswith(_ESCAPE):
-            return
-        yield name, value
+_remembered = lru_cache(maxsize=1_024)(_read)
 
 
 def _plain(fields: Fields) -> tuple[dict[str, Any], tuple[str, ...], tuple[str, ...]]:
-    members: dict[str, Any] = {}
+    try:
+        members: dict[str, Any] = {name.decode(): value.decode() for name, value in fields}
+    except UnicodeDecodeError:
+        pass
+    else:
+        if len(members) == len(fields):
+            return members, (), ()
+    members = {}
     binary: dict[str, None] = {}
     repeated: dict[str, None] = {}
     for field, value in fields:

@@ -11,6 +11,7 @@ import datetime as dt
 import re
 import zlib
 from collections.abc import Sequence
+from functools import lru_cache
 
 from redstreamd.errors import BusError, Code
 
@@ -21,6 +22,8 @@ ZERO = "0-0"
 _YEAR = re.compile(r"(?:19[7-9]\d|2\d{3})(?:-(?:0[1-9]|1[0-2]))?", re.ASCII)
 _ID = re.compile(r"(\d{1,20})(?:-(\d{1,20}))?", re.ASCII)
 MAX_PART = (1 << 64) - 1
+#: Of the two parts of an ID that are surely no greater than that, with the dash.
+_USUAL_LENGTH = 20
 #: The greatest possible ID.
 LAST = f"{MAX_PART}-{MAX_PART}"
 
@@ -41,17 +44,31 @@ def time_of(entry_id: str) -> str:
 
     An ID that was given explicitly need not be a time; beyond the year 9999 the result is its last instant.
     """
+    milliseconds, _, sequence = entry_id.partition("-")
+    if (
+        len(entry_id) <= _USUAL_LENGTH
+        and milliseconds.isdecimal()
+        and sequence.isdecimal()
+        and entry_id.isascii()
+    ):
+        return iso_time(int(milliseconds))
     parts = parse(entry_id)
     return iso_time(parts[0] if parts else 0)
 
 
+@lru_cache(maxsize=256)
+def _iso_second(seconds: int) -> str:
+    return (_EPOCH + dt.timedelta(seconds=seconds)).isoformat().removesuffix("+00:00")
+
+
 def iso_time(milliseconds: int) -> str:
     """Return a Unix time in milliseconds as ISO 8601 in UTC."""
+    seconds, rest = divmod(milliseconds, 1_000)
     try:
-        moment = _EPOCH + dt.timedelta(milliseconds=milliseconds)
+        return f"{_iso_second(seconds)}.{rest:03d}Z"
     except OverflowError:
-        moment = dt.datetime.max.replace(tzinfo=dt.UTC)
-    return moment.isoformat(timespec="milliseconds").replace("+00:00", "Z")
+        latest = dt.datetime.max.replace(tzinfo=dt.UTC)
+        return latest.isoformat(timespec="milliseconds").replace("+00:00", "Z")
 
 
 def position(text: str, *, argument: str) -> str:

@@ -33,6 +33,8 @@ _PREFIX = "lease2."
 _MAC_BYTES = 16
 #: A token of the largest take (100 entries) is about 2 KiB; nothing longer is worth decoding.
 _MAX_CHARACTERS = 16_384
+#: Tokens that are remembered, of so many entries at most: about 3 MiB.
+_MAX_REMEMBERED, _MAX_REMEMBERED_ENTRIES = 1_024, 20
 #: Characters of a wrong token that an error shows.
 _SHOWN = 24
 
@@ -78,9 +80,12 @@ class Lease:
 class LeaseKey:
     """The key that authenticates lease tokens. Hosts that share a Redis may share one key file."""
 
+    # Invariant: _signed has tokens that this key signed, with what `read` returns for them.
     def __init__(self, key: bytes) -> None:
         """Use `key`, at least 16 bytes."""
         self._key = key
+        # Most tokens are read once, soon after they were signed; the oldest is forgotten first.
+        self._signed: dict[str, Lease] = {}
 
     @classmethod
     def from_file(cls, path: Path) -> LeaseKey:
@@ -120,7 +125,13 @@ class LeaseKey:
                 tuple(numbers),
             )
         )
-        return _PREFIX + base64.urlsafe_b64encode(body + self._mac(body)).decode("ascii").rstrip("=")
+        token = _PREFIX + base64.urlsafe_b64encode(body + self._mac(body)).decode("ascii").rstrip("=")
+        # A limit of its own is only in a token that tells the length, too.
+        if len(lease.attempts) <= _MAX_REMEMBERED_ENTRIES and lease.length_ms is not None:
+            if len(self._signed) >= _MAX_REMEMBERED:
+                del self._signed[next(iter(self._signed))]
+            self._signed[token] = lease
+        return token
 
     def read(self, token: str) -> Lease:
         """Return the lease of a token.
@@ -128,6 +139,9 @@ class LeaseKey:
         Raises:
             BusError: INVALID_ARGUMENT if it was not signed with this key.
         """
+        signed = self._signed.get(token)
+        if signed is not None:
+            return signed
         body = self._verified(token)
         if body is None:
             shown = token if len(token) <= _SHOWN else token[:_SHOWN] + "…"

@@ -56,6 +56,9 @@ class Outcome(enum.StrEnum):
     LOST = "lost"  #: Another attempt owns it.
 
 
+_OUTCOMES = {outcome.value.encode(): outcome for outcome in Outcome}
+
+
 @attrs.frozen
 class Take:
     """A request to lease entries.
@@ -223,8 +226,20 @@ class Leases:
         entries = [
             (reply_parsing.entry((entry_id, flat)), attempt) for entry_id, attempt, flat in reply.entries
         ]
-        taken = {name: value for name, value in vars(reply).items() if name in attrs.fields_dict(Taken)}
-        return Taken(**taken | {"entries": entries})
+        return Taken(
+            entries,
+            now=reply.now,
+            taken_at=reply.taken_at,
+            expires=reply.expires,
+            replayed=reply.replayed,
+            group_created=reply.group_created,
+            dead_lettered=reply.dead_lettered,
+            next_due=reply.next_due,
+            still_held=reply.still_held,
+            lease_ms=reply.lease_ms,
+            own_limit=reply.own_limit,
+            group_limit=reply.group_limit,
+        )
 
     def plan_settle(
         self,
@@ -284,8 +299,7 @@ class Leases:
             reply = _SETTLE.read(raw)
             if reply.now is not None:
                 self._clocks.record(*place, reply.clock_name, reply.now)
-            outcomes = (Outcome(outcome.decode()) for outcome in reply.outcomes)
-            by_entry = dict(zip(selected, outcomes, strict=True))
+            by_entry = dict(zip(selected, [_OUTCOMES[outcome] for outcome in reply.outcomes], strict=True))
             return Settled(lease, by_entry, reply.due, reply.shortened, reply.kept_for)
 
         return Plan(_SETTLE.call(operands), lease.stream, read, group=lease.group, retry_safe=True)

@@ -15,9 +15,10 @@ its local is the index of the first. Other operands, and other parts of a reply,
 from __future__ import annotations
 
 import re
+from collections import namedtuple
 from collections.abc import Callable, Sequence
+from functools import lru_cache
 from importlib import resources
-from types import SimpleNamespace
 from typing import Any, Final
 
 import attrs
@@ -60,6 +61,21 @@ class NamedScript(Script):
     keys: tuple[str, ...]
     arguments: tuple[str, ...]
     reply: tuple[tuple[str, Callable[[Any], Any]], ...]
+    _declared: frozenset[str] = attrs.field(init=False, repr=False)
+    _group_keys: frozenset[str] = attrs.field(init=False, repr=False)
+    _reply_type: Any = attrs.field(init=False, repr=False)
+
+    @_declared.default
+    def _all_operands(self) -> frozenset[str]:
+        return frozenset((*self.keys, *self.arguments))
+
+    @_group_keys.default
+    def _derived_keys(self) -> frozenset[str]:
+        return frozenset(_GROUP_KEYS.keys() & self.keys)
+
+    @_reply_type.default
+    def _named_reply(self) -> Any:
+        return namedtuple("Reply", [name for name, _ in self.reply])  # noqa: PYI024 - made at run time
 
     async def run(self, redis: Redis, *, retry_safe: bool, role: Role = Role.COMMAND, **operands: Any) -> Any:
         """Run the script as `Redis.run_script` does.
@@ -89,18 +105,21 @@ class NamedScript(Script):
         """Return the server's reply as `run` does."""
         if not self.reply:
             return reply
+        if not reply:
+            return None
         parts = zip(self.reply, reply, strict=True)
-        return SimpleNamespace(**{name: convert(part) for (name, convert), part in parts}) if reply else None
+        return self._reply_type._make([convert(part) for (_, convert), part in parts])
 
     def operands(self, given: dict[str, Any]) -> tuple[list[Any], list[Any]]:
         """Return KEYS and ARGV in their order. Raises TypeError as `run`."""
-        known = dict(given)
-        if "stream" in given and "group" in given:
-            for name in _GROUP_KEYS.keys() & self.keys:
-                known[name] = companion_key(given["stream"], _GROUP_KEYS[name], given["group"])
-        declared = {*self.keys, *self.arguments}
-        if known.keys() != declared:
-            raise TypeError(f"missing or unknown operands: {sorted(known.keys() ^ declared)}")
+        known = given
+        if self._group_keys and "stream" in given and "group" in given:
+            known = dict(given)
+            for name, key in zip(_GROUP_KEYS, _group_keys(given["stream"], given["group"]), strict=True):
+                if name in self._group_keys:
+                    known[name] = key
+        if known.keys() != self._declared:
+            raise TypeError(f"missing or unknown operands: {sorted(known.keys() ^ self._declared)}")
         return _values(self.keys, known), _values(self.arguments, known)
 
 
@@ -135,12 +154,25 @@ def load(*names: str) -> NamedScript:
     )
 
 
+@lru_cache(maxsize=1_024)
+def _group_keys(stream: str, group: str) -> tuple[str, ...]:
+    """Return the keys of a group, in the order of `_GROUP_KEYS`; remembered, since the same ones recur."""
+    return tuple(companion_key(stream, kind, group) for kind in _GROUP_KEYS.values())
+
+
 def _values(names: Sequence[str], known: dict[str, Any]) -> list[Any]:
     values: list[Any] = []
     for name in names:
         value = known[name]
-        if isinstance(value, list | tuple):
+        kind = type(value)
+        if kind is str or kind is int:
+            values.append(value)
+        elif value is None:
+            values.append("")
+        elif kind is bool:
+            values.append(int(value))
+        elif isinstance(value, list | tuple):
             values.extend(value)
         else:
-            values.append("" if value is None else int(value) if value is True or value is False else value)
+            values.append(value)
     return values

@@ -183,7 +183,9 @@ def _examination(reply: Any, *, counted: bool) -> Examination:
     clock = None
     if abs(reply.clock_ahead) >= _CLOCK_SET_MS:
         clock = ClockStep(reply.clock_ahead / 1000, reply.clock_step / 1000, reply.clock_step_at)
-    examined = {name: value for name, value in vars(reply).items() if name in attrs.fields_dict(Examination)}
+    examined = {
+        name: value for name, value in reply._asdict().items() if name in attrs.fields_dict(Examination)
+    }
     return Examination(
         **examined
         | {

@@ -93,7 +93,7 @@ async def read_stream_info(redis: Redis, stream: str) -> StreamInfo:
         reply = await _INFO.run(redis, stream=stream, retry_safe=True)
     if reply is None:
         raise await stream_not_found(redis, stream)
-    return StreamInfo(stream, **vars(reply))
+    return StreamInfo(stream, **reply._asdict())
 
 
 def compute_lag(stream: StreamInfo, info: GroupInfo, *, counted: Counted | None) -> Lag:
