@@ -19,6 +19,21 @@ local MARK = 'given/'
 local KEEP_DUE = 90 * 86400 * 1000
 local ttl_set = false
 
+-- After a due time was set.
+local function keep(due_set)
+  -- Once a script: none removes the last member after it wrote one.
+  if ttl_set then return end
+  ttl_set = true
+  redis.call('PEXPIRE', due_set, KEEP_DUE)
+  clock.save()
+end
+
+-- Sets when entries that consumers hold may be taken again: {time, member, ...}.
+local function set_all_due(due_set, times)
+  redis.call('ZADD', due_set, unpack(times))
+  keep(due_set)
+end
+
 -- Sets when an entry may be taken again. Until then its consumer holds it, unless it was returned.
 local function set_due(due_set, at, member, returned)
   if returned then
@@ -26,11 +41,7 @@ local function set_due(due_set, at, member, returned)
   else
     redis.call('ZADD', due_set, at, member)
   end
-  -- Once a script: none removes the last member after it wrote one.
-  if ttl_set then return end
-  ttl_set = true
-  redis.call('PEXPIRE', due_set, KEEP_DUE)
-  clock.save()
+  keep(due_set)
 end
 
 local function remove_due(due_set, member)

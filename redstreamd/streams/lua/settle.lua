@@ -49,6 +49,15 @@ end
 local has_history = redis.call('EXISTS', history) == 1
 local latest, kept_for, shortened, refusal = nil, nil, 0, nil
 
+-- What only has to be acknowledged, all at once at the end: a call costs more than what it does for one entry. Not
+-- where another write of the same entry comes before or after it.
+local finished, stale = {}, {}
+
+local function acknowledge_later(id, member)
+  finished[#finished + 1], stale[#stale + 1] = id, member
+  return 'done'
+end
+
 local function acknowledge(id, member)
   redis.call('XACK', stream, group, id)
   if has_history then
@@ -96,6 +105,7 @@ end
 
 local actions = {
   done = function(id, pending, member)
+    if not delete and not has_history then return acknowledge_later(id, member) end
     acknowledge(id, member)
     if delete then
       local other = needed_by(id)
@@ -121,11 +131,21 @@ local actions = {
   dead = dead_letter,
 }
 
+-- The entries of a lease mostly follow each other, so that one question finds all of them. What it does not find is
+-- asked for alone.
+local found = {}
+if #ARGV > attempts + 1 then
+  local most = (#ARGV - attempts + 1) / 2
+  for _, pending in ipairs(redis.call('XPENDING', stream, group, ARGV[attempts], ARGV[#ARGV - 1], most)) do
+    found[pending[1]] = pending
+  end
+end
+
 local outcomes = {}
 for index = attempts, #ARGV, 2 do
   local id, attempt = ARGV[index], tonumber(ARGV[index + 1])
   local member = id .. '/' .. ARGV[index + 1]
-  local pending = redis.call('XPENDING', stream, group, id, id, 1)[1]
+  local pending = found[id] or redis.call('XPENDING', stream, group, id, id, 1)[1]
   local outcome
   if not pending then
     remove_due(due_set, member)
@@ -148,6 +168,10 @@ for index = attempts, #ARGV, 2 do
   end
   if refusal then return refusal end
   outcomes[#outcomes + 1] = outcome
+end
+if #finished > 0 then
+  redis.call('XACK', stream, group, unpack(finished))
+  redis.call('ZREM', due_set, unpack(stale))
 end
 local answer = reply({
   outcomes = outcomes, due = latest and string.format('%.0f', latest - clock.ahead), kept_for = kept_for,

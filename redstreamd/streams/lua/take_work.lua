@@ -290,25 +290,27 @@ end
 
 -- Takes new entries; returns them apart, because more pending ones may come before them.
 local function take_new()
-  local new, claimed = {}, {}
+  local new, claimed, due = {}, {}, {}
   for _, entry in ipairs(taken) do claimed[entry[1]] = entry end
   while not enough(count - #new) do
     -- One at a time, because each may be huge, and what was read is delivered.
     local read = redis.call('XREADGROUP', 'GROUP', group, consumer, 'COUNT', 1, 'STREAMS', stream, '>')
     local entry = read and read[1][2][1]
     if not entry then break end
-    local again, stale = claimed[entry[1]], nil
+    local again = claimed[entry[1]]
     if again then
+      set_due(due_set, now + lease_ms, entry[1] .. '/1')
       -- The group was set back, so an entry that was just claimed is read again, which counts from 1.
-      stale = entry[1] .. '/' .. again[2]
+      local stale = entry[1] .. '/' .. again[2]
       again[2] = 1
+      remove_due(due_set, stale)
     else
       count_bytes(entry)
       new[#new + 1] = {entry[1], 1, entry[2]}
+      due[#due + 1], due[#due + 2] = now + lease_ms, entry[1] .. '/1'
     end
-    set_due(due_set, now + lease_ms, entry[1] .. '/1')
-    if stale then remove_due(due_set, stale) end
   end
+  if #due > 0 then set_all_due(due_set, due) end
   return new
 end
 
