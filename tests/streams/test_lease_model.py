@@ -169,8 +169,7 @@ class LeaseMachine(RuleBasedStateMachine):
         settled = self.threads.call(
             partial(
                 self.threads.buses[daemon].work.settle,
-                take.lease,
-                "tester",
+                lease,
                 action,
                 entry_ids=chosen,
                 delay_seconds=delay,
@@ -287,7 +286,7 @@ class LeaseMachine(RuleBasedStateMachine):
                 if not work.taken.entries:
                     break
                 assert work.lease is not None
-                settle = partial(self.threads.buses[1].work.settle, work.lease, "tester", Action.DONE)
+                settle = partial(self.threads.buses[1].work.settle, KEY.read(work.lease), Action.DONE)
                 self.done.update(self.threads.call(settle).ids(Outcome.DONE))
             assert set(self.added) == self.done | self.dead | self.deleted
             pending = self.server.command("XPENDING", STREAM, GROUP, "-", "+", 10_000)
