@@ -1,0 +1,312 @@
+"""The direct path answers what the SDK's kernel answers, to any line, and takes nearly every plain call.
+
+Each line goes to two connections over one surface, on the same content of Redis; the answers, the calls that
+were reported as ended and what is in Redis afterwards are compared.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping
+from contextlib import AsyncExitStack, asynccontextmanager
+from random import Random
+from typing import Any
+
+import attrs
+import msgspec
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from redstreamd.mcp_server.direct_calls import DirectPath
+from redstreamd.mcpio.connection_state import Era
+from redstreamd.mcpio.exchange import Exchange
+from redstreamd.mcpio.plain_calls import PlainCall
+from redstreamd.mcpio.session import DirectPath as TakesCalls
+from redstreamd.policy import Principal
+from redstreamd.streams.bus import Bus
+from redstreamd.tools.catalog import REGISTRY
+from redstreamd.tools.definition import Tool
+from redstreamd.tools.results import Result
+from redstreamd.tools.schema import arguments_schema
+from tests.support.buses import running_bus
+from tests.support.calls import ME, call
+from tests.support.json_lines import LINES, MUTATIONS, VALUES, Members, Token, tree, write
+from tests.support.mcp_client import ENVELOPE
+from tests.support.servers import Server
+from tests.support.trio_thread import TrioThread
+from tests.support.two_ways import (
+    MODERN,
+    REVISIONS,
+    Surface,
+    Way,
+    call_line,
+    comparable,
+    running_way,
+    surface_over,
+)
+from tests.tools.test_annotations import READ, contents
+
+TOOLS = pytest.mark.parametrize("name", [tool.name for tool in REGISTRY])
+OTHER = Principal("other", "unix")
+#: Of two kinds of names: those that the rule for names allows, and those of which it warns.
+PREFIXES = ("a:b:", "")
+
+
+# --- What is in Redis before each line ---------------------------------------------------------
+
+
+@attrs.frozen
+class World:
+    """The content of Redis.
+
+    Attributes:
+        keys: Each key with its value, as DUMP writes it, and its milliseconds to live, 0 for ever.
+        ids: IDs of its entries that calls name.
+        leases: Of all kinds: on several entries, on one, on a request.
+        text: All that is in it, for a look whether a call can know something.
+    """
+
+    keys: list[tuple[bytes, bytes, int]]
+    ids: list[str]
+    leases: list[str]
+    known: frozenset[str]
+
+    def restore(self, server: Server) -> None:
+        """Put this content in the place of what is there."""
+        server.commands(
+            ("FLUSHALL",), *[("RESTORE", key, left, dumped, "REPLACE") for key, dumped, left in self.keys]
+        )
+
+
+async def make_world(bus: Bus, server: Server) -> World:
+    server.flush()
+    ids: list[str] = []
+    leases: list[str] = []
+    for prefix in PREFIXES:
+
+        async def take(stream: str, consumer: str = "me", who: Principal = ME, count: int = 1) -> str:
+            taken = await call(
+                bus,
+                "work_take",
+                who,
+                **{"stream": stream, "group": "g", "consumer": consumer, "count": count},
+                lease_seconds=3600,
+            )
+            return str(taken["lease"])
+
+        s, asked, solo = f"{prefix}s", f"{prefix}asked", f"{prefix}solo"
+        added = await call(bus, "stream_add", OTHER, stream=s, entries=[{"n": n} for n in range(8)])
+        await call(bus, "stream_add", OTHER, stream=solo, entries=[{"n": 1}])
+        await call(bus, "request_reply", OTHER, stream=asked, entry={"q": 1}, timeout_seconds=0)
+        await call(bus, "group_create", OTHER, stream=s, group="late")
+        await call(bus, "work_fail", lease=await take(s, count=2), action="dead_letter")
+        leases += [await take(s, count=2), await take(solo), await take(asked)]
+        await take(s, "them", OTHER)
+        letters = await call(bus, "dead_letter_replay", stream=s, group="g")
+        ids += [*added["ids"], letters["entries"][0]["id"]]
+    keys: list[bytes] = sorted(server.command("KEYS", "*"))
+    dumps = server.commands(*[("DUMP", key) for key in keys])
+    lives = server.commands(*[("PTTL", key) for key in keys])
+    whole = [(key, dump, max(0, left)) for key, dump, left in zip(keys, dumps, lives, strict=True)]
+    return World(whole, ids, leases, frozenset(ids))
+
+
+def state(server: Server) -> dict[str, Any]:
+    """Return what is in Redis, as far as it does not depend on the moment."""
+    keys: list[bytes] = sorted(server.command("KEYS", "*"))
+    kinds = server.commands(*[("TYPE", key) for key in keys])
+    values = server.commands(*[READ[kind](key) for key, kind in zip(keys, kinds, strict=True)])
+    return {
+        key.decode(): in_short(contents(value)) if kind == b"stream" else (kind, len(value))
+        for key, kind, value in zip(keys, kinds, values, strict=True)
+    }
+
+
+def in_short(stream: dict[str, Any]) -> Any:
+    entries = [
+        {name: value for name, value in zip(fields[::2], fields[1::2], strict=True) if b"correl" not in name}
+        for _, fields in stream["entries"]
+    ]
+    groups = {
+        name: (sorted(str(consumer) for consumer, _ in held.values()), sorted(consumers))
+        for name, (_, held, consumers) in stream["groups"].items()
+    }
+    return entries, groups
+
+
+# --- The two ways ------------------------------------------------------------------------------
+
+
+@attrs.frozen
+class Difference:
+    """What is not the same on both ways."""
+
+    line: bytes
+    direct: Any
+    kernel: Any
+
+
+@attrs.define
+class Ways:
+    """Both ways, for clients of each revision.
+
+    Attributes:
+        taken: Requests that took the direct path, of all that were sent on it.
+        sent: All requests.
+    """
+
+    server: Server
+    surface: Surface
+    world: World
+    direct: Mapping[str, Way]
+    kernel: Mapping[str, Way]
+
+    async def difference(
+        self, revision: str, line: bytes, *, kernel_first: bool = False
+    ) -> Difference | None:
+        """Send a line on both ways, each on the same content of Redis, and compare what happened."""
+        found: dict[str, Any] = {}
+        ways = {"direct": self.direct[revision], "kernel": self.kernel[revision]}
+        for name in sorted(ways, reverse=kernel_first):
+            self.world.restore(self.server)
+            self.surface.ended.clear()
+            answers = comparable(await ways[name].talk(line), self.world.known)
+            if line.lstrip().startswith(b"["):
+                # Those of a batch come in any order.
+                answers.sort(key=json.dumps)
+            ended = [(each.tool, each.streams, each.outcome) for each in self.surface.ended]
+            found[name] = (answers, ended, state(self.server))
+        if found["direct"] == found["kernel"]:
+            return None
+        return Difference(line, found["direct"], found["kernel"])
+
+    def took(self, revision: str) -> int:
+        """How many requests have taken the direct path."""
+        return self.direct[revision].connection.statistics().direct
+
+
+@asynccontextmanager
+async def both_ways(
+    server: Server, make_path: Callable[[Surface], TakesCalls | None] = lambda _: None
+) -> AsyncIterator[Ways]:
+    async with AsyncExitStack() as stack:
+        bus = await stack.enter_async_context(running_bus(server))
+        surface = surface_over(bus)
+        path = make_path(surface)
+        direct: dict[str, Way] = {}
+        kernel: dict[str, Way] = {}
+        for each in REVISIONS:
+            for ways, is_direct in ((direct, True), (kernel, False)):
+                way = running_way(surface, direct=is_direct, revision=each, path=path)
+                ways[each] = await stack.enter_async_context(way)
+        yield Ways(server, surface, await make_world(bus, server), direct, kernel)
+
+
+@pytest.fixture(scope="module")
+def thread(redis_server: Server) -> Iterator[TrioThread[Ways]]:
+    running = TrioThread(both_ways(redis_server))
+    yield running
+    running.close()
+
+
+# --- Lines -------------------------------------------------------------------------------------
+
+
+def values_of(name: str, schema: Mapping[str, Any], world: World) -> list[Any]:
+    """Return valid values of an argument, those that matter to the tool among them."""
+    streams = [prefix + each for prefix in PREFIXES for each in ("s", "asked", "solo", "absent")]
+    entries = [[{"n": 1}], [{"n": 1}, {"m": "x", "deep": {"a:b": [None, 1.5, True]}}], [{"\u00e9": 'a "b": \\\n'}]]
+    named: dict[str, list[Any]] = {
+        "stream": [*streams, "a:b:new", "New", "\u00e9"],
+        "streams": [[each] for each in streams] + [streams[:3]],
+        "reply_to": ["a:b:answers", "Answers"],
+        "group": ["g", "g", "g", "late", "absent", "a:b"],
+        "consumer": ["me", "them", "\u4e2d"],
+        "to_consumer": ["me", "other"],
+        "lease": [*world.leases, *world.leases, "forged"],
+        "entry_ids": [world.ids[:1], world.ids[2:4], [world.ids[-1]], ["1-1"]],
+        "entries": entries,
+        "entry": entries[1],
+        "message": entries[1],
+        "reply": entries[0],
+        "filter": [{"n": 1}, {"n": 1, "absent": None}],
+        "timeout_seconds": [0],
+        "start": ["earliest", "latest", "0", "1-1", "yesterday"],
+        "end": ["latest", "9999999999999-0"],
+        "cursor": ["0-0", "nonsense"],
+        "min_id": ["1-1"],
+        "pattern": ["*", "a:b:*"],
+    }
+    if name in named:
+        return named[name]
+    if "enum" in schema:
+        return list(schema["enum"])
+    kinds = {"boolean": [True, False], "integer": [1, 2, 50], "number": [1, 2.5], "string": ["k", "\u00e9: x"]}
+    return kinds[schema["type"]]
+
+
+def arguments_for(tool: Tool[Any], world: World, chance: Random) -> dict[str, Any]:
+    """Return arguments that fit the tool's schema."""
+    schema = arguments_schema(tool.arguments)
+    return {
+        name: chance.choice(values_of(name, member, world))
+        for name, member in schema["properties"].items()
+        # Without a timeout, a call would wait.
+        if name in {*schema.get("required", ()), "timeout_seconds"} or chance.random() < 0.3
+    }
+
+
+IDS: list[Any] = [1, 1, 0, -1, 2**53, "7", "x", "a:b", "\u00e9", "", 'quotes " :']
+METAS: list[dict[str, Any]] = [{}, {}, {"progressToken": 1}, {"progressToken": "a:b"}]
+
+
+def message_for(tool: Tool[Any], revision: str, world: World, chance: Random) -> Members:
+    """Return a plain call of a tool."""
+    params: dict[str, Any] = {"name": tool.name, "arguments": arguments_for(tool, world, chance)}
+    meta = chance.choice(METAS)
+    if revision == MODERN:
+        meta = {**ENVELOPE, **meta}
+    if meta or chance.random() < 0.1:
+        params["_meta"] = meta
+    message = {"jsonrpc": "2.0", "id": chance.choice(IDS), "method": "tools/call", "params": params}
+    plain: Members = tree(message)
+    return plain
+
+
+def mutated(message: Members, chance: Random) -> bytes:
+    """Return the line of a message that is changed in one place or in several."""
+    for _ in range(chance.choice([1, 1, 1, 2, 3])):
+        chance.choice(MUTATIONS)(message, chance)
+    line = write(message, chance.choice(["", "", "", " ", "\t "])).encode("utf-8", "surrogatepass")
+    if chance.random() < 0.15:
+        line = chance.choice(LINES)(line)
+    return line.replace(b"\n", b" ")
+
+
+#: Draws that a failing example makes small.
+chances = st.randoms(use_true_random=False)
+
+
+# --- The difference ----------------------------------------------------------------------------
+
+
+@TOOLS
+@given(chance=chances, revision=st.sampled_from(REVISIONS))
+def test_a_plain_call_has_the_same_answer_and_effect_on_both_ways(
+    thread: TrioThread[Ways], name: str, chance: Random, revision: str
+) -> None:
+    ways = thread.value
+    line = write(message_for(REGISTRY.get(name), revision, ways.world, chance)).encode()
+    difference = thread.call(ways.difference, revision, line)
+    assert difference is None
+
+
+@TOOLS
+@given(chance=chances, revision=st.sampled_from(REVISIONS))
+def test_any_line_has_the_same_answer_and_effect_on_both_ways(
+    thread: TrioThread[Ways], name: str, chance: Random, revision: str
+) -> None:
+    ways = thread.value
+    line = mutated(message_for(REGISTRY.get(name), revision, ways.world, chance), chance)
+    assert thread.call(ways.difference, revision, line) is None
