@@ -7,6 +7,7 @@ were reported as ended and what is in Redis afterwards are compared.
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import AsyncIterator, Callable, Iterator, Mapping
 from contextlib import AsyncExitStack, asynccontextmanager
 from random import Random
@@ -15,10 +16,12 @@ from typing import Any
 import attrs
 import msgspec
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from redstreamd import __version__
 from redstreamd.mcp_server.direct_calls import DirectPath
+from redstreamd.mcp_server.server import NAME, TITLE
 from redstreamd.mcpio.connection_state import Era
 from redstreamd.mcpio.exchange import Exchange
 from redstreamd.mcpio.plain_calls import PlainCall
@@ -31,7 +34,7 @@ from redstreamd.tools.results import Result
 from redstreamd.tools.schema import arguments_schema
 from tests.support.buses import running_bus
 from tests.support.calls import ME, call
-from tests.support.json_lines import LINES, MUTATIONS, VALUES, Members, Token, tree, write
+from tests.support.json_lines import LINES, MUTATIONS, VALUES, Members, tree, write
 from tests.support.mcp_client import ENVELOPE
 from tests.support.servers import Server
 from tests.support.trio_thread import TrioThread
@@ -42,6 +45,7 @@ from tests.support.two_ways import (
     Way,
     call_line,
     comparable,
+    request,
     running_way,
     surface_over,
 )
@@ -49,6 +53,8 @@ from tests.tools.test_annotations import READ, contents
 
 TOOLS = pytest.mark.parametrize("name", [tool.name for tool in REGISTRY])
 OTHER = Principal("other", "unix")
+#: Of each property and tool; in `make test-fast` it is left out.
+EXAMPLES = 8
 #: Of two kinds of names: those that the rule for names allows, and those of which it warns.
 PREFIXES = ("a:b:", "")
 
@@ -90,7 +96,10 @@ async def make_world(bus: Bus, server: Server) -> World:
                 bus,
                 "work_take",
                 who,
-                **{"stream": stream, "group": "g", "consumer": consumer, "count": count},
+                stream=stream,
+                group="g",
+                consumer=consumer,
+                count=count,
                 lease_seconds=3600,
             )
             return str(taken["lease"])
@@ -112,13 +121,22 @@ async def make_world(bus: Bus, server: Server) -> World:
     return World(whole, ids, leases, frozenset(ids))
 
 
+#: Part of a key that follows from an identifier which a call draws.
+_CHANCE = re.compile("[0-9a-f]{32}")
+
+
 def state(server: Server) -> dict[str, Any]:
-    """Return what is in Redis, as far as it does not depend on the moment."""
-    keys: list[bytes] = sorted(server.command("KEYS", "*"))
+    """Return what is in Redis, as far as it does not depend on the moment.
+
+    Nor on chance, as the notes by which a call recognises its own repetition.
+    """
+    keys: list[bytes] = sorted(key for key in server.command("KEYS", "*") if b":rs:call:" not in key)
     kinds = server.commands(*[("TYPE", key) for key in keys])
     values = server.commands(*[READ[kind](key) for key, kind in zip(keys, kinds, strict=True)])
     return {
-        key.decode(): in_short(contents(value)) if kind == b"stream" else (kind, len(value))
+        _CHANCE.sub("<hash>", key.decode()): in_short(contents(value))
+        if kind == b"stream"
+        else (kind, len(value))
         for key, kind, value in zip(keys, kinds, values, strict=True)
     }
 
@@ -161,22 +179,26 @@ class Ways:
     world: World
     direct: Mapping[str, Way]
     kernel: Mapping[str, Way]
+    _is_restored: bool = False
 
-    async def difference(
-        self, revision: str, line: bytes, *, kernel_first: bool = False
-    ) -> Difference | None:
-        """Send a line on both ways, each on the same content of Redis, and compare what happened."""
+    async def difference(self, revision: str, line: bytes, reads: bool = False) -> Difference | None:
+        """Send a line on both ways, each on the same content of Redis, and compare what happened.
+
+        A line that only `reads` leaves the content as it is.
+        """
         found: dict[str, Any] = {}
         ways = {"direct": self.direct[revision], "kernel": self.kernel[revision]}
-        for name in sorted(ways, reverse=kernel_first):
-            self.world.restore(self.server)
+        for name, way in ways.items():
+            if not (reads and self._is_restored):
+                self.world.restore(self.server)
+            self._is_restored = reads
             self.surface.ended.clear()
-            answers = comparable(await ways[name].talk(line), self.world.known)
+            answers = comparable(await way.talk(line), self.world.known)
             if line.lstrip().startswith(b"["):
                 # Those of a batch come in any order.
                 answers.sort(key=json.dumps)
             ended = [(each.tool, each.streams, each.outcome) for each in self.surface.ended]
-            found[name] = (answers, ended, state(self.server))
+            found[name] = (answers, ended, None if reads else state(self.server))
         if found["direct"] == found["kernel"]:
             return None
         return Difference(line, found["direct"], found["kernel"])
@@ -216,7 +238,11 @@ def thread(redis_server: Server) -> Iterator[TrioThread[Ways]]:
 def values_of(name: str, schema: Mapping[str, Any], world: World) -> list[Any]:
     """Return valid values of an argument, those that matter to the tool among them."""
     streams = [prefix + each for prefix in PREFIXES for each in ("s", "asked", "solo", "absent")]
-    entries = [[{"n": 1}], [{"n": 1}, {"m": "x", "deep": {"a:b": [None, 1.5, True]}}], [{"\u00e9": 'a "b": \\\n'}]]
+    entries = [
+        [{"n": 1}],
+        [{"n": 1}, {"m": "x", "deep": {"a:b": [None, 1.5, True]}}],
+        [{"\u00e9": 'a "b": \\\n'}],
+    ]
     named: dict[str, list[Any]] = {
         "stream": [*streams, "a:b:new", "New", "\u00e9"],
         "streams": [[each] for each in streams] + [streams[:3]],
@@ -242,7 +268,12 @@ def values_of(name: str, schema: Mapping[str, Any], world: World) -> list[Any]:
         return named[name]
     if "enum" in schema:
         return list(schema["enum"])
-    kinds = {"boolean": [True, False], "integer": [1, 2, 50], "number": [1, 2.5], "string": ["k", "\u00e9: x"]}
+    kinds = {
+        "boolean": [True, False],
+        "integer": [1, 2, 50],
+        "number": [1, 2.5],
+        "string": ["k", "\u00e9: x"],
+    }
     return kinds[schema["type"]]
 
 
@@ -293,20 +324,252 @@ chances = st.randoms(use_true_random=False)
 
 @TOOLS
 @given(chance=chances, revision=st.sampled_from(REVISIONS))
+@settings(max_examples=EXAMPLES)
 def test_a_plain_call_has_the_same_answer_and_effect_on_both_ways(
     thread: TrioThread[Ways], name: str, chance: Random, revision: str
 ) -> None:
-    ways = thread.value
-    line = write(message_for(REGISTRY.get(name), revision, ways.world, chance)).encode()
-    difference = thread.call(ways.difference, revision, line)
-    assert difference is None
+    ways, tool = thread.value, REGISTRY.get(name)
+    line = write(message_for(tool, revision, ways.world, chance)).encode()
+    assert thread.call(ways.difference, revision, line, tool.hints.read_only.value) is None
 
 
 @TOOLS
 @given(chance=chances, revision=st.sampled_from(REVISIONS))
+@settings(max_examples=EXAMPLES)
 def test_any_line_has_the_same_answer_and_effect_on_both_ways(
     thread: TrioThread[Ways], name: str, chance: Random, revision: str
 ) -> None:
+    ways, tool = thread.value, REGISTRY.get(name)
+    line = mutated(message_for(tool, revision, ways.world, chance), chance)
+    assert thread.call(ways.difference, revision, line, tool.hints.read_only.value) is None
+
+
+def corpus(world: World, each: int = 2) -> Iterator[tuple[str, bool, bool, bytes]]:
+    """Iterate over lines for all tools, with revision, whether they only read, and whether they are plain.
+
+    The same lines in every run, so that what is found in them is found in every run.
+    """
+    for tool in REGISTRY:
+        for revision in REVISIONS:
+            chance = Random(f"{tool.name} {revision}")
+            for number in range(each):
+                message = message_for(tool, revision, world, chance)
+                is_plain = number % 2 == 0
+                line = write(message).encode() if is_plain else mutated(message, chance)
+                yield revision, tool.hints.read_only.value, is_plain, line
+
+
+def test_nearly_every_plain_call_takes_the_direct_path(thread: TrioThread[Ways]) -> None:
     ways = thread.value
-    line = mutated(message_for(REGISTRY.get(name), revision, ways.world, chance), chance)
-    assert thread.call(ways.difference, revision, line) is None
+    plain = taken = 0
+    for revision, reads, is_plain, line in corpus(ways.world):
+        before = ways.took(revision)
+        assert thread.call(ways.difference, revision, line, reads) is None
+        if is_plain:
+            plain += 1
+            taken += ways.took(revision) - before
+    assert plain >= len(REGISTRY) * len(REVISIONS)
+    assert taken >= 0.95 * plain, f"{taken} of {plain}"
+
+
+def special_lines() -> Iterator[tuple[str, bool, bytes]]:
+    """Iterate over lines that differ from a plain call in one place, as `Ways.difference` takes them."""
+    arguments = {"stream": "a:b:s", "entries": [{"n": 1}]}
+    for revision in (REVISIONS[1], MODERN):
+        add = call_line(revision, 1, "stream_add", arguments).strip()
+        read = call_line(revision, 1, "stream_read", {"stream": "a:b:s", "filter": {"n": 1}}).strip()
+        yield revision, False, add
+        for change in LINES:
+            yield revision, True, change(read)
+        for text in (b"null", b"[]", b'"{}"', b'"x"', b"7", b'{"stream":null}', b"{}"):
+            yield revision, False, add.replace(json.dumps(arguments, separators=(",", ":")).encode(), text)
+        for value in VALUES:
+            written = write(value).encode("utf-8", "surrogatepass")
+            yield revision, False, add.replace(b'{"n":1}', b'{"n":' + written + b"}")
+            yield revision, True, read.replace(b'"id":1', b'"id":' + written)
+            yield revision, True, read.replace(b'"stream":"a:b:s"', b'"stream":' + written)
+            yield revision, True, read.replace(b'{"n":1}', written)
+            yield revision, True, read.replace(b'"name":"stream_read"', b'"name":' + written)
+            meta = b'"_meta":{"progressToken":' + written
+            if revision == MODERN:
+                yield revision, True, read.replace(b'"_meta":{', meta + b",")
+            yield revision, True, read.replace(b'"name":', meta + b'},"name":')
+        for name in (b"jsonrpc", b"id", b"method", b"params", b"name", b"arguments", b"stream", b"n"):
+            again = b'"' + name + b'":'
+            yield revision, True, read.replace(again, again + b"0," + again, 1)
+
+
+def test_a_line_that_differs_in_one_place_has_the_same_answer_on_both_ways(thread: TrioThread[Ways]) -> None:
+    ways = thread.value
+    for revision, reads, line in special_lines():
+        assert thread.call(ways.difference, revision, line, reads) is None
+
+
+@pytest.mark.parametrize("revision", REVISIONS)
+def test_results_have_the_members_that_they_had_before_there_was_a_direct_path(
+    thread: TrioThread[Ways], revision: str
+) -> None:
+    """Structured content is sent in all revisions, also in those that do not define it."""
+    expected = {"content", "structuredContent", "isError"}
+    if revision == MODERN:
+        expected |= {"resultType", "_meta"}
+    line = call_line(revision, 1, "stream_list", {})
+    ways = thread.value
+    for way in (ways.direct[revision], ways.kernel[revision]):
+        (answer,) = thread.call(way.talk, line)
+        assert json.loads(answer)["result"].keys() == expected
+
+
+async def test_the_first_line_of_a_connection_is_answered_the_same_on_both_ways(redis: Server) -> None:
+    """Before a client has shown its era, a line may show it, or leave it open."""
+    async with running_bus(redis) as bus:
+        surface = surface_over(bus)
+        world = await make_world(bus, redis)
+        handshake, modern = (call_line(each, 1, "stream_list", {}) for each in (REVISIONS[0], MODERN))
+        wrong = modern.replace(b"2026-07-28", b"2027-01-01")
+        ping = request("p", "ping", {})
+        answers = {}
+        for direct in (True, False):
+            found = []
+            for lines in (
+                *([handshake], [modern], [wrong], [ping], [modern[:-2]]),
+                *([ping, modern], [wrong, modern], [modern, handshake], [modern, wrong], [handshake, modern]),
+            ):
+                async with running_way(surface, direct=direct, greets=False) as way:
+                    found += [comparable(await way.talk(line), world.known) for line in lines]
+            answers[direct] = found
+        assert answers[True] == answers[False]
+
+
+# --- A wrong path is found ---------------------------------------------------------------------
+
+
+class _Rewriting(DirectPath):
+    """A direct path whose answers are changed."""
+
+    def __init__(self, surface: Surface) -> None:
+        path = surface.path
+        super().__init__(path.toolbox, path.redis, {"name": NAME, "title": TITLE, "version": __version__})
+
+    def rewritten(self, message: dict[str, Any]) -> None:
+        raise NotImplementedError
+
+    def line(self, exchange: Exchange, era: Era, result: Result) -> bytes:
+        message = json.loads(super().line(exchange, era, result))
+        self.rewritten(message)
+        return json.dumps(message).encode() + b"\n"
+
+
+class _IdAsText(_Rewriting):
+    def rewritten(self, message: dict[str, Any]) -> None:
+        message["id"] = str(message["id"])
+
+
+class _NoResultType(_Rewriting):
+    def rewritten(self, message: dict[str, Any]) -> None:
+        message["result"].pop("resultType", None)
+
+
+class _ResultTypeInEveryEra(_Rewriting):
+    def rewritten(self, message: dict[str, Any]) -> None:
+        message["result"]["resultType"] = "complete"
+
+
+class _NoServerInfo(_Rewriting):
+    def rewritten(self, message: dict[str, Any]) -> None:
+        message["result"].pop("_meta", None)
+
+
+class _NoStructuredContent(_Rewriting):
+    def rewritten(self, message: dict[str, Any]) -> None:
+        message["result"].pop("structuredContent", None)
+
+
+class _NoWarning(_Rewriting):
+    def rewritten(self, message: dict[str, Any]) -> None:
+        message["result"].get("structuredContent", {}).pop("warning", None)
+
+
+class _ErrorsAreResults(_Rewriting):
+    def rewritten(self, message: dict[str, Any]) -> None:
+        message["result"]["isError"] = False
+
+
+class _NumbersAreFloats(_Rewriting):
+    def rewritten(self, message: dict[str, Any]) -> None:
+        content = message["result"].get("structuredContent", {})
+        for name, value in content.items():
+            if type(value) is int:
+                content[name] = float(value)
+
+
+class _Lenient(_Rewriting):
+    """A direct path that takes what is not plain: the last of repeated names, and no unknown ones."""
+
+    def rewritten(self, message: dict[str, Any]) -> None: ...
+
+    def __call__(self, exchange: Exchange, call: PlainCall) -> bool:
+        try:
+            arguments = json.loads(bytes(call.arguments))
+        except ValueError:
+            return super().__call__(exchange, call)
+        changed = msgspec.Raw(json.dumps(self.changed(arguments)).encode())
+        return super().__call__(exchange, msgspec.structs.replace(call, arguments=changed))
+
+    def changed(self, arguments: Any) -> Any:
+        return arguments
+
+
+class _LastOfRepeatedNames(_Lenient):
+    pass
+
+
+class _UnknownArgumentsAreIgnored(_Lenient):
+    def changed(self, arguments: Any) -> Any:
+        known = {"stream", "entries"}
+        return {name: value for name, value in arguments.items() if name in known}
+
+
+class _AnswersTwice(DirectPath):
+    def __init__(self, surface: Surface) -> None:
+        path = surface.path
+        super().__init__(path.toolbox, path.redis, {"name": NAME, "title": TITLE, "version": __version__})
+
+    def line(self, exchange: Exchange, era: Era, result: Result) -> bytes:
+        return 2 * super().line(exchange, era, result)
+
+
+WRONG: list[type[DirectPath]] = [
+    *(_IdAsText, _NoResultType, _ResultTypeInEveryEra, _NoServerInfo, _NoStructuredContent, _NoWarning),
+    *(_ErrorsAreResults, _NumbersAreFloats, _LastOfRepeatedNames, _UnknownArgumentsAreIgnored, _AnswersTwice),
+]
+
+
+@pytest.fixture(scope="module", params=WRONG, ids=[each.__name__.strip("_") for each in WRONG])
+def wrong(request: pytest.FixtureRequest, redis_server: Server) -> Iterator[TrioThread[Ways]]:
+    """Both ways, with a direct path that is wrong in one place."""
+    running = TrioThread(both_ways(redis_server, request.param))
+    yield running
+    running.close()
+
+
+def test_a_direct_path_that_is_wrong_in_one_place_is_found(wrong: TrioThread[Ways]) -> None:
+    ways = wrong.value
+    add = {"stream": "a:b:s", "entries": [{"n": 1}]}
+    lines = [
+        call_line(revision, 1, tool, arguments)
+        for revision in (REVISIONS[0], MODERN)
+        for tool, arguments in (
+            ("stream_add", add),
+            ("stream_add", {**add, "stream": "Unusual"}),
+            ("stream_add", {**add, "unknown": 1}),
+            ("stream_read", {"stream": "a:b:absent"}),
+            ("pending_list", {"stream": "a:b:s", "group": "g"}),
+        )
+    ]
+    repeated = lines[0].replace(b'"stream":', b'"stream":"a:b:t","stream":')
+    for line in (*lines, repeated):
+        revision = MODERN if b"2026-07-28" in line else REVISIONS[0]
+        if wrong.call(ways.difference, revision, line) is not None:
+            return
+    raise AssertionError("no line shows it")

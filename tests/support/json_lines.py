@@ -48,13 +48,28 @@ def containers(value: Any) -> Iterator[Members | list[Any]]:
 #: What may stand where any value does.
 VALUES: Final[tuple[Any, ...]] = (
     *(None, True, 0, -1, 5, 1.5, "", "x", "7", "null", "[]", '{"n":1}', '"x"'),
-    *("a:b:c", "\u00e9:\u4e2d\u6587", 'quotes " and \\ backslashes', "lines\nand\ttabs", "\U0001f600", "\x07"),
+    *(
+        "a:b:c",
+        "\u00e9:\u4e2d\u6587",
+        'quotes " and \\ backslashes',
+        "lines\nand\ttabs",
+        "\U0001f600",
+        "\x07",
+    ),
     *map(
         Token,
         [
             *("5.0", "1e2", "-0", "-0.0", "1e400", "-1e400", "NaN", "Infinity", "01", "1.", "'x'"),
             *("9007199254740991", "9007199254740993", "18446744073709551616", "1" + 30 * "0", 5000 * "9"),
-            *('"\\u003a"', '"\\u0022:"', '"\\ud800"', '"\\ud83d\\ude00"', '"\\uffff"', '"\uffff"', '"\ufdd0"'),
+            *(
+                '"\\u003a"',
+                '"\\u0022:"',
+                '"\\ud800"',
+                '"\\ud83d\\ude00"',
+                '"\\uffff"',
+                '"\uffff"',
+                '"\ufdd0"',
+            ),
             *('"\\/"', '"\\b\\f\\r"', '"\\x"', '"a\x01b"'),
             *("[" * 50 + "]" * 50, "[" * 150 + "]" * 150, '{"a":' * 120 + "1" + "}" * 120),
             *('{"a":1,"a":2}', '[{"b:c":1,"b:c":1}]', '{"":{"":{"":""}}}', '{"_rs.v":1}'),
@@ -126,9 +141,11 @@ def escape(root: Any, chance: Random) -> None:
     container = _pick(root, chance)
     index = chance.randrange(len(container))
     item = container[index]
-    text = (item[0] if isinstance(item, tuple) and chance.random() < 0.5 else item[1]) if isinstance(
-        item, tuple
-    ) else item
+    text = (
+        (item[0] if isinstance(item, tuple) and chance.random() < 0.5 else item[1])
+        if isinstance(item, tuple)
+        else item
+    )
     if not isinstance(text, str) or not text or isinstance(text, Token):
         return
     at = chance.randrange(len(text))

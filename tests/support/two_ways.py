@@ -194,7 +194,9 @@ _ENTRY_ID = re.compile(r"\b\d{13}-\d+\b")
 _TIME = re.compile(r"\d{4}-\d\d-\d\dT[\d:.]+(?:Z|[+-]\d\d:\d\d)")
 _DURATION = re.compile(r"\b\d+(\.\d+)? (ms|s|seconds?|minutes?)\b")
 #: Members whose values say when, or how long ago, or are made of such.
-_OF_THE_MOMENT = re.compile(r"lease|token|correlation_id|_at$|time$|idle|age|_seconds$|_ms$|rate|per_|expires|lag")
+_OF_THE_MOMENT = re.compile(
+    r"lease|token|correlation_id|_at$|time$|idle|age|_seconds$|_ms$|rate|per_|expires|lag"
+)
 
 
 def comparable(lines: Iterable[bytes], known: frozenset[str]) -> list[Any]:
@@ -225,11 +227,12 @@ def _plain(value: Any, known: frozenset[str], name: str = "") -> Any:
     if isinstance(value, list):
         return [_plain(item, known, name) for item in value]
     if isinstance(value, bool) or value is None:
-        return repr(value)
+        return value
     if _OF_THE_MOMENT.search(name):
-        return f"<{name}>" if value else repr(value)
+        return f"<{name}>" if value else value
     if not isinstance(value, str):
-        return repr(value)
+        # Not equal to its text.
+        return {type(value).__name__: repr(value)}
     if name == "text" and value[:1] in "{[":
         try:
             return {"json": _plain(json.loads(value, object_pairs_hook=_distinct), known)}

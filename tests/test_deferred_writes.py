@@ -1,0 +1,246 @@
+"""Writes at the end of a scheduler's pass: once each, in order, and nobody who waits for them sleeps on."""
+
+from __future__ import annotations
+
+import logging
+import socket
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
+
+import attrs
+import pytest
+import trio
+import trio.lowlevel
+
+from redstreamd.deferred_writes import flush_at_end_of_pass, nonblocking_write
+from redstreamd.mcpio.outbox import Outbox
+from tests.mcpio.serving import socket_pair
+
+#: Nothing else is due for as long, so whoever is not woken sleeps until the test's limit.
+FOR_EVER = 3600
+
+
+def awake(event: trio.Event) -> Callable[[], bool]:
+    """Return a flush that sets an event, and so wakes who waits for it."""
+
+    def flush() -> bool:
+        event.set()
+        return True
+
+    return flush
+
+
+async def test_a_flush_comes_once_after_all_tasks_of_the_pass() -> None:
+    order: list[str] = []
+
+    def flush() -> bool:
+        order.append("flush")
+        return False
+
+    async def work(name: str) -> None:
+        order.append(name)
+
+    async with trio.open_nursery() as nursery:
+        flush_at_end_of_pass(flush)
+        nursery.start_soon(work, "one")
+        nursery.start_soon(work, "two")
+        await trio.lowlevel.checkpoint()
+        await trio.lowlevel.checkpoint()
+        await trio.lowlevel.checkpoint()
+    # Those that were started in the pass run in the next one.
+    assert order[0] == "flush"
+    assert sorted(order) == ["flush", "one", "two"]
+
+
+async def test_who_is_woken_by_a_flush_runs_although_the_loop_was_about_to_sleep() -> None:
+    event = trio.Event()
+    flush_at_end_of_pass(awake(event))
+    with trio.move_on_after(FOR_EVER):
+        await event.wait()
+    assert event.is_set()
+
+
+async def test_a_flush_that_asks_for_another_gets_it_without_waiting_for_input() -> None:
+    event = trio.Event()
+
+    def flush() -> bool:
+        flush_at_end_of_pass(awake(event))
+        return False
+
+    flush_at_end_of_pass(flush)
+    with trio.move_on_after(FOR_EVER):
+        await event.wait()
+
+
+async def test_a_flush_that_fails_is_logged_and_those_beside_it_and_after_it_come(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    def fail() -> bool:
+        raise RuntimeError("a defect")
+
+    with caplog.at_level(logging.ERROR, "redstreamd.deferred_writes"):
+        for _ in range(2):
+            event = trio.Event()
+            flush_at_end_of_pass(fail)
+            flush_at_end_of_pass(awake(event))
+            with trio.move_on_after(FOR_EVER):
+                await event.wait()
+    assert len(caplog.records) == 2
+
+
+# --- The outbox --------------------------------------------------------------------------------
+
+
+@attrs.define
+class Sending:
+    """An outbox over a socket, and what became of it.
+
+    Attributes:
+        outbox: What is tested.
+        peer: The other end.
+        broken: How often it said that the stream is broken.
+        overflows: How often it said that a line does not fit.
+        writers: How many writer tasks it started.
+    """
+
+    outbox: Outbox
+    peer: trio.SocketStream
+    broken: int = 0
+    overflows: int = 0
+    writers: int = 0
+
+
+@asynccontextmanager
+async def sending(max_bytes: int = 1 << 24, *, wrapped: bool = False) -> AsyncIterator[Sending]:
+    ours, peer = socket_pair()
+    ours.socket.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 4096)
+    async with ours, peer, trio.open_nursery() as nursery:
+
+        def start_soon(task: Callable[[], Awaitable[None]]) -> bool:
+            state.writers += 1
+            nursery.start_soon(task)
+            return True
+
+        def broken() -> None:
+            state.broken += 1
+            state.outbox.close()
+
+        def overflow() -> None:
+            state.overflows += 1
+
+        stream: trio.abc.SendStream = Wrapped(ours) if wrapped else ours
+        outbox = Outbox(stream, max_bytes, start_soon=start_soon, on_overflow=overflow, on_broken=broken)
+        state = Sending(outbox, peer)
+        yield state
+        nursery.cancel_scope.cancel()
+
+
+class Wrapped(trio.abc.SendStream):
+    """A stream that is no descriptor, as TLS is none."""
+
+    def __init__(self, stream: trio.SocketStream) -> None:
+        self._stream = stream
+
+    async def send_all(self, data: bytes | bytearray | memoryview) -> None:
+        await self._stream.send_all(data)
+
+    async def wait_send_all_might_not_block(self) -> None:
+        await self._stream.wait_send_all_might_not_block()
+
+    async def aclose(self) -> None:
+        await self._stream.aclose()
+
+
+async def received(peer: trio.SocketStream, size: int) -> bytes:
+    data = b""
+    while len(data) < size:
+        data += await peer.receive_some(8192)
+    return data
+
+
+@pytest.mark.parametrize("wrapped", [False, True], ids=["descriptor", "wrapped"])
+async def test_lines_arrive_whole_and_in_order_however_little_the_socket_accepts(wrapped: bool) -> None:
+    lines = [b"%d:" % number + b"x" * (number * 37 % 5000) + b"\n" for number in range(500)]
+    async with sending(wrapped=wrapped) as state, trio.open_nursery() as nursery:
+
+        async def send_all() -> None:
+            for number, line in enumerate(lines):
+                state.outbox.send(line)
+                if number % 7 == 0:
+                    await trio.lowlevel.checkpoint()
+            await state.outbox.wait_written()
+            assert state.outbox.size == 0
+
+        nursery.start_soon(send_all)
+        assert await received(state.peer, sum(map(len, lines))) == b"".join(lines)
+    assert state.writers > 0
+    assert (state.broken, state.overflows) == (0, 0)
+
+
+async def test_what_the_socket_accepts_needs_no_writer_and_its_waiter_is_woken() -> None:
+    async with sending() as state:
+        for _ in range(10):
+            state.outbox.send(b"a line\n")
+            with trio.move_on_after(FOR_EVER):
+                await state.outbox.wait_written()
+            assert await received(state.peer, 7) == b"a line\n"
+        assert state.writers == 0
+
+
+async def test_a_peer_that_does_not_read_fills_the_outbox_to_its_bound_and_gets_all_of_it_later() -> None:
+    async with sending(100_000) as state:
+        sent = 0
+        while not state.overflows:
+            state.outbox.send(b"x" * 999 + b"\n")
+            sent += 1 - state.overflows
+            await trio.lowlevel.checkpoint()
+        assert 90_000 < state.outbox.size <= 100_000
+        with trio.move_on_after(0.05) as waiting:
+            await state.outbox.wait_written()
+        assert waiting.cancelled_caught
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(state.outbox.wait_written)
+            assert len(await received(state.peer, 1000 * sent)) == 1000 * sent
+
+
+@pytest.mark.parametrize("wrapped", [False, True], ids=["descriptor", "wrapped"])
+async def test_a_broken_socket_is_told_and_ends_the_wait(wrapped: bool) -> None:
+    async with sending(wrapped=wrapped) as state:
+        await state.peer.aclose()
+        state.outbox.send(b"a line\n")
+        with trio.move_on_after(FOR_EVER):
+            while not state.broken:
+                await trio.lowlevel.checkpoint()
+        assert state.broken == 1
+        assert state.outbox.size == 0
+        await state.outbox.wait_written()
+
+
+async def test_a_socket_that_breaks_during_a_large_write_is_told_by_the_writer() -> None:
+    async with sending() as state:
+        state.outbox.send(b"x" * 1_000_000)
+        await trio.lowlevel.checkpoint()
+        assert state.writers == 1
+        await state.peer.aclose()
+        while not state.broken:  # noqa: ASYNC110 - the writer tells it
+            await trio.sleep(0.001)
+        assert state.broken == 1
+
+
+async def test_a_descriptor_that_was_closed_is_an_error_and_no_other_socket_gets_the_bytes() -> None:
+    ours, peer = socket_pair()
+    write = nonblocking_write(ours)
+    assert write is not None
+    await ours.aclose()
+    others = socket.socketpair()
+    try:
+        with pytest.raises(OSError, match="Bad file descriptor"):
+            write(b"secret")
+        for other in others:
+            other.setblocking(False)
+            with pytest.raises(BlockingIOError):
+                other.recv(10)
+    finally:
+        for other in others:
+            other.close()
+        await peer.aclose()
