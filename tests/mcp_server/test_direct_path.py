@@ -513,7 +513,7 @@ class _Lenient(_Rewriting):
             arguments = json.loads(bytes(call.arguments))
         except ValueError:
             return super().__call__(exchange, call)
-        changed = msgspec.Raw(json.dumps(self.changed(arguments)).encode())
+        changed = json.dumps(self.changed(arguments)).encode()
         return super().__call__(exchange, msgspec.structs.replace(call, arguments=changed))
 
     def changed(self, arguments: Any) -> Any:

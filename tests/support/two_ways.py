@@ -28,7 +28,7 @@ from redstreamd.streams.subscriptions.feeds import Feeds
 from redstreamd.streams.subscriptions.updates import Updates
 from redstreamd.tools.catalog import REGISTRY
 from redstreamd.tools.definition import Profile
-from redstreamd.tools.invocation import Admit, CallEnded, admit_at_once
+from redstreamd.tools.invocation import Admit, CallEnded
 from redstreamd.tools.toolbox import toolbox_over
 from tests.mcpio.serving import socket_pair
 from tests.support.calls import ME
@@ -54,7 +54,7 @@ class Surface:
     ended: list[CallEnded]
 
 
-def surface_over(bus: Bus, *, admit: Admit = admit_at_once) -> Surface:
+def surface_over(bus: Bus, *, admit: Admit | None = None) -> Surface:
     """Return the surface of a domain, with all tools."""
     ended: list[CallEnded] = []
     toolbox = toolbox_over(
