@@ -92,7 +92,11 @@ class _DirectCall:
 
     def begin(self) -> None:
         """Run the call once it is admitted."""
-        deferral = self._invocation.admit()
+        try:
+            deferral = self._invocation.admit()
+        except Exception as error:  # noqa: BLE001 - the boundary: a refusal, or a defect
+            self._fail(error)
+            return
         if deferral is None:
             self._run()
             return

@@ -200,6 +200,8 @@ class ClientConnection:
                     self._nursery = None
         finally:
             ending = self._lifecycle.close()
+            # Calls that have no task, which would have been cancelled with the nursery.
+            self._session.in_flight.cut_off(unanswered=True)
             with trio.CancelScope(shield=True):
                 await self._session.aclose()
                 if self._handed_over is None:
