@@ -39,6 +39,23 @@ def _unchanged(value: ResultT) -> ResultT:
     return value
 
 
+async def _convert_rest(
+    convert: Callable[[ResultT], OtherT], go_on: Callable[[], Awaitable[ResultT]]
+) -> OtherT:
+    return convert(await go_on())
+
+
+def _reword_on(
+    reword: Callable[[BusError], BusError],
+    run: Callable[[Callable[[], Awaitable[Any]]], Awaitable[Any]],
+    error: BusError,
+) -> BusError:
+    try:
+        return reword(error)
+    except UnfinishedError as unfinished:
+        raise UnfinishedError(partial(run, unfinished.go_on)) from None
+
+
 class Plan(Generic[ResultT]):
     """What to send for one call, and how to read the reply.
 
@@ -78,19 +95,15 @@ class Plan(Generic[ResultT]):
 
     def then(self, convert: Callable[[ResultT], OtherT]) -> Plan[OtherT]:
         """Convert the result, and return the plan."""
-
-        async def rest(go_on: Callable[[], Awaitable[ResultT]]) -> OtherT:
-            return convert(await go_on())
-
-        return self._changed(convert, rest)
+        return self._change(convert, partial(_convert_rest, convert))
 
     def with_rest(
         self, run: Callable[[Callable[[], Awaitable[ResultT]]], Awaitable[ResultT]]
     ) -> Plan[ResultT]:
-        """Have the rest, where the call is not done with the reply, awaited by ``run``; return the plan."""
-        return self._changed(_unchanged, run)
+        """Await by ``run`` what is left where the call is not done with the reply, and return the plan."""
+        return self._change(_unchanged, run)
 
-    def _changed(
+    def _change(
         self,
         convert: Callable[[ResultT], OtherT],
         run: Callable[[Callable[[], Awaitable[ResultT]]], Awaitable[OtherT]],
@@ -104,16 +117,10 @@ class Plan(Generic[ResultT]):
                 raise UnfinishedError(partial(run, unfinished.go_on)) from None
             return convert(result)
 
-        def reword_on(error: BusError) -> BusError:
-            try:
-                return reword(error)
-            except UnfinishedError as unfinished:
-                raise UnfinishedError(partial(run, unfinished.go_on)) from None
-
         plan = cast("Plan[OtherT]", self)
         plan.read = read_on
         if reword is not _unchanged:
-            plan.reword = reword_on
+            plan.reword = partial(_reword_on, reword, run)
         return plan
 
 
