@@ -1,8 +1,9 @@
-"""The order in which the daemon starts: sockets, then the modules that serve, then the service.
+"""The order in which the daemon starts: sockets, then the modules that serve, then the service, then the SDK.
 
 Sockets listen a few hundredths of a second after the settings are checked. Clients that connect then wait
-in the backlog, while ``serving`` is imported: Redis, the domain, the tools and the SDK, which takes ten times
-as long. What keeps a daemon from listening is known before that.
+in the backlog while ``serving`` is imported: Redis, the domain and the tools. What keeps a daemon from
+listening is known before that. The SDK of MCP, which takes longer still, is imported while plain calls are
+served (see `serving`).
 """
 
 from __future__ import annotations
@@ -40,7 +41,7 @@ def serve(loaded: Loaded, *, on_ready: Callable[[], None] | None = None) -> int:
 
     Args:
         loaded: The settings.
-        on_ready: Called once clients are served.
+        on_ready: Called once all requests of clients are served.
 
     Raises:
         SettingsError: The settings cannot work here.

@@ -1,8 +1,12 @@
-"""Builds the parts of the daemon from the settings, and passes each what it needs of the others."""
+"""Builds the parts of the daemon from the settings, and passes each what it needs of the others.
+
+All but the SDK's server, which `sdk_kernels` builds of them while the daemon serves already.
+"""
 
 from __future__ import annotations
 
 from contextlib import AsyncExitStack
+from typing import Any
 
 import attrs
 
@@ -10,17 +14,15 @@ from redstreamd import __version__
 from redstreamd.event_log.event_log import EventLog
 from redstreamd.event_log.texts import record
 from redstreamd.mcp_server.direct_calls import DirectPath
-from redstreamd.mcp_server.server import NAME, TITLE, build_server
+from redstreamd.mcp_server.server_info import NAME, TITLE
 from redstreamd.mcpio.limits import Limits
-from redstreamd.mcpio.protocol_eras import Kernels, silence_dropped_notifications
+from redstreamd.mcpio.pending_kernels import PendingKernels
 from redstreamd.presentation.daemon_health import DaemonHealth
 from redstreamd.presentation.views import Views
-from redstreamd.prompts.catalog import PROMPTS
 from redstreamd.redisio.client import Redis
 from redstreamd.redisio.configured_target import target_for
 from redstreamd.redisio.connection_manager import Manager
 from redstreamd.redisio.target import Target
-from redstreamd.resources.catalog import RESOURCES
 from redstreamd.service.embedded.embedded_server import EmbeddedServer
 from redstreamd.service.installation import installation
 from redstreamd.service.process_stats import process_stats
@@ -30,9 +32,9 @@ from redstreamd.streams.bus import Bus
 from redstreamd.streams.lease_tokens import LeaseKey
 from redstreamd.streams.subscriptions.feeds import Feeds
 from redstreamd.streams.subscriptions.updates import Updates
-from redstreamd.tools.catalog import INSTRUCTIONS, REGISTRY
+from redstreamd.tools.catalog import REGISTRY
 from redstreamd.tools.definition import Profile
-from redstreamd.tools.toolbox import toolbox_over
+from redstreamd.tools.toolbox import Toolbox, toolbox_over
 
 
 @attrs.frozen
@@ -44,8 +46,10 @@ class Parts:
         bus: The domain.
         updates: Notifies subscribers of changes.
         daemon_health: Reports the health of all parts.
-        kernels: Serve MCP to clients.
-        direct_path: Serves plain calls of tools.
+        toolbox: The tools.
+        views: The current values for resources, prompts and completion.
+        kernels: Serve MCP to clients, once they are provided.
+        direct_path: Serves plain calls of tools, from the beginning.
         limits: The limits of client connections.
         embedded: The embedded Redis server, if configured.
         event_log: The hook for the events of client connections and of the supervisor.
@@ -55,7 +59,9 @@ class Parts:
     bus: Bus
     updates: Updates
     daemon_health: DaemonHealth
-    kernels: Kernels
+    toolbox: Toolbox[Any]
+    views: Views
+    kernels: PendingKernels
     direct_path: DirectPath
     limits: Limits
     embedded: EmbeddedServer | None
@@ -91,16 +97,6 @@ def build_parts(settings: Settings, resources: AsyncExitStack) -> Parts:
     daemon_health.include("installation", installation)
     toolbox = toolbox_over(bus, REGISTRY, [Profile(name) for name in settings.tools.profile])
     direct_path = DirectPath(toolbox, bus.redis, {"name": NAME, "title": TITLE, "version": __version__})
-    silence_dropped_notifications()
-    server = build_server(
-        toolbox,
-        RESOURCES,
-        PROMPTS,
-        Views(bus, daemon_health),
-        updates,
-        version=__version__,
-        instructions=INSTRUCTIONS,
-    )
     limits = Limits(
         max_message_bytes=settings.limits.max_message_bytes,
         # Four of the longest messages in either direction; see Limits.
@@ -115,7 +111,9 @@ def build_parts(settings: Settings, resources: AsyncExitStack) -> Parts:
         bus,
         updates,
         daemon_health,
-        Kernels(server),
+        toolbox,
+        Views(bus, daemon_health),
+        PendingKernels(),
         direct_path,
         limits,
         embedded,

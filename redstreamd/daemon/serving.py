@@ -12,20 +12,22 @@
             └─ listeners         a task per client connection
 
 Children start from top to bottom and stop from bottom to top. `parts` builds them, `process` sets up the
-process, `shutdown` drains on a signal.
+process, `shutdown` drains on a signal. Beside the children, `sdk_kernels` imports the SDK, after which the
+daemon is ready. Until then plain calls of tools are served, and other requests wait. So nothing that this
+module imports may import the SDK.
 """
 
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from contextlib import AsyncExitStack
+from functools import partial
 
-# anyio imports it when it is first used, which would be by the first request, on the event loop.
-import anyio._backends._trio  # noqa: F401
 import trio
 
 from redstreamd import __version__
+from redstreamd.daemon.background_import import import_on_thread
 from redstreamd.daemon.banner import banner
 from redstreamd.daemon.parts import Parts, build_parts
 from redstreamd.daemon.readiness import wait_ready
@@ -34,6 +36,7 @@ from redstreamd.daemon.sockets import OpenListener
 from redstreamd.daemon.status_line import StatusLine
 from redstreamd.mcpio.acceptor import Acceptor, ServedListener
 from redstreamd.mcpio.client_connection import ClientConnection
+from redstreamd.mcpio.session import Kernels
 from redstreamd.mcpio.standard_streams import open_stdio_stream
 from redstreamd.policy import Principal
 from redstreamd.service.child import Child
@@ -65,9 +68,10 @@ async def serve_listeners(
         settings: What the daemon is built from.
         listeners: The caller's; a signal closes them.
         log: Run beside.
-        on_ready: Called once clients are served.
+        on_ready: Called once all requests of clients are served.
 
     Raises:
+        ImportFailedError: The SDK cannot be imported.
         SettingsError: The state directory cannot be used.
         StateDirectoryInUseError: Another daemon's embedded server uses it.
     """
@@ -86,8 +90,15 @@ async def serve_listeners(
         status = StatusLine(parts.bus, acceptor)
         watchdog = Watchdog(notifier, heartbeats, interval_seconds=watchdog_interval(), status=status)
 
+        announcing = trio.CancelScope()
+
         async def announce(*, task_status: trio.TaskStatus[None]) -> None:
             task_status.started()
+            with announcing:
+                await announce_once_ready()
+
+        async def announce_once_ready() -> None:
+            await parts.kernels.ready()
             if on_ready is not None:
                 on_ready()
             _LOG.info("redstreamd %s listens on %s", __version__, ", ".join(map(str, addresses)))
@@ -99,6 +110,8 @@ async def serve_listeners(
             notifier.ready(status())
 
         async def drain() -> None:
+            # Whoever stops is not ready any more.
+            announcing.cancel()
             async with extended_stop_timeout(notifier):
                 parts.end_waits()
                 await acceptor.drain(settings.daemon.drain_seconds)
@@ -110,7 +123,7 @@ async def serve_listeners(
             Child("listeners", acceptor.run),
             Child("announcement", announce, restart=Restart.TEMPORARY),
         ]
-        await run_until_signal(Supervisor("redstreamd", children, on_event=parts.event_log), drain)
+        await _run(parts, Supervisor("redstreamd", children, on_event=parts.event_log), drain)
 
 
 async def serve_stream(settings: Settings, inherited: trio.abc.Stream | None, log: LogOutput) -> None:
@@ -122,6 +135,7 @@ async def serve_stream(settings: Settings, inherited: trio.abc.Stream | None, lo
         log: Run beside.
 
     Raises:
+        ImportFailedError: The SDK cannot be imported.
         SettingsError: The state directory cannot be used.
         StateDirectoryInUseError: Another daemon's embedded server uses it.
     """
@@ -152,7 +166,28 @@ async def serve_stream(settings: Settings, inherited: trio.abc.Stream | None, lo
             Child("client", serve_client, restart=Restart.TEMPORARY),
         ]
         supervisor = Supervisor("redstreamd", children, on_event=parts.event_log)
+        await _run(parts, supervisor, drain)
+
+
+async def _run(parts: Parts, supervisor: Supervisor, drain: Callable[[], Awaitable[None]]) -> None:
+    """Run `supervisor` until it ends or a signal stops it, and import the SDK beside it.
+
+    Raises:
+        ImportFailedError: That is not possible; the children were stopped.
+    """
+
+    async def provide_kernels() -> None:
+        parts.kernels.provide(await import_on_thread(partial(_sdk_kernels, parts)))
+
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(provide_kernels)
         await run_until_signal(supervisor, drain)
+
+
+def _sdk_kernels(parts: Parts) -> Kernels:
+    from redstreamd.daemon.sdk_kernels import build_kernels
+
+    return build_kernels(parts)
 
 
 def _bus_children(parts: Parts, heartbeats: Heartbeats) -> list[Child]:

@@ -16,6 +16,7 @@ from mcp.server.lowlevel import NotificationOptions, Server
 from redstreamd.mcp_server.completion import CompletionServer
 from redstreamd.mcp_server.prompt_server import PromptServer
 from redstreamd.mcp_server.resource_server import ResourceServer
+from redstreamd.mcp_server.server_info import NAME, TITLE
 from redstreamd.mcp_server.subscription_server import MAX_URIS, SubscriptionServer
 from redstreamd.mcp_server.tool_server import ToolServer
 from redstreamd.policy import Principal
@@ -26,8 +27,6 @@ from redstreamd.resources.definition import ResourceRegistry
 from redstreamd.streams.subscriptions.updates import Updates
 from redstreamd.tools.toolbox import Toolbox
 
-NAME: Final = "redstreamd"
-TITLE: Final = "Redis Streams for agents"
 _MINUTE: Final = 60_000
 #: For how long clients of revision 2026-07-28 may cache listings (server/utilities/caching). None of these
 #: changes while the daemon runs, but a client may outlive the daemon. The tools may depend on the caller.

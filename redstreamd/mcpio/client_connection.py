@@ -305,11 +305,12 @@ class ClientConnection:
                 self._end(Ending.BROKEN)
                 return
             if not data:
-                self._end(Ending.EOF, EOF_GRACE_SECONDS)
                 # A last line without its newline is complete or no JSON, since an object ends with its brace.
                 rest = self._splitter.take_rest()
                 if rest and not session.take(rest, outbox):
                     await session.handle(rest, outbox)
+                # Last, because the daemon's own start does not count.
+                self._end(Ending.EOF, EOF_GRACE_SECONDS)
                 return
             self._splitter.feed(bytes(data))
 

@@ -58,6 +58,9 @@ class Kernels:
         """Serve with the handlers of `server`, which find the principal as their lifespan context."""
         self._server = server
 
+    async def ready(self) -> None:
+        """Return at once."""
+
     def era_of(self, method: str, params: Params) -> Era:
         """Return the era of a request in a session that has not shown its era."""
         # The modern era has no `initialize`.

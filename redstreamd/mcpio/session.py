@@ -104,7 +104,14 @@ class Kernel(Protocol):
 
 
 class Kernels(Protocol):
-    """Makes kernels; the one thing that a session needs of the SDK."""
+    """Makes kernels; the one thing that a session needs of the SDK.
+
+    The other methods may be called once `ready` has returned to somebody.
+    """
+
+    async def ready(self) -> None:
+        """Return once kernels can be made: the SDK is imported while clients are served. Can be cancelled."""
+        ...
 
     def era_of(self, method: str, params: Params) -> Era:
         """Return the era of a request in a session that has not shown its era."""
@@ -166,7 +173,7 @@ class Session:
         """Serve with the handlers of `kernels`; see the attributes.
 
         Args:
-            kernels: Serves what the direct path does not take.
+            kernels: Serves what the direct path does not take. Ready, if there is a state to continue from.
             connection_id: See the attributes, as for those that follow.
             principal: ...
             limits: ...
@@ -329,8 +336,13 @@ class Session:
         if not self.in_flight.add(exchange):
             self._reject(self.in_flight.rejection(exchange), sink, batched)
             return
+        # Until somebody works on it. If the reading of messages is cancelled here, the request stays in
+        # flight, and is cut off with the others.
+        exchange.on_cancel = exchange.answer_unknown
         # Decided before the task starts, because tasks start in no particular order.
         kernel = await self._kernel_for(exchange)
+        if not exchange.is_open:
+            return
         if request.method == "initialize":
             # Not in a task, so that the next request finds the session initialized.
             scope = trio.CancelScope()
@@ -353,6 +365,9 @@ class Session:
 
     async def _kernel_for(self, exchange: Exchange) -> Kernel:
         """Return the kernel for a request: the session's, once the client has shown its era."""
+        if self._kernel is None:
+            # The messages that follow wait meanwhile, so their order is kept.
+            await self._kernels.ready()
         kernel = self._kernel
         if kernel is not None and kernel.settled:
             return kernel

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import resource
@@ -16,11 +17,12 @@ import pytest
 
 from tests.support.daemon import clean_environment, home, request, running_daemon
 from tests.support.servers import Server
+from tests.support.waiting import wait_until
 
 #: Runs the program with a hook that sees each module before it is imported. Its own words come first: where
 #: it notes what it sees, and what it does besides.
 WATCHED = """
-import os, signal, socket, sys, threading
+import os, signal, socket, sys, threading, time
 path, act = sys.argv[1:3]
 del sys.argv[1:3]
 def note(*words):
@@ -43,8 +45,13 @@ def connect(name):
         with socket.socket(socket.AF_UNIX) as client:
             note("connected", client.connect_ex(os.environ["XDG_RUNTIME_DIR"] + "/redstreamd/mcp.sock"))
 def stop(name):
-    if name == "mcp.server.lowlevel":
+    if name == "redis.exceptions":
         os.kill(os.getpid(), signal.SIGTERM)
+def hold(name):
+    if name == "mcp.server.runner":
+        until = time.monotonic() + 60
+        while not os.path.exists(path + ".go") and time.monotonic() < until:
+            time.sleep(0.01)
 def fail(name):
     if name == "mcp.server.runner":
         raise ModuleNotFoundError("No module named 'mcp.server.runner'", name=name)
@@ -206,7 +213,85 @@ def test_a_signal_during_the_imports_stops_the_daemon_before_it_serves(place: Pa
     done = serve(place, "stop")
     assert (done.returncode, done.stdout, done.stderr) == (os.EX_OK, "", "")
     assert not (place / "redstreamd" / "mcp.sock").exists()
-    assert ["import", "False", "redstreamd.mcp_server.server"] in noted(place)
+    assert ["import", "False", "redstreamd.daemon.parts"] in noted(place)
+    assert "mcp" not in names(noted(place))
+
+
+@contextlib.contextmanager
+def held(place: Path, command: str) -> Iterator[subprocess.Popen[bytes]]:
+    """Run a daemon that stops in the middle of importing the SDK, until `go`."""
+    with (place / "log").open("ab") as log:
+        process = subprocess.Popen(
+            [*watched(place, "hold"), command],
+            env=clean_environment(place, REDIS_URL=f"unix://{place}/none"),
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=log,
+        )
+    with process:
+        try:
+            yield process
+        finally:
+            process.kill()
+
+
+def go(place: Path) -> None:
+    (place / "imports.go").touch()
+
+
+def connected(place: Path) -> socket.socket:
+    connection = socket.socket(socket.AF_UNIX)
+    connection.settimeout(60)
+    path = str(place / "redstreamd" / "mcp.sock")
+    wait_until(lambda: not connection.connect_ex(path))
+    return connection
+
+
+CALL = request(1, "stream_list", {})
+
+
+def test_plain_calls_are_served_while_the_sdk_is_imported(place: Path) -> None:
+    with held(place, "serve") as daemon, connected(place) as one, connected(place) as other:
+        one.sendall(json.dumps(HELLO).encode() + b"\n")
+        wait_until(lambda: ["import", "False", "mcp.server.runner"] in noted(place))
+        other.sendall(CALL)
+        answer = json.loads(other.makefile("rb").readline())
+        # There is no Redis; who says so is the tool.
+        assert answer["result"]["structuredContent"]["code"] == "CONNECTION_ERROR"
+        assert not {"mcp.server.connection", "redstreamd.mcpio.protocol_eras"} <= names(noted(place))
+        assert "listens on" not in (place / "log").read_text()
+        go(place)
+        assert json.loads(one.makefile("rb").readline())["id"] == "hello"
+        wait_until(lambda: "listens on" in (place / "log").read_text())
+        daemon.terminate()
+        assert daemon.wait(60) == 0
+
+
+def test_plain_calls_on_standard_input_are_served_while_the_sdk_is_imported(place: Path) -> None:
+    with held(place, "stdio") as daemon:
+        assert daemon.stdin is not None
+        assert daemon.stdout is not None
+        daemon.stdin.write(CALL + json.dumps({**json.loads(CALL), "id": 2, "method": "tools/list"}).encode())
+        daemon.stdin.flush()
+        assert json.loads(daemon.stdout.readline())["result"]["isError"]
+        go(place)
+        daemon.stdin.close()
+        assert json.loads(daemon.stdout.readline())["result"]["tools"]
+        assert daemon.wait(60) == 0
+
+
+def test_a_stop_while_the_sdk_is_imported_answers_those_who_wait(place: Path) -> None:
+    with held(place, "serve") as daemon, connected(place) as one:
+        one.sendall(json.dumps(HELLO).encode() + b"\n")
+        wait_until(lambda: ["import", "False", "mcp.server.runner"] in noted(place))
+        daemon.terminate()
+        wait_until(lambda: "stopping" in (place / "log").read_text())
+        go(place)
+        lines = one.makefile("rb")
+        assert json.loads(lines.readline())["result"]["protocolVersion"] == "2025-11-25"
+        assert lines.readline() == b""
+        assert daemon.wait(60) == 0
+    assert "listens on" not in (place / "log").read_text()
 
 
 @pytest.mark.parametrize("address", ["tcp:256.0.0.1:1", "unix:/proc/none.sock"])

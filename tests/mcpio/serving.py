@@ -29,6 +29,7 @@ from redstreamd.mcpio.limits import Limits
 from redstreamd.mcpio.listeners import open_unix_listener
 from redstreamd.mcpio.protocol_eras import Kernels
 from redstreamd.mcpio.request_context import RequestContext
+from redstreamd.mcpio.session import Kernels as SessionKernels
 from redstreamd.mcpio.session import Session, Task
 from redstreamd.policy import Principal
 
@@ -246,7 +247,11 @@ class Sink:
 
 
 def make_session(
-    start_soon: Callable[[Task], bool], sink: Sink, server: Server[Principal] | None = None
+    start_soon: Callable[[Task], bool],
+    sink: Sink,
+    server: Server[Principal] | None = None,
+    *,
+    kernels: SessionKernels | None = None,
 ) -> Session:
     """Return a session of a transport that is the test itself."""
 
@@ -254,7 +259,7 @@ def make_session(
         await trio.lowlevel.checkpoint()
 
     return Session(
-        Kernels(server or make_server()),
+        kernels or Kernels(server or make_server()),
         connection_id="c",
         principal=PRINCIPAL,
         limits=Limits(),

@@ -1,0 +1,32 @@
+"""The part of the daemon that needs the SDK of MCP: the kernels, which serve all but plain calls of tools.
+
+Imported on a thread while the daemon serves plain calls, because it takes as long as all the rest.
+"""
+
+from __future__ import annotations
+
+# anyio imports it when it is first used, which would be by the first request, on the event loop.
+import anyio._backends._trio  # noqa: F401
+
+from redstreamd import __version__
+from redstreamd.daemon.parts import Parts
+from redstreamd.mcp_server.server import build_server
+from redstreamd.mcpio.protocol_eras import Kernels, silence_dropped_notifications
+from redstreamd.prompts.catalog import PROMPTS
+from redstreamd.resources.catalog import RESOURCES
+from redstreamd.tools.catalog import INSTRUCTIONS
+
+
+def build_kernels(parts: Parts) -> Kernels:
+    """Return the kernels over `parts`. May be called on any thread."""
+    silence_dropped_notifications()
+    server = build_server(
+        parts.toolbox,
+        RESOURCES,
+        PROMPTS,
+        parts.views,
+        parts.updates,
+        version=__version__,
+        instructions=INSTRUCTIONS,
+    )
+    return Kernels(server)
