@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import threading
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
-from typing import TypeVar
 
 import pytest
 import trio
@@ -19,13 +17,12 @@ from redstreamd.streams.bounds import DEFAULT_BOUNDS, Bounds
 from redstreamd.streams.bus import Bus
 from redstreamd.streams.lease_tokens import LeaseKey
 from tests.support.servers import Server
+from tests.support.trio_thread import TrioThread
 
 KEY = LeaseKey(b"a key for tests, 32 bytes long..")
 
 #: For a test of the domain that one server is enough for.
 ON_REDIS = pytest.mark.parametrize("server", ["redis"], indirect=True)
-
-T = TypeVar("T")
 
 
 @asynccontextmanager
@@ -60,43 +57,26 @@ async def asleep(bus: Bus, tasks: int = 1) -> None:
             return
 
 
-class BusThread:
-    """Several daemons' domains in a thread of their own, for tests that are not async.
-
-    Hypothesis's state machines call ordinary functions; the connections must outlive each call.
-    """
+class BusThread(TrioThread[list[Bus]]):
+    """Several daemons' domains in a thread of their own; see `TrioThread`."""
 
     def __init__(
         self, server: Server, count: int, settings: Settings | None = None, bounds: Bounds = DEFAULT_BOUNDS
     ) -> None:
-        self.buses: list[Bus] = []
-        self._ready = threading.Event()
-        self._thread = threading.Thread(target=trio.run, args=(self._main, server, count, settings, bounds))
-        self._thread.start()
-        assert self._ready.wait(20)
+        super().__init__(_several(server, count, settings, bounds))
 
-    async def _main(self, server: Server, count: int, settings: Settings | None, bounds: Bounds) -> None:
-        self._token = trio.lowlevel.current_trio_token()
-        self._stop = trio.Event()
-        async with AsyncExitStack() as stack:
-            for _ in range(count):
-                self.buses.append(
-                    await stack.enter_async_context(running_bus(server, settings, bounds=bounds))
-                )
-            self._ready.set()
-            await self._stop.wait()
+    @property
+    def buses(self) -> list[Bus]:
+        """The domains."""
+        return self.value
 
-    def call(self, function: Callable[..., Awaitable[T]], *args: object) -> T:
-        """Run an async function in the thread and return what it returns, within 20 s."""
 
-        async def bounded() -> T:
-            with trio.fail_after(20):
-                return await function(*args)
-
-        return trio.from_thread.run(bounded, trio_token=self._token)
-
-    def close(self) -> None:
-        """Stop the thread."""
-        trio.from_thread.run_sync(self._stop.set, trio_token=self._token)
-        self._thread.join(20)
-        assert not self._thread.is_alive()
+@asynccontextmanager
+async def _several(
+    server: Server, count: int, settings: Settings | None, bounds: Bounds
+) -> AsyncIterator[list[Bus]]:
+    async with AsyncExitStack() as stack:
+        yield [
+            await stack.enter_async_context(running_bus(server, settings, bounds=bounds))
+            for _ in range(count)
+        ]
