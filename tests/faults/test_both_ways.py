@@ -18,7 +18,7 @@ import trio.lowlevel
 from redstreamd.errors import BusError, Code
 from redstreamd.mcpio.connection_events import ConnectionClosed, Ending
 from redstreamd.settings import Settings, ToolsSettings
-from redstreamd.tools.invocation import CANCELLED, OK, Admit, Deferral, Invocation, admit_at_once
+from redstreamd.tools.invocation import CANCELLED, OK, Admit, Deferral, Invocation
 from tests.faults.calling import QUICK, bus_at, by_tool
 from tests.redisio.running import slow_loading, through
 from tests.support.history import History, Told, entries_of
@@ -138,7 +138,7 @@ async def client_of(
     server: Server,
     direct: bool,
     *,
-    admit: Admit = admit_at_once,
+    admit: Admit | None = None,
     settings: Settings | None = None,
     **options: Any,
 ) -> AsyncIterator[Client]:

@@ -70,7 +70,7 @@ class World:
         keys: Each key with its value, as DUMP writes it, and its milliseconds to live, 0 for ever.
         ids: IDs of its entries that calls name.
         leases: Of all kinds: on several entries, on one, on a request.
-        text: All that is in it, for a look whether a call can know something.
+        known: The IDs that answers may name; others are made by the call.
     """
 
     keys: list[tuple[bytes, bytes, int]]
@@ -170,8 +170,11 @@ class Ways:
     """Both ways, for clients of each revision.
 
     Attributes:
-        taken: Requests that took the direct path, of all that were sent on it.
-        sent: All requests.
+        server: The Redis of both.
+        surface: What both serve.
+        world: What is in Redis before each line.
+        direct: The connections with the direct path, by revision.
+        kernel: Those without it.
     """
 
     server: Server
@@ -510,7 +513,7 @@ class _Lenient(_Rewriting):
 
     def __call__(self, exchange: Exchange, call: PlainCall) -> bool:
         try:
-            arguments = json.loads(bytes(call.arguments))
+            arguments = json.loads(call.arguments)
         except ValueError:
             return super().__call__(exchange, call)
         changed = json.dumps(self.changed(arguments)).encode()
