@@ -27,6 +27,7 @@ from redstreamd.mcpio.exchange import Exchange
 from redstreamd.mcpio.plain_calls import PlainCall
 from redstreamd.mcpio.session import DirectPath as TakesCalls
 from redstreamd.policy import Principal
+from redstreamd.settings import Settings, ToolsSettings
 from redstreamd.streams.bus import Bus
 from redstreamd.tools.catalog import REGISTRY
 from redstreamd.tools.definition import Tool
@@ -216,7 +217,9 @@ async def both_ways(
     server: Server, make_path: Callable[[Surface], TakesCalls | None] = lambda _: None
 ) -> AsyncIterator[Ways]:
     async with AsyncExitStack() as stack:
-        bus = await stack.enter_async_context(running_bus(server))
+        # A mutated line may ask for no time to wait.
+        quick = Settings(tools=ToolsSettings(default_wait_seconds=0.05))
+        bus = await stack.enter_async_context(running_bus(server, quick))
         surface = surface_over(bus)
         path = make_path(surface)
         direct: dict[str, Way] = {}
