@@ -41,7 +41,8 @@ class DirectPath:
             server_info: What the server says of itself in results of the modern era.
         """
         self.toolbox: Final = toolbox
-        # A round trip that nobody may cut short needs no timer of its own: the connection has one.
+        # The connection to Redis ends a command that is overdue. Where calls have less time than commands, a
+        # call needs a timer of its own, and so a task.
         self.uses_plans: Final = toolbox.timeout_seconds >= redis.command_timeout
         self.redis: Final = redis
         stamp = msgspec.json.encode({_SERVER_INFO_KEY: server_info})
@@ -75,7 +76,7 @@ class DirectPath:
 class _DirectCall:
     """One call on the direct path.
 
-    Invariant: exactly one of these will end it: a reply that is awaited, a task, a place in a queue.
+    Invariant: exactly one of these will end it: the reply to come, a task, a place in a queue.
     """
 
     # Set when there is a plan.
@@ -121,7 +122,7 @@ class _DirectCall:
         try:
             redis = self._path.redis
             self._request = redis.submit(plan.write, self._on_reply, key=plan.stream, role=plan.role)
-        except Exception as error:  # noqa: BLE001 - what it is about is decided there
+        except Exception as error:  # noqa: BLE001 - `complete_plan` knows what to do about it
             self._complete(error)
             return
         self._exchange.on_cancel = self._cancel
@@ -130,7 +131,7 @@ class _DirectCall:
         exchange = self._exchange
         try:
             if isinstance(reply, Exception):
-                if exchange.is_open and not exchange.was_cancelled:
+                if exchange.is_open and not exchange.is_dropped:
                     self._complete(reply)
                     return
                 result = None
@@ -138,7 +139,7 @@ class _DirectCall:
                 # Also if nobody waits: the domain takes note of what happened.
                 result = success(self._plan.read(reply))
         except UnfinishedError as unfinished:
-            if exchange.is_open and not exchange.was_cancelled:
+            if exchange.is_open and not exchange.is_dropped:
                 self._start(unfinished.go_on)
                 return
             result = None
@@ -148,7 +149,7 @@ class _DirectCall:
             return
         if not exchange.is_open:
             return
-        if result is None or exchange.was_cancelled:
+        if result is None or exchange.is_dropped:
             self._end_cancelled()
         else:
             self._answer(result, OK)
@@ -173,8 +174,9 @@ class _DirectCall:
         self._exchange.answer(self._path.line(self._exchange, self._era, result))
 
     def _cancel(self) -> None:
-        """Take the command back if it was not sent; else its reply ends the call, unless it is cut off."""
-        if (self._request is not None and self._request.take_back()) or not self._exchange.was_cancelled:
+        # A command that was sent ends the call by its reply, if nobody waits for the answer. Who waits is
+        # answered now, because the session ends.
+        if (self._request is not None and self._request.take_back()) or not self._exchange.is_dropped:
             self._end_cancelled()
 
     def _end_cancelled(self) -> None:
@@ -186,7 +188,7 @@ class _DirectCall:
         scope = trio.CancelScope()
         exchange = self._exchange
         exchange.on_cancel = scope.cancel
-        if exchange.was_cancelled:
+        if exchange.is_dropped:
             scope.cancel()
         if not exchange.session.start_soon(partial(self._run_in_task, scope, go_on)):
             self._invocation.end(CANCELLED)

@@ -29,7 +29,10 @@ class Exchange:
 
     Behaviour:
         It is answered at most once. Whoever works on it calls one of `answer`, `answer_unknown` and `end`;
-        until then it counts against the limits of its session, also if the client has cancelled it.
+        until then it counts against the limits of its session, also if the client has cancelled it. Two
+        things can cut the work short: `drop`, if nobody waits for the answer any more, and `cancel`, if the
+        session
+        ends: then the client still waits, and is told that the outcome is not known.
 
     Attributes:
         session: Whose request it is.
@@ -41,15 +44,16 @@ class Exchange:
         batched: Whether it came in a batch; then the answer is a batch.
         progress_token: From the client, if it wants progress notifications.
         cursors: For `subscriptions/listen`: the last position reported of each stream, kept by the handler.
-        on_cancel: Cancels the work; set by whoever does it. Called at most once.
+        on_cancel: Cuts the work short; set by whoever does it. Called at most once.
         is_open: Whether the work on it has not ended.
-        was_cancelled: Whether nobody waits for the answer any more.
+        is_dropped: Whether nobody waits for the answer any more.
     """
 
     __slots__ = (
         "batched",
         "cursors",
         "id",
+        "is_dropped",
         "is_open",
         "method",
         "on_cancel",
@@ -58,7 +62,6 @@ class Exchange:
         "session",
         "sink",
         "size",
-        "was_cancelled",
     )
 
     def __init__(
@@ -83,7 +86,7 @@ class Exchange:
         self.cursors: dict[str, str] | None = None
         self.on_cancel: Callable[[], None] | None = None
         self.is_open = True
-        self.was_cancelled = False
+        self.is_dropped = False
 
     def answer(self, line: bytes) -> None:
         """End the exchange, and send the answer unless the client cancelled it; nothing if it has ended."""
@@ -93,7 +96,7 @@ class Exchange:
         self.is_open = False
         self.on_cancel = None
         session.in_flight.remove(self)
-        if self.was_cancelled:
+        if self.is_dropped:
             return
         most = session.limits.max_outbox_bytes
         if len(line) > most:
@@ -102,7 +105,7 @@ class Exchange:
         self.sink.send(jsonrpc.in_batch(line) if self.batched else line)
 
     def answer_unknown(self) -> None:
-        """As `answer`, after the work was cancelled: what it did is not known."""
+        """As `answer`, after the work was cut short: what it did is not known."""
         message = "the connection is closing; whether the request took effect is unknown"
         self.answer(jsonrpc.error(self.id, NOT_NOW, message))
 
@@ -115,7 +118,7 @@ class Exchange:
 
     def send(self, line: bytes) -> None:
         """Send a notification that belongs to the request; nothing once it is answered or cancelled."""
-        if self.is_open and not self.was_cancelled:
+        if self.is_open and not self.is_dropped:
             self.sink.send(line)
 
     def progress(self, progress: float, total: float | None, message: str | None) -> None:
@@ -130,12 +133,12 @@ class Exchange:
         self.send(jsonrpc.notification("notifications/progress", params))
 
     def drop(self) -> None:
-        """Cancel the work, and send nothing more: nobody waits for it."""
-        self.was_cancelled = True
+        """Cut the work short and send nothing more: the client cancelled the request, or is gone."""
+        self.is_dropped = True
         self.cancel()
 
     def cancel(self) -> None:
-        """Cancel the work; whoever does it ends the exchange."""
+        """Cut the work short, because the session ends; whoever does the work ends the exchange."""
         on_cancel, self.on_cancel = self.on_cancel, None
         if on_cancel is not None:
             on_cancel()

@@ -99,13 +99,13 @@ class RequestContext(Outbound):
                 cancel = exchange.on_cancel
 
                 def cancelled() -> None:
-                    if exchange.was_cancelled and self._cancel_requested is not None:
+                    if exchange.is_dropped and self._cancel_requested is not None:
                         self._cancel_requested.set()
                     if cancel is not None:
                         cancel()
 
                 exchange.on_cancel = cancelled
-        if exchange is not None and exchange.was_cancelled:
+        if exchange is not None and exchange.is_dropped:
             self._cancel_requested.set()
         return self._cancel_requested
 

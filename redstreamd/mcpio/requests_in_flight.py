@@ -125,7 +125,7 @@ class RequestsInFlight:
         )
 
     def _awaited(self) -> list[Exchange]:
-        return [each for each in self._exchanges.values() if not each.was_cancelled]
+        return [each for each in self._exchanges.values() if not each.is_dropped]
 
 
 def _is_listen(exchange: Exchange) -> bool:

@@ -50,7 +50,7 @@ StartSoon = Callable[[Task], bool]
 """Runs a task until it ends or the session does; False, without starting it, if the session is ending."""
 
 DirectPath = Callable[[Exchange, PlainCall], bool]
-"""Serves a call without the SDK; False if it does not take it, and then it has done nothing."""
+"""Serves a call without the SDK and ends the exchange; False if it does not take it and has done nothing."""
 
 
 class Kernel(Protocol):
@@ -227,7 +227,7 @@ class Session:
         if self._direct_path is None or self.draining.is_set():
             return False
         call = plain_calls.decode(message, self.limits)
-        if call is None or (call.era is not self._era and not self._speaks(call.era)):
+        if call is None or (call.era is not self._era and not self._accepts(call.era)):
             return False
         exchange = Exchange(self, call.id, "tools/call", None, len(message), sink, call.progress_token)
         if not self.in_flight.add(exchange):
@@ -239,9 +239,9 @@ class Session:
         self.direct += 1
         return True
 
-    def _speaks(self, era: Era) -> bool:
+    def _accepts(self, era: Era) -> bool:
+        """Return whether calls of an era are taken; the first valid envelope settles it."""
         if self._era is None and self.era is None and era is Era.MODERN and self._kernel is None:
-            # A valid envelope settles the era.
             self._era = era
         return self._era is era
 

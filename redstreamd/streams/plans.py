@@ -60,7 +60,7 @@ class Plan(Generic[ResultT]):
     """What to send for one call, and how to read the reply.
 
     Attributes:
-        write: A command, or a script with its operands.
+        write: A command, or a script with its operands; also of one that only reads.
         stream: The stream that the call is about: it decides the server, and errors name it.
         read: Makes the result of the reply; raises `BusError` where that means a failure.
         group: The consumer group that errors name, if any.
@@ -68,7 +68,7 @@ class Plan(Generic[ResultT]):
         role: Which connection.
         reword: Makes the error that the caller gets of one that the transport raised.
 
-    Both functions may raise `UnfinishedError`.
+    `read` and `reword` may raise `UnfinishedError`.
     """
 
     __slots__ = ("group", "read", "retry_safe", "reword", "role", "stream", "write")
@@ -125,12 +125,13 @@ class Plan(Generic[ResultT]):
 
 
 async def complete_plan(redis: Redis, plan: Plan[ResultT], after: Exception, deadline: float) -> ResultT:
-    """Go on with a plan that was submitted and not answered, and return its result.
+    """Go on with a plan that got no reply, or an error in its place, and return its result.
 
     Args:
         redis: Where.
         plan: What.
-        after: What happened.
+        after: What submitting raised, or what came instead of a reply. What is no matter of the connection or
+            of Redis is raised.
         deadline: When to give up.
 
     Raises: as `run_plan`.
@@ -166,7 +167,7 @@ async def run_plan(redis: Redis, plan: Plan[ResultT]) -> ResultT:
     try:
         request = redis.submit(plan.write, None, key=plan.stream, role=plan.role)
         reply = await request.reply()
-    except Exception as error:  # noqa: BLE001 - what it is not for is raised again
+    except Exception as error:  # noqa: BLE001 - `complete` raises what is no matter of it
         return await complete_plan(redis, plan, error, deadline)
     try:
         return plan.read(reply)

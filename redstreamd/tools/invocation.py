@@ -1,8 +1,10 @@
 """One call of a tool on its way, from its checked arguments to its end.
 
 The steps are: `Toolbox.begin` makes an invocation (structure, needs, authorise), then `admit`, `run` and
-`end`. All but `run` are synchronous and cost no task and no cancel scope, so a caller that needs no handler
-can take them from a reader. `answer` takes all of them in order.
+`end`; `answer` takes all of them in order, in a task. The direct path has no task for a call that is one
+round
+trip: it begins with `Toolbox.begin_plain`, and in the place of `run` it takes the `plan`. What it cannot
+    finish itself goes on with `answer`.
 
 How a call can end:
 
