@@ -178,6 +178,9 @@ class _DirectCall:
         # answered now, because the session ends.
         if (self._request is not None and self._request.take_back()) or not self._exchange.is_dropped:
             self._end_cancelled()
+        else:
+            # The session does not wait for the reply when it ends.
+            self._exchange.on_cancel = self._end_cancelled
 
     def _end_cancelled(self) -> None:
         self._invocation.end(CANCELLED)

@@ -134,8 +134,9 @@ class Exchange:
 
     def drop(self) -> None:
         """Cut the work short and send nothing more: the client cancelled the request, or is gone."""
-        self.is_dropped = True
-        self.cancel()
+        if not self.is_dropped:
+            self.is_dropped = True
+            self.cancel()
 
     def cancel(self) -> None:
         """Cut the work short, because the session ends; whoever does the work ends the exchange."""

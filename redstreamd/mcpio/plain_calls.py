@@ -20,6 +20,7 @@ from redstreamd.strict_json import names_are_distinct, text_is_plain
 
 #: Envelopes that are remembered, of all clients together; each client sends the same with every request.
 _ENVELOPES: Final = 256
+_LONGEST_ENVELOPE: Final = 1_024
 _ABSENT: Final = msgspec.Raw()
 
 
@@ -71,7 +72,8 @@ def decode(line: bytes, limits: Limits) -> PlainCall | None:
         else:
             meta = bytes(params.meta)
             colons += 1 + meta.count(b":")
-            era, token = _envelope(meta)
+            # A longer one is not remembered.
+            era, token = (_envelope if len(meta) <= _LONGEST_ENVELOPE else _envelope.__wrapped__)(meta)
     except (msgspec.MsgspecError, ValueError):
         return None
     if line.count(b":") != colons:

@@ -98,14 +98,17 @@ class RequestsInFlight:
                 exchange.drop()
 
     def cut_off(self, *, unanswered: bool) -> int:
-        """Cancel every request and return how many; they get an error answer unless `unanswered`."""
+        """Cut every request short, and return how many clients wait for.
+
+        These get an error answer unless `unanswered`.
+        """
         exchanges = list(self._exchanges.values())
+        awaited = sum(not exchange.is_dropped for exchange in exchanges)
         for exchange in exchanges:
             if unanswered:
                 exchange.drop()
-            else:
-                exchange.cancel()
-        return len(exchanges)
+            exchange.cancel()
+        return awaited
 
     async def wait_empty(self) -> None:
         """Wait until there are none; return at once if so."""

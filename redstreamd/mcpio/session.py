@@ -276,8 +276,10 @@ class Session:
             params = None if listen.params is None else dict(listen.params)
             exchange = Exchange(self, listen.request_id, "subscriptions/listen", params, 0, self.sink)
             exchange.cursors = dict(listen.cursors)
-            self.in_flight.add(exchange)
-            self._start(kernel, exchange)
+            if self.in_flight.add(exchange):
+                self._start(kernel, exchange)
+            else:
+                self._reject(self.in_flight.rejection(exchange), self.sink)
         for uri, cursor in state.subscriptions.items():
             self.start_soon(partial(self._resubscribe, kernel, uri, cursor))
 

@@ -115,14 +115,16 @@ class Request:
 
     def finish(self, result: Any) -> None:
         """Give the caller its reply, or an exception to raise; a caller that has gone gets nothing."""
-        self._result = result
-        if self._then is not None:
+        then, self._then = self._then, None
+        if then is not None:
+            # Neither is kept: whoever is called back holds the request, and a reply may be large.
             try:
-                self._then(result)
+                then(result)
             except Exception:  # noqa: BLE001 - whatever it is
                 # Everybody else depends on the connection.
                 _log.exception("a reply could not be handled")
             return
+        self._result = result
         task = self._task
         if task is not None:
             self._task = None
@@ -205,8 +207,9 @@ class Pipeline:
 
     def withdraw(self, request: Request) -> None:
         """Take back a request that is not sent."""
-        del self._outbox[request]
-        self._outbox_bytes -= len(request.packed)
+        # Not there if the connection has ended.
+        if self._outbox.pop(request, request) is None:
+            self._outbox_bytes -= len(request.packed)
 
     def take(self, deadline: float) -> bytes:
         """Return the bytes to send next. From here on the requests they hold count as sent.

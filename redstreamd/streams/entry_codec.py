@@ -60,6 +60,8 @@ _MAX_NOTE_BYTES, _NOTE_SHOWN = 4 << 20, 1_000
 #: Bytes of the reserved fields of an entry whose meaning is remembered.
 _MAX_REMEMBERED = 256
 
+_MIN, _MAX = -strict_json.MAX_INTEGER, strict_json.MAX_INTEGER
+
 Fields = Sequence[tuple[bytes, bytes]]
 
 
@@ -126,22 +128,22 @@ def encode(members: Mapping[str, Any], stamp: Stamp) -> list[tuple[bytes, bytes]
     if is_checked:
         strict_json.check(members)
     for name, value in members.items():
+        kind = type(value)
+        # Most values need no closer look. The first that may be no I-JSON has all of them looked at.
+        if not is_checked and not (
+            name.isascii()
+            and (value.isascii() if kind is str else kind is bool or (kind is int and _MIN <= value <= _MAX))
+        ):
+            strict_json.check(members)
+            is_checked = True
         field = name.encode()
         if field.startswith(PREFIX):
             field = _ESCAPE + field
-        kind = type(value)
         if kind is str:
             data = value.encode()
         else:
             as_json.append(name)
             data = msgspec.json.encode(value)
-        # Most values need no closer look. The first that may be no I-JSON has all of them looked at.
-        if not is_checked and not (
-            name.isascii()
-            and (value.isascii() if kind is str else kind is bool or (kind is int and len(data) < 16))
-        ):
-            strict_json.check(members)
-            is_checked = True
         fields.append((field, data))
     fields.append((_VERSION, _FORMAT))
     if as_json:

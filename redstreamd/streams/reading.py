@@ -282,9 +282,11 @@ class Reader:
                 raise UnfinishedError(wait)
             return error
 
-        plan = self._pages.plan(stream, f"({at}", "+", max_entries=count, max_bytes=self._max_bytes)
+        batch = self._pages.plan(stream, f"({at}", "+", max_entries=count, max_bytes=self._max_bytes)
+        plan = batch.then(read)
+        # Not before: what it goes on with has a result of its own, which is not to be read.
         plan.reword = reword
-        return plan.then(read)
+        return plan
 
     async def _start(self, streams: Sequence[str], cursor: str | None) -> tuple[dict[str, str], list[str]]:
         if cursor is not None:

@@ -1,8 +1,9 @@
 """Work from consumer groups: taking with a wait, and settling by lease token.
 
-Owns the queue of the waiting takes of each stream and group, first come, first served. Only the first of them
-watches the stream and takes; when it got entries, the next one tries at once. So one new entry causes one
-take, however many wait.
+Owns the queue of the waiting takes of each stream and group, first come, first served. (Where nobody waits,
+takes on the direct path ask before they queue; those that find nothing in the same pass of the scheduler
+queue in any order.) Only the first of them watches the stream and takes; when it got entries, the next one
+tries at once. So one new entry causes one take, however many wait.
 """
 
 from __future__ import annotations

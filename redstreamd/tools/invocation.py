@@ -249,6 +249,8 @@ class Invocation(Generic[BusT]):
         if self._ended:
             raise RuntimeError(f"a call of {self.tool.name} ended twice")
         self._ended = True
+        # It holds this object, and would keep the arguments until garbage is collected.
+        self._made = None
         if self._rules.on_ended is not None:
             report_end(
                 self._rules.on_ended,

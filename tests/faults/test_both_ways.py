@@ -415,6 +415,40 @@ async def test_a_connection_that_drains_answers_what_is_in_flight(redis: Server,
     assert length(redis) == 5
 
 
+async def test_a_cancelled_call_does_not_hold_up_the_end_of_its_connection(
+    redis: Server, direct: bool
+) -> None:
+    async with client_of(redis, direct, command_timeout=60.0) as client:
+        client.proxy.to_client.hold()
+        number = await client.send()
+        await in_redis(redis, 1)
+        # A second time has no further effect.
+        for _ in range(2):
+            await client.cancel(number)
+        await trio.sleep(0.05)
+        with trio.fail_after(10):
+            # Nobody waited for it, so nothing was cut off.
+            assert await client.way.connection.drain(0.1)
+        client.proxy.to_client.release()
+        assert await client.all_ended() == [CANCELLED]
+
+
+async def test_a_wait_whose_first_read_gets_no_reply_waits_on(redis: Server, direct: bool) -> None:
+    # After the first second the read has failed; in the next one a second may still connect.
+    async with client_of(redis, direct, command_timeout=1.0, connect_grace=5.0) as client:
+        assert await client.outcome() == OK
+        # Opens the connection for large reads.
+        assert await client.outcome("stream_read", stream=STREAM) == OK
+        client.proxy.to_client.hold()
+        number = await client.send("stream_wait", streams=[STREAM], cursor="0-0", timeout_seconds=20)
+        await trio.sleep(1.5)
+        client.proxy.to_client.release()
+        message = await client.answer(number)
+        assert outcome(message) == OK
+        assert len(message["result"]["structuredContent"]["entries"]) == 1
+        assert await client.all_ended() == [OK, OK, OK]
+
+
 async def test_calls_that_are_cut_off_are_answered_with_what_is_known(redis: Server, direct: bool) -> None:
     async with client_of(redis, direct) as client:
         client.proxy.to_client.hold()

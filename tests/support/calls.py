@@ -9,7 +9,6 @@ from typing import Any
 
 import jsonschema
 
-from redstreamd.errors import Code
 from redstreamd.policy import Principal
 from redstreamd.streams.bus import Bus
 from redstreamd.tools.catalog import REGISTRY
@@ -29,7 +28,8 @@ async def answer(bus: Bus, tool: str, principal: Principal = ME, **arguments: An
     toolbox = _toolbox(bus)
     found = toolbox.find(tool)
     whole = (await toolbox.call(found, arguments, principal, no_progress)).plain()
-    if whole.get("structuredContent", {}).get("code") == Code.INTERNAL:
+    # The other cause of this code is a server that lacks a command.
+    if "failed unexpectedly" in whole.get("structuredContent", {}).get("message", ""):
         raise AssertionError(f"{tool} failed unexpectedly; its traceback is in the log")
     check = _schema_of(found.name)
     if check is not None:

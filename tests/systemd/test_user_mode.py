@@ -92,7 +92,8 @@ def test_the_first_client_starts_the_service_which_needs_no_root(person: Person)
     )
     person.tool("stream_add", stream="svc:user:mode", entries=[{"n": 1}])
     assert person.tool("stream_read", stream="svc:user:mode")["entries"][0]["sender"] == "mcp"
-    assert person.show(SERVICE, "ActiveState") == "active"
+    # The client may be answered before all is loaded.
+    wait_until(lambda: person.show(SERVICE, "ActiveState") == "active")
     status = Path(person.host.path(f"/proc/{person.main_pid()}/status")).read_text()
     assert f"Uid:\t{UID}\t" in status
     assert person.host.run("stat", "--format=%u %a", f"{HOME}/.local/state/redstreamd/lease.key").stdout == (
