@@ -36,7 +36,7 @@ from redstreamd.daemon.sockets import OpenListener
 from redstreamd.daemon.status_line import StatusLine
 from redstreamd.mcpio.acceptor import Acceptor, ServedListener
 from redstreamd.mcpio.client_connection import ClientConnection
-from redstreamd.mcpio.session import Kernels
+from redstreamd.mcpio.kernels import Kernels
 from redstreamd.mcpio.standard_streams import open_stdio_stream
 from redstreamd.policy import Principal
 from redstreamd.service.child import Child

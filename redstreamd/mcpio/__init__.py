@@ -4,7 +4,7 @@
 - ``session``, ``exchange``, ``requests_in_flight``, ``plain_calls``: messages to calls, whatever the
   transport.
 - ``protocol_eras``, ``request_context``: the SDK's kernel, which runs handlers; the only modules that import
-  it. ``pending_kernels`` stands for it until it is imported.
+  it. ``pending_kernels`` stands for it until it is imported; ``kernels`` says what sessions need of both.
 - ``client_connection``, ``lifecycle``, ``outbox``: the line transport; reads, writes and closes one
   connection.
 - ``listeners``, ``acceptor``, ``standard_streams``: where connections come from.

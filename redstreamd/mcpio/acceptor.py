@@ -26,8 +26,8 @@ from redstreamd.mcpio.connection_events import (
     contained,
     ignore,
 )
+from redstreamd.mcpio.kernels import DirectPath, Kernels
 from redstreamd.mcpio.limits import Limits
-from redstreamd.mcpio.session import DirectPath, Kernels
 from redstreamd.policy import Principal
 
 # Between attempts to accept while the system refuses: rare enough to cost no CPU time, and a descriptor that

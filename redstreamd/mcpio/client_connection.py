@@ -27,10 +27,11 @@ from redstreamd.mcpio.connection_events import (
 )
 from redstreamd.mcpio.connection_state import ConnectionState, Era
 from redstreamd.mcpio.framing import LineSplitter
+from redstreamd.mcpio.kernels import DirectPath, Kernels
 from redstreamd.mcpio.lifecycle import Lifecycle, Phase
 from redstreamd.mcpio.limits import Limits
 from redstreamd.mcpio.outbox import Outbox
-from redstreamd.mcpio.session import DirectPath, Kernels, Session, Task
+from redstreamd.mcpio.session import Session, Task
 from redstreamd.policy import Principal
 
 # A client that stopped sending may still read, as `nc` does once its input ends. A client that has gone keeps

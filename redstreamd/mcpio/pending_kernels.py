@@ -8,11 +8,12 @@ import trio
 
 from redstreamd.mcpio.connection_state import ConnectionState, Era
 from redstreamd.mcpio.jsonrpc import Params
-from redstreamd.mcpio.session import Kernel, Kernels, Session
+from redstreamd.mcpio.kernels import Kernel, Kernels
+from redstreamd.mcpio.session import Session
 
 
 class PendingKernels:
-    """Stands for the kernels until they are provided; see `session.Kernels`.
+    """Stands for the kernels until they are provided; see `kernels.Kernels`.
 
     Only `ready` may be called before that.
     """

@@ -28,8 +28,9 @@ from mcp_types.version import LATEST_MODERN_VERSION, MODERN_PROTOCOL_VERSIONS
 from redstreamd.mcpio.connection_state import ConnectionState, Era
 from redstreamd.mcpio.exchange import Exchange
 from redstreamd.mcpio.jsonrpc import Params
+from redstreamd.mcpio.kernels import Kernel
 from redstreamd.mcpio.request_context import Outbound, RequestContext
-from redstreamd.mcpio.session import Kernel, Session
+from redstreamd.mcpio.session import Session
 from redstreamd.policy import Principal
 
 #: https://modelcontextprotocol.io/specification/2025-03-26/basic#batching
@@ -52,7 +53,7 @@ def _is_useful(record: logging.LogRecord) -> bool:
 
 
 class Kernels:
-    """Makes the kernels of sessions; see `session.Kernels`."""
+    """Makes the kernels of sessions; see `kernels.Kernels`."""
 
     def __init__(self, server: Server[Principal]) -> None:
         """Serve with the handlers of `server`, which find the principal as their lifespan context."""

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Mapping
 from functools import partial
-from typing import Any, Final, Protocol
+from typing import Any, Final
 
 import attrs
 import trio
@@ -28,12 +28,11 @@ from redstreamd.mcpio.jsonrpc import (
     Batch,
     Message,
     Notification,
-    Params,
     Rejection,
     Request,
 )
+from redstreamd.mcpio.kernels import DirectPath, Kernel, Kernels
 from redstreamd.mcpio.limits import Limits
-from redstreamd.mcpio.plain_calls import PlainCall
 from redstreamd.mcpio.requests_in_flight import RequestsInFlight
 from redstreamd.policy import Principal
 
@@ -48,86 +47,6 @@ _ORDERED_METHODS: Final = frozenset({"resources/subscribe", "resources/unsubscri
 Task = Callable[[], Awaitable[None]]
 StartSoon = Callable[[Task], bool]
 """Runs a task until it ends or the session does; False, without starting it, if the session is ending."""
-
-DirectPath = Callable[[Exchange, PlainCall], bool]
-"""Serves a call without the SDK and ends the exchange; False if it does not take it and has done nothing."""
-
-
-class Kernel(Protocol):
-    """Runs the SDK's handlers for one session, in one era; see ``protocol_eras``."""
-
-    @property
-    def era(self) -> Era:
-        """The era."""
-        ...
-
-    @property
-    def settled(self) -> bool:
-        """Whether the client has shown that it speaks this era: by a handshake or a valid envelope.
-
-        A request with neither, such as an early ping, leaves the era open.
-        """
-        ...
-
-    @property
-    def takes_batches(self) -> bool:
-        """Whether the negotiated revision has JSON-RPC batches."""
-        ...
-
-    def claim(self, method: str, params: Params) -> None:
-        """Note a request that is about to be served; it may settle the era."""
-        ...
-
-    async def serve(self, exchange: Exchange) -> dict[str, Any]:
-        """Run the handler of a request and return its result.
-
-        Raises:
-            Exception: Whatever the handler raised; see `Kernels.error_of`.
-        """
-        ...
-
-    async def resubscribe(self, uri: str, cursor: str) -> None:
-        """Subscribe again to what the client subscribed to before a hand-over. Raises as `serve`."""
-        ...
-
-    async def notify(self, method: str, params: Params) -> None:
-        """Run the handler of a notification, if there is one."""
-        ...
-
-    def state(self, connection_id: str) -> ConnectionState:
-        """Return the kernel's part of the connection's state."""
-        ...
-
-    async def aclose(self) -> None:
-        """Run the exit callbacks of handlers; shielded from cancellation, and limited by the SDK to 5 s."""
-        ...
-
-
-class Kernels(Protocol):
-    """Makes kernels; the one thing that a session needs of the SDK.
-
-    The other methods may be called once `ready` has returned to somebody.
-    """
-
-    async def ready(self) -> None:
-        """Return once kernels can be made: the SDK is imported while clients are served. Can be cancelled."""
-        ...
-
-    def era_of(self, method: str, params: Params) -> Era:
-        """Return the era of a request in a session that has not shown its era."""
-        ...
-
-    def open(self, era: Era, session: Session, state: ConnectionState | None) -> Kernel:
-        """Begin a session of an era, or continue the one that `state` describes.
-
-        Raises:
-            ValueError: The handshake that `state` remembers is not valid.
-        """
-        ...
-
-    def error_of(self, exc: Exception) -> dict[str, Any] | None:
-        """Return the members of the JSON-RPC error for an exception; None if the client must not see it."""
-        ...
 
 
 class Session:
@@ -170,17 +89,17 @@ class Session:
         direct_path: DirectPath | None = None,
         state: ConnectionState | None = None,
     ) -> None:
-        """Serve with the handlers of `kernels`; see the attributes.
+        """Begin a session, or continue one.
 
         Args:
-            kernels: Serves what the direct path does not take. Ready, if there is a state to continue from.
-            connection_id: See the attributes, as for those that follow.
-            principal: ...
-            limits: ...
-            sink: ...
-            start_soon: ...
-            flushed: ...
-            draining: ...
+            kernels: Serves what the direct path does not take.
+            connection_id: Its name in events.
+            principal: On whose behalf the client calls.
+            limits: Bounds of messages and of what is in flight.
+            sink: Where messages go that belong to no request.
+            start_soon: Starts a task that ends with the session.
+            flushed: Waits until the client has read everything.
+            draining: Set to have requests rejected.
             report: Called with a `RequestFailed` for each unexpected exception.
             direct_path: Serves calls of tools without the SDK; None for none.
             state: The state to continue from, if any.

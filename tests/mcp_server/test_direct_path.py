@@ -24,8 +24,8 @@ from redstreamd.mcp_server.direct_calls import DirectPath
 from redstreamd.mcp_server.server import NAME, TITLE
 from redstreamd.mcpio.connection_state import Era
 from redstreamd.mcpio.exchange import Exchange
+from redstreamd.mcpio.kernels import DirectPath as TakesCalls
 from redstreamd.mcpio.plain_calls import PlainCall
-from redstreamd.mcpio.session import DirectPath as TakesCalls
 from redstreamd.policy import Principal
 from redstreamd.settings import Settings, ToolsSettings
 from redstreamd.streams.bus import Bus

@@ -25,11 +25,11 @@ from redstreamd.mcpio.acceptor import Acceptor, ServedListener
 from redstreamd.mcpio.client_connection import ClientConnection
 from redstreamd.mcpio.connection_events import Event, ignore
 from redstreamd.mcpio.connection_state import ConnectionState
+from redstreamd.mcpio.kernels import Kernels as SessionKernels
 from redstreamd.mcpio.limits import Limits
 from redstreamd.mcpio.listeners import open_unix_listener
 from redstreamd.mcpio.protocol_eras import Kernels
 from redstreamd.mcpio.request_context import RequestContext
-from redstreamd.mcpio.session import Kernels as SessionKernels
 from redstreamd.mcpio.session import Session, Task
 from redstreamd.policy import Principal
 

@@ -16,9 +16,9 @@ from redstreamd.mcp_server.direct_calls import DirectPath
 from redstreamd.mcp_server.server import NAME, TITLE, build_server
 from redstreamd.mcpio.client_connection import ClientConnection
 from redstreamd.mcpio.connection_events import Event
+from redstreamd.mcpio.kernels import DirectPath as TakesCalls
 from redstreamd.mcpio.limits import Limits
 from redstreamd.mcpio.protocol_eras import Kernels
-from redstreamd.mcpio.session import DirectPath as TakesCalls
 from redstreamd.presentation.daemon_health import DaemonHealth
 from redstreamd.presentation.views import Views
 from redstreamd.prompts.catalog import PROMPTS
