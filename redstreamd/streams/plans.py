@@ -10,6 +10,7 @@ from collections.abc import Awaitable, Callable
 from functools import partial
 from typing import Any, Generic, TypeVar, cast
 
+import msgspec
 import trio
 
 from redstreamd.errors import BusError
@@ -23,7 +24,7 @@ OtherT = TypeVar("OtherT")
 
 
 class UnfinishedError(Exception):
-    """What `Plan.read` or `Plan.reword` raises where the call is not done; only who drives the plan sees it.
+    """What a step of a plan raises where the call is not done; only who drives the plan sees it.
 
     Attributes:
         go_on: Does the rest, and returns the result.
@@ -35,93 +36,91 @@ class UnfinishedError(Exception):
         self.go_on = go_on
 
 
-def _unchanged(value: ResultT) -> ResultT:
-    return value
+Rest = Callable[[Callable[[], Awaitable[Any]]], Awaitable[Any]]
+"""Awaits what is left of a call; given a function that does it."""
 
 
-async def _convert_rest(
-    convert: Callable[[ResultT], OtherT], go_on: Callable[[], Awaitable[ResultT]]
-) -> OtherT:
-    return convert(await go_on())
-
-
-def _reword_on(
-    reword: Callable[[BusError], BusError],
-    run: Callable[[Callable[[], Awaitable[Any]]], Awaitable[Any]],
-    error: BusError,
-) -> BusError:
-    try:
-        return reword(error)
-    except UnfinishedError as unfinished:
-        raise UnfinishedError(partial(run, unfinished.go_on)) from None
-
-
-class Plan(Generic[ResultT]):
+class Plan(msgspec.Struct, Generic[ResultT], eq=False):
     """What to send for one call, and how to read the reply.
 
     Attributes:
         write: A command, or a script with its operands; also of one that only reads.
         stream: The stream that the call is about: it decides the server, and errors name it.
-        read: Makes the result of the reply; raises `BusError` where that means a failure.
+        decode: The first step: makes something of the reply.
         group: The consumer group that errors name, if any.
         retry_safe: Whether it may be sent again if its reply is lost.
         role: Which connection.
-        reword: Makes the error that the caller gets of one that the transport raised.
+        reword: Makes the error that the caller gets of one that the transport raised. Where it raises
+            `UnfinishedError`, the call goes on to a result like that of the steps so far.
+        rest: Awaits what is left where the call is not done; None: nothing is to be done beside it.
+        conversions: The other steps: each converts what the one before returned.
+        reworded_at: How many conversions there were when `reword` was set.
 
-    `read` and `reword` may raise `UnfinishedError`.
+    A step raises `BusError` where the reply means a failure, and `UnfinishedError` where the call is not done.
     """
 
-    __slots__ = ("group", "read", "retry_safe", "reword", "role", "stream", "write")
-
-    def __init__(
-        self,
-        write: Write,
-        stream: str,
-        read: Callable[[Any], ResultT],
-        *,
-        group: str | None = None,
-        retry_safe: bool = False,
-        role: Role = Role.COMMAND,
-        reword: Callable[[BusError], BusError] = _unchanged,
-    ) -> None:
-        """Describe a round trip; see the attributes."""
-        self.write = write
-        self.stream = stream
-        self.read = read
-        self.group = group
-        self.retry_safe = retry_safe
-        self.role = role
-        self.reword = reword
+    write: Write
+    stream: str
+    decode: Callable[[Any], Any]
+    group: str | None = None
+    retry_safe: bool = False
+    role: Role = Role.COMMAND
+    reword: Callable[[BusError], BusError] | None = None
+    rest: Rest | None = None
+    conversions: list[Callable[[Any], Any]] = []  # msgspec copies it
+    reworded_at: int = 0
 
     def then(self, convert: Callable[[ResultT], OtherT]) -> Plan[OtherT]:
         """Convert the result, and return the plan."""
-        return self._change(convert, partial(_convert_rest, convert))
+        self.conversions.append(convert)
+        return cast("Plan[OtherT]", self)
 
-    def with_rest(
-        self, run: Callable[[Callable[[], Awaitable[ResultT]]], Awaitable[ResultT]]
-    ) -> Plan[ResultT]:
-        """Await by ``run`` what is left where the call is not done with the reply, and return the plan."""
-        return self._change(_unchanged, run)
+    def with_rest(self, rest: Rest) -> Plan[ResultT]:
+        """Await by ``rest`` what is left where the call is not done with the reply, and return the plan."""
+        self.rest = rest
+        return self
 
-    def _change(
-        self,
-        convert: Callable[[ResultT], OtherT],
-        run: Callable[[Callable[[], Awaitable[ResultT]]], Awaitable[OtherT]],
-    ) -> Plan[OtherT]:
-        read, reword = self.read, self.reword
+    def reworded(self, reword: Callable[[BusError], BusError]) -> Plan[ResultT]:
+        """Make the caller's error of one that the transport raised, and return the plan."""
+        self.reword, self.reworded_at = reword, len(self.conversions)
+        return self
 
-        def read_on(reply: Any) -> OtherT:
-            try:
-                result = read(reply)
-            except UnfinishedError as unfinished:
-                raise UnfinishedError(partial(run, unfinished.go_on)) from None
-            return convert(result)
+    def read(self, reply: Any) -> ResultT:
+        """Return the result.
 
-        plan = cast("Plan[OtherT]", self)
-        plan.read = read_on
-        if reword is not _unchanged:
-            plan.reword = partial(_reword_on, reword, run)
-        return plan
+        Raises:
+            BusError: What the reply means.
+            UnfinishedError: The call is not done; its `go_on` does the rest and returns the result.
+        """
+        done = 0
+        try:
+            result = self.decode(reply)
+            for convert in self.conversions:
+                done += 1
+                result = convert(result)
+        except UnfinishedError as unfinished:
+            raise UnfinishedError(partial(self._finish, unfinished.go_on, done)) from None
+        return cast("ResultT", result)
+
+    def refuse(self, error: BusError) -> BusError:
+        """Return the error that the caller gets of one that the transport raised.
+
+        Raises:
+            UnfinishedError: As `read`.
+        """
+        if self.reword is None:
+            return error
+        try:
+            return self.reword(error)
+        except UnfinishedError as unfinished:
+            raise UnfinishedError(partial(self._finish, unfinished.go_on, self.reworded_at)) from None
+
+    async def _finish(self, go_on: Callable[[], Awaitable[Any]], done: int) -> Any:
+        """Do the rest of a call, and the conversions after those that are done."""
+        result = await (go_on() if self.rest is None else self.rest(go_on))
+        for convert in self.conversions[done:]:
+            result = convert(result)
+        return result
 
 
 async def complete_plan(redis: Redis, plan: Plan[ResultT], after: Exception, deadline: float) -> ResultT:
@@ -148,7 +147,7 @@ async def complete_plan(redis: Redis, plan: Plan[ResultT], after: Exception, dea
                     role=plan.role,
                 )
         except BusError as error:
-            raise plan.reword(error) from error
+            raise plan.refuse(error) from error
         return plan.read(reply)
     except UnfinishedError as unfinished:
         go_on: Callable[[], Awaitable[ResultT]] = unfinished.go_on
@@ -159,7 +158,7 @@ async def run_plan(redis: Redis, plan: Plan[ResultT]) -> ResultT:
     """Send a plan, wait for the reply, do the rest if there is one, and return the result.
 
     Raises:
-        BusError: As `Redis.execute`, about the stream and the group of the plan; and what `Plan.read` raises.
+        BusError: As `Redis.execute`, about the stream and the group of the plan; and what its steps raise.
 
     Cancellation: what was sent may take effect.
     """

@@ -283,10 +283,8 @@ class Reader:
             return error
 
         batch = self._pages.plan(stream, f"({at}", "+", max_entries=count, max_bytes=self._max_bytes)
-        plan = batch.then(read)
-        # Not before: what it goes on with has a result of its own, which is not to be read.
-        plan.reword = reword
-        return plan
+        # Last: what it goes on with has a result of its own, which is not to be read.
+        return batch.then(read).reworded(reword)
 
     async def _start(self, streams: Sequence[str], cursor: str | None) -> tuple[dict[str, str], list[str]]:
         if cursor is not None:

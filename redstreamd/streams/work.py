@@ -197,9 +197,7 @@ class WorkQueue:
                 self._hub.notify(take.stream)
             return result
 
-        plan = self._leases.plan_take(take).then(taken)
-        plan.reword = partial(_taking_unknown, take)
-        return plan
+        return self._leases.plan_take(take).then(taken).reworded(partial(_taking_unknown, take))
 
     async def _take_now(self, take: Take) -> Taken:
         return await run_plan(self._redis, self._plan_take(take))
