@@ -23,8 +23,8 @@ ALLOWED: dict[str, set[str]] = {
     "settings": {"addresses", "errors", "startup"},
     "service": {"errors", "startup"},
     # Transports, which are ignorant of each other.
-    "redisio": {"addresses", "deferred_writes", "errors", "settings"},
-    "mcpio": LEAVES | {"deferred_writes"},
+    "redisio": {"addresses", "stream_io", "errors", "settings"},
+    "mcpio": LEAVES | {"stream_io"},
     "service.embedded": {"errors", "redisio"},
     # The domain, and how it looks to a caller.
     "streams": LEAVES | {"settings", "redisio"},
@@ -110,7 +110,7 @@ def test_only_what_everything_rests_on_lies_outside_of_a_package() -> None:
     assert {path.name for path in PACKAGE.glob("*.py")} == {
         "__init__.py",
         "__main__.py",
-        "deferred_writes.py",
+        "stream_io.py",
         "strict_json.py",
     }
 

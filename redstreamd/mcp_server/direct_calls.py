@@ -21,12 +21,14 @@ from redstreamd.mcpio.plain_calls import PlainCall
 from redstreamd.redisio.client import Redis
 from redstreamd.redisio.pipeline import Request
 from redstreamd.streams.plans import Plan, UnfinishedError, complete_plan
-from redstreamd.tools.invocation import CANCELLED, OK, Invocation, as_bus_error
+from redstreamd.tools.invocation import CANCELLED, OK, Admit, Invocation, as_bus_error
 from redstreamd.tools.results import Result, failure, success
 from redstreamd.tools.toolbox import Toolbox
 
 #: The key by which the SDK says in each result of the modern era who answered.
 _SERVER_INFO_KEY: Final = "io.modelcontextprotocol/serverInfo"
+
+_encode = msgspec.json.Encoder().encode
 
 
 class DirectPath:
@@ -45,174 +47,184 @@ class DirectPath:
         # call needs a timer of its own, and so a task.
         self.uses_plans: Final = toolbox.timeout_seconds >= redis.command_timeout
         self.redis: Final = redis
-        stamp = msgspec.json.encode({_SERVER_INFO_KEY: server_info})
-        # What follows on a result's members in the modern era.
-        self._modern_end: Final = b',"resultType":"complete","_meta":' + stamp + b"}}\n"
+        stamp = _encode({_SERVER_INFO_KEY: server_info})
+        # What follows on a result's members.
+        self._ends: Final = {
+            Era.HANDSHAKE: b"}}\n",
+            Era.MODERN: b',"resultType":"complete","_meta":' + stamp + b"}}\n",
+        }
 
     def __call__(self, exchange: Exchange, call: PlainCall) -> bool:
         """Take a call; False if it is left to the kernel, and then nothing was done."""
-        tool = self.toolbox.by_name.get(call.tool)
+        toolbox = self.toolbox
+        tool = toolbox.by_name.get(call.tool)
         if tool is None:
             return False
+        end = self._ends[call.era]
         try:
-            invocation = self.toolbox.begin_plain(tool, call.arguments, exchange.session.principal)
+            invocation = toolbox.begin_plain(tool, call.arguments, call.colons, exchange.session.principal)
         except BusError as error:
-            exchange.answer(self.line(exchange, call.era, failure(error)))
+            exchange.answer(_line(exchange, failure(error), end))
             return True
         if invocation is None:
             return False
-        _DirectCall(self, exchange, call.era, invocation).begin()
+        direct = _DirectCall(self, exchange, invocation, end)
+        if toolbox.rules.admit is None:
+            direct.run()
+        else:
+            direct.admit(toolbox.rules.admit)
         return True
 
-    def line(self, exchange: Exchange, era: Era, result: Result) -> bytes:
-        """Return the message that answers a request with a result."""
-        return b'{"jsonrpc":"2.0","id":%b,"result":%b%b' % (
-            msgspec.json.encode(exchange.id),
-            result.opened(),
-            self._modern_end if era is Era.MODERN else b"}}\n",
-        )
+
+def _line(exchange: Exchange, result: Result, end: bytes) -> bytes:
+    """Return the message that answers a request with a result."""
+    return b"".join((b'{"jsonrpc":"2.0","id":', _encode(exchange.id), b',"result":', result.opened(), end))
 
 
-class _DirectCall:
+class _DirectCall(msgspec.Struct, eq=False):
     """One call on the direct path.
 
     Invariant: exactly one of these will end it: the reply to come, a task, a place in a queue.
+
+    Attributes:
+        path: Took it.
+        exchange: Its request.
+        invocation: The call.
+        end: What follows on the members of its result.
+        plan: The call as one round trip, if it is one.
+        request: The command that was sent.
     """
 
-    # Set when there is a plan.
-    _plan: Plan[Any]
+    path: DirectPath
+    exchange: Exchange
+    invocation: Invocation[Any]
+    end: bytes
+    # Set when there is one, before anything reads it.
+    plan: Plan[Any] = None  # type: ignore[assignment]
+    request: Request | None = None
 
-    __slots__ = ("_era", "_exchange", "_invocation", "_path", "_plan", "_request")
-
-    def __init__(self, path: DirectPath, exchange: Exchange, era: Era, invocation: Invocation[Any]) -> None:
-        self._path = path
-        self._exchange = exchange
-        self._era = era
-        self._invocation = invocation
-        self._request: Request | None = None
-
-    def begin(self) -> None:
+    def admit(self, admit: Admit) -> None:
         """Run the call once it is admitted."""
         try:
-            deferral = self._invocation.admit()
+            deferral = admit(self.invocation)
         except Exception as error:  # noqa: BLE001 - the boundary: a refusal, or a defect
             self._fail(error)
             return
         if deferral is None:
-            self._run()
+            self.run()
             return
 
         def withdraw() -> None:
             deferral.withdraw()
             self._end_cancelled()
 
-        self._exchange.on_cancel = withdraw
-        deferral.on_admitted(self._run)
+        self.exchange.on_cancel = withdraw
+        deferral.on_admitted(self.run)
 
-    def _run(self) -> None:
+    def run(self) -> None:
+        """Send the call's plan, or start a task for a call that is not one round trip."""
+        path, invocation = self.path, self.invocation
+        make = invocation.tool.plan
         try:
-            plan = self._invocation.plan() if self._path.uses_plans else None
+            plan = make(invocation, invocation.arguments) if make is not None and path.uses_plans else None
         except Exception as error:  # noqa: BLE001 - the boundary: a defect must not end the connection
             self._fail(error)
             return
         if plan is None:
             self._start(None)
             return
-        self._plan = plan
+        self.plan = plan
         try:
-            redis = self._path.redis
-            self._request = redis.submit(plan.write, self._on_reply, key=plan.stream, role=plan.role)
+            self.request = path.redis.submit(plan.write, self._on_reply, key=plan.stream, role=plan.role)
         except Exception as error:  # noqa: BLE001 - `complete_plan` knows what to do about it
             self._complete(error)
             return
-        self._exchange.on_cancel = self._cancel
+        self.exchange.on_cancel = self._cancel
 
     def _on_reply(self, reply: Any) -> None:
-        exchange = self._exchange
+        exchange, plan = self.exchange, self.plan
+        awaited = exchange.is_open and not exchange.is_dropped
+        result = go_on = None
         try:
-            if isinstance(reply, Exception):
-                if exchange.is_open and not exchange.is_dropped:
-                    self._complete(reply)
-                    return
-                result = None
-            else:
+            if not isinstance(reply, Exception):
                 # Also if nobody waits: the domain takes note of what happened.
-                result = success(self._plan.read(reply))
+                result = success(plan.read(reply))
         except UnfinishedError as unfinished:
-            if exchange.is_open and not exchange.is_dropped:
-                self._start(unfinished.go_on)
-                return
-            result = None
+            go_on = unfinished.go_on
         except Exception as error:  # noqa: BLE001 - the boundary, as above
             if exchange.is_open:
                 self._fail(error)
             return
-        if not exchange.is_open:
-            return
-        if result is None or exchange.is_dropped:
-            self._end_cancelled()
-        else:
+        if not awaited:
+            if exchange.is_open:
+                self._end_cancelled()
+        elif result is not None:
             self._answer(result, OK)
+        elif go_on is not None:
+            self._start(go_on)
+        else:
+            self._complete(reply)
 
     def _complete(self, after: Exception) -> None:
         """Go on with the plan in a task."""
-        redis, request = self._path.redis, self._request
+        redis, plan, request = self.path.redis, self.plan, self.request
         # A request that was sent has had its time since then.
-        sent = request is not None and request.sent
         deadline = (
-            request.deadline if request is not None and sent else trio.current_time() + redis.command_timeout
+            request.deadline
+            if request is not None and request.sent
+            else trio.current_time() + redis.command_timeout
         )
-        self._start(partial(complete_plan, redis, self._plan, after, deadline))
+        self._start(partial(complete_plan, redis, plan, after, deadline))
 
     def _fail(self, error: Exception) -> None:
-        refusal = as_bus_error(self._invocation.tool, error)
+        refusal = as_bus_error(self.invocation.tool, error)
         self._answer(failure(refusal), str(refusal.code))
 
     def _answer(self, result: Result, outcome: str) -> None:
-        invocation = self._invocation
-        invocation.end(outcome, result.size if invocation.is_reported else 0)
-        self._exchange.answer(self._path.line(self._exchange, self._era, result))
+        invocation = self.invocation
+        invocation.end(outcome, 0 if invocation.rules.on_ended is None else result.size)
+        self.exchange.answer(_line(self.exchange, result, self.end))
 
     def _cancel(self) -> None:
         # A command that was sent ends the call by its reply, if nobody waits for the answer. Who waits is
         # answered now, because the session ends.
-        if (self._request is not None and self._request.take_back()) or not self._exchange.is_dropped:
+        if (self.request is not None and self.request.take_back()) or not self.exchange.is_dropped:
             self._end_cancelled()
         else:
             # The session does not wait for the reply when it ends.
-            self._exchange.on_cancel = self._end_cancelled
+            self.exchange.on_cancel = self._end_cancelled
 
     def _end_cancelled(self) -> None:
-        self._invocation.end(CANCELLED)
-        self._exchange.answer_unknown()
+        self.invocation.end(CANCELLED)
+        self.exchange.answer_unknown()
 
     def _start(self, go_on: Callable[[], Awaitable[object]] | None) -> None:
         """Run the tool's handler, or the rest of a call, in a task."""
         scope = trio.CancelScope()
-        exchange = self._exchange
+        exchange = self.exchange
         exchange.on_cancel = scope.cancel
         if exchange.is_dropped:
             scope.cancel()
         if not exchange.session.start_soon(partial(self._run_in_task, scope, go_on)):
-            self._invocation.end(CANCELLED)
+            self.invocation.end(CANCELLED)
             exchange.end()
 
     async def _run_in_task(
         self, scope: trio.CancelScope, go_on: Callable[[], Awaitable[object]] | None
     ) -> None:
-        exchange = self._exchange
+        exchange = self.exchange
         result: Result | None = None
         try:
             with scope:
-                result = await self._invocation.answer(self._progress, go_on=go_on, admitted=True)
+                result = await self.invocation.answer(self._progress, go_on=go_on, admitted=True)
         except BaseException:
             exchange.end()
             raise
         if result is None:
             exchange.answer_unknown()
         else:
-            exchange.answer(self._path.line(exchange, self._era, result))
+            exchange.answer(_line(exchange, result, self.end))
 
     async def _progress(self, progress: float, total: float | None, message: str | None) -> None:
-        self._exchange.progress(progress, total, message)
+        self.exchange.progress(progress, total, message)
         await trio.lowlevel.checkpoint()

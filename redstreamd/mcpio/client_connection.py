@@ -33,6 +33,7 @@ from redstreamd.mcpio.limits import Limits
 from redstreamd.mcpio.outbox import Outbox
 from redstreamd.mcpio.session import Session, Task
 from redstreamd.policy import Principal
+from redstreamd.stream_io import receiver
 
 # A client that stopped sending may still read, as `nc` does once its input ends. A client that has gone keeps
 # its waits for no longer than this.
@@ -275,10 +276,12 @@ class ClientConnection:
 
     async def _read(self) -> None:
         """Handle messages until the client stops sending or violates the framing."""
-        session, outbox, next_line = self._session, self._outbox, self._splitter.next_line
+        session, outbox, lines = self._session, self._outbox, self._splitter.lines
+        receive = receiver(self._stream)
         messages = size = 0
         while True:
-            while (line := next_line()) is not None:
+            while lines:
+                line = lines.popleft()
                 if not self._is_first_line_read:
                     if _begins_http(line):
                         message = "this is not an HTTP server; send JSON-RPC messages, one on each line"
@@ -287,12 +290,13 @@ class ClientConnection:
                     self._is_first_line_read = True
                 if not session.take(line, outbox):
                     await session.handle(line, outbox)
-                self._message_received.set()
                 messages += 1
                 size += len(line)
                 if messages >= MESSAGES_PER_TURN or size >= BYTES_PER_TURN:
                     messages = size = 0
                     await trio.lowlevel.checkpoint()
+            if self._is_first_line_read:
+                self._message_received.set()
             if self._splitter.overlong:
                 limit = self._limits.max_message_bytes
                 message = (
@@ -301,7 +305,7 @@ class ClientConnection:
                 self._reject(Ending.OVERSIZE, jsonrpc.INVALID_REQUEST, message)
                 return
             try:
-                data = await self._stream.receive_some(READ_BYTES)
+                data = await receive(READ_BYTES)
             except trio.BrokenResourceError:
                 self._end(Ending.BROKEN)
                 return

@@ -9,6 +9,8 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, Protocol
 
+import msgspec
+
 from redstreamd.mcpio import jsonrpc
 from redstreamd.mcpio.jsonrpc import INTERNAL_ERROR, NOT_NOW, RequestId
 
@@ -24,15 +26,14 @@ class Sink(Protocol):
         ...
 
 
-class Exchange:
+class Exchange(msgspec.Struct, eq=False):
     """A request in flight.
 
     Behaviour:
         It is answered at most once. Whoever works on it calls one of `answer`, `answer_unknown` and `end`;
         until then it counts against the limits of its session, also if the client has cancelled it. Two
         things can cut the work short: `drop`, if nobody waits for the answer any more, and `cancel`, if the
-        session
-        ends: then the client still waits, and is told that the outcome is not known.
+        session ends: then the client still waits, and is told that the outcome is not known.
 
     Attributes:
         session: Whose request it is.
@@ -41,52 +42,26 @@ class Exchange:
         params: Its parameters; None if absent, or if they were not decoded as a whole.
         size: Length of the message, in bytes.
         sink: Where its answer and its notifications go.
-        batched: Whether it came in a batch; then the answer is a batch.
         progress_token: From the client, if it wants progress notifications.
+        batched: Whether it came in a batch; then the answer is a batch.
         cursors: For `subscriptions/listen`: the last position reported of each stream, kept by the handler.
         on_cancel: Cuts the work short; set by whoever does it. Called at most once.
         is_open: Whether the work on it has not ended.
         is_dropped: Whether nobody waits for the answer any more.
     """
 
-    __slots__ = (
-        "batched",
-        "cursors",
-        "id",
-        "is_dropped",
-        "is_open",
-        "method",
-        "on_cancel",
-        "params",
-        "progress_token",
-        "session",
-        "sink",
-        "size",
-    )
-
-    def __init__(
-        self,
-        session: Session,
-        request_id: RequestId,
-        method: str,
-        params: dict[str, Any] | None,
-        size: int,
-        sink: Sink,
-        progress_token: RequestId | None = None,
-    ) -> None:
-        """Describe a request; `Session` registers it."""
-        self.session = session
-        self.id = request_id
-        self.method = method
-        self.params = params
-        self.size = size
-        self.sink = sink
-        self.batched = False
-        self.progress_token = progress_token
-        self.cursors: dict[str, str] | None = None
-        self.on_cancel: Callable[[], None] | None = None
-        self.is_open = True
-        self.is_dropped = False
+    session: Session
+    id: RequestId
+    method: str
+    params: dict[str, Any] | None
+    size: int
+    sink: Sink
+    progress_token: RequestId | None = None
+    batched: bool = False
+    cursors: dict[str, str] | None = None
+    on_cancel: Callable[[], None] | None = None
+    is_open: bool = True
+    is_dropped: bool = False
 
     def answer(self, line: bytes) -> None:
         """End the exchange, and send the answer unless the client cancelled it; nothing if it has ended."""

@@ -10,9 +10,10 @@ from collections import deque
 
 
 class LineSplitter:
-    """A line splitter without I/O: `feed` takes bytes, `next_line` returns lines.
+    """A line splitter without I/O: `feed` takes bytes and appends to `lines`.
 
     Attributes:
+        lines: The whole lines, without their newlines, to be taken from the left.
         overlong: Whether a line exceeded the limit. Lines before it can still be taken; the rest of the
             input is discarded.
     """
@@ -20,7 +21,7 @@ class LineSplitter:
     def __init__(self, max_line_bytes: int) -> None:
         """Accept lines of at most `max_line_bytes` bytes, newline not counted."""
         self._max_line_bytes = max_line_bytes
-        self._lines: deque[bytes] = deque()
+        self.lines: deque[bytes] = deque()
         # Invariant: holds no newline, and at most max_line_bytes bytes.
         self._partial = bytearray()
         self.overlong = False
@@ -40,7 +41,7 @@ class LineSplitter:
                 if len(line) > self._max_line_bytes:
                     self.overlong = True
                     return
-                self._lines.append(line)
+                self.lines.append(line)
         else:
             tail = head
         if len(self._partial) + len(tail) > self._max_line_bytes:
@@ -48,10 +49,6 @@ class LineSplitter:
             self._partial.clear()
         else:
             self._partial += tail
-
-    def next_line(self) -> bytes | None:
-        """Take the next whole line, without its newline, or None if there is none."""
-        return self._lines.popleft() if self._lines else None
 
     def take_rest(self) -> bytes:
         """Take the bytes after the last newline, at the end of the stream."""
@@ -61,9 +58,9 @@ class LineSplitter:
 
     def clear(self) -> None:
         """Drop all bytes that were not taken."""
-        self._lines.clear()
+        self.lines.clear()
         self._partial.clear()
 
     def unread(self) -> bytes:
         """Return all bytes that were not taken; a new splitter fed with them continues this one."""
-        return b"".join([*(line + b"\n" for line in self._lines), bytes(self._partial)])
+        return b"".join([*(line + b"\n" for line in self.lines), bytes(self._partial)])

@@ -1,6 +1,6 @@
 """The bounded queue of messages for one client, written in as few system calls as possible.
 
-What is queued is written at the end of the scheduler's pass (see ``deferred_writes``). A writer task exists
+What is queued is written at the end of the scheduler's pass (see ``stream_io``). A writer task exists
 only while the socket accepts no more, or where the stream cannot be written without blocking.
 """
 
@@ -10,7 +10,7 @@ from collections.abc import Awaitable, Callable
 
 import trio
 
-from redstreamd.deferred_writes import flush_at_end_of_pass, nonblocking_write
+from redstreamd.stream_io import flush_at_end_of_pass, nonblocking_write
 
 
 class Outbox:

@@ -30,16 +30,19 @@ class PlainCall(msgspec.Struct, frozen=True, gc=False):
     Attributes:
         era: Of the request: modern if it has an envelope.
         id: The request's id, as the client wrote it.
-        tool: The tool's name.
+        tool: The tool's name, as the client wrote it.
         arguments: The JSON text of its arguments, not yet checked; empty if absent. It has no escaped
             characters but the short ones, and no character that I-JSON excludes.
+        colons: How many colons the arguments have, if no name is repeated in the rest of the message; else
+            more than they have.
         progress_token: From the client, if it wants progress notifications.
     """
 
     era: Era
     id: RequestId
     tool: str
-    arguments: bytes
+    arguments: msgspec.Raw
+    colons: int
     progress_token: RequestId | None
 
 
@@ -51,34 +54,32 @@ def decode(line: bytes, limits: Limits) -> PlainCall | None:
         limits: `max_nesting` and `max_values` are applied here.
     """
     # Almost every line passes by the first half of each condition.
-    if (b"\\u" in line or not line.isascii()) and not text_is_plain(line):
+    if (_BACKSLASH in line or not line.isascii()) and not text_is_plain(line):
         return None
-    openings = line.count(b"{") + line.count(b"[")
-    if (openings > limits.max_nesting or len(line) > limits.max_values) and structure_error(line, limits):
+    size, deepest = len(line), limits.max_nesting
+    # What is opened is closed, so a short line is not deep.
+    is_deep = size > 2 * deepest and line.count(b"{") + line.count(b"[") > deepest
+    if (is_deep or size > limits.max_values) and structure_error(line, limits):
         return None
     try:
-        message = _MESSAGE.decode(line)
+        message = _decode(line)
         params = message.params
-        request_id, name, arguments = message.id, params.name, bytes(params.arguments)
-        # Each member has one colon, and every other is in a text: so no name is repeated. Repeated names
-        # within the arguments are left to those who decode them.
-        colons = 5 + name.count(":")
-        if arguments:
-            colons += 1 + arguments.count(b":")
+        request_id, name, arguments, meta = message.id, params.name, params.arguments, params.meta
+        # Each member has one colon, and every other is in a text; a tool's name has none. What is left for
+        # the arguments is too much for them if a name is repeated here or there.
+        colons = line.count(b":") - _MEMBERS
+        if arguments is not _ABSENT:
+            colons -= 1
         if type(request_id) is str:
-            colons += request_id.count(":")
-        if params.meta is _ABSENT:
-            era, token = _NO_ENVELOPE
-        else:
-            meta = bytes(params.meta)
-            colons += 1 + meta.count(b":")
-            # A longer one is not remembered.
-            era, token = (_envelope if len(meta) <= _LONGEST_ENVELOPE else _envelope.__wrapped__)(meta)
+            colons -= request_id.count(":")
+        if meta is _ABSENT:
+            return PlainCall(Era.HANDSHAKE, request_id, name, arguments, colons, None)
+        text = bytes(meta)
+        # A longer one is not remembered.
+        era, token, own = (_envelope if len(text) <= _LONGEST_ENVELOPE else _envelope.__wrapped__)(text)
     except (msgspec.MsgspecError, ValueError):
         return None
-    if line.count(b":") != colons:
-        return None
-    return PlainCall(era, request_id, name, arguments, token)
+    return PlainCall(era, request_id, name, arguments, colons - 1 - own, token)
 
 
 class _Implementation(msgspec.Struct, forbid_unknown_fields=True):
@@ -136,13 +137,15 @@ class _Message(msgspec.Struct, forbid_unknown_fields=True):
     params: _Params
 
 
-_MESSAGE: Final = msgspec.json.Decoder(_Message)
-_NO_ENVELOPE: Final[tuple[Era, RequestId | None]] = (Era.HANDSHAKE, None)
+_decode: Final = msgspec.json.Decoder(_Message).decode
+_BACKSLASH: Final = ord("\\")
+#: Those that every call has: jsonrpc, id, method, params, name.
+_MEMBERS: Final = 5
 
 
 @functools.lru_cache(_ENVELOPES)
-def _envelope(text: bytes) -> tuple[Era, RequestId | None]:
-    """Return the era and the progress token of a request, from the text of its `_meta`.
+def _envelope(text: bytes) -> tuple[Era, RequestId | None, int]:
+    """Return the era, the progress token and the number of colons of the `_meta` of a request.
 
     Raises:
         msgspec.MsgspecError: It has members that are not understood here.
@@ -156,4 +159,4 @@ def _envelope(text: bytes) -> tuple[Era, RequestId | None]:
     if not names_are_distinct(text, meta):
         raise ValueError("a member is named twice")
     token = None if meta.progress_token is UNSET else meta.progress_token
-    return (Era.MODERN if is_modern else Era.HANDSHAKE), token
+    return (Era.MODERN if is_modern else Era.HANDSHAKE), token, text.count(b":")

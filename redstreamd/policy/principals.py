@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import enum
 
-import attrs
+import msgspec
 
 
 class Permission(enum.StrEnum):
@@ -23,8 +23,7 @@ class Permission(enum.StrEnum):
     MANAGE = "manage"
 
 
-@attrs.frozen(cache_hash=True)
-class Principal:
+class Principal(msgspec.Struct, frozen=True, cache_hash=True):
     """On whose behalf a call is made.
 
     Attributes:

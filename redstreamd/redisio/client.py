@@ -17,11 +17,12 @@ from typing import Any
 
 from redis.commands.core import AsyncBasicKeyCommands, AsyncStreamCommands
 
-from redstreamd.redisio import Arg, Role, reply_parsing
+from redstreamd.redisio import Arg, Role, connect_errors, reply_parsing
 from redstreamd.redisio.connection_manager import Manager, Write
 from redstreamd.redisio.pipeline import Request
+from redstreamd.redisio.redis_errors import NotSent
 from redstreamd.redisio.reply_parsing import ConsumerInfo, GroupInfo, PendingEntry, PendingSummary, RawEntry
-from redstreamd.redisio.script import Script
+from redstreamd.redisio.script import Script, ScriptCall
 from redstreamd.redisio.server_health import RedisStatus
 from redstreamd.redisio.write_confirmation import ConfirmedWrite
 
@@ -136,8 +137,22 @@ class Redis:
         key: str | bytes,
         role: Role = Role.COMMAND,
     ) -> Request:
-        """Send a command or a script to the server of `key`, without a task; see `Manager.submit`."""
-        return self._server(key).submit(write, then, role=role)
+        """Send a command or a script if there is a connection, and return at once.
+
+        Args:
+            write: What to send.
+            then: See `Pipeline.enqueue`. Whoever wants more than an exception goes on with `complete`.
+            key: As for `execute`.
+            role: Which connection.
+
+        Raises:
+            NotSent: There is no connection now.
+            QueueFull: Too much is queued for it already.
+        """
+        pipeline = self._server(key).roles[role].pipeline
+        if pipeline is None:
+            raise NotSent(connect_errors.STILL_CONNECTING)
+        return pipeline.enqueue(write.by_digest if isinstance(write, ScriptCall) else write, then)
 
     def complete(
         self,

@@ -5,7 +5,7 @@ reconnect, retry or know what a command means.
 
 Behaviour:
 - Every caller's command goes into one pipeline. All that is queued is sent at the end of the scheduler's
-  pass (see ``deferred_writes``); a reader task hands each reply to the oldest request that has none. So any
+  pass (see ``stream_io``); a reader task hands each reply to the oldest request that has none. So any
   number of callers share one socket, and one packet carries many commands.
 - A request counts as sent from the moment its bytes are handed to the socket. If the connection
   ends, requests not sent fail with `NotSent`, the others with `ReplyLost`.
@@ -26,11 +26,9 @@ from collections.abc import Callable
 from typing import Any, Final, NoReturn
 
 import attrs
-import hiredis
 import trio
 from redis.exceptions import RedisError
 
-from redstreamd.deferred_writes import Write, flush_at_end_of_pass, nonblocking_write
 from redstreamd.redisio import Arg, connect_errors
 from redstreamd.redisio.decoder import MAX_REPLY_BYTES, Decoder, OversizedError, UnreadableError
 from redstreamd.redisio.login import log_in, login_timed_out, open_stream, refused, secure
@@ -38,6 +36,7 @@ from redstreamd.redisio.pipeline import SECOND_LOOK_SECONDS, Pipeline, Request
 from redstreamd.redisio.redis_errors import ConnectionEnded, NotSent, Problem, QueueFull, ReplyTooLarge
 from redstreamd.redisio.target import Target
 from redstreamd.redisio.tls import TlsFileError
+from redstreamd.stream_io import Write, flush_at_end_of_pass, nonblocking_write, receiver
 
 _RECEIVE_BYTES: Final = 64 * 1024
 
@@ -73,6 +72,8 @@ class Connection:
 
     Attributes:
         is_open: Whether requests are accepted: logged in and not ended.
+        pipeline: Its requests. Commands may be queued here without `submit` once it is open: when it has
+            ended, they are refused.
     """
 
     def __init__(
@@ -106,7 +107,7 @@ class Connection:
         self._ping_interval = ping_interval
         self._ping_timeout = ping_timeout
 
-        self._pipeline = Pipeline(self._send_soon)
+        self.pipeline = Pipeline(self._send_soon)
         # Set once connected. The first is None for TLS; a task sends what it cannot.
         self._write: Write | None = None
         self._stream: trio.abc.SendStream
@@ -128,10 +129,10 @@ class Connection:
     def statistics(self) -> ConnectionStatistics:
         """Return a snapshot."""
         return ConnectionStatistics(
-            queued=self._pipeline.queued,
-            queued_bytes=self._pipeline.queued_bytes,
-            in_flight=self._pipeline.in_flight,
-            sent=self._pipeline.sent,
+            queued=self.pipeline.queued,
+            queued_bytes=self.pipeline.queued_bytes,
+            in_flight=self.pipeline.in_flight,
+            sent=self.pipeline.sent,
             pushes=self._pushes,
             round_trip_seconds=self._round_trip,
         )
@@ -155,7 +156,7 @@ class Connection:
         """
         if not self.is_open:
             raise NotSent(self._problem or connect_errors.STILL_CONNECTING)
-        return self._pipeline.enqueue(args, then)
+        return self.pipeline.enqueue(args, then)
 
     async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> NoReturn:
         """Connect, log in, and serve requests until the connection breaks or this is cancelled.
@@ -171,7 +172,7 @@ class Connection:
         finally:
             self.is_open = False
             self._problem = self._problem or connect_errors.SHUTTING_DOWN
-            self._pipeline.abandon(self._problem)
+            self.pipeline.abandon(self._problem)
         raise ConnectionEnded(self._problem)
 
     async def _serve(self, task_status: trio.TaskStatus[None]) -> None:
@@ -207,7 +208,7 @@ class Connection:
                 return
         if login.cancelled_caught:
             # With nothing sent, it was not the server that did not answer, but the credential provider.
-            asked = bool(self._pipeline.sent or self._pipeline.queued)
+            asked = bool(self.pipeline.sent or self.pipeline.queued)
             self._end(login_timed_out(self._target, asked=asked))
             return
         if self._problem is not None:
@@ -237,13 +238,14 @@ class Connection:
         return transport
 
     async def _log_in_step(self, *args: Arg) -> Any:
-        return await self._pipeline.enqueue(args).reply()
+        return await self.pipeline.enqueue(args).reply()
 
     def _end(self, problem: Problem) -> None:
         self.is_open = False
         if self._problem is None:
             operator = self._target.operator
             self._problem = problem if operator is None else operator.adapted(problem)
+            self.pipeline.close(self._problem)
             self._scope.cancel()
 
     def _send_soon(self) -> None:
@@ -260,7 +262,7 @@ class Connection:
         """Send what the socket accepts; leave the rest to a task, and return whether there is one."""
         write = self._write
         while write is not None and not self._is_sending and not self._scope.cancel_called:
-            data = self._pipeline.take(trio.current_time() + self._reply_timeout)
+            data = self.pipeline.take(trio.current_time() + self._reply_timeout)
             if not data:
                 break
             try:
@@ -275,7 +277,7 @@ class Connection:
 
     async def _send(self, data: bytes) -> None:
         """Send `data`, and what is queued meanwhile."""
-        pipeline = self._pipeline
+        pipeline = self.pipeline
         while data or pipeline.queued:
             data = data or pipeline.take(trio.current_time() + self._reply_timeout)
             try:
@@ -290,10 +292,10 @@ class Connection:
         self._is_sending = False
 
     async def _read(self, stream: trio.abc.ReceiveStream) -> None:
-        decoder = Decoder()
+        decoder, receive, pipeline, on_push = Decoder(), receiver(stream), self.pipeline, self._deliver_push
         while True:
             try:
-                data = bytes(await stream.receive_some(_RECEIVE_BYTES))
+                data = bytes(await receive(_RECEIVE_BYTES))
             except trio.BrokenResourceError as error:
                 self._end(self._broken(error))
                 return
@@ -303,26 +305,17 @@ class Connection:
                 self._end(connect_errors.unreadable(self._target, data, str(error)))
                 return
             except OversizedError:
-                self._pipeline.answer(ReplyTooLarge(limit_bytes=MAX_REPLY_BYTES))
+                pipeline.answer([ReplyTooLarge(limit_bytes=MAX_REPLY_BYTES)], on_push)
                 self._end(connect_errors.oversized(MAX_REPLY_BYTES))
                 return
             if not data:
                 self._end(self._broken(None))
                 return
-            if not self._hand_out(replies):
+            if unasked := pipeline.answer(replies, on_push):
+                self._end(self._unasked(unasked[0]))
                 return
             # Nothing of a large reply is kept here while the next one is awaited, perhaps for hours.
             del data, replies
-
-    def _hand_out(self, replies: list[Any]) -> bool:
-        """Give each reply to the caller that waits for it; False if there is a reply to no command."""
-        for reply in replies:
-            if type(reply) is hiredis.PushNotification:
-                self._deliver_push(reply)
-            elif not self._pipeline.answer(reply):
-                self._end(self._unasked(reply))
-                return False
-        return True
 
     def _broken(self, error: Exception | None) -> Problem:
         """Read how the connection ended: with `error`, or by the server's closing it."""
@@ -351,7 +344,7 @@ class Connection:
         Deadlines grow along the pipeline, so watching its head is enough, and spares every request a
         cancel scope of its own.
         """
-        pipeline = self._pipeline
+        pipeline = self.pipeline
         while True:
             now = trio.current_time()
             due = pipeline.oldest_deadline
@@ -372,7 +365,7 @@ class Connection:
         while True:
             await trio.sleep(self._ping_interval)
             # Behind other requests, such as a large read, their own deadline has to do.
-            seconds = math.inf if self._pipeline.in_flight else self._ping_timeout
+            seconds = math.inf if self.pipeline.in_flight else self._ping_timeout
             started = trio.current_time()
             try:
                 await self.submit("PING").reply_by(started + seconds)

@@ -9,22 +9,21 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Coroutine, Sequence
-from typing import Any
+from typing import Any, Final
 
 import trio
 from redis.backoff import AbstractBackoff
 from redis.exceptions import NoScriptError, RedisError
 
 from redstreamd.errors import BusError
-from redstreamd.redisio import Arg, Role, connect_errors
+from redstreamd.redisio import Arg, Role
 from redstreamd.redisio.connection import Connection
 from redstreamd.redisio.error_replies import bus_error
 from redstreamd.redisio.lost_replies import send_with_retries
 from redstreamd.redisio.missing_permissions import named
-from redstreamd.redisio.pipeline import Request
 from redstreamd.redisio.reauth import LoginEvent, Reauthentication
 from redstreamd.redisio.reconnecting import ReconnectingConnection, reconnect_backoff
-from redstreamd.redisio.redis_errors import ConnectionEnded, NotSent, ServerReplied
+from redstreamd.redisio.redis_errors import ConnectionEnded, ServerReplied
 from redstreamd.redisio.script import Script, ScriptCall
 from redstreamd.redisio.server_health import HealthEvent, RedisStatus, ServerHealth
 from redstreamd.redisio.target import Target
@@ -50,7 +49,11 @@ def _no_event(_event: RedisEvent) -> None: ...
 
 
 class Manager:
-    """Commands to one Redis server over at most one connection per role."""
+    """Commands to one Redis server over at most one connection per role.
+
+    Attributes:
+        roles: The connection of each role.
+    """
 
     def __init__(
         self,
@@ -83,7 +86,7 @@ class Manager:
         self._on_push: Callable[[list[Any]], None] = _no_push
         self._on_connected: Callable[[], None] = _no_call
         self._health = ServerHealth(target.label, self._ask, on_event=self._tell)
-        self._roles = {
+        self.roles: Final = {
             role: ReconnectingConnection(
                 role,
                 target,
@@ -121,7 +124,7 @@ class Manager:
 
     def status(self) -> RedisStatus:
         """Return a snapshot."""
-        return self._health.status({role: each.status() for role, each in self._roles.items()})
+        return self._health.status({role: each.status() for role, each in self.roles.items()})
 
     async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
         """Keep the roles that are wanted connected until cancelled.
@@ -129,17 +132,17 @@ class Manager:
         ``task_status.started()`` is called at once: that Redis is down is a state, not a failure.
         """
         async with trio.open_nursery() as nursery:
-            for each in self._roles.values():
+            for each in self.roles.values():
                 await nursery.start(each.run)
             await nursery.start(self._reauthentication.run)
             await nursery.start(self._health.run)
             # From the start, so that status and records tell about Redis before the first command.
-            self._roles[Role.COMMAND].want()
+            self.roles[Role.COMMAND].want()
             task_status.started()
 
     async def wait_connected(self, role: Role = Role.COMMAND) -> None:
         """Return once `role` is connected, opening it if need be; waits as long as that takes."""
-        await self._roles[role].wait_connected()
+        await self.roles[role].wait_connected()
 
     def execute(
         self, *args: Arg, role: Role = Role.COMMAND, retry_safe: bool = False
@@ -188,25 +191,6 @@ class Manager:
         deadline = trio.current_time() + self._command_timeout
         return await self._run_script(ScriptCall(script, keys, args), role, retry_safe, deadline)
 
-    def submit(
-        self, write: Write, then: Callable[[Any], None] | None, *, role: Role = Role.COMMAND
-    ) -> Request:
-        """Send a command or a script if there is a connection, and return at once.
-
-        Args:
-            write: What to send.
-            then: See `Connection.submit`. Whoever wants more than an exception goes on with `complete`.
-            role: Which connection.
-
-        Raises:
-            NotSent: There is no connection now.
-            QueueFull: Too much is queued for it already.
-        """
-        connection = self._roles[role].connection
-        if connection is None:
-            raise NotSent(connect_errors.STILL_CONNECTING)
-        return connection.submit(*(write.by_digest if isinstance(write, ScriptCall) else write), then=then)
-
     async def complete(
         self,
         write: Write,
@@ -216,11 +200,11 @@ class Manager:
         deadline: float,
         role: Role = Role.COMMAND,
     ) -> Any:
-        """Go on with what `submit` began, and return the reply.
+        """Go on with what `Redis.submit` began, and return the reply.
 
         Args:
             write: What was sent.
-            after: What `submit` raised or gave to `then`.
+            after: What it raised or gave to `then`.
             retry_safe: As in `execute`.
             deadline: When to give up: `command_timeout` seconds after it was submitted.
             role: As in `execute`.
@@ -267,7 +251,7 @@ class Manager:
             ServerReplied: The server answered with an error.
             QueueFull: As in `execute`.
         """
-        durable = self._roles[Role.DURABLE]
+        durable = self.roles[Role.DURABLE]
         if durable.connection is None:
             raise durable.unavailable()
         try:
@@ -305,7 +289,7 @@ class Manager:
     ) -> Any:
         try:
             return await send_with_retries(
-                self._roles[role],
+                self.roles[role],
                 args,
                 retry_safe=retry_safe,
                 deadline=deadline,
@@ -350,7 +334,7 @@ class Manager:
         return connect
 
     def _open_connections(self) -> dict[Role, Connection]:
-        connections = {role: each.connection for role, each in self._roles.items()}
+        connections = {role: each.connection for role, each in self.roles.items()}
         return {role: each for role, each in connections.items() if each is not None}
 
     def _push(self, message: list[Any]) -> None:

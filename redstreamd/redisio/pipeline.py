@@ -11,11 +11,13 @@ half of the work saved, or is called back, which saves the task.
 from __future__ import annotations
 
 import logging
+import math
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, Final
 
 import hiredis
+import msgspec
 import trio
 from trio.lowlevel import Abort, Task, current_task, reschedule, wait_task_rescheduled
 
@@ -43,26 +45,26 @@ _PENDING: Final = object()
 _log = logging.getLogger(__name__)
 
 
-class Request:
+class Request(msgspec.Struct, eq=False):
     """One command on its way; made by `Pipeline.enqueue`.
 
     Attributes:
+        pipeline: Where it is queued.
         packed: Its bytes until it is sent, then empty.
+        then: Called with the reply, or with the exception that `reply` would raise; None once it was, or if a
+            task waits in `reply`.
         deadline: When its reply is overdue, on trio's clock; only set once it is sent.
+        result: The reply, or an exception to raise, if nothing was called.
+        task: Is parked in `reply`.
     """
 
-    # Invariant: _task is set exactly while a task is parked in reply().
-    __slots__ = ("_pipeline", "_result", "_task", "_then", "deadline", "packed")
-
-    deadline: float
-
-    def __init__(self, pipeline: Pipeline, packed: bytes, then: Callable[[Any], None] | None) -> None:
-        """Made by `Pipeline.enqueue`."""
-        self._pipeline = pipeline
-        self._then = then
-        self._task: Task | None = None
-        self._result: Any = _PENDING
-        self.packed = packed
+    # Invariant: task is set exactly while one is parked in reply().
+    pipeline: Pipeline
+    packed: bytes
+    then: Callable[[Any], None] | None
+    deadline: float = math.inf
+    result: Any = _PENDING
+    task: Task | None = None
 
     @property
     def sent(self) -> bool:
@@ -79,10 +81,10 @@ class Request:
 
         If cancelled, an unsent request is taken back; ``sent`` tells.
         """
-        if self._result is _PENDING:
-            self._task = current_task()
+        if self.result is _PENDING:
+            self.task = current_task()
             await wait_task_rescheduled(self._abort)
-        result = self._result
+        result = self.result
         if isinstance(result, Exception):
             raise result
         return result
@@ -104,31 +106,14 @@ class Request:
     def take_back(self) -> bool:
         """Take the request back if it is not sent; return whether it was. Else its reply still comes."""
         if self.packed:
-            self._pipeline.withdraw(self)
+            self.pipeline.withdraw(self)
             return True
         return False
 
     def _abort(self, _raise_cancel: Any) -> Abort:
-        self._task = None
+        self.task = None
         self.take_back()
         return Abort.SUCCEEDED
-
-    def finish(self, result: Any) -> None:
-        """Give the caller its reply, or an exception to raise; a caller that has gone gets nothing."""
-        then, self._then = self._then, None
-        if then is not None:
-            # Neither is kept: whoever is called back holds the request, and a reply may be large.
-            try:
-                then(result)
-            except Exception:  # noqa: BLE001 - whatever it is
-                # Everybody else depends on the connection.
-                _log.exception("a reply could not be handled")
-            return
-        self._result = result
-        task = self._task
-        if task is not None:
-            self._task = None
-            reschedule(task)
 
 
 class Pipeline:
@@ -148,6 +133,8 @@ class Pipeline:
         # Sent requests, in the order in which the server answers them.
         self._in_flight: deque[Request] = deque()
         self._sent = 0
+        # Set once nothing more is taken.
+        self._problem: Problem | None = None
 
     @property
     def queued(self) -> int:
@@ -183,6 +170,7 @@ class Pipeline:
                 task calls `Request.reply`.
 
         Raises:
+            NotSent: The pipeline was closed.
             QueueFull: A bound is reached.
             TypeError: An argument is of a type that `Arg` excludes.
             ValueError: There are no arguments.
@@ -190,6 +178,8 @@ class Pipeline:
         if not args:
             # The server ignores an empty command, and every later reply would go to the wrong caller.
             raise ValueError("a command has a name")
+        if self._problem is not None:
+            raise NotSent(self._problem)
         # hiredis's annotation means a tuple of one element; it takes any number.
         packed = hiredis.pack_command(args)  # type: ignore[arg-type]
         size = len(packed)
@@ -244,19 +234,53 @@ class Pipeline:
             self.withdraw(request)
         return batch
 
-    def answer(self, result: Any) -> bool:
-        """Give `result` to the oldest request in flight; False if there is none."""
-        if not self._in_flight:
-            return False
-        self._in_flight.popleft().finish(result)
-        return True
+    def answer(self, replies: Sequence[Any], on_push: Callable[[list[Any]], None]) -> Sequence[Any]:
+        """Give each reply to the oldest request in flight; return those from the first on that has none.
+
+        A caller that has gone gets nothing.
+
+        Args:
+            replies: The replies, or exceptions in their place, in order.
+            on_push: Called with each push notification among them.
+        """
+        in_flight = self._in_flight
+        for number, reply in enumerate(replies):
+            if type(reply) is hiredis.PushNotification:
+                on_push(reply)
+                continue
+            if not in_flight:
+                return replies[number:]
+            request = in_flight.popleft()
+            then = request.then
+            if then is not None:
+                # Neither is kept: whoever is called back holds the request, and a reply may be large.
+                request.then = None
+                try:
+                    then(reply)
+                except Exception:  # noqa: BLE001 - whatever it is
+                    # Everybody else depends on the connection.
+                    _log.exception("a reply could not be handled")
+                continue
+            request.result = reply
+            task = request.task
+            if task is not None:
+                request.task = None
+                reschedule(task)
+        return ()
+
+    def close(self, problem: Problem) -> None:
+        """Refuse every further command because of `problem`; those before are not affected."""
+        self._problem = problem
 
     def abandon(self, problem: Problem) -> None:
-        """Fail every request because of `problem`: no reply will come any more."""
-        for request in self._in_flight:
-            request.finish(ReplyLost(problem))
-        self._in_flight.clear()
-        for request in self._outbox:
-            request.finish(NotSent(problem))
+        """Close, and fail every request: no reply will come any more."""
+        self.close(problem)
+        lost: list[Exception] = [ReplyLost(problem) for _ in self._in_flight]
+        unsent = [NotSent(problem) for _ in self._outbox]
+        self._in_flight.extend(self._outbox)
         self._outbox.clear()
         self._outbox_bytes = 0
+        self.answer([*lost, *unsent], _no_push)
+
+
+def _no_push(_message: list[Any]) -> None: ...

@@ -15,6 +15,7 @@ from redis.backoff import AbstractBackoff, EqualJitterBackoff
 
 from redstreamd.redisio import Role, connect_errors
 from redstreamd.redisio.connection import Connection
+from redstreamd.redisio.pipeline import Pipeline
 from redstreamd.redisio.redis_errors import ConnectionEnded, Problem, ProblemKind, RedisUnavailable
 from redstreamd.redisio.server_health import (
     Connected,
@@ -114,6 +115,8 @@ class ReconnectingConnection:
         self._wanted = trio.Event()
         self._waiters = trio.lowlevel.ParkingLot()
         self._connection: Connection | None = None
+        #: The pipeline of the connection, until that was seen to have ended.
+        self.pipeline: Pipeline | None = None
         self._problem: Problem | None = None
         self._failed_attempts = 0
         self._stopped = False
@@ -212,7 +215,7 @@ class ReconnectingConnection:
                     seconds = self._release(ended.problem)
                 await trio.sleep(seconds)
         finally:
-            self._connection = None
+            self._connection = self.pipeline = None
             self._stopped = True
             self._problem = connect_errors.SHUTTING_DOWN
             self._waiters.unpark_all()
@@ -221,6 +224,7 @@ class ReconnectingConnection:
         """Use `connection`, which has just become usable."""
         now = trio.current_time()
         self._connection = connection
+        self.pipeline = connection.pipeline
         down_seconds, self._since = now - self._since, now
         self._on_connected()
         self._on_event(
@@ -235,7 +239,7 @@ class ReconnectingConnection:
         self._failed_attempts += 1
         if self._connection is not None:
             now = trio.current_time()
-            self._connection = None
+            self._connection = self.pipeline = None
             up_seconds, self._since = now - self._since, now
             if up_seconds >= _STABLE_SECONDS:
                 seconds = 0.0

@@ -65,8 +65,7 @@ _MIN, _MAX = -strict_json.MAX_INTEGER, strict_json.MAX_INTEGER
 Fields = Sequence[tuple[bytes, bytes]]
 
 
-@attrs.frozen
-class Stamp:
+class Stamp(msgspec.Struct, frozen=True):
     """What the daemon adds to the members of an entry.
 
     Attributes:

@@ -24,11 +24,17 @@ _MAX_REMEMBERED: Final = 4_096
 
 
 class NameRules:
-    """Checks names of streams, groups and consumers."""
+    """Checks names of streams, groups and consumers.
 
-    # Invariant: every name in _valid is valid; every name in _plain is, too, and is not reserved and has no
+    Attributes:
+        plain: Names under which a stream may be created without asking Redis about it. Each is valid and not
+            reserved, and follows the naming rule, if there is one, or was in use when Redis was asked. Only a
+            name that `check_stream` accepted before is among them, and the oldest are forgotten.
+    """
+
+    # Invariant: every name in _valid is valid; every name in plain is, too, and is not reserved and has no
     # naming warning.
-    __slots__ = ("_max_bytes", "_naming", "_plain", "_valid")
+    __slots__ = ("_max_bytes", "_naming", "_valid", "plain")
 
     def __init__(self, settings: StreamsSettings | None = None) -> None:
         """Apply ``settings``; None for the defaults."""
@@ -37,7 +43,7 @@ class NameRules:
         self._naming = settings.naming
         # Dicts, because they forget the oldest name first.
         self._valid: dict[str, None] = {}
-        self._plain: dict[str, None] = {}
+        self.plain: dict[str, None] = {}
 
     @property
     def demanded(self) -> bool:
@@ -54,13 +60,13 @@ class NameRules:
         Raises:
             BusError: INVALID_STREAM.
         """
-        if name in self._plain:
+        if name in self.plain:
             return
         check_stream(name, max_bytes=self._max_bytes)
         if creates:
             check_unreserved(name)
         if not is_reserved(name) and self.warning(name) is None:
-            _remember(self._plain, name)
+            _remember(self.plain, name)
 
     def check_group(self, name: str) -> None:
         """Check the name of a consumer group; INVALID_GROUP."""
@@ -72,18 +78,10 @@ class NameRules:
         if name not in self._valid:
             _remember(self._valid, check_consumer(name, max_bytes=self._max_bytes))
 
-    def is_plain(self, name: str) -> bool:
-        """Whether a stream may be created under a name without asking Redis about it.
-
-        The name is valid and not reserved, and follows the naming rule, if there is one, or was in use when
-        Redis was asked. Only a name that `check_stream` accepted before is known to be plain.
-        """
-        return name in self._plain
-
     def note_plain(self, name: str) -> None:
-        """Note that there is no question about a valid name, which is not reserved; see `is_plain`."""
+        """Note that there is no question about a valid name, which is not reserved; see `plain`."""
         if not is_reserved(name):
-            _remember(self._plain, name)
+            _remember(self.plain, name)
 
     def warning(self, name: str) -> str | None:
         """Return a sentence if a new stream's name would depart from the naming rule; None if it is off."""

@@ -56,7 +56,7 @@ class Plan(msgspec.Struct, Generic[ResultT], eq=False):
         conversions: The other steps: each converts what the one before returned.
         reworded_at: How many conversions there were when `reword` was set.
 
-    A step raises `BusError` where the reply means a failure, and `UnfinishedError` where the call is not done.
+    A step raises `BusError` where the reply means a failure, `UnfinishedError` where the call is not done.
     """
 
     write: Write

@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from itertools import chain
 from typing import Any
 
-import attrs
+import msgspec
 
 from redstreamd.errors import BusError, Code
 from redstreamd.redisio.client import Redis
@@ -24,8 +24,7 @@ from redstreamd.streams.scripts import load
 _ADD = load("ids", "info", "add")
 
 
-@attrs.frozen
-class Added:
+class Added(msgspec.Struct, frozen=True):
     """Result of adding entries.
 
     Attributes:
@@ -150,9 +149,10 @@ class Publisher:
         Raises:
             BusError: INVALID_ARGUMENT if an object is not I-JSON.
         """
+        if len(entries) == 1 and idempotency_key is None and max_length is max_age_seconds is None:
+            fields = chain.from_iterable(entry_codec.encode(entries[0], stamp))
+            return Plan(("XADD", stream, "*", *fields), stream, self._added_one)
         encoded = [entry_codec.encode(entry, stamp) for entry in entries]
-        if len(encoded) == 1 and idempotency_key is None and max_length is max_age_seconds is None:
-            return Plan(("XADD", stream, "*", *chain.from_iterable(encoded[0])), stream, self._added_one)
         operands = self._operands(stream, encoded, idempotency_key, key_space, max_length, max_age_seconds)
         return Plan(
             _ADD.call(operands),

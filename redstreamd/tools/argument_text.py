@@ -6,61 +6,75 @@ unusual or wrong is left to that, which is the truth about arguments; a property
 
 from __future__ import annotations
 
+import types
 import typing
-from typing import Any, Final
+from collections.abc import Callable
+from typing import Annotated, Any, Final
 
 import attrs
 import msgspec
-from msgspec import UNSET
+from msgspec import UNSET, Meta
 
-from redstreamd.strict_json import MAX_INTEGER, names_are_distinct
+from redstreamd.strict_json import MAX_INTEGER
+
+_encode = msgspec.json.Encoder().encode
 
 
 class ArgumentDecoder:
-    """Decodes the arguments of one tool; compiled once."""
+    """Decodes the arguments of one tool; compiled once.
+
+    Each member of a plain text has one colon, and every other is in a string. A decoder that keeps the last
+    of two members of the same name loses the colon of the other. So no name is repeated if what was decoded,
+    encoded again, has as many colons as the text.
+    """
 
     def __init__(self, arguments: type[attrs.AttrsInstance]) -> None:
         """Compile the argument class of a tool, for which a `Structurer` can be made."""
-        hints = typing.get_type_hints(arguments, include_extras=True)
-        fields: list[tuple[str, Any] | tuple[str, Any, Any]] = []
+        hints = {
+            name: _bounded(hint)
+            for name, hint in typing.get_type_hints(arguments, include_extras=True).items()
+        }
+        usual: list[tuple[str, Any] | tuple[str, Any, Any]] = []
+        exact: list[tuple[str, Any] | tuple[str, Any, Any]] = []
         defaults: list[tuple[str, Any]] = []
         for field in attrs.fields(arguments):
-            if field.default is attrs.NOTHING:
-                fields.append((field.name, hints[field.name]))
+            name, hint, default = field.name, hints[field.name], field.default
+            if default is attrs.NOTHING:
+                usual.append((name, hint))
+                exact.append((name, hint))
                 continue
             # Null stands for an argument that is not given, so it must not be a value of its own.
-            is_optional = field.default is None or type(None) not in typing.get_args(hints[field.name])
-            self_made = isinstance(field.default, attrs.Factory)  # type: ignore[arg-type]
-            if not is_optional or self_made:
-                raise TypeError(
-                    f"{arguments.__name__}.{field.name} has a default that null does not stand for"
-                )
-            fields.append((field.name, hints[field.name] | msgspec.UnsetType, UNSET))
-            defaults.append((field.name, field.default))
-        # Members without a default may follow others.
-        self._struct: Final = msgspec.defstruct(
-            arguments.__name__, fields, kw_only=True, forbid_unknown_fields=True
-        )
-        self._decoder: Final = msgspec.json.Decoder(self._struct)
+            is_optional = default is None or type(None) not in typing.get_args(hint)
+            if not is_optional or isinstance(default, attrs.Factory):  # type: ignore[arg-type]
+                raise TypeError(f"{arguments.__name__}.{name} has a default that null does not stand for")
+            usual.append((name, hint, default))
+            exact.append((name, hint | msgspec.UnsetType, UNSET))
+            defaults.append((name, default))
+        # In the usual form a member that was not given has its default, and is not encoded again. Neither is
+        # a default that was given: then the exact form tells whether a name is repeated. Members without a
+        # default may follow others.
+        options: dict[str, Any] = {"kw_only": True, "forbid_unknown_fields": True}
+        name = arguments.__name__
+        self._usual: Final = _decoder(msgspec.defstruct(name, usual, omit_defaults=True, **options))
+        self._exact: Final = _decoder(msgspec.defstruct(name, exact, **options))
         self._defaults: Final = tuple(defaults)
-        self._integers: Final = tuple(name for name, hint in hints.items() if _may_be_integer(hint))
 
-    def __call__(self, text: bytes) -> Any:
+    def __call__(self, text: bytes | msgspec.Raw, colons: int) -> Any:
         """Return a value with the attributes of the argument class, or None if the text is not plain.
 
         Args:
             text: JSON for which `strict_json.text_is_plain` is true.
+            colons: How many colons it has.
         """
         try:
-            given = self._decoder.decode(text)
+            given = self._usual(text)
+            if _encode(given).count(b":") == colons:
+                return given
+            given = self._exact(text)
         except (msgspec.MsgspecError, ValueError):
             return None
-        if not names_are_distinct(text, given):
+        if _encode(given).count(b":") != colons:
             return None
-        for name in self._integers:
-            value = getattr(given, name)
-            if type(value) is int and not -MAX_INTEGER <= value <= MAX_INTEGER:
-                return None
         for name, default in self._defaults:
             if getattr(given, name) is UNSET:
                 setattr(given, name, default)
@@ -72,7 +86,20 @@ def as_arguments(cls: type[attrs.AttrsInstance], given: Any) -> Any:
     return cls(**{field.name: getattr(given, field.name) for field in attrs.fields(cls)})
 
 
-def _may_be_integer(hint: Any) -> bool:
+def _decoder(kind: type) -> Callable[[bytes | msgspec.Raw], Any]:
+    return msgspec.json.Decoder(kind).decode
+
+
+def _bounded(hint: Any) -> Any:
+    """Return a type whose integers are those of I-JSON."""
+    origin, inner = typing.get_origin(hint), typing.get_args(hint)
+    if origin is typing.Annotated and inner[0] is int:
+        metas = [each for each in inner[1:] if isinstance(each, Meta)]
+        lowest = max((each.ge for each in metas if each.ge is not None), default=-MAX_INTEGER)
+        highest = min((each.le for each in metas if each.le is not None), default=MAX_INTEGER)
+        return Annotated[int, Meta(ge=lowest, le=highest)]
     if hint is int:
-        return True
-    return any(_may_be_integer(each) for each in typing.get_args(hint) if not isinstance(each, msgspec.Meta))
+        return Annotated[int, Meta(ge=-MAX_INTEGER, le=MAX_INTEGER)]
+    if origin in (typing.Union, types.UnionType):
+        return typing.Union[tuple(map(_bounded, inner))]  # noqa: UP007 - of as many as there are
+    return hint

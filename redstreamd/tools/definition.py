@@ -11,7 +11,7 @@ import inspect
 import re
 import typing
 from collections.abc import Awaitable, Callable, Iterable, Iterator, Sequence
-from typing import Any, Generic, TypeVar
+from typing import Any, Generic, Protocol, TypeVar
 
 import attrs
 
@@ -24,6 +24,7 @@ from redstreamd.tools.argument_types import NameOf, names_in
 from redstreamd.tools.schema_dialect import MAX_DESCRIPTION, TOOL_NAME
 
 BusT = TypeVar("BusT")
+BusT_co = TypeVar("BusT_co", covariant=True)
 ArgumentsT = TypeVar("ArgumentsT", bound=attrs.AttrsInstance)
 
 Progress = Callable[[float, float | None, str | None], Awaitable[None]]
@@ -59,31 +60,36 @@ async def no_progress(progress: float, total: float | None, message: str | None)
     """Send no progress notification."""
 
 
-@attrs.define(eq=False)
-class Call(Generic[BusT]):
-    """What a handler gets besides its arguments.
+class Call(Protocol[BusT_co]):
+    """What a handler or a plan gets besides its arguments: the part of an `Invocation` that it may use."""
 
-    Attributes:
-        bus: The domain.
-        principal: On whose behalf the call is made.
-        progress: Sends progress notifications; for handlers that wait.
-        authorise: ``(stream, permission)``: raises `BusError` if the caller may not do that; for a stream
-            that the handler learns of while it runs, which the tool's needs could not name.
-        lease: The lease among the arguments, read and checked; None for a tool that takes none.
-    """
+    @property
+    def bus(self) -> BusT_co:
+        """The domain."""
+        ...
 
-    bus: BusT
-    principal: Principal
-    progress: Progress
-    authorise: Callable[[str, Permission], None]
-    lease: Lease | None = None
+    @property
+    def principal(self) -> Principal:
+        """On whose behalf the call is made."""
+        ...
+
+    @property
+    def progress(self) -> Progress:
+        """Sends progress notifications; for handlers that wait."""
+        ...
 
     @property
     def held_lease(self) -> Lease:
-        """The lease, for a tool that takes one."""
-        if self.lease is None:
-            raise TypeError("this tool takes no lease")
-        return self.lease
+        """The lease among the arguments, read and checked; for a tool that takes one."""
+        ...
+
+    def authorise(self, stream: str, permission: Permission) -> None:
+        """Ask for a permission on a stream that the tool's needs could not name.
+
+        Raises:
+            BusError: PERMISSION_DENIED.
+        """
+        ...
 
 
 @attrs.frozen

@@ -2,9 +2,8 @@
 
 The steps are: `Toolbox.begin` makes an invocation (structure, needs, authorise), then `admit`, `run` and
 `end`; `answer` takes all of them in order, in a task. The direct path has no task for a call that is one
-round
-trip: it begins with `Toolbox.begin_plain`, and in the place of `run` it takes the `plan`. What it cannot
-    finish itself goes on with `answer`.
+round trip: it begins with `Toolbox.begin_plain`, and in the place of `run` it takes the tool's plan. What it
+cannot finish itself goes on with `answer`.
 
 How a call can end:
 
@@ -25,15 +24,15 @@ from collections.abc import Awaitable, Callable, Iterable, Sequence
 from typing import Any, Final, Generic, TypeVar
 
 import attrs
+import msgspec
 import trio
 
 from redstreamd.errors import BusError, Code
 from redstreamd.errors.remedies import setting
 from redstreamd.policy import Authorise, Need, Permission, Principal
 from redstreamd.streams.lease_tokens import Lease
-from redstreamd.streams.plans import Plan
 from redstreamd.tools.argument_text import as_arguments
-from redstreamd.tools.definition import Call, Progress, Tool, no_progress
+from redstreamd.tools.definition import Progress, Tool, no_progress
 from redstreamd.tools.results import Result, failure, success
 
 BusT = TypeVar("BusT")
@@ -141,46 +140,47 @@ class Rules(Generic[BusT]):
     default_wait_seconds: float
 
 
-class Invocation(Generic[BusT]):
+class Invocation(msgspec.Struct, Generic[BusT], eq=False):
     """One call of a tool that passed the checks of its arguments, its names and its permissions.
 
+    It is also what the tool gets as its `Call`.
+
     Attributes:
+        rules: What it is subject to.
         tool: The tool.
         arguments: Its arguments, with the attributes of ``tool.arguments``.
         principal: On whose behalf it is made.
         needs: The streams that it needs, as far as its arguments and its lease name them.
         lease: The lease among the arguments, if the tool takes one.
+        began: When, by `time.perf_counter`.
+        bus: The domain.
+        progress: Sends progress notifications.
+        has_ended: Whether `end` was called.
     """
 
-    # Invariant: _ended is set by the one call of end(). _made is what the plan or the handler got.
-    __slots__ = ("_began", "_ended", "_made", "_rules", "arguments", "lease", "needs", "principal", "tool")
+    rules: Rules[BusT]
+    tool: Tool[Any]
+    arguments: Any
+    principal: Principal
+    needs: Sequence[Need]
+    lease: Lease | None
+    began: float
+    bus: BusT
+    progress: Progress = no_progress
+    has_ended: bool = False
 
-    def __init__(
-        self,
-        rules: Rules[BusT],
-        tool: Tool[Any],
-        arguments: Any,
-        principal: Principal,
-        needs: Sequence[Need],
-        lease: Lease | None,
-        began: float,
-    ) -> None:
-        """Made by `Toolbox.begin`; ``began`` is by `time.perf_counter`."""
-        self._rules = rules
-        self.tool = tool
-        self.arguments = arguments
-        self.principal = principal
-        self.needs = needs
-        self.lease = lease
-        self._began = began
-        self._ended = False
-        self._made: Call[BusT] | None = None
+    @property
+    def held_lease(self) -> Lease:
+        """The lease, for a tool that takes one."""
+        if self.lease is None:
+            raise TypeError("this tool takes no lease")
+        return self.lease
 
     @property
     def seconds(self) -> float:
         """How many seconds `run` may take, including the time that the call asked to wait."""
         asked: float | None = getattr(self.arguments, "timeout_seconds", 0.0)
-        return self._rules.timeout_seconds + (self._rules.default_wait_seconds if asked is None else asked)
+        return self.rules.timeout_seconds + (self.rules.default_wait_seconds if asked is None else asked)
 
     def authorise(self, stream: str, permission: Permission) -> None:
         """Ask for a permission on a stream that was learned of while the call runs.
@@ -188,26 +188,11 @@ class Invocation(Generic[BusT]):
         Raises:
             BusError: PERMISSION_DENIED.
         """
-        self._rules.authorise(self.principal, stream, permission)
+        self.rules.authorise(self.principal, stream, permission)
 
     def admit(self) -> Deferral | None:
         """Ask whether the call may run now: None if it may, else its place in a queue."""
-        return None if self._rules.admit is None else self._rules.admit(self)
-
-    @property
-    def is_reported(self) -> bool:
-        """Whether somebody is told of the end of the call."""
-        return self._rules.on_ended is not None
-
-    def plan(self) -> Plan[Any] | None:
-        """Return the call as one round trip to Redis; None if the tool's handler has to run.
-
-        Raises:
-            BusError: What the tool finds wrong with its arguments.
-        """
-        if self.tool.plan is None:
-            return None
-        return self.tool.plan(self._call(no_progress), self.arguments)
+        return None if self.rules.admit is None else self.rules.admit(self)
 
     async def run(self, progress: Progress, go_on: Callable[[], Awaitable[object]] | None = None) -> object:
         """Run the tool's handler within the time limit, and return what it returns.
@@ -224,21 +209,15 @@ class Invocation(Generic[BusT]):
         """
         seconds = self.seconds
         with trio.move_on_after(seconds):
+            # A plan was made when nothing could send progress.
+            self.progress = progress
             if go_on is not None:
-                # It belongs to a plan, which was made when nothing could send progress.
-                self._call(progress)
                 return await go_on()
             arguments = self.arguments
             if not isinstance(arguments, self.tool.arguments):
                 arguments = as_arguments(self.tool.arguments, arguments)
-            return await self.tool.handler(self._call(progress), arguments)
+            return await self.tool.handler(self, arguments)
         raise _timed_out(self.tool, seconds)
-
-    def _call(self, progress: Progress) -> Call[BusT]:
-        if self._made is None:
-            self._made = Call(self._rules.bus, self.principal, progress, self.authorise, self.lease)
-        self._made.progress = progress
-        return self._made
 
     def end(self, outcome: str, answer_bytes: int = 0) -> None:
         """Report that the call ended; see `CallEnded` for the arguments. For one call.
@@ -246,21 +225,12 @@ class Invocation(Generic[BusT]):
         Raises:
             RuntimeError: The call ended before.
         """
-        if self._ended:
+        if self.has_ended:
             raise RuntimeError(f"a call of {self.tool.name} ended twice")
-        self._ended = True
-        # It holds this object, and would keep the arguments until garbage is collected.
-        self._made = None
-        if self._rules.on_ended is not None:
-            report_end(
-                self._rules.on_ended,
-                self.principal,
-                self.tool,
-                self.needs,
-                self._began,
-                outcome,
-                answer_bytes,
-            )
+        self.has_ended = True
+        on_ended = self.rules.on_ended
+        if on_ended is not None:
+            report_end(on_ended, self.principal, self.tool, self.needs, self.began, outcome, answer_bytes)
 
     async def answer(
         self,

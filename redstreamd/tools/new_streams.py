@@ -12,14 +12,14 @@ async def naming_warning(call: Call[Bus], stream: str) -> str | None:
     """Return a warning about the name of a stream that the call may create; None if there is none.
 
     A stream that exists is used under any name. Redis is asked only about a name that departs from the naming
-    rule; `NameRules.is_plain` says so without waiting. Whether the name is valid was checked before.
+    rule; `NameRules.plain` says so without waiting. Whether the name is valid was checked before.
 
     Raises:
         BusError: INVALID_STREAM: `streams.naming` is "error" and the stream does not exist; CONNECTION_ERROR
             and the like.
     """
     names = call.bus.names
-    if names.is_plain(stream):
+    if stream in names.plain:
         return None
     warning = names.warning(stream)
     if warning is None or await call.bus.redis.key_type(stream) != "none":

@@ -41,7 +41,7 @@ class AddStreamMessageArguments:
 
 
 def _plan_add(call: Call[Bus], args: AddStreamMessageArguments) -> Plan[dict[str, Any]] | None:
-    return _add(call, args) if call.bus.names.is_plain(args.stream) else None
+    return _add(call, args) if args.stream in call.bus.names.plain else None
 
 
 def _add(call: Call[Bus], args: AddStreamMessageArguments) -> Plan[dict[str, Any]]:
@@ -103,7 +103,7 @@ class CreateConsumerGroupArguments:
 
 
 def _plan_create(call: Call[Bus], args: CreateConsumerGroupArguments) -> Plan[dict[str, Any]] | None:
-    return _create(call, args) if call.bus.names.is_plain(args.stream) else None
+    return _create(call, args) if args.stream in call.bus.names.plain else None
 
 
 def _create(call: Call[Bus], args: CreateConsumerGroupArguments) -> Plan[dict[str, Any]]:

@@ -62,7 +62,7 @@ class StreamAddArguments:
     ) = None
 
 
-@attrs.frozen
+@attrs.define
 class StreamAdded:
     """Answer of stream_add."""
 
@@ -89,8 +89,8 @@ def _plan(call: Call[Bus], args: StreamAddArguments) -> Plan[StreamAdded] | None
     names = call.bus.names
     if (
         args.durability != "memory"
-        or not names.is_plain(args.stream)
-        or (args.reply_to is not None and not names.is_plain(args.reply_to))
+        or args.stream not in names.plain
+        or (args.reply_to is not None and args.reply_to not in names.plain)
     ):
         return None
     plan = call.bus.publisher.plan_add(

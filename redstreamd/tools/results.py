@@ -11,7 +11,7 @@ import enum
 import json
 import types
 import typing
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, Literal, Union
 
 import attrs
@@ -22,12 +22,14 @@ from cattrs.gen import make_dict_unstructure_fn, override
 
 from redstreamd.errors import BusError
 
+_encode = msgspec.json.Encoder().encode
+_CONTENT = b'{"content":[{"type":"text","text":'
+
 # Characters of a message, cause or next step, which are a few sentences; the rest is cut off.
 _MAX_ERROR_PART = 2_000
 
 
-@attrs.frozen
-class Result:
+class Result(msgspec.Struct, frozen=True):
     """What ``tools/call`` answers, encoded once.
 
     Attributes:
@@ -61,7 +63,7 @@ class Result:
 
     def members(self) -> dict[str, Any]:
         """Return the result as `plain` does, with its content as JSON that an encoder of msgspec copies."""
-        text = msgspec.json.encode(self.text)
+        text = _encode(self.text)
         answer: dict[str, Any] = {"content": msgspec.Raw(b'[{"type":"text","text":%b}]' % text)}
         if self.body is not None:
             answer["structuredContent"] = msgspec.Raw(self.body)
@@ -69,14 +71,11 @@ class Result:
 
     def opened(self) -> bytes:
         """Return the JSON of the whole result without the closing brace, for what revisions add."""
-        body, text = self.body, self.own_text
-        if body is not None and text is None:
-            text = body.decode()
-        return b'{"content":[{"type":"text","text":%b}]%b,"isError":%b' % (
-            msgspec.json.encode(text or ""),
-            b"" if body is None else b',"structuredContent":' + body,
-            b"true" if self.is_error else b"false",
-        )
+        end = b',"isError":true' if self.is_error else b',"isError":false'
+        if self.body is None:
+            return b"".join((_CONTENT, _encode(self.own_text or ""), b"}]", end))
+        text = self.body.decode() if self.own_text is None else self.own_text
+        return b"".join((_CONTENT, _encode(text), b'}],"structuredContent":', self.body, end))
 
 
 def success(result: object) -> Result:
@@ -90,12 +89,11 @@ def success(result: object) -> Result:
         TypeError: The result cannot be encoded as JSON; also as ValueError.
     """
     if isinstance(result, str):
-        return Result(is_error=False, body=None, own_text=result)
-    value = _CONVERTER.unstructure(result)
-    body = msgspec.json.encode(value)
-    if isinstance(value, dict):
-        return Result(is_error=False, body=body)
-    return Result(is_error=False, body=None, own_text=body.decode())
+        return Result(False, None, result)
+    kind = type(result)
+    value = (_UNSTRUCTURE.get(kind) or _unstructure_hook(kind))(result)
+    body = _encode(value)
+    return Result(False, body) if type(value) is dict else Result(False, None, body.decode())
 
 
 def failure(error: BusError) -> Result:
@@ -103,7 +101,7 @@ def failure(error: BusError) -> Result:
     message, cause, next_step = (_sentence(part) for part in (error.message, error.cause, error.next_step))
     text = f"{error.code}: {message} Cause: {cause} Next step: {next_step}"
     members = {"code": str(error.code), "message": message, "cause": cause, "next_step": next_step}
-    return Result(is_error=True, body=msgspec.json.encode(members), own_text=text)
+    return Result(is_error=True, body=_encode(members), own_text=text)
 
 
 def _sentence(text: str) -> str:
@@ -138,3 +136,11 @@ def _unstructurer(cls: type[attrs.AttrsInstance], converter: cattrs.Converter) -
 
 _CONVERTER = cattrs.Converter(unstruct_collection_overrides={Sequence: list, frozenset: list, tuple: list})
 _CONVERTER.register_unstructure_hook_factory(attrs.has, _unstructurer)
+
+# By the class of results; the converter itself takes longer to find its own.
+_UNSTRUCTURE: dict[type, Callable[[Any], Any]] = {}
+
+
+def _unstructure_hook(kind: type) -> Callable[[Any], Any]:
+    hook = _UNSTRUCTURE[kind] = _CONVERTER.get_unstructure_hook(kind)
+    return hook

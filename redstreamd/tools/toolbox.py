@@ -8,10 +8,13 @@ from __future__ import annotations
 
 import json
 import time
+import typing
 from collections.abc import Callable, Iterable, Sequence
+from operator import attrgetter
 from typing import Any, Final, Generic, NoReturn, TypeVar
 
 import attrs
+import msgspec
 
 from redstreamd import strict_json
 from redstreamd.errors import BusError
@@ -23,7 +26,7 @@ from redstreamd.streams.name_rules import NameRules
 from redstreamd.tools.argument_text import ArgumentDecoder
 from redstreamd.tools.argument_types import NameOf, names_in
 from redstreamd.tools.arguments import Structurer
-from redstreamd.tools.definition import Profile, Progress, Registry, Tool, UnknownToolError
+from redstreamd.tools.definition import Profile, Progress, Registry, StreamNeeds, Tool, UnknownToolError
 from redstreamd.tools.invocation import (
     Admit,
     CallEnded,
@@ -43,6 +46,9 @@ _NAME_SHOWN: Final = 80
 _MAX_REMEMBERED: Final = 4_096
 
 
+_Key = tuple[Principal, str, object]
+
+
 @attrs.frozen
 class _Prepared:
     """A tool as it is compiled.
@@ -50,12 +56,15 @@ class _Prepared:
     Attributes:
         structure: Builds its arguments.
         decode: Builds them from plain text.
+        named: Returns the streams in the arguments, if these alone decide what the tool needs, and each
+            argument names one.
         lease: The argument that holds a lease, if there is one.
         checks: The arguments that name groups and consumers, with the function that checks each.
     """
 
     structure: Structurer[Any]
     decode: ArgumentDecoder
+    named: Callable[[object], object] | None
     lease: str | None
     checks: tuple[tuple[str, Callable[[str], None]], ...]
 
@@ -67,6 +76,7 @@ class Toolbox(Generic[BusT]):
         listing: The tools as ``tools/list`` gives them, sorted by name.
         timeout_seconds: The time limit of a call.
         by_name: The tools that `find` finds.
+        rules: What every call is subject to.
     """
 
     def __init__(
@@ -108,12 +118,12 @@ class Toolbox(Generic[BusT]):
         self._profiles = tuple(sorted(profiles))
         self._names = names or NameRules()
         self._read_lease = read_lease
-        self._rules = Rules(bus, authorise, admit, on_ended, timeout_seconds, default_wait_seconds)
+        self.rules = Rules(bus, authorise, admit, on_ended, timeout_seconds, default_wait_seconds)
         self._offered = registry.for_profiles(self._profiles)
         self._prepared = {tool.name: self._prepare(tool, max_nesting) for tool in self._offered}
         self.by_name = {tool.name: tool for tool in self._offered}
-        # Whose names were checked and whose permission was granted; the oldest is forgotten first.
-        self._permitted: dict[tuple[Principal, Need], None] = {}
+        # What was found right, by principal, tool and names; the oldest is forgotten first.
+        self._permitted: dict[_Key, Sequence[Need]] = {}
         self.listing = [listed(tool) for tool in self._offered]
 
     def find(self, name: str) -> Tool[Any]:
@@ -150,12 +160,15 @@ class Toolbox(Generic[BusT]):
             self._refuse(tool, principal, (), began, as_bus_error(tool, error))
         return self._begin(prepared, tool, structured, principal, began)
 
-    def begin_plain(self, tool: Tool[Any], text: bytes, principal: Principal) -> Invocation[BusT] | None:
+    def begin_plain(
+        self, tool: Tool[Any], text: bytes | msgspec.Raw, colons: int, principal: Principal
+    ) -> Invocation[BusT] | None:
         """As `begin`, with the text of the arguments; None if that is for `begin`, after decoding it.
 
         Args:
             tool: One that `find` returned.
             text: A JSON text for which `strict_json.text_is_plain` is true.
+            colons: How many colons the text has.
             principal: On whose behalf the call is made.
 
         Raises:
@@ -163,10 +176,8 @@ class Toolbox(Generic[BusT]):
         """
         began = time.perf_counter()
         prepared = self._prepared[tool.name]
-        given = prepared.decode(text)
-        if given is None:
-            return None
-        return self._begin(prepared, tool, given, principal, began)
+        given = prepared.decode(text, colons)
+        return None if given is None else self._begin(prepared, tool, given, principal, began)
 
     def _begin(
         self, prepared: _Prepared, tool: Tool[Any], structured: Any, principal: Principal, began: float
@@ -175,19 +186,30 @@ class Toolbox(Generic[BusT]):
         needs: Sequence[Need] = ()
         lease: Lease | None = None
         try:
-            if prepared.lease is not None and self._read_lease is not None:
-                lease = self._read_lease(getattr(structured, prepared.lease), principal.name)
-            needs = tool.needs(structured, lease)
-            for need in needs:
-                if (principal, need) not in self._permitted:
-                    self._permit(principal, need, lease)
+            if prepared.named is not None:
+                key = (principal, tool.name, prepared.named(structured))
+                known = self._permitted.get(key)
+                needs = (
+                    self._permit(key, principal, tool.needs(structured, None), None)
+                    if known is None
+                    else known
+                )
+            else:
+                if prepared.lease is not None and self._read_lease is not None:
+                    lease = self._read_lease(getattr(structured, prepared.lease), principal.name)
+                needs = tool.needs(structured, lease)
+                for need in needs:
+                    key = (principal, tool.name, need)
+                    if key not in self._permitted:
+                        self._permit(key, principal, (need,), lease)
             for argument, check in prepared.checks:
                 name = getattr(structured, argument)
                 if name is not None:
                     check(name)
         except Exception as error:  # noqa: BLE001 - the boundary: a defect must not end the connection
             self._refuse(tool, principal, needs, began, as_bus_error(tool, error))
-        return Invocation(self._rules, tool, structured, principal, needs, lease, began)
+        rules = self.rules
+        return Invocation(rules, tool, structured, principal, needs, lease, began, rules.bus)
 
     async def call(
         self, tool: Tool[Any], arguments: object, principal: Principal, progress: Progress
@@ -221,6 +243,7 @@ class Toolbox(Generic[BusT]):
         return _Prepared(
             Structurer(tool.arguments, max_nesting=max_nesting),
             ArgumentDecoder(tool.arguments),
+            _names_streams(tool),
             lease,
             # What a lease names was checked when it was taken, and settling does not depend on today's rules.
             ()
@@ -228,25 +251,32 @@ class Toolbox(Generic[BusT]):
             else tuple((argument, checks[what]) for argument, what in named.items() if what in checks),
         )
 
-    def _permit(self, principal: Principal, need: Need, lease: Lease | None) -> None:
-        """Check a stream's name and the permission for it, and remember that both are right."""
-        held = lease is not None and lease.stream == need.stream
-        if not held:
-            self._names.check_stream(need.stream, creates=need.creates)
-        self._rules.authorise(principal, need.stream, need.permission)
-        # The name in a lease was checked by the rules of then, so it is not remembered as checked.
-        if not held or self._names.is_plain(need.stream):
+    def _permit(
+        self, key: _Key, principal: Principal, needs: Sequence[Need], lease: Lease | None
+    ) -> Sequence[Need]:
+        """Check the names of streams and the permissions for them, and remember that all are right."""
+        known = True
+        for need in needs:
+            held = lease is not None and lease.stream == need.stream
+            if not held:
+                self._names.check_stream(need.stream, creates=need.creates)
+            elif need.stream not in self._names.plain:
+                # It was checked by the rules of when the lease was taken.
+                known = False
+            self.rules.authorise(principal, need.stream, need.permission)
+        if known:
             if len(self._permitted) >= _MAX_REMEMBERED:
                 del self._permitted[next(iter(self._permitted))]
-            self._permitted[principal, need] = None
+            self._permitted[key] = needs
+        return needs
 
     def _refuse(
         self, tool: Tool[Any], principal: Principal, needs: Sequence[Need], began: float, error: BusError
     ) -> NoReturn:
         """Report the end of a call that was refused, and raise the error."""
-        if self._rules.on_ended is not None:
+        if self.rules.on_ended is not None:
             size = failure(error).size
-            report_end(self._rules.on_ended, principal, tool, needs, began, str(error.code), size)
+            report_end(self.rules.on_ended, principal, tool, needs, began, str(error.code), size)
         raise error
 
     def _explain(self, unknown: UnknownToolError) -> str:
@@ -262,6 +292,15 @@ class Toolbox(Generic[BusT]):
         return (
             f"Unknown tool: {shown}. Nearest: {nearest}. Active profile: {active}; tools/list has them all."
         )
+
+
+def _names_streams(tool: Tool[Any]) -> Callable[[object], object] | None:
+    """Return what returns the streams in a tool's arguments, see `_Prepared.named`."""
+    if not isinstance(tool.needs, StreamNeeds) or not tool.needs.terms:
+        return None
+    arguments = list(dict.fromkeys(argument for argument, _, _ in tool.needs.terms))
+    hints = typing.get_type_hints(tool.arguments)
+    return attrgetter(*arguments) if all(hints[each] in (str, str | None) for each in arguments) else None
 
 
 def toolbox_over(

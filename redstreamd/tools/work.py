@@ -59,7 +59,7 @@ class GroupCreated:
 
 def _plan_create(call: Call[Bus], args: GroupCreateArguments) -> Plan[GroupCreated] | None:
     """Plan to create a group, unless Redis has to be asked about the stream's name."""
-    return _create(call, args).then(partial(_created, args)) if call.bus.names.is_plain(args.stream) else None
+    return _create(call, args).then(partial(_created, args)) if args.stream in call.bus.names.plain else None
 
 
 def _create(call: Call[Bus], args: GroupCreateArguments) -> Plan[Creation]:
@@ -153,7 +153,7 @@ class WorkTaken:
 
 def _plan_take(call: Call[Bus], args: WorkTakeArguments) -> Plan[WorkTaken] | None:
     """Plan a take and its wait, unless Redis has to be asked about the stream's name, or others wait."""
-    if not call.bus.names.is_plain(args.stream):
+    if args.stream not in call.bus.names.plain:
         return None
     seconds = wait_seconds(call, args.timeout_seconds)
     plan = call.bus.work.plan_take(_take(call, args), call.principal.name, timeout_seconds=seconds)

@@ -12,8 +12,8 @@ import pytest
 import trio
 import trio.lowlevel
 
-from redstreamd.deferred_writes import flush_at_end_of_pass, nonblocking_write
 from redstreamd.mcpio.outbox import Outbox
+from redstreamd.stream_io import flush_at_end_of_pass, nonblocking_write
 from tests.mcpio.serving import socket_pair
 
 #: Nothing else is due for as long, so whoever is not woken sleeps until the test's limit.
@@ -78,7 +78,7 @@ async def test_a_flush_that_fails_is_logged_and_those_beside_it_and_after_it_com
     def fail() -> bool:
         raise RuntimeError("a defect")
 
-    with caplog.at_level(logging.ERROR, "redstreamd.deferred_writes"):
+    with caplog.at_level(logging.ERROR, "redstreamd.stream_io"):
         for _ in range(2):
             event = trio.Event()
             flush_at_end_of_pass(fail)
