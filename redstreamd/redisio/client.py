@@ -17,10 +17,9 @@ from typing import Any
 
 from redis.commands.core import AsyncBasicKeyCommands, AsyncStreamCommands
 
-from redstreamd.redisio import Arg, Role, connect_errors, reply_parsing
+from redstreamd.redisio import Arg, Role, reply_parsing
 from redstreamd.redisio.connection_manager import Manager, Write
 from redstreamd.redisio.pipeline import Request
-from redstreamd.redisio.redis_errors import NotSent
 from redstreamd.redisio.reply_parsing import ConsumerInfo, GroupInfo, PendingEntry, PendingSummary, RawEntry
 from redstreamd.redisio.script import Script, ScriptCall
 from redstreamd.redisio.server_health import RedisStatus
@@ -150,8 +149,6 @@ class Redis:
             QueueFull: Too much is queued for it already.
         """
         pipeline = self._server(key).roles[role].pipeline
-        if pipeline is None:
-            raise NotSent(connect_errors.STILL_CONNECTING)
         return pipeline.enqueue(write.by_digest if isinstance(write, ScriptCall) else write, then)
 
     def complete(

@@ -68,6 +68,10 @@ def reconnect_pause(backoff: AbstractBackoff, problem: Problem, failures: int) -
     return pause(backoff, failures)
 
 
+_NO_PIPELINE: Final = Pipeline(lambda: None)
+_NO_PIPELINE.close(connect_errors.STILL_CONNECTING)
+
+
 class _Adoption(trio.TaskStatus[None]):
     """Tells the owner of a connection that it is usable, in the very step in which it becomes so."""
 
@@ -115,8 +119,8 @@ class ReconnectingConnection:
         self._wanted = trio.Event()
         self._waiters = trio.lowlevel.ParkingLot()
         self._connection: Connection | None = None
-        #: The pipeline of the connection, until that was seen to have ended.
-        self.pipeline: Pipeline | None = None
+        #: Takes commands without waiting; a closed one while there is no connection.
+        self.pipeline = _NO_PIPELINE
         self._problem: Problem | None = None
         self._failed_attempts = 0
         self._stopped = False
@@ -215,7 +219,7 @@ class ReconnectingConnection:
                     seconds = self._release(ended.problem)
                 await trio.sleep(seconds)
         finally:
-            self._connection = self.pipeline = None
+            self._connection, self.pipeline = None, _NO_PIPELINE
             self._stopped = True
             self._problem = connect_errors.SHUTTING_DOWN
             self._waiters.unpark_all()
@@ -239,7 +243,7 @@ class ReconnectingConnection:
         self._failed_attempts += 1
         if self._connection is not None:
             now = trio.current_time()
-            self._connection = self.pipeline = None
+            self._connection, self.pipeline = None, _NO_PIPELINE
             up_seconds, self._since = now - self._since, now
             if up_seconds >= _STABLE_SECONDS:
                 seconds = 0.0
