@@ -78,7 +78,7 @@ class DirectPath:
 
 def _line(exchange: Exchange, result: Result, end: bytes) -> bytes:
     """Return the message that answers a request with a result."""
-    return b"".join((b'{"jsonrpc":"2.0","id":', _encode(exchange.id), b',"result":', result.opened(), end))
+    return b"".join((b'{"jsonrpc":"2.0","id":', _encode(exchange.id), b',"result":', result.opened, end))
 
 
 class _DirectCall(msgspec.Struct, eq=False):

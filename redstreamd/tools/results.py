@@ -34,11 +34,13 @@ class Result(msgspec.Struct, frozen=True):
 
     Attributes:
         is_error: Whether the call failed.
+        opened: The JSON of the whole result without the closing brace, for what revisions add.
         body: The JSON of the structured content; None if there is none.
         own_text: The text block; None if it is the body.
     """
 
     is_error: bool
+    opened: bytes
     body: bytes | None
     own_text: str | None = None
 
@@ -69,14 +71,6 @@ class Result(msgspec.Struct, frozen=True):
             answer["structuredContent"] = msgspec.Raw(self.body)
         return {**answer, "isError": self.is_error}
 
-    def opened(self) -> bytes:
-        """Return the JSON of the whole result without the closing brace, for what revisions add."""
-        end = b',"isError":true' if self.is_error else b',"isError":false'
-        if self.body is None:
-            return b"".join((_CONTENT, _encode(self.own_text or ""), b"}]", end))
-        text = self.body.decode() if self.own_text is None else self.own_text
-        return b"".join((_CONTENT, _encode(text), b'}],"structuredContent":', self.body, end))
-
 
 def success(result: object) -> Result:
     """Return the ``tools/call`` result for what a handler returned.
@@ -89,11 +83,15 @@ def success(result: object) -> Result:
         TypeError: The result cannot be encoded as JSON; also as ValueError.
     """
     if isinstance(result, str):
-        return Result(False, None, result)
+        return _text_only(result)
     kind = type(result)
     value = (_UNSTRUCTURE.get(kind) or _unstructure_hook(kind))(result)
     body = _encode(value)
-    return Result(False, body) if type(value) is dict else Result(False, None, body.decode())
+    text = body.decode()
+    if type(value) is not dict:
+        return _text_only(text)
+    opened = b"".join((_CONTENT, _encode(text), b'}],"structuredContent":', body, b',"isError":false'))
+    return Result(False, opened, body)
 
 
 def failure(error: BusError) -> Result:
@@ -101,7 +99,13 @@ def failure(error: BusError) -> Result:
     message, cause, next_step = (_sentence(part) for part in (error.message, error.cause, error.next_step))
     text = f"{error.code}: {message} Cause: {cause} Next step: {next_step}"
     members = {"code": str(error.code), "message": message, "cause": cause, "next_step": next_step}
-    return Result(is_error=True, body=_encode(members), own_text=text)
+    body = _encode(members)
+    opened = b"".join((_CONTENT, _encode(text), b'}],"structuredContent":', body, b',"isError":true'))
+    return Result(True, opened, body, text)
+
+
+def _text_only(text: str) -> Result:
+    return Result(False, b"".join((_CONTENT, _encode(text), b'}],"isError":false')), None, text)
 
 
 def _sentence(text: str) -> str:

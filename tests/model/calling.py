@@ -57,7 +57,7 @@ class Calling(RuleBasedStateMachine):
         found = self.toolbox.find(tool)
         given = json.loads(json.dumps(arguments))
         result = self.threads.call(partial(self.toolbox.call, found, given, ME, no_progress))
-        whole: dict[str, Any] = json.loads(result.opened() + b"}")
+        whole: dict[str, Any] = json.loads(result.opened + b"}")
         content = whole.get("structuredContent")
         if whole["isError"]:
             assert content is not None

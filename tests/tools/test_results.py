@@ -77,8 +77,8 @@ def test_an_answer_that_is_no_object_is_text_alone() -> None:
 @given(json_objects() | json_values())
 def test_all_forms_of_an_answer_are_the_same_json(value: Any) -> None:
     for answer in (success(value), failure(BusError(Code.INTERNAL, "é", cause='"', next_step="\\"))):
-        assert msgspec.json.encode(answer.members()) == answer.opened() + b"}"
-        assert json.loads(answer.opened() + b"}") == answer.plain()
+        assert msgspec.json.encode(answer.members()) == answer.opened + b"}"
+        assert json.loads(answer.opened + b"}") == answer.plain()
 
 
 def test_a_mapping_is_structured_as_it_is() -> None:
@@ -109,7 +109,7 @@ def test_a_failure_has_its_four_parts_and_one_readable_paragraph() -> None:
 
 def test_a_failure_is_small_whatever_slipped_into_it() -> None:
     huge = "x" * 1_000_000
-    assert len(failure(BusError(Code.INTERNAL, huge, cause=huge, next_step=huge)).opened()) < 20_000
+    assert len(failure(BusError(Code.INTERNAL, huge, cause=huge, next_step=huge)).opened) < 20_000
 
 
 # --- The schema of answers ---------------------------------------------------------------------
