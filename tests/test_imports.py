@@ -59,8 +59,8 @@ ALLOWED: dict[str, set[str]] = {
 #: `daemon.sdk_kernels`.
 SDK = {
     "daemon/sdk_kernels.py",
-    *(f"mcp_server/{name}.py" for name in ("completion", "mcp_errors", "prompt_server", "resource_server")),
-    *(f"mcp_server/{name}.py" for name in ("server", "subscription_server", "tool_server")),
+    *(f"mcp_server/{name}.py" for name in ("completion", "handlers", "mcp_errors", "prompt_server")),
+    *(f"mcp_server/{name}.py" for name in ("resource_server", "subscription_server", "tool_server")),
     "mcpio/protocol_eras.py",
     "mcpio/request_context.py",
 }

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 from redstreamd.cli.options import add_settings_options, with_settings
 from redstreamd.cli.terminal import print_error
 from redstreamd.errors import NotNowError, SettingsError
-from redstreamd.startup.collector import collect_rarely
+from redstreamd.startup.collector import collect_nothing
 from redstreamd.startup.unavailable import answer_clients, inherited_listeners
 
 if TYPE_CHECKING:
@@ -34,7 +34,7 @@ def add_to(commands: Any) -> None:
 
 def run(arguments: argparse.Namespace) -> int:
     """Serve until stopped. If that is impossible, answer the clients of inherited sockets with the reason."""
-    collect_rarely()
+    collect_nothing()
     # Duplicated now, because the daemon closes the inherited sockets.
     listeners = inherited_listeners()
     watched = _settings_paths(arguments)

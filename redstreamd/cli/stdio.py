@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from redstreamd.cli.options import add_settings_options, with_settings
 from redstreamd.errors import NotNowError
-from redstreamd.startup.collector import collect_rarely
+from redstreamd.startup.collector import collect_nothing
 from redstreamd.startup.unavailable import (
     answer_client,
     answer_clients,
@@ -36,7 +36,7 @@ def add_to(commands: Any) -> None:
 
 def run(arguments: argparse.Namespace) -> int:
     """Serve until the client closes its end. If that is impossible, answer the client with the reason."""
-    collect_rarely()
+    collect_nothing()
     listeners, connection = inherited_listeners(), inherited_connection()
     if connection is not None and has_left(connection):
         # The client closed the connection before systemd accepted it.

@@ -12,7 +12,7 @@ from typing import Final, TypeVar
 
 import trio
 
-from redstreamd.startup.collector import collect_as_usual, collect_rarely
+from redstreamd.startup.collector import collect_as_usual, collect_nothing
 
 T = TypeVar("T")
 
@@ -40,7 +40,7 @@ async def import_on_thread(load: Callable[[], T]) -> T:
     """
     interval = sys.getswitchinterval()
     sys.setswitchinterval(_SWITCH_SECONDS)
-    collect_rarely()
+    collect_nothing()
     try:
         return await trio.to_thread.run_sync(load)
     except Exception as failed:

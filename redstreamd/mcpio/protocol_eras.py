@@ -8,11 +8,12 @@ nothing of lines, requests in flight or sockets. tests/mcpio/test_sdk_contract.p
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping
-from typing import Any, Final
+from collections.abc import Mapping, Sequence
+from typing import Any, Final, Protocol, cast
 
+from mcp.server.caching import CacheHint
 from mcp.server.connection import Connection, NotifyOnlyOutbound
-from mcp.server.lowlevel import Server
+from mcp.server.models import InitializationOptions
 from mcp.server.runner import ServerRunner, aclose_shielded, serve_one
 from mcp.shared.exceptions import MCPError
 from mcp.shared.inbound import InboundLadderRejection, classify_inbound_request
@@ -31,7 +32,6 @@ from redstreamd.mcpio.jsonrpc import Params
 from redstreamd.mcpio.kernels import Kernel
 from redstreamd.mcpio.request_context import Outbound, RequestContext
 from redstreamd.mcpio.session import Session
-from redstreamd.policy import Principal
 
 #: https://modelcontextprotocol.io/specification/2025-03-26/basic#batching
 _BATCH_REVISION: Final = "2025-03-26"
@@ -52,10 +52,44 @@ def _is_useful(record: logging.LogRecord) -> bool:
     return record.msg != _DROPPED
 
 
+class HandlerSource(Protocol):
+    """What the SDK's kernel asks of its ``server``.
+
+    The SDK types it as its own `Server`, whose module imports HTTP servers; `mcp_server.handlers` is another.
+    """
+
+    @property
+    def middleware(self) -> Sequence[Any]:
+        """Called around each handler, the first outermost."""
+        ...
+
+    @property
+    def cache_hints(self) -> Mapping[str, CacheHint]:
+        """For how long a client may cache a result, by method."""
+        ...
+
+    @property
+    def server_info_stamp(self) -> dict[str, Any]:
+        """Who serves, as a new value for ``_meta``."""
+        ...
+
+    def get_request_handler(self, method: str) -> Any:
+        """Return ``params_type`` and ``handler`` of a request, or None."""
+        ...
+
+    def get_notification_handler(self, method: str) -> Any:
+        """Return the same of a notification, or None."""
+        ...
+
+    def create_initialization_options(self) -> InitializationOptions:
+        """Return the content of the result of ``initialize``."""
+        ...
+
+
 class Kernels:
     """Makes the kernels of sessions; see `kernels.Kernels`."""
 
-    def __init__(self, server: Server[Principal]) -> None:
+    def __init__(self, server: HandlerSource) -> None:
         """Serve with the handlers of `server`, which find the principal as their lifespan context."""
         self._server = server
 
@@ -91,7 +125,7 @@ class HandshakeKernel:
 
     def __init__(
         self,
-        server: Server[Principal],
+        server: HandlerSource,
         session: Session,
         state: ConnectionState | None = None,
     ) -> None:
@@ -102,7 +136,7 @@ class HandshakeKernel:
         """
         self._session = session
         self._connection = Connection.for_loop(Outbound(session))
-        self._runner = ServerRunner(server, self._connection, session.principal)
+        self._runner = ServerRunner(cast("Any", server), self._connection, session.principal)
         self._initialize_params: Params = None
         if state is not None:
             if state.initialize_params is not None and state.protocol_version is not None:
@@ -175,7 +209,7 @@ class ModernKernel:
 
     def __init__(
         self,
-        server: Server[Principal],
+        server: HandlerSource,
         session: Session,
         state: ConnectionState | None = None,
     ) -> None:
@@ -209,7 +243,7 @@ class ModernKernel:
             route.protocol_version, route.client_info, route.client_capabilities, outbound=self._outbound
         )
         return await serve_one(
-            self._server,
+            cast("Any", self._server),
             RequestContext(self._session, exchange),
             method,
             params,
@@ -224,7 +258,7 @@ class ModernKernel:
         """Run the handler of a notification; it has no envelope, so it gets the latest revision."""
         connection = Connection.from_envelope(LATEST_MODERN_VERSION, None, None, outbound=self._outbound)
         try:
-            runner = ServerRunner(self._server, connection, self._session.principal)
+            runner = ServerRunner(cast("Any", self._server), connection, self._session.principal)
             await runner.on_notify(RequestContext(self._session), method, params)
         finally:
             await aclose_shielded(connection)

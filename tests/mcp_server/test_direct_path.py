@@ -21,7 +21,7 @@ from hypothesis import strategies as st
 
 from redstreamd import __version__
 from redstreamd.mcp_server.direct_calls import DirectPath
-from redstreamd.mcp_server.server import NAME, TITLE
+from redstreamd.mcp_server.server_info import NAME, TITLE
 from redstreamd.mcpio.connection_state import Era
 from redstreamd.mcpio.exchange import Exchange
 from redstreamd.mcpio.kernels import DirectPath as TakesCalls

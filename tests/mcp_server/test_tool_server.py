@@ -18,7 +18,7 @@ from mcp.server.lowlevel import Server
 from mcp.shared.exceptions import MCPError
 
 from redstreamd.errors import BusError, Code
-from redstreamd.mcp_server.server import make_server
+from redstreamd.mcp_server.handlers import Handlers
 from redstreamd.mcp_server.tool_server import ToolServer
 from redstreamd.policy import Permission, Principal
 from redstreamd.strict_json import object_from_pairs
@@ -26,6 +26,7 @@ from redstreamd.tools.annotations import no, reading, writing
 from redstreamd.tools.definition import NO_NEEDS, Call, Profile, Registry, needs_on, tool
 from redstreamd.tools.schema_check import schema_faults
 from redstreamd.tools.toolbox import Toolbox
+from tests.support.sdk_server import sdk_server
 
 ERAS: tuple[Literal["auto", "legacy"], ...] = ("auto", "legacy")
 AGENT = Principal(name="worker", transport="unix")
@@ -120,13 +121,10 @@ def bus() -> Bus:
 @pytest.fixture
 def server(bus: Bus) -> Server[Principal]:
     tools = ToolServer(Toolbox(REGISTRY, [Profile.WORKER, Profile.RED_STREAM], bus))
-    return make_server(
-        version="1.2.3",
-        instructions="Add, then wait.",
-        own_principal=AGENT,
-        on_list_tools=tools.list,
-        on_call_tool=tools.call,
+    handlers = Handlers(
+        {"tools/list": tools.list, "tools/call": tools.call}, version="1.2.3", instructions="Add, then wait."
     )
+    return sdk_server(handlers, AGENT)
 
 
 @pytest.mark.parametrize("era", ERAS)
@@ -285,14 +283,6 @@ async def test_progress_reaches_a_client_that_asked_for_it(
         await client.call_tool("stream_wait")
         await trio.testing.wait_all_tasks_blocked()
     assert reports == [(1.0, 2.0, "half way")]
-
-
-async def test_without_a_principal_of_its_own_the_server_serves_no_connection_of_the_sdk() -> None:
-    server = make_server(version="1", instructions="")
-    with pytest.raises((RuntimeError, ExceptionGroup)) as caught:
-        async with Client(server):
-            pass
-    assert "no principal of its own" in "".join(trio_lines(caught.value))
 
 
 def trio_lines(error: BaseException) -> list[str]:

@@ -7,9 +7,9 @@ from contextlib import asynccontextmanager
 from typing import Any
 
 import attrs
-import mcp.server.lowlevel
 import trio
 
+from redstreamd.mcp_server.handlers import Handlers
 from redstreamd.mcp_server.server import build_server
 from redstreamd.mcp_server.subscription_server import MAX_URIS
 from redstreamd.mcpio.client_connection import ClientConnection
@@ -39,7 +39,7 @@ class Surface:
 
     bus: Bus
     updates: Updates
-    server: mcp.server.lowlevel.Server[Principal]
+    server: Handlers
     nursery: trio.Nursery
 
     async def serve(

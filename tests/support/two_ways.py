@@ -13,7 +13,8 @@ import trio
 
 from redstreamd import __version__
 from redstreamd.mcp_server.direct_calls import DirectPath
-from redstreamd.mcp_server.server import NAME, TITLE, build_server
+from redstreamd.mcp_server.server import build_server
+from redstreamd.mcp_server.server_info import NAME, TITLE
 from redstreamd.mcpio.client_connection import ClientConnection
 from redstreamd.mcpio.connection_events import Event
 from redstreamd.mcpio.kernels import DirectPath as TakesCalls
