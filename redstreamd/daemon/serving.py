@@ -185,6 +185,7 @@ async def _run(parts: Parts, supervisor: Supervisor, drain: Callable[[], Awaitab
 
 
 def _sdk_kernels(parts: Parts) -> Kernels:
+    parts.toolbox.compile()
     from redstreamd.daemon.sdk_kernels import build_kernels
 
     return build_kernels(parts)

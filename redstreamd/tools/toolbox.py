@@ -1,5 +1,8 @@
 """The tools of the active profiles, compiled, and the first steps of a call: find, then begin.
 
+A tool is compiled when it is first called, or by `Toolbox.compile`, which a daemon runs on a thread: all of
+them take a tenth of a start, and the first plain call needs a hundredth of it.
+
 Owns what is checked of every call before its tool runs: the form of the arguments, the names in them, and the
 permissions on the streams that they name. Knows neither the SDK nor sockets.
 """
@@ -10,6 +13,7 @@ import json
 import time
 import typing
 from collections.abc import Callable, Iterable, Sequence
+from functools import cached_property
 from operator import attrgetter
 from typing import Any, Final, Generic, NoReturn, TypeVar
 
@@ -39,6 +43,7 @@ from redstreamd.tools.results import Result, failure
 from redstreamd.tools.tool_listing import listed
 
 BusT = TypeVar("BusT")
+ValueT = TypeVar("ValueT")
 
 #: Characters of an unknown name that an error repeats.
 _NAME_SHOWN: Final = 80
@@ -54,26 +59,35 @@ class _Prepared:
     """A tool as it is compiled.
 
     Attributes:
-        structure: Builds its arguments.
-        decode: Builds them from plain text.
+        decode: Builds its arguments from plain text.
         named: Returns the streams in the arguments, if these alone decide what the tool needs, and each
             argument names one.
         lease: The argument that holds a lease, if there is one.
         checks: The arguments that name groups and consumers, with the function that checks each.
     """
 
-    structure: Structurer[Any]
     decode: ArgumentDecoder
     named: Callable[[object], object] | None
     lease: str | None
     checks: tuple[tuple[str, Callable[[str], None]], ...]
 
 
+class _Made(dict[str, ValueT]):
+    """Values by the name of a tool, each made when it is first asked for. Two threads may make the same."""
+
+    def __init__(self, make: Callable[[str], ValueT]) -> None:
+        super().__init__()
+        self._make = make
+
+    def __missing__(self, name: str) -> ValueT:
+        value = self[name] = self._make(name)
+        return value
+
+
 class Toolbox(Generic[BusT]):
     """The tools of the active profiles, ready to be called.
 
     Attributes:
-        listing: The tools as ``tools/list`` gives them, sorted by name.
         timeout_seconds: The time limit of a call.
         by_name: The tools that `find` finds.
         rules: What every call is subject to.
@@ -94,7 +108,7 @@ class Toolbox(Generic[BusT]):
         default_wait_seconds: float = 20.0,
         max_nesting: int = strict_json.MAX_NESTING,
     ) -> None:
-        """Compile the tools of the profiles.
+        """Offer the tools of the profiles.
 
         Args:
             registry: All tools.
@@ -108,10 +122,6 @@ class Toolbox(Generic[BusT]):
             timeout_seconds: See `Rules`.
             default_wait_seconds: See `Rules`.
             max_nesting: How deep a message may be, including values given as JSON text.
-
-        Raises:
-            TypeError: A tool's argument or result class has no schema.
-            ValueError: A tool takes a lease, and ``read_lease`` is None.
         """
         self.timeout_seconds = timeout_seconds
         self._registry = registry
@@ -120,11 +130,28 @@ class Toolbox(Generic[BusT]):
         self._read_lease = read_lease
         self.rules = Rules(bus, authorise, admit, on_ended, timeout_seconds, default_wait_seconds)
         self._offered = registry.for_profiles(self._profiles)
-        self._prepared = {tool.name: self._prepare(tool, max_nesting) for tool in self._offered}
+        self._max_nesting = max_nesting
+        self._prepared = _Made(self._prepare)
+        self._structure = _Made(self._structurer)
         self.by_name = {tool.name: tool for tool in self._offered}
         # What was found right, by principal, tool and names; the oldest is forgotten first.
         self._permitted: dict[_Key, Sequence[Need]] = {}
-        self.listing = [listed(tool) for tool in self._offered]
+
+    @cached_property
+    def listing(self) -> list[dict[str, Any]]:
+        """The tools as ``tools/list`` gives them, sorted by name."""
+        return [listed(tool) for tool in self._offered]
+
+    def compile(self) -> None:
+        """Make what calls and the listing need of every tool, as far as it is not there. On any thread.
+
+        Raises:
+            TypeError: A tool's argument or result class has no schema.
+            ValueError: A tool takes a lease, and nothing is given that reads it.
+        """
+        for tool in self._offered:
+            self._prepared[tool.name], self._structure[tool.name]
+        self.listing  # noqa: B018
 
     def find(self, name: str) -> Tool[Any]:
         """Return the tool of this name.
@@ -153,12 +180,11 @@ class Toolbox(Generic[BusT]):
                 defect.
         """
         began = time.perf_counter()
-        prepared = self._prepared[tool.name]
         try:
-            structured = prepared.structure(arguments)
+            structured = self._structure[tool.name](arguments)
         except Exception as error:  # noqa: BLE001 - the boundary: a defect must not end the connection
             self._refuse(tool, principal, (), began, as_bus_error(tool, error))
-        return self._begin(prepared, tool, structured, principal, began)
+        return self._begin(self._prepared[tool.name], tool, structured, principal, began)
 
     def begin_plain(
         self, tool: Tool[Any], text: bytes | msgspec.Raw, colons: int, principal: Principal
@@ -234,14 +260,17 @@ class Toolbox(Generic[BusT]):
         """Ask ``authorise`` anew for every principal and stream, because its answers may have changed."""
         self._permitted.clear()
 
-    def _prepare(self, tool: Tool[Any], max_nesting: int) -> _Prepared:
+    def _structurer(self, name: str) -> Structurer[Any]:
+        return Structurer(self._offered.get(name).arguments, max_nesting=self._max_nesting)
+
+    def _prepare(self, name: str) -> _Prepared:
+        tool = self._offered.get(name)
         named = names_in(tool.arguments)
         lease = next((argument for argument, what in named.items() if what is NameOf.LEASE), None)
         if lease is not None and self._read_lease is None:
             raise ValueError(f"tool {tool.name} takes a lease, and nothing is given that reads it")
         checks = {NameOf.GROUP: self._names.check_group, NameOf.CONSUMER: self._names.check_consumer}
         return _Prepared(
-            Structurer(tool.arguments, max_nesting=max_nesting),
             ArgumentDecoder(tool.arguments),
             _names_streams(tool),
             lease,
