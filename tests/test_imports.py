@@ -59,6 +59,7 @@ ALLOWED: dict[str, set[str]] = {
 #: `daemon.sdk_kernels`.
 SDK = {
     "daemon/sdk_kernels.py",
+    "daemon/sdk_models.py",
     *(f"mcp_server/{name}.py" for name in ("completion", "handlers", "mcp_errors", "prompt_server")),
     *(f"mcp_server/{name}.py" for name in ("resource_server", "subscription_server", "tool_server")),
     "mcpio/protocol_eras.py",

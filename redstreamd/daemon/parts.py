@@ -8,7 +8,7 @@ from __future__ import annotations
 from contextlib import AsyncExitStack
 from typing import Any
 
-import attrs
+import msgspec
 
 from redstreamd import __version__
 from redstreamd.event_log.event_log import EventLog
@@ -37,8 +37,7 @@ from redstreamd.tools.definition import Profile
 from redstreamd.tools.toolbox import Toolbox, toolbox_over
 
 
-@attrs.frozen
-class Parts:
+class Parts(msgspec.Struct, frozen=True):
     """The parts of the daemon, without its listeners.
 
     Attributes:

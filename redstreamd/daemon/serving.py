@@ -12,9 +12,10 @@
             └─ listeners         a task per client connection
 
 Children start from top to bottom and stop from bottom to top. `parts` builds them, `process` sets up the
-process, `shutdown` drains on a signal. Beside the children, `sdk_kernels` imports the SDK, after which the
-daemon is ready. Until then plain calls of tools are served, and other requests wait. So nothing that this
-module imports may import the SDK.
+process, `shutdown` drains on a signal. Beside the children, `sdk_kernels` is imported, and with it the SDK.
+Until then plain calls of tools are served, and other requests wait. So nothing that this module imports may
+import the SDK. Then all is built that the first request to need it would build, on the event loop; after that
+the daemon is ready.
 """
 
 from __future__ import annotations
@@ -39,6 +40,7 @@ from redstreamd.mcpio.client_connection import ClientConnection
 from redstreamd.mcpio.kernels import Kernels
 from redstreamd.mcpio.standard_streams import open_stdio_stream
 from redstreamd.policy import Principal
+from redstreamd.redisio.error_replies import load_parser
 from redstreamd.service.child import Child
 from redstreamd.service.embedded.embedded_server import START_TIMEOUT_SECONDS
 from redstreamd.service.heartbeats import Heartbeats
@@ -90,7 +92,7 @@ async def serve_listeners(
         status = StatusLine(parts.bus, acceptor)
         watchdog = Watchdog(notifier, heartbeats, interval_seconds=watchdog_interval(), status=status)
 
-        announcing = trio.CancelScope()
+        announcing, complete = trio.CancelScope(), trio.Event()
 
         async def announce(*, task_status: trio.TaskStatus[None]) -> None:
             task_status.started()
@@ -98,7 +100,7 @@ async def serve_listeners(
                 await announce_once_ready()
 
         async def announce_once_ready() -> None:
-            await parts.kernels.ready()
+            await complete.wait()
             if on_ready is not None:
                 on_ready()
             _LOG.info("redstreamd %s listens on %s", __version__, ", ".join(map(str, addresses)))
@@ -123,7 +125,7 @@ async def serve_listeners(
             Child("listeners", acceptor.run),
             Child("announcement", announce, restart=Restart.TEMPORARY),
         ]
-        await _run(parts, Supervisor("redstreamd", children, on_event=parts.event_log), drain)
+        await _run(parts, Supervisor("redstreamd", children, on_event=parts.event_log), drain, complete)
 
 
 async def serve_stream(settings: Settings, inherited: trio.abc.Stream | None, log: LogOutput) -> None:
@@ -166,11 +168,19 @@ async def serve_stream(settings: Settings, inherited: trio.abc.Stream | None, lo
             Child("client", serve_client, restart=Restart.TEMPORARY),
         ]
         supervisor = Supervisor("redstreamd", children, on_event=parts.event_log)
-        await _run(parts, supervisor, drain)
+        await _run(parts, supervisor, drain, trio.Event())
 
 
-async def _run(parts: Parts, supervisor: Supervisor, drain: Callable[[], Awaitable[None]]) -> None:
+async def _run(
+    parts: Parts, supervisor: Supervisor, drain: Callable[[], Awaitable[None]], complete: trio.Event
+) -> None:
     """Run `supervisor` until it ends or a signal stops it, and import the SDK beside it.
+
+    Args:
+        parts: What is served.
+        supervisor: Serves.
+        drain: Called when a signal arrives.
+        complete: Set once everything is imported and built.
 
     Raises:
         ImportFailedError: That is not possible; the children were stopped.
@@ -178,6 +188,9 @@ async def _run(parts: Parts, supervisor: Supervisor, drain: Callable[[], Awaitab
 
     async def provide_kernels() -> None:
         parts.kernels.provide(await import_on_thread(partial(_sdk_kernels, parts)))
+        # After that, because the first handshake needs little of it.
+        await import_on_thread(partial(_build_rest, parts))
+        complete.set()
 
     async with trio.open_nursery() as nursery:
         nursery.start_soon(provide_kernels)
@@ -185,10 +198,20 @@ async def _run(parts: Parts, supervisor: Supervisor, drain: Callable[[], Awaitab
 
 
 def _sdk_kernels(parts: Parts) -> Kernels:
-    parts.toolbox.compile()
-    from redstreamd.daemon.sdk_kernels import build_kernels
+    from redstreamd.daemon.sdk_models import models_built_later
 
+    with models_built_later():
+        from redstreamd.daemon.sdk_kernels import build_kernels
     return build_kernels(parts)
+
+
+def _build_rest(parts: Parts) -> None:
+    """Build what would otherwise be built by the first request that needs it, on the event loop."""
+    from redstreamd.daemon.sdk_models import build_models
+
+    load_parser()
+    parts.toolbox.compile()
+    build_models()
 
 
 def _bus_children(parts: Parts, heartbeats: Heartbeats) -> list[Child]:

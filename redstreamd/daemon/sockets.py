@@ -8,7 +8,7 @@ from __future__ import annotations
 import errno
 from collections.abc import Sequence
 
-import attrs
+import msgspec
 import trio
 
 from redstreamd.addresses import default_paths
@@ -23,8 +23,7 @@ from redstreamd.settings import Kind, ListenAddress
 _RESERVED = frozenset({"http", "metrics"})
 
 
-@attrs.frozen
-class OpenListener:
+class OpenListener(msgspec.Struct, frozen=True):
     """A listener, the principal of its clients, and its address."""
 
     listener: trio.abc.Listener[trio.SocketStream]

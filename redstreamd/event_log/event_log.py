@@ -10,7 +10,7 @@ import math
 from collections.abc import Callable, Hashable
 from typing import Final
 
-import attrs
+import msgspec
 import trio
 
 from redstreamd.event_log.texts import Event, record, record_repeats
@@ -20,8 +20,7 @@ from redstreamd.mcpio import connection_events as mcp
 QUIET_SECONDS: Final = 60.0
 
 
-@attrs.define
-class _Episode:
+class _Episode(msgspec.Struct):
     """An event that is repeated.
 
     Attributes:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from contextvars import ContextVar
+from functools import cached_property
 from typing import Any
 
 import mcp_types
@@ -31,7 +32,10 @@ class ToolServer:
     def __init__(self, toolbox: Toolbox[Any]) -> None:
         """Serve the tools of `toolbox`."""
         self._toolbox = toolbox
-        self._listing = mcp_types.ListToolsResult.model_validate({"tools": toolbox.listing})
+
+    @cached_property
+    def _listing(self) -> mcp_types.ListToolsResult:
+        return mcp_types.ListToolsResult.model_validate({"tools": self._toolbox.listing})
 
     async def list(
         self, ctx: ServerRequestContext[Principal], params: mcp_types.PaginatedRequestParams | None

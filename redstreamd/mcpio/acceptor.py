@@ -12,6 +12,7 @@ from collections.abc import Sequence
 from typing import Final
 
 import attrs
+import msgspec
 import trio
 
 from redstreamd.errors.remedies import setting
@@ -47,8 +48,7 @@ KEEPALIVE_OPTIONS: Final = (
 )
 
 
-@attrs.frozen
-class ServedListener:
+class ServedListener(msgspec.Struct, frozen=True):
     """A listener, and the principal of its clients.
 
     A client is identified by the socket it connects to.

@@ -9,7 +9,7 @@ import enum
 import logging
 from collections.abc import Callable
 
-import attrs
+import msgspec
 
 from redstreamd.mcpio.jsonrpc import RequestId
 from redstreamd.policy import Principal
@@ -38,16 +38,14 @@ class Ending(enum.StrEnum):
     """The task that ran it was cancelled."""
 
 
-@attrs.frozen
-class ConnectionOpened:
+class ConnectionOpened(msgspec.Struct, frozen=True):
     """A connection was opened."""
 
     connection_id: str
     principal: Principal
 
 
-@attrs.frozen
-class ConnectionClosed:
+class ConnectionClosed(msgspec.Struct, frozen=True):
     """A connection ended.
 
     Attributes:
@@ -67,8 +65,7 @@ class ConnectionClosed:
     limit_bytes: int | None
 
 
-@attrs.frozen
-class RequestFailed:
+class RequestFailed(msgspec.Struct, frozen=True):
     """A handler raised an unexpected exception; the client was answered with "Internal error".
 
     Attributes:
@@ -82,8 +79,7 @@ class RequestFailed:
     exception: Exception
 
 
-@attrs.frozen
-class ConnectionCrashed:
+class ConnectionCrashed(msgspec.Struct, frozen=True):
     """A defect in the server ended one connection."""
 
     connection_id: str
@@ -91,8 +87,7 @@ class ConnectionCrashed:
     exception: Exception
 
 
-@attrs.frozen
-class ConnectionRejected:
+class ConnectionRejected(msgspec.Struct, frozen=True):
     """A connection was rejected, because too many are open.
 
     Attributes:
@@ -103,16 +98,14 @@ class ConnectionRejected:
     limit: int
 
 
-@attrs.frozen
-class AcceptPaused:
+class AcceptPaused(msgspec.Struct, frozen=True):
     """Accepting failed, for instance for want of descriptors, and is retried; reported once a failure."""
 
     principal: Principal
     exception: OSError
 
 
-@attrs.frozen
-class AcceptResumed:
+class AcceptResumed(msgspec.Struct, frozen=True):
     """Accepting works again.
 
     Attributes:

@@ -32,8 +32,7 @@ INTERNAL_ERROR: Final = -32603
 NOT_NOW: Final = -32000
 
 
-@attrs.frozen
-class Request:
+class Request(msgspec.Struct, frozen=True):
     """A message that needs an answer.
 
     Attributes:
@@ -47,8 +46,7 @@ class Request:
     params: dict[str, Any] | None
 
 
-@attrs.frozen
-class Notification:
+class Notification(msgspec.Struct, frozen=True):
     """A message without an answer."""
 
     method: str
@@ -60,8 +58,7 @@ class Response:
     """An answer from the client, well formed or not; ignored, because the server sends no requests."""
 
 
-@attrs.frozen
-class Rejection:
+class Rejection(msgspec.Struct, frozen=True):
     """The error that answers a message which is not accepted.
 
     Attributes:
@@ -78,8 +75,7 @@ class Rejection:
 Message = Request | Notification | Response | Rejection
 
 
-@attrs.frozen
-class Batch:
+class Batch(msgspec.Struct, frozen=True):
     """Several messages on one line, at least one."""
 
     messages: tuple[Message, ...]

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Awaitable, Callable, Iterator, Mapping
 
-import attrs
+import msgspec
 
 from redstreamd.errors import BusError, Code
 from redstreamd.presentation.views import Views
@@ -33,8 +33,7 @@ _ABSENT = frozenset(
 )
 
 
-@attrs.frozen
-class Suggestions:
+class Suggestions(msgspec.Struct, frozen=True):
     """Names that begin with a prefix.
 
     Attributes:
@@ -46,8 +45,7 @@ class Suggestions:
     total: int | None
 
 
-@attrs.frozen
-class _Found:
+class _Found(msgspec.Struct, frozen=True):
     """Candidates, and whether these are all."""
 
     names: list[str]

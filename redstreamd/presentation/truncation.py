@@ -9,7 +9,6 @@ from collections.abc import Collection, Mapping
 from itertools import islice
 from typing import Any
 
-import attrs
 import msgspec
 
 from redstreamd.presentation.uris import entry_uri, field_uri
@@ -92,8 +91,7 @@ def _truncated(entry: dict[str, Any], budget: int) -> dict[str, Any]:
     return parts.with_omissions()
 
 
-@attrs.frozen
-class _Parts:
+class _Parts(msgspec.Struct, frozen=True):
     """An entry that is too large, and the size of its parts in bytes of JSON.
 
     Attributes:

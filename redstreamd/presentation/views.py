@@ -50,8 +50,7 @@ def stream_line(summary: StreamSummary) -> dict[str, Any]:
     return line
 
 
-@attrs.frozen
-class Value:
+class Value(msgspec.Struct, frozen=True):
     """The whole value of one field.
 
     Attributes:

@@ -10,6 +10,7 @@ from collections.abc import Awaitable, Callable, Iterable, Iterator, Mapping
 from typing import Any
 
 import attrs
+import msgspec
 
 from redstreamd.errors import BusError, Code
 from redstreamd.policy import Permission
@@ -19,8 +20,7 @@ from redstreamd.presentation.views import Views
 MAX_ARGUMENT = 4_000
 
 
-@attrs.frozen
-class Argument:
+class Argument(msgspec.Struct, frozen=True):
     """An argument of a prompt. Its value is a string, as MCP defines it.
 
     Attributes:
@@ -34,8 +34,7 @@ class Argument:
     required: bool = True
 
 
-@attrs.frozen
-class PromptContent:
+class PromptContent(msgspec.Struct, frozen=True):
     """What a prompt returns.
 
     Attributes:
@@ -45,7 +44,7 @@ class PromptContent:
     """
 
     instructions: str
-    resources: Mapping[str, Any] = attrs.field(factory=dict)
+    resources: Mapping[str, Any] = msgspec.field(default_factory=dict)
 
 
 @attrs.frozen

@@ -10,11 +10,12 @@ Sources: "Redis serialization protocol specification" (simple errors) and server
 
 from __future__ import annotations
 
+import functools
 import re
-from typing import Final
+from collections.abc import Callable
+from typing import Any, Final
 
 import attrs
-from redis._parsers.base import BaseParser
 from redis.exceptions import RedisError, ResponseError
 
 from redstreamd.errors import Code
@@ -261,12 +262,25 @@ _WRAPPED_IN_SCRIPT: Final = re.compile(
 )
 
 
+@functools.cache
+def load_parser() -> Callable[[str], Any]:
+    """Return redis-py's function for the text of an error reply.
+
+    Imported at the first call: its module imports asyncio, and the first plain calls need neither. The daemon
+    calls this while it starts.
+    """
+    from redis._parsers.base import BaseParser
+
+    parse: Callable[[str], Any] = BaseParser.parse_error
+    return parse
+
+
 def reply_error(text: str) -> RedisError:
     """Turn the text of an error reply into redis-py's exception; never raises."""
     if (wrapped := _WRAPPED_IN_SCRIPT.fullmatch(text)) is not None:
         text = wrapped["inner"]
     try:
-        error: RedisError = BaseParser.parse_error(text)  # type: ignore[no-untyped-call]
+        error: RedisError = load_parser()(text)
     except ValueError:  # MOVED and ASK in a shape that redis-py cannot take apart
         return ResponseError(text)
     return error

@@ -9,7 +9,7 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Callable, Mapping
 
-import attrs
+import msgspec
 import trio
 from redis.exceptions import RedisError
 
@@ -21,8 +21,7 @@ from redstreamd.redisio.redis_errors import ConnectionEnded, QueueFull
 from redstreamd.redisio.target import Target
 
 
-@attrs.frozen
-class LoginRenewed:
+class LoginRenewed(msgspec.Struct, frozen=True):
     """A live connection has logged in again, with renewed credentials.
 
     Attributes:
@@ -34,8 +33,7 @@ class LoginRenewed:
     label: str
 
 
-@attrs.frozen
-class RenewalFailed:
+class RenewalFailed(msgspec.Struct, frozen=True):
     """Credentials could not be renewed; connections go on with the old ones while Redis lets them.
 
     Attributes:

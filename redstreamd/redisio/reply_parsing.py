@@ -14,12 +14,12 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import attrs
+import msgspec
 
 Fields = tuple[tuple[bytes, bytes], ...]
 
 
-@attrs.frozen
-class RawEntry:
+class RawEntry(msgspec.Struct, frozen=True):
     """One entry of a stream, as Redis holds it.
 
     Attributes:
@@ -87,8 +87,7 @@ class PendingEntry:
     deliveries: int
 
 
-@attrs.frozen
-class PendingSummary:
+class PendingSummary(msgspec.Struct, frozen=True):
     """XPENDING's summary form.
 
     Attributes:

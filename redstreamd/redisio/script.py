@@ -11,6 +11,7 @@ from collections.abc import Sequence
 from typing import Final
 
 import attrs
+import msgspec
 
 from redstreamd.redisio import Arg
 
@@ -73,8 +74,7 @@ class Script:
         return tuple(dict.fromkeys(found))
 
 
-@attrs.frozen
-class ScriptCall:
+class ScriptCall(msgspec.Struct, frozen=True):
     """A script with its KEYS and its ARGV, where it stands for a command."""
 
     script: Script

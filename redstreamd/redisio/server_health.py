@@ -18,6 +18,7 @@ from collections.abc import Callable, Mapping
 from typing import Final
 
 import attrs
+import msgspec
 import trio
 
 from redstreamd.redisio import Arg, Role, connect_errors
@@ -35,8 +36,7 @@ _A_PATTERN: Final = 3
 _MAX_REASONS: Final = 16
 
 
-@attrs.frozen
-class Connected:
+class Connected(msgspec.Struct, frozen=True):
     """A connection is usable.
 
     Attributes:
@@ -54,8 +54,7 @@ class Connected:
     down_seconds: float
 
 
-@attrs.frozen
-class ConnectionLost:
+class ConnectionLost(msgspec.Struct, frozen=True):
     """A connection was usable for `up_seconds`, and ended because of `problem`."""
 
     role: Role
@@ -64,8 +63,7 @@ class ConnectionLost:
     up_seconds: float
 
 
-@attrs.frozen
-class ConnectFailed:
+class ConnectFailed(msgspec.Struct, frozen=True):
     """An attempt to connect failed."""
 
     role: Role
@@ -73,8 +71,7 @@ class ConnectFailed:
     problem: Problem
 
 
-@attrs.frozen
-class Degraded:
+class Degraded(msgspec.Struct, frozen=True):
     """There is a problem that was not reported since the server was usable last.
 
     Attributes:
@@ -86,8 +83,7 @@ class Degraded:
     problem: Problem
 
 
-@attrs.frozen
-class Usable:
+class Usable(msgspec.Struct, frozen=True):
     """All connections that are wanted are there, for the first time or again.
 
     Attributes:
@@ -107,8 +103,7 @@ class Usable:
     attempts: int
 
 
-@attrs.frozen
-class KeepsEnding:
+class KeepsEnding(msgspec.Struct, frozen=True):
     """Connections are made again at once, and end again and again soon after.
 
     Attributes:
@@ -122,8 +117,7 @@ class KeepsEnding:
     problem: Problem
 
 
-@attrs.frozen
-class WritesAccepted:
+class WritesAccepted(msgspec.Struct, frozen=True):
     """The server accepts writes again, after it refused them for `refused_seconds`."""
 
     label: str

@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Awaitable, Callable
 from typing import Any, Final, Protocol
 
-import attrs
+import msgspec
 import trio
 
 from redstreamd.errors import BusError, Code
@@ -34,8 +34,7 @@ class Execute(Protocol):
         """Return its reply; the errors are those of `Manager.execute`."""
 
 
-@attrs.define
-class _Episode:
+class _Episode(msgspec.Struct):
     """What is known since the first refusal.
 
     Attributes:

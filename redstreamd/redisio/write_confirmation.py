@@ -11,6 +11,7 @@ from __future__ import annotations
 from typing import Any
 
 import attrs
+import msgspec
 import trio
 
 from redstreamd.errors import BusError
@@ -18,8 +19,7 @@ from redstreamd.redisio import Arg
 from redstreamd.redisio.connection import Connection
 
 
-@attrs.frozen
-class ConfirmedWrite:
+class ConfirmedWrite(msgspec.Struct, frozen=True):
     """A write that was executed, and what is known of its safety.
 
     Attributes:

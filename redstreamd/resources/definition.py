@@ -23,8 +23,7 @@ _MAX_URI = 1_000_000
 _BROKEN_ESCAPE = re.compile(r"%(?![0-9A-Fa-f]{2})")
 
 
-@attrs.frozen
-class Content:
+class Content(msgspec.Struct, frozen=True):
     """The content of a resource.
 
     Attributes:
@@ -142,8 +141,7 @@ def resource(
     return define
 
 
-@attrs.frozen
-class ResolvedResource:
+class ResolvedResource(msgspec.Struct, frozen=True):
     """A resource found by its URI.
 
     Attributes:

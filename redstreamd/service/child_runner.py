@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable
 
 import attrs
+import msgspec
 import trio
 
 from redstreamd.service.child import Child, ChildRun
@@ -53,8 +54,7 @@ class ChildStatistics:
     failures: float
 
 
-@attrs.frozen
-class RunnerContext:
+class RunnerContext(msgspec.Struct, frozen=True):
     """What the runners of one supervisor share.
 
     Attributes:

@@ -10,12 +10,11 @@ from collections.abc import Iterator
 from types import TracebackType
 from typing import Self
 
-import attrs
+import msgspec
 import trio
 
 
-@attrs.frozen
-class StaleHeartbeat:
+class StaleHeartbeat(msgspec.Struct, frozen=True):
     """A heartbeat that was not renewed in time.
 
     Attributes:

@@ -13,7 +13,7 @@ import stat
 from collections.abc import MutableMapping
 from pathlib import Path
 
-import attrs
+import msgspec
 import trio
 
 from redstreamd.errors import SettingsError
@@ -30,8 +30,7 @@ _ENVIRONMENT = "the environment"
 UNNAMED = "unknown"
 
 
-@attrs.frozen
-class ActivatedListener:
+class ActivatedListener(msgspec.Struct, frozen=True):
     """A listening stream socket from the service manager.
 
     Attributes:
@@ -43,8 +42,7 @@ class ActivatedListener:
     listener: trio.SocketListener
 
 
-@attrs.frozen
-class ActivatedConnection:
+class ActivatedConnection(msgspec.Struct, frozen=True):
     """A connected stream socket: one client.
 
     Attributes:
@@ -56,8 +54,7 @@ class ActivatedConnection:
     stream: trio.SocketStream
 
 
-@attrs.frozen
-class Activated:
+class Activated(msgspec.Struct, frozen=True):
     """All inherited descriptors, in the service manager's order.
 
     Attributes:

@@ -4,11 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-import attrs
+import msgspec
 
 
-@attrs.frozen
-class ChildStarted:
+class ChildStarted(msgspec.Struct, frozen=True):
     """A child called ``task_status.started()``.
 
     Attributes:
@@ -24,8 +23,7 @@ class ChildStarted:
     start_seconds: float
 
 
-@attrs.frozen
-class ChildFailed:
+class ChildFailed(msgspec.Struct, frozen=True):
     """A child raised, did not start in time, or broke while it was being stopped.
 
     Attributes:
@@ -43,8 +41,7 @@ class ChildFailed:
     restart_in_seconds: float | None
 
 
-@attrs.frozen
-class ChildFinished:
+class ChildFinished(msgspec.Struct, frozen=True):
     """A child returned, or asked not to be restarted.
 
     Attributes:
@@ -60,8 +57,7 @@ class ChildFinished:
     restart_in_seconds: float | None
 
 
-@attrs.frozen
-class ChildStopped:
+class ChildStopped(msgspec.Struct, frozen=True):
     """A child was stopped, or its pending restart dropped, because its supervisor ends.
 
     Attributes:
@@ -75,8 +71,7 @@ class ChildStopped:
     stop_seconds: float
 
 
-@attrs.frozen
-class ChildHung:
+class ChildHung(msgspec.Struct, frozen=True):
     """A cancelled child did not end within its stop timeout.
 
     Attributes:
@@ -92,8 +87,7 @@ class ChildHung:
     task_tree: str
 
 
-@attrs.frozen
-class SupervisorFailed:
+class SupervisorFailed(msgspec.Struct, frozen=True):
     """A supervisor gave up and stops its children; ``run()`` will raise the error.
 
     Attributes:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import attrs
+import msgspec
 
 from redstreamd.redisio.client import Redis
 from redstreamd.settings import Settings
@@ -29,8 +29,7 @@ from redstreamd.streams.tail_hub import TailHub
 from redstreamd.streams.work import WorkQueue
 
 
-@attrs.frozen
-class Bus:
+class Bus(msgspec.Struct, frozen=True):
     """Streams, groups and leases over one Redis.
 
     Attributes:

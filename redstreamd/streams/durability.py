@@ -13,7 +13,7 @@ import enum
 from collections.abc import Callable
 from typing import Any
 
-import attrs
+import msgspec
 
 from redstreamd.errors import BusError
 from redstreamd.redisio.client import Redis
@@ -32,8 +32,7 @@ class Durability(enum.StrEnum):
     FSYNCED = "fsynced"  #: The server has it on its disk.
 
 
-@attrs.frozen
-class Confirmation:
+class Confirmation(msgspec.Struct, frozen=True):
     """Result of confirming a write.
 
     Attributes:

@@ -26,7 +26,6 @@ from collections.abc import Mapping, Sequence
 from functools import lru_cache
 from typing import Any
 
-import attrs
 import msgspec
 
 from redstreamd import strict_json
@@ -84,8 +83,7 @@ class Stamp(msgspec.Struct, frozen=True):
 _NO_STAMP = Stamp()
 
 
-@attrs.frozen
-class Decoded:
+class Decoded(msgspec.Struct, frozen=True):
     """An entry's fields as JSON, and what JSON cannot express.
 
     Attributes:
@@ -97,7 +95,7 @@ class Decoded:
     """
 
     members: dict[str, Any]
-    stamp: Stamp = attrs.field(factory=Stamp)
+    stamp: Stamp = msgspec.field(default_factory=Stamp)
     binary: tuple[str, ...] = ()
     repeated: tuple[str, ...] = ()
     dead_letter: dict[str, Any] | None = None

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from typing import Any
 
-import attrs
+import msgspec
 
 from redstreamd.redisio import Role, reply_parsing
 from redstreamd.redisio.client import Redis
@@ -18,8 +18,7 @@ from redstreamd.streams.scripts import load
 _PAGE = load("ids", "read_page")
 
 
-@attrs.frozen
-class Batch:
+class Batch(msgspec.Struct, frozen=True):
     """Entries of one reply.
 
     Attributes:

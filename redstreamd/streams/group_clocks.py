@@ -13,7 +13,7 @@ import time
 from collections.abc import Callable
 from typing import Any
 
-import attrs
+import msgspec
 
 #: Groups that are remembered, about 300 bytes each; the least recently used is dropped first.
 _MAX_GROUPS = 10_000
@@ -25,8 +25,7 @@ _JITTER_MS, _DRIFT = 250, 1_000
 LEAST_AHEAD_SECONDS = 10.0
 
 
-@attrs.frozen
-class _Reading:
+class _Reading(msgspec.Struct, frozen=True):
     """What a group's clock showed.
 
     Attributes:

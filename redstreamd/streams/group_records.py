@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from typing import Any
 
-import attrs
+import msgspec
 
 from redstreamd.redisio.client import Redis
 from redstreamd.streams.call_records import call_record
@@ -21,8 +21,7 @@ _CREATE = load("group_record", "create_group")
 MAX_LIMIT = 1_000_000
 
 
-@attrs.frozen
-class Creation:
+class Creation(msgspec.Struct, frozen=True):
     """Result of creating a group.
 
     Attributes:

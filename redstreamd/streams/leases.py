@@ -16,6 +16,7 @@ from collections.abc import Sequence
 from typing import Any
 
 import attrs
+import msgspec
 
 from redstreamd.errors import BusError, Code
 from redstreamd.redisio import Role, reply_parsing
@@ -89,8 +90,7 @@ class Take:
     idempotency_key: str | None = None
 
 
-@attrs.frozen
-class Taken:
+class Taken(msgspec.Struct, frozen=True):
     """Result of a take.
 
     Attributes:
@@ -126,7 +126,7 @@ class Taken:
         """Return the result of a call that made both takes, of which the earlier got no entries."""
         if earlier is None:
             return self
-        return attrs.evolve(
+        return msgspec.structs.replace(
             self,
             group_created=self.group_created or earlier.group_created,
             dead_lettered=self.dead_lettered + earlier.dead_lettered,
@@ -140,8 +140,7 @@ class Taken:
         return f"Before that, this call {' and '.join(effects)}." if effects else ""
 
 
-@attrs.frozen
-class Settled:
+class Settled(msgspec.Struct, frozen=True):
     """Result of a settlement.
 
     Attributes:

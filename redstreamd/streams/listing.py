@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from functools import partial
 
-import attrs
+import msgspec
 import trio
 
 from redstreamd.errors import BusError, Code
@@ -26,8 +26,7 @@ MAX_KEYS_SCANNED = 200_000
 MAX_SCANS_AT_ONCE = 2
 
 
-@attrs.frozen
-class StreamSummary:
+class StreamSummary(msgspec.Struct, frozen=True):
     """One line of a listing. Times are in milliseconds since the epoch, by the server's clock."""
 
     stream: str

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-import attrs
+import msgspec
 
 from redstreamd.redisio import reply_parsing
 from redstreamd.redisio.reply_parsing import PendingEntry
@@ -17,8 +17,7 @@ from redstreamd.streams.scripts import load
 _PENDING = load("ids", "info", "clock", "lease_expiry", "pending")
 
 
-@attrs.frozen
-class PendingItem:
+class PendingItem(msgspec.Struct, frozen=True):
     """A pending entry and its due time.
 
     Attributes:
@@ -33,8 +32,7 @@ class PendingItem:
     is_retry: bool
 
 
-@attrs.frozen
-class PendingPage:
+class PendingPage(msgspec.Struct, frozen=True):
     """Some pending entries of one group.
 
     Attributes:

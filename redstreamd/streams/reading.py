@@ -8,7 +8,7 @@ from collections.abc import Awaitable, Mapping, Sequence
 from itertools import zip_longest
 from typing import Any, Literal
 
-import attrs
+import msgspec
 import trio
 
 from redstreamd import strict_json
@@ -32,8 +32,7 @@ _SCANNED_BYTES, _MAX_REPLIES = 1_048_576, 32
 Direction = Literal["forward", "backward"]
 
 
-@attrs.frozen
-class Page:
+class Page(msgspec.Struct, frozen=True):
     """Some entries of one stream.
 
     Attributes:
@@ -47,8 +46,7 @@ class Page:
     has_more: bool
 
 
-@attrs.frozen
-class Waited:
+class Waited(msgspec.Struct, frozen=True):
     """Result of a wait.
 
     Attributes:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-import attrs
+import msgspec
 
 from redstreamd.errors import BusError, Code
 from redstreamd.policy import Permission
@@ -21,8 +21,7 @@ from redstreamd.streams.request_reply import Requests
 from redstreamd.streams.work import WorkQueue
 
 
-@attrs.frozen
-class Replied:
+class Replied(msgspec.Struct, frozen=True):
     """A published reply.
 
     Attributes:

@@ -16,7 +16,7 @@ import secrets
 from collections.abc import Mapping
 from typing import Any
 
-import attrs
+import msgspec
 import trio
 
 from redstreamd.errors import BusError, Code
@@ -44,8 +44,7 @@ _PAGE_BYTES = 1_048_576
 _MAX_CLOCK_DIFFERENCE_MS = 60_000
 
 
-@attrs.frozen
-class Request:
+class Request(msgspec.Struct, frozen=True):
     """A request to add.
 
     Attributes:
@@ -65,8 +64,7 @@ class Request:
     idempotency_key: str | None = None
 
 
-@attrs.frozen
-class Requested:
+class Requested(msgspec.Struct, frozen=True):
     """Result of a request.
 
     Attributes:

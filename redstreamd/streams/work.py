@@ -15,6 +15,7 @@ from functools import partial
 from typing import Any
 
 import attrs
+import msgspec
 import trio
 
 from redstreamd.errors import BusError, Code
@@ -30,8 +31,7 @@ from redstreamd.streams.plans import Plan, UnfinishedError, run_plan
 from redstreamd.streams.tail_hub import TailHub
 
 
-@attrs.frozen
-class Work:
+class Work(msgspec.Struct, frozen=True):
     """Entries under a lease.
 
     Attributes:

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import attrs
+import msgspec
 import pytest
 
 from redstreamd.errors import BusError
@@ -165,10 +166,10 @@ def event_types(union: object) -> list[type]:
     return members
 
 
-def instances_of(kind: type) -> Iterator[Any]:
+def instances_of(kind: type[msgspec.Struct]) -> Iterator[Any]:
     """Make events of a kind so that each value of each field occurs."""
     hints = typing.get_type_hints(kind)
-    choices = [values_of(hints[field.name]) for field in attrs.fields(kind)]
+    choices = [values_of(hints[name]) for name in kind.__match_args__]
     for turn in range(max(map(len, choices), default=1) * 2):
         yield kind(*(values[turn % len(values)] for values in choices))
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import typing
 
-import attrs
+import msgspec
 import pytest
 
 from redstreamd.event_log.texts import Event, record, words
@@ -27,7 +27,7 @@ def event_types(union: object) -> list[type]:
 def test_every_event_has_words(kind: type) -> None:
     """A new event without words would be found out when it happens, which is the worst moment."""
     assert words.dispatch(kind) is not words.dispatch(object)
-    assert attrs.has(kind)
+    assert issubclass(kind, msgspec.Struct)
 
 
 def test_what_was_foreseen_is_one_line_and_a_defect_has_its_traceback(

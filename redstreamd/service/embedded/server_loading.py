@@ -9,8 +9,8 @@ from __future__ import annotations
 
 from typing import Final
 
-import attrs
 import hiredis
+import msgspec
 import trio
 
 from redstreamd.redisio.error_replies import reply_code, reply_error
@@ -18,8 +18,7 @@ from redstreamd.redisio.error_replies import reply_code, reply_error
 _UNITS: Final = ("bytes", "kB", "MB", "GB", "TB")
 
 
-@attrs.frozen
-class Loading:
+class Loading(msgspec.Struct, frozen=True):
     """A server that loads its data.
 
     Attributes:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import attrs
+import msgspec
 
 from redstreamd.redisio import Role
 from redstreamd.redisio.client import Redis
@@ -12,8 +12,7 @@ from redstreamd.streams.scripts import load
 _COUNT = load("ids", "count_entries")
 
 
-@attrs.frozen
-class Count:
+class Count(msgspec.Struct, frozen=True):
     """A number of entries.
 
     Attributes:
@@ -29,8 +28,7 @@ class Count:
         return {name if self.exact else f"{name}_at_least": self.entries}
 
 
-@attrs.frozen
-class Counter:
+class Counter(msgspec.Struct, frozen=True):
     """Counts entries.
 
     Attributes:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import enum
 from collections.abc import Sequence
 
-import attrs
+import msgspec
 
 from redstreamd.redisio import Role
 from redstreamd.redisio.client import Redis
@@ -43,8 +43,7 @@ class DeadLetterOutcome(enum.StrEnum):
     LEFT = "left"  #: Not examined: those before it were enough for one step.
 
 
-@attrs.frozen
-class DeadLetterResult:
+class DeadLetterResult(msgspec.Struct, frozen=True):
     """Result for one dead letter.
 
     Attributes:
@@ -58,8 +57,7 @@ class DeadLetterResult:
     entry_id: str | None
 
 
-@attrs.frozen
-class DeadLetterPage:
+class DeadLetterPage(msgspec.Struct, frozen=True):
     """Some dead letters of a group, oldest first.
 
     Attributes:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import attrs
+import msgspec
 
 from redstreamd.errors import BusError, Code
 from redstreamd.errors.nearest_names import nearest_names
@@ -27,8 +27,7 @@ _REMOVE = load("clock", "lease_expiry", "delivery_history", "remove_consumer")
 _DESTROY = load("destroy_group")
 
 
-@attrs.frozen
-class GroupState:
+class GroupState(msgspec.Struct, frozen=True):
     """A group and its stream; `dead_letters` is the number of the group's."""
 
     stream: StreamInfo
@@ -37,8 +36,7 @@ class GroupState:
     dead_letters: int
 
 
-@attrs.frozen
-class PositionChange:
+class PositionChange(msgspec.Struct, frozen=True):
     """Effect of setting a group's position.
 
     Attributes:
@@ -52,8 +50,7 @@ class PositionChange:
     repeated: Count
 
 
-@attrs.frozen
-class ConsumerRemoval:
+class ConsumerRemoval(msgspec.Struct, frozen=True):
     """What was done to the pending entries of a removed consumer; `deleted` are those without content."""
 
     moved: int

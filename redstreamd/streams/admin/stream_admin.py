@@ -10,6 +10,7 @@ import enum
 from collections.abc import Sequence
 
 import attrs
+import msgspec
 
 from redstreamd.errors import BusError, Code
 from redstreamd.redisio import Role, reply_parsing
@@ -47,8 +48,7 @@ class GroupNeed:
     entry_id: str
 
 
-@attrs.frozen
-class RemovalResult:
+class RemovalResult(msgspec.Struct, frozen=True):
     """Result of a removal or its dry run.
 
     Attributes:

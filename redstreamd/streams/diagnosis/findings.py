@@ -6,7 +6,7 @@ import enum
 from collections.abc import Iterable
 from typing import Any
 
-import attrs
+import msgspec
 
 
 class Severity(enum.StrEnum):
@@ -20,8 +20,7 @@ class Severity(enum.StrEnum):
 _ORDER = list(Severity)
 
 
-@attrs.frozen
-class Finding:
+class Finding(msgspec.Struct, frozen=True):
     """One finding.
 
     Attributes:
@@ -40,7 +39,7 @@ class Finding:
     evidence: dict[str, Any]
     group: str | None = None
     tool: str | None = None
-    arguments: dict[str, Any] = attrs.field(factory=dict)
+    arguments: dict[str, Any] = msgspec.field(default_factory=dict)
 
 
 def by_severity(findings: Iterable[Finding]) -> list[Finding]:

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 import attrs
+import msgspec
 
 from redstreamd.redisio import reply_parsing
 from redstreamd.redisio.client import Redis
@@ -30,8 +31,7 @@ _CLOCK_SET_MS = 1_000
 _MANY_DELIVERIES = 10
 
 
-@attrs.frozen
-class ClockStep:
+class ClockStep(msgspec.Struct, frozen=True):
     """The server's clock was set while leases of a group ran, which use the group's own clock.
 
     Attributes:
@@ -92,8 +92,7 @@ class Examination:
     clock: ClockStep | None
 
 
-@attrs.frozen
-class GroupFacts:
+class GroupFacts(msgspec.Struct, frozen=True):
     """What is known about a group.
 
     Attributes:

@@ -12,6 +12,7 @@ from collections import deque
 from collections.abc import Mapping
 
 import attrs
+import msgspec
 import trio
 
 from redstreamd.errors import BusError
@@ -37,8 +38,7 @@ _RECENT = 30.0
 _CLOCK_SET = 30.0
 
 
-@attrs.frozen
-class GroupSample:
+class GroupSample(msgspec.Struct, frozen=True):
     """A group at one time.
 
     Attributes:
@@ -54,8 +54,7 @@ class GroupSample:
     active: int | None
 
 
-@attrs.frozen
-class Sample:
+class Sample(msgspec.Struct, frozen=True):
     """A stream at one time.
 
     Attributes:
@@ -119,8 +118,7 @@ class SamplerStatistics:
     failures: int
 
 
-@attrs.define
-class Series:
+class Series(msgspec.Struct):
     """The samples of one stream, and when it was last diagnosed."""
 
     asked_at: float

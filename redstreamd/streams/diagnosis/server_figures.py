@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any, Final
 
-import attrs
+import msgspec
 
 from redstreamd.errors import BusError, Code
 from redstreamd.redisio.client import Redis
@@ -19,8 +19,7 @@ STANDING: Final = frozenset({"no_replica", "snapshots_only"})
 _REPLICA_LAG = 10
 
 
-@attrs.frozen
-class ServerFacts:
+class ServerFacts(msgspec.Struct, frozen=True):
     """Facts from INFO, and the save points.
 
     Attributes:

@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-import attrs
+import msgspec
 
 from redstreamd.redisio import Role
 from redstreamd.redisio.client import Redis
@@ -41,8 +41,7 @@ _AHEAD_MS = 1_000
 _NAMED = 5
 
 
-@attrs.frozen
-class Diagnosis:
+class Diagnosis(msgspec.Struct, frozen=True):
     """Result of a diagnosis.
 
     Attributes:

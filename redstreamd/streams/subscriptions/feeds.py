@@ -12,6 +12,7 @@ from collections.abc import Callable, Mapping
 from functools import partial
 
 import attrs
+import msgspec
 import trio
 
 from redstreamd.errors import BusError, Code
@@ -30,8 +31,7 @@ POLL_SHARE = 50
 UNKNOWN = ""
 
 
-@attrs.define(eq=False)
-class Listener:
+class Listener(msgspec.Struct, eq=False):
     """A listener to one topic.
 
     Attributes:

@@ -12,6 +12,7 @@ from collections.abc import Iterable
 from typing import ClassVar, Protocol
 
 import attrs
+import msgspec
 
 from redstreamd.streams.bus import Bus
 from redstreamd.streams.error_context import explain_errors
@@ -49,8 +50,7 @@ class Topic(Protocol):
         ...
 
 
-@attrs.frozen
-class StreamTopic:
+class StreamTopic(msgspec.Struct, frozen=True):
     """The entries of a stream, which need not exist yet, and its number of groups.
 
     Redis pushes changes of the entries, but not that a group is created or destroyed. redstreamd wakes the
@@ -73,8 +73,7 @@ class StreamTopic:
         return "none" if summary is None else f"{summary.last_id}/{summary.length}/{summary.groups}"
 
 
-@attrs.frozen
-class GroupTopic:
+class GroupTopic(msgspec.Struct, frozen=True):
     """The position, pending entries and limit of a consumer group.
 
     Redis does not push deliveries and acknowledgements. Those made through redstreamd change the group's due
