@@ -15,7 +15,7 @@ from typing import Any
 
 import pytest
 
-from tests.support.daemon import clean_environment, home, request, running_daemon
+from tests.support.daemon import PROGRAM, clean_environment, home, request, running_daemon
 from tests.support.servers import Server
 from tests.support.waiting import wait_until
 
@@ -58,6 +58,12 @@ def fail(name):
 """
 
 
+#: The first module of the second stage, which imports the SDK.
+SECOND_STAGE = "redstreamd.daemon.sdk_models"
+#: What the SDK's own server class imports beside the kernel: HTTP servers and a command line.
+HTTP = {"mcp.server.lowlevel", "starlette", "sse_starlette", "uvicorn", "click", "python_multipart", "httpx2"}
+
+
 @pytest.fixture
 def place() -> Iterator[Path]:
     with home() as directory:
@@ -98,6 +104,17 @@ def test_sockets_listen_before_what_serves_is_imported(place: Path) -> None:
     assert {"trio", "redstreamd.settings"} <= before
     assert not before & {"mcp", "mcp_types", "pydantic", "redis", "hiredis", "anyio"}
     assert {"mcp.server.runner", "redis.exceptions", "redstreamd.streams.bus"} <= after
+    # What a plain call needs comes first, and as little as possible.
+    first = names(events[: next(i for i, words in enumerate(events) if words[-1] == SECOND_STAGE)])
+    assert "redstreamd.mcp_server.direct_calls" in first
+    assert not {each.partition(".")[0] for each in first} & {
+        "mcp",
+        "mcp_types",
+        "pydantic",
+        "anyio",
+        "asyncio",
+    }
+    assert not first & {"redis._parsers.base", "redis.maint_notifications", "redis.client"}
     # On the thread, from the first to the last.
     threads = [words[1] for words in events[connected:] if words[-1] in after]
     assert set(threads) == {"False"}, [words for words in events[connected:] if words[1] == "True"]
@@ -180,6 +197,86 @@ def test_no_call_makes_the_daemon_import_anything(server: Server, place: Path, m
     assert 3 <= failed < number / 2
     assert events[before:] == []
     assert not names(events) & {"mcp.client", "mcp.server.mcpserver", "redis.client", "redis.asyncio.client"}
+    assert not names(events) & HTTP
+
+
+MODELS = """
+from redstreamd.daemon import sdk_models
+from pydantic import BaseModel
+with sdk_models.models_built_later():
+    import redstreamd.daemon.sdk_kernels
+models = list(sdk_models._models(BaseModel))
+print(len(models), sum(each.__pydantic_complete__ for each in models))
+sdk_models.build_models()
+print(len(models), sum(each.__pydantic_complete__ for each in models))
+class Own(BaseModel):
+    a: int
+print(1, Own.__pydantic_complete__ + 0)
+"""
+
+
+def test_the_models_of_the_sdk_are_built_after_the_first_handshake_can_be_served() -> None:
+    done = subprocess.run([sys.executable, "-c", MODELS], capture_output=True, check=True, text=True)
+    (models, at_first), (_, at_last), own = ([*map(int, line.split())] for line in done.stdout.splitlines())
+    assert models > 300
+    assert at_first < models / 10
+    assert at_last == models
+    # Nobody else's models are meant.
+    assert own == [1, 1]
+
+
+COLLECTOR = """
+import gc
+from redstreamd.startup.collector import collect_as_usual, collect_nothing
+collect_nothing()
+print(gc.isenabled(), gc.get_freeze_count())
+collect_as_usual()
+print(gc.isenabled(), gc.get_freeze_count() > 1_000, len(gc.get_objects()) < 100)
+"""
+
+
+def test_no_garbage_is_looked_for_during_a_start_and_what_is_there_afterwards_is_left_alone() -> None:
+    done = subprocess.run([sys.executable, "-c", COLLECTOR], capture_output=True, check=True, text=True)
+    assert done.stdout.split() == ["False", "0", "True", "True", "True"]
+
+
+def processor_time(*words: str, place: Path) -> float:
+    """Run a program and return its processor time, of which other programs take nothing."""
+    before = resource.getrusage(resource.RUSAGE_CHILDREN)
+    subprocess.run(words, env=clean_environment(place), check=True)
+    after = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
+
+
+def processor_time_until_answered(server: Server, line: bytes) -> float:
+    """Start a daemon, make a first request, and return its processor time when the answer is there."""
+    with home() as directory, (directory / "log").open("ab") as log:
+        environment = clean_environment(directory, REDIS_URL=f"unix://{server.path}")
+        with subprocess.Popen([PROGRAM, "serve"], env=environment, stdout=log, stderr=log) as process:
+            try:
+                with connected(directory) as connection:
+                    connection.sendall(line)
+                    assert b'"result"' in connection.makefile("rb").readline()
+                    fields = Path(f"/proc/{process.pid}/stat").read_text().rpartition(")")[2].split()
+            finally:
+                process.terminate()
+    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+
+
+def test_a_first_plain_call_costs_little_more_than_the_libraries_it_needs(redis: Server, place: Path) -> None:
+    """It was 2.8 times as long as importing trio, and is 2.1 times."""
+    libraries = min(processor_time(sys.executable, "-c", "import trio", place=place) for _ in range(2))
+    first_call = min(processor_time_until_answered(redis, CALL) for _ in range(2))
+    assert first_call < 2.5 * libraries
+
+
+def test_a_first_handshake_costs_less_than_the_import_of_the_sdks_server(redis: Server, place: Path) -> None:
+    """All the rest of the daemon included. It was 1.1 times as long, and is 0.7 times."""
+    sdk = min(
+        processor_time(sys.executable, "-c", "import mcp.server.lowlevel", place=place) for _ in range(2)
+    )
+    greeting = json.dumps(HELLO).encode() + b"\n"
+    assert min(processor_time_until_answered(redis, greeting) for _ in range(2)) < 0.9 * sdk
 
 
 def test_invalid_settings_cost_less_than_importing_trio(place: Path) -> None:
