@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import enum
 import re
-import tomllib
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -99,7 +98,7 @@ def from_file(path: Path | None, default: Path = DEFAULT_FILE) -> Values:
     """
     file = path or default
     try:
-        content = tomllib.loads(file.read_text(encoding="utf-8"))
+        text = file.read_text(encoding="utf-8")
     except FileNotFoundError as missing:
         if path is None:
             return {}
@@ -108,6 +107,11 @@ def from_file(path: Path | None, default: Path = DEFAULT_FILE) -> Values:
         raise _unreadable(file, path, refused.strerror or type(refused).__name__) from refused
     except UnicodeDecodeError as not_text:
         raise _unreadable(file, path, "not UTF-8") from not_text
+    # Only where there is a file.
+    import tomllib
+
+    try:
+        content = tomllib.loads(text)
     except tomllib.TOMLDecodeError as not_toml:
         raise _unreadable(file, path, str(not_toml)) from not_toml
     source = Source(Precedence.FILE, f"file {file}")
