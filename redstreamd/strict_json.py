@@ -103,6 +103,11 @@ def text_is_plain(data: bytes) -> bool:
         return False
 
 
+def is_allowed(text: str) -> bool:
+    """Return whether a text has no character that I-JSON excludes."""
+    return text.isascii() or _FORBIDDEN.search(text) is None
+
+
 def names_are_distinct(data: bytes, decoded: Any) -> bool:
     """Return whether no object of a plain JSON text names a member twice.
 

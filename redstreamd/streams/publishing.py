@@ -124,7 +124,7 @@ class Publisher:
                 limits=self._bounds,
                 **self._operands(
                     stream,
-                    [entry_codec.encode(entry, stamp) for entry in entries],
+                    entry_codec.encode_all(entries, stamp),
                     idempotency_key,
                     key_space,
                     max_length,
@@ -150,9 +150,11 @@ class Publisher:
             BusError: INVALID_ARGUMENT if an object is not I-JSON.
         """
         if len(entries) == 1 and idempotency_key is None and max_length is max_age_seconds is None:
-            fields = chain.from_iterable(entry_codec.encode(entries[0], stamp))
-            return Plan(("XADD", stream, "*", *fields), stream, self._added_one)
-        encoded = [entry_codec.encode(entry, stamp) for entry in entries]
+            fields = entry_codec.encode_fields(entries[0], stamp)
+            return Plan(
+                ("XADD", stream, "*", *chain.from_iterable(fields.items())), stream, self._added_one
+            )
+        encoded = entry_codec.encode_all(entries, stamp)
         operands = self._operands(stream, encoded, idempotency_key, key_space, max_length, max_age_seconds)
         return Plan(
             _ADD.call(operands),
@@ -164,24 +166,20 @@ class Publisher:
     def _operands(
         self,
         stream: str,
-        encoded: Sequence[entry_codec.Fields],
+        encoded: Sequence[Mapping[str, str]],
         idempotency_key: str | None,
         key_space: str | None,
         max_length: int | None,
         max_age_seconds: float | None,
     ) -> dict[str, Any]:
-        words: list[bytes | int] = []
-        for fields in encoded:
-            words.append(2 * len(fields))
-            words.extend(chain.from_iterable(fields))
         return {
             "stream": stream,
             "record": _record(stream, idempotency_key, key_space),
-            "body_hash": "" if idempotency_key is None else _hash(words),
+            "body_hash": "" if idempotency_key is None else _hash(encoded),
             "keep_ms": self._window_ms,
             "max_length": max_length,
             "max_age_ms": None if max_age_seconds is None else milliseconds(max_age_seconds),
-            "entries": words,
+            "entries": msgspec.msgpack.encode(encoded),
             **call_record(self._redis, stream),
         }
 
@@ -195,9 +193,10 @@ class Publisher:
         """Read the reply of the script."""
         if reply.outcome == -1:
             raise KeyReused(str(idempotency_key), window_seconds=self._window_ms // 1000)
-        self.added += 0 if reply.outcome else len(reply.ids)
+        ids = reply.ids.decode().split()
+        self.added += 0 if reply.outcome else len(ids)
         return Added(
-            ids=[entry_id.decode() for entry_id in reply.ids],
+            ids=ids,
             duplicate=reply.outcome == 1,
             confirmation=confirmation,
             kept_for=reply.kept_for,
@@ -218,10 +217,15 @@ def _record(stream: str, key: str | None, space: str | None) -> str:
     return companion_key(stream, Kind.IDEMPOTENCY, *(() if space is None else (space,)), digest)
 
 
-def _hash(words: Sequence[bytes | int]) -> str:
+def _hash(encoded: Sequence[Mapping[str, str]]) -> str:
+    """Return a hash of entries: of each, how many names and values it has, and these, each with its length.
+
+    Records in Redis hold it, so it may not change.
+    """
     digest = hashlib.sha256()
-    for word in words:
-        part = word if isinstance(word, bytes) else str(word).encode()
-        digest.update(b"%d:" % len(part))
-        digest.update(part)
+    for fields in encoded:
+        for word in (str(2 * len(fields)), *chain.from_iterable(fields.items())):
+            part = word.encode()
+            digest.update(b"%d:" % len(part))
+            digest.update(part)
     return digest.hexdigest()[:32]

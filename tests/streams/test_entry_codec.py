@@ -145,3 +145,38 @@ def test_redis_cli_sees_text_and_its_entries_are_read_as_text(redis: Server) -> 
     decoded = decode(list(zip(flat[::2], flat[1::2], strict=True)))
     assert decoded.members == {"type": "order", "amount": "3"}
     assert decoded.stamp == Stamp()
+
+
+@given(st.lists(json_objects() | st.dictionaries(text(5), text(20)), min_size=1, max_size=5), text(5))
+def test_many_entries_are_encoded_as_each_of_them_is(entries: list[dict[str, Any]], reply_to: str) -> None:
+    stamp = Stamp(sender="unix", reply_to=reply_to)
+    together = entry_codec.encode_all(entries, stamp)
+    assert [[(name.encode(), value.encode()) for name, value in fields.items()] for fields in together] == [
+        encode(entry, stamp) for entry in entries
+    ]
+
+
+@pytest.mark.parametrize(
+    "odd",
+    [
+        *({"a": "\ufffe"}, {"\ufffe": "a"}, {"a": 2**53}, {"a": [float("inf")]}),
+        *(strict_json.object_from_pairs([("x", "1"), ("x", "1")]), dict.fromkeys(map(str, range(1_001)), "")),
+    ],
+)
+def test_an_entry_that_is_refused_is_refused_among_others(odd: dict[str, Any]) -> None:
+    with pytest.raises(BusError) as alone:
+        encode(odd, Stamp())
+    with pytest.raises(BusError) as among_others:
+        entry_codec.encode_all([{"a": "b"}, odd], Stamp())
+    assert str(among_others.value) == str(alone.value)
+
+
+@pytest.mark.parametrize("odd", [{"_rs.v": "2"}, {"_rs.sender": "x", "a": "b"}, {"a": 1}, {"é": "ü"}, {}])
+def test_members_of_any_kind_may_stand_beside_texts(odd: dict[str, Any]) -> None:
+    stamp = Stamp(sender="unix")
+    entries = [{"a": "b"}, odd]
+    found = [
+        decode([(n.encode(), v.encode()) for n, v in fields.items()])
+        for fields in entry_codec.encode_all(entries, stamp)
+    ]
+    assert [(each.members, each.stamp) for each in found] == [(entry, stamp) for entry in entries]

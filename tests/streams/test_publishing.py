@@ -10,7 +10,7 @@ import trio
 from redstreamd.errors import BusError, Code
 from redstreamd.settings import LeasesSettings, Settings
 from redstreamd.streams.bus import Bus
-from redstreamd.streams.entry_codec import Stamp
+from redstreamd.streams.entry_codec import Stamp, encode
 from redstreamd.streams.publishing import Added
 from tests.support.buses import running_bus
 from tests.support.servers import Server, free_port, start_redis, start_valkey
@@ -75,6 +75,36 @@ async def test_several_entries_are_added_all_or_none(bus: Bus, server: Server) -
         with pytest.raises(BusError) as refused:
             await bus.publisher.add("text", entries, Stamp())
         assert refused.value.code is Code.WRONG_TYPE
+
+
+@pytest.mark.parametrize(
+    "entries",
+    [
+        [{str(n): ""} for n in range(100)],
+        [{str(n): "v" for n in range(members)} for members in (0, 13, 14, 15, 16, 255, 256, 1_000)],
+        [{"n" * size: "v" * size} for size in (1, 31, 32, 255, 256, 65_535, 65_536, 1_000_000)],
+        [{"b": "2", "a": 1.5, "_rs.v": [None]}, {"a": "é\0\n", "": {"b": True}}],
+    ],
+    ids=["many entries", "many members", "long texts", "any values"],
+)
+async def test_what_is_added_together_is_stored_in_order(
+    bus: Bus, server: Server, entries: list[dict[str, Any]]
+) -> None:
+    stamp = Stamp(sender="unix", correlation_id="c")
+    ids = (await bus.publisher.add("s", entries, stamp)).ids
+    stored = server.command("XRANGE", "s", "-", "+")
+    assert [entry_id.decode() for entry_id, _ in stored] == ids
+    expected = [[part for pair in encode(entry, stamp) for part in pair] for entry in entries]
+    assert [flat for _, flat in stored] == expected
+
+
+async def test_a_key_that_an_earlier_release_recorded_is_known(bus: Bus, server: Server) -> None:
+    entries = [{"a": "b", "n": 1}, {"\u00e9": [None]}]
+    added = await bus.publisher.add("s", entries, Stamp(sender="me"), idempotency_key="k")
+    (record,) = server.command("KEYS", "s:rs:idem:*")
+    assert server.command("GET", record).decode() == " ".join(
+        ("c918892de7777a8508b50390a43d83fa", *added.ids)
+    )
 
 
 async def test_retention_cuts_exactly(bus: Bus, server: Server) -> None:

@@ -1,13 +1,14 @@
 -- Adds entries all together, once per idempotency key, and trims what no group needs.
 --
 -- KEYS stream record call_record
--- ARGV body_hash keep_ms max_length:int max_age_ms:int call_record_ms entries...
+-- ARGV body_hash keep_ms max_length:int max_age_ms:int call_record_ms entries
 -- REPLY outcome:int ids kept_for:text
 --
 -- record      of the idempotency key; without a key, the name of a key that does not exist
 -- call_record what an earlier sending of this call did; kept for call_record_ms
 -- body_hash   empty without an idempotency key; with one, the record is kept for keep_ms
--- entries     for each, the number of its names and values, and then these
+-- entries     in MessagePack: an array of maps of their names and values, which are in their order there
+-- ids         separated by spaces
 -- outcome     0: added; 1: the key was used before for the same body; -1: it was used for another body
 -- kept_for    a group that needs entries which would otherwise have been trimmed
 
@@ -21,23 +22,21 @@ if body_hash ~= '' then
   -- The record of a deleted stream names entries that are gone.
   if saved and redis.call('EXISTS', stream) == 1 then
     local known, listed = string.match(saved, '^(%S+) (.*)$')
-    local ids = {}
-    for id in string.gmatch(listed, '%S+') do ids[#ids + 1] = id end
-    if known ~= body_hash then return reply({outcome = -1, ids = {}}) end
+    if known ~= body_hash then return reply({outcome = -1}) end
     -- If this call added them itself, and its reply was lost, they are no duplicates.
     local kept_for = redis.call('GET', call_record)
-    return reply({outcome = kept_for and 0 or 1, ids = ids, kept_for = kept_for})
+    return reply({outcome = kept_for and 0 or 1, ids = listed, kept_for = kept_for})
   end
 end
 
-local adds, at = {}, entries
-while at <= #ARGV do
-  local size = tonumber(ARGV[at])
-  local add = {'XADD', stream, '*'}
-  for index = at + 1, at + size do add[#add + 1] = ARGV[index] end
-  adds[#adds + 1] = add
-  at = at + size + 1
+-- Returns the length of the array or map at an offset in `entries`, and the offset of its first part.
+local function open(at)
+  local tag, high, low = string.byte(entries, at + 1, at + 3)
+  -- Those of up to 15 parts have the length in the tag, longer ones in two bytes behind it.
+  if tag < 0xdc then return tag % 16, at + 1 end
+  return 256 * high + low, at + 3
 end
+local count, at = open(0)
 
 -- Try what Redis may refuse before anything is added; memory first, because a script that has written may
 -- exceed it. Neither command changes anything: one writes the value that is there, the other finds no stream.
@@ -69,7 +68,7 @@ local excess, oldest, aged = 0, nil, false
 local needed, needed_by
 if max_length or max_age_ms then
   redis.call('XTRIM', stream, 'MINID', '=', '0-0')
-  if max_length then excess = redis.call('XLEN', stream) + #adds - max_length end
+  if max_length then excess = redis.call('XLEN', stream) + count - max_length end
   if max_age_ms then
     local clock = redis.call('TIME')
     local now = clock[1] * 1000 + math.floor(clock[2] / 1000)
@@ -83,7 +82,15 @@ if max_length or max_age_ms then
 end
 
 local ids = {}
-for index, add in ipairs(adds) do ids[index] = redis.call(unpack(add)) end -- XADD
+local function add(behind, ...)
+  at = behind
+  ids[#ids + 1] = redis.call('XADD', stream, '*', ...)
+end
+for _ = 1, count do
+  local members, first = open(at)
+  -- Unpacked to arguments and not to a table, which would lose their order, and costs more.
+  add(cmsgpack.unpack_limit(entries, 2 * members, first))
+end
 
 -- Returns the last of the oldest `excess` entries that no group needs, or nothing; and how many were scanned.
 local function last_removable()
@@ -126,8 +133,9 @@ if aged then
     redis.call('XTRIM', stream, 'MINID', '=', oldest)
   end
 end
+local listed = table.concat(ids, ' ')
 if body_hash ~= '' then
-  redis.call('SET', record, body_hash .. ' ' .. table.concat(ids, ' '), 'PX', keep_ms)
+  redis.call('SET', record, body_hash .. ' ' .. listed, 'PX', keep_ms)
   redis.call('SET', call_record, kept_for, 'PX', call_record_ms)
 end
-return reply({outcome = 0, ids = ids, kept_for = kept_for})
+return reply({outcome = 0, ids = listed, kept_for = kept_for})
