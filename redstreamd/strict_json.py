@@ -12,7 +12,7 @@ import math
 import re
 from collections.abc import Iterable
 from itertools import accumulate
-from typing import Any, Final
+from typing import Any, AnyStr, Final
 
 import msgspec
 
@@ -93,7 +93,8 @@ def text_is_plain(data: bytes) -> bool:
 
     Then the colons in it are those of its members and those of its strings, as they are decoded.
     """
-    if b"\\u" in data:
+    # One character is found many times as fast as two.
+    if b"\\" in data and b"\\u" in data:
         return False
     if data.isascii():
         return True
@@ -117,7 +118,45 @@ def names_are_distinct(data: bytes, decoded: Any) -> bool:
         data: The text, for which `text_is_plain` returned True.
         decoded: What msgspec decoded it to, with all its members.
     """
+    if len(data) >= _LONG and _count(data, b'"', _FEW) < _FEW:
+        # Few texts, and long ones: their characters are not looked at one by one.
+        return count(data, b":") == _colons(decoded)
     return data.count(b":") == _ENCODER.encode(decoded).count(b":")
+
+
+def count(text: AnyStr, character: AnyStr) -> int:
+    """Return how often a character occurs; quicker than `text.count` in a long text that has it rarely."""
+    if len(text) < _LONG:
+        return text.count(character)
+    found = _count(text, character, _FEW)
+    return found if found < _FEW else text.count(character)
+
+
+def _count(text: AnyStr, character: AnyStr, most: int) -> int:
+    """Return how often a character occurs, or `most`."""
+    # To find one compares many characters at a time, to count compares each.
+    found, at = 0, text.find(character)
+    while at >= 0 and found < most:
+        found += 1
+        at = text.find(character, at + 1)
+    return found
+
+
+def _colons(decoded: Any) -> int:
+    """Return the number of colons in the JSON text of a value."""
+    colons = 0
+    stack = [msgspec.to_builtins(decoded)]
+    while stack:
+        value = stack.pop()
+        if isinstance(value, str):
+            colons += count(value, ":")
+        elif isinstance(value, dict):
+            colons += len(value)
+            stack.extend(value)
+            stack.extend(value.values())
+        elif isinstance(value, list):
+            stack.extend(value)
+    return colons
 
 
 def check(value: Any) -> None:
@@ -175,6 +214,10 @@ def _refuse_constant(name: str) -> Any:
 
 _ENCODER: Final = msgspec.json.Encoder()
 _DECODER: Final = json.JSONDecoder(object_pairs_hook=object_from_pairs, parse_constant=_refuse_constant)
+
+#: From so many characters on a text is long; fewer occurrences than this are few.
+_LONG: Final = 4_096
+_FEW: Final = 64
 
 _ALL_BYTES: Final = bytes(range(256))
 _NOT_STRUCTURE: Final = _ALL_BYTES.translate(None, b"{}[],")

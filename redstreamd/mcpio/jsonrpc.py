@@ -18,8 +18,8 @@ import msgspec
 from redstreamd.errors.remedies import setting
 from redstreamd.mcpio.limits import Limits
 from redstreamd.strict_json import DuplicateNames as DuplicateNames  # may occur in params
+from redstreamd.strict_json import count, measure_structure
 from redstreamd.strict_json import decode as decode_json
-from redstreamd.strict_json import measure_structure
 
 RequestId = int | str
 Params = dict[str, Any] | None
@@ -178,14 +178,18 @@ _ID: Final = rb'"id"\s*:\s*(-?(?:0|[1-9][0-9]{0,18})|"[\x20\x21\x23-\x5b\x5d-\x7
 _ID_FIRST: Final = re.compile(rb'\s*\{\s*(?:"jsonrpc"\s*:\s*"2\.0"\s*,\s*)?' + _ID + rb"\s*,")
 _ID_LAST: Final = re.compile(rb",\s*" + _ID + rb'\s*(?:,\s*"jsonrpc"\s*:\s*"2\.0"\s*)?\}\s*\Z')
 _LAST_BYTES: Final = 256
+# Between two objects of a list, as most clients write it.
+_BETWEEN: Final = (b"},{", b"}, {")
 
 
 def structure_error(line: bytes, limits: Limits) -> str | None:
     """Return why a line has too many values or is nested too deeply; None if neither."""
-    openings = line.count(b"{") + line.count(b"[")
+    openings = count(line, b"{") + count(line, b"[")
+    # Of two objects side by side at most one is open at any place.
+    nesting = openings if openings <= limits.max_nesting else openings - sum(map(line.count, _BETWEEN))
     # A value has a byte at least.
-    if openings <= limits.max_nesting and (
-        len(line) <= limits.max_values or openings + line.count(b",") <= limits.max_values
+    if nesting <= limits.max_nesting and (
+        len(line) <= limits.max_values or openings + count(line, b",") <= limits.max_values
     ):
         return None
     # An exact count, which ignores brackets and commas inside strings.

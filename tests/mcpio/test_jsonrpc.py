@@ -319,6 +319,28 @@ def test_no_jumble_of_json_makes_the_decoder_raise_or_miss_the_depth(text: str) 
         assert deep == (isinstance(message, Rejection) and "nested" in message.message)
 
 
+@given(
+    st.recursive(
+        st.sampled_from([1, "},{", "}, {", "[{"]),
+        lambda inner: st.lists(inner, max_size=6) | st.fixed_dictionaries({"a": inner}),
+        max_leaves=30,
+    ),
+    st.sampled_from([(",", ":"), (", ", ": ")]),
+    st.integers(1, 8),
+)
+def test_objects_side_by_side_hide_no_depth(value: Any, separators: tuple[str, str], limit: int) -> None:
+    message = decode(json.dumps(value, separators=separators), Limits(max_nesting=limit))
+    deep = isinstance(message, Rejection) and "nested" in message.message
+    assert deep == (depth_of(value) > limit)
+
+
+def test_a_list_of_many_objects_is_not_looked_at_closely(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delattr(jsonrpc, "measure_structure")
+    for separators in ((",", ":"), (", ", ": ")):
+        request = {"jsonrpc": "2.0", "id": 1, "method": "a", "params": {"entries": [{"n": "1"}] * 1_000}}
+        assert isinstance(decode(json.dumps(request, separators=separators)), Request)
+
+
 def depth_of(value: Any) -> int:
     if isinstance(value, dict):
         return 1 + max(map(depth_of, value.values()), default=0)

@@ -118,9 +118,12 @@ def has_repeated_names(value: Any) -> bool:
     return isinstance(value, list) and any(map(has_repeated_names, value))
 
 
-@given(value=json_values(), chance=chances)
-def test_names_are_distinct_exactly_where_no_object_repeats_one(value: Any, chance: Random) -> None:
-    value = tree(value)
+@given(value=json_values(), chance=chances, long=st.sampled_from(["", "x" * 5_000, "a: " * 2_000]))
+def test_names_are_distinct_exactly_where_no_object_repeats_one(
+    value: Any, chance: Random, long: str
+) -> None:
+    # A long text is looked at in another way.
+    value = tree([value, long] if long else value)
     if isinstance(value, list):
         for _ in range(chance.choice([0, 1, 2])):
             chance.choice(MUTATIONS)(value, chance)
@@ -135,6 +138,13 @@ def test_names_are_distinct_exactly_where_no_object_repeats_one(value: Any, chan
         # What one of them refuses is not taken on the direct path.
         return
     assert strict_json.names_are_distinct(text, quickly) == (not has_repeated_names(strictly))
+
+
+@given(st.text("a:", max_size=300), st.integers(0, 2))
+def test_a_character_is_counted_as_by_the_text_itself(start: str, repeated: int) -> None:
+    for text in (start + "b" * 5_000 * repeated, (start + "b" * 50) * 100 * repeated):
+        assert strict_json.count(text, ":") == text.count(":")
+        assert strict_json.count(text.encode(), b":") == text.count(":")
 
 
 @given(value=json_values(), ascii_only=st.booleans())
