@@ -118,10 +118,7 @@ def names_are_distinct(data: bytes, decoded: Any) -> bool:
         data: The text, for which `text_is_plain` returned True.
         decoded: What msgspec decoded it to, with all its members.
     """
-    if len(data) >= _LONG and _count(data, b'"', _FEW) < _FEW:
-        # Few texts, and long ones: their characters are not looked at one by one.
-        return count(data, b":") == _colons(decoded)
-    return data.count(b":") == _ENCODER.encode(decoded).count(b":")
+    return count(data, b":") == colons(decoded, data)
 
 
 def count(text: AnyStr, character: AnyStr) -> int:
@@ -142,21 +139,31 @@ def _count(text: AnyStr, character: AnyStr, most: int) -> int:
     return found
 
 
-def _colons(decoded: Any) -> int:
-    """Return the number of colons in the JSON text of a value."""
-    colons = 0
-    stack = [msgspec.to_builtins(decoded)]
-    while stack:
-        value = stack.pop()
-        if isinstance(value, str):
-            colons += count(value, ":")
-        elif isinstance(value, dict):
-            colons += len(value)
-            stack.extend(value)
-            stack.extend(value.values())
-        elif isinstance(value, list):
-            stack.extend(value)
-    return colons
+def colons(decoded: Any, text: bytes | msgspec.Raw) -> int:
+    """Return how many colons the JSON text of a value has.
+
+    Args:
+        decoded: The value, as msgspec decoded it.
+        text: The text that it was decoded from, which may have more.
+    """
+    if len(memoryview(text)) >= _LONG and _count(bytes(text), b'"', _FEW) < _FEW:
+        # Few texts, and long ones: their characters are not looked at one by one.
+        found, steps = 0, 0
+        stack = [msgspec.to_builtins(decoded)]
+        while stack and steps < _FEW:
+            steps += 1
+            value = stack.pop()
+            if type(value) is str:
+                found += count(value, ":")
+            elif type(value) is dict:
+                found += len(value)
+                stack.extend(value)
+                stack.extend(value.values())
+            elif type(value) is list:
+                stack.extend(value)
+        if not stack:
+            return found
+    return _ENCODER.encode(decoded).count(b":")
 
 
 def check(value: Any) -> None:

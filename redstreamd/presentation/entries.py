@@ -2,41 +2,68 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
+
+import msgspec
 
 from redstreamd.redisio.reply_parsing import RawEntry
 from redstreamd.streams import entry_ids
-from redstreamd.streams.entry_codec import decode
+from redstreamd.streams.entry_codec import decode_all
+
+
+class EntryView(msgspec.Struct, omit_defaults=True):
+    """An entry as JSON; members that are None are left out.
+
+    ``fields`` holds what the writer gave, and nothing else does. For the members behind it see
+    `entry_codec.Decoded`; the stamps were added by the daemon that added the entry.
+    """
+
+    id: str
+    time: str
+    stream: str
+    fields: dict[str, Any]
+    sender: str | None = None
+    correlation_id: str | None = None
+    reply_to: str | None = None
+    binary: Sequence[str] | None = None
+    repeated: Sequence[str] | None = None
+    dead_letter: dict[str, Any] | None = None
+
+    def as_dict(self) -> dict[str, Any]:
+        """Return the same as plain JSON values."""
+        members = zip(self.__struct_fields__, msgspec.structs.astuple(self), strict=True)
+        return {name: value for name, value in members if value is not None}
+
+
+def views(stream: str, entries: Sequence[RawEntry]) -> list[EntryView]:
+    """Return entries of a stream as JSON."""
+    time_of = entry_ids.time_of
+    shown = []
+    for entry, decoded in zip(entries, decode_all(entries), strict=True):
+        stamp = decoded.stamp
+        view = EntryView(
+            entry.id,
+            time_of(entry.id),
+            stream,
+            decoded.members,
+            stamp.sender,
+            stamp.correlation_id,
+            stamp.reply_to,
+        )
+        if decoded.binary:
+            view.binary = list(decoded.binary)
+        if decoded.repeated:
+            view.repeated = list(decoded.repeated)
+        if decoded.dead_letter is not None:
+            view.dead_letter = _note(decoded.dead_letter)
+        shown.append(view)
+    return shown
 
 
 def view(stream: str, entry: RawEntry) -> dict[str, Any]:
-    """Return an entry as JSON.
-
-    ``fields`` holds what the writer gave, and nothing else does. Members without a value are left out:
-    ``sender``, ``correlation_id``, ``reply_to`` (stamped by the daemon that added the entry), ``binary``,
-    ``repeated`` and ``dead_letter``; see `entry_codec.Decoded`.
-    """
-    decoded = decode(entry.fields)
-    shown: dict[str, Any] = {
-        "id": entry.id,
-        "time": entry_ids.time_of(entry.id),
-        "stream": stream,
-        "fields": decoded.members,
-    }
-    stamp = decoded.stamp
-    if stamp.sender is not None:
-        shown["sender"] = stamp.sender
-    if stamp.correlation_id is not None:
-        shown["correlation_id"] = stamp.correlation_id
-    if stamp.reply_to is not None:
-        shown["reply_to"] = stamp.reply_to
-    if decoded.binary:
-        shown["binary"] = list(decoded.binary)
-    if decoded.repeated:
-        shown["repeated"] = list(decoded.repeated)
-    if decoded.dead_letter is not None:
-        shown["dead_letter"] = _note(decoded.dead_letter)
-    return shown
+    """Return an entry of a stream as plain JSON values."""
+    return views(stream, (entry,))[0].as_dict()
 
 
 def _note(written: dict[str, Any]) -> dict[str, Any]:

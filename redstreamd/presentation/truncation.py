@@ -5,12 +5,13 @@ Entries are ``{id, time, stream, fields, …}`` of plain JSON values.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
 from itertools import islice
 from typing import Any
 
 import msgspec
 
+from redstreamd.presentation.entries import EntryView
 from redstreamd.presentation.uris import entry_uri, field_uri
 
 # Characters shown of a truncated value: the most of these with which the entry fits.
@@ -61,6 +62,18 @@ def bound_entries(
             return kept, True
         kept.append(fitting)
     return kept, False
+
+
+def encode_page(views: Sequence[EntryView], max_bytes: int) -> tuple[Any, int]:
+    """Return the JSON array that `bound_entries` makes of a page, and how many entries it holds.
+
+    The array is a `msgspec.Raw`, to stand for the list in a result: so it is encoded once, and copied then.
+    """
+    encoded = msgspec.json.encode(views)
+    if len(encoded) <= max_bytes:
+        return msgspec.Raw(encoded), len(views)
+    kept, _ = bound_entries([view.as_dict() for view in views], max_bytes, droppable=True)
+    return msgspec.Raw(msgspec.json.encode(kept)), len(kept)
 
 
 def _size(value: Any) -> int:

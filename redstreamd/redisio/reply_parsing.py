@@ -4,14 +4,14 @@ Owns the reading of replies, and nothing else in the project does that. It does 
 commands are built or sent.
 
 Names of streams, groups and consumers are ``str``. Redis allows any bytes; what is not UTF-8 is
-shown with backslash escapes. Fields and values stay ``bytes``.
+shown with backslash escapes. Fields and values stay ``bytes``, unless the server sent them as JSON.
 """
 
 from __future__ import annotations
 
 import contextlib
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, Final
 
 import attrs
 import msgspec
@@ -19,16 +19,24 @@ import msgspec
 Fields = tuple[tuple[bytes, bytes], ...]
 
 
-class RawEntry(msgspec.Struct, frozen=True):
+class RawEntry(msgspec.Struct, frozen=True, array_like=True, gc=False):
     """One entry of a stream, as Redis holds it.
 
     Attributes:
         id: Entry ID, ``<milliseconds>-<sequence>``.
-        fields: Field and value pairs in their order; a field may occur more than once.
+        words: Field and value in turn; a field may occur more than once. All are ``bytes``, or all ``str``.
     """
 
     id: str
-    fields: Fields
+    words: list[Any]
+
+    @property
+    def fields(self) -> Fields:
+        """Field and value pairs, as bytes."""
+        words = self.words
+        if words and type(words[0]) is str:
+            words = [word.encode() for word in words]
+        return tuple(zip(words[::2], words[1::2], strict=True))
 
 
 @attrs.frozen
@@ -121,13 +129,24 @@ def entry(raw: Sequence[Any]) -> RawEntry:
     """Read ``[ID, [field, value, ...]]``."""
     entry_id, flat = raw
     # A pending entry whose content was deleted comes with a null instead of fields.
-    pairs = flat or ()
-    return RawEntry(entry_id.decode("ascii"), tuple(zip(pairs[::2], pairs[1::2], strict=True)))
+    return RawEntry(entry_id.decode("ascii"), flat or [])
 
 
-def entries(raw: Sequence[Any] | None) -> list[RawEntry]:
-    """Read a list of entries; null is the empty list."""
-    return [entry(each) for each in raw or ()]
+def entries(raw: Any) -> list[RawEntry]:
+    """Read a list of entries, or one that a script encoded as JSON; null is the empty list."""
+    if not isinstance(raw, bytes):
+        return [entry(each) for each in raw or ()]
+    try:
+        return _ENTRIES.decode(raw)
+    except UnicodeDecodeError:
+        # The server escapes what is not printable in ASCII, and passes other bytes on, whatever they mean.
+        return [
+            RawEntry(each.id, [word.encode("latin-1") for word in each.words])
+            for each in _ENTRIES.decode(raw.decode("latin-1"))
+        ]
+
+
+_ENTRIES: Final = msgspec.json.Decoder(list[RawEntry])
 
 
 def group_info(raw: Mapping[bytes, Any]) -> GroupInfo:

@@ -22,7 +22,7 @@ listed as `binary`. A field name that occurs more than once gives a list, and is
 from __future__ import annotations
 
 import base64
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from functools import lru_cache
 from itertools import chain
 from typing import Any
@@ -31,6 +31,7 @@ import msgspec
 
 from redstreamd import strict_json
 from redstreamd.errors import BusError, Code
+from redstreamd.redisio.reply_parsing import RawEntry
 
 PREFIX = b"_rs."
 _PREFIX = "_rs."
@@ -46,6 +47,8 @@ _STAMPED = {
     "reply_to": "_rs.reply_to",
     "in_reply_to": "_rs.in_reply_to",
 }
+
+_RESERVED = frozenset((_VERSION, _JSON, *_STAMPED.values()))
 
 #: Scripts copy entries with Lua's unpack, which takes less than 8,000 values.
 MAX_MEMBERS = 1_000
@@ -67,7 +70,7 @@ _MIN, _MAX = -strict_json.MAX_INTEGER, strict_json.MAX_INTEGER
 Fields = Sequence[tuple[bytes, bytes]]
 
 
-class Stamp(msgspec.Struct, frozen=True):
+class Stamp(msgspec.Struct, frozen=True, gc=False):
     """What the daemon adds to the members of an entry.
 
     Attributes:
@@ -98,7 +101,7 @@ class Decoded(msgspec.Struct, frozen=True):
     """
 
     members: dict[str, Any]
-    stamp: Stamp = msgspec.field(default_factory=Stamp)
+    stamp: Stamp = _NO_STAMP
     binary: tuple[str, ...] = ()
     repeated: tuple[str, ...] = ()
     dead_letter: dict[str, Any] | None = None
@@ -189,6 +192,57 @@ def _stamped(stamp: Stamp) -> dict[str, str]:
     """Return the reserved fields of a stamp, in order; not to be changed."""
     given = {field: getattr(stamp, name) for name, field in _STAMPED.items()}
     return {field: text for field, text in given.items() if text is not None}
+
+
+def decode_all(entries: Iterable[RawEntry]) -> list[Decoded]:
+    """Return of each entry what `decode` makes of its fields.
+
+    Most entries of a stream have the same names, and the same reserved fields: what these mean is found out
+    once for all that follow each other.
+    """
+    decoded = []
+    names: list[str] = []
+    members: tuple[str, ...] | None = ()
+    ends_with: list[str] = []
+    read: tuple[frozenset[str], Stamp] | None = None
+    for entry in entries:
+        words = entry.words
+        if words and type(words[0]) is bytes:
+            try:
+                words = [word.decode() for word in words]
+            except UnicodeDecodeError:
+                decoded.append(decode(entry.fields))
+                continue
+        if words[::2] != names:
+            names = words[::2]
+            members = _member_names(names)
+            read = None
+        if members is None:
+            decoded.append(decode(entry.fields))
+            continue
+        values = words[1::2]
+        end = values[len(members) :]
+        if read is None or end != ends_with:
+            ends_with = end
+            read = _read_reserved(entry.fields[len(members) :]) if end else (frozenset(), _NO_STAMP)
+            if read is None:
+                decoded.append(decode(entry.fields))
+                continue
+        object_ = dict(zip(members, values))  # noqa: B905 - the reserved values are left over
+        for name in read[0].intersection(members) if read[0] else ():
+            object_[name] = _value(object_[name])
+        decoded.append(Decoded(object_, read[1]))
+    return decoded
+
+
+def _member_names(names: Sequence[str]) -> tuple[str, ...] | None:
+    """Return the names of an entry's members, if these are its first fields and need no closer look."""
+    end = len(names)
+    while end and names[end - 1] in _RESERVED:
+        end -= 1
+    if len(set(names)) < len(names) or any(name.startswith(_PREFIX) for name in names[:end]):
+        return None
+    return tuple(names[:end])
 
 
 def decode(fields: Fields) -> Decoded:

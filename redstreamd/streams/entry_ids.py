@@ -45,15 +45,16 @@ def time_of(entry_id: str) -> str:
     An ID that was given explicitly need not be a time; beyond the year 9999 the result is its last instant.
     """
     milliseconds, _, sequence = entry_id.partition("-")
-    if (
-        len(entry_id) <= _USUAL_LENGTH
-        and milliseconds.isdecimal()
-        and sequence.isdecimal()
-        and entry_id.isascii()
-    ):
-        return iso_time(int(milliseconds))
+    if len(entry_id) <= _USUAL_LENGTH and sequence.isdecimal() and entry_id.isascii():
+        return _time_in(milliseconds)
     parts = parse(entry_id)
     return iso_time(parts[0] if parts else 0)
+
+
+@lru_cache(maxsize=256)
+def _time_in(milliseconds: str) -> str:
+    # Entries that are added together have the same.
+    return iso_time(int(milliseconds) if milliseconds.isdecimal() else 0)
 
 
 @lru_cache(maxsize=256)

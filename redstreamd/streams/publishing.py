@@ -151,9 +151,7 @@ class Publisher:
         """
         if len(entries) == 1 and idempotency_key is None and max_length is max_age_seconds is None:
             fields = entry_codec.encode_fields(entries[0], stamp)
-            return Plan(
-                ("XADD", stream, "*", *chain.from_iterable(fields.items())), stream, self._added_one
-            )
+            return Plan(("XADD", stream, "*", *chain.from_iterable(fields.items())), stream, self._added_one)
         encoded = entry_codec.encode_all(entries, stamp)
         operands = self._operands(stream, encoded, idempotency_key, key_space, max_length, max_age_seconds)
         return Plan(

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from functools import partial
+from itertools import chain, groupby
+from operator import itemgetter
 from typing import Annotated, Any, Literal
 
 import attrs
@@ -10,8 +12,8 @@ from msgspec import Meta
 
 from redstreamd.errors import BusError, Code
 from redstreamd.policy import Permission
-from redstreamd.presentation.entries import view
-from redstreamd.presentation.truncation import bound_entries, fitting
+from redstreamd.presentation.entries import views
+from redstreamd.presentation.truncation import encode_page, fitting
 from redstreamd.presentation.views import stream_line
 from redstreamd.streams.bus import Bus
 from redstreamd.streams.plans import Plan
@@ -99,13 +101,10 @@ def _plan_read(call: Call[Bus], args: StreamReadArguments) -> Plan[StreamPage] |
 
 
 def _page(call: Call[Bus], args: StreamReadArguments, page: Page) -> StreamPage:
-    shown, dropped = bound_entries(
-        [view(args.stream, entry) for entry in page.entries],
-        call.bus.settings.tools.max_result_bytes,
-        droppable=True,
-    )
-    if dropped:
-        return StreamPage(shown, shown[-1]["id"], has_more=True)
+    most = call.bus.settings.tools.max_result_bytes
+    shown, count = encode_page(views(args.stream, page.entries), most)
+    if count < len(page.entries):
+        return StreamPage(shown, page.entries[count - 1].id, has_more=True)
     return StreamPage(shown, page.next_cursor, page.has_more)
 
 
@@ -165,16 +164,15 @@ def _plan_wait(call: Call[Bus], args: StreamWaitArguments) -> Plan[StreamWaited]
 
 
 def _waited(call: Call[Bus], waited: Waited) -> StreamWaited:
-    shown, _ = bound_entries(
-        [view(stream, entry) for stream, entry in waited.entries],
-        call.bus.settings.tools.max_result_bytes,
-        droppable=True,
-    )
+    most = call.bus.settings.tools.max_result_bytes
+    by_stream = groupby(waited.entries, itemgetter(0))
+    parts = (views(stream, [entry for _, entry in found]) for stream, found in by_stream)
+    shown, count = encode_page(list(chain.from_iterable(parts)), most)
     return StreamWaited(
         entries=shown,
-        next_cursor=waited.cursor_after(len(shown)),
-        timed_out=not shown,
-        absent=waited.absent if waited.absent and not shown else None,
+        next_cursor=waited.cursor_after(count),
+        timed_out=not count,
+        absent=waited.absent if waited.absent and not count else None,
     )
 
 

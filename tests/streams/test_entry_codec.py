@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 from pathlib import Path
 from typing import Any
@@ -12,6 +13,7 @@ from hypothesis import strategies as st
 
 from redstreamd import strict_json
 from redstreamd.errors import BusError, Code
+from redstreamd.redisio.reply_parsing import RawEntry
 from redstreamd.streams import entry_codec
 from redstreamd.streams.entry_codec import Stamp, decode, encode
 from tests.support.json_values import json_objects, json_text, text
@@ -180,3 +182,58 @@ def test_members_of_any_kind_may_stand_beside_texts(odd: dict[str, Any]) -> None
         for fields in entry_codec.encode_all(entries, stamp)
     ]
     assert [(each.members, each.stamp) for each in found] == [(entry, stamp) for entry in entries]
+
+
+def pairs(most: int) -> st.SearchStrategy[list[tuple[bytes, bytes]]]:
+    """Return fields of any writer, among them some that are reserved or not UTF-8."""
+    names = st.sampled_from(
+        [
+            b"a",
+            b"b",
+            b"_rs.v",
+            b"_rs.json",
+            b"_rs.sender",
+            b"_rs.reply_to",
+            b"_rs.=_rs.v",
+            b"_rs.x",
+            b"_rs.dead",
+        ]
+    )
+    values = st.sampled_from([b"1", b"2", b'["a"]', b'["b","a"]', b"{", b"\xff", "é".encode(), b"x" * 2_000])
+    return st.lists(st.tuples(names | st.binary(max_size=3), values | st.binary(max_size=3)), max_size=most)
+
+
+@given(
+    st.lists(
+        st.tuples(
+            pairs(5) | json_objects().map(lambda members: encode(members, Stamp("unix", "c"))),
+            st.integers(1, 3),
+        ),
+        max_size=5,
+    ),
+    st.booleans(),
+)
+def test_entries_are_decoded_together_as_each_of_them_is(
+    written: list[tuple[list[tuple[bytes, bytes]], int]], as_text: bool
+) -> None:
+    entries = []
+    for fields, times in written:
+        words: list[Any] = [part for pair in fields for part in pair]
+        if as_text:
+            with contextlib.suppress(UnicodeDecodeError):
+                words = [word.decode() for word in words]
+        # Many entries of a stream look alike.
+        entries += [RawEntry("1-1", words)] * times
+    assert entry_codec.decode_all(entries) == [decode(entry.fields) for entry in entries]
+
+
+def test_entries_with_the_same_names_differ_in_what_is_reserved() -> None:
+    entries = [
+        RawEntry("1-1", ["a", "1", "b", "[2]", "_rs.v", version, "_rs.json", listed, "_rs.sender", sender])
+        for version in ("1", "2")
+        for listed in ('["a"]', '["b"]', "[", '["c","a","b"]')
+        for sender in ("x", "y", "z" * 2_000)
+    ]
+    decoded = entry_codec.decode_all(entries)
+    assert decoded == [decode(entry.fields) for entry in entries]
+    assert decoded[0] == entry_codec.Decoded({"a": 1, "b": "[2]"}, Stamp("x"))

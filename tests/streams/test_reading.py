@@ -17,6 +17,7 @@ from redstreamd.streams import entry_ids
 from redstreamd.streams.bounds import Bounds
 from redstreamd.streams.bus import Bus
 from redstreamd.streams.entry_codec import Stamp
+from redstreamd.streams.entry_pages import Pages
 from redstreamd.streams.names import Kind, companion_key
 from redstreamd.streams.reading import Page
 from tests.support.buses import KEY, asleep
@@ -141,6 +142,40 @@ async def test_a_page_ends_where_its_content_is_large_and_says_that_there_is_mor
     # A filter looks at all of them in one call.
     (found,) = await read_all(bus, "s", filter={"n": "x" * 10}, count=100)
     assert ids_of([found]) == ["1-0", "2-0", "4-0", "5-0"]
+
+
+async def test_whatever_bytes_are_stored_are_read_in_pages_of_any_size(bus: Bus, server: Server) -> None:
+    every = bytes(range(256))
+    texts = [
+        "".join(map(chr, range(128))).encode(),
+        '\u00e9\u2028\U0001f600 \\ / " \x7f'.encode(),
+        b"",
+        b"{}",
+    ]
+    for fields in (
+        [b"a", b"1"],
+        [part for text in texts for part in (text, text)],
+        [b"twice", b"1", b"twice", b"2"],
+        [every, every],
+        [b"\xed\xa0\x80", b"\xc3"],
+        [b"\\u00e9", b"\\"],
+    ):
+        server.command("XADD", "s", "*", *fields)
+    stored = server.command("XRANGE", "s", "-", "+")
+    assert len(stored) == 6
+    for most in (1, 2, 3, 6):
+        # Beyond a megabyte the server does not encode what it read.
+        for max_bytes in (100_000, 2_000_000, 20):
+            cursor, read = "-", []
+            while len(read) < 6:
+                page = await Pages(bus.redis).read("s", cursor, "+", max_entries=most, max_bytes=max_bytes)
+                read += page.entries
+                cursor = f"({read[-1].id}"
+                assert page.has_more == (len(read) < 6)
+            assert [(each.id, each.fields) for each in read] == [
+                (entry_id.decode(), tuple(zip(flat[::2], flat[1::2], strict=True)))
+                for entry_id, flat in stored
+            ]
 
 
 async def test_the_greatest_entry_id_ends_a_page(bus: Bus, server: Server) -> None:

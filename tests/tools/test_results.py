@@ -16,6 +16,7 @@ from jsonschema import Draft202012Validator
 
 from redstreamd.errors import BusError, Code
 from redstreamd.presentation import truncation
+from redstreamd.presentation.entries import EntryView
 from redstreamd.presentation.truncation import bound_entries
 from redstreamd.tools.results import failure, success
 from redstreamd.tools.schema import always_present, result_schema
@@ -295,6 +296,18 @@ def test_entries_fit_their_bound_and_whatever_is_cut_says_so(
         check_nothing_is_lost_silently(original, shown)
     if size(entries) <= max_bytes:
         assert bounded == entries
+
+
+@given(entry_lists(), st.sampled_from([0, 500, 2000, 32_768]))
+def test_a_page_that_is_encoded_at_once_is_the_one_that_is_bounded(
+    entries: list[dict[str, Any]], max_bytes: int
+) -> None:
+    shown = [EntryView(**{"sender": None, **one}) for one in entries]
+    assert [view.as_dict() for view in shown] == entries
+    bounded, left_out = bound_entries(entries, max_bytes, droppable=True)
+    encoded, count = truncation.encode_page(shown, max_bytes)
+    assert bytes(encoded) == msgspec.json.encode(bounded)
+    assert (count, count < len(entries)) == (len(bounded), left_out)
 
 
 def test_a_page_ends_before_the_first_entry_that_does_not_fit_and_the_next_page_has_it_whole() -> None:
