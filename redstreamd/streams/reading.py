@@ -242,7 +242,8 @@ class Reader:
         Cancellation: leaves nothing behind; the same cursor can be used again.
         """
         deadline = trio.current_time() + timeout_seconds
-        with self._hub.watch(streams) as watch:
+        # Without a filter, what woke it is what it waits for.
+        with self._hub.watch(streams, is_eager=not filter) as watch:
             start, absent = await self._start(streams, cursor)
             positions = dict(start)
             found: list[tuple[str, RawEntry]] = []

@@ -122,7 +122,7 @@ class Requests:
         reply_to = request.reply_to or companion_key(request.stream, Kind.REPLY, request.principal)
         check_unreserved(reply_to)
         # Before anything is added: a wait that is refused must not leave a request behind.
-        with self._hub.watch((reply_to,)) as watch:
+        with self._hub.watch((reply_to,), is_eager=True) as watch:
             at = await self.prepare(reply_to)
             added = await self._add(request, Stamp(request.principal, correlation_id, reply_to))
             (request_id,) = added.ids

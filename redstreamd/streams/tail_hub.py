@@ -6,9 +6,15 @@ another connection.
 The watch connection has key tracking on (CLIENT TRACKING,
 https://redis.io/docs/latest/commands/client-tracking/): once a key was named in a reading command there, the
 server pushes one invalidation when it changes, by any command or script. The hub then names it again, which
-arms it for the next change, and only then wakes its watchers. A change is either before the arming, and the
-watcher's read that follows sees it, or after it, and is pushed: none is missed. Several changes between two
-armings are one push.
+arms it for the next change, and wakes its watchers once that is answered. A change is either before the
+arming, and the watcher's read that follows sees it, or after it, and is pushed: none is missed. Several
+changes between two armings are one push.
+
+An eager watcher is woken by the push itself, so that one round trip later it has what was added. The key is
+armed when it has read and goes, or has found nothing and waits again: then it reads once more.
+
+A key stays armed when its last watcher has gone, until it changes or the next sweep. So a client that waits
+again and again at a stream names it once for each change, and its next wait reads once.
 
 The arming command is EXISTS: it takes many keys at once, costs O(1) for each, sends no content (an entry may
 have 100 MiB), arms keys that do not exist yet, and works for keys of any type. Where one refused key fails it
@@ -23,7 +29,8 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Callable, Iterable, Iterator
-from typing import Any
+from functools import partial
+from typing import Any, Final, Protocol
 
 import attrs
 import trio
@@ -32,12 +39,16 @@ from redstreamd.errors import BusError, Code
 from redstreamd.errors.remedies import setting
 from redstreamd.redisio import Role
 from redstreamd.redisio.client import Redis
-from redstreamd.redisio.redis_errors import ServerReplied
+from redstreamd.redisio.redis_errors import ConnectionEnded, ServerReplied
 from redstreamd.streams.concurrency import gather
 
 #: Keys armed by one command: 10,000 keys take 20 round trips, and other commands wait well under a
 #: millisecond.
-_ARM_BATCH = 512
+_ARM_BATCH: Final = 512
+#: Keys without watchers that stay armed; with names of 512 bytes about 1 MiB.
+_MAX_IDLE_KEYS: Final = 1_024
+#: In the place of the number of a command: only a sweep helps, because the server pushes nothing for the key.
+_REFUSED: Final = -1
 
 
 @attrs.frozen
@@ -59,16 +70,39 @@ class TailHubStatistics:
     armings: int
 
 
+class Watcher(Protocol):
+    """What is woken when keys change.
+
+    Attributes:
+        keys: The keys. They need not exist.
+        is_eager: Whether it is woken before the keys are armed again, and then removes itself or calls
+            `TailHub.arm`. For those whose first read after a change probably finds what they wait for.
+    """
+
+    keys: frozenset[bytes]
+    is_eager: bool
+
+    def wake(self) -> None:
+        """Note that a key may have changed, or that the hub is draining; must not block or raise."""
+        ...
+
+    @property
+    def waiting(self) -> int:
+        """How many wait for a change; 0 while what was changed is read."""
+        ...
+
+
 class Watch:
-    """A wait for changes of some keys; see `TailHub.watch`.
+    """A wait of a task for changes of some keys; see `TailHub.watch`.
 
     Use: ``reset()``, read what you wait for, ``await changed()`` if it is not there, and begin again. A
     change after ``reset()`` makes ``changed()`` return, even if it came before the call.
     """
 
-    def __init__(self, keys: frozenset[bytes], hub: TailHub) -> None:
+    def __init__(self, keys: frozenset[bytes], hub: TailHub, *, is_eager: bool) -> None:
         """Made by `TailHub.watch`."""
         self.keys = keys
+        self.is_eager = is_eager
         self._hub = hub
         self._woken = trio.Event()
 
@@ -84,12 +118,29 @@ class Watch:
     async def changed(self) -> None:
         """Return once a watched key may have changed since `reset`, or at once if the hub is draining."""
         if not self._hub.draining:
+            self._hub.arm(self)
             await self._woken.wait()
 
     @property
     def waiting(self) -> int:
         """How many tasks wait for a change."""
         return self._woken.statistics().tasks_waiting
+
+
+class _Key:
+    """A key that is watched or armed."""
+
+    # Invariant: a watched key is in TailHub._unarmed, or being armed, or armed, or refused; or it changed,
+    # and all its watchers are eager and still reading. A push, or a later command, makes the answer to an
+    # earlier command count for nothing.
+    __slots__ = ("armed", "arming", "watchers")
+
+    def __init__(self) -> None:
+        # In the order in which they came.
+        self.watchers: dict[Watcher, None] = {}
+        # The number of the command that is to arm it, and of the one that has armed it; else 0.
+        self.arming = 0
+        self.armed = 0
 
 
 class TailHub:
@@ -118,8 +169,10 @@ class TailHub:
         self._sweep_seconds = sweep_seconds
         self._poll_seconds = poll_seconds
         self._watches = 0
-        self._watchers: dict[bytes, set[Watch]] = {}
-        # Invariant: a watched key is in _unarmed, or in the batch being armed, or armed at the server.
+        self._keys: dict[bytes, _Key] = {}
+        # Armed keys without watchers, the first to be forgotten first. Invariant: each is in _keys.
+        self._idle: dict[bytes, None] = {}
+        # For the task that arms: what cannot be armed at once.
         self._unarmed: set[bytes] = set()
         self._work = trio.Event()
         # Counts connections; a command that began on an earlier one arms nothing.
@@ -128,26 +181,42 @@ class TailHub:
         self._refused_epoch = -1
         self._pushes = 0
         self._armings = 0
+        # Counts arming commands.
+        self._last_arming = 0
         redis.set_watch_hooks(on_push=self._on_push, on_connected=self._on_connected)
 
     def statistics(self) -> TailHubStatistics:
         """Return a snapshot."""
         return TailHubStatistics(
             watches=self._watches,
-            keys=len(self._watchers),
-            tracking=self._tracking_epoch == self._epoch,
+            keys=len(self._keys) - len(self._idle),
+            tracking=self._is_tracking,
             pushes=self._pushes,
             armings=self._armings,
         )
 
     @property
     def waiting(self) -> int:
-        """How many tasks wait in `Watch.changed`."""
-        return sum(watch.waiting for watch in set().union(*self._watchers.values()))
+        """How many wait for a change, with a task or without."""
+        watchers = {watcher for key in self._keys.values() for watcher in key.watchers}
+        return sum(watcher.waiting for watcher in watchers)
 
     @contextlib.contextmanager
-    def watch(self, keys: Iterable[str]) -> Iterator[Watch]:
-        """Watch keys, which need not exist, for the block.
+    def watch(self, keys: Iterable[str], *, is_eager: bool = False) -> Iterator[Watch]:
+        """Watch keys, which need not exist, for the block; see `Watcher` for `is_eager`.
+
+        Raises:
+            BusError: RATE_LIMITED beyond `max_watches`.
+        """
+        watch = Watch(frozenset(key.encode() for key in keys), self, is_eager=is_eager)
+        self.add(watch)
+        try:
+            yield watch
+        finally:
+            self.remove(watch)
+
+    def add(self, watcher: Watcher) -> None:
+        """Wake a watcher when its keys change, until `remove`. It is also woken when a new key is armed.
 
         Raises:
             BusError: RATE_LIMITED beyond `max_watches`.
@@ -159,36 +228,62 @@ class TailHub:
                 cause=f"{self._watches} calls wait; at most {self._max_watches} may.",
                 next_step=f"Try again when some have ended, or raise {setting('limits.max_waits')}.",
             )
-        watch = Watch(frozenset(key.encode() for key in keys), self)
         self._watches += 1
-        for key in watch.keys:
-            watchers = self._watchers.setdefault(key, set())
-            if not watchers:
-                self._arm_soon(key)
-            watchers.add(watch)
-        try:
-            yield watch
-        finally:
-            self._watches -= 1
-            for key in watch.keys:
-                watchers = self._watchers[key]
-                watchers.discard(watch)
-                if not watchers:
-                    # The server still tracks the key; its next push is ignored.
-                    del self._watchers[key]
-                    self._unarmed.discard(key)
+        for name in watcher.keys:
+            key = self._keys.get(name)
+            if key is None:
+                key = self._keys[name] = _Key()
+            elif not key.watchers:
+                del self._idle[name]
+            key.watchers[watcher] = None
+        self.arm(watcher)
+
+    def arm(self, watcher: Watcher) -> None:
+        """Arm those of its keys that are not; it is woken once that is done. For one that was added."""
+        keys, unarmed = self._keys, self._unarmed
+        names = [
+            name for name in watcher.keys if not ((key := keys[name]).armed or key.arming or name in unarmed)
+        ]
+        if names:
+            self._arm(names)
+
+    def remove(self, watcher: Watcher) -> None:
+        """Wake a watcher no more. For one that was added."""
+        self._watches -= 1
+        for name in watcher.keys:
+            key = self._keys[name]
+            del key.watchers[watcher]
+            if key.watchers:
+                continue
+            if self.draining or not self._is_tracking or key.arming == _REFUSED or name in self._unarmed:
+                del self._keys[name]
+                self._unarmed.discard(name)
+                continue
+            if not (key.armed or key.arming):
+                self._arm([name])
+            self._keep_armed(name)
+
+    def armed_by(self, key: str) -> int:
+        """Return a number that stays the same as long as each change of `key` is pushed; 0 if it is not.
+
+        What was read while the number stayed the same is still so, if the watch connection works.
+        """
+        known = self._keys.get(key.encode())
+        return 0 if known is None else known.armed
 
     def notify(self, key: str) -> None:
         """Wake the watchers of `key`, for changes that the server does not push, such as a release."""
-        for watch in self._watchers.get(key.encode(), ()):
-            watch.wake()
+        known = self._keys.get(key.encode())
+        if known is not None:
+            for watcher in tuple(known.watchers):
+                watcher.wake()
 
     def drain(self) -> None:
         """End every wait at once, now and from now on: the daemon is stopping."""
         self.draining = True
-        for watchers in self._watchers.values():
-            for watch in watchers:
-                watch.wake()
+        for key in list(self._keys.values()):
+            for watcher in tuple(key.watchers):
+                watcher.wake()
 
     async def run(
         self,
@@ -207,9 +302,69 @@ class TailHub:
             with trio.move_on_after(self._poll_seconds if fast else self._sweep_seconds) as sweep:
                 await self._work.wait()
             if sweep.cancelled_caught:
-                self._unarmed.update(self._watchers)
+                self._unarm_all()
             on_progress()
             await self._arm_all()
+
+    @property
+    def _is_tracking(self) -> bool:
+        return self._tracking_epoch == self._epoch
+
+    def _keep_armed(self, name: bytes) -> None:
+        if len(self._idle) >= _MAX_IDLE_KEYS:
+            oldest = next(iter(self._idle))
+            del self._idle[oldest], self._keys[oldest]
+        self._idle[name] = None
+
+    def _unarm_all(self) -> None:
+        """Take every key for unarmed, and forget those that nobody watches."""
+        for name in self._idle:
+            del self._keys[name]
+        self._idle.clear()
+        for key in self._keys.values():
+            key.armed = key.arming = 0
+        self._unarmed.update(self._keys)
+
+    def _arm(self, names: list[bytes]) -> None:
+        """Arm some keys at once, if that is possible; else have the task do it."""
+        if self._is_tracking and len(names) <= _ARM_BATCH:
+            arming = self._begin_arming(names)
+            answered = partial(self._on_answer, names, arming)
+            with contextlib.suppress(ConnectionEnded, BusError):
+                self._redis.submit(("EXISTS", *names), answered, key=names[0], role=Role.WATCH)
+                return
+        self._arm_by_task(names)
+
+    def _arm_by_task(self, names: Iterable[bytes]) -> None:
+        self._unarmed.update(name for name in names if name in self._keys)
+        self._work.set()
+
+    def _begin_arming(self, names: Iterable[bytes]) -> int:
+        self._last_arming = arming = self._last_arming + 1
+        for name in names:
+            self._keys[name].arming = arming
+        return arming
+
+    def _on_answer(self, names: list[bytes], arming: int, reply: Any) -> None:
+        if isinstance(reply, Exception):
+            # The task finds out what is the matter, and with which key.
+            self._arm_by_task(name for name in names if self._is_named_by(arming, name))
+        else:
+            self._end_arming(names, arming, armed=True)
+
+    def _is_named_by(self, arming: int, name: bytes) -> bool:
+        key = self._keys.get(name)
+        return key is not None and key.arming == arming
+
+    def _end_arming(self, names: Iterable[bytes], arming: int, *, armed: bool) -> None:
+        """Note that a command was executed, and wake the watchers of its keys."""
+        for name in names:
+            key = self._keys.get(name)
+            if key is not None and key.arming == arming:
+                self._armings += 1
+                key.armed, key.arming = (arming, 0) if armed else (0, _REFUSED)
+                for watcher in tuple(key.watchers):
+                    watcher.wake()
 
     async def _arm_all(self) -> None:
         self._work = trio.Event()
@@ -218,35 +373,40 @@ class TailHub:
             epoch = self._epoch
             try:
                 await self._track()
-                await self._arm(batch)
+                names = [name for name in batch if name in self._keys]
+                arming = self._begin_arming(names)
+                refused = await self._name(names)
             except BusError:
                 # Redis is away. The next sweep or connection tries again.
-                self._unarmed.update(key for key in batch if key in self._watchers)
+                self._unarmed.update(name for name in batch if name in self._keys)
                 return
             if epoch != self._epoch:
                 # Perhaps armed on the old connection: arm again on the new one.
-                self._unarmed.update(key for key in batch if key in self._watchers)
+                self._unarmed.update(name for name in batch if name in self._keys)
                 continue
-            self._armings += len(batch)
-            for key in batch:
-                for watch in self._watchers.get(key, ()):
-                    watch.wake()
+            accepted = [name for name in names if name not in refused]
+            self._end_arming(accepted, arming, armed=self._is_tracking)
+            self._end_arming(refused, arming, armed=False)
 
-    async def _arm(self, keys: list[bytes]) -> None:
-        """Name keys on the watch connection.
+    async def _name(self, names: list[bytes]) -> set[bytes]:
+        """Name keys on the watch connection; return those that the server refused.
 
         A key that this user may not read, or keys in several slots of a cluster, fail the command for all.
         Then each is named by itself. One that is refused even so is not pushed; its watchers wake at each
         sweep.
         """
+        if not names:
+            return set()
         try:
-            await self._redis.execute("EXISTS", *keys, key=keys[0], role=Role.WATCH, retry_safe=True)
+            await self._redis.execute("EXISTS", *names, key=names[0], role=Role.WATCH, retry_safe=True)
         except ServerReplied:
-            if len(keys) > 1:
-                await gather(self._arm_one, keys)
+            if len(names) == 1:
+                return set(names)
+            return set().union(*(await gather(self._name_one, names)).values())
+        return set()
 
-    async def _arm_one(self, key: bytes) -> None:
-        await self._arm([key])
+    async def _name_one(self, name: bytes) -> set[bytes]:
+        return await self._name([name])
 
     async def _track(self) -> None:
         if self._epoch in (self._tracking_epoch, self._refused_epoch):
@@ -259,21 +419,31 @@ class TailHub:
         else:
             self._tracking_epoch = epoch
 
-    def _arm_soon(self, key: bytes) -> None:
-        self._unarmed.add(key)
-        self._work.set()
-
     def _on_connected(self) -> None:
         self._epoch += 1
-        self._unarmed.update(self._watchers)
+        self._unarm_all()
         self._work.set()
 
     def _on_push(self, message: list[Any]) -> None:
         if message[0] != b"invalidate":
             return
         # FLUSHALL and FLUSHDB push null: every key changed.
-        changed = list(self._watchers) if message[1] is None else message[1]
+        changed = list(self._keys) if message[1] is None else message[1]
         self._pushes += len(changed)
-        for key in changed:
-            if key in self._watchers:
-                self._arm_soon(key)
+        unarmed: list[bytes] = []
+        for name in changed:
+            key = self._keys.get(name)
+            if key is None:
+                continue
+            key.armed = key.arming = 0
+            if not key.watchers:
+                del self._idle[name], self._keys[name]
+                continue
+            eager = [watcher for watcher in key.watchers if watcher.is_eager]
+            if len(eager) < len(key.watchers):
+                unarmed.append(name)
+            for watcher in eager:
+                watcher.wake()
+        # An eager one that has gone by now has armed them.
+        if unarmed := [name for name in unarmed if not self._keys[name].arming]:
+            self._arm(unarmed)

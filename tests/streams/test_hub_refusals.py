@@ -7,6 +7,7 @@ from contextlib import asynccontextmanager
 
 import pytest
 import trio
+import trio.testing
 
 from redstreamd.redisio.client import Redis
 from redstreamd.redisio.connection_manager import Manager
@@ -57,6 +58,28 @@ async def test_a_key_that_the_user_may_not_read_leaves_the_others_watched(
             # Its watchers look, too, and are told what is wrong.
             await watch.changed()
             await all_are_woken(hub, redis, ["mine:1", "mine:2", "mine:3"])
+
+
+async def test_a_refused_key_is_not_asked_for_again_before_the_next_sweep(
+    redis: Server, limited: Target
+) -> None:
+    async with running_hub(limited) as hub:
+        with hub.watch(["theirs"], is_eager=True) as watch, hub.watch(["mine:x"]) as other:
+            await watch.changed()
+            await other.changed()
+            armings = hub.statistics().armings
+            async with trio.open_nursery() as nursery:
+                watch.reset()
+                nursery.start_soon(watch.changed)
+                await trio.testing.wait_all_tasks_blocked()
+                # What it would send is answered before these.
+                for _ in range(10):
+                    other.reset()
+                    redis.command("XADD", "mine:x", "*", "a", "b")
+                    await other.changed()
+                assert watch.waiting
+                nursery.cancel_scope.cancel()
+            assert hub.statistics().armings == armings + 10
 
 
 async def test_keys_in_several_slots_of_a_cluster_are_watched() -> None:

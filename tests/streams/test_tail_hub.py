@@ -4,16 +4,18 @@ from __future__ import annotations
 
 import random
 
+import attrs
 import pytest
 import trio
 import trio.testing
 
 from redstreamd.errors import BusError, Code
 from redstreamd.redisio.client import Redis
-from redstreamd.redisio.connection_manager import Manager
+from redstreamd.redisio.connection_manager import Manager, Role
 from redstreamd.redisio.target import Target
 from redstreamd.streams.bus import Bus
 from redstreamd.streams.entry_codec import Stamp, decode
+from redstreamd.streams.reading import Waited
 from redstreamd.streams.tail_hub import TailHub, Watch
 from tests.support.buses import asleep, running_bus
 from tests.support.counts import counts
@@ -85,7 +87,8 @@ async def test_a_key_of_another_type_harms_nobody(bus: Bus, server: Server) -> N
         await watch.changed()
 
 
-async def test_a_change_between_mark_and_wait_is_not_missed(bus: Bus, server: Server) -> None:
+@pytest.mark.parametrize("is_eager", [False, True])
+async def test_a_change_between_mark_and_wait_is_not_missed(bus: Bus, server: Server, is_eager: bool) -> None:
     """The waiter's protocol, with the change placed at every step of it."""
     for place in ("before watching", "before mark", "after mark", "after the look", "while waiting"):
         server.flush()
@@ -95,7 +98,7 @@ async def test_a_change_between_mark_and_wait_is_not_missed(bus: Bus, server: Se
                 server.command("XADD", "s", "*", "f", "v")
 
         change("before watching")
-        with bus.hub.watch(["s"]) as watch:
+        with bus.hub.watch(["s"], is_eager=is_eager) as watch:
             change("before mark")
             async with trio.open_nursery() as nursery:
                 if place == "while waiting":
@@ -114,6 +117,97 @@ async def add_once_waiting(watch: Watch, server: Server) -> None:
     while not watch.waiting:
         await trio.testing.wait_all_tasks_blocked()
     server.command("XADD", "s", "*", "f", "v")
+
+
+async def answered(bus: Bus) -> None:
+    """Return once what was sent on the watch connection is answered, and the answer is handled."""
+    await bus.redis.execute("PING", key=None, role=Role.WATCH, retry_safe=True)
+    await trio.testing.wait_all_tasks_blocked()
+
+
+async def test_an_eager_watcher_is_woken_by_the_push_and_the_key_armed_when_it_waits_again(
+    bus: Bus, server: Server
+) -> None:
+    with bus.hub.watch(["s"], is_eager=True) as eager:
+        await eager.changed()
+        for changes in range(1, 4):
+            eager.reset()
+            server.command("XADD", "s", "*", "f", "v")
+            await eager.changed()
+            await answered(bus)
+            assert bus.hub.statistics().armings == changes
+            # It has read and found nothing: it is woken once more, when the key is armed.
+            eager.reset()
+            await eager.changed()
+            assert bus.hub.statistics().armings == changes + 1
+
+
+async def test_a_key_is_armed_at_once_for_those_who_are_not_eager(bus: Bus, server: Server) -> None:
+    with bus.hub.watch(["s"], is_eager=True) as eager, bus.hub.watch(["s"]) as watch:
+        await armed(bus, 1)
+        eager.reset()
+        watch.reset()
+        server.command("XADD", "s", "*", "f", "v")
+        await watch.changed()
+        assert bus.hub.statistics().armings == 2
+        await eager.changed()
+
+
+async def test_a_key_stays_armed_when_its_last_watcher_goes(bus: Bus, server: Server) -> None:
+    for is_eager in (False, True):
+        with bus.hub.watch(["s"], is_eager=is_eager) as watch:
+            if not is_eager:
+                await watch.changed()
+    assert bus.hub.statistics() == attrs.evolve(bus.hub.statistics(), keys=0, watches=0, armings=1)
+    assert bus.hub.armed_by("s")
+    # It is still pushed: nobody watches it, so it is forgotten, and armed for the next who does.
+    server.command("XADD", "s", "*", "f", "v")
+    await until(lambda: not bus.hub.armed_by("s"))
+    with bus.hub.watch(["s"]) as watch:
+        await watch.changed()
+    assert bus.hub.statistics().armings == 2
+
+
+async def test_keys_that_stay_armed_without_a_watcher_are_bounded(bus: Bus) -> None:
+    with bus.hub.watch(map(str, range(2_000))):
+        await armed(bus, 2_000)
+    assert bus.hub.statistics().keys == 0
+    assert sum(bus.hub.armed_by(str(number)) != 0 for number in range(2_000)) == 1_024
+
+
+async def test_one_who_waits_again_and_again_costs_redis_two_reads_and_one_arming_a_time(
+    bus: Bus, server: Server
+) -> None:
+    def calls() -> dict[str, int]:
+        lines = server.command("INFO", "commandstats").decode().split("\r\n")
+        found = (line.partition(":") for line in lines if line.startswith("cmdstat_"))
+        return {name[8:]: int(rest.split(",")[0].removeprefix("calls=")) for name, _, rest in found}
+
+    cursor = "0-0"
+    async with trio.open_nursery() as nursery:
+        send, receive = trio.open_memory_channel[Waited](0)
+
+        async def wait() -> None:
+            await send.send(await bus.reader.wait(["s"], cursor=cursor, timeout_seconds=100))
+
+        async def once() -> str:
+            # What follows an answer takes its course while the client works with it.
+            await answered(bus)
+            nursery.start_soon(wait)
+            await asleep(bus)
+            server.command("XADD", "s", "*", "f", "v")
+            return (await receive.receive()).cursor_after(1)
+
+        # For the first, neither the key is armed nor the script known.
+        cursor = await once()
+        await answered(bus)
+        server.command("CONFIG", "RESETSTAT")
+        for _ in range(10):
+            cursor = await once()
+        await answered(bus)
+        seen = calls()
+    assert seen["xadd"] == seen["exists"] == 10
+    assert seen["evalsha"] == 20
 
 
 @pytest.mark.parametrize("wanted", counts(5, ci=25, full=100))
