@@ -9,7 +9,6 @@ import contextlib
 import math
 import re
 import secrets
-from functools import partial
 from typing import Final
 
 import attrs
@@ -28,6 +27,7 @@ from redstreamd.mcpio.connection_events import (
 from redstreamd.mcpio.connection_state import ConnectionState, Era
 from redstreamd.mcpio.framing import LineSplitter
 from redstreamd.mcpio.kernels import DirectPath, Kernels
+from redstreamd.mcpio.late_event import LateEvent
 from redstreamd.mcpio.lifecycle import Lifecycle, Phase
 from redstreamd.mcpio.limits import Limits
 from redstreamd.mcpio.outbox import Outbox
@@ -124,7 +124,7 @@ class ClientConnection:
         self._report = contained(on_event)
         self._splitter = LineSplitter(limits.max_message_bytes)
         self._is_first_line_read = state is not None
-        self._message_received = trio.Event()
+        self._message_received = LateEvent()
         if state is not None:
             self._splitter.feed(state.unread)
             self._message_received.set()
@@ -134,8 +134,8 @@ class ClientConnection:
         self._opened_at = -math.inf
         self._cut_off = 0
         self._handed_over: ConnectionState | None = None
-        self._closed = trio.Event()
-        self._input_ended = trio.Event()
+        self._closed = LateEvent()
+        self._input_ended = LateEvent()
         self._reading = trio.CancelScope()
         # None unless tasks can be started: a nursery that is closing raises.
         self._nursery: trio.Nursery | None = None
@@ -143,8 +143,8 @@ class ClientConnection:
             stream,
             limits.max_outbox_bytes,
             start_soon=self._start_soon,
-            on_overflow=partial(self._end, Ending.OVERFLOW),
-            on_broken=partial(self._end, Ending.BROKEN),
+            on_overflow=self._on_overflow,
+            on_broken=self._on_broken,
         )
         self._session = Session(
             kernels,
@@ -268,6 +268,12 @@ class ClientConnection:
         self._deadline = min(self._deadline, trio.current_time() + timeout_seconds)
         self._reading.deadline = self._deadline
 
+    def _on_overflow(self) -> None:
+        self._end(Ending.OVERFLOW)
+
+    def _on_broken(self) -> None:
+        self._end(Ending.BROKEN)
+
     async def _stop_reading_when_idle(self) -> None:
         with trio.move_on_at(min(self._deadline, self._opened_at + FIRST_REQUEST_SECONDS)):
             await self._message_received.wait()
@@ -281,7 +287,7 @@ class ClientConnection:
         messages = size = 0
         while True:
             while lines:
-                line = lines.popleft()
+                line = lines.pop()
                 if not self._is_first_line_read:
                     if _begins_http(line):
                         message = "this is not an HTTP server; send JSON-RPC messages, one on each line"

@@ -132,13 +132,19 @@ def ignore(_event: Event) -> None:
     """Do nothing: the default hook."""
 
 
-def contained(hook: EventHook) -> EventHook:
-    """Return a hook that logs exceptions of `hook` instead of raising them."""
+class _Contained:
+    __slots__ = ("_hook",)
 
-    def report(event: Event) -> None:
+    def __init__(self, hook: EventHook) -> None:
+        self._hook = hook
+
+    def __call__(self, event: Event) -> None:
         try:
-            hook(event)
+            self._hook(event)
         except Exception:
             _logger.exception("the event hook raised on %r", type(event).__name__)
 
-    return report
+
+def contained(hook: EventHook) -> EventHook:
+    """Return a hook that logs exceptions of `hook` instead of raising them; one that does so is returned."""
+    return hook if isinstance(hook, _Contained) else _Contained(hook)

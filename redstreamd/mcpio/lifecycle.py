@@ -60,6 +60,8 @@ class Lifecycle:
             nothing can be answered.
     """
 
+    __slots__ = ("ending", "phase")
+
     def __init__(self) -> None:
         """Begin open."""
         self.phase = Phase.OPEN

@@ -13,9 +13,7 @@ LIMIT = 10
 
 def lines(splitter: LineSplitter) -> list[bytes]:
     """Take all lines there are."""
-    taken = list(splitter.lines)
-    splitter.lines.clear()
-    return taken
+    return [splitter.lines.pop() for _ in range(len(splitter.lines))]
 
 
 CASES = pytest.mark.parametrize(
@@ -104,7 +102,7 @@ def test_however_bytes_are_cut_nothing_is_lost_or_added(pieces: list[bytes], dat
 def test_what_is_unread_lets_another_splitter_go_on(stream: bytes, taken: int) -> None:
     first, second, reference = LineSplitter(100), LineSplitter(100), LineSplitter(100)
     first.feed(stream)
-    before = [first.lines.popleft() for _ in range(min(taken, len(first.lines)))]
+    before = [first.lines.pop() for _ in range(min(taken, len(first.lines)))]
     second.feed(first.unread())
     second.feed(b"!\n")
     reference.feed(stream + b"!\n")
