@@ -7,10 +7,13 @@ nothing of lines, requests in flight or sockets. tests/mcpio/test_sdk_contract.p
 
 from __future__ import annotations
 
+import functools
+import json
 import logging
 from collections.abc import Mapping, Sequence
 from typing import Any, Final, Protocol, cast
 
+import attrs
 from mcp.server.caching import CacheHint
 from mcp.server.connection import Connection, NotifyOnlyOutbound
 from mcp.server.models import InitializationOptions
@@ -28,7 +31,7 @@ from mcp_types.version import LATEST_MODERN_VERSION, MODERN_PROTOCOL_VERSIONS
 
 from redstreamd.mcpio.connection_state import ConnectionState, Era
 from redstreamd.mcpio.exchange import Exchange
-from redstreamd.mcpio.jsonrpc import Params
+from redstreamd.mcpio.jsonrpc import Params, encode_value
 from redstreamd.mcpio.kernels import Kernel
 from redstreamd.mcpio.request_context import Outbound, RequestContext
 from redstreamd.mcpio.session import Session
@@ -37,6 +40,10 @@ from redstreamd.mcpio.session import Session
 _BATCH_REVISION: Final = "2025-03-26"
 #: Methods that only the modern era has: without an envelope they are malformed requests of that era.
 _MODERN_ONLY: Final = frozenset({"server/discover", "subscriptions/listen"})
+#: Handshakes that are shared by the clients that send them, and the longest of them. The clients of a host
+#: are of a few kinds.
+_HANDSHAKES: Final = 64
+_SHARED_BYTES: Final = 1_024
 _DROPPED: Final = "dropped %r: malformed params"
 
 
@@ -118,8 +125,35 @@ class Kernels:
         return None if data is None else data.model_dump(mode="json", exclude_unset=True)
 
 
+@attrs.frozen
+class _Handshake:
+    """The parameters of a handshake.
+
+    Attributes:
+        text: Their JSON text.
+        params: The same, validated.
+    """
+
+    text: bytes
+    params: InitializeRequestParams
+
+
+@functools.lru_cache(_HANDSHAKES)
+def _handshake(text: bytes) -> _Handshake:
+    """Return the handshake with these parameters, one for all clients that send the same.
+
+    Raises:
+        ValueError: They are not valid.
+    """
+    return _Handshake(text, InitializeRequestParams.model_validate(json.loads(text), by_name=False))
+
+
 class HandshakeKernel:
-    """The handshake era: `initialize` once, then a session."""
+    """The handshake era: `initialize` once, then a session.
+
+    Of a session only its facts are kept. The SDK's objects, some kilobytes, are made for each request. So
+    what a handler leaves in the SDK's connection, such as an exit callback, ends with the request.
+    """
 
     era = Era.HANDSHAKE
 
@@ -134,29 +168,26 @@ class HandshakeKernel:
         Raises:
             ValueError: The handshake that `state` remembers is not valid.
         """
+        self._server: Any = server
         self._session = session
-        self._connection = Connection.for_loop(Outbound(session))
-        self._runner = ServerRunner(cast("Any", server), self._connection, session.principal)
-        self._initialize_params: Params = None
+        # Both are set once `initialize` has succeeded.
+        self._handshake: _Handshake | None = None
+        self._protocol_version: str | None = None
+        self._initialized = False
         if state is not None:
             if state.initialize_params is not None and state.protocol_version is not None:
-                self._initialize_params = state.initialize_params
-                self._connection.client_params = InitializeRequestParams.model_validate(
-                    state.initialize_params, by_name=False
-                )
-                self._connection.protocol_version = state.protocol_version
-            if state.initialized:
-                self._connection.initialized.set()
+                self._remember(state.initialize_params, state.protocol_version)
+            self._initialized = state.initialized
 
     @property
     def settled(self) -> bool:
         """Whether `initialize` succeeded."""
-        return self._initialize_params is not None
+        return self._handshake is not None
 
     @property
     def takes_batches(self) -> bool:
         """Whether 2025-03-26 was negotiated, the only revision with batches."""
-        return self.settled and self._connection.protocol_version == _BATCH_REVISION
+        return self._protocol_version == _BATCH_REVISION
 
     def claim(self, method: str, params: Params) -> None:
         """Do nothing: only a successful `initialize` settles this era."""
@@ -171,34 +202,67 @@ class HandshakeKernel:
                 message="this connection serves the handshake protocol era; "
                 f"requests carrying the {LATEST_MODERN_VERSION} envelope are not accepted on it",
             )
-        result = await self._runner.on_request(RequestContext(self._session, exchange), method, params)
+        context = RequestContext(self._session, exchange)
+        result, connection = await self._request(context, method, params)
         if method == "initialize":
-            self._initialize_params = params
+            self._remember(params, connection.protocol_version)
         return result
 
     async def resubscribe(self, uri: str, cursor: str) -> None:
         """Subscribe again to what the client subscribed to before a hand-over."""
         context = RequestContext(self._session, cursors={uri: cursor})
-        await self._runner.on_request(context, "resources/subscribe", {"uri": uri})
+        await self._request(context, "resources/subscribe", {"uri": uri})
 
     async def notify(self, method: str, params: Params) -> None:
         """Run the handler of a notification; `notifications/initialized` before `initialize` is ignored."""
-        if method != "notifications/initialized" or self.settled:
-            await self._runner.on_notify(RequestContext(self._session), method, params)
+        if method == "notifications/initialized" and not self.settled:
+            return
+        connection = self._connection()
+        runner = ServerRunner(self._server, connection, self._session.principal)
+        try:
+            await runner.on_notify(RequestContext(self._session), method, params)
+        finally:
+            await aclose_shielded(connection)
+        self._initialized = self._initialized or connection.initialized.is_set()
 
     def state(self, connection_id: str) -> ConnectionState:
         """Return the result of the handshake."""
+        handshake = self._handshake
         return ConnectionState(
             connection_id=connection_id,
             era=self.era,
-            initialize_params=self._initialize_params,
-            protocol_version=None if self._initialize_params is None else self._connection.protocol_version,
-            initialized=self._connection.initialized.is_set(),
+            initialize_params=None if handshake is None else json.loads(handshake.text),
+            protocol_version=self._protocol_version,
+            initialized=self._initialized,
         )
 
     async def aclose(self) -> None:
-        """Close the SDK's connection."""
-        await aclose_shielded(self._connection)
+        """Do nothing: each request closes its own SDK connection."""
+
+    def _remember(self, params: Params, protocol_version: str) -> None:
+        text = encode_value(params)
+        # A longer one is not shared.
+        make = _handshake if len(text) <= _SHARED_BYTES else _handshake.__wrapped__
+        self._handshake, self._protocol_version = make(text), protocol_version
+
+    def _connection(self) -> Connection:
+        connection = Connection.for_loop(Outbound(self._session))
+        if self._handshake is not None and self._protocol_version is not None:
+            connection.client_params = self._handshake.params
+            connection.protocol_version = self._protocol_version
+        if self._initialized:
+            connection.initialized.set()
+        return connection
+
+    async def _request(
+        self, context: RequestContext, method: str, params: Params
+    ) -> tuple[dict[str, Any], Connection]:
+        connection = self._connection()
+        try:
+            runner = ServerRunner(self._server, connection, self._session.principal)
+            return await runner.on_request(context, method, params), connection
+        finally:
+            await aclose_shielded(connection)
 
 
 class ModernKernel:
