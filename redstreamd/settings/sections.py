@@ -204,7 +204,7 @@ class LimitsSettings:
             ge=1,
             le=1_000_000,
             description="Connections at a time; one more is closed at once. Each needs a file descriptor "
-            "and, when idle, about 17 KiB. Raise LimitNOFILE= of the service with it.",
+            "and, when idle, about 11 KiB. Raise LimitNOFILE= of the service with it.",
         ),
     ] = 4096
     max_message_bytes: Annotated[

@@ -23,7 +23,7 @@ from tests.support.mcp_client import ENVELOPE, HANDSHAKE
 
 CONNECTIONS: Final = 100
 #: What a connection may take of the bytes of one that only reads.
-MOST_TIMES: Final = 2.3
+MOST_TIMES: Final = 2.2
 
 
 @asynccontextmanager
