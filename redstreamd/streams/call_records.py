@@ -8,6 +8,7 @@ created. So each call brings the name of a key of its own, in which the script r
 from __future__ import annotations
 
 import secrets
+from functools import lru_cache
 from typing import Any
 
 from redstreamd.redisio.client import Redis
@@ -19,7 +20,17 @@ def call_record(redis: Redis, stream: str, *, keep: bool = True) -> dict[str, An
 
     They are `call_record`, the key, whose format is the script's own; and `call_record_ms`, how long to keep
     it: a call ends after its timeout, but the server may execute a last sending after that. 0 if it is not to
-    be kept.
+    be kept; then the key is one that no call writes.
     """
+    if not keep:
+        return _NOT_KEPT | {"call_record": _unwritten(stream)}
     key = companion_key(stream, Kind.CALL, secrets.token_hex(8))
-    return {"call_record": key, "call_record_ms": int(redis.command_timeout * 2_000) if keep else 0}
+    return {"call_record": key, "call_record_ms": int(redis.command_timeout * 2_000)}
+
+
+_NOT_KEPT = {"call_record_ms": 0}
+
+
+@lru_cache(maxsize=1_024)
+def _unwritten(stream: str) -> str:
+    return companion_key(stream, Kind.CALL, "none")

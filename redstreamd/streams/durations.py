@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import math
+from functools import lru_cache
 
 
+@lru_cache(maxsize=1_024)
 def milliseconds(seconds: float) -> int:
     """Return a duration in whole milliseconds, rounded up: a lease or a delay is never shortened.
 

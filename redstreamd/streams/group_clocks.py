@@ -11,9 +11,8 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
+from functools import partial
 from typing import Any
-
-import msgspec
 
 #: Groups that are remembered, about 300 bytes each; the least recently used is dropped first.
 _MAX_GROUPS = 10_000
@@ -25,22 +24,10 @@ _JITTER_MS, _DRIFT = 250, 1_000
 LEAST_AHEAD_SECONDS = 10.0
 
 
-class _Reading(msgspec.Struct, frozen=True):
-    """What a group's clock showed.
+#: Operands for a group of whose clock nothing is known.
+_UNKNOWN = dict.fromkeys(("clock_name", "clock_expected", "clock_least", "clock_most"), "")
 
-    Attributes:
-        name: Distinguishes the clock from earlier ones of the same group.
-        milliseconds: What it showed when a script ran.
-        at: Our clock in seconds when the script's reply came.
-    """
-
-    name: str
-    milliseconds: int
-    at: float
-
-
-def _boot_seconds() -> float:
-    return time.clock_gettime(getattr(time, "CLOCK_BOOTTIME", time.CLOCK_MONOTONIC))
+_boot_seconds = partial(time.clock_gettime, getattr(time, "CLOCK_BOOTTIME", time.CLOCK_MONOTONIC))
 
 
 class GroupClocks:
@@ -55,18 +42,22 @@ class GroupClocks:
         """
         self._ahead_ms = int(1000 * max(LEAST_AHEAD_SECONDS, 2 * command_timeout))
         self._now = now
-        # In the order of their last use.
-        self._readings: dict[tuple[str, str], _Reading] = {}
+        # In the order of their last use: the clock's name, which distinguishes it from earlier ones of the
+        # same group; what it showed when a script ran, in ms; our clock in seconds when the reply came.
+        self._readings: dict[tuple[str, str], tuple[str, int, float]] = {}
 
     def operands(self, stream: str, group: str) -> dict[str, Any]:
         """Return the operands of ``clock.lua``; call this directly before the script is sent."""
         reading = self._readings.get((stream, group))
         if reading is None:
-            return dict.fromkeys(("clock_name", "clock_expected", "clock_least", "clock_most"), "")
-        passed = max(0, int(1000 * (self._now() - reading.at)))
-        expected, drift = reading.milliseconds + passed, passed // _DRIFT
+            return _UNKNOWN
+        name, milliseconds, at = reading
+        passed = int(1000 * (self._now() - at))
+        if passed < 0:
+            passed = 0
+        expected, drift = milliseconds + passed, passed // _DRIFT
         return {
-            "clock_name": reading.name,
+            "clock_name": name,
             "clock_expected": expected,
             "clock_least": expected - _JITTER_MS - drift,
             "clock_most": expected + self._ahead_ms + drift,
@@ -76,6 +67,6 @@ class GroupClocks:
         """Remember what a script replied about a group's clock; call this when the reply has come."""
         place = (stream, group)
         self._readings.pop(place, None)
-        self._readings[place] = _Reading(name, milliseconds, self._now())
+        self._readings[place] = (name, milliseconds, self._now())
         if len(self._readings) > _MAX_GROUPS:
             del self._readings[next(iter(self._readings))]

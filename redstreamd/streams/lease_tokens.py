@@ -15,10 +15,10 @@ such a token.
 from __future__ import annotations
 
 import base64
+import binascii
 import contextlib
 import hashlib
 import hmac
-import itertools
 import os
 import secrets
 import tempfile
@@ -31,6 +31,9 @@ from redstreamd.errors import BusError, Code
 
 _PREFIX = "lease2."
 _MAC_BYTES = 16
+_BLOCK_BYTES = 64
+_URL_SAFE = bytes.maketrans(b"+/", b"-_")
+_encode = msgspec.msgpack.Encoder().encode
 #: A token of the largest take (100 entries) is about 2 KiB; nothing longer is worth decoding.
 _MAX_CHARACTERS = 16_384
 #: Tokens that are remembered, of so many entries at most: about 3 MiB.
@@ -83,7 +86,11 @@ class LeaseKey:
     # Invariant: _signed has tokens that this key signed, with what `read` returns for them.
     def __init__(self, key: bytes) -> None:
         """Use `key`, at least 16 bytes."""
-        self._key = key
+        # Both hashes of RFC 2104, section 2, after their block of the key, which is the same for every token.
+        # A copy costs less than half of what `hmac` does.
+        block = (key if len(key) <= _BLOCK_BYTES else hashlib.sha256(key).digest()).ljust(_BLOCK_BYTES, b"\0")
+        self._inner = hashlib.sha256(bytes(byte ^ 0x36 for byte in block))
+        self._outer = hashlib.sha256(bytes(byte ^ 0x5C for byte in block))
         # Most tokens are read once, soon after they were signed; the oldest is forgotten first.
         self._signed: dict[str, Lease] = {}
 
@@ -113,19 +120,23 @@ class LeaseKey:
 
     def sign(self, lease: Lease) -> str:
         """Return the token of a lease."""
-        triples = [(*_parts(entry_id), attempt) for entry_id, attempt in lease.attempts.items()]
+        numbers: list[int] = []
+        for entry_id, attempt in lease.attempts.items():
+            milliseconds, _, sequence = entry_id.partition("-")
+            numbers += (int(milliseconds), int(sequence), attempt)
         if lease.length_ms is not None:
-            terms = [lease.length_ms] if lease.own_limit is None else [lease.length_ms, lease.own_limit]
-            triples[:0] = [(*triples[0][:2], term) for term in terms]
-        numbers = itertools.chain.from_iterable(triples)
-        body = msgspec.msgpack.encode(
+            first = numbers[:2]
+            terms = (lease.length_ms,) if lease.own_limit is None else (lease.length_ms, lease.own_limit)
+            numbers[:0] = [number for term in terms for number in (*first, term)]
+        body = _encode(
             (
                 *(lease.stream, lease.group, lease.consumer, lease.principal),
                 *(lease.taken_at, lease.max_deliveries),
-                tuple(numbers),
+                numbers,
             )
         )
-        token = _PREFIX + base64.urlsafe_b64encode(body + self._mac(body)).decode("ascii").rstrip("=")
+        text = binascii.b2a_base64(body + self._mac(body), newline=False)
+        token = _PREFIX + text.translate(_URL_SAFE).rstrip(b"=").decode("ascii")
         # A limit of its own is only in a token that tells the length, too.
         if len(lease.attempts) <= _MAX_REMEMBERED_ENTRIES and lease.length_ms is not None:
             if len(self._signed) >= _MAX_REMEMBERED:
@@ -176,9 +187,7 @@ class LeaseKey:
         return body if hmac.compare_digest(mac, self._mac(body)) else None
 
     def _mac(self, body: bytes) -> bytes:
-        return hmac.digest(self._key, body, hashlib.sha256)[:_MAC_BYTES]
-
-
-def _parts(entry_id: str) -> tuple[int, int]:
-    milliseconds, _, sequence = entry_id.partition("-")
-    return int(milliseconds), int(sequence)
+        inner, outer = self._inner.copy(), self._outer.copy()
+        inner.update(body)
+        outer.update(inner.digest())
+        return outer.digest()[:_MAC_BYTES]

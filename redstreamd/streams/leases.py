@@ -12,7 +12,9 @@ from __future__ import annotations
 
 import enum
 import hashlib
-from collections.abc import Sequence
+import time
+from collections.abc import Callable, Sequence
+from functools import lru_cache, partial
 from typing import Any
 
 import attrs
@@ -58,6 +60,30 @@ class Outcome(enum.StrEnum):
 
 
 _OUTCOMES = {outcome.value.encode(): outcome for outcome in Outcome}
+
+#: Groups of a stream up to which a take asks about all of them; seconds for which a greater number is
+#: remembered.
+_FEW_GROUPS, _RECOUNT_SECONDS = 8, 60.0
+#: Groups that are remembered; the oldest is forgotten first.
+_MAX_GROUPS = 10_000
+
+
+class _Seen:
+    """What the last takes from a group saw; to forget it costs only time.
+
+    Attributes:
+        scan_from: Where the scan for entries without a lease goes on.
+        batch: How many new entries are read at once at first: as many as fit if all are as large as the
+            largest of the last take.
+        recount_at: When to ask again how many groups the stream has, in seconds by time.monotonic; 0 if few.
+    """
+
+    __slots__ = ("batch", "recount_at", "scan_from")
+
+    def __init__(self) -> None:
+        self.scan_from = "-"
+        self.batch = 1
+        self.recount_at = 0.0
 
 
 @attrs.frozen
@@ -158,13 +184,17 @@ class Settled(msgspec.Struct, frozen=True):
     shortened: int
     kept_for: str | None
 
+    def all_are(self, outcome: Outcome) -> bool:
+        """Return whether every entry has this outcome."""
+        return list(self.outcomes.values()).count(outcome) == len(self.outcomes)
+
     def ids(self, *outcomes: Outcome) -> list[str]:
         """Return the entry IDs with one of `outcomes`."""
         return [entry_id for entry_id, outcome in self.outcomes.items() if outcome in outcomes]
 
 
 class Leases:
-    """Takes and settles leases. Its only state is where the scans for entries without a lease go on."""
+    """Takes and settles leases. Its only state is what makes the next take cheaper."""
 
     def __init__(
         self, redis: Redis, clocks: GroupClocks, settings: LeasesSettings, *, max_bytes: int
@@ -174,11 +204,12 @@ class Leases:
         self._clocks = clocks
         self._settings = settings
         self._max_bytes = max_bytes
-        # Bounded by the groups in use; losing an item only restarts a scan.
-        self._scan_from: dict[tuple[str, str], str] = {}
+        self._seen: dict[tuple[str, str], _Seen] = {}
 
-    def plan_take(self, take: Take) -> Plan[Taken]:
+    def plan_take(self, take: Take, *, on_created: Callable[[str], None] | None = None) -> Plan[Taken]:
         """Plan to lease entries: those whose lease ran out (the consumer's own first), then new ones.
+
+        Calls `on_created` with the stream's name if the take created the group.
 
         Running it raises GROUP_NOT_FOUND or STREAM_NOT_FOUND, if the group is not to be created, and what
         `run_plan` says. After OUTCOME_UNKNOWN or a cancellation `resume` returns the entries that were taken,
@@ -187,57 +218,69 @@ class Leases:
         place = (take.stream, take.group)
         lease_ms = milliseconds(take.lease_seconds)
         key = take.idempotency_key
-        digest = "" if key is None else _digest(take.consumer, key)
+        seen = self._seen.get(place)
+        if seen is None:
+            if len(self._seen) >= _MAX_GROUPS:
+                del self._seen[next(iter(self._seen))]
+            seen = self._seen[place] = _Seen()
         operands = {
             "stream": take.stream,
-            "take_record": companion_key(take.stream, Kind.TAKE, take.group, digest),
+            "take_record": _unkeyed(*place)
+            if key is None
+            else companion_key(take.stream, Kind.TAKE, take.group, _digest(take.consumer, key)),
             "group": take.group,
             "consumer": take.consumer,
             "count": take.count,
             "lease_ms": lease_ms,
             "foreign_idle_ms": milliseconds(self._settings.foreign_idle_seconds),
             "default_max_deliveries": self._settings.max_deliveries,
-            "create_at": take.create_at,
-            "resume": take.resume,
+            "create_at": take.create_at or "",
+            "resume": int(take.resume),
             "take_record_ms": 0 if key is None else lease_ms,
-            "scan_from": self._scan_from.get(place, "-"),
+            "scan_from": seen.scan_from,
             "max_bytes": self._max_bytes,
-            "asked_max_deliveries": take.max_deliveries,
-            **call_record(self._redis, take.stream),
+            "asked_max_deliveries": "" if take.max_deliveries is None else take.max_deliveries,
+            "few_groups": int(not seen.recount_at or time.monotonic() >= seen.recount_at),
+            "batch": seen.batch,
+            **call_record(self._redis, take.stream, keep=key is not None),
             **self._clocks.operands(*place),
         }
         return Plan(
             _TAKE.call(operands),
             take.stream,
-            lambda reply: self._taken(place, _TAKE.read(reply)),
+            partial(self._taken, place, seen, on_created),
             group=take.group,
             retry_safe=key is not None,
             # Entries may be large, and no short reply is to wait behind them.
             role=Role.BULK,
         )
 
-    def _taken(self, place: tuple[str, str], reply: Any) -> Taken:
+    def _taken(
+        self, place: tuple[str, str], seen: _Seen, on_created: Callable[[str], None] | None, raw: Any
+    ) -> Taken:
+        reply = _TAKE.read(raw)
+        if reply.group_created and on_created is not None:
+            on_created(place[0])
         self._clocks.record(*place, reply.clock_name, reply.now)
-        if reply.scan_from == "-":
-            self._scan_from.pop(place, None)
-        else:
-            self._scan_from[place] = reply.scan_from
-        entries = [
-            (reply_parsing.entry((entry_id, flat)), attempt) for entry_id, attempt, flat in reply.entries
-        ]
+        seen.scan_from = reply.scan_from
+        if reply.largest:
+            seen.batch = self._max_bytes // reply.largest or 1
+        if reply.groups is not None:
+            seen.recount_at = 0.0 if reply.groups <= _FEW_GROUPS else time.monotonic() + _RECOUNT_SECONDS
+        parse = reply_parsing.entry
         return Taken(
-            entries,
-            now=reply.now,
-            taken_at=reply.taken_at,
-            expires=reply.expires,
-            replayed=reply.replayed,
-            group_created=reply.group_created,
-            dead_lettered=reply.dead_lettered,
-            next_due=reply.next_due,
-            still_held=reply.still_held,
-            lease_ms=reply.lease_ms,
-            own_limit=reply.own_limit,
-            group_limit=reply.group_limit,
+            [(parse((entry_id, flat)), attempt) for entry_id, attempt, flat in reply.entries],
+            reply.now,
+            reply.taken_at,
+            reply.expires,
+            reply.replayed,
+            reply.group_created,
+            reply.dead_lettered,
+            reply.next_due,
+            reply.still_held,
+            reply.lease_ms,
+            reply.own_limit,
+            reply.group_limit,
         )
 
     def plan_settle(
@@ -278,6 +321,7 @@ class Leases:
         # the difference between DONE and ALREADY is worth.
         remember = delete or action not in (Action.DONE, Action.HOLD)
         place = (lease.stream, lease.group)
+        attempts = lease.attempts
         operands = {
             "stream": lease.stream,
             "group": lease.group,
@@ -285,11 +329,11 @@ class Leases:
             "action": action.value,
             "delay_ms": delay_ms,
             "reason": reason,
-            "delete": delete,
-            "own_limit": lease.least_limit,
+            "delete": int(delete),
+            "own_limit": "" if (limit := lease.least_limit) is None else limit,
             "taken_at": lease.taken_at,
             "default_max_deliveries": self._settings.max_deliveries,
-            "attempts": [word for entry_id in selected for word in (entry_id, lease.attempts[entry_id])],
+            "attempts": [word for entry_id in selected for word in (entry_id, attempts[entry_id])],
             **call_record(self._redis, lease.stream, keep=remember),
             **self._clocks.operands(*place),
         }
@@ -298,7 +342,7 @@ class Leases:
             reply = _SETTLE.read(raw)
             if reply.now is not None:
                 self._clocks.record(*place, reply.clock_name, reply.now)
-            by_entry = dict(zip(selected, [_OUTCOMES[outcome] for outcome in reply.outcomes], strict=True))
+            by_entry = dict(zip(selected, map(_OUTCOMES.__getitem__, reply.outcomes), strict=True))
             return Settled(lease, by_entry, reply.due, reply.shortened, reply.kept_for)
 
         return Plan(_SETTLE.call(operands), lease.stream, read, group=lease.group, retry_safe=True)
@@ -310,7 +354,9 @@ def select_entries(lease: Lease, entry_ids: Sequence[str] | None) -> list[str]:
     Raises:
         BusError: INVALID_ARGUMENT if an ID is not part of the lease.
     """
-    selected = list(lease.attempts) if entry_ids is None else list(dict.fromkeys(entry_ids))
+    if entry_ids is None:
+        return list(lease.attempts)
+    selected = list(dict.fromkeys(entry_ids))
     unknown = [entry_id for entry_id in selected if entry_id not in lease.attempts]
     if unknown:
         raise BusError(
@@ -320,6 +366,12 @@ def select_entries(lease: Lease, entry_ids: Sequence[str] | None) -> list[str]:
             next_step="Name entries of this lease, or leave entry_ids out for all of them.",
         )
     return selected
+
+
+@lru_cache(maxsize=1_024)
+def _unkeyed(stream: str, group: str) -> str:
+    """Return the key of a record that no take writes, for a take without an idempotency key."""
+    return companion_key(stream, Kind.TAKE, group, "")
 
 
 def _digest(*parts: str) -> str:

@@ -16,9 +16,10 @@ from __future__ import annotations
 
 import re
 from collections import namedtuple
-from collections.abc import Callable, Sequence
-from functools import lru_cache
+from collections.abc import Callable, Mapping, Sequence
+from functools import lru_cache, partial
 from importlib import resources
+from operator import itemgetter
 from typing import Any, Final
 
 import attrs
@@ -32,13 +33,15 @@ _DECLARATION: Final = re.compile(
     r"^-- (KEYS|ARGV|REPLY)((?: [a-z_]+(?::(?:int|bool|text))?(?:\.\.\.)?)+)$", re.MULTILINE
 )
 _LUA: Final = {"int": "tonumber({})", "bool": "{} == '1'", "": "{}"}
-#: What a script left out of its reply comes as an empty text.
-_PYTHON: Final[dict[str, Callable[[Any], Any]]] = {
-    "int": lambda value: None if value == b"" else int(value),
-    "bool": bool,
-    "text": lambda value: reply_parsing.name(value) if value else None,
-    "": lambda value: value,
+#: Python expressions that read a part of a reply. What a script left out comes as an empty text.
+_PYTHON: Final = {
+    "int": "{0} if type({0}) is int else int({0}) if {0} else None",
+    "bool": "bool({0})",
+    "text": "name({0}) if {0} else None",
+    "": "{0}",
 }
+#: Types of operands that need no conversion.
+_PLAIN: Final = frozenset({str, int, bytes, float})
 #: Keys that follow from a script's `stream` and `group`.
 _GROUP_KEYS: Final = {
     "due_set": Kind.DUE,
@@ -55,27 +58,44 @@ class NamedScript(Script):
     Attributes:
         keys: Names of its KEYS.
         arguments: Names of its ARGV.
-        reply: Names of the parts of its reply, with converters; empty: the reply is passed as it is.
+        reply: Names of the parts of its reply, with their kinds; empty: the reply is passed as it is.
     """
 
     keys: tuple[str, ...]
     arguments: tuple[str, ...]
-    reply: tuple[tuple[str, Callable[[Any], Any]], ...]
+    reply: tuple[tuple[str, str], ...]
     _declared: frozenset[str] = attrs.field(init=False, repr=False)
-    _group_keys: frozenset[str] = attrs.field(init=False, repr=False)
-    _reply_type: Any = attrs.field(init=False, repr=False)
+    _group_keys: tuple[str, ...] = attrs.field(init=False, repr=False)
+    _pick_keys: Callable[[Mapping[str, Any]], tuple[Any, ...]] = attrs.field(init=False, repr=False)
+    _pick_arguments: Callable[[Mapping[str, Any]], tuple[Any, ...]] = attrs.field(init=False, repr=False)
+    _read_parts: Callable[..., Any] = attrs.field(init=False, repr=False)
 
     @_declared.default
     def _all_operands(self) -> frozenset[str]:
         return frozenset((*self.keys, *self.arguments))
 
     @_group_keys.default
-    def _derived_keys(self) -> frozenset[str]:
-        return frozenset(_GROUP_KEYS.keys() & self.keys)
+    def _derived_keys(self) -> tuple[str, ...]:
+        return tuple(sorted(_GROUP_KEYS.keys() & self.keys))
 
-    @_reply_type.default
-    def _named_reply(self) -> Any:
-        return namedtuple("Reply", [name for name, _ in self.reply])  # noqa: PYI024 - made at run time
+    @_pick_keys.default
+    def _keys_in_order(self) -> Callable[[Mapping[str, Any]], tuple[Any, ...]]:
+        return _picker(self.keys)
+
+    @_pick_arguments.default
+    def _arguments_in_order(self) -> Callable[[Mapping[str, Any]], tuple[Any, ...]]:
+        return _picker(self.arguments)
+
+    @_read_parts.default
+    def _reader(self) -> Callable[..., Any]:
+        """Compile the function that reads a reply; a loop over its parts would cost several times as much."""
+        names = [name for name, _ in self.reply]
+        made: Any = namedtuple("Reply", names)  # type: ignore[misc]  # noqa: PYI024 - made at run time
+        values = "".join(f"{_PYTHON[kind].format(name)}, " for name, kind in self.reply)
+        scope = {"make": partial(tuple.__new__, made), "name": reply_parsing.name}
+        # The names are those that a script declares.
+        read: Callable[..., Any] = eval(f"lambda {', '.join(names)}: make(({values}))", scope)  # noqa: S307
+        return read
 
     async def run(self, redis: Redis, *, retry_safe: bool, role: Role = Role.COMMAND, **operands: Any) -> Any:
         """Run the script as `Redis.run_script` does.
@@ -107,20 +127,16 @@ class NamedScript(Script):
             return reply
         if not reply:
             return None
-        parts = zip(self.reply, reply, strict=True)
-        return self._reply_type._make([convert(part) for (_, convert), part in parts])
+        return self._read_parts(*reply)
 
     def operands(self, given: dict[str, Any]) -> tuple[list[Any], list[Any]]:
         """Return KEYS and ARGV in their order. Raises TypeError as `run`."""
         known = given
         if self._group_keys and "stream" in given and "group" in given:
-            known = dict(given)
-            for name, key in zip(_GROUP_KEYS, _group_keys(given["stream"], given["group"]), strict=True):
-                if name in self._group_keys:
-                    known[name] = key
+            known = given | _derived(self._group_keys, given["stream"], given["group"])
         if known.keys() != self._declared:
             raise TypeError(f"missing or unknown operands: {sorted(known.keys() ^ self._declared)}")
-        return _values(self.keys, known), _values(self.arguments, known)
+        return list(self._pick_keys(known)), _wire(self._pick_arguments(known))
 
 
 def load(*names: str) -> NamedScript:
@@ -150,29 +166,34 @@ def load(*names: str) -> NamedScript:
         source,
         tuple(declared["KEYS"]),
         tuple(declared["ARGV"]),
-        tuple((name, _PYTHON[kind]) for name, _, kind in reply),
+        tuple((name, kind) for name, _, kind in reply),
     )
 
 
 @lru_cache(maxsize=1_024)
-def _group_keys(stream: str, group: str) -> tuple[str, ...]:
-    """Return the keys of a group, in the order of `_GROUP_KEYS`; remembered, since the same ones recur."""
-    return tuple(companion_key(stream, kind, group) for kind in _GROUP_KEYS.values())
+def _derived(names: tuple[str, ...], stream: str, group: str) -> dict[str, str]:
+    """Return the keys of a group by their names; remembered, since the same ones recur. Not to be changed."""
+    return {name: companion_key(stream, _GROUP_KEYS[name], group) for name in names}
 
 
-def _values(names: Sequence[str], known: dict[str, Any]) -> list[Any]:
-    values: list[Any] = []
-    for name in names:
-        value = known[name]
-        kind = type(value)
-        if kind is str or kind is int:
-            values.append(value)
-        elif value is None:
-            values.append("")
-        elif kind is bool:
-            values.append(int(value))
-        elif isinstance(value, list | tuple):
-            values.extend(value)
-        else:
-            values.append(value)
-    return values
+def _picker(names: tuple[str, ...]) -> Callable[[Mapping[str, Any]], tuple[Any, ...]]:
+    """Return a function that picks the values of `names`, in this order."""
+    if len(names) > 1:
+        return itemgetter(*names)
+    return lambda known: tuple(known[name] for name in names)
+
+
+def _wire(values: tuple[Any, ...]) -> list[Any]:
+    """Return values as a command takes them."""
+    rest: Sequence[Any] = ()
+    if values and isinstance(values[-1], list | tuple):
+        values, rest = values[:-1], values[-1]
+    if not _PLAIN.issuperset(map(type, values)):
+        return [*map(_converted, values), *rest]
+    return [*values, *rest]
+
+
+def _converted(value: Any) -> Any:
+    if value is None:
+        return ""
+    return int(value) if isinstance(value, bool) else value

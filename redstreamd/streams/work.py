@@ -11,7 +11,7 @@ from __future__ import annotations
 import math
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
-from functools import partial
+from functools import lru_cache, partial
 from typing import Any
 
 import attrs
@@ -94,24 +94,34 @@ class WorkQueue:
         if waits and (take.stream, take.group) in self._queues and not self._hub.draining:
             return None
         keyed = _keyed(take, principal)
-        deadline = trio.current_time() + timeout_seconds
+        plan = self._plan_take(keyed)
+        if waits:
+            deadline = trio.current_time() + timeout_seconds
 
-        def taken(first: Taken) -> Taken:
-            if waits and not (first.entries or first.replayed or self._hub.draining):
-                raise UnfinishedError(partial(self._take_queued, keyed, deadline, first))
-            return first
+            def taken(first: Taken) -> Taken:
+                if not (first.entries or first.replayed or self._hub.draining):
+                    raise UnfinishedError(partial(self._take_queued, keyed, deadline, first))
+                return first
 
-        return self._plan_take(keyed).then(taken).then(partial(self._leased, take, principal))
+            plan = plan.then(taken)
+        return plan.then(partial(self._leased, take, principal))
 
     def _leased(self, take: Take, principal: str, taken: Taken) -> Work:
         """Sign a lease for what was taken."""
         lease = None
         if taken.entries:
-            attempts = {entry.id: attempt for entry, attempt in taken.entries}
-            owner = (take.stream, take.group, take.consumer, principal)
-            limit = taken.group_limit if taken.own_limit is None else taken.own_limit
             lease = self._key.sign(
-                Lease(*owner, attempts, taken.taken_at, limit, taken.lease_ms, taken.own_limit)
+                Lease(
+                    take.stream,
+                    take.group,
+                    take.consumer,
+                    principal,
+                    {entry.id: attempt for entry, attempt in taken.entries},
+                    taken.taken_at,
+                    taken.group_limit if taken.own_limit is None else taken.own_limit,
+                    taken.lease_ms,
+                    taken.own_limit,
+                )
             )
         return Work(taken, lease)
 
@@ -192,12 +202,8 @@ class WorkQueue:
         return self._records.plan_create(stream, group, position, max_deliveries=max_deliveries).then(created)
 
     def _plan_take(self, take: Take) -> Plan[Taken]:
-        def taken(result: Taken) -> Taken:
-            if result.group_created:
-                self._hub.notify(take.stream)
-            return result
-
-        return self._leases.plan_take(take).then(taken).reworded(partial(_taking_unknown, take))
+        plan = self._leases.plan_take(take, on_created=self._hub.notify)
+        return plan.reworded(partial(_taking_unknown, take))
 
     async def _take_now(self, take: Take) -> Taken:
         return await run_plan(self._redis, self._plan_take(take))
@@ -276,6 +282,7 @@ def _taking_unknown(take: Take, error: BusError) -> BusError:
     )
 
 
+@lru_cache(maxsize=256)
 def group_position(start: str) -> str:
     """Return the last-delivered ID of a group that begins with the first entry at or after `start`."""
     position = entry_ids.position(start, argument="start")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import Annotated, Any, Literal, Protocol
 
 import attrs
@@ -109,6 +108,8 @@ def _done_unless_lost(settled: Settled) -> WorkDone:
 
 
 def _done(settled: Settled, reply: dict[str, Any] | None = None) -> WorkDone:
+    if settled.all_are(Outcome.DONE):
+        return WorkDone(list(settled.outcomes), [], [], reply, settled.kept_for)
     return WorkDone(
         done=settled.ids(Outcome.DONE),
         already_done=settled.ids(Outcome.ALREADY),
@@ -302,8 +303,8 @@ async def work_fail(call: Call[Bus], args: WorkFailArguments) -> WorkFailed:
 
 
 def _refuse_if_all_lost(settled: Settled) -> None:
-    lost: Sequence[str] = settled.ids(Outcome.LOST)
-    if lost and len(lost) == len(settled.outcomes):
+    if settled.outcomes and settled.all_are(Outcome.LOST):
+        lost = list(settled.outcomes)
         raise BusError(
             Code.LEASE_LOST,
             f"Nothing was changed: another attempt owns {', '.join(lost[:10])} now.",

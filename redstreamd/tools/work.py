@@ -179,8 +179,12 @@ def _take(call: Call[Bus], args: WorkTakeArguments) -> Take:
 
 
 def _taken(call: Call[Bus], args: WorkTakeArguments, work: Work, warning: str | None = None) -> WorkTaken:
-    shown = [view(args.stream, entry) | {"attempt": attempt} for entry, attempt in work.taken.entries]
-    taken = work.taken
+    taken, stream = work.taken, args.stream
+    shown = []
+    for entry, attempt in taken.entries:
+        line = view(stream, entry)
+        line["attempt"] = attempt
+        shown.append(line)
     if taken.replayed and not shown:
         warning = join_warnings(warning, _KEY_USED_UP)
     if taken.own_limit is None and args.max_deliveries not in (None, taken.group_limit):

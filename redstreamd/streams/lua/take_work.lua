@@ -4,9 +4,10 @@
 -- KEYS stream due_set dead_letters history take_record call_record group_hash
 -- ARGV group consumer count:int lease_ms:int foreign_idle_ms:int default_max_deliveries:int
 -- ARGV create_at resume:bool take_record_ms:int scan_from max_bytes:int
--- ARGV asked_max_deliveries call_record_ms
+-- ARGV asked_max_deliveries call_record_ms few_groups:bool batch:int
 -- REPLY now:int taken_at:int expires:int replayed:bool group_created:bool entries dead_lettered:int
 -- REPLY next_due:int scan_from:text still_held:int lease_ms:int own_limit:int group_limit:int clock_name:text
+-- REPLY groups:int largest:int
 --
 -- foreign_idle_ms idle time after which a pending entry without a lease may be taken
 -- create_at       ID to create the group at; empty: do not create it
@@ -15,6 +16,8 @@
 -- scan_from       ID at which the scan for pending entries without a lease continues
 -- max_bytes       content after which no further entry is taken
 -- call_record_ms  how long to remember this call
+-- few_groups      whether XINFO GROUPS may be asked, which costs more the more groups there are
+-- batch           new entries to read at once at first
 -- now, next_due   by the group's clock; next_due is the next due time if nothing was taken
 -- expires         when the lease ends, by the server's clock
 -- replayed        the answer comes from the record of the take
@@ -22,6 +25,8 @@
 -- still_held      entries that the consumer holds beyond those resumed
 -- lease_ms        length of the lease, if known
 -- own_limit       max_deliveries of this lease only
+-- groups          how many groups the stream has, if that was asked
+-- largest         bytes of content of the largest entry taken
 --
 -- asked_max_deliveries (empty: none) becomes the group's limit if this call creates the group. Otherwise it applies
 -- to this call and its lease, and only if it allows more deliveries than the group's.
@@ -32,12 +37,16 @@
 -- Pending entries read at a time. Entries scanned for those without a lease, while new entries may be waiting and
 -- then; and entries scanned to resume.
 local PAGE, FIRST_SCAN, LAST_SCAN, RESUME_SCAN = 100, 20, 1000, 5000
+-- Pending entries of a group up to which Redis may compare all their idle times in one command.
+local FEW_PENDING = 500
+-- New entries read at once at most, which bounds what has to be given back.
+local MAX_BATCH = 10
 -- Pages of due members that one call reads, where the first hold mostly stale members.
 local MAX_DUE_PAGES = 10
 -- Entries that one call dead-letters, and bytes of content after which it dead-letters no more.
 local MAX_DEAD_LETTERS, MAX_DEAD_LETTER_BYTES = 100, 1048576
 
-local taken, dead_lettered, created, still_held, bytes_left = {}, 0, 0, 0, max_bytes
+local taken, dead_lettered, created, still_held, bytes_left, largest = {}, 0, 0, 0, max_bytes, 0
 
 -- Try what Redis may refuse before anything is claimed. With full memory XREADGROUP is served and ZADD is not: entries
 -- could be delivered without a lease. XX adds nothing.
@@ -71,9 +80,23 @@ local function find_pending(id)
   return not found.err and found[1] or nil
 end
 
--- Not the summary, which asks each consumer.
-local first_pending = redis.pcall('XPENDING', stream, group, '-', '+', 1)
-if first_pending.err then
+-- Returns what XINFO GROUPS says of the group, and the number of groups; nil if Redis refuses, or without the group.
+local function group_info()
+  local groups = redis.pcall('XINFO', 'GROUPS', stream) -- optional
+  if groups.err then return nil end
+  for _, flat in ipairs(groups) do
+    if flat[2] == group then return map(flat), #groups end
+  end
+end
+
+local info, groups
+if few_groups then info, groups = group_info() end
+-- How many entries are pending, if few. Otherwise only whether there are any; not by the summary of XPENDING, which
+-- asks each consumer.
+local few_pending = info and info['pending'] <= FEW_PENDING
+local has_pending = info and info['pending'] > 0
+local first_pending = not info and redis.pcall('XPENDING', stream, group, '-', '+', 1)
+if first_pending and first_pending.err then
   if create_at == '' or not string.find(first_pending.err, 'NOGROUP', 1, true) then
     return first_pending
   end
@@ -84,7 +107,8 @@ if first_pending.err then
   -- The hash of an earlier group is gone, and with it the record of the clock.
   clock.unsaved = group_hash
   created = 1
-  first_pending = {}
+elseif first_pending then
+  has_pending = #first_pending > 0
 end
 
 local group_limit, own_limit = group_record.max_deliveries(group_hash, default_max_deliveries), nil
@@ -147,7 +171,10 @@ local function enough(wanted)
 end
 
 local function count_bytes(entry)
-  for _, value in ipairs(entry[2]) do bytes_left = bytes_left - #value end
+  local size = 0
+  for _, value in ipairs(entry[2]) do size = size + #value end
+  bytes_left = bytes_left - size
+  if size > largest then largest = size end
 end
 
 -- Returns why an entry is not to be delivered again; nil if it is. A counter beyond COUNTER_LIMIT would soon be beyond
@@ -259,13 +286,18 @@ local function take_due()
 end
 
 -- Takes pending entries without a lease until `wanted` are taken. Scans at most max_scanned, from where the last scan
--- ended, and once round. Compares idle times here, because XPENDING's own filter scans the whole list if nothing
--- matches.
+-- ended, and once round. Compares idle times here where many are pending, because XPENDING's own filter scans the
+-- whole list if nothing matches.
 local function take_unleased(wanted, max_scanned)
   local from_start = scan_from == '-'
   while max_scanned > 0 and not enough(wanted) do
     local size = math.min(max_scanned, PAGE)
-    local page = redis.call('XPENDING', stream, group, scan_from, '+', size)
+    local page
+    if few_pending then
+      page = redis.call('XPENDING', stream, group, 'IDLE', foreign_idle_ms, scan_from, '+', size)
+    else
+      page = redis.call('XPENDING', stream, group, scan_from, '+', size)
+    end
     max_scanned = max_scanned - math.max(#page, 1)
     for _, pending in ipairs(page) do
       if enough(wanted) then
@@ -288,27 +320,57 @@ local function take_unleased(wanted, max_scanned)
   end
 end
 
--- Takes new entries; returns them apart, because more pending ones may come before them.
+-- Gives entries back to the group as if they had not been read: those after `last`. Returns false if that is not
+-- possible. Their places in the pending entries list go last, so that a refusal loses nothing.
+local function give_back(entries, last, claimed)
+  local ids = {}
+  for index = last + 1, #entries do
+    ids[#ids + 1] = entries[index][1]
+    -- The group was set back, and the entry is leased by this call.
+    if claimed[entries[index][1]] then return false end
+  end
+  local after_read, position, moved = group_info(), entries[last][1], nil
+  local counter = after_read and after_read['entries-read']
+  if counter then
+    moved = redis.pcall('XGROUP', 'SETID', stream, group, position, 'ENTRIESREAD', counter - #ids) -- optional
+  else
+    moved = redis.pcall('XGROUP', 'SETID', stream, group, position) -- optional
+  end
+  if moved.err then return false end
+  redis.pcall('XACK', stream, group, unpack(ids)) -- optional
+  return true
+end
+
+-- Takes new entries; returns them apart, because more pending ones may come before them. Each may be huge, and what
+-- was read is delivered. So one is read at a time until their size is known; then several, because each read looks
+-- for its place in the stream. What is too much is given back.
 local function take_new()
   local new, claimed, due = {}, {}, {}
   for _, entry in ipairs(taken) do claimed[entry[1]] = entry end
   while not enough(count - #new) do
-    -- One at a time, because each may be huge, and what was read is delivered.
-    local read = redis.call('XREADGROUP', 'GROUP', group, consumer, 'COUNT', 1, 'STREAMS', stream, '>')
-    local entry = read and read[1][2][1]
-    if not entry then break end
-    local again = claimed[entry[1]]
-    if again then
-      set_due(due_set, now + lease_ms, entry[1] .. '/1')
-      -- The group was set back, so an entry that was just claimed is read again, which counts from 1.
-      local stale = entry[1] .. '/' .. again[2]
-      again[2] = 1
-      remove_due(due_set, stale)
-    else
-      count_bytes(entry)
-      new[#new + 1] = {entry[1], 1, entry[2]}
-      due[#due + 1], due[#due + 2] = now + lease_ms, entry[1] .. '/1'
+    local size = math.max(1, math.min(count - #new - #taken, batch, MAX_BATCH))
+    local read = redis.call('XREADGROUP', 'GROUP', group, consumer, 'COUNT', size, 'STREAMS', stream, '>')
+    local entries, keep_all = read and read[1][2] or {}, false
+    for index, entry in ipairs(entries) do
+      if index > 1 and bytes_left <= 0 and not keep_all then
+        if give_back(entries, index - 1, claimed) then break end
+        keep_all = true
+      end
+      local again = claimed[entry[1]]
+      if again then
+        set_due(due_set, now + lease_ms, entry[1] .. '/1')
+        -- The group was set back, so an entry that was just claimed is read again, which counts from 1.
+        local stale = entry[1] .. '/' .. again[2]
+        again[2] = 1
+        remove_due(due_set, stale)
+      else
+        count_bytes(entry)
+        new[#new + 1] = {entry[1], 1, entry[2]}
+        due[#due + 1], due[#due + 2] = now + lease_ms, entry[1] .. '/1'
+      end
     end
+    if #entries < size then break end
+    batch = math.floor(bytes_left / math.max(largest, 1))
   end
   if #due > 0 then set_all_due(due_set, due) end
   return new
@@ -319,9 +381,9 @@ if resume then
 else
   take_due()
   -- A short scan first, so that new entries never hide those without a lease; a long one where too little is new.
-  if #first_pending > 0 then take_unleased(count, FIRST_SCAN) end
+  if has_pending then take_unleased(count, FIRST_SCAN) end
   local new = take_new()
-  if #first_pending > 0 then take_unleased(count - #new, LAST_SCAN) end
+  if has_pending then take_unleased(count - #new, LAST_SCAN) end
   for _, entry in ipairs(new) do
     taken[#taken + 1] = entry
   end
@@ -354,5 +416,6 @@ end
 return reply({
   now = now, taken_at = at, expires = server_now + lease_ms, group_created = created == 1, entries = taken,
   dead_lettered = dead_lettered, next_due = next_due, scan_from = scan_from, still_held = still_held,
-  lease_ms = lease_ms, own_limit = own_limit, group_limit = group_limit, clock_name = clock.name,
+  lease_ms = lease_ms, own_limit = own_limit, group_limit = group_limit, clock_name = clock.name, groups = groups,
+  largest = largest,
 })
