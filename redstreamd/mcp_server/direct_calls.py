@@ -7,6 +7,7 @@ understood is left to the SDK's kernel, which comes to the same `Toolbox`.
 
 from __future__ import annotations
 
+import time
 from collections.abc import Awaitable, Callable
 from functools import partial
 from typing import Any, Final
@@ -57,17 +58,19 @@ class DirectPath:
     def __call__(self, exchange: Exchange, call: PlainCall) -> bool:
         """Take a call; False if it is left to the kernel, and then nothing was done."""
         toolbox = self.toolbox
-        tool = toolbox.by_name.get(call.tool)
-        if tool is None:
+        began = time.perf_counter()
+        prepared = toolbox.prepared.get(call.tool) or toolbox.prepare(call.tool)
+        if prepared is None:
+            return False
+        arguments = prepared.decode(call.arguments, call.colons)
+        if arguments is None:
             return False
         end = self._ends[call.era]
         try:
-            invocation = toolbox.begin_plain(tool, call.arguments, call.colons, exchange.session.principal)
+            invocation = toolbox.check(prepared, arguments, exchange.session.principal, began)
         except BusError as error:
             exchange.answer(_line(exchange, failure(error), end))
             return True
-        if invocation is None:
-            return False
         direct = _DirectCall(self, exchange, invocation, end)
         if toolbox.rules.admit is None:
             direct.run()

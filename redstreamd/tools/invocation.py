@@ -2,8 +2,8 @@
 
 The steps are: `Toolbox.begin` makes an invocation (structure, needs, authorise), then `admit`, `run` and
 `end`; `answer` takes all of them in order, in a task. The direct path has no task for a call that is one
-round trip: it begins with `Toolbox.begin_plain`, and in the place of `run` it takes the tool's plan. What it
-cannot finish itself goes on with `answer`.
+round trip: it decodes the arguments itself, goes on with `Toolbox.check`, and in the place of `run` it takes
+the tool's plan. What it cannot finish itself goes on with `answer`.
 
 How a call can end:
 

@@ -18,7 +18,6 @@ from operator import attrgetter
 from typing import Any, Final, Generic, NoReturn, TypeVar
 
 import attrs
-import msgspec
 
 from redstreamd import strict_json
 from redstreamd.errors import BusError
@@ -55,10 +54,11 @@ _Key = tuple[Principal, str, object]
 
 
 @attrs.frozen
-class _Prepared:
+class Prepared:
     """A tool as it is compiled.
 
     Attributes:
+        tool: The tool.
         decode: Builds its arguments from plain text.
         named: Returns the streams in the arguments, if these alone decide what the tool needs, and each
             argument names one.
@@ -66,6 +66,7 @@ class _Prepared:
         checks: The arguments that name groups and consumers, with the function that checks each.
     """
 
+    tool: Tool[Any]
     decode: ArgumentDecoder
     named: Callable[[object], object] | None
     lease: str | None
@@ -89,7 +90,7 @@ class Toolbox(Generic[BusT]):
 
     Attributes:
         timeout_seconds: The time limit of a call.
-        by_name: The tools that `find` finds.
+        prepared: The tools that were compiled, by name.
         rules: What every call is subject to.
     """
 
@@ -131,9 +132,8 @@ class Toolbox(Generic[BusT]):
         self.rules = Rules(bus, authorise, admit, on_ended, timeout_seconds, default_wait_seconds)
         self._offered = registry.for_profiles(self._profiles)
         self._max_nesting = max_nesting
-        self._prepared = _Made(self._prepare)
+        self.prepared = _Made(self._prepare)
         self._structure = _Made(self._structurer)
-        self.by_name = {tool.name: tool for tool in self._offered}
         # What was found right, by principal, tool and names; the oldest is forgotten first.
         self._permitted: dict[_Key, Sequence[Need]] = {}
 
@@ -150,7 +150,7 @@ class Toolbox(Generic[BusT]):
             ValueError: A tool takes a lease, and nothing is given that reads it.
         """
         for tool in self._offered:
-            self._prepared[tool.name], self._structure[tool.name]
+            self.prepared[tool.name], self._structure[tool.name]
         self.listing  # noqa: B018
 
     def find(self, name: str) -> Tool[Any]:
@@ -164,6 +164,10 @@ class Toolbox(Generic[BusT]):
             return self._offered.get(name)
         except UnknownToolError as unknown:
             raise UnknownToolError(name, unknown.nearest, self._explain(unknown)) from None
+
+    def prepare(self, name: str) -> Prepared | None:
+        """Return the tool of this name, compiled; None if it is not offered."""
+        return self.prepared[name] if name in self._offered else None
 
     def begin(self, tool: Tool[Any], arguments: object, principal: Principal) -> Invocation[BusT]:
         """Structure the arguments, and check the names in them and the permissions that the call needs.
@@ -184,31 +188,25 @@ class Toolbox(Generic[BusT]):
             structured = self._structure[tool.name](arguments)
         except Exception as error:  # noqa: BLE001 - the boundary: a defect must not end the connection
             self._refuse(tool, principal, (), began, as_bus_error(tool, error))
-        return self._begin(self._prepared[tool.name], tool, structured, principal, began)
+        return self.check(self.prepared[tool.name], structured, principal, began)
 
-    def begin_plain(
-        self, tool: Tool[Any], text: bytes | msgspec.Raw, colons: int, principal: Principal
-    ) -> Invocation[BusT] | None:
-        """As `begin`, with the text of the arguments; None if that is for `begin`, after decoding it.
+    def check(
+        self, prepared: Prepared, structured: Any, principal: Principal, began: float
+    ) -> Invocation[BusT]:
+        """Check the names and the permissions, and return the call that may be admitted.
+
+        A call that is refused here has ended, and was reported.
 
         Args:
-            tool: One that `find` returned.
-            text: A JSON text for which `strict_json.text_is_plain` is true.
-            colons: How many colons the text has.
+            prepared: The tool.
+            structured: The arguments, as `Prepared.decode` or a `Structurer` returned them.
             principal: On whose behalf the call is made.
+            began: When the call began, by `time.perf_counter`.
 
         Raises:
             BusError: As `begin`.
         """
-        began = time.perf_counter()
-        prepared = self._prepared[tool.name]
-        given = prepared.decode(text, colons)
-        return None if given is None else self._begin(prepared, tool, given, principal, began)
-
-    def _begin(
-        self, prepared: _Prepared, tool: Tool[Any], structured: Any, principal: Principal, began: float
-    ) -> Invocation[BusT]:
-        """Check the names and the permissions, and return the call that may be admitted."""
+        tool = prepared.tool
         needs: Sequence[Need] = ()
         lease: Lease | None = None
         try:
@@ -263,14 +261,15 @@ class Toolbox(Generic[BusT]):
     def _structurer(self, name: str) -> Structurer[Any]:
         return Structurer(self._offered.get(name).arguments, max_nesting=self._max_nesting)
 
-    def _prepare(self, name: str) -> _Prepared:
+    def _prepare(self, name: str) -> Prepared:
         tool = self._offered.get(name)
         named = names_in(tool.arguments)
         lease = next((argument for argument, what in named.items() if what is NameOf.LEASE), None)
         if lease is not None and self._read_lease is None:
             raise ValueError(f"tool {tool.name} takes a lease, and nothing is given that reads it")
         checks = {NameOf.GROUP: self._names.check_group, NameOf.CONSUMER: self._names.check_consumer}
-        return _Prepared(
+        return Prepared(
+            tool,
             ArgumentDecoder(tool.arguments),
             _names_streams(tool),
             lease,
@@ -324,7 +323,7 @@ class Toolbox(Generic[BusT]):
 
 
 def _names_streams(tool: Tool[Any]) -> Callable[[object], object] | None:
-    """Return what returns the streams in a tool's arguments, see `_Prepared.named`."""
+    """Return what returns the streams in a tool's arguments, see `Prepared.named`."""
     if not isinstance(tool.needs, StreamNeeds) or not tool.needs.terms:
         return None
     arguments = list(dict.fromkeys(argument for argument, _, _ in tool.needs.terms))
