@@ -22,8 +22,7 @@ from hypothesis import strategies as st
 from redstreamd import __version__
 from redstreamd.mcp_server.direct_calls import DirectPath
 from redstreamd.mcp_server.server_info import NAME, TITLE
-from redstreamd.mcpio.connection_state import Era
-from redstreamd.mcpio.exchange import Exchange
+from redstreamd.mcpio.exchange import Exchange, Sink
 from redstreamd.mcpio.kernels import DirectPath as TakesCalls
 from redstreamd.mcpio.plain_calls import PlainCall
 from redstreamd.policy import Principal
@@ -31,7 +30,6 @@ from redstreamd.settings import Settings, ToolsSettings
 from redstreamd.streams.bus import Bus
 from redstreamd.tools.catalog import REGISTRY
 from redstreamd.tools.definition import Tool
-from redstreamd.tools.results import Result
 from redstreamd.tools.schema import arguments_schema
 from tests.support.buses import running_bus
 from tests.support.calls import ME, call
@@ -450,19 +448,42 @@ async def test_the_first_line_of_a_connection_is_answered_the_same_on_both_ways(
 # --- A wrong path is found ---------------------------------------------------------------------
 
 
-class _Rewriting(DirectPath):
-    """A direct path whose answers are changed."""
+@attrs.define
+class _Changing:
+    """A sink that changes the answers that go to another."""
+
+    sink: Sink
+    changed: Callable[[bytes], bytes]
+
+    def send(self, line: bytes) -> None:
+        self.sink.send(self.changed(line))
+
+
+class _Wrong(DirectPath):
+    """A direct path whose messages are changed."""
 
     def __init__(self, surface: Surface) -> None:
         path = surface.path
         super().__init__(path.toolbox, path.redis, {"name": NAME, "title": TITLE, "version": __version__})
 
+    def __call__(self, exchange: Exchange, call: PlainCall) -> bool:
+        exchange.sink = _Changing(exchange.sink, self.changed_line)
+        return super().__call__(exchange, call)
+
+    def changed_line(self, line: bytes) -> bytes:
+        raise NotImplementedError
+
+
+class _Rewriting(_Wrong):
+    """A direct path whose answers are changed."""
+
     def rewritten(self, message: dict[str, Any]) -> None:
         raise NotImplementedError
 
-    def line(self, exchange: Exchange, era: Era, result: Result) -> bytes:
-        message = json.loads(super().line(exchange, era, result))
-        self.rewritten(message)
+    def changed_line(self, line: bytes) -> bytes:
+        message = json.loads(line)
+        if "result" in message:
+            self.rewritten(message)
         return json.dumps(message).encode() + b"\n"
 
 
@@ -516,11 +537,12 @@ class _Lenient(_Rewriting):
 
     def __call__(self, exchange: Exchange, call: PlainCall) -> bool:
         try:
-            arguments = json.loads(call.arguments)
+            arguments = json.loads(bytes(call.arguments))
         except ValueError:
             return super().__call__(exchange, call)
         changed = json.dumps(self.changed(arguments)).encode()
-        return super().__call__(exchange, msgspec.structs.replace(call, arguments=changed))
+        plain = msgspec.structs.replace(call, arguments=msgspec.Raw(changed), colons=changed.count(b":"))
+        return super().__call__(exchange, plain)
 
     def changed(self, arguments: Any) -> Any:
         return arguments
@@ -536,13 +558,9 @@ class _UnknownArgumentsAreIgnored(_Lenient):
         return {name: value for name, value in arguments.items() if name in known}
 
 
-class _AnswersTwice(DirectPath):
-    def __init__(self, surface: Surface) -> None:
-        path = surface.path
-        super().__init__(path.toolbox, path.redis, {"name": NAME, "title": TITLE, "version": __version__})
-
-    def line(self, exchange: Exchange, era: Era, result: Result) -> bytes:
-        return 2 * super().line(exchange, era, result)
+class _AnswersTwice(_Wrong):
+    def changed_line(self, line: bytes) -> bytes:
+        return 2 * line
 
 
 WRONG: list[type[DirectPath]] = [
