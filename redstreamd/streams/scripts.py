@@ -136,7 +136,7 @@ class NamedScript(Script):
             known = given | _derived(self._group_keys, given["stream"], given["group"])
         if known.keys() != self._declared:
             raise TypeError(f"missing or unknown operands: {sorted(known.keys() ^ self._declared)}")
-        return list(self._pick_keys(known)), _wire(self._pick_arguments(known))
+        return _wire(self._pick_keys(known)), _wire(self._pick_arguments(known))
 
 
 def load(*names: str) -> NamedScript:

@@ -96,6 +96,16 @@ def test_what_is_no_token_is_refused(token: str) -> None:
         KEY.read(token)
 
 
+@pytest.mark.parametrize("length", [16, 32, 64, 65, 200])
+def test_a_token_is_authenticated_by_hmac_whatever_the_length_of_the_key(length: int) -> None:
+    key = bytes(range(length))
+    token = LeaseKey(key).sign(Lease("s", "g", "c", "me", {"1-1": 1}, 1, 10))
+    text = token.removeprefix("lease2.")
+    raw = base64.urlsafe_b64decode(text + "=" * (-len(text) % 4))
+    assert raw[-16:] == hmac.digest(key, raw[:-16], "sha256")[:16]
+    assert LeaseKey(key).read(token).attempts == {"1-1": 1}
+
+
 def test_another_key_refuses() -> None:
     token = KEY.sign(Lease("s", "g", "c", "unix", {"1-0": 1}, 1, 10))
     with pytest.raises(BusError):

@@ -8,12 +8,14 @@ import trio
 import trio.testing
 
 from redstreamd.errors import BusError, Code
+from redstreamd.redisio.target import Target
 from redstreamd.streams.bounds import Bounds
 from redstreamd.streams.bus import Bus
 from redstreamd.streams.entry_codec import Stamp, decode
 from redstreamd.streams.leases import Action, Outcome, Take
 from redstreamd.streams.names import Kind, companion_key
 from redstreamd.streams.work import Work, group_position
+from tests.faults.calling import bus_at
 from tests.support.buses import asleep, running_bus
 from tests.support.server_clock import milliseconds
 from tests.support.servers import Server
@@ -339,6 +341,50 @@ async def test_a_take_ends_where_entries_are_large(bus: Bus, server: Server) -> 
     assert ids(resumed) == ["1-1", "2-1"]
     held = await bus.work.take(attrs.evolve(take(count=100), resume=True), "me")
     assert ids(held) == ["3-1", "4-1", "5-1"]
+
+
+async def test_entries_that_were_read_beyond_the_limit_go_back_to_the_group_as_new(
+    bus: Bus, server: Server
+) -> None:
+    """After small entries several are read at once; what is too much was never delivered."""
+    sizes = [10] * 3 + [10, 40_000, 10, 10, 50_000, 10]
+    for n, size in enumerate(sizes[:3]):
+        server.command("XADD", "s", f"{n + 1}-1", "n", "x" * size)
+    assert len(ids(await bus.work.take(take(count=3), "me"))) == 3
+    for n, size in enumerate(sizes[3:], 3):
+        server.command("XADD", "s", f"{n + 1}-1", "n", "x" * size)
+
+    async def taken() -> list[tuple[str, int]]:
+        work = await bus.work.take(take(count=100), "me")
+        return [(entry.id, attempt) for entry, attempt in work.taken.entries]
+
+    for expected, read in (([4, 5], 5), ([6, 7, 8], 8), ([9], 9)):
+        assert await taken() == [(f"{n}-1", 1) for n in expected]
+        [flat] = server.command("XINFO", "GROUPS", "s")
+        group = dict(zip(flat[::2], flat[1::2], strict=True))
+        assert group[b"pending"] == read
+        assert group[b"last-delivered-id"] == f"{read}-1".encode()
+        # Redis 6.2 does not count them.
+        assert group.get(b"entries-read", read) == read
+        assert group.get(b"lag", len(sizes) - read) == len(sizes) - read
+    assert server.command("ZCARD", companion_key("s", Kind.DUE, "g")) == len(sizes)
+
+
+async def test_what_cannot_be_given_back_is_taken_whole(server: Server) -> None:
+    """A user without XGROUP SETID loses no entry that was read beyond the limit."""
+    server.command("ACL", "SETUSER", "narrow", "on", "nopass", "~*", "&*", "+@all", "-xgroup")
+    server.command("XGROUP", "CREATE", "s", "g", "0", "MKSTREAM")
+    try:
+        async with bus_at(Target(path=server.path, username="narrow")) as bus:
+            server.command("XADD", "s", "1-1", "n", "x")
+            assert ids(await bus.work.take(take(), "me")) == ["1-1"]
+            for n in range(2, 6):
+                server.command("XADD", "s", f"{n}-1", "n", "x" * 40_000)
+            work = await bus.work.take(take(count=10), "me")
+            assert ids(work) == ["2-1", "3-1", "4-1", "5-1"]
+            assert set((await settle(bus, work)).values()) == {Outcome.DONE}
+    finally:
+        server.command("ACL", "DELUSER", "narrow")
 
 
 async def test_a_key_stands_for_nothing_once_its_group_was_destroyed(bus: Bus, server: Server) -> None:
