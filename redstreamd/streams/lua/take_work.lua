@@ -117,8 +117,11 @@ if asked_max_deliveries ~= '' and group_record.allows_more(tonumber(asked_max_de
 end
 local max_deliveries = own_limit or group_limit
 
-local did_before = {}
-for number in string.gmatch(sent_before or '0 0 0', '%d+') do did_before[#did_before + 1] = tonumber(number) end
+local did_before = {0, 0, 0}
+if sent_before and sent_before ~= '' then
+  did_before = {}
+  for number in string.gmatch(sent_before, '%d+') do did_before[#did_before + 1] = tonumber(number) end
+end
 
 local function last_delivered()
   for _, flat in ipairs(redis.call('XINFO', 'GROUPS', stream)) do
