@@ -21,7 +21,7 @@ from redstreamd.mcpio.exchange import Exchange
 from redstreamd.mcpio.plain_calls import PlainCall
 from redstreamd.redisio.client import Redis
 from redstreamd.redisio.pipeline import Request
-from redstreamd.streams.plans import Plan, UnfinishedError, complete_plan
+from redstreamd.streams.plans import Pause, Plan, UnfinishedError, complete_plan
 from redstreamd.tools.invocation import CANCELLED, OK, Admit, Invocation, as_bus_error
 from redstreamd.tools.results import Result, failure, success
 from redstreamd.tools.toolbox import Toolbox
@@ -87,7 +87,7 @@ def _line(exchange: Exchange, result: Result, end: bytes) -> bytes:
 class _DirectCall(msgspec.Struct, eq=False):
     """One call on the direct path.
 
-    Invariant: exactly one of these will end it: the reply to come, a task, a place in a queue.
+    Invariant: exactly one of these will end it: the reply to come, a pause, a task, a place in a queue.
 
     Attributes:
         path: Took it.
@@ -96,6 +96,8 @@ class _DirectCall(msgspec.Struct, eq=False):
         end: What follows on the members of its result.
         plan: The call as one round trip, if it is one.
         request: The command that was sent.
+        pause: What it waits for, once its plan has asked for that.
+        rest: How it goes on in a task instead; set with `pause`.
     """
 
     path: DirectPath
@@ -105,6 +107,8 @@ class _DirectCall(msgspec.Struct, eq=False):
     # Set when there is one, before anything reads it.
     plan: Plan[Any] = None  # type: ignore[assignment]
     request: Request | None = None
+    pause: Pause | None = None
+    rest: Callable[[], Awaitable[object]] | None = None
 
     def admit(self, admit: Admit) -> None:
         """Run the call once it is admitted."""
@@ -147,13 +151,13 @@ class _DirectCall(msgspec.Struct, eq=False):
     def _on_reply(self, reply: Any) -> None:
         exchange, plan = self.exchange, self.plan
         awaited = exchange.is_open and not exchange.is_dropped
-        result = go_on = None
+        result = go_on = pause = None
         try:
             if not isinstance(reply, Exception):
                 # Also if nobody waits: the domain takes note of what happened.
                 result = success(plan.read(reply))
         except UnfinishedError as unfinished:
-            go_on = unfinished.go_on
+            go_on, pause = unfinished.go_on, unfinished.pause
         except Exception as error:  # noqa: BLE001 - the boundary, as above
             if exchange.is_open:
                 self._fail(error)
@@ -163,13 +167,37 @@ class _DirectCall(msgspec.Struct, eq=False):
                 self._end_cancelled()
         elif result is not None:
             self._answer(result, OK)
+        elif pause is not None and exchange.progress_token is None:
+            self._sleep(pause, go_on)
         elif go_on is not None:
             self._start(go_on)
         else:
             self._complete(reply)
 
+    def _sleep(self, pause: Pause, rest: Callable[[], Awaitable[object]] | None) -> None:
+        """Send the plan again after a pause. Progress would need a task."""
+        self.pause, self.rest = pause, rest
+        self.exchange.on_cancel = self._end_cancelled
+        try:
+            pause.begin(self._send_again)
+        except BusError as error:
+            self._fail(error)
+
+    def _send_again(self) -> None:
+        plan = self.plan
+        try:
+            self.request = self.path.redis.submit(plan.write, self._on_reply, key=plan.stream, role=plan.role)
+        except Exception as error:  # noqa: BLE001 - as in `run`
+            self._complete(error)
+            return
+        self.exchange.on_cancel = self._cancel
+
     def _complete(self, after: Exception) -> None:
         """Go on with the plan in a task."""
+        if self.rest is not None:
+            # It knows what an error in the middle of the call means.
+            self._start(self.rest)
+            return
         redis, plan, request = self.path.redis, self.plan, self.request
         # A request that was sent has had its time since then.
         deadline = (
@@ -187,6 +215,8 @@ class _DirectCall(msgspec.Struct, eq=False):
         invocation = self.invocation
         invocation.end(outcome, 0 if invocation.rules.on_ended is None else result.size)
         self.exchange.answer(_line(self.exchange, result, self.end))
+        if self.pause is not None:
+            self.pause.end()
 
     def _cancel(self) -> None:
         # A command that was sent ends the call by its reply, if nobody waits for the answer. Who waits is
@@ -198,11 +228,15 @@ class _DirectCall(msgspec.Struct, eq=False):
             self.exchange.on_cancel = self._end_cancelled
 
     def _end_cancelled(self) -> None:
+        if self.pause is not None:
+            self.pause.end()
         self.invocation.end(CANCELLED)
         self.exchange.answer_unknown()
 
     def _start(self, go_on: Callable[[], Awaitable[object]] | None) -> None:
         """Run the tool's handler, or the rest of a call, in a task."""
+        if self.pause is not None:
+            self.pause.end()
         scope = trio.CancelScope()
         exchange = self.exchange
         exchange.on_cancel = scope.cancel

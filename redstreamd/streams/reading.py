@@ -24,7 +24,7 @@ from redstreamd.streams.error_context import check_exists, explain_errors
 from redstreamd.streams.listing import Lister
 from redstreamd.streams.plans import Plan, UnfinishedError, run_plan
 from redstreamd.streams.tail_hub import TailHub
-from redstreamd.streams.waiting import ReadResult, read_until_found
+from redstreamd.streams.waiting import ReadResult, Sleep, read_until_found
 
 #: With a filter: the size at which a reply ends early, and the replies of one call, for large entries.
 _SCANNED_BYTES, _MAX_REPLIES = 1_048_576, 32
@@ -242,18 +242,30 @@ class Reader:
         Cancellation: leaves nothing behind; the same cursor can be used again.
         """
         deadline = trio.current_time() + timeout_seconds
-        # Without a filter, what woke it is what it waits for.
-        with self._hub.watch(streams, is_eager=not filter) as watch:
+        return await self._wait(streams, cursor, count, deadline, filter, first_may_fail=False)
+
+    async def _wait(
+        self,
+        streams: Sequence[str],
+        cursor: str | None,
+        count: int,
+        deadline: float,
+        wanted: Mapping[str, Any] | None,
+        *,
+        first_may_fail: bool,
+    ) -> Waited:
+        # What is added matches where there is no filter.
+        with self._hub.watch(streams, is_eager=not wanted) as watch:
             start, absent = await self._start(streams, cursor)
             positions = dict(start)
             found: list[tuple[str, RawEntry]] = []
 
             async def read() -> ReadResult:
-                more = await self._read_next(streams, positions, found, count, filter)
+                more = await self._read_next(streams, positions, found, count, wanted)
                 # With a filter there may be more although nothing matched.
                 return ReadResult.FOUND if found else ReadResult.MORE if more else ReadResult.EMPTY
 
-            await read_until_found(deadline, read, hub=self._hub, watch=watch, first_may_fail=False)
+            await read_until_found(deadline, read, hub=self._hub, watch=watch, first_may_fail=first_may_fail)
         return Waited(found, start, positions, absent)
 
     def plan_wait(self, stream: str, cursor: str, *, count: int, timeout_seconds: float) -> Plan[Waited]:
@@ -264,16 +276,19 @@ class Reader:
         """
         deadline = trio.current_time() + timeout_seconds
         (at,) = entry_ids.split_cursor((stream,), cursor)
+        # Before the read is sent: it notes whether the stream changes meanwhile.
+        sleep = Sleep(self._hub, stream, deadline)
 
         def wait() -> Awaitable[Waited]:
-            seconds = max(0.0, deadline - trio.current_time())
-            return self.wait((stream,), cursor=cursor, count=count, timeout_seconds=seconds)
+            # An outage after the first read is waited out.
+            may_fail = sleep.has_begun
+            return self._wait((stream,), cursor, count, deadline, None, first_may_fail=may_fail)
 
         def read(batch: Batch) -> Waited:
-            if not batch.entries:
-                raise UnfinishedError(wait)
+            if not (batch.entries or self._hub.draining or trio.current_time() >= deadline):
+                raise UnfinishedError(wait, sleep)
             entries = [(stream, entry) for entry in batch.entries]
-            return Waited(entries, {stream: at}, {stream: batch.entries[-1].id}, [])
+            return Waited(entries, {stream: at}, {stream: _last(batch.entries, at)}, [])
 
         def reword(error: BusError) -> BusError:
             if error.code is Code.TIMEOUT and trio.current_time() < deadline:

@@ -41,6 +41,7 @@ from redstreamd.redisio import Role
 from redstreamd.redisio.client import Redis
 from redstreamd.redisio.redis_errors import ConnectionEnded, ServerReplied
 from redstreamd.streams.concurrency import gather
+from redstreamd.streams.deadlines import Deadline, Deadlines
 
 #: Keys armed by one command: 10,000 keys take 20 round trips, and other commands wait well under a
 #: millisecond.
@@ -169,6 +170,7 @@ class TailHub:
         self._sweep_seconds = sweep_seconds
         self._poll_seconds = poll_seconds
         self._watches = 0
+        self._deadlines = Deadlines()
         self._keys: dict[bytes, _Key] = {}
         # Armed keys without watchers, the first to be forgotten first. Invariant: each is in _keys.
         self._idle: dict[bytes, None] = {}
@@ -263,6 +265,14 @@ class TailHub:
                 self._arm([name])
             self._keep_armed(name)
 
+    def wake_at(self, deadline: float, watcher: Watcher) -> Deadline:
+        """Wake a watcher at a time by trio's clock, unless `forget_deadline` comes first."""
+        return self._deadlines.add(deadline, watcher.wake)
+
+    def forget_deadline(self, deadline: Deadline) -> None:
+        """Undo `wake_at`; nothing happens if the watcher was woken. Idempotent."""
+        self._deadlines.remove(deadline)
+
     def armed_by(self, key: str) -> int:
         """Return a number that stays the same as long as each change of `key` is pushed; 0 if it is not.
 
@@ -295,16 +305,18 @@ class TailHub:
 
         `on_progress` is called at least once a sweep, for the watchdog.
         """
-        task_status.started()
-        while True:
-            # Keys that could not be armed because Redis is away are tried again soon, too.
-            fast = self._unarmed or self._refused_epoch == self._epoch
-            with trio.move_on_after(self._poll_seconds if fast else self._sweep_seconds) as sweep:
-                await self._work.wait()
-            if sweep.cancelled_caught:
-                self._unarm_all()
-            on_progress()
-            await self._arm_all()
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(self._deadlines.run)
+            task_status.started()
+            while True:
+                # Keys that could not be armed because Redis is away are tried again soon, too.
+                fast = self._unarmed or self._refused_epoch == self._epoch
+                with trio.move_on_after(self._poll_seconds if fast else self._sweep_seconds) as sweep:
+                    await self._work.wait()
+                if sweep.cancelled_caught:
+                    self._unarm_all()
+                on_progress()
+                await self._arm_all()
 
     @property
     def _is_tracking(self) -> bool:

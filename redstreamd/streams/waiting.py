@@ -1,7 +1,8 @@
 """Waiting for something that a read of Redis does not find yet.
 
-Owns the loop of every such wait: reset the watch, read, wait for a change. No change between the read and the
-wait is missed, and an outage of Redis is waited out.
+Owns the loop of every such wait, in a task and without one: reset the watch, read, wait for a change. No
+change between the read and the wait is missed. In a task an outage of Redis is waited out; without one, who
+reads has to go on in a task then.
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ from collections.abc import Awaitable, Callable
 import trio
 
 from redstreamd.errors import BusError, Code
+from redstreamd.streams.deadlines import Deadline
 from redstreamd.streams.tail_hub import TailHub, Watch
 
 #: Errors that may go away by themselves.
@@ -70,3 +72,88 @@ async def read_until_found(
         if result is ReadResult.EMPTY:
             with trio.move_on_at(next_read):
                 await watch.changed()
+
+
+class Sleep:
+    """The wait of a call that reads one stream again when it changes: a record in the hub, without a task.
+
+    Behaviour:
+        See `plans.Pause`. It also ends at its deadline, and when the hub drains: then there is one more read.
+
+    Attributes:
+        keys: The stream.
+        is_eager: True: what is added is what the call waits for.
+    """
+
+    # Invariant: while _resume is set, whatever happened since the last read was sent is yet to wake it.
+    __slots__ = (
+        "_alarm",
+        "_armed_by",
+        "_deadline",
+        "_hub",
+        "_is_added",
+        "_is_woken",
+        "_resume",
+        "_stream",
+        "keys",
+    )
+
+    is_eager = True
+
+    def __init__(self, hub: TailHub, stream: str, deadline: float) -> None:
+        """Prepare a wait until `deadline`; to be made before the first read is sent."""
+        self.keys = frozenset((stream.encode(),))
+        self._hub = hub
+        self._stream = stream
+        self._deadline = deadline
+        self._armed_by = hub.armed_by(stream)
+        self._is_added = False
+        self._alarm: Deadline | None = None
+        # A change came while its read was on the way.
+        self._is_woken = False
+        self._resume: Callable[[], None] | None = None
+
+    @property
+    def has_begun(self) -> bool:
+        """Whether a read succeeded and found nothing."""
+        return self._alarm is not None
+
+    @property
+    def waiting(self) -> int:
+        """1 while it sleeps, else 0."""
+        return int(self._resume is not None)
+
+    def begin(self, resume: Callable[[], None]) -> None:
+        """Call `resume` once there may be something to read; at once if that was so since the last read.
+
+        Raises:
+            BusError: RATE_LIMITED if too many wait.
+        """
+        if self._alarm is None:
+            self._hub.add(self)
+            self._is_added = True
+            self._alarm = self._hub.wake_at(self._deadline, self)
+            # What came before it was armed was not pushed. If it is being armed, that wakes.
+            armed_by = self._hub.armed_by(self._stream)
+            self._is_woken = self._is_woken or (armed_by != 0 and armed_by != self._armed_by)
+        else:
+            self._hub.arm(self)
+        self._resume = resume
+        if self._is_woken:
+            self.wake()
+
+    def wake(self) -> None:
+        """Have the call read again, or remember that it must."""
+        resume, self._resume = self._resume, None
+        self._is_woken = resume is None
+        if resume is not None:
+            resume()
+
+    def end(self) -> None:
+        """Sleep no more. Idempotent."""
+        self._resume = None
+        if self._is_added:
+            self._is_added = False
+            self._hub.remove(self)
+        if self._alarm is not None:
+            self._hub.forget_deadline(self._alarm)
