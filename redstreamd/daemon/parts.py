@@ -14,7 +14,7 @@ from redstreamd import __version__
 from redstreamd.event_log.event_log import EventLog
 from redstreamd.event_log.texts import record
 from redstreamd.mcp_server.direct_calls import DirectPath
-from redstreamd.mcp_server.server_info import NAME, TITLE
+from redstreamd.mcp_server.server_info import NAME, TITLE, greeting
 from redstreamd.mcpio.limits import Limits
 from redstreamd.mcpio.pending_kernels import PendingKernels
 from redstreamd.presentation.daemon_health import DaemonHealth
@@ -32,7 +32,7 @@ from redstreamd.streams.bus import Bus
 from redstreamd.streams.lease_tokens import LeaseKey
 from redstreamd.streams.subscriptions.feeds import Feeds
 from redstreamd.streams.subscriptions.updates import Updates
-from redstreamd.tools.catalog import REGISTRY
+from redstreamd.tools.catalog import INSTRUCTIONS, REGISTRY
 from redstreamd.tools.definition import Profile
 from redstreamd.tools.toolbox import Toolbox, toolbox_over
 
@@ -112,7 +112,7 @@ def build_parts(settings: Settings, resources: AsyncExitStack) -> Parts:
         daemon_health,
         toolbox,
         Views(bus, daemon_health),
-        PendingKernels(),
+        PendingKernels(greeting(__version__, INSTRUCTIONS)),
         direct_path,
         limits,
         embedded,

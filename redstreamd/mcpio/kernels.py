@@ -76,8 +76,11 @@ class Kernels(Protocol):
     The other methods may be called once `ready` has returned to somebody.
     """
 
-    async def ready(self) -> None:
-        """Return once kernels can be made: the SDK is imported while clients are served. Can be cancelled."""
+    async def ready(self, method: str, params: Params) -> None:
+        """Return once a kernel can be made for a session that begins with this request. Can be cancelled.
+
+        The SDK is imported while clients are served.
+        """
         ...
 
     def era_of(self, method: str, params: Params) -> Era:

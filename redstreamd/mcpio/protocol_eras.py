@@ -100,7 +100,7 @@ class Kernels:
         """Serve with the handlers of `server`, which find the principal as their lifespan context."""
         self._server = server
 
-    async def ready(self) -> None:
+    async def ready(self, method: str, params: Params) -> None:
         """Return at once."""
 
     def era_of(self, method: str, params: Params) -> Era:

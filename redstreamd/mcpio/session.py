@@ -288,7 +288,7 @@ class Session:
         """Return the kernel for a request: the session's, once the client has shown its era."""
         if self._kernel is None:
             # The messages that follow wait meanwhile, so their order is kept.
-            await self._kernels.ready()
+            await self._kernels.ready(exchange.method, exchange.params)
         kernel = self._kernel
         if kernel is not None and kernel.settled:
             return kernel

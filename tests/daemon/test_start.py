@@ -15,6 +15,7 @@ from typing import Any
 
 import pytest
 
+from redstreamd.mcpio.early_handshake import REVISIONS
 from tests.support.daemon import PROGRAM, clean_environment, home, request, running_daemon
 from tests.support.servers import Server
 from tests.support.waiting import wait_until
@@ -360,6 +361,40 @@ def test_plain_calls_are_served_while_the_sdk_is_imported(place: Path) -> None:
         go(place)
         assert json.loads(one.makefile("rb").readline())["id"] == "hello"
         wait_until(lambda: "listens on" in (place / "log").read_text())
+        daemon.terminate()
+        assert daemon.wait(60) == 0
+
+
+def line(request_id: int | None, method: str, params: dict[str, Any]) -> bytes:
+    message: dict[str, Any] = {"jsonrpc": "2.0", "method": method, "params": params}
+    return json.dumps(message if request_id is None else {**message, "id": request_id}).encode() + b"\n"
+
+
+@pytest.mark.parametrize("version", [*REVISIONS, "1999-01-01"])
+def test_a_plain_handshake_is_answered_while_the_sdk_is_imported_and_as_the_sdk_does(
+    place: Path, version: str
+) -> None:
+    hello = line(0, "initialize", {**HELLO["params"], "protocolVersion": version})
+    with held(place, "serve") as daemon, connected(place) as one:
+        lines = one.makefile("rb")
+        wait_until(lambda: ["import", "False", "mcp.server.runner"] in noted(place))
+        one.sendall(hello)
+        early = json.loads(lines.readline())
+        assert early["result"]["protocolVersion"]
+        # The request waits for the SDK, and holds up neither what comes after it nor its own cancellation.
+        one.sendall(line(None, "notifications/initialized", {}) + line(1, "tools/list", {}))
+        one.sendall(line(2, "prompts/list", {}) + line(None, "notifications/cancelled", {"requestId": 2}))
+        one.sendall(line(3, "tools/call", {"name": "stream_list", "arguments": {}}))
+        assert json.loads(lines.readline())["id"] == 3
+        assert "mcp.shared.jsonrpc_dispatcher" not in names(noted(place))
+        go(place)
+        listing = json.loads(lines.readline())
+        assert (listing["id"], len(listing["result"]["tools"]) > 5) == (1, True)
+        one.sendall(line(4, "ping", {}))
+        assert json.loads(lines.readline()) == {"jsonrpc": "2.0", "id": 4, "result": {}}
+        with connected(place) as other:
+            other.sendall(hello)
+            assert json.loads(other.makefile("rb").readline()) == early
         daemon.terminate()
         assert daemon.wait(60) == 0
 
