@@ -123,7 +123,7 @@ def names_are_distinct(data: bytes, decoded: Any) -> bool:
 
 def count(text: AnyStr, character: AnyStr) -> int:
     """Return how often a character occurs; quicker than `text.count` in a long text that has it rarely."""
-    if len(text) < _LONG:
+    if len(text) < LONG:
         return text.count(character)
     found = _count(text, character, _FEW)
     return found if found < _FEW else text.count(character)
@@ -146,7 +146,7 @@ def colons(decoded: Any, text: bytes | msgspec.Raw) -> int:
         decoded: The value, as msgspec decoded it.
         text: The text that it was decoded from, which may have more.
     """
-    if len(memoryview(text)) >= _LONG and _count(bytes(text), b'"', _FEW) < _FEW:
+    if len(memoryview(text)) >= LONG and _count(bytes(text), b'"', _FEW) < _FEW:
         # Few texts, and long ones: their characters are not looked at one by one.
         found, steps = 0, 0
         stack = [msgspec.to_builtins(decoded)]
@@ -223,7 +223,7 @@ _ENCODER: Final = msgspec.json.Encoder()
 _DECODER: Final = json.JSONDecoder(object_pairs_hook=object_from_pairs, parse_constant=_refuse_constant)
 
 #: From so many characters on a text is long; fewer occurrences than this are few.
-_LONG: Final = 4_096
+LONG: Final = 16_384
 _FEW: Final = 64
 
 _ALL_BYTES: Final = bytes(range(256))

@@ -46,9 +46,9 @@ FINAL_WRITE_SECONDS: Final = 0.25
 FIRST_REQUEST_SECONDS: Final = 1.0
 # The most that is read at once; by default a Unix socket buffers about three times as much.
 READ_BYTES: Final = 65536
-# After so many messages or bytes the other tasks run: a millisecond of work, or one longer message.
+# After so many messages or bytes the other tasks run: a millisecond or two of work, or one longer message.
 MESSAGES_PER_TURN: Final = 64
-BYTES_PER_TURN: Final = 16384
+BYTES_PER_TURN: Final = READ_BYTES
 # How an HTTP request begins (RFC 9112, section 3). A web page can make a browser send one to a TCP port of
 # this host, with lines of JSON in the body. The URL in the middle can be long, so it is not searched.
 _HTTP_METHOD: Final = re.compile(rb"[A-Z]{1,32} ")

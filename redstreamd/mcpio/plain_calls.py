@@ -16,7 +16,7 @@ from msgspec import UNSET, UnsetType
 from redstreamd.mcpio.connection_state import Era
 from redstreamd.mcpio.jsonrpc import RequestId, structure_error
 from redstreamd.mcpio.limits import Limits
-from redstreamd.strict_json import names_are_distinct, text_is_plain
+from redstreamd.strict_json import LONG, count, names_are_distinct, text_is_plain
 
 #: Envelopes that are remembered, of all clients together; each client sends the same with every request.
 _ENVELOPES: Final = 256
@@ -58,7 +58,7 @@ def decode(line: bytes, limits: Limits) -> PlainCall | None:
         return None
     size, deepest = len(line), limits.max_nesting
     # What is opened is closed, so a short line is not deep.
-    is_deep = size > 2 * deepest and line.count(b"{") + line.count(b"[") > deepest
+    is_deep = size > 2 * deepest and count(line, b"{") + count(line, b"[") > deepest
     if (is_deep or size > limits.max_values) and structure_error(line, limits):
         return None
     try:
@@ -67,7 +67,7 @@ def decode(line: bytes, limits: Limits) -> PlainCall | None:
         request_id, name, arguments, meta = message.id, params.name, params.arguments, params.meta
         # Each member has one colon, and every other is in a text; a tool's name has none. What is left for
         # the arguments is too much for them if a name is repeated here or there.
-        colons = line.count(b":") - _MEMBERS
+        colons = (line.count(b":") if size < LONG else count(line, b":")) - _MEMBERS
         if arguments is not _ABSENT:
             colons -= 1
         if type(request_id) is str:

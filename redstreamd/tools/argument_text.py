@@ -16,8 +16,7 @@ import msgspec
 from msgspec import UNSET, Meta
 
 from redstreamd.strict_json import MAX_INTEGER
-
-_encode = msgspec.json.Encoder().encode
+from redstreamd.strict_json import colons as colons_in
 
 
 class ArgumentDecoder:
@@ -68,12 +67,12 @@ class ArgumentDecoder:
         """
         try:
             given = self._usual(text)
-            if _encode(given).count(b":") == colons:
+            if colons_in(given, text) == colons:
                 return given
             given = self._exact(text)
         except (msgspec.MsgspecError, ValueError):
             return None
-        if _encode(given).count(b":") != colons:
+        if colons_in(given, text) != colons:
             return None
         for name, default in self._defaults:
             if getattr(given, name) is UNSET:
