@@ -93,17 +93,17 @@ class _DirectCall(msgspec.Struct, eq=False):
         path: Took it.
         exchange: Its request.
         invocation: The call.
-        end: What follows on the members of its result.
+        tail: What follows on the members of its result.
         plan: The call as one round trip, if it is one.
         request: The command that was sent.
         pause: What it waits for, once its plan has asked for that.
-        rest: How it goes on in a task instead; set with `pause`.
+        rest: How it goes on in a task instead; set with `pause`, so after a read that succeeded.
     """
 
     path: DirectPath
     exchange: Exchange
     invocation: Invocation[Any]
-    end: bytes
+    tail: bytes
     # Set when there is one, before anything reads it.
     plan: Plan[Any] = None  # type: ignore[assignment]
     request: Request | None = None
@@ -177,6 +177,7 @@ class _DirectCall(msgspec.Struct, eq=False):
     def _sleep(self, pause: Pause, rest: Callable[[], Awaitable[object]] | None) -> None:
         """Send the plan again after a pause. Progress would need a task."""
         self.pause, self.rest = pause, rest
+        # First, because the pause may end before `begin` returns.
         self.exchange.on_cancel = self._end_cancelled
         try:
             pause.begin(self._send_again)
@@ -195,7 +196,7 @@ class _DirectCall(msgspec.Struct, eq=False):
     def _complete(self, after: Exception) -> None:
         """Go on with the plan in a task."""
         if self.rest is not None:
-            # It knows what an error in the middle of the call means.
+            # It reads anew, and knows what an error in the middle of the call means.
             self._start(self.rest)
             return
         redis, plan, request = self.path.redis, self.plan, self.request
@@ -214,17 +215,17 @@ class _DirectCall(msgspec.Struct, eq=False):
     def _answer(self, result: Result, outcome: str) -> None:
         invocation = self.invocation
         invocation.end(outcome, 0 if invocation.rules.on_ended is None else result.size)
-        self.exchange.answer(_line(self.exchange, result, self.end))
+        self.exchange.answer(_line(self.exchange, result, self.tail))
         if self.pause is not None:
             self.pause.end()
 
     def _cancel(self) -> None:
-        # A command that was sent ends the call by its reply, if nobody waits for the answer. Who waits is
-        # answered now, because the session ends.
+        # The client has cancelled: a command that was not sent is taken back, which ends the call; else the
+        # reply will end it, unless the session ends first. The session ends: a client that waits is answered
+        # now.
         if (self.request is not None and self.request.take_back()) or not self.exchange.is_dropped:
             self._end_cancelled()
         else:
-            # The session does not wait for the reply when it ends.
             self.exchange.on_cancel = self._end_cancelled
 
     def _end_cancelled(self) -> None:
@@ -260,7 +261,7 @@ class _DirectCall(msgspec.Struct, eq=False):
         if result is None:
             exchange.answer_unknown()
         else:
-            exchange.answer(_line(exchange, result, self.end))
+            exchange.answer(_line(exchange, result, self.tail))
 
     async def _progress(self, progress: float, total: float | None, message: str | None) -> None:
         self.exchange.progress(progress, total, message)

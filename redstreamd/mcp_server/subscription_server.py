@@ -19,6 +19,7 @@ from functools import partial
 from typing import Any, Final, Protocol
 
 import mcp_types
+import trio
 from mcp.server.context import ServerRequestContext
 from mcp.server.session import ServerSession
 from mcp.shared.exceptions import MCPError
@@ -156,6 +157,10 @@ class SubscriptionServer:
         except BusError as error:
             connection.subscriptions.pop(uri, None)
             raise request_error(error) from error
+        except trio.Cancelled:
+            # The client did not wait for it, and is not subscribed.
+            connection.subscriptions.pop(uri, None)
+            raise
         if uri in connection.subscriptions:
             connection.subscriptions[uri] = version
         return mcp_types.EmptyResult()

@@ -32,8 +32,9 @@ class Exchange(msgspec.Struct, eq=False):
     Behaviour:
         It is answered at most once. Whoever works on it calls one of `answer`, `answer_unknown` and `end`;
         until then it counts against the limits of its session, also if the client has cancelled it. Two
-        things can cut the work short: `drop`, if nobody waits for the answer any more, and `cancel`, if the
-        session ends: then the client still waits, and is told that the outcome is not known.
+        things end the work early: `drop`, if nobody waits for the answer any more (the client cancelled the
+        request, or it is handed over), and `cut_short`, at the end of the session: then a client that still
+        waits is told that the outcome is not known. The second may follow on the first.
 
     Attributes:
         session: Whose request it is.
@@ -45,7 +46,8 @@ class Exchange(msgspec.Struct, eq=False):
         progress_token: From the client, if it wants progress notifications.
         batched: Whether it came in a batch; then the answer is a batch.
         cursors: For `subscriptions/listen`: the last position reported of each stream, kept by the handler.
-        on_cancel: Cuts the work short; set by whoever does it. Called at most once.
+        on_cancel: Ends the work early; set by whoever does it. Each is called at most once; while it is
+            called it may set another, for a `cut_short` that follows on a `drop`.
         is_open: Whether the work on it has not ended.
         is_dropped: Whether nobody waits for the answer any more.
     """
@@ -108,13 +110,13 @@ class Exchange(msgspec.Struct, eq=False):
         self.send(jsonrpc.notification("notifications/progress", params))
 
     def drop(self) -> None:
-        """Cut the work short and send nothing more: the client cancelled the request, or is gone."""
+        """End the work early, and send nothing more: nobody waits for the answer."""
         if not self.is_dropped:
             self.is_dropped = True
-            self.cancel()
+            self.cut_short()
 
-    def cancel(self) -> None:
-        """Cut the work short, because the session ends; whoever does the work ends the exchange."""
+    def cut_short(self) -> None:
+        """End the work early; whoever does the work ends the exchange."""
         on_cancel, self.on_cancel = self.on_cancel, None
         if on_cancel is not None:
             on_cancel()

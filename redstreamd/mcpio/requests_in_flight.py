@@ -107,7 +107,7 @@ class RequestsInFlight:
         for exchange in exchanges:
             if unanswered:
                 exchange.drop()
-            exchange.cancel()
+            exchange.cut_short()
         return awaited
 
     async def wait_empty(self) -> None:

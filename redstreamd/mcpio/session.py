@@ -10,6 +10,7 @@ flight. An unexpected exception is answered with -32603 without its text, in bot
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Awaitable, Callable, Mapping
 from functools import partial
 from typing import Any, Final
@@ -43,6 +44,8 @@ MAX_EARLY_BYTES: Final = 64 * 1024
 
 # Requests that are handled one after the other, in order of arrival: one undoes the other.
 _ORDERED_METHODS: Final = frozenset({"resources/subscribe", "resources/unsubscribe"})
+
+_SHUTTING_DOWN: Final = "the server is shutting down and takes no more requests"
 
 Task = Callable[[], Awaitable[None]]
 StartSoon = Callable[[Task], bool]
@@ -139,14 +142,15 @@ class Session:
         return self._era
 
     def take(self, message: bytes, sink: Sink) -> bool:
-        """Serve a message by the direct path if it is a plain call of a tool; False if it is anything else.
+        """Serve a message by the direct path if it is a plain call that may be served now; else False.
 
-        Never blocks. What is refused here is answered by `handle`, which is to be called then.
+        Never blocks. Whatever it refuses (another message or era, a limit, the end of the session) is
+        answered by `handle`, which is to be called then.
         """
         if self._direct_path is None or self.draining.is_set():
             return False
         call = plain_calls.decode(message, self.limits)
-        if call is None or (call.era is not self._era and not self._accepts(call.era)):
+        if call is None or (call.era is not self._era and not self._settles(call.era)):
             return False
         exchange = Exchange(self, call.id, "tools/call", None, len(message), sink, call.progress_token)
         if not self.in_flight.add(exchange):
@@ -158,8 +162,8 @@ class Session:
         self.direct += 1
         return True
 
-    def _accepts(self, era: Era) -> bool:
-        """Return whether calls of an era are taken; the first valid envelope settles it."""
+    def _settles(self, era: Era) -> bool:
+        """Return whether calls of an era are taken; the first valid envelope settles that, taken or not."""
         if self._era is None and self.era is None and era is Era.MODERN and self._kernel is None:
             self._era = era
         return self._era is era
@@ -178,10 +182,18 @@ class Session:
             why = "batches are accepted in revision 2025-03-26 only: send one message on each line"
             self._reject(Rejection(INVALID_REQUEST, why), sink)
         else:
-            for each in decoded.messages:
-                await self._handle(each, len(message) // len(decoded.messages), sink, batched=True)
-                # A batch may have thousands of messages.
-                await trio.lowlevel.checkpoint()
+            rest = deque(decoded.messages)
+            size = len(message) // len(rest)
+            try:
+                while rest:
+                    await self._handle(rest.popleft(), size, sink, batched=True)
+                    # A batch may have thousands of messages.
+                    await trio.lowlevel.checkpoint()
+            except trio.Cancelled:
+                for each in rest:
+                    if isinstance(each, Request):
+                        self._reject(Rejection(NOT_NOW, _SHUTTING_DOWN, each.id), sink, batched=True)
+                raise
 
     def resume(self, state: ConnectionState) -> None:
         """Answer the requests that were in flight with an error; continue listens and subscriptions."""
@@ -251,8 +263,7 @@ class Session:
             self._reject(Rejection(INVALID_REQUEST, why, request.id), sink, batched)
             return
         if self.draining.is_set():
-            why = "the server is shutting down and takes no more requests"
-            self._reject(Rejection(NOT_NOW, why, request.id), sink, batched)
+            self._reject(Rejection(NOT_NOW, _SHUTTING_DOWN, request.id), sink, batched)
             return
         if not self.in_flight.add(exchange):
             self._reject(self.in_flight.rejection(exchange), sink, batched)
@@ -342,11 +353,19 @@ class Session:
                 line = jsonrpc.result(exchange.id, await kernel.serve(exchange))
         except Exception as exc:  # noqa: BLE001 - a handler may raise anything
             line = self._error_line(exchange, exc)
+        except trio.Cancelled:
+            # Not by the scope: `initialize`, which is served where messages are read, is cut off with these.
+            exchange.answer_unknown()
+            raise
         except BaseException:
             exchange.end()
             raise
         finally:
             if done is not None:
+                if start_after is not None:
+                    # Cancelled before its turn, it does not let the next one pass those before it.
+                    with trio.CancelScope(shield=True):
+                        await start_after.wait()
                 done.set()
         if line is None:
             exchange.answer_unknown()

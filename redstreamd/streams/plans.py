@@ -62,6 +62,11 @@ Rest = Callable[[Callable[[], Awaitable[Any]]], Awaitable[Any]]
 class Plan(msgspec.Struct, Generic[ResultT], eq=False):
     """What to send for one call, and how to read the reply.
 
+    Behaviour:
+        On the direct path the steps run where replies of the connection are read, so they are quick; they run
+        also if nobody waits for the result, because the domain takes note of what happened, and once more
+        after each pause.
+
     Attributes:
         write: A command, or a script with its operands; also of one that only reads.
         stream: The stream that the call is about: it decides the server, and errors name it.
@@ -145,6 +150,10 @@ class Plan(msgspec.Struct, Generic[ResultT], eq=False):
 
 async def complete_plan(redis: Redis, plan: Plan[ResultT], after: Exception, deadline: float) -> ResultT:
     """Go on with a plan that got no reply, or an error in its place, and return its result.
+
+    What was not sent or not executed is sent again until the deadline; so is what may have been executed, if
+    it is retry-safe, else it is OUTCOME_UNKNOWN. A server that does not know a script gets its text. Any
+    other error of the server is raised.
 
     Args:
         redis: Where.

@@ -157,7 +157,11 @@ class Tool(Generic[ArgumentsT]):
         hints: Its annotations, with the reasons.
         handler: Does the work; raises `redstreamd.errors.BusError` for what an agent can act on.
         plan: Returns a call as one round trip to Redis, with the result of the handler; None for a call that
-            is more. None if no call is.
+            is more. None if no call is. The direct path runs plans, everything else the handler, and a
+            differential test holds both to the same answers.
+
+    `needs` and `plan` get a value with the attributes of the argument class, not always an instance of it.
+    A tool takes a lease if an argument is marked `NameOf.LEASE`.
     """
 
     name: str = attrs.field()
@@ -227,7 +231,7 @@ def tool(
 
     The function gives the name, the description (its docstring up to the first section header such as
     ``Raises:``), the argument class (the second parameter's annotation) and the result class (the return
-    annotation, if that is an attrs class). See `Tool` for the parameters; none has a default.
+    annotation, if that is an attrs class). See `Tool` for the parameters.
 
     Raises:
         TypeError: When decorating: the arguments are not a frozen attrs class.

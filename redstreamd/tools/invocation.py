@@ -1,7 +1,7 @@
 """One call of a tool on its way, from its checked arguments to its end.
 
-The steps are: `Toolbox.begin` makes an invocation (structure, needs, authorise), then `admit`, `run` and
-`end`; `answer` takes all of them in order, in a task. The direct path has no task for a call that is one
+The steps are: `Toolbox.begin` makes an invocation (structure, needs, names, authorise), then `admit`, `run`
+and `end`; `answer` takes all of them in order, in a task. The direct path has no task for a call that is one
 round trip: it decodes the arguments itself, goes on with `Toolbox.check`, and in the place of `run` it takes
 the tool's plan. What it cannot finish itself goes on with `answer`.
 
@@ -11,9 +11,11 @@ How a call can end:
 - `BusError`: a result with ``isError`` and the error's four parts, because only a result reaches the model,
   which can then correct itself;
 - any other `Exception`: INTERNAL, without its text; the traceback is logged;
-- `trio.Cancelled`: propagated, also out of the exception group of a handler's nursery; there is no answer.
+- `trio.Cancelled`: propagated, also out of the exception group of a handler's nursery; there is no result,
+  and the transport decides what the client is told.
 
-Each way leads to `end`, which reports the call once. A call that `Toolbox.begin` refuses is reported there.
+Each way leads to `end`, which reports the call once. A call that `Toolbox.begin` or `check` refuses is
+reported there.
 """
 
 from __future__ import annotations
@@ -52,7 +54,7 @@ class CallEnded:
         principal: On whose behalf it was made.
         tool: The tool's name.
         streams: The streams that it needed, once each; empty if it was refused before they were known.
-        seconds: From `Toolbox.begin` until the answer was encoded.
+        seconds: From before its arguments were decoded until the answer was encoded.
         outcome: `OK`, `CANCELLED`, or the code of the error that was the answer.
         answer_bytes: The size of the answer's content, which a message holds as a value and as text; 0
             without an answer.

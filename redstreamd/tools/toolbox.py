@@ -271,7 +271,7 @@ class Toolbox(Generic[BusT]):
         return Prepared(
             tool,
             ArgumentDecoder(tool.arguments),
-            _names_streams(tool),
+            None if lease is not None else _names_streams(tool),
             lease,
             # What a lease names was checked when it was taken, and settling does not depend on today's rules.
             ()
@@ -283,16 +283,16 @@ class Toolbox(Generic[BusT]):
         self, key: _Key, principal: Principal, needs: Sequence[Need], lease: Lease | None
     ) -> Sequence[Need]:
         """Check the names of streams and the permissions for them, and remember that all are right."""
-        known = True
+        may_be_remembered = True
         for need in needs:
             held = lease is not None and lease.stream == need.stream
             if not held:
                 self._names.check_stream(need.stream, creates=need.creates)
             elif need.stream not in self._names.plain:
                 # It was checked by the rules of when the lease was taken.
-                known = False
+                may_be_remembered = False
             self.rules.authorise(principal, need.stream, need.permission)
-        if known:
+        if may_be_remembered:
             if len(self._permitted) >= _MAX_REMEMBERED:
                 del self._permitted[next(iter(self._permitted))]
             self._permitted[key] = needs

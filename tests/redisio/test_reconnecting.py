@@ -12,6 +12,7 @@ from redis.backoff import AbstractBackoff
 
 from redstreamd.redisio.connection_manager import RedisEvent, Role
 from redstreamd.redisio.lost_replies import REPEAT_BACKOFF
+from redstreamd.redisio.pipeline import Pipeline
 from redstreamd.redisio.reconnecting import (
     NOT_SERVING_RETRY,
     SETTINGS_RETRY,
@@ -53,6 +54,7 @@ class ScriptedConnection:
     def __init__(self, outcome: Outcome | None) -> None:
         self._outcome = outcome
         self.is_open = False
+        self.pipeline = Pipeline(lambda: None)
 
     async def run(self, *, task_status: trio.TaskStatus[None]) -> NoReturn:
         if self._outcome is None:
