@@ -33,7 +33,7 @@ class Limits:
         max_outbox_bytes: Most bytes that may wait for one client to read them; then it is disconnected. Four
             of the longest messages: what can be written in one message can be read back in one.
         max_connections: Most connections at once, over all listeners of an acceptor. Below the 524,288
-            descriptors that systemd allows a service; about 70 MiB when all are idle.
+            descriptors that systemd allows a service; about 45 MiB when all are idle.
     """
 
     max_message_bytes: int = attrs.field(default=8 * MIB, validator=attrs.validators.gt(0))
