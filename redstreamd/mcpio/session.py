@@ -353,11 +353,10 @@ class Session:
                 line = jsonrpc.result(exchange.id, await kernel.serve(exchange))
         except Exception as exc:  # noqa: BLE001 - a handler may raise anything
             line = self._error_line(exchange, exc)
-        except trio.Cancelled:
-            # Not by the scope: `initialize`, which is served where messages are read, is cut off with these.
-            exchange.answer_unknown()
-            raise
         except BaseException:
+            if exchange.method == "initialize":
+                # It is served where messages are read, and is cut off with these; the client still waits.
+                exchange.answer_unknown()
             exchange.end()
             raise
         finally:

@@ -189,7 +189,8 @@ async def test_requests_that_were_not_read_yet_are_the_successors() -> None:
             answers = [await raw.receive()]
             states = [await each.hand_over()]
             for _ in range(10):
-                answers += [await raw.receive() for _ in range(20)]
+                # No fewer than a turn answers: what nobody reads would end the connection.
+                answers += [await raw.receive() for _ in range(50)]
                 states.append(await each.hand_over())
             while len(answers) < 600:
                 answers.append(await raw.receive())

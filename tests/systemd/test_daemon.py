@@ -62,6 +62,7 @@ class Agent:
         while line := self._lines.readline():
             message = json.loads(line)
             if message.get("id") == number:
+                assert "result" in message, message
                 result: dict[str, Any] = message["result"]
                 return result
         raise ConnectionError("the daemon closed the connection")
@@ -169,6 +170,8 @@ def test_a_killed_daemon_is_back_and_what_it_acknowledged_is_there(listening: Co
     acknowledged: list[str] = []
     for life in range(1, 4):
         with Agent(listening) as agent, contextlib.suppress(OSError, ConnectionError):
+            # It serves before it is ready. Starts that end sooner count as failed ones.
+            wait_until(lambda: listening.show(SERVICE, "ActiveState")["ActiveState"] == "active")
             killer = threading.Thread(
                 target=listening.kill, args=(listening.main_pid(SERVICE), signal.SIGKILL)
             )

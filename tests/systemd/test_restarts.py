@@ -190,7 +190,8 @@ def test_neither_limit_stops_a_service_that_fails_at_once_with_clients_waiting(h
     drop_in(host, "")
     client.join()
     assert outcome == ["served"]
-    assert states(host) == ("active", "active")
+    # A handshake is answered before the daemon says that it is ready.
+    wait_until(lambda: states(host) == ("active", "active"), timeout_seconds=TIMEOUT)
 
 
 # Settings that cannot work
