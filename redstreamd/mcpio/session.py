@@ -61,15 +61,7 @@ class Session:
         each other. A request that the client cancels is not answered; every other is answered once. Each
         request of a batch is answered as soon as it is done, in a batch of one.
 
-    Attributes:
-        connection_id: Its name in events.
-        principal: On whose behalf the client calls.
-        limits: Bounds of messages and of what is in flight.
-        sink: Where messages go that belong to no request.
-        start_soon: Starts a task that ends with the session.
-        flushed: Waits until the client has read everything; for senders of notifications, to limit their
-            rate.
-        draining: While it is set, requests are rejected; a handler that waits should answer now.
+    Attributes, beside the arguments:
         subscriptions: Each URI of `resources/subscribe` in the handshake era, with the last version reported.
             Handlers keep it up to date, because it is part of the connection's state.
         in_flight: The requests in flight.
@@ -101,8 +93,9 @@ class Session:
             limits: Bounds of messages and of what is in flight.
             sink: Where messages go that belong to no request.
             start_soon: Starts a task that ends with the session.
-            flushed: Waits until the client has read everything.
-            draining: Set to have requests rejected.
+            flushed: Waits until the client has read everything; for senders of notifications, to limit their
+                rate.
+            draining: While it is set, requests are rejected; a handler that waits should answer now.
             report: Called with a `RequestFailed` for each unexpected exception.
             direct_path: Serves calls of tools without the SDK; None for none.
             state: The state to continue from, if any.

@@ -32,8 +32,9 @@ from redstreamd.streams.listing import Lister
 from redstreamd.streams.names import Kind, check_unreserved, companion_key, is_reply_stream
 from redstreamd.streams.publishing import Added, KeyReused, Publisher
 from redstreamd.streams.scripts import load
-from redstreamd.streams.tail_hub import TailHub, Watch
+from redstreamd.streams.tail_hub import TailHub
 from redstreamd.streams.waiting import TRANSIENT, ReadResult, read_until_found
+from redstreamd.streams.watches import Watch
 
 _REPLY_STREAM = load("info", "reply_stream")
 

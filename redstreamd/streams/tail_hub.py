@@ -30,7 +30,7 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Callable, Iterable, Iterator
 from functools import partial
-from typing import Any, Final, Protocol
+from typing import Any, Final
 
 import attrs
 import trio
@@ -41,7 +41,8 @@ from redstreamd.redisio import Role
 from redstreamd.redisio.client import Redis
 from redstreamd.redisio.redis_errors import ConnectionEnded, ServerReplied
 from redstreamd.streams.concurrency import gather
-from redstreamd.streams.deadlines import Deadline, Deadlines
+from redstreamd.streams.deadlines import Deadlines
+from redstreamd.streams.watches import Watch, Watcher
 
 #: Keys armed by one command: 10,000 keys take 20 round trips, and other commands wait well under a
 #: millisecond.
@@ -71,63 +72,6 @@ class TailHubStatistics:
     armings: int
 
 
-class Watcher(Protocol):
-    """What is woken when keys change.
-
-    Attributes:
-        keys: The keys. They need not exist.
-        is_eager: Whether it is woken before the keys are armed again, and then removes itself or calls
-            `TailHub.arm`. For those whose first read after a change probably finds what they wait for.
-    """
-
-    keys: frozenset[bytes]
-    is_eager: bool
-
-    def wake(self) -> None:
-        """Note that a key may have changed, or that the hub is draining; must not block or raise."""
-        ...
-
-    @property
-    def waiting(self) -> int:
-        """How many wait for a change; 0 while what was changed is read."""
-        ...
-
-
-class Watch:
-    """A wait of a task for changes of some keys; see `TailHub.watch`.
-
-    Use: ``reset()``, read what you wait for, ``await changed()`` if it is not there, and begin again. A
-    change after ``reset()`` makes ``changed()`` return, even if it came before the call.
-    """
-
-    def __init__(self, keys: frozenset[bytes], hub: TailHub, *, is_eager: bool) -> None:
-        """Made by `TailHub.watch`."""
-        self.keys = keys
-        self.is_eager = is_eager
-        self._hub = hub
-        self._woken = trio.Event()
-
-    def reset(self) -> None:
-        """Forget the changes up to now."""
-        if self._woken.is_set():
-            self._woken = trio.Event()
-
-    def wake(self) -> None:
-        """Let `changed` return."""
-        self._woken.set()
-
-    async def changed(self) -> None:
-        """Return once a watched key may have changed since `reset`, or at once if the hub is draining."""
-        if not self._hub.draining:
-            self._hub.arm(self)
-            await self._woken.wait()
-
-    @property
-    def waiting(self) -> int:
-        """How many tasks wait for a change."""
-        return self._woken.statistics().tasks_waiting
-
-
 class _Key:
     """A key that is watched or armed."""
 
@@ -145,7 +89,7 @@ class _Key:
 
 
 class TailHub:
-    """Watches keys for any number of waiters over Redis's watch connection."""
+    """Watches keys for any number of waiters over Redis's watch connection, and wakes them at deadlines."""
 
     def __init__(
         self,
@@ -170,7 +114,7 @@ class TailHub:
         self._sweep_seconds = sweep_seconds
         self._poll_seconds = poll_seconds
         self._watches = 0
-        self._deadlines = Deadlines()
+        self.deadlines = Deadlines()
         self._keys: dict[bytes, _Key] = {}
         # Armed keys without watchers, the first to be forgotten first. Invariant: each is in _keys.
         self._idle: dict[bytes, None] = {}
@@ -265,14 +209,6 @@ class TailHub:
                 self._arm([name])
             self._keep_armed(name)
 
-    def wake_at(self, deadline: float, watcher: Watcher) -> Deadline:
-        """Wake a watcher at a time by trio's clock, unless `forget_deadline` comes first."""
-        return self._deadlines.add(deadline, watcher.wake)
-
-    def forget_deadline(self, deadline: Deadline) -> None:
-        """Undo `wake_at`; nothing happens if the watcher was woken. Idempotent."""
-        self._deadlines.remove(deadline)
-
     def armed_by(self, key: str) -> int:
         """Return a number that stays the same as long as each change of `key` is pushed; 0 if it is not.
 
@@ -306,7 +242,7 @@ class TailHub:
         `on_progress` is called at least once a sweep, for the watchdog.
         """
         async with trio.open_nursery() as nursery:
-            nursery.start_soon(self._deadlines.run)
+            nursery.start_soon(self.deadlines.run)
             task_status.started()
             while True:
                 # Keys that could not be armed because Redis is away are tried again soon, too.

@@ -14,7 +14,8 @@ import trio
 
 from redstreamd.errors import BusError, Code
 from redstreamd.streams.deadlines import Deadline
-from redstreamd.streams.tail_hub import TailHub, Watch
+from redstreamd.streams.tail_hub import TailHub
+from redstreamd.streams.watches import Watch
 
 #: Errors that may go away by themselves.
 TRANSIENT = frozenset({Code.CONNECTION_ERROR, Code.TIMEOUT, Code.OUTCOME_UNKNOWN})
@@ -132,7 +133,7 @@ class Sleep:
         if self._alarm is None:
             self._hub.add(self)
             self._is_added = True
-            self._alarm = self._hub.wake_at(self._deadline, self)
+            self._alarm = self._hub.deadlines.add(self._deadline, self.wake)
             # What came before it was armed was not pushed. If it is being armed, that wakes.
             armed_by = self._hub.armed_by(self._stream)
             self._is_woken = self._is_woken or (armed_by != 0 and armed_by != self._armed_by)
@@ -156,4 +157,4 @@ class Sleep:
             self._is_added = False
             self._hub.remove(self)
         if self._alarm is not None:
-            self._hub.forget_deadline(self._alarm)
+            self._hub.deadlines.remove(self._alarm)

@@ -16,7 +16,8 @@ from redstreamd.redisio.target import Target
 from redstreamd.streams.bus import Bus
 from redstreamd.streams.entry_codec import Stamp, decode
 from redstreamd.streams.reading import Waited
-from redstreamd.streams.tail_hub import TailHub, Watch
+from redstreamd.streams.tail_hub import TailHub
+from redstreamd.streams.watches import Watch
 from tests.support.buses import asleep, running_bus
 from tests.support.counts import counts
 from tests.support.servers import Server

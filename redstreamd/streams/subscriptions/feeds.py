@@ -19,8 +19,8 @@ from redstreamd.errors import BusError, Code
 from redstreamd.streams.bus import Bus
 from redstreamd.streams.shared_requests import SharedRequest
 from redstreamd.streams.subscriptions.topics import Pace, Topic
-from redstreamd.streams.tail_hub import Watch
 from redstreamd.streams.waiting import RETRY_SECONDS, TRANSIENT
+from redstreamd.streams.watches import Watch
 
 #: Errors that say nothing about the topic: Redis could not be asked.
 _NO_VERSION = TRANSIENT | {Code.INTERNAL}
