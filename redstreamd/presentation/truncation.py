@@ -72,6 +72,8 @@ def encode_page(views: Sequence[EntryView], max_bytes: int) -> tuple[Any, int]:
     encoded = msgspec.json.encode(views)
     if len(encoded) <= max_bytes:
         return msgspec.Raw(encoded), len(views)
+    # It may have 100 MiB, and to measure the entries each is encoded again.
+    del encoded
     kept, _ = bound_entries([view.as_dict() for view in views], max_bytes, droppable=True)
     return msgspec.Raw(msgspec.json.encode(kept)), len(kept)
 
