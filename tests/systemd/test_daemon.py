@@ -137,11 +137,11 @@ def test_a_hanging_daemon_is_shot_says_where_it_hung_and_is_back(listening: Cont
         assert not agent.call("stream_list")["isError"]
     journal = listening.journal(SERVICE)
     assert "Watchdog timeout (limit 3s)" in journal
-    assert "Failed with result 'watchdog'" in journal
-    # It died of that, before systemd lost its patience.
-    assert "status=6/ABRT" in journal
     assert "killed by SIGABRT; trio tasks:" in journal
     assert "<supervisor redstreamd>" in journal
+    # It died of that, before systemd lost its patience. What systemd says of the end itself is not looked for:
+    # its first process waits 10 ms for a journal that is busy with the dump, and then drops its message.
+    assert "stop-watchdog' timed out" not in journal
 
 
 def test_a_stop_answers_those_who_wait_and_is_a_success(listening: Container) -> None:
