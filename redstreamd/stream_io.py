@@ -94,6 +94,28 @@ def receiver(stream: trio.abc.ReceiveStream) -> Receive:
     return receive
 
 
+def nonblocking_receiver(stream: trio.abc.ReceiveStream) -> Receive | None:
+    """Return how to receive what has arrived: it raises `trio.WouldBlock` instead of waiting for more.
+
+    None if the stream is not simply a descriptor (TLS).
+    """
+    if isinstance(stream, trio.StapledStream):
+        stream = stream.receive_stream
+    fileno = _fileno(stream)
+    if fileno is None:
+        return None
+
+    async def receive(most: int) -> bytes:
+        try:
+            return os.read(fileno(), most)
+        except BlockingIOError:
+            raise trio.WouldBlock from None
+        except OSError as error:
+            raise trio.BrokenResourceError(f"reading failed: {error}") from error
+
+    return receive
+
+
 def nonblocking_write(stream: trio.abc.SendStream) -> Write | None:
     """Return how to write to a stream without blocking; None if it is not simply a descriptor (TLS)."""
     if isinstance(stream, trio.StapledStream):

@@ -81,7 +81,10 @@ async def serve_listeners(
         parts = build_parts(settings, resources)
         addresses = [each.address for each in listeners]
         acceptor = Acceptor(
-            [ServedListener(each.listener, each.principal) for each in listeners],
+            [
+                ServedListener(each.listener, each.principal, str(each.address), each.is_inherited)
+                for each in listeners
+            ],
             parts.kernels,
             direct_path=parts.direct_path,
             limits=parts.limits,

@@ -24,11 +24,16 @@ _RESERVED = frozenset({"http", "metrics"})
 
 
 class OpenListener(msgspec.Struct, frozen=True):
-    """A listener, the principal of its clients, and its address."""
+    """A listener, the principal of its clients, and its address.
+
+    Attributes:
+        is_inherited: Whether the service manager holds the socket, too.
+    """
 
     listener: trio.abc.Listener[trio.SocketStream]
     principal: Principal
     address: ListenAddress
+    is_inherited: bool = False
 
 
 async def open_listeners(addresses: Sequence[ListenAddress], activated: Activated) -> list[OpenListener]:
@@ -59,7 +64,7 @@ def inherited_listener(name: str, listener: trio.SocketListener) -> OpenListener
             source="the socket unit",
             allowed="mcp or the name of a role; http and metrics are not served yet",
         )
-    return _listener(listener, listener.socket, name)
+    return msgspec.structs.replace(_listener(listener, listener.socket, name), is_inherited=True)
 
 
 async def _open(address: ListenAddress) -> list[OpenListener]:

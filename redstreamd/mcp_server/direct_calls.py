@@ -123,7 +123,7 @@ class _DirectCall(msgspec.Struct, eq=False):
 
         def withdraw() -> None:
             deferral.withdraw()
-            self._end_cancelled()
+            self._end_unsent()
 
         self.exchange.on_cancel = withdraw
         deferral.on_admitted(self.run)
@@ -223,10 +223,19 @@ class _DirectCall(msgspec.Struct, eq=False):
         # The client has cancelled: a command that was not sent is taken back, which ends the call; else the
         # reply will end it, unless the session ends first. The session ends: a client that waits is answered
         # now.
-        if (self.request is not None and self.request.take_back()) or not self.exchange.is_dropped:
+        if self.request is not None and self.request.take_back():
+            self._end_unsent()
+        elif not self.exchange.is_dropped:
             self._end_cancelled()
         else:
             self.exchange.on_cancel = self._end_cancelled
+
+    def _end_unsent(self) -> None:
+        # Whatever was sent before, for a wait, only read.
+        if self.pause is not None:
+            self.pause.end()
+        self.invocation.end(CANCELLED)
+        self.exchange.answer_not_executed()
 
     def _end_cancelled(self) -> None:
         if self.pause is not None:

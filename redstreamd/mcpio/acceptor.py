@@ -7,6 +7,7 @@ its connection, and draining.
 from __future__ import annotations
 
 import contextlib
+import select
 import socket
 from collections.abc import Sequence
 from typing import Final
@@ -35,6 +36,8 @@ from redstreamd.policy import Principal
 # becomes free is used within a second.
 PAUSE_SECONDS: Final = 0.05
 MAX_PAUSE_SECONDS: Final = 1.0
+# For accepting all that wait when the daemon stops: some thousand connections.
+BACKLOG_SECONDS: Final = 0.5
 # One line into the empty buffer of a new socket: it fits, unless the client is broken.
 REJECT_SECONDS: Final = 0.1
 # How a vanished TCP client is detected (tcp(7)): after 30 s of silence by three probes at intervals of 5 s,
@@ -52,10 +55,17 @@ class ServedListener(msgspec.Struct, frozen=True):
     """A listener, and the principal of its clients.
 
     A client is identified by the socket it connects to.
+
+    Attributes:
+        address: Where it listens, for people.
+        outlives_us: Whether another process keeps the socket open, as a service manager does. Then the
+            connections that wait to be accepted when we stop are left to our successor.
     """
 
     listener: trio.abc.Listener[trio.SocketStream]
     principal: Principal
+    address: str = ""
+    outlives_us: bool = False
 
 
 @attrs.frozen
@@ -111,6 +121,9 @@ class Acceptor:
         self._limits = limits or Limits()
         self._report = contained(on_event)
         self._accepting = trio.CancelScope()
+        # Set while nothing is accepted.
+        self._stopped = trio.Event()
+        self._stopped.set()
         self._connections: set[ClientConnection] = set()
         self._draining = False
         self._accepted = 0
@@ -133,19 +146,27 @@ class Acceptor:
         Cancellation closes all connections at once. May be called again after it failed.
         """
         self._accepting = trio.CancelScope()
-        async with trio.open_nursery() as nursery:
-            if self._draining:
-                self._accepting.cancel()
-            with self._accepting:
-                async with trio.open_nursery() as accepting:
-                    for served in self._listeners:
-                        accepting.start_soon(self._accept, served, nursery)
-                    task_status.started()
+        self._stopped = trio.Event()
+        try:
+            async with trio.open_nursery() as nursery:
+                if self._draining:
+                    self._accepting.cancel()
+                with self._accepting:
+                    async with trio.open_nursery() as accepting:
+                        for served in self._listeners:
+                            accepting.start_soon(self._accept, served, nursery)
+                        task_status.started()
+                if self._draining:
+                    await self._accept_waiting(nursery)
+                self._stopped.set()
+        finally:
+            self._stopped.set()
 
     async def drain(self, timeout_seconds: float) -> bool:
         """Close the listeners, let requests in flight be answered, then close the connections.
 
-        See `ClientConnection.drain` for what clients notice. `run` returns afterwards.
+        Clients that are connected and not accepted yet are served, too, unless the listener outlives us. See
+        `ClientConnection.drain` for what clients notice. `run` returns afterwards.
 
         Args:
             timeout_seconds: After this, requests in flight are cancelled and answered with an error.
@@ -155,6 +176,7 @@ class Acceptor:
         """
         self._draining = True
         self._accepting.cancel()
+        await self._stopped.wait()
         for served in self._listeners:
             await served.listener.aclose()
         outcomes: list[bool] = []
@@ -185,13 +207,23 @@ class Acceptor:
                 self._report(AcceptResumed(served.principal, trio.current_time() - paused_since))
                 paused_since = None
                 pause = PAUSE_SECONDS
-            if len(self._connections) >= self._limits.max_connections:
-                await self._reject(stream, served.principal)
-            else:
-                self._start_connection(stream, served.principal, nursery)
+            await self._admit(stream, served, nursery)
+
+    async def _accept_waiting(self, nursery: trio.Nursery) -> None:
+        """Accept the connections that closing the listeners would reset."""
+        for served in self._listeners:
+            with trio.move_on_after(BACKLOG_SECONDS), contextlib.suppress(OSError):
+                while not served.outlives_us and _has_waiting(served.listener):
+                    await self._admit(await served.listener.accept(), served, nursery)
+
+    async def _admit(self, stream: trio.SocketStream, served: ServedListener, nursery: trio.Nursery) -> None:
+        if len(self._connections) >= self._limits.max_connections:
+            await self._reject(stream, served.principal)
+        else:
+            self._start_connection(stream, served, nursery)
 
     def _start_connection(
-        self, stream: trio.SocketStream, principal: Principal, nursery: trio.Nursery
+        self, stream: trio.SocketStream, served: ServedListener, nursery: trio.Nursery
     ) -> None:
         self._accepted += 1
         if stream.socket.family in (socket.AF_INET, socket.AF_INET6):
@@ -202,13 +234,14 @@ class Acceptor:
         connection = ClientConnection(
             stream,
             self._kernels,
-            principal=principal,
+            principal=served.principal,
+            socket=served.address,
             direct_path=self._direct_path,
             limits=self._limits,
             on_event=self._report,
         )
         self._connections.add(connection)
-        nursery.start_soon(self._serve, connection, principal)
+        nursery.start_soon(self._serve, connection, served.principal)
 
     async def _serve(self, connection: ClientConnection, principal: Principal) -> None:
         try:
@@ -231,3 +264,13 @@ class Acceptor:
                 await stream.send_all(jsonrpc.error(None, jsonrpc.NOT_NOW, message))
         finally:
             await trio.aclose_forcefully(stream)
+
+
+def _has_waiting(listener: trio.abc.Listener[trio.SocketStream]) -> bool:
+    """Return whether a connection waits to be accepted."""
+    listening: trio.socket.SocketType | None = getattr(listener, "socket", None)
+    if listening is None or listening.fileno() < 0:
+        return False
+    poller = select.poll()
+    poller.register(listening.fileno(), select.POLLIN)
+    return bool(poller.poll(0))

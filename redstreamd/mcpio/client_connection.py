@@ -33,13 +33,16 @@ from redstreamd.mcpio.limits import Limits
 from redstreamd.mcpio.outbox import Outbox
 from redstreamd.mcpio.session import Session, Task
 from redstreamd.policy import Principal
-from redstreamd.stream_io import receiver
+from redstreamd.stream_io import Receive, nonblocking_receiver, receiver
 
 # A client that stopped sending may still read, as `nc` does once its input ends. A client that has gone keeps
 # its waits for no longer than this.
 EOF_GRACE_SECONDS: Final = 1.0
 # For writing the short error answers to requests that were cut off.
 FINAL_WRITE_SECONDS: Final = 0.25
+# How long a client may take to close its side after we have shut down ours. What it sends meanwhile is
+# discarded; closing with unread input would reset the connection.
+LINGER_SECONDS: Final = 0.5
 # The first request of a new connection may still be on its way when the daemon stops. Draining waits for it,
 # until the connection is this old, because it would get no answer otherwise. 0.25 s was too short for one
 # connection in a hundred, on a machine busy with the restart.
@@ -96,6 +99,7 @@ class ClientConnection:
         kernels: Kernels,
         *,
         principal: Principal,
+        socket: str = "",
         direct_path: DirectPath | None = None,
         limits: Limits | None = None,
         state: ConnectionState | None = None,
@@ -107,10 +111,12 @@ class ClientConnection:
             stream: Both directions.
             kernels: What is served.
             principal: On whose behalf the client calls.
+            socket: The address of the listening socket that it came through, if any.
             direct_path: Serves plain calls of tools; None: `kernels` serves them, too.
             limits: Bounds; the defaults if None.
             state: From the connection that served the same stream before. Its requests in flight are
-                answered with an error, because their outcome is unknown; its listen requests continue.
+                answered with an error, because their outcome is unknown; its listen requests continue. If it
+                has a principal, that one and its socket are used.
             on_event: Called with each event.
 
         Raises:
@@ -119,7 +125,10 @@ class ClientConnection:
         self._limits = limits = limits or Limits()
         self.id = secrets.token_hex(8) if state is None else state.connection_id
         self._stream = stream
+        if state is not None and state.principal is not None:
+            principal, socket = state.principal, state.socket
         self._principal = principal
+        self._socket = socket
         self._inherited = state
         self._report = contained(on_event)
         self._splitter = LineSplitter(limits.max_message_bytes)
@@ -173,8 +182,9 @@ class ClientConnection:
         )
 
     def state(self) -> ConnectionState:
-        """Return what another process needs to continue this connection, as of now."""
-        return self._session.state(self._splitter.unread())
+        """Return what another process needs to continue this connection, as of now, but for its output."""
+        state = self._session.state(self._splitter.unread())
+        return attrs.evolve(state, principal=self._principal, socket=self._socket)
 
     async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
         """Serve the client until it disconnects or we close; started once the stream is being read.
@@ -188,13 +198,15 @@ class ClientConnection:
                 self._nursery = nursery
                 try:
                     if self._inherited is not None:
+                        if self._inherited.unwritten:
+                            self._outbox.send(self._inherited.unwritten)
                         self._session.resume(self._inherited)
                         self._inherited = None
                     if self._lifecycle.phase is Phase.DRAINING:
                         nursery.start_soon(self._stop_reading_when_idle)
                     task_status.started()
                     with self._reading:
-                        await self._read()
+                        await self._read(receiver(self._stream))
                     self._lifecycle.stop_reading()
                     await self._finish(nursery)
                     nursery.cancel_scope.cancel()
@@ -230,8 +242,11 @@ class ClientConnection:
     async def drain(self, timeout_seconds: float) -> bool:
         """Reject further requests, let those in flight be answered, then close; returns once closed.
 
+        Whatever the client has sent before this is read and answered. Our side is shut down then, and closed
+        when the client has closed its own, or after `LINGER_SECONDS`.
         A new connection has `FIRST_REQUEST_SECONDS` for its first request. Requests still in flight after
-        `timeout_seconds` are cancelled and answered with an error, within `FINAL_WRITE_SECONDS` more.
+        `timeout_seconds` are cancelled and answered with an error; for that and for the rest of the input
+        there are `FINAL_WRITE_SECONDS` more.
         Handlers that wait can watch `Session.draining`. `run` must have been called, or be called
         next. Cancelling this does not stop the draining.
 
@@ -251,8 +266,8 @@ class ClientConnection:
         and named in the state. `run` must have been called, or be called next.
 
         Returns:
-            The state for the successor; None if the connection ended before, or the client did not read
-            what was sent. Then the stream is closed.
+            The state for the successor, with the output that the client has not read. None if the connection
+            ended before, or it is not known how much was written (TLS); then the stream is closed.
         """
         self._end(Ending.HANDED_OVER, timeout_seconds)
         self._reading.cancel()
@@ -280,10 +295,9 @@ class ClientConnection:
         await self._session.in_flight.wait_empty()
         self._reading.cancel()
 
-    async def _read(self) -> None:
+    async def _read(self, receive: Receive) -> None:
         """Handle messages until the client stops sending or violates the framing."""
         session, outbox, lines = self._session, self._outbox, self._splitter.lines
-        receive = receiver(self._stream)
         messages = size = 0
         while True:
             while lines:
@@ -320,6 +334,7 @@ class ClientConnection:
                 rest = self._splitter.take_rest()
                 if rest and not session.take(rest, outbox):
                     await session.handle(rest, outbox)
+                self._input_ended.set()
                 # Last, because the daemon's own start does not count.
                 self._end(Ending.EOF, EOF_GRACE_SECONDS)
                 return
@@ -333,8 +348,8 @@ class ClientConnection:
     async def _finish(self, nursery: trio.Nursery) -> None:
         """Wait for requests in flight and for the outbox, until the deadline."""
         ending = self._lifecycle.ending
-        is_sending = ending in (Ending.OVERSIZE, Ending.HTTP)
-        if is_sending:
+        if ending in (Ending.OVERSIZE, Ending.HTTP):
+            # The client is still sending. It has to come to read our answer.
             nursery.start_soon(self._discard_input)
         in_flight = self._session.in_flight
         with trio.move_on_at(self._deadline):
@@ -343,13 +358,30 @@ class ClientConnection:
         self._cut_off = in_flight.cut_off(unanswered=state is not None)
         await in_flight.wait_empty()
         with trio.move_on_at(max(self._deadline, trio.current_time() + FINAL_WRITE_SECONDS)):
-            await self._outbox.wait_written()
-            if is_sending:
+            if ending is Ending.DRAINED:
+                await self._read_rest()
+                nursery.start_soon(self._discard_input)
+            if state is None:
+                await self._outbox.wait_written()
+            if ending in (Ending.OVERSIZE, Ending.HTTP, Ending.DRAINED):
                 await self._linger()
-        if state is not None and self._outbox.size == 0:
-            self._handed_over = state
-        elif state is not None:
-            self._end(Ending.OVERFLOW)
+        if state is not None:
+            unwritten = self._outbox.take()
+            if unwritten is None:
+                self._end(Ending.OVERFLOW)
+            else:
+                self._handed_over = attrs.evolve(state, unwritten=unwritten)
+
+    async def _read_rest(self) -> None:
+        """Handle what the client had sent when the reading of messages ended."""
+        receive = nonblocking_receiver(self._stream)
+        while receive is not None and not self._input_ended.is_set():
+            with contextlib.suppress(trio.WouldBlock):
+                await self._read(receive)
+            if self._outbox.size == 0:
+                return
+            # It may send more while it reads.
+            await self._outbox.wait_written()
 
     async def _discard_input(self) -> None:
         """Discard input, so that a client that is still sending comes to read our answer."""
@@ -367,7 +399,8 @@ class ClientConnection:
         if isinstance(self._stream, trio.abc.HalfCloseableStream):
             with contextlib.suppress(trio.BrokenResourceError):
                 await self._stream.send_eof()
-        await self._input_ended.wait()
+        with trio.move_on_after(LINGER_SECONDS):
+            await self._input_ended.wait()
 
     def _start_soon(self, task: Task) -> bool:
         """Start a task, to end with the connection; return False if that is ending."""

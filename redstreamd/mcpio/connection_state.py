@@ -1,6 +1,8 @@
 """The state of a connection between two messages, as a record with a JSON form.
 
-A `ClientConnection` made with the record continues the connection, also in another process.
+A `ClientConnection` made with the record continues the connection, also in another process and in another
+release: readers ignore members that they do not know, and new members have defaults. Where ignoring one would
+do harm, the record names the first format that may be taken up (`needs_format`).
 """
 
 from __future__ import annotations
@@ -8,12 +10,18 @@ from __future__ import annotations
 import enum
 import json
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, Final
 
 import attrs
 import msgspec
 
 from redstreamd.mcpio.jsonrpc import RequestId, encode_value
+from redstreamd.policy import Principal
+
+#: The format of the records that are written here, and the newest that is understood. 1 had no principal and
+#: no unwritten output.
+FORMAT: Final = 2
+_UNWRITTEN_SINCE: Final = 2
 
 
 class Era(enum.StrEnum):
@@ -58,6 +66,11 @@ class ConnectionState:
         subscriptions: Each URI of `resources/subscribe` in the handshake era, with the last version reported;
             a successor continues them.
         unread: Bytes that were received and not yet handled.
+        principal: On whose behalf the client calls; None in records of format 1.
+        socket: The address of the listening socket that the client came through; empty if there was none, and
+            in records of format 1.
+        unwritten: Bytes that the client has not received yet; they begin where the last write ended, which
+            may be within a line.
     """
 
     connection_id: str
@@ -69,16 +82,36 @@ class ConnectionState:
     listens: tuple[ListenRequest, ...] = ()
     subscriptions: Mapping[str, str] = attrs.field(factory=dict)
     unread: bytes = b""
+    principal: Principal | None = None
+    socket: str = ""
+    unwritten: bytes = b""
+
+    @property
+    def needs_format(self) -> int:
+        """The first format whose readers may take the connection up.
+
+        To ignore unwritten output would lose answers, and leave half a line.
+        """
+        return _UNWRITTEN_SINCE if self.unwritten else 1
 
     def to_json(self) -> bytes:
-        """Return the record as one line of JSON, `unread` in base64."""
-        return encode_value(msgspec.to_builtins(self))
+        """Return the record as one line of JSON, bytes in base64."""
+        formats = {"format": FORMAT, "needs_format": self.needs_format}
+        return encode_value(formats | msgspec.to_builtins(self))
 
     @classmethod
     def from_json(cls, data: bytes) -> ConnectionState:
-        """Read what `to_json` returned.
+        """Read what `to_json` returned, here or in another release.
 
         Raises:
-            ValueError: It is not JSON, or a member has the wrong type.
+            ValueError: It is not JSON, or a member has the wrong type, or it needs a newer format.
         """
-        return msgspec.convert(json.loads(data), cls)
+        members = json.loads(data)
+        needs = msgspec.convert(members, _Formats).needs_format
+        if needs > FORMAT:
+            raise ValueError(f"the record needs format {needs}, and this is format {FORMAT}")
+        return msgspec.convert(members, cls)
+
+
+class _Formats(msgspec.Struct):
+    needs_format: int = 1

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 import msgspec
 
 from redstreamd.mcpio import jsonrpc
-from redstreamd.mcpio.jsonrpc import INTERNAL_ERROR, NOT_NOW, RequestId
+from redstreamd.mcpio.jsonrpc import INTERNAL_ERROR, NOT_EXECUTED, NOT_NOW, RequestId
 
 if TYPE_CHECKING:
     from redstreamd.mcpio.session import Session
@@ -30,7 +30,7 @@ class Exchange(msgspec.Struct, eq=False):
     """A request in flight.
 
     Behaviour:
-        It is answered at most once. Whoever works on it calls one of `answer`, `answer_unknown` and `end`;
+        It is answered at most once. Whoever works on it calls one of the methods `answer…` and `end`;
         until then it counts against the limits of its session, also if the client has cancelled it. Two
         things end the work early: `drop`, if nobody waits for the answer any more (the client cancelled the
         request, or it is handed over), and `cut_short`, at the end of the session: then a client that still
@@ -85,6 +85,11 @@ class Exchange(msgspec.Struct, eq=False):
         """As `answer`, after the work was cut short: what it did is not known."""
         message = "the connection is closing; whether the request took effect is unknown"
         self.answer(jsonrpc.error(self.id, NOT_NOW, message))
+
+    def answer_not_executed(self) -> None:
+        """As `answer`, if the work had not begun."""
+        message = "the connection is closing; the request was not executed, send it again"
+        self.answer(jsonrpc.error(self.id, NOT_NOW, message, data=NOT_EXECUTED))
 
     def end(self) -> None:
         """End the exchange without an answer: the work on it has ended."""

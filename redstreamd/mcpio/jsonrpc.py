@@ -30,6 +30,8 @@ INVALID_REQUEST: Final = -32600
 INTERNAL_ERROR: Final = -32603
 # The first of the codes that JSON-RPC and MCP leave to servers. The request may be sent again later.
 NOT_NOW: Final = -32000
+#: The data of an error with the code `NOT_NOW`, if the request had certainly no effect.
+NOT_EXECUTED: Final[Mapping[str, Any]] = {"executed": False}
 
 
 class Request(msgspec.Struct, frozen=True):
@@ -65,11 +67,18 @@ class Rejection(msgspec.Struct, frozen=True):
         code: `PARSE_ERROR`, `INVALID_REQUEST` or `NOT_NOW`.
         message: What is wrong, one sentence.
         id: The request's id; None if it is unknown, as JSON-RPC requires.
+        data: The member `data` of the error; None for none.
     """
 
     code: int
     message: str
     id: RequestId | None = None
+    data: Mapping[str, Any] | None = None
+
+    def line(self) -> bytes:
+        """Encode the line of the error."""
+        more = {} if self.data is None else {"data": self.data}
+        return error(self.id, self.code, self.message, **more)
 
 
 Message = Request | Notification | Response | Rejection

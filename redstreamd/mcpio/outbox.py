@@ -2,6 +2,7 @@
 
 What is queued is written at the end of the scheduler's pass (see ``stream_io``). A writer task exists
 only while the socket accepts no more, or where the stream cannot be written without blocking.
+Of a stream that is simply a descriptor it is known at any time what was written.
 """
 
 from __future__ import annotations
@@ -47,6 +48,7 @@ class Outbox:
         self._on_broken = on_broken
         # Invariant: begins where the last write ended.
         self._waiting = bytearray()
+        # Only of a stream that is not simply a descriptor.
         self._being_sent = 0
         # Whether a flush or a writer will take what is waiting.
         self._is_scheduled = False
@@ -79,6 +81,12 @@ class Outbox:
         self._waiting = bytearray()
         self._being_sent = 0
 
+    def take(self) -> bytes | None:
+        """Close it, and return what was queued and not written; None if that is not known."""
+        waiting = None if self._being_sent else bytes(self._waiting)
+        self.close()
+        return waiting
+
     async def wait_written(self) -> None:
         """Wait until the queue is empty; return at once if it is."""
         while self.size:
@@ -109,12 +117,18 @@ class Outbox:
     async def _write_all(self) -> None:
         try:
             while self._waiting:
+                if self._write is not None:
+                    await self._stream.wait_send_all_might_not_block()
+                    del self._waiting[: self._write(self._waiting)]
+                    continue
                 batch, self._waiting = self._waiting, bytearray()
                 self._being_sent = len(batch)
                 await self._stream.send_all(batch)
                 self._being_sent = 0
-        except trio.BrokenResourceError:
+        except (trio.BrokenResourceError, OSError):
             self._on_broken()
             return
+        # A large buffer is not kept for an idle client.
+        self._waiting = bytearray()
         self._is_scheduled = False
         self._written.unpark_all()

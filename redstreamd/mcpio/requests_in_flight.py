@@ -13,7 +13,7 @@ import trio
 from redstreamd.errors.remedies import setting
 from redstreamd.mcpio.connection_state import ListenRequest
 from redstreamd.mcpio.exchange import Exchange
-from redstreamd.mcpio.jsonrpc import INVALID_REQUEST, NOT_NOW, Rejection, RequestId
+from redstreamd.mcpio.jsonrpc import INVALID_REQUEST, NOT_EXECUTED, NOT_NOW, Rejection, RequestId
 from redstreamd.mcpio.limits import Limits
 
 # The handshake's parameters are kept until the connection ends, so their limit is lower than that of other
@@ -68,6 +68,7 @@ class RequestsInFlight:
                 f"is the limit ({setting('limits.max_requests_in_flight')}); wait for an answer, or cancel "
                 "one",
                 exchange.id,
+                NOT_EXECUTED,
             )
         if exchange.method == "initialize" and exchange.size > MAX_INITIALIZE_BYTES:
             message = f"initialize must not be longer than {MAX_INITIALIZE_BYTES} bytes"
@@ -77,6 +78,7 @@ class RequestsInFlight:
             f"the requests in flight on this connection would exceed {limits.max_bytes_in_flight} bytes; "
             "wait for an answer",
             exchange.id,
+            NOT_EXECUTED,
         )
 
     def remove(self, exchange: Exchange) -> None:

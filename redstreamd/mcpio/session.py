@@ -25,6 +25,7 @@ from redstreamd.mcpio.exchange import Exchange, Sink
 from redstreamd.mcpio.jsonrpc import (
     INTERNAL_ERROR,
     INVALID_REQUEST,
+    NOT_EXECUTED,
     NOT_NOW,
     Batch,
     Message,
@@ -44,8 +45,6 @@ MAX_EARLY_BYTES: Final = 64 * 1024
 
 # Requests that are handled one after the other, in order of arrival: one undoes the other.
 _ORDERED_METHODS: Final = frozenset({"resources/subscribe", "resources/unsubscribe"})
-
-_SHUTTING_DOWN: Final = "the server is shutting down and takes no more requests"
 
 Task = Callable[[], Awaitable[None]]
 StartSoon = Callable[[Task], bool]
@@ -185,7 +184,7 @@ class Session:
             except trio.Cancelled:
                 for each in rest:
                     if isinstance(each, Request):
-                        self._reject(Rejection(NOT_NOW, _SHUTTING_DOWN, each.id), sink, batched=True)
+                        self._reject(_refused_while_stopping(each), sink, batched=True)
                 raise
 
     def resume(self, state: ConnectionState) -> None:
@@ -256,14 +255,14 @@ class Session:
             self._reject(Rejection(INVALID_REQUEST, why, request.id), sink, batched)
             return
         if self.draining.is_set():
-            self._reject(Rejection(NOT_NOW, _SHUTTING_DOWN, request.id), sink, batched)
+            self._reject(_refused_while_stopping(request), sink, batched)
             return
         if not self.in_flight.add(exchange):
             self._reject(self.in_flight.rejection(exchange), sink, batched)
             return
         # Until somebody works on it. If the reading of messages is cancelled here, the request stays in
         # flight, and is cut off with the others.
-        exchange.on_cancel = exchange.answer_unknown
+        exchange.on_cancel = exchange.answer_not_executed
         # Decided before the task starts, because tasks start in no particular order.
         kernel = await self._kernel_for(exchange)
         if not exchange.is_open:
@@ -395,5 +394,10 @@ class Session:
 
     @staticmethod
     def _reject(rejection: Rejection, sink: Sink, batched: bool = False) -> None:
-        line = jsonrpc.error(rejection.id, rejection.code, rejection.message)
+        line = rejection.line()
         sink.send(jsonrpc.in_batch(line) if batched else line)
+
+
+def _refused_while_stopping(request: Request) -> Rejection:
+    message = "the server is shutting down; the request was not executed, send it again"
+    return Rejection(NOT_NOW, message, request.id, NOT_EXECUTED)

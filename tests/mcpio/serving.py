@@ -122,6 +122,15 @@ def make_server(tools: Tools | None = None) -> Server[Principal]:
                 except trio.Cancelled:
                     tools.note("ended", "stubborn")
                 return text("I do not care")
+            case "outlast":
+                # Takes a second longer when it is cancelled.
+                tools.note("started", "outlast")
+                try:
+                    await trio.sleep_forever()
+                finally:
+                    with trio.CancelScope(shield=True):
+                        await trio.sleep(1)
+                return text("unreachable")
             case "raise":
                 raise DefectError("the secret in the exception")
             case "group":

@@ -6,6 +6,7 @@ the machine is.
 
 from __future__ import annotations
 
+import json
 import socket
 import struct
 from typing import Any
@@ -19,6 +20,7 @@ from redstreamd.mcpio.client_connection import (
     EOF_GRACE_SECONDS,
     FINAL_WRITE_SECONDS,
     FIRST_REQUEST_SECONDS,
+    LINGER_SECONDS,
     ClientConnection,
 )
 from redstreamd.mcpio.connection_events import ConnectionClosed, ConnectionOpened, Ending, Event
@@ -206,6 +208,20 @@ async def test_answers_that_were_under_way_arrive_before_the_close(pair: Pair) -
     assert len(await raw.receive_rest()) == 10
 
 
+async def drained(pair: Pair, timeout_seconds: float) -> tuple[bool, list[dict[str, Any]]]:
+    """Drain a connection whose peer reads to the end and then closes: the outcome, and what the peer read."""
+    outcomes: list[bool] = []
+
+    async def drain() -> None:
+        outcomes.append(await pair.connection.drain(timeout_seconds))
+
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(drain)
+        answers = await RawClient(pair.peer).receive_rest()
+        await pair.peer.aclose()
+    return outcomes[0], answers
+
+
 async def test_a_drained_connection_answers_what_is_in_flight_and_refuses_the_rest() -> None:
     async with connection_pair() as pair, trio.open_nursery() as nursery:
         raw = await greeted(pair)
@@ -232,9 +248,9 @@ async def test_a_handler_that_waits_can_end_its_wait_when_the_connection_is_drai
     await raw.send(raw.tool_call("drained", request_id="a"))
     await pair.tools.wait("started", "drained")
     began = trio.current_time()
-    assert await pair.connection.drain(60)
+    is_clean, (answer,) = await drained(pair, 60)
+    assert is_clean
     assert trio.current_time() == began
-    (answer,) = await raw.receive_rest()
     assert answer["result"]["content"][0]["text"] == "ended early"
 
 
@@ -243,20 +259,58 @@ async def test_what_outlasts_a_drain_is_cut_off_with_an_error(pair: Pair) -> Non
     await raw.send(raw.tool_call("sleep", {"name": "a"}, request_id="a"))
     await pair.tools.wait("started", "a")
     began = trio.current_time()
-    assert not await pair.connection.drain(0.2)
+    is_clean, (answer,) = await drained(pair, 0.2)
+    assert not is_clean
     assert trio.current_time() - began == pytest.approx(0.2)
-    (answer,) = await raw.receive_rest()
     assert (answer["id"], answer["error"]["code"]) == ("a", -32000)
     assert (await ending_of(pair)).cut_off == 1
 
 
 async def test_an_idle_connection_is_drained_at_once_and_again_for_nothing(pair: Pair) -> None:
+    await greeted(pair)
+    began = trio.current_time()
+    assert await drained(pair, 60) == (True, [])
+    assert await pair.connection.drain(60)
+    assert trio.current_time() == began
+
+
+async def test_a_peer_that_stays_after_a_drain_is_left_soon(pair: Pair) -> None:
     raw = await greeted(pair)
     began = trio.current_time()
     assert await pair.connection.drain(60)
+    assert trio.current_time() - began == pytest.approx(LINGER_SECONDS)
     assert await raw.receive_rest() == []
-    assert await pair.connection.drain(60)
-    assert trio.current_time() == began
+
+
+async def test_what_was_sent_before_a_drain_is_answered_and_what_comes_after_it_resets_nobody() -> None:
+    async with connection_pair() as pair:
+        raw = await greeted(pair)
+        # More than is read at once, and not read yet when the drain begins.
+        sent = [raw.tool_call("echo", {"text": "x" * 1_000}, request_id=number) for number in range(150)]
+        await raw.send_bytes(b"".join(json.dumps(message).encode() + b"\n" for message in sent))
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(pair.connection.drain, 60)
+            answers = await raw.receive_rest()
+            # It did not know better.
+            await raw.send(raw.tool_call("echo", request_id="late"))
+            await pair.peer.send_eof()
+            assert await raw.receive_rest() == []
+    assert sorted(answer["id"] for answer in answers) == list(range(150))
+
+
+async def test_what_is_sent_while_a_call_outlasts_a_drain_is_answered() -> None:
+    async with connection_pair() as pair:
+        raw = await greeted(pair)
+        await raw.send(raw.tool_call("outlast", request_id="a"))
+        await pair.tools.wait("started", "outlast")
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(pair.connection.drain, 1)
+            await trio.sleep(1.5)
+            # Nothing is read any more.
+            await raw.send(raw.tool_call("echo", request_id="late"))
+            answers = await raw.receive_rest()
+            await pair.peer.aclose()
+    assert {answer["id"]: answer["error"]["code"] for answer in answers} == {"a": -32000, "late": -32000}
 
 
 async def test_a_drain_is_bounded_even_if_the_peer_does_not_read(pair: Pair) -> None:
@@ -279,6 +333,7 @@ async def test_a_drain_that_comes_before_the_first_turn_of_a_connection_holds() 
         nursery.start_soon(connection.run)
         assert await RawClient(theirs).receive_rest() == []
         assert trio.current_time() - began == pytest.approx(FIRST_REQUEST_SECONDS)
+        await theirs.aclose()
 
 
 async def test_the_first_request_of_a_peer_that_has_just_connected_is_answered_though_we_drain(
@@ -290,6 +345,7 @@ async def test_the_first_request_of_a_peer_that_has_just_connected_is_answered_t
         raw = RawClient(pair.peer)
         await raw.send(raw.tool_call("echo", request_id="first"))
         (rejection,) = await raw.receive_rest()
+        await pair.peer.aclose()
         assert (rejection["id"], rejection["error"]["code"]) == ("first", -32000)
         assert trio.current_time() < FIRST_REQUEST_SECONDS
 
@@ -297,7 +353,7 @@ async def test_the_first_request_of_a_peer_that_has_just_connected_is_answered_t
 async def test_a_peer_that_says_nothing_is_drained_at_once_unless_it_has_just_connected(pair: Pair) -> None:
     await trio.sleep(FIRST_REQUEST_SECONDS)
     began = trio.current_time()
-    assert await pair.connection.drain(60)
+    assert await drained(pair, 60) == (True, [])
     assert trio.current_time() == began
 
 

@@ -6,8 +6,12 @@ Time is virtual: what a hand-over allows for is used up only by those who wait, 
 from __future__ import annotations
 
 import json
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+import os
+import socket
+import subprocess
+import sys
+from collections.abc import AsyncIterator, Iterator
+from contextlib import AsyncExitStack, asynccontextmanager, contextmanager
 from typing import Any
 
 import attrs
@@ -17,12 +21,16 @@ import trio.testing
 
 from redstreamd.mcpio.client_connection import ClientConnection
 from redstreamd.mcpio.connection_events import ConnectionClosed, Ending, Event
-from redstreamd.mcpio.connection_state import ConnectionState, Era, ListenRequest
-from redstreamd.mcpio.limits import Limits
+from redstreamd.mcpio.connection_state import FORMAT, ConnectionState, Era, ListenRequest
 from redstreamd.mcpio.protocol_eras import Kernels
+from redstreamd.policy import Principal
+from tests.compat.old_release import RELEASES, old_package
+from tests.mcpio.handover_child import MAX_RECORD
 from tests.mcpio.serving import PRINCIPAL, Tools, make_server, socket_pair
 from tests.mcpio.test_both_eras import text_of
 from tests.support.mcp_client import HANDSHAKE, EraName, RawClient, connected, enveloped
+
+HERE = "unix:/run/redstreamd/mcp.sock"
 
 ERAS = pytest.mark.parametrize("era", ["handshake", "modern"])
 
@@ -58,7 +66,9 @@ class Relay:
         self.connection = ClientConnection(
             self.stream,
             Kernels(make_server(self.tools)),
-            principal=PRINCIPAL,
+            # A successor learns from the record who the client is.
+            principal=PRINCIPAL if state is None else Principal("somebody", "tcp"),
+            socket=HERE if state is None else "",
             state=state,
             on_event=self.events.append,
         )
@@ -108,7 +118,8 @@ async def test_a_client_goes_on_calling_tools_over_a_new_connection_object(era: 
 async def test_the_state_of_a_session_says_how_it_was_agreed() -> None:
     async with relay() as each:
         raw = RawClient(each.peer)
-        assert await each.hand_over() == ConnectionState(each.connection.id)
+        unused = ConnectionState(each.connection.id, principal=PRINCIPAL, socket=HERE)
+        assert await each.hand_over() == unused
         await raw.send(raw.request("initialize", {**HANDSHAKE, "protocolVersion": "2025-06-18"}))
         await raw.receive()
         state = await each.hand_over()
@@ -234,20 +245,24 @@ async def test_a_notification_ahead_of_the_first_request_is_not_forgotten() -> N
         assert (await each.hand_over()).unread == b""
 
 
-async def test_a_peer_that_does_not_read_cannot_be_handed_over() -> None:
-    ours, theirs = socket_pair()
-    async with theirs, trio.open_nursery() as nursery:
-        connection = ClientConnection(ours, Kernels(make_server()), principal=PRINCIPAL, limits=Limits())
-        await nursery.start(connection.run)
-        raw = RawClient(theirs)
+async def test_what_a_peer_has_not_read_is_sent_by_the_successors() -> None:
+    async with relay() as each:
+        raw = RawClient(each.peer)
         await raw.initialize()
-        for _ in range(8):
-            await raw.send(raw.tool_call("big", {"bytes": 200_000}))
+        await raw.send(*(raw.tool_call("big", {"bytes": 200_000}, request_id=number) for number in range(8)))
         # All of them were read and answered, so that more waits than the sockets hold.
         await trio.testing.wait_all_tasks_blocked()
-        assert await connection.hand_over(0.2) is None
-        # Half a line may be out, so the stream was closed.
-        assert ours.socket.fileno() == -1
+        began = trio.current_time()
+        for _ in range(3):
+            state = await each.hand_over()
+            assert len(state.unwritten) > 1_000_000
+            await trio.testing.wait_all_tasks_blocked()
+        # A peer that does not read holds up nobody.
+        assert trio.current_time() == began
+        texts = [(await raw.receive())["result"]["content"][0]["text"] for _ in range(8)]
+        assert texts == ["x" * 200_000] * 8
+        assert "result" in await raw.call_tool("echo", {"text": "on"})
+        assert (await each.hand_over()).unwritten == b""
 
 
 async def test_a_connection_that_has_ended_cannot_be_handed_over() -> None:
@@ -274,6 +289,9 @@ async def test_a_connection_that_has_ended_cannot_be_handed_over() -> None:
             listens=(ListenRequest("l", {"_meta": {}}, {"s": "1-0"}), ListenRequest(2, None, {})),
             subscriptions={"a://b": "1-0"},
             unread=b'\xff\x00{"a',
+            principal=Principal("ann", "tcp"),
+            socket="tcp:[::1]:7000",
+            unwritten=b'lf a line"}\n\xff',
         ),
     ],
 )
@@ -284,8 +302,106 @@ def test_a_state_survives_its_json_form(state: ConnectionState) -> None:
 
 
 def test_a_state_of_another_release_can_be_read() -> None:
-    later = {"connection_id": "c", "era": "modern", "something_new": [1]}
+    later = {"format": 9, "needs_format": 2, "connection_id": "c", "era": "modern", "something_new": [1]}
     assert ConnectionState.from_json(json.dumps(later).encode()) == ConnectionState("c", era=Era.MODERN)
+
+
+def test_a_state_that_needs_a_newer_reader_is_refused() -> None:
+    later = {"format": 9, "needs_format": FORMAT + 1, "connection_id": "c"}
+    with pytest.raises(ValueError, match=f"needs format {FORMAT + 1}"):
+        ConnectionState.from_json(json.dumps(later).encode())
+
+
+@pytest.mark.parametrize("release", RELEASES)
+def test_a_record_goes_to_an_earlier_release_and_back(release: str) -> None:
+    """What both know survives, in both directions; what only one knows is not mistaken for anything."""
+    state = ConnectionState(
+        connection_id="c",
+        era=Era.HANDSHAKE,
+        initialize_params={"a": 1},
+        protocol_version="2025-11-25",
+        initialized=True,
+        in_flight=(1, "a"),
+        listens=(ListenRequest("l", {"_meta": {}}, {"s": "1-0"}),),
+        subscriptions={"a://b": "1-0"},
+        unread=b"\xffabc",
+        principal=Principal("ann", "tcp"),
+        socket=HERE,
+    )
+    # The earlier release reads our record, and writes its own.
+    script = (
+        "import sys\n"
+        "from redstreamd.mcpio.state import ConnectionState\n"
+        "assert sys.argv[1] in sys.modules[ConnectionState.__module__].__file__\n"
+        "state = ConnectionState.from_json(sys.stdin.buffer.read())\n"
+        "sys.stdout.buffer.write(state.to_json())\n"
+    )
+    with old_package(release) as old:
+        done = subprocess.run(
+            [sys.executable, "-P", "-c", script, str(old.directory)],
+            env=os.environ | {"PYTHONPATH": str(old.directory)},
+            input=state.to_json(),
+            capture_output=True,
+            timeout=60,
+            check=False,
+        )
+    assert done.returncode == 0, done.stderr
+    back = ConnectionState.from_json(done.stdout)
+    assert back == attrs.evolve(state, principal=None, socket="")
+    # An earlier reader would lose it, so it is told not to take the connection up.
+    assert state.needs_format == 1
+    assert attrs.evolve(state, unwritten=b"x").needs_format == 2
+
+
+@pytest.mark.limit(60)
+async def test_a_client_is_passed_on_between_processes_and_notices_nothing() -> None:
+    ours, theirs = socket.socketpair()
+    stream = trio.SocketStream(trio.socket.from_stdlib_socket(ours))
+    record = b"new"
+    # They import meanwhile what they need.
+    async with stream, AsyncExitStack() as processes:
+        processes.callback(theirs.close)
+        controls = [processes.enter_context(child()) for _ in range(3)]
+        raw = RawClient(stream)
+        half = json.dumps(raw.tool_call("whoami", request_id="half")).encode() + b"\n"
+        for number, control in enumerate(controls):
+            socket.send_fds(control, [record], [theirs.fileno()])
+            if number == 0:
+                await raw.initialize()
+            else:
+                await raw.send_bytes(half[40:])
+                assert (await raw.answer_to("half"))["result"]["content"][0]["text"] == "first/unix"
+            await raw.send_bytes(half[:40])
+            record = await trio.to_thread.run_sync(ask_back, control)
+            state = ConnectionState.from_json(record)
+            assert (state.principal, state.socket) == (Principal("first", "unix"), "unix:/first")
+
+
+def ask_back(control: socket.socket) -> bytes:
+    """Ask a child for its client; the child keeps nothing."""
+    control.send(b"give")
+    record, descriptors, _, _ = socket.recv_fds(control, MAX_RECORD, 1)
+    for descriptor in descriptors:
+        os.close(descriptor)
+    assert control.recv(10) == b"given"
+    return record
+
+
+@contextmanager
+def child() -> Iterator[socket.socket]:
+    """Run a process that serves a client, and kill it at the end."""
+    ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+    with ours, theirs:
+        ours.settimeout(60)
+        process = subprocess.Popen(
+            [sys.executable, "-m", "tests.mcpio.handover_child", str(theirs.fileno())],
+            pass_fds=[theirs.fileno()],
+        )
+        try:
+            yield ours
+        finally:
+            process.kill()
+            process.wait()
 
 
 @pytest.mark.parametrize(

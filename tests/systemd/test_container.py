@@ -171,7 +171,7 @@ def test_a_served_watchdog_keeps_the_service_up_and_a_hanging_loop_is_shot_and_r
     assert ask(probing, "hello")["pid"] != former
     journal = probing.journal(UNIT)
     assert f"Watchdog timeout (limit {WATCHDOG_SECONDS}s)" in journal
-    # It died of that by itself. (systemd may drop its own message about the end, while the journal takes the dump.)
+    # It died of that by itself. systemd may drop its own message about that while the journal takes the dump.
     assert "stop-watchdog' timed out" not in journal
     # Where it hung, and what else was going on.
     assert 'probe.py", line' in journal
