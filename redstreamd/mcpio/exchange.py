@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 import msgspec
 
 from redstreamd.mcpio import jsonrpc
-from redstreamd.mcpio.jsonrpc import INTERNAL_ERROR, NOT_EXECUTED, NOT_NOW, RequestId
+from redstreamd.mcpio.jsonrpc import INTERNAL_ERROR, NOT_NOW, STOPPING, RequestId
 
 if TYPE_CHECKING:
     from redstreamd.mcpio.session import Session
@@ -89,7 +89,7 @@ class Exchange(msgspec.Struct, eq=False):
     def answer_not_executed(self) -> None:
         """As `answer`, if the work had not begun."""
         message = "the connection is closing; the request was not executed, send it again"
-        self.answer(jsonrpc.error(self.id, NOT_NOW, message, data=NOT_EXECUTED))
+        self.answer(jsonrpc.error(self.id, NOT_NOW, message, data=STOPPING))
 
     def end(self) -> None:
         """End the exchange without an answer: the work on it has ended."""

@@ -25,8 +25,8 @@ from redstreamd.mcpio.exchange import Exchange, Sink
 from redstreamd.mcpio.jsonrpc import (
     INTERNAL_ERROR,
     INVALID_REQUEST,
-    NOT_EXECUTED,
     NOT_NOW,
+    STOPPING,
     Batch,
     Message,
     Notification,
@@ -400,4 +400,4 @@ class Session:
 
 def _refused_while_stopping(request: Request) -> Rejection:
     message = "the server is shutting down; the request was not executed, send it again"
-    return Rejection(NOT_NOW, message, request.id, NOT_EXECUTED)
+    return Rejection(NOT_NOW, message, request.id, STOPPING)

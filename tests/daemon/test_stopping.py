@@ -96,6 +96,7 @@ def test_of_a_thousand_requests_sent_before_sigterm_none_is_reset(
                 if "error" in answer:
                     assert answer["error"]["code"] == -32000
                     assert "not executed" in answer["error"]["message"]
+                    assert answer["error"]["data"] == {"executed": False, "stopping": True}
                 else:
                     assert not answer["result"]["isError"]
                     executed += "ids" in answer["result"]["structuredContent"]
