@@ -11,10 +11,12 @@ from typing import Any, Final
 from redstreamd.cli.terminal import escaped, print_error
 from redstreamd.client.discovery import UnreachableError, open_connection
 from redstreamd.client.single_request import exchange, health_request
+from redstreamd.startup.descriptors import needed_for
 from redstreamd.startup.installed_version import replaced
 
 #: Seconds for the answer. The daemon asks Redis for at most one; beyond this limit it hangs.
 _ANSWER_SECONDS: Final = 10.0
+_BOUNDS: Final = {"connections": "limits.max_connections", "descriptors": "the limit of file descriptors"}
 _NAME_COLUMN: Final = 18  # "redstreamd" and a version
 
 
@@ -92,12 +94,35 @@ def _lines(report: Mapping[str, Any]) -> Iterator[str]:
             f"{clients['connections']} connected, {clients['requests_in_flight']} requests in flight; "
             f"{clients['accepted']} accepted so far, {clients['refused']} rejected",
         )
+        yield from (_line("", line) for line in _connection_bounds(clients))
     waiting = report["waiting"]
     how = "told by the server" if waiting["tracking"] else "looking four times a second"
     waits = f"{waiting['watches']} waits on {waiting['keys']} streams"
     yield _line("waiting", f"{waits}, {how}" if waiting["watches"] else waits)
     subscribed = report["subscriptions"]
     yield _line("subscriptions", f"{subscribed['subscriptions']} to {subscribed['topics']} topics")
+
+
+def _connection_bounds(clients: Mapping[str, Any]) -> Iterator[str]:
+    """Yield what is to be known of the bounds of connections; a daemon of an older version tells nothing."""
+    configured = clients.get("max_connections", 0)
+    limit = clients.get("limit", configured)
+    if bound := clients.get("full"):
+        yield f"as many as can be ({_BOUNDS.get(bound, bound)}): newcomers are rejected"
+    if limit < configured:
+        yield f"room for {limit} of {configured} (limits.max_connections), for want of file descriptors"
+        yield f"-> Raise LimitNOFILE= of the service to {needed_for(configured)}, or lower the setting."
+    holders = clients.get("holders", [])
+    if bound or any(holder["connections"] > 1 for holder in holders):
+        yield "most are held by " + ", ".join(map(_holder, holders))
+
+
+def _holder(holder: Mapping[str, Any]) -> str:
+    peer = holder["address"]
+    if peer is None:
+        name = f" ({holder['process']})" if holder["process"] else ""
+        peer = f"process {holder['pid']}{name}" if holder["pid"] else "an unknown process"
+    return f"{peer}: {holder['connections']}"
 
 
 def _problems(redis: Mapping[str, Any]) -> Sequence[Mapping[str, Any]]:

@@ -1,4 +1,4 @@
-"""Runs the daemon as a process: logging, crash dump and exit status."""
+"""Runs the daemon as a process: logging, crash dump, limit of descriptors and exit status."""
 
 from __future__ import annotations
 
@@ -21,6 +21,7 @@ from redstreamd.service.exceptions import (
 )
 from redstreamd.service.log_output import LogOutput, set_up_logging
 from redstreamd.settings import Loaded
+from redstreamd.startup.descriptors import raise_descriptor_limit
 
 _LOG = logging.getLogger("redstreamd")
 
@@ -42,6 +43,7 @@ def run_process(main: Callable[[Loaded, LogOutput], Awaitable[None]], loaded: Lo
     settings = loaded.settings
     log = set_up_logging(settings.daemon.log_level, secrets=filter(None, [settings.redis.password]))
     install_crash_dump()
+    raise_descriptor_limit()
     try:
         trio.run(main, loaded, log)
     except Exception as ended:

@@ -25,6 +25,7 @@ from collections.abc import Awaitable, Callable, Sequence
 from contextlib import AsyncExitStack
 from functools import partial
 
+import attrs
 import trio
 
 from redstreamd import __version__
@@ -37,9 +38,12 @@ from redstreamd.daemon.sockets import OpenListener
 from redstreamd.daemon.status_line import StatusLine
 from redstreamd.mcpio.acceptor import Acceptor, ServedListener
 from redstreamd.mcpio.client_connection import ClientConnection
+from redstreamd.mcpio.connection_events import FewDescriptors
+from redstreamd.mcpio.jsonrpc import Request
 from redstreamd.mcpio.kernels import Kernels
 from redstreamd.mcpio.standard_streams import open_stdio_stream
 from redstreamd.policy import Principal
+from redstreamd.presentation.uris import HEALTH
 from redstreamd.redisio.error_replies import load_parser
 from redstreamd.service.child import Child
 from redstreamd.service.embedded.embedded_server import START_TIMEOUT_SECONDS
@@ -50,6 +54,7 @@ from redstreamd.service.restart_policy import Restart
 from redstreamd.service.supervisor import Supervisor
 from redstreamd.service.watchdog import Watchdog, watchdog_interval
 from redstreamd.settings import Settings
+from redstreamd.startup.descriptors import descriptor_limit, max_newcomers, needed_for, room
 
 _LOG = logging.getLogger("redstreamd")
 
@@ -87,9 +92,13 @@ async def serve_listeners(
             ],
             parts.kernels,
             direct_path=parts.direct_path,
-            limits=parts.limits,
+            limits=attrs.evolve(parts.limits, max_newcomers=max_newcomers(descriptor_limit())),
+            room=room,
+            is_status_request=_asks_for_health,
             on_event=parts.event_log,
         )
+        if (few := _few_descriptors(parts.limits.max_connections)) is not None:
+            parts.event_log(few)
         parts.daemon_health.include("clients", acceptor.statistics)
         notifier, heartbeats = Notifier.from_environment(), Heartbeats()
         status = StatusLine(parts.bus, acceptor)
@@ -129,6 +138,18 @@ async def serve_listeners(
             Child("announcement", announce, restart=Restart.TEMPORARY),
         ]
         await _run(parts, Supervisor("redstreamd", children, on_event=parts.event_log), drain, complete)
+
+
+def _few_descriptors(max_connections: int) -> FewDescriptors | None:
+    """Return what to record if there are too few descriptors for so many connections."""
+    if (connections := room()) >= max_connections:
+        return None
+    return FewDescriptors(descriptor_limit(), needed_for(max_connections), connections, max_connections)
+
+
+def _asks_for_health(request: Request) -> bool:
+    """Return whether a request is the one that ``redstreamd status`` sends."""
+    return request.method == "resources/read" and (request.params or {}).get("uri") == HEALTH
 
 
 async def serve_stream(settings: Settings, inherited: trio.abc.Stream | None, log: LogOutput) -> None:

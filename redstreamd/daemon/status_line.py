@@ -25,8 +25,10 @@ class StatusLine:
 
         While the embedded server loads its data it begins with "loading", and says how far that is.
         """
+        clients = self._acceptor.statistics()
         busy = (
-            f"{self._acceptor.statistics().connections} connections, "
+            f"{clients.connections} connections"
+            f"{'' if clients.full is None else ' (as many as can be: newcomers are rejected)'}, "
             f"{self._bus.hub.statistics().watches} waits, {self._rate():.0f} entries/s"
         )
         redis = self._bus.redis.status()

@@ -15,7 +15,9 @@ from redstreamd.addresses.address_syntax import parse_daemon_address, unquoted, 
 from redstreamd.addresses.default_paths import SOCKET_VARIABLE, candidates_for_clients
 from redstreamd.client.discovery import connect_to
 from redstreamd.client.single_request import exchange, health_request
+from redstreamd.doctor.descriptor_checks import too_few
 from redstreamd.doctor.report import CheckResult, error, ok, warning
+from redstreamd.errors.remedies import setting
 from redstreamd.settings import Kind, Settings
 from redstreamd.startup.installed_version import replaced
 from redstreamd.startup.unexpanded_variables import placeholder_in
@@ -93,7 +95,7 @@ async def check_socket(
             return error("socket", tried, seen, todo)
         else:
             seen = f"a daemon answers at {place}"
-            differences = [*_other_redis(report, server), *filter(None, [replaced(report)])]
+            differences = [*_other_redis(report, server), *filter(None, [replaced(report)]), *_bounds(report)]
             if not differences:
                 return ok("socket", tried, seen)
             seen = "; ".join([seen, *(what for what, _ in differences)])
@@ -115,6 +117,23 @@ def _other_redis(report: Mapping[str, Any], server: str) -> list[tuple[str, str]
         return []
     todo = f"To check that one, give doctor the daemon's settings ({_settings_of(str(used))})."
     return [(f"it uses another Redis, at {used}", todo)]
+
+
+def _bounds(report: Mapping[str, Any]) -> list[tuple[str, str]]:
+    """Return what is wrong and what to do, if the daemon rejects clients, or has too few descriptors."""
+    clients = report.get("clients")
+    if not isinstance(clients, Mapping) or "limit" not in clients:
+        return []
+    found = []
+    limit, configured = int(clients["limit"]), int(clients["max_connections"])
+    if limit < configured:
+        found.append(too_few(configured, limit))
+    if clients.get("full") is not None:
+        todo = "Find out who opens so many: `redstreamd status` names those who hold most."
+        if limit >= configured:
+            todo += f" Or raise {setting('limits.max_connections')}."
+        found.append((f"it has {clients['connections']} connections and rejects newcomers", todo))
+    return found
 
 
 def _request_health(place: str, answer_seconds: float) -> Mapping[str, Any]:

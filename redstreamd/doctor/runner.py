@@ -11,6 +11,7 @@ import trio
 
 from redstreamd.doctor.connectivity_checks import check_connectivity
 from redstreamd.doctor.daemon_checks import check_socket, runs_systemd
+from redstreamd.doctor.descriptor_checks import check_descriptors
 from redstreamd.doctor.file_checks import check_confinement, check_secrets
 from redstreamd.doctor.permission_checks import check_permissions
 from redstreamd.doctor.probe import Probe
@@ -64,6 +65,7 @@ async def run_checks(
     results = [_settings_result(loaded, service)]
     if service is not None:
         results.append(check_credentials(service))
+    results.append(check_descriptors(loaded.settings, service))
     target = _target(loaded.settings, environ if service is None else service.environ)
     connectivity = await check_connectivity(target)
     if loaded.settings.daemon.embedded:

@@ -96,7 +96,7 @@ def _repeatable(event: Event) -> Hashable | None:
     """Return what kind of event it is, if clients can make any number of it."""
     match event:
         case mcp.ConnectionRejected():
-            return "rejected"
+            return "rejected", event.bound
         case mcp.ConnectionClosed(ending=mcp.Ending.OVERSIZE | mcp.Ending.HTTP | mcp.Ending.OVERFLOW):
             return event.ending, event.principal
         case mcp.AcceptPaused() | mcp.AcceptResumed():

@@ -11,6 +11,7 @@ from functools import singledispatch
 
 from redstreamd.errors.remedies import sentences, setting, unit_setting
 from redstreamd.mcpio import connection_events as mcp
+from redstreamd.mcpio.peers import peer_text
 from redstreamd.redisio import reauth
 from redstreamd.redisio import server_health as redis
 from redstreamd.redisio.redis_errors import ROLE_NAMES, Problem, ProblemKind, role_names
@@ -144,18 +145,18 @@ def _(event: mcp.ConnectionClosed) -> tuple[int, str]:
     match event.ending:
         case mcp.Ending.OVERSIZE:
             return logging.WARNING, (
-                f"closed a connection of {event.principal.name}, which sent a message over "
+                f"closed a connection of {_client(event)}, which sent a message over "
                 f"{event.limit_bytes} bytes; send large content in parts, or raise "
                 f"{setting('limits.max_message_bytes')}"
             )
         case mcp.Ending.HTTP:
             return logging.WARNING, (
-                f"closed a connection of {event.principal.name}, which spoke HTTP; find out whether a client "
+                f"closed a connection of {_client(event)}, which spoke HTTP; find out whether a client "
                 "is set up wrongly, or a web page tries to reach the bus through somebody's browser"
             )
         case mcp.Ending.OVERFLOW:
             return logging.WARNING, (
-                f"closed a connection of {event.principal.name}, which did not read its answers until over "
+                f"closed a connection of {_client(event)}, which did not read its answers until over "
                 f"{event.limit_bytes} bytes waited; the client hangs or is too slow, find out which it is"
             )
     return logging.DEBUG, (
@@ -182,9 +183,26 @@ def _(event: mcp.ConnectionCrashed) -> tuple[int, str]:
 
 @words.register
 def _(event: mcp.ConnectionRejected) -> tuple[int, str]:
+    if event.bound is mcp.Bound.DESCRIPTORS:
+        cause = f"{event.limit} connections are open, with no file descriptors for more"
+        remedy = unit_setting("LimitNOFILE=")
+    else:
+        cause = f"{event.limit} connections are open"
+        remedy = setting("limits.max_connections")
+    holders = ", ".join(f"{peer_text(peer)} has {count}" for peer, count in event.holders)
     return logging.WARNING, (
-        f"{event.limit} connections are open and a client ({event.principal.name}) was rejected; "
-        f"raise {setting('limits.max_connections')}, or find out who opens so many"
+        f"{cause}, and a client ({event.principal.name}) was rejected; raise {remedy}, or find out who opens "
+        f"so many{f' (most: {holders})' if holders else ''}"
+    )
+
+
+@words.register
+def _(event: mcp.FewDescriptors) -> tuple[int, str]:
+    return logging.WARNING, (
+        f"there is room for {event.connections} of {event.max_connections} connections "
+        f"(limits.max_connections), because this process may have {event.descriptors} file descriptors; "
+        f"raise {unit_setting('LimitNOFILE=')} to {event.needed}, or lower "
+        f"{setting('limits.max_connections')}"
     )
 
 
@@ -201,6 +219,11 @@ def _(event: mcp.AcceptResumed) -> tuple[int, str]:
     return logging.INFO, (
         f"accepting connections for {event.principal.name} again after {event.paused_seconds:.1f} s"
     )
+
+
+def _client(event: mcp.ConnectionClosed) -> str:
+    name = event.principal.name
+    return name if event.peer is None else f"{name} ({peer_text(event.peer)})"
 
 
 # Supervision

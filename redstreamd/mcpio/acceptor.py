@@ -1,27 +1,29 @@
 """Accepts connections and runs a `ClientConnection` for each; knows nothing of messages.
 
-Owns the limit of connections, retries when the system is out of descriptors, the isolation of a crash to
-its connection, and draining.
+Owns the bounds of connections, retries when the system does not accept, the isolation of a crash to its
+connection, and draining. Clients beyond a bound are left to `newcomers`.
 """
 
 from __future__ import annotations
 
 import contextlib
+import errno
 import select
 import socket
-from collections.abc import Sequence
+import sys
+from collections.abc import Callable, Sequence
 from typing import Final
 
 import attrs
 import msgspec
 import trio
 
-from redstreamd.errors.remedies import setting
-from redstreamd.mcpio import jsonrpc
+from redstreamd.errors.remedies import setting, unit_setting
 from redstreamd.mcpio.client_connection import ClientConnection
 from redstreamd.mcpio.connection_events import (
     AcceptPaused,
     AcceptResumed,
+    Bound,
     ConnectionCrashed,
     ConnectionRejected,
     EventHook,
@@ -30,6 +32,9 @@ from redstreamd.mcpio.connection_events import (
 )
 from redstreamd.mcpio.kernels import DirectPath, Kernels
 from redstreamd.mcpio.limits import Limits
+from redstreamd.mcpio.newcomers import IsStatusRequest, Newcomers
+from redstreamd.mcpio.peers import Holder, Holders, Peer, peer_of
+from redstreamd.mcpio.spare_descriptors import SPARE_DESCRIPTORS, SpareDescriptors
 from redstreamd.policy import Principal
 
 # Between attempts to accept while the system refuses: rare enough to cost no CPU time, and a descriptor that
@@ -38,8 +43,6 @@ PAUSE_SECONDS: Final = 0.05
 MAX_PAUSE_SECONDS: Final = 1.0
 # For accepting all that wait when the daemon stops: some thousand connections.
 BACKLOG_SECONDS: Final = 0.5
-# One line into the empty buffer of a new socket: it fits, unless the client is broken.
-REJECT_SECONDS: Final = 0.1
 # How a vanished TCP client is detected (tcp(7)): after 30 s of silence by three probes at intervals of 5 s,
 # and after 15 s if sent data is not acknowledged.
 KEEPALIVE_OPTIONS: Final = (
@@ -75,9 +78,13 @@ class AcceptorStatistics:
     Attributes:
         connections: Connections that are open now.
         accepted: Connections accepted so far.
-        refused: Connections rejected so far, because `Limits.max_connections` were open.
+        refused: Connections rejected so far, because as many were open as may be.
         crashed: Connections ended so far by an exception that is a defect.
         requests_in_flight: Requests in flight now, over all connections.
+        limit: How many connections may be open now.
+        max_connections: `Limits.max_connections`; `limit` is lower if there are too few descriptors.
+        full: The bound that was reached, so that the next client is rejected; None if it is not.
+        holders: Those who hold most connections, the greatest first; a few.
     """
 
     connections: int
@@ -85,13 +92,18 @@ class AcceptorStatistics:
     refused: int
     crashed: int
     requests_in_flight: int
+    limit: int
+    max_connections: int
+    full: Bound | None
+    holders: Sequence[Holder]
 
 
 class Acceptor:
     """Serves the clients of several listeners.
 
     Behaviour:
-        A failed `accept` is retried forever, with growing pauses. Open connections are not affected.
+        A failed `accept` is retried forever, with growing pauses. Open connections are not affected. Clients
+        beyond a bound are told so, also where the process has no descriptor left: some are kept for that.
 
     Resource handling:
         The caller owns the listeners; only `drain` closes them.
@@ -104,6 +116,9 @@ class Acceptor:
         *,
         direct_path: DirectPath | None = None,
         limits: Limits | None = None,
+        room: Callable[[], int] | None = None,
+        is_status_request: IsStatusRequest | None = None,
+        spare_descriptors: int = SPARE_DESCRIPTORS,
         on_event: EventHook = ignore,
     ) -> None:
         """Serve the clients of `listeners`.
@@ -113,21 +128,34 @@ class Acceptor:
             kernels: What is served.
             direct_path: Serves plain calls of tools; None: `kernels` serves them, too.
             limits: Bounds; the defaults if None.
+            room: Returns for how many connections there are descriptors; None for any number.
+            is_status_request: Whether a request asks for the daemon's status, which is answered beyond the
+                bounds, too; None for no request.
+            spare_descriptors: How many are kept, to tell clients that there are no more.
             on_event: Called with each event.
         """
         self._listeners = tuple(listeners)
         self._kernels = kernels
         self._direct_path = direct_path
         self._limits = limits or Limits()
+        self._room = room or (lambda: sys.maxsize)
         self._report = contained(on_event)
         self._accepting = trio.CancelScope()
         # Set while nothing is accepted.
         self._stopped = trio.Event()
         self._stopped.set()
         self._connections: set[ClientConnection] = set()
+        self._holders = Holders()
+        self._spares = SpareDescriptors(spare_descriptors)
+        self._newcomers = Newcomers(
+            kernels,
+            self._limits,
+            is_status_request=is_status_request or (lambda _request: False),
+            on_refused=self._report_rejected,
+            report=self._report,
+        )
         self._draining = False
         self._accepted = 0
-        self._refused = 0
         self._crashed = 0
 
     def statistics(self) -> AcceptorStatistics:
@@ -135,9 +163,13 @@ class Acceptor:
         return AcceptorStatistics(
             connections=len(self._connections),
             accepted=self._accepted,
-            refused=self._refused,
-            crashed=self._crashed,
+            refused=self._newcomers.refused,
+            crashed=self._crashed + self._newcomers.crashed,
             requests_in_flight=sum(each.statistics().requests_in_flight for each in self._connections),
+            limit=min(self._limits.max_connections, self._room()),
+            max_connections=self._limits.max_connections,
+            full=self._reached(),
+            holders=self._holders.described(),
         )
 
     async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
@@ -148,17 +180,18 @@ class Acceptor:
         self._accepting = trio.CancelScope()
         self._stopped = trio.Event()
         try:
-            async with trio.open_nursery() as nursery:
-                if self._draining:
-                    self._accepting.cancel()
-                with self._accepting:
-                    async with trio.open_nursery() as accepting:
-                        for served in self._listeners:
-                            accepting.start_soon(self._accept, served, nursery)
-                        task_status.started()
-                if self._draining:
-                    await self._accept_waiting(nursery)
-                self._stopped.set()
+            with self._newcomers, self._spares:
+                async with trio.open_nursery() as nursery:
+                    if self._draining:
+                        self._accepting.cancel()
+                    with self._accepting:
+                        async with trio.open_nursery() as accepting:
+                            for served in self._listeners:
+                                accepting.start_soon(self._accept, served, nursery)
+                            task_status.started()
+                    if self._draining:
+                        await self._accept_waiting(nursery)
+                    self._stopped.set()
         finally:
             self._stopped.set()
 
@@ -197,6 +230,10 @@ class Acceptor:
             try:
                 stream = await served.listener.accept()
             except OSError as exc:
+                if exc.errno == errno.EMFILE and (
+                    self._spares.release() or await self._newcomers.free_descriptor()
+                ):
+                    continue
                 if paused_since is None:
                     paused_since = trio.current_time()
                     self._report(AcceptPaused(served.principal, exc))
@@ -217,10 +254,36 @@ class Acceptor:
                     await self._admit(await served.listener.accept(), served, nursery)
 
     async def _admit(self, stream: trio.SocketStream, served: ServedListener, nursery: trio.Nursery) -> None:
-        if len(self._connections) >= self._limits.max_connections:
-            await self._reject(stream, served.principal)
-        else:
+        bound = self._reached()
+        if bound is None:
             self._start_connection(stream, served, nursery)
+        else:
+            message = self._refusal(bound)
+            await self._newcomers.admit(stream, served.principal, bound, message, nursery)
+
+    def _reached(self) -> Bound | None:
+        """Return the bound that keeps the next client out; None if it can be served."""
+        most, room = self._limits.max_connections, self._room()
+        # Those that were given away for a client come back before any other is let in.
+        if not self._spares.restore() or room <= len(self._connections) < most:
+            return Bound.DESCRIPTORS
+        return Bound.CONNECTIONS if len(self._connections) >= most else None
+
+    def _refusal(self, bound: Bound) -> str:
+        """Return what a client beyond a bound is told."""
+        connections = len(self._connections)
+        if bound is Bound.CONNECTIONS:
+            by = setting("limits.max_connections")
+            return f"{connections} connections are open, which is the limit ({by}); try later"
+        by = unit_setting("LimitNOFILE=")
+        return (
+            f"{connections} connections are open, and there are no file descriptors for more; try later, or "
+            f"raise {by}"
+        )
+
+    def _report_rejected(self, principal: Principal, bound: Bound) -> None:
+        limit = len(self._connections) if bound is Bound.DESCRIPTORS else self._limits.max_connections
+        self._report(ConnectionRejected(principal, limit, bound, self._holders.top()))
 
     def _start_connection(
         self, stream: trio.SocketStream, served: ServedListener, nursery: trio.Nursery
@@ -231,6 +294,7 @@ class Acceptor:
             with contextlib.suppress(OSError):
                 for level, option, value in KEEPALIVE_OPTIONS:
                     stream.setsockopt(level, option, value)
+        peer = peer_of(stream)
         connection = ClientConnection(
             stream,
             self._kernels,
@@ -238,12 +302,14 @@ class Acceptor:
             socket=served.address,
             direct_path=self._direct_path,
             limits=self._limits,
+            peer=peer,
             on_event=self._report,
         )
         self._connections.add(connection)
-        nursery.start_soon(self._serve, connection, served.principal)
+        self._holders.add(peer)
+        nursery.start_soon(self._serve, connection, served.principal, peer)
 
-    async def _serve(self, connection: ClientConnection, principal: Principal) -> None:
+    async def _serve(self, connection: ClientConnection, principal: Principal, peer: Peer) -> None:
         try:
             await connection.run()
         # A cancellation in the group is raised again.
@@ -252,18 +318,7 @@ class Acceptor:
             self._report(ConnectionCrashed(connection.id, principal, crash))
         finally:
             self._connections.discard(connection)
-
-    async def _reject(self, stream: trio.SocketStream, principal: Principal) -> None:
-        self._refused += 1
-        limit = self._limits.max_connections
-        self._report(ConnectionRejected(principal, limit))
-        bound = setting("limits.max_connections")
-        message = f"{limit} connections are open, which is the limit ({bound}); try later"
-        try:
-            with trio.move_on_after(REJECT_SECONDS), contextlib.suppress(trio.BrokenResourceError):
-                await stream.send_all(jsonrpc.error(None, jsonrpc.NOT_NOW, message))
-        finally:
-            await trio.aclose_forcefully(stream)
+            self._holders.remove(peer)
 
 
 def _has_waiting(listener: trio.abc.Listener[trio.SocketStream]) -> bool:

@@ -31,6 +31,7 @@ from redstreamd.mcpio.late_event import LateEvent
 from redstreamd.mcpio.lifecycle import Lifecycle, Phase
 from redstreamd.mcpio.limits import Limits
 from redstreamd.mcpio.outbox import Outbox
+from redstreamd.mcpio.peers import Peer
 from redstreamd.mcpio.session import Session, Task
 from redstreamd.policy import Principal
 from redstreamd.stream_io import Receive, nonblocking_receiver, receiver
@@ -103,6 +104,7 @@ class ClientConnection:
         direct_path: DirectPath | None = None,
         limits: Limits | None = None,
         state: ConnectionState | None = None,
+        peer: Peer | None = None,
         on_event: EventHook = ignore,
     ) -> None:
         """Serve `stream`.
@@ -117,6 +119,7 @@ class ClientConnection:
             state: From the connection that served the same stream before. Its requests in flight are
                 answered with an error, because their outcome is unknown; its listen requests continue. If it
                 has a principal, that one and its socket are used.
+            peer: Who connected, for events; None if that is not known.
             on_event: Called with each event.
 
         Raises:
@@ -129,6 +132,7 @@ class ClientConnection:
             principal, socket = state.principal, state.socket
         self._principal = principal
         self._socket = socket
+        self._peer = peer
         self._inherited = state
         self._report = contained(on_event)
         self._splitter = LineSplitter(limits.max_message_bytes)
@@ -236,6 +240,7 @@ class ClientConnection:
                         Ending.OVERSIZE: self._limits.max_message_bytes,
                         Ending.OVERFLOW: self._limits.max_outbox_bytes,
                     }.get(ending),
+                    peer=self._peer,
                 )
             )
 

@@ -12,6 +12,7 @@ from collections.abc import Callable
 import msgspec
 
 from redstreamd.mcpio.jsonrpc import RequestId
+from redstreamd.mcpio.peers import Peer
 from redstreamd.policy import Principal
 
 _logger = logging.getLogger(__name__)
@@ -38,6 +39,15 @@ class Ending(enum.StrEnum):
     """The task that ran it was cancelled."""
 
 
+class Bound(enum.StrEnum):
+    """A bound of the number of connections."""
+
+    CONNECTIONS = "connections"
+    """`Limits.max_connections`."""
+    DESCRIPTORS = "descriptors"
+    """What the process may have of file descriptors."""
+
+
 class ConnectionOpened(msgspec.Struct, frozen=True):
     """A connection was opened."""
 
@@ -54,6 +64,7 @@ class ConnectionClosed(msgspec.Struct, frozen=True):
         requests: How many requests it sent, rejected ones included.
         cut_off: How many of them were cancelled because the connection was closing.
         limit_bytes: The limit that was exceeded; None unless that is why it ended.
+        peer: The process or address that connected; None if the transport does not tell.
     """
 
     connection_id: str
@@ -63,6 +74,7 @@ class ConnectionClosed(msgspec.Struct, frozen=True):
     requests: int
     cut_off: int
     limit_bytes: int | None
+    peer: Peer | None = None
 
 
 class RequestFailed(msgspec.Struct, frozen=True):
@@ -91,11 +103,31 @@ class ConnectionRejected(msgspec.Struct, frozen=True):
     """A connection was rejected, because too many are open.
 
     Attributes:
-        limit: `Limits.max_connections`.
+        limit: How many may be open.
+        bound: What limits them.
+        holders: The peers that hold most of them, and how many; up to a second old.
     """
 
     principal: Principal
     limit: int
+    bound: Bound = Bound.CONNECTIONS
+    holders: tuple[tuple[Peer, int], ...] = ()
+
+
+class FewDescriptors(msgspec.Struct, frozen=True):
+    """The daemon starts with too few file descriptors for `Limits.max_connections`.
+
+    Attributes:
+        descriptors: How many it may have.
+        needed: How many `Limits.max_connections` needs.
+        connections: For how many connections there is room.
+        max_connections: `Limits.max_connections`.
+    """
+
+    descriptors: int
+    needed: int
+    connections: int
+    max_connections: int
 
 
 class AcceptPaused(msgspec.Struct, frozen=True):
@@ -122,6 +154,7 @@ Event = (
     | RequestFailed
     | ConnectionCrashed
     | ConnectionRejected
+    | FewDescriptors
     | AcceptPaused
     | AcceptResumed
 )

@@ -32,8 +32,10 @@ class Limits:
             of the longest messages.
         max_outbox_bytes: Most bytes that may wait for one client to read them; then it is disconnected. Four
             of the longest messages: what can be written in one message can be read back in one.
-        max_connections: Most connections at once, over all listeners of an acceptor. Below the 524,288
-            descriptors that systemd allows a service; about 45 MiB when all are idle.
+        max_connections: Most connections at once, over all listeners of an acceptor; about 45 MiB when all
+            are idle.
+        max_newcomers: Most clients beyond that which are attended to at a time, each for about a second. Each
+            costs a task and a descriptor.
     """
 
     max_message_bytes: int = attrs.field(default=8 * MIB, validator=attrs.validators.gt(0))
@@ -43,3 +45,4 @@ class Limits:
     max_bytes_in_flight: int = attrs.field(default=32 * MIB, validator=attrs.validators.gt(0))
     max_outbox_bytes: int = attrs.field(default=32 * MIB, validator=attrs.validators.gt(0))
     max_connections: int = attrs.field(default=4096, validator=attrs.validators.gt(0))
+    max_newcomers: int = attrs.field(default=256, validator=attrs.validators.gt(0))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import resource
 import time
 from pathlib import Path
 from typing import Final
@@ -21,9 +22,9 @@ class ProcessStats:
     Attributes:
         pid: Its process ID.
         uptime_seconds: Seconds since it started.
-        memory_bytes: Resident memory (proc(5), statm).
+        memory_bytes: Resident memory (proc(5), statm); the most so far, if no descriptor is free to read it.
         cpu_seconds: CPU time of all its threads, user and system.
-        descriptors: Open file descriptors.
+        descriptors: Open file descriptors; the most that it may have, if none is free to count them.
     """
 
     pid: int
@@ -35,12 +36,28 @@ class ProcessStats:
 
 def process_stats() -> ProcessStats:
     """Return the statistics of the calling process, as of now."""
-    resident = Path("/proc/self/statm").read_bytes().split()[1]
     return ProcessStats(
         pid=os.getpid(),
         uptime_seconds=round(time.monotonic() - _STARTED, 3),
-        memory_bytes=int(resident) * _PAGE_BYTES,
+        memory_bytes=_resident_bytes(),
         cpu_seconds=round(time.process_time(), 3),
-        # Without the descriptor of the listing itself.
-        descriptors=sum(1 for _ in Path("/proc/self/fd").iterdir()) - 1,
+        descriptors=_descriptors(),
     )
+
+
+def _resident_bytes() -> int:
+    try:
+        return int(Path("/proc/self/statm").read_bytes().split()[1]) * _PAGE_BYTES
+    except OSError:
+        return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+
+
+def _descriptors() -> int:
+    # Linux 6.2 and later count them (proc(5)); before, the size is 0.
+    if counted := Path("/proc/self/fd").stat().st_size:
+        return counted
+    try:
+        # Without the descriptor of the listing itself.
+        return sum(1 for _ in Path("/proc/self/fd").iterdir()) - 1
+    except OSError:
+        return resource.getrlimit(resource.RLIMIT_NOFILE)[0]

@@ -14,6 +14,7 @@ from redstreamd.settings import load
 CHECKS = [
     *(
         "settings",
+        "descriptors",
         "name_resolution",
         "connect",
         "tls",

@@ -31,6 +31,7 @@ from redstreamd.mcpio.listeners import open_unix_listener
 from redstreamd.mcpio.protocol_eras import Kernels
 from redstreamd.mcpio.request_context import RequestContext
 from redstreamd.mcpio.session import Session, Task
+from redstreamd.mcpio.spare_descriptors import SPARE_DESCRIPTORS
 from redstreamd.policy import Principal
 
 PRINCIPAL = Principal("tester", "unix")
@@ -221,9 +222,13 @@ class Service:
 
 @asynccontextmanager
 async def serving(
-    limits: Limits | None = None, server: Server[Principal] | None = None
+    limits: Limits | None = None,
+    server: Server[Principal] | None = None,
+    *,
+    room: Callable[[], int] | None = None,
+    spare_descriptors: int = SPARE_DESCRIPTORS,
 ) -> AsyncIterator[Service]:
-    """Serve the test server on a Unix socket for the block."""
+    """Serve the test server on a Unix socket for the block; its status is the list of its tools."""
     tools, events = Tools(), list[Event]()
     # Socket paths are limited to 107 bytes, which pytest's directories can exceed.
     with tempfile.TemporaryDirectory(prefix="rs-") as directory:
@@ -232,6 +237,9 @@ async def serving(
                 [ServedListener(listener, PRINCIPAL)],
                 Kernels(server or make_server(tools)),
                 limits=limits,
+                room=room,
+                spare_descriptors=spare_descriptors,
+                is_status_request=lambda request: request.method == "tools/list",
                 on_event=events.append,
             )
             async with trio.open_nursery() as nursery:

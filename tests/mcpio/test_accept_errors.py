@@ -14,6 +14,7 @@ import trio.testing
 from redstreamd.mcpio.acceptor import MAX_PAUSE_SECONDS, Acceptor, ServedListener
 from redstreamd.mcpio.connection_events import AcceptPaused, AcceptResumed, Event
 from redstreamd.mcpio.protocol_eras import Kernels
+from redstreamd.mcpio.spare_descriptors import SPARE_DESCRIPTORS
 from tests.mcpio.serving import PRINCIPAL, make_server
 
 
@@ -53,6 +54,10 @@ async def test_accepting_is_retried_with_growing_pauses_and_reported_once(number
     with trio.move_on_after(100):
         await acceptor.run()
     attempts = listener.attempts
+    if number == errno.EMFILE:
+        # It is tried at once with each of the spare descriptors.
+        assert attempts[:SPARE_DESCRIPTORS] == [began] * SPARE_DESCRIPTORS
+        del attempts[:SPARE_DESCRIPTORS]
     pauses = [round(later - earlier, 3) for earlier, later in itertools.pairwise(attempts)]
     assert sorted(pauses) == pauses
     assert 0 < pauses[0] <= 0.1
@@ -75,7 +80,12 @@ async def test_a_pause_is_over_once_somebody_was_let_in() -> None:
 
     events: list[Event] = []
     listener = Recovering(errno.EMFILE, until=trio.current_time() + 3600)
-    acceptor = Acceptor([ServedListener(listener, PRINCIPAL)], Kernels(make_server()), on_event=events.append)
+    acceptor = Acceptor(
+        [ServedListener(listener, PRINCIPAL)],
+        Kernels(make_server()),
+        spare_descriptors=0,
+        on_event=events.append,
+    )
     with trio.move_on_after(30):
         await acceptor.run()
     about_accepting = [event for event in events if isinstance(event, AcceptPaused | AcceptResumed)]

@@ -21,6 +21,7 @@ from redstreamd.mcpio.client_connection import BYTES_PER_TURN, MESSAGES_PER_TURN
 from redstreamd.mcpio.connection_events import (
     AcceptPaused,
     AcceptResumed,
+    Bound,
     ConnectionClosed,
     ConnectionCrashed,
     ConnectionRejected,
@@ -30,9 +31,10 @@ from redstreamd.mcpio.connection_events import (
 from redstreamd.mcpio.limits import Limits
 from redstreamd.mcpio.listeners import open_tcp_listeners, open_unix_listener
 from redstreamd.mcpio.protocol_eras import Kernels
+from redstreamd.mcpio.spare_descriptors import SPARE_DESCRIPTORS
 from redstreamd.policy import Principal
 from tests.mcpio.serving import PRINCIPAL, Service, Tools, make_server, serving, virtual_time
-from tests.support.mcp_client import RawClient, raw_client
+from tests.support.mcp_client import HANDSHAKE, RawClient, raw_client
 
 
 @pytest.fixture
@@ -80,20 +82,44 @@ async def test_one_peer_too_many_is_told_so_and_turned_away() -> None:
     async with serving(Limits(max_connections=2)) as service:
         async with raw_client(service.path, initialize=True) as first:
             async with raw_client(service.path, initialize=True):
+                assert service.acceptor.statistics().full is Bound.CONNECTIONS
                 for _ in range(3):
                     async with raw_client(service.path) as third:
-                        (rejection,) = await third.receive_rest()
-                        assert (rejection["id"], rejection["error"]["code"]) == (None, -32000)
+                        rejection = await third.call("initialize", HANDSHAKE, request_id="third")
+                        assert (rejection["id"], rejection["error"]["code"]) == ("third", -32000)
                         assert "2 connections" in rejection["error"]["message"]
                         assert "limits.max_connections" in rejection["error"]["message"]
                 assert "result" in await first.call_tool("echo")
             # A place that is free again can be taken.
-            while service.acceptor.statistics().connections == 2:
+            while service.acceptor.statistics().full is not None:
                 await trio.lowlevel.checkpoint()
             async with raw_client(service.path, initialize=True) as again:
                 assert "result" in await again.call_tool("echo")
-        assert [event.limit for event in service.reported(ConnectionRejected)] == [2, 2, 2]
-        assert service.acceptor.statistics().refused == 3
+        rejected = service.reported(ConnectionRejected)
+        assert [(event.limit, event.bound) for event in rejected] == [(2, Bound.CONNECTIONS)] * 3
+        assert {event.holders for event in rejected} == {((os.getpid(), 2),)}
+        statistics = service.acceptor.statistics()
+        assert (statistics.refused, statistics.limit) == (3, 2)
+
+
+async def test_where_descriptors_are_the_bound_that_is_said_and_the_bound_follows_them() -> None:
+    room = 1
+    async with (
+        serving(Limits(max_connections=3), room=lambda: room) as service,
+        raw_client(service.path, initialize=True),
+    ):
+        assert service.acceptor.statistics().full is Bound.DESCRIPTORS
+        async with raw_client(service.path) as second:
+            message = (await second.call("initialize", HANDSHAKE))["error"]["message"]
+            assert "no file descriptors" in message
+            assert "LimitNOFILE=" in message
+        room = 2
+        async with raw_client(service.path, initialize=True) as second:
+            assert "result" in await second.call_tool("echo")
+            statistics = service.acceptor.statistics()
+            assert (statistics.limit, statistics.max_connections) == (2, 3)
+    (rejected,) = service.reported(ConnectionRejected)
+    assert (rejected.limit, rejected.bound) == (1, Bound.DESCRIPTORS)
 
 
 async def test_each_door_has_its_own_principal(socket_path: str) -> None:
@@ -208,33 +234,79 @@ async def test_a_hook_that_raises_costs_only_its_record(
     assert "the event hook raised on 'RequestFailed'" in caplog.text
 
 
-async def test_out_of_descriptors_accepting_pauses_and_recovers(service: Service) -> None:
-    with Path("/dev/null").open() as lowest_free:  # noqa: ASYNC230 - nothing to wait for
+@contextlib.contextmanager
+def no_descriptors() -> Iterator[None]:
+    """Leave this process without a free descriptor for the block."""
+    with Path("/dev/null").open() as lowest_free:
         highest = lowest_free.fileno() + 50
-    async with raw_client(service.path, initialize=True) as friend:
-        newcomers = [trio.socket.socket(trio.socket.AF_UNIX) for _ in range(3)]
-        hoard: list[int] = []
-        with descriptors(at_most=highest + 50):
+    hoard: list[int] = []
+    with descriptors(at_most=highest):
+        try:
             with contextlib.suppress(OSError):
                 while True:
                     hoard.append(os.dup(0))
-            try:
-                for newcomer in newcomers:
-                    await newcomer.connect(service.path)
-                while not service.reported(AcceptPaused):
-                    await trio.lowlevel.checkpoint()
-                # Those who are in are served meanwhile, and the pauses are not reported one by one.
-                began = trio.current_time()
-                while trio.current_time() < began + 0.3:
-                    assert "result" in await friend.call_tool("echo")
-                (paused,) = service.reported(AcceptPaused)
-                assert "Too many open files" in str(paused.exception)
-            finally:
-                for descriptor in hoard:
-                    os.close(descriptor)
+            yield
+        finally:
+            for descriptor in hoard:
+                os.close(descriptor)
+
+
+async def test_out_of_descriptors_newcomers_are_told_and_clients_are_served(service: Service) -> None:
+    count = 2 * SPARE_DESCRIPTORS
+    async with raw_client(service.path, initialize=True) as friend, contextlib.AsyncExitStack() as stack:
+        # They stay open: this process is both sides, and whoever leaves would make room for another.
+        newcomers = [stack.enter_context(trio.socket.socket(trio.socket.AF_UNIX)) for _ in range(count)]
+        with no_descriptors():
+            for number, newcomer in enumerate(newcomers):
+                await newcomer.connect(service.path)
+                raw = RawClient(trio.SocketStream(newcomer))
+                answer = await raw.call("initialize", HANDSHAKE, request_id=number)
+                assert "no file descriptors" in answer["error"]["message"]
+                assert service.acceptor.statistics().full is Bound.DESCRIPTORS
+                assert "result" in await friend.call_tool("echo")
+        async with raw_client(service.path, initialize=True) as raw:
+            assert "result" in await raw.call_tool("echo")
+        assert service.acceptor.statistics().full is None
+    assert [event.bound for event in service.reported(ConnectionRejected)] == [Bound.DESCRIPTORS] * count
+    assert not service.reported(AcceptPaused)
+
+
+async def test_more_silent_newcomers_than_spare_descriptors_are_told_one_after_the_other(
+    service: Service,
+) -> None:
+    count = 4 * SPARE_DESCRIPTORS
+    async with raw_client(service.path, initialize=True) as friend, contextlib.AsyncExitStack() as stack:
+        newcomers = [stack.enter_context(trio.socket.socket(trio.socket.AF_UNIX)) for _ in range(count)]
+        with no_descriptors():
             for newcomer in newcomers:
-                async with raw_client(trio.SocketStream(newcomer), initialize=True) as raw:
-                    assert "result" in await raw.call_tool("echo")
+                await newcomer.connect(service.path)
+            for newcomer in newcomers:
+                (told,) = await RawClient(trio.SocketStream(newcomer)).receive_rest()
+                assert (told["id"], told["error"]["code"]) == (None, -32000)
+            assert "result" in await friend.call_tool("echo")
+    assert service.acceptor.statistics().refused == count
+
+
+async def test_without_a_spare_descriptor_accepting_pauses_and_recovers() -> None:
+    async with (
+        serving(spare_descriptors=0) as service,
+        raw_client(service.path, initialize=True) as friend,
+    ):
+        newcomers = [trio.socket.socket(trio.socket.AF_UNIX) for _ in range(3)]
+        with no_descriptors():
+            for newcomer in newcomers:
+                await newcomer.connect(service.path)
+            while not service.reported(AcceptPaused):
+                await trio.lowlevel.checkpoint()
+            # Those who are in are served meanwhile, and the pauses are not reported one by one.
+            began = trio.current_time()
+            while trio.current_time() < began + 0.3:
+                assert "result" in await friend.call_tool("echo")
+            (paused,) = service.reported(AcceptPaused)
+            assert "Too many open files" in str(paused.exception)
+        for newcomer in newcomers:
+            async with raw_client(trio.SocketStream(newcomer), initialize=True) as raw:
+                assert "result" in await raw.call_tool("echo")
         # How long the pauses are at most is shown in test_accept_errors.py, on virtual time.
         (resumed,) = service.reported(AcceptResumed)
         assert resumed.paused_seconds >= 0.3
