@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 import msgspec
 
 from redstreamd.mcpio import jsonrpc
-from redstreamd.mcpio.jsonrpc import INTERNAL_ERROR, NOT_NOW, STOPPING, RequestId
+from redstreamd.mcpio.jsonrpc import INTERNAL_ERROR, NOT_NOW, STOPPING, UNKNOWN_OUTCOME, RequestId
 
 if TYPE_CHECKING:
     from redstreamd.mcpio.session import Session
@@ -84,7 +84,7 @@ class Exchange(msgspec.Struct, eq=False):
     def answer_unknown(self) -> None:
         """As `answer`, after the work was cut short: what it did is not known."""
         message = "the connection is closing; whether the request took effect is unknown"
-        self.answer(jsonrpc.error(self.id, NOT_NOW, message))
+        self.answer(jsonrpc.error(self.id, NOT_NOW, message, data=UNKNOWN_OUTCOME))
 
     def answer_not_executed(self) -> None:
         """As `answer`, if the work had not begun."""

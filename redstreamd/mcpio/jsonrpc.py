@@ -32,7 +32,9 @@ INTERNAL_ERROR: Final = -32603
 NOT_NOW: Final = -32000
 #: The data of an error with the code `NOT_NOW`, if the request had certainly no effect.
 NOT_EXECUTED: Final[Mapping[str, Any]] = {"executed": False}
-#: The same of a server that stops: the request may be sent to its successor.
+#: The same if it is not known whether the request had an effect.
+UNKNOWN_OUTCOME: Final[Mapping[str, Any]] = {"executed": None}
+#: The same as `NOT_EXECUTED` of a server that stops: the request may be sent to its successor.
 STOPPING: Final[Mapping[str, Any]] = {"executed": False, "stopping": True}
 
 

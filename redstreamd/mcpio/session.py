@@ -27,6 +27,7 @@ from redstreamd.mcpio.jsonrpc import (
     INVALID_REQUEST,
     NOT_NOW,
     STOPPING,
+    UNKNOWN_OUTCOME,
     Batch,
     Message,
     Notification,
@@ -191,7 +192,7 @@ class Session:
         """Answer the requests that were in flight with an error; continue listens and subscriptions."""
         for request_id in state.in_flight:
             message = "the server was restarted meanwhile; whether the request took effect is unknown"
-            self._reject(Rejection(NOT_NOW, message, request_id), self.sink)
+            self._reject(Rejection(NOT_NOW, message, request_id, UNKNOWN_OUTCOME), self.sink)
         kernel = self._kernel
         if kernel is None:
             return

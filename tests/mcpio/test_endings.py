@@ -263,6 +263,7 @@ async def test_what_outlasts_a_drain_is_cut_off_with_an_error(pair: Pair) -> Non
     assert not is_clean
     assert trio.current_time() - began == pytest.approx(0.2)
     assert (answer["id"], answer["error"]["code"]) == ("a", -32000)
+    assert answer["error"]["data"] == {"executed": None}
     assert (await ending_of(pair)).cut_off == 1
 
 
