@@ -203,8 +203,10 @@ class LimitsSettings:
         Meta(
             ge=1,
             le=1_000_000,
-            description="Connections at a time; one more is closed at once. Each needs a file descriptor "
-            "and, when idle, about 11 KiB. Raise LimitNOFILE= of the service with it.",
+            description="Connections at a time; one more is told so in answer to its first request, and "
+            "closed. Each needs a file descriptor and, when idle, about 11 KiB. Raise LimitNOFILE= of the "
+            "service with it: where there are too few descriptors, so many connections as they allow are "
+            "served, and the start, `redstreamd status` and `redstreamd doctor` say so.",
         ),
     ] = 4096
     max_message_bytes: Annotated[

@@ -7,6 +7,7 @@ import subprocess
 
 import pytest
 
+from redstreamd.cli.status import _connection_bounds
 from tests.cli.conftest import read_all
 from tests.cli.test_call import received
 from tests.cli.test_whole import ready
@@ -138,3 +139,56 @@ async def test_everything_that_is_wrong_with_redis_is_listed(place, accept, reds
     text = (await read_all(process.stdout)).decode()
     for word in words:
         assert word in text
+
+
+CLIENTS = {
+    "connections": 5,
+    "accepted": 9,
+    "refused": 0,
+    "crashed": 0,
+    "requests_in_flight": 0,
+    "limit": 4096,
+    "max_connections": 4096,
+    "full": None,
+    "holders": [{"connections": 1, "pid": 7, "process": None, "address": None}],
+}
+NODE = {"connections": 3, "pid": 4711, "process": "node", "address": None}
+
+
+@pytest.mark.parametrize(
+    ("clients", "lines"),
+    [
+        ({}, []),
+        ({"holders": [NODE, *CLIENTS["holders"]]}, ["most are held by process 4711 (node): 3, process 7: 1"]),
+        (
+            {
+                "full": "connections",
+                "holders": [{"connections": 1, "pid": 0, "process": None, "address": None}],
+            },
+            [
+                "as many as can be (limits.max_connections): newcomers are rejected",
+                "most are held by an unknown process: 1",
+            ],
+        ),
+        (
+            {
+                "full": "descriptors",
+                "limit": 64,
+                "holders": [{"connections": 5, "pid": None, "process": None, "address": "::1"}],
+            },
+            [
+                "as many as can be (the limit of file descriptors): newcomers are rejected",
+                "room for 64 of 4096 (limits.max_connections), for want of file descriptors",
+                "-> Raise LimitNOFILE= of the service to 4400, or lower the setting.",
+                "most are held by ::1: 5",
+            ],
+        ),
+    ],
+)
+def test_the_bounds_of_connections_are_told_where_they_matter(clients, lines):
+    assert list(_connection_bounds({**CLIENTS, **clients})) == lines
+
+
+def test_an_older_daemon_tells_nothing_of_bounds():
+    older = {name: CLIENTS[name] for name in ("connections", "accepted", "refused", "requests_in_flight")}
+    assert list(_connection_bounds(older)) == []

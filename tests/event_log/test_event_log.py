@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import errno
 import logging
+import os
 from collections.abc import AsyncIterator
 from typing import Any
 
+import msgspec
 import pytest
 import trio
 import trio.testing
@@ -15,10 +17,12 @@ from redstreamd.event_log.event_log import QUIET_SECONDS, EventLog
 from redstreamd.mcpio.connection_events import (
     AcceptPaused,
     AcceptResumed,
+    Bound,
     ConnectionClosed,
     ConnectionRejected,
     Ending,
 )
+from redstreamd.mcpio.peers import peer_text
 from redstreamd.policy import Principal
 from redstreamd.service.supervisor_events import ChildStarted
 
@@ -59,6 +63,35 @@ async def test_rejected_clients_are_one_record_and_a_count_at_the_end(
     journal(ConnectionRejected(ANN, 5))
     await trio.sleep(2 * QUIET_SECONDS)
     assert len(caplog.records) == 3
+
+
+async def test_each_bound_has_its_record_with_its_remedy_and_those_who_hold_most(
+    journal: EventLog, caplog: pytest.LogCaptureFixture
+) -> None:
+    own = os.getpid()
+    for _ in range(3):
+        journal(ConnectionRejected(ANN, 5, Bound.CONNECTIONS, ((own, 3), ("10.0.0.1", 2))))
+        journal(ConnectionRejected(BOB, 4, Bound.DESCRIPTORS))
+    connections, descriptors = (record.message for record in caplog.records)
+    assert connections.startswith(
+        "5 connections are open, and a client (ann) was rejected; raise limits.max_c"
+    )
+    assert connections.endswith(f"(most: {peer_text(own)} has 3, 10.0.0.1 has 2)")
+    assert descriptors.startswith(
+        "4 connections are open, with no file descriptors for more, and a client (b"
+    )
+    assert "raise LimitNOFILE= of the service" in descriptors
+    await trio.sleep(2 * QUIET_SECONDS)
+    assert [record.message[:6] for record in caplog.records[2:]] == ["2 more"] * 2
+
+
+async def test_who_does_not_read_is_named_by_its_process(
+    journal: EventLog, caplog: pytest.LogCaptureFixture
+) -> None:
+    journal(msgspec.structs.replace(closed(Ending.OVERFLOW), peer=os.getpid()))
+    assert (
+        f"closed a connection of ann ({peer_text(os.getpid())}), which did not" in caplog.records[0].message
+    )
 
 
 async def test_connections_that_had_to_be_closed_are_one_record_a_kind_and_principal(
