@@ -6,6 +6,7 @@ The other packages report typed events without texts.
 
 from __future__ import annotations
 
+import errno
 import logging
 from functools import singledispatch
 
@@ -208,9 +209,14 @@ def _(event: mcp.FewDescriptors) -> tuple[int, str]:
 
 @words.register
 def _(event: mcp.AcceptPaused) -> tuple[int, str]:
+    remedy = {
+        errno.EMFILE: f"raise {unit_setting('LimitNOFILE=')}",
+        errno.ENFILE: "find out which process of this host has so many files open, or raise fs.file-max "
+        "(sysctl)",
+    }.get(event.exception.errno or 0, "find out what this host lacks")
     return logging.WARNING, (
         f"cannot accept connections for {event.principal.name}: {event.exception.strerror}; trying again. If "
-        f"this lasts, raise {unit_setting('LimitNOFILE=')}"
+        f"this lasts, {remedy}"
     )
 
 

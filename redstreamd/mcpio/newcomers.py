@@ -20,7 +20,7 @@ import trio
 from redstreamd.mcpio import jsonrpc
 from redstreamd.mcpio.connection_events import Bound, ConnectionCrashed, EventHook
 from redstreamd.mcpio.framing import LineSplitter
-from redstreamd.mcpio.jsonrpc import NOT_NOW, Notification, Request, RequestId
+from redstreamd.mcpio.jsonrpc import NOT_EXECUTED, NOT_NOW, Notification, Request, RequestId
 from redstreamd.mcpio.kernels import Kernels
 from redstreamd.mcpio.limits import Limits
 from redstreamd.mcpio.session import Session, Task
@@ -351,7 +351,8 @@ class Newcomers:
             self.refused += 1
             self._on_refused(newcomer.principal, newcomer.bound)
         newcomer.answers += 1
-        error = jsonrpc.error(request_id, NOT_NOW, newcomer.message)
+        data = {} if request_id is None else {"data": NOT_EXECUTED}
+        error = jsonrpc.error(request_id, NOT_NOW, newcomer.message, **data)
         # An OSError: the client has gone, or reads nothing.
         with contextlib.suppress(OSError):
             os.write(newcomer.descriptor, error)

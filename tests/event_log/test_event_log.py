@@ -125,6 +125,19 @@ async def test_running_out_of_descriptors_over_and_over_is_one_record_of_each(
     assert [record.message[:18] for record in caplog.records[2:]] == ["99 more in 20 s, t"] * 2
 
 
+@pytest.mark.parametrize(
+    ("number", "remedy"),
+    [(errno.EMFILE, "raise LimitNOFILE="), (errno.ENFILE, "fs.file-max"), (errno.ENOMEM, "find out what")],
+)
+async def test_what_keeps_from_accepting_is_named_with_its_remedy(
+    journal: EventLog, caplog: pytest.LogCaptureFixture, number: int, remedy: str
+) -> None:
+    journal(AcceptPaused(ANN, OSError(number, os.strerror(number))))
+    (record,) = caplog.records
+    assert os.strerror(number) in record.message
+    assert remedy in record.message
+
+
 async def test_what_clients_do_by_themselves_and_what_happens_rarely_is_not_counted(
     journal: EventLog, caplog: pytest.LogCaptureFixture
 ) -> None:

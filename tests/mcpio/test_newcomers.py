@@ -40,7 +40,10 @@ def full() -> Deferred[Service]:
 
 
 def is_refusal(message: dict[str, Any], request_id: Any) -> bool:
-    return message["id"] == request_id and message["error"]["code"] == NOT_NOW
+    error = message["error"]
+    # A client that had sent a request knows that it may send it again.
+    data = None if request_id is None else {"executed": False}
+    return message["id"] == request_id and error["code"] == NOT_NOW and error.get("data") == data
 
 
 async def status(path: str) -> dict[str, Any]:
