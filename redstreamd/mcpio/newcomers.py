@@ -34,7 +34,7 @@ LINGER_SECONDS: Final = 1.0
 #: For the status, with the time until it is this newcomer's turn.
 STATUS_SECONDS: Final = 5.0
 #: What a newcomer has at least while others wait for its place; a client sends its first request at once.
-PATIENCE_SECONDS: Final = 0.05
+PATIENCE_SECONDS: Final = 0.1
 #: When newcomers have waited for places for so long, it is a flood, and nobody has that time any more.
 FLOOD_SECONDS: Final = 1.0
 #: A longer first message is not read; the requests of a handshake take about one KiB.
@@ -284,9 +284,11 @@ class Newcomers:
         is_refused = newcomer.lines.overlong
         while newcomer.lines.lines:
             line = newcomer.lines.lines.pop()
+            if not line.strip():
+                continue
             message = jsonrpc.decode(line, self._limits)
             if not isinstance(message, Request):
-                is_refused |= bool(line.strip()) and not isinstance(message, Notification)
+                is_refused |= not isinstance(message, Notification)
             elif not newcomer.answers and self._is_status_request(message):
                 newcomer.status_request = message, line
                 return False

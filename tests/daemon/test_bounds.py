@@ -46,14 +46,14 @@ class Bounded:
 
     Attributes:
         daemon: It.
-        connect: Opens another connection to it.
+        connect: Opens another connection to it, over "unix" or "tcp".
         clients: Those that it serves.
         bound: What the error names.
         descriptors: How many the daemon had open before the newcomers.
     """
 
     daemon: Daemon
-    connect: Callable[[], socket.socket]
+    connect: Callable[[str], socket.socket]
     clients: list[socket.socket]
     bound: str
     descriptors: int
@@ -65,7 +65,7 @@ def descriptors(daemon: Daemon) -> int:
 
 def is_served(at_bound: Bounded) -> bool:
     """Return whether one more client is served."""
-    with at_bound.connect() as client:
+    with at_bound.connect("unix") as client:
         return "result" in ask(client, initialize("again"))
 
 
@@ -98,19 +98,20 @@ def call_line(request_id: int) -> bytes:
 
 
 @contextlib.contextmanager
-def bounded(server: Server, kind: str, transport: str) -> Iterator[Bounded]:
-    """Run a daemon that has reached the bound."""
+def bounded(server: Server, kind: str) -> Iterator[Bounded]:
+    """Run a daemon that has reached the bound; its first client comes over TCP, the others over Unix."""
     with socket.create_server(("127.0.0.1", 0)) as probe:
         port = probe.getsockname()[1]
-    # "few" may have 128 descriptors from its start, "none" gets no more than it uses while it runs.
-    program: Sequence[str | Path] = (PRLIMIT, "--nofile=128:128", PROGRAM) if kind == "few" else (PROGRAM,)
+    # "few" may have 128 descriptors from its start, "none" gets no more than it uses while it runs. Others
+    # raise their soft limit, which is too low.
+    program = (PRLIMIT, "--nofile=128:128" if kind == "few" else "--nofile=64:", PROGRAM)
     options = ["--set", f"limits.max_connections={CLIENTS}"] if kind == "connections" else []
     with (
         contextlib.ExitStack() as stack,
         home_listening(server, program, options, port) as daemon,
     ):
 
-        def connect() -> socket.socket:
+        def connect(transport: str) -> socket.socket:
             if transport == "tcp":
                 return socket.create_connection(("127.0.0.1", port), timeout=60)
             connection = socket.socket(socket.AF_UNIX)
@@ -121,7 +122,7 @@ def bounded(server: Server, kind: str, transport: str) -> Iterator[Bounded]:
         clients: list[socket.socket] = []
         is_full = False
         while not is_full:
-            client = stack.enter_context(connect())
+            client = stack.enter_context(connect("unix" if clients else "tcp"))
             answer = ask(client, initialize("client"))
             is_full = "error" in answer
             if not is_full:
@@ -217,23 +218,19 @@ def median_call(client: socket.socket) -> float:
     return statistics.median(times)
 
 
-BOUNDS = pytest.mark.parametrize("kind", ["connections", "few", "none"])
-
-
-@BOUNDS
-@pytest.mark.parametrize("transport", ["unix", "tcp"])
-def test_two_hundred_newcomers_are_told_the_bound_and_status_is_answered(
-    redis: Server, kind: str, transport: str
+@pytest.mark.parametrize("kind", ["connections", "few", "none"])
+def test_two_hundred_newcomers_over_each_transport_are_told_the_bound_and_status_is_answered(
+    redis: Server, kind: str
 ) -> None:
-    with bounded(redis, kind, transport) as at_bound, contextlib.ExitStack() as stack:
+    with bounded(redis, kind) as at_bound, contextlib.ExitStack() as stack:
         daemon = at_bound.daemon
         usual = median_call(at_bound.clients[0])
-        newcomers = [stack.enter_context(at_bound.connect()) for _ in range(NEWCOMERS)]
-        for number, newcomer in enumerate(newcomers):
-            # Half of them say nothing. In a flood one may be told before it has said anything.
-            if number % 2:
-                with contextlib.suppress(BrokenPipeError, ConnectionResetError):
-                    newcomer.sendall(initialize(f"n{number}"))
+        newcomers = []
+        for number in range(2 * NEWCOMERS):
+            newcomers.append(stack.enter_context(at_bound.connect("unix" if number % 2 else "tcp")))
+            # Half of them say nothing.
+            if number % 4 < 2:
+                newcomers[-1].sendall(initialize(f"n{number}"))
         meanwhile = median_call(at_bound.clients[0])
         report, took = status_report(daemon)
         messages = [told(each) for each in everything_received(newcomers, 20)]
@@ -243,12 +240,12 @@ def test_two_hundred_newcomers_are_told_the_bound_and_status_is_answered(
             assert at_bound.bound in message["error"]["message"]
             with_id += message["id"] == f"n{number}"
             assert message["id"] in (None, f"n{number}")
-        # All who spoke in time; with few descriptors some have no time.
-        assert with_id == NEWCOMERS / 2 if kind == "connections" else with_id > NEWCOMERS / 4
+        # All who spoke, but for those whom this process has kept silent for a tenth of a second.
+        assert with_id >= NEWCOMERS - 5
         assert took <= 2
         assert "newcomers are rejected" in report
-        assert f"process {os.getpid()}" in report or transport == "tcp"
-        assert "127.0.0.1: " in report or transport == "unix"
+        assert f"process {os.getpid()}" in report
+        assert "127.0.0.1: 1" in report
         for number, client in enumerate(at_bound.clients):
             answer = ask(client, call_line(number))
             assert answer["id"] == number
@@ -274,10 +271,11 @@ def test_two_hundred_newcomers_are_told_the_bound_and_status_is_answered(
 
 def test_a_flood_is_told_and_the_status_is_answered_in_it(redis: Server) -> None:
     """Ten times two hundred, one wave after the other, which leave as soon as they are told."""
-    with bounded(redis, "connections", "unix") as at_bound:
+    with bounded(redis, "connections") as at_bound:
+        assert "there is room for" not in at_bound.daemon.log
         for _ in range(10):
             with contextlib.ExitStack() as stack:
-                newcomers = [stack.enter_context(at_bound.connect()) for _ in range(NEWCOMERS)]
+                newcomers = [stack.enter_context(at_bound.connect("unix")) for _ in range(NEWCOMERS)]
                 for number, newcomer in enumerate(newcomers):
                     newcomer.sendall(initialize(f"n{number}"))
                 _, took = status_report(at_bound.daemon)
@@ -287,7 +285,7 @@ def test_a_flood_is_told_and_the_status_is_answered_in_it(redis: Server) -> None
 
 
 def test_too_few_descriptors_are_said_at_the_start_and_by_status_and_doctor(redis: Server) -> None:
-    with bounded(redis, "few", "unix") as at_bound:
+    with bounded(redis, "few") as at_bound:
         daemon = at_bound.daemon
         (record,) = [line for line in daemon.log.splitlines() if "there is room for" in line]
         assert " WARNING " in record
@@ -315,11 +313,3 @@ def test_too_few_descriptors_are_said_at_the_start_and_by_status_and_doctor(redi
         assert "room for 64 of 4096" in checks["socket"]["seen"]
         assert "rejects newcomers" in checks["socket"]["seen"]
         assert "LimitNOFILE=" in checks["socket"]["todo"]
-
-
-def test_the_soft_limit_is_raised_to_the_hard_one(redis: Server) -> None:
-    hard = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
-    program = (PRLIMIT, "--nofile=64:", PROGRAM)
-    with running_daemon(redis, "--set", "limits.max_connections=100", program=program) as daemon:
-        assert resource.prlimit(daemon.process.pid, resource.RLIMIT_NOFILE) == (hard, hard)
-        assert "there is room for" not in daemon.log

@@ -176,7 +176,7 @@ async def test_where_all_places_are_taken_the_first_has_to_leave_and_is_told() -
         began = trio.current_time()
         for raw in silent[:4]:
             assert [is_refusal(each, None) for each in await raw.receive_rest()] == [True]
-        # Two at a time had a twentieth of a second; the last two have a second.
+        # Two at a time had a tenth of a second; the last two have a second.
         assert trio.current_time() - began == pytest.approx(2 * newcomers.PATIENCE_SECONDS)
         for raw in silent[4:]:
             assert is_refusal(await raw.receive(), None)
