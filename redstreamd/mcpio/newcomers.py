@@ -316,6 +316,8 @@ class Newcomers:
             self._epoll.register(newcomer.descriptor, select.EPOLLIN)
             self._linger(newcomer)
             self._start_attending()
+            # This one may be told to leave now.
+            self._left.unpark_all()
 
     async def _handle(self, line: bytes, principal: Principal, sink: _Answer) -> None:
         """Handle one request in a session of its own, until it is answered."""

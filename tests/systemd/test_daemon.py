@@ -100,6 +100,42 @@ def drop_in(container: Container, text: str) -> None:
     container.systemctl("daemon-reload")
 
 
+HOLDER = f"""
+import os, socket, sys
+held = [socket.socket(socket.AF_UNIX) for _ in range(2)]
+for each in held:
+    each.connect("{DOOR}")
+print(os.getpid(), flush=True)
+sys.stdin.read()
+"""
+
+
+def test_beyond_the_bound_status_is_served_and_names_the_process_that_holds_most(
+    listening: Container,
+) -> None:
+    """As confined as it is, the daemon learns who connects; names of processes it may not see."""
+    drop_in(listening, "[Service]\nEnvironment=REDSTREAMD_LIMITS_MAX_CONNECTIONS=2\n")
+    listening.systemctl("start", SERVICE)
+    with listening.start(f"{PREFIX}/bin/python", "-c", HOLDER) as holder:
+        assert holder.stdout is not None
+        pid = holder.stdout.readline().strip()
+        try:
+            wait_until(
+                lambda: "newcomers are rejected" in listening.run(f"{PREFIX}/bin/redstreamd", "status").stdout
+            )
+            report = json.loads(listening.run(f"{PREFIX}/bin/redstreamd", "status", "--json").stdout)
+            wait_until(lambda: "rejected" in listening.show(SERVICE, "StatusText")["StatusText"])
+            with pytest.raises(AssertionError, match="2 connections are open"), Agent(listening):
+                pass
+        finally:
+            holder.communicate()
+    clients = report["clients"]
+    assert (clients["connections"], clients["limit"], clients["full"]) == (2, 2, "connections")
+    (most,) = clients["holders"]
+    assert (most["pid"], most["connections"], most["process"]) == (int(pid), 2, None)
+    assert f"(most: process {pid} has 2)" in listening.journal(SERVICE)
+
+
 def test_the_daemon_is_ready_without_redis_and_recovers_with_it(listening: Container) -> None:
     listening.systemctl("mask", "--runtime", REDIS)
     try:
