@@ -12,11 +12,12 @@ import math
 import re
 from collections.abc import Iterable
 from itertools import accumulate
-from typing import Any, AnyStr, Final
+from typing import Any, AnyStr, Final, TypeAlias
 
 import msgspec
 
 from redstreamd.errors import BusError, Code
+from redstreamd.errors.remedies import shortened
 
 #: The default limits of a message.
 MAX_NESTING, MAX_VALUES = 100, 100_000
@@ -173,27 +174,49 @@ def check(value: Any) -> None:
         BusError: INVALID_ARGUMENT, with the place and the reason.
     """
     # Not recursive: the value may be nested more deeply than Python's stack allows.
-    stack: list[tuple[str, Any]] = [("", value)]
+    stack: list[tuple[_Place, Any]] = [(None, value)]
     while stack:
-        path, current = stack.pop()
+        place, current = stack.pop()
         if isinstance(current, str):
-            _check_text(path, current)
+            _check_text(place, current)
         elif isinstance(current, dict):
             if isinstance(current, DuplicateNames):
-                raise _refused(path, f"the member name {current.name!r} occurs twice in one object")
+                why = f"the member name {shortened(current.name)!r} occurs twice in one object"
+                raise _refused(place, why)
             for name, member in current.items():
-                _check_text(path, name)
+                _check_text(place, name)
                 if type(member) is not bool and member is not None:
-                    stack.append((f"{path}.{name}" if path else name, member))
+                    stack.append(((place, name), member))
         elif isinstance(current, list):
-            stack.extend((f"{path}[{index}]", item) for index, item in enumerate(current))
+            stack.extend(((place, index), item) for index, item in enumerate(current))
         elif isinstance(current, bool) or current is None:
             continue
         elif isinstance(current, int):
             if not -MAX_INTEGER <= current <= MAX_INTEGER:
-                raise _refused(path, "the integer is beyond ±(2**53 - 1), so readers may round it")
+                raise _refused(place, "the integer is beyond ±(2**53 - 1), so readers may round it")
         elif not isinstance(current, float) or not math.isfinite(current):
-            raise _refused(path, "the number is beyond the range of an IEEE 754 double")
+            raise _refused(place, "the number is beyond the range of an IEEE 754 double")
+
+
+def repeated_name(value: Any, *, but: object = None) -> str | None:
+    """Return the place of a member that an object names twice, such as ``params._meta.a``, or None.
+
+    Args:
+        value: As `decode` returned it.
+        but: An object or array in it that is not looked at.
+    """
+    stack: list[tuple[_Place, Any]] = [(None, value)]
+    while stack:
+        place, current = stack.pop()
+        if isinstance(current, DuplicateNames):
+            return _path((place, current.name))
+        members = current.items() if isinstance(current, dict) else enumerate(current)
+        stack.extend(
+            ((place, step), member)
+            for step, member in members
+            if isinstance(member, dict | list) and member is not but
+        )
+    return None
 
 
 def equal(one: Any, other: Any) -> bool:
@@ -210,9 +233,22 @@ def equal(one: Any, other: Any) -> bool:
     return bool(one == other)
 
 
-def _check_text(path: str, text: str) -> None:
+#: Where a value is: the container's place, and the name or index there. A path would repeat long names for
+#: each value beside them.
+_Place: TypeAlias = "tuple[_Place, str | int] | None"
+
+
+def _path(place: _Place) -> str:
+    steps: list[str] = []
+    while place is not None:
+        place, step = place
+        steps.append(f"[{step}]" if isinstance(step, int) else f".{shortened(step)}")
+    return shortened("".join(reversed(steps)).removeprefix("."))
+
+
+def _check_text(place: _Place, text: str) -> None:
     if not text.isascii() and (match := _FORBIDDEN.search(text)) is not None:
-        raise _refused(path, f"the text contains U+{ord(match[0]):04X}, which is no character")
+        raise _refused(place, f"the text contains U+{ord(match[0]):04X}, which is no character")
 
 
 def _refuse_constant(name: str) -> Any:
@@ -232,11 +268,11 @@ _NOT_STRUCTURE: Final = _ALL_BYTES.translate(None, b"{}[],")
 _STEPS: Final = bytes.maketrans(b"{[}]", b"\x01\x01\xff\xff")
 
 
-def _refused(path: str, why: str) -> BusError:
-    place = path.encode("utf-8", "backslashreplace").decode()[:80]
+def _refused(place: _Place, why: str) -> BusError:
+    path = _path(place).encode("utf-8", "backslashreplace").decode()
     return BusError(
         Code.INVALID_ARGUMENT,
-        f"The value at {place!r} is not I-JSON." if place else "The value is not I-JSON.",
+        f"The value at {path!r} is not I-JSON." if path else "The value is not I-JSON.",
         cause=f"{why[0].upper()}{why[1:]} (RFC 7493).",
         next_step="Give large integers as strings, bytes in base64, and each member name once.",
     )

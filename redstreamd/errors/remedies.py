@@ -45,6 +45,11 @@ def redis_option(*names: str) -> str:
     return f"{quoted} in the configuration of Redis (redis.conf, or CONFIG SET)"
 
 
+def shortened(text: str, most: int = 80) -> str:
+    """Return a text of a client for an error or a record, cut where it is longer than `most` characters."""
+    return text if len(text) <= most else f"{text[:most]}…"
+
+
 def sentences(*parts: str) -> str:
     """Join texts to one line of sentences, with a full stop between two of them.
 

@@ -16,6 +16,8 @@ import trio
 from redstreamd.event_log.texts import Event, record, record_repeats
 from redstreamd.mcpio import connection_events as mcp
 
+#: Endings that the daemon decides on, for something that a client does.
+_COUNTED: Final = mcp.FOREIGN | {mcp.Ending.OVERFLOW}
 #: Seconds without a repetition after which an event counts as over.
 QUIET_SECONDS: Final = 60.0
 
@@ -97,8 +99,10 @@ def _repeatable(event: Event) -> Hashable | None:
     match event:
         case mcp.ConnectionRejected():
             return "rejected", event.bound
-        case mcp.ConnectionClosed(ending=mcp.Ending.OVERSIZE | mcp.Ending.HTTP | mcp.Ending.OVERFLOW):
+        case mcp.ConnectionClosed() if event.ending in _COUNTED:
             return event.ending, event.principal
+        case mcp.MessageTooLong():
+            return mcp.MessageTooLong, event.principal
         case mcp.AcceptPaused() | mcp.AcceptResumed():
             # Where descriptors run out, each client that leaves lets another in, and that is the last again.
             return type(event), event.principal

@@ -9,8 +9,9 @@ from __future__ import annotations
 import errno
 import logging
 from functools import singledispatch
+from typing import Final
 
-from redstreamd.errors.remedies import sentences, setting, unit_setting
+from redstreamd.errors.remedies import sentences, setting, shortened, unit_setting
 from redstreamd.mcpio import connection_events as mcp
 from redstreamd.mcpio.peers import peer_text
 from redstreamd.redisio import reauth
@@ -144,11 +145,10 @@ def _(event: mcp.ConnectionOpened) -> tuple[int, str]:
 def _(event: mcp.ConnectionClosed) -> tuple[int, str]:
     # That a client closes its connection is normal; that the daemon has to is a warning.
     match event.ending:
-        case mcp.Ending.OVERSIZE:
+        case mcp.Ending.TLS | mcp.Ending.REDIS | mcp.Ending.BINARY:
             return logging.WARNING, (
-                f"closed a connection of {_client(event)}, which sent a message over "
-                f"{event.limit_bytes} bytes; send large content in parts, or raise "
-                f"{setting('limits.max_message_bytes')}"
+                f"closed a connection of {_client(event)}, which {_SPOKE[event.ending]}; find out whether a "
+                "client is set up wrongly, or a program searches for open ports"
             )
         case mcp.Ending.HTTP:
             return logging.WARNING, (
@@ -166,11 +166,26 @@ def _(event: mcp.ConnectionClosed) -> tuple[int, str]:
     )
 
 
+_SPOKE: Final = {
+    mcp.Ending.TLS: "spoke TLS, which this socket does not",
+    mcp.Ending.REDIS: "spoke the protocol of Redis",
+    mcp.Ending.BINARY: "sent something that is not text",
+}
+
+
+@words.register
+def _(event: mcp.MessageTooLong) -> tuple[int, str]:
+    return logging.WARNING, (
+        f"skipped a message of {_client(event)} over {event.limit_bytes} bytes; send large content in "
+        f"parts, or raise {setting('limits.max_message_bytes')}"
+    )
+
+
 @words.register
 def _(event: mcp.RequestFailed) -> tuple[int, str]:
     return logging.ERROR, (
-        f"{event.method} failed unexpectedly on connection {event.connection_id} of {event.principal.name}; "
-        "the client was told of an internal error"
+        f"{shortened(event.method)} failed unexpectedly on connection {event.connection_id} of "
+        f"{event.principal.name}; the client was told of an internal error"
     )
 
 
@@ -227,7 +242,7 @@ def _(event: mcp.AcceptResumed) -> tuple[int, str]:
     )
 
 
-def _client(event: mcp.ConnectionClosed) -> str:
+def _client(event: mcp.ConnectionClosed | mcp.MessageTooLong) -> str:
     name = event.principal.name
     return name if event.peer is None else f"{name} ({peer_text(event.peer)})"
 

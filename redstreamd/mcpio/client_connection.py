@@ -7,25 +7,25 @@ from __future__ import annotations
 
 import contextlib
 import math
-import re
 import secrets
 from typing import Final
 
 import attrs
 import trio
 
-from redstreamd.errors.remedies import setting
-from redstreamd.mcpio import jsonrpc
+from redstreamd.mcpio import jsonrpc, openings
 from redstreamd.mcpio.connection_events import (
+    FOREIGN,
     ConnectionClosed,
     ConnectionOpened,
     Ending,
     EventHook,
+    MessageTooLong,
     contained,
     ignore,
 )
 from redstreamd.mcpio.connection_state import ConnectionState, Era
-from redstreamd.mcpio.framing import LineSplitter
+from redstreamd.mcpio.framing import LineSplitter, LongLine
 from redstreamd.mcpio.kernels import DirectPath, Kernels
 from redstreamd.mcpio.late_event import LateEvent
 from redstreamd.mcpio.lifecycle import Lifecycle, Phase
@@ -53,11 +53,6 @@ READ_BYTES: Final = 65536
 # After so many messages or bytes the other tasks run: a millisecond or two of work, or one longer message.
 MESSAGES_PER_TURN: Final = 64
 BYTES_PER_TURN: Final = READ_BYTES
-# How an HTTP request begins (RFC 9112, section 3). A web page can make a browser send one to a TCP port of
-# this host, with lines of JSON in the body. The URL in the middle can be long, so it is not searched.
-_HTTP_METHOD: Final = re.compile(rb"[A-Z]{1,32} ")
-_HTTP_VERSION: Final = re.compile(rb" HTTP/[0-9.]+\r?\Z")
-_HTTP_VERSION_BYTES: Final = 16
 
 
 @attrs.frozen
@@ -87,8 +82,9 @@ class ClientConnection:
     Behaviour:
         See `Session` for how messages are answered. When the client stops sending, requests in flight get
         `EOF_GRACE_SECONDS` and then an error. When the stream breaks, or the client leaves more than
-        `Limits.max_outbox_bytes` unread, they are cancelled at once. A client that speaks HTTP is answered
-        with one error, and the rest of what it sends is discarded.
+        `Limits.max_outbox_bytes` unread, they are cancelled at once. A message that is too long is skipped
+        and answered with an error. A client that speaks another protocol is answered with one error, and
+        the rest of what it sends is discarded.
 
     Resource handling:
         `run` owns the stream and closes it, except after `hand_over`.
@@ -136,10 +132,12 @@ class ClientConnection:
         self._inherited = state
         self._report = contained(on_event)
         self._splitter = LineSplitter(limits.max_message_bytes)
-        self._is_first_line_read = state is not None
+        # Whether the client may still turn out to speak another protocol.
+        self._is_opening = state is None or state.era is None
+        self._is_rejected = False
         self._message_received = LateEvent()
         if state is not None:
-            self._splitter.feed(state.unread)
+            self._splitter.resume(state.unread, state.long_lines)
             self._message_received.set()
         self._lifecycle = Lifecycle()
         # When requests in flight are cut off, in trio's time.
@@ -187,8 +185,13 @@ class ClientConnection:
 
     def state(self) -> ConnectionState:
         """Return what another process needs to continue this connection, as of now, but for its output."""
-        state = self._session.state(self._splitter.unread())
-        return attrs.evolve(state, principal=self._principal, socket=self._socket)
+        splitter = self._splitter
+        return attrs.evolve(
+            self._session.state(splitter.unread()),
+            principal=self._principal,
+            socket=self._socket,
+            long_lines=splitter.long_lines(),
+        )
 
     async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
         """Serve the client until it disconnects or we close; started once the stream is being read.
@@ -236,10 +239,7 @@ class ClientConnection:
                     open_seconds=trio.current_time() - began,
                     requests=self._session.requests,
                     cut_off=self._cut_off,
-                    limit_bytes={
-                        Ending.OVERSIZE: self._limits.max_message_bytes,
-                        Ending.OVERFLOW: self._limits.max_outbox_bytes,
-                    }.get(ending),
+                    limit_bytes=self._limits.max_outbox_bytes if ending is Ending.OVERFLOW else None,
                     peer=self._peer,
                 )
             )
@@ -301,59 +301,72 @@ class ClientConnection:
         self._reading.cancel()
 
     async def _read(self, receive: Receive) -> None:
-        """Handle messages until the client stops sending or violates the framing."""
-        session, outbox, lines = self._session, self._outbox, self._splitter.lines
+        """Handle messages until the client stops sending or shows that it speaks another protocol."""
+        session, outbox, splitter = self._session, self._outbox, self._splitter
+        lines = splitter.lines
         messages = size = 0
+        has_ended = False
         while True:
-            while lines:
-                line = lines.pop()
-                if not self._is_first_line_read:
-                    if _begins_http(line):
-                        message = "this is not an HTTP server; send JSON-RPC messages, one on each line"
-                        self._reject(Ending.HTTP, jsonrpc.PARSE_ERROR, message)
-                        return
-                    self._is_first_line_read = True
-                if not session.take(line, outbox):
-                    await session.handle(line, outbox)
-                messages += 1
-                size += len(line)
-                if messages >= MESSAGES_PER_TURN or size >= BYTES_PER_TURN:
-                    messages = size = 0
-                    await trio.lowlevel.checkpoint()
-            if self._is_first_line_read:
+            if self._is_opening and self._is_foreign():
+                return
+            if lines:
+                while lines:
+                    line = lines.pop()
+                    if not session.take(line, outbox):
+                        await self._handle(line)
+                    messages += 1
+                    size += len(line)
+                    if messages >= MESSAGES_PER_TURN or size >= BYTES_PER_TURN:
+                        messages = size = 0
+                        await trio.lowlevel.checkpoint()
                 self._message_received.set()
-            if self._splitter.overlong:
-                limit = self._limits.max_message_bytes
-                message = (
-                    f"a message must not be longer than {limit} bytes ({setting('limits.max_message_bytes')})"
-                )
-                self._reject(Ending.OVERSIZE, jsonrpc.INVALID_REQUEST, message)
+            if has_ended:
+                self._input_ended.set()
+                # Last, because the daemon's own start does not count.
+                self._end(Ending.EOF, EOF_GRACE_SECONDS)
                 return
             try:
                 data = await receive(READ_BYTES)
             except trio.BrokenResourceError:
                 self._end(Ending.BROKEN)
                 return
-            if not data:
-                # A last line without its newline is complete or no JSON, since an object ends with its brace.
-                rest = self._splitter.take_rest()
-                if rest and not session.take(rest, outbox):
-                    await session.handle(rest, outbox)
-                self._input_ended.set()
-                # Last, because the daemon's own start does not count.
-                self._end(Ending.EOF, EOF_GRACE_SECONDS)
-                return
-            self._splitter.feed(bytes(data))
+            if data:
+                splitter.feed(bytes(data))
+            else:
+                has_ended = True
+                splitter.end()
 
-    def _reject(self, ending: Ending, code: int, message: str) -> None:
-        """Answer with an error, and end; the rest of the input is discarded."""
-        self._outbox.send(jsonrpc.error(None, code, message))
-        self._end(ending, EOF_GRACE_SECONDS)
+    async def _handle(self, line: bytes) -> None:
+        """Handle a line that is no plain call."""
+        if isinstance(line, LongLine):
+            limits = self._limits
+            self._report(MessageTooLong(self.id, self._principal, limits.max_message_bytes, self._peer))
+            if (answer := jsonrpc.too_long(line.beginning, limits)) is not None:
+                self._outbox.send(answer)
+        elif not openings.is_blank(line):
+            await self._session.handle(line, self._outbox)
+
+    def _is_foreign(self) -> bool:
+        """Look at how the client begins; if it speaks another protocol, answer, end, and return True.
+
+        Until that is known, no line is left to be handled.
+        """
+        # Reading begins again while the connection is drained.
+        if not self._is_rejected:
+            verdict = openings.judge_input(self._splitter)
+            self._is_opening = not isinstance(verdict, openings.Text)
+            if isinstance(verdict, openings.Foreign):
+                self._is_rejected = True
+                self._splitter.clear()
+                self._outbox.send(verdict.answer)
+                # The rest of the input is discarded.
+                self._end(verdict.ending, EOF_GRACE_SECONDS)
+        return self._is_rejected
 
     async def _finish(self, nursery: trio.Nursery) -> None:
         """Wait for requests in flight and for the outbox, until the deadline."""
         ending = self._lifecycle.ending
-        if ending in (Ending.OVERSIZE, Ending.HTTP):
+        if ending in FOREIGN:
             # The client is still sending. It has to come to read our answer.
             nursery.start_soon(self._discard_input)
         in_flight = self._session.in_flight
@@ -368,7 +381,7 @@ class ClientConnection:
                 nursery.start_soon(self._discard_input)
             if state is None:
                 await self._outbox.wait_written()
-            if ending in (Ending.OVERSIZE, Ending.HTTP, Ending.DRAINED):
+            if ending is Ending.DRAINED or ending in FOREIGN:
                 await self._linger()
         if state is not None:
             unwritten = self._outbox.take()
@@ -413,10 +426,3 @@ class ClientConnection:
             return False
         self._nursery.start_soon(task)
         return True
-
-
-def _begins_http(line: bytes) -> bool:
-    """Return whether a line is the first of an HTTP request."""
-    if _HTTP_METHOD.match(line) is None:
-        return False
-    return _HTTP_VERSION.search(line[-_HTTP_VERSION_BYTES:]) is not None

@@ -8,6 +8,7 @@ from __future__ import annotations
 import enum
 import logging
 from collections.abc import Callable
+from typing import Final
 
 import msgspec
 
@@ -25,10 +26,14 @@ class Ending(enum.StrEnum):
     """The client closed its side."""
     BROKEN = "broken"
     """The socket failed."""
-    OVERSIZE = "oversize"
-    """The client sent a line beyond `Limits.max_message_bytes`."""
     HTTP = "http"
     """The client spoke HTTP."""
+    TLS = "tls"
+    """The client spoke TLS."""
+    REDIS = "redis"
+    """The client spoke the protocol of Redis."""
+    BINARY = "binary"
+    """The client did not send text."""
     OVERFLOW = "overflow"
     """The client left more than `Limits.max_outbox_bytes` unread."""
     DRAINED = "drained"
@@ -37,6 +42,10 @@ class Ending(enum.StrEnum):
     """`hand_over` left its stream open for a successor."""
     CANCELLED = "cancelled"
     """The task that ran it was cancelled."""
+
+
+#: Endings of connections whose clients do not speak MCP.
+FOREIGN: Final = frozenset({Ending.HTTP, Ending.TLS, Ending.REDIS, Ending.BINARY})
 
 
 class Bound(enum.StrEnum):
@@ -74,6 +83,19 @@ class ConnectionClosed(msgspec.Struct, frozen=True):
     requests: int
     cut_off: int
     limit_bytes: int | None
+    peer: Peer | None = None
+
+
+class MessageTooLong(msgspec.Struct, frozen=True):
+    """A client sent a message that exceeds `Limits.max_message_bytes`; it is skipped.
+
+    Attributes:
+        limit_bytes: The limit.
+    """
+
+    connection_id: str
+    principal: Principal
+    limit_bytes: int
     peer: Peer | None = None
 
 
@@ -151,6 +173,7 @@ class AcceptResumed(msgspec.Struct, frozen=True):
 Event = (
     ConnectionOpened
     | ConnectionClosed
+    | MessageTooLong
     | RequestFailed
     | ConnectionCrashed
     | ConnectionRejected

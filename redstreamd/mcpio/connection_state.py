@@ -18,10 +18,10 @@ import msgspec
 from redstreamd.mcpio.jsonrpc import RequestId, encode_value
 from redstreamd.policy import Principal
 
-#: The format of the records that are written here, and the newest that is understood. 1 had no principal and
-#: no unwritten output.
-FORMAT: Final = 2
-_UNWRITTEN_SINCE: Final = 2
+#: The format of the records that are written here, and the newest that is understood. 1 had no principal,
+#: no unwritten output and no long lines.
+_SECOND: Final = 2
+FORMAT: Final = _SECOND
 
 
 class Era(enum.StrEnum):
@@ -66,6 +66,7 @@ class ConnectionState:
         subscriptions: Each URI of `resources/subscribe` in the handshake era, with the last version reported;
             a successor continues them.
         unread: Bytes that were received and not yet handled.
+        long_lines: Which lines of `unread` were too long; see `framing.LineSplitter.long_lines`.
         principal: On whose behalf the client calls; None in records of format 1.
         socket: The address of the listening socket that the client came through; empty if there was none, and
             in records of format 1.
@@ -82,6 +83,7 @@ class ConnectionState:
     listens: tuple[ListenRequest, ...] = ()
     subscriptions: Mapping[str, str] = attrs.field(factory=dict)
     unread: bytes = b""
+    long_lines: tuple[int, ...] = ()
     principal: Principal | None = None
     socket: str = ""
     unwritten: bytes = b""
@@ -90,9 +92,10 @@ class ConnectionState:
     def needs_format(self) -> int:
         """The first format whose readers may take the connection up.
 
-        To ignore unwritten output would lose answers, and leave half a line.
+        To ignore unwritten output would lose answers, and leave half a line; the rest of a line that was too
+        long would be taken for messages.
         """
-        return _UNWRITTEN_SINCE if self.unwritten else 1
+        return _SECOND if self.unwritten or self.long_lines else 1
 
     def to_json(self) -> bytes:
         """Return the record as one line of JSON, bytes in base64."""

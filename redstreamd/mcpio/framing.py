@@ -6,17 +6,41 @@ for other byte streams. A carriage return before the newline is JSON whitespace 
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+from typing import Final
+
+#: What is kept of a line that is too long: clients write the id of a message at its beginning.
+BEGINNING_BYTES: Final = 4_096
+
+
+class LongLine(bytes):
+    """Stands for a line that was too long. Empty, so that it cannot be taken for a message.
+
+    Attributes:
+        beginning: Its first bytes, at most `BEGINNING_BYTES`.
+    """
+
+    beginning: bytes
+
+    @classmethod
+    def of(cls, beginning: bytes | bytearray) -> LongLine:
+        """Return what stands for the line that begins with these bytes."""
+        line = cls()
+        line.beginning = bytes(beginning[:BEGINNING_BYTES])
+        return line
+
 
 class LineSplitter:
     """A line splitter without I/O: `feed` takes bytes and adds to `lines`.
 
+    A line that is too long is in `lines` as a `LongLine`, as soon as it has exceeded the limit. The rest of
+    it is dropped, up to its newline.
+
     Attributes:
         lines: The whole lines, without their newlines, the last first; to be taken from the end.
-        overlong: Whether a line exceeded the limit. Lines before it can still be taken; the rest of the
-            input is discarded.
     """
 
-    __slots__ = ("_max_line_bytes", "_partial", "lines", "overlong")
+    __slots__ = ("_is_skipping", "_max_line_bytes", "_partial", "lines")
 
     def __init__(self, max_line_bytes: int) -> None:
         """Accept lines of at most `max_line_bytes` bytes, newline not counted."""
@@ -25,14 +49,18 @@ class LineSplitter:
         self.lines: list[bytes] = []
         # Invariant: holds no newline, and at most max_line_bytes bytes; None if it would be empty.
         self._partial: bytearray | None = None
-        self.overlong = False
+        # Whether what comes next, up to a newline, belongs to a line that was too long.
+        self._is_skipping = False
 
     def feed(self, data: bytes) -> None:
         """Add bytes; linear in their number, however they are divided."""
-        if self.overlong:
-            return
         lines: list[bytes] = []
         begin = 0
+        if self._is_skipping:
+            begin = data.find(b"\n") + 1
+            if not begin:
+                return
+            self._is_skipping = False
         # To find a newline compares many bytes at a time, which to split does not.
         while (end := data.find(b"\n", begin)) >= 0:
             line = data[begin:end]
@@ -41,26 +69,45 @@ class LineSplitter:
                 self._partial += line
                 line = bytes(self._partial)
                 self._partial = None
-            if len(line) > self._max_line_bytes:
-                self.overlong = True
-                break
-            lines.append(line)
+            lines.append(line if len(line) <= self._max_line_bytes else LongLine.of(line))
+        if begin < len(data):
+            rest = data[begin:] if begin else data
+            partial = bytearray() if self._partial is None else self._partial
+            if len(partial) + len(rest) > self._max_line_bytes:
+                self._is_skipping = True
+                self._partial = None
+                lines.append(LongLine.of(partial[:BEGINNING_BYTES] + rest[:BEGINNING_BYTES]))
+            else:
+                partial += rest
+                self._partial = partial
         lines.reverse()
         self.lines[:0] = lines
-        if self.overlong or begin == len(data):
-            return
-        partial = bytearray() if self._partial is None else self._partial
-        if len(partial) + len(data) - begin > self._max_line_bytes:
-            self.overlong = True
-            self._partial = None
-            return
-        partial += data[begin:] if begin else data
-        self._partial = partial
 
-    def take_rest(self) -> bytes:
-        """Take the bytes after the last newline, at the end of the stream."""
-        rest, self._partial = self._partial, None
-        return b"" if rest is None else bytes(rest)
+    def first(self) -> tuple[bytes | bytearray, bool]:
+        """Return the first line, or what there is of it, and whether it is whole; nothing is taken.
+
+        Of a line that was too long it is the beginning.
+        """
+        if self.lines:
+            line = self.lines[-1]
+            return line.beginning if isinstance(line, LongLine) else line, True
+        return b"" if self._partial is None else self._partial, False
+
+    def drop(self, count: int) -> None:
+        """Drop so many bytes at the beginning of the first line."""
+        if not self.lines:
+            del self._partial[:count]  # type: ignore[union-attr]
+            self._partial = self._partial or None
+        elif isinstance(line := self.lines[-1], LongLine):
+            line.beginning = line.beginning[count:]
+        else:
+            self.lines[-1] = line[count:]
+
+    def end(self) -> None:
+        """Take what is after the last newline as a line, at the end of the stream."""
+        if self._partial is not None:
+            self.lines.insert(0, bytes(self._partial))
+            self._partial = None
 
     def clear(self) -> None:
         """Drop all bytes that were not taken."""
@@ -68,5 +115,27 @@ class LineSplitter:
         self._partial = None
 
     def unread(self) -> bytes:
-        """Return all bytes that were not taken; a new splitter fed with them continues this one."""
-        return b"".join([*(line + b"\n" for line in reversed(self.lines)), self._partial or b""])
+        """Return all bytes that were not taken, of lines that were too long only the beginning.
+
+        With `long_lines`, a new splitter that is given both by `resume` continues this one.
+        """
+        lines = (line.beginning if isinstance(line, LongLine) else line for line in reversed(self.lines))
+        return b"".join([*(line + b"\n" for line in lines), self._partial or b""])
+
+    def long_lines(self) -> tuple[int, ...]:
+        """Return which lines of `unread` were too long, as places counted from its end.
+
+        1 is the last line that ends with a newline. 0 says that what is to come, up to a newline, belongs to
+        a line that was too long.
+        """
+        places = [place for place, line in enumerate(self.lines, 1) if isinstance(line, LongLine)]
+        return (0, *places) if self._is_skipping else tuple(places)
+
+    def resume(self, unread: bytes, long_lines: Iterable[int]) -> None:
+        """Continue another splitter, from its `unread` and `long_lines`; this one is new."""
+        self.feed(unread)
+        for place in long_lines:
+            if place == 0:
+                self._is_skipping = True
+            elif 0 < place <= len(self.lines):
+                self.lines[place - 1] = LongLine.of(self.lines[place - 1])

@@ -1,24 +1,26 @@
 """JSON-RPC 2.0 messages: decoding and encoding of single lines, without I/O.
 
 Knows nothing of connections, of MCP's methods or of the SDK. JSON is RFC 8259: NaN and Infinity are errors.
-What I-JSON (RFC 7493) excludes beyond that is left to the callers: lone surrogates and numbers beyond a
-double are decoded as Python's json module does, objects with repeated names as `DuplicateNames`.
+A message that names a member twice, at any depth, is refused; but for the arguments of a tool, whose check
+is part of the call. There, objects with repeated names are `DuplicateNames`. What else I-JSON (RFC 7493)
+excludes is left to the callers: lone surrogates and numbers beyond a double are decoded as Python's json
+module does.
 """
 
 from __future__ import annotations
 
 import json
-import re
 from collections.abc import Mapping
 from typing import Any, Final
 
 import attrs
 import msgspec
 
-from redstreamd.errors.remedies import setting
+from redstreamd.errors.remedies import setting, shortened
 from redstreamd.mcpio.limits import Limits
-from redstreamd.strict_json import DuplicateNames as DuplicateNames  # may occur in params
-from redstreamd.strict_json import count, measure_structure
+from redstreamd.mcpio.undecoded import id_in_beginning, id_in_line, is_response
+from redstreamd.strict_json import DuplicateNames as DuplicateNames  # may occur in arguments
+from redstreamd.strict_json import count, measure_structure, repeated_name
 from redstreamd.strict_json import decode as decode_json
 
 RequestId = int | str
@@ -27,6 +29,7 @@ Params = dict[str, Any] | None
 # https://www.jsonrpc.org/specification#error_object
 PARSE_ERROR: Final = -32700
 INVALID_REQUEST: Final = -32600
+INVALID_PARAMS: Final = -32602
 INTERNAL_ERROR: Final = -32603
 # The first of the codes that JSON-RPC and MCP leave to servers. The request may be sent again later.
 NOT_NOW: Final = -32000
@@ -68,7 +71,7 @@ class Rejection(msgspec.Struct, frozen=True):
     """The error that answers a message which is not accepted.
 
     Attributes:
-        code: `PARSE_ERROR`, `INVALID_REQUEST` or `NOT_NOW`.
+        code: `PARSE_ERROR`, `INVALID_REQUEST`, `INVALID_PARAMS` or `NOT_NOW`.
         message: What is wrong, one sentence.
         id: The request's id; None if it is unknown, as JSON-RPC requires.
         data: The member `data` of the error; None for none.
@@ -103,7 +106,7 @@ def decode(line: bytes, limits: Limits) -> Message | Batch:
     """
     problem = structure_error(line, limits)
     if problem is not None:
-        return Rejection(INVALID_REQUEST, problem, _undecoded_id(line))
+        return Rejection(INVALID_REQUEST, problem, _request_id(id_in_line(line)))
     try:
         message = decode_json(line.decode())
     except UnicodeDecodeError as exc:
@@ -112,12 +115,26 @@ def decode(line: bytes, limits: Limits) -> Message | Batch:
         return Rejection(PARSE_ERROR, f"the message is not valid JSON: {exc.msg} at character {exc.pos}")
     except RecursionError:
         # Only if max_nesting is set higher than the interpreter's stack allows.
-        return Rejection(INVALID_REQUEST, "the message is nested too deeply", _undecoded_id(line))
+        return Rejection(INVALID_REQUEST, "the message is nested too deeply", _request_id(id_in_line(line)))
     except ValueError as exc:
         return Rejection(PARSE_ERROR, f"the message is not valid JSON: {exc}")
     if isinstance(message, list) and message:
         return Batch(tuple(map(_classify, message)))
     return _classify(message)
+
+
+def too_long(beginning: bytes, limits: Limits) -> bytes | None:
+    """Return the answer to a message that exceeded `max_message_bytes`; None if it is an answer itself.
+
+    Args:
+        beginning: Its first bytes; the error has its id if that is among them.
+        limits: The bound that it exceeded.
+    """
+    if is_response(beginning):
+        return None
+    bound = f"{limits.max_message_bytes} bytes ({setting('limits.max_message_bytes')})"
+    why = f"a message must not be longer than {bound}; this one was skipped, and the next is read"
+    return error(_request_id(id_in_beginning(beginning)), INVALID_REQUEST, why)
 
 
 def progress_token(params: Params) -> RequestId | None:
@@ -186,11 +203,6 @@ def _encode(message: dict[str, Any]) -> bytes:
 
 _ENCODER: Final = msgspec.json.Encoder()
 
-# The id at the start or at the end of a line, beside the members that clients write before or after it.
-_ID: Final = rb'"id"\s*:\s*(-?(?:0|[1-9][0-9]{0,18})|"[\x20\x21\x23-\x5b\x5d-\x7e]{0,100}")'
-_ID_FIRST: Final = re.compile(rb'\s*\{\s*(?:"jsonrpc"\s*:\s*"2\.0"\s*,\s*)?' + _ID + rb"\s*,")
-_ID_LAST: Final = re.compile(rb",\s*" + _ID + rb'\s*(?:,\s*"jsonrpc"\s*:\s*"2\.0"\s*)?\}\s*\Z')
-_LAST_BYTES: Final = 256
 # Between two objects of a list, as most clients write it.
 _BETWEEN: Final = (b"},{", b"}, {")
 
@@ -215,12 +227,6 @@ def structure_error(line: bytes, limits: Limits) -> str | None:
     return None
 
 
-def _undecoded_id(line: bytes) -> RequestId | None:
-    """Return the id of a request that must not be decoded, if it is at the start or the end."""
-    match = _ID_FIRST.match(line) or _ID_LAST.search(line[-_LAST_BYTES:])
-    return None if match is None else _request_id(json.loads(match[1]))
-
-
 def _classify(message: Any) -> Message:
     if not isinstance(message, dict):
         if message == []:
@@ -228,7 +234,7 @@ def _classify(message: Any) -> Message:
         return Rejection(INVALID_REQUEST, "a message must be a JSON object")
     if isinstance(message, DuplicateNames):
         request_id = None if message.name == "id" else _request_id(message.get("id"))
-        return Rejection(INVALID_REQUEST, f"the message names its member {message.name!r} twice", request_id)
+        return _named_twice(shortened(message.name), request_id)
     if "method" not in message and ("result" in message or "error" in message):
         # A malformed response is not answered either: two sides that did would never stop.
         return Response()
@@ -243,11 +249,21 @@ def _classify(message: Any) -> Message:
     if not isinstance(method, str):
         return Rejection(INVALID_REQUEST, "a message must have a method, which is a string", request_id)
     params = message.get("params")
+    if isinstance(params, list):
+        why = "params must be an object, not an array: MCP gives parameters by name"
+        return Rejection(INVALID_PARAMS, why, request_id)
     if params is not None and not isinstance(params, dict):
         return Rejection(INVALID_REQUEST, "a message's params must be an object", request_id)
+    arguments = params.get("arguments") if params is not None and method == "tools/call" else None
+    if (repeated := repeated_name(message, but=arguments)) is not None:
+        return _named_twice(repeated, request_id)
     if request_id is None:
         return Notification(method, params)
     return Request(request_id, method, params)
+
+
+def _named_twice(member: str, request_id: RequestId | None) -> Rejection:
+    return Rejection(INVALID_REQUEST, f"the message names its member {member!r} twice", request_id)
 
 
 def _request_id(value: Any) -> RequestId | None:

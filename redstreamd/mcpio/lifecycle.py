@@ -10,7 +10,7 @@ import enum
 from collections.abc import Mapping
 from typing import Final
 
-from redstreamd.mcpio.connection_events import Ending
+from redstreamd.mcpio.connection_events import FOREIGN, Ending
 
 
 class Phase(enum.Enum):
@@ -30,8 +30,7 @@ class Phase(enum.Enum):
 _ORDERLY: Final[Mapping[Ending, Phase]] = {
     Ending.DRAINED: Phase.DRAINING,
     Ending.EOF: Phase.FINISHING,
-    Ending.OVERSIZE: Phase.FINISHING,
-    Ending.HTTP: Phase.FINISHING,
+    **dict.fromkeys(FOREIGN, Phase.FINISHING),
     Ending.HANDED_OVER: Phase.FINISHING,
 }
 #: Events after which nothing can be answered.

@@ -19,7 +19,7 @@ import trio
 
 from redstreamd.mcpio import jsonrpc
 from redstreamd.mcpio.connection_events import Bound, ConnectionCrashed, EventHook
-from redstreamd.mcpio.framing import LineSplitter
+from redstreamd.mcpio.framing import LineSplitter, LongLine
 from redstreamd.mcpio.jsonrpc import NOT_EXECUTED, NOT_NOW, Notification, Request, RequestId
 from redstreamd.mcpio.kernels import Kernels
 from redstreamd.mcpio.limits import Limits
@@ -281,9 +281,11 @@ class Newcomers:
         """
         # At the end, a line without its newline is complete.
         newcomer.lines.feed(data or b"\n")
-        is_refused = newcomer.lines.overlong
+        is_refused = False
         while newcomer.lines.lines:
             line = newcomer.lines.lines.pop()
+            if isinstance(line, LongLine):
+                return True
             if not line.strip():
                 continue
             message = jsonrpc.decode(line, self._limits)

@@ -21,6 +21,7 @@ from redstreamd.mcpio.connection_events import (
     ConnectionClosed,
     ConnectionRejected,
     Ending,
+    MessageTooLong,
 )
 from redstreamd.mcpio.peers import peer_text
 from redstreamd.policy import Principal
@@ -94,22 +95,24 @@ async def test_who_does_not_read_is_named_by_its_process(
     )
 
 
-async def test_connections_that_had_to_be_closed_are_one_record_a_kind_and_principal(
+async def test_what_was_skipped_or_closed_for_a_client_is_one_record_a_kind_and_principal(
     journal: EventLog, caplog: pytest.LogCaptureFixture
 ) -> None:
     for _ in range(30):
-        journal(closed(Ending.OVERSIZE))
-        journal(closed(Ending.OVERSIZE, BOB))
+        journal(MessageTooLong("c1", ANN, 8))
+        journal(MessageTooLong("c2", BOB, 8))
         journal(closed(Ending.OVERFLOW))
         journal(closed(Ending.HTTP, limit_bytes=None))
-    assert [record.levelname for record in caplog.records] == ["WARNING"] * 4
-    assert "sent a message over 8 bytes" in caplog.records[0].message
+        journal(closed(Ending.TLS, limit_bytes=None))
+    assert [record.levelname for record in caplog.records] == ["WARNING"] * 5
+    assert "skipped a message of ann over 8 bytes" in caplog.records[0].message
     assert "limits.max_message_bytes" in caplog.records[0].message
     assert "bob" in caplog.records[1].message
     assert "did not read its answers" in caplog.records[2].message
     assert "web page" in caplog.records[3].message
+    assert "spoke TLS" in caplog.records[4].message
     await trio.sleep(2 * QUIET_SECONDS)
-    assert [record.message[:7] for record in caplog.records[4:]] == ["29 more"] * 4
+    assert [record.message[:7] for record in caplog.records[5:]] == ["29 more"] * 5
 
 
 async def test_running_out_of_descriptors_over_and_over_is_one_record_of_each(

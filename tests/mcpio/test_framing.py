@@ -2,18 +2,27 @@
 
 from __future__ import annotations
 
+import tracemalloc
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from redstreamd.mcpio.framing import LineSplitter
+from redstreamd.mcpio.framing import BEGINNING_BYTES, LineSplitter, LongLine
 
 LIMIT = 10
 
 
 def lines(splitter: LineSplitter) -> list[bytes]:
-    """Take all lines there are."""
-    return [splitter.lines.pop() for _ in range(len(splitter.lines))]
+    """Take all lines there are; of one that was too long, its beginning, marked."""
+    taken = [splitter.lines.pop() for _ in range(len(splitter.lines))]
+    return [b"TOO LONG " + line.beginning if isinstance(line, LongLine) else line for line in taken]
+
+
+def rest_of(splitter: LineSplitter) -> bytes:
+    """End the stream, and return the last line, which had no newline."""
+    splitter.end()
+    return b"".join(lines(splitter))
 
 
 CASES = pytest.mark.parametrize(
@@ -41,8 +50,7 @@ def test_bytes_that_come_at_once_are_cut_at_newlines(data: bytes, expected: list
     splitter = LineSplitter(LIMIT)
     splitter.feed(data)
     assert lines(splitter) == expected
-    assert splitter.take_rest() == rest
-    assert not splitter.overlong
+    assert rest_of(splitter) == rest
 
 
 @CASES
@@ -55,7 +63,7 @@ def test_bytes_that_come_one_by_one_make_the_same_lines(
         splitter.feed(bytes([byte]))
         taken += lines(splitter)
     assert taken == expected
-    assert splitter.take_rest() == rest
+    assert rest_of(splitter) == rest
 
 
 @CASES
@@ -63,27 +71,44 @@ def test_trailing_bytes_belong_to_the_next_line(data: bytes, expected: list[byte
     splitter = LineSplitter(LIMIT)
     splitter.feed(data + (b"\n" if rest else b"") + b"tail")
     assert lines(splitter) == expected + ([rest] if rest else [])
-    assert splitter.take_rest() == b"tail"
+    assert rest_of(splitter) == b"tail"
 
 
 @pytest.mark.parametrize("byte_by_byte", [False, True])
-@pytest.mark.parametrize("trailing", [b"", b"\n", b"\nok\n"])
-def test_a_line_beyond_the_limit_ends_it_after_the_lines_before(byte_by_byte: bool, trailing: bytes) -> None:
+@pytest.mark.parametrize("length", [LIMIT + 1, 3 * LIMIT])
+def test_a_line_beyond_the_limit_is_skipped_to_its_newline(byte_by_byte: bool, length: int) -> None:
     splitter = LineSplitter(LIMIT)
-    data = b"first\n" + b"x" * (LIMIT + 1) + trailing
+    data = b"first\n" + b"x" * length + b"\nok\n" + b"y" * length + b"\n\nlast\n"
     for chunk in [bytes([byte]) for byte in data] if byte_by_byte else [data]:
         splitter.feed(chunk)
-    assert splitter.overlong
-    assert lines(splitter) == [b"first"]
-    splitter.feed(b"more\n")
+    first, second = (b"TOO LONG " + each * (LIMIT + 1 if byte_by_byte else length) for each in (b"x", b"y"))
+    assert lines(splitter) == [b"first", first, b"ok", second, b"", b"last"]
+    assert splitter.unread() == b""
+
+
+def test_of_a_line_beyond_the_limit_the_beginning_is_there_before_its_end() -> None:
+    splitter = LineSplitter(10 * BEGINNING_BYTES)
+    text = bytes(range(32, 127)) * 1_000
+    splitter.feed(text[:5_000])
+    assert lines(splitter) == []
+    splitter.feed(text[5_000:])
+    assert lines(splitter) == [b"TOO LONG " + text[:BEGINNING_BYTES]]
+    splitter.feed(b"more")
+    splitter.end()
     assert lines(splitter) == []
 
 
 def test_an_endless_line_is_not_kept() -> None:
     splitter = LineSplitter(LIMIT)
-    for _ in range(1000):
-        splitter.feed(b"x" * 1000)
-    assert splitter.overlong
+    tracemalloc.start()
+    try:
+        before = tracemalloc.get_traced_memory()[0]
+        for _ in range(1000):
+            splitter.feed(b"x" * 1000)
+        assert tracemalloc.get_traced_memory()[0] - before < 10_000
+    finally:
+        tracemalloc.stop()
+    assert len(lines(splitter)) == 1
     assert splitter.unread() == b""
 
 
@@ -98,12 +123,18 @@ def test_however_bytes_are_cut_nothing_is_lost_or_added(pieces: list[bytes], dat
     assert lines(splitter) == pieces
 
 
-@given(st.binary(max_size=40), st.integers(0, 5))
-def test_what_is_unread_lets_another_splitter_go_on(stream: bytes, taken: int) -> None:
-    first, second, reference = LineSplitter(100), LineSplitter(100), LineSplitter(100)
-    first.feed(stream)
-    before = [first.lines.pop() for _ in range(min(taken, len(first.lines)))]
-    second.feed(first.unread())
-    second.feed(b"!\n")
-    reference.feed(stream + b"!\n")
-    assert before + lines(second) == lines(reference)
+@given(st.text("ab\n", max_size=60), st.integers(0, 5), st.text("ab\n", max_size=20))
+def test_what_is_unread_lets_another_splitter_go_on(before: str, taken: int, after: str) -> None:
+    first, second, reference = LineSplitter(LIMIT), LineSplitter(LIMIT), LineSplitter(LIMIT)
+    first.feed(before.encode())
+    reference.feed(before.encode())
+    reference.feed(after.encode())
+    expected = lines(reference)
+    taken = min(taken, len(first.lines))
+    del first.lines[len(first.lines) - taken :]
+    # What a session puts before it changes nothing.
+    second.resume(b"early\n" + first.unread(), first.long_lines())
+    assert second.lines.pop() == b"early"
+    second.feed(after.encode())
+    assert lines(second) == expected[taken:]
+    assert rest_of(second) == rest_of(reference)

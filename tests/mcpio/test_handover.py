@@ -22,6 +22,7 @@ import trio.testing
 from redstreamd.mcpio.client_connection import ClientConnection
 from redstreamd.mcpio.connection_events import ConnectionClosed, Ending, Event
 from redstreamd.mcpio.connection_state import FORMAT, ConnectionState, Era, ListenRequest
+from redstreamd.mcpio.limits import Limits
 from redstreamd.mcpio.protocol_eras import Kernels
 from redstreamd.policy import Principal
 from tests.compat.old_release import RELEASES, old_package
@@ -69,6 +70,7 @@ class Relay:
             # A successor learns from the record who the client is.
             principal=PRINCIPAL if state is None else Principal("somebody", "tcp"),
             socket=HERE if state is None else "",
+            limits=Limits(max_message_bytes=100_000),
             state=state,
             on_event=self.events.append,
         )
@@ -151,6 +153,35 @@ async def test_a_message_that_is_half_sent_is_understood_by_the_successor() -> N
             assert state.unread == line[:cut]
             await raw.send_bytes(line[cut:])
             assert (await raw.answer_to("a"))["result"]["content"][0]["text"] == "äöü"
+
+
+async def test_in_the_middle_of_a_message_that_is_too_long_the_successor_skips_the_rest() -> None:
+    async with relay() as each:
+        raw = RawClient(each.peer)
+        await raw.initialize()
+        long = json.dumps(raw.tool_call("echo", {"text": "x" * 200_000}, request_id="long")).encode()
+        for cut in (50_000, 150_000):
+            await raw.send_bytes(long[:cut])
+            await trio.testing.wait_all_tasks_blocked(0.01)
+            state = await each.hand_over()
+            assert state.unread == (long[:cut] if cut < 100_000 else b"")
+            assert state.long_lines == (() if cut < 100_000 else (0,))
+            await raw.send_bytes(long[cut:] + b"\n")
+            assert (await raw.answer_to("long"))["error"]["code"] == -32600
+            assert "result" in await raw.call_tool("echo", {"text": "on"})
+            assert raw.passed_over == []
+
+
+async def test_a_client_that_has_said_nothing_may_turn_out_to_speak_http_to_the_successor() -> None:
+    async with relay() as each:
+        raw = RawClient(each.peer)
+        await raw.send_bytes(b"POST /")
+        await trio.testing.wait_all_tasks_blocked(0.01)
+        await each.hand_over()
+        await raw.send_bytes(b" HTTP/1.1\r\n\r\n")
+        assert "HTTP" in (await raw.receive())["error"]["message"]
+        with pytest.raises(EOFError):
+            await raw.receive()
 
 
 async def test_a_request_that_ends_in_time_is_answered_before_the_hand_over() -> None:
@@ -292,6 +323,7 @@ async def test_a_connection_that_has_ended_cannot_be_handed_over() -> None:
             principal=Principal("ann", "tcp"),
             socket="tcp:[::1]:7000",
             unwritten=b'lf a line"}\n\xff',
+            long_lines=(0, 2),
         ),
     ],
 )

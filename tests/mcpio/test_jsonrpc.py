@@ -123,10 +123,8 @@ def test_what_is_no_json_is_a_parse_error_without_an_id(text: str | bytes) -> No
         ('{"jsonrpc":"2.0","id":1,"method":1}', 1),
         ('{"jsonrpc":"2.0","id":1,"method":null}', 1),
         ('{"jsonrpc":"2.0","id":"x","method":["a"]}', "x"),
-        ('{"jsonrpc":"2.0","id":1,"method":"a","params":[1]}', 1),
         ('{"jsonrpc":"2.0","id":1,"method":"a","params":"b"}', 1),
         ('{"jsonrpc":"2.0","id":1,"method":"a","params":false}', 1),
-        ('{"jsonrpc":"2.0","method":"a","params":[1]}', None),
         ('{"jsonrpc":"2.0","method":1}', None),
     ],
 )
@@ -134,6 +132,18 @@ def test_what_is_no_message_is_an_invalid_request_with_its_id_where_there_is_one
     text: str, request_id: Any
 ) -> None:
     assert refused(text) == (INVALID, request_id)
+
+
+@pytest.mark.parametrize(
+    ("text", "request_id"),
+    [
+        ('{"jsonrpc":"2.0","id":1,"method":"a","params":[1]}', 1),
+        ('{"jsonrpc":"2.0","method":"a","params":[]}', None),
+    ],
+)
+def test_parameters_by_position_are_invalid_params(text: str, request_id: Any) -> None:
+    assert refused(text) == (-32602, request_id)
+    assert "params must be an object" in str(decode(text))
 
 
 @pytest.mark.parametrize(
@@ -150,16 +160,55 @@ def test_a_message_that_repeats_a_member_is_refused(text: str, request_id: Any) 
     assert refused(text) == (INVALID, request_id)
 
 
-def test_a_repeated_name_below_the_message_is_left_visible() -> None:
-    message = decode('{"jsonrpc":"2.0","id":1,"method":"a","params":{"b":{"c":1,"d":2,"c":3},"e":[{"f":1}]}}')
+@pytest.mark.parametrize(
+    ("members", "path"),
+    [
+        ('"params":{"a":1,"a":1}', "params.a"),
+        ('"params":{"b":{"c":1,"d":2,"c":3}}', "params.b.c"),
+        ('"params":{"b":[[],{"":{"e":1,"e":1}}]}', "params.b[1]..e"),
+        ('"params":{"_meta":{"progressToken":1,"progressToken":1}}', "params._meta.progressToken"),
+        ('"params":{"arguments":{},"arguments":{}}', "params.arguments"),
+        ('"extra":{"a":1,"a":1}', "extra.a"),
+        # In the JSON of a name all forms of a character are the same.
+        ('"params":{"a":1,"\\u0061":1}', "params.a"),
+    ],
+)
+@pytest.mark.parametrize("request_id", [7, None])
+def test_a_name_that_is_repeated_at_any_depth_is_refused_with_its_place(
+    members: str, path: str, request_id: Any
+) -> None:
+    member = "" if request_id is None else f'"id":{request_id},'
+    text = f'{{"jsonrpc":"2.0",{member}"method":"tools/call",{members}}}'
+    message = decode(text)
+    assert message == Rejection(INVALID, f"the message names its member {path!r} twice", request_id)
+    assert decode(f"[{text}]") == Batch((message,))
+
+
+def test_a_repeated_name_in_the_arguments_of_a_tool_is_left_visible() -> None:
+    arguments = '{"b":{"c":1,"d":2,"c":3},"e":[{"f":1}]}'
+    text = '{"jsonrpc":"2.0","id":1,"method":"%s","params":{"arguments":%s}}'
+    message = decode(text % ("tools/call", arguments))
     assert isinstance(message, Request)
     assert message.params is not None
-    assert not isinstance(message.params, DuplicateNames)
-    inner = message.params["b"]
+    inner = message.params["arguments"]["b"]
     assert isinstance(inner, DuplicateNames)
     assert inner.name == "c"
     assert inner == {"c": 3, "d": 2}
-    assert type(message.params["e"][0]) is dict
+    assert type(message.params["arguments"]["e"][0]) is dict
+    # Of others nobody else would look.
+    assert refused(text % ("prompts/get", arguments)) == (INVALID, 1)
+
+
+def test_names_of_megabytes_are_cut_in_errors_and_are_not_copied_for_each_value() -> None:
+    long = "x" * 4_000_000
+    values = ",".join(["{}"] * 30_000)
+    for text in (
+        f'{{"jsonrpc":"2.0","id":1,"{long}":1,"{long}":2}}',
+        f'{{"jsonrpc":"2.0","id":1,"method":"a","params":{{"{long}":[{{"a":1,"a":1}},{values}]}}}}',
+    ):
+        message = decode(text)
+        assert isinstance(message, Rejection)
+        assert len(message.message) < 300
 
 
 def nested(depth: int, kind: str = "list") -> str:

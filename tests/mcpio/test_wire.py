@@ -14,7 +14,7 @@ import pytest
 import trio
 import trio.testing
 
-from redstreamd.mcpio.connection_events import RequestFailed
+from redstreamd.mcpio.connection_events import MessageTooLong, RequestFailed
 from redstreamd.mcpio.jsonrpc import DuplicateNames
 from redstreamd.mcpio.limits import Limits
 from tests.mcpio.serving import PRINCIPAL, DefectError, Service, serving
@@ -69,7 +69,6 @@ REFUSED = pytest.mark.parametrize(
     ("line", "code", "request_id"),
     [
         pytest.param(b"{", -32700, None, id="half an object"),
-        pytest.param(b"", -32700, None, id="nothing"),
         pytest.param(b"\xff\xfe", -32700, None, id="bad UTF-8"),
         pytest.param(b'{"a":NaN}', -32700, None, id="NaN"),
         pytest.param(
@@ -85,7 +84,7 @@ REFUSED = pytest.mark.parametrize(
         pytest.param(b'{"jsonrpc":"2.0","id":7,"method":"a","method":"b"}', -32600, 7, id="two methods"),
         pytest.param(b'{"jsonrpc":"1.0","id":7,"method":"ping"}', -32600, 7, id="another JSON-RPC"),
         pytest.param(
-            b'{"jsonrpc":"2.0","id":"x","method":"ping","params":[]}', -32600, "x", id="params by position"
+            b'{"jsonrpc":"2.0","id":"x","method":"ping","params":[]}', -32602, "x", id="params by position"
         ),
         pytest.param(b'{"a":' * 21 + b"1" + b"}" * 21, -32600, None, id="deep"),
         pytest.param(b"[" * 50_000, -32600, None, id="very deep"),
@@ -370,16 +369,28 @@ async def test_a_request_that_wants_no_progress_gets_none() -> None:
         assert [message["params"]["progressToken"] for message in raw.passed_over] == ["t", "t"]
 
 
-async def test_a_line_beyond_the_limit_is_answered_and_the_connection_closed() -> None:
-    async with spoken_to(limits=LIMITS) as (_, raw):
-        await raw.send(raw.tool_call("echo", {"text": "before"}, request_id="before"))
-        # More than the sockets hold, so that the peer is in the middle of sending when it is refused.
-        await raw.send_bytes(b"x" * 2_000_000)
-        # The connection is closed after these, in whatever order they were ready.
-        answers = {answer["id"]: answer for answer in await raw.receive_rest()}
-        assert set(answers) == {"before", None}
+async def test_a_line_beyond_the_limit_is_answered_in_its_place_and_the_connection_lives() -> None:
+    async with spoken_to(limits=LIMITS) as (service, raw):
+        # More than the sockets hold, so that it is answered while the peer still sends it.
+        long = raw.tool_call("echo", {"text": "x" * 2_000_000}, request_id="long")
+        await raw.send(
+            raw.request("ping", request_id="before"), long, raw.request("ping", request_id="behind")
+        )
+        answers = {answer["id"]: answer for answer in [await raw.receive() for _ in range(3)]}
+        assert answers.keys() == {"before", "long", "behind"}
         assert "result" in answers["before"]
-        rejection = answers[None]["error"]
+        assert "result" in answers["behind"]
+        rejection = answers["long"]["error"]
         assert rejection["code"] == -32600
         assert "100000 bytes" in rejection["message"]
         assert "limits.max_message_bytes" in rejection["message"]
+        (event,) = service.reported(MessageTooLong)
+        assert (event.principal, event.limit_bytes) == (PRINCIPAL, 100_000)
+
+
+async def test_an_answer_of_the_client_that_is_too_long_is_not_answered() -> None:
+    async with spoken_to(limits=LIMITS) as (service, raw):
+        await raw.send({"jsonrpc": "2.0", "id": 1, "result": {"text": "x" * 200_000}})
+        assert (await raw.call("ping"))["result"] == {}
+        assert raw.passed_over == []
+        assert len(service.reported(MessageTooLong)) == 1
