@@ -22,13 +22,17 @@ from mcp.shared.exceptions import MCPError
 from mcp.shared.inbound import InboundLadderRejection, classify_inbound_request
 from mcp.shared.jsonrpc_dispatcher import handler_exception_to_error_data
 from mcp_types import (
+    INVALID_PARAMS,
     INVALID_REQUEST,
     PROTOCOL_VERSION_META_KEY,
     UNSUPPORTED_PROTOCOL_VERSION,
     InitializeRequestParams,
 )
 from mcp_types.version import LATEST_MODERN_VERSION, MODERN_PROTOCOL_VERSIONS
+from pydantic import ValidationError
 
+from redstreamd.errors.remedies import shortened
+from redstreamd.mcpio import invalid_params
 from redstreamd.mcpio.connection_state import ConnectionState, Era
 from redstreamd.mcpio.exchange import Exchange
 from redstreamd.mcpio.jsonrpc import Params, encode_value
@@ -45,6 +49,8 @@ _MODERN_ONLY: Final = frozenset({"server/discover", "subscriptions/listen"})
 _HANDSHAKES: Final = 64
 _SHARED_BYTES: Final = 1_024
 _DROPPED: Final = "dropped %r: malformed params"
+#: Longer texts in errors are cut. They repeat something of the request, such as an unknown method.
+_LONGEST_TEXT: Final = 2_048
 
 
 def silence_dropped_notifications() -> None:
@@ -122,7 +128,10 @@ class Kernels:
     def error_of(self, exc: Exception) -> dict[str, Any] | None:
         """Return the members of the JSON-RPC error for an exception; None if the client must not see it."""
         data = handler_exception_to_error_data(exc)
-        return None if data is None else data.model_dump(mode="json", exclude_unset=True)
+        if data is None:
+            return None
+        members: dict[str, Any] = _cut(data.model_dump(mode="json", exclude_unset=True))
+        return members
 
 
 @attrs.frozen
@@ -195,6 +204,11 @@ class HandshakeKernel:
     async def serve(self, exchange: Exchange) -> dict[str, Any]:
         """Run the handler of a request; after a handshake, one with an envelope is rejected."""
         method, params = exchange.method, exchange.params
+        if method == "initialize" and self.settled:
+            raise MCPError(
+                code=INVALID_REQUEST,
+                message="the session is initialized already; open another connection for another session",
+            )
         if method != "initialize" and _has_envelope(params):
             # The SDK's text, so that all transports answer the same.
             raise MCPError(
@@ -203,7 +217,15 @@ class HandshakeKernel:
                 f"requests carrying the {LATEST_MODERN_VERSION} envelope are not accepted on it",
             )
         context = RequestContext(self._session, exchange)
-        result, connection = await self._request(context, method, params)
+        try:
+            result, connection = await self._request(context, method, params)
+        except ValidationError as error:
+            raise _invalid_params(error, params) from None
+        except MCPError as error:
+            if self.settled or error.error.message != invalid_params.INVALID_PARAMS:
+                raise
+            why = f"{invalid_params.INVALID_PARAMS}: the session is not initialized; send initialize first"
+            raise MCPError(code=error.error.code, message=why, data=error.error.data) from None
         if method == "initialize":
             self._remember(params, connection.protocol_version)
         return result
@@ -306,14 +328,17 @@ class ModernKernel:
         connection = Connection.from_envelope(
             route.protocol_version, route.client_info, route.client_capabilities, outbound=self._outbound
         )
-        return await serve_one(
-            cast("Any", self._server),
-            RequestContext(self._session, exchange),
-            method,
-            params,
-            connection=connection,
-            lifespan_state=self._session.principal,
-        )
+        try:
+            return await serve_one(
+                cast("Any", self._server),
+                RequestContext(self._session, exchange),
+                method,
+                params,
+                connection=connection,
+                lifespan_state=self._session.principal,
+            )
+        except ValidationError as error:
+            raise _invalid_params(error, params) from None
 
     async def resubscribe(self, uri: str, cursor: str) -> None:
         """Do nothing: this era has subscriptions/listen only."""
@@ -339,6 +364,26 @@ def _has_envelope(params: Params) -> bool:
     """Return whether a request names a protocol version in its `_meta`, as the modern era does."""
     meta = params.get("_meta") if params else None
     return isinstance(meta, Mapping) and PROTOCOL_VERSION_META_KEY in meta
+
+
+def _invalid_params(error: ValidationError, params: Params) -> MCPError:
+    """Return the SDK's error for params that do not fit, with what is wrong."""
+    count = error.error_count()
+    if count > invalid_params.MAX_ERRORS:
+        message = f"{invalid_params.INVALID_PARAMS}: {count} values do not fit"
+    else:
+        found: Any = error.errors(include_url=False, include_context=False, include_input=False)
+        message = invalid_params.describe(found, params)
+    return MCPError(code=INVALID_PARAMS, message=message, data="")
+
+
+def _cut(value: Any) -> Any:
+    """Return the members of an error with long texts cut."""
+    if isinstance(value, str):
+        return shortened(value, _LONGEST_TEXT)
+    if isinstance(value, dict):
+        return {name: _cut(member) for name, member in value.items()}
+    return [_cut(item) for item in value] if isinstance(value, list) else value
 
 
 def _served_versions(params: Params) -> dict[str, Any]:

@@ -100,10 +100,10 @@ READY = notification("notifications/initialized")
 
 SEQUENCES: dict[str, list[Line]] = {
     "a session": [HELLO, READY, request("tools/list"), call("echo", {"text": "ä"}), request("ping")],
-    "every handshake revision": [
-        request("initialize", {**HANDSHAKE, "protocolVersion": version})
+    **{
+        f"a handshake for {version}": [request("initialize", {**HANDSHAKE, "protocolVersion": version})]
         for version in ("2024-11-05", "2025-03-26", "2025-06-18", "2025-11-25", "2026-07-28", "1999-01-01")
-    ],
+    },
     "a session of the first revision": [
         request("initialize", {**HANDSHAKE, "protocolVersion": "2024-11-05"}),
         READY,
@@ -127,12 +127,6 @@ SEQUENCES: dict[str, list[Line]] = {
         HELLO,
         request("tools/list"),
     ],
-    "two handshakes": [
-        HELLO,
-        READY,
-        request("initialize", {**HANDSHAKE, "protocolVersion": "2024-11-05"}),
-        call("echo"),
-    ],
     "an envelope in a session": [
         HELLO,
         READY,
@@ -141,7 +135,6 @@ SEQUENCES: dict[str, list[Line]] = {
         request("no/such", enveloped()),
         request("server/discover", enveloped()),
         call("echo"),
-        request("initialize", enveloped(HANDSHAKE)),
     ],
     "a handshake with an envelope": [request("initialize", enveloped(HANDSHAKE)), READY, call("echo")],
     "the modern era": [
@@ -245,13 +238,28 @@ SEQUENCES: dict[str, list[Line]] = {
 }
 
 
+#: What the SDK says of all params that do not fit; we say it, too, and then which member it is.
+INVALID = "Invalid request parameters"
+
+
+def without_detail(answers: list[Any]) -> list[Any]:
+    """Return answers of ours as the SDK gives them."""
+    for answer in answers:
+        if answer.get("error", {}).get("code") == -32602:
+            message, _, detail = answer["error"]["message"].partition(": ")
+            if message == INVALID:
+                assert detail
+                answer["error"]["message"] = message
+    return answers
+
+
 @pytest.mark.parametrize("name", SEQUENCES)
 async def test_the_same_lines_get_the_same_answers(name: str) -> None:
     async with ours() as talk_to_us, theirs() as talk_to_them:
         answered = 0
         for line in SEQUENCES[name]:
             answer = await talk_to_us(line)
-            assert answer == await talk_to_them(line), line
+            assert without_detail(answer) == await talk_to_them(line), line
             answered += len(answer)
         assert answered > 0
 
@@ -298,13 +306,44 @@ DIFFERENCES: dict[str, tuple[list[Line], Line, list[Any], tuple[Any, int, str]]]
         SESSION,
         request("ping", []),
         [],
-        (1, -32600, "params"),
+        (1, -32602, "params"),
     ),
     "a repeated member is refused": (
         SESSION,
         b'{"jsonrpc":"2.0","id":1,"method":"ping","method":"ping"}',
         [{"jsonrpc": "2.0", "id": 1, "result": {}}],
         (1, -32600, "'method' twice"),
+    ),
+    "a member that is repeated further down is refused": (
+        SESSION,
+        b'{"jsonrpc":"2.0","id":1,"method":"ping","params":{"_meta":{"a":1,"a":2}}}',
+        [{"jsonrpc": "2.0", "id": 1, "result": {}}],
+        (1, -32600, "'params._meta.a' twice"),
+    ),
+    **{
+        f"a second handshake is refused{how}": (
+            SESSION,
+            request("initialize", {**params, "protocolVersion": "2024-11-05"}),
+            [
+                {
+                    "jsonrpc": "2.0",
+                    "id": 1,
+                    "result": {
+                        "protocolVersion": "2024-11-05",
+                        "capabilities": {"tools": {"listChanged": False}},
+                        "serverInfo": {"name": "test-server", "version": "1.0"},
+                    },
+                }
+            ],
+            (1, -32600, "initialized already"),
+        )
+        for how, params in (("", HANDSHAKE), (", with an envelope, too", enveloped(HANDSHAKE)))
+    },
+    "an unknown method of megabytes is not echoed": (
+        SESSION,
+        request("x" * 1_000_000),
+        error(-32601, "Method not found", 1, data="x" * 1_000_000),
+        (1, -32601, "not found"),
     ),
     "deep nesting is refused": (
         SESSION,
