@@ -90,7 +90,8 @@ class SubscriptionServer:
         another process was acknowledged there, and continues from its cursors.
 
         Raises:
-            MCPError: See `request_error`.
+            MCPError: TOO_MANY_SUBSCRIPTIONS for the whole listen, if the connection would subscribe to more
+                than `max_uris`; see `request_error` for others.
         """
         request_id = ctx.request_id
         if request_id is None:
@@ -135,7 +136,8 @@ class SubscriptionServer:
         """Subscribe a connection of the handshake era to one resource.
 
         Raises:
-            MCPError: "Resource not found"; RATE_LIMITED beyond `max_uris`; see `resource_error` for others.
+            MCPError: "Resource not found"; TOO_MANY_SUBSCRIPTIONS beyond `max_uris`; see `resource_error` for
+                others.
         """
         uri, connection = params.uri, _connection(ctx)
         found = self._resources.find(uri)
@@ -202,16 +204,22 @@ class SubscriptionServer:
                 del self._listening[connection_id]
 
     def _find_topics(self, wanted: mcp_types.SubscriptionFilter, most: int) -> dict[str, Topic]:
-        """Return the topics of the first `most` URIs of a filter that can be watched, and of the list."""
+        """Return the topics of the URIs of a filter that can be watched, and of the list.
+
+        Raises:
+            MCPError: TOO_MANY_SUBSCRIPTIONS if more than `most` can be watched.
+        """
         topics: dict[str, Topic] = {}
         for uri in dict.fromkeys(wanted.resource_subscriptions or ()):
             found = self._resources.find(uri)
-            if found is not None and len(topics) < most:
+            if found is not None:
                 try:
                     self._check_names(found)
                 except BusError:
                     continue
                 if (topic := found.topic) is not None:
+                    if len(topics) >= most:
+                        raise request_error(self._too_many())
                     topics[uri] = topic
         if wanted.resources_list_changed:
             topics[_LIST] = ListTopic()
@@ -249,10 +257,10 @@ class SubscriptionServer:
 
     def _too_many(self) -> BusError:
         return BusError(
-            Code.RATE_LIMITED,
-            "This connection has too many subscriptions.",
-            cause=f"It may have {self._max_uris}.",
-            next_step="End one with resources/unsubscribe, or open another connection.",
+            Code.TOO_MANY_SUBSCRIPTIONS,
+            "This connection would have too many subscriptions.",
+            cause=f"A connection may subscribe to {self._max_uris} resources.",
+            next_step="Subscribe to less, end a subscription first, or open another connection.",
         )
 
 

@@ -57,7 +57,9 @@ _RESOURCES = """\
 A variable in braces is one path segment: a name in UTF-8, percent-encoded. `completion/complete` completes
 it. `resources/list` lists the URIs without variables, and the URI of each stream.
 
-A client may use what it read for the time after "fresh for", unless a subscription announces a change.
+A client may use what it read for the time after "fresh for", unless a subscription announces a change. A
+connection may subscribe to 256 resources, in all its `subscriptions/listen` together. A request for more is
+refused with TOO_MANY_SUBSCRIPTIONS, a listen as a whole.
 """
 
 _PROMPTS = """\

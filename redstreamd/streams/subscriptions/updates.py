@@ -97,10 +97,10 @@ class Updates:
         self._subscribers.discard(subscriber)
 
     def check_room(self) -> None:
-        """Raise RATE_LIMITED if no further subscription is allowed."""
+        """Raise TOO_MANY_SUBSCRIPTIONS if no further subscription is allowed."""
         if self.subscriptions >= self._max_subscriptions:
             raise BusError(
-                Code.RATE_LIMITED,
+                Code.TOO_MANY_SUBSCRIPTIONS,
                 "There are too many subscriptions.",
                 cause=f"{self._max_subscriptions} are open; {setting('limits.max_waits')} allows no more.",
                 next_step="Subscribe to less, or use stream_wait; or raise that setting.",
@@ -135,7 +135,7 @@ class Subscriber:
             then a change is notified once Redis is back.
 
         Raises:
-            BusError: RATE_LIMITED if there are too many subscriptions.
+            BusError: TOO_MANY_SUBSCRIPTIONS if no further one is allowed.
 
         Cancellation: there is no subscription then.
         """
