@@ -198,6 +198,16 @@ def check(value: Any) -> None:
             raise _refused(place, "the number is beyond the range of an IEEE 754 double")
 
 
+def check_names(value: Any) -> None:
+    """Check that no object in `value`, as `decode` returned it, names a member twice.
+
+    Raises:
+        BusError: INVALID_ARGUMENT, with the place of the member.
+    """
+    if (path := repeated_name(value)) is not None:
+        raise _refused(None, f"the member {path!r} is named twice")
+
+
 def repeated_name(value: Any, *, but: object = None) -> str | None:
     """Return the place of a member that an object names twice, such as ``params._meta.a``, or None.
 

@@ -10,6 +10,7 @@ from typing import Annotated, Any, Literal
 import attrs
 from msgspec import Meta
 
+from redstreamd import strict_json
 from redstreamd.errors import BusError, Code
 from redstreamd.policy import Permission
 from redstreamd.presentation.entries import views
@@ -121,6 +122,7 @@ async def stream_read(call: Call[Bus], args: StreamReadArguments) -> StreamPage:
 
     Forward begins with the earliest entry, backward with the latest.
     """
+    strict_json.check_names({"filter": args.filter})
     page = await call.bus.reader.read(
         args.stream,
         start=args.start,
@@ -197,6 +199,7 @@ async def stream_wait(call: Call[Bus], args: StreamWaitArguments) -> StreamWaite
             cause="A cursor holds one position for each stream.",
             next_step="Name each stream once.",
         )
+    strict_json.check_names({"filter": args.filter})
     seconds = wait_seconds(call, args.timeout_seconds)
     waited = await with_progress(
         call,

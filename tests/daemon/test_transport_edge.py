@@ -1,0 +1,362 @@
+"""What a client may send that is no plain message: one table, over every transport and in both eras.
+
+Whatever it is, the connection lives on, and every request is answered once, by its id where there is one.
+Only what shows that its sender does not speak MCP ends the connection.
+"""
+
+from __future__ import annotations
+
+import json
+import socket
+from collections.abc import Iterator
+from typing import Any, Final
+
+import attrs
+import pytest
+
+from tests.support.daemon import Daemon, home, running_daemon
+from tests.support.mcp_client import HANDSHAKE, EraName, enveloped
+from tests.support.servers import Server, start_redis
+from tests.support.transports import TRANSPORTS, Channel
+
+ERAS: tuple[EraName, ...] = ("handshake", "modern")
+LIMIT: Final = 65_536
+#: An error repeats little of a request.
+LONGEST_ERROR: Final = 4_096
+#: Lines up to this length are also sent byte by byte.
+SHORT: Final = 250
+PROMPT: Final = "diagnose-stream"
+LONG: Final = "x" * (LIMIT - 2_000)
+Answer = tuple[Any, int | str, str]
+"""An id, the code of an error or of a failed call, and words of it; the code is 0 for a result."""
+
+
+@attrs.frozen
+class Case:
+    """What is sent within a session.
+
+    Attributes:
+        note: What it is about.
+        sent: One line or several, without the last newline.
+        answers: What is answered.
+        in_order: Whether it is answered in this order; tasks end in any.
+    """
+
+    note: str
+    sent: bytes
+    answers: tuple[Answer, ...]
+    in_order: bool = False
+
+
+class Speaker:
+    """Writes messages as a client of one era does."""
+
+    def __init__(self, era: EraName) -> None:
+        self.era = era
+
+    def request(self, request_id: Any, method: str, params: Any = None) -> bytes:
+        """Return the line of a request, without its newline."""
+        if self.era == "modern" and (params is None or isinstance(params, dict)):
+            params = enveloped(params) if not isinstance((params or {}).get("_meta", {}), int) else params
+        message = {"jsonrpc": "2.0", "id": request_id, "method": method}
+        return json.dumps(message if params is None else {**message, "params": params}).encode()
+
+    def ping(self, request_id: str) -> bytes:
+        """Return the line of a request with a short answer."""
+        return self.request(request_id, "ping" if self.era == "handshake" else "server/discover")
+
+    def opening(self) -> list[bytes]:
+        """Return the lines that show the era; the first is answered."""
+        if self.era == "modern":
+            return [self.request("opening", "server/discover")]
+        ready = b'{"jsonrpc":"2.0","method":"notifications/initialized"}'
+        return [self.request("opening", "initialize", HANDSHAKE), ready]
+
+    def cases(self) -> Iterator[Case]:
+        """Iterate over the table."""
+        yield from self.whitespace()
+        yield from self.too_long()
+        yield from self.echoes()
+        yield from self.malformed()
+        yield from self.repeated()
+        yield from self.again()
+
+    def whitespace(self) -> Iterator[Case]:
+        ping = self.ping("p")
+        call = self.request("c", "tools/call", {"name": "stream_list", "arguments": {}})
+        for note, blank in (("nothing", b""), ("spaces", b" \t "), ("a carriage return", b"\r")):
+            yield Case(f"a blank line: {note}", blank, ())
+        yield Case("blank lines around", b"\n\r\n" + ping + b"\n \n", (("p", 0, ""),))
+        yield Case("CRLF", ping + b"\r", (("p", 0, ""),))
+        yield Case("CRLF after a plain call", call + b"\r", (("c", 0, ""),))
+        yield Case("whitespace around", b" \t" + call + b" \r", (("c", 0, ""),))
+
+    def too_long(self) -> Iterator[Case]:
+        text = "x" * (3 * LIMIT)
+        padding = f'"padding":"{text}"'
+        near, far = "y" * 3_900, "y" * 4_096
+        for note, members, request_id in (
+            ("its id first", f'"id":"i",{padding}', "i"),
+            ("its id a number", f'"id":-7,{padding}', -7),
+            ("its id after others", f'"a":{{"id":1}},"b":["}}",{{"id":2}}],"id":"i",{padding}', "i"),
+            ("its id within 4 KiB", f'"a":"{near}","id":"i",{padding}', "i"),
+            ("its id beyond 4 KiB", f'"a":"{far}","id":"i",{padding}', None),
+            ("its id last", f'{padding},"id":"i"', None),
+            ("two ids", f'"id":1,"id":2,{padding}', None),
+            ("an id in its params", f'"params":{{"id":1,{padding}}}', None),
+            ("an id in a text", f'"a":"\\",\\"id\\":1,","b":"{text}"', None),
+            ("an id that is none", f'"id":[1],{padding}', None),
+            ("half an id", f'"a":"{near}","id":"{text}"', None),
+            ("no id", padding, None),
+        ):
+            line = f'{{"jsonrpc":"2.0",{members},"method":"ping"}}'.encode()
+            yield Case(f"too long, {note}", line, ((request_id, -32600, "limits.max_message_bytes"),))
+        long = f'{{"jsonrpc":"2.0","id":"i","method":"ping",{padding}}}'.encode()
+        before, behind = self.ping("before"), self.ping("behind")
+        answers = ("i", -32600, "bytes"), ("behind", 0, "")
+        yield Case("too long, another behind", long + b"\n" + behind, answers)
+        answers = ("before", 0, ""), ("i", -32600, "bytes")
+        yield Case("too long, another before", before + b"\n" + long, answers)
+        one, two = b'{"jsonrpc":"2.0","id":1}', b'{"jsonrpc":"2.0","id":2}'
+        answers = (1, -32600, "method"), ("i", -32600, "bytes"), (2, -32600, "method")
+        sent = b"\n".join([one, long, two])
+        yield Case("too long, between two that are refused", sent, answers, in_order=True)
+        yield Case("two that are too long", long + b"\n" + long, (("i", -32600, "bytes"),) * 2)
+        batch = b"[" + long + b"]"
+        yield Case("a batch that is too long", batch, ((None, -32600, "bytes"),))
+        answer = f'{{"jsonrpc":"2.0","id":"i","result":{{{padding}}}}}'.encode()
+        yield Case("an answer that is too long", answer, ())
+        yield Case("no JSON that is too long", text.encode(), ((None, -32600, "bytes"),))
+        within = f'"padding":"{"x" * (LIMIT - 1_000)}"'
+        line = self.ping("i")[:-1] + f",{within}}}".encode()
+        yield Case("not too long", line, (("i", 0, ""),))
+
+    def echoes(self) -> Iterator[Case]:
+        tool = {"name": "stream_read", "arguments": {"stream": "s"}}
+        for note, method, params, code in (
+            ("method", LONG, {}, -32601),
+            ("tool", "tools/call", {"name": LONG}, -32602),
+            ("argument's name", "tools/call", {**tool, "arguments": {LONG: 1}}, "INVALID_ARGUMENT"),
+            ("argument's value", "tools/call", {**tool, "arguments": {"stream": LONG}}, "INVALID_STREAM"),
+            ("resource", "resources/read", {"uri": LONG}, None),
+            ("stream of a resource", "resources/read", {"uri": f"redstream://streams/{LONG}"}, None),
+            ("cursor", "tools/list", {"cursor": LONG}, -32602),
+            ("cursor of resources", "resources/list", {"cursor": LONG}, -32602),
+            ("prompt", "prompts/get", {"name": LONG}, -32602),
+            (
+                "prompt's argument",
+                "prompts/get",
+                {"name": PROMPT, "arguments": {LONG: ""}},
+                -32602,
+            ),
+            (
+                "completed argument",
+                "completion/complete",
+                {
+                    "ref": {"type": "ref/prompt", "name": PROMPT},
+                    "argument": {"name": LONG, "value": ""},
+                },
+                -32602,
+            ),
+            (
+                "completed prompt",
+                "completion/complete",
+                {"ref": {"type": "ref/prompt", "name": LONG}, "argument": {"name": "a", "value": ""}},
+                -32602,
+            ),
+        ):
+            if code is None:
+                code = -32002 if self.era == "handshake" else -32602
+            yield Case(f"a long name: {note}", self.request("i", method, params), (("i", code, ""),))
+        for name, line in (
+            ("in the message", f'{{"jsonrpc":"2.0","id":"i","{LONG[:30000]}":1,"{LONG[:30000]}":2}}'),
+            (
+                "in params",
+                f'{{"jsonrpc":"2.0","id":"i","method":"ping","params":{{"{LONG[:30000]}":1,"{LONG[:30000]}":2}}}}',
+            ),
+        ):
+            yield Case(f"a long name twice {name}", line.encode(), (("i", -32600, "twice"),))
+        if self.era == "modern":
+            meta = {"io.modelcontextprotocol/protocolVersion": LONG}
+            line = self.request("i", "tools/list", {"_meta": meta})
+            yield Case("a long revision", line, (("i", -32022, ""),))
+            line = self.request("i", "initialize", {"protocolVersion": LONG})
+            yield Case("a handshake with a long revision", line, (("i", -32022, ""),))
+
+    def malformed(self) -> Iterator[Case]:
+        read = {"name": "stream_list", "arguments": {}}
+        prompt = {"type": "ref/prompt", "name": PROMPT}
+        for method, params, words in (
+            ("tools/call", {}, "params.name is missing"),
+            ("tools/call", {"name": 5}, "params.name must be a string"),
+            ("tools/call", {"name": "stream_list", "arguments": []}, "params.arguments must be an object"),
+            (
+                "tools/call",
+                {"name": "stream_list", "arguments": "SECRET"},
+                "params.arguments must be an object",
+            ),
+            (
+                "tools/call",
+                {**read, "_meta": {"progressToken": []}},
+                "progressToken must be a string or an integer",
+            ),
+            ("tools/list", {"cursor": 5}, "params.cursor must be a string"),
+            ("tools/list", {"_meta": 5}, "params._meta must be an object"),
+            ("resources/read", {}, "params.uri is missing"),
+            ("resources/read", {"uri": ["SECRET"]}, "params.uri must be a string"),
+            ("prompts/get", {}, "params.name is missing"),
+            (
+                "prompts/get",
+                {"name": PROMPT, "arguments": {"stream": 5}},
+                "params.arguments.stream must",
+            ),
+            ("completion/complete", {}, "params.argument is missing; params.ref is missing"),
+            (
+                "completion/complete",
+                {"ref": prompt, "argument": {"name": "a"}},
+                "params.argument.value is missing",
+            ),
+            (
+                "completion/complete",
+                {"ref": {"type": "SECRET"}, "argument": {"name": "a", "value": "b"}},
+                "params.ref.type must be 'ref/prompt' or 'ref/resource'",
+            ),
+            ("tools/list", [1], "params must be an object, not an array"),
+            ("tools/call", ["stream_list"], "params must be an object, not an array"),
+        ):
+            line = self.request("i", method, params)
+            yield Case(f"malformed {method} {params}", line, (("i", -32602, words),))
+        if self.era == "modern":
+            params = {"notifications": {"resourceSubscriptions": ["a", 5]}}
+            words = "params.notifications.resourceSubscriptions[1] must be a string"
+            yield Case(
+                "a malformed listen",
+                self.request("i", "subscriptions/listen", params),
+                (("i", -32602, words),),
+            )
+        else:
+            for method in ("resources/subscribe", "resources/unsubscribe"):
+                line = self.request("i", method, {"uri": 5})
+                yield Case(f"malformed {method}", line, (("i", -32602, "params.uri must be a string"),))
+
+    def repeated(self) -> Iterator[Case]:
+        call = self.request("i", "tools/call", {"name": "stream_list", "arguments": {"pattern": "TWICE"}})
+        read = {"name": "stream_read", "arguments": {"stream": "s", "filter": {"a": "TWICE"}}}
+        get = self.request("i", "prompts/get", {"name": PROMPT, "arguments": {"stream": "TWICE"}})
+        twice = (b'"TWICE"', b'{"a":{"b":1,"b":1}}')
+        for note, line, code, words in (
+            ("in the message", call.replace(b'"id"', b'"method":"ping","id"'), -32600, "'method' twice"),
+            ("in params", call.replace(b'"name"', b'"name":"x","name"', 1), -32600, "'params.name' twice"),
+            (
+                "in _meta",
+                self.request("i", "ping", {"_meta": {"a": "TWICE"}}).replace(*twice),
+                -32600,
+                "'params._meta.a.a.b' twice",
+            ),
+            ("in a prompt's arguments", get.replace(*twice), -32600, "'params.arguments.stream.a.b' twice"),
+            (
+                "in arguments",
+                call.replace(b'"pattern"', b'"count":1,"count":1,"pattern"'),
+                "INVALID_ARGUMENT",
+                "count",
+            ),
+            (
+                "deep in arguments",
+                self.request("i", "tools/call", read).replace(*twice),
+                "INVALID_ARGUMENT",
+                "'filter.a.a.b' is named twice",
+            ),
+        ):
+            yield Case(f"a name twice {note}", line, (("i", code, words),))
+        if self.era == "modern":
+            line = call.replace(b'"version"', b'"version":"1","version"')
+            yield Case("a name twice in clientInfo", line, (("i", -32600, "clientInfo.version' twice"),))
+
+    def again(self) -> Iterator[Case]:
+        answer = ("i", -32600, "initialized already") if self.era == "handshake" else ("i", -32022, "")
+        yield Case("another initialize", self.request("i", "initialize", HANDSHAKE), (answer,))
+        line = self.request("i", "initialize", {**HANDSHAKE, "protocolVersion": "2024-11-05"})
+        yield Case("another initialize with another revision", line, (answer,))
+
+
+@pytest.fixture(scope="module")
+def server() -> Iterator[Server]:
+    """A Redis of this module's own."""
+    with start_redis() as running:
+        yield running
+
+
+@pytest.fixture(scope="module")
+def daemon(server: Server) -> Iterator[Daemon]:
+    """A daemon on a Unix socket and a TCP port, which takes short messages only."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    with home() as place:
+        listen = f"unix:{place}/redstreamd/mcp.sock", f"tcp:127.0.0.1:{port}"
+        options = [word for each in listen for word in ("--listen", each)]
+        options += ["--set", f"limits.max_message_bytes={LIMIT}", "--set", "tools.max_result_bytes=32768"]
+        with running_daemon(server, *options, directory=place) as running:
+            yield running
+
+
+def outcome(message: dict[str, Any]) -> tuple[Any, int | str, str]:
+    """Return the id of an answer, its code, and all that it says."""
+    said = json.dumps(message, ensure_ascii=False)
+    if "error" in message:
+        return message["id"], message["error"]["code"], message["error"]["message"] + said
+    result = message["result"]
+    if result.get("isError"):
+        return message["id"], result["structuredContent"]["code"], said
+    return message["id"], 0, said
+
+
+def check(case: Case, answers: list[dict[str, Any]]) -> None:
+    """Compare the answers with the case's."""
+    got, expected = list(map(outcome, answers)), list(case.answers)
+    if not case.in_order:
+        got.sort(key=repr)
+        expected.sort(key=repr)
+    assert [each[:2] for each in got] == [each[:2] for each in expected], (case.note, got)
+    for (_, code, said), (_, _, words) in zip(got, expected, strict=True):
+        assert words in said, (case.note, said)
+        assert "SECRET" not in said
+        assert code == 0 or len(said) < 2 * LONGEST_ERROR, (case.note, len(said))
+
+
+def converse(channel: Channel, speaker: Speaker, case: Case, delivery: str) -> None:
+    """Send a case in one of the ways in which a network delivers it, and check what comes."""
+    end = speaker.ping("the end")
+    head, tail = case.sent + b"\n", end + b"\n"
+    if delivery == "with trailing data":
+        # The next message has begun when this one is read.
+        channel.send(head + tail[:20])
+        channel.send(tail[20:])
+    else:
+        channel.send(head, byte_by_byte=delivery == "byte by byte")
+        channel.send(tail)
+    answers: list[dict[str, Any]] = []
+    while len(answers) < len(case.answers) + 1:
+        answers.append(channel.message())
+    # The ping may be answered before a call of a tool.
+    check(case, [answer for answer in answers if answer.get("id") != "the end"])
+    assert any(answer.get("id") == "the end" and "result" in answer for answer in answers)
+
+
+@pytest.mark.limit(180)
+@pytest.mark.parametrize("era", ERAS)
+@pytest.mark.parametrize("transport", TRANSPORTS)
+def test_a_session_lives_on_whatever_is_sent(
+    daemon: Daemon, server: Server, transport: str, era: EraName
+) -> None:
+    speaker = Speaker(era)
+    with TRANSPORTS[transport](daemon, server) as channel:
+        for line in speaker.opening():
+            channel.send(line + b"\n")
+        assert "result" in channel.message()
+        for case in speaker.cases():
+            deliveries = ["whole", "with trailing data"]
+            if len(case.sent) <= SHORT:
+                deliveries.append("byte by byte")
+            for delivery in deliveries:
+                converse(channel, speaker, case, delivery)
