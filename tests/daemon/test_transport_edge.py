@@ -6,14 +6,18 @@ Only what shows that its sender does not speak MCP ends the connection.
 
 from __future__ import annotations
 
+import contextlib
 import json
+import re
 import socket
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any, Final
 
 import attrs
 import pytest
 
+from redstreamd.mcpio.openings import BYTE_ORDER_MARK, REDIS_ERROR, TLS_ALERT
 from tests.support.daemon import Daemon, home, running_daemon
 from tests.support.mcp_client import HANDSHAKE, EraName, enveloped
 from tests.support.servers import Server, start_redis
@@ -25,6 +29,8 @@ LIMIT: Final = 65_536
 LONGEST_ERROR: Final = 4_096
 #: Lines up to this length are also sent byte by byte.
 SHORT: Final = 250
+#: They must not be longer than half a message.
+SMALL_RESULTS: Final = ("--set", "tools.max_result_bytes=32768")
 PROMPT: Final = "diagnose-stream"
 LONG: Final = "x" * (LIMIT - 2_000)
 Answer = tuple[Any, int | str, str]
@@ -295,7 +301,7 @@ def daemon(server: Server) -> Iterator[Daemon]:
     with home() as place:
         listen = f"unix:{place}/redstreamd/mcp.sock", f"tcp:127.0.0.1:{port}"
         options = [word for each in listen for word in ("--listen", each)]
-        options += ["--set", f"limits.max_message_bytes={LIMIT}", "--set", "tools.max_result_bytes=32768"]
+        options += ["--set", f"limits.max_message_bytes={LIMIT}", *SMALL_RESULTS]
         with running_daemon(server, *options, directory=place) as running:
             yield running
 
@@ -360,3 +366,121 @@ def test_a_session_lives_on_whatever_is_sent(
                 deliveries.append("byte by byte")
             for delivery in deliveries:
                 converse(channel, speaker, case, delivery)
+
+
+@attrs.frozen
+class Opening:
+    """What a connection begins with.
+
+    Attributes:
+        sent: The bytes.
+        answer: What is answered: bytes as they are, or as in `Case`.
+        ends: Whether that ends the connection.
+    """
+
+    sent: bytes
+    answer: bytes | tuple[Answer, ...]
+    ends: bool
+
+
+HELLO: Final = Speaker("handshake").request("hello", "initialize", HANDSHAKE)
+BODY: Final = Speaker("modern").request("i", "tools/call", {"name": "stream_add", "arguments": {}})
+POST: Final = b"POST /mcp HTTP/1.1\r\nHost: localhost\r\n\r\n" + BODY + b"\n"
+NO_HTTP: Final = ((None, -32700, "this is not an HTTP server"),)
+NO_TEXT: Final = ((None, -32700, "this is not text"),)
+OPENINGS: Final = {
+    "TLS": Opening(b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03" + bytes(500), TLS_ALERT, True),
+    "the protocol of Redis": Opening(b"*1\r\n$4\r\nPING\r\n", REDIS_ERROR, True),
+    "bytes that are no text": Opening(bytes(8), NO_TEXT, True),
+    "a byte order mark": Opening(BYTE_ORDER_MARK + HELLO + b"\r\n", (("hello", 0, ""),), False),
+    "HTTP": Opening(POST, NO_HTTP, True),
+    "HTTP/2": Opening(b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n" + bytes(9), NO_HTTP, True),
+    "HTTP with a long URL": Opening(POST.replace(b"/mcp", b"/" + b"x" * 2 * LIMIT), NO_HTTP, True),
+    "UTF-16": Opening((HELLO + b"\n").decode().encode("utf-16"), NO_TEXT, True),
+    "blank lines": Opening(b"\n\r\n \n" + HELLO + b"\n", (("hello", 0, ""),), False),
+    "text that is no JSON": Opening(
+        b"hello\n" + HELLO + b"\n", ((None, -32700, ""), ("hello", 0, "")), False
+    ),
+    "a message that is too long": Opening(
+        HELLO[:-1] + b" " * LIMIT + b"}\n" + HELLO + b"\n", (("hello", -32600, ""), ("hello", 0, "")), False
+    ),
+    "handshakes": Opening(
+        # One that fails may be repeated, one that succeeded may not, nor while the first is in flight.
+        b"".join(line + b"\n" for line in (HELLO.replace(b'"2025-11-25"', b"5"), HELLO, HELLO)),
+        (("hello", -32602, "protocolVersion"), ("hello", 0, ""), ("hello", -32600, "initialized already")),
+        False,
+    ),
+}
+#: Each of these starts a daemon for itself, so they see what has to do with bytes, in one delivery.
+STARTING: Final = ("stdio", "inetd")
+FEW: Final = ("TLS", "the protocol of Redis", "bytes that are no text", "a byte order mark", "handshakes")
+
+
+def opening_deliveries() -> Iterator[tuple[str, str, str]]:
+    """Iterate over transport, case and delivery."""
+    for transport in TRANSPORTS:
+        for name, opening in OPENINGS.items():
+            if transport not in STARTING:
+                yield transport, name, "whole"
+                yield transport, name, "with trailing data"
+            if (name in FEW or transport not in STARTING) and len(opening.sent) < 2_000:
+                yield transport, name, "byte by byte"
+
+
+@pytest.mark.parametrize(("transport", "name", "delivery"), list(opening_deliveries()))
+def test_what_a_connection_begins_with_ends_it_only_if_it_is_not_mcp(
+    daemon: Daemon, server: Server, transport: str, name: str, delivery: str
+) -> None:
+    opening = OPENINGS[name]
+    with TRANSPORTS[transport](daemon, server) as channel:
+        # It may be answered and closed before all of it is sent.
+        with contextlib.suppress(ConnectionError):
+            channel.send(opening.sent, byte_by_byte=delivery == "byte by byte")
+            if delivery == "with trailing data" and opening.ends:
+                channel.send(b"\x00more" * 1_000 + b"\n" + BODY + b"\n")
+        if isinstance(opening.answer, bytes):
+            assert channel.rest() == opening.answer
+            return
+        answers = [channel.message() for _ in opening.answer]
+        check(Case(name, opening.sent, opening.answer, in_order=True), answers)
+        if opening.ends:
+            assert channel.rest() == b""
+        else:
+            channel.send(b'{"jsonrpc":"2.0","id":"end","method":"ping"}\n')
+            assert channel.message() == {"jsonrpc": "2.0", "id": "end", "result": {}}
+
+
+def test_the_administrator_is_told_who_does_not_speak_mcp_and_who_sends_too_much(server: Server) -> None:
+    with running_daemon(server, "--set", f"limits.max_message_bytes={LIMIT}", *SMALL_RESULTS) as daemon:
+        for name in ("TLS", "the protocol of Redis", "bytes that are no text", "a message that is too long"):
+            for _ in range(3):
+                with TRANSPORTS["Unix socket"](daemon, server) as channel:
+                    channel.send(OPENINGS[name].sent)
+                    channel.receive()
+        daemon.stop()
+        for words in ("spoke TLS", "spoke the protocol of Redis", "is not text", "skipped a message of"):
+            first, more = [line for line in daemon.log.splitlines() if words in line]
+            assert "WARNING" in first
+            assert "2 more" in more
+
+
+def test_a_line_without_end_takes_no_memory_and_is_told_before_its_end(
+    daemon: Daemon, server: Server
+) -> None:
+    status = Path(f"/proc/{daemon.process.pid}/status")
+
+    def kib() -> int:
+        return int(re.findall(r"VmRSS:\s+(\d+) kB", status.read_text())[0])
+
+    with TRANSPORTS["Unix socket"](daemon, server) as channel:
+        channel.send(HELLO + b"\n")
+        channel.message()
+        before = kib()
+        channel.send(b'{"jsonrpc":"2.0","id":"endless","method":"ping","params":{"a":"' + b"x" * LIMIT)
+        assert outcome(channel.message())[:2] == ("endless", -32600)
+        for _ in range(100):
+            channel.send(b"x" * (1 << 20))
+        # It has read all but what a socket holds.
+        assert kib() - before < 8 * 1024
+        channel.send(b'"}}\n{"jsonrpc":"2.0","id":"end","method":"ping"}\n')
+        assert channel.message() == {"jsonrpc": "2.0", "id": "end", "result": {}}
