@@ -137,5 +137,5 @@ class LineSplitter:
         for place in long_lines:
             if place == 0:
                 self._is_skipping = True
-            elif 0 < place <= len(self.lines):
+            elif 0 < place <= len(self.lines) and not isinstance(self.lines[place - 1], LongLine):
                 self.lines[place - 1] = LongLine.of(self.lines[place - 1])

@@ -215,7 +215,8 @@ class LimitsSettings:
             ge=65_536,
             le=268_435_456,
             description="The largest message in bytes, such as a call with 100 entries of 80 kB each; a "
-            "larger one ends its connection. A message of more than 100,000 JSON values is refused.",
+            "larger one is skipped and answered with an error. So is a message of more than 100,000 "
+            "JSON values.",
         ),
     ] = 8 * 1024 * 1024
     max_requests_in_flight: Annotated[
