@@ -169,3 +169,15 @@ async def test_what_ends_before_it_is_decided_is_a_line(
     codes = [answer["error"]["code"] for answer in await RawClient(pair.peer).receive_rest()]
     assert codes == answers
     assert (await ending_of(pair)).ending is Ending.EOF
+
+
+async def test_nothing_of_another_protocol_is_handled_though_the_connection_is_drained(pair: Pair) -> None:
+    body = b'{"jsonrpc":"2.0","id":1,"method":"ping"}\n'
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(pair.connection.drain, 5)
+        await trio.testing.wait_all_tasks_blocked()
+        await pair.peer.send_all(b"POST / HTTP/1.1\r\n\r\n" + body)
+        await pair.peer.send_all(body * 1_000)
+        (answer,) = await RawClient(pair.peer).receive_rest()
+        assert "HTTP" in answer["error"]["message"]
+        await pair.peer.aclose()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import tracemalloc
 from pathlib import Path
 from typing import Any
 
@@ -90,6 +91,17 @@ def test_what_i_json_excludes_is_refused_with_its_place(value: Any, word: str) -
     assert refused.value.code is Code.INVALID_ARGUMENT
     assert word in refused.value.cause
     assert "outer[0].inner" in refused.value.message
+
+
+def test_a_name_of_megabytes_is_not_copied_for_each_value_below_it() -> None:
+    tracemalloc.start()
+    try:
+        with pytest.raises(BusError) as refused:
+            strict_json.check({"x" * 1_000_000: [*range(10_000), 2**53]})
+        assert tracemalloc.get_traced_memory()[1] < 20_000_000
+    finally:
+        tracemalloc.stop()
+    assert len(refused.value.message) < 200
 
 
 def test_an_entry_has_a_bounded_number_of_members() -> None:
