@@ -47,8 +47,11 @@ def is_refusal(message: dict[str, Any], request_id: Any) -> bool:
 
 
 async def status(path: str) -> dict[str, Any]:
-    """Ask for what the test server has as its status."""
-    async with raw_client(path, era="modern") as raw:
+    """Ask for what the test server has as its status, as a program that waits for a place in the backlog."""
+    client = socket.socket(socket.AF_UNIX)
+    await trio.to_thread.run_sync(client.connect, path)
+    stream = trio.SocketStream(trio.socket.from_stdlib_socket(client))
+    async with raw_client(stream, era="modern") as raw:
         return await raw.call("tools/list", request_id="status")
 
 
