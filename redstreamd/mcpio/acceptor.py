@@ -41,8 +41,9 @@ from redstreamd.policy import Principal
 # becomes free is used within a second.
 PAUSE_SECONDS: Final = 0.05
 MAX_PAUSE_SECONDS: Final = 1.0
-# For accepting all that wait when the daemon stops: some thousand connections.
-BACKLOG_SECONDS: Final = 0.5
+# For accepting all that wait when the daemon stops. Who comes faster than that does not keep it. Work on
+# what clients sent goes on meanwhile, so half a second was too short for 20 on a busy machine.
+BACKLOG_SECONDS: Final = 5.0
 # How a vanished TCP client is detected (tcp(7)): after 30 s of silence by three probes at intervals of 5 s,
 # and after 15 s if sent data is not acknowledged.
 KEEPALIVE_OPTIONS: Final = (
