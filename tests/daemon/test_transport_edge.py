@@ -248,6 +248,8 @@ class Speaker:
     def repeated(self) -> Iterator[Case]:
         call = self.request("i", "tools/call", {"name": "stream_list", "arguments": {"pattern": "TWICE"}})
         read = {"name": "stream_read", "arguments": {"stream": "s", "filter": {"a": "TWICE"}}}
+        wait = {"name": "stream_wait", "arguments": {"streams": ["s"], "filter": {"a": "TWICE"}}}
+        add = {"name": "stream_add", "arguments": {"stream": "s", "entries": [{"a": "TWICE"}]}}
         get = self.request("i", "prompts/get", {"name": PROMPT, "arguments": {"stream": "TWICE"}})
         twice = (b'"TWICE"', b'{"a":{"b":1,"b":1}}')
         for note, line, code, words in (
@@ -271,6 +273,18 @@ class Speaker:
                 self.request("i", "tools/call", read).replace(*twice),
                 "INVALID_ARGUMENT",
                 "'filter.a.a.b' is named twice",
+            ),
+            (
+                "deep in the arguments of a wait",
+                self.request("i", "tools/call", wait).replace(*twice),
+                "INVALID_ARGUMENT",
+                "'filter.a.a.b' is named twice",
+            ),
+            (
+                "deep in an entry",
+                self.request("i", "tools/call", add).replace(*twice),
+                "INVALID_ARGUMENT",
+                "'b' occurs twice",
             ),
         ):
             yield Case(f"a name twice {note}", line, (("i", code, words),))
