@@ -14,6 +14,7 @@ import attrs
 import trio
 
 from redstreamd.mcpio import jsonrpc, openings
+from redstreamd.mcpio.closing import discard_input, shut_down
 from redstreamd.mcpio.connection_events import (
     FOREIGN,
     ConnectionClosed,
@@ -41,9 +42,6 @@ from redstreamd.stream_io import Receive, nonblocking_receiver, receiver
 EOF_GRACE_SECONDS: Final = 1.0
 # For writing the short error answers to requests that were cut off.
 FINAL_WRITE_SECONDS: Final = 0.25
-# How long a client may take to close its side after we have shut down ours. What it sends meanwhile is
-# discarded; closing with unread input would reset the connection.
-LINGER_SECONDS: Final = 0.5
 # The first request of a new connection may still be on its way when the daemon stops. Draining waits for it,
 # until the connection is this old, because it would get no answer otherwise. 0.25 s was too short for one
 # connection in a hundred, on a machine busy with the restart.
@@ -248,7 +246,7 @@ class ClientConnection:
         """Reject further requests, let those in flight be answered, then close; returns once closed.
 
         Whatever the client has sent before this is read and answered. Our side is shut down then, and closed
-        when the client has closed its own, or after `LINGER_SECONDS`.
+        when the client has closed its own, or after `closing.LINGER_SECONDS`.
         A new connection has `FIRST_REQUEST_SECONDS` for its first request. Requests still in flight after
         `timeout_seconds` are cancelled and answered with an error; for that and for the rest of the input
         there are `FINAL_WRITE_SECONDS` more.
@@ -368,7 +366,7 @@ class ClientConnection:
         ending = self._lifecycle.ending
         if ending in FOREIGN:
             # The client is still sending. It has to come to read our answer.
-            nursery.start_soon(self._discard_input)
+            nursery.start_soon(discard_input, self._stream, self._input_ended)
         in_flight = self._session.in_flight
         with trio.move_on_at(self._deadline):
             await in_flight.wait_empty()
@@ -378,11 +376,11 @@ class ClientConnection:
         with trio.move_on_at(max(self._deadline, trio.current_time() + FINAL_WRITE_SECONDS)):
             if ending is Ending.DRAINED:
                 await self._read_rest()
-                nursery.start_soon(self._discard_input)
+                nursery.start_soon(discard_input, self._stream, self._input_ended)
             if state is None:
                 await self._outbox.wait_written()
             if ending is Ending.DRAINED or ending in FOREIGN:
-                await self._linger()
+                await shut_down(self._stream, self._input_ended)
         if state is not None:
             unwritten = self._outbox.take()
             if unwritten is None:
@@ -400,25 +398,6 @@ class ClientConnection:
                 return
             # It may send more while it reads.
             await self._outbox.wait_written()
-
-    async def _discard_input(self) -> None:
-        """Discard input, so that a client that is still sending comes to read our answer."""
-        with contextlib.suppress(trio.BrokenResourceError):
-            while await self._stream.receive_some(READ_BYTES):
-                pass
-        self._input_ended.set()
-
-    async def _linger(self) -> None:
-        """Shut down our side, and wait until the client closes its own.
-
-        Closing with unread input resets the connection, and the client may lose our last line
-        (RFC 9112, section 9.6, on HTTP).
-        """
-        if isinstance(self._stream, trio.abc.HalfCloseableStream):
-            with contextlib.suppress(trio.BrokenResourceError):
-                await self._stream.send_eof()
-        with trio.move_on_after(LINGER_SECONDS):
-            await self._input_ended.wait()
 
     def _start_soon(self, task: Task) -> bool:
         """Start a task, to end with the connection; return False if that is ending."""

@@ -20,9 +20,9 @@ from redstreamd.mcpio.client_connection import (
     EOF_GRACE_SECONDS,
     FINAL_WRITE_SECONDS,
     FIRST_REQUEST_SECONDS,
-    LINGER_SECONDS,
     ClientConnection,
 )
+from redstreamd.mcpio.closing import LINGER_SECONDS
 from redstreamd.mcpio.connection_events import ConnectionClosed, ConnectionOpened, Ending, Event
 from redstreamd.mcpio.limits import Limits
 from redstreamd.mcpio.listeners import open_tcp_listeners
