@@ -1,1 +1,1 @@
-"""A client of the daemon: finds its socket and sends one request; standard library only."""
+"""A client of the daemon: finds its socket, sends one request or bridges a session; standard library only."""

@@ -7,6 +7,7 @@ import os
 import socket
 import time
 from collections.abc import Callable
+from typing import NamedTuple
 
 from redstreamd.addresses.address_syntax import Address, parse_daemon_address, unquoted
 from redstreamd.addresses.default_paths import SOCKET_VARIABLE, candidates_for_clients, is_safe_socket
@@ -47,13 +48,37 @@ class NotAnAddressError(UnreachableError):
         super().__init__(f"{source} does not name the daemon's socket; {why}")
 
 
+class Found(NamedTuple):
+    """A daemon.
+
+    Attributes:
+        connection: To it; blocking.
+        place: Where it listens.
+        is_named: Whether the place was named, by option or variable; else it is one of the usual ones.
+    """
+
+    connection: socket.socket
+    place: Address
+    is_named: bool
+
+
 def open_connection(
     named: str | None,
     *,
     now: Callable[[], float] = time.monotonic,
     sleep: Callable[[float], None] = time.sleep,
 ) -> socket.socket:
-    """Connect to the daemon and return the connection, which is blocking.
+    """Connect to the daemon and return the connection, which is blocking; see `find_daemon`."""
+    return find_daemon(named, now=now, sleep=sleep).connection
+
+
+def find_daemon(
+    named: str | None,
+    *,
+    now: Callable[[], float] = time.monotonic,
+    sleep: Callable[[float], None] = time.sleep,
+) -> Found:
+    """Find the daemon and connect to it.
 
     Args:
         named: The only address to try, see `parse_address`; without it, the usual places in their order.
@@ -83,7 +108,7 @@ def open_connection(
                 refusals[place] = refusal
             else:
                 if named or is_safe_socket(addresses[place].path):
-                    return connection
+                    return Found(connection, addresses[place], bool(named))
                 connection.close()
                 refusals[place] = PermissionError(errno.EPERM, "somebody else has made its directory")
         may_come_back = any(_may_come_back(addresses[place].path, why) for place, why in refusals.items())
