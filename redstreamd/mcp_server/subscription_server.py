@@ -8,6 +8,12 @@ does not read costs no more memory than its subscriptions.
 
 A list-changed notification goes to a listen that asked for it. In the handshake era it goes to a connection
 that has listed resources since the last one.
+
+A request to subscribe or listen may have `CURSORS_KEY` in its `_meta`: an object, name -> cursor, of what the
+client was told over an earlier connection; it may be empty. Then changes since these are notified, and the
+answer to the request, the acknowledgement and the notifications carry the same member with the cursors that
+the client knows from then on. The names are URIs, and "resources/list" for the list. A client without it gets
+none, since some accept nothing but an empty object as an answer.
 """
 
 from __future__ import annotations
@@ -40,6 +46,8 @@ Context = ServerRequestContext[Principal]
 MAX_URIS: Final = 256
 #: Stands for the list of resources among URIs; it is not a valid one.
 _LIST: Final = "resources/list"
+#: The member of `_meta` with cursors; `client.subscription_memory` has the other side.
+CURSORS_KEY: Final = "redstreamd/cursors"
 
 
 class ConnectionHandle(Protocol):
@@ -77,6 +85,8 @@ class SubscriptionServer:
         self._max_uris = max_uris
         # Connections of the handshake era with a subscription, by ID.
         self._subscribers: dict[str, Subscriber] = {}
+        # Those of them that asked for cursors, by ID.
+        self._told_cursors: set[str] = set()
         # URIs in the listens of each connection, by ID; no zeros.
         self._listening: Counter[str] = Counter()
 
@@ -90,8 +100,8 @@ class SubscriptionServer:
         another process was acknowledged there, and continues from its cursors.
 
         Raises:
-            MCPError: TOO_MANY_SUBSCRIPTIONS for the whole listen, if the connection would subscribe to more
-                than `max_uris`; see `request_error` for others.
+            MCPError: INVALID_PARAMS for malformed cursors; TOO_MANY_SUBSCRIPTIONS for the whole listen, if the
+                connection would subscribe to more than `max_uris`; see `request_error` for others.
         """
         request_id = ctx.request_id
         if request_id is None:
@@ -99,10 +109,12 @@ class SubscriptionServer:
         meta: dict[str, Any] = {SUBSCRIPTION_ID_META_KEY: request_id}
         cursors: dict[str, str] = {} if ctx.request is None else ctx.request.cursors
         taken_over = bool(cursors)
+        given = _cursors(params.meta)
+        known = cursors if taken_over else given or {}
         with self._updates.subscriber() as subscriber, self._topics(ctx, params.notifications) as topics:
             try:
                 versions = {
-                    name: await subscriber.add(name, topic, known=cursors.get(name))
+                    name: await subscriber.add(name, topic, known=known.get(name))
                     for name, topic in topics.items()
                 }
             except BusError as error:
@@ -117,14 +129,16 @@ class SubscriptionServer:
                 await ctx.session.send_notification(
                     mcp_types.SubscriptionsAcknowledgedNotification(
                         params=mcp_types.SubscriptionsAcknowledgedNotificationParams(
-                            notifications=honored, _meta=meta
+                            notifications=honored,
+                            _meta=meta if given is None else {**meta, CURSORS_KEY: versions},
                         )
                     ),
                     related_request_id=request_id,
                 )
             while changes := await subscriber.next_changes():
                 for name, version in changes.items():
-                    await ctx.session.send_notification(_changed(name, meta), related_request_id=request_id)
+                    told = meta if given is None else {**meta, CURSORS_KEY: {name: version}}
+                    await ctx.session.send_notification(_changed(name, told), related_request_id=request_id)
                     cursors[name] = version
                 if (connection := _connection(ctx)) is not None:
                     await connection.flushed()
@@ -136,10 +150,11 @@ class SubscriptionServer:
         """Subscribe a connection of the handshake era to one resource.
 
         Raises:
-            MCPError: "Resource not found"; TOO_MANY_SUBSCRIPTIONS beyond `max_uris`; see `resource_error` for
-                others.
+            MCPError: "Resource not found"; TOO_MANY_SUBSCRIPTIONS beyond `max_uris`; INVALID_PARAMS for
+                malformed cursors; see `resource_error` for others.
         """
         uri, connection = params.uri, _connection(ctx)
+        given = _cursors(params.meta)
         found = self._resources.find(uri)
         if found is None:
             raise resource_not_found(uri, ctx.protocol_version, "resources/templates/list shows which exist.")
@@ -152,10 +167,16 @@ class SubscriptionServer:
             raise MCPError(mcp_types.INVALID_PARAMS, "This resource cannot be subscribed to.", {"uri": uri})
         if uri not in connection.subscriptions and len(connection.subscriptions) >= self._max_uris:
             raise request_error(self._too_many())
-        told = ctx.request.cursors.get(uri) if ctx.request is not None else None
+        known = ctx.request.cursors.get(uri) if ctx.request is not None else None
+        if known is None and given is not None and (known := given.get(uri)) is not None:
+            # Subscribed already, it would be notified of the next change only.
+            self._end_subscription(connection, uri)
         connection.subscriptions.setdefault(uri, "")
         try:
-            version = await self._subscriber(ctx, connection).add(uri, topic, known=told)
+            subscriber = self._subscriber(ctx, connection)
+            if given is not None and connection.connection_id in self._subscribers:
+                self._told_cursors.add(connection.connection_id)
+            version = await subscriber.add(uri, topic, known=known)
         except BusError as error:
             connection.subscriptions.pop(uri, None)
             raise request_error(error) from error
@@ -165,6 +186,8 @@ class SubscriptionServer:
             raise
         if uri in connection.subscriptions:
             connection.subscriptions[uri] = version
+        if given is not None:
+            return mcp_types.EmptyResult(_meta={CURSORS_KEY: {uri: version}})
         return mcp_types.EmptyResult()
 
     async def unsubscribe(
@@ -172,10 +195,13 @@ class SubscriptionServer:
     ) -> mcp_types.EmptyResult:
         """End a subscription. Idempotent."""
         if (connection := _connection(ctx)) is not None:
-            connection.subscriptions.pop(params.uri, None)
-            if (subscriber := self._subscribers.get(connection.connection_id)) is not None:
-                subscriber.remove(params.uri)
+            self._end_subscription(connection, params.uri)
         return mcp_types.EmptyResult()
+
+    def _end_subscription(self, connection: ConnectionHandle, uri: str) -> None:
+        connection.subscriptions.pop(uri, None)
+        if (subscriber := self._subscribers.get(connection.connection_id)) is not None:
+            subscriber.remove(uri)
 
     async def note_listing(self, ctx: Context, names: Sequence[str]) -> None:
         """Notify the client when the streams are no longer exactly `names`, which it was given."""
@@ -249,11 +275,14 @@ class SubscriptionServer:
                         subscriber.remove(_LIST)
                     elif name in connection.subscriptions:
                         connection.subscriptions[name] = version
-                    await session.send_notification(_changed(name, None))
+                    is_told = connection.connection_id in self._told_cursors
+                    meta = {CURSORS_KEY: {name: version}} if is_told else None
+                    await session.send_notification(_changed(name, meta))
                 await connection.flushed()
         finally:
             subscriber.close()
             del self._subscribers[connection.connection_id]
+            self._told_cursors.discard(connection.connection_id)
 
     def _too_many(self) -> BusError:
         return BusError(
@@ -272,6 +301,21 @@ def _changed(name: str, meta: Mapping[str, Any] | None) -> mcp_types.ServerNotif
     return mcp_types.ResourceUpdatedNotification(
         params=mcp_types.ResourceUpdatedNotificationParams(uri=name, _meta=stamp)
     )
+
+
+def _cursors(meta: Mapping[str, Any] | None) -> dict[str, str] | None:
+    """Return the cursors that a request names; None if it has no such member.
+
+    Raises:
+        MCPError: INVALID_PARAMS.
+    """
+    if meta is None or CURSORS_KEY not in meta:
+        return None
+    cursors = meta[CURSORS_KEY]
+    if not isinstance(cursors, dict) or not all(isinstance(each, str) for each in cursors.values()):
+        why = f'_meta["{CURSORS_KEY}"] must be an object whose values are strings'
+        raise MCPError(mcp_types.INVALID_PARAMS, why)
+    return cursors
 
 
 def _connection(ctx: Context) -> ConnectionHandle | None:
