@@ -23,6 +23,8 @@ LONG_LINE_BYTES: Final = 1024 * 1024
 #: What may wait to be written to either side before no more is read from the other.
 MAX_QUEUED_BYTES: Final = 256 * 1024
 _READ_BYTES: Final = 65536
+#: More than the daemon can have queued: a client that lets the bridge answer must read the answers.
+MAX_QUEUED_LINES: Final = 20_000
 #: Lines that are written together.
 _GATHERED: Final = 64
 #: A daemon that is lost sooner is not connected to again at once.
@@ -42,15 +44,16 @@ class Queue:
         self._written = 0
         self.size = 0
 
-    def __bool__(self) -> bool:
-        """Whether something waits."""
-        return bool(self._lines)
+    def __len__(self) -> int:
+        """Return how many lines wait."""
+        return len(self._lines)
 
-    def add(self, lines: list[bytes]) -> None:
-        """Take the lines away from a list."""
+    def add(self, lines: list[bytes], written: int = 0) -> None:
+        """Take the lines away from a list; of the first ones so much was written, if nothing waits yet."""
         self._lines += lines
         self.size += sum(map(len, lines))
         lines.clear()
+        self._advance(written)
 
     def write(self, write: Callable[[bytes | memoryview], int]) -> None:
         """Write until nothing is left, or no more is taken.
@@ -69,11 +72,15 @@ class Queue:
             written = write(data)
             if not written:
                 return
-            self.size -= written
-            written += self._written
-            while lines and written >= len(lines[0]):
-                written -= len(lines.popleft())
-            self._written = written
+            self._advance(written)
+
+    def _advance(self, written: int) -> None:
+        lines = self._lines
+        self.size -= written
+        written += self._written
+        while lines and written >= len(lines[0]):
+            written -= len(lines.popleft())
+        self._written = written
 
     def take(self) -> list[bytes]:
         """Take away what was not written as a whole."""
@@ -143,41 +150,59 @@ class Bridge:
 
     def run(self) -> None:
         """Return when the client has ended and got its answers, or does not read any more."""
+        source, sink, session, poll = self._source.number, self._sink.number, self._session, self._poll.poll
+        is_armed = False
         while not self._is_over:
-            self._arm()
-            for number, events in self._poll.poll(self._timeout()):
-                if number == self._source.number:
+            if (
+                is_armed
+                and session.is_steady
+                and not self._to_daemon.size
+                and not self._to_client.size
+                and self._connection is not None
+            ):
+                # Nothing has changed but which requests are in flight.
+                timeout = None
+            else:
+                self._run_timers()
+                if self._is_over:
+                    return
+                is_armed = self._arm()
+                timeout = self._timeout()
+            for number, events in poll(timeout):
+                if number == source:
                     self._read_client()
-                elif number == self._sink.number:
+                elif number == self._watched_connection:
+                    self._on_connection(events)
+                elif number == sink:
                     if events & _GONE:
                         self._drain_client()
                         return
                     self._write_client()
                 elif number == self._parent:
                     self._end_orphaned()
-                elif self._connection is not None and number == self._watched_connection:
-                    self._on_connection(events)
-            self._run_timers()
 
     # ---- what is waited for
 
-    def _arm(self) -> None:
+    def _arm(self) -> bool:
+        """Set what is polled for; return whether both sides are only read from."""
         session = self._session
         wants = (
             not session.has_client_ended
             and self._to_daemon.size < MAX_QUEUED_BYTES
-            and self._to_client.size < MAX_QUEUED_BYTES * 4
+            and len(self._to_client) < MAX_QUEUED_LINES
             and session.wants_input
         )
         self._watch(self._source.number, select.POLLIN if wants else None)
         self._watch(self._sink.number, select.POLLOUT if self._to_client else 0)
-        if self._connection is not None:
-            if not self._is_connected:
-                mask = select.POLLOUT
-            else:
-                mask = select.POLLIN if self._to_client.size < MAX_QUEUED_BYTES else 0
-                mask |= select.POLLOUT if self._to_daemon and not self._is_broken else 0
-            self._watch(self._watched_connection, mask)
+        if self._connection is None:
+            return False
+        if not self._is_connected:
+            mask = select.POLLOUT
+        else:
+            mask = select.POLLIN if self._to_client.size < MAX_QUEUED_BYTES else 0
+            mask |= select.POLLOUT if self._to_daemon and not self._is_broken else 0
+        self._watch(self._watched_connection, mask)
+        return wants and mask == select.POLLIN and not self._to_client and self._ends_at is None
 
     def _watch(self, number: int, mask: int | None) -> None:
         if self._watched.get(number) == mask:
@@ -198,18 +223,17 @@ class Bridge:
     def _run_timers(self) -> None:
         session = self._session
         due = session.deadline
-        if due is not None or self._next_at is not None or self._ends_at is not None:
-            now = session.now()
-            if due is not None and now >= due:
-                session.expire()
-                self._act()
-            if self._next_at is not None and now >= self._next_at:
-                if self._connection is None:
-                    self._connect()
-                else:
-                    self._lose()
-            if self._ends_at is not None and now >= self._ends_at:
-                self._is_over = True
+        now = session.now()
+        if due is not None and now >= due:
+            session.expire()
+            self._act()
+        if self._next_at is not None and now >= self._next_at:
+            if self._connection is None:
+                self._connect()
+            else:
+                self._lose()
+        if self._ends_at is not None and now >= self._ends_at:
+            self._is_over = True
         if session.has_client_ended and self._connection is None and session.is_idle and not self._to_client:
             self._is_over = True
 
@@ -218,7 +242,16 @@ class Bridge:
     def _read_client(self) -> None:
         data = self._source.read()
         if data:
-            self._take_from_client(data)
+            if data.find(b"\n") + 1 == len(data) and not self._from_client.rest and not self._in_long_line:
+                # One line, as of most clients.
+                session = self._session
+                if not self._to_daemon.size and session.sends_at_once(data):
+                    self._send([data])
+                else:
+                    session.from_client(data)
+                    self._act()
+            else:
+                self._take_from_client(data)
         elif data is not None:
             self._end_client()
 
@@ -300,11 +333,50 @@ class Bridge:
         if not data:
             self._lose()
             return False
-        from_daemon = self._session.from_daemon
-        for line in self._from_daemon.feed(data):
-            from_daemon(line)
+        session = self._session
+        if data.find(b"\n") + 1 == len(data) and not self._from_daemon.rest:
+            if not self._to_client.size and not self._sink.may_block and session.gives_at_once(data):
+                self._give([data])
+                return True
+            session.from_daemon(data)
+        else:
+            for line in self._from_daemon.feed(data):
+                session.from_daemon(line)
         self._act()
         return True
+
+    def _send(self, lines: list[bytes]) -> None:
+        """Write to the daemon; nothing must be queued. Takes the lines away."""
+        connection = self._connection
+        if connection is None or self._is_broken:
+            self._to_daemon.add(lines)
+            return
+        data = lines[0] if len(lines) == 1 else b"".join(lines)
+        try:
+            written = connection.send(data)
+        except BlockingIOError:
+            written = 0
+        except OSError:
+            self._to_daemon.add(lines)
+            self._break(connection)
+            return
+        if written == len(data):
+            lines.clear()
+        else:
+            self._to_daemon.add(lines, written)
+
+    def _give(self, lines: list[bytes]) -> None:
+        """Write to the client; nothing must be queued. Takes the lines away."""
+        data = lines[0] if len(lines) == 1 else b"".join(lines)
+        try:
+            written = self._sink.write(data)
+        except OSError:
+            self._is_over = True
+            return
+        if written == len(data):
+            lines.clear()
+        else:
+            self._to_client.add(lines, written)
 
     def _write_daemon(self) -> None:
         connection = self._connection
@@ -315,26 +387,29 @@ class Bridge:
         except BlockingIOError:
             pass
         except OSError:
-            # What the daemon said last can still be read.
-            self._is_broken = True
-            while self._connection is connection and self._read_daemon(connection):
-                pass
-            if self._connection is connection:
-                self._lose()
+            self._break(connection)
+
+    def _break(self, connection: socket.socket) -> None:
+        """Give up a connection that takes nothing; what the daemon said last can still be read."""
+        self._is_broken = True
+        while self._connection is connection and self._read_daemon(connection):
+            pass
+        if self._connection is connection:
+            self._lose()
 
     def _act(self) -> None:
         """Write what the session has to say, and do what it asks for."""
         session = self._session
         if session.to_daemon:
-            is_first = not self._to_daemon
-            self._to_daemon.add(session.to_daemon)
-            if is_first:
-                self._write_daemon()
+            if self._to_daemon.size:
+                self._to_daemon.add(session.to_daemon)
+            else:
+                self._send(session.to_daemon)
         if session.to_client:
-            is_first = not self._to_client
-            self._to_client.add(session.to_client)
-            if is_first and not self._sink.may_block:
-                self._write_client()
+            if self._to_client.size or self._sink.may_block:
+                self._to_client.add(session.to_client)
+            else:
+                self._give(session.to_client)
         if session.notices or self._is_away:
             self._tell()
         if session.is_refused:
@@ -381,6 +456,7 @@ class Bridge:
         self._watch(self._watched_connection, None)
         connection.close()
         self._connection = None
+        self._watched_connection = -1
         self._from_daemon.take_rest()
         was_live = session.is_live
         session.lost(self._to_daemon.take())

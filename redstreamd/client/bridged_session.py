@@ -122,6 +122,11 @@ class BridgedSession:
         return self.is_live and not self._is_closing
 
     @property
+    def is_steady(self) -> bool:
+        """Whether requests pass, nothing waits for a daemon, and the client may send more."""
+        return self.is_live and not (self._is_closing or self._may_wait or self.has_client_ended)
+
+    @property
     def is_idle(self) -> bool:
         """Whether no request of the client waits for its answer."""
         return all(isinstance(each, OwnRequest) for each in self._requests.values())
@@ -149,17 +154,32 @@ class BridgedSession:
 
     def from_client(self, line: bytes) -> None:
         """Take a line of the client, with its newline."""
-        found = request_form(line)
-        if (
-            found is None
-            or found[1] in _SPECIAL
-            or found[0] in self._requests
-            or self._has_envelope is None
-            or b'"stream_wait"' in line
-        ):
-            self._from_client(line, parsed(line), batched=False)
+        if self.sends_at_once(line):
+            self.to_daemon.append(line)
         else:
-            self._add(found[0], PendingRequest(line, found[1]))
+            self._from_client(line, parsed(line), batched=False)
+
+    def sends_at_once(self, line: bytes) -> bool:
+        """Take a line of the client if it is a request that only has to be remembered, and can be sent now.
+
+        The caller sends it then. Else nothing was done, and it is to be given to `from_client`.
+        """
+        if not self.is_live or self._is_closing or self._has_envelope is None:
+            return False
+        found = request_form(line)
+        if found is None:
+            return False
+        request_id, method = found
+        if method in _SPECIAL or request_id in self._requests or b'"stream_wait"' in line:
+            return False
+        request = self._requests[request_id] = PendingRequest(line, method)
+        request.is_sent = True
+        request.sendings = 1
+        self._kept_bytes += len(line)
+        if self._kept_bytes > MAX_KEPT_BYTES:
+            self._kept_bytes -= len(line)
+            request.line = None
+        return True
 
     def from_client_in_pieces(self, piece: bytes, *, is_first: bool, is_last: bool) -> None:
         """Take a piece of a line that is too long to be kept; the last one has its newline."""
@@ -235,16 +255,12 @@ class BridgedSession:
 
     def _add(self, request_id: bytes, request: PendingRequest) -> None:
         self._requests[request_id] = request
-        size = len(request.line or b"")
-        self._kept_bytes += size
+        self._kept_bytes += len(request.line or b"")
         if self.is_live and not self._is_closing:
             request.start(self, request_id)
             if not request.is_sent:
                 request.since = self.now()
                 self._may_wait = True
-            elif self._kept_bytes > MAX_KEPT_BYTES and type(request) is PendingRequest:
-                self._kept_bytes -= size
-                request.line = None
         else:
             request.since = self.now()
             self._may_wait = True
@@ -272,6 +288,9 @@ class BridgedSession:
 
     def from_daemon(self, line: bytes) -> None:
         """Take a line of the daemon, with its newline."""
+        if self.gives_at_once(line):
+            self.to_client.append(line)
+            return
         if not self.is_live:
             self._greeted(line)
             return
@@ -291,6 +310,22 @@ class BridgedSession:
             else:
                 self._answered(request_id, line, "result" in message)
 
+    def gives_at_once(self, line: bytes) -> bool:
+        """Take a line of the daemon if it is a result that changes nothing but that it has come.
+
+        The caller passes it on then. Else nothing was done, and it is to be given to `from_daemon`.
+        """
+        found = answer_form(line)
+        if found is None or found[2] != b"result":
+            return False
+        request = self._requests.get(found[1])
+        if type(request) is not PendingRequest or not request.is_sent:
+            return False
+        if request.line is not None:
+            self._kept_bytes -= len(request.line)
+        del self._requests[found[1]]
+        return True
+
     def _answered(self, request_id: bytes, line: bytes, is_result: bool) -> None:
         request = self._requests.get(request_id)
         if request is None:
@@ -302,12 +337,6 @@ class BridgedSession:
                 self.remove(request_id)
             else:
                 self.put_back(request)
-        elif type(request) is PendingRequest:
-            # The same as `finish`, for most requests.
-            if request.line is not None:
-                self._kept_bytes -= len(request.line)
-            del self._requests[request_id]
-            self.to_client.append(line)
         else:
             request.finish(self, request_id, line, is_result)
 
