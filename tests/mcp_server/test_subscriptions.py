@@ -12,6 +12,7 @@ import pytest
 import trio
 import trio.testing
 
+from redstreamd.mcp_server.subscription_server import CURSORS_KEY
 from redstreamd.mcpio.client_connection import ClientConnection
 from redstreamd.mcpio.connection_state import ConnectionState
 from redstreamd.presentation.uris import entry_uri, group_uri, stream_uri
@@ -202,6 +203,60 @@ async def test_a_successor_tells_what_happened_while_nobody_served(redis: Server
             else:
                 (listen,) = connection.state().listens
                 assert set(listen.cursors) == {URI, other}
+
+
+@ERAS
+async def test_one_who_asks_for_cursors_goes_on_from_them_over_another_connection(
+    surface: Surface, redis: Server, era: EraName
+) -> None:
+    def asking(cursors: object) -> tuple[str, dict[str, Any]]:
+        meta = {CURSORS_KEY: cursors}
+        if era == "modern":
+            return "subscriptions/listen", {"notifications": {"resourceSubscriptions": [URI]}, "_meta": meta}
+        return "resources/subscribe", {"uri": URI, "_meta": meta}
+
+    def told(message: dict[str, Any]) -> dict[str, str]:
+        cursors: dict[str, str] = (message.get("params") or message["result"])["_meta"][CURSORS_KEY]
+        return cursors
+
+    async with following(surface, era) as client:
+        method, params = asking({})
+        await client.raw.send(client.raw.request(method, params))
+        cursors = told(await client.raw.receive())
+        assert cursors.keys() == {URI}
+        redis.command("XADD", "s", "*", "f", "v")
+        update = told(await client.raw.receive())
+        assert update.keys() == {URI}
+        assert update != cursors
+    redis.command("XADD", "s", "*", "f", "v")
+    async with following(surface, era) as client:
+        method, params = asking(update)
+        await client.raw.send(client.raw.request(method, params))
+        # It is told at once, and of no other change.
+        messages = [await client.raw.receive(), await client.raw.receive()]
+        (change,) = (each for each in messages if each.get("method") == "notifications/resources/updated")
+        update = told(change)
+    async with following(surface, era) as client:
+        method, params = asking(update)
+        await client.raw.send(client.raw.request(method, params))
+        assert told(await client.raw.receive()) == update
+        redis.command("XADD", "s", "*", "f", "v")
+        assert told(await client.raw.receive()) != update
+        # Malformed, they are refused; without them nothing is told.
+        for wrong in ([], {URI: 1}):
+            method, params = asking(wrong)
+            refusal = await client.raw.call(method, params)
+            assert refusal["error"]["code"] == -32602
+            assert CURSORS_KEY in refusal["error"]["message"]
+    if era == "handshake":
+        async with following(surface, era) as client:
+            assert (await client.raw.call("resources/subscribe", {"uri": URI}))["result"] == {}
+            redis.command("XADD", "s", "*", "f", "v")
+            assert (await client.raw.receive())["params"] == {"uri": URI}
+            # One that is subscribed already, and knows less.
+            answer = await client.raw.call(*asking({URI: "0-1/1/0"}))
+            assert told(answer).keys() == {URI}
+            assert told(await client.raw.receive()).keys() == {URI}
 
 
 @ERAS
