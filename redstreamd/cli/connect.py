@@ -6,6 +6,7 @@ For MCP clients that start a command. Its session outlives the daemon: see `clie
 from __future__ import annotations
 
 import argparse
+import contextlib
 import os
 import signal
 import time
@@ -40,28 +41,30 @@ def run(arguments: argparse.Namespace) -> int:
         # End as on SIGTERM, at once and without a traceback: there is nothing to clean up.
         signal.signal(signal.SIGINT, signal.SIG_DFL)
     parent = _parent()
-    try:
-        # Before another descriptor can get their numbers.
-        source, sink = ClientDescriptor(0, is_sink=False), ClientDescriptor(1, is_sink=True)
-    except OSError:
-        return 0  # a client that has ended
-    try:
-        found = find_daemon(arguments.socket)
-    except UnreachableError as unreachable:
-        print_error(str(unreachable))
-        answer_client(str(unreachable), source=0, sink=1)
-        return unreachable.exit_status
-    tune(found.connection)
-    Bridge(
-        found.connection,
-        Reattaching(found),
-        source=source,
-        sink=sink,
-        parent=parent,
-        session=BridgedSession(time.monotonic),
-        place=_shown(found),
-        report=print_error,
-    ).run()
+    with contextlib.ExitStack() as opened:
+        try:
+            # Before another descriptor can get their numbers.
+            source = opened.enter_context(ClientDescriptor(0, is_sink=False))
+            sink = opened.enter_context(ClientDescriptor(1, is_sink=True))
+        except OSError:
+            return 0  # a client that has ended
+        try:
+            found = find_daemon(arguments.socket)
+        except UnreachableError as unreachable:
+            print_error(str(unreachable))
+            answer_client(str(unreachable), source=0, sink=1)
+            return unreachable.exit_status
+        tune(found.connection)
+        Bridge(
+            found.connection,
+            Reattaching(found),
+            source=source,
+            sink=sink,
+            parent=parent,
+            session=BridgedSession(time.monotonic),
+            place=_shown(found),
+            report=print_error,
+        ).run()
     return 0
 
 

@@ -150,6 +150,13 @@ class Bridge:
 
     def run(self) -> None:
         """Return when the client has ended and got its answers, or does not read any more."""
+        try:
+            self._run()
+        finally:
+            if self._connection is not None:
+                self._connection.close()
+
+    def _run(self) -> None:
         source, sink, session, poll = self._source.number, self._sink.number, self._session, self._poll.poll
         is_armed = False
         while not self._is_over:

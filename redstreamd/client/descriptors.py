@@ -32,7 +32,7 @@ class ClientDescriptor:
             OSError: It is not open.
         """
         self.number = number
-        self.may_block = False
+        self.may_block = self._is_anew = False
         self._socket: socket.socket | None = None
         mode = os.fstat(number).st_mode
         if stat.S_ISSOCK(mode):
@@ -46,7 +46,18 @@ class ClientDescriptor:
                 self.number = os.open(
                     f"/proc/self/fd/{number}", access | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC
                 )
-                self.may_block = False
+                self.may_block, self._is_anew = False, True
+
+    def __enter__(self) -> ClientDescriptor:
+        """Return itself."""
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        """Close what was opened beside the client's descriptor."""
+        if self._socket is not None:
+            self._socket.close()
+        elif self._is_anew:
+            os.close(self.number)
 
     def read(self) -> bytes | None:
         """Read what is there: None if nothing; empty at the end and after an error (EIO of a terminal)."""

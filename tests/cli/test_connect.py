@@ -1,4 +1,4 @@
-"""The bridge: every byte, in both directions, and a clear end."""
+"""The bridge: every line, in both directions, and a clear end."""
 
 from __future__ import annotations
 
@@ -20,7 +20,8 @@ from redstreamd.client import discovery
 from redstreamd.startup import unavailable
 from tests.cli.conftest import read_all, read_exactly
 
-LARGE = random.Random(1).randbytes(8 * 1024 * 1024)
+#: Lines of a few hundred bytes and one of three megabytes, which is passed on in pieces.
+LARGE = random.Random(1).randbytes(5 * 1024 * 1024) + b"\n" + bytes(3 * 1024 * 1024) + b"\n"
 
 
 def test_a_socket_in_a_directory_that_somebody_else_made_meanwhile_is_not_used(place, monkeypatch):
@@ -37,19 +38,33 @@ def test_a_socket_in_a_directory_that_somebody_else_made_meanwhile_is_not_used(p
         discovery.open_connection(str(place)).close()
 
 
-async def test_bytes_pass_unchanged_in_both_directions(place, accept, redstreamd):
+async def test_lines_pass_unchanged_in_both_directions(place, accept, redstreamd):
     process = await redstreamd("connect", "--socket", str(place))
     daemon = await accept()
-    every_byte = bytes(range(256)) + b"\r\n\0 no line break at the end"
-    await process.stdin.send_all(every_byte)
-    assert await read_exactly(daemon, len(every_byte)) == every_byte
-    await daemon.send_all(every_byte[::-1])
-    assert await read_exactly(process.stdout, len(every_byte)) == every_byte[::-1]
+    lines = bytes(range(256)) + b"\r\n\0 no JSON\n\n[]\n7\n"
+    await process.stdin.send_all(lines)
+    assert await read_exactly(daemon, len(lines)) == lines
+    await daemon.send_all(lines[::-1] + b"\n")
+    assert await read_exactly(process.stdout, len(lines) + 1) == lines[::-1] + b"\n"
     await process.stdin.aclose()
     assert await read_all(daemon) == b""
     await daemon.aclose()
     assert await process.wait() == 0
     assert await read_all(process.stderr) == b""
+
+
+async def test_a_last_line_without_a_newline_is_whole_for_the_daemon_and_not_for_the_client(
+    place, accept, redstreamd
+):
+    process = await redstreamd("connect", "--socket", str(place))
+    daemon = await accept()
+    await process.stdin.send_all(b'{"method": "x"}')
+    await process.stdin.aclose()
+    assert await read_all(daemon) == b'{"method": "x"}\n'
+    await daemon.send_all(b"whole\nhalf")
+    await daemon.aclose()
+    assert await read_all(process.stdout) == b"whole\n"
+    assert await process.wait() == 0
 
 
 async def send(stream: trio.abc.SendStream, data: bytes, sent: trio.Event) -> None:
@@ -86,22 +101,6 @@ async def test_answers_arrive_after_the_client_has_closed_its_side(place, accept
     await daemon.aclose()
     assert await read_all(process.stdout) == b"late answer\n"
     assert await process.wait() == 0
-
-
-async def test_a_daemon_that_leaves_in_mid_session_is_reported_after_its_last_words(
-    place, accept, redstreamd
-):
-    process = await redstreamd("connect", "--socket", str(place))
-    daemon = await accept()
-    # Unread input makes the close a reset, as a crash would.
-    await process.stdin.send_all(b"unread\n")
-    await daemon.socket.recv(1, trio.socket.MSG_PEEK)
-    await daemon.send_all(b"last words\n")
-    await daemon.aclose()
-    assert await read_all(process.stdout) == b"last words\n"
-    assert await process.wait() == 75
-    message = (await read_all(process.stderr)).decode()
-    assert message == (f"redstreamd: the daemon at {place} closed the connection; start a new session\n")
 
 
 async def test_a_client_that_stops_reading_ends_the_bridge(place, accept, redstreamd):

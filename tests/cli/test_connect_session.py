@@ -30,7 +30,10 @@ CALLS = st.sampled_from(
         ("logging/setLevel", {"level": "info"}),
         ("tools/call", {"name": "stream_read", "arguments": {"stream": "a"}}),
         ("tools/call", {"name": "stream_add", "arguments": {"stream": "a", "entries": [{"id": 1}]}}),
-        ("tools/call", {"name": "stream_add", "arguments": {"idempotency_key": "k", "entries": ["}{,\"id\":7"]}}),
+        (
+            "tools/call",
+            {"name": "stream_add", "arguments": {"idempotency_key": "k", "entries": ['}{,"id":7']}},
+        ),
         ("tools/call", {"name": "stream_add", "arguments": {"idempotency_key": None}}),
         ("tools/call", {"name": "stream_add", "arguments": {"a": {"b": 1, "jsonrpc": "2.0", "id": 7}}}),
         ("tools/call", {"name": "stream_wait", "arguments": {"streams": ["a"], "cursor": "1-1"}}),
@@ -58,7 +61,9 @@ FORMS = st.sampled_from(["python", "typescript", "odd", "spaced"])
 
 def answer(request_id: object, **outcome: Any) -> bytes:
     """Write an answer as the daemon does."""
-    text = json.dumps({"jsonrpc": "2.0", "id": request_id, **outcome}, separators=(",", ":"), ensure_ascii=False)
+    text = json.dumps(
+        {"jsonrpc": "2.0", "id": request_id, **outcome}, separators=(",", ":"), ensure_ascii=False
+    )
     return text.encode("utf-8", "surrogatepass") + b"\n"
 
 
@@ -107,7 +112,11 @@ class Bridged(RuleBasedStateMachine):
         self.era = era
         if era == "modern":
             return
-        params = {"protocolVersion": "2025-11-25", "capabilities": {}, "clientInfo": {"name": "x", "version": "1"}}
+        params = {
+            "protocolVersion": "2025-11-25",
+            "capabilities": {},
+            "clientInfo": {"name": "x", "version": "1"},
+        }
         hello = {"jsonrpc": "2.0", "id": "hello", "method": "initialize", "params": params}
         self.hello = written(hello, form)
         self.session.from_client(self.hello)
@@ -215,7 +224,9 @@ class Bridged(RuleBasedStateMachine):
             assert self.taken_by_client() == []
 
     @precondition(lambda self: self.greeted)
-    @rule(line=st.sampled_from([b'{"jsonrpc":"2.0","method":"notifications/progress","params":{}}\n', b"?\n"]))
+    @rule(
+        line=st.sampled_from([b'{"jsonrpc":"2.0","method":"notifications/progress","params":{}}\n', b"?\n"])
+    )
     def notify(self, line: bytes) -> None:
         self.session.from_daemon(line)
         assert self.session.to_client == [line]
@@ -227,7 +238,11 @@ class Bridged(RuleBasedStateMachine):
             return
         request_id = data.draw(st.sampled_from(sorted(self.asked)))
         asked = self.asked.pop(request_id)
-        note = {"jsonrpc": "2.0", "method": "notifications/cancelled", "params": {"requestId": json.loads(request_id)}}
+        note = {
+            "jsonrpc": "2.0",
+            "method": "notifications/cancelled",
+            "params": {"requestId": json.loads(request_id)},
+        }
         self.session.from_client(written(note, "python"))
         assert self.taken_by_daemon() == ([note] if asked.is_here and self.is_open else [])
         self.expect()
@@ -253,9 +268,13 @@ class Bridged(RuleBasedStateMachine):
             count = self.sendings[request_id] = self.sendings.get(request_id, 0) + asked.is_here
             is_wait = "stream_wait" in str(asked.message["params"])
             if asked.is_here and not (asked.may_repeat and (count < 5 or is_wait)):
-                is_read = asked.message["method"] == "tools/call" and "stream_read" in str(asked.message["params"])
+                is_read = asked.message["method"] == "tools/call" and "stream_read" in str(
+                    asked.message["params"]
+                )
                 expected.append((request_id, "CONNECTION_ERROR" if is_read else "OUTCOME_UNKNOWN"))
-            elif asked.is_here or key(json.loads(request_id)) in {key(json.loads(each)["id"]) for each in lines}:
+            elif asked.is_here or key(json.loads(request_id)) in {
+                key(json.loads(each)["id"]) for each in lines
+            }:
                 asked.since = self.now
             asked.is_here = False
         assert self.taken_by_daemon() == []
