@@ -170,8 +170,7 @@ class Bridge:
                 # Nothing has changed but which requests are in flight.
                 timeout = None
             else:
-                self._run_timers()
-                if self._is_over:
+                if self._run_timers():
                     return
                 is_armed = self._arm()
                 timeout = self._timeout()
@@ -227,7 +226,8 @@ class Bridge:
             return None
         return max(0.0, min(times) - self._session.now()) * 1000 + 1
 
-    def _run_timers(self) -> None:
+    def _run_timers(self) -> bool:
+        """Do what is due; return whether all is over."""
         session = self._session
         due = session.deadline
         now = session.now()
@@ -243,6 +243,7 @@ class Bridge:
             self._is_over = True
         if session.has_client_ended and self._connection is None and session.is_idle and not self._to_client:
             self._is_over = True
+        return self._is_over
 
     # ---- the client
 

@@ -13,6 +13,7 @@ import os
 import select
 import socket
 import stat
+from typing import Self
 
 _READ_BYTES = 65536
 
@@ -48,7 +49,7 @@ class ClientDescriptor:
                 )
                 self.may_block, self._is_anew = False, True
 
-    def __enter__(self) -> ClientDescriptor:
+    def __enter__(self) -> Self:
         """Return itself."""
         return self
 
