@@ -22,7 +22,7 @@ from redstreamd.client.message_forms import (
     same_id_texts,
 )
 from redstreamd.client.own_messages import NOT_NOW, Failure
-from redstreamd.client.pending_requests import CALL, Initialize, OwnRequest, PendingRequest, wait_of
+from redstreamd.client.pending_requests import CALL, Initialize, OwnRequest, PendingRequest, Wait, wait_of
 from redstreamd.client.subscription_memory import Listen, SubscriptionMemory, notified, special_request
 
 #: Seconds that a request waits for a daemon. Clients give up after 60, some after 30.
@@ -261,6 +261,8 @@ class BridgedSession:
             if not request.is_sent:
                 request.since = self.now()
                 self._may_wait = True
+        elif isinstance(request, Wait) and request.cursor is None:
+            self._fail(request_id, request, request.unknown())
         else:
             request.since = self.now()
             self._may_wait = True
@@ -373,7 +375,8 @@ class BridgedSession:
             if isinstance(request, OwnRequest):
                 self.remove(request_id)
             elif not request.is_sent:
-                pass
+                if isinstance(request, Wait) and request.cursor is None:
+                    self._fail(request_id, request, request.unknown())
             elif self._long is not None and request_id == self._long.request_id:
                 self._fail(
                     request_id, request, _not_executed("redstreamd went before it had the whole request.")

@@ -127,13 +127,14 @@ class Wait(PendingRequest):
 
     One without a cursor begins with what comes after it. So that it can be sent again, the bridge first asks
     for the position by a wait of no time, and sends the client's call once that is answered: what is added
-    after the call is then after the position.
+    after the call is then after the position. While no daemon is there, nobody can tell the position; then
+    the client is told from which time on to read, rather than that it misses what comes meanwhile.
 
     Attributes:
         message: The call, parsed.
         cursor: Where it begins; None if that is not known.
         started: When it was first sent, by the session's clock.
-        started_at: The same by the system's.
+        started_at: When it came, by the system's clock.
     """
 
     __slots__ = ("cursor", "is_asked", "message", "started", "started_at")
@@ -145,7 +146,8 @@ class Wait(PendingRequest):
         cursor = message["params"]["arguments"].get("cursor")
         self.cursor: str | None = cursor if isinstance(cursor, str) else None
         self.is_asked = False
-        self.started = self.started_at = 0.0
+        self.started = 0.0
+        self.started_at = time.time()
 
     def start(self, session: BridgedSession, request_id: bytes) -> None:
         """Ask for the position, if it is not known; else send the call, the first time as the client did."""
@@ -153,7 +155,7 @@ class Wait(PendingRequest):
             own = session.add_own(_Position(self, request_id))
             session.to_daemon.append(encoded(self._question(own)) or b"")
         elif not self.started:
-            self.started, self.started_at = session.now(), time.time()
+            self.started = session.now()
             super().start(session, request_id)
         else:
             again = self._again(session.now() - self.started)
@@ -171,8 +173,8 @@ class Wait(PendingRequest):
         start = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(self.started_at - 10))
         return Failure(
             "CONNECTION_ERROR",
-            "The wait was cut short.",
-            "redstreamd was stopped or restarted during the wait, and where it began is not known.",
+            "The wait has not begun, or was cut short.",
+            "redstreamd was away or went before it told where the wait begins.",
             f"Read with stream_read and start {start} what came meanwhile; then wait with its next_cursor.",
         )
 
@@ -249,7 +251,7 @@ class _Position(OwnRequest):
             self.wait.start(session, self.wait_id)
         else:
             # Later than the position, so not as the client sent it.
-            self.wait.started, self.wait.started_at = session.now(), time.time()
+            self.wait.started = session.now()
 
 
 def _is_repeatable(method: bytes) -> bool:
