@@ -333,14 +333,25 @@ class BridgedSession:
         if request is None:
             if self._passes_unknown:
                 self.to_client.append(line)
-        elif not is_result and _is_refusal(line):
+        elif is_result or (data := _data(line)) is None or self.has_client_ended:
+            request.finish(self, request_id, line, is_result)
+        elif data.get("stopping") is True and data.get("executed") is False:
             self._is_closing = True
             if isinstance(request, OwnRequest):
                 self.remove(request_id)
             else:
                 self.put_back(request)
-        else:
+        elif data.get("executed", False) is not None:
             request.finish(self, request_id, line, is_result)
+        elif isinstance(request, OwnRequest):
+            self.remove(request_id)
+        elif not request.may_repeat():
+            self._fail(request_id, request, request.unknown())
+        elif self.is_open:
+            request.start(self, request_id)
+        else:
+            self.put_back(request)
+            request.sendings += 1
 
     # ---- connections
 
@@ -533,14 +544,14 @@ def _is_waiting(request: PendingRequest) -> bool:
     return not request.is_sent and not (isinstance(request, Listen) and request.is_acknowledged)
 
 
-def _is_refusal(line: bytes) -> bool:
-    """Whether an error says that the daemon stops and has not executed the request."""
-    if b'"executed":false' not in line:
-        return False
+def _data(line: bytes) -> dict[str, Any] | None:
+    """Return the data of an error that says whether the request was executed; None if it does not."""
+    if b'"executed":' not in line:
+        return None
     message = _only(parsed(line))
     error = None if message is None else message.get("error")
     data = error.get("data") if isinstance(error, dict) else None
-    return isinstance(data, dict) and data.get("executed") is False
+    return data if isinstance(data, dict) and "executed" in data else None
 
 
 def _only(message: Any) -> dict[str, Any] | None:

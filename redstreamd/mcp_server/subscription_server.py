@@ -100,8 +100,8 @@ class SubscriptionServer:
         another process was acknowledged there, and continues from its cursors.
 
         Raises:
-            MCPError: INVALID_PARAMS for malformed cursors; TOO_MANY_SUBSCRIPTIONS for the whole listen, if the
-                connection would subscribe to more than `max_uris`; see `request_error` for others.
+            MCPError: INVALID_PARAMS for malformed cursors; TOO_MANY_SUBSCRIPTIONS for the whole listen, if
+                the connection would subscribe to more than `max_uris`; see `request_error` for others.
         """
         request_id = ctx.request_id
         if request_id is None:

@@ -188,7 +188,24 @@ async def test_a_daemon_that_stops_may_refuse_what_the_next_one_executes(begin, 
     script = await begin(era)
     await script.call(1, "stream_add", stream="a", entries=[{}])
     await script.got()
-    await script.say(id=1, error={"code": -32000, "message": "it stops", "data": {"executed": False}})
+    # What only says that it was not executed is the client's to repeat; a limit, say.
+    await script.call(0, "stream_add", stream="a", entries=[{}])
+    await script.got()
+    await script.say(id=0, error={"code": -32000, "message": "a limit", "data": {"executed": False}})
+    assert (await script.answer())["error"]["message"] == "a limit"
+    cut = {"code": -32000, "message": "cut", "data": {"executed": None}}
+    await script.call(3, "stream_read")
+    await script.got()
+    await script.say(id=3, error=cut)
+    assert (await script.got())["id"] == 3
+    await script.say(id=3, result=result("first"))
+    assert (await script.answer())["result"]["by"] == "first"
+    await script.call(4, "stream_add")
+    await script.got()
+    await script.say(id=4, error=cut)
+    assert (await script.answer())["result"]["structuredContent"]["code"] == "OUTCOME_UNKNOWN"
+    stopping = {"executed": False, "stopping": True}
+    await script.say(id=1, error={"code": -32000, "message": "it stops", "data": stopping})
     await script.call(2, "stream_add", stream="a", entries=[{}])
     await script.end()
     await script.daemon()
@@ -382,8 +399,9 @@ async def test_a_long_line_that_was_cut_is_not_executed_and_the_next_one_is(begi
     await script.greet()
     await script.call(2, "stream_list")
     assert (await script.got())["id"] == 2
-    await script.process.stdin.send_all(text)
-    assert (await script.requests.next_line()) + b"\n" == text
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(script.process.stdin.send_all, text)
+        assert (await script.requests.next_line()) + b"\n" == text
     await script.say(id=1, result=result("second"))
     assert (await script.answer())["id"] == 1
     await script.say(id=2, result=result("second"))

@@ -204,7 +204,7 @@ class Bridged(RuleBasedStateMachine):
             self.session.from_daemon(answer(number, error={"code": -32602, "message": '"executed":false'}))
             self.expect((request_id, "-32602"))
         else:
-            error = {"code": -32000, "message": "stops", "data": {"executed": False}}
+            error = {"code": -32000, "message": "stops", "data": {"executed": False, "stopping": True}}
             self.session.from_daemon(answer(number, error=error))
             self.is_closing = True
             self.asked[request_id].is_here = self.asked[request_id].is_known = False
