@@ -15,7 +15,7 @@ from typing import Any
 from redstreamd.cli.terminal import print_error
 from redstreamd.client.bridge import Bridge
 from redstreamd.client.bridged_session import BridgedSession
-from redstreamd.client.descriptors import ClientDescriptor
+from redstreamd.client.client_descriptors import ClientDescriptor
 from redstreamd.client.discovery import Found, UnreachableError, find_daemon
 from redstreamd.client.reattaching import Reattaching, tune
 from redstreamd.startup.unavailable import answer_client

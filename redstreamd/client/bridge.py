@@ -14,7 +14,7 @@ from collections.abc import Callable
 from typing import Final
 
 from redstreamd.client.bridged_session import BridgedSession
-from redstreamd.client.descriptors import ClientDescriptor
+from redstreamd.client.client_descriptors import ClientDescriptor
 from redstreamd.client.line_assembly import LineAssembly
 from redstreamd.client.reattaching import CONNECT_SECONDS, Reattaching
 

@@ -272,7 +272,8 @@ class BridgedSession:
         request_id = long.request_id
         if request_id is None:
             self._passes_unknown = self._passes_unknown or (is_last and not long.is_discarded)
-        elif request_id not in self._requests:
+        elif not long.is_registered and request_id not in self._requests:
+            long.is_registered = True
             request = PendingRequest(None, long.method)
             self._requests[request_id] = request
             request.since = self.now()

@@ -17,6 +17,7 @@ class LongLine:
     Attributes:
         request_id: Its id, as JSON text; None until it has come, or if there is none.
         method: Its method; empty if that is not at the front.
+        is_registered: Whether the session has taken note of the request; then it may be answered already.
         is_discarded: Whether the rest is not passed on.
         since: When it began to wait for a daemon; infinite if it does not.
     """
@@ -24,7 +25,7 @@ class LongLine:
     def __init__(self, head: bytes) -> None:
         """Look for the id and the method in the first bytes."""
         self.request_id, self.method = front_form(head[:_HEAD_BYTES])
-        self.is_discarded = False
+        self.is_discarded = self.is_registered = False
         self.since = math.inf
         self._tail = b""
         self._held: list[bytes] = []
