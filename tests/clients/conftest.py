@@ -9,6 +9,7 @@ from pathlib import Path
 import attrs
 import pytest
 
+from tests.clients.restarted_host import Host, running_host
 from tests.support.daemon import HASTY, PROGRAM, Daemon, clean_environment, running_daemon
 from tests.support.models import Model, scripted_model
 from tests.support.node import claude_code, codex, typescript_sdk
@@ -26,6 +27,19 @@ def daemon(redis_server: Server) -> Iterator[Daemon]:
     redis_server.flush()
     with running_daemon(redis_server, program=HASTY) as running:
         yield running
+
+
+@pytest.fixture(scope="module")
+def _module_host(redis_server: Server) -> Iterator[Host]:
+    with running_host(redis_server) as host:
+        yield host
+
+
+@pytest.fixture
+def host(redis: Server, _module_host: Host) -> Host:
+    """A daemon on an empty Redis that may be restarted and killed; its home is shared by a module."""
+    _module_host.ensure()
+    return _module_host
 
 
 @pytest.fixture(scope="module")
