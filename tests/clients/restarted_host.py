@@ -76,6 +76,10 @@ class Host:
         """Return how many requests of others it works on."""
         return int(self.report["clients"]["requests_in_flight"]) - 1
 
+    def waits(self) -> int:
+        """Return how many waits sleep."""
+        return int(self.report["waiting"]["watches"])
+
     def ensure(self) -> None:
         """Start one if none runs, after a test that failed."""
         if self.daemon.process.poll() is not None:

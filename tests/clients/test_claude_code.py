@@ -4,17 +4,18 @@ from __future__ import annotations
 
 import contextlib
 import json
-import os
 import shutil
-import threading
 from collections.abc import Callable
+from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from tests.clients.conftest import CONTRIB, Agent, agent
-from tests.support.daemon import Daemon, home, running_daemon
+from tests.clients.restarted_host import Fault, Host
+from tests.support.daemon import Daemon
+from tests.support.history import History, Line, Told, content, entries_of
 from tests.support.models import FINAL, Call, Model
 from tests.support.servers import Server
 from tests.support.waiting import wait_until
@@ -121,29 +122,67 @@ def bridges(directory: Path) -> list[int]:
     return found
 
 
-def test_a_call_while_the_daemon_restarts_succeeds(claude: Agent, model: Model, redis_server: Server) -> None:
-    """It is away for a second, which is what its imports take on a machine that has nothing else to do.
+#: Which calls of a hundred wait for an entry that comes while the daemon is away, and why it is.
+FAULTS_AT = dict(zip((20, 50, 80), Fault, strict=True))
+STREAM = "claude:restarts:adds"
 
-    So the daemon that comes back runs already, elsewhere, and only its socket appears.
-    """
-    with (
-        home() as directory,
-        running_daemon(redis_server) as again,
-        running_daemon(redis_server, directory=directory) as running,
-    ):
-        back = threading.Timer(1, os.symlink, (again.path, running.path))
 
-        def restart(answered: int) -> None:
-            # The next call comes while there is none; it connects once, and gives the bus up if that fails.
-            if answered == 1:
-                used = bridges(directory)
-                assert running.stop() == 0
-                # Claude Code has to have noticed: what it sends to a bridge that is about to end is lost.
-                wait_until(lambda: not any(Path(f"/proc/{pid}").exists() for pid in used))
-                back.start()
+def call_number(number: int) -> Call:
+    """Return a call of a session during which the daemon is away now and then."""
+    if number in FAULTS_AT:
+        bell = {"streams": [f"claude:bell:{number}"], "cursor": "0-0", "timeout_seconds": 60}
+        return "stream_wait", bell
+    if number % 3 == 2:
+        return "stream_read", {"stream": STREAM, "count": 1}
+    key = {"idempotency_key": f"key {number}"} if number % 3 else {}
+    return "stream_add", {"stream": STREAM, "entries": [content(number)], **key}
 
-        script = [("stream_add", {"stream": "claude:restart:b", "entries": [{"n": n}]}) for n in (1, 2)]
-        turn(claude, model, *script, before=restart, XDG_RUNTIME_DIR=str(directory))
-        back.join()
-        assert [failed for _, failed in model.outcomes] == [False, False]
-    assert redis_server.command("XLEN", "claude:restart:b") == 2
+
+def told(number: int, text: str, failed: bool) -> Line:
+    """Return what the model was told of an add."""
+    keyed = bool(number % 3)
+    if not failed:
+        answer = json.loads(text)
+        return Line(Told.ACKNOWLEDGED, answer["ids"][0], keyed, answer.get("duplicate", False))
+    return Line(Told.UNKNOWN if "OUTCOME_UNKNOWN" in text else Told.REFUSED, keyed=keyed, code=text)
+
+
+def test_it_goes_on_in_its_session_when_the_daemon_is_restarted_killed_and_stopped(
+    claude: Agent, model: Model, redis: Server, host: Host
+) -> None:
+    used: set[tuple[int, ...]] = set()
+    faults: dict[int, Future[None]] = {}
+
+    def be_away(number: int) -> None:
+        # The call is on its way to the daemon.
+        wait_until(lambda: host.waits() == 1)
+        host.suffer(FAULTS_AT[number], lambda: redis.command("XADD", f"claude:bell:{number}", "*", "n", "1"))
+
+    with ThreadPoolExecutor(1) as thread:
+
+        def before(answered: int) -> None:
+            if answered:
+                used.add(tuple(bridges(host.directory)))
+            if answered in FAULTS_AT and answered not in faults:
+                faults[answered] = thread.submit(be_away, answered)
+
+        script = [call_number(number) for number in range(100)]
+        turn(claude, model, *script, before=before, XDG_RUNTIME_DIR=str(host.directory))
+    assert [fault.result() for fault in faults.values()] == [None, None, None]
+    # It has had one bridge all the time.
+    assert len(used) == 1
+    assert len(*used) == 1
+    assert len(model.outcomes) == len(script)
+    history = History()
+    for number, (text, failed) in enumerate(model.outcomes):
+        if script[number][0] == "stream_add":
+            history.lines[number] = told(number, text, failed)
+        elif number not in FAULTS_AT:
+            assert not failed or text.startswith("STREAM_NOT_FOUND"), (number, text)
+        elif FAULTS_AT[number] is Fault.RESTART:
+            # A daemon that stops answers those who wait.
+            assert not failed, (number, text)
+        else:
+            assert len(json.loads(text)["entries"]) == 1
+    # One call at a time, and those that met a fault were waits.
+    history.judge(entries_of(redis, STREAM), acknowledged=len(history.lines))

@@ -41,7 +41,7 @@ async def test_a_wait_is_answered_with_what_came_while_the_daemon_was_away(
             waits += [
                 (client, each, await client.send_call("stream_wait", each)) for each in (wait, wait | cursor)
             ]
-        await until(lambda: trio.to_thread.run_sync(lambda: host.in_flight() == len(waits)))
+        await until(lambda: trio.to_thread.run_sync(lambda: host.waits() == len(waits)))
         added: list[str] = []
         await trio.to_thread.run_sync(partial(host.suffer, fault, lambda: added.append(ring(redis))))
         for client, wait, request_id in waits:
