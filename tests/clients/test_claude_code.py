@@ -154,8 +154,8 @@ def test_it_goes_on_in_its_session_when_the_daemon_is_restarted_killed_and_stopp
     faults: dict[int, Future[None]] = {}
 
     def be_away(number: int) -> None:
-        # The call is on its way to the daemon.
-        wait_until(lambda: host.waits() == 1)
+        # The call is on its way to the daemon, where the client's listen is in flight all the time.
+        wait_until(lambda: host.in_flight() == 2)
         host.suffer(FAULTS_AT[number], lambda: redis.command("XADD", f"claude:bell:{number}", "*", "n", "1"))
 
     with ThreadPoolExecutor(1) as thread:
