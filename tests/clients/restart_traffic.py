@@ -25,7 +25,7 @@ from mcp_types import JSONRPCError, JSONRPCRequest, JSONRPCResponse
 from mcp_types.version import LATEST_MODERN_VERSION
 
 from redstreamd.errors import BusError, Code
-from tests.clients.bridged_client import bridge_words, error_of, line_client, wrong_counts
+from tests.clients.bridged_client import error_of, line_client, wrong_counts
 from tests.faults.calling import Caller, by_tool, tool
 from tests.support.history import History, Line, Told
 from tests.support.mcp_client import EraName, LineReader
@@ -95,17 +95,30 @@ class Party:
             if error.code is not Code.STREAM_NOT_FOUND:
                 self.wrong.append(f"a read was answered with {error!r}")
 
-    def problems(self, entries: Sequence[tuple[str, Mapping[str, str]]]) -> list[str]:
-        """Return what must not have happened, with the entries of its stream."""
+    def problems(self, entries: Sequence[tuple[str, Mapping[str, str]]], *, most_unknown: int) -> list[str]:
+        """Return what must not have happened.
+
+        Args:
+            entries: Of its stream.
+            most_unknown: Of how many adds the outcome may be unknown to it.
+        """
+        unknown = self.history.count(Told.UNKNOWN)
+        wrong = [f"{unknown} unknown outcomes"] if unknown > most_unknown else []
         keyed = [line for line in self.history.lines.values() if line.keyed]
         repeated = [f"a keyed add took {line.attempts} calls" for line in keyed if line.attempts > 1]
-        found = [*self.wrong, *self.history.problems(entries), *repeated]
+        found = [*wrong, *self.wrong, *self.history.problems(entries), *repeated]
         return [f"{self.name}: {each}" for each in found]
 
 
-async def by_lines(party: Party, path: str, era: EraName, wanted: Callable[[], bool]) -> None:
-    """Call as a client of lines."""
-    async with line_client(bridge_words(path), era=era) as client:
+async def all_call(parties: Sequence[Party], count: int) -> None:
+    """Return once each has made so many calls more."""
+    enough = [(each, each.calls + count) for each in parties]
+    await until(lambda: all(each.calls >= calls for each, calls in enough), every=0.01)
+
+
+async def by_lines(party: Party, words: Sequence[str], era: EraName, wanted: Callable[[], bool]) -> None:
+    """Call as a client of lines, on the bridge that `words` start."""
+    async with line_client(words, era=era) as client:
         await party.call_on(client, wanted)
         party.wrong += await client.finish()
 
@@ -151,9 +164,8 @@ async def _counted(
         nursery.cancel_scope.cancel()
 
 
-async def by_sdk(party: Party, path: str, era: EraName, wanted: Callable[[], bool]) -> None:
+async def by_sdk(party: Party, words: Sequence[str], era: EraName, wanted: Callable[[], bool]) -> None:
     """Call as the SDK's client of Python, which starts the bridge itself."""
-    words = bridge_words(path)
     mode = {"handshake": "legacy", "modern": LATEST_MODERN_VERSION}[era]
     sent: list[Any] = []
     answers: Counter[Any] = Counter()
@@ -163,11 +175,12 @@ async def by_sdk(party: Party, path: str, era: EraName, wanted: Callable[[], boo
     party.wrong += wrong_counts(sent, answers)
 
 
-async def by_typescript(party: Party, path: str, modules: Path, wanted: Callable[[], bool]) -> None:
+async def by_typescript(
+    party: Party, words: Sequence[str], modules: Path, wanted: Callable[[], bool]
+) -> None:
     """Call as the SDK's client of TypeScript does in a program of its own, until its input ends."""
-    words = [BIN / "node", SCRIPT, modules, *bridge_words(path), party.stream, str(IN_FLIGHT)]
     process = await trio.lowlevel.open_process(
-        words,
+        [BIN / "node", SCRIPT, modules, *words, party.stream, str(IN_FLIGHT)],
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         env=os.environ | {"PATH": f"{BIN}:{os.environ['PATH']}"},

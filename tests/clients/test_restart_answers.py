@@ -67,6 +67,7 @@ def stored(redis: Server, era: EraName) -> tuple[int, ...]:
 
 def content(message: dict[str, Any]) -> dict[str, Any]:
     """Return the structured content of a call's answer."""
+    assert "result" in message, message
     result: dict[str, Any] = message["result"]["structuredContent"]
     return result
 
@@ -91,6 +92,7 @@ def check_answers(
         known: Whether the outcome of all is.
         once: Whether what was sent without a key was executed.
     """
+    assert not content(answers["add with a key"]).get("code"), answers["add with a key"]
     _, (entry_id, _) = redis.command("XRANGE", f"keyed:{era}", "-", "+")
     assert content(answers["add with a key"])["ids"] == [entry_id.decode()]
     assert len(content(answers["take with a key"])["entries"]) == 1

@@ -9,12 +9,12 @@ from pathlib import Path
 import pytest
 import trio
 
-from tests.clients.restart_traffic import IN_FLIGHT, Party, by_lines, by_sdk, by_typescript
+from tests.clients.bridged_client import bridge_words
+from tests.clients.restart_traffic import IN_FLIGHT, Party, all_call, by_lines, by_sdk, by_typescript
 from tests.clients.restarted_host import FAULTS, Fault, Host
 from tests.support.counts import counts
-from tests.support.history import Told, entries_of
+from tests.support.history import entries_of
 from tests.support.servers import Server
-from tests.support.waiting import until
 
 #: Calls of each client before a fault, and as many after it.
 HALF = 50
@@ -38,31 +38,24 @@ async def test_no_session_ends_and_every_call_is_answered_once(
     def wanted() -> bool:
         return not stopping
 
-    async def all_call() -> None:
-        enough = [each.calls + HALF for each in parties]
-        await until(
-            lambda: all(each.calls >= calls for each, calls in zip(parties, enough, strict=True)), every=0.01
-        )
-
+    words = bridge_words(host.path)
     async with trio.open_nursery() as nursery:
-        nursery.start_soon(by_typescript, party("typescript"), host.path, typescript_sdk, wanted)
-        nursery.start_soon(by_lines, party("lines-handshake"), host.path, "handshake", wanted)
-        nursery.start_soon(by_lines, party("lines-modern"), host.path, "modern", wanted)
-        nursery.start_soon(by_sdk, party("sdk-handshake"), host.path, "handshake", wanted)
-        nursery.start_soon(by_sdk, party("sdk-modern"), host.path, "modern", wanted)
+        nursery.start_soon(by_typescript, party("typescript"), words, typescript_sdk, wanted)
+        nursery.start_soon(by_lines, party("lines-handshake"), words, "handshake", wanted)
+        nursery.start_soon(by_lines, party("lines-modern"), words, "modern", wanted)
+        nursery.start_soon(by_sdk, party("sdk-handshake"), words, "handshake", wanted)
+        nursery.start_soon(by_sdk, party("sdk-modern"), words, "modern", wanted)
         while suffered < times:
-            await all_call()
+            await all_call(parties, HALF)
             await trio.sleep(random.uniform(0, 0.02))
             await trio.to_thread.run_sync(partial(host.suffer, fault))
             suffered += 1
-        await all_call()
+        await all_call(parties, HALF)
         stopping = True
     problems: list[str] = []
     for each in parties:
         print(each)
-        problems += each.problems(entries_of(redis, each.stream))
-        # No more than what was in flight is unknown; nothing is where the daemon answered everything itself.
-        unknown = each.history.count(Told.UNKNOWN)
-        if unknown > (0 if fault is Fault.STOP else times * IN_FLIGHT):
-            problems.append(f"{each.name}: {unknown} unknown")
+        # Nothing is unknown where the daemon answers everything itself, else no more than what was in flight.
+        most = 0 if fault is Fault.STOP else times * IN_FLIGHT
+        problems += each.problems(entries_of(redis, each.stream), most_unknown=most)
     assert not problems, f"{len(problems)} problems: {problems[:20]}"

@@ -42,6 +42,9 @@ async def test_a_wait_is_answered_with_what_came_while_the_daemon_was_away(
                 (client, each, await client.send_call("stream_wait", each)) for each in (wait, wait | cursor)
             ]
         await until(lambda: trio.to_thread.run_sync(lambda: host.waits() == len(waits)))
+        for client in clients.values():
+            # What was sent before has been read by then: a wait without a cursor knows where it begins.
+            await client.call_tool("stream_wait", wait | {"timeout_seconds": 0})
         added: list[str] = []
         await trio.to_thread.run_sync(partial(host.suffer, fault, lambda: added.append(ring(redis))))
         for client, wait, request_id in waits:

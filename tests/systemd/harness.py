@@ -80,7 +80,7 @@ class Container:
     def start(self, *command: str, environ: Mapping[str, str] | None = None) -> subprocess.Popen[str]:
         """Start a command inside, with pipes for its standard streams."""
         return subprocess.Popen(
-            self._inside(command, environ),
+            self.words(*command, environ=environ),
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
@@ -101,7 +101,7 @@ class Container:
             AssertionError: It failed and `check` is true; the message holds what it wrote.
         """
         done = subprocess.run(
-            self._inside(command, environ),
+            self.words(*command, environ=environ),
             input=input,
             capture_output=True,
             text=True,
@@ -167,7 +167,8 @@ class Container:
         """Return the number, inside, of a service's main process; 0 if there is none."""
         return int(self.show(unit, "MainPID")["MainPID"])
 
-    def _inside(self, command: tuple[str, ...], environ: Mapping[str, str] | None) -> list[str]:
+    def words(self, *command: str, environ: Mapping[str, str] | None = None) -> list[str]:
+        """Return the words that run a command inside."""
         # Not the caller's environment: it belongs to the machine, not to the container.
         clean = {"PATH": "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin", "LANG": "C.UTF-8"}
         assignments = [f"{name}={value}" for name, value in {**clean, **(environ or {})}.items()]

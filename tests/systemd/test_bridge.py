@@ -1,0 +1,99 @@
+"""`redstreamd connect` under systemd: the service is restarted and killed in the middle of clients' calls."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import signal
+from collections.abc import Callable, Iterator, Sequence
+from functools import partial
+
+import pytest
+import trio
+
+from tests.clients.restart_traffic import IN_FLIGHT, Party, all_call, by_lines
+from tests.support.counts import counts
+from tests.support.waiting import wait_until
+from tests.systemd.harness import PREFIX, Container, install_units
+from tests.systemd.test_daemon import DROP_INS, REDIS, SERVICE, SOCKET, drop_in
+
+#: Calls of each client before a fault, and as many after it.
+HALF = 50
+#: For a state of the service; a busy machine may take its time.
+TIMEOUT = 180.0
+
+
+@pytest.fixture
+def service(container: Container) -> Iterator[Container]:
+    """The container with our units installed and the daemon serving."""
+    install_units(container)
+    container.systemctl("start", REDIS)
+    container.run("redis-cli", "FLUSHALL")
+    container.systemctl("start", SOCKET, SERVICE)
+    yield container
+    container.systemctl("stop", SOCKET, SERVICE, REDIS)
+    with contextlib.suppress(FileNotFoundError):
+        for each in container.path(DROP_INS).iterdir():
+            each.unlink()
+    container.systemctl("daemon-reload")
+    container.systemctl("reset-failed")
+
+
+def restart(service: Container) -> None:
+    service.systemctl("restart", SERVICE)
+
+
+def end_by(service: Container, number: signal.Signals) -> None:
+    """Send the daemon a signal that is its end, and wait until systemd has started another."""
+
+    def restarts() -> int:
+        return int(service.show(SERVICE, "NRestarts")["NRestarts"])
+
+    before = restarts()
+    service.kill(service.main_pid(SERVICE), number)
+    wait_until(lambda: restarts() > before, timeout_seconds=TIMEOUT)
+    service.wait_for(SERVICE, ActiveState="active", timeout_seconds=TIMEOUT)
+
+
+@pytest.mark.parametrize("times", counts(1, ci=25, full=100))
+@pytest.mark.limit(120, times=30)
+async def test_restarts_of_the_service_end_no_session_and_lose_no_call(
+    service: Container, times: int
+) -> None:
+    await under_traffic(service, [restart] * times)
+
+
+@pytest.mark.limit(180)
+async def test_a_killed_daemon_and_one_that_the_watchdog_ends_end_no_session_and_lose_no_call(
+    service: Container,
+) -> None:
+    drop_in(service, "[Service]\nWatchdogSec=2\n")
+    service.systemctl("restart", SERVICE)
+    # One that is stopped does not feed the watchdog, and is ended by it.
+    faults = [partial(end_by, number=number) for number in (signal.SIGKILL, signal.SIGSTOP)]
+    await under_traffic(service, faults)
+    assert "Failed with result 'watchdog'" in service.journal(SERVICE)
+
+
+async def under_traffic(service: Container, faults: Sequence[Callable[[Container], object]]) -> None:
+    """Let the service have faults, each in the middle of a hundred calls of a client of each era."""
+    parties = [Party("handshake"), Party("modern")]
+    stopping = False
+    words = service.words(str(PREFIX / "bin" / "redstreamd"), "connect")
+    async with trio.open_nursery() as nursery:
+        for era, party in zip(("handshake", "modern"), parties, strict=True):
+            nursery.start_soon(by_lines, party, words, era, lambda: not stopping)
+        for fault in faults:
+            await all_call(parties, HALF)
+            await trio.to_thread.run_sync(fault, service)
+        await all_call(parties, HALF)
+        stopping = True
+    problems: list[str] = []
+    for party in parties:
+        print(party)
+        found = service.run("redis-cli", "-3", "--json", "XRANGE", party.stream, "-", "+").stdout
+        entries = [
+            (entry_id, dict(zip(flat[::2], flat[1::2], strict=True))) for entry_id, flat in json.loads(found)
+        ]
+        problems += party.problems(entries, most_unknown=len(faults) * IN_FLIGHT)
+    assert not problems, f"{len(problems)} problems: {problems[:20]}"
