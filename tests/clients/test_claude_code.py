@@ -46,11 +46,13 @@ def turn(
     claude: Agent,
     model: Model,
     *script: Call,
+    at_once: int = 1,
     before: Callable[[int], None] | None = None,
     **variables: str,
 ) -> dict[str, Any]:
     """Let it work through a prompt whose answers are `script`, and return its own account of the session."""
-    model.play(*((f"mcp__redstreamd__{tool}", arguments) for tool, arguments in script), before=before)
+    calls = [(f"mcp__redstreamd__{tool}", arguments) for tool, arguments in script]
+    model.play(*calls, at_once=at_once, before=before)
     words = ("--verbose", "--output-format", "stream-json", "--allowedTools", "mcp__redstreamd")
     done = claude.run("-p", "Use the bus.", *words, **variables)
     assert done.returncode == 0, done.stdout + done.stderr
@@ -122,6 +124,8 @@ def bridges(directory: Path) -> list[int]:
     return found
 
 
+#: Calls that the model asks for in one turn.
+AT_ONCE = 10
 #: Which calls of a hundred wait for an entry that comes while the daemon is away, and why it is.
 FAULTS_AT = dict(zip((20, 50, 80), Fault, strict=True))
 STREAM = "claude:restarts:adds"
@@ -167,7 +171,7 @@ def test_it_goes_on_in_its_session_when_the_daemon_is_restarted_killed_and_stopp
                 faults[answered] = thread.submit(be_away, answered)
 
         script = [call_number(number) for number in range(100)]
-        turn(claude, model, *script, before=before, XDG_RUNTIME_DIR=str(host.directory))
+        turn(claude, model, *script, at_once=AT_ONCE, before=before, XDG_RUNTIME_DIR=str(host.directory))
     assert [fault.result() for fault in faults.values()] == [None, None, None]
     # It has had one bridge all the time.
     assert len(used) == 1
@@ -184,5 +188,6 @@ def test_it_goes_on_in_its_session_when_the_daemon_is_restarted_killed_and_stopp
             assert not failed, (number, text)
         else:
             assert len(json.loads(text)["entries"]) == 1
-    # One call at a time, and those that met a fault were waits.
-    history.judge(entries_of(redis, STREAM), acknowledged=len(history.lines))
+    # The calls that met a fault were waits; what was sent while the daemon stopped may be unknown.
+    history.judge(entries_of(redis, STREAM), acknowledged=len(history.lines) - 1)
+    assert all(line.told is Told.ACKNOWLEDGED for line in history.lines.values() if line.keyed)

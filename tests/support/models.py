@@ -29,7 +29,8 @@ class Model:
 
     Attributes:
         url: Its address, without a path.
-        script: The calls it asks for, one a turn.
+        script: The calls it asks for.
+        at_once: How many of them in one turn.
         before: Called before each turn with the number of calls that have been answered.
         prompts: What it was asked, as decoded JSON, the latest last.
         strays: Requests that are none of a model's business, as "METHOD path".
@@ -37,13 +38,14 @@ class Model:
 
     url: str
     script: Sequence[Call] = ()
+    at_once: int = 1
     before: Callable[[int], None] | None = None
     prompts: list[dict[str, Any]] = attrs.field(factory=list)
     strays: list[str] = attrs.field(factory=list)
 
-    def play(self, *script: Call, before: Callable[[int], None] | None = None) -> None:
+    def play(self, *script: Call, at_once: int = 1, before: Callable[[int], None] | None = None) -> None:
         """Begin a new script and forget what was asked before."""
-        self.script, self.before = script, before
+        self.script, self.at_once, self.before = script, at_once, before
         self.prompts.clear()
 
     @property
@@ -70,8 +72,8 @@ def scripted_model() -> Iterator[Model]:
             step = len(_outcomes(prompt))
             if model.before is not None:
                 model.before(step)
-            call = model.script[step] if step < len(model.script) else None
-            events = _EVENTS[path](f"call_{step}", call)
+            calls = model.script[step : step + model.at_once]
+            events = _EVENTS[path]([(f"call_{step + n}", call) for n, call in enumerate(calls)])
             data = "".join(f"event: {event['type']}\ndata: {json.dumps(event)}\n\n" for event in events)
             self.send_response(200)
             self.send_header("Content-Type", "text/event-stream")
@@ -111,41 +113,46 @@ def _outcomes(prompt: Mapping[str, Any]) -> list[tuple[str, bool]]:
     ]
 
 
-def _messages(call_id: str, call: Call | None) -> list[Event]:
+def _messages(calls: Sequence[tuple[str, Call]]) -> list[Event]:
     """One turn by https://docs.claude.com/en/api/messages-streaming."""
     usage = {"input_tokens": 1, "output_tokens": 1}
-    if call is None:
-        block: Event = {"type": "text", "text": ""}
-        delta = {"type": "text_delta", "text": FINAL}
-    else:
-        block = {"type": "tool_use", "id": call_id, "name": call[0], "input": {}}
-        delta = {"type": "input_json_delta", "partial_json": json.dumps(call[1])}
-    message = {"id": "msg", "type": "message", "role": "assistant", "model": "scripted", "content": []}
-    reason = {"stop_reason": "tool_use" if call else "end_turn", "stop_sequence": None}
-    return [
-        {"type": "message_start", "message": {**message, "stop_reason": None, "usage": usage}},
-        {"type": "content_block_start", "index": 0, "content_block": block},
-        {"type": "content_block_delta", "index": 0, "delta": delta},
-        {"type": "content_block_stop", "index": 0},
-        {"type": "message_delta", "delta": reason, "usage": usage},
-        {"type": "message_stop"},
+    blocks: list[tuple[Event, Event]] = [
+        (
+            {"type": "tool_use", "id": call_id, "name": name, "input": {}},
+            {"type": "input_json_delta", "partial_json": json.dumps(arguments)},
+        )
+        for call_id, (name, arguments) in calls
     ]
+    if not blocks:
+        blocks = [({"type": "text", "text": ""}, {"type": "text_delta", "text": FINAL})]
+    message = {"id": "msg", "type": "message", "role": "assistant", "model": "scripted", "content": []}
+    reason = {"stop_reason": "tool_use" if calls else "end_turn", "stop_sequence": None}
+    events: list[Event] = [
+        {"type": "message_start", "message": {**message, "stop_reason": None, "usage": usage}}
+    ]
+    for index, (block, delta) in enumerate(blocks):
+        events += [
+            {"type": "content_block_start", "index": index, "content_block": block},
+            {"type": "content_block_delta", "index": index, "delta": delta},
+            {"type": "content_block_stop", "index": index},
+        ]
+    return [*events, {"type": "message_delta", "delta": reason, "usage": usage}, {"type": "message_stop"}]
 
 
-def _responses(call_id: str, call: Call | None) -> list[Event]:
+def _responses(calls: Sequence[tuple[str, Call]]) -> list[Event]:
     """One turn by https://platform.openai.com/docs/api-reference/responses-streaming."""
-    item: Event
-    if call is None:
+    items: list[Event] = []
+    for call_id, (tool, arguments) in calls:
+        namespace, _, name = tool.rpartition("__")
+        item = {"type": "function_call", "call_id": call_id, "name": name, "arguments": json.dumps(arguments)}
+        items.append(item | ({"namespace": namespace} if namespace else {}))
+    if not items:
         content = [{"type": "output_text", "text": FINAL}]
-        item = {"type": "message", "role": "assistant", "id": "msg", "content": content}
-    else:
-        namespace, _, name = call[0].rpartition("__")
-        item = {"type": "function_call", "call_id": call_id, "name": name, "arguments": json.dumps(call[1])}
-        item |= {"namespace": namespace} if namespace else {}
+        items = [{"type": "message", "role": "assistant", "id": "msg", "content": content}]
     usage = {"input_tokens": 1, "output_tokens": 1, "total_tokens": 2}
     return [
         {"type": "response.created", "response": {"id": "response"}},
-        {"type": "response.output_item.done", "item": item},
+        *({"type": "response.output_item.done", "item": item} for item in items),
         {"type": "response.completed", "response": {"id": "response", "usage": usage}},
     ]
 
