@@ -47,13 +47,15 @@ const call = async (name, given) => {
   }
 };
 
+const pause = (milliseconds) => new Promise((resolve) => setTimeout(resolve, milliseconds));
+
 const add = async (number, keyed) => {
   const body = createHash("sha256").update(String(number)).digest("hex");
   const given = { stream, entries: [{ n: number, body }], ...(keyed && { idempotency_key: `key ${number}` }) };
   let attempts = 0;
   let answer;
   do {
-    if (attempts > 0) await new Promise((resolve) => setTimeout(resolve, 50));
+    if (attempts > 0) await pause(50);
     attempts += 1;
     answer = await call("stream_add", given);
   } while (keyed && answer.error && wanted);
@@ -64,6 +66,8 @@ const add = async (number, keyed) => {
 let next = 0;
 const goOn = async () => {
   while (wanted) {
+    // Others need the processor, too.
+    await pause(5);
     const number = next++;
     if (number % 3 < 2) {
       await add(number, number % 3 === 0);

@@ -8,6 +8,7 @@ from __future__ import annotations
 import contextlib
 import itertools
 import json
+import math
 import os
 import subprocess
 from collections import Counter
@@ -49,12 +50,14 @@ class Party:
         stream: Where it adds, and nobody else.
         history: What it was told.
         calls: How many of its calls were answered.
+        enough: With so many it pauses.
         wrong: What must not have happened.
     """
 
     name: str
     history: History = attrs.field(factory=History)
     calls: int = 0
+    enough: float = math.inf
     wrong: list[str] = attrs.field(factory=list)
 
     @property
@@ -73,6 +76,9 @@ class Party:
 
         async def go_on() -> None:
             while wanted():
+                if self.calls >= self.enough:
+                    await trio.sleep(_PAUSE_SECONDS / 10)
+                    continue
                 number = next(numbers)
                 if number % 3 == 0:
                     await self.history.add_with_key(add, number)
@@ -110,10 +116,18 @@ class Party:
         return [f"{self.name}: {each}" for each in found]
 
 
+def pause_after(parties: Sequence[Party], count: int) -> None:
+    """Let each pause after so many calls more, so that none keeps a daemon that starts from the others."""
+    for each in parties:
+        each.enough = each.calls + count
+
+
 async def all_call(parties: Sequence[Party], count: int) -> None:
-    """Return once each has made so many calls more."""
-    enough = [(each, each.calls + count) for each in parties]
-    await until(lambda: all(each.calls >= calls for each, calls in enough), every=0.01)
+    """Return once each has made so many calls more; all go on calling then."""
+    pause_after(parties, count)
+    await until(lambda: all(each.calls >= each.enough for each in parties), every=0.01)
+    for each in parties:
+        each.enough = math.inf
 
 
 async def by_lines(party: Party, words: Sequence[str], era: EraName, wanted: Callable[[], bool]) -> None:

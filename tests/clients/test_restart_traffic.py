@@ -10,7 +10,15 @@ import pytest
 import trio
 
 from tests.clients.bridged_client import bridge_words
-from tests.clients.restart_traffic import IN_FLIGHT, Party, all_call, by_lines, by_sdk, by_typescript
+from tests.clients.restart_traffic import (
+    IN_FLIGHT,
+    Party,
+    all_call,
+    by_lines,
+    by_sdk,
+    by_typescript,
+    pause_after,
+)
 from tests.clients.restarted_host import FAULTS, Fault, Host
 from tests.support.counts import counts
 from tests.support.history import entries_of
@@ -48,7 +56,8 @@ async def test_no_session_ends_and_every_call_is_answered_once(
         while suffered < times:
             await all_call(parties, HALF)
             await trio.sleep(random.uniform(0, 0.02))
-            await trio.to_thread.run_sync(partial(host.suffer, fault))
+            away = partial(pause_after, parties, HALF)
+            await trio.to_thread.run_sync(partial(host.suffer, fault, away))
             suffered += 1
         await all_call(parties, HALF)
         stopping = True
