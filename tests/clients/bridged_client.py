@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import array
 import contextlib
+import fcntl
 import json
 import subprocess
+import termios
 from collections import Counter
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from pathlib import Path
@@ -21,7 +24,8 @@ from tests.support.mcp_client import EraName, RawClient
 def error_of(error: Mapping[str, Any]) -> BusError:
     """Return what an error of JSON-RPC tells of a call."""
     message = str(error["message"])
-    code = Code.CONNECTION_ERROR if error.get("data") == {"executed": False} else Code.OUTCOME_UNKNOWN
+    executed = (error.get("data") or {}).get("executed")
+    code = Code.CONNECTION_ERROR if executed is False else Code.OUTCOME_UNKNOWN
     return BusError(code, message, cause=json.dumps(error), next_step="-")
 
 
@@ -121,6 +125,14 @@ class LineClient:
     def unanswered(self) -> list[Any]:
         """Return the ids of the requests that were not answered."""
         return [request_id for request_id in self.sent if not self.answers[request_id]]
+
+    def bridge_has_forwarded(self) -> bool:
+        """Return whether the bridge has read all that was sent, and waits for more."""
+        assert self.process.stdin is not None
+        unread = array.array("i", [0])
+        fcntl.ioctl(self.process.stdin.fileno(), termios.FIONREAD, unread)
+        state = Path(f"/proc/{self.process.pid}/stat").read_text().rpartition(")")[2].split()[0]
+        return unread[0] == 0 and state == "S"
 
     async def finish(self) -> list[str]:
         """End the session as a client does, and return what was wrong in it."""

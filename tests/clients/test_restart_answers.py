@@ -11,24 +11,13 @@ import pytest
 import trio
 
 from tests.clients.bridged_client import LineClient, both_eras, bridge_words, connections_to, line_client
-from tests.clients.restarted_host import Fault, Host, running_host
+from tests.clients.restarted_host import FAULTS, Fault, Host, running_host
 from tests.support.mcp_client import EraName
 from tests.support.proxy import proxy_to
 from tests.support.servers import Server
 from tests.support.waiting import until
 
 ERAS: tuple[EraName, EraName] = ("handshake", "modern")
-
-#: What becomes of calls in flight: Redis has executed them, or they are lost on the way there, or the daemon
-#: has not read them.
-CASES = [
-    (Fault.KILL, "executed"),
-    (Fault.KILL, "lost"),
-    (Fault.KILL, "unread"),
-    (Fault.RESTART, "executed"),
-    (Fault.RESTART, "lost"),
-    (Fault.STOP, "executed"),
-]
 
 
 async def send_each(client: LineClient, era: EraName) -> dict[str, Any]:
@@ -114,11 +103,25 @@ def check_answers(
         assert resource["result"]["contents"]
 
 
-@pytest.mark.parametrize(("fault", "case"), CASES, ids=lambda each: getattr(each, "value", each))
+async def answers_to(client: LineClient, ids: dict[str, Any]) -> dict[str, dict[str, Any]]:
+    """Return the answers to the requests of `send_each`, by kind."""
+    return {kind: await client.answer(each) for kind, each in ids.items()}
+
+
+async def check_goes_on(clients: dict[EraName, LineClient]) -> None:
+    """Check that the sessions go on, and that every request was answered once."""
+    for client in clients.values():
+        added = await client.call_tool("stream_add", {"stream": "new", "entries": [{}]})
+        assert content(added)["ids"]
+        assert await client.finish() == []
+
+
+@FAULTS
 @pytest.mark.limit(60)
-async def test_what_is_in_flight_is_answered_with_what_is_known_of_it(
-    redis: Server, fault: Fault, case: str
+async def test_what_redis_has_executed_is_answered_with_what_is_known_of_it(
+    redis: Server, fault: Fault
 ) -> None:
+    """Its replies are held up, until the daemon is gone or has been stopped for a while."""
     prepare(redis)
     async with proxy_to(redis.path) as proxy:
         variables = {"REDIS_URL": f"redis://127.0.0.1:{proxy.port}", "REDSTREAMD_DAEMON_DRAIN_SECONDS": "0.5"}
@@ -126,36 +129,36 @@ async def test_what_is_in_flight_is_answered_with_what_is_known_of_it(
             async with both_eras(bridge_words(host.path)) as clients:
                 # So that the daemon has connected, and Redis knows its scripts.
                 for era, client in clients.items():
-                    warm = [await client.answer(each) for each in (await send_each(client, era)).values()]
-                    assert not [each for each in warm if "error" in each or each["result"].get("isError")]
+                    for answer in (await answers_to(client, await send_each(client, era))).values():
+                        assert "result" in answer
                 redis.flush()
                 prepare(redis)
-                if case == "unread":
-                    host.daemon.process.send_signal(signal.SIGSTOP)
-                elif case == "executed":
-                    proxy.to_client.hold()
-                else:
-                    proxy.to_server.swallow = True
+                proxy.to_client.hold()
                 ids = {era: await send_each(client, era) for era, client in clients.items()}
-                if case == "executed":
-                    await until(lambda: all(stored(redis, era) == (1, 1, 1, 1) for era in ERAS))
-                elif case == "lost":
-                    count = sum(map(len, ids.values()))
-                    await until(lambda: trio.to_thread.run_sync(lambda: host.in_flight() == count))
-
-                def back() -> None:
-                    proxy.to_client.release()
-                    proxy.to_server.swallow = False
-
-                suffer = partial(host.suffer, fault, lambda: trio.from_thread.run_sync(back))
-                await trio.to_thread.run_sync(suffer)
+                await until(lambda: all(stored(redis, era) == (1, 1, 1, 1) for era in ERAS))
+                release = partial(trio.from_thread.run_sync, proxy.to_client.release)
+                await trio.to_thread.run_sync(partial(host.suffer, fault, release))
                 for era, client in clients.items():
-                    answers = {kind: await client.answer(each) for kind, each in ids[era].items()}
-                    check_answers(redis, era, answers, known=fault is Fault.STOP, once=case == "executed")
-                    # The session goes on.
-                    added = await client.call_tool("stream_add", {"stream": "new", "entries": [{}]})
-                    assert content(added)["ids"]
-                    assert await client.finish() == []
+                    answers = await answers_to(client, ids[era])
+                    check_answers(redis, era, answers, known=fault is Fault.STOP, once=True)
+                await check_goes_on(clients)
+
+
+async def test_what_a_killed_daemon_has_not_read_is_answered_with_what_is_known_of_it(
+    redis: Server, host: Host
+) -> None:
+    prepare(redis)
+    async with both_eras(bridge_words(host.path)) as clients:
+        for client in clients.values():
+            await client.call_tool("stream_read", {"stream": "old"})
+        host.daemon.process.send_signal(signal.SIGSTOP)
+        ids = {era: await send_each(client, era) for era, client in clients.items()}
+        # Forwarded while there was a daemon; what the bridge still has is sent to the next one.
+        await until(lambda: all(client.bridge_has_forwarded() for client in clients.values()))
+        await trio.to_thread.run_sync(partial(host.suffer, Fault.KILL))
+        for era, client in clients.items():
+            check_answers(redis, era, await answers_to(client, ids[era]), known=False, once=False)
+        await check_goes_on(clients)
 
 
 @pytest.mark.parametrize("fault", [Fault.RESTART, Fault.KILL], ids=lambda fault: fault.value)
@@ -172,26 +175,25 @@ async def test_what_is_sent_while_nobody_serves_is_executed_once(
 
         await trio.to_thread.run_sync(partial(host.suffer, fault, lambda: trio.from_thread.run(send)))
         for era, client in clients.items():
-            answers = {kind: await client.answer(each) for kind, each in ids[era].items()}
-            check_answers(redis, era, answers, known=True, once=True)
-            assert await client.finish() == []
+            check_answers(redis, era, await answers_to(client, ids[era]), known=True, once=True)
+        await check_goes_on(clients)
 
 
-@pytest.mark.parametrize("era", ERAS)
 async def test_a_first_request_that_a_daemon_did_not_answer_is_answered_by_the_next(
-    redis: Server, host: Host, era: EraName
+    redis: Server, host: Host
 ) -> None:
     """In the handshake era that is the handshake."""
     listed: list[dict[str, Any]] = []
 
-    async def ask() -> None:
+    async def ask(era: EraName) -> None:
         async with line_client(bridge_words(host.path), era=era) as client:
             listed.append(content(await client.call_tool("stream_list")))
             assert await client.finish() == []
 
     host.daemon.process.send_signal(signal.SIGSTOP)
     async with trio.open_nursery() as nursery:
-        nursery.start_soon(ask)
-        await until(lambda: connections_to(host.path))
+        for era in ERAS:
+            nursery.start_soon(ask, era)
+        await until(lambda: connections_to(host.path) == len(ERAS))
         await trio.to_thread.run_sync(partial(host.suffer, Fault.KILL))
-    assert listed[0]["streams"] == []
+    assert [each["streams"] for each in listed] == [[], []]

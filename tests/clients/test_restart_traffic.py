@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import random
 from functools import partial
 from pathlib import Path
@@ -19,8 +20,7 @@ from tests.clients.restart_traffic import (
     by_typescript,
     pause_after,
 )
-from tests.clients.restarted_host import FAULTS, Fault, Host
-from tests.support.counts import counts
+from tests.clients.restarted_host import Fault, Host
 from tests.support.history import entries_of
 from tests.support.servers import Server
 
@@ -28,16 +28,26 @@ from tests.support.servers import Server
 HALF = 50
 
 
-@FAULTS
-@pytest.mark.parametrize("times", counts(1, ci=25, full=100))
-@pytest.mark.limit(90, times=20)
+def in_turn(times: int) -> list[Fault]:
+    """Return so many faults, of each kind in turn."""
+    return list(itertools.islice(itertools.cycle(Fault), times))
+
+
+@pytest.mark.parametrize(
+    "faults",
+    [
+        *(pytest.param([fault], id=fault.value) for fault in Fault),
+        pytest.param(in_turn(25), id="25", marks=pytest.mark.soak_ci),
+        pytest.param(in_turn(300), id="300", marks=pytest.mark.soak),
+    ],
+)
+@pytest.mark.limit(3_000)
 async def test_no_session_ends_and_every_call_is_answered_once(
-    redis: Server, host: Host, typescript_sdk: Path, fault: Fault, times: int
+    redis: Server, host: Host, typescript_sdk: Path, faults: list[Fault]
 ) -> None:
     """In the middle of a hundred calls of each of five clients."""
     parties: list[Party] = []
     stopping = False
-    suffered = 0
 
     def party(name: str) -> Party:
         parties.append(Party(name))
@@ -53,18 +63,17 @@ async def test_no_session_ends_and_every_call_is_answered_once(
         nursery.start_soon(by_lines, party("lines-modern"), words, "modern", wanted)
         nursery.start_soon(by_sdk, party("sdk-handshake"), words, "handshake", wanted)
         nursery.start_soon(by_sdk, party("sdk-modern"), words, "modern", wanted)
-        while suffered < times:
+        for fault in faults:
             await all_call(parties, HALF)
             await trio.sleep(random.uniform(0, 0.02))
             away = partial(pause_after, parties, HALF)
             await trio.to_thread.run_sync(partial(host.suffer, fault, away))
-            suffered += 1
         await all_call(parties, HALF)
         stopping = True
     problems: list[str] = []
     for each in parties:
         print(each)
-        # Nothing is unknown where the daemon answers everything itself, else no more than what was in flight.
-        most = 0 if fault is Fault.STOP else times * IN_FLIGHT
+        # Nothing is unknown where the daemon goes on, else no more than what was in flight.
+        most = sum(fault is not Fault.STOP for fault in faults) * IN_FLIGHT
         problems += each.problems(entries_of(redis, each.stream), most_unknown=most)
     assert not problems, f"{len(problems)} problems: {problems[:20]}"
