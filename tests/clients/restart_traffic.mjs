@@ -67,7 +67,7 @@ let next = 0;
 const goOn = async () => {
   while (wanted) {
     // Others need the processor, too.
-    await pause(5);
+    await pause(20);
     const number = next++;
     if (number % 3 < 2) {
       await add(number, number % 3 === 0);

@@ -11,7 +11,7 @@ from functools import partial
 import pytest
 import trio
 
-from tests.clients.restart_traffic import IN_FLIGHT, Party, all_call, by_lines
+from tests.clients.restart_traffic import IN_FLIGHT, Party, all_call, by_lines, pause_after
 from tests.support.counts import counts
 from tests.support.waiting import wait_until
 from tests.systemd.harness import PREFIX, Container, install_units
@@ -85,6 +85,8 @@ async def under_traffic(service: Container, faults: Sequence[Callable[[Container
             nursery.start_soon(by_lines, party, words, era, lambda: not stopping)
         for fault in faults:
             await all_call(parties, HALF)
+            # They call while it happens, and leave the processor to a daemon that starts.
+            pause_after(parties, 4 * HALF)
             await trio.to_thread.run_sync(fault, service)
         await all_call(parties, HALF)
         stopping = True
