@@ -16,6 +16,7 @@ from redstreamd.cli.terminal import print_error
 from redstreamd.client.bridge import Bridge
 from redstreamd.client.bridged_session import BridgedSession
 from redstreamd.client.client_descriptors import ClientDescriptor
+from redstreamd.client.daemon_connection import DaemonConnection
 from redstreamd.client.discovery import Found, UnreachableError, find_daemon
 from redstreamd.client.reattaching import Reattaching, tune
 from redstreamd.startup.unavailable import answer_client
@@ -55,16 +56,11 @@ def run(arguments: argparse.Namespace) -> int:
             answer_client(str(unreachable), source=0, sink=1)
             return unreachable.exit_status
         tune(found.connection)
-        Bridge(
-            found.connection,
-            Reattaching(found),
-            source=source,
-            sink=sink,
-            parent=parent,
-            session=BridgedSession(time.monotonic),
-            place=_shown(found),
-            report=print_error,
-        ).run()
+        session = BridgedSession(time.monotonic)
+        daemon = DaemonConnection(
+            found.connection, Reattaching(found), session=session, place=_shown(found), report=print_error
+        )
+        Bridge(daemon, source=source, sink=sink, parent=parent, session=session).run()
     return 0
 
 

@@ -6,88 +6,25 @@ cannot be written yet is bounded: then no more is read.
 
 from __future__ import annotations
 
-import contextlib
 import select
-import socket
-from collections import deque
-from collections.abc import Callable
 from typing import Final
 
 from redstreamd.client.bridged_session import BridgedSession
 from redstreamd.client.client_descriptors import ClientDescriptor
+from redstreamd.client.daemon_connection import DaemonConnection
 from redstreamd.client.line_assembly import LineAssembly
-from redstreamd.client.reattaching import CONNECT_SECONDS, Reattaching
+from redstreamd.client.write_queue import WriteQueue
 
 #: A longer line of the client is passed on in pieces.
 LONG_LINE_BYTES: Final = 1024 * 1024
 #: What may wait to be written to either side before no more is read from the other.
 MAX_QUEUED_BYTES: Final = 256 * 1024
-_READ_BYTES: Final = 65536
 #: More than the daemon can have queued: a client that lets the bridge answer must read the answers.
 MAX_QUEUED_LINES: Final = 20_000
-#: Lines that are written together.
-_GATHERED: Final = 64
-#: A daemon that is lost sooner is not connected to again at once.
-STABLE_SECONDS: Final = 1.0
 #: For what a client left behind that ended without closing its pipe.
 ORPHAN_SECONDS: Final = 5.0
 
 _GONE: Final = select.POLLERR | select.POLLHUP | select.POLLNVAL
-
-
-class Queue:
-    """Lines that wait to be written, and how much of the first has been."""
-
-    def __init__(self) -> None:
-        """Begin empty."""
-        self._lines: deque[bytes] = deque()
-        self._written = 0
-        self.size = 0
-
-    def __len__(self) -> int:
-        """Return how many lines wait."""
-        return len(self._lines)
-
-    def add(self, lines: list[bytes], written: int = 0) -> None:
-        """Take the lines away from a list; of the first ones so much was written, if nothing waits yet."""
-        self._lines += lines
-        self.size += sum(map(len, lines))
-        lines.clear()
-        self._advance(written)
-
-    def write(self, write: Callable[[bytes | memoryview], int]) -> None:
-        """Write until nothing is left, or no more is taken.
-
-        Raises:
-            OSError: From `write`.
-        """
-        lines = self._lines
-        while lines:
-            if len(lines) == 1 or self._written or len(lines[0]) >= _READ_BYTES:
-                data: bytes | memoryview = (
-                    memoryview(lines[0])[self._written :] if self._written else lines[0]
-                )
-            else:
-                data = b"".join([lines[each] for each in range(min(len(lines), _GATHERED))])
-            written = write(data)
-            if not written:
-                return
-            self._advance(written)
-
-    def _advance(self, written: int) -> None:
-        lines = self._lines
-        self.size -= written
-        written += self._written
-        while lines and written >= len(lines[0]):
-            written -= len(lines.popleft())
-        self._written = written
-
-    def take(self) -> list[bytes]:
-        """Take away what was not written as a whole."""
-        lines = list(self._lines)
-        self._lines.clear()
-        self._written = self.size = 0
-        return lines
 
 
 class Bridge:
@@ -95,56 +32,35 @@ class Bridge:
 
     def __init__(
         self,
-        connection: socket.socket,
-        reattaching: Reattaching,
+        daemon: DaemonConnection,
         *,
         source: ClientDescriptor,
         sink: ClientDescriptor,
         parent: int | None,
         session: BridgedSession,
-        place: str,
-        report: Callable[[str], None],
     ) -> None:
         """Carry lines.
 
         Args:
-            connection: The first one.
-            reattaching: Makes the next ones.
+            daemon: The daemon; connected.
             source: Where the client writes.
             sink: Where the client reads.
             parent: A pidfd of the process that started this one; None if there is none to be watched.
             session: What is remembered; its clock is used here, too.
-            place: The daemon's, for reports.
-            report: Called when the daemon goes and when it is back.
         """
-        self._reattaching = reattaching
+        self._daemon = daemon
         self._source = source
         self._sink = sink
         self._parent = parent
         self._session = session
-        self._place = place
-        self._report = report
         self._poll = select.poll()
         self._watched: dict[int, int] = {}
-        self._connection: socket.socket | None = None
-        self._watched_connection = -1
-        self._is_connected = self._is_shut = False
-        # Writing has failed.
-        self._is_broken = False
-        # When to connect, or to give up to connect; by the session's clock, as the next two.
-        self._next_at: float | None = None
-        self._live_since = session.now()
+        # When to give up what a client left behind; by the session's clock.
         self._ends_at: float | None = None
-        self._to_daemon = Queue()
-        self._to_client = Queue()
+        self._to_client = WriteQueue()
         self._from_client = LineAssembly()
-        self._from_daemon = LineAssembly()
         self._in_long_line = False
-        self._is_away = False
-        self._told = ""
         self._is_over = False
-        self._use(connection)
-        self._is_connected = True
         if parent is not None:
             self._watch(parent, select.POLLIN)
 
@@ -153,19 +69,19 @@ class Bridge:
         try:
             self._run()
         finally:
-            if self._connection is not None:
-                self._connection.close()
+            self._daemon.close()
 
     def _run(self) -> None:
-        source, sink, session, poll = self._source.number, self._sink.number, self._session, self._poll.poll
+        source, sink, poll = self._source.number, self._sink.number, self._poll.poll
+        session, daemon = self._session, self._daemon
         is_armed = False
         while not self._is_over:
             if (
                 is_armed
                 and session.is_steady
-                and not self._to_daemon.size
+                and not daemon.queue.size
                 and not self._to_client.size
-                and self._connection is not None
+                and daemon.socket is not None
             ):
                 # Nothing has changed but which requests are in flight.
                 timeout = None
@@ -177,8 +93,11 @@ class Bridge:
             for number, events in poll(timeout):
                 if number == source:
                     self._read_client()
-                elif number == self._watched_connection:
-                    self._on_connection(events)
+                elif number == daemon.number:
+                    if events == select.POLLIN:
+                        self._read_daemon()
+                    else:
+                        self._on_connection(events)
                 elif number == sink:
                     if events & _GONE:
                         self._drain_client()
@@ -191,23 +110,23 @@ class Bridge:
 
     def _arm(self) -> bool:
         """Set what is polled for; return whether both sides are only read from."""
-        session = self._session
+        session, daemon = self._session, self._daemon
         wants = (
             not session.has_client_ended
-            and self._to_daemon.size < MAX_QUEUED_BYTES
+            and daemon.queue.size < MAX_QUEUED_BYTES
             and len(self._to_client) < MAX_QUEUED_LINES
             and session.wants_input
         )
         self._watch(self._source.number, select.POLLIN if wants else None)
         self._watch(self._sink.number, select.POLLOUT if self._to_client else 0)
-        if self._connection is None:
+        if daemon.socket is None:
             return False
-        if not self._is_connected:
+        if not daemon.is_connected:
             mask = select.POLLOUT
         else:
             mask = select.POLLIN if self._to_client.size < MAX_QUEUED_BYTES else 0
-            mask |= select.POLLOUT if self._to_daemon and not self._is_broken else 0
-        self._watch(self._watched_connection, mask)
+            mask |= select.POLLOUT if daemon.can_write else 0
+        self._watch(daemon.number, mask)
         return wants and mask == select.POLLIN and not self._to_client and self._ends_at is None
 
     def _watch(self, number: int, mask: int | None) -> None:
@@ -221,7 +140,11 @@ class Bridge:
             self._poll.register(number, mask)
 
     def _timeout(self) -> float | None:
-        times = [each for each in (self._next_at, self._ends_at, self._session.deadline) if each is not None]
+        times = [
+            each
+            for each in (self._daemon.due, self._ends_at, self._session.requests.deadline)
+            if each is not None
+        ]
         if not times:
             return None
         return max(0.0, min(times) - self._session.now()) * 1000 + 1
@@ -229,19 +152,25 @@ class Bridge:
     def _run_timers(self) -> bool:
         """Do what is due; return whether all is over."""
         session = self._session
-        due = session.deadline
+        due = session.requests.deadline
         now = session.now()
         if due is not None and now >= due:
             session.expire()
             self._act()
-        if self._next_at is not None and now >= self._next_at:
-            if self._connection is None:
-                self._connect()
-            else:
+        daemon = self._daemon
+        if daemon.due is not None and now >= daemon.due:
+            if daemon.socket is not None:
                 self._lose()
+            elif daemon.connect():
+                self._act()
         if self._ends_at is not None and now >= self._ends_at:
             self._is_over = True
-        if session.has_client_ended and self._connection is None and session.is_idle and not self._to_client:
+        if (
+            session.has_client_ended
+            and self._daemon.socket is None
+            and session.requests.is_idle
+            and not self._to_client
+        ):
             self._is_over = True
         return self._is_over
 
@@ -253,8 +182,9 @@ class Bridge:
             if data.find(b"\n") + 1 == len(data) and not self._from_client.rest and not self._in_long_line:
                 # One line, as of most clients.
                 session = self._session
-                if not self._to_daemon.size and session.sends_at_once(data):
-                    self._send([data])
+                if not self._daemon.queue.size and session.sends_at_once(data):
+                    if not self._daemon.send([data]):
+                        self._read_last()
                 else:
                     session.from_client(data)
                     self._act()
@@ -301,7 +231,7 @@ class Bridge:
         ready.register(self._source.number, select.POLLIN)
         while (
             not self._session.has_client_ended
-            and self._to_daemon.size < MAX_QUEUED_BYTES
+            and self._daemon.queue.size < MAX_QUEUED_BYTES
             and self._session.wants_input
             and ready.poll(0)
         ):
@@ -316,62 +246,53 @@ class Bridge:
     # ---- the daemon
 
     def _on_connection(self, events: int) -> None:
-        connection = self._connection
-        if connection is None:
-            return
-        if not self._is_connected:
-            if connection.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR):
-                self._lose()
+        daemon = self._daemon
+        if not daemon.is_connected:
+            if daemon.finish_connecting():
+                self._act()
             else:
-                self._greet()
+                self._lose()
             return
-        if events & select.POLLOUT:
-            self._write_daemon()
-        if events & ~select.POLLOUT and self._connection is connection:
-            self._read_daemon(connection)
+        connection = daemon.socket
+        if events & select.POLLOUT and not daemon.write_queued():
+            self._read_last()
+        if events & ~select.POLLOUT and daemon.socket is connection:
+            self._read_daemon()
 
-    def _read_daemon(self, connection: socket.socket) -> bool:
+    def _read_daemon(self) -> bool:
         """Read once; return whether something was there."""
-        try:
-            data = connection.recv(_READ_BYTES)
-        except BlockingIOError:
-            return False
-        except OSError:
-            data = b""
+        daemon = self._daemon
+        data = daemon.receive()
         if not data:
-            self._lose()
+            if data is not None:
+                self._lose()
             return False
         session = self._session
-        if data.find(b"\n") + 1 == len(data) and not self._from_daemon.rest:
+        if data.find(b"\n") + 1 == len(data) and not daemon.lines.rest:
             if not self._to_client.size and not self._sink.may_block and session.gives_at_once(data):
                 self._give([data])
                 return True
             session.from_daemon(data)
         else:
-            for line in self._from_daemon.feed(data):
+            for line in daemon.lines.feed(data):
                 session.from_daemon(line)
         self._act()
         return True
 
-    def _send(self, lines: list[bytes]) -> None:
-        """Write to the daemon; nothing must be queued. Takes the lines away."""
-        connection = self._connection
-        if connection is None or self._is_broken:
-            self._to_daemon.add(lines)
-            return
-        data = lines[0] if len(lines) == 1 else b"".join(lines)
-        try:
-            written = connection.send(data)
-        except BlockingIOError:
-            written = 0
-        except OSError:
-            self._to_daemon.add(lines)
-            self._break(connection)
-            return
-        if written == len(data):
-            lines.clear()
-        else:
-            self._to_daemon.add(lines, written)
+    def _read_last(self) -> None:
+        """Give up a connection that takes nothing; what the daemon said last can still be read."""
+        connection = self._daemon.socket
+        while self._daemon.socket is connection and self._read_daemon():
+            pass
+        if self._daemon.socket is connection:
+            self._lose()
+
+    def _lose(self) -> None:
+        """Close the connection, and arrange for another."""
+        if self._daemon.socket is not None:
+            self._watch(self._daemon.number, None)
+            self._daemon.lose()
+            self._act()
 
     def _give(self, lines: list[bytes]) -> None:
         """Write to the client; nothing must be queued. Takes the lines away."""
@@ -386,116 +307,22 @@ class Bridge:
         else:
             self._to_client.add(lines, written)
 
-    def _write_daemon(self) -> None:
-        connection = self._connection
-        if connection is None or self._is_broken:
-            return
-        try:
-            self._to_daemon.write(connection.send)
-        except BlockingIOError:
-            pass
-        except OSError:
-            self._break(connection)
-
-    def _break(self, connection: socket.socket) -> None:
-        """Give up a connection that takes nothing; what the daemon said last can still be read."""
-        self._is_broken = True
-        while self._connection is connection and self._read_daemon(connection):
-            pass
-        if self._connection is connection:
-            self._lose()
-
     def _act(self) -> None:
         """Write what the session has to say, and do what it asks for."""
-        session = self._session
+        session, daemon = self._session, self._daemon
         if session.to_daemon:
-            if self._to_daemon.size:
-                self._to_daemon.add(session.to_daemon)
-            else:
-                self._send(session.to_daemon)
+            if daemon.queue.size:
+                daemon.queue.add(session.to_daemon)
+            elif not daemon.send(session.to_daemon):
+                self._read_last()
         if session.to_client:
             if self._to_client.size or self._sink.may_block:
                 self._to_client.add(session.to_client)
             else:
                 self._give(session.to_client)
-        if session.notices or self._is_away:
-            self._tell()
-        if session.is_refused:
+        if session.notices or daemon.is_away:
+            daemon.report()
+        if session.greeting.is_refused:
             self._lose()
         if session.has_client_ended:
-            self._shut_down()
-
-    def _shut_down(self) -> None:
-        """Tell the daemon that no more comes, once it has everything."""
-        connection = self._connection
-        if connection is None or self._is_shut or self._to_daemon or not self._session.is_live:
-            return
-        self._is_shut = True
-        with contextlib.suppress(OSError):
-            connection.shutdown(socket.SHUT_WR)
-
-    def _tell(self) -> None:
-        session = self._session
-        for notice in session.notices:
-            self._report(notice)
-        session.notices.clear()
-        if not self._is_away:
-            return
-        if session.is_live:
-            self._is_away = False
-            self._live_since = session.now()
-            self._told = ""
-            self._report(f"the daemon at {self._place} is back")
-        elif session.refusal not in ("", self._told):
-            self._told = session.refusal
-            self._report(f"the daemon at {self._place} cannot serve: {session.refusal}")
-
-    def _use(self, connection: socket.socket) -> None:
-        connection.setblocking(False)
-        self._connection = connection
-        self._watched_connection = connection.fileno()
-        self._is_connected = self._is_shut = self._is_broken = False
-
-    def _lose(self) -> None:
-        """Close the connection, and arrange for another."""
-        session, connection = self._session, self._connection
-        if connection is None:
-            return
-        self._watch(self._watched_connection, None)
-        connection.close()
-        self._connection = None
-        self._watched_connection = -1
-        self._from_daemon.take_rest()
-        was_live = session.is_live
-        session.lost(self._to_daemon.take())
-        now = session.now()
-        if was_live and now >= self._live_since + STABLE_SECONDS:
-            self._reattaching.reset()
-        if session.has_client_ended and session.is_idle:
-            self._next_at = None
-        else:
-            self._next_at = now + self._reattaching.pause(is_refused=session.is_refused)
-            if not self._is_away:
-                self._is_away = True
-                self._report(f"the daemon at {self._place} closed the connection; waiting until it is back")
-        session.is_refused = False
-        self._act()
-
-    def _connect(self) -> None:
-        self._next_at = None
-        try:
-            connection, is_connected = self._reattaching.connect()
-        except OSError:
-            self._next_at = self._session.now() + self._reattaching.pause(is_refused=False)
-            return
-        self._use(connection)
-        if is_connected:
-            self._greet()
-        else:
-            self._next_at = self._session.now() + CONNECT_SECONDS
-
-    def _greet(self) -> None:
-        self._next_at = None
-        self._is_connected = True
-        self._session.greet()
-        self._act()
+            daemon.shut_down()

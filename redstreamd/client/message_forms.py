@@ -122,6 +122,34 @@ def parsed_exactly(line: bytes) -> dict[str, Any] | None:
     return message if isinstance(message, dict) else None
 
 
+def only_message(message: Any) -> dict[str, Any] | None:
+    """Return a message, or that of a batch of one; None else."""
+    if isinstance(message, list) and len(message) == 1:
+        message = message[0]
+    return message if isinstance(message, dict) else None
+
+
+def execution_data(line: bytes) -> dict[str, Any] | None:
+    """Return the data of an error that says whether the request was executed; None if it does not."""
+    if b'"executed":' not in line:
+        return None
+    message = only_message(parsed(line))
+    error = None if message is None else message.get("error")
+    data = error.get("data") if isinstance(error, dict) else None
+    return data if isinstance(data, dict) and "executed" in data else None
+
+
+def request_ids(line: bytes) -> list[bytes]:
+    """Return the ids, as JSON text, of the messages on a line."""
+    found = request_form(line)
+    if found is not None:
+        return [found[0]]
+    message = parsed(line)
+    members = message if isinstance(message, list) else [message]
+    ids = [id_text(each.get("id")) for each in members if isinstance(each, dict)]
+    return [each for each in ids if each is not None]
+
+
 def _distinct(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     members = dict(pairs)
     if len(members) < len(pairs):

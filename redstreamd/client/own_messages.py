@@ -26,6 +26,11 @@ class Failure(NamedTuple):
     next_step: str
 
 
+def not_executed(cause: str) -> Failure:
+    """Return what a client is told of a request that certainly was not executed."""
+    return Failure("CONNECTION_ERROR", "The request was not executed.", cause, "Repeat it in a moment.")
+
+
 def failed_call(request_id: bytes, failure: Failure, *, modern: bool) -> bytes:
     """Return the line that answers a ``tools/call``.
 

@@ -19,7 +19,7 @@ from redstreamd.client.repetition import (
 )
 
 if TYPE_CHECKING:
-    from redstreamd.client.bridged_session import BridgedSession
+    from redstreamd.client.session_interface import Session
 
 #: How often one request is sent at most: one that ends the daemon each time must not do so forever.
 MAX_SENDINGS: Final = 5
@@ -50,16 +50,26 @@ class PendingRequest:
         self.sendings = 0
         self.since = 0.0
 
-    def start(self, session: BridgedSession, request_id: bytes) -> None:
+    @property
+    def is_waiting(self) -> bool:
+        """Whether it waits for a daemon, and may do so only for some time."""
+        return not self.is_sent
+
+    @property
+    def may_begin_later(self) -> bool:
+        """Whether it means the same if no daemon gets it at first."""
+        return True
+
+    def start(self, session: Session, request_id: bytes) -> None:
         """Hand it to the connection."""
         if self.line is not None:
             session.to_daemon.append(self.line)
         self.is_sent = True
         self.sendings += 1
 
-    def finish(self, session: BridgedSession, request_id: bytes, line: bytes, is_result: bool) -> None:
+    def finish(self, session: Session, request_id: bytes, line: bytes, is_result: bool) -> None:
         """Act on its answer, and pass it on."""
-        session.remove(request_id)
+        session.requests.remove(request_id)
         session.to_client.append(line)
 
     def params(self) -> Any:
@@ -115,10 +125,10 @@ class Initialize(PendingRequest):
 
     __slots__ = ()
 
-    def finish(self, session: BridgedSession, request_id: bytes, line: bytes, is_result: bool) -> None:
+    def finish(self, session: Session, request_id: bytes, line: bytes, is_result: bool) -> None:
         """Remember a handshake that succeeded."""
         if is_result and self.line is not None:
-            session.remember(request_id, self.line, line)
+            session.remember_handshake(request_id, self.line, line)
         super().finish(session, request_id, line, is_result)
 
 
@@ -149,10 +159,15 @@ class Wait(PendingRequest):
         self.started = 0.0
         self.started_at = time.time()
 
-    def start(self, session: BridgedSession, request_id: bytes) -> None:
+    @property
+    def may_begin_later(self) -> bool:
+        """Whether the position is known."""
+        return self.cursor is not None
+
+    def start(self, session: Session, request_id: bytes) -> None:
         """Ask for the position, if it is not known; else send the call, the first time as the client did."""
         if self.cursor is None and not self.is_asked:
-            own = session.add_own(_Position(self, request_id))
+            own = session.requests.add_own(_Position(self, request_id))
             session.to_daemon.append(encoded(self._question(own)) or b"")
         elif not self.started:
             self.started = session.now()
@@ -235,10 +250,10 @@ class _Position(OwnRequest):
         self.wait = wait
         self.wait_id = wait_id
 
-    def finish(self, session: BridgedSession, request_id: bytes, line: bytes, is_result: bool) -> None:
+    def finish(self, session: Session, request_id: bytes, line: bytes, is_result: bool) -> None:
         """Send the wait; without a position, if the daemon gives none."""
-        session.remove(request_id)
-        if session.pending(self.wait_id) is not self.wait:
+        session.requests.remove(request_id)
+        if session.requests.by_id.get(self.wait_id) is not self.wait:
             return  # the client has cancelled it
         message = parsed(line)
         content = (

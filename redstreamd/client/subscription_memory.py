@@ -14,7 +14,7 @@ from redstreamd.client.message_forms import encoded, id_text, parsed, parsed_exa
 from redstreamd.client.pending_requests import OwnRequest, PendingRequest
 
 if TYPE_CHECKING:
-    from redstreamd.client.bridged_session import BridgedSession
+    from redstreamd.client.session_interface import Session
 
 #: The member of `_meta`: an object, name -> cursor; `mcp_server.subscription_server` has the other side.
 CURSORS_KEY: Final = "redstreamd/cursors"
@@ -38,10 +38,10 @@ class SubscriptionMemory:
         self.cursors: dict[str, str | None] = {}
         self.is_listed = False
 
-    def take_up(self, session: BridgedSession) -> None:
+    def take_up(self, session: Session) -> None:
         """Subscribe again, on a new connection."""
         for uri, cursor in self.cursors.items():
-            own = session.add_own(_Resubscribe(uri, cursor))
+            own = session.requests.add_own(_Resubscribe(uri, cursor))
             known = {} if cursor is None else {uri: cursor}
             params = {"uri": uri, "_meta": {CURSORS_KEY: known}}
             session.to_daemon.append(own_messages.request(own, "resources/subscribe", params))
@@ -51,8 +51,8 @@ class SubscriptionMemory:
             session.to_client.append(own_messages.notification(_LIST_CHANGED, None))
 
 
-def special_request(
-    session: BridgedSession, line: bytes, message: dict[str, Any], batched: bool
+def subscription_request(
+    session: Session, line: bytes, message: dict[str, Any], batched: bool
 ) -> PendingRequest | None:
     """Return the pending request for one of the methods about subscriptions; None for any other."""
     method = message["method"]
@@ -72,7 +72,7 @@ def special_request(
     if method == "resources/subscribe":
         return _Subscribe(line, message, uri, batched)
     memory.cursors.pop(uri, None)
-    for pending in session.all_pending():
+    for pending in session.requests.by_id.values():
         if isinstance(pending, _Subscribe) and pending.uri == uri:
             pending.uri = None
     return None
@@ -81,7 +81,7 @@ def special_request(
 class _Listing(PendingRequest):
     __slots__ = ()
 
-    def finish(self, session: BridgedSession, request_id: bytes, line: bytes, is_result: bool) -> None:
+    def finish(self, session: Session, request_id: bytes, line: bytes, is_result: bool) -> None:
         if is_result:
             session.subscriptions.is_listed = True
         super().finish(session, request_id, line, is_result)
@@ -104,7 +104,7 @@ class _Subscribe(PendingRequest):
         super().__init__(line, b"resources/subscribe", batched)
         self.uri: str | None = uri
 
-    def finish(self, session: BridgedSession, request_id: bytes, line: bytes, is_result: bool) -> None:
+    def finish(self, session: Session, request_id: bytes, line: bytes, is_result: bool) -> None:
         message = parsed(line)
         answer = message[0] if isinstance(message, list) and message else message
         result = answer.get("result") if isinstance(answer, dict) else None
@@ -128,9 +128,9 @@ class _Resubscribe(OwnRequest):
         self.uri = uri
         self.cursor = cursor
 
-    def finish(self, session: BridgedSession, request_id: bytes, line: bytes, is_result: bool) -> None:
+    def finish(self, session: Session, request_id: bytes, line: bytes, is_result: bool) -> None:
         """Notify the client if it may have missed a change, or has lost the subscription."""
-        session.remove(request_id)
+        session.requests.remove(request_id)
         cursors = session.subscriptions.cursors
         if self.uri not in cursors:
             return  # the client has unsubscribed meanwhile
@@ -165,7 +165,12 @@ class Listen(PendingRequest):
         self.given: frozenset[str] = frozenset()
         self.is_acknowledged = False
 
-    def start(self, session: BridgedSession, request_id: bytes) -> None:
+    @property
+    def is_waiting(self) -> bool:
+        """Whether it waits for its first daemon; once it is acknowledged, it may wait for ever."""
+        return not (self.is_sent or self.is_acknowledged)
+
+    def start(self, session: Session, request_id: bytes) -> None:
         """Listen, from the cursors that are known."""
         known = {name: cursor for name, cursor in self.cursors.items() if cursor is not None}
         line = self.line or b""
@@ -173,14 +178,14 @@ class Listen(PendingRequest):
         self.given = frozenset(known)
         self.is_sent = True
 
-    def finish(self, session: BridgedSession, request_id: bytes, line: bytes, is_result: bool) -> None:
+    def finish(self, session: Session, request_id: bytes, line: bytes, is_result: bool) -> None:
         """Go on with the next daemon: a result says that this one stops."""
         if not is_result or session.has_client_ended:
             super().finish(session, request_id, line, is_result)
         else:
-            session.put_back(self)
+            session.requests.put_back(self)
 
-    def acknowledge(self, session: BridgedSession, message: dict[str, Any], line: bytes) -> None:
+    def acknowledge(self, session: Session, message: dict[str, Any], line: bytes) -> None:
         """Pass on the first acknowledgement; after others notify of what may have been missed."""
         params = message["params"]
         cursors = _taken(params)
@@ -205,7 +210,7 @@ class Listen(PendingRequest):
         return own_messages.notification(_UPDATED, {"uri": name, "_meta": meta})
 
 
-def notified(session: BridgedSession, line: bytes) -> None:
+def notified(session: Session, line: bytes) -> None:
     """Take note of a notification about resources or subscriptions, and pass it on."""
     message = parsed(line)
     params = message.get("params") if isinstance(message, dict) else None
@@ -216,7 +221,7 @@ def notified(session: BridgedSession, line: bytes) -> None:
         return
     meta = params.get("_meta")
     listen_id = id_text(meta.get(_SUBSCRIPTION_ID)) if isinstance(meta, dict) else None
-    listen = None if listen_id is None else session.pending(listen_id)
+    listen = None if listen_id is None else session.requests.by_id.get(listen_id)
     if message["method"] == "notifications/subscriptions/acknowledged":
         if isinstance(listen, Listen):
             listen.acknowledge(session, message, line)

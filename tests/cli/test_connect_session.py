@@ -9,12 +9,12 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
-from redstreamd.client import bridged_session, repetition, subscription_memory
+from redstreamd.client import repetition, request_table, subscription_memory
 from redstreamd.client.bridged_session import BridgedSession
 from redstreamd.mcp_server import subscription_server
 from redstreamd.tools.catalog import REGISTRY
 
-PATIENCE = bridged_session.PATIENCE_SECONDS
+PATIENCE = request_table.PATIENCE_SECONDS
 META = {"io.modelcontextprotocol/protocolVersion": "2026-07-28"}
 
 IDS = st.one_of(
@@ -299,7 +299,7 @@ class Bridged(RuleBasedStateMachine):
     def greet(self, is_refused: bool) -> None:
         if is_refused:
             self.session.from_daemon(answer(self.greeting, error={"code": -32000, "message": "not now"}))
-            assert self.session.is_refused
+            assert self.session.greeting.is_refused
             self.expect()
             # The caller closes the connection then.
             self.session.lost()
@@ -318,7 +318,7 @@ class Bridged(RuleBasedStateMachine):
     @rule(seconds=st.sampled_from([0.5, 7.0, PATIENCE]))
     def wait(self, seconds: float) -> None:
         self.now += seconds
-        due = self.session.deadline
+        due = self.session.requests.deadline
         waiting = [asked.since for asked in self.asked.values() if not asked.is_here]
         assert due == (min(waiting) + PATIENCE if waiting else None)
         if due is None or due > self.now:
@@ -334,10 +334,10 @@ class Bridged(RuleBasedStateMachine):
 
     @invariant()
     def bounds_are_kept(self) -> None:
-        assert self.session._kept_bytes == sum(
-            len(each.line or b"") for each in self.session._requests.values()
+        assert self.session.requests.kept_bytes == sum(
+            len(each.line or b"") for each in self.session.requests.by_id.values()
         )
-        assert len(self.session._requests) == len(self.asked)
+        assert len(self.session.requests.by_id) == len(self.asked)
 
 
 def test_what_may_be_repeated_is_what_the_tools_say_of_themselves():
