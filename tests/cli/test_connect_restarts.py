@@ -1,19 +1,23 @@
-"""The bridge and the real daemon, while that is away for long."""
+"""The bridge and the real daemon: what it costs, and what is left of a session while none is there."""
 
 from __future__ import annotations
 
 import contextlib
 import json
 import os
+import re
 import select
+import signal
 import subprocess
 import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import pytest
+
 from tests.support.daemon import PROGRAM, clean_environment, home, running_daemon
-from tests.support.servers import Server
+from tests.support.servers import Server, free_port
 
 META = {
     "io.modelcontextprotocol/protocolVersion": "2026-07-28",
@@ -68,11 +72,28 @@ class BridgeClient:
         content: dict[str, Any] = self.answer(request_id)["result"]["structuredContent"]
         return content
 
-    def end(self) -> str:
-        """Close the client's side; return what the bridge wrote to stderr."""
+    def until_waiting(self) -> None:
+        """Return once the daemon has counted a wait for some time: not only the question where it begins."""
+        in_a_row = 0
+        for number in range(1_000):
+            self.ask(f"health {number}", "resources/read", uri="redstream://health")
+            (content,) = self.answer(f"health {number}")["result"]["contents"]
+            health = json.loads(content["text"])
+            waits = health["waiting"]["watches"] - health["subscriptions"]["topics"]
+            in_a_row = in_a_row + 1 if waits else 0
+            if in_a_row == 5:
+                return
+        raise AssertionError("no wait has begun")
+
+    def close(self) -> None:
+        """Close the client's side."""
         assert self.process.stdin is not None
-        assert self.process.stderr is not None
         self.process.stdin.close()
+
+    def end(self) -> str:
+        """Close the client's side, if that was not done; return what the bridge wrote to stderr."""
+        assert self.process.stderr is not None
+        self.close()
         assert self.process.wait(timeout=30) == 0
         return self.process.stderr.read().decode()
 
@@ -86,6 +107,55 @@ def bridged(era: str, path: str, directory: Path) -> Iterator[BridgeClient]:
             yield BridgeClient(era, process)
         finally:
             process.kill()
+
+
+def resident_bytes(process: subprocess.Popen[bytes]) -> int:
+    """Return the memory of a process (VmRSS of proc_pid_status(5))."""
+    status = Path(f"/proc/{process.pid}/status").read_text()
+    return int(re.findall(r"VmRSS:\s+(\d+) kB", status)[0]) * 1024
+
+
+@pytest.mark.parametrize("era", ["handshake", "modern"])
+def test_an_idle_bridge_takes_no_more_than_sixteen_megabytes(redis: Server, era: str) -> None:
+    with running_daemon(redis) as daemon, bridged(era, daemon.path, daemon.directory) as client:
+        for number in range(100):
+            client.call(number, "stream_list")
+            assert "code" not in client.structured(number)
+        assert resident_bytes(client.process) <= 16_000_000
+        assert client.end() == ""
+
+
+def test_a_client_that_has_closed_its_side_gets_the_answer_of_the_next_daemon(redis: Server) -> None:
+    with home() as directory, contextlib.ExitStack() as stack:
+        with running_daemon(redis, directory=directory) as daemon:
+            client = stack.enter_context(bridged("modern", daemon.path, directory))
+            client.call("wait", "stream_wait", streams=["watched"], timeout_seconds=50)
+            client.until_waiting()
+            client.close()
+            daemon.stop(signal.SIGKILL)
+        assert "wait" not in [each["id"] for each in client.messages]
+        redis.command("XADD", "watched", "*", "f", "v")
+        with running_daemon(redis, directory=directory):
+            (entry,) = client.structured("wait")["entries"]
+            assert entry["fields"] == {"f": "v"}
+            assert client.end().splitlines()[-1].endswith("is back")
+
+
+def test_a_daemon_behind_tcp_is_connected_to_again(redis: Server) -> None:
+    place = f"tcp:127.0.0.1:{free_port()}"
+    with home() as directory, contextlib.ExitStack() as stack:
+        # The usual one is asked whether it serves.
+        listening = ("--listen", f"unix:{directory}/redstreamd/mcp.sock", "--listen", place)
+        with running_daemon(redis, *listening, directory=directory):
+            client = stack.enter_context(bridged("handshake", place, directory))
+            client.call("first", "stream_add", stream="s", entries=[{"n": 1}])
+            assert client.structured("first")["ids"]
+        client.call("second", "stream_add", stream="s", entries=[{"n": 2}])
+        with running_daemon(redis, *listening, directory=directory):
+            assert client.structured("second")["ids"]
+            assert redis.command("XLEN", "s") == 2
+            told = [report.partition(place.removeprefix("tcp:"))[2] for report in client.end().splitlines()]
+        assert told == [" closed the connection; waiting until it is back", " is back"]
 
 
 def test_requests_wait_for_a_daemon_for_some_time_and_are_not_executed_after_that(redis: Server) -> None:
