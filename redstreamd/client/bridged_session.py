@@ -209,6 +209,8 @@ class BridgedSession:
             request.start(self, request_id)
             if not request.is_sent:
                 requests.keep_waiting(request)
+            elif type(request) is PendingRequest:
+                requests.bound(request)
         elif request.may_begin_later:
             requests.keep_waiting(request)
         else:
@@ -317,7 +319,7 @@ class BridgedSession:
             unsent: Lines of `to_daemon` that were not handed over as a whole.
         """
         was_live, self.is_live = self.is_live, False
-        self.greeting.is_refused = False
+        self.greeting.connection_lost()
         whole = {request_id for line in (*unsent, *self.to_daemon) for request_id in request_ids(line)}
         self.to_daemon.clear()
         if not was_live:

@@ -88,6 +88,11 @@ class Greeting:
             self._request_id = session.requests.new_id()
             session.to_daemon.append(own_messages.probe(self._request_id, modern=self.is_modern))
 
+    def connection_lost(self) -> None:
+        """Expect no answer: the connection that it was sent over is lost."""
+        self.is_refused = False
+        self._request_id = b""
+
     def awaits(self, request_id: bytes) -> bool:
         """Return whether it is the client's request with this id."""
         return request_id == self._request_id

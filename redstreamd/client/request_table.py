@@ -62,6 +62,12 @@ class RequestTable:
         self.by_id[request_id] = request
         self.kept_bytes += len(request.line or b"")
 
+    def bound(self, request: PendingRequest) -> None:
+        """Keep the line of a request that was sent only within `MAX_KEPT_BYTES`."""
+        if self.kept_bytes > MAX_KEPT_BYTES and request.line is not None:
+            self.kept_bytes -= len(request.line)
+            request.line = None
+
     def add_own(self, request: OwnRequest) -> bytes:
         """Expect the answer to a request of the bridge; return its id."""
         request_id = self.new_id()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from typing import Any
 
+import pytest
 from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
@@ -353,3 +354,21 @@ def test_bridge_and_daemon_name_cursors_alike():
 
 Bridged.TestCase.settings = settings(max_examples=150, stateful_step_count=40, deadline=None)
 test_a_session_does_as_a_model_of_it_that_parses_every_line = Bridged.TestCase
+
+
+@pytest.mark.parametrize("form", ["python", "typescript", "odd", "spaced"])
+def test_what_exceeds_the_bytes_that_are_kept_is_not_sent_again(form: str) -> None:
+    session = BridgedSession(lambda: 0.0)
+    session.from_client(written({"jsonrpc": "2.0", "id": "first", "method": "ping"}, form))
+    session.from_daemon(answer("first", result={}))
+    arguments = {"stream": "a" * (request_table.MAX_KEPT_BYTES // 4 - 1_000)}
+    for number in range(8):
+        params = {"name": "stream_read", "arguments": arguments}
+        message = {"jsonrpc": "2.0", "id": number, "method": "tools/call", "params": params}
+        session.from_client(written(message, form))
+    session.to_daemon.clear()
+    session.to_client.clear()
+    session.lost()
+    unknown = [json.loads(line) for line in session.to_client]
+    assert [each["id"] for each in unknown] == [4, 5, 6, 7]
+    assert {each["result"]["structuredContent"]["code"] for each in unknown} == {"OUTCOME_UNKNOWN"}
