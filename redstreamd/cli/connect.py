@@ -36,7 +36,8 @@ def add_to(commands: Any) -> None:
 def run(arguments: argparse.Namespace) -> int:
     """Carry lines until the client ends; return 75, or 78, if there is no daemon at the start.
 
-    That there is none is reported on stderr and to the client.
+    That there is none is reported on stderr and to the client. Return 75 also if the daemon ends the
+    connection of a client that does not send JSON.
     """
     if signal.getsignal(signal.SIGINT) is signal.default_int_handler:
         # End as on SIGTERM, at once and without a traceback: there is nothing to clean up.
@@ -60,7 +61,9 @@ def run(arguments: argparse.Namespace) -> int:
         daemon = DaemonConnection(
             found.connection, Reattaching(found), session=session, place=_shown(found), report=print_error
         )
-        Bridge(daemon, source=source, sink=sink, parent=parent, session=session).run()
+        if Bridge(daemon, source=source, sink=sink, parent=parent, session=session).run():
+            print_error(f"the daemon at {_shown(found)} closed the connection: what it got is not MCP")
+            return os.EX_TEMPFAIL
     return 0
 
 

@@ -11,6 +11,7 @@ from typing import Any, Final
 from redstreamd.cli.terminal import escaped, print_error
 from redstreamd.client.discovery import UnreachableError, open_connection
 from redstreamd.client.single_request import exchange, health_request
+from redstreamd.errors.remedies import setting, unit_setting
 from redstreamd.startup.descriptors import needed_for
 from redstreamd.startup.installed_version import replaced
 
@@ -110,8 +111,9 @@ def _connection_bounds(clients: Mapping[str, Any]) -> Iterator[str]:
     if bound := clients.get("full"):
         yield f"as many as can be ({_BOUNDS.get(bound, bound)}): newcomers are rejected"
     if limit < configured:
-        yield f"room for {limit} of {configured} (limits.max_connections), for want of file descriptors"
-        yield f"-> Raise LimitNOFILE= of the service to {needed_for(configured)}, or lower the setting."
+        raised = f"{unit_setting('LimitNOFILE=')} to {needed_for(configured)}"
+        yield f"room for {limit} of {configured}, for want of file descriptors"
+        yield f"-> Raise {raised}, or lower {setting('limits.max_connections')}."
     holders = clients.get("holders", [])
     if bound or any(holder["connections"] > 1 for holder in holders):
         yield "most are held by " + ", ".join(map(_holder, holders))

@@ -2,6 +2,8 @@
 
 One thread and one poll, in which nothing blocks, so that no direction holds up another. What was read and
 cannot be written yet is bounded: then no more is read.
+
+A client that does not send JSON is given a copy of all bytes instead, over one connection.
 """
 
 from __future__ import annotations
@@ -9,6 +11,7 @@ from __future__ import annotations
 import select
 from typing import Final
 
+from redstreamd.client.beginnings import Beginning
 from redstreamd.client.bridged_session import BridgedSession
 from redstreamd.client.client_descriptors import ClientDescriptor
 from redstreamd.client.daemon_connection import DaemonConnection
@@ -58,16 +61,29 @@ class Bridge:
         # When to give up what a client left behind; by the session's clock.
         self._ends_at: float | None = None
         self._to_client = WriteQueue()
+        # None once the client has sent the beginning of a message.
+        self._beginning: Beginning | None = Beginning()
         self._from_client = LineAssembly()
         self._in_long_line = False
         self._is_over = False
         if parent is not None:
             self._watch(parent, select.POLLIN)
 
-    def run(self) -> None:
-        """Return when the client has ended and got its answers, or does not read any more."""
+    def run(self) -> bool:
+        """Return when the client has ended and got its answers, or does not read any more.
+
+        Returns:
+            Whether the daemon ended it: the client does not send JSON, and the daemon closed the connection.
+        """
         try:
             self._run()
+            beginning, connection = self._beginning, self._daemon.socket
+            if beginning is None or not beginning.is_foreign or connection is None:
+                return False
+            # Rarely needed, and each start would pay for it.
+            from redstreamd.client.verbatim import carry_verbatim
+
+            return carry_verbatim(connection, beginning.held, self._source, self._sink)
         finally:
             self._daemon.close()
 
@@ -178,7 +194,9 @@ class Bridge:
 
     def _read_client(self) -> None:
         data = self._source.read()
-        if data:
+        if data and self._beginning is not None:
+            self._begin(self._beginning, data)
+        elif data:
             if data.find(b"\n") + 1 == len(data) and not self._from_client.rest and not self._in_long_line:
                 # One line, as of most clients.
                 session = self._session
@@ -192,6 +210,15 @@ class Bridge:
                 self._take_from_client(data)
         elif data is not None:
             self._end_client()
+
+    def _begin(self, beginning: Beginning, data: bytes) -> None:
+        """Take the first bytes of the client."""
+        beginning.feed(data)
+        if beginning.is_foreign:
+            self._is_over = True
+        elif beginning.is_known:
+            self._beginning = None
+            self._take_from_client(beginning.held)
 
     def _take_from_client(self, data: bytes) -> None:
         session = self._session
@@ -210,6 +237,8 @@ class Bridge:
 
     def _end_client(self) -> None:
         """Note that the client has ended; a last line without a newline is whole, or no JSON."""
+        # If it has not even begun, there is nothing to be told.
+        self._beginning = None
         if self._in_long_line or self._from_client.rest:
             self._take_from_client(b"\n")
         self._session.client_ended()

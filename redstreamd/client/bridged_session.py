@@ -174,18 +174,26 @@ class BridgedSession:
                 return
         method = message.get("method") if isinstance(message, dict) else None
         request_id = id_text(message.get("id")) if isinstance(message, dict) else None
-        if not isinstance(method, str):
+        if request_id is None:
+            if (
+                not isinstance(method, str)
+                or "id" in message
+                or not self._is_consumed(method, message.get("params"), line)
+            ):
+                self._pass_on(line)
+        elif not isinstance(method, str) and message.keys() & {"result", "error"}:
             self._pass_on(line)
-        elif request_id is None:
-            if "id" not in message and self._is_consumed(method, message.get("params"), line):
-                return
-            self._pass_on(line)
-        elif request_id in self.requests.by_id:
+        elif request_id in self.requests.by_id and not self.requests.forget_unnamed(request_id):
             answer = own_messages.refused(request_id, "another request with this id is still in flight")
             self.to_client.append(own_messages.in_batch(answer) if batched else answer)
         else:
             self.greeting.note_first_request(line)
-            self._add(request_id, request_of(self, line, message, batched))
+            if isinstance(method, str):
+                request = request_of(self, line, message, batched)
+            else:
+                # The daemon refuses it by its id.
+                request = PendingRequest(line, b"", batched)
+            self._add(request_id, request)
 
     def _is_consumed(self, method: str, params: Any, line: bytes) -> bool:
         """Take note of a notification; return whether it goes no further."""
@@ -259,6 +267,7 @@ class BridgedSession:
             message = only_message(parsed(line))
             request_id = None if message is None or "method" in message else id_text(message.get("id"))
             if message is None or request_id is None:
+                self.requests.unnamed_errors += message is not None and "error" in message
                 self.to_client.append(line)
             else:
                 self._answered(request_id, line, "result" in message)

@@ -21,6 +21,7 @@ class RequestTable:
         by_id: Each by its id, which is JSON text; in the order in which they came.
         kept_bytes: Bytes of their lines.
         may_wait: False if none waits for a daemon; True if one may.
+        unnamed_errors: Errors of daemons without an id, each perhaps for one of these; not counted twice.
     """
 
     # Invariant: kept_bytes is the sum over by_id. The short way of `bridged_session` keeps it without a call.
@@ -30,6 +31,7 @@ class RequestTable:
         self.by_id: dict[bytes, PendingRequest] = {}
         self.kept_bytes = 0
         self.may_wait = False
+        self.unnamed_errors = 0
         self._now = now
         self._own_ids = f"redstreamd-connect-{os.urandom(8).hex()}"
         self._own_count = 0
@@ -84,6 +86,14 @@ class RequestTable:
         request = self.by_id.pop(request_id)
         if request.line is not None:
             self.kept_bytes -= len(request.line)
+
+    def forget_unnamed(self, request_id: bytes) -> bool:
+        """Forget a request whose id the client uses again, if an error without an id may have answered it."""
+        if self.unnamed_errors == 0:
+            return False
+        self.unnamed_errors -= 1
+        self.remove(request_id)
+        return True
 
     def keep_waiting(self, request: PendingRequest) -> None:
         """Let a request wait for the next connection from now on."""

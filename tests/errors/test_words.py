@@ -140,7 +140,7 @@ def values_of(hint: Any) -> list[Any]:
     if typing.get_origin(hint) in (typing.Union, types.UnionType):
         return [value for each in typing.get_args(hint) for value in values_of(each)]
     if typing.get_origin(hint) is tuple:
-        return [tuple(Role)]
+        return [tuple(Role)] if typing.get_args(hint)[0] is Role else [(), ((0, 3), ("192.0.2.1", 2))]
     if isinstance(hint, type) and issubclass(hint, enum.Enum):
         return list(hint)
     known: dict[Any, list[Any]] = {
