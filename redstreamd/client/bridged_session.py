@@ -172,31 +172,22 @@ class BridgedSession:
                 for text in members:
                     self._from_client(b"[" + text + b"]\n", parsed(text), batched=True)
                 return
-        method = message.get("method") if isinstance(message, dict) else None
         request_id = id_text(message.get("id")) if isinstance(message, dict) else None
         if request_id is None:
-            if (
-                not isinstance(method, str)
-                or "id" in message
-                or not self._is_consumed(method, message.get("params"), line)
-            ):
+            if not isinstance(message, dict) or "id" in message or not self._is_consumed(message, line):
                 self._pass_on(line)
-        elif not isinstance(method, str) and message.keys() & {"result", "error"}:
+        elif "method" not in message and message.keys() & {"result", "error"}:
             self._pass_on(line)
         elif request_id in self.requests.by_id and not self.requests.forget_unnamed(request_id):
             answer = own_messages.refused(request_id, "another request with this id is still in flight")
             self.to_client.append(own_messages.in_batch(answer) if batched else answer)
         else:
             self.greeting.note_first_request(line)
-            if isinstance(method, str):
-                request = request_of(self, line, message, batched)
-            else:
-                # The daemon refuses it by its id.
-                request = PendingRequest(line, b"", batched)
-            self._add(request_id, request)
+            self._add(request_id, request_of(self, line, message, batched))
 
-    def _is_consumed(self, method: str, params: Any, line: bytes) -> bool:
+    def _is_consumed(self, notification: dict[str, Any], line: bytes) -> bool:
         """Take note of a notification; return whether it goes no further."""
+        method, params = notification.get("method"), notification.get("params")
         if method == "notifications/initialized":
             self.greeting.initialized = line
             # The next daemon gets it after the handshake.

@@ -29,10 +29,12 @@ def request_of(session: Session, line: bytes, message: dict[str, Any], batched: 
     Args:
         session: What it belongs to; an unsubscription takes effect there.
         line: The message with its newline, or a batch of this one message.
-        message: The same, parsed; its method is a text.
+        message: The same, parsed. Without a method it is refused by its id.
         batched: Whether it came in a batch.
     """
-    method: str = message["method"]
+    method = message.get("method")
+    if not isinstance(method, str):
+        return PendingRequest(line, b"", batched)
     if method == "initialize" and not session.has_handshake and not batched:
         return Initialize(line, b"initialize")
     if method == "tools/call" and (wait := wait_of(line, batched)) is not None:

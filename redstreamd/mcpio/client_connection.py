@@ -25,7 +25,7 @@ from redstreamd.mcpio.connection_events import (
     contained,
     ignore,
 )
-from redstreamd.mcpio.connection_state import ConnectionState, Era
+from redstreamd.mcpio.connection_state import ConnectionState, ConnectionStatistics
 from redstreamd.mcpio.framing import LineSplitter, LongLine
 from redstreamd.mcpio.kernels import DirectPath, Kernels
 from redstreamd.mcpio.late_event import LateEvent
@@ -51,27 +51,6 @@ READ_BYTES: Final = 65536
 # After so many messages or bytes the other tasks run: a millisecond or two of work, or one longer message.
 MESSAGES_PER_TURN: Final = 64
 BYTES_PER_TURN: Final = READ_BYTES
-
-
-@attrs.frozen
-class ConnectionStatistics:
-    """A snapshot of one connection.
-
-    Attributes:
-        connection_id: Its name in events.
-        era: None until the client has shown it.
-        requests: Requests received so far, rejected ones included.
-        direct: How many of them took the direct path.
-        requests_in_flight: Requests in flight now.
-        outbox_bytes: Bytes that the client has not read yet.
-    """
-
-    connection_id: str
-    era: Era | None
-    requests: int
-    direct: int
-    requests_in_flight: int
-    outbox_bytes: int
 
 
 class ClientConnection:

@@ -1,4 +1,4 @@
-"""The state of a connection between two messages, as a record with a JSON form.
+"""The state of a connection between two messages, as a record with a JSON form, and its figures.
 
 A `ClientConnection` made with the record continues the connection, also in another process and in another
 release: readers ignore members that they do not know, and new members have defaults. Where ignoring one would
@@ -118,3 +118,24 @@ class ConnectionState:
 
 class _Formats(msgspec.Struct):
     needs_format: int = 1
+
+
+@attrs.frozen
+class ConnectionStatistics:
+    """A snapshot of one connection.
+
+    Attributes:
+        connection_id: Its name in events.
+        era: None until the client has shown it.
+        requests: Requests received so far, rejected ones included.
+        direct: How many of them took the direct path.
+        requests_in_flight: Requests in flight now.
+        outbox_bytes: Bytes that the client has not read yet.
+    """
+
+    connection_id: str
+    era: Era | None
+    requests: int
+    direct: int
+    requests_in_flight: int
+    outbox_bytes: int

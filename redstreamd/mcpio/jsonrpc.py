@@ -88,6 +88,12 @@ class Rejection(msgspec.Struct, frozen=True):
         return error(self.id, self.code, self.message, **more)
 
 
+def refused_while_stopping(request_id: RequestId) -> Rejection:
+    """Return the error for a request to a server that stops; its successor may be asked again."""
+    message = "the server is shutting down; the request was not executed, send it again"
+    return Rejection(NOT_NOW, message, request_id, STOPPING)
+
+
 Message = Request | Notification | Response | Rejection
 
 

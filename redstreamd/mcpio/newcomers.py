@@ -98,9 +98,9 @@ class Newcomers:
     Behaviour:
         A newcomer has `FIRST_REQUEST_SECONDS` for its first request, which is answered with an error; then it
         has `LINGER_SECONDS` to close its side. If its first request asks for the status, it gets the status
-        instead; one at a time does. While all places are taken, the next newcomer waits for one in `admit`,
-        and those after it in the listener's backlog. The first one that was answered, or else the first
-        that is silent, then has to leave; in a flood at once, so that a request for the status gets its turn.
+        instead; one at a time does. While all places are taken, the next newcomer waits in `admit`, and those
+        after it in the backlog. The first one that was answered, or else the first that is silent, then has
+        to leave; in a flood at once, so that a request for the status gets its turn.
 
         One task attends to all, with an epoll(7) of its own: a task for each would make a flood cost several
         times as much.

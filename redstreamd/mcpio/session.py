@@ -26,13 +26,13 @@ from redstreamd.mcpio.jsonrpc import (
     INTERNAL_ERROR,
     INVALID_REQUEST,
     NOT_NOW,
-    STOPPING,
     UNKNOWN_OUTCOME,
     Batch,
     Message,
     Notification,
     Rejection,
     Request,
+    refused_while_stopping,
 )
 from redstreamd.mcpio.kernels import DirectPath, Kernel, Kernels
 from redstreamd.mcpio.limits import Limits
@@ -185,7 +185,7 @@ class Session:
             except trio.Cancelled:
                 for each in rest:
                     if isinstance(each, Request):
-                        self._reject(_refused_while_stopping(each), sink, batched=True)
+                        self._reject(refused_while_stopping(each.id), sink, batched=True)
                 raise
 
     def resume(self, state: ConnectionState) -> None:
@@ -256,7 +256,7 @@ class Session:
             self._reject(Rejection(INVALID_REQUEST, why, request.id), sink, batched)
             return
         if self.draining.is_set():
-            self._reject(_refused_while_stopping(request), sink, batched)
+            self._reject(refused_while_stopping(request.id), sink, batched)
             return
         if not self.in_flight.add(exchange):
             self._reject(self.in_flight.rejection(exchange), sink, batched)
@@ -397,8 +397,3 @@ class Session:
     def _reject(rejection: Rejection, sink: Sink, batched: bool = False) -> None:
         line = rejection.line()
         sink.send(jsonrpc.in_batch(line) if batched else line)
-
-
-def _refused_while_stopping(request: Request) -> Rejection:
-    message = "the server is shutting down; the request was not executed, send it again"
-    return Rejection(NOT_NOW, message, request.id, STOPPING)
