@@ -8,6 +8,7 @@ Exit statuses are those of sysexits.h: 64 usage, 75 try again later, 78 settings
 from __future__ import annotations
 
 import argparse
+import contextlib
 import os
 import re
 import sys
@@ -19,11 +20,27 @@ from redstreamd.addresses.address_syntax import MASK, without_login
 from redstreamd.cli import call, check_config, connect, doctor, serve, status, stdio
 
 
+class _Formatter(argparse.HelpFormatter):
+    """argparse's own, without its import of shutil for the width, which each start would pay for."""
+
+    def __init__(self, prog: str) -> None:
+        columns = os.environ.get("COLUMNS", "")
+        width = int(columns) if columns.isdecimal() and columns.isascii() else 0
+        if not width:
+            # No terminal, or no standard output.
+            with contextlib.suppress(OSError, ValueError):
+                width = os.get_terminal_size().columns
+        super().__init__(prog, width=(width or 80) - 2)
+
+
 class _Parser(argparse.ArgumentParser):
     """argparse with sysexits' exit status for wrong usage; argparse's own is 2."""
 
     # The command line that is being parsed; it may hold secrets in wrong places.
     _words: Sequence[str] = ()
+
+    def __init__(self, **options: Any) -> None:
+        super().__init__(**{"formatter_class": _Formatter, **options})
 
     def parse_known_args(self, args: Any = None, namespace: Any = None) -> Any:
         """Refuse unknown options with the usage of the command; argparse shows that of the whole program."""

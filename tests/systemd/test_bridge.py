@@ -55,7 +55,7 @@ def end_by(service: Container, number: signal.Signals) -> None:
     service.wait_for(SERVICE, ActiveState="active", timeout_seconds=TIMEOUT)
 
 
-@pytest.mark.parametrize("times", counts(1, ci=25, full=100))
+@pytest.mark.parametrize("times", counts(1, ci=10, full=100))
 @pytest.mark.limit(120, times=30)
 async def test_restarts_of_the_service_end_no_session_and_lose_no_call(
     service: Container, times: int
