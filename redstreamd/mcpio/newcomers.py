@@ -312,7 +312,7 @@ class Newcomers:
                     await trio.SocketStream(newcomer.connection).send_all(sink.line)
         except* Exception as crash:  # noqa: BLE001 - any exception is a defect, and touches nobody else
             self.crashed += 1
-            self._report(ConnectionCrashed(_new_id(), newcomer.principal, crash))
+            self._report(ConnectionCrashed(secrets.token_hex(8), newcomer.principal, crash))
         finally:
             del self._served[newcomer.descriptor]
             self._epoll.register(newcomer.descriptor, select.EPOLLIN)
@@ -335,7 +335,7 @@ class Newcomers:
 
             session = Session(
                 self._kernels,
-                connection_id=_new_id(),
+                connection_id=secrets.token_hex(8),
                 principal=principal,
                 limits=self._limits,
                 sink=sink,
@@ -396,7 +396,3 @@ class Newcomers:
     def _attend_to(newcomer: _Newcomer, among: dict[int, _Newcomer], seconds: float) -> None:
         newcomer.deadline = trio.current_time() + seconds
         among[newcomer.descriptor] = newcomer
-
-
-def _new_id() -> str:
-    return secrets.token_hex(8)
