@@ -37,6 +37,9 @@ from redstreamd.redisio.redis_errors import (
 
 #: Pauses before a command is repeated that the server did not execute: up to 0.5 s, half of each random.
 REPEAT_BACKOFF: Final = EqualJitterBackoff(cap=0.5, base=0.02)
+#: A repeat has at least so long to be answered. One without would leave open what is known: that the server
+#: refused the command, and why.
+REPEAT_ROOM_SECONDS: Final = 0.1
 
 
 async def send_with_retries(
@@ -84,14 +87,18 @@ async def _retry(
     """Go on after `error`, or without a connection to begin with, as far as its recovery allows."""
     command = str(args[0])
     repeats = 0
+    last_repeat = deadline - REPEAT_ROOM_SECONDS
     while True:
         if isinstance(error, RedisError):
             answer = bus_error(error)
             wait = pause(REPEAT_BACKOFF, repeats)
             repeats += 1
-            if answer.recovery is not Recovery.NOT_EXECUTED or trio.current_time() + wait >= deadline:
+            if answer.recovery is not Recovery.NOT_EXECUTED or trio.current_time() + wait >= last_repeat:
                 raise answer
             await trio.sleep(wait)
+            # Again, because this process may have been held up.
+            if trio.current_time() >= last_repeat:
+                raise answer
         elif error is not None:
             unknown = error.recovery is Recovery.UNKNOWN
             if unknown and not retry_safe:

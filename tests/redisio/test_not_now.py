@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import time
+
 import pytest
 import trio
 
@@ -94,6 +96,27 @@ async def test_commands_that_were_not_executed_are_repeated_until_the_server_hea
         # Degraded is not dead: all of it happened on the first connection of each.
         assert hasty.status().roles[Role.COMMAND].problem is None
         assert manager.status().roles[Role.COMMAND].problem is None
+
+
+@pytest.mark.parametrize("retry_safe", [False, True])
+async def test_a_refusal_stays_the_answer_when_no_time_is_left_to_repeat(
+    redis: Server, *, retry_safe: bool
+) -> None:
+    async def hold_up() -> None:
+        await until(lambda: calls(redis, "xadd") >= 2)
+        time.sleep(0.6)  # noqa: ASYNC251 - the whole process is held up in a pause before a repeat
+
+    redis.command("CONFIG", "SET", "min-replicas-to-write", 1)
+    try:
+        async with (
+            running_manager(Target(path=redis.path), command_timeout=0.5) as manager,
+            trio.open_nursery() as nursery,
+        ):
+            nursery.start_soon(hold_up)
+            with pytest.raises(RedisUnavailable, match="NOREPLICAS"):
+                await manager.execute("XADD", "s", "*", "f", "v", retry_safe=retry_safe)
+    finally:
+        redis.command("CONFIG", "SET", "min-replicas-to-write", 0)
 
 
 async def test_a_cluster_that_does_not_serve_the_slot_is_waited_for() -> None:
