@@ -14,16 +14,17 @@ import pytest
 PACKAGE = Path(__file__).parent.parent / "redstreamd"
 
 #: What each part may import of redstreamd besides itself, in layers. What is not listed may import nothing.
-LEAVES = {"errors", "strict_json", "policy"}
+LEAVES = {"admission", "errors", "strict_json", "policy"}
 ALLOWED: dict[str, set[str]] = {
     # Leaves.
     "strict_json": {"errors"},
+    "admission": {"errors", "policy"},
     "client": {"addresses", "startup"},
     "startup": {"errors"},
     "settings": {"addresses", "errors", "startup"},
     "service": {"errors", "startup"},
     # Transports, which are ignorant of each other.
-    "redisio": {"addresses", "stream_io", "errors", "settings"},
+    "redisio": {"addresses", "admission", "stream_io", "errors", "settings"},
     "mcpio": LEAVES | {"stream_io"},
     "service.embedded": {"errors", "redisio"},
     # The domain, and how it looks to a caller.
@@ -36,7 +37,7 @@ ALLOWED: dict[str, set[str]] = {
     "mcp_server": LEAVES | {"mcpio", "presentation", "prompts", "redisio", "resources", "streams", "tools"},
     "reference": {"errors", "prompts", "redisio", "resources", "tools"},
     # Programs.
-    "event_log": {"errors", "mcpio", "redisio", "service"},
+    "event_log": {"admission", "errors", "mcpio", "redisio", "service"},
     "doctor": {
         "addresses",
         "client",

@@ -18,6 +18,7 @@ import attrs
 import msgspec
 import trio
 
+from redstreamd.admission.accounts import Accounts, Peer
 from redstreamd.errors.remedies import setting, unit_setting
 from redstreamd.mcpio.client_connection import ClientConnection
 from redstreamd.mcpio.connection_events import (
@@ -33,7 +34,7 @@ from redstreamd.mcpio.connection_events import (
 from redstreamd.mcpio.kernels import DirectPath, Kernels
 from redstreamd.mcpio.limits import Limits
 from redstreamd.mcpio.newcomers import IsStatusRequest, Newcomers
-from redstreamd.mcpio.peers import Holder, Holders, Peer, peer_of
+from redstreamd.mcpio.peers import Holder, Holders, peer_of
 from redstreamd.mcpio.spare_descriptors import SPARE_DESCRIPTORS, SpareDescriptors
 from redstreamd.policy import Principal
 
@@ -146,6 +147,7 @@ class Acceptor:
         self._stopped = trio.Event()
         self._stopped.set()
         self._connections: set[ClientConnection] = set()
+        self._accounts = Accounts()
         self._holders = Holders()
         self._spares = SpareDescriptors(spare_descriptors)
         self._newcomers = Newcomers(
@@ -304,6 +306,7 @@ class Acceptor:
             direct_path=self._direct_path,
             limits=self._limits,
             peer=peer,
+            accounts=self._accounts,
             on_event=self._report,
         )
         self._connections.add(connection)

@@ -13,6 +13,7 @@ from typing import Final
 import attrs
 import trio
 
+from redstreamd.admission.accounts import Accounts, Peer
 from redstreamd.mcpio import jsonrpc, openings
 from redstreamd.mcpio.closing import discard_input, shut_down
 from redstreamd.mcpio.connection_events import (
@@ -32,7 +33,7 @@ from redstreamd.mcpio.late_event import LateEvent
 from redstreamd.mcpio.lifecycle import Lifecycle, Phase
 from redstreamd.mcpio.limits import Limits
 from redstreamd.mcpio.outbox import Outbox
-from redstreamd.mcpio.peers import Peer
+from redstreamd.mcpio.peers import UNKNOWN
 from redstreamd.mcpio.session import Session, Task
 from redstreamd.policy import Principal
 from redstreamd.stream_io import Receive, nonblocking_receiver, receiver
@@ -78,6 +79,7 @@ class ClientConnection:
         limits: Limits | None = None,
         state: ConnectionState | None = None,
         peer: Peer | None = None,
+        accounts: Accounts | None = None,
         on_event: EventHook = ignore,
     ) -> None:
         """Serve `stream`.
@@ -92,7 +94,8 @@ class ClientConnection:
             state: From the connection that served the same stream before. Its requests in flight are
                 answered with an error, because their outcome is unknown; its listen requests continue. If it
                 has a principal, that one and its socket are used.
-            peer: Who connected, for events; None if that is not known.
+            peer: Who connected; None if that is not known.
+            accounts: Where what the client holds and uses is counted; None for accounts of its own.
             on_event: Called with each event.
 
         Raises:
@@ -106,6 +109,8 @@ class ClientConnection:
         self._principal = principal
         self._socket = socket
         self._peer = peer
+        self._accounts = accounts or Accounts()
+        self._account = self._accounts.open(principal, peer or UNKNOWN, self.id)
         self._inherited = state
         self._report = contained(on_event)
         self._splitter = LineSplitter(limits.max_message_bytes)
@@ -138,6 +143,7 @@ class ClientConnection:
             kernels,
             connection_id=self.id,
             principal=principal,
+            account=self._account,
             limits=limits,
             sink=self._outbox,
             start_soon=self._start_soon,
@@ -207,6 +213,7 @@ class ClientConnection:
             # The object is part of reference cycles, so it may be collected late.
             self._outbox.close()
             self._splitter.clear()
+            self._accounts.close(self._account)
             self._closed.set()
             self._report(
                 ConnectionClosed(

@@ -12,8 +12,8 @@ from typing import Final
 
 import msgspec
 
+from redstreamd.admission.accounts import Peer
 from redstreamd.mcpio.jsonrpc import RequestId
-from redstreamd.mcpio.peers import Peer
 from redstreamd.policy import Principal
 
 _logger = logging.getLogger(__name__)

@@ -17,6 +17,7 @@ from typing import Final
 import attrs
 import trio
 
+from redstreamd.admission.accounts import Accounts, Peer
 from redstreamd.mcpio import jsonrpc
 from redstreamd.mcpio.connection_events import Bound, ConnectionCrashed, EventHook
 from redstreamd.mcpio.framing import LineSplitter, LongLine
@@ -333,10 +334,13 @@ class Newcomers:
                 nursery.start_soon(task)
                 return True
 
+            connection_id = secrets.token_hex(8)
             session = Session(
                 self._kernels,
-                connection_id=secrets.token_hex(8),
+                connection_id=connection_id,
                 principal=principal,
+                # Of its own: nobody's place in a queue or share matters for the one request.
+                account=Accounts().open(principal, Peer(), connection_id),
                 limits=self._limits,
                 sink=sink,
                 start_soon=start_soon,

@@ -16,10 +16,9 @@ from typing import Final
 import attrs
 import trio
 
-Peer = int | str
-"""The ID of the process that connected; 0 if the kernel does not tell. Over TCP, the address."""
+from redstreamd.admission.accounts import Peer
 
-UNKNOWN: Final = 0
+UNKNOWN: Final = Peer()
 #: Those who hold most connections are looked for at most once in so many seconds.
 _TOP_SECONDS: Final = 1.0
 _MAX_HOLDERS: Final = 3
@@ -31,8 +30,9 @@ def peer_of(stream: trio.SocketStream) -> Peer:
     try:
         if stream.socket.family == socket.AF_UNIX:
             credentials = stream.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _CREDENTIALS.size)
-            return int(_CREDENTIALS.unpack(credentials)[0])
-        return str(stream.socket.getpeername()[0])
+            pid, uid, _gid = _CREDENTIALS.unpack(credentials)
+            return Peer(uid=uid, pid=pid)
+        return Peer(address=str(stream.socket.getpeername()[0]))
     except OSError:
         # It has disconnected already.
         return UNKNOWN
@@ -48,12 +48,12 @@ def process_name(pid: int) -> str | None:
 
 def peer_text(peer: Peer) -> str:
     """Return a peer for people: ``process 4711 (node)``, or an address."""
-    if isinstance(peer, str):
-        return peer
-    if peer == UNKNOWN:
+    if peer.address:
+        return peer.address
+    if not peer.pid:
         return "an unknown process"
-    name = process_name(peer)
-    return f"process {peer}" if name is None else f"process {peer} ({name})"
+    name = process_name(peer.pid)
+    return f"process {peer.pid}" if name is None else f"process {peer.pid} ({name})"
 
 
 @attrs.frozen
@@ -104,9 +104,9 @@ class Holders:
     def described(self) -> Sequence[Holder]:
         """Return those who hold most as of now, with the names of their processes."""
         return [
-            Holder(count, None, None, peer)
-            if isinstance(peer, str)
-            else Holder(count, peer, process_name(peer), None)
+            Holder(count, None, None, peer.address)
+            if peer.address
+            else Holder(count, peer.pid, process_name(peer.pid), None)
             for peer, count in self._find_top()
         ]
 

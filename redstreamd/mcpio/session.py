@@ -18,6 +18,7 @@ from typing import Any, Final
 import attrs
 import trio
 
+from redstreamd.admission.accounts import Account
 from redstreamd.mcpio import jsonrpc, plain_calls
 from redstreamd.mcpio.connection_events import EventHook, RequestFailed
 from redstreamd.mcpio.connection_state import ConnectionState, Era
@@ -75,6 +76,7 @@ class Session:
         *,
         connection_id: str,
         principal: Principal,
+        account: Account,
         limits: Limits,
         sink: Sink,
         start_soon: StartSoon,
@@ -90,6 +92,7 @@ class Session:
             kernels: Serves what the direct path does not take.
             connection_id: Its name in events.
             principal: On whose behalf the client calls.
+            account: What the client holds and uses is counted there.
             limits: Bounds of messages and of what is in flight.
             sink: Where messages go that belong to no request.
             start_soon: Starts a task that ends with the session.
@@ -105,6 +108,7 @@ class Session:
         """
         self.connection_id = connection_id
         self.principal = principal
+        self.account = account
         self.limits = limits
         self.sink = sink
         self.start_soon = start_soon

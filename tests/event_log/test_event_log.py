@@ -13,6 +13,7 @@ import pytest
 import trio
 import trio.testing
 
+from redstreamd.admission.accounts import Peer
 from redstreamd.event_log.event_log import QUIET_SECONDS, EventLog
 from redstreamd.mcpio.connection_events import (
     AcceptPaused,
@@ -69,9 +70,9 @@ async def test_rejected_clients_are_one_record_and_a_count_at_the_end(
 async def test_each_bound_has_its_record_with_its_remedy_and_those_who_hold_most(
     journal: EventLog, caplog: pytest.LogCaptureFixture
 ) -> None:
-    own = os.getpid()
+    own = Peer(pid=os.getpid())
     for _ in range(3):
-        journal(ConnectionRejected(ANN, 5, Bound.CONNECTIONS, ((own, 3), ("10.0.0.1", 2))))
+        journal(ConnectionRejected(ANN, 5, Bound.CONNECTIONS, ((own, 3), (Peer(address="10.0.0.1"), 2))))
         journal(ConnectionRejected(BOB, 4, Bound.DESCRIPTORS))
     connections, descriptors = (record.message for record in caplog.records)
     assert connections.startswith(
@@ -89,9 +90,10 @@ async def test_each_bound_has_its_record_with_its_remedy_and_those_who_hold_most
 async def test_who_does_not_read_is_named_by_its_process(
     journal: EventLog, caplog: pytest.LogCaptureFixture
 ) -> None:
-    journal(msgspec.structs.replace(closed(Ending.OVERFLOW), peer=os.getpid()))
+    journal(msgspec.structs.replace(closed(Ending.OVERFLOW), peer=Peer(pid=os.getpid())))
     assert (
-        f"closed a connection of ann ({peer_text(os.getpid())}), which did not" in caplog.records[0].message
+        f"closed a connection of ann ({peer_text(Peer(pid=os.getpid()))}), which did not"
+        in caplog.records[0].message
     )
 
 

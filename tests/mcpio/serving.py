@@ -21,6 +21,7 @@ from mcp.server.lowlevel import Server
 from mcp.shared.exceptions import MCPError
 from pydantic import BaseModel
 
+from redstreamd.admission.accounts import Accounts, Peer
 from redstreamd.mcpio.acceptor import Acceptor, ServedListener
 from redstreamd.mcpio.client_connection import ClientConnection
 from redstreamd.mcpio.connection_events import Event, ignore
@@ -279,6 +280,7 @@ def make_session(
         kernels or Kernels(server or make_server()),
         connection_id="c",
         principal=PRINCIPAL,
+        account=Accounts().open(PRINCIPAL, Peer(), "c"),
         limits=Limits(),
         sink=sink,
         start_soon=start_soon,

@@ -15,6 +15,7 @@ import pytest
 import trio
 import trio.testing
 
+from redstreamd.admission.accounts import Peer
 from redstreamd.mcpio import jsonrpc
 from redstreamd.mcpio.acceptor import Acceptor, ServedListener
 from redstreamd.mcpio.client_connection import BYTES_PER_TURN, MESSAGES_PER_TURN, ClientConnection
@@ -97,7 +98,7 @@ async def test_one_peer_too_many_is_told_so_and_turned_away() -> None:
                 assert "result" in await again.call_tool("echo")
         rejected = service.reported(ConnectionRejected)
         assert [(event.limit, event.bound) for event in rejected] == [(2, Bound.CONNECTIONS)] * 3
-        assert {event.holders for event in rejected} == {((os.getpid(), 2),)}
+        assert {event.holders for event in rejected} == {((Peer(uid=os.getuid(), pid=os.getpid()), 2),)}
         statistics = service.acceptor.statistics()
         assert (statistics.refused, statistics.limit) == (3, 2)
 

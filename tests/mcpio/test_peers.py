@@ -9,6 +9,7 @@ import pytest
 import trio
 import trio.testing
 
+from redstreamd.admission.accounts import Peer
 from redstreamd.mcpio.listeners import open_tcp_listeners
 from redstreamd.mcpio.peers import UNKNOWN, Holders, peer_of, peer_text, process_name
 from tests.mcpio.serving import socket_pair, virtual_time
@@ -17,11 +18,11 @@ from tests.mcpio.serving import socket_pair, virtual_time
 async def test_a_unix_client_is_its_process_and_a_tcp_client_its_address() -> None:
     ours, theirs = socket_pair()
     async with ours, theirs:
-        assert peer_of(ours) == os.getpid()
+        assert peer_of(ours) == Peer(uid=os.getuid(), pid=os.getpid())
     (listener,) = await open_tcp_listeners("127.0.0.1", 0)
     async with listener, await trio.testing.open_stream_to_socket_listener(listener) as client:
         async with await listener.accept() as accepted:
-            assert peer_of(accepted) == "127.0.0.1"
+            assert peer_of(accepted) == Peer(address="127.0.0.1")
         assert client.socket.family == socket.AF_INET
 
 
@@ -35,25 +36,32 @@ async def test_of_a_closed_connection_nothing_is_known() -> None:
 def test_people_read_the_name_of_a_process_where_it_can_be_seen(monkeypatch: pytest.MonkeyPatch) -> None:
     name = process_name(os.getpid())
     assert name
-    assert peer_text(os.getpid()) == f"process {os.getpid()} ({name})"
+    assert peer_text(Peer(pid=os.getpid())) == f"process {os.getpid()} ({name})"
     # No process has this ID (pid_max in proc(5)); a hidden one looks the same.
-    assert peer_text(1 << 23) == f"process {1 << 23}"
-    assert (peer_text(UNKNOWN), peer_text("::1")) == ("an unknown process", "::1")
+    assert peer_text(Peer(pid=1 << 23)) == f"process {1 << 23}"
+    assert (peer_text(UNKNOWN), peer_text(Peer(address="::1"))) == ("an unknown process", "::1")
+
+
+FAR = Peer(address="10.0.0.1")
+
+
+def pid(number: int) -> Peer:
+    return Peer(uid=1000, pid=number)
 
 
 @virtual_time()
 async def test_those_who_hold_most_come_first_and_those_who_left_are_forgotten() -> None:
     holders = Holders()
-    for peer, count in ((11, 1), (12, 5), ("10.0.0.1", 3), (13, 2)):
+    for peer, count in ((pid(11), 1), (pid(12), 5), (FAR, 3), (pid(13), 2)):
         for _ in range(count):
             holders.add(peer)
-    assert holders.top() == ((12, 5), ("10.0.0.1", 3), (13, 2))
+    assert holders.top() == ((pid(12), 5), (FAR, 3), (pid(13), 2))
     for _ in range(5):
-        holders.remove(12)
+        holders.remove(pid(12))
     # Under a flood it is not looked for each time.
-    assert holders.top()[0] == (12, 5)
+    assert holders.top()[0] == (pid(12), 5)
     await trio.sleep(1)
-    assert holders.top() == (("10.0.0.1", 3), (13, 2), (11, 1))
+    assert holders.top() == ((FAR, 3), (pid(13), 2), (pid(11), 1))
     assert [(each.address, each.pid, each.connections) for each in holders.described()] == [
         ("10.0.0.1", None, 3),
         (None, 13, 2),
