@@ -352,7 +352,7 @@ def test_bridge_and_daemon_name_cursors_alike():
     assert subscription_memory.LIST == subscription_server._LIST
 
 
-Bridged.TestCase.settings = settings(max_examples=150, stateful_step_count=40, deadline=None)
+Bridged.TestCase.settings = settings(max_examples=60, stateful_step_count=40, deadline=None)
 test_a_session_does_as_a_model_of_it_that_parses_every_line = Bridged.TestCase
 
 
