@@ -1,0 +1,278 @@
+"""The attacker: a program of its own that keeps a daemon as busy as its row says, with prepared lines.
+
+    attacker.py SOCKET REDIS SPECIFICATION
+
+SPECIFICATION is a JSON file: `crowds`, each with the fields of `rows.Crowd`, and `flood`, with `command` (for
+Redis, bytes as latin-1), `at_once` and `every` (seconds), or null. It needs only the standard library.
+
+It prints "ready" once every connection is open and has sent what its socket takes, goes on until its standard
+input ends, and prints one line of JSON about what it did since. A connection that the daemon closes is opened
+again a tenth of a second later.
+"""
+
+import heapq
+import json
+import os
+import resource
+import select
+import socket
+import sys
+import time
+from typing import Any
+
+_AGAIN_SECONDS = 0.1
+_BATCH_BYTES = 1 << 18
+_READ_BYTES = 1 << 18
+#: Until an attack counts as begun, even if not everything could be sent.
+_READY_SECONDS = 3.0
+_ERRORS = b'"isError":true', b'"error":{'
+_TAIL = max(map(len, _ERRORS)) - 1
+
+
+class Totals:
+    """What all connections together did."""
+
+    def __init__(self) -> None:
+        self.sent = self.received = self.answers = self.errors = self.closed = self.refused = 0
+        self.last_error = ""
+
+
+class Connection:
+    """One connection of a crowd.
+
+    Attributes:
+        owed: How many lines are still to be sent.
+        unsent: The rest of what is being sent.
+    """
+
+    def __init__(self, attack: "Attack", crowd: dict[str, Any]) -> None:
+        self.attack = attack
+        self.crowd = crowd
+        self.lines = crowd["lines"]
+        self.socket: socket.socket | None = None
+        self.next_line = crowd["first_line"]
+        self.open()
+
+    def open(self) -> None:
+        """Connect, and begin to send."""
+        self.tail = b""
+        self.unsent = memoryview(b"")
+        self.owed = self.crowd["depth"]
+        self.counted = 0
+        self.socket = socket.socket(socket.AF_UNIX)
+        try:
+            self.socket.connect(self.attack.path)
+        except OSError:
+            self.attack.totals.refused += 1
+            self.close()
+            return
+        self.socket.setblocking(False)
+        self.attack.register(self)
+        self.send()
+
+    def close(self) -> None:
+        """Give the connection up, and come again."""
+        if self.socket is not None:
+            if self.socket.fileno() in self.attack.connections:
+                self.attack.unregister(self)
+            self.socket.close()
+            self.socket = None
+        self.attack.later(_AGAIN_SECONDS, self.open)
+
+    def _prepare(self) -> None:
+        parts = []
+        size = 0
+        while self.owed and size < _BATCH_BYTES:
+            pieces = self.lines[self.next_line % len(self.lines)]
+            self.next_line += 1
+            if len(pieces) > 1:
+                self.attack.next_id += 1
+                parts.append((b"%d" % self.attack.next_id).join(pieces))
+            else:
+                parts.append(pieces[0])
+            size += len(parts[-1])
+            self.owed -= 1
+        self.unsent = memoryview(b"".join(parts))
+
+    def send(self) -> None:
+        """Send as much as the socket takes."""
+        assert self.socket is not None
+        try:
+            while self.owed or self.unsent:
+                if not self.unsent:
+                    self._prepare()
+                sent = self.socket.send(self.unsent)
+                self.attack.totals.sent += sent
+                self.unsent = self.unsent[sent:]
+        except BlockingIOError:
+            pass
+        except OSError:
+            self.attack.totals.closed += 1
+            self.close()
+            return
+        self.attack.want(self, bool(self.unsent))
+        if not self.unsent and self.crowd["leaves"]:
+            self.attack.totals.answers += 1
+            self.close()
+
+    def receive(self) -> None:
+        """Take what there is; each answer makes room for another line."""
+        assert self.socket is not None
+        try:
+            data = self.socket.recv(_READ_BYTES)
+        except BlockingIOError:
+            return
+        except OSError:
+            data = b""
+        if not data:
+            self.attack.totals.closed += 1
+            self.close()
+            return
+        answers = data.count(b"\n")
+        totals = self.attack.totals
+        totals.received += len(data)
+        totals.answers += answers
+        seen = self.tail + data
+        for error in _ERRORS:
+            if failed := seen.count(error):
+                totals.errors += failed
+                totals.last_error = seen[max(0, (at := seen.index(error)) - 400) : at + 400].decode(
+                    "utf-8", "replace"
+                )
+        self.tail = seen[-_TAIL:]
+        if answers and self.crowd["repeats"]:
+            if self.crowd["gap"]:
+                self.attack.later(self.crowd["gap"], lambda: self.more(answers))
+            else:
+                self.owed += answers
+                self.send()
+
+    def more(self, lines: int) -> None:
+        """Send further lines, if it is still connected."""
+        if self.socket is not None and self.socket.fileno() in self.attack.connections:
+            self.owed += lines
+            self.send()
+
+
+class Attack:
+    """All connections."""
+
+    def __init__(self, path: str, redis: str, specification: dict[str, Any]) -> None:
+        self.path = path
+        self.totals = Totals()
+        self.epoll = select.epoll()
+        self.connections: dict[int, Connection] = {}
+        self.wanting: set[int] = set()
+        self.timers: list[tuple[float, int, Any]] = []
+        self.timer_count = 0
+        self.next_id = 1_000_000_000
+        self.flooded = 0
+        self.flood = specification["flood"]
+        if self.flood:
+            self.redis = socket.socket(socket.AF_UNIX)
+            self.redis.connect(redis)
+            self.command = self.flood["command"].encode("latin-1") * self.flood["at_once"]
+            self.awaited = 0
+            self.due = time.monotonic()
+        for crowd in specification["crowds"]:
+            crowd["lines"] = [line.encode("latin-1").split(b"@ID@") for line in crowd["lines"]]
+            for number in range(crowd["connections"]):
+                Connection(self, crowd | {"first_line": number})
+
+    def register(self, connection: Connection) -> None:
+        assert connection.socket is not None
+        number = connection.socket.fileno()
+        self.connections[number] = connection
+        self.epoll.register(number, select.EPOLLIN if connection.crowd["reads"] else 0)
+
+    def unregister(self, connection: Connection) -> None:
+        assert connection.socket is not None
+        number = connection.socket.fileno()
+        del self.connections[number]
+        self.wanting.discard(number)
+        self.epoll.unregister(number)
+
+    def want(self, connection: Connection, wants: bool) -> None:
+        """Be told when the connection can send again, or no more."""
+        assert connection.socket is not None
+        number = connection.socket.fileno()
+        if wants != (number in self.wanting):
+            (self.wanting.add if wants else self.wanting.discard)(number)
+            reads = select.EPOLLIN if connection.crowd["reads"] else 0
+            self.epoll.modify(number, reads | (select.EPOLLOUT if wants else 0))
+
+    def later(self, seconds: float, what: Any) -> None:
+        self.timer_count += 1
+        heapq.heappush(self.timers, (time.monotonic() + seconds, self.timer_count, what))
+
+    def _flood(self, now: float) -> float:
+        """Send what is due to Redis, and wait for its answers; return when the next is due."""
+        while now >= self.due:
+            self.redis.sendall(self.command)
+            lines = 0
+            while lines < 2 * self.flood["at_once"]:  # the length of an entry ID, and the ID
+                lines += self.redis.recv(_READ_BYTES).count(b"\n")
+            self.flooded += self.flood["at_once"]
+            now = time.monotonic()
+            self.due = max(self.due + self.flood["every"], now - 10 * self.flood["every"])
+        return self.due
+
+    def turn(self, until: float) -> None:
+        """Do what is due, and wait for something to happen until then at most."""
+        now = time.monotonic()
+        if self.flood:
+            until = min(until, self._flood(now))
+        while self.timers and self.timers[0][0] <= now:
+            heapq.heappop(self.timers)[2]()
+        if self.timers:
+            until = min(until, self.timers[0][0])
+        for number, events in self.epoll.poll(max(0.0, until - time.monotonic()), 64):
+            if number == 0:
+                raise EOFError
+            connection = self.connections.get(number)
+            if connection is None:
+                continue
+            if events & (select.EPOLLIN | select.EPOLLHUP | select.EPOLLERR):
+                if events & select.EPOLLIN or connection.crowd["reads"]:
+                    connection.receive()
+                else:
+                    self.totals.closed += 1
+                    connection.close()
+            if events & select.EPOLLOUT and self.connections.get(number) is connection:
+                connection.send()
+
+
+def main() -> None:
+    """Attack until standard input ends."""
+    limits = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (limits[1], limits[1]))
+    with open(sys.argv[3], encoding="utf-8") as file:  # noqa: PTH123 - pathlib takes longer to import than the rest
+        specification = json.load(file)
+    attack = Attack(sys.argv[1], sys.argv[2], specification)
+    attack.epoll.register(0, select.EPOLLIN)
+    began = time.monotonic()
+    try:
+        while time.monotonic() < began + _READY_SECONDS and (
+            attack.wanting or time.monotonic() < began + 0.3
+        ):
+            attack.turn(time.monotonic() + 0.05)
+        print("ready", flush=True)
+        attack.totals.__init__()  # type: ignore[misc]
+        attack.flooded, began, cpu = 0, time.monotonic(), time.process_time()
+        while True:
+            attack.turn(began + 3600)
+    except EOFError:
+        seconds = time.monotonic() - began
+        figures = {
+            **vars(attack.totals),
+            "flooded": attack.flooded,
+            "seconds": seconds,
+            "cpu": time.process_time() - cpu,
+        }
+        figures["open"] = len(attack.connections)
+        print(json.dumps(figures), flush=True)
+        os._exit(0)
+
+
+if __name__ == "__main__":
+    main()
