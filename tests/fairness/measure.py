@@ -18,8 +18,8 @@ import attrs
 
 from tests.bench.accounting import busy_seconds, cpu_seconds, rss_kib
 from tests.bench.peers import MODERN, line
-from tests.fairness.rows import MIB, POLITE_STREAM, Crowd, Flood, Row, call
-from tests.support.daemon import Daemon
+from tests.fairness.rows import MIB, POLITE_STREAM, Crowd, Flood, Promise, Row, call
+from tests.support.daemon import PROGRAM, Daemon, read_resource
 from tests.support.history import History, Line, Told, content, entries_of
 from tests.support.servers import Server
 
@@ -37,6 +37,7 @@ GAP: Final = 0.005
 #: What the daemon has to finish what it had read from an attacker that left, and to give memory back.
 _REST_SECONDS = 60.0
 _LEFT_SECONDS = 5.0
+_FREED_SECONDS = 1.0
 
 
 def quantile(values: Sequence[float], share: float) -> float:
@@ -97,6 +98,7 @@ class Beside:
         cores: CPU seconds in a second: of the daemon, of Redis, of the attacker, and of all others.
         memory: Bytes of the daemon: before, at the most, and afterwards.
         rest_seconds: How long the daemon went on working when the attacker had left.
+        broken: Promises of the row that were not kept.
         frames: Who had the loop, if that was asked for: share and function.
     """
 
@@ -107,15 +109,22 @@ class Beside:
     cores: Mapping[str, float]
     memory: tuple[int, int, int]
     rest_seconds: float
+    broken: Sequence[str]
     frames: Sequence[tuple[float, str]]
 
-    def shortfalls(self, *, fair: bool = False) -> list[str]:
-        """Return what of the goals is not reached."""
+    def shortfalls(
+        self,
+        *,
+        fair: bool = False,
+        p50: Sequence[float] = GOALS_P50,
+        p99: Sequence[float] = GOALS_P99,
+    ) -> list[str]:
+        """Return what of the goals is not reached, with these bounds of the times in milliseconds."""
         short = [
-            f"{kind} {name} {value:.1f} ms > {goal:g}"
+            f"{kind} {name} {value:.1f} ms > {goal:.3g}"
             for name, values, goals in (
-                ("p50", self.polite.p50(fair=fair), GOALS_P50),
-                ("p99", self.polite.p99(fair=fair), GOALS_P99),
+                ("p50", self.polite.p50(fair=fair), p50),
+                ("p99", self.polite.p99(fair=fair), p99),
             )
             for kind, value, goal in zip(KINDS, values, goals, strict=True)
             if not value <= goal
@@ -124,6 +133,7 @@ class Beside:
             short.append(f"{len(self.polite.refused)} refused: {self.polite.refused[0][:300]}")
         if self.polite.lost:
             short.append(f"{self.polite.lost} lost")
+        short += self.broken
         before, peak, left = self.memory
         if peak > GOAL_PEAK:
             short.append(f"memory {peak / MIB:.0f} MiB > {GOAL_PEAK / MIB:.0f}")
@@ -147,12 +157,14 @@ class Field:
         daemon: The daemon.
         history: What the polite client was told.
         number: Of the next entry that it adds.
+        resting: Bytes of the daemon before the first attacker.
     """
 
     server: Server
     daemon: Daemon
     history: History = attrs.field(factory=History)
     number: int = 0
+    resting: int = 0
 
     @property
     def _pids(self) -> list[int]:
@@ -160,8 +172,9 @@ class Field:
         return [self.daemon.process.pid, self.server.process.pid]
 
     def prepare(self) -> None:
-        """Give the polite client something to read."""
+        """Let the daemon have served once all that the polite client asks for."""
         self.alone(0.1)
+        self.resting = rss_kib(self.daemon.process.pid) * 1024
 
     def alone(self, seconds: float) -> Polite:
         """Run the polite client for so many seconds and judge its adds."""
@@ -226,7 +239,7 @@ class Field:
         """Run the polite client beside the attacker of a row."""
         row.prepare(self.server, full)
         pid = self.daemon.process.pid
-        before = rss_kib(pid) * 1024
+        waits = _waits(self.daemon) if Promise.FREED in row.also else 0
         Path(f"/proc/{pid}/clear_refs").write_text("5", "ascii")
         pids = dict(zip(("daemon", "Redis"), self._pids, strict=True))
         with contextlib.ExitStack() as stack:
@@ -239,10 +252,13 @@ class Field:
             cpu = {name: cpu_seconds(each) - used[name] for name, each in pids.items()}
             took = time.monotonic() - began
             cpu["others"] = max(0.0, busy_seconds() - all_before - sum(cpu.values()))
+            broken = [*self._unkept(row)]
             output, _ = attacker.communicate()
             if attacker.returncode:
                 raise RuntimeError(f"the attacker ended with {attacker.returncode}")
             frames = _frames(profiled) if profiled else ()
+        if Promise.FREED in row.also and (took_freeing := _until_free(self.daemon, waits)) > _FREED_SECONDS:
+            broken.append(f"its waits were gone after {took_freeing:.1f} s")
         rest = self._rest()
         return Beside(
             row=row,
@@ -250,8 +266,9 @@ class Field:
             attack=json.loads(output),
             seconds=took,
             cores={name: each / took for name, each in cpu.items()},
-            memory=(before, _peak(pid), self._left(before)),
+            memory=(self.resting, _peak(pid), self._left()),
             rest_seconds=rest,
+            broken=broken,
             frames=frames,
         )
 
@@ -268,17 +285,48 @@ class Field:
             if idle or took > _REST_SECONDS:
                 return took
 
-    def _left(self, before: int) -> int:
+    def _unkept(self, row: Row) -> Iterator[str]:
+        """Yield which promises are not kept while the attacker is there."""
+        if Promise.STATUS in row.also:
+            done = subprocess.run(
+                [PROGRAM, "status", "--socket", self.daemon.path], capture_output=True, text=True
+            )
+            if done.returncode or "connections" not in done.stdout:
+                yield f"status: {done.stdout[:300]}{done.stderr[:300]}"
+        if Promise.WAIT in row.also:
+            try:
+                result = self.daemon.call("stream_wait", streams=[POLITE_STREAM], timeout_seconds=0.2)
+            except (OSError, RuntimeError) as error:
+                yield f"a wait of another process failed: {error!r}"
+            else:
+                if result["isError"]:
+                    yield f"a wait of another process was refused: {result['content'][0]['text'][:300]}"
+
+    def _left(self) -> int:
         deadline = time.monotonic() + _LEFT_SECONDS
         while True:
             left = rss_kib(self.daemon.process.pid) * 1024
-            if left <= allowed_left(before) or time.monotonic() > deadline:
+            if left <= allowed_left(self.resting) or time.monotonic() > deadline:
                 return left
             time.sleep(0.1)
 
 
 def _numbered(template: bytes, number: int, kind: int) -> bytes:
     return template.replace(b"@ID@", b"%d" % (number * len(KINDS) + kind), 1)
+
+
+def _waits(daemon: Daemon) -> int:
+    """Return how many waits and subscriptions the daemon holds."""
+    watches: int = read_resource(daemon.path, "redstream://health")["waiting"]["watches"]
+    return watches
+
+
+def _until_free(daemon: Daemon, before: int) -> float:
+    """Return the seconds until no more than so many waits are left; a minute at the most."""
+    began = time.monotonic()
+    while (left := _waits(daemon)) > before and time.monotonic() < began + _REST_SECONDS:
+        time.sleep(0.02)
+    return time.monotonic() - began if left <= before else float("inf")
 
 
 def _peak(pid: int) -> int:

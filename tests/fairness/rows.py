@@ -6,6 +6,7 @@ table of what was measured beside each.
 
 from __future__ import annotations
 
+import enum
 import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
@@ -63,6 +64,14 @@ class Flood:
     every: float
 
 
+class Promise(enum.Enum):
+    """What a row promises besides the times and the memory."""
+
+    STATUS = "`redstreamd status` answers meanwhile"
+    WAIT = "another process can wait meanwhile"
+    FREED = "its waits are gone a second after it vanished"
+
+
 @attrs.frozen
 class Row:
     """One attacker.
@@ -73,6 +82,7 @@ class Row:
         crowds: Its connections; made anew for each run, because some lines are long.
         prepare: Puts into Redis what it needs; told whether it is to be of full size.
         flood: What is added in Redis itself meanwhile.
+        also: Further promises of the row.
     """
 
     name: str
@@ -80,6 +90,7 @@ class Row:
     crowds: Callable[[], Sequence[Crowd]]
     prepare: Callable[[Server, bool], None] = lambda server, full: None
     flood: Flood | None = None
+    also: Sequence[Promise] = ()
 
 
 def call(tool: str, **arguments: Any) -> bytes:
@@ -136,6 +147,10 @@ def _entry() -> bytes:
     return line("resources/read", {"uri": uri, "_meta": MODERN}, "@ID@").replace(b'"@ID@"', b"@ID@")
 
 
+def _long_wait(**further: Any) -> bytes:
+    return call("stream_wait", streams=["quiet:orders"], timeout_seconds=300, **further)
+
+
 def _filtered() -> bytes:
     return call("stream_read", stream="long:orders", count=100, filter={"type": "invoice"})
 
@@ -167,11 +182,11 @@ def _deep() -> bytes:
 
 
 def _large_filters() -> Sequence[bytes]:
-    one = call("stream_wait", streams=["quiet:orders"], timeout_seconds=300, filter={"type": "@TEXT@"})
+    one = _long_wait(filter={"type": "@TEXT@"})
     many = {f"field {number}": f"some value {number}" for number in range(20_000)}
     return [
         one.replace(b"@TEXT@", b"x" * (4 * MIB)),
-        call("stream_wait", streams=["quiet:orders"], timeout_seconds=300, filter=many),
+        _long_wait(filter=many),
     ]
 
 
@@ -212,9 +227,13 @@ def _adds(connections: int, depth: int) -> Callable[[], Sequence[Crowd]]:
 ROWS: Sequence[Row] = (
     Row(
         "38",
-        "takes no answers: 10 connections with 256 reads each",
-        lambda: [Crowd([call("stream_read", stream="wide:orders", count=100)], 10, IN_FLIGHT, reads=False)],
+        "takes no answers of 256 reads on each of 10 connections, and has 1,000 waits when it vanishes",
+        lambda: [
+            Crowd([call("stream_read", stream="wide:orders", count=100)], 10, IN_FLIGHT, reads=False),
+            Crowd([_long_wait()], 10, 100, gap=1.0),
+        ],
         long_stream("wide:orders", 100, "x" * 300),
+        also=[Promise.FREED],
     ),
     Row("39", "sends what is not allowed", _hostile),
     Row("43a", "adds 100 entries, 256 calls in flight on 1 connection", _adds(1, 256)),
@@ -294,6 +313,7 @@ ROWS: Sequence[Row] = (
         "54",
         "4,096 connections of one process, idle after a ping",
         lambda: [Crowd([line("ping", {}, 1)], 4096, repeats=False)],
+        also=[Promise.STATUS],
     ),
     Row(
         "55",
@@ -318,5 +338,6 @@ ROWS: Sequence[Row] = (
                 [call("stream_wait", streams=["quiet:orders"], timeout_seconds=300)], 40, IN_FLIGHT, gap=0.1
             )
         ],
+        also=[Promise.WAIT],
     ),
 )

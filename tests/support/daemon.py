@@ -65,6 +65,10 @@ def clean_environment(directory: Path, **variables: str) -> dict[str, str]:
     )
 
 
+_META = {
+    "io.modelcontextprotocol/protocolVersion": "2026-07-28",
+    "io.modelcontextprotocol/clientCapabilities": {},
+}
 _PING = b'{"jsonrpc": "2.0", "id": 0, "method": "ping"}\n'
 
 
@@ -121,10 +125,21 @@ class Daemon:
 
 def call(path: str, tool: str, arguments: Mapping[str, Any], timeout: float = 60) -> dict[str, Any]:
     """Make one call in the 2026-07-28 era and return its result; raise on a protocol error."""
+    return _ask(path, request(1, tool, arguments), timeout)
+
+
+def read_resource(path: str, uri: str, timeout: float = 60) -> Any:
+    """Read a resource in the 2026-07-28 era, which is JSON, and return it decoded."""
+    message = {"jsonrpc": "2.0", "id": 1, "method": "resources/read", "params": {"uri": uri, "_meta": _META}}
+    result = _ask(path, json.dumps(message).encode() + b"\n", timeout)
+    return json.loads(result["contents"][0]["text"])
+
+
+def _ask(path: str, line: bytes, timeout: float) -> dict[str, Any]:
     with socket.socket(socket.AF_UNIX) as connection:
         connection.settimeout(timeout)
         connection.connect(path)
-        connection.sendall(request(1, tool, arguments))
+        connection.sendall(line)
         answer = b""
         while not answer.endswith(b"\n"):
             data = connection.recv(1 << 16)
@@ -140,11 +155,7 @@ def call(path: str, tool: str, arguments: Mapping[str, Any], timeout: float = 60
 
 def request(request_id: int, tool: str, arguments: Mapping[str, Any]) -> bytes:
     """Return the line of a tools/call request in the 2026-07-28 era."""
-    meta = {
-        "io.modelcontextprotocol/protocolVersion": "2026-07-28",
-        "io.modelcontextprotocol/clientCapabilities": {},
-    }
-    params = {"name": tool, "arguments": arguments, "_meta": meta}
+    params = {"name": tool, "arguments": arguments, "_meta": _META}
     message = {"jsonrpc": "2.0", "id": request_id, "method": "tools/call", "params": params}
     return json.dumps(message).encode() + b"\n"
 

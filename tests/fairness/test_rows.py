@@ -1,0 +1,70 @@
+"""Beside each attacker of rows 38, 39 and 43 to 57 a polite client is served as if it were nearly alone.
+
+All clients come over one socket. One daemon and one Redis serve all rows, and the polite client's own times,
+taken before each row, are the baseline of all. Row 40 is in tests/daemon/test_bounds.py.
+
+What the machine does besides must not decide: the times that are compared with the goals are without what the
+daemon, Redis and the polite client waited for a core, and each bound is at least a multiple of the baseline.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+
+import attrs
+import pytest
+
+from tests.conftest import FIGURE
+from tests.fairness.__main__ import brief
+from tests.fairness.measure import GOALS_P50, GOALS_P99, KINDS, Field, Polite, interleaved
+from tests.fairness.rows import ROWS, Row
+from tests.support.counts import counts
+from tests.support.daemon import running_daemon
+from tests.support.servers import Server
+
+#: Bounds that hold whatever the machine does: so many times the baseline.
+_TIMES_P50, _TIMES_P99 = 3, 3
+
+
+@attrs.define
+class Baseline:
+    """What the polite client saw alone, in this run so far."""
+
+    runs: list[Polite] = attrs.field(factory=list)
+
+    def all(self) -> Polite:
+        return interleaved(self.runs)
+
+
+@pytest.fixture(scope="module")
+def field(redis_server: Server) -> Iterator[Field]:
+    redis_server.flush()
+    with running_daemon(redis_server) as daemon:
+        found = Field(redis_server, daemon)
+        found.prepare()
+        yield found
+
+
+@pytest.fixture(scope="module")
+def baseline(field: Field) -> Baseline:
+    return Baseline([field.alone(1.0)])
+
+
+@pytest.mark.parametrize("seconds", counts(2, ci=4, full=30))
+@pytest.mark.parametrize("row", [pytest.param(row, id=row.name) for row in ROWS])
+def test_a_polite_client_is_served_beside(
+    row: Row, seconds: int, field: Field, baseline: Baseline, record_property: Callable[[str, object], None]
+) -> None:
+    baseline.runs.append(field.alone(0.3))
+    found = field.beside(row, seconds, full=seconds > 2)
+    record_property(FIGURE, brief(found))
+    field.judge()
+    alone = baseline.all()
+    short = found.shortfalls(
+        fair=True,
+        p50=[max(goal, _TIMES_P50 * value) for goal, value in zip(GOALS_P50, alone.p50(), strict=True)],
+        p99=[max(goal, _TIMES_P99 * value) for goal, value in zip(GOALS_P99, alone.p99(), strict=True)],
+    )
+    assert not short, f"{short}\n{brief(found)}\nalone: p50 {alone.p50()} p99 {alone.p99()} ms of {KINDS}"
+    # Each kind of call was answered, and again and again.
+    assert min(map(len, found.polite.times)) >= 10
