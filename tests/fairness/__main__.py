@@ -19,8 +19,9 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from tests.fairness.measure import GOALS_P50, GOALS_P99, KINDS, MIB, Beside, Field, Polite, quantile
-from tests.fairness.rows import ROWS
+from tests.fairness.field import Field
+from tests.fairness.figures import GOALS_P50, GOALS_P99, KINDS, Beside, Polite, quantile
+from tests.fairness.rows import MIB, ROWS
 from tests.support.daemon import running_daemon
 from tests.support.servers import start_redis, start_valkey
 

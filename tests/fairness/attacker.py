@@ -5,9 +5,9 @@
 SPECIFICATION is a JSON file: `crowds`, each with the fields of `rows.Crowd`, and `flood`, with `command` (for
 Redis, bytes as latin-1), `at_once` and `every` (seconds), or null. It needs only the standard library.
 
-It prints "ready" once every connection is open and has sent what its socket takes, goes on until its standard
-input ends, and prints one line of JSON about what it did since. A connection that the daemon closes is opened
-again a tenth of a second later.
+It prints "ready" once every connection is open and has sent what its socket takes, and goes on until its
+standard input ends. Then it prints one line of JSON about what it did since the last byte of that input. A
+connection that the daemon closes is opened again a tenth of a second later.
 """
 
 import heapq
@@ -33,7 +33,7 @@ class Totals:
     """What all connections together did."""
 
     def __init__(self) -> None:
-        self.sent = self.received = self.answers = self.errors = self.closed = self.refused = 0
+        self.sent = self.received = self.answers = self.errors = self.closed = self.refused = self.flooded = 0
         self.last_error = ""
 
 
@@ -166,7 +166,8 @@ class Attack:
         self.timers: list[tuple[float, int, Any]] = []
         self.timer_count = 0
         self.next_id = 1_000_000_000
-        self.flooded = 0
+        self.counting = True
+        self.began, self.used = time.monotonic(), time.process_time()
         self.flood = specification["flood"]
         if self.flood:
             self.redis = socket.socket(socket.AF_UNIX)
@@ -212,10 +213,27 @@ class Attack:
             lines = 0
             while lines < 2 * self.flood["at_once"]:  # the length of an entry ID, and the ID
                 lines += self.redis.recv(_READ_BYTES).count(b"\n")
-            self.flooded += self.flood["at_once"]
+            self.totals.flooded += self.flood["at_once"]
             now = time.monotonic()
             self.due = max(self.due + self.flood["every"], now - 10 * self.flood["every"])
         return self.due
+
+    def heard(self, word: bytes) -> None:
+        """Begin to count, or end."""
+        if word:
+            self.totals = Totals()
+            self.began, self.used = time.monotonic(), time.process_time()
+        else:
+            self.counting = False
+
+    def figures(self) -> dict[str, Any]:
+        """Return what was done since `heard`."""
+        return {
+            **vars(self.totals),
+            "open": len(self.connections),
+            "seconds": time.monotonic() - self.began,
+            "cpu": time.process_time() - self.used,
+        }
 
     def turn(self, until: float) -> None:
         """Do what is due, and wait for something to happen until then at most."""
@@ -228,7 +246,8 @@ class Attack:
             until = min(until, self.timers[0][0])
         for number, events in self.epoll.poll(max(0.0, until - time.monotonic()), 64):
             if number == 0:
-                raise EOFError
+                self.heard(os.read(0, 1))
+                continue
             connection = self.connections.get(number)
             if connection is None:
                 continue
@@ -251,27 +270,13 @@ def main() -> None:
     attack = Attack(sys.argv[1], sys.argv[2], specification)
     attack.epoll.register(0, select.EPOLLIN)
     began = time.monotonic()
-    try:
-        while time.monotonic() < began + _READY_SECONDS and (
-            attack.wanting or time.monotonic() < began + 0.3
-        ):
-            attack.turn(time.monotonic() + 0.05)
-        print("ready", flush=True)
-        attack.totals.__init__()  # type: ignore[misc]
-        attack.flooded, began, cpu = 0, time.monotonic(), time.process_time()
-        while True:
-            attack.turn(began + 3600)
-    except EOFError:
-        seconds = time.monotonic() - began
-        figures = {
-            **vars(attack.totals),
-            "flooded": attack.flooded,
-            "seconds": seconds,
-            "cpu": time.process_time() - cpu,
-        }
-        figures["open"] = len(attack.connections)
-        print(json.dumps(figures), flush=True)
-        os._exit(0)
+    while time.monotonic() < began + _READY_SECONDS and (attack.wanting or time.monotonic() < began + 0.3):
+        attack.turn(time.monotonic() + 0.05)
+    print("ready", flush=True)
+    while attack.counting:
+        attack.turn(time.monotonic() + 60)
+    print(json.dumps(attack.figures()), flush=True)
+    os._exit(0)  # without closing thousands of connections one by one
 
 
 if __name__ == "__main__":

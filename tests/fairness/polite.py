@@ -45,7 +45,7 @@ def _connect(path: str) -> socket.socket:
 
 def _ask(connection: socket.socket, line: bytes) -> bytes:
     connection.sendall(line)
-    pieces = []
+    pieces: list[bytes] = []
     while not pieces or not pieces[-1].endswith(b"\n"):
         pieces.append(connection.recv(1 << 18))
         if not pieces[-1]:

@@ -16,7 +16,8 @@ import pytest
 
 from tests.conftest import FIGURE
 from tests.fairness.__main__ import brief
-from tests.fairness.measure import GOALS_P50, GOALS_P99, KINDS, Field, Polite, interleaved
+from tests.fairness.field import Field
+from tests.fairness.figures import GOALS_P50, GOALS_P99, KINDS, Polite, pooled
 from tests.fairness.rows import ROWS, Row
 from tests.support.counts import counts
 from tests.support.daemon import running_daemon
@@ -33,7 +34,7 @@ class Baseline:
     runs: list[Polite] = attrs.field(factory=list)
 
     def all(self) -> Polite:
-        return interleaved(self.runs)
+        return pooled(self.runs)
 
 
 @pytest.fixture(scope="module")

@@ -1,0 +1,141 @@
+"""What the polite client saw and what the daemon used beside an attacker, and whether that is the goal."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, Final
+
+import attrs
+
+from tests.fairness.rows import MIB, Row
+
+KINDS: Final = ("server/discover", "stream_add", "stream_read")
+#: Milliseconds of each kind of call beside any attacker, on two cores.
+GOALS_P50: Final = (3.0, 5.0, 5.0)
+GOALS_P99: Final = (20.0, 25.0, 25.0)
+GOAL_PEAK: Final = 512 * MIB
+#: What may be left of the memory afterwards: so much more than before, or this many times that.
+GOAL_LEFT: Final = 32 * MIB, 1.3
+
+
+def quantile(values: Sequence[float], share: float) -> float:
+    """Return a quantile of times in seconds, in milliseconds; NaN of none."""
+    ordered = sorted(values)
+    return ordered[int((len(ordered) - 1) * share)] * 1e3 if ordered else float("nan")
+
+
+@attrs.frozen
+class Polite:
+    """What the polite client saw.
+
+    Attributes:
+        times: Seconds from request to answer, of each kind of call.
+        fair: The same without what the daemon, Redis and the client waited for a core.
+        ran: How long the daemon was running meanwhile.
+        late: Seconds by which the client's own sleeps ended late.
+        refused: Answers that are errors.
+        lost: Calls without an answer.
+    """
+
+    times: tuple[list[float], ...]
+    fair: tuple[list[float], ...]
+    ran: tuple[list[float], ...]
+    late: list[float]
+    refused: list[str]
+    lost: int
+
+    def p50(self, *, fair: bool = False) -> list[float]:
+        """Medians of the kinds in milliseconds."""
+        return [quantile(each, 0.5) for each in (self.fair if fair else self.times)]
+
+    def p99(self, *, fair: bool = False) -> list[float]:
+        """99th percentiles of the kinds in milliseconds."""
+        return [quantile(each, 0.99) for each in (self.fair if fair else self.times)]
+
+    @property
+    def longest(self) -> list[float]:
+        """The longest of each kind in milliseconds."""
+        return [quantile(each, 1.0) for each in self.times]
+
+    @property
+    def calls(self) -> int:
+        """How many were answered."""
+        return sum(map(len, self.times))
+
+
+@attrs.frozen
+class Beside:
+    """What was measured beside an attacker.
+
+    Attributes:
+        row: The attacker.
+        polite: What the polite client saw.
+        attack: What the attacker counted.
+        seconds: For how long.
+        cores: CPU seconds in a second: of the daemon, of Redis, of the attacker, and of all others.
+        memory: Bytes of the daemon: before, at the most, and afterwards.
+        rest_seconds: How long the daemon went on working when the attacker had left.
+        broken: Promises of the row that were not kept.
+        frames: Who had the loop, if that was asked for: share and function.
+    """
+
+    row: Row
+    polite: Polite
+    attack: Mapping[str, Any]
+    seconds: float
+    cores: Mapping[str, float]
+    memory: tuple[int, int, int]
+    rest_seconds: float
+    broken: Sequence[str]
+    frames: Sequence[tuple[float, str]]
+
+    def shortfalls(
+        self,
+        *,
+        fair: bool = False,
+        p50: Sequence[float] = GOALS_P50,
+        p99: Sequence[float] = GOALS_P99,
+    ) -> list[str]:
+        """Return what of the goals is not reached, with these bounds of the times in milliseconds."""
+        short = [
+            f"{kind} {name} {value:.1f} ms > {goal:.3g}"
+            for name, values, goals in (
+                ("p50", self.polite.p50(fair=fair), p50),
+                ("p99", self.polite.p99(fair=fair), p99),
+            )
+            for kind, value, goal in zip(KINDS, values, goals, strict=True)
+            if not value <= goal
+        ]
+        if self.polite.refused:
+            short.append(f"{len(self.polite.refused)} refused: {self.polite.refused[0][:300]}")
+        if self.polite.lost:
+            short.append(f"{self.polite.lost} lost")
+        short += self.broken
+        before, peak, left = self.memory
+        if peak > GOAL_PEAK:
+            short.append(f"memory {peak / MIB:.0f} MiB > {GOAL_PEAK / MIB:.0f}")
+        if left > allowed_left(before):
+            short.append(f"memory afterwards {left / MIB:.0f} MiB > {allowed_left(before) / MIB:.0f}")
+        return short
+
+
+def allowed_left(before: float) -> float:
+    """Return how many bytes a daemon may have after an attack."""
+    more, times = GOAL_LEFT
+    return max(before + more, before * times)
+
+
+def pooled(polites: Sequence[Polite]) -> Polite:
+    """Return several runs of the polite client as one."""
+
+    def kinds(of: Callable[[Polite], tuple[list[float], ...]]) -> tuple[list[float], ...]:
+        return tuple([value for each in polites for value in of(each)[kind]] for kind in range(len(KINDS)))
+
+    return Polite(
+        kinds(lambda each: each.times),
+        kinds(lambda each: each.fair),
+        kinds(lambda each: each.ran),
+        [value for each in polites for value in each.late],
+        [value for each in polites for value in each.refused],
+        sum(each.lost for each in polites),
+    )

@@ -1,0 +1,119 @@
+"""Clients that ask for more than there is get equal shares, however much they ask for."""
+
+from __future__ import annotations
+
+import contextlib
+import statistics
+import time
+from collections.abc import Callable, Iterator, Sequence
+
+import attrs
+import pytest
+
+from tests.bench.accounting import cpu_seconds
+from tests.bench.peers import ENTRY
+from tests.conftest import FIGURE
+from tests.fairness.field import Field, attacking
+from tests.fairness.figures import GOALS_P50, GOALS_P99, Polite
+from tests.fairness.rows import Crowd, Row, call
+from tests.support.counts import counts
+from tests.support.daemon import running_daemon
+from tests.support.servers import Server
+
+#: Connections of each client, and calls in flight on each of them.
+DEMANDS = ((1, 8), (1, 16), (1, 32), (1, 64), (1, 256), (4, 64), (10, 32), (10, 256))
+SOLO = ((1, 256),)
+#: Where another program takes the cores, a client with few calls in flight cannot ask in time.
+TRIES = 3
+
+
+@attrs.frozen
+class Shares:
+    """What clients got.
+
+    Attributes:
+        rates: Calls a second of each.
+        per_core: Calls of all in a second of the daemon's CPU time.
+        polite: What the polite client saw beside them; None without one.
+    """
+
+    rates: Sequence[float]
+    per_core: float
+    polite: Polite | None
+
+
+@pytest.fixture
+def field(redis: Server) -> Iterator[Field]:
+    with running_daemon(redis) as daemon:
+        found = Field(redis, daemon)
+        found.prepare()
+        yield found
+
+
+def _client(number: int, connections: int, depth: int) -> Row:
+    line = call("stream_add", stream=f"shares:{number}", entries=[ENTRY])
+    return Row(str(number), "adds", lambda: [Crowd([line], connections, depth)])
+
+
+def _measure(field: Field, demands: Sequence[tuple[int, int]], seconds: float, *, polite: bool) -> Shares:
+    pid = field.daemon.process.pid
+    with contextlib.ExitStack() as stack:
+        clients = [
+            stack.enter_context(attacking(field, _client(number, *demand)))
+            for number, demand in enumerate(demands)
+        ]
+        used = cpu_seconds(pid)
+        for client in clients:
+            client.count()
+        seen = field.alone(seconds) if polite else None
+        if not polite:
+            time.sleep(seconds)
+        used = cpu_seconds(pid) - used
+        counted = [client.end() for client in clients]
+    assert not sum(each["errors"] + each["closed"] for each in counted), counted
+    rates = [each["answers"] / each["seconds"] for each in counted]
+    return Shares(rates, sum(each["answers"] for each in counted) / used, seen)
+
+
+@pytest.mark.parametrize("seconds", counts(2, ci=5, full=30))
+def test_eight_clients_with_different_demands_get_equal_shares_and_a_light_one_is_served_at_once(
+    seconds: int, field: Field, record_property: Callable[[str, object], None]
+) -> None:
+    for attempt in range(TRIES):
+        alone = field.alone(0.5)
+        before = _measure(field, SOLO, 0.5 * seconds, polite=False)
+        found = _measure(field, DEMANDS, seconds, polite=True)
+        after = _measure(field, SOLO, 0.5 * seconds, polite=False)
+        field.judge()
+        short, figure = _compared(alone, (before, after), found)
+        if not short or attempt == TRIES - 1:
+            record_property(FIGURE, figure)
+            assert not short, figure
+            break
+
+
+def _compared(alone: Polite, solo: Sequence[Shares], found: Shares) -> tuple[list[str], str]:
+    """Return what is not reached, and the figures."""
+    light = found.polite
+    assert light is not None
+    mean = statistics.mean(found.rates)
+    deviation = max(abs(rate - mean) for rate in found.rates) / mean
+    rate = statistics.mean(each.rates[0] for each in solo)
+    # Where other programs take the cores, what a second of the daemon gives says as much.
+    sums = max(sum(found.rates) / rate, found.per_core / statistics.mean(each.per_core for each in solo))
+    p50, p99 = light.p50(fair=True), light.p99(fair=True)
+    reached = {
+        "shares within 20 %": deviation <= 0.2,
+        "90 % of one client alone": sums >= 0.9,
+        "medians of the light one": _below(p50, GOALS_P50, alone.p50()),
+        "99th percentiles of the light one": _below(p99, GOALS_P99, alone.p99()),
+        "none refused or lost": not light.refused and not light.lost,
+    }
+    shares = ", ".join(f"{each / mean:.2f}" for each in found.rates)
+    times = f"light p50 {[round(each, 1) for each in p50]} p99 {[round(each, 1) for each in p99]} ms"
+    figure = f"shares {shares}; in sum {sums:.2f} of {rate:,.0f}/s; {times}"
+    return [name for name, is_reached in reached.items() if not is_reached], figure
+
+
+def _below(values: Sequence[float], goals: Sequence[float], alone: Sequence[float]) -> bool:
+    return all(value <= max(goal, 3 * usual) for value, goal, usual in zip(values, goals, alone, strict=True))
