@@ -8,12 +8,22 @@ a process with a hundred connections is one process, and a user with a hundred p
 from __future__ import annotations
 
 import enum
+import math
 from collections.abc import Callable
 from typing import Final
 
 import msgspec
 
 from redstreamd.policy import Principal
+
+#: What "of late" means where work is counted.
+RECENT_SECONDS: Final = 5.0
+#: Within so long the decay of what was done does not matter.
+_REDUCED_EVERY_SECONDS: Final = 0.1
+#: Of how many replies the expected size is about the mean.
+_REPLIES: Final = 4
+#: What a step of a task is taken to cost before the first one: a request through the SDK.
+FIRST_PART_SECONDS: Final = 0.0003
 
 
 class Level(enum.IntEnum):
@@ -59,6 +69,17 @@ class Account(msgspec.Struct, eq=False):
         parent: The account that includes this one; None for that of all.
         members: The accounts that this one includes, by name.
         held: How much it holds now, by `Held`, including what its members hold.
+        rank: Seconds of work that were done for it, as `FairQueue` counts them: only differences between the
+            members of one account mean anything.
+        service: Seconds of work that were done for this connection, of late: see `used`. Not for accounts
+            above.
+        served_at: When `service` was last reduced, in seconds of the caller's clock.
+        queued: Commands for Redis that wait for their turn, of this account and its members; a large one
+            counts as several.
+        running: Commands for Redis that are under way, of this connection. Not for accounts above.
+        part: Seconds that a step of this connection's tasks takes, of late.
+        reply_bytes: How large this connection's replies are of late, by kind of command; those that are small
+            are left out. None: all of them are.
     """
 
     level: Level
@@ -66,6 +87,65 @@ class Account(msgspec.Struct, eq=False):
     parent: Account | None
     members: dict[str, Account]
     held: list[int]
+    rank: float = 0.0
+    service: float = 0.0
+    served_at: float = 0.0
+    queued: int = 0
+    running: int = 0
+    part: float = FIRST_PART_SECONDS
+    reply_bytes: dict[str | bytes | float, float] | None = None
+
+    def charge(self, seconds: float, now: float) -> None:
+        """Count work that was done for this connection.
+
+        Args:
+            seconds: How much.
+            now: The time, in seconds of any one clock.
+        """
+        if now - self.served_at > _REDUCED_EVERY_SECONDS:
+            self._reduce(now)
+        self.service += seconds
+        account: Account | None = self
+        while account is not None:
+            account.rank += seconds
+            account = account.parent
+
+    def used(self, now: float) -> float:
+        """Return the seconds of work that were done for it and its members of late.
+
+        What was done `RECENT_SECONDS` ago counts a third, so `RECENT_SECONDS` is as much as there can be.
+        """
+        if self.level is not Level.CONNECTION:
+            return sum(member.used(now) for member in self.members.values())
+        self._reduce(now)
+        return self.service
+
+    def under_way(self) -> int:
+        """Return how many commands for Redis are under way for it and its members."""
+        return self.running + sum(member.under_way() for member in self.members.values())
+
+    def expect(self, kind: str | bytes | float, reply_bytes: int) -> None:
+        """Take note of how large a reply to a kind of command was; 0 if it was small."""
+        expected = self.reply_bytes
+        if expected is None:
+            expected = self.reply_bytes = {}
+        mean = expected.get(kind, 0.0)
+        mean += (reply_bytes - mean) / _REPLIES
+        if mean >= 1:
+            expected[kind] = mean
+        elif kind in expected:
+            del expected[kind]
+
+    def queue(self, amount: int) -> None:
+        """Count so many more commands as waiting; a negative amount counts less."""
+        account: Account | None = self
+        while account is not None:
+            account.queued += amount
+            account = account.parent
+
+    def _reduce(self, now: float) -> None:
+        self.service *= math.exp((self.served_at - now) / RECENT_SECONDS)
+        self.served_at = now
 
     def hold(self, what: Held, amount: int = 1) -> None:
         """Count so much more; a negative amount counts less."""

@@ -6,6 +6,7 @@ What the lines mean is the `session`'s; which phase follows which event is the `
 from __future__ import annotations
 
 import contextlib
+import contextvars
 import math
 import secrets
 from typing import Final
@@ -14,6 +15,7 @@ import attrs
 import trio
 
 from redstreamd.admission.accounts import Accounts, Peer
+from redstreamd.admission.turns import ACCOUNT, MAX_QUEUED, TURN_SECONDS, turns
 from redstreamd.mcpio import jsonrpc, openings
 from redstreamd.mcpio.closing import discard_input, shut_down
 from redstreamd.mcpio.connection_events import (
@@ -49,9 +51,8 @@ FINAL_WRITE_SECONDS: Final = 0.25
 FIRST_REQUEST_SECONDS: Final = 1.0
 # The most that is read at once; by default a Unix socket buffers about three times as much.
 READ_BYTES: Final = 65536
-# After so many messages or bytes the other tasks run: a millisecond or two of work, or one longer message.
-MESSAGES_PER_TURN: Final = 64
-BYTES_PER_TURN: Final = READ_BYTES
+# What a message is taken to cost before it is read.
+_MESSAGE_SECONDS: Final = 0.0001
 
 
 class ClientConnection:
@@ -287,22 +288,30 @@ class ClientConnection:
     async def _read(self, receive: Receive) -> None:
         """Handle messages until the client stops sending or shows that it speaks another protocol."""
         session, outbox, splitter = self._session, self._outbox, self._splitter
+        account, turn = self._account, turns()
+        process = account.parent or account
         lines = splitter.lines
-        messages = size = 0
         has_ended = False
         while True:
             if self._is_opening and self._is_foreign():
                 return
             if lines:
+                must_wait = len(turn.waiting) > 0
+                turn.work_for(account)
                 while lines:
+                    if must_wait or turn.is_over():
+                        await turn.turn(account, min(len(lines) * _MESSAGE_SECONDS, TURN_SECONDS))
+                        turn.work_for(account)
+                        must_wait = False
+                    if process.queued >= MAX_QUEUED:
+                        await turn.wait_fewer_queued(process)
+                        must_wait = True
+                        continue
                     line = lines.pop()
                     if not session.take(line, outbox):
                         await self._handle(line)
-                    messages += 1
-                    size += len(line)
-                    if messages >= MESSAGES_PER_TURN or size >= BYTES_PER_TURN:
-                        messages = size = 0
-                        await trio.lowlevel.checkpoint()
+                        if turn.account is not account:
+                            turn.work_for(account)
                 self._message_received.set()
             if has_ended:
                 self._input_ended.set()
@@ -389,5 +398,9 @@ class ClientConnection:
         """Start a task, to end with the connection; return False if that is ending."""
         if self._nursery is None:
             return False
-        self._nursery.start_soon(task)
+        # In a context of its own: who starts it may be somebody else's task.
+        context = contextvars.copy_context()
+        context.run(ACCOUNT.set, self._account)
+        context.run(self._nursery.start_soon, task)
+        turns().spend(self._account)
         return True

@@ -22,13 +22,14 @@ from __future__ import annotations
 
 import logging
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, Final, NoReturn
 
 import attrs
 import trio
 from redis.exceptions import RedisError
 
+from redstreamd.admission.turns import REPLIES_SECONDS, turns
 from redstreamd.redisio import Arg, connect_errors
 from redstreamd.redisio.decoder import MAX_REPLY_BYTES, Decoder, OversizedError, UnreadableError
 from redstreamd.redisio.login import log_in, login_timed_out, open_stream, refused, secure
@@ -107,7 +108,7 @@ class Connection:
         self._ping_interval = ping_interval
         self._ping_timeout = ping_timeout
 
-        self.pipeline = Pipeline(self._send_soon)
+        self.pipeline = Pipeline(self._send_soon, turns())
         # Set once connected. The first is None for TLS; a task sends what it cannot.
         self._write: Write | None = None
         self._stream: trio.abc.SendStream
@@ -278,7 +279,7 @@ class Connection:
     async def _send(self, data: bytes) -> None:
         """Send `data`, and what is queued meanwhile."""
         pipeline = self.pipeline
-        while data or pipeline.queued:
+        while data or pipeline.sendable:
             data = data or pipeline.take(trio.current_time() + self._reply_timeout)
             try:
                 await self._stream.send_all(data)
@@ -293,6 +294,8 @@ class Connection:
 
     async def _read(self, stream: trio.abc.ReceiveStream) -> None:
         decoder, receive, pipeline, on_push = Decoder(), receiver(stream), self.pipeline, self._deliver_push
+        # Since the last reply that was complete.
+        received = 0
         while True:
             try:
                 data = bytes(await receive(_RECEIVE_BYTES))
@@ -311,9 +314,17 @@ class Connection:
             if not data:
                 self._end(self._broken(None))
                 return
-            if unasked := pipeline.answer(replies, on_push):
-                self._end(self._unasked(unasked[0]))
-                return
+            received += len(data)
+            if replies:
+                size, received = received // len(replies), 0
+                rest: Sequence[Any] = replies
+                while rest := pipeline.answer(rest, on_push, size=size, seconds=REPLIES_SECONDS):
+                    if not pipeline.in_flight:
+                        self._end(self._unasked(rest[0]))
+                        return
+                    # What was answered is given to those who asked, also if the connection ends meanwhile.
+                    await trio.lowlevel.cancel_shielded_checkpoint()
+                del rest
             # Nothing of a large reply is kept here while the next one is awaited, perhaps for hours.
             del data, replies
 

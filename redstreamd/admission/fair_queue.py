@@ -1,0 +1,154 @@
+"""Who is next: a queue in which each account gets an equal share of what is scarce.
+
+Owns the order, and nothing of what is queued. The scarce thing is counted in seconds of work: `charge` says
+who got them. Whoever got least is next: of all principals the one that got least, of its users the one that
+got least, and so on down to the connection, whose own items keep their order. So a process with a hundred
+connections gets as much as one with a single connection.
+
+Prior art: start-time fair queueing (Goyal, Vin, Cheng 1996) and Linux's CFS, hierarchical in both. As there,
+what happened long ago does not count: an account that begins to wait is taken to have got about as much as
+the least served of those that wait beside it. Without that, a client that was alone for an hour would not
+be served for an hour once there is another, and a new one could keep all others waiting for as long.
+"""
+
+from __future__ import annotations
+
+import heapq
+from collections.abc import Hashable
+from typing import Final, Generic, TypeVar
+
+from redstreamd.admission.accounts import Account, Level
+
+ItemT = TypeVar("ItemT", bound=Hashable)
+
+#: Seconds of work that an account which begins to wait may have in advance of those that wait already. A
+#: client that calls now and then needs no more, and so is next whenever it calls; a greedy one has used it up
+#: at once.
+CREDIT_SECONDS: Final = 0.005
+#: Seconds of work that an account may be behind: for so long others come first once it waits beside them.
+DEBT_SECONDS: Final = 0.02
+
+
+class _Node(Generic[ItemT]):
+    """An account that has items in the queue, itself or through its members; and the root.
+
+    Attributes:
+        account: The account; the root has one of its own, which nobody reads.
+        above: The node of its parent; of the root None.
+        size: How many items there are in it and below it. Invariant: 0 for the root only.
+        items: Its own items, in order.
+        heap: For each member with items its `entry`; others are out of date.
+        members: How many entries of `heap` are not out of date.
+        entry: What its account had got when that was last looked at, a number for the order among equals, and
+            the node itself. Invariant: accounts only get more, so the least of a heap is at most the least
+            there is.
+    """
+
+    __slots__ = ("above", "account", "entry", "heap", "items", "members", "size")
+
+    def __init__(self, account: Account, above: _Node[ItemT] | None) -> None:
+        self.account = account
+        self.above = above
+        self.size = 0
+        self.items: dict[ItemT, None] = {}
+        self.heap: list[_Entry[ItemT]] = []
+        self.members = 0
+        self.entry: _Entry[ItemT] | None = None
+
+
+_Entry = tuple[float, int, _Node[ItemT]]
+
+
+class FairQueue(Generic[ItemT]):
+    """Items of accounts, each at most once."""
+
+    def __init__(self) -> None:
+        """Begin empty."""
+        self._root: _Node[ItemT] = _Node(Account(Level.ALL, "", None, {}, []), None)
+        self._nodes: dict[Account, _Node[ItemT]] = {}
+        self._entries = 0
+
+    def __len__(self) -> int:
+        """Return how many items there are."""
+        return self._root.size
+
+    def push(self, account: Account, item: ItemT) -> None:
+        """Add an item behind those of the same account."""
+        leaf = self._node(account)
+        leaf.items[item] = None
+        node: _Node[ItemT] | None = leaf
+        while node is not None:
+            node.size += 1
+            node = node.above
+
+    def pop(self) -> tuple[Account, ItemT]:
+        """Remove and return the next item, and its account.
+
+        Raises:
+            IndexError: There is none.
+        """
+        node = self._root
+        if not node.size:
+            raise IndexError("no item waits")
+        while node.members:
+            node = self._first(node)
+        account, item = node.account, next(iter(node.items))
+        self.remove(account, item)
+        return account, item
+
+    def remove(self, account: Account, item: ItemT) -> bool:
+        """Remove an item; return whether it was there."""
+        node: _Node[ItemT] | None = self._nodes.get(account)
+        if node is None or item not in node.items:
+            return False
+        del node.items[item]
+        while node is not None:
+            node.size -= 1
+            above = node.above
+            if not node.size and above is not None:
+                node.entry = None
+                del self._nodes[node.account]
+                above.members -= 1
+                self._tidy(above)
+            node = above
+        return True
+
+    def _node(self, account: Account) -> _Node[ItemT]:
+        """Return the node of an account; a new one waits from now on."""
+        node = self._nodes.get(account)
+        if node is not None:
+            return node
+        above = self._root if account.parent is None else self._node(account.parent)
+        if above.members:
+            first = self._first(above).account
+            account.rank = min(max(account.rank, first.rank - CREDIT_SECONDS), first.rank + DEBT_SECONDS)
+        node = self._nodes[account] = _Node(account, above)
+        above.members += 1
+        heapq.heappush(above.heap, self._entry(node, account.rank))
+        return node
+
+    def _entry(self, node: _Node[ItemT], rank: float) -> _Entry[ItemT]:
+        self._entries += 1
+        node.entry = (rank, self._entries, node)
+        return node.entry
+
+    def _first(self, above: _Node[ItemT]) -> _Node[ItemT]:
+        """Return the member that is next; there is one."""
+        heap = above.heap
+        while True:
+            entry = heap[0]
+            node = entry[2]
+            if entry is not node.entry:
+                heapq.heappop(heap)
+                continue
+            rank = node.account.rank
+            if rank == entry[0]:
+                return node
+            heapq.heapreplace(heap, self._entry(node, rank))
+
+    @staticmethod
+    def _tidy(node: _Node[ItemT]) -> None:
+        """Drop entries that are out of date once they are the most."""
+        if len(node.heap) > 2 * node.members + 8:
+            node.heap = [entry for entry in node.heap if entry is entry[2].entry]
+            heapq.heapify(node.heap)
