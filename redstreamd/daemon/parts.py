@@ -104,6 +104,9 @@ def build_parts(settings: Settings, resources: AsyncExitStack) -> Parts:
         max_nesting=settings.limits.max_nesting,
         max_requests_in_flight=settings.limits.max_requests_in_flight,
         max_connections=settings.limits.max_connections,
+        # No setting excludes a message.
+        max_memory_bytes=max(settings.limits.max_memory_bytes, 2 * settings.limits.max_message_bytes),
+        unread_seconds=settings.limits.unread_seconds,
     )
     return Parts(
         manager,

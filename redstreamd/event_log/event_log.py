@@ -17,7 +17,7 @@ from redstreamd.event_log.texts import Event, record, record_repeats
 from redstreamd.mcpio import connection_events as mcp
 
 #: Endings that the daemon decides on, for something that a client does.
-_COUNTED: Final = mcp.FOREIGN | {mcp.Ending.OVERFLOW}
+_COUNTED: Final = mcp.FOREIGN | {mcp.Ending.OVERFLOW, mcp.Ending.UNREAD, mcp.Ending.MEMORY}
 #: Seconds without a repetition after which an event counts as over.
 QUIET_SECONDS: Final = 60.0
 
@@ -101,8 +101,8 @@ def _repeatable(event: Event) -> Hashable | None:
             return "rejected", event.bound
         case mcp.ConnectionClosed() if event.ending in _COUNTED:
             return event.ending, event.principal
-        case mcp.MessageTooLong():
-            return mcp.MessageTooLong, event.principal
+        case mcp.MessageTooLong() | mcp.MemoryExceeded():
+            return type(event), event.principal
         case mcp.AcceptPaused() | mcp.AcceptResumed():
             # Where descriptors run out, each client that leaves lets another in, and that is the last again.
             return type(event), event.principal

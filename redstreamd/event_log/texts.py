@@ -160,6 +160,18 @@ def _(event: mcp.ConnectionClosed) -> tuple[int, str]:
                 f"closed a connection of {_client(event)}, which did not read its answers until over "
                 f"{event.limit_bytes} bytes waited; the client hangs or is too slow, find out which it is"
             )
+        case mcp.Ending.UNREAD:
+            return logging.WARNING, (
+                f"closed a connection of {_client(event)}, which read nothing for too long "
+                f"({setting('limits.unread_seconds')}) while {event.unread_bytes} bytes of answers waited; "
+                "the client hangs, find out why"
+            )
+        case mcp.Ending.MEMORY:
+            return logging.WARNING, (
+                f"closed a connection of {_client(event)}, which left {event.unread_bytes} bytes of answers "
+                f"unread: all clients together hold more than {event.limit_bytes} bytes, and it held most; "
+                f"the client hangs or is too slow, or raise {setting('limits.max_memory_bytes')}"
+            )
     return logging.DEBUG, (
         f"connection {event.connection_id} of {event.principal.name} closed ({event.ending}) after "
         f"{event.open_seconds:.1f} s and {event.requests} requests, {event.cut_off} of them cut off"
@@ -178,6 +190,15 @@ def _(event: mcp.MessageTooLong) -> tuple[int, str]:
     return logging.WARNING, (
         f"skipped a message of {_client(event)} over {event.limit_bytes} bytes; send large content in "
         f"parts, or raise {setting('limits.max_message_bytes')}"
+    )
+
+
+@words.register
+def _(event: mcp.MemoryExceeded) -> tuple[int, str]:
+    return logging.WARNING, (
+        f"refused a message of {_client(event)}: all clients together hold more than {event.limit_bytes} "
+        f"bytes, and this one holds most ({event.held_bytes} bytes on this connection); find out what it "
+        f"does, or raise {setting('limits.max_memory_bytes')}"
     )
 
 
@@ -242,7 +263,7 @@ def _(event: mcp.AcceptResumed) -> tuple[int, str]:
     )
 
 
-def _client(event: mcp.ConnectionClosed | mcp.MessageTooLong) -> str:
+def _client(event: mcp.ConnectionClosed | mcp.MessageTooLong | mcp.MemoryExceeded) -> str:
     name = event.principal.name
     return name if event.peer is None else f"{name} ({peer_text(event.peer)})"
 

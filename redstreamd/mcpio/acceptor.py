@@ -19,6 +19,7 @@ import msgspec
 import trio
 
 from redstreamd.admission.accounts import Accounts, Peer
+from redstreamd.admission.memory import Memory
 from redstreamd.errors.remedies import setting, unit_setting
 from redstreamd.mcpio.client_connection import ClientConnection
 from redstreamd.mcpio.connection_events import (
@@ -148,6 +149,7 @@ class Acceptor:
         self._stopped.set()
         self._connections: set[ClientConnection] = set()
         self._accounts = Accounts()
+        self._memory = Memory(self._accounts, self._limits.max_memory_bytes)
         self._holders = Holders()
         self._spares = SpareDescriptors(spare_descriptors)
         self._newcomers = Newcomers(
@@ -307,6 +309,7 @@ class Acceptor:
             limits=self._limits,
             peer=peer,
             accounts=self._accounts,
+            memory=self._memory,
             on_event=self._report,
         )
         self._connections.add(connection)

@@ -14,7 +14,8 @@ from typing import Final
 import attrs
 import trio
 
-from redstreamd.admission.accounts import Accounts, Peer
+from redstreamd.admission.accounts import Accounts, Held, Peer
+from redstreamd.admission.memory import Memory
 from redstreamd.admission.turns import ACCOUNT, MAX_QUEUED, TURN_SECONDS, turns
 from redstreamd.mcpio import jsonrpc, openings
 from redstreamd.mcpio.closing import discard_input, shut_down
@@ -24,6 +25,7 @@ from redstreamd.mcpio.connection_events import (
     ConnectionOpened,
     Ending,
     EventHook,
+    MemoryExceeded,
     MessageTooLong,
     contained,
     ignore,
@@ -81,6 +83,7 @@ class ClientConnection:
         state: ConnectionState | None = None,
         peer: Peer | None = None,
         accounts: Accounts | None = None,
+        memory: Memory | None = None,
         on_event: EventHook = ignore,
     ) -> None:
         """Serve `stream`.
@@ -97,6 +100,7 @@ class ClientConnection:
                 has a principal, that one and its socket are used.
             peer: Who connected; None if that is not known.
             accounts: Where what the client holds and uses is counted; None for accounts of its own.
+            memory: The budget of these accounts; None for one of its own.
             on_event: Called with each event.
 
         Raises:
@@ -112,16 +116,15 @@ class ClientConnection:
         self._peer = peer
         self._accounts = accounts or Accounts()
         self._account = self._accounts.open(principal, peer or UNKNOWN, self.id)
+        memory = memory or Memory(self._accounts, limits.max_memory_bytes)
+        self._share = memory.open(self._account, self)
         self._inherited = state
         self._report = contained(on_event)
-        self._splitter = LineSplitter(limits.max_message_bytes)
+        self._splitter = LineSplitter(limits.max_message_bytes, self._share)
         # Whether the client may still turn out to speak another protocol.
         self._is_opening = state is None or state.era is None
         self._is_rejected = False
         self._message_received = LateEvent()
-        if state is not None:
-            self._splitter.resume(state.unread, state.long_lines)
-            self._message_received.set()
         self._lifecycle = Lifecycle()
         # When requests in flight are cut off, in trio's time.
         self._deadline = math.inf
@@ -139,7 +142,11 @@ class ClientConnection:
             start_soon=self._start_soon,
             on_overflow=self._on_overflow,
             on_broken=self._on_broken,
+            unread_seconds=limits.unread_seconds,
+            on_unread=self._on_unread,
+            share=self._share,
         )
+        self._unread_bytes = 0
         self._session = Session(
             kernels,
             connection_id=self.id,
@@ -153,7 +160,11 @@ class ClientConnection:
             report=self._report,
             direct_path=direct_path,
             state=state,
+            share=self._share,
         )
+        if state is not None:
+            self._splitter.resume(state.unread, state.long_lines)
+            self._message_received.set()
 
     def statistics(self) -> ConnectionStatistics:
         """Return a snapshot."""
@@ -214,6 +225,7 @@ class ClientConnection:
             # The object is part of reference cycles, so it may be collected late.
             self._outbox.close()
             self._splitter.clear()
+            self._share.close()
             self._accounts.close(self._account)
             self._closed.set()
             self._report(
@@ -224,8 +236,12 @@ class ClientConnection:
                     open_seconds=trio.current_time() - began,
                     requests=self._session.requests,
                     cut_off=self._cut_off,
-                    limit_bytes=self._limits.max_outbox_bytes if ending is Ending.OVERFLOW else None,
+                    limit_bytes={
+                        Ending.OVERFLOW: self._limits.max_outbox_bytes,
+                        Ending.MEMORY: self._limits.max_memory_bytes,
+                    }.get(ending),
                     peer=self._peer,
+                    unread_bytes=self._unread_bytes,
                 )
             )
 
@@ -279,6 +295,35 @@ class ClientConnection:
     def _on_broken(self) -> None:
         self._end(Ending.BROKEN)
 
+    def _on_unread(self) -> None:
+        self._unread_bytes = self._outbox.size
+        self._end(Ending.UNREAD)
+
+    def give_back(self) -> bool:
+        """Free the largest thing that the client makes us hold: all clients together hold too much."""
+        in_flight, lines, answers = self._session.in_flight.held, self._splitter.held, self._outbox.size
+        most = max(in_flight, lines, answers, self._account.held[Held.BYTES] - in_flight - lines - answers)
+        if most <= 0:
+            return False
+        if most == lines:
+            self.on_refused()
+            beginning = self._splitter.give_up()
+            if beginning is not None and (answer := jsonrpc.given_up(beginning, self._limits)) is not None:
+                self._outbox.send(answer)
+            return True
+        if most == in_flight:
+            self.on_refused()
+            return self._session.in_flight.cut_longest(jsonrpc.memory_exceeded(self._limits))
+        self._unread_bytes = answers
+        self._end(Ending.MEMORY)
+        self._outbox.close()
+        return True
+
+    def on_refused(self) -> None:
+        """Report that a message was refused, because all clients together hold too much."""
+        limit, held = self._limits.max_memory_bytes, self._account.held[Held.BYTES]
+        self._report(MemoryExceeded(self.id, self._principal, limit, held, self._peer))
+
     async def _stop_reading_when_idle(self) -> None:
         with trio.move_on_at(min(self._deadline, self._opened_at + FIRST_REQUEST_SECONDS)):
             await self._message_received.wait()
@@ -308,6 +353,8 @@ class ClientConnection:
                         must_wait = True
                         continue
                     line = lines.pop()
+                    if splitter.held:
+                        splitter.count()
                     if not session.take(line, outbox):
                         await self._handle(line)
                         if turn.account is not account:

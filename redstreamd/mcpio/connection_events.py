@@ -36,6 +36,10 @@ class Ending(enum.StrEnum):
     """The client did not send text."""
     OVERFLOW = "overflow"
     """The client left more than `Limits.max_outbox_bytes` unread."""
+    UNREAD = "unread"
+    """The client read nothing for `Limits.unread_seconds` while much waited for it."""
+    MEMORY = "memory"
+    """The clients together exceeded `Limits.max_memory_bytes`, and this one held most, in answers."""
     DRAINED = "drained"
     """The server closed it in `drain`."""
     HANDED_OVER = "handed over"
@@ -73,6 +77,7 @@ class ConnectionClosed(msgspec.Struct, frozen=True):
         requests: How many requests it sent, rejected ones included.
         cut_off: How many of them were cancelled because the connection was closing.
         limit_bytes: The limit that was exceeded; None unless that is why it ended.
+        unread_bytes: How much waited for the client to read it.
         peer: The process or address that connected; None if the transport does not tell.
     """
 
@@ -84,6 +89,7 @@ class ConnectionClosed(msgspec.Struct, frozen=True):
     cut_off: int
     limit_bytes: int | None
     peer: Peer | None = None
+    unread_bytes: int = 0
 
 
 class MessageTooLong(msgspec.Struct, frozen=True):
@@ -96,6 +102,23 @@ class MessageTooLong(msgspec.Struct, frozen=True):
     connection_id: str
     principal: Principal
     limit_bytes: int
+    peer: Peer | None = None
+
+
+class MemoryExceeded(msgspec.Struct, frozen=True):
+    """The clients together exceeded `Limits.max_memory_bytes`, and this one held most.
+
+    One message of it, unfinished, waiting or in flight, was answered with an error.
+
+    Attributes:
+        limit_bytes: The limit.
+        held_bytes: How much this connection holds.
+    """
+
+    connection_id: str
+    principal: Principal
+    limit_bytes: int
+    held_bytes: int
     peer: Peer | None = None
 
 
@@ -174,6 +197,7 @@ Event = (
     ConnectionOpened
     | ConnectionClosed
     | MessageTooLong
+    | MemoryExceeded
     | RequestFailed
     | ConnectionCrashed
     | ConnectionRejected

@@ -7,15 +7,24 @@ byte stream all messages have the same; over Streamable HTTP each request has a 
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any, Final, Protocol
 
 import msgspec
 
 from redstreamd.mcpio import jsonrpc
-from redstreamd.mcpio.jsonrpc import INTERNAL_ERROR, NOT_NOW, STOPPING, UNKNOWN_OUTCOME, RequestId
+from redstreamd.mcpio.jsonrpc import (
+    INTERNAL_ERROR,
+    NOT_EXECUTED,
+    NOT_NOW,
+    STOPPING,
+    UNKNOWN_OUTCOME,
+    RequestId,
+)
 
 if TYPE_CHECKING:
     from redstreamd.mcpio.session import Session
+
+_CLOSING: Final = "the connection is closing"
 
 
 class Sink(Protocol):
@@ -50,6 +59,7 @@ class Exchange(msgspec.Struct, eq=False):
             called it may set another, for a `cut_short` that follows on a `drop`.
         is_open: Whether the work on it has not ended.
         is_dropped: Whether nobody waits for the answer any more.
+        why: Why the work on it was cut short, for the client; None if the connection is closing.
     """
 
     session: Session
@@ -64,6 +74,7 @@ class Exchange(msgspec.Struct, eq=False):
     on_cancel: Callable[[], None] | None = None
     is_open: bool = True
     is_dropped: bool = False
+    why: str | None = None
 
     def answer(self, line: bytes) -> None:
         """End the exchange, and send the answer unless the client cancelled it; nothing if it has ended."""
@@ -83,13 +94,14 @@ class Exchange(msgspec.Struct, eq=False):
 
     def answer_unknown(self) -> None:
         """As `answer`, after the work was cut short: what it did is not known."""
-        message = "the connection is closing; whether the request took effect is unknown"
+        message = f"{self.why or _CLOSING}; whether the request took effect is unknown"
         self.answer(jsonrpc.error(self.id, NOT_NOW, message, data=UNKNOWN_OUTCOME))
 
     def answer_not_executed(self) -> None:
         """As `answer`, if the work had not begun."""
-        message = "the connection is closing; the request was not executed, send it again"
-        self.answer(jsonrpc.error(self.id, NOT_NOW, message, data=STOPPING))
+        data = STOPPING if self.why is None else NOT_EXECUTED
+        message = f"{self.why or _CLOSING}; the request was not executed, send it again"
+        self.answer(jsonrpc.error(self.id, NOT_NOW, message, data=data))
 
     def end(self) -> None:
         """End the exchange without an answer: the work on it has ended."""

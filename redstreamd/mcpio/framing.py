@@ -9,6 +9,8 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import Final
 
+from redstreamd.admission.memory import STEP_BYTES, Share
+
 #: What is kept of a line that is too long: clients write the id of a message at its beginning.
 BEGINNING_BYTES: Final = 4_096
 
@@ -38,13 +40,22 @@ class LineSplitter:
 
     Attributes:
         lines: The whole lines, without their newlines, the last first; to be taken from the end.
+        held: How many bytes are counted. While there are any, `count` is to be called when
+            lines were taken.
     """
 
-    __slots__ = ("_is_skipping", "_max_line_bytes", "_partial", "lines")
+    __slots__ = ("_is_skipping", "_max_line_bytes", "_partial", "_share", "held", "lines")
 
-    def __init__(self, max_line_bytes: int) -> None:
-        """Accept lines of at most `max_line_bytes` bytes, newline not counted."""
+    def __init__(self, max_line_bytes: int, share: Share | None = None) -> None:
+        """Accept lines of at most `max_line_bytes` bytes, newline not counted.
+
+        Args:
+            max_line_bytes: The limit.
+            share: Where it is counted what is kept here, once that is much; it may call `give_up`.
+        """
         self._max_line_bytes = max_line_bytes
+        self._share = share
+        self.held = 0
         # A list, because an empty one is small; a deque takes 700 bytes.
         self.lines: list[bytes] = []
         # Invariant: holds no newline, and at most max_line_bytes bytes; None if it would be empty.
@@ -82,6 +93,34 @@ class LineSplitter:
                 self._partial = partial
         lines.reverse()
         self.lines[:0] = lines
+        if self.held or (self._partial is not None and len(self._partial) >= STEP_BYTES):
+            self.count()
+
+    def count(self) -> None:
+        """Count what is kept."""
+        size = sum(map(len, self.lines)) + (0 if self._partial is None else len(self._partial))
+        if size < STEP_BYTES:
+            size = 0
+        if self._share is not None and size != self.held:
+            more, self.held = size - self.held, size
+            self._share.hold(more)
+
+    def give_up(self) -> bytes | None:
+        """Drop the longest line, whole or not, and return its beginning; None if there is none.
+
+        What is to come of it is dropped, too.
+        """
+        longest = max(range(len(self.lines)), key=lambda place: len(self.lines[place]), default=None)
+        partial = self._partial
+        if partial is not None and (longest is None or len(partial) >= len(self.lines[longest])):
+            self._partial, self._is_skipping = None, True
+            line: bytes | bytearray = partial
+        elif longest is not None:
+            line = self.lines.pop(longest)
+        else:
+            return None
+        self.count()
+        return bytes(line[:BEGINNING_BYTES])
 
     def first(self) -> tuple[bytes | bytearray, bool]:
         """Return the first line, or what there is of it, and whether it is whole; nothing is taken.
@@ -113,6 +152,7 @@ class LineSplitter:
         """Drop all bytes that were not taken."""
         self.lines.clear()
         self._partial = None
+        self.count()
 
     def unread(self) -> bytes:
         """Return all bytes that were not taken, of lines that were too long only the beginning.

@@ -143,6 +143,27 @@ def too_long(beginning: bytes, limits: Limits) -> bytes | None:
     return error(_request_id(id_in_beginning(beginning)), INVALID_REQUEST, why)
 
 
+def memory_exceeded(limits: Limits) -> str:
+    """Return why the client that holds most has to give back."""
+    return (
+        f"all clients together hold more than {limits.max_memory_bytes} bytes "
+        f"({setting('limits.max_memory_bytes')}), and this one holds most"
+    )
+
+
+def given_up(beginning: bytes, limits: Limits) -> bytes | None:
+    """Return the answer to a message that was dropped for want of memory; None if it is an answer itself.
+
+    Args:
+        beginning: Its first bytes; the error has its id if that is among them.
+        limits: Name the budget.
+    """
+    if is_response(beginning):
+        return None
+    why = f"{memory_exceeded(limits)}; this message was dropped and not executed, send it again later"
+    return error(_request_id(id_in_beginning(beginning)), NOT_NOW, why, data=NOT_EXECUTED)
+
+
 def progress_token(params: Params) -> RequestId | None:
     """Return the token by which a client asks for progress notifications; None if it does not."""
     meta = None if params is None else params.get("_meta")

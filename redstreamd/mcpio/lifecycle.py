@@ -37,6 +37,8 @@ _ORDERLY: Final[Mapping[Ending, Phase]] = {
 _AT_ONCE: Final[Mapping[Ending, Phase]] = {
     Ending.BROKEN: Phase.CLOSED,
     Ending.OVERFLOW: Phase.CLOSED,
+    Ending.UNREAD: Phase.CLOSED,
+    Ending.MEMORY: Phase.CLOSED,
     Ending.CANCELLED: Phase.CLOSED,
 }
 _STAY_FINISHING: Final = dict.fromkeys(_ORDERLY, Phase.FINISHING)

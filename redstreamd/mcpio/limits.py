@@ -16,7 +16,7 @@ class Limits:
     """The bounds of every buffer and count in this package.
 
     Errors name the settings ``limits.max_message_bytes``, ``limits.max_nesting``,
-    ``limits.max_requests_in_flight`` and ``limits.max_connections``.
+    ``limits.max_requests_in_flight``, ``limits.max_memory_bytes`` and ``limits.max_connections``.
 
     Attributes:
         max_message_bytes: Longest line from a client, without its newline. Twice what the SDK's HTTP
@@ -32,6 +32,10 @@ class Limits:
             of the longest messages.
         max_outbox_bytes: Most bytes that may wait for one client to read them; then it is disconnected. Four
             of the longest messages: what can be written in one message can be read back in one.
+        max_memory_bytes: Most bytes that all clients together may have in unfinished and unhandled messages,
+            in requests in flight, and in answers that they do not read; beyond that, who holds most gives
+            back.
+        unread_seconds: How long a client may read nothing while more than `outbox.UNREAD_BYTES` wait for it.
         max_connections: Most connections at once, over all listeners of an acceptor; about 45 MiB when all
             are idle.
         max_newcomers: Most clients beyond that which are attended to at a time, each for about a second. Each
@@ -44,5 +48,7 @@ class Limits:
     max_requests_in_flight: int = attrs.field(default=256, validator=attrs.validators.gt(0))
     max_bytes_in_flight: int = attrs.field(default=32 * MIB, validator=attrs.validators.gt(0))
     max_outbox_bytes: int = attrs.field(default=32 * MIB, validator=attrs.validators.gt(0))
+    max_memory_bytes: int = attrs.field(default=128 * MIB, validator=attrs.validators.gt(0))
+    unread_seconds: float = attrs.field(default=60.0, validator=attrs.validators.gt(0))
     max_connections: int = attrs.field(default=4096, validator=attrs.validators.gt(0))
     max_newcomers: int = attrs.field(default=256, validator=attrs.validators.gt(0))

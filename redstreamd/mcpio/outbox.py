@@ -7,11 +7,17 @@ Of a stream that is simply a descriptor it is known at any time what was written
 
 from __future__ import annotations
 
+import math
 from collections.abc import Awaitable, Callable
+from typing import Final
 
 import trio
 
+from redstreamd.admission.memory import STEP_BYTES, Share
 from redstreamd.stream_io import flush_at_end_of_pass, nonblocking_write
+
+#: How much a client may leave unread for as long as it likes: no more than it costs to know it.
+UNREAD_BYTES: Final = 64 * 1024
 
 
 class Outbox:
@@ -19,7 +25,8 @@ class Outbox:
 
     Behaviour:
         `send` never blocks. A line beyond the limit is not queued, and the connection is told, which closes
-        the stream. So it is if writing fails.
+        the stream. So it is if writing fails, or if the client reads nothing for too long while more than
+        `UNREAD_BYTES` wait.
     """
 
     def __init__(
@@ -30,6 +37,9 @@ class Outbox:
         start_soon: Callable[[Callable[[], Awaitable[None]]], bool],
         on_overflow: Callable[[], None],
         on_broken: Callable[[], None],
+        unread_seconds: float = math.inf,
+        on_unread: Callable[[], None] | None = None,
+        share: Share | None = None,
     ) -> None:
         """Queue at most `max_bytes` for `stream`.
 
@@ -39,6 +49,9 @@ class Outbox:
             start_soon: Starts a task; False if the connection is closing, when nothing is written any more.
             on_overflow: Called when a line does not fit.
             on_broken: Called when the stream has failed.
+            unread_seconds: How long a client may read nothing.
+            on_unread: Called when it has.
+            share: Where it is counted what the socket has not accepted, once that is much.
         """
         self._stream = stream
         self._write = nonblocking_write(stream)
@@ -46,6 +59,12 @@ class Outbox:
         self._start_soon = start_soon
         self._on_overflow = on_overflow
         self._on_broken = on_broken
+        self._unread_seconds = unread_seconds
+        self._on_unread = on_unread
+        self._share = share
+        # Counted there. What may still be written in this pass is not.
+        self._held = 0
+        self._is_held = False
         # Invariant: begins where the last write ended.
         self._waiting = bytearray()
         # Only of a stream that is not simply a descriptor.
@@ -68,6 +87,8 @@ class Outbox:
             self._on_overflow()
             return
         self._waiting += line
+        if self._is_held:
+            self._count()
         if not self._is_scheduled:
             self._is_scheduled = True
             if self._write is None:
@@ -80,6 +101,7 @@ class Outbox:
         self._is_closed = True
         self._waiting = bytearray()
         self._being_sent = 0
+        self._count()
 
     def take(self) -> bytes | None:
         """Close it, and return what was queued and not written; None if that is not known."""
@@ -111,24 +133,41 @@ class Outbox:
         return True
 
     def _start_writer(self) -> None:
+        self._is_held = True
+        self._count()
         if not self._start_soon(self._write_all):
             self.close()
 
     async def _write_all(self) -> None:
         try:
             while self._waiting:
-                if self._write is not None:
-                    await self._stream.wait_send_all_might_not_block()
-                    del self._waiting[: self._write(self._waiting)]
-                    continue
-                batch, self._waiting = self._waiting, bytearray()
-                self._being_sent = len(batch)
-                await self._stream.send_all(batch)
-                self._being_sent = 0
+                with trio.move_on_after(self._unread_seconds) as reading:
+                    await self._write_some()
+                if reading.cancelled_caught and self.size > UNREAD_BYTES and self._on_unread is not None:
+                    self._on_unread()
+                    return
         except (trio.BrokenResourceError, OSError):
             self._on_broken()
             return
         # A large buffer is not kept for an idle client.
         self._waiting = bytearray()
-        self._is_scheduled = False
+        self._is_scheduled = self._is_held = False
+        self._count()
         self._written.unpark_all()
+
+    async def _write_some(self) -> None:
+        if self._write is not None:
+            await self._stream.wait_send_all_might_not_block()
+            del self._waiting[: self._write(self._waiting)]
+        else:
+            batch, self._waiting = self._waiting, bytearray()
+            self._being_sent = len(batch)
+            await self._stream.send_all(batch)
+            self._being_sent = 0
+        self._count()
+
+    def _count(self) -> None:
+        size = self.size
+        if self._share is not None and (abs(size - self._held) >= STEP_BYTES or (size == 0 and self._held)):
+            more, self._held = size - self._held, size
+            self._share.hold(more)

@@ -48,6 +48,8 @@ _MODERN_ONLY: Final = frozenset({"server/discover", "subscriptions/listen"})
 #: are of a few kinds.
 _HANDSHAKES: Final = 64
 _SHARED_BYTES: Final = 1_024
+#: How much a handshake takes as long as the connection is open: its text, and its decoded values.
+_KEPT_TIMES: Final = 3
 _DROPPED: Final = "dropped %r: malformed params"
 #: Longer texts in errors are cut. They repeat something of the request, such as an unknown method.
 _LONGEST_TEXT: Final = 2_048
@@ -266,6 +268,8 @@ class HandshakeKernel:
         # A longer one is not shared.
         make = _handshake if len(text) <= _SHARED_BYTES else _handshake.__wrapped__
         self._handshake, self._protocol_version = make(text), protocol_version
+        if len(text) > _SHARED_BYTES and self._session.share is not None:
+            self._session.share.hold(_KEPT_TIMES * len(text))
 
     def _connection(self) -> Connection:
         connection = Connection.for_loop(Outbound(self._session))

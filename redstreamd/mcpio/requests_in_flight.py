@@ -10,7 +10,9 @@ from typing import Any, Final
 
 import trio
 
+from redstreamd.admission.memory import STEP_BYTES, Share
 from redstreamd.errors.remedies import setting
+from redstreamd.mcpio import jsonrpc
 from redstreamd.mcpio.connection_state import ListenRequest
 from redstreamd.mcpio.exchange import Exchange
 from redstreamd.mcpio.jsonrpc import INVALID_REQUEST, NOT_EXECUTED, NOT_NOW, Rejection, RequestId
@@ -27,9 +29,17 @@ class RequestsInFlight:
     "7" and 7 are the same id, as in the SDK: some clients convert one into the other.
     """
 
-    def __init__(self, limits: Limits) -> None:
-        """Admit requests within `limits`."""
+    def __init__(self, limits: Limits, share: Share | None = None) -> None:
+        """Admit requests within `limits`.
+
+        Args:
+            limits: Bounds of one connection.
+            share: Of the memory of all connections; None for no bound.
+        """
         self._limits = limits
+        self._share = share
+        #: How many bytes are counted in the share.
+        self.held = 0
         self._exchanges: dict[RequestId, Exchange] = {}
         # Invariant: the sum of the exchanges' sizes.
         self._bytes = 0
@@ -52,8 +62,11 @@ class RequestsInFlight:
             return False
         if exchange.method == "initialize" and exchange.size > MAX_INITIALIZE_BYTES:
             return False
+        size = self._bytes + exchange.size
+        if size - self.held >= STEP_BYTES and not self._may_hold(size):
+            return False
         exchanges[key] = exchange
-        self._bytes += exchange.size
+        self._bytes = size
         return True
 
     def rejection(self, exchange: Exchange) -> Rejection:
@@ -73,6 +86,11 @@ class RequestsInFlight:
         if exchange.method == "initialize" and exchange.size > MAX_INITIALIZE_BYTES:
             message = f"initialize must not be longer than {MAX_INITIALIZE_BYTES} bytes"
             return Rejection(INVALID_REQUEST, message, exchange.id)
+        if self._exchanges and self._bytes + exchange.size <= limits.max_bytes_in_flight:
+            if self._share is not None:
+                self._share.holder.on_refused()
+            message = f"{jsonrpc.memory_exceeded(limits)}; the request was not executed, send it again later"
+            return Rejection(NOT_NOW, message, exchange.id, NOT_EXECUTED)
         return Rejection(
             NOT_NOW,
             f"the requests in flight on this connection would exceed {limits.max_bytes_in_flight} bytes; "
@@ -85,6 +103,8 @@ class RequestsInFlight:
         """Remove a request, the work on which has ended."""
         del self._exchanges[exchange.id if type(exchange.id) is int else same_id(exchange.id)]
         self._bytes -= exchange.size
+        if self.held:
+            self._count()
         if not self._exchanges:
             self._empty.unpark_all()
 
@@ -98,6 +118,23 @@ class RequestsInFlight:
             exchange = self._exchanges.get(same_id(request_id))
             if exchange is not None and exchange.method != "initialize":
                 exchange.drop()
+
+    def cut_longest(self, why: str) -> bool:
+        """Cut the longest request short, because of `why`; False if there is none."""
+        exchange = max(
+            (each for each in self._exchanges.values() if each.on_cancel is not None and each.size),
+            key=lambda each: each.size,
+            default=None,
+        )
+        if exchange is None:
+            return False
+        # It is as good as gone, and nobody else should pay for it meanwhile.
+        self._bytes -= exchange.size
+        exchange.size = 0
+        self._count()
+        exchange.why = why
+        exchange.cut_short()
+        return True
 
     def cut_off(self, *, unanswered: bool) -> int:
         """Cut every request short, and return how many clients wait for.
@@ -128,6 +165,20 @@ class RequestsInFlight:
             for each in self._awaited()
             if _is_listen(each)
         )
+
+    def _may_hold(self, size: int) -> bool:
+        if self._share is not None:
+            if not self._share.may_hold(size - self.held):
+                return False
+            self.held = size
+        return True
+
+    def _count(self) -> None:
+        """Count less, if it has become much less."""
+        size = self._bytes if self._bytes >= STEP_BYTES else 0
+        if self._share is not None and (self.held - size >= STEP_BYTES or not size):
+            less, self.held = size - self.held, size
+            self._share.hold(less)
 
     def _awaited(self) -> list[Exchange]:
         return [each for each in self._exchanges.values() if not each.is_dropped]

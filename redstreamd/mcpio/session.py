@@ -19,6 +19,7 @@ import attrs
 import trio
 
 from redstreamd.admission.accounts import Account
+from redstreamd.admission.memory import Share
 from redstreamd.mcpio import jsonrpc, plain_calls
 from redstreamd.mcpio.connection_events import EventHook, RequestFailed
 from redstreamd.mcpio.connection_state import ConnectionState, Era
@@ -85,6 +86,7 @@ class Session:
         report: EventHook,
         direct_path: DirectPath | None = None,
         state: ConnectionState | None = None,
+        share: Share | None = None,
     ) -> None:
         """Begin a session, or continue one.
 
@@ -102,6 +104,7 @@ class Session:
             report: Called with a `RequestFailed` for each unexpected exception.
             direct_path: Serves calls of tools without the SDK; None for none.
             state: The state to continue from, if any.
+            share: Of the memory of all connections; None for no bound.
 
         Raises:
             ValueError: The handshake that `state` remembers is not valid.
@@ -115,7 +118,8 @@ class Session:
         self.flushed = flushed
         self.draining = draining
         self.subscriptions = {} if state is None else dict(state.subscriptions)
-        self.in_flight = RequestsInFlight(limits)
+        self.share = share
+        self.in_flight = RequestsInFlight(limits, share)
         self.requests = self.direct = 0
         self._report = report
         self._direct_path = direct_path

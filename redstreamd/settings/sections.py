@@ -245,6 +245,26 @@ class LimitsSettings:
             "refused with RATE_LIMITED.",
         ),
     ] = 10_000
+    max_memory_bytes: Annotated[
+        int,
+        Meta(
+            ge=1_048_576,
+            le=1_099_511_627_776,
+            description="What all clients together may make the daemon hold, in bytes: unfinished messages, "
+            "requests in flight with their arguments, waits among them, and answers that nobody reads. "
+            "Beyond it, the client that holds most is refused, or closed if it does not read its answers. "
+            "Two of the largest messages always fit. The daemon itself needs some 80 MiB in addition.",
+        ),
+    ] = 128 * 1024 * 1024
+    unread_seconds: Annotated[
+        float,
+        Meta(
+            ge=1,
+            le=DAY,
+            description="How long a client may read nothing while more than 64 KiB of answers wait for it; "
+            "then it is disconnected.",
+        ),
+    ] = 60.0
 
 
 @attrs.frozen(kw_only=True)
