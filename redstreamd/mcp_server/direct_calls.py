@@ -10,18 +10,21 @@ from __future__ import annotations
 import time
 from collections.abc import Awaitable, Callable
 from functools import partial
-from typing import Any, Final
+from typing import Any, Final, cast
 
 import msgspec
 import trio
 
 from redstreamd.errors import BusError
+from redstreamd.mcp_server.direct_waits import DirectWait, answer_line
 from redstreamd.mcpio.connection_state import Era
 from redstreamd.mcpio.exchange import Exchange
 from redstreamd.mcpio.plain_calls import PlainCall
 from redstreamd.redisio.client import Redis
 from redstreamd.redisio.pipeline import Request
-from redstreamd.streams.plans import Pause, Plan, UnfinishedError, complete_plan
+from redstreamd.streams.plans import Plan, UnfinishedError, complete_plan
+from redstreamd.streams.waiting import Wait
+from redstreamd.tools.definition import BeginWait, no_progress
 from redstreamd.tools.invocation import CANCELLED, OK, Admit, Invocation, as_bus_error
 from redstreamd.tools.results import Result, failure, success
 from redstreamd.tools.toolbox import Toolbox
@@ -69,7 +72,7 @@ class DirectPath:
         try:
             invocation = toolbox.check(prepared, arguments, exchange.session.principal, began)
         except BusError as error:
-            exchange.answer(_line(exchange, failure(error), end))
+            exchange.answer(answer_line(exchange, failure(error), end))
             return True
         direct = _DirectCall(self, exchange, invocation, end)
         if toolbox.rules.admit is None:
@@ -79,15 +82,10 @@ class DirectPath:
         return True
 
 
-def _line(exchange: Exchange, result: Result, end: bytes) -> bytes:
-    """Return the message that answers a request with a result."""
-    return b"".join((b'{"jsonrpc":"2.0","id":', _encode(exchange.id), b',"result":', result.opened, end))
-
-
 class _DirectCall(msgspec.Struct, eq=False):
     """One call on the direct path.
 
-    Invariant: exactly one of these will end it: the reply to come, a pause, a task, a place in a queue.
+    Invariant: exactly one of these will end it: the reply to come, a wait, a task, a place in a queue.
 
     Attributes:
         path: Took it.
@@ -96,8 +94,6 @@ class _DirectCall(msgspec.Struct, eq=False):
         tail: What follows on the members of its result.
         plan: The call as one round trip, if it is one.
         request: The command that was sent.
-        pause: What it waits for, once its plan has asked for that.
-        rest: How it goes on in a task instead; set with `pause`, so after a read that succeeded.
     """
 
     path: DirectPath
@@ -107,8 +103,6 @@ class _DirectCall(msgspec.Struct, eq=False):
     # Set when there is one, before anything reads it.
     plan: Plan[Any] = None  # type: ignore[assignment]
     request: Request | None = None
-    pause: Pause | None = None
-    rest: Callable[[], Awaitable[object]] | None = None
 
     def admit(self, admit: Admit) -> None:
         """Run the call once it is admitted."""
@@ -132,6 +126,9 @@ class _DirectCall(msgspec.Struct, eq=False):
         """Send the call's plan, or start a task for a call that is not one round trip."""
         path, invocation = self.path, self.invocation
         make = invocation.tool.plan
+        if invocation.tool.wait is not None and path.uses_plans and self.exchange.progress_token is None:
+            self._wait(invocation.tool.wait)
+            return
         try:
             plan = make(invocation, invocation.arguments) if make is not None and path.uses_plans else None
         except Exception as error:  # noqa: BLE001 - the boundary: a defect must not end the connection
@@ -148,16 +145,53 @@ class _DirectCall(msgspec.Struct, eq=False):
             return
         self.exchange.on_cancel = self._cancel
 
+    def _wait(self, make: Callable[[Any, Any], Wait | BeginWait]) -> None:
+        """Let the call wait without a task, after a task that begins it, if need be.
+
+        Progress would need a task all the time.
+        """
+        invocation = self.invocation
+        try:
+            wait = make(invocation, invocation.arguments)
+        except Exception as error:  # noqa: BLE001 - as in `run`
+            self._fail(error)
+            return
+        if isinstance(wait, Wait):
+            DirectWait.begin(wait, self.exchange, invocation, self.tail)
+        else:
+            self._start_task(partial(self._begin_wait, begin=wait))
+
+    async def _begin_wait(self, scope: trio.CancelScope, begin: BeginWait) -> None:
+        exchange, invocation = self.exchange, self.invocation
+        wait: Wait | None = None
+        try:
+            with scope:
+                wait = cast("Wait", await invocation.run(no_progress, begin))
+        except Exception as error:  # noqa: BLE001 - as in `run`
+            self._fail(error)
+            return
+        except BaseException:
+            invocation.end(CANCELLED)
+            exchange.end()
+            raise
+        if wait is None:
+            self._end_cancelled()
+            return
+        waiting = DirectWait.begin(wait, exchange, invocation, self.tail)
+        if scope.cancel_called:
+            # After the last checkpoint.
+            waiting.cancel()
+
     def _on_reply(self, reply: Any) -> None:
         exchange, plan = self.exchange, self.plan
         awaited = exchange.is_open and not exchange.is_dropped
-        result = go_on = pause = None
+        result = go_on = None
         try:
             if not isinstance(reply, Exception):
                 # Also if nobody waits: the domain takes note of what happened.
                 result = success(plan.read(reply))
         except UnfinishedError as unfinished:
-            go_on, pause = unfinished.go_on, unfinished.pause
+            go_on = unfinished.go_on
         except Exception as error:  # noqa: BLE001 - the boundary, as above
             if exchange.is_open:
                 self._fail(error)
@@ -167,38 +201,13 @@ class _DirectCall(msgspec.Struct, eq=False):
                 self._end_cancelled()
         elif result is not None:
             self._answer(result, OK)
-        elif pause is not None and exchange.progress_token is None:
-            self._sleep(pause, go_on)
         elif go_on is not None:
             self._start(go_on)
         else:
             self._complete(reply)
 
-    def _sleep(self, pause: Pause, rest: Callable[[], Awaitable[object]] | None) -> None:
-        """Send the plan again after a pause. Progress would need a task."""
-        self.pause, self.rest = pause, rest
-        # First, because the pause may end before `begin` returns.
-        self.exchange.on_cancel = self._end_cancelled
-        try:
-            pause.begin(self._send_again)
-        except BusError as error:
-            self._fail(error)
-
-    def _send_again(self) -> None:
-        plan = self.plan
-        try:
-            self.request = self.path.redis.submit(plan.write, self._on_reply, key=plan.stream, role=plan.role)
-        except Exception as error:  # noqa: BLE001 - as in `run`
-            self._complete(error)
-            return
-        self.exchange.on_cancel = self._cancel
-
     def _complete(self, after: Exception) -> None:
         """Go on with the plan in a task."""
-        if self.rest is not None:
-            # It reads anew, and knows what an error in the middle of the call means.
-            self._start(self.rest)
-            return
         redis, plan, request = self.path.redis, self.plan, self.request
         # A request that was sent has had its time since then.
         deadline = (
@@ -215,9 +224,7 @@ class _DirectCall(msgspec.Struct, eq=False):
     def _answer(self, result: Result, outcome: str) -> None:
         invocation = self.invocation
         invocation.end(outcome, 0 if invocation.rules.on_ended is None else result.size)
-        self.exchange.answer(_line(self.exchange, result, self.tail))
-        if self.pause is not None:
-            self.pause.end()
+        self.exchange.answer(answer_line(self.exchange, result, self.tail))
 
     def _cancel(self) -> None:
         # The client has cancelled: a command that was not sent is taken back, which ends the call; else the
@@ -231,28 +238,25 @@ class _DirectCall(msgspec.Struct, eq=False):
             self.exchange.on_cancel = self._end_cancelled
 
     def _end_unsent(self) -> None:
-        # Whatever was sent before, for a wait, only read.
-        if self.pause is not None:
-            self.pause.end()
         self.invocation.end(CANCELLED)
         self.exchange.answer_not_executed()
 
     def _end_cancelled(self) -> None:
-        if self.pause is not None:
-            self.pause.end()
         self.invocation.end(CANCELLED)
         self.exchange.answer_unknown()
 
     def _start(self, go_on: Callable[[], Awaitable[object]] | None) -> None:
         """Run the tool's handler, or the rest of a call, in a task."""
-        if self.pause is not None:
-            self.pause.end()
+        self._start_task(partial(self._run_in_task, go_on=go_on))
+
+    def _start_task(self, task: Callable[[trio.CancelScope], Awaitable[None]]) -> None:
+        """Run a task that is cancelled when nobody waits for the answer."""
         scope = trio.CancelScope()
         exchange = self.exchange
         exchange.on_cancel = scope.cancel
         if exchange.is_dropped:
             scope.cancel()
-        if not exchange.session.start_soon(partial(self._run_in_task, scope, go_on)):
+        if not exchange.session.start_soon(partial(task, scope)):
             self.invocation.end(CANCELLED)
             exchange.end()
 
@@ -270,7 +274,7 @@ class _DirectCall(msgspec.Struct, eq=False):
         if result is None:
             exchange.answer_unknown()
         else:
-            exchange.answer(_line(exchange, result, self.tail))
+            exchange.answer(answer_line(exchange, result, self.tail))
 
     async def _progress(self, progress: float, total: float | None, message: str | None) -> None:
         self.exchange.progress(progress, total, message)

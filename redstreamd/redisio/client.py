@@ -90,6 +90,10 @@ class Redis:
         """Install the hooks of the watch connection; see `Manager.set_watch_hooks`."""
         self._manager.set_watch_hooks(on_push=on_push, on_connected=on_connected)
 
+    def is_connected(self, role: Role, *, key: str | bytes) -> bool:
+        """Return whether `submit` would send a command for `key` now."""
+        return self._server(key).roles[role].connection is not None
+
     # Any command
 
     # The first two are not async themselves: that would be one coroutine more in the way of every call.

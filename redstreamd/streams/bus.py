@@ -26,6 +26,7 @@ from redstreamd.streams.reading import Reader
 from redstreamd.streams.replies import Replies
 from redstreamd.streams.request_reply import Requests
 from redstreamd.streams.tail_hub import TailHub
+from redstreamd.streams.waiting import Places
 from redstreamd.streams.work import WorkQueue
 
 
@@ -37,6 +38,7 @@ class Bus(msgspec.Struct, frozen=True):
         names: Checks names of streams, groups and consumers.
         redis: Redis, whatever servers it is made of.
         hub: Wakes waiting calls; a supervised child runs it.
+        places: Where calls wait.
         lister: Lists streams.
         reader: Reads and waits for entries.
         direct: Reads and delivers entries at positions of Redis, without leases.
@@ -57,6 +59,7 @@ class Bus(msgspec.Struct, frozen=True):
     names: NameRules
     redis: Redis
     hub: TailHub
+    places: Places
     lister: Lister
     reader: Reader
     direct: DirectReader
@@ -80,6 +83,7 @@ class Bus(msgspec.Struct, frozen=True):
         lister = Lister(redis, max_name_bytes=settings.streams.max_name_bytes)
         pages = Pages(redis)
         hub = TailHub(redis, max_watches=settings.limits.max_waits)
+        places = Places(redis, hub)
         sampler = Sampler(redis, bounds)
         publisher = Publisher(
             redis,
@@ -94,7 +98,7 @@ class Bus(msgspec.Struct, frozen=True):
             redis,
             lister,
             pages,
-            hub,
+            places,
             publisher,
             keep_seconds=settings.leases.idempotency_window_seconds,
             limits=bounds,
@@ -104,9 +108,10 @@ class Bus(msgspec.Struct, frozen=True):
             names=NameRules(settings.streams),
             redis=redis,
             hub=hub,
+            places=places,
             lister=lister,
             reader=Reader(
-                redis, lister, pages, hub, max_bytes=settings.tools.max_result_bytes, limits=bounds
+                redis, lister, pages, places, max_bytes=settings.tools.max_result_bytes, limits=bounds
             ),
             # Half a message, because JSON may take twice as many bytes as the content.
             direct=DirectReader(redis, pages, max_bytes=settings.limits.max_message_bytes // 2),

@@ -59,8 +59,13 @@ def append_to_errors(done: Callable[[], str]) -> Iterator[None]:
     except BusError as error:
         if not (sentence := done()):
             raise
-        cause = f"{error.cause.rstrip('.')}. {sentence}"
-        raise BusError(error.code, error.message, cause=cause, next_step=error.next_step) from error
+        raise appended(error, sentence) from error
+
+
+def appended(error: BusError, sentence: str) -> BusError:
+    """Return an error with a sentence after its cause."""
+    cause = f"{error.cause.rstrip('.')}. {sentence}"
+    return BusError(error.code, error.message, cause=cause, next_step=error.next_step)
 
 
 async def check_exists(redis: Redis, stream: str) -> None:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Awaitable, Callable
 from functools import partial
-from typing import Any, Generic, Protocol, TypeVar, cast
+from typing import Any, Generic, TypeVar, cast
 
 import msgspec
 import trio
@@ -23,36 +23,17 @@ ResultT = TypeVar("ResultT")
 OtherT = TypeVar("OtherT")
 
 
-class Pause(Protocol):
-    """What a call waits for before its plan is sent once more."""
-
-    def begin(self, resume: Callable[[], None]) -> None:
-        """Call `resume` once, when the plan is to be sent again; perhaps at once.
-
-        Raises:
-            BusError: Too many wait.
-        """
-        ...
-
-    def end(self) -> None:
-        """Wait no more: the call has ended, or goes on in another way. Idempotent."""
-        ...
-
-
 class UnfinishedError(Exception):
     """What a step of a plan raises where the call is not done; only who drives the plan sees it.
 
     Attributes:
         go_on: Does the rest, and returns the result.
-        pause: If not None, the rest may also be done by sending the plan again after this, as often as it
-            pauses.
     """
 
-    def __init__(self, go_on: Callable[[], Awaitable[Any]], pause: Pause | None = None) -> None:
+    def __init__(self, go_on: Callable[[], Awaitable[Any]]) -> None:
         """Record how to go on."""
         super().__init__("the call is not done")
         self.go_on = go_on
-        self.pause = pause
 
 
 Rest = Callable[[Callable[[], Awaitable[Any]]], Awaitable[Any]]
@@ -123,8 +104,7 @@ class Plan(msgspec.Struct, Generic[ResultT], eq=False):
                 done += 1
                 result = convert(result)
         except UnfinishedError as unfinished:
-            rest = partial(self._finish, unfinished.go_on, done)
-            raise UnfinishedError(rest, unfinished.pause) from None
+            raise UnfinishedError(partial(self._finish, unfinished.go_on, done)) from None
         return cast("ResultT", result)
 
     def refuse(self, error: BusError) -> BusError:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import zlib
 from collections import Counter
-from collections.abc import Awaitable, Mapping, Sequence
+from collections.abc import Hashable, Mapping, Sequence
 from itertools import zip_longest
 from typing import Any, Literal
 
@@ -23,8 +23,8 @@ from redstreamd.streams.entry_pages import Batch, Pages
 from redstreamd.streams.error_context import check_exists, explain_errors
 from redstreamd.streams.listing import Lister
 from redstreamd.streams.plans import Plan, UnfinishedError, run_plan
-from redstreamd.streams.tail_hub import TailHub
-from redstreamd.streams.waiting import ReadResult, Sleep, read_until_found
+from redstreamd.streams.shared_pages import SharedPages
+from redstreamd.streams.waiting import Look, Places, ReadResult, Wait
 
 #: With a filter: the size at which a reply ends early, and the replies of one call, for large entries.
 _SCANNED_BYTES, _MAX_REPLIES = 1_048_576, 32
@@ -51,7 +51,7 @@ class Waited(msgspec.Struct, frozen=True):
 
     Attributes:
         entries: Stream and entry, one of each stream in turn; empty if nothing came in time.
-        start: The position in each stream before the wait.
+        start: The position in each stream before the last read of the wait.
         positions: The position in each stream after it, past entries that did not match the filter.
         absent: Streams that did not exist when the wait began.
     """
@@ -83,17 +83,17 @@ class Reader:
         redis: Redis,
         lister: Lister,
         pages: Pages,
-        hub: TailHub,
+        places: Places,
         *,
         max_bytes: int,
         limits: Bounds = DEFAULT_BOUNDS,
     ) -> None:
-        """Read through `pages`, wait through `hub`; a page ends once its content reaches `max_bytes`."""
+        """Read through `pages`, wait at `places`; a page ends once its content reaches `max_bytes`."""
         self._max_scanned, self._at_once = limits.filter_scanned, limits.scanned_at_once
         self._redis = redis
         self._lister = lister
-        self._pages = pages
-        self._hub = hub
+        self._pages = SharedPages(redis, pages)
+        self._places = places
         self._max_bytes = max_bytes
 
     async def read(
@@ -241,75 +241,69 @@ class Reader:
 
         Cancellation: leaves nothing behind; the same cursor can be used again.
         """
-        deadline = trio.current_time() + timeout_seconds
-        return await self._wait(streams, cursor, count, deadline, filter, first_may_fail=False)
+        wait = await self.begin_wait(streams, cursor, count, timeout_seconds, filter)
+        waited: Waited = await self._places.run(wait)
+        return waited
 
-    async def _wait(
+    def wait_after(
+        self,
+        streams: Sequence[str],
+        cursor: str,
+        count: int,
+        timeout_seconds: float,
+        wanted: Mapping[str, Any] | None,
+    ) -> Wait:
+        """Return a wait for what comes after a cursor; see `wait`.
+
+        Raises:
+            BusError: INVALID_ARGUMENT for a malformed cursor.
+        """
+        position = tuple(entry_ids.split_cursor(streams, cursor))
+        return self._wait(streams, position, count, trio.current_time() + timeout_seconds, wanted, [])
+
+    async def begin_wait(
         self,
         streams: Sequence[str],
         cursor: str | None,
         count: int,
-        deadline: float,
+        timeout_seconds: float,
         wanted: Mapping[str, Any] | None,
-        *,
-        first_may_fail: bool,
-    ) -> Waited:
-        # What is added matches where there is no filter.
-        with self._hub.watch(streams, is_eager=not wanted) as watch:
-            start, absent = await self._start(streams, cursor)
-            positions = dict(start)
-            found: list[tuple[str, RawEntry]] = []
-
-            async def read() -> ReadResult:
-                more = await self._read_next(streams, positions, found, count, wanted)
-                # With a filter there may be more although nothing matched.
-                return ReadResult.FOUND if found else ReadResult.MORE if more else ReadResult.EMPTY
-
-            await read_until_found(deadline, read, hub=self._hub, watch=watch, first_may_fail=first_may_fail)
-        return Waited(found, start, positions, absent)
-
-    def plan_wait(self, stream: str, cursor: str, *, count: int, timeout_seconds: float) -> Plan[Waited]:
-        """Plan to read what comes after `cursor` in one stream, whose rest is the wait; see `wait`.
+    ) -> Wait:
+        """Find out where a wait begins, and return it; see `wait`.
 
         Raises:
-            BusError: INVALID_ARGUMENT.
+            BusError: As `wait_after`; as `Lister.position`.
         """
-        deadline = trio.current_time() + timeout_seconds
-        (at,) = entry_ids.split_cursor((stream,), cursor)
-        # Before the read is sent: it notes whether the stream changes meanwhile.
-        sleep = Sleep(self._hub, stream, deadline)
-
-        def wait() -> Awaitable[Waited]:
-            # An outage after the first read is waited out.
-            may_fail = sleep.has_begun
-            return self._wait((stream,), cursor, count, deadline, None, first_may_fail=may_fail)
-
-        def read(batch: Batch) -> Waited:
-            if not (batch.entries or self._hub.draining or trio.current_time() >= deadline):
-                raise UnfinishedError(wait, sleep)
-            entries = [(stream, entry) for entry in batch.entries]
-            return Waited(entries, {stream: at}, {stream: _last(batch.entries, at)}, [])
-
-        def reword(error: BusError) -> BusError:
-            if error.code is Code.TIMEOUT and trio.current_time() < deadline:
-                # A wait reads a second time then.
-                raise UnfinishedError(wait)
-            return error
-
-        batch = self._pages.plan(stream, f"({at}", "+", max_entries=count, max_bytes=self._max_bytes)
-        # Last: what it goes on with has a result of its own, which is not to be read.
-        return batch.then(read).reworded(reword)
-
-    async def _start(self, streams: Sequence[str], cursor: str | None) -> tuple[dict[str, str], list[str]]:
         if cursor is not None:
-            return dict(zip(streams, entry_ids.split_cursor(streams, cursor), strict=True)), []
+            return self.wait_after(streams, cursor, count, timeout_seconds, wanted)
+        deadline = trio.current_time() + timeout_seconds
         summaries = await gather(self._lister.position, streams)
         absent = [stream for stream in streams if summaries[stream] is None]
         ends = (summaries[stream] for stream in streams)
-        last_ids = (entry_ids.ZERO if end is None else end.last_id for end in ends)
-        return dict(zip(streams, last_ids, strict=True)), absent
+        position = tuple([entry_ids.ZERO if end is None else end.last_id for end in ends])
+        return self._wait(streams, position, count, deadline, wanted, absent)
 
-    async def _read_next(
+    def _wait(
+        self,
+        streams: Sequence[str],
+        position: tuple[str, ...],
+        count: int,
+        deadline: float,
+        wanted: Mapping[str, Any] | None,
+        absent: list[str],
+    ) -> Wait:
+        search = _NextEntries(self, tuple(streams), count, wanted)
+
+        def convert(waited: Waited) -> Waited:
+            return msgspec.structs.replace(waited, absent=absent) if absent else waited
+
+        return Wait(search, position, deadline, convert, same=tuple(absent))
+
+    def plan_next(self, stream: str, at: str, count: int) -> Plan[Batch]:
+        """Plan to read what comes after an entry ID, without a filter."""
+        return self._pages.plan(stream, f"({at}", "+", max_entries=count, max_bytes=self._max_bytes)
+
+    async def read_next(
         self,
         streams: Sequence[str],
         positions: dict[str, str],
@@ -317,7 +311,11 @@ class Reader:
         count: int,
         wanted: Mapping[str, Any] | None,
     ) -> bool:
-        """Add to `found` what comes after `positions`, and advance these; return whether there is more."""
+        """Add to `found` what comes after `positions`, and advance these; return whether there is more.
+
+        Raises:
+            BusError: As `read`.
+        """
 
         async def after(stream: str) -> Page:
             async with explain_errors(self._redis, stream):
@@ -334,6 +332,59 @@ class Reader:
             left_at = _last(page.entries[: taken[stream]], positions[stream])
             positions[stream] = page.next_cursor if whole else left_at
         return any(page.has_more for page in pages.values())
+
+
+class _NextEntries:
+    """The search of `Reader.wait`. A position is an entry ID for each stream."""
+
+    __slots__ = ("_count", "_reader", "_wanted", "is_eager", "key", "streams")
+
+    def __init__(
+        self, reader: Reader, streams: tuple[str, ...], count: int, wanted: Mapping[str, Any] | None
+    ) -> None:
+        self._reader = reader
+        self.streams = streams
+        self._count = count
+        self._wanted = wanted
+        # What is added matches where there is no filter.
+        self.is_eager = not wanted
+        self.key: Hashable = (streams, count, _canonical(wanted) if wanted else None)
+
+    def plan(self, position: tuple[str, ...]) -> Plan[Look] | None:
+        if self._wanted or len(self.streams) > 1:
+            return None
+        (stream,), (at,) = self.streams, position
+
+        def read(batch: Batch) -> Look:
+            if not batch.entries:
+                return Look(ReadResult.EMPTY, position)
+            entries = [(stream, entry) for entry in batch.entries]
+            waited = Waited(entries, {stream: at}, {stream: entries[-1][1].id}, [])
+            return Look(ReadResult.FOUND, position, waited)
+
+        return self._reader.plan_next(stream, at, self._count).then(read)
+
+    async def read(self, position: tuple[str, ...]) -> Look:
+        start = dict(zip(self.streams, position, strict=True))
+        positions = dict(start)
+        found: list[tuple[str, RawEntry]] = []
+        more = await self._reader.read_next(self.streams, positions, found, self._count, self._wanted)
+        # With a filter there may be more although nothing matched.
+        result = ReadResult.FOUND if found else ReadResult.MORE if more else ReadResult.EMPTY
+        return Look(result, tuple(positions.values()), Waited(found, start, positions, []))
+
+    def nothing(self, position: tuple[str, ...]) -> Waited:
+        at = dict(zip(self.streams, position, strict=True))
+        return Waited([], at, at, [])
+
+
+def _canonical(wanted: Mapping[str, Any]) -> Hashable:
+    """Return a value that is equal only for equal filters; of some it is equal to nothing else."""
+    try:
+        return msgspec.json.encode(wanted, order="deterministic")
+    except (TypeError, ValueError, OverflowError):
+        # A lone surrogate, or an integer beyond those of msgspec.
+        return object()
 
 
 def _round_robin(

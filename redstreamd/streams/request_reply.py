@@ -13,12 +13,14 @@ from __future__ import annotations
 
 import hashlib
 import secrets
-from collections.abc import Mapping
+from collections.abc import Hashable, Mapping
+from functools import partial
 from typing import Any
 
 import msgspec
 import trio
 
+from redstreamd.admission.accounts import Account
 from redstreamd.errors import BusError, Code
 from redstreamd.redisio.client import Redis
 from redstreamd.redisio.reply_parsing import RawEntry
@@ -26,15 +28,14 @@ from redstreamd.streams import entry_ids
 from redstreamd.streams.bounds import DEFAULT_BOUNDS, Bounds
 from redstreamd.streams.durations import milliseconds
 from redstreamd.streams.entry_codec import Stamp, decode, request_name
-from redstreamd.streams.entry_pages import Pages
-from redstreamd.streams.error_context import append_to_errors, explain_errors
+from redstreamd.streams.entry_pages import Batch, Pages
+from redstreamd.streams.error_context import append_to_errors, appended, explain_errors
 from redstreamd.streams.listing import Lister
 from redstreamd.streams.names import Kind, check_unreserved, companion_key, is_reply_stream
+from redstreamd.streams.plans import Plan, UnfinishedError, run_plan
 from redstreamd.streams.publishing import Added, KeyReused, Publisher
 from redstreamd.streams.scripts import load
-from redstreamd.streams.tail_hub import TailHub
-from redstreamd.streams.waiting import TRANSIENT, ReadResult, read_until_found
-from redstreamd.streams.watches import Watch
+from redstreamd.streams.waiting import TRANSIENT, Look, Places, ReadResult, Wait
 
 _REPLY_STREAM = load("info", "reply_stream")
 
@@ -93,18 +94,19 @@ class Requests:
         redis: Redis,
         lister: Lister,
         pages: Pages,
-        hub: TailHub,
+        places: Places,
         publisher: Publisher,
         *,
         keep_seconds: float,
         limits: Bounds = DEFAULT_BOUNDS,
     ) -> None:
-        """Add through `publisher`, wait through `hub`; our own reply streams expire after `keep_seconds`."""
+        """Add through `publisher`, wait at `places`; our own reply streams expire after `keep_seconds`."""
         self._max_replies, self._at_once = limits.replies, limits.replies_at_once
         self._redis = redis
         self._lister = lister
         self._pages = pages
-        self._hub = hub
+        self._places = places
+        self._hub = places.hub
         self._publisher = publisher
         self._keep_ms = milliseconds(keep_seconds)
 
@@ -118,27 +120,60 @@ class Requests:
 
         Cancellation: what was sent is added nevertheless; the same key or correlation ID resumes.
         """
+        wait = await self.ask(request, timeout_seconds=timeout_seconds)
+        requested: Requested = await self._places.run(wait)
+        return requested
+
+    async def ask(self, request: Request, *, timeout_seconds: float, account: Account | None = None) -> Wait:
+        """Add a request, unless it was added before, and return the wait for its reply; see `request`.
+
+        Args:
+            request: The request.
+            timeout_seconds: How long to wait, from now on.
+            account: Who waits, if it is a client.
+        """
         deadline = trio.current_time() + timeout_seconds
         correlation_id = _correlation_id(request)
         reply_to = request.reply_to or companion_key(request.stream, Kind.REPLY, request.principal)
         check_unreserved(reply_to)
         # Before anything is added: a wait that is refused must not leave a request behind.
-        with self._hub.watch((reply_to,), is_eager=True) as watch:
-            at = await self.prepare(reply_to)
-            added = await self._add(request, Stamp(request.principal, correlation_id, reply_to))
-            (request_id,) = added.ids
-            expected = Stamp(
-                correlation_id=correlation_id, in_reply_to=request_name(request.stream, request_id)
-            )
-            was_added = (
-                f"The request was added as {request_id}; the same call with correlation_id "
-                f"{correlation_id!r} goes on waiting."
-            )
-            with append_to_errors(lambda: was_added):
-                if added.duplicate:
-                    at = await self._resume_position(reply_to, request_id)
-                reply, at = await self._wait(watch, reply_to, expected, at, deadline)
-        return Requested(request_id, correlation_id, reply_to, added.duplicate, reply, at)
+        self._hub.count(account)
+        try:
+            # So that the stream is armed when it is read first.
+            with self._hub.watch((reply_to,), is_eager=True, is_counted=False):
+                at = await self.prepare(reply_to)
+                added = await self._add(request, Stamp(request.principal, correlation_id, reply_to))
+                (request_id,) = added.ids
+                was_added = (
+                    f"The request was added as {request_id}; the same call with correlation_id "
+                    f"{correlation_id!r} goes on waiting."
+                )
+                with append_to_errors(lambda: was_added):
+                    if added.duplicate:
+                        at = await self._resume_position(reply_to, request_id)
+        except BaseException:
+            self._hub.uncount(account)
+            raise
+        expected = Stamp(correlation_id=correlation_id, in_reply_to=request_name(request.stream, request_id))
+
+        def convert(found: tuple[RawEntry | None, str]) -> Requested:
+            reply, cursor = found
+            return Requested(request_id, correlation_id, reply_to, added.duplicate, reply, cursor)
+
+        def reword(error: Exception) -> Exception:
+            return appended(error, was_added) if isinstance(error, BusError) else error
+
+        return Wait(
+            _Reply(self._redis, self._pages, reply_to, expected, self._at_once),
+            at,
+            deadline,
+            convert,
+            # The request was added, so a failed read must not end the wait.
+            may_fail=True,
+            is_counted=True,
+            account=account,
+            reword=reword,
+        )
 
     async def prepare(self, reply_to: str) -> str:
         """Create or renew a reply stream of redstreamd's own; return the last ID of any reply stream."""
@@ -189,33 +224,43 @@ class Requests:
                 f"{stamp.correlation_id!r}: it is not added twice.",
             ) from error
 
-    async def _wait(
-        self, watch: Watch, reply_to: str, expected: Stamp, at: str, deadline: float
-    ) -> tuple[RawEntry | None, str]:
-        reply: RawEntry | None = None
 
-        async def read() -> ReadResult:
-            nonlocal reply, at
-            reply, at = await self._find_reply(reply_to, expected, at)
-            return ReadResult.EMPTY if reply is None else ReadResult.FOUND
+class _Reply:
+    """The search for the reply to one request. A position is an entry ID of the reply stream."""
 
-        # The request was added, so a failed read must not end the wait.
-        await read_until_found(deadline, read, hub=self._hub, watch=watch, first_may_fail=True)
-        return reply, at
+    is_eager = True
 
-    async def _find_reply(self, reply_to: str, expected: Stamp, at: str) -> tuple[RawEntry | None, str]:
-        """Read the reply stream after `at`; return the reply, if any, and the last ID read."""
-        while True:
-            async with explain_errors(self._redis, reply_to):
-                page = await self._pages.read(
-                    reply_to, f"({at}", "+", max_entries=self._at_once, max_bytes=_PAGE_BYTES
-                )
+    def __init__(self, redis: Redis, pages: Pages, reply_to: str, expected: Stamp, at_once: int) -> None:
+        # No other wait is for the same.
+        self.key: Hashable = self
+        self.streams = (reply_to,)
+        self._redis = redis
+        self._pages = pages
+        self._expected = expected
+        self._at_once = at_once
+
+    def plan(self, position: str) -> Plan[Look]:
+        (reply_to,) = self.streams
+
+        def read(page: Batch) -> Look:
+            at = position
             for entry in page.entries:
                 at = entry.id
-                if _is_reply(entry, expected):
-                    return entry, at
-            if not page.has_more:
-                return None, at
+                if _is_reply(entry, self._expected):
+                    return Look(ReadResult.FOUND, at, (entry, at))
+            if page.has_more:
+                raise UnfinishedError(partial(self.read, at))
+            return Look(ReadResult.EMPTY, at)
+
+        return self._pages.plan(
+            reply_to, f"({position}", "+", max_entries=self._at_once, max_bytes=_PAGE_BYTES
+        ).then(read)
+
+    async def read(self, position: str) -> Look:
+        return await run_plan(self._redis, self.plan(position))
+
+    def nothing(self, position: str) -> tuple[None, str]:
+        return None, position
 
 
 def _correlation_id(request: Request) -> str:

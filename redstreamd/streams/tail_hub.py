@@ -35,11 +35,13 @@ from typing import Any, Final
 import attrs
 import trio
 
+from redstreamd.admission.accounts import Account
 from redstreamd.errors import BusError, Code
 from redstreamd.errors.remedies import setting
 from redstreamd.redisio import Role
 from redstreamd.redisio.client import Redis
 from redstreamd.redisio.redis_errors import ConnectionEnded, ServerReplied
+from redstreamd.streams.background import Background
 from redstreamd.streams.concurrency import gather
 from redstreamd.streams.deadlines import Deadlines
 from redstreamd.streams.watches import Watch, Watcher
@@ -58,7 +60,7 @@ class TailHubStatistics:
     """A snapshot of the hub.
 
     Attributes:
-        watches: Open watches.
+        watches: Waits, and watches of tasks.
         keys: Distinct keys they watch.
         tracking: Whether the server pushes changes; False while disconnected or if it refuses.
         pushes: Changed keys that the server pushed so far.
@@ -89,7 +91,13 @@ class _Key:
 
 
 class TailHub:
-    """Watches keys for any number of waiters over Redis's watch connection, and wakes them at deadlines."""
+    """Watches keys for any number of waiters over Redis's watch connection.
+
+    Attributes:
+        draining: Whether the daemon is stopping, so that nobody waits any more.
+        deadlines: Wakes waiters at their time.
+        background: Runs what they need of tasks.
+    """
 
     def __init__(
         self,
@@ -109,12 +117,13 @@ class TailHub:
             poll_seconds: The same while it refuses to, or cannot be reached.
         """
         self.draining = False
+        self.deadlines = Deadlines()
+        self.background = Background()
         self._redis = redis
         self._max_watches = max_watches
         self._sweep_seconds = sweep_seconds
         self._poll_seconds = poll_seconds
         self._watches = 0
-        self.deadlines = Deadlines()
         self._keys: dict[bytes, _Key] = {}
         # Armed keys without watchers, the first to be forgotten first. Invariant: each is in _keys.
         self._idle: dict[bytes, None] = {}
@@ -148,21 +157,34 @@ class TailHub:
         return sum(watcher.waiting for watcher in watchers)
 
     @contextlib.contextmanager
-    def watch(self, keys: Iterable[str], *, is_eager: bool = False) -> Iterator[Watch]:
+    def watch(
+        self, keys: Iterable[str], *, is_eager: bool = False, is_counted: bool = True
+    ) -> Iterator[Watch]:
         """Watch keys, which need not exist, for the block; see `Watcher` for `is_eager`.
+
+        It counts as a wait if `is_counted`.
 
         Raises:
             BusError: RATE_LIMITED beyond `max_watches`.
         """
         watch = Watch(frozenset(key.encode() for key in keys), self, is_eager=is_eager)
-        self.add(watch)
+        if is_counted:
+            self.count()
         try:
-            yield watch
+            self.add(watch)
+            try:
+                yield watch
+            finally:
+                self.remove(watch)
         finally:
-            self.remove(watch)
+            if is_counted:
+                self.uncount()
 
-    def add(self, watcher: Watcher) -> None:
-        """Wake a watcher when its keys change, until `remove`. It is also woken when a new key is armed.
+    def count(self, account: Account | None = None) -> None:
+        """Count a wait, until `uncount`. The one place where it is decided whether one more may wait.
+
+        Args:
+            account: Who waits, if it is a client.
 
         Raises:
             BusError: RATE_LIMITED beyond `max_watches`.
@@ -175,6 +197,13 @@ class TailHub:
                 next_step=f"Try again when some have ended, or raise {setting('limits.max_waits')}.",
             )
         self._watches += 1
+
+    def uncount(self, account: Account | None = None) -> None:
+        """Count a wait no more that `count` counted."""
+        self._watches -= 1
+
+    def add(self, watcher: Watcher) -> None:
+        """Wake a watcher when its keys change, until `remove`. It is also woken when a new key is armed."""
         for name in watcher.keys:
             key = self._keys.get(name)
             if key is None:
@@ -195,7 +224,6 @@ class TailHub:
 
     def remove(self, watcher: Watcher) -> None:
         """Wake a watcher no more. For one that was added."""
-        self._watches -= 1
         for name in watcher.keys:
             key = self._keys[name]
             del key.watchers[watcher]
@@ -209,13 +237,13 @@ class TailHub:
                 self._arm([name])
             self._keep_armed(name)
 
-    def armed_by(self, key: str) -> int:
-        """Return a number that stays the same as long as each change of `key` is pushed; 0 if it is not.
+    def armed_by(self, keys: Iterable[bytes]) -> tuple[int, ...]:
+        """Return a number for each key that stays the same as long as each change is pushed; 0 if none is.
 
-        What was read while the number stayed the same is still so, if the watch connection works.
+        What was read while the numbers stayed the same is still so, if the watch connection works.
         """
-        known = self._keys.get(key.encode())
-        return 0 if known is None else known.armed
+        known = self._keys
+        return tuple([0 if (key := known.get(name)) is None else key.armed for name in keys])
 
     def notify(self, key: str) -> None:
         """Wake the watchers of `key`, for changes that the server does not push, such as a release."""
@@ -243,6 +271,7 @@ class TailHub:
         """
         async with trio.open_nursery() as nursery:
             nursery.start_soon(self.deadlines.run)
+            nursery.start_soon(self.background.run)
             task_status.started()
             while True:
                 # Keys that could not be armed because Redis is away are tried again soon, too.

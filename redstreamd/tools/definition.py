@@ -19,6 +19,7 @@ from redstreamd.errors.nearest_names import nearest_names
 from redstreamd.policy import Need, Permission, Principal
 from redstreamd.streams.lease_tokens import Lease
 from redstreamd.streams.plans import Plan
+from redstreamd.streams.waiting import Wait
 from redstreamd.tools.annotations import Hints
 from redstreamd.tools.argument_types import NameOf, names_in
 from redstreamd.tools.schema_dialect import MAX_DESCRIPTION, TOOL_NAME
@@ -29,6 +30,9 @@ ArgumentsT = TypeVar("ArgumentsT", bound=attrs.AttrsInstance)
 
 Progress = Callable[[float, float | None, str | None], Awaitable[None]]
 """``(progress, total, message)``: sends a progress notification, if the caller asked for progress."""
+
+BeginWait = Callable[[], Awaitable[Wait]]
+"""Does what comes before a wait, and returns the wait, which is to be run then."""
 
 # The header of a section such as ``Raises:`` ends the part of a docstring that is for the model.
 _SECTION = re.compile(r"^[A-Z][A-Za-z ]*:\n", re.MULTILINE)
@@ -157,10 +161,13 @@ class Tool(Generic[ArgumentsT]):
         hints: Its annotations, with the reasons.
         handler: Does the work; raises `redstreamd.errors.BusError` for what an agent can act on.
         plan: Returns a call as one round trip to Redis, with the result of the handler; None for a call that
-            is more. None if no call is. The direct path runs plans, everything else the handler, and a
-            differential test holds both to the same answers.
+            is more. None if no call is. The direct path runs plans and waits, everything else the handler,
+            and a differential test holds both to the same answers.
+        wait: Returns a call as a wait, with the result of the handler, or what begins that wait in a task.
+            None if no call is a wait.
 
-    `needs` and `plan` get a value with the attributes of the argument class, not always an instance of it.
+    `needs`, `plan` and `wait` get a value with the attributes of the argument class, not always an instance
+    of it.
     A tool takes a lease if an argument is marked `NameOf.LEASE`.
     """
 
@@ -175,6 +182,7 @@ class Tool(Generic[ArgumentsT]):
     hints: Hints
     handler: Callable[[Call[Any], ArgumentsT], Awaitable[object]]
     plan: Callable[[Call[Any], ArgumentsT], Plan[Any] | None] | None = None
+    wait: Callable[[Call[Any], ArgumentsT], Wait | BeginWait] | None = None
 
     @name.validator
     def _check_name(self, _: object, value: str) -> None:
@@ -226,6 +234,7 @@ def tool(
     needs: Callable[[Any, Any], Sequence[Need]],
     hints: Hints,
     plan: Callable[[Any, Any], Plan[Any] | None] | None = None,
+    wait: Callable[[Any, Any], Wait | BeginWait] | None = None,
 ) -> Callable[[Callable[[Call[BusT], ArgumentsT], Awaitable[object]]], Tool[ArgumentsT]]:
     """Turn ``async def name(call: Call[Bus], args: NameArguments) -> NameResult`` into a `Tool`.
 
@@ -256,6 +265,7 @@ def tool(
             hints=hints,
             handler=handler,
             plan=plan,
+            wait=wait,
         )
 
     return define

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import trio
 
 from redstreamd.errors import BusError
 from redstreamd.streams.bus import Bus
-from redstreamd.tools.definition import Call
+from redstreamd.streams.waiting import Wait
+from redstreamd.tools.definition import BeginWait, Call
 
 #: Seconds between progress notifications; well below the shortest request timeout of known clients.
 _INTERVAL = 5.0
@@ -50,3 +51,16 @@ async def with_progress(call: Call[Bus], seconds: float, wait: Callable[[], Awai
     if failure is not None:
         raise failure
     return results[0]
+
+
+async def waited(call: Call[Bus], wait: Wait | BeginWait, seconds: float) -> Any:
+    """Run a wait of `seconds` with progress notifications, and return its result.
+
+    Raises:
+        BusError: Of the beginning, or of the wait.
+    """
+
+    async def run() -> Any:
+        return await call.bus.places.run(wait if isinstance(wait, Wait) else await wait())
+
+    return await with_progress(call, seconds, run)

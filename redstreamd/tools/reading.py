@@ -19,10 +19,11 @@ from redstreamd.presentation.views import stream_line
 from redstreamd.streams.bus import Bus
 from redstreamd.streams.plans import Plan
 from redstreamd.streams.reading import Page, Waited
+from redstreamd.streams.waiting import Wait
 from redstreamd.tools import shared_arguments
 from redstreamd.tools.annotations import reading
-from redstreamd.tools.definition import NO_NEEDS, Call, Profile, needs_on, tool
-from redstreamd.tools.progress_notifications import wait_seconds, with_progress
+from redstreamd.tools.definition import NO_NEEDS, BeginWait, Call, Profile, needs_on, tool
+from redstreamd.tools.progress_notifications import wait_seconds, waited
 
 
 @attrs.frozen
@@ -156,25 +157,38 @@ class StreamWaited:
     absent: Annotated[list[str], Meta(description="Streams that do not exist yet.")] | None = None
 
 
-def _plan_wait(call: Call[Bus], args: StreamWaitArguments) -> Plan[StreamWaited] | None:
-    """Plan to read after the cursor of one stream, without a filter, and to wait if there is nothing."""
-    if len(args.streams) != 1 or args.cursor is None or args.filter:
-        return None
+def _wait(call: Call[Bus], args: StreamWaitArguments) -> Wait | BeginWait:
+    """Return the wait; without a cursor, what finds out where it begins."""
+    if len(set(args.streams)) < len(args.streams):
+        raise BusError(
+            Code.INVALID_ARGUMENT,
+            "streams names a stream twice.",
+            cause="A cursor holds one position for each stream.",
+            next_step="Name each stream once.",
+        )
+    strict_json.check_names({"filter": args.filter})
+    reader, convert = call.bus.reader, partial(_waited, call.bus)
     seconds = wait_seconds(call, args.timeout_seconds)
-    plan = call.bus.reader.plan_wait(args.streams[0], args.cursor, count=args.count, timeout_seconds=seconds)
-    return plan.with_rest(partial(with_progress, call, seconds)).then(partial(_waited, call))
+    if args.cursor is not None:
+        return reader.wait_after(args.streams, args.cursor, args.count, seconds, args.filter).then(convert)
+
+    async def begin() -> Wait:
+        wait = await reader.begin_wait(args.streams, None, args.count, seconds, args.filter)
+        return wait.then(convert)
+
+    return begin
 
 
-def _waited(call: Call[Bus], waited: Waited) -> StreamWaited:
-    most = call.bus.settings.tools.max_result_bytes
-    by_stream = groupby(waited.entries, itemgetter(0))
-    parts = (views(stream, [entry for _, entry in found]) for stream, found in by_stream)
+def _waited(bus: Bus, found: Waited) -> StreamWaited:
+    most = bus.settings.tools.max_result_bytes
+    by_stream = groupby(found.entries, itemgetter(0))
+    parts = (views(stream, [entry for _, entry in entries]) for stream, entries in by_stream)
     shown, count = encode_page(list(chain.from_iterable(parts)), most)
     return StreamWaited(
         entries=shown,
-        next_cursor=waited.cursor_after(count),
+        next_cursor=found.cursor_after(count),
         timed_out=not count,
-        absent=waited.absent if waited.absent and not count else None,
+        absent=found.absent if found.absent and not count else None,
     )
 
 
@@ -184,7 +198,7 @@ def _waited(call: Call[Bus], waited: Waited) -> StreamWaited:
     permission=Permission.READ,
     needs=needs_on(Permission.READ, "streams"),
     hints=reading("It reads after a cursor that the caller keeps, and watches keys by client tracking."),
-    plan=_plan_wait,
+    wait=_wait,
 )
 async def stream_wait(call: Call[Bus], args: StreamWaitArguments) -> StreamWaited:
     """Wait until one of the streams has entries after the cursor, and return them.
@@ -192,27 +206,8 @@ async def stream_wait(call: Call[Bus], args: StreamWaitArguments) -> StreamWaite
     Without a cursor it waits for what comes after this call. When nothing came in time the answer
     has no entries and timed_out is true: call again with next_cursor, and nothing is missed.
     """
-    if len(set(args.streams)) < len(args.streams):
-        raise BusError(
-            Code.INVALID_ARGUMENT,
-            "streams names a stream twice.",
-            cause="A cursor holds one position for each stream.",
-            next_step="Name each stream once.",
-        )
-    strict_json.check_names({"filter": args.filter})
-    seconds = wait_seconds(call, args.timeout_seconds)
-    waited = await with_progress(
-        call,
-        seconds,
-        lambda: call.bus.reader.wait(
-            args.streams,
-            cursor=args.cursor,
-            count=args.count,
-            timeout_seconds=seconds,
-            filter=args.filter,
-        ),
-    )
-    return _waited(call, waited)
+    found: StreamWaited = await waited(call, _wait(call, args), wait_seconds(call, args.timeout_seconds))
+    return found
 
 
 TOOLS = (stream_list, stream_read, stream_wait)

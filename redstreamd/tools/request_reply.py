@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Annotated, Any
 
 import attrs
@@ -11,13 +12,14 @@ from redstreamd.policy import Permission
 from redstreamd.presentation.entries import view
 from redstreamd.presentation.truncation import bound_entries
 from redstreamd.streams.bus import Bus
-from redstreamd.streams.request_reply import Request
+from redstreamd.streams.request_reply import Request, Requested
+from redstreamd.streams.waiting import Wait
 from redstreamd.tools import shared_arguments
 from redstreamd.tools.annotations import no, writing, yes
 from redstreamd.tools.argument_types import NameOf
-from redstreamd.tools.definition import Call, Profile, needs_on, tool
+from redstreamd.tools.definition import BeginWait, Call, Profile, needs_on, tool
 from redstreamd.tools.new_streams import join_warnings, naming_warning
-from redstreamd.tools.progress_notifications import wait_seconds, with_progress
+from redstreamd.tools.progress_notifications import wait_seconds, waited
 
 
 @attrs.frozen
@@ -63,48 +65,32 @@ class RequestReplied:
     ) = None
 
 
-@tool(
-    title="Ask and wait for the answer",
-    profile=Profile.WORKER,
-    permission=Permission.PUBLISH,
-    needs=needs_on(Permission.PUBLISH, "stream", "reply_to", creates=True)
-    + needs_on(Permission.READ, "reply_to"),
-    hints=writing(
-        "It adds the request, and creates the reply stream, which expires when it is not used.",
-        destructive=yes(
-            "It trims the caller's own reply stream to its newest 10,000 replies, whether or not the others "
-            "were read."
-        ),
-        idempotent=no("Without correlation_id or idempotency_key each call adds a request."),
-    ),
-)
-async def request_reply(call: Call[Bus], args: RequestReplyArguments) -> RequestReplied:
-    """Add an entry as a request and wait for its answer.
-
-    A worker answers with work_done's reply, or with stream_add to reply_to with the correlation_id.
-    If no answer came in time, call again with the same correlation_id or idempotency_key: it goes on
-    waiting and adds nothing.
-    """
-    warning = await naming_warning(call, args.stream)
-    if args.reply_to is not None:
-        warning = join_warnings(warning, await naming_warning(call, args.reply_to))
-    request = Request(
-        stream=args.stream,
-        members=args.entry,
-        principal=call.principal.name,
-        correlation_id=args.correlation_id,
-        reply_to=args.reply_to,
-        idempotency_key=args.idempotency_key,
-    )
+def _wait(call: Call[Bus], args: RequestReplyArguments) -> BeginWait:
+    """Return what adds the request, and waits for its reply then."""
     seconds = wait_seconds(call, args.timeout_seconds)
-    asked = await with_progress(
-        call, seconds, lambda: call.bus.requests.request(request, timeout_seconds=seconds)
-    )
+
+    async def begin() -> Wait:
+        warning = await naming_warning(call, args.stream)
+        if args.reply_to is not None:
+            warning = join_warnings(warning, await naming_warning(call, args.reply_to))
+        request = Request(
+            stream=args.stream,
+            members=args.entry,
+            principal=call.principal.name,
+            correlation_id=args.correlation_id,
+            reply_to=args.reply_to,
+            idempotency_key=args.idempotency_key,
+        )
+        wait = await call.bus.requests.ask(request, timeout_seconds=seconds)
+        return wait.then(partial(_replied, call.bus.settings.tools.max_result_bytes, warning))
+
+    return begin
+
+
+def _replied(max_bytes: int, warning: str | None, asked: Requested) -> RequestReplied:
     reply = None
     if asked.reply is not None:
-        bounded, _ = bound_entries(
-            [view(asked.reply_to, asked.reply)], call.bus.settings.tools.max_result_bytes, droppable=False
-        )
+        bounded, _ = bound_entries([view(asked.reply_to, asked.reply)], max_bytes, droppable=False)
         reply = bounded[0]
     return RequestReplied(
         answered=reply is not None,
@@ -122,6 +108,33 @@ async def request_reply(call: Call[Bus], args: RequestReplyArguments) -> Request
             "match": {"correlation_id": asked.correlation_id},
         },
     )
+
+
+@tool(
+    title="Ask and wait for the answer",
+    profile=Profile.WORKER,
+    permission=Permission.PUBLISH,
+    needs=needs_on(Permission.PUBLISH, "stream", "reply_to", creates=True)
+    + needs_on(Permission.READ, "reply_to"),
+    hints=writing(
+        "It adds the request, and creates the reply stream, which expires when it is not used.",
+        destructive=yes(
+            "It trims the caller's own reply stream to its newest 10,000 replies, whether or not the others "
+            "were read."
+        ),
+        idempotent=no("Without correlation_id or idempotency_key each call adds a request."),
+    ),
+    wait=_wait,
+)
+async def request_reply(call: Call[Bus], args: RequestReplyArguments) -> RequestReplied:
+    """Add an entry as a request and wait for its answer.
+
+    A worker answers with work_done's reply, or with stream_add to reply_to with the correlation_id.
+    If no answer came in time, call again with the same correlation_id or idempotency_key: it goes on
+    waiting and adds nothing.
+    """
+    replied: RequestReplied = await waited(call, _wait(call, args), wait_seconds(call, args.timeout_seconds))
+    return replied
 
 
 TOOLS = (request_reply,)

@@ -275,16 +275,16 @@ async def test_a_wait_outlives_a_redis_that_cannot_be_asked_for_a_while(
     bus: Bus, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     answers: list[dict[str, Any]] = []
-    real, failures = Pages.read, 0
+    real, failures = Pages.plan, 0
 
-    async def broken(pages: Pages, *args: Any, **how: Any) -> Any:
+    def broken(pages: Pages, *args: Any, **how: Any) -> Any:
         nonlocal failures
         if failures < 2:
             failures += 1
             raise BusError(Code.CONNECTION_ERROR, "down", cause="down", next_step="wait")
-        return await real(pages, *args, **how)
+        return real(pages, *args, **how)
 
-    monkeypatch.setattr(Pages, "read", broken)
+    monkeypatch.setattr(Pages, "plan", broken)
     async with trio.open_nursery() as nursery:
 
         async def wait() -> None:

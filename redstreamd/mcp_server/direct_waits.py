@@ -1,0 +1,92 @@
+"""Waits of calls on the direct path: records, told without a task.
+
+Those who are told the same share its encoding: an answer is the request's id, joined with shared bytes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Hashable
+from typing import Any, Final
+
+import msgspec
+
+from redstreamd.mcpio.exchange import Exchange
+from redstreamd.streams.waiting import Sleeper, Told, Wait
+from redstreamd.tools.invocation import CANCELLED, OK, Invocation, as_bus_error
+from redstreamd.tools.results import Result, failure, success
+
+_encode = msgspec.json.Encoder().encode
+_OPENING: Final = b'{"jsonrpc":"2.0","id":'
+_RESULT: Final = b',"result":'
+
+
+def answer_line(exchange: Exchange, result: Result, end: bytes) -> bytes:
+    """Return the message that answers a request with a result."""
+    return b"".join((_OPENING, _encode(exchange.id), _RESULT, result.opened, end))
+
+
+class DirectWait(Sleeper, eq=False, kw_only=True):
+    """One call that waits.
+
+    Attributes:
+        exchange: Its request.
+        invocation: The call; it holds no arguments any more.
+        end: What follows on the members of its result.
+        wait: What it waits for.
+    """
+
+    exchange: Exchange
+    invocation: Invocation[Any]
+    end: bytes
+    wait: Wait
+
+    @classmethod
+    def begin(cls, wait: Wait, exchange: Exchange, invocation: Invocation[Any], end: bytes) -> DirectWait:
+        """Let a call wait; it ends once it is told, or its exchange is cut short."""
+        self = cls(
+            deadline=wait.deadline,
+            account=wait.account if wait.is_counted else exchange.session.account,
+            may_fail=wait.may_fail,
+            is_counted=wait.is_counted,
+            exchange=exchange,
+            invocation=invocation,
+            end=end,
+            wait=wait,
+        )
+        # They may be large, and what the wait needs of them it has.
+        invocation.arguments = None
+        exchange.on_cancel = self.cancel
+        invocation.bus.places.join(wait.search, wait.position, self)
+        return self
+
+    def told(self, told: Told) -> None:
+        """Answer with what was found."""
+        same = self.wait.same
+        key: Hashable = (self.invocation.tool.name, same, self.end)
+        made: tuple[bytes, int] | None = None if same is None else told.made.get(key)
+        if made is None:
+            try:
+                result = success(self.wait.convert(told.found))
+            except Exception as error:  # noqa: BLE001 - the boundary: a defect must not end the others' waits
+                self.failed(error)
+                return
+            made = told.made[key] = b"".join((_RESULT, result.opened, self.end)), result.size
+        line, size = made
+        self.invocation.end(OK, size)
+        exchange = self.exchange
+        exchange.answer(b"".join((_OPENING, _encode(exchange.id), line)))
+
+    def failed(self, error: Exception) -> None:
+        """Answer with the error."""
+        reword = self.wait.reword
+        refusal = as_bus_error(self.invocation.tool, error if reword is None else reword(error))
+        result = failure(refusal)
+        self.invocation.end(str(refusal.code), result.size)
+        self.exchange.answer(answer_line(self.exchange, result, self.end))
+
+    def cancel(self) -> None:
+        """End the call: nobody waits for it any more, or the session ends."""
+        if not self.invocation.has_ended:
+            self.leave()
+            self.invocation.end(CANCELLED)
+            self.exchange.answer_unknown()
