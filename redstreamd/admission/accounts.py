@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import enum
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
 from typing import Final
 
 import msgspec
@@ -69,6 +69,7 @@ class Account(msgspec.Struct, eq=False):
         parent: The account that includes this one; None for that of all.
         members: The accounts that this one includes, by name.
         held: How much it holds now, by `Held`, including what its members hold.
+        peer: Of a process and of a connection, who it is.
         rank: Seconds of work that were done for it, as `FairQueue` counts them: only differences between the
             members of one account mean anything.
         service: Seconds of work that were done for this connection, of late: see `used`. Not for accounts
@@ -87,6 +88,7 @@ class Account(msgspec.Struct, eq=False):
     parent: Account | None
     members: dict[str, Account]
     held: list[int]
+    peer: Peer = Peer()
     rank: float = 0.0
     service: float = 0.0
     served_at: float = 0.0
@@ -173,17 +175,14 @@ class Accounts:
 
     def open(self, principal: Principal, peer: Peer, connection_id: str) -> Account:
         """Return a new account for a connection; it holds that connection until `close`."""
-        names = (
-            principal.name,
-            "unknown user" if peer.uid is None else f"uid {peer.uid}",
-            peer.address or (f"pid {peer.pid}" if peer.pid else "unknown process"),
-            connection_id,
-        )
+        names = (*names_of(principal, peer), connection_id)
         account = self.all
         for level, name in zip(list(Level)[1:], names, strict=True):
             member = account.members.get(name)
             if member is None:
                 member = account.members[name] = Account(level, name, account, {}, [0] * len(Held))
+                if level >= Level.PROCESS:
+                    member.peer = peer
             account = member
         account.hold(Held.CONNECTIONS)
         return account
@@ -203,9 +202,54 @@ class Accounts:
         """
         return descend(self.all, lambda account: account.held[what], level)
 
+    def processes(self) -> Iterator[Account]:
+        """Yield the account of each process; one that uses two sockets has one for each principal."""
+        for principal in self.all.members.values():
+            for user in principal.members.values():
+                yield from user.members.values()
+
+
+def names_of(principal: Principal, peer: Peer) -> tuple[str, str, str]:
+    """Return the names of the accounts of a connection, from its principal to its process."""
+    return (
+        principal.name,
+        "unknown user" if peer.uid is None else f"uid {peer.uid}",
+        peer.address or (f"pid {peer.pid}" if peer.pid else "unknown process"),
+    )
+
 
 def descend(account: Account, measure: Callable[[Account], float], level: Level) -> Account:
     """Go down from an account to `level`, at each step to the member with the greatest measure."""
     while account.level < level and account.members:
         account = max(account.members.values(), key=measure)
     return account
+
+
+def gives_way(within: Account, what: Held, to: Account | Sequence[str]) -> Account | None:
+    """Return the process that holds most within an account, if another should have a place of it.
+
+    One that holds more than one more than who asks: then both do not change places over and over. Where the
+    branch of who asks holds as much as any other, only what is in that branch is looked at.
+
+    Args:
+        within: The account of all, or of a principal, in which who asks is.
+        what: What is asked for.
+        to: Who asks: an account, or the names of one that is not open yet, from its principal on.
+
+    Returns:
+        None if nobody should give way.
+    """
+    names = [each.name for each in to.path()[1:]] if isinstance(to, Account) else to
+    account, is_own = within, True
+    while account.level < Level.PROCESS and account.members:
+        greatest = max(account.members.values(), key=lambda member: member.held[what])
+        if is_own:
+            own = account.members.get(names[account.level])
+            if greatest.held[what] >= (0 if own is None else own.held[what]) + 2:
+                is_own = own is greatest
+            elif own is None:
+                return None
+            else:
+                greatest = own
+        account = greatest
+    return None if is_own else account

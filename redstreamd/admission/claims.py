@@ -1,0 +1,199 @@
+"""Limits of what all clients together may hold, and each principal: who is refused, and who gives way.
+
+Owns the decision at a limit. A client at fault must not keep others from being served, so at a limit whoever
+holds most gives way to whoever asks and holds less, by processes: of principals the greatest, of its users
+the greatest, of their processes the greatest. What can be ended early without a loss, as a wait, is ended,
+the oldest first: it is the next to end by itself. What cannot, as a subscription, is kept short of before:
+the last quarter of a limit is for those who hold little.
+
+Alternatives: a fixed share for each client leaves most of a limit unused, because few clients are greedy; a
+reserve for waits, too, fails once enough processes are greedy.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Final
+
+import msgspec
+
+from redstreamd.admission.accounts import Account, Held, Level, gives_way
+from redstreamd.errors import BusError, Code
+from redstreamd.errors.remedies import setting
+
+#: Of a limit, the part for those who hold little; they may hold that part of what is free.
+_RESERVE: Final = 4
+
+
+class Kind(msgspec.Struct, frozen=True):
+    """What a limit is about, for errors.
+
+    Attributes:
+        held: Where it is counted.
+        code: Of the error at the limit.
+        message: That there are too many.
+        noun: What there are too many of.
+        next_step: What a client can do.
+        setting: The setting of the limit of all; with ``_per_principal`` that of each principal.
+    """
+
+    held: Held
+    code: Code
+    message: str
+    noun: str
+    next_step: str
+    setting: str
+
+
+WAITS: Final = Kind(
+    Held.WAITS,
+    Code.RATE_LIMITED,
+    "Too many calls are waiting.",
+    "waiting calls",
+    "Try again when some have ended",
+    "limits.max_waits",
+)
+SUBSCRIPTIONS: Final = Kind(
+    Held.SUBSCRIPTIONS,
+    Code.TOO_MANY_SUBSCRIPTIONS,
+    "There are too many subscriptions.",
+    "subscriptions",
+    "Subscribe to less, or use stream_wait",
+    "limits.max_subscriptions",
+)
+
+
+class Claim:
+    """One place below a limit; made by `Limit.claim`.
+
+    Attributes:
+        account: Whose it is; None for the daemon's own, and once it was released.
+        end: Ends what has the place; None if that cannot be ended.
+    """
+
+    __slots__ = ("account", "end", "is_held")
+
+    def __init__(self, account: Account | None, end: Callable[[], None] | None) -> None:
+        """Made by `Limit`."""
+        self.account = account
+        self.end = end
+        self.is_held = True
+
+
+class Limit:
+    """Counts what clients hold of one kind, and decides at the limit.
+
+    Attributes:
+        total: How many places are taken.
+    """
+
+    def __init__(self, kind: Kind, most: int, per_principal: int | None = None) -> None:
+        """Allow so many in all, and so many for each principal; None: as many as in all."""
+        self.total = 0
+        self._kind = kind
+        self._most = most
+        self._per_principal = per_principal
+        # What can be ended of each process, the oldest first. Invariant: no empty ones.
+        self._can_end: dict[Account, dict[Claim, None]] = {}
+
+    def claim(self, account: Account | None, end: Callable[[], None] | None = None) -> Claim:
+        """Take a place, perhaps that of another client, which is ended for it.
+
+        Args:
+            account: The connection that asks; None for the daemon itself, which no client's limit concerns.
+            end: Ends early what has the place; called at most once, when the place was released. It must not
+                block or raise, and may be called before the next `claim` returns. None: it is never ended.
+
+        Raises:
+            BusError: The limit is reached, and nobody holds more than who asks.
+        """
+        if account is not None:
+            if self._per_principal is not None:
+                principal = _above(account, Level.PRINCIPAL)
+                self._make_room(account, principal, self._per_principal, "_per_principal")
+            self._make_room(account, _above(account, Level.ALL), self._most, "")
+            account.hold(self._kind.held)
+        elif self.total >= self._most:
+            raise self._refusal(None, self._most, "")
+        self.total += 1
+        claim = Claim(account, end)
+        if account is not None and end is not None:
+            self._can_end.setdefault(_above(account, Level.PROCESS), {})[claim] = None
+        return claim
+
+    def release(self, claim: Claim) -> None:
+        """Give a place back. Idempotent."""
+        if not claim.is_held:
+            return
+        claim.is_held = False
+        self.total -= 1
+        account = claim.account
+        if account is None:
+            return
+        # A connection that has closed has given back what it held.
+        if account.held[self._kind.held] > 0:
+            account.hold(self._kind.held, -1)
+        if claim.end is not None:
+            process = _above(account, Level.PROCESS)
+            claims = self._can_end[process]
+            del claims[claim]
+            if not claims:
+                del self._can_end[process]
+
+    def _make_room(self, account: Account, within: Account, most: int, suffix: str) -> None:
+        """Have others give way until there is a place below one limit.
+
+        Args:
+            account: Who asks.
+            within: The account that has the limit.
+            most: The limit.
+            suffix: What its setting has more than the one of the limit of all.
+
+        Raises:
+            BusError: Nobody gives way.
+        """
+        what = self._kind.held
+        # The daemon's own places count for nobody.
+        while (self.total if within.parent is None else within.held[what]) >= most:
+            process = gives_way(within, what, account)
+            if process is None or not (claims := self._can_end.get(process)):
+                raise self._refusal(account, most, suffix)
+            claim = next(iter(claims))
+            self.release(claim)
+            if claim.end is not None:
+                claim.end()
+
+    def _refusal(self, account: Account | None, most: int, suffix: str) -> BusError:
+        kind = self._kind
+        cause = f"There are {most} {kind.noun}, which is the limit"
+        if account is not None:
+            own = _above(account, Level.PROCESS).held[kind.held]
+            cause += f", and this client has {own} of them, no less than any other"
+        return BusError(
+            kind.code,
+            kind.message,
+            cause=f"{cause}.",
+            next_step=f"{kind.next_step}, or raise {setting(kind.setting + suffix)}.",
+        )
+
+
+class SharedLimit(Limit):
+    """A limit of what is never ended early, of which the last quarter is for those who hold little.
+
+    In that quarter a process may hold no more than a quarter of what is free, so that each that comes finds
+    something left (a dynamic threshold, as switches divide a shared buffer with it).
+    """
+
+    def _make_room(self, account: Account, within: Account, most: int, suffix: str) -> None:
+        what = self._kind.held
+        free = most - (self.total if within.parent is None else within.held[what])
+        own = _above(account, Level.PROCESS).held[what]
+        if free <= 0 or (free <= most // _RESERVE and own * _RESERVE >= free):
+            raise self._refusal(account, most, suffix)
+
+
+def _above(account: Account, level: Level) -> Account:
+    """Return the account of a level that includes an account."""
+    while account.level > level and account.parent is not None:
+        account = account.parent
+    return account
