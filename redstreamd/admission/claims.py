@@ -34,6 +34,7 @@ class Kind(msgspec.Struct, frozen=True):
         message: That there are too many.
         noun: What there are too many of.
         next_step: What a client can do.
+        retry_after_seconds: After what time it is worth to ask again, if time helps: no time is known.
         setting: The setting of the limit of all; with ``_per_principal`` that of each principal.
     """
 
@@ -42,6 +43,7 @@ class Kind(msgspec.Struct, frozen=True):
     message: str
     noun: str
     next_step: str
+    retry_after_seconds: float | None
     setting: str
 
 
@@ -50,7 +52,8 @@ WAITS: Final = Kind(
     Code.RATE_LIMITED,
     "Too many calls are waiting.",
     "waiting calls",
-    "Try again when some have ended",
+    "Try again in a second, or when one of your waiting calls has ended",
+    1.0,
     "limits.max_waits",
 )
 SUBSCRIPTIONS: Final = Kind(
@@ -59,6 +62,7 @@ SUBSCRIPTIONS: Final = Kind(
     "There are too many subscriptions.",
     "subscriptions",
     "Subscribe to less, or use stream_wait",
+    None,
     "limits.max_subscriptions",
 )
 
@@ -173,7 +177,8 @@ class Limit:
             kind.code,
             kind.message,
             cause=f"{cause}.",
-            next_step=f"{kind.next_step}, or raise {setting(kind.setting + suffix)}.",
+            next_step=f"{kind.next_step}; or raise {setting(kind.setting + suffix)}.",
+            retry_after_seconds=kind.retry_after_seconds,
         )
 
 

@@ -33,6 +33,11 @@ def _print(loaded: Loaded) -> int:
     from redstreamd.cli.terminal import escaped
     from redstreamd.settings import as_toml
 
+    if loaded.settings.limits.rates:
+        # The tools are imported only where something names one.
+        from redstreamd.daemon.call_rates import check_rate
+
+        check_rate(loaded.settings, str(loaded.sources["limits.rates"]))
     for key, source in loaded.sources.items():
         value = loaded.shown(key)
         # TOML has no null: a setting without a value is a comment.

@@ -11,6 +11,7 @@ from typing import Any
 import msgspec
 
 from redstreamd import __version__
+from redstreamd.daemon.call_rates import check_rate
 from redstreamd.event_log.event_log import EventLog
 from redstreamd.event_log.texts import record
 from redstreamd.mcp_server.direct_calls import DirectPath
@@ -94,7 +95,8 @@ def build_parts(settings: Settings, resources: AsyncExitStack) -> Parts:
     daemon_health = DaemonHealth(bus.redis, bus.hub, updates, version=__version__)
     daemon_health.include("process", process_stats)
     daemon_health.include("installation", installation)
-    toolbox = toolbox_over(bus, REGISTRY, [Profile(name) for name in settings.tools.profile])
+    profiles = [Profile(name) for name in settings.tools.profile]
+    toolbox = toolbox_over(bus, REGISTRY, profiles, check_rate=check_rate(settings))
     direct_path = DirectPath(toolbox, bus.redis, {"name": NAME, "title": TITLE, "version": __version__})
     limits = Limits(
         max_message_bytes=settings.limits.max_message_bytes,

@@ -41,15 +41,25 @@ class BusError(Exception):
         message: What happened, one sentence.
         cause: Why, as far as known.
         next_step: What the client can do.
+        retry_after_seconds: When it may try again; None if no time is known, or trying again does not help.
     """
 
-    def __init__(self, code: Code, message: str, *, cause: str, next_step: str) -> None:
-        """Store the four parts."""
+    def __init__(
+        self,
+        code: Code,
+        message: str,
+        *,
+        cause: str,
+        next_step: str,
+        retry_after_seconds: float | None = None,
+    ) -> None:
+        """Store the parts."""
         super().__init__(message)
         self.code = code
         self.message = message
         self.cause = cause
         self.next_step = next_step
+        self.retry_after_seconds = retry_after_seconds
 
     def __str__(self) -> str:
         """Return one line of code, message and cause, for logs."""

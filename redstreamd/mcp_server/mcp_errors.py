@@ -74,5 +74,12 @@ def _message(error: BusError) -> str:
     return f"{error.message}{' ' if error.message.endswith('.') else ': '}{error.cause}"
 
 
-def _data(error: BusError) -> dict[str, str]:
-    return {"code": str(error.code), "cause": error.cause, "next_step": error.next_step}
+def _data(error: BusError) -> dict[str, str | float]:
+    data: dict[str, str | float] = {
+        "code": str(error.code),
+        "cause": error.cause,
+        "next_step": error.next_step,
+    }
+    if error.retry_after_seconds is not None:
+        data["retry_after_seconds"] = error.retry_after_seconds
+    return data

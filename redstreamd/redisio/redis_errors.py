@@ -162,7 +162,8 @@ class QueueFull(BusError):  # noqa: N818 - what happened, as BusError's codes pu
             Code.RATE_LIMITED,
             "Too many commands are waiting for Redis",
             cause=cause,
-            next_step="Wait a moment and repeat; send fewer requests at once.",
+            next_step="Repeat it in a second; send fewer requests at once.",
+            retry_after_seconds=1,
         )
 
 

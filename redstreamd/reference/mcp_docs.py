@@ -25,7 +25,8 @@ _ERRORS = f"""\
 ## Errors
 
 A tool call that fails answers `{{code, message, cause, next_step}}` with `isError: true`. Other requests fail
-with a JSON-RPC error that has `code` and `next_step` in its `data`. [errors.md](errors.md) lists which error
+with a JSON-RPC error that has `code` and `next_step` in its `data`. Where a time is known after which to try
+again, as with RATE_LIMITED, there is `retry_after_seconds`, too. [errors.md](errors.md) lists which error
 of Redis becomes which code. The codes:
 
 {", ".join(f"`{code}`" for code in Code)}

@@ -3,6 +3,7 @@
 from redstreamd.settings.description import Description, as_markdown, as_toml, describe
 from redstreamd.settings.listen_address import Kind, ListenAddress
 from redstreamd.settings.loading import Loaded, load
+from redstreamd.settings.rate import Rate
 from redstreamd.settings.sections import (
     DaemonSettings,
     LeasesSettings,
@@ -24,6 +25,7 @@ __all__ = [
     "ListenAddress",
     "Loaded",
     "Precedence",
+    "Rate",
     "RedisSettings",
     "Settings",
     "Source",

@@ -210,14 +210,17 @@ def _check_tls(loaded: Loaded) -> None:
 
 
 def _check_bounds(loaded: Loaded) -> None:
-    """Raise SettingsError for a default that is greater than its maximum, naming the one given last."""
+    """Raise SettingsError for a part or default greater than its maximum, naming the one given last."""
     for lesser, greater in (
         ("tools.default_wait_seconds", "tools.max_wait_seconds"),
         ("leases.lease_seconds", "leases.max_lease_seconds"),
         ("tools.max_result_bytes", "limits.max_message_bytes"),
+        ("limits.max_connections_per_principal", "limits.max_connections"),
+        ("limits.max_waits_per_principal", "limits.max_waits"),
+        ("limits.max_subscriptions_per_principal", "limits.max_subscriptions"),
     ):
         low, high = loaded.value(lesser), loaded.value(greater)
-        if low <= high:
+        if low is None or high is None or low <= high:
             continue
         if loaded.sources[lesser].precedence >= loaded.sources[greater].precedence:
             key, bound = lesser, f"at most {greater} ({as_toml(high)}, from {loaded.sources[greater]})"

@@ -15,6 +15,7 @@ from msgspec import Meta
 from redstreamd.addresses import default_paths
 from redstreamd.settings.listen_address import ListenAddress
 from redstreamd.settings.masking import masked_url
+from redstreamd.settings.rate import Rate
 
 Profile = Literal["observer", "worker", "operator", "red-stream"]
 Naming = Literal["warn", "error", "off"]
@@ -203,10 +204,11 @@ class LimitsSettings:
         Meta(
             ge=1,
             le=1_000_000,
-            description="Connections at a time; one more is told so in answer to its first request, and "
-            "closed. Each needs a file descriptor and, when idle, about 11 KiB. Raise LimitNOFILE= of the "
-            "service with it: where there are too few descriptors, so many connections as they allow are "
-            "served, and the start, `redstreamd status` and `redstreamd doctor` say so.",
+            description="Connections at a time. At the limit, an idle connection of whoever has most of "
+            "them is closed for a client that has less; whoever has most is told so in answer to its first "
+            "request, and closed. Each needs a file descriptor and, when idle, about 11 KiB. Raise "
+            "LimitNOFILE= of the service with it: where there are too few descriptors, so many connections "
+            "as they allow are served, and the start, `redstreamd status` and `redstreamd doctor` say so.",
         ),
     ] = 4096
     max_message_bytes: Annotated[
@@ -241,8 +243,9 @@ class LimitsSettings:
         Meta(
             ge=1,
             le=1_000_000,
-            description="Calls that wait for entries at a time, on all connections together; one more is "
-            "refused with RATE_LIMITED.",
+            description="Calls that wait for entries at a time, on all connections together. At the limit, "
+            "the oldest wait of whoever has most of them ends early for one who has less, as if its time "
+            "were over; whoever has most is refused with RATE_LIMITED.",
         ),
     ] = 10_000
     max_memory_bytes: Annotated[
@@ -265,6 +268,54 @@ class LimitsSettings:
             "then it is disconnected.",
         ),
     ] = 60.0
+    max_waits_per_principal: Annotated[
+        int | None,
+        Meta(
+            ge=1,
+            le=1_000_000,
+            description="The same for the clients of one principal (of one socket). If not set, a principal "
+            "may have as many as all.",
+        ),
+    ] = None
+    max_connections_per_principal: Annotated[
+        int | None,
+        Meta(
+            ge=1,
+            le=1_000_000,
+            description="Connections of one principal (through one socket) at a time. If not set, a "
+            "principal may have as many as all. Set it on hosts with sockets for several roles, so that one "
+            "role leaves room for the others.",
+        ),
+    ] = None
+    max_subscriptions: Annotated[
+        int | None,
+        Meta(
+            ge=1,
+            le=1_000_000,
+            description="Subscriptions to resources at a time, on all connections together; one more is "
+            "refused with TOO_MANY_SUBSCRIPTIONS. The last quarter is for those who hold little: in it a "
+            "process may hold as many as a quarter of what is free. If not set, it is limits.max_waits.",
+        ),
+    ] = None
+    max_subscriptions_per_principal: Annotated[
+        int | None,
+        Meta(
+            ge=1,
+            le=1_000_000,
+            description="The same for the clients of one principal. If not set, a principal may have as many "
+            "as all.",
+        ),
+    ] = None
+    rates: Annotated[
+        tuple[Rate, ...],
+        Meta(
+            description='How often a principal may call a tool, such as ["stream_add=1000/s", '
+            '"group_create@agents=5/min burst 20"]; one call more is refused with RATE_LIMITED, which says '
+            "when to come back. Each principal has a bucket of its own for each tool. After a pause as many "
+            "calls may come at once as in one second, or as burst says. Of several that concern a tool and a "
+            "principal the first counts. contrib/limits has an example.",
+        ),
+    ] = ()
 
 
 @attrs.frozen(kw_only=True)

@@ -8,14 +8,22 @@ from __future__ import annotations
 
 import re
 import types
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal, Union, get_args, get_origin
 
 import attrs
 import msgspec
 
-from redstreamd.settings.listen_address import NOTATION, ListenAddress
+from redstreamd.settings import listen_address, rate
+from redstreamd.settings.listen_address import ListenAddress
+from redstreamd.settings.rate import Rate
 
+#: Values that have a text form of their own: what reads it, and what is allowed, in words.
+_TEXTS: Mapping[Any, tuple[Callable[[str], Any], str]] = {
+    ListenAddress: (ListenAddress.parse, listen_address.NOTATION),
+    Rate: (Rate.parse, rate.NOTATION),
+}
 _TRUE = ("true", "yes", "on", "1")
 _FALSE = ("false", "no", "off", "0")
 
@@ -73,7 +81,7 @@ class ValueType:
             return f"one of {', '.join(get_args(self.kind))}"
         if get_origin(self.kind) is tuple:
             item = get_args(self.kind)[0]
-            each = NOTATION if item is ListenAddress else ", ".join(get_args(item))
+            each = _TEXTS[item][1] if item in _TEXTS else ", ".join(get_args(item))
             return f"a list of {each}" + (", at least one" if self.meta.min_length else "")
         return "text" + (", not empty" if self.meta.min_length else "")
 
@@ -87,8 +95,8 @@ class ValueType:
             return None
         if self.kind is Path:
             return _path(value, self.allowed, credential=self.names_credential)
-        if self.kind == tuple[ListenAddress, ...]:
-            return _addresses(value, self.allowed)
+        if self._is_tuple and (item := get_args(self.kind)[0]) in _TEXTS:
+            return _parsed(value, self.allowed, _TEXTS[item][0])
         if self._is_tuple and isinstance(value, str):
             value = [value]  # one name without a list: profile = "operator"
         try:
@@ -131,12 +139,12 @@ def _path(value: Any, allowed: str, *, credential: bool) -> Path:
     raise NotAllowedError(allowed)
 
 
-def _addresses(value: Any, allowed: str) -> tuple[ListenAddress, ...]:
+def _parsed(value: Any, allowed: str, parse: Callable[[str], Any]) -> tuple[Any, ...]:
     if isinstance(value, str):
         value = [value]  # as with names
     if not (isinstance(value, list) and all(isinstance(item, str) for item in value)):
         raise NotAllowedError(allowed)
     try:
-        return tuple(ListenAddress.parse(item) for item in value)
+        return tuple(parse(item) for item in value)
     except ValueError as wrong:
         raise NotAllowedError(str(wrong)) from wrong

@@ -121,6 +121,10 @@ Admit = Callable[["Invocation[Any]"], "Deferral | None"]
 """Returns None for a call that may run at once, else the place of the call in a queue."""
 
 
+CheckRate = Callable[[str, Principal, float], None]
+"""``(tool, principal, now)``: counts a call, or raises `BusError` if it comes too early."""
+
+
 @attrs.frozen
 class Rules(Generic[BusT]):
     """What every call of a toolbox is subject to.
@@ -132,6 +136,7 @@ class Rules(Generic[BusT]):
         on_ended: Is told of each call that ended; None for nobody. It must not raise.
         timeout_seconds: The time limit of a call, in addition to the time that it asked to wait.
         default_wait_seconds: Added for a call that may wait and does not say for how long.
+        check_rate: Refuses a call that comes too early; None: none does.
     """
 
     bus: BusT
@@ -140,6 +145,7 @@ class Rules(Generic[BusT]):
     on_ended: Callable[[CallEnded], None] | None
     timeout_seconds: float
     default_wait_seconds: float
+    check_rate: CheckRate | None = None
 
 
 class Invocation(msgspec.Struct, Generic[BusT], eq=False):

@@ -98,7 +98,14 @@ def failure(error: BusError) -> Result:
     """Return the ``tools/call`` result for a `BusError`."""
     message, cause, next_step = (_sentence(part) for part in (error.message, error.cause, error.next_step))
     text = f"{error.code}: {message} Cause: {cause} Next step: {next_step}"
-    members = {"code": str(error.code), "message": message, "cause": cause, "next_step": next_step}
+    members: dict[str, str | float] = {
+        "code": str(error.code),
+        "message": message,
+        "cause": cause,
+        "next_step": next_step,
+    }
+    if error.retry_after_seconds is not None:
+        members["retry_after_seconds"] = error.retry_after_seconds
     body = _encode(members)
     opened = b"".join((_CONTENT, _encode(text), b'}],"structuredContent":', body, b',"isError":true'))
     return Result(True, opened, body, text)

@@ -33,6 +33,7 @@ from redstreamd.tools.definition import Profile, Progress, Registry, StreamNeeds
 from redstreamd.tools.invocation import (
     Admit,
     CallEnded,
+    CheckRate,
     Invocation,
     Rules,
     as_bus_error,
@@ -107,6 +108,7 @@ class Toolbox(Generic[BusT]):
         on_ended: Callable[[CallEnded], None] | None = None,
         timeout_seconds: float = 60.0,
         default_wait_seconds: float = 20.0,
+        check_rate: CheckRate | None = None,
         max_nesting: int = strict_json.MAX_NESTING,
     ) -> None:
         """Offer the tools of the profiles.
@@ -122,6 +124,7 @@ class Toolbox(Generic[BusT]):
             on_ended: See `Rules`.
             timeout_seconds: See `Rules`.
             default_wait_seconds: See `Rules`.
+            check_rate: See `Rules`.
             max_nesting: How deep a message may be, including values given as JSON text.
         """
         self.timeout_seconds = timeout_seconds
@@ -129,7 +132,7 @@ class Toolbox(Generic[BusT]):
         self._profiles = tuple(sorted(profiles))
         self._names = names or NameRules()
         self._read_lease = read_lease
-        self.rules = Rules(bus, authorise, admit, on_ended, timeout_seconds, default_wait_seconds)
+        self.rules = Rules(bus, authorise, admit, on_ended, timeout_seconds, default_wait_seconds, check_rate)
         self._offered = registry.for_profiles(self._profiles)
         self._max_nesting = max_nesting
         self.prepared = _Made(self._prepare)
@@ -180,8 +183,8 @@ class Toolbox(Generic[BusT]):
             principal: On whose behalf the call is made.
 
         Raises:
-            BusError: INVALID_ARGUMENT, INVALID_STREAM, INVALID_GROUP, PERMISSION_DENIED; INTERNAL for a
-                defect.
+            BusError: INVALID_ARGUMENT, INVALID_STREAM, INVALID_GROUP, PERMISSION_DENIED, RATE_LIMITED;
+                INTERNAL for a defect.
         """
         began = time.perf_counter()
         try:
@@ -230,6 +233,9 @@ class Toolbox(Generic[BusT]):
                 name = getattr(structured, argument)
                 if name is not None:
                     check(name)
+            # Last: what is not permitted costs nothing, and what is refused takes no place of a call.
+            if self.rules.check_rate is not None:
+                self.rules.check_rate(tool.name, principal, began)
         except Exception as error:  # noqa: BLE001 - the boundary: a defect must not end the connection
             self._refuse(tool, principal, needs, began, as_bus_error(tool, error))
         rules = self.rules
@@ -338,6 +344,7 @@ def toolbox_over(
     *,
     authorise: Authorise = allow_all,
     admit: Admit | None = None,
+    check_rate: CheckRate | None = None,
     on_ended: Callable[[CallEnded], None] | None = None,
 ) -> Toolbox[Bus]:
     """Return the toolbox of a domain: names, leases, time limits and nesting follow from its settings."""
@@ -352,5 +359,6 @@ def toolbox_over(
         on_ended=on_ended,
         timeout_seconds=bus.settings.tools.call_timeout_seconds,
         default_wait_seconds=bus.settings.tools.default_wait_seconds,
+        check_rate=check_rate,
         max_nesting=bus.settings.limits.max_nesting,
     )

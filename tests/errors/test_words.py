@@ -18,6 +18,7 @@ import attrs
 import msgspec
 import pytest
 
+from redstreamd.admission.accounts import Peer
 from redstreamd.errors import BusError
 from redstreamd.event_log.texts import Event, words
 from redstreamd.policy import Principal
@@ -140,7 +141,8 @@ def values_of(hint: Any) -> list[Any]:
     if typing.get_origin(hint) in (typing.Union, types.UnionType):
         return [value for each in typing.get_args(hint) for value in values_of(each)]
     if typing.get_origin(hint) is tuple:
-        return [tuple(Role)] if typing.get_args(hint)[0] is Role else [(), ((0, 3), ("192.0.2.1", 2))]
+        holders = ((Peer(pid=1), 3), (Peer(address="192.0.2.1"), 2))
+        return [tuple(Role)] if typing.get_args(hint)[0] is Role else [(), holders]
     if isinstance(hint, type) and issubclass(hint, enum.Enum):
         return list(hint)
     known: dict[Any, list[Any]] = {

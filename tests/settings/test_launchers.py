@@ -32,6 +32,7 @@ OTHER = {
     "daemon.state_directory": "/other",
     "daemon.embedded": "true",
     "daemon.log_level": "debug",
+    "limits.rates": "stream_add=5/s",
     "tools.profile": "operator",
     "streams.naming": "off",
 }

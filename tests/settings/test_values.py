@@ -10,7 +10,7 @@ from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 
 from redstreamd.addresses.address_syntax import unquoted
-from redstreamd.settings import ListenAddress, as_toml, load
+from redstreamd.settings import ListenAddress, Rate, as_toml, load
 from redstreamd.settings.definitions import DEFINITIONS
 
 NUMBERS = [key for key, leaf in DEFINITIONS.items() if leaf.kind in (int, float)]
@@ -80,6 +80,8 @@ def test_both_ends_of_a_range_are_allowed_and_nothing_beyond(load_from, refusal,
         "leases.max_lease_seconds": "leases.lease_seconds=1",
         "tools.max_result_bytes": "limits.max_message_bytes=268435456",
         "limits.max_message_bytes": "tools.max_result_bytes=1024",
+        "limits.max_connections_per_principal": "limits.max_connections=1000000",
+        "limits.max_waits_per_principal": "limits.max_waits=1000000",
     }
     others = [widest[key]] if key in widest else []
     for bound in (leaf.meta.ge, leaf.meta.le):
@@ -165,6 +167,63 @@ def test_a_default_above_its_maximum_blames_the_setting_that_was_given(refusal):
     assert error.key == "leases.lease_seconds"
     assert error.allowed.startswith("at most leases.max_lease_seconds (100, from file ")
     assert refusal(assignments=["tools.max_result_bytes=9000000"]).key == "tools.max_result_bytes"
+
+
+def test_a_principals_part_is_at_most_the_limit_of_all(refusal):
+    error = refusal("[limits]\nmax_waits_per_principal = 10", {"REDSTREAMD_LIMITS_MAX_WAITS": "9"})
+    assert error.key == "limits.max_waits"
+    assert error.allowed.startswith("at least limits.max_waits_per_principal (10, from file ")
+
+
+@pytest.mark.parametrize(
+    ("text", "rate", "per_second"),
+    [
+        ("stream_add=1000/s", Rate("stream_add", "*", "1000", "s"), 1000),
+        (" stream_add = 0.5 / s ", Rate("stream_add", "*", "0.5", "s"), 0.5),
+        ("group_create@agents=5/min burst 20", Rate("group_create", "agents", "5", "min", 20), 1 / 12),
+        ("stream_list@role-*=7200/h", Rate("stream_list", "role-*", "7200", "h"), 2),
+    ],
+)
+def test_a_rate_is_calls_per_time_of_a_tool_perhaps_for_some_principals(load_from, text, rate, per_second):
+    for loaded in (
+        load_from(f"[limits]\nrates = ['work_take=1/s', '{text}']"),
+        load_from(f"[limits]\nrates = {as_toml((Rate.parse('work_take=1/s'), rate))}"),
+        load_from(environ={"REDSTREAMD_LIMITS_RATES": f"work_take=1/s, {text}"}),
+        load_from(assignments=[f"limits.rates=work_take=1/s,{text}"]),
+    ):
+        assert loaded.settings.limits.rates == (Rate("work_take", "*", "1", "s"), rate)
+    assert rate.per_second == pytest.approx(per_second)
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "stream_add",
+        "stream_add=",
+        "=5/s",
+        "stream_add=5",
+        "stream_add=5/d",
+        "stream_add=-5/s",
+        "stream_add=1e3/s",
+        "stream_add=0/s",
+        "stream_add=0.0/s",
+        "stream_add=5/s burst 0",
+        "stream_add=5/s burst 2.5",
+        "stream_add=5/s burst",
+        "stream_add@=5/s",
+        "stream add=5/s",
+        "*=5/s",
+        "stream_add=\u0665/s",
+    ],
+)
+def test_a_rate_of_another_form_is_refused_with_the_form(refusal, text):
+    for error in (
+        refusal(f"[limits]\nrates = ['work_take=1/s', '{text}']"),
+        refusal(assignments=[f"limits.rates=work_take=1/s,{text}"]),
+    ):
+        assert error.key == "limits.rates"
+        assert "TOOL=NUMBER/UNIT" in error.allowed or "more than 0" in error.allowed
+    assert refusal("[limits]\nrates = [5]").key == "limits.rates"
 
 
 # Without what is not part of a text from the command line: placeholders, and what stands around it.
