@@ -1,6 +1,6 @@
 """Finds the known names most similar to an unknown one, for error messages.
 
-The search takes at most about 30 ms, whatever the names are.
+The search takes at most about 1 ms, whatever the names are, because everybody else waits for it.
 """
 
 from __future__ import annotations
@@ -8,41 +8,50 @@ from __future__ import annotations
 import difflib
 import heapq
 from collections.abc import Collection
+from itertools import islice
 from typing import Final
 
 #: Characters of a name that are compared, half of them at its end: difflib takes more than quadratic time.
-_COMPARED: Final = 48
-#: Names that are compared fully, selected by the characters that they have in common.
-_CANDIDATES: Final = 20
+_COMPARED: Final = 32
+#: Names that are compared fully, selected by the pairs of characters that they have in common.
+_CANDIDATES: Final = 4
 #: Names that are considered.
-MAX_KNOWN: Final = 1_000
+MAX_KNOWN: Final = 200
+#: Names that are returned at most.
+_MOST: Final = 20
 
 
 def nearest_names(
-    name: str, known: Collection[str], limit: int = _CANDIDATES, *, least: float = 0.0
+    name: str, known: Collection[str], limit: int = _MOST, *, least: float = 0.0
 ) -> tuple[str, ...]:
     """Return names of `known`, most similar to `name` first; equally similar ones keep their order.
+
+    The first four are ordered by the edits between the names, the others by a coarser measure.
 
     Args:
         name: The unknown name; case is ignored.
         known: The names that exist; only the first `MAX_KNOWN` are considered.
         limit: How many to return, at most 20.
-        least: The least similarity, from 0 (any) to 1 (equal).
+        least: The least similarity, from 0 (any) to 1 (equal). With it at most four are returned.
     """
-    matcher = difflib.SequenceMatcher(b=_short(name), autojunk=False)
+    wanted = _short(name)
+    pairs = {wanted[at : at + 2] for at in range(len(wanted) - 1)} or {wanted}
 
-    def estimate(candidate: str) -> float:
+    def common(candidate: str) -> float:
+        shortened = _short(candidate)
+        return sum(pair in shortened for pair in pairs) / (len(pairs) + len(shortened))
+
+    ordered = heapq.nlargest(_MOST, islice(known, MAX_KNOWN), key=common)
+    matcher = difflib.SequenceMatcher(b=wanted, autojunk=False)
+    rated: list[tuple[float, str]] = []
+    for candidate in ordered[:_CANDIDATES]:
         matcher.set_seq1(_short(candidate))
-        return matcher.quick_ratio()
-
-    def similarity(candidate: str) -> float:
-        matcher.set_seq1(_short(candidate))
-        return matcher.ratio()
-
-    candidates = heapq.nlargest(_CANDIDATES, list(known)[:MAX_KNOWN], key=estimate)
-    rated = [(similarity(candidate), candidate) for candidate in candidates]
+        rated.append((matcher.ratio(), candidate))
     rated.sort(key=lambda each: each[0], reverse=True)
-    return tuple(candidate for rating, candidate in rated[:limit] if rating >= least)
+    nearest = [candidate for rating, candidate in rated if rating >= least]
+    if least <= 0:
+        nearest += ordered[_CANDIDATES:]
+    return tuple(nearest[:limit])
 
 
 def _short(name: str) -> str:

@@ -23,7 +23,7 @@ from redstreamd.resources.definition import Content, Resource, ResourceRegistry
 
 Context = ServerRequestContext[Principal]
 
-#: Streams on one page of the listing: about 15 KB. Each page costs a scan of all names.
+#: Streams on one page of the listing: about 15 KB.
 PAGE: Final = 100
 #: Milliseconds for which a client may use a listing. Streams are created and deleted at any time.
 _LIST_FRESH_MS: Final = 1_000
@@ -59,11 +59,11 @@ class ResourceServer:
         """
         after = _stream_after(params.cursor if params is not None else None)
         try:
-            names = await self._views.bus.lister.names("*")
-            await self._subscriptions.note_listing(ctx, names)
+            listing = await self._views.bus.lister.names("*", goes_on=after is not None)
+            await self._subscriptions.note_listing(ctx, listing.version)
         except BusError as error:
             raise request_error(error) from error
-        following = [name for name in names if after is None or name > after]
+        following = listing.after(after, PAGE + 1)
         page = following[:PAGE]
         streams = [
             mcp_types.Resource(uri=stream_uri(name), name=name, mime_type="application/json") for name in page

@@ -20,7 +20,7 @@ from __future__ import annotations
 
 import contextlib
 from collections import Counter
-from collections.abc import Awaitable, Iterator, Mapping, Sequence
+from collections.abc import Awaitable, Iterator, Mapping
 from functools import partial
 from typing import Any, Final, Protocol
 
@@ -203,9 +203,9 @@ class SubscriptionServer:
         if (subscriber := self._subscribers.get(connection.connection_id)) is not None:
             subscriber.remove(uri)
 
-    async def note_listing(self, ctx: Context, names: Sequence[str]) -> None:
-        """Notify the client when the streams are no longer exactly `names`, which it was given."""
-        topic, version = ListTopic(), ListTopic.version_of(names)
+    async def note_listing(self, ctx: Context, version: str) -> None:
+        """Notify the client when the streams are no longer those of the version that it was given."""
+        topic = ListTopic()
         # A stream that is deleted before the next check is a change, too.
         self._updates.observe(topic, version)
         connection = _connection(ctx)

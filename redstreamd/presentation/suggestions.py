@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import heapq
 import re
-from collections.abc import Awaitable, Callable, Iterator, Mapping
+from collections.abc import Awaitable, Callable, Iterable, Iterator, Mapping
 
 import msgspec
 
@@ -11,6 +12,7 @@ from redstreamd.errors import BusError, Code
 from redstreamd.presentation.views import Views
 from redstreamd.streams import entry_ids
 from redstreamd.streams.bus import Bus
+from redstreamd.streams.group_lists import GroupLists
 
 #: The specification's limit for one result (server/utilities/completion).
 MAX_SUGGESTIONS = 100
@@ -18,7 +20,6 @@ MAX_SUGGESTIONS = 100
 _LATEST = 20
 
 _BEGUN_ID = re.compile(r"([0-9]{1,20})(?:(-)([0-9]{0,20}))?")
-_GLOB = re.compile(r"([*?\[\]\\^])")
 _ABSENT = frozenset(
     {
         Code.STREAM_NOT_FOUND,
@@ -46,13 +47,13 @@ class Suggestions(msgspec.Struct, frozen=True):
 
 
 class _Found(msgspec.Struct, frozen=True):
-    """Candidates, and whether these are all."""
+    """Names that begin with a prefix, and how many there are in all; None: not all were searched."""
 
     names: list[str]
-    complete: bool = True
+    total: int | None
 
 
-_NOTHING = _Found([])
+_NOTHING = _Found([], 0)
 
 
 class Suggester:
@@ -89,8 +90,7 @@ class Suggester:
             if error.code not in _ABSENT:
                 raise
             found = _NOTHING
-        names = [name for name in found.names if name.startswith(prefix)]
-        return Suggestions(names[:MAX_SUGGESTIONS], len(names) if found.complete else None)
+        return Suggestions(found.names[:MAX_SUGGESTIONS], found.total)
 
     @property
     def _bus(self) -> Bus:
@@ -104,20 +104,22 @@ class Suggester:
             return False
 
     async def _streams(self, prefix: str, _others: Mapping[str, str]) -> _Found:
-        return _Found(await self._bus.lister.names(_GLOB.sub(r"\\\1", prefix) + "*"))
+        found, total = (await self._bus.lister.names("*")).beginning_with(prefix, MAX_SUGGESTIONS)
+        return _Found(found, total)
 
-    async def _groups(self, _prefix: str, others: Mapping[str, str]) -> _Found:
+    async def _groups(self, prefix: str, others: Mapping[str, str]) -> _Found:
         if "stream" not in others:
             return _NOTHING
         self._views.check(others["stream"])
-        return _Found(sorted(each.name for each in await self._bus.redis.xinfo_groups(others["stream"])))
+        listed = await self._bus.redis.shared(GroupLists).of(others["stream"])
+        return _beginning_with(prefix, listed.groups)
 
-    async def _consumers(self, _prefix: str, others: Mapping[str, str]) -> _Found:
+    async def _consumers(self, prefix: str, others: Mapping[str, str]) -> _Found:
         if "stream" not in others or "group" not in others:
             return _NOTHING
         self._views.check(others["stream"], others["group"])
         consumers = await self._bus.redis.xinfo_consumers(others["stream"], others["group"])
-        return _Found(sorted(each.name for each in consumers))
+        return _beginning_with(prefix, [each.name for each in consumers])
 
     async def _entry_ids(self, prefix: str, others: Mapping[str, str]) -> _Found:
         if "stream" not in others:
@@ -130,11 +132,12 @@ class Suggester:
             page = await self._bus.reader.read(
                 stream, start=newest, end=oldest, direction="backward", count=_LATEST - len(found)
             )
-            found += [entry.id for entry in page.entries]
+            found += [entry.id for entry in page.entries if entry.id.startswith(prefix)]
             # A page may also end early because entries are large.
             if page.has_more or len(found) == _LATEST:
-                return _Found(found, complete=not page.has_more and read == len(ranges))
-        return _Found(found)
+                is_all = not page.has_more and read == len(ranges)
+                return _Found(found, len(found) if is_all else None)
+        return _Found(found, len(found))
 
     async def _ranges(self, stream: str, prefix: str) -> list[tuple[str | None, str | None]]:
         """Return the ranges, newest first, of the entry IDs that begin with `prefix`.
@@ -165,11 +168,17 @@ class Suggester:
             for most, least in _numbers(sequence, digits)
         ]
 
-    async def _fields(self, _prefix: str, others: Mapping[str, str]) -> _Found:
+    async def _fields(self, prefix: str, others: Mapping[str, str]) -> _Found:
         if "stream" not in others or "entry_id" not in others:
             return _NOTHING
         entry = await self._views.entry(others["stream"], others["entry_id"])
-        return _Found(sorted(entry["fields"]))
+        return _beginning_with(prefix, entry["fields"])
+
+
+def _beginning_with(prefix: str, names: Iterable[str]) -> _Found:
+    """Find the first names in their order; a name may be one of many."""
+    found = [name for name in names if name.startswith(prefix)]
+    return _Found(heapq.nsmallest(MAX_SUGGESTIONS, found), len(found))
 
 
 def _numbers(prefix: str, digits: int) -> Iterator[tuple[int, int]]:

@@ -7,6 +7,7 @@ model.
 from __future__ import annotations
 
 import base64
+import heapq
 from typing import Any
 
 import attrs
@@ -24,6 +25,7 @@ from redstreamd.streams.bus import Bus
 from redstreamd.streams.diagnosis.lag import StreamInfo, compute_lag
 from redstreamd.streams.entry_codec import decode
 from redstreamd.streams.error_context import explain_errors, find_group, stream_not_found
+from redstreamd.streams.group_lists import GroupLists
 from redstreamd.streams.listing import StreamSummary
 
 #: Streams, groups and consumers listed in one value; the tools list more, in pages.
@@ -93,7 +95,7 @@ class Views:
         self.check(stream)
         info = await self.bus.streams.info(stream)
         async with explain_errors(self.bus.redis, stream):
-            groups = await self.bus.redis.xinfo_groups(stream)
+            groups = (await self.bus.redis.shared(GroupLists).of(stream)).groups
             page = await self.bus.reader.read(stream, direction="backward", count=_LATEST)
         latest, cut = bound_entries(
             [view(stream, entry) for entry in page.entries], self._max_bytes, droppable=True
@@ -102,7 +104,7 @@ class Views:
             **stream_line(StreamSummary(stream, info.length, info.groups, info.last_id, info.now)),
             "groups": [
                 {**_group(info, group), "uri": group_uri(stream, group.name)}
-                for group in sorted(groups, key=lambda each: each.name)[:MAX_LISTED]
+                for group in map(groups.__getitem__, heapq.nsmallest(MAX_LISTED, groups))
             ],
             "group_count": len(groups),
             "latest_entries": latest,
@@ -137,7 +139,8 @@ class Views:
             "max_deliveries": max_deliveries,
             "consumer_count": len(consumers),
             "consumers": [
-                attrs.asdict(each) for each in sorted(consumers, key=lambda each: each.name)[:MAX_LISTED]
+                attrs.asdict(each)
+                for each in heapq.nsmallest(MAX_LISTED, consumers, key=lambda each: each.name)
             ],
             "oldest_pending": [attrs.asdict(each) for each in oldest],
             "note": UNTRUSTED,

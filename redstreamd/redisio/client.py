@@ -13,7 +13,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Coroutine, Sequence
 from itertools import chain
-from typing import Any
+from typing import Any, TypeVar
 
 from redis.commands.core import AsyncBasicKeyCommands, AsyncStreamCommands
 
@@ -24,6 +24,8 @@ from redstreamd.redisio.reply_parsing import ConsumerInfo, GroupInfo, PendingEnt
 from redstreamd.redisio.script import Script, ScriptCall
 from redstreamd.redisio.server_health import RedisStatus
 from redstreamd.redisio.write_confirmation import ConfirmedWrite
+
+T = TypeVar("T")
 
 
 class _Builder(AsyncStreamCommands, AsyncBasicKeyCommands):
@@ -63,6 +65,14 @@ class Redis:
         # Any, because redis-py's annotations describe replies that its own client has parsed.
         self._write: Any = _Builder(self, Role.COMMAND, retry_safe=False)
         self._read: dict[Role, Any] = {role: _Builder(self, role, retry_safe=True) for role in Role}
+        self._shared: dict[Any, Any] = {}
+
+    def shared(self, kind: Callable[[Redis], T]) -> T:
+        """Return the one object of class `kind` that all who use this Redis share; made at first."""
+        found: T | None = self._shared.get(kind)
+        if found is None:
+            found = self._shared[kind] = kind(self)
+        return found
 
     def _server(self, key: str | bytes | None) -> Manager:
         """Return the server for `key`; for None, the one that answers what concerns no key.

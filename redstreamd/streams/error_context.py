@@ -6,20 +6,19 @@ names exist instead.
 
 from __future__ import annotations
 
+import heapq
 from collections.abc import AsyncIterator, Callable, Collection, Iterable, Iterator
 from contextlib import asynccontextmanager, contextmanager, suppress
 
 from redstreamd.errors import BusError, Code
-from redstreamd.errors.nearest_names import MAX_KNOWN, nearest_names
-from redstreamd.redisio import Role
+from redstreamd.errors.nearest_names import nearest_names
 from redstreamd.redisio.client import Redis
 from redstreamd.redisio.error_replies import NO_SUCH_KEY
 from redstreamd.redisio.redis_errors import ServerReplied
 from redstreamd.redisio.reply_parsing import GroupInfo
-from redstreamd.streams.names import has_stray_braces, is_companion_key, is_stream_name
-
-#: Keys scanned at a time, and number of scans, to find similar names.
-_SCANNED_AT_ONCE, _SCANS = 1_000, 20
+from redstreamd.streams.group_lists import GroupLists
+from redstreamd.streams.known_names import KnownStreams
+from redstreamd.streams.names import has_stray_braces
 
 
 @asynccontextmanager
@@ -76,20 +75,12 @@ async def check_exists(redis: Redis, stream: str) -> None:
 
 
 async def stream_not_found(redis: Redis, stream: str) -> BusError:
-    """Return the error for a stream that does not exist, with the nearest names that do."""
-    known: list[str] = []
-    cursor = 0
-    # A user who may not run SCAN gets the error without similar names.
-    with suppress(ServerReplied):
-        for _ in range(_SCANS):
-            cursor, page = await redis.scan_streams(cursor, "*", _SCANNED_AT_ONCE)
-            known.extend(name for name in page if is_stream_name(name) and not is_companion_key(name))
-            if cursor == 0 or len(known) >= MAX_KNOWN:
-                break
+    """Return the error for a stream that does not exist, with the nearest names that are known to exist."""
     return BusError(
         Code.STREAM_NOT_FOUND,
         f"There is no stream {stream!r}.",
-        cause="Nothing was added to it yet, or it was deleted." + _nearest(stream, known),
+        cause="Nothing was added to it yet, or it was deleted."
+        + _nearest(stream, await redis.shared(KnownStreams).names()),
         next_step="Call stream_list to see the streams; stream_add and group_create create one.",
     )
 
@@ -98,8 +89,9 @@ async def group_not_found(redis: Redis, stream: str, group: str) -> BusError:
     """Return the error for a group that does not exist, with the stream's groups."""
     cause = "This user of Redis may not list its groups."
     with suppress(ServerReplied):
-        known = [info.name for info in await redis.xinfo_groups(stream)]
-        cause = f"Its groups are: {quoted(sorted(known)[:10]) or 'none'}." + _nearest(group, known)
+        known = (await redis.shared(GroupLists).of(stream)).groups
+        shown = heapq.nsmallest(10, known)
+        cause = f"Its groups are: {quoted(shown) or 'none'}." + _nearest(group, known)
     return BusError(
         Code.GROUP_NOT_FOUND,
         f"Stream {stream!r} has no consumer group {group!r}.",
@@ -108,12 +100,12 @@ async def group_not_found(redis: Redis, stream: str, group: str) -> BusError:
     )
 
 
-async def find_group(redis: Redis, stream: str, group: str, role: Role = Role.COMMAND) -> GroupInfo:
+async def find_group(redis: Redis, stream: str, group: str) -> GroupInfo:
     """Return a group of a stream. Raises STREAM_NOT_FOUND, GROUP_NOT_FOUND, WRONG_TYPE."""
     async with explain_errors(redis, stream, group):
-        for info in await redis.xinfo_groups(stream, role=role):
-            if info.name == group:
-                return info
+        found = await redis.shared(GroupLists).find(stream, group)
+    if found is not None:
+        return found
     raise await group_not_found(redis, stream, group)
 
 

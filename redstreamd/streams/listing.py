@@ -13,6 +13,7 @@ from redstreamd.redisio.error_replies import KEY_DENIED
 from redstreamd.redisio.redis_errors import ServerReplied
 from redstreamd.streams.concurrency import gather
 from redstreamd.streams.error_context import explain_errors
+from redstreamd.streams.name_listing import Listing, sorted_listing
 from redstreamd.streams.names import is_companion_key, is_stream_name
 from redstreamd.streams.scripts import load
 from redstreamd.streams.shared_requests import SharedRequest
@@ -21,9 +22,16 @@ _POSITION = load("info", "position")
 
 #: Keys scanned by one listing. SCAN costs the server about 0.2 ms per 1,000.
 MAX_KEYS_SCANNED = 200_000
+#: Keys of one step: to check so many names takes 0.5 ms.
+SCANNED_AT_ONCE = 250
 #: Concurrent scans of all keys. With 100,000 streams one takes a second, and their names in memory; 256 at
 #: once, as one client may start, took 1.3 GiB and delayed all other calls.
 MAX_SCANS_AT_ONCE = 2
+#: Where there are more keys than this, a listing is used again: so many seconds for a first page, and for
+#: those that follow. What is created meanwhile is listed afterwards.
+FEW_KEYS, FRESH_SECONDS, PAGING_SECONDS = 2_000, 2.0, 30.0
+#: Listings kept, for different patterns; together they have no more names than one scan may find.
+MAX_KEPT = 8
 
 
 class StreamSummary(msgspec.Struct, frozen=True):
@@ -43,7 +51,9 @@ class Lister:
         """Ask through `redis`; names longer than `max_name_bytes` are not listed."""
         self._redis = redis
         self._max_name_bytes = max_name_bytes
-        self._scans: dict[str, SharedRequest[list[str]]] = {}
+        self._scans: dict[str, SharedRequest[Listing]] = {}
+        # The oldest first.
+        self._kept: dict[str, Listing] = {}
         self._slots = trio.Semaphore(MAX_SCANS_AT_ONCE)
 
     @property
@@ -88,21 +98,31 @@ class Lister:
         Raises:
             BusError: TOO_LARGE, as `names`.
         """
-        ordered = [name for name in await self.names(pattern) if cursor is None or name > cursor]
-        chosen = ordered[:count]
+        listing = await self.names(pattern, goes_on=cursor is not None)
+        found = listing.after(cursor, count + 1)
+        chosen = found[:count]
         summaries = await gather(self._position_if_permitted, chosen)
         lines = [summary for name in chosen if (summary := summaries[name]) is not None]
-        return lines, chosen[-1] if chosen else (cursor or ""), len(ordered) > count
+        return lines, chosen[-1] if chosen else (cursor or ""), len(found) > count
 
-    async def names(self, pattern: str) -> list[str]:
-        """Return the sorted names of all streams that match a glob pattern, without companion keys.
+    async def names(self, pattern: str, *, goes_on: bool = False) -> Listing:
+        """Return the names of all streams that match a glob pattern, without companion keys.
 
         Streams of other programs whose names are not valid here are left out, too. Concurrent callers share
-        one scan and its list; do not change it.
+        one scan and its listing. A listing that took many steps is used again for some seconds.
+
+        Args:
+            pattern: As for `page`.
+            goes_on: For a further page of a listing, which may be older.
 
         Raises:
             BusError: TOO_LARGE if the server holds too many keys to scan.
         """
+        kept = self._kept.get(pattern)
+        if kept is not None:
+            age = trio.current_time() - kept.taken_at
+            if age < (PAGING_SECONDS if goes_on else FRESH_SECONDS):
+                return kept
         scan = self._scans.get(pattern)
         if scan is None:
             scan = self._scans[pattern] = SharedRequest(partial(self._scan, pattern), slots=self._slots)
@@ -112,17 +132,24 @@ class Lister:
             if not scan.in_use:
                 del self._scans[pattern]
 
-    async def _scan(self, pattern: str) -> list[str]:
-        names: set[str] = set()
+    async def _scan(self, pattern: str) -> Listing:
+        taken_at = trio.current_time()
+        kept = self._kept.get(pattern)
+        if kept is not None and taken_at - kept.taken_at < FRESH_SECONDS:
+            # Made for those who asked while this one waited.
+            return kept
+        pages: list[list[str]] = []
         position = scanned = 0
         while True:
-            position, page = await self._redis.scan_streams(position, pattern, 1_000)
-            names.update(
+            position, page = await self._redis.scan_streams(position, pattern, SCANNED_AT_ONCE)
+            names = [
                 name
                 for name in page
                 if is_stream_name(name, max_bytes=self._max_name_bytes) and not is_companion_key(name)
-            )
-            scanned += 1_000
+            ]
+            if names:
+                pages.append(names)
+            scanned += SCANNED_AT_ONCE
             if position == 0:
                 break
             if scanned >= MAX_KEYS_SCANNED:
@@ -132,4 +159,16 @@ class Lister:
                     cause=f"More than {MAX_KEYS_SCANNED} keys were scanned.",
                     next_step="Use a database of its own for streams, or ask for them by name.",
                 )
-        return sorted(names)
+        listing = await sorted_listing(pages, taken_at, trio.lowlevel.checkpoint)
+        if scanned > FEW_KEYS:
+            self._keep(pattern, listing)
+        return listing
+
+    def _keep(self, pattern: str, listing: Listing) -> None:
+        """Keep a listing, and forget the oldest while all together have too many names."""
+        self._kept.pop(pattern, None)
+        self._kept[pattern] = listing
+        while len(self._kept) > 1 and sum(each.total for each in self._kept.values()) > MAX_KEYS_SCANNED:
+            del self._kept[next(iter(self._kept))]
+        if len(self._kept) > MAX_KEPT:
+            del self._kept[next(iter(self._kept))]

@@ -11,7 +11,6 @@ from __future__ import annotations
 from typing import Annotated, Any
 
 import attrs
-import msgspec
 from msgspec import Meta
 
 from redstreamd.errors import BusError, Code
@@ -223,16 +222,16 @@ class ListStreamsArguments:
 )
 async def list_streams(call: Call[Bus], args: ListStreamsArguments) -> dict[str, Any]:
     """List the names of streams. New clients use stream_list."""
-    names = await call.bus.lister.names(args.pattern)
+    listing = await call.bus.lister.names(args.pattern)
     max_bytes = call.bus.settings.limits.max_message_bytes // 2
-    if sum(map(len, map(msgspec.json.encode, names))) > max_bytes:
+    if listing.json_bytes > max_bytes:
         raise BusError(
             Code.TOO_LARGE,
-            f"The names of the {len(names)} streams do not fit one answer.",
+            f"The names of the {listing.total} streams do not fit one answer.",
             cause=f"An answer holds at most {max_bytes} bytes of them.",
             next_step="Give a narrower pattern, or page through them with stream_list.",
         )
-    return {"streams": names}
+    return {"streams": list(listing)}
 
 
 def _messages(entries: list[RawEntry]) -> list[dict[str, Any]]:

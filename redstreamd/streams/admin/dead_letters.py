@@ -7,12 +7,12 @@ from collections.abc import Sequence
 
 import msgspec
 
-from redstreamd.redisio import Role
 from redstreamd.redisio.client import Redis
 from redstreamd.redisio.reply_parsing import RawEntry
 from redstreamd.streams.entry_pages import Pages
 from redstreamd.streams.error_context import explain_errors, find_group
 from redstreamd.streams.group_clocks import GroupClocks
+from redstreamd.streams.group_lists import GroupLists
 from redstreamd.streams.names import Kind, companion_key
 from redstreamd.streams.scripts import load
 from redstreamd.streams.tail_hub import TailHub
@@ -148,5 +148,5 @@ class DeadLetters:
         if await self._redis.key_type(stream) == "none":
             return 0
         async with explain_errors(self._redis, stream):
-            groups = await self._redis.xinfo_groups(stream, role=Role.BULK)
-        return sum(info.name != group for info in groups)
+            groups = (await self._redis.shared(GroupLists).of(stream)).groups
+        return len(groups) - (group in groups)

@@ -6,7 +6,6 @@ import msgspec
 
 from redstreamd.errors import BusError, Code
 from redstreamd.errors.nearest_names import nearest_names
-from redstreamd.redisio import Role
 from redstreamd.redisio.client import Redis
 from redstreamd.redisio.reply_parsing import ConsumerInfo, GroupInfo
 from redstreamd.streams import entry_ids
@@ -84,7 +83,7 @@ class GroupAdmin:
             BusError: STREAM_NOT_FOUND, GROUP_NOT_FOUND, WRONG_TYPE.
         """
         found = await read_stream_info(self._redis, stream)
-        info = await find_group(self._redis, stream, group, role=Role.BULK)
+        info = await find_group(self._redis, stream, group)
         dead = await self._redis.xlen(companion_key(stream, Kind.DEAD, group))
         return GroupState(found, info, await self._lag(found, info), dead)
 

@@ -13,13 +13,14 @@ import attrs
 import msgspec
 
 from redstreamd.errors import BusError, Code
-from redstreamd.redisio import Role, reply_parsing
+from redstreamd.redisio import reply_parsing
 from redstreamd.redisio.client import Redis
 from redstreamd.streams import entry_ids
 from redstreamd.streams.admin.counting import Count, Counter
 from redstreamd.streams.bounds import DEFAULT_BOUNDS, Bounds
 from redstreamd.streams.diagnosis.lag import StreamInfo, read_stream_info
 from redstreamd.streams.error_context import explain_errors
+from redstreamd.streams.group_lists import GroupLists
 from redstreamd.streams.names import Kind, companion_key
 from redstreamd.streams.scripts import load
 
@@ -170,5 +171,5 @@ class StreamAdmin:
     async def _companions(self, stream: str, dead_letters: bool) -> list[str]:
         """Return the keys to delete with a stream, without those that expire soon."""
         kinds = (Kind.DUE, Kind.TRIES, *((Kind.DEAD,) if dead_letters else ()), Kind.GROUP)
-        infos = await self._redis.xinfo_groups(stream, role=Role.BULK)
-        return [companion_key(stream, kind, info.name) for info in infos for kind in kinds]
+        groups = (await self._redis.shared(GroupLists).of(stream)).groups
+        return [companion_key(stream, kind, name) for name in groups for kind in kinds]

@@ -5,30 +5,31 @@ A bounded number of groups is examined: those that look worst by their counters.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from typing import Any
 
 import msgspec
+import trio
 
-from redstreamd.redisio import Role
+from redstreamd.errors import BusError, Code
 from redstreamd.redisio.client import Redis
-from redstreamd.redisio.reply_parsing import GroupInfo
 from redstreamd.settings import LeasesSettings
 from redstreamd.streams import entry_ids
 from redstreamd.streams.bounds import DEFAULT_BOUNDS, Bounds
 from redstreamd.streams.concurrency import gather
 from redstreamd.streams.diagnosis.findings import Finding, Severity, by_severity
 from redstreamd.streams.diagnosis.group_facts import GroupFacts, gather_facts
-from redstreamd.streams.diagnosis.group_findings import MANY_LAGGING, MANY_PENDING, group_findings
-from redstreamd.streams.diagnosis.lag import Lag, StreamInfo, compute_lag, read_stream_info
+from redstreamd.streams.diagnosis.group_findings import group_findings
+from redstreamd.streams.diagnosis.group_survey import Survey, Surveyed, survey
+from redstreamd.streams.diagnosis.lag import StreamInfo, read_stream_info
 from redstreamd.streams.diagnosis.sampler import Rates, Sampler
 from redstreamd.streams.diagnosis.server_figures import ServerFacts, server_facts, server_findings
-from redstreamd.streams.error_context import explain_errors, group_not_found
+from redstreamd.streams.error_context import explain_errors, find_group
 from redstreamd.streams.group_clocks import GroupClocks
+from redstreamd.streams.group_lists import FEW_GROUPS, GroupList, GroupLists
 
-#: Groups examined by one call, and pending entries scanned in each, or in a single group that was asked for.
-#: Either takes 3 to 10 ms of the server's time, in parts of at most 7.
-MAX_GROUPS = 10
+#: Pending entries scanned in each of the groups, or in a single group that was asked for. Either takes 3 to
+#: 10 ms of the server's time, in parts of at most 7.
 _PENDING_OF_EACH = 200
 _PENDING_OF_ONE = 2_000
 #: Length from which growth without trimming gives a warning, and from which length alone gives a notice.
@@ -37,8 +38,6 @@ _LONG, _VERY_LONG = 100_000, 1_000_000
 _STEADY = 0.05
 #: Milliseconds by which an entry ID may be ahead of the server's clock.
 _AHEAD_MS = 1_000
-#: Groups named in the finding about groups that were not examined.
-_NAMED = 5
 
 
 class Diagnosis(msgspec.Struct, frozen=True):
@@ -78,6 +77,8 @@ class Diagnoser:
         self._clocks = clocks
         self._sampler = sampler
         self._leases = leases
+        self._surveying = trio.Lock()
+        self._surveyed: Survey | None = None
 
     async def diagnose(self, stream: str, group: str | None = None) -> Diagnosis:
         """Diagnose a stream with all its groups, or with one.
@@ -90,37 +91,40 @@ class Diagnoser:
         info = await read_stream_info(self._redis, stream)
         rates = self._sampler.rates(stream)
         async with explain_errors(self._redis, stream):
-            infos = await self._redis.xinfo_groups(stream, role=Role.BULK)
-        lags = {each.name: compute_lag(info, each, counted=None) for each in infos}
-        if group is None:
-            selected = _worst(infos, lags)
-            others = [each for each in infos if each.name not in selected]
-        else:
-            selected, others = {each.name: each for each in infos if each.name == group}, []
-            if not selected:
-                raise await group_not_found(self._redis, stream, group)
+            listed = await self._redis.shared(GroupLists).of(stream)
+        surveyed = await self._survey(info, listed)
+        selected = {name: each.info for name, each in surveyed.selected().items()}
+        if group is not None:
+            selected = {group: await find_group(self._redis, stream, group)}
 
-        async def examine(name: str) -> GroupFacts:
-            return await gather_facts(
-                self._redis,
-                info,
-                selected[name],
-                max_deliveries=self._leases.max_deliveries,
-                clock=self._clocks.operands(stream, name),
-                max_pending=_PENDING_OF_ONE if group is not None else _PENDING_OF_EACH,
-                rates=None if rates is None else rates.groups.get(name),
-                limits=self._bounds,
-            )
+        async def examine(name: str) -> GroupFacts | None:
+            try:
+                return await gather_facts(
+                    self._redis,
+                    info,
+                    selected[name],
+                    max_deliveries=self._leases.max_deliveries,
+                    clock=self._clocks.operands(stream, name),
+                    max_pending=_PENDING_OF_ONE if group is not None else _PENDING_OF_EACH,
+                    rates=None if rates is None else rates.groups.get(name),
+                    limits=self._bounds,
+                )
+            except BusError as error:
+                # Of many groups, one may have been destroyed since they were listed.
+                if group is None and error.code is Code.GROUP_NOT_FOUND:
+                    return None
+                raise
 
-        examined: Mapping[str, GroupFacts] = await gather(examine, list(selected)) if selected else {}
-        groups = [examined[name] for name in selected]
+        examined = await gather(examine, list(selected)) if selected else {}
+        groups = [facts for name in selected if (facts := examined[name]) is not None]
+        left_out = [] if group is not None else list(surveyed.left_out(surveyed.selected()))
         server = await server_facts(self._redis, stream)
         # Findings about the server and the stream come before those about groups of the same severity.
         findings = [
             *server_findings(server),
             *_ids_ahead(info),
-            *_stream_findings(info, rates, infos, lags),
-            *_left_out(others, lags),
+            *_stream_findings(info, rates, surveyed.busiest[0] if surveyed.busiest else None),
+            *left_out,
             *(
                 found
                 for facts in groups
@@ -130,57 +134,20 @@ class Diagnoser:
         return Diagnosis(
             stream=info,
             groups=groups,
-            not_examined=len(others),
+            not_examined=0 if group is not None else len(listed.groups) - len(selected),
             rates=rates,
             server=server,
             findings=by_severity(findings),
         )
 
-
-def _worst(infos: list[GroupInfo], lags: Mapping[str, Lag]) -> dict[str, GroupInfo]:
-    """Select the groups to examine: those with most unfinished entries, and those without consumers."""
-
-    def unfinished(info: GroupInfo) -> int:
-        return info.pending + lags[info.name].entries
-
-    busiest = sorted(infos, key=unfinished, reverse=True)
-    # The sort is stable: among those without consumers the ones with most entries come first.
-    without_consumers = sorted(
-        busiest, key=lambda info: unfinished(info) > 0 and not info.consumers, reverse=True
-    )
-    selected = {info.name: info for info in busiest[: MAX_GROUPS // 2]}
-    for info in without_consumers:
-        if len(selected) == MAX_GROUPS:
-            break
-        selected[info.name] = info
-    return selected
-
-
-def _left_out(infos: list[GroupInfo], lags: Mapping[str, Lag]) -> Iterator[Finding]:
-    """Sum up the groups that were not examined."""
-    if not infos:
-        return
-    idle = [info for info in infos if not info.consumers]
-    waiting = [info for info in idle if info.pending or lags[info.name].entries]
-    burdened = [
-        info for info in infos if info.pending > MANY_PENDING or lags[info.name].entries > MANY_LAGGING
-    ]
-    severity = Severity.NOTICE
-    if idle or burdened:
-        severity = Severity.CRITICAL if waiting else Severity.WARNING
-    yield Finding(
-        severity,
-        "groups_not_examined",
-        f"Only the {MAX_GROUPS} groups with the worst figures were examined; name another to examine it.",
-        {
-            "groups": len(infos),
-            "such_as": [info.name for info in (waiting or burdened or idle or infos)[:_NAMED]],
-            "without_consumers": len(idle),
-            "without_consumers_and_waiting": len(waiting),
-            "over_100_pending_or_lagging": len(burdened),
-            "unknown_lag": sum(lags[info.name].unknown_because is not None for info in infos),
-        },
-    )
+    async def _survey(self, info: StreamInfo, listed: GroupList) -> Survey:
+        """Survey the groups; once for all who have the same long list."""
+        if len(listed.groups) <= FEW_GROUPS:
+            return await survey(info, listed)
+        async with self._surveying:
+            if self._surveyed is None or self._surveyed.listed is not listed:
+                self._surveyed = await survey(info, listed)
+            return self._surveyed
 
 
 def _ids_ahead(stream: StreamInfo) -> Iterator[Finding]:
@@ -205,9 +172,7 @@ def _ids_ahead(stream: StreamInfo) -> Iterator[Finding]:
     )
 
 
-def _stream_findings(
-    stream: StreamInfo, rates: Rates | None, infos: list[GroupInfo], lags: Mapping[str, Lag]
-) -> Iterator[Finding]:
+def _stream_findings(stream: StreamInfo, rates: Rates | None, busiest: Surveyed | None) -> Iterator[Finding]:
     if not stream.groups:
         yield Finding(
             Severity.NOTICE,
@@ -227,15 +192,14 @@ def _stream_findings(
     evidence: dict[str, Any] = {"length": stream.length, "memory_bytes": stream.memory_bytes}
     if rates is not None:
         evidence |= {"growth_per_second": round(growth, 3), "added_per_second": round(added, 3)}
-    unfinished = {info.name: lags[info.name].entries + info.pending for info in infos}
-    holding = max(unfinished, key=unfinished.__getitem__, default=None)
-    if holding is not None and unfinished[holding] > stream.length // 2:
+    if busiest is not None and busiest.unfinished > stream.length // 2:
+        holding = busiest.info.name
         yield Finding(
             severity,
             "held_by_group",
             f"{long}: a group has not finished most of it, and stream_add never trims what a group has not "
             "finished. Let consumers work for the group, or destroy it if nobody needs it.",
-            evidence | {"unfinished": unfinished[holding], **lags[holding].evidence()},
+            evidence | {"unfinished": busiest.unfinished, **busiest.lag.evidence()},
             group=holding,
             tool="group_manage",
             arguments={"stream": stream.stream, "group": holding, "action": "destroy"},

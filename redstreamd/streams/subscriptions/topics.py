@@ -8,7 +8,6 @@ also wakes without a change, after a reconnect and on its sweep, and because som
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable
 from typing import ClassVar, Protocol
 
 import attrs
@@ -16,6 +15,7 @@ import msgspec
 
 from redstreamd.streams.bus import Bus
 from redstreamd.streams.error_context import explain_errors
+from redstreamd.streams.group_lists import GroupLists
 from redstreamd.streams.names import Kind, companion_key
 
 
@@ -94,8 +94,7 @@ class GroupTopic(msgspec.Struct, frozen=True):
         """Read the group's position, its pending entries by consumer, and its limit of deliveries."""
         redis = bus.redis
         async with explain_errors(redis, self.stream, self.group):
-            groups = await redis.xinfo_groups(self.stream)
-            info = next((each for each in groups if each.name == self.group), None)
+            info = await redis.shared(GroupLists).find(self.stream, self.group)
             if info is None:
                 return "none"
             held = await redis.xpending_summary(self.stream, self.group)
@@ -119,12 +118,7 @@ class ListTopic:
 
     async def read_version(self, bus: Bus) -> str:
         """Read all names of streams."""
-        return self.version_of(await bus.lister.names("*"))
-
-    @staticmethod
-    def version_of(names: Iterable[str]) -> str:
-        """Return the version for the sorted names of all streams."""
-        return _digest("\0".join(names))
+        return (await bus.lister.names("*")).version
 
 
 def _digest(text: str) -> str:

@@ -1,0 +1,123 @@
+"""A sorted listing of many names, made and read in small parts.
+
+Sorting 100,000 names at once takes 40 ms, in which nobody else is served. So they are distributed over blocks
+by names that separate these, and each block is sorted in a turn of its own.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from bisect import bisect_left, bisect_right
+from collections.abc import Awaitable, Callable, Iterator, Sequence
+from itertools import islice
+from typing import Final
+
+import msgspec
+
+#: Names of a block, about; to sort them takes 0.2 ms.
+_BLOCK: Final = 250
+
+
+class Listing(msgspec.Struct, frozen=True):
+    """Names in their order.
+
+    Attributes:
+        blocks: Sorted, none of them empty; every name of one is less than those of the next.
+        total: How many names there are.
+        json_bytes: The size of their JSON texts together.
+        version: A digest of all names; equal for equal listings.
+        taken_at: When it was taken, in trio's time.
+    """
+
+    blocks: list[list[str]]
+    total: int
+    json_bytes: int
+    version: str
+    taken_at: float
+
+    def __iter__(self) -> Iterator[str]:
+        """Iterate over the names in their order."""
+        return (name for block in self.blocks for name in block)
+
+    def after(self, name: str | None, count: int) -> list[str]:
+        """Return the first `count` names that are greater than `name`; None for the first of all."""
+        if name is None:
+            return list(islice(self, count))
+        at = bisect_right([block[-1] for block in self.blocks], name)
+        found: list[str] = []
+        for block in self.blocks[at:]:
+            begin = bisect_right(block, name)
+            found += block[begin : begin + count - len(found)]
+            if len(found) == count:
+                break
+        return found
+
+    def beginning_with(self, prefix: str, count: int) -> tuple[list[str], int]:
+        """Return the first `count` names that begin with `prefix`, and how many there are in all."""
+        # No name has a character beyond this one.
+        end = prefix + chr(0x10FFFF)
+        found: list[str] = []
+        total = 0
+        for block in self.blocks:
+            if block[-1] < prefix:
+                continue
+            first, last = bisect_left(block, prefix), bisect_left(block, end)
+            found += block[first : min(last, first + count - len(found))]
+            total += last - first
+            if last < len(block):
+                break
+        return found, total
+
+
+async def sorted_listing(
+    pages: Sequence[Sequence[str]], taken_at: float, turn: Callable[[], Awaitable[object]]
+) -> Listing:
+    """Sort names, of which some may occur more than once.
+
+    Args:
+        pages: The names, in parts of at most about a thousand.
+        taken_at: For the listing.
+        turn: Awaited between two parts of the work.
+    """
+    ordered = []
+    for page in pages:
+        ordered.append(sorted(page))
+        await turn()
+    separators = await _separators(ordered, turn)
+    blocks: list[list[str]] = [[] for _ in range(len(separators) + 1)]
+    for page in ordered:
+        begin = 0
+        for block, separator in zip(blocks, [*separators, None], strict=True):
+            if begin == len(page):
+                break
+            end = len(page) if separator is None else bisect_left(page, separator, begin)
+            block += page[begin:end]
+            begin = end
+        await turn()
+    digest = hashlib.blake2b(digest_size=12)
+    sorted_blocks, total, json_bytes = [], 0, 0
+    for block in blocks:
+        if block:
+            distinct = sorted(set(block))
+            digest.update("\0".join((*distinct, "")).encode("utf-8", "backslashreplace"))
+            sorted_blocks.append(distinct)
+            total += len(distinct)
+            # Without the brackets and the commas.
+            json_bytes += len(msgspec.json.encode(distinct)) - len(distinct) - 1
+            await turn()
+    return Listing(sorted_blocks, total, json_bytes, digest.hexdigest(), taken_at)
+
+
+async def _separators(ordered: list[list[str]], turn: Callable[[], Awaitable[object]]) -> list[str]:
+    """Return names that separate blocks of about `_BLOCK`."""
+    total = sum(map(len, ordered))
+    wanted = total // _BLOCK
+    if not wanted:
+        return []
+    # Several of each, so that the blocks become about equal.
+    step = max(1, total // (8 * wanted))
+    # Beginning elsewhere in each page, so that no part of the order is preferred.
+    samples = [name for number, page in enumerate(ordered) for name in page[number * 37 % step :: step]]
+    await turn()
+    samples.sort()
+    return sorted(set(samples[8::8]))
