@@ -13,6 +13,7 @@
 from __future__ import annotations
 
 import argparse
+import os
 import signal
 import subprocess
 import sys
@@ -88,7 +89,8 @@ def brief(found: Beside) -> str:
     verdict = "ok" if not short else ("ok but for cores" if not fair else "NOT reached")
     cores = "/".join(f"{each:.2f}" for each in found.cores.values())
     rate = found.attack["answers"] / found.attack["seconds"]
-    times = f"p50 {_ms(polite.p50()):20} p99 {_ms(polite.p99()):22} fair p99 {_ms(polite.p99(fair=True)):22}"
+    times = f"p50 {_ms(polite.p50()):18} p99 {_ms(polite.p99()):20}"
+    times += f" fair {_ms(polite.p50(fair=True)):16} {_ms(polite.p99(fair=True)):20}"
     return (
         f"{found.row.name:4} {times} refused {len(polite.refused)} lost {polite.lost}"
         f" MiB {before:.0f}/{peak:.0f}/{left:.0f} rest {found.rest_seconds:.1f} cores {cores}"
@@ -110,6 +112,7 @@ def main() -> None:
     parser.add_argument("--full", action="store_true")
     parser.add_argument("--valkey", action="store_true")
     parser.add_argument("--brief", action="store_true")
+    parser.add_argument("--first", action="store_true")
     parser.add_argument("--set", action="append", default=[])
     options = parser.parse_args()
     # What was started is ended, too, if this is.
@@ -127,6 +130,9 @@ def main() -> None:
             start_valkey() if options.valkey else start_redis() as server,
             running_daemon(server, *settings, PYTHONPATH=str(tree)) as daemon,
         ):
+            if options.first and server.process is not None:
+                for pid in (os.getpid(), server.process.pid, daemon.process.pid):
+                    Path(f"/proc/{pid}/autogroup").write_text("-15", "ascii")
             field = Field(server, daemon)
             field.prepare()
             baseline = field.alone(min(3.0, options.seconds))
