@@ -15,13 +15,14 @@ from typing import Any, Final
 
 import attrs
 
+from redstreamd.errors import Code
 from tests.bench.accounting import busy_seconds, cpu_seconds, rss_kib
 from tests.bench.peers import MODERN, line
 from tests.fairness import loop_profile
 from tests.fairness.figures import KINDS, Beside, Polite, allowed_left
 from tests.fairness.rows import POLITE_STREAM, Crowd, Flood, Promise, Row, call
 from tests.support.daemon import PROGRAM, Daemon, read_resource
-from tests.support.history import History, Line, Told, content, entries_of
+from tests.support.history import History, Line, Told, content, entries_of, told_by
 from tests.support.servers import Server
 
 HERE: Final = Path(__file__).parent
@@ -107,7 +108,7 @@ class Field:
                 result = message.get("result", {"isError": True})
                 if result.get("isError"):
                     polite.refused.append(answer)
-                    told = Told.REFUSED
+                    told = told_by(Code(code)) if (code := _code(result)) else Told.REFUSED
                 elif kind == 1:
                     told, (entry_id,) = Told.ACKNOWLEDGED, result["structuredContent"]["ids"]
             if kind == 1:
@@ -193,6 +194,12 @@ class Field:
             if left <= allowed_left(self.resting) or time.monotonic() > deadline:
                 return left
             time.sleep(0.1)
+
+
+def _code(result: Mapping[str, Any]) -> str | None:
+    """Return the code of a tool's error; None of an error of the protocol."""
+    code: str | None = result.get("structuredContent", {}).get("code")
+    return code
 
 
 def _python(program: str) -> list[str | Path]:

@@ -43,6 +43,11 @@ class Told(enum.Enum):
     REFUSED = "refused"
 
 
+def told_by(code: Code) -> Told:
+    """Return what the writer of an entry knows whose call failed with this code."""
+    return Told.UNKNOWN if code in _UNKNOWN else Told.REFUSED
+
+
 @attrs.frozen
 class Line:
     """One entry's line in the history.
@@ -91,7 +96,7 @@ class History:
             entry_id, _ = await add(content(number), None)
             line = Line(Told.ACKNOWLEDGED, entry_id)
         except BusError as error:
-            line = Line(Told.UNKNOWN if error.code in _UNKNOWN else Told.REFUSED, code=error.code.value)
+            line = Line(told_by(error.code), code=error.code.value)
         self.lines[number] = line
         return line
 
