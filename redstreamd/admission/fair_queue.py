@@ -25,6 +25,9 @@ ItemT = TypeVar("ItemT", bound=Hashable)
 #: client that calls now and then needs no more, and so is next whenever it calls; a greedy one has used it up
 #: at once.
 CREDIT_SECONDS: Final = 0.005
+#: Seconds of work that one which never got anything is taken to have got more than the others: else a process
+#: for each call would always be first.
+NEW_SECONDS: Final = 0.001
 #: Seconds of work that an account may be behind: for so long others come first once it waits beside them.
 DEBT_SECONDS: Final = 0.02
 
@@ -91,7 +94,9 @@ class FairQueue(Generic[ItemT]):
         if not node.size:
             raise IndexError("no item waits")
         while node.members:
-            node = self._first(node)
+            first = self._first(node)
+            node.account.level_rank = max(node.account.level_rank, first.account.rank)
+            node = first
         account, item = node.account, next(iter(node.items))
         self.remove(account, item)
         return account, item
@@ -119,13 +124,21 @@ class FairQueue(Generic[ItemT]):
         if node is not None:
             return node
         above = self._root if account.parent is None else self._node(account.parent)
-        if above.members:
-            first = self._first(above).account
-            account.rank = min(max(account.rank, first.rank - CREDIT_SECONDS), first.rank + DEBT_SECONDS)
+        self._place(account, above)
         node = self._nodes[account] = _Node(account, above)
         above.members += 1
         heapq.heappush(above.heap, self._entry(node, account.rank))
         return node
+
+    def _place(self, account: Account, above: _Node[ItemT]) -> None:
+        """Forget how much an account got long ago, before it waits beside others."""
+        level = above.account.level_rank
+        if above.members:
+            level = max(level, self._first(above).account.rank)
+        if account.rank:
+            account.rank = min(max(account.rank, level - CREDIT_SECONDS), level + DEBT_SECONDS)
+        else:
+            account.rank = level + NEW_SECONDS
 
     def _entry(self, node: _Node[ItemT], rank: float) -> _Entry[ItemT]:
         self._entries += 1

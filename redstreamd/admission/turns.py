@@ -3,14 +3,14 @@
 Owns the time of the event loop, of one run of trio: it is counted for the client on whose behalf it is used,
 and divided where more is wanted than fits into a pass of trio's scheduler. Does not know what is done.
 
-- *Whose time it is*: that of the account in whose context a task runs, see `ACCOUNT`; where one task works for
-  many, it says for whom by `work_for`. The daemon's own work is nobody's, and never waits.
-- *Turns*: in one pass about `TURN_SECONDS` are for new work of clients. A reader of a connection asks `is_over`
-  before each message. What does not fit waits in a `FairQueue`, and at the end of a pass as much is taken from
-  that as fits into the next. While one connection alone has work, the turn is longer, because short ones cost
-  a few percent.
-- *Deferred commands*: a process that has many commands waiting for Redis (see ``redisio.pipeline``) is not read
-  from until these are fewer.
+- *Whose time it is*: that of the account in whose context a task runs, see `ACCOUNT`; where one task works
+  for many, it says for whom by `work_for`. The daemon's own work is nobody's, and never waits.
+- *Turns*: in one pass about `TURN_SECONDS` are for new work of clients. A reader of a connection asks
+  `is_over` before each message. What does not fit waits in a `FairQueue`, and at the end of a pass as much is
+  taken from that as fits into the next. While one connection alone has work, the turn is longer, because
+  short ones cost a few percent.
+- *Deferred commands*: a process that has many commands waiting for Redis (see ``redisio.pipeline``) is not
+  read from until these are fewer.
 """
 
 from __future__ import annotations
@@ -26,8 +26,8 @@ from trio.lowlevel import Abort, Task, current_task, reschedule, wait_task_resch
 from redstreamd.admission.accounts import Account
 from redstreamd.admission.fair_queue import FairQueue
 
-#: Seconds of new work in a pass of the scheduler while several clients have some. A pass also handles what Redis
-#: answered, which takes about as long; a request waits for one or two passes.
+#: Seconds of new work in a pass of the scheduler while several clients have some. A pass also handles what
+#: Redis answered, which takes about as long; a request waits for one or two passes.
 TURN_SECONDS: Final = 0.0008
 #: The same while one connection alone has work: as long as others may have to wait when they come.
 LONE_TURN_SECONDS: Final = 0.004
@@ -35,7 +35,7 @@ LONE_TURN_SECONDS: Final = 0.004
 REPLIES_SECONDS: Final = 0.001
 #: For so long after another one was served a connection is not alone.
 _COMPANY_SECONDS: Final = 0.1
-#: A process is not read from while so many of its commands wait for Redis: enough to have the next ones ready.
+#: A process is not read from while so many of its commands wait for Redis: enough to have the next ready.
 MAX_QUEUED: Final = 8
 #: Of how many steps the cost of a step is about the mean.
 _PARTS: Final = 8
@@ -123,7 +123,7 @@ class Turns(trio.abc.Instrument):
         return time.perf_counter() >= self.ends
 
     def spend(self, account: Account) -> None:
-        """Count what a task that was just started or woken will take in the next pass as a part of this one."""
+        """Count what a task that was just started will take in the next pass as a part of this one."""
         self.ends -= account.part
 
     async def turn(self, account: Account, seconds: float) -> None:

@@ -348,6 +348,9 @@ class ClientConnection:
                         await turn.turn(account, min(len(lines) * _MESSAGE_SECONDS, TURN_SECONDS))
                         turn.work_for(account)
                         must_wait = False
+                        if not lines:
+                            # They were given up for want of memory.
+                            break
                     if process.queued >= MAX_QUEUED:
                         await turn.wait_fewer_queued(process)
                         must_wait = True

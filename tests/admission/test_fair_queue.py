@@ -1,0 +1,184 @@
+"""Who is next, in virtual time: nothing runs, seconds are numbers."""
+
+from __future__ import annotations
+
+from collections import Counter
+
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
+
+from redstreamd.admission.accounts import Account, Accounts, Peer
+from redstreamd.admission.fair_queue import CREDIT_SECONDS, DEBT_SECONDS, FairQueue
+from redstreamd.policy import Principal
+
+ME, OTHER = Principal("me", "unix"), Principal("other", "unix")
+
+
+def connections(accounts: Accounts, pid: int, count: int = 1, *, uid: int = 1000) -> list[Account]:
+    return [accounts.open(ME, Peer(uid, pid), f"{uid} {pid} {number}") for number in range(count)]
+
+
+class Work:
+    """Serves items one after the other, each for as many seconds as its account's items take."""
+
+    def __init__(self, seconds: dict[Account, float]) -> None:
+        self.seconds = seconds
+        self.queue: FairQueue[int] = FairQueue()
+        self.got: Counter[Account] = Counter()
+        self.number = 0
+
+    def add(self, account: Account) -> int:
+        self.number += 1
+        self.queue.push(account, self.number)
+        return self.number
+
+    def serve(self) -> tuple[Account, int]:
+        account, item = self.queue.pop()
+        seconds = self.seconds[account]
+        account.charge(seconds, 0.0)
+        self.got[account] += seconds  # type: ignore[assignment]
+        return account, item
+
+    def run(self, seconds: float) -> None:
+        """Let all that are served ask again at once."""
+        until = sum(self.got.values()) + seconds
+        while sum(self.got.values()) < until:
+            self.add(self.serve()[0])
+
+
+@settings(max_examples=25, deadline=None)
+@given(st.lists(st.floats(0.0001, 0.003), min_size=2, max_size=8), st.lists(st.integers(1, 20), min_size=8))
+def test_processes_with_different_demands_get_equal_shares(costs: list[float], depths: list[int]) -> None:
+    accounts = Accounts()
+    clients = [connections(accounts, pid)[0] for pid in range(1, len(costs) + 1)]
+    work = Work(dict(zip(clients, costs, strict=True)))
+    for client, depth in zip(clients, depths, strict=False):
+        for _ in range(depth):
+            work.add(client)
+    work.run(0.5)
+    shares = [work.got[client] for client in clients]
+    assert max(shares) - min(shares) <= 2 * max(costs) + CREDIT_SECONDS
+
+
+def test_a_process_with_a_hundred_connections_gets_as_much_as_one_with_one() -> None:
+    accounts = Accounts()
+    many, one = connections(accounts, 1, 100), connections(accounts, 2)
+    work = Work(dict.fromkeys([*many, *one], 0.001))
+    for account in [*many, *one]:
+        work.add(account)
+    work.run(0.5)
+    assert 0.24 <= work.got[one[0]] <= 0.26
+    # And the connections of one process share what it gets.
+    assert max(work.got[each] for each in many) - min(work.got[each] for each in many) <= 0.002
+
+
+def test_users_share_before_their_processes_do() -> None:
+    accounts = Accounts()
+    many = [connections(accounts, pid)[0] for pid in range(1, 11)]
+    one = connections(accounts, 20, uid=1001)
+    work = Work(dict.fromkeys([*many, *one], 0.001))
+    for account in [*many, *one]:
+        work.add(account)
+    work.run(0.5)
+    assert 0.24 <= work.got[one[0]] <= 0.26
+
+
+def test_one_that_asks_now_and_then_is_next() -> None:
+    accounts = Accounts()
+    greedy = [connections(accounts, pid)[0] for pid in range(1, 9)]
+    polite = connections(accounts, 9)[0]
+    work = Work(dict.fromkeys([*greedy, polite], 0.001))
+    for account in greedy * 8:
+        work.add(account)
+    # Its handshake.
+    polite.charge(0.001, 0.0)
+    for _ in range(50):
+        work.run(0.015)
+        work.add(polite)
+        assert work.serve()[0] is polite
+
+
+def test_one_that_was_alone_for_an_hour_is_served_beside_a_new_one() -> None:
+    accounts = Accounts()
+    old = connections(accounts, 1)[0]
+    work = Work({old: 0.001})
+    work.add(old)
+    old.charge(3600.0, 0.0)
+    new = connections(accounts, 2)[0]
+    work.seconds[new] = 0.001
+    work.add(new)
+    work.run(0.5)
+    assert abs(work.got[old] - work.got[new]) <= DEBT_SECONDS + CREDIT_SECONDS
+
+
+def test_clients_that_come_anew_again_and_again_keep_nobody_waiting() -> None:
+    accounts = Accounts()
+    steady = connections(accounts, 1)[0]
+    work = Work({steady: 0.001})
+    work.add(steady)
+    for pid in range(2, 102):
+        new = connections(accounts, pid)[0]
+        work.seconds[new] = 0.001
+        work.add(new)
+        if work.serve()[0] is steady:
+            work.add(steady)
+    assert work.got[steady] >= 0.01
+
+
+class Queue(RuleBasedStateMachine):
+    """Operations in any order: nothing is lost, repeated, or out of the order of its account."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        tree = Accounts()
+        self.accounts = [
+            tree.open(principal, Peer(uid, pid), f"{principal.name} {uid} {pid} {number}")
+            for principal in (ME, OTHER)
+            for uid in (1, 2)
+            for pid in (uid * 10, uid * 10 + 1)
+            for number in range(2)
+        ]
+        self.queue: FairQueue[int] = FairQueue()
+        self.items: list[tuple[Account, int]] = []
+        self.number = 0
+
+    @rule(place=st.integers(0, 15))
+    def push(self, place: int) -> None:
+        self.number += 1
+        account = self.accounts[place]
+        self.queue.push(account, self.number)
+        self.items.append((account, self.number))
+
+    @precondition(lambda self: self.items)
+    @rule(seconds=st.floats(0.0, 0.05))
+    def pop(self, seconds: float) -> None:
+        account, item = self.queue.pop()
+        assert item == next(number for owner, number in self.items if owner is account)
+        self.items.remove((account, item))
+        account.charge(seconds, 0.0)
+
+    @precondition(lambda self: self.items)
+    @rule(data=st.data())
+    def remove(self, data: st.DataObject) -> None:
+        account, item = data.draw(st.sampled_from(self.items))
+        assert self.queue.remove(account, item)
+        assert not self.queue.remove(account, item)
+        self.items.remove((account, item))
+
+    @rule(place=st.integers(0, 15), seconds=st.floats(0.0, 100.0))
+    def charge(self, place: int, seconds: float) -> None:
+        """Work that did not wait."""
+        self.accounts[place].charge(seconds, 0.0)
+
+    @invariant()
+    def has_as_many(self) -> None:
+        assert len(self.queue) == len(self.items)
+
+    def teardown(self) -> None:
+        popped = [self.queue.pop()[1] for _ in range(len(self.queue))]
+        assert sorted(popped) == sorted(number for _, number in self.items)
+
+
+TestQueue = Queue.TestCase
+TestQueue.settings = settings(max_examples=30, stateful_step_count=40, deadline=None)
