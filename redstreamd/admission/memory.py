@@ -64,6 +64,10 @@ class Share(msgspec.Struct, eq=False):
         self.hold(amount)
         return True
 
+    def detach(self) -> None:
+        """Let go of the connection, which has ended."""
+        del self.holder
+
     def close(self) -> None:
         """Ask the connection no more. What it still holds goes with its account."""
         self.memory.close(self.account)

@@ -222,7 +222,6 @@ class ClientConnection:
                 await self._session.aclose()
                 if self._handed_over is None:
                     await trio.aclose_forcefully(self._stream)
-            # The object is part of reference cycles, so it may be collected late.
             self._outbox.close()
             self._splitter.clear()
             self._share.close()
@@ -244,6 +243,10 @@ class ClientConnection:
                     unread_bytes=self._unread_bytes,
                 )
             )
+            # What is left has no cycle of references, and so is freed at once.
+            self._session.detach()
+            self._outbox.detach()
+            self._share.detach()
 
     async def drain(self, timeout_seconds: float) -> bool:
         """Reject further requests, let those in flight be answered, then close; returns once closed.
@@ -362,6 +365,8 @@ class ClientConnection:
                         await self._handle(line)
                         if turn.account is not account:
                             turn.work_for(account)
+                    # It may be large, and the next one may come in hours.
+                    line = b""
                 self._message_received.set()
             if has_ended:
                 self._input_ended.set()
@@ -375,6 +380,7 @@ class ClientConnection:
                 return
             if data:
                 splitter.feed(bytes(data))
+                data = b""
             else:
                 has_ended = True
                 splitter.end()

@@ -103,6 +103,11 @@ class Outbox:
         self._being_sent = 0
         self._count()
 
+    def detach(self) -> None:
+        """Let go of the connection, which has ended: nothing is sent or reported any more."""
+        self.close()
+        del self._start_soon, self._on_overflow, self._on_broken, self._on_unread
+
     def take(self) -> bytes | None:
         """Close it, and return what was queued and not written; None if that is not known."""
         waiting = None if self._being_sent else bytes(self._waiting)

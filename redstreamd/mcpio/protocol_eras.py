@@ -10,14 +10,15 @@ from __future__ import annotations
 import functools
 import json
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import AsyncIterator, Mapping, Sequence
+from contextlib import asynccontextmanager
 from typing import Any, Final, Protocol, cast
 
 import attrs
 from mcp.server.caching import CacheHint
 from mcp.server.connection import Connection, NotifyOnlyOutbound
 from mcp.server.models import InitializationOptions
-from mcp.server.runner import ServerRunner, aclose_shielded, serve_one
+from mcp.server.runner import ServerRunner, aclose_shielded
 from mcp.shared.exceptions import MCPError
 from mcp.shared.inbound import InboundLadderRejection, classify_inbound_request
 from mcp.shared.jsonrpc_dispatcher import handler_exception_to_error_data
@@ -159,6 +160,20 @@ def _handshake(text: bytes) -> _Handshake:
     return _Handshake(text, InitializeRequestParams.model_validate(json.loads(text), by_name=False))
 
 
+@asynccontextmanager
+async def _runner(
+    server: HandlerSource, connection: Connection, session: Session
+) -> AsyncIterator[ServerRunner[Any]]:
+    """Run one request or notification for the block, as the SDK's drivers do."""
+    runner: ServerRunner[Any] = ServerRunner(cast("Any", server), connection, session.principal)
+    try:
+        yield runner
+    finally:
+        await aclose_shielded(connection)
+        # It caches its own bound methods: cycles of some 16 objects, which only the collector would free.
+        vars(runner).clear()
+
+
 class HandshakeKernel:
     """The handshake era: `initialize` once, then a session.
 
@@ -242,11 +257,8 @@ class HandshakeKernel:
         if method == "notifications/initialized" and not self.settled:
             return
         connection = self._connection()
-        runner = ServerRunner(self._server, connection, self._session.principal)
-        try:
+        async with _runner(self._server, connection, self._session) as runner:
             await runner.on_notify(RequestContext(self._session), method, params)
-        finally:
-            await aclose_shielded(connection)
         self._initialized = self._initialized or connection.initialized.is_set()
 
     def state(self, connection_id: str) -> ConnectionState:
@@ -284,11 +296,8 @@ class HandshakeKernel:
         self, context: RequestContext, method: str, params: Params
     ) -> tuple[dict[str, Any], Connection]:
         connection = self._connection()
-        try:
-            runner = ServerRunner(self._server, connection, self._session.principal)
+        async with _runner(self._server, connection, self._session) as runner:
             return await runner.on_request(context, method, params), connection
-        finally:
-            await aclose_shielded(connection)
 
 
 class ModernKernel:
@@ -333,14 +342,8 @@ class ModernKernel:
             route.protocol_version, route.client_info, route.client_capabilities, outbound=self._outbound
         )
         try:
-            return await serve_one(
-                cast("Any", self._server),
-                RequestContext(self._session, exchange),
-                method,
-                params,
-                connection=connection,
-                lifespan_state=self._session.principal,
-            )
+            async with _runner(self._server, connection, self._session) as runner:
+                return await runner.on_request(RequestContext(self._session, exchange), method, params)
         except ValidationError as error:
             raise _invalid_params(error, params) from None
 
@@ -350,11 +353,8 @@ class ModernKernel:
     async def notify(self, method: str, params: Params) -> None:
         """Run the handler of a notification; it has no envelope, so it gets the latest revision."""
         connection = Connection.from_envelope(LATEST_MODERN_VERSION, None, None, outbound=self._outbound)
-        try:
-            runner = ServerRunner(cast("Any", self._server), connection, self._session.principal)
+        async with _runner(self._server, connection, self._session) as runner:
             await runner.on_notify(RequestContext(self._session), method, params)
-        finally:
-            await aclose_shielded(connection)
 
     def state(self, connection_id: str) -> ConnectionState:
         """Return the era; there is no session."""

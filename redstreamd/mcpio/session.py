@@ -239,6 +239,11 @@ class Session:
         if self._kernel is not None:
             await self._kernel.aclose()
 
+    def detach(self) -> None:
+        """Let go of the connection, which has ended, and of the kernel; no more tasks can be started."""
+        self._kernel = None
+        self.start_soon = _ended
+
     async def _handle(self, message: Message, size: int, sink: Sink, *, batched: bool = False) -> None:
         if isinstance(message, Request):
             await self._handle_request(message, size, sink, batched)
@@ -405,3 +410,7 @@ class Session:
     def _reject(rejection: Rejection, sink: Sink, batched: bool = False) -> None:
         line = rejection.line()
         sink.send(jsonrpc.in_batch(line) if batched else line)
+
+
+def _ended(_task: Task) -> bool:
+    return False

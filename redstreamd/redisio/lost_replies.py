@@ -73,7 +73,11 @@ async def send_with_retries(
             return await connection.submit(*args).reply()
         except (RedisError, ConnectionEnded) as first:
             error = first
-    return await _retry(role, args, retry_safe, deadline, timeout, error)
+    try:
+        return await _retry(role, args, retry_safe, deadline, timeout, error)
+    finally:
+        # Its traceback has this frame, so they would be a cycle.
+        del error
 
 
 async def _retry(

@@ -109,13 +109,16 @@ class Structurer(Generic[ArgumentsT]):
             given = {name: value for name, value in given.items() if value is not None or name not in names}
         try:
             return self._structure(given, self._arguments)
-        except cattrs.ClassValidationError:
+        except cattrs.ClassValidationError as errors:
+            _untie(errors)
             texts = json_text_arguments.Reader(self._max_values, self._max_nesting)
             given = texts.read(given, self._properties)
         try:
             return self._structure(given, self._arguments)
         except cattrs.ClassValidationError as errors:
-            raise _invalid(list(self._problems(errors, given, texts.refusals))) from None
+            problems = list(self._problems(errors, given, texts.refusals))
+            _untie(errors)
+            raise _invalid(problems) from None
 
     def _problems(
         self, errors: cattrs.ClassValidationError, given: Mapping[str, Any], texts: Mapping[str, str]
@@ -144,6 +147,12 @@ class Structurer(Generic[ArgumentsT]):
             yield f"{_shown(name)} is not an argument; allowed, nearest first: {nearest}"
         if len(names) > _UNKNOWN_SHOWN:
             yield f"{len(names) - _UNKNOWN_SHOWN} more that are not arguments"
+
+
+def _untie(errors: cattrs.ClassValidationError) -> None:
+    """Let go of the frame of the generated function, which has a list of these errors: a cycle."""
+    for each in errors.exceptions:
+        each.__traceback__ = None
 
 
 class _Quick(Generic[ArgumentsT]):

@@ -236,6 +236,8 @@ class Invocation(msgspec.Struct, Generic[BusT], eq=False):
         if self.has_ended:
             raise RuntimeError(f"a call of {self.tool.name} ended twice")
         self.has_ended = True
+        # It may be a method of what has this.
+        self.progress = no_progress
         on_ended = self.rules.on_ended
         if on_ended is not None:
             report_end(on_ended, self.principal, self.tool, self.needs, self.began, outcome, answer_bytes)
@@ -267,13 +269,19 @@ class Invocation(msgspec.Struct, Generic[BusT], eq=False):
             refusal = as_bus_error(self.tool, error)
             result = failure(refusal)
             outcome, size = str(refusal.code), result.size
+            # Its traceback has this frame, so they would be a cycle.
+            del refusal
         except BaseExceptionGroup as group:
             # A cancelled nursery in which something else failed, too: nobody gets the answer, but a defect
             # is logged.
             passing, rest = group.split(lambda error: not isinstance(error, Exception | BaseExceptionGroup))
             if rest is not None:
                 as_bus_error(self.tool, rest)
-            raise passing or group from None
+            try:
+                raise passing or group from None
+            finally:
+                # The traceback has this frame, so they would be a cycle.
+                del passing, rest
         finally:
             self.end(outcome, size)
         return result

@@ -311,7 +311,11 @@ class Toolbox(Generic[BusT]):
         if self.rules.on_ended is not None:
             size = failure(error).size
             report_end(self.rules.on_ended, principal, tool, needs, began, str(error.code), size)
-        raise error
+        try:
+            raise error
+        finally:
+            # Its traceback has this frame, so they would be a cycle.
+            del error
 
     def _explain(self, unknown: UnknownToolError) -> str:
         shown = json.dumps(unknown.name[:_NAME_SHOWN]).strip('"')
