@@ -24,6 +24,7 @@ from redstreamd.redisio.client import Redis
 from redstreamd.redisio.configured_target import target_for
 from redstreamd.redisio.connection_manager import Manager
 from redstreamd.redisio.target import Target
+from redstreamd.service.collector import Collector
 from redstreamd.service.embedded.embedded_server import EmbeddedServer
 from redstreamd.service.installation import installation
 from redstreamd.service.process_stats import process_stats
@@ -53,6 +54,7 @@ class Parts(msgspec.Struct, frozen=True):
         limits: The limits of client connections.
         embedded: The embedded Redis server, if configured.
         event_log: The hook for the events of client connections and of the supervisor.
+        collector: Python's collector of cycles.
     """
 
     manager: Manager
@@ -66,6 +68,7 @@ class Parts(msgspec.Struct, frozen=True):
     limits: Limits
     embedded: EmbeddedServer | None
     event_log: EventLog
+    collector: Collector
 
     def end_waits(self) -> None:
         """Make every wait and subscription return at once, with its cursor."""
@@ -94,6 +97,8 @@ def build_parts(settings: Settings, resources: AsyncExitStack) -> Parts:
     updates = Updates(Feeds(bus), max_subscriptions=settings.limits.max_waits)
     daemon_health = DaemonHealth(bus.redis, bus.hub, updates, version=__version__)
     daemon_health.include("process", process_stats)
+    collector = Collector()
+    daemon_health.include("collector", collector.statistics)
     daemon_health.include("installation", installation)
     profiles = [Profile(name) for name in settings.tools.profile]
     toolbox = toolbox_over(bus, REGISTRY, profiles, check_rate=check_rate(settings))
@@ -122,6 +127,7 @@ def build_parts(settings: Settings, resources: AsyncExitStack) -> Parts:
         limits,
         embedded,
         event_log,
+        collector,
     )
 
 

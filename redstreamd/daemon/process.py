@@ -19,6 +19,7 @@ from redstreamd.service.exceptions import (
     TooManyFailuresError,
     unwrapped,
 )
+from redstreamd.service.freed_memory import map_large_blocks
 from redstreamd.service.log_output import LogOutput, set_up_logging
 from redstreamd.settings import Loaded
 from redstreamd.startup.descriptors import raise_descriptor_limit
@@ -44,6 +45,7 @@ def run_process(main: Callable[[Loaded, LogOutput], Awaitable[None]], loaded: Lo
     log = set_up_logging(settings.daemon.log_level, secrets=filter(None, [settings.redis.password]))
     install_crash_dump()
     raise_descriptor_limit()
+    map_large_blocks()
     try:
         trio.run(main, loaded, log)
     except Exception as ended:

@@ -6,6 +6,8 @@
             ├─ watchdog          pings and status line
             ├─ embedded server   if configured: a Valkey of the daemon's own
             ├─ event log         repeated events as one record
+            ├─ collector         cycles of references, when there is time for it
+            ├─ freed memory      goes back to the system after a peak
             ├─ redis             connection manager: one connection per role, backoff
             ├─ tail hub          key tracking; wakes waits
             ├─ sampler, updates  figures; notifications to subscribers
@@ -47,6 +49,7 @@ from redstreamd.presentation.uris import HEALTH
 from redstreamd.redisio.error_replies import load_parser
 from redstreamd.service.child import Child
 from redstreamd.service.embedded.embedded_server import START_TIMEOUT_SECONDS
+from redstreamd.service.freed_memory import give_back_freed
 from redstreamd.service.heartbeats import Heartbeats
 from redstreamd.service.log_output import LogOutput
 from redstreamd.service.notify import Notifier
@@ -214,6 +217,7 @@ async def _run(
         parts.kernels.provide(await import_on_thread(partial(_sdk_kernels, parts)))
         # After that, because the first handshake needs little of it.
         await import_on_thread(partial(_build_rest, parts))
+        parts.collector.settle()
         complete.set()
 
     async with trio.open_nursery() as nursery:
@@ -247,6 +251,8 @@ def _bus_children(parts: Parts, heartbeats: Heartbeats) -> list[Child]:
 
     children = [
         Child("event log", parts.event_log.run),
+        Child("collector", parts.collector.run),
+        Child("freed memory", give_back_freed),
         Child("redis", parts.manager.run),
         Child("tail hub", run_hub),
         Child("sampler", parts.bus.sampler.run),

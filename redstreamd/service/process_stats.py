@@ -39,13 +39,14 @@ def process_stats() -> ProcessStats:
     return ProcessStats(
         pid=os.getpid(),
         uptime_seconds=round(time.monotonic() - _STARTED, 3),
-        memory_bytes=_resident_bytes(),
+        memory_bytes=resident_bytes(),
         cpu_seconds=round(time.process_time(), 3),
         descriptors=_descriptors(),
     )
 
 
-def _resident_bytes() -> int:
+def resident_bytes() -> int:
+    """Return the resident memory of the calling process; see `ProcessStats.memory_bytes`."""
     try:
         return int(Path("/proc/self/statm").read_bytes().split()[1]) * _PAGE_BYTES
     except OSError:

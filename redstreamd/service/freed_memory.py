@@ -1,0 +1,51 @@
+"""Gives memory that was freed back to the system.
+
+glibc keeps what was freed for the next allocation. Large blocks are mapped from the system one by one, and
+unmapped when they are freed; but with each that is freed glibc takes larger ones from its heap (mallopt(3) on
+the dynamic adjustment of M_MMAP_THRESHOLD), where a single small block above them keeps them from going back.
+So the bound is fixed. What small blocks have left is given back after a peak, when the process is idle
+(malloc_trim(3)).
+"""
+
+from __future__ import annotations
+
+import ctypes
+import time
+from typing import Final
+
+import trio
+
+from redstreamd.service.process_stats import resident_bytes
+
+# malloc.h
+_M_MMAP_THRESHOLD: Final = -3
+#: Blocks from this size on are mapped one by one. A smaller bound costs system calls for each long message.
+_MAPPED_BYTES: Final = 256 * 1024
+#: How much more than after the last time there must have been.
+_PEAK_BYTES: Final = 16 * 1024 * 1024
+_TICK_SECONDS: Final = 1.0
+#: How much of that time the process may have worked to count as idle.
+_IDLE_SHARE: Final = 0.1
+
+
+def map_large_blocks() -> bool:
+    """Have large blocks mapped one by one from now on; return whether the C library can do that."""
+    mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
+    return mallopt is not None and mallopt(_M_MMAP_THRESHOLD, _MAPPED_BYTES) == 1
+
+
+async def give_back_freed(*, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
+    """Give memory back after each peak, once the process is idle; until cancelled."""
+    trim = getattr(ctypes.CDLL(None), "malloc_trim", None)
+    task_status.started()
+    kept = resident_bytes()
+    while trim is not None:
+        worked = time.process_time()
+        await trio.sleep(_TICK_SECONDS)
+        is_idle = time.process_time() - worked < _IDLE_SHARE * _TICK_SECONDS
+        if is_idle and resident_bytes() > kept + _PEAK_BYTES:
+            # Without the lock of the interpreter; the event loop goes on.
+            await trio.to_thread.run_sync(trim, 0)
+            kept = resident_bytes()
+        else:
+            kept = min(kept, resident_bytes())
