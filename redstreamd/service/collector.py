@@ -20,7 +20,7 @@ import attrs
 import trio
 
 #: The thresholds of `gc.set_threshold`. One collection sees some 7,500 objects at most, which is 2 to 4 ms:
-#: the first 500 allocations, five times that, and that twice. Each object is looked at as often as by default.
+#: the first 500 allocations, five times that, and that twice.
 _THRESHOLDS: Final = (500, 4, 1)
 #: Pauses before this are not among the recent ones.
 _RECENT_SECONDS: Final = 300.0
@@ -38,7 +38,7 @@ class CollectorStatistics:
 
     Attributes:
         collections: How many collections there were, of all generations, since the start was over.
-        seconds: How long they took together.
+        seconds: How long they took together, in the time of the thread.
         longest_seconds: The longest of them.
         recent_longest_seconds: The longest of the last minutes.
         full: How often everything was looked at, what is out of sight included.
@@ -76,7 +76,7 @@ class Collector:
 
     def statistics(self) -> CollectorStatistics:
         """Return a snapshot."""
-        self._forget(time.perf_counter())
+        self._forget(time.monotonic())
         return CollectorStatistics(
             collections=self._collections,
             seconds=round(self._seconds, 6),
@@ -103,13 +103,14 @@ class Collector:
         self._blocks = sys.getallocatedblocks()
 
     def _note(self, phase: str, facts: dict[str, Any]) -> None:
-        now = time.perf_counter()
+        # The time of the thread, because what else runs on a busy machine is no pause of the collector.
+        used = time.thread_time()
         if phase == "start":
-            self._began = now
+            self._began = used
             return
         if facts["generation"] == 2:
             gc.freeze()
-        seconds = now - self._began
+        seconds, now = used - self._began, time.monotonic()
         self._collections += 1
         self._seconds += seconds
         self._longest = max(self._longest, seconds)
