@@ -4,7 +4,8 @@ Owns ``subscriptions/listen`` (2026-07-28), ``resources/subscribe`` and ``resour
 and their notifications. `streams.subscriptions.updates` finds the changes.
 
 An update is sent when the client has read the one before. Changes in between are merged, so a client that
-does not read costs no more memory than its subscriptions.
+does not read costs no more memory than its subscriptions. The bytes of an update are made once for all
+subscribers; those of a listen differ in its ID only.
 
 A list-changed notification goes to a listen that asked for it. In the handshake era it goes to a connection
 that has listed resources since the last one.
@@ -19,21 +20,21 @@ none, since some accept nothing but an empty object as an answer.
 from __future__ import annotations
 
 import contextlib
+import functools
 from collections import Counter
-from collections.abc import Awaitable, Iterator, Mapping
-from functools import partial
+from collections.abc import Awaitable, Callable, Collection, Iterator, Mapping
 from typing import Any, Final, Protocol
 
 import mcp_types
 import trio
 from mcp.server.context import ServerRequestContext
-from mcp.server.session import ServerSession
 from mcp.shared.exceptions import MCPError
 from mcp.shared.subscriptions import SUBSCRIPTION_ID_META_KEY
 from mcp_types.version import MODERN_PROTOCOL_VERSIONS
 
 from redstreamd.errors import BusError, Code
 from redstreamd.mcp_server.mcp_errors import request_error, resource_error, resource_not_found
+from redstreamd.mcpio import jsonrpc
 from redstreamd.policy import Principal
 from redstreamd.presentation.views import Views
 from redstreamd.resources.definition import ResolvedResource, ResourceRegistry
@@ -50,11 +51,29 @@ _LIST: Final = "resources/list"
 CURSORS_KEY: Final = "redstreamd/cursors"
 
 
+class Outbox(Protocol):
+    """A queue of messages to a client."""
+
+    @property
+    def size(self) -> int:
+        """Bytes that the client's socket has not accepted yet."""
+        ...
+
+    def send(self, line: bytes) -> None:
+        """Queue a message; never blocks."""
+        ...
+
+
 class ConnectionHandle(Protocol):
     """A connection, for what outlives a request; `mcpio` provides it."""
 
     connection_id: str
     subscriptions: dict[str, str]
+
+    @property
+    def sink(self) -> Outbox:
+        """Where messages to the client are queued."""
+        ...
 
     def start_soon(self, task: Any) -> bool:
         """Run a task until the connection ends; False if it is closing."""
@@ -111,7 +130,14 @@ class SubscriptionServer:
         taken_over = bool(cursors)
         given = _cursors(params.meta)
         known = cursors if taken_over else given or {}
-        with self._updates.subscriber() as subscriber, self._topics(ctx, params.notifications) as topics:
+        connection, request = _connection(ctx), ctx.request
+        if connection is None or request is None:
+            raise MCPError(mcp_types.INVALID_PARAMS, "This connection cannot listen.")
+        outlet = _ListenOutlet(
+            connection, request, jsonrpc.encode_value(request_id), cursors, given is not None
+        )
+        subscriber = self._updates.open_subscriber(outlet)
+        with contextlib.closing(subscriber), self._topics(ctx, params.notifications) as topics:
             try:
                 versions = {
                     name: await subscriber.add(name, topic, known=known.get(name))
@@ -135,13 +161,8 @@ class SubscriptionServer:
                     ),
                     related_request_id=request_id,
                 )
-            while changes := await subscriber.next_changes():
-                for name, version in changes.items():
-                    told = meta if given is None else {**meta, CURSORS_KEY: {name: version}}
-                    await ctx.session.send_notification(_changed(name, told), related_request_id=request_id)
-                    cursors[name] = version
-                if (connection := _connection(ctx)) is not None:
-                    await connection.flushed()
+            subscriber.release()
+            await subscriber.ended()
         return mcp_types.SubscriptionsListenResult(_meta=meta)
 
     async def subscribe(
@@ -259,30 +280,20 @@ class SubscriptionServer:
         """Return the subscriber of a connection of the handshake era; opens it at the first call."""
         subscriber = self._subscribers.get(connection.connection_id)
         if subscriber is None:
-            subscriber = self._updates.open_subscriber()
-            if connection.start_soon(partial(self._send_updates, subscriber, connection, ctx.session)):
+            outlet = _ConnectionOutlet(connection, self._told_cursors)
+            subscriber = outlet.subscriber = self._updates.open_subscriber(outlet)
+            if connection.start_soon(functools.partial(self._keep, subscriber, connection.connection_id)):
                 self._subscribers[connection.connection_id] = subscriber
         return subscriber
 
-    async def _send_updates(
-        self, subscriber: Subscriber, connection: ConnectionHandle, session: ServerSession
-    ) -> None:
-        """Send notifications until the connection ends or the daemon stops."""
+    async def _keep(self, subscriber: Subscriber, connection_id: str) -> None:
+        """Keep a subscriber until the connection ends or the daemon stops."""
         try:
-            while changes := await subscriber.next_changes():
-                for name, version in changes.items():
-                    if name == _LIST:
-                        subscriber.remove(_LIST)
-                    elif name in connection.subscriptions:
-                        connection.subscriptions[name] = version
-                    is_told = connection.connection_id in self._told_cursors
-                    meta = {CURSORS_KEY: {name: version}} if is_told else None
-                    await session.send_notification(_changed(name, meta))
-                await connection.flushed()
+            await subscriber.ended()
         finally:
             subscriber.close()
-            del self._subscribers[connection.connection_id]
-            self._told_cursors.discard(connection.connection_id)
+            del self._subscribers[connection_id]
+            self._told_cursors.discard(connection_id)
 
     def _too_many(self) -> BusError:
         return BusError(
@@ -293,14 +304,80 @@ class SubscriptionServer:
         )
 
 
-def _changed(name: str, meta: Mapping[str, Any] | None) -> mcp_types.ServerNotification:
-    stamp = None if meta is None else dict(meta)
+class _ConnectionOutlet:
+    """Sends the updates of a connection of the handshake era."""
+
+    subscriber: Subscriber
+
+    def __init__(self, connection: ConnectionHandle, told_cursors: Collection[str]) -> None:
+        """Send cursors, too, while the connection's ID is in `told_cursors`."""
+        self._connection = connection
+        self._told_cursors = told_cursors
+        self.flushed: Final = connection.flushed
+        self.start_soon: Final = connection.start_soon
+
+    @property
+    def has_read(self) -> bool:
+        return self._connection.sink.size == 0
+
+    def send(self, name: str, version: str) -> None:
+        connection = self._connection
+        if name == _LIST:
+            self.subscriber.remove(_LIST)
+        elif name in connection.subscriptions:
+            connection.subscriptions[name] = version
+        told = version if connection.connection_id in self._told_cursors else None
+        connection.sink.send(b"".join(_update(name, told, of_listen=False)))
+
+
+class _ListenOutlet:
+    """Sends the updates of a listen."""
+
+    def __init__(
+        self,
+        connection: ConnectionHandle,
+        request: Any,
+        request_id: bytes,
+        cursors: dict[str, str],
+        tells_cursors: bool,
+    ) -> None:
+        """Send through the context `request`, whose ID is encoded, and keep `cursors` up to date."""
+        self._sink = connection.sink
+        self._send: Callable[[bytes], None] = request.send_line
+        self._request_id = request_id
+        self._cursors = cursors
+        self._tells_cursors = tells_cursors
+        self.flushed: Final = connection.flushed
+        self.start_soon: Final = connection.start_soon
+
+    @property
+    def has_read(self) -> bool:
+        return self._sink.size == 0
+
+    def send(self, name: str, version: str) -> None:
+        self._cursors[name] = version
+        before, after = _update(name, version if self._tells_cursors else None, of_listen=True)
+        self._send(b"".join((before, self._request_id, after)))
+
+
+@functools.lru_cache(maxsize=256)
+def _update(name: str, version: str | None, *, of_listen: bool) -> tuple[bytes, bytes]:
+    """Return the line that notifies of a change; of a listen, what is before and what is after its ID.
+
+    As the SDK writes it. A version is told as a cursor.
+    """
+    meta: dict[str, Any] = {SUBSCRIPTION_ID_META_KEY: 0} if of_listen else {}
+    if version is not None:
+        meta[CURSORS_KEY] = {name: version}
+    params: dict[str, Any] = {"_meta": meta} if meta else {}
     if name == _LIST:
-        params = None if stamp is None else mcp_types.NotificationParams(_meta=stamp)
-        return mcp_types.ResourceListChangedNotification(params=params)
-    return mcp_types.ResourceUpdatedNotification(
-        params=mcp_types.ResourceUpdatedNotificationParams(uri=name, _meta=stamp)
-    )
+        line = jsonrpc.notification("notifications/resources/list_changed", params or None)
+    else:
+        line = jsonrpc.notification("notifications/resources/updated", params | {"uri": name})
+    if not of_listen:
+        return line, b""
+    before, key, after = line.partition(b'"%b":' % SUBSCRIPTION_ID_META_KEY.encode())
+    return before + key, after[1:]
 
 
 def _cursors(meta: Mapping[str, Any] | None) -> dict[str, str] | None:

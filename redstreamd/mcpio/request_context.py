@@ -109,6 +109,10 @@ class RequestContext(Outbound):
             self._cancel_requested.set()
         return self._cancel_requested
 
+    def send_line(self, line: bytes) -> None:
+        """Queue a notification of the request that is encoded already; never blocks."""
+        self._send(line)
+
     async def progress(self, progress: float, total: float | None = None, message: str | None = None) -> None:
         """Queue a progress notification, if the client asked for progress; a checkpoint either way."""
         if self._exchange is not None:

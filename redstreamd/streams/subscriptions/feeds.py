@@ -1,21 +1,23 @@
 """Follows the topics that have subscribers; the cost does not depend on their number.
 
 Owns one watch of the tail hub and one task for each topic: reset the watch, read the topic's version, notify
-listeners that know another version, wait for a change. So a burst of changes is one notification, and the
-last change is always notified. After a reconnect to Redis the hub wakes every feed.
+listeners that know another version, in parts, wait for a change. So a burst of changes is one notification,
+and the last change is always notified. After a reconnect to Redis the hub wakes every feed.
 """
 
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from functools import partial
+from typing import Final
 
 import attrs
 import msgspec
 import trio
 
 from redstreamd.errors import BusError, Code
+from redstreamd.streams.background import Background
 from redstreamd.streams.bus import Bus
 from redstreamd.streams.shared_requests import SharedRequest
 from redstreamd.streams.subscriptions.topics import Pace, Topic
@@ -26,6 +28,9 @@ from redstreamd.streams.watches import Watch
 _NO_VERSION = TRANSIENT | {Code.INTERNAL}
 #: A pause between polls is so many times as long as the read took, so polling takes at most 2 % of the time.
 POLL_SHARE = 50
+
+#: Listeners that are notified in one turn, with the writes to their clients about two milliseconds.
+_NOTIFIED_AT_ONCE: Final = 64
 
 #: The version of a topic while Redis cannot be asked; older than any other.
 UNKNOWN = ""
@@ -54,6 +59,7 @@ class Feed:
         pace: How often it is read.
         watch: Woken by the tail hub.
         resources: Closes the watch.
+        background: Takes the parts of a notification.
         read: Reads the version and publishes it; returns whether there was one.
         version: The last version read.
         listeners: Who is notified.
@@ -64,6 +70,7 @@ class Feed:
     pace: Pace
     watch: Watch
     resources: contextlib.ExitStack
+    background: Background
     read: SharedRequest[bool]
     version: str = UNKNOWN
     listeners: set[Listener] = attrs.field(factory=set)
@@ -72,10 +79,18 @@ class Feed:
     def publish(self, version: str) -> None:
         """Record a version, and notify listeners that know another."""
         self.version = version
-        for listener in self.listeners:
-            if listener.known not in (None, version):
-                listener.known = version
-                listener.notify(version)
+        behind = [listener for listener in self.listeners if listener.known not in (None, version)]
+        if behind:
+            self.background.spread(self._notifying(behind))
+
+    def _notifying(self, behind: list[Listener]) -> Iterator[None]:
+        for number, listener in enumerate(behind, 1):
+            # It may have left, and the version may be a later one by now.
+            if listener in self.listeners and listener.known not in (None, self.version):
+                listener.known = self.version
+                listener.notify(self.version)
+            if number % _NOTIFIED_AT_ONCE == 0:
+                yield
 
 
 class Feeds:
@@ -124,7 +139,7 @@ class Feeds:
             watch = resources.enter_context(self._bus.hub.watch(topic.keys()))
             pace = self._paces.get(type(topic), topic.pace)
             read = SharedRequest(partial(self._read, topic))
-            feed = self._feeds[topic] = Feed(topic, pace, watch, resources, read)
+            feed = self._feeds[topic] = Feed(topic, pace, watch, resources, self._bus.hub.background, read)
             if self._nursery is not None:
                 self._nursery.start_soon(self._follow, feed)
         listener = Listener(feed, notify)

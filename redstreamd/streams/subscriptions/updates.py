@@ -1,15 +1,16 @@
 """The subscribers, their topics, and the changes that each has not read yet.
 
 Owns the subscribers and their number; `feeds` detects changes. An update means "read again", without content:
-a subscriber that reads from its own cursor after each update misses nothing. Changes are collected until the
-subscriber asks for them, each topic once, so a slow subscriber costs no more than another.
+a subscriber that reads from its own cursor after each update misses nothing. An update is sent when the
+client has read the one before. Until then changes are collected, each topic once, so a slow subscriber costs
+no more than another. Where the client has read, no task is woken to send.
 """
 
 from __future__ import annotations
 
-import contextlib
-from collections.abc import Iterator
+from collections.abc import Awaitable, Callable
 from functools import partial
+from typing import Protocol
 
 import attrs
 import trio
@@ -33,6 +34,27 @@ class UpdatesStatistics:
     topics: int
     subscriptions: int
     looks: int
+
+
+class Outlet(Protocol):
+    """Where the changes of a subscriber go: its client."""
+
+    @property
+    def has_read(self) -> bool:
+        """Whether the client has read everything that was sent to it."""
+        ...
+
+    def flushed(self) -> Awaitable[None]:
+        """Return when it has."""
+        ...
+
+    def start_soon(self, task: Callable[[], Awaitable[None]]) -> bool:
+        """Run a task until the subscriber's client is gone; False if it is."""
+        ...
+
+    def send(self, name: str, version: str) -> None:
+        """Tell it that a topic has a new version; must not block or raise."""
+        ...
 
 
 class Updates:
@@ -73,24 +95,15 @@ class Updates:
         for subscriber in self._subscribers:
             subscriber.wake()
 
-    def open_subscriber(self) -> Subscriber:
-        """Return a new subscriber, which the caller has to close."""
-        subscriber = Subscriber(self, self._feeds)
+    def open_subscriber(self, outlet: Outlet, *, is_held: bool = False) -> Subscriber:
+        """Return a new subscriber, which the caller closes; if held, it sends nothing until `release`."""
+        subscriber = Subscriber(self, self._feeds, outlet, is_held=is_held)
         self._subscribers.add(subscriber)
         return subscriber
 
     def observe(self, topic: Topic, version: str) -> None:
         """Record a version that a caller observed, and notify subscribers that know another."""
         self._feeds.observe(topic, version)
-
-    @contextlib.contextmanager
-    def subscriber(self) -> Iterator[Subscriber]:
-        """Give a new subscriber for the block."""
-        subscriber = self.open_subscriber()
-        try:
-            yield subscriber
-        finally:
-            subscriber.close()
 
     def forget(self, subscriber: Subscriber) -> None:
         """Remove a subscriber that was closed."""
@@ -108,14 +121,18 @@ class Updates:
 
 
 class Subscriber:
-    """Collects the changes of its topics; see `Updates.subscriber`."""
+    """Sends the changes of its topics; see `Updates.open_subscriber`."""
 
-    def __init__(self, updates: Updates, feeds: Feeds) -> None:
+    def __init__(self, updates: Updates, feeds: Feeds, outlet: Outlet, *, is_held: bool) -> None:
         """Made by `Updates`."""
         self._updates = updates
         self._feeds = feeds
+        self._outlet = outlet
         self._listeners: dict[str, Listener] = {}
+        # Name -> version, of what is not sent yet.
         self._changes: dict[str, str] = {}
+        # Whether `release` or a task will send them.
+        self._is_sending = is_held
         self._woken = trio.Event()
 
     def __len__(self) -> int:
@@ -126,7 +143,7 @@ class Subscriber:
         """Subscribe to `topic` under `name`; a name in use keeps its topic.
 
         Args:
-            name: Its name in `next_changes`.
+            name: Its name for the client.
             topic: The topic.
             known: The version the subscriber knows already, if any, from an earlier connection or a read.
 
@@ -163,19 +180,18 @@ class Subscriber:
             self._updates.subscriptions -= 1
             self._feeds.leave(listener)
 
-    async def next_changes(self) -> dict[str, str]:
-        """Wait for changes and return them: name -> last version.
+    def release(self) -> None:
+        """Send the changes from now on; see `Updates.open_subscriber`."""
+        self._is_sending = bool(self._changes) and self._outlet.start_soon(self._send_when_read)
 
-        Returns an empty dict once the daemon is stopping and all changes were returned.
-        """
-        while not self._changes and not self._updates.draining:
+    async def ended(self) -> None:
+        """Return once the daemon is stopping and all changes were sent."""
+        while not self._updates.draining or self._changes:
             self._woken = trio.Event()
             await self._woken.wait()
-        changes, self._changes = self._changes, {}
-        return changes
 
     def wake(self) -> None:
-        """Let `next_changes` check whether to end."""
+        """Let `ended` look again."""
         self._woken.set()
 
     def close(self) -> None:
@@ -186,6 +202,24 @@ class Subscriber:
 
     def _notify(self, name: str, version: str) -> None:
         # The subscription may have ended during its baseline.
-        if name in self._listeners:
-            self._changes[name] = version
+        if name not in self._listeners:
+            return
+        outlet = self._outlet
+        if not self._is_sending and outlet.has_read:
+            outlet.send(name, version)
+            return
+        self._changes[name] = version
+        if not self._is_sending:
+            self._is_sending = outlet.start_soon(self._send_when_read)
+
+    async def _send_when_read(self) -> None:
+        try:
+            while self._changes:
+                await self._outlet.flushed()
+                changes, self._changes = self._changes, {}
+                for name, version in changes.items():
+                    if name in self._listeners:
+                        self._outlet.send(name, version)
+        finally:
+            self._is_sending = False
             self._woken.set()
