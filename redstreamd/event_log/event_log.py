@@ -17,7 +17,12 @@ from redstreamd.event_log.texts import Event, record, record_repeats
 from redstreamd.mcpio import connection_events as mcp
 
 #: Endings that the daemon decides on, for something that a client does.
-_COUNTED: Final = mcp.FOREIGN | {mcp.Ending.OVERFLOW, mcp.Ending.UNREAD, mcp.Ending.MEMORY}
+_COUNTED: Final = mcp.FOREIGN | {
+    mcp.Ending.OVERFLOW,
+    mcp.Ending.UNREAD,
+    mcp.Ending.MEMORY,
+    mcp.Ending.GAVE_WAY,
+}
 #: Seconds without a repetition after which an event counts as over.
 QUIET_SECONDS: Final = 60.0
 

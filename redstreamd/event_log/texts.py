@@ -172,6 +172,12 @@ def _(event: mcp.ConnectionClosed) -> tuple[int, str]:
                 f"unread: all clients together hold more than {event.limit_bytes} bytes, and it held most; "
                 f"the client hangs or is too slow, or raise {setting('limits.max_memory_bytes')}"
             )
+        case mcp.Ending.GAVE_WAY:
+            return logging.WARNING, (
+                f"closed a connection of {_client(event)} for another client, because as many are open as "
+                "there may be, and nobody has more; find out why it opens so many, or raise "
+                f"{setting('limits.max_connections')}, and what each principal may have with it"
+            )
     return logging.DEBUG, (
         f"connection {event.connection_id} of {event.principal.name} closed ({event.ending}) after "
         f"{event.open_seconds:.1f} s and {event.requests} requests, {event.cut_off} of them cut off"
@@ -223,6 +229,9 @@ def _(event: mcp.ConnectionRejected) -> tuple[int, str]:
     if event.bound is mcp.Bound.DESCRIPTORS:
         cause = f"{event.limit} connections are open, with no file descriptors for more"
         remedy = unit_setting("LimitNOFILE=")
+    elif event.bound is mcp.Bound.PRINCIPAL:
+        cause = f"{event.limit} connections of {event.principal.name} are open"
+        remedy = setting("limits.max_connections_per_principal")
     else:
         cause = f"{event.limit} connections are open"
         remedy = setting("limits.max_connections")

@@ -1,13 +1,15 @@
 """Accepts connections and runs a `ClientConnection` for each; knows nothing of messages.
 
-Owns the bounds of connections, retries when the system does not accept, the isolation of a crash to its
-connection, and draining. Clients beyond a bound are left to `newcomers`.
+Owns the bounds of connections and who gives way at them, retries when the system does not accept, the
+isolation of a crash to its connection, and draining. Clients beyond a bound for whom nobody gives way are
+left to `newcomers`.
 """
 
 from __future__ import annotations
 
 import contextlib
 import errno
+import secrets
 import select
 import socket
 import sys
@@ -18,7 +20,7 @@ import attrs
 import msgspec
 import trio
 
-from redstreamd.admission.accounts import Accounts, Peer
+from redstreamd.admission.accounts import Accounts, Held, Peer, gives_way, names_of
 from redstreamd.admission.memory import Memory
 from redstreamd.errors.remedies import setting, unit_setting
 from redstreamd.mcpio.client_connection import ClientConnection
@@ -32,10 +34,12 @@ from redstreamd.mcpio.connection_events import (
     contained,
     ignore,
 )
+from redstreamd.mcpio.connection_state import ConnectionState
+from redstreamd.mcpio.idlest import Idlest
 from redstreamd.mcpio.kernels import DirectPath, Kernels
 from redstreamd.mcpio.limits import Limits
 from redstreamd.mcpio.newcomers import IsStatusRequest, Newcomers
-from redstreamd.mcpio.peers import Holder, Holders, peer_of
+from redstreamd.mcpio.peers import Holder, described, peer_of, top_holders
 from redstreamd.mcpio.spare_descriptors import SPARE_DESCRIPTORS, SpareDescriptors
 from redstreamd.policy import Principal
 
@@ -43,6 +47,8 @@ from redstreamd.policy import Principal
 # becomes free is used within a second.
 PAUSE_SECONDS: Final = 0.05
 MAX_PAUSE_SECONDS: Final = 1.0
+# Those who hold most connections are looked for at most once in so many seconds.
+HOLDERS_SECONDS: Final = 1.0
 # For accepting all that wait when the daemon stops. Who comes faster than that does not keep it. Work on
 # what clients sent goes on meanwhile, so half a second was too short for 20 on a busy machine.
 BACKLOG_SECONDS: Final = 5.0
@@ -86,7 +92,8 @@ class AcceptorStatistics:
         requests_in_flight: Requests in flight now, over all connections.
         limit: How many connections may be open now.
         max_connections: `Limits.max_connections`; `limit` is lower if there are too few descriptors.
-        full: The bound that was reached, so that the next client is rejected; None if it is not.
+        full: The bound that was reached, so that the next client is rejected, or another gives way to it;
+            None if it is not.
         holders: Those who hold most connections, the greatest first; a few.
     """
 
@@ -107,6 +114,8 @@ class Acceptor:
     Behaviour:
         A failed `accept` is retried forever, with growing pauses. Open connections are not affected. Clients
         beyond a bound are told so, also where the process has no descriptor left: some are kept for that.
+        For a client whose process has fewer connections than another, the idlest of the process that has
+        most is closed, see `gives_way`; one with requests in flight only if all have some.
 
     Resource handling:
         The caller owns the listeners; only `drain` closes them.
@@ -119,6 +128,7 @@ class Acceptor:
         *,
         direct_path: DirectPath | None = None,
         limits: Limits | None = None,
+        accounts: Accounts | None = None,
         room: Callable[[], int] | None = None,
         is_status_request: IsStatusRequest | None = None,
         spare_descriptors: int = SPARE_DESCRIPTORS,
@@ -131,6 +141,7 @@ class Acceptor:
             kernels: What is served.
             direct_path: Serves plain calls of tools; None: `kernels` serves them, too.
             limits: Bounds; the defaults if None.
+            accounts: Where connections are counted, and what clients hold and use; None for its own.
             room: Returns for how many connections there are descriptors; None for any number.
             is_status_request: Whether a request asks for the daemon's status, which is answered beyond the
                 bounds, too; None for no request.
@@ -148,9 +159,11 @@ class Acceptor:
         self._stopped = trio.Event()
         self._stopped.set()
         self._connections: set[ClientConnection] = set()
-        self._accounts = Accounts()
+        self._idlest = Idlest()
+        self._accounts = accounts or Accounts()
         self._memory = Memory(self._accounts, self._limits.max_memory_bytes)
-        self._holders = Holders()
+        self._holders: tuple[tuple[Peer, int], ...] = ()
+        self._holders_at = -HOLDERS_SECONDS
         self._spares = SpareDescriptors(spare_descriptors)
         self._newcomers = Newcomers(
             kernels,
@@ -174,7 +187,7 @@ class Acceptor:
             limit=min(self._limits.max_connections, self._room()),
             max_connections=self._limits.max_connections,
             full=self._reached(),
-            holders=self._holders.described(),
+            holders=described(top_holders(self._accounts)),
         )
 
     async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
@@ -259,24 +272,80 @@ class Acceptor:
                     await self._admit(await served.listener.accept(), served, nursery)
 
     async def _admit(self, stream: trio.SocketStream, served: ServedListener, nursery: trio.Nursery) -> None:
-        bound = self._reached()
+        principal, peer = served.principal, peer_of(stream)
+        bound = self._first_reached(principal)
         if bound is None:
-            self._start_connection(stream, served, nursery)
-        else:
-            message = self._refusal(bound)
-            await self._newcomers.admit(stream, served.principal, bound, message, nursery)
+            self._start_connection(stream, served, peer, nursery)
+            return
+
+        def take_over(received: bytes) -> bool:
+            # A connection that is opened now would not be drained.
+            if self._draining or not self._find_place(principal, peer):
+                return False
+            self._start_connection(stream, served, peer, nursery, received)
+            return True
+
+        message = self._refusal(bound, principal)
+        await self._newcomers.admit(stream, principal, bound, message, nursery, take_over=take_over)
+
+    def _find_place(self, principal: Principal, peer: Peer) -> bool:
+        """Return whether a client can be served, perhaps because another gives way."""
+        for _ in Bound:
+            bound = self._first_reached(principal)
+            if bound is None:
+                return True
+            if not self._make_room(bound, principal, peer):
+                return False
+            if bound is Bound.DESCRIPTORS:
+                # There is one more when the connection has closed.
+                return True
+        return False
+
+    def _first_reached(self, principal: Principal) -> Bound | None:
+        """Return the bound that keeps the next client of a principal out if nobody gives way."""
+        most = self._limits.max_connections_per_principal
+        if most is not None and self._of(principal) >= most:
+            return Bound.PRINCIPAL
+        return self._reached()
+
+    def _of(self, principal: Principal) -> int:
+        account = self._accounts.all.members.get(principal.name)
+        return 0 if account is None else account.held[Held.CONNECTIONS]
 
     def _reached(self) -> Bound | None:
-        """Return the bound that keeps the next client out; None if it can be served."""
+        """Return the bound that keeps the next client out if nobody gives way; None if it can be served."""
         most, room = self._limits.max_connections, self._room()
+        connections = self._accounts.all.held[Held.CONNECTIONS]
         # Those that were given away for a client come back before any other is let in.
-        if not self._spares.restore() or room <= len(self._connections) < most:
+        if not self._spares.restore() or room <= connections < most:
             return Bound.DESCRIPTORS
-        return Bound.CONNECTIONS if len(self._connections) >= most else None
+        return Bound.CONNECTIONS if connections >= most else None
 
-    def _refusal(self, bound: Bound) -> str:
+    def _make_room(self, bound: Bound, principal: Principal, peer: Peer) -> bool:
+        """Close a connection of the process that has most for a client, unless that has as many."""
+        within = self._accounts.all
+        if bound is Bound.PRINCIPAL:
+            within = within.members[principal.name]
+        # Those that are closing have descriptors for up to a second, as newcomers have.
+        closing = len(self._connections) - self._accounts.all.held[Held.CONNECTIONS]
+        process = gives_way(within, Held.CONNECTIONS, names_of(principal, peer))
+        if process is None or closing >= self._limits.max_newcomers:
+            return False
+        connection = self._idlest.take(process)
+        if connection is None:
+            return False
+        connection.give_way(self._why_closed(bound))
+        return True
+
+    def _refusal(self, bound: Bound, principal: Principal) -> str:
         """Return what a client beyond a bound is told."""
-        connections = len(self._connections)
+        if bound is Bound.PRINCIPAL:
+            by = setting("limits.max_connections_per_principal")
+            return (
+                f"{self._of(principal)} connections of {principal.name} are open, which is the limit ({by}); "
+                "try later"
+            )
+        connections = self._accounts.all.held[Held.CONNECTIONS]
         if bound is Bound.CONNECTIONS:
             by = setting("limits.max_connections")
             return f"{connections} connections are open, which is the limit ({by}); try later"
@@ -286,12 +355,37 @@ class Acceptor:
             f"raise {by}"
         )
 
+    @staticmethod
+    def _why_closed(bound: Bound) -> str:
+        """Return what a client is told whose connection is closed for another one."""
+        by = {
+            Bound.CONNECTIONS: f"as many as may be ({setting('limits.max_connections')})",
+            Bound.PRINCIPAL: f"as many as may be ({setting('limits.max_connections_per_principal')})",
+            Bound.DESCRIPTORS: "as many as there are file descriptors for",
+        }[bound]
+        return (
+            f"this connection is closed for another client: {by} are open, and no client has more of them "
+            "than this one; open fewer"
+        )
+
     def _report_rejected(self, principal: Principal, bound: Bound) -> None:
-        limit = len(self._connections) if bound is Bound.DESCRIPTORS else self._limits.max_connections
-        self._report(ConnectionRejected(principal, limit, bound, self._holders.top()))
+        limit = {
+            Bound.CONNECTIONS: self._limits.max_connections,
+            Bound.PRINCIPAL: self._limits.max_connections_per_principal or 0,
+            Bound.DESCRIPTORS: self._accounts.all.held[Held.CONNECTIONS],
+        }[bound]
+        now = trio.current_time()
+        if now >= self._holders_at + HOLDERS_SECONDS:
+            self._holders, self._holders_at = top_holders(self._accounts), now
+        self._report(ConnectionRejected(principal, limit, bound, self._holders))
 
     def _start_connection(
-        self, stream: trio.SocketStream, served: ServedListener, nursery: trio.Nursery
+        self,
+        stream: trio.SocketStream,
+        served: ServedListener,
+        peer: Peer,
+        nursery: trio.Nursery,
+        received: bytes = b"",
     ) -> None:
         self._accepted += 1
         if stream.socket.family in (socket.AF_INET, socket.AF_INET6):
@@ -299,7 +393,6 @@ class Acceptor:
             with contextlib.suppress(OSError):
                 for level, option, value in KEEPALIVE_OPTIONS:
                     stream.setsockopt(level, option, value)
-        peer = peer_of(stream)
         connection = ClientConnection(
             stream,
             self._kernels,
@@ -307,16 +400,17 @@ class Acceptor:
             socket=served.address,
             direct_path=self._direct_path,
             limits=self._limits,
+            state=ConnectionState(secrets.token_hex(8), unread=received) if received else None,
             peer=peer,
             accounts=self._accounts,
             memory=self._memory,
             on_event=self._report,
         )
         self._connections.add(connection)
-        self._holders.add(peer)
-        nursery.start_soon(self._serve, connection, served.principal, peer)
+        self._idlest.add(connection)
+        nursery.start_soon(self._serve, connection, served.principal)
 
-    async def _serve(self, connection: ClientConnection, principal: Principal, peer: Peer) -> None:
+    async def _serve(self, connection: ClientConnection, principal: Principal) -> None:
         try:
             await connection.run()
         # A cancellation in the group is raised again.
@@ -325,7 +419,7 @@ class Acceptor:
             self._report(ConnectionCrashed(connection.id, principal, crash))
         finally:
             self._connections.discard(connection)
-            self._holders.remove(peer)
+            self._idlest.remove(connection)
 
 
 def _has_waiting(listener: trio.abc.Listener[trio.SocketStream]) -> bool:

@@ -14,7 +14,7 @@ from typing import Final
 import attrs
 import trio
 
-from redstreamd.admission.accounts import Accounts, Held, Peer
+from redstreamd.admission.accounts import Account, Accounts, Held, Level, Peer
 from redstreamd.admission.memory import Memory
 from redstreamd.admission.turns import ACCOUNT, MAX_QUEUED, TURN_SECONDS, turns
 from redstreamd.mcpio import jsonrpc, openings
@@ -248,6 +248,35 @@ class ClientConnection:
             self._outbox.detach()
             self._share.detach()
 
+    @property
+    def process(self) -> Account:
+        """The account of the client's process."""
+        return self._account.path()[Level.PROCESS]
+
+    @property
+    def requests(self) -> int:
+        """How many requests it has received so far."""
+        return self._session.requests
+
+    @property
+    def load(self) -> int:
+        """How much would be cut off if it were closed now.
+
+        0 if nothing, 1 if it has subscriptions only, else more than there are requests in flight.
+        """
+        session = self._session
+        return len(session.in_flight) + 1 if session.in_flight else int(bool(session.subscriptions))
+
+    def give_way(self, why: str) -> None:
+        """Give its place to another client: send a last message and close.
+
+        Its place is free at once. Requests in flight are answered with an error. The client has
+        `FINAL_WRITE_SECONDS` to read, and `closing.LINGER_SECONDS` to close its side.
+        """
+        self._account.hold(Held.CONNECTIONS, -1)
+        self._outbox.send(jsonrpc.error(None, jsonrpc.NOT_NOW, why))
+        self._end(Ending.GAVE_WAY, 0)
+
     async def drain(self, timeout_seconds: float) -> bool:
         """Reject further requests, let those in flight be answered, then close; returns once closed.
 
@@ -415,7 +444,7 @@ class ClientConnection:
     async def _finish(self, nursery: trio.Nursery) -> None:
         """Wait for requests in flight and for the outbox, until the deadline."""
         ending = self._lifecycle.ending
-        if ending in FOREIGN:
+        if ending in FOREIGN or ending is Ending.GAVE_WAY:
             # The client is still sending. It has to come to read our answer.
             nursery.start_soon(discard_input, self._stream, self._input_ended)
         in_flight = self._session.in_flight
@@ -430,7 +459,7 @@ class ClientConnection:
                 nursery.start_soon(discard_input, self._stream, self._input_ended)
             if state is None:
                 await self._outbox.wait_written()
-            if ending is Ending.DRAINED or ending in FOREIGN:
+            if ending in (Ending.DRAINED, Ending.GAVE_WAY) or ending in FOREIGN:
                 await shut_down(self._stream, self._input_ended)
         if state is not None:
             unwritten = self._outbox.take()

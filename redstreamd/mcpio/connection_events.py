@@ -40,6 +40,8 @@ class Ending(enum.StrEnum):
     """The client read nothing for `Limits.unread_seconds` while much waited for it."""
     MEMORY = "memory"
     """The clients together exceeded `Limits.max_memory_bytes`, and this one held most, in answers."""
+    GAVE_WAY = "gave way"
+    """The server closed it for another client, because nobody had more connections than its process."""
     DRAINED = "drained"
     """The server closed it in `drain`."""
     HANDED_OVER = "handed over"
@@ -57,6 +59,8 @@ class Bound(enum.StrEnum):
 
     CONNECTIONS = "connections"
     """`Limits.max_connections`."""
+    PRINCIPAL = "connections of a principal"
+    """`Limits.max_connections_per_principal`."""
     DESCRIPTORS = "descriptors"
     """What the process may have of file descriptors."""
 

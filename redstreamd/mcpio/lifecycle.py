@@ -32,6 +32,7 @@ _ORDERLY: Final[Mapping[Ending, Phase]] = {
     Ending.EOF: Phase.FINISHING,
     **dict.fromkeys(FOREIGN, Phase.FINISHING),
     Ending.HANDED_OVER: Phase.FINISHING,
+    Ending.GAVE_WAY: Phase.FINISHING,
 }
 #: Events after which nothing can be answered.
 _AT_ONCE: Final[Mapping[Ending, Phase]] = {

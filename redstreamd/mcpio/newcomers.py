@@ -1,8 +1,8 @@
-"""Clients beyond a bound: each is told why it is not served, and one that asks for the health is served.
+"""Clients beyond a bound: each gets another's place, or is told why it is not served; the status is served.
 
 MCP clients show their users only an error that answers a request, so a newcomer's first request is waited
-for. Whoever asks for the daemon's status gets it, because it is needed most while clients have taken all
-connections.
+for. Nobody gives way before that: not for a client that says nothing, nor for one that asks for the daemon's
+status. That one gets it, because it is needed most while clients have taken all connections.
 """
 
 from __future__ import annotations
@@ -49,6 +49,8 @@ _MAX_DISCARDED_READS: Final = 16
 _TRIED_FIRST: Final = "server/discover"
 
 IsStatusRequest = Callable[[Request], bool]
+TakeOver = Callable[[bytes], bool]
+"""Serves a newcomer that has sent so much as any client; False if it has to be refused."""
 
 
 @attrs.define(eq=False)
@@ -63,8 +65,11 @@ class _Newcomer:
         message: What it is told.
         since: When it came, on trio's clock.
         deadline: When it is told at the latest; once it was told, when it is closed.
+        take_over: Serves it as any client, if it can.
         lines: What it sends.
+        received: All that it sent, until it is settled what becomes of it.
         answers: How many lines were sent to it.
+        is_taken_over: Whether it is served as any client, and is none of these any more.
         status_request: Its first request, and the line of it, if that asks for the status.
     """
 
@@ -75,9 +80,12 @@ class _Newcomer:
     message: str
     since: float
     deadline: float
+    take_over: TakeOver
     status_request: tuple[Request, bytes] | None = None
     lines: LineSplitter = attrs.field(factory=lambda: LineSplitter(MAX_MESSAGE_BYTES))
+    received: bytearray = attrs.field(factory=bytearray)
     answers: int = 0
+    is_taken_over: bool = False
 
 
 class _Answer:
@@ -97,8 +105,9 @@ class Newcomers:
     """Attends to a bounded number of newcomers, each for a bounded time; to be used in a `with` block.
 
     Behaviour:
-        A newcomer has `FIRST_REQUEST_SECONDS` for its first request, which is answered with an error; then it
-        has `LINGER_SECONDS` to close its side. If its first request asks for the status, it gets the status
+        A newcomer has `FIRST_REQUEST_SECONDS` for its first request. If somebody gives way then, it is served
+        as any client; else the request is answered with an error, and it has `LINGER_SECONDS` to close its
+        side. If its first request asks for the status, it gets the status
         instead; one at a time does. While all places are taken, the next newcomer waits in `admit`, and those
         after it in the backlog. The first one that was answered, or else the first that is silent, then has
         to leave; in a flood at once, so that a request for the status gets its turn.
@@ -147,16 +156,18 @@ class Newcomers:
         self._epoll: select.epoll
         self._nursery: trio.Nursery
         self._is_attending = False
+        self._has_ended = False
         # Since when, and when for the last time, somebody needed a place that was taken.
         self._pressed_since = self._pressed_at = -FLOOD_SECONDS
 
     def __enter__(self) -> None:
         """Be ready for newcomers, also where there is no descriptor left."""
         self._epoll = select.epoll()
-        self._is_attending = False
+        self._is_attending = self._has_ended = False
 
     def __exit__(self, *_exc: object) -> None:
         """Tell and close all."""
+        self._has_ended = True
         for newcomer in [*self._waiting.values(), *self._lingering.values()]:
             self._close(newcomer)
         self._epoll.close()
@@ -168,6 +179,8 @@ class Newcomers:
         bound: Bound,
         message: str,
         nursery: trio.Nursery,
+        *,
+        take_over: TakeOver,
     ) -> None:
         """Give a newcomer a place, and attend to it in `nursery`; returns once it has the place.
 
@@ -177,6 +190,7 @@ class Newcomers:
             bound: Which bound was reached.
             message: What to tell it.
             nursery: Where it is attended to.
+            take_over: Serves it as any client, if somebody gives way by then; it owns the connection then.
         """
         now = trio.current_time()
         newcomer = _Newcomer(
@@ -187,6 +201,7 @@ class Newcomers:
             message,
             since=now,
             deadline=now + FIRST_REQUEST_SECONDS,
+            take_over=take_over,
         )
         try:
             while self._count() >= self._limits.max_newcomers:
@@ -262,6 +277,8 @@ class Newcomers:
             data = b""
         is_waiting = newcomer.descriptor in self._waiting
         is_refused = is_waiting and self._take(newcomer, data)
+        if newcomer.is_taken_over:
+            return
         if is_waiting and newcomer.status_request is not None:
             self._served[newcomer.descriptor] = self._waiting.pop(newcomer.descriptor)
             self._epoll.unregister(newcomer.descriptor)
@@ -280,13 +297,15 @@ class Newcomers:
             newcomer: It.
             data: Bytes that it sent; none at the end of its input.
         """
+        if not newcomer.answers:
+            newcomer.received += data
         # At the end, a line without its newline is complete.
         newcomer.lines.feed(data or b"\n")
         is_refused = False
         while newcomer.lines.lines:
             line = newcomer.lines.lines.pop()
             if isinstance(line, LongLine):
-                return True
+                return not self._hand_over(newcomer)
             if not line.strip():
                 continue
             message = jsonrpc.decode(line, self._limits)
@@ -295,10 +314,22 @@ class Newcomers:
             elif not newcomer.answers and self._is_status_request(message):
                 newcomer.status_request = message, line
                 return False
+            elif self._hand_over(newcomer):
+                return False
             elif newcomer.answers < MAX_ANSWERS:
                 self._refuse(newcomer, message.id)
                 is_refused |= message.method != _TRIED_FIRST
         return is_refused
+
+    def _hand_over(self, newcomer: _Newcomer) -> bool:
+        """Have a newcomer served as any client, from its first request on; False if it cannot be."""
+        if newcomer.answers or self._has_ended or not newcomer.take_over(bytes(newcomer.received)):
+            return False
+        newcomer.is_taken_over = True
+        if self._waiting.pop(newcomer.descriptor, None) is not None:
+            self._epoll.unregister(newcomer.descriptor)
+        self._left.unpark_all()
+        return True
 
     async def _serve_status(self, newcomer: _Newcomer, line: bytes) -> None:
         """Serve a newcomer with the status that it asked for; it is refused if that takes too long."""
@@ -388,6 +419,8 @@ class Newcomers:
             if not newcomer.answers:
                 # It had to leave early; its request may be here already.
                 self._take(newcomer, os.read(newcomer.descriptor, _READ_BYTES))
+        if newcomer.is_taken_over:
+            return
         self._settle(newcomer)
         with contextlib.suppress(OSError):
             for _ in range(_MAX_DISCARDED_READS):

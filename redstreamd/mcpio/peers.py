@@ -16,11 +16,9 @@ from typing import Final
 import attrs
 import trio
 
-from redstreamd.admission.accounts import Peer
+from redstreamd.admission.accounts import Accounts, Held, Peer
 
 UNKNOWN: Final = Peer()
-#: Those who hold most connections are looked for at most once in so many seconds.
-_TOP_SECONDS: Final = 1.0
 _MAX_HOLDERS: Final = 3
 _CREDENTIALS: Final = struct.Struct("3i")  # pid, uid, gid
 
@@ -73,42 +71,20 @@ class Holder:
     address: str | None
 
 
-class Holders:
-    """Counts the connections of each peer."""
+def top_holders(accounts: Accounts) -> tuple[tuple[Peer, int], ...]:
+    """Return those who hold most connections and how many, the greatest first; a few."""
+    counts: dict[Peer, int] = {}
+    for process in accounts.processes():
+        # One that uses several sockets has an account for each.
+        counts[process.peer] = counts.get(process.peer, 0) + process.held[Held.CONNECTIONS]
+    return tuple(heapq.nlargest(_MAX_HOLDERS, counts.items(), key=lambda item: item[1]))
 
-    def __init__(self) -> None:
-        """Begin without connections."""
-        self._counts: dict[Peer, int] = {}
-        self._top: tuple[tuple[Peer, int], ...] = ()
-        self._top_at = -_TOP_SECONDS
 
-    def add(self, peer: Peer) -> None:
-        """Count a connection."""
-        self._counts[peer] = self._counts.get(peer, 0) + 1
-
-    def remove(self, peer: Peer) -> None:
-        """Count one less."""
-        if (left := self._counts[peer] - 1) > 0:
-            self._counts[peer] = left
-        else:
-            del self._counts[peer]
-
-    def top(self) -> tuple[tuple[Peer, int], ...]:
-        """Return those who hold most and how many, the greatest first; up to a second old."""
-        now = trio.current_time()
-        if now >= self._top_at + _TOP_SECONDS:
-            self._top = self._find_top()
-            self._top_at = now
-        return self._top
-
-    def described(self) -> Sequence[Holder]:
-        """Return those who hold most as of now, with the names of their processes."""
-        return [
-            Holder(count, None, None, peer.address)
-            if peer.address
-            else Holder(count, peer.pid, process_name(peer.pid), None)
-            for peer, count in self._find_top()
-        ]
-
-    def _find_top(self) -> tuple[tuple[Peer, int], ...]:
-        return tuple(heapq.nlargest(_MAX_HOLDERS, self._counts.items(), key=lambda item: item[1]))
+def described(holders: Sequence[tuple[Peer, int]]) -> Sequence[Holder]:
+    """Return those who hold most with the names of their processes."""
+    return [
+        Holder(count, None, None, peer.address)
+        if peer.address
+        else Holder(count, peer.pid, process_name(peer.pid), None)
+        for peer, count in holders
+    ]

@@ -9,10 +9,11 @@ import pytest
 import trio
 import trio.testing
 
-from redstreamd.admission.accounts import Peer
+from redstreamd.admission.accounts import Accounts, Peer
 from redstreamd.mcpio.listeners import open_tcp_listeners
-from redstreamd.mcpio.peers import UNKNOWN, Holders, peer_of, peer_text, process_name
-from tests.mcpio.serving import socket_pair, virtual_time
+from redstreamd.mcpio.peers import UNKNOWN, described, peer_of, peer_text, process_name, top_holders
+from redstreamd.policy import Principal
+from tests.mcpio.serving import socket_pair
 
 
 async def test_a_unix_client_is_its_process_and_a_tcp_client_its_address() -> None:
@@ -49,20 +50,24 @@ def pid(number: int) -> Peer:
     return Peer(uid=1000, pid=number)
 
 
-@virtual_time()
-async def test_those_who_hold_most_come_first_and_those_who_left_are_forgotten() -> None:
-    holders = Holders()
-    for peer, count in ((pid(11), 1), (pid(12), 5), (FAR, 3), (pid(13), 2)):
-        for _ in range(count):
-            holders.add(peer)
-    assert holders.top() == ((pid(12), 5), (FAR, 3), (pid(13), 2))
-    for _ in range(5):
-        holders.remove(pid(12))
-    # Under a flood it is not looked for each time.
-    assert holders.top()[0] == (pid(12), 5)
-    await trio.sleep(1)
-    assert holders.top() == ((FAR, 3), (pid(13), 2), (pid(11), 1))
-    assert [(each.address, each.pid, each.connections) for each in holders.described()] == [
+def test_those_who_hold_most_come_first_whatever_sockets_they_use() -> None:
+    accounts = Accounts()
+    opened = [
+        accounts.open(Principal(principal, "unix"), peer, f"{principal} {peer} {number}")
+        for principal, peer, count in (
+            ("agents", pid(11), 1),
+            ("agents", pid(12), 2),
+            ("admin", pid(12), 3),
+            ("agents", FAR, 3),
+            ("admin", pid(13), 2),
+        )
+        for number in range(count)
+    ]
+    assert top_holders(accounts) == ((pid(12), 5), (FAR, 3), (pid(13), 2))
+    for account in opened:
+        if account.peer == pid(12):
+            accounts.close(account)
+    assert [(each.address, each.pid, each.connections) for each in described(top_holders(accounts))] == [
         ("10.0.0.1", None, 3),
         (None, 13, 2),
         (None, 11, 1),
