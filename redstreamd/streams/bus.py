@@ -85,14 +85,22 @@ class Bus(msgspec.Struct, frozen=True):
         hub = TailHub(redis, max_watches=settings.limits.max_waits)
         places = Places(redis, hub)
         sampler = Sampler(redis, bounds)
+        max_groups = settings.limits.max_groups_per_stream
         publisher = Publisher(
             redis,
             idempotency_window_seconds=settings.leases.idempotency_window_seconds,
+            max_groups=max_groups,
             limits=bounds,
         )
         clocks = GroupClocks(command_timeout=redis.command_timeout)
-        records = GroupRecords(redis, max_deliveries=settings.leases.max_deliveries)
-        leases = Leases(redis, clocks, settings.leases, max_bytes=settings.tools.max_result_bytes)
+        records = GroupRecords(redis, max_deliveries=settings.leases.max_deliveries, max_groups=max_groups)
+        leases = Leases(
+            redis,
+            clocks,
+            settings.leases,
+            max_bytes=settings.tools.max_result_bytes,
+            max_groups=max_groups,
+        )
         work = WorkQueue(redis, hub, leases, records, lease_key, bounds)
         requests = Requests(
             redis,
@@ -117,13 +125,13 @@ class Bus(msgspec.Struct, frozen=True):
             direct=DirectReader(redis, pages, max_bytes=settings.limits.max_message_bytes // 2),
             publisher=publisher,
             work=work,
-            pending=PendingLister(clocks, bounds),
+            pending=PendingLister(redis, clocks, bounds),
             dead_letters=DeadLetters(redis, pages, hub, clocks),
             sampler=sampler,
             diagnoser=Diagnoser(redis, clocks, sampler, settings.leases, bounds),
             requests=requests,
             records=records,
             groups=GroupAdmin(redis, hub, records, clocks, bounds),
-            streams=StreamAdmin(redis, bounds),
+            streams=StreamAdmin(redis, bounds, max_groups=max_groups),
             replies=Replies(redis, publisher, work, requests, lease_seconds=settings.leases.lease_seconds),
         )

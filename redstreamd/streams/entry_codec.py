@@ -34,10 +34,10 @@ from redstreamd.errors import BusError, Code
 from redstreamd.redisio.reply_parsing import RawEntry
 
 PREFIX = b"_rs."
-_PREFIX = "_rs."
+PREFIX_TEXT = "_rs."
 _VERSION = "_rs.v"
 _FORMAT = "1"
-_JSON = "_rs.json"
+JSON_NAMES = "_rs.json"
 _ESCAPE, _ESCAPE_BYTES = "_rs.=", b"_rs.="
 _DEAD = b"_rs.dead"
 #: The fields of a stamp, by attribute, in their order.
@@ -48,7 +48,7 @@ _STAMPED = {
     "in_reply_to": "_rs.in_reply_to",
 }
 
-_RESERVED = frozenset((_VERSION, _JSON, *_STAMPED.values()))
+_RESERVED = frozenset((_VERSION, JSON_NAMES, *_STAMPED.values()))
 
 #: Scripts copy entries with Lua's unpack, which takes less than 8,000 values.
 MAX_MEMBERS = 1_000
@@ -144,7 +144,7 @@ def _hold_texts_only(entries: Sequence[Mapping[str, Any]]) -> bool:
     except TypeError:
         # Not a text.
         return False
-    return names.isascii() and _PREFIX not in names and strict_json.is_allowed(values)
+    return names.isascii() and PREFIX_TEXT not in names and strict_json.is_allowed(values)
 
 
 def encode_fields(members: Mapping[str, Any], stamp: Stamp) -> dict[str, str]:
@@ -174,7 +174,7 @@ def encode_fields(members: Mapping[str, Any], stamp: Stamp) -> dict[str, str]:
         ):
             strict_json.check(members)
             is_checked = True
-        field = _ESCAPE + name if name.startswith(_PREFIX) else name
+        field = _ESCAPE + name if name.startswith(PREFIX_TEXT) else name
         if kind is str:
             fields[field] = value
         else:
@@ -182,7 +182,7 @@ def encode_fields(members: Mapping[str, Any], stamp: Stamp) -> dict[str, str]:
             fields[field] = msgspec.json.encode(value).decode()
     fields[_VERSION] = _FORMAT
     if as_json:
-        fields[_JSON] = msgspec.json.encode(as_json).decode()
+        fields[JSON_NAMES] = msgspec.json.encode(as_json).decode()
     fields.update(_stamped(stamp))
     return fields
 
@@ -240,7 +240,7 @@ def _member_names(names: Sequence[str]) -> tuple[str, ...] | None:
     end = len(names)
     while end and names[end - 1] in _RESERVED:
         end -= 1
-    if len(set(names)) < len(names) or any(name.startswith(_PREFIX) for name in names[:end]):
+    if len(set(names)) < len(names) or any(name.startswith(PREFIX_TEXT) for name in names[:end]):
         return None
     return tuple(names[:end])
 
@@ -295,7 +295,7 @@ def _read(fields: Fields) -> tuple[frozenset[str], Stamp] | None:
     stamp = Stamp(
         **{name: _text(reserved.get(field), _MAX_STAMP_BYTES[name]) for name, field in _STAMPED.items()}
     )
-    return _names(reserved.get(_JSON)), stamp
+    return _names(reserved.get(JSON_NAMES)), stamp
 
 
 _remembered = lru_cache(maxsize=1_024)(_read)

@@ -12,11 +12,12 @@ import msgspec
 
 from redstreamd.redisio.client import Redis
 from redstreamd.streams.call_records import call_record
+from redstreamd.streams.group_counts import GroupCounts, no_more_groups
 from redstreamd.streams.names import Kind, companion_key
 from redstreamd.streams.plans import Plan
 from redstreamd.streams.scripts import load
 
-_CREATE = load("group_record", "create_group")
+_CREATE = load("info", "group_count", "group_record", "create_group")
 #: The greatest limit; what another program wrote beyond is ignored.
 MAX_LIMIT = 1_000_000
 
@@ -36,9 +37,16 @@ class Creation(msgspec.Struct, frozen=True):
 class GroupRecords:
     """Creates groups, and reads and sets their limits."""
 
-    def __init__(self, redis: Redis, *, max_deliveries: int) -> None:
-        """Work through `redis`; groups without a limit have `max_deliveries`, the setting's."""
+    def __init__(self, redis: Redis, *, max_deliveries: int, max_groups: int) -> None:
+        """Work through `redis`.
+
+        Args:
+            redis: Where the groups are.
+            max_deliveries: The limit of groups that have none of their own.
+            max_groups: How many groups a stream may have.
+        """
         self._redis = redis
+        self._max_groups = max_groups
         self._default = max_deliveries
 
     def plan_create(
@@ -51,6 +59,8 @@ class GroupRecords:
             group: The group.
             position: Its last-delivered ID, as XGROUP CREATE takes it.
             max_deliveries: Its limit; None: the setting's.
+
+        Running it raises TOO_LARGE if the stream has too many groups.
         """
         operands = {
             "stream": stream,
@@ -58,11 +68,14 @@ class GroupRecords:
             "position": position,
             "max_deliveries": max_deliveries,
             "default": self._default,
+            **self._redis.shared(GroupCounts).operands(stream, self._max_groups),
             **call_record(self._redis, stream),
         }
 
         def read(raw: Any) -> Creation:
             reply = _CREATE.read(raw)
+            if reply.too_many is not None:
+                raise no_more_groups(stream, reply.too_many)
             return Creation(reply.created, reply.max_deliveries)
 
         return Plan(_CREATE.call(operands), stream, read, retry_safe=True)

@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import enum
 import hashlib
-import time
 from collections.abc import Callable, Sequence
 from functools import lru_cache, partial
 from typing import Any
@@ -28,12 +27,22 @@ from redstreamd.settings import LeasesSettings
 from redstreamd.streams.call_records import call_record
 from redstreamd.streams.durations import milliseconds
 from redstreamd.streams.group_clocks import GroupClocks
+from redstreamd.streams.group_counts import GroupCounts, no_more_groups, one_of_too_many
 from redstreamd.streams.lease_tokens import Lease
 from redstreamd.streams.names import Kind, companion_key
 from redstreamd.streams.plans import Plan
 from redstreamd.streams.scripts import load
 
-_SHARED = ("ids", "info", "clock", "lease_expiry", "group_record", "delivery_history", "dead_letter")
+_SHARED = (
+    "ids",
+    "info",
+    "group_count",
+    "clock",
+    "lease_expiry",
+    "group_record",
+    "delivery_history",
+    "dead_letter",
+)
 _TAKE = load(*_SHARED, "take_work")
 _SETTLE = load(*_SHARED, "settle")
 
@@ -61,9 +70,6 @@ class Outcome(enum.StrEnum):
 
 _OUTCOMES = {outcome.value.encode(): outcome for outcome in Outcome}
 
-#: Groups of a stream up to which a take asks about all of them; seconds for which a greater number is
-#: remembered.
-_FEW_GROUPS, _RECOUNT_SECONDS = 8, 60.0
 #: Groups that are remembered; the oldest is forgotten first.
 _MAX_GROUPS = 10_000
 
@@ -75,15 +81,13 @@ class _Seen:
         scan_from: Where the scan for entries without a lease goes on.
         batch: How many new entries are read at once at first: as many as fit if all are as large as the
             largest of the last take.
-        recount_at: When to ask again how many groups the stream has, in seconds by time.monotonic; 0 if few.
     """
 
-    __slots__ = ("batch", "recount_at", "scan_from")
+    __slots__ = ("batch", "scan_from")
 
     def __init__(self) -> None:
         self.scan_from = "-"
         self.batch = 1
-        self.recount_at = 0.0
 
 
 @attrs.frozen
@@ -197,10 +201,20 @@ class Leases:
     """Takes and settles leases. Its only state is what makes the next take cheaper."""
 
     def __init__(
-        self, redis: Redis, clocks: GroupClocks, settings: LeasesSettings, *, max_bytes: int
+        self, redis: Redis, clocks: GroupClocks, settings: LeasesSettings, *, max_bytes: int, max_groups: int
     ) -> None:
-        """Work through `redis`; a take ends once the content of its entries reaches `max_bytes`."""
+        """Work through `redis`.
+
+        Args:
+            redis: Where the groups are.
+            clocks: Know the groups' clocks.
+            settings: Defaults and limits.
+            max_bytes: A take ends once the content of its entries reaches this size.
+            max_groups: How many groups a stream may have.
+        """
         self._redis = redis
+        self._groups = redis.shared(GroupCounts)
+        self._max_groups = max_groups
         self._clocks = clocks
         self._settings = settings
         self._max_bytes = max_bytes
@@ -240,7 +254,8 @@ class Leases:
             "scan_from": seen.scan_from,
             "max_bytes": self._max_bytes,
             "asked_max_deliveries": "" if take.max_deliveries is None else take.max_deliveries,
-            "few_groups": int(not seen.recount_at or time.monotonic() >= seen.recount_at),
+            "many_groups": int(self._groups.has_many(take.stream)),
+            **self._groups.operands(take.stream, self._max_groups),
             "batch": seen.batch,
             **call_record(self._redis, take.stream, keep=key is not None),
             **self._clocks.operands(*place),
@@ -259,14 +274,15 @@ class Leases:
         self, place: tuple[str, str], seen: _Seen, on_created: Callable[[str], None] | None, raw: Any
     ) -> Taken:
         reply = _TAKE.read(raw)
+        if reply.too_many is not None:
+            raise no_more_groups(place[0], reply.too_many)
         if reply.group_created and on_created is not None:
             on_created(place[0])
         self._clocks.record(*place, reply.clock_name, reply.now)
         seen.scan_from = reply.scan_from
         if reply.largest:
             seen.batch = self._max_bytes // reply.largest or 1
-        if reply.groups is not None:
-            seen.recount_at = 0.0 if reply.groups <= _FEW_GROUPS else time.monotonic() + _RECOUNT_SECONDS
+        self._groups.note(place[0], reply.groups)
         parse = reply_parsing.entry
         return Taken(
             [(parse((entry_id, flat)), attempt) for entry_id, attempt, flat in reply.entries],
@@ -334,6 +350,7 @@ class Leases:
             "taken_at": lease.taken_at,
             "default_max_deliveries": self._settings.max_deliveries,
             "attempts": [word for entry_id in selected for word in (entry_id, attempts[entry_id])],
+            **self._groups.operands(lease.stream, self._max_groups),
             **call_record(self._redis, lease.stream, keep=remember),
             **self._clocks.operands(*place),
         }
@@ -343,7 +360,8 @@ class Leases:
             if reply.now is not None:
                 self._clocks.record(*place, reply.clock_name, reply.now)
             by_entry = dict(zip(selected, map(_OUTCOMES.__getitem__, reply.outcomes), strict=True))
-            return Settled(lease, by_entry, reply.due, reply.shortened, reply.kept_for)
+            kept_for = reply.kept_for or one_of_too_many(reply.too_many)
+            return Settled(lease, by_entry, reply.due, reply.shortened, kept_for)
 
         return Plan(_SETTLE.call(operands), lease.stream, read, group=lease.group, retry_safe=True)
 

@@ -22,7 +22,7 @@ MAX_NAME_BYTES = 512
 #: Placeholder owner of the pending entries of a removed consumer.
 RELEASED = "_rs.released"
 
-_COMPANION = re.compile(r":rs:(due|dead|tries|group|idem|take|call|reply)(?=:|$)")
+_COMPANION = re.compile(r":rs:(due|dead|tries|group|idem|take|trim|call|reply)(?=:|$)")
 #: Unicode's category Cc.
 _CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f]")
 _NAMING_RULE = re.compile(r"[a-z0-9][a-z0-9_-]*(?::[a-z0-9][a-z0-9_-]*){2,}")
@@ -37,6 +37,7 @@ class Kind(enum.StrEnum):
     GROUP = "group"  #: hash per group: its limit of deliveries and its clock
     IDEMPOTENCY = "idem"  #: string per idempotency key of stream_add: entry IDs and a hash of the body
     TAKE = "take"  #: string per idempotency key of work_take: the entries it leased
+    TRIM = "trim"  #: string per stream with many groups: who needed its entries when they were last asked
     CALL = "call"  #: string per call that may be sent twice: what its first sending did; kept for seconds
     REPLY = "reply"  #: stream per principal: replies to its request_reply calls
 

@@ -7,14 +7,16 @@ from typing import Any
 import msgspec
 
 from redstreamd.redisio import reply_parsing
+from redstreamd.redisio.client import Redis
 from redstreamd.redisio.reply_parsing import PendingEntry
 from redstreamd.streams.bounds import DEFAULT_BOUNDS, Bounds
 from redstreamd.streams.durations import milliseconds
 from redstreamd.streams.group_clocks import GroupClocks
+from redstreamd.streams.group_counts import FEW, GroupCounts
 from redstreamd.streams.plans import Plan
 from redstreamd.streams.scripts import load
 
-_PENDING = load("ids", "info", "clock", "lease_expiry", "pending")
+_PENDING = load("ids", "info", "group_count", "clock", "lease_expiry", "pending")
 
 
 class PendingItem(msgspec.Struct, frozen=True):
@@ -53,8 +55,9 @@ class PendingPage(msgspec.Struct, frozen=True):
 class PendingLister:
     """Pages through pending entries lists."""
 
-    def __init__(self, clocks: GroupClocks, limits: Bounds = DEFAULT_BOUNDS) -> None:
-        """`clocks` know the groups' clocks."""
+    def __init__(self, redis: Redis, clocks: GroupClocks, limits: Bounds = DEFAULT_BOUNDS) -> None:
+        """List from `redis`; `clocks` know the groups' clocks."""
+        self._groups = redis.shared(GroupCounts)
         self._max_scanned = limits.pending_scanned
         self._clocks = clocks
 
@@ -94,6 +97,7 @@ class PendingLister:
             "min_idle_ms": milliseconds(min_idle_seconds),
             "min_deliveries": min_deliveries,
             "max_scanned": self._max_scanned,
+            **self._groups.operands(stream, FEW),
             **self._clocks.operands(stream, group),
         }
         return Plan(_PENDING.call(operands), stream, _page, group=group, retry_safe=True)

@@ -17,11 +17,12 @@ from redstreamd.streams.call_records import call_record
 from redstreamd.streams.durability import Confirmation, Durability, run_confirmed
 from redstreamd.streams.durations import milliseconds
 from redstreamd.streams.error_context import explain_errors
+from redstreamd.streams.group_counts import GroupCounts, one_of_too_many
 from redstreamd.streams.names import Kind, companion_key
 from redstreamd.streams.plans import Plan, run_plan
 from redstreamd.streams.scripts import load
 
-_ADD = load("ids", "info", "add")
+_ADD = load("ids", "info", "group_count", "add")
 
 
 class Added(msgspec.Struct, frozen=True):
@@ -62,11 +63,21 @@ class Publisher:
         redis: Redis,
         *,
         idempotency_window_seconds: float,
+        max_groups: int,
         limits: Bounds = DEFAULT_BOUNDS,
     ) -> None:
-        """Write through `redis`; idempotency keys are kept for the window."""
+        """Write through `redis`.
+
+        Args:
+            redis: Where the streams are.
+            idempotency_window_seconds: How long idempotency keys are kept.
+            max_groups: Of a stream with more groups nothing is trimmed.
+            limits: Bounds of the domain.
+        """
         self._bounds = limits
         self._redis = redis
+        self._groups = redis.shared(GroupCounts)
+        self._max_groups = max_groups
         self._window_ms = milliseconds(idempotency_window_seconds)
         #: Entries added through this process so far.
         self.added = 0
@@ -131,7 +142,7 @@ class Publisher:
                     max_age_seconds,
                 ),
             )
-        return self._added(reply, idempotency_key, confirmation)
+        return self._added(stream, reply, idempotency_key, confirmation)
 
     def plan_add(
         self,
@@ -157,7 +168,7 @@ class Publisher:
         return Plan(
             _ADD.call(operands),
             stream,
-            lambda reply: self._added(_ADD.read(reply), idempotency_key),
+            lambda reply: self._added(stream, _ADD.read(reply), idempotency_key),
             retry_safe=idempotency_key is not None,
         )
 
@@ -173,11 +184,13 @@ class Publisher:
         return {
             "stream": stream,
             "record": _record(stream, idempotency_key, key_space),
+            "trim_record": companion_key(stream, Kind.TRIM),
             "body_hash": "" if idempotency_key is None else _hash(encoded),
             "keep_ms": self._window_ms,
             "max_length": max_length,
             "max_age_ms": None if max_age_seconds is None else milliseconds(max_age_seconds),
             "entries": msgspec.msgpack.encode(encoded),
+            **self._groups.operands(stream, self._max_groups),
             **call_record(self._redis, stream),
         }
 
@@ -186,18 +199,19 @@ class Publisher:
         return Added([entry_id.decode()], duplicate=False)
 
     def _added(
-        self, reply: Any, idempotency_key: str | None, confirmation: Confirmation | None = None
+        self, stream: str, reply: Any, idempotency_key: str | None, confirmation: Confirmation | None = None
     ) -> Added:
         """Read the reply of the script."""
         if reply.outcome == -1:
             raise KeyReused(str(idempotency_key), window_seconds=self._window_ms // 1000)
+        self._groups.note(stream, reply.groups)
         ids = reply.ids.decode().split()
         self.added += 0 if reply.outcome else len(ids)
         return Added(
             ids=ids,
             duplicate=reply.outcome == 1,
             confirmation=confirmation,
-            kept_for=reply.kept_for,
+            kept_for=reply.kept_for or one_of_too_many(reply.too_many),
         )
 
     async def remembers(self, stream: str, key: str, *, key_space: str | None = None) -> bool:

@@ -15,6 +15,7 @@ from redstreamd.settings.sections import LeasesSettings
 from redstreamd.streams.bounds import Bounds
 from redstreamd.streams.bus import Bus
 from redstreamd.streams.diagnosis import stream_health
+from redstreamd.streams.diagnosis.group_survey import Surveyed
 from redstreamd.streams.diagnosis.lag import Lag, StreamInfo
 from redstreamd.streams.diagnosis.sampler import Rates
 from redstreamd.streams.diagnosis.server_figures import ServerFacts, server_findings
@@ -533,7 +534,7 @@ def test_a_stream_that_is_trimmed_is_not_said_to_be_untrimmed(
     rates = Rates(60.0, added, growth, {})
     info = GroupInfo("g", 1, 0, "2-1", length * 2, 0)
     findings = [
-        each.code for each in stream_health._stream_findings(shape, rates, [info], {"g": Lag(0, 0, 0)})
+        each.code for each in stream_health._stream_findings(shape, rates, Surveyed(info, Lag(0, 0, 0), 0))
     ]
     assert findings == ([] if expected is None else [expected])
 

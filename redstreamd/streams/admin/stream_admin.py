@@ -66,8 +66,9 @@ class RemovalResult(msgspec.Struct, frozen=True):
 class StreamAdmin:
     """Administers streams."""
 
-    def __init__(self, redis: Redis, limits: Bounds = DEFAULT_BOUNDS) -> None:
-        """Work through `redis`."""
+    def __init__(self, redis: Redis, limits: Bounds = DEFAULT_BOUNDS, *, max_groups: int) -> None:
+        """Work through `redis`; what is in a stream with more than `max_groups` is removed by force only."""
+        self._max_groups = max_groups
         self._counter = Counter(redis, limits)
         self._redis = redis
 
@@ -136,12 +137,14 @@ class StreamAdmin:
             delete_dead_letters: With DELETE, delete the dead letters of its groups, too.
 
         Raises:
-            BusError: TOO_LARGE if there are too many groups to check so many entries in one step.
+            BusError: TOO_LARGE if there are too many groups to check so many entries in one step. With
+                `force` they are not checked then.
         """
         if removal is Removal.TRIM and targets[0] == entry_ids.ZERO:
             # There is nothing below it, and Redis refuses such a range.
             return RemovalResult(0, 0, [])
-        if info.groups * max(1, len(targets)) > _MAX_CHECKS:
+        checkable = info.groups <= self._max_groups and info.groups * max(1, len(targets)) <= _MAX_CHECKS
+        if not (checkable or force):
             raise BusError(
                 Code.TOO_LARGE,
                 f"{info.groups} groups are too many to check at once.",
@@ -159,6 +162,7 @@ class StreamAdmin:
                 action=removal.value,
                 execute=execute,
                 force=force,
+                check=checkable,
                 targets=targets,
                 retry_safe=not execute,
             )

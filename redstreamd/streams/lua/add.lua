@@ -1,20 +1,26 @@
 -- Adds entries all together, once per idempotency key, and trims what no group needs.
 --
--- KEYS stream record call_record
+-- KEYS stream record call_record trim_record
 -- ARGV body_hash keep_ms max_length:int max_age_ms:int call_record_ms entries
--- REPLY outcome:int ids kept_for:text
+-- REPLY outcome:int ids kept_for:text groups:int too_many:int
 --
 -- record      of the idempotency key; without a key, the name of a key that does not exist
 -- call_record what an earlier sending of this call did; kept for call_record_ms
+-- trim_record of a stream with many groups: who needed the entries when they were last asked
 -- body_hash   empty without an idempotency key; with one, the record is kept for keep_ms
 -- entries     in MessagePack: an array of maps of their names and values, which are in their order there
 -- ids         separated by spaces
 -- outcome     0: added; 1: the key was used before for the same body; -1: it was used for another body
 -- kept_for    a group that needs entries which would otherwise have been trimmed
+-- groups      how many groups the stream has, if that was asked
+-- too_many    the same, if nothing was trimmed because of it
 
 -- Limits of the search for what to trim where there are groups. One call removes as many entries as it adds,
 -- and beyond these at most so many entries or bytes. So a stream that is far too long gets shorter with each call.
 local MAX_SCANNED, MAX_SCANNED_BYTES = 1000, 1048576
+-- With more groups than this, they are not asked by each call, but only when so many ms for each of them have passed:
+-- so that asking takes 2 % of the server's time at most. What is added meanwhile stays until then.
+local FEW_GROUPS, PAUSE_PER_GROUP = 16, 0.15
 
 local saved
 if body_hash ~= '' then
@@ -48,9 +54,9 @@ end
 
 -- Returns the first entry ID that a group has pending or has not read, and that group; nothing without groups.
 -- A pending entry that was deleted counts: the next take removes it from the list.
-local function find_needed()
+local function find_needed(groups)
   local first, by
-  for _, flat in ipairs(redis.call('XINFO', 'GROUPS', stream)) do
+  for _, flat in ipairs(groups) do
     local group = map(flat)
     local from = after(group['last-delivered-id'])
     if group['pending'] > 0 then
@@ -65,7 +71,8 @@ end
 
 -- What to trim: `excess` entries, and those below the ID `oldest`.
 local excess, oldest, aged = 0, nil, false
-local needed, needed_by
+local needed, needed_by, groups, too_many
+local kept_for = ''
 if max_length or max_age_ms then
   redis.call('XTRIM', stream, 'MINID', '=', '0-0')
   if max_length then excess = redis.call('XLEN', stream) + count - max_length end
@@ -77,7 +84,18 @@ if max_length or max_age_ms then
   aged = redis.call('XRANGE', stream, '-', oldest and '(' .. oldest or '-', 'COUNT', 1)[1] ~= nil
   -- This asks every group, so only if there is something to trim.
   if (excess > 0 or aged) and redis.call('EXISTS', stream) == 1 then
-    needed, needed_by = find_needed()
+    local asked = not few_groups and redis.pcall('GET', trim_record) -- optional
+    if type(asked) ~= 'string' then asked = nil end
+    local found
+    if not asked then
+      found, groups = groups_up_to(stream, max_groups)
+      if not found then too_many = groups end
+    end
+    if found then
+      needed, needed_by = find_needed(found)
+    else
+      kept_for, excess, aged = asked or '', 0, false
+    end
   end
 end
 
@@ -95,7 +113,9 @@ end
 -- Returns the last of the oldest `excess` entries that no group needs, or nothing; and how many were scanned.
 local function last_removable()
   local last, scanned, bytes, size = nil, 0, 0, 1
-  while scanned < excess and (scanned < #ids or (scanned < MAX_SCANNED and bytes < MAX_SCANNED_BYTES)) do
+  -- Where groups are not asked by each call, this one removes what several added.
+  local most = MAX_SCANNED + (groups > FEW_GROUPS and 10 * groups or 0)
+  while scanned < excess and (scanned < #ids or (scanned < most and bytes < MAX_SCANNED_BYTES)) do
     -- Entries are read whole, so the size of the last one decides how many to read at once.
     local count = math.min(excess - scanned, 100, math.max(1, math.floor(MAX_SCANNED_BYTES / 10 / size)))
     if not last then count = 1 end
@@ -113,7 +133,6 @@ local function last_removable()
   return last, scanned
 end
 
-local kept_for = ''
 if excess > 0 then
   if not needed then
     redis.call('XTRIM', stream, 'MAXLEN', '=', max_length)
@@ -133,9 +152,12 @@ if aged then
     redis.call('XTRIM', stream, 'MINID', '=', oldest)
   end
 end
+if groups and groups > FEW_GROUPS and not too_many then
+  redis.pcall('SET', trim_record, kept_for, 'PX', math.ceil(groups * PAUSE_PER_GROUP)) -- optional
+end
 local listed = table.concat(ids, ' ')
 if body_hash ~= '' then
   redis.call('SET', record, body_hash .. ' ' .. listed, 'PX', keep_ms)
   redis.call('SET', call_record, kept_for, 'PX', call_record_ms)
 end
-return reply({outcome = 0, ids = listed, kept_for = kept_for})
+return reply({outcome = 0, ids = listed, kept_for = kept_for, groups = groups, too_many = too_many})

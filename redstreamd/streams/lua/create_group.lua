@@ -2,11 +2,12 @@
 --
 -- KEYS stream call_record group_hash
 -- ARGV group position max_deliveries default:int call_record_ms
--- REPLY created:bool max_deliveries:int
+-- REPLY created:bool max_deliveries:int too_many:int
 --
 -- position       last-delivered ID, as XGROUP CREATE takes it
 -- max_deliveries of the group; empty: it has the default, which is the setting's
 -- created        by this call; call_record notes it for a second sending
+-- too_many       how many groups the stream has, if it may have no more; then nothing was created
 
 -- Try what Redis may refuse before the group is created.
 local refused = group_record.refused(group_hash, max_deliveries)
@@ -14,6 +15,7 @@ if refused then return refused end
 redis.call('SET', call_record, 1, 'XX', 'KEEPTTL')
 redis.call('PEXPIRE', call_record, call_record_ms)
 local created = true
+if group_record.must_not_begin(stream, group) then return reply({too_many = count_groups(stream)}) end
 local result = redis.pcall('XGROUP', 'CREATE', stream, group, position, 'MKSTREAM')
 if result.err then
   if not string.find(result.err, 'BUSYGROUP', 1, true) then return result end

@@ -1,13 +1,14 @@
 -- Removes entries from a stream, unless a group needs one of them.
 --
 -- KEYS stream companions...
--- ARGV action execute:bool force:bool targets...
+-- ARGV action execute:bool force:bool check:bool targets...
 -- REPLY removed:int needed_by:int needs
 --
 -- companions for delete: further keys to remove
 -- action     trim | entries | delete
 -- execute    otherwise only report
 -- force      remove the entries whatever groups need
+-- check      whether the groups are asked; otherwise none counts as needing anything
 -- targets    for trim the ID below which entries are removed; for entries their IDs
 -- removed    if `entries` are only reported, how many of them exist
 -- needed_by  number of groups that need some; nothing is removed then without force
@@ -61,7 +62,7 @@ local function need(group, delivered)
 end
 
 local needed_by, needs = 0, {}
-for _, flat in ipairs(redis.call('XINFO', 'GROUPS', stream)) do
+for _, flat in ipairs(check and redis.call('XINFO', 'GROUPS', stream) or {}) do
   local group = map(flat)
   local why, id = need(group['name'], group['last-delivered-id'])
   if why then

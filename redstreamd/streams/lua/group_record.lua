@@ -11,6 +11,13 @@ function group_record.refused(group_hash, max_deliveries)
   if probe and not string.find(string.lower(probe.err), 'wrong number', 1, true) then return probe end
 end
 
+-- Whether a stream has as many groups as it may have, and this is none of them.
+function group_record.must_not_begin(stream, group)
+  if count_groups(stream) < max_groups then return false end
+  local found = redis.pcall('XPENDING', stream, group, '-', '+', 1)
+  return found.err and string.find(found.err, 'NOGROUP', 1, true) ~= nil
+end
+
 -- Begins the hash of a group that was just created. What is left of a destroyed group of that name is removed by
 -- PEXPIRE, to which every user has the right who may create groups here.
 function group_record.begin(group_hash, max_deliveries)

@@ -15,11 +15,11 @@ local PAGE = 500
 clock.begin(group_hash, due_set)
 
 local function total_pending()
-  for _, flat in ipairs(redis.call('XINFO', 'GROUPS', stream)) do
+  for _, flat in ipairs(groups_up_to(stream, max_groups) or {}) do
     local values = map(flat)
     if values['name'] == group then return values['pending'] end
   end
-  -- Raises NOGROUP. For a group that exists it would ask each consumer.
+  -- Raises NOGROUP. It asks each consumer of the group, and none of other groups.
   return redis.call('XPENDING', stream, group)[1]
 end
 

@@ -4,7 +4,7 @@
 -- KEYS stream due_set dead_letters history call_record group_hash
 -- ARGV group consumer action delay_ms:int reason delete:bool
 -- ARGV own_limit:int taken_at:int default_max_deliveries:int call_record_ms:int attempts...
--- REPLY outcomes due:int kept_for:text shortened:int now:int clock_name:text
+-- REPLY outcomes due:int kept_for:text shortened:int now:int clock_name:text too_many:int
 --
 -- action         done | extend | hold | retry | dead; hold extends a lease that would end earlier
 -- delay_ms       for extend and hold the new length of the lease, for retry the delay
@@ -17,6 +17,7 @@
 -- outcomes       for each pair: done | extended | retried | dead | already | lost
 -- due            the latest due time of what was extended or delayed
 -- kept_for       a group for which entries were not deleted
+-- too_many       how many groups the stream has, if nothing was deleted because of it
 -- shortened      leases that end earlier than before
 -- now            by the group's clock, if it was used
 -- Raises NOGROUP if the group does not exist (any more).
@@ -68,19 +69,30 @@ local function acknowledge(id, member)
   end
 end
 
-local others = {}
+local others, too_many = {}, nil
 if delete and redis.call('EXISTS', stream) == 1 then
-  for _, flat in ipairs(redis.call('XINFO', 'GROUPS', stream)) do
+  local groups, number = groups_up_to(stream, max_groups)
+  if not groups then too_many = number end
+  for _, flat in ipairs(groups or {}) do
     local values = map(flat)
     if values['name'] ~= group then others[#others + 1] = values end
   end
 end
 
+-- Looks for single entries in the pending entries lists of other groups: of one call. Then what would have to be
+-- looked for counts as needed.
+local lookups_left = 2000
+
 -- Returns another group that has not read or not finished the entry, if there is one.
 local function needed_by(id)
   for _, other in ipairs(others) do
     if beyond(id, other['last-delivered-id']) then return other['name'] end
-    if #redis.call('XPENDING', stream, other['name'], id, id, 1) > 0 then return other['name'] end
+    if other['pending'] > 0 then
+      lookups_left = lookups_left - 1
+      if lookups_left < 0 or #redis.call('XPENDING', stream, other['name'], id, id, 1) > 0 then
+        return other['name']
+      end
+    end
   end
 end
 
@@ -108,8 +120,8 @@ local actions = {
     if not delete and not has_history then return acknowledge_later(id, member) end
     acknowledge(id, member)
     if delete then
-      local other = needed_by(id)
-      if other then kept_for = other else redis.call('XDEL', stream, id) end
+      local other = not too_many and needed_by(id)
+      if other then kept_for = other elseif not too_many then redis.call('XDEL', stream, id) end
     end
     return 'done'
   end,
@@ -175,7 +187,7 @@ if #finished > 0 then
 end
 local answer = reply({
   outcomes = outcomes, due = latest and string.format('%.0f', latest - clock.ahead), kept_for = kept_for,
-  shortened = shortened, now = now, clock_name = clock.name,
+  shortened = shortened, now = now, clock_name = clock.name, too_many = too_many,
 })
 if call_record_ms > 0 then redis.call('SET', call_record, cjson.encode(answer), 'PX', call_record_ms) end
 return answer

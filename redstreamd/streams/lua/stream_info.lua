@@ -14,8 +14,20 @@ if info.err then
   return info
 end
 local values = map(info)
--- The user may lack the right to this command.
-local memory = redis.pcall('MEMORY', 'USAGE', stream) -- optional
+
+-- MEMORY USAGE looks at each group and each consumer.
+local MOST_GROUPS, MOST_CONSUMERS = 64, 1000
+local function memory_usage()
+  if values['groups'] > MOST_GROUPS then return nil end
+  local groups = values['groups'] > 0 and redis.pcall('XINFO', 'GROUPS', stream) or {} -- optional
+  local consumers = 0
+  if not groups.err then
+    for _, group in ipairs(groups) do consumers = consumers + group[4] end
+  end
+  -- The user may lack the right to this command.
+  return consumers <= MOST_CONSUMERS and redis.pcall('MEMORY', 'USAGE', stream) -- optional
+end
+local memory = memory_usage()
 local clock = redis.call('TIME')
 local deleted_id = values['max-deleted-entry-id']
 return reply({

@@ -3,11 +3,11 @@
 --
 -- KEYS stream due_set dead_letters history take_record call_record group_hash
 -- ARGV group consumer count:int lease_ms:int foreign_idle_ms:int default_max_deliveries:int
--- ARGV create_at resume:bool take_record_ms:int scan_from max_bytes:int
--- ARGV asked_max_deliveries call_record_ms few_groups:bool batch:int
+-- ARGV create_at resume:bool take_record_ms:int scan_from max_bytes:int many_groups:bool
+-- ARGV asked_max_deliveries call_record_ms batch:int
 -- REPLY now:int taken_at:int expires:int replayed:bool group_created:bool entries dead_lettered:int
 -- REPLY next_due:int scan_from:text still_held:int lease_ms:int own_limit:int group_limit:int clock_name:text
--- REPLY groups:int largest:int
+-- REPLY groups:int largest:int too_many:int
 --
 -- foreign_idle_ms idle time after which a pending entry without a lease may be taken
 -- create_at       ID to create the group at; empty: do not create it
@@ -16,7 +16,7 @@
 -- scan_from       ID at which the scan for pending entries without a lease continues
 -- max_bytes       content after which no further entry is taken
 -- call_record_ms  how long to remember this call
--- few_groups      whether XINFO GROUPS may be asked, which costs more the more groups there are
+-- many_groups     the stream has many groups; they are not counted again
 -- batch           new entries to read at once at first
 -- now, next_due   by the group's clock; next_due is the next due time if nothing was taken
 -- expires         when the lease ends, by the server's clock
@@ -26,6 +26,7 @@
 -- lease_ms        length of the lease, if known
 -- own_limit       max_deliveries of this lease only
 -- groups          how many groups the stream has, if that was asked
+-- too_many        the same, if the group was not created because of it
 -- largest         bytes of content of the largest entry taken
 --
 -- asked_max_deliveries (empty: none) becomes the group's limit if this call creates the group. Otherwise it applies
@@ -41,6 +42,8 @@ local PAGE, FIRST_SCAN, LAST_SCAN, RESUME_SCAN = 100, 20, 1000, 5000
 local FEW_PENDING = 500
 -- New entries read at once at most, which bounds what has to be given back.
 local MAX_BATCH = 10
+-- Groups of a stream up to which a take asks about all of them.
+local FEW_GROUPS = 8
 -- Pages of due members that one call reads, where the first hold mostly stale members.
 local MAX_DUE_PAGES = 10
 -- Entries that one call dead-letters, and bytes of content after which it dead-letters no more.
@@ -80,17 +83,20 @@ local function find_pending(id)
   return not found.err and found[1] or nil
 end
 
--- Returns what XINFO GROUPS says of the group, and the number of groups; nil if Redis refuses, or without the group.
+-- Returns what XINFO GROUPS says of the group; nil if there are many groups, if Redis refuses, or without the group.
+-- And the number of groups.
 local function group_info()
-  local groups = redis.pcall('XINFO', 'GROUPS', stream) -- optional
-  if groups.err then return nil end
-  for _, flat in ipairs(groups) do
-    if flat[2] == group then return map(flat), #groups end
+  local too_many = too_many_groups(stream, FEW_GROUPS)
+  if too_many then return nil, too_many end
+  local found = redis.pcall('XINFO', 'GROUPS', stream) -- optional
+  if found.err then return nil end
+  for _, flat in ipairs(found) do
+    if flat[2] == group then return map(flat), #found end
   end
 end
 
 local info, groups
-if few_groups then info, groups = group_info() end
+if not many_groups then info, groups = group_info() end
 -- How many entries are pending, if few. Otherwise only whether there are any; not by the summary of XPENDING, which
 -- asks each consumer.
 local few_pending = info and info['pending'] <= FEW_PENDING
@@ -100,6 +106,7 @@ if first_pending and first_pending.err then
   if create_at == '' or not string.find(first_pending.err, 'NOGROUP', 1, true) then
     return first_pending
   end
+  if count_groups(stream) >= max_groups then return reply({too_many = count_groups(stream)}) end
   local refused = group_record.refused(group_hash, asked_max_deliveries)
   if refused then return refused end
   redis.call('XGROUP', 'CREATE', stream, group, create_at, 'MKSTREAM')
@@ -123,11 +130,14 @@ if sent_before and sent_before ~= '' then
   for number in string.gmatch(sent_before, '%d+') do did_before[#did_before + 1] = tonumber(number) end
 end
 
-local function last_delivered()
-  for _, flat in ipairs(redis.call('XINFO', 'GROUPS', stream)) do
+-- Whether the group has delivered an entry, or is set behind it. With too many groups it is taken to have: then a
+-- take with an idempotency key that took entries before takes none, rather than others.
+local function has_passed(id)
+  for _, flat in ipairs(groups_up_to(stream, max_groups) or {}) do
     local values = map(flat)
-    if values['name'] == group then return values['last-delivered-id'] end
+    if values['name'] == group then return not beyond(id, values['last-delivered-id']) end
   end
+  return true
 end
 
 -- A group that was just created has delivered nothing before.
@@ -150,7 +160,7 @@ if take_record_ms > 0 and created == 0 then
     end
     -- If the group has yet to deliver these entries, it is another group than at the take, or was set back: the
     -- record does not apply to it.
-    if earliest or not beyond(greatest, last_delivered()) then
+    if earliest or has_passed(greatest) then
       return reply({
         now = now, taken_at = at, expires = (earliest or now) - clock.ahead, replayed = not sent_before,
         group_created = did_before[1] == 1, entries = taken, dead_lettered = did_before[2], scan_from = scan_from,
@@ -351,7 +361,8 @@ local function take_new()
   local new, claimed, due = {}, {}, {}
   for _, entry in ipairs(taken) do claimed[entry[1]] = entry end
   while not enough(count - #new) do
-    local size = math.max(1, math.min(count - #new - #taken, batch, MAX_BATCH))
+    -- Nothing can be given back where the group's counter is not known.
+    local size = info and math.max(1, math.min(count - #new - #taken, batch, MAX_BATCH)) or 1
     local read = redis.call('XREADGROUP', 'GROUP', group, consumer, 'COUNT', size, 'STREAMS', stream, '>')
     local entries, keep_all = read and read[1][2] or {}, false
     for index, entry in ipairs(entries) do
