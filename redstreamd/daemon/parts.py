@@ -109,6 +109,7 @@ def build_parts(settings: Settings, resources: AsyncExitStack) -> Parts:
         max_bytes_in_flight=4 * settings.limits.max_message_bytes,
         max_outbox_bytes=4 * settings.limits.max_message_bytes,
         max_nesting=settings.limits.max_nesting,
+        max_values=settings.limits.max_message_values,
         max_requests_in_flight=settings.limits.max_requests_in_flight,
         max_connections=settings.limits.max_connections,
         # No setting excludes a message.

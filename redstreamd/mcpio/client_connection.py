@@ -38,7 +38,7 @@ from redstreamd.mcpio.lifecycle import Lifecycle, Phase
 from redstreamd.mcpio.limits import Limits
 from redstreamd.mcpio.outbox import Outbox
 from redstreamd.mcpio.peers import UNKNOWN
-from redstreamd.mcpio.session import Session, Task
+from redstreamd.mcpio.session import LONG_MESSAGE, Session, Task
 from redstreamd.policy import Principal
 from redstreamd.stream_io import Receive, nonblocking_receiver, receiver
 
@@ -390,7 +390,12 @@ class ClientConnection:
                     line = lines.pop()
                     if splitter.held:
                         splitter.count()
-                    if not session.take(line, outbox):
+                    if len(line) < LONG_MESSAGE:
+                        taken = session.take(line, outbox)
+                    else:
+                        taken = await session.take_long(line, outbox)
+                        turn.work_for(account)
+                    if not taken:
                         await self._handle(line)
                         if turn.account is not account:
                             turn.work_for(account)

@@ -19,8 +19,8 @@ import msgspec
 from redstreamd.errors.remedies import setting, shortened
 from redstreamd.mcpio.limits import Limits
 from redstreamd.mcpio.undecoded import id_in_beginning, id_in_line, is_response
+from redstreamd.strict_json import LONG, measure_structure, repeated_name
 from redstreamd.strict_json import DuplicateNames as DuplicateNames  # may occur in arguments
-from redstreamd.strict_json import count, measure_structure, repeated_name
 from redstreamd.strict_json import decode as decode_json
 
 RequestId = int | str
@@ -114,7 +114,7 @@ def decode(line: bytes, limits: Limits) -> Message | Batch:
     if problem is not None:
         return Rejection(INVALID_REQUEST, problem, _request_id(id_in_line(line)))
     try:
-        message = decode_json(line.decode())
+        message = decode_json(line)
     except UnicodeDecodeError as exc:
         return Rejection(PARSE_ERROR, f"the message is not valid UTF-8 at byte {exc.start}")
     except json.JSONDecodeError as exc:
@@ -236,18 +236,24 @@ _BETWEEN: Final = (b"},{", b"}, {")
 
 def structure_error(line: bytes, limits: Limits) -> str | None:
     """Return why a line has too many values or is nested too deeply; None if neither."""
-    openings = count(line, b"{") + count(line, b"[")
-    # Of two objects side by side at most one is open at any place.
-    nesting = openings if openings <= limits.max_nesting else openings - sum(map(line.count, _BETWEEN))
-    # A value has a byte at least.
-    if nesting <= limits.max_nesting and (
-        len(line) <= limits.max_values or openings + count(line, b",") <= limits.max_values
-    ):
-        return None
-    # An exact count, which ignores brackets and commas inside strings.
+    if len(line) <= LONG:
+        openings = line.count(b"{") + line.count(b"[")
+        # Of two objects side by side at most one is open at any place.
+        nesting = openings if openings <= limits.max_nesting else openings - sum(map(line.count, _BETWEEN))
+        # A byte counts as three values at most.
+        if nesting <= limits.max_nesting and (
+            3 * len(line) <= limits.max_values
+            or 3 * (openings + line.count(b":")) + line.count(b",") + line.count(b"\\") <= limits.max_values
+        ):
+            return None
+    # An exact count, which ignores what is inside strings.
     values, nesting = measure_structure(line, limits.max_values)
     if values > limits.max_values:
-        return f"the message holds more than {limits.max_values} JSON values"
+        bound = setting("limits.max_message_values")
+        return (
+            f"the message costs more to decode than {limits.max_values} JSON values ({bound}); an array, an "
+            "object or the name of a member counts as three, eight escaped characters as one"
+        )
     if nesting > limits.max_nesting:
         bound = setting("limits.max_nesting")
         return f"the message is nested more than {limits.max_nesting} levels deep ({bound})"

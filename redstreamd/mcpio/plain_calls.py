@@ -59,7 +59,7 @@ def decode(line: bytes, limits: Limits) -> PlainCall | None:
     size, deepest = len(line), limits.max_nesting
     # What is opened is closed, so a short line is not deep.
     is_deep = size > 2 * deepest and count(line, b"{") + count(line, b"[") > deepest
-    if (is_deep or size > limits.max_values) and structure_error(line, limits):
+    if (is_deep or 3 * size > limits.max_values) and structure_error(line, limits):
         return None
     try:
         message = _decode(line)

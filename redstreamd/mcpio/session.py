@@ -38,6 +38,7 @@ from redstreamd.mcpio.jsonrpc import (
 )
 from redstreamd.mcpio.kernels import DirectPath, Kernel, Kernels
 from redstreamd.mcpio.limits import Limits
+from redstreamd.mcpio.plain_calls import PlainCall
 from redstreamd.mcpio.requests_in_flight import RequestsInFlight
 from redstreamd.policy import Principal
 
@@ -45,6 +46,8 @@ from redstreamd.policy import Principal
 # in bytes is for their lines together.
 MAX_EARLY_NOTIFICATIONS: Final = 8
 MAX_EARLY_BYTES: Final = 64 * 1024
+#: Messages of so many bytes are decoded and served in two steps: an ASCII text of 4 MiB takes 4 ms in each.
+LONG_MESSAGE: Final = 65_536
 
 # Requests that are handled one after the other, in order of arrival: one undoes the other.
 _ORDERED_METHODS: Final = frozenset({"resources/subscribe", "resources/unsubscribe"})
@@ -150,10 +153,24 @@ class Session:
         """
         if self._direct_path is None or self.draining.is_set():
             return False
-        call = plain_calls.decode(message, self.limits)
-        if call is None or (call.era is not self._era and not self._settles(call.era)):
+        return self._take(plain_calls.decode(message, self.limits), len(message), sink)
+
+    async def take_long(self, message: bytes, sink: Sink) -> bool:
+        """Serve a long message as `take` does, in two steps, between which others are served."""
+        if self._direct_path is None or self.draining.is_set():
             return False
-        exchange = Exchange(self, call.id, "tools/call", None, len(message), sink, call.progress_token)
+        call = plain_calls.decode(message, self.limits)
+        await trio.lowlevel.checkpoint()
+        return not self.draining.is_set() and self._take(call, len(message), sink)
+
+    def _take(self, call: PlainCall | None, size: int, sink: Sink) -> bool:
+        if (
+            self._direct_path is None
+            or call is None
+            or (call.era is not self._era and not self._settles(call.era))
+        ):
+            return False
+        exchange = Exchange(self, call.id, "tools/call", None, size, sink, call.progress_token)
         if not self.in_flight.add(exchange):
             return False
         if not self._direct_path(exchange, call):
@@ -177,6 +194,8 @@ class Session:
             sink: Where answers go, and notifications that belong to a request.
         """
         decoded = jsonrpc.decode(message, self.limits)
+        if len(message) >= LONG_MESSAGE:
+            await trio.lowlevel.checkpoint()
         if not isinstance(decoded, Batch):
             await self._handle(decoded, len(message), sink)
         elif self._kernel is None or not self._kernel.takes_batches:

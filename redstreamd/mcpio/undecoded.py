@@ -13,6 +13,8 @@ from typing import Any, Final
 
 #: One token, whitespace before it included; a string is whole, another scalar may be cut at the end.
 _TOKEN: Final = re.compile(rb'[ \t\r\n]*([{}\[\],:]|"(?:[^"\\]|\\.)*"|[^][{},:" \t\r\n]+)', re.DOTALL)
+#: What leads up to the next bracket that is not inside a string, and that bracket.
+_BRACKET: Final = re.compile(rb'(?:[^][{}"]|"(?:[^"\\]|\\.)*")*([][{}])', re.DOTALL)
 _CLOSING: Final = {b"{": b"}", b"[": b"]"}
 
 # The id at the end of a line, beside the member that clients write after it.
@@ -74,7 +76,7 @@ def _read_members(beginning: bytes) -> Iterator[tuple[str, Any]]:
     # Of the object itself: what may come next, and the name of the member that is read.
     expected, name = b"{", ""
     position = 0
-    while match := _TOKEN.match(beginning, position):
+    while match := (_BRACKET if closing[1:] else _TOKEN).match(beginning, position):
         token, position = match[1], match.end()
         if closing[1:]:
             # Inside of a member's value only brackets matter.

@@ -217,10 +217,10 @@ class LimitsSettings:
             ge=65_536,
             le=268_435_456,
             description="The largest message in bytes, such as a call with 100 entries of 80 kB each; a "
-            "larger one is skipped and answered with an error. So is a message of more than 100,000 "
-            "JSON values.",
+            "larger one is skipped and answered with an error. To decode 4 MiB takes 10 ms in two "
+            "steps, between which others are served.",
         ),
-    ] = 8 * 1024 * 1024
+    ] = 4 * 1024 * 1024
     max_requests_in_flight: Annotated[
         int,
         Meta(
@@ -327,6 +327,17 @@ class LimitsSettings:
             "trimmed or deleted, and the answer says so.",
         ),
     ] = 256
+    max_message_values: Annotated[
+        int,
+        Meta(
+            ge=1_000,
+            le=100_000_000,
+            description="The most JSON values in a message. They take about 0.3 µs each, which holds up all "
+            "other clients: 5 ms by default. An array, an object or the name of a member counts as three "
+            "values, eight escaped characters as one: there is room for 12,000 numbers, for 3,000 members, "
+            "or for a text of several MiB.",
+        ),
+    ] = 12_000
 
 
 @attrs.frozen(kw_only=True)

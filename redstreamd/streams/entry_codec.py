@@ -179,7 +179,7 @@ def encode_fields(members: Mapping[str, Any], stamp: Stamp) -> dict[str, str]:
             fields[field] = value
         else:
             as_json.append(name)
-            fields[field] = msgspec.json.encode(value).decode()
+            fields[field] = str(value) if kind is int else msgspec.json.encode(value).decode()
     fields[_VERSION] = _FORMAT
     if as_json:
         fields[JSON_NAMES] = msgspec.json.encode(as_json).decode()

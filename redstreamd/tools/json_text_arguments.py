@@ -94,7 +94,7 @@ class Reader:
         data = text.encode("utf-8", "surrogatepass")
         values, nesting = strict_json.measure_structure(data, self.values_left)
         if values > self.values_left:
-            return "which holds too many values"
+            return f"which holds too many values ({setting('limits.max_message_values')})"
         if nesting + depth > self.max_nesting:
             bound = setting("limits.max_nesting")
             return f"which makes the message more than {self.max_nesting} levels deep ({bound})"

@@ -110,6 +110,7 @@ class Toolbox(Generic[BusT]):
         default_wait_seconds: float = 20.0,
         check_rate: CheckRate | None = None,
         max_nesting: int = strict_json.MAX_NESTING,
+        max_values: int = strict_json.MAX_VALUES,
     ) -> None:
         """Offer the tools of the profiles.
 
@@ -126,6 +127,7 @@ class Toolbox(Generic[BusT]):
             default_wait_seconds: See `Rules`.
             check_rate: See `Rules`.
             max_nesting: How deep a message may be, including values given as JSON text.
+            max_values: How many JSON values such texts may hold, as `strict_json.measure_structure` counts.
         """
         self.timeout_seconds = timeout_seconds
         self._registry = registry
@@ -135,6 +137,7 @@ class Toolbox(Generic[BusT]):
         self.rules = Rules(bus, authorise, admit, on_ended, timeout_seconds, default_wait_seconds, check_rate)
         self._offered = registry.for_profiles(self._profiles)
         self._max_nesting = max_nesting
+        self._max_values = max_values
         self.prepared = _Made(self._prepare)
         self._structure = _Made(self._structurer)
         # What was found right, by principal, tool and names; the oldest is forgotten first.
@@ -265,7 +268,9 @@ class Toolbox(Generic[BusT]):
         self._permitted.clear()
 
     def _structurer(self, name: str) -> Structurer[Any]:
-        return Structurer(self._offered.get(name).arguments, max_nesting=self._max_nesting)
+        return Structurer(
+            self._offered.get(name).arguments, max_nesting=self._max_nesting, max_values=self._max_values
+        )
 
     def _prepare(self, name: str) -> Prepared:
         tool = self._offered.get(name)
@@ -365,4 +370,5 @@ def toolbox_over(
         default_wait_seconds=bus.settings.tools.default_wait_seconds,
         check_rate=check_rate,
         max_nesting=bus.settings.limits.max_nesting,
+        max_values=bus.settings.limits.max_message_values,
     )
