@@ -5,6 +5,7 @@ from __future__ import annotations
 import zlib
 from collections import Counter
 from collections.abc import Callable, Hashable, Mapping, Sequence
+from contextlib import nullcontext
 from itertools import zip_longest
 from typing import Any, Literal
 
@@ -12,6 +13,7 @@ import msgspec
 import trio
 
 from redstreamd import strict_json
+from redstreamd.admission.turns import next_turn
 from redstreamd.errors import BusError, Code
 from redstreamd.redisio.client import Redis
 from redstreamd.redisio.reply_parsing import RawEntry
@@ -29,7 +31,7 @@ from redstreamd.streams.waiting import Look, Places, ReadResult, Wait
 #: With a filter: the size at which a reply ends early, and the replies of one call, for large entries. It
 #: takes a millisecond to read one.
 _SCANNED_BYTES, _MAX_REPLIES = 131_072, 64
-#: Replies that are asked for at a time, of all calls with a filter together: other replies wait behind them.
+#: Replies that are asked for at a time, of all reads with a filter together: other replies wait behind them.
 _SCANS_AT_ONCE = 2
 
 Direction = Literal["forward", "backward"]
@@ -191,6 +193,7 @@ class Reader:
         wanted: Mapping[str, Any] | None,
         *,
         forward: bool,
+        is_wait: bool = False,
     ) -> Page:
         if not wanted:
             batch = await self._pages.read(
@@ -201,8 +204,10 @@ class Reader:
         scanned = replies = 0
         matches = _matcher(wanted)
         while scanned < self._max_scanned and replies < _MAX_REPLIES:
-            # Those who wait for the semaphore take turns: it is given up after each reply.
-            async with self._scanning:
+            if replies:
+                await next_turn()
+            # Those who want to read take turns, for one reply each. Waits share their reads.
+            async with nullcontext() if is_wait else self._scanning:
                 batch = await self._pages.read(
                     stream,
                     first,
@@ -211,7 +216,6 @@ class Reader:
                     max_bytes=_SCANNED_BYTES,
                     forward=forward,
                 )
-                await trio.lowlevel.checkpoint()
             for entry in batch.entries:
                 at = entry.id
                 if matches(entry):
@@ -328,7 +332,7 @@ class Reader:
         async def after(stream: str) -> Page:
             async with explain_errors(self._redis, stream):
                 at = positions[stream]
-                return await self._page(stream, f"({at}", "+", at, count, wanted, forward=True)
+                return await self._page(stream, f"({at}", "+", at, count, wanted, forward=True, is_wait=True)
 
         pages = await gather(after, streams)
         entries = {stream: page.entries for stream, page in pages.items()}

@@ -265,19 +265,19 @@ def test_no_setting_of_the_limit_exhausts_the_stack() -> None:
 )
 def test_brackets_in_strings_are_no_nesting(tricky: str) -> None:
     text = '{"jsonrpc":"2.0","id":1,"method":"a","params":{"p":["' + tricky + '","' + tricky + '"]}}'
-    assert isinstance(decode(text, Limits(max_nesting=3, max_values=20)), Request)
-    assert refused(text, Limits(max_nesting=2, max_values=20)) == (INVALID, 1)
+    assert isinstance(decode(text, Limits(max_nesting=3, max_values=50)), Request)
+    assert refused(text, Limits(max_nesting=2, max_values=50)) == (INVALID, 1)
 
 
 def test_values_are_accepted_up_to_the_limit_and_refused_beyond() -> None:
     def message(count: int) -> str:
         return '{"jsonrpc":"2.0","id":1,"method":"a","params":{"p":[' + ",".join(["1"] * count) + "]}}"
 
-    # Three commas and three brackets are the message's own.
+    # Three commas, three brackets and five names are the message's own.
     limits = Limits(max_values=100)
-    assert isinstance(decode(message(95), limits), Request)
-    assert refused(message(96), limits) == (INVALID, 1)
-    assert "more than 100 JSON values" in str(decode(message(96), limits))
+    assert isinstance(decode(message(74), limits), Request)
+    assert refused(message(75), limits) == (INVALID, 1)
+    assert "than 100 JSON values (limits.max_message_values" in str(decode(message(75), limits))
 
 
 @pytest.mark.parametrize(

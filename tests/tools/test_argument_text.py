@@ -157,7 +157,7 @@ def test_plain_text_has_nothing_that_i_json_excludes_but_numbers(value: Any, asc
 @pytest.mark.parametrize(
     "text",
     [
-        *(b'"\\u003a"', b'"\\ud800"', b'"\xed\xa0\x80"', b'"\xff"', b'"\xc3"', b'"\\\\u0041"'),
+        *(b'"\\u003a"', b'"\\ud800"', b'"\\\\u0041"'),
         *('"\uffff"'.encode(), '"\ufdd0"'.encode(), '{"\U0001fffe":1}'.encode()),
     ],
 )

@@ -226,8 +226,8 @@ def test_a_text_may_be_nested_as_deeply_as_the_same_value_in_its_place(levels: i
 @pytest.mark.parametrize("pieces", [1, 7, 100])
 def test_all_texts_of_a_call_together_hold_so_many_values_and_no_more(pieces: int) -> None:
     each_holds = MAX_VALUES // pieces
-    # The entry, its list and the commas in it.
-    text = '{"a":[' + "0," * (each_holds - 2) + "0]}"
+    # The entry, its list and the name count as three each, and each comma as one.
+    text = '{"a":[' + "0," * (each_holds - 9) + "0]}"
     assert len(add([text] * pieces)) == pieces
     too_many = '{"a":[' + "0," * (each_holds + pieces) + "0]}"
     assert "too many values" in why_not([text] * (pieces - 1) + [too_many])

@@ -1,0 +1,163 @@
+"""What Redis does for one call does not grow with the groups of a stream, its consumers, or the streams.
+
+Redis's own time is compared, as it counts it itself, between a few and very many in the same run.
+"""
+
+from __future__ import annotations
+
+import statistics
+from collections.abc import Awaitable, Callable
+
+import attrs
+import pytest
+
+from redstreamd.errors import BusError, Code
+from redstreamd.settings import LimitsSettings, Settings
+from redstreamd.streams.bus import Bus
+from redstreamd.streams.entry_codec import Stamp
+from redstreamd.streams.leases import Action, Take
+from redstreamd.streams.plans import run_plan
+from tests.support.buses import ON_REDIS
+from tests.support.servers import Server
+
+_FEW, _MANY, _ROUNDS = 10, 10_000, 15
+
+
+def _microseconds(server: Server) -> int:
+    """Redis's own time for scripts and commands since it began."""
+    counted = 0
+    for line in server.command("INFO", "commandstats").decode().splitlines():
+        name, _, figures = line.partition(":")
+        # What a script calls is counted as the script's, too.
+        if name in ("cmdstat_evalsha", "cmdstat_xadd", "cmdstat_xpending", "cmdstat_scan"):
+            counted += int(figures.partition("usec=")[2].partition(",")[0])
+    return counted
+
+
+async def _cost(server: Server, call: Callable[[], Awaitable[object]]) -> float:
+    """Return Redis's time for one call in microseconds: the median of many."""
+    took = []
+    for number in range(_ROUNDS + 3):
+        before = _microseconds(server)
+        await call()
+        # The first ones load the script and learn the number of groups.
+        if number >= 3:
+            took.append(_microseconds(server) - before)
+    return statistics.median(took)
+
+
+def _take(group: str = "g1") -> Take:
+    return Take("s", group, "c", 1, 60.0, None, None)
+
+
+async def _take_and_delete(bus: Bus) -> None:
+    work = await bus.work.take(_take(), "p")
+    assert work.lease is not None
+    lease = bus.work.read_lease(work.lease, "p")
+    await run_plan(bus.redis, bus.work.plan_settle(lease, Action.DONE, delete=True))
+
+
+_CALLS: dict[str, Callable[[Bus], Awaitable[object]]] = {
+    "add": lambda bus: bus.publisher.add("s", [{"a": 1}, {"a": 2}], Stamp(), idempotency_key=None),
+    "add and trim by length": lambda bus: bus.publisher.add("s", [{"a": 1}], Stamp(), max_length=3),
+    "add and trim by age": lambda bus: bus.publisher.add("s", [{"a": 1}], Stamp(), max_age_seconds=0.001),
+    "take": lambda bus: bus.work.take(_take(), "p"),
+    "take and delete": _take_and_delete,
+    "pending": lambda bus: run_plan(bus.redis, bus.pending.plan_page("s", "g1")),
+    "describe": lambda bus: bus.streams.info("s"),
+    "position": lambda bus: bus.lister.position("s"),
+    "create a group that exists": lambda bus: run_plan(bus.redis, bus.work.plan_create_group("s", "g1", "0")),
+}
+
+
+@ON_REDIS
+async def test_no_call_takes_redis_longer_because_a_stream_has_many_groups(bus: Bus, server: Server) -> None:
+    server.commands(*[("XADD", "s", f"{number}-1", "a", "b") for number in range(1, 2_001)])
+    costs: dict[int, dict[str, float]] = {_FEW: {}, _MANY: {}}
+    made = 0
+    for groups, found in costs.items():
+        server.commands(*[("XGROUP", "CREATE", "s", f"g{number}", "0") for number in range(made, groups)])
+        made = groups
+        for name, call in _CALLS.items():
+            found[name] = await _cost(server, lambda call=call: call(bus))  # type: ignore[misc]
+    few, many = costs.values()
+    # 2, and what a timer of microseconds cannot tell.
+    slower = {name: (few[name], many[name]) for name in _CALLS if many[name] > 2 * few[name] + 10}
+    assert not slower
+
+
+@ON_REDIS
+async def test_no_call_takes_redis_longer_because_a_group_has_many_consumers(
+    bus: Bus, server: Server
+) -> None:
+    server.commands(*[("XADD", "s", f"{number}-1", "a", "b") for number in range(1, 2_001)])
+    server.command("XGROUP", "CREATE", "s", "g1", "0")
+    costs: dict[int, dict[str, float]] = {_FEW: {}, _MANY: {}}
+    made = 0
+    for consumers, found in costs.items():
+        server.commands(
+            *[("XGROUP", "CREATECONSUMER", "s", "g1", f"c{number}") for number in range(made, consumers)]
+        )
+        made = consumers
+        for name, call in _CALLS.items():
+            found[name] = await _cost(server, lambda call=call: call(bus))  # type: ignore[misc]
+    few, many = costs.values()
+    slower = {name: (few[name], many[name]) for name in _CALLS if many[name] > 2 * few[name] + 10}
+    assert not slower
+
+
+@pytest.mark.settings(Settings(limits=LimitsSettings(max_groups_per_stream=3)))
+async def test_a_stream_gets_as_many_groups_as_it_may_have_and_no_more(bus: Bus, server: Server) -> None:
+    for number in range(3):
+        await run_plan(bus.redis, bus.work.plan_create_group("s", f"g{number}", "0"))
+    for create in (
+        run_plan(bus.redis, bus.work.plan_create_group("s", "more", "0")),
+        bus.work.take(attrs.evolve(_take("more"), create_at="0"), "p"),
+    ):
+        with pytest.raises(BusError) as refused:
+            await create
+        assert refused.value.code is Code.TOO_LARGE
+        assert "limits.max_groups_per_stream" in refused.value.cause
+    assert len(server.command("XINFO", "GROUPS", "s")) == 3
+    # One that exists is no new one.
+    assert not (await run_plan(bus.redis, bus.work.plan_create_group("s", "g1", "0"))).created
+    assert not (await bus.work.take(attrs.evolve(_take(), create_at="0"), "p")).taken.group_created
+    # Other streams have their own.
+    assert (await run_plan(bus.redis, bus.work.plan_create_group("t", "more", "0"))).created
+
+
+@pytest.mark.settings(Settings(limits=LimitsSettings(max_groups_per_stream=3)))
+async def test_where_other_programs_made_too_many_groups_everything_is_kept_and_said_to_be(
+    bus: Bus, server: Server
+) -> None:
+    server.commands(*[("XGROUP", "CREATE", "s", f"g{number}", "0", "MKSTREAM") for number in range(9)])
+    await bus.publisher.add("s", [{"n": n} for n in range(5)], Stamp())
+    added = await bus.publisher.add("s", [{"n": 5}], Stamp(), max_length=2)
+    assert server.command("XLEN", "s") == 6
+    assert added.kept_for == "one of 9 groups, which are too many to be asked"
+    work = await bus.work.take(_take(), "p")
+    lease = bus.work.read_lease(str(work.lease), "p")
+    settled = await run_plan(bus.redis, bus.work.plan_settle(lease, Action.DONE, delete=True))
+    assert settled.kept_for == added.kept_for
+    assert server.command("XLEN", "s") == 6
+
+
+async def test_of_many_groups_each_keeps_its_work_however_often_they_are_asked(
+    bus: Bus, server: Server
+) -> None:
+    """With more than 16 groups the adds that come soon after another do not ask them, and trim nothing."""
+    groups = 40
+    server.commands(*[("XGROUP", "CREATE", "s", f"g{number}", "0", "MKSTREAM") for number in range(groups)])
+    first = (await bus.publisher.add("s", [{"n": n} for n in range(10)], Stamp())).ids
+    for number in range(groups):
+        server.command("XREADGROUP", "GROUP", f"g{number}", "c", "COUNT", 10, "STREAMS", "s", ">")
+        # One group has one entry left.
+        done = first if number != 20 else first[:3] + first[4:]
+        server.command("XACK", "s", f"g{number}", *done)
+    kept: set[str | None] = set()
+    for _ in range(100):
+        kept.add((await bus.publisher.add("s", [{"n": 1}], Stamp(), max_length=5)).kept_for)
+    # What nobody needs any more is gone, what one group has pending is not.
+    (oldest,) = server.command("XRANGE", "s", "-", "+", "COUNT", 1)
+    assert oldest[0].decode() == first[3]
+    assert kept == {"g20"}
