@@ -98,6 +98,14 @@ def brief(found: Beside) -> str:
     )
 
 
+def table_row(found: Beside) -> str:
+    """Return the line of the table in docs/reliability.md."""
+    _, peak, left = (each / MIB for each in found.memory)
+    served = f"{found.attack['answers'] / found.attack['seconds']:,.0f}"
+    cells = [found.row.name, found.row.does, _ms(found.polite.p50()), _ms(found.polite.p99())]
+    return f"| {' | '.join([*cells, f'{peak:.0f}, {left:.0f}', served])} |"
+
+
 def main() -> None:
     """Measure the rows that are asked for."""
     parser = argparse.ArgumentParser(
@@ -112,6 +120,7 @@ def main() -> None:
     parser.add_argument("--full", action="store_true")
     parser.add_argument("--valkey", action="store_true")
     parser.add_argument("--brief", action="store_true")
+    parser.add_argument("--table", action="store_true")
     parser.add_argument("--first", action="store_true")
     parser.add_argument("--set", action="append", default=[])
     options = parser.parse_args()
@@ -136,12 +145,17 @@ def main() -> None:
             field = Field(server, daemon)
             field.prepare()
             baseline = field.alone(min(3.0, options.seconds))
-            if row is rows[0] or not options.brief:
+            if row is rows[0] or not (options.brief or options.table):
                 print("\n".join(_polite("polite alone", baseline)), flush=True)
             found = field.beside(row, options.seconds, full=options.full, profile=options.profile)
             field.judge()
             reached += not found.shortfalls()
-            print(brief(found) if options.brief else "\n".join(report(found, baseline)), flush=True)
+            if options.table:
+                print(table_row(found), flush=True)
+            elif options.brief:
+                print(brief(found), flush=True)
+            else:
+                print("\n".join(report(found, baseline)), flush=True)
     if len(rows) > 1:
         print(f"{reached} of {len(rows)} rows reach their goals")
     sys.exit(reached < len(rows))

@@ -5,9 +5,10 @@
 SPECIFICATION is a JSON file: `crowds`, each with the fields of `rows.Crowd`, and `flood`, with `command` (for
 Redis, bytes as latin-1), `at_once` and `every` (seconds), or null. It needs only the standard library.
 
-It prints "ready" once every connection is open and has sent what its socket takes, and goes on until its
-standard input ends. Then it prints one line of JSON about what it did since the last byte of that input. A
-connection that the daemon closes is opened again a tenth of a second later.
+It prints "ready" once every connection is open, has sent what its socket takes and, where the crowd
+`settles`, has its answers. It goes on until its standard input ends. Then it prints one line of JSON about
+what it did since the last byte of that input. A connection that the daemon closes is opened again a tenth of a
+second later.
 """
 
 import heapq
@@ -23,8 +24,9 @@ from typing import Any
 _AGAIN_SECONDS = 0.1
 _BATCH_BYTES = 1 << 18
 _READ_BYTES = 1 << 18
-#: Until an attack counts as begun, even if not everything could be sent.
-_READY_SECONDS = 3.0
+#: Until an attack counts as begun: at the earliest; even if not everything could be sent; even if answers are
+#: missing that are waited for.
+_LEAST_SECONDS, _READY_SECONDS, _SETTLED_SECONDS = 0.3, 3.0, 30.0
 _ERRORS = b'"isError":true', b'"error":{'
 _TAIL = max(map(len, _ERRORS)) - 1
 
@@ -175,10 +177,19 @@ class Attack:
             self.command = self.flood["command"].encode("latin-1") * self.flood["at_once"]
             self.awaited = 0
             self.due = time.monotonic()
+        self.awaited_answers = 0
         for crowd in specification["crowds"]:
+            if crowd["settles"]:
+                self.awaited_answers += crowd["connections"] * crowd["depth"]
             crowd["lines"] = [line.encode("latin-1").split(b"@ID@") for line in crowd["lines"]]
             for number in range(crowd["connections"]):
                 Connection(self, crowd | {"first_line": number})
+
+    def has_begun(self, seconds: float) -> bool:
+        """Return whether the attack counts as begun, that long after its start."""
+        if self.totals.answers < self.awaited_answers:
+            return seconds > _SETTLED_SECONDS
+        return seconds > _READY_SECONDS or (not self.wanting and seconds > _LEAST_SECONDS)
 
     def register(self, connection: Connection) -> None:
         assert connection.socket is not None
@@ -270,7 +281,7 @@ def main() -> None:
     attack = Attack(sys.argv[1], sys.argv[2], specification)
     attack.epoll.register(0, select.EPOLLIN)
     began = time.monotonic()
-    while time.monotonic() < began + _READY_SECONDS and (attack.wanting or time.monotonic() < began + 0.3):
+    while not attack.has_begun(time.monotonic() - began):
         attack.turn(time.monotonic() + 0.05)
     print("ready", flush=True)
     while attack.counting:

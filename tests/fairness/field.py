@@ -129,7 +129,7 @@ class Field:
         Path(f"/proc/{pid}/clear_refs").write_text("5", "ascii")
         pids = dict(zip(("daemon", "Redis"), self._pids, strict=True))
         with contextlib.ExitStack() as stack:
-            attacker = stack.enter_context(attacking(self, row))
+            (attacker,) = stack.enter_context(attacking(self, row))
             pids["attacker"] = attacker.process.pid
             profiled = stack.enter_context(loop_profile.profiled(pid, seconds)) if profile else None
             began, all_before = time.monotonic(), busy_seconds()
@@ -240,6 +240,12 @@ class Attacker:
 
     process: subprocess.Popen[bytes]
 
+    def wait_begun(self) -> None:
+        """Return once it has sent what its connections take."""
+        assert self.process.stdout is not None
+        if self.process.stdout.readline() != b"ready\n":
+            raise RuntimeError("the attacker could not begin")
+
     def count(self) -> None:
         """Let it count from now on."""
         assert self.process.stdin is not None
@@ -256,28 +262,26 @@ class Attacker:
 
 
 @contextlib.contextmanager
-def attacking(field: Field, row: Row) -> Iterator[Attacker]:
-    """Run the attacker of a row for the block; it has begun when the block does."""
+def attacking(field: Field, *rows: Row) -> Iterator[list[Attacker]]:
+    """Run the attackers of some rows for the block; all have begun when the block does."""
+    with contextlib.ExitStack() as stack:
+        attackers = [stack.enter_context(_started(field, row)) for row in rows]
+        for attacker in attackers:
+            attacker.wait_begun()
+        yield attackers
+
+
+@contextlib.contextmanager
+def _started(field: Field, row: Row) -> Iterator[Attacker]:
     with tempfile.NamedTemporaryFile("w", encoding="utf-8") as file:
         json.dump({"crowds": list(map(_crowd, row.crowds())), "flood": row.flood and _flood(row.flood)}, file)
         file.flush()
         process = subprocess.Popen(
-            [
-                sys.executable,
-                "-I",
-                "-S",
-                HERE / "attacker.py",
-                field.daemon.path,
-                field.server.path,
-                file.name,
-            ],
+            [*_python("attacker.py"), field.daemon.path, field.server.path, file.name],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
         )
         try:
-            assert process.stdout is not None
-            if process.stdout.readline() != b"ready\n":
-                raise RuntimeError("the attacker could not begin")
             yield Attacker(process)
         finally:
             process.kill()

@@ -37,6 +37,7 @@ class Crowd:
         reads: Whether it takes the answers.
         repeats: Whether each answer is followed by another line.
         gap: Seconds from an answer to the line that follows it.
+        settles: Whether the attack begins only when all that they sent is answered.
         leaves: Whether it closes the connection once everything is sent, and comes again.
     """
 
@@ -46,6 +47,7 @@ class Crowd:
     reads: bool = True
     repeats: bool = True
     gap: float = 0.0
+    settles: bool = False
     leaves: bool = False
 
 
@@ -206,11 +208,11 @@ def _hostile() -> Sequence[Crowd]:
             depth=4,
             gap=0.02,
         ),
-        Crowd([nested], gap=0.05),
+        Crowd([nested], gap=0.1),
         Crowd([ping], depth=8, gap=0.02),
         Crowd(huge, depth=4, gap=0.02),
-        # A thousand connections a second, with half a message each.
-        Crowd([call("stream_list")[:50]], connections=100, leaves=True),
+        # 200 connections a second, with half a message each.
+        Crowd([call("stream_list")[:50]], connections=20, leaves=True),
     ]
 
 
@@ -312,7 +314,7 @@ ROWS: Sequence[Row] = (
     Row(
         "54",
         "4,096 connections of one process, idle after a ping",
-        lambda: [Crowd([line("ping", {}, 1)], 4096, repeats=False)],
+        lambda: [Crowd([line("ping", {}, 1)], 4096, repeats=False, settles=True)],
         also=[Promise.STATUS],
     ),
     Row(

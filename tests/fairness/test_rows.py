@@ -51,13 +51,13 @@ def baseline(field: Field) -> Baseline:
     return Baseline([field.alone(1.0)])
 
 
-@pytest.mark.parametrize("seconds", counts(2, ci=4, full=30))
+@pytest.mark.parametrize("seconds", counts(1.5, ci=4, full=30))
 @pytest.mark.parametrize("row", [pytest.param(row, id=row.name) for row in ROWS])
 def test_a_polite_client_is_served_beside(
-    row: Row, seconds: int, field: Field, baseline: Baseline, record_property: Callable[[str, object], None]
+    row: Row, seconds: float, field: Field, baseline: Baseline, record_property: Callable[[str, object], None]
 ) -> None:
     baseline.runs.append(field.alone(0.3))
-    found = field.beside(row, seconds, full=seconds > 2)
+    found = field.beside(row, seconds, full=seconds >= 4)
     record_property(FIGURE, brief(found))
     field.judge()
     alone = baseline.all()

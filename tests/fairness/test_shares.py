@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import statistics
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -57,11 +56,8 @@ def _client(number: int, connections: int, depth: int) -> Row:
 
 def _measure(field: Field, demands: Sequence[tuple[int, int]], seconds: float, *, polite: bool) -> Shares:
     pid = field.daemon.process.pid
-    with contextlib.ExitStack() as stack:
-        clients = [
-            stack.enter_context(attacking(field, _client(number, *demand)))
-            for number, demand in enumerate(demands)
-        ]
+    rows = [_client(number, *demand) for number, demand in enumerate(demands)]
+    with attacking(field, *rows) as clients:
         used = cpu_seconds(pid)
         for client in clients:
             client.count()

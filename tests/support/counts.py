@@ -21,11 +21,11 @@ def long(test: Callable[..., Any]) -> Callable[..., Any]:
     return test
 
 
-def counts(quick: int, *, ci: int, full: int) -> list[Any]:
+def counts(quick: float, *, ci: float, full: float) -> list[Any]:
     """Return the values of a parameter that says how often something is done.
 
     Args:
-        quick: How often in `make test`.
+        quick: How often, or for how many seconds, in `make test`.
         ci: How often in `make soak-ci`; at most 25 for faults that are repeated one after the other.
         full: How often in `make soak`.
     """
