@@ -7,8 +7,8 @@ Redis, bytes as latin-1), `at_once` and `every` (seconds), or null. It needs onl
 
 It prints "ready" once every connection is open, has sent what its socket takes and, where the crowd
 `settles`, has its answers. It goes on until its standard input ends. Then it prints one line of JSON about
-what it did since the last byte of that input. A connection that the daemon closes is opened again a tenth of a
-second later.
+what it did since the last byte of that input. A connection that the daemon closes is opened again a tenth of
+a second later.
 """
 
 import heapq
