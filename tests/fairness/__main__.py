@@ -74,18 +74,18 @@ def report(found: Beside, baseline: Polite) -> list[str]:
     memory = f"before {before:.0f}, most {peak:.0f}, afterwards {left:.0f} MiB"
     lines.append(f"  memory: {memory}; went on working for {found.rest_seconds:.1f} s")
     lines += [f"  {share:5.0%} {name}" for share, name in found.frames]
-    short, fair = found.shortfalls(), found.shortfalls(fair=True)
+    short, fair = found.shortfalls(baseline), found.shortfalls(baseline, fair=True)
     verdict = "goal reached" if not short else "goal NOT reached: " + "; ".join(short)
     if short and not fair:
         verdict += " (reached without waiting for a core)"
     return [*lines, f"{found.row.name}: {verdict}"]
 
 
-def brief(found: Beside) -> str:
+def brief(found: Beside, baseline: Polite) -> str:
     """Return one line."""
     polite = found.polite
     before, peak, left = (each / MIB for each in found.memory)
-    short, fair = found.shortfalls(), found.shortfalls(fair=True)
+    short, fair = found.shortfalls(baseline), found.shortfalls(baseline, fair=True)
     verdict = "ok" if not short else ("ok but for cores" if not fair else "NOT reached")
     cores = "/".join(f"{each:.2f}" for each in found.cores.values())
     rate = found.attack["answers"] / found.attack["seconds"]
@@ -149,11 +149,11 @@ def main() -> None:
                 print("\n".join(_polite("polite alone", baseline)), flush=True)
             found = field.beside(row, options.seconds, full=options.full, profile=options.profile)
             field.judge()
-            reached += not found.shortfalls()
+            reached += not found.shortfalls(baseline)
             if options.table:
                 print(table_row(found), flush=True)
             elif options.brief:
-                print(brief(found), flush=True)
+                print(brief(found, baseline), flush=True)
             else:
                 print("\n".join(report(found, baseline)), flush=True)
     if len(rows) > 1:

@@ -24,6 +24,11 @@ def quantile(values: Sequence[float], share: float) -> float:
     return ordered[int((len(ordered) - 1) * share)] * 1e3 if ordered else float("nan")
 
 
+#: Beside a light attacker: so many times what the polite client took alone, or longer by a turn of the loop.
+LIGHT_TIMES: Final = 2.0
+LONGEST_TURN: Final = 5.0
+
+
 @attrs.frozen
 class Polite:
     """What the polite client saw.
@@ -89,14 +94,16 @@ class Beside:
     broken: Sequence[str]
     frames: Sequence[tuple[float, str]]
 
-    def shortfalls(
-        self,
-        *,
-        fair: bool = False,
-        p50: Sequence[float] = GOALS_P50,
-        p99: Sequence[float] = GOALS_P99,
-    ) -> list[str]:
-        """Return what of the goals is not reached, with these bounds of the times in milliseconds."""
+    def shortfalls(self, alone: Polite, *, fair: bool = False, times: float = 0.0) -> list[str]:
+        """Return what of the goals is not reached.
+
+        Args:
+            alone: What the polite client saw alone.
+            fair: Compare the times without what was waited for a core.
+            times: Allow so many times what the polite client took alone, if that is more than the goal.
+        """
+        p50 = _or_more(GOALS_P50, alone.p50(), times)
+        p99 = _or_more(goals_p99(self.row, alone), alone.p99(), 0.0 if self.row.is_light else times)
         short = [
             f"{kind} {name} {value:.1f} ms > {goal:.3g}"
             for name, values, goals in (
@@ -117,6 +124,17 @@ class Beside:
         if left > allowed_left(before):
             short.append(f"memory afterwards {left / MIB:.0f} MiB > {allowed_left(before) / MIB:.0f}")
         return short
+
+
+def _or_more(goals: Sequence[float], alone: Sequence[float], times: float) -> list[float]:
+    return [max(goal, times * each) for goal, each in zip(goals, alone, strict=True)]
+
+
+def goals_p99(row: Row, alone: Polite) -> Sequence[float]:
+    """Return the goals of the 99th percentiles beside the attacker of a row, in milliseconds."""
+    if row.is_light:
+        return [max(LIGHT_TIMES * each, each + LONGEST_TURN) for each in alone.p99()]
+    return GOALS_P99
 
 
 def allowed_left(before: float) -> float:
