@@ -96,6 +96,9 @@ def _lines(report: Mapping[str, Any]) -> Iterator[str]:
             f"{clients['accepted']} accepted so far, {clients['refused']} rejected",
         )
         yield from (_line("", line) for line in _connection_bounds(clients))
+    # A daemon that was not restarted since an upgrade may not report any.
+    for number, busy in enumerate(report.get("work", {}).get("busiest", [])):
+        yield _line("" if number else "busiest", _busy(busy))
     waiting = report["waiting"]
     how = "told by the server" if waiting["tracking"] else "looking four times a second"
     waits = f"{waiting['watches']} waits on {waiting['keys']} streams"
@@ -117,6 +120,13 @@ def _connection_bounds(clients: Mapping[str, Any]) -> Iterator[str]:
     holders = clients.get("holders", [])
     if bound or any(holder["connections"] > 1 for holder in holders):
         yield "most are held by " + ", ".join(map(_holder, holders))
+
+
+def _busy(busy: Mapping[str, Any]) -> str:
+    connections = "1 connection" if busy["connections"] == 1 else f"{busy['connections']} connections"
+    who = f"{busy['process']} ({busy['user']}, {busy['principal']}, {connections})"
+    commands = f"{busy['running']} commands at Redis, {busy['queued']} waiting"
+    return f"{who}: {busy['share']:.1%} of a core, {commands}"
 
 
 def _holder(holder: Mapping[str, Any]) -> str:

@@ -103,6 +103,7 @@ async def serve_listeners(
         if (few := _few_descriptors(parts.limits.max_connections)) is not None:
             parts.event_log(few)
         parts.daemon_health.include("clients", acceptor.statistics)
+        parts.daemon_health.include("work", acceptor.usage)
         notifier, heartbeats = Notifier.from_environment(), Heartbeats()
         status = StatusLine(parts.bus, acceptor)
         watchdog = Watchdog(notifier, heartbeats, interval_seconds=watchdog_interval(), status=status)

@@ -22,6 +22,7 @@ import trio
 
 from redstreamd.admission.accounts import Accounts, Held, Peer, gives_way, names_of
 from redstreamd.admission.memory import Memory
+from redstreamd.admission.usage import Usage, usage
 from redstreamd.errors.remedies import setting, unit_setting
 from redstreamd.mcpio.client_connection import ClientConnection
 from redstreamd.mcpio.connection_events import (
@@ -189,6 +190,10 @@ class Acceptor:
             full=self._reached(),
             holders=described(top_holders(self._accounts)),
         )
+
+    def usage(self) -> Usage:
+        """Return who uses most of the daemon's time and of Redis's."""
+        return usage(self._accounts)
 
     async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
         """Accept and serve until drained; started once every listener accepts.

@@ -7,7 +7,7 @@ import subprocess
 
 import pytest
 
-from redstreamd.cli.status import _connection_bounds
+from redstreamd.cli.status import _busy, _connection_bounds
 from redstreamd.errors.remedies import setting, unit_setting
 from tests.cli.conftest import read_all
 from tests.cli.test_call import received
@@ -142,6 +142,17 @@ async def test_everything_that_is_wrong_with_redis_is_listed(place, accept, reds
     text = (await read_all(process.stdout)).decode()
     for word in words:
         assert word in text
+
+
+def test_those_who_use_most_are_listed():
+    busy = {"principal": "unix", "user": "uid 1000", "process": "pid 7", "connections": 2}
+    busy |= {"share": 0.4321, "running": 3, "queued": 8}
+    assert _busy(busy) == (
+        "pid 7 (uid 1000, unix, 2 connections): 43.2% of a core, 3 commands at Redis, 8 waiting"
+    )
+    assert _busy(busy | {"process": "::1", "connections": 1}).startswith(
+        "::1 (uid 1000, unix, 1 connection):"
+    )
 
 
 CLIENTS = {
