@@ -70,6 +70,9 @@ class Collector:
             return
         self._is_settled = True
         gc.freeze()
+        # Of nothing. The interpreter puts off full collections until a quarter has come of what was there at
+        # the last one.
+        gc.collect()
         gc.set_threshold(*_THRESHOLDS)
         gc.callbacks.append(self._note)
         self._blocks = sys.getallocatedblocks()
@@ -99,6 +102,8 @@ class Collector:
         """Free all cycles, those out of sight included; a pause that grows with the number of objects."""
         self._full += 1
         gc.unfreeze()
+        gc.collect()
+        # As in `settle`.
         gc.collect()
         self._blocks = sys.getallocatedblocks()
 
