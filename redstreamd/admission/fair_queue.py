@@ -112,6 +112,8 @@ class FairQueue(Generic[ItemT]):
             above = node.above
             if not node.size and above is not None:
                 node.entry = None
+                # Entries that are out of date have nodes that refer to this one.
+                node.heap.clear()
                 del self._nodes[node.account]
                 above.members -= 1
                 self._tidy(above)

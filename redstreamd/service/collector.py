@@ -19,9 +19,9 @@ from typing import Any, Final
 import attrs
 import trio
 
-#: The thresholds of `gc.set_threshold`. A collection sees some 3,500 objects, which is 2 to 3 ms: the first
-#: 400 allocations, four times that, and that twice.
-_THRESHOLDS: Final = (400, 3, 1)
+#: The thresholds of `gc.set_threshold`. A collection sees some 2,000 objects, which is 1 to 2 ms: the first
+#: 300 allocations, three times that, and that twice.
+_THRESHOLDS: Final = (300, 2, 1)
 #: After a longer collection the survivors go out of sight at once. The interpreter counts allocations less
 #: deallocations, so where much that is old goes, as many new objects come without a collection.
 _LONG_SECONDS: Final = 0.003

@@ -289,13 +289,15 @@ def _invalid_item(value: Any, problem: str) -> tuple[str, Any]:
 
 def _shown(value: object) -> str:
     """Return the beginning of the value's JSON; lone surrogates are escaped."""
-    text = ""
-    # Encoded piece by piece and no further than needed, because the value may have megabytes.
-    for piece in json.JSONEncoder(ensure_ascii=False).iterencode(
-        value[:_SHOWN] if isinstance(value, str) else value
-    ):
-        text += piece[: _SHOWN + 1]
-        if len(text) > _SHOWN:
-            text = text[: _SHOWN - 1] + "…"
-            break
+    if isinstance(value, dict | list):
+        text = ""
+        # Encoded piece by piece and no further than needed, because the value may have megabytes.
+        for piece in json.JSONEncoder(ensure_ascii=False).iterencode(value):
+            text += piece[: _SHOWN + 1]
+            if len(text) > _SHOWN:
+                break
+    else:
+        text = json.dumps(value[:_SHOWN] if isinstance(value, str) else value, ensure_ascii=False)
+    if len(text) > _SHOWN:
+        text = text[: _SHOWN - 1] + "…"
     return text.encode("utf-8", "backslashreplace").decode()

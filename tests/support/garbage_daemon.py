@@ -1,7 +1,8 @@
-"""Runs redstreamd and tells which objects only the collector of cycles can free: ``garbage_daemon.py serve ...``.
+"""Runs redstreamd, and tells what only the collector of cycles can free: ``garbage_daemon.py serve ...``.
 
-SIGUSR1 begins: collections stop. SIGUSR2 ends: what is garbage by then is written to standard error as one line,
-``garbage:`` and how many there are of each type. The product knows nothing of this.
+SIGUSR1 collects everything, what is out of sight included, and writes ``everything:`` and the seconds that it
+took to standard error. Nothing is collected from then on. SIGUSR2 writes ``garbage:`` and how many objects of
+each type have become garbage since. The product knows nothing of this.
 """
 
 from __future__ import annotations
@@ -10,14 +11,18 @@ import gc
 import runpy
 import signal
 import sys
+import time
 from collections import Counter
 from pathlib import Path
 
 
 def begin(*_: object) -> None:
-    """Collect no more, and forget what is garbage already."""
+    """Collect everything now, and nothing from now on."""
     gc.disable()
+    gc.unfreeze()
+    began = time.thread_time()
     gc.collect()
+    print("everything:", time.thread_time() - began, file=sys.stderr, flush=True)
 
 
 def end(*_: object) -> None:
