@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import functools
 import zlib
 from collections import Counter
 from collections.abc import Callable, Hashable, Mapping, Sequence
 from contextlib import nullcontext
+from functools import partial
 from itertools import zip_longest
 from typing import Any, Literal
 
@@ -80,6 +82,11 @@ class Waited(msgspec.Struct, frozen=True):
         return entry_ids.join_cursor(list(positions), list(positions.values()))
 
 
+def unchanged(waited: Waited) -> Waited:
+    """Return the result of a wait as it is."""
+    return waited
+
+
 class Reader:
     """Reads streams and waits for their next entries."""
 
@@ -99,6 +106,8 @@ class Reader:
         self._lister = lister
         self._pages = SharedPages(redis, pages)
         self._places = places
+        # Searches without a filter. Clients wait for the same again and again.
+        self._search = functools.lru_cache(maxsize=256)(partial(_NextEntries, self))
         self._max_bytes = max_bytes
         self._scanning = trio.Semaphore(_SCANS_AT_ONCE)
 
@@ -253,7 +262,10 @@ class Reader:
 
         Cancellation: leaves nothing behind; the same cursor can be used again.
         """
-        wait = await self.begin_wait(streams, cursor, count, timeout_seconds, filter)
+        if cursor is None:
+            wait = await self.begin_wait(streams, count, timeout_seconds, filter)
+        else:
+            wait = self.wait_after(streams, cursor, count, timeout_seconds, filter)
         waited: Waited = await self._places.run(wait)
         return waited
 
@@ -264,52 +276,52 @@ class Reader:
         count: int,
         timeout_seconds: float,
         wanted: Mapping[str, Any] | None,
+        convert: Callable[[Waited], object] = unchanged,
     ) -> Wait:
         """Return a wait for what comes after a cursor; see `wait`.
+
+        Args:
+            streams: See `wait`, as for the others.
+            cursor: Where to begin.
+            count: The most entries.
+            timeout_seconds: How long to wait, from now on.
+            wanted: The filter.
+            convert: Makes the result; those who give the same function share what it makes.
 
         Raises:
             BusError: INVALID_ARGUMENT for a malformed cursor.
         """
-        position = tuple(entry_ids.split_cursor(streams, cursor))
-        return self._wait(streams, position, count, trio.current_time() + timeout_seconds, wanted, [])
+        deadline = trio.current_time() + timeout_seconds
+        names = tuple(streams)
+        search = self._search(names, count) if not wanted else _NextEntries(self, names, count, wanted)
+        return Wait(search, _position(names, cursor), deadline, convert, convert)
 
     async def begin_wait(
         self,
         streams: Sequence[str],
-        cursor: str | None,
         count: int,
         timeout_seconds: float,
         wanted: Mapping[str, Any] | None,
+        convert: Callable[[Waited], object] = unchanged,
     ) -> Wait:
-        """Find out where a wait begins, and return it; see `wait`.
+        """Find out where streams end, and return a wait for what comes then; see `wait_after`.
 
         Raises:
-            BusError: As `wait_after`; as `Lister.position`.
+            BusError: As `Lister.position`.
         """
-        if cursor is not None:
-            return self.wait_after(streams, cursor, count, timeout_seconds, wanted)
         deadline = trio.current_time() + timeout_seconds
         summaries = await gather(self._lister.position, streams)
         absent = [stream for stream in streams if summaries[stream] is None]
         ends = (summaries[stream] for stream in streams)
         position = tuple([entry_ids.ZERO if end is None else end.last_id for end in ends])
-        return self._wait(streams, position, count, deadline, wanted, absent)
-
-    def _wait(
-        self,
-        streams: Sequence[str],
-        position: tuple[str, ...],
-        count: int,
-        deadline: float,
-        wanted: Mapping[str, Any] | None,
-        absent: list[str],
-    ) -> Wait:
         search = _NextEntries(self, tuple(streams), count, wanted)
+        if not absent:
+            return Wait(search, position, deadline, convert, convert)
 
-        def convert(waited: Waited) -> Waited:
-            return msgspec.structs.replace(waited, absent=absent) if absent else waited
+        def naming_absent(waited: Waited) -> object:
+            return convert(msgspec.structs.replace(waited, absent=absent))
 
-        return Wait(search, position, deadline, convert, same=tuple(absent))
+        return Wait(search, position, deadline, naming_absent, (convert, *absent))
 
     def plan_next(self, stream: str, at: str, count: int) -> Plan[Batch]:
         """Plan to read what comes after an entry ID, without a filter."""
@@ -352,7 +364,11 @@ class _NextEntries:
     __slots__ = ("_count", "_reader", "_wanted", "is_eager", "key", "streams")
 
     def __init__(
-        self, reader: Reader, streams: tuple[str, ...], count: int, wanted: Mapping[str, Any] | None
+        self,
+        reader: Reader,
+        streams: tuple[str, ...],
+        count: int,
+        wanted: Mapping[str, Any] | None = None,
     ) -> None:
         self._reader = reader
         self.streams = streams
@@ -388,6 +404,11 @@ class _NextEntries:
     def nothing(self, position: tuple[str, ...]) -> Waited:
         at = dict(zip(self.streams, position, strict=True))
         return Waited([], at, at, [])
+
+
+@functools.lru_cache(maxsize=256)
+def _position(streams: tuple[str, ...], cursor: str) -> tuple[str, ...]:
+    return tuple(entry_ids.split_cursor(streams, cursor))
 
 
 def _canonical(wanted: Mapping[str, Any]) -> Hashable:

@@ -560,7 +560,8 @@ class Places:
 
     def are_connected(self, stream: str) -> bool:
         """Return whether a read would be sent now, and changes would be pushed."""
-        return all(self.redis.is_connected(role, key=stream) for role in (Role.BULK, Role.WATCH))
+        is_connected = self.redis.is_connected
+        return is_connected(Role.WATCH, key=stream) and is_connected(Role.BULK, key=stream)
 
     async def run(self, wait: Wait) -> Any:
         """Wait in a task, and return the result.

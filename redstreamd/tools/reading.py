@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import functools
+from collections.abc import Callable
 from functools import partial
 from itertools import chain, groupby
 from operator import itemgetter
@@ -159,37 +161,38 @@ class StreamWaited:
 
 def _wait(call: Call[Bus], args: StreamWaitArguments) -> Wait | BeginWait:
     """Return the wait; without a cursor, what finds out where it begins."""
-    if len(set(args.streams)) < len(args.streams):
+    if len(args.streams) > 1 and len(set(args.streams)) < len(args.streams):
         raise BusError(
             Code.INVALID_ARGUMENT,
             "streams names a stream twice.",
             cause="A cursor holds one position for each stream.",
             next_step="Name each stream once.",
         )
-    strict_json.check_names({"filter": args.filter})
-    reader, convert = call.bus.reader, partial(_waited, call.bus)
+    if args.filter is not None:
+        strict_json.check_names({"filter": args.filter})
+    reader, convert = call.bus.reader, _waited(call.bus.settings.tools.max_result_bytes)
     seconds = wait_seconds(call, args.timeout_seconds)
     if args.cursor is not None:
-        return reader.wait_after(args.streams, args.cursor, args.count, seconds, args.filter).then(convert)
-
-    async def begin() -> Wait:
-        wait = await reader.begin_wait(args.streams, None, args.count, seconds, args.filter)
-        return wait.then(convert)
-
-    return begin
+        return reader.wait_after(args.streams, args.cursor, args.count, seconds, args.filter, convert)
+    return partial(reader.begin_wait, args.streams, args.count, seconds, args.filter, convert)
 
 
-def _waited(bus: Bus, found: Waited) -> StreamWaited:
-    most = bus.settings.tools.max_result_bytes
-    by_stream = groupby(found.entries, itemgetter(0))
-    parts = (views(stream, [entry for _, entry in entries]) for stream, entries in by_stream)
-    shown, count = encode_page(list(chain.from_iterable(parts)), most)
-    return StreamWaited(
-        entries=shown,
-        next_cursor=found.cursor_after(count),
-        timed_out=not count,
-        absent=found.absent if found.absent and not count else None,
-    )
+@functools.lru_cache
+def _waited(most: int) -> Callable[[Waited], StreamWaited]:
+    """Return what makes the result, of at most so many bytes, of what was found; the same for all calls."""
+
+    def convert(found: Waited) -> StreamWaited:
+        by_stream = groupby(found.entries, itemgetter(0))
+        parts = (views(stream, [entry for _, entry in entries]) for stream, entries in by_stream)
+        shown, count = encode_page(list(chain.from_iterable(parts)), most)
+        return StreamWaited(
+            entries=shown,
+            next_cursor=found.cursor_after(count),
+            timed_out=not count,
+            absent=found.absent if found.absent and not count else None,
+        )
+
+    return convert
 
 
 @tool(

