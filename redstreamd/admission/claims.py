@@ -72,7 +72,8 @@ class Claim:
 
     Attributes:
         account: Whose it is; None for the daemon's own, and once it was released.
-        end: Ends what has the place; None if that cannot be ended.
+        end: Ends what has the place early; None as long as that cannot be ended.
+        is_held: Whether it was not released.
     """
 
     __slots__ = ("account", "end", "is_held")
@@ -97,8 +98,8 @@ class Limit:
         self._kind = kind
         self._most = most
         self._per_principal = per_principal
-        # What can be ended of each process, the oldest first. Invariant: no empty ones.
-        self._can_end: dict[Account, dict[Claim, None]] = {}
+        # Of each process, the oldest first. Invariant: no empty ones.
+        self._claims: dict[Account, dict[Claim, None]] = {}
 
     def claim(self, account: Account | None, end: Callable[[], None] | None = None) -> Claim:
         """Take a place, perhaps that of another client, which is ended for it.
@@ -106,7 +107,7 @@ class Limit:
         Args:
             account: The connection that asks; None for the daemon itself, which no client's limit concerns.
             end: Ends early what has the place; called at most once, when the place was released. It must not
-                block or raise, and may be called before the next `claim` returns. None: it is never ended.
+                block or raise. None: it is not ended, unless `Claim.end` is set later.
 
         Raises:
             BusError: The limit is reached, and nobody holds more than who asks.
@@ -121,8 +122,8 @@ class Limit:
             raise self._refusal(None, self._most, "")
         self.total += 1
         claim = Claim(account, end)
-        if account is not None and end is not None:
-            self._can_end.setdefault(_above(account, Level.PROCESS), {})[claim] = None
+        if account is not None:
+            self._claims.setdefault(_above(account, Level.PROCESS), {})[claim] = None
         return claim
 
     def release(self, claim: Claim) -> None:
@@ -137,12 +138,11 @@ class Limit:
         # A connection that has closed has given back what it held.
         if account.held[self._kind.held] > 0:
             account.hold(self._kind.held, -1)
-        if claim.end is not None:
-            process = _above(account, Level.PROCESS)
-            claims = self._can_end[process]
-            del claims[claim]
-            if not claims:
-                del self._can_end[process]
+        process = _above(account, Level.PROCESS)
+        claims = self._claims[process]
+        del claims[claim]
+        if not claims:
+            del self._claims[process]
 
     def _make_room(self, account: Account, within: Account, most: int, suffix: str) -> None:
         """Have others give way until there is a place below one limit.
@@ -160,12 +160,14 @@ class Limit:
         # The daemon's own places count for nobody.
         while (self.total if within.parent is None else within.held[what]) >= most:
             process = gives_way(within, what, account)
-            if process is None or not (claims := self._can_end.get(process)):
+            claims = {} if process is None else self._claims.get(process, {})
+            for claim in claims:
+                if (end := claim.end) is not None:
+                    break
+            else:
                 raise self._refusal(account, most, suffix)
-            claim = next(iter(claims))
             self.release(claim)
-            if claim.end is not None:
-                claim.end()
+            end()
 
     def _refusal(self, account: Account | None, most: int, suffix: str) -> BusError:
         kind = self._kind

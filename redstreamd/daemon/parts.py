@@ -11,6 +11,7 @@ from typing import Any
 import msgspec
 
 from redstreamd import __version__
+from redstreamd.admission.claims import SUBSCRIPTIONS, SharedLimit
 from redstreamd.daemon.call_rates import check_rate
 from redstreamd.event_log.event_log import EventLog
 from redstreamd.event_log.texts import record
@@ -94,7 +95,12 @@ def build_parts(settings: Settings, resources: AsyncExitStack) -> Parts:
         on_event=record,
     )
     bus = Bus.over(Redis(manager), settings, _lease_key(settings))
-    updates = Updates(Feeds(bus), max_subscriptions=settings.limits.max_waits)
+    subscriptions = SharedLimit(
+        SUBSCRIPTIONS,
+        settings.limits.max_subscriptions or settings.limits.max_waits,
+        settings.limits.max_subscriptions_per_principal,
+    )
+    updates = Updates(Feeds(bus), subscriptions)
     daemon_health = DaemonHealth(bus.redis, bus.hub, updates, version=__version__)
     daemon_health.include("process", process_stats)
     collector = Collector()

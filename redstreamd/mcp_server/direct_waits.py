@@ -45,9 +45,9 @@ class DirectWait(Sleeper, eq=False, kw_only=True):
         """Let a call wait; it ends once it is told, or its exchange is cut short."""
         self = cls(
             deadline=wait.deadline,
-            account=wait.account if wait.is_counted else exchange.session.account,
+            account=wait.account or exchange.session.account,
             may_fail=wait.may_fail,
-            is_counted=wait.is_counted,
+            claim=wait.claim,
             exchange=exchange,
             invocation=invocation,
             end=end,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import msgspec
 
+from redstreamd.admission.claims import WAITS, Limit
 from redstreamd.redisio.client import Redis
 from redstreamd.settings import Settings
 from redstreamd.streams.admin.dead_letters import DeadLetters
@@ -82,7 +83,10 @@ class Bus(msgspec.Struct, frozen=True):
         """Build the domain over Redis."""
         lister = Lister(redis, max_name_bytes=settings.streams.max_name_bytes)
         pages = Pages(redis)
-        hub = TailHub(redis, max_watches=settings.limits.max_waits)
+        hub = TailHub(
+            redis,
+            waits=Limit(WAITS, settings.limits.max_waits, settings.limits.max_waits_per_principal),
+        )
         places = Places(redis, hub)
         sampler = Sampler(redis, bounds)
         max_groups = settings.limits.max_groups_per_stream

@@ -64,7 +64,13 @@ def append_to_errors(done: Callable[[], str]) -> Iterator[None]:
 def appended(error: BusError, sentence: str) -> BusError:
     """Return an error with a sentence after its cause."""
     cause = f"{error.cause.rstrip('.')}. {sentence}"
-    return BusError(error.code, error.message, cause=cause, next_step=error.next_step)
+    return BusError(
+        error.code,
+        error.message,
+        cause=cause,
+        next_step=error.next_step,
+        retry_after_seconds=error.retry_after_seconds,
+    )
 
 
 async def check_exists(redis: Redis, stream: str) -> None:

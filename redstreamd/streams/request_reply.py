@@ -21,6 +21,7 @@ import msgspec
 import trio
 
 from redstreamd.admission.accounts import Account
+from redstreamd.admission.turns import ACCOUNT
 from redstreamd.errors import BusError, Code
 from redstreamd.redisio.client import Redis
 from redstreamd.redisio.reply_parsing import RawEntry
@@ -130,14 +131,14 @@ class Requests:
         Args:
             request: The request.
             timeout_seconds: How long to wait, from now on.
-            account: Who waits, if it is a client.
+            account: Who waits; None for whoever the task works for.
         """
         deadline = trio.current_time() + timeout_seconds
         correlation_id = _correlation_id(request)
         reply_to = request.reply_to or companion_key(request.stream, Kind.REPLY, request.principal)
         check_unreserved(reply_to)
         # Before anything is added: a wait that is refused must not leave a request behind.
-        self._hub.count(account)
+        claim = self._hub.waits.claim(account or ACCOUNT.get())
         try:
             # So that the stream is armed when it is read first.
             with self._hub.watch((reply_to,), is_eager=True, is_counted=False):
@@ -152,7 +153,7 @@ class Requests:
                     if added.duplicate:
                         at = await self._resume_position(reply_to, request_id)
         except BaseException:
-            self._hub.uncount(account)
+            self._hub.waits.release(claim)
             raise
         expected = Stamp(correlation_id=correlation_id, in_reply_to=request_name(request.stream, request_id))
 
@@ -170,7 +171,7 @@ class Requests:
             convert,
             # The request was added, so a failed read must not end the wait.
             may_fail=True,
-            is_counted=True,
+            claim=claim,
             account=account,
             reword=reword,
         )

@@ -36,8 +36,8 @@ import attrs
 import trio
 
 from redstreamd.admission.accounts import Account
-from redstreamd.errors import BusError, Code
-from redstreamd.errors.remedies import setting
+from redstreamd.admission.claims import WAITS, Limit
+from redstreamd.errors import BusError
 from redstreamd.redisio import Role
 from redstreamd.redisio.client import Redis
 from redstreamd.redisio.redis_errors import ConnectionEnded, ServerReplied
@@ -95,6 +95,7 @@ class TailHub:
 
     Attributes:
         draining: Whether the daemon is stopping, so that nobody waits any more.
+        waits: The waits of clients, and who may have one more.
         deadlines: Wakes waiters at their time.
         background: Runs what they need of tasks.
     """
@@ -103,7 +104,7 @@ class TailHub:
         self,
         redis: Redis,
         *,
-        max_watches: int = 10_000,
+        waits: Limit | None = None,
         sweep_seconds: float = 30.0,
         poll_seconds: float = 0.25,
     ) -> None:
@@ -111,8 +112,8 @@ class TailHub:
 
         Args:
             redis: Sends commands; the hub sets the hooks of its watch connection.
-            max_watches: Watches at a time. Each costs about a kilobyte and one read for each change of its
-                stream; the limit keeps a runaway client from exhausting either.
+            waits: Counts waits, and watches of tasks; None for 10,000. Each costs about a kilobyte; the limit
+                keeps a runaway client from exhausting memory.
             sweep_seconds: Interval between sweeps while the server pushes changes.
             poll_seconds: The same while it refuses to, or cannot be reached.
         """
@@ -120,10 +121,9 @@ class TailHub:
         self.deadlines = Deadlines()
         self.background = Background()
         self._redis = redis
-        self._max_watches = max_watches
         self._sweep_seconds = sweep_seconds
         self._poll_seconds = poll_seconds
-        self._watches = 0
+        self.waits = waits or Limit(WAITS, 10_000)
         self._keys: dict[bytes, _Key] = {}
         # Armed keys without watchers, the first to be forgotten first. Invariant: each is in _keys.
         self._idle: dict[bytes, None] = {}
@@ -143,7 +143,7 @@ class TailHub:
     def statistics(self) -> TailHubStatistics:
         """Return a snapshot."""
         return TailHubStatistics(
-            watches=self._watches,
+            watches=self.waits.total,
             keys=len(self._keys) - len(self._idle),
             tracking=self._is_tracking,
             pushes=self._pushes,
@@ -158,18 +158,28 @@ class TailHub:
 
     @contextlib.contextmanager
     def watch(
-        self, keys: Iterable[str], *, is_eager: bool = False, is_counted: bool = True
+        self,
+        keys: Iterable[str],
+        *,
+        is_eager: bool = False,
+        is_counted: bool = True,
+        account: Account | None = None,
+        end: Callable[[], None] | None = None,
     ) -> Iterator[Watch]:
         """Watch keys, which need not exist, for the block; see `Watcher` for `is_eager`.
 
-        It counts as a wait if `is_counted`.
+        Args:
+            keys: The keys.
+            is_eager: See `Watcher`.
+            is_counted: Whether it counts as a wait.
+            account: Whose wait it is; None for the daemon's own.
+            end: Ends the wait early; None: it becomes `Watch.is_over`.
 
         Raises:
-            BusError: RATE_LIMITED beyond `max_watches`.
+            BusError: RATE_LIMITED beyond the limit of waits.
         """
         watch = Watch(frozenset(key.encode() for key in keys), self, is_eager=is_eager)
-        if is_counted:
-            self.count()
+        claim = self.waits.claim(account, end or watch.end_early) if is_counted else None
         try:
             self.add(watch)
             try:
@@ -177,30 +187,8 @@ class TailHub:
             finally:
                 self.remove(watch)
         finally:
-            if is_counted:
-                self.uncount()
-
-    def count(self, account: Account | None = None) -> None:
-        """Count a wait, until `uncount`. The one place where it is decided whether one more may wait.
-
-        Args:
-            account: Who waits, if it is a client.
-
-        Raises:
-            BusError: RATE_LIMITED beyond `max_watches`.
-        """
-        if self._watches >= self._max_watches:
-            raise BusError(
-                Code.RATE_LIMITED,
-                "Too many calls are waiting.",
-                cause=f"{self._watches} calls wait; at most {self._max_watches} may.",
-                next_step=f"Try again when some have ended, or raise {setting('limits.max_waits')}.",
-            )
-        self._watches += 1
-
-    def uncount(self, account: Account | None = None) -> None:
-        """Count a wait no more that `count` counted."""
-        self._watches -= 1
+            if claim is not None:
+                self.waits.release(claim)
 
     def add(self, watcher: Watcher) -> None:
         """Wake a watcher when its keys change, until `remove`. It is also woken when a new key is armed."""

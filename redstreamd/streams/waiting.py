@@ -14,6 +14,7 @@ first read fails: they get the error.
 from __future__ import annotations
 
 import enum
+import math
 from collections.abc import Awaitable, Callable, Hashable, Iterator, Sequence
 from functools import partial
 from typing import Any, Final, Protocol
@@ -22,6 +23,8 @@ import msgspec
 import trio
 
 from redstreamd.admission.accounts import Account
+from redstreamd.admission.claims import Claim
+from redstreamd.admission.turns import ACCOUNT
 from redstreamd.errors import BusError, Code
 from redstreamd.redisio import Role
 from redstreamd.redisio.client import Redis
@@ -118,7 +121,7 @@ class Sleeper(msgspec.Struct, eq=False):
         has_repeated: Whether that was done.
         place: Where it waits; None before and after.
         since: The number of the first read of the place that counts for it.
-        is_counted: Whether the hub counts it.
+        claim: Its place below the limit of waits; None before it has one.
         alarm: Wakes its place at the deadline; None before its first read has ended.
     """
 
@@ -128,7 +131,7 @@ class Sleeper(msgspec.Struct, eq=False):
     has_repeated: bool = False
     place: Place | None = None
     since: int = 0
-    is_counted: bool = False
+    claim: Claim | None = None
     alarm: Deadline | None = None
 
     def told(self, told: Told) -> None:
@@ -143,6 +146,11 @@ class Sleeper(msgspec.Struct, eq=False):
         """Have its place read again: the deadline has come."""
         if self.place is not None:
             self.place.wake()
+
+    def end_early(self) -> None:
+        """End as if the deadline had come: another client has its place among the waits."""
+        self.deadline = -math.inf
+        self.wake()
 
     def leave(self) -> None:
         """Wait no more, and be told nothing. Idempotent."""
@@ -161,7 +169,7 @@ class Wait(msgspec.Struct, frozen=True):
         convert: Makes the result of what was found.
         same: Waits with the same value make the same of what was found; None: nobody else does.
         may_fail: See `Sleeper`.
-        is_counted: Whether the hub counts it already, for `account`; then it has to be run.
+        claim: Its place below the limit of waits, if it has one already; then it has to be run.
         account: Who waits, if that is known.
         reword: Makes the error that the caller gets.
     """
@@ -172,7 +180,7 @@ class Wait(msgspec.Struct, frozen=True):
     convert: Callable[[Any], object]
     same: Hashable = None
     may_fail: bool = False
-    is_counted: bool = False
+    claim: Claim | None = None
     account: Account | None = None
     reword: Callable[[Exception], Exception] | None = None
 
@@ -249,6 +257,8 @@ class Place:
     def join(self, sleeper: Sleeper) -> None:
         """Let somebody wait here. The sleeper may be told its error before this returns."""
         sleeper.place = self
+        if sleeper.claim is not None:
+            sleeper.claim.end = sleeper.end_early
         self._sleepers[sleeper] = None
         if self._is_looking:
             sleeper.since = self._looks if self._can_be_joined else self._looks + 1
@@ -439,9 +449,8 @@ class Place:
     def _fall_asleep(self, sleeper: Sleeper) -> None:
         hub = self._places.hub
         try:
-            if not sleeper.is_counted:
-                hub.count(sleeper.account)
-                sleeper.is_counted = True
+            if sleeper.claim is None:
+                sleeper.claim = hub.waits.claim(sleeper.account, sleeper.end_early)
         except BusError as error:
             self._fail(sleeper, error)
         else:
@@ -477,9 +486,9 @@ class Place:
             self._places.hub.deadlines.remove(alarm)
 
     def _uncount(self, sleeper: Sleeper) -> None:
-        if sleeper.is_counted:
-            sleeper.is_counted = False
-            self._places.hub.uncount(sleeper.account)
+        claim, sleeper.claim = sleeper.claim, None
+        if claim is not None:
+            self._places.hub.waits.release(claim)
 
     def hand_over(self, other: Place) -> None:
         """Let all who wait here wait at another place, which has read less lately; see `Places.move`."""
@@ -572,7 +581,7 @@ class Places:
         Cancellation: leaves nothing behind.
         """
         sleeper = TaskSleeper(
-            wait.deadline, account=wait.account, may_fail=wait.may_fail, is_counted=wait.is_counted
+            wait.deadline, account=wait.account or ACCOUNT.get(), may_fail=wait.may_fail, claim=wait.claim
         )
         self.join(wait.search, wait.position, sleeper)
         try:

@@ -59,6 +59,8 @@ class Watch:
         self.is_eager = is_eager
         self._hub = hub
         self._woken = trio.Event()
+        #: Whether the wait is to end as if its time were over.
+        self.is_over = False
 
     def reset(self) -> None:
         """Forget the changes up to now."""
@@ -69,9 +71,14 @@ class Watch:
         """Let `changed` return."""
         self._woken.set()
 
+    def end_early(self) -> None:
+        """Let the wait end: another client has its place."""
+        self.is_over = True
+        self.wake()
+
     async def changed(self) -> None:
         """Return once a watched key may have changed since `reset`, or at once if the hub is draining."""
-        if not self._hub.draining:
+        if not (self._hub.draining or self.is_over):
             self._hub.arm(self)
             await self._woken.wait()
 

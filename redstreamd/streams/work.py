@@ -18,6 +18,7 @@ import attrs
 import msgspec
 import trio
 
+from redstreamd.admission.turns import ACCOUNT
 from redstreamd.errors import BusError, Code
 from redstreamd.redisio.client import Redis
 from redstreamd.redisio.redis_errors import OutcomeUnknown
@@ -215,15 +216,17 @@ class WorkQueue:
         """
         with append_to_errors(lambda: "" if taken is None else taken.side_effects()):
             with trio.move_on_at(deadline) as queueing:
-                async with self._first_in_queue(take.stream, take.group):
+                async with self._first_in_queue(take.stream, take.group, queueing):
                     # A take that was sent must not be cancelled: from here on only the waits have a deadline.
                     queueing.deadline = math.inf
-                    with self._hub.watch((take.stream,)) as watch:
+                    with self._hub.watch((take.stream,), account=ACCOUNT.get()) as watch:
                         while True:
                             watch.reset()
                             taken = (await self._take_now(take)).added_to(taken)
                             remaining = deadline - trio.current_time()
-                            if taken.entries or taken.replayed or remaining <= 0 or self._hub.draining:
+                            if taken.entries or taken.replayed or remaining <= 0:
+                                return taken
+                            if self._hub.draining or watch.is_over:
                                 return taken
                             with trio.move_on_after(min(remaining, self._seconds_to_next_check(taken))):
                                 await watch.changed()
@@ -237,14 +240,18 @@ class WorkQueue:
         return min(self._recheck_seconds, max(0.0, (taken.next_due - taken.now) / 1000) + 0.001)
 
     @asynccontextmanager
-    async def _first_in_queue(self, stream: str, group: str) -> AsyncIterator[None]:
+    async def _first_in_queue(
+        self, stream: str, group: str, queueing: trio.CancelScope
+    ) -> AsyncIterator[None]:
         queue = self._queues.setdefault((stream, group), _Queue())
         queue.length += 1
         try:
             # Counts against max_waits until the lock is held.
-            with self._hub.watch(()):
+            with self._hub.watch((), account=ACCOUNT.get(), end=queueing.cancel):
                 await queue.lock.acquire()
             try:
+                # Its time may have ended when it had got the lock: nothing is sent then.
+                await trio.lowlevel.checkpoint_if_cancelled()
                 yield
             finally:
                 queue.lock.release()

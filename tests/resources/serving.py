@@ -9,6 +9,7 @@ from typing import Any
 import attrs
 import trio
 
+from redstreamd.admission.claims import SUBSCRIPTIONS, SharedLimit
 from redstreamd.mcp_server.handlers import Handlers
 from redstreamd.mcp_server.server import build_server
 from redstreamd.mcp_server.subscription_server import MAX_URIS
@@ -66,7 +67,7 @@ async def running_surface(
 ) -> AsyncIterator[Surface]:
     """Run a surface on `server` for the block, with the given options of its feeds."""
     async with running_bus(server) as bus, trio.open_nursery() as nursery:
-        updates = Updates(Feeds(bus, **how), max_subscriptions=max_subscriptions)
+        updates = Updates(Feeds(bus, **how), SharedLimit(SUBSCRIPTIONS, max_subscriptions))
         await nursery.start(updates.run)
         daemon_health = DaemonHealth(bus.redis, bus.hub, updates, version="1")
         built = build_server(

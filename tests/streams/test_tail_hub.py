@@ -9,6 +9,7 @@ import pytest
 import trio
 import trio.testing
 
+from redstreamd.admission.claims import WAITS, Limit
 from redstreamd.errors import BusError, Code
 from redstreamd.redisio.client import Redis
 from redstreamd.redisio.connection_manager import Manager, Role
@@ -322,7 +323,7 @@ async def test_draining_ends_every_wait_at_once(bus: Bus, server: Server) -> Non
 
 
 async def test_the_number_of_waits_is_bounded(server: Server) -> None:
-    hub = TailHub(Redis(Manager(Target(path=server.path))), max_watches=2)
+    hub = TailHub(Redis(Manager(Target(path=server.path))), waits=Limit(WAITS, 2))
     with hub.watch(["a"]), hub.watch(["a", "b"]):
         with pytest.raises(BusError) as refused, hub.watch(["c"]):
             pass

@@ -12,6 +12,7 @@ import attrs
 import trio
 
 from redstreamd import __version__
+from redstreamd.admission.claims import SUBSCRIPTIONS, SharedLimit
 from redstreamd.mcp_server.direct_calls import DirectPath
 from redstreamd.mcp_server.server import build_server
 from redstreamd.mcp_server.server_info import NAME, TITLE
@@ -61,7 +62,7 @@ def surface_over(bus: Bus, *, admit: Admit | None = None) -> Surface:
     toolbox = toolbox_over(
         bus, REGISTRY, [Profile.OPERATOR, Profile.RED_STREAM], admit=admit, on_ended=ended.append
     )
-    updates = Updates(Feeds(bus), max_subscriptions=10)
+    updates = Updates(Feeds(bus), SharedLimit(SUBSCRIPTIONS, 10))
     views = Views(bus, DaemonHealth(bus.redis, bus.hub, updates, version=__version__))
     server = build_server(
         toolbox, RESOURCES, PROMPTS, views, updates, version=__version__, instructions="Call tools."

@@ -16,6 +16,7 @@ import attrs
 import msgspec
 import trio
 
+from redstreamd.admission.claims import Claim
 from redstreamd.errors import BusError, Code
 from redstreamd.streams.background import Background
 from redstreamd.streams.bus import Bus
@@ -43,11 +44,13 @@ class Listener(msgspec.Struct, eq=False):
         feed: The topic's feed.
         notify: Called with each new version; must not block or raise.
         known: The version it knows; None until `Feeds.baseline`.
+        claim: Its place below the limit of subscriptions.
     """
 
     feed: Feed
     notify: Callable[[str], None]
     known: str | None = None
+    claim: Claim | None = None
 
 
 @attrs.define(eq=False)

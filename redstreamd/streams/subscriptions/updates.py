@@ -15,8 +15,8 @@ from typing import Protocol
 import attrs
 import trio
 
-from redstreamd.errors import BusError, Code
-from redstreamd.errors.remedies import setting
+from redstreamd.admission.claims import SUBSCRIPTIONS, Limit, SharedLimit
+from redstreamd.admission.turns import ACCOUNT
 from redstreamd.streams.subscriptions.feeds import Feeds, Listener
 from redstreamd.streams.subscriptions.topics import Topic
 
@@ -60,21 +60,22 @@ class Outlet(Protocol):
 class Updates:
     """The subscriptions of any number of subscribers."""
 
-    def __init__(self, feeds: Feeds, *, max_subscriptions: int = 10_000) -> None:
-        """Follow topics through `feeds`, with at most so many pairs of subscriber and topic.
+    def __init__(self, feeds: Feeds, limit: Limit | None = None) -> None:
+        """Follow topics through `feeds`.
 
-        Each costs about a kilobyte; the limit keeps a runaway client from exhausting memory.
+        Args:
+            feeds: Detects changes.
+            limit: Counts pairs of subscriber and topic; None for 10,000. Each costs about a kilobyte; the
+                limit keeps a runaway client from exhausting memory.
         """
         self.draining = False
-        #: Maintained by the subscribers.
-        self.subscriptions = 0
-        self._max_subscriptions = max_subscriptions
+        self.limit = limit or SharedLimit(SUBSCRIPTIONS, 10_000)
         self._subscribers: set[Subscriber] = set()
         self._feeds = feeds
 
     def statistics(self) -> UpdatesStatistics:
         """Return a snapshot."""
-        return UpdatesStatistics(len(self._feeds), self.subscriptions, self._feeds.reads)
+        return UpdatesStatistics(len(self._feeds), self.limit.total, self._feeds.reads)
 
     def versions(self) -> list[str]:
         """Return the last version of each topic; `feeds.UNKNOWN` before it was read."""
@@ -109,16 +110,6 @@ class Updates:
         """Remove a subscriber that was closed."""
         self._subscribers.discard(subscriber)
 
-    def check_room(self) -> None:
-        """Raise TOO_MANY_SUBSCRIPTIONS if no further subscription is allowed."""
-        if self.subscriptions >= self._max_subscriptions:
-            raise BusError(
-                Code.TOO_MANY_SUBSCRIPTIONS,
-                "There are too many subscriptions.",
-                cause=f"{self._max_subscriptions} are open; {setting('limits.max_waits')} allows no more.",
-                next_step="Subscribe to less, or use stream_wait; or raise that setting.",
-            )
-
 
 class Subscriber:
     """Sends the changes of its topics; see `Updates.open_subscriber`."""
@@ -152,7 +143,7 @@ class Subscriber:
             then a change is notified once Redis is back.
 
         Raises:
-            BusError: TOO_MANY_SUBSCRIPTIONS if no further one is allowed.
+            BusError: TOO_MANY_SUBSCRIPTIONS if no further one is allowed for whoever the task works for.
 
         Cancellation: there is no subscription then.
         """
@@ -161,10 +152,14 @@ class Subscriber:
                 existing.known = known
                 self._changes.pop(name, None)
             return existing.known or ""
-        self._updates.check_room()
-        listener = self._feeds.join(topic, partial(self._notify, name))
+        claim = self._updates.limit.claim(ACCOUNT.get())
+        try:
+            listener = self._feeds.join(topic, partial(self._notify, name))
+        except BaseException:
+            self._updates.limit.release(claim)
+            raise
+        listener.claim = claim
         self._listeners[name] = listener
-        self._updates.subscriptions += 1
         try:
             return await self._feeds.baseline(listener, known)
         except BaseException:
@@ -177,7 +172,8 @@ class Subscriber:
         self._changes.pop(name, None)
         listener = self._listeners.pop(name, None)
         if listener is not None:
-            self._updates.subscriptions -= 1
+            if listener.claim is not None:
+                self._updates.limit.release(listener.claim)
             self._feeds.leave(listener)
 
     def release(self) -> None:
