@@ -58,6 +58,12 @@ class DirectPath:
             Era.MODERN: b',"resultType":"complete","_meta":' + stamp + b"}}\n",
         }
 
+    def decoded(self, call: PlainCall) -> PlainCall | None:
+        """Return a call with its arguments decoded, for `__call__`; None if it is left to the kernel."""
+        prepared = self.toolbox.prepared.get(call.tool) or self.toolbox.prepare(call.tool)
+        arguments = None if prepared is None else prepared.decode(call.arguments, call.colons)
+        return None if arguments is None else msgspec.structs.replace(call, decoded=arguments)
+
     def __call__(self, exchange: Exchange, call: PlainCall) -> bool:
         """Take a call; False if it is left to the kernel, and then nothing was done."""
         toolbox = self.toolbox
@@ -65,9 +71,11 @@ class DirectPath:
         prepared = toolbox.prepared.get(call.tool) or toolbox.prepare(call.tool)
         if prepared is None:
             return False
-        arguments = prepared.decode(call.arguments, call.colons)
+        arguments = call.decoded
         if arguments is None:
-            return False
+            arguments = prepared.decode(call.arguments, call.colons)
+            if arguments is None:
+                return False
         end = self._ends[call.era]
         try:
             invocation = toolbox.check(prepared, arguments, exchange.session.principal, began)

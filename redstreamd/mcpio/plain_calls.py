@@ -8,7 +8,7 @@ about errors. A differential test holds both ways to the same answers (tests/mcp
 from __future__ import annotations
 
 import functools
-from typing import Final, Literal
+from typing import Any, Final, Literal
 
 import msgspec
 from msgspec import UNSET, UnsetType
@@ -36,6 +36,7 @@ class PlainCall(msgspec.Struct, frozen=True, gc=False):
         colons: How many colons the arguments have, if no name is repeated in the rest of the message; else
             more than they have.
         progress_token: From the client, if it wants progress notifications.
+        decoded: The arguments, if they were decoded before the call is served.
     """
 
     era: Era
@@ -44,6 +45,7 @@ class PlainCall(msgspec.Struct, frozen=True, gc=False):
     arguments: msgspec.Raw
     colons: int
     progress_token: RequestId | None
+    decoded: Any = None
 
 
 def decode(line: bytes, limits: Limits) -> PlainCall | None:

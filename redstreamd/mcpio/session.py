@@ -46,8 +46,10 @@ from redstreamd.policy import Principal
 # in bytes is for their lines together.
 MAX_EARLY_NOTIFICATIONS: Final = 8
 MAX_EARLY_BYTES: Final = 64 * 1024
-#: Messages of so many bytes are decoded and served in two steps: an ASCII text of 4 MiB takes 4 ms in each.
+#: Messages of so many bytes are decoded and served in steps: an ASCII text of 4 MiB takes some 4 ms in each.
+#: What the kernel serves takes longer.
 LONG_MESSAGE: Final = 65_536
+LONG_FOR_THE_KERNEL: Final = 8_192
 
 # Requests that are handled one after the other, in order of arrival: one undoes the other.
 _ORDERED_METHODS: Final = frozenset({"resources/subscribe", "resources/unsubscribe"})
@@ -156,11 +158,18 @@ class Session:
         return self._take(plain_calls.decode(message, self.limits), len(message), sink)
 
     async def take_long(self, message: bytes, sink: Sink) -> bool:
-        """Serve a long message as `take` does, in two steps, between which others are served."""
+        """Serve a long message as `take` does, in steps, between which others are served."""
         if self._direct_path is None or self.draining.is_set():
             return False
+        # Receiving it has taken as long as each of the steps will.
+        await trio.lowlevel.checkpoint()
         call = plain_calls.decode(message, self.limits)
         await trio.lowlevel.checkpoint()
+        # A direct path may be a plain function.
+        decode: Callable[[PlainCall], PlainCall | None] | None = getattr(self._direct_path, "decoded", None)
+        if call is not None and decode is not None:
+            call = decode(call)
+            await trio.lowlevel.checkpoint()
         return not self.draining.is_set() and self._take(call, len(message), sink)
 
     def _take(self, call: PlainCall | None, size: int, sink: Sink) -> bool:
@@ -194,7 +203,7 @@ class Session:
             sink: Where answers go, and notifications that belong to a request.
         """
         decoded = jsonrpc.decode(message, self.limits)
-        if len(message) >= LONG_MESSAGE:
+        if len(message) >= LONG_FOR_THE_KERNEL:
             await trio.lowlevel.checkpoint()
         if not isinstance(decoded, Batch):
             await self._handle(decoded, len(message), sink)
