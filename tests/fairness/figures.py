@@ -13,6 +13,8 @@ KINDS: Final = ("server/discover", "stream_add", "stream_read")
 #: Milliseconds of each kind of call beside any attacker, on two cores.
 GOALS_P50: Final = (3.0, 5.0, 5.0)
 GOALS_P99: Final = (20.0, 25.0, 25.0)
+#: Medians of the polite client alone on the machine that the goals are for, in milliseconds.
+USUAL_P50: Final = (0.7, 1.0, 1.0)
 GOAL_PEAK: Final = 512 * MIB
 #: What may be left of the memory afterwards: so much more than before, or this many times that.
 GOAL_LEFT: Final = 32 * MIB, 1.3
@@ -94,16 +96,15 @@ class Beside:
     broken: Sequence[str]
     frames: Sequence[tuple[float, str]]
 
-    def shortfalls(self, alone: Polite, *, fair: bool = False, times: float = 0.0) -> list[str]:
+    def shortfalls(self, alone: Polite, *, fair: bool = False, scaled: bool = False) -> list[str]:
         """Return what of the goals is not reached.
 
         Args:
             alone: What the polite client saw alone.
             fair: Compare the times without what was waited for a core.
-            times: Allow so many times what the polite client took alone, if that is more than the goal.
+            scaled: Allow as many times more as the polite client alone took longer than usual.
         """
-        p50 = _or_more(GOALS_P50, alone.p50(), times)
-        p99 = _or_more(goals_p99(self.row, alone), alone.p99(), 0.0 if self.row.is_light else times)
+        p50, p99 = goals(self.row, alone, scaled=scaled)
         short = [
             f"{kind} {name} {value:.1f} ms > {goal:.3g}"
             for name, values, goals in (
@@ -126,15 +127,21 @@ class Beside:
         return short
 
 
-def _or_more(goals: Sequence[float], alone: Sequence[float], times: float) -> list[float]:
-    return [max(goal, times * each) for goal, each in zip(goals, alone, strict=True)]
+def goals(row: Row, alone: Polite, *, scaled: bool) -> tuple[list[float], list[float]]:
+    """Return the goals of medians and 99th percentiles beside the attacker of a row, in milliseconds.
 
-
-def goals_p99(row: Row, alone: Polite) -> Sequence[float]:
-    """Return the goals of the 99th percentiles beside the attacker of a row, in milliseconds."""
+    Args:
+        row: The attacker.
+        alone: What the polite client saw alone.
+        scaled: Whether they grow with the median that it saw.
+    """
+    slower = [
+        max(1.0, each / usual) if scaled else 1.0 for each, usual in zip(alone.p50(), USUAL_P50, strict=True)
+    ]
+    p50 = [goal * times for goal, times in zip(GOALS_P50, slower, strict=True)]
     if row.is_light:
-        return [max(LIGHT_TIMES * each, each + LONGEST_TURN) for each in alone.p99()]
-    return GOALS_P99
+        return p50, [max(LIGHT_TIMES * each, each + LONGEST_TURN) for each in alone.p99()]
+    return p50, [goal * times for goal, times in zip(GOALS_P99, slower, strict=True)]
 
 
 def allowed_left(before: float) -> float:

@@ -13,7 +13,7 @@ from tests.bench.accounting import cpu_seconds
 from tests.bench.peers import ENTRY
 from tests.conftest import FIGURE
 from tests.fairness.field import Field, attacking
-from tests.fairness.figures import GOALS_P50, GOALS_P99, Polite
+from tests.fairness.figures import Polite, goals
 from tests.fairness.rows import Crowd, Row, call
 from tests.support.counts import counts
 from tests.support.daemon import running_daemon
@@ -98,11 +98,12 @@ def _compared(alone: Polite, solo: Sequence[Shares], found: Shares) -> tuple[lis
     # Where other programs take the cores, what a second of the daemon gives says as much.
     sums = max(sum(found.rates) / rate, found.per_core / statistics.mean(each.per_core for each in solo))
     p50, p99 = light.p50(fair=True), light.p99(fair=True)
+    goals_p50, goals_p99 = goals(_client(0, *SOLO[0]), alone, scaled=True)
     reached = {
         "shares within 20 %": deviation <= 0.2,
         "90 % of one client alone": sums >= 0.9,
-        "medians of the light one": _below(p50, GOALS_P50, alone.p50()),
-        "99th percentiles of the light one": _below(p99, GOALS_P99, alone.p99()),
+        "medians of the light one": _below(p50, goals_p50),
+        "99th percentiles of the light one": _below(p99, goals_p99),
         "none refused or lost": not light.refused and not light.lost,
     }
     shares = ", ".join(f"{each / mean:.2f}" for each in found.rates)
@@ -111,5 +112,5 @@ def _compared(alone: Polite, solo: Sequence[Shares], found: Shares) -> tuple[lis
     return [name for name, is_reached in reached.items() if not is_reached], figure
 
 
-def _below(values: Sequence[float], goals: Sequence[float], alone: Sequence[float]) -> bool:
-    return all(value <= max(goal, 3 * usual) for value, goal, usual in zip(values, goals, alone, strict=True))
+def _below(values: Sequence[float], bounds: Sequence[float]) -> bool:
+    return all(value <= bound for value, bound in zip(values, bounds, strict=True))
