@@ -32,6 +32,23 @@ NEW_SECONDS: Final = 0.001
 DEBT_SECONDS: Final = 0.02
 
 
+def is_behind(process: Account) -> bool:
+    """Return whether a process got so much less than those that waited last that it need not wait itself.
+
+    It is taken to be behind by `DEBT_SECONDS` at most, so this ends soon if it goes on.
+    """
+    has_company = False
+    account, parent = process, process.parent
+    while parent is not None:
+        if len(parent.members) > 1:
+            has_company = True
+            account.rank = max(account.rank, parent.level_rank - DEBT_SECONDS)
+            if account.rank > parent.level_rank - CREDIT_SECONDS:
+                return False
+        account, parent = parent, parent.parent
+    return has_company
+
+
 class _Node(Generic[ItemT]):
     """An account that has items in the queue, itself or through its members; and the root.
 

@@ -15,6 +15,7 @@ import attrs
 import trio
 
 from redstreamd.admission.accounts import Account, Accounts, Held, Level, Peer
+from redstreamd.admission.fair_queue import is_behind
 from redstreamd.admission.memory import Memory
 from redstreamd.admission.turns import ACCOUNT, MAX_QUEUED, TURN_SECONDS, turns
 from redstreamd.mcpio import jsonrpc, openings
@@ -53,8 +54,9 @@ FINAL_WRITE_SECONDS: Final = 0.25
 FIRST_REQUEST_SECONDS: Final = 1.0
 # The most that is read at once; by default a Unix socket buffers about three times as much.
 READ_BYTES: Final = 65536
-# What a message is taken to cost before it is read.
+# What a message is taken to cost before it is read, and each byte of a long one.
 _MESSAGE_SECONDS: Final = 0.0001
+_BYTE_SECONDS: Final = 4e-8
 
 
 class ClientConnection:
@@ -373,11 +375,15 @@ class ClientConnection:
             if self._is_opening and self._is_foreign():
                 return
             if lines:
-                must_wait = len(turn.waiting) > 0
+                must_wait, may_go = len(turn.waiting) > 0, False
+                if (must_wait or turn.is_over()) and is_behind(process):
+                    # Whoever got little may read one message at once.
+                    must_wait, may_go = False, True
                 turn.work_for(account)
                 while lines:
-                    if must_wait or turn.is_over():
-                        await turn.turn(account, min(len(lines) * _MESSAGE_SECONDS, TURN_SECONDS))
+                    if must_wait or (not may_go and turn.is_over()):
+                        first = len(lines[-1]) * _BYTE_SECONDS
+                        await turn.turn(account, max(first, min(len(lines) * _MESSAGE_SECONDS, TURN_SECONDS)))
                         turn.work_for(account)
                         must_wait = False
                         if not lines:
@@ -387,6 +393,7 @@ class ClientConnection:
                         await turn.wait_fewer_queued(process)
                         must_wait = True
                         continue
+                    may_go = False
                     line = lines.pop()
                     if splitter.held:
                         splitter.count()

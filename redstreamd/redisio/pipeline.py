@@ -51,12 +51,12 @@ SECOND_LOOK_SECONDS: Final = 0.01
 
 #: Seconds of work that requests in flight may be for the server and for the reader of their replies. Less
 #: would leave the server idle while this process does something else.
-WINDOW_SECONDS: Final = 0.003
+WINDOW_SECONDS: Final = 0.002
 
 #: What a command takes of the server's time: in any case, for each byte of it, for each byte of its reply.
 #: Measured with XADD, XRANGE and the scripts of ``streams``; a slower server makes all of them longer.
 COMMAND_SECONDS: Final = 8e-6
-BYTE_SECONDS: Final = 1e-8
+BYTE_SECONDS: Final = 2e-8
 REPLY_BYTE_SECONDS: Final = 5e-9
 #: What each byte of a reply takes of the reader's time.
 READ_BYTE_SECONDS: Final = 1e-8
