@@ -29,6 +29,8 @@ from redstreamd.admission.fair_queue import FairQueue
 #: Seconds of new work in a pass of the scheduler while several clients have some. A pass also handles what
 #: Redis answered, which takes about as long; a request waits for one or two passes.
 TURN_SECONDS: Final = 0.0008
+#: Another turn is given if so many seconds at most are promised to others.
+_ROOM_SECONDS: Final = 0.0002
 #: The same while one connection alone has work: as long as others may have to wait when they come.
 LONE_TURN_SECONDS: Final = 0.004
 #: Seconds that handling replies of Redis may take at once.
@@ -67,6 +69,8 @@ class Turns(trio.abc.Instrument):
         # The account of the task that runs, and since when.
         self._task_account: Account | None = None
         self._task_since = 0.0
+        # Seconds that tasks will take in the next pass.
+        self._promised = 0.0
         self._is_new_pass = True
         self._last: Account | None = None
         self._company_ends = 0.0
@@ -110,6 +114,7 @@ class Turns(trio.abc.Instrument):
         self._is_new_pass = True
         if self.waiting:
             self._grant()
+        self._promised = 0.0
 
     def _count_step(self) -> None:
         account = self._task_account
@@ -123,8 +128,9 @@ class Turns(trio.abc.Instrument):
         return time.perf_counter() >= self.ends
 
     def spend(self, account: Account) -> None:
-        """Count what a task that was just started will take in the next pass as a part of this one."""
+        """Count what a task that was just started will take in the next pass, which has less room for turns."""
         self.ends -= account.part
+        self._promised += account.part
 
     async def turn(self, account: Account, seconds: float) -> None:
         """Wait for a turn of about so many seconds; a checkpoint. If cancelled, the place is given up."""
@@ -139,10 +145,10 @@ class Turns(trio.abc.Instrument):
         await wait_task_rescheduled(give_up)
 
     def _grant(self) -> None:
-        """Give turns to as many as fit into the next pass; at least to one."""
-        seconds = 0.0
+        """Give turns to as many as fit into the next pass; to one, if nothing else is to be done in it."""
+        seconds = self._promised
         waiting = self.waiting
-        while waiting and seconds < TURN_SECONDS:
+        while waiting and seconds < _ROOM_SECONDS:
             _, (task, expected) = waiting.pop()
             reschedule(task)
             seconds += expected
