@@ -15,6 +15,7 @@ and divided where more is wanted than fits into a pass of trio's scheduler. Does
 
 from __future__ import annotations
 
+import math
 import time
 from collections import deque
 from contextvars import ContextVar
@@ -52,6 +53,7 @@ class Turns(trio.abc.Instrument):
     Attributes:
         account: On whose behalf the loop works now; None for the daemon itself.
         ends: When new work of clients gives way in this pass, by `time.perf_counter`.
+        now: When this pass began, by `time.perf_counter`.
         redis_seconds: Redis's time that what was sent for `account` will take, and that is not counted yet.
         waiting: Tasks that wait for their turn.
     """
@@ -60,6 +62,7 @@ class Turns(trio.abc.Instrument):
         """Begin with nobody waiting."""
         self.account: Account | None = None
         self.ends = 0.0
+        self.now = time.perf_counter()
         self.redis_seconds = 0.0
         self.waiting: Final[FairQueue[tuple[Task, float]]] = FairQueue()
         # Readers of processes with many commands waiting, by process.
@@ -69,6 +72,8 @@ class Turns(trio.abc.Instrument):
         # The account of the task that runs, and since when.
         self._task_account: Account | None = None
         self._task_since = 0.0
+        # What the thread had run when the pass began.
+        self._ran = 0.0
         # Seconds that tasks will take in the next pass.
         self._promised = 0.0
         self._is_new_pass = True
@@ -101,9 +106,13 @@ class Turns(trio.abc.Instrument):
             self._task_account, self._task_since = account, self._since
             if self._is_new_pass:
                 self._is_new_pass = False
-                self.ends = self._since + (
-                    TURN_SECONDS if self._since < self._company_ends else LONE_TURN_SECONDS
-                )
+                self.now = self._since
+                if self.now < self._company_ends:
+                    self.ends = self.now + TURN_SECONDS
+                    self._ran = time.thread_time()
+                else:
+                    self.ends = self.now + LONE_TURN_SECONDS
+                    self._ran = -math.inf
 
     def before_io_wait(self, timeout: float) -> None:
         """End a pass: trio's hook."""
@@ -124,11 +133,14 @@ class Turns(trio.abc.Instrument):
     # Turns
 
     def is_over(self) -> bool:
-        """Return whether new work has to give way in this pass."""
-        return time.perf_counter() >= self.ends
+        """Return whether new work has to give way in this pass.
+
+        Where other programs had the processor meanwhile, shorter turns would help nobody, and cost more.
+        """
+        return time.perf_counter() >= self.ends and time.thread_time() - self._ran >= self.ends - self.now
 
     def spend(self, account: Account) -> None:
-        """Count what a task that was just started will take in the next pass, which has less room for turns."""
+        """Count what a task that was just started will take: the next pass has less room for turns."""
         self.ends -= account.part
         self._promised += account.part
 

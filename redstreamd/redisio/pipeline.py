@@ -279,7 +279,7 @@ class Pipeline:
         """Send deferred requests as far as the window allows."""
         deferred, outbox = self._deferred, self._outbox
         was_empty = not outbox
-        now = time.perf_counter()
+        now = self._turns.now if self._turns is not None else 0.0
         while deferred and self._work < WINDOW_SECONDS:
             account, request = deferred.pop()
             self._let_go(account, request)

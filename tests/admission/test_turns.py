@@ -1,0 +1,115 @@
+from __future__ import annotations
+
+import contextvars
+import os
+import time
+from collections import Counter
+
+import pytest
+import trio
+import trio.testing
+
+from redstreamd.admission.accounts import Account, Accounts, Peer
+from redstreamd.admission.turns import ACCOUNT, MAX_QUEUED, next_turn, turns
+from redstreamd.policy import Principal
+
+pytestmark = pytest.mark.limit(20)
+
+
+def connection(accounts: Accounts, pid: int, number: int = 0) -> Account:
+    return accounts.open(Principal("me", "unix"), Peer(os.getuid(), pid), f"{pid} {number}")
+
+
+def start(nursery: trio.Nursery, account: Account, task: object, *args: object) -> None:
+    """Start a task that works for an account."""
+    context = contextvars.copy_context()
+    context.run(ACCOUNT.set, account)
+    context.run(nursery.start_soon, task, *args)
+
+
+async def test_long_work_of_one_process_in_many_tasks_leaves_another_its_turns() -> None:
+    accounts, seconds, enough = Accounts(), Counter[int](), trio.Event()
+
+    async def work(pid: int) -> None:
+        while True:
+            began = time.thread_time()
+            while time.thread_time() < began + 0.0005:
+                pass
+            seconds[pid] += 1
+            if seconds.total() >= 400:
+                enough.set()
+            await next_turn()
+
+    async with trio.open_nursery() as nursery:
+        for number in range(20):
+            start(nursery, connection(accounts, 1, number), work, 1)
+        start(nursery, connection(accounts, 2), work, 2)
+        await enough.wait()
+        nursery.cancel_scope.cancel()
+    # Turn by turn it would be a twentieth. Half of it is what it gets once it is known how little it had.
+    assert seconds[2] >= 0.3 * seconds.total()
+    assert not turns().waiting
+    assert accounts.all.members["me"].used(time.perf_counter()) > 0.1
+
+
+async def test_outside_a_call_a_turn_is_a_checkpoint() -> None:
+    with trio.testing.assert_checkpoints():
+        await next_turn()
+    with trio.CancelScope() as scope:
+        scope.cancel()
+        await next_turn()
+    assert scope.cancelled_caught
+
+
+async def test_who_is_cancelled_gives_up_the_turn_and_others_go_on() -> None:
+    accounts, went_on = Accounts(), trio.Event()
+
+    async def one_turn() -> None:
+        await next_turn()
+        went_on.set()
+
+    async with trio.open_nursery() as nursery:
+        with trio.CancelScope() as scope:
+            account = connection(accounts, 1)
+            token = ACCOUNT.set(account)
+            try:
+                scope.cancel()
+                await next_turn()
+            finally:
+                ACCOUNT.reset(token)
+        assert scope.cancelled_caught
+        assert not turns().waiting
+        start(nursery, account, one_turn)
+        await went_on.wait()
+
+
+async def test_a_process_is_held_back_until_fewer_of_its_commands_wait() -> None:
+    account = connection(Accounts(), 1)
+    process = account.parent
+    assert process is not None
+    account.queue(MAX_QUEUED + 1)
+    order: list[int] = []
+
+    async def wait(number: int) -> None:
+        await turns().wait_fewer_queued(process)
+        order.append(number)
+
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(wait, 1)
+        await trio.testing.wait_all_tasks_blocked()
+        nursery.start_soon(wait, 2)
+        await trio.testing.wait_all_tasks_blocked()
+        with trio.move_on_after(0.01) as impatient:
+            await wait(3)
+        assert impatient.cancelled_caught
+        account.queue(-1)
+        turns().dequeued(account)
+        await trio.testing.wait_all_tasks_blocked()
+        assert order == []
+        account.queue(-1)
+        turns().dequeued(account)
+        await trio.testing.wait_all_tasks_blocked()
+        assert order == [1]
+        account.queue(-1)
+        turns().dequeued(account)
+    assert order == [1, 2]
