@@ -24,7 +24,7 @@ ItemT = TypeVar("ItemT", bound=Hashable)
 #: Seconds of work that an account which begins to wait may have in advance of those that wait already. A
 #: client that calls now and then needs no more, and so is next whenever it calls; a greedy one has used it up
 #: at once.
-CREDIT_SECONDS: Final = 0.005
+CREDIT_SECONDS: Final = 0.01
 #: Seconds of work that one which never got anything is taken to have got more than the others: else a process
 #: for each call would always be first.
 NEW_SECONDS: Final = 0.001

@@ -54,6 +54,7 @@ class Turns(trio.abc.Instrument):
         account: On whose behalf the loop works now; None for the daemon itself.
         ends: When new work of clients gives way in this pass, by `time.perf_counter`.
         now: When this pass began, by `time.perf_counter`.
+        is_shared: Whether several connections had work of late.
         redis_seconds: Redis's time that what was sent for `account` will take, and that is not counted yet.
         waiting: Tasks that wait for their turn.
     """
@@ -63,6 +64,7 @@ class Turns(trio.abc.Instrument):
         self.account: Account | None = None
         self.ends = 0.0
         self.now = time.perf_counter()
+        self.is_shared = False
         self.redis_seconds = 0.0
         self.waiting: Final[FairQueue[tuple[Task, float]]] = FairQueue()
         # Readers of processes with many commands waiting, by process.
@@ -108,9 +110,11 @@ class Turns(trio.abc.Instrument):
                 self._is_new_pass = False
                 self.now = self._since
                 if self.now < self._company_ends:
+                    self.is_shared = True
                     self.ends = self.now + TURN_SECONDS
                     self._ran = time.thread_time()
                 else:
+                    self.is_shared = False
                     self.ends = self.now + LONE_TURN_SECONDS
                     self._ran = -math.inf
 

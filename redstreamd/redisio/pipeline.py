@@ -52,6 +52,8 @@ SECOND_LOOK_SECONDS: Final = 0.01
 #: Seconds of work that requests in flight may be for the server and for the reader of their replies. Less
 #: would leave the server idle while this process does something else.
 WINDOW_SECONDS: Final = 0.002
+#: The same while several clients have requests: as long as each waits for the others at the server.
+SHARED_WINDOW_SECONDS: Final = 0.001
 
 #: What a command takes of the server's time: in any case, for each byte of it, for each byte of its reply.
 #: Measured with XADD, XRANGE and the scripts of ``streams``; a slower server makes all of them longer.
@@ -248,7 +250,7 @@ class Pipeline:
             if account.reply_bytes is not None:
                 seconds += account.reply_bytes.get(kind, 0.0) * (REPLY_BYTE_SECONDS + READ_BYTE_SECONDS)
             request.seconds = seconds
-            if self._deferred or (self._work and self._work + seconds > WINDOW_SECONDS):
+            if self._deferred or (self._work and self._work + seconds > self._window):
                 self._defer(account, request)
                 return request
             self._work += seconds
@@ -259,6 +261,11 @@ class Pipeline:
         if len(outbox) == 1:
             self._on_queued()
         return request
+
+    @property
+    def _window(self) -> float:
+        shared = self._turns is not None and self._turns.is_shared
+        return SHARED_WINDOW_SECONDS if shared else WINDOW_SECONDS
 
     def _defer(self, account: Account, request: Request) -> None:
         request.is_deferred = True
@@ -280,7 +287,8 @@ class Pipeline:
         deferred, outbox = self._deferred, self._outbox
         was_empty = not outbox
         now = self._turns.now if self._turns is not None else 0.0
-        while deferred and self._work < WINDOW_SECONDS:
+        window = self._window
+        while deferred and self._work < window:
             account, request = deferred.pop()
             self._let_go(account, request)
             account.charge(request.seconds, now)
@@ -369,7 +377,7 @@ class Pipeline:
             seconds: For so long at most, but at least one reply.
         """
         rest = self._answer(replies, on_push, size, seconds)
-        if self._deferred and self._work < WINDOW_SECONDS:
+        if self._deferred and self._work < self._window:
             self._admit()
         return rest
 
