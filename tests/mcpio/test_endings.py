@@ -26,6 +26,7 @@ from redstreamd.mcpio.closing import LINGER_SECONDS
 from redstreamd.mcpio.connection_events import ConnectionClosed, ConnectionOpened, Ending, Event
 from redstreamd.mcpio.limits import Limits
 from redstreamd.mcpio.listeners import open_tcp_listeners
+from redstreamd.mcpio.outbox import UNREAD_BYTES
 from redstreamd.mcpio.protocol_eras import Kernels
 from tests.mcpio.serving import (
     PRINCIPAL,
@@ -174,6 +175,29 @@ async def test_a_peer_that_does_not_read_is_disconnected_and_its_waits_are_freed
         assert pair.connection.statistics().requests_in_flight == 0
         # Nor until the garbage collector comes by.
         assert pair.connection.statistics().outbox_bytes == 0
+
+
+@pytest.mark.parametrize("much", [True, False])
+async def test_a_peer_that_reads_nothing_is_disconnected_after_a_time_if_much_waits(much: bool) -> None:
+    async with connection_pair(Limits(unread_seconds=50)) as pair:
+        raw = await greeted(pair)
+        # More and more, until the socket takes no more.
+        while not pair.connection.statistics().outbox_bytes:
+            await raw.send(raw.tool_call("big", {"bytes": MIB if much else 10_000}))
+            await trio.testing.wait_all_tasks_blocked()
+        unread = pair.connection.statistics().outbox_bytes
+        assert (unread > UNREAD_BYTES) == much
+        await trio.sleep(49)
+        assert not [event for event in pair.events if isinstance(event, ConnectionClosed)]
+        if much:
+            await trio.sleep(2)
+            (event,) = [event for event in pair.events if isinstance(event, ConnectionClosed)]
+            assert event.ending is Ending.UNREAD
+            assert event.unread_bytes == unread
+            assert event.open_seconds == pytest.approx(50, abs=0.5)
+        else:
+            await trio.sleep(500)
+            assert not [event for event in pair.events if isinstance(event, ConnectionClosed)]
 
 
 async def test_a_connection_that_has_ended_keeps_nothing_of_what_it_read() -> None:
