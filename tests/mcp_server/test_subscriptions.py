@@ -284,7 +284,7 @@ async def test_subscriptions_have_a_limit_that_says_what_to_do(redis: Server) ->
         await client.subscribe(*[stream_uri(f"s{number}") for number in range(3)])
         refusal = await client.raw.call("resources/subscribe", {"uri": URI})
         assert refusal["error"]["data"]["code"] == "TOO_MANY_SUBSCRIPTIONS"
-        assert "max_subscriptions" in refusal["error"]["message"]
+        assert "limits.max_subscriptions" in refusal["error"]["data"]["next_step"]
         params = {"notifications": {"resourceSubscriptions": [URI]}}
         refusal = await other.raw.call("subscriptions/listen", params)
         assert refusal["error"]["data"]["code"] == "TOO_MANY_SUBSCRIPTIONS"
