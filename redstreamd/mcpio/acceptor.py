@@ -1,8 +1,7 @@
 """Accepts connections and runs a `ClientConnection` for each; knows nothing of messages.
 
-Owns the bounds of connections and who gives way at them, retries when the system does not accept, the
-isolation of a crash to its connection, and draining. Clients beyond a bound for whom nobody gives way are
-left to `newcomers`.
+Owns retries when the system does not accept, the isolation of a crash to its connection, and draining.
+`connection_bounds` says whether a client can be served; those beyond a bound are left to `newcomers`.
 """
 
 from __future__ import annotations
@@ -20,11 +19,11 @@ import attrs
 import msgspec
 import trio
 
-from redstreamd.admission.accounts import Accounts, Held, Peer, gives_way, names_of
+from redstreamd.admission.accounts import Accounts, Peer
 from redstreamd.admission.memory import Memory
 from redstreamd.admission.usage import Usage, usage
-from redstreamd.errors.remedies import setting, unit_setting
 from redstreamd.mcpio.client_connection import ClientConnection
+from redstreamd.mcpio.connection_bounds import ConnectionBounds
 from redstreamd.mcpio.connection_events import (
     AcceptPaused,
     AcceptResumed,
@@ -36,7 +35,6 @@ from redstreamd.mcpio.connection_events import (
     ignore,
 )
 from redstreamd.mcpio.connection_state import ConnectionState
-from redstreamd.mcpio.idlest import Idlest
 from redstreamd.mcpio.kernels import DirectPath, Kernels
 from redstreamd.mcpio.limits import Limits
 from redstreamd.mcpio.newcomers import IsStatusRequest, Newcomers
@@ -153,19 +151,24 @@ class Acceptor:
         self._kernels = kernels
         self._direct_path = direct_path
         self._limits = limits or Limits()
-        self._room = room or (lambda: sys.maxsize)
         self._report = contained(on_event)
         self._accepting = trio.CancelScope()
         # Set while nothing is accepted.
         self._stopped = trio.Event()
         self._stopped.set()
         self._connections: set[ClientConnection] = set()
-        self._idlest = Idlest()
         self._accounts = accounts or Accounts()
         self._memory = Memory(self._accounts, self._limits.max_memory_bytes)
         self._holders: tuple[tuple[Peer, int], ...] = ()
         self._holders_at = -HOLDERS_SECONDS
         self._spares = SpareDescriptors(spare_descriptors)
+        self._bounds = ConnectionBounds(
+            self._limits,
+            self._accounts,
+            self._connections,
+            room=room or (lambda: sys.maxsize),
+            spares=self._spares,
+        )
         self._newcomers = Newcomers(
             kernels,
             self._limits,
@@ -185,9 +188,9 @@ class Acceptor:
             refused=self._newcomers.refused,
             crashed=self._crashed + self._newcomers.crashed,
             requests_in_flight=sum(each.statistics().requests_in_flight for each in self._connections),
-            limit=min(self._limits.max_connections, self._room()),
+            limit=self._bounds.limit,
             max_connections=self._limits.max_connections,
-            full=self._reached(),
+            full=self._bounds.reached(),
             holders=described(top_holders(self._accounts)),
         )
 
@@ -278,111 +281,26 @@ class Acceptor:
 
     async def _admit(self, stream: trio.SocketStream, served: ServedListener, nursery: trio.Nursery) -> None:
         principal, peer = served.principal, peer_of(stream)
-        bound = self._first_reached(principal)
+        bound = self._bounds.first_reached(principal)
         if bound is None:
             self._start_connection(stream, served, peer, nursery)
             return
 
         def take_over(received: bytes) -> bool:
             # A connection that is opened now would not be drained.
-            if self._draining or not self._find_place(principal, peer):
+            if self._draining or not self._bounds.find_place(principal, peer):
                 return False
             self._start_connection(stream, served, peer, nursery, received)
             return True
 
-        message = self._refusal(bound, principal)
+        message = self._bounds.refusal(bound, principal)
         await self._newcomers.admit(stream, principal, bound, message, nursery, take_over=take_over)
 
-    def _find_place(self, principal: Principal, peer: Peer) -> bool:
-        """Return whether a client can be served, perhaps because another gives way."""
-        for _ in Bound:
-            bound = self._first_reached(principal)
-            if bound is None:
-                return True
-            if not self._make_room(bound, principal, peer):
-                return False
-            if bound is Bound.DESCRIPTORS:
-                # There is one more when the connection has closed.
-                return True
-        return False
-
-    def _first_reached(self, principal: Principal) -> Bound | None:
-        """Return the bound that keeps the next client of a principal out if nobody gives way."""
-        most = self._limits.max_connections_per_principal
-        if most is not None and self._of(principal) >= most:
-            return Bound.PRINCIPAL
-        return self._reached()
-
-    def _of(self, principal: Principal) -> int:
-        account = self._accounts.all.members.get(principal.name)
-        return 0 if account is None else account.held[Held.CONNECTIONS]
-
-    def _reached(self) -> Bound | None:
-        """Return the bound that keeps the next client out if nobody gives way; None if it can be served."""
-        most, room = self._limits.max_connections, self._room()
-        connections = self._accounts.all.held[Held.CONNECTIONS]
-        # Those that were given away for a client come back before any other is let in.
-        if not self._spares.restore() or room <= connections < most:
-            return Bound.DESCRIPTORS
-        return Bound.CONNECTIONS if connections >= most else None
-
-    def _make_room(self, bound: Bound, principal: Principal, peer: Peer) -> bool:
-        """Close a connection of the process that has most for a client, unless that has as many."""
-        within = self._accounts.all
-        if bound is Bound.PRINCIPAL:
-            within = within.members[principal.name]
-        # Those that are closing have descriptors for up to a second, as newcomers have.
-        closing = len(self._connections) - self._accounts.all.held[Held.CONNECTIONS]
-        process = gives_way(within, Held.CONNECTIONS, names_of(principal, peer))
-        if process is None or closing >= self._limits.max_newcomers:
-            return False
-        connection = self._idlest.take(process)
-        if connection is None:
-            return False
-        connection.give_way(self._why_closed(bound))
-        return True
-
-    def _refusal(self, bound: Bound, principal: Principal) -> str:
-        """Return what a client beyond a bound is told."""
-        if bound is Bound.PRINCIPAL:
-            by = setting("limits.max_connections_per_principal")
-            return (
-                f"{self._of(principal)} connections of {principal.name} are open, which is the limit ({by}); "
-                "try later"
-            )
-        connections = self._accounts.all.held[Held.CONNECTIONS]
-        if bound is Bound.CONNECTIONS:
-            by = setting("limits.max_connections")
-            return f"{connections} connections are open, which is the limit ({by}); try later"
-        by = unit_setting("LimitNOFILE=")
-        return (
-            f"{connections} connections are open, and there are no file descriptors for more; try later, or "
-            f"raise {by}"
-        )
-
-    @staticmethod
-    def _why_closed(bound: Bound) -> str:
-        """Return what a client is told whose connection is closed for another one."""
-        by = {
-            Bound.CONNECTIONS: f"as many as may be ({setting('limits.max_connections')})",
-            Bound.PRINCIPAL: f"as many as may be ({setting('limits.max_connections_per_principal')})",
-            Bound.DESCRIPTORS: "as many as there are file descriptors for",
-        }[bound]
-        return (
-            f"this connection is closed for another client: {by} are open, and no client has more of them "
-            "than this one; open fewer"
-        )
-
     def _report_rejected(self, principal: Principal, bound: Bound) -> None:
-        limit = {
-            Bound.CONNECTIONS: self._limits.max_connections,
-            Bound.PRINCIPAL: self._limits.max_connections_per_principal or 0,
-            Bound.DESCRIPTORS: self._accounts.all.held[Held.CONNECTIONS],
-        }[bound]
         now = trio.current_time()
         if now >= self._holders_at + HOLDERS_SECONDS:
             self._holders, self._holders_at = top_holders(self._accounts), now
-        self._report(ConnectionRejected(principal, limit, bound, self._holders))
+        self._report(ConnectionRejected(principal, self._bounds.limit_of(bound), bound, self._holders))
 
     def _start_connection(
         self,
@@ -412,7 +330,7 @@ class Acceptor:
             on_event=self._report,
         )
         self._connections.add(connection)
-        self._idlest.add(connection)
+        self._bounds.idlest.add(connection)
         nursery.start_soon(self._serve, connection, served.principal)
 
     async def _serve(self, connection: ClientConnection, principal: Principal) -> None:
@@ -424,7 +342,7 @@ class Acceptor:
             self._report(ConnectionCrashed(connection.id, principal, crash))
         finally:
             self._connections.discard(connection)
-            self._idlest.remove(connection)
+            self._bounds.idlest.remove(connection)
 
 
 def _has_waiting(listener: trio.abc.Listener[trio.SocketStream]) -> bool:

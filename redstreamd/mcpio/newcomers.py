@@ -17,14 +17,13 @@ from typing import Final
 import attrs
 import trio
 
-from redstreamd.admission.accounts import Accounts, Peer
 from redstreamd.mcpio import jsonrpc
 from redstreamd.mcpio.connection_events import Bound, ConnectionCrashed, EventHook
 from redstreamd.mcpio.framing import LineSplitter, LongLine
 from redstreamd.mcpio.jsonrpc import NOT_EXECUTED, NOT_NOW, Notification, Request, RequestId
 from redstreamd.mcpio.kernels import Kernels
 from redstreamd.mcpio.limits import Limits
-from redstreamd.mcpio.session import Session, Task
+from redstreamd.mcpio.one_request import answer_one
 from redstreamd.policy import Principal
 
 #: For the first request of a newcomer.
@@ -38,7 +37,7 @@ STATUS_SECONDS: Final = 5.0
 PATIENCE_SECONDS: Final = 0.1
 #: When newcomers have waited for places for so long, it is a flood, and nobody has that time any more.
 FLOOD_SECONDS: Final = 1.0
-#: A longer first message is not read; the requests of a handshake take about one KiB.
+#: A longer first message is not read, if its client is not served; the requests of a handshake take 1 KiB.
 MAX_MESSAGE_BYTES: Final = 64 * 1024
 #: Of one newcomer, which may send several requests at once. The errors fit into the buffer of a new socket.
 MAX_ANSWERS: Final = 32
@@ -86,19 +85,6 @@ class _Newcomer:
     received: bytearray = attrs.field(factory=bytearray)
     answers: int = 0
     is_taken_over: bool = False
-
-
-class _Answer:
-    """The sink of the one answer that a newcomer is served with."""
-
-    def __init__(self) -> None:
-        self.line: bytes | None = None
-        self.received = trio.Event()
-
-    def send(self, line: bytes) -> None:
-        if self.line is None:
-            self.line = line
-            self.received.set()
 
 
 class Newcomers:
@@ -333,15 +319,17 @@ class Newcomers:
 
     async def _serve_status(self, newcomer: _Newcomer, line: bytes) -> None:
         """Serve a newcomer with the status that it asked for; it is refused if that takes too long."""
-        sink = _Answer()
+        answer = b""
         try:
             with trio.move_on_after(STATUS_SECONDS):
                 async with self._status_turn:
-                    await self._handle(line, newcomer.principal, sink)
-            if sink.line is not None:
+                    answer = await answer_one(
+                        self._kernels, self._limits, line, newcomer.principal, self._report
+                    )
+            if answer:
                 newcomer.answers += 1
                 with trio.move_on_after(LINGER_SECONDS), contextlib.suppress(trio.BrokenResourceError):
-                    await trio.SocketStream(newcomer.connection).send_all(sink.line)
+                    await trio.SocketStream(newcomer.connection).send_all(answer)
         except* Exception as crash:  # noqa: BLE001 - any exception is a defect, and touches nobody else
             self.crashed += 1
             self._report(ConnectionCrashed(secrets.token_hex(8), newcomer.principal, crash))
@@ -352,40 +340,6 @@ class Newcomers:
             self._start_attending()
             # This one may be told to leave now.
             self._left.unpark_all()
-
-    async def _handle(self, line: bytes, principal: Principal, sink: _Answer) -> None:
-        """Handle one request in a session of its own, until it is answered."""
-
-        async def flushed() -> None:
-            await trio.lowlevel.checkpoint()
-
-        async with trio.open_nursery() as nursery:
-
-            def start_soon(task: Task) -> bool:
-                nursery.start_soon(task)
-                return True
-
-            connection_id = secrets.token_hex(8)
-            session = Session(
-                self._kernels,
-                connection_id=connection_id,
-                principal=principal,
-                # Of its own: nobody's place in a queue or share matters for the one request.
-                account=Accounts().open(principal, Peer(), connection_id),
-                limits=self._limits,
-                sink=sink,
-                start_soon=start_soon,
-                flushed=flushed,
-                draining=trio.Event(),
-                report=self._report,
-            )
-            try:
-                await session.handle(line, sink)
-                await sink.received.wait()
-            finally:
-                nursery.cancel_scope.cancel()
-                with trio.CancelScope(shield=True):
-                    await session.aclose()
 
     def _refuse(self, newcomer: _Newcomer, request_id: RequestId | None) -> None:
         if not newcomer.answers:

@@ -1,0 +1,144 @@
+"""The bounds of the number of connections, and who gives way to whom at them.
+
+Owns no connection: it says whether one more client can be served, has another one's connection closed for it,
+and what clients are told of it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection
+
+from redstreamd.admission.accounts import Accounts, Held, Peer, gives_way, names_of
+from redstreamd.errors.remedies import setting, unit_setting
+from redstreamd.mcpio.client_connection import ClientConnection
+from redstreamd.mcpio.connection_events import Bound
+from redstreamd.mcpio.idlest import Idlest
+from redstreamd.mcpio.limits import Limits
+from redstreamd.mcpio.spare_descriptors import SpareDescriptors
+from redstreamd.policy import Principal
+
+
+class ConnectionBounds:
+    """The bounds of an acceptor.
+
+    Attributes:
+        idlest: The connections that may be closed for a client.
+    """
+
+    def __init__(
+        self,
+        limits: Limits,
+        accounts: Accounts,
+        open_connections: Collection[ClientConnection],
+        *,
+        room: Callable[[], int],
+        spares: SpareDescriptors,
+    ) -> None:
+        """Bound what `accounts` count.
+
+        Args:
+            limits: The bounds, and how many connections may be closing at a time.
+            accounts: Count the connections, but for those that gave way.
+            open_connections: All, those that are closing included.
+            room: Returns for how many connections there are descriptors.
+            spares: Descriptors in reserve.
+        """
+        self.idlest = Idlest()
+        self._limits = limits
+        self._accounts = accounts
+        self._open = open_connections
+        self._room = room
+        self._spares = spares
+
+    @property
+    def limit(self) -> int:
+        """How many connections may be open now."""
+        return min(self._limits.max_connections, self._room())
+
+    def find_place(self, principal: Principal, peer: Peer) -> bool:
+        """Return whether a client can be served, perhaps because another gives way."""
+        for _ in Bound:
+            bound = self.first_reached(principal)
+            if bound is None:
+                return True
+            if not self._make_room(bound, principal, peer):
+                return False
+            if bound is Bound.DESCRIPTORS:
+                # There is one more when the connection has closed.
+                return True
+        return False
+
+    def first_reached(self, principal: Principal) -> Bound | None:
+        """Return the bound that keeps the next client of a principal out if nobody gives way."""
+        most = self._limits.max_connections_per_principal
+        if most is not None and self._of(principal) >= most:
+            return Bound.PRINCIPAL
+        return self.reached()
+
+    def _of(self, principal: Principal) -> int:
+        account = self._accounts.all.members.get(principal.name)
+        return 0 if account is None else account.held[Held.CONNECTIONS]
+
+    def reached(self) -> Bound | None:
+        """Return the bound that keeps the next client out if nobody gives way; None if it can be served."""
+        most, room = self._limits.max_connections, self._room()
+        connections = self._accounts.all.held[Held.CONNECTIONS]
+        # Those that were given away for a client come back before any other is let in.
+        if not self._spares.restore() or room <= connections < most:
+            return Bound.DESCRIPTORS
+        return Bound.CONNECTIONS if connections >= most else None
+
+    def _make_room(self, bound: Bound, principal: Principal, peer: Peer) -> bool:
+        """Close a connection of the process that has most for a client, unless that has as many."""
+        within = self._accounts.all
+        if bound is Bound.PRINCIPAL:
+            within = within.members[principal.name]
+        # Those that are closing have descriptors for up to a second, as newcomers have.
+        closing = len(self._open) - self._accounts.all.held[Held.CONNECTIONS]
+        process = gives_way(within, Held.CONNECTIONS, names_of(principal, peer))
+        if process is None or closing >= self._limits.max_newcomers:
+            return False
+        connection = self.idlest.take(process)
+        if connection is None:
+            return False
+        connection.give_way(self._why_closed(bound))
+        return True
+
+    def refusal(self, bound: Bound, principal: Principal) -> str:
+        """Return what a client beyond a bound is told."""
+        if bound is Bound.PRINCIPAL:
+            by = setting("limits.max_connections_per_principal")
+            return (
+                f"{self._of(principal)} connections of {principal.name} are open, which is the limit ({by}); "
+                "try later"
+            )
+        connections = self._accounts.all.held[Held.CONNECTIONS]
+        if bound is Bound.CONNECTIONS:
+            by = setting("limits.max_connections")
+            return f"{connections} connections are open, which is the limit ({by}); try later"
+        by = unit_setting("LimitNOFILE=")
+        return (
+            f"{connections} connections are open, and there are no file descriptors for more; try later, or "
+            f"raise {by}"
+        )
+
+    @staticmethod
+    def _why_closed(bound: Bound) -> str:
+        """Return what a client is told whose connection is closed for another one."""
+        by = {
+            Bound.CONNECTIONS: f"as many as may be ({setting('limits.max_connections')})",
+            Bound.PRINCIPAL: f"as many as may be ({setting('limits.max_connections_per_principal')})",
+            Bound.DESCRIPTORS: "as many as there are file descriptors for",
+        }[bound]
+        return (
+            f"this connection is closed for another client: {by} are open, and no client has more of them "
+            "than this one; open fewer"
+        )
+
+    def limit_of(self, bound: Bound) -> int:
+        """Return how many connections a bound that was reached allows."""
+        return {
+            Bound.CONNECTIONS: self._limits.max_connections,
+            Bound.PRINCIPAL: self._limits.max_connections_per_principal or 0,
+            Bound.DESCRIPTORS: self._accounts.all.held[Held.CONNECTIONS],
+        }[bound]
