@@ -83,7 +83,7 @@ def measure_structure(data: bytes, most: int) -> tuple[int, int]:
     """Return what it costs to decode a JSON text in UTF-8, in values, and its nesting, without decoding it.
 
     Decoding, checking and storing a number takes about 0.3 µs. An array or object counts as three values, a
-    member as three more than its value, eight escaped characters as one. So a text of several MiB costs
+    member as three more than its value, sixteen escaped characters as one. So a text of several MiB costs
     little, and a message within its limit takes about the same time whatever it is made of.
 
     All loops run in C, because the text may be megabytes of brackets. The nesting is exact up to the first
@@ -93,7 +93,7 @@ def measure_structure(data: bytes, most: int) -> tuple[int, int]:
         data: The text.
         most: With a greater cost than this, the number returned is some greater one, and the nesting is 0.
     """
-    escapes = count_up_to(data, b"\\", 8 * most) // 8
+    escapes = count_up_to(data, b"\\", 16 * most) // 16
     if escapes > most:
         return escapes, 0
     structure = _outside_of_texts(data, most)

@@ -72,9 +72,8 @@ async def test_no_kind_of_value_makes_a_message_that_holds_up_the_others(
         assert "limits.max_message_values" in answer["error"]["message"]
     else:
         assert not answer["result"]["isError"]
-    # About 5 units of 1 ms each; a message of 100,000 empty arrays took 60, where it was refused 8.
-    print(kind, round(step.seconds * 1e3, 2), round(unit_seconds() * 1e3, 2))
-    assert step.seconds < 8 * unit_seconds()
+    # About 5 units of 1 ms each, in the SDK's kernel 12; 100,000 objects took 160 to decode alone.
+    assert step.seconds < (30 if "kernel" in kind else 15) * unit_seconds()
 
 
 @ON_REDIS
@@ -85,6 +84,5 @@ async def test_an_entry_of_several_mib_in_one_text_is_added_in_short_steps(bus: 
         with longest_step(but=("test_an_entry",)) as step, trio.fail_after(30):
             answers = await way.talk(_add('[{"x":"' + _TEXTS[kind] + '"}]'))
     assert not json.loads(answers[0])["result"]["isError"]
-    # In one step, and with each character of what is not ASCII looked at, 400 units.
-    print(kind, round(step.seconds * 1e3, 2), round(unit_seconds() * 1e3, 2))
-    assert step.seconds < 20 * unit_seconds()
+    # In one step, and with each character of what is not ASCII looked at one by one, 400 units.
+    assert step.seconds < 40 * unit_seconds()
