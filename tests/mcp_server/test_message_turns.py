@@ -41,7 +41,7 @@ _UNITS = {
     "objects": ('{"a":1}', 7),
     "nested objects": ('{"a":{"b":{"c":1}}}', 19),
     "deep arrays": ("[" * 90 + "]" * 90, 271),
-    "escaped texts": ('"' + "\\n" * 8 + '"', 3),
+    "escaped texts": ('"' + "\\n" * 16 + '"', 2),
     "escapes that only the kernel takes": ('"\\u00e4"', 2),
 }
 
