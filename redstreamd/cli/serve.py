@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 from redstreamd.cli.options import add_settings_options, with_settings
 from redstreamd.cli.terminal import print_error
 from redstreamd.errors import NotNowError, SettingsError
-from redstreamd.startup.collector import collect_nothing
+from redstreamd.startup.start_without_collector import collect_nothing
 from redstreamd.startup.unavailable import answer_clients, inherited_listeners
 
 if TYPE_CHECKING:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from redstreamd.cli.options import add_settings_options, with_settings
 from redstreamd.errors import NotNowError
-from redstreamd.startup.collector import collect_nothing
+from redstreamd.startup.start_without_collector import collect_nothing
 from redstreamd.startup.unavailable import (
     answer_client,
     answer_clients,

@@ -12,7 +12,7 @@ from typing import Final, TypeVar
 
 import trio
 
-from redstreamd.startup.collector import collect_as_usual, collect_nothing
+from redstreamd.startup.start_without_collector import collect_as_usual, collect_nothing
 
 T = TypeVar("T")
 

@@ -74,7 +74,7 @@ class ValueType:
             return "true or false"
         if self.kind in (int, float):
             noun = "an integer" if self.kind is int else "a number"
-            return f"{noun} from {self.meta.ge:.12g} to {self.meta.le:.12g}"
+            return f"{noun} from {self.meta.ge:.15g} to {self.meta.le:.15g}"
         if self.kind is Path:
             return "an absolute path" + (", or the name of a credential" if self.names_credential else "")
         if get_origin(self.kind) is Literal:

@@ -229,7 +229,7 @@ def test_the_models_of_the_sdk_are_built_after_the_first_handshake_can_be_served
 
 COLLECTOR = """
 import gc
-from redstreamd.startup.collector import collect_as_usual, collect_nothing
+from redstreamd.startup.start_without_collector import collect_as_usual, collect_nothing
 collect_nothing()
 print(gc.isenabled(), gc.get_freeze_count())
 collect_as_usual()
