@@ -210,11 +210,11 @@ def _hostile() -> Sequence[Crowd]:
             depth=4,
             gap=0.02,
         ),
-        Crowd([nested], gap=0.1),
-        Crowd([ping], depth=8, gap=0.02),
-        Crowd(huge, depth=4, gap=0.02),
-        # 200 connections a second, with half a message each.
-        Crowd([call("stream_list")[:50]], connections=20, leaves=True),
+        Crowd([nested], gap=0.5),
+        Crowd([ping], depth=8, gap=0.1),
+        Crowd(huge, depth=4, gap=0.1),
+        # 50 connections a second, with half a message each.
+        Crowd([call("stream_list")[:50]], connections=5, leaves=True),
     ]
 
 
