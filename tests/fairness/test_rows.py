@@ -24,8 +24,8 @@ from tests.support.counts import counts
 from tests.support.daemon import running_daemon
 from tests.support.servers import Server
 
-#: Where the goals of the times are not reached yet: so many times the goals are what holds now. docs/reliability.md
-#: has what was measured. 51 and 55: large replies of Redis stand ahead of the polite client's.
+#: Where the goals of the times are not reached yet: so many times the goals are what holds now. What was
+#: measured is in docs/reliability.md. 51 and 55: large replies of Redis stand ahead of the polite client's.
 NOT_YET = {
     "38": 6,
     "39": 3,
