@@ -218,11 +218,16 @@ def _waits(daemon: Daemon) -> int:
 
 
 def _until_free(daemon: Daemon, before: int) -> float:
-    """Return the seconds until no more than so many waits are left; a minute at the most."""
-    began = time.monotonic()
+    """Return the seconds until no more than so many waits are left, without what the daemon waited for a core."""
+    began, waited = time.monotonic(), _waited_for_core(daemon.process.pid)
     while (left := _waits(daemon)) > before and time.monotonic() < began + _REST_SECONDS:
         time.sleep(0.02)
-    return time.monotonic() - began if left <= before else float("inf")
+    waited = _waited_for_core(daemon.process.pid) - waited
+    return time.monotonic() - began - waited if left <= before else float("inf")
+
+
+def _waited_for_core(pid: int) -> float:
+    return int(Path(f"/proc/{pid}/schedstat").read_bytes().split()[1]) / 1e9
 
 
 def _peak(pid: int) -> int:
