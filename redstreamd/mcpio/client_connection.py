@@ -56,7 +56,7 @@ FIRST_REQUEST_SECONDS: Final = 1.0
 READ_BYTES: Final = 65536
 # What a message is taken to cost before it is read, and each byte of a long one.
 _MESSAGE_SECONDS: Final = 0.0001
-_BYTE_SECONDS: Final = 4e-8
+_BYTE_SECONDS: Final = 1e-7
 
 
 class ClientConnection:
