@@ -25,11 +25,13 @@ import trio
 from trio.lowlevel import Abort, Task, current_task, reschedule, wait_task_rescheduled
 
 from redstreamd.admission.accounts import Account
-from redstreamd.admission.fair_queue import FairQueue
+from redstreamd.admission.fair_queue import FairQueue, is_behind
 
 #: Seconds of new work in a pass of the scheduler while several clients have some. A pass also handles what
 #: Redis answered, which takes about as long; a request waits for one or two passes.
-TURN_SECONDS: Final = 0.0008
+TURN_SECONDS: Final = 0.0012
+#: The same while none of them got much less than the others: nobody is there whom long turns would hurt.
+GREEDY_TURN_SECONDS: Final = 0.003
 #: Another turn is given if so many seconds at most are promised to others.
 _ROOM_SECONDS: Final = 0.0002
 #: The same while one connection alone has work: as long as others may have to wait when they come.
@@ -81,6 +83,8 @@ class Turns(trio.abc.Instrument):
         self._is_new_pass = True
         self._last: Account | None = None
         self._company_ends = 0.0
+        # Until when there may be a client that got much less than others.
+        self._light_ends = 0.0
         self._ticker: Task | None = None
         self._is_ticking = False
 
@@ -111,7 +115,8 @@ class Turns(trio.abc.Instrument):
                 self.now = self._since
                 if self.now < self._company_ends:
                     self.is_shared = True
-                    self.ends = self.now + TURN_SECONDS
+                    is_light = self.now < self._light_ends
+                    self.ends = self.now + (TURN_SECONDS if is_light else GREEDY_TURN_SECONDS)
                     self._ran = time.thread_time()
                 else:
                     self.is_shared = False
@@ -142,6 +147,13 @@ class Turns(trio.abc.Instrument):
         Where other programs had the processor meanwhile, shorter turns would help nobody, and cost more.
         """
         return time.perf_counter() >= self.ends and time.thread_time() - self._ran >= self.ends - self.now
+
+    def let_pass(self, process: Account) -> bool:
+        """Return whether a process got so little that its next message need not wait for a turn."""
+        if not is_behind(process):
+            return False
+        self._light_ends = self.now + _COMPANY_SECONDS
+        return True
 
     def spend(self, account: Account) -> None:
         """Count what a task that was just started will take: the next pass has less room for turns."""

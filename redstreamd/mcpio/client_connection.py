@@ -15,7 +15,6 @@ import attrs
 import trio
 
 from redstreamd.admission.accounts import Account, Accounts, Held, Level, Peer
-from redstreamd.admission.fair_queue import is_behind
 from redstreamd.admission.memory import Memory
 from redstreamd.admission.turns import ACCOUNT, MAX_QUEUED, TURN_SECONDS, turns
 from redstreamd.mcpio import jsonrpc, openings
@@ -376,16 +375,19 @@ class ClientConnection:
                 return
             if lines:
                 must_wait, may_go = len(turn.waiting) > 0, False
-                if (must_wait or turn.is_over()) and is_behind(process):
+                if (must_wait or turn.is_over()) and turn.let_pass(process):
                     # Whoever got little may read one message at once.
                     must_wait, may_go = False, True
                 turn.work_for(account)
+                read = 0
                 while lines:
+                    # While nobody else has work, a cancellation is read with the call before it.
+                    may_go = may_go or (read < 2 and not turn.is_shared)
                     if must_wait or (not may_go and turn.is_over()):
                         first = len(lines[-1]) * _BYTE_SECONDS
                         await turn.turn(account, max(first, min(len(lines) * _MESSAGE_SECONDS, TURN_SECONDS)))
                         turn.work_for(account)
-                        must_wait = False
+                        must_wait, read = False, 0
                         if not lines:
                             # They were given up for want of memory.
                             break
@@ -394,6 +396,7 @@ class ClientConnection:
                         must_wait = True
                         continue
                     may_go = False
+                    read += 1
                     line = lines.pop()
                     if splitter.held:
                         splitter.count()

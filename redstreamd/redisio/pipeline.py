@@ -55,7 +55,7 @@ WINDOW_SECONDS: Final = 0.002
 #: The same while several clients have requests: as long as each waits for the others at the server.
 SHARED_WINDOW_SECONDS: Final = 0.0015
 
-#: What a command takes of the server's time: in any case, for each byte of it, and for each byte of its reply.
+#: What a command takes of the server's time: at least, for each byte of it, and for each byte of its reply.
 #: A script makes commands of what it gets: 100 small entries are 7 KB, and XADD takes 6 µs for each of them.
 #: Measured with XADD, XRANGE and the scripts of ``streams``; a slower server makes all of them longer.
 COMMAND_SECONDS: Final = 8e-6
