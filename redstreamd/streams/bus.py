@@ -22,12 +22,12 @@ from redstreamd.streams.leases import Leases
 from redstreamd.streams.listing import Lister
 from redstreamd.streams.name_rules import NameRules
 from redstreamd.streams.pending import PendingLister
+from redstreamd.streams.places import Places
 from redstreamd.streams.publishing import Publisher
 from redstreamd.streams.reading import Reader
 from redstreamd.streams.replies import Replies
 from redstreamd.streams.request_reply import Requests
 from redstreamd.streams.tail_hub import TailHub
-from redstreamd.streams.waiting import Places
 from redstreamd.streams.work import WorkQueue
 
 

@@ -26,9 +26,10 @@ from redstreamd.streams.entry_codec import JSON_NAMES, PREFIX_TEXT, decode
 from redstreamd.streams.entry_pages import Batch, Pages
 from redstreamd.streams.error_context import check_exists, explain_errors
 from redstreamd.streams.listing import Lister
+from redstreamd.streams.places import Places
 from redstreamd.streams.plans import Plan, UnfinishedError, run_plan
 from redstreamd.streams.shared_pages import SharedPages
-from redstreamd.streams.waiting import Look, Places, ReadResult, Wait
+from redstreamd.streams.waiting import Look, ReadResult, Wait
 
 #: With a filter: the size at which a reply ends early, and the replies of one call, for large entries. It
 #: takes a millisecond to read one.

@@ -33,10 +33,11 @@ from redstreamd.streams.entry_pages import Batch, Pages
 from redstreamd.streams.error_context import append_to_errors, appended, explain_errors
 from redstreamd.streams.listing import Lister
 from redstreamd.streams.names import Kind, check_unreserved, companion_key, is_reply_stream
+from redstreamd.streams.places import Places
 from redstreamd.streams.plans import Plan, UnfinishedError, run_plan
 from redstreamd.streams.publishing import Added, KeyReused, Publisher
 from redstreamd.streams.scripts import load
-from redstreamd.streams.waiting import TRANSIENT, Look, Places, ReadResult, Wait
+from redstreamd.streams.waiting import TRANSIENT, Look, ReadResult, Wait
 
 _REPLY_STREAM = load("info", "reply_stream")
 

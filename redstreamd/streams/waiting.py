@@ -1,44 +1,31 @@
-"""Waiting for something that a read of Redis does not find yet: the one loop of every such wait.
+"""What waits are made of: what is searched for, what a read found, and who waits.
 
-All who wait for the same at the same position are at one `Place`, which reads once for all of them, and again
-when the tail hub wakes it. A wait is a record there (`Sleeper`); a task that waits has one, too. Who comes
-while a read is on the way takes part only if the read is not sent yet: nobody is told of what was read before
-they asked. After a read that found nothing, and until the hub says that a key may have changed, who joins the
-place sleeps without a read. What a read found is kept until all whom it concerns were told, and no longer.
-
-How a place reads: `Search.plan` is sent without a task, if there is one. What is more than one round trip,
-and every error, is gone on with in a task of the hub. An outage of Redis is waited out, but for those whose
-first read fails: they get the error.
+``places`` has the one loop of every wait.
 """
 
 from __future__ import annotations
 
 import enum
 import math
-from collections.abc import Awaitable, Callable, Hashable, Iterator, Sequence
-from functools import partial
-from typing import Any, Final, Protocol
+from collections.abc import Callable, Hashable, Sequence
+from typing import TYPE_CHECKING, Any, Protocol
 
 import msgspec
 import trio
 
 from redstreamd.admission.accounts import Account
 from redstreamd.admission.claims import Claim
-from redstreamd.admission.turns import ACCOUNT
-from redstreamd.errors import BusError, Code
-from redstreamd.redisio import Role
-from redstreamd.redisio.client import Redis
-from redstreamd.redisio.pipeline import Request
+from redstreamd.errors import Code
 from redstreamd.streams.deadlines import Deadline
-from redstreamd.streams.plans import Plan, UnfinishedError, complete_plan
-from redstreamd.streams.tail_hub import TailHub
+from redstreamd.streams.plans import Plan
+
+if TYPE_CHECKING:
+    from redstreamd.streams.places import Place
 
 #: Errors that may go away by themselves.
 TRANSIENT = frozenset({Code.CONNECTION_ERROR, Code.TIMEOUT, Code.OUTCOME_UNKNOWN})
 #: Seconds until the next read when Redis could not be asked; a change may not be pushed then.
 RETRY_SECONDS = 0.5
-#: Sleepers that are told in one turn, with the writes to their clients about two milliseconds.
-TOLD_AT_ONCE: Final = 64
 
 
 class ReadResult(enum.Enum):
@@ -142,6 +129,11 @@ class Sleeper(msgspec.Struct, eq=False):
         """Take the error that ended the wait; must not block or raise."""
         raise NotImplementedError
 
+    @property
+    def is_over(self) -> bool:
+        """Whether the deadline has come."""
+        return self.deadline <= trio.current_time()
+
     def wake(self) -> None:
         """Have its place read again: the deadline has come."""
         if self.place is not None:
@@ -160,7 +152,7 @@ class Sleeper(msgspec.Struct, eq=False):
 
 
 class Wait(msgspec.Struct, frozen=True):
-    """A wait that has not begun, as a value: `Places.run` and the direct path run the same.
+    """A wait that has not begun, as a value: `places.Places.run` and the direct path run the same.
 
     Attributes:
         search: What is waited for.
@@ -190,412 +182,8 @@ class Wait(msgspec.Struct, frozen=True):
         return msgspec.structs.replace(self, convert=lambda found: convert(own(found)))
 
 
-class Place:
-    """All who wait for the same at the same position. A watcher of the tail hub.
-
-    Attributes:
-        keys: The streams.
-        is_eager: See `Search`.
-    """
-
-    # Invariants: _request and _task are for the read under way, while _is_looking. Without one, each sleeper
-    # has an alarm, and whatever happened since the last read was sent is yet to wake the place.
-    __slots__ = (
-        "_armed_by",
-        "_is_looking",
-        "_is_unsent",
-        "_is_watching",
-        "_is_woken",
-        "_looks",
-        "_nothing_since",
-        "_places",
-        "_plan",
-        "_position",
-        "_request",
-        "_retry",
-        "_search",
-        "_sleepers",
-        "is_eager",
-        "keys",
-    )
-
-    def __init__(self, places: Places, search: Search, position: Hashable) -> None:
-        """Made by `Places`."""
-        self.keys = frozenset([stream.encode() for stream in search.streams])
-        self.is_eager = search.is_eager
-        self._places = places
-        self._search = search
-        self._position = position
-        self._plan: Plan[Look] | None = None
-        self._sleepers: dict[Sleeper, None] = {}
-        # Reads so far, the one under way included.
-        self._looks = 0
-        self._is_looking = False
-        self._request: Request | None = None
-        # A read in a task that has not begun.
-        self._is_unsent = False
-        # A change came while its read was on the way.
-        self._is_woken = False
-        # Whether the hub wakes it.
-        self._is_watching = False
-        # What `TailHub.armed_by` returned before the read under way, and before the last that found nothing.
-        self._armed_by: tuple[int, ...] = ()
-        self._nothing_since: tuple[int, ...] = ()
-        self._retry: Deadline | None = None
-
-    @property
-    def waiting(self) -> int:
-        """How many sleep; 0 while something is read."""
-        return 0 if self._is_looking else len(self._sleepers)
-
-    def watch(self) -> None:
-        """Have the hub wake it, also before somebody waits. For one that nobody else uses."""
-        if not self._is_watching:
-            self._is_watching = True
-            self._places.hub.add(self)
-
-    def join(self, sleeper: Sleeper) -> None:
-        """Let somebody wait here. The sleeper may be told its error before this returns."""
-        sleeper.place = self
-        if sleeper.claim is not None:
-            sleeper.claim.end = sleeper.end_early
-        self._sleepers[sleeper] = None
-        if self._is_looking:
-            sleeper.since = self._looks if self._can_be_joined else self._looks + 1
-        elif self._knows_of_nothing and not self._places.hub.draining and not _is_over(sleeper):
-            sleeper.since = self._looks
-            self._fall_asleep(sleeper)
-        else:
-            sleeper.since = self._looks + 1
-            self._look()
-
-    def remove(self, sleeper: Sleeper) -> None:
-        """Forget a sleeper that was not told; see `Sleeper.leave`."""
-        self._take(sleeper)
-        self._uncount(sleeper)
-        self._close_if_empty()
-
-    def wake(self) -> None:
-        """Read again, or once the read under way has ended."""
-        if self._is_looking:
-            self._is_woken = self._is_woken or not self._can_be_joined
-        elif self._sleepers:
-            self._look()
-
-    @property
-    def _can_be_joined(self) -> bool:
-        """Whether what is asked now is asked before the read under way is sent."""
-        return self._is_unsent or (self._request is not None and not self._request.sent)
-
-    @property
-    def _knows_of_nothing(self) -> bool:
-        """Whether a read has found nothing, and every change since then would have been pushed."""
-        known = self._nothing_since
-        return (
-            self._is_watching
-            and bool(known)
-            and all(known)
-            and known == self._places.hub.armed_by(self.keys)
-            and self._places.are_connected(self._search.streams[0])
-        )
-
-    # Reading
-
-    def _look(self) -> None:
-        places = self._places
-        self._looks += 1
-        self._is_looking, self._is_woken = True, False
-        self._armed_by = places.hub.armed_by(self.keys)
-        if self._retry is not None:
-            places.hub.deadlines.remove(self._retry)
-            self._retry = None
-        plan = self._plan
-        if plan is None:
-            try:
-                plan = self._plan = self._search.plan(self._position)
-            except Exception as error:  # noqa: BLE001 - the boundary: a defect must not leave anybody asleep
-                self._end_failed(error)
-                return
-        if plan is None:
-            self._is_unsent = True
-            places.hub.background.start(self._read)
-            return
-        try:
-            self._request = places.redis.submit(
-                plan.write, partial(self._on_reply, plan), key=plan.stream, role=plan.role
-            )
-        except Exception as error:  # noqa: BLE001 - `complete_plan` knows what to do about it
-            self._complete(plan, error, trio.current_time() + places.redis.command_timeout)
-
-    def _on_reply(self, plan: Plan[Look], reply: Any) -> None:
-        request, self._request = self._request, None
-        if isinstance(reply, Exception):
-            # A request that was sent has had its time since then.
-            deadline = (
-                request.deadline
-                if request is not None and request.sent
-                else trio.current_time() + self._places.redis.command_timeout
-            )
-            self._complete(plan, reply, deadline)
-            return
-        try:
-            look = plan.read(reply)
-        except UnfinishedError as unfinished:
-            self._places.hub.background.start(partial(self._read, unfinished.go_on))
-        except Exception as error:  # noqa: BLE001 - as above
-            self._end_failed(error)
-        else:
-            self._end(look)
-
-    def _complete(self, plan: Plan[Look], after: Exception, deadline: float) -> None:
-        """Go on with a read in a task."""
-        read = partial(complete_plan, self._places.redis, plan, after, deadline)
-        self._places.hub.background.start(partial(self._read, read))
-
-    async def _read(self, read: Callable[[], Awaitable[Look]] | None = None) -> None:
-        self._is_unsent = False
-        if not self._sleepers:
-            self._is_looking = False
-            self._close_if_empty()
-            return
-        try:
-            look = await (self._search.read(self._position) if read is None else read())
-        except Exception as error:  # noqa: BLE001 - as above
-            self._end_failed(error)
-        else:
-            self._end(look)
-
-    # Ends of a read
-
-    def _end(self, look: Look) -> None:
-        self._is_looking = False
-        if look.result is ReadResult.FOUND:
-            told = [sleeper for sleeper in self._sleepers if sleeper.since <= self._looks]
-            self._tell(told, look.found)
-            if self._sleepers:
-                # They came after it was sent.
-                self._look()
-            return
-        self._nothing_since = self._armed_by if look.result is ReadResult.EMPTY else ()
-        self._end_empty(look.position)
-        if self._sleepers and not self._is_looking and look.result is ReadResult.MORE:
-            self._look()
-
-    def _end_empty(self, position: Hashable) -> None:
-        """Tell those whose time is over that there is nothing, and let the others sleep."""
-        draining = self._places.hub.draining
-        told: list[Sleeper] = []
-        newcomers: list[Sleeper] = []
-        late = False
-        knows = None
-        for sleeper in self._sleepers:
-            if sleeper.since > self._looks:
-                if knows is None:
-                    knows = self._knows_of_nothing and not draining
-                if not knows or _is_over(sleeper):
-                    late = True
-                    continue
-                sleeper.since = self._looks
-            if draining or _is_over(sleeper):
-                told.append(sleeper)
-            elif sleeper.alarm is None:
-                newcomers.append(sleeper)
-        if told:
-            self._tell(told, self._search.nothing(position))
-        if position != self._position and self._sleepers:
-            self._places.move(self, self._search, self._position, position)
-        for sleeper in newcomers:
-            # Else it was moved to another place.
-            if sleeper.place is self:
-                self._fall_asleep(sleeper)
-        if self._is_looking:
-            return
-        if not self._sleepers:
-            self._close_if_empty()
-            return
-        hub = self._places.hub
-        if self._is_watching:
-            hub.arm(self)
-        else:
-            self.watch()
-            # What came before a key was armed was not pushed. If one is being armed, that wakes.
-            now = hub.armed_by(self.keys)
-            late = late or any(
-                number and number != before for number, before in zip(now, self._armed_by, strict=True)
-            )
-        if (late or self._is_woken) and not self._is_looking:
-            self._look()
-
-    def _end_failed(self, error: Exception) -> None:
-        self._is_looking = False
-        self._nothing_since = ()
-        code = error.code if isinstance(error, BusError) else None
-        for sleeper in [each for each in self._sleepers if each.since <= self._looks]:
-            if code not in TRANSIENT:
-                self._fail(sleeper, error)
-            elif sleeper.alarm is None and not sleeper.may_fail:
-                if code is Code.TIMEOUT and not sleeper.has_repeated and not _is_over(sleeper):
-                    sleeper.has_repeated = True
-                    sleeper.since = self._looks + 1
-                else:
-                    self._fail(sleeper, error)
-        self._end_empty(self._position)
-        if self._sleepers and not self._is_looking:
-            at = trio.current_time() + RETRY_SECONDS
-            self._retry = self._places.hub.deadlines.add(at, self.wake)
-
-    # Those who wait
-
-    def _fall_asleep(self, sleeper: Sleeper) -> None:
-        hub = self._places.hub
-        try:
-            if sleeper.claim is None:
-                sleeper.claim = hub.waits.claim(sleeper.account, sleeper.end_early)
-        except BusError as error:
-            self._fail(sleeper, error)
-        else:
-            sleeper.alarm = hub.deadlines.add(sleeper.deadline, sleeper.wake)
-
-    def _tell(self, sleepers: Sequence[Sleeper], found: Any) -> None:
-        """Take sleepers from the place, and tell them in parts."""
-        for sleeper in sleepers:
-            self._take(sleeper)
-        self._close_if_empty()
-        self._places.hub.background.spread(self._telling(sleepers, Told(found, {})))
-
-    def _telling(self, sleepers: Sequence[Sleeper], told: Told) -> Iterator[None]:
-        for number, sleeper in enumerate(sleepers, 1):
-            # Else it has left.
-            if sleeper.place is self:
-                sleeper.place = None
-                self._uncount(sleeper)
-                sleeper.told(told)
-            if number % TOLD_AT_ONCE == 0:
-                yield
-
-    def _fail(self, sleeper: Sleeper, error: Exception) -> None:
-        self._take(sleeper)
-        self._uncount(sleeper)
-        sleeper.place = None
-        sleeper.failed(error)
-
-    def _take(self, sleeper: Sleeper) -> None:
-        self._sleepers.pop(sleeper, None)
-        alarm, sleeper.alarm = sleeper.alarm, None
-        if alarm is not None:
-            self._places.hub.deadlines.remove(alarm)
-
-    def _uncount(self, sleeper: Sleeper) -> None:
-        claim, sleeper.claim = sleeper.claim, None
-        if claim is not None:
-            self._places.hub.waits.release(claim)
-
-    def hand_over(self, other: Place) -> None:
-        """Let all who wait here wait at another place, which has read less lately; see `Places.move`."""
-        sleepers, self._sleepers = self._sleepers, {}
-        for sleeper in sleepers:
-            sleeper.place = other
-            sleeper.since = other._looks + 1
-            # A read has succeeded here.
-            sleeper.may_fail = True
-        other._sleepers |= sleepers
-        other.wake()
-
-    def move(self, position: Hashable) -> None:
-        """Go on from another position; see `Places.move`."""
-        self._position = position
-        self._plan = None
-
-    def _close_if_empty(self) -> None:
-        if self._sleepers:
-            return
-        if self._request is not None and self._request.take_back():
-            self._request, self._is_looking = None, False
-        # Else who comes before the reply waits here.
-        if not self._is_looking:
-            self.close()
-
-    def close(self) -> None:
-        """Have the hub wake it no more. For one where nobody waits; idempotent."""
-        self._places.forget(self, self._search, self._position)
-        if self._retry is not None:
-            self._places.hub.deadlines.remove(self._retry)
-            self._retry = None
-        if self._is_watching:
-            self._is_watching = False
-            self._places.hub.remove(self)
-
-
-class Places:
-    """The places of all waits.
-
-    Attributes:
-        redis: Is read.
-        hub: Knows of changes.
-    """
-
-    def __init__(self, redis: Redis, hub: TailHub) -> None:
-        """Read `redis` when `hub` says so."""
-        self.redis: Final = redis
-        self.hub: Final = hub
-        self._places: dict[tuple[Hashable, Hashable], Place] = {}
-
-    def __len__(self) -> int:
-        """Return how many places there are."""
-        return len(self._places)
-
-    def join(self, search: Search, position: Hashable, sleeper: Sleeper) -> None:
-        """Let somebody wait for what a search finds from a position on; see `Place.join`."""
-        key = (search.key, position)
-        place = self._places.get(key)
-        if place is None:
-            place = self._places[key] = Place(self, search, position)
-        place.join(sleeper)
-
-    def move(self, place: Place, search: Search, before: Hashable, position: Hashable) -> None:
-        """Let a place go on from another position; if another is there already, all wait at that one."""
-        del self._places[search.key, before]
-        other = self._places.get((search.key, position))
-        if other is None:
-            self._places[search.key, position] = place
-            place.move(position)
-        else:
-            place.hand_over(other)
-
-    def forget(self, place: Place, search: Search, position: Hashable) -> None:
-        """Forget a place where nobody waits. Idempotent."""
-        if self._places.get((search.key, position)) is place:
-            del self._places[search.key, position]
-
-    def are_connected(self, stream: str) -> bool:
-        """Return whether a read would be sent now, and changes would be pushed."""
-        is_connected = self.redis.is_connected
-        return is_connected(Role.WATCH, key=stream) and is_connected(Role.BULK, key=stream)
-
-    async def run(self, wait: Wait) -> Any:
-        """Wait in a task, and return the result.
-
-        Raises:
-            BusError: The first read failed; RATE_LIMITED if too many wait.
-
-        Cancellation: leaves nothing behind.
-        """
-        sleeper = TaskSleeper(
-            wait.deadline, account=wait.account or ACCOUNT.get(), may_fail=wait.may_fail, claim=wait.claim
-        )
-        self.join(wait.search, wait.position, sleeper)
-        try:
-            await sleeper.woken.wait()
-        finally:
-            sleeper.leave()
-        outcome = sleeper.outcome
-        if isinstance(outcome, Exception):
-            raise outcome if wait.reword is None else wait.reword(outcome)
-        return wait.convert(outcome.found)
-
-
 class TaskSleeper(Sleeper, eq=False):
-    """The wait of a task; see `Places.run`."""
+    """The wait of a task; see `places.Places.run`."""
 
     woken: trio.Event = msgspec.field(default_factory=trio.Event)
     outcome: Any = None
@@ -609,7 +197,3 @@ class TaskSleeper(Sleeper, eq=False):
         """Let the task raise."""
         self.outcome = error
         self.woken.set()
-
-
-def _is_over(sleeper: Sleeper) -> bool:
-    return sleeper.deadline <= trio.current_time()

@@ -14,8 +14,9 @@ import trio
 from redstreamd.redisio import Role
 from redstreamd.streams import entry_ids, waiting
 from redstreamd.streams.bus import Bus
+from redstreamd.streams.places import Place
 from redstreamd.streams.reading import Waited
-from redstreamd.streams.waiting import Place, Sleeper, Told
+from redstreamd.streams.waiting import Sleeper, Told
 from tests.support.buses import asleep, running_bus
 from tests.support.mcp_client import enveloped
 from tests.support.servers import Server
