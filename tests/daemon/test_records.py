@@ -187,5 +187,5 @@ def test_a_peer_that_sends_too_much_over_and_over_is_one_record(served: tuple[Se
     daemon.stop()
     first, count = records(daemon, "limits.max_message_bytes")
     assert "skipped a message of" in first
-    assert "over 8388608 bytes" in first
+    assert "over 4194304 bytes" in first
     assert "4 more" in count
