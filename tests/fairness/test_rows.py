@@ -86,7 +86,7 @@ def test_a_polite_client_is_served_beside(
     row: Row, seconds: float, field: Field, baseline: Baseline, record_property: Callable[[str, object], None]
 ) -> None:
     baseline.runs.append(field.alone(0.3))
-    found = field.beside(row, seconds, full=seconds >= 4)
+    found = field.beside(row, seconds, full=seconds >= 30)
     alone = baseline.all()
     record_property(FIGURE, brief(found, alone))
     field.judge()
