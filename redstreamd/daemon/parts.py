@@ -16,7 +16,7 @@ from redstreamd.daemon.call_rates import check_rate
 from redstreamd.event_log.event_log import EventLog
 from redstreamd.event_log.texts import record
 from redstreamd.mcp_server.direct_calls import DirectPath
-from redstreamd.mcp_server.server_info import NAME, TITLE, greeting
+from redstreamd.mcp_server.server_info import discovery, greeting, implementation
 from redstreamd.mcpio.limits import Limits
 from redstreamd.mcpio.pending_kernels import PendingKernels
 from redstreamd.presentation.daemon_health import DaemonHealth
@@ -108,7 +108,7 @@ def build_parts(settings: Settings, resources: AsyncExitStack) -> Parts:
     daemon_health.include("installation", installation)
     profiles = [Profile(name) for name in settings.tools.profile]
     toolbox = toolbox_over(bus, REGISTRY, profiles, check_rate=check_rate(settings))
-    direct_path = DirectPath(toolbox, bus.redis, {"name": NAME, "title": TITLE, "version": __version__})
+    direct_path = DirectPath(toolbox, bus.redis, implementation(__version__))
     limits = Limits(
         max_message_bytes=settings.limits.max_message_bytes,
         # Four of the longest messages in either direction; see Limits.
@@ -130,7 +130,7 @@ def build_parts(settings: Settings, resources: AsyncExitStack) -> Parts:
         daemon_health,
         toolbox,
         Views(bus, daemon_health),
-        PendingKernels(greeting(__version__, INSTRUCTIONS)),
+        PendingKernels(greeting(__version__, INSTRUCTIONS), discovery(__version__, INSTRUCTIONS)),
         direct_path,
         limits,
         embedded,

@@ -19,7 +19,7 @@ from mcp.server.models import InitializationOptions
 from mcp_types.version import MODERN_PROTOCOL_VERSIONS
 from pydantic import BaseModel
 
-from redstreamd.mcp_server.server_info import NAME, TITLE
+from redstreamd.mcp_server.server_info import NAME, TITLE, implementation
 from redstreamd.policy import Principal
 
 Handler = Callable[[ServerRequestContext[Principal], Any], Awaitable[Any]]
@@ -100,7 +100,7 @@ class Handlers:
     @property
     def server_info_stamp(self) -> dict[str, Any]:
         """Who serves, as a new value for ``_meta``."""
-        return {"name": NAME, "title": TITLE, "version": self._version}
+        return implementation(self._version)
 
     def create_initialization_options(self) -> InitializationOptions:
         """Return the content of the result of ``initialize``."""

@@ -8,6 +8,21 @@ NAME: Final = "redstreamd"
 TITLE: Final = "Redis Streams for agents"
 
 
+#: The revisions of the modern era, in which requests have no session.
+MODERN_REVISIONS: Final = ("2026-07-28",)
+_CAPABILITIES: Final = {
+    "completions": {},
+    "prompts": {"listChanged": False},
+    "resources": {"listChanged": True, "subscribe": True},
+    "tools": {"listChanged": False},
+}
+
+
+def implementation(version: str) -> dict[str, str]:
+    """Return the name, the title and the version of the server, as a new value."""
+    return {"name": NAME, "title": TITLE, "version": version}
+
+
 def greeting(version: str, instructions: str) -> dict[str, Any]:
     """Return the result of ``initialize``, without the revision, as the SDK gives it.
 
@@ -16,12 +31,20 @@ def greeting(version: str, instructions: str) -> dict[str, Any]:
         instructions: How to use the tools together.
     """
     return {
-        "capabilities": {
-            "completions": {},
-            "prompts": {"listChanged": False},
-            "resources": {"listChanged": True, "subscribe": True},
-            "tools": {"listChanged": False},
-        },
+        "capabilities": _CAPABILITIES,
         "instructions": instructions,
-        "serverInfo": {"name": NAME, "title": TITLE, "version": version},
+        "serverInfo": implementation(version),
+    }
+
+
+def discovery(version: str, instructions: str) -> dict[str, Any]:
+    """Return the result of ``server/discover`` as the SDK gives it; for the arguments see `greeting`."""
+    return {
+        "supportedVersions": list(MODERN_REVISIONS),
+        "capabilities": _CAPABILITIES,
+        "instructions": instructions,
+        "resultType": "complete",
+        "ttlMs": 0,
+        "cacheScope": "private",
+        "_meta": {"io.modelcontextprotocol/serverInfo": implementation(version)},
     }

@@ -1,6 +1,6 @@
 """Stands for the kernels while the SDK is imported and clients are accepted already.
 
-A plain handshake is answered meanwhile; see `early_handshake`.
+What clients ask first is answered meanwhile, if it is plain; see `early_kernels`.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from typing import Any
 import trio
 
 from redstreamd.mcpio.connection_state import ConnectionState, Era
-from redstreamd.mcpio.early_handshake import EarlyHandshake, negotiated
+from redstreamd.mcpio.early_kernels import EarlyDiscovery, EarlyHandshake, is_plain_discovery, negotiated
 from redstreamd.mcpio.jsonrpc import Params
 from redstreamd.mcpio.kernels import Kernel, Kernels
 from redstreamd.mcpio.session import Session
@@ -24,13 +24,17 @@ class PendingKernels:
     Only `ready` may be called before that.
     """
 
-    def __init__(self, greeting: Mapping[str, Any] | None = None) -> None:
+    def __init__(
+        self, greeting: Mapping[str, Any] | None = None, discovery: Mapping[str, Any] | None = None
+    ) -> None:
         """Begin without kernels.
 
         Args:
             greeting: The result of ``initialize``, without the revision; None to have handshakes wait, too.
+            discovery: The result of ``server/discover``; None to have it wait, too.
         """
         self._greeting = greeting
+        self._discovery = discovery
         self._kernels: Kernels | None = None
         self._provided = trio.Event()
 
@@ -40,15 +44,14 @@ class PendingKernels:
         self._provided.set()
 
     async def ready(self, method: str, params: Params) -> None:
-        """Return once a session may begin with this request: at once for a plain handshake."""
-        if self._kernels is None and not self._is_early(method, params):
+        """Return once a session may begin with this request: at once if it can be answered at once."""
+        if self._kernels is None and self._early(method, params) is None:
             await self._provided.wait()
 
     def era_of(self, method: str, params: Params) -> Era:
         """Return the era of a request in a session that has not shown its era."""
-        if self._kernels is None and self._is_early(method, params):
-            return Era.HANDSHAKE
-        return self._get().era_of(method, params)
+        early = self._early(method, params) if self._kernels is None else None
+        return early or self._get().era_of(method, params)
 
     def open(self, era: Era, session: Session, state: ConnectionState | None) -> Kernel:
         """Begin a session of an era, or continue the one that `state` describes.
@@ -56,16 +59,24 @@ class PendingKernels:
         Raises:
             ValueError: The handshake that `state` remembers is not valid.
         """
-        if self._kernels is None and self._greeting is not None and era is Era.HANDSHAKE and state is None:
-            take_up = partial(self._take_up, session)
-            return EarlyHandshake(session.connection_id, self._greeting, self._provided.wait, take_up)
+        if self._kernels is None and state is None:
+            name, take_up = session.connection_id, partial(self._take_up, era, session)
+            if era is Era.HANDSHAKE and self._greeting is not None:
+                return EarlyHandshake(name, self._greeting, self._provided.wait, take_up)
+            if era is Era.MODERN and self._discovery is not None:
+                return EarlyDiscovery(name, self._discovery, self._provided.wait, take_up)
         return self._get().open(era, session, state)
 
-    def _take_up(self, session: Session, state: ConnectionState) -> Kernel:
-        return self._get().open(Era.HANDSHAKE, session, state)
+    def _take_up(self, era: Era, session: Session, state: ConnectionState) -> Kernel:
+        return self._get().open(era, session, state)
 
-    def _is_early(self, method: str, params: Params) -> bool:
-        return self._greeting is not None and method == "initialize" and negotiated(params) is not None
+    def _early(self, method: str, params: Params) -> Era | None:
+        """Return the era of a request that can be answered now; None if it has to wait."""
+        if method == "initialize" and self._greeting is not None and negotiated(params) is not None:
+            return Era.HANDSHAKE
+        if method == "server/discover" and self._discovery is not None and is_plain_discovery(params):
+            return Era.MODERN
+        return None
 
     def error_of(self, exc: Exception) -> dict[str, Any] | None:
         """Return the members of the JSON-RPC error for an exception; None if the client must not see it."""

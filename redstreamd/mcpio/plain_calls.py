@@ -84,6 +84,17 @@ def decode(line: bytes, limits: Limits) -> PlainCall | None:
     return PlainCall(era, request_id, name, arguments, colons - 1 - own, token)
 
 
+def is_plain_envelope(meta: Any) -> bool:
+    """Return whether the decoded ``_meta`` of a request is an envelope of the modern era and nothing else."""
+    try:
+        msgspec.convert(meta, _Envelope)
+        # What has a lone surrogate is refused, which is for the SDK to say.
+        msgspec.json.encode(meta)
+    except (msgspec.ValidationError, UnicodeEncodeError):
+        return False
+    return True
+
+
 class _Implementation(msgspec.Struct, forbid_unknown_fields=True):
     name: str
     version: str

@@ -15,7 +15,7 @@ from typing import Any
 
 import pytest
 
-from redstreamd.mcpio.early_handshake import REVISIONS
+from redstreamd.mcpio.early_kernels import REVISIONS
 from tests.support.daemon import PROGRAM, clean_environment, home, request, running_daemon
 from tests.support.servers import Server
 from tests.support.waiting import wait_until
@@ -395,6 +395,34 @@ def test_a_plain_handshake_is_answered_while_the_sdk_is_imported_and_as_the_sdk_
         assert json.loads(lines.readline()) == {"jsonrpc": "2.0", "id": 4, "result": {}}
         with connected(place) as other:
             other.sendall(hello)
+            assert json.loads(other.makefile("rb").readline()) == early
+        daemon.terminate()
+        assert daemon.wait(60) == 0
+
+
+def test_a_plain_discovery_is_answered_while_the_sdk_is_imported_and_as_the_sdk_does(place: Path) -> None:
+    discover = line(0, "server/discover", {"_meta": META})
+    with held(place, "serve") as daemon, connected(place) as one:
+        lines = one.makefile("rb")
+        wait_until(lambda: ["import", "False", "mcp.server.runner"] in noted(place))
+        one.sendall(discover)
+        early = json.loads(lines.readline())
+        assert early["result"]["supportedVersions"] == ["2026-07-28"]
+        # The requests wait for the SDK, and hold up neither what comes after them nor a cancellation.
+        one.sendall(line(1, "tools/list", {"_meta": META}) + line(2, "prompts/list", {"_meta": META}))
+        one.sendall(line(3, "server/discover", {"_meta": META, "x": 1}))
+        one.sendall(line(None, "notifications/cancelled", {"requestId": 2}))
+        one.sendall(line(4, "tools/call", {"name": "stream_list", "arguments": {}, "_meta": META}))
+        assert json.loads(lines.readline())["id"] == 4
+        assert "mcp.shared.jsonrpc_dispatcher" not in names(noted(place))
+        go(place)
+        later = {answer["id"]: answer for answer in (json.loads(lines.readline()) for _ in range(2))}
+        assert later.keys() == {1, 3}
+        assert len(later[1]["result"]["tools"]) > 5
+        one.sendall(line(5, "initialize", HELLO["params"]))
+        assert json.loads(lines.readline())["error"]["code"] == -32022
+        with connected(place) as other:
+            other.sendall(discover)
             assert json.loads(other.makefile("rb").readline()) == early
         daemon.terminate()
         assert daemon.wait(60) == 0

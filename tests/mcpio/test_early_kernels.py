@@ -9,11 +9,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from mcp.server.runner import ServerRunner
+from mcp.shared.inbound import InboundModernRoute, classify_inbound_request
 from mcp_types import methods
 from mcp_types.version import HANDSHAKE_PROTOCOL_VERSIONS, LATEST_HANDSHAKE_VERSION
 from pydantic import ValidationError
 
-from redstreamd.mcpio.early_handshake import REVISIONS, negotiated
+from redstreamd.mcpio.early_kernels import REVISIONS, is_plain_discovery, negotiated
 
 CLIENT = {"name": "agent", "version": "1.0"}
 PLAIN = {"protocolVersion": "2025-06-18", "capabilities": {}, "clientInfo": CLIENT}
@@ -90,3 +91,54 @@ def test_whatever_is_answered_early_is_answered_as_the_sdk_does(
     params = {"protocolVersion": version, "capabilities": capabilities, "clientInfo": client, **more}
     if (early := negotiated(params)) is not None:
         assert early == sdk_negotiates(params)
+
+
+def sdk_discovers(params: Mapping[str, Any] | None) -> bool:
+    route = classify_inbound_request({"method": "server/discover", "params": params})
+    if not isinstance(route, InboundModernRoute):
+        return False
+    try:
+        methods.validate_client_request("server/discover", route.protocol_version, params)
+    except ValidationError:
+        return False
+    return True
+
+
+ENVELOPE = {
+    "io.modelcontextprotocol/protocolVersion": "2026-07-28",
+    "io.modelcontextprotocol/clientInfo": CLIENT,
+    "io.modelcontextprotocol/clientCapabilities": {},
+}
+
+
+@pytest.mark.parametrize(
+    "more",
+    [
+        {},
+        {"progressToken": 1},
+        {"io.modelcontextprotocol/clientInfo": {**CLIENT, "title": "Agént"}},
+        {"io.modelcontextprotocol/clientCapabilities": {"roots": {}, "elicitation": {"form": {}}}},
+    ],
+)
+def test_what_clients_usually_discover_with_needs_no_sdk(more: dict[str, Any]) -> None:
+    params = {"_meta": {**ENVELOPE, **more}}
+    assert is_plain_discovery(params)
+    assert sdk_discovers(params)
+
+
+@given(
+    st.dictionaries(st.sampled_from(["x", "cursor"]), VALUES, max_size=1),
+    st.dictionaries(
+        st.sampled_from([*ENVELOPE, "progressToken", "x"]),
+        VALUES | CAPABILITIES | OBJECTS | st.just(CLIENT),
+        max_size=3,
+    ),
+    st.sets(st.sampled_from(sorted(ENVELOPE)), max_size=1),
+)
+def test_whatever_is_discovered_early_the_sdk_serves(
+    more: dict[str, Any], meta: dict[str, Any], without: set[str]
+) -> None:
+    envelope = {name: value for name, value in {**ENVELOPE, **meta}.items() if name not in without}
+    params = {"_meta": envelope, **more}
+    if is_plain_discovery(params):
+        assert sdk_discovers(params)
