@@ -38,7 +38,7 @@ PREFIX_TEXT = "_rs."
 _VERSION = "_rs.v"
 _FORMAT = "1"
 JSON_NAMES = "_rs.json"
-_ESCAPE, _ESCAPE_BYTES = "_rs.=", b"_rs.="
+ESCAPE, _ESCAPE_BYTES = "_rs.=", b"_rs.="
 _DEAD = b"_rs.dead"
 #: The fields of a stamp, by attribute, in their order.
 _STAMPED = {
@@ -174,7 +174,7 @@ def encode_fields(members: Mapping[str, Any], stamp: Stamp) -> dict[str, str]:
         ):
             strict_json.check(members)
             is_checked = True
-        field = _ESCAPE + name if name.startswith(PREFIX_TEXT) else name
+        field = ESCAPE + name if name.startswith(PREFIX_TEXT) else name
         if kind is str:
             fields[field] = value
         else:

@@ -5,6 +5,7 @@ Replies come over the bulk connection, so that no short reply waits behind them.
 
 from __future__ import annotations
 
+from itertools import chain
 from typing import Any
 
 import msgspec
@@ -18,8 +19,20 @@ from redstreamd.streams.scripts import load
 _PAGE = load("ids", "read_page")
 
 
-class Batch(msgspec.Struct, frozen=True):
-    """Entries of one reply.
+class Words(msgspec.Struct, frozen=True):
+    """The words of all entries of a batch together.
+
+    Attributes:
+        most: How many an entry has at the most.
+        all: All of them; None if some are ``str`` and others ``bytes``, and if there are none.
+    """
+
+    most: int
+    all: frozenset[Any] | None
+
+
+class Batch(msgspec.Struct):
+    """Entries of one reply; not to be changed, because several may have it.
 
     Attributes:
         entries: In the direction of reading.
@@ -28,6 +41,17 @@ class Batch(msgspec.Struct, frozen=True):
 
     entries: list[RawEntry]
     has_more: bool
+    _words: Words | None = None
+
+    @property
+    def words(self) -> Words:
+        """The words of all entries."""
+        if self._words is None:
+            each = [entry.words for entry in self.entries if entry.words]
+            is_one_kind = len({type(words[0]) for words in each}) == 1
+            every = frozenset(chain.from_iterable(each)) if is_one_kind else None
+            self._words = Words(max(map(len, each), default=0), every)
+        return self._words
 
 
 class Pages:

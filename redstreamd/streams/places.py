@@ -211,6 +211,8 @@ class Place:
             self._is_looking = False
             self._close_if_empty()
             return
+        # Its own client's work, whoever made the change.
+        ACCOUNT.set(next(iter(self._sleepers)).account)
         try:
             look = await (self._search.read(self._position) if read is None else read())
         except Exception as error:  # noqa: BLE001 - as above

@@ -14,7 +14,6 @@ from typing import Any, Literal
 import msgspec
 import trio
 
-from redstreamd import strict_json
 from redstreamd.admission.turns import next_turn
 from redstreamd.errors import BusError, Code
 from redstreamd.redisio.client import Redis
@@ -22,9 +21,9 @@ from redstreamd.redisio.reply_parsing import RawEntry
 from redstreamd.streams import entry_ids
 from redstreamd.streams.bounds import DEFAULT_BOUNDS, Bounds
 from redstreamd.streams.concurrency import gather
-from redstreamd.streams.entry_codec import JSON_NAMES, PREFIX_TEXT, decode
 from redstreamd.streams.entry_pages import Batch, Pages
 from redstreamd.streams.error_context import check_exists, explain_errors
+from redstreamd.streams.filters import Filter
 from redstreamd.streams.listing import Lister
 from redstreamd.streams.places import Places
 from redstreamd.streams.plans import Plan, UnfinishedError, run_plan
@@ -154,7 +153,8 @@ class Reader:
             first = f"({at}"
         last = _last_position(end, forward=forward)
         async with explain_errors(self._redis, stream):
-            page = await self._page(stream, first, last, at, count, filter, forward=forward)
+            wanted = Filter(filter) if filter else None
+            page = await self._page(stream, first, last, at, count, wanted, forward=forward)
         if not page.entries and not page.has_more:
             await check_exists(self._redis, stream)
         return page
@@ -200,19 +200,18 @@ class Reader:
         last: str,
         at: str,
         count: int,
-        wanted: Mapping[str, Any] | None,
+        wanted: Filter | None,
         *,
         forward: bool,
         is_wait: bool = False,
     ) -> Page:
-        if not wanted:
+        if wanted is None:
             batch = await self._pages.read(
                 stream, first, last, max_entries=count, max_bytes=self._max_bytes, forward=forward
             )
             return Page(batch.entries, _last(batch.entries, at), batch.has_more)
         found: list[RawEntry] = []
         scanned = replies = 0
-        matches = _matcher(wanted)
         while scanned < self._max_scanned and replies < _MAX_REPLIES:
             if replies:
                 await next_turn()
@@ -226,12 +225,15 @@ class Reader:
                     max_bytes=_SCANNED_BYTES,
                     forward=forward,
                 )
-            for entry in batch.entries:
-                at = entry.id
-                if matches(entry):
+            if is_wait:
+                # Many may wait with filters for one change, each at the expense of its own client.
+                await next_turn()
+            for entry in batch.entries if wanted.may_match_any(batch) else ():
+                if wanted.matches(entry):
                     found.append(entry)
                     if len(found) == count:
-                        return Page(found, at, batch.has_more or entry is not batch.entries[-1])
+                        return Page(found, entry.id, batch.has_more or entry is not batch.entries[-1])
+            at = _last(batch.entries, at)
             if not batch.has_more:
                 return Page(found, at, has_more=False)
             scanned += len(batch.entries)
@@ -334,7 +336,7 @@ class Reader:
         positions: dict[str, str],
         found: list[tuple[str, RawEntry]],
         count: int,
-        wanted: Mapping[str, Any] | None,
+        wanted: Filter | None,
     ) -> bool:
         """Add to `found` what comes after `positions`, and advance these; return whether there is more.
 
@@ -374,13 +376,13 @@ class _NextEntries:
         self._reader = reader
         self.streams = streams
         self._count = count
-        self._wanted = wanted
+        self._wanted = Filter(wanted) if wanted else None
         # What is added matches where there is no filter.
         self.is_eager = not wanted
         self.key: Hashable = (streams, count, _canonical(wanted) if wanted else None)
 
     def plan(self, position: tuple[str, ...]) -> Plan[Look] | None:
-        if self._wanted or len(self.streams) > 1:
+        if self._wanted is not None or len(self.streams) > 1:
             return None
         (stream,), (at,) = self.streams, position
 
@@ -457,37 +459,6 @@ def _first(start: str | None, cursor: str | None, *, forward: bool) -> tuple[str
 
 def _last_position(end: str | None, *, forward: bool) -> str:
     return entry_ids.position(end, argument="end") if end is not None else ("+" if forward else "-")
-
-
-def _matcher(wanted: Mapping[str, Any]) -> Callable[[RawEntry], bool]:
-    """Return the function that tells whether an entry has members equal to `wanted`.
-
-    Most entries do not match, and to decode one costs ten times as much as to look for the words that it
-    would have to have: the names as fields, and texts as values, unless some values are JSON.
-    """
-    # Other names are stored or shown otherwise.
-    names = [name for name in wanted if not name.startswith(PREFIX_TEXT) and "\\" not in name]
-    texts = [wanted[name] for name in names if isinstance(wanted[name], str)]
-    encoded = [name.encode("utf-8", "surrogatepass") for name in names]
-
-    def may_match(words: Sequence[Any]) -> bool:
-        if not words:
-            return True
-        if type(words[0]) is bytes:
-            return all(name in words for name in encoded)
-        return all(name in words for name in names) and (
-            JSON_NAMES in words or all(text in words for text in texts)
-        )
-
-    def matches(entry: RawEntry) -> bool:
-        if not may_match(entry.words):
-            return False
-        members = decode(entry.fields).members
-        return all(
-            name in members and strict_json.equal(members[name], value) for name, value in wanted.items()
-        )
-
-    return matches
 
 
 def _last(entries: Sequence[RawEntry], otherwise: str) -> str:

@@ -13,6 +13,8 @@ from redstreamd.redisio.reply_parsing import RawEntry, entries
 from redstreamd.streams import reading
 from redstreamd.streams.bus import Bus
 from redstreamd.streams.entry_codec import Stamp, decode, encode_fields
+from redstreamd.streams.entry_pages import Batch
+from redstreamd.streams.filters import Filter
 from tests.support.buses import ON_REDIS
 from tests.support.servers import Server
 
@@ -23,7 +25,8 @@ _VALUES: list[Any] = ["1", 1, 1.0, True, None, [1], ["1", "x"], {"a": 1}, "x", "
 def test_the_words_that_are_looked_for_first_never_hide_an_entry_that_matches() -> None:
     choose = random.Random(7)
     seen = {True: 0, False: 0}
-    for _ in range(4_000):
+    without = 0
+    for _ in range(6_000):
         entry = _entry(choose)
         wanted = {choose.choice(_NAMES): choose.choice(_VALUES) for _ in range(choose.choice((1, 1, 2)))}
         members = decode(entry.fields).members
@@ -33,9 +36,13 @@ def test_the_words_that_are_looked_for_first_never_hide_an_entry_that_matches() 
         matching = all(
             name in members and strict_json.equal(members[name], value) for name, value in wanted.items()
         )
-        assert reading._matcher(wanted)(entry) == matching, (entry, wanted)
+        filter_ = Filter(wanted)
+        batch = Batch([entry, *(_entry(choose) for _ in range(choose.randint(0, 3)))], has_more=False)
+        assert filter_.matches(entry) == matching, (entry, wanted)
+        assert filter_.may_match_any(batch) or not matching, (batch, wanted)
+        without += not filter_.may_match_any(batch)
         seen[matching] += 1
-    assert min(seen.values()) > 100
+    assert min(without, *seen.values()) > 100
 
 
 def _entry(choose: random.Random) -> RawEntry:
