@@ -8,6 +8,7 @@ from __future__ import annotations
 import difflib
 import heapq
 from collections.abc import Collection
+from functools import lru_cache
 from itertools import islice
 from typing import Final
 
@@ -35,11 +36,11 @@ def nearest_names(
         least: The least similarity, from 0 (any) to 1 (equal). With it at most four are returned.
     """
     wanted = _short(name)
-    pairs = {wanted[at : at + 2] for at in range(len(wanted) - 1)} or {wanted}
+    pairs = _pairs(name)
 
     def common(candidate: str) -> float:
-        shortened = _short(candidate)
-        return sum(pair in shortened for pair in pairs) / (len(pairs) + len(shortened))
+        others = _pairs(candidate)
+        return len(pairs & others) / (len(pairs) + len(others))
 
     ordered = heapq.nlargest(_MOST, islice(known, MAX_KNOWN), key=common)
     matcher = difflib.SequenceMatcher(b=wanted, autojunk=False)
@@ -52,6 +53,13 @@ def nearest_names(
     if least <= 0:
         nearest += ordered[_CANDIDATES:]
     return tuple(nearest[:limit])
+
+
+@lru_cache(maxsize=2 * MAX_KNOWN)
+def _pairs(name: str) -> frozenset[str]:
+    """Return the pairs of characters of a name. Those of the same names are asked for again and again."""
+    shortened = _short(name)
+    return frozenset([shortened[at : at + 2] for at in range(max(1, len(shortened) - 1))])
 
 
 def _short(name: str) -> str:

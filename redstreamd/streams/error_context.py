@@ -10,6 +10,7 @@ import heapq
 from collections.abc import AsyncIterator, Callable, Collection, Iterable, Iterator
 from contextlib import asynccontextmanager, contextmanager, suppress
 
+from redstreamd.admission.turns import next_turn
 from redstreamd.errors import BusError, Code
 from redstreamd.errors.nearest_names import nearest_names
 from redstreamd.redisio.client import Redis
@@ -86,7 +87,7 @@ async def stream_not_found(redis: Redis, stream: str) -> BusError:
         Code.STREAM_NOT_FOUND,
         f"There is no stream {stream!r}.",
         cause="Nothing was added to it yet, or it was deleted."
-        + _nearest(stream, await redis.shared(KnownStreams).names()),
+        + await _nearest(stream, await redis.shared(KnownStreams).names()),
         next_step="Call stream_list to see the streams; stream_add and group_create create one.",
     )
 
@@ -97,7 +98,7 @@ async def group_not_found(redis: Redis, stream: str, group: str) -> BusError:
     with suppress(ServerReplied):
         known = (await redis.shared(GroupLists).of(stream)).groups
         shown = heapq.nsmallest(10, known)
-        cause = f"Its groups are: {quoted(shown) or 'none'}." + _nearest(group, known)
+        cause = f"Its groups are: {quoted(shown) or 'none'}." + await _nearest(group, known)
     return BusError(
         Code.GROUP_NOT_FOUND,
         f"Stream {stream!r} has no consumer group {group!r}.",
@@ -146,6 +147,8 @@ def quoted(names: Iterable[str]) -> str:
     return ", ".join(map(repr, names))
 
 
-def _nearest(name: str, known: Collection[str]) -> str:
+async def _nearest(name: str, known: Collection[str]) -> str:
+    """Return a sentence with the nearest names, when it is this call's turn; empty if there are none."""
+    await next_turn()
     similar = nearest_names(name, known, 3, least=0.6)
     return f" The nearest names are: {quoted(similar)}." if similar else ""
