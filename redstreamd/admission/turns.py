@@ -172,6 +172,13 @@ class Turns(trio.abc.Instrument):
         self._tick_on()
         await wait_task_rescheduled(give_up)
 
+    async def part(self, account: Account) -> None:
+        """Wait between two long parts of work: a turn, if others have work; always a checkpoint."""
+        if self.is_shared:
+            await self.turn(account, TURN_SECONDS)
+        else:
+            await trio.lowlevel.checkpoint()
+
     def _grant(self) -> None:
         """Give turns to as many as fit into the next pass; to one, if nothing else is to be done in it."""
         seconds = self._promised

@@ -56,6 +56,8 @@ READ_BYTES: Final = 65536
 # What a message is taken to cost before it is read, and each byte of a long one.
 _MESSAGE_SECONDS: Final = 0.0001
 _BYTE_SECONDS: Final = 1e-7
+# What it takes to receive as much as is read at once, and to keep it.
+_READ_SECONDS: Final = 0.0002
 
 
 class ClientConnection:
@@ -370,6 +372,7 @@ class ClientConnection:
         process = account.parent or account
         lines = splitter.lines
         has_ended = False
+        size = 0
         while True:
             if self._is_opening and self._is_foreign():
                 return
@@ -383,7 +386,8 @@ class ClientConnection:
                 while lines:
                     # While nobody else has work, a cancellation is read with the call before it.
                     may_go = may_go or (read < 2 and not turn.is_shared)
-                    if must_wait or (not may_go and turn.is_over()):
+                    is_long = len(lines[-1]) >= LONG_MESSAGE and turn.is_shared
+                    if must_wait or is_long or (not may_go and turn.is_over()):
                         first = len(lines[-1]) * _BYTE_SECONDS
                         await turn.turn(account, max(first, min(len(lines) * _MESSAGE_SECONDS, TURN_SECONDS)))
                         turn.work_for(account)
@@ -417,12 +421,16 @@ class ClientConnection:
                 # Last, because the daemon's own start does not count.
                 self._end(Ending.EOF, EOF_GRACE_SECONDS)
                 return
+            if size == READ_BYTES and turn.is_shared:
+                # Many clients may send long messages at the same time, which are copied as they come.
+                await turn.turn(account, _READ_SECONDS)
             try:
                 data = await receive(READ_BYTES)
             except trio.BrokenResourceError:
                 self._end(Ending.BROKEN)
                 return
-            if data:
+            size = len(data)
+            if size:
                 splitter.feed(bytes(data))
                 data = b""
             else:

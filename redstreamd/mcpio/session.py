@@ -20,6 +20,7 @@ import trio
 
 from redstreamd.admission.accounts import Account
 from redstreamd.admission.memory import Share
+from redstreamd.admission.turns import turns
 from redstreamd.mcpio import jsonrpc, plain_calls
 from redstreamd.mcpio.connection_events import EventHook, RequestFailed
 from redstreamd.mcpio.connection_state import ConnectionState, Era
@@ -161,15 +162,13 @@ class Session:
         """Serve a long message as `take` does, in steps, between which others are served."""
         if self._direct_path is None or self.draining.is_set():
             return False
-        # Receiving it has taken as long as each of the steps will.
-        await trio.lowlevel.checkpoint()
         call = plain_calls.decode(message, self.limits)
-        await trio.lowlevel.checkpoint()
+        await turns().part(self.account)
         # A direct path may be a plain function.
         decode: Callable[[PlainCall], PlainCall | None] | None = getattr(self._direct_path, "decoded", None)
         if call is not None and decode is not None:
             call = decode(call)
-            await trio.lowlevel.checkpoint()
+            await turns().part(self.account)
         return not self.draining.is_set() and self._take(call, len(message), sink)
 
     def _take(self, call: PlainCall | None, size: int, sink: Sink) -> bool:
@@ -204,7 +203,7 @@ class Session:
         """
         decoded = jsonrpc.decode(message, self.limits)
         if len(message) >= LONG_FOR_THE_KERNEL:
-            await trio.lowlevel.checkpoint()
+            await turns().part(self.account)
         if not isinstance(decoded, Batch):
             await self._handle(decoded, len(message), sink)
         elif self._kernel is None or not self._kernel.takes_batches:
