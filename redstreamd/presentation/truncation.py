@@ -43,9 +43,10 @@ def bound_entries(
     Returns:
         The entries, and whether some were left out at the end.
     """
-    if not entries or _size(entries) <= max_bytes:
+    sizes = [_entry_size(entry, max_bytes) for entry in entries]
+    # With the brackets and the commas.
+    if not entries or sum(sizes) + len(sizes) + 1 <= max_bytes:
         return entries, False
-    sizes = [_size(entry) for entry in entries]
     room = max_bytes - len("[]")
     if not droppable:
         level = _size_limit(sizes, room - (len(entries) - 1))
@@ -69,17 +70,34 @@ def encode_page(views: Sequence[EntryView], max_bytes: int) -> tuple[Any, int]:
 
     The array is a `msgspec.Raw`, to stand for the list in a result: so it is encoded once, and copied then.
     """
-    encoded = msgspec.json.encode(views)
-    if len(encoded) <= max_bytes:
-        return msgspec.Raw(encoded), len(views)
-    # It may have 100 MiB, and to measure the entries each is encoded again.
-    del encoded
+    # A page ends with the entry that exceeds it, which may have 100 MiB.
+    if not views or not _is_too_large(views[-1].fields, max_bytes):
+        encoded = msgspec.json.encode(views)
+        if len(encoded) <= max_bytes:
+            return msgspec.Raw(encoded), len(views)
+        # To measure the entries each is encoded again.
+        del encoded
     kept, _ = bound_entries([view.as_dict() for view in views], max_bytes, droppable=True)
     return msgspec.Raw(msgspec.json.encode(kept)), len(kept)
 
 
 def _size(value: Any) -> int:
     return len(msgspec.json.encode(value))
+
+
+def _size_up_to(value: Any, most: int) -> int:
+    """Return the size of a value; of a text of more than `most` characters some greater number than that."""
+    return len(value) if isinstance(value, str) and len(value) > most else _size(value)
+
+
+def _entry_size(entry: dict[str, Any], most: int) -> int:
+    """Return the size of an entry; if it has a text of more than `most` characters some greater number."""
+    return most + 1 if _is_too_large(entry["fields"], most) else _size(entry)
+
+
+def _is_too_large(fields: dict[str, Any], most: int) -> bool:
+    """Return whether there is a text of more than `most` characters; to encode one takes long."""
+    return any(isinstance(value, str) and len(value) > most for value in fields.values())
 
 
 def _size_limit(sizes: list[int], room: int) -> int:
@@ -116,7 +134,7 @@ class _Parts(msgspec.Struct, frozen=True):
         bare: Size without fields and without names in its lists, with an empty ``cut``.
         names: Sizes of the names of fields; only of as many fields as the budget could hold, which bounds the
             time spent on a huge entry.
-        values: Sizes of their values.
+        values: Sizes of their values; of a text that has more characters than the budget some greater number.
         beside: Sizes of the rest of each: punctuation, and its names in lists.
     """
 
@@ -141,7 +159,7 @@ class _Parts(msgspec.Struct, frozen=True):
             uri=entry_uri(entry["stream"], entry["id"]),
             bare=_size(_rebuilt(entry, {})) + len(',"cut":[]'),
             names=names,
-            values={name: _size(fields[name]) for name in considered},
+            values={name: _size_up_to(fields[name], budget) for name in considered},
             beside={
                 name: len(":,") + sum(name in listed for listed in lists) * (size + len(","))
                 for name, size in names.items()
@@ -187,7 +205,7 @@ class _Parts(msgspec.Struct, frozen=True):
                     markers[name], shown = marker, marker_size
             if (cost := self.names[name] + shown + self.beside[name]) <= room:
                 room -= cost
-                left -= self.names[name] + size + len(":,")
+                left -= self.names[name] + (size if size <= self.budget else _size(fields[name])) + len(":,")
                 kept[name] = fields[name]
         omitted.update(fields=len(fields) - len(kept), bytes=left)
         return {**_rebuilt(self.entry, kept, markers), "omitted": omitted}
@@ -200,7 +218,7 @@ class _Parts(msgspec.Struct, frozen=True):
         """Return the replacement of a value, and its size with the name in ``cut``."""
         value = self.entry["fields"][name]
         if isinstance(value, str):
-            length, text = len(value.encode()), value[:head]
+            length, text = len(value) if value.isascii() else len(value.encode()), value[:head]
         else:
             encoded = msgspec.json.encode(value)
             # A character takes at most four bytes; an incomplete one at the end is dropped.

@@ -13,6 +13,7 @@ from typing import Any
 import attrs
 import msgspec
 
+from redstreamd.admission.turns import next_turn
 from redstreamd.errors import BusError, Code
 from redstreamd.errors.remedies import setting
 from redstreamd.presentation.daemon_health import DaemonHealth
@@ -155,6 +156,7 @@ class Views:
         """
         found = await self._entry(stream, entry_id)
         ((shown,), _) = bound_entries([view(stream, found)], self._max_whole_bytes, droppable=True)
+        await next_turn()
         return shown
 
     async def field(self, stream: str, entry_id: str, field: str) -> Value:
@@ -195,6 +197,8 @@ class Views:
             complete = f"{parts[0]}-{parts[1]}"
             async with explain_errors(self.bus.redis, stream):
                 found = await self.bus.redis.xrange(stream, complete, complete, 1)
+                # It may be large, and many may be read at the same time.
+                await next_turn()
                 if found:
                     return found[0]
                 if await self.bus.redis.key_type(stream) == "none":

@@ -18,9 +18,10 @@ Find out whether redstreamd can use Redis, and tell me in a few sentences.
    network or a busy server; not answered is an outage. redis.troubles lists what else is known to be wrong,
    such as a server that answers but refuses writes.
 2. Look at each of redis.connections. "command" carries everything short, "watch" wakes those who wait,
-   "bulk" carries large reads, "durable" carries adds that are to be confirmed. Each is opened when first
-   needed: one that is not listed was not needed yet, which is not an error. One that is listed and not
-   connected has a cause and a next step: explain them in your own words and say who has to act.
+   "bulk" carries large reads, "large" those that are known to be very large, "durable" carries adds that are
+   to be confirmed. Each is opened when first needed: one that is not listed was not needed yet, which is not
+   an error. One that is listed and not connected has a cause and a next step: explain them in your own words
+   and say who has to act.
 3. Look at waiting only if "watch" is among the connections; otherwise nobody has waited yet.
    waiting.tracking false while "watch" is connected means that this server refuses key tracking: waits are
    then served by polling, up to a quarter of a second late.

@@ -219,9 +219,9 @@ class Redis:
     async def xrange(self, stream: str, start: str, end: str, count: int) -> list[RawEntry]:
         """Return up to `count` entries from `start` up to `end`, inclusive unless prefixed with ``(``.
 
-        Over the bulk connection, because entries may be large.
+        Whole entries may be large, so no other read waits behind them.
         """
-        return reply_parsing.entries(await self._read[Role.BULK].xrange(stream, start, end, count))
+        return reply_parsing.entries(await self._read[Role.LARGE].xrange(stream, start, end, count))
 
     async def xlen(self, stream: str) -> int:
         """Return the number of entries; 0 if there is no such stream."""

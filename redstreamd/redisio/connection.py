@@ -87,6 +87,7 @@ class Connection:
         reply_timeout: float = 5.0,
         ping_interval: float = 10.0,
         ping_timeout: float = 2.0,
+        one_at_a_time: bool = False,
     ) -> None:
         """Prepare a connection; nothing happens before `run`.
 
@@ -99,6 +100,7 @@ class Connection:
             reply_timeout: Seconds after which a server that owes a reply is given up.
             ping_interval: Seconds between PINGs.
             ping_timeout: Seconds for a PING's reply if nothing else is under way.
+            one_at_a_time: See `Pipeline`.
         """
         self._target = target
         self._role = role
@@ -108,7 +110,7 @@ class Connection:
         self._ping_interval = ping_interval
         self._ping_timeout = ping_timeout
 
-        self.pipeline = Pipeline(self._send_soon, turns())
+        self.pipeline = Pipeline(self._send_soon, turns(), one_at_a_time=one_at_a_time)
         # Set once connected. The first is None for TLS; a task sends what it cannot.
         self._write: Write | None = None
         self._stream: trio.abc.SendStream

@@ -329,6 +329,7 @@ class Manager:
                 reply_timeout=self._command_timeout,
                 ping_interval=self._ping_interval,
                 ping_timeout=self._ping_timeout,
+                one_at_a_time=role is Role.LARGE,
             )
 
         return connect

@@ -55,6 +55,9 @@ WINDOW_SECONDS: Final = 0.002
 #: The same while several clients have requests: as long as each waits for the others at the server.
 SHARED_WINDOW_SECONDS: Final = 0.0015
 
+#: Less than any request takes.
+_NO_WORK_SECONDS: Final = 1e-9
+
 #: What a command takes of the server's time: at least, for each byte of it, and for each byte of its reply.
 #: A script makes commands of what it gets: 100 small entries are 7 KB, and XADD takes 6 µs for each of them.
 #: Measured with XADD, XRANGE and the scripts of ``streams``; a slower server makes all of them longer.
@@ -89,6 +92,7 @@ class Request(msgspec.Struct, eq=False):
         account: On whose behalf it is sent; None for the daemon itself.
         kind: The command's name, or a script's digest.
         seconds: How much work it is, for the server and for the reader of its reply.
+        load: That, and what the task that waits for the reply will take: those behind it wait for that, too.
         is_deferred: Whether it waits for its turn.
     """
 
@@ -102,6 +106,7 @@ class Request(msgspec.Struct, eq=False):
     account: Account | None = None
     kind: Arg = ""
     seconds: float = 0.0
+    load: float = 0.0
     is_deferred: bool = False
 
     @property
@@ -157,19 +162,24 @@ class Request(msgspec.Struct, eq=False):
 class Pipeline:
     """The requests of one connection, in order."""
 
-    def __init__(self, on_queued: Callable[[], None], turns: Turns | None = None) -> None:
+    def __init__(
+        self, on_queued: Callable[[], None], turns: Turns | None = None, *, one_at_a_time: bool = False
+    ) -> None:
         """Begin empty.
 
         Args:
             on_queued: Called when something is to be sent where nothing was.
             turns: Say on whose behalf requests are sent; None: all are the daemon's own.
+            one_at_a_time: Whether a request of a client is sent only when none is ahead of it: where most are
+                large, and each is more than the server should have before it.
         """
+        self._one_at_a_time = one_at_a_time
         self._on_queued = on_queued
         self._turns = turns
         # Requests that wait for their turn, and the sum of their len(packed).
         self._deferred: FairQueue[Request] = FairQueue()
         self._deferred_bytes = 0
-        # Invariant: the sum of seconds over _outbox and _in_flight.
+        # Invariant: the sum of load over _outbox and _in_flight.
         self._work = 0.0
         # Unsent requests in order. A dict, because cancellation removes from the middle.
         self._outbox: dict[Request, None] = {}
@@ -257,10 +267,11 @@ class Pipeline:
             if account.reply_bytes is not None:
                 seconds += account.reply_bytes.get(kind, 0.0) * (REPLY_BYTE_SECONDS + READ_BYTE_SECONDS)
             request.seconds = seconds
-            if self._deferred or (self._work and self._work + seconds > self._window):
+            request.load = load = seconds if then is not None else seconds + account.part
+            if self._deferred or (self._work and self._work + load > self._window):
                 self._defer(account, request)
                 return request
-            self._work += seconds
+            self._work += load
             account.running += 1
             turns.redis_seconds += seconds  # type: ignore[union-attr]
         outbox[request] = None
@@ -271,6 +282,8 @@ class Pipeline:
 
     @property
     def _window(self) -> float:
+        if self._one_at_a_time:
+            return _NO_WORK_SECONDS
         shared = self._turns is not None and self._turns.is_shared
         return SHARED_WINDOW_SECONDS if shared else WINDOW_SECONDS
 
@@ -305,7 +318,7 @@ class Pipeline:
     def _let_go(self, account: Account, request: Request) -> None:
         """Queue a request for sending that was deferred."""
         self._not_deferred(account, request)
-        self._work += request.seconds
+        self._work += request.load
         account.running += 1
         self._outbox[request] = None
         self._outbox_bytes += len(request.packed)
@@ -314,7 +327,7 @@ class Pipeline:
         """Take note that a request is neither in flight nor about to be sent any more."""
         account.running -= 1
         # Nothing is left of an empty pipeline but errors of rounding.
-        self._work = self._work - request.seconds if self._in_flight or self._outbox else 0.0
+        self._work = self._work - request.load if self._in_flight or self._outbox else 0.0
 
     def withdraw(self, request: Request) -> None:
         """Take back a request that is not sent."""

@@ -47,6 +47,7 @@ ROLE_NAMES: Final = {
     Role.COMMAND: "short commands",
     Role.WATCH: "waiting calls",
     Role.BULK: "large reads",
+    Role.LARGE: "very large reads",
     Role.DURABLE: "confirmed writes",
 }
 

@@ -7,6 +7,7 @@ from typing import Final, TypeVar
 
 import trio
 
+from redstreamd.admission.turns import next_turn
 from redstreamd.errors import BusError
 
 T = TypeVar("T")
@@ -15,6 +16,9 @@ NameT = TypeVar("NameT", str, bytes)
 #: Requests in flight of all calls of `gather` together. One client may have 256 calls in flight with 100
 #: streams each: unbounded, they delayed everybody for seconds, and the daemon took its connections for dead.
 MAX_IN_FLIGHT: Final = 64
+
+#: Requests that are begun in one turn: each takes some 0.1 ms until it is sent.
+_BEGUN_AT_ONCE: Final = 8
 
 _slots: trio.lowlevel.RunVar[trio.Semaphore] = trio.lowlevel.RunVar("requests of gather in flight")
 
@@ -44,7 +48,9 @@ async def gather(ask: Callable[[NameT], Awaitable[T]], names: Sequence[NameT]) -
             slots.release()
 
     async with trio.open_nursery() as nursery:
-        for name in names:
+        for number, name in enumerate(names):
+            if number and number % _BEGUN_AT_ONCE == 0:
+                await next_turn()
             try:
                 slots.acquire_nowait()
             except trio.WouldBlock:

@@ -1,22 +1,32 @@
 """Reading ranges of entries, bounded in number and bytes, whatever their writers put into them.
 
-Replies come over the bulk connection, so that no short reply waits behind them.
+Replies come over the bulk connection, so that no short reply waits behind them. A stream that had a large
+page is read over another one from then on, so that pages of other streams do not wait behind its.
 """
 
 from __future__ import annotations
 
+from functools import partial
 from itertools import chain
-from typing import Any
+from typing import Any, Final
 
 import msgspec
 
-from redstreamd.redisio import Role, reply_parsing
+from redstreamd.redisio import Arg, Role, reply_parsing
 from redstreamd.redisio.client import Redis
 from redstreamd.redisio.reply_parsing import RawEntry
-from redstreamd.streams.plans import Plan, run_plan
+from redstreamd.streams.plans import Plan, UnfinishedError, run_plan
 from redstreamd.streams.scripts import load
 
 _PAGE = load("ids", "read_page")
+
+#: Bytes of a page that count as large: a reply of so many takes Redis and the reader 0.5 ms.
+_LARGE_BYTES: Final = 32_768
+#: Bytes of a page beyond which Redis is asked again over the other connection. It reads the page twice then,
+#: but nobody waits for that on the first one.
+_MOST_BYTES: Final = 262_144
+#: Streams that are remembered for a large page.
+_MAX_LARGE: Final = 1_024
 
 
 class Words(msgspec.Struct, frozen=True):
@@ -60,6 +70,8 @@ class Pages:
     def __init__(self, redis: Redis) -> None:
         """Read through `redis`."""
         self._redis = redis
+        # Streams that had a large page, the last one last.
+        self._large: dict[str, None] = {}
 
     async def read(
         self, stream: str, first: str, last: str, *, max_entries: int, max_bytes: int, forward: bool = True
@@ -85,17 +97,45 @@ class Pages:
         self, stream: str, first: str, last: str, *, max_entries: int, max_bytes: int, forward: bool = True
     ) -> Plan[Batch]:
         """Plan to read entries; see `read`."""
-        operands = {
+        is_large = stream in self._large
+        operands: dict[str, Arg] = {
             "stream": stream,
             "command": "XRANGE" if forward else "XREVRANGE",
             "first": first,
             "last": last,
             "max_entries": max_entries,
             "max_bytes": max_bytes,
+            "most_bytes": 0 if is_large else _MOST_BYTES,
         }
-        return Plan(_PAGE.call(operands), stream, _batch, retry_safe=True, role=Role.BULK)
+        role = Role.LARGE if is_large else Role.BULK
+        read = partial(self._batch, operands)
+        return Plan(_PAGE.call(operands), stream, read, retry_safe=True, role=role)
+
+    def _batch(self, operands: dict[str, Arg], raw: Any) -> Batch:
+        reply = _PAGE.read(raw)
+        entries = reply.entries
+        if reply.large or _size(entries) > _LARGE_BYTES:
+            self._remember_large(str(operands["stream"]))
+        if reply.large:
+            raise UnfinishedError(partial(self._read_large, operands))
+        return Batch(reply_parsing.entries(entries), reply.more)
+
+    async def _read_large(self, operands: dict[str, Arg]) -> Batch:
+        call = _PAGE.call({**operands, "most_bytes": 0})
+        stream = str(operands["stream"])
+        read = partial(self._batch, operands)
+        return await run_plan(self._redis, Plan(call, stream, read, retry_safe=True, role=Role.LARGE))
+
+    def _remember_large(self, stream: str) -> None:
+        large = self._large
+        large.pop(stream, None)
+        if len(large) >= _MAX_LARGE:
+            del large[next(iter(large))]
+        large[stream] = None
 
 
-def _batch(raw: Any) -> Batch:
-    reply = _PAGE.read(raw)
-    return Batch(reply_parsing.entries(reply.entries), reply.more)
+def _size(entries: bytes | list[Any]) -> int:
+    """Return how many bytes a page has, about."""
+    if isinstance(entries, bytes):
+        return len(entries)
+    return sum(map(len, chain.from_iterable([words for _, words in entries])))

@@ -62,8 +62,8 @@ def test_what_each_connection_does_is_for_debugging_and_the_outage_for_everybody
     assert (levels.count("DEBUG"), levels.count("WARNING"), levels.count("INFO")) == (2 * len(Role), 1, 1)
     end = caplog.records[-1].message
     assert end == (
-        "connected to redis 7 at r:1 for short commands, waiting calls, large reads, confirmed writes "
-        "after 5.0 s and 3 failed attempts"
+        "connected to redis 7 at r:1 for short commands, waiting calls, large reads, very large reads, "
+        "confirmed writes after 5.0 s and 3 failed attempts"
     )
     refused = Problem(ProblemKind.WRITES_REFUSED, "full", "Trim.")
     assert words(Degraded("r:1", refused)) == (logging.WARNING, "Redis at r:1 refuses writes: full. Trim.")

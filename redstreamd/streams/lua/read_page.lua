@@ -1,10 +1,12 @@
 -- Reads entries up to a number and a size, but at least one if there is any.
 --
 -- KEYS stream
--- ARGV command first last max_entries:int max_bytes:int
--- REPLY entries more:bool
+-- ARGV command first last max_entries:int max_bytes:int most_bytes:int
+-- REPLY entries more:bool large:bool
 --
 -- command  XRANGE | XREVRANGE; first and last as it takes them
+-- most_bytes  of the page, for a connection that others wait for; 0 for no bound
+-- large  the page would have more than most_bytes: nothing is returned, it is to be asked for elsewhere
 -- entries  {entry ID, {name, value, ...}}; of a page that fits, as JSON in one text, whose bytes need not be UTF-8
 
 -- The size of the next entries is not known. More are read at once while they are small: each call costs as much as
@@ -21,6 +23,7 @@ end
 -- bytes for each byte, so not where entries may be large.
 local MAX_ENCODED = 1048576
 local function read(page, more)
+  if most_bytes > 0 and max_bytes - bytes_left > most_bytes then return reply({entries = {}, large = true}) end
   local entries = page
   if #page > 0 and bytes_left > 0 and max_bytes <= MAX_ENCODED then entries = cjson.encode(page) end
   return reply({entries = entries, more = more})

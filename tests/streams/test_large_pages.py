@@ -1,0 +1,95 @@
+"""Pages that are large are read apart from others, and nobody's page waits behind them twice."""
+
+from __future__ import annotations
+
+import pytest
+import trio
+
+from redstreamd.admission.accounts import Accounts, Peer
+from redstreamd.admission.turns import ACCOUNT
+from redstreamd.policy import Principal
+from redstreamd.redisio import Role
+from redstreamd.settings import Settings, ToolsSettings
+from redstreamd.streams.bus import Bus
+from tests.support.buses import ON_REDIS, running_bus
+from tests.support.servers import Server
+
+LARGE = 400_000
+
+
+def _sent(bus: Bus, role: Role) -> int:
+    """Return how many commands were sent on the connection of a role."""
+    connection = bus.redis._manager.roles[role].connection
+    return 0 if connection is None else connection.pipeline.sent
+
+
+@ON_REDIS
+@pytest.mark.parametrize("direction", ["forward", "backward"])
+async def test_a_large_page_is_whole_and_the_next_is_asked_for_where_nobody_waits(
+    bus: Bus, server: Server, direction: str
+) -> None:
+    server.commands(("XADD", "large", "1-0", "text", "x" * LARGE), ("XADD", "large", "2-0", "text", "y"))
+    server.command("XADD", "small", "1-0", "text", "x")
+    await bus.redis.wait_connected(Role.BULK)
+    ids = []
+    for times in (1, 2):
+        cursor, more = None, True
+        while more:
+            page = await bus.reader.read("large", cursor=cursor, direction=direction, count=1)  # type: ignore[arg-type]
+            ids += [entry.id for entry in page.entries]
+            assert len(page.entries[0].words[1]) in (1, LARGE)
+            cursor, more = page.next_cursor, page.has_more
+        assert ids == times * (["1-0", "2-0"] if direction == "forward" else ["2-0", "1-0"])
+        if times == 1:
+            sent = _sent(bus, Role.BULK)
+            assert sent
+    assert _sent(bus, Role.BULK) == sent
+    assert (await bus.reader.read("small")).entries
+    assert _sent(bus, Role.BULK) == sent + 1
+
+
+@ON_REDIS
+async def test_those_who_wait_get_a_large_page_too(bus: Bus, server: Server) -> None:
+    found: list[str] = []
+
+    async def wait(**how: object) -> None:
+        waited = await bus.reader.wait(["large"], cursor="0-0", timeout_seconds=10, **how)  # type: ignore[arg-type]
+        found.extend(entry.id for _, entry in waited.entries)
+
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(wait)
+        # Both read the same page, and what the one asked for is shared by the other.
+        for value in ("x" * LARGE, "nothing"):
+            nursery.start_soon(lambda value=value: wait(filter={"text": value}))
+        server.command("XADD", "large", "1-0", "text", "x" * LARGE)
+        server.command("XADD", "large", "2-0", "text", "nothing")
+    assert sorted(found) == ["1-0", "1-0", "2-0"] or sorted(found) == ["1-0", "1-0", "2-0", "2-0"]
+
+
+@ON_REDIS
+async def test_large_reads_are_sent_one_at_a_time(server: Server) -> None:
+    """Else those of one client are all at the server before anybody knows how large they are."""
+    server.command("XADD", "large", "1-0", "text", "x" * LARGE)
+    async with running_bus(server, Settings(tools=ToolsSettings(max_result_bytes=2 * LARGE))) as bus:
+        await bus.reader.read("large")
+        most = 0
+        connection = bus.redis._manager.roles[Role.LARGE].connection
+        assert connection is not None
+
+        async def watch() -> None:
+            nonlocal most
+            while True:
+                most = max(most, connection.pipeline.in_flight)
+                await trio.lowlevel.checkpoint()
+
+        async def read() -> None:
+            assert (await bus.reader.read("large")).entries
+
+        ACCOUNT.set(Accounts().open(Principal("a", "unix"), Peer(), "one"))
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(watch)
+            async with trio.open_nursery() as readers:
+                for _ in range(8):
+                    readers.start_soon(read)
+            nursery.cancel_scope.cancel()
+        assert most == 1
