@@ -14,17 +14,18 @@ import pytest
 PACKAGE = Path(__file__).parent.parent / "redstreamd"
 
 #: What each part may import of redstreamd besides itself, in layers. What is not listed may import nothing.
-LEAVES = {"admission", "errors", "strict_json", "policy"}
+LEAVES = {"admission", "errors", "strict_json", "policy", "visible_text"}
 ALLOWED: dict[str, set[str]] = {
     # Leaves.
+    "errors": {"visible_text"},
     "strict_json": {"errors"},
     "admission": {"errors", "policy"},
     "client": {"addresses", "startup"},
     "startup": {"errors"},
     "settings": {"addresses", "errors", "startup"},
-    "service": {"errors", "startup"},
+    "service": {"errors", "startup", "visible_text"},
     # Transports, which are ignorant of each other.
-    "redisio": {"addresses", "admission", "stream_io", "errors", "settings"},
+    "redisio": {"addresses", "admission", "stream_io", "errors", "settings", "visible_text"},
     "mcpio": LEAVES | {"stream_io"},
     "service.embedded": {"errors", "redisio"},
     # The domain, and how it looks to a caller.
@@ -51,7 +52,8 @@ ALLOWED: dict[str, set[str]] = {
     "daemon": LEAVES
     | {"addresses", "event_log", "mcp_server", "mcpio", "presentation", "prompts", "redisio", "resources"}
     | {"service", "service.embedded", "settings", "startup", "streams", "tools"},
-    "cli": {"addresses", "client", "daemon", "doctor", "errors", "service", "settings", "startup"},
+    "cli": {"addresses", "client", "daemon", "doctor", "errors", "service", "settings", "startup"}
+    | {"visible_text"},
     "__main__": {"cli"},
 }
 
@@ -114,6 +116,7 @@ def test_only_what_everything_rests_on_lies_outside_of_a_package() -> None:
         "__main__.py",
         "stream_io.py",
         "strict_json.py",
+        "visible_text.py",
     }
 
 

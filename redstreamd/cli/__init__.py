@@ -18,6 +18,7 @@ from typing import Any, NoReturn
 from redstreamd import __version__
 from redstreamd.addresses.address_syntax import MASK, without_login
 from redstreamd.cli import call, check_config, connect, doctor, serve, status, stdio
+from redstreamd.visible_text import visible
 
 
 class _Formatter(argparse.HelpFormatter):
@@ -59,7 +60,7 @@ class _Parser(argparse.ArgumentParser):
         # The value given to an option that takes none may be a secret.
         message = re.sub(r"(?<=ignored explicit argument ).*", MASK, message, flags=re.DOTALL)
         self.print_usage(sys.stderr)
-        self.exit(os.EX_USAGE, f"{self.prog}: {message}\n{self.prog} --help says more\n")
+        self.exit(os.EX_USAGE, f"{self.prog}: {visible(message)}\n{self.prog} --help says more\n")
 
 
 def _without_value(word: str) -> str:

@@ -11,9 +11,10 @@ import os
 import sys
 from typing import Any, NoReturn
 
-from redstreamd.cli.terminal import escaped, print_error
+from redstreamd.cli.terminal import print_error
 from redstreamd.client.discovery import UnreachableError, open_connection
 from redstreamd.client.single_request import exchange, request_line, request_meta
+from redstreamd.visible_text import visible
 
 
 def add_to(commands: Any) -> None:
@@ -82,9 +83,7 @@ def _report(response: dict[str, Any]) -> int:
     else:
         document = json.dumps(structured, ensure_ascii=False, indent=2 if sys.stdout.isatty() else None)
     # UTF-8 is JSON's encoding, whatever the locale says.
-    sys.stdout.buffer.write(
-        "\n".join(map(escaped, document.split("\n"))).encode("utf-8", "surrogatepass") + b"\n"
-    )
+    sys.stdout.buffer.write("\n".join(map(visible, document.split("\n"))).encode() + b"\n")
     return 0
 
 

@@ -30,7 +30,7 @@ def run(arguments: argparse.Namespace) -> int:
 
 
 def _print(loaded: Loaded) -> int:
-    from redstreamd.cli.terminal import escaped
+    from redstreamd.cli.terminal import print_lines
     from redstreamd.settings import as_toml
 
     if loaded.settings.limits.rates:
@@ -38,9 +38,11 @@ def _print(loaded: Loaded) -> int:
         from redstreamd.daemon.call_rates import check_rate
 
         check_rate(loaded.settings, str(loaded.sources["limits.rates"]))
+    lines = []
     for key, source in loaded.sources.items():
         value = loaded.shown(key)
         # TOML has no null: a setting without a value is a comment.
         line = f"{'# ' if value is None else ''}{key} = {as_toml(value)}"
-        print(escaped(f"{line:<{_SOURCE_COLUMN}} # {source}"))
+        lines.append(f"{line:<{_SOURCE_COLUMN}} # {source}")
+    print_lines(lines)
     return 0

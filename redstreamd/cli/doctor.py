@@ -10,6 +10,7 @@ from functools import partial
 from typing import TYPE_CHECKING, Any, Final
 
 from redstreamd.cli.options import add_settings_options, load_from
+from redstreamd.cli.terminal import print_lines
 
 if TYPE_CHECKING:
     from redstreamd.doctor import CheckResult, Service
@@ -49,7 +50,7 @@ def run(arguments: argparse.Namespace) -> int:
             status = exit_status(checks)
         except SettingsError as invalid:
             checks, status = results_without_settings(invalid, readable), os.EX_CONFIG
-    print(_as_json(checks) if arguments.json else _as_text(checks))
+    print_lines(_as_json(checks) if arguments.json else _as_text(checks))
     return status
 
 
@@ -79,16 +80,16 @@ def _results(arguments: argparse.Namespace, service: Service | None) -> list[Che
     return trio.run(partial(run_checks, loaded, service=service))
 
 
-def _as_json(checks: Sequence[CheckResult]) -> str:
+def _as_json(checks: Sequence[CheckResult]) -> list[str]:
     import json
 
     names = ("check", "severity", "tried", "seen", "todo")
-    return json.dumps([{name: str(getattr(check, name)) for name in names} for check in checks], indent=2)
+    return json.dumps(
+        [{name: str(getattr(check, name)) for name in names} for check in checks], indent=2
+    ).split("\n")
 
 
-def _as_text(checks: Sequence[CheckResult]) -> str:
-    from redstreamd.cli.terminal import escaped
-
+def _as_text(checks: Sequence[CheckResult]) -> list[str]:
     lines = []
     for check in checks:
         lines.append(f"{_MARKS[check.severity]} {check.check:<{_NAME_COLUMN}}{check.seen}")
@@ -97,4 +98,4 @@ def _as_text(checks: Sequence[CheckResult]) -> str:
             lines.append(f"{indent}tried: {check.tried}")
         if check.todo:
             lines.append(f"{indent}-> {check.todo}")
-    return "\n".join(escaped(line) for line in lines)
+    return lines

@@ -8,7 +8,7 @@ import os
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, Final
 
-from redstreamd.cli.terminal import escaped, print_error
+from redstreamd.cli.terminal import print_error, print_lines
 from redstreamd.client.discovery import UnreachableError, open_connection
 from redstreamd.client.single_request import exchange, health_request
 from redstreamd.errors.remedies import setting, unit_setting
@@ -48,10 +48,7 @@ def run(arguments: argparse.Namespace) -> int:
     except ValueError as refused:
         print_error(f"the daemon does not tell: {refused}")
         return os.EX_TEMPFAIL
-    if arguments.json:
-        print(json.dumps(report, indent=2))
-    else:
-        print("\n".join(escaped(line) for line in _lines(report)))
+    print_lines(json.dumps(report, indent=2).split("\n") if arguments.json else _lines(report))
     return 1 if _problems(report["redis"]) else 0
 
 

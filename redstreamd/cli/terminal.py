@@ -1,27 +1,23 @@
-"""Output to a terminal, with control characters escaped."""
+"""Output to a terminal, on which nothing of others is interpreted or hidden."""
 
 from __future__ import annotations
 
 import os
-import re
 import sys
+from collections.abc import Iterable
 
-_CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f]")
+from redstreamd.visible_text import visible
 
 
-def escaped(text: str) -> str:
-    r"""Return `text` with control characters as ``\u00xx``.
-
-    Names and values are written by others; a terminal must not interpret them. The notation is JSON's, so
-    JSON with DEL or C1 controls in strings keeps its meaning.
-    """
-    return _CONTROL.sub(lambda found: f"\\u{ord(found[0]):04x}", text)
+def print_lines(lines: Iterable[str]) -> None:
+    """Print lines to stdout, with hidden characters of each made visible."""
+    print("\n".join(map(visible, lines)))
 
 
 def print_error(*lines: str) -> None:
     """Print a message of one or more lines to stderr, after the program's name."""
     print(
-        _priority() + "redstreamd: " + "\n  ".join(escaped(line) for line in lines),
+        _priority() + "redstreamd: " + "\n  ".join(map(visible, lines)),
         file=sys.stderr,
         flush=True,
     )

@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import enum
 
+from redstreamd.visible_text import visible
+
 
 class Code(enum.StrEnum):
     """Stable error codes; part of the public interface."""
@@ -36,6 +38,8 @@ class Code(enum.StrEnum):
 class BusError(Exception):
     """An operation of a client failed.
 
+    Its texts may name what others wrote: hidden characters in them are made visible.
+
     Attributes:
         code: What happened, for programs.
         message: What happened, one sentence.
@@ -54,11 +58,11 @@ class BusError(Exception):
         retry_after_seconds: float | None = None,
     ) -> None:
         """Store the parts."""
-        super().__init__(message)
         self.code = code
-        self.message = message
-        self.cause = cause
-        self.next_step = next_step
+        self.message = visible(message)
+        self.cause = visible(cause)
+        self.next_step = visible(next_step)
+        super().__init__(self.message)
         self.retry_after_seconds = retry_after_seconds
 
     def __str__(self) -> str:
@@ -86,7 +90,9 @@ class SettingsError(Exception):
             allowed: See the class.
             text: The error text if "setting ... is not valid" does not fit.
         """
-        super().__init__(text or f"setting {key}={value!r} from {source} is not valid; allowed: {allowed}")
+        super().__init__(
+            visible(text or f"setting {key}={value!r} from {source} is not valid; allowed: {allowed}")
+        )
         self.key = key
         self.value = value
         self.source = source

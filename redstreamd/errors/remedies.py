@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import Final
 
+from redstreamd.visible_text import visible
+
 SETTINGS_FILE: Final = "/etc/redstreamd/redstreamd.toml"
 
 #: For secrets; all users of the host may read the settings file.
@@ -46,8 +48,11 @@ def redis_option(*names: str) -> str:
 
 
 def shortened(text: str, most: int = 80) -> str:
-    """Return a text of a client for an error or a record, cut where it is longer than `most` characters."""
-    return text if len(text) <= most else f"{text[:most]}…"
+    """Return a text of a client for an error or a record, cut where it is longer than `most` characters.
+
+    Hidden characters are made visible, so that it stays on its line.
+    """
+    return visible(text if len(text) <= most else f"{text[:most]}…")
 
 
 def sentences(*parts: str) -> str:

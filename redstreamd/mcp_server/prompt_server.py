@@ -7,6 +7,7 @@ embedded resources, so that text written by others is never part of the instruct
 from __future__ import annotations
 
 from collections.abc import Mapping
+from typing import Any
 
 import mcp_types
 import msgspec
@@ -19,6 +20,7 @@ from redstreamd.mcp_server.mcp_errors import check_one_page, request_error
 from redstreamd.policy import Principal
 from redstreamd.presentation.views import Views
 from redstreamd.prompts.definition import Prompt, PromptContent, PromptRegistry
+from redstreamd.visible_text import visible
 
 Context = ServerRequestContext[Principal]
 
@@ -69,17 +71,21 @@ def _messages(content: PromptContent, given: Mapping[str, str]) -> list[mcp_type
     text = content.instructions
     if given:
         # As JSON, which delimits the arguments from the instructions.
-        text += f"\nMy arguments: {msgspec.json.encode(given).decode()}\n"
+        text += f"\nMy arguments: {_json_text(given)}\n"
     instructions = mcp_types.TextContent(type="text", text=f"{text}\n{_DATA}")
     resources: list[mcp_types.ContentBlock] = [
         mcp_types.EmbeddedResource(
             resource=mcp_types.TextResourceContents(
-                uri=uri, mime_type="application/json", text=msgspec.json.encode(value).decode()
+                uri=uri, mime_type="application/json", text=_json_text(value)
             )
         )
         for uri, value in content.resources.items()
     ]
     return [mcp_types.PromptMessage(role="user", content=each) for each in [instructions, *resources]]
+
+
+def _json_text(value: Any) -> str:
+    return visible(msgspec.json.encode(value).decode())
 
 
 def _listed(each: Prompt) -> mcp_types.Prompt:

@@ -13,6 +13,7 @@ import mcp_types
 from mcp.server.context import ServerRequestContext
 from mcp.shared.exceptions import MCPError
 
+from redstreamd.admission.turns import next_turn
 from redstreamd.errors import BusError
 from redstreamd.mcp_server.mcp_errors import check_one_page, request_error, resource_error, resource_not_found
 from redstreamd.mcp_server.subscription_server import SubscriptionServer
@@ -20,6 +21,7 @@ from redstreamd.policy import Principal
 from redstreamd.presentation.uris import stream_uri
 from redstreamd.presentation.views import Views
 from redstreamd.resources.definition import Content, Resource, ResourceRegistry
+from redstreamd.visible_text import visible
 
 Context = ServerRequestContext[Principal]
 
@@ -27,6 +29,8 @@ Context = ServerRequestContext[Principal]
 PAGE: Final = 100
 #: Milliseconds for which a client may use a listing. Streams are created and deleted at any time.
 _LIST_FRESH_MS: Final = 1_000
+#: Characters that are looked at for hidden ones in one step: 1 ms, or 4 of content that consists of such.
+_AT_ONCE: Final = 16_384
 
 
 class ResourceServer:
@@ -66,7 +70,9 @@ class ResourceServer:
         following = listing.after(after, PAGE + 1)
         page = following[:PAGE]
         streams = [
-            mcp_types.Resource(uri=stream_uri(name), name=name, mime_type="application/json") for name in page
+            # The URI names it; the name is what is shown.
+            mcp_types.Resource(uri=stream_uri(name), name=visible(name), mime_type="application/json")
+            for name in page
         ]
         return mcp_types.ListResourcesResult(
             resources=[*(self._fixed if after is None else ()), *streams],
@@ -98,11 +104,23 @@ class ResourceServer:
             content = await found.read(self._views)
         except BusError as error:
             raise resource_error(error, uri, ctx.protocol_version) from error
+        if isinstance(content.body, str) and content.mime_type == "application/json":
+            content = Content(await _visible_json(content.body), content.mime_type)
         return mcp_types.ReadResourceResult(
             contents=[contents(uri, content)],
             ttl_ms=int(found.resource.fresh_seconds * 1000),
             cache_scope="private",
         )
+
+
+async def _visible_json(text: str) -> str:
+    """Return JSON of the same value without hidden characters; others have their turn meanwhile."""
+    parts = []
+    for start in range(0, len(text), _AT_ONCE):
+        if start:
+            await next_turn()
+        parts.append(visible(text[start : start + _AT_ONCE]))
+    return "".join(parts)
 
 
 def contents(uri: str, content: Content) -> mcp_types.TextResourceContents | mcp_types.BlobResourceContents:

@@ -22,6 +22,7 @@ from redstreamd.mcpio.undecoded import id_in_beginning, id_in_line, is_response
 from redstreamd.strict_json import LONG, measure_structure, repeated_name
 from redstreamd.strict_json import DuplicateNames as DuplicateNames  # may occur in arguments
 from redstreamd.strict_json import decode as decode_json
+from redstreamd.visible_text import visible
 
 RequestId = int | str
 Params = dict[str, Any] | None
@@ -191,7 +192,9 @@ def error(request_id: RequestId | None, code: int, message: str, **data: Any) ->
     Raises:
         TypeError: `data` cannot be encoded as JSON; also as ValueError.
     """
-    return _encode({"jsonrpc": "2.0", "id": request_id, "error": {"code": code, "message": message, **data}})
+    return _encode(
+        {"jsonrpc": "2.0", "id": request_id, "error": {"code": code, "message": visible(message), **data}}
+    )
 
 
 def notification(method: str, params: Mapping[str, Any] | None) -> bytes:

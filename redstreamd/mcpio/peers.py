@@ -17,6 +17,7 @@ import attrs
 import trio
 
 from redstreamd.admission.accounts import Accounts, Held, Peer
+from redstreamd.visible_text import visible
 
 UNKNOWN: Final = Peer()
 _MAX_HOLDERS: Final = 3
@@ -51,7 +52,7 @@ def peer_text(peer: Peer) -> str:
     if not peer.pid:
         return "an unknown process"
     name = process_name(peer.pid)
-    return f"process {peer.pid}" if name is None else f"process {peer.pid} ({name})"
+    return f"process {peer.pid}" if name is None else f"process {peer.pid} ({visible(name)})"
 
 
 @attrs.frozen

@@ -15,6 +15,7 @@ from redis.exceptions import RedisError
 
 from redstreamd.errors import BusError, Code
 from redstreamd.redisio import Role
+from redstreamd.visible_text import visible
 
 
 class Recovery(enum.StrEnum):
@@ -70,8 +71,9 @@ class Problem:
     """
 
     kind: ProblemKind
-    cause: str
-    next_step: str
+    # Either may quote a server, or whatever answered in its place.
+    cause: str = attrs.field(converter=visible)
+    next_step: str = attrs.field(converter=visible)
     roles: tuple[Role, ...] = ()
     seconds: float = 0.0
 

@@ -15,13 +15,13 @@ import contextlib
 import datetime as dt
 import logging
 import os
-import re
 from collections.abc import Callable, Iterable, Mapping
 
 import attrs
 import trio
 
 from redstreamd.service.nonblocking_writer import NonblockingWriter
+from redstreamd.visible_text import visible
 
 # Enough for a restart of journald at a high rate of records.
 BACKLOG_BYTES = 1024 * 1024
@@ -32,10 +32,6 @@ LINE_CHARACTERS = 8_192
 # A shorter secret may occur in other text by chance.
 _SECRET_CHARACTERS = 6
 _MASK = "********"
-
-# Characters that make a record "blob data" in the journal or control a terminal: controls except newline and
-# tab, and two separators that some viewers treat as line breaks.
-_CONTROLS = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u2028\u2029]")
 
 
 @attrs.frozen
@@ -174,8 +170,8 @@ class LogOutput(logging.Handler):
             text = f"{record.name}: {text}"
         for secret in self._secrets:
             text = text.replace(secret, _MASK)
-        # Text from a client must not look like another record.
-        lines = [_CONTROLS.sub(_escaped, _cut(line)) for line in text.split("\n")]
+        # Text from a client must not look like another record, nor make one "blob data" in the journal.
+        lines = [visible(_cut(line)) for line in text.split("\n")]
         if self._is_journal:
             prefix = f"<{_priority(record.levelno)}>"
             separator = f"\n{prefix}  "
@@ -216,7 +212,3 @@ def _cut(line: str) -> str:
     if len(line) <= LINE_CHARACTERS:
         return line
     return f"{line[:LINE_CHARACTERS]}... ({len(line)} characters)"
-
-
-def _escaped(control: re.Match[str]) -> str:
-    return control.group().encode("unicode_escape").decode("ascii")

@@ -21,6 +21,8 @@ import time
 import attrs
 import sdnotify  # type: ignore[import-untyped]
 
+from redstreamd.visible_text import visible
+
 MAX_DATAGRAM_BYTES = 4096
 
 
@@ -54,8 +56,7 @@ class NotifyStatistics:
 
 def one_line(text: str) -> str:
     """Return `text` as printable ASCII on one line, as a field's value must be."""
-    escaped = " ".join(text.split()).encode("ascii", "backslashreplace").decode("ascii")
-    return "".join(char if char.isprintable() else "?" for char in escaped)
+    return visible(" ".join(text.split())).encode("ascii", "backslashreplace").decode("ascii")
 
 
 class Notifier:

@@ -1,8 +1,9 @@
 """The result of ``tools/call`` for a success and for a failure, encoded to bytes once.
 
-Every result holds its content twice, as ``structuredContent`` and as a text block with the same JSON. The
-specification recommends that for clients that know only the text
-(https://modelcontextprotocol.io/specification/2025-11-25/server/tools#structured-content).
+Every result holds its content twice, as ``structuredContent`` and as a text block with JSON of the same
+value. The specification recommends that for clients that know only the text
+(https://modelcontextprotocol.io/specification/2025-11-25/server/tools#structured-content). The text is what a
+model reads: hidden characters are escaped there, which JSON allows anywhere in a string.
 """
 
 from __future__ import annotations
@@ -21,6 +22,7 @@ from cattrs.fns import identity
 from cattrs.gen import make_dict_unstructure_fn, override
 
 from redstreamd.errors import BusError
+from redstreamd.visible_text import visible
 
 _encode = msgspec.json.Encoder().encode
 _CONTENT = b'{"content":[{"type":"text","text":'
@@ -36,7 +38,7 @@ class Result(msgspec.Struct, frozen=True):
         is_error: Whether the call failed.
         opened: The JSON of the whole result without the closing brace, for what revisions add.
         body: The JSON of the structured content; None if there is none.
-        own_text: The text block; None if it is the body.
+        own_text: The text block; None if it is the body's very bytes.
     """
 
     is_error: bool
@@ -88,10 +90,14 @@ def success(result: object) -> Result:
     value = (_UNSTRUCTURE.get(kind) or _unstructure_hook(kind))(result)
     body = _encode(value)
     text = body.decode()
+    own_text = None
+    # Of the characters of ASCII the encoder leaves one as it is that nobody sees.
+    if (b"\x7f" in body or not body.isascii()) and (shown := visible(text)) != text:
+        text = own_text = shown
     if type(value) is not dict:
         return _text_only(text)
     opened = b"".join((_CONTENT, _encode(text), b'}],"structuredContent":', body, b',"isError":false'))
-    return Result(False, opened, body)
+    return Result(False, opened, body, own_text)
 
 
 def failure(error: BusError) -> Result:

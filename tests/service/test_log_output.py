@@ -178,7 +178,7 @@ def test_what_a_client_sent_cannot_pose_as_a_record_or_steer_a_terminal(
     output.handle(logging.makeLogRecord({**about, "msg": "stream %s", "args": (sent,)}))
     assert journal.lines() == [
         "<6>stream x",
-        r"<6>  <0>the disk is on fire\r\x1b[2Jgone\x00\x85\u2028\ud800",
+        r"<6>  <0>the disk is on fire\u000d\u001b[2Jgone\u0000\u0085\u2028\ud800",
     ]
 
 
