@@ -114,6 +114,8 @@ def from_file(path: Path | None, default: Path = DEFAULT_FILE) -> Values:
         content = tomllib.loads(text)
     except tomllib.TOMLDecodeError as not_toml:
         raise _unreadable(file, path, str(not_toml)) from not_toml
+    except RecursionError:
+        raise _unreadable(file, path, "nested too deeply") from None
     source = Source(Precedence.FILE, f"file {file}")
     values: Values = {}
     for group, table in content.items():
