@@ -1,7 +1,9 @@
 """The principal of a call, and the permissions that tools need.
 
 A client is identified by the socket it connects to, with one socket and one system group for each role. This
-works even where peer credentials are hidden from the daemon.
+works even where peer credentials are hidden from the daemon. Where the site asks for it, what proved who the
+client is follows: ``mcp/uid:1000`` for the user of a Unix socket, ``tcp/cert:ann`` for the name of a
+certificate.
 """
 
 from __future__ import annotations
@@ -29,7 +31,24 @@ class Principal(msgspec.Struct, frozen=True, cache_hash=True):
     Attributes:
         name: Stored in entries as their sender; printable ASCII without spaces.
         transport: ``unix``, ``tcp``, ``stdio`` or ``http``.
+        socket: The name of the socket that it came through, if its own name says more; else empty.
     """
 
     name: str
     transport: str
+    socket: str = ""
+
+    def owns(self, owner: str) -> bool:
+        """Return whether what belongs to the principal named `owner` is this one's.
+
+        What belongs to a socket, from before it told its users apart, is each of its users' until it expires.
+        """
+        return owner == self.name or (self.socket != "" and owner == self.socket)
+
+    def proved(self, what: str) -> Principal:
+        """Return the principal of a client of this socket about whom more is known.
+
+        Args:
+            what: ``uid:1000``, ``cert:ann``; printable ASCII without spaces.
+        """
+        return Principal(f"{self.name}/{what}", self.transport, self.name)
