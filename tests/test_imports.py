@@ -20,13 +20,14 @@ ALLOWED: dict[str, set[str]] = {
     "errors": {"visible_text"},
     "strict_json": {"errors"},
     "admission": {"errors", "policy"},
+    "protection": {"errors"},
     "client": {"addresses", "startup"},
     "startup": {"errors"},
     "settings": {"addresses", "errors", "startup"},
     "service": {"errors", "startup", "visible_text"},
     # Transports, which are ignorant of each other.
-    "redisio": {"addresses", "admission", "stream_io", "errors", "settings", "visible_text"},
-    "mcpio": LEAVES | {"stream_io"},
+    "redisio": {"addresses", "admission", "stream_io", "errors", "protection", "settings", "visible_text"},
+    "mcpio": LEAVES | {"protection", "stream_io"},
     "service.embedded": {"errors", "redisio"},
     # The domain, and how it looks to a caller.
     "streams": LEAVES | {"settings", "redisio"},
@@ -43,6 +44,7 @@ ALLOWED: dict[str, set[str]] = {
         "addresses",
         "client",
         "errors",
+        "protection",
         "redisio",
         "service.embedded",
         "settings",
@@ -51,7 +53,7 @@ ALLOWED: dict[str, set[str]] = {
     },
     "daemon": LEAVES
     | {"addresses", "event_log", "mcp_server", "mcpio", "presentation", "prompts", "redisio", "resources"}
-    | {"service", "service.embedded", "settings", "startup", "streams", "tools"},
+    | {"protection", "service", "service.embedded", "settings", "startup", "streams", "tools"},
     "cli": {"addresses", "client", "daemon", "doctor", "errors", "service", "settings", "startup"}
     | {"visible_text"},
     "__main__": {"cli"},

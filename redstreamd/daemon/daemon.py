@@ -18,7 +18,7 @@ import trio
 from redstreamd.daemon.background_import import import_on_thread
 from redstreamd.daemon.process import run_process
 from redstreamd.daemon.shutdown import unless_stopped
-from redstreamd.daemon.sockets import inherited_listener, open_listeners
+from redstreamd.daemon.sockets import inherited_listener, open_listeners, protected
 from redstreamd.service.log_output import LogOutput
 from redstreamd.service.socket_activation import adopt_sockets, adopt_standard_input
 from redstreamd.settings import Loaded
@@ -66,7 +66,7 @@ def stdio(loaded: Loaded) -> int:
 async def _serve(loaded: Loaded, log: LogOutput, *, on_ready: Callable[[], None] | None) -> None:
     activated = adopt_sockets()
     async with AsyncExitStack() as resources:
-        listeners = await open_listeners(loaded.settings.daemon.listen, activated)
+        listeners = await open_listeners(loaded.settings, activated)
         for each in listeners:
             resources.push_async_callback(each.listener.aclose)
         serve_listeners = await unless_stopped(partial(import_on_thread, _serve_listeners))
@@ -79,8 +79,9 @@ async def _stdio(loaded: Loaded, log: LogOutput) -> None:
     if isinstance(inherited, trio.SocketListener):
         # As the original server's units do: standard input is the listening socket.
         async with inherited:
+            listeners = protected([inherited_listener("stdin", inherited)], loaded.settings)
             serve_listeners = await import_on_thread(_serve_listeners)
-            await serve_listeners(loaded.settings, [inherited_listener("stdin", inherited)], log)
+            await serve_listeners(loaded.settings, listeners, log)
     else:
         serve_stream = await import_on_thread(_serve_stream)
         await serve_stream(loaded.settings, inherited, log)

@@ -36,13 +36,19 @@ from redstreamd.daemon.banner import banner
 from redstreamd.daemon.parts import Parts, build_parts
 from redstreamd.daemon.readiness import wait_ready
 from redstreamd.daemon.shutdown import extended_stop_timeout, run_until_signal
-from redstreamd.daemon.sockets import OpenListener
+from redstreamd.daemon.sockets import OpenListener, check_connection
 from redstreamd.daemon.status_line import StatusLine
 from redstreamd.mcpio.acceptor import Acceptor, ServedListener
 from redstreamd.mcpio.client_connection import ClientConnection
-from redstreamd.mcpio.connection_events import FewDescriptors
+from redstreamd.mcpio.connection_events import (
+    CredentialsNotRenewed,
+    EventHook,
+    FewDescriptors,
+    UsersHidden,
+)
 from redstreamd.mcpio.jsonrpc import Request
 from redstreamd.mcpio.kernels import Kernels
+from redstreamd.mcpio.peers import peer_of, user_principal, users_are_hidden
 from redstreamd.mcpio.standard_streams import open_stdio_stream
 from redstreamd.policy import Principal
 from redstreamd.presentation.uris import HEALTH
@@ -56,7 +62,7 @@ from redstreamd.service.notify import Notifier
 from redstreamd.service.restart_policy import Restart
 from redstreamd.service.supervisor import Supervisor
 from redstreamd.service.watchdog import Watchdog, watchdog_interval
-from redstreamd.settings import Settings
+from redstreamd.settings import Kind, Settings
 from redstreamd.startup.descriptors import descriptor_limit, max_newcomers, needed_for, room
 
 _LOG = logging.getLogger("redstreamd")
@@ -89,10 +95,7 @@ async def serve_listeners(
         parts = build_parts(settings, resources)
         addresses = [each.address for each in listeners]
         acceptor = Acceptor(
-            [
-                ServedListener(each.listener, each.principal, str(each.address), each.is_inherited)
-                for each in listeners
-            ],
+            _served(settings, listeners, parts.event_log),
             parts.kernels,
             direct_path=parts.direct_path,
             limits=attrs.evolve(parts.limits, max_newcomers=max_newcomers(descriptor_limit())),
@@ -144,6 +147,29 @@ async def serve_listeners(
         await _run(parts, Supervisor("redstreamd", children, on_event=parts.event_log), drain, complete)
 
 
+def _served(
+    settings: Settings, listeners: Sequence[OpenListener], on_event: EventHook
+) -> list[ServedListener]:
+    """Return the listeners with what they demand, and who their clients are."""
+    for each in listeners:
+        if each.protection is not None:
+            each.protection.on_problem = lambda cause: on_event(CredentialsNotRenewed(cause))
+    tells_users = settings.listeners.peer_uids
+    if tells_users and users_are_hidden():
+        on_event(UsersHidden())
+    return [
+        ServedListener(
+            each.listener,
+            each.principal,
+            str(each.address),
+            each.is_inherited,
+            tells_users=tells_users and each.address.kind is Kind.UNIX,
+            protection=each.protection,
+        )
+        for each in listeners
+    ]
+
+
 def _few_descriptors(max_connections: int) -> FewDescriptors | None:
     """Return what to record if there are too few descriptors for so many connections."""
     if (connections := room()) >= max_connections:
@@ -166,18 +192,26 @@ async def serve_stream(settings: Settings, inherited: trio.abc.Stream | None, lo
 
     Raises:
         ImportFailedError: The SDK cannot be imported.
-        SettingsError: The state directory cannot be used.
+        SettingsError: The state directory cannot be used, or the connection comes over TCP and cannot be
+            asked for what the settings demand.
         StateDirectoryInUseError: Another daemon's embedded server uses it.
     """
     async with AsyncExitStack() as resources:
         parts = build_parts(settings, resources)
         stream: trio.abc.Stream
         stream = await resources.enter_async_context(open_stdio_stream()) if inherited is None else inherited
+        principal, peer = Principal("stdio", "stdio"), None
+        if isinstance(stream, trio.SocketStream):
+            check_connection(stream, settings)
+            peer = peer_of(stream)
+            if settings.listeners.peer_uids and stream.socket.family == trio.socket.AF_UNIX:
+                principal = user_principal(principal, peer)
         connection = ClientConnection(
             stream,
             parts.kernels,
             direct_path=parts.direct_path,
-            principal=Principal("stdio", "stdio"),
+            principal=principal,
+            peer=peer,
             limits=parts.limits,
             on_event=parts.event_log,
         )

@@ -1,6 +1,7 @@
 """The daemon's listening sockets, inherited or from the settings, and the principal of each.
 
-A client is identified by the socket it connects to.
+A client is identified by the socket it connects to, and where the settings say so, by its user or
+certificate.
 """
 
 from __future__ import annotations
@@ -16,8 +17,11 @@ from redstreamd.addresses.address_syntax import socket_path
 from redstreamd.errors import SettingsError
 from redstreamd.mcpio.listeners import ListenError, open_tcp_listeners, open_unix_listener
 from redstreamd.policy import Principal
+from redstreamd.protection.listener_protection import Demands, Protection
 from redstreamd.service.socket_activation import Activated
-from redstreamd.settings import Kind, ListenAddress
+from redstreamd.settings import Kind, ListenAddress, ListenersSettings, Settings
+from redstreamd.settings.credential_paths import path_of
+from redstreamd.settings.listener_demands import check_protected
 
 #: Names of sockets that are not MCP with line framing; not served yet.
 _RESERVED = frozenset({"http", "metrics"})
@@ -28,25 +32,87 @@ class OpenListener(msgspec.Struct, frozen=True):
 
     Attributes:
         is_inherited: Whether the service manager holds the socket, too.
+        protection: What its clients have to show first; None for nothing.
     """
 
     listener: trio.abc.Listener[trio.SocketStream]
     principal: Principal
     address: ListenAddress
     is_inherited: bool = False
+    protection: Protection | None = None
 
 
-async def open_listeners(addresses: Sequence[ListenAddress], activated: Activated) -> list[OpenListener]:
-    """Return the inherited sockets and those of `addresses`; if there are none, the default socket.
+async def open_listeners(settings: Settings, activated: Activated) -> list[OpenListener]:
+    """Return the inherited sockets and those of the settings; if there are none, the default socket.
 
     Raises:
-        SettingsError: An inherited socket has a reserved name.
+        SettingsError: An inherited socket has a reserved name, or a socket is open to other hosts and demands
+            nothing of them. What was opened is closed.
         ListenError: An address cannot be listened on.
     """
     listeners = [inherited_listener(entry.name, entry.listener) for entry in activated.listeners]
-    for address in addresses or (() if listeners else (_default_address(),)):
+    for address in settings.daemon.listen or (() if listeners else (_default_address(),)):
         listeners += await _open(address)
-    return listeners
+    try:
+        return protected(listeners, settings)
+    except SettingsError:
+        for each in listeners:
+            await each.listener.aclose()
+        raise
+
+
+def protected(listeners: Sequence[OpenListener], settings: Settings) -> list[OpenListener]:
+    """Return listeners with what they demand of their clients.
+
+    Raises:
+        SettingsError: One is open to other hosts and demands nothing, or the files cannot be used.
+    """
+    for each in listeners:
+        _check_protected(each, settings)
+    if not any(each.address.kind is Kind.TCP for each in listeners):
+        return list(listeners)
+    protection = protection_of(settings.listeners)
+    return [
+        msgspec.structs.replace(each, protection=protection) if each.address.kind is Kind.TCP else each
+        for each in listeners
+    ]
+
+
+def _check_protected(each: OpenListener, settings: Settings) -> None:
+    if each.address.kind is Kind.TCP:
+        key, source = (
+            ("ListenStream", "the socket unit") if each.is_inherited else ("daemon.listen", "the settings")
+        )
+        check_protected(each.address, each.address.host, settings.listeners, source=source, key=key)
+
+
+def check_connection(stream: trio.SocketStream, settings: Settings) -> None:
+    """Raise SettingsError if a connection that another program accepted may not be served as it is."""
+    if stream.socket.family == trio.socket.AF_UNIX:
+        return
+    host, port = stream.socket.getsockname()[:2]
+    address = ListenAddress(Kind.TCP, host=host, port=port)
+    listeners, source = settings.listeners, "the service manager"
+    check_protected(address, host, listeners, source=source, key="standard input")
+    if listeners.certificate_file or listeners.token_file:
+        allowed = "a Unix socket, or the daemon's own listener: only that asks clients for TLS or a token"
+        raise SettingsError("standard input", value=str(address), source=source, allowed=allowed)
+
+
+def protection_of(listeners: ListenersSettings) -> Protection | None:
+    """Return what TCP listeners demand of their clients; None if that is nothing. Blocks: it reads the files.
+
+    Raises:
+        SettingsError: The files cannot be used.
+    """
+    demands = Demands(
+        certificate_file=path_of("listeners.certificate_file", listeners.certificate_file),
+        key_file=path_of("listeners.key_file", listeners.key_file),
+        client_ca_file=path_of("listeners.client_ca_file", listeners.client_ca_file),
+        minimum_version=listeners.tls_min_version,
+        token_file=path_of("listeners.token_file", listeners.token_file),
+    )
+    return Protection(demands) if demands else None
 
 
 def inherited_listener(name: str, listener: trio.SocketListener) -> OpenListener:

@@ -243,6 +243,26 @@ def _(event: mcp.ConnectionRejected) -> tuple[int, str]:
 
 
 @words.register
+def _(event: mcp.ClientRefused) -> tuple[int, str]:
+    return logging.WARNING, f"refused a client of {_client(event)}: {event.why}"
+
+
+@words.register
+def _(event: mcp.CredentialsNotRenewed) -> tuple[int, str]:
+    return logging.ERROR, (
+        f"cannot use changed certificates or tokens, and goes on with the former: {event.cause}"
+    )
+
+
+@words.register
+def _(event: mcp.UsersHidden) -> tuple[int, str]:
+    return logging.WARNING, (
+        "cannot tell users apart: a user namespace hides their uids, so most clients are uid:unknown; install "
+        f"the drop-in peer-identity.conf, or turn off {setting('listeners.peer_uids')}"
+    )
+
+
+@words.register
 def _(event: mcp.FewDescriptors) -> tuple[int, str]:
     return logging.WARNING, (
         f"there is room for {event.connections} of {event.max_connections} connections, because this process "
@@ -272,7 +292,9 @@ def _(event: mcp.AcceptResumed) -> tuple[int, str]:
     )
 
 
-def _client(event: mcp.ConnectionClosed | mcp.MessageTooLong | mcp.MemoryExceeded) -> str:
+def _client(
+    event: mcp.ConnectionClosed | mcp.MessageTooLong | mcp.MemoryExceeded | mcp.ClientRefused,
+) -> str:
     name = event.principal.name
     return name if event.peer is None else f"{name} ({peer_text(event.peer)})"
 

@@ -22,6 +22,7 @@ import trio
 from redstreamd.admission.accounts import Accounts, Peer
 from redstreamd.admission.memory import Memory
 from redstreamd.admission.usage import Usage, usage
+from redstreamd.mcpio.authentication import Authentication
 from redstreamd.mcpio.client_connection import ClientConnection
 from redstreamd.mcpio.connection_bounds import ConnectionBounds
 from redstreamd.mcpio.connection_events import (
@@ -38,9 +39,10 @@ from redstreamd.mcpio.connection_state import ConnectionState
 from redstreamd.mcpio.kernels import DirectPath, Kernels
 from redstreamd.mcpio.limits import Limits
 from redstreamd.mcpio.newcomers import IsStatusRequest, Newcomers
-from redstreamd.mcpio.peers import Holder, described, peer_of, top_holders
+from redstreamd.mcpio.peers import Holder, described, peer_of, top_holders, user_principal
 from redstreamd.mcpio.spare_descriptors import SPARE_DESCRIPTORS, SpareDescriptors
 from redstreamd.policy import Principal
+from redstreamd.protection.listener_protection import Protection
 
 # Between attempts to accept while the system refuses: rare enough to cost no CPU time, and a descriptor that
 # becomes free is used within a second.
@@ -51,6 +53,8 @@ HOLDERS_SECONDS: Final = 1.0
 # For accepting all that wait when the daemon stops. Who comes faster than that does not keep it. Work on
 # what clients sent goes on meanwhile, so half a second was too short for 20 on a busy machine.
 BACKLOG_SECONDS: Final = 5.0
+# For clients that are being asked for a certificate or a token when the daemon stops.
+ASKED_SECONDS: Final = 1.0
 # How a vanished TCP client is detected (tcp(7)): after 30 s of silence by three probes at intervals of 5 s,
 # and after 15 s if sent data is not acknowledged.
 KEEPALIVE_OPTIONS: Final = (
@@ -65,18 +69,22 @@ KEEPALIVE_OPTIONS: Final = (
 class ServedListener(msgspec.Struct, frozen=True):
     """A listener, and the principal of its clients.
 
-    A client is identified by the socket it connects to.
+    A client is identified by the socket it connects to, and where that is asked for, by more.
 
     Attributes:
         address: Where it listens, for people.
         outlives_us: Whether another process keeps the socket open, as a service manager does. Then the
             connections that wait to be accepted when we stop are left to our successor.
+        tells_users: Whether the users of a Unix socket are principals of their own.
+        protection: What clients have to show first; None for nothing.
     """
 
     listener: trio.abc.Listener[trio.SocketStream]
     principal: Principal
     address: str = ""
     outlives_us: bool = False
+    tells_users: bool = False
+    protection: Protection | None = None
 
 
 @attrs.frozen
@@ -162,11 +170,14 @@ class Acceptor:
         self._holders: tuple[tuple[Peer, int], ...] = ()
         self._holders_at = -HOLDERS_SECONDS
         self._spares = SpareDescriptors(spare_descriptors)
+        self._authentication = Authentication(self._limits, report=self._report)
+        self._room = room or (lambda: sys.maxsize)
+        self._is_protected = any(each.protection is not None for each in self._listeners)
         self._bounds = ConnectionBounds(
             self._limits,
             self._accounts,
             self._connections,
-            room=room or (lambda: sys.maxsize),
+            room=self._room_left if self._is_protected else self._room,
             spares=self._spares,
         )
         self._newcomers = Newcomers(
@@ -186,13 +197,18 @@ class Acceptor:
             connections=len(self._connections),
             accepted=self._accepted,
             refused=self._newcomers.refused,
-            crashed=self._crashed + self._newcomers.crashed,
+            crashed=self._crashed + self._newcomers.crashed + self._authentication.crashed,
             requests_in_flight=sum(each.statistics().requests_in_flight for each in self._connections),
             limit=self._bounds.limit,
             max_connections=self._limits.max_connections,
             full=self._bounds.reached(),
             holders=described(top_holders(self._accounts)),
         )
+
+    def _room_left(self) -> int:
+        """Return for how many connections there are descriptors; over TLS one takes two more."""
+        asking = self._authentication
+        return self._room() - asking.reserved - 2 * asking.relays
 
     def usage(self) -> Usage:
         """Return who uses most of the daemon's time and of Redis's."""
@@ -238,6 +254,7 @@ class Acceptor:
         await self._stopped.wait()
         for served in self._listeners:
             await served.listener.aclose()
+        await self._authentication.settle(ASKED_SECONDS)
         outcomes: list[bool] = []
 
         async def drain_one(connection: ClientConnection) -> None:
@@ -281,16 +298,40 @@ class Acceptor:
 
     async def _admit(self, stream: trio.SocketStream, served: ServedListener, nursery: trio.Nursery) -> None:
         principal, peer = served.principal, peer_of(stream)
+        if served.tells_users:
+            principal = user_principal(principal, peer)
+        if stream.socket.family in (socket.AF_INET, socket.AF_INET6):
+            # Fails for a client that has disconnected already, which the connection notices.
+            with contextlib.suppress(OSError):
+                for level, option, value in KEEPALIVE_OPTIONS:
+                    stream.setsockopt(level, option, value)
+        if served.protection is None:
+            await self._serve_or_refuse(stream, served, principal, peer, nursery)
+            return
+
+        async def admit(shown: trio.SocketStream, principal: Principal, peer: Peer) -> None:
+            await self._serve_or_refuse(shown, served, principal, peer, nursery)
+
+        await self._authentication.begin(stream, principal, served.protection, peer, nursery, admit)
+
+    async def _serve_or_refuse(
+        self,
+        stream: trio.SocketStream,
+        served: ServedListener,
+        principal: Principal,
+        peer: Peer,
+        nursery: trio.Nursery,
+    ) -> None:
         bound = self._bounds.first_reached(principal)
         if bound is None:
-            self._start_connection(stream, served, peer, nursery)
+            self._start_connection(stream, served, principal, peer, nursery)
             return
 
         def take_over(received: bytes) -> bool:
             # A connection that is opened now would not be drained.
             if self._draining or not self._bounds.find_place(principal, peer):
                 return False
-            self._start_connection(stream, served, peer, nursery, received)
+            self._start_connection(stream, served, principal, peer, nursery, received)
             return True
 
         message = self._bounds.refusal(bound, principal)
@@ -306,20 +347,16 @@ class Acceptor:
         self,
         stream: trio.SocketStream,
         served: ServedListener,
+        principal: Principal,
         peer: Peer,
         nursery: trio.Nursery,
         received: bytes = b"",
     ) -> None:
         self._accepted += 1
-        if stream.socket.family in (socket.AF_INET, socket.AF_INET6):
-            # Fails for a client that has disconnected already, which the connection notices.
-            with contextlib.suppress(OSError):
-                for level, option, value in KEEPALIVE_OPTIONS:
-                    stream.setsockopt(level, option, value)
         connection = ClientConnection(
             stream,
             self._kernels,
-            principal=served.principal,
+            principal=principal,
             socket=served.address,
             direct_path=self._direct_path,
             limits=self._limits,
@@ -331,9 +368,11 @@ class Acceptor:
         )
         self._connections.add(connection)
         self._bounds.idlest.add(connection)
-        nursery.start_soon(self._serve, connection, served.principal)
+        nursery.start_soon(self._serve, connection, stream, principal)
 
-    async def _serve(self, connection: ClientConnection, principal: Principal) -> None:
+    async def _serve(
+        self, connection: ClientConnection, stream: trio.SocketStream, principal: Principal
+    ) -> None:
         try:
             await connection.run()
         # A cancellation in the group is raised again.
@@ -342,6 +381,7 @@ class Acceptor:
             self._report(ConnectionCrashed(connection.id, principal, crash))
         finally:
             self._connections.discard(connection)
+            self._authentication.closed(stream)
             self._bounds.idlest.remove(connection)
 
 

@@ -163,6 +163,34 @@ class ConnectionRejected(msgspec.Struct, frozen=True):
     holders: tuple[tuple[Peer, int], ...] = ()
 
 
+class ClientRefused(msgspec.Struct, frozen=True):
+    """A client did not show what its listener demands: TLS, a certificate or a token.
+
+    Attributes:
+        principal: Of the listener.
+        why: What is missing; nothing that the client sent.
+        peer: Who connected.
+    """
+
+    principal: Principal
+    why: str
+    peer: Peer | None = None
+
+
+class CredentialsNotRenewed(msgspec.Struct, frozen=True):
+    """Certificates or tokens of listeners have changed and cannot be used; the former are used on.
+
+    Attributes:
+        cause: Which file, and why.
+    """
+
+    cause: str
+
+
+class UsersHidden(msgspec.Struct, frozen=True):
+    """The principals are to be told apart by uid, and a user namespace hides the uids from the daemon."""
+
+
 class FewDescriptors(msgspec.Struct, frozen=True):
     """The daemon starts with too few file descriptors for `Limits.max_connections`.
 
@@ -205,6 +233,9 @@ Event = (
     | RequestFailed
     | ConnectionCrashed
     | ConnectionRejected
+    | ClientRefused
+    | CredentialsNotRenewed
+    | UsersHidden
     | FewDescriptors
     | AcceptPaused
     | AcceptResumed

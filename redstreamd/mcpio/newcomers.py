@@ -45,7 +45,7 @@ _READ_BYTES: Final = 16 * 1024
 #: Reads of what is left of its input when a newcomer is closed.
 _MAX_DISCARDED_READS: Final = 16
 #: Clients of the modern era try the handshake when this fails, and show the last error.
-_TRIED_FIRST: Final = "server/discover"
+TRIED_FIRST: Final = "server/discover"
 
 IsStatusRequest = Callable[[Request], bool]
 TakeOver = Callable[[bytes], bool]
@@ -304,7 +304,7 @@ class Newcomers:
                 return False
             elif newcomer.answers < MAX_ANSWERS:
                 self._refuse(newcomer, message.id)
-                is_refused |= message.method != _TRIED_FIRST
+                is_refused |= message.method != TRIED_FIRST
         return is_refused
 
     def _hand_over(self, newcomer: _Newcomer) -> bool:

@@ -17,10 +17,17 @@ import attrs
 import trio
 
 from redstreamd.admission.accounts import Accounts, Held, Peer
+from redstreamd.policy import Principal
 from redstreamd.visible_text import visible
 
 UNKNOWN: Final = Peer()
 _MAX_HOLDERS: Final = 3
+#: What the kernel shows for users outside of our user namespace, and for "nobody", who owns nothing either.
+OVERFLOW_UID: Final = 65534
+#: Of a socket without credentials.
+_NO_UID: Final = -1
+#: As containers usually have at least; PrivateUsers= leaves root and the service's own.
+_USERS_OF_A_HOST: Final = 1000
 _CREDENTIALS: Final = struct.Struct("3i")  # pid, uid, gid
 
 
@@ -35,6 +42,30 @@ def peer_of(stream: trio.SocketStream) -> Peer:
     except OSError:
         # It has disconnected already.
         return UNKNOWN
+
+
+def user_principal(principal: Principal, peer: Peer) -> Principal:
+    """Return the principal of a user of a Unix socket.
+
+    A uid that the kernel hides from us, because it is outside of our user namespace (user_namespaces(7)), is
+    as good as none: all such users are one principal, ``uid:unknown``. So are clients that have gone already.
+
+    Args:
+        principal: The socket's.
+        peer: Who connected.
+    """
+    if peer.uid is None or peer.uid in (OVERFLOW_UID, _NO_UID):
+        return principal.proved("uid:unknown")
+    return principal.proved(f"uid:{peer.uid}")
+
+
+def users_are_hidden(uid_map: str | Path = "/proc/self/uid_map") -> bool:
+    """Return whether our user namespace has no more users than a handful, so that most are hidden."""
+    try:
+        lines = Path(uid_map).read_text("ascii").splitlines()
+        return sum(int(line.split()[2]) for line in lines) < _USERS_OF_A_HOST
+    except (OSError, ValueError, IndexError):
+        return False
 
 
 def process_name(pid: int) -> str | None:

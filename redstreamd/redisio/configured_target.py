@@ -7,17 +7,13 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping
-from pathlib import Path
+from functools import partial
 
-from redstreamd.addresses.address_syntax import MASK
-from redstreamd.errors import SettingsError
 from redstreamd.redisio.credentials import PasswordFile
 from redstreamd.redisio.target import Target
 from redstreamd.redisio.tls import Tls
 from redstreamd.settings import RedisSettings
-
-CREDENTIALS_VARIABLE = "CREDENTIALS_DIRECTORY"
-"""Where systemd puts the credentials of a service (systemd.exec(5))."""
+from redstreamd.settings.credential_paths import path_of
 
 
 def target_for(redis: RedisSettings, *, environ: Mapping[str, str] = os.environ) -> Target:
@@ -30,9 +26,7 @@ def target_for(redis: RedisSettings, *, environ: Mapping[str, str] = os.environ)
     Raises:
         SettingsError: A file is given as the name of a credential, and this process has none.
     """
-
-    def found(key: str, path: Path | None) -> str | None:
-        return None if path is None else _found(key, path, environ)
+    found = partial(path_of, environ=environ)
 
     tls = Tls(
         ca_file=found("redis.ca_file", redis.ca_file),
@@ -52,28 +46,4 @@ def target_for(redis: RedisSettings, *, environ: Mapping[str, str] = os.environ)
         tls=tls if redis.tls else None,
         database=redis.database,
         connect_timeout=redis.connect_timeout_seconds,
-    )
-
-
-def _found(key: str, path: Path, environ: Mapping[str, str]) -> str:
-    if path.is_absolute():
-        return str(path)
-    directory = environ.get(CREDENTIALS_VARIABLE)
-    if directory:
-        return str(Path(directory) / path)
-    # Some give the password where its file is asked for.
-    secret = key == "redis.password_file"
-    shown, name = (MASK, "NAME") if secret else (str(path), str(path))
-    allowed = (
-        f"an absolute path; the name of a credential needs ${CREDENTIALS_VARIABLE}, which systemd sets for a "
-        f"service with LoadCredential={name}:FILE"
-    )
-    if secret:
-        allowed += "; a password itself is redis.password"
-    raise SettingsError(
-        key,
-        value=shown,
-        source="the settings",
-        allowed=allowed,
-        text=f"setting {key}='{shown}' cannot be used: this process has no credentials; allowed: {allowed}",
     )

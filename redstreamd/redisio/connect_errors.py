@@ -17,9 +17,10 @@ from collections.abc import Iterable, Iterator
 from typing import Final
 
 from redstreamd.errors.remedies import redis_option, setting, unit_setting
+from redstreamd.protection.certificate_files import TlsFileError
 from redstreamd.redisio.redis_errors import Problem, ProblemKind
 from redstreamd.redisio.target import Target
-from redstreamd.redisio.tls import Tls, TlsFileError
+from redstreamd.redisio.tls import Tls
 
 _WAIT: Final = "Nothing needs to be changed; redstreamd keeps trying."
 

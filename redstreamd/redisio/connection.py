@@ -30,13 +30,13 @@ import trio
 from redis.exceptions import RedisError
 
 from redstreamd.admission.turns import REPLIES_SECONDS, turns
+from redstreamd.protection.certificate_files import TlsFileError
 from redstreamd.redisio import Arg, connect_errors
 from redstreamd.redisio.decoder import MAX_REPLY_BYTES, Decoder, OversizedError, UnreadableError
 from redstreamd.redisio.login import log_in, login_timed_out, open_stream, refused, secure
 from redstreamd.redisio.pipeline import SECOND_LOOK_SECONDS, Pipeline, Request
 from redstreamd.redisio.redis_errors import ConnectionEnded, NotSent, Problem, QueueFull, ReplyTooLarge
 from redstreamd.redisio.target import Target
-from redstreamd.redisio.tls import TlsFileError
 from redstreamd.stream_io import Write, flush_at_end_of_pass, nonblocking_write, receiver
 
 _RECEIVE_BYTES: Final = 64 * 1024

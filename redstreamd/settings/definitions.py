@@ -38,6 +38,9 @@ _NOT_SECRET = re.compile(r"[+-]?[0-9]{1,9}([.,_][0-9]{1,9})?|(tcp|udp)://[0-9a-f
 #: Redis settings whose values are paths.
 _PATHS = frozenset({"redis.path", "redis.ca_file", "redis.certificate_file", "redis.key_file"})
 
+#: What may be a token given where its file is asked for.
+_SECRET_PATHS = frozenset({"listeners.token_file"})
+
 
 def shown(key: str, value: Any) -> Any:
     """Return a valid `value` for printing: secrets masked, long texts cut."""
@@ -73,13 +76,15 @@ def shown_if_invalid(key: str, value: Any) -> Any:
 def _may_be_secret(key: str, text: str) -> bool:
     if "@" in text or "pass" in text.partition("?")[2].lower():
         return True
+    if key in _SECRET_PATHS:
+        return True
     return key.startswith("redis.") and key not in _PATHS and not _NOT_SECRET.fullmatch(text)
 
 
 def _masked(key: str, text: str) -> str:
     if "://" in text:
         return masked_url(text)
-    if key.startswith("redis.") or "@" not in text:
+    if key.startswith("redis.") or key in _SECRET_PATHS or "@" not in text:
         return MASK if _may_be_secret(key, text) else text
     return without_login(text)
 

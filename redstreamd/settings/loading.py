@@ -17,6 +17,7 @@ from redstreamd.errors import SettingsError
 from redstreamd.settings.definitions import DEFINITIONS, GROUPS, shown
 from redstreamd.settings.description import as_toml
 from redstreamd.settings.listen_address import Kind
+from redstreamd.settings.listener_demands import check_protected
 from redstreamd.settings.redis_address import URL, resolve
 from redstreamd.settings.sections import Settings
 from redstreamd.settings.sources import (
@@ -93,7 +94,7 @@ def load(
         raise invalid_value(_PORT, link, DEFINITIONS[_PORT].allowed)
     settings = _structure(values)
     loaded = Loaded(settings, {key: values[key].source if key in values else _DEFAULT for key in DEFINITIONS})
-    for check in (_check_listen_kinds, _check_tls, _check_bounds):
+    for check in (_check_listen_kinds, _check_tls, _check_listeners, _check_bounds):
         check(loaded)
     return loaded
 
@@ -207,6 +208,25 @@ def _check_tls(loaded: Loaded) -> None:
             source=str(loaded.sources["redis.key_file"]),
             allowed="only with redis.certificate_file",
         )
+
+
+def _check_listeners(loaded: Loaded) -> None:
+    """Raise SettingsError for TLS settings of listeners without a certificate, and for open addresses.
+
+    An address that is a name is checked at the start, when it is known what it stands for.
+    """
+    listeners = loaded.settings.listeners
+    for key in ("listeners.key_file", "listeners.client_ca_file"):
+        if loaded.value(key) is not None and listeners.certificate_file is None:
+            raise SettingsError(
+                key,
+                value=str(loaded.value(key)),
+                source=str(loaded.sources[key]),
+                allowed="only with listeners.certificate_file; now nothing is encrypted",
+            )
+    for address in loaded.settings.daemon.listen:
+        if address.kind is Kind.TCP:
+            check_protected(address, address.host, listeners, source=str(loaded.sources["daemon.listen"]))
 
 
 def _check_bounds(loaded: Loaded) -> None:

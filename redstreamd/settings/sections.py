@@ -162,8 +162,9 @@ class DaemonSettings:
         tuple[ListenAddress, ...],
         Meta(
             description="Where to listen in addition to sockets from systemd: unix:PATH or tcp:HOST:PORT, or "
-            "the same with //, a path, HOST:PORT. Everyone who can reach a TCP port may use it, so use "
-            "loopback. Without any socket, the default socket.",
+            "the same with //, a path, HOST:PORT. Everyone who can reach a TCP port may use it, unless "
+            "[listeners] demands TLS or a token; without either only loopback is taken. Without any socket, "
+            "the default socket.",
         ),
     ] = ()
     state_directory: Annotated[
@@ -463,6 +464,72 @@ class StreamsSettings:
 
 
 @attrs.frozen(kw_only=True)
+class ListenersSettings:
+    """Who the clients of the listening sockets are, and what TCP listeners demand of them."""
+
+    peer_uids: Annotated[
+        bool,
+        Meta(
+            description="Tell the users of a Unix socket apart: the principal of a client is then the "
+            "socket's name and the uid of its process, such as mcp/uid:1000, and mcp/uid:unknown where the "
+            "kernel hides it (65534, as with PrivateUsers=yes; the drop-in peer-identity.conf turns both "
+            "round). What the socket's principal owned before stays valid for its users until it expires. "
+            "It says nothing of TCP, where there are no uids.",
+        ),
+    ] = False
+    certificate_file: Annotated[
+        Path | None,
+        Meta(
+            description="The certificate of the daemon and its chain, in PEM: TCP listeners then take TLS "
+            "and nothing else. A name without a slash is a credential of the service. This and the other "
+            "files are read again for new clients when they have changed.",
+            extra=_CREDENTIAL,
+        ),
+    ] = None
+    key_file: Annotated[
+        Path | None,
+        Meta(
+            description="The key of listeners.certificate_file, in PEM, without a passphrase; or the name "
+            "of a credential. Not needed if the certificate's file contains it. Others must not be able to "
+            "read it.",
+            extra=_CREDENTIAL,
+        ),
+    ] = None
+    client_ca_file: Annotated[
+        Path | None,
+        Meta(
+            description="The CA certificates, in PEM, of which one must have signed the certificate of a "
+            "client; or the name of a credential. A client of a TCP listener without such a certificate is "
+            "refused, and its principal is the listener's name and the name in the certificate, such as "
+            "tcp/cert:ann: the first DNS name, URI or e-mail address of its subjectAltName, in the order in "
+            "which they stand there, else its only common name; printable ASCII without spaces.",
+            extra=_CREDENTIAL,
+        ),
+    ] = None
+    tls_min_version: Annotated[
+        TlsVersion, Meta(description="The oldest version of TLS that listeners take.")
+    ] = "1.2"
+    token_file: Annotated[
+        Path | None,
+        Meta(
+            description="A file with the token that the clients of TCP listeners must send first; or the "
+            "name of a credential. At least 16 printable characters of ASCII without spaces. Each line is "
+            "one, so that an old and a new one are valid together. Others must not be able to read it. "
+            "`redstreamd connect --token-file` sends it; docs/listeners.md has the form. Without TLS it can "
+            "be read on its way.",
+            extra=_CREDENTIAL,
+        ),
+    ] = None
+    allow_unprotected_tcp: Annotated[
+        bool,
+        Meta(
+            description="Listen on TCP beyond loopback although neither TLS nor a token is demanded: "
+            "whoever reaches the port may use it. Otherwise that is refused at the start.",
+        ),
+    ] = False
+
+
+@attrs.frozen(kw_only=True)
 class Settings:
     """All settings."""
 
@@ -472,3 +539,4 @@ class Settings:
     tools: ToolsSettings = attrs.field(factory=ToolsSettings)
     leases: LeasesSettings = attrs.field(factory=LeasesSettings)
     streams: StreamsSettings = attrs.field(factory=StreamsSettings)
+    listeners: ListenersSettings = attrs.field(factory=ListenersSettings)

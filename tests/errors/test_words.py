@@ -22,11 +22,12 @@ from redstreamd.admission.accounts import Peer
 from redstreamd.errors import BusError
 from redstreamd.event_log.texts import Event, words
 from redstreamd.policy import Principal
+from redstreamd.protection.certificate_files import TlsFileError
 from redstreamd.redisio import Role, connect_errors, login
 from redstreamd.redisio.error_replies import TABLE, bus_error, reply_error
 from redstreamd.redisio.redis_errors import Problem, ProblemKind, ServerReplied
 from redstreamd.redisio.target import Target
-from redstreamd.redisio.tls import Tls, TlsFileError
+from redstreamd.redisio.tls import Tls
 from redstreamd.service.embedded import embedded_problems
 from redstreamd.service.embedded.embedded_problems import EmbeddedOperator
 from redstreamd.service.embedded.oom_detection import OomCounters, killed_for_memory

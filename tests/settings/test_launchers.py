@@ -32,6 +32,9 @@ OTHER = {
     "daemon.state_directory": "/other",
     "daemon.embedded": "true",
     "daemon.log_level": "debug",
+    "listeners.peer_uids": "true",
+    "listeners.tls_min_version": "1.3",
+    "listeners.allow_unprotected_tcp": "true",
     "limits.rates": "stream_add=5/s",
     "tools.profile": "operator",
     "streams.naming": "off",
@@ -41,6 +44,8 @@ NEEDS = {
     "redis.certificate_file": "redis.tls=true",
     "redis.server_name": "redis.tls=true",
     "redis.key_file": "redis.certificate_file=/c",
+    "listeners.key_file": "listeners.certificate_file=/c",
+    "listeners.client_ca_file": "listeners.certificate_file=/c",
     "leases.max_lease_seconds": "leases.lease_seconds=1",
     "tools.max_wait_seconds": "tools.default_wait_seconds=0",
 }
@@ -426,7 +431,7 @@ def test_a_home_that_is_no_path_gives_way_to_that_of_the_user(monkeypatch):
 async def test_a_default_socket_that_cannot_be_one_is_refused_like_a_given_one(monkeypatch, directory):
     monkeypatch.setenv("RUNTIME_DIRECTORY", directory)
     with pytest.raises(SettingsError) as raised:
-        await sockets.open_listeners([], sockets.Activated())
+        await sockets.open_listeners(sockets.Settings(), sockets.Activated())
     assert (raised.value.key, raised.value.source) == ("daemon.listen", "default")
     assert "unix:PATH" in raised.value.allowed
     assert "RUNTIME_DIRECTORY" in raised.value.allowed

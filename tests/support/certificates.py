@@ -53,7 +53,7 @@ class Authority:
 
         Args:
             name: Of the files, and the subject.
-            names: Host names and addresses that it is for.
+            names: Host names, addresses, URIs and e-mail addresses that it is for.
             since: When it begins to be valid, from now.
             until: When it expires, from now.
             passphrase: Protects its key.
@@ -72,7 +72,9 @@ class Authority:
         certificate = builder.sign(self._key, hashes.SHA256())
         paths = Certificate(str(self._directory / f"{name}.pem"), str(self._directory / f"{name}.key"))
         Path(paths.certificate).write_bytes(certificate.public_bytes(serialization.Encoding.PEM))
-        Path(paths.key).write_bytes(
+        key_file = Path(paths.key)
+        key_file.touch(0o600)
+        key_file.write_bytes(
             key.private_bytes(
                 serialization.Encoding.PEM,
                 serialization.PrivateFormat.PKCS8,
@@ -140,6 +142,10 @@ def _usage(*, signs: bool) -> x509.KeyUsage:
 
 
 def _general(name: str) -> x509.GeneralName:
+    if "://" in name:
+        return x509.UniformResourceIdentifier(name)
+    if "@" in name:
+        return x509.RFC822Name(name)
     try:
         return x509.IPAddress(ipaddress.ip_address(name))
     except ValueError:

@@ -1,0 +1,230 @@
+"""What a TCP listener demands of its clients: TLS, perhaps with a certificate of theirs, or a token, or both.
+
+Reads the files, and reads them again when they have changed, so that a renewed certificate needs no restart.
+Asking a client for it is the transport's.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import hmac
+import re
+import ssl
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any, Final
+
+import attrs
+import trio
+
+from redstreamd.errors import SettingsError
+from redstreamd.protection.certificate_files import (
+    VERSIONS,
+    TlsFileError,
+    Version,
+    check_readable,
+    load_certificate,
+)
+
+#: How often it is looked at most whether files have changed.
+LOOK_SECONDS: Final = 1.0
+_MAX_TOKEN_FILE_BYTES: Final = 64 * 1024
+MIN_TOKEN_CHARACTERS: Final = 16
+_TOKEN: Final = re.compile(rb"[!-~]{%d,1024}" % MIN_TOKEN_CHARACTERS)
+#: Names that become a part of a principal's.
+_NAME: Final = re.compile(r"[!-~]{1,128}")
+_NAMES_IN_CERTIFICATES: Final = ("DNS", "URI", "email")
+
+
+@attrs.frozen
+class Credentials:
+    """What was read.
+
+    Attributes:
+        context: For the side of the server; None if no TLS is spoken.
+        asks_certificate: Whether clients show a certificate, and have its name.
+        digests: SHA-256 of each token that is valid; none if no token is asked for.
+    """
+
+    context: ssl.SSLContext | None
+    asks_certificate: bool
+    digests: tuple[bytes, ...] = attrs.field(repr=False)
+
+    def accepts(self, token: str) -> bool:
+        """Return whether a token is valid, in a time that does not depend on what it has in common."""
+        given = hashlib.sha256(token.encode("utf-8", "surrogatepass")).digest()
+        # All are compared, also after one that is equal.
+        return sum(hmac.compare_digest(given, each) for each in self.digests) > 0
+
+
+@attrs.frozen
+class Demands:
+    """The files that say what is demanded; paths.
+
+    Attributes:
+        certificate_file: PEM file of the daemon's certificate and its chain; None for no TLS.
+        key_file: PEM file of its key; None if that is in `certificate_file`, too.
+        client_ca_file: PEM file of the CAs that sign certificates of clients; None if none is asked for.
+        minimum_version: The oldest version of TLS that is spoken.
+        token_file: File of the tokens, one a line; None if none is asked for.
+    """
+
+    certificate_file: str | None = None
+    key_file: str | None = None
+    client_ca_file: str | None = None
+    minimum_version: Version = "1.2"
+    token_file: str | None = None
+
+    def __bool__(self) -> bool:
+        """Return whether anything is demanded."""
+        return self.certificate_file is not None or self.token_file is not None
+
+    def versions(self) -> tuple[object, ...]:
+        """Return what changes when a file does. Blocks."""
+        files = (self.certificate_file, self.key_file, self.client_ca_file, self.token_file)
+        return tuple(None if path is None else _version(path) for path in files)
+
+    def read(self) -> Credentials:
+        """Read the files. Blocks.
+
+        Raises:
+            SettingsError: One of them cannot be used, or others may read what is secret.
+        """
+        secret = self.key_file or self.certificate_file
+        for key, path in (
+            ("key_file" if self.key_file else "certificate_file", secret),
+            ("token_file", self.token_file),
+        ):
+            if path is not None:
+                _check_private(key, path)
+        context = None if self.certificate_file is None else self._context(self.certificate_file)
+        digests = () if self.token_file is None else _digests(self.token_file)
+        return Credentials(context, self.client_ca_file is not None, digests)
+
+    def _context(self, certificate: str) -> ssl.SSLContext:
+        # Nothing older than TLS 1.2, and no compression, as its defaults say.
+        context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
+        context.minimum_version = VERSIONS[self.minimum_version]
+        try:
+            for path in (certificate, self.key_file, self.client_ca_file):
+                if path is not None:
+                    check_readable(path)
+            load_certificate(context, certificate, self.key_file)
+        except TlsFileError as wrong:
+            key = {self.client_ca_file: "client_ca_file", self.key_file: "key_file"}.get(wrong.path)
+            raise _unusable(key or "certificate_file", wrong.path, wrong.reason) from None
+        if self.client_ca_file is not None:
+            try:
+                context.load_verify_locations(self.client_ca_file)
+            except ssl.SSLError:
+                reason = "it holds no PEM certificate"
+                raise _unusable("client_ca_file", self.client_ca_file, reason) from None
+            context.verify_mode = ssl.CERT_REQUIRED
+        return context
+
+
+class Protection:
+    """The demands of a listener, with what was read last.
+
+    Attributes:
+        demands: The files.
+    """
+
+    def __init__(self, demands: Demands, *, on_problem: Callable[[str], None] = lambda _: None) -> None:
+        """Read the files. Blocks.
+
+        Args:
+            demands: The files.
+            on_problem: Called with the reason if changed files cannot be used; the former go on being used.
+
+        Raises:
+            SettingsError: They cannot be used.
+        """
+        self.demands = demands
+        self.on_problem = on_problem
+        self._versions = demands.versions()
+        self._credentials = demands.read()
+        self._looked_at = -LOOK_SECONDS
+
+    async def current(self) -> Credentials:
+        """Return what clients have to show now; files that have changed are read anew, in a thread."""
+        now = trio.current_time()
+        if now >= self._looked_at + LOOK_SECONDS:
+            self._looked_at = now
+            await trio.to_thread.run_sync(self._renew)
+        return self._credentials
+
+    def _renew(self) -> None:
+        versions = self.demands.versions()
+        if versions == self._versions:
+            return
+        self._versions = versions
+        try:
+            self._credentials = self.demands.read()
+        except SettingsError as wrong:
+            trio.from_thread.run_sync(self.on_problem, str(wrong))
+
+
+def name_in(certificate: Mapping[str, Any]) -> str | None:
+    """Return the name of a client by its certificate; None if it has none that can be used.
+
+    That is the first DNS name, URI or e-mail address of the subjectAltName, in the order in which they stand
+    there; if there is none, the subject's common name, if it has exactly one.
+
+    Args:
+        certificate: As `ssl.SSLObject.getpeercert` returns it; it was verified.
+    """
+    names = [name for kind, name in certificate.get("subjectAltName", ()) if kind in _NAMES_IN_CERTIFICATES]
+    if not names:
+        subject = certificate.get("subject", ())
+        names = [value for part in subject for key, value in part if key == "commonName"]
+        if len(names) != 1:
+            return None
+    return names[0] if _NAME.fullmatch(names[0]) else None
+
+
+def _digests(path: str) -> tuple[bytes, ...]:
+    try:
+        with Path(path).open("rb") as file:
+            content = file.read(_MAX_TOKEN_FILE_BYTES + 1)
+    except OSError as error:
+        raise _unusable("token_file", path, error.strerror or type(error).__name__) from error
+    if len(content) > _MAX_TOKEN_FILE_BYTES:
+        raise _unusable("token_file", path, f"it is longer than {_MAX_TOKEN_FILE_BYTES} bytes")
+    tokens = [line.strip() for line in content.splitlines() if line.strip()]
+    if not tokens:
+        raise _unusable("token_file", path, "it is empty")
+    if not all(map(_TOKEN.fullmatch, tokens)):
+        reason = f"a token is {MIN_TOKEN_CHARACTERS} to 1024 printable characters of ASCII without spaces"
+        raise _unusable("token_file", path, reason)
+    return tuple(hashlib.sha256(token).digest() for token in tokens)
+
+
+def _version(path: str) -> tuple[int, int, int] | None:
+    try:
+        status = Path(path).stat()
+    except OSError:
+        return None
+    return status.st_mtime_ns, status.st_ino, status.st_size
+
+
+def _check_private(key: str, path: str) -> None:
+    """Refuse a secret file that everybody may read. A group may, on purpose."""
+    try:
+        mode = Path(path).stat().st_mode
+    except OSError as error:
+        raise _unusable(key, path, error.strerror or type(error).__name__) from error
+    if mode & 0o007:
+        reason = f"other users may read or change it (mode {mode & 0o777:04o}); run `chmod o= {path}`"
+        raise _unusable(key, path, reason)
+
+
+def _unusable(key: str, path: str, reason: str) -> SettingsError:
+    name = f"listeners.{key}"
+    return SettingsError(
+        name,
+        value=path,
+        source="the settings",
+        allowed="a file that can be used",
+        text=f"setting {name}={path!r} cannot be used: {reason}",
+    )
