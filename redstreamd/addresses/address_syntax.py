@@ -25,7 +25,7 @@ class Address(NamedTuple):
     """A listening address.
 
     Attributes:
-        kind: "unix", "tcp" or "http".
+        kind: "unix", "tcp" or "http"; of a daemon for its clients also "tls".
         path: The socket's path; empty unless the kind is "unix".
         host: A name or address without brackets; empty if the kind is "unix".
         port: 0 if the kind is "unix".
@@ -70,13 +70,18 @@ def parse_address(text: str) -> Address:
 
 
 def parse_daemon_address(text: str) -> Address:
-    """Parse the address of a daemon for its clients: as `parse_address`, or a relative path.
+    """Parse the address of a daemon for its clients: as `parse_address`, a relative path, or tls:HOST:PORT.
 
     Raises:
         ValueError: It is invalid; the message says what is accepted, and does not contain the text.
     """
     if (path := _relative_path(text)) is not None:
         return Address("unix", path=path)
+    if text[:4].lower() == "tls:":
+        try:
+            return parse_address(f"tcp:{text[4:]}")._replace(kind="tls")
+        except ValueError as wrong:
+            raise ValueError(str(wrong).replace("tcp:", "tls:")) from None
     found = parse_address(text)
     if found.kind == "http":
         raise ValueError("http: is not served yet")

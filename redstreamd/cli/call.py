@@ -11,6 +11,7 @@ import os
 import sys
 from typing import Any, NoReturn
 
+from redstreamd.cli.options import access_from, add_connection_options
 from redstreamd.cli.terminal import print_error
 from redstreamd.client.discovery import UnreachableError, open_connection
 from redstreamd.client.single_request import exchange, request_line, request_meta
@@ -20,9 +21,7 @@ from redstreamd.visible_text import visible
 def add_to(commands: Any) -> None:
     """Add the command to the parser."""
     parser = commands.add_parser("call", help="call one tool and print its result", allow_abbrev=False)
-    parser.add_argument(
-        "--socket", metavar="PATH", help="the daemon's socket, or tcp:HOST:PORT, instead of the usual places"
-    )
+    add_connection_options(parser)
     parser.add_argument("tool", metavar="TOOL", help="the tool's name, such as stream_list")
     parser.add_argument(
         "json", metavar="JSON", nargs="?", default="{}", help="its arguments, a JSON object; - for stdin"
@@ -38,7 +37,7 @@ def run(arguments: argparse.Namespace) -> int:
         print_error(f"the arguments are not a JSON object: {wrong}")
         return os.EX_USAGE
     try:
-        with open_connection(arguments.socket) as connection:
+        with open_connection(arguments.socket, access_from(arguments)) as connection:
             response = exchange(connection, request)
     except UnreachableError as unreachable:
         print_error(str(unreachable))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
 from redstreamd.cli.options import add_settings_options, with_settings
@@ -44,5 +45,29 @@ def _print(loaded: Loaded) -> int:
         # TOML has no null: a setting without a value is a comment.
         line = f"{'# ' if value is None else ''}{key} = {as_toml(value)}"
         lines.append(f"{line:<{_SOURCE_COLUMN}} # {source}")
-    print_lines(lines)
+    print_lines([*lines, *(f"# {line}" for line in _listeners(loaded))])
     return 0
+
+
+def _listeners(loaded: Loaded) -> Iterator[str]:
+    """Yield what each listener demands; sockets that the service manager passes on are not known here.
+
+    Raises:
+        SettingsError: A certificate, key or token cannot be used. What only the service may read is not read.
+    """
+    from redstreamd.settings import Kind, demands
+
+    listeners = loaded.settings.listeners
+    for address in loaded.settings.daemon.listen:
+        yield f"{address} demands {demands(address.kind, listeners)}"
+    if not loaded.settings.daemon.listen:
+        for kind in (Kind.UNIX, Kind.TCP):
+            yield f"a {kind} listener demands {demands(kind, listeners)}"
+    if listeners.certificate_file is not None or listeners.token_file is not None:
+        # Only where it is asked for.
+        from redstreamd.daemon.sockets import demands_of
+
+        try:
+            demands_of(listeners).check()
+        except PermissionError as refused:
+            yield f"{refused.filename} is not checked: this user may not read it"

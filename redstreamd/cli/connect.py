@@ -12,6 +12,7 @@ import signal
 import time
 from typing import Any
 
+from redstreamd.cli.options import access_from, add_connection_options
 from redstreamd.cli.terminal import print_error
 from redstreamd.client.bridge import Bridge
 from redstreamd.client.bridged_session import BridgedSession
@@ -27,9 +28,7 @@ def add_to(commands: Any) -> None:
     parser = commands.add_parser(
         "connect", help="connect stdin and stdout to the running daemon", allow_abbrev=False
     )
-    parser.add_argument(
-        "--socket", metavar="PATH", help="the daemon's socket, or tcp:HOST:PORT, instead of the usual places"
-    )
+    add_connection_options(parser)
     parser.set_defaults(run=run)
 
 
@@ -51,7 +50,7 @@ def run(arguments: argparse.Namespace) -> int:
         except OSError:
             return 0  # a client that has ended
         try:
-            found = find_daemon(arguments.socket)
+            found = find_daemon(arguments.socket, access_from(arguments))
         except UnreachableError as unreachable:
             print_error(str(unreachable))
             answer_client(str(unreachable), source=0, sink=1)

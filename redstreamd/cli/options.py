@@ -1,4 +1,4 @@
-"""The options that `serve`, `stdio`, `check-config` and `doctor` share."""
+"""The options that `serve`, `stdio`, `check-config` and `doctor` share, and those of the daemon's clients."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Protocol
 
 from redstreamd.cli.terminal import print_error
+from redstreamd.client.discovery import Access
 
 if TYPE_CHECKING:
     from redstreamd.settings import Loaded
@@ -44,6 +45,35 @@ def add_settings_options(parser: argparse.ArgumentParser) -> None:
         action="append",
         default=[],
         help="any setting, such as tools.profile=operator; repeatable",
+    )
+
+
+def add_connection_options(parser: argparse.ArgumentParser) -> None:
+    """Add the options of a client of the daemon: its address, and what it asks for over TCP."""
+    parser.add_argument(
+        "--socket",
+        metavar="PATH",
+        help="the daemon's socket, tcp:HOST:PORT or tls:HOST:PORT, instead of the usual places",
+    )
+    over = parser.add_argument_group("over TCP")
+    for option, metavar, meaning in (
+        ("--token-file", "FILE", "its first line is the token that the daemon asks for"),
+        ("--ca-file", "FILE", "CA certificates to trust instead of the system's (PEM)"),
+        ("--certificate-file", "FILE", "our certificate and its chain (PEM)"),
+        ("--key-file", "FILE", "its key, if that is in another file (PEM)"),
+        ("--server-name", "NAME", "the name in the daemon's certificate, if not HOST"),
+    ):
+        over.add_argument(option, metavar=metavar, help=meaning)
+
+
+def access_from(arguments: argparse.Namespace) -> Access:
+    """Return what the options say is shown to the daemon."""
+    return Access(
+        ca_file=arguments.ca_file,
+        certificate_file=arguments.certificate_file,
+        key_file=arguments.key_file,
+        server_name=arguments.server_name,
+        token_file=arguments.token_file,
     )
 
 

@@ -8,6 +8,7 @@ import os
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, Final
 
+from redstreamd.cli.options import access_from, add_connection_options
 from redstreamd.cli.terminal import print_error, print_lines
 from redstreamd.client.discovery import UnreachableError, open_connection
 from redstreamd.client.single_request import exchange, health_request
@@ -26,9 +27,7 @@ def add_to(commands: Any) -> None:
     parser = commands.add_parser(
         "status", help="tell how the running daemon is; exit 1 if Redis fails it", allow_abbrev=False
     )
-    parser.add_argument(
-        "--socket", metavar="PATH", help="the daemon's socket, or tcp:HOST:PORT, instead of the usual places"
-    )
+    add_connection_options(parser)
     parser.add_argument("--json", action="store_true", help="print the daemon's report as it is")
     parser.set_defaults(run=run)
 
@@ -36,7 +35,7 @@ def add_to(commands: Any) -> None:
 def run(arguments: argparse.Namespace) -> int:
     """Print the report; return 0, or 1 if there is a problem with Redis, or 75 if no daemon answers."""
     try:
-        with open_connection(arguments.socket) as connection:
+        with open_connection(arguments.socket, access_from(arguments)) as connection:
             connection.settimeout(_ANSWER_SECONDS)
             report = _report(exchange(connection, health_request("redstreamd-status")))
     except UnreachableError as unreachable:

@@ -48,6 +48,38 @@ class NotAnAddressError(UnreachableError):
         super().__init__(f"{source} does not name the daemon's socket; {why}")
 
 
+class AccessError(UnreachableError):
+    """The daemon cannot be reached with the given certificates or token."""
+
+    exit_status = os.EX_CONFIG
+
+
+class Access(NamedTuple):
+    """What is shown to a daemon over TCP, and what it has to show; paths.
+
+    Attributes:
+        ca_file: PEM file of the CAs to trust; None trusts the system's.
+        certificate_file: PEM file of our certificate and its chain, if it asks for one.
+        key_file: PEM file of its key; None if that is in `certificate_file`, too.
+        server_name: The name that its certificate must bear; None for the host.
+        token_file: File whose first line is the token that it asks for.
+    """
+
+    ca_file: str | None = None
+    certificate_file: str | None = None
+    key_file: str | None = None
+    server_name: str | None = None
+    token_file: str | None = None
+
+    def needs_tunnel(self, place: Address) -> bool:
+        """Return whether a connection has to be more than a socket."""
+        return place.kind == "tls" or (place.kind == "tcp" and self.token_file is not None)
+
+
+#: Nothing is shown, and the system's CAs are trusted.
+NO_ACCESS = Access()
+
+
 class Found(NamedTuple):
     """A daemon.
 
@@ -55,25 +87,29 @@ class Found(NamedTuple):
         connection: To it; blocking.
         place: Where it listens.
         is_named: Whether the place was named, by option or variable; else it is one of the usual ones.
+        access: What it was shown.
     """
 
     connection: socket.socket
     place: Address
     is_named: bool
+    access: Access = NO_ACCESS
 
 
 def open_connection(
     named: str | None,
+    access: Access = NO_ACCESS,
     *,
     now: Callable[[], float] = time.monotonic,
     sleep: Callable[[float], None] = time.sleep,
 ) -> socket.socket:
     """Connect to the daemon and return the connection, which is blocking; see `find_daemon`."""
-    return find_daemon(named, now=now, sleep=sleep).connection
+    return find_daemon(named, access, now=now, sleep=sleep).connection
 
 
 def find_daemon(
     named: str | None,
+    access: Access = NO_ACCESS,
     *,
     now: Callable[[], float] = time.monotonic,
     sleep: Callable[[float], None] = time.sleep,
@@ -82,12 +118,14 @@ def find_daemon(
 
     Args:
         named: The only address to try, see `parse_address`; without it, the usual places in their order.
+        access: What is shown to it over TCP.
         now: A clock in seconds, and `sleep`, which waits by it.
         sleep: See above.
 
     Raises:
         UnreachableError: None of them answers.
         NotAnAddressError: The address is not valid.
+        AccessError: The certificates or the token cannot be used, or the daemon's cannot be trusted.
     """
     named = unquoted(named or "")
     if named:
@@ -103,12 +141,12 @@ def find_daemon(
         refusals: dict[str, OSError] = {}
         for place in places:
             try:
-                connection = connect_to(addresses[place])
+                connection = connect_to(addresses[place], access)
             except OSError as refusal:
                 refusals[place] = refusal
             else:
                 if named or is_safe_socket(addresses[place].path):
-                    return Found(connection, addresses[place], bool(named))
+                    return Found(connection, addresses[place], bool(named), access)
                 connection.close()
                 refusals[place] = PermissionError(errno.EPERM, "somebody else has made its directory")
         may_come_back = any(_may_come_back(addresses[place].path, why) for place, why in refusals.items())
@@ -135,15 +173,23 @@ def parse_address(text: str, source: str) -> Address:
     try:
         return parse_daemon_address(text)
     except ValueError as wrong:
-        raise NotAnAddressError(source, f"it takes a path, unix:PATH or tcp:HOST:PORT: {wrong}") from None
+        raise NotAnAddressError(
+            source, f"it takes a path, unix:PATH, tcp:HOST:PORT or tls:HOST:PORT: {wrong}"
+        ) from None
 
 
-def connect_to(place: Address) -> socket.socket:
+def connect_to(place: Address, access: Access = NO_ACCESS) -> socket.socket:
     """Connect to one address and return the connection, which is blocking.
 
     Raises:
         OSError: Nobody listens there.
+        AccessError: The certificates or the token cannot be used, or the daemon's cannot be trusted.
     """
+    if access.needs_tunnel(place):
+        # Not for each start: it imports ssl.
+        from redstreamd.client.tunnel import open_tunnel
+
+        return open_tunnel(place, access)
     if place.kind == "tcp":
         connection = socket.create_connection((place.host, place.port), timeout=_CONNECT_SECONDS)
         connection.settimeout(None)

@@ -37,6 +37,7 @@ class Reattaching:
     def __init__(self, found: Found) -> None:
         """Connect to where `found` is connected to."""
         self._path = found.place.path
+        self._place, self._access = found.place, found.access
         self._is_named = found.is_named
         self._family = found.connection.family
         # A name is not resolved again, because that blocks.
@@ -64,6 +65,10 @@ class Reattaching:
         Raises:
             OSError: Nobody listens there.
         """
+        if self._access.needs_tunnel(self._place):
+            from redstreamd.client.tunnel import begin_tunnel
+
+            return begin_tunnel(self._place, self._access), True
         connection = socket.socket(self._family)
         try:
             connection.setblocking(False)

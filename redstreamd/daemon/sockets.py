@@ -71,7 +71,8 @@ def protected(listeners: Sequence[OpenListener], settings: Settings) -> list[Ope
         _check_protected(each, settings)
     if not any(each.address.kind is Kind.TCP for each in listeners):
         return list(listeners)
-    protection = protection_of(settings.listeners)
+    demands = demands_of(settings.listeners)
+    protection = Protection(demands) if demands else None
     return [
         msgspec.structs.replace(each, protection=protection) if each.address.kind is Kind.TCP else each
         for each in listeners
@@ -99,20 +100,19 @@ def check_connection(stream: trio.SocketStream, settings: Settings) -> None:
         raise SettingsError("standard input", value=str(address), source=source, allowed=allowed)
 
 
-def protection_of(listeners: ListenersSettings) -> Protection | None:
-    """Return what TCP listeners demand of their clients; None if that is nothing. Blocks: it reads the files.
+def demands_of(listeners: ListenersSettings) -> Demands:
+    """Return the files with what TCP listeners demand of their clients.
 
     Raises:
-        SettingsError: The files cannot be used.
+        SettingsError: One is given as the name of a credential, and this process has none.
     """
-    demands = Demands(
+    return Demands(
         certificate_file=path_of("listeners.certificate_file", listeners.certificate_file),
         key_file=path_of("listeners.key_file", listeners.key_file),
         client_ca_file=path_of("listeners.client_ca_file", listeners.client_ca_file),
         minimum_version=listeners.tls_min_version,
         token_file=path_of("listeners.token_file", listeners.token_file),
     )
-    return Protection(demands) if demands else None
 
 
 def inherited_listener(name: str, listener: trio.SocketListener) -> OpenListener:

@@ -106,7 +106,9 @@ def _repeatable(event: Event) -> Hashable | None:
             return "rejected", event.bound
         case mcp.ConnectionClosed() if event.ending in _COUNTED:
             return event.ending, event.principal
-        case mcp.MessageTooLong() | mcp.MemoryExceeded() | mcp.ClientRefused():
+        case mcp.ClientRefused():
+            return type(event), event.principal, event.why
+        case mcp.MessageTooLong() | mcp.MemoryExceeded():
             return type(event), event.principal
         case mcp.AcceptPaused() | mcp.AcceptResumed():
             # Where descriptors run out, each client that leaves lets another in, and that is the last again.

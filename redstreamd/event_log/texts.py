@@ -257,8 +257,8 @@ def _(event: mcp.CredentialsNotRenewed) -> tuple[int, str]:
 @words.register
 def _(event: mcp.UsersHidden) -> tuple[int, str]:
     return logging.WARNING, (
-        "cannot tell users apart: a user namespace hides their uids, so most clients are uid:unknown; install "
-        f"the drop-in peer-identity.conf, or turn off {setting('listeners.peer_uids')}"
+        "cannot tell users apart: a user namespace hides their uids, so most clients are uid:unknown; "
+        f"install the drop-in peer-identity.conf, or turn off {setting('listeners.peer_uids')}"
     )
 
 

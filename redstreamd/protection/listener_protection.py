@@ -6,6 +6,7 @@ Asking a client for it is the transport's.
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import hmac
 import re
@@ -83,6 +84,19 @@ class Demands:
         """Return what changes when a file does. Blocks."""
         files = (self.certificate_file, self.key_file, self.client_ca_file, self.token_file)
         return tuple(None if path is None else _version(path) for path in files)
+
+    def check(self) -> None:
+        """Check whether the files can be used. Blocks.
+
+        Raises:
+            SettingsError: One of them cannot be used.
+            PermissionError: This process may not read one, and so cannot tell.
+        """
+        for path in (self.certificate_file, self.key_file, self.client_ca_file, self.token_file):
+            if path is not None:
+                with contextlib.suppress(FileNotFoundError), Path(path).open("rb"):
+                    pass
+        self.read()
 
     def read(self) -> Credentials:
         """Read the files. Blocks.

@@ -2,6 +2,7 @@
 
 from redstreamd.settings.description import Description, as_markdown, as_toml, describe
 from redstreamd.settings.listen_address import Kind, ListenAddress
+from redstreamd.settings.listener_demands import demands
 from redstreamd.settings.loading import Loaded, load
 from redstreamd.settings.rate import Rate
 from redstreamd.settings.sections import (
@@ -35,6 +36,7 @@ __all__ = [
     "ToolsSettings",
     "as_markdown",
     "as_toml",
+    "demands",
     "describe",
     "load",
 ]
