@@ -50,6 +50,7 @@ def everything(seconds: float, *, full: bool) -> Iterator[tuple[list[Cell], dict
             stack.enter_context(peers.original(server, 8)),
             stack.enter_context(peers.redis_mcp_server(server, 8)),
             stack.enter_context(peers.echo(server)),
+            stack.enter_context(peers.floor(server)),
         ]
         crowd = 1_000 if full else 200
         bench = Bench(server, eras, [*eras, *others], seconds, full)

@@ -33,6 +33,7 @@ ERAS = ("handshake era", "2026-07-28")
 #: Names of peers in tables.
 ORIGINAL = "original, rebuilt (Node.js)"
 OFFICIAL = "redis-mcp-server"
+FLOOR = "the floor: plain trio, hiredis, msgspec"
 
 
 def line(method: str, params: Mapping[str, object], request_id: object = None) -> bytes:
@@ -192,6 +193,20 @@ def redis_mcp_server(server: Server, count: int) -> Iterator[Peer]:
             # Once as text and once as structured content.
             Asked(template("xrange", {"key": STREAM, "count": 100}), "'currency': 'EUR'", 200),
         )
+
+
+@contextlib.contextmanager
+def floor(server: Server) -> Iterator[Peer]:
+    """The least that pure Python does for a call (floor.py)."""
+    path = str(server.directory / "floor.sock")
+    words = [sys.executable, Path(__file__).with_name("floor.py"), path, server.path]
+    process = subprocess.Popen(words, start_new_session=True)
+    try:
+        wait_until(Path(path).exists)
+        yield attrs.evolve(redstreamd(path, process.pid, modern=False), name=FLOOR)
+    finally:
+        process.kill()
+        process.wait()
 
 
 @contextlib.contextmanager
