@@ -24,7 +24,7 @@ from redstreamd.redisio.missing_permissions import named
 from redstreamd.redisio.reauth import LoginEvent, Reauthentication
 from redstreamd.redisio.reconnecting import ReconnectingConnection, reconnect_backoff
 from redstreamd.redisio.redis_errors import ConnectionEnded, ServerReplied
-from redstreamd.redisio.script import Script, ScriptCall
+from redstreamd.redisio.script import PackedCommand, Script, ScriptCall
 from redstreamd.redisio.server_health import HealthEvent, RedisStatus, ServerHealth
 from redstreamd.redisio.target import Target
 from redstreamd.redisio.write_confirmation import ConfirmedWrite, WaitBatch
@@ -33,7 +33,7 @@ __all__ = ["Manager", "RedisEvent", "RedisStatus", "Role"]
 
 RedisEvent = HealthEvent | LoginEvent
 
-Write = tuple[Arg, ...] | ScriptCall
+Write = tuple[Arg, ...] | ScriptCall | PackedCommand
 """A command, or a script with its operands."""
 
 _log = logging.getLogger(__name__)
@@ -215,6 +215,8 @@ class Manager:
             raise after
         if isinstance(write, ScriptCall):
             return await self._run_script(write, role, retry_safe, deadline, after)
+        if isinstance(write, PackedCommand):
+            write = write.args
         return await self._deliver(write, role, retry_safe, deadline, after=after)
 
     async def execute_confirmed(
@@ -234,7 +236,8 @@ class Manager:
             deadline = trio.current_time() + self._command_timeout
             reply = await self._run_script(write, Role.DURABLE, retry_safe, deadline)
         else:
-            reply = await self.execute(*write, retry_safe=retry_safe, role=Role.DURABLE)
+            args = write.args if isinstance(write, PackedCommand) else write
+            reply = await self.execute(*args, retry_safe=retry_safe, role=Role.DURABLE)
         if not wrote(reply):
             return ConfirmedWrite(reply, None)
         # Invariant: no checkpoint since the reply, so that the connection is still the one that answered.

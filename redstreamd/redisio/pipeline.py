@@ -32,6 +32,7 @@ from redstreamd.admission.fair_queue import FairQueue
 from redstreamd.admission.turns import Turns
 from redstreamd.redisio import Arg
 from redstreamd.redisio.redis_errors import NotSent, Problem, QueueFull, ReplyLost
+from redstreamd.redisio.script import PackedCommand
 
 #: Requests queued or awaiting their reply, together. 64 connections with 256 requests in flight each
 #: (mcpio's limit) make 16,384; beyond that the server is the bottleneck and queueing more only makes
@@ -226,7 +227,9 @@ class Pipeline:
         """When the oldest unanswered request is overdue; None if nothing is in flight."""
         return self._in_flight[0].deadline if self._in_flight else None
 
-    def enqueue(self, args: tuple[Arg, ...], then: Callable[[Any], None] | None = None) -> Request:
+    def enqueue(
+        self, args: tuple[Arg, ...] | PackedCommand, then: Callable[[Any], None] | None = None
+    ) -> Request:
         """Queue one command for sending.
 
         Args:
@@ -245,8 +248,12 @@ class Pipeline:
             raise ValueError("a command has a name")
         if self._problem is not None:
             raise NotSent(self._problem)
-        # hiredis's annotation means a tuple of one element; it takes any number.
-        packed = hiredis.pack_command(args)  # type: ignore[arg-type]
+        kind: Arg
+        if isinstance(args, PackedCommand):
+            packed, kind = args.packed, args.name
+        else:
+            # hiredis's annotation means a tuple of one element; it takes any number.
+            packed, kind = hiredis.pack_command(args), args[0]  # type: ignore[arg-type]
         size = len(packed)
         outbox = self._outbox
         if len(outbox) + len(self._in_flight) + len(self._deferred) >= MAX_REQUESTS:
@@ -258,8 +265,7 @@ class Pipeline:
         account = None if turns is None else turns.account
         if account is not None:
             request.account = account
-            kind = args[0]
-            if kind == "EVALSHA":
+            if kind == "EVALSHA" and isinstance(args, tuple):
                 kind, seconds = args[1], SCRIPT_SECONDS + size * SCRIPT_BYTE_SECONDS
             else:
                 seconds = COMMAND_SECONDS + size * BYTE_SECONDS

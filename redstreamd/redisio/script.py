@@ -1,4 +1,4 @@
-"""Lua scripts that run inside the server.
+"""Lua scripts that run inside the server, and commands that their caller has packed.
 
 Owns a script's text, its digest, and which commands it calls. `Redis.run_script` sends it.
 """
@@ -11,6 +11,7 @@ from collections.abc import Sequence
 from typing import Final
 
 import attrs
+import hiredis
 import msgspec
 
 from redstreamd.redisio import Arg
@@ -90,6 +91,25 @@ class ScriptCall(msgspec.Struct, frozen=True):
     def by_text(self) -> tuple[Arg, ...]:
         """The command for any server."""
         return ("EVAL", self.script.source, len(self.keys), *self.keys, *self.args)
+
+
+class PackedCommand(msgspec.Struct, frozen=True, gc=False):
+    """A command in the protocol's own form (RESP), by a caller that needs less time for it than hiredis.
+
+    Attributes:
+        name: The command's name.
+        packed: The array of bulk strings that is sent, the name included.
+    """
+
+    name: str
+    packed: bytes
+
+    @property
+    def args(self) -> tuple[Arg, ...]:
+        """The command and its arguments."""
+        reader = hiredis.Reader()
+        reader.feed(self.packed)
+        return (self.name, *reader.gets()[1:])
 
 
 def _called(text: str) -> tuple[str, ...]:

@@ -32,6 +32,7 @@ import msgspec
 from redstreamd import strict_json
 from redstreamd.errors import BusError, Code
 from redstreamd.redisio.reply_parsing import RawEntry
+from redstreamd.redisio.script import PackedCommand
 
 PREFIX = b"_rs."
 PREFIX_TEXT = "_rs."
@@ -62,7 +63,7 @@ MAX_NESTING = 200
 _MAX_STAMP_BYTES = {"sender": 1_024, "correlation_id": 1_024, "reply_to": 135_168, "in_reply_to": 135_168}
 _MAX_NOTE_BYTES, _NOTE_SHOWN = 4 << 20, 1_000
 
-#: Bytes of the reserved fields of an entry whose meaning is remembered.
+#: Bytes of the reserved fields of an entry whose meaning is remembered, and of an entry's names.
 _MAX_REMEMBERED = 256
 
 _MIN, _MAX = -strict_json.MAX_INTEGER, strict_json.MAX_INTEGER
@@ -185,6 +186,44 @@ def encode_fields(members: Mapping[str, Any], stamp: Stamp) -> dict[str, str]:
         fields[JSON_NAMES] = msgspec.json.encode(as_json).decode()
     fields.update(_stamped(stamp))
     return fields
+
+
+def packed_add(stream: str, members: Mapping[str, Any], stamp: Stamp) -> PackedCommand | None:
+    """Return the XADD of an entry of texts in ASCII, whose fields are those of `encode_fields`.
+
+    What goes before, between and behind the values follows from the names, which are the same in most entries
+    of a client. None if `encode_fields` has more to look at.
+    """
+    values = members.values()
+    try:
+        is_ascii = "".join((stream, *members, *values)).isascii()
+    except TypeError:
+        # Not a text.
+        return None
+    if not is_ascii or type(members) is not dict or len("".join(members)) > _MAX_REMEMBERED:
+        return None
+    if stamp.correlation_id is not None:
+        # Of each call another: nothing to remember.
+        return None
+    command = _packed_around(tuple(members), stamp)
+    if command is None:
+        return None
+    sized = chain.from_iterable(zip(map(len, values), values))  # noqa: B905 - of one dict
+    return PackedCommand("XADD", (command % (len(stream), stream, *sized)).encode())
+
+
+@lru_cache(maxsize=256)
+def _packed_around(names: tuple[str, ...], stamp: Stamp) -> str | None:
+    """Return the XADD of an entry with these names, for `%` with the sizes and the texts of what varies."""
+    if any(name.startswith(PREFIX_TEXT) for name in names):
+        return None
+    own = list(chain.from_iterable({_VERSION: _FORMAT, **_stamped(stamp)}.items()))
+    words = ["XADD", None, "*", *chain.from_iterable((name, None) for name in names), *own]
+    packed = (
+        "$%d\r\n%s\r\n" if word is None else f"${len(word.encode())}\r\n{word}\r\n".replace("%", "%%")
+        for word in words
+    )
+    return f"*{len(words)}\r\n{''.join(packed)}"
 
 
 @lru_cache(maxsize=1)

@@ -11,6 +11,7 @@ import msgspec
 
 from redstreamd.errors import BusError, Code
 from redstreamd.redisio.client import Redis
+from redstreamd.redisio.connection_manager import Write
 from redstreamd.streams import entry_codec
 from redstreamd.streams.bounds import DEFAULT_BOUNDS, Bounds
 from redstreamd.streams.call_records import call_record
@@ -161,8 +162,11 @@ class Publisher:
             BusError: INVALID_ARGUMENT if an object is not I-JSON.
         """
         if len(entries) == 1 and idempotency_key is None and max_length is max_age_seconds is None:
-            fields = entry_codec.encode_fields(entries[0], stamp)
-            return Plan(("XADD", stream, "*", *chain.from_iterable(fields.items())), stream, self._added_one)
+            write: Write | None = entry_codec.packed_add(stream, entries[0], stamp)
+            if write is None:
+                fields = entry_codec.encode_fields(entries[0], stamp)
+                write = ("XADD", stream, "*", *chain.from_iterable(fields.items()))
+            return Plan(write, stream, self._added_one)
         encoded = entry_codec.encode_all(entries, stamp)
         operands = self._operands(stream, encoded, idempotency_key, key_space, max_length, max_age_seconds)
         return Plan(
