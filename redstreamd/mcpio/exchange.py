@@ -30,8 +30,11 @@ _CLOSING: Final = "the connection is closing"
 class Sink(Protocol):
     """Where the messages of an exchange go."""
 
-    def send(self, line: bytes) -> None:
-        """Queue one message, with its newline; never blocks and never raises."""
+    def send(self, line: bytes, *, is_last: bool = False) -> None:
+        """Queue one message, with its newline; never blocks and never raises.
+
+        `is_last` says that no other is expected soon, so that it need not wait for others to be sent with.
+        """
         ...
 
 
@@ -83,14 +86,14 @@ class Exchange(msgspec.Struct, eq=False):
         session = self.session
         self.is_open = False
         self.on_cancel = None
-        session.in_flight.remove(self)
+        is_last = session.in_flight.remove(self)
         if self.is_dropped:
             return
         most = session.limits.max_outbox_bytes
         if len(line) > most:
             message = f"the answer has {len(line)} bytes, and at most {most} can be sent; ask for less"
             line = jsonrpc.error(self.id, INTERNAL_ERROR, message)
-        self.sink.send(jsonrpc.in_batch(line) if self.batched else line)
+        self.sink.send(jsonrpc.in_batch(line) if self.batched else line, is_last=is_last)
 
     def answer_unknown(self) -> None:
         """As `answer`, after the work was cut short: what it did is not known."""

@@ -21,7 +21,7 @@ class _Answer:
         self.line = b""
         self.received = trio.Event()
 
-    def send(self, line: bytes) -> None:
+    def send(self, line: bytes, *, is_last: bool = False) -> None:
         if not self.line:
             self.line = line
             self.received.set()

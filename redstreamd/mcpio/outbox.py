@@ -1,8 +1,9 @@
 """The bounded queue of messages for one client, written in as few system calls as possible.
 
-What is queued is written at the end of the scheduler's pass (see ``stream_io``). A writer task exists
-only while the socket accepts no more, or where the stream cannot be written without blocking.
-Of a stream that is simply a descriptor it is known at any time what was written.
+What is queued is written at the end of the scheduler's pass (see ``stream_io``), so that many lines are one
+write; a line that nothing is expected to follow is written at once. A writer task exists only while the
+socket accepts no more, or where the stream cannot be written without blocking. Of a stream that is simply a
+descriptor it is known at any time what was written.
 """
 
 from __future__ import annotations
@@ -79,10 +80,26 @@ class Outbox:
         """Bytes that the socket has not accepted yet."""
         return len(self._waiting) + self._being_sent
 
-    def send(self, line: bytes) -> None:
-        """Queue a line; dropped once the connection is closing."""
+    def send(self, line: bytes, *, is_last: bool = False) -> None:
+        """Queue a line; dropped once the connection is closing.
+
+        Args:
+            line: The line.
+            is_last: Whether no other is expected in this pass; then it is written at once, if possible.
+        """
         if self._is_closed:
             return
+        if is_last and not self._is_scheduled and self._write is not None and len(line) <= self._max_bytes:
+            try:
+                written = self._write(line)
+            except OSError:
+                # Nothing more is written.
+                self._is_scheduled = True
+                self._on_broken()
+                return
+            if written == len(line):
+                return
+            line = line[written:]
         if len(self._waiting) + self._being_sent + len(line) > self._max_bytes:
             self._on_overflow()
             return
@@ -132,7 +149,7 @@ class Outbox:
             # A new one: a large buffer is not kept for an idle client.
             self._waiting = bytearray()
             self._is_scheduled = False
-            return bool(self._written.unpark_all())
+            return bool(self._written) and bool(self._written.unpark_all())
         del self._waiting[:written]
         self._start_writer()
         return True

@@ -99,14 +99,17 @@ class RequestsInFlight:
             NOT_EXECUTED,
         )
 
-    def remove(self, exchange: Exchange) -> None:
-        """Remove a request, the work on which has ended."""
+    def remove(self, exchange: Exchange) -> bool:
+        """Remove a request, the work on which has ended; return whether none is left."""
         del self._exchanges[exchange.id if type(exchange.id) is int else same_id(exchange.id)]
         self._bytes -= exchange.size
         if self.held:
             self._count()
-        if not self._exchanges:
+        if self._exchanges:
+            return False
+        if self._empty:
             self._empty.unpark_all()
+        return True
 
     def cancel(self, params: Mapping[str, Any] | None) -> None:
         """Apply a `notifications/cancelled`; an unknown id is ignored.

@@ -455,8 +455,8 @@ class _Changing:
     sink: Sink
     changed: Callable[[bytes], bytes]
 
-    def send(self, line: bytes) -> None:
-        self.sink.send(self.changed(line))
+    def send(self, line: bytes, *, is_last: bool = False) -> None:
+        self.sink.send(self.changed(line), is_last=is_last)
 
 
 class _Wrong(DirectPath):

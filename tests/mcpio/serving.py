@@ -259,7 +259,7 @@ class Sink:
 
     messages: list[Any] = attrs.field(factory=list)
 
-    def send(self, line: bytes) -> None:
+    def send(self, line: bytes, *, is_last: bool = False) -> None:
         """Keep a message."""
         self.messages.append(json.loads(line))
 
