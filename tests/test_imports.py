@@ -23,7 +23,8 @@ ALLOWED: dict[str, set[str]] = {
     "protection": {"errors"},
     "client": {"addresses", "startup"},
     "startup": {"errors"},
-    "settings": {"addresses", "errors", "startup"},
+    "policy": {"errors"},
+    "settings": {"addresses", "errors", "policy", "startup"},
     "service": {"errors", "startup", "visible_text"},
     # Transports, which are ignorant of each other.
     "redisio": {"addresses", "admission", "stream_io", "errors", "protection", "settings", "visible_text"},
@@ -53,9 +54,9 @@ ALLOWED: dict[str, set[str]] = {
     },
     "daemon": LEAVES
     | {"addresses", "event_log", "mcp_server", "mcpio", "presentation", "prompts", "redisio", "resources"}
-    | {"protection", "service", "service.embedded", "settings", "startup", "streams", "tools"},
-    "cli": {"addresses", "client", "daemon", "doctor", "errors", "service", "settings", "startup"}
-    | {"visible_text"},
+    "policy": {"errors"},
+    "settings": {"addresses", "errors", "policy", "startup"},
+    "service": {"errors", "startup", "visible_text"},
     "__main__": {"cli"},
 }
 

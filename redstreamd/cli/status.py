@@ -95,12 +95,13 @@ def _lines(report: Mapping[str, Any]) -> Iterator[str]:
     # A daemon that was not restarted since an upgrade may not report any.
     for number, busy in enumerate(report.get("work", {}).get("busiest", [])):
         yield _line("" if number else "busiest", _busy(busy))
-    waiting = report["waiting"]
-    how = "told by the server" if waiting["tracking"] else "looking four times a second"
-    waits = f"{waiting['watches']} waits on {waiting['keys']} streams"
-    yield _line("waiting", f"{waits}, {how}" if waiting["watches"] else waits)
-    subscribed = report["subscriptions"]
-    yield _line("subscriptions", f"{subscribed['subscriptions']} to {subscribed['topics']} topics")
+    # What others do is left out for whoever may not manage any stream.
+    if waiting := report.get("waiting"):
+        how = "told by the server" if waiting["tracking"] else "looking four times a second"
+        waits = f"{waiting['watches']} waits on {waiting['keys']} streams"
+        yield _line("waiting", f"{waits}, {how}" if waiting["watches"] else waits)
+    if subscribed := report.get("subscriptions"):
+        yield _line("subscriptions", f"{subscribed['subscriptions']} to {subscribed['topics']} topics")
 
 
 def _connection_bounds(clients: Mapping[str, Any]) -> Iterator[str]:

@@ -19,6 +19,7 @@ from redstreamd.mcp_server.direct_calls import DirectPath
 from redstreamd.mcp_server.server_info import discovery, greeting, implementation
 from redstreamd.mcpio.limits import Limits
 from redstreamd.mcpio.pending_kernels import PendingKernels
+from redstreamd.policy import Policy
 from redstreamd.presentation.daemon_health import DaemonHealth
 from redstreamd.presentation.views import Views
 from redstreamd.redisio.client import Redis
@@ -33,6 +34,7 @@ from redstreamd.settings import Settings
 from redstreamd.startup.state_directory import state_in
 from redstreamd.streams.bus import Bus
 from redstreamd.streams.lease_tokens import LeaseKey
+from redstreamd.streams.names import judged_by
 from redstreamd.streams.subscriptions.feeds import Feeds
 from redstreamd.streams.subscriptions.updates import Updates
 from redstreamd.tools.catalog import INSTRUCTIONS, REGISTRY
@@ -107,7 +109,8 @@ def build_parts(settings: Settings, resources: AsyncExitStack) -> Parts:
     daemon_health.include("collector", collector.statistics)
     daemon_health.include("installation", installation)
     profiles = [Profile(name) for name in settings.tools.profile]
-    toolbox = toolbox_over(bus, REGISTRY, profiles, check_rate=check_rate(settings))
+    policy = Policy(settings.policy.rules, read_only=settings.policy.read_only, judged=judged_by)
+    toolbox = toolbox_over(bus, REGISTRY, profiles, policy=policy, check_rate=check_rate(settings))
     direct_path = DirectPath(toolbox, bus.redis, implementation(__version__))
     limits = Limits(
         max_message_bytes=settings.limits.max_message_bytes,
@@ -129,7 +132,7 @@ def build_parts(settings: Settings, resources: AsyncExitStack) -> Parts:
         updates,
         daemon_health,
         toolbox,
-        Views(bus, daemon_health),
+        Views(bus, daemon_health, policy),
         PendingKernels(greeting(__version__, INSTRUCTIONS), discovery(__version__, INSTRUCTIONS)),
         direct_path,
         limits,

@@ -7,6 +7,7 @@ sent.
 from __future__ import annotations
 
 import enum
+from collections.abc import Callable, Sequence
 
 from redstreamd.visible_text import visible
 
@@ -46,6 +47,8 @@ class BusError(Exception):
         cause: Why, as far as known.
         next_step: What the client can do.
         retry_after_seconds: When it may try again; None if no time is known, or trying again does not help.
+        similar: Names of streams that exist and are similar to the one that was asked for. They are no part
+            of the texts, because it depends on the caller which may be named; see `with_hint`.
     """
 
     def __init__(
@@ -56,6 +59,7 @@ class BusError(Exception):
         cause: str,
         next_step: str,
         retry_after_seconds: float | None = None,
+        similar: Sequence[str] = (),
     ) -> None:
         """Store the parts."""
         self.code = code
@@ -64,10 +68,31 @@ class BusError(Exception):
         self.next_step = visible(next_step)
         super().__init__(self.message)
         self.retry_after_seconds = retry_after_seconds
+        self.similar = similar
 
     def __str__(self) -> str:
         """Return one line of code, message and cause, for logs."""
         return f"{self.code}: {self.message.rstrip('.')} ({self.cause.rstrip('.')})"
+
+    def with_hint(self, may_name: Callable[[str], bool] | None) -> BusError:
+        """Return the error as one caller gets it: with the similar names that may be named to it.
+
+        A new error if there are any, because callers that wait for the same share one.
+
+        Args:
+            may_name: Says which; None for all.
+        """
+        names = [name for name in self.similar if may_name is None or may_name(name)]
+        if not names:
+            return self
+        return BusError(
+            self.code,
+            self.message,
+            # In quotes, because a name may read like an instruction.
+            cause=f"{self.cause} The nearest names are: {', '.join(map(repr, names))}.",
+            next_step=self.next_step,
+            retry_after_seconds=self.retry_after_seconds,
+        )
 
 
 class SettingsError(Exception):

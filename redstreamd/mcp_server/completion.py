@@ -5,8 +5,6 @@ Owns which arguments exist and the shape of the result; `presentation.suggestion
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-
 import mcp_types
 from mcp.server.context import ServerRequestContext
 from mcp.shared.exceptions import MCPError
@@ -15,6 +13,9 @@ from redstreamd.errors import BusError
 from redstreamd.mcp_server.mcp_errors import request_error
 from redstreamd.policy import Principal
 from redstreamd.presentation.suggestions import Suggester
+from redstreamd.presentation.views import Views
+from redstreamd.prompts.definition import PromptRegistry
+from redstreamd.resources.definition import ResourceRegistry
 
 
 class CompletionServer:
@@ -22,20 +23,13 @@ class CompletionServer:
 
     def __init__(
         self,
-        suggester: Suggester,
-        *,
-        templates: Mapping[str, tuple[str, ...]],
-        prompts: Mapping[str, tuple[str, ...]],
+        views: Views,
+        resources: ResourceRegistry,
+        prompts: PromptRegistry,
     ) -> None:
-        """Complete the given arguments.
-
-        Args:
-            suggester: Finds the values.
-            templates: URI template -> its variables.
-            prompts: Name of a prompt -> its arguments.
-        """
-        self._suggester = suggester
-        self._templates = templates
+        """Complete the arguments of `resources` and `prompts` with what is in `views`."""
+        self._views = views
+        self._templates = {each.uri: each for each in resources if each.is_template}
         self._prompts = prompts
 
     async def complete(
@@ -47,10 +41,16 @@ class CompletionServer:
             MCPError: -32602 for an unknown template, prompt or argument; see `request_error` for others.
         """
         ref, argument = params.ref, params.argument
+        views = self._views.seen_by(ctx.lifespan_context)
+        arguments: tuple[str, ...] | None = None
         if isinstance(ref, mcp_types.PromptReference):
-            what, arguments = f"prompt {ref.name[:80]!r}", self._prompts.get(ref.name)
+            what = f"prompt {ref.name[:80]!r}"
+            if (prompt := self._prompts.find(ref.name, views)) is not None:
+                arguments = tuple(each.name for each in prompt.arguments)
         else:
-            what, arguments = f"template {ref.uri[:200]!r}", self._templates.get(ref.uri)
+            what = f"template {ref.uri[:200]!r}"
+            if (template := self._templates.get(ref.uri)) is not None and views.offers(template.permission):
+                arguments = template.parameters
         if arguments is None:
             raise MCPError(mcp_types.INVALID_PARAMS, f"There is no {what}.")
         if argument.name not in arguments:
@@ -60,7 +60,7 @@ class CompletionServer:
             )
         others = (params.context.arguments if params.context is not None else None) or {}
         try:
-            found = await self._suggester.suggest(argument.name, argument.value, others)
+            found = await Suggester(views).suggest(argument.name, argument.value, others)
         except BusError as error:
             raise request_error(error) from error
         return mcp_types.CompleteResult(

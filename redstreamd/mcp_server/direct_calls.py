@@ -25,7 +25,7 @@ from redstreamd.redisio.pipeline import Request
 from redstreamd.streams.plans import Plan, UnfinishedError, complete_plan
 from redstreamd.streams.waiting import Wait
 from redstreamd.tools.definition import BeginWait, no_progress
-from redstreamd.tools.invocation import CANCELLED, OK, Admit, Invocation, as_bus_error
+from redstreamd.tools.invocation import CANCELLED, OK, Admit, Invocation
 from redstreamd.tools.results import Result, failure, success
 from redstreamd.tools.toolbox import Toolbox
 
@@ -71,6 +71,9 @@ class DirectPath:
         prepared = toolbox.prepared.get(call.tool) or toolbox.prepare(call.tool)
         if prepared is None:
             return False
+        principal = exchange.session.principal
+        if toolbox.hidden is not None and call.tool in toolbox.hidden[principal]:
+            return False
         arguments = call.decoded
         if arguments is None:
             arguments = prepared.decode(call.arguments, call.colons)
@@ -78,7 +81,7 @@ class DirectPath:
                 return False
         end = self._ends[call.era]
         try:
-            invocation = toolbox.check(prepared, arguments, exchange.session.principal, began)
+            invocation = toolbox.check(prepared, arguments, principal, began)
         except BusError as error:
             exchange.answer(answer_line(exchange, failure(error), end))
             return True
@@ -226,7 +229,7 @@ class _DirectCall(msgspec.Struct, eq=False):
         self._start(partial(complete_plan, redis, plan, after, deadline))
 
     def _fail(self, error: Exception) -> None:
-        refusal = as_bus_error(self.invocation.tool, error)
+        refusal = self.invocation.refusal(error)
         self._answer(failure(refusal), str(refusal.code))
 
     def _answer(self, result: Result, outcome: str) -> None:

@@ -12,7 +12,7 @@ import msgspec
 
 from redstreamd.mcpio.exchange import Exchange
 from redstreamd.streams.waiting import Sleeper, Told, Wait
-from redstreamd.tools.invocation import CANCELLED, OK, Invocation, as_bus_error
+from redstreamd.tools.invocation import CANCELLED, OK, Invocation
 from redstreamd.tools.results import Result, failure, success
 
 _encode = msgspec.json.Encoder().encode
@@ -79,7 +79,7 @@ class DirectWait(Sleeper, eq=False, kw_only=True):
     def failed(self, error: Exception) -> None:
         """Answer with the error."""
         reword = self.wait.reword
-        refusal = as_bus_error(self.invocation.tool, error if reword is None else reword(error))
+        refusal = self.invocation.refusal(error if reword is None else reword(error))
         result = failure(refusal)
         self.invocation.end(str(refusal.code), result.size)
         self.exchange.answer(answer_line(self.exchange, result, self.end))

@@ -37,14 +37,14 @@ class PromptServer:
         """Serve `prompts`, rendered from `views`."""
         self._prompts = prompts
         self._views = views
-        self._listing = mcp_types.ListPromptsResult(prompts=[_listed(each) for each in prompts])
 
     async def list(
         self, ctx: Context, params: mcp_types.PaginatedRequestParams | None
     ) -> mcp_types.ListPromptsResult:
-        """List the prompts, in one page."""
+        """List the prompts that the caller may use, in one page."""
         check_one_page(params, "prompts")
-        return self._listing
+        offered = self._prompts.offered(self._views.seen_by(ctx.lifespan_context))
+        return mcp_types.ListPromptsResult(prompts=[_listed(each) for each in offered])
 
     async def get(self, ctx: Context, params: mcp_types.GetPromptRequestParams) -> mcp_types.GetPromptResult:
         """Return a prompt's messages.
@@ -52,16 +52,17 @@ class PromptServer:
         Raises:
             MCPError: -32602 for an unknown name or invalid arguments; see `request_error` for others.
         """
-        found = self._prompts.find(params.name)
+        views = self._views.seen_by(ctx.lifespan_context)
+        found = self._prompts.find(params.name, views)
         if found is None:
-            names = ", ".join(each.name for each in self._prompts)
+            names = ", ".join(each.name for each in self._prompts.offered(views))
             raise MCPError(
                 mcp_types.INVALID_PARAMS, f"Unknown prompt: {params.name[:80]!r}. There are: {names}."
             )
         try:
             given = params.arguments or {}
             strict_json.check(given)
-            content = await found.get(self._views, given)
+            content = await found.get(views, given)
         except BusError as error:
             raise request_error(error) from error
         return mcp_types.GetPromptResult(description=found.description, messages=_messages(content, given))

@@ -41,41 +41,35 @@ class ResourceServer:
         self._resources = resources
         self._views = views
         self._subscriptions = subscriptions
-        self._fixed = [
-            mcp_types.Resource(uri=each.uri, **_description(each))
-            for each in resources
-            if not each.is_template
-        ]
-        self._templates = mcp_types.ListResourceTemplatesResult(
-            resource_templates=[
-                mcp_types.ResourceTemplate(uri_template=each.uri, **_description(each))
-                for each in resources
-                if each.is_template
-            ]
-        )
 
     async def list(
         self, ctx: Context, params: mcp_types.PaginatedRequestParams | None
     ) -> mcp_types.ListResourcesResult:
-        """List the fixed resources, then the streams by name, a page at a time.
+        """List what the caller may read: the fixed resources, then the streams by name, a page at a time.
 
         Groups and entries are not listed, because that would cost a command for each stream.
         """
         after = _stream_after(params.cursor if params is not None else None)
+        views = self._views.seen_by(ctx.lifespan_context)
         try:
-            listing = await self._views.bus.lister.names("*", goes_on=after is not None)
+            listing = await views.bus.lister.names("*", goes_on=after is not None, readable=views.readable)
             await self._subscriptions.note_listing(ctx, listing.version)
         except BusError as error:
             raise request_error(error) from error
         following = listing.after(after, PAGE + 1)
         page = following[:PAGE]
+        fixed = [
+            mcp_types.Resource(uri=each.uri, **_description(each))
+            for each in self._resources
+            if after is None and not each.is_template and views.offers(each.permission)
+        ]
         streams = [
             # The URI names it; the name is what is shown.
             mcp_types.Resource(uri=stream_uri(name), name=visible(name), mime_type="application/json")
             for name in page
         ]
         return mcp_types.ListResourcesResult(
-            resources=[*(self._fixed if after is None else ()), *streams],
+            resources=[*fixed, *streams],
             next_cursor=_cursor(page[-1]) if len(following) > len(page) else None,
             ttl_ms=_LIST_FRESH_MS,
             cache_scope="private",
@@ -84,9 +78,16 @@ class ResourceServer:
     async def list_templates(
         self, ctx: Context, params: mcp_types.PaginatedRequestParams | None
     ) -> mcp_types.ListResourceTemplatesResult:
-        """List the templates, in one page."""
+        """List the templates that the caller may use, in one page."""
         check_one_page(params, "templates")
-        return self._templates
+        views = self._views.seen_by(ctx.lifespan_context)
+        return mcp_types.ListResourceTemplatesResult(
+            resource_templates=[
+                mcp_types.ResourceTemplate(uri_template=each.uri, **_description(each))
+                for each in self._resources
+                if each.is_template and views.offers(each.permission)
+            ]
+        )
 
     async def read(
         self, ctx: Context, params: mcp_types.ReadResourceRequestParams
@@ -97,13 +98,14 @@ class ResourceServer:
             MCPError: "Resource not found"; see `resource_error` for others.
         """
         uri = params.uri
+        views = self._views.seen_by(ctx.lifespan_context)
         found = self._resources.find(uri)
-        if found is None:
+        if found is None or not found.is_offered(views):
             raise resource_not_found(uri, ctx.protocol_version, "resources/templates/list shows which exist.")
         try:
-            content = await found.read(self._views)
+            content = await found.read(views)
         except BusError as error:
-            raise resource_error(error, uri, ctx.protocol_version) from error
+            raise resource_error(views.told(error), uri, ctx.protocol_version) from error
         if isinstance(content.body, str) and content.mime_type == "application/json":
             content = Content(await _visible_json(content.body), content.mime_type)
         return mcp_types.ReadResourceResult(

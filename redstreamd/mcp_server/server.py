@@ -13,7 +13,6 @@ from redstreamd.mcp_server.prompt_server import PromptServer
 from redstreamd.mcp_server.resource_server import ResourceServer
 from redstreamd.mcp_server.subscription_server import MAX_URIS, SubscriptionServer
 from redstreamd.mcp_server.tool_server import ToolServer
-from redstreamd.presentation.suggestions import Suggester
 from redstreamd.presentation.views import Views
 from redstreamd.prompts.definition import PromptRegistry
 from redstreamd.resources.definition import ResourceRegistry
@@ -51,11 +50,7 @@ def build_server(
     subscriptions = SubscriptionServer(resources, views, updates, max_uris=max_uris)
     resource_server = ResourceServer(resources, views, subscriptions)
     prompt_server = PromptServer(prompts, views)
-    completion = CompletionServer(
-        Suggester(views),
-        templates={each.uri: each.parameters for each in resources if each.is_template},
-        prompts={each.name: tuple(argument.name for argument in each.arguments) for each in prompts},
-    )
+    completion = CompletionServer(views, resources, prompts)
     handlers = Handlers(
         {
             "tools/list": tools.list,

@@ -176,14 +176,14 @@ class SubscriptionServer:
         """
         uri, connection = params.uri, _connection(ctx)
         given = _cursors(params.meta)
+        views = self._views.seen_by(ctx.lifespan_context)
         found = self._resources.find(uri)
-        if found is None:
+        if found is None or not found.is_offered(views):
             raise resource_not_found(uri, ctx.protocol_version, "resources/templates/list shows which exist.")
         try:
-            self._check_names(found)
+            topic = self._topic(found, views)
         except BusError as error:
             raise resource_error(error, uri, ctx.protocol_version) from error
-        topic = found.topic
         if topic is None or connection is None:
             raise MCPError(mcp_types.INVALID_PARAMS, "This resource cannot be subscribed to.", {"uri": uri})
         if uri not in connection.subscriptions and len(connection.subscriptions) >= self._max_uris:
@@ -226,7 +226,7 @@ class SubscriptionServer:
 
     async def note_listing(self, ctx: Context, version: str) -> None:
         """Notify the client when the streams are no longer those of the version that it was given."""
-        topic = ListTopic()
+        topic = ListTopic(self._views.seen_by(ctx.lifespan_context).readable)
         # A stream that is deleted before the next check is a change, too.
         self._updates.observe(topic, version)
         connection = _connection(ctx)
@@ -240,7 +240,8 @@ class SubscriptionServer:
         """Yield the topics of a filter, and count them against the connection's limit for the block."""
         connection = _connection(ctx)
         connection_id = "" if connection is None else connection.connection_id
-        topics = self._find_topics(wanted, self._max_uris - self._listening[connection_id])
+        most = self._max_uris - self._listening[connection_id]
+        topics = self._find_topics(self._views.seen_by(ctx.lifespan_context), wanted, most)
         taken = len(topics.keys() - {_LIST})
         self._listening[connection_id] += taken
         try:
@@ -250,7 +251,7 @@ class SubscriptionServer:
             if not self._listening[connection_id]:
                 del self._listening[connection_id]
 
-    def _find_topics(self, wanted: mcp_types.SubscriptionFilter, most: int) -> dict[str, Topic]:
+    def _find_topics(self, views: Views, wanted: mcp_types.SubscriptionFilter, most: int) -> dict[str, Topic]:
         """Return the topics of the URIs of a filter that can be watched, and of the list.
 
         Raises:
@@ -259,22 +260,30 @@ class SubscriptionServer:
         topics: dict[str, Topic] = {}
         for uri in dict.fromkeys(wanted.resource_subscriptions or ()):
             found = self._resources.find(uri)
-            if found is not None:
+            if found is not None and found.is_offered(views):
                 try:
-                    self._check_names(found)
+                    topic = self._topic(found, views)
                 except BusError:
                     continue
-                if (topic := found.topic) is not None:
+                if topic is not None:
                     if len(topics) >= most:
                         raise request_error(self._too_many())
                     topics[uri] = topic
         if wanted.resources_list_changed:
-            topics[_LIST] = ListTopic()
+            topics[_LIST] = ListTopic(views.readable)
         return topics
 
-    def _check_names(self, found: ResolvedResource) -> None:
+    def _topic(self, found: ResolvedResource, views: Views) -> Topic | None:
+        """Return what is watched of a resource; None if subscribing to it is not possible.
+
+        Raises:
+            BusError: INVALID_STREAM, INVALID_GROUP, PERMISSION_DENIED.
+        """
+        found.authorise(views)
         for stream in found.streams:
-            self._views.check(stream, found.variables.get("group"))
+            views.check(stream, found.variables.get("group"))
+        topic = found.topic
+        return ListTopic(views.readable) if isinstance(topic, ListTopic) else topic
 
     def _subscriber(self, ctx: Context, connection: ConnectionHandle) -> Subscriber:
         """Return the subscriber of a connection of the handshake era; opens it at the first call."""

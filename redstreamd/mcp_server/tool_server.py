@@ -9,7 +9,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from contextvars import ContextVar
-from functools import cached_property
 from typing import Any
 
 import mcp_types
@@ -32,17 +31,22 @@ class ToolServer:
     def __init__(self, toolbox: Toolbox[Any]) -> None:
         """Serve the tools of `toolbox`."""
         self._toolbox = toolbox
-
-    @cached_property
-    def _listing(self) -> mcp_types.ListToolsResult:
-        return mcp_types.ListToolsResult.model_validate({"tools": self._toolbox.listing})
+        # By the tools that are listed, which the toolbox keeps.
+        self._listings: dict[int, mcp_types.ListToolsResult] = {}
 
     async def list(
         self, ctx: ServerRequestContext[Principal], params: mcp_types.PaginatedRequestParams | None
     ) -> mcp_types.ListToolsResult:
-        """List the tools, in one page."""
+        """List the tools that the caller may use, in one page."""
         check_one_page(params, "tools")
-        return self._listing
+        offered = self._toolbox.offered_to(ctx.lifespan_context)
+        listing = self._listings.get(id(offered))
+        if listing is None:
+            listing = mcp_types.ListToolsResult.model_validate(
+                {"tools": [self._toolbox.listing[tool.name] for tool in offered]}
+            )
+            self._listings[id(offered)] = listing
+        return listing
 
     async def call(
         self, ctx: ServerRequestContext[Principal], params: mcp_types.CallToolRequestParams
@@ -53,7 +57,7 @@ class ToolServer:
             MCPError: -32602 for an unknown tool.
         """
         try:
-            tool = self._toolbox.find(params.name)
+            tool = self._toolbox.find(params.name, ctx.lifespan_context)
         except UnknownToolError as unknown:
             raise MCPError(mcp_types.INVALID_PARAMS, str(unknown)) from None
         # The raw arguments: the SDK's model is a copy that loses repeated member names.

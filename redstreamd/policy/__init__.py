@@ -1,6 +1,8 @@
-"""Principals, permissions and needs; knows neither Redis nor MCP."""
+"""Principals, permissions, needs and the rules that grant them; knows neither Redis nor MCP."""
 
-from redstreamd.policy.needs import Authorise, Need, allow_all
+from redstreamd.policy.needs import Need
+from redstreamd.policy.policy import Policy, StreamFilter
 from redstreamd.policy.principals import Permission, Principal
+from redstreamd.policy.rules import Rule
 
-__all__ = ["Authorise", "Need", "Permission", "Principal", "allow_all"]
+__all__ = ["Need", "Permission", "Policy", "Principal", "Rule", "StreamFilter"]

@@ -1,11 +1,10 @@
-"""What a call needs: a permission on each stream that it touches, and the question whether it is granted."""
+"""What a call needs: a permission on each stream that it touches."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import NamedTuple
 
-from redstreamd.policy.principals import Permission, Principal
+from redstreamd.policy.principals import Permission
 
 
 class Need(NamedTuple):
@@ -22,14 +21,3 @@ class Need(NamedTuple):
     stream: str
     permission: Permission
     creates: bool = False
-
-
-Authorise = Callable[[Principal, str, Permission], None]
-"""``(principal, stream, permission)``: raises `BusError` PERMISSION_DENIED if it is not granted.
-
-The answer for the same three values may be remembered until `Toolbox.forget_verdicts` is called.
-"""
-
-
-def allow_all(principal: Principal, stream: str, permission: Permission) -> None:
-    """Grant everything."""

@@ -82,7 +82,7 @@ class Suggester:
             BusError: CONNECTION_ERROR and the like; not if the stream does not exist.
         """
         search = self._searches.get(argument)
-        if search is None or not self._may_begin_name(prefix):
+        if search is None or not self._may_begin_name(prefix) or not self._may_read(others.get("stream")):
             return Suggestions([], 0)
         try:
             found = await search(prefix, others)
@@ -91,6 +91,9 @@ class Suggester:
                 raise
             found = _NOTHING
         return Suggestions(found.names[:MAX_SUGGESTIONS], found.total)
+
+    def _may_read(self, stream: str | None) -> bool:
+        return stream is None or self._views.may_read(stream)
 
     @property
     def _bus(self) -> Bus:
@@ -104,7 +107,8 @@ class Suggester:
             return False
 
     async def _streams(self, prefix: str, _others: Mapping[str, str]) -> _Found:
-        found, total = (await self._bus.lister.names("*")).beginning_with(prefix, MAX_SUGGESTIONS)
+        listing = await self._bus.lister.names("*", readable=self._views.readable)
+        found, total = listing.beginning_with(prefix, MAX_SUGGESTIONS)
         return _Found(found, total)
 
     async def _groups(self, prefix: str, others: Mapping[str, str]) -> _Found:

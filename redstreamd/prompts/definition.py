@@ -56,7 +56,8 @@ class Prompt:
         title: Shown to users in lists.
         description: Shown to users.
         arguments: The arguments it takes.
-        permission: What the caller must be allowed to do to the streams.
+        permission: What the caller must be allowed to do to the streams besides reading their state, and to
+            any stream for the prompt to be there at all; None for what is there for everybody.
         streams: The arguments that name streams, for the policy.
         render: The handler.
     """
@@ -65,7 +66,7 @@ class Prompt:
     title: str
     description: str = attrs.field()
     arguments: tuple[Argument, ...]
-    permission: Permission
+    permission: Permission | None
     streams: tuple[str, ...] = attrs.field()
     render: Callable[..., Awaitable[PromptContent]]
 
@@ -81,13 +82,17 @@ class Prompt:
 
     def streams_of(self, given: Mapping[str, str]) -> tuple[str, ...]:
         """Return the streams that the caller needs `permission` for."""
-        return tuple(given[name] for name in self.streams if name in given)
+        return tuple(given[name] for name in self.streams if given.get(name))
+
+    def is_readable(self, views: Views) -> bool:
+        """Return whether the state that it shows is there for whoever `views` are for."""
+        return not self.streams or views.offers(Permission.READ)
 
     async def get(self, views: Views, given: Mapping[str, str]) -> PromptContent:
         """Render the prompt with these arguments.
 
         Raises:
-            BusError: INVALID_ARGUMENT if one is missing, unknown or too long.
+            BusError: INVALID_ARGUMENT if one is missing, unknown or too long; PERMISSION_DENIED.
         """
         known = {each.name for each in self.arguments}
         missing = [each.name for each in self.arguments if each.required and not given.get(each.name)]
@@ -97,6 +102,9 @@ class Prompt:
             raise self._refusal(f"{self.name} has no argument {unknown[0][:80]!r}.")
         if long := [name for name, value in given.items() if len(value) > MAX_ARGUMENT]:
             raise self._refusal(f"{long[0]} is longer than {MAX_ARGUMENT} characters.")
+        for stream in self.streams_of(given):
+            for permission in {Permission.READ, self.permission or Permission.READ}:
+                views.authorise(stream, permission)
         # Many clients send an empty string for a form field that was left empty.
         return await self.render(views, **{name: value for name, value in given.items() if value})
 
@@ -115,7 +123,7 @@ def prompt(
     *arguments: Argument,
     title: str,
     streams: tuple[str, ...],
-    permission: Permission = Permission.READ,
+    permission: Permission | None = Permission.READ,
 ) -> Callable[[Callable[..., Awaitable[PromptContent]]], Prompt]:
     """Turn ``async def render(views: Views, argument: str) -> PromptContent`` into a `Prompt`.
 
@@ -162,20 +170,25 @@ class PromptRegistry:
         """Iterate over the prompts, sorted by name."""
         return iter(self._prompts.values())
 
-    def find(self, name: str) -> Prompt | None:
-        """Return the prompt of this name, or None."""
-        return self._prompts.get(name)
+    def offered(self, views: Views) -> list[Prompt]:
+        """Return the prompts that there are for whoever `views` are for, sorted by name."""
+        return [each for each in self if views.offers(each.permission) and each.is_readable(views)]
+
+    def find(self, name: str, views: Views) -> Prompt | None:
+        """Return the prompt of this name, or None if there is none for whoever `views` are for."""
+        return next((each for each in self.offered(views) if each.name == name), None)
 
 
 STREAM = Argument("stream", "Name of the stream.")
 GROUP = Argument("group", "Name of the consumer group.")
 
 
-async def value_or_error(value: Awaitable[dict[str, Any]]) -> dict[str, Any]:
+async def value_or_error(views: Views, value: Awaitable[dict[str, Any]]) -> dict[str, Any]:
     """Return a value, or the error that it failed with: a diagnosis is needed when something fails."""
     try:
         return await value
-    except BusError as error:
+    except BusError as failed:
+        error = views.told(failed)
         return {
             "failed": {
                 "code": str(error.code),

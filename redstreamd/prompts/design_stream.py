@@ -33,7 +33,7 @@ Design a stream for my purpose. Ask me only what you cannot decide.
 
 End with the calls that set it up, ready to be made: group_create for each group, and one stream_add.
 """,
-        {STREAMS: await value_or_error(views.streams())},
+        {STREAMS: await value_or_error(views, views.streams())},
     )
 
 

@@ -7,7 +7,7 @@ from redstreamd.presentation.views import Views
 from redstreamd.prompts.definition import GROUP, STREAM, PromptContent, prompt, value_or_error
 
 
-@prompt("diagnose-connection", title="Diagnose the connection to Redis", streams=())
+@prompt("diagnose-connection", title="Diagnose the connection to Redis", streams=(), permission=None)
 async def connection(views: Views) -> PromptContent:
     """Find out whether redstreamd reaches Redis, and if not, why and what to do."""
     return PromptContent(
@@ -28,7 +28,7 @@ Find out whether redstreamd can use Redis, and tell me in a few sentences.
 4. If something is wrong, name the one cause that explains all of it, and what to do first. If nothing is,
    say so and stop.
 """,
-        {HEALTH: await views.daemon_health.report()},
+        {HEALTH: await views.health()},
     )
 
 
@@ -51,7 +51,7 @@ Find out whether this stream is in good order, and tell me what you find, most s
 Call stream_health or stream_read where the facts are not enough. For each finding give the evidence, the
 likely cause and the next call to make. If the facts hold a failure, explain that instead.
 """,
-        {stream_uri(stream): await value_or_error(views.stream(stream))},
+        {stream_uri(stream): await value_or_error(views, views.stream(stream))},
     )
 
 
@@ -72,7 +72,7 @@ Find out whether the consumers of this group do their work, and tell me what you
 Call pending_list where the facts are not enough. For each finding give the evidence, the likely cause and
 the next call to make. Change nothing without asking me. If the facts hold a failure, explain that instead.
 """,
-        {group_uri(stream, group): await value_or_error(views.group(stream, group))},
+        {group_uri(stream, group): await value_or_error(views, views.group(stream, group))},
     )
 
 

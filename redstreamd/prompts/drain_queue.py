@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from redstreamd.policy import Permission
 from redstreamd.presentation.uris import group_uri
 from redstreamd.presentation.views import Views
 from redstreamd.prompts.definition import GROUP, STREAM, Argument, PromptContent, prompt, value_or_error
@@ -15,6 +16,7 @@ from redstreamd.prompts.definition import GROUP, STREAM, Argument, PromptContent
     Argument("instructions", "What to do with each entry.", required=False),
     title="Work through a queue",
     streams=("stream",),
+    permission=Permission.CONSUME,
 )
 async def drain(
     views: Views, stream: str, group: str, consumer: str, instructions: str = ""
@@ -37,7 +39,7 @@ Work through the queue of my stream and group until nothing is left, then report
 7. Stop when work_take returns no entries after its wait. Report how many are done, failed and put aside,
    and every entry ID that was put aside with its reason.
 """,
-        {group_uri(stream, group): await value_or_error(views.group(stream, group))},
+        {group_uri(stream, group): await value_or_error(views, views.group(stream, group))},
     )
 
 

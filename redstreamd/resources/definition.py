@@ -45,7 +45,8 @@ class Resource:
         description: Shown to users and models.
         uri: The URI or URI template (RFC 6570, level 1); each variable stands for one path segment.
         mime_type: The MIME type of the content; None if it varies.
-        permission: What the caller must be allowed to do to the streams.
+        permission: What the caller must be allowed to do to the streams, and to any stream for the resource
+            to be there at all; None for what is there for everybody, and is about no stream.
         streams: The variables that name streams, for the policy.
         fresh_seconds: For how long a client may use what it read.
         topic: Builds what a subscriber watches from the variables; None if subscribing is not possible.
@@ -57,7 +58,7 @@ class Resource:
     description: str = attrs.field()
     uri: str
     mime_type: str | None
-    permission: Permission
+    permission: Permission | None
     streams: tuple[str, ...] = attrs.field()
     fresh_seconds: float
     topic: Callable[..., Topic] | None
@@ -72,6 +73,8 @@ class Resource:
     def _check_streams(self, _: object, value: tuple[str, ...]) -> None:
         if missing := sorted(set(value) - set(self.parameters)):
             raise ValueError(f"resource {self.name} has no variables {missing}, which its streams name")
+        if value and self.permission is None:
+            raise ValueError(f"resource {self.name} has streams, and needs no permission on them")
 
     @property
     def parameters(self) -> tuple[str, ...]:
@@ -108,7 +111,7 @@ def resource(
     streams: tuple[str, ...],
     fresh_seconds: float,
     topic: Callable[..., Topic] | None,
-    permission: Permission = Permission.READ,
+    permission: Permission | None = Permission.READ,
 ) -> Callable[[Callable[..., Awaitable[Content]]], Resource]:
     """Turn ``async def name(views: Views, *, variable: str) -> Content`` into a `Resource`.
 
@@ -162,8 +165,19 @@ class ResolvedResource(msgspec.Struct, frozen=True):
         """What a subscriber watches, or None if subscribing is not possible."""
         return None if self.resource.topic is None else self.resource.topic(**self.variables)
 
+    def is_offered(self, views: Views) -> bool:
+        """Return whether there is such a resource for whoever `views` are for."""
+        return views.offers(self.resource.permission)
+
+    def authorise(self, views: Views) -> None:
+        """Raise PERMISSION_DENIED if whoever `views` are for may not use its streams."""
+        if self.resource.permission is not None:
+            for stream in self.streams:
+                views.authorise(stream, self.resource.permission)
+
     async def read(self, views: Views) -> Content:
         """Read it; see `Resource.read`."""
+        self.authorise(views)
         return await self.resource.read(views, **self.variables)
 
 

@@ -12,12 +12,13 @@ from redstreamd.resources.definition import Content, json_content, resource
     title="Health",
     mime_type="application/json",
     streams=(),
+    permission=None,
     fresh_seconds=0.0,
     topic=None,
 )
 async def health(views: Views) -> Content:
     """The health of the daemon and its connections to Redis; can be read while Redis is down."""
-    return json_content(await views.daemon_health.report())
+    return json_content(await views.health())
 
 
 RESOURCES = (health,)

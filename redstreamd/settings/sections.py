@@ -13,6 +13,7 @@ import attrs
 from msgspec import Meta
 
 from redstreamd.addresses import default_paths
+from redstreamd.policy.rules import Rule
 from redstreamd.settings.listen_address import ListenAddress
 from redstreamd.settings.masking import masked_url
 from redstreamd.settings.rate import Rate
@@ -530,6 +531,30 @@ class ListenersSettings:
 
 
 @attrs.frozen(kw_only=True)
+class PolicySettings:
+    """Who may do what to which streams."""
+
+    rules: Annotated[
+        tuple[Rule, ...],
+        Meta(
+            description='What is granted, such as ["agents may read publish consume on jobs:* events:*", '
+            '"reports may read on *"]. A principal is the name of the socket that a client came through. '
+            "Rules only grant, in any order, and what several grant is granted together. Without a rule "
+            "everybody may do what the tools of tools.profile can do. With one, what no rule grants is "
+            "refused, also to principals that no rule names, and is neither listed nor named. What is "
+            "granted on a stream covers the keys beside it. `redstreamd policy explain` says what decides.",
+        ),
+    ] = ()
+    read_only: Annotated[
+        bool,
+        Meta(
+            description="Grant nothing but reading, to everybody, whatever the rules say. Tools that write "
+            "are not offered.",
+        ),
+    ] = False
+
+
+@attrs.frozen(kw_only=True)
 class Settings:
     """All settings."""
 
@@ -540,3 +565,4 @@ class Settings:
     leases: LeasesSettings = attrs.field(factory=LeasesSettings)
     streams: StreamsSettings = attrs.field(factory=StreamsSettings)
     listeners: ListenersSettings = attrs.field(factory=ListenersSettings)
+    policy: PolicySettings = attrs.field(factory=PolicySettings)

@@ -15,6 +15,8 @@ from typing import Annotated, Any, Literal, Union, get_args, get_origin
 import attrs
 import msgspec
 
+from redstreamd.policy import rules
+from redstreamd.policy.rules import Rule
 from redstreamd.settings import listen_address, rate
 from redstreamd.settings.listen_address import ListenAddress
 from redstreamd.settings.rate import Rate
@@ -23,6 +25,7 @@ from redstreamd.settings.rate import Rate
 _TEXTS: Mapping[Any, tuple[Callable[[str], Any], str]] = {
     ListenAddress: (ListenAddress.parse, listen_address.NOTATION),
     Rate: (Rate.parse, rate.NOTATION),
+    Rule: (Rule.parse, rules.NOTATION),
 }
 _TRUE = ("true", "yes", "on", "1")
 _FALSE = ("false", "no", "off", "0")
@@ -144,7 +147,11 @@ def _parsed(value: Any, allowed: str, parse: Callable[[str], Any]) -> tuple[Any,
         value = [value]  # as with names
     if not (isinstance(value, list) and all(isinstance(item, str) for item in value)):
         raise NotAllowedError(allowed)
-    try:
-        return tuple(parse(item) for item in value)
-    except ValueError as wrong:
-        raise NotAllowedError(str(wrong)) from wrong
+    parsed = []
+    for number, item in enumerate(value, 1):
+        try:
+            parsed.append(parse(item))
+        except ValueError as wrong:
+            where = "" if len(value) == 1 else f" (item {number} of {len(value)})"
+            raise NotAllowedError(f"{wrong}{where}") from wrong
+    return tuple(parsed)

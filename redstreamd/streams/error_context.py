@@ -7,7 +7,7 @@ names exist instead.
 from __future__ import annotations
 
 import heapq
-from collections.abc import AsyncIterator, Callable, Collection, Iterable, Iterator
+from collections.abc import AsyncIterator, Callable, Collection, Iterable, Iterator, Sequence
 from contextlib import asynccontextmanager, contextmanager, suppress
 
 from redstreamd.admission.turns import next_turn
@@ -71,6 +71,7 @@ def appended(error: BusError, sentence: str) -> BusError:
         cause=cause,
         next_step=error.next_step,
         retry_after_seconds=error.retry_after_seconds,
+        similar=error.similar,
     )
 
 
@@ -82,13 +83,14 @@ async def check_exists(redis: Redis, stream: str) -> None:
 
 
 async def stream_not_found(redis: Redis, stream: str) -> BusError:
-    """Return the error for a stream that does not exist, with the nearest names that are known to exist."""
+    """Return the error for a stream that does not exist, with the similar names that are known to exist."""
+    known = await redis.shared(KnownStreams).names()
     return BusError(
         Code.STREAM_NOT_FOUND,
         f"There is no stream {stream!r}.",
-        cause="Nothing was added to it yet, or it was deleted."
-        + await _nearest(stream, await redis.shared(KnownStreams).names()),
+        cause="Nothing was added to it yet, or it was deleted.",
         next_step="Call stream_list to see the streams; stream_add and group_create create one.",
+        similar=await _similar(stream, known),
     )
 
 
@@ -147,8 +149,13 @@ def quoted(names: Iterable[str]) -> str:
     return ", ".join(map(repr, names))
 
 
-async def _nearest(name: str, known: Collection[str]) -> str:
-    """Return a sentence with the nearest names, when it is this call's turn; empty if there are none."""
+async def _similar(name: str, known: Collection[str]) -> Sequence[str]:
+    """Return the nearest names, when it is this call's turn."""
     await next_turn()
-    similar = nearest_names(name, known, 3, least=0.6)
+    return nearest_names(name, known, 3, least=0.6)
+
+
+async def _nearest(name: str, known: Collection[str]) -> str:
+    """Return a sentence with the nearest names; empty if there are none."""
+    similar = await _similar(name, known)
     return f" The nearest names are: {quoted(similar)}." if similar else ""

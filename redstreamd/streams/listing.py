@@ -8,12 +8,13 @@ import msgspec
 import trio
 
 from redstreamd.errors import BusError, Code
+from redstreamd.policy import StreamFilter
 from redstreamd.redisio.client import Redis
 from redstreamd.redisio.error_replies import KEY_DENIED
 from redstreamd.redisio.redis_errors import ServerReplied
 from redstreamd.streams.concurrency import gather
 from redstreamd.streams.error_context import explain_errors
-from redstreamd.streams.name_listing import Listing, sorted_listing
+from redstreamd.streams.name_listing import Listing, filtered_listing, sorted_listing
 from redstreamd.streams.names import is_companion_key, is_stream_name
 from redstreamd.streams.scripts import load
 from redstreamd.streams.shared_requests import SharedRequest
@@ -54,6 +55,8 @@ class Lister:
         self._scans: dict[str, SharedRequest[Listing]] = {}
         # The oldest first.
         self._kept: dict[str, Listing] = {}
+        # What is listed to some callers, with the listing that it is a part of; the oldest first.
+        self._filtered: dict[tuple[str, StreamFilter], tuple[Listing, Listing]] = {}
         self._slots = trio.Semaphore(MAX_SCANS_AT_ONCE)
 
     @property
@@ -82,7 +85,7 @@ class Lister:
             raise
 
     async def page(
-        self, pattern: str, *, cursor: str | None, count: int
+        self, pattern: str, *, cursor: str | None, count: int, readable: StreamFilter | None = None
     ) -> tuple[list[StreamSummary], str, bool]:
         """List streams whose names match a glob pattern, sorted by name.
 
@@ -90,6 +93,7 @@ class Lister:
             pattern: As for SCAN (https://redis.io/docs/latest/commands/scan/).
             cursor: The last name of the page before.
             count: The most streams to return.
+            readable: As for `names`.
 
         Returns:
             The page, the cursor of the next one, and whether there is more. Companion keys of
@@ -98,14 +102,16 @@ class Lister:
         Raises:
             BusError: TOO_LARGE, as `names`.
         """
-        listing = await self.names(pattern, goes_on=cursor is not None)
+        listing = await self.names(pattern, goes_on=cursor is not None, readable=readable)
         found = listing.after(cursor, count + 1)
         chosen = found[:count]
         summaries = await gather(self._position_if_permitted, chosen)
         lines = [summary for name in chosen if (summary := summaries[name]) is not None]
         return lines, chosen[-1] if chosen else (cursor or ""), len(found) > count
 
-    async def names(self, pattern: str, *, goes_on: bool = False) -> Listing:
+    async def names(
+        self, pattern: str, *, goes_on: bool = False, readable: StreamFilter | None = None
+    ) -> Listing:
         """Return the names of all streams that match a glob pattern, without companion keys.
 
         Streams of other programs whose names are not valid here are left out, too. Concurrent callers share
@@ -114,10 +120,29 @@ class Lister:
         Args:
             pattern: As for `page`.
             goes_on: For a further page of a listing, which may be older.
+            readable: Lets pass the names that the caller may read, of which alone the listing is then: its
+                number, its size and its version say nothing of others. None for all.
 
         Raises:
             BusError: TOO_LARGE if the server holds too many keys to scan.
         """
+        listing = await self._all_names(pattern, goes_on=goes_on)
+        if readable is None:
+            return listing
+        key = (pattern, readable)
+        filtered = self._filtered.get(key)
+        if filtered is not None and filtered[0] is listing:
+            return filtered[1]
+        part = await filtered_listing(listing, readable, trio.lowlevel.checkpoint)
+        if listing is self._kept.get(pattern):
+            # Only of what is kept itself, so together they have no more names for each filter.
+            self._filtered.pop(key, None)
+            if len(self._filtered) >= MAX_KEPT:
+                del self._filtered[next(iter(self._filtered))]
+            self._filtered[key] = (listing, part)
+        return part
+
+    async def _all_names(self, pattern: str, *, goes_on: bool) -> Listing:
         kept = self._kept.get(pattern)
         if kept is not None:
             age = trio.current_time() - kept.taken_at

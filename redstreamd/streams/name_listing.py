@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import hashlib
 from bisect import bisect_left, bisect_right
-from collections.abc import Awaitable, Callable, Iterator, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Iterator, Sequence
 from itertools import islice
 from typing import Final
 
@@ -94,17 +94,37 @@ async def sorted_listing(
             block += page[begin:end]
             begin = end
         await turn()
+    return await _listing((sorted(set(block)) for block in blocks), taken_at, turn)
+
+
+async def filtered_listing(
+    listing: Listing, passes: Callable[[str], bool], turn: Callable[[], Awaitable[object]]
+) -> Listing:
+    """Return the part of a listing that passes, as if there were no other names.
+
+    Args:
+        listing: The whole.
+        passes: Says whether a name is in the part; within a microsecond or two.
+        turn: Awaited between two parts of the work.
+    """
+    blocks = ([name for name in block if passes(name)] for block in listing.blocks)
+    return await _listing(blocks, listing.taken_at, turn)
+
+
+async def _listing(
+    blocks: Iterable[list[str]], taken_at: float, turn: Callable[[], Awaitable[object]]
+) -> Listing:
+    """Return the listing of blocks as `Listing` has them, but that they may be empty."""
     digest = hashlib.blake2b(digest_size=12)
     sorted_blocks, total, json_bytes = [], 0, 0
-    for block in blocks:
-        if block:
-            distinct = sorted(set(block))
+    for distinct in blocks:
+        if distinct:
             digest.update("\0".join((*distinct, "")).encode("utf-8", "backslashreplace"))
             sorted_blocks.append(distinct)
             total += len(distinct)
             # Without the brackets and the commas.
             json_bytes += len(msgspec.json.encode(distinct)) - len(distinct) - 1
-            await turn()
+        await turn()
     return Listing(sorted_blocks, total, json_bytes, digest.hexdigest(), taken_at)
 
 

@@ -66,6 +66,14 @@ def is_reply_stream(key: str) -> bool:
     return set(_COMPANION.findall(key)) == {Kind.REPLY.value}
 
 
+def judged_by(key: str) -> tuple[str, bool]:
+    """Return the stream whose rights decide about a key, and whether the key is a reply stream beside it."""
+    beside = _COMPANION.search(key)
+    if beside is None or beside.start() == 0:
+        return key, False
+    return key[: beside.start()], is_reply_stream(key)
+
+
 def is_reserved(key: str) -> bool:
     """Return whether only redstreamd itself writes to a key. Anybody may write to reply streams."""
     return is_companion_key(key) and not is_reply_stream(key)

@@ -16,7 +16,7 @@ from typing import Any, Generic, Protocol, TypeVar
 import attrs
 
 from redstreamd.errors.nearest_names import nearest_names
-from redstreamd.policy import Need, Permission, Principal
+from redstreamd.policy import Need, Permission, Principal, StreamFilter
 from redstreamd.streams.lease_tokens import Lease
 from redstreamd.streams.plans import Plan
 from redstreamd.streams.waiting import Wait
@@ -93,6 +93,15 @@ class Call(Protocol[BusT_co]):
         Raises:
             BusError: PERMISSION_DENIED.
         """
+        ...
+
+    def may(self, stream: str, permission: Permission) -> bool:
+        """Ask for a permission, for an answer that depends on it."""
+        ...
+
+    @property
+    def readable(self) -> StreamFilter | None:
+        """What lets pass the streams that the caller may read; None for all."""
         ...
 
 

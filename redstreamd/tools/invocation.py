@@ -31,7 +31,7 @@ import trio
 
 from redstreamd.errors import BusError, Code
 from redstreamd.errors.remedies import setting
-from redstreamd.policy import Authorise, Need, Permission, Principal
+from redstreamd.policy import Need, Permission, Policy, Principal, StreamFilter
 from redstreamd.streams.lease_tokens import Lease
 from redstreamd.tools.argument_text import as_arguments
 from redstreamd.tools.definition import Progress, Tool, no_progress
@@ -131,7 +131,7 @@ class Rules(Generic[BusT]):
 
     Attributes:
         bus: The domain, for handlers.
-        authorise: Says whether a principal may do something to a stream.
+        policy: Says what a principal may do to a stream.
         admit: Says whether a call may run now; None: every call may.
         on_ended: Is told of each call that ended; None for nobody. It must not raise.
         timeout_seconds: The time limit of a call, in addition to the time that it asked to wait.
@@ -140,7 +140,7 @@ class Rules(Generic[BusT]):
     """
 
     bus: BusT
-    authorise: Authorise
+    policy: Policy
     admit: Admit | None
     on_ended: Callable[[CallEnded], None] | None
     timeout_seconds: float
@@ -196,7 +196,21 @@ class Invocation(msgspec.Struct, Generic[BusT], eq=False):
         Raises:
             BusError: PERMISSION_DENIED.
         """
-        self.rules.authorise(self.principal, stream, permission)
+        self.rules.policy.authorise(self.principal, stream, permission)
+
+    def may(self, stream: str, permission: Permission) -> bool:
+        """Ask for a permission, for an answer that depends on it."""
+        return self.rules.policy.may(self.principal, stream, permission)
+
+    @property
+    def readable(self) -> StreamFilter | None:
+        """What lets pass the streams that the caller may read; None for all."""
+        return self.rules.policy.readable(self.principal)
+
+    def refusal(self, error: BaseException) -> BusError:
+        """Return the error to answer with, see `as_bus_error`; with the hints that the caller may have."""
+        refusal = as_bus_error(self.tool, error)
+        return refusal.with_hint(self.rules.policy.known(self.principal)) if refusal.similar else refusal
 
     def admit(self) -> Deferral | None:
         """Ask whether the call may run now: None if it may, else its place in a queue."""
@@ -266,7 +280,7 @@ class Invocation(msgspec.Struct, Generic[BusT], eq=False):
             result = success(await self.run(progress, go_on))
             outcome, size = OK, result.size
         except Exception as error:  # noqa: BLE001 - the boundary: a defect must not end the connection
-            refusal = as_bus_error(self.tool, error)
+            refusal = self.refusal(error)
             result = failure(refusal)
             outcome, size = str(refusal.code), result.size
             # Its traceback has this frame, so they would be a cycle.

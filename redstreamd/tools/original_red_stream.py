@@ -222,7 +222,7 @@ class ListStreamsArguments:
 )
 async def list_streams(call: Call[Bus], args: ListStreamsArguments) -> dict[str, Any]:
     """List the names of streams. New clients use stream_list."""
-    listing = await call.bus.lister.names(args.pattern)
+    listing = await call.bus.lister.names(args.pattern, readable=call.readable)
     max_bytes = call.bus.settings.limits.max_message_bytes // 2
     if listing.json_bytes > max_bytes:
         raise BusError(

@@ -60,7 +60,9 @@ class StreamList:
 )
 async def stream_list(call: Call[Bus], args: StreamListArguments) -> StreamList:
     """List streams by name with their length, number of consumer groups and the age of the last entry."""
-    page, cursor, more = await call.bus.lister.page(args.pattern, cursor=args.cursor, count=args.count)
+    page, cursor, more = await call.bus.lister.page(
+        args.pattern, cursor=args.cursor, count=args.count, readable=call.readable
+    )
     shown = fitting([stream_line(each) for each in page], call.bus.settings.tools.max_result_bytes)
     if len(shown) < len(page):
         return StreamList(shown, shown[-1]["stream"], has_more=True)

@@ -22,7 +22,7 @@ import attrs
 from redstreamd import strict_json
 from redstreamd.errors import BusError
 from redstreamd.errors.remedies import setting
-from redstreamd.policy import Authorise, Need, Principal, allow_all
+from redstreamd.policy import Need, Permission, Policy, Principal
 from redstreamd.streams.bus import Bus
 from redstreamd.streams.lease_tokens import Lease
 from redstreamd.streams.name_rules import NameRules
@@ -49,6 +49,8 @@ ValueT = TypeVar("ValueT")
 _NAME_SHOWN: Final = 80
 #: Permitted needs that are remembered; with names of 512 bytes about 3 MiB.
 _MAX_REMEMBERED: Final = 4_096
+#: Principals of which it is remembered what they may not use.
+_MAX_PRINCIPALS: Final = 1_024
 
 
 _Key = tuple[Principal, str, object]
@@ -86,6 +88,23 @@ class _Made(dict[str, ValueT]):
         return value
 
 
+class _Hidden(dict[Principal, frozenset[str]]):
+    """The names of the tools that a principal may not use, each found when it is first asked for."""
+
+    def __init__(self, offered: Registry, policy: Policy) -> None:
+        super().__init__()
+        self._offered = offered
+        self._policy = policy
+
+    def __missing__(self, principal: Principal) -> frozenset[str]:
+        permissions = self._policy.somewhere(principal)
+        hidden = frozenset(each.name for each in self._offered if each.permission not in permissions)
+        if len(self) >= _MAX_PRINCIPALS:
+            del self[next(iter(self))]
+        self[principal] = hidden
+        return hidden
+
+
 class Toolbox(Generic[BusT]):
     """The tools of the active profiles, ready to be called.
 
@@ -93,6 +112,8 @@ class Toolbox(Generic[BusT]):
         timeout_seconds: The time limit of a call.
         prepared: The tools that were compiled, by name.
         rules: What every call is subject to.
+        policy: Says which tools a principal may use, and on which streams.
+        hidden: The tools that are not offered to a principal, by principal; None if all are to everybody.
     """
 
     def __init__(
@@ -103,7 +124,7 @@ class Toolbox(Generic[BusT]):
         *,
         names: NameRules | None = None,
         read_lease: Callable[[str, str], Lease] | None = None,
-        authorise: Authorise = allow_all,
+        policy: Policy | None = None,
         admit: Admit | None = None,
         on_ended: Callable[[CallEnded], None] | None = None,
         timeout_seconds: float = 60.0,
@@ -120,7 +141,7 @@ class Toolbox(Generic[BusT]):
             bus: What handlers get as ``call.bus``.
             names: Checks names; None for the default settings.
             read_lease: ``(token, name of the principal)``; needed if a tool takes a lease.
-            authorise: See `Rules`.
+            policy: See `Rules`; None: everything is granted.
             admit: See `Rules`.
             on_ended: See `Rules`.
             timeout_seconds: See `Rules`.
@@ -134,8 +155,13 @@ class Toolbox(Generic[BusT]):
         self._profiles = tuple(sorted(profiles))
         self._names = names or NameRules()
         self._read_lease = read_lease
-        self.rules = Rules(bus, authorise, admit, on_ended, timeout_seconds, default_wait_seconds, check_rate)
+        self.policy = policy or Policy()
+        self.rules = Rules(
+            bus, self.policy, admit, on_ended, timeout_seconds, default_wait_seconds, check_rate
+        )
         self._offered = registry.for_profiles(self._profiles)
+        self.hidden = _Hidden(self._offered, self.policy) if self.policy.restricts else None
+        self._offered_to: dict[frozenset[Permission], Registry] = {}
         self._max_nesting = max_nesting
         self._max_values = max_values
         self.prepared = _Made(self._prepare)
@@ -144,9 +170,20 @@ class Toolbox(Generic[BusT]):
         self._permitted: dict[_Key, Sequence[Need]] = {}
 
     @cached_property
-    def listing(self) -> list[dict[str, Any]]:
-        """The tools as ``tools/list`` gives them, sorted by name."""
-        return [listed(tool) for tool in self._offered]
+    def listing(self) -> dict[str, dict[str, Any]]:
+        """Every tool by name, as ``tools/list`` gives it, sorted by name."""
+        return {tool.name: listed(tool) for tool in self._offered}
+
+    def offered_to(self, principal: Principal) -> Registry:
+        """Return the tools that a principal may use; the same value for those who may use the same."""
+        if not self.policy.restricts:
+            return self._offered
+        permissions = self.policy.somewhere(principal)
+        offered = self._offered_to.get(permissions)
+        if offered is None:
+            offered = Registry(each for each in self._offered if each.permission in permissions)
+            self._offered_to[permissions] = offered
+        return offered
 
     def compile(self) -> None:
         """Make what calls and the listing need of every tool, as far as it is not there. On any thread.
@@ -159,17 +196,17 @@ class Toolbox(Generic[BusT]):
             self.prepared[tool.name], self._structure[tool.name]
         self.listing  # noqa: B018
 
-    def find(self, name: str) -> Tool[Any]:
+    def find(self, name: str, principal: Principal) -> Tool[Any]:
         """Return the tool of this name.
 
         Raises:
-            UnknownToolError: It does not exist (the text names similar tools), or not in the active profiles
-                (the text names the profile that has it).
+            UnknownToolError: It does not exist for this principal (the text names similar tools), or not in
+                the active profiles (the text names the profile that has it).
         """
         try:
-            return self._offered.get(name)
+            return self.offered_to(principal).get(name)
         except UnknownToolError as unknown:
-            raise UnknownToolError(name, unknown.nearest, self._explain(unknown)) from None
+            raise UnknownToolError(name, unknown.nearest, self._explain(unknown, principal)) from None
 
     def prepare(self, name: str) -> Prepared | None:
         """Return the tool of this name, compiled; None if it is not offered."""
@@ -302,7 +339,7 @@ class Toolbox(Generic[BusT]):
             elif need.stream not in self._names.plain:
                 # It was checked by the rules of when the lease was taken.
                 may_be_remembered = False
-            self.rules.authorise(principal, need.stream, need.permission)
+            self.policy.authorise(principal, need.stream, need.permission)
         if may_be_remembered:
             if len(self._permitted) >= _MAX_REMEMBERED:
                 del self._permitted[next(iter(self._permitted))]
@@ -322,15 +359,21 @@ class Toolbox(Generic[BusT]):
             # Its traceback has this frame, so they would be a cycle.
             del error
 
-    def _explain(self, unknown: UnknownToolError) -> str:
+    def _explain(self, unknown: UnknownToolError, principal: Principal) -> str:
         shown = json.dumps(unknown.name[:_NAME_SHOWN]).strip('"')
         active = ", ".join(self._profiles)
-        if unknown.name in self._registry:
+        if (
+            unknown.name in self._registry
+            and unknown.name not in self._offered
+            and self._registry.get(unknown.name).permission in self.policy.somewhere(principal)
+        ):
             profile = self._registry.get(unknown.name).profile
             return (
                 f"Unknown tool: {shown}. It belongs to the profile {profile}; active here: {active}. "
                 f"The daemon's setting {setting('tools.profile')} chooses them."
             )
+        if not unknown.nearest:
+            return f"Unknown tool: {shown}. No tool is offered to you; tools/list is empty."
         nearest = ", ".join(unknown.nearest)
         return (
             f"Unknown tool: {shown}. Nearest: {nearest}. Active profile: {active}; tools/list has them all."
@@ -351,7 +394,7 @@ def toolbox_over(
     registry: Registry,
     profiles: Iterable[Profile],
     *,
-    authorise: Authorise = allow_all,
+    policy: Policy | None = None,
     admit: Admit | None = None,
     check_rate: CheckRate | None = None,
     on_ended: Callable[[CallEnded], None] | None = None,
@@ -363,7 +406,7 @@ def toolbox_over(
         bus,
         names=bus.names,
         read_lease=bus.work.read_lease,
-        authorise=authorise,
+        policy=policy,
         admit=admit,
         on_ended=on_ended,
         timeout_seconds=bus.settings.tools.call_timeout_seconds,

@@ -54,7 +54,7 @@ class Calling(RuleBasedStateMachine):
 
     def answer(self, tool: str, **arguments: Any) -> dict[str, Any]:
         """Call a tool with JSON, check the form of its answer, and return the whole."""
-        found = self.toolbox.find(tool)
+        found = self.toolbox.find(tool, ME)
         given = json.loads(json.dumps(arguments))
         result = self.threads.call(partial(self.toolbox.call, found, given, ME, no_progress))
         whole: dict[str, Any] = json.loads(result.opened + b"}")

@@ -177,7 +177,10 @@ def test_every_prompt_says_which_streams_it_reads_for_the_policy() -> None:
         "diagnose-stream": ("s",),
         "drain-a-queue": ("s",),
     }
-    assert {each.permission for each in PROMPTS} == {Permission.READ}
+    assert {each.name: each.permission for each in PROMPTS if each.permission is not Permission.READ} == {
+        "diagnose-connection": None,
+        "drain-a-queue": Permission.CONSUME,
+    }
 
 
 def test_a_definition_that_contradicts_itself_is_refused() -> None:

@@ -36,6 +36,8 @@ OTHER = {
     "listeners.tls_min_version": "1.3",
     "listeners.allow_unprotected_tcp": "true",
     "limits.rates": "stream_add=5/s",
+    "policy.rules": "agents may read on *",
+    "policy.read_only": "true",
     "tools.profile": "operator",
     "streams.naming": "off",
 }

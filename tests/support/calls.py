@@ -26,7 +26,7 @@ async def no_progress(progress: float, total: float | None, message: str | None)
 async def answer(bus: Bus, tool: str, principal: Principal = ME, **arguments: Any) -> dict[str, Any]:
     """Call a tool and return the whole answer; its structured content fits the output schema."""
     toolbox = _toolbox(bus)
-    found = toolbox.find(tool)
+    found = toolbox.find(tool, principal)
     whole = (await toolbox.call(found, arguments, principal, no_progress)).plain()
     # The other cause of this code is a server that lacks a command.
     if "failed unexpectedly" in whole.get("structuredContent", {}).get("message", ""):

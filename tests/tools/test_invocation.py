@@ -11,7 +11,7 @@ import trio
 import trio.testing
 
 from redstreamd.errors import BusError, Code
-from redstreamd.policy import Need, Permission, Principal
+from redstreamd.policy import Need, Permission, Policy, Principal
 from redstreamd.settings import StreamsSettings
 from redstreamd.streams.bus import Bus
 from redstreamd.streams.name_rules import NameRules
@@ -57,10 +57,11 @@ async def act(call: Call[None], args: Arguments) -> dict[str, Any]:
     return {"done": args.stream}
 
 
-class Recorder:
+class Recorder(Policy):
     """Answers the questions of a toolbox, and records what it was asked and told."""
 
     def __init__(self) -> None:
+        super().__init__()
         self.asked: list[tuple[str, str, Permission]] = []
         self.denied: set[tuple[str, Permission]] = set()
         self.ended: list[CallEnded] = []
@@ -92,7 +93,7 @@ def toolbox_for(recorder: Recorder, **options: Any) -> Toolbox[None]:
         Registry([act]),
         [Profile.WORKER],
         None,
-        authorise=recorder.authorise,
+        policy=recorder,
         on_ended=recorder.ended.append,
         **options,
     )
@@ -289,14 +290,14 @@ async def test_calls_of_the_domain_can_be_deferred(bus: Bus, recorder: Recorder)
     profiles = [Profile.OPERATOR, Profile.RED_STREAM]
     toolbox = toolbox_over(bus, REGISTRY, profiles, admit=at_once, on_ended=recorder.ended.append)
     added = await toolbox.call(
-        toolbox.find("stream_add"), {"stream": "s", "entries": [{"n": 1}]}, ME, no_progress
+        toolbox.find("stream_add", ME), {"stream": "s", "entries": [{"n": 1}]}, ME, no_progress
     )
     assert not added.is_error
     taken = await toolbox.call(
-        toolbox.find("work_take"), {"stream": "s", "group": "g", "consumer": "c"}, ME, no_progress
+        toolbox.find("work_take", ME), {"stream": "s", "group": "g", "consumer": "c"}, ME, no_progress
     )
     lease = taken.plain()["structuredContent"]["lease"]
-    done = await toolbox.call(toolbox.find("work_done"), {"lease": lease}, ME, no_progress)
+    done = await toolbox.call(toolbox.find("work_done", ME), {"lease": lease}, ME, no_progress)
     assert done.plain()["structuredContent"]["already_done"] == []
     assert len(recorder.deferrals) == 3
     assert [(event.tool, event.streams) for event in recorder.ended] == [

@@ -18,7 +18,7 @@ import attrs
 import pytest
 
 from redstreamd.errors import BusError
-from redstreamd.policy import Need, Permission, Principal
+from redstreamd.policy import Need, Permission, Policy, Principal
 from redstreamd.streams.bus import Bus
 from redstreamd.tools.catalog import REGISTRY
 from redstreamd.tools.definition import NO_NEEDS, Profile, Registry, Tool
@@ -179,10 +179,11 @@ class Caller:
 def caller(bus: Bus, server: Server, registry: Registry = REGISTRY) -> Caller:
     asked: list[Need] = []
 
-    def authorise(_: Principal, stream: str, permission: Permission) -> None:
-        asked.append(Need(stream, permission))
+    class Asked(Policy):
+        def authorise(self, principal: Principal, stream: str, permission: Permission) -> None:
+            asked.append(Need(stream, permission))
 
-    return Caller(toolbox_over(bus, registry, PROFILES, authorise=authorise), server, asked)
+    return Caller(toolbox_over(bus, registry, PROFILES, policy=Asked()), server, asked)
 
 
 @pytest.mark.parametrize("tool", REGISTRY, ids=[tool.name for tool in REGISTRY])

@@ -13,6 +13,7 @@ from typing import ClassVar, Protocol
 import attrs
 import msgspec
 
+from redstreamd.policy import StreamFilter
 from redstreamd.streams.bus import Bus
 from redstreamd.streams.error_context import explain_errors
 from redstreamd.streams.group_lists import GroupLists
@@ -104,11 +105,16 @@ class GroupTopic(msgspec.Struct, frozen=True):
 
 @attrs.frozen
 class ListTopic:
-    """The names of all streams.
+    """The names of all streams, or of those that a subscriber may read.
 
     Redis pushes nothing for keys that were not named. Keyspace notifications are off by default, and report
     every write where they are on. So the names are listed from time to time, once for all subscribers.
+
+    Attributes:
+        readable: Lets pass the streams whose coming and going is told; None for all.
     """
+
+    readable: StreamFilter | None = None
 
     pace: ClassVar[Pace] = Pace(pause_seconds=1.0, poll_seconds=5.0)
 
@@ -118,7 +124,7 @@ class ListTopic:
 
     async def read_version(self, bus: Bus) -> str:
         """Read all names of streams."""
-        return (await bus.lister.names("*")).version
+        return (await bus.lister.names("*", readable=self.readable)).version
 
 
 def _digest(text: str) -> str:

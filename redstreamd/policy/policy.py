@@ -1,0 +1,241 @@
+"""Decides what a principal may do to a stream: the one place that is asked for rights.
+
+- Without a rule everybody may do everything that the offered tools can do: `tools.profile` decides whether
+  streams are managed at all.
+- With a rule, what no rule grants is refused, also to principals that no rule names. What several rules grant
+  is granted together; the order of rules has no meaning.
+- A policy that is read-only grants nothing but reading, whatever the rules say.
+- The keys beside a stream are judged by the stream. Two grants follow from what they are for: who may publish
+  requests to a stream may read the reply streams beside it, and who may consume it may publish to them. That
+  a reply stream belongs to somebody is another question, which is asked after this one.
+
+Verdicts depend on names only, never on what exists, so a refusal tells nothing about what exists. They do not
+change while the daemon runs. They are remembered by principal and stream, so that a call costs one look into
+a dict.
+"""
+
+from __future__ import annotations
+
+import enum
+from collections.abc import Callable, Iterable, Sequence
+from typing import Final
+
+import attrs
+
+from redstreamd.errors import BusError, Code
+from redstreamd.policy.principals import Permission, Principal
+from redstreamd.policy.rules import Rule, matcher
+
+#: Verdicts and principals that are remembered; with names of 512 bytes about 3 MiB.
+_MAX_REMEMBERED: Final = 4_096
+_MAX_PRINCIPALS: Final = 1_024
+
+Permissions = frozenset[Permission]
+_NONE: Final[Permissions] = frozenset()
+_ALL: Final[Permissions] = frozenset(Permission)
+_READ_ONLY: Final[Permissions] = frozenset({Permission.READ})
+
+Judged = Callable[[str], tuple[str, bool]]
+"""Returns the stream that a key is judged by, and whether the key is a reply stream beside it."""
+
+
+def judged_by_itself(stream: str) -> tuple[str, bool]:
+    """Judge every key by its own name, for streams that have no keys beside them."""
+    return stream, False
+
+
+class Why(enum.Enum):
+    """What decided a verdict."""
+
+    NO_RULES = "there are no rules, so everything is granted that the offered tools can do"
+    RULE = "a rule grants it"
+    REPLIES = "it is a reply stream, and a rule grants what goes with it"
+    READ_ONLY = "the policy is read-only (policy.read_only), which overrides the rules"
+    NO_RULE_FOR_PRINCIPAL = "there are rules, and none is for this principal"
+    NO_RULE_FOR_STREAM = "no rule for this principal grants it on this stream"
+
+
+@attrs.frozen
+class Verdict:
+    """Whether something is granted, and why.
+
+    Attributes:
+        granted: Whether it is.
+        why: What decided it.
+        rule: The rule that grants it, of several the first; None if none does.
+    """
+
+    granted: bool
+    why: Why
+    rule: Rule | None = None
+
+
+@attrs.frozen
+class _Grant:
+    """A rule, with what its patterns match."""
+
+    rule: Rule
+    permissions: Permissions
+    streams: tuple[Callable[[str], bool], ...]
+
+
+class StreamFilter:
+    """The streams that may be named to a caller. Equal for callers to whom the same may be named."""
+
+    __slots__ = ("_matchers", "patterns")
+
+    def __init__(self, patterns: Iterable[str]) -> None:
+        """Let names pass that match one of the patterns."""
+        self.patterns: Final = frozenset(patterns)
+        self._matchers: Final = tuple(matcher(pattern) for pattern in sorted(self.patterns))
+
+    def __eq__(self, other: object) -> bool:
+        """Return whether the same names pass."""
+        return isinstance(other, StreamFilter) and self.patterns == other.patterns
+
+    def __hash__(self) -> int:
+        """Return a hash that goes with equality."""
+        return hash(self.patterns)
+
+    def __call__(self, stream: str) -> bool:
+        """Return whether a stream may be named; never a key beside a stream."""
+        return any(matches(stream) for matches in self._matchers)
+
+
+class Policy:
+    """The rules in force.
+
+    Attributes:
+        restricts: Whether anything is refused to anybody.
+        read_only: Whether nothing but reading is granted.
+    """
+
+    def __init__(
+        self, rules: Sequence[Rule] = (), *, read_only: bool = False, judged: Judged = judged_by_itself
+    ) -> None:
+        """Apply the rules.
+
+        Args:
+            rules: In any order; none: everything is granted.
+            read_only: Grant nothing but reading.
+            judged: See `Judged`.
+        """
+        self.restricts: Final = bool(rules) or read_only
+        self.read_only: Final = read_only
+        self._rules: Final = tuple(rules)
+        self._judged: Final = judged
+        # The oldest is forgotten first.
+        self._grants: dict[str, tuple[_Grant, ...]] = {}
+        self._verdicts: dict[tuple[str, str], Permissions] = {}
+
+    def authorise(self, principal: Principal, stream: str, permission: Permission) -> None:
+        """Return if the principal may do this to the stream.
+
+        Raises:
+            BusError: PERMISSION_DENIED, whether or not the stream exists.
+        """
+        if not self.may(principal, stream, permission):
+            raise _refusal(principal, stream, permission, self.read_only)
+
+    def may(self, principal: Principal, stream: str, permission: Permission) -> bool:
+        """Return whether the principal may do this to the stream."""
+        if not self.restricts:
+            return True
+        key = (principal.name, stream)
+        granted = self._verdicts.get(key)
+        if granted is None:
+            granted = frozenset(each for each in Permission if self.judge(*key, each).granted)
+            if len(self._verdicts) >= _MAX_REMEMBERED:
+                del self._verdicts[next(iter(self._verdicts))]
+            self._verdicts[key] = granted
+        return permission in granted
+
+    def somewhere(self, principal: Principal) -> Permissions:
+        """Return what the principal may do to any stream at all, which decides what is offered to it."""
+        if not self._rules:
+            return _READ_ONLY if self.read_only else _ALL
+        granted = _NONE.union(*(grant.permissions for grant in self._granted(principal.name)))
+        return granted & _READ_ONLY if self.read_only else granted
+
+    def readable(self, principal: Principal) -> StreamFilter | None:
+        """Return what lets pass the streams that the principal may read; None if it may read all."""
+        return self._filter(principal, frozenset({Permission.READ}))
+
+    def known(self, principal: Principal) -> StreamFilter | None:
+        """Return what lets pass the streams that it may do anything to; None for all."""
+        return self._filter(principal, _READ_ONLY if self.read_only else _ALL)
+
+    def judge(self, principal: str, stream: str, permission: Permission) -> Verdict:
+        """Return whether a principal of this name may do this to the stream, and why; not remembered."""
+        if self.read_only and permission is not Permission.READ:
+            return Verdict(False, Why.READ_ONLY)
+        if not self._rules:
+            return Verdict(True, Why.NO_RULES)
+        grants = self._granted(principal)
+        if not grants:
+            return Verdict(False, Why.NO_RULE_FOR_PRINCIPAL)
+        name, is_reply_stream = self._judged(stream)
+        rule = _granting(grants, name, permission)
+        if rule is not None:
+            return Verdict(True, Why.RULE, rule)
+        if is_reply_stream and (implied_by := _IMPLIED_ON_REPLIES.get(permission)) is not None:
+            rule = _granting(grants, name, implied_by)
+            if rule is not None:
+                return Verdict(True, Why.REPLIES, rule)
+        return Verdict(False, Why.NO_RULE_FOR_STREAM)
+
+    def _granted(self, principal: str) -> tuple[_Grant, ...]:
+        grants = self._grants.get(principal)
+        if grants is None:
+            grants = tuple(
+                _Grant(rule, frozenset(rule.permissions), tuple(map(matcher, rule.streams)))
+                for rule in self._rules
+                if any(matcher(pattern)(principal) for pattern in rule.principals)
+            )
+            if len(self._grants) >= _MAX_PRINCIPALS:
+                del self._grants[next(iter(self._grants))]
+            self._grants[principal] = grants
+        return grants
+
+    def _filter(self, principal: Principal, any_of: Permissions) -> StreamFilter | None:
+        if not self._rules:
+            return None
+        patterns = {
+            pattern
+            for grant in self._granted(principal.name)
+            if grant.permissions & any_of
+            for pattern in grant.rule.streams
+        }
+        return None if "*" in patterns else StreamFilter(patterns)
+
+
+#: What grants a permission on the reply streams beside a stream besides the permission itself.
+_IMPLIED_ON_REPLIES: Final = {Permission.READ: Permission.PUBLISH, Permission.PUBLISH: Permission.CONSUME}
+
+
+def _granting(grants: Iterable[_Grant], stream: str, permission: Permission) -> Rule | None:
+    for grant in grants:
+        if permission in grant.permissions and any(matches(stream) for matches in grant.streams):
+            return grant.rule
+    return None
+
+
+_DOES: Final = {
+    Permission.READ: "read",
+    Permission.PUBLISH: "publish to",
+    Permission.CONSUME: "take work from",
+    Permission.MANAGE: "manage",
+}
+
+
+def _refusal(principal: Principal, stream: str, permission: Permission, read_only: bool) -> BusError:
+    return BusError(
+        Code.PERMISSION_DENIED,
+        f"You may not {_DOES[permission]} {stream[:80]!r}.",
+        cause=f"The policy of this daemon does not grant {permission} on it to {principal.name}, whether or "
+        "not it exists."
+        if not (read_only and permission is not Permission.READ)
+        else "This daemon is read-only.",
+        next_step="Use a stream that you may use, or ask the operator: `redstreamd policy explain` says what "
+        "decides.",
+    )
