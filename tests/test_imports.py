@@ -54,9 +54,9 @@ ALLOWED: dict[str, set[str]] = {
     },
     "daemon": LEAVES
     | {"addresses", "event_log", "mcp_server", "mcpio", "presentation", "prompts", "redisio", "resources"}
-    "policy": {"errors"},
-    "settings": {"addresses", "errors", "policy", "startup"},
-    "service": {"errors", "startup", "visible_text"},
+    | {"protection", "service", "service.embedded", "settings", "startup", "streams", "tools"},
+    "cli": {"addresses", "client", "daemon", "doctor", "errors", "service", "settings", "startup"}
+    | {"visible_text"},
     "__main__": {"cli"},
 }
 

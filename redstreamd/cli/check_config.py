@@ -26,7 +26,7 @@ def add_to(commands: Any) -> None:
 
 
 def run(arguments: argparse.Namespace) -> int:
-    """Print the settings as TOML with the sources as comments, secrets masked."""
+    """Print the settings as TOML, sources as comments, secrets masked; on stderr, rules without effect."""
     return with_settings(arguments, _print)
 
 
@@ -39,6 +39,12 @@ def _print(loaded: Loaded) -> int:
         from redstreamd.daemon.call_rates import check_rate
 
         check_rate(loaded.settings, str(loaded.sources["limits.rates"]))
+    if loaded.settings.policy.rules:
+        from redstreamd.cli.terminal import print_error
+        from redstreamd.daemon.policy_settings import unused_rules
+
+        for finding in unused_rules(loaded.settings):
+            print_error(finding)
     lines = []
     for key, source in loaded.sources.items():
         value = loaded.shown(key)

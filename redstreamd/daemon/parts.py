@@ -13,13 +13,13 @@ import msgspec
 from redstreamd import __version__
 from redstreamd.admission.claims import SUBSCRIPTIONS, SharedLimit
 from redstreamd.daemon.call_rates import check_rate
+from redstreamd.daemon.policy_settings import policy_of
 from redstreamd.event_log.event_log import EventLog
 from redstreamd.event_log.texts import record
 from redstreamd.mcp_server.direct_calls import DirectPath
 from redstreamd.mcp_server.server_info import discovery, greeting, implementation
 from redstreamd.mcpio.limits import Limits
 from redstreamd.mcpio.pending_kernels import PendingKernels
-from redstreamd.policy import Policy
 from redstreamd.presentation.daemon_health import DaemonHealth
 from redstreamd.presentation.views import Views
 from redstreamd.redisio.client import Redis
@@ -34,7 +34,6 @@ from redstreamd.settings import Settings
 from redstreamd.startup.state_directory import state_in
 from redstreamd.streams.bus import Bus
 from redstreamd.streams.lease_tokens import LeaseKey
-from redstreamd.streams.names import judged_by
 from redstreamd.streams.subscriptions.feeds import Feeds
 from redstreamd.streams.subscriptions.updates import Updates
 from redstreamd.tools.catalog import INSTRUCTIONS, REGISTRY
@@ -109,7 +108,7 @@ def build_parts(settings: Settings, resources: AsyncExitStack) -> Parts:
     daemon_health.include("collector", collector.statistics)
     daemon_health.include("installation", installation)
     profiles = [Profile(name) for name in settings.tools.profile]
-    policy = Policy(settings.policy.rules, read_only=settings.policy.read_only, judged=judged_by)
+    policy = policy_of(settings)
     toolbox = toolbox_over(bus, REGISTRY, profiles, policy=policy, check_rate=check_rate(settings))
     direct_path = DirectPath(toolbox, bus.redis, implementation(__version__))
     limits = Limits(

@@ -19,7 +19,7 @@ from redstreamd.mcpio.listeners import ListenError, open_tcp_listeners, open_uni
 from redstreamd.policy import Principal
 from redstreamd.protection.listener_protection import Demands, Protection
 from redstreamd.service.socket_activation import Activated
-from redstreamd.settings import Kind, ListenAddress, ListenersSettings, Settings
+from redstreamd.settings import DaemonSettings, Kind, ListenAddress, ListenersSettings, Settings
 from redstreamd.settings.credential_paths import path_of
 from redstreamd.settings.listener_demands import check_protected
 
@@ -139,6 +139,13 @@ async def _open(address: ListenAddress) -> list[OpenListener]:
         return [_listener(listener, listener.socket, "unix")]
     listeners = await open_tcp_listeners(address.host, address.port)
     return [_listener(each, each.socket, "tcp") for each in listeners]
+
+
+def principals_of(settings: DaemonSettings) -> set[str]:
+    """Return the names of the principals that these settings make, and of those that the units make."""
+    made = {"unix" if address.kind is Kind.UNIX else "tcp" for address in settings.listen}
+    # The socket unit's, of the default socket, of `redstreamd stdio` with and without a listening socket.
+    return made | {"mcp", "unix", "stdio", "stdin"}
 
 
 def _listener(

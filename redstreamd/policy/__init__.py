@@ -1,7 +1,7 @@
 """Principals, permissions, needs and the rules that grant them; knows neither Redis nor MCP."""
 
+from redstreamd.policy.access import Policy, StreamFilter
 from redstreamd.policy.needs import Need
-from redstreamd.policy.policy import Policy, StreamFilter
 from redstreamd.policy.principals import Permission, Principal
 from redstreamd.policy.rules import Rule
 

@@ -9,7 +9,7 @@ import pytest
 
 from redstreamd.errors import BusError, Code
 from redstreamd.policy import Permission, Policy, Principal, Rule
-from redstreamd.policy.policy import Why
+from redstreamd.policy.access import Why
 from redstreamd.policy.rules import covers, matcher
 from redstreamd.streams.names import Kind, companion_key, judged_by
 
