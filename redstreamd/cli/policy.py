@@ -40,7 +40,7 @@ def add_to(commands: Any) -> None:
 
 
 def _explain(arguments: argparse.Namespace, loaded: Loaded) -> int:
-    from redstreamd.cli.terminal import escaped, print_error
+    from redstreamd.cli.terminal import print_error, print_lines
     from redstreamd.daemon.policy_settings import explain
     from redstreamd.errors import BusError
 
@@ -49,15 +49,14 @@ def _explain(arguments: argparse.Namespace, loaded: Loaded) -> int:
     except (LookupError, BusError) as invalid:
         print_error(str(invalid))
         return os.EX_USAGE
-    for line in explanation.lines:
-        print(escaped(line))
+    print_lines(explanation.lines)
     return os.EX_OK if explanation.granted else 1
 
 
 def _redis_acl(arguments: argparse.Namespace, loaded: Loaded) -> int:
-    from redstreamd.cli.terminal import escaped
+    from redstreamd.cli.terminal import print_lines
     from redstreamd.daemon.redis_acl import redis_acl
 
-    for line in redis_acl(loaded.settings, arguments.user or loaded.settings.redis.username or "redstreamd"):
-        print(escaped(line))
+    user = arguments.user or loaded.settings.redis.username or "redstreamd"
+    print_lines(redis_acl(loaded.settings, user))
     return os.EX_OK
