@@ -63,7 +63,8 @@ class Decoder:
                 # Must be asked here: once `gets` has begun the next reply, the bytes that it took are no
                 # longer counted by `has_data`.
                 between_replies = not more_bytes()
-        except hiredis.HiredisError as error:
+        except (hiredis.HiredisError, TypeError, ValueError) as error:
+            # hiredis makes a dict of a map, whatever its keys, and a number of the text of one.
             raise UnreadableError(str(error)) from None
         if replies:
             if self._partial_bytes > _LARGE_BYTES and between_replies:

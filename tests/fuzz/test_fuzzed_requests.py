@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 from collections.abc import Callable
 from functools import partial
-from pathlib import Path
 from typing import Any, Final
 
 import attrs
@@ -15,7 +14,7 @@ import trio
 from tests.conftest import FIGURE
 from tests.fairness.field import Field
 from tests.fairness.figures import GOAL_PEAK, LONGEST_TURN
-from tests.fuzz import seeded
+from tests.fuzz import forget_peak, peak_bytes, seeded
 from tests.fuzz.requests import Lines
 from tests.support.counts import counts
 from tests.support.daemon import running_daemon
@@ -124,10 +123,9 @@ def test_no_line_crashes_the_daemon_or_disturbs_another_client(
             own, _ = seeded(f"{name} {seeds[name.split()[1]]}")
             return Lines(own, era, tools)
 
-        Path(f"/proc/{daemon.process.pid}/clear_refs").write_text("5", "ascii")
+        forget_peak(daemon.process.pid)
         polite = trio.run(partial(attacked, field, seconds, lines, seen))
-        status = Path(f"/proc/{daemon.process.pid}/status").read_text("ascii")
-        peak = int(status.partition("VmHWM:")[2].split()[0]) * 1024
+        peak = peak_bytes(daemon.process.pid)
         # It answers, and what was acknowledged is there.
         beside, before = polite.p50(fair=True), alone.p50(fair=True)
         record_property(
