@@ -555,6 +555,21 @@ class PolicySettings:
 
 
 @attrs.frozen(kw_only=True)
+class RecordsSettings:
+    """Records beside the streams that other releases read."""
+
+    plain_hashes: Annotated[
+        bool,
+        Meta(
+            description="Write the records of idempotency keys so that release 0.1 can read them, with a "
+            "hash that is not keyed: whoever reads a record can try out what was added. Set it while daemons "
+            "of that release use the same Redis, or while you may go back to it. Otherwise such a daemon "
+            "refuses to repeat a call.",
+        ),
+    ] = False
+
+
+@attrs.frozen(kw_only=True)
 class Settings:
     """All settings."""
 
@@ -566,3 +581,4 @@ class Settings:
     streams: StreamsSettings = attrs.field(factory=StreamsSettings)
     listeners: ListenersSettings = attrs.field(factory=ListenersSettings)
     policy: PolicySettings = attrs.field(factory=PolicySettings)
+    records: RecordsSettings = attrs.field(factory=RecordsSettings)

@@ -38,6 +38,7 @@ OTHER = {
     "limits.rates": "stream_add=5/s",
     "policy.rules": "agents may read on *",
     "policy.read_only": "true",
+    "records.plain_hashes": "true",
     "tools.profile": "operator",
     "streams.naming": "off",
 }
