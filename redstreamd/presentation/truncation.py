@@ -75,10 +75,17 @@ def encode_page(views: Sequence[EntryView], max_bytes: int) -> tuple[Any, int]:
         encoded = msgspec.json.encode(views)
         if len(encoded) <= max_bytes:
             return msgspec.Raw(encoded), len(views)
-        # To measure the entries each is encoded again.
-        del encoded
-    kept, _ = bound_entries([view.as_dict() for view in views], max_bytes, droppable=True)
-    return msgspec.Raw(msgspec.json.encode(kept)), len(kept)
+    lines: list[bytes] = []
+    room = most = max_bytes - len("[]")
+    for view in views:
+        line = b"" if _is_too_large(view.fields, most) else msgspec.json.encode(view)
+        if not line or len(line) > most:
+            line = msgspec.json.encode(_truncated(view.as_dict(), most))
+        room -= len(line) + (1 if lines else 0)
+        if lines and room < 0:
+            break
+        lines.append(line)
+    return msgspec.Raw(b"".join((b"[", b",".join(lines), b"]"))), len(lines)
 
 
 def _size(value: Any) -> int:

@@ -15,7 +15,7 @@ NameT = TypeVar("NameT", str, bytes)
 
 #: Requests in flight of all calls of `gather` together. One client may have 256 calls in flight with 100
 #: streams each: unbounded, they delayed everybody for seconds, and the daemon took its connections for dead.
-MAX_IN_FLIGHT: Final = 64
+MAX_IN_FLIGHT: Final = 16
 
 #: Requests that are begun in one turn: each takes some 0.1 ms until it is sent.
 _BEGUN_AT_ONCE: Final = 8
