@@ -109,7 +109,8 @@ def _connection_bounds(clients: Mapping[str, Any]) -> Iterator[str]:
     configured = clients.get("max_connections", 0)
     limit = clients.get("limit", configured)
     if bound := clients.get("full"):
-        yield f"as many as can be ({_BOUNDS.get(bound, bound)}): newcomers are rejected"
+        what = _BOUNDS.get(bound, bound)
+        yield f"as many as can be ({what}): newcomers displace whoever holds most, or are rejected"
     if limit < configured:
         raised = f"{unit_setting('LimitNOFILE=')} to {needed_for(configured)}"
         yield f"room for {limit} of {configured}, for want of file descriptors"

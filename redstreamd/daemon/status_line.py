@@ -28,7 +28,7 @@ class StatusLine:
         clients = self._acceptor.statistics()
         busy = (
             f"{clients.connections} connections"
-            f"{'' if clients.full is None else ' (as many as can be: newcomers are rejected)'}, "
+            f"{'' if clients.full is None else ' (as many as can be: newcomers may be rejected)'}, "
             f"{self._bus.hub.statistics().watches} waits, {self._rate():.0f} entries/s"
         )
         redis = self._bus.redis.status()

@@ -132,7 +132,8 @@ def _bounds(report: Mapping[str, Any]) -> list[tuple[str, str]]:
         todo = "Find out who opens so many: `redstreamd status` names those who hold most."
         if limit >= configured:
             todo += f" Or raise {setting('limits.max_connections')}."
-        found.append((f"it has {clients['connections']} connections and rejects newcomers", todo))
+        many = f"it has as many connections as can be ({clients['connections']})"
+        found.append((f"{many}: newcomers displace whoever holds most, or are rejected", todo))
     return found
 
 

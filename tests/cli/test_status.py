@@ -15,6 +15,8 @@ from tests.cli.test_whole import ready
 
 RAISED = unit_setting("LimitNOFILE=")
 
+FULL = "newcomers displace whoever holds most, or are rejected"
+
 
 @pytest.mark.limit(60)
 async def test_it_tells_how_the_daemon_its_clients_and_redis_are(
@@ -180,7 +182,7 @@ NODE = {"connections": 3, "pid": 4711, "process": "node", "address": None}
                 "holders": [{"connections": 1, "pid": 0, "process": None, "address": None}],
             },
             [
-                "as many as can be (limits.max_connections): newcomers are rejected",
+                f"as many as can be (limits.max_connections): {FULL}",
                 "most are held by an unknown process: 1",
             ],
         ),
@@ -191,7 +193,7 @@ NODE = {"connections": 3, "pid": 4711, "process": "node", "address": None}
                 "holders": [{"connections": 5, "pid": None, "process": None, "address": "::1"}],
             },
             [
-                "as many as can be (the limit of file descriptors): newcomers are rejected",
+                f"as many as can be (the limit of file descriptors): {FULL}",
                 "room for 64 of 4096, for want of file descriptors",
                 f"-> Raise {RAISED} to 4400, or lower {setting('limits.max_connections')}.",
                 "most are held by ::1: 5",

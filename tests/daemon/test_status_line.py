@@ -28,7 +28,7 @@ async def test_the_line_says_how_busy_the_daemon_is_and_how_far_redis(bus: Bus, 
 @ON_REDIS
 async def test_the_line_says_that_newcomers_are_rejected(bus: Bus, server: Server) -> None:
     line = StatusLine(bus, Acceptor([], Kernels(McpServer("test")), room=lambda: 0))
-    assert line().startswith("0 connections (as many as can be: newcomers are rejected), 0 waits")
+    assert line().startswith("0 connections (as many as can be: newcomers may be rejected), 0 waits")
 
 
 @ON_REDIS

@@ -122,7 +122,7 @@ def test_beyond_the_bound_status_is_served_and_names_the_process_that_holds_most
         pid = holder.stdout.readline().strip()
         try:
             wait_until(
-                lambda: "newcomers are rejected" in listening.run(f"{PREFIX}/bin/redstreamd", "status").stdout
+                lambda: "or are rejected" in listening.run(f"{PREFIX}/bin/redstreamd", "status").stdout
             )
             report = json.loads(listening.run(f"{PREFIX}/bin/redstreamd", "status", "--json").stdout)
             wait_until(lambda: "rejected" in listening.show(SERVICE, "StatusText")["StatusText"])
