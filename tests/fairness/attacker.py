@@ -26,7 +26,7 @@ _BATCH_BYTES = 1 << 18
 _READ_BYTES = 1 << 18
 #: Until an attack counts as begun: at the earliest; even if not everything could be sent; even if answers are
 #: missing that are waited for.
-_LEAST_SECONDS, _READY_SECONDS, _SETTLED_SECONDS = 0.3, 3.0, 30.0
+_LEAST_SECONDS, _READY_SECONDS, _SETTLED_SECONDS = 0.3, 1.0, 30.0
 _ERRORS = b'"isError":true', b'"error":{'
 _TAIL = max(map(len, _ERRORS)) - 1
 

@@ -24,34 +24,13 @@ from tests.support.counts import counts
 from tests.support.daemon import running_daemon
 from tests.support.servers import Server
 
-#: Where the goals of the times are not reached yet: so many times the goals are what holds now. What was
-#: measured is in docs/reliability.md. 51 and 55: large replies of Redis stand ahead of the polite client's.
-NOT_YET = {
-    "38": 6,
-    "39": 3,
-    "43a": 3,
-    "43b": 4,
-    "43c": 4,
-    "44": 4,
-    "45a": 2,
-    "45b": 2,
-    "46": 8,
-    "47": 3,
-    "48": 8,
-}
-NOT_YET |= {
-    "49": 3,
-    "50": 4,
-    "51": 1500,
-    "52a": 5,
-    "52b": 3,
-    "52c": 10,
-    "53": 3,
-    "54": 2,
-    "55": 400,
-    "56b": 30,
-    "57": 3,
-}
+#: So many times the goals of the times are allowed, because other programs have a part of the cores; what was
+#: measured is in docs/reliability.md.
+TIMES = 2.0
+#: Where the goals are not reached, or only just, so many times them. 43 and 44: Redis takes a millisecond for
+#: each call of the attacker. 51: Redis takes up to a tenth of a second for each, which nothing of ours can
+#: interrupt. 52b, 55: parts of large messages and answers are handled at once.
+NOT_YET = {"43a": 3, "43b": 3, "43c": 3, "44": 3, "51": 40, "52a": 3, "52b": 3, "55": 4, "56b": 3}
 #: What the daemon keeps of rows 45b and 54, in MiB; the goal is 98.
 LEFT_MIB = 192
 
@@ -90,7 +69,8 @@ def test_a_polite_client_is_served_beside(
     alone = baseline.all()
     record_property(FIGURE, brief(found, alone))
     field.judge()
-    short = found.shortfalls(alone, fair=True, scaled=True, times=NOT_YET.get(row.name, 1), left_mib=LEFT_MIB)
+    times = NOT_YET.get(row.name, TIMES)
+    short = found.shortfalls(alone, fair=True, scaled=True, times=times, left_mib=LEFT_MIB)
     assert not short, (
         f"{short}\n{brief(found, alone)}\nalone: p50 {alone.p50()} p99 {alone.p99()} ms of {KINDS}"
     )
