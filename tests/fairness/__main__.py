@@ -8,6 +8,8 @@
 --valkey        Valkey instead of Redis
 --set NAME=VALUE  a setting of the daemon; may be repeated
 --brief         one line for each row
+--table         the lines of the table in docs/reliability.md
+--first         before other programs of the machine, where autogroups are (needs root)
 """
 
 from __future__ import annotations
