@@ -27,6 +27,9 @@ FORMAT: Final = _SECOND
 class Era(enum.StrEnum):
     """The two forms of MCP, by the SDK's names; the client's first requests decide which one is spoken."""
 
+    # Enum's own is written in Python, and every answer looks up its era.
+    __hash__ = str.__hash__
+
     HANDSHAKE = "handshake"
     """Revisions 2024-11-05 to 2025-11-25: `initialize` once, then a session."""
     MODERN = "modern"

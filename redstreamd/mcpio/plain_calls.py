@@ -58,10 +58,11 @@ def decode(line: bytes, limits: Limits) -> PlainCall | None:
     # Almost every line passes by the first half of each condition.
     if (_BACKSLASH in line or not line.isascii()) and not text_is_plain(line):
         return None
-    size, deepest = len(line), limits.max_nesting
-    # What is opened is closed, so a short line is not deep.
-    is_deep = size > 2 * deepest and count(line, b"{") + count(line, b"[") > deepest
-    if (is_deep or 3 * size > limits.max_values) and structure_error(line, limits):
+    size = len(line)
+    every = line.count(b":") if size < LONG else count(line, b":")
+    # An object that holds another has a colon, so this is at least the depth; a short line has few of either.
+    deepest = every + 1 + (line.count(b"[") if size < LONG else count(line, b"["))
+    if (deepest > limits.max_nesting or 3 * size > limits.max_values) and structure_error(line, limits):
         return None
     try:
         message = _decode(line)
@@ -69,7 +70,7 @@ def decode(line: bytes, limits: Limits) -> PlainCall | None:
         request_id, name, arguments, meta = message.id, params.name, params.arguments, params.meta
         # Each member has one colon, and every other is in a text; a tool's name has none. What is left for
         # the arguments is too much for them if a name is repeated here or there.
-        colons = (line.count(b":") if size < LONG else count(line, b":")) - _MEMBERS
+        colons = every - _MEMBERS
         if arguments is not _ABSENT:
             colons -= 1
         if type(request_id) is str:

@@ -274,7 +274,8 @@ class Pipeline:
                 seconds += account.reply_bytes.get(kind, 0.0) * (REPLY_BYTE_SECONDS + READ_BYTE_SECONDS)
             request.seconds = seconds
             request.load = load = seconds if then is not None else seconds + account.part
-            if self._deferred or (self._work and self._work + load > self._window):
+            window = SHARED_WINDOW_SECONDS if turns.is_shared else WINDOW_SECONDS  # type: ignore[union-attr]
+            if self._deferred or (self._work and self._work + load > window):
                 self._defer(account, request)
                 return request
             self._work += load
@@ -413,6 +414,7 @@ class Pipeline:
         in_flight, turns = self._in_flight, self._turns
         clock = time.perf_counter
         until = clock() + seconds
+        is_large = size > _SMALL_REPLY_BYTES
         for number, reply in enumerate(replies):
             if number and clock() >= until:
                 return replies[number:]
@@ -424,9 +426,11 @@ class Pipeline:
             request = in_flight.popleft()
             account = request.account
             if account is not None:
-                self._done(account, request)
-                if size > _SMALL_REPLY_BYTES or account.reply_bytes:
-                    account.expect(request.kind, size if size > _SMALL_REPLY_BYTES else 0)
+                # As `_done`, which would be a frame for each reply.
+                account.running -= 1
+                self._work = self._work - request.load if in_flight or self._outbox else 0.0
+                if is_large or account.reply_bytes:
+                    account.expect(request.kind, size if is_large else 0)
             if turns is not None and account is not turns.account:
                 turns.work_for(account)
             then = request.then
