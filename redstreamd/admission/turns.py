@@ -36,7 +36,7 @@ GREEDY_TURN_SECONDS: Final = 0.003
 _ROOM_SECONDS: Final = 0.0002
 #: The same while one connection alone has work: as long as others may have to wait when they come.
 LONE_TURN_SECONDS: Final = 0.004
-#: Seconds that handling replies of Redis may take at once.
+#: Seconds that handling replies of Redis may take at once, unless one connection alone has work.
 REPLIES_SECONDS: Final = 0.001
 #: For so long after another one was served a connection is not alone.
 _COMPANY_SECONDS: Final = 0.1
@@ -138,6 +138,11 @@ class Turns(trio.abc.Instrument):
         account = self._task_account
         if account is not None:
             account.part += (self._since - self._task_since - account.part) / _PARTS
+
+    @property
+    def replies_seconds(self) -> float:
+        """How long replies of Redis may be handled at once."""
+        return REPLIES_SECONDS if self.is_shared else LONE_TURN_SECONDS
 
     # Turns
 

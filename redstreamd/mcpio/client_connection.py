@@ -9,6 +9,7 @@ import contextlib
 import contextvars
 import math
 import secrets
+import time
 from typing import Final
 
 import attrs
@@ -370,7 +371,7 @@ class ClientConnection:
         session, outbox, splitter = self._session, self._outbox, self._splitter
         account, turn = self._account, turns()
         process = account.parent or account
-        lines = splitter.lines
+        lines, clock = splitter.lines, time.perf_counter
         has_ended = False
         size = 0
         while True:
@@ -386,8 +387,9 @@ class ClientConnection:
                 while lines:
                     # While nobody else has work, a cancellation is read with the call before it.
                     may_go = may_go or (read < 2 and not turn.is_shared)
-                    is_long = len(lines[-1]) >= LONG_MESSAGE and turn.is_shared
-                    if must_wait or is_long or (not may_go and turn.is_over()):
+                    is_long = turn.is_shared and len(lines[-1]) >= LONG_MESSAGE
+                    is_over = not may_go and clock() >= turn.ends and turn.is_over()
+                    if must_wait or is_long or is_over:
                         first = len(lines[-1]) * _BYTE_SECONDS
                         await turn.turn(account, max(first, min(len(lines) * _MESSAGE_SECONDS, TURN_SECONDS)))
                         turn.work_for(account)

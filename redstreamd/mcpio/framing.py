@@ -74,20 +74,21 @@ class LineSplitter:
             self._is_skipping = False
         # To find a newline compares many bytes at a time, which to split does not.
         while (end := data.find(b"\n", begin)) >= 0:
-            line = data[begin:end]
-            begin = end + 1
-            if self._partial is not None:
-                self._partial += line
-                line = bytes(self._partial)
+            if self._partial is None:
+                line = data[begin:end]
+            else:
+                # Each byte is copied once.
+                line = b"".join((self._partial, memoryview(data)[begin:end]))
                 self._partial = None
+            begin = end + 1
             lines.append(line if len(line) <= self._max_line_bytes else LongLine.of(line))
         if begin < len(data):
-            rest = data[begin:] if begin else data
+            rest = memoryview(data)[begin:]
             partial = bytearray() if self._partial is None else self._partial
             if len(partial) + len(rest) > self._max_line_bytes:
                 self._is_skipping = True
                 self._partial = None
-                lines.append(LongLine.of(partial[:BEGINNING_BYTES] + rest[:BEGINNING_BYTES]))
+                lines.append(LongLine.of(partial[:BEGINNING_BYTES] + bytes(rest[:BEGINNING_BYTES])))
             else:
                 partial += rest
                 self._partial = partial

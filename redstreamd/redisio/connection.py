@@ -29,7 +29,7 @@ import attrs
 import trio
 from redis.exceptions import RedisError
 
-from redstreamd.admission.turns import REPLIES_SECONDS, turns
+from redstreamd.admission.turns import turns
 from redstreamd.protection.certificate_files import TlsFileError
 from redstreamd.redisio import Arg, connect_errors
 from redstreamd.redisio.decoder import MAX_REPLY_BYTES, Decoder, OversizedError, UnreadableError
@@ -296,6 +296,7 @@ class Connection:
 
     async def _read(self, stream: trio.abc.ReceiveStream) -> None:
         decoder, receive, pipeline, on_push = Decoder(), receiver(stream), self.pipeline, self._deliver_push
+        turn = turns()
         # Since the last reply that was complete.
         received = 0
         while True:
@@ -320,7 +321,7 @@ class Connection:
             if replies:
                 size, received = received // len(replies), 0
                 rest: Sequence[Any] = replies
-                while rest := pipeline.answer(rest, on_push, size=size, seconds=REPLIES_SECONDS):
+                while rest := pipeline.answer(rest, on_push, size=size, seconds=turn.replies_seconds):
                     if not pipeline.in_flight:
                         self._end(self._unasked(rest[0]))
                         return
