@@ -108,7 +108,7 @@ class LyingRedis:
                 nursery.start_soon(self._ask, client, server, nursery.cancel_scope)
                 async for data in server:
                     truths -= 1
-                    if self.honest or truths > 0 or self.rng.random() < 0.5:
+                    if self.honest or truths > 0 or self.rng.random() < 0.2:
                         await client.send_all(data)
                     elif not await self._lie(client, bytes(data)):
                         break

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import random
+import re
 import subprocess
 from collections.abc import Callable, Mapping
 from functools import partial
@@ -26,17 +27,19 @@ from tests.support.servers import Server
 CALLS: Final = (
     ("stream_add", {"stream": "s", "entries": [{"n": 1}], "idempotency_key": "k"}),
     ("stream_add", {"stream": "s", "entries": [{"n": 1}]}),
-    ("stream_read", {"stream": "s", "filters": [{"field": "n", "op": "eq", "value": 1}]}),
+    ("stream_read", {"stream": "s", "filter": {"n": 1}}),
     ("stream_read", {"stream": "s"}),
     ("stream_list", {}),
     ("stream_health", {"stream": "s"}),
     ("stream_wait", {"streams": ["s"], "timeout_seconds": 0.2}),
     ("work_take", {"stream": "s", "group": "g", "consumer": "c", "timeout_seconds": 0.2}),
     ("pending_list", {"stream": "s", "group": "g"}),
-    ("request_reply", {"stream": "s", "fields": {"a": 1}, "timeout_seconds": 0.1}),
+    ("request_reply", {"stream": "s", "entry": {"a": 1}, "timeout_seconds": 0.1}),
 )
 #: Seconds within which a call is answered, whatever Redis does: the deadline of a command, and some.
 ANSWERED: Final = 20.0
+#: Seconds within which it is done again, once Redis tells the truth: a refused login is tried again after 30.
+RECOVERED: Final = 45.0
 
 
 async def calling(path: str, number: int, until: float, answers: list[dict[str, Any]]) -> None:
@@ -65,7 +68,9 @@ async def without_redis(path: str, until: float) -> int:
 
 async def until_done(client: RawClient, tool: str, arguments: Mapping[str, Any]) -> None:
     """Return once a call is done."""
-    while (await client.call_tool(tool, arguments))["result"]["isError"]:  # noqa: ASYNC110 - nothing tells of it
+    ends = trio.current_time() + RECOVERED
+    while (answer := await client.call_tool(tool, arguments))["result"]["isError"]:
+        assert trio.current_time() < ends, answer
         await trio.sleep(0.05)
 
 
@@ -100,18 +105,16 @@ async def lied_to(
             )
             liar.honest = True
             async with raw_client(daemon.path, era="modern") as client:
-                # A login that was refused is tried again after half a minute.
-                with trio.fail_after(60):
-                    # The last one asks somebody who does not reply.
-                    for tool, arguments in CALLS[:-1]:
-                        await until_done(client, tool, arguments)
+                for tool, arguments in CALLS:
+                    await until_done(client, tool, arguments)
             peak = peak_bytes(daemon.process.pid)
     lies = liar.lies
     assert all(line == visible(line) for line in (told.stdout + told.stderr + daemon.log).split("\n")), repeat
     for answer in answers:
         text = json.dumps(answer, ensure_ascii=False)
         assert "result" in answer, f"{repeat}: {text[:500]}"
-    assert lies > 10 * seconds, repeat
+    # After a connection that ended comes a pause.
+    assert lies >= 2 * seconds, repeat
     assert served > 5 * seconds, repeat
     assert peak <= GOAL_PEAK, repeat
     internal = sum(
@@ -133,4 +136,6 @@ def test_whatever_redis_replies_the_daemon_goes_on_and_recovers(
         log, figure = trio.run(lied_to, redis, seconds, place, rng, repeat)
     record_property(FIGURE, figure)
     print(log)
-    assert "is started again" not in log, repeat
+    # The sampler begins anew at a reply that it does not understand. What holds connections does not.
+    failed = re.findall(r"^\S+ \S+ +(.*) failed \(", log, re.MULTILINE)
+    assert set(failed) <= {"sampler"}, repeat
