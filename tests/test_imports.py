@@ -20,7 +20,7 @@ ALLOWED: dict[str, set[str]] = {
     "errors": {"visible_text"},
     "strict_json": {"errors"},
     "admission": {"errors", "policy"},
-    "protection": {"errors"},
+    "protection": {"errors", "settings"},
     "client": {"addresses", "startup"},
     "startup": {"errors"},
     "policy": {"errors"},
@@ -55,8 +55,8 @@ ALLOWED: dict[str, set[str]] = {
     "daemon": LEAVES
     | {"addresses", "event_log", "mcp_server", "mcpio", "presentation", "prompts", "redisio", "resources"}
     | {"protection", "service", "service.embedded", "settings", "startup", "streams", "tools"},
-    "cli": {"addresses", "client", "daemon", "doctor", "errors", "service", "settings", "startup"}
-    | {"visible_text"},
+    "cli": {"addresses", "client", "daemon", "doctor", "errors", "protection", "service", "settings"}
+    | {"startup", "visible_text"},
     "__main__": {"cli"},
 }
 

@@ -71,7 +71,7 @@ def _listeners(loaded: Loaded) -> Iterator[str]:
             yield f"a {kind} listener demands {demands(kind, listeners)}"
     if listeners.certificate_file is not None or listeners.token_file is not None:
         # Only where it is asked for.
-        from redstreamd.daemon.sockets import demands_of
+        from redstreamd.protection.configured_demands import demands_of
 
         try:
             demands_of(listeners).check()

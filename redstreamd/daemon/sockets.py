@@ -17,10 +17,10 @@ from redstreamd.addresses.address_syntax import socket_path
 from redstreamd.errors import SettingsError
 from redstreamd.mcpio.listeners import ListenError, open_tcp_listeners, open_unix_listener
 from redstreamd.policy import Principal
-from redstreamd.protection.listener_protection import Demands, Protection
+from redstreamd.protection.configured_demands import demands_of
+from redstreamd.protection.listener_protection import Protection
 from redstreamd.service.socket_activation import Activated
-from redstreamd.settings import DaemonSettings, Kind, ListenAddress, ListenersSettings, Settings
-from redstreamd.settings.credential_paths import path_of
+from redstreamd.settings import DaemonSettings, Kind, ListenAddress, Settings
 from redstreamd.settings.listener_demands import check_protected
 
 #: Names of sockets that are not MCP with line framing; not served yet.
@@ -98,21 +98,6 @@ def check_connection(stream: trio.SocketStream, settings: Settings) -> None:
     if listeners.certificate_file or listeners.token_file:
         allowed = "a Unix socket, or the daemon's own listener: only that asks clients for TLS or a token"
         raise SettingsError("standard input", value=str(address), source=source, allowed=allowed)
-
-
-def demands_of(listeners: ListenersSettings) -> Demands:
-    """Return the files with what TCP listeners demand of their clients.
-
-    Raises:
-        SettingsError: One is given as the name of a credential, and this process has none.
-    """
-    return Demands(
-        certificate_file=path_of("listeners.certificate_file", listeners.certificate_file),
-        key_file=path_of("listeners.key_file", listeners.key_file),
-        client_ca_file=path_of("listeners.client_ca_file", listeners.client_ca_file),
-        minimum_version=listeners.tls_min_version,
-        token_file=path_of("listeners.token_file", listeners.token_file),
-    )
 
 
 def inherited_listener(name: str, listener: trio.SocketListener) -> OpenListener:

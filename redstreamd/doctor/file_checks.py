@@ -33,8 +33,10 @@ _SECRET_VARIABLES: Final = frozenset({"REDIS_PASSWORD", "REDIS_URL"}) | {
 }
 
 #: The settings that name a file with a secret in it.
-_SECRET_FILES: Final = ("redis.password_file", "redis.key_file")
-_READ_FILES: Final = (*_SECRET_FILES, "redis.certificate_file", "redis.ca_file")
+_SECRET_FILES: Final = ("redis.password_file", "redis.key_file", "listeners.key_file", "listeners.token_file")
+#: Which may hold their keys, too.
+_CERTIFICATES: Final = ("redis.certificate_file", "listeners.certificate_file")
+_READ_FILES: Final = (*_SECRET_FILES, *_CERTIFICATES, "redis.ca_file", "listeners.client_ca_file")
 
 #: What ProtectHome=yes hides.
 _HOMES: Final = ("/home/", f"{pwd.getpwuid(0).pw_dir}/", "/run/user/")
@@ -86,7 +88,7 @@ def _secret_files(loaded: Loaded, service: Service | None) -> Iterator[Path]:
             yield Path(named)
     if service is None:
         return
-    named_credentials = {str(loaded.value(key)) for key in (*_SECRET_FILES, "redis.certificate_file")}
+    named_credentials = {str(loaded.value(key)) for key in (*_SECRET_FILES, *_CERTIFICATES)}
     for credential in service.credentials:
         source = credential.source
         is_secret = credential.name in named_credentials and not credential.encrypted

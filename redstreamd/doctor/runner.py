@@ -13,6 +13,7 @@ from redstreamd.doctor.connectivity_checks import check_connectivity
 from redstreamd.doctor.daemon_checks import check_socket, runs_systemd
 from redstreamd.doctor.descriptor_checks import check_descriptors
 from redstreamd.doctor.file_checks import check_confinement, check_secrets
+from redstreamd.doctor.listener_checks import check_listeners
 from redstreamd.doctor.permission_checks import check_permissions
 from redstreamd.doctor.probe import Probe
 from redstreamd.doctor.report import CheckResult, Severity, error, invalid_settings, ok, skipped
@@ -66,7 +67,9 @@ async def run_checks(
     if service is not None:
         results.append(check_credentials(service))
     results.append(check_descriptors(loaded.settings, service))
-    target = _target(loaded.settings, environ if service is None else service.environ)
+    in_service = environ if service is None else service.environ
+    results.append(check_listeners(loaded.settings, in_service, service))
+    target = _target(loaded.settings, in_service)
     connectivity = await check_connectivity(target)
     if loaded.settings.daemon.embedded:
         connectivity = [_with_embedded_todo(result) for result in connectivity]

@@ -29,7 +29,7 @@ _SYSTEMCTL_SECONDS: Final = 10.0
 _PROPERTIES: Final = (
     *("LoadState", "Environment", "EnvironmentFiles", "ExecStart", "StateDirectory", "User", "DynamicUser"),
     *("SupplementaryGroups", "ProtectHome", "PrivateNetwork", "IPAddressAllow", "IPAddressDeny"),
-    "LimitNOFILE",
+    *("LimitNOFILE", "PrivateUsers"),
 )
 
 #: Where systemd looks for a credential without a path (systemd.exec(5)).

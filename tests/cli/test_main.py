@@ -40,7 +40,10 @@ async def test_wrong_usage_is_told_apart_by_its_status(finished, words):
 async def test_an_unknown_option_of_a_command_shows_that_commands_usage(finished):
     done = await finished("call", "stream_list", "--sockt")
     assert done.stderr.decode() == (
-        "usage: redstreamd call [-h] [--socket PATH] TOOL [JSON]\n"
+        "usage: redstreamd call [-h] [--socket PATH] [--token-file FILE]\n"
+        "                       [--ca-file FILE] [--certificate-file FILE]\n"
+        "                       [--key-file FILE] [--server-name NAME]\n"
+        "                       TOOL [JSON]\n"
         "redstreamd call: unrecognized arguments: --sockt\n"
         "redstreamd call --help says more\n"
     )
@@ -88,7 +91,10 @@ async def test_check_config_prints_a_file_with_the_source_of_each_value(finished
     }
     assert shown["daemon"]["listen"] == ["unix:/run/a.sock", "tcp:[::1]:5"]
     assert shown["daemon"]["embedded"] is True
-    lines = {line.removeprefix("# ").partition(" = ")[0]: line for line in text.splitlines()}
+    *given, unix, tcp = text.splitlines()
+    assert unix.startswith("# unix:/run/a.sock demands")
+    assert tcp == "# tcp:[::1]:5 demands nothing; one principal"
+    lines = {line.removeprefix("# ").partition(" = ")[0]: line for line in given}
     assert list(lines) == list(DEFINITIONS)
     for key, source in {
         "limits.max_waits": f"file {file}",

@@ -15,6 +15,7 @@ CHECKS = [
     *(
         "settings",
         "descriptors",
+        "listeners",
         "name_resolution",
         "connect",
         "tls",
