@@ -44,7 +44,7 @@ Values are read like this:
 - Errors show an invalid value only if it cannot be a secret, and never the password in an address.
 
 `connect`, `call` and `status` read no settings. `REDSTREAMD_SOCKET` or `--socket` names the daemon's socket
-if it is not in a usual place: a path, `unix:PATH` or `tcp:HOST:PORT`, also with `//`.
+if it is not in a usual place: a path, `unix:PATH`, `tcp:HOST:PORT` or `tls:HOST:PORT`, also with `//`.
 """
 
 
