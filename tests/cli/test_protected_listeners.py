@@ -17,13 +17,14 @@ import trio
 
 from redstreamd import cli
 from redstreamd.client import discovery
-from redstreamd.daemon.sockets import open_listeners
+from redstreamd.daemon.sockets import check_connection, open_listeners
 from redstreamd.errors import SettingsError
 from redstreamd.service.socket_activation import Activated, ActivatedListener
-from redstreamd.settings import Settings
+from redstreamd.settings import Settings, load
 from tests.support.certificates import Authority
 from tests.support.daemon import PROGRAM, Daemon, clean_environment, home, request, running_daemon
 
+STATE = {"STATE_DIRECTORY": "/nonexistent"}
 TOKEN = "correct-horse-battery-staple"
 ADD = '{"stream": "demo:ident:tls", "entries": [{"n": 1}]}'
 
@@ -303,6 +304,20 @@ async def test_an_inherited_or_named_listener_is_judged_by_what_it_is_bound_to()
                 await open_listeners(Settings(), activated)
             assert refused.value.key == "ListenStream"
             assert inherited.socket.fileno() == -1
+
+
+def test_a_connection_that_another_program_accepted_over_tcp_is_judged_as_a_listener_is() -> None:
+    unprotected, demanding = Settings(), load(assignments=["listeners.token_file=/t"], environ=STATE).settings
+    ours, theirs = map(trio.socket.from_stdlib_socket, socket.socketpair())
+    with ours, theirs:
+        check_connection(trio.SocketStream(ours), demanding)
+    with socket.create_server(("127.0.0.1", 0)) as listening, socket.socket() as client:
+        client.connect(listening.getsockname())
+        stream = trio.SocketStream(trio.socket.from_stdlib_socket(listening.accept()[0]))
+        with stream.socket:
+            check_connection(stream, unprotected)
+            with pytest.raises(SettingsError, match="only that asks clients for TLS or a token"):
+                check_connection(stream, demanding)
 
 
 def test_files_that_cannot_be_used_are_refused_at_the_start_and_by_check_config(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import socket
+from pathlib import Path
 
 import pytest
 import trio
@@ -11,7 +12,16 @@ import trio.testing
 
 from redstreamd.admission.accounts import Accounts, Peer
 from redstreamd.mcpio.listeners import open_tcp_listeners
-from redstreamd.mcpio.peers import UNKNOWN, described, peer_of, peer_text, process_name, top_holders
+from redstreamd.mcpio.peers import (
+    UNKNOWN,
+    described,
+    peer_of,
+    peer_text,
+    process_name,
+    top_holders,
+    user_principal,
+    users_are_hidden,
+)
 from redstreamd.policy import Principal
 from tests.mcpio.serving import socket_pair
 
@@ -72,3 +82,35 @@ def test_those_who_hold_most_come_first_whatever_sockets_they_use() -> None:
         (None, 13, 2),
         (None, 11, 1),
     ]
+
+
+def test_a_user_is_a_principal_by_number_and_hidden_ones_are_one_together() -> None:
+    mcp = Principal("mcp", "unix")
+    names = {
+        0: "uid:0",
+        1000: "uid:1000",
+        65533: "uid:65533",
+        # Outside of our user namespace; no credentials; gone already.
+        65534: "uid:unknown",
+        -1: "uid:unknown",
+        None: "uid:unknown",
+    }
+    for uid, name in names.items():
+        assert user_principal(mcp, Peer(uid=uid, pid=1)) == Principal(f"mcp/{name}", "unix", "mcp")
+
+
+@pytest.mark.parametrize(
+    ("uid_map", "hidden"),
+    [
+        ("         0          0 4294967295\n", False),
+        ("         0     100000      65536\n", False),
+        # PrivateUsers=: root and the service's own user.
+        ("         0          0          1\n     61184      61184          1\n", True),
+        ("", True),
+    ],
+)
+def test_a_user_namespace_with_few_users_hides_the_others(tmp_path: Path, uid_map: str, hidden: bool) -> None:
+    file = tmp_path / "uid_map"
+    file.write_text(uid_map)
+    assert users_are_hidden(file) is hidden
+    assert users_are_hidden(tmp_path / "none") is False

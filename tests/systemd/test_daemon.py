@@ -308,6 +308,26 @@ def test_redis_over_its_unix_socket_without_any_network(listening: Container) ->
         configuration.write_text(original)
 
 
+def test_two_users_are_told_apart_where_the_unit_does_not_hide_them(listening: Container) -> None:
+    shipped = (REPOSITORY / "systemd" / "drop-ins" / "peer-identity.conf").read_text()
+    hiding = shipped.replace("PrivateUsers=no", "PrivateUsers=yes")
+    assert hiding != shipped
+    listening.systemctl("start", REDIS)
+    senders = []
+    for text in (shipped, hiding):
+        drop_in(listening, text)
+        for uid in ("4001", "4002"):
+            as_user = ("setpriv", f"--reuid={uid}", f"--regid={uid}", "--groups=redstreamd-clients")
+            entry = json.dumps({"stream": "svc:test:users", "entries": [{"uid": uid}]})
+            listening.run(*as_user, f"{PREFIX}/bin/redstreamd", "call", "stream_add", entry)
+        with Agent(listening) as agent:
+            read = agent.call("stream_read", stream="svc:test:users", start="earliest")
+        senders = [entry["sender"] for entry in read["entries"]]
+        listening.systemctl("stop", SERVICE)
+    assert senders == ["mcp/uid:4001", "mcp/uid:4002", "mcp/uid:unknown", "mcp/uid:unknown"]
+    assert listening.journal(SERVICE).count("a user namespace hides their uids") == 1
+
+
 def test_each_client_of_the_inetd_door_gets_a_process_of_its_own(host: Container) -> None:
     host.systemctl("start", REDIS, "redstreamd-inetd.socket")
     processes = []
