@@ -110,7 +110,9 @@ class Connection:
         self._ping_interval = ping_interval
         self._ping_timeout = ping_timeout
 
-        self.pipeline = Pipeline(self._send_soon, turns(), one_at_a_time=one_at_a_time)
+        self.pipeline = Pipeline(
+            self._send_soon, turns(), send_now=self._send_now, one_at_a_time=one_at_a_time
+        )
         # Set once connected. The first is None for TLS; a task sends what it cannot.
         self._write: Write | None = None
         self._stream: trio.abc.SendStream

@@ -147,6 +147,10 @@ class Request(msgspec.Struct, eq=False):
                 return await self.reply()
         raise trio.TooSlowError
 
+    def send_now(self) -> None:
+        """Send it before the pass ends, if it is the first in this pass that asks for that."""
+        self.pipeline.send_now()
+
     def take_back(self) -> bool:
         """Take the request back if it is not sent; return whether it was. Else its reply still comes."""
         if self.packed:
@@ -164,18 +168,27 @@ class Pipeline:
     """The requests of one connection, in order."""
 
     def __init__(
-        self, on_queued: Callable[[], None], turns: Turns | None = None, *, one_at_a_time: bool = False
+        self,
+        on_queued: Callable[[], None],
+        turns: Turns | None = None,
+        *,
+        send_now: Callable[[], object] | None = None,
+        one_at_a_time: bool = False,
     ) -> None:
         """Begin empty.
 
         Args:
             on_queued: Called when something is to be sent where nothing was.
             turns: Say on whose behalf requests are sent; None: all are the daemon's own.
+            send_now: Sends at once what is to be sent.
             one_at_a_time: Whether a request of a client is sent only when none is ahead of it: where most are
                 large, and each is more than the server should have before it.
         """
         self._one_at_a_time = one_at_a_time
         self._on_queued = on_queued
+        self._send_now = send_now
+        # The pass in which that was called last, by `Turns.now`.
+        self._sent_now_at = 0.0
         self._turns = turns
         # Requests that wait for their turn, and the sum of their len(packed).
         self._deferred: FairQueue[Request] = FairQueue()
@@ -286,6 +299,13 @@ class Pipeline:
         if len(outbox) == 1:
             self._on_queued()
         return request
+
+    def send_now(self) -> None:
+        """Send what is queued before the pass ends, once in a pass: those who come later share a write."""
+        turns = self._turns
+        if self._send_now is not None and turns is not None and turns.now != self._sent_now_at:
+            self._sent_now_at = turns.now
+            self._send_now()
 
     @property
     def _window(self) -> float:

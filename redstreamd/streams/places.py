@@ -134,6 +134,9 @@ class Place:
             self._is_woken = self._is_woken or not self._can_be_joined
         elif self._sleepers:
             self._look()
+            if self._request is not None:
+                # All whom it concerns are here already.
+                self._request.send_now()
 
     @property
     def _can_be_joined(self) -> bool:
