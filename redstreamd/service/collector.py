@@ -19,12 +19,10 @@ from typing import Any, Final
 import attrs
 import trio
 
-#: The thresholds of `gc.set_threshold`. A collection sees some 2,000 objects, which is 1 to 2 ms: the first
-#: 300 allocations, three times that, and that twice.
-_THRESHOLDS: Final = (300, 2, 1)
-#: After a longer collection the survivors go out of sight at once. The interpreter counts allocations less
-#: deallocations, so where much that is old goes, as many new objects come without a collection.
-_LONG_SECONDS: Final = 0.003
+#: Of `gc.set_threshold`: a collection sees so many objects, which is 1 to 2 ms, and each object is seen once.
+#: With generations each would be seen more than twice: that was a third of what 1,000 waits cost that were
+#: told and began anew.
+_YOUNG_OBJECTS: Final = 1_500
 #: Pauses before this are not among the recent ones.
 _RECENT_SECONDS: Final = 300.0
 #: Allocated blocks since the last look at everything after which there is the next one; some 60 MiB.
@@ -79,7 +77,7 @@ class Collector:
         # Of nothing. The interpreter puts off full collections until a quarter has come of what was there at
         # the last one.
         gc.collect()
-        gc.set_threshold(*_THRESHOLDS)
+        gc.set_threshold(_YOUNG_OBJECTS)
         gc.callbacks.append(self._note)
         self._blocks = sys.getallocatedblocks()
 
@@ -121,8 +119,7 @@ class Collector:
             self._began = used
             return
         seconds, now = used - self._began, time.monotonic()
-        if facts["generation"] == 2 or seconds > _LONG_SECONDS:
-            gc.freeze()
+        gc.freeze()
         self._collections += 1
         self._seconds += seconds
         self._longest = max(self._longest, seconds)
