@@ -13,7 +13,8 @@ first read fails: they get the error.
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Hashable, Iterator, Sequence
+import math
+from collections.abc import Awaitable, Callable, Hashable
 from functools import partial
 from typing import Any, Final
 
@@ -26,6 +27,7 @@ from redstreamd.redisio.client import Redis
 from redstreamd.redisio.pipeline import Request
 from redstreamd.streams.deadlines import Deadline
 from redstreamd.streams.plans import Plan, UnfinishedError, complete_plan
+from redstreamd.streams.sleepers import Sleepers
 from redstreamd.streams.tail_hub import TailHub
 from redstreamd.streams.waiting import (
     RETRY_SECONDS,
@@ -35,12 +37,8 @@ from redstreamd.streams.waiting import (
     Search,
     Sleeper,
     TaskSleeper,
-    Told,
     Wait,
 )
-
-#: Sleepers that are told in one turn, with the writes to their clients about two milliseconds.
-TOLD_AT_ONCE: Final = 64
 
 
 class Place:
@@ -51,8 +49,8 @@ class Place:
         is_eager: See `Search`.
     """
 
-    # Invariants: _request and _task are for the read under way, while _is_looking. Without one, each sleeper
-    # has an alarm, and whatever happened since the last read was sent is yet to wake the place.
+    # Invariants: _request is for the read under way, while _is_looking. Without one, each sleeper is asleep,
+    # and whatever happened since the last read was sent is yet to wake the place.
     __slots__ = (
         "_armed_by",
         "_is_looking",
@@ -80,7 +78,7 @@ class Place:
         self._search = search
         self._position = position
         self._plan: Plan[Look] | None = None
-        self._sleepers: dict[Sleeper, None] = {}
+        self._sleepers = Sleepers(places.hub)
         # Reads so far, the one under way included.
         self._looks = 0
         self._is_looking = False
@@ -99,7 +97,7 @@ class Place:
     @property
     def waiting(self) -> int:
         """How many sleep; 0 while something is read."""
-        return 0 if self._is_looking else len(self._sleepers)
+        return 0 if self._is_looking else len(self._sleepers.members)
 
     def watch(self) -> None:
         """Have the hub wake it, also before somebody waits. For one that nobody else uses."""
@@ -112,31 +110,39 @@ class Place:
         sleeper.place = self
         if sleeper.claim is not None:
             sleeper.claim.end = sleeper.end_early
-        self._sleepers[sleeper] = None
+        self._sleepers.members[sleeper] = None
         if self._is_looking:
             sleeper.since = self._looks if self._can_be_joined else self._looks + 1
         elif self._knows_of_nothing and not self._places.hub.draining and not sleeper.is_over:
             sleeper.since = self._looks
-            self._fall_asleep(sleeper)
+            self._sleepers.fall_asleep(sleeper, self._on_time)
         else:
             sleeper.since = self._looks + 1
             self._look()
 
     def remove(self, sleeper: Sleeper) -> None:
         """Forget a sleeper that was not told; see `Sleeper.leave`."""
-        self._take(sleeper)
-        self._uncount(sleeper)
+        self._sleepers.forget(sleeper)
         self._close_if_empty()
 
     def wake(self) -> None:
         """Read again, or once the read under way has ended."""
         if self._is_looking:
             self._is_woken = self._is_woken or not self._can_be_joined
-        elif self._sleepers:
+        elif self._sleepers.members:
             self._look()
             if self._request is not None:
                 # All whom it concerns are here already.
                 self._request.send_now()
+
+    def _on_time(self) -> None:
+        """Read once more if somebody's time is over."""
+        now = trio.current_time()
+        soonest = min((sleeper.deadline for sleeper in self._sleepers.members), default=math.inf)
+        if soonest <= now:
+            self.wake()
+        else:
+            self._sleepers.wake_by(soonest, self._on_time)
 
     @property
     def _can_be_joined(self) -> bool:
@@ -210,7 +216,7 @@ class Place:
 
     async def _read(self, read: Callable[[], Awaitable[Look]] | None = None) -> None:
         self._is_unsent = False
-        if not self._sleepers:
+        if not self._sleepers.members:
             self._is_looking = False
             self._close_if_empty()
             return
@@ -227,48 +233,55 @@ class Place:
 
     def _end(self, look: Look) -> None:
         self._is_looking = False
+        sleepers = self._sleepers
         if look.result is ReadResult.FOUND:
-            told = [sleeper for sleeper in self._sleepers if sleeper.since <= self._looks]
-            self._tell(told, look.found)
-            if self._sleepers:
+            looks = self._looks
+            sleepers.tell([each for each in sleepers.members if each.since <= looks], look.found)
+            self._close_if_empty()
+            if sleepers.members:
                 # They came after it was sent.
                 self._look()
             return
         self._nothing_since = self._armed_by if look.result is ReadResult.EMPTY else ()
         self._end_empty(look.position)
-        if self._sleepers and not self._is_looking and look.result is ReadResult.MORE:
+        if sleepers.members and not self._is_looking and look.result is ReadResult.MORE:
             self._look()
 
     def _end_empty(self, position: Hashable) -> None:
         """Tell those whose time is over that there is nothing, and let the others sleep."""
-        draining = self._places.hub.draining
+        draining, now, sleepers = self._places.hub.draining, trio.current_time(), self._sleepers
         told: list[Sleeper] = []
         newcomers: list[Sleeper] = []
         late = False
         knows = None
-        for sleeper in self._sleepers:
+        soonest = math.inf
+        for sleeper in sleepers.members:
             if sleeper.since > self._looks:
                 if knows is None:
                     knows = self._knows_of_nothing and not draining
-                if not knows or sleeper.is_over:
+                if not knows or sleeper.deadline <= now:
                     late = True
                     continue
                 sleeper.since = self._looks
-            if draining or sleeper.is_over:
+            if draining or sleeper.deadline <= now:
                 told.append(sleeper)
-            elif sleeper.alarm is None:
+            elif not sleeper.is_asleep:
                 newcomers.append(sleeper)
+            elif sleeper.deadline < soonest:
+                soonest = sleeper.deadline
         if told:
-            self._tell(told, self._search.nothing(position))
-        if position != self._position and self._sleepers:
+            sleepers.tell(told, self._search.nothing(position))
+            self._close_if_empty()
+        sleepers.wake_by(soonest, self._on_time)
+        if position != self._position and sleepers.members:
             self._places.move(self, self._search, self._position, position)
         for sleeper in newcomers:
             # Else it was moved to another place.
             if sleeper.place is self:
-                self._fall_asleep(sleeper)
+                sleepers.fall_asleep(sleeper, self._on_time)
         if self._is_looking:
             return
-        if not self._sleepers:
+        if not sleepers.members:
             self._close_if_empty()
             return
         hub = self._places.hub
@@ -277,9 +290,9 @@ class Place:
         else:
             self.watch()
             # What came before a key was armed was not pushed. If one is being armed, that wakes.
-            now = hub.armed_by(self.keys)
+            armed = hub.armed_by(self.keys)
             late = late or any(
-                number and number != before for number, before in zip(now, self._armed_by, strict=True)
+                number and number != before for number, before in zip(armed, self._armed_by, strict=True)
             )
         if (late or self._is_woken) and not self._is_looking:
             self._look()
@@ -288,75 +301,32 @@ class Place:
         self._is_looking = False
         self._nothing_since = ()
         code = error.code if isinstance(error, BusError) else None
-        for sleeper in [each for each in self._sleepers if each.since <= self._looks]:
+        sleepers = self._sleepers
+        for sleeper in [each for each in sleepers.members if each.since <= self._looks]:
             if code not in TRANSIENT:
-                self._fail(sleeper, error)
-            elif sleeper.alarm is None and not sleeper.may_fail:
+                sleepers.fail(sleeper, error)
+            elif not (sleeper.is_asleep or sleeper.may_fail):
                 if code is Code.TIMEOUT and not sleeper.has_repeated and not sleeper.is_over:
                     sleeper.has_repeated = True
                     sleeper.since = self._looks + 1
                 else:
-                    self._fail(sleeper, error)
+                    sleepers.fail(sleeper, error)
         self._end_empty(self._position)
-        if self._sleepers and not self._is_looking:
+        if sleepers.members and not self._is_looking:
             at = trio.current_time() + RETRY_SECONDS
             self._retry = self._places.hub.deadlines.add(at, self.wake)
 
-    # Those who wait
-
-    def _fall_asleep(self, sleeper: Sleeper) -> None:
-        hub = self._places.hub
-        try:
-            if sleeper.claim is None:
-                sleeper.claim = hub.waits.claim(sleeper.account, sleeper.end_early)
-        except BusError as error:
-            self._fail(sleeper, error)
-        else:
-            sleeper.alarm = hub.deadlines.add(sleeper.deadline, sleeper.wake)
-
-    def _tell(self, sleepers: Sequence[Sleeper], found: Any) -> None:
-        """Take sleepers from the place, and tell them in parts."""
-        for sleeper in sleepers:
-            self._take(sleeper)
-        self._close_if_empty()
-        self._places.hub.background.spread(self._telling(sleepers, Told(found, {})))
-
-    def _telling(self, sleepers: Sequence[Sleeper], told: Told) -> Iterator[None]:
-        for number, sleeper in enumerate(sleepers, 1):
-            # Else it has left.
-            if sleeper.place is self:
-                sleeper.place = None
-                self._uncount(sleeper)
-                sleeper.told(told)
-            if number % TOLD_AT_ONCE == 0:
-                yield
-
-    def _fail(self, sleeper: Sleeper, error: Exception) -> None:
-        self._take(sleeper)
-        self._uncount(sleeper)
-        sleeper.place = None
-        sleeper.failed(error)
-
-    def _take(self, sleeper: Sleeper) -> None:
-        self._sleepers.pop(sleeper, None)
-        alarm, sleeper.alarm = sleeper.alarm, None
-        if alarm is not None:
-            self._places.hub.deadlines.remove(alarm)
-
-    def _uncount(self, sleeper: Sleeper) -> None:
-        claim, sleeper.claim = sleeper.claim, None
-        if claim is not None:
-            self._places.hub.waits.release(claim)
-
     def hand_over(self, other: Place) -> None:
         """Let all who wait here wait at another place, which has read less lately; see `Places.move`."""
-        sleepers, self._sleepers = self._sleepers, {}
+        sleepers = dict(self._sleepers.members)
+        self._sleepers.members.clear()
+        self._sleepers.stop_alarm()
         for sleeper in sleepers:
             sleeper.place = other
             sleeper.since = other._looks + 1
             # A read has succeeded here.
             sleeper.may_fail = True
-        other._sleepers |= sleepers
+        other._sleepers.members |= sleepers
         other.wake()
 
     def move(self, position: Hashable) -> None:
@@ -365,7 +335,7 @@ class Place:
         self._plan = None
 
     def _close_if_empty(self) -> None:
-        if self._sleepers:
+        if self._sleepers.members:
             return
         if self._request is not None and self._request.take_back():
             self._request, self._is_looking = None, False
@@ -376,6 +346,7 @@ class Place:
     def close(self) -> None:
         """Have the hub wake it no more. For one where nobody waits; idempotent."""
         self._places.forget(self, self._search, self._position)
+        self._sleepers.stop_alarm()
         if self._retry is not None:
             self._places.hub.deadlines.remove(self._retry)
             self._retry = None

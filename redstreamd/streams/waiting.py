@@ -16,7 +16,6 @@ import trio
 from redstreamd.admission.accounts import Account
 from redstreamd.admission.claims import Claim
 from redstreamd.errors import Code
-from redstreamd.streams.deadlines import Deadline
 from redstreamd.streams.plans import Plan
 
 if TYPE_CHECKING:
@@ -109,7 +108,7 @@ class Sleeper(msgspec.Struct, eq=False):
         place: Where it waits; None before and after.
         since: The number of the first read of the place that counts for it.
         claim: Its place below the limit of waits; None before it has one.
-        alarm: Wakes its place at the deadline; None before its first read has ended.
+        is_asleep: Whether its first read has ended.
     """
 
     deadline: float
@@ -119,7 +118,7 @@ class Sleeper(msgspec.Struct, eq=False):
     place: Place | None = None
     since: int = 0
     claim: Claim | None = None
-    alarm: Deadline | None = None
+    is_asleep: bool = False
 
     def told(self, told: Told) -> None:
         """Take what was found, or that nothing was in time; must not block or raise."""

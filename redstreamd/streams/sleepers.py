@@ -1,0 +1,98 @@
+"""Those who wait at one place: who they are, that they count as waits, and when the first is due.
+
+Knows nothing of what is read. A place has one alarm for all who wait there, at the soonest deadline: to let a
+wait begin and end costs no timer, and most end before their time.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator, Sequence
+from functools import partial
+from typing import Any, Final
+
+from redstreamd.errors import BusError
+from redstreamd.streams.deadlines import Deadline
+from redstreamd.streams.tail_hub import TailHub
+from redstreamd.streams.waiting import Sleeper, Told
+
+#: Sleepers that are told in one turn, with the writes to their clients about two milliseconds.
+TOLD_AT_ONCE: Final = 64
+
+
+class Sleepers:
+    """The records of those who wait at one place.
+
+    Attributes:
+        members: Those who were not told yet, in the order in which they came.
+    """
+
+    # Invariant: no member that is asleep is due before _alarm.
+    __slots__ = ("_alarm", "_alarm_at", "_hub", "members")
+
+    def __init__(self, hub: TailHub) -> None:
+        """Begin with nobody."""
+        self.members: dict[Sleeper, None] = {}
+        self._hub = hub
+        self._alarm: Deadline | None = None
+        self._alarm_at = math.inf
+
+    def fall_asleep(self, sleeper: Sleeper, on_time: Callable[[], None]) -> None:
+        """Count a member as a wait until it ends; where that is refused, it fails. See also `wake_by`."""
+        if sleeper.claim is None:
+            try:
+                sleeper.claim = self._hub.waits.claim(sleeper.account, sleeper.end_early)
+            except BusError as error:
+                self.fail(sleeper, error)
+                return
+        sleeper.is_asleep = True
+        self.wake_by(sleeper.deadline, on_time)
+
+    def wake_by(self, at: float, on_time: Callable[[], None]) -> None:
+        """Call a function once no later than at a time, by trio's clock: the same for all calls."""
+        if at < self._alarm_at:
+            self.stop_alarm()
+            self._alarm_at = at
+            # Not kept otherwise: it belongs to what has this.
+            self._alarm = self._hub.deadlines.add(at, partial(self._ring, on_time))
+
+    def stop_alarm(self) -> None:
+        """Do not call the function. Idempotent."""
+        alarm, self._alarm, self._alarm_at = self._alarm, None, math.inf
+        if alarm is not None:
+            self._hub.deadlines.remove(alarm)
+
+    def _ring(self, on_time: Callable[[], None]) -> None:
+        self._alarm, self._alarm_at = None, math.inf
+        on_time()
+
+    def tell(self, sleepers: Sequence[Sleeper], found: Any) -> None:
+        """Take members out, and tell them in parts; who leaves meanwhile is told nothing."""
+        if len(sleepers) == len(self.members):
+            self.members.clear()
+        else:
+            for sleeper in sleepers:
+                self.members.pop(sleeper, None)
+        self._hub.background.spread(self._telling(sleepers, Told(found, {})))
+
+    def _telling(self, sleepers: Sequence[Sleeper], told: Told) -> Iterator[None]:
+        for number, sleeper in enumerate(sleepers, 1):
+            # Else it has left.
+            if sleeper.place is not None:
+                self.forget(sleeper)
+                sleeper.told(told)
+            if number % TOLD_AT_ONCE == 0:
+                yield
+
+    def fail(self, sleeper: Sleeper, error: Exception) -> None:
+        """Take a member out, and tell it an error."""
+        self.forget(sleeper)
+        sleeper.failed(error)
+
+    def forget(self, sleeper: Sleeper) -> None:
+        """Take somebody out, if it is still a member, and count it no more."""
+        self.members.pop(sleeper, None)
+        sleeper.place = None
+        claim, sleeper.claim = sleeper.claim, None
+        if claim is not None:
+            self._hub.waits.release(claim)
