@@ -59,8 +59,8 @@ class Outbox(Protocol):
         """Bytes that the client's socket has not accepted yet."""
         ...
 
-    def send(self, line: bytes) -> None:
-        """Queue a message; never blocks."""
+    def send(self, line: bytes, *, is_last: bool = False) -> None:
+        """Queue a message; never blocks. `is_last` says that no other is expected soon."""
         ...
 
 
@@ -336,7 +336,9 @@ class _ConnectionOutlet:
         elif name in connection.subscriptions:
             connection.subscriptions[name] = version
         told = version if connection.connection_id in self._told_cursors else None
-        connection.sink.send(b"".join(_update(name, told, of_listen=False)))
+        line, _ = _update(name, told, of_listen=False)
+        # Several may change together, and then are one write.
+        connection.sink.send(line, is_last=len(connection.subscriptions) <= 1)
 
 
 class _ListenOutlet:
