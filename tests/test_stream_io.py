@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os
 import socket
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
@@ -244,3 +245,37 @@ async def test_a_descriptor_that_was_closed_is_an_error_and_no_other_socket_gets
         for other in others:
             other.close()
         await peer.aclose()
+
+
+def at_hand(peer: trio.SocketStream) -> bytes:
+    """Return what has arrived, without letting anything else run."""
+    try:
+        return os.read(peer.socket.fileno(), 1 << 16)
+    except BlockingIOError:
+        return b""
+
+
+@pytest.mark.parametrize("wrapped", [False, True])
+async def test_a_line_that_none_is_to_follow_is_written_at_once_unless_others_wait(wrapped: bool) -> None:
+    async with sending(wrapped=wrapped) as state:
+        state.outbox.send(b"alone\n", is_last=True)
+        assert at_hand(state.peer) == (b"" if wrapped else b"alone\n")
+        if wrapped:
+            assert await received(state.peer, 6) == b"alone\n"
+        state.outbox.send(b"first\n")
+        state.outbox.send(b"last\n", is_last=True)
+        assert at_hand(state.peer) == b""
+        assert await received(state.peer, 11) == b"first\nlast\n"
+        # What the socket does not take at once follows, and what is sent meanwhile comes behind it.
+        state.outbox.send(b"x" * 50_000, is_last=True)
+        state.outbox.send(b"end\n", is_last=True)
+        assert await received(state.peer, 50_004) == b"x" * 50_000 + b"end\n"
+        assert state.broken == state.overflows == 0
+
+
+async def test_a_line_that_cannot_be_written_at_once_is_reported_once() -> None:
+    async with sending() as state:
+        await state.peer.aclose()
+        for _ in range(2):
+            state.outbox.send(b"to nobody\n", is_last=True)
+        assert state.broken == 1

@@ -97,7 +97,7 @@ class Place:
     @property
     def waiting(self) -> int:
         """How many sleep; 0 while something is read."""
-        return 0 if self._is_looking else len(self._sleepers.members)
+        return 0 if self._is_looking else len(self._sleepers)
 
     def watch(self) -> None:
         """Have the hub wake it, also before somebody waits. For one that nobody else uses."""
@@ -129,7 +129,7 @@ class Place:
         """Read again, or once the read under way has ended."""
         if self._is_looking:
             self._is_woken = self._is_woken or not self._can_be_joined
-        elif self._sleepers.members:
+        elif self._sleepers:
             self._look()
             if self._request is not None:
                 # All whom it concerns are here already.
@@ -138,7 +138,7 @@ class Place:
     def _on_time(self) -> None:
         """Read once more if somebody's time is over."""
         now = trio.current_time()
-        soonest = min((sleeper.deadline for sleeper in self._sleepers.members), default=math.inf)
+        soonest = min((sleeper.deadline for sleeper in self._sleepers), default=math.inf)
         if soonest <= now:
             self.wake()
         else:
@@ -216,7 +216,7 @@ class Place:
 
     async def _read(self, read: Callable[[], Awaitable[Look]] | None = None) -> None:
         self._is_unsent = False
-        if not self._sleepers.members:
+        if not self._sleepers:
             self._is_looking = False
             self._close_if_empty()
             return
@@ -236,15 +236,15 @@ class Place:
         sleepers = self._sleepers
         if look.result is ReadResult.FOUND:
             looks = self._looks
-            sleepers.tell([each for each in sleepers.members if each.since <= looks], look.found)
+            sleepers.tell([each for each in sleepers if each.since <= looks], look.found)
             self._close_if_empty()
-            if sleepers.members:
+            if sleepers:
                 # They came after it was sent.
                 self._look()
             return
         self._nothing_since = self._armed_by if look.result is ReadResult.EMPTY else ()
         self._end_empty(look.position)
-        if sleepers.members and not self._is_looking and look.result is ReadResult.MORE:
+        if sleepers and not self._is_looking and look.result is ReadResult.MORE:
             self._look()
 
     def _end_empty(self, position: Hashable) -> None:
@@ -273,7 +273,7 @@ class Place:
             sleepers.tell(told, self._search.nothing(position))
             self._close_if_empty()
         sleepers.wake_by(soonest, self._on_time)
-        if position != self._position and sleepers.members:
+        if position != self._position and sleepers:
             self._places.move(self, self._search, self._position, position)
         for sleeper in newcomers:
             # Else it was moved to another place.
@@ -281,7 +281,7 @@ class Place:
                 sleepers.fall_asleep(sleeper, self._on_time)
         if self._is_looking:
             return
-        if not sleepers.members:
+        if not sleepers:
             self._close_if_empty()
             return
         hub = self._places.hub
@@ -302,7 +302,7 @@ class Place:
         self._nothing_since = ()
         code = error.code if isinstance(error, BusError) else None
         sleepers = self._sleepers
-        for sleeper in [each for each in sleepers.members if each.since <= self._looks]:
+        for sleeper in [each for each in sleepers if each.since <= self._looks]:
             if code not in TRANSIENT:
                 sleepers.fail(sleeper, error)
             elif not (sleeper.is_asleep or sleeper.may_fail):
@@ -312,7 +312,7 @@ class Place:
                 else:
                     sleepers.fail(sleeper, error)
         self._end_empty(self._position)
-        if sleepers.members and not self._is_looking:
+        if sleepers and not self._is_looking:
             at = trio.current_time() + RETRY_SECONDS
             self._retry = self._places.hub.deadlines.add(at, self.wake)
 
@@ -335,7 +335,7 @@ class Place:
         self._plan = None
 
     def _close_if_empty(self) -> None:
-        if self._sleepers.members:
+        if self._sleepers:
             return
         if self._request is not None and self._request.take_back():
             self._request, self._is_looking = None, False

@@ -37,6 +37,14 @@ class Sleepers:
         self._alarm: Deadline | None = None
         self._alarm_at = math.inf
 
+    def __len__(self) -> int:
+        """Return how many were not told yet."""
+        return len(self.members)
+
+    def __iter__(self) -> Iterator[Sleeper]:
+        """Return those who were not told yet, in the order in which they came."""
+        return iter(self.members)
+
     def fall_asleep(self, sleeper: Sleeper, on_time: Callable[[], None]) -> None:
         """Count a member as a wait until it ends; where that is refused, it fails. See also `wake_by`."""
         if sleeper.claim is None:

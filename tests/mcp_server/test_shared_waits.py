@@ -196,9 +196,10 @@ def wait_at(
     cursor: str = "0-0",
     wanted: dict[str, Any] | None = None,
     kind: type[Recorder] = Recorder,
+    seconds: float = 600,
 ) -> Recorder:
     """Let somebody wait."""
-    wait = bus.reader.wait_after(["s"], cursor, 10, 600, wanted)
+    wait = bus.reader.wait_after(["s"], cursor, 10, seconds, wanted)
     recorder = kind(wait.deadline)
     bus.places.join(wait.search, wait.position, recorder)
     return recorder
@@ -331,6 +332,32 @@ class Passes(trio.abc.Instrument):
 
     def before_io_wait(self, timeout: float) -> None:
         self.seen += 1
+
+
+async def test_those_at_one_place_have_one_timer_and_each_ends_at_its_own_time(redis: Server) -> None:
+    async with ready(redis) as bus:
+        before = len(bus.hub.deadlines)
+        ends = [600.0, 0.6, 500.0, 0.2, 0.4, 0.2]
+        all_ = [wait_at(bus, seconds=seconds) for seconds in ends]
+        await asleep(bus, len(all_))
+        assert len(bus.hub.deadlines) == before + 1
+        # The soonest leaves, and its timer finds nobody who is due.
+        all_[3].leave()
+        ended: list[float] = []
+        for number in (5, 4, 1):
+            await until(lambda number=number: all_[number].outcome is not None)
+            assert all_[number].ids == []
+            assert all_[number].is_over
+            ended.append(trio.current_time())
+            waiting = [each for each in all_ if each.outcome is None and each is not all_[3]]
+            assert bus.hub.waiting == len(waiting)
+        assert len(bus.hub.deadlines) == before + 1
+        redis.command("XADD", "s", "1-1", "f", "v")
+        await until(lambda: all_[0].outcome and all_[2].outcome)
+        assert all_[0].ids == all_[2].ids == ["1-1"]
+        assert all_[3].outcome is None
+        assert len(bus.hub.deadlines) == before
+        assert bus.hub.statistics().watches == len(bus.places) == 0
 
 
 async def test_telling_many_gives_way_and_who_leaves_meanwhile_is_told_nothing(redis: Server) -> None:

@@ -185,3 +185,18 @@ async def test_the_queue_is_bounded_in_bytes_but_one_request_always_fits(
             connection.submit("ECHO", "y")
         assert len(await large.reply()) == 5_000
         assert await connection.execute("ECHO", "y") == b"y"
+
+
+async def test_one_request_of_a_pass_can_be_sent_before_the_pass_ends(redis: Server) -> None:
+    connection = Connection(Target(path=redis.path), role="test")
+    async with running_connection(connection):
+        for _ in range(2):
+            await trio.lowlevel.checkpoint()
+            now, behind = connection.submit("ECHO", "now"), connection.submit("ECHO", "behind")
+            now.send_now()
+            assert now.sent
+            assert behind.sent
+            later = connection.submit("ECHO", "later")
+            later.send_now()
+            assert not later.sent
+            assert [await each.reply() for each in (now, behind, later)] == [b"now", b"behind", b"later"]
