@@ -68,7 +68,9 @@ class Handlers:
         cache_hints: For how long clients may cache a result, by method.
     """
 
-    def __init__(self, handlers: Mapping[str, Handler], *, version: str, instructions: str) -> None:
+    def __init__(
+        self, handlers: Mapping[str, Handler], *, version: str, instructions: str, is_personal: bool = False
+    ) -> None:
         """Serve `handlers`, and ``ping`` and ``server/discover`` beside them.
 
         The SDK's own default middleware, which makes an OpenTelemetry span of every message, is left out:
@@ -79,13 +81,17 @@ class Handlers:
             handlers: By method; each of these is a method that MCP defines for servers.
             version: The daemon's version, sent to clients.
             instructions: How to use the tools together, sent to clients.
+            is_personal: Whether listings depend on the caller.
         """
         own: dict[str, Handler] = {"ping": _ping, "server/discover": self._discover}
         self.by_method: Final = {
             method: Entry(_PARAMS[method], handler) for method, handler in (own | dict(handlers)).items()
         }
         self.middleware: list[ServerMiddleware[Principal]] = []
-        self.cache_hints: Final[Mapping[str, CacheHint]] = _CACHE_HINTS
+        self.cache_hints: Final[Mapping[str, CacheHint]] = {
+            method: CacheHint(ttl_ms=hint.ttl_ms, scope="private") if is_personal else hint
+            for method, hint in _CACHE_HINTS.items()
+        }
         self._version = version
         self._instructions = instructions
 

@@ -67,6 +67,7 @@ def build_server(
         },
         version=version,
         instructions=instructions,
+        is_personal=views.policy.restricts,
     )
     handlers.middleware.append(tools.encode_once)
     return handlers

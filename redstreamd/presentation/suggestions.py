@@ -82,7 +82,7 @@ class Suggester:
             BusError: CONNECTION_ERROR and the like; not if the stream does not exist.
         """
         search = self._searches.get(argument)
-        if search is None or not self._may_begin_name(prefix) or not self._may_read(others.get("stream")):
+        if search is None or not self._may_begin_name(prefix) or not self._may_search(argument, others):
             return Suggestions([], 0)
         try:
             found = await search(prefix, others)
@@ -92,8 +92,9 @@ class Suggester:
             found = _NOTHING
         return Suggestions(found.names[:MAX_SUGGESTIONS], found.total)
 
-    def _may_read(self, stream: str | None) -> bool:
-        return stream is None or self._views.may_read(stream)
+    def _may_search(self, argument: str, others: Mapping[str, str]) -> bool:
+        """Return whether the stream may be read in which an argument is searched for."""
+        return argument == "stream" or "stream" not in others or self._views.may_read(others["stream"])
 
     @property
     def _bus(self) -> Bus:

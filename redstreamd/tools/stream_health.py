@@ -16,7 +16,7 @@ from redstreamd.streams.diagnosis.group_facts import GroupFacts
 from redstreamd.streams.diagnosis.group_findings import age_seconds
 from redstreamd.streams.diagnosis.server_figures import STANDING, server_summary
 from redstreamd.streams.diagnosis.stream_health import Diagnosis
-from redstreamd.tools import dead_letters, group_admin, shared_arguments, stream_admin
+from redstreamd.tools import dead_letters, group_admin, publishing, shared_arguments, stream_admin, work
 from redstreamd.tools.annotations import reading
 from redstreamd.tools.argument_types import NameOf
 from redstreamd.tools.definition import Call, Profile, needs_on, tool
@@ -27,6 +27,11 @@ _CONCISE = 10
 _OPERATOR_TOOLS = frozenset(
     one.name for one in (*dead_letters.TOOLS, *group_admin.TOOLS, *stream_admin.TOOLS)
 )
+#: What tools need that a finding may recommend and that do more than read.
+_NEEDED = {
+    one.name: one.permission
+    for one in (*dead_letters.TOOLS, *group_admin.TOOLS, *stream_admin.TOOLS, *publishing.TOOLS, *work.TOOLS)
+}
 
 
 @attrs.frozen
@@ -78,7 +83,7 @@ async def stream_health(call: Call[Bus], args: StreamHealthArguments) -> StreamH
     # Half for the findings, a quarter for the groups; the rest is small.
     room = call.bus.settings.tools.max_result_bytes
     findings = [one for one in diagnosis.findings if full or one.code not in STANDING]
-    lines = [_finding(one) for one in findings]
+    lines = [_finding(call, args.stream, one) for one in findings]
     shown = fitting(lines if full else lines[:_CONCISE], room // 2)
     groups = fitting([_group(facts) for facts in diagnosis.groups], room // 4) if full else None
     left_out: dict[str, Any] = dict(diagnosis.server.unreadable)
@@ -96,12 +101,12 @@ async def stream_health(call: Call[Bus], args: StreamHealthArguments) -> StreamH
     )
 
 
-def _finding(finding: Finding) -> dict[str, Any]:
+def _finding(call: Call[Bus], stream: str, finding: Finding) -> dict[str, Any]:
     line: dict[str, Any] = {"severity": finding.severity.value, "code": finding.code}
     if finding.group is not None:
         line["group"] = finding.group
     line |= {"evidence": finding.evidence, "cause": finding.cause}
-    if finding.tool is not None:
+    if finding.tool is not None and call.may(stream, _NEEDED.get(finding.tool, Permission.READ)):
         line["next_call"] = {"tool": finding.tool, "arguments": finding.arguments}
         if finding.tool in _OPERATOR_TOOLS:
             line["next_call"]["profile"] = Profile.OPERATOR.value

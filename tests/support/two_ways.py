@@ -21,6 +21,7 @@ from redstreamd.mcpio.connection_events import Event
 from redstreamd.mcpio.kernels import DirectPath as TakesCalls
 from redstreamd.mcpio.limits import Limits
 from redstreamd.mcpio.protocol_eras import Kernels
+from redstreamd.policy import Policy, Principal
 from redstreamd.presentation.daemon_health import DaemonHealth
 from redstreamd.presentation.views import Views
 from redstreamd.prompts.catalog import PROMPTS
@@ -54,21 +55,27 @@ class Surface:
     kernels: Kernels
     path: DirectPath
     ended: list[CallEnded]
+    updates: Updates
 
 
-def surface_over(bus: Bus, *, admit: Admit | None = None) -> Surface:
+def surface_over(bus: Bus, *, admit: Admit | None = None, policy: Policy | None = None) -> Surface:
     """Return the surface of a domain, with all tools."""
     ended: list[CallEnded] = []
     toolbox = toolbox_over(
-        bus, REGISTRY, [Profile.OPERATOR, Profile.RED_STREAM], admit=admit, on_ended=ended.append
+        bus,
+        REGISTRY,
+        [Profile.OPERATOR, Profile.RED_STREAM],
+        policy=policy,
+        admit=admit,
+        on_ended=ended.append,
     )
-    updates = Updates(Feeds(bus), SharedLimit(SUBSCRIPTIONS, 10))
-    views = Views(bus, DaemonHealth(bus.redis, bus.hub, updates, version=__version__))
+    updates = Updates(Feeds(bus), SharedLimit(SUBSCRIPTIONS, 100))
+    views = Views(bus, DaemonHealth(bus.redis, bus.hub, updates, version=__version__), policy)
     server = build_server(
         toolbox, RESOURCES, PROMPTS, views, updates, version=__version__, instructions="Call tools."
     )
     info = {"name": NAME, "title": TITLE, "version": __version__}
-    return Surface(Kernels(server), DirectPath(toolbox, bus.redis, info), ended)
+    return Surface(Kernels(server), DirectPath(toolbox, bus.redis, info), ended, updates)
 
 
 def request(request_id: Any, method: str, params: Mapping[str, Any]) -> bytes:
@@ -160,6 +167,7 @@ async def running_way(
     greets: bool = True,
     path: TakesCalls | None = None,
     limits: Limits | None = None,
+    principal: Principal = ME,
 ) -> AsyncIterator[Way]:
     """Serve one connection for the block.
 
@@ -170,13 +178,14 @@ async def running_way(
         greets: Whether the client has shown its revision when the block begins.
         path: Another direct path than the surface's.
         limits: Of the connection.
+        principal: Whose connection it is.
     """
     ours, theirs = socket_pair()
     events: list[Event] = []
     connection = ClientConnection(
         ours,
         surface.kernels,
-        principal=ME,
+        principal=principal,
         direct_path=(path or surface.path) if direct else None,
         limits=limits,
         on_event=events.append,
