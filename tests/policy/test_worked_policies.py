@@ -1,0 +1,99 @@
+"""The policies of docs/policies.md, each with a real daemon and a socket for each of its principals."""
+
+from __future__ import annotations
+
+import json
+import re
+import sys
+from pathlib import Path
+from typing import Any, Final
+
+import attrs
+import pytest
+
+from tests.support.daemon import PROGRAM, call, home, running_daemon
+from tests.support.servers import Server
+
+PAGE: Final = Path(__file__).parents[2] / "docs" / "policies.md"
+
+#: Passes named sockets, as systemd does (sd_listen_fds(3)), to the program that it becomes.
+_ACTIVATE: Final = """
+import os, socket, sys
+names, program = sys.argv[1].split(","), sys.argv[2:]
+os.makedirs(os.path.expanduser("~/redstreamd"))
+for number, name in enumerate(names, 3):
+    listener = socket.socket(socket.AF_UNIX)
+    listener.bind(os.path.expanduser(f"~/redstreamd/{name}.sock"))
+    listener.listen(16)
+    if listener.fileno() == number:
+        os.set_inheritable(listener.detach(), True)
+    else:
+        os.dup2(listener.fileno(), number)
+os.environ |= {"LISTEN_FDS": str(len(names)), "LISTEN_FDNAMES": ":".join(names)}
+os.environ["LISTEN_PID"] = str(os.getpid())
+os.execv(program[0], program)
+"""
+
+
+@attrs.frozen
+class Policy:
+    """A part of the page: the settings file, and calls as principal, tool, arguments and answer."""
+
+    title: str
+    settings: str
+    calls: list[tuple[str, str, dict[str, Any], str]]
+
+
+def policies() -> list[Policy]:
+    found = []
+    for part in PAGE.read_text("utf-8").split("\n## ")[1:]:
+        block = re.search(r"^```toml\n(.*?)^```", part, re.MULTILINE | re.DOTALL)
+        assert block is not None
+        rows = re.findall(r"^\| (\w+) \| (\w+) \| `(.*)` \| (.+) \|$", part, re.MULTILINE)
+        calls = [(who, tool, json.loads(arguments), answer) for who, tool, arguments, answer in rows]
+        # Each line of the table but for its head.
+        assert len(calls) == len(re.findall(r"^\|", part, re.MULTILINE)) - 2
+        found.append(Policy(part.partition("\n")[0], block[1], calls))
+    return found
+
+
+POLICIES: Final = policies()
+
+
+def answer(path: str, tool: str, arguments: dict[str, Any]) -> str:
+    """Make a call, and return its answer as the page writes it."""
+    try:
+        result = call(path, tool, arguments)
+    except RuntimeError as error:
+        if "Unknown tool" in str(error):
+            return "not offered"
+        raise
+    content = result["structuredContent"]
+    if result["isError"]:
+        return str(content["code"])
+    return (
+        "done"
+        if tool != "stream_list"
+        else f"streams: {' '.join(one['stream'] for one in content['streams'])}"
+    )
+
+
+def test_the_page_has_the_three_policies() -> None:
+    assert [each.title for each in POLICIES] == [
+        "One team",
+        "Reports that only read",
+        "Two teams that must not see each other",
+    ]
+
+
+@pytest.mark.parametrize("policy", POLICIES, ids=lambda policy: policy.title)
+def test_clients_get_what_the_page_says(policy: Policy, redis: Server) -> None:
+    names = sorted({"mcp", *(who for who, *_ in policy.calls)})
+    program = (sys.executable, "-c", _ACTIVATE, ",".join(names), PROGRAM)
+    with home() as place:
+        file = place / "redstreamd.toml"
+        file.write_text(policy.settings, "utf-8")
+        with running_daemon(redis, "--config", str(file), directory=place, program=program) as daemon:
+            for who, tool, arguments, expected in policy.calls:
+                path = daemon.path.replace("mcp.sock", f"{who}.sock")
+                assert answer(path, tool, arguments) == expected, (who, tool, arguments)
