@@ -59,8 +59,9 @@ class Field:
         return [self.daemon.process.pid, self.server.process.pid]
 
     def prepare(self) -> None:
-        """Let the daemon have served once all that the polite client asks for."""
+        """Let the daemon have served once all that the polite client asks for, and be done with its start."""
         self.alone(0.1)
+        self._rest()
         self.resting = rss_kib(self.daemon.process.pid) * 1024
 
     def alone(self, seconds: float) -> Polite:
