@@ -45,6 +45,7 @@ class Field:
         history: What the polite client was told.
         number: Of the next entry that it adds.
         resting: Bytes of the daemon before the first attacker.
+        left_bytes: What may be left after an attacker, if that is more than the goal: less is not waited for.
     """
 
     server: Server
@@ -52,6 +53,7 @@ class Field:
     history: History = attrs.field(factory=History)
     number: int = 0
     resting: int = 0
+    left_bytes: int = 0
 
     @property
     def _pids(self) -> list[int]:
@@ -193,7 +195,7 @@ class Field:
         deadline = time.monotonic() + _LEFT_SECONDS
         while True:
             left = rss_kib(self.daemon.process.pid) * 1024
-            if left <= allowed_left(self.resting) or time.monotonic() > deadline:
+            if left <= max(allowed_left(self.resting), self.left_bytes) or time.monotonic() > deadline:
                 return left
             time.sleep(0.1)
 

@@ -19,7 +19,7 @@ from tests.conftest import FIGURE
 from tests.fairness.__main__ import brief
 from tests.fairness.field import Field
 from tests.fairness.figures import KINDS, Polite, pooled
-from tests.fairness.rows import ROWS, Row
+from tests.fairness.rows import MIB, ROWS, Row
 from tests.support.counts import counts
 from tests.support.daemon import running_daemon
 from tests.support.servers import Server
@@ -49,7 +49,7 @@ class Baseline:
 def field(redis_server: Server) -> Iterator[Field]:
     redis_server.flush()
     with running_daemon(redis_server) as daemon:
-        found = Field(redis_server, daemon)
+        found = Field(redis_server, daemon, left_bytes=LEFT_MIB * MIB)
         found.prepare()
         yield found
 
