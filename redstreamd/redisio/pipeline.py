@@ -184,7 +184,9 @@ class Pipeline:
             one_at_a_time: Whether a request of a client is sent only when none is ahead of it: where most are
                 large, and each is more than the server should have before it.
         """
-        self._one_at_a_time = one_at_a_time
+        # Seconds of work that may be in flight while one client has requests, and while several have.
+        self._lone_window = _NO_WORK_SECONDS if one_at_a_time else WINDOW_SECONDS
+        self._shared_window = _NO_WORK_SECONDS if one_at_a_time else SHARED_WINDOW_SECONDS
         self._on_queued = on_queued
         self._send_now = send_now
         # The pass in which that was called last, by `Turns.now`.
@@ -287,7 +289,7 @@ class Pipeline:
                 seconds += account.reply_bytes.get(kind, 0.0) * (REPLY_BYTE_SECONDS + READ_BYTE_SECONDS)
             request.seconds = seconds
             request.load = load = seconds if then is not None else seconds + account.part
-            window = SHARED_WINDOW_SECONDS if turns.is_shared else WINDOW_SECONDS  # type: ignore[union-attr]
+            window = self._shared_window if turns.is_shared else self._lone_window  # type: ignore[union-attr]
             if self._deferred or (self._work and self._work + load > window):
                 self._defer(account, request)
                 return request
@@ -309,10 +311,8 @@ class Pipeline:
 
     @property
     def _window(self) -> float:
-        if self._one_at_a_time:
-            return _NO_WORK_SECONDS
         shared = self._turns is not None and self._turns.is_shared
-        return SHARED_WINDOW_SECONDS if shared else WINDOW_SECONDS
+        return self._shared_window if shared else self._lone_window
 
     def _defer(self, account: Account, request: Request) -> None:
         request.is_deferred = True
