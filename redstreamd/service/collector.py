@@ -19,10 +19,11 @@ from typing import Any, Final
 import attrs
 import trio
 
-#: Of `gc.set_threshold`: a collection sees so many objects, which is 1 to 2 ms, and each object is seen once.
-#: With generations each would be seen more than twice: that was a third of what 1,000 waits cost that were
-#: told and began anew.
-_YOUNG_OBJECTS: Final = 1_500
+#: Of `gc.set_threshold`. The interpreter counts allocations less deallocations, so a collection sees some
+#: times as many objects; with 1,500 pauses were 10 ms while 4,000 connections came. Each object is seen once:
+#: with generations it would be more than twice, a third of what 1,000 waits cost that were told and began
+#: anew.
+_YOUNG_OBJECTS: Final = 400
 #: Pauses before this are not among the recent ones.
 _RECENT_SECONDS: Final = 300.0
 #: Allocated blocks since the last look at everything after which there is the next one; some 60 MiB.

@@ -114,13 +114,16 @@ class Waits:
         """Add entries to the streams in turn, each when those woken before it wait again."""
         self.server.flush()
         names = [f"bench:wake:{number}" for number in range(streams)]
-        self.server.commands(*(("XADD", name, "*", *_FIELDS) for name in names))
+        # With a cursor: on a busy machine a wait may begin after the first entry was added.
+        cursors = [
+            id_.decode() for id_ in self.server.commands(*(("XADD", name, "*", *_FIELDS) for name in names))
+        ]
         at_each = count // streams
         with Crowd.connected(self.daemon.path, count, greeted=not modern) as crowd, self._adding() as add:
             where = {}
             for number, connection in enumerate(crowd.connections):
                 where[connection] = names[number % streams]
-                connection.sendall(wait_line(where[connection], modern=modern))
+                connection.sendall(wait_line(where[connection], cursors[number % streams], modern=modern))
             wait_quiet(self.daemon.process.pid)
             with self._accounted(entries) as sample:
                 times: list[float] = []
