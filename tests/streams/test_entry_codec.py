@@ -5,9 +5,11 @@ from __future__ import annotations
 import contextlib
 import json
 import tracemalloc
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
+import hiredis
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -249,3 +251,29 @@ def test_entries_with_the_same_names_differ_in_what_is_reserved() -> None:
     decoded = entry_codec.decode_all(entries)
     assert decoded == [decode(entry.fields) for entry in entries]
     assert decoded[0] == entry_codec.Decoded({"a": 1, "b": "[2]"}, Stamp("x"))
+
+
+@pytest.mark.parametrize(
+    ("members", "stamp", "is_packed"),
+    [
+        ({"a": "1"}, Stamp(sender="unix"), True),
+        ({"100 %s": "%d %", "": "", "a": "x" * 5_000}, Stamp(sender="unix", reply_to="r\u00e9ponse"), True),
+        ({}, Stamp(), True),
+        ({"a": "1"}, Stamp(sender="unix", correlation_id="7"), False),
+        ({"a": 1}, Stamp(sender="unix"), False),
+        ({"a": "\u00e9"}, Stamp(sender="unix"), False),
+        ({"\u00e9": "a"}, Stamp(sender="unix"), False),
+        ({"_rs.v": "2"}, Stamp(sender="unix"), False),
+        ({"n" * 300: "a"}, Stamp(sender="unix"), False),
+    ],
+)
+def test_a_packed_entry_has_the_fields_of_the_usual_form(
+    members: dict[str, Any], stamp: Stamp, is_packed: bool
+) -> None:
+    packed = entry_codec.packed_add("orders:new", members, stamp)
+    assert (packed is not None) == is_packed
+    if packed is not None:
+        fields = chain.from_iterable(entry_codec.encode_fields(members, stamp).items())
+        args: Any = ("XADD", "orders:new", "*", *fields)
+        assert packed.packed == hiredis.pack_command(args)
+        assert packed.args == ("XADD", *(word.encode() for word in args[1:]))
