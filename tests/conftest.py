@@ -42,7 +42,7 @@ FIGURE = "figure"
 
 #: Directories of tests that start containers, daemons or other programs, or repeat others on more servers.
 SLOW = {"clients", "cli", "compat", "conformance", "contract", "daemon", "faults", "installing", "model"}
-SLOW |= {"embedded", "fairness", "scenarios", "systemd"}
+SLOW |= {"embedded", "fairness", "fuzz", "scenarios", "systemd"}
 #: Directories and modules of others that take long, since they wait or repeat much.
 SLOW |= {"prompts", "resources", "test_acceptor", "test_annotations", "test_arguments"}
 SLOW |= {"test_black_hole", "test_cancellation", "test_connection", "test_crash_dump"}
@@ -51,6 +51,7 @@ SLOW |= {"test_imports", "test_launchers", "test_lease_model", "test_limits", "t
 SLOW |= {"test_not_now", "test_outages", "test_pipeline", "test_released", "test_results"}
 SLOW |= {"test_sdk_difference", "test_set_clocks", "test_socket_activation"}
 SLOW |= {"test_standard_streams", "test_subscriptions", "test_tls", "test_unavailable"}
+SLOW |= {"test_worked_policies"}
 SLOW |= {"test_whole_reports"}
 
 
