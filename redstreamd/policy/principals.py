@@ -38,6 +38,11 @@ class Principal(msgspec.Struct, frozen=True, cache_hash=True):
     transport: str
     socket: str = ""
 
+    @property
+    def names(self) -> tuple[str, ...]:
+        """The names of whom `owns` accepts as an owner, its own first."""
+        return (self.name, self.socket) if self.socket else (self.name,)
+
     def owns(self, owner: str) -> bool:
         """Return whether what belongs to the principal named `owner` is this one's.
 

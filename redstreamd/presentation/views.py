@@ -29,6 +29,7 @@ from redstreamd.streams.entry_codec import decode
 from redstreamd.streams.error_context import explain_errors, find_group, stream_not_found
 from redstreamd.streams.group_lists import GroupLists
 from redstreamd.streams.listing import StreamSummary
+from redstreamd.streams.ownership import check_owner
 
 #: Streams, groups and consumers listed in one value; the tools list more, in pages.
 MAX_LISTED = 100
@@ -105,9 +106,7 @@ class Views:
         self._max_whole_bytes = bus.settings.limits.max_message_bytes
 
     def seen_by(self, principal: Principal) -> Views:
-        """Return what a principal sees: only the streams that it may read."""
-        if not self.policy.restricts:
-            return self
+        """Return what a principal sees: only the streams that it may read, and its own reply streams."""
         return Views(self.bus, self.daemon_health, self.policy, principal)
 
     def told(self, error: BusError) -> BusError:
@@ -267,9 +266,13 @@ class Views:
         return self.policy.may(self._principal, stream, Permission.READ)
 
     def check(self, stream: str, group: str | None = None) -> None:
-        """Raise INVALID_STREAM or INVALID_GROUP for an invalid name, PERMISSION_DENIED if it is not seen."""
+        """Raise INVALID_STREAM or INVALID_GROUP for an invalid name, PERMISSION_DENIED if it is not seen.
+
+        And STREAM_NOT_FOUND for the reply stream of another.
+        """
         self.authorise(stream, Permission.READ)
         self.bus.names.check_stream(stream)
+        check_owner(self._principal, stream)
         if group is not None:
             self.bus.names.check_group(group)
 

@@ -17,6 +17,7 @@ from redstreamd.streams.direct_reading import DirectReader
 from redstreamd.streams.entry_pages import Pages
 from redstreamd.streams.group_clocks import GroupClocks
 from redstreamd.streams.group_records import GroupRecords
+from redstreamd.streams.idempotency import IdempotencyRecords
 from redstreamd.streams.lease_tokens import LeaseKey
 from redstreamd.streams.leases import Leases
 from redstreamd.streams.listing import Lister
@@ -92,6 +93,10 @@ class Bus(msgspec.Struct, frozen=True):
         max_groups = settings.limits.max_groups_per_stream
         publisher = Publisher(
             redis,
+            records=IdempotencyRecords(
+                lease_key.derive("redstreamd idempotency records"),
+                plain_hashes=settings.records.plain_hashes,
+            ),
             idempotency_window_seconds=settings.leases.idempotency_window_seconds,
             max_groups=max_groups,
             limits=bounds,

@@ -4,16 +4,18 @@ from __future__ import annotations
 
 from typing import Any
 
+from redstreamd.policy import Principal
 from redstreamd.redisio import Role, reply_parsing
 from redstreamd.redisio.client import Redis
 from redstreamd.redisio.reply_parsing import GroupInfo, RawEntry
 from redstreamd.streams import entry_ids
 from redstreamd.streams.entry_pages import Batch, Pages
 from redstreamd.streams.error_context import check_exists
+from redstreamd.streams.ownership import consumer_operands
 from redstreamd.streams.plans import Plan, UnfinishedError
 from redstreamd.streams.scripts import load
 
-_DELIVER = load("read_group")
+_DELIVER = load("consumer_owner", "read_group")
 
 
 class DirectReader:
@@ -44,8 +46,12 @@ class DirectReader:
 
         return self._pages.plan(stream, first, "+", max_entries=count, max_bytes=self._max_bytes).then(read)
 
-    def plan_deliver(self, stream: str, group: str, consumer: str, count: int) -> Plan[list[RawEntry]]:
+    def plan_deliver(
+        self, stream: str, group: str, consumer: str, count: int, principal: Principal
+    ) -> Plan[list[RawEntry]]:
         """Plan to deliver up to `count` new entries to a consumer; they stay pending until acknowledged.
+
+        The consumer is the principal's own; see `ownership`.
 
         Running it raises STREAM_NOT_FOUND, GROUP_NOT_FOUND, WRONG_TYPE; CONNECTION_ERROR; OUTCOME_UNKNOWN,
         after which entries may be pending that nobody received.
@@ -53,7 +59,7 @@ class DirectReader:
         operands = {
             "stream": stream,
             "group": group,
-            "consumer": consumer,
+            **consumer_operands(principal, consumer),
             "max_entries": count,
             "max_bytes": self._max_bytes,
         }

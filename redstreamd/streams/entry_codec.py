@@ -39,11 +39,12 @@ PREFIX_TEXT = "_rs."
 _VERSION = "_rs.v"
 _FORMAT = "1"
 JSON_NAMES = "_rs.json"
+SENDER = "_rs.sender"
 ESCAPE, _ESCAPE_BYTES = "_rs.=", b"_rs.="
 _DEAD = b"_rs.dead"
 #: The fields of a stamp, by attribute, in their order.
 _STAMPED = {
-    "sender": "_rs.sender",
+    "sender": SENDER,
     "correlation_id": "_rs.correlation_id",
     "reply_to": "_rs.reply_to",
     "in_reply_to": "_rs.in_reply_to",

@@ -19,7 +19,7 @@ from redstreamd.redisio.redis_errors import ServerReplied
 from redstreamd.redisio.reply_parsing import GroupInfo
 from redstreamd.streams.group_lists import GroupLists
 from redstreamd.streams.known_names import KnownStreams
-from redstreamd.streams.names import has_stray_braces
+from redstreamd.streams.names import has_stray_braces, is_reply_stream
 
 
 @asynccontextmanager
@@ -83,14 +83,27 @@ async def check_exists(redis: Redis, stream: str) -> None:
 
 
 async def stream_not_found(redis: Redis, stream: str) -> BusError:
-    """Return the error for a stream that does not exist, with the similar names that are known to exist."""
+    """Return the error for a stream that does not exist, with the similar names that are known to exist.
+
+    None are named for a reply stream: the error is the same as for that of another principal.
+    """
+    if is_reply_stream(stream):
+        return no_such_stream(stream)
     known = await redis.shared(KnownStreams).names()
+    return no_such_stream(stream, await _similar(stream, known))
+
+
+def no_such_stream(stream: str, similar: Sequence[str] = ()) -> BusError:
+    """Return the error for a stream that does not exist; `similar` are names that do."""
+    next_step = "Call stream_list to see the streams; stream_add and group_create create one."
+    if is_reply_stream(stream):
+        next_step = "request_reply reads the replies to you; work_done with reply answers a request."
     return BusError(
         Code.STREAM_NOT_FOUND,
         f"There is no stream {stream!r}.",
         cause="Nothing was added to it yet, or it was deleted.",
-        next_step="Call stream_list to see the streams; stream_add and group_create create one.",
-        similar=await _similar(stream, known),
+        next_step=next_step,
+        similar=similar,
     )
 
 

@@ -80,6 +80,18 @@ class Lease:
         return self.max_deliveries if self.length_ms is None else self.own_limit
 
 
+def not_a_lease(token: str) -> BusError:
+    """Return the error for a token that was not signed with the key, or that is another principal's."""
+    shown = token if len(token) <= _SHOWN else token[:_SHOWN] + "…"
+    return BusError(
+        Code.INVALID_ARGUMENT,
+        f"lease={shown!r} is not a lease of this bus.",
+        cause="It was changed on the way, or comes from a daemon with another lease key.",
+        next_step="Pass the `lease` of the work_take answer exactly; "
+        "if it is gone, call work_take with resume: true for a new one.",
+    )
+
+
 class LeaseKey:
     """The key that authenticates lease tokens. Hosts that share a Redis may share one key file."""
 
@@ -155,14 +167,7 @@ class LeaseKey:
             return signed
         body = self._verified(token)
         if body is None:
-            shown = token if len(token) <= _SHOWN else token[:_SHOWN] + "…"
-            raise BusError(
-                Code.INVALID_ARGUMENT,
-                f"lease={shown!r} is not a lease of this bus.",
-                cause="It was changed on the way, or comes from a daemon with another lease key.",
-                next_step="Pass the `lease` of the work_take answer exactly; "
-                "if it is gone, call work_take with resume: true for a new one.",
-            )
+            raise not_a_lease(token)
         stream, group, consumer, principal, taken_at, max_deliveries, numbers = msgspec.msgpack.decode(
             body, type=tuple[str, str, str, str, int, int, tuple[int, ...]]
         )
@@ -186,8 +191,15 @@ class LeaseKey:
         body, mac = raw[:-_MAC_BYTES], raw[-_MAC_BYTES:]
         return body if hmac.compare_digest(mac, self._mac(body)) else None
 
+    def derive(self, purpose: str) -> bytes:
+        """Return a key of 32 bytes for another purpose. No token's body is equal to a text."""
+        return self._hmac(purpose.encode())
+
     def _mac(self, body: bytes) -> bytes:
+        return self._hmac(body)[:_MAC_BYTES]
+
+    def _hmac(self, body: bytes) -> bytes:
         inner, outer = self._inner.copy(), self._outer.copy()
         inner.update(body)
         outer.update(inner.digest())
-        return outer.digest()[:_MAC_BYTES]
+        return outer.digest()

@@ -20,6 +20,7 @@ import attrs
 import msgspec
 
 from redstreamd.errors import BusError, Code
+from redstreamd.policy import Principal
 from redstreamd.redisio import Role, reply_parsing
 from redstreamd.redisio.client import Redis
 from redstreamd.redisio.reply_parsing import RawEntry
@@ -30,6 +31,7 @@ from redstreamd.streams.group_clocks import GroupClocks
 from redstreamd.streams.group_counts import GroupCounts, no_more_groups, one_of_too_many
 from redstreamd.streams.lease_tokens import Lease
 from redstreamd.streams.names import Kind, companion_key
+from redstreamd.streams.ownership import consumer_operands
 from redstreamd.streams.plans import Plan
 from redstreamd.streams.scripts import load
 
@@ -43,7 +45,7 @@ _SHARED = (
     "delivery_history",
     "dead_letter",
 )
-_TAKE = load(*_SHARED, "take_work")
+_TAKE = load(*_SHARED, "consumer_owner", "take_work")
 _SETTLE = load(*_SHARED, "settle")
 
 
@@ -97,7 +99,7 @@ class Take:
     Attributes:
         stream: The stream.
         group: Its consumer group.
-        consumer: Who takes them.
+        consumer: Who takes them; a name that the principal chose.
         count: The most entries to take; fewer are taken if they are large.
         lease_seconds: How long nobody else gets them.
         max_deliveries: A limit of deliveries, 0 for never; an entry that reached it is dead-lettered instead.
@@ -137,6 +139,7 @@ class Taken(msgspec.Struct, frozen=True):
         lease_ms: The original length of the lease in milliseconds; None if not known.
         own_limit: The lease's own limit of deliveries; None: it has the group's.
         group_limit: The group's limit of deliveries; 0 for never.
+        consumer: Who took them, as Redis calls it: another principal may have a consumer of the name.
     """
 
     entries: list[tuple[RawEntry, int]]
@@ -151,6 +154,7 @@ class Taken(msgspec.Struct, frozen=True):
     lease_ms: int | None
     own_limit: int | None
     group_limit: int
+    consumer: str
 
     def added_to(self, earlier: Taken | None) -> Taken:
         """Return the result of a call that made both takes, of which the earlier got no entries."""
@@ -220,8 +224,12 @@ class Leases:
         self._max_bytes = max_bytes
         self._seen: dict[tuple[str, str], _Seen] = {}
 
-    def plan_take(self, take: Take, *, on_created: Callable[[str], None] | None = None) -> Plan[Taken]:
+    def plan_take(
+        self, take: Take, principal: Principal, *, on_created: Callable[[str], None] | None = None
+    ) -> Plan[Taken]:
         """Plan to lease entries: those whose lease ran out (the consumer's own first), then new ones.
+
+        The consumer and the idempotency key are the principal's own; see `ownership`.
 
         Calls `on_created` with the stream's name if the take created the group.
 
@@ -232,6 +240,10 @@ class Leases:
         place = (take.stream, take.group)
         lease_ms = milliseconds(take.lease_seconds)
         key = take.idempotency_key
+        records = [_unkeyed(*place)]
+        if key is not None:
+            digests = [_digest(take.consumer, name, key) for name in principal.names]
+            records = [companion_key(take.stream, Kind.TAKE, take.group, digest) for digest in digests]
         seen = self._seen.get(place)
         if seen is None:
             if len(self._seen) >= _MAX_GROUPS:
@@ -239,11 +251,10 @@ class Leases:
             seen = self._seen[place] = _Seen()
         operands = {
             "stream": take.stream,
-            "take_record": _unkeyed(*place)
-            if key is None
-            else companion_key(take.stream, Kind.TAKE, take.group, _digest(take.consumer, key)),
+            "take_record": records[0],
+            "former_take_record": records[-1],
             "group": take.group,
-            "consumer": take.consumer,
+            **consumer_operands(principal, take.consumer),
             "count": take.count,
             "lease_ms": lease_ms,
             "foreign_idle_ms": milliseconds(self._settings.foreign_idle_seconds),
@@ -297,6 +308,7 @@ class Leases:
             reply.lease_ms,
             reply.own_limit,
             reply.group_limit,
+            reply.consumer,
         )
 
     def plan_settle(

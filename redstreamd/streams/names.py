@@ -74,8 +74,24 @@ def judged_by(key: str) -> tuple[str, bool]:
     return key[: beside.start()], is_reply_stream(key)
 
 
+def reply_stream_owner(key: str) -> str | None:
+    """Return the principal whose reply stream `key` is; None if it is no reply stream of redstreamd's own.
+
+    Empty, and so nobody's, if `companion_key` does not make such a name.
+    """
+    if not is_reply_stream(key):
+        return None
+    stream, _, owner = key.rpartition(f":rs:{Kind.REPLY.value}:")
+    if not has_hash_tag(stream):
+        suffix = f":{{{stream}}}"
+        if not owner.endswith(suffix):
+            return ""
+        owner = owner.removesuffix(suffix)
+    return owner.replace("%7B", "{").replace("%7D", "}").replace("%25", "%")
+
+
 def is_reserved(key: str) -> bool:
-    """Return whether only redstreamd itself writes to a key. Anybody may write to reply streams."""
+    """Return whether only redstreamd itself writes to a key. The owner of a reply stream may write to it."""
     return is_companion_key(key) and not is_reply_stream(key)
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Mapping, Sequence
 from itertools import chain
 from typing import Any
@@ -10,6 +9,7 @@ from typing import Any
 import msgspec
 
 from redstreamd.errors import BusError, Code
+from redstreamd.policy import Principal
 from redstreamd.redisio.client import Redis
 from redstreamd.redisio.connection_manager import Write
 from redstreamd.streams import entry_codec
@@ -19,6 +19,7 @@ from redstreamd.streams.durability import Confirmation, Durability, run_confirme
 from redstreamd.streams.durations import milliseconds
 from redstreamd.streams.error_context import explain_errors
 from redstreamd.streams.group_counts import GroupCounts, one_of_too_many
+from redstreamd.streams.idempotency import IdempotencyRecords, shared_record
 from redstreamd.streams.names import Kind, companion_key
 from redstreamd.streams.plans import Plan, run_plan
 from redstreamd.streams.scripts import load
@@ -63,6 +64,7 @@ class Publisher:
         self,
         redis: Redis,
         *,
+        records: IdempotencyRecords,
         idempotency_window_seconds: float,
         max_groups: int,
         limits: Bounds = DEFAULT_BOUNDS,
@@ -71,11 +73,13 @@ class Publisher:
 
         Args:
             redis: Where the streams are.
+            records: Makes the records of idempotency keys.
             idempotency_window_seconds: How long idempotency keys are kept.
             max_groups: Of a stream with more groups nothing is trimmed.
             limits: Bounds of the domain.
         """
         self._bounds = limits
+        self._records = records
         self._redis = redis
         self._groups = redis.shared(GroupCounts)
         self._max_groups = max_groups
@@ -90,6 +94,7 @@ class Publisher:
         stamp: entry_codec.Stamp,
         *,
         idempotency_key: str | None = None,
+        owner: Principal | None = None,
         key_space: str | None = None,
         max_length: int | None = None,
         max_age_seconds: float | None = None,
@@ -102,6 +107,7 @@ class Publisher:
             entries: The objects, in order.
             stamp: What the daemon adds to each.
             idempotency_key: Within the window, the same key adds nothing a second time.
+            owner: Whose the key is; None: redstreamd's own.
             key_space: Separates redstreamd's own keys from those of callers.
             max_length: The stream is trimmed to so many entries, except for those that a group has pending or
                 has not read.
@@ -121,6 +127,7 @@ class Publisher:
                 entries,
                 stamp,
                 idempotency_key=idempotency_key,
+                owner=owner,
                 key_space=key_space,
                 max_length=max_length,
                 max_age_seconds=max_age_seconds,
@@ -138,6 +145,7 @@ class Publisher:
                     stream,
                     entry_codec.encode_all(entries, stamp),
                     idempotency_key,
+                    owner,
                     key_space,
                     max_length,
                     max_age_seconds,
@@ -152,6 +160,7 @@ class Publisher:
         stamp: entry_codec.Stamp,
         *,
         idempotency_key: str | None = None,
+        owner: Principal | None = None,
         key_space: str | None = None,
         max_length: int | None = None,
         max_age_seconds: float | None = None,
@@ -168,7 +177,9 @@ class Publisher:
                 write = ("XADD", stream, "*", *chain.from_iterable(fields.items()))
             return Plan(write, stream, self._added_one)
         encoded = entry_codec.encode_all(entries, stamp)
-        operands = self._operands(stream, encoded, idempotency_key, key_space, max_length, max_age_seconds)
+        operands = self._operands(
+            stream, encoded, idempotency_key, owner, key_space, max_length, max_age_seconds
+        )
         return Plan(
             _ADD.call(operands),
             stream,
@@ -181,15 +192,15 @@ class Publisher:
         stream: str,
         encoded: Sequence[Mapping[str, str]],
         idempotency_key: str | None,
+        owner: Principal | None,
         key_space: str | None,
         max_length: int | None,
         max_age_seconds: float | None,
     ) -> dict[str, Any]:
         return {
             "stream": stream,
-            "record": _record(stream, idempotency_key, key_space),
+            **self._records.operands(stream, idempotency_key, owner, key_space, encoded),
             "trim_record": companion_key(stream, Kind.TRIM),
-            "body_hash": "" if idempotency_key is None else _hash(encoded),
             "keep_ms": self._window_ms,
             "max_length": max_length,
             "max_age_ms": None if max_age_seconds is None else milliseconds(max_age_seconds),
@@ -219,29 +230,9 @@ class Publisher:
         )
 
     async def remembers(self, stream: str, key: str, *, key_space: str | None = None) -> bool:
-        """Return whether `add` was called with this key before."""
+        """Return whether `add` was called with this key of redstreamd's own before."""
         async with explain_errors(self._redis, stream):
             found = await self._redis.execute(
-                "EXISTS", stream, _record(stream, key, key_space), key=stream, retry_safe=True
+                "EXISTS", stream, shared_record(stream, key, key_space), key=stream, retry_safe=True
             )
         return bool(found == 2)
-
-
-def _record(stream: str, key: str | None, space: str | None) -> str:
-    # Any text may be a key; its digest is short and has no braces. Without a key nothing is recorded.
-    digest = "" if key is None else hashlib.sha256(key.encode()).hexdigest()[:32]
-    return companion_key(stream, Kind.IDEMPOTENCY, *(() if space is None else (space,)), digest)
-
-
-def _hash(encoded: Sequence[Mapping[str, str]]) -> str:
-    """Return a hash of entries: of each, how many names and values it has, and these, each with its length.
-
-    Records in Redis hold it, so it may not change.
-    """
-    digest = hashlib.sha256()
-    for fields in encoded:
-        for word in (str(2 * len(fields)), *chain.from_iterable(fields.items())):
-            part = word.encode()
-            digest.update(b"%d:" % len(part))
-            digest.update(part)
-    return digest.hexdigest()[:32]

@@ -15,7 +15,7 @@ from redstreamd.streams.entry_codec import Stamp
 from redstreamd.streams.error_context import explain_errors
 from redstreamd.streams.lease_tokens import Lease
 from redstreamd.streams.leases import Action, Outcome, select_entries
-from redstreamd.streams.names import check_stream, is_reply_stream, is_reserved
+from redstreamd.streams.names import check_stream, is_reply_stream, is_reserved, reply_stream_owner
 from redstreamd.streams.publishing import KeyReused, Publisher
 from redstreamd.streams.request_reply import Requests
 from redstreamd.streams.work import WorkQueue
@@ -97,7 +97,7 @@ class Replies:
         if entries and stamp.reply_to is None:
             raise _no_reply_wanted("The entry names no reply_to stream.")
         if stamp.reply_to is not None:
-            _check_target(stamp.reply_to)
+            _check_target(stamp.reply_to, stamp.sender)
             authorise(stamp.reply_to, Permission.PUBLISH)
         # Checks that this attempt still owns the entry, and keeps it while the reply is published.
         settled = await self._work.settle(
@@ -133,13 +133,15 @@ class Replies:
         return Replied(stamp.reply_to, added.ids[0], added.duplicate)
 
 
-def _check_target(reply_to: str) -> None:
-    """Refuse to publish to a key of redstreamd on a requester's behalf."""
+def _check_target(reply_to: str, requester: str | None) -> None:
+    """Refuse to publish on a requester's behalf to a key of redstreamd, or to another's reply stream."""
     # A reply stream made by redstreamd may exceed the length of names: it contains the stream's.
     if not is_reply_stream(reply_to):
         check_stream(reply_to)
     if is_reserved(reply_to):
         raise _no_reply_wanted(f"Its reply_to, {reply_to[:80]!r}, is a key reserved for redstreamd.")
+    if reply_stream_owner(reply_to) not in (None, requester):
+        raise _no_reply_wanted("Its reply_to is not a reply stream of its sender.")
 
 
 def _no_reply_wanted(cause: str) -> BusError:

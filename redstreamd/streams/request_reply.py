@@ -23,6 +23,7 @@ import trio
 from redstreamd.admission.accounts import Account
 from redstreamd.admission.turns import ACCOUNT
 from redstreamd.errors import BusError, Code
+from redstreamd.policy import Principal
 from redstreamd.redisio.client import Redis
 from redstreamd.redisio.reply_parsing import RawEntry
 from redstreamd.streams import entry_ids
@@ -54,7 +55,7 @@ class Request(msgspec.Struct, frozen=True):
     Attributes:
         stream: Where it is added.
         members: Its content.
-        principal: Who sends it.
+        principal: Who sends it; the key, the correlation ID and the reply stream are its own.
         correlation_id: Identifies its reply; None: derived from the idempotency key, else random.
         reply_to: The reply stream; None: the principal's own beside the stream.
         idempotency_key: With the same key, or else the same correlation ID, nothing is added twice.
@@ -62,7 +63,7 @@ class Request(msgspec.Struct, frozen=True):
 
     stream: str
     members: Mapping[str, Any]
-    principal: str
+    principal: Principal
     correlation_id: str | None = None
     reply_to: str | None = None
     idempotency_key: str | None = None
@@ -136,7 +137,7 @@ class Requests:
         """
         deadline = trio.current_time() + timeout_seconds
         correlation_id = _correlation_id(request)
-        reply_to = request.reply_to or companion_key(request.stream, Kind.REPLY, request.principal)
+        reply_to = request.reply_to or companion_key(request.stream, Kind.REPLY, request.principal.name)
         check_unreserved(reply_to)
         # Before anything is added: a wait that is refused must not leave a request behind.
         claim = self._hub.waits.claim(account or ACCOUNT.get())
@@ -144,7 +145,7 @@ class Requests:
             # So that the stream is armed when it is read first.
             with self._hub.watch((reply_to,), is_eager=True, is_counted=False):
                 at = await self.prepare(reply_to)
-                added = await self._add(request, Stamp(request.principal, correlation_id, reply_to))
+                added = await self._add(request, Stamp(request.principal.name, correlation_id, reply_to))
                 (request_id,) = added.ids
                 was_added = (
                     f"The request was added as {request_id}; the same call with correlation_id "
@@ -211,7 +212,12 @@ class Requests:
             key, space = str(stamp.correlation_id), "request"
         try:
             return await self._publisher.add(
-                request.stream, [request.members], stamp, idempotency_key=key, key_space=space
+                request.stream,
+                [request.members],
+                stamp,
+                idempotency_key=key,
+                owner=request.principal,
+                key_space=space,
             )
         except KeyReused as error:
             raise _reused(request) from error
@@ -268,7 +274,7 @@ class _Reply:
 def _correlation_id(request: Request) -> str:
     correlation_id, key = request.correlation_id, request.idempotency_key
     if correlation_id is None and key is not None:
-        asked = f"{request.principal}\0{request.stream}\0{key}"
+        asked = f"{request.principal.name}\0{request.stream}\0{key}"
         correlation_id = hashlib.sha256(asked.encode()).hexdigest()[:32]
     return correlation_id or secrets.token_hex(16)
 

@@ -19,14 +19,15 @@ import msgspec
 import trio
 
 from redstreamd.admission.turns import ACCOUNT
-from redstreamd.errors import BusError, Code
+from redstreamd.errors import BusError
+from redstreamd.policy import Principal
 from redstreamd.redisio.client import Redis
 from redstreamd.redisio.redis_errors import OutcomeUnknown
 from redstreamd.streams import entry_ids
 from redstreamd.streams.bounds import DEFAULT_BOUNDS, Bounds
 from redstreamd.streams.error_context import append_to_errors
 from redstreamd.streams.group_records import Creation, GroupRecords
-from redstreamd.streams.lease_tokens import Lease, LeaseKey
+from redstreamd.streams.lease_tokens import Lease, LeaseKey, not_a_lease
 from redstreamd.streams.leases import Action, Leases, Settled, Take, Taken
 from redstreamd.streams.plans import Plan, UnfinishedError, run_plan
 from redstreamd.streams.tail_hub import TailHub
@@ -70,11 +71,11 @@ class WorkQueue:
         """How many groups have waiting takes."""
         return len(self._queues)
 
-    async def take(self, take: Take, principal: str, *, timeout_seconds: float = 0.0) -> Work:
+    async def take(self, take: Take, principal: Principal, *, timeout_seconds: float = 0.0) -> Work:
         """Lease entries; wait up to `timeout_seconds` for the first, 0 for no wait.
 
-        A request to resume never waits. Only `principal` can settle the lease, and gets it again by its
-        idempotency key.
+        A request to resume never waits. Only `principal` can settle the lease, and resume it or get it again
+        by its idempotency key.
 
         Raises:
             BusError: GROUP_NOT_FOUND, STREAM_NOT_FOUND, WRONG_TYPE; CONNECTION_ERROR; RATE_LIMITED if too
@@ -85,29 +86,29 @@ class WorkQueue:
         plan = self.plan_take(take, principal, timeout_seconds=timeout_seconds)
         if plan is not None:
             return await run_plan(self._redis, plan)
-        keyed = _keyed(take, principal)
-        taken = await self._take_queued(keyed, trio.current_time() + timeout_seconds, None)
+        taken = await self._take_queued(take, principal, trio.current_time() + timeout_seconds, None)
         return self._leased(take, principal, taken)
 
-    def plan_take(self, take: Take, principal: str, *, timeout_seconds: float = 0.0) -> Plan[Work] | None:
+    def plan_take(
+        self, take: Take, principal: Principal, *, timeout_seconds: float = 0.0
+    ) -> Plan[Work] | None:
         """Plan a take, whose rest is the wait; see `take`. None if it has to queue behind others first."""
         waits = timeout_seconds > 0 and not take.resume
         if waits and (take.stream, take.group) in self._queues and not self._hub.draining:
             return None
-        keyed = _keyed(take, principal)
-        plan = self._plan_take(keyed)
+        plan = self._plan_take(take, principal)
         if waits:
             deadline = trio.current_time() + timeout_seconds
 
             def taken(first: Taken) -> Taken:
                 if not (first.entries or first.replayed or self._hub.draining):
-                    raise UnfinishedError(partial(self._take_queued, keyed, deadline, first))
+                    raise UnfinishedError(partial(self._take_queued, take, principal, deadline, first))
                 return first
 
             plan = plan.then(taken)
         return plan.then(partial(self._leased, take, principal))
 
-    def _leased(self, take: Take, principal: str, taken: Taken) -> Work:
+    def _leased(self, take: Take, principal: Principal, taken: Taken) -> Work:
         """Sign a lease for what was taken."""
         lease = None
         if taken.entries:
@@ -115,8 +116,8 @@ class WorkQueue:
                 Lease(
                     take.stream,
                     take.group,
-                    take.consumer,
-                    principal,
+                    taken.consumer,
+                    principal.name,
                     {entry.id: attempt for entry, attempt in taken.entries},
                     taken.taken_at,
                     taken.group_limit if taken.own_limit is None else taken.own_limit,
@@ -155,21 +156,15 @@ class WorkQueue:
         self._hub.notify(settled.lease.stream)
         return settled
 
-    def read_lease(self, token: str, principal: str) -> Lease:
+    def read_lease(self, token: str, principal: Principal) -> Lease:
         """Return the lease of a token.
 
         Raises:
-            BusError: INVALID_ARGUMENT if it is no lease; PERMISSION_DENIED if it belongs to another
-                principal.
+            BusError: INVALID_ARGUMENT if it is no lease, or that of another principal.
         """
         lease = self._key.read(token)
-        if lease.principal != principal:
-            raise BusError(
-                Code.PERMISSION_DENIED,
-                "This lease belongs to somebody else.",
-                cause=f"It belongs to {lease.principal!r}, and you are {principal!r}.",
-                next_step="Settle it through the socket through which it was taken.",
-            )
+        if not principal.owns(lease.principal):
+            raise not_a_lease(token)
         return lease
 
     async def create_group(
@@ -202,14 +197,16 @@ class WorkQueue:
 
         return self._records.plan_create(stream, group, position, max_deliveries=max_deliveries).then(created)
 
-    def _plan_take(self, take: Take) -> Plan[Taken]:
-        plan = self._leases.plan_take(take, on_created=self._hub.notify)
+    def _plan_take(self, take: Take, principal: Principal) -> Plan[Taken]:
+        plan = self._leases.plan_take(take, principal, on_created=self._hub.notify)
         return plan.reworded(partial(_taking_unknown, take))
 
-    async def _take_now(self, take: Take) -> Taken:
-        return await run_plan(self._redis, self._plan_take(take))
+    async def _take_now(self, take: Take, principal: Principal) -> Taken:
+        return await run_plan(self._redis, self._plan_take(take, principal))
 
-    async def _take_queued(self, take: Take, deadline: float, taken: Taken | None) -> Taken:
+    async def _take_queued(
+        self, take: Take, principal: Principal, deadline: float, taken: Taken | None
+    ) -> Taken:
         """Take when it is this call's turn and there is something; `taken` is what it did before, if it did.
 
         The result, or the error, includes what the call did before.
@@ -222,7 +219,7 @@ class WorkQueue:
                     with self._hub.watch((take.stream,), account=ACCOUNT.get()) as watch:
                         while True:
                             watch.reset()
-                            taken = (await self._take_now(take)).added_to(taken)
+                            taken = (await self._take_now(take, principal)).added_to(taken)
                             remaining = deadline - trio.current_time()
                             if taken.entries or taken.replayed or remaining <= 0:
                                 return taken
@@ -231,7 +228,7 @@ class WorkQueue:
                             with trio.move_on_after(min(remaining, self._seconds_to_next_check(taken))):
                                 await watch.changed()
             # Never the first, so others got entries, and there may be some left.
-            return (await self._take_now(take)).added_to(taken)
+            return (await self._take_now(take, principal)).added_to(taken)
 
     def _seconds_to_next_check(self, taken: Taken) -> float:
         if taken.next_due is None:
@@ -267,13 +264,6 @@ class _Queue:
 
     lock: trio.StrictFIFOLock = attrs.field(factory=trio.StrictFIFOLock)
     length: int = 0
-
-
-def _keyed(take: Take, principal: str) -> Take:
-    """Return a take whose idempotency key is the principal's own."""
-    if take.idempotency_key is None:
-        return take
-    return attrs.evolve(take, idempotency_key=f"{principal}\0{take.idempotency_key}")
 
 
 def _taking_unknown(take: Take, error: BusError) -> BusError:

@@ -147,7 +147,7 @@ class ReadGroupArguments:
 
 
 def _plan_deliver(call: Call[Bus], args: ReadGroupArguments) -> Plan[list[dict[str, Any]]]:
-    plan = call.bus.direct.plan_deliver(args.stream, args.group, args.consumer, args.count)
+    plan = call.bus.direct.plan_deliver(args.stream, args.group, args.consumer, args.count, call.principal)
     return plan.then(_messages)
 
 

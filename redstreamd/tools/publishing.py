@@ -98,6 +98,7 @@ def _plan(call: Call[Bus], args: StreamAddArguments) -> Plan[StreamAdded] | None
         args.entries,
         Stamp(sender=call.principal.name, correlation_id=args.correlation_id, reply_to=args.reply_to),
         idempotency_key=args.idempotency_key,
+        owner=call.principal,
         max_length=args.max_length,
         max_age_seconds=args.max_age_seconds,
     )
@@ -136,6 +137,7 @@ async def stream_add(call: Call[Bus], args: StreamAddArguments) -> StreamAdded:
         args.entries,
         Stamp(sender=call.principal.name, correlation_id=args.correlation_id, reply_to=args.reply_to),
         idempotency_key=args.idempotency_key,
+        owner=call.principal,
         max_length=args.max_length,
         max_age_seconds=args.max_age_seconds,
         durability=Durability(args.durability),

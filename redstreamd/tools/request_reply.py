@@ -76,7 +76,7 @@ def _wait(call: Call[Bus], args: RequestReplyArguments) -> BeginWait:
         request = Request(
             stream=args.stream,
             members=args.entry,
-            principal=call.principal.name,
+            principal=call.principal,
             correlation_id=args.correlation_id,
             reply_to=args.reply_to,
             idempotency_key=args.idempotency_key,
@@ -129,7 +129,8 @@ def _replied(max_bytes: int, warning: str | None, asked: Requested) -> RequestRe
 async def request_reply(call: Call[Bus], args: RequestReplyArguments) -> RequestReplied:
     """Add an entry as a request and wait for its answer.
 
-    A worker answers with work_done's reply, or with stream_add to reply_to with the correlation_id.
+    A worker answers with work_done's reply; to a reply_to that you name, also with stream_add and the
+    correlation_id.
     If no answer came in time, call again with the same correlation_id or idempotency_key: it goes on
     waiting and adds nothing.
     """

@@ -26,6 +26,7 @@ from redstreamd.policy import Need, Permission, Policy, Principal
 from redstreamd.streams.bus import Bus
 from redstreamd.streams.lease_tokens import Lease
 from redstreamd.streams.name_rules import NameRules
+from redstreamd.streams.ownership import check_owner
 from redstreamd.tools.argument_text import ArgumentDecoder
 from redstreamd.tools.argument_types import NameOf, names_in
 from redstreamd.tools.arguments import Structurer
@@ -123,7 +124,7 @@ class Toolbox(Generic[BusT]):
         bus: BusT,
         *,
         names: NameRules | None = None,
-        read_lease: Callable[[str, str], Lease] | None = None,
+        read_lease: Callable[[str, Principal], Lease] | None = None,
         policy: Policy | None = None,
         admit: Admit | None = None,
         on_ended: Callable[[CallEnded], None] | None = None,
@@ -140,7 +141,7 @@ class Toolbox(Generic[BusT]):
             profiles: The active profiles.
             bus: What handlers get as ``call.bus``.
             names: Checks names; None for the default settings.
-            read_lease: ``(token, name of the principal)``; needed if a tool takes a lease.
+            read_lease: ``(token, principal)``; needed if a tool takes a lease.
             policy: See `Rules`; None: everything is granted.
             admit: See `Rules`.
             on_ended: See `Rules`.
@@ -263,7 +264,7 @@ class Toolbox(Generic[BusT]):
                 )
             else:
                 if prepared.lease is not None and self._read_lease is not None:
-                    lease = self._read_lease(getattr(structured, prepared.lease), principal.name)
+                    lease = self._read_lease(getattr(structured, prepared.lease), principal)
                 needs = tool.needs(structured, lease)
                 for need in needs:
                     key = (principal, tool.name, need)
@@ -340,6 +341,7 @@ class Toolbox(Generic[BusT]):
                 # It was checked by the rules of when the lease was taken.
                 may_be_remembered = False
             self.policy.authorise(principal, need.stream, need.permission)
+            check_owner(principal, need.stream)
         if may_be_remembered:
             if len(self._permitted) >= _MAX_REMEMBERED:
                 del self._permitted[next(iter(self._permitted))]

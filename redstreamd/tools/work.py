@@ -156,7 +156,7 @@ def _plan_take(call: Call[Bus], args: WorkTakeArguments) -> Plan[WorkTaken] | No
     if args.stream not in call.bus.names.plain:
         return None
     seconds = wait_seconds(call, args.timeout_seconds)
-    plan = call.bus.work.plan_take(_take(call, args), call.principal.name, timeout_seconds=seconds)
+    plan = call.bus.work.plan_take(_take(call, args), call.principal, timeout_seconds=seconds)
     if plan is None:
         return None
     if seconds > 0:
@@ -234,7 +234,7 @@ async def work_take(call: Call[Bus], args: WorkTakeArguments) -> WorkTaken:
     take = _take(call, args)
     seconds = wait_seconds(call, args.timeout_seconds)
     work = await with_progress(
-        call, seconds, lambda: call.bus.work.take(take, call.principal.name, timeout_seconds=seconds)
+        call, seconds, lambda: call.bus.work.take(take, call.principal, timeout_seconds=seconds)
     )
     return _taken(call, args, work, warning)
 

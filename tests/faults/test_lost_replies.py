@@ -17,6 +17,7 @@ from redstreamd.streams.entry_codec import Stamp
 from redstreamd.streams.leases import Action, Outcome, Take
 from tests.faults.calling import QUICK, bus_at, by_bus, by_tool, tool
 from tests.redisio.running import calls, through
+from tests.support.calls import ME
 from tests.support.counts import counts
 from tests.support.daemon import running_daemon
 from tests.support.history import History, Told, entries_of
@@ -127,7 +128,7 @@ async def finished(bus: Bus, history: History, lease: str) -> None:
     """Report work as done until the answer arrives; it is done for whoever hears so first."""
     while True:
         try:
-            settled = await bus.work.settle(bus.work.read_lease(lease, "me"), Action.DONE)
+            settled = await bus.work.settle(bus.work.read_lease(lease, ME), Action.DONE)
         except BusError:
             continue
         history.finished.update(settled.ids(Outcome.DONE, Outcome.ALREADY))
@@ -147,7 +148,7 @@ async def work_off(
         )
         while True:
             try:
-                work = await bus.work.take(take, "me", timeout_seconds=0 if keyed else 0.2)
+                work = await bus.work.take(take, ME, timeout_seconds=0 if keyed else 0.2)
                 break
             except BusError as error:
                 unknown += error.code is Code.OUTCOME_UNKNOWN
@@ -194,7 +195,7 @@ async def test_without_a_key_what_was_taken_unseen_comes_back_when_the_lease_run
         while unknown == 0:
             proxy.to_client.cut_after(0)
             try:
-                await bus.work.take(Take("s", "g", "a", 5, 0.5, 0, "0"), "me")
+                await bus.work.take(Take("s", "g", "a", 5, 0.5, 0, "0"), ME)
             except BusError as error:
                 unknown += error.code is Code.OUTCOME_UNKNOWN
         lose_replies(proxy, rng)

@@ -31,6 +31,7 @@ from redstreamd.streams.leases import Action, Outcome, Take
 from redstreamd.streams.names import Kind, companion_key
 from redstreamd.streams.work import Work
 from tests.support.buses import KEY, BusThread
+from tests.support.calls import ME
 from tests.support.counts import counts
 from tests.support.server_clock import SetClock, running_with_set_clock
 from tests.support.servers import Server, redis_binary
@@ -329,7 +330,7 @@ class LeaseMachine(RuleBasedStateMachine):
         asked: int | None = None,
     ) -> Work:
         take = Take(STREAM, GROUP, consumer, count, lease, asked, None, resume, key)
-        return self.threads.call(self.threads.buses[daemon].work.take, take, "tester")
+        return self.threads.call(self.threads.buses[daemon].work.take, take, ME)
 
     def _limit_for(self, asked: int | None) -> int:
         """Return the group's limit, or what somebody asks for if that allows more deliveries."""

@@ -18,6 +18,7 @@ from redstreamd.streams.entry_codec import Stamp
 from redstreamd.streams.leases import Action, Take
 from redstreamd.streams.plans import run_plan
 from tests.support.buses import ON_REDIS
+from tests.support.calls import ME
 from tests.support.servers import Server
 
 _FEW, _MANY, _ROUNDS = 10, 10_000, 15
@@ -51,9 +52,9 @@ def _take(group: str = "g1") -> Take:
 
 
 async def _take_and_delete(bus: Bus) -> None:
-    work = await bus.work.take(_take(), "p")
+    work = await bus.work.take(_take(), ME)
     assert work.lease is not None
-    lease = bus.work.read_lease(work.lease, "p")
+    lease = bus.work.read_lease(work.lease, ME)
     await run_plan(bus.redis, bus.work.plan_settle(lease, Action.DONE, delete=True))
 
 
@@ -61,7 +62,7 @@ _CALLS: dict[str, Callable[[Bus], Awaitable[object]]] = {
     "add": lambda bus: bus.publisher.add("s", [{"a": 1}, {"a": 2}], Stamp(), idempotency_key=None),
     "add and trim by length": lambda bus: bus.publisher.add("s", [{"a": 1}], Stamp(), max_length=3),
     "add and trim by age": lambda bus: bus.publisher.add("s", [{"a": 1}], Stamp(), max_age_seconds=0.001),
-    "take": lambda bus: bus.work.take(_take(), "p"),
+    "take": lambda bus: bus.work.take(_take(), ME),
     "take and delete": _take_and_delete,
     "pending": lambda bus: run_plan(bus.redis, bus.pending.plan_page("s", "g1")),
     "describe": lambda bus: bus.streams.info("s"),
@@ -112,7 +113,7 @@ async def test_a_stream_gets_as_many_groups_as_it_may_have_and_no_more(bus: Bus,
         await run_plan(bus.redis, bus.work.plan_create_group("s", f"g{number}", "0"))
     for create in (
         run_plan(bus.redis, bus.work.plan_create_group("s", "more", "0")),
-        bus.work.take(attrs.evolve(_take("more"), create_at="0"), "p"),
+        bus.work.take(attrs.evolve(_take("more"), create_at="0"), ME),
     ):
         with pytest.raises(BusError) as refused:
             await create
@@ -121,7 +122,7 @@ async def test_a_stream_gets_as_many_groups_as_it_may_have_and_no_more(bus: Bus,
     assert len(server.command("XINFO", "GROUPS", "s")) == 3
     # One that exists is no new one.
     assert not (await run_plan(bus.redis, bus.work.plan_create_group("s", "g1", "0"))).created
-    assert not (await bus.work.take(attrs.evolve(_take(), create_at="0"), "p")).taken.group_created
+    assert not (await bus.work.take(attrs.evolve(_take(), create_at="0"), ME)).taken.group_created
     # Other streams have their own.
     assert (await run_plan(bus.redis, bus.work.plan_create_group("t", "more", "0"))).created
 
@@ -135,8 +136,8 @@ async def test_where_other_programs_made_too_many_groups_everything_is_kept_and_
     added = await bus.publisher.add("s", [{"n": 5}], Stamp(), max_length=2)
     assert server.command("XLEN", "s") == 6
     assert added.kept_for == "one of 9 groups, which are too many to be asked"
-    work = await bus.work.take(_take(), "p")
-    lease = bus.work.read_lease(str(work.lease), "p")
+    work = await bus.work.take(_take(), ME)
+    lease = bus.work.read_lease(str(work.lease), ME)
     settled = await run_plan(bus.redis, bus.work.plan_settle(lease, Action.DONE, delete=True))
     assert settled.kept_for == added.kept_for
     assert server.command("XLEN", "s") == 6

@@ -8,11 +8,12 @@ import pytest
 import trio
 
 from redstreamd.errors import BusError, Code
-from redstreamd.settings import LeasesSettings, Settings
+from redstreamd.settings import LeasesSettings, RecordsSettings, Settings
 from redstreamd.streams.bus import Bus
 from redstreamd.streams.entry_codec import Stamp, encode
-from redstreamd.streams.publishing import Added
+from redstreamd.streams.publishing import Added, KeyReused
 from tests.support.buses import running_bus
+from tests.support.calls import ME
 from tests.support.servers import Server, free_port, start_redis, start_valkey
 from tests.support.waiting import until
 
@@ -100,11 +101,22 @@ async def test_what_is_added_together_is_stored_in_order(
 
 async def test_a_key_that_an_earlier_release_recorded_is_known(bus: Bus, server: Server) -> None:
     entries = [{"a": "b", "n": 1}, {"\u00e9": [None]}]
-    added = await bus.publisher.add("s", entries, Stamp(sender="me"), idempotency_key="k")
+    how: dict[str, Any] = {"stamp": Stamp(sender="me"), "idempotency_key": "k", "owner": ME}
+    added = await bus.publisher.add("s", entries, **how)
     (record,) = server.command("KEYS", "s:rs:idem:*")
-    assert server.command("GET", record).decode() == " ".join(
-        ("c918892de7777a8508b50390a43d83fa", *added.ids)
-    )
+    old = " ".join(("c918892de7777a8508b50390a43d83fa", *added.ids))
+    assert server.command("GET", record).decode() != old
+    server.command("SET", record, old)
+    again = await bus.publisher.add("s", entries, **how)
+    assert (again.duplicate, again.ids) == (True, added.ids)
+    with pytest.raises(KeyReused):
+        await bus.publisher.add("s", [{"a": 1}], **how)
+    # What a daemon writes for the earlier release is what that one wrote.
+    async with running_bus(server, Settings(records=RecordsSettings(plain_hashes=True))) as other:
+        server.command("DEL", record)
+        added = await other.publisher.add("s", entries, **how)
+        assert server.command("GET", record).decode() == " ".join((old.split()[0], *added.ids))
+        assert (await other.publisher.add("s", entries, **how)).duplicate
 
 
 async def test_retention_cuts_exactly(bus: Bus, server: Server) -> None:

@@ -18,7 +18,7 @@ from redstreamd.streams.names import Kind, companion_key
 from redstreamd.streams.plans import run_plan
 from redstreamd.streams.work import Work
 from tests.support.buses import running_bus
-from tests.support.calls import call
+from tests.support.calls import ME, call
 from tests.support.counts import counts
 from tests.support.server_clock import SetClock, milliseconds, running_with_set_clock
 from tests.support.servers import Server, redis_binary, valkey_binary
@@ -64,7 +64,7 @@ def take(consumer: str = "c", *, count: int = 1, lease_seconds: float = 60.0, re
 async def settle(bus: Bus, work: Work, action: Action, delay_seconds: float = 0.0) -> list[Outcome]:
     assert work.lease is not None
     settled = await bus.work.settle(
-        bus.work.read_lease(str(work.lease), "me"), action, delay_seconds=delay_seconds
+        bus.work.read_lease(str(work.lease), ME), action, delay_seconds=delay_seconds
     )
     return list(settled.outcomes.values())
 
@@ -93,7 +93,7 @@ async def test_what_is_due_comes_due_as_if_the_clock_had_not_been_set(
 ) -> None:
     seconds = 1.0
     added = (await bus.publisher.add("s", [{"n": 1}], Stamp())).ids
-    held = await bus.work.take(take(lease_seconds=seconds), "me")
+    held = await bus.work.take(take(lease_seconds=seconds), ME)
     began = trio.current_time()
     if end == "retry":
         assert await settle(bus, held, Action.RETRY, seconds) == [Outcome.RETRIED]
@@ -103,8 +103,8 @@ async def test_what_is_due_comes_due_as_if_the_clock_had_not_been_set(
         await bus.groups.remove_consumer("s", "g", "c", heir="heir", heir_seconds=seconds)
     clock.set(step)
     # A forward step would have ended it by now, and so would this take find it.
-    assert not ids(await bus.work.take(take("early"), "me")), "early"
-    again = await bus.work.take(take("next"), "me", timeout_seconds=seconds + LATE)
+    assert not ids(await bus.work.take(take("early"), ME)), "early"
+    again = await bus.work.take(take("next"), ME, timeout_seconds=seconds + LATE)
     took = trio.current_time() - began
     assert ids(again) == added
     # The daemon's count of the time is a request's and a reply's time late at most.
@@ -116,14 +116,14 @@ async def test_a_lease_that_began_before_a_step_is_renewed_and_finished_after_it
 ) -> None:
     added = (await bus.publisher.add("s", [{"n": n} for n in range(4)], Stamp())).ids
     keyed = attrs.evolve(take(count=4, lease_seconds=600), idempotency_key="k")
-    held = await bus.work.take(keyed, "me")
+    held = await bus.work.take(keyed, ME)
     for step, remembered in ((-HOUR, True), (0.0, True), (HOUR, False), (-HOUR, False)):
         clock.set(step)
         assert await settle(bus, held, Action.EXTEND, 600) == [Outcome.EXTENDED] * 4, step
-        assert not ids(await bus.work.take(take("other"), "me")), step
+        assert not ids(await bus.work.take(take("other"), ME)), step
         # The record of a key expires by the server's clock, so a step forward ends it.
         if remembered:
-            assert ids(await bus.work.take(keyed, "me")) == added, step
+            assert ids(await bus.work.take(keyed, ME)) == added, step
     assert await settle(bus, held, Action.DONE) == [Outcome.DONE] * 4
 
 
@@ -132,12 +132,12 @@ async def test_times_that_are_shown_are_those_of_the_servers_clock(
     bus: Bus, clock: SetClock, step: float
 ) -> None:
     await bus.publisher.add("s", [{"n": n} for n in range(2)], Stamp())
-    held = await bus.work.take(take(lease_seconds=600), "me")
+    held = await bus.work.take(take(lease_seconds=600), ME)
     clock.set(step)
-    later = await bus.work.take(take("d", lease_seconds=600), "me")
+    later = await bus.work.take(take("d", lease_seconds=600), ME)
     assert held.lease is not None
     extended = await bus.work.settle(
-        bus.work.read_lease(str(held.lease), "me"), Action.EXTEND, delay_seconds=600
+        bus.work.read_lease(str(held.lease), ME), Action.EXTEND, delay_seconds=600
     )
     page = await run_plan(bus.redis, bus.pending.plan_page("s", "g"))
     now = milliseconds(clock.server)
@@ -150,10 +150,10 @@ async def test_a_daemon_that_knows_nothing_still_goes_on_after_a_step_back(clock
     """What lies beside the stream is enough: it has no count of its own of the time before."""
     async with running_bus(clock.server) as bus:
         added = (await bus.publisher.add("s", [{"n": 1}], Stamp())).ids
-        await bus.work.take(take(lease_seconds=1), "me")
+        await bus.work.take(take(lease_seconds=1), ME)
     clock.set(-HOUR)
     async with running_bus(clock.server) as bus:
-        again = await bus.work.take(take("next"), "me", timeout_seconds=1 + LATE)
+        again = await bus.work.take(take("next"), ME, timeout_seconds=1 + LATE)
     assert ids(again) == added
 
 
@@ -162,14 +162,14 @@ async def test_a_small_step_forward_ends_a_lease_early_by_no_more_than_itself(
 ) -> None:
     """Below ten seconds it cannot be told from a request that was on its way for so long."""
     added = (await bus.publisher.add("s", [{"n": 1}], Stamp())).ids
-    await bus.work.take(take(lease_seconds=30), "me")
+    await bus.work.take(take(lease_seconds=30), ME)
     clock.set(9)
-    assert not ids(await bus.work.take(take("early"), "me"))
+    assert not ids(await bus.work.take(take("early"), ME))
     clock.set(18)
-    assert not ids(await bus.work.take(take("early"), "me"))
+    assert not ids(await bus.work.take(take("early"), ME))
     # From here on it is told: the lease runs on.
     clock.set(40)
-    assert not ids(await bus.work.take(take("early"), "me"))
+    assert not ids(await bus.work.take(take("early"), ME))
     page = await run_plan(bus.redis, bus.pending.plan_page("s", "g"))
     left = (page.items[0].due or 0) - page.now
     assert [one.entry.id for one in page.items] == added
@@ -180,18 +180,18 @@ async def test_waiting_at_a_group_where_nothing_is_due_writes_nothing(bus: Bus, 
     await call(bus, "group_create", **GROUP)
     for step in (0.0, -HOUR, HOUR):
         clock.set(step)
-        assert not ids(await bus.work.take(take(), "me", timeout_seconds=0.05))
+        assert not ids(await bus.work.take(take(), ME, timeout_seconds=0.05))
         assert clock.server.command("EXISTS", ABOUT, DUE) == 0
     # Nor does a record that says that the clock was set outlive what was due.
     await bus.publisher.add("s", [{"n": 1}], Stamp())
-    held = await bus.work.take(take(), "me")
+    held = await bus.work.take(take(), ME)
     clock.set(0)
     assert await settle(bus, held, Action.EXTEND, 60) == [Outcome.EXTENDED]
     before = clock.server.command("HGET", ABOUT, "clock").split()
     assert int(before[0]) - int(before[1]) > HOUR * 900
     assert await settle(bus, held, Action.DONE) == [Outcome.DONE]
     await bus.publisher.add("s", [{"n": 2}], Stamp())
-    await bus.work.take(take(), "me")
+    await bus.work.take(take(), ME)
     after = clock.server.command("HGET", ABOUT, "clock").split()
     assert after[0] == after[1]
     assert after[2] != before[2]
@@ -203,7 +203,7 @@ async def test_a_record_goes_with_its_group_and_with_its_stream(bus: Bus, clock:
         ("s", "stream_manage", {"action": "delete", "force": True}),
     ):
         await bus.publisher.add(stream, [{"n": 1}], Stamp())
-        assert ids(await bus.work.take(take(), "me"))
+        assert ids(await bus.work.take(take(), ME))
         assert 0 < clock.server.command("PTTL", ABOUT) <= 90 * 86_400_000
         await call(bus, tool, stream=stream, **how, dry_run=False)
         assert clock.server.command("EXISTS", ABOUT, DUE) == 0
@@ -214,12 +214,12 @@ async def test_stream_health_says_that_the_clock_was_set(
     bus: Bus, clock: SetClock, step: float, way: str
 ) -> None:
     await bus.publisher.add("s", [{"n": 1}], Stamp())
-    held = await bus.work.take(take(lease_seconds=600), "me")
+    held = await bus.work.take(take(lease_seconds=600), ME)
     before = await call(bus, "stream_health", **GROUP)
     clock.set(step)
     # Whether somebody took meanwhile or not.
     at_once = await call(bus, "stream_health", **GROUP)
-    await bus.work.take(take("other"), "me")
+    await bus.work.take(take("other"), ME)
     later = await call(bus, "stream_health", **GROUP)
     assert await settle(bus, held, Action.DONE) == [Outcome.DONE]
     finished = await call(bus, "stream_health", **GROUP)
@@ -262,7 +262,7 @@ async def test_under_load_nothing_is_delivered_early_and_nothing_is_stuck(
         while trio.current_time() < end or len(finished) < len(latest):
             sent = trio.current_time()
             work = await bus.work.take(
-                take(f"c{number}", count=3, lease_seconds=lease), "me", timeout_seconds=0.2
+                take(f"c{number}", count=3, lease_seconds=lease), ME, timeout_seconds=0.2
             )
             got = trio.current_time()
             for entry_id in ids(work):
@@ -313,7 +313,7 @@ async def test_under_load_nothing_is_delivered_early_and_nothing_is_stuck(
             latest.update({entry_id: Delivery() for entry_id in added.ids})
         # Each daemon has heard of the group before the clock is set.
         for bus in (one, two):
-            await bus.work.take(take("first", lease_seconds=lease), "me")
+            await bus.work.take(take("first", lease_seconds=lease), ME)
         end = trio.current_time() + seconds
         async with trio.open_nursery() as nursery:
             nursery.start_soon(set_clock, end)

@@ -118,26 +118,25 @@ async def test_the_next_call_of_a_timeout_gets_the_late_answer(bus: Bus) -> None
 @pytest.mark.settings(Settings(streams=StreamsSettings(naming="error")))
 async def test_an_answer_may_be_added_by_hand_and_by_redis_cli(bus: Bus, server: Server) -> None:
     stream = "a:b:c"
-    first = await ask(bus, 0, stream=stream, correlation_id="one")
-    added = await call(
-        bus,
-        "stream_add",
-        WORKER,
-        stream=first["reply_to"],
-        entries=[{"by": "stream_add"}],
-        correlation_id="one",
-    )
+    named = {"stream": stream, "reply_to": "a:b:answers", "correlation_id": "one"}
+    first = await ask(bus, 0, **named)
+    by_hand = {"entries": [{"by": "stream_add"}], "correlation_id": "one"}
+    await call(bus, "stream_add", WORKER, stream=first["reply_to"], **by_hand)
+    answered = await ask(bus, 0, **named)
+    # The stream that redstreamd makes for replies is the asker's alone.
+    own = await ask(bus, 0, stream=stream, correlation_id="two")
+    refused = await refusal(bus, "stream_add", WORKER, stream=own["reply_to"], **by_hand)
+    assert refused["code"] == "STREAM_NOT_FOUND"
+    added = await call(bus, "stream_add", ASKER, stream=own["reply_to"], **by_hand)
     assert "warning" not in added
-    by_hand = await ask(bus, 0, stream=stream, correlation_id="one")
-    await ask(bus, 0, stream=stream, correlation_id="two")
-    server.cli("XADD", first["reply_to"], "*", "correlation_id", "two", "by", "redis-cli")
+    server.cli("XADD", own["reply_to"], "*", "correlation_id", "two", "by", "redis-cli")
     by_cli = await ask(bus, 0, stream=stream, correlation_id="two")
     listed = await call(bus, "stream_list")
-    assert by_hand["reply"]["fields"] == {"by": "stream_add"}
+    assert answered["reply"]["fields"] == {"by": "stream_add"}
     assert by_cli["reply"]["fields"]["by"] == "redis-cli"
     assert "sender" not in by_cli["reply"]
     # The reply stream is no stream of anybody's.
-    assert [line["stream"] for line in listed["streams"]] == [stream]
+    assert [line["stream"] for line in listed["streams"]] == ["a:b:answers", stream]
 
 
 @pytest.mark.bounds(Bounds(replies=100))
@@ -186,7 +185,7 @@ async def test_a_worker_that_died_between_reply_and_acknowledgement_has_answered
     await ask(bus, 0, correlation_id="c")
     first = await take(bus, "one")
     await bus.replies.publish(
-        bus.work.read_lease(first["lease"], "worker"), None, {"from": "one"}, authorise=lambda *_: None
+        bus.work.read_lease(first["lease"], WORKER), None, {"from": "one"}, authorise=lambda *_: None
     )
     assert server.command("XPENDING", "s", "g")[0] == 1
     seconds = int(server.command("TIME")[0]) - 1
@@ -388,7 +387,7 @@ async def test_nobody_takes_the_place_of_a_reply_or_a_request(bus: Bus) -> None:
     await call(bus, "work_take", WORKER, **GROUP, consumer="w", count=2)
     asked = await ask(bus, 0, correlation_id="c")
     for key in ("\0".join(("reply", "s", "g", asked["request_id"])), f"s\0g\0{asked['request_id']}"):
-        await call(bus, "stream_add", stream=MINE, entries=[{"n": 0}], idempotency_key=key)
+        await call(bus, "stream_add", ASKER, stream=MINE, entries=[{"n": 0}], idempotency_key=key)
     taken = await take(bus)
     done = await call(bus, "work_done", WORKER, lease=taken["lease"], reply={"a": 1})
     got = await ask(bus, 0, correlation_id="c")

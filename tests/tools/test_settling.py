@@ -9,7 +9,7 @@ import pytest
 from redstreamd.policy import Principal
 from redstreamd.streams.bus import Bus
 from redstreamd.streams.names import Kind, companion_key
-from tests.support.calls import add, call, refusal
+from tests.support.calls import ME, add, call, refusal
 from tests.support.servers import Server
 
 GROUP = {"stream": "s", "group": "g"}
@@ -103,7 +103,7 @@ async def test_a_reply_never_shortens_a_lease(bus: Bus, server: Server) -> None:
     await ask(bus)
     await add(bus)
     question, plain = await take(bus, lease_seconds=3_600), await take(bus, lease_seconds=3_600)
-    held = bus.work.read_lease(question["lease"], "me")
+    held = bus.work.read_lease(question["lease"], ME)
     before = due(server)
     for lease, reply in ((plain["lease"], {"a": 1}), (question["lease"], {"_": 2**70})):
         refused = await refusal(bus, "work_done", lease=lease, reply=reply)

@@ -11,7 +11,7 @@ from redstreamd.streams.bus import Bus
 from redstreamd.streams.names import Kind, companion_key
 from redstreamd.tools.catalog import REGISTRY
 from tests.support.buses import ON_REDIS, running_bus
-from tests.support.calls import call, refusal, texts
+from tests.support.calls import ME, call, refusal, texts
 from tests.support.servers import Server
 
 ODD = "Orders"
@@ -97,7 +97,7 @@ async def test_no_tool_adds_to_what_redstreamd_keeps_beside_a_stream(
         refused = await refusal(bus, tool, stream=companion_key("s", kind, "g"), **arguments)
         assert refused["code"] == "INVALID_STREAM"
     assert server.command("DBSIZE") == 0
-    await texts(bus, tool, stream=companion_key("s", Kind.REPLY, "somebody"), **arguments)
+    await texts(bus, tool, stream=companion_key("s", Kind.REPLY, ME.name), **arguments)
     # If it was created by hand, the error names the key beside the stream.
     await call(bus, "stream_add", stream="s", entries=[{"n": 1}])
     server.command("XADD", companion_key("s", Kind.DUE, "g"), "*", "n", "1")

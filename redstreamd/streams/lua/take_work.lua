@@ -1,17 +1,18 @@
 -- Leases entries of a consumer group: those whose lease ran out, then pending entries of other programs, which have
 -- no lease, then new ones. Atomic, so that parallel takes are disjoint.
 --
--- KEYS stream due_set dead_letters history take_record call_record group_hash
+-- KEYS stream due_set dead_letters history take_record former_take_record call_record group_hash
 -- ARGV group consumer count:int lease_ms:int foreign_idle_ms:int default_max_deliveries:int
 -- ARGV create_at resume:bool take_record_ms:int scan_from max_bytes:int many_groups:bool
 -- ARGV asked_max_deliveries call_record_ms batch:int
 -- REPLY now:int taken_at:int expires:int replayed:bool group_created:bool entries dead_lettered:int
 -- REPLY next_due:int scan_from:text still_held:int lease_ms:int own_limit:int group_limit:int clock_name:text
--- REPLY groups:int largest:int too_many:int
+-- REPLY groups:int largest:int too_many:int consumer:text
 --
 -- foreign_idle_ms idle time after which a pending entry without a lease may be taken
 -- create_at       ID to create the group at; empty: do not create it
 -- resume          take what the consumer holds, and nothing else
+-- former_take_record the record that this take would have under the former name of the principal
 -- take_record_ms  how long to keep the record of this take; 0: do not
 -- scan_from       ID at which the scan for pending entries without a lease continues
 -- max_bytes       content after which no further entry is taken
@@ -28,6 +29,7 @@
 -- groups          how many groups the stream has, if that was asked
 -- too_many        the same, if the group was not created because of it
 -- largest         bytes of content of the largest entry taken
+-- consumer        who took them, as Redis calls it
 --
 -- asked_max_deliveries (empty: none) becomes the group's limit if this call creates the group. Otherwise it applies
 -- to this call and its lease, and only if it allows more deliveries than the group's.
@@ -118,6 +120,9 @@ elseif first_pending then
   has_pending = #first_pending > 0
 end
 
+local unrecorded
+consumer, unrecorded = consumer_owner.find(group_hash, consumer)
+
 local group_limit, own_limit = group_record.max_deliveries(group_hash, default_max_deliveries), nil
 if asked_max_deliveries ~= '' and group_record.allows_more(tonumber(asked_max_deliveries), group_limit) then
   own_limit = tonumber(asked_max_deliveries)
@@ -143,6 +148,7 @@ end
 -- A group that was just created has delivered nothing before.
 if take_record_ms > 0 and created == 0 then
   local saved = redis.call('GET', take_record)
+  if not saved and former ~= '' then saved = redis.call('GET', former_take_record) end
   local at = saved and tonumber(string.match(saved, '^(%d+) %d+%-%d+/'))
   if at then
     local earliest, greatest
@@ -166,7 +172,7 @@ if take_record_ms > 0 and created == 0 then
         group_created = did_before[1] == 1, entries = taken, dead_lettered = did_before[2], scan_from = scan_from,
         still_held = did_before[3], lease_ms = string.match(saved, ' lease=(%d+)'),
         own_limit = string.match(saved, ' max_deliveries=(%d+)'), group_limit = group_limit,
-        clock_name = clock.name,
+        clock_name = clock.name, consumer = consumer,
       })
     end
   end
@@ -404,6 +410,7 @@ else
 end
 
 if #taken == 0 and dead_lettered == 0 and refusal then return refusal end
+if #taken > 0 and unrecorded then consumer_owner.record(group_hash, unrecorded) end
 
 local at, next_due = server_now, nil
 if #taken == 0 then
@@ -431,5 +438,5 @@ return reply({
   now = now, taken_at = at, expires = server_now + lease_ms, group_created = created == 1, entries = taken,
   dead_lettered = dead_lettered, next_due = next_due, scan_from = scan_from, still_held = still_held,
   lease_ms = lease_ms, own_limit = own_limit, group_limit = group_limit, clock_name = clock.name, groups = groups,
-  largest = largest,
+  largest = largest, consumer = consumer,
 })
