@@ -205,6 +205,7 @@ class Publisher:
             "max_length": max_length,
             "max_age_ms": None if max_age_seconds is None else milliseconds(max_age_seconds),
             "entries": msgspec.msgpack.encode(encoded),
+            "only_known": False,
             **self._groups.operands(stream, self._max_groups),
             **call_record(self._redis, stream),
         }
@@ -228,6 +229,23 @@ class Publisher:
             confirmation=confirmation,
             kept_for=reply.kept_for or one_of_too_many(reply.too_many),
         )
+
+    async def was_added(
+        self,
+        stream: str,
+        entries: Sequence[Mapping[str, Any]],
+        stamp: entry_codec.Stamp,
+        *,
+        idempotency_key: str,
+        owner: Principal,
+        key_space: str | None,
+    ) -> bool:
+        """Return whether `add` was called with all of this before; adds nothing."""
+        encoded = entry_codec.encode_all(entries, stamp)
+        operands = self._operands(stream, encoded, idempotency_key, owner, key_space, None, None)
+        async with explain_errors(self._redis, stream):
+            reply = await _ADD.run(self._redis, retry_safe=True, **operands | {"only_known": True})
+        return reply.outcome in (0, 1)
 
     async def remembers(self, stream: str, key: str, *, key_space: str | None = None) -> bool:
         """Return whether `add` was called with this key of redstreamd's own before."""

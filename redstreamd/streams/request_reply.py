@@ -136,8 +136,9 @@ class Requests:
             account: Who waits; None for whoever the task works for.
         """
         deadline = trio.current_time() + timeout_seconds
-        correlation_id = _correlation_id(request)
-        reply_to = request.reply_to or companion_key(request.stream, Kind.REPLY, request.principal.name)
+        request = await self._as_before(request)
+        stamp = _stamp(request)
+        correlation_id, reply_to = str(stamp.correlation_id), str(stamp.reply_to)
         check_unreserved(reply_to)
         # Before anything is added: a wait that is refused must not leave a request behind.
         claim = self._hub.waits.claim(account or ACCOUNT.get())
@@ -145,7 +146,7 @@ class Requests:
             # So that the stream is armed when it is read first.
             with self._hub.watch((reply_to,), is_eager=True, is_counted=False):
                 at = await self.prepare(reply_to)
-                added = await self._add(request, Stamp(request.principal.name, correlation_id, reply_to))
+                added = await self._add(request, stamp)
                 (request_id,) = added.ids
                 was_added = (
                     f"The request was added as {request_id}; the same call with correlation_id "
@@ -206,10 +207,27 @@ class Requests:
                 return f"{max(0, asked - _MAX_CLOCK_DIFFERENCE_MS)}-0"
         return entry_ids.ZERO
 
+    async def _as_before(self, request: Request) -> Request:
+        """Return a request as the principal made it under a former name, if it did."""
+        if request.idempotency_key is None and request.correlation_id is None:
+            return request
+        for name in request.principal.names[1:]:
+            before = msgspec.structs.replace(request, principal=Principal(name, request.principal.transport))
+            stamp = _stamp(before)
+            key, space = _key(before, stamp)
+            if await self._publisher.was_added(
+                before.stream,
+                [before.members],
+                stamp,
+                idempotency_key=key,
+                owner=before.principal,
+                key_space=space,
+            ):
+                return before
+        return request
+
     async def _add(self, request: Request, stamp: Stamp) -> Added:
-        key, space = request.idempotency_key, None
-        if key is None:
-            key, space = str(stamp.correlation_id), "request"
+        key, space = _key(request, stamp)
         try:
             return await self._publisher.add(
                 request.stream,
@@ -269,6 +287,20 @@ class _Reply:
 
     def nothing(self, position: str) -> tuple[None, str]:
         return None, position
+
+
+def _stamp(request: Request) -> Stamp:
+    """Return the stamp of a request, with its correlation ID and its reply stream."""
+    sender = request.principal.name
+    reply_to = request.reply_to or companion_key(request.stream, Kind.REPLY, sender)
+    return Stamp(sender, _correlation_id(request), reply_to)
+
+
+def _key(request: Request, stamp: Stamp) -> tuple[str, str | None]:
+    """Return the key under which a request is recorded, and its space."""
+    if request.idempotency_key is None:
+        return str(stamp.correlation_id), "request"
+    return request.idempotency_key, None
 
 
 def _correlation_id(request: Request) -> str:

@@ -13,17 +13,19 @@ from typing import Any
 import attrs
 import pytest
 
-from redstreamd.policy import Principal
+from redstreamd.errors import BusError, Code
+from redstreamd.policy import Permission, Principal
 from redstreamd.presentation.uris import stream_uri
-from redstreamd.settings import LeasesSettings, Settings
+from redstreamd.settings import Settings
 from redstreamd.streams.bus import Bus
 from redstreamd.streams.entry_codec import Stamp
 from redstreamd.streams.lease_tokens import LeaseKey
 from redstreamd.streams.names import Kind, companion_key
 from redstreamd.tools.catalog import REGISTRY
-from redstreamd.tools.definition import StreamNeeds
+from redstreamd.tools.definition import Profile, StreamNeeds
+from redstreamd.tools.toolbox import toolbox_over
 from tests.support.buses import ON_REDIS, running_bus
-from tests.support.calls import call, refusal
+from tests.support.calls import call, no_progress, refusal
 from tests.support.mcp_client import enveloped
 from tests.support.servers import Server
 from tests.support.two_ways import HANDSHAKES, MODERN, Way, request, running_way, surface_over
@@ -240,9 +242,60 @@ async def ids_of(bus: Bus, principal: Principal, **arguments: Any) -> list[str]:
     return ids
 
 
-async def test_a_worker_answers_only_where_it_may_and_only_the_one_who_asked(
-    bus: Bus, server: Server
-) -> None:
+@ON_REDIS
+async def test_what_was_made_before_users_were_told_apart_is_each_ones(bus: Bus, server: Server) -> None:
+    user, other = ANN.proved("uid:1000"), ANN.proved("uid:1001")
+    ids = await ids_of(bus, ANN, stream="s", entries=[{"n": 1}], idempotency_key="k")
+    await ids_of(bus, ANN, stream="s", entries=[{"n": 2}])
+    keyed = {**GROUP, "consumer": "keyed", "idempotency_key": "t"}
+    first = await call(bus, "work_take", ANN, **keyed)
+    held = await call(bus, "work_take", ANN, **GROUP, consumer="w")
+    ask = {"stream": "q", "entry": {"q": 1}, "timeout_seconds": 0, "correlation_id": "c"}
+    asked = await call(bus, "request_reply", ANN, **ask)
+    # What was used by the socket is known to its users, and the same key is free for something else.
+    again = await call(bus, "stream_add", user, stream="s", entries=[{"n": 1}], idempotency_key="k")
+    assert (again["ids"], again["duplicate"]) == (ids, True)
+    assert ids != await ids_of(bus, other, stream="s", entries=[{"n": 9}], idempotency_key="k")
+    assert (await call(bus, "work_take", user, **keyed))["entries"] == first["entries"]
+    assert (await call(bus, "work_done", user, lease=first["lease"]))["done"] == ids
+    resumed = await call(bus, "request_reply", user, **ask)
+    assert (resumed["resumed"], resumed["request_id"]) == (True, asked["request_id"])
+    late = resumed["next_call"]
+    await call(bus, late["tool"], user, **late["arguments"], timeout_seconds=0)
+    # Whoever goes on with a consumer has it from then on.
+    mine = await call(bus, "work_take", user, **GROUP, consumer="w", resume=True)
+    assert [each["id"] for each in mine["entries"]] == [each["id"] for each in held["entries"]]
+    for principal in (other, ANN):
+        assert not (await call(bus, "work_take", principal, **GROUP, consumer="w", resume=True))["entries"]
+    # What a user makes belongs to nobody else.
+    asked = await call(bus, "request_reply", user, stream="q", entry={"q": 2}, timeout_seconds=0)
+    for principal in (other, ANN):
+        assert (await refusal(bus, "stream_read", principal, stream=asked["reply_to"]))["code"]
+    assert server.command("XLEN", "q") == 2
+
+
+async def test_a_worker_publishes_a_reply_only_where_it_may(bus: Bus, server: Server) -> None:
+    asked: list[tuple[str, str, Permission]] = []
+
+    def authorise(principal: Principal, stream: str, permission: Permission) -> None:
+        asked.append((principal.name, stream, permission))
+        if stream == "private":
+            raise BusError(Code.PERMISSION_DENIED, "no", cause="no", next_step="no")
+
+    # The requester may publish there; the worker may not.
+    await bus.publisher.add("s", [{"q": 1}], Stamp(sender="ann", reply_to="private", correlation_id="c"))
+    taken = await call(bus, "work_take", BOB, **GROUP, consumer="w")
+    toolbox = toolbox_over(bus, REGISTRY, [Profile.WORKER], authorise=authorise)
+    done = {"lease": taken["lease"], "reply": {"a": 1}}
+    result = (await toolbox.call(toolbox.find("work_done"), done, BOB, no_progress)).plain()
+    assert result["structuredContent"]["code"] == "PERMISSION_DENIED"
+    assert asked[-1] == ("bob", "private", Permission.PUBLISH)
+    assert server.command("EXISTS", "private") == 0
+    assert server.command("XPENDING", "s", "g")[0] == 1
+    assert (await call(bus, "work_done", BOB, lease=taken["lease"]))["done"]
+
+
+async def test_a_worker_answers_only_the_one_who_asked(bus: Bus, server: Server) -> None:
     # Another program, or an earlier release, wrote these requests.
     await bus.publisher.add("s", [{"q": 1}], Stamp(sender="bob", reply_to=HERS, correlation_id="c"))
     await bus.publisher.add("s", [{"q": 2}], Stamp(reply_to=HERS, correlation_id="c"))
@@ -257,7 +310,7 @@ async def test_a_worker_answers_only_where_it_may_and_only_the_one_who_asked(
 @ON_REDIS
 async def test_what_was_added_cannot_be_tried_out_from_its_record(server: Server) -> None:
     bodies: list[bytes] = []
-    settings = Settings(leases=LeasesSettings())
+    settings = Settings()
     for key in (b"a" * 32, b"b" * 32):
         server.flush()
         async with running_bus(server, settings, LeaseKey(key)) as bus:

@@ -2,7 +2,7 @@
 --
 -- KEYS stream record own_record former_record call_record trim_record
 -- ARGV body_hash keep_ms max_length:int max_age_ms:int call_record_ms entries
--- ARGV owner former key_id former_hash plain_hash former_plain_hash kept_hash
+-- ARGV owner former key_id former_hash plain_hash former_plain_hash kept_hash only_known:bool
 -- REPLY outcome:int ids kept_for:text groups:int too_many:int
 --
 -- record      of the idempotency key, by whichever principal used it first; without a key, the name of a key that
@@ -17,8 +17,10 @@
 -- trim_record of a stream with many groups: who needed the entries when they were last asked
 -- body_hash   empty without an idempotency key; with one, the record is kept for keep_ms
 -- entries     in MessagePack: an array of maps of their names and values, which are in their order there
+-- only_known  add nothing; only tell whether the key was used before
 -- ids         separated by spaces
--- outcome     0: added; 1: the key was used before for the same body; -1: it was used for another body
+-- outcome     0: added; 1: the key was used before for the same body; -1: it was used for another body; 2: it was not
+--             used before, and nothing was to be added
 -- kept_for    a group that needs entries which would otherwise have been trimmed
 -- groups      how many groups the stream has, if that was asked
 -- too_many    the same, if nothing was trimmed because of it
@@ -81,6 +83,7 @@ if body_hash ~= '' and redis.call('EXISTS', stream) == 1 then
   end
   if added == false then return reply({outcome = -1}) end
 end
+if only_known then return reply({outcome = 2}) end
 
 -- Returns the length of the array or map at an offset in `entries`, and the offset of its first part.
 local function open(at)
