@@ -68,12 +68,13 @@ class IdempotencyRecords:
         if former:
             renamed = [{**fields, SENDER: former} if SENDER in fields else fields for fields in encoded]
             former_plain, former_body = self._hashes(renamed, former)
-        shared = shared_record(stream, key, space)
-        own = shared if owner is None else _own_record(stream, key, space, name)
+        parts = _parts(key, space)
+        shared = companion_key(stream, Kind.IDEMPOTENCY, *parts)
+        own = shared if owner is None else companion_key(stream, Kind.IDEMPOTENCY, *parts, "of", name)
         return {
             "record": shared,
             "own_record": own,
-            "former_record": _own_record(stream, key, space, former) if former else own,
+            "former_record": companion_key(stream, Kind.IDEMPOTENCY, *parts, "of", former) if former else own,
             "owner": name,
             "former": former,
             "key_id": self._key_id,
@@ -99,20 +100,12 @@ def shared_record(stream: str, key: str, space: str | None) -> str:
         key: Any text; its digest is short and has no braces.
         space: Separates redstreamd's own keys from those of callers.
     """
-    return companion_key(stream, Kind.IDEMPOTENCY, *_spaces(space), _short(key))
+    return companion_key(stream, Kind.IDEMPOTENCY, *_parts(key, space))
 
 
-def _own_record(stream: str, key: str, space: str | None, owner: str) -> str:
-    """Return the name of the record of a principal, where another one used the key before."""
-    return companion_key(stream, Kind.IDEMPOTENCY, *_spaces(space), "of", _short(f"{owner}\0{key}"))
-
-
-def _spaces(space: str | None) -> tuple[str, ...]:
-    return () if space is None else (space,)
-
-
-def _short(text: str) -> str:
-    return hashlib.sha256(text.encode()).hexdigest()[:32]
+def _parts(key: str, space: str | None) -> tuple[str, ...]:
+    digest = hashlib.sha256(key.encode()).hexdigest()[:32]
+    return (digest,) if space is None else (space, digest)
 
 
 @lru_cache(maxsize=1_024)
