@@ -132,12 +132,12 @@ def state(server: Server) -> dict[str, Any]:
     keys: list[bytes] = sorted(key for key in server.command("KEYS", "*") if b":rs:call:" not in key)
     kinds = server.commands(*[("TYPE", key) for key in keys])
     values = server.commands(*[READ[kind](key) for key, kind in zip(keys, kinds, strict=True)])
-    return {
-        _CHANCE.sub("<hash>", key.decode()): in_short(contents(value))
-        if kind == b"stream"
-        else (kind, len(value))
-        for key, kind, value in zip(keys, kinds, values, strict=True)
-    }
+    # Several keys may have names that differ by chance only.
+    found: dict[str, list[Any]] = {}
+    for key, kind, value in zip(keys, kinds, values, strict=True):
+        shown = in_short(contents(value)) if kind == b"stream" else (kind, len(value))
+        found.setdefault(_CHANCE.sub("<hash>", key.decode()), []).append(shown)
+    return {name: sorted(shown, key=repr) for name, shown in found.items()}
 
 
 def in_short(stream: dict[str, Any]) -> Any:
