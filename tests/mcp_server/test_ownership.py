@@ -13,8 +13,8 @@ from typing import Any
 import attrs
 import pytest
 
-from redstreamd.errors import BusError, Code
-from redstreamd.policy import Permission, Principal
+from redstreamd.policy import Policy, Principal
+from redstreamd.policy.rules import Rule
 from redstreamd.presentation.uris import stream_uri
 from redstreamd.settings import Settings
 from redstreamd.streams.bus import Bus
@@ -274,27 +274,22 @@ async def test_what_was_made_before_users_were_told_apart_is_each_ones(bus: Bus,
     assert server.command("XLEN", "q") == 2
 
 
+@ON_REDIS
 async def test_a_worker_publishes_a_reply_only_where_it_may(bus: Bus, server: Server) -> None:
-    asked: list[tuple[str, str, Permission]] = []
-
-    def authorise(principal: Principal, stream: str, permission: Permission) -> None:
-        asked.append((principal.name, stream, permission))
-        if stream == "private":
-            raise BusError(Code.PERMISSION_DENIED, "no", cause="no", next_step="no")
-
     # The requester may publish there; the worker may not.
     await bus.publisher.add("s", [{"q": 1}], Stamp(sender="ann", reply_to="private", correlation_id="c"))
     taken = await call(bus, "work_take", BOB, **GROUP, consumer="w")
-    toolbox = toolbox_over(bus, REGISTRY, [Profile.WORKER], authorise=authorise)
+    policy = Policy([Rule.parse("bob may consume on *"), Rule.parse("ann may publish on *")])
+    toolbox = toolbox_over(bus, REGISTRY, [Profile.WORKER], policy=policy)
     done = {"lease": taken["lease"], "reply": {"a": 1}}
-    result = (await toolbox.call(toolbox.find("work_done"), done, BOB, no_progress)).plain()
+    result = (await toolbox.call(toolbox.find("work_done", BOB), done, BOB, no_progress)).plain()
     assert result["structuredContent"]["code"] == "PERMISSION_DENIED"
-    assert asked[-1] == ("bob", "private", Permission.PUBLISH)
     assert server.command("EXISTS", "private") == 0
     assert server.command("XPENDING", "s", "g")[0] == 1
     assert (await call(bus, "work_done", BOB, lease=taken["lease"]))["done"]
 
 
+@ON_REDIS
 async def test_a_worker_answers_only_the_one_who_asked(bus: Bus, server: Server) -> None:
     # Another program, or an earlier release, wrote these requests.
     await bus.publisher.add("s", [{"q": 1}], Stamp(sender="bob", reply_to=HERS, correlation_id="c"))
