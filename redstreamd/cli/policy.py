@@ -34,7 +34,7 @@ def add_to(commands: Any) -> None:
         help="print ACL SETUSER with the commands and keys that the tools and the rules need",
         allow_abbrev=False,
     )
-    acl.add_argument("--user", metavar="NAME", help="the user of Redis; by default redis.username")
+    acl.add_argument("--user", metavar="NAME", help="the user of Redis; by default that of the settings")
     add_settings_options(acl)
     acl.set_defaults(run=lambda arguments: with_settings(arguments, partial(_redis_acl, arguments)))
 

@@ -11,6 +11,7 @@ from typing import Any
 import attrs
 
 from redstreamd.daemon.sockets import principals_of
+from redstreamd.errors.remedies import setting
 from redstreamd.policy import Permission, Policy
 from redstreamd.policy.access import Verdict
 from redstreamd.policy.unused_rules import unused
@@ -37,7 +38,8 @@ def unused_rules(settings: Settings) -> Iterator[str]:
         if judged_by(pattern)[0] != pattern:
             return "it names a key beside a stream, which is judged by the stream"
         if len(pattern.replace("*", "").encode()) > settings.streams.max_name_bytes:
-            return f"a name has at most {settings.streams.max_name_bytes} bytes (streams.max_name_bytes)"
+            most = settings.streams.max_name_bytes
+            return f"a name has at most {most} bytes ({setting('streams.max_name_bytes')})"
         return None
 
     return unused(
@@ -87,8 +89,8 @@ def explain(settings: Settings, principal: str, name: str, stream: str) -> Expla
     check_stream(stream, max_bytes=settings.streams.max_name_bytes)
     policy = policy_of(settings)
     if tool.name not in offered(settings):
-        profiles = ", ".join(settings.tools.profile)
-        why = f"it belongs to the profile {tool.profile}, and tools.profile is {profiles}"
+        profiles = f"{', '.join(settings.tools.profile)} ({setting('tools.profile')})"
+        why = f"it belongs to the profile {tool.profile}, and what is offered is {profiles}"
         return Explanation(
             False, (_said(principal, tool, stream, False), f"{tool.name} is not offered: {why}")
         )

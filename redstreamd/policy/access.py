@@ -23,6 +23,7 @@ from typing import Final
 import attrs
 
 from redstreamd.errors import BusError, Code
+from redstreamd.errors.remedies import setting
 from redstreamd.policy.principals import Permission, Principal
 from redstreamd.policy.rules import Rule, matcher
 
@@ -50,7 +51,7 @@ class Why(enum.Enum):
     NO_RULES = "there are no rules, so everything is granted that the offered tools can do"
     RULE = "a rule grants it"
     REPLIES = "it is a reply stream, and a rule grants what goes with it"
-    READ_ONLY = "the policy is read-only (policy.read_only), which overrides the rules"
+    READ_ONLY = f"the policy is read-only ({setting('policy.read_only')}), which overrides the rules"
     NO_RULE_FOR_PRINCIPAL = "there are rules, and none is for this principal"
     NO_RULE_FOR_STREAM = "no rule for this principal grants it on this stream"
 

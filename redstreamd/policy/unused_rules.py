@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Collection, Iterator, Sequence
 from itertools import product
 
+from redstreamd.errors.remedies import setting
 from redstreamd.policy.principals import Permission
 from redstreamd.policy.rules import Rule, covers, matcher
 
@@ -30,7 +31,7 @@ def unused(
     """
     left = list(enumerate(rules, 1))
     for number, rule in list(left):
-        where = f"policy.rules, rule {number} ({str(rule)[:120]!r})"
+        where = f"rule {number} ({str(rule)[:120]!r}) of {setting('policy.rules')}"
         for pattern in rule.principals:
             if not any(_may_be(pattern, name) for name in principals):
                 yield (
@@ -45,9 +46,9 @@ def unused(
                     yield f"{where}: {pattern!r} adds nothing to {other!r}"
         for permission in rule.permissions:
             if read_only and permission is not Permission.READ:
-                yield f"{where}: {permission} is never granted, because policy.read_only is true"
+                yield f"{where}: {permission} is never granted, because the policy is read-only"
             elif permission not in usable:
-                yield f"{where}: {permission} is granted, and no tool of tools.profile needs it"
+                yield f"{where}: {permission} is granted, and no offered tool needs it"
         others = [each for each in left if each[0] != number]
         covering = [_covering(part, others) for part in _parts(rule)]
         if all(covering):

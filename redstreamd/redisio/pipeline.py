@@ -93,7 +93,8 @@ class Request(msgspec.Struct, eq=False):
         account: On whose behalf it is sent; None for the daemon itself.
         kind: The command's name, or a script's digest.
         seconds: How much work it is, for the server and for the reader of its reply.
-        load: That, and what the task that waits for the reply will take: those behind it wait for that, too.
+        load: That, and what the task that waits for the reply will take, if other clients have requests: the
+            replies behind it wait for that, too.
         is_deferred: Whether it waits for its turn.
     """
 
@@ -288,8 +289,12 @@ class Pipeline:
             if account.reply_bytes is not None:
                 seconds += account.reply_bytes.get(kind, 0.0) * (REPLY_BYTE_SECONDS + READ_BYTE_SECONDS)
             request.seconds = seconds
-            request.load = load = seconds if then is not None else seconds + account.part
-            window = self._shared_window if turns.is_shared else self._lone_window  # type: ignore[union-attr]
+            load, window = seconds, self._lone_window
+            if turns.is_shared:  # type: ignore[union-attr]
+                # Not for a lone client: nobody else waits for its tasks, and with a server that is far away
+                # few requests in flight are few replies in a second.
+                load, window = seconds if then is not None else seconds + account.part, self._shared_window
+            request.load = load
             if self._deferred or (self._work and self._work + load > window):
                 self._defer(account, request)
                 return request

@@ -57,7 +57,7 @@ def test_read_only_and_a_profile_are_explained(config: Path, capsys: pytest.Capt
     assert main(["policy", "explain", *where, "--set", "policy.read_only=true"]) == 1
     assert "read-only" in capsys.readouterr().out
     assert main(["policy", "explain", *where, "--set", "tools.profile=observer"]) == 1
-    assert "tools.profile is observer" in capsys.readouterr().out
+    assert "what is offered is observer" in capsys.readouterr().out
     assert main(["policy", "explain", *where, "--set", "policy.rules="]) == 0
     assert "there are no rules" in capsys.readouterr().out
 
@@ -74,7 +74,7 @@ def test_read_only_and_a_profile_are_explained(config: Path, capsys: pytest.Capt
         (["mcp may read on a:* a:b"], ["'a:b' adds nothing to 'a:*'"]),
         (["mcp may read on a:rs:dead:*"], ["matches no stream: it names a key beside a stream"]),
         (["mcp may read on " + "x" * 600], ["matches no stream: a name has at most 512 bytes"]),
-        (["mcp may manage on a"], ["no tool of tools.profile needs it"]),
+        (["mcp may manage on a"], ["no offered tool needs it"]),
     ],
 )
 def test_check_config_finds_rules_without_effect(
@@ -95,7 +95,7 @@ def test_check_config_finds_what_read_only_overrides(
     file = tmp_path / "redstreamd.toml"
     file.write_text('[policy]\nread_only = true\nrules = ["mcp may read publish on a"]\n')
     assert main(["check-config", "--config", str(file)]) == 0
-    assert "publish is never granted, because policy.read_only is true" in capsys.readouterr().err
+    assert "publish is never granted, because the policy is read-only" in capsys.readouterr().err
 
 
 def test_a_mistake_in_a_rule_is_located(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
