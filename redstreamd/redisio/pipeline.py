@@ -56,6 +56,10 @@ WINDOW_SECONDS: Final = 0.002
 #: The same while several clients have requests: as long as each waits for the others at the server.
 SHARED_WINDOW_SECONDS: Final = 0.0015
 
+#: So many requests are in flight whatever the tasks behind them take: with a server that is far away, few in
+#: flight are few replies in a second.
+STEPS_COUNT_BEYOND: Final = 16
+
 #: Less than any request takes.
 _NO_WORK_SECONDS: Final = 1e-9
 
@@ -93,8 +97,8 @@ class Request(msgspec.Struct, eq=False):
         account: On whose behalf it is sent; None for the daemon itself.
         kind: The command's name, or a script's digest.
         seconds: How much work it is, for the server and for the reader of its reply.
-        load: That, and what the task that waits for the reply will take, if other clients have requests: the
-            replies behind it wait for that, too.
+        step: What the task that waits for the reply will take, if other clients have requests: the replies
+            behind it wait for that, too.
         is_deferred: Whether it waits for its turn.
     """
 
@@ -108,7 +112,7 @@ class Request(msgspec.Struct, eq=False):
     account: Account | None = None
     kind: Arg = ""
     seconds: float = 0.0
-    load: float = 0.0
+    step: float = 0.0
     is_deferred: bool = False
 
     @property
@@ -196,8 +200,8 @@ class Pipeline:
         # Requests that wait for their turn, and the sum of their len(packed).
         self._deferred: FairQueue[Request] = FairQueue()
         self._deferred_bytes = 0
-        # Invariant: the sum of load over _outbox and _in_flight.
-        self._work = 0.0
+        # Invariant: the sums of seconds and of step over _outbox and _in_flight.
+        self._work = self._steps = 0.0
         # Unsent requests in order. A dict, because cancellation removes from the middle.
         self._outbox: dict[Request, None] = {}
         # Invariant: the sum of len(packed) over _outbox.
@@ -289,16 +293,25 @@ class Pipeline:
             if account.reply_bytes is not None:
                 seconds += account.reply_bytes.get(kind, 0.0) * (REPLY_BYTE_SECONDS + READ_BYTE_SECONDS)
             request.seconds = seconds
-            load, window = seconds, self._lone_window
+            step, window = 0.0, self._lone_window
             if turns.is_shared:  # type: ignore[union-attr]
-                # Not for a lone client: nobody else waits for its tasks, and with a server that is far away
-                # few requests in flight are few replies in a second.
-                load, window = seconds if then is not None else seconds + account.part, self._shared_window
-            request.load = load
-            if self._deferred or (self._work and self._work + load > window):
+                # Not for a lone client: nobody else waits for its tasks.
+                step, window = 0.0 if then is not None else account.part, self._shared_window
+                request.step = step
+            if self._deferred or (
+                self._work
+                and (
+                    self._work + seconds > window
+                    or (
+                        self._work + seconds + self._steps + step > window
+                        and len(outbox) + len(self._in_flight) >= STEPS_COUNT_BEYOND
+                    )
+                )
+            ):
                 self._defer(account, request)
                 return request
-            self._work += load
+            self._work += seconds
+            self._steps += step
             account.running += 1
             turns.redis_seconds += seconds  # type: ignore[union-attr]
         outbox[request] = None
@@ -340,7 +353,10 @@ class Pipeline:
         was_empty = not outbox
         now = self._turns.now if self._turns is not None else 0.0
         window = self._window
-        while deferred and self._work < window:
+        while deferred and (
+            self._work + self._steps < window
+            or (self._work < window and len(outbox) + len(self._in_flight) < STEPS_COUNT_BEYOND)
+        ):
             account, request = deferred.pop()
             self._let_go(account, request)
             account.charge(request.seconds, now)
@@ -350,7 +366,8 @@ class Pipeline:
     def _let_go(self, account: Account, request: Request) -> None:
         """Queue a request for sending that was deferred."""
         self._not_deferred(account, request)
-        self._work += request.load
+        self._work += request.seconds
+        self._steps += request.step
         account.running += 1
         self._outbox[request] = None
         self._outbox_bytes += len(request.packed)
@@ -358,8 +375,11 @@ class Pipeline:
     def _done(self, account: Account, request: Request) -> None:
         """Take note that a request is neither in flight nor about to be sent any more."""
         account.running -= 1
-        # Nothing is left of an empty pipeline but errors of rounding.
-        self._work = self._work - request.load if self._in_flight or self._outbox else 0.0
+        self._work -= request.seconds
+        self._steps -= request.step
+        if not self._in_flight and not self._outbox:
+            # Nothing is left of an empty pipeline but errors of rounding.
+            self._work = self._steps = 0.0
 
     def withdraw(self, request: Request) -> None:
         """Take back a request that is not sent."""
@@ -453,7 +473,10 @@ class Pipeline:
             if account is not None:
                 # As `_done`, which would be a frame for each reply.
                 account.running -= 1
-                self._work = self._work - request.load if in_flight or self._outbox else 0.0
+                self._work -= request.seconds
+                self._steps -= request.step
+                if not in_flight and not self._outbox:
+                    self._work = self._steps = 0.0
                 if is_large or account.reply_bytes:
                     account.expect(request.kind, size if is_large else 0)
             if turns is not None and account is not turns.account:

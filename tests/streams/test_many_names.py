@@ -130,8 +130,9 @@ async def test_an_error_about_a_missing_stream_does_not_look_through_all_streams
 @ON_REDIS
 async def test_where_there_are_few_streams_the_hints_know_them_all(bus: Bus, server: Server) -> None:
     await _make(server, known_names._SCANNED // 4)
-    assert "The nearest names are: 'team:07:s7'" in (await stream_not_found(bus.redis, "team:07:s8x")).cause
+    not_found = await stream_not_found(bus.redis, "team:07:s8x")
+    assert "The nearest names are: 'team:07:s7'" in not_found.with_hint(None).cause
     server.command("XADD", "orders:new:eu", "1-1", "a", "b")
     with pytest.raises(BusError) as absent:
         await bus.reader.read("orders:new:ue")
-    assert "'orders:new:eu'" in absent.value.cause
+    assert "'orders:new:eu'" in absent.value.with_hint(None).cause
