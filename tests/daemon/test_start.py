@@ -266,10 +266,10 @@ def processor_time_until_answered(server: Server, line: bytes) -> float:
 
 
 def test_a_first_plain_call_costs_little_more_than_the_libraries_it_needs(redis: Server, place: Path) -> None:
-    """About twice as long as importing trio, and some tenths more where the SDK's import takes part."""
+    """About two and a half times as long as importing trio, where the SDK's import takes part."""
     libraries = min(processor_time(sys.executable, "-c", "import trio", place=place) for _ in range(3))
     first_call = min(processor_time_until_answered(redis, CALL) for _ in range(5))
-    assert first_call < 2.7 * libraries
+    assert first_call < 3.2 * libraries
 
 
 def test_a_first_handshake_costs_less_than_the_import_of_the_sdks_server(redis: Server, place: Path) -> None:
