@@ -1,18 +1,18 @@
 """Frozen, strict settings: their definitions, sources and documentation."""
 
 from redstreamd.settings.description import Description, as_markdown, as_toml, describe
+from redstreamd.settings.limits_settings import LimitsSettings
 from redstreamd.settings.listen_address import Kind, ListenAddress
 from redstreamd.settings.listener_demands import demands
 from redstreamd.settings.loading import Loaded, load
 from redstreamd.settings.rate import Rate
+from redstreamd.settings.redis_settings import RedisSettings
 from redstreamd.settings.sections import (
     DaemonSettings,
     LeasesSettings,
-    LimitsSettings,
     ListenersSettings,
     PolicySettings,
     RecordsSettings,
-    RedisSettings,
     Settings,
     StreamsSettings,
     ToolsSettings,

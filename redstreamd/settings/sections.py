@@ -14,145 +14,15 @@ from msgspec import Meta
 
 from redstreamd.addresses import default_paths
 from redstreamd.policy.rules import Rule
+from redstreamd.settings.limits_settings import LimitsSettings
 from redstreamd.settings.listen_address import ListenAddress
-from redstreamd.settings.masking import masked_url
-from redstreamd.settings.rate import Rate
+from redstreamd.settings.redis_settings import CREDENTIAL, RedisSettings, TlsVersion
 
 Profile = Literal["observer", "worker", "operator", "red-stream"]
 Naming = Literal["warn", "error", "off"]
 LogLevel = Literal["debug", "info", "warning", "error"]
 
-TlsVersion = Literal["1.2", "1.3"]
-
 DAY = 86_400.0
-
-#: A path that may also be the name of a credential of the service.
-_CREDENTIAL = {"credential": True}
-
-
-def _shown_url(url: str | None) -> str:
-    return repr(None if url is None else masked_url(url))
-
-
-@attrs.frozen(kw_only=True)
-class RedisSettings:
-    """Where Redis or Valkey is and how to log in. Not used with `daemon.embedded`."""
-
-    url: Annotated[
-        str | None,
-        Meta(
-            description="The server's address as redis://[user:password@]host[:port][/database], the same "
-            "with rediss:// for TLS, or unix://[user:password@]/path[?db=n]; valkey:// and valkeys:// mean "
-            "redis:// and rediss://. It replaces all parts from earlier sources; a part from the same or a "
-            "later source replaces that part of it. This, redis.host and redis.path each accept every form "
-            "of an address: a URL, HOST:PORT, [ADDRESS]:PORT, user:password@HOST:PORT, unix:PATH, a socket's "
-            "path.",
-            extra={"allowed": "a URL, or an address in another form"},
-        ),
-    ] = attrs.field(default=None, repr=_shown_url)
-    host: Annotated[
-        str,
-        Meta(
-            min_length=1,
-            description="The server's name or address.",
-            extra={"allowed": "a name or an address"},
-        ),
-    ] = "localhost"
-    port: Annotated[int, Meta(ge=1, le=65_535, description="The server's TCP port.")] = 6379
-    path: Annotated[
-        Path | None,
-        Meta(description="The server's Unix socket (absolute), used instead of host and port."),
-    ] = None
-    username: Annotated[
-        str | None,
-        Meta(
-            min_length=1,
-            # Redis allows no spaces. An address would be shown with its password, as users are.
-            pattern=r"^(?!.*://)(?!.*:.*@)[^\s\0]+$",
-            description="The ACL user; without one, Redis's default user.",
-            extra={"allowed": "a name without spaces, and no address"},
-        ),
-    ] = None
-    password: Annotated[
-        str | None,
-        Meta(
-            min_length=1,
-            description="The password. A server that has none refuses one.",
-            extra={"secret": True},
-        ),
-    ] = attrs.field(default=None, repr=False)
-    password_file: Annotated[
-        Path | None,
-        Meta(
-            description="A file with the password, instead of redis.password. It is read at each login, so "
-            "that a new password needs no restart. A name without a slash is a credential of the service "
-            "(LoadCredential= in systemd.exec(5)) in $CREDENTIALS_DIRECTORY.",
-            extra=_CREDENTIAL,
-        ),
-    ] = None
-    tls: Annotated[
-        bool,
-        Meta(
-            description="Use TLS and verify the server's certificate and name, as rediss:// in the URL does. "
-            "Not for a Unix socket.",
-        ),
-    ] = False
-    ca_file: Annotated[
-        Path | None,
-        Meta(
-            description="The CA certificates to trust, in PEM, instead of the system's; or the name of a "
-            "credential, as for redis.password_file. This and the next two are read for each connection.",
-            extra=_CREDENTIAL,
-        ),
-    ] = None
-    certificate_file: Annotated[
-        Path | None,
-        Meta(
-            description="The client certificate and its chain, in PEM, for a server that requires one; or "
-            "the name of a credential.",
-            extra=_CREDENTIAL,
-        ),
-    ] = None
-    key_file: Annotated[
-        Path | None,
-        Meta(
-            description="The key of redis.certificate_file, in PEM, without a passphrase; or the name of a "
-            "credential. Not needed if the certificate's file contains it.",
-            extra=_CREDENTIAL,
-        ),
-    ] = None
-    server_name: Annotated[
-        str | None,
-        Meta(
-            min_length=1,
-            pattern=r"^[\w.:-]+$",
-            description="The name to verify in the server's certificate; by default redis.host.",
-            extra={"allowed": "a name or an address"},
-        ),
-    ] = None
-    tls_min_version: Annotated[TlsVersion, Meta(description="The oldest version of TLS to use.")] = "1.2"
-    database: Annotated[
-        int,
-        Meta(ge=0, le=1_000_000, description="The database number; a cluster has only 0."),
-    ] = 0
-    command_timeout_seconds: Annotated[
-        float,
-        Meta(
-            ge=0.05,
-            le=300,
-            description="The longest time for one command with its retries; then the caller gets an error. "
-            "Raise it for a distant or busy server.",
-        ),
-    ] = 5.0
-    connect_timeout_seconds: Annotated[
-        float,
-        Meta(
-            ge=0.05,
-            le=60,
-            description="The longest time for one attempt to connect and log in; attempts are repeated "
-            "forever.",
-        ),
-    ] = 5.0
 
 
 @attrs.frozen(kw_only=True)
@@ -195,151 +65,6 @@ class DaemonSettings:
             "at once. Short, because clients wait in the socket's queue meanwhile.",
         ),
     ] = 1.5
-
-
-@attrs.frozen(kw_only=True)
-class LimitsSettings:
-    """Limits of one client, and of all together."""
-
-    max_connections: Annotated[
-        int,
-        Meta(
-            ge=1,
-            le=1_000_000,
-            description="Connections at a time. At the limit, an idle connection of whoever has most of "
-            "them is closed for a client that has less; whoever has most is told so in answer to its first "
-            "request, and closed. Each needs a file descriptor and, when idle, about 11 KiB. Raise "
-            "LimitNOFILE= of the service with it: where there are too few descriptors, so many connections "
-            "as they allow are served, and the start, `redstreamd status` and `redstreamd doctor` say so.",
-        ),
-    ] = 4096
-    max_message_bytes: Annotated[
-        int,
-        Meta(
-            ge=65_536,
-            le=268_435_456,
-            description="The largest message in bytes, such as a call with 100 entries of 80 kB each; a "
-            "larger one is skipped and answered with an error. To decode 4 MiB takes 10 ms in two "
-            "steps, between which others are served.",
-        ),
-    ] = 4 * 1024 * 1024
-    max_requests_in_flight: Annotated[
-        int,
-        Meta(
-            ge=1,
-            le=65_536,
-            description="Unanswered requests of one connection; one more is refused.",
-        ),
-    ] = 256
-    max_nesting: Annotated[
-        int,
-        Meta(
-            ge=8,
-            le=200,
-            description="The deepest nesting of arrays and objects in a message. Real entries have a few "
-            "levels, and recursive decoders fail at about 1,000.",
-        ),
-    ] = 100
-    max_waits: Annotated[
-        int,
-        Meta(
-            ge=1,
-            le=1_000_000,
-            description="Calls that wait for entries at a time, on all connections together. At the limit, "
-            "the oldest wait of whoever has most of them ends early for one who has less, as if its time "
-            "were over; whoever has most is refused with RATE_LIMITED.",
-        ),
-    ] = 10_000
-    max_memory_bytes: Annotated[
-        int,
-        Meta(
-            ge=1_048_576,
-            le=1_099_511_627_776,
-            description="What all clients together may make the daemon hold, in bytes: unfinished messages, "
-            "requests in flight with their arguments, waits among them, and answers that nobody reads. "
-            "Beyond it, the client that holds most is refused, or closed if it does not read its answers. "
-            "Two of the largest messages always fit. The daemon itself needs some 80 MiB in addition.",
-        ),
-    ] = 128 * 1024 * 1024
-    unread_seconds: Annotated[
-        float,
-        Meta(
-            ge=1,
-            le=DAY,
-            description="How long a client may read nothing while more than 64 KiB of answers wait for it; "
-            "then it is disconnected.",
-        ),
-    ] = 60.0
-    max_waits_per_principal: Annotated[
-        int | None,
-        Meta(
-            ge=1,
-            le=1_000_000,
-            description="The same for the clients of one principal (of one socket). If not set, a principal "
-            "may have as many as all.",
-        ),
-    ] = None
-    max_connections_per_principal: Annotated[
-        int | None,
-        Meta(
-            ge=1,
-            le=1_000_000,
-            description="Connections of one principal (through one socket) at a time. If not set, a "
-            "principal may have as many as all. Set it on hosts with sockets for several roles, so that one "
-            "role leaves room for the others.",
-        ),
-    ] = None
-    max_subscriptions: Annotated[
-        int | None,
-        Meta(
-            ge=1,
-            le=1_000_000,
-            description="Subscriptions to resources at a time, on all connections together; one more is "
-            "refused with TOO_MANY_SUBSCRIPTIONS. The last quarter is for those who hold little: in it a "
-            "process may hold as many as a quarter of what is free. If not set, it is limits.max_waits.",
-        ),
-    ] = None
-    max_subscriptions_per_principal: Annotated[
-        int | None,
-        Meta(
-            ge=1,
-            le=1_000_000,
-            description="The same for the clients of one principal. If not set, a principal may have as many "
-            "as all.",
-        ),
-    ] = None
-    rates: Annotated[
-        tuple[Rate, ...],
-        Meta(
-            description='How often a principal may call a tool, such as ["stream_add=1000/s", '
-            '"group_create@agents=5/min burst 20"]; one call more is refused with RATE_LIMITED, which says '
-            "when to come back. Each principal has a bucket of its own for each tool. After a pause as many "
-            "calls may come at once as in one second, or as burst says. Of several that concern a tool and a "
-            "principal the first counts. contrib/limits has an example.",
-        ),
-    ] = ()
-    max_groups_per_stream: Annotated[
-        int,
-        Meta(
-            ge=1,
-            le=100_000,
-            description="Consumer groups of one stream; group_create and work_take create no more. Redis "
-            "has to be asked for all of them where entries are trimmed or deleted that one may need: about "
-            "3 µs for each, in which it does nothing else. Where other programs made more groups, nothing is "
-            "trimmed or deleted, and the answer says so.",
-        ),
-    ] = 256
-    max_message_values: Annotated[
-        int,
-        Meta(
-            ge=1_000,
-            le=100_000_000,
-            description="The most JSON values in a message. They take about 0.3 µs each, which holds up all "
-            "other clients: 5 ms by default. An array, an object or the name of a member counts as three "
-            "values, sixteen escaped characters as one: there is room for 12,000 numbers, for 3,000 members, "
-            "or for a text of several MiB.",
-        ),
-    ] = 12_000
 
 
 @attrs.frozen(kw_only=True)
@@ -484,7 +209,7 @@ class ListenersSettings:
             description="The certificate of the daemon and its chain, in PEM: TCP listeners then take TLS "
             "and nothing else. A name without a slash is a credential of the service. This and the other "
             "files are read again for new clients when they have changed.",
-            extra=_CREDENTIAL,
+            extra=CREDENTIAL,
         ),
     ] = None
     key_file: Annotated[
@@ -493,7 +218,7 @@ class ListenersSettings:
             description="The key of listeners.certificate_file, in PEM, without a passphrase; or the name "
             "of a credential. Not needed if the certificate's file contains it. Others must not be able to "
             "read it.",
-            extra=_CREDENTIAL,
+            extra=CREDENTIAL,
         ),
     ] = None
     client_ca_file: Annotated[
@@ -504,7 +229,7 @@ class ListenersSettings:
             "refused, and its principal is the listener's name and the name in the certificate, such as "
             "tcp/cert:ann: the first DNS name, URI or e-mail address of its subjectAltName, in the order in "
             "which they stand there, else its only common name; printable ASCII without spaces.",
-            extra=_CREDENTIAL,
+            extra=CREDENTIAL,
         ),
     ] = None
     tls_min_version: Annotated[
@@ -518,7 +243,7 @@ class ListenersSettings:
             "one, so that an old and a new one are valid together. Others must not be able to read it. "
             "`redstreamd connect --token-file` sends it; docs/listeners.md has the form. Without TLS it can "
             "be read on its way.",
-            extra=_CREDENTIAL,
+            extra=CREDENTIAL,
         ),
     ] = None
     allow_unprotected_tcp: Annotated[

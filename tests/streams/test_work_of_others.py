@@ -8,8 +8,7 @@ import trio
 
 from redstreamd.errors import BusError, Code
 from redstreamd.policy import Principal
-from redstreamd.settings import Settings
-from redstreamd.settings.sections import LimitsSettings
+from redstreamd.settings import LimitsSettings, Settings
 from redstreamd.streams.bus import Bus
 from redstreamd.streams.entry_codec import Stamp
 from redstreamd.streams.leases import Action, Outcome, Take

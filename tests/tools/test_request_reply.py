@@ -10,8 +10,7 @@ import trio
 from redstreamd.errors import BusError, Code
 from redstreamd.policy import Principal
 from redstreamd.redisio.redis_errors import OutcomeUnknown
-from redstreamd.settings import Settings
-from redstreamd.settings.sections import LimitsSettings, StreamsSettings
+from redstreamd.settings import LimitsSettings, Settings, StreamsSettings
 from redstreamd.streams.bounds import Bounds
 from redstreamd.streams.bus import Bus
 from redstreamd.streams.entry_codec import Stamp

@@ -10,8 +10,7 @@ import pytest
 import trio
 
 from redstreamd.redisio.reply_parsing import GroupInfo
-from redstreamd.settings import Settings
-from redstreamd.settings.sections import LeasesSettings
+from redstreamd.settings import LeasesSettings, Settings
 from redstreamd.streams.bounds import Bounds
 from redstreamd.streams.bus import Bus
 from redstreamd.streams.diagnosis import stream_health
