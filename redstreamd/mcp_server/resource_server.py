@@ -116,7 +116,14 @@ class ResourceServer:
 
 
 async def _visible_json(text: str) -> str:
-    """Return JSON of the same value without hidden characters; others have their turn meanwhile."""
+    """Return JSON of the same value without hidden characters; others have their turn meanwhile.
+
+    Args:
+        text: As the encoder writes it, so that no control character stands in it but U+007F.
+    """
+    # At once where that is possible: who waits for a turn holds the whole text meanwhile.
+    if text.isascii() and "\x7f" not in text:
+        return text
     parts = []
     for start in range(0, len(text), _AT_ONCE):
         if start:
