@@ -138,7 +138,8 @@ def entries(raw: Any) -> list[RawEntry]:
         return [entry(each) for each in raw or ()]
     try:
         return _ENTRIES.decode(raw)
-    except UnicodeDecodeError:
+    except (UnicodeDecodeError, msgspec.DecodeError):
+        # What is no UTF-8 is a UnicodeDecodeError up to msgspec 0.22, and a DecodeError from 0.23.
         # The server escapes what is not printable in ASCII, and passes other bytes on, whatever they mean.
         return [
             RawEntry(each.id, [word.encode("latin-1") for word in each.words])
