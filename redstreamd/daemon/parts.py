@@ -10,12 +10,13 @@ from typing import Any
 
 import msgspec
 
+import redstreamd.event_log.kinds  # noqa: F401 - declares what the parts report
 from redstreamd import __version__
 from redstreamd.admission.claims import SUBSCRIPTIONS, SharedLimit
 from redstreamd.daemon.call_rates import check_rate
 from redstreamd.daemon.policy_settings import policy_of
 from redstreamd.event_log.event_log import EventLog
-from redstreamd.event_log.texts import record
+from redstreamd.event_log.logged import write_logged
 from redstreamd.mcp_server.direct_calls import DirectPath
 from redstreamd.mcp_server.server_info import discovery, greeting, implementation
 from redstreamd.mcpio.limits import Limits
@@ -29,6 +30,7 @@ from redstreamd.redisio.target import Target
 from redstreamd.service.collector import Collector
 from redstreamd.service.embedded.embedded_server import EmbeddedServer
 from redstreamd.service.installation import installation
+from redstreamd.service.log_record import Severity
 from redstreamd.service.process_stats import process_stats
 from redstreamd.settings import Settings
 from redstreamd.startup.state_directory import state_in
@@ -55,7 +57,7 @@ class Parts(msgspec.Struct, frozen=True):
         direct_path: Serves plain calls of tools, from the beginning.
         limits: The limits of client connections.
         embedded: The embedded Redis server, if configured.
-        event_log: The hook for the events of client connections and of the supervisor.
+        event_log: The hook for the events of all parts.
         collector: Python's collector of cycles.
     """
 
@@ -89,11 +91,11 @@ def build_parts(settings: Settings, resources: AsyncExitStack) -> Parts:
     if settings.daemon.embedded:
         with state_in(settings.daemon.state_directory):
             embedded = resources.enter_context(EmbeddedServer(settings.daemon.state_directory))
-    event_log = EventLog()
+    event_log = EventLog(write_logged, Severity[settings.daemon.log_level.upper()])
     manager = Manager(
         _target(settings, embedded),
         command_timeout=settings.redis.command_timeout_seconds,
-        on_event=record,
+        on_event=event_log,
     )
     bus = Bus.over(Redis(manager), settings, _lease_key(settings))
     subscriptions = SharedLimit(

@@ -1,1 +1,1 @@
-"""Which events are logged, how often, and in which words."""
+"""Which events are recorded, how often, and in which words."""

@@ -1,28 +1,25 @@
-"""How often the events of MCP connections and of the supervisor are written to the log.
+"""Which events become records, and how often.
 
-Owns the rule that what clients make happen over and over is one record and a count. The words are
-``texts``'. Events of Redis do not come through here: ``redisio.server_health`` tells each of them once.
+Owns the rule that what clients make happen over and over is one record and a count. What each kind of event
+means is declared in this package; see `declaration`.
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Callable, Hashable
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 import msgspec
 import trio
 
-from redstreamd.event_log.texts import Event, record, record_repeats
-from redstreamd.mcpio import connection_events as mcp
+from redstreamd.event_log.declaration import Declaration, declaration_of
+from redstreamd.service.log_record import Record, Severity
 
-#: Endings that the daemon decides on, for something that a client does.
-_COUNTED: Final = mcp.FOREIGN | {
-    mcp.Ending.OVERFLOW,
-    mcp.Ending.UNREAD,
-    mcp.Ending.MEMORY,
-    mcp.Ending.GAVE_WAY,
-}
+if TYPE_CHECKING:
+    # The daemon records events before it has imported the parts that report most of them.
+    from redstreamd.event_log.kinds import Event
+
 #: Seconds without a repetition after which an event counts as over.
 QUIET_SECONDS: Final = 60.0
 
@@ -31,47 +28,53 @@ class _Episode(msgspec.Struct):
     """An event that is repeated.
 
     Attributes:
+        kind: Of which kind it is.
         latest: The last time.
         since: When it was recorded, on trio's clock.
         last: When it happened last.
         more: How often it happened since it was recorded.
     """
 
-    latest: Event
+    kind: Declaration
+    latest: msgspec.Struct
     since: float
     last: float
     more: int = 0
 
 
 class EventLog:
-    """The hook for events that the composition root gives to the supervisor and to what serves clients."""
+    """The hook for events that the composition root gives to all parts."""
 
-    def __init__(
-        self,
-        *,
-        write: Callable[[Event], None] = record,
-        write_repeats: Callable[[Event, int, float], None] = record_repeats,
-    ) -> None:
+    def __init__(self, write: Callable[[Record], None], least: Severity = Severity.INFO) -> None:
         """Begin without events.
 
         Args:
-            write: Writes an event.
-            write_repeats: Writes that an event was repeated so many times in so many seconds.
+            write: Writes a record; must neither block nor raise.
+            least: The least severe records that are made.
         """
+        self.least = least
         self._write = write
-        self._write_repeats = write_repeats
         self._episodes: dict[Hashable, _Episode] = {}
         self._begun = trio.Event()
 
     def __call__(self, event: Event) -> None:
-        """Take an event; returns at once."""
-        if (kind := _repeatable(event)) is None:
-            self._write(event)
-        elif (episode := self._episodes.get(kind)) is None:
+        """Take an event; returns at once.
+
+        Raises:
+            UndeclaredEventError: Its kind is declared nowhere.
+        """
+        kind = declaration_of(event)
+        if kind.severity > self.least:
+            return
+        if kind.summed_by is None:
+            self._write(kind.record(event))
+            return
+        key = kind.name, kind.summed_by(event)
+        if (episode := self._episodes.get(key)) is None:
             now = trio.current_time()
-            self._episodes[kind] = _Episode(event, since=now, last=now)
+            self._episodes[key] = _Episode(kind, event, since=now, last=now)
             self._begun.set()
-            self._write(event)
+            self._write(kind.record(event))
         else:
             episode.latest, episode.last = event, trio.current_time()
             episode.more += 1
@@ -91,26 +94,20 @@ class EventLog:
             self._end(math.inf)
 
     def _end(self, now: float) -> None:
-        for kind, episode in list(self._episodes.items()):
+        for key, episode in list(self._episodes.items()):
             # The same sum as above: a difference may be rounded otherwise, and then nothing would end now.
             if episode.last + QUIET_SECONDS <= now:
-                del self._episodes[kind]
+                del self._episodes[key]
                 if episode.more:
-                    self._write_repeats(episode.latest, episode.more, episode.last - episode.since)
+                    self._write(_repeats(episode))
 
 
-def _repeatable(event: Event) -> Hashable | None:
-    """Return what kind of event it is, if clients can make any number of it."""
-    match event:
-        case mcp.ConnectionRejected():
-            return "rejected", event.bound
-        case mcp.ConnectionClosed() if event.ending in _COUNTED:
-            return event.ending, event.principal
-        case mcp.ClientRefused():
-            return type(event), event.principal, event.why
-        case mcp.MessageTooLong() | mcp.MemoryExceeded():
-            return type(event), event.principal
-        case mcp.AcceptPaused() | mcp.AcceptResumed():
-            # Where descriptors run out, each client that leaves lets another in, and that is the last again.
-            return type(event), event.principal
-    return None
+def _repeats(episode: _Episode) -> Record:
+    """Return the record of how often an event was repeated."""
+    record = episode.kind.record(episode.latest)
+    seconds = episode.last - episode.since
+    return msgspec.structs.replace(
+        record,
+        text=f"{episode.more} more in {seconds:.0f} s, the last one: {record.text}",
+        fields=(*record.fields, ("REPEATS", str(episode.more))),
+    )

@@ -86,6 +86,11 @@ def peer_text(peer: Peer) -> str:
     return f"process {peer.pid}" if name is None else f"process {peer.pid} ({visible(name)})"
 
 
+def client_text(principal: Principal, peer: Peer | None) -> str:
+    """Return a client for people: its principal, and its peer where the transport tells it."""
+    return principal.name if peer is None else f"{principal.name} ({peer_text(peer)})"
+
+
 @attrs.frozen
 class Holder:
     """A peer with connections.

@@ -2,30 +2,24 @@
 
 from __future__ import annotations
 
-import enum
 import errno
 import itertools
 import os
 import re
 import ssl
-import types
-import typing
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import attrs
-import msgspec
 import pytest
 
-from redstreamd.admission.accounts import Peer
 from redstreamd.errors import BusError
-from redstreamd.event_log.texts import Event, words
-from redstreamd.policy import Principal
+from redstreamd.event_log.declaration import declaration_of
+from redstreamd.event_log.kinds import Event
 from redstreamd.protection.certificate_files import TlsFileError
-from redstreamd.redisio import Role, connect_errors, login
+from redstreamd.redisio import connect_errors, login
 from redstreamd.redisio.error_replies import TABLE, bus_error, reply_error
-from redstreamd.redisio.redis_errors import Problem, ProblemKind, ServerReplied
+from redstreamd.redisio.redis_errors import Problem, ServerReplied
 from redstreamd.redisio.target import Target
 from redstreamd.redisio.tls import Tls
 from redstreamd.service.embedded import embedded_problems
@@ -33,6 +27,7 @@ from redstreamd.service.embedded.embedded_problems import EmbeddedOperator
 from redstreamd.service.embedded.oom_detection import OomCounters, killed_for_memory
 from redstreamd.service.embedded.server_loading import Loading
 from redstreamd.tools.results import failure as tool_failure
+from tests.event_log.examples import event_types, instances_of
 
 LOG = "/var/lib/redstreamd/embedded/server.log"
 TCP = Target(host="redis.example", username="ann", tls=Tls(ca_file="/ca.pem", certificate_file="/own.pem"))
@@ -40,9 +35,6 @@ PLAIN = Target()
 UNIX = Target(path="/run/redis/redis.sock")
 OPERATOR = EmbeddedOperator(Path(LOG), lambda: None)
 EMBEDDED = Target(path="/var/lib/redstreamd/embedded/server.sock", operator=OPERATOR)
-
-#: How a text that comes from elsewhere may end, and what an outage may be about.
-TEXTS = ("it broke", "it broke.", "did it break?", "it broke…")
 
 REPLIES = (
     *(f"{row.reply_code or 'ERR'} some {text} words" for row in TABLE for text in row.texts or ("other",)),
@@ -137,46 +129,6 @@ def advised(target: Target) -> list[BusError]:
     return answers
 
 
-def values_of(hint: Any) -> list[Any]:
-    """Return values of a field's type that differ in how they are told."""
-    if typing.get_origin(hint) in (typing.Union, types.UnionType):
-        return [value for each in typing.get_args(hint) for value in values_of(each)]
-    if typing.get_origin(hint) is tuple:
-        holders = ((Peer(pid=1), 3), (Peer(address="192.0.2.1"), 2))
-        return [tuple(Role)] if typing.get_args(hint)[0] is Role else [(), holders]
-    if isinstance(hint, type) and issubclass(hint, enum.Enum):
-        return list(hint)
-    known: dict[Any, list[Any]] = {
-        str: list(TEXTS),
-        int: [0, 3],
-        float: [0.0, 12.5],
-        type(None): [None],
-        Problem: [
-            Problem(kind, cause, "Wait for it.", tuple(Role)) for kind in ProblemKind for cause in TEXTS
-        ],
-        Principal: [Principal("ann", "unix")],
-        Exception: [ValueError(text) for text in TEXTS],
-        BaseException: [ValueError(text) for text in TEXTS],
-        OSError: [OSError(errno.EMFILE, "Too many open files")],
-    }
-    return known.get(hint, [None])
-
-
-def event_types(union: object) -> list[type]:
-    members: list[type] = []
-    for member in typing.get_args(union):
-        members += event_types(member) if typing.get_args(member) else [member]
-    return members
-
-
-def instances_of(kind: type[msgspec.Struct]) -> Iterator[Any]:
-    """Make events of a kind so that each value of each field occurs."""
-    hints = typing.get_type_hints(kind)
-    choices = [values_of(hints[name]) for name in kind.__match_args__]
-    for turn in range(max(map(len, choices), default=1) * 2):
-        yield kind(*(values[turn % len(values)] for values in choices))
-
-
 #: Where something is changed. A sentence that asks for it names one of them.
 PLACES = re.compile(
     r"in /etc/redstreamd/|in Redis\b|redis\.conf|systemctl edit|in the configuration of Redis|in the URL"
@@ -208,7 +160,7 @@ OF_A_SITE = re.compile(
 
 @pytest.mark.parametrize("kind", event_types(Event), ids=lambda kind: kind.__name__)
 def test_every_record_is_in_whole_sentences_that_say_where(kind: type) -> None:
-    made = [words(event)[1] for event in instances_of(kind)]
+    made = [declaration_of(event).record(event).text for event in instances_of(kind)]
     assert made
     assert [each for text in made for each in complaints(text)] == []
 

@@ -14,7 +14,9 @@ import trio
 import trio.testing
 
 from redstreamd.admission.accounts import Peer
+from redstreamd.event_log import kinds  # noqa: F401 - declares them
 from redstreamd.event_log.event_log import QUIET_SECONDS, EventLog
+from redstreamd.event_log.logged import write_logged
 from redstreamd.mcpio.connection_events import (
     AcceptPaused,
     AcceptResumed,
@@ -38,7 +40,7 @@ def anyio_backend() -> tuple[str, dict[str, Any]]:
 
 @pytest.fixture
 async def journal(caplog: pytest.LogCaptureFixture) -> AsyncIterator[EventLog]:
-    journal = EventLog()
+    journal = EventLog(write_logged)
     with caplog.at_level(logging.INFO, "redstreamd"):
         async with trio.open_nursery() as nursery:
             await nursery.start(journal.run)
@@ -153,7 +155,7 @@ async def test_what_clients_do_by_themselves_and_what_happens_rarely_is_not_coun
 
 
 async def test_a_count_under_way_is_told_when_the_daemon_stops(caplog: pytest.LogCaptureFixture) -> None:
-    journal = EventLog()
+    journal = EventLog(write_logged)
     async with trio.open_nursery() as nursery:
         await nursery.start(journal.run)
         for _ in range(3):
