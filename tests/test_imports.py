@@ -40,6 +40,7 @@ ALLOWED: dict[str, set[str]] = {
     "mcp_server": LEAVES | {"mcpio", "presentation", "prompts", "redisio", "resources", "streams", "tools"},
     "reference": {"errors", "prompts", "redisio", "resources", "tools"},
     # Programs.
+    "metrics": LEAVES | {"histogram", "redisio", "streams"},
     "event_log": {"admission", "errors", "mcpio", "redisio", "service"},
     "doctor": {
         "addresses",

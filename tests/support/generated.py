@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from redstreamd import settings
+from redstreamd.metrics import metrics_docs
 from redstreamd.prompts.catalog import PROMPTS
 from redstreamd.reference import error_docs, mcp_docs, schema_docs
 from redstreamd.resources.catalog import RESOURCES
@@ -30,6 +31,7 @@ GENERATED: dict[str, Callable[[], str]] = {
     "docs/settings.md": settings.as_markdown,
     "docs/tools.md": partial(mcp_docs.as_markdown, REGISTRY, RESOURCES, PROMPTS),
     "docs/errors.md": error_docs.as_markdown,
+    "docs/metrics.md": metrics_docs.as_markdown,
     "docs/schemas.md": schema_docs.as_markdown,
     "docs/architecture.svg": architecture.drawing,
     **{f"{SNAPSHOTS}/{tool.name}.json": partial(snapshot, tool) for tool in REGISTRY},

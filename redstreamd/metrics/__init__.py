@@ -1,0 +1,1 @@
+"""Figures of the daemon and of its streams, as OpenMetrics over HTTP."""
