@@ -5,9 +5,11 @@
 - With a rule, what no rule grants is refused, also to principals that no rule names. What several rules grant
   is granted together; the order of rules has no meaning.
 - A policy that is read-only grants nothing but reading, whatever the rules say.
+- What a rule lets a principal ``submit``, and no rule publish, waits in quarantine until it is released.
 - The keys beside a stream are judged by the stream. Two grants follow from what they are for: who may publish
-  requests to a stream may read the reply streams beside it, and who may consume it may publish to them. That
-  a reply stream belongs to somebody is another question, which is asked after this one.
+  requests to a stream may read the reply streams beside it, and who may consume it may publish to them; but
+  who may submit to it and not publish submits its replies, too. That a reply stream belongs to somebody is
+  another question, which is asked after this one.
 
 Verdicts depend on names only, never on what exists, so a refusal tells nothing about what exists. They do not
 change while the daemon runs. They are remembered by principal and stream, so that a call costs one look into
@@ -18,7 +20,7 @@ from __future__ import annotations
 
 import enum
 from collections.abc import Callable, Iterable, Sequence
-from typing import Final
+from typing import Final, TypeVar
 
 import attrs
 
@@ -31,6 +33,7 @@ from redstreamd.policy.rules import Rule, matcher
 _MAX_REMEMBERED: Final = 4_096
 _MAX_PRINCIPALS: Final = 1_024
 
+ValueT = TypeVar("ValueT")
 Permissions = frozenset[Permission]
 _NONE: Final[Permissions] = frozenset()
 _ALL: Final[Permissions] = frozenset(Permission)
@@ -50,6 +53,7 @@ class Why(enum.Enum):
 
     NO_RULES = "there are no rules, so everything is granted that the offered tools can do"
     RULE = "a rule grants it"
+    SUBMIT = "a rule grants submit, so what is added waits in quarantine until it is released"
     REPLIES = "it is a reply stream, and a rule grants what goes with it"
     READ_ONLY = f"the policy is read-only ({setting('policy.read_only')}), which overrides the rules"
     NO_RULE_FOR_PRINCIPAL = "there are rules, and none is for this principal"
@@ -69,6 +73,11 @@ class Verdict:
     granted: bool
     why: Why
     rule: Rule | None = None
+
+    @property
+    def waits(self) -> bool:
+        """Whether what is published waits in quarantine until it is released."""
+        return self.why is Why.SUBMIT
 
 
 @attrs.frozen
@@ -109,6 +118,7 @@ class Policy:
     Attributes:
         restricts: Whether anything is refused to anybody.
         read_only: Whether nothing but reading is granted.
+        submits: Whether anything that anybody publishes waits in quarantine.
     """
 
     def __init__(
@@ -123,11 +133,13 @@ class Policy:
         """
         self.restricts: Final = bool(rules) or read_only
         self.read_only: Final = read_only
+        self.submits: Final = any(rule.submits for rule in rules)
         self._rules: Final = tuple(rules)
         self._judged: Final = judged
         # The oldest is forgotten first.
         self._grants: dict[str, tuple[_Grant, ...]] = {}
         self._verdicts: dict[tuple[str, str], Permissions] = {}
+        self._waiting: dict[tuple[str, str], bool] = {}
 
     def authorise(self, principal: Principal, stream: str, permission: Permission) -> None:
         """Return if the principal may do this to the stream.
@@ -146,10 +158,19 @@ class Policy:
         granted = self._verdicts.get(key)
         if granted is None:
             granted = frozenset(each for each in Permission if self.judge(*key, each).granted)
-            if len(self._verdicts) >= _MAX_REMEMBERED:
-                del self._verdicts[next(iter(self._verdicts))]
-            self._verdicts[key] = granted
+            _remember(self._verdicts, key, granted)
         return permission in granted
+
+    def quarantines(self, principal: Principal, stream: str) -> bool:
+        """Return whether what the principal publishes to the stream waits until it is released."""
+        if not self.submits:
+            return False
+        key = (principal.name, stream)
+        waits = self._waiting.get(key)
+        if waits is None:
+            waits = self.judge(*key, Permission.PUBLISH).waits
+            _remember(self._waiting, key, waits)
+        return waits
 
     def somewhere(self, principal: Principal) -> Permissions:
         """Return what the principal may do to any stream at all, which decides what is offered to it."""
@@ -178,7 +199,8 @@ class Policy:
         name, is_reply_stream = self._judged(stream)
         rule = _granting(grants, name, permission)
         if rule is not None:
-            return Verdict(True, Why.RULE, rule)
+            submits = rule.submits and permission is Permission.PUBLISH
+            return Verdict(True, Why.SUBMIT if submits else Why.RULE, rule)
         if is_reply_stream and (implied_by := _IMPLIED_ON_REPLIES.get(permission)) is not None:
             rule = _granting(grants, name, implied_by)
             if rule is not None:
@@ -215,10 +237,19 @@ _IMPLIED_ON_REPLIES: Final = {Permission.READ: Permission.PUBLISH, Permission.PU
 
 
 def _granting(grants: Iterable[_Grant], stream: str, permission: Permission) -> Rule | None:
+    submits = None
     for grant in grants:
         if permission in grant.permissions and any(matches(stream) for matches in grant.streams):
-            return grant.rule
-    return None
+            if not (grant.rule.submits and permission is Permission.PUBLISH):
+                return grant.rule
+            submits = submits or grant.rule
+    return submits
+
+
+def _remember(verdicts: dict[tuple[str, str], ValueT], key: tuple[str, str], verdict: ValueT) -> None:
+    if len(verdicts) >= _MAX_REMEMBERED:
+        del verdicts[next(iter(verdicts))]
+    verdicts[key] = verdict
 
 
 _DOES: Final = {

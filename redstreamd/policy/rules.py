@@ -17,9 +17,12 @@ import attrs
 
 from redstreamd.policy.principals import Permission
 
+#: Stands for publish where what is published waits in quarantine for a release.
+SUBMIT: Final = "submit"
 NOTATION: Final = (
     "'PRINCIPAL ... may PERMISSION ... on STREAM ...', such as 'agents may read publish on jobs:*'; the "
-    f"permissions are {', '.join(Permission)}; in names * stands for any text"
+    f"permissions are {', '.join(Permission)}, or {SUBMIT} in the place of publish; in names * stands for "
+    "any text"
 )
 #: As long as a stream's name may be made by the settings.
 _MAX_PATTERN: Final = 65_536
@@ -33,16 +36,21 @@ class Rule:
         principals: Patterns of their names.
         permissions: What they may do; in the order in which they were written.
         streams: Patterns of the names of streams. What is granted on a stream covers the keys beside it.
+        submits: Whether what they publish waits in quarantine until it is released: the rule says ``submit``
+            in the place of ``publish``.
     """
 
     principals: tuple[str, ...]
     permissions: tuple[Permission, ...]
     streams: tuple[str, ...]
+    submits: bool = False
 
     def __str__(self) -> str:
         """Return the text that `parse` reads."""
-        parts = (*self.principals, "may", *self.permissions, "on", *self.streams)
-        return " ".join(parts)
+        granted = (
+            SUBMIT if self.submits and each is Permission.PUBLISH else each for each in self.permissions
+        )
+        return " ".join((*self.principals, "may", *granted, "on", *self.streams))
 
     @classmethod
     def parse(cls, text: str) -> Rule:
@@ -64,7 +72,7 @@ class Rule:
             if number < may:
                 is_valid, what = re.fullmatch(r"[!-~]{1,255}", word) is not None, "name of a principal"
             elif may < number < on:
-                is_valid, what = word in tuple(Permission), "permission"
+                is_valid, what = word in (*Permission, SUBMIT), "permission"
             else:
                 is_valid, what = len(word) <= _MAX_PATTERN and word.isprintable(), "name of a stream"
             if not is_valid:
@@ -72,7 +80,11 @@ class Rule:
         for given in (principals, granted, streams):
             if len(set(given)) < len(given):
                 raise _MalformedError("it names something twice")
-        return cls(tuple(principals), tuple(map(Permission, granted)), tuple(streams))
+        submits = SUBMIT in granted
+        if submits and Permission.PUBLISH in granted:
+            raise _MalformedError(f"{SUBMIT} adds nothing to publish")
+        permissions = (Permission.PUBLISH if word == SUBMIT else Permission(word) for word in granted)
+        return cls(tuple(principals), tuple(permissions), tuple(streams), submits)
 
 
 def matcher(pattern: str) -> Callable[[str], bool]:

@@ -9,7 +9,7 @@ from redstreamd.errors.remedies import setting
 from redstreamd.policy.principals import Permission
 from redstreamd.policy.rules import Rule, covers, matcher
 
-_Part = tuple[str, Permission, str]
+_Part = tuple[str, Permission, str, bool]
 
 
 def unused(
@@ -49,6 +49,8 @@ def unused(
                 yield f"{where}: {permission} is never granted, because the policy is read-only"
             elif permission not in usable:
                 yield f"{where}: {permission} is granted, and no offered tool needs it"
+        if rule.submits and not read_only:
+            yield from (f"{where}: {why}" for why in _not_released(rule, rules, usable))
         others = [each for each in left if each[0] != number]
         covering = [_covering(part, others) for part in _parts(rule)]
         if all(covering):
@@ -59,15 +61,36 @@ def unused(
 
 
 def _parts(rule: Rule) -> Iterator[_Part]:
-    return product(rule.principals, rule.permissions, rule.streams)
+    return product(rule.principals, rule.permissions, rule.streams, (rule.submits,))
+
+
+def _not_released(rule: Rule, rules: Sequence[Rule], usable: Collection[Permission]) -> Iterator[str]:
+    """Yield why what is submitted may wait for ever, or be released by whoever submitted it."""
+    if Permission.MANAGE not in usable:
+        yield "what is submitted waits for a release, and no offered tool releases anything"
+        return
+    managing = [each for each in rules if Permission.MANAGE in each.permissions]
+    for pattern in rule.streams:
+        releasing = [each for each in managing if any(_meet(pattern, other) for other in each.streams)]
+        if not releasing:
+            yield f"no rule grants manage on {pattern!r}, so what is submitted there is never released"
+        for principal in rule.principals:
+            if any(covers(other, principal) for each in releasing for other in each.principals):
+                yield f"{principal!r} may manage {pattern!r}, too, and so release what it submits itself"
+
+
+def _meet(one: str, other: str) -> bool:
+    """Return whether one of two patterns matches all that the other one does."""
+    return covers(one, other) or covers(other, one)
 
 
 def _covering(part: _Part, rules: Sequence[tuple[int, Rule]]) -> int | None:
     """Return the number of a rule that grants all that a part of another rule grants; None if none does."""
-    principal, permission, stream = part
+    principal, permission, stream, submits = part
     for number, rule in rules:
         if (
             permission in rule.permissions
+            and (permission is not Permission.PUBLISH or submits or not rule.submits)
             and any(covers(wider, principal) for wider in rule.principals)
             and any(covers(wider, stream) for wider in rule.streams)
         ):

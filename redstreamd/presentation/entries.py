@@ -29,6 +29,7 @@ class EntryView(msgspec.Struct, omit_defaults=True):
     binary: Sequence[str] | None = None
     repeated: Sequence[str] | None = None
     dead_letter: dict[str, Any] | None = None
+    released: dict[str, Any] | None = None
 
     def as_dict(self) -> dict[str, Any]:
         """Return the same as plain JSON values."""
@@ -55,6 +56,12 @@ def views(stream: str, entries: Sequence[RawEntry]) -> list[EntryView]:
             view.binary = list(decoded.binary)
         if decoded.repeated:
             view.repeated = list(decoded.repeated)
+        if stamp.released is not None and (release := stamp.release) is not None:
+            view.released = {
+                "by": release.by,
+                "waited_as": release.waiting_id,
+                "published": time_of(release.waiting_id),
+            }
         if decoded.dead_letter is not None:
             view.dead_letter = _note(decoded.dead_letter)
         shown.append(view)

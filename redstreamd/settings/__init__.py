@@ -5,6 +5,7 @@ from redstreamd.settings.limits_settings import LimitsSettings
 from redstreamd.settings.listen_address import Kind, ListenAddress
 from redstreamd.settings.listener_demands import demands
 from redstreamd.settings.loading import Loaded, load
+from redstreamd.settings.quarantine_settings import QuarantineSettings
 from redstreamd.settings.rate import Rate
 from redstreamd.settings.redis_settings import RedisSettings
 from redstreamd.settings.sections import (
@@ -31,6 +32,7 @@ __all__ = [
     "Loaded",
     "PolicySettings",
     "Precedence",
+    "QuarantineSettings",
     "Rate",
     "RecordsSettings",
     "RedisSettings",

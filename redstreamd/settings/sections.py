@@ -16,6 +16,7 @@ from redstreamd.addresses import default_paths
 from redstreamd.policy.rules import Rule
 from redstreamd.settings.limits_settings import LimitsSettings
 from redstreamd.settings.listen_address import ListenAddress
+from redstreamd.settings.quarantine_settings import QuarantineSettings
 from redstreamd.settings.redis_settings import CREDENTIAL, RedisSettings, TlsVersion
 
 Profile = Literal["observer", "worker", "operator", "red-stream"]
@@ -267,7 +268,9 @@ class PolicySettings:
             "Rules only grant, in any order, and what several grant is granted together. Without a rule "
             "everybody may do what the tools of tools.profile can do. With one, what no rule grants is "
             "refused, also to principals that no rule names, and is neither listed nor named. What is "
-            "granted on a stream covers the keys beside it. `redstreamd policy explain` says what decides.",
+            "granted on a stream covers the keys beside it. submit in the place of publish lets principals "
+            "publish that are not trusted: their entries wait in quarantine until an operator releases them. "
+            "`redstreamd policy explain` says what decides.",
         ),
     ] = ()
     read_only: Annotated[
@@ -306,4 +309,5 @@ class Settings:
     streams: StreamsSettings = attrs.field(factory=StreamsSettings)
     listeners: ListenersSettings = attrs.field(factory=ListenersSettings)
     policy: PolicySettings = attrs.field(factory=PolicySettings)
+    quarantine: QuarantineSettings = attrs.field(factory=QuarantineSettings)
     records: RecordsSettings = attrs.field(factory=RecordsSettings)

@@ -25,6 +25,7 @@ from redstreamd.streams.name_rules import NameRules
 from redstreamd.streams.pending import PendingLister
 from redstreamd.streams.places import Places
 from redstreamd.streams.publishing import Publisher
+from redstreamd.streams.quarantine import Quarantine
 from redstreamd.streams.reading import Reader
 from redstreamd.streams.replies import Replies
 from redstreamd.streams.request_reply import Requests
@@ -53,6 +54,7 @@ class Bus(msgspec.Struct, frozen=True):
         diagnoser: Diagnoses streams.
         requests: Sends requests and waits for replies.
         replies: Publishes replies.
+        quarantine: Lists, releases and discards what waits for a release.
         groups: Administration of consumer groups.
         streams: Administration of streams.
     """
@@ -74,6 +76,7 @@ class Bus(msgspec.Struct, frozen=True):
     diagnoser: Diagnoser
     requests: Requests
     replies: Replies
+    quarantine: Quarantine
     groups: GroupAdmin
     streams: StreamAdmin
 
@@ -99,6 +102,7 @@ class Bus(msgspec.Struct, frozen=True):
             ),
             idempotency_window_seconds=settings.leases.idempotency_window_seconds,
             max_groups=max_groups,
+            quarantine=settings.quarantine,
             limits=bounds,
         )
         clocks = GroupClocks(command_timeout=redis.command_timeout)
@@ -139,6 +143,7 @@ class Bus(msgspec.Struct, frozen=True):
             sampler=sampler,
             diagnoser=Diagnoser(redis, clocks, sampler, settings.leases, bounds),
             requests=requests,
+            quarantine=Quarantine(redis, pages, requests),
             records=records,
             groups=GroupAdmin(redis, hub, records, clocks, bounds),
             streams=StreamAdmin(redis, bounds, max_groups=max_groups),

@@ -11,6 +11,8 @@ reserved field. Reserved fields begin with ``_rs.`` and come last:
 - ``_rs.sender``: the principal that added the entry, stamped by the daemon.
 - ``_rs.correlation_id``, ``_rs.reply_to``: given by the writer for a reply.
 - ``_rs.in_reply_to``: the request that a reply belongs to, ``<entry ID> <stream>``, stamped by the daemon.
+- ``_rs.released``: ``<ID while it waited> <principal>``, of an entry that waited in quarantine, and who
+  released it.
 - ``_rs.=<name>``: the member `<name>`, if that name itself begins with ``_rs.``; so no writer can forge a
   reserved field.
 - ``_rs.dead``: the note of a dead letter: its reason and origin; always the last field.
@@ -33,6 +35,7 @@ from redstreamd import strict_json
 from redstreamd.errors import BusError, Code
 from redstreamd.redisio.reply_parsing import RawEntry
 from redstreamd.redisio.script import PackedCommand
+from redstreamd.streams import entry_ids
 
 PREFIX = b"_rs."
 PREFIX_TEXT = "_rs."
@@ -48,6 +51,7 @@ _STAMPED = {
     "correlation_id": "_rs.correlation_id",
     "reply_to": "_rs.reply_to",
     "in_reply_to": "_rs.in_reply_to",
+    "released": "_rs.released",
 }
 
 _RESERVED = frozenset((_VERSION, JSON_NAMES, *_STAMPED.values()))
@@ -61,7 +65,13 @@ MAX_NESTING = 200
 #: Limits in bytes of stamps and of the note of a dead letter: more than redstreamd writes with any setting
 #: (the name of a reply stream has a stream's twice). Unlike fields, they cannot be truncated in a result.
 #: Longer values, of other programs, are not treated as stamps.
-_MAX_STAMP_BYTES = {"sender": 1_024, "correlation_id": 1_024, "reply_to": 135_168, "in_reply_to": 135_168}
+_MAX_STAMP_BYTES = {
+    "sender": 1_024,
+    "correlation_id": 1_024,
+    "reply_to": 135_168,
+    "in_reply_to": 135_168,
+    "released": 1_024,
+}
 _MAX_NOTE_BYTES, _NOTE_SHOWN = 4 << 20, 1_000
 
 #: Bytes of the reserved fields of an entry whose meaning is remembered, and of an entry's names.
@@ -80,12 +90,32 @@ class Stamp(msgspec.Struct, frozen=True, gc=False):
         correlation_id: Connects a reply and its request.
         reply_to: The stream on which a reply is expected.
         in_reply_to: The request that this entry is a reply to, as `request_name` gives it.
+        released: The ID that the entry had in quarantine, and the principal that released it; see `Release`.
     """
 
     sender: str | None = None
     correlation_id: str | None = None
     reply_to: str | None = None
     in_reply_to: str | None = None
+    released: str | None = None
+
+    @property
+    def release(self) -> Release | None:
+        """How the entry left the quarantine; None if it was in none."""
+        waiting_id, _, by = (self.released or "").partition(" ")
+        return Release(waiting_id, by) if by and entry_ids.parse(waiting_id) is not None else None
+
+
+class Release(msgspec.Struct, frozen=True):
+    """How an entry left the quarantine.
+
+    Attributes:
+        waiting_id: The ID that it had there, whose time is that of its publication.
+        by: The principal that released it.
+    """
+
+    waiting_id: str
+    by: str
 
 
 _NO_STAMP = Stamp()
@@ -109,9 +139,13 @@ class Decoded(msgspec.Struct, frozen=True):
     dead_letter: dict[str, Any] | None = None
 
 
-def request_name(stream: str, entry_id: str) -> str:
-    """Return the `in_reply_to` of a reply to that entry."""
-    return f"{entry_id} {stream}"
+def request_name(stream: str, entry_id: str, stamp: Stamp = _NO_STAMP) -> str:
+    """Return the `in_reply_to` of a reply to that entry; the ID that it had in quarantine, if it was there.
+
+    Its requester knows no other.
+    """
+    release = stamp.release
+    return f"{entry_id if release is None else release.waiting_id} {stream}"
 
 
 def encode(members: Mapping[str, Any], stamp: Stamp) -> list[tuple[bytes, bytes]]:

@@ -22,7 +22,7 @@ MAX_NAME_BYTES = 512
 #: Placeholder owner of the pending entries of a removed consumer.
 RELEASED = "_rs.released"
 
-_COMPANION = re.compile(r":rs:(due|dead|tries|group|idem|take|trim|call|reply)(?=:|$)")
+_COMPANION = re.compile(r":rs:(due|dead|tries|group|idem|take|trim|call|reply|quarantine)(?=:|$)")
 #: Unicode's category Cc.
 _CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f]")
 _NAMING_RULE = re.compile(r"[a-z0-9][a-z0-9_-]*(?::[a-z0-9][a-z0-9_-]*){2,}")
@@ -40,6 +40,7 @@ class Kind(enum.StrEnum):
     TRIM = "trim"  #: string per stream with many groups: who needed its entries when they were last asked
     CALL = "call"  #: string per call that may be sent twice: what its first sending did; kept for seconds
     REPLY = "reply"  #: stream per principal: replies to its request_reply calls
+    QUARANTINE = "quarantine"  #: stream: entries for the stream and its reply streams that wait for a release
 
 
 def companion_key(stream: str, kind: Kind, *parts: str) -> str:
@@ -72,6 +73,16 @@ def judged_by(key: str) -> tuple[str, bool]:
     if beside is None or beside.start() == 0:
         return key, False
     return key[: beside.start()], is_reply_stream(key)
+
+
+def quarantine_of(stream: str) -> str:
+    """Return the key of what waits for a release into a stream, or into a reply stream beside it."""
+    return companion_key(judged_by(stream)[0], Kind.QUARANTINE)
+
+
+def is_quarantine(key: str) -> bool:
+    """Return whether a key holds entries that wait for a release."""
+    return Kind.QUARANTINE.value in _COMPANION.findall(key)
 
 
 def reply_stream_owner(key: str) -> str | None:

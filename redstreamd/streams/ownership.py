@@ -16,20 +16,21 @@ from typing import Any, Final
 
 from redstreamd.policy import Principal
 from redstreamd.streams.error_context import no_such_stream
-from redstreamd.streams.names import reply_stream_owner
+from redstreamd.streams.names import is_quarantine, reply_stream_owner
 
 #: The name of a principal has no spaces, so what follows it is the consumer's.
 _OF: Final = "_rs.of "
 
 
 def check_owner(principal: Principal, stream: str) -> None:
-    """Return if a stream is not the reply stream of another principal, whether or not that exists.
+    """Return if a stream is neither another principal's reply stream nor a quarantine, existing or not.
 
     Raises:
         BusError: STREAM_NOT_FOUND.
     """
     owner = reply_stream_owner(stream)
-    if owner is not None and not principal.owns(owner):
+    # A quarantine is nobody's: what waits in it is neither read nor taken.
+    if is_quarantine(stream) or (owner is not None and not principal.owns(owner)):
         raise no_such_stream(stream)
 
 

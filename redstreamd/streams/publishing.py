@@ -1,4 +1,4 @@
-"""Adding entries: once per idempotency key, with retention and confirmation."""
+"""Adding entries, or putting them into quarantine: once per key, with retention and confirmation."""
 
 from __future__ import annotations
 
@@ -9,9 +9,11 @@ from typing import Any
 import msgspec
 
 from redstreamd.errors import BusError, Code
+from redstreamd.errors.remedies import setting
 from redstreamd.policy import Principal
 from redstreamd.redisio.client import Redis
 from redstreamd.redisio.connection_manager import Write
+from redstreamd.settings import QuarantineSettings
 from redstreamd.streams import entry_codec
 from redstreamd.streams.bounds import DEFAULT_BOUNDS, Bounds
 from redstreamd.streams.call_records import call_record
@@ -20,28 +22,31 @@ from redstreamd.streams.durations import milliseconds
 from redstreamd.streams.error_context import explain_errors
 from redstreamd.streams.group_counts import GroupCounts, one_of_too_many
 from redstreamd.streams.idempotency import IdempotencyRecords, shared_record
-from redstreamd.streams.names import Kind, companion_key
+from redstreamd.streams.names import Kind, companion_key, quarantine_of
 from redstreamd.streams.plans import Plan, run_plan
-from redstreamd.streams.scripts import load
+from redstreamd.streams.scripts import NamedScript, load
 
-_ADD = load("ids", "info", "group_count", "add")
+_ADD = load("ids", "info", "group_count", "idempotency", "packed_entries", "add")
+_QUARANTINE = load("idempotency", "packed_entries", "quarantine")
 
 
 class Added(msgspec.Struct, frozen=True):
     """Result of adding entries.
 
     Attributes:
-        ids: The entry IDs, in the order of the entries.
+        ids: The entry IDs, in the order of the entries; of entries that wait, those in the quarantine.
         duplicate: The idempotency key was used before: nothing was added, the IDs are those of the first
             call. False for what this call added itself before a reply was lost.
         confirmation: Of their durability, if that was asked for.
         kept_for: A group that has not finished entries which would otherwise have been trimmed.
+        waits: The entries were put into quarantine, where they wait for a release.
     """
 
     ids: list[str]
     duplicate: bool
     confirmation: Confirmation | None = None
     kept_for: str | None = None
+    waits: bool = False
 
 
 class KeyReused(BusError):  # noqa: N818 - what happened, as BusError's codes put it
@@ -67,6 +72,7 @@ class Publisher:
         records: IdempotencyRecords,
         idempotency_window_seconds: float,
         max_groups: int,
+        quarantine: QuarantineSettings,
         limits: Bounds = DEFAULT_BOUNDS,
     ) -> None:
         """Write through `redis`.
@@ -76,6 +82,7 @@ class Publisher:
             records: Makes the records of idempotency keys.
             idempotency_window_seconds: How long idempotency keys are kept.
             max_groups: Of a stream with more groups nothing is trimmed.
+            quarantine: The bounds of a quarantine.
             limits: Bounds of the domain.
         """
         self._bounds = limits
@@ -83,6 +90,7 @@ class Publisher:
         self._redis = redis
         self._groups = redis.shared(GroupCounts)
         self._max_groups = max_groups
+        self._quarantine = quarantine
         self._window_ms = milliseconds(idempotency_window_seconds)
         #: Entries added through this process so far.
         self.added = 0
@@ -99,6 +107,7 @@ class Publisher:
         max_length: int | None = None,
         max_age_seconds: float | None = None,
         durability: Durability = Durability.MEMORY,
+        waits: bool = False,
     ) -> Added:
         """Add JSON objects as entries, all of them or none.
 
@@ -114,10 +123,12 @@ class Publisher:
             max_age_seconds: Entries older than this are trimmed, with the same exception.
             durability: What to wait for. If it is not confirmed in a second or two the entries are added
                 nevertheless, and the result says so.
+            waits: Put them into quarantine instead, which trims nothing.
 
         Raises:
             BusError: INVALID_ARGUMENT if an object is not I-JSON, and as `KeyReused` if the key was used
-                with other entries; OUTCOME_UNKNOWN if the reply was lost and there is no key; WRONG_TYPE.
+                with other entries, or if what waits is to trim; QUARANTINE_FULL; OUTCOME_UNKNOWN if the reply
+                was lost and there is no key; WRONG_TYPE.
 
         Cancellation: entries whose command was sent are added nevertheless.
         """
@@ -131,25 +142,28 @@ class Publisher:
                 key_space=key_space,
                 max_length=max_length,
                 max_age_seconds=max_age_seconds,
+                waits=waits,
             )
             return await run_plan(self._redis, plan)
+        script, operands = self._call(
+            stream,
+            entry_codec.encode_all(entries, stamp),
+            idempotency_key,
+            owner,
+            key_space,
+            max_length,
+            max_age_seconds,
+            waits=waits,
+        )
         async with explain_errors(self._redis, stream):
             reply, confirmation = await run_confirmed(
-                _ADD,
+                script,
                 self._redis,
                 durability,
                 retry_safe=idempotency_key is not None,
-                wrote=lambda reply: reply.outcome != -1,
+                wrote=lambda reply: reply.outcome in (0, 1, 3, 4),
                 limits=self._bounds,
-                **self._operands(
-                    stream,
-                    entry_codec.encode_all(entries, stamp),
-                    idempotency_key,
-                    owner,
-                    key_space,
-                    max_length,
-                    max_age_seconds,
-                ),
+                **operands,
             )
         return self._added(stream, reply, idempotency_key, confirmation)
 
@@ -164,50 +178,72 @@ class Publisher:
         key_space: str | None = None,
         max_length: int | None = None,
         max_age_seconds: float | None = None,
+        waits: bool = False,
     ) -> Plan[Added]:
         """Plan what `add` does with durability MEMORY.
 
         Raises:
             BusError: INVALID_ARGUMENT if an object is not I-JSON.
         """
-        if len(entries) == 1 and idempotency_key is None and max_length is max_age_seconds is None:
+        is_plain = idempotency_key is None and max_length is max_age_seconds is None and not waits
+        if len(entries) == 1 and is_plain:
             write: Write | None = entry_codec.packed_add(stream, entries[0], stamp)
             if write is None:
                 fields = entry_codec.encode_fields(entries[0], stamp)
                 write = ("XADD", stream, "*", *chain.from_iterable(fields.items()))
             return Plan(write, stream, self._added_one)
-        encoded = entry_codec.encode_all(entries, stamp)
-        operands = self._operands(
-            stream, encoded, idempotency_key, owner, key_space, max_length, max_age_seconds
+        script, operands = self._call(
+            stream,
+            entry_codec.encode_all(entries, stamp),
+            idempotency_key,
+            owner,
+            key_space,
+            max_length,
+            max_age_seconds,
+            waits=waits,
         )
         return Plan(
-            _ADD.call(operands),
+            script.call(operands),
             stream,
-            lambda reply: self._added(stream, _ADD.read(reply), idempotency_key),
+            lambda reply: self._added(stream, script.read(reply), idempotency_key),
             retry_safe=idempotency_key is not None,
         )
 
-    def _operands(
+    def _call(
         self,
         stream: str,
         encoded: Sequence[Mapping[str, str]],
         idempotency_key: str | None,
         owner: Principal | None,
         key_space: str | None,
-        max_length: int | None,
-        max_age_seconds: float | None,
-    ) -> dict[str, Any]:
-        return {
+        max_length: int | None = None,
+        max_age_seconds: float | None = None,
+        *,
+        waits: bool = False,
+    ) -> tuple[NamedScript, dict[str, Any]]:
+        """Return the script that adds entries, and its operands."""
+        operands = {
             "stream": stream,
             **self._records.operands(stream, idempotency_key, owner, key_space, encoded),
-            "trim_record": companion_key(stream, Kind.TRIM),
             "keep_ms": self._window_ms,
-            "max_length": max_length,
-            "max_age_ms": None if max_age_seconds is None else milliseconds(max_age_seconds),
             "entries": msgspec.msgpack.encode(encoded),
             "only_known": False,
-            **self._groups.operands(stream, self._max_groups),
             **call_record(self._redis, stream),
+        }
+        if waits:
+            if max_length is not None or max_age_seconds is not None:
+                raise _trims_nothing()
+            return _QUARANTINE, operands | {
+                "quarantine": quarantine_of(stream),
+                "most_entries": self._quarantine.max_entries,
+                "most_bytes": self._quarantine.max_bytes,
+                "keep_waiting_ms": milliseconds(self._quarantine.keep_seconds),
+            }
+        return _ADD, operands | {
+            "trim_record": companion_key(stream, Kind.TRIM),
+            "max_length": max_length,
+            "max_age_ms": None if max_age_seconds is None else milliseconds(max_age_seconds),
+            **self._groups.operands(stream, self._max_groups),
         }
 
     def _added_one(self, entry_id: bytes) -> Added:
@@ -220,8 +256,12 @@ class Publisher:
         """Read the reply of the script."""
         if reply.outcome == -1:
             raise KeyReused(str(idempotency_key), window_seconds=self._window_ms // 1000)
-        self._groups.note(stream, reply.groups)
+        if reply.outcome == 5:
+            raise _quarantine_full(stream)
         ids = reply.ids.decode().split()
+        if reply.outcome >= 3:
+            return Added(ids, duplicate=reply.outcome == 4, confirmation=confirmation, waits=True)
+        self._groups.note(stream, reply.groups)
         self.added += 0 if reply.outcome else len(ids)
         return Added(
             ids=ids,
@@ -242,15 +282,37 @@ class Publisher:
     ) -> bool:
         """Return whether `add` was called with all of this before; adds nothing."""
         encoded = entry_codec.encode_all(entries, stamp)
-        operands = self._operands(stream, encoded, idempotency_key, owner, key_space, None, None)
+        _, operands = self._call(stream, encoded, idempotency_key, owner, key_space)
         async with explain_errors(self._redis, stream):
             reply = await _ADD.run(self._redis, retry_safe=True, **operands | {"only_known": True})
-        return reply.outcome in (0, 1)
+        return reply.outcome in (0, 1, 3, 4)
 
     async def remembers(self, stream: str, key: str, *, key_space: str | None = None) -> bool:
         """Return whether `add` was called with this key of redstreamd's own before."""
+        record = shared_record(stream, key, key_space)
         async with explain_errors(self._redis, stream):
-            found = await self._redis.execute(
-                "EXISTS", stream, shared_record(stream, key, key_space), key=stream, retry_safe=True
-            )
+            found = await self._redis.execute("EXISTS", stream, record, key=stream, retry_safe=True)
+            if found == 1:
+                # The record of what waits counts without a stream, which a release may have to make.
+                saved = await self._redis.execute("GET", record, key=stream, retry_safe=True)
+                return saved is not None and b" quarantine " in saved
         return bool(found == 2)
+
+
+def _quarantine_full(stream: str) -> BusError:
+    return BusError(
+        Code.QUARANTINE_FULL,
+        f"Nothing was added: the quarantine of {stream[:80]!r} has no room.",
+        cause="What you publish there waits for a release by an operator, and too much of it waits: "
+        f"{setting('quarantine.max_entries')}, {setting('quarantine.max_bytes')}.",
+        next_step="Ask the operator to look at them, or try again later.",
+    )
+
+
+def _trims_nothing() -> BusError:
+    return BusError(
+        Code.INVALID_ARGUMENT,
+        "Nothing was added: what waits for a release trims nothing.",
+        cause="What you publish there waits in quarantine until an operator releases it.",
+        next_step="Leave out max_length and max_age_seconds.",
+    )

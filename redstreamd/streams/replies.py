@@ -28,11 +28,13 @@ class Replied(msgspec.Struct, frozen=True):
         stream: The reply stream.
         id: Its entry ID; None if another attempt published another reply before, which is kept.
         duplicate: It was published before.
+        waits: It was put into quarantine, where it waits for a release.
     """
 
     stream: str
     id: str | None
     duplicate: bool
+    waits: bool = False
 
 
 class Replies:
@@ -61,6 +63,7 @@ class Replies:
         reply: Mapping[str, Any],
         *,
         authorise: Callable[[str, Permission], None],
+        quarantines: Callable[[str], bool],
     ) -> Replied | None:
         """Publish the reply to a request before the request is acknowledged.
 
@@ -73,6 +76,7 @@ class Replies:
             requested: The request's entry ID; None if the lease holds only that entry.
             reply: The reply.
             authorise: Raises `BusError` if the principal may not publish to the reply stream.
+            quarantines: Says whether what the principal publishes there waits for a release.
 
         Returns:
             What was published; None if another attempt owns the request, or it was settled without reply.
@@ -123,14 +127,15 @@ class Replies:
                 Stamp(
                     sender=lease.principal,
                     correlation_id=stamp.correlation_id,
-                    in_reply_to=entry_codec.request_name(lease.stream, ids[0]),
+                    in_reply_to=entry_codec.request_name(lease.stream, ids[0], stamp),
                 ),
                 idempotency_key=key,
                 key_space="reply",
+                waits=quarantines(stamp.reply_to),
             )
         except KeyReused:
             return Replied(stamp.reply_to, None, duplicate=True)
-        return Replied(stamp.reply_to, added.ids[0], added.duplicate)
+        return Replied(stamp.reply_to, added.ids[0], added.duplicate, added.waits)
 
 
 def _check_target(reply_to: str, requester: str | None) -> None:

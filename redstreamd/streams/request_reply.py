@@ -59,6 +59,7 @@ class Request(msgspec.Struct, frozen=True):
         correlation_id: Identifies its reply; None: derived from the idempotency key, else random.
         reply_to: The reply stream; None: the principal's own beside the stream.
         idempotency_key: With the same key, or else the same correlation ID, nothing is added twice.
+        waits: It goes into quarantine.
     """
 
     stream: str
@@ -67,18 +68,20 @@ class Request(msgspec.Struct, frozen=True):
     correlation_id: str | None = None
     reply_to: str | None = None
     idempotency_key: str | None = None
+    waits: bool = False
 
 
 class Requested(msgspec.Struct, frozen=True):
     """Result of a request.
 
     Attributes:
-        id: The request's entry ID.
+        id: The request's entry ID, also of one in quarantine.
         correlation_id: Identifies its reply.
         reply_to: The reply stream.
         resumed: It was added before; this call only waited.
         reply: The reply; None if it did not come in time.
         cursor: The last ID read from the reply stream: a later reply comes after it.
+        waits: It was put into quarantine, and is answered only if it is released.
     """
 
     id: str
@@ -87,6 +90,7 @@ class Requested(msgspec.Struct, frozen=True):
     resumed: bool
     reply: RawEntry | None
     cursor: str
+    waits: bool = False
 
 
 class Requests:
@@ -162,7 +166,9 @@ class Requests:
 
         def convert(found: tuple[RawEntry | None, str]) -> Requested:
             reply, cursor = found
-            return Requested(request_id, correlation_id, reply_to, added.duplicate, reply, cursor)
+            return Requested(
+                request_id, correlation_id, reply_to, added.duplicate, reply, cursor, added.waits
+            )
 
         def reword(error: Exception) -> Exception:
             return appended(error, was_added) if isinstance(error, BusError) else error
@@ -236,6 +242,7 @@ class Requests:
                 idempotency_key=key,
                 owner=request.principal,
                 key_space=space,
+                waits=request.waits,
             )
         except KeyReused as error:
             raise _reused(request) from error

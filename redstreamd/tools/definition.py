@@ -99,6 +99,10 @@ class Call(Protocol[BusT_co]):
         """Ask for a permission, for an answer that depends on it."""
         ...
 
+    def quarantines(self, stream: str) -> bool:
+        """Return whether what the caller publishes to a stream waits in quarantine for a release."""
+        ...
+
     @property
     def readable(self) -> StreamFilter | None:
         """What lets pass the streams that the caller may read; None for all."""

@@ -202,6 +202,11 @@ class Invocation(msgspec.Struct, Generic[BusT], eq=False):
         """Ask for a permission, for an answer that depends on it."""
         return self.rules.policy.may(self.principal, stream, permission)
 
+    def quarantines(self, stream: str) -> bool:
+        """Return whether what the caller publishes to a stream waits in quarantine for a release."""
+        policy = self.rules.policy
+        return policy.submits and policy.quarantines(self.principal, stream)
+
     @property
     def readable(self) -> StreamFilter | None:
         """What lets pass the streams that the caller may read; None for all."""

@@ -21,6 +21,7 @@ from redstreamd.streams.bus import Bus
 from redstreamd.streams.entry_codec import Stamp, decode
 from redstreamd.streams.group_records import Creation
 from redstreamd.streams.plans import Plan, run_plan
+from redstreamd.streams.publishing import Added
 from redstreamd.tools import shared_arguments
 from redstreamd.tools.annotations import no, reading, writing, yes
 from redstreamd.tools.definition import NO_NEEDS, Call, Profile, needs_on, tool
@@ -44,8 +45,17 @@ def _plan_add(call: Call[Bus], args: AddStreamMessageArguments) -> Plan[dict[str
 
 
 def _add(call: Call[Bus], args: AddStreamMessageArguments) -> Plan[dict[str, Any]]:
-    plan = call.bus.publisher.plan_add(args.stream, [args.message], Stamp(sender=call.principal.name))
-    return plan.then(lambda added: {"id": added.ids[0]})
+    plan = call.bus.publisher.plan_add(
+        args.stream,
+        [args.message],
+        Stamp(sender=call.principal.name),
+        waits=call.quarantines(args.stream),
+    )
+    return plan.then(_added)
+
+
+def _added(added: Added) -> dict[str, Any]:
+    return {"id": added.ids[0], "waiting": True} if added.waits else {"id": added.ids[0]}
 
 
 @tool(

@@ -67,6 +67,7 @@ class StreamAdded:
     """Answer of stream_add."""
 
     ids: Annotated[list[str], Meta(description="Entry IDs, in the order of entries.")]
+    waiting: shared_arguments.Waiting | None = None
     duplicate: Annotated[bool, Meta(description="The key was used before; nothing was added now.")] = False
     deduplicated_for_seconds: float | None = None
     durability: (
@@ -101,6 +102,7 @@ def _plan(call: Call[Bus], args: StreamAddArguments) -> Plan[StreamAdded] | None
         owner=call.principal,
         max_length=args.max_length,
         max_age_seconds=args.max_age_seconds,
+        waits=call.quarantines(args.stream),
     )
     return plan.then(partial(_answer, call, args))
 
@@ -141,6 +143,7 @@ async def stream_add(call: Call[Bus], args: StreamAddArguments) -> StreamAdded:
         max_length=args.max_length,
         max_age_seconds=args.max_age_seconds,
         durability=Durability(args.durability),
+        waits=call.quarantines(args.stream),
     )
     return _answer(call, args, added, warning)
 
@@ -150,7 +153,8 @@ def _answer(
 ) -> StreamAdded:
     window = call.bus.settings.leases.idempotency_window_seconds
     return StreamAdded(
-        ids=added.ids,
+        ids=[] if added.waits else added.ids,
+        waiting=added.ids if added.waits else None,
         duplicate=added.duplicate,
         deduplicated_for_seconds=None if args.idempotency_key is None else window,
         durability=None if added.confirmation is None else _shown(added.confirmation),

@@ -21,6 +21,11 @@ from redstreamd.tools.definition import BeginWait, Call, Profile, needs_on, tool
 from redstreamd.tools.new_streams import join_warnings, naming_warning
 from redstreamd.tools.progress_notifications import wait_seconds, waited
 
+_WAITING = (
+    "The request was put into quarantine: nobody sees it, and so nobody answers it, before an operator "
+    "releases it. Ask the operator; then call again with the same correlation_id, which adds nothing."
+)
+
 
 @attrs.frozen
 class RequestReplyArguments:
@@ -55,6 +60,9 @@ class RequestReplied:
         Annotated[dict[str, Any], Meta(description="{id, time, fields, sender?}; others' data.")] | None
     ) = None
     resumed: Annotated[bool, Meta(description="The request had been added before.")] | None = None
+    waiting: (
+        Annotated[str, Meta(description="It is in quarantine under request_id: what that means.")] | None
+    ) = None
     warning: str | None = None
     next_call: (
         Annotated[
@@ -80,6 +88,7 @@ def _wait(call: Call[Bus], args: RequestReplyArguments) -> BeginWait:
             correlation_id=args.correlation_id,
             reply_to=args.reply_to,
             idempotency_key=args.idempotency_key,
+            waits=call.quarantines(args.stream),
         )
         wait = await call.bus.requests.ask(request, timeout_seconds=seconds)
         return wait.then(partial(_replied, call.bus.settings.tools.max_result_bytes, warning))
@@ -99,6 +108,7 @@ def _replied(max_bytes: int, warning: str | None, asked: Requested) -> RequestRe
         reply_to=asked.reply_to,
         reply=reply,
         resumed=asked.resumed or None,
+        waiting=_WAITING if asked.waits and reply is None else None,
         warning=warning,
         next_call=None
         if reply is not None

@@ -80,7 +80,10 @@ class WorkDone:
     reply: (
         Annotated[
             dict[str, Any],
-            Meta(description="{stream, id, duplicate}; no id: an earlier attempt published another reply."),
+            Meta(
+                description="{stream, id, duplicate}; no id: an earlier attempt published another reply; "
+                "waiting: it is in quarantine until an operator releases it."
+            ),
         ]
         | None
     ) = None
@@ -148,6 +151,7 @@ async def work_done(call: Call[Bus], args: WorkDoneArguments) -> WorkDone:
             args.entry_ids,
             args.reply,
             authorise=call.authorise,
+            quarantines=call.quarantines,
         )
     if answered is None:
         return _done_unless_lost(await run_plan(call.bus.redis, _settle_done(call, args)))
@@ -165,6 +169,8 @@ async def work_done(call: Call[Bus], args: WorkDoneArguments) -> WorkDone:
 
 def _published(answered: Replied) -> dict[str, Any]:
     reply: dict[str, Any] = {"stream": answered.stream, "duplicate": answered.duplicate}
+    if answered.waits:
+        reply["waiting"] = True
     return reply if answered.id is None else reply | {"id": answered.id}
 
 

@@ -111,8 +111,13 @@ async def stream_manage(call: Call[Bus], args: StreamManageArguments) -> StreamM
         force=args.force,
         delete_dead_letters=args.delete_dead_letters,
     )
-    if not args.dry_run and result.needed_by and not args.force:
-        raise _refused(args, result)
+    if not args.dry_run and not args.force:
+        if result.needed_by:
+            raise _refused(args, result)
+        if result.waiting:
+            raise _something_waits(args, result)
+    if result.waiting:
+        effect["quarantined"] = result.waiting
     if not args.dry_run or removal is Removal.ENTRIES:
         effect["removed"] = result.removed
     return StreamManaged(
@@ -157,10 +162,22 @@ def _refused(args: StreamManageArguments, result: RemovalResult) -> BusError:
     )
 
 
+def _something_waits(args: StreamManageArguments, result: RemovalResult) -> BusError:
+    return BusError(
+        Code.INVALID_ARGUMENT,
+        f"Nothing was removed: {result.waiting} entries wait in the quarantine of {args.stream!r}.",
+        cause="The quarantine is removed with its stream.",
+        next_step="See quarantine_release; force: true removes them, too.",
+    )
+
+
 def _note(args: StreamManageArguments, result: RemovalResult) -> str | None:
     if args.dry_run and result.needed_by:
         outcome = "would be removed anyway" if args.force else "would be refused without force"
         return f"{result.needed_by} group(s) still need some of it; it {outcome}."
+    if args.dry_run and result.waiting:
+        outcome = "are removed with it" if args.force else "keep it from being removed without force"
+        return f"{result.waiting} entries wait in its quarantine; they {outcome}."
     if args.action == "delete" and not args.delete_dead_letters:
         return "Dead letters of its groups stay; dead_letter_replay finds them."
     return None

@@ -11,12 +11,21 @@ from redstreamd.policy import Permission
 from redstreamd.presentation.truncation import fitting
 from redstreamd.streams import entry_ids
 from redstreamd.streams.bus import Bus
-from redstreamd.streams.diagnosis.findings import Finding
+from redstreamd.streams.diagnosis.findings import Finding, Severity, by_severity
 from redstreamd.streams.diagnosis.group_facts import GroupFacts
 from redstreamd.streams.diagnosis.group_findings import age_seconds
 from redstreamd.streams.diagnosis.server_figures import STANDING, server_summary
 from redstreamd.streams.diagnosis.stream_health import Diagnosis
-from redstreamd.tools import dead_letters, group_admin, publishing, shared_arguments, stream_admin, work
+from redstreamd.streams.quarantine import Waiting
+from redstreamd.tools import (
+    dead_letters,
+    group_admin,
+    publishing,
+    quarantine,
+    shared_arguments,
+    stream_admin,
+    work,
+)
 from redstreamd.tools.annotations import reading
 from redstreamd.tools.argument_types import NameOf
 from redstreamd.tools.definition import Call, Profile, needs_on, tool
@@ -25,12 +34,19 @@ from redstreamd.tools.definition import Call, Profile, needs_on, tool
 _CONCISE = 10
 #: Tools that most installations do not offer. A finding that recommends one names the profile.
 _OPERATOR_TOOLS = frozenset(
-    one.name for one in (*dead_letters.TOOLS, *group_admin.TOOLS, *stream_admin.TOOLS)
+    one.name for one in (*dead_letters.TOOLS, *quarantine.TOOLS, *group_admin.TOOLS, *stream_admin.TOOLS)
 )
 #: What tools need that a finding may recommend and that do more than read.
 _NEEDED = {
     one.name: one.permission
-    for one in (*dead_letters.TOOLS, *group_admin.TOOLS, *stream_admin.TOOLS, *publishing.TOOLS, *work.TOOLS)
+    for one in (
+        *dead_letters.TOOLS,
+        *quarantine.TOOLS,
+        *group_admin.TOOLS,
+        *stream_admin.TOOLS,
+        *publishing.TOOLS,
+        *work.TOOLS,
+    )
 }
 
 
@@ -79,10 +95,16 @@ async def stream_health(call: Call[Bus], args: StreamHealthArguments) -> StreamH
     Each finding says its cause and the next call. Rates appear from the second call on.
     """
     diagnosis = await call.bus.diagnoser.diagnose(args.stream, args.group)
+    # Others do not learn that anything waits.
+    offered = Profile.OPERATOR.value in call.bus.settings.tools.profile
+    manages = offered and call.may(args.stream, Permission.MANAGE)
+    waiting = await call.bus.quarantine.waiting(args.stream) if manages else None
     full = args.detail == "full"
     # Half for the findings, a quarter for the groups; the rest is small.
     room = call.bus.settings.tools.max_result_bytes
     findings = [one for one in diagnosis.findings if full or one.code not in STANDING]
+    if waiting is not None and waiting.oldest_id is not None:
+        findings = by_severity([*findings, _in_quarantine(waiting, diagnosis.stream.now)])
     lines = [_finding(call, args.stream, one) for one in findings]
     shown = fitting(lines if full else lines[:_CONCISE], room // 2)
     groups = fitting([_group(facts) for facts in diagnosis.groups], room // 4) if full else None
@@ -98,6 +120,20 @@ async def stream_health(call: Call[Bus], args: StreamHealthArguments) -> StreamH
         groups=groups,
         server=server_summary(diagnosis.server) if full else None,
         left_out=left_out or None,
+    )
+
+
+def _in_quarantine(waiting: Waiting, now: int) -> Finding:
+    return Finding(
+        Severity.NOTICE,
+        "IN_QUARANTINE",
+        "Entries of principals that the policy does not trust wait for a release; nobody sees them before.",
+        {
+            "entries": waiting.entries,
+            "oldest_age_seconds": age_seconds(now, waiting.oldest_id or entry_ids.ZERO),
+        },
+        tool="quarantine_release",
+        arguments={"stream": waiting.stream},
     )
 
 

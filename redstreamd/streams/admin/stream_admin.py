@@ -56,11 +56,13 @@ class RemovalResult(msgspec.Struct, frozen=True):
         removed: Entries removed; in a dry run of ENTRIES, how many of them exist.
         needed_by: How many groups need some of them.
         needs: The first ten of these groups.
+        waiting: With DELETE, how many entries wait in its quarantine.
     """
 
     removed: int
     needed_by: int
     needs: list[GroupNeed]
+    waiting: int = 0
 
 
 class StreamAdmin:
@@ -126,14 +128,14 @@ class StreamAdmin:
         force: bool,
         delete_dead_letters: bool = False,
     ) -> RemovalResult:
-        """Remove entries, or the stream with the companion keys of its groups.
+        """Remove entries, or the stream with its quarantine and the companion keys of its groups.
 
         Args:
             info: The stream.
             removal: How.
             targets: TRIM: the ID below which entries are removed. ENTRIES: their IDs. DELETE: nothing.
             execute: Remove them; False for a dry run.
-            force: Remove them although a group needs some.
+            force: Remove them although a group needs some, or some wait in quarantine.
             delete_dead_letters: With DELETE, delete the dead letters of its groups, too.
 
         Raises:
@@ -158,6 +160,8 @@ class StreamAdmin:
             reply = await _DELETE.run(
                 self._redis,
                 stream=info.stream,
+                # What waits for a reply stream is in the quarantine of the stream that this is beside.
+                quarantine=companion_key(info.stream, Kind.QUARANTINE),
                 companions=companions,
                 action=removal.value,
                 execute=execute,
@@ -170,7 +174,7 @@ class StreamAdmin:
             GroupNeed(reply_parsing.name(group), why.decode(), entry_id.decode())
             for group, why, entry_id in zip(*[iter(reply.needs)] * 3, strict=True)
         ]
-        return RemovalResult(reply.removed, reply.needed_by, needs)
+        return RemovalResult(reply.removed, reply.needed_by, needs, reply.waiting)
 
     async def _companions(self, stream: str, dead_letters: bool) -> list[str]:
         """Return the keys to delete with a stream, without those that expire soon."""

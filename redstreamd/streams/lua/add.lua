@@ -1,26 +1,14 @@
--- Adds entries all together, once per idempotency key, and trims what no group needs.
+-- Adds entries all together, once per idempotency key, and trims what no group needs; needs idempotency.lua and
+-- packed_entries.lua.
 --
--- KEYS stream record own_record former_record call_record trim_record
--- ARGV body_hash keep_ms max_length:int max_age_ms:int call_record_ms entries
--- ARGV owner former key_id former_hash plain_hash former_plain_hash kept_hash only_known:bool
+-- KEYS trim_record
+-- ARGV max_length:int max_age_ms:int
 -- REPLY outcome:int ids kept_for:text groups:int too_many:int
 --
--- record      of the idempotency key, by whichever principal used it first; without a key, the name of a key that
---             does not exist
--- own_record  of the idempotency key, by this principal, if it was not the first
--- former_record the same by its former name
--- owner       the principal, and `former` what it was called before, or empty; "-": the key is redstreamd's own
--- key_id      of the key that the hashes are made with
--- former_hash, plain_hash, former_plain_hash  other forms of the same body's hash: by the former name, without a key
--- kept_hash   the form to record
--- call_record what an earlier sending of this call did; kept for call_record_ms
 -- trim_record of a stream with many groups: who needed the entries when they were last asked
--- body_hash   empty without an idempotency key; with one, the record is kept for keep_ms
--- entries     in MessagePack: an array of maps of their names and values, which are in their order there
--- only_known  add nothing; only tell whether the key was used before
 -- ids         separated by spaces
 -- outcome     0: added; 1: the key was used before for the same body; -1: it was used for another body; 2: it was not
---             used before, and nothing was to be added
+--             used before, and nothing was to be added; 3, 4: as 0 and 1, in quarantine
 -- kept_for    a group that needs entries which would otherwise have been trimmed
 -- groups      how many groups the stream has, if that was asked
 -- too_many    the same, if nothing was trimmed because of it
@@ -32,75 +20,10 @@ local MAX_SCANNED, MAX_SCANNED_BYTES = 1000, 1048576
 -- so that asking takes 2 % of the server's time at most. What is added meanwhile stays until then.
 local FEW_GROUPS, PAUSE_PER_GROUP = 16, 0.15
 
--- Returns who added an entry; nil if it is gone, or nobody is named.
-local function sender_of(id)
-  local found = redis.pcall('XRANGE', stream, id, id) -- optional
-  local fields = not found.err and found[1] and found[1][2] or {}
-  -- Reserved fields come last.
-  for index = #fields - 1, 1, -2 do
-    if fields[index] == '_rs.sender' then return fields[index + 1] end
-  end
-end
-
--- Returns the entries that a record names, if it is of the same call; false if it is of another call of the
--- principal; nil if it is another principal's.
-local function find_added(saved)
-  local known, ids = string.match(saved, '^(%S+) (.*)$')
-  if not known then return nil end
-  if known == body_hash or known == plain_hash then return ids end
-  if known == former_hash or known == former_plain_hash then return ids end
-  local by_key, by = string.match(known, '^k1%.(%x+)%.%x+%.(%S+)$')
-  if by_key and by_key ~= key_id then return (by == owner or by == former) and ids or nil end
-  if owner == '-' then return false end
-  if not by then by = sender_of(string.match(ids, '^%S+')) end
-  if by == owner then return false end
-end
-
--- Returns what a record holds, and what `find_added` says of it; nothing if there is none.
-local function look_into(name)
-  local saved = redis.call('GET', name)
-  if saved then return saved, find_added(saved) end
-end
-
--- The record to write, and what it holds.
-local written, saved = record, nil
--- The record of a deleted stream names entries that are gone.
-if body_hash ~= '' and redis.call('EXISTS', stream) == 1 then
-  local added, own
-  saved, added = look_into(record)
-  if added == nil and own_record ~= record then
-    own, added = look_into(own_record)
-    if saved then written, saved = own_record, own end
-    if added == nil and former ~= '' then
-      local _, before = look_into(former_record)
-      added = before or nil
-    end
-  end
-  if added then
-    -- If this call added them itself, and its reply was lost, they are no duplicates.
-    local kept_for = redis.call('GET', call_record)
-    return reply({outcome = kept_for and 0 or 1, ids = added, kept_for = kept_for})
-  end
-  if added == false then return reply({outcome = -1}) end
-end
+local before = find_before()
+if before then return reply(before) end
 if only_known then return reply({outcome = 2}) end
-
--- Returns the length of the array or map at an offset in `entries`, and the offset of its first part.
-local function open(at)
-  local tag, high, low = string.byte(entries, at + 1, at + 3)
-  -- Those of up to 15 parts have the length in the tag, longer ones in two bytes behind it.
-  if tag < 0xdc then return tag % 16, at + 1 end
-  return 256 * high + low, at + 3
-end
-local count, at = open(0)
-
--- Try what Redis may refuse before anything is added; memory first, because a script that has written may
--- exceed it. Neither command changes anything: one writes the value that is there, the other finds no stream.
-if body_hash ~= '' then
-  redis.call('SET', written, saved or redis.call('GET', written) or '', 'XX', 'KEEPTTL')
-else
-  redis.call('XADD', record, 'NOMKSTREAM', '*', '', '')
-end
+try_record()
 
 -- Returns the first entry ID that a group has pending or has not read, and that group; nothing without groups.
 -- A pending entry that was deleted counts: the next take removes it from the list.
@@ -125,7 +48,7 @@ local needed, needed_by, groups, too_many
 local kept_for = ''
 if max_length or max_age_ms then
   redis.call('XTRIM', stream, 'MINID', '=', '0-0')
-  if max_length then excess = redis.call('XLEN', stream) + count - max_length end
+  if max_length then excess = redis.call('XLEN', stream) + entry_count - max_length end
   if max_age_ms then
     local clock = redis.call('TIME')
     local now = clock[1] * 1000 + math.floor(clock[2] / 1000)
@@ -149,16 +72,7 @@ if max_length or max_age_ms then
   end
 end
 
-local ids = {}
-local function add(behind, ...)
-  at = behind
-  ids[#ids + 1] = redis.call('XADD', stream, '*', ...)
-end
-for _ = 1, count do
-  local members, first = open(at)
-  -- Unpacked to arguments and not to a table, which would lose their order, and costs more.
-  add(cmsgpack.unpack_limit(entries, 2 * members, first))
-end
+local ids = add_all(function(...) return redis.call('XADD', stream, '*', ...) end)
 
 -- Returns the last of the oldest `excess` entries that no group needs, or nothing; and how many were scanned.
 local function last_removable()
@@ -206,8 +120,5 @@ if groups and groups > FEW_GROUPS and not too_many then
   redis.pcall('SET', trim_record, kept_for, 'PX', math.ceil(groups * PAUSE_PER_GROUP)) -- optional
 end
 local listed = table.concat(ids, ' ')
-if body_hash ~= '' then
-  redis.call('SET', written, kept_hash .. ' ' .. listed, 'PX', keep_ms)
-  redis.call('SET', call_record, kept_for, 'PX', call_record_ms)
-end
+write_record(listed, kept_for)
 return reply({outcome = 0, ids = listed, kept_for = kept_for, groups = groups, too_many = too_many})

@@ -1,9 +1,10 @@
 -- Removes entries from a stream, unless a group needs one of them.
 --
--- KEYS stream companions...
+-- KEYS stream quarantine companions...
 -- ARGV action execute:bool force:bool check:bool targets...
--- REPLY removed:int needed_by:int needs
+-- REPLY removed:int needed_by:int needs waiting:int
 --
+-- quarantine for delete: removed with the stream; what waits in it is removed only by force
 -- companions for delete: further keys to remove
 -- action     trim | entries | delete
 -- execute    otherwise only report
@@ -12,6 +13,7 @@
 -- targets    for trim the ID below which entries are removed; for entries their IDs
 -- removed    if `entries` are only reported, how many of them exist
 -- needed_by  number of groups that need some; nothing is removed then without force
+-- waiting    for delete: number of entries in quarantine
 -- needs      {group, "pending" | "unread", ID of the first, ...} of the first ten of these groups
 
 -- Pending entries that are looked up, of one group and of all together. Deleted ones beyond that count as needed, to
@@ -75,11 +77,12 @@ for _, flat in ipairs(check and redis.call('XINFO', 'GROUPS', stream) or {}) do
   end
 end
 
+local waiting = action == 'delete' and redis.call('XLEN', quarantine) or 0
 local removed = 0
 if action == 'entries' and not execute then
   for index = targets, #ARGV do if exists(ARGV[index]) then removed = removed + 1 end end
 end
-if execute and (force or needed_by == 0) then
+if execute and (force or needed_by + waiting == 0) then
   if action == 'trim' then
     removed = redis.call('XTRIM', stream, 'MINID', '=', boundary)
   elseif action == 'entries' then
@@ -89,4 +92,4 @@ if execute and (force or needed_by == 0) then
     for _, key in ipairs(KEYS) do redis.call('UNLINK', key) end
   end
 end
-return reply({removed = removed, needed_by = needed_by, needs = needs})
+return reply({removed = removed, needed_by = needed_by, needs = needs, waiting = waiting})
