@@ -11,6 +11,7 @@ DESTDIR    ?=
 PREFIX     ?= /opt/redstreamd
 UNITDIR    ?= /usr/lib/systemd/system
 SYSUSERSDIR ?= /usr/lib/sysusers.d
+CATALOGDIR ?= /usr/lib/systemd/catalog
 DOCDIR     ?= /usr/share/doc/redstreamd
 CONFDIR    ?= /etc/redstreamd
 # The service runs as a user without a home that may not look into anybody's, so the system's own
@@ -20,7 +21,8 @@ SERVICE_PYTHON ?= $(shell /usr/bin/python3 -c 'import sys; sys.exit(sys.version_
 # -B: a checkout that root installs from gets no files of root.
 INSTALLER = $(or $(SERVICE_PYTHON),$(error Python 3.11 or newer is needed, and none was found)) -B contrib/install
 PLACES = --destdir='$(DESTDIR)' --prefix='$(PREFIX)' --unit-directory='$(UNITDIR)' \
-	--sysusers-directory='$(SYSUSERSDIR)' --doc-directory='$(DOCDIR)' --config-directory='$(CONFDIR)'
+	--sysusers-directory='$(SYSUSERSDIR)' --catalog-directory='$(CATALOGDIR)' \
+	--doc-directory='$(DOCDIR)' --config-directory='$(CONFDIR)'
 
 .DEFAULT_GOAL := help
 .PHONY: help run test test-fast lint typecheck format generate bench bench-fast soak soak-ci release clean needs \

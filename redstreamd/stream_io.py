@@ -10,12 +10,13 @@ Beside the packages, because both transports rest on it.
 
 from __future__ import annotations
 
-import logging
 import os
 from collections.abc import Awaitable, Callable
 from typing import Final
 
 import trio
+
+from redstreamd.errors.defects import report_defect
 
 Receive = Callable[[int], Awaitable[bytes | bytearray]]
 """Receives at most so many bytes; as `trio.abc.ReceiveStream.receive_some`."""
@@ -25,8 +26,6 @@ Flush = Callable[[], bool]
 
 Write = Callable[[bytes | bytearray], int]
 """Writes some of the bytes without blocking and returns how many, perhaps none; or raises OSError."""
-
-_log = logging.getLogger(__name__)
 
 
 class _EndOfPass(trio.abc.Instrument):
@@ -44,9 +43,9 @@ class _EndOfPass(trio.abc.Instrument):
         for flush in flushes:
             try:
                 woke |= flush()
-            except Exception:  # noqa: BLE001 - trio removes an instrument that raises
+            except Exception as exc:  # noqa: BLE001 - trio removes an instrument that raises
                 woke = True
-                _log.exception("a deferred write failed unexpectedly")
+                report_defect("a deferred write failed unexpectedly", exc)
         if woke or self.flushes:
             # Trio has decided how long to wait before it called this.
             self._token.run_sync_soon(_wake)

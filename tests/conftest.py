@@ -10,6 +10,7 @@ import pytest
 from hypothesis import HealthCheck, settings
 from mcp import Client
 
+from redstreamd.errors.defects import Defect, on_defect
 from redstreamd.streams.bus import Bus
 from tests.support.buses import running_bus
 from tests.support.daemon import Daemon, running_daemon
@@ -90,6 +91,15 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
 def anyio_backend() -> str:
     """Run every async test on trio (anyio's pytest plugin asks for this by name)."""
     return "trio"
+
+
+@pytest.fixture
+def defects() -> Iterator[list[Defect]]:
+    """The exceptions that nobody foresaw, as they are reported; for tests that cause them."""
+    reported: list[Defect] = []
+    former = on_defect(reported.append)
+    yield reported
+    on_defect(former)
 
 
 @pytest.fixture

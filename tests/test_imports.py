@@ -23,6 +23,7 @@ ALLOWED: dict[str, set[str]] = {
     "protection": {"errors", "settings"},
     "client": {"addresses", "startup"},
     "startup": {"errors"},
+    "stream_io": {"errors"},
     "policy": {"errors"},
     "settings": {"addresses", "errors", "policy", "startup"},
     "service": {"errors", "startup", "visible_text"},
@@ -38,10 +39,10 @@ ALLOWED: dict[str, set[str]] = {
     "resources": LEAVES | {"presentation", "streams"},
     "prompts": LEAVES | {"presentation"},
     "mcp_server": LEAVES | {"mcpio", "presentation", "prompts", "redisio", "resources", "streams", "tools"},
-    "reference": {"errors", "prompts", "redisio", "resources", "tools"},
+    "reference": {"errors", "event_log", "prompts", "redisio", "resources", "service", "tools"},
     # Programs.
     "metrics": LEAVES | {"histogram", "redisio", "streams"},
-    "event_log": {"admission", "errors", "mcpio", "redisio", "service"},
+    "event_log": {"admission", "errors", "mcpio", "redisio", "service", "service.embedded"},
     "doctor": {
         "addresses",
         "client",

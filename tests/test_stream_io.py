@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 import os
 import socket
 from collections.abc import AsyncIterator, Awaitable, Callable
@@ -13,6 +12,7 @@ import pytest
 import trio
 import trio.lowlevel
 
+from redstreamd.errors.defects import Defect
 from redstreamd.mcpio.outbox import Outbox
 from redstreamd.stream_io import flush_at_end_of_pass, nonblocking_write
 from tests.mcpio.serving import socket_pair
@@ -73,20 +73,19 @@ async def test_a_flush_that_asks_for_another_gets_it_without_waiting_for_input()
         await event.wait()
 
 
-async def test_a_flush_that_fails_is_logged_and_those_beside_it_and_after_it_come(
-    caplog: pytest.LogCaptureFixture,
+async def test_a_flush_that_fails_is_reported_and_those_beside_it_and_after_it_come(
+    defects: list[Defect],
 ) -> None:
     def fail() -> bool:
         raise RuntimeError("a defect")
 
-    with caplog.at_level(logging.ERROR, "redstreamd.stream_io"):
-        for _ in range(2):
-            event = trio.Event()
-            flush_at_end_of_pass(fail)
-            flush_at_end_of_pass(awake(event))
-            with trio.move_on_after(FOR_EVER):
-                await event.wait()
-    assert len(caplog.records) == 2
+    for _ in range(2):
+        event = trio.Event()
+        flush_at_end_of_pass(fail)
+        flush_at_end_of_pass(awake(event))
+        with trio.move_on_after(FOR_EVER):
+            await event.wait()
+    assert [str(each.error) for each in defects] == ["a defect"] * 2
 
 
 # --- The outbox --------------------------------------------------------------------------------

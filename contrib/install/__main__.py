@@ -52,6 +52,7 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("--prefix", help="directory of the versions")
     parser.add_argument("--unit-directory", help="systemd's directory for units")
     parser.add_argument("--sysusers-directory", help="systemd's directory for groups")
+    parser.add_argument("--catalog-directory", help="systemd's directory for message catalogs")
     parser.add_argument("--doc-directory", help="directory of the documents")
     parser.add_argument("--config-directory", help="directory of the settings file")
     parser.add_argument("--bin-directory", help="directory of the command")
@@ -77,6 +78,7 @@ def _host(arguments: argparse.Namespace) -> Host:
             "prefix": Path("/opt/redstreamd"),
             "unit_directory": Path("/usr/lib/systemd/system"),
             "sysusers_directory": Path("/usr/lib/sysusers.d"),
+            "catalog_directory": Path("/usr/lib/systemd/catalog"),
             "doc_directory": Path("/usr/share/doc/redstreamd"),
             "config_directory": Path("/etc/redstreamd"),
             "bin_directory": Path("/usr/local/bin"),
@@ -93,6 +95,7 @@ def _host(arguments: argparse.Namespace) -> Host:
         home=home,
         units=place("unit_directory"),
         sysusers=None if arguments.user else place("sysusers_directory"),
+        catalogs=None if arguments.user else place("catalog_directory"),
         documents=place("doc_directory"),
         settings=place("config_directory") / "redstreamd.toml",
         command=place("bin_directory") / "redstreamd",

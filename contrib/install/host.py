@@ -15,10 +15,11 @@ from pathlib import Path
 
 from versions import Versions, replace_by_link
 
-UNITS, DOCUMENTS, GROUPS, SETTINGS = (
+UNITS, DOCUMENTS, GROUPS, CATALOG, SETTINGS = (
     "share/units",
     "share/doc/redstreamd",
     "share/sysusers.conf",
+    "share/redstreamd.catalog",
     "share/settings.toml",
 )
 
@@ -44,6 +45,7 @@ class Host:
         home: The user's home directory; unused otherwise.
         units: systemd's directory for units.
         sysusers: systemd's directory for groups; None to create no group.
+        catalogs: systemd's directory for message catalogs; None for a user, who has none.
         documents: The directory of the documents.
         settings: The settings file; not changed once it exists.
         command: The link in the user's PATH.
@@ -54,6 +56,7 @@ class Host:
     home: Path
     units: Path
     sysusers: Path | None
+    catalogs: Path | None
     documents: Path
     settings: Path
     command: Path
@@ -72,6 +75,7 @@ class Host:
         for document in sorted((source / "docs").rglob("*.*")):
             _write(directory / DOCUMENTS / document.relative_to(source / "docs"), document.read_bytes())
         _write(directory / GROUPS, (source / "systemd" / "redstreamd.sysusers.conf").read_bytes())
+        _write(directory / CATALOG, (source / "systemd" / "redstreamd.catalog").read_bytes())
         _write(directory / SETTINGS, (source / "systemd" / "redstreamd.toml").read_bytes())
 
     def collect_installed(self, directory: Path) -> None:
@@ -94,6 +98,7 @@ class Host:
             (self.units / name).unlink(missing_ok=True)
         if self.sysusers is not None and (directory / GROUPS).exists():
             _write(self.sysusers / "redstreamd.conf", (directory / GROUPS).read_bytes())
+        self._publish_catalog(directory / CATALOG)
         prefix = self.versions.installed(self.versions.prefix)
         self.documents.parent.mkdir(parents=True, exist_ok=True)
         replace_by_link(self.documents, f"{prefix}/current/{DOCUMENTS}")
@@ -120,9 +125,23 @@ class Host:
             shutil.rmtree(self.documents)
         if self.sysusers is not None:
             (self.sysusers / "redstreamd.conf").unlink(missing_ok=True)
+        self._publish_catalog(None)
         if self._is_ours(self.command):
             self.command.unlink()
         self.tell(*self.systemctl("daemon-reload"))
+
+    def _publish_catalog(self, catalog: Path | None) -> None:
+        """Install the message catalog of a version, or remove that of another if it has none."""
+        if self.catalogs is None:
+            return
+        installed = self.catalogs / "redstreamd.catalog"
+        if catalog is not None and catalog.exists():
+            _write(installed, catalog.read_bytes())
+        elif installed.exists():
+            installed.unlink()
+        else:
+            return
+        self.tell("journalctl", "--update-catalog")
 
     def systemctl(self, *arguments: str) -> Sequence[str]:
         """Return a systemctl command for the units' service manager."""

@@ -19,7 +19,7 @@ from redstreamd.daemon.background_import import import_on_thread
 from redstreamd.daemon.process import run_process
 from redstreamd.daemon.shutdown import unless_stopped
 from redstreamd.daemon.sockets import inherited_listener, open_listeners, protected
-from redstreamd.service.log_output import LogOutput
+from redstreamd.event_log.process_log import ProcessLog
 from redstreamd.service.socket_activation import adopt_sockets, adopt_standard_input
 from redstreamd.settings import Loaded
 from redstreamd.startup.lazy_packages import make_lazy
@@ -63,7 +63,7 @@ def stdio(loaded: Loaded) -> int:
     return run_process(_stdio, loaded)
 
 
-async def _serve(loaded: Loaded, log: LogOutput, *, on_ready: Callable[[], None] | None) -> None:
+async def _serve(loaded: Loaded, log: ProcessLog, *, on_ready: Callable[[], None] | None) -> None:
     activated = adopt_sockets()
     async with AsyncExitStack() as resources:
         listeners = await open_listeners(loaded.settings, activated)
@@ -74,7 +74,7 @@ async def _serve(loaded: Loaded, log: LogOutput, *, on_ready: Callable[[], None]
             await serve_listeners(loaded.settings, listeners, log, on_ready=on_ready)
 
 
-async def _stdio(loaded: Loaded, log: LogOutput) -> None:
+async def _stdio(loaded: Loaded, log: ProcessLog) -> None:
     inherited = adopt_standard_input()
     if isinstance(inherited, trio.SocketListener):
         # As the original server's units do: standard input is the listening socket.

@@ -16,7 +16,6 @@ from redstreamd.admission.claims import SUBSCRIPTIONS, SharedLimit
 from redstreamd.daemon.call_rates import check_rate
 from redstreamd.daemon.policy_settings import policy_of
 from redstreamd.event_log.event_log import EventLog
-from redstreamd.event_log.logged import write_logged
 from redstreamd.mcp_server.direct_calls import DirectPath
 from redstreamd.mcp_server.server_info import discovery, greeting, implementation
 from redstreamd.mcpio.limits import Limits
@@ -30,7 +29,6 @@ from redstreamd.redisio.target import Target
 from redstreamd.service.collector import Collector
 from redstreamd.service.embedded.embedded_server import EmbeddedServer
 from redstreamd.service.installation import installation
-from redstreamd.service.log_record import Severity
 from redstreamd.service.process_stats import process_stats
 from redstreamd.settings import Settings
 from redstreamd.startup.state_directory import state_in
@@ -80,7 +78,7 @@ class Parts(msgspec.Struct, frozen=True):
         self.updates.drain()
 
 
-def build_parts(settings: Settings, resources: AsyncExitStack) -> Parts:
+def build_parts(settings: Settings, resources: AsyncExitStack, event_log: EventLog) -> Parts:
     """Build the parts; what has to be released at the end is entered into `resources`.
 
     Raises:
@@ -90,8 +88,9 @@ def build_parts(settings: Settings, resources: AsyncExitStack) -> Parts:
     embedded = None
     if settings.daemon.embedded:
         with state_in(settings.daemon.state_directory):
-            embedded = resources.enter_context(EmbeddedServer(settings.daemon.state_directory))
-    event_log = EventLog(write_logged, Severity[settings.daemon.log_level.upper()])
+            embedded = resources.enter_context(
+                EmbeddedServer(settings.daemon.state_directory, on_event=event_log)
+            )
     manager = Manager(
         _target(settings, embedded),
         command_timeout=settings.redis.command_timeout_seconds,

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Awaitable, Callable
 
 import trio
 
 from redstreamd.daemon.background_import import ImportFailedError
 from redstreamd.errors import NotNowError
+from redstreamd.event_log.daemon_events import CannotLoad, CannotStart
+from redstreamd.event_log.process_log import ProcessLog, set_up_log
 from redstreamd.mcpio.listeners import ListenError
 from redstreamd.service.crash_dump import install_crash_dump
 from redstreamd.service.embedded.process_lock import StateDirectoryInUseError
@@ -20,11 +21,8 @@ from redstreamd.service.exceptions import (
     unwrapped,
 )
 from redstreamd.service.freed_memory import map_large_blocks
-from redstreamd.service.log_output import LogOutput, set_up_logging
 from redstreamd.settings import Loaded
 from redstreamd.startup.descriptors import raise_descriptor_limit
-
-_LOG = logging.getLogger("redstreamd")
 
 # sysexits.h
 _SOFTWARE = 70
@@ -32,7 +30,7 @@ _SOFTWARE = 70
 _LOGGED_BY_SUPERVISOR = (StartFailedError, TooManyFailuresError, ChildHungError, TerminateTree)
 
 
-def run_process(main: Callable[[Loaded, LogOutput], Awaitable[None]], loaded: Loaded) -> int:
+def run_process(main: Callable[[Loaded, ProcessLog], Awaitable[None]], loaded: Loaded) -> int:
     """Run `main` under trio and return the exit status.
 
     That is 0, or 70 if a module cannot be imported or the supervisor gave up.
@@ -42,7 +40,11 @@ def run_process(main: Callable[[Loaded, LogOutput], Awaitable[None]], loaded: Lo
         NotNowError: An address or the state directory is in use; the error is logged.
     """
     settings = loaded.settings
-    log = set_up_logging(settings.daemon.log_level, secrets=filter(None, [settings.redis.password]))
+    log = set_up_log(
+        settings.daemon.log_level,
+        settings.daemon.log_format,
+        secrets=filter(None, [settings.redis.password]),
+    )
     install_crash_dump()
     raise_descriptor_limit()
     map_large_blocks()
@@ -51,15 +53,11 @@ def run_process(main: Callable[[Loaded, LogOutput], Awaitable[None]], loaded: Lo
     except Exception as ended:
         reason = unwrapped(ended)
         if isinstance(reason, ListenError | StateDirectoryInUseError):
-            _LOG.critical("%s", reason)
+            log.events(CannotStart(str(reason)))
             raise NotNowError(str(reason)) from ended
         if isinstance(reason, ImportFailedError):
             # Complete, because the cause may lie in any package.
-            _LOG.critical(
-                "cannot load the daemon: %s; the installation is incomplete or was changed, install it again",
-                reason,
-                exc_info=reason.__cause__,
-            )
+            log.events(CannotLoad(str(reason), reason.__cause__))
             return _SOFTWARE
         if isinstance(reason, _LOGGED_BY_SUPERVISOR):
             return _SOFTWARE

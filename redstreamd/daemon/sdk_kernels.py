@@ -11,7 +11,7 @@ import anyio._backends._trio  # noqa: F401
 from redstreamd import __version__
 from redstreamd.daemon.parts import Parts
 from redstreamd.mcp_server.server import build_server
-from redstreamd.mcpio.protocol_eras import Kernels, silence_dropped_notifications
+from redstreamd.mcpio.protocol_eras import Kernels
 from redstreamd.prompts.catalog import PROMPTS
 from redstreamd.resources.catalog import RESOURCES
 from redstreamd.tools.catalog import INSTRUCTIONS
@@ -19,7 +19,6 @@ from redstreamd.tools.catalog import INSTRUCTIONS
 
 def build_kernels(parts: Parts) -> Kernels:
     """Return the kernels over `parts`. May be called on any thread."""
-    silence_dropped_notifications()
     server = build_server(
         parts.toolbox,
         RESOURCES,

@@ -2,7 +2,7 @@
 
     systemd ── sockets, signals, watchdog ──▶ daemon
        └─ supervisor
-            ├─ log               standard error to the journal
+            ├─ log               records to the journal
             ├─ watchdog          pings and status line
             ├─ embedded server   if configured: a Valkey of the daemon's own
             ├─ event log         repeated events as one record
@@ -22,7 +22,6 @@ the daemon is ready.
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Awaitable, Callable, Sequence
 from contextlib import AsyncExitStack
 from functools import partial
@@ -38,6 +37,8 @@ from redstreamd.daemon.readiness import wait_ready
 from redstreamd.daemon.shutdown import extended_stop_timeout, run_until_signal
 from redstreamd.daemon.sockets import OpenListener, check_connection
 from redstreamd.daemon.status_line import StatusLine
+from redstreamd.event_log.daemon_events import Listening
+from redstreamd.event_log.process_log import ProcessLog
 from redstreamd.mcpio.acceptor import Acceptor, ServedListener
 from redstreamd.mcpio.client_connection import ClientConnection
 from redstreamd.mcpio.connection_events import (
@@ -57,15 +58,12 @@ from redstreamd.service.child import Child
 from redstreamd.service.embedded.embedded_server import START_TIMEOUT_SECONDS
 from redstreamd.service.freed_memory import give_back_freed
 from redstreamd.service.heartbeats import Heartbeats
-from redstreamd.service.log_output import LogOutput
 from redstreamd.service.notify import Notifier
 from redstreamd.service.restart_policy import Restart
 from redstreamd.service.supervisor import Supervisor
 from redstreamd.service.watchdog import Watchdog, watchdog_interval
 from redstreamd.settings import Kind, Settings
 from redstreamd.startup.descriptors import descriptor_limit, max_newcomers, needed_for, room
-
-_LOG = logging.getLogger("redstreamd")
 
 # The hub beats at every sweep (30 s) and at every command of its own (at most 5 s each).
 _HUB_MAX_SILENCE_SECONDS = 120.0
@@ -74,7 +72,7 @@ _HUB_MAX_SILENCE_SECONDS = 120.0
 async def serve_listeners(
     settings: Settings,
     listeners: Sequence[OpenListener],
-    log: LogOutput,
+    log: ProcessLog,
     *,
     on_ready: Callable[[], None] | None = None,
 ) -> None:
@@ -92,7 +90,7 @@ async def serve_listeners(
         StateDirectoryInUseError: Another daemon's embedded server uses it.
     """
     async with AsyncExitStack() as resources:
-        parts = build_parts(settings, resources)
+        parts = build_parts(settings, resources, log.events)
         addresses = [each.address for each in listeners]
         acceptor = Acceptor(
             _served(settings, listeners, parts.event_log),
@@ -109,7 +107,13 @@ async def serve_listeners(
         parts.daemon_health.include("work", acceptor.usage)
         notifier, heartbeats = Notifier.from_environment(), Heartbeats()
         status = StatusLine(parts.bus, acceptor)
-        watchdog = Watchdog(notifier, heartbeats, interval_seconds=watchdog_interval(), status=status)
+        watchdog = Watchdog(
+            notifier,
+            heartbeats,
+            interval_seconds=watchdog_interval(),
+            status=status,
+            on_event=parts.event_log,
+        )
 
         announcing, complete = trio.CancelScope(), trio.Event()
 
@@ -122,7 +126,7 @@ async def serve_listeners(
             await complete.wait()
             if on_ready is not None:
                 on_ready()
-            _LOG.info("redstreamd %s listens on %s", __version__, ", ".join(map(str, addresses)))
+            parts.event_log(Listening(__version__, tuple(map(str, addresses))))
             if not notifier.is_enabled:
                 # Without a service manager, a person started it.
                 print(banner(settings, addresses), flush=True)
@@ -138,7 +142,7 @@ async def serve_listeners(
                 await acceptor.drain(settings.daemon.drain_seconds)
 
         children = [
-            Child("log", log.run),
+            Child("log", log.output.run),
             Child("watchdog", watchdog.run),
             *_bus_children(parts, heartbeats),
             Child("listeners", acceptor.run),
@@ -182,7 +186,7 @@ def _asks_for_health(request: Request) -> bool:
     return request.method == "resources/read" and (request.params or {}).get("uri") == HEALTH
 
 
-async def serve_stream(settings: Settings, inherited: trio.abc.Stream | None, log: LogOutput) -> None:
+async def serve_stream(settings: Settings, inherited: trio.abc.Stream | None, log: ProcessLog) -> None:
     """Serve one client until it disconnects or a signal arrives.
 
     Args:
@@ -197,7 +201,7 @@ async def serve_stream(settings: Settings, inherited: trio.abc.Stream | None, lo
         StateDirectoryInUseError: Another daemon's embedded server uses it.
     """
     async with AsyncExitStack() as resources:
-        parts = build_parts(settings, resources)
+        parts = build_parts(settings, resources, log.events)
         stream: trio.abc.Stream
         stream = await resources.enter_async_context(open_stdio_stream()) if inherited is None else inherited
         principal, peer = Principal("stdio", "stdio"), None
@@ -225,7 +229,7 @@ async def serve_stream(settings: Settings, inherited: trio.abc.Stream | None, lo
             supervisor.request_stop()
 
         children = [
-            Child("log", log.run),
+            Child("log", log.output.run),
             *_bus_children(parts, Heartbeats()),
             Child("client", serve_client, restart=Restart.TEMPORARY),
         ]
@@ -257,7 +261,7 @@ async def _run(
 
     async with trio.open_nursery() as nursery:
         nursery.start_soon(provide_kernels)
-        await run_until_signal(supervisor, drain)
+        await run_until_signal(supervisor, drain, on_event=parts.event_log)
 
 
 def _sdk_kernels(parts: Parts) -> Kernels:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 import signal
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
@@ -10,12 +9,11 @@ from typing import TypeVar
 
 import trio
 
+from redstreamd.event_log.daemon_events import Stopping, StoppingAtOnce
 from redstreamd.service.notify import Notifier
 from redstreamd.service.supervisor import Supervisor
 
 T = TypeVar("T")
-
-_LOG = logging.getLogger("redstreamd")
 
 # How much time to stop is requested at once, and again after half of it.
 _EXTENSION_SECONDS = 4.0
@@ -44,7 +42,12 @@ async def unless_stopped(start: Callable[[], Awaitable[T]]) -> T | None:
     return None if stopped.is_set() else result
 
 
-async def run_until_signal(supervisor: Supervisor, drain: Callable[[], Awaitable[None]]) -> None:
+async def run_until_signal(
+    supervisor: Supervisor,
+    drain: Callable[[], Awaitable[None]],
+    *,
+    on_event: Callable[[Stopping | StoppingAtOnce], None],
+) -> None:
     """Run `supervisor` until it ends or a signal stops it.
 
     The first signal calls `drain` and then stops the supervisor. A second signal stops it at once.
@@ -57,11 +60,11 @@ async def run_until_signal(supervisor: Supervisor, drain: Callable[[], Awaitable
             async with trio.open_nursery() as stopping:
                 stopping.start_soon(drain_and_stop)
                 await anext(signals)
-                _LOG.warning("stopping at once")
+                on_event(StoppingAtOnce())
                 supervisor.request_stop()
 
     async def drain_and_stop() -> None:
-        _LOG.info("stopping: answering what is in flight")
+        on_event(Stopping())
         await drain()
         supervisor.request_stop()
 

@@ -14,6 +14,7 @@ import msgspec
 import trio
 
 from redstreamd.event_log.declaration import Declaration, declaration_of
+from redstreamd.event_log.fields import REPEATS
 from redstreamd.service.log_record import Record, Severity
 
 if TYPE_CHECKING:
@@ -109,5 +110,5 @@ def _repeats(episode: _Episode) -> Record:
     return msgspec.structs.replace(
         record,
         text=f"{episode.more} more in {seconds:.0f} s, the last one: {record.text}",
-        fields=(*record.fields, ("REPEATS", str(episode.more))),
+        fields=(*record.fields, (REPEATS, str(episode.more))),
     )

@@ -59,8 +59,8 @@ FIELDS: Final = {
 PEER: Final = {"pid": "PEER_PID", "uid": "PEER_UID", "address": "PEER_ADDRESS"}
 #: What `error` and `exception` become: the class, because its text may hold anything.
 ERROR: Final = "ERROR"
-#: What events may have besides: the kind, how many more there were, the traceback of an unforeseen error.
-COMMON: Final = ("EVENT", "REPEATS", "TRACEBACK")
+#: How many more there were, where events are summed up.
+REPEATS: Final = "REPEATS"
 
 
 def readers_of(event: type[msgspec.Struct]) -> tuple[Reader, ...]:

@@ -1,22 +1,20 @@
 """Events of connections, as typed values for one hook.
 
-The hook is called on the event loop and must not block. An exception in it is logged.
+The hook is called on the event loop and must not block. An exception in it is reported as a defect.
 """
 
 from __future__ import annotations
 
 import enum
-import logging
 from collections.abc import Callable
 from typing import Final
 
 import msgspec
 
 from redstreamd.admission.accounts import Peer
+from redstreamd.errors.defects import report_defect
 from redstreamd.mcpio.jsonrpc import RequestId
 from redstreamd.policy import Principal
-
-_logger = logging.getLogger(__name__)
 
 
 class Ending(enum.StrEnum):
@@ -256,10 +254,10 @@ class _Contained:
     def __call__(self, event: Event) -> None:
         try:
             self._hook(event)
-        except Exception:
-            _logger.exception("the event hook raised on %r", type(event).__name__)
+        except Exception as exc:  # noqa: BLE001 - an event that cannot be recorded must not cost the connection
+            report_defect(f"the event hook raised on {type(event).__name__}", exc)
 
 
 def contained(hook: EventHook) -> EventHook:
-    """Return a hook that logs exceptions of `hook` instead of raising them; one that does so is returned."""
+    """Return a hook that reports exceptions of `hook` instead of raising them; at most one lies around it."""
     return hook if isinstance(hook, _Contained) else _Contained(hook)

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import functools
 import json
-import logging
 from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager
 from typing import Any, Final, Protocol, cast
@@ -51,21 +50,8 @@ _HANDSHAKES: Final = 64
 _SHARED_BYTES: Final = 1_024
 #: How much a handshake takes as long as the connection is open: its text, and its decoded values.
 _KEPT_TIMES: Final = 3
-_DROPPED: Final = "dropped %r: malformed params"
 #: Longer texts in errors are cut. They repeat something of the request, such as an unknown method.
 _LONGEST_TEXT: Final = 2_048
-
-
-def silence_dropped_notifications() -> None:
-    """Keep the SDK from logging a warning for each malformed notification.
-
-    A client can send any number of them, and the warning helps nobody who reads the log.
-    """
-    logging.getLogger("mcp.server.runner").addFilter(_is_useful)
-
-
-def _is_useful(record: logging.LogRecord) -> bool:
-    return record.msg != _DROPPED
 
 
 class HandlerSource(Protocol):

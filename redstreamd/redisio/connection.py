@@ -20,7 +20,6 @@ blocking ones hold up everybody behind them.
 
 from __future__ import annotations
 
-import logging
 import math
 from collections.abc import Callable, Sequence
 from typing import Any, Final, NoReturn
@@ -30,6 +29,7 @@ import trio
 from redis.exceptions import RedisError
 
 from redstreamd.admission.turns import turns
+from redstreamd.errors.defects import report_defect
 from redstreamd.protection.certificate_files import TlsFileError
 from redstreamd.redisio import Arg, connect_errors
 from redstreamd.redisio.decoder import MAX_REPLY_BYTES, Decoder, OversizedError, UnreadableError
@@ -43,8 +43,6 @@ _RECEIVE_BYTES: Final = 64 * 1024
 
 #: Seconds for the reader to find what the server sent last, after sending to it has failed.
 _LAST_REPLY_SECONDS: Final = 0.5
-
-_log = logging.getLogger(__name__)
 
 
 @attrs.frozen
@@ -343,9 +341,9 @@ class Connection:
             return
         try:
             self._on_push(message)
-        except Exception:  # noqa: BLE001 - whatever it is
+        except Exception as exc:  # noqa: BLE001 - whatever it is
             # The connection is not to blame, and everybody else depends on it.
-            _log.exception("the hook for push notifications failed")
+            report_defect("the hook for push notifications failed", exc)
 
     def _unasked(self, reply: Any) -> Problem:
         # A server that turns a client away (maxclients, protected mode) says so before the client

@@ -7,7 +7,6 @@ commands mean is known in ``client``.
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Callable, Coroutine, Sequence
 from typing import Any, Final
 
@@ -16,6 +15,7 @@ from redis.backoff import AbstractBackoff
 from redis.exceptions import NoScriptError, RedisError
 
 from redstreamd.errors import BusError
+from redstreamd.errors.defects import report_defect
 from redstreamd.redisio import Arg, Role
 from redstreamd.redisio.connection import Connection
 from redstreamd.redisio.error_replies import bus_error
@@ -35,8 +35,6 @@ RedisEvent = HealthEvent | LoginEvent
 
 Write = tuple[Arg, ...] | ScriptCall | PackedCommand
 """A command, or a script with its operands."""
-
-_log = logging.getLogger(__name__)
 
 
 def _no_push(_message: list[Any]) -> None: ...
@@ -347,11 +345,11 @@ class Manager:
     def _watch_connected(self) -> None:
         try:
             self._on_connected()
-        except Exception:  # noqa: BLE001 - whatever it is, the connection serves on
-            _log.exception("the hook for a new watch connection failed")
+        except Exception as exc:  # noqa: BLE001 - whatever it is, the connection serves on
+            report_defect("the hook for a new watch connection failed", exc)
 
     def _tell(self, event: RedisEvent) -> None:
         try:
             self._on_event(event)
-        except Exception:  # noqa: BLE001 - a record that cannot be written must not cost the connection
-            _log.exception("the hook for Redis events failed")
+        except Exception as exc:  # noqa: BLE001 - a record that cannot be written must not cost the connection
+            report_defect("the hook for Redis events failed", exc)

@@ -15,7 +15,6 @@ half of the work saved, or is called back, which saves the task.
 
 from __future__ import annotations
 
-import logging
 import math
 import time
 from collections import deque
@@ -30,6 +29,7 @@ from trio.lowlevel import Abort, Task, current_task, reschedule, wait_task_resch
 from redstreamd.admission.accounts import Account
 from redstreamd.admission.fair_queue import FairQueue
 from redstreamd.admission.turns import Turns
+from redstreamd.errors.defects import report_defect
 from redstreamd.redisio import Arg
 from redstreamd.redisio.redis_errors import NotSent, Problem, QueueFull, ReplyLost
 from redstreamd.redisio.script import PackedCommand
@@ -79,8 +79,6 @@ _SMALL_REPLY_BYTES: Final = 512
 _QUEUED_BYTES: Final = 64 * 1024
 
 _PENDING: Final = object()
-
-_log = logging.getLogger(__name__)
 
 
 class Request(msgspec.Struct, eq=False):
@@ -487,9 +485,9 @@ class Pipeline:
                 request.then = None
                 try:
                     then(reply)
-                except Exception:  # noqa: BLE001 - whatever it is
+                except Exception as exc:  # noqa: BLE001 - whatever it is
                     # Everybody else depends on the connection.
-                    _log.exception("a reply could not be handled")
+                    report_defect("a reply could not be handled", exc)
                 continue
             request.result = reply
             task = request.task

@@ -1,37 +1,49 @@
-"""Writes log records to standard error, without ever blocking the event loop.
+"""Writes records to journald, or to standard error, without ever blocking the event loop.
 
-journald gets a ``<N>`` syslog priority before each line (sd-daemon(3)); other readers get time and level. The
-texts of the records are `redstreamd.event_log.texts`'s and the loggers' own.
+journald gets them with their fields, over its socket, where standard error leads to it or the settings say
+so; without a journald they go to standard error. Whatever the form (`log_forms`), secrets are masked and
+hidden characters made visible here.
 
 The reader may stop reading: journald while it is stopped or its disk hangs, or an MCP client that ignores the
 stderr of ``redstreamd stdio``. So writes do not block. Records wait in a bounded backlog; those that do not
-fit are dropped, and their number is logged once there is room. There is no writer thread, so that records
+fit are dropped, and their number is recorded once there is room. There is no writer thread, so that records
 before a crash have been written.
 """
 
 from __future__ import annotations
 
 import contextlib
-import datetime as dt
-import logging
 import os
+import select
+import threading
+import time
 from collections.abc import Callable, Iterable, Mapping
+from typing import Final, Literal
 
 import attrs
 import trio
 
+from redstreamd.service.journal_socket import PATH, JournalSocket
+from redstreamd.service.log_forms import as_json, as_lines, as_priority_lines, cut, for_journald
+from redstreamd.service.log_record import Record
 from redstreamd.service.nonblocking_writer import NonblockingWriter
 from redstreamd.visible_text import visible
 
 # Enough for a restart of journald at a high rate of records.
-BACKLOG_BYTES = 1024 * 1024
+BACKLOG_BYTES: Final = 1024 * 1024
 
-# journald splits lines at 48 KiB (LineMax= in journald.conf(5)), and the rest would lose its priority.
-LINE_CHARACTERS = 8_192
+Form = Literal["auto", "journal", "text", "json"]
+"""``auto`` is ``journal`` where standard error leads to journald, and ``text`` elsewhere."""
 
 # A shorter secret may occur in other text by chance.
-_SECRET_CHARACTERS = 6
-_MASK = "********"
+_SECRET_CHARACTERS: Final = 6
+_MASK: Final = "********"
+
+# How often it is tried to reach a journald that has gone, if there are no records.
+_RECONNECT_SECONDS: Final = 1.0
+
+# How long the end of the process may wait for a reader of the last records.
+_LAST_SECONDS: Final = 0.25
 
 
 @attrs.frozen
@@ -49,33 +61,6 @@ class LogStatistics:
     backlog_bytes: int
 
 
-def set_up_logging(level: str = "info", *, secrets: Iterable[str] = (), descriptor: int = 2) -> LogOutput:
-    """Send the records of this process to standard error; a second call replaces the first.
-
-    Libraries log from ``warning``, or from ``info`` if `level` is ``debug``: their debug records can contain
-    what clients send.
-
-    Args:
-        level: The least severe record of redstreamd that is written: ``debug``, ``info``, ``warning`` or
-            ``error``.
-        secrets: Texts to mask in all records; those under six characters are ignored.
-        descriptor: Where to write, for tests.
-
-    Returns:
-        The handler; its `run` is to be supervised.
-    """
-    output = LogOutput(descriptor, is_journal=is_journal(descriptor), secrets=secrets)
-    root = logging.getLogger()
-    for handler in root.handlers[:]:
-        if isinstance(handler, LogOutput):
-            root.removeHandler(handler)
-            handler.close()
-    root.addHandler(output)
-    root.setLevel(logging.INFO if level == "debug" else logging.WARNING)
-    logging.getLogger("redstreamd").setLevel(level.upper())
-    return output
-
-
 def is_journal(descriptor: int, environ: Mapping[str, str] = os.environ) -> bool:
     """Return whether a descriptor is the journal's stream.
 
@@ -89,17 +74,38 @@ def is_journal(descriptor: int, environ: Mapping[str, str] = os.environ) -> bool
     return environ.get("JOURNAL_STREAM") == f"{status.st_dev}:{status.st_ino}"
 
 
-class LogOutput(logging.Handler):
-    """A logging handler that writes to a descriptor without blocking; thread-safe."""
+class LogOutput:
+    """Writes records without blocking; thread-safe."""
 
-    def __init__(self, descriptor: int, *, is_journal: bool, secrets: Iterable[str] = ()) -> None:
-        """Prepare to write to a duplicate of `descriptor`."""
-        super().__init__()
-        self._is_journal = is_journal
+    def __init__(
+        self,
+        descriptor: int = 2,
+        *,
+        form: Form = "auto",
+        secrets: Iterable[str] = (),
+        dropped: Callable[[int], Record],
+        journal_path: str = PATH,
+    ) -> None:
+        """Prepare to write to journald or to a duplicate of `descriptor`.
+
+        Args:
+            descriptor: Standard error, but for tests.
+            form: How records are written.
+            secrets: Texts to mask in all records; those under six characters are ignored.
+            dropped: Returns the record that so many records were dropped.
+            journal_path: Where journald listens.
+        """
         # The longest first, because one secret may be part of another.
         self._secrets = sorted((text for text in secrets if len(text) >= _SECRET_CHARACTERS), key=len)[::-1]
-        self._sink = NonblockingWriter(descriptor, limit_bytes=BACKLOG_BYTES)
+        self._leads_to_journal = is_journal(descriptor)
+        self._form = form
+        self._stream = NonblockingWriter(descriptor, limit_bytes=BACKLOG_BYTES)
+        self._journal: JournalSocket | None = None
+        if form == "journal" or (form == "auto" and self._leads_to_journal):
+            self._journal = JournalSocket(limit_bytes=BACKLOG_BYTES, path=journal_path)
+        self._record_of_dropped = dropped
         self._reported = 0
+        self._lock = threading.Lock()
         self._wake: Callable[[], None] | None = None
 
     async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
@@ -122,93 +128,97 @@ class LogOutput(logging.Handler):
         try:
             task_status.started()
             while True:
-                if not self._sink.waiting_bytes:
+                if not self.statistics().backlog_bytes:
                     await filled.wait()
                 filled = trio.Event()
-                await trio.lowlevel.wait_writable(self._sink.descriptor)
+                await self._wait_writable()
                 self.flush()
         finally:
             self._wake = None
 
+    async def _wait_writable(self) -> None:
+        """Return when more of a backlog can be written, or be tried to."""
+        if self._stream.waiting_bytes:
+            await trio.lowlevel.wait_writable(self._stream.descriptor)
+        elif self._journal is not None and self._journal.is_connected:
+            await trio.lowlevel.wait_writable(self._journal.descriptor)
+        else:
+            await trio.sleep(_RECONNECT_SECONDS)
+
     def statistics(self) -> LogStatistics:
         """Return the counts so far."""
-        return LogStatistics(self._sink.written, self._sink.dropped, self._sink.waiting_bytes)
+        sinks: list[NonblockingWriter | JournalSocket] = [self._stream]
+        if self._journal is not None:
+            sinks.append(self._journal)
+        return LogStatistics(
+            sum(sink.written for sink in sinks),
+            sum(sink.dropped for sink in sinks),
+            sum(sink.waiting_bytes for sink in sinks),
+        )
 
-    def emit(self, record: logging.LogRecord) -> None:
-        """Write a record, or add it to the backlog, or drop it; `logging` holds the handler's lock."""
-        try:
-            data = self.encoded(record)
-        except Exception as exc:  # noqa: BLE001 -- for instance, arguments do not fit the format
-            # Not handleError(): it prints to standard error, which may block.
-            text = f"unusable log record at {record.pathname}:{record.lineno}: {type(exc).__name__}: {exc}"
-            data = self.encoded(_record_of_ours(logging.ERROR, text))
-        self._sink.put(data)
-        self._report_dropped()
-        if self._wake is not None and self._sink.waiting_bytes:
+    def write(self, record: Record) -> None:
+        """Write a record, or add it to the backlog, or drop it; returns at once and does not raise."""
+        with self._lock:
+            self._put(record)
+            self._report_dropped()
+            waits = self._stream.waiting_bytes or (self._journal is not None and self._journal.waiting_bytes)
+        if waits and self._wake is not None:
             self._wake()
 
     def flush(self) -> None:
         """Write as much of the backlog as can be written now."""
-        self.acquire()
-        try:
-            self._sink.drain()
+        with self._lock:
+            self._stream.drain()
+            if self._journal is not None:
+                self._journal.drain()
             self._report_dropped()
-        finally:
-            self.release()
 
     def close(self) -> None:
-        """Write what can be written now, and close the duplicated descriptor."""
-        if self._sink.descriptor >= 0:
-            self.flush()
-            self._sink.close()
-        super().close()
+        """Write the backlog, within a quarter of a second, and close what was opened here."""
+        if self._stream.descriptor < 0:
+            return
+        give_up_at = time.monotonic() + _LAST_SECONDS
+        for sink in (self._stream, self._journal):
+            while sink is not None and sink.waiting_bytes:
+                if not _is_writable(sink.descriptor, give_up_at - time.monotonic()):
+                    break
+                self.flush()
+                if sink is self._journal and not self._journal.is_connected:
+                    break
+        self._stream.close()
+        if self._journal is not None:
+            self._journal.close()
 
-    def encoded(self, record: logging.LogRecord) -> bytes:
-        """Return a record's lines as bytes, with the priority on each or the time on the first."""
-        text = self.format(record)
-        if not record.name.startswith("redstreamd"):
-            text = f"{record.name}: {text}"
+    def _put(self, record: Record) -> None:
+        if self._journal is not None and self._journal.put(for_journald(record, self._clean)):
+            return
+        self._stream.put(self._for_stream(record))
+
+    def _for_stream(self, record: Record) -> bytes:
+        if self._form == "json":
+            return as_json(record, self._clean, at=time.time())
+        if self._leads_to_journal:
+            return as_priority_lines(record, self._clean)
+        return as_lines(record, self._clean, at=time.time())
+
+    def _clean(self, line: str) -> str:
         for secret in self._secrets:
-            text = text.replace(secret, _MASK)
-        # Text from a client must not look like another record, nor make one "blob data" in the journal.
-        lines = [visible(_cut(line)) for line in text.split("\n")]
-        if self._is_journal:
-            prefix = f"<{_priority(record.levelno)}>"
-            separator = f"\n{prefix}  "
-        else:
-            at = dt.datetime.fromtimestamp(record.created, dt.UTC)
-            prefix = f"{at:%Y-%m-%dT%H:%M:%S}.{at.microsecond // 1000:03}Z {record.levelname:<8} "
-            separator = "\n  "
-        return f"{prefix}{separator.join(lines)}\n".encode("utf-8", "backslashreplace")
+            if secret in line:
+                line = line.replace(secret, _MASK)
+        return visible(cut(line))
 
     def _report_dropped(self) -> None:
-        """Log how many records were dropped, once the backlog is written."""
-        if self._sink.waiting_bytes or self._sink.dropped == self._reported:
+        """Record how many records were dropped, once the backlog is written."""
+        counts = self.statistics()
+        if counts.backlog_bytes or counts.dropped == self._reported:
             return
-        lost = self._sink.dropped - self._reported
-        text = f"{lost} log records were dropped, because nobody read them in time"
-        before = self._sink.dropped
-        self._sink.put(self.encoded(_record_of_ours(logging.WARNING, text)))
-        if self._sink.dropped == before:
-            self._reported = before
+        self._put(self._record_of_dropped(counts.dropped - self._reported))
+        if self.statistics().dropped == counts.dropped:
+            self._reported = counts.dropped
 
 
-def _record_of_ours(level: int, text: str) -> logging.LogRecord:
-    name = "redstreamd"
-    fields = {"name": name, "msg": text, "levelno": level, "levelname": logging.getLevelName(level)}
-    return logging.makeLogRecord(fields)
-
-
-def _priority(level: int) -> int:
-    """Return the syslog priority (syslog(3)) of a level: 2 critical, 3 error, 4 warning, 6 info, 7 debug."""
-    if level >= logging.ERROR:
-        return 2 if level >= logging.CRITICAL else 3
-    if level >= logging.WARNING:
-        return 4
-    return 6 if level >= logging.INFO else 7
-
-
-def _cut(line: str) -> str:
-    if len(line) <= LINE_CHARACTERS:
-        return line
-    return f"{line[:LINE_CHARACTERS]}... ({len(line)} characters)"
+def _is_writable(descriptor: int, seconds: float) -> bool:
+    """Return whether a descriptor can be written to within so many seconds."""
+    poll = select.poll()
+    poll.register(descriptor, select.POLLOUT)
+    return seconds > 0 and bool(poll.poll(seconds * 1_000))

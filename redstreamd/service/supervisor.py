@@ -19,7 +19,6 @@ Knows nothing of what its children do, of Redis, MCP, systemd, or how events are
 from __future__ import annotations
 
 import faulthandler
-import logging
 import os
 import random
 import sys
@@ -28,14 +27,13 @@ from collections.abc import Callable, Iterable
 import attrs
 import trio
 
+from redstreamd.errors.defects import report_defect
 from redstreamd.service.child import Child
 from redstreamd.service.child_runner import ChildRunner, ChildStatistics, RunnerContext
 from redstreamd.service.exceptions import unwrapped
 from redstreamd.service.restart_policy import FailureCount, RestartLimits
 from redstreamd.service.supervisor_events import EventHook, SupervisorEvent, SupervisorFailed
 from redstreamd.service.task_tree import format_task_tree
-
-logger = logging.getLogger(__name__)
 
 # sysexits.h EX_SOFTWARE: an internal error, which a hang at stop is.
 HUNG_EXIT_STATUS = 70
@@ -101,7 +99,7 @@ class Supervisor:
             name: For events and errors; a path such as ``redstreamd/listeners`` when nested.
             children: In start order, with distinct names.
             limits: Restart limits; the defaults of `RestartLimits` if not given.
-            on_event: Called with each event; an exception in it is logged.
+            on_event: Called with each event; an exception in it is reported as a defect.
             on_hung: Called with the names of the children that did not stop, after all others were stopped.
                 If it returns, `run` waits for them without a limit.
             jitter: A source of numbers in [0, 1), for tests.
@@ -174,8 +172,8 @@ class Supervisor:
             return
         try:
             self._on_event(event)
-        except Exception:
-            logger.exception("the event hook of supervisor %s failed on %r", self.name, event)
+        except Exception as exc:  # noqa: BLE001 - supervision goes on
+            report_defect(f"the event hook of supervisor {self.name} failed on {type(event).__name__}", exc)
 
 
 class _Run:

@@ -6,19 +6,35 @@ heartbeat is fresh. An unavailable Redis never withholds a ping, because a resta
 
 from __future__ import annotations
 
-import logging
 import math
 import os
 from collections.abc import Callable, MutableMapping
 
 import attrs
+import msgspec
 import trio
 
+from redstreamd.errors.defects import report_defect
 from redstreamd.service.heartbeats import Heartbeats, StaleHeartbeat
 from redstreamd.service.loop_lag import LoopLag
 from redstreamd.service.notify import Notifier, Sent
 
-logger = logging.getLogger(__name__)
+
+class PingsWithheld(msgspec.Struct, frozen=True):
+    """Pings are withheld, because parts show no progress.
+
+    Attributes:
+        stale: Those parts.
+    """
+
+    stale: tuple[StaleHeartbeat, ...]
+
+
+class PingsResumed(msgspec.Struct, frozen=True):
+    """Every part shows progress again."""
+
+
+WatchdogEvent = PingsWithheld | PingsResumed
 
 # How often heartbeats, status and lag are checked.
 TICK_SECONDS = 1.0
@@ -64,7 +80,7 @@ class Watchdog:
     Behaviour:
         Pings at once, and then every `interval_seconds`. A ping is withheld while a heartbeat is stale; a
         ping that was withheld or could not be sent is tried again every tick. The beginning and the end of
-        staleness are logged. Pending messages of the notifier are sent every tick.
+        staleness are events. Pending messages of the notifier are sent every tick.
     """
 
     def __init__(
@@ -75,6 +91,7 @@ class Watchdog:
         interval_seconds: float | None,
         status: Callable[[], str] | None = None,
         lag: LoopLag | None = None,
+        on_event: Callable[[WatchdogEvent], None] = lambda _event: None,
     ) -> None:
         """Prepare; nothing is sent yet.
 
@@ -83,8 +100,9 @@ class Watchdog:
             heartbeats: The heartbeats to check.
             interval_seconds: Time between pings, from `watchdog_interval`; None for no pings.
             status: Returns the status line; called every tick in the event loop, so it must not block. If it
-                raises, that is logged once and the former line stays.
+                raises, that is reported once and the former line stays.
             lag: The instrument to use; a new one by default.
+            on_event: Called when pings are withheld and sent again; must not raise.
         """
         self._notifier = notifier
         self._heartbeats = heartbeats
@@ -93,6 +111,7 @@ class Watchdog:
         self._shown: str | None = None
         self._is_status_broken = False
         self._lag = lag or LoopLag()
+        self._on_event = on_event
         self._last_lag = 0.0
         self._pings = self._withheld = 0
         self._stale: tuple[StaleHeartbeat, ...] = ()
@@ -137,9 +156,9 @@ class Watchdog:
         self._last_lag = self._lag.take_longest()
         stale = self._heartbeats.stale()
         if stale and not self._stale:
-            logger.error("watchdog pings are withheld: %s", "; ".join(map(str, stale)))
+            self._on_event(PingsWithheld(stale))
         elif self._stale and not stale:
-            logger.warning("watchdog pings are sent again: every part shows progress")
+            self._on_event(PingsResumed())
         self._stale = stale
         self._show_status()
         self._notifier.flush()
@@ -149,9 +168,9 @@ class Watchdog:
             return
         try:
             text = self._status()
-        except Exception:
+        except Exception as exc:  # noqa: BLE001 - the pings go on
             if not self._is_status_broken:
-                logger.exception("the status line failed")
+                report_defect("the status line failed", exc)
             self._is_status_broken = True
             return
         self._is_status_broken = False

@@ -22,6 +22,7 @@ from redstreamd.settings.redis_settings import CREDENTIAL, RedisSettings, TlsVer
 Profile = Literal["observer", "worker", "operator", "red-stream"]
 Naming = Literal["warn", "error", "off"]
 LogLevel = Literal["debug", "info", "warning", "error"]
+LogFormat = Literal["auto", "journal", "text", "json"]
 
 DAY = 86_400.0
 
@@ -57,6 +58,14 @@ class DaemonSettings:
         ),
     ] = False
     log_level: Annotated[LogLevel, Meta(description="The least severe record that is written.")] = "info"
+    log_format: Annotated[
+        LogFormat,
+        Meta(
+            description="How records are written: to journald with their fields (journal), or to standard "
+            "error as lines for people (text) or for programs (json; the fields of `journalctl -o json`). "
+            "auto is journal where standard error leads to journald, and text elsewhere.",
+        ),
+    ] = "auto"
     drain_seconds: Annotated[
         float,
         Meta(

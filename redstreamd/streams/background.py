@@ -6,18 +6,16 @@ next `run`; so a defect elsewhere that ends the run loses nothing.
 
 from __future__ import annotations
 
-import logging
 from collections import deque
 from collections.abc import Awaitable, Callable, Iterator
 
 import trio
 
 from redstreamd.admission.turns import next_turn
+from redstreamd.errors.defects import report_defect
 
 Work = Callable[[], Awaitable[None]]
 """Can be begun again if it was cancelled; handles its own errors."""
-
-_log = logging.getLogger(__name__)
 
 
 class Background:
@@ -79,7 +77,7 @@ class Background:
             next(loop)
         except StopIteration:
             return False
-        except Exception:  # noqa: BLE001 - the others depend on it
-            _log.exception("work in parts failed unexpectedly")
+        except Exception as exc:  # noqa: BLE001 - the others depend on it
+            report_defect("work in parts failed unexpectedly", exc)
             return False
         return True

@@ -20,7 +20,6 @@ reported there.
 
 from __future__ import annotations
 
-import logging
 import time
 from collections.abc import Awaitable, Callable, Iterable, Sequence
 from typing import Any, Final, Generic, TypeVar
@@ -30,6 +29,7 @@ import msgspec
 import trio
 
 from redstreamd.errors import BusError, Code
+from redstreamd.errors.defects import report_defect
 from redstreamd.errors.remedies import setting
 from redstreamd.policy import Need, Permission, Policy, Principal, StreamFilter
 from redstreamd.streams.lease_tokens import Lease
@@ -42,8 +42,6 @@ BusT = TypeVar("BusT")
 #: Outcomes of a call besides the codes of errors.
 OK: Final = "ok"
 CANCELLED: Final = "cancelled"
-
-_LOG = logging.getLogger("redstreamd.tools")
 
 
 @attrs.frozen
@@ -343,7 +341,7 @@ def as_bus_error(tool: Tool[Any], error: BaseException) -> BusError:
     expected = [each for each in errors if isinstance(each, BusError)]
     if len(expected) == len(errors):
         return expected[0]
-    _LOG.error("tool %s failed unexpectedly", tool.name, exc_info=error)
+    report_defect(f"tool {tool.name} failed unexpectedly", error)
     return BusError(
         Code.INTERNAL,
         f"{tool.name} failed unexpectedly.",

@@ -15,6 +15,7 @@ from redstreamd.admission.accounts import Peer
 from redstreamd.policy import Principal
 from redstreamd.redisio import Role
 from redstreamd.redisio.redis_errors import Problem, ProblemKind
+from redstreamd.service.heartbeats import StaleHeartbeat
 
 #: How a text that comes from elsewhere may end, and what an outage may be about.
 TEXTS = ("it broke", "it broke.", "did it break?", "it broke…")
@@ -26,7 +27,10 @@ def values_of(hint: Any) -> list[Any]:
         return [value for each in typing.get_args(hint) for value in values_of(each)]
     if typing.get_origin(hint) is tuple:
         holders = ((Peer(pid=1), 3), (Peer(address="192.0.2.1"), 2))
-        return [tuple(Role)] if typing.get_args(hint)[0] is Role else [(), holders]
+        member = typing.get_args(hint)[0]
+        if member is str:
+            return [("one",), ("one", "two")]
+        return [(), holders] if typing.get_origin(member) is tuple else [tuple(values_of(member))]
     if isinstance(hint, type) and issubclass(hint, enum.Enum):
         return list(hint)
     known: dict[Any, list[Any]] = {
@@ -41,6 +45,7 @@ def values_of(hint: Any) -> list[Any]:
         Principal: [Principal("ann", "unix")],
         Exception: [ValueError(text) for text in TEXTS],
         BaseException: [ValueError(text) for text in TEXTS],
+        StaleHeartbeat: [StaleHeartbeat("tail hub", 130.0, 120.0)],
         OSError: [OSError(errno.EMFILE, "Too many open files")],
     }
     return known.get(hint, [None])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import re
 import typing
 from pathlib import Path
 
@@ -105,3 +106,13 @@ def test_an_id_is_never_used_again_and_no_kind_is_behind_one_that_takes_all() ->
     declare(lambda _event: "first")
     with pytest.raises(ValueError, match="of an earlier kind"):
         declared(Unheard, "0" * 31 + "2", Severity.INFO, cause="It is.", remedy="None.")(str)
+
+
+def test_no_part_logs_beside_the_catalog() -> None:
+    """Python's logging is where libraries log, so only what makes records of that knows it."""
+    modules = {
+        str(path.relative_to(PACKAGE.parent))
+        for path in PACKAGE.parent.rglob("*.py")
+        if re.search(r"^\s*(?:import|from) logging\b|getLogger", path.read_text("utf-8"), re.MULTILINE)
+    }
+    assert modules == {"event_log/library_records.py"}

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import errno
-import logging
 import os
 from collections.abc import AsyncIterator
 from typing import Any
@@ -16,7 +15,6 @@ import trio.testing
 from redstreamd.admission.accounts import Peer
 from redstreamd.event_log import kinds  # noqa: F401 - declares them
 from redstreamd.event_log.event_log import QUIET_SECONDS, EventLog
-from redstreamd.event_log.logged import write_logged
 from redstreamd.mcpio.connection_events import (
     AcceptPaused,
     AcceptResumed,
@@ -28,6 +26,7 @@ from redstreamd.mcpio.connection_events import (
 )
 from redstreamd.mcpio.peers import peer_text
 from redstreamd.policy import Principal
+from redstreamd.service.log_record import Record
 from redstreamd.service.supervisor_events import ChildStarted
 
 ANN, BOB = Principal("ann", "unix"), Principal("bob", "unix")
@@ -39,13 +38,17 @@ def anyio_backend() -> tuple[str, dict[str, Any]]:
 
 
 @pytest.fixture
-async def journal(caplog: pytest.LogCaptureFixture) -> AsyncIterator[EventLog]:
-    journal = EventLog(write_logged)
-    with caplog.at_level(logging.INFO, "redstreamd"):
-        async with trio.open_nursery() as nursery:
-            await nursery.start(journal.run)
-            yield journal
-            nursery.cancel_scope.cancel()
+def records() -> list[Record]:
+    return []
+
+
+@pytest.fixture
+async def journal(records: list[Record]) -> AsyncIterator[EventLog]:
+    journal = EventLog(records.append)
+    async with trio.open_nursery() as nursery:
+        await nursery.start(journal.run)
+        yield journal
+        nursery.cancel_scope.cancel()
 
 
 def closed(ending: Ending, principal: Principal = ANN, limit_bytes: int | None = 8) -> ConnectionClosed:
@@ -53,30 +56,32 @@ def closed(ending: Ending, principal: Principal = ANN, limit_bytes: int | None =
 
 
 async def test_rejected_clients_are_one_record_and_a_count_at_the_end(
-    journal: EventLog, caplog: pytest.LogCaptureFixture
+    journal: EventLog, records: list[Record]
 ) -> None:
     for _ in range(100):
         journal(ConnectionRejected(ANN, 5))
         await trio.sleep(QUIET_SECONDS / 2)
-    (first,) = caplog.records
-    assert "raise limits.max_connections" in first.message
+    (first,) = records
+    assert "raise limits.max_connections" in first.text
     await trio.sleep(QUIET_SECONDS)
-    assert len(caplog.records) == 2
-    assert caplog.records[1].message.startswith(f"99 more in {99 * QUIET_SECONDS / 2:.0f} s")
+    assert len(records) == 2
+    assert records[1].message_id == first.message_id
+    assert ("REPEATS", "99") in records[1].fields
+    assert records[1].text.startswith(f"99 more in {99 * QUIET_SECONDS / 2:.0f} s")
     # Another day: another record, and no count of none.
     journal(ConnectionRejected(ANN, 5))
     await trio.sleep(2 * QUIET_SECONDS)
-    assert len(caplog.records) == 3
+    assert len(records) == 3
 
 
 async def test_each_bound_has_its_record_with_its_remedy_and_those_who_hold_most(
-    journal: EventLog, caplog: pytest.LogCaptureFixture
+    journal: EventLog, records: list[Record]
 ) -> None:
     own = Peer(pid=os.getpid())
     for _ in range(3):
         journal(ConnectionRejected(ANN, 5, Bound.CONNECTIONS, ((own, 3), (Peer(address="10.0.0.1"), 2))))
         journal(ConnectionRejected(BOB, 4, Bound.DESCRIPTORS))
-    connections, descriptors = (record.message for record in caplog.records)
+    connections, descriptors = (record.text for record in records)
     assert connections.startswith(
         "5 connections are open, and a client (ann) was rejected; raise limits.max_c"
     )
@@ -86,21 +91,18 @@ async def test_each_bound_has_its_record_with_its_remedy_and_those_who_hold_most
     )
     assert "raise LimitNOFILE= of the service" in descriptors
     await trio.sleep(2 * QUIET_SECONDS)
-    assert [record.message[:6] for record in caplog.records[2:]] == ["2 more"] * 2
+    assert [record.text[:6] for record in records[2:]] == ["2 more"] * 2
 
 
-async def test_who_does_not_read_is_named_by_its_process(
-    journal: EventLog, caplog: pytest.LogCaptureFixture
-) -> None:
+async def test_who_does_not_read_is_named_by_its_process(journal: EventLog, records: list[Record]) -> None:
     journal(msgspec.structs.replace(closed(Ending.OVERFLOW), peer=Peer(pid=os.getpid())))
     assert (
-        f"closed a connection of ann ({peer_text(Peer(pid=os.getpid()))}), which did not"
-        in caplog.records[0].message
+        f"closed a connection of ann ({peer_text(Peer(pid=os.getpid()))}), which did not" in records[0].text
     )
 
 
 async def test_what_was_skipped_or_closed_for_a_client_is_one_record_a_kind_and_principal(
-    journal: EventLog, caplog: pytest.LogCaptureFixture
+    journal: EventLog, records: list[Record]
 ) -> None:
     for _ in range(30):
         journal(MessageTooLong("c1", ANN, 8))
@@ -108,28 +110,28 @@ async def test_what_was_skipped_or_closed_for_a_client_is_one_record_a_kind_and_
         journal(closed(Ending.OVERFLOW))
         journal(closed(Ending.HTTP, limit_bytes=None))
         journal(closed(Ending.TLS, limit_bytes=None))
-    assert [record.levelname for record in caplog.records] == ["WARNING"] * 5
-    assert "skipped a message of ann over 8 bytes" in caplog.records[0].message
-    assert "limits.max_message_bytes" in caplog.records[0].message
-    assert "bob" in caplog.records[1].message
-    assert "did not read its answers" in caplog.records[2].message
-    assert "web page" in caplog.records[3].message
-    assert "spoke TLS" in caplog.records[4].message
+    assert [record.severity.name for record in records] == ["WARNING"] * 5
+    assert "skipped a message of ann over 8 bytes" in records[0].text
+    assert "limits.max_message_bytes" in records[0].text
+    assert "bob" in records[1].text
+    assert "did not read its answers" in records[2].text
+    assert "web page" in records[3].text
+    assert "spoke TLS" in records[4].text
     await trio.sleep(2 * QUIET_SECONDS)
-    assert [record.message[:7] for record in caplog.records[5:]] == ["29 more"] * 5
+    assert [record.text[:7] for record in records[5:]] == ["29 more"] * 5
 
 
 async def test_running_out_of_descriptors_over_and_over_is_one_record_of_each(
-    journal: EventLog, caplog: pytest.LogCaptureFixture
+    journal: EventLog, records: list[Record]
 ) -> None:
     refused = OSError(errno.EMFILE, "Too many open files")
     for _ in range(100):
         journal(AcceptPaused(ANN, refused))
         await trio.sleep(0.2)
         journal(AcceptResumed(ANN, 0.2))
-    assert [record.levelname for record in caplog.records] == ["WARNING", "INFO"]
+    assert [record.severity.name for record in records] == ["WARNING", "INFO"]
     await trio.sleep(2 * QUIET_SECONDS)
-    assert [record.message[:18] for record in caplog.records[2:]] == ["99 more in 20 s, t"] * 2
+    assert [record.text[:18] for record in records[2:]] == ["99 more in 20 s, t"] * 2
 
 
 @pytest.mark.parametrize(
@@ -137,29 +139,29 @@ async def test_running_out_of_descriptors_over_and_over_is_one_record_of_each(
     [(errno.EMFILE, "raise LimitNOFILE="), (errno.ENFILE, "fs.file-max"), (errno.ENOMEM, "find out what")],
 )
 async def test_what_keeps_from_accepting_is_named_with_its_remedy(
-    journal: EventLog, caplog: pytest.LogCaptureFixture, number: int, remedy: str
+    journal: EventLog, records: list[Record], number: int, remedy: str
 ) -> None:
     journal(AcceptPaused(ANN, OSError(number, os.strerror(number))))
-    (record,) = caplog.records
-    assert os.strerror(number) in record.message
-    assert remedy in record.message
+    (record,) = records
+    assert os.strerror(number) in record.text
+    assert remedy in record.text
 
 
 async def test_what_clients_do_by_themselves_and_what_happens_rarely_is_not_counted(
-    journal: EventLog, caplog: pytest.LogCaptureFixture
+    journal: EventLog, records: list[Record]
 ) -> None:
     for _ in range(3):
         journal(closed(Ending.EOF, limit_bytes=None))
         journal(ChildStarted("redstreamd", "tail hub", 2, 0.1))
-    assert [record.message for record in caplog.records] == ["tail hub started (start 2)"] * 3
+    assert [record.text for record in records] == ["tail hub started (start 2)"] * 3
 
 
-async def test_a_count_under_way_is_told_when_the_daemon_stops(caplog: pytest.LogCaptureFixture) -> None:
-    journal = EventLog(write_logged)
+async def test_a_count_under_way_is_told_when_the_daemon_stops(records: list[Record]) -> None:
+    journal = EventLog(records.append)
     async with trio.open_nursery() as nursery:
         await nursery.start(journal.run)
         for _ in range(3):
             journal(ConnectionRejected(ANN, 5))
         await trio.sleep(1)
         nursery.cancel_scope.cancel()
-    assert caplog.records[-1].message.startswith("2 more in 0 s")
+    assert records[-1].text.startswith("2 more in 0 s")

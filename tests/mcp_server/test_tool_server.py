@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import json
-import logging
 from typing import Annotated, Any, Literal
 
 import attrs
@@ -18,6 +17,7 @@ from mcp.server.lowlevel import Server
 from mcp.shared.exceptions import MCPError
 
 from redstreamd.errors import BusError, Code
+from redstreamd.errors.defects import Defect
 from redstreamd.mcp_server.handlers import Handlers
 from redstreamd.mcp_server.tool_server import ToolServer
 from redstreamd.policy import Permission, Principal
@@ -223,19 +223,17 @@ async def test_json_text_reaches_the_handler_as_the_value_it_stands_for(
 
 @pytest.mark.parametrize("era", ERAS)
 async def test_an_unexpected_error_is_logged_with_its_traceback_and_told_without_its_text(
-    server: Server[Principal], era: Literal["auto", "legacy"], caplog: pytest.LogCaptureFixture
+    server: Server[Principal], era: Literal["auto", "legacy"], defects: list[Defect]
 ) -> None:
-    with caplog.at_level(logging.ERROR, "redstreamd.tools"):
-        async with Client(server, mode=era) as client:
-            answer = await client.call_tool("broken")
-            assert answer.is_error
-            assert "hunter2" not in answer.model_dump_json()
-            assert answer.structured_content is not None
-            assert answer.structured_content["code"] == "INTERNAL"
-            assert not (await client.call_tool("stream_wait")).is_error
-    (record,) = caplog.records
-    assert record.exc_info is not None
-    assert "hunter2" in str(record.exc_info[1])
+    async with Client(server, mode=era) as client:
+        answer = await client.call_tool("broken")
+        assert answer.is_error
+        assert "hunter2" not in answer.model_dump_json()
+        assert answer.structured_content is not None
+        assert answer.structured_content["code"] == "INTERNAL"
+        assert not (await client.call_tool("stream_wait")).is_error
+    (defect,) = defects
+    assert "hunter2" in str(defect.error)
 
 
 @pytest.mark.parametrize("era", ERAS)
@@ -323,7 +321,7 @@ async def test_a_cancelled_call_has_no_answer_and_its_cancellation_passes() -> N
 
 
 async def test_of_a_cancelled_nursery_with_a_defect_the_cancellation_passes_and_the_defect_is_logged(
-    caplog: pytest.LogCaptureFixture,
+    defects: list[Defect],
 ) -> None:
     async def tangled(call: Call[Bus], args: Nothing) -> None:
         """Wait in a nursery, and break when cancelled."""
@@ -348,9 +346,8 @@ async def test_of_a_cancelled_nursery_with_a_defect_the_cancellation_passes_and_
         nursery.start_soon(ask)
         await trio.testing.wait_all_tasks_blocked()
         nursery.cancel_scope.cancel()
-    (record,) = caplog.records
-    assert record.exc_info is not None
-    assert "on the way out" in trio_lines(record.exc_info[1] or ValueError())
+    (defect,) = defects
+    assert "on the way out" in trio_lines(defect.error)
 
 
 async def test_a_bus_error_out_of_a_handlers_nursery_is_told_as_such() -> None:

@@ -8,8 +8,9 @@ import pytest
 import trio
 import trio.testing
 
+from redstreamd.event_log.library_records import LibraryHandler
 from redstreamd.mcpio.connection_events import ConnectionClosed, Ending
-from redstreamd.mcpio.protocol_eras import silence_dropped_notifications
+from redstreamd.service.log_record import Record
 from tests.mcpio.serving import Pair, connection_pair
 from tests.support.mcp_client import EraName, RawClient
 
@@ -54,7 +55,7 @@ async def test_a_line_like_that_of_an_http_request_is_but_bad_json_to_those_who_
 async def test_notifications_that_are_malformed_fill_no_log(
     era: EraName, caplog: pytest.LogCaptureFixture
 ) -> None:
-    silence_dropped_notifications()
+    written: list[Record] = []
     async with connection_pair() as pair:
         raw = RawClient(pair.peer, era=era)
         if era == "handshake":
@@ -62,7 +63,12 @@ async def test_notifications_that_are_malformed_fill_no_log(
         for params in ({"requestId": [1]}, {"requestId": {}}, {"reason": 1}):
             await raw.notify("notifications/cancelled", params)
         await raw.call_tool("echo", {"text": "on"})
-    assert not caplog.records
+    # The SDK logs them, which this test would not notice if it did not any more.
+    assert caplog.records
+    handler = LibraryHandler(written.append)
+    for record in caplog.records:
+        handler.handle(record)
+    assert written == []
 
 
 async def test_notifications_ahead_of_the_first_request_are_kept_within_a_bound(pair: Pair) -> None:

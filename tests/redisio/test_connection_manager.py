@@ -3,6 +3,7 @@ from __future__ import annotations
 import pytest
 import trio
 
+from redstreamd.errors.defects import Defect
 from redstreamd.redisio import pipeline
 from redstreamd.redisio.connection_manager import Manager, Role
 from redstreamd.redisio.redis_errors import QueueFull, ServerReplied
@@ -87,7 +88,7 @@ async def test_the_watch_hooks_see_each_connection_before_its_replies(server: Se
     assert seen == ["connected", "first reply", [b"invalidate", [b"s"]], "connected"]
 
 
-async def test_hooks_that_raise_cost_nothing(redis: Server, caplog: pytest.LogCaptureFixture) -> None:
+async def test_hooks_that_raise_cost_nothing(redis: Server, defects: list[Defect]) -> None:
     def broken(*_args: object) -> None:
         raise RuntimeError("a defect in a hook")
 
@@ -99,8 +100,9 @@ async def test_hooks_that_raise_cost_nothing(redis: Server, caplog: pytest.LogCa
             assert await manager.execute("ECHO", "x", role=role) == b"x"
         nursery.cancel_scope.cancel()
     # Of each role, and of all that were wanted together.
-    assert caplog.text.count("the hook for Redis events failed") == 2 * len(Role)
-    assert caplog.text.count("the hook for a new watch connection failed") == 1
+    told = [each.what for each in defects]
+    assert told.count("the hook for Redis events failed") == 2 * len(Role)
+    assert told.count("the hook for a new watch connection failed") == 1
 
 
 async def test_the_round_trip_of_the_last_ping_is_known(redis: Server) -> None:

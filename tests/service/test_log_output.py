@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import datetime as dt
+import json
 import logging
 import os
 import re
@@ -19,36 +21,62 @@ import pytest
 import trio
 from trio.testing import wait_all_tasks_blocked
 
-from redstreamd.service.log_output import (
-    BACKLOG_BYTES,
-    LINE_CHARACTERS,
-    LogOutput,
-    is_journal,
-    set_up_logging,
-)
-
-LOG = logging.getLogger("redstreamd")
+from redstreamd.errors.defects import Defect, on_defect, report_defect
+from redstreamd.event_log.daemon_events import CannotLoad, Stopping, StoppingAtOnce
+from redstreamd.event_log.library_records import LibraryHandler
+from redstreamd.event_log.process_log import ProcessLog, set_up_log
+from redstreamd.service.log_forms import LINE_CHARACTERS
+from redstreamd.service.log_output import BACKLOG_BYTES, LogOutput, is_journal
+from redstreamd.service.log_record import Record, Severity
 
 SetUp = Callable[..., LogOutput]
+
+ID = "0" * 31 + "1"
+
+
+def record(text: str, severity: Severity = Severity.INFO, traceback: str = "") -> Record:
+    return Record(severity, ID, "an_event", text, (), traceback)
+
+
+@pytest.fixture
+def set_up_all() -> Iterator[Callable[..., ProcessLog]]:
+    """set_up_log(), undone afterwards."""
+    root = logging.getLogger()
+    level, former = root.level, on_defect(lambda _defect: None)
+    logs: list[ProcessLog] = []
+
+    def set_up(*args: Any, **options: Any) -> ProcessLog:
+        logs.append(set_up_log(*args, **options))
+        return logs[-1]
+
+    yield set_up
+    for log in logs:
+        log.output.close()
+    for handler in root.handlers[:]:
+        if isinstance(handler, LibraryHandler):
+            root.removeHandler(handler)
+    root.setLevel(level)
+    on_defect(former)
 
 
 @pytest.fixture
 def set_up() -> Iterator[SetUp]:
-    """set_up_logging(), undone afterwards."""
-    root = logging.getLogger()
-    levels = root.level, LOG.level
+    """An output without a daemon around it."""
     outputs: list[LogOutput] = []
 
-    def set_up(*args: Any, **options: Any) -> LogOutput:
-        outputs.append(set_up_logging(*args, **options))
+    def set_up(**options: Any) -> LogOutput:
+        text = "{} log records were dropped, because nobody read them in time"
+        outputs.append(
+            LogOutput(
+                **{"form": "text", **options},
+                dropped=lambda count: record(text.format(count), Severity.WARNING),
+            )
+        )
         return outputs[-1]
 
     yield set_up
     for output in outputs:
-        root.removeHandler(output)
         output.close()
-    root.setLevel(levels[0])
-    LOG.setLevel(levels[1])
 
 
 class Reader:
@@ -87,27 +115,41 @@ def journal(plain: Reader, monkeypatch: pytest.MonkeyPatch) -> Reader:
     return plain
 
 
-def test_the_journal_gets_a_priority_and_no_time(journal: Reader, set_up: SetUp) -> None:
-    set_up("debug", descriptor=journal.descriptor)
-    for level in (logging.DEBUG, logging.INFO, logging.WARNING, logging.ERROR, logging.CRITICAL):
-        LOG.log(level, "at %d", level)
-    assert journal.lines() == ["<7>at 10", "<6>at 20", "<4>at 30", "<3>at 40", "<2>at 50"]
+def test_the_journals_stream_gets_a_priority_and_no_time(journal: Reader, set_up: SetUp) -> None:
+    output = set_up(descriptor=journal.descriptor)
+    for severity in Severity:
+        output.write(record(f"at {severity}", severity))
+    assert journal.lines() == ["<2>at 2", "<3>at 3", "<4>at 4", "<5>at 5", "<6>at 6", "<7>at 7"]
 
 
-def test_everyone_else_gets_time_and_level(plain: Reader, set_up: SetUp) -> None:
-    set_up(descriptor=plain.descriptor)
-    LOG.warning("the disk is almost full")
-    [line] = plain.lines()
-    assert re.fullmatch(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{3}Z WARNING  the disk is almost full", line)
-
-
-def test_the_time_is_the_records_own_in_utc(plain: Reader, set_up: SetUp) -> None:
+def test_everyone_else_gets_time_and_level_in_utc(plain: Reader, set_up: SetUp) -> None:
     output = set_up(descriptor=plain.descriptor)
-    record = logging.makeLogRecord(
-        {"name": "redstreamd", "levelname": "INFO", "msg": "x", "created": 86_399.25}
-    )
-    output.handle(record)
-    assert plain.lines() == ["1970-01-01T23:59:59.250Z INFO     x"]
+    begun_at = time.time()
+    output.write(record("the disk is almost full", Severity.WARNING))
+    [line] = plain.lines()
+    found = re.fullmatch(r"(\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{3})Z WARNING  the disk is almost full", line)
+    assert found is not None
+    at = dt.datetime.fromisoformat(f"{found[1]}+00:00").timestamp()
+    assert begun_at - 0.001 <= at <= time.time()
+
+
+def test_programs_get_what_journalctl_prints_as_json(plain: Reader, set_up: SetUp) -> None:
+    output = set_up(descriptor=plain.descriptor, form="json", secrets=["hunter22"])
+    streams = (("STREAM", "a"), ("STREAM", "b"), ("STREAM", "hunter22"), ("GROUP", "g"))
+    output.write(Record(Severity.ERROR, ID, "an_event", "it\nfailed \ud800", streams, "Traceback:\n  x"))
+    [line] = plain.lines()
+    value = json.loads(line)
+    assert abs(int(value.pop("__REALTIME_TIMESTAMP")) / 1e6 - time.time()) < 60
+    assert value == {
+        "MESSAGE": "it\nfailed \\ud800\nTraceback:\n  x",
+        "PRIORITY": "3",
+        "MESSAGE_ID": ID,
+        "SYSLOG_IDENTIFIER": "redstreamd",
+        "REDSTREAMD_EVENT": "an_event",
+        "REDSTREAMD_STREAM": ["a", "b", "********"],
+        "REDSTREAMD_GROUP": "g",
+        "REDSTREAMD_TRACEBACK": "Traceback:\n  x",
+    }
 
 
 def test_a_stream_that_is_not_the_announced_one_is_not_the_journal(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -123,48 +165,58 @@ def test_a_stream_that_is_not_the_announced_one_is_not_the_journal(monkeypatch: 
     assert not is_journal(closed)
 
 
-def test_levels_apply_to_us_and_libraries_are_heard_from_warnings_up(journal: Reader, set_up: SetUp) -> None:
-    set_up("info", descriptor=journal.descriptor)
-    LOG.debug("ours, debug")
-    LOG.info("ours, info")
+def test_levels_apply_to_us_and_libraries_are_heard_from_warnings_up(
+    journal: Reader, set_up_all: Callable[..., ProcessLog]
+) -> None:
+    log = set_up_all("warning", "text", descriptor=journal.descriptor)
+    log.events(Stopping())
+    log.events(StoppingAtOnce())
     logging.getLogger("mcp.server").info("theirs, info")
     logging.getLogger("mcp.server").warning("theirs, warning")
-    assert journal.lines() == ["<6>ours, info", "<4>mcp.server: theirs, warning"]
+    assert journal.lines() == ["<4>stopping at once", "<4>mcp.server: theirs, warning"]
+    log.set_level("info")
+    log.events(Stopping())
+    assert journal.lines() == ["<6>stopping: answering what is in flight"]
 
 
-def test_debug_records_of_libraries_are_never_written(journal: Reader, set_up: SetUp) -> None:
-    set_up("debug", descriptor=journal.descriptor)
+def test_debug_records_of_libraries_are_never_written(
+    journal: Reader, set_up_all: Callable[..., ProcessLog]
+) -> None:
+    set_up_all("debug", "text", descriptor=journal.descriptor)
     logging.getLogger("mcp.server").debug("what a client sent")
     logging.getLogger("mcp.server").info("theirs, info")
     assert journal.lines() == ["<6>mcp.server: theirs, info"]
 
 
-def test_setting_up_again_replaces_the_earlier_output(plain: Reader, journal: Reader, set_up: SetUp) -> None:
-    set_up(descriptor=journal.descriptor)
-    set_up("error", descriptor=journal.descriptor)
-    LOG.warning("not any more")
-    LOG.error("once")
-    assert journal.lines() == ["<3>once"]
-    assert [type(handler) for handler in logging.getLogger().handlers].count(LogOutput) == 1
+def test_setting_up_again_replaces_the_earlier_output(
+    plain: Reader, journal: Reader, set_up_all: Callable[..., ProcessLog]
+) -> None:
+    set_up_all("info", "text", descriptor=journal.descriptor)
+    set_up_all("info", "text", descriptor=journal.descriptor)
+    logging.getLogger("trio").error("once")
+    report_defect("a part failed", ValueError("also once"))
+    assert journal.lines() == ["<3>trio: once", "<3>a part failed", "<3>  ValueError: also once"]
 
 
 def test_each_line_of_a_record_carries_its_priority(journal: Reader, set_up: SetUp) -> None:
-    set_up(descriptor=journal.descriptor)
-    LOG.error("first\nsecond\n\nfourth")
+    output = set_up(descriptor=journal.descriptor)
+    output.write(record("first\nsecond\n\nfourth", Severity.ERROR))
     assert journal.lines() == ["<3>first", "<3>  second", "<3>  ", "<3>  fourth"]
 
 
-def test_tracebacks_stay_with_their_record(journal: Reader, set_up: SetUp) -> None:
-    set_up(descriptor=journal.descriptor)
+def test_tracebacks_stay_with_their_record(journal: Reader, set_up_all: Callable[..., ProcessLog]) -> None:
+    log = set_up_all("info", "text", descriptor=journal.descriptor)
     try:
         raise ValueError("broken")
-    except ValueError:
-        LOG.exception("it failed")
+    except ValueError as error:
+        log.events(CannotLoad("it", error))
+        log.events(Defect("it failed", error))
     lines = journal.lines()
-    assert lines[0] == "<3>it failed"
-    assert lines[1] == "<3>  Traceback (most recent call last):"
-    assert lines[-1] == "<3>  ValueError: broken"
-    assert all(line.startswith("<3>  ") for line in lines[1:])
+    assert lines[0].startswith("<2>cannot load the daemon: it; ")
+    assert lines[1] == "<2>  Traceback (most recent call last):"
+    defect = lines[lines.index("<3>it failed") :]
+    assert defect[1] == "<3>  Traceback (most recent call last):"
+    assert defect[-1] == "<3>  ValueError: broken"
 
 
 def test_what_a_client_sent_cannot_pose_as_a_record_or_steer_a_terminal(
@@ -172,10 +224,7 @@ def test_what_a_client_sent_cannot_pose_as_a_record_or_steer_a_terminal(
 ) -> None:
     output = set_up(descriptor=journal.descriptor)
     sent = "x\n<0>the disk is on fire\r\x1b[2Jgone\x00\x85\u2028\ud800"
-    about = {"name": LOG.name, "levelno": logging.INFO}
-    # Not through a logger: pytest would keep the record for its report, and a process of a parallel run
-    # cannot pass on a lone surrogate.
-    output.handle(logging.makeLogRecord({**about, "msg": "stream %s", "args": (sent,)}))
+    output.write(record(f"stream {sent}"))
     assert journal.lines() == [
         "<6>stream x",
         r"<6>  <0>the disk is on fire\u000d\u001b[2Jgone\u0000\u0085\u2028\ud800",
@@ -183,37 +232,34 @@ def test_what_a_client_sent_cannot_pose_as_a_record_or_steer_a_terminal(
 
 
 def test_an_endless_line_is_cut_where_journald_would_split_it(journal: Reader, set_up: SetUp) -> None:
-    set_up(descriptor=journal.descriptor)
-    LOG.info("x" * 100_000)
+    set_up(descriptor=journal.descriptor).write(record("x" * 100_000))
     [line] = journal.lines()
     assert line == f"<6>{'x' * LINE_CHARACTERS}... (100000 characters)"
 
 
 def test_known_secrets_are_masked_in_messages_and_in_tracebacks(journal: Reader, set_up: SetUp) -> None:
-    set_up(descriptor=journal.descriptor, secrets=["hunter22", "hunter2222", "abc"])
-    try:
-        raise ConnectionError("redis://bob:hunter22@localhost")
-    except ConnectionError:
-        LOG.exception("cannot log in with %r", "hunter2222")
-    text = "\n".join(journal.lines())
-    assert "hunter" not in text
-    assert "cannot log in with '********'" in text
-    assert "redis://bob:********@localhost" in text
+    output = set_up(descriptor=journal.descriptor, secrets=["hunter22", "hunter2222", "abc"])
+    output.write(record("cannot log in with 'hunter2222'", traceback="redis://bob:hunter22@localhost"))
+    assert journal.lines() == [
+        "<6>cannot log in with '********'",
+        "<6>  redis://bob:********@localhost",
+    ]
 
 
 def test_a_secret_too_short_to_look_for_does_not_garble_the_log(journal: Reader, set_up: SetUp) -> None:
-    set_up(descriptor=journal.descriptor, secrets=["", "e"])
-    LOG.info("serene")
+    set_up(descriptor=journal.descriptor, secrets=["", "e"]).write(record("serene"))
     assert journal.lines() == ["<6>serene"]
 
 
-def test_a_record_whose_arguments_do_not_fit_is_reported_with_its_place(
-    journal: Reader, set_up: SetUp
+def test_a_record_of_a_library_whose_arguments_do_not_fit_is_reported_with_its_place(
+    journal: Reader, set_up_all: Callable[..., ProcessLog]
 ) -> None:
-    output = set_up(descriptor=journal.descriptor)
-    output.handle(logging.LogRecord("redstreamd", logging.INFO, "/a.py", 7, "%d entries", ("many",), None))
+    set_up_all("info", "text", descriptor=journal.descriptor)
+    unusable = logging.LogRecord("mcp", logging.ERROR, "/a.py", 7, "%d entries", ("many",), None)
+    handler = next(each for each in logging.getLogger().handlers if isinstance(each, LibraryHandler))
+    handler.handle(unusable)
     [line] = journal.lines()
-    assert line.startswith("<3>unusable log record at /a.py:7: TypeError: %d format")
+    assert line.startswith("<3>mcp: unusable record at /a.py:7: TypeError: %d format")
 
 
 # Readers that stop reading
@@ -225,7 +271,7 @@ def fill(output: LogOutput, *, beyond: int = 0, took_seconds: list[float] | None
     while not output.statistics().dropped or beyond:
         beyond -= bool(output.statistics().dropped)
         begun_at = time.perf_counter()
-        LOG.info("record %06d %s", count, "x" * 200)
+        output.write(record(f"record {count:06} {'x' * 200}"))
         if took_seconds is not None:
             took_seconds.append(time.perf_counter() - begun_at)
         count += 1
@@ -251,7 +297,7 @@ def test_what_did_not_fit_is_counted_and_reported_and_the_rest_arrives_whole_and
     while output.statistics().backlog_bytes:
         lines += journal.lines()
         output.flush()
-    LOG.info("afterwards")
+    output.write(record("afterwards"))
     lines += journal.lines()
     numbers = [int(line.split()[1]) for line in lines if line.startswith("<6>record")]
     assert numbers == list(range(count - 11))
@@ -297,8 +343,8 @@ def test_a_reader_that_has_gone_costs_its_records_and_nothing_else(set_up: SetUp
     with theirs:
         with ours:
             output = set_up(descriptor=theirs.fileno())
-        LOG.info("to nobody")
-        LOG.info("to nobody either")
+        output.write(record("to nobody"))
+        output.write(record("to nobody either"))
     assert output.statistics().written == 0
     assert output.statistics().dropped >= 2
     assert output.statistics().backlog_bytes == 0
@@ -325,18 +371,20 @@ def test_a_file_is_written_to_and_appended_to(set_up: SetUp) -> None:
     with tempfile.TemporaryDirectory(prefix="rs-") as directory:
         path = Path(directory) / "log"
         with path.open("ab") as file:
-            set_up(descriptor=file.fileno())
-            LOG.info("one")
-            LOG.info("two")
+            output = set_up(descriptor=file.fileno())
+            output.write(record("one"))
+            output.write(record("two"))
         assert [line.split()[-1] for line in path.read_text().splitlines()] == ["one", "two"]
 
 
 def test_by_default_records_go_to_standard_error() -> None:
-
-    program = "from redstreamd.service.log_output import *; set_up_logging(); import logging; "
-    program += "logging.getLogger('redstreamd').info('hello')"
+    program = (
+        "from redstreamd.event_log.process_log import set_up_log\n"
+        "from redstreamd.event_log.daemon_events import Listening\n"
+        "set_up_log().events(Listening('9', ('here',)))"
+    )
     done = subprocess.run(
         [sys.executable, "-c", program], capture_output=True, text=True, timeout=30, check=True
     )
     assert done.stdout == ""
-    assert done.stderr.endswith("INFO     hello\n")
+    assert done.stderr.endswith("INFO     redstreamd 9 listens on here\n")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 import math
 import os
 import secrets
@@ -15,10 +14,17 @@ import pytest
 import trio
 from trio.testing import MockClock
 
+from redstreamd.errors.defects import Defect
 from redstreamd.service.heartbeats import Heartbeats
 from redstreamd.service.loop_lag import LoopLag
 from redstreamd.service.notify import Notifier
-from redstreamd.service.watchdog import Watchdog, watchdog_interval
+from redstreamd.service.watchdog import (
+    PingsResumed,
+    PingsWithheld,
+    Watchdog,
+    WatchdogEvent,
+    watchdog_interval,
+)
 
 
 @pytest.fixture
@@ -106,31 +112,31 @@ async def test_without_an_interval_it_never_pings_but_still_reports(manager: Ser
 
 
 async def test_a_part_without_progress_stops_the_pings_and_its_progress_resumes_them_at_once(
-    manager: ServiceManager, caplog: pytest.LogCaptureFixture
+    manager: ServiceManager,
 ) -> None:
     heartbeats = Heartbeats()
     heartbeat = heartbeats.register("tail hub", max_age_seconds=20)
-    watchdog = Watchdog(manager.notifier, heartbeats, interval_seconds=10)
-    with caplog.at_level(logging.WARNING):
-        async with trio.open_nursery() as nursery:
-            await nursery.start(watchdog.run)
-            await trio.sleep(25)
-            # At 0, 10 and 20 s it was fresh.
-            assert manager.received() == [PING] * 3
-            await trio.sleep(100)
-            assert manager.received() == []
-            assert watchdog.statistics().stale == ("tail hub",)
-            assert watchdog.statistics().pings_withheld > 90
-            heartbeat.beat()
-            # Not a whole interval later: systemd's limit is two of them.
-            await trio.sleep(1.5)
-            assert manager.received() == [PING]
-            assert watchdog.statistics().stale == ()
-            nursery.cancel_scope.cancel()
-    texts = [record.getMessage() for record in caplog.records]
-    assert len(texts) == 2
-    assert "tail hub showed no progress for 2" in texts[0]
-    assert "sent again" in texts[1]
+    events: list[WatchdogEvent] = []
+    watchdog = Watchdog(manager.notifier, heartbeats, interval_seconds=10, on_event=events.append)
+    async with trio.open_nursery() as nursery:
+        await nursery.start(watchdog.run)
+        await trio.sleep(25)
+        # At 0, 10 and 20 s it was fresh.
+        assert manager.received() == [PING] * 3
+        await trio.sleep(100)
+        assert manager.received() == []
+        assert watchdog.statistics().stale == ("tail hub",)
+        assert watchdog.statistics().pings_withheld > 90
+        heartbeat.beat()
+        # Not a whole interval later: systemd's limit is two of them.
+        await trio.sleep(1.5)
+        assert manager.received() == [PING]
+        assert watchdog.statistics().stale == ()
+        nursery.cancel_scope.cancel()
+    withheld, resumed = events
+    assert isinstance(withheld, PingsWithheld)
+    assert "tail hub showed no progress for 2" in str(withheld.stale[0])
+    assert resumed == PingsResumed()
 
 
 async def test_a_full_notify_socket_delays_the_ping_by_a_tick_and_not_by_an_interval(
@@ -166,17 +172,16 @@ async def test_the_status_is_told_when_it_changes_and_at_most_once_a_second(mana
     assert len(manager.received()) == 9
 
 
-async def test_a_status_that_cannot_be_made_is_logged_once_and_does_not_stop_the_pings(
-    manager: ServiceManager, caplog: pytest.LogCaptureFixture
+async def test_a_status_that_cannot_be_made_is_reported_once_and_does_not_stop_the_pings(
+    manager: ServiceManager, defects: list[Defect]
 ) -> None:
     def broken() -> str:
         raise ZeroDivisionError
 
     watchdog = Watchdog(manager.notifier, Heartbeats(), interval_seconds=2, status=broken)
-    with caplog.at_level(logging.ERROR):
-        await watch(watchdog, 9)
+    await watch(watchdog, 9)
     assert manager.received() == [PING] * 5
-    assert [record.getMessage() for record in caplog.records] == ["the status line failed"]
+    assert [each.what for each in defects] == ["the status line failed"]
 
 
 async def test_without_a_service_manager_the_status_is_not_even_made() -> None:

@@ -32,6 +32,7 @@ OTHER = {
     "daemon.state_directory": "/other",
     "daemon.embedded": "true",
     "daemon.log_level": "debug",
+    "daemon.log_format": "json",
     "listeners.peer_uids": "true",
     "listeners.tls_min_version": "1.3",
     "listeners.allow_unprotected_tcp": "true",

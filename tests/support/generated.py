@@ -11,7 +11,7 @@ from typing import Any
 from redstreamd import settings
 from redstreamd.metrics import metrics_docs
 from redstreamd.prompts.catalog import PROMPTS
-from redstreamd.reference import error_docs, mcp_docs, schema_docs
+from redstreamd.reference import error_docs, event_docs, mcp_docs, schema_docs
 from redstreamd.resources.catalog import RESOURCES
 from redstreamd.tools.catalog import REGISTRY
 from redstreamd.tools.definition import Tool
@@ -32,6 +32,8 @@ GENERATED: dict[str, Callable[[], str]] = {
     "docs/tools.md": partial(mcp_docs.as_markdown, REGISTRY, RESOURCES, PROMPTS),
     "docs/errors.md": error_docs.as_markdown,
     "docs/metrics.md": metrics_docs.as_markdown,
+    "docs/events.md": event_docs.as_markdown,
+    "systemd/redstreamd.catalog": event_docs.as_catalog,
     "docs/schemas.md": schema_docs.as_markdown,
     "docs/architecture.svg": architecture.drawing,
     **{f"{SNAPSHOTS}/{tool.name}.json": partial(snapshot, tool) for tool in REGISTRY},

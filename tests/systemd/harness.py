@@ -302,6 +302,9 @@ def install_units(container: Container) -> None:
             f"/usr/lib/systemd/system/{unit}.service.d/interpreter.conf",
             f"[Service]\nExecPaths=-{INTERPRETER} {PACKAGES}\n",
         )
+    catalog = (REPOSITORY / "systemd" / "redstreamd.catalog").read_text()
+    container.write("/usr/lib/systemd/catalog/redstreamd.catalog", catalog)
+    container.run("journalctl", "--update-catalog")
     sysusers = (REPOSITORY / "systemd" / "redstreamd.sysusers.conf").read_text()
     container.write("/usr/lib/sysusers.d/redstreamd.conf", sysusers)
     container.run("systemd-sysusers", "redstreamd.conf")

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import ctypes
 import json
-import logging
 import mmap
 import os
 import signal
@@ -22,16 +21,19 @@ from pathlib import Path
 
 import trio
 
+from redstreamd.event_log.process_log import set_up_log
 from redstreamd.service.child import Child
 from redstreamd.service.crash_dump import install_crash_dump
 from redstreamd.service.heartbeats import Heartbeats
-from redstreamd.service.log_output import set_up_logging
+from redstreamd.service.log_record import Record, Severity
 from redstreamd.service.notify import Notifier
 from redstreamd.service.socket_activation import adopt_sockets
 from redstreamd.service.supervisor import Supervisor
 from redstreamd.service.watchdog import Watchdog, watchdog_interval
 
-LOG = logging.getLogger("redstreamd.probe")
+
+def record(text: str) -> Record:
+    return Record(Severity.INFO, "0" * 31 + "1", "probe", text)
 
 
 def stalled(count: int, call: Callable[[int], object]) -> float:
@@ -66,7 +68,7 @@ def outcome_of(expression: str) -> str:
 
 
 async def main() -> None:
-    output = set_up_logging()
+    log = set_up_log()
     install_crash_dump()
     notifier = Notifier.from_environment()
     interval_seconds = watchdog_interval()
@@ -85,8 +87,8 @@ async def main() -> None:
             case ["hang"]:
                 time.sleep(1000)
             case ["log", count]:
-                stall = stalled(int(count), lambda n: LOG.info("record %06d %s", n, "x" * 400))
-                return {"stall_seconds": stall, "dropped": output.statistics().dropped}
+                stall = stalled(int(count), lambda n: log.output.write(record(f"record {n:06} {'x' * 400}")))
+                return {"stall_seconds": stall, "dropped": log.output.statistics().dropped}
             case ["notify", count]:
                 stall = stalled(int(count), lambda n: notifier.status(f"status {n}"))
                 return {"stall_seconds": stall, "full": notifier.statistics().full}
@@ -123,7 +125,7 @@ async def main() -> None:
     supervisor = Supervisor(
         "probe",
         [
-            Child("log", output.run),
+            Child("log", log.output.run),
             Child("watchdog", watchdog.run),
             Child("signals", stop_on_signal),
             Child("listeners", serve),
@@ -131,7 +133,7 @@ async def main() -> None:
     )
     async with trio.open_nursery() as nursery:
         await nursery.start(supervisor.run)
-        LOG.info("ready with %d listeners", len(listeners))
+        log.output.write(record(f"ready with {len(listeners)} listeners"))
         notifier.ready()
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 from typing import Annotated, Any
 
 import attrs
@@ -11,6 +10,7 @@ import trio
 import trio.testing
 
 from redstreamd.errors import BusError, Code
+from redstreamd.errors.defects import Defect
 from redstreamd.policy import Need, Permission, Policy, Principal
 from redstreamd.settings import StreamsSettings
 from redstreamd.streams.bus import Bus
@@ -197,9 +197,8 @@ def test_every_argument_that_can_name_something_says_so() -> None:
     [("", OK), ("with a code", "STREAM_NOT_FOUND"), ("with a defect", "INTERNAL"), ("to end", "TIMEOUT")],
 )
 async def test_each_end_is_told_once_with_its_outcome_and_size(
-    recorder: Recorder, fails: str, outcome: str, caplog: pytest.LogCaptureFixture
+    recorder: Recorder, fails: str, outcome: str, defects: list[Defect]
 ) -> None:
-    caplog.set_level(logging.CRITICAL, "redstreamd.tools")
     toolbox = toolbox_for(recorder, timeout_seconds=0.05 if fails == "to end" else 60)
     result = await toolbox.call(act, {"stream": "s", "fails": fails}, ME, no_progress)
     (event,) = recorder.ended
@@ -208,6 +207,7 @@ async def test_each_end_is_told_once_with_its_outcome_and_size(
     assert event.answer_bytes == len(result.body)
     assert 0 < event.seconds < 60
     assert result.is_error == (outcome != OK)
+    assert [each.what for each in defects] == ["tool act failed unexpectedly"] * (outcome == "INTERNAL")
 
 
 async def test_a_cancelled_call_ends_as_cancelled(recorder: Recorder) -> None:

@@ -34,7 +34,6 @@ from __future__ import annotations
 
 import contextlib
 import importlib.metadata
-import logging
 import os
 import signal
 import subprocess
@@ -49,6 +48,7 @@ from redstreamd.errors import SettingsError
 from redstreamd.redisio.redis_errors import Problem
 from redstreamd.redisio.target import Target
 from redstreamd.service.embedded import embedded_problems
+from redstreamd.service.embedded.embedded_events import DataLoaded, EmbeddedEvent, SpaceFreed, SpaceMissing
 from redstreamd.service.embedded.oom_detection import killed_for_memory, oom_counters
 from redstreamd.service.embedded.process_lock import (
     STOP_SECONDS,
@@ -115,8 +115,6 @@ _OPTIONS = {
     "supervised": "no",
 }
 
-_log = logging.getLogger(__name__)
-
 
 class EmbeddedServerError(Exception):
     """The server ended by itself, did not start, or could not be replaced; starting again may help."""
@@ -170,13 +168,20 @@ class EmbeddedServer:
             ...  # Target(path=embedded.path); supervisor starts embedded.run
     """
 
-    def __init__(self, state_directory: Path) -> None:
+    def __init__(
+        self,
+        state_directory: Path,
+        *,
+        on_event: Callable[[EmbeddedEvent], None] = lambda _event: None,
+    ) -> None:
         """Remember where; nothing is touched yet.
 
         Args:
             state_directory: Absolute; made with mode 0700 if absent. The data lies in its
                 subdirectory ``embedded``.
+            on_event: Called synchronously; must not raise.
         """
+        self._on_event = on_event
         self._state_directory = state_directory
         self._directory = state_directory / "embedded"
         self._claim = contextlib.ExitStack()
@@ -320,13 +325,13 @@ class EmbeddedServer:
         self._problem = embedded_problems.disk_full(
             str(self._directory), free_bytes=free, needed_bytes=SPACE_NEEDED
         )
-        _log.error("the embedded server waits for space: %s", self._problem.cause)
+        self._on_event(SpaceMissing(self._problem.cause))
         started()
         self._served.set()
         while _free_bytes(self._directory) < SPACE_NEEDED:  # noqa: ASYNC110 - nothing announces it
             await trio.sleep(_SPACE_POLL)
         self._problem = embedded_problems.STARTING
-        _log.warning("there is space for the embedded server again")
+        self._on_event(SpaceFreed())
 
     async def _start(self, program: Path, lock: int) -> trio.Process:
         log = self._directory / _LOG
@@ -356,8 +361,7 @@ class EmbeddedServer:
                 started()
                 if loading is None:
                     if self._loading_heard_at is not None:
-                        took = trio.current_time() - begun_at
-                        _log.info("the embedded server has loaded its data in %.1f s", took)
+                        self._on_event(DataLoaded(trio.current_time() - begun_at))
                     return True
                 self._problem = embedded_problems.loading(loading)
                 self._loading_heard_at = silent_since = trio.current_time()
