@@ -34,8 +34,8 @@ _COMMANDS: Final[dict[Permission, frozenset[str]]] = {
         }
     ),
     Permission.PUBLISH: frozenset(
-        {"EXISTS", "GET", "PEXPIRE", "SET", "TYPE", "WAIT", "WAITAOF", "XADD", "XDEL", "XINFO GROUPS"}
-        | {"XINFO STREAM", "XLEN", "XPENDING", "XRANGE", "XREVRANGE", "XTRIM"}
+        {"EXISTS", "GET", "MEMORY USAGE", "PEXPIRE", "SET", "TYPE", "WAIT", "WAITAOF", "XADD", "XDEL"}
+        | {"XINFO GROUPS", "XINFO STREAM", "XLEN", "XPENDING", "XRANGE", "XREVRANGE", "XTRIM"}
     ),
     Permission.CONSUME: frozenset(
         {"EXISTS", "GET", "HEXISTS", "HGET", "HSET", "PERSIST", "PEXPIRE", "SET", "TYPE", "XACK", "XADD"}

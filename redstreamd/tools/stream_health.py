@@ -126,7 +126,7 @@ async def stream_health(call: Call[Bus], args: StreamHealthArguments) -> StreamH
 def _in_quarantine(waiting: Waiting, now: int) -> Finding:
     return Finding(
         Severity.NOTICE,
-        "IN_QUARANTINE",
+        "in_quarantine",
         "Entries of principals that the policy does not trust wait for a release; nobody sees them before.",
         {
             "entries": waiting.entries,

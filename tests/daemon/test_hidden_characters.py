@@ -13,7 +13,9 @@ from typing import Any, Final
 import pytest
 
 from redstreamd.presentation.uris import group_uri, stream_uri
+from redstreamd.streams.names import Kind, companion_key
 from redstreamd.tools.catalog import REGISTRY
+from redstreamd.tools.schema import arguments_schema
 from redstreamd.visible_text import visible
 from tests.support.daemon import PROGRAM, Daemon, clean_environment, home, running_daemon
 from tests.support.mcp_client import EraName, RawClient, raw_client
@@ -44,7 +46,7 @@ ARGUMENTS: Final[dict[str, list[Any]]] = {
     "entry": [ENTRY],
     "message": [ENTRY],
     "lease": [VALUE],
-    "action": ["list", "replay", "trim", "remove_consumer", VALUE],
+    "entry_ids": [None, ["1-1"]],
     "timeout_seconds": [0],
     "filter": [{FIELD: VALUE}],
     "reason": [VALUE],
@@ -58,11 +60,14 @@ def calls() -> Iterator[tuple[str, dict[str, Any]]]:
     """Yield calls of every tool: with the first values, then with each other value of each argument."""
     for tool in REGISTRY:
         names = [each.name for each in tool.arguments.__attrs_attrs__]
-        plain = {name: ARGUMENTS[name][0] for name in names if name in ARGUMENTS}
-        plain = {name: value for name, value in plain.items() if value is not None}
+        values = {name: ARGUMENTS[name] for name in names if name in ARGUMENTS}
+        if "action" in names:
+            # Each that there is, and one that there is not.
+            values["action"] = [*arguments_schema(tool.arguments)["properties"]["action"]["enum"], VALUE]
+        plain = {name: given[0] for name, given in values.items() if given[0] is not None}
         yield tool.name, plain
-        for name in plain.keys() | (set(names) & ARGUMENTS.keys()):
-            for value in ARGUMENTS[name][1:]:
+        for name, given in values.items():
+            for value in given[1:]:
                 # Other tools might create it.
                 if tool.hints.read_only.value or value not in (ABSENT, [ABSENT]):
                     yield tool.name, {**plain, name: value}
@@ -149,6 +154,20 @@ def daemon(redis_server: Server, place: Path, statuses: socket.socket) -> Iterat
         VALUE.encode(),
         FIELD.encode(),
         "\ud800\x00".encode("utf-8", "surrogatepass"),
+    )
+    waiting = companion_key(STREAM, Kind.QUARANTINE).encode()
+    redis_server.command(
+        *(
+            "XADD",
+            waiting,
+            "1-1",
+            "_rs.quarantine",
+            STREAM.encode(),
+            FIELD.encode(),
+            VALUE.encode(),
+            "_rs.v",
+            "1",
+        )
     )
     redis_server.command("XGROUP", "CREATE", STREAM.encode(), GROUP.encode(), "0")
     redis_server.command(

@@ -103,6 +103,7 @@ FOREIGN: dict[str, Callable[[str], dict[str, Any]]] = {
     "list_groups": lambda stream: {"stream": stream},
     "group_manage": lambda stream: {"stream": stream, "group": "g", "action": "destroy", "dry_run": False},
     "pending_list": lambda stream: {"stream": stream, "group": "g"},
+    "quarantine_release": lambda stream: {"stream": stream},
     "dead_letter_replay": lambda stream: {"stream": stream, "group": "g"},
     "work_take": lambda stream: {"stream": stream, "group": "g", "consumer": "c"},
     "read_group": lambda stream: {"stream": stream, "group": "g", "consumer": "c"},

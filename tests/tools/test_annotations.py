@@ -14,6 +14,7 @@ import pytest
 
 from redstreamd.policy import Principal
 from redstreamd.streams.bus import Bus
+from redstreamd.streams.entry_codec import Stamp
 from redstreamd.streams.names import Kind, companion_key
 from redstreamd.tools.catalog import REGISTRY
 from redstreamd.tools.definition import Tool
@@ -38,6 +39,7 @@ class World:
         lone: Ours, on the one entry of ``solo``, which no other group needs.
         request: Ours, on a request in ``asked`` that names a reply stream.
         letter: The older of two dead letters of group ``g``.
+        waiting: The older of two entries that wait for ``s`` in quarantine.
     """
 
     ids: list[str]
@@ -45,6 +47,7 @@ class World:
     lone: str
     request: str
     letter: str
+    waiting: str
 
 
 async def made(bus: Bus, server: Server) -> World:
@@ -67,8 +70,14 @@ async def made(bus: Bus, server: Server) -> World:
     lease = await take("s", "me", count=2)
     await take("s", "them", OTHER)
     letters = await call(bus, "dead_letter_replay", **GROUP)
+    submitted = await bus.publisher.add("s", [{"n": 1}, {"n": 2}], Stamp(sender=OTHER.name), waits=True)
     return World(
-        added["ids"], lease, await take("solo", "me"), await take("asked", "me"), letters["entries"][0]["id"]
+        added["ids"],
+        lease,
+        await take("solo", "me"),
+        await take("asked", "me"),
+        letters["entries"][0]["id"],
+        submitted.ids[0],
     )
 
 
@@ -196,6 +205,13 @@ CASES: Mapping[str, list[Case]] = {
         of(**GROUP, action="replay"),
         of(**GROUP, action="replay", count=1, dry_run=False),
         of(**GROUP, action="delete", entry_ids=lambda world: [world.letter], dry_run=False),
+    ],
+    "quarantine_release": [
+        of(),
+        of(stream="s"),
+        of(stream="s", action="release", entry_ids=lambda world: [world.waiting]),
+        of(stream="s", action="release", entry_ids=lambda world: [world.waiting], dry_run=False),
+        of(stream="s", action="discard", entry_ids=lambda world: [world.waiting], dry_run=False),
     ],
     "add_stream_message": [of(stream="s", message={"a": 1}), of(stream="new", message={"a": 1})],
     "get_stream_messages": [of(stream="s", count=100)],
