@@ -1,0 +1,3 @@
+"""See tests/contract/conftest.py."""
+
+from tests.tools.test_quarantine import *  # noqa: F403
