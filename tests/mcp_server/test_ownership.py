@@ -60,9 +60,11 @@ class Client:
 
 
 @asynccontextmanager
-async def two_clients(bus: Bus, *, direct: bool, revision: str) -> AsyncIterator[tuple[Client, Client]]:
+async def two_clients(
+    bus: Bus, *, direct: bool, revision: str, policy: Policy | None = None
+) -> AsyncIterator[tuple[Client, Client]]:
     """Serve a client of each principal."""
-    surface = surface_over(bus)
+    surface = surface_over(bus, policy=policy)
     async with AsyncExitStack() as stack:
         ways = [
             await stack.enter_async_context(

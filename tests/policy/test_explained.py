@@ -20,6 +20,7 @@ profile = "operator"
 rules = [
   "mcp may read publish on jobs:*",
   "ops/uid:* may read publish consume manage on *",
+  "mcp may submit consume on inbox:*",
 ]
 """
     )
@@ -35,6 +36,11 @@ rules = [
         ("nobody", "stream_read", "jobs:new", 1, "none is for this principal"),
         ("ops/uid:0", "stream_manage", "x", 0, "rule 2"),
         ("mcp", "stream_read", "jobs:new:rs:reply:mcp:{jobs:new}", 0, "beside 'jobs:new'"),
+        ("mcp", "stream_add", "inbox:new", 0, "rule 3, 'mcp may submit consume on inbox:*'"),
+        ("mcp", "stream_add", "inbox:new", 0, "what is added waits in quarantine until it is released"),
+        ("mcp", "stream_add", "inbox:new:rs:reply:mcp:{inbox:new}", 0, "waits in quarantine"),
+        ("mcp", "quarantine_release", "inbox:new", 1, "manage: refused"),
+        ("ops/uid:0", "quarantine_release", "inbox:new", 0, "rule 2"),
         ("mcp", "stream_ad", "x", 64, ""),
         ("mcp", "stream_add", "a\nb", 64, ""),
     ],
@@ -75,6 +81,7 @@ def test_read_only_and_a_profile_are_explained(config: Path, capsys: pytest.Capt
         (["mcp may read on a:rs:dead:*"], ["matches no stream: it names a key beside a stream"]),
         (["mcp may read on " + "x" * 600], ["matches no stream: a name has at most 512 bytes"]),
         (["mcp may manage on a"], ["no offered tool needs it"]),
+        (["mcp may submit on a", "mcp may publish on a:*"], ["no offered tool releases anything"]),
     ],
 )
 def test_check_config_finds_rules_without_effect(
@@ -87,6 +94,29 @@ def test_check_config_finds_rules_without_effect(
     assert len(said.splitlines()) == (1 if findings else 0), said
     for finding in findings:
         assert finding in said
+
+
+@pytest.mark.parametrize(
+    ("rules", "findings"),
+    [
+        (["mcp may submit on a:*", "ops/uid:1 may manage on *"], []),
+        (["mcp may submit on *", "mcp/uid:1 may manage on a"], []),
+        (["mcp may submit on a:*", "ops/uid:1 may manage on b"], ["no rule grants manage on 'a:*'"]),
+        (["mcp may submit on a:*", "* may manage on a:b"], ["release what it submits itself"]),
+        (["mcp may submit on a:b", "mcp may publish on a:*", "ops/* may manage on *"], ["rule 1", "rule 2"]),
+        (["mcp may submit on a:*", "mcp may publish on a:b", "ops/* may manage on *"], []),
+    ],
+)
+def test_check_config_finds_what_is_never_released_or_by_whoever_submitted_it(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], rules: list[str], findings: list[str]
+) -> None:
+    file = tmp_path / "redstreamd.toml"
+    file.write_text(f'[tools]\nprofile = "operator"\n[policy]\nrules = {rules}\n')
+    assert main(["check-config", "--config", str(file), "--set", "daemon.listen=unix:/run/ops.sock"]) == 0
+    said = [line for line in capsys.readouterr().err.splitlines() if "no principal is known" not in line]
+    assert len(said) == (1 if findings else 0), said
+    for finding in findings:
+        assert finding in said[0]
 
 
 def test_check_config_finds_what_read_only_overrides(

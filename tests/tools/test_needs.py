@@ -135,7 +135,7 @@ def value_for(name: str, schema: dict[str, Any], world: World, chance: random.Ra
     if name == "lease":
         return chance.choice([world.lease, world.lone, world.request])
     if name == "entry_ids":
-        return chance.sample([*world.ids, world.letter], 2)
+        return chance.sample([*world.ids, world.letter, world.waiting], 2)
     if name in VALUES:
         return chance.choice(VALUES[name])
     if "enum" in schema:
@@ -143,6 +143,11 @@ def value_for(name: str, schema: dict[str, Any], world: World, chance: random.Ra
     return chance.choice(
         {"boolean": [True, False], "integer": [1, 2, 50], "number": [0, 1], "string": ["x"]}[schema["type"]]
     )
+
+
+def is_listing(tool: Tool[Any], arguments: dict[str, Any]) -> bool:
+    """Return whether a call names no stream: then it finds them, and asks what it may tell of each."""
+    return tool.needs is NO_NEEDS or (tool.name == "quarantine_release" and "stream" not in arguments)
 
 
 @attrs.define
@@ -199,14 +204,14 @@ async def test_a_tool_touches_no_key_that_its_needs_do_not_name(
             case.before(server)
         arguments = case.arguments(world)
         found = await calls.undeclared(tool, arguments)
-        if tool.needs is NO_NEEDS:
+        if is_listing(tool, arguments):
             # A listing reads what it lists.
             found = [one for one in found if one.writes]
         assert not found, arguments
     world = await made(bus, server)
     for arguments in generated(tool, world):
         found = await calls.undeclared(tool, arguments)
-        assert tool.needs is NO_NEEDS or not found, arguments
+        assert is_listing(tool, arguments) or not found, arguments
     assert calls.ran > len(CASES[tool.name])
     assert calls.touching or tool.name == "list_streams"
 
