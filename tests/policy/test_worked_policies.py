@@ -60,8 +60,17 @@ def policies() -> list[Policy]:
 POLICIES: Final = policies()
 
 
-def answer(path: str, tool: str, arguments: dict[str, Any]) -> str:
-    """Make a call, and return its answer as the page writes it."""
+def answer(path: str, tool: str, arguments: dict[str, Any], listed: list[str]) -> str:
+    """Make a call, and return its answer as the page writes it.
+
+    Args:
+        path: The socket.
+        tool: The tool.
+        arguments: Its arguments; ``<ID>`` stands for what is in `listed`.
+        listed: The ID that the last listing of a quarantine showed.
+    """
+    if arguments.get("entry_ids") == ["<ID>"]:
+        arguments = {**arguments, "entry_ids": listed}
     try:
         result = call(path, tool, arguments)
     except RuntimeError as error:
@@ -71,18 +80,23 @@ def answer(path: str, tool: str, arguments: dict[str, Any]) -> str:
     content = result["structuredContent"]
     if result["isError"]:
         return str(content["code"])
-    return (
-        "done"
-        if tool != "stream_list"
-        else f"streams: {' '.join(one['stream'] for one in content['streams'])}"
-    )
+    if content.get("waiting"):
+        return "waits"
+    if tool == "stream_list":
+        return f"streams: {' '.join(one['stream'] for one in content['streams'])}"
+    if tool == "quarantine_release" and "entries" in content:
+        listed[:] = [entry["id"] for entry in content["entries"]]
+    if tool == "stream_wait" or "total" in content:
+        return f"entries: {len(content['entries'])}"
+    return "done"
 
 
-def test_the_page_has_the_three_policies() -> None:
+def test_the_page_has_the_policies() -> None:
     assert [each.title for each in POLICIES] == [
         "One team",
         "Reports that only read",
         "Two teams that must not see each other",
+        "Strangers whose entries wait",
     ]
 
 
@@ -94,6 +108,7 @@ def test_clients_get_what_the_page_says(policy: Policy, redis: Server) -> None:
         file = place / "redstreamd.toml"
         file.write_text(policy.settings, "utf-8")
         with running_daemon(redis, "--config", str(file), directory=place, program=program) as daemon:
+            listed: list[str] = []
             for who, tool, arguments, expected in policy.calls:
                 path = daemon.path.replace("mcp.sock", f"{who}.sock")
-                assert answer(path, tool, arguments) == expected, (who, tool, arguments)
+                assert answer(path, tool, arguments, listed) == expected, (who, tool, arguments)
