@@ -19,6 +19,7 @@ from tests.support.limits import Deferred, pytest_pyfunc_call
 from tests.support.mcp_client import EraName, connected
 from tests.support.node import inspector
 from tests.support.servers import Server, start_redis, start_redis8, start_redis62, start_valkey
+from tests.support.shared_imports import import_shares
 
 # A shell that starts the tests in the background has them ignore these, and every program that the
 # tests start would inherit that; but what they do on these signals is tested.
@@ -59,6 +60,11 @@ SLOW |= {"test_whole_reports"}
 def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool | None:
     """Leave unread what `make test-fast` does not run: collecting it takes longer than the minute."""
     return True if "not slow" in config.option.markexpr and collection_path.stem in SLOW else None
+
+
+def pytest_collection(session: pytest.Session) -> None:
+    """Share the work of compiling the tests with the other processes of the run."""
+    import_shares(session.config)
 
 
 @pytest.hookimpl(tryfirst=True)
