@@ -38,6 +38,7 @@ from redstreamd.streams.subscriptions.feeds import Feeds
 from redstreamd.streams.subscriptions.updates import Updates
 from redstreamd.tools.catalog import INSTRUCTIONS, REGISTRY
 from redstreamd.tools.definition import Profile
+from redstreamd.tools.invocation import OnEnded, told_each
 from redstreamd.tools.toolbox import Toolbox, toolbox_over
 
 
@@ -110,7 +111,15 @@ def build_parts(settings: Settings, resources: AsyncExitStack, event_log: EventL
     daemon_health.include("installation", installation)
     profiles = [Profile(name) for name in settings.tools.profile]
     policy = policy_of(settings)
-    toolbox = toolbox_over(bus, REGISTRY, profiles, policy=policy, check_rate=check_rate(settings))
+    listeners: list[OnEnded] = []
+    toolbox = toolbox_over(
+        bus,
+        REGISTRY,
+        profiles,
+        policy=policy,
+        check_rate=check_rate(settings),
+        on_ended=told_each(listeners),
+    )
     direct_path = DirectPath(toolbox, bus.redis, implementation(__version__))
     limits = Limits(
         max_message_bytes=settings.limits.max_message_bytes,

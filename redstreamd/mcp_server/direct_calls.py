@@ -71,7 +71,8 @@ class DirectPath:
         prepared = toolbox.prepared.get(call.tool) or toolbox.prepare(call.tool)
         if prepared is None:
             return False
-        principal = exchange.session.principal
+        session = exchange.session
+        principal = session.principal
         if toolbox.hidden is not None and call.tool in toolbox.hidden[principal]:
             return False
         arguments = call.decoded
@@ -81,7 +82,7 @@ class DirectPath:
                 return False
         end = self._ends[call.era]
         try:
-            invocation = toolbox.check(prepared, arguments, principal, began)
+            invocation = toolbox.check(prepared, arguments, principal, began, session.account)
         except BusError as error:
             exchange.answer(answer_line(exchange, failure(error), end))
             return True

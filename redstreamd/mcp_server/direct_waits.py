@@ -53,8 +53,8 @@ class DirectWait(Sleeper, eq=False, kw_only=True):
             end=end,
             wait=wait,
         )
-        # They may be large, and what the wait needs of them it has.
-        invocation.arguments = None
+        # What the wait needs of them it has.
+        invocation.drop_arguments()
         exchange.on_cancel = self.cancel
         invocation.bus.places.join(wait.search, wait.position, self)
         return self

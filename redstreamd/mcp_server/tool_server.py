@@ -56,14 +56,16 @@ class ToolServer:
         Raises:
             MCPError: -32602 for an unknown tool.
         """
+        # None where the SDK itself drives the connection.
+        account = None if ctx.request is None else ctx.request.session.account
         try:
-            tool = self._toolbox.find(params.name, ctx.lifespan_context)
+            tool = self._toolbox.find(params.name, ctx.lifespan_context, account)
         except UnknownToolError as unknown:
             raise MCPError(mcp_types.INVALID_PARAMS, str(unknown)) from None
         # The raw arguments: the SDK's model is a copy that loses repeated member names.
         raw: Mapping[str, Any] = ctx.params or {}
         result = await self._toolbox.call(
-            tool, raw.get("arguments"), ctx.lifespan_context, ctx.session.report_progress
+            tool, raw.get("arguments"), ctx.lifespan_context, ctx.session.report_progress, account
         )
         # resultType is required from 2026-07-28 on; for older revisions the SDK removes it.
         results = _RESULTS.get()

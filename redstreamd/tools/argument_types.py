@@ -6,13 +6,16 @@ A definition is checked once, when it is compiled. ``tools.schema_check`` checks
 from __future__ import annotations
 
 import enum
+import functools
 import types
 import typing
-from collections.abc import Iterator
-from typing import Any, Literal, Union
+from collections.abc import Iterator, Mapping
+from typing import Any, Literal, TypeVar, Union
 
 import attrs
 from msgspec import inspect
+
+MarkerT = TypeVar("MarkerT", bound=enum.Enum)
 
 # Not, for example, a date-time: an annotation in JSON Schema, but parsed by msgspec.
 _JSON_TYPES = (
@@ -45,17 +48,27 @@ class NameOf(enum.Enum):
 
 def names_in(arguments: type) -> dict[str, NameOf]:
     """Return which arguments of a tool name what, in their order."""
-    hints = typing.get_type_hints(arguments, include_extras=True)
-    found = ((field, next(_markers(hint), None)) for field, hint in hints.items())
+    return markers_in(arguments, NameOf)
+
+
+@functools.lru_cache(maxsize=128)
+def annotations_of(arguments: type) -> Mapping[str, Any]:
+    """Return the types of a tool's arguments with what they are annotated with; not to be changed."""
+    return typing.get_type_hints(arguments, include_extras=True)
+
+
+def markers_in(arguments: type, kind: type[MarkerT]) -> dict[str, MarkerT]:
+    """Return the arguments of a tool that are marked, with the first marker of a kind, in their order."""
+    found = ((field, next(_markers(hint, kind), None)) for field, hint in annotations_of(arguments).items())
     return {field: marker for field, marker in found if marker is not None}
 
 
-def _markers(hint: Any) -> Iterator[NameOf]:
+def _markers(hint: Any, kind: type[MarkerT]) -> Iterator[MarkerT]:
     for part in (*getattr(hint, "__metadata__", ()), *typing.get_args(hint)):
-        if isinstance(part, NameOf):
+        if isinstance(part, kind):
             yield part
         elif typing.get_origin(part) is not None:
-            yield from _markers(part)
+            yield from _markers(part, kind)
 
 
 @attrs.frozen

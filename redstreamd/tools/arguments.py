@@ -32,7 +32,7 @@ from redstreamd import strict_json
 from redstreamd.errors import BusError, Code
 from redstreamd.errors.nearest_names import nearest_names
 from redstreamd.tools import json_text_arguments
-from redstreamd.tools.argument_types import argument_type
+from redstreamd.tools.argument_types import annotations_of, argument_type
 from redstreamd.tools.schema import arguments_schema, describe
 
 ArgumentsT = TypeVar("ArgumentsT", bound=attrs.AttrsInstance)
@@ -67,7 +67,7 @@ class Structurer(Generic[ArgumentsT]):
         Raises:
             TypeError: For some annotation, schema and structuring could disagree.
         """
-        hints = typing.get_type_hints(arguments, include_extras=True)
+        hints = annotations_of(arguments)
         convert: dict[str, Callable[[Any, Any], Any]] = {}
         for field in attrs.fields(arguments):
             if field.alias != field.name:

@@ -17,6 +17,7 @@ from redstreamd.tools import shared_arguments
 from redstreamd.tools.action_arguments import check_arguments, complete_entry_id
 from redstreamd.tools.annotations import no, writing, yes
 from redstreamd.tools.definition import Call, Profile, needs_on, tool
+from redstreamd.tools.effects import Marked
 
 _ARGUMENTS_BY_ACTION = {"replay": ("entry_ids",), "delete": ("entry_ids",)}
 _WHY_NOT_REPLAYABLE = {
@@ -37,6 +38,7 @@ class DeadLetterReplayArguments:
     action: Annotated[
         Literal["list", "replay", "delete"],
         Meta(description="replay adds the entries to the stream again, for all its groups."),
+        Marked.ACTION,
     ] = "list"
     entry_ids: (
         Annotated[

@@ -11,6 +11,7 @@ import inspect
 import re
 import typing
 from collections.abc import Awaitable, Callable, Iterable, Iterator, Sequence
+from functools import cached_property
 from typing import Any, Generic, Protocol, TypeVar
 
 import attrs
@@ -22,6 +23,7 @@ from redstreamd.streams.plans import Plan
 from redstreamd.streams.waiting import Wait
 from redstreamd.tools.annotations import Hints
 from redstreamd.tools.argument_types import NameOf, names_in
+from redstreamd.tools.effects import Effects, effects_of
 from redstreamd.tools.schema_dialect import MAX_DESCRIPTION, TOOL_NAME
 
 BusT = TypeVar("BusT")
@@ -178,6 +180,8 @@ class Tool(Generic[ArgumentsT]):
             and a differential test holds both to the same answers.
         wait: Returns a call as a wait, with the result of the handler, or what begins that wait in a task.
             None if no call is a wait.
+        unaudited: Why no call needs an audit record, if it is destructive and has no argument that removes
+            what others rely on; else empty. See `effects`.
 
     `needs`, `plan` and `wait` get a value with the attributes of the argument class, not always an instance
     of it.
@@ -196,6 +200,22 @@ class Tool(Generic[ArgumentsT]):
     handler: Callable[[Call[Any], ArgumentsT], Awaitable[object]]
     plan: Callable[[Call[Any], ArgumentsT], Plan[Any] | None] | None = None
     wait: Callable[[Call[Any], ArgumentsT], Wait | BeginWait] | None = None
+    unaudited: str = ""
+
+    @cached_property
+    def effects(self) -> Effects:
+        """Which of its calls are audited.
+
+        Raises:
+            ValueError: That does not follow from the definition.
+        """
+        return effects_of(
+            self.arguments,
+            self.permission,
+            writes=not self.hints.read_only.value,
+            destructive=self.hints.destructive.value,
+            unaudited=self.unaudited,
+        )
 
     @name.validator
     def _check_name(self, _: object, value: str) -> None:
@@ -248,6 +268,7 @@ def tool(
     hints: Hints,
     plan: Callable[[Any, Any], Plan[Any] | None] | None = None,
     wait: Callable[[Any, Any], Wait | BeginWait] | None = None,
+    unaudited: str = "",
 ) -> Callable[[Callable[[Call[BusT], ArgumentsT], Awaitable[object]]], Tool[ArgumentsT]]:
     """Turn ``async def name(call: Call[Bus], args: NameArguments) -> NameResult`` into a `Tool`.
 
@@ -279,6 +300,7 @@ def tool(
             handler=handler,
             plan=plan,
             wait=wait,
+            unaudited=unaudited,
         )
 
     return define

@@ -18,6 +18,7 @@ from redstreamd.tools.action_arguments import check_arguments, missing_argument
 from redstreamd.tools.annotations import no, writing, yes
 from redstreamd.tools.argument_types import NameOf
 from redstreamd.tools.definition import Call, Profile, needs_on, tool
+from redstreamd.tools.effects import Marked
 
 _ARGUMENTS_BY_ACTION = {
     "destroy": ("delete_dead_letters",),
@@ -33,7 +34,9 @@ class GroupManageArguments:
 
     stream: shared_arguments.Stream
     group: shared_arguments.Group
-    action: Literal["destroy", "set_position", "set_max_deliveries", "remove_consumer"]
+    action: Annotated[
+        Literal["destroy", "set_position", "set_max_deliveries", "remove_consumer"], Marked.ACTION
+    ]
     start: (
         Annotated[
             str,
@@ -58,10 +61,11 @@ class GroupManageArguments:
             description="remove_consumer: what becomes of its pending entries: refuse if there are any, "
             "release them to anyone now, hand_over to to_consumer, or lose them."
         ),
+        Marked.REMOVES,
     ] = "refuse"
     to_consumer: Annotated[shared_arguments.Name, NameOf.CONSUMER] | None = None
     delete_dead_letters: Annotated[
-        bool, Meta(description="destroy: also delete the group's dead letters.")
+        bool, Meta(description="destroy: also delete the group's dead letters."), Marked.REMOVES
     ] = False
     dry_run: shared_arguments.DryRun = True
 

@@ -28,6 +28,7 @@ import attrs
 import msgspec
 import trio
 
+from redstreamd.admission.accounts import Account
 from redstreamd.errors import BusError, Code
 from redstreamd.errors.defects import report_defect
 from redstreamd.errors.remedies import setting
@@ -44,9 +45,8 @@ OK: Final = "ok"
 CANCELLED: Final = "cancelled"
 
 
-@attrs.frozen
-class CallEnded:
-    """A call ended. The event for quotas, access records and metrics.
+class CallEnded(msgspec.Struct, frozen=True):
+    """A call ended. The event for quotas, audit and access records, and metrics.
 
     Attributes:
         principal: On whose behalf it was made.
@@ -56,6 +56,11 @@ class CallEnded:
         outcome: `OK`, `CANCELLED`, or the code of the error that was the answer.
         answer_bytes: The size of the answer's content, which a message holds as a value and as text; 0
             without an answer.
+        group: The consumer group that its arguments or its lease name; None if there is none.
+        action: What an audited call does, see `Effects.action_of`; None for all others, and for those that
+            were refused before they ran.
+        account: That of the connection it came through, with the connection's ID and its peer; None if it
+            came through none.
     """
 
     principal: Principal
@@ -64,6 +69,13 @@ class CallEnded:
     seconds: float
     outcome: str
     answer_bytes: int
+    group: str | None = None
+    action: str | None = None
+    account: Account | None = None
+
+
+OnEnded = Callable[[CallEnded], None]
+"""Is told of each call that ended; it must not raise, nor take long: it is a part of every call."""
 
 
 class Deferral:
@@ -140,10 +152,30 @@ class Rules(Generic[BusT]):
     bus: BusT
     policy: Policy
     admit: Admit | None
-    on_ended: Callable[[CallEnded], None] | None
+    on_ended: OnEnded | None
     timeout_seconds: float
     default_wait_seconds: float
     check_rate: CheckRate | None = None
+
+
+def told_each(listeners: Sequence[OnEnded]) -> OnEnded | None:
+    """Return the hook that tells each of several listeners of a call that ended, in their order.
+
+    Args:
+        listeners: None of them may raise.
+
+    Returns:
+        None if there are none.
+    """
+    if len(listeners) <= 1:
+        return listeners[0] if listeners else None
+    each = tuple(listeners)
+
+    def told(ended: CallEnded) -> None:
+        for listener in each:
+            listener(ended)
+
+    return told
 
 
 class Invocation(msgspec.Struct, Generic[BusT], eq=False):
@@ -160,8 +192,10 @@ class Invocation(msgspec.Struct, Generic[BusT], eq=False):
         lease: The lease among the arguments, if the tool takes one.
         began: When, by `time.perf_counter`.
         bus: The domain.
+        account: That of the connection it came through; None if it came through none.
         progress: Sends progress notifications.
         has_ended: Whether `end` was called.
+        told: Its group and action, once its arguments were dropped.
     """
 
     rules: Rules[BusT]
@@ -172,8 +206,10 @@ class Invocation(msgspec.Struct, Generic[BusT], eq=False):
     lease: Lease | None
     began: float
     bus: BusT
+    account: Account | None = None
     progress: Progress = no_progress
     has_ended: bool = False
+    told: tuple[str | None, str | None] | None = None
 
     @property
     def held_lease(self) -> Lease:
@@ -257,7 +293,34 @@ class Invocation(msgspec.Struct, Generic[BusT], eq=False):
         self.progress = no_progress
         on_ended = self.rules.on_ended
         if on_ended is not None:
-            report_end(on_ended, self.principal, self.tool, self.needs, self.began, outcome, answer_bytes)
+            group, action = self._told() if self.told is None else self.told
+            on_ended(
+                CallEnded(
+                    self.principal,
+                    self.tool.name,
+                    streams_of(self.needs),
+                    time.perf_counter() - self.began,
+                    outcome,
+                    answer_bytes,
+                    group,
+                    action,
+                    self.account,
+                )
+            )
+
+    def drop_arguments(self) -> None:
+        """Let go of the arguments, which may be large, while the call waits."""
+        self.told = self._told()
+        self.arguments = None
+
+    def _told(self) -> tuple[str | None, str | None]:
+        """Return the group and the action that the end of the call is reported with."""
+        effects = self.tool.effects
+        if self.lease is not None:
+            group: str | None = self.lease.group
+        else:
+            group = None if effects.group is None else getattr(self.arguments, effects.group)
+        return group, effects.action_of(self.arguments) if effects.may_be_audited else None
 
     async def answer(
         self,
@@ -304,19 +367,11 @@ class Invocation(msgspec.Struct, Generic[BusT], eq=False):
         return result
 
 
-def report_end(
-    on_ended: Callable[[CallEnded], None],
-    principal: Principal,
-    tool: Tool[Any],
-    needs: Sequence[Need],
-    began: float,
-    outcome: str,
-    answer_bytes: int,
-) -> None:
-    """Tell ``on_ended`` of a call that began at ``began`` and ends now."""
-    streams = tuple(dict.fromkeys(need.stream for need in needs))
-    seconds = time.perf_counter() - began
-    on_ended(CallEnded(principal, tool.name, streams, seconds, outcome, answer_bytes))
+def streams_of(needs: Sequence[Need]) -> tuple[str, ...]:
+    """Return the streams that a call needs, once each."""
+    if len(needs) == 1:
+        return (needs[0].stream,)
+    return tuple(dict.fromkeys(need.stream for need in needs))
 
 
 def _timed_out(tool: Tool[Any], seconds: float) -> BusError:

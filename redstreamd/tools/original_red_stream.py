@@ -174,6 +174,7 @@ def _plan_deliver(call: Call[Bus], args: ReadGroupArguments) -> Plan[list[dict[s
         idempotent=no("Each call delivers the next messages."),
     ),
     plan=_plan_deliver,
+    unaudited="What it delivers is offered to each consumer of the group, and stays pending.",
 )
 async def read_group(call: Call[Bus], args: ReadGroupArguments) -> list[dict[str, Any]]:
     """Read new messages as a consumer of a group. New clients use work_take, which can be finished."""

@@ -18,6 +18,7 @@ from redstreamd.tools import shared_arguments
 from redstreamd.tools.annotations import no, writing, yes
 from redstreamd.tools.argument_types import NameOf
 from redstreamd.tools.definition import Call, Profile, needs_on, tool
+from redstreamd.tools.effects import Marked
 from redstreamd.tools.new_streams import naming_warning
 
 
@@ -41,11 +42,15 @@ class StreamAddArguments:
                 description="Trim the stream to this many of its newest entries, and those that a group has "
                 "not finished.",
             ),
+            Marked.REMOVES,
         ]
         | None
     ) = None
     max_age_seconds: (
-        Annotated[float, Meta(ge=0.001, le=10**10, description="Trim older entries, likewise.")] | None
+        Annotated[
+            float, Meta(ge=0.001, le=10**10, description="Trim older entries, likewise."), Marked.REMOVES
+        ]
+        | None
     ) = None
     durability: Annotated[
         Literal["memory", "replicated", "fsynced"],

@@ -135,6 +135,7 @@ def _replied(max_bytes: int, warning: str | None, asked: Requested) -> RequestRe
         idempotent=no("Without correlation_id or idempotency_key each call adds a request."),
     ),
     wait=_wait,
+    unaudited="It trims nothing but replies to the caller.",
 )
 async def request_reply(call: Call[Bus], args: RequestReplyArguments) -> RequestReplied:
     """Add an entry as a request and wait for its answer.

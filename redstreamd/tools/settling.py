@@ -19,6 +19,7 @@ from redstreamd.streams.replies import Replied
 from redstreamd.tools import shared_arguments
 from redstreamd.tools.annotations import no, writing, yes
 from redstreamd.tools.definition import Call, Profile, tool
+from redstreamd.tools.effects import Marked
 from redstreamd.tools.lease_duration import lease_seconds
 
 _SHORTENED = "lease_seconds is less than was left: {count} of these entries come due earlier than before."
@@ -66,7 +67,9 @@ class WorkDoneArguments:
     entry_ids: shared_arguments.EntryIds | None = None
     stream: shared_arguments.Stream | None = None
     group: shared_arguments.Group | None = None
-    delete: Annotated[bool, Meta(description="Also delete those that no other group needs.")] = False
+    delete: Annotated[
+        bool, Meta(description="Also delete those that no other group needs."), Marked.REMOVES
+    ] = False
     reply: Annotated[dict[str, Any], Meta(description="Answer to the one entry's reply_to.")] | None = None
 
 
@@ -299,6 +302,7 @@ def _failed(settled: Settled) -> WorkFailed:
         ),
     ),
     plan=_plan_fail,
+    unaudited="It settles what the caller holds itself, and dead letters are kept.",
 )
 async def work_fail(call: Call[Bus], args: WorkFailArguments) -> WorkFailed:
     """Give entries of a lease back: to be retried later, at once by anyone, or as dead letters.

@@ -10,6 +10,7 @@ from typing import Annotated, Any
 from msgspec import Meta
 
 from redstreamd.tools.argument_types import NameOf
+from redstreamd.tools.effects import Marked
 
 Name = Annotated[str, Meta(min_length=1, max_length=65_536)]
 Stream = Annotated[Name, Meta(description="Stream name."), NameOf.STREAM]
@@ -59,7 +60,7 @@ SomeEntryIds = Annotated[
     Meta(min_length=1, max_length=100),
 ]
 EntryIds = Annotated[SomeEntryIds, Meta(description="Only these entries of the lease; default all.")]
-DryRun = Annotated[bool, Meta(description="Only report what would happen; false does it.")]
+DryRun = Annotated[bool, Meta(description="Only report what would happen; false does it."), Marked.DRY_RUN]
 
 Entries = Annotated[
     list[dict[str, Any]],

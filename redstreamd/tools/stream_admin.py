@@ -16,6 +16,7 @@ from redstreamd.tools import shared_arguments
 from redstreamd.tools.action_arguments import check_arguments, complete_entry_id, missing_argument
 from redstreamd.tools.annotations import no, writing, yes
 from redstreamd.tools.definition import Call, Profile, needs_on, tool
+from redstreamd.tools.effects import Marked
 
 _ARGUMENTS_BY_ACTION = {
     "trim": ("max_length", "min_id", "max_age_seconds"),
@@ -29,24 +30,29 @@ class StreamManageArguments:
     """Arguments of stream_manage."""
 
     stream: shared_arguments.Stream
-    action: Literal["trim", "delete_entries", "delete"]
+    action: Annotated[Literal["trim", "delete_entries", "delete"], Marked.ACTION]
     max_length: (
-        Annotated[int, Meta(ge=0, description="trim: keep this many of the newest entries.")] | None
+        Annotated[int, Meta(ge=0, description="trim: keep this many of the newest entries."), Marked.REMOVES]
+        | None
     ) = None
-    min_id: Annotated[str, Meta(max_length=64, description="trim: remove entries below this ID.")] | None = (
-        None
-    )
+    min_id: (
+        Annotated[str, Meta(max_length=64, description="trim: remove entries below this ID."), Marked.REMOVES]
+        | None
+    ) = None
     max_age_seconds: (
-        Annotated[float, Meta(ge=0, le=10**10, description="trim: remove older entries.")] | None
+        Annotated[float, Meta(ge=0, le=10**10, description="trim: remove older entries."), Marked.REMOVES]
+        | None
     ) = None
     entry_ids: (
         Annotated[shared_arguments.SomeEntryIds, Meta(description="delete_entries: their IDs.")] | None
     ) = None
     delete_dead_letters: Annotated[
-        bool, Meta(description="delete: also delete the dead letters of its groups.")
+        bool, Meta(description="delete: also delete the dead letters of its groups."), Marked.REMOVES
     ] = False
     force: Annotated[
-        bool, Meta(description="Remove even what groups have pending or have not received yet.")
+        bool,
+        Meta(description="Remove even what groups have pending or have not received yet."),
+        Marked.REMOVES,
     ] = False
     dry_run: shared_arguments.DryRun = True
 

@@ -20,7 +20,8 @@ from typing import Any, Final, Generic, NoReturn, TypeVar
 import attrs
 
 from redstreamd import strict_json
-from redstreamd.errors import BusError
+from redstreamd.admission.accounts import Account
+from redstreamd.errors import BusError, Code
 from redstreamd.errors.remedies import setting
 from redstreamd.policy import Need, Permission, Policy, Principal
 from redstreamd.streams.bus import Bus
@@ -36,9 +37,10 @@ from redstreamd.tools.invocation import (
     CallEnded,
     CheckRate,
     Invocation,
+    OnEnded,
     Rules,
     as_bus_error,
-    report_end,
+    streams_of,
 )
 from redstreamd.tools.results import Result, failure
 from redstreamd.tools.tool_listing import listed
@@ -127,7 +129,7 @@ class Toolbox(Generic[BusT]):
         read_lease: Callable[[str, Principal], Lease] | None = None,
         policy: Policy | None = None,
         admit: Admit | None = None,
-        on_ended: Callable[[CallEnded], None] | None = None,
+        on_ended: OnEnded | None = None,
         timeout_seconds: float = 60.0,
         default_wait_seconds: float = 20.0,
         check_rate: CheckRate | None = None,
@@ -191,14 +193,22 @@ class Toolbox(Generic[BusT]):
 
         Raises:
             TypeError: A tool's argument or result class has no schema.
-            ValueError: A tool takes a lease, and nothing is given that reads it.
+            ValueError: A tool takes a lease, and nothing is given that reads it; or it does not say which of
+                its calls are audited.
         """
         for tool in self._offered:
             self.prepared[tool.name], self._structure[tool.name]
         self.listing  # noqa: B018
 
-    def find(self, name: str, principal: Principal) -> Tool[Any]:
+    def find(self, name: str, principal: Principal, account: Account | None = None) -> Tool[Any]:
         """Return the tool of this name.
+
+        A call of a tool that the policy hides from the principal has ended, and was reported.
+
+        Args:
+            name: What the client calls.
+            principal: On whose behalf.
+            account: That of the connection it came through.
 
         Raises:
             UnknownToolError: It does not exist for this principal (the text names similar tools), or not in
@@ -207,13 +217,18 @@ class Toolbox(Generic[BusT]):
         try:
             return self.offered_to(principal).get(name)
         except UnknownToolError as unknown:
+            if name in self._offered and self.rules.on_ended is not None:
+                hidden = CallEnded(principal, name, (), 0.0, str(Code.PERMISSION_DENIED), 0, account=account)
+                self.rules.on_ended(hidden)
             raise UnknownToolError(name, unknown.nearest, self._explain(unknown, principal)) from None
 
     def prepare(self, name: str) -> Prepared | None:
         """Return the tool of this name, compiled; None if it is not offered."""
         return self.prepared[name] if name in self._offered else None
 
-    def begin(self, tool: Tool[Any], arguments: object, principal: Principal) -> Invocation[BusT]:
+    def begin(
+        self, tool: Tool[Any], arguments: object, principal: Principal, account: Account | None = None
+    ) -> Invocation[BusT]:
         """Structure the arguments, and check the names in them and the permissions that the call needs.
 
         A call that is refused here has ended, and was reported.
@@ -222,6 +237,7 @@ class Toolbox(Generic[BusT]):
             tool: One that `find` returned.
             arguments: The decoded ``arguments`` member; None if absent. Not modified.
             principal: On whose behalf the call is made.
+            account: That of the connection it came through, for reports; None if it came through none.
 
         Raises:
             BusError: INVALID_ARGUMENT, INVALID_STREAM, INVALID_GROUP, PERMISSION_DENIED, RATE_LIMITED;
@@ -231,11 +247,16 @@ class Toolbox(Generic[BusT]):
         try:
             structured = self._structure[tool.name](arguments)
         except Exception as error:  # noqa: BLE001 - the boundary: a defect must not end the connection
-            self._refuse(tool, principal, (), began, as_bus_error(tool, error))
-        return self.check(self.prepared[tool.name], structured, principal, began)
+            self._refuse(tool, principal, (), began, as_bus_error(tool, error), account)
+        return self.check(self.prepared[tool.name], structured, principal, began, account)
 
     def check(
-        self, prepared: Prepared, structured: Any, principal: Principal, began: float
+        self,
+        prepared: Prepared,
+        structured: Any,
+        principal: Principal,
+        began: float,
+        account: Account | None = None,
     ) -> Invocation[BusT]:
         """Check the names and the permissions, and return the call that may be admitted.
 
@@ -246,6 +267,7 @@ class Toolbox(Generic[BusT]):
             structured: The arguments, as `Prepared.decode` or a `Structurer` returned them.
             principal: On whose behalf the call is made.
             began: When the call began, by `time.perf_counter`.
+            account: See `begin`.
 
         Raises:
             BusError: As `begin`.
@@ -278,12 +300,17 @@ class Toolbox(Generic[BusT]):
             if self.rules.check_rate is not None:
                 self.rules.check_rate(tool.name, principal, began)
         except Exception as error:  # noqa: BLE001 - the boundary: a defect must not end the connection
-            self._refuse(tool, principal, needs, began, as_bus_error(tool, error))
+            self._refuse(tool, principal, needs, began, as_bus_error(tool, error), account)
         rules = self.rules
-        return Invocation(rules, tool, structured, principal, needs, lease, began, rules.bus)
+        return Invocation(rules, tool, structured, principal, needs, lease, began, rules.bus, account)
 
     async def call(
-        self, tool: Tool[Any], arguments: object, principal: Principal, progress: Progress
+        self,
+        tool: Tool[Any],
+        arguments: object,
+        principal: Principal,
+        progress: Progress,
+        account: Account | None = None,
     ) -> Result:
         """Take all steps of a call and return the result, also if the call failed.
 
@@ -292,11 +319,12 @@ class Toolbox(Generic[BusT]):
             arguments: See `begin`.
             principal: See `begin`.
             progress: Sends progress notifications.
+            account: See `begin`.
 
         If cancelled, the handler is cancelled, and whether it had an effect is not known.
         """
         try:
-            invocation = self.begin(tool, arguments, principal)
+            invocation = self.begin(tool, arguments, principal, account)
         except BusError as error:
             return failure(error)
         return await invocation.answer(progress)
@@ -313,6 +341,8 @@ class Toolbox(Generic[BusT]):
     def _prepare(self, name: str) -> Prepared:
         tool = self._offered.get(name)
         named = names_in(tool.arguments)
+        # Compiled here, not at the end of its first call.
+        tool.effects  # noqa: B018
         lease = next((argument for argument, what in named.items() if what is NameOf.LEASE), None)
         if lease is not None and self._read_lease is None:
             raise ValueError(f"tool {tool.name} takes a lease, and nothing is given that reads it")
@@ -349,12 +379,20 @@ class Toolbox(Generic[BusT]):
         return needs
 
     def _refuse(
-        self, tool: Tool[Any], principal: Principal, needs: Sequence[Need], began: float, error: BusError
+        self,
+        tool: Tool[Any],
+        principal: Principal,
+        needs: Sequence[Need],
+        began: float,
+        error: BusError,
+        account: Account | None,
     ) -> NoReturn:
         """Report the end of a call that was refused, and raise the error."""
-        if self.rules.on_ended is not None:
-            size = failure(error).size
-            report_end(self.rules.on_ended, principal, tool, needs, began, str(error.code), size)
+        on_ended = self.rules.on_ended
+        if on_ended is not None:
+            size, seconds = failure(error).size, time.perf_counter() - began
+            code = str(error.code)
+            on_ended(CallEnded(principal, tool.name, streams_of(needs), seconds, code, size, account=account))
         try:
             raise error
         finally:
@@ -399,7 +437,7 @@ def toolbox_over(
     policy: Policy | None = None,
     admit: Admit | None = None,
     check_rate: CheckRate | None = None,
-    on_ended: Callable[[CallEnded], None] | None = None,
+    on_ended: OnEnded | None = None,
 ) -> Toolbox[Bus]:
     """Return the toolbox of a domain: names, leases, time limits and nesting follow from its settings."""
     return Toolbox(

@@ -223,6 +223,7 @@ def _taken(call: Call[Bus], args: WorkTakeArguments, work: Work, warning: str | 
         ),
     ),
     plan=_plan_take,
+    unaudited="What it takes is offered to each consumer of the group, and dead letters are kept.",
 )
 async def work_take(call: Call[Bus], args: WorkTakeArguments) -> WorkTaken:
     """Take entries of a consumer group under a lease: nobody else gets them until it runs out.

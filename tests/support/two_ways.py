@@ -12,6 +12,7 @@ import attrs
 import trio
 
 from redstreamd import __version__
+from redstreamd.admission.accounts import Peer
 from redstreamd.admission.claims import SUBSCRIPTIONS, SharedLimit
 from redstreamd.mcp_server.direct_calls import DirectPath
 from redstreamd.mcp_server.server import build_server
@@ -168,6 +169,7 @@ async def running_way(
     path: TakesCalls | None = None,
     limits: Limits | None = None,
     principal: Principal = ME,
+    peer: Peer | None = None,
 ) -> AsyncIterator[Way]:
     """Serve one connection for the block.
 
@@ -179,6 +181,7 @@ async def running_way(
         path: Another direct path than the surface's.
         limits: Of the connection.
         principal: Whose connection it is.
+        peer: Who is at its other end; None if that is not known.
     """
     ours, theirs = socket_pair()
     events: list[Event] = []
@@ -186,6 +189,7 @@ async def running_way(
         ours,
         surface.kernels,
         principal=principal,
+        peer=peer,
         direct_path=(path or surface.path) if direct else None,
         limits=limits,
         on_event=events.append,

@@ -21,7 +21,7 @@ from redstreamd.tools.annotations import reading
 from redstreamd.tools.argument_types import NameOf, names_in
 from redstreamd.tools.catalog import REGISTRY
 from redstreamd.tools.definition import Call, Profile, Registry, needs_on, tool
-from redstreamd.tools.invocation import CANCELLED, OK, CallEnded, Deferral, Invocation
+from redstreamd.tools.invocation import CANCELLED, OK, CallEnded, Deferral, Invocation, told_each
 from redstreamd.tools.toolbox import Toolbox, toolbox_over
 from tests.support.buses import ON_REDIS
 from tests.support.calls import ME, no_progress
@@ -231,6 +231,17 @@ def test_a_second_end_is_a_defect(recorder: Recorder) -> None:
 async def test_without_a_hook_a_call_ends_all_the_same() -> None:
     toolbox = Toolbox(Registry([act]), [Profile.WORKER], None)
     assert not (await toolbox.call(act, {"stream": "s"}, ME, no_progress)).is_error
+
+
+def test_each_of_several_listeners_is_told() -> None:
+    first: list[CallEnded] = []
+    second: list[CallEnded] = []
+    event = CallEnded(ME, "t", (), 0.1, OK, 3)
+    tell = told_each([first.append, second.append])
+    assert tell is not None
+    tell(event)
+    assert (first, second) == ([event], [event])
+    assert told_each([]) is None
 
 
 # --- Calls that have to wait -------------------------------------------------------------------
