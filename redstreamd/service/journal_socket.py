@@ -4,8 +4,9 @@ The protocol is systemd's "native journal protocol" (https://systemd.io/JOURNAL_
 holds the fields of one record. One that is larger than the socket takes lies in a sealed memfd, whose
 descriptor is sent instead. Knows nothing of what a record holds.
 
-While journald does not read (it is stopped, or its disk hangs), the socket takes some ten records. Others
-wait in a bounded backlog; those that do not fit are dropped and counted.
+While journald does not read (it is stopped, or its disk hangs), the socket takes some records. Others wait in
+a bounded backlog; those that do not fit are dropped and counted. A journald that is replaced together with
+its socket leaves records unread: those that it may not have read are sent again, rather twice than never.
 """
 
 from __future__ import annotations
@@ -17,6 +18,8 @@ import errno
 import fcntl
 import os
 import socket
+import sys
+import termios
 from typing import Final
 
 PATH: Final = "/run/systemd/journal/socket"
@@ -24,6 +27,10 @@ PATH: Final = "/run/systemd/journal/socket"
 #: journald has gone, or its socket was replaced: the next one listens at the same path.
 _GONE: Final = {errno.ECONNREFUSED, errno.ECONNRESET, errno.ENOTCONN, errno.EPIPE, errno.ENOENT, errno.EACCES}
 _TOO_LARGE: Final = {errno.EMSGSIZE, errno.ENOBUFS}
+#: Of a socket, this asks how much of what was sent is unread: SIOCOUTQ, in unix(7).
+_UNREAD: Final = termios.TIOCOUTQ
+#: What a datagram counts for besides its bytes, at least: the kernel's structures around it (SKB_TRUESIZE).
+_DATAGRAM_BYTES: Final = 512
 _SEALS: Final = fcntl.F_SEAL_SHRINK | fcntl.F_SEAL_GROW | fcntl.F_SEAL_WRITE | fcntl.F_SEAL_SEAL
 
 
@@ -52,6 +59,9 @@ class JournalSocket:
         self._path = path
         self._limit_bytes = limit_bytes
         self._waiting: collections.deque[bytes] = collections.deque()
+        # What journald may not have read yet.
+        self._sent: collections.deque[bytes] = collections.deque()
+        self._sent_bytes = 0  # what it counts for, in the socket, at least
         self._socket = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM | socket.SOCK_NONBLOCK)
         self.descriptor = self._socket.fileno()
         self.is_connected = self._connect()
@@ -78,8 +88,17 @@ class JournalSocket:
         """Send as much of the backlog as can be sent now; connect again if journald had gone."""
         if not self.is_connected:
             self.is_connected = self._connect()
-        while self._waiting and self.is_connected and self._send(self._waiting[0]):
-            self.waiting_bytes -= len(self._waiting.popleft())
+        has_gone = False
+        while self._waiting and self.is_connected:
+            try:
+                if not self._send(self._waiting[0]):
+                    return
+            except ConnectionError:
+                self._take_back()
+                self.is_connected = not has_gone and self._connect()
+                has_gone = True
+            else:
+                self.waiting_bytes -= len(self._waiting.popleft())
 
     def close(self) -> None:
         """Close the socket; the backlog is lost."""
@@ -94,26 +113,42 @@ class JournalSocket:
             return False
         return True
 
+    def _take_back(self) -> None:
+        """Put what the former journald may not have read before the backlog."""
+        self._waiting.extendleft(reversed(self._sent))
+        self.waiting_bytes += sum(map(len, self._sent))
+        self.written -= len(self._sent)
+        self._sent.clear()
+        self._sent_bytes = 0
+
     def _send(self, record: bytes) -> bool:
-        """Send a record; return whether it is done with."""
-        for attempt in range(2):
-            try:
-                self._socket.send(record)
-            except BlockingIOError:
-                return False
-            except OSError as error:
-                if error.errno in _TOO_LARGE:
-                    return self._send_in_memory(record)
-                if error.errno not in _GONE:
-                    self.dropped += 1
-                    return True
-                self.is_connected = attempt == 0 and self._connect()
-                if not self.is_connected:
-                    return False
-            else:
-                self.written += 1
-                return True
-        return False
+        """Send a record; return whether it is done with, which it is not while journald does not read.
+
+        Raises:
+            ConnectionError: Journald has gone.
+        """
+        try:
+            self._socket.send(record)
+        except BlockingIOError:
+            return False
+        except OSError as error:
+            if error.errno in _TOO_LARGE:
+                return self._send_in_memory(record)
+            if error.errno in _GONE:
+                raise ConnectionError from error
+            self.dropped += 1
+            return True
+        self._keep_unread(record)
+        return True
+
+    def _keep_unread(self, record: bytes) -> None:
+        """Keep a record that was sent, and forget those that were certainly read."""
+        self.written += 1
+        self._sent.append(record)
+        self._sent_bytes += len(record) + _DATAGRAM_BYTES
+        unread = int.from_bytes(fcntl.ioctl(self.descriptor, _UNREAD, bytes(4)), sys.byteorder)
+        while self._sent_bytes > unread:
+            self._sent_bytes -= len(self._sent.popleft()) + _DATAGRAM_BYTES
 
     def _send_in_memory(self, record: bytes) -> bool:
         """Send a record as a sealed file in memory, which journald reads; return whether it is done with."""
@@ -131,11 +166,14 @@ class JournalSocket:
             self._socket.sendmsg([b""], [(socket.SOL_SOCKET, socket.SCM_RIGHTS, rights)])
         except BlockingIOError:
             return False
-        except OSError:
+        except OSError as error:
+            if error.errno in _GONE:
+                raise ConnectionError from error
             self.dropped += 1
             return True
         finally:
             with contextlib.suppress(OSError):
                 os.close(file)
+        # Not kept: the socket counts the descriptor only, and not what lies in memory.
         self.written += 1
         return True

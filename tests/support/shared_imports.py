@@ -30,7 +30,9 @@ def import_shares(config: pytest.Config) -> None:
         return
     places = [(config.invocation_params.dir / word.split("::")[0]).resolve() for word in config.args]
     paths = sorted({path for place in places for path in place.rglob("test_*.py")})
-    wanted = [path for path in paths if not config.hook.pytest_ignore_collect(collection_path=path, config=config)]
+    wanted = [
+        path for path in paths if not config.hook.pytest_ignore_collect(collection_path=path, config=config)
+    ]
     process = int(str(own["workerid"]).removeprefix("gw"))
     for path in shares_in_turn(wanted, process, int(str(own["workercount"]))):
         name = ".".join(path.relative_to(REPOSITORY).with_suffix("").parts)

@@ -302,13 +302,18 @@ def install_units(container: Container) -> None:
             f"/usr/lib/systemd/system/{unit}.service.d/interpreter.conf",
             f"[Service]\nExecPaths=-{INTERPRETER} {PACKAGES}\n",
         )
-    catalog = (REPOSITORY / "systemd" / "redstreamd.catalog").read_text()
-    container.write("/usr/lib/systemd/catalog/redstreamd.catalog", catalog)
-    container.run("journalctl", "--update-catalog")
+    install_catalog(container)
     sysusers = (REPOSITORY / "systemd" / "redstreamd.sysusers.conf").read_text()
     container.write("/usr/lib/sysusers.d/redstreamd.conf", sysusers)
     container.run("systemd-sysusers", "redstreamd.conf")
     container.systemctl("daemon-reload")
+
+
+def install_catalog(container: Container) -> None:
+    """Install our message catalog inside as a package would. May be repeated."""
+    catalog = (REPOSITORY / "systemd" / "redstreamd.catalog").read_text()
+    container.write("/usr/lib/systemd/catalog/redstreamd.catalog", catalog)
+    container.run("journalctl", "--update-catalog")
 
 
 def _check_machine() -> None:

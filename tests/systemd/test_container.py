@@ -14,9 +14,10 @@ from typing import Any
 
 import pytest
 
+from redstreamd.event_log.kinds import all_kinds
 from tests.support.waiting import wait_until
 from tests.systemd import probe
-from tests.systemd.harness import PREFIX, Container, booted
+from tests.systemd.harness import PREFIX, Container, booted, install_catalog
 
 UNIT = "rs-probe.service"
 SOCKET = "rs-probe.socket"
@@ -138,17 +139,44 @@ def test_the_service_counts_as_started_once_it_is_ready_and_shows_its_status(pro
     probing.wait_for(UNIT, StatusText="served 1")
 
 
-def test_the_journal_has_each_record_with_its_priority_and_without_the_prefix(probing: Container) -> None:
+def found(container: Container, *matches: str) -> list[dict[str, Any]]:
+    """The records of the journal that match, with all fields."""
+    container.run("journalctl", "--sync")
+    # --all: otherwise journalctl leaves out what is longer than some kilobytes.
+    lines = container.run("journalctl", "--output=json", "--all", *matches).stdout.splitlines()
+    return [json.loads(line) for line in lines]
+
+
+def test_the_journal_has_each_record_with_its_fields(probing: Container) -> None:
     probing.systemctl("start", UNIT)
+    ask(probing, "large 1000000")
     invocation = probing.show(UNIT, "InvocationID")["InvocationID"]
-    probing.run("journalctl", "--sync")
-    lines = probing.run(
-        "journalctl", "--output=json", f"_SYSTEMD_INVOCATION_ID={invocation}"
-    ).stdout.splitlines()
-    records = [json.loads(line) for line in lines]
-    [ready] = [record for record in records if "ready with" in record["MESSAGE"]]
+    ready, large = found(probing, f"_SYSTEMD_INVOCATION_ID={invocation}", "REDSTREAMD_EVENT=probe")
     assert ready["MESSAGE"] == "ready with 1 listeners"
-    assert ready["PRIORITY"] == "6"
+    assert (ready["PRIORITY"], ready["SYSLOG_IDENTIFIER"]) == ("6", "redstreamd")
+    # Not by the stream of standard error, and by a file in memory where a datagram does not hold it.
+    assert ready["_TRANSPORT"] == large["_TRANSPORT"] == "journal"
+    assert ready["_SYSTEMD_UNIT"] == UNIT
+    assert large["MESSAGE"] == "x\n" * 500_000
+
+
+def test_journalctl_explains_every_kind_and_finds_it_by_its_fields(probing: Container) -> None:
+    install_catalog(probing)
+    ask(probing, "every kind")
+    kinds = all_kinds()
+    for kind in (kinds[0], kinds[-1]):
+        (record,) = found(probing, f"REDSTREAMD_PRINCIPAL=probe/{kind.name}")
+        assert (record["MESSAGE_ID"], record["PRIORITY"]) == (kind.message_id, str(int(kind.severity)))
+    probing.run("journalctl", "--sync")
+    shown = probing.run("journalctl", "--no-pager", "-x", "-t", "redstreamd", "-u", UNIT).stdout
+    # It is indented, and broken into lines.
+    explained = " ".join(line.removeprefix("\u2591\u2591").strip() for line in shown.splitlines())
+    for kind in kinds:
+        assert f"Subject: redstreamd: {kind.subject}" in explained, kind.name
+        assert kind.cause in explained, kind.name
+        assert f"What to do: {kind.remedy}" in explained, kind.name
+    listed = probing.run("journalctl", "--list-catalog", *(kind.message_id for kind in kinds)).stdout
+    assert len(listed.splitlines()) == len(kinds)
 
 
 def test_a_served_watchdog_keeps_the_service_up_and_a_hanging_loop_is_shot_and_restarted(
@@ -214,10 +242,20 @@ def test_a_stopped_journald_stalls_nobody_and_is_found_again(probing: Container)
     assert report["dropped"] > 0
     assert report["stall_seconds"] <= 0.001
     # The backlog goes out by itself, and so does the count of what was dropped.
-    wait_until(lambda: "log records were dropped, because nobody read them in time" in probing.journal(UNIT))
-    probing.systemctl("restart", "systemd-journald.service")
-    ask(probing, "log 1")
-    wait_until(lambda: probing.journal(UNIT).rstrip().endswith(f"record 000000 {'x' * 400}"))
+    lost = f"{report['dropped']} log records were dropped, because nobody read them in time"
+    wait_until(lambda: lost in probing.journal(UNIT))
+    # Nothing is lost, whether only journald is replaced or its socket, too.
+    for unit in ("systemd-journald.service", "systemd-journald.socket"):
+        probing.forget_journal()
+        with connect(probing) as client:
+            client.sendall(b"log 3000 restarted\n")
+            wait_until(lambda: "restarted" in probing.journal(UNIT))
+            probing.systemctl("restart", unit)
+            client.makefile().readline()
+        ask(probing, "log 1 last")
+        wait_until(lambda: "last 000000" in probing.journal(UNIT))
+        arrived = {line for line in probing.journal(UNIT).splitlines() if "restarted" in line}
+        assert len(arrived) == 3000, unit
 
 
 def test_a_service_manager_that_does_not_read_stalls_nobody(probing: Container) -> None:

@@ -163,6 +163,12 @@ def test_the_daemon_is_ready_without_redis_and_recovers_with_it(listening: Conta
     journal = listening.journal(SERVICE)
     assert "cannot use Redis at localhost:6379" in journal
     assert "connected to redis 7" in journal
+    # The unit as it is shipped lets the records through with their fields, and the catalog explains them.
+    listening.run("journalctl", "--sync")
+    about = ("REDSTREAMD_EVENT=redis_unusable", "REDSTREAMD_REDIS=localhost:6379")
+    explained = listening.run("journalctl", "--no-pager", "-x", "-u", SERVICE, *about).stdout
+    assert "Subject: redstreamd: Redis unusable" in explained
+    assert "it needs no restart" in explained
 
 
 def test_a_hanging_daemon_is_shot_says_where_it_hung_and_is_back(listening: Container) -> None:
