@@ -39,10 +39,11 @@ ALLOWED: dict[str, set[str]] = {
     "resources": LEAVES | {"presentation", "streams"},
     "prompts": LEAVES | {"presentation"},
     "mcp_server": LEAVES | {"mcpio", "presentation", "prompts", "redisio", "resources", "streams", "tools"},
+    "audit": LEAVES | {"service", "tools"},
     "reference": {"errors", "event_log", "prompts", "redisio", "resources", "service", "tools"},
     # Programs.
     "metrics": LEAVES | {"histogram", "redisio", "streams"},
-    "event_log": {"admission", "errors", "mcpio", "redisio", "service", "service.embedded"},
+    "event_log": {"admission", "audit", "errors", "mcpio", "redisio", "service", "service.embedded"},
     "doctor": {
         "addresses",
         "client",
@@ -55,9 +56,19 @@ ALLOWED: dict[str, set[str]] = {
         "streams",
     },
     "daemon": LEAVES
-    | {"addresses", "event_log", "mcp_server", "mcpio", "presentation", "prompts", "redisio", "resources"}
+    | {
+        "addresses",
+        "audit",
+        "event_log",
+        "mcp_server",
+        "mcpio",
+        "presentation",
+        "prompts",
+        "redisio",
+        "resources",
+    }
     | {"protection", "service", "service.embedded", "settings", "startup", "streams", "tools"},
-    "cli": {"addresses", "client", "daemon", "doctor", "errors", "protection", "service", "settings"}
+    "cli": {"addresses", "audit", "client", "daemon", "doctor", "errors", "protection", "service", "settings"}
     | {"startup", "visible_text"},
     "__main__": {"cli"},
 }
@@ -68,8 +79,14 @@ ALLOWED: dict[str, set[str]] = {
 SDK = {
     "daemon/sdk_kernels.py",
     "daemon/sdk_models.py",
-    *(f"mcp_server/{name}.py" for name in ("completion", "handlers", "mcp_errors", "prompt_server")),
-    *(f"mcp_server/{name}.py" for name in ("resource_server", "subscription_server", "tool_server")),
+    *(
+        f"mcp_server/{name}.py"
+        for name in ("completion", "handlers", "mcp_errors", "prompt_server", "refusals")
+    ),
+    *(
+        f"mcp_server/{name}.py"
+        for name in ("prompt_server", "resource_server", "subscription_server", "tool_server")
+    ),
     "mcpio/protocol_eras.py",
     "mcpio/request_context.py",
 }

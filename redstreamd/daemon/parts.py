@@ -13,9 +13,12 @@ import msgspec
 import redstreamd.event_log.kinds  # noqa: F401 - declares what the parts report
 from redstreamd import __version__
 from redstreamd.admission.claims import SUBSCRIPTIONS, SharedLimit
+from redstreamd.audit.call_log import CallLog
+from redstreamd.daemon.call_logging import call_log_of
 from redstreamd.daemon.call_rates import check_rate
 from redstreamd.daemon.policy_settings import policy_of
 from redstreamd.event_log.event_log import EventLog
+from redstreamd.event_log.process_log import ProcessLog
 from redstreamd.mcp_server.direct_calls import DirectPath
 from redstreamd.mcp_server.server_info import discovery, greeting, implementation
 from redstreamd.mcpio.limits import Limits
@@ -58,6 +61,7 @@ class Parts(msgspec.Struct, frozen=True):
         embedded: The embedded Redis server, if configured.
         event_log: The hook for the events of all parts.
         collector: Python's collector of cycles.
+        call_log: The audit and the access log.
     """
 
     manager: Manager
@@ -72,6 +76,7 @@ class Parts(msgspec.Struct, frozen=True):
     embedded: EmbeddedServer | None
     event_log: EventLog
     collector: Collector
+    call_log: CallLog
 
     def end_waits(self) -> None:
         """Make every wait and subscription return at once, with its cursor."""
@@ -79,13 +84,15 @@ class Parts(msgspec.Struct, frozen=True):
         self.updates.drain()
 
 
-def build_parts(settings: Settings, resources: AsyncExitStack, event_log: EventLog) -> Parts:
+def build_parts(settings: Settings, resources: AsyncExitStack, log: ProcessLog) -> Parts:
     """Build the parts; what has to be released at the end is entered into `resources`.
 
     Raises:
         SettingsError: The state directory cannot be used.
         StateDirectoryInUseError: Another daemon's embedded server uses it.
+        NotNowError: Another daemon chains its audit records in it.
     """
+    event_log = log.events
     embedded = None
     if settings.daemon.embedded:
         with state_in(settings.daemon.state_directory):
@@ -111,7 +118,8 @@ def build_parts(settings: Settings, resources: AsyncExitStack, event_log: EventL
     daemon_health.include("installation", installation)
     profiles = [Profile(name) for name in settings.tools.profile]
     policy = policy_of(settings)
-    listeners: list[OnEnded] = []
+    call_log = call_log_of(settings, resources, log)
+    listeners: list[OnEnded] = [call_log]
     toolbox = toolbox_over(
         bus,
         REGISTRY,
@@ -148,6 +156,7 @@ def build_parts(settings: Settings, resources: AsyncExitStack, event_log: EventL
         embedded,
         event_log,
         collector,
+        call_log,
     )
 
 

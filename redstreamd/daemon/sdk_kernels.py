@@ -27,5 +27,6 @@ def build_kernels(parts: Parts) -> Kernels:
         parts.updates,
         version=__version__,
         instructions=INSTRUCTIONS,
+        on_refused=parts.call_log.audit.refused,
     )
     return Kernels(server)

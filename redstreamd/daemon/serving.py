@@ -6,6 +6,7 @@
             ├─ watchdog          pings and status line
             ├─ embedded server   if configured: a Valkey of the daemon's own
             ├─ event log         repeated events as one record
+            ├─ audit, access log calls as records
             ├─ collector         cycles of references, when there is time for it
             ├─ freed memory      goes back to the system after a peak
             ├─ redis             connection manager: one connection per role, backoff
@@ -90,7 +91,7 @@ async def serve_listeners(
         StateDirectoryInUseError: Another daemon's embedded server uses it.
     """
     async with AsyncExitStack() as resources:
-        parts = build_parts(settings, resources, log.events)
+        parts = build_parts(settings, resources, log)
         addresses = [each.address for each in listeners]
         acceptor = Acceptor(
             _served(settings, listeners, parts.event_log),
@@ -201,7 +202,7 @@ async def serve_stream(settings: Settings, inherited: trio.abc.Stream | None, lo
         StateDirectoryInUseError: Another daemon's embedded server uses it.
     """
     async with AsyncExitStack() as resources:
-        parts = build_parts(settings, resources, log.events)
+        parts = build_parts(settings, resources, log)
         stream: trio.abc.Stream
         stream = await resources.enter_async_context(open_stdio_stream()) if inherited is None else inherited
         principal, peer = Principal("stdio", "stdio"), None
@@ -290,6 +291,8 @@ def _bus_children(parts: Parts, heartbeats: Heartbeats) -> list[Child]:
 
     children = [
         Child("event log", parts.event_log.run),
+        Child("audit", parts.call_log.audit.run),
+        Child("access log", parts.call_log.access.run),
         Child("collector", parts.collector.run),
         Child("freed memory", give_back_freed),
         Child("redis", parts.manager.run),

@@ -25,6 +25,7 @@ Reader = Callable[[Any], Iterable[Field]]
 #: Field by attribute. Each value of a tuple is a field of its own.
 FIELDS: Final = {
     "connection_id": "CONNECTION",
+    "action": "ACTION",
     "principal": "PRINCIPAL",
     "tool": "TOOL",
     "stream": "STREAM",
@@ -42,6 +43,7 @@ FIELDS: Final = {
     "limit": "LIMIT",
     "limit_bytes": "LIMIT_BYTES",
     "count": "COUNT",
+    "repeats": "REPEATS",
     "bytes": "BYTES",
     "held_bytes": "BYTES",
     "unread_bytes": "BYTES",

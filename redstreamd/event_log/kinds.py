@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from redstreamd.audit import audit_events
 from redstreamd.event_log import (
+    call_events,
     connection_texts,
     daemon_events,
     ending_texts,
@@ -16,7 +18,8 @@ from redstreamd.mcpio import connection_events
 from redstreamd.service.supervisor_events import SupervisorEvent
 
 Event = (
-    connection_events.Event
+    audit_events.Event
+    | connection_events.Event
     | daemon_events.Event
     | log_events.Event
     | redis_texts.Event
@@ -32,6 +35,7 @@ DECLARING = (
     redis_texts,
     connection_texts,
     ending_texts,
+    call_events,
     log_events,
 )
 """The modules that declare their kinds, in the order of docs/events.md."""

@@ -10,7 +10,7 @@ from mcp.server.context import ServerRequestContext
 from mcp.shared.exceptions import MCPError
 
 from redstreamd.errors import BusError
-from redstreamd.mcp_server.mcp_errors import request_error
+from redstreamd.mcp_server.mcp_errors import RefusedError, request_error
 from redstreamd.policy import Principal
 from redstreamd.presentation.suggestions import Suggester
 from redstreamd.presentation.views import Views
@@ -42,17 +42,22 @@ class CompletionServer:
         """
         ref, argument = params.ref, params.argument
         views = self._views.seen_by(ctx.lifespan_context)
+        is_hidden = False
         arguments: tuple[str, ...] | None = None
         if isinstance(ref, mcp_types.PromptReference):
             what = f"prompt {ref.name[:80]!r}"
             if (prompt := self._prompts.find(ref.name, views)) is not None:
                 arguments = tuple(each.name for each in prompt.arguments)
+            else:
+                is_hidden = any(each.name == ref.name for each in self._prompts)
         else:
             what = f"template {ref.uri[:200]!r}"
             if (template := self._templates.get(ref.uri)) is not None and views.offers(template.permission):
                 arguments = template.parameters
+            else:
+                is_hidden = template is not None
         if arguments is None:
-            raise MCPError(mcp_types.INVALID_PARAMS, f"There is no {what}.")
+            raise (RefusedError if is_hidden else MCPError)(mcp_types.INVALID_PARAMS, f"There is no {what}.")
         if argument.name not in arguments:
             raise MCPError(
                 mcp_types.INVALID_PARAMS,

@@ -6,6 +6,7 @@ as the specification demands. Its `data` holds the code, the cause and the next 
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import Any, Final
 
 import mcp_types
@@ -18,6 +19,9 @@ from redstreamd.errors import BusError, Code
 #: (https://modelcontextprotocol.io/specification/2025-11-25/server/resources#error-handling). From 2026-07-28
 #: on it is INVALID_PARAMS (SEP-2164), and this code is not to be used again.
 RESOURCE_NOT_FOUND: Final = -32002
+
+#: Why there is no such resource.
+NONE_SUCH: Final = "resources/templates/list shows which exist."
 
 #: Codes that become INVALID_PARAMS: the caller named something that does not exist or is not valid.
 _INVALID_PARAMS = frozenset(
@@ -33,6 +37,21 @@ _INVALID_PARAMS = frozenset(
 )
 
 
+class RefusedError(MCPError):
+    """The policy refuses a request. To the client it is any other error.
+
+    Attributes:
+        streams: What the request was about, as far as that is known.
+    """
+
+    streams: tuple[str, ...] = ()
+
+    def about(self, streams: Iterable[str]) -> RefusedError:
+        """Return this error, with what the request was about."""
+        self.streams = tuple(streams)
+        return self
+
+
 def resource_not_found(uri: str, version: str, why: str, **more: Any) -> MCPError:
     """Return the error for a resource that does not exist.
 
@@ -42,20 +61,34 @@ def resource_not_found(uri: str, version: str, why: str, **more: Any) -> MCPErro
         why: The reason, as whole sentences.
         more: Further members of the error's data.
     """
+    return MCPError(*_not_found(uri, version, why, **more))
+
+
+def resource_hidden(uri: str, version: str, why: str, streams: Iterable[str]) -> RefusedError:
+    """Return the error for a resource that the policy does not offer: that of one that does not exist."""
+    return RefusedError(*_not_found(uri, version, why)).about(streams)
+
+
+def _not_found(uri: str, version: str, why: str, **more: Any) -> tuple[int, str, dict[str, Any]]:
     code = mcp_types.INVALID_PARAMS if version in MODERN_PROTOCOL_VERSIONS else RESOURCE_NOT_FOUND
-    return MCPError(code, f"Resource not found. {why}", {"uri": uri, **more})
+    return code, f"Resource not found. {why}", {"uri": uri, **more}
 
 
-def resource_error(error: BusError, uri: str, version: str) -> MCPError:
-    """Return the error for a resource that could not be read or subscribed to."""
+def resource_error(error: BusError, uri: str, version: str, streams: Iterable[str] = ()) -> MCPError:
+    """Return the error for a resource of these streams that could not be read or subscribed to."""
+    if error.code is Code.PERMISSION_DENIED:
+        data = {"uri": uri, **_data(error)}
+        return RefusedError(mcp_types.INTERNAL_ERROR, _message(error), data).about(streams)
     if error.code in _INVALID_PARAMS:
         why = _message(error)
         return resource_not_found(uri, version, why, code=str(error.code), next_step=error.next_step)
     return MCPError(mcp_types.INTERNAL_ERROR, _message(error), {"uri": uri, **_data(error)})
 
 
-def request_error(error: BusError) -> MCPError:
-    """Return the error for any other request."""
+def request_error(error: BusError, streams: Iterable[str] = ()) -> MCPError:
+    """Return the error for any other request about these streams."""
+    if error.code is Code.PERMISSION_DENIED:
+        return RefusedError(mcp_types.INTERNAL_ERROR, _message(error), _data(error)).about(streams)
     code = mcp_types.INVALID_PARAMS if error.code in _INVALID_PARAMS else mcp_types.INTERNAL_ERROR
     return MCPError(code, _message(error), _data(error))
 

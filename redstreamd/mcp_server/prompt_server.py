@@ -16,7 +16,7 @@ from mcp.shared.exceptions import MCPError
 
 from redstreamd import strict_json
 from redstreamd.errors import BusError
-from redstreamd.mcp_server.mcp_errors import check_one_page, request_error
+from redstreamd.mcp_server.mcp_errors import RefusedError, check_one_page, request_error
 from redstreamd.policy import Principal
 from redstreamd.presentation.views import Views
 from redstreamd.prompts.definition import Prompt, PromptContent, PromptRegistry
@@ -56,7 +56,8 @@ class PromptServer:
         found = self._prompts.find(params.name, views)
         if found is None:
             names = ", ".join(each.name for each in self._prompts.offered(views))
-            raise MCPError(
+            is_hidden = any(each.name == params.name for each in self._prompts)
+            raise (RefusedError if is_hidden else MCPError)(
                 mcp_types.INVALID_PARAMS, f"Unknown prompt: {params.name[:80]!r}. There are: {names}."
             )
         try:
@@ -64,7 +65,7 @@ class PromptServer:
             strict_json.check(given)
             content = await found.get(views, given)
         except BusError as error:
-            raise request_error(error) from error
+            raise request_error(error, found.streams_of(params.arguments or {})) from error
         return mcp_types.GetPromptResult(description=found.description, messages=_messages(content, given))
 
 

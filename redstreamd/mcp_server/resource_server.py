@@ -15,7 +15,14 @@ from mcp.shared.exceptions import MCPError
 
 from redstreamd.admission.turns import next_turn
 from redstreamd.errors import BusError
-from redstreamd.mcp_server.mcp_errors import check_one_page, request_error, resource_error, resource_not_found
+from redstreamd.mcp_server.mcp_errors import (
+    NONE_SUCH,
+    check_one_page,
+    request_error,
+    resource_error,
+    resource_hidden,
+    resource_not_found,
+)
 from redstreamd.mcp_server.subscription_server import SubscriptionServer
 from redstreamd.policy import Principal
 from redstreamd.presentation.uris import stream_uri
@@ -100,12 +107,15 @@ class ResourceServer:
         uri = params.uri
         views = self._views.seen_by(ctx.lifespan_context)
         found = self._resources.find(uri)
-        if found is None or not found.is_offered(views):
-            raise resource_not_found(uri, ctx.protocol_version, "resources/templates/list shows which exist.")
+        if found is None:
+            raise resource_not_found(uri, ctx.protocol_version, NONE_SUCH)
+        if not found.is_offered(views):
+            raise resource_hidden(uri, ctx.protocol_version, NONE_SUCH, found.streams)
         try:
             content = await found.read(views)
         except BusError as error:
-            raise resource_error(views.told(error), uri, ctx.protocol_version) from error
+            told = views.told(error)
+            raise resource_error(told, uri, ctx.protocol_version, found.streams) from error
         if isinstance(content.body, str) and content.mime_type == "application/json":
             content = Content(await _visible_json(content.body), content.mime_type)
         return mcp_types.ReadResourceResult(

@@ -10,6 +10,7 @@ from typing import Any
 from redstreamd.mcp_server.completion import CompletionServer
 from redstreamd.mcp_server.handlers import Handlers
 from redstreamd.mcp_server.prompt_server import PromptServer
+from redstreamd.mcp_server.refusals import OnRefused, Refusals
 from redstreamd.mcp_server.resource_server import ResourceServer
 from redstreamd.mcp_server.subscription_server import MAX_URIS, SubscriptionServer
 from redstreamd.mcp_server.tool_server import ToolServer
@@ -30,6 +31,7 @@ def build_server(
     version: str,
     instructions: str,
     max_uris: int = MAX_URIS,
+    on_refused: OnRefused | None = None,
 ) -> Handlers:
     """Return the handlers of everything that redstreamd offers.
 
@@ -45,9 +47,11 @@ def build_server(
         version: The daemon's version, sent to clients.
         instructions: How to use the tools together, sent to clients.
         max_uris: How many URIs a connection may subscribe to.
+        on_refused: Is told of requests other than calls that the policy refuses.
     """
     tools = ToolServer(toolbox)
-    subscriptions = SubscriptionServer(resources, views, updates, max_uris=max_uris)
+    refusals = Refusals(on_refused)
+    subscriptions = SubscriptionServer(resources, views, updates, refusals=refusals, max_uris=max_uris)
     resource_server = ResourceServer(resources, views, subscriptions)
     prompt_server = PromptServer(prompts, views)
     completion = CompletionServer(views, resources, prompts)
@@ -70,4 +74,6 @@ def build_server(
         is_personal=views.policy.restricts,
     )
     handlers.middleware.append(tools.encode_once)
+    if views.policy.restricts:
+        handlers.middleware.append(refusals.tell_refused)
     return handlers

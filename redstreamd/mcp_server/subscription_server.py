@@ -33,7 +33,14 @@ from mcp.shared.subscriptions import SUBSCRIPTION_ID_META_KEY
 from mcp_types.version import MODERN_PROTOCOL_VERSIONS
 
 from redstreamd.errors import BusError, Code
-from redstreamd.mcp_server.mcp_errors import request_error, resource_error, resource_not_found
+from redstreamd.mcp_server.mcp_errors import (
+    NONE_SUCH,
+    request_error,
+    resource_error,
+    resource_hidden,
+    resource_not_found,
+)
+from redstreamd.mcp_server.refusals import Refusals
 from redstreamd.mcpio import jsonrpc
 from redstreamd.policy import Principal
 from redstreamd.presentation.views import Views
@@ -88,7 +95,13 @@ class SubscriptionServer:
     """Answers the requests about subscriptions, and sends the notifications."""
 
     def __init__(
-        self, resources: ResourceRegistry, views: Views, updates: Updates, *, max_uris: int = MAX_URIS
+        self,
+        resources: ResourceRegistry,
+        views: Views,
+        updates: Updates,
+        *,
+        refusals: Refusals,
+        max_uris: int = MAX_URIS,
     ) -> None:
         """Serve subscriptions to `resources`.
 
@@ -96,8 +109,10 @@ class SubscriptionServer:
             resources: What can be subscribed to.
             views: Checks the names in URIs.
             updates: Notifies of changes.
+            refusals: Is told of URIs that the policy refuses.
             max_uris: How many URIs a connection may subscribe to, in all its listens together.
         """
+        self._refusals = refusals
         self._resources = resources
         self._views = views
         self._updates = updates
@@ -178,12 +193,14 @@ class SubscriptionServer:
         given = _cursors(params.meta)
         views = self._views.seen_by(ctx.lifespan_context)
         found = self._resources.find(uri)
-        if found is None or not found.is_offered(views):
-            raise resource_not_found(uri, ctx.protocol_version, "resources/templates/list shows which exist.")
+        if found is None:
+            raise resource_not_found(uri, ctx.protocol_version, NONE_SUCH)
+        if not found.is_offered(views):
+            raise resource_hidden(uri, ctx.protocol_version, NONE_SUCH, found.streams)
         try:
             topic = self._topic(found, views)
         except BusError as error:
-            raise resource_error(error, uri, ctx.protocol_version) from error
+            raise resource_error(error, uri, ctx.protocol_version, found.streams) from error
         if topic is None or connection is None:
             raise MCPError(mcp_types.INVALID_PARAMS, "This resource cannot be subscribed to.", {"uri": uri})
         if uri not in connection.subscriptions and len(connection.subscriptions) >= self._max_uris:
@@ -241,7 +258,7 @@ class SubscriptionServer:
         connection = _connection(ctx)
         connection_id = "" if connection is None else connection.connection_id
         most = self._max_uris - self._listening[connection_id]
-        topics = self._find_topics(self._views.seen_by(ctx.lifespan_context), wanted, most)
+        topics = self._find_topics(ctx, wanted, most)
         taken = len(topics.keys() - {_LIST})
         self._listening[connection_id] += taken
         try:
@@ -251,24 +268,33 @@ class SubscriptionServer:
             if not self._listening[connection_id]:
                 del self._listening[connection_id]
 
-    def _find_topics(self, views: Views, wanted: mcp_types.SubscriptionFilter, most: int) -> dict[str, Topic]:
+    def _find_topics(self, ctx: Context, wanted: mcp_types.SubscriptionFilter, most: int) -> dict[str, Topic]:
         """Return the topics of the URIs of a filter that can be watched, and of the list.
 
         Raises:
             MCPError: TOO_MANY_SUBSCRIPTIONS if more than `most` can be watched.
         """
+        views = self._views.seen_by(ctx.lifespan_context)
         topics: dict[str, Topic] = {}
+        refused: dict[str, None] = {}
         for uri in dict.fromkeys(wanted.resource_subscriptions or ()):
             found = self._resources.find(uri)
-            if found is not None and found.is_offered(views):
+            if found is not None and not found.is_offered(views):
+                refused |= dict.fromkeys(found.streams)
+            elif found is not None:
                 try:
                     topic = self._topic(found, views)
-                except BusError:
+                except BusError as error:
+                    if error.code is Code.PERMISSION_DENIED:
+                        refused |= dict.fromkeys(found.streams)
                     continue
                 if topic is not None:
                     if len(topics) >= most:
                         raise request_error(self._too_many())
                     topics[uri] = topic
+        if refused:
+            # The client is told by what the acknowledgement leaves out.
+            self._refusals.tell(ctx, tuple(refused))
         if wanted.resources_list_changed:
             topics[_LIST] = ListTopic(views.readable)
         return topics

@@ -165,6 +165,21 @@ class LogOutput:
         if waits and self._wake is not None:
             self._wake()
 
+    @property
+    def has_room(self) -> bool:
+        """Whether most of the backlog is free: what can be left out is written only then."""
+        waiting = self._stream.waiting_bytes
+        if self._journal is not None:
+            waiting += self._journal.waiting_bytes
+        return waiting < BACKLOG_BYTES // 4
+
+    def clean(self, line: str) -> str:
+        """Return a line as it is written: shortened, secrets masked, hidden characters made visible."""
+        for secret in self._secrets:
+            if secret in line:
+                line = line.replace(secret, _MASK)
+        return visible(cut(line))
+
     def flush(self) -> None:
         """Write as much of the backlog as can be written now."""
         with self._lock:
@@ -190,22 +205,16 @@ class LogOutput:
             self._journal.close()
 
     def _put(self, record: Record) -> None:
-        if self._journal is not None and self._journal.put(for_journald(record, self._clean)):
+        if self._journal is not None and self._journal.put(for_journald(record, self.clean)):
             return
         self._stream.put(self._for_stream(record))
 
     def _for_stream(self, record: Record) -> bytes:
         if self._form == "json":
-            return as_json(record, self._clean, at=time.time())
+            return as_json(record, self.clean, at=time.time())
         if self._leads_to_journal:
-            return as_priority_lines(record, self._clean)
-        return as_lines(record, self._clean, at=time.time())
-
-    def _clean(self, line: str) -> str:
-        for secret in self._secrets:
-            if secret in line:
-                line = line.replace(secret, _MASK)
-        return visible(cut(line))
+            return as_priority_lines(record, self.clean)
+        return as_lines(record, self.clean, at=time.time())
 
     def _report_dropped(self) -> None:
         """Record how many records were dropped, once the backlog is written."""

@@ -66,6 +66,23 @@ class DaemonSettings:
             "auto is journal where standard error leads to journald, and text elsewhere.",
         ),
     ] = "auto"
+    access_log: Annotated[
+        bool,
+        Meta(
+            description="Record each call: who, which tool, which streams, how long it took, how it "
+            "ended. Calls that change or remove what others rely on, and refusals, are recorded without "
+            "it, whatever daemon.log_level says. It takes 3 % of the daemon's time at most; beyond that "
+            "calls are counted, not recorded. Set LogRateLimitIntervalSec=0 for the unit if journald is "
+            "to keep more than 333 a second.",
+        ),
+    ] = False
+    audit_chain: Annotated[
+        bool,
+        Meta(
+            description="Chain the audit records by a hash that is keyed with a file in the state directory, "
+            "so that `redstreamd audit verify` finds one that is missing, changed or made up.",
+        ),
+    ] = False
     drain_seconds: Annotated[
         float,
         Meta(

@@ -61,6 +61,7 @@ class CallEnded(msgspec.Struct, frozen=True):
             were refused before they ran.
         account: That of the connection it came through, with the connection's ID and its peer; None if it
             came through none.
+        manages: Whether its tool writes with the permission to manage.
     """
 
     principal: Principal
@@ -72,6 +73,7 @@ class CallEnded(msgspec.Struct, frozen=True):
     group: str | None = None
     action: str | None = None
     account: Account | None = None
+    manages: bool = False
 
 
 OnEnded = Callable[[CallEnded], None]
@@ -305,6 +307,7 @@ class Invocation(msgspec.Struct, Generic[BusT], eq=False):
                     group,
                     action,
                     self.account,
+                    self.tool.effects.always,
                 )
             )
 
