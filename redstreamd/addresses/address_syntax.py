@@ -17,7 +17,7 @@ SOCKET_PATH_LIMIT = 107
 
 #: Underscores are not allowed in DNS names, but Docker Compose uses them.
 _HOST = re.compile(r"\w(?:[\w.-]*\w)?\.?")
-_SCHEME = re.compile(r"(?P<scheme>unix|tcp|http):(?P<rest>.*)", re.IGNORECASE | re.DOTALL)
+_SCHEME = re.compile(r"(?P<scheme>unix|tcp|http|metrics):(?P<rest>.*)", re.IGNORECASE | re.DOTALL)
 _REDIS_SCHEME = re.compile(r"(redis|rediss|valkey|valkeys)://", re.IGNORECASE)
 
 
@@ -25,10 +25,10 @@ class Address(NamedTuple):
     """A listening address.
 
     Attributes:
-        kind: "unix", "tcp" or "http"; of a daemon for its clients also "tls".
-        path: The socket's path; empty unless the kind is "unix".
-        host: A name or address without brackets; empty if the kind is "unix".
-        port: 0 if the kind is "unix".
+        kind: "unix", "tcp", "http" or "metrics"; of a daemon for its clients also "tls".
+        path: The socket's path; empty unless it is a Unix socket, as the kinds "unix" and "metrics" may be.
+        host: A name or address without brackets; empty with a path.
+        port: 0 with a path.
     """
 
     kind: str
@@ -40,6 +40,8 @@ class Address(NamedTuple):
 def parse_address(text: str) -> Address:
     """Parse ``unix:PATH``, ``unix://PATH``, a path, ``tcp:HOST:PORT``, ``tcp://HOST:PORT`` or ``HOST:PORT``.
 
+    Also ``http:HOST:PORT``, ``metrics:HOST:PORT`` and ``metrics:PATH``.
+
     Raises:
         ValueError: It is invalid; the message says what is accepted, and does not contain the text.
     """
@@ -48,7 +50,7 @@ def parse_address(text: str) -> Address:
     found = _SCHEME.fullmatch(text)
     kind = "tcp" if found is None else found["scheme"].lower()
     rest = text if found is None else found["rest"].removeprefix("//")
-    if kind == "unix":
+    if kind == "unix" or (kind == "metrics" and rest.startswith("/")):
         return Address(kind, path=socket_path(rest))
     if _REDIS_SCHEME.match(text):
         raise ValueError("unix:PATH or tcp:HOST:PORT; the address of Redis is redis.url (REDIS_URL)")
@@ -85,6 +87,8 @@ def parse_daemon_address(text: str) -> Address:
     found = parse_address(text)
     if found.kind == "http":
         raise ValueError("http: is not served yet")
+    if found.kind == "metrics":
+        raise ValueError("unix:PATH or tcp:HOST:PORT; metrics: is not for clients of MCP")
     return found
 
 

@@ -16,6 +16,8 @@ from typing import Final
 import trio
 
 from redstreamd.daemon.background_import import import_on_thread
+from redstreamd.daemon.metrics_listeners import NAME as METRICS
+from redstreamd.daemon.metrics_listeners import open_metrics_listeners
 from redstreamd.daemon.process import run_process
 from redstreamd.daemon.shutdown import unless_stopped
 from redstreamd.daemon.sockets import inherited_listener, open_listeners, protected
@@ -30,6 +32,7 @@ _LAZY_PACKAGES: Final = (
     "importlib.metadata",
     "mcp",
     "mcp.server",
+    "prometheus_client",
     "redis",
     "redis._parsers",
     "redis.asyncio",
@@ -69,9 +72,12 @@ async def _serve(loaded: Loaded, log: ProcessLog, *, on_ready: Callable[[], None
         listeners = await open_listeners(loaded.settings, activated)
         for each in listeners:
             resources.push_async_callback(each.listener.aclose)
+        metrics = await open_metrics_listeners(loaded.settings, activated.named(METRICS))
+        for listener in metrics:
+            resources.push_async_callback(listener.aclose)
         serve_listeners = await unless_stopped(partial(import_on_thread, _serve_listeners))
         if serve_listeners is not None:
-            await serve_listeners(loaded.settings, listeners, log, on_ready=on_ready)
+            await serve_listeners(loaded.settings, listeners, log, metrics=metrics, on_ready=on_ready)
 
 
 async def _stdio(loaded: Loaded, log: ProcessLog) -> None:

@@ -23,6 +23,7 @@ from redstreamd.mcp_server.direct_calls import DirectPath
 from redstreamd.mcp_server.server_info import discovery, greeting, implementation
 from redstreamd.mcpio.limits import Limits
 from redstreamd.mcpio.pending_kernels import PendingKernels
+from redstreamd.metrics.call_counts import CallCounts
 from redstreamd.presentation.daemon_health import DaemonHealth
 from redstreamd.presentation.views import Views
 from redstreamd.redisio.client import Redis
@@ -36,6 +37,8 @@ from redstreamd.service.process_stats import process_stats
 from redstreamd.settings import Settings
 from redstreamd.startup.state_directory import state_in
 from redstreamd.streams.bus import Bus
+from redstreamd.streams.diagnosis.ranking import Ranking
+from redstreamd.streams.diagnosis.stream_survey import StreamSurvey
 from redstreamd.streams.lease_tokens import LeaseKey
 from redstreamd.streams.subscriptions.feeds import Feeds
 from redstreamd.streams.subscriptions.updates import Updates
@@ -62,6 +65,9 @@ class Parts(msgspec.Struct, frozen=True):
         event_log: The hook for the events of all parts.
         collector: Python's collector of cycles.
         call_log: The audit and the access log.
+        calls: Counts the calls of tools.
+        ranking: Finds the streams with most to do; a supervised child runs it.
+        survey: Takes their figures.
     """
 
     manager: Manager
@@ -77,6 +83,9 @@ class Parts(msgspec.Struct, frozen=True):
     event_log: EventLog
     collector: Collector
     call_log: CallLog
+    calls: CallCounts
+    ranking: Ranking
+    survey: StreamSurvey
 
     def end_waits(self) -> None:
         """Make every wait and subscription return at once, with its cursor."""
@@ -119,7 +128,8 @@ def build_parts(settings: Settings, resources: AsyncExitStack, log: ProcessLog) 
     profiles = [Profile(name) for name in settings.tools.profile]
     policy = policy_of(settings)
     call_log = call_log_of(settings, resources, log)
-    listeners: list[OnEnded] = [call_log]
+    calls = CallCounts()
+    listeners: list[OnEnded] = [call_log, calls.note]
     toolbox = toolbox_over(
         bus,
         REGISTRY,
@@ -128,6 +138,7 @@ def build_parts(settings: Settings, resources: AsyncExitStack, log: ProcessLog) 
         check_rate=check_rate(settings),
         on_ended=told_each(listeners),
     )
+    ranking = Ranking(bus.redis, bus.lister, count=settings.metrics.max_streams)
     direct_path = DirectPath(toolbox, bus.redis, implementation(__version__))
     limits = Limits(
         max_message_bytes=settings.limits.max_message_bytes,
@@ -157,6 +168,9 @@ def build_parts(settings: Settings, resources: AsyncExitStack, log: ProcessLog) 
         event_log,
         collector,
         call_log,
+        calls,
+        ranking,
+        StreamSurvey(bus.redis, ranking, bus.sampler, max_groups=settings.metrics.max_groups),
     )
 
 

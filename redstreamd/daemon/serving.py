@@ -12,7 +12,9 @@
             ├─ redis             connection manager: one connection per role, backoff
             ├─ tail hub          key tracking; wakes waits
             ├─ sampler, updates  figures; notifications to subscribers
-            └─ listeners         a task per client connection
+            ├─ ranking           the streams with most to do, while somebody asks
+            ├─ listeners         a task per client connection
+            └─ metrics           if there is a socket for them
 
 Children start from top to bottom and stop from bottom to top. `parts` builds them, `process` sets up the
 process, `shutdown` drains on a signal. Beside the children, `sdk_kernels` is imported, and with it the SDK.
@@ -31,8 +33,11 @@ import attrs
 import trio
 
 from redstreamd import __version__
+from redstreamd.admission.accounts import Accounts
 from redstreamd.daemon.background_import import import_on_thread
 from redstreamd.daemon.banner import banner
+from redstreamd.daemon.metrics_listeners import MetricsListener, metrics_address
+from redstreamd.daemon.metrics_parts import MetricsChild, sources_of
 from redstreamd.daemon.parts import Parts, build_parts
 from redstreamd.daemon.readiness import wait_ready
 from redstreamd.daemon.shutdown import extended_stop_timeout, run_until_signal
@@ -59,6 +64,7 @@ from redstreamd.service.child import Child
 from redstreamd.service.embedded.embedded_server import START_TIMEOUT_SECONDS
 from redstreamd.service.freed_memory import give_back_freed
 from redstreamd.service.heartbeats import Heartbeats
+from redstreamd.service.loop_lag import LoopLag
 from redstreamd.service.notify import Notifier
 from redstreamd.service.restart_policy import Restart
 from redstreamd.service.supervisor import Supervisor
@@ -75,6 +81,7 @@ async def serve_listeners(
     listeners: Sequence[OpenListener],
     log: ProcessLog,
     *,
+    metrics: Sequence[MetricsListener] = (),
     on_ready: Callable[[], None] | None = None,
 ) -> None:
     """Serve the clients of `listeners` until a signal.
@@ -83,6 +90,7 @@ async def serve_listeners(
         settings: What the daemon is built from.
         listeners: The caller's; a signal closes them.
         log: Run beside.
+        metrics: The caller's listeners for metrics.
         on_ready: Called once all requests of clients are served.
 
     Raises:
@@ -92,11 +100,13 @@ async def serve_listeners(
     """
     async with AsyncExitStack() as resources:
         parts = build_parts(settings, resources, log)
-        addresses = [each.address for each in listeners]
+        addresses = [*(each.address for each in listeners), *map(metrics_address, metrics)]
+        accounts = Accounts()
         acceptor = Acceptor(
             _served(settings, listeners, parts.event_log),
             parts.kernels,
             direct_path=parts.direct_path,
+            accounts=accounts,
             limits=attrs.evolve(parts.limits, max_newcomers=max_newcomers(descriptor_limit())),
             room=room,
             is_status_request=_asks_for_health,
@@ -108,11 +118,13 @@ async def serve_listeners(
         parts.daemon_health.include("work", acceptor.usage)
         notifier, heartbeats = Notifier.from_environment(), Heartbeats()
         status = StatusLine(parts.bus, acceptor)
+        lag = LoopLag()
         watchdog = Watchdog(
             notifier,
             heartbeats,
             interval_seconds=watchdog_interval(),
             status=status,
+            lag=lag,
             on_event=parts.event_log,
         )
 
@@ -142,14 +154,22 @@ async def serve_listeners(
                 parts.end_waits()
                 await acceptor.drain(settings.daemon.drain_seconds)
 
+        serve_metrics = MetricsChild(
+            metrics,
+            sources_of(parts, acceptor, accounts, lag=lag, log=log.output),
+            loaded=complete,
+            on_event=parts.event_log,
+        )
         children = [
             Child("log", log.output.run),
             Child("watchdog", watchdog.run),
             *_bus_children(parts, heartbeats),
             Child("listeners", acceptor.run),
+            *([Child("metrics", serve_metrics.run)] if metrics else []),
             Child("announcement", announce, restart=Restart.TEMPORARY),
         ]
-        await _run(parts, Supervisor("redstreamd", children, on_event=parts.event_log), drain, complete)
+        supervisor = Supervisor("redstreamd", children, on_event=parts.event_log)
+        await _run(parts, supervisor, drain, complete, serve_metrics.load if metrics else None)
 
 
 def _served(
@@ -239,7 +259,11 @@ async def serve_stream(settings: Settings, inherited: trio.abc.Stream | None, lo
 
 
 async def _run(
-    parts: Parts, supervisor: Supervisor, drain: Callable[[], Awaitable[None]], complete: trio.Event
+    parts: Parts,
+    supervisor: Supervisor,
+    drain: Callable[[], Awaitable[None]],
+    complete: trio.Event,
+    load_more: Callable[[], None] | None = None,
 ) -> None:
     """Run `supervisor` until it ends or a signal stops it, and import the SDK beside it.
 
@@ -248,6 +272,7 @@ async def _run(
         supervisor: Serves.
         drain: Called when a signal arrives.
         complete: Set once everything is imported and built.
+        load_more: Imports what is needed last, on a thread.
 
     Raises:
         ImportFailedError: That is not possible; the children were stopped.
@@ -257,6 +282,8 @@ async def _run(
         parts.kernels.provide(await import_on_thread(partial(_sdk_kernels, parts)))
         # After that, because the first handshake needs little of it.
         await import_on_thread(partial(_build_rest, parts))
+        if load_more is not None:
+            await import_on_thread(load_more)
         parts.collector.settle()
         complete.set()
 
@@ -299,6 +326,7 @@ def _bus_children(parts: Parts, heartbeats: Heartbeats) -> list[Child]:
         Child("tail hub", run_hub),
         Child("sampler", parts.bus.sampler.run),
         Child("updates", parts.updates.run),
+        Child("ranking", parts.ranking.run),
     ]
     if parts.embedded is not None:
         run = parts.embedded.run

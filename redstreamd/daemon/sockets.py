@@ -14,6 +14,7 @@ import trio
 
 from redstreamd.addresses import default_paths
 from redstreamd.addresses.address_syntax import socket_path
+from redstreamd.daemon.metrics_listeners import NAME as METRICS
 from redstreamd.errors import SettingsError
 from redstreamd.mcpio.listeners import ListenError, open_tcp_listeners, open_unix_listener
 from redstreamd.policy import Principal
@@ -23,8 +24,8 @@ from redstreamd.service.socket_activation import Activated
 from redstreamd.settings import DaemonSettings, Kind, ListenAddress, Settings
 from redstreamd.settings.listener_demands import check_protected
 
-#: Names of sockets that are not MCP with line framing; not served yet.
-_RESERVED = frozenset({"http", "metrics"})
+#: Names of sockets that are not MCP with line framing; the first is not served yet, the second elsewhere.
+_RESERVED = frozenset({"http", METRICS})
 
 
 class OpenListener(msgspec.Struct, frozen=True):
@@ -43,15 +44,20 @@ class OpenListener(msgspec.Struct, frozen=True):
 
 
 async def open_listeners(settings: Settings, activated: Activated) -> list[OpenListener]:
-    """Return the inherited sockets and those of the settings; if there are none, the default socket.
+    """Return the inherited sockets for MCP and those of the settings; if there are none, the default socket.
 
     Raises:
         SettingsError: An inherited socket has a reserved name, or a socket is open to other hosts and demands
             nothing of them. What was opened is closed.
         ListenError: An address cannot be listened on.
     """
-    listeners = [inherited_listener(entry.name, entry.listener) for entry in activated.listeners]
-    for address in settings.daemon.listen or (() if listeners else (_default_address(),)):
+    listeners = [
+        inherited_listener(entry.name, entry.listener)
+        for entry in activated.listeners
+        if entry.name != METRICS
+    ]
+    given = tuple(each for each in settings.daemon.listen if each.kind is not Kind.METRICS)
+    for address in given or (() if listeners else (_default_address(),)):
         listeners += await _open(address)
     try:
         return protected(listeners, settings)
@@ -113,7 +119,7 @@ def inherited_listener(name: str, listener: trio.SocketListener) -> OpenListener
             "FileDescriptorName",
             value=name,
             source="the socket unit",
-            allowed="mcp or the name of a role; http and metrics are not served yet",
+            allowed="mcp or the name of a role; http is not served yet, and metrics is a socket of its own",
         )
     return msgspec.structs.replace(_listener(listener, listener.socket, name), is_inherited=True)
 
@@ -128,7 +134,8 @@ async def _open(address: ListenAddress) -> list[OpenListener]:
 
 def principals_of(settings: DaemonSettings) -> set[str]:
     """Return the names of the principals that these settings make, and of those that the units make."""
-    made = {"unix" if address.kind is Kind.UNIX else "tcp" for address in settings.listen}
+    given = (each.kind for each in settings.listen if each.kind is not Kind.METRICS)
+    made = {"unix" if kind is Kind.UNIX else "tcp" for kind in given}
     # The socket unit's, of the default socket, of `redstreamd stdio` with and without a listening socket.
     return made | {"mcp", "unix", "stdio", "stdin"}
 

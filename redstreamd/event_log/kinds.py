@@ -9,12 +9,14 @@ from redstreamd.event_log import (
     daemon_events,
     ending_texts,
     log_events,
+    metrics_texts,
     redis_texts,
     service_texts,
     supervisor_texts,
 )
 from redstreamd.event_log.declaration import Declaration, declarations
 from redstreamd.mcpio import connection_events
+from redstreamd.metrics.metrics_events import MetricsEvent
 from redstreamd.service.supervisor_events import SupervisorEvent
 
 Event = (
@@ -22,6 +24,7 @@ Event = (
     | connection_events.Event
     | daemon_events.Event
     | log_events.Event
+    | MetricsEvent
     | redis_texts.Event
     | service_texts.Event
     | SupervisorEvent
@@ -36,6 +39,7 @@ DECLARING = (
     connection_texts,
     ending_texts,
     call_events,
+    metrics_texts,
     log_events,
 )
 """The modules that declare their kinds, in the order of docs/events.md."""

@@ -12,6 +12,8 @@ from typing import Final
 
 import msgspec
 
+from redstreamd.redisio.traffic import ROUND_TRIP_SECONDS
+
 
 class MetricType(enum.StrEnum):
     """How the figure behaves, by the names of OpenMetrics."""
@@ -60,12 +62,12 @@ class Metric(msgspec.Struct, frozen=True):
         return self.name.removesuffix("_total") if self.type is MetricType.COUNTER else self.name
 
 
-#: Calls that wait take up to tools.max_wait_seconds.
+#: Upper bounds in seconds. Calls that wait take up to tools.max_wait_seconds.
+CALL_SECONDS: Final = (0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 1.0, 5.0, 30.0, 300.0)
+
 _BUCKETS: Final[Mapping[str, tuple[float, ...]]] = {
-    "tool_call_duration_seconds": (
-        *(0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 1.0, 5.0, 30.0, 300.0),
-    ),
-    "redis_round_trip_seconds": (0.0001, 0.00025, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.1, 0.5, 2.5),
+    "tool_call_duration_seconds": CALL_SECONDS,
+    "redis_round_trip_seconds": ROUND_TRIP_SECONDS,
 }
 
 
@@ -116,8 +118,6 @@ METRICS: Final[tuple[Metric, ...]] = (
         (_COUNTER, "connections_rejected_total", "Connections rejected because as many were open as may be"),
         (_COUNTER, "connections_crashed_total", "Connections ended by a defect of the daemon"),
         (_GAUGE, "requests_in_flight", "Requests of clients that are not answered yet"),
-        (_COUNTER, "client_received_bytes_total", "Bytes of messages received from clients"),
-        (_COUNTER, "client_sent_bytes_total", "Bytes of messages sent to clients"),
         (_GAUGE, "waits", "Calls that wait for entries, and watches of tasks"),
         (_GAUGE, "watched_keys", "Keys that they watch"),
         (_GAUGE, "subscriptions", "Subscriptions to resources"),

@@ -11,7 +11,7 @@ cancelled call may or may not have taken effect.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Coroutine, Sequence
+from collections.abc import Callable, Coroutine, Mapping, Sequence
 from itertools import chain
 from typing import Any, TypeVar
 
@@ -23,6 +23,7 @@ from redstreamd.redisio.pipeline import Request
 from redstreamd.redisio.reply_parsing import ConsumerInfo, GroupInfo, PendingEntry, PendingSummary, RawEntry
 from redstreamd.redisio.script import Script, ScriptCall
 from redstreamd.redisio.server_health import RedisStatus
+from redstreamd.redisio.traffic import Traffic
 from redstreamd.redisio.write_confirmation import ConfirmedWrite
 
 T = TypeVar("T")
@@ -89,6 +90,10 @@ class Redis:
     def status(self) -> RedisStatus:
         """Return a snapshot of the connections and of the server."""
         return self._manager.status()
+
+    def traffic(self) -> Mapping[Role, Traffic]:
+        """Return the counters of each role, which go on counting."""
+        return self._manager.traffic
 
     async def wait_connected(self, role: Role = Role.COMMAND) -> None:
         """Return once `role` is connected, opening it if need be; waits as long as that takes."""

@@ -25,6 +25,7 @@ from collections.abc import Callable, Sequence
 from typing import Any, Final, NoReturn
 
 import attrs
+import hiredis
 import trio
 from redis.exceptions import RedisError
 
@@ -37,6 +38,7 @@ from redstreamd.redisio.login import log_in, login_timed_out, open_stream, refus
 from redstreamd.redisio.pipeline import SECOND_LOOK_SECONDS, Pipeline, Request
 from redstreamd.redisio.redis_errors import ConnectionEnded, NotSent, Problem, QueueFull, ReplyTooLarge
 from redstreamd.redisio.target import Target
+from redstreamd.redisio.traffic import Traffic
 from redstreamd.stream_io import Write, flush_at_end_of_pass, nonblocking_write, receiver
 
 _RECEIVE_BYTES: Final = 64 * 1024
@@ -86,6 +88,7 @@ class Connection:
         ping_interval: float = 10.0,
         ping_timeout: float = 2.0,
         one_at_a_time: bool = False,
+        traffic: Traffic | None = None,
     ) -> None:
         """Prepare a connection; nothing happens before `run`.
 
@@ -99,6 +102,7 @@ class Connection:
             ping_interval: Seconds between PINGs.
             ping_timeout: Seconds for a PING's reply if nothing else is under way.
             one_at_a_time: See `Pipeline`.
+            traffic: Where it counts what it sends and receives; None for a new one.
         """
         self._target = target
         self._role = role
@@ -107,9 +111,14 @@ class Connection:
         self._reply_timeout = reply_timeout
         self._ping_interval = ping_interval
         self._ping_timeout = ping_timeout
+        self._traffic = traffic or Traffic()
 
         self.pipeline = Pipeline(
-            self._send_soon, turns(), send_now=self._send_now, one_at_a_time=one_at_a_time
+            self._send_soon,
+            turns(),
+            send_now=self._send_now,
+            one_at_a_time=one_at_a_time,
+            traffic=self._traffic,
         )
         # Set once connected. The first is None for TLS; a task sends what it cannot.
         self._write: Write | None = None
@@ -220,6 +229,7 @@ class Connection:
         nursery.start_soon(self._watch_deadlines)
         nursery.start_soon(self._ping)
         self.is_open = True
+        self._traffic.connections += 1
         task_status.started()
 
     async def _dial(self, deadline: float) -> trio.abc.Stream | None:
@@ -296,7 +306,7 @@ class Connection:
 
     async def _read(self, stream: trio.abc.ReceiveStream) -> None:
         decoder, receive, pipeline, on_push = Decoder(), receiver(stream), self.pipeline, self._deliver_push
-        turn = turns()
+        turn, traffic, timeout = turns(), self._traffic, self._reply_timeout
         # Since the last reply that was complete.
         received = 0
         while True:
@@ -319,6 +329,10 @@ class Connection:
                 return
             received += len(data)
             if replies:
+                traffic.received_bytes += received
+                due = pipeline.oldest_deadline
+                if due is not None and type(replies[0]) is not hiredis.PushNotification:
+                    traffic.round_trips.observe(trio.current_time() + timeout - due)
                 size, received = received // len(replies), 0
                 rest: Sequence[Any] = replies
                 while rest := pipeline.answer(rest, on_push, size=size, seconds=turn.replies_seconds):

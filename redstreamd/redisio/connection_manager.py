@@ -27,6 +27,7 @@ from redstreamd.redisio.redis_errors import ConnectionEnded, ServerReplied
 from redstreamd.redisio.script import PackedCommand, Script, ScriptCall
 from redstreamd.redisio.server_health import HealthEvent, RedisStatus, ServerHealth
 from redstreamd.redisio.target import Target
+from redstreamd.redisio.traffic import Traffic
 from redstreamd.redisio.write_confirmation import ConfirmedWrite, WaitBatch
 
 __all__ = ["Manager", "RedisEvent", "RedisStatus", "Role"]
@@ -51,6 +52,7 @@ class Manager:
 
     Attributes:
         roles: The connection of each role.
+        traffic: What went over the connections of each role so far.
     """
 
     def __init__(
@@ -84,6 +86,7 @@ class Manager:
         self._on_push: Callable[[list[Any]], None] = _no_push
         self._on_connected: Callable[[], None] = _no_call
         self._health = ServerHealth(target.label, self._ask, on_event=self._tell)
+        self.traffic: Final = {role: Traffic() for role in Role}
         self.roles: Final = {
             role: ReconnectingConnection(
                 role,
@@ -331,6 +334,7 @@ class Manager:
                 ping_interval=self._ping_interval,
                 ping_timeout=self._ping_timeout,
                 one_at_a_time=role is Role.LARGE,
+                traffic=self.traffic[role],
             )
 
         return connect

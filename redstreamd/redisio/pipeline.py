@@ -33,6 +33,7 @@ from redstreamd.errors.defects import report_defect
 from redstreamd.redisio import Arg
 from redstreamd.redisio.redis_errors import NotSent, Problem, QueueFull, ReplyLost
 from redstreamd.redisio.script import PackedCommand
+from redstreamd.redisio.traffic import Traffic
 
 #: Requests queued or awaiting their reply, together. 64 connections with 256 requests in flight each
 #: (mcpio's limit) make 16,384; beyond that the server is the bottleneck and queueing more only makes
@@ -177,6 +178,7 @@ class Pipeline:
         *,
         send_now: Callable[[], object] | None = None,
         one_at_a_time: bool = False,
+        traffic: Traffic | None = None,
     ) -> None:
         """Begin empty.
 
@@ -186,6 +188,7 @@ class Pipeline:
             send_now: Sends at once what is to be sent.
             one_at_a_time: Whether a request of a client is sent only when none is ahead of it: where most are
                 large, and each is more than the server should have before it.
+            traffic: Where it counts what is sent; None for a new one.
         """
         # Seconds of work that may be in flight while one client has requests, and while several have.
         self._lone_window = _NO_WORK_SECONDS if one_at_a_time else WINDOW_SECONDS
@@ -207,6 +210,7 @@ class Pipeline:
         # Sent requests, in the order in which the server answers them.
         self._in_flight: deque[Request] = deque()
         self._sent = 0
+        self._traffic = traffic or Traffic()
         # Set once nothing more is taken.
         self._problem: Problem | None = None
 
@@ -411,8 +415,11 @@ class Pipeline:
             request.packed = b""
             request.deadline = deadline
         self._in_flight.extend(batch)
+        data = b"".join(chunks)
         self._sent += len(batch)
-        return b"".join(chunks)
+        self._traffic.commands += len(batch)
+        self._traffic.sent_bytes += len(data)
+        return data
 
     def _take_some(self) -> list[Request]:
         batch: list[Request] = []

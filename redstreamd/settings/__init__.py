@@ -5,6 +5,7 @@ from redstreamd.settings.limits_settings import LimitsSettings
 from redstreamd.settings.listen_address import Kind, ListenAddress
 from redstreamd.settings.listener_demands import demands
 from redstreamd.settings.loading import Loaded, load
+from redstreamd.settings.metrics_settings import MetricsSettings
 from redstreamd.settings.quarantine_settings import QuarantineSettings
 from redstreamd.settings.rate import Rate
 from redstreamd.settings.redis_settings import RedisSettings
@@ -30,6 +31,7 @@ __all__ = [
     "ListenAddress",
     "ListenersSettings",
     "Loaded",
+    "MetricsSettings",
     "PolicySettings",
     "Precedence",
     "QuarantineSettings",

@@ -1,4 +1,4 @@
-"""A listening address as a value: ``unix:PATH``, ``tcp:HOST:PORT`` or ``http:HOST:PORT``.
+"""A listening address as a value: ``unix:PATH``, ``tcp:HOST:PORT``, ``metrics:...`` or ``http:HOST:PORT``.
 
 `address_syntax` parses it. `loading` rejects ``http``, which is not served yet.
 """
@@ -11,7 +11,7 @@ import attrs
 
 from redstreamd.addresses.address_syntax import parse_address
 
-NOTATION = "unix:PATH (absolute) or tcp:HOST:PORT"
+NOTATION = "unix:PATH (absolute), tcp:HOST:PORT, metrics:PATH or metrics:HOST:PORT"
 
 
 class Kind(enum.StrEnum):
@@ -20,6 +20,7 @@ class Kind(enum.StrEnum):
     UNIX = "unix"
     TCP = "tcp"
     HTTP = "http"
+    METRICS = "metrics"
 
 
 @attrs.frozen
@@ -27,10 +28,11 @@ class ListenAddress:
     """One listening address.
 
     Attributes:
-        kind: ``UNIX`` and ``TCP`` carry one JSON-RPC message a line, ``HTTP`` Streamable HTTP.
-        path: The socket's absolute path; only with ``UNIX``, else empty.
-        host: A name or address without brackets; empty with ``UNIX``.
-        port: 0 to 65535, where 0 lets the kernel choose; 0 with ``UNIX``.
+        kind: ``UNIX`` and ``TCP`` carry one JSON-RPC message a line, ``HTTP`` Streamable HTTP, ``METRICS``
+            OpenMetrics.
+        path: The absolute path of a Unix socket, with ``UNIX`` and perhaps with ``METRICS``; else empty.
+        host: A name or address without brackets; empty with a path.
+        port: 0 to 65535, where 0 lets the kernel choose; 0 with a path.
     """
 
     kind: Kind
@@ -40,7 +42,7 @@ class ListenAddress:
 
     def __str__(self) -> str:
         """Return the text that `parse` reads."""
-        if self.kind is Kind.UNIX:
+        if self.path:
             return f"{self.kind}:{self.path}"
         host = f"[{self.host}]" if ":" in self.host else self.host
         return f"{self.kind}:{host}:{self.port}"

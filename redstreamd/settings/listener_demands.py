@@ -45,8 +45,33 @@ def check_protected(
         raise SettingsError(key, value=str(shown), source=source, allowed=allowed)
 
 
+def check_metrics_reach(
+    address: ListenAddress, listeners: ListenersSettings, *, source: str, key: str = "daemon.listen"
+) -> None:
+    """Refuse a listener for metrics beyond loopback: it demands nothing of its clients, whatever others do.
+
+    Args:
+        address: Where it listens; a name is not refused.
+        listeners: Whether that is allowed.
+        source: Where the address comes from.
+        key: The setting of the address, or what it stands for.
+
+    Raises:
+        SettingsError: It is open to everybody.
+    """
+    if listeners.allow_unprotected_tcp or address.path or not is_beyond_loopback(address.host):
+        return
+    allowed = (
+        "a Unix socket or loopback, because metrics are served without TLS and without a token; "
+        "listeners.allow_unprotected_tcp = true opens the port to whoever reaches it"
+    )
+    raise SettingsError(key, value=str(address), source=source, allowed=allowed)
+
+
 def demands(kind: Kind, listeners: ListenersSettings) -> str:
     """Return what listeners of a kind demand, and who their clients are, for an administrator."""
+    if kind is Kind.METRICS:
+        return "what its file's permissions say, or nothing over TCP; no principal"
     if kind is Kind.UNIX:
         if listeners.peer_uids:
             return "what its file's permissions say; principal by uid"

@@ -16,8 +16,8 @@ from redstreamd.addresses import default_paths
 from redstreamd.errors import SettingsError
 from redstreamd.settings.definitions import DEFINITIONS, GROUPS, shown
 from redstreamd.settings.description import as_toml
-from redstreamd.settings.listen_address import Kind
-from redstreamd.settings.listener_demands import check_protected
+from redstreamd.settings.listen_address import NOTATION, Kind
+from redstreamd.settings.listener_demands import check_metrics_reach, check_protected
 from redstreamd.settings.redis_address import URL, resolve
 from redstreamd.settings.sections import Settings
 from redstreamd.settings.sources import (
@@ -180,7 +180,7 @@ def _check_listen_kinds(loaded: Loaded) -> None:
                 "daemon.listen",
                 value=str(address),
                 source=str(loaded.sources["daemon.listen"]),
-                allowed="unix:PATH or tcp:HOST:PORT; http: is not served yet",
+                allowed=f"{NOTATION}; http: is not served yet",
             )
 
 
@@ -224,9 +224,12 @@ def _check_listeners(loaded: Loaded) -> None:
                 source=str(loaded.sources[key]),
                 allowed="only with listeners.certificate_file; now nothing is encrypted",
             )
+    source = str(loaded.sources["daemon.listen"])
     for address in loaded.settings.daemon.listen:
         if address.kind is Kind.TCP:
-            check_protected(address, address.host, listeners, source=str(loaded.sources["daemon.listen"]))
+            check_protected(address, address.host, listeners, source=source)
+        if address.kind is Kind.METRICS:
+            check_metrics_reach(address, listeners, source=source)
 
 
 def _check_bounds(loaded: Loaded) -> None:

@@ -16,6 +16,7 @@ from redstreamd.addresses import default_paths
 from redstreamd.policy.rules import Rule
 from redstreamd.settings.limits_settings import LimitsSettings
 from redstreamd.settings.listen_address import ListenAddress
+from redstreamd.settings.metrics_settings import MetricsSettings
 from redstreamd.settings.quarantine_settings import QuarantineSettings
 from redstreamd.settings.redis_settings import CREDENTIAL, RedisSettings, TlsVersion
 
@@ -35,9 +36,9 @@ class DaemonSettings:
         tuple[ListenAddress, ...],
         Meta(
             description="Where to listen in addition to sockets from systemd: unix:PATH or tcp:HOST:PORT, or "
-            "the same with //, a path, HOST:PORT. Everyone who can reach a TCP port may use it, unless "
-            "[listeners] demands TLS or a token; without either only loopback is taken. Without any socket, "
-            "the default socket.",
+            "the same with //, a path, HOST:PORT; metrics:PATH or metrics:HOST:PORT serves metrics. Everyone "
+            "who can reach a TCP port may use it, unless [listeners] demands TLS or a token; without either "
+            "only loopback is taken. Metrics demand neither. Without any socket, the default socket.",
         ),
     ] = ()
     state_directory: Annotated[
@@ -337,3 +338,4 @@ class Settings:
     policy: PolicySettings = attrs.field(factory=PolicySettings)
     quarantine: QuarantineSettings = attrs.field(factory=QuarantineSettings)
     records: RecordsSettings = attrs.field(factory=RecordsSettings)
+    metrics: MetricsSettings = attrs.field(factory=MetricsSettings)

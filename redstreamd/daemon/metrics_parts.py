@@ -1,0 +1,96 @@
+"""What serves metrics, built of the parts that have figures."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from functools import partial
+from typing import TYPE_CHECKING, Final
+
+import trio
+
+from redstreamd import __version__
+from redstreamd.admission.accounts import Accounts
+from redstreamd.daemon.metrics_listeners import MetricsListener
+from redstreamd.daemon.parts import Parts
+from redstreamd.mcpio.acceptor import Acceptor
+from redstreamd.metrics.metrics_events import MetricsEventHook
+from redstreamd.metrics.page_figures import Sources, page_of
+from redstreamd.service.log_output import LogOutput
+from redstreamd.service.loop_lag import LoopLag
+from redstreamd.service.process_stats import process_stats
+from redstreamd.startup.descriptors import descriptor_limit
+
+if TYPE_CHECKING:
+    from redstreamd.metrics.metrics_server import MetricsServer
+
+_ABOUT: Final = f"redstreamd {__version__}. Its metrics are at /metrics; docs/metrics.md says what they mean."
+
+
+def sources_of(
+    parts: Parts, acceptor: Acceptor, accounts: Accounts, *, lag: LoopLag, log: LogOutput
+) -> Sources:
+    """Return all that has figures.
+
+    Args:
+        parts: The parts of the daemon.
+        acceptor: Has the clients.
+        accounts: Where their connections are counted.
+        lag: Measures the event loop.
+        log: Writes the log.
+    """
+    return Sources(
+        version=__version__,
+        process=process_stats,
+        max_descriptors=descriptor_limit,
+        lag=lag,
+        collector=parts.collector,
+        dropped_records=lambda: log.statistics().dropped,
+        clients=acceptor.statistics,
+        accounts=accounts,
+        hub=parts.bus.hub,
+        updates=parts.updates,
+        calls=parts.calls,
+        redis=parts.bus.redis,
+        survey=parts.survey,
+    )
+
+
+class MetricsChild:
+    """Serves the sockets for metrics; a supervised child."""
+
+    def __init__(
+        self,
+        listeners: Sequence[MetricsListener],
+        sources: Sources,
+        *,
+        loaded: trio.Event,
+        on_event: MetricsEventHook,
+    ) -> None:
+        """Prepare to serve.
+
+        Args:
+            listeners: The caller's.
+            sources: What has figures.
+            loaded: Set once `load` was called. Clients wait in the backlog until then.
+            on_event: Called with each event.
+        """
+        self._listeners = listeners
+        self._sources = sources
+        self._loaded = loaded
+        self._report = on_event
+        self._server: MetricsServer | None = None
+
+    def load(self) -> None:
+        """Import the packages that only this needs; for a thread."""
+        from redstreamd.metrics.exposition import PageWriter
+        from redstreamd.metrics.metrics_server import MetricsServer
+
+        pages = PageWriter(partial(page_of, self._sources))
+        self._server = MetricsServer(self._listeners, pages.page, about=_ABOUT, on_event=self._report)
+
+    async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
+        """Serve until cancelled, which closes all connections at once."""
+        task_status.started()
+        await self._loaded.wait()
+        if self._server is not None:
+            await self._server.run()

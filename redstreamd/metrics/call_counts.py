@@ -1,0 +1,91 @@
+"""Counts the calls of tools that ended, by tool and outcome."""
+
+from __future__ import annotations
+
+from bisect import bisect_left
+from collections.abc import Mapping
+from typing import Final
+
+import attrs
+
+from redstreamd.histogram import Histogram
+from redstreamd.metrics.metric_definitions import CALL_SECONDS
+from redstreamd.tools.invocation import OK, CallEnded
+
+#: Pairs of tool and outcome that are counted apart: each is 16 lines of the page. What comes later, as only
+#: errors do, is counted with its tool's other outcomes, or with all others.
+MAX_PAIRS: Final = 48
+OTHER: Final = "other"
+
+
+class Calls(Histogram):
+    """The calls of one tool with one outcome.
+
+    Attributes:
+        answer_bytes: The size of their answers together.
+    """
+
+    __slots__ = ("answer_bytes",)
+
+    def __init__(self) -> None:
+        """Begin with none."""
+        super().__init__(CALL_SECONDS)
+        self.answer_bytes = 0
+
+
+class CallCounts:
+    """The calls so far; one for the daemon. It is told of each call, and costs half a microsecond."""
+
+    def __init__(self) -> None:
+        """Begin with none."""
+        self._counted: dict[tuple[str, str], Calls] = {}
+        # Those that are counted elsewhere, too.
+        self._found: dict[tuple[str, str], Calls] = {}
+
+    @property
+    def pairs(self) -> Mapping[tuple[str, str], Calls]:
+        """The calls by tool and outcome."""
+        return self._counted
+
+    def note(self, call: CallEnded) -> None:
+        """Count a call that ended."""
+        key = call.tool, call.outcome
+        calls = self._found.get(key)
+        if calls is None:
+            calls = self._place(key)
+        # As `observe`, which would be a frame for each call.
+        calls.counts[bisect_left(CALL_SECONDS, call.seconds)] += 1
+        calls.total += call.seconds
+        calls.answer_bytes += call.answer_bytes
+
+    def _place(self, key: tuple[str, str]) -> Calls:
+        """Return where calls of a tool with an outcome are counted."""
+        tool, outcome = key
+        # Tools and codes are few; a name that no tool has is none of them.
+        counted = self._counted
+        if key not in counted and outcome != OK and len(counted) >= MAX_PAIRS:
+            key = (tool, OTHER)
+        calls = counted.get(key)
+        if calls is None:
+            calls = counted[key] = Calls()
+        self._found[tool, outcome] = calls
+        return calls
+
+
+@attrs.frozen
+class ToolFigures:
+    """The calls of one tool, for people.
+
+    Attributes:
+        calls: How many ended.
+        failed: Those that were answered with an error.
+        mean_seconds: How long they took in the mean, waits included; None without calls.
+        p99_seconds: What 99 of 100 did not exceed, as the bound of a bucket; None if it is beyond all.
+        answer_bytes: The size of the answers together.
+    """
+
+    calls: int
+    failed: int
+    mean_seconds: float | None
+    p99_seconds: float | None
+    answer_bytes: int
