@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Awaitable, Callable, Sequence
+from http import HTTPStatus
 from typing import Final, NamedTuple
 
 import h11
@@ -20,10 +21,9 @@ from redstreamd.metrics.metrics_events import MetricsEventHook, MetricsFailed
 
 #: Connections at a time; a collector has one.
 MAX_CONNECTIONS: Final = 8
-#: For a request, from when the connection was made or the response before was sent: collectors keep a
-#: connection for the next scrape, a minute later as a rule.
+#: Collectors keep a connection for the next scrape, a minute later as a rule.
 REQUEST_SECONDS: Final = 150.0
-#: For the rest of a request once its first byte is there.
+#: A request is one packet as a rule.
 REST_SECONDS: Final = 5.0
 #: For reading a response.
 RESPONSE_SECONDS: Final = 10.0
@@ -80,15 +80,28 @@ class MetricsServer:
         *,
         about: str,
         on_event: MetricsEventHook,
+        request_seconds: float = REQUEST_SECONDS,
+        rest_seconds: float = REST_SECONDS,
+        response_seconds: float = RESPONSE_SECONDS,
     ) -> None:
-        """Serve `page` at ``/metrics`` of the listeners, and the text `about` at ``/``.
+        """Serve pages.
 
-        `on_event` is called with each event; must not raise.
+        Args:
+            listeners: Where to accept.
+            page: What is served at ``/metrics``.
+            about: The text at ``/``.
+            on_event: Called with each event; must not raise.
+            request_seconds: For a request, from when the connection was made or the response before was sent.
+            rest_seconds: For the rest of a request once some of it is there.
+            response_seconds: For reading a response.
         """
         self._listeners = tuple(listeners)
         self._page = page
         self._about = about
         self._report = on_event
+        self._request_seconds = request_seconds
+        self._rest_seconds = rest_seconds
+        self._response_seconds = response_seconds
         # In the order in which they began to be waited for.
         self._clients: dict[_Client, None] = {}
 
@@ -143,7 +156,7 @@ class MetricsServer:
         http, request = client.http, None
         client.is_idle = True
         try:
-            request = await _next_request(client)
+            request = await self._next_request(client)
         except h11.RemoteProtocolError as error:
             answer = _Answer(error.error_status_hint, _text("Only GET /metrics of HTTP/1.1 is served here."))
         else:
@@ -153,14 +166,42 @@ class MetricsServer:
             answer = await self._answer(request)
         client.is_idle = False
         is_last = http.their_state is not h11.DONE
-        await _send(
-            http,
-            client.stream,
-            answer,
-            is_head=request is not None and request.method == b"HEAD",
-            is_last=is_last,
-        )
+        is_head = request is not None and request.method == b"HEAD"
+        data = _response(http, answer, is_head=is_head, is_last=is_last)
+        with trio.move_on_after(self._response_seconds) as scope:
+            await client.stream.send_all(data)
+        if scope.cancelled_caught:
+            raise trio.BrokenResourceError("the response was not read in time")
         return _may_go_on(http)
+
+    async def _next_request(self, client: _Client) -> h11.Request | None:
+        """Return the next request; None if the client has gone, or is too slow.
+
+        Raises:
+            h11.RemoteProtocolError: It is none.
+        """
+        http = client.http
+        request: h11.Request | None = None
+        with trio.move_on_after(self._request_seconds) as scope:
+            has_begun = False
+            while True:
+                event = http.next_event()
+                if isinstance(event, h11.Request):
+                    request = event
+                    if _has_body(request):
+                        # It is not read; the connection ends with the response.
+                        return request
+                elif isinstance(event, h11.EndOfMessage):
+                    return request
+                elif event is h11.NEED_DATA:
+                    data = await client.stream.receive_some(_READ_BYTES)
+                    if not has_begun:
+                        has_begun = True
+                        scope.deadline = min(scope.deadline, trio.current_time() + self._rest_seconds)
+                    http.receive_data(data)
+                else:
+                    return None
+        return None
 
     async def _answer(self, request: h11.Request) -> _Answer:
         path = request.target.partition(b"?")[0]
@@ -179,36 +220,6 @@ class MetricsServer:
         return _Answer(200, body, content_type)
 
 
-async def _next_request(client: _Client) -> h11.Request | None:
-    """Return the next request; None if the client has gone, or is too slow.
-
-    Raises:
-        h11.RemoteProtocolError: It is none.
-    """
-    http = client.http
-    request: h11.Request | None = None
-    with trio.move_on_after(REQUEST_SECONDS) as scope:
-        has_begun = False
-        while True:
-            event = http.next_event()
-            if isinstance(event, h11.Request):
-                request = event
-                if _has_body(request):
-                    # It is not read; the connection ends with the response.
-                    return request
-            elif isinstance(event, h11.EndOfMessage):
-                return request
-            elif event is h11.NEED_DATA:
-                data = await client.stream.receive_some(_READ_BYTES)
-                if not has_begun:
-                    has_begun = True
-                    scope.deadline = min(scope.deadline, trio.current_time() + REST_SECONDS)
-                http.receive_data(data)
-            else:
-                return None
-    return None
-
-
 def _has_body(request: h11.Request) -> bool:
     return any(
         name == b"transfer-encoding" or (name == b"content-length" and value != b"0")
@@ -216,24 +227,19 @@ def _has_body(request: h11.Request) -> bool:
     )
 
 
-async def _send(
-    http: h11.Connection, stream: trio.SocketStream, answer: _Answer, *, is_head: bool, is_last: bool
-) -> None:
+def _response(http: h11.Connection, answer: _Answer, *, is_head: bool, is_last: bool) -> bytes:
     headers = [
         (b"content-type", answer.content_type.encode("ascii")),
         (b"content-length", str(len(answer.body)).encode()),
         *answer.headers,
         *([(b"connection", b"close")] if is_last else ()),
     ]
-    events: list[h11.Event] = [h11.Response(status_code=answer.status, headers=headers)]
+    reason = HTTPStatus(answer.status).phrase.encode("ascii")
+    events: list[h11.Event] = [h11.Response(status_code=answer.status, headers=headers, reason=reason)]
     if not is_head:
         events.append(h11.Data(data=answer.body))
     events.append(h11.EndOfMessage())
-    data = b"".join(http.send(event) or b"" for event in events)
-    with trio.move_on_after(RESPONSE_SECONDS) as scope:
-        await stream.send_all(data)
-    if scope.cancelled_caught:
-        raise trio.BrokenResourceError("the response was not read in time")
+    return b"".join(http.send(event) or b"" for event in events)
 
 
 def _may_go_on(http: h11.Connection) -> bool:

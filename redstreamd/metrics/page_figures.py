@@ -18,7 +18,7 @@ from redstreamd.admission.accounts import Accounts, Held
 from redstreamd.histogram import Histogram
 from redstreamd.mcpio.acceptor import AcceptorStatistics
 from redstreamd.metrics.call_counts import CallCounts
-from redstreamd.metrics.page_size import MAX_PAGE_BYTES, heads_bytes, row_bytes
+from redstreamd.metrics.page_size import MAX_PAGE_BYTES, heads_bytes, rows_bytes
 from redstreamd.redisio.client import Redis
 from redstreamd.redisio.server_health import State
 from redstreamd.service.collector import Collector
@@ -96,28 +96,26 @@ class Page:
 
         What is not known is left out.
         """
-        self._add(_rows(values, labels))
+        rows = _known(values)
+        self._add(rows, labels, rows_bytes(rows, labels))
 
     def add_within(self, most: int, values: Mapping[str, float | None], *labels: str) -> bool:
         """Add rows as `add` does, if the page is no larger than `most` then; return whether it was done."""
-        rows = _rows(values, labels)
-        fits = self.bytes + _size(rows) <= most
+        rows = _known(values)
+        size = rows_bytes(rows, labels)
+        fits = self.bytes + size <= most
         if fits:
-            self._add(rows)
+            self._add(rows, labels, size)
         return fits
 
-    def _add(self, rows: list[tuple[str, Row]]) -> None:
-        for name, row in rows:
-            self.rows.setdefault(name, []).append(row)
-        self.bytes += _size(rows)
+    def _add(self, rows: Mapping[str, float | Histogram], labels: Labels, size: int) -> None:
+        for name, value in rows.items():
+            self.rows.setdefault(name, []).append((labels, value))
+        self.bytes += size
 
 
-def _rows(values: Mapping[str, float | Histogram | None], labels: Labels) -> list[tuple[str, Row]]:
-    return [(f"redstreamd_{name}", (labels, value)) for name, value in values.items() if value is not None]
-
-
-def _size(rows: list[tuple[str, Row]]) -> int:
-    return sum(row_bytes(name, labels, value) for name, (labels, value) in rows)
+def _known(values: Mapping[str, float | Histogram | None]) -> dict[str, float | Histogram]:
+    return {f"redstreamd_{name}": value for name, value in values.items() if value is not None}
 
 
 async def page_of(sources: Sources) -> Page:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Final
 
 from redstreamd.histogram import Histogram
@@ -22,13 +23,16 @@ def heads_bytes() -> int:
     return sum(3 * len(metric.name) + len(metric.help) + _HEAD_BYTES for metric in METRICS)
 
 
-def row_bytes(name: str, labels: tuple[str, ...], value: float | Histogram) -> int:
-    """Return how much the lines of one row take at most."""
-    metric = BY_NAME[name]
-    line = len(name) + _labels_bytes(metric, labels) + _VALUE_BYTES
-    if isinstance(value, Histogram):
-        return (len(value.counts) + 2) * (line + _BUCKET_BYTES)
-    return line
+def rows_bytes(rows: Mapping[str, float | Histogram], labels: tuple[str, ...]) -> int:
+    """Return how much the lines of rows of several metrics take at most, all with the same labels."""
+    if not rows:
+        return 0
+    rest = _VALUE_BYTES + _labels_bytes(BY_NAME[next(iter(rows))], labels)
+    size = 0
+    for name, value in rows.items():
+        lines = len(value.counts) + 2 if isinstance(value, Histogram) else 1
+        size += lines * (len(name) + rest + _BUCKET_BYTES * (lines > 1))
+    return size
 
 
 def _labels_bytes(metric: Metric, labels: tuple[str, ...]) -> int:

@@ -22,6 +22,7 @@ from tests.support.waiting import wait_until
 from tests.systemd.harness import PREFIX, REPOSITORY, Container, install_units
 
 SERVICE, SOCKET, REDIS = "redstreamd.service", "redstreamd.socket", "redis-server.service"
+METRICS = "redstreamd-metrics.socket"
 DROP_INS = f"/run/systemd/system/{SERVICE}.d"
 DOOR = "/run/redstreamd/mcp.sock"
 
@@ -81,7 +82,7 @@ def host(container: Container) -> Iterator[Container]:
     container.systemctl("stop", REDIS)
     container.forget_journal()
     yield container
-    container.systemctl("stop", SOCKET, SERVICE, REDIS, "redstreamd-inetd.socket")
+    container.systemctl("stop", SOCKET, METRICS, SERVICE, REDIS, "redstreamd-inetd.socket")
     with contextlib.suppress(FileNotFoundError):
         for drop_in in container.path(DROP_INS).iterdir():
             drop_in.unlink()
@@ -99,6 +100,36 @@ def listening(host: Container) -> Container:
 def drop_in(container: Container, text: str) -> None:
     container.write(f"{DROP_INS}/test.conf", textwrap.dedent(text))
     container.systemctl("daemon-reload")
+
+
+def scraped(container: Container) -> str:
+    """Return the metrics, as a collector on the socket gets them."""
+    with socket.socket(socket.AF_UNIX) as collector:
+        collector.settimeout(60)
+        collector.connect(str(container.path("/run/redstreamd/metrics.sock")))
+        collector.sendall(b"GET /metrics HTTP/1.1\r\nHost: here\r\nConnection: close\r\n\r\n")
+        head, _, body = collector.makefile("rb").read().partition(b"\r\n\r\n")
+    assert head.startswith(b"HTTP/1.1 200 OK\r\n"), head
+    return body.decode()
+
+
+def test_the_socket_for_metrics_is_for_its_group_and_outlives_the_daemon(listening: Container) -> None:
+    """As confined as it is, the daemon reads its own figures."""
+    listening.systemctl("start", REDIS, METRICS)
+    listed = listening.run("stat", "--format=%U:%G %a", "/run/redstreamd/metrics.sock").stdout.strip()
+    assert listed == "root:redstreamd-metrics 660"
+    with Agent(listening) as agent:
+        added = agent.call("stream_add", stream="units:tests:metrics", entries=[{"n": "1"}])
+        assert not added["isError"], added
+        page = scraped(listening)
+        assert 'tool_call_duration_seconds_count{outcome="ok",tool="stream_add"} 1.0' in page
+        assert 'redstreamd_connections{principal="mcp"} 1.0' in page
+        assert 'redstreamd_stream_entries{stream="units:tests:metrics"} 1.0' in page
+        for name in ("resident_memory_bytes", "open_descriptors", "max_descriptors", "cpu_seconds_total"):
+            assert float(re.findall(rf"^redstreamd_{name} (\S+)$", page, re.MULTILINE)[0]) > 0
+    listening.systemctl("restart", SERVICE)
+    assert "redstreamd_redis_usable 1.0" in scraped(listening)
+    assert listening.systemctl("is-active", SERVICE, METRICS).split() == ["active", "active"]
 
 
 HOLDER = f"""

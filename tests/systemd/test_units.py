@@ -64,6 +64,7 @@ def verify(container: Container) -> str:
     done = container.run(
         *("systemd-analyze", "verify", "--man=no"),
         *("redstreamd.socket", "redstreamd.service", "redstreamd-inetd.socket", "redstreamd@1.service"),
+        "redstreamd-metrics.socket",
         check=False,
     )
     return done.stdout + done.stderr

@@ -8,6 +8,7 @@ import attrs
 
 from redstreamd.redisio.client import Redis
 from redstreamd.redisio.reply_parsing import GroupInfo
+from redstreamd.redisio.script import ScriptCall
 from redstreamd.streams import entry_ids
 from redstreamd.streams.error_context import explain_errors, stream_not_found
 from redstreamd.streams.scripts import load
@@ -93,7 +94,17 @@ async def read_stream_info(redis: Redis, stream: str) -> StreamInfo:
         reply = await _INFO.run(redis, stream=stream, retry_safe=True)
     if reply is None:
         raise await stream_not_found(redis, stream)
-    return StreamInfo(stream, **reply._asdict())
+    return StreamInfo(stream, *reply)
+
+
+def stream_info_call(stream: str) -> ScriptCall:
+    """Return what to ask for a stream's description."""
+    return _INFO.call({"stream": stream})
+
+
+def stream_info_from(stream: str, reply: Any) -> StreamInfo | None:
+    """Return the description of a stream from the reply; None if there is none."""
+    return StreamInfo(stream, *_INFO.read(reply)) if reply else None
 
 
 def compute_lag(stream: StreamInfo, info: GroupInfo, *, counted: Counted | None) -> Lag:

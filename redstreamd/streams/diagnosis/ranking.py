@@ -9,25 +9,21 @@ from __future__ import annotations
 
 import heapq
 from collections.abc import Sequence
-from functools import partial
 from itertools import islice
 from typing import Any, Final
 
 import msgspec
 import trio
 
-from redstreamd.errors import BusError
 from redstreamd.redisio.client import Redis
 from redstreamd.redisio.error_replies import KEY_DENIED
-from redstreamd.redisio.redis_errors import ConnectionEnded, ServerReplied
-from redstreamd.redisio.script import ScriptCall
+from redstreamd.redisio.redis_errors import ServerReplied
+from redstreamd.streams.batches import AT_ONCE, UNAVAILABLE, ask_in_batches
 from redstreamd.streams.listing import Lister
 from redstreamd.streams.scripts import load
 
 _GLANCE = load("info", "glance")
 
-#: Streams looked at in one turn: 0.4 ms of the loop, and as much of the server's time.
-_AT_ONCE: Final = 16
 #: Groups of a stream up to which they are looked at.
 _MAX_GROUPS: Final = 64
 #: A pause is at least so many times as long as the look took, and so many seconds.
@@ -116,7 +112,7 @@ class Ranking:
             began = trio.current_time()
             try:
                 self._last = await self._look(began)
-            except (BusError, ConnectionEnded):
+            except UNAVAILABLE:
                 self.failures += 1
                 self._last = None
             looked, self._looked = self._looked, trio.Event()
@@ -124,11 +120,14 @@ class Ranking:
             await trio.sleep(_pause_after(trio.current_time() - began))
 
     async def _look(self, began: float) -> Ranks:
-        names = iter(await self._lister.names("*"))
+        listing = await self._lister.names("*")
+        if not self._count:
+            return Ranks((), listing.total, 0, began, trio.current_time() - began)
+        names = iter(listing)
         first: list[Ranked] = []
         added: dict[str, int] = {}
         groups = 0
-        while batch := list(islice(names, _AT_ONCE)):
+        while batch := list(islice(names, AT_ONCE)):
             found = []
             for name, seen in (await self._glance(batch)).items():
                 added[name] = seen.added
@@ -141,44 +140,17 @@ class Ranking:
         return Ranks(first, len(added), groups, began, trio.current_time() - began)
 
     async def _glance(self, names: Sequence[str]) -> dict[str, Any]:
-        """Return the reply for each stream that there is, and that our user of Redis may read.
-
-        Without a task for each, which would make the look take several times as long.
-
-        Raises:
-            BusError: CONNECTION_ERROR and the like.
-            ConnectionEnded: There is no connection.
-        """
-        replies: dict[str, Any] = {}
-        all_there = trio.Event()
-
-        def take(name: str, reply: Any) -> None:
-            replies[name] = reply
-            if len(replies) == len(names):
-                all_there.set()
-
-        deadline = trio.current_time() + self._redis.command_timeout
-        calls = {name: _GLANCE.call({"stream": name, "max_groups": _MAX_GROUPS}) for name in names}
-        for name, call in calls.items():
-            self._redis.submit(call, partial(take, name), key=name)
-        await all_there.wait()
+        """Return the reply for each stream that there is, and that our user of Redis may read."""
+        calls = [(name, _GLANCE.call({"stream": name, "max_groups": _MAX_GROUPS})) for name in names]
+        replies = await ask_in_batches(self._redis, calls)
         seen = {}
-        for name, reply in replies.items():
-            raw = reply
-            if isinstance(reply, Exception):
-                raw = await self._complete(name, calls[name], reply, deadline)
-            if raw:
-                seen[name] = _GLANCE.read(raw)
+        for name, reply in zip(names, replies, strict=True):
+            if isinstance(reply, ServerReplied):
+                if reply.kind != KEY_DENIED:
+                    raise reply
+            elif reply:
+                seen[name] = _GLANCE.read(reply)
         return seen
-
-    async def _complete(self, name: str, call: ScriptCall, after: Exception, deadline: float) -> Any:
-        """Return the reply where the first answer was an error; None if the key is not ours to read."""
-        try:
-            return await self._redis.complete(call, after, key=name, retry_safe=True, deadline=deadline)
-        except ServerReplied as refusal:
-            if refusal.kind == KEY_DENIED:
-                return None
-            raise
 
 
 def _pause_after(seconds: float) -> float:

@@ -8,21 +8,26 @@ from __future__ import annotations
 
 import heapq
 from collections.abc import Sequence
-from typing import Final, NamedTuple
+from typing import Any, Final, NamedTuple
 
 import trio
 
-from redstreamd.errors import BusError, Code
 from redstreamd.redisio.client import Redis
-from redstreamd.redisio.redis_errors import ConnectionEnded
-from redstreamd.redisio.reply_parsing import GroupInfo
+from redstreamd.redisio.redis_errors import ServerReplied
+from redstreamd.redisio.reply_parsing import GroupInfo, group_info
 from redstreamd.streams import entry_ids
-from redstreamd.streams.concurrency import gather
-from redstreamd.streams.diagnosis.lag import Lag, StreamInfo, compute_lag, read_stream_info
+from redstreamd.streams.batches import UNAVAILABLE, ask_in_batches
+from redstreamd.streams.diagnosis.lag import (
+    Lag,
+    StreamInfo,
+    compute_lag,
+    stream_info_call,
+    stream_info_from,
+)
 from redstreamd.streams.diagnosis.ranking import Ranking, Ranks
-from redstreamd.streams.diagnosis.sampler import GroupRates, Rates, Sampler
+from redstreamd.streams.diagnosis.sampler import Rates, Sampler
 from redstreamd.streams.diagnosis.survey_figures import GroupFigures, StreamFigures, SurveyFigures
-from redstreamd.streams.group_lists import GroupLists
+from redstreamd.streams.group_lists import FEW_GROUPS, GroupLists
 from redstreamd.streams.names import Kind, companion_key
 from redstreamd.streams.shared_requests import SharedRequest
 
@@ -35,7 +40,7 @@ _LONGEST_SECONDS: Final = 5.0
 class _Examined(NamedTuple):
     info: StreamInfo
     rates: Rates | None
-    groups: dict[str, GroupInfo]
+    groups: list[GroupInfo]
 
 
 class _Chosen(NamedTuple):
@@ -69,7 +74,7 @@ class StreamSurvey:
         with trio.move_on_after(_LONGEST_SECONDS):
             try:
                 self._last = await self._survey.answer()
-            except (BusError, ConnectionEnded):
+            except UNAVAILABLE:
                 self.failures += 1
                 self._last = None
             return self._last
@@ -81,15 +86,11 @@ class StreamSurvey:
         ranks = await self._ranking.ranks()
         if ranks is None:
             return None
-        names = [each.stream for each in ranks.first]
-        examined = await gather(self._examine, names) if names else {}
-        there = [each for each in examined.values() if each is not None]
-        order = {each: number for number, each in enumerate(names)}
-        there.sort(key=lambda each: order[each.info.stream])
+        examined = await self._examine([each.stream for each in ranks.first])
         candidates = [
             _Chosen(each, info, compute_lag(each.info, info, counted=None))
-            for each in there
-            for info in each.groups.values()
+            for each in examined
+            for info in each.groups
         ]
         chosen = heapq.nlargest(
             self._max_groups,
@@ -97,57 +98,65 @@ class StreamSurvey:
             key=lambda each: (each.info.pending + each.lag.entries, not each.info.consumers),
         )
         groups = await self._examine_groups(chosen)
-        return _summed_up(ranks, there, groups, len(candidates))
+        return _summed_up(ranks, examined, groups, len(candidates))
 
-    async def _examine(self, stream: str) -> _Examined | None:
-        """Look at one stream; None if it is gone."""
-        rates = self._sampler.rates(stream)
+    async def _examine(self, streams: Sequence[str]) -> list[_Examined]:
+        """Look at streams; those that are gone are left out."""
+        replies = await ask_in_batches(self._redis, [(each, stream_info_call(each)) for each in streams])
+        infos = [
+            info
+            for stream, reply in zip(streams, replies, strict=True)
+            if not isinstance(reply, ServerReplied) and (info := stream_info_from(stream, reply)) is not None
+        ]
+        few = [each.stream for each in infos if 0 < each.groups <= FEW_GROUPS]
+        listed = await ask_in_batches(self._redis, [(each, ("XINFO", "GROUPS", each)) for each in few])
+        groups = {
+            stream: [group_info(each) for each in raw]
+            for stream, raw in zip(few, listed, strict=True)
+            if not isinstance(raw, ServerReplied)
+        }
+        for each in infos:
+            if each.groups > FEW_GROUPS:
+                groups[each.stream] = await self._many_groups(each.stream)
+        return [
+            _Examined(each, self._sampler.rates(each.stream), groups.get(each.stream, [])) for each in infos
+        ]
+
+    async def _many_groups(self, stream: str) -> list[GroupInfo]:
+        """Return the groups of a stream with many, which are read in parts."""
         try:
-            info = await read_stream_info(self._redis, stream)
-            listed = await self._redis.shared(GroupLists).of(stream) if info.groups else None
-        except BusError as error:
-            if error.code in (Code.STREAM_NOT_FOUND, Code.WRONG_TYPE):
-                return None
-            raise
-        return _Examined(info, rates, listed.groups if listed is not None else {})
+            return list((await self._redis.shared(GroupLists).of(stream)).groups.values())
+        except ServerReplied:
+            return []
 
     async def _examine_groups(self, chosen: Sequence[_Chosen]) -> list[GroupFigures]:
-        by_key = {f"{number}": each for number, each in enumerate(chosen)}
-
-        async def examine(key: str) -> GroupFigures | None:
-            return await self._examine_group(by_key[key])
-
-        found = await gather(examine, list(by_key)) if by_key else {}
-        return [figures for key in by_key if (figures := found[key]) is not None]
-
-    async def _examine_group(self, chosen: _Chosen) -> GroupFigures | None:
-        (stream, rates, _), info, lag = chosen
-        oldest = None
-        if info.pending:
-            try:
-                first = await self._redis.xpending_range(
-                    stream.stream, info.name, start="-", end="+", count=1
-                )
-            except BusError as error:
-                if error.code is Code.GROUP_NOT_FOUND:
-                    return None
-                raise
-            oldest = _age(first[0].id, stream.now) if first else None
-        dead_letters = await self._redis.xlen(companion_key(stream.stream, Kind.DEAD, info.name))
-        of_group = None if rates is None else rates.groups.get(info.name)
-        return _group_figures(stream.stream, info, lag, oldest, dead_letters, of_group)
+        """Look at groups; those that are gone are left out."""
+        keys = [companion_key(each.examined.info.stream, Kind.DEAD, each.info.name) for each in chosen]
+        letters = await ask_in_batches(self._redis, [(key, ("XLEN", key)) for key in keys])
+        held = [number for number, each in enumerate(chosen) if each.info.pending]
+        asked = [(chosen[number].examined.info.stream, chosen[number].info.name) for number in held]
+        first = await ask_in_batches(
+            self._redis, [(stream, ("XPENDING", stream, group, "-", "+", 1)) for stream, group in asked]
+        )
+        oldest: dict[int, Any] = dict(zip(held, first, strict=True))
+        return [
+            _group_figures(each, letters[number], oldest.get(number))
+            for number, each in enumerate(chosen)
+            if not isinstance(letters[number], ServerReplied)
+            and not isinstance(oldest.get(number), ServerReplied)
+        ]
 
 
-def _group_figures(
-    stream: str, info: GroupInfo, lag: Lag, oldest: float | None, dead_letters: int, rates: GroupRates | None
-) -> GroupFigures:
+def _group_figures(chosen: _Chosen, dead_letters: int, oldest: list[Any] | None) -> GroupFigures:
+    (stream, of_stream, _), info, lag = chosen
+    rates = None if of_stream is None else of_stream.groups.get(info.name)
     return GroupFigures(
-        stream,
+        stream.stream,
         info.name,
         info.consumers,
         None if rates is None else rates.active_consumers,
         info.pending,
-        oldest,
+        _age(str(oldest[0][0], "ascii"), stream.now) if oldest else None,
         lag.entries,
         None if rates is None else rates.acknowledged_per_second,
         None if rates is None else rates.processing_seconds,

@@ -1,0 +1,63 @@
+"""Calls are counted by tool and outcome, within bounds, and for next to nothing."""
+
+from __future__ import annotations
+
+import time
+
+from redstreamd.histogram import Histogram
+from redstreamd.metrics.call_counts import MAX_PAIRS, OTHER, CallCounts
+from redstreamd.metrics.metric_definitions import CALL_SECONDS
+from redstreamd.policy import Principal
+from redstreamd.tools.invocation import CallEnded
+from tests.support.longest_step import unit_seconds
+
+ANN = Principal("ann", "unix")
+
+
+def ended(tool: str = "stream_add", outcome: str = "ok", seconds: float = 0.002) -> CallEnded:
+    return CallEnded(ANN, tool, (), seconds, outcome, 100)
+
+
+def test_a_call_is_in_the_bucket_whose_bound_it_does_not_exceed() -> None:
+    counts = CallCounts()
+    for seconds in (0.0, *CALL_SECONDS, 1e9):
+        counts.note(ended(seconds=seconds))
+    calls = counts.pairs["stream_add", "ok"]
+    assert calls.counts == [2, *[1] * len(CALL_SECONDS)]
+    assert calls.count == len(CALL_SECONDS) + 2
+    assert calls.answer_bytes == 100 * calls.count
+    assert list(calls.cumulative())[-1] == calls.count
+
+
+def test_outcomes_beyond_the_bound_are_counted_together_and_none_is_lost() -> None:
+    counts = CallCounts()
+    for number in range(300):
+        counts.note(ended("stream_add", f"CODE_{number}"))
+        counts.note(ended(f"tool_{number % 20}"))
+    assert sum(calls.count for calls in counts.pairs.values()) == 600
+    assert len(counts.pairs) <= MAX_PAIRS + 20 + 1
+    assert counts.pairs["stream_add", OTHER].count > 200
+    # What went well is always counted by itself.
+    assert all(counts.pairs[f"tool_{number}", "ok"].count == 15 for number in range(20))
+
+
+def test_to_count_a_call_costs_less_than_a_microsecond() -> None:
+    counts, call = CallCounts(), ended()
+    best = float("inf")
+    for _ in range(20):
+        began = time.thread_time()
+        for _ in range(1_000):
+            counts.note(call)
+        best = min(best, time.thread_time() - began)
+    # The unit is a millisecond.
+    assert best <= unit_seconds()
+
+
+def test_a_quantile_is_the_bound_of_its_bucket() -> None:
+    seen = Histogram((1.0, 2.0, 5.0))
+    assert seen.quantile(0.5) is None
+    for value in (0.5, 1.5, 1.6, 4.0):
+        seen.observe(value)
+    assert [seen.quantile(share) for share in (0.25, 0.5, 0.75, 1.0)] == [1.0, 2.0, 2.0, 5.0]
+    seen.observe(6.0)
+    assert seen.quantile(1.0) is None
