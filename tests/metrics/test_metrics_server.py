@@ -181,7 +181,7 @@ async def test_a_new_client_takes_the_place_of_who_was_silent_longest(tmp_path: 
 
 
 async def test_beside_many_hostile_clients_a_polite_one_is_served(tmp_path: Path) -> None:
-    async with running(tmp_path) as server:
+    async with running(tmp_path, page=b"x 1\n") as server:
         served = 0
         async with trio.open_nursery() as nursery:
 
@@ -196,17 +196,17 @@ async def test_beside_many_hostile_clients_a_polite_one_is_served(tmp_path: Path
                                 pass
                     await trio.lowlevel.checkpoint()
 
-            for what in (b"", b"GET", GET[:-2], b"\0" * 100, GET * 50, b"\r\n" * 1_000) * 2:
+            for what in (b"", b"GET", GET[:-2], b"\0" * 100, GET * 5, b"\r\n" * 100) * 2:
                 nursery.start_soon(torment, what)
-            for _ in range(20):
+            for _ in range(10):
                 try:
-                    assert (await server.ask())[2] == PAGE
+                    assert (await server.ask())[2] == b"x 1\n"
                     served += 1
                 except (EOFError, trio.BrokenResourceError, OSError):
                     # It gave way before its request was there; collectors try again.
                     continue
             nursery.cancel_scope.cancel()
-        assert served >= 10
+        assert served >= 5
         assert server.events == []
 
 
