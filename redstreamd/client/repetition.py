@@ -42,7 +42,9 @@ READ_ONLY_TOOLS: Final = frozenset(
 
 #: Tools that write, but a repeated call of which changes nothing more. The caller is told so: the daemon that
 #: comes may be of another release, so the decision is left to the caller.
-IDEMPOTENT_TOOLS: Final = frozenset({"create_consumer_group", "group_create", "work_done", "work_fail"})
+IDEMPOTENT_TOOLS: Final = frozenset(
+    {"create_consumer_group", "group_create", "quarantine_release", "work_done", "work_fail"}
+)
 
 _CHECK: Final = (
     "Check whether it took effect before repeating it; a repeat with an idempotency key is safe where the "

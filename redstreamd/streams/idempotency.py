@@ -1,7 +1,7 @@
 """Records of calls with an idempotency key: their names, and the hash of what a call added.
 
 A key belongs to the principal that used it: another one's call with the same key is neither answered by its
-record nor refused because of it (``lua/add.lua`` compares them). A record is::
+record nor refused because of it (``lua/idempotency.lua`` compares them). A record is::
 
     k1.<id of the hash's key>.<hash of the body>.<owner> <entry ID> ...
 
@@ -29,7 +29,7 @@ _NOBODY: Final = "-"
 
 
 class IdempotencyRecords:
-    """Makes the operands of ``lua/add.lua`` that are about the record of a call."""
+    """Makes the operands of ``lua/idempotency.lua``, which are about the record of a call."""
 
     def __init__(self, key: bytes, *, plain_hashes: bool = False) -> None:
         """Hash with `key`.

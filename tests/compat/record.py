@@ -172,6 +172,7 @@ class Script:
             ("stream_manage", {"stream": ORDERS, "action": "delete_entries", "entry_ids": ["<id 1>"]}),
             ("stream_manage", {"stream": ORDERS, "action": "trim", "max_length": 3, "dry_run": False}),
             ("stream_manage", {"stream": ASKED, "action": "delete", "force": True, "dry_run": False}),
+            ("quarantine_release", {}),
         )
 
     def original(self) -> Iterator[Turn]:

@@ -15,6 +15,7 @@ from redstreamd.errors import BusError, Code
 from redstreamd.streams.bus import Bus
 from redstreamd.streams.entry_codec import Stamp
 from redstreamd.streams.leases import Action, Outcome, Take
+from redstreamd.streams.quarantine import QuarantineAction, QuarantineOutcome
 from tests.faults.calling import QUICK, bus_at, by_bus, by_tool, tool
 from tests.redisio.running import calls, through
 from tests.support.calls import ME
@@ -210,6 +211,53 @@ async def test_without_a_key_what_was_taken_unseen_comes_back_when_the_lease_run
     ids = [entry_id for entry_id, _ in raw_ids(server)]
     history.judge_work(ids, pending=server.command("XPENDING", "s", "g")[0], finished=count, once=False)
     print(f"{unknown} takes with an unknown outcome, {len(history.finished)} of {count} finished")
+
+
+@pytest.mark.parametrize("count", counts(300, ci=2_000, full=2_000))
+async def test_what_waits_is_released_once_and_each_release_knows_what_it_did(
+    server: Server, rng: random.Random, count: int
+) -> None:
+    """Four operators release and discard the same entries in an order of their own."""
+    released: list[tuple[str, str]] = []
+    discarded: list[str] = []
+    async with proxy_to(server.path) as proxy, bus_at(through(proxy), **QUICK) as bus:
+        waiting: list[str] = []
+        for number in range(0, count, 50):
+            entries = [{"n": n} for n in range(number, number + 50)]
+            waiting += (await bus.publisher.add("s", entries, Stamp(), waits=True)).ids
+        lost = lose_replies(proxy, rng)
+
+        async def operate(seed: int) -> None:
+            mine = random.Random(seed)
+            for entry_id in mine.sample(waiting, count):
+                action = mine.choice(list(QuarantineAction))
+                while True:
+                    try:
+                        (one,) = await bus.quarantine.settle("s", action, [entry_id], by="op", dry_run=False)
+                        break
+                    except BusError as error:
+                        # A command that may be sent again leaves no unknown outcome.
+                        if error.code is not Code.CONNECTION_ERROR:
+                            raise
+                if one.outcome is QuarantineOutcome.RELEASED:
+                    released.append((entry_id, str(one.entry_id)))
+                elif one.outcome is QuarantineOutcome.DISCARDED:
+                    discarded.append(entry_id)
+                else:
+                    assert one.outcome is QuarantineOutcome.GONE
+
+        async with trio.open_nursery() as nursery:
+            for seed in rng.sample(range(1 << 32), 4):
+                nursery.start_soon(operate, seed)
+    there = {
+        entry_id.decode(): dict(zip(fields[::2], fields[1::2], strict=True))[b"_rs.released"].decode()
+        for entry_id, fields in server.command("XRANGE", "s", "-", "+")
+    }
+    # Each was told to one of them, and to no other.
+    assert there == {new_id: f"{entry_id} op" for entry_id, new_id in released}
+    assert sorted([entry_id for entry_id, _ in released] + discarded) == sorted(waiting)
+    assert min(len(released), len(discarded)) > count / 10
+    assert lost[0] > count / 20
 
 
 def raw_ids(server: Server) -> list[tuple[str, object]]:

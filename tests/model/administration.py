@@ -7,14 +7,14 @@ from typing import Any
 from hypothesis import strategies as st
 from hypothesis.stateful import rule
 
-from redstreamd.streams.names import RELEASED
+from redstreamd.streams.names import RELEASED, Kind, companion_key
 from tests.model.calling import Calling
 from tests.model.choices import CONSUMERS, COUNTS, GROUPS, SELDOM_DONE, STREAMS
 from tests.model.world import Group, Pending, Stream, order
 
 
 class Administration(Calling):
-    """group_manage, stream_manage and dead_letter_replay."""
+    """group_manage, stream_manage, dead_letter_replay and quarantine_release."""
 
     @rule(name=STREAMS, group=GROUPS, letters=st.booleans(), dry_run=SELDOM_DONE)
     def destroy_group(self, name: str, group: str, letters: bool, dry_run: bool) -> None:
@@ -217,3 +217,23 @@ class Administration(Calling):
             if line is not None:
                 stream = self.world.streams.setdefault(name, Stream())
                 stream.add(line["new_id"], letter.members)
+
+    @rule(name=STREAMS, action=st.sampled_from(["release", "discard"]))
+    def quarantine(self, name: str, action: str) -> None:
+        """What waits is released or discarded once; nothing is left waiting for other rules."""
+        key = companion_key(name, Kind.QUARANTINE)
+        fields = ("_rs.quarantine", name, "n", "1", "_rs.v", "1")
+        waiting = self.server.command("XADD", key, "*", *fields).decode()
+        shown = self.call("quarantine_release", stream=name)
+        assert [(entry["id"], entry["fields"]) for entry in shown["entries"]] == [(waiting, {"n": "1"})]
+        how = {"stream": name, "action": action, "entry_ids": [waiting]}
+        tried = self.call("quarantine_release", **how)
+        assert tried.get("released", []) + tried.get("discarded", [])
+        told = self.call("quarantine_release", **how, dry_run=False)
+        if action == "release":
+            (line,) = told["released"]
+            self.world.streams.setdefault(name, Stream()).add(line["new_id"], {"n": "1"})
+        else:
+            assert told["discarded"] == [waiting]
+        assert self.call("quarantine_release", **how, dry_run=False)["gone"] == [waiting]
+        assert self.server.command("DEL", key) == 1

@@ -83,7 +83,7 @@ def test_no_other_tool_can_create_a_stream() -> None:
     writing = {tool.name for tool in REGISTRY if not tool.hints.read_only.value}
     on_what_is_there = {
         *("work_done", "work_fail", "work_extend", "read_group"),
-        *("group_manage", "stream_manage", "dead_letter_replay"),
+        *("group_manage", "stream_manage", "dead_letter_replay", "quarantine_release"),
     }
     assert writing - on_what_is_there == {*CREATING, *OLD}
 
