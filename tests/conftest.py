@@ -14,6 +14,7 @@ from redstreamd.errors.defects import Defect, on_defect
 from redstreamd.streams.bus import Bus
 from tests.support.buses import running_bus
 from tests.support.daemon import Daemon, running_daemon
+from tests.support.durations import longest_first
 from tests.support.fair_clock import Clock, running_clock
 from tests.support.limits import Deferred, pytest_pyfunc_call
 from tests.support.mcp_client import EraName, connected
@@ -73,7 +74,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
     Mark as slow what `make test-fast` leaves out, with the second server and era of each test.
     """
-    items.sort(key=lambda item: "/systemd/" not in str(item.path))
+    longest_first(items)
     for item in items:
         parameters = item.callspec.params if hasattr(item, "callspec") else {}
         if (

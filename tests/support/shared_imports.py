@@ -1,7 +1,7 @@
-"""Imports the test modules of a parallel run, so that each is compiled by one of its processes and not by all.
+"""Imports the test modules of a parallel run, so that each is compiled by one of its processes only.
 
-pytest-xdist makes each process collect all tests. They begin at the same time, and pytest takes longer to compile
-the assertions of all modules than for the rest of the collection. Here each process imports its own share first;
+Each process of pytest-xdist collects all tests. They begin at the same time, and to compile the assertions
+of all modules takes longer than the rest of the collection. Here each process imports its own share first;
 what it compiled is in the cache when the others come to it.
 """
 
