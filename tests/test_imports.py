@@ -44,7 +44,16 @@ ALLOWED: dict[str, set[str]] = {
     "reference": {"errors", "event_log", "prompts", "redisio", "resources", "service", "tools"},
     # Programs.
     "metrics": LEAVES | {"histogram", "mcpio", "redisio", "service", "streams", "tools"},
-    "event_log": {"admission", "audit", "errors", "mcpio", "metrics", "redisio", "service", "service.embedded"},
+    "event_log": {
+        "admission",
+        "audit",
+        "errors",
+        "mcpio",
+        "metrics",
+        "redisio",
+        "service",
+        "service.embedded",
+    },
     "doctor": {
         "addresses",
         "client",
