@@ -279,11 +279,12 @@ class Toolbox(Generic[BusT]):
             if prepared.named is not None:
                 key = (principal, tool.name, prepared.named(structured))
                 known = self._permitted.get(key)
-                needs = (
-                    self._permit(key, principal, tool.needs(structured, None), None)
-                    if known is None
-                    else known
-                )
+                if known is None:
+                    # Known before they are permitted, for the report of a refusal.
+                    needs = tool.needs(structured, None)
+                    self._permit(key, principal, needs, None)
+                else:
+                    needs = known
             else:
                 if prepared.lease is not None and self._read_lease is not None:
                     lease = self._read_lease(getattr(structured, prepared.lease), principal)
@@ -358,9 +359,7 @@ class Toolbox(Generic[BusT]):
             else tuple((argument, checks[what]) for argument, what in named.items() if what in checks),
         )
 
-    def _permit(
-        self, key: _Key, principal: Principal, needs: Sequence[Need], lease: Lease | None
-    ) -> Sequence[Need]:
+    def _permit(self, key: _Key, principal: Principal, needs: Sequence[Need], lease: Lease | None) -> None:
         """Check the names of streams and the permissions for them, and remember that all are right."""
         may_be_remembered = True
         for need in needs:
@@ -376,7 +375,6 @@ class Toolbox(Generic[BusT]):
             if len(self._permitted) >= _MAX_REMEMBERED:
                 del self._permitted[next(iter(self._permitted))]
             self._permitted[key] = needs
-        return needs
 
     def _refuse(
         self,

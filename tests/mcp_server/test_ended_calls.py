@@ -81,5 +81,6 @@ async def test_what_the_policy_refuses_is_told_also_where_the_tool_is_hidden(bus
     async with running_way(surface, direct=direct, peer=PEER, principal=READER) as way:
         denied = await ended(surface, way, "stream_read", stream="other")
         assert (denied.principal, denied.outcome, denied.tool) == (READER, "PERMISSION_DENIED", "stream_read")
+        assert denied.streams == ("other",)
         hidden = await ended(surface, way, "stream_manage", stream="s", action="delete")
         assert (hidden.outcome, hidden.tool) == ("PERMISSION_DENIED", "stream_manage")

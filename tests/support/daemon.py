@@ -65,7 +65,7 @@ def clean_environment(directory: Path, **variables: str) -> dict[str, str]:
     )
 
 
-_META = {
+META = {
     "io.modelcontextprotocol/protocolVersion": "2026-07-28",
     "io.modelcontextprotocol/clientCapabilities": {},
 }
@@ -125,17 +125,17 @@ class Daemon:
 
 def call(path: str, tool: str, arguments: Mapping[str, Any], timeout: float = 60) -> dict[str, Any]:
     """Make one call in the 2026-07-28 era and return its result; raise on a protocol error."""
-    return _ask(path, request(1, tool, arguments), timeout)
+    return ask_line(path, request(1, tool, arguments), timeout)
 
 
 def read_resource(path: str, uri: str, timeout: float = 60) -> Any:
     """Read a resource in the 2026-07-28 era, which is JSON, and return it decoded."""
-    message = {"jsonrpc": "2.0", "id": 1, "method": "resources/read", "params": {"uri": uri, "_meta": _META}}
-    result = _ask(path, json.dumps(message).encode() + b"\n", timeout)
+    message = {"jsonrpc": "2.0", "id": 1, "method": "resources/read", "params": {"uri": uri, "_meta": META}}
+    result = ask_line(path, json.dumps(message).encode() + b"\n", timeout)
     return json.loads(result["contents"][0]["text"])
 
 
-def _ask(path: str, line: bytes, timeout: float) -> dict[str, Any]:
+def ask_line(path: str, line: bytes, timeout: float) -> dict[str, Any]:
     with socket.socket(socket.AF_UNIX) as connection:
         connection.settimeout(timeout)
         connection.connect(path)
@@ -155,7 +155,7 @@ def _ask(path: str, line: bytes, timeout: float) -> dict[str, Any]:
 
 def request(request_id: int, tool: str, arguments: Mapping[str, Any]) -> bytes:
     """Return the line of a tools/call request in the 2026-07-28 era."""
-    params = {"name": tool, "arguments": arguments, "_meta": _META}
+    params = {"name": tool, "arguments": arguments, "_meta": META}
     message = {"jsonrpc": "2.0", "id": request_id, "method": "tools/call", "params": params}
     return json.dumps(message).encode() + b"\n"
 
