@@ -162,3 +162,50 @@ def test_a_rule_that_is_not_valid_says_where(text: str, why: str) -> None:
 def test_a_rule_reads_what_it_writes(text: str) -> None:
     assert str(Rule.parse(text)) == text
     assert Rule.parse(str(Rule.parse(text))) == Rule.parse(text)
+
+
+SUBMITTING = ("team-a may read submit on a:*", "team-b may consume submit on *", "team-b may publish on b:*")
+
+
+@pytest.mark.parametrize("order", list(itertools.permutations(SUBMITTING)))
+def test_who_may_submit_publishes_and_what_it_publishes_waits(order: tuple[str, ...]) -> None:
+    rules = policy(*order)
+    assert granted(rules, A, "a:jobs") == {READ, PUBLISH}
+    assert rules.somewhere(A) == {READ, PUBLISH}
+    assert rules.quarantines(A, "a:jobs")
+    assert rules.judge("team-a", "a:jobs", PUBLISH).why is Why.SUBMIT
+    assert rules.judge("team-a", "a:jobs", READ).why is Why.RULE
+    # What several rules grant is granted together.
+    assert not rules.quarantines(B, "b:jobs")
+    assert rules.quarantines(B, "c:jobs")
+    # Neither what is not granted nor what needs no rule waits.
+    assert not rules.quarantines(A, "b:jobs")
+    assert not policy().quarantines(A, "a:jobs")
+    assert not policy("team-a may publish on a:*").submits
+
+
+def test_replies_of_who_may_only_submit_wait() -> None:
+    rules = policy("team-a may consume submit on s", "team-b may consume on s", "team-b may submit on t")
+    replies = companion_key("s", Kind.REPLY, "somebody")
+    assert granted(rules, A, replies) >= {PUBLISH}
+    assert rules.quarantines(A, replies)
+    assert granted(rules, B, replies) >= {PUBLISH}
+    assert not rules.quarantines(B, replies)
+    # It may read the answers to what it submits.
+    assert READ in granted(rules, A, replies)
+
+
+def test_a_rule_that_submits_is_written_as_it_was_read() -> None:
+    text = "a b/* may read submit manage on s t:*"
+    rule = Rule.parse(text)
+    assert (str(rule), rule.permissions, rule.submits) == (text, (READ, PUBLISH, MANAGE), True)
+    for wrong in ("a may submit publish on s", "a may submit submit on s", "a may submits on s"):
+        with pytest.raises(ValueError, match=r"submit adds nothing to publish|something twice|no permission"):
+            Rule.parse(wrong)
+
+
+def test_verdicts_that_are_remembered_are_bounded() -> None:
+    rules = policy("* may submit on *")
+    for number in range(5_000):
+        assert rules.quarantines(A, f"s{number}")
+    assert len(rules._waiting) == 4_096
