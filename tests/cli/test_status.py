@@ -7,7 +7,7 @@ import subprocess
 
 import pytest
 
-from redstreamd.cli.status import _busy, _connection_bounds
+from redstreamd.cli.status_text import busy_text, connection_bounds
 from redstreamd.errors.remedies import setting, unit_setting
 from tests.cli.conftest import read_all
 from tests.cli.test_call import received
@@ -149,10 +149,10 @@ async def test_everything_that_is_wrong_with_redis_is_listed(place, accept, reds
 def test_those_who_use_most_are_listed():
     busy = {"principal": "unix", "user": "uid 1000", "process": "pid 7", "connections": 2}
     busy |= {"share": 0.4321, "running": 3, "queued": 8}
-    assert _busy(busy) == (
+    assert busy_text(busy) == (
         "pid 7 (uid 1000, unix, 2 connections): 43.2% of a core, 3 commands at Redis, 8 waiting"
     )
-    assert _busy(busy | {"process": "::1", "connections": 1}).startswith(
+    assert busy_text(busy | {"process": "::1", "connections": 1}).startswith(
         "::1 (uid 1000, unix, 1 connection):"
     )
 
@@ -202,9 +202,9 @@ NODE = {"connections": 3, "pid": 4711, "process": "node", "address": None}
     ],
 )
 def test_the_bounds_of_connections_are_told_where_they_matter(clients, lines):
-    assert list(_connection_bounds({**CLIENTS, **clients})) == lines
+    assert [*connection_bounds({**CLIENTS, **clients})] == lines
 
 
 def test_an_older_daemon_tells_nothing_of_bounds():
     older = {name: CLIENTS[name] for name in ("connections", "accepted", "refused", "requests_in_flight")}
-    assert list(_connection_bounds(older)) == []
+    assert [*connection_bounds(older)] == []
