@@ -1,0 +1,1 @@
+"""What contrib offers to other programs, held against these."""
