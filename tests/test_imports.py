@@ -41,8 +41,8 @@ ALLOWED: dict[str, set[str]] = {
     "prompts": LEAVES | {"presentation"},
     "mcp_server": LEAVES | {"mcpio", "presentation", "prompts", "redisio", "resources", "streams", "tools"},
     "audit": LEAVES | {"service", "tools"},
-    "reference": {"errors", "event_log", "prompts", "redisio", "resources", "service", "tools"},
-    # Programs.
+    "reference": {"errors", "event_log", "metrics", "prompts", "redisio", "resources", "service", "tools"},
+    # What is told about it.
     "metrics": LEAVES | {"histogram", "mcpio", "redisio", "service", "streams", "tools"},
     "event_log": {
         "admission",
@@ -54,6 +54,7 @@ ALLOWED: dict[str, set[str]] = {
         "service",
         "service.embedded",
     },
+    # Programs.
     "doctor": {
         "addresses",
         "client",

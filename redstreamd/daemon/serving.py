@@ -14,7 +14,8 @@
             ├─ sampler, updates  figures; notifications to subscribers
             ├─ ranking           the streams with most to do, while somebody asks
             ├─ listeners         a task per client connection
-            └─ metrics           if there is a socket for them
+            ├─ metrics           if there is a socket for them
+            └─ history, group watch, figures for the journal
 
 Children start from top to bottom and stop from bottom to top. `parts` builds them, `process` sets up the
 process, `shutdown` drains on a signal. Beside the children, `sdk_kernels` is imported, and with it the SDK.
@@ -36,6 +37,7 @@ from redstreamd import __version__
 from redstreamd.admission.accounts import Accounts
 from redstreamd.daemon.background_import import import_on_thread
 from redstreamd.daemon.banner import banner
+from redstreamd.daemon.figures_for_people import figures_for_people
 from redstreamd.daemon.metrics_listeners import MetricsListener, metrics_address
 from redstreamd.daemon.metrics_parts import MetricsChild, sources_of
 from redstreamd.daemon.parts import Parts, build_parts
@@ -128,6 +130,8 @@ async def serve_listeners(
             on_event=parts.event_log,
         )
 
+        figures = figures_for_people(parts, settings, acceptor, accounts, lag)
+
         announcing, complete = trio.CancelScope(), trio.Event()
 
         async def announce(*, task_status: trio.TaskStatus[None]) -> None:
@@ -166,6 +170,7 @@ async def serve_listeners(
             *_bus_children(parts, heartbeats),
             Child("listeners", acceptor.run),
             *([Child("metrics", serve_metrics.run)] if metrics else []),
+            *figures.children,
             Child("announcement", announce, restart=Restart.TEMPORARY),
         ]
         supervisor = Supervisor("redstreamd", children, on_event=parts.event_log)

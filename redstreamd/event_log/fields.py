@@ -56,6 +56,18 @@ FIELDS: Final = {
     "start_seconds": "SECONDS",
     "stop_seconds": "SECONDS",
     "waited_seconds": "SECONDS",
+    "lasted_seconds": "SECONDS",
+    "trouble": "TROUBLE",
+    "calls_total": "CALLS_TOTAL",
+    "errors_total": "ERRORS_TOTAL",
+    "p99_seconds": "P99_SECONDS",
+    "connection_count": "CONNECTIONS",
+    "memory_bytes": "MEMORY_BYTES",
+    "loop_lag_seconds": "LOOP_LAG_SECONDS",
+    "stream_count": "STREAMS",
+    "pending": "PENDING",
+    "lag": "LAG",
+    "dead_letters": "DEAD_LETTERS",
 }
 #: What `peer` becomes: as far as it is known, process, user and address.
 PEER: Final = {"pid": "PEER_PID", "uid": "PEER_UID", "address": "PEER_ADDRESS"}

@@ -8,6 +8,7 @@ from redstreamd.event_log import (
     connection_texts,
     daemon_events,
     ending_texts,
+    figures_texts,
     log_events,
     metrics_texts,
     redis_texts,
@@ -16,6 +17,7 @@ from redstreamd.event_log import (
 )
 from redstreamd.event_log.declaration import Declaration, declarations
 from redstreamd.mcpio import connection_events
+from redstreamd.metrics.figures_events import FiguresEvent
 from redstreamd.metrics.metrics_events import MetricsEvent
 from redstreamd.service.supervisor_events import SupervisorEvent
 
@@ -23,6 +25,7 @@ Event = (
     audit_events.Event
     | connection_events.Event
     | daemon_events.Event
+    | FiguresEvent
     | log_events.Event
     | MetricsEvent
     | redis_texts.Event
@@ -40,6 +43,7 @@ DECLARING = (
     ending_texts,
     call_events,
     metrics_texts,
+    figures_texts,
     log_events,
 )
 """The modules that declare their kinds, in the order of docs/events.md."""

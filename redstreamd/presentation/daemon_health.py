@@ -5,7 +5,7 @@ Owns its shape. Each part reports on itself.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from typing import Any
 
 import attrs
@@ -20,6 +20,8 @@ from redstreamd.streams.tail_hub import TailHub
 
 #: Seconds a PING may take before that is the answer; a command's own deadline is longer.
 _PING_SECONDS = 1.0
+#: Seconds in which a part that asks Redis must have its figures; shorter, so that the PING is the last.
+_ASKED_SECONDS = 0.8
 
 
 class DaemonHealth:
@@ -32,14 +34,28 @@ class DaemonHealth:
         self._updates = updates
         self._version = version
         self._sections: dict[str, Callable[[], attrs.AttrsInstance]] = {}
+        self._asked: dict[str, Callable[[], Awaitable[attrs.AttrsInstance | None]]] = {}
 
     def include(self, section: str, figures: Callable[[], attrs.AttrsInstance]) -> None:
         """Report what `figures` returns under the name `section`, too; for parts that are not known here."""
         self._sections[section] = figures
 
+    def include_asked(
+        self, section: str, figures: Callable[[], Awaitable[attrs.AttrsInstance | None]]
+    ) -> None:
+        """As `include`, for figures that Redis is asked for.
+
+        They are left out if `figures` returns None or takes too long. It must not raise, and may be cancelled.
+        """
+        self._asked[section] = figures
+
     async def report(self) -> dict[str, Any]:
         """Return one JSON object; never fails, and takes a second at most."""
-        ping = await self._ping()
+        asked: dict[str, Any] = {}
+        async with trio.open_nursery() as nursery:
+            for section, figures in self._asked.items():
+                nursery.start_soon(self._ask, section, figures, asked)
+            ping = await self._ping()
         # After the PING, whose reply may have changed the status.
         status = self._redis.status()
         return {
@@ -59,7 +75,18 @@ class DaemonHealth:
             },
             "waiting": attrs.asdict(self._hub.statistics()),
             "subscriptions": attrs.asdict(self._updates.statistics()),
+            **asked,
         }
+
+    @staticmethod
+    async def _ask(
+        section: str,
+        figures: Callable[[], Awaitable[attrs.AttrsInstance | None]],
+        asked: dict[str, Any],
+    ) -> None:
+        with trio.move_on_after(_ASKED_SECONDS):
+            if (found := await figures()) is not None:
+                asked[section] = attrs.asdict(found)
 
     async def _ping(self) -> dict[str, Any]:
         began = trio.current_time()

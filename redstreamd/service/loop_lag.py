@@ -16,6 +16,20 @@ import trio
 _RECENT_SECONDS: Final = 120.0
 
 
+class LagReader:
+    """Tells the longest pass since it was asked last; made by `LoopLag.reader`."""
+
+    def __init__(self, lag: LoopLag) -> None:
+        self.longest = 0.0
+        self._lag = lag
+
+    def take(self) -> float:
+        """Return the longest pass since the last call, in seconds, and reset it."""
+        self._lag.note()
+        longest, self.longest = self.longest, 0.0
+        return longest
+
+
 class LoopLag(trio.abc.Instrument):
     """A trio instrument; costs two clock readings a pass.
 
@@ -29,6 +43,7 @@ class LoopLag(trio.abc.Instrument):
         """Measure from the next pass on."""
         self.worst_seconds = 0.0
         self._longest = 0.0
+        self._readers: list[LagReader] = []
         # When it was taken, and how long. Invariant: each is longer than all after it.
         self._recent: deque[tuple[float, float]] = deque()
         self._began_at: float | None = None
@@ -42,8 +57,20 @@ class LoopLag(trio.abc.Instrument):
         if self._began_at is not None:
             self._longest = max(self._longest, time.perf_counter() - self._began_at)
 
+    def reader(self) -> LagReader:
+        """Return another one who asks for the longest pass, independently of all others."""
+        made = LagReader(self)
+        self._readers.append(made)
+        return made
+
+    def note(self) -> None:
+        """Tell the readers of the longest pass so far."""
+        for each in self._readers:
+            each.longest = max(each.longest, self._longest)
+
     def take_longest(self) -> float:
         """Return the longest pass since the last call, in seconds, and reset it."""
+        self.note()
         longest, self._longest = self._longest, 0.0
         self.worst_seconds = max(self.worst_seconds, longest)
         while self._recent and self._recent[-1][1] <= longest:

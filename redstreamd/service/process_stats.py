@@ -41,7 +41,7 @@ def process_stats() -> ProcessStats:
         uptime_seconds=round(time.monotonic() - _STARTED, 3),
         memory_bytes=resident_bytes(),
         cpu_seconds=round(time.process_time(), 3),
-        descriptors=_descriptors(),
+        descriptors=descriptor_count(),
     )
 
 
@@ -53,7 +53,8 @@ def resident_bytes() -> int:
         return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
 
 
-def _descriptors() -> int:
+def descriptor_count() -> int:
+    """Return the open file descriptors of the calling process; see `ProcessStats.descriptors`."""
     # Linux 6.2 and later count them (proc(5)); before, the size is 0.
     if counted := Path("/proc/self/fd").stat().st_size:
         return counted

@@ -36,6 +36,7 @@ def values_of(hint: Any) -> list[Any]:
     known: dict[Any, list[Any]] = {
         str: list(TEXTS),
         int: [0, 3],
+        bool: [False, True],
         float: [0.0, 12.5],
         type(None): [None],
         Peer: [Peer(pid=1, uid=0), Peer(address="192.0.2.1")],

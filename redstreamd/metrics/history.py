@@ -1,0 +1,91 @@
+"""The figures of the last minutes, for sparklines.
+
+Owns a ring of samples for each series: a few floats every few seconds, at a cost that nobody notices. What is
+sampled is given by probes.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable, Mapping, Sequence
+from typing import Final
+
+import attrs
+import trio
+
+from redstreamd.metrics.recent_calls import RecentCalls
+
+SAMPLE_SECONDS: Final = 5.0
+#: Five minutes.
+SAMPLES: Final = 60
+
+Probe = Callable[[float], Mapping[str, float | None]]
+"""``(seconds since it was asked last)``: returns values of its series, None for what is not known."""
+
+
+@attrs.frozen
+class RecentFigures:
+    """The last samples.
+
+    Attributes:
+        sample_seconds: The time between two of them.
+        series: By name, the oldest sample first; None for what was not known. All have the same length.
+    """
+
+    sample_seconds: float
+    series: Mapping[str, Sequence[float | None]]
+
+
+class History:
+    """Samples; a supervised child runs it."""
+
+    def __init__(self, probes: Sequence[Probe], *, seconds: float = SAMPLE_SECONDS) -> None:
+        """Ask `probes` every so many seconds; they must neither block nor raise."""
+        self._probes = probes
+        self._seconds = seconds
+        self._series: dict[str, deque[float | None]] = {}
+
+    def figures(self) -> RecentFigures:
+        """Return the samples."""
+        return RecentFigures(self._seconds, {name: list(values) for name, values in self._series.items()})
+
+    async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
+        """Sample until cancelled. After a pause of the machine there is no sample of it."""
+        task_status.started()
+        last = trio.current_time()
+        while True:
+            # From due time to due time, so that delays do not add up.
+            await trio.sleep_until(last + self._seconds)
+            now = trio.current_time()
+            self._sample(now - last)
+            last = now
+
+    def _sample(self, elapsed: float) -> None:
+        for probe in self._probes:
+            for name, value in probe(elapsed).items():
+                values = self._series.setdefault(name, deque(maxlen=SAMPLES))
+                values.append(None if value is None else float(f"{value:.4g}"))
+
+
+def calls_probe(calls: RecentCalls) -> Probe:
+    """Return what samples calls: their rate, failures, and how long they took."""
+
+    def sample(elapsed: float) -> Mapping[str, float | None]:
+        since = calls.take()
+        return {
+            "calls_per_second": since.total / elapsed,
+            "errors_per_second": since.failed / elapsed,
+            "p50_seconds": since.quantile(0.5),
+            "p99_seconds": since.quantile(0.99),
+        }
+
+    return sample
+
+
+def gauges_probe(gauges: Mapping[str, Callable[[], float | None]]) -> Probe:
+    """Return what samples values as they are."""
+
+    def sample(_: float) -> Mapping[str, float | None]:
+        return {name: gauge() for name, gauge in gauges.items()}
+
+    return sample
