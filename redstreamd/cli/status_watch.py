@@ -27,7 +27,7 @@ from redstreamd.cli.status_units import duration
 # Of xterm and those like it (ctlseqs): the alternate screen, without a cursor, and back.
 _ENTER: Final = "\x1b[?1049h\x1b[?25l"
 _LEAVE: Final = "\x1b[?25h\x1b[?1049l"
-_HOME, _END_OF_LINE, _BELOW = "\x1b[H", "\x1b[K", "\x1b[J"
+_HOME, _ERASE_LINE, _ERASE_BELOW = "\x1b[H", "\x1b[K", "\x1b[J"
 
 Ask = Callable[[], dict[str, Any]]
 
@@ -134,9 +134,10 @@ def _draw(seen: _Seen, seconds: float) -> None:
     if len(lines) > size.lines - 1:
         shown = max(0, size.lines - 2)
         lines = [*lines[:shown], f"... {len(lines) - shown} more lines: enlarge the window"]
-    frame = "".join(f"{line}{_END_OF_LINE}\r\n" for line in lines)
+    # A line is erased before it is written: after one that fills it, its last character would be.
+    frame = "".join(f"{_ERASE_LINE}{line}\n" for line in lines)
     # Nothing after the last line, which would scroll.
-    sys.stdout.write(f"{_HOME}{frame}{_BELOW}{last[: size.columns]}{_END_OF_LINE}")
+    sys.stdout.write(f"{_HOME}{frame}{_ERASE_BELOW}{last[: size.columns]}")
     sys.stdout.flush()
 
 

@@ -13,7 +13,7 @@ from redstreamd.daemon.parts import Parts
 from redstreamd.mcpio.acceptor import Acceptor
 from redstreamd.metrics.group_attention import Attention, attention
 from redstreamd.metrics.group_watch import GroupWatch
-from redstreamd.metrics.history import History, calls_probe, gauges_probe
+from redstreamd.metrics.history import SAMPLE_SECONDS, History, calls_probe, gauges_probe
 from redstreamd.metrics.journal_figures import DaemonFigures, JournalFigures
 from redstreamd.metrics.recent_calls import RecentCalls
 from redstreamd.redisio import Role
@@ -90,7 +90,8 @@ def figures_for_people(
                     "connections": lambda: acceptor.statistics().connections,
                 }
             ),
-        ]
+        ],
+        seconds=SAMPLE_SECONDS,
     )
     watch = GroupWatch(
         parts.survey.figures,

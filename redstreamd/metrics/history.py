@@ -39,7 +39,7 @@ class RecentFigures:
 class History:
     """Samples; a supervised child runs it."""
 
-    def __init__(self, probes: Sequence[Probe], *, seconds: float = SAMPLE_SECONDS) -> None:
+    def __init__(self, probes: Sequence[Probe], *, seconds: float) -> None:
         """Ask `probes` every so many seconds; they must neither block nor raise."""
         self._probes = probes
         self._seconds = seconds
