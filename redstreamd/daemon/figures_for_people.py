@@ -8,7 +8,6 @@ from functools import partial
 import attrs
 import msgspec
 
-from redstreamd.admission.accounts import Accounts, Held
 from redstreamd.daemon.parts import Parts
 from redstreamd.mcpio.acceptor import Acceptor
 from redstreamd.metrics.group_attention import Attention, attention
@@ -20,7 +19,6 @@ from redstreamd.redisio import Role
 from redstreamd.service.child import Child
 from redstreamd.service.loop_lag import LoopLag
 from redstreamd.service.process_stats import descriptor_count, resident_bytes
-from redstreamd.settings import Settings
 from redstreamd.settings.metrics_settings import MetricsSettings
 from redstreamd.startup.descriptors import descriptor_limit
 from redstreamd.tools.catalog import REGISTRY
@@ -66,18 +64,19 @@ class FiguresForPeople(msgspec.Struct, frozen=True):
     watch: GroupWatch
     journal: JournalFigures
 
-    def configure(self, settings: MetricsSettings) -> None:
+    def reconfigure(self, settings: MetricsSettings) -> None:
         """Take other settings, from now on."""
-        self.watch.configure(seconds=settings.check_seconds, many_pending=settings.warn_pending)
-        self.journal.configure(seconds=settings.journal_seconds)
+        self.watch.reconfigure(seconds=settings.check_seconds, many_pending=settings.warn_pending)
+        self.journal.reconfigure(seconds=settings.journal_seconds)
 
 
-def figures_for_people(
-    parts: Parts, settings: Settings, acceptor: Acceptor, accounts: Accounts, lag: LoopLag
-) -> FiguresForPeople:
+def figures_for_people(parts: Parts, acceptor: Acceptor, lag: LoopLag) -> FiguresForPeople:
     """Build them, and add their sections to the report on the daemon."""
+    settings = parts.bus.settings.metrics
     waiting = {tool.name for tool in REGISTRY if "timeout_seconds" in attrs.fields_dict(tool.arguments)}
     recent = partial(RecentCalls, parts.calls, waiting)
+    # Streams are not sampled for those who see no rates.
+    survey = partial(parts.survey.figures, rates=False)
     longest = lag.reader()
     history = History(
         [
@@ -94,10 +93,10 @@ def figures_for_people(
         seconds=SAMPLE_SECONDS,
     )
     watch = GroupWatch(
-        parts.survey.figures,
+        survey,
         parts.event_log,
-        seconds=settings.metrics.check_seconds,
-        many_pending=settings.metrics.warn_pending,
+        seconds=settings.check_seconds,
+        many_pending=settings.warn_pending,
     )
     longest_of_record = lag.reader()
 
@@ -110,16 +109,20 @@ def figures_for_people(
     journal = JournalFigures(
         recent(),
         daemon_figures,
-        parts.survey.figures,
+        survey,
         parts.event_log,
-        seconds=settings.metrics.journal_seconds,
+        seconds=settings.journal_seconds,
     )
 
     async def needing_attention() -> Attention | None:
-        figures = await parts.survey.figures()
-        return None if figures is None else attention(figures, many_pending=settings.metrics.warn_pending)
+        figures = await survey()
+        return (
+            None
+            if figures is None
+            else attention(figures, many_pending=parts.bus.settings.metrics.warn_pending)
+        )
 
-    parts.daemon_health.include("limits", partial(_limits_in_use, parts, settings, acceptor, accounts))
+    parts.daemon_health.include("limits", partial(_limits_in_use, parts, acceptor))
     parts.daemon_health.include("history", history.figures)
     parts.daemon_health.include_asked("attention", needing_attention)
     children = [
@@ -136,11 +139,12 @@ def _ping_seconds(parts: Parts) -> float | None:
     return None if statistics is None else statistics.round_trip_seconds
 
 
-def _limits_in_use(parts: Parts, settings: Settings, acceptor: Acceptor, accounts: Accounts) -> LimitsInUse:
-    clients, limits = acceptor.statistics(), settings.limits
+def _limits_in_use(parts: Parts, acceptor: Acceptor) -> LimitsInUse:
+    # As they are in force: a reload changes them.
+    clients, limits = acceptor.statistics(), parts.bus.settings.limits
     return LimitsInUse(
         connections=Use(clients.connections, clients.limit),
-        memory_bytes=Use(accounts.all.held[Held.BYTES], parts.limits.max_memory_bytes),
+        memory_bytes=Use(clients.held_bytes, clients.max_held_bytes),
         descriptors=Use(descriptor_count(), descriptor_limit()),
         waits=Use(parts.bus.hub.waits.total, limits.max_waits),
         subscriptions=Use(parts.updates.limit.total, limits.max_subscriptions or limits.max_waits),

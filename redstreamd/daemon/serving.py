@@ -130,7 +130,7 @@ async def serve_listeners(
             on_event=parts.event_log,
         )
 
-        figures = figures_for_people(parts, settings, acceptor, accounts, lag)
+        figures = figures_for_people(parts, acceptor, lag)
 
         announcing, complete = trio.CancelScope(), trio.Event()
 

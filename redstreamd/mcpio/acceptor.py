@@ -19,7 +19,7 @@ import attrs
 import msgspec
 import trio
 
-from redstreamd.admission.accounts import Accounts, Peer
+from redstreamd.admission.accounts import Accounts, Held, Peer
 from redstreamd.admission.memory import Memory
 from redstreamd.admission.usage import Usage, usage
 from redstreamd.mcpio.authentication import Authentication
@@ -102,6 +102,8 @@ class AcceptorStatistics:
         full: The bound that was reached, so that the next client is rejected, or another gives way to it;
             None if it is not.
         holders: Those who hold most connections, the greatest first; a few.
+        held_bytes: What clients make the daemon hold.
+        max_held_bytes: `Limits.max_memory_bytes`.
     """
 
     connections: int
@@ -113,6 +115,8 @@ class AcceptorStatistics:
     max_connections: int
     full: Bound | None
     holders: Sequence[Holder]
+    held_bytes: int
+    max_held_bytes: int
 
 
 class Acceptor:
@@ -203,6 +207,8 @@ class Acceptor:
             max_connections=self._limits.max_connections,
             full=self._bounds.reached(),
             holders=described(top_holders(self._accounts)),
+            held_bytes=self._accounts.all.held[Held.BYTES],
+            max_held_bytes=self._memory.max_bytes,
         )
 
     def _room_left(self) -> int:

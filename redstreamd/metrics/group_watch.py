@@ -65,7 +65,7 @@ class GroupWatch:
         self._seconds = seconds
         self._many_pending = many_pending
 
-    def configure(self, *, seconds: float, many_pending: int) -> None:
+    def reconfigure(self, *, seconds: float, many_pending: int) -> None:
         """Take other settings, from now on."""
         self._seconds, self._many_pending = seconds, many_pending
         self._changed.set()

@@ -52,7 +52,7 @@ class JournalFigures:
         # What tells whether anything happened, at the last event.
         self._last: tuple[int | None, ...] = ()
 
-    def configure(self, *, seconds: float) -> None:
+    def reconfigure(self, *, seconds: float) -> None:
         """Report every so many seconds from now on; 0 for never."""
         self._seconds = seconds
         self._changed.set()

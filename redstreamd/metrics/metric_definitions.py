@@ -118,6 +118,8 @@ METRICS: Final[tuple[Metric, ...]] = (
         (_COUNTER, "connections_rejected_total", "Connections rejected because as many were open as may be"),
         (_COUNTER, "connections_crashed_total", "Connections ended by a defect of the daemon"),
         (_GAUGE, "requests_in_flight", "Requests of clients that are not answered yet"),
+        (_GAUGE, "client_memory_bytes", "What clients make the daemon hold: requests, waits, unread answers"),
+        (_GAUGE, "client_memory_limit_bytes", "What they may make it hold, limits.max_memory_bytes"),
         (_GAUGE, "waits", "Calls that wait for entries, and watches of tasks"),
         (_GAUGE, "watched_keys", "Keys that they watch"),
         (_GAUGE, "subscriptions", "Subscriptions to resources"),

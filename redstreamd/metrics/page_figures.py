@@ -174,6 +174,8 @@ def _add_clients(page: Page, sources: Sources) -> None:
             "connections_rejected_total": clients.refused,
             "connections_crashed_total": clients.crashed,
             "requests_in_flight": clients.requests_in_flight,
+            "client_memory_bytes": clients.held_bytes,
+            "client_memory_limit_bytes": clients.max_held_bytes,
             "waits": hub.watches,
             "watched_keys": hub.keys,
             "subscriptions": updates.subscriptions,

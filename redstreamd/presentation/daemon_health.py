@@ -45,7 +45,8 @@ class DaemonHealth:
     ) -> None:
         """As `include`, for figures that Redis is asked for.
 
-        They are left out if `figures` returns None or takes too long. It must not raise, and may be cancelled.
+        They are left out if `figures` returns None or takes too long. It must not raise, and may be
+        cancelled.
         """
         self._asked[section] = figures
 

@@ -11,7 +11,7 @@ from typing import Any
 from redstreamd import settings
 from redstreamd.metrics import metrics_docs
 from redstreamd.prompts.catalog import PROMPTS
-from redstreamd.reference import error_docs, event_docs, mcp_docs, schema_docs
+from redstreamd.reference import error_docs, event_docs, grafana_dashboard, mcp_docs, schema_docs
 from redstreamd.resources.catalog import RESOURCES
 from redstreamd.tools.catalog import REGISTRY
 from redstreamd.tools.definition import Tool
@@ -36,6 +36,7 @@ GENERATED: dict[str, Callable[[], str]] = {
     "systemd/redstreamd.catalog": event_docs.as_catalog,
     "docs/schemas.md": schema_docs.as_markdown,
     "docs/architecture.svg": architecture.drawing,
+    "contrib/grafana/redstreamd.json": grafana_dashboard.as_json,
     **{f"{SNAPSHOTS}/{tool.name}.json": partial(snapshot, tool) for tool in REGISTRY},
 }
 """Each file with the function that returns its text."""

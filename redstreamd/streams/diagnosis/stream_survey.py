@@ -33,6 +33,8 @@ from redstreamd.streams.shared_requests import SharedRequest
 
 #: Figures that are no older are given again.
 _FRESH_SECONDS: Final = 1.0
+#: Rates are found out for so long after somebody asked for them: longer than collectors pause.
+_RATES_SECONDS: Final = 600.0
 #: A survey that takes longer is given up; whoever asks has a deadline of his own, of ten seconds as a rule.
 _LONGEST_SECONDS: Final = 5.0
 
@@ -61,14 +63,21 @@ class StreamSurvey:
         self._max_groups = max_groups
         self._survey = SharedRequest(self._take)
         self._last: SurveyFigures | None = None
+        self._rates_asked_at = -_RATES_SECONDS
 
     @property
     def last(self) -> SurveyFigures | None:
         """The figures that were taken last; None if the last survey failed, or there was none."""
         return self._last
 
-    async def figures(self) -> SurveyFigures | None:
-        """Return figures that are no older than a second; None if Redis does not give them in time."""
+    async def figures(self, *, rates: bool = True) -> SurveyFigures | None:
+        """Return figures that are no older than a second; None if Redis does not give them in time.
+
+        Args:
+            rates: Whether rates are wanted, for which the streams are sampled every few seconds.
+        """
+        if rates:
+            self._rates_asked_at = trio.current_time()
         if self._last is not None and trio.current_time() < self._last.taken_at + _FRESH_SECONDS:
             return self._last
         with trio.move_on_after(_LONGEST_SECONDS):
@@ -118,8 +127,14 @@ class StreamSurvey:
         for each in infos:
             if each.groups > FEW_GROUPS:
                 groups[each.stream] = await self._many_groups(each.stream)
+        has_rates = trio.current_time() < self._rates_asked_at + _RATES_SECONDS
         return [
-            _Examined(each, self._sampler.rates(each.stream), groups.get(each.stream, [])) for each in infos
+            _Examined(
+                each,
+                self._sampler.rates(each.stream) if has_rates else None,
+                groups.get(each.stream, []),
+            )
+            for each in infos
         ]
 
     async def _many_groups(self, stream: str) -> list[GroupInfo]:
