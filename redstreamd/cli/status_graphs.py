@@ -89,7 +89,7 @@ def _group_text(group: Mapping[str, Any]) -> str:
         said.append("no consumer")
     if pending := group["pending"]:
         oldest = group.get("oldest_pending_seconds")
-        since = "" if oldest is None else f" (the oldest for {duration(oldest)})"
+        since = "" if oldest is None else f" (the oldest added {duration(oldest)} ago)"
         said.append(f"{number(pending)} pending{since}")
     if lag := group.get("lag"):
         said.append(f"{number(lag)} undelivered")

@@ -77,7 +77,7 @@ def sparkline(values: Sequence[float | None], cells: int, using: Glyphs, *, lowe
         lowest: The value of the lowest level.
     """
     per_cell = max(1, math.ceil(len(values) / cells))
-    # From the end, so that the last cell is complete and a cell keeps its place as long as it can.
+    # From the end, so that the last cell is complete, and shows the present.
     parts = [values[max(0, end - per_cell) : end] for end in range(len(values), 0, -per_cell)][::-1]
     highest = [max((value for value in part if value is not None), default=None) for part in parts]
     span = max((value for value in highest if value is not None), default=lowest) - lowest
