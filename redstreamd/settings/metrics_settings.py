@@ -48,9 +48,9 @@ class MetricsSettings:
         Meta(
             ge=0,
             le=DAY,
-            description="How often the groups with figures are looked at, for warnings in the journal: a group "
-            "without consumer while entries wait, too many pending entries, dead letters. Each is written "
-            "once, when it was so at two looks in a row, and once more when it is over. 0 for never.",
+            description="How often the groups with figures are looked at, for warnings in the journal: a "
+            "group without consumer while entries wait, too many pending entries, dead letters. Each is "
+            "written once, when it was so at two looks in a row, and once more when it is over. 0 for never.",
         ),
     ] = 60.0
     warn_pending: Annotated[

@@ -99,7 +99,7 @@ def test_who_may_read_some_streams_sees_their_groups_and_nothing_of_others(redis
     for stream in ("a:b:c", "x:y:z"):
         redis.cli("XADD", stream, "*", "x", "1")
         redis.cli("XGROUP", "CREATE", stream, "g", "0")
-    rules = 'policy.rules=["unix may read on a:*"]'
+    rules = "policy.rules=unix may read on a:*"
     with running_daemon(redis, "--set", rules) as daemon:
         report = read_resource(daemon.path, HEALTH)
     assert [group["stream"] for group in report["attention"]["groups"]] == ["a:b:c"]
