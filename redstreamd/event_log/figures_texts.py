@@ -35,7 +35,7 @@ def nothing_happened(event: figures.FiguresTaken) -> str:
     "REDSTREAMD_ERRORS_TOTAL count from the start of the daemon, REDSTREAMD_PENDING, REDSTREAMD_LAG and "
     "REDSTREAMD_DEAD_LETTERS are sums over the groups with most to do. Where nothing happened there is no "
     "record.",
-    remedy="None. metrics.journal_seconds says how often, and 0 turns it off. "
+    remedy=f"None. {setting('metrics.journal_seconds')} says how often, and 0 turns it off. "
     "`journalctl -u redstreamd REDSTREAMD_EVENT=figures_taken -o json` gives them to a program.",
 )
 def figures_taken(event: figures.FiguresTaken) -> str:
@@ -86,8 +86,8 @@ def group_has_no_consumer(event: figures.GroupInTrouble) -> str:
     "eb4ba00ead1c4fbab40c1a113332f4fc",
     Severity.WARNING,
     when=_is(Trouble.MANY_PENDING),
-    cause="More entries of a group are pending than metrics.warn_pending allows: they were taken and are not "
-    f"acknowledged. Work is slow, or its consumers are gone. {_ONCE}",
+    cause=f"More entries of a group are pending than {setting('metrics.warn_pending')} allows: they were "
+    f"taken and are not acknowledged. Work is slow, or its consumers are gone. {_ONCE}",
     remedy="`redstreamd call pending_list` names who holds them. work_take hands out what a consumer that is "
     "gone holds, once its lease has ended.",
 )

@@ -119,7 +119,7 @@ METRICS: Final[tuple[Metric, ...]] = (
         (_COUNTER, "connections_crashed_total", "Connections ended by a defect of the daemon"),
         (_GAUGE, "requests_in_flight", "Requests of clients that are not answered yet"),
         (_GAUGE, "client_memory_bytes", "What clients make the daemon hold: requests, waits, unread answers"),
-        (_GAUGE, "client_memory_limit_bytes", "What they may make it hold, limits.max_memory_bytes"),
+        (_GAUGE, "client_memory_limit_bytes", "The most that they may make it hold"),
         (_GAUGE, "waits", "Calls that wait for entries, and watches of tasks"),
         (_GAUGE, "watched_keys", "Keys that they watch"),
         (_GAUGE, "subscriptions", "Subscriptions to resources"),
