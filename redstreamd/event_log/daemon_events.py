@@ -6,7 +6,6 @@ from typing import Final
 
 import msgspec
 
-from redstreamd.errors.remedies import sentences
 from redstreamd.event_log.declaration import declared
 from redstreamd.service.log_record import Severity
 
@@ -114,6 +113,7 @@ def daemon_cannot_start(event: CannotStart) -> str:
     remedy="Install redstreamd again; the traceback of the record names the package.",
 )
 def daemon_cannot_load(event: CannotLoad) -> str:
-    return "cannot load the daemon: " + sentences(
-        event.cause, "The installation is incomplete or was changed, install it again"
+    return (
+        f"cannot load the daemon: {event.cause.rstrip('.')}; the installation is incomplete or was changed, "
+        "install it again"
     )

@@ -25,7 +25,7 @@ sys.path.insert(0, str(REPOSITORY / "contrib" / "install"))
 
 import versions as installer  # noqa: E402
 from environment import Builder  # noqa: E402
-from host import DOCUMENTS, UNITS, Host  # noqa: E402
+from host import CATALOG, DOCUMENTS, UNITS, Host  # noqa: E402
 from versions import STAMP, InstallError, Versions  # noqa: E402
 
 #: What Python announces before it changes the file system (the audit events table).
@@ -310,6 +310,25 @@ def test_what_others_put_beside_the_versions_outlives_them(place: Path) -> None:
         host.versions.remove_all()
     found = {path for path in host.versions.prefix.rglob("*") if path.is_file() or path.is_symlink()}
     assert found == set(shared)
+
+
+def test_the_message_catalog_is_that_of_the_version_or_there_is_none(place: Path) -> None:
+    host = host_below(place)
+    assert host.catalogs is not None
+    installed = host.catalogs / "redstreamd.catalog"
+    switch(host, make_version(host, "1.0"))
+    assert not installed.exists()
+    explaining = make_version(host, "2.0")
+    (host.versions.directory(explaining) / CATALOG).write_text("what it means")
+    switch(host, explaining)
+    assert installed.read_text() == "what it means"
+    go_back(host)
+    assert not installed.exists()
+    go_back(host)
+    assert installed.read_text() == "what it means"
+    with host.versions.locked():
+        host.withdraw()
+    assert not installed.exists()
 
 
 def test_an_uninstallation_removes_the_units_of_the_former_layout(place: Path) -> None:

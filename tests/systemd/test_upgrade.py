@@ -202,7 +202,12 @@ def test_the_same_command_goes_forward_again(host: Container, leases: dict[str, 
 
 def test_an_uninstallation_removes_every_version(host: Container) -> None:
     """The last one, because it takes away what the others use."""
+    shown = "Subject: redstreamd: Daemon listening"
+    catalog = ("journalctl", "--dump-catalog")
+    assert host.run(*catalog).stdout.count(shown) == 1
     host.run("make", "-C", CHECKOUT, "uninstall")
+    assert shown not in host.run(*catalog).stdout
+    assert not host.path("/usr/lib/systemd/catalog/redstreamd.catalog").exists()
     for path in ("/opt/redstreamd", "/usr/local/bin/redstreamd", "/usr/share/doc/redstreamd"):
         assert not host.path(path).exists()
         assert not host.path(path).is_symlink()
