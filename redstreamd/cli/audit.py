@@ -40,7 +40,7 @@ def add_to(commands: Any) -> None:
     verify.add_argument(
         "--to-end",
         action="store_true",
-        help="demand that the export reaches the end of the chain that the state directory knows",
+        help="demand that the export reaches the end of the chain, which audit.chain beside the key knows",
     )
     verify.add_argument("--json", action="store_true", help="print the result as JSON")
     add_settings_options(verify)
@@ -57,7 +57,7 @@ def _verify(arguments: argparse.Namespace, loaded: Loaded) -> int:
     path = Path(arguments.key) if arguments.key is not None else directory / KEY_FILE
     try:
         key = read_key(path)
-        end = (read_end(directory / END_FILE) or End()) if arguments.to_end else None
+        end = (read_end(path.with_name(END_FILE)) or End()) if arguments.to_end else None
     except OSError as error:
         print_error(
             f"cannot read the key of the chain: {error}; name it with --key, or run this as root or as the "

@@ -17,6 +17,7 @@ from redstreamd.tools import shared_arguments
 from redstreamd.tools.action_arguments import check_arguments, complete_entry_id, missing_argument
 from redstreamd.tools.annotations import writing, yes
 from redstreamd.tools.definition import Call, Profile, needs_on, tool
+from redstreamd.tools.effects import Marked
 
 _ARGUMENTS_BY_ACTION = {
     "list": ("count", "cursor"),
@@ -34,7 +35,7 @@ class QuarantineReleaseArguments:
     stream: Annotated[shared_arguments.Stream, Meta(description="Default, to list: all streams.")] | None = (
         None
     )
-    action: Literal["list", "release", "discard"] = "list"
+    action: Annotated[Literal["list", "release", "discard"], Marked.ACTION] = "list"
     entry_ids: (
         Annotated[shared_arguments.SomeEntryIds, Meta(description="IDs as action list shows them.")] | None
     ) = None
