@@ -129,6 +129,7 @@ def build_parts(settings: Settings, resources: AsyncExitStack, log: ProcessLog) 
     policy = policy_of(settings)
     call_log = call_log_of(settings, resources, log)
     calls = CallCounts()
+    daemon_health.include("calls", calls.statistics)
     listeners: list[OnEnded] = [call_log, calls.note]
     toolbox = toolbox_over(
         bus,

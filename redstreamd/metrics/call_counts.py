@@ -33,6 +33,36 @@ class Calls(Histogram):
         self.answer_bytes = 0
 
 
+@attrs.frozen
+class ToolFigures:
+    """The calls of one tool, for people.
+
+    Attributes:
+        calls: How many ended.
+        failed: Those that did not end well: answered with an error, or cancelled.
+        mean_seconds: How long they took in the mean, waits included.
+        p99_seconds: What 99 of 100 did not exceed, as the bound of a bucket; None if it is beyond all.
+        answer_bytes: The size of the answers together.
+    """
+
+    calls: int
+    failed: int
+    mean_seconds: float
+    p99_seconds: float | None
+    answer_bytes: int
+
+
+@attrs.frozen
+class CallFigures:
+    """A snapshot of the calls so far.
+
+    Attributes:
+        tools: By the name of the tool, those called most first.
+    """
+
+    tools: Mapping[str, ToolFigures]
+
+
 class CallCounts:
     """The calls so far; one for the daemon. It is told of each call, and costs half a microsecond."""
 
@@ -46,6 +76,14 @@ class CallCounts:
     def pairs(self) -> Mapping[tuple[str, str], Calls]:
         """The calls by tool and outcome."""
         return self._counted
+
+    def statistics(self) -> CallFigures:
+        """Return a snapshot."""
+        by_tool: dict[str, dict[str, Calls]] = {}
+        for (tool, outcome), calls in self._counted.items():
+            by_tool.setdefault(tool, {})[outcome] = calls
+        figures = {tool: _figures(calls) for tool, calls in by_tool.items()}
+        return CallFigures(dict(sorted(figures.items(), key=lambda each: each[1].calls, reverse=True)))
 
     def note(self, call: CallEnded) -> None:
         """Count a call that ended."""
@@ -72,20 +110,15 @@ class CallCounts:
         return calls
 
 
-@attrs.frozen
-class ToolFigures:
-    """The calls of one tool, for people.
-
-    Attributes:
-        calls: How many ended.
-        failed: Those that were answered with an error.
-        mean_seconds: How long they took in the mean, waits included; None without calls.
-        p99_seconds: What 99 of 100 did not exceed, as the bound of a bucket; None if it is beyond all.
-        answer_bytes: The size of the answers together.
-    """
-
-    calls: int
-    failed: int
-    mean_seconds: float | None
-    p99_seconds: float | None
-    answer_bytes: int
+def _figures(by_outcome: Mapping[str, Calls]) -> ToolFigures:
+    together = Histogram(CALL_SECONDS)
+    for calls in by_outcome.values():
+        together.add(calls)
+    well = by_outcome[OK].count if OK in by_outcome else 0
+    return ToolFigures(
+        together.count,
+        together.count - well,
+        round(together.total / together.count, 6),
+        together.quantile(0.99),
+        sum(calls.answer_bytes for calls in by_outcome.values()),
+    )

@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 
 from redstreamd.histogram import Histogram
-from redstreamd.metrics.call_counts import MAX_PAIRS, OTHER, CallCounts
+from redstreamd.metrics.call_counts import MAX_PAIRS, OTHER, CallCounts, ToolFigures
 from redstreamd.metrics.metric_definitions import CALL_SECONDS
 from redstreamd.policy import Principal
 from redstreamd.tools.invocation import CallEnded
@@ -39,6 +39,18 @@ def test_outcomes_beyond_the_bound_are_counted_together_and_none_is_lost() -> No
     assert counts.pairs["stream_add", OTHER].count > 200
     # What went well is always counted by itself.
     assert all(counts.pairs[f"tool_{number}", "ok"].count == 15 for number in range(20))
+
+
+def test_people_get_the_figures_of_each_tool() -> None:
+    counts = CallCounts()
+    for seconds in (0.001, 0.003):
+        counts.note(ended(seconds=seconds))
+    counts.note(ended(outcome="TIMEOUT", seconds=60.0))
+    counts.note(ended("stream_read"))
+    figures = counts.statistics().tools
+    assert list(figures) == ["stream_add", "stream_read"]
+    assert figures["stream_add"] == ToolFigures(3, 1, round(60.004 / 3, 6), 300.0, 300)
+    assert figures["stream_read"].failed == 0
 
 
 def test_to_count_a_call_costs_less_than_a_microsecond() -> None:
