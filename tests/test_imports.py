@@ -83,7 +83,7 @@ SDK = {
     "daemon/sdk_models.py",
     *(
         f"mcp_server/{name}.py"
-        for name in ("completion", "handlers", "mcp_errors", "prompt_server", "refusals")
+        for name in ("completion", "handlers", "listing_changes", "mcp_errors", "refusals")
     ),
     *(
         f"mcp_server/{name}.py"

@@ -21,6 +21,8 @@ from redstreamd.admission.accounts import Account, Held, Level, gives_way
 from redstreamd.errors import BusError, Code
 from redstreamd.errors.remedies import setting
 
+#: After what time it is worth to ask again while memory is short.
+_SHED_RETRY_SECONDS: Final = 5.0
 #: Of a limit, the part for those who hold little; they may hold that part of what is free.
 _RESERVE: Final = 4
 
@@ -90,16 +92,22 @@ class Limit:
 
     Attributes:
         total: How many places are taken.
+        is_shedding: Whether no client gets a place, because memory is short.
     """
 
     def __init__(self, kind: Kind, most: int, per_principal: int | None = None) -> None:
         """Allow so many in all, and so many for each principal; None: as many as in all."""
         self.total = 0
+        self.is_shedding = False
         self._kind = kind
-        self._most = most
-        self._per_principal = per_principal
+        self.reconfigure(most, per_principal)
         # Of each process, the oldest first. Invariant: no empty ones.
         self._claims: dict[Account, dict[Claim, None]] = {}
+
+    def reconfigure(self, most: int, per_principal: int | None) -> None:
+        """Apply other limits from the next claim on; what is held beyond them is not taken away at once."""
+        self._most = most
+        self._per_principal = per_principal
 
     def claim(self, account: Account | None, end: Callable[[], None] | None = None) -> Claim:
         """Take a place, perhaps that of another client, which is ended for it.
@@ -110,9 +118,11 @@ class Limit:
                 block or raise. None: it is not ended, unless `Claim.end` is set later.
 
         Raises:
-            BusError: The limit is reached, and nobody holds more than who asks.
+            BusError: The limit is reached, and nobody holds more than who asks; or memory is short.
         """
         if account is not None:
+            if self.is_shedding:
+                raise self._shed()
             if self._per_principal is not None:
                 principal = _above(account, Level.PRINCIPAL)
                 self._make_room(account, principal, self._per_principal, "_per_principal")
@@ -168,6 +178,15 @@ class Limit:
                 raise self._refusal(account, most, suffix)
             self.release(claim)
             end()
+
+    def _shed(self) -> BusError:
+        return BusError(
+            self._kind.code,
+            f"No more {self._kind.noun} are taken for now.",
+            cause="This host is short of memory; what waits already goes on waiting.",
+            next_step="Try again in a few seconds, or read without waiting.",
+            retry_after_seconds=_SHED_RETRY_SECONDS,
+        )
 
     def _refusal(self, account: Account | None, most: int, suffix: str) -> BusError:
         kind = self._kind

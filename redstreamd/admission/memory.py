@@ -82,7 +82,7 @@ class Memory:
 
     def __init__(self, accounts: Accounts, max_bytes: int) -> None:
         """Let what `accounts` hold be at most so many bytes."""
-        self.max_bytes: Final = max_bytes
+        self.max_bytes = max_bytes
         self._accounts = accounts
         self._holders: dict[Account, Holder] = {}
         self._is_reclaiming = False

@@ -31,20 +31,12 @@ def run(arguments: argparse.Namespace) -> int:
 
 
 def _print(loaded: Loaded) -> int:
-    from redstreamd.cli.terminal import print_lines
+    from redstreamd.cli.terminal import print_error, print_lines
+    from redstreamd.daemon.settings_checks import check_settings
     from redstreamd.settings import as_toml
 
-    if loaded.settings.limits.rates:
-        # The tools are imported only where something names one.
-        from redstreamd.daemon.call_rates import check_rate
-
-        check_rate(loaded.settings, str(loaded.sources["limits.rates"]))
-    if loaded.settings.policy.rules:
-        from redstreamd.cli.terminal import print_error
-        from redstreamd.daemon.policy_settings import unused_rules
-
-        for finding in unused_rules(loaded.settings):
-            print_error(finding)
+    for finding in check_settings(loaded):
+        print_error(finding)
     lines = []
     for key, source in loaded.sources.items():
         value = loaded.shown(key)
@@ -61,6 +53,7 @@ def _listeners(loaded: Loaded) -> Iterator[str]:
     Raises:
         SettingsError: A certificate, key or token cannot be used. What only the service may read is not read.
     """
+    from redstreamd.daemon.settings_checks import check_files
     from redstreamd.settings import Kind, demands
 
     listeners = loaded.settings.listeners
@@ -69,11 +62,5 @@ def _listeners(loaded: Loaded) -> Iterator[str]:
     if not loaded.settings.daemon.listen:
         for kind in (Kind.UNIX, Kind.TCP):
             yield f"a {kind} listener demands {demands(kind, listeners)}"
-    if listeners.certificate_file is not None or listeners.token_file is not None:
-        # Only where it is asked for.
-        from redstreamd.protection.configured_demands import demands_of
-
-        try:
-            demands_of(listeners).check()
-        except PermissionError as refused:
-            yield f"{refused.filename} is not checked: this user may not read it"
+    if (unreadable := check_files(loaded)) is not None:
+        yield f"{unreadable} is not checked: this user may not read it"

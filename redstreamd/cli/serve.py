@@ -10,9 +10,10 @@ import argparse
 import os
 import signal
 from collections.abc import Callable
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
-from redstreamd.cli.options import add_settings_options, with_settings
+from redstreamd.cli.options import add_settings_options, load_from, with_settings
 from redstreamd.cli.terminal import print_error
 from redstreamd.errors import NotNowError, SettingsError
 from redstreamd.startup.start_without_collector import collect_nothing
@@ -56,18 +57,23 @@ def run(arguments: argparse.Namespace) -> int:
         check_state_directory(loaded.settings.daemon.state_directory)
         # Without a service manager the daemon is not restarted automatically.
         has_service_manager = bool(os.environ.get("NOTIFY_SOCKET"))
-        return _serve_paced(loaded, listeners, watched) if has_service_manager else _serve(loaded)
+        load = partial(load_from, arguments)
+        if has_service_manager:
+            return _serve_paced(loaded, load, listeners, watched)
+        return _serve(loaded, load)
 
     return with_settings(arguments, serve, on_failure=answer)
 
 
-def _serve(loaded: Loaded, on_ready: Callable[[], None] | None = None) -> int:
+def _serve(loaded: Loaded, load: Callable[[], Loaded], on_ready: Callable[[], None] | None = None) -> int:
     from redstreamd.daemon.daemon import serve
 
-    return serve(loaded, on_ready=on_ready)
+    return serve(loaded, load=load, on_ready=on_ready)
 
 
-def _serve_paced(loaded: Loaded, listeners: list[socket.socket], watched: list[str]) -> int:
+def _serve_paced(
+    loaded: Loaded, load: Callable[[], Loaded], listeners: list[socket.socket], watched: list[str]
+) -> int:
     """Serve, after a pause if earlier processes failed, and record how this process ends."""
     from redstreamd.startup.failed_starts import FailedStarts
 
@@ -83,7 +89,7 @@ def _serve_paced(loaded: Loaded, listeners: list[socket.socket], watched: list[s
     signal.signal(signal.SIGTERM, end)
     try:
         _pause(starts.begin(), listeners, watched)
-        status = _serve(loaded, on_ready=starts.note_ready)
+        status = _serve(loaded, load, on_ready=starts.note_ready)
     except SettingsError:
         starts.end()
         raise

@@ -40,7 +40,7 @@ def ask_for_report(socket: str | None, access: Access) -> dict[str, Any]:
     try:
         with open_connection(socket, access) as connection:
             connection.settimeout(_ANSWER_SECONDS)
-            return _report(exchange(connection, health_request("redstreamd-status")))
+            return report_in(exchange(connection, health_request("redstreamd-status")))
     except UnreachableError as unreachable:
         raise NoReportError(str(unreachable), unreachable.exit_status) from None
     except OSError as broken:
@@ -51,7 +51,7 @@ def ask_for_report(socket: str | None, access: Access) -> dict[str, Any]:
         raise NoReportError(f"the daemon does not tell: {refused}") from refused
 
 
-def _report(response: Mapping[str, Any]) -> dict[str, Any]:
+def report_in(response: Mapping[str, Any]) -> dict[str, Any]:
     """Return the report in a response.
 
     Raises:

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import argparse
 import os
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
-from redstreamd.cli.options import add_settings_options, with_settings
+from redstreamd.cli.options import add_settings_options, load_from, with_settings
 from redstreamd.errors import NotNowError
 from redstreamd.startup.start_without_collector import collect_nothing
 from redstreamd.startup.unavailable import (
@@ -61,6 +62,6 @@ def run(arguments: argparse.Namespace) -> int:
         # Imported last, because it takes a second.
         from redstreamd.daemon.daemon import stdio
 
-        return stdio(loaded)
+        return stdio(loaded, load=partial(load_from, arguments))
 
     return with_settings(arguments, serve, on_failure=answer)

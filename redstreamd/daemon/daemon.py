@@ -19,6 +19,7 @@ from redstreamd.daemon.background_import import import_on_thread
 from redstreamd.daemon.metrics_listeners import NAME as METRICS
 from redstreamd.daemon.metrics_listeners import open_metrics_listeners
 from redstreamd.daemon.process import run_process
+from redstreamd.daemon.reload_signal import open_hangups
 from redstreamd.daemon.shutdown import unless_stopped
 from redstreamd.daemon.sockets import inherited_listener, open_listeners, protected
 from redstreamd.event_log.process_log import ProcessLog
@@ -40,11 +41,12 @@ _LAZY_PACKAGES: Final = (
 )
 
 
-def serve(loaded: Loaded, *, on_ready: Callable[[], None] | None = None) -> int:
+def serve(loaded: Loaded, *, load: Callable[[], Loaded], on_ready: Callable[[], None] | None = None) -> int:
     """Run the daemon until SIGTERM or SIGINT and return its exit status.
 
     Args:
         loaded: The settings.
+        load: Reads them again, from the same sources, when SIGHUP arrives.
         on_ready: Called once all requests of clients are served.
 
     Raises:
@@ -52,23 +54,30 @@ def serve(loaded: Loaded, *, on_ready: Callable[[], None] | None = None) -> int:
         NotNowError: An address or the state directory is in use; the error is logged.
     """
     make_lazy(_LAZY_PACKAGES)
-    return run_process(partial(_serve, on_ready=on_ready), loaded)
+    return run_process(partial(_serve, load=load, on_ready=on_ready), loaded)
 
 
-def stdio(loaded: Loaded) -> int:
+def stdio(loaded: Loaded, *, load: Callable[[], Loaded]) -> int:
     """Serve one client on standard input and output until it disconnects; return the exit status.
+
+    Args:
+        loaded: The settings.
+        load: See `serve`; for standard input that is a listening socket.
 
     Raises:
         SettingsError: The settings cannot work here.
         NotNowError: The state directory is in use; the error is logged.
     """
     make_lazy(_LAZY_PACKAGES)
-    return run_process(_stdio, loaded)
+    return run_process(partial(_stdio, load=load), loaded)
 
 
-async def _serve(loaded: Loaded, log: ProcessLog, *, on_ready: Callable[[], None] | None) -> None:
+async def _serve(
+    loaded: Loaded, log: ProcessLog, *, load: Callable[[], Loaded], on_ready: Callable[[], None] | None
+) -> None:
     activated = adopt_sockets()
     async with AsyncExitStack() as resources:
+        hangups = resources.enter_context(open_hangups())
         listeners = await open_listeners(loaded.settings, activated)
         for each in listeners:
             resources.push_async_callback(each.listener.aclose)
@@ -77,17 +86,26 @@ async def _serve(loaded: Loaded, log: ProcessLog, *, on_ready: Callable[[], None
             resources.push_async_callback(listener.aclose)
         serve_listeners = await unless_stopped(partial(import_on_thread, _serve_listeners))
         if serve_listeners is not None:
-            await serve_listeners(loaded.settings, listeners, log, metrics=metrics, on_ready=on_ready)
+            await serve_listeners(
+                loaded.settings,
+                listeners,
+                log,
+                metrics=metrics,
+                load=load,
+                hangups=hangups,
+                on_ready=on_ready,
+            )
 
 
-async def _stdio(loaded: Loaded, log: ProcessLog) -> None:
+async def _stdio(loaded: Loaded, log: ProcessLog, *, load: Callable[[], Loaded]) -> None:
     inherited = adopt_standard_input()
     if isinstance(inherited, trio.SocketListener):
         # As the original server's units do: standard input is the listening socket.
-        async with inherited:
-            listeners = protected([inherited_listener("stdin", inherited)], loaded.settings)
-            serve_listeners = await import_on_thread(_serve_listeners)
-            await serve_listeners(loaded.settings, listeners, log)
+        with open_hangups() as hangups:
+            async with inherited:
+                listeners = protected([inherited_listener("stdin", inherited)], loaded.settings)
+                serve_listeners = await import_on_thread(_serve_listeners)
+                await serve_listeners(loaded.settings, listeners, log, load=load, hangups=hangups)
     else:
         serve_stream = await import_on_thread(_serve_stream)
         await serve_stream(loaded.settings, inherited, log)

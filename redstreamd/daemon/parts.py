@@ -5,6 +5,7 @@ All but the SDK's server, which `sdk_kernels` builds of them while the daemon se
 
 from __future__ import annotations
 
+from collections.abc import Awaitable, Callable
 from contextlib import AsyncExitStack
 from typing import Any
 
@@ -16,6 +17,7 @@ from redstreamd.admission.claims import SUBSCRIPTIONS, SharedLimit
 from redstreamd.audit.call_log import CallLog
 from redstreamd.daemon.call_logging import call_log_of
 from redstreamd.daemon.call_rates import check_rate
+from redstreamd.daemon.connection_limits import connection_limits
 from redstreamd.daemon.policy_settings import policy_of
 from redstreamd.event_log.event_log import EventLog
 from redstreamd.event_log.process_log import ProcessLog
@@ -32,7 +34,9 @@ from redstreamd.redisio.connection_manager import Manager
 from redstreamd.redisio.target import Target
 from redstreamd.service.collector import Collector
 from redstreamd.service.embedded.embedded_server import EmbeddedServer
+from redstreamd.service.freed_memory import trim
 from redstreamd.service.installation import installation
+from redstreamd.service.memory_pressure import MemoryPressure, from_environment
 from redstreamd.service.process_stats import process_stats
 from redstreamd.settings import Settings
 from redstreamd.startup.state_directory import state_in
@@ -64,10 +68,13 @@ class Parts(msgspec.Struct, frozen=True):
         embedded: The embedded Redis server, if configured.
         event_log: The hook for the events of all parts.
         collector: Python's collector of cycles.
+        memory_pressure: Gives memory back when it is short.
         call_log: The audit and the access log.
         calls: Counts the calls of tools.
         ranking: Finds the streams with most to do; a supervised child runs it.
         survey: Takes their figures.
+        on_listings_changed: Called when other tools are offered or another policy applies; each tells some of
+            the clients.
     """
 
     manager: Manager
@@ -82,10 +89,17 @@ class Parts(msgspec.Struct, frozen=True):
     embedded: EmbeddedServer | None
     event_log: EventLog
     collector: Collector
+    memory_pressure: MemoryPressure
     call_log: CallLog
     calls: CallCounts
     ranking: Ranking
     survey: StreamSurvey
+    on_listings_changed: list[Callable[[], Awaitable[None]]] = msgspec.field(default_factory=list)
+
+    async def tell_clients(self) -> None:
+        """Tell clients that other tools are offered to them, or that they may see other streams."""
+        for tell in self.on_listings_changed:
+            await tell()
 
     def end_waits(self) -> None:
         """Make every wait and subscription return at once, with its cursor."""
@@ -109,7 +123,7 @@ def build_parts(settings: Settings, resources: AsyncExitStack, log: ProcessLog) 
                 EmbeddedServer(settings.daemon.state_directory, on_event=event_log)
             )
     manager = Manager(
-        _target(settings, embedded),
+        redis_target(settings, embedded),
         command_timeout=settings.redis.command_timeout_seconds,
         on_event=event_log,
     )
@@ -141,20 +155,8 @@ def build_parts(settings: Settings, resources: AsyncExitStack, log: ProcessLog) 
     )
     ranking = Ranking(bus.redis, bus.lister, count=settings.metrics.max_streams)
     direct_path = DirectPath(toolbox, bus.redis, implementation(__version__))
-    limits = Limits(
-        max_message_bytes=settings.limits.max_message_bytes,
-        # Four of the longest messages in either direction; see Limits.
-        max_bytes_in_flight=4 * settings.limits.max_message_bytes,
-        max_outbox_bytes=4 * settings.limits.max_message_bytes,
-        max_nesting=settings.limits.max_nesting,
-        max_values=settings.limits.max_message_values,
-        max_requests_in_flight=settings.limits.max_requests_in_flight,
-        max_connections=settings.limits.max_connections,
-        # No setting excludes a message.
-        max_memory_bytes=max(settings.limits.max_memory_bytes, 2 * settings.limits.max_message_bytes),
-        unread_seconds=settings.limits.unread_seconds,
-        max_connections_per_principal=settings.limits.max_connections_per_principal,
-    )
+    memory_pressure = _memory_pressure(bus, toolbox, collector, event_log)
+    daemon_health.include("memory_pressure", memory_pressure.statistics)
     return Parts(
         manager,
         bus,
@@ -164,10 +166,11 @@ def build_parts(settings: Settings, resources: AsyncExitStack, log: ProcessLog) 
         Views(bus, daemon_health, policy),
         PendingKernels(greeting(__version__, INSTRUCTIONS), discovery(__version__, INSTRUCTIONS)),
         direct_path,
-        limits,
+        connection_limits(settings),
         embedded,
         event_log,
         collector,
+        memory_pressure,
         call_log,
         calls,
         ranking,
@@ -175,7 +178,31 @@ def build_parts(settings: Settings, resources: AsyncExitStack, log: ProcessLog) 
     )
 
 
-def _target(settings: Settings, embedded: EmbeddedServer | None) -> Target:
+def _memory_pressure(
+    bus: Bus, toolbox: Toolbox[Any], collector: Collector, event_log: EventLog
+) -> MemoryPressure:
+    """Return what gives memory back when the service manager says that it is short."""
+
+    async def give_back() -> None:
+        bus.forget()
+        toolbox.forget_verdicts()
+        toolbox.policy.forget()
+        collector.collect()
+        await trim()
+
+    def shed(is_shedding: bool) -> None:
+        bus.hub.waits.is_shedding = is_shedding
+
+    path, written = from_environment()
+    return MemoryPressure(path, written, give_back=give_back, shed=shed, report=event_log)
+
+
+def redis_target(settings: Settings, embedded: EmbeddedServer | None) -> Target:
+    """Return the server that the settings mean: the daemon's own, if it has one.
+
+    Raises:
+        SettingsError: See `target_for`.
+    """
     if embedded is None:
         return target_for(settings.redis)
     return embedded.target(connect_timeout=settings.redis.connect_timeout_seconds)

@@ -29,4 +29,5 @@ def build_kernels(parts: Parts) -> Kernels:
         instructions=INSTRUCTIONS,
         on_refused=parts.call_log.audit.refused,
     )
+    parts.on_listings_changed.append(server.reconfigured)
     return Kernels(server)

@@ -9,13 +9,15 @@
             ├─ audit, access log calls as records
             ├─ collector         cycles of references, when there is time for it
             ├─ freed memory      goes back to the system after a peak
+            ├─ memory pressure   caches are given up and waits refused when memory is short
             ├─ redis             connection manager: one connection per role, backoff
             ├─ tail hub          key tracking; wakes waits
             ├─ sampler, updates  figures; notifications to subscribers
             ├─ ranking           the streams with most to do, while somebody asks
             ├─ listeners         a task per client connection
             ├─ metrics           if there is a socket for them
-            └─ history, group watch, figures for the journal
+            ├─ history, group watch, figures for the journal
+            └─ reload            reads the settings again at SIGHUP, and has the parts take them
 
 Children start from top to bottom and stop from bottom to top. `parts` builds them, `process` sets up the
 process, `shutdown` drains on a signal. Beside the children, `sdk_kernels` is imported, and with it the SDK.
@@ -26,6 +28,7 @@ the daemon is ready.
 
 from __future__ import annotations
 
+import signal
 from collections.abc import Awaitable, Callable, Sequence
 from contextlib import AsyncExitStack
 from functools import partial
@@ -42,7 +45,10 @@ from redstreamd.daemon.metrics_listeners import MetricsListener, metrics_address
 from redstreamd.daemon.metrics_parts import MetricsChild, sources_of
 from redstreamd.daemon.parts import Parts, build_parts
 from redstreamd.daemon.readiness import wait_ready
-from redstreamd.daemon.shutdown import extended_stop_timeout, run_until_signal
+from redstreamd.daemon.reload_signal import Hangups
+from redstreamd.daemon.reload_table import Running
+from redstreamd.daemon.reloader import Reloader
+from redstreamd.daemon.shutdown import STOP_SIGNALS, extended_stop_timeout, run_until_signal, with_hangup
 from redstreamd.daemon.sockets import OpenListener, check_connection
 from redstreamd.daemon.status_line import StatusLine
 from redstreamd.event_log.daemon_events import Listening
@@ -57,6 +63,7 @@ from redstreamd.mcpio.connection_events import (
 )
 from redstreamd.mcpio.jsonrpc import Request
 from redstreamd.mcpio.kernels import Kernels
+from redstreamd.mcpio.limits import Limits
 from redstreamd.mcpio.peers import peer_of, user_principal, users_are_hidden
 from redstreamd.mcpio.standard_streams import open_stdio_stream
 from redstreamd.policy import Principal
@@ -71,7 +78,7 @@ from redstreamd.service.notify import Notifier
 from redstreamd.service.restart_policy import Restart
 from redstreamd.service.supervisor import Supervisor
 from redstreamd.service.watchdog import Watchdog, watchdog_interval
-from redstreamd.settings import Kind, Settings
+from redstreamd.settings import Kind, Loaded, Settings
 from redstreamd.startup.descriptors import descriptor_limit, max_newcomers, needed_for, room
 
 # The hub beats at every sweep (30 s) and at every command of its own (at most 5 s each).
@@ -84,6 +91,8 @@ async def serve_listeners(
     log: ProcessLog,
     *,
     metrics: Sequence[MetricsListener] = (),
+    load: Callable[[], Loaded],
+    hangups: Hangups | None,
     on_ready: Callable[[], None] | None = None,
 ) -> None:
     """Serve the clients of `listeners` until a signal.
@@ -93,6 +102,8 @@ async def serve_listeners(
         listeners: The caller's; a signal closes them.
         log: Run beside.
         metrics: The caller's listeners for metrics.
+        load: Reads the settings again.
+        hangups: Says when; None for never.
         on_ready: Called once all requests of clients are served.
 
     Raises:
@@ -109,17 +120,33 @@ async def serve_listeners(
             parts.kernels,
             direct_path=parts.direct_path,
             accounts=accounts,
-            limits=attrs.evolve(parts.limits, max_newcomers=max_newcomers(descriptor_limit())),
+            limits=_acceptors(parts.limits),
             room=room,
             is_status_request=_asks_for_health,
             on_event=parts.event_log,
         )
-        if (few := _few_descriptors(parts.limits.max_connections)) is not None:
-            parts.event_log(few)
+        _tell_few_descriptors(parts)
         parts.daemon_health.include("clients", acceptor.statistics)
         parts.daemon_health.include("work", acceptor.usage)
         notifier, heartbeats = Notifier.from_environment(), Heartbeats()
+
+        def apply_limits(limits: Limits) -> None:
+            parts.limits.become(limits)
+            acceptor.reconfigure(_acceptors(limits))
+            _tell_few_descriptors(parts)
+
         status = StatusLine(parts.bus, acceptor)
+        reloader = Reloader(
+            settings,
+            load,
+            Running(parts, log, apply_limits),
+            notifier,
+            status=status,
+            tell_clients=parts.tell_clients,
+            report=parts.event_log,
+        )
+        parts.daemon_health.include("reload", reloader.statistics)
+        status.notices += reloader.notice, parts.memory_pressure.notice
         lag = LoopLag()
         watchdog = Watchdog(
             notifier,
@@ -132,7 +159,7 @@ async def serve_listeners(
 
         figures = figures_for_people(parts, acceptor, lag)
 
-        announcing, complete = trio.CancelScope(), trio.Event()
+        announcing, complete, ready = trio.CancelScope(), trio.Event(), trio.Event()
 
         async def announce(*, task_status: trio.TaskStatus[None]) -> None:
             task_status.started()
@@ -150,13 +177,15 @@ async def serve_listeners(
             # The listeners accept already; only the embedded server may still load its data.
             await wait_ready(notifier, parts.embedded, parts.bus.redis)
             notifier.ready(status())
+            ready.set()
 
         async def drain() -> None:
             # Whoever stops is not ready any more.
             announcing.cancel()
+            reloader.stop()
             async with extended_stop_timeout(notifier):
                 parts.end_waits()
-                await acceptor.drain(settings.daemon.drain_seconds)
+                await acceptor.drain(parts.bus.settings.daemon.drain_seconds)
 
         serve_metrics = MetricsChild(
             metrics,
@@ -173,8 +202,12 @@ async def serve_listeners(
             *figures.children,
             Child("announcement", announce, restart=Restart.TEMPORARY),
         ]
+        if hangups is not None:
+            reload = partial(reloader.run, hangups, ready)
+            children.append(Child("reload", reload, restart=Restart.TEMPORARY))
         supervisor = Supervisor("redstreamd", children, on_event=parts.event_log)
-        await _run(parts, supervisor, drain, complete, serve_metrics.load if metrics else None)
+        load_more = serve_metrics.load if metrics else None
+        await _run(parts, supervisor, drain, complete, STOP_SIGNALS, load_more)
 
 
 def _served(
@@ -200,11 +233,16 @@ def _served(
     ]
 
 
-def _few_descriptors(max_connections: int) -> FewDescriptors | None:
-    """Return what to record if there are too few descriptors for so many connections."""
-    if (connections := room()) >= max_connections:
-        return None
-    return FewDescriptors(descriptor_limit(), needed_for(max_connections), connections, max_connections)
+def _acceptors(limits: Limits) -> Limits:
+    """Return limits for a process that has so many descriptors as this one."""
+    return attrs.evolve(limits, max_newcomers=max_newcomers(descriptor_limit()))
+
+
+def _tell_few_descriptors(parts: Parts) -> None:
+    """Record it if there are too few descriptors for as many connections as may be."""
+    wanted = parts.limits.max_connections
+    if (connections := room()) < wanted:
+        parts.event_log(FewDescriptors(descriptor_limit(), needed_for(wanted), connections, wanted))
 
 
 def _asks_for_health(request: Request) -> bool:
@@ -260,7 +298,8 @@ async def serve_stream(settings: Settings, inherited: trio.abc.Stream | None, lo
             Child("client", serve_client, restart=Restart.TEMPORARY),
         ]
         supervisor = Supervisor("redstreamd", children, on_event=parts.event_log)
-        await _run(parts, supervisor, drain, trio.Event())
+        # One client, whose settings are those that it was started with.
+        await _run(parts, supervisor, drain, trio.Event(), with_hangup())
 
 
 async def _run(
@@ -268,6 +307,7 @@ async def _run(
     supervisor: Supervisor,
     drain: Callable[[], Awaitable[None]],
     complete: trio.Event,
+    signals: Sequence[signal.Signals],
     load_more: Callable[[], None] | None = None,
 ) -> None:
     """Run `supervisor` until it ends or a signal stops it, and import the SDK beside it.
@@ -277,6 +317,7 @@ async def _run(
         supervisor: Serves.
         drain: Called when a signal arrives.
         complete: Set once everything is imported and built.
+        signals: Stop it.
         load_more: Imports what is needed last, on a thread.
 
     Raises:
@@ -294,7 +335,7 @@ async def _run(
 
     async with trio.open_nursery() as nursery:
         nursery.start_soon(provide_kernels)
-        await run_until_signal(supervisor, drain, on_event=parts.event_log)
+        await run_until_signal(supervisor, drain, signals, on_event=parts.event_log)
 
 
 def _sdk_kernels(parts: Parts) -> Kernels:
@@ -327,6 +368,7 @@ def _bus_children(parts: Parts, heartbeats: Heartbeats) -> list[Child]:
         Child("access log", parts.call_log.access.run),
         Child("collector", parts.collector.run),
         Child("freed memory", give_back_freed),
+        Child("memory pressure", parts.memory_pressure.run, restart=Restart.TRANSIENT),
         Child("redis", parts.manager.run),
         Child("tail hub", run_hub),
         Child("sampler", parts.bus.sampler.run),

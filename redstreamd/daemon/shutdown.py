@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import signal
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager
-from typing import TypeVar
+from typing import Final, TypeVar
 
 import trio
 
@@ -14,6 +14,9 @@ from redstreamd.service.notify import Notifier
 from redstreamd.service.supervisor import Supervisor
 
 T = TypeVar("T")
+
+#: The signals that stop every daemon. For SIGHUP see `reload_signal`.
+STOP_SIGNALS: Final = (signal.SIGTERM, signal.SIGINT)
 
 # How much time to stop is requested at once, and again after half of it.
 _EXTENSION_SECONDS = 4.0
@@ -28,7 +31,7 @@ async def unless_stopped(start: Callable[[], Awaitable[T]]) -> T | None:
     async with trio.open_nursery() as nursery:
 
         async def cancel_on_signal(*, task_status: trio.TaskStatus[None]) -> None:
-            with trio.open_signal_receiver(*_stop_signals()) as signals:
+            with trio.open_signal_receiver(*STOP_SIGNALS) as signals:
                 task_status.started()
                 await anext(signals)
                 stopped.set()
@@ -45,21 +48,22 @@ async def unless_stopped(start: Callable[[], Awaitable[T]]) -> T | None:
 async def run_until_signal(
     supervisor: Supervisor,
     drain: Callable[[], Awaitable[None]],
+    signals: Sequence[signal.Signals],
     *,
     on_event: Callable[[Stopping | StoppingAtOnce], None],
 ) -> None:
-    """Run `supervisor` until it ends or a signal stops it.
+    """Run `supervisor` until it ends or one of `signals` stops it.
 
     The first signal calls `drain` and then stops the supervisor. A second signal stops it at once.
     """
 
     async def stop_on_signal(*, task_status: trio.TaskStatus[None]) -> None:
-        with trio.open_signal_receiver(*_stop_signals()) as signals:
+        with trio.open_signal_receiver(*signals) as received:
             task_status.started()
-            await anext(signals)
+            await anext(received)
             async with trio.open_nursery() as stopping:
                 stopping.start_soon(drain_and_stop)
-                await anext(signals)
+                await anext(received)
                 on_event(StoppingAtOnce())
                 supervisor.request_stop()
 
@@ -90,7 +94,7 @@ async def _extend_timeout(notifier: Notifier) -> None:
         await trio.sleep(_EXTENSION_SECONDS / 2)
 
 
-def _stop_signals() -> tuple[signal.Signals, ...]:
-    """Return the signals that stop the daemon; SIGHUP (a closed terminal) unless nohup(1) ignores it."""
-    usual = (signal.SIGTERM, signal.SIGINT)
-    return usual if signal.getsignal(signal.SIGHUP) is signal.SIG_IGN else (*usual, signal.SIGHUP)
+def with_hangup() -> tuple[signal.Signals, ...]:
+    """Return the signals that stop what does not reload: SIGHUP, too, unless nohup(1) ignores it."""
+    ignored = signal.getsignal(signal.SIGHUP) is signal.SIG_IGN
+    return STOP_SIGNALS if ignored else (*STOP_SIGNALS, signal.SIGHUP)

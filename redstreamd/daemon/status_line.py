@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import trio
 
 from redstreamd.mcpio.acceptor import Acceptor
@@ -19,12 +21,18 @@ class StatusLine:
         self._acceptor = acceptor
         self._asked_at = trio.current_time()
         self._entries = 0
+        #: Each returns what the line begins with, or nothing.
+        self.notices: list[Callable[[], str]] = []
 
     def __call__(self) -> str:
         """Return the line; it begins with DEGRADED while Redis does not serve all that is wanted of it.
 
-        While the embedded server loads its data it begins with "loading", and says how far that is.
+        While the embedded server loads its data it begins with "loading", and says how far that is. What the
+        administrator should know before all comes first.
         """
+        return "; ".join(filter(None, [*(notice() for notice in self.notices), self._line()]))
+
+    def _line(self) -> str:
         clients = self._acceptor.statistics()
         busy = (
             f"{clients.connections} connections"

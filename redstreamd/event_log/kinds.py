@@ -12,6 +12,7 @@ from redstreamd.event_log import (
     log_events,
     metrics_texts,
     redis_texts,
+    reload_texts,
     service_texts,
     supervisor_texts,
 )
@@ -19,6 +20,8 @@ from redstreamd.event_log.declaration import Declaration, declarations
 from redstreamd.mcpio import connection_events
 from redstreamd.metrics.figures_events import FiguresEvent
 from redstreamd.metrics.metrics_events import MetricsEvent
+from redstreamd.service.memory_pressure import PressureEvent
+from redstreamd.service.reload_events import ReloadEvent
 from redstreamd.service.supervisor_events import SupervisorEvent
 
 Event = (
@@ -31,6 +34,8 @@ Event = (
     | redis_texts.Event
     | service_texts.Event
     | SupervisorEvent
+    | ReloadEvent
+    | PressureEvent
 )
 """What the parts report."""
 
@@ -38,6 +43,7 @@ DECLARING = (
     daemon_events,
     supervisor_texts,
     service_texts,
+    reload_texts,
     redis_texts,
     connection_texts,
     ending_texts,

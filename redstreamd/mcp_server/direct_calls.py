@@ -49,7 +49,7 @@ class DirectPath:
         self.toolbox: Final = toolbox
         # The connection to Redis ends a command that is overdue. Where calls have less time than commands, a
         # call needs a timer of its own, and so a task.
-        self.uses_plans: Final = toolbox.timeout_seconds >= redis.command_timeout
+        self.uses_plans = toolbox.timeout_seconds >= redis.command_timeout
         self.redis: Final = redis
         stamp = _encode({_SERVER_INFO_KEY: server_info})
         # What follows on a result's members.
@@ -57,6 +57,10 @@ class DirectPath:
             Era.HANDSHAKE: b"}}\n",
             Era.MODERN: b',"resultType":"complete","_meta":' + stamp + b"}}\n",
         }
+
+    def reconfigure(self) -> None:
+        """Take note that the time of calls or of commands has changed."""
+        self.uses_plans = self.toolbox.timeout_seconds >= self.redis.command_timeout
 
     def decoded(self, call: PlainCall) -> PlainCall | None:
         """Return a call with its arguments decoded, for `__call__`; None if it is left to the kernel."""

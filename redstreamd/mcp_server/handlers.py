@@ -26,12 +26,17 @@ Handler = Callable[[ServerRequestContext[Principal], Any], Awaitable[Any]]
 """``(context, params)``: returns the result of a request; params is the model of its method."""
 
 _MINUTE: Final = 60_000
-#: For how long clients of revision 2026-07-28 may cache listings (server/utilities/caching). None of these
-#: changes while the daemon runs, but a client may outlive the daemon. The tools may depend on the caller.
+#: For how long clients of revision 2026-07-28 may cache listings (server/utilities/caching). They change when
+#: the settings are reloaded, and a client may outlive the daemon. The tools may depend on the caller.
 _CACHE_HINTS: Final[Mapping[str, CacheHint]] = {
     "tools/list": CacheHint(ttl_ms=_MINUTE, scope="private"),
     "prompts/list": CacheHint(ttl_ms=10 * _MINUTE, scope="public"),
     "resources/templates/list": CacheHint(ttl_ms=10 * _MINUTE, scope="public"),
+}
+
+#: The same where listings depend on the caller.
+_PERSONAL_HINTS: Final[Mapping[str, CacheHint]] = {
+    method: CacheHint(ttl_ms=hint.ttl_ms, scope="private") for method, hint in _CACHE_HINTS.items()
 }
 
 #: The model of a request's params, by method. `initialize` is the kernel's own.
@@ -65,11 +70,16 @@ class Handlers:
     Attributes:
         by_method: The handlers.
         middleware: Called around each handler, the first outermost.
-        cache_hints: For how long clients may cache a result, by method.
+        reconfigured: To be called when other tools are offered, or another policy applies: tells clients.
     """
 
     def __init__(
-        self, handlers: Mapping[str, Handler], *, version: str, instructions: str, is_personal: bool = False
+        self,
+        handlers: Mapping[str, Handler],
+        *,
+        version: str,
+        instructions: str,
+        is_personal: Callable[[], bool] = lambda: False,
     ) -> None:
         """Serve `handlers`, and ``ping`` and ``server/discover`` beside them.
 
@@ -81,19 +91,22 @@ class Handlers:
             handlers: By method; each of these is a method that MCP defines for servers.
             version: The daemon's version, sent to clients.
             instructions: How to use the tools together, sent to clients.
-            is_personal: Whether listings depend on the caller.
+            is_personal: Returns whether listings depend on the caller.
         """
         own: dict[str, Handler] = {"ping": _ping, "server/discover": self._discover}
         self.by_method: Final = {
             method: Entry(_PARAMS[method], handler) for method, handler in (own | dict(handlers)).items()
         }
         self.middleware: list[ServerMiddleware[Principal]] = []
-        self.cache_hints: Final[Mapping[str, CacheHint]] = {
-            method: CacheHint(ttl_ms=hint.ttl_ms, scope="private") if is_personal else hint
-            for method, hint in _CACHE_HINTS.items()
-        }
+        self.reconfigured: Callable[[], Awaitable[None]] = _nothing_changed
+        self._is_personal = is_personal
         self._version = version
         self._instructions = instructions
+
+    @property
+    def cache_hints(self) -> Mapping[str, CacheHint]:
+        """For how long clients may cache a result, by method."""
+        return _PERSONAL_HINTS if self._is_personal() else _CACHE_HINTS
 
     def get_request_handler(self, method: str) -> Entry | None:
         """Return the handler of a request, if there is one."""
@@ -121,8 +134,8 @@ class Handlers:
     def capabilities(self, protocol_version: str | None = None) -> mcp_types.ServerCapabilities:
         """Return the capabilities, which follow from the handlers.
 
-        Notifications of changed lists are sent for resources only, in both eras. The SDK announces them for
-        everything in one era and for nothing in the other.
+        Notifications of changed lists are sent for all of them, in both eras. The SDK announces them for
+        nothing in one era.
 
         Args:
             protocol_version: Of the request; None for the handshake era.
@@ -131,11 +144,11 @@ class Handlers:
         subscribing = "subscriptions/listen" if is_modern else "resources/subscribe"
         served = self.by_method
         return mcp_types.ServerCapabilities(
-            prompts=mcp_types.PromptsCapability(list_changed=False) if "prompts/list" in served else None,
+            prompts=mcp_types.PromptsCapability(list_changed=True) if "prompts/list" in served else None,
             resources=mcp_types.ResourcesCapability(subscribe=subscribing in served, list_changed=True)
             if "resources/list" in served
             else None,
-            tools=mcp_types.ToolsCapability(list_changed=False) if "tools/list" in served else None,
+            tools=mcp_types.ToolsCapability(list_changed=True) if "tools/list" in served else None,
             completions=mcp_types.CompletionsCapability() if "completion/complete" in served else None,
         )
 
@@ -153,3 +166,6 @@ async def _ping(
     ctx: ServerRequestContext[Principal], params: mcp_types.RequestParams
 ) -> mcp_types.EmptyResult:
     return mcp_types.EmptyResult()
+
+
+async def _nothing_changed() -> None: ...

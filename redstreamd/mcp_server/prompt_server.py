@@ -16,6 +16,7 @@ from mcp.shared.exceptions import MCPError
 
 from redstreamd import strict_json
 from redstreamd.errors import BusError
+from redstreamd.mcp_server.listing_changes import ListingChanges, told_of_changes
 from redstreamd.mcp_server.mcp_errors import RefusedError, check_one_page, request_error
 from redstreamd.policy import Principal
 from redstreamd.presentation.views import Views
@@ -33,10 +34,11 @@ _DATA = (
 class PromptServer:
     """Answers ``prompts/list`` and ``prompts/get``."""
 
-    def __init__(self, prompts: PromptRegistry, views: Views) -> None:
-        """Serve `prompts`, rendered from `views`."""
+    def __init__(self, prompts: PromptRegistry, views: Views, changes: ListingChanges | None = None) -> None:
+        """Serve `prompts`, rendered from `views`, and note in `changes` who has listed them."""
         self._prompts = prompts
         self._views = views
+        self._changes = changes
 
     async def list(
         self, ctx: Context, params: mcp_types.PaginatedRequestParams | None
@@ -44,6 +46,8 @@ class PromptServer:
         """List the prompts that the caller may use, in one page."""
         check_one_page(params, "prompts")
         offered = self._prompts.offered(self._views.seen_by(ctx.lifespan_context))
+        if self._changes is not None and (connection := told_of_changes(ctx)) is not None:
+            self._changes.note("prompts", connection)
         return mcp_types.ListPromptsResult(prompts=[_listed(each) for each in offered])
 
     async def get(self, ctx: Context, params: mcp_types.GetPromptRequestParams) -> mcp_types.GetPromptResult:

@@ -9,6 +9,7 @@ from typing import Any
 
 from redstreamd.mcp_server.completion import CompletionServer
 from redstreamd.mcp_server.handlers import Handlers
+from redstreamd.mcp_server.listing_changes import ListingChanges
 from redstreamd.mcp_server.prompt_server import PromptServer
 from redstreamd.mcp_server.refusals import OnRefused, Refusals
 from redstreamd.mcp_server.resource_server import ResourceServer
@@ -49,11 +50,21 @@ def build_server(
         max_uris: How many URIs a connection may subscribe to.
         on_refused: Is told of requests other than calls that the policy refuses.
     """
-    tools = ToolServer(toolbox)
     refusals = Refusals(on_refused)
-    subscriptions = SubscriptionServer(resources, views, updates, refusals=refusals, max_uris=max_uris)
+    changes = ListingChanges(
+        {
+            "tools": lambda principal: frozenset(each.name for each in toolbox.offered_to(principal)),
+            "prompts": lambda principal: frozenset(
+                each.name for each in prompts.offered(views.seen_by(principal))
+            ),
+        }
+    )
+    tools = ToolServer(toolbox, changes)
+    subscriptions = SubscriptionServer(
+        resources, views, updates, changes, refusals=refusals, max_uris=max_uris
+    )
     resource_server = ResourceServer(resources, views, subscriptions)
-    prompt_server = PromptServer(prompts, views)
+    prompt_server = PromptServer(prompts, views, changes)
     completion = CompletionServer(views, resources, prompts)
     handlers = Handlers(
         {
@@ -71,9 +82,21 @@ def build_server(
         },
         version=version,
         instructions=instructions,
-        is_personal=views.policy.restricts,
+        is_personal=lambda: views.policy.restricts,
     )
     handlers.middleware.append(tools.encode_once)
-    if views.policy.restricts:
-        handlers.middleware.append(refusals.tell_refused)
+
+    def tell_refusals() -> None:
+        # Not where nothing is refused: it is one step more in the way of each request.
+        if views.policy.restricts and refusals.tell_refused not in handlers.middleware:
+            handlers.middleware.append(refusals.tell_refused)
+
+    async def reconfigured() -> None:
+        tools.forget_listings()
+        tell_refusals()
+        await subscriptions.reconfigure()
+        await changes.tell()
+
+    tell_refusals()
+    handlers.reconfigured = reconfigured
     return handlers

@@ -12,9 +12,9 @@ TITLE: Final = "Redis Streams for agents"
 MODERN_REVISIONS: Final = ("2026-07-28",)
 _CAPABILITIES: Final = {
     "completions": {},
-    "prompts": {"listChanged": False},
+    "prompts": {"listChanged": True},
     "resources": {"listChanged": True, "subscribe": True},
-    "tools": {"listChanged": False},
+    "tools": {"listChanged": True},
 }
 
 

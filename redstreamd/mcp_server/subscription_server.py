@@ -8,7 +8,10 @@ does not read costs no more memory than its subscriptions. The bytes of an updat
 subscribers; those of a listen differ in its ID only.
 
 A list-changed notification goes to a listen that asked for it. In the handshake era it goes to a connection
-that has listed resources since the last one.
+that has listed resources since the last one. Of tools and prompts `listing_changes` tells.
+
+When the policy changes, a subscription that it does not permit any more ends with a last notification, so
+that the client reads again and is told why it may not.
 
 A request to subscribe or listen may have `CURSORS_KEY` in its `_meta`: an object, name -> cursor, of what the
 client was told over an earlier connection; it may be empty. Then changes since these are notified, and the
@@ -33,6 +36,7 @@ from mcp.shared.subscriptions import SUBSCRIPTION_ID_META_KEY
 from mcp_types.version import MODERN_PROTOCOL_VERSIONS
 
 from redstreamd.errors import BusError, Code
+from redstreamd.mcp_server.listing_changes import ListingChanges, list_changed
 from redstreamd.mcp_server.mcp_errors import (
     NONE_SUCH,
     request_error,
@@ -54,6 +58,8 @@ Context = ServerRequestContext[Principal]
 MAX_URIS: Final = 256
 #: Stands for the list of resources among URIs; it is not a valid one.
 _LIST: Final = "resources/list"
+#: What has a list among the names of notifications; no URI is one of them.
+_LISTS: Final = {f"{kind}/list": kind for kind in ("resources", "tools", "prompts")}
 #: The member of `_meta` with cursors; `client.subscription_memory` has the other side.
 CURSORS_KEY: Final = "redstreamd/cursors"
 
@@ -75,6 +81,7 @@ class ConnectionHandle(Protocol):
     """A connection, for what outlives a request; `mcpio` provides it."""
 
     connection_id: str
+    principal: Principal
     subscriptions: dict[str, str]
 
     @property
@@ -99,6 +106,7 @@ class SubscriptionServer:
         resources: ResourceRegistry,
         views: Views,
         updates: Updates,
+        changes: ListingChanges,
         *,
         refusals: Refusals,
         max_uris: int = MAX_URIS,
@@ -109,6 +117,7 @@ class SubscriptionServer:
             resources: What can be subscribed to.
             views: Checks the names in URIs.
             updates: Notifies of changes.
+            changes: Tells listens of other lists that have changed.
             refusals: Is told of URIs that the policy refuses.
             max_uris: How many URIs a connection may subscribe to, in all its listens together.
         """
@@ -116,6 +125,7 @@ class SubscriptionServer:
         self._resources = resources
         self._views = views
         self._updates = updates
+        self._changes = changes
         self._max_uris = max_uris
         # Connections of the handshake era with a subscription, by ID.
         self._subscribers: dict[str, Subscriber] = {}
@@ -123,15 +133,16 @@ class SubscriptionServer:
         self._told_cursors: set[str] = set()
         # URIs in the listens of each connection, by ID; no zeros.
         self._listening: Counter[str] = Counter()
+        # Of both eras, with whose they are and how they are told.
+        self._open: dict[Subscriber, tuple[Principal, _Outlet]] = {}
 
     async def listen(
         self, ctx: Context, params: mcp_types.SubscriptionsListenRequestParams
     ) -> mcp_types.SubscriptionsListenResult:
         """Serve one listen until the client cancels it or the daemon stops.
 
-        The acknowledgement names what is watched: URIs of resources that may exist, and the list. Tools and
-        prompts do not change while the daemon runs, so they are left out. A listen that was taken over from
-        another process was acknowledged there, and continues from its cursors.
+        The acknowledgement names what is watched: URIs of resources that may exist, and the lists. A listen
+        that was taken over from another process was acknowledged there, and continues from its cursors.
 
         Raises:
             MCPError: INVALID_PARAMS for malformed cursors; TOO_MANY_SUBSCRIPTIONS for the whole listen, if
@@ -152,7 +163,15 @@ class SubscriptionServer:
             connection, request, jsonrpc.encode_value(request_id), cursors, given is not None
         )
         subscriber = self._updates.open_subscriber(outlet)
-        with contextlib.closing(subscriber), self._topics(ctx, params.notifications) as topics:
+        wanted = params.notifications
+        asked = {"tools": wanted.tools_list_changed, "prompts": wanted.prompts_list_changed}
+        kinds = [kind for kind, is_wanted in asked.items() if is_wanted]
+        with (
+            contextlib.closing(subscriber),
+            self._kept(subscriber, ctx.lifespan_context, outlet),
+            self._changes.listening(kinds, ctx.lifespan_context, outlet.send_list_changed),
+            self._topics(ctx, wanted) as topics,
+        ):
             try:
                 versions = {
                     name: await subscriber.add(name, topic, known=known.get(name))
@@ -165,6 +184,8 @@ class SubscriptionServer:
             if not taken_over:
                 honored = mcp_types.SubscriptionFilter(
                     resources_list_changed=True if _LIST in topics else None,
+                    tools_list_changed=True if "tools" in kinds else None,
+                    prompts_list_changed=True if "prompts" in kinds else None,
                     resource_subscriptions=[name for name in topics if name != _LIST] or None,
                 )
                 await ctx.session.send_notification(
@@ -252,6 +273,42 @@ class SubscriptionServer:
             with contextlib.suppress(BusError):
                 await self._subscriber(ctx, connection).add(_LIST, topic, known=version)
 
+    async def reconfigure(self) -> None:
+        """End what the policy does not permit any more, and let lists be those that it permits now."""
+        for subscriber, (principal, outlet) in list(self._open.items()):
+            views = self._views.seen_by(principal)
+            for name, topic in list(subscriber.topics()):
+                if name == _LIST:
+                    if topic == ListTopic(views.readable):
+                        continue
+                elif self._is_permitted(name, views):
+                    continue
+                subscriber.remove(name)
+                outlet.send_last(name)
+                if name == _LIST and outlet.keeps_list:
+                    # As before, but for other streams. What changes meanwhile the client reads after this.
+                    with contextlib.suppress(BusError):
+                        await subscriber.add(_LIST, ListTopic(views.readable))
+            await trio.lowlevel.checkpoint()
+
+    def _is_permitted(self, uri: str, views: Views) -> bool:
+        found = self._resources.find(uri)
+        if found is None or not found.is_offered(views):
+            return False
+        try:
+            return self._topic(found, views) is not None
+        except BusError:
+            return False
+
+    @contextlib.contextmanager
+    def _kept(self, subscriber: Subscriber, principal: Principal, outlet: _Outlet) -> Iterator[None]:
+        """Let `reconfigure` look at a subscriber during the block."""
+        self._open[subscriber] = principal, outlet
+        try:
+            yield
+        finally:
+            del self._open[subscriber]
+
     @contextlib.contextmanager
     def _topics(self, ctx: Context, wanted: mcp_types.SubscriptionFilter) -> Iterator[dict[str, Topic]]:
         """Yield the topics of a filter, and count them against the connection's limit for the block."""
@@ -317,18 +374,22 @@ class SubscriptionServer:
         if subscriber is None:
             outlet = _ConnectionOutlet(connection, self._told_cursors)
             subscriber = outlet.subscriber = self._updates.open_subscriber(outlet)
-            if connection.start_soon(functools.partial(self._keep, subscriber, connection.connection_id)):
+            keep = functools.partial(self._keep, subscriber, connection, outlet)
+            if connection.start_soon(keep):
                 self._subscribers[connection.connection_id] = subscriber
         return subscriber
 
-    async def _keep(self, subscriber: Subscriber, connection_id: str) -> None:
+    async def _keep(
+        self, subscriber: Subscriber, connection: ConnectionHandle, outlet: _ConnectionOutlet
+    ) -> None:
         """Keep a subscriber until the connection ends or the daemon stops."""
         try:
-            await subscriber.ended()
+            with self._kept(subscriber, connection.principal, outlet):
+                await subscriber.ended()
         finally:
             subscriber.close()
-            del self._subscribers[connection_id]
-            self._told_cursors.discard(connection_id)
+            del self._subscribers[connection.connection_id]
+            self._told_cursors.discard(connection.connection_id)
 
     def _too_many(self) -> BusError:
         return BusError(
@@ -339,10 +400,22 @@ class SubscriptionServer:
         )
 
 
+class _Outlet(Protocol):
+    """Where a subscription ends that is not permitted any more."""
+
+    keeps_list: bool
+
+    def send_last(self, name: str) -> None:
+        """Notify of a topic that was removed."""
+        ...
+
+
 class _ConnectionOutlet:
     """Sends the updates of a connection of the handshake era."""
 
     subscriber: Subscriber
+    #: The client's next listing subscribes to the list again.
+    keeps_list = False
 
     def __init__(self, connection: ConnectionHandle, told_cursors: Collection[str]) -> None:
         """Send cursors, too, while the connection's ID is in `told_cursors`."""
@@ -366,9 +439,16 @@ class _ConnectionOutlet:
         # Several may change together, and then are one write.
         connection.sink.send(line, is_last=len(connection.subscriptions) <= 1)
 
+    def send_last(self, name: str) -> None:
+        line, _ = _update(name, None, of_listen=False)
+        self._connection.subscriptions.pop(name, None)
+        self._connection.sink.send(line)
+
 
 class _ListenOutlet:
     """Sends the updates of a listen."""
+
+    keeps_list = True
 
     def __init__(
         self,
@@ -393,7 +473,17 @@ class _ListenOutlet:
 
     def send(self, name: str, version: str) -> None:
         self._cursors[name] = version
-        before, after = _update(name, version if self._tells_cursors else None, of_listen=True)
+        self._tell(name, version if self._tells_cursors else None)
+
+    def send_last(self, name: str) -> None:
+        self._cursors.pop(name, None)
+        self._tell(name, None)
+
+    def send_list_changed(self, kind: str) -> None:
+        self._tell(f"{kind}/list", None)
+
+    def _tell(self, name: str, version: str | None) -> None:
+        before, after = _update(name, version, of_listen=True)
         self._send(b"".join((before, self._request_id, after)))
 
 
@@ -407,8 +497,9 @@ def _update(name: str, version: str | None, *, of_listen: bool) -> tuple[bytes, 
     if version is not None:
         meta[CURSORS_KEY] = {name: version}
     params: dict[str, Any] = {"_meta": meta} if meta else {}
-    if name == _LIST:
-        line = jsonrpc.notification("notifications/resources/list_changed", params or None)
+    kind = _LISTS.get(name)
+    if kind is not None:
+        line = list_changed(kind, params or None)
     else:
         line = jsonrpc.notification("notifications/resources/updated", params | {"uri": name})
     if not of_listen:

@@ -15,6 +15,7 @@ import mcp_types
 from mcp.server.context import CallNext, HandlerResult, ServerRequestContext
 from mcp.shared.exceptions import MCPError
 
+from redstreamd.mcp_server.listing_changes import ListingChanges, told_of_changes
 from redstreamd.mcp_server.mcp_errors import check_one_page
 from redstreamd.policy import Principal
 from redstreamd.tools.definition import UnknownToolError
@@ -28,9 +29,10 @@ _RESULTS: ContextVar[list[Result] | None] = ContextVar("_RESULTS", default=None)
 class ToolServer:
     """Answers ``tools/list`` and ``tools/call``."""
 
-    def __init__(self, toolbox: Toolbox[Any]) -> None:
-        """Serve the tools of `toolbox`."""
+    def __init__(self, toolbox: Toolbox[Any], changes: ListingChanges | None = None) -> None:
+        """Serve the tools of `toolbox`, and note in `changes` who has listed them."""
         self._toolbox = toolbox
+        self._changes = changes
         # By the tools that are listed, which the toolbox keeps.
         self._listings: dict[int, mcp_types.ListToolsResult] = {}
 
@@ -46,7 +48,13 @@ class ToolServer:
                 {"tools": [self._toolbox.listing[tool.name] for tool in offered]}
             )
             self._listings[id(offered)] = listing
+        if self._changes is not None and (connection := told_of_changes(ctx)) is not None:
+            self._changes.note("tools", connection)
         return listing
+
+    def forget_listings(self) -> None:
+        """Forget the listings, because other tools are offered."""
+        self._listings.clear()
 
     async def call(
         self, ctx: ServerRequestContext[Principal], params: mcp_types.CallToolRequestParams

@@ -195,6 +195,13 @@ class Acceptor:
         self._accepted = 0
         self._crashed = 0
 
+    def reconfigure(self, limits: Limits) -> None:
+        """Apply other limits, from the next message and connection on; open connections stay open."""
+        self._limits.become(limits)
+        self._memory.max_bytes = limits.max_memory_bytes
+        for connection in self._connections:
+            connection.apply_limits()
+
     def statistics(self) -> AcceptorStatistics:
         """Return a snapshot."""
         return AcceptorStatistics(

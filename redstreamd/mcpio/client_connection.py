@@ -170,6 +170,12 @@ class ClientConnection:
             self._splitter.resume(state.unread, state.long_lines)
             self._message_received.set()
 
+    def apply_limits(self) -> None:
+        """Apply the limits that were given, which have changed since."""
+        limits = self._limits
+        self._splitter.reconfigure(limits.max_message_bytes)
+        self._outbox.reconfigure(limits.max_outbox_bytes, unread_seconds=limits.unread_seconds)
+
     def statistics(self) -> ConnectionStatistics:
         """Return a snapshot."""
         session = self._session

@@ -63,6 +63,10 @@ class LineSplitter:
         # Whether what comes next, up to a newline, belongs to a line that was too long.
         self._is_skipping = False
 
+    def reconfigure(self, max_line_bytes: int) -> None:
+        """Apply another limit from the next bytes on."""
+        self._max_line_bytes = max_line_bytes
+
     def feed(self, data: bytes) -> None:
         """Add bytes; linear in their number, however they are divided."""
         lines: list[bytes] = []

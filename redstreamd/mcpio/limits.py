@@ -11,9 +11,9 @@ from redstreamd.strict_json import MAX_NESTING, MAX_VALUES
 MIB: Final = 1024 * 1024
 
 
-@attrs.frozen
+@attrs.define
 class Limits:
-    """The bounds of every buffer and count in this package.
+    """The bounds of every buffer and count in this package; all parts of it share one object.
 
     Errors name the settings ``limits.max_message_bytes``, ``limits.max_nesting``,
     ``limits.max_requests_in_flight``, ``limits.max_memory_bytes``, ``limits.max_connections`` and
@@ -57,3 +57,8 @@ class Limits:
         default=None, validator=attrs.validators.optional(attrs.validators.gt(0))
     )
     max_newcomers: int = attrs.field(default=256, validator=attrs.validators.gt(0))
+
+    def become(self, others: Limits) -> None:
+        """Take the values of other limits; they are applied from the next message or connection on."""
+        for each in attrs.fields(Limits):
+            setattr(self, each.name, getattr(others, each.name))

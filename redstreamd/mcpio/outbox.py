@@ -75,6 +75,11 @@ class Outbox:
         self._is_closed = False
         self._written = trio.lowlevel.ParkingLot()
 
+    def reconfigure(self, max_bytes: int, *, unread_seconds: float) -> None:
+        """Apply other limits from the next line on."""
+        self._max_bytes = max_bytes
+        self._unread_seconds = unread_seconds
+
     @property
     def size(self) -> int:
         """Bytes that the socket has not accepted yet."""

@@ -11,9 +11,8 @@
   who may submit to it and not publish submits its replies, too. That a reply stream belongs to somebody is
   another question, which is asked after this one.
 
-Verdicts depend on names only, never on what exists, so a refusal tells nothing about what exists. They do not
-change while the daemon runs. They are remembered by principal and stream, so that a call costs one look into
-a dict.
+Verdicts depend on names only, never on what exists, so a refusal tells nothing about what exists. They are
+remembered by principal and stream, so that a call costs one look into a dict, until other rules apply.
 """
 
 from __future__ import annotations
@@ -131,15 +130,29 @@ class Policy:
             read_only: Grant nothing but reading.
             judged: See `Judged`.
         """
-        self.restricts: Final = bool(rules) or read_only
-        self.read_only: Final = read_only
-        self.submits: Final = any(rule.submits for rule in rules)
-        self._rules: Final = tuple(rules)
         self._judged: Final = judged
         # The oldest is forgotten first.
         self._grants: dict[str, tuple[_Grant, ...]] = {}
         self._verdicts: dict[tuple[str, str], Permissions] = {}
         self._waiting: dict[tuple[str, str], bool] = {}
+        self.reconfigure(rules, read_only=read_only)
+
+    def reconfigure(self, rules: Sequence[Rule], *, read_only: bool) -> None:
+        """Apply other rules from now on; for the arguments see above.
+
+        Whoever remembers what this policy has said must forget it.
+        """
+        self.restricts = bool(rules) or read_only
+        self.read_only = read_only
+        self.submits = any(rule.submits for rule in rules)
+        self._rules = tuple(rules)
+        self.forget()
+
+    def forget(self) -> None:
+        """Forget the verdicts; they are found again."""
+        self._grants.clear()
+        self._verdicts.clear()
+        self._waiting.clear()
 
     def authorise(self, principal: Principal, stream: str, permission: Permission) -> None:
         """Return if the principal may do this to the stream.

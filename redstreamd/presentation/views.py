@@ -103,9 +103,15 @@ class Views:
         self.policy = policy or Policy()
         self.readable = self.policy.readable(principal)
         self._principal = principal
-        self._max_bytes = bus.settings.tools.max_result_bytes
+
+    @property
+    def _max_bytes(self) -> int:
+        return self.bus.settings.tools.max_result_bytes
+
+    @property
+    def _max_whole_bytes(self) -> int:
         # A value that fits a message when it is written can be read in one.
-        self._max_whole_bytes = bus.settings.limits.max_message_bytes
+        return self.bus.settings.limits.max_message_bytes
 
     def seen_by(self, principal: Principal) -> Views:
         """Return what a principal sees: only the streams that it may read, and its own reply streams."""

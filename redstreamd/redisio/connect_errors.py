@@ -34,6 +34,9 @@ SHUTTING_DOWN: Final = Problem(
     ProblemKind.UNREACHABLE, "redstreamd is shutting down", "Repeat after its restart."
 )
 STILL_CONNECTING: Final = Problem(ProblemKind.UNREACHABLE, "there was no connection yet", _WAIT)
+TARGET_CHANGED: Final = Problem(
+    ProblemKind.UNREACHABLE, "the settings name another server or login since they were reloaded", _WAIT
+)
 CLOSED_BY_SERVER: Final = Problem(ProblemKind.UNREACHABLE, "the server closed the connection", _WAIT)
 
 _USE_TLS: Final = f"Set {setting('redis.tls')} to true, or use rediss:// instead of redis:// in the URL."

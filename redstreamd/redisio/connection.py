@@ -43,6 +43,9 @@ from redstreamd.stream_io import Write, flush_at_end_of_pass, nonblocking_write,
 
 _RECEIVE_BYTES: Final = 64 * 1024
 
+#: Seconds between two looks whether a connection that is given up has answered everything.
+_RETIRING_SECONDS: Final = 0.005
+
 #: Seconds for the reader to find what the server sent last, after sending to it has failed.
 _LAST_REPLY_SECONDS: Final = 0.5
 
@@ -137,6 +140,22 @@ class Connection:
     def server(self) -> str:
         """What the server calls itself, such as "redis 7.0.15"; empty before the login."""
         return self._server
+
+    def retire(self, problem: Problem, seconds: float) -> None:
+        """Take no more requests, and end because of `problem` when all are answered, or after `seconds`.
+
+        What is not answered by then fails as when a connection is lost. Only for one that is open.
+        """
+        self.is_open = False
+        self.pipeline.close(problem)
+        self._nursery.start_soon(self._end_when_answered, problem, seconds)
+
+    async def _end_when_answered(self, problem: Problem, seconds: float) -> None:
+        with trio.move_on_after(seconds):
+            # For milliseconds, once in a life; an event would be set with each reply.
+            while self.pipeline.in_flight or self.pipeline.queued:  # noqa: ASYNC110
+                await trio.sleep(_RETIRING_SECONDS)
+        self._end(problem)
 
     def statistics(self) -> ConnectionStatistics:
         """Return a snapshot."""

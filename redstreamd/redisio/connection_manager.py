@@ -118,6 +118,23 @@ class Manager:
         self._on_push = on_push
         self._on_connected = on_connected
 
+    def retarget(self, target: Target, *, command_timeout: float) -> None:
+        """Use another server or login from now on, or another time for a command.
+
+        Every connection is replaced. It takes no more commands, and has a second to answer those that were
+        sent; then they end as with a lost connection (`OutcomeUnknown` for a write that is not safe to
+        repeat). Commands of that time wait for the new connection, at most until their deadline.
+
+        Args:
+            target: The server and the login, without a provider that announces renewed credentials.
+            command_timeout: As for a new manager.
+        """
+        self._target = target
+        self._command_timeout = command_timeout
+        self._health.retarget(target.label)
+        for each in self.roles.values():
+            each.retarget(target)
+
     @property
     def command_timeout(self) -> float:
         """Seconds for one command, everything included."""

@@ -38,6 +38,9 @@ SETTINGS_RETRY: Final = 30.0
 #: its readiness is noticed, and a server that answers is not hurt by being asked.
 NOT_SERVING_RETRY: Final = 0.5
 
+#: Seconds that requests in flight have when the settings name another server.
+_RETIRE_SECONDS: Final = 1.0
+
 # 2**1024 is no float; from 2**16 on every sensible cap is reached anyway.
 _MAX_EXPONENT: Final = 16
 
@@ -126,6 +129,12 @@ class ReconnectingConnection:
         self._stopped = False
         # When a connection became wanted, was made or was lost last.
         self._since = math.inf
+        # The address of the server of the connection.
+        self._label = target.label
+        # Whether the target has changed since the connection was begun.
+        self._is_moving = False
+        # Cancels an attempt to connect, and the pause after it.
+        self._attempt = trio.CancelScope()
 
     @property
     def connection(self) -> Connection | None:
@@ -212,17 +221,41 @@ class ReconnectingConnection:
             task_status.started()
             await self._wanted.wait()
             while True:
-                connection = self._connect()
-                try:
-                    await connection.run(task_status=_Adoption(self, connection))
-                except ConnectionEnded as ended:
-                    seconds = self._release(ended.problem)
-                await trio.sleep(seconds)
+                with trio.CancelScope() as self._attempt:
+                    self._label = self._target.label
+                    self._is_moving = False
+                    connection = self._connect()
+                    try:
+                        await connection.run(task_status=_Adoption(self, connection))
+                    except ConnectionEnded as ended:
+                        seconds = self._release(ended.problem)
+                    await trio.sleep(seconds)
         finally:
             self._connection, self.pipeline = None, _NO_PIPELINE
             self._stopped = True
             self._problem = connect_errors.SHUTTING_DOWN
             self._waiters.unpark_all()
+
+    def retarget(self, target: Target) -> None:
+        """Connect to `target` from now on; requests in flight may still be answered for a second.
+
+        Commands wait for the new connection as for the first one.
+        """
+        self._target = target
+        if self._stopped or not self._wanted.is_set():
+            return
+        self._problem = None
+        self._failed_attempts = 0
+        self._since = trio.current_time()
+        connection = self.connection
+        self._connection, self.pipeline = None, _NO_PIPELINE
+        if connection is not None:
+            self._is_moving = True
+            connection.retire(connect_errors.TARGET_CHANGED, _RETIRE_SECONDS)
+        elif not self._is_moving:
+            self._attempt.cancel()
+        # What they wait for, and how long, may be another.
+        self._waiters.unpark_all()
 
     def adopt(self, connection: Connection) -> None:
         """Use `connection`, which has just become usable."""
@@ -232,12 +265,14 @@ class ReconnectingConnection:
         down_seconds, self._since = now - self._since, now
         self._on_connected()
         self._on_event(
-            Connected(self._role, self._target.label, connection.server, self._failed_attempts, down_seconds)
+            Connected(self._role, self._label, connection.server, self._failed_attempts, down_seconds)
         )
         self._waiters.unpark_all()
 
     def _release(self, problem: Problem) -> float:
         """Take note of a connection's end, or of an attempt's; return the seconds until the next."""
+        if self._is_moving:
+            return 0.0
         self._problem = problem
         seconds = reconnect_pause(self._backoff, problem, self._failed_attempts)
         self._failed_attempts += 1
@@ -248,8 +283,8 @@ class ReconnectingConnection:
             if up_seconds >= _STABLE_SECONDS:
                 seconds = 0.0
                 self._failed_attempts = 0
-            self._on_event(ConnectionLost(self._role, self._target.label, problem, up_seconds))
+            self._on_event(ConnectionLost(self._role, self._label, problem, up_seconds))
         else:
-            self._on_event(ConnectFailed(self._role, self._target.label, problem))
+            self._on_event(ConnectFailed(self._role, self._label, problem))
         self._waiters.unpark_all()
         return seconds

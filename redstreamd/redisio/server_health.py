@@ -199,8 +199,8 @@ class ServerHealth:
         self._tell = on_event
         self._writes = WriteAvailability(
             execute,
-            on_refused=lambda problem: on_event(Degraded(label, problem)),
-            on_accepted=lambda seconds: on_event(WritesAccepted(label, seconds)),
+            on_refused=lambda problem: on_event(Degraded(self._label, problem)),
+            on_accepted=lambda seconds: on_event(WritesAccepted(self._label, seconds)),
         )
         # Dicts, for their order. Invariant: _down is a subset of _roles.
         self._down: dict[Role, None] = {}
@@ -214,6 +214,17 @@ class ServerHealth:
         self._attempts = 0
         # How many short-lived connections of a role have ended in a row.
         self._short_lived: Counter[Role] = Counter()
+
+    def retarget(self, label: str) -> None:
+        """Begin anew with another server; whether it accepts writes is asked if the one before did not."""
+        self._label = label
+        self._down.clear()
+        self._roles.clear()
+        self._told_of.clear()
+        self._told.clear()
+        self._short_lived.clear()
+        self._lost = None
+        self._down_seconds, self._attempts = 0.0, 0
 
     def notice(self, command: tuple[Arg, ...], answer: ServerReplied) -> None:
         """Take note of the error reply to a command: it may say that writes are refused."""

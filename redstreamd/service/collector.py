@@ -104,6 +104,10 @@ class Collector:
             if is_idle and sys.getallocatedblocks() > self._blocks + _GROWN_BLOCKS:
                 self.look_at_everything()
 
+    def collect(self) -> None:
+        """Free the cycles among what came since the last collection."""
+        gc.collect()
+
     def look_at_everything(self) -> None:
         """Free all cycles, those out of sight included; a pause that grows with the number of objects."""
         self._full += 1

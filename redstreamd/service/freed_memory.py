@@ -34,6 +34,13 @@ def map_large_blocks() -> bool:
     return mallopt is not None and mallopt(_M_MMAP_THRESHOLD, _MAPPED_BYTES) == 1
 
 
+async def trim() -> None:
+    """Give back at once what was freed, where the C library can do that; the event loop goes on."""
+    if (trim := getattr(ctypes.CDLL(None), "malloc_trim", None)) is not None:
+        # Without the lock of the interpreter.
+        await trio.to_thread.run_sync(trim, 0)
+
+
 async def give_back_freed(*, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
     """Give memory back after each peak, once the process is idle; until cancelled."""
     trim = getattr(ctypes.CDLL(None), "malloc_trim", None)

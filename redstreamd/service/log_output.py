@@ -95,8 +95,8 @@ class LogOutput:
             dropped: Returns the record that so many records were dropped.
             journal_path: Where journald listens.
         """
-        # The longest first, because one secret may be part of another.
-        self._secrets = sorted((text for text in secrets if len(text) >= _SECRET_CHARACTERS), key=len)[::-1]
+        self._secrets: list[str] = []
+        self.mask(secrets)
         self._leads_to_journal = is_journal(descriptor)
         self._form = form
         self._stream = NonblockingWriter(descriptor, limit_bytes=BACKLOG_BYTES)
@@ -107,6 +107,12 @@ class LogOutput:
         self._reported = 0
         self._lock = threading.Lock()
         self._wake: Callable[[], None] | None = None
+
+    def mask(self, secrets: Iterable[str]) -> None:
+        """Mask these texts, too, from now on; those under six characters are ignored."""
+        known = {*self._secrets, *(text for text in secrets if len(text) >= _SECRET_CHARACTERS)}
+        # The longest first, because one secret may be part of another.
+        self._secrets = sorted(known, key=len, reverse=True)
 
     async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
         """Write the backlog whenever the reader reads again, until cancelled.

@@ -12,6 +12,7 @@ from redstreamd.policy.rules import Rule
 from redstreamd.settings.definitions import DEFINITIONS, GROUPS
 from redstreamd.settings.listen_address import ListenAddress
 from redstreamd.settings.rate import Rate
+from redstreamd.settings.reloading import RESTART_ONLY
 from redstreamd.settings.sections import Settings
 from redstreamd.settings.sources import DEFAULT_FILE, ENVIRONMENT
 
@@ -42,6 +43,10 @@ Values are read like this:
 - `REDIS_PORT=tcp://...`, which Kubernetes sets for a service named redis, is an error only if the port is
   used and not given otherwise: by a URL, a Unix socket or another source.
 - Errors show an invalid value only if it cannot be a secret, and never the password in an address.
+
+`systemctl reload redstreamd`, `redstreamd reload` and SIGHUP have a running daemon read all three again (the
+command line and the environment as they were when it was started). If a setting is not valid, nothing
+changes. The last line of each setting says whether a reload applies it.
 
 `connect`, `call` and `status` read no settings. `REDSTREAMD_SOCKET` or `--socket` names the daemon's socket
 if it is not in a usual place: a path, `unix:PATH`, `tcp:HOST:PORT` or `tls:HOST:PORT`, also with `//`.
@@ -107,9 +112,15 @@ def as_markdown() -> str:
                     f"- Allowed: {setting.allowed}",
                     f"- Default: {setting.default}",
                     f"- Environment: {', '.join(f'`{name}`' for name in setting.environment)}",
+                    f"- Reload: {_at_reload(setting.key)}",
                     "",
                 ]
     return "\n".join(lines)
+
+
+def _at_reload(key: str) -> str:
+    reason = RESTART_ONLY.get(key)
+    return "applies at once" if reason is None else f"needs a restart, because {reason}"
 
 
 def as_toml(value: Any) -> str:

@@ -16,6 +16,8 @@ from redstreamd.streams.diagnosis.stream_health import Diagnoser
 from redstreamd.streams.direct_reading import DirectReader
 from redstreamd.streams.entry_pages import Pages
 from redstreamd.streams.group_clocks import GroupClocks
+from redstreamd.streams.group_counts import GroupCounts
+from redstreamd.streams.group_lists import GroupLists
 from redstreamd.streams.group_records import GroupRecords
 from redstreamd.streams.idempotency import IdempotencyRecords
 from redstreamd.streams.lease_tokens import LeaseKey
@@ -33,11 +35,11 @@ from redstreamd.streams.tail_hub import TailHub
 from redstreamd.streams.work import WorkQueue
 
 
-class Bus(msgspec.Struct, frozen=True):
+class Bus(msgspec.Struct, eq=False):
     """Streams, groups and leases over one Redis.
 
     Attributes:
-        settings: Limits and defaults.
+        settings: Limits and defaults; those of the last `reconfigure`.
         names: Checks names of streams, groups and consumers.
         redis: Redis, whatever servers it is made of.
         hub: Wakes waiting calls; a supervised child runs it.
@@ -57,6 +59,8 @@ class Bus(msgspec.Struct, frozen=True):
         quarantine: Lists, releases and discards what waits for a release.
         groups: Administration of consumer groups.
         streams: Administration of streams.
+        clocks: The clocks of groups.
+        idempotency: Makes the records of idempotency keys.
     """
 
     settings: Settings
@@ -79,6 +83,8 @@ class Bus(msgspec.Struct, frozen=True):
     quarantine: Quarantine
     groups: GroupAdmin
     streams: StreamAdmin
+    clocks: GroupClocks
+    idempotency: IdempotencyRecords
 
     @classmethod
     def over(
@@ -94,12 +100,12 @@ class Bus(msgspec.Struct, frozen=True):
         places = Places(redis, hub)
         sampler = Sampler(redis, bounds)
         max_groups = settings.limits.max_groups_per_stream
+        idempotency = IdempotencyRecords(
+            lease_key.derive("redstreamd idempotency records"), plain_hashes=settings.records.plain_hashes
+        )
         publisher = Publisher(
             redis,
-            records=IdempotencyRecords(
-                lease_key.derive("redstreamd idempotency records"),
-                plain_hashes=settings.records.plain_hashes,
-            ),
+            records=idempotency,
             idempotency_window_seconds=settings.leases.idempotency_window_seconds,
             max_groups=max_groups,
             quarantine=settings.quarantine,
@@ -134,8 +140,7 @@ class Bus(msgspec.Struct, frozen=True):
             reader=Reader(
                 redis, lister, pages, places, max_bytes=settings.tools.max_result_bytes, limits=bounds
             ),
-            # Half a message, because JSON may take twice as many bytes as the content.
-            direct=DirectReader(redis, pages, max_bytes=settings.limits.max_message_bytes // 2),
+            direct=DirectReader(redis, pages, max_bytes=_direct_bytes(settings)),
             publisher=publisher,
             work=work,
             pending=PendingLister(redis, clocks, bounds),
@@ -148,4 +153,43 @@ class Bus(msgspec.Struct, frozen=True):
             groups=GroupAdmin(redis, hub, records, clocks, bounds),
             streams=StreamAdmin(redis, bounds, max_groups=max_groups),
             replies=Replies(redis, publisher, work, requests, lease_seconds=settings.leases.lease_seconds),
+            clocks=clocks,
+            idempotency=idempotency,
         )
+
+    def reconfigure(self, settings: Settings) -> None:
+        """Apply other settings from now on; a call under way may end by either."""
+        self.settings = settings
+        limits, leases = settings.limits, settings.leases
+        max_groups, max_bytes = limits.max_groups_per_stream, settings.tools.max_result_bytes
+        self.names.reconfigure(settings.streams)
+        self.lister.reconfigure(max_name_bytes=settings.streams.max_name_bytes)
+        self.hub.waits.reconfigure(limits.max_waits, limits.max_waits_per_principal)
+        self.reader.reconfigure(max_bytes=max_bytes)
+        self.direct.reconfigure(max_bytes=_direct_bytes(settings))
+        self.idempotency.reconfigure(plain_hashes=settings.records.plain_hashes)
+        self.publisher.reconfigure(
+            idempotency_window_seconds=leases.idempotency_window_seconds,
+            max_groups=max_groups,
+            quarantine=settings.quarantine,
+        )
+        self.clocks.reconfigure(command_timeout=self.redis.command_timeout)
+        self.records.reconfigure(max_deliveries=leases.max_deliveries, max_groups=max_groups)
+        self.work.reconfigure(leases, max_bytes=max_bytes, max_groups=max_groups)
+        self.diagnoser.reconfigure(leases)
+        self.requests.reconfigure(keep_seconds=leases.idempotency_window_seconds)
+        self.streams.reconfigure(max_groups=max_groups)
+        self.replies.reconfigure(lease_seconds=leases.lease_seconds)
+
+    def forget(self) -> None:
+        """Forget what is only kept to save time: names, listings, counts, tokens. It is found again."""
+        self.names.forget()
+        self.lister.forget()
+        self.work.forget()
+        self.redis.shared(GroupCounts).forget()
+        self.redis.shared(GroupLists).forget_all()
+
+
+def _direct_bytes(settings: Settings) -> int:
+    # Half a message, because JSON may take twice as many bytes as the content.
+    return settings.limits.max_message_bytes // 2

@@ -27,6 +27,10 @@ class DirectReader:
         self._pages = pages
         self._max_bytes = max_bytes
 
+    def reconfigure(self, *, max_bytes: int) -> None:
+        """End answers at another size from now on."""
+        self._max_bytes = max_bytes
+
     def plan_read(self, stream: str, start: str, count: int) -> Plan[list[RawEntry]]:
         """Plan to read up to `count` entries from an entry ID, ``-`` or ``+`` on.
 

@@ -40,11 +40,15 @@ class GroupClocks:
             command_timeout: Seconds that a command may take.
             now: Seconds since any moment, by a clock that is never set.
         """
-        self._ahead_ms = int(1000 * max(LEAST_AHEAD_SECONDS, 2 * command_timeout))
+        self.reconfigure(command_timeout=command_timeout)
         self._now = now
         # In the order of their last use: the clock's name, which distinguishes it from earlier ones of the
         # same group; what it showed when a script ran, in ms; our clock in seconds when the reply came.
         self._readings: dict[tuple[str, str], tuple[str, int, float]] = {}
+
+    def reconfigure(self, *, command_timeout: float) -> None:
+        """Let commands take another time from now on."""
+        self._ahead_ms = int(1000 * max(LEAST_AHEAD_SECONDS, 2 * command_timeout))
 
     def operands(self, stream: str, group: str) -> dict[str, Any]:
         """Return the operands of ``clock.lua``; call this directly before the script is sent."""

@@ -36,6 +36,10 @@ class GroupCounts:
             del self._recount_at[next(iter(self._recount_at))]
         self._recount_at[stream] = 0.0 if groups <= FEW else time.monotonic() + _RECOUNT_SECONDS
 
+    def forget(self) -> None:
+        """Forget all of it."""
+        self._recount_at.clear()
+
     def has_few(self, stream: str) -> bool:
         """Return whether a stream is known to have few groups."""
         return self._recount_at.get(stream) == 0.0

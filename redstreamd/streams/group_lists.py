@@ -88,6 +88,10 @@ class GroupLists:
         self._kept.pop(stream, None)
         return (await self.of(stream)).groups.get(group)
 
+    def forget_all(self) -> None:
+        """Forget what was listed; lists that are being made are not affected."""
+        self._kept.clear()
+
     def _fresh(self, stream: str) -> GroupList | None:
         kept = self._kept.get(stream)
         if kept is None or trio.current_time() < kept.taken_at + FRESH_SECONDS:

@@ -46,6 +46,10 @@ class GroupRecords:
             max_groups: How many groups a stream may have.
         """
         self._redis = redis
+        self.reconfigure(max_deliveries=max_deliveries, max_groups=max_groups)
+
+    def reconfigure(self, *, max_deliveries: int, max_groups: int) -> None:
+        """Apply other values from now on."""
         self._max_groups = max_groups
         self._default = max_deliveries
 

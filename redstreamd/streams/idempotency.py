@@ -42,6 +42,10 @@ class IdempotencyRecords:
         self._key_id = hmac.digest(key, b"", "sha256").hex()[:8]
         self._plain_hashes = plain_hashes
 
+    def reconfigure(self, *, plain_hashes: bool) -> None:
+        """Write records in the other form from now on, or no more; both are read."""
+        self._plain_hashes = plain_hashes
+
     def operands(
         self,
         stream: str,

@@ -106,6 +106,10 @@ class LeaseKey:
         # Most tokens are read once, soon after they were signed; the oldest is forgotten first.
         self._signed: dict[str, Lease] = {}
 
+    def forget(self) -> None:
+        """Forget the tokens that were signed; they are authenticated when they are read."""
+        self._signed.clear()
+
     @classmethod
     def from_file(cls, path: Path) -> LeaseKey:
         """Read the key, or create it (mode 0600) if there is none.

@@ -218,11 +218,15 @@ class Leases:
         """
         self._redis = redis
         self._groups = redis.shared(GroupCounts)
-        self._max_groups = max_groups
         self._clocks = clocks
+        self._seen: dict[tuple[str, str], _Seen] = {}
+        self.reconfigure(settings, max_bytes=max_bytes, max_groups=max_groups)
+
+    def reconfigure(self, settings: LeasesSettings, *, max_bytes: int, max_groups: int) -> None:
+        """Apply other values from now on; leases that were given are not affected."""
         self._settings = settings
         self._max_bytes = max_bytes
-        self._seen: dict[tuple[str, str], _Seen] = {}
+        self._max_groups = max_groups
 
     def plan_take(
         self, take: Take, principal: Principal, *, on_created: Callable[[str], None] | None = None

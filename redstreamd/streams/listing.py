@@ -59,6 +59,16 @@ class Lister:
         self._filtered: dict[tuple[str, StreamFilter], tuple[Listing, Listing]] = {}
         self._slots = trio.Semaphore(MAX_SCANS_AT_ONCE)
 
+    def reconfigure(self, *, max_name_bytes: int) -> None:
+        """List names of up to so many bytes from now on."""
+        self._max_name_bytes = max_name_bytes
+        self.forget()
+
+    def forget(self) -> None:
+        """Forget what was listed; it is listed again. Listings under way are not affected."""
+        self._kept.clear()
+        self._filtered.clear()
+
     @property
     def scans(self) -> int:
         """How many patterns are scanned for, or wait for it."""

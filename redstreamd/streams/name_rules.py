@@ -38,12 +38,21 @@ class NameRules:
 
     def __init__(self, settings: StreamsSettings | None = None) -> None:
         """Apply ``settings``; None for the defaults."""
-        settings = settings or StreamsSettings()
-        self._max_bytes = settings.max_name_bytes
-        self._naming = settings.naming
         # Dicts, because they forget the oldest name first.
         self._valid: dict[str, None] = {}
         self.plain: dict[str, None] = {}
+        self.reconfigure(settings or StreamsSettings())
+
+    def reconfigure(self, settings: StreamsSettings) -> None:
+        """Apply other settings from now on."""
+        self._max_bytes = settings.max_name_bytes
+        self._naming = settings.naming
+        self.forget()
+
+    def forget(self) -> None:
+        """Forget the names that were found right; they are checked again."""
+        self._valid.clear()
+        self.plain.clear()
 
     @property
     def demanded(self) -> bool:

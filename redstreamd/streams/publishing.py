@@ -89,11 +89,21 @@ class Publisher:
         self._records = records
         self._redis = redis
         self._groups = redis.shared(GroupCounts)
-        self._max_groups = max_groups
-        self._quarantine = quarantine
-        self._window_ms = milliseconds(idempotency_window_seconds)
+        self.reconfigure(
+            idempotency_window_seconds=idempotency_window_seconds,
+            max_groups=max_groups,
+            quarantine=quarantine,
+        )
         #: Entries added through this process so far.
         self.added = 0
+
+    def reconfigure(
+        self, *, idempotency_window_seconds: float, max_groups: int, quarantine: QuarantineSettings
+    ) -> None:
+        """Apply other values from now on; records that exist are kept for as long as they were to be."""
+        self._quarantine = quarantine
+        self._window_ms = milliseconds(idempotency_window_seconds)
+        self._max_groups = max_groups
 
     async def add(
         self,

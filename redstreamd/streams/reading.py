@@ -111,6 +111,10 @@ class Reader:
         self._max_bytes = max_bytes
         self._scanning = trio.Semaphore(_SCANS_AT_ONCE)
 
+    def reconfigure(self, *, max_bytes: int) -> None:
+        """End pages at another size from now on."""
+        self._max_bytes = max_bytes
+
     async def read(
         self,
         stream: str,

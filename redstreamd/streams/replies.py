@@ -56,6 +56,10 @@ class Replies:
         self._requests = requests
         self._lease_seconds = lease_seconds
 
+    def reconfigure(self, *, lease_seconds: float) -> None:
+        """Extend leases by another time from now on."""
+        self._lease_seconds = lease_seconds
+
     async def publish(
         self,
         lease: Lease,

@@ -117,6 +117,10 @@ class Requests:
         self._publisher = publisher
         self._keep_ms = milliseconds(keep_seconds)
 
+    def reconfigure(self, *, keep_seconds: float) -> None:
+        """Let our own reply streams expire after another time, each from the next request on."""
+        self._keep_ms = milliseconds(keep_seconds)
+
     async def request(self, request: Request, *, timeout_seconds: float) -> Requested:
         """Add a request, unless it was added before, and wait for its reply.
 

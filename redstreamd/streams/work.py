@@ -23,6 +23,7 @@ from redstreamd.errors import BusError
 from redstreamd.policy import Principal
 from redstreamd.redisio.client import Redis
 from redstreamd.redisio.redis_errors import OutcomeUnknown
+from redstreamd.settings import LeasesSettings
 from redstreamd.streams import entry_ids
 from redstreamd.streams.bounds import DEFAULT_BOUNDS, Bounds
 from redstreamd.streams.error_context import append_to_errors
@@ -65,6 +66,14 @@ class WorkQueue:
         self._records = records
         self._key = key
         self._queues: dict[tuple[str, str], _Queue] = {}
+
+    def reconfigure(self, settings: LeasesSettings, *, max_bytes: int, max_groups: int) -> None:
+        """Apply other values from now on; see `Leases.reconfigure`."""
+        self._leases.reconfigure(settings, max_bytes=max_bytes, max_groups=max_groups)
+
+    def forget(self) -> None:
+        """Forget which tokens were signed of late; they are checked again."""
+        self._key.forget()
 
     @property
     def queues(self) -> int:

@@ -12,8 +12,7 @@ from __future__ import annotations
 import json
 import time
 import typing
-from collections.abc import Callable, Iterable, Sequence
-from functools import cached_property
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from operator import attrgetter
 from typing import Any, Final, Generic, NoReturn, TypeVar
 
@@ -153,29 +152,67 @@ class Toolbox(Generic[BusT]):
             max_nesting: How deep a message may be, including values given as JSON text.
             max_values: How many JSON values such texts may hold, as `strict_json.measure_structure` counts.
         """
-        self.timeout_seconds = timeout_seconds
         self._registry = registry
-        self._profiles = tuple(sorted(profiles))
         self._names = names or NameRules()
         self._read_lease = read_lease
         self.policy = policy or Policy()
         self.rules = Rules(
             bus, self.policy, admit, on_ended, timeout_seconds, default_wait_seconds, check_rate
         )
-        self._offered = registry.for_profiles(self._profiles)
+        self.prepared = _Made(self._prepare)
+        self._structure = _Made(self._structurer)
+        self._listed = _Made(self._list)
+        # What was found right, by principal, tool and names; the oldest is forgotten first.
+        self._permitted: dict[_Key, Sequence[Need]] = {}
+        self.reconfigure(
+            profiles,
+            timeout_seconds=timeout_seconds,
+            default_wait_seconds=default_wait_seconds,
+            check_rate=check_rate,
+            max_nesting=max_nesting,
+            max_values=max_values,
+        )
+
+    def reconfigure(
+        self,
+        profiles: Iterable[Profile],
+        *,
+        timeout_seconds: float,
+        default_wait_seconds: float,
+        check_rate: CheckRate | None,
+        max_nesting: int,
+        max_values: int,
+    ) -> None:
+        """Offer the tools of other profiles, and subject calls to other rules, from the next call on.
+
+        Also to be called when the policy or the rules of names have changed: what was found right is
+        forgotten. Calls under way are not affected. For the arguments see above; `compile` then makes what is
+        new.
+        """
+        self.timeout_seconds = timeout_seconds
+        self.rules = attrs.evolve(
+            self.rules,
+            timeout_seconds=timeout_seconds,
+            default_wait_seconds=default_wait_seconds,
+            check_rate=check_rate,
+        )
+        self._profiles = tuple(sorted(profiles))
+        self._offered = self._registry.for_profiles(self._profiles)
         self.hidden = _Hidden(self._offered, self.policy) if self.policy.restricts else None
         self._offered_to: dict[frozenset[Permission], Registry] = {}
         self._max_nesting = max_nesting
         self._max_values = max_values
-        self.prepared = _Made(self._prepare)
-        self._structure = _Made(self._structurer)
-        # What was found right, by principal, tool and names; the oldest is forgotten first.
-        self._permitted: dict[_Key, Sequence[Need]] = {}
+        for made in (self.prepared, self._listed):
+            for name in [each for each in made if each not in self._offered]:
+                del made[name]
+        # Depends on the nesting.
+        self._structure.clear()
+        self.forget_verdicts()
 
-    @cached_property
-    def listing(self) -> dict[str, dict[str, Any]]:
-        """Every tool by name, as ``tools/list`` gives it, sorted by name."""
-        return {tool.name: listed(tool) for tool in self._offered}
+    @property
+    def listing(self) -> Mapping[str, dict[str, Any]]:
+        """Every offered tool by name, as ``tools/list`` gives it; each is made when it is first asked for."""
+        return self._listed
 
     def offered_to(self, principal: Principal) -> Registry:
         """Return the tools that a principal may use; the same value for those who may use the same."""
@@ -197,8 +234,7 @@ class Toolbox(Generic[BusT]):
                 its calls are audited.
         """
         for tool in self._offered:
-            self.prepared[tool.name], self._structure[tool.name]
-        self.listing  # noqa: B018
+            self.prepared[tool.name], self._structure[tool.name], self._listed[tool.name]
 
     def find(self, name: str, principal: Principal, account: Account | None = None) -> Tool[Any]:
         """Return the tool of this name.
@@ -336,11 +372,14 @@ class Toolbox(Generic[BusT]):
 
     def _structurer(self, name: str) -> Structurer[Any]:
         return Structurer(
-            self._offered.get(name).arguments, max_nesting=self._max_nesting, max_values=self._max_values
+            self._registry.get(name).arguments, max_nesting=self._max_nesting, max_values=self._max_values
         )
 
+    def _list(self, name: str) -> dict[str, Any]:
+        return listed(self._registry.get(name))
+
     def _prepare(self, name: str) -> Prepared:
-        tool = self._offered.get(name)
+        tool = self._registry.get(name)
         named = names_in(tool.arguments)
         # Compiled here, not at the end of its first call.
         tool.effects  # noqa: B018

@@ -56,9 +56,9 @@ async def test_what_is_declared_is_served(modern: RawClient) -> None:
     assert declared.keys() == {"tools", "resources", "prompts", "completions"}
     for method in ("tools/list", "resources/list", "resources/templates/list", "prompts/list"):
         assert "result" in await modern.call(method)
-    # These never change, so nobody is to wait for it.
-    assert not declared["tools"]["listChanged"]
-    assert not declared["prompts"]["listChanged"]
+    # They change when the settings are reloaded.
+    assert declared["tools"]["listChanged"]
+    assert declared["prompts"]["listChanged"]
 
 
 async def test_every_result_says_that_it_is_complete_and_whose_it_is(modern: RawClient) -> None:
@@ -170,8 +170,7 @@ async def test_a_subscription_is_acknowledged_named_and_brings_what_was_asked_fo
     first = await modern.receive()
     assert first["method"] == "notifications/subscriptions/acknowledged"
     assert first["params"]["_meta"] == {SUBSCRIPTION: "sub"}
-    # Tools never change, and what is not supported is left out.
-    assert first["params"]["notifications"] == {"resourceSubscriptions": [stream_uri(asked)]}
+    assert first["params"]["notifications"] == wanted
     redis_server.commands(["XADD", other, "*", "f", "v"], ["XADD", asked, "*", "f", "v"])
     told = await modern.receive()
     assert told["method"] == "notifications/resources/updated"

@@ -6,9 +6,8 @@ import contextlib
 import os
 import re
 import signal
-import socket
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -18,40 +17,12 @@ from redstreamd.service.embedded.embedded_server import EmbeddedServer
 from redstreamd.service.embedded.process_lock import listener_of
 from tests.support.daemon import Daemon, home, running_daemon
 from tests.support.servers import valkey_binary
+from tests.support.service_manager import ServiceManager
 from tests.support.slow_loading import COMMANDS, EXTENSION_SECONDS, PROGRAM, ask, fill, hurry
 
 LOADS = "the embedded server loads its data into memory"
 STREAM = "svc:test:loading"
 EXTEND = f"EXTEND_TIMEOUT_USEC={EXTENSION_SECONDS}000000"
-
-
-class ServiceManager:
-    """Listens to what a service tells, as systemd would."""
-
-    def __init__(self, directory: Path) -> None:
-        self.path = str(directory / "notify")
-        self.told: list[str] = []
-        self._socket = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
-        self._socket.bind(self.path)
-
-    def listen(self, seconds: float) -> list[str]:
-        """Return what is told within so many seconds."""
-        begin, until = len(self.told), time.monotonic() + seconds
-        while (left := until - time.monotonic()) > 0:
-            self._socket.settimeout(left)
-            with contextlib.suppress(TimeoutError):
-                self.told += self._socket.recv(4096).decode().splitlines()
-        return self.told[begin:]
-
-    def wait_for(self, condition: Callable[[list[str]], bool]) -> None:
-        """Listen until `condition` holds of all that was told since the call."""
-        begin, deadline = len(self.told), time.monotonic() + 60
-        while not condition(self.told[begin:]):
-            assert time.monotonic() < deadline, self.told
-            self.listen(0.05)
-
-    def close(self) -> None:
-        self._socket.close()
 
 
 @pytest.fixture

@@ -108,7 +108,12 @@ async def test_a_listen_is_acknowledged_first_and_with_what_it_will_be_told_of(r
                 "method": "notifications/subscriptions/acknowledged",
                 "params": {
                     "_meta": {ID: "l"},
-                    "notifications": {"resourcesListChanged": True, "resourceSubscriptions": honored},
+                    "notifications": {
+                        "toolsListChanged": True,
+                        "promptsListChanged": True,
+                        "resourcesListChanged": True,
+                        "resourceSubscriptions": honored,
+                    },
                 },
             }
             second = await listen(raw, "empty")

@@ -29,7 +29,7 @@ def values_of(hint: Any) -> list[Any]:
         holders = ((Peer(pid=1), 3), (Peer(address="192.0.2.1"), 2))
         member = typing.get_args(hint)[0]
         if member is str:
-            return [("one",), ("one", "two")]
+            return [(), ("one",), ("one", "two")]
         return [(), holders] if typing.get_origin(member) is tuple else [tuple(values_of(member))]
     if isinstance(hint, type) and issubclass(hint, enum.Enum):
         return list(hint)

@@ -322,8 +322,8 @@ async def test_the_server_promises_what_it_does_and_no_more(client: Client, daem
         else:
             capabilities = (await raw.call("server/discover"))["result"]["capabilities"]
     assert capabilities["resources"] == {"subscribe": True, "listChanged": True}
-    assert capabilities["tools"] == {"listChanged": False}
-    assert capabilities["prompts"] == {"listChanged": False}
+    assert capabilities["tools"] == {"listChanged": True}
+    assert capabilities["prompts"] == {"listChanged": True}
     assert capabilities["completions"] == {}
 
 

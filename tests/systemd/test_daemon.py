@@ -202,15 +202,20 @@ def test_the_daemon_is_ready_without_redis_and_recovers_with_it(listening: Conta
     assert "it needs no restart" in explained
 
 
-def test_a_hanging_daemon_is_shot_says_where_it_hung_and_is_back(listening: Container) -> None:
+def test_a_hanging_daemon_is_shot_says_where_it_hung_and_is_back(
+    listening: Container, record_property: Any
+) -> None:
     # With time to say where it hung, on a machine that is slow.
     drop_in(listening, "[Service]\nWatchdogSec=3\nTimeoutAbortSec=30\n")
     with Agent(listening) as agent:
         former = listening.main_pid(SERVICE)
         # The same as a loop that is stuck, for everyone outside: it neither serves nor pings.
+        began = time.monotonic()
         listening.kill(former, signal.SIGSTOP)
         assert agent.socket.recv(1) == b""
+        shot_seconds = time.monotonic() - began
     listening.wait_for(SERVICE, ActiveState="active", NRestarts="1")
+    record_property("figure", f"a daemon that stands still ended {shot_seconds:.1f} s later (WatchdogSec=3)")
     with Agent(listening) as agent:
         assert not agent.call("stream_list")["isError"]
     # journald may read the dump later than the daemon is back.
@@ -223,7 +228,7 @@ def test_a_hanging_daemon_is_shot_says_where_it_hung_and_is_back(listening: Cont
     assert "stop-watchdog' timed out" not in journal
 
 
-def test_a_stop_answers_those_who_wait_and_is_a_success(listening: Container) -> None:
+def test_a_stop_answers_those_who_wait_and_is_a_success(listening: Container, record_property: Any) -> None:
     # Waits have to end by themselves: what is merely in flight could go on for longer than the test allows.
     drop_in(listening, "[Service]\nEnvironment=REDSTREAMD_DAEMON_DRAIN_SECONDS=120\n")
     with Agent(listening) as agent:
@@ -234,6 +239,7 @@ def test_a_stop_answers_those_who_wait_and_is_a_success(listening: Container) ->
         begun_at = time.monotonic()
         listening.systemctl("stop", SERVICE)
         took_seconds = time.monotonic() - begun_at
+        record_property("figure", f"a stop with a wait took {took_seconds:.2f} s")
         answered = agent.answer(99)
     assert took_seconds <= 30
     assert not answered["isError"]

@@ -74,6 +74,10 @@ class StreamAdmin:
         self._counter = Counter(redis, limits)
         self._redis = redis
 
+    def reconfigure(self, *, max_groups: int) -> None:
+        """Apply another number of groups from now on."""
+        self._max_groups = max_groups
+
     async def info(self, stream: str) -> StreamInfo:
         """Describe a stream.
 

@@ -88,6 +88,10 @@ class Ranking:
         # Entries ever added to each stream, at the last look.
         self._added: dict[str, int] = {}
 
+    def reconfigure(self, *, count: int) -> None:
+        """Choose another number of streams from the next look on."""
+        self._count = count
+
     async def ranks(self) -> Ranks | None:
         """Return what the last look found, and have another one begun if it is due.
 

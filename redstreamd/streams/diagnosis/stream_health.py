@@ -80,6 +80,10 @@ class Diagnoser:
         self._surveying = trio.Lock()
         self._surveyed: Survey | None = None
 
+    def reconfigure(self, leases: LeasesSettings) -> None:
+        """Judge by other defaults of leases from now on."""
+        self._leases = leases
+
     async def diagnose(self, stream: str, group: str | None = None) -> Diagnosis:
         """Diagnose a stream with all its groups, or with one.
 

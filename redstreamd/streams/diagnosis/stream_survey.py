@@ -65,6 +65,10 @@ class StreamSurvey:
         self._last: SurveyFigures | None = None
         self._rates_asked_at = -_RATES_SECONDS
 
+    def reconfigure(self, *, max_groups: int) -> None:
+        """Take figures of another number of groups from the next survey on."""
+        self._max_groups = max_groups
+
     @property
     def last(self) -> SurveyFigures | None:
         """The figures that were taken last; None if the last survey failed, or there was none."""

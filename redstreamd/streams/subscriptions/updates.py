@@ -8,7 +8,7 @@ no more than another. Where the client has read, no task is woken to send.
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterator
 from functools import partial
 from typing import Protocol
 
@@ -166,6 +166,11 @@ class Subscriber:
             if self._listeners.get(name) is listener:
                 self.remove(name)
             raise
+
+    def topics(self) -> Iterator[tuple[str, Topic]]:
+        """Yield the name and the topic of each of its subscriptions."""
+        for name, listener in self._listeners.items():
+            yield name, listener.feed.topic
 
     def remove(self, name: str) -> None:
         """End a subscription and drop its change. Idempotent."""

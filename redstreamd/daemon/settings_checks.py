@@ -1,0 +1,45 @@
+"""What is checked of settings that are valid each by itself: by `check-config`, and before a reload.
+
+The tools, the policy and the files of listeners are imported only where something names them, because
+`check-config` is a short command.
+"""
+
+from __future__ import annotations
+
+from redstreamd.settings import Loaded
+
+
+def check_settings(loaded: Loaded) -> tuple[str, ...]:
+    """Check settings against what they name, and return a sentence for each rule that has no effect.
+
+    Raises:
+        SettingsError: One names a tool that does not exist.
+    """
+    settings = loaded.settings
+    if settings.limits.rates:
+        from redstreamd.daemon.call_rates import check_rate
+
+        check_rate(settings, str(loaded.sources["limits.rates"]))
+    if not settings.policy.rules:
+        return ()
+    from redstreamd.daemon.policy_settings import unused_rules
+
+    return tuple(unused_rules(settings))
+
+
+def check_files(loaded: Loaded) -> str | None:
+    """Check the files that listeners demand; return the name of one that this process may not read, if any.
+
+    Raises:
+        SettingsError: A certificate, key or token cannot be used.
+    """
+    listeners = loaded.settings.listeners
+    if listeners.certificate_file is None and listeners.token_file is None:
+        return None
+    from redstreamd.protection.configured_demands import demands_of
+
+    try:
+        demands_of(listeners).check()
+    except PermissionError as refused:
+        return str(refused.filename)
+    return None

@@ -1,0 +1,32 @@
+"""Which settings apply after a restart only, and why; a reload changes all others.
+
+`daemon.reload_table` says how each of the others is applied. A test holds the two together: a setting is in
+exactly one of them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Final
+
+_SOCKETS: Final = "the listening sockets stay as they were opened"
+_DEMANDS: Final = (
+    "the listening sockets keep what they demand; the content of its file is read again for new clients when "
+    "it has changed"
+)
+
+#: The reason, by dotted key.
+RESTART_ONLY: Final[Mapping[str, str]] = {
+    "daemon.listen": _SOCKETS,
+    "daemon.state_directory": "its key and its data are in use",
+    "daemon.audit_chain": "the chain of one run begins at its start",
+    "daemon.log_format": "the log of one run is in one form",
+    "daemon.embedded": "clients would lose their streams",
+    "listeners.peer_uids": "who the clients of a socket are does not change while they are connected",
+    "listeners.certificate_file": _DEMANDS,
+    "listeners.key_file": _DEMANDS,
+    "listeners.client_ca_file": _DEMANDS,
+    "listeners.tls_min_version": _SOCKETS,
+    "listeners.token_file": _DEMANDS,
+    "listeners.allow_unprotected_tcp": _SOCKETS,
+}

@@ -1,0 +1,205 @@
+"""Reloading under a real systemd: under load, with a bad file, and what a credential does meanwhile."""
+
+from __future__ import annotations
+
+import contextlib
+import re
+import threading
+import time
+from collections.abc import Iterator
+from typing import Any, Self
+
+import pytest
+
+from tests.support.waiting import wait_until
+from tests.systemd.harness import REPOSITORY, Container, install_units
+from tests.systemd.test_daemon import REDIS, SERVICE, SOCKET, Agent, drop_in
+
+FILE = "/etc/redstreamd/redstreamd.toml"
+CLIENTS = 200
+RELOADS = 10
+
+
+@pytest.fixture
+def serving(container: Container) -> Iterator[Container]:
+    """The container with the units installed, a settings file, and the service running."""
+    install_units(container)
+    container.forget_journal()
+    file = container.path(FILE)
+    before = file.read_text() if file.exists() else None
+    container.write(FILE, "")
+    container.systemctl("start", SOCKET, REDIS, SERVICE)
+    yield container
+    container.systemctl("stop", SOCKET, SERVICE, REDIS)
+    if before is None:
+        file.unlink()
+    else:
+        file.write_text(before)
+    with contextlib.suppress(FileNotFoundError):
+        for each in container.path(f"/run/systemd/system/{SERVICE}.d").iterdir():
+            each.unlink()
+    container.systemctl("daemon-reload")
+    container.systemctl("reset-failed")
+
+
+class Load:
+    """Clients that add entries one after the other, and count what goes wrong."""
+
+    def __init__(self, container: Container) -> None:
+        self.calls = 0
+        self.errors: list[Any] = []
+        self._stop = threading.Event()
+        self._agents = [Agent(container) for _ in range(CLIENTS)]
+        self._threads = [
+            threading.Thread(target=self._call, args=(self._agents[number::8],)) for number in range(8)
+        ]
+
+    def __enter__(self) -> Self:
+        for agent in self._agents:
+            agent.__enter__()
+        for thread in self._threads:
+            thread.start()
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        self._stop.set()
+        for thread in self._threads:
+            thread.join()
+        for agent in self._agents:
+            agent.__exit__()
+
+    def _call(self, agents: list[Agent]) -> None:
+        while not self._stop.is_set():
+            for agent in agents:
+                try:
+                    answer = agent.call("stream_add", stream="svc:test:load", entries=[{"n": self.calls}])
+                except Exception as error:  # noqa: BLE001 - whatever it is, it is counted
+                    self.errors.append(error)
+                    return
+                if answer["isError"]:
+                    self.errors.append(answer)
+                self.calls += 1
+
+
+def status_of(container: Container) -> str:
+    return container.show(SERVICE, "StatusText")["StatusText"]
+
+
+@pytest.mark.limit(120)
+def test_reloads_under_load_cost_no_call_and_no_connection(serving: Container, record_property: Any) -> None:
+    pid = serving.main_pid(SERVICE)
+    seconds = []
+    with Load(serving) as load, Agent(serving) as watcher:
+        wait_until(lambda: load.calls > CLIENTS)
+        listed = watcher.ask("tools/list", {})["tools"]
+        assert "stream_manage" not in {tool["name"] for tool in listed}
+        for number in range(RELOADS):
+            profile = ("worker", "operator")[number % 2 == 0]
+            serving.write(
+                FILE,
+                f'[tools]\nprofile = ["{profile}"]\n[limits]\nmax_waits = {1_000 + number}\n'
+                f'[daemon]\nlog_level = "{("info", "debug")[number % 2]}"\n'
+                '[policy]\nrules = ["* may read publish consume manage on svc:*"]\n',
+            )
+            before = load.calls
+            began = time.monotonic()
+            serving.systemctl("reload", SERVICE)
+            seconds.append(time.monotonic() - began)
+            # It has waited: the new profile is there.
+            names = {tool["name"] for tool in watcher.ask("tools/list", {})["tools"]}
+            assert ("stream_manage" in names) == (profile == "operator")
+            wait_until(lambda before=before: load.calls > before + CLIENTS)  # type: ignore[misc]
+        # What is not valid changes nothing, and systemctl says so.
+        serving.write(FILE, "[limits]\nmax_waits = 0\n")
+        refused = serving.run("systemctl", "reload", SERVICE, check=False)
+        assert refused.returncode != 0
+        assert status_of(serving).startswith("settings not reloaded: setting limits.max_waits=0")
+        assert {tool["name"] for tool in watcher.ask("tools/list", {})["tools"]} == names
+    assert load.errors == []
+    assert serving.main_pid(SERVICE) == pid
+    assert serving.show(SERVICE, "ActiveState", "NRestarts", "SubState") == {
+        "ActiveState": "active",
+        "NRestarts": "0",
+        "SubState": "running",
+    }
+    journal = serving.journal(SERVICE)
+    assert journal.count("settings reloaded; changed: ") == RELOADS
+    assert "those before stay in force; correct this and reload again: setting limits.max_waits=0" in journal
+    record_property(
+        "figure",
+        f"{RELOADS} reloads under {CLIENTS} clients, {load.calls} calls: 0 errors, 0 connections lost, "
+        f"{max(seconds):.2f} s at most",
+    )
+
+
+@pytest.mark.limit(90)
+def test_a_credential_is_that_of_the_start_until_a_restart(serving: Container) -> None:
+    """systemd copies or decrypts credentials when a service starts: a reload brings no new one."""
+    encrypted = "/etc/credstore.encrypted/redis-password"
+
+    def encrypt(password: str) -> None:
+        words = ("systemd-creds", "--with-key=host", "encrypt", "--name=redis-password", "-", encrypted)
+        serving.run("mkdir", "-p", "/etc/credstore.encrypted")
+        serving.path(encrypted).unlink(missing_ok=True)
+        serving.run(*words, input=password)
+
+    def set_password(password: str, new: str) -> None:
+        words = ("redis-cli", "--no-auth-warning", *(("--pass", password) if password else ()))
+        serving.run(*words, "ACL", "SETUSER", "default", "resetpass", new)
+
+    def serves() -> bool:
+        with Agent(serving) as agent:
+            return not agent.call("stream_list")["isError"]
+
+    encrypt("first-password")
+    drop_in(serving, (REPOSITORY / "systemd" / "drop-ins" / "encrypted-credentials.conf").read_text())
+    set_password("", ">first-password")
+    password = "first-password"
+    try:
+        serving.systemctl("restart", SERVICE)
+        wait_until(serves)
+        copy = serving.path(f"/run/credentials/{SERVICE}/redis-password")
+        assert copy.read_text() == "first-password"
+        encrypt("second-password")
+        serving.systemctl("reload", SERVICE)
+        assert copy.read_text() == "first-password"
+        set_password(password, ">second-password")
+        password = "second-password"
+        # Connections that are logged in stay so; a new login has the old password until the restart.
+        assert serves()
+        serving.run("redis-cli", "--no-auth-warning", "--pass", password, "CLIENT", "KILL", "TYPE", "normal")
+        wait_until(lambda: "DEGRADED" in status_of(serving))
+        serving.systemctl("restart", SERVICE)
+        assert copy.read_text() == "second-password"
+        wait_until(serves)
+    finally:
+        set_password(password, "nopass")
+        serving.path(encrypted).unlink(missing_ok=True)
+
+
+@pytest.mark.parametrize(
+    ("name", "unknown"),
+    [
+        ("notify-reload", {"Type"}),
+        ("imported-credentials", {"ImportCredential"}),
+    ],
+)
+def test_what_newer_versions_do_is_known_by_its_syntax(
+    serving: Container, name: str, unknown: set[str]
+) -> None:
+    """On this version it is not for use: systemd names what it does not know, and nothing else."""
+    serving.write(
+        f"/run/systemd/system/{SERVICE}.d/test.conf",
+        (REPOSITORY / "systemd" / "drop-ins" / f"{name}.conf").read_text(),
+    )
+    serving.systemctl("daemon-reload")
+    done = serving.run("systemd-analyze", "verify", "--man=no", SERVICE, check=False)
+    said = done.stdout + done.stderr
+    version = int(serving.systemctl("--version").split()[1])
+    if version >= 254:
+        assert said == ""
+    else:
+        found = set(re.findall(r"Unknown key (?:name )?'(\w+)'", said))
+        if "Failed to parse service type" in said or "notify-reload" in said:
+            found.add("Type")
+        assert found == unknown, said
