@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from redstreamd.errors.remedies import setting, unit_setting
 from redstreamd.event_log.declaration import declared
 from redstreamd.service.log_record import Severity
 from redstreamd.service.memory_pressure import MemoryPressed, PressureNotWatched
@@ -56,7 +57,7 @@ def settings_not_reloaded(event: ReloadRefused) -> str:
     cause="The kernel or the service manager says that the service waits for memory. The daemon has given "
     "back what it only keeps to save time, and refuses new waits for a while.",
     remedy="See what uses the memory (`systemd-cgtop -m`). An embedded server's data counts, too. Raise "
-    "MemoryHigh= of the service, or lower limits.max_memory_bytes and limits.max_connections.",
+    f"{unit_setting('MemoryHigh=')}, or lower {setting('limits.max_memory_bytes', 'limits.max_connections')}.",
     summed_by=lambda event: None,
 )
 def memory_is_short(event: MemoryPressed) -> str:
