@@ -37,7 +37,7 @@ def _ports() -> Iterator[int]:
     # ours to somebody else before the server that it is for listens. Each process of a parallel run has its
     # own, and two runs at a time begin somewhere else.
     worker = int(os.environ.get("PYTEST_XDIST_WORKER", "gw0").removeprefix("gw"))
-    low, count = 12_000 + worker % 4 * 5_000, 5_000
+    low, count = 12_000 + worker % 5 * 4_000, 4_000
     begin = random.SystemRandom().randrange(count)
     for number in itertools.count(begin):
         yield low + number % count
