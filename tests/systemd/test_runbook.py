@@ -16,7 +16,7 @@ from tests.support.daemon import call
 from tests.systemd.harness import PREFIX, REPOSITORY, Container, install_units
 
 SERVICE, SOCKET, REDIS = "redstreamd.service", "redstreamd.socket", "redis-server.service"
-OPERATORS = "redstreamd-operators.socket"
+OPERATORS, METRICS = "redstreamd-operators.socket", "redstreamd-metrics.socket"
 DROP_INS = f"/run/systemd/system/{SERVICE}.d"
 STATE = "/var/lib/private/redstreamd"
 STREAM = "shop:orders:paid"
@@ -119,6 +119,15 @@ def have_dead_letters(host: Container) -> None:
     tool(host, "work_fail", lease=lease, action="release", reason="printer jam")
 
 
+def delete_dead_letters(host: Container) -> None:
+    have_dead_letters(host)
+    tool(host, "dead_letter_replay", **PLACE, action="delete", dry_run=False)
+
+
+def stop_the_metrics(host: Container) -> None:
+    host.systemctl("disable", "--now", METRICS)
+
+
 def have_pending(host: Container) -> None:
     have_entries(host)
     tool(host, "work_take", **PLACE, consumer="gone")
@@ -178,6 +187,12 @@ def nothing_is_pending(host: Container) -> None:
 
 SECTIONS = {
     "Watch": Section([r"active \(running\)", "redis +localhost", "listens on", "", "listens on"]),
+    "Who did that?": Section(
+        ["dead_letter_replay", "REDSTREAMD_TOOL=dead_letter_replay"], delete_dead_letters
+    ),
+    "Metrics": Section(
+        ["", "", "", rf'group_lag{{group="shipping",stream="{STREAM}"}} 1'], after=stop_the_metrics
+    ),
     "Upgrade and roll back": Section(["redstreamd 0", "redis +localhost"]),
     "Back up your own Redis": Section(["", ""]),
     "Restore your own Redis": Section(["", "", "", "", "", "", STREAM], lose_the_data, there_are_entries),
@@ -237,7 +252,7 @@ def run(host: Container, command: str, shown: str, statuses: tuple[int, ...]) ->
     deadline = time.monotonic() + 60
     while True:
         done = host.run("bash", "-c", command, check=False)
-        if done.returncode in statuses and re.search(shown, done.stdout):
+        if done.returncode in statuses and re.search(shown, done.stdout, re.MULTILINE):
             return
         seen = f"$ {command}\n{done.stdout}{done.stderr}ended with {done.returncode}, wanted {shown!r}"
         # These two show that the daemon is back with Redis, which takes a moment after a restart.
