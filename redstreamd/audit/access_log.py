@@ -21,9 +21,14 @@ from redstreamd.tools.invocation import CallEnded
 
 #: Calls that wait to be recorded, some 2 MiB.
 MAX_QUEUED: Final = 8_192
-#: Of the time, what recording may take; and seconds for which that share may be saved up.
-SHARE: Final = 0.03
-_SAVED_SECONDS: Final = 1.0
+#: What recording may take: of the processor's time that the loop uses, so that calls lose no more than that
+#: when it is busy; and of the time that passes, so that all of few calls are recorded.
+SHARE: Final = 0.025
+FLOOR: Final = 0.005
+#: Seconds of recording that may be saved up.
+_SAVED_SECONDS: Final = 0.01
+#: Seconds for which calls are gathered, so that a call does not wake the task.
+_GATHERED_SECONDS: Final = 0.1
 #: Seconds of one step, between which others have their turn.
 _STEP_SECONDS: Final = 0.001
 #: Seconds between two records of how many were dropped.
@@ -44,6 +49,7 @@ class AccessLog:
         has_room: Callable[[], bool] = lambda: True,
         max_queued: int = MAX_QUEUED,
         share: float = SHARE,
+        floor: float = FLOOR,
     ) -> None:
         """Begin without calls.
 
@@ -51,13 +57,15 @@ class AccessLog:
             write: Writes the record of an event; must neither block nor raise.
             has_room: Whether the log takes more; what is left of its backlog is for more important records.
             max_queued: How many calls may wait.
-            share: The part of the time that recording may take.
+            share: The part of the processor's time that recording may take.
+            floor: The part of the time that it may take besides.
         """
         self.dropped = 0
         self._told = 0
         self._write = write
         self._max_queued = max_queued
         self._share = share
+        self._floor = floor
         self._has_room = has_room
         self._queue: collections.deque[CallEnded] = collections.deque()
         self._filled = trio.Event()
@@ -74,7 +82,7 @@ class AccessLog:
 
     async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
         """Record the calls that wait until cancelled, and then those that are left."""
-        credit, since = self._share * _SAVED_SECONDS, time.perf_counter()
+        credit, since, used = _SAVED_SECONDS, time.perf_counter(), time.thread_time()
         drops_at = trio.current_time()
         try:
             task_status.started()
@@ -82,16 +90,21 @@ class AccessLog:
                 if not self._queue:
                     self._filled = trio.Event()
                     await self._filled.wait()
-                # After what is ready to run now.
-                await trio.lowlevel.checkpoint()
-                now = time.perf_counter()
-                credit = min(credit + self._share * (now - since), self._share * _SAVED_SECONDS)
-                since = now
+                    # For many calls at once: to be woken costs more than to record one.
+                    await trio.sleep(_GATHERED_SECONDS)
+                else:
+                    # After what is ready to run now.
+                    await trio.lowlevel.checkpoint()
+                now, processor = time.perf_counter(), time.thread_time()
+                earned = self._share * (processor - used) + self._floor * (now - since)
+                credit = min(credit + earned, _SAVED_SECONDS)
+                since, used = now, processor
                 if credit <= 0 or not self._has_room():
-                    await trio.sleep((_STEP_SECONDS - min(credit, 0.0)) / self._share)
+                    await trio.sleep(_GATHERED_SECONDS)
                     continue
                 self._record_until(now + min(credit, _STEP_SECONDS))
-                credit -= time.perf_counter() - now
+                used = time.thread_time()
+                credit -= used - processor
                 if self.dropped > self._told and trio.current_time() >= drops_at:
                     drops_at = trio.current_time() + _DROPS_EVERY_SECONDS
                     self._tell_dropped()

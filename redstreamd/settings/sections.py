@@ -72,9 +72,9 @@ class DaemonSettings:
         Meta(
             description="Record each call: who, which tool, which streams, how long it took, how it "
             "ended. Calls that change or remove what others rely on, and refusals, are recorded without "
-            "it, whatever daemon.log_level says. It takes 3 % of the daemon's time at most; beyond that "
-            "calls are counted, not recorded. Set LogRateLimitIntervalSec=0 for the unit if journald is "
-            "to keep more than 333 a second.",
+            "it, whatever daemon.log_level says. It takes 3 % of the daemon's time at most; calls that "
+            "do not fit, as under full load, are counted. Set LogRateLimitIntervalSec=0 for the unit if "
+            "journald is to keep more than 333 a second.",
         ),
     ] = False
     audit_chain: Annotated[
