@@ -13,9 +13,9 @@ Generated from `redstreamd/metrics/metric_definitions.py`. How to turn them on i
 [operations.md](operations.md), who may read them in [security.md](security.md).
 
 What a server does not tell, and what is not known yet, has no line: rates need two samples of a stream, which
-is sampled every few seconds while somebody asks. Labels are bounded in number: streams by
-`metrics.max_streams`, groups by `metrics.max_groups`, those with most to do first. The page is at most 200
-KiB; streams that do not fit are counted as omitted."""
+is sampled every few seconds while somebody asks. Streams and groups are bounded in number by the settings
+`[metrics]`, those with most to do first. The page is at most 200 KiB; streams that do not fit are counted as
+omitted."""
 
 
 def as_markdown() -> str:
