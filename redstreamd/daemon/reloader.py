@@ -110,15 +110,13 @@ class Reloader:
         """Read the settings, and apply them if they are valid; never fails because of them."""
         self._notifier.reloading()
         try:
-            try:
-                loaded, findings = await trio.to_thread.run_sync(self._read)
-            except (SettingsError, OSError) as invalid:
-                self._refuse(str(invalid))
-            else:
-                await self._take(loaded.settings, findings)
-        finally:
-            # Also if it is cancelled; STOPPING=1 follows then.
-            self._notifier.ready(self._status())
+            loaded, findings = await trio.to_thread.run_sync(self._read)
+        except (SettingsError, OSError) as invalid:
+            self._refuse(str(invalid))
+        else:
+            await self._take(loaded.settings, findings)
+        # Not if it is cancelled: then the daemon stops, and has said so.
+        self._notifier.ready(self._status())
 
     def _read(self) -> tuple[Loaded, tuple[str, ...]]:
         """Return valid settings, and sentences about what has no effect."""

@@ -57,7 +57,8 @@ def settings_not_reloaded(event: ReloadRefused) -> str:
     cause="The kernel or the service manager says that the service waits for memory. The daemon has given "
     "back what it only keeps to save time, and refuses new waits for a while.",
     remedy="See what uses the memory (`systemd-cgtop -m`). An embedded server's data counts, too. Raise "
-    f"{unit_setting('MemoryHigh=')}, or lower {setting('limits.max_memory_bytes', 'limits.max_connections')}.",
+    f"{unit_setting('MemoryHigh=')}, or lower "
+    f"{setting('limits.max_memory_bytes', 'limits.max_connections')}.",
     summed_by=lambda event: None,
 )
 def memory_is_short(event: MemoryPressed) -> str:
