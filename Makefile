@@ -37,10 +37,10 @@ run: $(VENV)/.run ## Start the daemon with an embedded Valkey; Ctrl-C stops it
 # Programs and tests are compiled once: some environments tell Python to keep nothing that it has compiled.
 test test-fast soak soak-ci: export PYTHONDONTWRITEBYTECODE =
 
-# Much of the time the tests wait, so four processes share them, a file each; the soak, which measures, runs alone.
+# Much of the time the tests wait, so five processes share them, a file each; the soak, which measures, runs alone.
 test: needs $(VENV)/.dev ## Set up what the tests need and run them all
 	@$(BIN)/python -m compileall -q redstreamd
-	$(BIN)/python -m pytest --numprocesses 4 --dist loadfile --no-loadscope-reorder
+	$(BIN)/python -m pytest --numprocesses 5 --dist loadfile --no-loadscope-reorder
 
 # One process more than cores, since tests wait; each test for itself, since a file is seldom much of a minute.
 test-fast: needs $(VENV)/.dev ## Run the tests that take a minute together, on one kind of server
