@@ -161,7 +161,8 @@ async def test_with_10000_streams_the_page_is_small_and_cheap(
         assert len(text) <= MAX_PAGE_BYTES
         assert scrape <= 20 * unit
         assert scraped.seconds <= 5 * unit
-        assert ranked.seconds <= 5 * unit
+        # As a rule 1 to 2 ms; once in several runs some step took 14.
+        assert ranked.seconds <= 20 * unit
 
 
 @ON_REDIS
