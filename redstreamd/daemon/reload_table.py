@@ -14,6 +14,7 @@ import msgspec
 
 from redstreamd.daemon.call_rates import check_rate
 from redstreamd.daemon.connection_limits import connection_limits
+from redstreamd.daemon.figures_for_people import FiguresForPeople
 from redstreamd.daemon.parts import Parts, redis_target
 from redstreamd.event_log.process_log import ProcessLog
 from redstreamd.mcpio.limits import Limits
@@ -29,11 +30,13 @@ class Running(msgspec.Struct, frozen=True):
     Attributes:
         parts: The parts of the daemon.
         log: The log.
+        figures: What is told to people of the figures.
         apply_limits: Applies the limits of client connections.
     """
 
     parts: Parts
     log: ProcessLog
+    figures: FiguresForPeople
     apply_limits: Callable[[Limits], None]
 
     def check(self, settings: Settings) -> None:
@@ -68,6 +71,10 @@ def _access_log(running: Running, settings: Settings) -> None:
 def _metrics(running: Running, settings: Settings) -> None:
     running.parts.ranking.reconfigure(count=settings.metrics.max_streams)
     running.parts.survey.reconfigure(max_groups=settings.metrics.max_groups)
+
+
+def _figures(running: Running, settings: Settings) -> None:
+    running.figures.reconfigure(settings.metrics)
 
 
 def _redis(running: Running, settings: Settings) -> None:
@@ -118,6 +125,7 @@ TABLE: Final[tuple[Row, ...]] = (
     Row(("daemon.log_level",), _log),
     Row(("daemon.access_log",), _access_log),
     Row(("metrics.max_streams", "metrics.max_groups"), _metrics),
+    Row(("metrics.check_seconds", "metrics.warn_pending", "metrics.journal_seconds"), _figures),
     # When the daemon stops, and by each call.
     Row(
         ("daemon.drain_seconds", "tools.max_wait_seconds", "leases.max_lease_seconds"),

@@ -135,11 +135,12 @@ async def serve_listeners(
             acceptor.reconfigure(_acceptors(limits))
             _tell_few_descriptors(parts)
 
-        status = StatusLine(parts.bus, acceptor)
+        status, lag = StatusLine(parts.bus, acceptor), LoopLag()
+        figures = figures_for_people(parts, acceptor, lag)
         reloader = Reloader(
             settings,
             load,
-            Running(parts, log, apply_limits),
+            Running(parts, log, figures, apply_limits),
             notifier,
             status=status,
             tell_clients=parts.tell_clients,
@@ -147,7 +148,6 @@ async def serve_listeners(
         )
         parts.daemon_health.include("reload", reloader.statistics)
         status.notices += reloader.notice, parts.memory_pressure.notice
-        lag = LoopLag()
         watchdog = Watchdog(
             notifier,
             heartbeats,
@@ -156,8 +156,6 @@ async def serve_listeners(
             lag=lag,
             on_event=parts.event_log,
         )
-
-        figures = figures_for_people(parts, acceptor, lag)
 
         announcing, complete, ready = trio.CancelScope(), trio.Event(), trio.Event()
 
