@@ -184,7 +184,11 @@ async def test_a_worker_that_died_between_reply_and_acknowledgement_has_answered
     await ask(bus, 0, correlation_id="c")
     first = await take(bus, "one")
     await bus.replies.publish(
-        bus.work.read_lease(first["lease"], WORKER), None, {"from": "one"}, authorise=lambda *_: None
+        bus.work.read_lease(first["lease"], WORKER),
+        None,
+        {"from": "one"},
+        authorise=lambda *_: None,
+        quarantines=lambda _: False,
     )
     assert server.command("XPENDING", "s", "g")[0] == 1
     seconds = int(server.command("TIME")[0]) - 1

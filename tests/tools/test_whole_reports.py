@@ -20,11 +20,12 @@ from redstreamd.settings import LeasesSettings, Settings
 from redstreamd.streams.bounds import DEFAULT_BOUNDS, Bounds
 from redstreamd.streams.bus import Bus
 from redstreamd.streams.names import Kind, companion_key
+from redstreamd.streams.request_reply import Request
 from redstreamd.tools.catalog import REGISTRY
 from tests.faults.calling import QUICK, bus_at
 from tests.redisio.running import through
 from tests.support.buses import ON_REDIS, running_bus
-from tests.support.calls import answer, call
+from tests.support.calls import ME, answer, call
 from tests.support.proxy import proxy_to
 from tests.support.servers import Server
 from tests.support.waiting import until
@@ -188,6 +189,13 @@ async def a_question_that_was_answered(bus: Bus, server: Server) -> dict[str, An
     for entry in reversed(taken["entries"]):
         await call(bus, "work_done", lease=taken["lease"], entry_ids=[entry["id"]], reply={"a": entry["id"]})
     return asked
+
+
+@case("request_reply", "answered", "resumed", "waiting")
+async def a_question_that_waits_in_quarantine(bus: Bus, server: Server) -> dict[str, Any]:
+    asked = Request(STREAM, {"q": 1}, ME, correlation_id="q", waits=True)
+    await bus.requests.request(asked, timeout_seconds=0)
+    return {"stream": STREAM, "entry": {"q": 1}, "correlation_id": "q"}
 
 
 @case("request_reply", "warning")
