@@ -20,6 +20,7 @@ import msgspec
 from redstreamd.admission.accounts import Account, Held, Level, gives_way
 from redstreamd.errors import BusError, Code
 from redstreamd.errors.remedies import setting
+from redstreamd.policy.quotas import Quantity, Quotas
 
 #: After what time it is worth to ask again while memory is short.
 _SHED_RETRY_SECONDS: Final = 5.0
@@ -32,15 +33,17 @@ class Kind(msgspec.Struct, frozen=True):
 
     Attributes:
         held: Where it is counted.
+        quantity: What quotas call it.
         code: Of the error at the limit.
         message: That there are too many.
         noun: What there are too many of.
         next_step: What a client can do.
         retry_after_seconds: After what time it is worth to ask again, if time helps: no time is known.
-        setting: The setting of the limit of all; with ``_per_principal`` that of each principal.
+        setting: The setting of the limit of all.
     """
 
     held: Held
+    quantity: Quantity
     code: Code
     message: str
     noun: str
@@ -51,6 +54,7 @@ class Kind(msgspec.Struct, frozen=True):
 
 WAITS: Final = Kind(
     Held.WAITS,
+    Quantity.WAITS,
     Code.RATE_LIMITED,
     "Too many calls are waiting.",
     "waiting calls",
@@ -60,6 +64,7 @@ WAITS: Final = Kind(
 )
 SUBSCRIPTIONS: Final = Kind(
     Held.SUBSCRIPTIONS,
+    Quantity.SUBSCRIPTIONS,
     Code.TOO_MANY_SUBSCRIPTIONS,
     "There are too many subscriptions.",
     "subscriptions",
@@ -95,19 +100,19 @@ class Limit:
         is_shedding: Whether no client gets a place, because memory is short.
     """
 
-    def __init__(self, kind: Kind, most: int, per_principal: int | None = None) -> None:
-        """Allow so many in all, and so many for each principal; None: as many as in all."""
+    def __init__(self, kind: Kind, most: int, quotas: Quotas | None = None) -> None:
+        """Allow so many in all, and for each principal as many as quotas say; None: as many as in all."""
         self.total = 0
         self.is_shedding = False
         self._kind = kind
-        self.reconfigure(most, per_principal)
+        self._quotas = quotas
+        self.reconfigure(most)
         # Of each process, the oldest first. Invariant: no empty ones.
         self._claims: dict[Account, dict[Claim, None]] = {}
 
-    def reconfigure(self, most: int, per_principal: int | None) -> None:
-        """Apply other limits from the next claim on; what is held beyond them is not taken away at once."""
+    def reconfigure(self, most: int) -> None:
+        """Allow so many in all from the next claim on; what is held beyond that is not taken away at once."""
         self._most = most
-        self._per_principal = per_principal
 
     def claim(self, account: Account | None, end: Callable[[], None] | None = None) -> Claim:
         """Take a place, perhaps that of another client, which is ended for it.
@@ -123,13 +128,15 @@ class Limit:
         if account is not None:
             if self.is_shedding:
                 raise self._shed()
-            if self._per_principal is not None:
+            if self._quotas is not None:
                 principal = _above(account, Level.PRINCIPAL)
-                self._make_room(account, principal, self._per_principal, "_per_principal")
-            self._make_room(account, _above(account, Level.ALL), self._most, "")
+                own = self._quotas.most(self._kind.quantity, principal.name)
+                if own.number is not None:
+                    self._make_room(account, principal, own.number, own.setting)
+            self._make_room(account, _above(account, Level.ALL), self._most, self._kind.setting)
             account.hold(self._kind.held)
         elif self.total >= self._most:
-            raise self._refusal(None, self._most, "")
+            raise self._refusal(None, self._most, self._kind.setting)
         self.total += 1
         claim = Claim(account, end)
         if account is not None:
@@ -154,14 +161,14 @@ class Limit:
         if not claims:
             del self._claims[process]
 
-    def _make_room(self, account: Account, within: Account, most: int, suffix: str) -> None:
+    def _make_room(self, account: Account, within: Account, most: int, by: str) -> None:
         """Have others give way until there is a place below one limit.
 
         Args:
             account: Who asks.
             within: The account that has the limit.
             most: The limit.
-            suffix: What its setting has more than the one of the limit of all.
+            by: The setting that says so.
 
         Raises:
             BusError: Nobody gives way.
@@ -175,7 +182,7 @@ class Limit:
                 if (end := claim.end) is not None:
                     break
             else:
-                raise self._refusal(account, most, suffix)
+                raise self._refusal(account, most, by)
             self.release(claim)
             end()
 
@@ -188,7 +195,7 @@ class Limit:
             retry_after_seconds=_SHED_RETRY_SECONDS,
         )
 
-    def _refusal(self, account: Account | None, most: int, suffix: str) -> BusError:
+    def _refusal(self, account: Account | None, most: int, by: str) -> BusError:
         kind = self._kind
         cause = f"There are {most} {kind.noun}, which is the limit"
         if account is not None:
@@ -198,7 +205,7 @@ class Limit:
             kind.code,
             kind.message,
             cause=f"{cause}.",
-            next_step=f"{kind.next_step}; or raise {setting(kind.setting + suffix)}.",
+            next_step=f"{kind.next_step}; or raise {setting(by)}.",
             retry_after_seconds=kind.retry_after_seconds,
         )
 
@@ -210,12 +217,12 @@ class SharedLimit(Limit):
     something left (a dynamic threshold, as switches divide a shared buffer with it).
     """
 
-    def _make_room(self, account: Account, within: Account, most: int, suffix: str) -> None:
+    def _make_room(self, account: Account, within: Account, most: int, by: str) -> None:
         what = self._kind.held
         free = most - (self.total if within.parent is None else within.held[what])
         own = _above(account, Level.PROCESS).held[what]
         if free <= 0 or (free <= most // _RESERVE and own * _RESERVE >= free):
-            raise self._refusal(account, most, suffix)
+            raise self._refusal(account, most, by)
 
 
 def _above(account: Account, level: Level) -> Account:

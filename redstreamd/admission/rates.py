@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from fnmatch import fnmatchcase
 from typing import Final
 
 import msgspec
@@ -17,6 +16,7 @@ import msgspec
 from redstreamd.errors import BusError, Code
 from redstreamd.errors.remedies import setting
 from redstreamd.policy import Principal
+from redstreamd.policy.rules import matcher
 
 #: Full buckets are looked for when there are so many, and then when there are twice as many as were left.
 _FEW_BUCKETS: Final = 1_024
@@ -33,6 +33,7 @@ class Rule(msgspec.Struct, frozen=True):
         per_second: Calls a second; more than 0.
         burst: Calls that may come at once; None for those of one second, and at least one.
         text: The rate as it was written, for errors.
+        setting: The setting that says so, for errors.
     """
 
     tool: str
@@ -40,6 +41,7 @@ class Rule(msgspec.Struct, frozen=True):
     per_second: float
     burst: int | None
     text: str
+    setting: str = "limits.rates"
 
 
 class _Bucket(msgspec.Struct, eq=False):
@@ -62,13 +64,30 @@ class Rates:
     """Refuses calls that come faster than a rate allows."""
 
     def __init__(self, rules: Sequence[Rule]) -> None:
-        """Apply rules; of several that concern a tool and a principal the first counts."""
-        self._rules: dict[str, list[Rule]] = {}
-        for rule in rules:
-            self._rules.setdefault(rule.tool, []).append(rule)
+        """Apply rules; see `replace`."""
         # None: no rule concerns this principal.
         self._buckets: dict[tuple[str, str], _Bucket | None] = {}
         self._look_at = _FEW_BUCKETS
+        self.replace(rules)
+
+    def replace(self, rules: Sequence[Rule]) -> None:
+        """Apply other rules from now on; of several that concern a tool and a principal the first counts.
+
+        Where the rule stays the same, so does the bucket: to replace the rules gives nobody more calls.
+        """
+        self._rules: dict[str, list[Rule]] = {}
+        for rule in rules:
+            self._rules.setdefault(rule.tool, []).append(rule)
+        self._buckets = {
+            key: bucket
+            for key, bucket in self._buckets.items()
+            if bucket is not None and self._rule_of(*key) == bucket.rule
+        }
+
+    @property
+    def limit_anything(self) -> bool:
+        """Whether there is any rule; without one `check` need not be called."""
+        return bool(self._rules)
 
     def __len__(self) -> int:
         """Return how many buckets there are."""
@@ -111,7 +130,7 @@ class Rates:
             }
             self._look_at = max(_FEW_BUCKETS, 2 * len(self._buckets))
         tool, name = key
-        rule = next((each for each in self._rules[tool] if _concerns(each.principal, name)), None)
+        rule = self._rule_of(tool, name)
         bucket = None
         if rule is not None:
             burst = rule.burst or max(1.0, rule.per_second)
@@ -121,10 +140,9 @@ class Rates:
         self._buckets[key] = bucket
         return bucket
 
-
-def _concerns(pattern: str, name: str) -> bool:
-    # Of the special characters of a pattern only * is one here.
-    return fnmatchcase(name, pattern.replace("[", "[[]").replace("?", "[?]"))
+    def _rule_of(self, tool: str, principal: str) -> Rule | None:
+        rules = self._rules.get(tool, ())
+        return next((each for each in rules if matcher(each.principal)(principal)), None)
 
 
 def _refusal(bucket: _Bucket, principal: Principal, seconds: float) -> BusError:
@@ -135,7 +153,7 @@ def _refusal(bucket: _Bucket, principal: Principal, seconds: float) -> BusError:
         Code.RATE_LIMITED,
         f"{rule.tool} is called too often.",
         cause=f"The clients of {principal.name} together may call it at a rate of {rule.text} "
-        f"({setting('limits.rates')}).",
+        f"({setting(rule.setting)}).",
         next_step=f"Call again in {seconds:g} seconds; nothing has been done.",
         retry_after_seconds=seconds,
     )

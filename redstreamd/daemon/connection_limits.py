@@ -20,5 +20,4 @@ def connection_limits(settings: Settings) -> Limits:
         # No setting excludes a message.
         max_memory_bytes=max(settings.limits.max_memory_bytes, 2 * settings.limits.max_message_bytes),
         unread_seconds=settings.limits.unread_seconds,
-        max_connections_per_principal=settings.limits.max_connections_per_principal,
     )

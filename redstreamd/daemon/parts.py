@@ -14,9 +14,10 @@ import msgspec
 import redstreamd.event_log.kinds  # noqa: F401 - declares what the parts report
 from redstreamd import __version__
 from redstreamd.admission.claims import SUBSCRIPTIONS, SharedLimit
+from redstreamd.admission.rates import Rates
 from redstreamd.audit.call_log import CallLog
 from redstreamd.daemon.call_logging import call_log_of
-from redstreamd.daemon.call_rates import check_rate
+from redstreamd.daemon.call_rates import rate_rules
 from redstreamd.daemon.connection_limits import connection_limits
 from redstreamd.daemon.policy_settings import policy_of
 from redstreamd.event_log.event_log import EventLog
@@ -61,6 +62,7 @@ class Parts(msgspec.Struct, frozen=True):
         updates: Notifies subscribers of changes.
         daemon_health: Reports the health of all parts.
         toolbox: The tools.
+        rates: How often principals may call them.
         views: The current values for resources, prompts and completion.
         kernels: Serve MCP to clients, once they are provided.
         direct_path: Serves plain calls of tools, from the beginning.
@@ -82,6 +84,7 @@ class Parts(msgspec.Struct, frozen=True):
     updates: Updates
     daemon_health: DaemonHealth
     toolbox: Toolbox[Any]
+    rates: Rates
     views: Views
     kernels: PendingKernels
     direct_path: DirectPath
@@ -131,7 +134,7 @@ def build_parts(settings: Settings, resources: AsyncExitStack, log: ProcessLog) 
     subscriptions = SharedLimit(
         SUBSCRIPTIONS,
         settings.limits.max_subscriptions or settings.limits.max_waits,
-        settings.limits.max_subscriptions_per_principal,
+        bus.quotas,
     )
     updates = Updates(Feeds(bus), subscriptions)
     daemon_health = DaemonHealth(bus.redis, bus.hub, updates, version=__version__)
@@ -141,6 +144,7 @@ def build_parts(settings: Settings, resources: AsyncExitStack, log: ProcessLog) 
     daemon_health.include("installation", installation)
     profiles = [Profile(name) for name in settings.tools.profile]
     policy = policy_of(settings)
+    rates = Rates(rate_rules(settings))
     call_log = call_log_of(settings, resources, log)
     calls = CallCounts()
     daemon_health.include("calls", calls.statistics)
@@ -150,7 +154,7 @@ def build_parts(settings: Settings, resources: AsyncExitStack, log: ProcessLog) 
         REGISTRY,
         profiles,
         policy=policy,
-        check_rate=check_rate(settings),
+        check_rate=rates.check if rates.limit_anything else None,
         on_ended=told_each(listeners),
     )
     ranking = Ranking(bus.redis, bus.lister, count=settings.metrics.max_streams)
@@ -163,6 +167,7 @@ def build_parts(settings: Settings, resources: AsyncExitStack, log: ProcessLog) 
         updates,
         daemon_health,
         toolbox,
+        rates,
         Views(bus, daemon_health, policy),
         PendingKernels(greeting(__version__, INSTRUCTIONS), discovery(__version__, INSTRUCTIONS)),
         direct_path,

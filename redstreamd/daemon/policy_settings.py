@@ -14,8 +14,11 @@ from redstreamd.daemon.sockets import principals_of
 from redstreamd.errors.remedies import setting
 from redstreamd.policy import Permission, Policy
 from redstreamd.policy.access import Verdict
+from redstreamd.policy.quotas import Quantity, Quota
+from redstreamd.policy.rules import matcher
+from redstreamd.policy.unused_quotas import without_effect
 from redstreamd.policy.unused_rules import unused
-from redstreamd.settings import Settings
+from redstreamd.settings import Settings, quotas_of
 from redstreamd.streams.names import check_stream, judged_by
 from redstreamd.tools.catalog import REGISTRY
 from redstreamd.tools.definition import Profile, Registry, StreamNeeds, Tool
@@ -48,6 +51,16 @@ def unused_rules(settings: Settings) -> Iterator[str]:
         principals=principals_of(settings.daemon),
         usable={tool.permission for tool in offered(settings)},
         matches_no_stream=matches_no_stream,
+    )
+
+
+def unused_quotas(settings: Settings) -> Iterator[str]:
+    """Yield a sentence for each quota, or part of a quota, and each rate that has no effect."""
+    return without_effect(
+        settings.policy.quotas,
+        settings.limits.rates,
+        principals=principals_of(settings.daemon),
+        offered={tool.name for tool in offered(settings)},
     )
 
 
@@ -101,7 +114,31 @@ def explain(settings: Settings, principal: str, name: str, stream: str) -> Expla
     if beside != stream:
         lines.append(f"{stream!r} is a key beside {beside!r}, and is judged by that")
     lines += [f"{permission}: {_reason(settings, verdict)}" for permission, verdict in verdicts]
+    lines += _quotas(settings, principal, tool)
     return Explanation(granted, tuple(lines))
+
+
+def _quotas(settings: Settings, principal: str, tool: Tool[Any]) -> Iterator[str]:
+    """Yield what the principal may have, and how often it may call the tool, as far as it is limited."""
+    quotas = quotas_of(settings)
+    for quantity in Quantity:
+        most = quotas.most(quantity, principal)
+        if most.number is not None:
+            by = setting(most.setting) if most.quota is None else _quota(settings, most.quota)
+            yield f"{quantity}: at most {most.number}: {by}"
+    for quota in settings.policy.quotas:
+        for rate in quota.rates:
+            if rate.tool == tool.name and quota.concerns(principal):
+                yield f"rate: {rate}: {_quota(settings, quota)}"
+                return
+    for rate in settings.limits.rates:
+        if rate.tool == tool.name and matcher(rate.principal)(principal):
+            yield f"rate: {rate}: the first of {setting('limits.rates')} that concerns it"
+            return
+
+
+def _quota(settings: Settings, quota: Quota) -> str:
+    return f"quota {settings.policy.quotas.index(quota) + 1}, {str(quota)!r}"
 
 
 def _said(principal: str, tool: Tool[Any], stream: str, granted: bool) -> str:

@@ -12,7 +12,7 @@ from typing import Any, Final
 import attrs
 import msgspec
 
-from redstreamd.daemon.call_rates import check_rate
+from redstreamd.daemon.call_rates import rate_rules
 from redstreamd.daemon.connection_limits import connection_limits
 from redstreamd.daemon.figures_for_people import FiguresForPeople
 from redstreamd.daemon.parts import Parts, redis_target
@@ -96,11 +96,13 @@ def _domain(running: Running, settings: Settings) -> None:
 
 
 def _tools(running: Running, settings: Settings) -> None:
+    rates = running.parts.rates
+    rates.replace(rate_rules(settings))
     running.parts.toolbox.reconfigure(
         [Profile(name) for name in settings.tools.profile],
         timeout_seconds=settings.tools.call_timeout_seconds,
         default_wait_seconds=settings.tools.default_wait_seconds,
-        check_rate=check_rate(settings),
+        check_rate=rates.check if rates.limit_anything else None,
         max_nesting=settings.limits.max_nesting,
         max_values=settings.limits.max_message_values,
     )
@@ -109,9 +111,7 @@ def _tools(running: Running, settings: Settings) -> None:
 
 def _subscriptions(running: Running, settings: Settings) -> None:
     limits = settings.limits
-    running.parts.updates.limit.reconfigure(
-        limits.max_subscriptions or limits.max_waits, limits.max_subscriptions_per_principal
-    )
+    running.parts.updates.limit.reconfigure(limits.max_subscriptions or limits.max_waits)
 
 
 def _connections(running: Running, settings: Settings) -> None:
@@ -169,6 +169,9 @@ TABLE: Final[tuple[Row, ...]] = (
             "quarantine.keep_seconds",
             "limits.max_waits",
             "limits.max_waits_per_principal",
+            "limits.max_subscriptions_per_principal",
+            "limits.max_connections_per_principal",
+            "policy.quotas",
             "limits.max_groups_per_stream",
             "limits.max_message_bytes",
         ),
@@ -178,7 +181,6 @@ TABLE: Final[tuple[Row, ...]] = (
         (
             "limits.max_waits",
             "limits.max_subscriptions",
-            "limits.max_subscriptions_per_principal",
         ),
         _subscriptions,
     ),
@@ -194,6 +196,7 @@ TABLE: Final[tuple[Row, ...]] = (
             "limits.max_message_values",
             "policy.rules",
             "policy.read_only",
+            "policy.quotas",
             "streams.naming",
             "streams.max_name_bytes",
         ),
@@ -202,7 +205,6 @@ TABLE: Final[tuple[Row, ...]] = (
     Row(
         (
             "limits.max_connections",
-            "limits.max_connections_per_principal",
             "limits.max_message_bytes",
             "limits.max_message_values",
             "limits.max_nesting",

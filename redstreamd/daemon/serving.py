@@ -122,6 +122,7 @@ async def serve_listeners(
             accounts=accounts,
             limits=_acceptors(parts.limits),
             room=room,
+            quotas=parts.bus.quotas,
             is_status_request=_asks_for_health,
             on_event=parts.event_log,
         )

@@ -10,21 +10,21 @@ from redstreamd.settings import Loaded
 
 
 def check_settings(loaded: Loaded) -> tuple[str, ...]:
-    """Check settings against what they name, and return a sentence for each rule that has no effect.
+    """Check settings against what they name, and return a sentence for each rule or quota without effect.
 
     Raises:
         SettingsError: One names a tool that does not exist.
     """
     settings = loaded.settings
-    if settings.limits.rates:
-        from redstreamd.daemon.call_rates import check_rate
+    if settings.limits.rates or settings.policy.quotas:
+        from redstreamd.daemon.call_rates import check_tools
 
-        check_rate(settings, str(loaded.sources["limits.rates"]))
-    if not settings.policy.rules:
+        check_tools(settings, source_of={key: str(source) for key, source in loaded.sources.items()})
+    if not settings.policy.rules and not settings.policy.quotas:
         return ()
-    from redstreamd.daemon.policy_settings import unused_rules
+    from redstreamd.daemon.policy_settings import unused_quotas, unused_rules
 
-    return tuple(unused_rules(settings))
+    return (*unused_rules(settings), *unused_quotas(settings))
 
 
 def check_files(loaded: Loaded) -> str | None:

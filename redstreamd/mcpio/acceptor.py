@@ -42,6 +42,7 @@ from redstreamd.mcpio.newcomers import IsStatusRequest, Newcomers
 from redstreamd.mcpio.peers import Holder, described, peer_of, top_holders, user_principal
 from redstreamd.mcpio.spare_descriptors import SPARE_DESCRIPTORS, SpareDescriptors
 from redstreamd.policy import Principal
+from redstreamd.policy.quotas import Quotas
 from redstreamd.protection.listener_protection import Protection
 
 # Between attempts to accept while the system refuses: rare enough to cost no CPU time, and a descriptor that
@@ -141,6 +142,7 @@ class Acceptor:
         limits: Limits | None = None,
         accounts: Accounts | None = None,
         room: Callable[[], int] | None = None,
+        quotas: Quotas | None = None,
         is_status_request: IsStatusRequest | None = None,
         spare_descriptors: int = SPARE_DESCRIPTORS,
         on_event: EventHook = ignore,
@@ -154,6 +156,7 @@ class Acceptor:
             limits: Bounds; the defaults if None.
             accounts: Where connections are counted, and what clients hold and use; None for its own.
             room: Returns for how many connections there are descriptors; None for any number.
+            quotas: How many connections a principal may have; None: as many as there may be.
             is_status_request: Whether a request asks for the daemon's status, which is answered beyond the
                 bounds, too; None for no request.
             spare_descriptors: How many are kept, to tell clients that there are no more.
@@ -183,6 +186,7 @@ class Acceptor:
             self._connections,
             room=self._room_left if self._is_protected else self._room,
             spares=self._spares,
+            quotas=quotas,
         )
         self._newcomers = Newcomers(
             kernels,
@@ -354,7 +358,9 @@ class Acceptor:
         now = trio.current_time()
         if now >= self._holders_at + HOLDERS_SECONDS:
             self._holders, self._holders_at = top_holders(self._accounts), now
-        self._report(ConnectionRejected(principal, self._bounds.limit_of(bound), bound, self._holders))
+        self._report(
+            ConnectionRejected(principal, self._bounds.limit_of(bound, principal), bound, self._holders)
+        )
 
     def _start_connection(
         self,

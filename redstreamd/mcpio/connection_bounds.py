@@ -16,6 +16,7 @@ from redstreamd.mcpio.idlest import Idlest
 from redstreamd.mcpio.limits import Limits
 from redstreamd.mcpio.spare_descriptors import SpareDescriptors
 from redstreamd.policy import Principal
+from redstreamd.policy.quotas import Most, Quantity, Quotas
 
 
 class ConnectionBounds:
@@ -33,6 +34,7 @@ class ConnectionBounds:
         *,
         room: Callable[[], int],
         spares: SpareDescriptors,
+        quotas: Quotas | None = None,
     ) -> None:
         """Bound what `accounts` count.
 
@@ -42,6 +44,7 @@ class ConnectionBounds:
             open_connections: All, those that are closing included.
             room: Returns for how many connections there are descriptors.
             spares: Descriptors in reserve.
+            quotas: How many of them a principal may have; None: as many as in all.
         """
         self.idlest = Idlest()
         self._limits = limits
@@ -49,6 +52,7 @@ class ConnectionBounds:
         self._open = open_connections
         self._room = room
         self._spares = spares
+        self._quotas = quotas or Quotas()
 
     @property
     def limit(self) -> int:
@@ -70,10 +74,13 @@ class ConnectionBounds:
 
     def first_reached(self, principal: Principal) -> Bound | None:
         """Return the bound that keeps the next client of a principal out if nobody gives way."""
-        most = self._limits.max_connections_per_principal
+        most = self._quota(principal).number
         if most is not None and self._of(principal) >= most:
             return Bound.PRINCIPAL
         return self.reached()
+
+    def _quota(self, principal: Principal) -> Most:
+        return self._quotas.most(Quantity.CONNECTIONS, principal.name)
 
     def _of(self, principal: Principal) -> int:
         account = self._accounts.all.members.get(principal.name)
@@ -101,13 +108,13 @@ class ConnectionBounds:
         connection = self.idlest.take(process)
         if connection is None:
             return False
-        connection.give_way(self._why_closed(bound))
+        connection.give_way(self._why_closed(bound, principal))
         return True
 
     def refusal(self, bound: Bound, principal: Principal) -> str:
         """Return what a client beyond a bound is told."""
         if bound is Bound.PRINCIPAL:
-            by = setting("limits.max_connections_per_principal")
+            by = setting(self._quota(principal).setting)
             return (
                 f"{self._of(principal)} connections of {principal.name} are open, which is the limit ({by}); "
                 "try later"
@@ -122,12 +129,11 @@ class ConnectionBounds:
             f"raise {by}"
         )
 
-    @staticmethod
-    def _why_closed(bound: Bound) -> str:
+    def _why_closed(self, bound: Bound, principal: Principal) -> str:
         """Return what a client is told whose connection is closed for another one."""
         by = {
             Bound.CONNECTIONS: f"as many as may be ({setting('limits.max_connections')})",
-            Bound.PRINCIPAL: f"as many as may be ({setting('limits.max_connections_per_principal')})",
+            Bound.PRINCIPAL: f"as many as may be ({setting(self._quota(principal).setting)})",
             Bound.DESCRIPTORS: "as many as there are file descriptors for",
         }[bound]
         return (
@@ -135,10 +141,10 @@ class ConnectionBounds:
             "than this one; open fewer"
         )
 
-    def limit_of(self, bound: Bound) -> int:
-        """Return how many connections a bound that was reached allows."""
+    def limit_of(self, bound: Bound, principal: Principal) -> int:
+        """Return how many connections a bound that a client of a principal has reached allows."""
         return {
             Bound.CONNECTIONS: self._limits.max_connections,
-            Bound.PRINCIPAL: self._limits.max_connections_per_principal or 0,
+            Bound.PRINCIPAL: self._quota(principal).number or 0,
             Bound.DESCRIPTORS: self._accounts.all.held[Held.CONNECTIONS],
         }[bound]

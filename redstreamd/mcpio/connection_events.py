@@ -58,7 +58,7 @@ class Bound(enum.StrEnum):
     CONNECTIONS = "connections"
     """`Limits.max_connections`."""
     PRINCIPAL = "connections of a principal"
-    """`Limits.max_connections_per_principal`."""
+    """What `Quotas` say of the principal."""
     DESCRIPTORS = "descriptors"
     """What the process may have of file descriptors."""
 

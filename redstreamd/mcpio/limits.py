@@ -16,8 +16,7 @@ class Limits:
     """The bounds of every buffer and count in this package; all parts of it share one object.
 
     Errors name the settings ``limits.max_message_bytes``, ``limits.max_nesting``,
-    ``limits.max_requests_in_flight``, ``limits.max_memory_bytes``, ``limits.max_connections`` and
-    ``limits.max_connections_per_principal``.
+    ``limits.max_requests_in_flight``, ``limits.max_memory_bytes`` and ``limits.max_connections``.
 
     Attributes:
         max_message_bytes: Longest line from a client, without its newline; as long as the SDK's HTTP
@@ -39,7 +38,6 @@ class Limits:
         unread_seconds: How long a client may read nothing while more than `outbox.UNREAD_BYTES` wait for it.
         max_connections: Most connections at once, over all listeners of an acceptor; about 45 MiB when all
             are idle.
-        max_connections_per_principal: Most connections of one principal; None for as many as there may be.
         max_newcomers: Most clients beyond that which are attended to at a time, each for about a second. Each
             costs a task and a descriptor.
     """
@@ -53,9 +51,6 @@ class Limits:
     max_memory_bytes: int = attrs.field(default=128 * MIB, validator=attrs.validators.gt(0))
     unread_seconds: float = attrs.field(default=60.0, validator=attrs.validators.gt(0))
     max_connections: int = attrs.field(default=4096, validator=attrs.validators.gt(0))
-    max_connections_per_principal: int | None = attrs.field(
-        default=None, validator=attrs.validators.optional(attrs.validators.gt(0))
-    )
     max_newcomers: int = attrs.field(default=256, validator=attrs.validators.gt(0))
 
     def become(self, others: Limits) -> None:

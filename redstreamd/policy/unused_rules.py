@@ -33,7 +33,7 @@ def unused(
     for number, rule in list(left):
         where = f"rule {number} ({str(rule)[:120]!r}) of {setting('policy.rules')}"
         for pattern in rule.principals:
-            if not any(_may_be(pattern, name) for name in principals):
+            if not any(may_be(pattern, name) for name in principals):
                 yield (
                     f"{where}: no principal is known that {pattern!r} matches; known are "
                     f"{', '.join(sorted(principals))}, and sockets of other units (FileDescriptorName=)"
@@ -98,6 +98,6 @@ def _covering(part: _Part, rules: Sequence[tuple[int, Rule]]) -> int | None:
     return None
 
 
-def _may_be(pattern: str, name: str) -> bool:
+def may_be(pattern: str, name: str) -> bool:
     """Return whether a pattern matches a principal, or one of the users who come through it."""
     return matcher(pattern)(name) or matcher(pattern.partition("/")[0])(name)

@@ -106,7 +106,7 @@ class Views:
 
     @property
     def _max_bytes(self) -> int:
-        return self.bus.settings.tools.max_result_bytes
+        return self.bus.quotas.result_bytes(self._principal)
 
     @property
     def _max_whole_bytes(self) -> int:

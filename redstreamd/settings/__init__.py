@@ -1,5 +1,7 @@
 """Frozen, strict settings: their definitions, sources and documentation."""
 
+from redstreamd.policy.quotas import Quota
+from redstreamd.policy.rate import Rate
 from redstreamd.settings.description import Description, as_markdown, as_toml, describe
 from redstreamd.settings.limits_settings import LimitsSettings
 from redstreamd.settings.listen_address import Kind, ListenAddress
@@ -7,7 +9,7 @@ from redstreamd.settings.listener_demands import demands
 from redstreamd.settings.loading import Loaded, load
 from redstreamd.settings.metrics_settings import MetricsSettings
 from redstreamd.settings.quarantine_settings import QuarantineSettings
-from redstreamd.settings.rate import Rate
+from redstreamd.settings.quotas_in_force import apply_quotas, quotas_of
 from redstreamd.settings.redis_settings import RedisSettings
 from redstreamd.settings.sections import (
     DaemonSettings,
@@ -35,6 +37,7 @@ __all__ = [
     "PolicySettings",
     "Precedence",
     "QuarantineSettings",
+    "Quota",
     "Rate",
     "RecordsSettings",
     "RedisSettings",
@@ -42,9 +45,11 @@ __all__ = [
     "Source",
     "StreamsSettings",
     "ToolsSettings",
+    "apply_quotas",
     "as_markdown",
     "as_toml",
     "demands",
     "describe",
     "load",
+    "quotas_of",
 ]

@@ -7,7 +7,7 @@ from typing import Annotated
 import attrs
 from msgspec import Meta
 
-from redstreamd.settings.rate import Rate
+from redstreamd.policy.rate import Rate
 
 
 @attrs.frozen(kw_only=True)

@@ -18,6 +18,7 @@ from redstreamd.settings.definitions import DEFINITIONS, GROUPS, shown
 from redstreamd.settings.description import as_toml
 from redstreamd.settings.listen_address import NOTATION, Kind
 from redstreamd.settings.listener_demands import check_metrics_reach, check_protected
+from redstreamd.settings.quotas_in_force import check_quotas
 from redstreamd.settings.redis_address import URL, resolve
 from redstreamd.settings.sections import Settings
 from redstreamd.settings.sources import (
@@ -250,3 +251,4 @@ def _check_bounds(loaded: Loaded) -> None:
         else:
             key, bound = greater, f"at least {lesser} ({as_toml(low)}, from {loaded.sources[lesser]})"
         raise SettingsError(key, value=loaded.value(key), source=str(loaded.sources[key]), allowed=bound)
+    check_quotas(loaded.settings, str(loaded.sources["policy.quotas"]))

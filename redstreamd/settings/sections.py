@@ -13,6 +13,7 @@ import attrs
 from msgspec import Meta
 
 from redstreamd.addresses import default_paths
+from redstreamd.policy.quotas import Quota
 from redstreamd.policy.rules import Rule
 from redstreamd.settings.limits_settings import LimitsSettings
 from redstreamd.settings.listen_address import ListenAddress
@@ -307,6 +308,20 @@ class PolicySettings:
             "are not offered.",
         ),
     ] = False
+    quotas: Annotated[
+        tuple[Quota, ...],
+        Meta(
+            description='How much each principal may have, such as ["ops have connections=200", "reports '
+            'tcp/cert:* have connections=20 waits=10 result_bytes=8192 stream_read=5/s burst 10"]: '
+            "connections, calls that wait, subscriptions, bytes of a result, and calls of a tool. Of several "
+            "that give a principal the same, the first counts. It takes the place of limits.rates, of "
+            "limits.max_connections_per_principal, max_waits_per_principal and "
+            "max_subscriptions_per_principal, and of tools.max_result_bytes; none may be more than all have "
+            "together. Each principal has a quota to itself, also where one pattern matches several; so has "
+            "each user whom a listener tells apart (mcp/uid:*). `redstreamd policy explain` says which one "
+            "applies, and `redstreamd check-config` which one never does.",
+        ),
+    ] = ()
 
 
 @attrs.frozen(kw_only=True)

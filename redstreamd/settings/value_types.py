@@ -15,17 +15,19 @@ from typing import Annotated, Any, Literal, Union, get_args, get_origin
 import attrs
 import msgspec
 
-from redstreamd.policy import rules
+from redstreamd.policy import quotas, rate, rules
+from redstreamd.policy.quotas import Quota
+from redstreamd.policy.rate import Rate
 from redstreamd.policy.rules import Rule
-from redstreamd.settings import listen_address, rate
+from redstreamd.settings import listen_address
 from redstreamd.settings.listen_address import ListenAddress
-from redstreamd.settings.rate import Rate
 
 #: Values that have a text form of their own: what reads it, and what is allowed, in words.
 _TEXTS: Mapping[Any, tuple[Callable[[str], Any], str]] = {
     ListenAddress: (ListenAddress.parse, listen_address.NOTATION),
     Rate: (Rate.parse, rate.NOTATION),
     Rule: (Rule.parse, rules.NOTATION),
+    Quota: (Quota.parse, quotas.NOTATION),
 }
 _TRUE = ("true", "yes", "on", "1")
 _FALSE = ("false", "no", "off", "0")

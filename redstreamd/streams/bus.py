@@ -5,8 +5,9 @@ from __future__ import annotations
 import msgspec
 
 from redstreamd.admission.claims import WAITS, Limit
+from redstreamd.policy.quotas import Quotas
 from redstreamd.redisio.client import Redis
-from redstreamd.settings import Settings
+from redstreamd.settings import Settings, apply_quotas, quotas_of
 from redstreamd.streams.admin.dead_letters import DeadLetters
 from redstreamd.streams.admin.group_admin import GroupAdmin
 from redstreamd.streams.admin.stream_admin import StreamAdmin
@@ -40,6 +41,7 @@ class Bus(msgspec.Struct, eq=False):
 
     Attributes:
         settings: Limits and defaults; those of the last `reconfigure`.
+        quotas: What of them a principal may have.
         names: Checks names of streams, groups and consumers.
         redis: Redis, whatever servers it is made of.
         hub: Wakes waiting calls; a supervised child runs it.
@@ -64,6 +66,7 @@ class Bus(msgspec.Struct, eq=False):
     """
 
     settings: Settings
+    quotas: Quotas
     names: NameRules
     redis: Redis
     hub: TailHub
@@ -88,14 +91,20 @@ class Bus(msgspec.Struct, eq=False):
 
     @classmethod
     def over(
-        cls, redis: Redis, settings: Settings, lease_key: LeaseKey, bounds: Bounds = DEFAULT_BOUNDS
+        cls,
+        redis: Redis,
+        settings: Settings,
+        lease_key: LeaseKey,
+        bounds: Bounds = DEFAULT_BOUNDS,
+        quotas: Quotas | None = None,
     ) -> Bus:
-        """Build the domain over Redis."""
+        """Build the domain over Redis; without quotas, with those of the settings."""
+        quotas = quotas or quotas_of(settings)
         lister = Lister(redis, max_name_bytes=settings.streams.max_name_bytes)
         pages = Pages(redis)
         hub = TailHub(
             redis,
-            waits=Limit(WAITS, settings.limits.max_waits, settings.limits.max_waits_per_principal),
+            waits=Limit(WAITS, settings.limits.max_waits, quotas),
         )
         places = Places(redis, hub)
         sampler = Sampler(redis, bounds)
@@ -132,6 +141,7 @@ class Bus(msgspec.Struct, eq=False):
         )
         return cls(
             settings=settings,
+            quotas=quotas,
             names=NameRules(settings.streams),
             redis=redis,
             hub=hub,
@@ -164,7 +174,8 @@ class Bus(msgspec.Struct, eq=False):
         max_groups, max_bytes = limits.max_groups_per_stream, settings.tools.max_result_bytes
         self.names.reconfigure(settings.streams)
         self.lister.reconfigure(max_name_bytes=settings.streams.max_name_bytes)
-        self.hub.waits.reconfigure(limits.max_waits, limits.max_waits_per_principal)
+        apply_quotas(self.quotas, settings)
+        self.hub.waits.reconfigure(limits.max_waits)
         self.reader.reconfigure(max_bytes=max_bytes)
         self.direct.reconfigure(max_bytes=_direct_bytes(settings))
         self.idempotency.reconfigure(plain_hashes=settings.records.plain_hashes)

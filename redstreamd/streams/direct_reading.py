@@ -31,8 +31,12 @@ class DirectReader:
         """End answers at another size from now on."""
         self._max_bytes = max_bytes
 
-    def plan_read(self, stream: str, start: str, count: int) -> Plan[list[RawEntry]]:
+    def plan_read(
+        self, stream: str, start: str, count: int, *, max_bytes: int | None = None
+    ) -> Plan[list[RawEntry]]:
         """Plan to read up to `count` entries from an entry ID, ``-`` or ``+`` on.
+
+        `max_bytes` is for callers who may have less than others.
 
         Raises:
             BusError: INVALID_START; running it also STREAM_NOT_FOUND, WRONG_TYPE; CONNECTION_ERROR.
@@ -48,14 +52,22 @@ class DirectReader:
                 raise UnfinishedError(empty)
             return page.entries
 
-        return self._pages.plan(stream, first, "+", max_entries=count, max_bytes=self._max_bytes).then(read)
+        most = max_bytes or self._max_bytes
+        return self._pages.plan(stream, first, "+", max_entries=count, max_bytes=most).then(read)
 
     def plan_deliver(
-        self, stream: str, group: str, consumer: str, count: int, principal: Principal
+        self,
+        stream: str,
+        group: str,
+        consumer: str,
+        count: int,
+        principal: Principal,
+        *,
+        max_bytes: int | None = None,
     ) -> Plan[list[RawEntry]]:
         """Plan to deliver up to `count` new entries to a consumer; they stay pending until acknowledged.
 
-        The consumer is the principal's own; see `ownership`.
+        The consumer is the principal's own; see `ownership`. `max_bytes` is as in `plan_read`.
 
         Running it raises STREAM_NOT_FOUND, GROUP_NOT_FOUND, WRONG_TYPE; CONNECTION_ERROR; OUTCOME_UNKNOWN,
         after which entries may be pending that nobody received.
@@ -65,7 +77,7 @@ class DirectReader:
             "group": group,
             **consumer_operands(principal, consumer),
             "max_entries": count,
-            "max_bytes": self._max_bytes,
+            "max_bytes": max_bytes or self._max_bytes,
         }
         return Plan(_DELIVER.call(operands), stream, reply_parsing.entries, group=group, role=Role.BULK)
 

@@ -109,6 +109,7 @@ class Take:
         resume: Take only what the consumer holds already; its older leases end. It counts as a delivery.
         idempotency_key: With a key, the same request again returns the same entries while the lease lasts, so
             it can be repeated after a lost reply.
+        max_bytes: The take ends once the content of its entries reaches this size; None: the usual one.
     """
 
     stream: str
@@ -120,6 +121,7 @@ class Take:
     create_at: str | None
     resume: bool = False
     idempotency_key: str | None = None
+    max_bytes: int | None = None
 
 
 class Taken(msgspec.Struct, frozen=True):
@@ -213,7 +215,7 @@ class Leases:
             redis: Where the groups are.
             clocks: Know the groups' clocks.
             settings: Defaults and limits.
-            max_bytes: A take ends once the content of its entries reaches this size.
+            max_bytes: A take that does not say otherwise ends once its content reaches this size.
             max_groups: How many groups a stream may have.
         """
         self._redis = redis
@@ -267,7 +269,7 @@ class Leases:
             "resume": int(take.resume),
             "take_record_ms": 0 if key is None else lease_ms,
             "scan_from": seen.scan_from,
-            "max_bytes": self._max_bytes,
+            "max_bytes": take.max_bytes or self._max_bytes,
             "asked_max_deliveries": "" if take.max_deliveries is None else take.max_deliveries,
             "many_groups": int(self._groups.has_many(take.stream)),
             **self._groups.operands(take.stream, self._max_groups),

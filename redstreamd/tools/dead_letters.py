@@ -113,7 +113,7 @@ async def dead_letter_replay(call: Call[Bus], args: DeadLetterReplayArguments) -
     if args.action == "list":
         shown, cut = bound_entries(
             [view(letters.key, entry) for entry in letters.entries],
-            call.bus.settings.tools.max_result_bytes,
+            call.bus.quotas.result_bytes(call.principal),
             droppable=True,
         )
         return DeadLetterReplayed(

@@ -15,6 +15,7 @@ from msgspec import Meta
 
 from redstreamd.errors import BusError, Code
 from redstreamd.policy import Permission
+from redstreamd.policy.quotas import Quantity
 from redstreamd.redisio.reply_parsing import GroupInfo, RawEntry
 from redstreamd.streams import entry_ids
 from redstreamd.streams.bus import Bus
@@ -86,7 +87,8 @@ class GetStreamMessagesArguments:
 
 
 def _plan_messages(call: Call[Bus], args: GetStreamMessagesArguments) -> Plan[list[dict[str, Any]]]:
-    return call.bus.direct.plan_read(args.stream, args.start, args.count).then(_messages)
+    plan = call.bus.direct.plan_read(args.stream, args.start, args.count, max_bytes=_own_result_bytes(call))
+    return plan.then(_messages)
 
 
 @tool(
@@ -157,7 +159,10 @@ class ReadGroupArguments:
 
 
 def _plan_deliver(call: Call[Bus], args: ReadGroupArguments) -> Plan[list[dict[str, Any]]]:
-    plan = call.bus.direct.plan_deliver(args.stream, args.group, args.consumer, args.count, call.principal)
+    who, most = call.principal, _own_result_bytes(call)
+    plan = call.bus.direct.plan_deliver(
+        args.stream, args.group, args.consumer, args.count, who, max_bytes=most
+    )
     return plan.then(_messages)
 
 
@@ -234,7 +239,7 @@ class ListStreamsArguments:
 async def list_streams(call: Call[Bus], args: ListStreamsArguments) -> dict[str, Any]:
     """List the names of streams. New clients use stream_list."""
     listing = await call.bus.lister.names(args.pattern, readable=call.readable)
-    max_bytes = call.bus.settings.limits.max_message_bytes // 2
+    max_bytes = _own_result_bytes(call) or call.bus.settings.limits.max_message_bytes // 2
     if listing.json_bytes > max_bytes:
         raise BusError(
             Code.TOO_LARGE,
@@ -243,6 +248,12 @@ async def list_streams(call: Call[Bus], args: ListStreamsArguments) -> dict[str,
             next_step="Give a narrower pattern, or page through them with stream_list.",
         )
     return {"streams": list(listing)}
+
+
+def _own_result_bytes(call: Call[Bus]) -> int | None:
+    """Return how large a result may be by a quota; None for what these tools return otherwise."""
+    most = call.bus.quotas.most(Quantity.RESULT_BYTES, call.principal.name)
+    return None if most.quota is None else most.number
 
 
 def _messages(entries: list[RawEntry]) -> list[dict[str, Any]]:

@@ -69,7 +69,7 @@ def _plan(call: Call[Bus], args: PendingListArguments) -> Plan[PendingList]:
 
 
 def _answer(call: Call[Bus], at: str | None, page: PendingPage) -> PendingList:
-    shown = fitting([_line(item) for item in page.items], call.bus.settings.tools.max_result_bytes)
+    shown = fitting([_line(item) for item in page.items], call.bus.quotas.result_bytes(call.principal))
     cut = len(shown) < len(page.items)
     reached = shown[-1]["id"] if cut else page.next_cursor
     return PendingList(shown, page.total, reached or at or entry_ids.ZERO, page.has_more or cut)

@@ -63,7 +63,7 @@ async def stream_list(call: Call[Bus], args: StreamListArguments) -> StreamList:
     page, cursor, more = await call.bus.lister.page(
         args.pattern, cursor=args.cursor, count=args.count, readable=call.readable
     )
-    shown = fitting([stream_line(each) for each in page], call.bus.settings.tools.max_result_bytes)
+    shown = fitting([stream_line(each) for each in page], call.bus.quotas.result_bytes(call.principal))
     if len(shown) < len(page):
         return StreamList(shown, shown[-1]["stream"], has_more=True)
     return StreamList(shown, cursor, more)
@@ -107,7 +107,7 @@ def _plan_read(call: Call[Bus], args: StreamReadArguments) -> Plan[StreamPage] |
 
 
 def _page(call: Call[Bus], args: StreamReadArguments, page: Page) -> StreamPage:
-    most = call.bus.settings.tools.max_result_bytes
+    most = call.bus.quotas.result_bytes(call.principal)
     shown, count = encode_page(views(args.stream, page.entries), most)
     if count < len(page.entries):
         return StreamPage(shown, page.entries[count - 1].id, has_more=True)
@@ -172,7 +172,7 @@ def _wait(call: Call[Bus], args: StreamWaitArguments) -> Wait | BeginWait:
         )
     if args.filter is not None:
         strict_json.check_names({"filter": args.filter})
-    reader, convert = call.bus.reader, _waited(call.bus.settings.tools.max_result_bytes)
+    reader, convert = call.bus.reader, _waited(call.bus.quotas.result_bytes(call.principal))
     seconds = wait_seconds(call, args.timeout_seconds)
     if args.cursor is not None:
         return reader.wait_after(args.streams, args.cursor, args.count, seconds, args.filter, convert)

@@ -91,7 +91,7 @@ def _wait(call: Call[Bus], args: RequestReplyArguments) -> BeginWait:
             waits=call.quarantines(args.stream),
         )
         wait = await call.bus.requests.ask(request, timeout_seconds=seconds)
-        return wait.then(partial(_replied, call.bus.settings.tools.max_result_bytes, warning))
+        return wait.then(partial(_replied, call.bus.quotas.result_bytes(call.principal), warning))
 
     return begin
 

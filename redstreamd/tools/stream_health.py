@@ -101,7 +101,7 @@ async def stream_health(call: Call[Bus], args: StreamHealthArguments) -> StreamH
     waiting = await call.bus.quarantine.waiting(args.stream) if manages else None
     full = args.detail == "full"
     # Half for the findings, a quarter for the groups; the rest is small.
-    room = call.bus.settings.tools.max_result_bytes
+    room = call.bus.quotas.result_bytes(call.principal)
     findings = [one for one in diagnosis.findings if full or one.code not in STANDING]
     if waiting is not None and waiting.oldest_id is not None:
         findings = by_severity([*findings, _in_quarantine(waiting, diagnosis.stream.now)])

@@ -175,6 +175,7 @@ def _take(call: Call[Bus], args: WorkTakeArguments) -> Take:
         create_at=group_position(args.start),
         resume=args.resume,
         idempotency_key=args.idempotency_key,
+        max_bytes=call.bus.quotas.result_bytes(call.principal),
     )
 
 
@@ -193,7 +194,7 @@ def _taken(call: Call[Bus], args: WorkTakeArguments, work: Work, warning: str | 
         # The idempotency key repeats a take that had another limit.
         warning = join_warnings(warning, _lease_limit_warning(args.max_deliveries, taken.own_limit))
     # Delivered entries are not dropped: only this answer has them.
-    bounded, _ = bound_entries(shown, call.bus.settings.tools.max_result_bytes, droppable=False)
+    bounded, _ = bound_entries(shown, call.bus.quotas.result_bytes(call.principal), droppable=False)
     return WorkTaken(
         entries=bounded,
         lease=work.lease,

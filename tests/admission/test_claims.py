@@ -13,8 +13,14 @@ from redstreamd.admission.accounts import Account, Accounts, Held, Peer, gives_w
 from redstreamd.admission.claims import SUBSCRIPTIONS, WAITS, Claim, Limit, SharedLimit
 from redstreamd.errors import BusError, Code
 from redstreamd.policy import Principal
+from redstreamd.policy.quotas import Most, Quantity, Quota, Quotas
 
 AGENTS, ADMIN = Principal("agents", "unix"), Principal("admin", "unix")
+
+
+def per_principal(most: int | None) -> Quotas:
+    """As many waits for each principal."""
+    return Quotas((), {Quantity.WAITS: Most(most, "limits.max_waits_per_principal")})
 
 
 class Clients:
@@ -91,7 +97,7 @@ def test_who_cannot_take_from_another_branch_may_take_from_the_greatest_of_its_o
 
 
 def test_a_limit_of_each_principal_is_of_its_own_and_ends_nothing_of_another() -> None:
-    clients = Clients(Limit(WAITS, 10, per_principal=3))
+    clients = Clients(Limit(WAITS, 10, per_principal(3)))
     greedy = clients.connect("greedy", pid=7)
     clients.claim(greedy, 3)
     with pytest.raises(BusError) as refused:
@@ -101,6 +107,27 @@ def test_a_limit_of_each_principal_is_of_its_own_and_ends_nothing_of_another() -
     assert clients.ended == []
     clients.claim(clients.connect("polite", pid=8))
     assert clients.ended == ["greedy"]
+
+
+def test_quotas_of_principals_differ_and_new_ones_take_nothing_away() -> None:
+    quotas = Quotas([Quota.parse("agents have waits=3"), Quota.parse("* have waits=5")])
+    clients = Clients(Limit(WAITS, 10, quotas))
+    agent = clients.connect("agent", pid=7)
+    admin = clients.connect("admin", pid=8, principal=ADMIN)
+    clients.claim(agent, 3)
+    clients.claim(admin, 5)
+    for each in (agent, admin):
+        with pytest.raises(BusError) as refused:
+            clients.claim(each)
+        assert refused.value.code is Code.RATE_LIMITED
+        assert "policy.quotas" in refused.value.next_step
+    quotas.replace([Quota.parse("* have waits=4")])
+    clients.claim(agent)
+    with pytest.raises(BusError):
+        clients.claim(admin)
+    assert (agent.held[Held.WAITS], admin.held[Held.WAITS], clients.ended) == (4, 5, [])
+    quotas.replace([])
+    clients.claim(admin)
 
 
 def test_what_cannot_be_ended_is_kept_and_the_newcomer_is_refused() -> None:
@@ -164,9 +191,9 @@ Step = tuple[int, int, int, int]
     ),
 )
 def test_counts_agree_and_nobody_is_refused_beside_one_who_holds_two_more(
-    most: int, per_principal: int | None, steps: list[Step]
+    most: int, own: int | None, steps: list[Step]
 ) -> None:
-    limit = Limit(WAITS, most, per_principal)
+    limit = Limit(WAITS, most, per_principal(own))
     accounts = Accounts()
     connections: dict[tuple[int, int, int], Account] = {}
     held: dict[Account, list[Claim]] = {}
@@ -193,11 +220,11 @@ def test_counts_agree_and_nobody_is_refused_beside_one_who_holds_two_more(
             try:
                 claim = limit.claim(account, partial(end, account, claims))
             except BusError:
-                scopes = [accounts.all] if per_principal is None else list(account.path()[:2])
+                scopes = [accounts.all] if own is None else list(account.path()[:2])
                 full = [
                     scope
                     for scope in scopes
-                    if scope.held[Held.WAITS] >= (most if scope is accounts.all else per_principal or 0)
+                    if scope.held[Held.WAITS] >= (most if scope is accounts.all else own or 0)
                 ]
                 assert full
                 assert any(gives_way(scope, Held.WAITS, account) is None for scope in full)
@@ -211,5 +238,5 @@ def test_counts_agree_and_nobody_is_refused_beside_one_who_holds_two_more(
         counts = Counter({each: len(of) for each, of in held.items()})
         assert limit.total == counts.total() == accounts.all.held[Held.WAITS] <= most
         assert all(each.held[Held.WAITS] == counts[each] for each in held)
-        if per_principal is not None:
-            assert all(each.held[Held.WAITS] <= per_principal for each in accounts.all.members.values())
+        if own is not None:
+            assert all(each.held[Held.WAITS] <= own for each in accounts.all.members.values())

@@ -23,6 +23,7 @@ from redstreamd.mcpio.limits import Limits
 from redstreamd.mcpio.listeners import open_tcp_listeners
 from redstreamd.mcpio.protocol_eras import Kernels
 from redstreamd.policy import Principal
+from redstreamd.policy.quotas import Most, Quantity, Quota, Quotas
 from tests.mcpio.serving import Tools, make_server
 from tests.support.mcp_client import HANDSHAKE, EraName, RawClient, raw_client
 
@@ -61,7 +62,7 @@ class Service:
 
 
 @contextlib.asynccontextmanager
-async def serving(limits: Limits) -> AsyncIterator[Service]:
+async def serving(limits: Limits, quotas: Quotas | None = None) -> AsyncIterator[Service]:
     tools, events = Tools(), list[Event]()
     (first,) = await open_tcp_listeners("127.0.0.1", 0)
     (second,) = await open_tcp_listeners("127.0.0.1", 0)
@@ -73,6 +74,7 @@ async def serving(limits: Limits) -> AsyncIterator[Service]:
             ],
             Kernels(make_server(tools)),
             limits=limits,
+            quotas=quotas,
             is_status_request=lambda request: request.method == "tools/list",
             on_event=events.append,
         )
@@ -161,12 +163,13 @@ async def test_nobody_gives_way_for_a_client_that_would_then_have_as_many() -> N
 
 
 async def test_a_principal_has_its_own_bound_within_which_whoever_has_most_gives_way() -> None:
-    async with serving(Limits(max_connections=10, max_connections_per_principal=3)) as service:
+    quotas = Quotas([Quota.parse("agents have connections=3")])
+    async with serving(Limits(max_connections=10), quotas) as service:
         greedy = [await service.connect(GREEDY) for _ in range(3)]
         fourth = await service.connect(GREEDY, initialize=False)
         told = await is_rejected(fourth)
         assert "3 connections of agents" in told
-        assert "limits.max_connections_per_principal" in told
+        assert "policy.quotas" in told
         # The same client is served as another principal, and the status is answered.
         for _ in range(3):
             await service.connect(GREEDY, port=1)
@@ -174,12 +177,15 @@ async def test_a_principal_has_its_own_bound_within_which_whoever_has_most_gives
         assert "tools" in (await asking.call("tools/list", {}))["result"]
         polite = await service.connect(POLITE)
         assert "result" in await polite.call_tool("echo")
-        assert (
-            "limits.max_connections_per_principal" in (await greedy[0].receive_rest())[0]["error"]["message"]
-        )
+        assert "policy.quotas" in (await greedy[0].receive_rest())[0]["error"]["message"]
         assert service.acceptor.statistics().full is None
         (rejected,) = [event for event in service.events if isinstance(event, ConnectionRejected)]
         assert (rejected.bound, rejected.limit) == (Bound.PRINCIPAL, 3)
+        others = {Quantity.CONNECTIONS: Most(2, "limits.max_connections_per_principal")}
+        quotas.replace([Quota.parse("agents have connections=5")], others)
+        assert "result" in await (await service.connect(GREEDY)).call_tool("echo")
+        fourth = await service.connect(GREEDY, port=1, initialize=False)
+        assert "limits.max_connections_per_principal" in await is_rejected(fourth)
 
 
 async def test_so_many_may_be_closing_at_a_time_as_there_may_be_newcomers() -> None:

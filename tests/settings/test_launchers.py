@@ -38,6 +38,7 @@ OTHER = {
     "listeners.allow_unprotected_tcp": "true",
     "limits.rates": "stream_add=5/s",
     "policy.rules": "agents may read on *",
+    "policy.quotas": "agents have waits=5",
     "policy.read_only": "true",
     "records.plain_hashes": "true",
     "tools.profile": "operator",
