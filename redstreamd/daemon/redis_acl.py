@@ -44,8 +44,8 @@ _COMMANDS: Final[dict[Permission, frozenset[str]]] = {
         | {"ZREM", "ZREMRANGEBYLEX"}
     ),
     Permission.MANAGE: frozenset(
-        {"EXISTS", "GET", "HEXISTS", "HGET", "HSET", "MEMORY USAGE", "PERSIST", "PEXPIRE", "SET", "TYPE"}
-        | {"UNLINK", "XADD", "XCLAIM", "XDEL", "XGROUP DELCONSUMER", "XGROUP DESTROY", "XGROUP SETID"}
+        {"EXISTS", "GET", "HDEL", "HEXISTS", "HGET", "HSET", "MEMORY USAGE", "PERSIST", "PEXPIRE", "SET"}
+        | {"TYPE", "UNLINK", "XADD", "XCLAIM", "XDEL", "XGROUP DELCONSUMER", "XGROUP DESTROY", "XGROUP SETID"}
         | {"XINFO CONSUMERS", "XINFO GROUPS", "XINFO STREAM", "XLEN", "XPENDING", "XRANGE", "XTRIM", "ZADD"}
         | {"ZMSCORE", "ZRANGEBYLEX", "ZREM", "ZREMRANGEBYLEX"}
     ),

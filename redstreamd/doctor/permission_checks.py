@@ -98,6 +98,7 @@ COMMAND_GROUPS: Final = (
             "UNLINK <stream>",
             "XGROUP SETID <stream> g $",
             "XGROUP DELCONSUMER <stream> g c",
+            "HDEL <companion> f",
             "XGROUP DESTROY <stream> g",
         ),
     ),

@@ -13,6 +13,7 @@ from redstreamd.service.log_record import Severity
 
 _NONE: Final = "None."
 _STATUS: Final = "`redstreamd status` names the clients that hold and use most."
+_OF_A_PRINCIPAL: Final = f"{setting('limits.max_connections_per_principal')}, or its quota beside that"
 
 
 @declared(
@@ -117,12 +118,11 @@ def descriptors_exhausted(event: mcp.ConnectionRejected) -> str:
     when=lambda event: event.bound is mcp.Bound.PRINCIPAL,
     summed_by=lambda event: event.principal,
     cause="A principal has as many connections as it may have. Another was rejected with the reason.",
-    remedy=f"Raise {setting('limits.max_connections_per_principal')}, or find out who opens so many. "
-    f"{_STATUS}",
+    remedy=f"Raise {_OF_A_PRINCIPAL}, or find out who opens so many. {_STATUS}",
 )
 def principal_connections_exhausted(event: mcp.ConnectionRejected) -> str:
     cause = f"{event.limit} connections of {event.principal.name} are open"
-    return _too_many(event, cause, setting("limits.max_connections_per_principal"))
+    return _too_many(event, cause, _OF_A_PRINCIPAL)
 
 
 @declared(

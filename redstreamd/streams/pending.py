@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, Final
 
 import msgspec
 
+from redstreamd.policy import Principal
 from redstreamd.redisio import reply_parsing
 from redstreamd.redisio.client import Redis
 from redstreamd.redisio.reply_parsing import PendingEntry
@@ -13,10 +14,13 @@ from redstreamd.streams.bounds import DEFAULT_BOUNDS, Bounds
 from redstreamd.streams.durations import milliseconds
 from redstreamd.streams.group_clocks import GroupClocks
 from redstreamd.streams.group_counts import FEW, GroupCounts
+from redstreamd.streams.ownership import consumer_operands
 from redstreamd.streams.plans import Plan
 from redstreamd.streams.scripts import load
 
-_PENDING = load("ids", "info", "group_count", "clock", "lease_expiry", "pending")
+_PENDING = load("ids", "info", "group_count", "clock", "lease_expiry", "consumer_owner", "pending")
+#: The operands of a page of all consumers.
+_NOBODYS: Final = {"consumer": "", "owner": "", "former": "", "alias": ""}
 
 
 class PendingItem(msgspec.Struct, frozen=True):
@@ -65,7 +69,9 @@ class PendingLister:
         self,
         stream: str,
         group: str,
+        principal: Principal,
         *,
+        manages: bool = True,
         cursor: str | None = None,
         count: int = 10,
         consumer: str | None = None,
@@ -80,9 +86,12 @@ class PendingLister:
         Args:
             stream: The stream.
             group: Its consumer group.
+            principal: Who asks.
+            manages: Whether it may ask for the consumers of others by name.
             cursor: An entry ID; the page begins after it.
             count: The most entries to return.
-            consumer: Only what this consumer holds.
+            consumer: Only what this consumer holds. The name means the principal's own, as in a take; if it
+                has none that holds anything, and manages the group, that of another.
             min_idle_seconds: Only what was last delivered at least so long ago.
             min_deliveries: Only what was delivered at least so often.
 
@@ -93,7 +102,10 @@ class PendingLister:
             "group": group,
             "start": "-" if cursor is None else f"({cursor}",
             "count": count,
-            "consumer": consumer,
+            **_NOBODYS,
+            **({} if consumer is None else consumer_operands(principal, consumer)),
+            "asked": consumer,
+            "manages": manages,
             "min_idle_ms": milliseconds(min_idle_seconds),
             "min_deliveries": min_deliveries,
             "max_scanned": self._max_scanned,

@@ -59,6 +59,8 @@ def _plan(call: Call[Bus], args: PendingListArguments) -> Plan[PendingList]:
     plan = call.bus.pending.plan_page(
         args.stream,
         args.group,
+        call.principal,
+        manages=call.may(args.stream, Permission.MANAGE),
         cursor=at,
         count=args.count,
         consumer=args.consumer,

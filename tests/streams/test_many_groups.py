@@ -64,7 +64,7 @@ _CALLS: dict[str, Callable[[Bus], Awaitable[object]]] = {
     "add and trim by age": lambda bus: bus.publisher.add("s", [{"a": 1}], Stamp(), max_age_seconds=0.001),
     "take": lambda bus: bus.work.take(_take(), ME),
     "take and delete": _take_and_delete,
-    "pending": lambda bus: run_plan(bus.redis, bus.pending.plan_page("s", "g1")),
+    "pending": lambda bus: run_plan(bus.redis, bus.pending.plan_page("s", "g1", ME)),
     "describe": lambda bus: bus.streams.info("s"),
     "position": lambda bus: bus.lister.position("s"),
     "create a group that exists": lambda bus: run_plan(bus.redis, bus.work.plan_create_group("s", "g1", "0")),

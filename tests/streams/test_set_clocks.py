@@ -139,7 +139,7 @@ async def test_times_that_are_shown_are_those_of_the_servers_clock(
     extended = await bus.work.settle(
         bus.work.read_lease(str(held.lease), ME), Action.EXTEND, delay_seconds=600
     )
-    page = await run_plan(bus.redis, bus.pending.plan_page("s", "g"))
+    page = await run_plan(bus.redis, bus.pending.plan_page("s", "g", ME))
     now = milliseconds(clock.server)
     for due in (later.taken.expires, extended.due, *(one.due for one in page.items)):
         assert due is not None
@@ -170,7 +170,7 @@ async def test_a_small_step_forward_ends_a_lease_early_by_no_more_than_itself(
     # From here on it is told: the lease runs on.
     clock.set(40)
     assert not ids(await bus.work.take(take("early"), ME))
-    page = await run_plan(bus.redis, bus.pending.plan_page("s", "g"))
+    page = await run_plan(bus.redis, bus.pending.plan_page("s", "g", ME))
     left = (page.items[0].due or 0) - page.now
     assert [one.entry.id for one in page.items] == added
     assert 0 < left <= 12_000

@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 import trio
 
+from redstreamd.policy import Principal
 from redstreamd.redisio.redis_errors import ServerReplied
 from redstreamd.streams.bounds import Bounds
 from redstreamd.streams.bus import Bus
@@ -150,6 +151,20 @@ async def test_a_consumer_that_holds_entries_is_not_removed_unless_told_what_bec
     assert "hand_over" in refused["next_step"]
     assert lost["effect"] == {"removed": "c", "lost": 3}
     assert gone["effect"] == {"removed": "idle"}
+
+
+async def test_the_name_of_a_removed_consumer_is_free_for_another_principal(bus: Bus, server: Server) -> None:
+    await add(bus, 2)
+    await take(bus, "c")
+    record = ("HGET", companion_key("s", Kind.GROUP, "g"), "consumer c")
+    assert server.command(*record) == b"me"
+    await manage(bus, "remove_consumer", consumer="c", pending="release", dry_run=False)
+    assert server.command(*record) is None
+    other = Principal("other", "unix")
+    taken = await call(bus, "work_take", other, **GROUP, consumer="c", count=2)
+    assert len(taken["entries"]) == 2
+    assert server.command(*record) == b"other"
+    assert holders(server) == {b"c": 2}
 
 
 async def test_released_entries_stay_pending_and_go_to_whoever_takes_next(bus: Bus, server: Server) -> None:

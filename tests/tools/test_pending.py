@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 import trio
 
+from redstreamd.policy import Principal
 from redstreamd.redisio.client import Redis
 from redstreamd.redisio.connection_manager import Manager
 from redstreamd.redisio.target import Target
@@ -15,10 +16,12 @@ from redstreamd.settings import Settings
 from redstreamd.streams import entry_ids
 from redstreamd.streams.bounds import Bounds
 from redstreamd.streams.bus import Bus
+from redstreamd.streams.plans import run_plan
 from tests.support.buses import KEY
 from tests.support.calls import add, call, refusal
 from tests.support.servers import Server
 
+OTHER = Principal("other", "unix")
 GROUP = {"stream": "s", "group": "g"}
 
 
@@ -92,6 +95,26 @@ async def test_the_filters_narrow_the_list(bus: Bus, server: Server) -> None:
     assert nobody["entries"] == []
     assert nobody["next_cursor"] == "0-0"
     assert nobody["pending"] == 6
+
+
+async def test_a_consumer_is_the_callers_own_and_only_who_manages_sees_that_of_another(bus: Bus) -> None:
+    ids = await add(bus, 4)
+    await call(bus, "work_take", **GROUP, consumer="c")
+
+    async def held(*, manages: bool) -> list[str]:
+        page = await run_plan(
+            bus.redis, bus.pending.plan_page(*GROUP.values(), OTHER, consumer="c", manages=manages)
+        )
+        return [item.entry.id for item in page.items]
+
+    assert await held(manages=False) == []
+    assert await held(manages=True) == ids[:1]
+    await call(bus, "work_take", OTHER, **GROUP, consumer="c", count=2)
+    assert await held(manages=False) == await held(manages=True) == ids[1:3]
+    mine = await call(bus, "pending_list", **GROUP, consumer="c")
+    assert [line["id"] for line in mine["entries"]] == ids[:1]
+    named = await call(bus, "pending_list", **GROUP, consumer=f"_rs.of {OTHER.name} c")
+    assert [line["id"] for line in named["entries"]] == ids[1:3]
 
 
 @pytest.mark.settings(Settings())

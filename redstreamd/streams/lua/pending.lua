@@ -1,11 +1,13 @@
 -- Reads a page of a group's pending entries list, and when each entry is due.
 --
 -- KEYS stream due_set group_hash
--- ARGV group start count:int consumer min_idle_ms:int min_deliveries:int max_scanned:int
+-- ARGV group start count:int consumer min_idle_ms:int min_deliveries:int max_scanned:int asked manages:bool
 -- REPLY now:int total:int entries last_scanned:text more:bool
 --
 -- start    as XPENDING takes it
--- consumer empty for any
+-- consumer empty for any. A name that is another principal's stands for the caller's own consumer, as in a take
+-- asked    the name that the caller gave
+-- manages  the caller may manage the group: where its own consumer holds nothing, the name is as Redis knows it
 -- total    pending entries of the group
 -- entries  {entry ID, consumer, idle ms, deliveries, due time or "", 1 if it is a delayed retry}
 
@@ -24,6 +26,12 @@ local function total_pending()
 end
 
 local total = total_pending()
+if consumer ~= '' then
+  consumer = consumer_owner.find(group_hash, consumer)
+  if consumer ~= asked and manages and #redis.call('XPENDING', stream, group, '-', '+', 1, consumer) == 0 then
+    consumer = asked
+  end
+end
 local entries, scanned, last = {}, 0, nil
 
 local function page_of(more)

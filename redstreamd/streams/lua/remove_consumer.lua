@@ -10,7 +10,7 @@
 -- part     number of this part
 -- deleted  pending entries that had been deleted from the stream
 -- lost     entries that were removed with the consumer
--- Refuses to move entries to the consumer itself.
+-- The name of the consumer is free afterwards, for any principal. Refuses to move entries to the consumer itself.
 
 if heir == consumer then
   return redis.error_reply('ERR a consumer that is removed cannot keep its entries')
@@ -71,4 +71,7 @@ if heir ~= '' then
   if #page == max_moved then return finish(moved, deleted, false, 0) end
 end
 
-return finish(moved, deleted, true, redis.call('XGROUP', 'DELCONSUMER', stream, group, consumer))
+local lost = redis.call('XGROUP', 'DELCONSUMER', stream, group, consumer)
+-- Whose it was; see consumer_owner.lua. Nothing may raise an error after the consumer was removed.
+redis.pcall('HDEL', group_hash, 'consumer ' .. consumer) -- optional
+return finish(moved, deleted, true, lost)
