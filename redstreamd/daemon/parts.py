@@ -47,7 +47,7 @@ from redstreamd.streams.diagnosis.stream_survey import StreamSurvey
 from redstreamd.streams.lease_tokens import LeaseKey
 from redstreamd.streams.subscriptions.feeds import Feeds
 from redstreamd.streams.subscriptions.updates import Updates
-from redstreamd.tools.catalog import INSTRUCTIONS, REGISTRY
+from redstreamd.tools.catalog import REGISTRY
 from redstreamd.tools.definition import Profile
 from redstreamd.tools.invocation import OnEnded, told_each
 from redstreamd.tools.toolbox import Toolbox, toolbox_over
@@ -169,7 +169,7 @@ def build_parts(settings: Settings, resources: AsyncExitStack, log: ProcessLog) 
         toolbox,
         rates,
         Views(bus, daemon_health, policy),
-        PendingKernels(greeting(__version__, INSTRUCTIONS), discovery(__version__, INSTRUCTIONS)),
+        PendingKernels(greeting(__version__), discovery(__version__), toolbox.instructions),
         direct_path,
         connection_limits(settings),
         embedded,

@@ -14,7 +14,6 @@ from redstreamd.mcp_server.server import build_server
 from redstreamd.mcpio.protocol_eras import Kernels
 from redstreamd.prompts.catalog import PROMPTS
 from redstreamd.resources.catalog import RESOURCES
-from redstreamd.tools.catalog import INSTRUCTIONS
 
 
 def build_kernels(parts: Parts) -> Kernels:
@@ -26,8 +25,7 @@ def build_kernels(parts: Parts) -> Kernels:
         parts.views,
         parts.updates,
         version=__version__,
-        instructions=INSTRUCTIONS,
         on_refused=parts.call_log.audit.refused,
     )
     parts.on_listings_changed.append(server.reconfigured)
-    return Kernels(server)
+    return Kernels(server, server.instructions)

@@ -7,7 +7,9 @@ sent.
 from __future__ import annotations
 
 import enum
+import re
 from collections.abc import Callable, Sequence
+from collections.abc import Set as AbstractSet
 
 from redstreamd.visible_text import visible
 
@@ -93,6 +95,26 @@ class BusError(Exception):
             cause=f"{self.cause} The nearest names are: {', '.join(map(repr, names))}.",
             next_step=self.next_step,
             retry_after_seconds=self.retry_after_seconds,
+        )
+
+    def without(self, hidden: AbstractSet[str]) -> BusError:
+        """Return the error as a caller gets it to whom some tools do not exist: no next step names them.
+
+        Args:
+            hidden: The names of these tools.
+        """
+        if not any(name in self.next_step for name in hidden):
+            return self
+        parts = re.split(r"(?<=[.;:])\s+", self.next_step)
+        left = " ".join(part for part in parts if hidden.isdisjoint(re.findall(r"\w+", part)))
+        left = left.rstrip(" ;:") or "Ask the operator: you may use no tool that helps here."
+        return BusError(
+            self.code,
+            self.message,
+            cause=self.cause,
+            next_step=left,
+            retry_after_seconds=self.retry_after_seconds,
+            similar=self.similar,
         )
 
 

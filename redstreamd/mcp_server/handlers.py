@@ -71,6 +71,7 @@ class Handlers:
         by_method: The handlers.
         middleware: Called around each handler, the first outermost.
         reconfigured: To be called when other tools are offered, or another policy applies: tells clients.
+        instructions: Returns how a client may use the tools together.
     """
 
     def __init__(
@@ -78,7 +79,7 @@ class Handlers:
         handlers: Mapping[str, Handler],
         *,
         version: str,
-        instructions: str,
+        instructions: Callable[[Principal], str],
         is_personal: Callable[[], bool] = lambda: False,
     ) -> None:
         """Serve `handlers`, and ``ping`` and ``server/discover`` beside them.
@@ -90,7 +91,7 @@ class Handlers:
         Args:
             handlers: By method; each of these is a method that MCP defines for servers.
             version: The daemon's version, sent to clients.
-            instructions: How to use the tools together, sent to clients.
+            instructions: Returns how a client may use the tools together, which it is sent.
             is_personal: Returns whether listings depend on the caller.
         """
         own: dict[str, Handler] = {"ping": _ping, "server/discover": self._discover}
@@ -101,7 +102,7 @@ class Handlers:
         self.reconfigured: Callable[[], Awaitable[None]] = _nothing_changed
         self._is_personal = is_personal
         self._version = version
-        self._instructions = instructions
+        self.instructions: Final = instructions
 
     @property
     def cache_hints(self) -> Mapping[str, CacheHint]:
@@ -122,13 +123,12 @@ class Handlers:
         return implementation(self._version)
 
     def create_initialization_options(self) -> InitializationOptions:
-        """Return the content of the result of ``initialize``."""
+        """Return the content of the result of ``initialize``, without the instructions of the client."""
         return InitializationOptions(
             server_name=NAME,
             server_version=self._version,
             title=TITLE,
             capabilities=self.capabilities(),
-            instructions=self._instructions,
         )
 
     def capabilities(self, protocol_version: str | None = None) -> mcp_types.ServerCapabilities:
@@ -158,7 +158,7 @@ class Handlers:
         return mcp_types.DiscoverResult(
             supported_versions=list(MODERN_PROTOCOL_VERSIONS),
             capabilities=self.capabilities(ctx.protocol_version),
-            instructions=self._instructions,
+            instructions=self.instructions(ctx.lifespan_context),
         )
 
 

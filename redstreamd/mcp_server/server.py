@@ -5,6 +5,7 @@ Owns which handler answers which method. Does not know sockets or framing.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 from redstreamd.mcp_server.completion import CompletionServer
@@ -15,6 +16,7 @@ from redstreamd.mcp_server.refusals import OnRefused, Refusals
 from redstreamd.mcp_server.resource_server import ResourceServer
 from redstreamd.mcp_server.subscription_server import MAX_URIS, SubscriptionServer
 from redstreamd.mcp_server.tool_server import ToolServer
+from redstreamd.policy import Principal
 from redstreamd.presentation.views import Views
 from redstreamd.prompts.definition import PromptRegistry
 from redstreamd.resources.definition import ResourceRegistry
@@ -30,7 +32,7 @@ def build_server(
     updates: Updates,
     *,
     version: str,
-    instructions: str,
+    instructions: Callable[[Principal], str] | None = None,
     max_uris: int = MAX_URIS,
     on_refused: OnRefused | None = None,
 ) -> Handlers:
@@ -46,7 +48,7 @@ def build_server(
         views: The current values for resources, prompts and completion.
         updates: Notifies subscribers of changes.
         version: The daemon's version, sent to clients.
-        instructions: How to use the tools together, sent to clients.
+        instructions: Returns how a client may use the tools together; None for what the toolbox says.
         max_uris: How many URIs a connection may subscribe to.
         on_refused: Is told of requests other than calls that the policy refuses.
     """
@@ -81,7 +83,7 @@ def build_server(
             "completion/complete": completion.complete,
         },
         version=version,
-        instructions=instructions,
+        instructions=instructions or toolbox.instructions,
         is_personal=lambda: views.policy.restricts,
     )
     handlers.middleware.append(tools.encode_once)

@@ -23,12 +23,12 @@ def implementation(version: str) -> dict[str, str]:
     return {"name": NAME, "title": TITLE, "version": version}
 
 
-def greeting(version: str, instructions: str) -> dict[str, Any]:
+def greeting(version: str, instructions: str = "") -> dict[str, Any]:
     """Return the result of ``initialize``, without the revision, as the SDK gives it.
 
     Args:
         version: The daemon's.
-        instructions: How to use the tools together.
+        instructions: How to use the tools together; empty if that is said later.
     """
     return {
         "capabilities": _CAPABILITIES,
@@ -37,7 +37,7 @@ def greeting(version: str, instructions: str) -> dict[str, Any]:
     }
 
 
-def discovery(version: str, instructions: str) -> dict[str, Any]:
+def discovery(version: str, instructions: str = "") -> dict[str, Any]:
     """Return the result of ``server/discover`` as the SDK gives it; for the arguments see `greeting`."""
     return {
         "supportedVersions": list(MODERN_REVISIONS),

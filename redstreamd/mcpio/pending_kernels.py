@@ -5,7 +5,7 @@ What clients ask first is answered meanwhile, if it is plain; see `early_kernels
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from functools import partial
 from typing import Any
 
@@ -16,6 +16,7 @@ from redstreamd.mcpio.early_kernels import EarlyDiscovery, EarlyHandshake, is_pl
 from redstreamd.mcpio.jsonrpc import Params
 from redstreamd.mcpio.kernels import Kernel, Kernels
 from redstreamd.mcpio.session import Session
+from redstreamd.policy import Principal
 
 
 class PendingKernels:
@@ -25,16 +26,21 @@ class PendingKernels:
     """
 
     def __init__(
-        self, greeting: Mapping[str, Any] | None = None, discovery: Mapping[str, Any] | None = None
+        self,
+        greeting: Mapping[str, Any] | None = None,
+        discovery: Mapping[str, Any] | None = None,
+        instructions: Callable[[Principal], str] | None = None,
     ) -> None:
         """Begin without kernels.
 
         Args:
             greeting: The result of ``initialize``, without the revision; None to have handshakes wait, too.
             discovery: The result of ``server/discover``; None to have it wait, too.
+            instructions: Returns the instructions of either for a client; None for those in it.
         """
         self._greeting = greeting
         self._discovery = discovery
+        self._instructions = instructions
         self._kernels: Kernels | None = None
         self._provided = trio.Event()
 
@@ -61,11 +67,17 @@ class PendingKernels:
         """
         if self._kernels is None and state is None:
             name, take_up = session.connection_id, partial(self._take_up, era, session)
+            ready = self._provided.wait
             if era is Era.HANDSHAKE and self._greeting is not None:
-                return EarlyHandshake(name, self._greeting, self._provided.wait, take_up)
+                return EarlyHandshake(name, self._told(self._greeting, session), ready, take_up)
             if era is Era.MODERN and self._discovery is not None:
-                return EarlyDiscovery(name, self._discovery, self._provided.wait, take_up)
+                return EarlyDiscovery(name, self._told(self._discovery, session), ready, take_up)
         return self._get().open(era, session, state)
+
+    def _told(self, result: Mapping[str, Any], session: Session) -> Mapping[str, Any]:
+        if self._instructions is None:
+            return result
+        return {**result, "instructions": self._instructions(session.principal)}
 
     def _take_up(self, era: Era, session: Session, state: ConnectionState) -> Kernel:
         return self._get().open(era, session, state)

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import functools
 import json
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from typing import Any, Final, Protocol, cast
 
@@ -39,6 +39,7 @@ from redstreamd.mcpio.jsonrpc import Params, encode_value
 from redstreamd.mcpio.kernels import Kernel
 from redstreamd.mcpio.request_context import Outbound, RequestContext
 from redstreamd.mcpio.session import Session
+from redstreamd.policy import Principal
 
 #: https://modelcontextprotocol.io/specification/2025-03-26/basic#batching
 _BATCH_REVISION: Final = "2025-03-26"
@@ -91,9 +92,15 @@ class HandlerSource(Protocol):
 class Kernels:
     """Makes the kernels of sessions; see `kernels.Kernels`."""
 
-    def __init__(self, server: HandlerSource) -> None:
-        """Serve with the handlers of `server`, which find the principal as their lifespan context."""
+    def __init__(self, server: HandlerSource, instructions: Callable[[Principal], str] | None = None) -> None:
+        """Serve with the handlers of `server`, which find the principal as their lifespan context.
+
+        Args:
+            server: See above.
+            instructions: Returns what a client is told by ``initialize``; None for what `server` says.
+        """
         self._server = server
+        self._instructions = instructions
 
     async def ready(self, method: str, params: Params) -> None:
         """Return at once."""
@@ -111,8 +118,9 @@ class Kernels:
         Raises:
             ValueError: The handshake that `state` remembers is not valid.
         """
-        make = ModernKernel if era is Era.MODERN else HandshakeKernel
-        return make(self._server, session, state)
+        if era is Era.MODERN:
+            return ModernKernel(self._server, session, state)
+        return HandshakeKernel(self._server, session, state, self._instructions)
 
     def error_of(self, exc: Exception) -> dict[str, Any] | None:
         """Return the members of the JSON-RPC error for an exception; None if the client must not see it."""
@@ -174,6 +182,7 @@ class HandshakeKernel:
         server: HandlerSource,
         session: Session,
         state: ConnectionState | None = None,
+        instructions: Callable[[Principal], str] | None = None,
     ) -> None:
         """Begin a session, or continue the one that `state` describes.
 
@@ -182,6 +191,7 @@ class HandshakeKernel:
         """
         self._server: Any = server
         self._session = session
+        self._instructions = instructions
         # Both are set once `initialize` has succeeded.
         self._handshake: _Handshake | None = None
         self._protocol_version: str | None = None
@@ -231,6 +241,8 @@ class HandshakeKernel:
             raise MCPError(code=error.error.code, message=why, data=error.error.data) from None
         if method == "initialize":
             self._remember(params, connection.protocol_version)
+            if self._instructions is not None:
+                result["instructions"] = self._instructions(self._session.principal)
         return result
 
     async def resubscribe(self, uri: str, cursor: str) -> None:

@@ -105,6 +105,10 @@ class Call(Protocol[BusT_co]):
         """Return whether what the caller publishes to a stream waits in quarantine for a release."""
         ...
 
+    def may_somewhere(self, permission: Permission) -> bool:
+        """Return whether the caller has a permission on any stream at all, so that such tools are offered."""
+        ...
+
     @property
     def readable(self) -> StreamFilter | None:
         """What lets pass the streams that the caller may read; None for all."""

@@ -21,7 +21,7 @@ reported there.
 from __future__ import annotations
 
 import time
-from collections.abc import Awaitable, Callable, Iterable, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from typing import Any, Final, Generic, TypeVar
 
 import attrs
@@ -149,6 +149,7 @@ class Rules(Generic[BusT]):
         timeout_seconds: The time limit of a call, in addition to the time that it asked to wait.
         default_wait_seconds: Added for a call that may wait and does not say for how long.
         check_rate: Refuses a call that comes too early; None: none does.
+        hidden: The tools that do not exist for a principal, of those that are offered; None: all do.
     """
 
     bus: BusT
@@ -158,6 +159,7 @@ class Rules(Generic[BusT]):
     timeout_seconds: float
     default_wait_seconds: float
     check_rate: CheckRate | None = None
+    hidden: Mapping[Principal, frozenset[str]] | None = None
 
 
 def told_each(listeners: Sequence[OnEnded]) -> OnEnded | None:
@@ -243,6 +245,10 @@ class Invocation(msgspec.Struct, Generic[BusT], eq=False):
         policy = self.rules.policy
         return policy.submits and policy.quarantines(self.principal, stream)
 
+    def may_somewhere(self, permission: Permission) -> bool:
+        """Ask whether the caller has a permission on any stream, so that tools that need it are offered."""
+        return permission in self.rules.policy.somewhere(self.principal)
+
     @property
     def readable(self) -> StreamFilter | None:
         """What lets pass the streams that the caller may read; None for all."""
@@ -251,6 +257,8 @@ class Invocation(msgspec.Struct, Generic[BusT], eq=False):
     def refusal(self, error: BaseException) -> BusError:
         """Return the error to answer with, see `as_bus_error`; with the hints that the caller may have."""
         refusal = as_bus_error(self.tool, error)
+        if self.rules.hidden is not None:
+            refusal = refusal.without(self.rules.hidden[self.principal])
         return refusal.with_hint(self.rules.policy.known(self.principal)) if refusal.similar else refusal
 
     def admit(self) -> Deferral | None:

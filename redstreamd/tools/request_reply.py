@@ -91,12 +91,13 @@ def _wait(call: Call[Bus], args: RequestReplyArguments) -> BeginWait:
             waits=call.quarantines(args.stream),
         )
         wait = await call.bus.requests.ask(request, timeout_seconds=seconds)
-        return wait.then(partial(_replied, call.bus.quotas.result_bytes(call.principal), warning))
+        follow = call.may_somewhere(Permission.READ)
+        return wait.then(partial(_replied, call.bus.quotas.result_bytes(call.principal), warning, follow))
 
     return begin
 
 
-def _replied(max_bytes: int, warning: str | None, asked: Requested) -> RequestReplied:
+def _replied(max_bytes: int, warning: str | None, follow: bool, asked: Requested) -> RequestReplied:
     reply = None
     if asked.reply is not None:
         bounded, _ = bound_entries([view(asked.reply_to, asked.reply)], max_bytes, droppable=False)
@@ -111,7 +112,8 @@ def _replied(max_bytes: int, warning: str | None, asked: Requested) -> RequestRe
         waiting=_WAITING if asked.waits and reply is None else None,
         warning=warning,
         next_call=None
-        if reply is not None
+        # Who may read nothing is not offered stream_wait, and calls again with the same correlation_id.
+        if reply is not None or not follow
         else {
             "tool": "stream_wait",
             "arguments": {"streams": [asked.reply_to], "cursor": asked.cursor},

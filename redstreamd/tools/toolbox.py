@@ -31,6 +31,7 @@ from redstreamd.tools.argument_text import ArgumentDecoder
 from redstreamd.tools.argument_types import NameOf, names_in
 from redstreamd.tools.arguments import Structurer
 from redstreamd.tools.definition import Profile, Progress, Registry, StreamNeeds, Tool, UnknownToolError
+from redstreamd.tools.instructions import instructions
 from redstreamd.tools.invocation import (
     Admit,
     CallEnded,
@@ -190,15 +191,16 @@ class Toolbox(Generic[BusT]):
         new.
         """
         self.timeout_seconds = timeout_seconds
+        self._profiles = tuple(sorted(profiles))
+        self._offered = self._registry.for_profiles(self._profiles)
+        self.hidden = _Hidden(self._offered, self.policy) if self.policy.restricts else None
         self.rules = attrs.evolve(
             self.rules,
             timeout_seconds=timeout_seconds,
             default_wait_seconds=default_wait_seconds,
             check_rate=check_rate,
+            hidden=self.hidden,
         )
-        self._profiles = tuple(sorted(profiles))
-        self._offered = self._registry.for_profiles(self._profiles)
-        self.hidden = _Hidden(self._offered, self.policy) if self.policy.restricts else None
         self._offered_to: dict[frozenset[Permission], Registry] = {}
         self._max_nesting = max_nesting
         self._max_values = max_values
@@ -224,6 +226,10 @@ class Toolbox(Generic[BusT]):
             offered = Registry(each for each in self._offered if each.permission in permissions)
             self._offered_to[permissions] = offered
         return offered
+
+    def instructions(self, principal: Principal) -> str:
+        """Return how a principal may use together what it may use."""
+        return instructions(self.offered_to(principal))
 
     def compile(self) -> None:
         """Make what calls and the listing need of every tool, as far as it is not there. On any thread.
@@ -424,7 +430,9 @@ class Toolbox(Generic[BusT]):
         error: BusError,
         account: Account | None,
     ) -> NoReturn:
-        """Report the end of a call that was refused, and raise the error."""
+        """Report the end of a call that was refused, and raise the error as the caller gets it."""
+        if self.hidden is not None:
+            error = error.without(self.hidden[principal])
         on_ended = self.rules.on_ended
         if on_ended is not None:
             size, seconds = failure(error).size, time.perf_counter() - began

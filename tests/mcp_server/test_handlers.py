@@ -37,7 +37,7 @@ async def handler(ctx: Any, params: Any) -> Any:
 
 
 def both(methods: frozenset[str]) -> tuple[Handlers, Server[Any]]:
-    ours = Handlers(dict.fromkeys(methods, handler), version="1.2", instructions="Do.")
+    ours = Handlers(dict.fromkeys(methods, handler), version="1.2", instructions=lambda _: "Do.")
     arguments: dict[str, Any] = {ARGUMENTS[method]: handler for method in methods}
     return ours, Server(NAME, title=TITLE, version="1.2", instructions="Do.", **arguments)
 
@@ -63,7 +63,9 @@ def test_what_is_said_of_the_server_differs_in_the_notifications_only(methods: f
                 expected[kind]["list_changed"] = True
         assert ours.capabilities(version).model_dump() == expected
     mine, sdk = ours.create_initialization_options(), theirs.create_initialization_options()
-    assert mine.model_dump(exclude={"capabilities"}) == sdk.model_dump(exclude={"capabilities"})
+    assert mine.model_dump(exclude={"capabilities", "instructions"}) == sdk.model_dump(
+        exclude={"capabilities", "instructions"}
+    )
     assert ours.server_info_stamp == theirs.server_info_stamp
     assert ours.server_info_stamp is not ours.server_info_stamp
 

@@ -122,7 +122,9 @@ def bus() -> Bus:
 def server(bus: Bus) -> Server[Principal]:
     tools = ToolServer(Toolbox(REGISTRY, [Profile.WORKER, Profile.RED_STREAM], bus))
     handlers = Handlers(
-        {"tools/list": tools.list, "tools/call": tools.call}, version="1.2.3", instructions="Add, then wait."
+        {"tools/list": tools.list, "tools/call": tools.call},
+        version="1.2.3",
+        instructions=lambda _: "Add, then wait.",
     )
     return sdk_server(handlers, AGENT)
 

@@ -77,7 +77,7 @@ async def running_surface(
             Views(bus, daemon_health),
             updates,
             version="1",
-            instructions="",
+            instructions=lambda _: "",
             max_uris=max_uris,
         )
         yield Surface(bus, updates, built, nursery)

@@ -36,7 +36,7 @@ def sdk_server(handlers: Handlers, principal: Principal) -> Server[Principal]:
         options.server_name,
         title=options.title,
         version=options.server_version,
-        instructions=options.instructions,
+        instructions=handlers.instructions(principal),
         lifespan=lifespan,
     )
     server.cache_hints = dict(handlers.cache_hints)

@@ -73,7 +73,7 @@ def surface_over(bus: Bus, *, admit: Admit | None = None, policy: Policy | None 
     updates = Updates(Feeds(bus), SharedLimit(SUBSCRIPTIONS, 100))
     views = Views(bus, DaemonHealth(bus.redis, bus.hub, updates, version=__version__), policy)
     server = build_server(
-        toolbox, RESOURCES, PROMPTS, views, updates, version=__version__, instructions="Call tools."
+        toolbox, RESOURCES, PROMPTS, views, updates, version=__version__, instructions=lambda _: "Call tools."
     )
     info = {"name": NAME, "title": TITLE, "version": __version__}
     return Surface(Kernels(server), DirectPath(toolbox, bus.redis, info), ended, updates)
