@@ -24,6 +24,7 @@ from redstreamd.redisio.reply_parsing import ConsumerInfo, GroupInfo, PendingEnt
 from redstreamd.redisio.script import Script, ScriptCall
 from redstreamd.redisio.server_health import RedisStatus
 from redstreamd.redisio.traffic import Traffic
+from redstreamd.redisio.unexpected_replies import readable
 from redstreamd.redisio.write_confirmation import ConfirmedWrite
 
 T = TypeVar("T")
@@ -221,6 +222,7 @@ class Redis:
         # Not by redis-py's builder, which takes a dict, and so each field once.
         return _text(await self.execute("XADD", stream, "*", *chain.from_iterable(fields), key=stream))
 
+    @readable
     async def xrange(self, stream: str, start: str, end: str, count: int) -> list[RawEntry]:
         """Return up to `count` entries from `start` up to `end`, inclusive unless prefixed with ``(``.
 
@@ -228,16 +230,19 @@ class Redis:
         """
         return reply_parsing.entries(await self._read[Role.LARGE].xrange(stream, start, end, count))
 
+    @readable
     async def xlen(self, stream: str) -> int:
         """Return the number of entries; 0 if there is no such stream."""
         return _number(await self._read[Role.COMMAND].xlen(stream))
 
     # Keys
 
+    @readable
     async def key_type(self, key: str) -> str:
         """Return the type of the value at `key` ("stream"), "none" if there is none."""
         return _text(await self._read[Role.COMMAND].type(key))
 
+    @readable
     async def scan_streams(self, cursor: int, pattern: str, count: int) -> tuple[int, list[str]]:
         """Take one step of a SCAN over the streams whose name matches the glob `pattern`.
 
@@ -257,19 +262,23 @@ class Redis:
 
     # Health
 
+    @readable
     async def xinfo_groups(self, stream: str, *, role: Role = Role.COMMAND) -> list[GroupInfo]:
         """Describe the consumer groups of a stream, in the server's order."""
         return [reply_parsing.group_info(raw) for raw in await self._read[role].xinfo_groups(stream)]
 
+    @readable
     async def xinfo_consumers(self, stream: str, group: str) -> list[ConsumerInfo]:
         """Describe the consumers of a group, in the server's order."""
         raw = await self._read[Role.COMMAND].xinfo_consumers(stream, group)
         return [reply_parsing.consumer_info(each) for each in raw]
 
+    @readable
     async def xpending_summary(self, stream: str, group: str) -> PendingSummary:
         """Sum up a group's pending entries list."""
         return reply_parsing.pending_summary(await self._read[Role.COMMAND].xpending(stream, group))
 
+    @readable
     async def xpending_range(
         self,
         stream: str,
@@ -313,10 +322,12 @@ class Redis:
         """Return once the server has answered on `role`."""
         await self.execute("PING", key=None, role=role, retry_safe=True)
 
+    @readable
     async def info(self, section: str, *, key: str | bytes | None) -> dict[str, str]:
         """Return one section of INFO, such as "memory", of the server for `key`: its own keys and texts."""
         return reply_parsing.info(await self.execute("INFO", section, key=key, retry_safe=True))
 
+    @readable
     async def config_get(self, name: str, *, key: str | bytes | None) -> str | None:
         """Return a setting of the server for `key` as text; None if it has none of this name."""
         reply = await self.execute("CONFIG", "GET", name, key=key, retry_safe=True)

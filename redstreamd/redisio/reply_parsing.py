@@ -16,6 +16,8 @@ from typing import Any, Final
 import attrs
 import msgspec
 
+from redstreamd.redisio.unexpected_replies import UnexpectedReply
+
 Fields = tuple[tuple[bytes, bytes], ...]
 
 
@@ -36,7 +38,10 @@ class RawEntry(msgspec.Struct, frozen=True, array_like=True, gc=False):
         words = self.words
         if words and type(words[0]) is str:
             words = [word.encode() for word in words]
-        return tuple(zip(words[::2], words[1::2], strict=True))
+        try:
+            return tuple(zip(words[::2], words[1::2], strict=True))
+        except ValueError as error:
+            raise UnexpectedReply from error
 
 
 @attrs.frozen

@@ -17,6 +17,7 @@ from redstreamd.errors import BusError
 from redstreamd.redisio import Role
 from redstreamd.redisio.client import Redis
 from redstreamd.redisio.connection_manager import Write
+from redstreamd.redisio.unexpected_replies import UNREADABLE, UnexpectedReply
 from redstreamd.streams.error_context import explain_errors
 
 ResultT = TypeVar("ResultT")
@@ -94,7 +95,7 @@ class Plan(msgspec.Struct, Generic[ResultT], eq=False):
         """Return the result.
 
         Raises:
-            BusError: What the reply means.
+            BusError: What the reply means; `UnexpectedReply` if it has another type or form.
             UnfinishedError: The call is not done; its `go_on` does the rest and returns the result.
         """
         done = 0
@@ -105,6 +106,11 @@ class Plan(msgspec.Struct, Generic[ResultT], eq=False):
                 result = convert(result)
         except UnfinishedError as unfinished:
             raise UnfinishedError(partial(self._finish, unfinished.go_on, done)) from None
+        except (UnexpectedReply, *UNREADABLE) as error:
+            # The conversions are our own work on what the first step made of the reply.
+            if done and not isinstance(error, UnexpectedReply):
+                raise
+            raise UnexpectedReply(outcome_known=self.retry_safe) from error
         return cast("ResultT", result)
 
     def refuse(self, error: BusError) -> BusError:

@@ -27,6 +27,7 @@ import attrs
 from redstreamd.redisio import Role, reply_parsing
 from redstreamd.redisio.client import Redis
 from redstreamd.redisio.script import Script, ScriptCall
+from redstreamd.redisio.unexpected_replies import UNREADABLE, UnexpectedReply
 from redstreamd.streams.names import Kind, companion_key
 
 _DECLARATION: Final = re.compile(
@@ -112,22 +113,26 @@ class NamedScript(Script):
 
         Raises:
             TypeError: An operand is missing, or there is none of that name.
-            BusError: As `Redis.run_script`.
+            BusError: As `Redis.run_script`; `UnexpectedReply`.
         """
         keys, args = self.operands(operands)
-        return self.read(await redis.run_script(self, keys, args, retry_safe=retry_safe, role=role))
+        reply = await redis.run_script(self, keys, args, retry_safe=retry_safe, role=role)
+        return self.read(reply, outcome_known=retry_safe)
 
     def call(self, operands: dict[str, Any]) -> ScriptCall:
         """Return the script with its operands, for a plan. Raises TypeError as `run`."""
         return ScriptCall(self, *self.operands(operands))
 
-    def read(self, reply: Any) -> Any:
-        """Return the server's reply as `run` does."""
+    def read(self, reply: Any, *, outcome_known: bool = False) -> Any:
+        """Return the server's reply as `run` does, or raise `UnexpectedReply`, see there."""
         if not self.reply:
             return reply
         if not reply:
             return None
-        return self._read_parts(*reply)
+        try:
+            return self._read_parts(*reply)
+        except UNREADABLE as error:
+            raise UnexpectedReply(outcome_known=outcome_known) from error
 
     def operands(self, given: dict[str, Any]) -> tuple[list[Any], list[Any]]:
         """Return KEYS and ARGV in their order. Raises TypeError as `run`."""
