@@ -9,7 +9,7 @@ from typing import Any
 import attrs
 
 from redstreamd.addresses.address_syntax import MASK, without_login
-from redstreamd.settings.masking import masked_url
+from redstreamd.settings.masking import masked_name, masked_url
 from redstreamd.settings.sections import Settings
 from redstreamd.settings.value_types import ValueType
 
@@ -50,6 +50,8 @@ def shown(key: str, value: Any) -> Any:
         return MASK
     if key == "redis.url":
         return masked_url(value) if isinstance(value, str) else MASK
+    if DEFINITIONS[key].names_credential:
+        return masked_name(str(value))
     return _cut(value)
 
 

@@ -198,14 +198,14 @@ def _check_tls(loaded: Loaded) -> None:
             continue
         raise SettingsError(
             key,
-            value=str(loaded.value(key)),
+            value=str(loaded.shown(key)),
             source=str(source),
             allowed="only with redis.tls = true, or rediss:// in the URL; now nothing is encrypted",
         )
     if redis.key_file is not None and redis.certificate_file is None:
         raise SettingsError(
             "redis.key_file",
-            value=str(redis.key_file),
+            value=str(loaded.shown("redis.key_file")),
             source=str(loaded.sources["redis.key_file"]),
             allowed="only with redis.certificate_file",
         )
@@ -221,7 +221,7 @@ def _check_listeners(loaded: Loaded) -> None:
         if loaded.value(key) is not None and listeners.certificate_file is None:
             raise SettingsError(
                 key,
-                value=str(loaded.value(key)),
+                value=str(loaded.shown(key)),
                 source=str(loaded.sources[key]),
                 allowed="only with listeners.certificate_file; now nothing is encrypted",
             )

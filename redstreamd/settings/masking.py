@@ -2,9 +2,24 @@
 
 from __future__ import annotations
 
+import re
 import urllib.parse
+from typing import Final
 
 from redstreamd.addresses.address_syntax import MASK
+
+#: A name that somebody chose: words of small letters, perhaps with a number each, or an abbreviation.
+_WORD: Final = "([a-z]{1,16}[0-9]{0,4}|[0-9]{1,4})"
+_CHOSEN: Final = re.compile(rf"\.?{_WORD}([._-]{_WORD})*")
+
+
+def masked_name(name: str) -> str:
+    """Return the name of a credential for printing, masked if it reads like the secret itself.
+
+    Some give a token or a password where its file is asked for. What is drawn at random has capital letters,
+    or digits and letters in turn, or is one long word.
+    """
+    return name if name.startswith("/") or _CHOSEN.fullmatch(name) else MASK
 
 
 def masked_url(url: str) -> str:

@@ -7,6 +7,7 @@ import tomllib
 import attrs
 import pytest
 
+from redstreamd.addresses.address_syntax import MASK
 from redstreamd.settings import RedisSettings, Settings, as_markdown, as_toml, describe, load
 from redstreamd.settings.definitions import DEFINITIONS
 from redstreamd.settings.masking import masked_url
@@ -78,3 +79,23 @@ def test_the_reference_can_be_rendered():
 def test_control_characters_survive_in_toml():
     for text in ('"\\', "\x00\x1f\x7f\x85\u2028", "é"):
         assert tomllib.loads(f"x = {as_toml(text)}") == {"x": text}
+
+
+@pytest.mark.parametrize("key", [key for key in DEFINITIONS if DEFINITIONS[key].names_credential])
+def test_a_secret_in_the_place_of_its_file_is_not_shown(load_from, key):
+    others = ["redis.tls=true", "listeners.certificate_file=/c.pem", "redis.certificate_file=/c.pem"]
+    others = [each for each in others if not each.startswith(f"{key}=")]
+    for secret in (
+        "gH7kq2LmZp90aVbX",
+        "0123456789abcdef0123456789abcdef",
+        "correcthorsebatterystaple",
+        "Passw0rd",
+    ):
+        assert load_from(assignments=[*others, f"{key}={secret}"]).shown(key) == MASK
+    for name in ("listener-token", "redstreamd.token", "token2", "ca_2026", "/run/gH7kq2LmZp90aVbX"):
+        assert str(load_from(assignments=[*others, f"{key}={name}"]).shown(key)) == name
+
+
+def test_an_error_of_a_file_without_what_it_needs_does_not_show_a_secret(refusal):
+    for key in ("listeners.key_file", "redis.key_file"):
+        assert MASK in str(refusal(assignments=[f"{key}=gH7kq2LmZp90aVbX", "redis.tls=true"]))
