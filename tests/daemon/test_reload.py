@@ -201,6 +201,30 @@ async def test_limits_change_for_connections_that_are_open(redis: Server) -> Non
             assert second["result"]["structuredContent"]["code"] == "RATE_LIMITED"
             clients = read_resource(run.daemon.path, "redstream://health")["clients"]
             assert clients["max_connections"] == 2
+            report = await run.reload_beside(
+                '[policy]\nquotas = ["* have waits=1 result_bytes=1024 stream_list=1/min burst 2"]\n'
+            )
+            assert "policy.quotas" in report["changed"]
+            # What is new is a bucket of its own.
+            lists = [await client.call_tool("stream_list") for _ in range(3)]
+            assert [each["result"]["isError"] for each in lists] == [False, False, True]
+            assert "policy.quotas" in lists[2]["result"]["structuredContent"]["cause"]
+            read = await client.call_tool("stream_read", {"stream": "l:a:b"})
+            assert len(json.dumps(read["result"]["structuredContent"])) < 2048
+            # Of two that wait, one is refused; the other would go on.
+            ended: list[dict[str, Any]] = []
+            async with raw_client(run.daemon.path, era="modern") as other, trio.open_nursery() as nursery:
+
+                async def wait(waiter: RawClient) -> None:
+                    how = {"streams": ["l:a:b"], "timeout_seconds": 60}
+                    ended.append(await waiter.call_tool("stream_wait", how))
+                    nursery.cancel_scope.cancel()
+
+                nursery.start_soon(wait, client)
+                nursery.start_soon(wait, other)
+            (refused,) = ended
+            assert refused["result"]["structuredContent"]["code"] == "RATE_LIMITED"
+            assert "policy.quotas" in refused["result"]["structuredContent"]["next_step"]
 
 
 async def test_another_redis_is_used_and_waits_go_on_there(redis: Server) -> None:
