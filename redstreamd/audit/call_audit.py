@@ -26,7 +26,7 @@ QUIET_SECONDS: Final = 60.0
 LONGEST_SECONDS: Final = 600.0
 #: Episodes of one principal; what would be more is summed up by tool.
 _MAX_EPISODES: Final = 64
-_DENIED: Final = str(Code.PERMISSION_DENIED)
+DENIED: Final = str(Code.PERMISSION_DENIED)
 
 
 class _Refused(msgspec.Struct, frozen=True):
@@ -84,7 +84,7 @@ class CallAudit:
     def call_ended(self, ended: CallEnded) -> bool:
         """Take note of a call that ended; return whether a record of its own was made of it."""
         if ended.action is None:
-            return ended.outcome == _DENIED and self._repeatable((ended.principal, ended.tool, None), ended)
+            return ended.outcome == DENIED and self._repeatable((ended.principal, ended.tool, None), ended)
         if ended.manages:
             self._on_event(_event_of(ended))
             return True
@@ -163,9 +163,9 @@ def _event_of(latest: CallEnded | _Refused, repeats: int | None = None) -> Audit
     peer, connection_id = connection_of(latest.account)
     who = (latest.principal, peer, connection_id)
     if isinstance(latest, _Refused):
-        return RequestRefused(*who, latest.method, latest.streams, _DENIED, repeats)
+        return RequestRefused(*who, latest.method, latest.streams, DENIED, repeats)
     if latest.action is None:
-        return CallRefused(*who, latest.tool, latest.streams, _DENIED, repeats)
+        return CallRefused(*who, latest.tool, latest.streams, DENIED, repeats)
     return CallAudited(
         *who,
         latest.tool,

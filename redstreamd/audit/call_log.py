@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from redstreamd.audit.access_log import AccessLog
-from redstreamd.audit.call_audit import CallAudit
+from redstreamd.audit.call_audit import DENIED, CallAudit
 from redstreamd.tools.invocation import CallEnded
 
 
@@ -22,7 +22,9 @@ class CallLog:
         self.access = access
         self.records_access = records_access
 
-    def __call__(self, ended: CallEnded) -> None:
+    def call_ended(self, ended: CallEnded) -> None:
         """Take note of a call that ended; returns at once."""
-        if not self.audit.call_ended(ended) and self.records_access:
+        # Nearly all calls are neither, and need no look at the audit.
+        is_recorded = (ended.action is not None or ended.outcome == DENIED) and self.audit.call_ended(ended)
+        if self.records_access and not is_recorded:
             self.access.call_ended(ended)

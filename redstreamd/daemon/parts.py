@@ -148,7 +148,7 @@ def build_parts(settings: Settings, resources: AsyncExitStack, log: ProcessLog) 
     call_log = call_log_of(settings, resources, log)
     calls = CallCounts()
     daemon_health.include("calls", calls.statistics)
-    listeners: list[OnEnded] = [call_log, calls.note]
+    listeners: list[OnEnded] = [call_log.call_ended, calls.note]
     toolbox = toolbox_over(
         bus,
         REGISTRY,

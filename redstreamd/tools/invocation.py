@@ -171,13 +171,19 @@ def told_each(listeners: Sequence[OnEnded]) -> OnEnded | None:
     Returns:
         None if there are none.
     """
-    if len(listeners) <= 1:
-        return listeners[0] if listeners else None
-    each = tuple(listeners)
+    if not listeners:
+        return None
+    told = listeners[-1]
+    for listener in reversed(listeners[:-1]):
+        told = _both(listener, told)
+    return told
 
+
+def _both(first: OnEnded, second: OnEnded) -> OnEnded:
+    # Without a loop, because it is a part of each call.
     def told(ended: CallEnded) -> None:
-        for listener in each:
-            listener(ended)
+        first(ended)
+        second(ended)
 
     return told
 
@@ -331,7 +337,7 @@ class Invocation(msgspec.Struct, Generic[BusT], eq=False):
             group: str | None = self.lease.group
         else:
             group = None if effects.group is None else getattr(self.arguments, effects.group)
-        return group, effects.action_of(self.arguments) if effects.may_be_audited else None
+        return group, effects.action_of(self.arguments)
 
     async def answer(
         self,

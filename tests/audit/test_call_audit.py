@@ -179,9 +179,9 @@ async def test_each_other_call_is_a_record_of_the_access_log() -> None:
     log = AccessLog(events.append)
     calls = CallLog(CallAudit(lambda event: None), log, records_access=True)
     for ended in (READ, DENIED, DENIED, DELETED, TRIMMED, TRIMMED):
-        calls(ended)
+        calls.call_ended(ended)
     calls.records_access = False
-    calls(READ)
+    calls.call_ended(READ)
     await run(log, events, 3)
     served = [event for event in events if isinstance(event, CallServed)]
     assert [(event.tool, event.outcome) for event in served] == [
