@@ -102,7 +102,7 @@ def _too_many(event: mcp.ConnectionRejected, cause: str, remedy: str) -> str:
     "fd19f6236d3b405fa47000877d1f25f0",
     Severity.WARNING,
     when=lambda event: event.bound is mcp.Bound.DESCRIPTORS,
-    summed_by=lambda event: event.principal,
+    summed_by=lambda event: event.bound,
     cause="The process has no file descriptors left for another client, which was rejected with the reason.",
     remedy=f"Raise {unit_setting('LimitNOFILE=')}, or find out who opens so many. {_STATUS}",
 )
@@ -129,7 +129,7 @@ def principal_connections_exhausted(event: mcp.ConnectionRejected) -> str:
     mcp.ConnectionRejected,
     "057bbabac7834a28902df4a5ea36e480",
     Severity.WARNING,
-    summed_by=lambda event: event.principal,
+    summed_by=lambda event: event.bound,
     cause="As many clients are connected as may be. Another was rejected with the reason.",
     remedy=f"Raise {setting('limits.max_connections')}, or find out who opens so many. {_STATUS}",
 )

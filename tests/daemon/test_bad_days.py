@@ -98,7 +98,7 @@ def test_a_second_daemon_on_the_same_socket_is_refused(redis: Server) -> None:
         assert not daemon.call("stream_list")["isError"]
 
 
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGHUP])
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 def test_a_signal_stops_it_cleanly_and_the_next_run_has_the_data(
     number: signal.Signals, clock: Clock
 ) -> None:

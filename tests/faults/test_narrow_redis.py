@@ -37,6 +37,8 @@ HELPFUL = {
     "ACL",
     "COMMAND",
     "MEMORY USAGE",
+    # Without it a removed consumer's name stays its owner's.
+    "HDEL",
 }
 #: What each login needs; a call says so as long as nobody is logged in. (No ACL can take HELLO away.)
 LOGIN = {"HELLO", "PING"}

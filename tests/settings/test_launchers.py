@@ -33,6 +33,8 @@ OTHER = {
     "daemon.embedded": "true",
     "daemon.log_level": "debug",
     "daemon.log_format": "json",
+    "daemon.access_log": "true",
+    "daemon.audit_chain": "true",
     "listeners.peer_uids": "true",
     "listeners.tls_min_version": "1.3",
     "listeners.allow_unprotected_tcp": "true",

@@ -76,7 +76,7 @@ def test_of_password_and_password_file_the_later_decides(load_from, refusal):
 
 
 def test_the_path_of_a_password_file_may_be_shown(load_from):
-    assert load_from(environ={"REDIS_PASSWORD_FILE": "/p"}).shown("redis.password_file") == Path("/p")
+    assert load_from(environ={"REDIS_PASSWORD_FILE": "/p"}).shown("redis.password_file") == "/p"
 
 
 @pytest.mark.parametrize("value", ["a/b", "./a", "..", "."])
