@@ -14,6 +14,7 @@ from redstreamd.cli.terminal import print_lines
 
 if TYPE_CHECKING:
     from redstreamd.doctor import CheckResult, Service
+    from redstreamd.settings import Loaded
 
 _MARKS: Final = {"ok": "ok  ", "skipped": "--  ", "warning": "WARN", "error": "FAIL"}
 _NAME_COLUMN: Final = 16  # the longest name of a check, and a space
@@ -62,10 +63,15 @@ def _results(arguments: argparse.Namespace, service: Service | None) -> list[Che
     """
     import trio
 
+    from redstreamd.daemon.settings_checks import check_settings
     from redstreamd.doctor import run_checks
 
+    def checked(loaded: Loaded) -> list[CheckResult]:
+        unused = check_settings(loaded)
+        return trio.run(partial(run_checks, loaded, without_effect=unused, service=service))
+
     if service is None:
-        return trio.run(run_checks, load_from(arguments))
+        return checked(load_from(arguments))
     parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False, exit_on_error=False)
     add_settings_options(parser)
     given, _ = parser.parse_known_args(list(service.arguments))
@@ -76,8 +82,7 @@ def _results(arguments: argparse.Namespace, service: Service | None) -> list[Che
         embedded=arguments.embedded or given.embedded,
     )
     own = {name: value for name, value in os.environ.items() if name.startswith(("REDIS_", "REDSTREAMD_"))}
-    loaded = load_from(merged, environ={**service.environ, **own})
-    return trio.run(partial(run_checks, loaded, service=service))
+    return checked(load_from(merged, environ={**service.environ, **own}))
 
 
 def _as_json(checks: Sequence[CheckResult]) -> list[str]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from typing import Any, Final
 
 import attrs
@@ -15,6 +15,7 @@ from redstreamd.doctor.descriptor_checks import check_descriptors
 from redstreamd.doctor.file_checks import check_confinement, check_secrets
 from redstreamd.doctor.listener_checks import check_listeners
 from redstreamd.doctor.permission_checks import check_permissions
+from redstreamd.doctor.policy_checks import check_policy
 from redstreamd.doctor.probe import Probe
 from redstreamd.doctor.report import CheckResult, Severity, error, invalid_settings, ok, skipped
 from redstreamd.doctor.server_checks import (
@@ -49,12 +50,17 @@ _SERVER_CHECKS: Final[
 
 
 async def run_checks(
-    loaded: Loaded, *, environ: Mapping[str, str] = os.environ, service: Service | None = None
+    loaded: Loaded,
+    *,
+    without_effect: Sequence[str] = (),
+    environ: Mapping[str, str] = os.environ,
+    service: Service | None = None,
 ) -> list[CheckResult]:
     """Run every check, in order.
 
     Args:
         loaded: The settings.
+        without_effect: A sentence for each of their rules and quotas that has no effect.
         environ: The environment, for credentials and sockets.
         service: The service whose settings these are; None for those of the caller's shell.
 
@@ -69,6 +75,7 @@ async def run_checks(
     results.append(check_descriptors(loaded.settings, service))
     in_service = environ if service is None else service.environ
     results.append(check_listeners(loaded.settings, in_service, service))
+    results.append(check_policy(loaded.settings, without_effect))
     target = _target(loaded.settings, in_service)
     connectivity = await check_connectivity(target)
     if loaded.settings.daemon.embedded:

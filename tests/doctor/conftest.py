@@ -16,6 +16,7 @@ CHECKS = [
         "settings",
         "descriptors",
         "listeners",
+        "policy",
         "name_resolution",
         "connect",
         "tls",
