@@ -38,12 +38,22 @@ Event = Defect | LibraryLogged | RecordsDropped
     Defect,
     "cd997e498ec34fbd9a473092dc58d3af",
     Severity.ERROR,
+    # Clients may cause any number.
+    summed_by=lambda event: (event.what, type(event.error), _place(event.error)),
     cause="A defect of redstreamd was caught where the rest goes on. What was affected is one call or one "
     "piece of work; the caller was told of an internal error if there is one.",
     remedy="Report the traceback of the record. Nothing needs to be restarted.",
 )
 def unexpected_error(event: Defect) -> str:
     return event.what
+
+
+def _place(error: BaseException) -> tuple[str, int] | None:
+    """Return the file and the line where an exception was raised."""
+    traceback = error.__traceback__
+    while traceback is not None and traceback.tb_next is not None:
+        traceback = traceback.tb_next
+    return None if traceback is None else (traceback.tb_frame.f_code.co_filename, traceback.tb_lineno)
 
 
 @declared(

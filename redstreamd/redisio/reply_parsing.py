@@ -16,7 +16,7 @@ from typing import Any, Final
 import attrs
 import msgspec
 
-from redstreamd.redisio.unexpected_replies import UnexpectedReply
+from redstreamd.redisio.unexpected_replies import unexpected_reply
 
 Fields = tuple[tuple[bytes, bytes], ...]
 
@@ -41,7 +41,7 @@ class RawEntry(msgspec.Struct, frozen=True, array_like=True, gc=False):
         try:
             return tuple(zip(words[::2], words[1::2], strict=True))
         except ValueError as error:
-            raise UnexpectedReply from error
+            raise unexpected_reply(error) from error
 
 
 @attrs.frozen

@@ -1,7 +1,8 @@
 """Replies that no Redis gives: of another type, or in another form than the command has.
 
 They come from a proxy in between, from another program at the address, or from a server that is broken. What
-reads replies says so by one error, in which nothing of the reply is repeated.
+reads replies says so by one error, in which nothing of the reply is repeated. A defect of ours in reading
+looks the same, so the exception is reported to the log with its traceback.
 """
 
 from __future__ import annotations
@@ -11,6 +12,7 @@ from functools import wraps
 from typing import Final, ParamSpec, TypeVar
 
 from redstreamd.errors import BusError, Code
+from redstreamd.errors.defects import report_defect
 
 ArgumentsT = ParamSpec("ArgumentsT")
 ResultT = TypeVar("ResultT")
@@ -41,6 +43,15 @@ class UnexpectedReply(BusError):  # noqa: N818 - what happened, as BusError's co
         )
 
 
+def unexpected_reply(error: Exception, *, outcome_known: bool = True) -> UnexpectedReply:
+    """Report an exception that arose in reading a reply, and return what to raise; see `UnexpectedReply`."""
+    if not isinstance(error, UnexpectedReply):
+        # The text of the exception may quote an entry; its traceback has lines of code only.
+        told = TypeError(type(error).__name__).with_traceback(error.__traceback__)
+        report_defect("a reply of Redis has another type or form than its command gives", told)
+    return UnexpectedReply(outcome_known=outcome_known)
+
+
 def readable(read: Callable[ArgumentsT, Awaitable[ResultT]]) -> Callable[ArgumentsT, Awaitable[ResultT]]:
     """Make a function that sends a command without effects, and reads its reply, raise `UnexpectedReply`."""
 
@@ -49,6 +60,6 @@ def readable(read: Callable[ArgumentsT, Awaitable[ResultT]]) -> Callable[Argumen
         try:
             return await read(*args, **kwargs)
         except UNREADABLE as error:
-            raise UnexpectedReply from error
+            raise unexpected_reply(error) from error
 
     return reading

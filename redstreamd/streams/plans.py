@@ -17,7 +17,7 @@ from redstreamd.errors import BusError
 from redstreamd.redisio import Role
 from redstreamd.redisio.client import Redis
 from redstreamd.redisio.connection_manager import Write
-from redstreamd.redisio.unexpected_replies import UNREADABLE, UnexpectedReply
+from redstreamd.redisio.unexpected_replies import UNREADABLE, UnexpectedReply, unexpected_reply
 from redstreamd.streams.error_context import explain_errors
 
 ResultT = TypeVar("ResultT")
@@ -110,7 +110,7 @@ class Plan(msgspec.Struct, Generic[ResultT], eq=False):
             # The conversions are our own work on what the first step made of the reply.
             if done and not isinstance(error, UnexpectedReply):
                 raise
-            raise UnexpectedReply(outcome_known=self.retry_safe) from error
+            raise unexpected_reply(error, outcome_known=self.retry_safe) from error
         return cast("ResultT", result)
 
     def refuse(self, error: BusError) -> BusError:

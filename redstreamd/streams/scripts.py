@@ -27,7 +27,7 @@ import attrs
 from redstreamd.redisio import Role, reply_parsing
 from redstreamd.redisio.client import Redis
 from redstreamd.redisio.script import Script, ScriptCall
-from redstreamd.redisio.unexpected_replies import UNREADABLE, UnexpectedReply
+from redstreamd.redisio.unexpected_replies import UNREADABLE, unexpected_reply
 from redstreamd.streams.names import Kind, companion_key
 
 _DECLARATION: Final = re.compile(
@@ -132,7 +132,7 @@ class NamedScript(Script):
         try:
             return self._read_parts(*reply)
         except UNREADABLE as error:
-            raise UnexpectedReply(outcome_known=outcome_known) from error
+            raise unexpected_reply(error, outcome_known=outcome_known) from error
 
     def operands(self, given: dict[str, Any]) -> tuple[list[Any], list[Any]]:
         """Return KEYS and ARGV in their order. Raises TypeError as `run`."""

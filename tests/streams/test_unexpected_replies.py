@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import re
+import traceback
 from typing import Any
 
 import pytest
 
 from redstreamd.errors import BusError, Code
+from redstreamd.errors.defects import Defect
 from redstreamd.redisio.unexpected_replies import UnexpectedReply
 from redstreamd.streams.bus import Bus
 from redstreamd.streams.plans import UnfinishedError
@@ -62,7 +65,9 @@ def test_every_tool_with_a_plan_is_tried() -> None:
 
 @ON_REDIS
 @pytest.mark.parametrize("name", ARGUMENTS)
-async def test_what_no_server_replies_is_one_error(bus: Bus, name: str) -> None:
+async def test_what_no_server_replies_is_one_error_and_reported(
+    bus: Bus, name: str, defects: list[Defect]
+) -> None:
     ids = await add(bus, 2)
     taken = await call(bus, "work_take", **GROUP, consumer="c", count=2)
     toolbox = toolbox_over(bus, REGISTRY, [Profile.OPERATOR, Profile.RED_STREAM])
@@ -85,3 +90,8 @@ async def test_what_no_server_replies_is_one_error(bus: Bus, name: str) -> None:
             outcomes.add(error.code)
     assert "as promised" in outcomes
     assert "as not promised" not in outcomes
+    told = {line for each in defects for line in traceback.format_exception(each.error)}
+    assert any("/redstreamd/" in line for line in told)
+    # Places in the code, and of the exception only its class.
+    last = [line.strip() for line in told if not line.startswith(("  ", "Traceback"))]
+    assert all(re.fullmatch(r"TypeError: \w+", line) for line in last), last
