@@ -67,7 +67,8 @@ class EventLog:
         kind = declaration_of(event)
         if kind.severity > self.least:
             return
-        if kind.summed_by is None:
+        # Before and after the event loop, and on other threads, nothing sums up.
+        if kind.summed_by is None or not trio.lowlevel.in_trio_run():
             self._write(kind.record(event))
             return
         key = kind.name, kind.summed_by(event)
