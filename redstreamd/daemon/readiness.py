@@ -7,6 +7,8 @@ from READY=1 on).
 
 from __future__ import annotations
 
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from typing import Final
 
 import trio
@@ -27,24 +29,34 @@ _LOOK_SECONDS: Final = 1.0
 _CONNECT_SECONDS: Final = 2.0
 
 
-async def wait_ready(notifier: Notifier, embedded: EmbeddedServer | None, redis: Redis) -> None:
-    """Return when the embedded server serves or waits for disk space; ask for more time while it loads.
+async def wait_ready(embedded: EmbeddedServer | None, redis: Redis) -> None:
+    """Return when the embedded server serves or waits for disk space.
 
     Args:
-        notifier: Where to ask.
         embedded: The daemon's own server, if it has one. Any other Redis is not waited for: it may come
             and go.
         redis: Our connections to it.
     """
     if embedded is None:
         return
-    async with trio.open_nursery() as nursery:
-        nursery.start_soon(_extend_while_loading, notifier, embedded)
-        await embedded.wait_served()
-        nursery.cancel_scope.cancel()
+    await embedded.wait_served()
     if embedded.problem() is None:
         with trio.move_on_after(_CONNECT_SECONDS):
             await redis.wait_connected()
+
+
+@asynccontextmanager
+async def extended_start_timeout(notifier: Notifier, embedded: EmbeddedServer | None) -> AsyncIterator[None]:
+    """Ask for more time to start, during the block, as often as the embedded server says that it loads.
+
+    The block includes what is imported and built meanwhile: where the processor is busy that takes long, too,
+    and the server's progress must count from its first answer on.
+    """
+    async with trio.open_nursery() as nursery:
+        if embedded is not None:
+            nursery.start_soon(_extend_while_loading, notifier, embedded)
+        yield
+        nursery.cancel_scope.cancel()
 
 
 async def _extend_while_loading(notifier: Notifier, embedded: EmbeddedServer) -> None:

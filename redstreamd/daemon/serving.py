@@ -44,7 +44,7 @@ from redstreamd.daemon.figures_for_people import figures_for_people
 from redstreamd.daemon.metrics_listeners import MetricsListener, metrics_address
 from redstreamd.daemon.metrics_parts import MetricsChild, sources_of
 from redstreamd.daemon.parts import Parts, build_parts
-from redstreamd.daemon.readiness import wait_ready
+from redstreamd.daemon.readiness import extended_start_timeout, wait_ready
 from redstreamd.daemon.reload_signal import Hangups
 from redstreamd.daemon.reload_table import Running
 from redstreamd.daemon.reloader import Reloader
@@ -166,15 +166,16 @@ async def serve_listeners(
                 await announce_once_ready()
 
         async def announce_once_ready() -> None:
-            await complete.wait()
-            if on_ready is not None:
-                on_ready()
-            parts.event_log(Listening(__version__, tuple(map(str, addresses))))
-            if not notifier.is_enabled:
-                # Without a service manager, a person started it.
-                print(banner(settings, addresses), flush=True)
-            # The listeners accept already; only the embedded server may still load its data.
-            await wait_ready(notifier, parts.embedded, parts.bus.redis)
+            async with extended_start_timeout(notifier, parts.embedded):
+                await complete.wait()
+                if on_ready is not None:
+                    on_ready()
+                parts.event_log(Listening(__version__, tuple(map(str, addresses))))
+                if not notifier.is_enabled:
+                    # Without a service manager, a person started it.
+                    print(banner(settings, addresses), flush=True)
+                # The listeners accept already; only the embedded server may still load its data.
+                await wait_ready(parts.embedded, parts.bus.redis)
             notifier.ready(status())
             ready.set()
 

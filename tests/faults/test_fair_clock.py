@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import ctypes
+import os
+import subprocess
 import time
 
+from tests.support import fair_clock
 from tests.support.fair_clock import Clock
 
 
@@ -17,6 +20,24 @@ def test_time_in_which_nobody_could_run_is_not_counted(clock: Clock) -> None:
         time.sleep(0.001)
     assert time.monotonic() - really >= 0.9
     assert clock() - began < 0.5
+
+
+def test_time_in_which_many_want_the_processor_counts_as_what_each_gets(clock: Clock) -> None:
+    busy = [
+        subprocess.Popen(["/bin/sh", "-c", "while :; do :; done"])
+        for _ in range(6 * len(os.sched_getaffinity(0)))
+    ]
+    try:
+        while fair_clock.share() > 0.5:
+            time.sleep(0.01)
+        began, really = clock(), time.monotonic()
+        time.sleep(0.5)
+        counted, passed = clock() - began, time.monotonic() - really
+    finally:
+        for each in busy:
+            each.kill()
+            each.wait()
+    assert 0 < counted < 0.7 * passed
 
 
 def test_all_other_time_is_counted(clock: Clock) -> None:

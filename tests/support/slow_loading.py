@@ -13,11 +13,12 @@ from typing import Any
 import hiredis
 
 #: The server pauses for a millisecond before each of the commands, and answers after 1,024 of them
-#: (aof.c, `loadSingleAppendOnlyFile`). So it loads for 20 s, unless it is told to hurry.
-COMMANDS = 20_000
+#: (aof.c, `loadSingleAppendOnlyFile`). So it loads for two minutes, unless it is told to hurry.
+COMMANDS = 100_000
 
-#: For how long more time to start is asked for, in the place of 30 s.
-EXTENSION_SECONDS = 3
+#: For how long more time to start is asked for, in the place of 30 s. It is asked for every second or two,
+#: and on a busy machine later than that.
+EXTENSION_SECONDS = 8
 
 SCRIPT = f"""
 import sys

@@ -20,7 +20,7 @@ async def until(condition: Callable[[], Any], *, every: float = 0.002) -> Any:
     return holds
 
 
-def wait_until(condition: Callable[[], Any], *, timeout_seconds: float = 60.0) -> Any:
+def wait_until(condition: Callable[[], Any], *, timeout_seconds: float = 180.0) -> Any:
     """Return what `condition` returns once that is true; for tests that are not async.
 
     Raises:

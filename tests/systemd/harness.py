@@ -32,8 +32,8 @@ import pytest
 from tests.support.servers import missing
 from tests.support.waiting import wait_until
 
-# It takes three; a busy machine may take its time.
-BOOT_SECONDS = 180.0
+# Booting takes three, a command or a change of state one; a busy machine may take its time.
+BOOT_SECONDS = PATIENCE_SECONDS = 180.0
 
 # Mounted inside at these places: DynamicUser cannot traverse a home directory, where a developer's
 # interpreter, environment and checkout often are.
@@ -92,7 +92,7 @@ class Container:
         *command: str,
         input: str = "",  # noqa: A002 -- subprocess's own word
         check: bool = True,
-        timeout_seconds: float = 60.0,
+        timeout_seconds: float = PATIENCE_SECONDS,
         environ: Mapping[str, str] | None = None,
     ) -> subprocess.CompletedProcess[str]:
         """Run a command inside as root to its end.
@@ -127,7 +127,9 @@ class Container:
         lines = self.systemctl("show", unit, *wanted).splitlines()
         return dict(line.split("=", 1) for line in lines if "=" in line)
 
-    def wait_for(self, unit: str, *, timeout_seconds: float = 30.0, **wanted: str) -> dict[str, str]:
+    def wait_for(
+        self, unit: str, *, timeout_seconds: float = PATIENCE_SECONDS, **wanted: str
+    ) -> dict[str, str]:
         """Wait until properties of a unit have the wanted values, such as ``ActiveState="active"``.
 
         Raises:
@@ -153,6 +155,27 @@ class Container:
         self.run("journalctl", "--sync")
         of_unit = () if unit is None else ("--unit", unit)
         return self.run("journalctl", "--no-pager", "--output=cat", *of_unit, *options).stdout
+
+    def wait_for_journal(self, unit: str, text: str) -> None:
+        """Wait until a record of a unit has these words: the daemon writes them beside what it answers.
+
+        Raises:
+            AssertionError: None has in time; the message holds the journal's end.
+        """
+        try:
+            wait_until(lambda: text in self.journal(unit), timeout_seconds=PATIENCE_SECONDS)
+        except AssertionError:
+            raise AssertionError(f"{text!r} is not in\n{self.journal(unit, '--lines=100')}") from None
+
+    def account(self) -> str:
+        """Return what is not as it should be, and the journal's end: for the report of a failed test."""
+        commands = (
+            ("systemctl", "--no-pager", "list-units", "--state=failed,activating,deactivating,reloading"),
+            ("systemctl", "--no-pager", "list-jobs"),
+            ("journalctl", "--no-pager", "--output=short-precise", "--lines=150"),
+        )
+        told = (self.run(*command, check=False, timeout_seconds=30) for command in commands)
+        return "\n".join(done.stdout + done.stderr for done in told)
 
     def forget_journal(self) -> None:
         """Begin the journal anew, so that a test only finds its own records."""
@@ -225,7 +248,7 @@ def booted() -> Iterator[Container]:
                     os.kill(first, signal.SIGKILL)
             else:
                 nspawn.kill()
-            nspawn.wait(timeout=30)
+            nspawn.wait(timeout=PATIENCE_SECONDS)
 
 
 @contextlib.contextmanager

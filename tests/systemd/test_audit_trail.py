@@ -95,7 +95,10 @@ def test_each_destructive_call_is_found_again_and_a_journal_that_was_changed_is_
         agent.call("stream_manage", stream=STREAM, action="delete", dry_run=False)
     expected.append(("stream_manage", "delete"))
 
-    done = found(listening, "REDSTREAMD_PRINCIPAL=mcp", "REDSTREAMD_EVENT=call_audited")
+    audited = ("REDSTREAMD_PRINCIPAL=mcp", "REDSTREAMD_EVENT=call_audited")
+    # A record is written beside the answer.
+    wait_until(lambda: len(found(listening, *audited)) >= len(expected))
+    done = found(listening, *audited)
     told = [(each["REDSTREAMD_TOOL"], each["REDSTREAMD_ACTION"].split()[0]) for each in done]
     assert told == expected
     for each in done:

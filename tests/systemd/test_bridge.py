@@ -67,12 +67,12 @@ async def test_restarts_of_the_service_end_no_session_and_lose_no_call(
 async def test_a_killed_daemon_and_one_that_the_watchdog_ends_end_no_session_and_lose_no_call(
     service: Container,
 ) -> None:
-    drop_in(service, "[Service]\nWatchdogSec=2\n")
+    drop_in(service, "[Service]\nWatchdogSec=5\n")
     service.systemctl("restart", SERVICE)
     # One that is stopped does not feed the watchdog, and is ended by it.
     faults = [partial(end_by, number=number) for number in (signal.SIGKILL, signal.SIGSTOP)]
     await under_traffic(service, faults)
-    assert "Failed with result 'watchdog'" in service.journal(SERVICE)
+    service.wait_for_journal(SERVICE, "Failed with result 'watchdog'")
 
 
 async def under_traffic(service: Container, faults: Sequence[Callable[[Container], object]]) -> None:

@@ -17,13 +17,13 @@ import pytest
 from redstreamd.event_log.kinds import all_kinds
 from tests.support.waiting import wait_until
 from tests.systemd import probe
-from tests.systemd.harness import PREFIX, Container, booted, install_catalog
+from tests.systemd.harness import PATIENCE_SECONDS, PREFIX, Container, booted, install_catalog
 
 UNIT = "rs-probe.service"
 SOCKET = "rs-probe.socket"
 DROP_IN = f"/run/systemd/system/{UNIT}.d/test.conf"
 # For the test of it. It is served at half of this, so a machine that stands still for as long costs nothing.
-WATCHDOG_SECONDS = 4
+WATCHDOG_SECONDS = 6
 
 
 @pytest.fixture
@@ -53,7 +53,7 @@ def probing(container: Container) -> Iterator[Container]:
             RestartSec=0
             RestartPreventExitStatus=78
             WatchdogSec=60
-            TimeoutAbortSec=30
+            TimeoutAbortSec=60
             LimitCORE=0
             LogRateLimitIntervalSec=0
         """),
@@ -77,7 +77,7 @@ def drop_in(container: Container, text: str) -> None:
 
 def connect(container: Container) -> socket.socket:
     client = socket.socket(socket.AF_UNIX)
-    client.settimeout(30)
+    client.settimeout(PATIENCE_SECONDS)
     client.connect(str(container.path("/run/rs-probe.sock")))
     return client
 

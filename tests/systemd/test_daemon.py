@@ -19,7 +19,7 @@ import pytest
 
 from tests.support import slow_loading
 from tests.support.waiting import wait_until
-from tests.systemd.harness import PREFIX, REPOSITORY, Container, install_units
+from tests.systemd.harness import PATIENCE_SECONDS, PREFIX, REPOSITORY, Container, install_units
 
 SERVICE, SOCKET, REDIS = "redstreamd.service", "redstreamd.socket", "redis-server.service"
 METRICS = "redstreamd-metrics.socket"
@@ -38,7 +38,7 @@ class Agent:
 
     def __enter__(self) -> Self:
         try:
-            self.socket.settimeout(60)
+            self.socket.settimeout(PATIENCE_SECONDS)
             self.socket.connect(self._address)
             opening = {"protocolVersion": "2025-06-18", "capabilities": {}}
             self.ask("initialize", {**opening, "clientInfo": {"name": "tests", "version": "0"}})
@@ -105,7 +105,7 @@ def drop_in(container: Container, text: str) -> None:
 def scraped(container: Container) -> str:
     """Return the metrics, as a collector on the socket gets them."""
     with socket.socket(socket.AF_UNIX) as collector:
-        collector.settimeout(60)
+        collector.settimeout(PATIENCE_SECONDS)
         collector.connect(str(container.path("/run/redstreamd/metrics.sock")))
         collector.sendall(b"GET /metrics HTTP/1.1\r\nHost: here\r\nConnection: close\r\n\r\n")
         head, _, body = collector.makefile("rb").read().partition(b"\r\n\r\n")
@@ -167,9 +167,8 @@ def test_beyond_the_bound_status_is_served_and_names_the_process_that_holds_most
     (most,) = clients["holders"]
     assert (most["pid"], most["connections"], most["process"]) == (int(pid), 2, None)
     # The one that gave way, and whose it was.
-    assert re.search(
-        rf"closed a connection of \S+ \(process {pid}\) for another client", listening.journal(SERVICE)
-    )
+    gave_way = re.compile(rf"closed a connection of \S+ \(process {pid}\) for another client")
+    wait_until(lambda: gave_way.search(listening.journal(SERVICE)))
 
 
 def test_the_daemon_is_ready_without_redis_and_recovers_with_it(listening: Container) -> None:
@@ -187,13 +186,12 @@ def test_the_daemon_is_ready_without_redis_and_recovers_with_it(listening: Conta
             def succeeds() -> bool:
                 return not agent.call("stream_add", stream="svc:test:away", entries=[{"n": 1}])["isError"]
 
-            wait_until(succeeds, timeout_seconds=10)
+            wait_until(succeeds)
     finally:
         listening.systemctl("unmask", "--runtime", REDIS)
     assert listening.show(SERVICE, "NRestarts", "ActiveState") == {"NRestarts": "0", "ActiveState": "active"}
-    journal = listening.journal(SERVICE)
-    assert "cannot use Redis at localhost:6379" in journal
-    assert "connected to redis 7" in journal
+    listening.wait_for_journal(SERVICE, "cannot use Redis at localhost:6379")
+    listening.wait_for_journal(SERVICE, "connected to redis 7")
     # The unit as it is shipped lets the records through with their fields, and the catalog explains them.
     listening.run("journalctl", "--sync")
     about = ("REDSTREAMD_EVENT=redis_unusable", "REDSTREAMD_REDIS=localhost:6379")
@@ -206,15 +204,19 @@ def test_a_hanging_daemon_is_shot_says_where_it_hung_and_is_back(
     listening: Container, record_property: Any
 ) -> None:
     # With time to say where it hung, on a machine that is slow.
-    drop_in(listening, "[Service]\nWatchdogSec=3\nTimeoutAbortSec=30\n")
+    drop_in(listening, "[Service]\nWatchdogSec=3\nTimeoutAbortSec=60\n")
     with Agent(listening) as agent:
+        # It serves before it is ready, and the watchdog counts from then on.
+        listening.wait_for(SERVICE, ActiveState="active")
         former = listening.main_pid(SERVICE)
         # The same as a loop that is stuck, for everyone outside: it neither serves nor pings.
         began = time.monotonic()
         listening.kill(former, signal.SIGSTOP)
         assert agent.socket.recv(1) == b""
         shot_seconds = time.monotonic() - began
-    listening.wait_for(SERVICE, ActiveState="active", NRestarts="1")
+    # More than once where the machine itself stands still for as long as the limit allows.
+    wait_until(lambda: int(listening.show(SERVICE, "NRestarts")["NRestarts"]) >= 1)
+    listening.wait_for(SERVICE, ActiveState="active")
     record_property("figure", f"a daemon that stands still ended {shot_seconds:.1f} s later (WatchdogSec=3)")
     with Agent(listening) as agent:
         assert not agent.call("stream_list")["isError"]
@@ -309,8 +311,9 @@ def test_the_embedded_server_is_confined_heals_in_place_and_may_load_for_longer_
     assert listening.show(SERVICE, "Result") == {"Result": "success"}
     assert "valkey-server" not in listening.run("ps", "-eo", "comm").stdout
 
-    # Enough for the daemon itself, however slow this machine is, and not for what its server loads.
-    limit = 2 + 2 * math.ceil(start_seconds)
+    # Enough for the daemon to hear its server, however busy this machine is by now, and too little for what
+    # the server has to load: that is minutes, until it is told to hurry.
+    limit = 5 + 3 * math.ceil(start_seconds)
     listening.write(PREFIX / "slow.py", slow_loading.SCRIPT)
     slow = f"{PREFIX}/bin/python {PREFIX}/slow.py serve --embedded"
     drop_in(listening, f"[Service]\nExecStart=\nExecStart={slow}\nTimeoutStartSec={limit}\nRestartSec=0\n")
@@ -326,7 +329,7 @@ def test_the_embedded_server_is_confined_heals_in_place_and_may_load_for_longer_
         assert "loads its data into memory" in refused["cause"]
     # A server that hangs makes no progress: the start times out, and the next one begins anew.
     listening.kill(int(listening.run("pgrep", "--exact", "valkey-server").stdout), signal.SIGSTOP)
-    listening.wait_for(SERVICE, NRestarts="1", timeout_seconds=60)
+    listening.wait_for(SERVICE, NRestarts="1")
     assert "start operation timed out" in listening.journal(SERVICE)
     with Agent(listening) as agent:
         wait_until(lambda: "loads its data" in agent.call("stream_list").get("cause", ""))
@@ -372,6 +375,8 @@ def test_two_users_are_told_apart_where_the_unit_does_not_hide_them(listening: C
 
 
 def test_each_client_of_the_inetd_door_gets_a_process_of_its_own(host: Container) -> None:
+    # Those that another test's clients had end after their clients.
+    wait_until(lambda: host.systemctl("list-units", "--all", "--no-legend", "redstreamd*@*.service") == "")
     host.systemctl("start", REDIS, "redstreamd-inetd.socket")
     processes = []
     with contextlib.ExitStack() as clients:

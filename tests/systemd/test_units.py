@@ -15,7 +15,7 @@ import pytest
 
 from redstreamd.settings import describe, load
 from tests.systemd import probe
-from tests.systemd.harness import PREFIX, REPOSITORY, Container, install_units
+from tests.systemd.harness import PATIENCE_SECONDS, PREFIX, REPOSITORY, Container, install_units
 
 UNITS = REPOSITORY / "systemd"
 #: For newer versions of systemd; tests/systemd/test_reload.py looks at them.
@@ -56,7 +56,7 @@ def add(container: Container, name: str) -> None:
 
 def ask(container: Container, wish: str) -> Any:
     with socket.socket(socket.AF_UNIX) as client:
-        client.settimeout(30)
+        client.settimeout(PATIENCE_SECONDS)
         client.connect(str(container.path("/run/redstreamd/mcp.sock")))
         client.sendall(wish.encode() + b"\n")
         return json.loads(client.makefile().readline())

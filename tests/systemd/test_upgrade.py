@@ -88,6 +88,8 @@ def unpacked(host: Container) -> int:
 
 
 def kill_daemon(host: Container) -> None:
+    # It serves before it is ready, and starts that end sooner count as failed ones.
+    host.wait_for(SERVICE, ActiveState="active")
     former = host.main_pid(SERVICE)
     host.kill(former, signal.SIGKILL)
     tool(host, "stream_list")

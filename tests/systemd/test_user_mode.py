@@ -125,6 +125,7 @@ def test_doctor_examines_it_and_finds_nothing_wrong(person: Person) -> None:
 
 def test_a_daemon_that_is_killed_comes_back_and_the_socket_stays(person: Person) -> None:
     person.tool("stream_list")
+    wait_until(lambda: person.show(SERVICE, "ActiveState") == "active")
     former = person.main_pid()
     person.host.kill(former, signal.SIGKILL)
     person.tool("stream_list")
