@@ -18,8 +18,10 @@ T = TypeVar("T")
 #: The signals that stop every daemon. For SIGHUP see `reload_signal`.
 STOP_SIGNALS: Final = (signal.SIGTERM, signal.SIGINT)
 
-# How much time to stop is requested at once, and again after half of it.
-_EXTENSION_SECONDS = 4.0
+# How much time to stop is requested at once, and again and again. It is several times the interval, because
+# a daemon that gets little of the processor must not be killed while it answers.
+_EXTENSION_SECONDS = 10.0
+_EXTENSION_INTERVAL_SECONDS = 2.0
 
 
 async def unless_stopped(start: Callable[[], Awaitable[T]]) -> T | None:
@@ -91,7 +93,7 @@ async def extended_stop_timeout(notifier: Notifier) -> AsyncIterator[None]:
 async def _extend_timeout(notifier: Notifier) -> None:
     while True:
         notifier.extend_timeout(_EXTENSION_SECONDS)
-        await trio.sleep(_EXTENSION_SECONDS / 2)
+        await trio.sleep(_EXTENSION_INTERVAL_SECONDS)
 
 
 def with_hangup() -> tuple[signal.Signals, ...]:

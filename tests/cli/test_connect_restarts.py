@@ -94,7 +94,7 @@ class BridgeClient:
         """Close the client's side, if that was not done; return what the bridge wrote to stderr."""
         assert self.process.stderr is not None
         self.close()
-        assert self.process.wait(timeout=30) == 0
+        assert self.process.wait(timeout=120) == 0
         return self.process.stderr.read().decode()
 
 

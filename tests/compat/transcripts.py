@@ -32,7 +32,7 @@ from tests.support.mcp_client import RawClient, raw_client
 
 TRANSCRIPTS = Path(__file__).parent / "transcripts"
 #: Seconds until what a step brings must have come.
-PATIENCE = 20
+PATIENCE = 120
 
 _PROSE = {
     *("message", "cause", "next_step", "description", "title", "instructions", "note", "warning"),

@@ -116,7 +116,7 @@ def test_a_signal_stops_it_cleanly_and_the_next_run_has_the_data(
         assert processes_below(directory) == []
 
 
-@pytest.mark.limit(40)
+@pytest.mark.limit(180)
 async def test_a_stop_answers_those_who_wait(redis: Server) -> None:
     # Whoever is not answered at once would keep it for longer than `stop` waits.
     with running_daemon(redis, "--set", "daemon.drain_seconds=60") as daemon:

@@ -213,11 +213,12 @@ def status_report(daemon: Daemon) -> tuple[str, float]:
 def median_call(client: socket.socket) -> float:
     """Return the median seconds of a call."""
     times = []
-    for number in range(100):
-        line = call_line(number)
-        began = time.perf_counter()
-        assert "result" in ask(client, line)
-        times.append(time.perf_counter() - began)
+    with running_clock() as clock:
+        for number in range(100):
+            line = call_line(number)
+            began = clock()
+            assert "result" in ask(client, line)
+            times.append(clock() - began)
     return statistics.median(times)
 
 
@@ -236,7 +237,7 @@ def test_two_hundred_newcomers_over_each_transport_are_told_the_bound_and_status
                 newcomers[-1].sendall(initialize(f"n{number}"))
         meanwhile = median_call(at_bound.clients[0])
         report, took = status_report(daemon)
-        messages = [told(each) for each in everything_received(newcomers, 20)]
+        messages = [told(each) for each in everything_received(newcomers, 120)]
         with_id = 0
         for number, message in enumerate(messages):
             assert message["error"]["code"] == NOT_NOW
@@ -254,7 +255,7 @@ def test_two_hundred_newcomers_over_each_transport_are_told_the_bound_and_status
             assert answer["id"] == number
             assert not answer["result"]["isError"]
         assert len([line for line in daemon.log.splitlines() if "was rejected" in line]) == 1
-        deadline = time.monotonic() + 10
+        deadline = time.monotonic() + 120
         while descriptors(daemon) > at_bound.descriptors:
             assert time.monotonic() < deadline, "descriptors are not free again"
             time.sleep(0.02)
@@ -283,7 +284,7 @@ def test_a_flood_is_told_and_the_status_is_answered_in_it(redis: Server) -> None
                     newcomer.sendall(initialize(f"n{number}"))
                 _, took = status_report(at_bound.daemon)
                 assert took <= 2
-                messages = [told(each) for each in everything_received(newcomers, 20)]
+                messages = [told(each) for each in everything_received(newcomers, 120)]
                 assert [each["id"] for each in messages] == [f"n{number}" for number in range(NEWCOMERS)]
 
 

@@ -67,7 +67,7 @@ CUT: Final[Mapping[str, tuple[str, dict[str, Any]]]] = {
 @contextlib.contextmanager
 def connection(daemon: Daemon, era: str) -> Iterator[socket.socket]:
     with socket.socket(socket.AF_UNIX) as client:
-        client.settimeout(30)
+        client.settimeout(120)
         client.connect(daemon.path)
         if era == "handshake":
             client.sendall(line("initialize", HANDSHAKE))
@@ -126,7 +126,7 @@ def figures(daemon: Daemon) -> dict[str, Any]:
 
 def idle(daemon: Daemon) -> dict[str, Any]:
     """Return the health once all other connections have ended."""
-    deadline = time.monotonic() + 30
+    deadline = time.monotonic() + 120
     while (report := figures(daemon))["clients"]["connections"] > 1 or report["waiting"]["watches"]:
         assert time.monotonic() < deadline
         time.sleep(0.05)
@@ -134,7 +134,7 @@ def idle(daemon: Daemon) -> dict[str, Any]:
 
 
 def wait_for(condition: Callable[[], bool]) -> None:
-    deadline = time.monotonic() + 30
+    deadline = time.monotonic() + 120
     while not condition():
         assert time.monotonic() < deadline
         time.sleep(0.02)

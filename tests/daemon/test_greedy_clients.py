@@ -14,6 +14,7 @@ import attrs
 
 from tests.support.daemon import PROGRAM, Daemon, home, request, running_daemon
 from tests.support.servers import Server
+from tests.support.waiting import wait_until
 
 WAITS: Final = 40
 CONNECTIONS: Final = 30
@@ -57,7 +58,7 @@ def client_of(address: str | int) -> Iterator[Client]:
     """Connect to a path or a TCP port."""
     family = socket.AF_UNIX if isinstance(address, str) else socket.AF_INET
     with socket.socket(family) as connection:
-        connection.settimeout(30)
+        connection.settimeout(120)
         connection.connect(address if isinstance(address, str) else ("127.0.0.1", address))
         yield Client(connection)
 
@@ -95,7 +96,7 @@ def modern(method: str, **params: Any) -> bytes:
 
 
 def until_waiting(daemon: Daemon, number: int) -> None:
-    deadline = time.monotonic() + 30
+    deadline = time.monotonic() + 120
     while waiting(daemon) != number:
         assert time.monotonic() < deadline, f"{waiting(daemon)} wait"
         time.sleep(0.01)
@@ -226,6 +227,7 @@ def test_where_one_process_has_all_connections_others_are_served_and_the_status_
         assert idle[-1].answer()["streams"] == []
         redis.command("XADD", "a", "1-0", "n", "1")
         assert [entry["id"] for entry in used.answer()["entries"]] == ["1-0"]
+        wait_until(lambda: "closed a connection" in daemon.log)
         (record,) = [line for line in daemon.log.splitlines() if "closed a connection" in line]
         assert " WARNING " in record
         assert "limits.max_connections" in record

@@ -52,7 +52,7 @@ class Client:
     connection: socket.socket
     number: int
 
-    def push(self, data: bytes, seconds: float = 20) -> bool:
+    def push(self, data: bytes, seconds: float = 60) -> bool:
         """Send all of it; False if the daemon has closed the connection, or does not read."""
         self.connection.settimeout(seconds)
         try:
@@ -79,7 +79,7 @@ class Client:
 
 def connect(path: str, number: int) -> Client:
     connection = socket.socket(socket.AF_UNIX)
-    connection.settimeout(20)
+    connection.settimeout(120)
     connection.connect(path)
     return Client(connection, number)
 
@@ -106,7 +106,7 @@ def polite_call(path: str) -> None:
         for size in (1, 200_000):
             entries = [{"fields": {"a": "x" * size}}]
             assert client.push(request(size, "stream_add", {"stream": "polite", "entries": entries}))
-            answer = client.answer(30)
+            answer = client.answer(120)
             assert answer is not None
             assert answer["result"]["isError"] is False
 
@@ -128,20 +128,26 @@ def attacked(daemon: Daemon, attack: Callable[[Client], None]) -> Iterator[list[
         print(f"{before / MIB:.0f} MiB before, at most {most / MIB:.0f}, with a budget of {BUDGET / MIB:.0f}")
         # What is in flight is there as the line, as decoded, and as the command to Redis.
         assert most - before <= 3 * BUDGET + 16 * MIB
-    deadline = time.monotonic() + 30
+    deadline = time.monotonic() + 120
     while resident(daemon) > max(1.3 * before, before + 16 * MIB):
         assert time.monotonic() < deadline, f"{resident(daemon) / MIB:.0f} MiB after {before / MIB:.0f}"
         time.sleep(0.1)
 
 
-def told(clients: list[Client]) -> list[dict[str, Any]]:
-    """Return the errors of those that had to give back."""
-    answers = [(client, client.answer(0.05)) for client in clients]
+def told(clients: list[Client], at_least: int) -> list[dict[str, Any]]:
+    """Return the errors of those that had to give back, once they are so many."""
     errors = []
-    for client, answer in answers:
-        if answer is not None and "error" in answer:
-            assert answer["id"] == client.number
-            errors.append(answer["error"])
+    silent, deadline = list(clients), time.monotonic() + 60
+    while True:
+        answers = [(client, client.answer(0.05)) for client in silent]
+        for client, answer in answers:
+            if answer is not None and "error" in answer:
+                assert answer["id"] == client.number
+                errors.append(answer["error"])
+        if len(errors) >= at_least:
+            break
+        assert time.monotonic() < deadline, f"{len(errors)} errors"
+        silent = [client for client, answer in answers if answer is None]
     for error in errors:
         assert error["code"] == NOT_NOW
         assert "limits.max_memory_bytes" in error["message"]
@@ -149,34 +155,32 @@ def told(clients: list[Client]) -> list[dict[str, Any]]:
     return errors
 
 
-@pytest.mark.limit(120)
+@pytest.mark.limit(300)
 @pytest.mark.parametrize("attack", [half_a_line, wait_with_a_large_filter])
 def test_beyond_the_budget_the_greediest_is_refused_and_nobody_else(
     daemon: Daemon, attack: Callable[[Client], None]
 ) -> None:
     with attacked(daemon, attack) as clients:
         polite_call(daemon.path)
-        errors = told(clients)
         # As many as fit are left alone.
-        assert ATTACKERS - BUDGET // LARGE <= len(errors) < ATTACKERS
+        assert len(told(clients, ATTACKERS - BUDGET // LARGE)) < ATTACKERS
     assert "refused a message of" in daemon.log
     # One record, and a count later.
     assert daemon.log.count("refused a message of") == 1
     assert "Traceback" not in daemon.log
 
 
-@pytest.mark.limit(120)
+@pytest.mark.limit(300)
 def test_requests_in_flight_are_bounded_by_the_budget(daemon: Daemon, redis_server: Server) -> None:
     # Nothing is answered meanwhile, so everything stays in flight.
-    redis_server.command("CLIENT", "PAUSE", "2000", "ALL")
+    redis_server.command("CLIENT", "PAUSE", "4000", "ALL")
     with attacked(daemon, large_add) as clients:
-        errors = told(clients)
-        assert errors
+        assert told(clients, 1)
         polite_call(daemon.path)
     assert "Traceback" not in daemon.log
 
 
-@pytest.mark.limit(120)
+@pytest.mark.limit(300)
 def test_a_client_that_leaves_too_many_answers_unread_is_disconnected(daemon: Daemon) -> None:
     entries = [{"fields": {"a": "x" * 30_000}}]
     for _ in range(2):
@@ -189,7 +193,7 @@ def test_a_client_that_leaves_too_many_answers_unread_is_disconnected(daemon: Da
 
     with attacked(daemon, read_nothing) as clients:
         polite_call(daemon.path)
-        deadline = time.monotonic() + 30
+        deadline = time.monotonic() + 120
         while "unread: all clients together hold more than" not in daemon.log:
             assert time.monotonic() < deadline
             polite_call(daemon.path)

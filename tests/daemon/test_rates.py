@@ -98,19 +98,20 @@ def test_each_principal_has_its_own_rate_of_each_tool_and_is_told_when_to_come_b
 
 
 def test_who_comes_back_when_told_is_served(redis: Server) -> None:
-    with two_sockets(redis, "--set", "limits.rates=stream_list=5/s burst 1") as (client, _):
+    with two_sockets(redis, "--set", "limits.rates=stream_list=2/s burst 1") as (client, _):
         waited = 0
         for _ in range(4):
             client.send("stream_list")
             (answer,) = client.answers(1)
             while answer.get("code") == "RATE_LIMITED":
                 waited += 1
-                assert answer["retry_after_seconds"] <= 0.2
+                assert answer["retry_after_seconds"] <= 0.5
                 time.sleep(answer["retry_after_seconds"])
                 client.send("stream_list")
                 (answer,) = client.answers(1)
-        # Told once each time: the clock of this process is the daemon's.
-        assert waited == 3
+        # Told once each time: the clock of this process is the daemon's. Not at all where this process was
+        # held up for as long as it would be told to wait.
+        assert 1 <= waited <= 3
 
 
 def test_the_example_holds_the_rates_of_the_original(redis: Server) -> None:

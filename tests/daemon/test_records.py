@@ -91,7 +91,7 @@ def test_an_outage_is_one_record_with_its_cause_and_one_for_its_end(served: tupl
 
 def test_a_missing_connection_is_degraded(served: tuple[Server, Daemon]) -> None:
     server, daemon = served
-    assert status(daemon)[0] == 0
+    wait_until(lambda: status(daemon)[0] == 0)
     clients = server.command("CLIENT", "LIST").decode().splitlines()
     (bulk,) = (dict(pair.split("=", 1) for pair in line.split()) for line in clients if ":bulk " in line)
     with open_client(server) as ask:
@@ -127,6 +127,8 @@ def test_a_server_that_refuses_writes_is_told_and_shown(served: tuple[Server, Da
     server.command("REPLICAOF", "127.0.0.1", 1)
     for _ in range(3):
         assert daemon.call("stream_add", stream="s", entries=[{"a": 1}])["isError"]
+    # Records are written beside the answers.
+    wait_until(lambda: records(daemon, "refuses writes"))
     (record,) = records(daemon, "refuses writes")
     assert "READONLY" in record
     assert "Point redstreamd at the primary" in record
@@ -135,6 +137,7 @@ def test_a_server_that_refuses_writes_is_told_and_shown(served: tuple[Server, Da
     assert "DEGRADED: Redis refuses writes" in text
     server.command("REPLICAOF", "NO", "ONE")
     wait_until(lambda: status(daemon)[0] == 0)
+    wait_until(lambda: records(daemon, "accepts writes again"))
     assert len(records(daemon, "accepts writes again")) == 1
 
 
@@ -146,14 +149,16 @@ def test_a_server_that_cannot_save_is_shown_as_what_it_is_though_nobody_writes()
         (server.directory / "d.rdb").mkdir()
         server.command("BGSAVE")
         wait_until(lambda: str(server.command("PING")).startswith("MISCONF"))
-        code, text = status(daemon)
-        assert code == 1
+        wait_until(lambda: status(daemon)[0] == 1)
+        text = status(daemon)[1]
         assert text.count("DEGRADED") == text.count("MISCONF") == 1
+        wait_until(lambda: records(daemon, "refuses writes"))
         (record,) = records(daemon, "refuses writes")
         assert "MISCONF" in record
         # Else it also refuses to stop.
         server.command("CONFIG", "SET", "save", "")
         wait_until(lambda: status(daemon)[0] == 0)
+        wait_until(lambda: records(daemon, "accepts writes again"))
         assert len(records(daemon, "accepts writes again")) == 1
 
 

@@ -27,7 +27,7 @@ def state() -> Iterator[Path]:
 
 def ask(path: str, *args: str | bytes | int) -> Any:
     """Send one command and return the raw reply, once the server has loaded its data."""
-    deadline = time.monotonic() + 20
+    deadline = time.monotonic() + 120
     while isinstance(reply := _ask_once(path, args), hiredis.ReplyError) and "LOADING" in str(reply):
         assert time.monotonic() < deadline
         time.sleep(0.01)
@@ -36,7 +36,7 @@ def ask(path: str, *args: str | bytes | int) -> Any:
 
 def _ask_once(path: str, args: tuple[str | bytes | int, ...]) -> Any:
     with socket.socket(socket.AF_UNIX) as connection:
-        connection.settimeout(20)
+        connection.settimeout(120)
         connection.connect(path)
         connection.sendall(hiredis.pack_command(args))
         reader = hiredis.Reader()

@@ -66,10 +66,10 @@ async def test_nothing_acknowledged_is_lost_when_redis_is_killed_under_load(
                 while killed < kills or history.count(Told.UNKNOWN) == 0:
                     killed += 1
                     before = acknowledged
-                    with trio.move_on_after(10) as patience:
+                    with trio.move_on_after(60) as patience:
                         await until(lambda before=before: acknowledged >= before + LOAD)
                     if patience.cancelled_caught:
-                        raise InvalidRun(f"{acknowledged - before} acknowledged in 10 s")
+                        raise InvalidRun(f"{acknowledged - before} acknowledged in a minute")
                     await trio.sleep(rng.uniform(0.0, 0.05))
                     await trio.to_thread.run_sync(server.kill)
                     await trio.to_thread.run_sync(server.start)

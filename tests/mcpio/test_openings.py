@@ -115,7 +115,7 @@ async def test_a_tls_client_is_told_by_an_alert(pair: Pair) -> None:
 
     def connect() -> None:
         plain.setblocking(True)
-        plain.settimeout(30)
+        plain.settimeout(120)
         context = ssl.create_default_context()
         try:
             context.wrap_socket(plain, server_hostname="localhost")

@@ -105,7 +105,7 @@ async def test_what_is_asked_is_answered(tmp_path: Path) -> None:
             await stream.send_all(GET)
             assert (await answer(stream))[2] == PAGE
             await stream.send_all(GET.replace(b"/metrics", b"/") * 2)
-            with trio.fail_after(5):
+            with trio.fail_after(60):
                 both = b""
                 while both.count(b"About it.") < 2:
                     both += await stream.receive_some(65_536)
@@ -155,7 +155,7 @@ async def test_who_sends_a_request_too_slowly_or_none_is_closed(tmp_path: Path) 
     async with running(tmp_path, request_seconds=0.5, rest_seconds=0.1) as server:
         async with await server.connect() as silent, await server.connect() as slow:
             await slow.send_all(GET[:20])
-            with trio.fail_after(10):
+            with trio.fail_after(60):
                 began = trio.current_time()
                 assert await is_closed(slow)
                 assert await is_closed(silent)
@@ -206,7 +206,7 @@ async def test_who_does_not_read_is_let_go_while_others_are_served(tmp_path: Pat
         # What the kernel holds could still be read, so that is not tried before the time is over.
         await trio.sleep(1)
         left = 0
-        with trio.fail_after(10), contextlib.suppress(trio.BrokenResourceError):
+        with trio.fail_after(60), contextlib.suppress(trio.BrokenResourceError):
             while part := await stuck.receive_some(1_000_000):
                 left += len(part)
         assert left < len(page)

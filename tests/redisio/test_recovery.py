@@ -52,7 +52,7 @@ async def server_that_refuses_once(text: str) -> AsyncIterator[tuple[Target, lis
 async def test_a_command_is_sent_again_exactly_where_the_table_says_so(
     row: Row, text: str, retry_safe: bool
 ) -> None:
-    with trio.fail_after(10):
+    with trio.fail_after(60):
         async with server_that_refuses_once(text) as (target, asked), running_manager(target) as manager:
             if row.recovery is Recovery.NOT_EXECUTED:
                 assert await manager.execute("INCR", "n", retry_safe=retry_safe) == 1

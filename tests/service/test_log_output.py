@@ -384,7 +384,7 @@ def test_by_default_records_go_to_standard_error() -> None:
         "set_up_log().events(Listening('9', ('here',)))"
     )
     done = subprocess.run(
-        [sys.executable, "-c", program], capture_output=True, text=True, timeout=30, check=True
+        [sys.executable, "-c", program], capture_output=True, text=True, timeout=120, check=True
     )
     assert done.stdout == ""
     assert done.stderr.endswith("INFO     redstreamd 9 listens on here\n")

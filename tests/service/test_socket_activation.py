@@ -65,14 +65,14 @@ def launch(
 
 
 def report_of(descriptors: dict[int, int], **environ: str) -> dict[str, Any]:
-    output, errors = launch(REPORT, descriptors, environ).communicate(timeout=30)
+    output, errors = launch(REPORT, descriptors, environ).communicate(timeout=120)
     assert output, errors.decode()
     report: dict[str, Any] = json.loads(output)
     return report
 
 
 def error_of(descriptors: dict[int, int], **environ: str) -> str:
-    output, errors = launch(REPORT, descriptors, environ).communicate(timeout=30)
+    output, errors = launch(REPORT, descriptors, environ).communicate(timeout=120)
     assert not output
     return errors.decode().splitlines()[-1]
 
@@ -229,7 +229,7 @@ def start_on(stdin: socket.socket, stdout: socket.socket | int, **environ: str) 
 
 
 def talk(client: socket.socket) -> bytes:
-    client.settimeout(30)
+    client.settimeout(120)
     client.sendall(b"hello")
     answer = b""
     while data := client.recv(100):
@@ -245,7 +245,7 @@ def test_a_listening_socket_on_standard_input_is_accepted_on_although_listen_fds
         with socket.socket(socket.AF_UNIX) as client:
             client.connect(unix_listener.getsockname())
             assert talk(client) == b"listener heard hello"
-        _, errors = process.communicate(timeout=30)
+        _, errors = process.communicate(timeout=120)
     assert process.returncode == 0, errors
     assert b"a stray print" in errors
     assert b"stdin is empty" in errors
@@ -259,7 +259,7 @@ def test_a_connected_socket_on_standard_input_and_output_is_the_one_client() -> 
         with process:
             assert talk(ours) == b"connection heard hello"
             ours.close()
-            _, errors = process.communicate(timeout=30)
+            _, errors = process.communicate(timeout=120)
     assert process.returncode == 0, errors
     assert b"a stray print" in errors
     assert b"stdin is empty" in errors
@@ -278,20 +278,20 @@ def test_a_socket_on_all_three_standard_descriptors_does_not_get_the_stray_print
         with process:
             assert talk(ours) == b"connection heard hello"
             ours.close()
-            assert process.wait(timeout=30) == 0
+            assert process.wait(timeout=120) == 0
 
 
 def test_two_separate_socket_pairs_are_left_to_stdio() -> None:
     """As Node.js starts its child processes: sockets, but each for one direction."""
     first, second = socket.socketpair(), socket.socketpair()
     with first[0], first[1], second[0], second[1], start_on(first[1], second[1]) as process:
-        _, errors = process.communicate(timeout=30)
+        _, errors = process.communicate(timeout=120)
     assert errors == b"nothing adopted"
 
 
 def test_pipes_are_left_to_stdio() -> None:
     done = subprocess.run(
-        [sys.executable, "-c", STANDARD_INPUT], input=b"", capture_output=True, timeout=30, check=False
+        [sys.executable, "-c", STANDARD_INPUT], input=b"", capture_output=True, timeout=120, check=False
     )
     assert done.stderr == b"nothing adopted"
 
@@ -299,6 +299,6 @@ def test_pipes_are_left_to_stdio() -> None:
 def test_a_datagram_socket_as_the_client_is_refused() -> None:
     ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_DGRAM)
     with ours, theirs, start_on(theirs, theirs) as process:
-        _, errors = process.communicate(timeout=30)
+        _, errors = process.communicate(timeout=120)
     assert process.returncode == 1
     assert b"standard input='SOCK_DGRAM'" in errors

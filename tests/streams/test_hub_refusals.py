@@ -17,7 +17,7 @@ from tests.support.servers import Server, start_redis
 from tests.support.waiting import until
 
 #: Far beyond what a push takes, far below the sweep that would wake everybody in its place.
-PATIENCE = 10
+PATIENCE = 60
 
 
 @asynccontextmanager

@@ -23,6 +23,9 @@ from tests.support.servers import Server
 
 _FEW, _MANY, _ROUNDS = 10, 10_000, 15
 
+#: How often what took too long is measured: Redis counts the time in which others had its processor, too.
+_TRIES = 4
+
 
 def _microseconds(server: Server) -> int:
     """Redis's own time for scripts and commands since it began."""
@@ -45,6 +48,20 @@ async def _cost(server: Server, call: Callable[[], Awaitable[object]]) -> float:
         if number >= 3:
             took.append(_microseconds(server) - before)
     return statistics.median(took)
+
+
+async def _slower(bus: Bus, server: Server, few: dict[str, float]) -> dict[str, list[float]]:
+    """Return the costs, first those with few, of the calls that now take more than twice as long."""
+    slower = {}
+    for name, call in _CALLS.items():
+        # 2, and what a timer of microseconds cannot tell.
+        bound = 2 * few[name] + 10
+        costs: list[float] = []
+        while len(costs) < _TRIES and not (costs and costs[-1] <= bound):
+            costs.append(await _cost(server, lambda call=call: call(bus)))  # type: ignore[misc]
+        if min(costs) > bound:
+            slower[name] = [few[name], *costs]
+    return slower
 
 
 def _take(group: str = "g1") -> Take:
@@ -71,40 +88,31 @@ _CALLS: dict[str, Callable[[Bus], Awaitable[object]]] = {
 }
 
 
+async def _costs(bus: Bus, server: Server) -> dict[str, float]:
+    return {name: await _cost(server, lambda call=call: call(bus)) for name, call in _CALLS.items()}  # type: ignore[misc]
+
+
 @ON_REDIS
+@pytest.mark.limit(60)
 async def test_no_call_takes_redis_longer_because_a_stream_has_many_groups(bus: Bus, server: Server) -> None:
     server.commands(*[("XADD", "s", f"{number}-1", "a", "b") for number in range(1, 2_001)])
-    costs: dict[int, dict[str, float]] = {_FEW: {}, _MANY: {}}
-    made = 0
-    for groups, found in costs.items():
-        server.commands(*[("XGROUP", "CREATE", "s", f"g{number}", "0") for number in range(made, groups)])
-        made = groups
-        for name, call in _CALLS.items():
-            found[name] = await _cost(server, lambda call=call: call(bus))  # type: ignore[misc]
-    few, many = costs.values()
-    # 2, and what a timer of microseconds cannot tell.
-    slower = {name: (few[name], many[name]) for name in _CALLS if many[name] > 2 * few[name] + 10}
-    assert not slower
+    server.commands(*[("XGROUP", "CREATE", "s", f"g{number}", "0") for number in range(_FEW)])
+    few = await _costs(bus, server)
+    server.commands(*[("XGROUP", "CREATE", "s", f"g{number}", "0") for number in range(_FEW, _MANY)])
+    assert not await _slower(bus, server, few)
 
 
 @ON_REDIS
+@pytest.mark.limit(60)
 async def test_no_call_takes_redis_longer_because_a_group_has_many_consumers(
     bus: Bus, server: Server
 ) -> None:
     server.commands(*[("XADD", "s", f"{number}-1", "a", "b") for number in range(1, 2_001)])
     server.command("XGROUP", "CREATE", "s", "g1", "0")
-    costs: dict[int, dict[str, float]] = {_FEW: {}, _MANY: {}}
-    made = 0
-    for consumers, found in costs.items():
-        server.commands(
-            *[("XGROUP", "CREATECONSUMER", "s", "g1", f"c{number}") for number in range(made, consumers)]
-        )
-        made = consumers
-        for name, call in _CALLS.items():
-            found[name] = await _cost(server, lambda call=call: call(bus))  # type: ignore[misc]
-    few, many = costs.values()
-    slower = {name: (few[name], many[name]) for name in _CALLS if many[name] > 2 * few[name] + 10}
-    assert not slower
+    server.commands(*[("XGROUP", "CREATECONSUMER", "s", "g1", f"c{number}") for number in range(_FEW)])
+    few = await _costs(bus, server)
+    server.commands(*[("XGROUP", "CREATECONSUMER", "s", "g1", f"c{number}") for number in range(_FEW, _MANY)])
+    assert not await _slower(bus, server, few)
 
 
 @pytest.mark.settings(Settings(limits=LimitsSettings(max_groups_per_stream=3)))

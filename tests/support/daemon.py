@@ -101,10 +101,10 @@ class Daemon:
 
     def wait_ready(self) -> None:
         """Return once it serves; its socket takes connections before that."""
-        deadline = time.monotonic() + 60
+        deadline = time.monotonic() + 180
         while True:
             with socket.socket(socket.AF_UNIX) as probe, contextlib.suppress(OSError):
-                probe.settimeout(60)
+                probe.settimeout(180)
                 probe.connect(self.path)
                 probe.sendall(_PING)
                 if probe.recv(1):
@@ -116,19 +116,19 @@ class Daemon:
     def stop(self, number: signal.Signals = signal.SIGTERM) -> int:
         """Send a signal and return the exit status."""
         self.process.send_signal(number)
-        return self.process.wait(timeout=30)
+        return self.process.wait(timeout=120)
 
     def call(self, tool: str, **arguments: Any) -> dict[str, Any]:
         """Call a tool over a connection of its own and return the JSON-RPC response's result."""
         return call(self.path, tool, arguments)
 
 
-def call(path: str, tool: str, arguments: Mapping[str, Any], timeout: float = 60) -> dict[str, Any]:
+def call(path: str, tool: str, arguments: Mapping[str, Any], timeout: float = 180) -> dict[str, Any]:
     """Make one call in the 2026-07-28 era and return its result; raise on a protocol error."""
     return ask_line(path, request(1, tool, arguments), timeout)
 
 
-def read_resource(path: str, uri: str, timeout: float = 60) -> Any:
+def read_resource(path: str, uri: str, timeout: float = 180) -> Any:
     """Read a resource in the 2026-07-28 era, which is JSON, and return it decoded."""
     message = {"jsonrpc": "2.0", "id": 1, "method": "resources/read", "params": {"uri": uri, "_meta": META}}
     result = ask_line(path, json.dumps(message).encode() + b"\n", timeout)

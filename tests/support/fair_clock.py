@@ -39,6 +39,11 @@ def share() -> float:
     return min(1.0, _USUAL_TASKS * len(os.sched_getaffinity(0)) / max(wanting, 1))
 
 
+def busyness() -> float:
+    """Return how many times as many tasks as usual wanted the processor within the last minute; 1 or more."""
+    return max(1.0, os.getloadavg()[0] / (_USUAL_TASKS * len(os.sched_getaffinity(0))))
+
+
 @contextlib.contextmanager
 def running_clock() -> Iterator[Clock]:
     """Run a clock for the block; afterwards it must not be asked any more."""

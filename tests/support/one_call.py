@@ -65,7 +65,7 @@ def one_call(server: Server, era: EraName, tool: str, arguments: dict[str, Any],
         file = Path(place) / "passed"
         program = (sys.executable, traced_daemon.__file__, str(file))
         with running_daemon(server, program=program, **variables) as daemon:
-            client.settimeout(30)
+            client.settimeout(120)
             client.connect(daemon.path)
             if not modern:
                 _ask(client, "initialize", HANDSHAKE)

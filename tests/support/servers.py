@@ -122,7 +122,7 @@ class Server:
             start_new_session=True,
             env={**os.environ, **self.environment},
         )
-        deadline = time.monotonic() + 20
+        deadline = time.monotonic() + 120
         while True:
             with contextlib.suppress(OSError, ConnectionError):
                 reply = self.command("PING")

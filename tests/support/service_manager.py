@@ -29,7 +29,7 @@ class ServiceManager:
 
     def wait_for(self, condition: Callable[[list[str]], bool]) -> None:
         """Listen until `condition` holds of all that was told since the call."""
-        begin, deadline = len(self.told), time.monotonic() + 60
+        begin, deadline = len(self.told), time.monotonic() + 180
         while not condition(self.told[begin:]):
             assert time.monotonic() < deadline, self.told
             self.listen(0.05)

@@ -65,11 +65,11 @@ class Terminal:
         """Press keys; Ctrl-C is ``\\x03``."""
         os.write(self._master, keys.encode())
 
-    def wait_for(self, text: str, seconds: float = 40.0) -> str:
+    def wait_for(self, text: str, seconds: float = 180.0) -> str:
         """Return what was shown since the last call of this, once `text` is among it."""
         return self._read(text, seconds)
 
-    def end(self, seconds: float = 40.0) -> tuple[int, str]:
+    def end(self, seconds: float = 180.0) -> tuple[int, str]:
         """Return the exit status and what was shown since the last call of `wait_for`, once it has ended."""
         rest = self._read(None, seconds)
         return self.process.wait(seconds), rest

@@ -16,7 +16,7 @@ ValueT = TypeVar("ValueT")
 T = TypeVar("T")
 
 #: For one call, and for the beginning and the end.
-SECONDS = 20
+SECONDS = 120
 
 
 class TrioThread(Generic[ValueT]):
