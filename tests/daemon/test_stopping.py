@@ -29,7 +29,7 @@ def free_port() -> int:
 
 def connected(place: str | tuple[str, int]) -> socket.socket:
     connection = socket.socket(socket.AF_UNIX if isinstance(place, str) else socket.AF_INET)
-    connection.settimeout(60)
+    connection.settimeout(180)
     connection.connect(place)
     return connection
 
@@ -70,7 +70,7 @@ def test_of_a_thousand_requests_sent_before_sigterm_none_is_reset(
             f"--listen=unix:{directory}/redstreamd/mcp.sock",
             f"--listen=tcp:127.0.0.1:{port}",
             directory=directory,
-            REDSTREAMD_DAEMON_DRAIN_SECONDS="20",
+            REDSTREAMD_DAEMON_DRAIN_SECONDS="120",
         ) as daemon,
     ):
         place = daemon.path if transport == "unix" else ("127.0.0.1", port)
@@ -100,5 +100,5 @@ def test_of_a_thousand_requests_sent_before_sigterm_none_is_reset(
                 else:
                     assert not answer["result"]["isError"]
                     executed += "ids" in answer["result"]["structuredContent"]
-        assert daemon.process.wait(30) == 0
+        assert daemon.process.wait(120) == 0
     assert redis_server.command("XLEN", "stop:a") == executed
