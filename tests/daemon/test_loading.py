@@ -6,6 +6,8 @@ import contextlib
 import os
 import re
 import signal
+import sys
+import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -18,10 +20,26 @@ from redstreamd.service.embedded.process_lock import listener_of
 from tests.support.daemon import Daemon, home, running_daemon
 from tests.support.servers import valkey_binary
 from tests.support.service_manager import ServiceManager
-from tests.support.slow_loading import COMMANDS, EXTENSION_SECONDS, PROGRAM, ask, fill, hurry
+from tests.support.slow_loading import COMMANDS, EXTENSION_SECONDS, SCRIPT, ask, fill, hurry
 
 LOADS = "the embedded server loads its data into memory"
 STREAM = "svc:test:loading"
+#: The daemon imports the SDK, without which it is not complete, once there is this file.
+GO = "go"
+PROGRAM = (
+    sys.executable,
+    "-c",
+    f"""
+import pathlib, time
+from redstreamd.daemon import serving
+build = serving._sdk_kernels
+def held(parts):
+    while not pathlib.Path.home().joinpath("{GO}").exists():
+        time.sleep(0.01)
+    return build(parts)
+serving._sdk_kernels = held
+{SCRIPT}""",
+)
 EXTEND = f"EXTEND_TIMEOUT_USEC={EXTENSION_SECONDS}000000"
 
 
@@ -59,7 +77,16 @@ def wait_until_told(daemon: Daemon, words: str) -> str:
 def test_a_long_load_is_progress_for_the_service_manager_and_a_reason_for_clients(place: Path) -> None:
     server = str(place / "state" / "redstreamd" / "embedded" / "server.sock")
     with contextlib.closing(ServiceManager(place)) as manager:
+
+        def go() -> None:
+            manager.wait_for(lambda told: EXTEND in told)
+            (place / GO).touch()
+
+        # However long its imports take: they go on once more time was asked for.
+        going = threading.Thread(target=go)
+        going.start()
         with running_daemon(None, directory=place, program=PROGRAM, NOTIFY_SOCKET=manager.path) as daemon:
+            going.join()
             # It accepts, and says why it does not serve and how far it is; the same to the service manager.
             assert re.search(r" \(\d+ % of \d\.\d MB", wait_until_told(daemon, LOADS))
             manager.wait_for(lambda told: told.count(EXTEND) >= 2)

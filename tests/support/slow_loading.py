@@ -1,12 +1,11 @@
 """A daemon whose embedded server loads its data slowly, and data that take it a while.
 
-`PROGRAM` runs in the place of `redstreamd`; in a container, `SCRIPT` is a file there.
+`SCRIPT` runs in the place of `redstreamd`.
 """
 
 from __future__ import annotations
 
 import socket
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -31,9 +30,6 @@ assert readiness._EXTENSION_SECONDS == 30
 readiness._EXTENSION_SECONDS = {EXTENSION_SECONDS}
 sys.exit(main())
 """
-
-#: The words that start it.
-PROGRAM = (sys.executable, "-c", SCRIPT)
 
 
 def ask(path: Path | str, *command: str | int) -> Any:
