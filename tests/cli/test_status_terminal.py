@@ -184,7 +184,7 @@ def test_through_a_pipe_reports_follow_each_other(daemon, as_json):
         assert process.stdout is not None
         assert process.stderr is not None
         begun, read = time.monotonic(), ""
-        while read.count("\n2" if not as_json else '{"at": "') < 2 and time.monotonic() < begun + 40:
+        while read.count("\n2" if not as_json else '{"at": "') < 2 and time.monotonic() < begun + 180:
             read += process.stdout.readline()
         process.terminate()
         process.stdout.close()

@@ -66,7 +66,7 @@ class Host:
     def report(self) -> dict[str, Any]:
         """What it says of itself."""
         with socket.socket(socket.AF_UNIX) as connection:
-            connection.settimeout(60)
+            connection.settimeout(180)
             connection.connect(self.path)
             answer = exchange(connection, health_request("tests"))
         report: dict[str, Any] = json.loads(answer["result"]["contents"][0]["text"])

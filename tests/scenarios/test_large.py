@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import os
 import socket
-import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -18,6 +17,7 @@ import pytest
 
 from tests.support.counts import long
 from tests.support.daemon import Daemon, call, running_daemon
+from tests.support.fair_clock import running_clock
 from tests.support.servers import Server, start_redis
 
 MIB = 1 << 20
@@ -46,9 +46,10 @@ def calls(daemon: Daemon, *tools: tuple[str, dict[str, Any]]) -> dict[str, float
     """
     took: dict[str, float] = {}
     for tool, arguments in tools:
-        began = time.monotonic()
-        result = call(daemon.path, tool, arguments)
-        took[tool] = time.monotonic() - began
+        with running_clock() as clock:
+            began = clock()
+            result = call(daemon.path, tool, arguments)
+            took[tool] = clock() - began
         assert not result["isError"], result["content"]
         size = len(result["content"][0]["text"].encode())
         assert size <= 40_000
