@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import signal
 from collections.abc import Iterator
 from pathlib import Path
@@ -64,8 +65,18 @@ def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool 
 
 
 def pytest_collection(session: pytest.Session) -> None:
-    """Share the work of compiling the tests with the other processes of the run."""
+    """Share the work of compiling the tests with the other processes of the run.
+
+    What is collected stays until the end of the run, so no garbage is looked for among it, now or later.
+    """
+    gc.disable()
     import_shares(session.config)
+
+
+def pytest_collection_finish() -> None:
+    """Look for garbage in what the tests make only."""
+    gc.freeze()
+    gc.enable()
 
 
 @pytest.hookimpl(tryfirst=True)

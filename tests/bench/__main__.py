@@ -42,7 +42,7 @@ def everything(seconds: float, *, full: bool) -> Iterator[tuple[list[Cell], dict
     """Start all servers and yield what is measured, with the versions of what it is measured beside."""
     with contextlib.ExitStack() as stack:
         server = stack.enter_context(start_redis())
-        daemon = stack.enter_context(running_daemon(server))
+        daemon = stack.enter_context(running_daemon(server, preload=False))
         eras = tuple(
             peers.redstreamd(daemon.path, daemon.process.pid, modern=modern) for modern in (False, True)
         )

@@ -47,8 +47,8 @@ def main() -> None:
         rates, costs, calls = [], [], []
         with home() as place, home() as other, start_redis() as server:
             with (
-                running_daemon(server, FORM, directory=place) as plain,
-                running_daemon(server, FORM, ON, directory=other) as logging,
+                running_daemon(server, FORM, directory=place, preload=False) as plain,
+                running_daemon(server, FORM, ON, directory=other, preload=False) as logging,
             ):
                 for number in range(arguments.rounds):
                     # Who is first in one round is second in the next.

@@ -167,7 +167,7 @@ class Daemons:
     @contextlib.contextmanager
     def _grown(self) -> Iterator[tuple[Daemon, Callable[[], float]]]:
         """Run a daemon that has made its first calls; yields a function: KiB grown since, for each client."""
-        with running_daemon(self.server, **self.variables) as daemon:
+        with running_daemon(self.server, preload=False, **self.variables) as daemon:
             pid = daemon.process.pid
             with connections(daemon.path, 1) as links:
                 load.run(links, [_ADD], seconds=0.2)
@@ -186,7 +186,7 @@ class Daemons:
         with tempfile.TemporaryDirectory() as place:
             file = Path(place) / "pauses"
             program = (sys.executable, Path(collector.__file__), file)
-            with running_daemon(self.server, program=program, **self.variables) as daemon:
+            with running_daemon(self.server, program=program, preload=False, **self.variables) as daemon:
                 began = time.monotonic()
                 measure(daemon)
                 seconds = time.monotonic() - began
@@ -209,7 +209,10 @@ class Daemons:
     def polite(self, greedy: int) -> Sample:
         """A client that calls each 10 ms, alone or beside some with 64 calls of 100 entries in flight."""
         self.server.flush()
-        with running_daemon(self.server, **self.variables) as daemon, contextlib.ExitStack() as stack:
+        with (
+            running_daemon(self.server, preload=False, **self.variables) as daemon,
+            contextlib.ExitStack() as stack,
+        ):
             one = stack.enter_context(connections(daemon.path, 1))
             beside = None
             if greedy:

@@ -87,7 +87,7 @@ def measure(name: str, tree: Path, *, rounds: int, seconds: float, cancels: int,
                 found[figure].append(values)
         rng = random.Random(os.urandom(8))
         _say(f"{cancels:,} requests with cancellations")
-        with running_daemon(server, **checkout.variables) as daemon:
+        with running_daemon(server, preload=False, **checkout.variables) as daemon:
             cancelled = trio.run(cancel_at_random, daemon.path, server, rng, cancels)
         _say(f"{cancelled}\n{kills} kills")
         killed = trio.run(lambda: kill_under_load(server, rng, kills, **checkout.variables))
@@ -123,7 +123,7 @@ def _say(what: str) -> None:
 def _rates(server: Server, seconds: float, variables: Mapping[str, str]) -> Iterator[tuple[str, list[float]]]:
     """Measure once: name of the figure, and its value in each era or of each part."""
     with contextlib.ExitStack() as stack:
-        daemon = stack.enter_context(running_daemon(server, **variables))
+        daemon = stack.enter_context(running_daemon(server, preload=False, **variables))
         eras = [peers.redstreamd(daemon.path, daemon.process.pid, modern=modern) for modern in (False, True)]
         bench = Bench(server, (eras[0], eras[1]), eras, seconds, full=True)
         for depth in _DEPTHS:

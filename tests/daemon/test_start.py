@@ -97,7 +97,8 @@ def names(events: list[list[str]]) -> set[str]:
 
 
 def test_sockets_listen_before_what_serves_is_imported(place: Path) -> None:
-    with running_daemon("absent", directory=place, program=watched(place, "connect"), REDIS_URL="unix:///no"):
+    program = watched(place, "connect")
+    with running_daemon("absent", directory=place, program=program, preload=False, REDIS_URL="unix:///no"):
         pass
     events = noted(place)
     connected = events.index(["connected", "0"])
@@ -166,7 +167,7 @@ HELLO = {
 def test_no_call_makes_the_daemon_import_anything(server: Server, place: Path, modern: bool) -> None:
     """An import would hold up all clients; and the SDK's client and redis-py's are never needed."""
     with (
-        running_daemon(server, directory=place, program=watched(place, "watch")) as daemon,
+        running_daemon(server, directory=place, program=watched(place, "watch"), preload=False) as daemon,
         socket.socket(socket.AF_UNIX) as connection,
     ):
         connection.settimeout(60)

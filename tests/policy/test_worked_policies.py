@@ -107,7 +107,8 @@ def test_clients_get_what_the_page_says(policy: Policy, redis: Server) -> None:
     with home() as place:
         file = place / "redstreamd.toml"
         file.write_text(policy.settings, "utf-8")
-        with running_daemon(redis, "--config", str(file), directory=place, program=program) as daemon:
+        options = ("--config", str(file))
+        with running_daemon(redis, *options, directory=place, program=program, preload=False) as daemon:
             listed: list[str] = []
             for who, tool, arguments, expected in policy.calls:
                 path = daemon.path.replace("mcp.sock", f"{who}.sock")

@@ -18,9 +18,9 @@ from typing import Any, Literal
 
 import attrs
 
+from tests.support import preloaded
+from tests.support.preloaded import PROGRAM as PROGRAM
 from tests.support.servers import Server
-
-PROGRAM = Path(sys.executable).with_name("redstreamd")
 
 _HASTY_SCRIPT = """
 import importlib, operator, sys
@@ -176,6 +176,7 @@ def running_daemon(
     *options: str,
     directory: Path | None = None,
     program: Sequence[str | Path] = (PROGRAM,),
+    preload: bool = True,
     **variables: str,
 ) -> Iterator[Daemon]:
     """Run the daemon for the block.
@@ -185,6 +186,7 @@ def running_daemon(
         options: Further command-line options.
         directory: Its home; a new one that is removed afterwards by default.
         program: The words that start it.
+        preload: Whether it may find in memory what it imports, if that is all that differs; see `preloaded`.
         variables: Further environment variables.
     """
     with contextlib.ExitStack() as stack:
@@ -193,7 +195,7 @@ def running_daemon(
             options = ("--embedded", *options)
         elif server != "absent":
             variables = {"REDIS_URL": f"unix://{server.path}"} | variables
-        process = subprocess.Popen(
+        process = (preloaded.start if preload else subprocess.Popen)(
             [*program, "serve", *options],
             stdin=subprocess.DEVNULL,
             stdout=stack.enter_context((place / "output").open("ab")),
