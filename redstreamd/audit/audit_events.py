@@ -84,8 +84,44 @@ class CallServed(msgspec.Struct, frozen=True):
     bytes: int
 
 
+class CallsServed(msgspec.Struct, frozen=True):
+    """Several other calls ended that have principal, tool and outcome in common, while there were many.
+
+    Attributes:
+        principal: On whose behalf they were made.
+        peer: Who was at the other end of their connection; None if that is not known.
+        connection_id: Their connection; None if they came through several, or through none.
+        tool: The tool.
+        streams: The streams that they needed.
+        groups: The consumer groups that they name.
+        seconds: How long they took together.
+        longest_seconds: How long the longest took.
+        period_seconds: How long before the record the first of them ended.
+        outcome: ``ok``, ``cancelled``, or the code of their error.
+        error_code: That code; empty if it has none.
+        bytes: The size of their answers together.
+        count: How many there were.
+        unnamed_count: How many of them have a stream or a group that is not named here; None if all are.
+    """
+
+    principal: Principal
+    peer: Peer | None
+    connection_id: str | None
+    tool: str
+    streams: tuple[str, ...]
+    groups: tuple[str, ...]
+    seconds: float
+    longest_seconds: float
+    period_seconds: float
+    outcome: str
+    error_code: str
+    bytes: int
+    count: int
+    unnamed_count: int | None = None
+
+
 class AccessRecordsDropped(msgspec.Struct, frozen=True):
-    """Calls were not recorded in the access log, because there were too many.
+    """Calls are in no record of the access log: nobody read the log when the daemon ended.
 
     Attributes:
         count: How many.
@@ -119,5 +155,5 @@ class AuditChainNotKept(msgspec.Struct, frozen=True):
 AuditEvent = CallAudited | CallRefused | RequestRefused
 """What is recorded whatever the level of the log."""
 
-Event = AuditEvent | CallServed | AccessRecordsDropped | AuditChained | AuditChainNotKept
+Event = AuditEvent | CallServed | CallsServed | AccessRecordsDropped | AuditChained | AuditChainNotKept
 """What this package reports."""

@@ -31,6 +31,8 @@ class AuditRecords:
         record = declaration_of(event).record(event)
         self._write(record if self.chain is None else self.chain.seal(record))
 
-    def write_access(self, event: audit_events.CallServed | audit_events.AccessRecordsDropped) -> None:
+    def write_access(
+        self, event: audit_events.CallServed | audit_events.CallsServed | audit_events.AccessRecordsDropped
+    ) -> None:
         """Write a record of the access log; returns at once."""
         self._write(declaration_of(event).record(event))

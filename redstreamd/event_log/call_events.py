@@ -16,7 +16,7 @@ from redstreamd.mcpio.peers import UNKNOWN
 from redstreamd.service.log_record import Severity
 
 #: How much a sentence says of names; the fields have them all.
-_STREAMS_SHOWN: Final = 3
+_NAMES_SHOWN: Final = 3
 _NAME_SHOWN: Final = 100
 _NONE: Final = "None."
 _EXPLAIN: Final = "`redstreamd policy explain PRINCIPAL TOOL STREAM` says what decides."
@@ -78,7 +78,8 @@ def request_refused(event: audit.RequestRefused) -> str:
     audit.CallServed,
     "eb2589ca9aeee25dfb0afb2e390ef970",
     Severity.DEBUG,
-    cause=f"A call ended. Each is recorded while {setting('daemon.access_log')} is true.",
+    cause=f"A call ended. Each is a record while {setting('daemon.access_log')} is true and there are few; "
+    "where there are many, several are one record (calls_served).",
     remedy=_NONE,
 )
 def call_served(event: audit.CallServed) -> str:
@@ -89,17 +90,38 @@ def call_served(event: audit.CallServed) -> str:
 
 
 @declared(
+    audit.CallsServed,
+    "b251cff18c37410d8350e49c04c8a520",
+    Severity.DEBUG,
+    cause="Several calls ended that have principal, connection, tool, streams, group and outcome in common. "
+    "So calls are recorded while there are more than the access log records one by one. COUNT says how many "
+    "there were, SECONDS and BYTES are those of all together, LONGEST_SECONDS is that of the longest, and "
+    "the first ended PERIOD_SECONDS before the record. Calls on many different streams are one record that "
+    "names up to 100 of them; UNNAMED_COUNT says how many calls used others. It has no CONNECTION if "
+    "the calls came through several, which happens only if thousands of such records are due at once.",
+    remedy=_NONE,
+)
+def calls_served(event: audit.CallsServed) -> str:
+    groups = f" groups {_names(event.groups)}" if event.groups else ""
+    unnamed = f", {event.unnamed_count} of them on others" if event.unnamed_count else ""
+    return (
+        f"{event.principal.name} called {event.tool} {event.count} times{_on(event.streams)}{groups}"
+        f"{unnamed}: {event.outcome} after at most {event.longest_seconds:.3f} s each"
+    )
+
+
+@declared(
     audit.AccessRecordsDropped,
     "234d4e57b1d83ffdb5f62ff56e391aea",
     Severity.WARNING,
-    cause="There were more calls than the access log records in its share of the time, or journald did not "
-    "read. The calls were served; audit records are not concerned.",
-    remedy=f"Count on the metrics instead, or turn off {setting('daemon.access_log')}.",
+    cause="The daemon ended while journald did not read, so calls that the access log had still to record "
+    "are in no record. The calls were served; audit records are not concerned.",
+    remedy="`systemctl status systemd-journald` and `journalctl -u systemd-journald` say how journald is.",
 )
 def access_records_dropped(event: audit.AccessRecordsDropped) -> str:
     return (
-        f"{event.count} calls were not recorded in the access log, because there were too many; turn off "
-        f"{setting('daemon.access_log')} if that lasts"
+        f"{event.count} calls were not recorded in the access log, because nobody read the log when the "
+        "daemon ended"
     )
 
 
@@ -139,11 +161,14 @@ def _who(event: audit.AuditEvent) -> str:
 
 
 def _on(streams: tuple[str, ...], group: str | None = None) -> str:
-    shown = ", ".join(repr(shortened(name, _NAME_SHOWN)) for name in streams[:_STREAMS_SHOWN])
-    if len(streams) > _STREAMS_SHOWN:
-        shown += f" and {len(streams) - _STREAMS_SHOWN} more"
-    where = f" on {shown}" if shown else ""
+    where = f" on {_names(streams)}" if streams else ""
     return f"{where} group {shortened(group, _NAME_SHOWN)!r}" if group else where
+
+
+def _names(names: tuple[str, ...]) -> str:
+    shown = ", ".join(repr(shortened(name, _NAME_SHOWN)) for name in names[:_NAMES_SHOWN])
+    more = len(names) - _NAMES_SHOWN
+    return f"{shown} and {more} more" if more > 0 else shown
 
 
 def _repeated(times: int | None) -> str:

@@ -73,9 +73,10 @@ class DaemonSettings:
         Meta(
             description="Record each call: who, which tool, which streams, how long it took, how it "
             "ended. Calls that change or remove what others rely on, and refusals, are recorded without "
-            "it, whatever daemon.log_level says. It takes 3 % of the daemon's time at most; calls that "
-            "do not fit, as under full load, are counted. Set LogRateLimitIntervalSec=0 for the unit if "
-            "journald is to keep more than 333 a second.",
+            "it, whatever daemon.log_level says. Up to 200 calls a second are recorded one by one. Where "
+            "there are more, those of one connection, tool, streams, group and outcome are one record a "
+            "second, which has their number, their time together and that of the longest: each call is "
+            "in some record. So there are less than the 333 records a second that journald keeps.",
         ),
     ] = False
     audit_chain: Annotated[

@@ -11,17 +11,8 @@ import trio
 import trio.testing
 
 from redstreamd.admission.accounts import Accounts, Peer
-from redstreamd.audit.access_log import AccessLog
-from redstreamd.audit.audit_events import (
-    AccessRecordsDropped,
-    AuditEvent,
-    CallAudited,
-    CallRefused,
-    CallServed,
-    RequestRefused,
-)
+from redstreamd.audit.audit_events import AuditEvent, CallAudited, CallRefused, RequestRefused
 from redstreamd.audit.call_audit import LONGEST_SECONDS, QUIET_SECONDS, CallAudit
-from redstreamd.audit.call_log import CallLog
 from redstreamd.policy import Principal
 from redstreamd.tools.invocation import CallEnded
 
@@ -160,95 +151,3 @@ def test_totals_are_told_in_time_and_at_the_end() -> None:
 
     trio.run(telling, clock=trio.testing.MockClock(autojump_threshold=0))
     assert [event.repeats for event in events] == [None, 2, None, 1]
-
-
-# --- The access log ---------------------------------------------------------------------------
-
-
-async def run(log: AccessLog, events: list[Any], count: int) -> None:
-    """Run the log until it has told so many events."""
-    async with trio.open_nursery() as nursery:
-        await nursery.start(log.run)
-        while len(events) < count:  # noqa: ASYNC110 - nobody announces it
-            await trio.sleep(0.001)
-        nursery.cancel_scope.cancel()
-
-
-async def test_each_other_call_is_a_record_of_the_access_log() -> None:
-    events: list[CallServed | AccessRecordsDropped] = []
-    log = AccessLog(events.append)
-    calls = CallLog(CallAudit(lambda event: None), log, records_access=True)
-    for ended in (READ, DENIED, DENIED, DELETED, TRIMMED, TRIMMED):
-        calls.call_ended(ended)
-    calls.records_access = False
-    calls.call_ended(READ)
-    await run(log, events, 3)
-    served = [event for event in events if isinstance(event, CallServed)]
-    assert [(event.tool, event.outcome) for event in served] == [
-        ("stream_read", "ok"),
-        # What the audit sums up.
-        ("stream_read", "PERMISSION_DENIED"),
-        ("stream_add", "ok"),
-    ]
-    assert served[0] == CallServed(ANN, PEER, "c-1", "stream_read", ("s",), None, 0.25, "ok", "", 100)
-    assert served[1].error_code == "PERMISSION_DENIED"
-
-
-async def test_calls_beyond_the_queue_are_counted() -> None:
-    events: list[Any] = []
-    log = AccessLog(events.append, max_queued=10)
-    for _ in range(25):
-        log.call_ended(READ)
-    await run(log, events, 11)
-    assert len([event for event in events if isinstance(event, CallServed)]) == 10
-    assert [event.count for event in events if isinstance(event, AccessRecordsDropped)] == [15]
-
-
-async def test_recording_takes_a_share_of_the_time_and_others_have_their_turn() -> None:
-    spent = 0.0
-    events: list[Any] = []
-
-    def slowly(event: Any) -> None:
-        nonlocal spent
-        began = trio.current_time()
-        while trio.current_time() < began + 0.0005:
-            pass
-        spent += trio.current_time() - began
-        events.append(event)
-
-    log = AccessLog(slowly, share=0.0, floor=0.05)
-    for _ in range(2_000):
-        log.call_ended(READ)
-    turns = 0
-    began = trio.current_time()
-    async with trio.open_nursery() as nursery:
-        await nursery.start(log.run)
-        while trio.current_time() < began + 2.0:
-            turns += 1
-            await trio.sleep(0.001)
-        so_far = len(events)
-        took = trio.current_time() - began
-        log._queue.clear()
-        nursery.cancel_scope.cancel()
-    # The share, and what was saved up before.
-    assert so_far * 0.0005 < 0.05 * took + 0.03
-    assert so_far > 50
-    assert turns > 200
-
-
-async def test_a_log_without_room_is_left_to_others() -> None:
-    events: list[Any] = []
-    room = False
-    log = AccessLog(events.append, has_room=lambda: room)
-    log.call_ended(READ)
-    async with trio.open_nursery() as nursery:
-        await nursery.start(log.run)
-        await trio.sleep(0.1)
-        assert events == []
-        room = True
-        while not events:  # noqa: ASYNC110 - nobody announces it
-            await trio.sleep(0.001)
-        room = False
-        log.call_ended(READ)
-        nursery.cancel_scope.cancel()
-    assert [type(event) for event in events] == [CallServed, AccessRecordsDropped]

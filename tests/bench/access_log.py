@@ -27,14 +27,14 @@ def window(daemon: Daemon, *, depth: int, seconds: float) -> load.Result:
 
 
 def recorded(directory: Path) -> tuple[int, int]:
-    """Return how many calls the log holds, and how many it says were dropped."""
-    written = dropped = 0
+    """Return how many records of calls the log holds, and how many calls these tell of."""
+    records = calls = 0
     for line in (directory / "log").read_text("utf-8").splitlines():
         fields = json.loads(line)
-        written += fields["REDSTREAMD_EVENT"] == "call_served"
-        if fields["REDSTREAMD_EVENT"] == "access_records_dropped":
-            dropped += int(fields["REDSTREAMD_COUNT"])
-    return written, dropped
+        if fields["REDSTREAMD_EVENT"] in ("call_served", "calls_served"):
+            records += 1
+            calls += int(fields.get("REDSTREAMD_COUNT", 1))
+    return records, calls
 
 
 def main() -> None:
@@ -58,12 +58,12 @@ def main() -> None:
                     rates.append(with_it.calls / with_it.seconds / (without.calls / without.seconds))
                     costs.append(sum(with_it.cpu) / with_it.calls / (sum(without.cpu) / without.calls))
                     calls.append(with_it.calls / with_it.seconds)
-            written, dropped = recorded(other)
+            records, told = recorded(other)
         print(
             f"{depth} in flight: {statistics.median(rates):.3f} of the calls/s ({min(rates):.3f} to "
             f"{max(rates):.3f}), {statistics.median(costs):.3f} of the CPU time of a call "
             f"({min(costs):.3f} to {max(costs):.3f}); {statistics.median(calls):,.0f} calls/s with it; "
-            f"{written:,} recorded, {dropped:,} dropped"
+            f"{records:,} records of {told:,} calls"
         )
 
 
