@@ -140,7 +140,8 @@ def entry(raw: Sequence[Any]) -> RawEntry:
 def entries(raw: Any) -> list[RawEntry]:
     """Read a list of entries, or one that a script encoded as JSON; null is the empty list."""
     if not isinstance(raw, bytes):
-        return [entry(each) for each in raw or ()]
+        # As `entry`, which would be a frame for each.
+        return [RawEntry(entry_id.decode("ascii"), words or []) for entry_id, words in raw or ()]
     try:
         return _ENTRIES.decode(raw)
     except (UnicodeDecodeError, msgspec.DecodeError):

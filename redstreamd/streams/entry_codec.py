@@ -275,18 +275,13 @@ def decode_all(entries: Iterable[RawEntry]) -> list[Decoded]:
     once for all that follow each other.
     """
     decoded = []
-    names: list[str] = []
+    # As they came, bytes or text.
+    names: list[Any] = []
     members: tuple[str, ...] | None = ()
-    ends_with: list[str] = []
+    ends_with: list[Any] = []
     read: tuple[frozenset[str], Stamp] | None = None
     for entry in entries:
         words = entry.words
-        if words and type(words[0]) is bytes:
-            try:
-                words = [word.decode() for word in words]
-            except UnicodeDecodeError:
-                decoded.append(decode(entry.fields))
-                continue
         if words[::2] != names:
             names = words[::2]
             members = _member_names(names)
@@ -302,6 +297,12 @@ def decode_all(entries: Iterable[RawEntry]) -> list[Decoded]:
             if read is None:
                 decoded.append(decode(entry.fields))
                 continue
+        if members and type(values[0]) is bytes:
+            try:
+                values = [value.decode() for value in values[: len(members)]]
+            except UnicodeDecodeError:
+                decoded.append(decode(entry.fields))
+                continue
         object_ = dict(zip(members, values))  # noqa: B905 - the reserved values are left over
         for name in read[0].intersection(members) if read[0] else ():
             object_[name] = _value(object_[name])
@@ -309,8 +310,12 @@ def decode_all(entries: Iterable[RawEntry]) -> list[Decoded]:
     return decoded
 
 
-def _member_names(names: Sequence[str]) -> tuple[str, ...] | None:
+def _member_names(written: Sequence[Any]) -> tuple[str, ...] | None:
     """Return the names of an entry's members, if these are its first fields and need no closer look."""
+    try:
+        names: Sequence[str] = [name.decode() if type(name) is bytes else name for name in written]
+    except UnicodeDecodeError:
+        return None
     end = len(names)
     while end and names[end - 1] in _RESERVED:
         end -= 1

@@ -1,20 +1,25 @@
 """Reading ranges of entries, bounded in number and bytes, whatever their writers put into them.
 
+A script looks at the size of what it reads. What is known to be small (`known_pages`) is read by XRANGE.
+
 Replies come over the bulk connection, so that no short reply waits behind them. A stream that had a large
 page is read over another one from then on, so that pages of other streams do not wait behind its.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from functools import partial
 from itertools import chain
 from typing import Any, Final
 
 import msgspec
+import trio
 
-from redstreamd.redisio import Arg, Role, reply_parsing
+from redstreamd.redisio import Role, reply_parsing
 from redstreamd.redisio.client import Redis
 from redstreamd.redisio.reply_parsing import RawEntry
+from redstreamd.streams.known_pages import KnownPage, KnownPages, PageKey
 from redstreamd.streams.plans import Plan, UnfinishedError, run_plan
 from redstreamd.streams.scripts import load
 
@@ -70,6 +75,7 @@ class Pages:
     def __init__(self, redis: Redis) -> None:
         """Read through `redis`."""
         self._redis = redis
+        self._known = KnownPages()
         # Streams that had a large page, the last one last.
         self._large: dict[str, None] = {}
 
@@ -97,34 +103,68 @@ class Pages:
         self, stream: str, first: str, last: str, *, max_entries: int, max_bytes: int, forward: bool = True
     ) -> Plan[Batch]:
         """Plan to read entries; see `read`."""
-        is_large = stream in self._large
-        operands: dict[str, Arg] = {
-            "stream": stream,
-            "command": "XRANGE" if forward else "XREVRANGE",
-            "first": first,
-            "last": last,
-            "max_entries": max_entries,
-            "max_bytes": max_bytes,
-            "most_bytes": 0 if is_large else _MOST_BYTES,
-        }
-        role = Role.LARGE if is_large else Role.BULK
-        read = partial(self._batch, operands)
-        return Plan(_PAGE.call(operands), stream, read, retry_safe=True, role=role)
+        key = PageKey(stream, "XRANGE" if forward else "XREVRANGE", first, last, max_entries, max_bytes)
+        now = trio.current_time()
+        known = self._known.page(key)
+        if known is not None:
+            write = (key.command, stream, first, known.beyond, "COUNT", known.entries + 1)
+            read: Callable[[Any], Batch] = partial(self._known_batch, key, known)
+        elif self._known.begins_at_end(key, now):
+            write = (key.command, stream, first, last, "COUNT", max_entries + 1)
+            read = partial(self._new_batch, key, now)
+        else:
+            return self._measured(key)
+        return Plan(write, stream, read, retry_safe=True, role=self._role(stream))
 
-    def _batch(self, operands: dict[str, Arg], raw: Any) -> Batch:
+    def _role(self, stream: str) -> Role:
+        return Role.LARGE if stream in self._large else Role.BULK
+
+    def _measured(self, key: PageKey) -> Plan[Batch]:
+        """Plan to read a page whose size is not known."""
+        role = self._role(key.stream)
+        operands = {**msgspec.structs.asdict(key), "most_bytes": 0 if role is Role.LARGE else _MOST_BYTES}
+        read = partial(self._measured_batch, key, trio.current_time())
+        return Plan(_PAGE.call(operands), key.stream, read, retry_safe=True, role=role)
+
+    async def _read_measured(self, key: PageKey) -> Batch:
+        return await run_plan(self._redis, self._measured(key))
+
+    def _measured_batch(self, key: PageKey, asked: float, raw: Any) -> Batch:
         reply = _PAGE.read(raw)
-        entries = reply.entries
-        if reply.large or _size(entries) > _LARGE_BYTES:
-            self._remember_large(str(operands["stream"]))
+        if reply.large or _size(reply.entries) > _LARGE_BYTES:
+            self._remember_large(key.stream)
         if reply.large:
-            raise UnfinishedError(partial(self._read_large, operands))
-        return Batch(reply_parsing.entries(entries), reply.more)
+            raise UnfinishedError(partial(self._read_measured, key))
+        batch = Batch(reply_parsing.entries(reply.entries), reply.more)
+        if not batch.has_more:
+            self._known.note_end(key, batch.entries[-1].id if batch.entries else None, asked)
+        elif reply.beyond is not None:
+            self._known.note_page(key, KnownPage(reply.beyond, len(batch.entries)))
+        return batch
 
-    async def _read_large(self, operands: dict[str, Arg]) -> Batch:
-        call = _PAGE.call({**operands, "most_bytes": 0})
-        stream = str(operands["stream"])
-        read = partial(self._batch, operands)
-        return await run_plan(self._redis, Plan(call, stream, read, retry_safe=True, role=Role.LARGE))
+    def _known_batch(self, key: PageKey, known: KnownPage, raw: Any) -> Batch:
+        entries = reply_parsing.entries(raw)
+        if len(entries) != known.entries + 1:
+            # Some were deleted: others take their places.
+            self._known.note_change(key, known)
+            raise UnfinishedError(partial(self._read_measured, key))
+        entries.pop()
+        return Batch(entries, has_more=True)
+
+    def _new_batch(self, key: PageKey, asked: float, raw: Any) -> Batch:
+        entries = reply_parsing.entries(raw)
+        sizes = [len(b"".join(entry.words)) for entry in entries]
+        fitting, size = 0, 0
+        while fitting < min(len(entries), key.max_entries) and size < key.max_bytes:
+            size += sizes[fitting]
+            fitting += 1
+        if sum(sizes) > _LARGE_BYTES:
+            self._remember_large(key.stream)
+        if fitting < len(entries):
+            del entries[fitting:]
+            return Batch(entries, has_more=True)
+        self._known.note_end(key, entries[-1].id if entries else None, asked)
+        return Batch(entries, has_more=False)
 
     def _remember_large(self, stream: str) -> None:
         large = self._large

@@ -1,0 +1,174 @@
+"""Ranges that are known to be small are read by XRANGE, and what is read is the same as by the script."""
+
+from __future__ import annotations
+
+import random
+
+import pytest
+
+from redstreamd.redisio import Role
+from redstreamd.streams.bus import Bus
+from redstreamd.streams.entry_pages import Batch, Pages
+from redstreamd.streams.known_pages import KnownPage, KnownPages, PageKey
+from tests.support.buses import ON_REDIS
+from tests.support.servers import Server
+
+BYTES = 32_768
+
+
+def _scripts(server: Server) -> int:
+    """Return how many scripts the server has run by their digest."""
+    stats = server.command("INFO", "commandstats").decode()
+    return sum(
+        int(line.partition("calls=")[2].partition(",")[0])
+        for line in stats.splitlines()
+        if line.startswith("cmdstat_evalsha:")
+    )
+
+
+def _content(batch: Batch) -> tuple[list[tuple[str, object]], bool]:
+    return [(entry.id, entry.fields) for entry in batch.entries], batch.has_more
+
+
+async def _read(pages: Pages, first: str, last: str, most: int, size: int, *, forward: bool = True) -> Batch:
+    return await pages.read("s", first, last, max_entries=most, max_bytes=size, forward=forward)
+
+
+@ON_REDIS
+@pytest.mark.parametrize(
+    ("first", "last", "forward"),
+    [("-", "+", True), ("(3-0", "+", True), ("2-0", "90-0", True), ("90-0", "-", False)],
+)
+async def test_a_page_that_was_read_before_is_read_without_a_script(
+    bus: Bus, server: Server, first: str, last: str, forward: bool
+) -> None:
+    server.commands(*(("XADD", "s", f"{number}-0", "text", "é" * number) for number in range(1, 100)))
+    pages = Pages(bus.redis)
+    for most, size in ((10, BYTES), (100, 500)):
+        once = await _read(pages, first, last, most, size, forward=forward)
+        assert once.has_more
+        scripts = _scripts(server)
+        again = await _read(pages, first, last, most, size, forward=forward)
+        assert _scripts(server) == scripts
+        assert _content(again) == _content(once)
+
+
+@ON_REDIS
+async def test_entries_that_were_deleted_are_missed_at_once(bus: Bus, server: Server) -> None:
+    server.commands(*(("XADD", "s", f"{number}-0", "text", "x") for number in range(1, 40)))
+    pages = Pages(bus.redis)
+
+    async def ids() -> list[str]:
+        return [entry.id for entry in (await _read(pages, "-", "+", 3, BYTES)).entries]
+
+    assert await ids() == ["1-0", "2-0", "3-0"] == await ids()
+    server.command("XDEL", "s", "2-0")
+    assert await ids() == ["1-0", "3-0", "4-0"]
+    # A stream that is trimmed all the time is not asked twice each time.
+    server.command("XTRIM", "s", "MINID", "4-0")
+    scripts = _scripts(server)
+    assert await ids() == ["4-0", "5-0", "6-0"]
+    assert _scripts(server) == scripts + 1
+    assert await ids() == ["4-0", "5-0", "6-0"] == await ids()
+    assert _scripts(server) == scripts + 2
+
+
+@ON_REDIS
+async def test_what_comes_next_is_read_without_a_script_and_no_more_of_it_than_fits(
+    bus: Bus, server: Server
+) -> None:
+    server.command("XADD", "s", "1-0", "text", "x")
+    pages = Pages(bus.redis)
+    assert not (await _read(pages, "-", "+", 10, BYTES)).has_more
+    scripts = _scripts(server)
+    # However slow this machine is, what is read is the same; it is seldom too slow every time.
+    for number in range(2, 30):
+        server.command("XADD", "s", f"{number}-0", "text", "x")
+        batch = await _read(pages, f"({number - 1}-0", "+", 10, BYTES)
+        assert _content(batch) == ([(f"{number}-0", ((b"text", b"x"),))], False)
+    assert _scripts(server) < scripts + 28
+    await _read(pages, "(29-0", "+", 10, BYTES)
+    server.commands(*(("XADD", "s", f"{number}-0", "text", "x" * 20_000) for number in range(30, 34)))
+    for pages_ in (pages, Pages(bus.redis)):
+        batch = await _read(pages_, "(29-0", "+", 10, BYTES)
+        assert ([entry.id for entry in batch.entries], batch.has_more) == (["30-0", "31-0"], True)
+
+
+@ON_REDIS
+async def test_a_large_entry_behind_a_page_is_not_read_with_it(bus: Bus, server: Server) -> None:
+    server.commands(*(("XADD", "s", f"{number}-0", "text", "x") for number in range(1, 4)))
+    server.command("XADD", "s", "4-0", "text", "x" * 1_000_000)
+    pages = Pages(bus.redis)
+    for _ in range(3):
+        before = bus.redis.traffic()[Role.BULK].received_bytes
+        batch = await _read(pages, "-", "+", 3, BYTES)
+        assert len(batch.entries) == 3
+        assert batch.has_more
+        assert bus.redis.traffic()[Role.BULK].received_bytes - before < 10_000
+
+
+def test_an_end_counts_for_a_moment_and_for_what_follows_it() -> None:
+    known = KnownPages()
+
+    def key(first: str, last: str = "+", command: str = "XRANGE") -> PageKey:
+        return PageKey("s", command, first, last, 10, BYTES)
+
+    assert not known.begins_at_end(key("(5-0"), 1.0)
+    known.note_end(key("-"), "5-0", 1.0)
+    assert known.begins_at_end(key("(5-0"), 1.05)
+    assert not known.begins_at_end(key("(5-0"), 1.2)
+    assert not known.begins_at_end(key("(4-0"), 1.05)
+    assert not known.begins_at_end(key("(5-0", "9-0"), 1.05)
+    assert not known.begins_at_end(key("(5-0", "+", "XREVRANGE"), 1.05)
+    # Nothing has come.
+    known.note_end(key("(5-0"), None, 2.0)
+    assert known.begins_at_end(key("(5-0"), 2.05)
+    # That the range ends says nothing of the stream.
+    known.note_end(key("-", "7-0"), "6-0", 3.0)
+    assert known.begins_at_end(key("(5-0"), 2.05)
+
+
+def test_as_many_pages_and_ends_are_remembered_as_fit() -> None:
+    known = KnownPages()
+    keys = [PageKey(f"s{number}", "XRANGE", "-", "+", 10, BYTES) for number in range(2_000)]
+    for each in keys:
+        known.note_page(each, KnownPage("5-0", 4))
+        known.note_end(each, "5-0", 1.0)
+        known.note_change(each, KnownPage("5-0", 4))
+        known.note_page(each, KnownPage("5-0", 4))
+    assert known.page(keys[0]) is None
+    assert known.page(keys[-1]) == KnownPage("5-0", 4)
+    assert max(map(len, (known._pages, known._ends, known._changing))) <= 1_024
+
+
+async def test_whatever_happens_to_a_stream_pages_are_as_the_script_reads_them(
+    bus: Bus, server: Server
+) -> None:
+    choose = random.Random(5)
+    pages = Pages(bus.redis)
+    ids = [0]
+    repeated = ["-", "+", "(1-0", "(5-0", "20-0"]
+    for _ in range(250):
+        match choose.randrange(8):
+            case 0 | 1 | 2:
+                ids.append(ids[-1] + choose.randint(1, 2))
+                value = choose.choice([b"x", b"\xff\x00", "é" * 50, "x" * 3_000, "x" * 9_000])
+                server.command(
+                    "XADD", "s", f"{ids[-1]}-0", "text", value, *(("n", "1") if ids[-1] % 3 else ())
+                )
+            case 3 if choose.random() < 0.3:
+                server.command("XDEL", "s", f"{choose.choice(ids)}-0")
+            case 4 if choose.random() < 0.2:
+                server.command("XTRIM", "s", "MAXLEN", str(choose.randint(0, 30)))
+            case _:
+                forward = choose.random() < 0.8
+                first = choose.choice([*repeated, f"({ids[-2:][0]}-0"])
+                if first == "+":
+                    forward = False
+                last = choose.choice(["+", "25-0"]) if forward else "-"
+                most, size = choose.choice([1, 3, 10]), choose.choice([200, BYTES])
+                read = [
+                    _content(await _read(each, first, last, most, size, forward=forward))
+                    for each in (pages, pages, Pages(bus.redis))
+                ]
+                assert read[0] == read[1] == read[2]
