@@ -25,7 +25,8 @@ ALLOWED: dict[str, set[str]] = {
     "startup": {"errors"},
     "stream_io": {"errors"},
     "policy": {"errors"},
-    "settings": {"addresses", "errors", "policy", "startup"},
+    "encryption": {"errors", "policy", "strict_json", "visible_text"},
+    "settings": {"addresses", "encryption", "errors", "policy", "startup"},
     "service": {"errors", "startup", "visible_text"},
     # Transports, which are ignorant of each other.
     "redisio": {"addresses", "admission", "errors", "histogram", "protection", "settings", "stream_io"}
@@ -33,8 +34,8 @@ ALLOWED: dict[str, set[str]] = {
     "mcpio": LEAVES | {"protection", "stream_io"},
     "service.embedded": {"errors", "redisio"},
     # The domain, and how it looks to a caller.
-    "streams": LEAVES | {"settings", "redisio"},
-    "presentation": LEAVES | {"redisio", "streams"},
+    "streams": LEAVES | {"encryption", "settings", "redisio"},
+    "presentation": LEAVES | {"encryption", "redisio", "streams"},
     # What is served.
     "tools": LEAVES | {"presentation", "redisio", "settings", "streams"},
     "resources": LEAVES | {"presentation", "streams"},

@@ -3,6 +3,7 @@
 from redstreamd.policy.quotas import Quota
 from redstreamd.policy.rate import Rate
 from redstreamd.settings.description import Description, as_markdown, as_toml, describe
+from redstreamd.settings.encryption_settings import EncryptionSettings
 from redstreamd.settings.limits_settings import LimitsSettings
 from redstreamd.settings.listen_address import Kind, ListenAddress
 from redstreamd.settings.listener_demands import demands
@@ -27,6 +28,7 @@ __all__ = [
     "DEFAULT_FILE",
     "DaemonSettings",
     "Description",
+    "EncryptionSettings",
     "Kind",
     "LeasesSettings",
     "LimitsSettings",

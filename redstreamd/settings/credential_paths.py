@@ -13,7 +13,11 @@ CREDENTIALS_VARIABLE = "CREDENTIALS_DIRECTORY"
 """Where systemd puts the credentials of a service."""
 
 #: What is given itself by mistake where its file is asked for, and the setting that takes it.
-_SECRETS = {"redis.password_file": "a password itself is redis.password", "listeners.token_file": ""}
+_SECRETS = {
+    "redis.password_file": "a password itself is redis.password",
+    "listeners.token_file": "",
+    "encryption.keys": "",
+}
 
 
 def path_of(key: str, path: Path | None, environ: Mapping[str, str] = os.environ) -> str | None:

@@ -38,8 +38,8 @@ _NOT_SECRET = re.compile(r"[+-]?[0-9]{1,9}([.,_][0-9]{1,9})?|(tcp|udp)://[0-9a-f
 #: Redis settings whose values are paths.
 _PATHS = frozenset({"redis.path", "redis.ca_file", "redis.certificate_file", "redis.key_file"})
 
-#: What may be a token given where its file is asked for.
-_SECRET_PATHS = frozenset({"listeners.token_file"})
+#: What may be a token or a key given where its file or its ID is asked for.
+_SECRET_PATHS = frozenset({"listeners.token_file", "encryption.keys", "encryption.writing_key"})
 
 
 def shown(key: str, value: Any) -> Any:

@@ -8,6 +8,7 @@ from typing import Any
 
 import attrs
 
+from redstreamd.encryption.encryption_rules import EncryptionRule
 from redstreamd.policy.quotas import Quota
 from redstreamd.policy.rate import Rate
 from redstreamd.policy.rules import Rule
@@ -134,7 +135,7 @@ def as_toml(value: Any) -> str:
         return str(int(value)) if value == int(value) else str(value)
     if isinstance(value, tuple):
         return f"[{', '.join(as_toml(item) for item in value)}]"
-    if isinstance(value, (str, Path, ListenAddress, Quota, Rate, Rule)):
+    if isinstance(value, (str, Path, EncryptionRule, ListenAddress, Quota, Rate, Rule)):
         # A JSON string is a TOML basic string, except that TOML requires DEL to be escaped.
         return json.dumps(str(value), ensure_ascii=False).replace("\x7f", "\\u007f")
     raise TypeError(f"a setting of type {type(value).__name__}")

@@ -95,7 +95,7 @@ def load(
         raise invalid_value(_PORT, link, DEFINITIONS[_PORT].allowed)
     settings = _structure(values)
     loaded = Loaded(settings, {key: values[key].source if key in values else _DEFAULT for key in DEFINITIONS})
-    for check in (_check_listen_kinds, _check_tls, _check_listeners, _check_bounds):
+    for check in (_check_listen_kinds, _check_tls, _check_listeners, _check_encryption, _check_bounds):
         check(loaded)
     return loaded
 
@@ -231,6 +231,22 @@ def _check_listeners(loaded: Loaded) -> None:
             check_protected(address, address.host, listeners, source=source)
         if address.kind is Kind.METRICS:
             check_metrics_reach(address, listeners, source=source)
+
+
+def _check_encryption(loaded: Loaded) -> None:
+    """Raise SettingsError for streams to encrypt without a key, which would otherwise be written clear."""
+    encryption = loaded.settings.encryption
+    is_encrypting = any(rule.is_encrypted for rule in encryption.streams)
+    for key, value, needed in (
+        ("encryption.writing_key", encryption.writing_key, encryption.keys),
+        ("encryption.streams", is_encrypting, encryption.writing_key),
+    ):
+        if value and needed is None:
+            missing = "encryption.keys" if key == "encryption.writing_key" else "encryption.writing_key"
+            allowed = f"only with {missing}; `redstreamd keys new ID` makes a key"
+            raise SettingsError(
+                key, value=as_toml(loaded.value(key)), source=str(loaded.sources[key]), allowed=allowed
+            )
 
 
 def _check_bounds(loaded: Loaded) -> None:

@@ -15,6 +15,7 @@ from msgspec import Meta
 from redstreamd.addresses import default_paths
 from redstreamd.policy.quotas import Quota
 from redstreamd.policy.rules import Rule
+from redstreamd.settings.encryption_settings import EncryptionSettings
 from redstreamd.settings.limits_settings import LimitsSettings
 from redstreamd.settings.listen_address import ListenAddress
 from redstreamd.settings.metrics_settings import MetricsSettings
@@ -353,5 +354,6 @@ class Settings:
     listeners: ListenersSettings = attrs.field(factory=ListenersSettings)
     policy: PolicySettings = attrs.field(factory=PolicySettings)
     quarantine: QuarantineSettings = attrs.field(factory=QuarantineSettings)
+    encryption: EncryptionSettings = attrs.field(factory=EncryptionSettings)
     records: RecordsSettings = attrs.field(factory=RecordsSettings)
     metrics: MetricsSettings = attrs.field(factory=MetricsSettings)

@@ -15,6 +15,8 @@ from typing import Annotated, Any, Literal, Union, get_args, get_origin
 import attrs
 import msgspec
 
+from redstreamd.encryption import encryption_rules
+from redstreamd.encryption.encryption_rules import EncryptionRule
 from redstreamd.policy import quotas, rate, rules
 from redstreamd.policy.quotas import Quota
 from redstreamd.policy.rate import Rate
@@ -28,6 +30,7 @@ _TEXTS: Mapping[Any, tuple[Callable[[str], Any], str]] = {
     Rate: (Rate.parse, rate.NOTATION),
     Rule: (Rule.parse, rules.NOTATION),
     Quota: (Quota.parse, quotas.NOTATION),
+    EncryptionRule: (EncryptionRule.parse, encryption_rules.NOTATION),
 }
 _TRUE = ("true", "yes", "on", "1")
 _FALSE = ("false", "no", "off", "0")

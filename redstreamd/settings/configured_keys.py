@@ -1,0 +1,40 @@
+"""From settings to the keys of encryption; for the daemon, check-config, doctor and the command keys."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from pathlib import Path
+
+from redstreamd.encryption.key_files import KeyPlace
+from redstreamd.encryption.key_ring import NO_KEYS, KeyRing
+from redstreamd.settings.credential_paths import path_of
+from redstreamd.settings.encryption_settings import EncryptionSettings
+
+
+def key_place(encryption: EncryptionSettings, environ: Mapping[str, str] = os.environ) -> KeyPlace | None:
+    """Return where the keys are; None if there are none.
+
+    Args:
+        encryption: The settings.
+        environ: Where the directory of credentials is looked up.
+
+    Raises:
+        SettingsError: They are credentials, and this process has none.
+    """
+    path = path_of("encryption.keys", encryption.keys, environ)
+    if path is None or encryption.keys is None:
+        return None
+    if encryption.keys.is_absolute():
+        return KeyPlace(path)
+    return KeyPlace(str(Path(path).parent), prefix=f"{encryption.keys}_", is_trusted=True)
+
+
+def key_ring_of(encryption: EncryptionSettings, environ: Mapping[str, str] = os.environ) -> KeyRing:
+    """Read the keys. Blocks.
+
+    Raises:
+        SettingsError: They cannot be used.
+    """
+    place = key_place(encryption, environ)
+    return NO_KEYS if place is None else KeyRing.read(place, encryption.writing_key)
