@@ -71,8 +71,18 @@ ALLOWED: dict[str, set[str]] = {
     | {"addresses", "audit", "event_log", "mcp_server", "mcpio", "metrics", "presentation", "prompts"}
     | {"redisio", "resources"}
     | {"protection", "service", "service.embedded", "settings", "startup", "streams", "tools"},
-    "cli": {"addresses", "audit", "client", "daemon", "doctor", "errors", "protection", "service", "settings"}
-    | {"startup", "visible_text"},
+    "cli": {
+        "addresses",
+        "audit",
+        "client",
+        "daemon",
+        "doctor",
+        "encryption",
+        "errors",
+        "protection",
+        "service",
+    }
+    | {"settings", "startup", "visible_text"},
     "__main__": {"cli"},
 }
 

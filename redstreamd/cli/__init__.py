@@ -17,7 +17,19 @@ from typing import Any, NoReturn
 
 from redstreamd import __version__
 from redstreamd.addresses.address_syntax import MASK, without_login
-from redstreamd.cli import audit, call, check_config, connect, doctor, policy, reload, serve, status, stdio
+from redstreamd.cli import (
+    audit,
+    call,
+    check_config,
+    connect,
+    doctor,
+    keys,
+    policy,
+    reload,
+    serve,
+    status,
+    stdio,
+)
 from redstreamd.visible_text import visible
 
 
@@ -85,7 +97,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     )
     parser.add_argument("--version", action="version", version=f"redstreamd {__version__}")
     commands = parser.add_subparsers(metavar="COMMAND", required=True)
-    for command in (serve, stdio, connect, call, status, reload, check_config, policy, audit, doctor):
+    for command in (serve, stdio, connect, call, status, reload, check_config, policy, keys, audit, doctor):
         command.add_to(commands)
     arguments = parser.parse_args(sys.argv[1:] if argv is None else argv)
     try:

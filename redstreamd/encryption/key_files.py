@@ -95,25 +95,36 @@ def key_files(place: KeyPlace) -> list[KeyFile]:
     Raises:
         SettingsError: The directory cannot be used.
     """
+    directory = check_directory(place)
+    try:
+        names = sorted(_names(place, os.listdir(directory)))  # noqa: PTH208 - the one that was checked
+        if len(names) > MAX_KEYS:
+            reason = f"it holds {len(names)} keys, more than {MAX_KEYS}; remove those of no entries"
+            raise unusable(place, reason)
+        if not names:
+            raise unusable(place, _empty(place))
+        return [_file(place, directory, name) for name in names]
+    finally:
+        os.close(directory)
+
+
+def check_directory(place: KeyPlace) -> int:
+    """Return a descriptor of the directory, for the caller to close.
+
+    Raises:
+        SettingsError: It cannot be used.
+    """
     try:
         # Not the target of a link that somebody put in its place.
         follow = 0 if place.is_trusted else os.O_NOFOLLOW
         directory = os.open(place.directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC | follow)
     except OSError as error:
         raise unusable(place, _no_directory(place, error)) from None
-    try:
-        if not place.is_trusted and (problem := _directory_problem(place, os.fstat(directory))):
-            raise unusable(place, problem)
-        names = sorted(_names(place, os.listdir(directory)))  # noqa: PTH208 - the one that was checked
-        if len(names) > MAX_KEYS:
-            raise unusable(
-                place, f"it holds {len(names)} keys, more than {MAX_KEYS}; remove those of no entries"
-            )
-        if not names:
-            raise unusable(place, _empty(place))
-        return [_file(place, directory, name) for name in names]
-    finally:
+    problem = "" if place.is_trusted else _directory_problem(place, os.fstat(directory))
+    if problem:
         os.close(directory)
+        raise unusable(place, problem)
+    return directory
 
 
 def _names(place: KeyPlace, names: list[str]) -> Iterator[str]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import os
+import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any, get_origin
@@ -13,6 +14,7 @@ import cattrs
 from cattrs.errors import AttributeValidationNote, ClassValidationError, ForbiddenExtraKeysError
 
 from redstreamd.addresses import default_paths
+from redstreamd.addresses.address_syntax import MASK
 from redstreamd.errors import SettingsError
 from redstreamd.settings.definitions import DEFINITIONS, GROUPS, shown
 from redstreamd.settings.description import as_toml
@@ -39,6 +41,8 @@ from redstreamd.settings.value_types import ValueType
 
 _DEFAULT = Source(Precedence.DEFAULT, "default")
 _PORT = "redis.port"
+#: A key of encryption itself; every 64th begins as a path does.
+_KEY = re.compile(r"[A-Za-z0-9+/]{43}=")
 
 
 @attrs.frozen
@@ -236,6 +240,12 @@ def _check_listeners(loaded: Loaded) -> None:
 def _check_encryption(loaded: Loaded) -> None:
     """Raise SettingsError for streams to encrypt without a key, which would otherwise be written clear."""
     encryption = loaded.settings.encryption
+    if _KEY.fullmatch(str(encryption.keys)):
+        raise invalid_value(
+            "encryption.keys",
+            RawValue(MASK, loaded.sources["encryption.keys"]),
+            "the directory of the keys, not a key",
+        )
     is_encrypting = any(rule.is_encrypted for rule in encryption.streams)
     for key, value, needed in (
         ("encryption.writing_key", encryption.writing_key, encryption.keys),

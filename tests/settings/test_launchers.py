@@ -43,6 +43,8 @@ OTHER = {
     "policy.quotas": "agents have waits=5",
     "policy.read_only": "true",
     "records.plain_hashes": "true",
+    "encryption.writing_key": "2026-11",
+    "encryption.streams": "jobs:* are encrypted",
     "tools.profile": "operator",
     "streams.naming": "off",
 }
@@ -51,6 +53,8 @@ NEEDS = {
     "redis.certificate_file": "redis.tls=true",
     "redis.server_name": "redis.tls=true",
     "redis.key_file": "redis.certificate_file=/c",
+    "encryption.writing_key": "encryption.keys=/keys",
+    "encryption.streams": "encryption.writing_key=a",
     "listeners.key_file": "listeners.certificate_file=/c",
     "listeners.client_ca_file": "listeners.certificate_file=/c",
     "leases.max_lease_seconds": "leases.lease_seconds=1",
@@ -68,7 +72,8 @@ def other(key: str) -> str:
 
 
 def needs(key: str) -> list[str]:
-    return [NEEDS[key], "redis.tls=true"] if key == "redis.key_file" else [NEEDS[key]] if key in NEEDS else []
+    needed = [NEEDS[key]] if key in NEEDS else []
+    return [*needed, *needs(needed[0].partition("=")[0])] if needed else []
 
 
 @pytest.mark.parametrize("empty", ["", " ", "\n", '""', "''"])
