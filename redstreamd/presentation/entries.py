@@ -10,13 +10,15 @@ import msgspec
 from redstreamd.redisio.reply_parsing import RawEntry
 from redstreamd.streams import entry_ids
 from redstreamd.streams.entry_codec import decode_all
+from redstreamd.streams.entry_encryption import why_not_opened
 
 
 class EntryView(msgspec.Struct, omit_defaults=True):
     """An entry as JSON; members that are None are left out.
 
     ``fields`` holds what the writer gave, and nothing else does. For the members behind it see
-    `entry_codec.Decoded`; the stamps were added by the daemon that added the entry.
+    `entry_codec.Decoded`; the stamps were added by the daemon that added the entry. ``unreadable`` says why
+    an encrypted entry cannot be read; then ``fields`` holds what is not encrypted.
     """
 
     id: str
@@ -30,6 +32,7 @@ class EntryView(msgspec.Struct, omit_defaults=True):
     repeated: Sequence[str] | None = None
     dead_letter: dict[str, Any] | None = None
     released: dict[str, Any] | None = None
+    unreadable: dict[str, Any] | None = None
 
     def as_dict(self) -> dict[str, Any]:
         """Return the same as plain JSON values."""
@@ -64,6 +67,8 @@ def views(stream: str, entries: Sequence[RawEntry]) -> list[EntryView]:
             }
         if decoded.dead_letter is not None:
             view.dead_letter = _note(decoded.dead_letter)
+        if decoded.encrypted is not None:
+            view.unreadable = msgspec.structs.asdict(why_not_opened(entry, decoded.encrypted))
         shown.append(view)
     return shown
 

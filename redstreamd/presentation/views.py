@@ -26,6 +26,7 @@ from redstreamd.streams import entry_ids
 from redstreamd.streams.bus import Bus
 from redstreamd.streams.diagnosis.lag import StreamInfo, compute_lag
 from redstreamd.streams.entry_codec import decode
+from redstreamd.streams.entry_encryption import why_not_opened
 from redstreamd.streams.error_context import explain_errors, find_group, stream_not_found
 from redstreamd.streams.group_lists import GroupLists
 from redstreamd.streams.listing import StreamSummary
@@ -208,7 +209,16 @@ class Views:
             BusError: As `entry`; INVALID_ARGUMENT if it has no such field, TOO_LARGE if its JSON is longer
                 than the longest message.
         """
-        decoded = decode((await self._entry(stream, entry_id)).fields)
+        found = await self._entry(stream, entry_id)
+        decoded = decode(found.fields)
+        if field not in decoded.members and decoded.encrypted is not None:
+            why = why_not_opened(found, decoded.encrypted)
+            raise BusError(
+                Code.INVALID_ARGUMENT,
+                f"The field {field[:80]!r} of entry {entry_id} of stream {stream!r} cannot be read.",
+                cause=why.cause,
+                next_step=why.next_step,
+            )
         if field not in decoded.members:
             raise BusError(
                 Code.INVALID_ARGUMENT,
@@ -242,7 +252,7 @@ class Views:
                 # It may be large, and many may be read at the same time.
                 await next_turn()
                 if found:
-                    return found[0]
+                    return (await self.bus.encryption.open_entries(stream, found[:1]))[0]
                 if await self.bus.redis.key_type(stream) == "none":
                     raise await stream_not_found(self.bus.redis, stream)
         raise BusError(

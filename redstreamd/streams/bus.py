@@ -15,6 +15,7 @@ from redstreamd.streams.bounds import DEFAULT_BOUNDS, Bounds
 from redstreamd.streams.diagnosis.sampler import Sampler
 from redstreamd.streams.diagnosis.stream_health import Diagnoser
 from redstreamd.streams.direct_reading import DirectReader
+from redstreamd.streams.entry_encryption import Encryption
 from redstreamd.streams.entry_pages import Pages
 from redstreamd.streams.group_clocks import GroupClocks
 from redstreamd.streams.group_counts import GroupCounts
@@ -63,6 +64,7 @@ class Bus(msgspec.Struct, eq=False):
         streams: Administration of streams.
         clocks: The clocks of groups.
         idempotency: Makes the records of idempotency keys.
+        encryption: Seals and opens entries; it has a `reconfigure` of its own.
     """
 
     settings: Settings
@@ -88,6 +90,7 @@ class Bus(msgspec.Struct, eq=False):
     streams: StreamAdmin
     clocks: GroupClocks
     idempotency: IdempotencyRecords
+    encryption: Encryption
 
     @classmethod
     def over(
@@ -97,8 +100,13 @@ class Bus(msgspec.Struct, eq=False):
         lease_key: LeaseKey,
         bounds: Bounds = DEFAULT_BOUNDS,
         quotas: Quotas | None = None,
+        encryption: Encryption | None = None,
     ) -> Bus:
-        """Build the domain over Redis; without quotas, with those of the settings."""
+        """Build the domain over Redis; without quotas, with those of the settings.
+
+        Without `encryption` nothing is encrypted, until it is given keys and rules.
+        """
+        encryption = encryption or Encryption()
         quotas = quotas or quotas_of(settings)
         lister = Lister(redis, max_name_bytes=settings.streams.max_name_bytes)
         pages = Pages(redis)
@@ -115,6 +123,7 @@ class Bus(msgspec.Struct, eq=False):
         publisher = Publisher(
             redis,
             records=idempotency,
+            encryption=encryption,
             idempotency_window_seconds=settings.leases.idempotency_window_seconds,
             max_groups=max_groups,
             quarantine=settings.quarantine,
@@ -126,16 +135,18 @@ class Bus(msgspec.Struct, eq=False):
             redis,
             clocks,
             settings.leases,
+            encryption,
             max_bytes=settings.tools.max_result_bytes,
             max_groups=max_groups,
         )
-        work = WorkQueue(redis, hub, leases, records, lease_key, bounds)
+        work = WorkQueue(redis, hub, leases, records, lease_key, encryption, bounds)
         requests = Requests(
             redis,
             lister,
             pages,
             places,
             publisher,
+            encryption,
             keep_seconds=settings.leases.idempotency_window_seconds,
             limits=bounds,
         )
@@ -148,23 +159,30 @@ class Bus(msgspec.Struct, eq=False):
             places=places,
             lister=lister,
             reader=Reader(
-                redis, lister, pages, places, max_bytes=settings.tools.max_result_bytes, limits=bounds
+                redis,
+                lister,
+                pages,
+                places,
+                encryption,
+                max_bytes=settings.tools.max_result_bytes,
+                limits=bounds,
             ),
-            direct=DirectReader(redis, pages, max_bytes=_direct_bytes(settings)),
+            direct=DirectReader(redis, pages, encryption, max_bytes=_direct_bytes(settings)),
             publisher=publisher,
             work=work,
             pending=PendingLister(redis, clocks, bounds),
-            dead_letters=DeadLetters(redis, pages, hub, clocks),
+            dead_letters=DeadLetters(redis, pages, hub, clocks, encryption),
             sampler=sampler,
             diagnoser=Diagnoser(redis, clocks, sampler, settings.leases, bounds),
             requests=requests,
-            quarantine=Quarantine(redis, pages, requests),
+            quarantine=Quarantine(redis, pages, requests, encryption),
             records=records,
             groups=GroupAdmin(redis, hub, records, clocks, bounds),
             streams=StreamAdmin(redis, bounds, max_groups=max_groups),
             replies=Replies(redis, publisher, work, requests, lease_seconds=settings.leases.lease_seconds),
             clocks=clocks,
             idempotency=idempotency,
+            encryption=encryption,
         )
 
     def reconfigure(self, settings: Settings) -> None:

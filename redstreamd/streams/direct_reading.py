@@ -9,6 +9,7 @@ from redstreamd.redisio import Role, reply_parsing
 from redstreamd.redisio.client import Redis
 from redstreamd.redisio.reply_parsing import GroupInfo, RawEntry
 from redstreamd.streams import entry_ids
+from redstreamd.streams.entry_encryption import Encryption
 from redstreamd.streams.entry_pages import Batch, Pages
 from redstreamd.streams.error_context import check_exists
 from redstreamd.streams.ownership import consumer_operands
@@ -21,8 +22,9 @@ _DELIVER = load("consumer_owner", "read_group")
 class DirectReader:
     """Reads and delivers entries; an answer has at most `max_bytes` of content, and at least one entry."""
 
-    def __init__(self, redis: Redis, pages: Pages, *, max_bytes: int) -> None:
-        """Read through `redis` and `pages`, deliver through `redis`."""
+    def __init__(self, redis: Redis, pages: Pages, encryption: Encryption, *, max_bytes: int) -> None:
+        """Read through `redis` and `pages`, deliver through `redis`, open with `encryption`."""
+        self._encryption = encryption
         self._redis = redis
         self._pages = pages
         self._max_bytes = max_bytes
@@ -50,7 +52,7 @@ class DirectReader:
         def read(page: Batch) -> list[RawEntry]:
             if not page.entries:
                 raise UnfinishedError(empty)
-            return page.entries
+            return self._encryption.open_page(stream, page.entries, list)
 
         most = max_bytes or self._max_bytes
         return self._pages.plan(stream, first, "+", max_entries=count, max_bytes=most).then(read)
@@ -79,7 +81,13 @@ class DirectReader:
             "max_entries": count,
             "max_bytes": max_bytes or self._max_bytes,
         }
-        return Plan(_DELIVER.call(operands), stream, reply_parsing.entries, group=group, role=Role.BULK)
+
+        def opened(entries: list[RawEntry]) -> list[RawEntry]:
+            return self._encryption.open_page(stream, entries, list)
+
+        return Plan(_DELIVER.call(operands), stream, reply_parsing.entries, group=group, role=Role.BULK).then(
+            opened
+        )
 
     def plan_groups(self, stream: str) -> Plan[list[GroupInfo]]:
         """Plan to list the groups of a stream, sorted by name.

@@ -15,6 +15,8 @@ reserved field. Reserved fields begin with ``_rs.`` and come last:
   released it.
 - ``_rs.=<name>``: the member `<name>`, if that name itself begins with ``_rs.``; so no writer can forge a
   reserved field.
+- ``_rs.enc``, ``_rs.clear``, ``_rs.sealed``: of an encrypted entry, see `encryption.sealing`. What decodes an
+  entry that was not opened gives its clear members only.
 - ``_rs.dead``: the note of a dead letter: its reason and origin; always the last field.
 
 Values of other writers need not be text: bytes that are not UTF-8 are shown in base64, and their names are
@@ -32,6 +34,7 @@ from typing import Any
 import msgspec
 
 from redstreamd import strict_json
+from redstreamd.encryption.sealing import CLEAR, ENCRYPTED
 from redstreamd.errors import BusError, Code
 from redstreamd.redisio.reply_parsing import RawEntry
 from redstreamd.redisio.script import PackedCommand
@@ -45,6 +48,7 @@ JSON_NAMES = "_rs.json"
 SENDER = "_rs.sender"
 ESCAPE, _ESCAPE_BYTES = "_rs.=", b"_rs.="
 _DEAD = b"_rs.dead"
+_ENCRYPTED, _CLEAR = ENCRYPTED.encode(), CLEAR.encode()
 #: The fields of a stamp, by attribute, in their order.
 _STAMPED = {
     "sender": SENDER,
@@ -130,6 +134,7 @@ class Decoded(msgspec.Struct, frozen=True):
         binary: Names whose values are base64 because they are not UTF-8.
         repeated: Names that occur more than once; their values are lists, in order.
         dead_letter: The note of a dead letter.
+        encrypted: How it is encrypted, if it is, and was not opened: `members` are those that are clear.
     """
 
     members: dict[str, Any]
@@ -137,6 +142,7 @@ class Decoded(msgspec.Struct, frozen=True):
     binary: tuple[str, ...] = ()
     repeated: tuple[str, ...] = ()
     dead_letter: dict[str, Any] | None = None
+    encrypted: str | None = None
 
 
 def request_name(stream: str, entry_id: str, stamp: Stamp = _NO_STAMP) -> str:
@@ -348,11 +354,17 @@ def decode(fields: Fields) -> Decoded:
             for name, value in fields[:end]
             if name.startswith(_ESCAPE_BYTES) or not name.startswith(PREFIX)
         ]
+    encrypted = None
+    if (found := next((value for name, value in fields if name == _ENCRYPTED), None)) is not None:
+        encrypted = found.decode("utf-8", "backslashreplace")
+        clear = _names(next((value for name, value in fields if name == _CLEAR), None))
+        data = [pair for pair in fields[:end] if pair[0].decode("utf-8", "replace") in clear]
+        data = [(name.removeprefix(_ESCAPE_BYTES), value) for name, value in data]
     members, binary, repeated = _plain(data)
     if as_json:
         for member in as_json.difference(binary, repeated).intersection(members):
             members[member] = _value(members[member])
-    return Decoded(members, stamp, binary, repeated, dead_letter)
+    return Decoded(members, stamp, binary, repeated, dead_letter, encrypted)
 
 
 def _read_reserved(fields: Fields) -> tuple[frozenset[str], Stamp] | None:

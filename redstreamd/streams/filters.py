@@ -40,6 +40,7 @@ class Filter:
         words = entry.words
         if len(words) < self._least_words or not self._may_match(words, is_text=type(words[0]) is str):
             return False
+        # Of an encrypted entry those that stayed clear.
         members = decode(entry.fields).members
         return all(
             name in members and strict_json.equal(members[name], value)

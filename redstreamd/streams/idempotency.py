@@ -53,6 +53,8 @@ class IdempotencyRecords:
         owner: Principal | None,
         space: str | None,
         encoded: Sequence[Mapping[str, str]],
+        *,
+        is_secret: bool = False,
     ) -> dict[str, Any]:
         """Return the operands for entries that are added with a key.
 
@@ -61,7 +63,9 @@ class IdempotencyRecords:
             key: The key; None: nothing is recorded.
             owner: Whose the key is; None: redstreamd's own.
             space: See `shared_record`.
-            encoded: The fields of each entry.
+            encoded: The fields of each entry, not encrypted.
+            is_secret: No plain hash leaves the daemon, because whoever sees it could try out what was added.
+                Then a record of release 0.1 is not recognised.
         """
         if key is None:
             return _unrecorded(stream)
@@ -84,9 +88,9 @@ class IdempotencyRecords:
             "key_id": self._key_id,
             "body_hash": body,
             "former_hash": former_body,
-            "plain_hash": plain,
-            "former_plain_hash": former_plain,
-            "kept_hash": plain if self._plain_hashes else body,
+            "plain_hash": "" if is_secret else plain,
+            "former_plain_hash": "" if is_secret else former_plain,
+            "kept_hash": plain if self._plain_hashes and not is_secret else body,
         }
 
     def _hashes(self, encoded: Sequence[Mapping[str, str]], owner: str) -> tuple[str, str]:

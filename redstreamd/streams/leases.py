@@ -27,6 +27,7 @@ from redstreamd.redisio.reply_parsing import RawEntry
 from redstreamd.settings import LeasesSettings
 from redstreamd.streams.call_records import call_record
 from redstreamd.streams.durations import milliseconds
+from redstreamd.streams.entry_encryption import Encryption
 from redstreamd.streams.group_clocks import GroupClocks
 from redstreamd.streams.group_counts import GroupCounts, no_more_groups, one_of_too_many
 from redstreamd.streams.lease_tokens import Lease
@@ -71,6 +72,10 @@ class Outcome(enum.StrEnum):
 
 
 _OUTCOMES = {outcome.value.encode(): outcome for outcome in Outcome}
+
+#: Bytes that the history keeps of a reason.
+_MAX_BRIEF_BYTES = 200
+_REASON_LOST = "(not kept: it is to be encrypted, and there is no key)"
 
 #: Groups that are remembered; the oldest is forgotten first.
 _MAX_GROUPS = 10_000
@@ -207,7 +212,14 @@ class Leases:
     """Takes and settles leases. Its only state is what makes the next take cheaper."""
 
     def __init__(
-        self, redis: Redis, clocks: GroupClocks, settings: LeasesSettings, *, max_bytes: int, max_groups: int
+        self,
+        redis: Redis,
+        clocks: GroupClocks,
+        settings: LeasesSettings,
+        encryption: Encryption,
+        *,
+        max_bytes: int,
+        max_groups: int,
     ) -> None:
         """Work through `redis`.
 
@@ -215,12 +227,14 @@ class Leases:
             redis: Where the groups are.
             clocks: Know the groups' clocks.
             settings: Defaults and limits.
+            encryption: Seals reasons.
             max_bytes: A take that does not say otherwise ends once its content reaches this size.
             max_groups: How many groups a stream may have.
         """
         self._redis = redis
         self._groups = redis.shared(GroupCounts)
         self._clocks = clocks
+        self._encryption = encryption
         self._seen: dict[tuple[str, str], _Seen] = {}
         self.reconfigure(settings, max_bytes=max_bytes, max_groups=max_groups)
 
@@ -340,7 +354,7 @@ class Leases:
             delay_seconds: For EXTEND and HOLD the new length of the lease, for RETRY the delay. None with
                 EXTEND renews by the lease's original length, or the setting's if the token does not tell it,
                 and never to an earlier time.
-            reason: Kept in the history and in a dead letter.
+            reason: Kept in a dead letter, and its first 200 bytes in the history.
             delete: With DONE, delete the entries from the stream, too, unless another group needs them.
 
         Raises:
@@ -356,13 +370,15 @@ class Leases:
         remember = delete or action not in (Action.DONE, Action.HOLD)
         place = (lease.stream, lease.group)
         attempts = lease.attempts
+        kept, brief = seal_reason(self._encryption, lease, reason)
         operands = {
             "stream": lease.stream,
             "group": lease.group,
             "consumer": lease.consumer,
             "action": action.value,
             "delay_ms": delay_ms,
-            "reason": reason,
+            "reason": kept,
+            "brief_reason": brief,
             "delete": int(delete),
             "own_limit": "" if (limit := lease.least_limit) is None else limit,
             "taken_at": lease.taken_at,
@@ -382,6 +398,22 @@ class Leases:
             return Settled(lease, by_entry, reply.due, reply.shortened, kept_for)
 
         return Plan(_SETTLE.call(operands), lease.stream, read, group=lease.group, retry_safe=True)
+
+
+def seal_reason(encryption: Encryption, lease: Lease, reason: str) -> tuple[str, str]:
+    """Return a reason as a dead letter keeps it, and as the history does; sealed if the entries are.
+
+    Work has to be finished also without a key to write with; then the reason is lost.
+    """
+    brief = reason
+    if len(reason) > _MAX_BRIEF_BYTES // 4:
+        brief = reason.encode()[:_MAX_BRIEF_BYTES].decode(errors="ignore")
+    places = (lease.group, lease.consumer)
+    try:
+        kept = encryption.seal_text(lease.stream, reason, *places)
+        return kept, kept if brief == reason else encryption.seal_text(lease.stream, brief, *places)
+    except BusError:
+        return _REASON_LOST, _REASON_LOST
 
 
 def select_entries(lease: Lease, entry_ids: Sequence[str] | None) -> list[str]:

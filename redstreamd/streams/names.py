@@ -75,6 +75,13 @@ def judged_by(key: str) -> tuple[str, bool]:
     return key[: beside.start()], is_reply_stream(key)
 
 
+def written_to(key: str) -> str:
+    """Return the stream that the entries of a stream were written to: another one only for dead letters."""
+    # No stream that anybody may write to has such a name.
+    stream, beside, _ = key.partition(f":rs:{Kind.DEAD.value}:")
+    return stream if beside else key
+
+
 def quarantine_of(stream: str) -> str:
     """Return the key of what waits for a release into a stream, or into a reply stream beside it."""
     return companion_key(judged_by(stream)[0], Kind.QUARANTINE)

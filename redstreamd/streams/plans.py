@@ -130,7 +130,10 @@ class Plan(msgspec.Struct, Generic[ResultT], eq=False):
         """Do the rest of a call, and the conversions after those that are done."""
         result = await (go_on() if self.rest is None else self.rest(go_on))
         for convert in self.conversions[done:]:
-            result = convert(result)
+            try:
+                result = convert(result)
+            except UnfinishedError as unfinished:
+                result = await unfinished.go_on()
         return result
 
 

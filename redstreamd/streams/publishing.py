@@ -19,6 +19,7 @@ from redstreamd.streams.bounds import DEFAULT_BOUNDS, Bounds
 from redstreamd.streams.call_records import call_record
 from redstreamd.streams.durability import Confirmation, Durability, run_confirmed
 from redstreamd.streams.durations import milliseconds
+from redstreamd.streams.entry_encryption import Encryption
 from redstreamd.streams.error_context import explain_errors
 from redstreamd.streams.group_counts import GroupCounts, one_of_too_many
 from redstreamd.streams.idempotency import IdempotencyRecords, shared_record
@@ -70,6 +71,7 @@ class Publisher:
         redis: Redis,
         *,
         records: IdempotencyRecords,
+        encryption: Encryption,
         idempotency_window_seconds: float,
         max_groups: int,
         quarantine: QuarantineSettings,
@@ -80,6 +82,7 @@ class Publisher:
         Args:
             redis: Where the streams are.
             records: Makes the records of idempotency keys.
+            encryption: Seals the entries of streams that are encrypted.
             idempotency_window_seconds: How long idempotency keys are kept.
             max_groups: Of a stream with more groups nothing is trimmed.
             quarantine: The bounds of a quarantine.
@@ -87,6 +90,7 @@ class Publisher:
         """
         self._bounds = limits
         self._records = records
+        self._encryption = encryption
         self._redis = redis
         self._groups = redis.shared(GroupCounts)
         self.reconfigure(
@@ -137,8 +141,9 @@ class Publisher:
 
         Raises:
             BusError: INVALID_ARGUMENT if an object is not I-JSON, and as `KeyReused` if the key was used
-                with other entries, or if what waits is to trim; QUARANTINE_FULL; OUTCOME_UNKNOWN if the reply
-                was lost and there is no key; WRONG_TYPE.
+                with other entries, or if what waits is to trim; NO_ENCRYPTION_KEY if the entries are to be
+                encrypted and there is no key for that; QUARANTINE_FULL; OUTCOME_UNKNOWN if the reply was lost
+                and there is no idempotency key; WRONG_TYPE.
 
         Cancellation: entries whose command was sent are added nevertheless.
         """
@@ -193,13 +198,16 @@ class Publisher:
         """Plan what `add` does with durability MEMORY.
 
         Raises:
-            BusError: INVALID_ARGUMENT if an object is not I-JSON.
+            BusError: INVALID_ARGUMENT if an object is not I-JSON; NO_ENCRYPTION_KEY.
         """
         is_plain = idempotency_key is None and max_length is max_age_seconds is None and not waits
         if len(entries) == 1 and is_plain:
-            write: Write | None = entry_codec.packed_add(stream, entries[0], stamp)
+            rule = self._encryption.rule_for(stream)
+            write: Write | None = None if rule else entry_codec.packed_add(stream, entries[0], stamp)
             if write is None:
                 fields = entry_codec.encode_fields(entries[0], stamp)
+                if rule is not None:
+                    (fields,) = self._encryption.seal_all(stream, rule, (fields,))
                 write = ("XADD", stream, "*", *chain.from_iterable(fields.items()))
             return Plan(write, stream, self._added_one)
         script, operands = self._call(
@@ -232,11 +240,16 @@ class Publisher:
         waits: bool = False,
     ) -> tuple[NamedScript, dict[str, Any]]:
         """Return the script that adds entries, and its operands."""
+        rule = self._encryption.rule_for(stream)
+        stored = encoded if rule is None else self._encryption.seal_all(stream, rule, encoded)
+        record = self._records.operands(
+            stream, idempotency_key, owner, key_space, encoded, is_secret=rule is not None
+        )
         operands = {
             "stream": stream,
-            **self._records.operands(stream, idempotency_key, owner, key_space, encoded),
+            **record,
             "keep_ms": self._window_ms,
-            "entries": msgspec.msgpack.encode(encoded),
+            "entries": msgspec.msgpack.encode(stored),
             "only_known": False,
             **call_record(self._redis, stream),
         }

@@ -25,6 +25,7 @@ from redstreamd.redisio.client import Redis
 from redstreamd.redisio.reply_parsing import RawEntry
 from redstreamd.streams import entry_ids
 from redstreamd.streams.call_records import call_record
+from redstreamd.streams.entry_encryption import Encryption
 from redstreamd.streams.entry_pages import Pages
 from redstreamd.streams.error_context import explain_errors
 from redstreamd.streams.listing import MAX_KEYS_SCANNED, SCANNED_AT_ONCE
@@ -116,11 +117,12 @@ class Waiting(msgspec.Struct, frozen=True):
 class Quarantine:
     """The quarantines of all streams."""
 
-    def __init__(self, redis: Redis, pages: Pages, requests: Requests) -> None:
+    def __init__(self, redis: Redis, pages: Pages, requests: Requests, encryption: Encryption) -> None:
         """Work through `redis`; `requests` renew the reply streams that a reply is released to."""
         self._redis = redis
         self._pages = pages
         self._requests = requests
+        self._encryption = encryption
 
     async def page(self, stream: str, *, cursor: str | None, count: int) -> WaitingPage:
         """Read at most `count` waiting entries of a stream after the ID `cursor`; fewer if they are large.
@@ -135,7 +137,11 @@ class Quarantine:
             start = "-" if cursor is None else f"({cursor}"
             page = await self._pages.read(key, start, "+", max_entries=count, max_bytes=_PAGE_BYTES)
             total = await self._redis.xlen(key)
-        return WaitingPage([_waiting(each) for each in page.entries], total, page.has_more)
+        waiting = [_waiting(each) for each in page.entries]
+        # Each is bound to the stream that it is for.
+        opened = [(await self._encryption.open_entries(each.stream, [each.entry]))[0] for each in waiting]
+        entries = [WaitingEntry(each.stream, entry) for each, entry in zip(waiting, opened, strict=True)]
+        return WaitingPage(entries, total, page.has_more)
 
     async def waiting(self, stream: str) -> Waiting:
         """Return how many entries wait for a stream, and since when."""

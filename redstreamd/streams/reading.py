@@ -21,6 +21,7 @@ from redstreamd.redisio.reply_parsing import RawEntry
 from redstreamd.streams import entry_ids
 from redstreamd.streams.bounds import DEFAULT_BOUNDS, Bounds
 from redstreamd.streams.concurrency import gather
+from redstreamd.streams.entry_encryption import Encryption
 from redstreamd.streams.entry_pages import Batch, Pages
 from redstreamd.streams.error_context import check_exists, explain_errors
 from redstreamd.streams.filters import Filter
@@ -96,11 +97,13 @@ class Reader:
         lister: Lister,
         pages: Pages,
         places: Places,
+        encryption: Encryption,
         *,
         max_bytes: int,
         limits: Bounds = DEFAULT_BOUNDS,
     ) -> None:
         """Read through `pages`, wait at `places`; a page ends once its content reaches `max_bytes`."""
+        self.encryption = encryption
         self._max_scanned, self._at_once = limits.filter_scanned, limits.scanned_at_once
         self._redis = redis
         self._lister = lister
@@ -139,8 +142,11 @@ class Reader:
             filter: Only entries with members equal to these.
 
         Raises:
-            BusError: STREAM_NOT_FOUND, WRONG_TYPE, INVALID_START, INVALID_ARGUMENT.
+            BusError: STREAM_NOT_FOUND, WRONG_TYPE, INVALID_START, INVALID_ARGUMENT, also for a filter of
+                fields that are encrypted.
         """
+        if filter:
+            self.encryption.check_filter((stream,), filter)
         plan = None
         if not filter:
             plan = self.plan_read(
@@ -161,7 +167,7 @@ class Reader:
             page = await self._page(stream, first, last, at, count, wanted, forward=forward)
         if not page.entries and not page.has_more:
             await check_exists(self._redis, stream)
-        return page
+        return Page(await self.encryption.open_entries(stream, page.entries), page.next_cursor, page.has_more)
 
     def plan_read(
         self,
@@ -191,7 +197,10 @@ class Reader:
         def read(batch: Batch) -> Page:
             if not batch.entries:
                 raise UnfinishedError(empty)
-            return Page(batch.entries, batch.entries[-1].id, batch.has_more)
+            last_id, more = batch.entries[-1].id, batch.has_more
+            return self.encryption.open_page(
+                stream, batch.entries, lambda entries: Page(entries, last_id, more)
+            )
 
         return self._pages.plan(
             stream, first, last, max_entries=count, max_bytes=self._max_bytes, forward=forward
@@ -300,6 +309,8 @@ class Reader:
         """
         deadline = trio.current_time() + timeout_seconds
         names = tuple(streams)
+        if wanted:
+            self.encryption.check_filter(names, wanted)
         search = self._search(names, count) if not wanted else _NextEntries(self, names, count, wanted)
         return Wait(search, _position(names, cursor), deadline, convert, convert)
 
@@ -317,6 +328,8 @@ class Reader:
             BusError: As `Lister.position`.
         """
         deadline = trio.current_time() + timeout_seconds
+        if wanted:
+            self.encryption.check_filter(streams, wanted)
         summaries = await gather(self._lister.position, streams)
         absent = [stream for stream in streams if summaries[stream] is None]
         ends = (summaries[stream] for stream in streams)
@@ -355,7 +368,9 @@ class Reader:
 
         pages = await gather(after, streams)
         entries = {stream: page.entries for stream, page in pages.items()}
-        found.extend(_round_robin(streams, entries, positions)[:count])
+        chosen = _round_robin(streams, entries, positions)[:count]
+        for stream, entry in chosen:
+            found += [(stream, opened) for opened in await self.encryption.open_entries(stream, [entry])]
         taken = Counter(stream for stream, _ in found)
         for stream, page in pages.items():
             # Entries beyond `count` are read again by the next call.
@@ -393,9 +408,13 @@ class _NextEntries:
         def read(batch: Batch) -> Look:
             if not batch.entries:
                 return Look(ReadResult.EMPTY, position)
-            entries = [(stream, entry) for entry in batch.entries]
-            waited = Waited(entries, {stream: at}, {stream: entries[-1][1].id}, [])
-            return Look(ReadResult.FOUND, position, waited)
+            last_id = batch.entries[-1].id
+
+            def found(entries: list[RawEntry]) -> Look:
+                waited = Waited([(stream, entry) for entry in entries], {stream: at}, {stream: last_id}, [])
+                return Look(ReadResult.FOUND, position, waited)
+
+            return self._reader.encryption.open_page(stream, batch.entries, found)
 
         return self._reader.plan_next(stream, at, self._count).then(read)
 

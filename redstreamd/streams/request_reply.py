@@ -30,6 +30,7 @@ from redstreamd.streams import entry_ids
 from redstreamd.streams.bounds import DEFAULT_BOUNDS, Bounds
 from redstreamd.streams.durations import milliseconds
 from redstreamd.streams.entry_codec import Stamp, decode, request_name
+from redstreamd.streams.entry_encryption import Encryption
 from redstreamd.streams.entry_pages import Batch, Pages
 from redstreamd.streams.error_context import append_to_errors, appended, explain_errors
 from redstreamd.streams.listing import Lister
@@ -103,6 +104,7 @@ class Requests:
         pages: Pages,
         places: Places,
         publisher: Publisher,
+        encryption: Encryption,
         *,
         keep_seconds: float,
         limits: Bounds = DEFAULT_BOUNDS,
@@ -115,6 +117,7 @@ class Requests:
         self._places = places
         self._hub = places.hub
         self._publisher = publisher
+        self._encryption = encryption
         self._keep_ms = milliseconds(keep_seconds)
 
     def reconfigure(self, *, keep_seconds: float) -> None:
@@ -178,7 +181,7 @@ class Requests:
             return appended(error, was_added) if isinstance(error, BusError) else error
 
         return Wait(
-            _Reply(self._redis, self._pages, reply_to, expected, self._at_once),
+            _Reply(self._redis, self._pages, self._encryption, reply_to, expected, self._at_once),
             at,
             deadline,
             convert,
@@ -267,12 +270,21 @@ class _Reply:
 
     is_eager = True
 
-    def __init__(self, redis: Redis, pages: Pages, reply_to: str, expected: Stamp, at_once: int) -> None:
+    def __init__(
+        self,
+        redis: Redis,
+        pages: Pages,
+        encryption: Encryption,
+        reply_to: str,
+        expected: Stamp,
+        at_once: int,
+    ) -> None:
         # No other wait is for the same.
         self.key: Hashable = self
         self.streams = (reply_to,)
         self._redis = redis
         self._pages = pages
+        self._encryption = encryption
         self._expected = expected
         self._at_once = at_once
 
@@ -284,7 +296,7 @@ class _Reply:
             for entry in page.entries:
                 at = entry.id
                 if _is_reply(entry, self._expected):
-                    return Look(ReadResult.FOUND, at, (entry, at))
+                    return self._encryption.open_page(reply_to, [entry], partial(_found, at))
             if page.has_more:
                 raise UnfinishedError(partial(self.read, at))
             return Look(ReadResult.EMPTY, at)
@@ -298,6 +310,10 @@ class _Reply:
 
     def nothing(self, position: str) -> tuple[None, str]:
         return None, position
+
+
+def _found(at: str, replies: list[RawEntry]) -> Look:
+    return Look(ReadResult.FOUND, at, (replies[0], at))
 
 
 def _stamp(request: Request) -> Stamp:

@@ -23,9 +23,11 @@ from redstreamd.errors import BusError
 from redstreamd.policy import Principal
 from redstreamd.redisio.client import Redis
 from redstreamd.redisio.redis_errors import OutcomeUnknown
+from redstreamd.redisio.reply_parsing import RawEntry
 from redstreamd.settings import LeasesSettings
 from redstreamd.streams import entry_ids
 from redstreamd.streams.bounds import DEFAULT_BOUNDS, Bounds
+from redstreamd.streams.entry_encryption import Encryption
 from redstreamd.streams.error_context import append_to_errors
 from redstreamd.streams.group_records import Creation, GroupRecords
 from redstreamd.streams.lease_tokens import Lease, LeaseKey, not_a_lease
@@ -56,9 +58,11 @@ class WorkQueue:
         leases: Leases,
         records: GroupRecords,
         key: LeaseKey,
+        encryption: Encryption,
         limits: Bounds = DEFAULT_BOUNDS,
     ) -> None:
         """Take through `leases`, create groups with `records`, wait through `hub`, sign tokens with `key`."""
+        self._encryption = encryption
         self._recheck_seconds = limits.work_recheck_seconds
         self._redis = redis
         self._hub = hub
@@ -96,7 +100,9 @@ class WorkQueue:
         if plan is not None:
             return await run_plan(self._redis, plan)
         taken = await self._take_queued(take, principal, trio.current_time() + timeout_seconds, None)
-        return self._leased(take, principal, taken)
+        work = self._leased(take, principal, taken)
+        entries = await self._encryption.open_entries(take.stream, [entry for entry, _ in taken.entries])
+        return _with_entries(work, entries)
 
     def plan_take(
         self, take: Take, principal: Principal, *, timeout_seconds: float = 0.0
@@ -115,7 +121,12 @@ class WorkQueue:
                 return first
 
             plan = plan.then(taken)
-        return plan.then(partial(self._leased, take, principal))
+        return plan.then(partial(self._leased, take, principal)).then(partial(self._opened, take.stream))
+
+    def _opened(self, stream: str, work: Work) -> Work:
+        """Open the entries of a take, which is done whatever they hold."""
+        entries = [entry for entry, _ in work.taken.entries]
+        return self._encryption.open_page(stream, entries, partial(_with_entries, work))
 
     def _leased(self, take: Take, principal: Principal, taken: Taken) -> Work:
         """Sign a lease for what was taken."""
@@ -273,6 +284,13 @@ class _Queue:
 
     lock: trio.StrictFIFOLock = attrs.field(factory=trio.StrictFIFOLock)
     length: int = 0
+
+
+def _with_entries(work: Work, entries: list[RawEntry]) -> Work:
+    """Return what was taken with entries that were opened."""
+    attempts = [attempt for _, attempt in work.taken.entries]
+    opened = list(zip(entries, attempts, strict=True))
+    return Work(msgspec.structs.replace(work.taken, entries=opened), work.lease)
 
 
 def _taking_unknown(take: Take, error: BusError) -> BusError:

@@ -11,6 +11,7 @@ from __future__ import annotations
 from typing import Annotated, Any
 
 import attrs
+import msgspec
 from msgspec import Meta
 
 from redstreamd.errors import BusError, Code
@@ -20,6 +21,7 @@ from redstreamd.redisio.reply_parsing import GroupInfo, RawEntry
 from redstreamd.streams import entry_ids
 from redstreamd.streams.bus import Bus
 from redstreamd.streams.entry_codec import Stamp, decode
+from redstreamd.streams.entry_encryption import why_not_opened
 from redstreamd.streams.group_records import Creation
 from redstreamd.streams.plans import Plan, run_plan
 from redstreamd.streams.publishing import Added
@@ -257,7 +259,15 @@ def _own_result_bytes(call: Call[Bus]) -> int | None:
 
 
 def _messages(entries: list[RawEntry]) -> list[dict[str, Any]]:
-    return [{"id": entry.id, "message": decode(entry.fields).members} for entry in entries]
+    return [_message(entry) for entry in entries]
+
+
+def _message(entry: RawEntry) -> dict[str, Any]:
+    decoded = decode(entry.fields)
+    message = {"id": entry.id, "message": decoded.members}
+    if decoded.encrypted is not None:
+        message["unreadable"] = msgspec.structs.asdict(why_not_opened(entry, decoded.encrypted))
+    return message
 
 
 TOOLS = (

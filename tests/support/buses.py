@@ -15,6 +15,7 @@ from redstreamd.redisio.target import Target
 from redstreamd.settings import Settings
 from redstreamd.streams.bounds import DEFAULT_BOUNDS, Bounds
 from redstreamd.streams.bus import Bus
+from redstreamd.streams.entry_encryption import Encryption
 from redstreamd.streams.lease_tokens import LeaseKey
 from tests.support.servers import Server
 from tests.support.trio_thread import TrioThread
@@ -31,10 +32,11 @@ async def running_bus(
     settings: Settings | None = None,
     key: LeaseKey = KEY,
     bounds: Bounds = DEFAULT_BOUNDS,
+    encryption: Encryption | None = None,
 ) -> AsyncIterator[Bus]:
     """Run one daemon's domain on `server` for the block, with lease tokens signed by `key`."""
     manager = Manager(Target(path=server.path))
-    bus = Bus.over(Redis(manager), settings or Settings(), key, bounds)
+    bus = Bus.over(Redis(manager), settings or Settings(), key, bounds, encryption=encryption)
     async with trio.open_nursery() as nursery:
         await nursery.start(manager.run)
         await nursery.start(bus.hub.run)

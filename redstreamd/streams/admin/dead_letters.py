@@ -7,8 +7,10 @@ from collections.abc import Sequence
 
 import msgspec
 
+from redstreamd.encryption.sealing import TEXT_PREFIX
 from redstreamd.redisio.client import Redis
 from redstreamd.redisio.reply_parsing import RawEntry
+from redstreamd.streams.entry_encryption import Encryption
 from redstreamd.streams.entry_pages import Pages
 from redstreamd.streams.error_context import explain_errors, find_group
 from redstreamd.streams.group_clocks import GroupClocks
@@ -73,15 +75,36 @@ class DeadLetterPage(msgspec.Struct, frozen=True):
     has_more: bool
 
 
+def _with_reasons(encryption: Encryption, stream: str, group: str, letter: RawEntry) -> RawEntry:
+    """Return a dead letter with the reasons in its note as they were given."""
+    words = letter.words
+    if TEXT_PREFIX not in str(words[-1:]):
+        return letter
+    try:
+        note = msgspec.json.decode(words[-1])
+        for each in (note, *note.get("history", ())):
+            if isinstance(reason := each.get("reason"), str):
+                each["reason"] = encryption.open_text(stream, reason, group, str(each.get("consumer")))
+    except (AttributeError, TypeError, ValueError):
+        # Another program wrote it.
+        return letter
+    text = msgspec.json.encode(note)
+    last = text if isinstance(words[-1], bytes) else text.decode()
+    return msgspec.structs.replace(letter, words=[*words[:-1], last])
+
+
 class DeadLetters:
     """The dead letters of any stream and group."""
 
-    def __init__(self, redis: Redis, pages: Pages, hub: TailHub, clocks: GroupClocks) -> None:
+    def __init__(
+        self, redis: Redis, pages: Pages, hub: TailHub, clocks: GroupClocks, encryption: Encryption
+    ) -> None:
         """Work through `redis`; `hub` wakes waiting takes, `clocks` know the groups' clocks."""
         self._redis = redis
         self._clocks = clocks
         self._pages = pages
         self._hub = hub
+        self._encryption = encryption
 
     async def page(self, stream: str, group: str, *, cursor: str | None, count: int) -> DeadLetterPage:
         """Read at most `count` dead letters after the letter `cursor`, oldest first; fewer if they are large.
@@ -99,7 +122,9 @@ class DeadLetters:
             total = await self._redis.xlen(key)
         if not total:
             await find_group(self._redis, stream, group)
-        return DeadLetterPage(key, page.entries, total, page.has_more)
+        opened = await self._encryption.open_entries(key, page.entries)
+        entries = [_with_reasons(self._encryption, stream, group, entry) for entry in opened]
+        return DeadLetterPage(key, entries, total, page.has_more)
 
     async def settle(
         self, stream: str, group: str, action: DeadLetterAction, ids: Sequence[str], *, dry_run: bool

@@ -6,8 +6,8 @@
 
 local delivery_history = {}
 
--- Deliveries kept of an entry, the latest; and bytes of a reason.
-local MAX_KEPT, MAX_REASON_BYTES = 20, 200
+-- Deliveries kept of an entry, the latest.
+local MAX_KEPT = 20
 -- The greatest attempt that 7 digits hold; and the delivery counter that counts as infinite. Only another program
 -- can set a counter beyond either.
 local MAX_ATTEMPT, COUNTER_LIMIT = 9999999, 2147483648
@@ -19,12 +19,6 @@ function delivery_history.range(id)
   return '[' .. id .. '/', '(' .. id .. '0'
 end
 
-local function truncated(text)
-  if #text <= MAX_REASON_BYTES then return text end
-  -- Not inside a character: its bytes after the first are 128 to 191.
-  return (string.gsub(string.sub(text, 1, MAX_REASON_BYTES), '[\194-\244]?[\128-\191]*$', ''))
-end
-
 -- Records how a delivery ended, and replaces what was recorded for the same delivery.
 -- pending: its record of the pending entries list, {entry ID, consumer, idle ms, deliveries}.
 function delivery_history.add(history, pending, reason, now)
@@ -34,7 +28,7 @@ function delivery_history.add(history, pending, reason, now)
   local known = redis.call('ZRANGEBYLEX', history, from, to)
   if #known >= MAX_KEPT then redis.call('ZREM', history, known[1]) end
   local what = {consumer = pending[2], at = now}
-  if reason ~= '' then what.reason = truncated(reason) end
+  if reason ~= '' then what.reason = reason end
   redis.call('ZADD', history, 0, name .. ' ' .. cjson.encode(what))
   redis.call('PEXPIRE', history, KEEP_HISTORY)
 end

@@ -3,12 +3,13 @@
 --
 -- KEYS stream due_set dead_letters history call_record group_hash
 -- ARGV group consumer action delay_ms:int reason delete:bool
--- ARGV own_limit:int taken_at:int default_max_deliveries:int call_record_ms:int attempts...
+-- ARGV brief_reason own_limit:int taken_at:int default_max_deliveries:int call_record_ms:int attempts...
 -- REPLY outcomes due:int kept_for:text shortened:int now:int clock_name:text too_many:int
 --
 -- action         done | extend | hold | retry | dead; hold extends a lease that would end earlier
 -- delay_ms       for extend and hold the new length of the lease, for retry the delay
 -- reason         for dead and retry
+-- brief_reason   what the history keeps of it
 -- delete         for done: delete the entries, too, unless another group needs them
 -- own_limit      max_deliveries of the lease; empty: the group's counts
 -- taken_at       time of the take
@@ -137,7 +138,7 @@ local actions = {
     if max_deliveries > 0 and pending[4] >= max_deliveries then return dead_letter(id, pending, member) end
     set_due(due_set, now + delay_ms, member, true)
     latest = math.max(latest or 0, now + delay_ms)
-    delivery_history.add(history, pending, reason, server_now)
+    delivery_history.add(history, pending, brief_reason, server_now)
     return 'retried'
   end,
   dead = dead_letter,
