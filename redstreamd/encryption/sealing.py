@@ -1,6 +1,6 @@
 """The format of encrypted entries: sealing an entry's fields, and opening them again.
 
-Owns the format in Redis; docs/design.md specifies it, and tests/encryption/sealed_vectors.json has test
+Owns the format in Redis; docs/design.md specifies it, and tests/streams/encrypted_vectors.json has test
 vectors. Knows neither Redis nor which streams are encrypted.
 
 An entry is one message of AES-256-GCM: the texts of its sealed fields, one behind the other. Each field keeps
@@ -23,9 +23,10 @@ from __future__ import annotations
 import binascii
 import re
 import secrets
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
+from functools import lru_cache
 from itertools import chain
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Any, Final
 
 import msgspec
 
@@ -51,11 +52,14 @@ MAX_BYTES: Final = 1 << 36
 
 #: Begins every text that was sealed for itself.
 TEXT_PREFIX: Final = "_rs.enc "
-_HEADER: Final = re.compile(
-    r"(?P<format>\d{1,9}) (?P<key>[a-z0-9][a-z0-9._-]{0,31}) (?P<series>[A-Za-z0-9+/]{22}) "
-    r"(?P<nonce>[A-Za-z0-9+/]{16}) (?P<tag>[A-Za-z0-9+/]{22})"
+_SEALED_TEXT: Final = re.compile(
+    rf"{TEXT_PREFIX}(\d{{1,9}} [a-z0-9][a-z0-9._-]{{0,31}} [A-Za-z0-9+/]{{22}} [A-Za-z0-9+/]{{16}} "
+    r"[A-Za-z0-9+/]{22}) ([A-Za-z0-9+/=]*)"
 )
-_SEALED_TEXT: Final = re.compile(rf"{re.escape(TEXT_PREFIX)}({_HEADER.pattern}) ([A-Za-z0-9+/=]*)")
+#: More than a header of this version has.
+_MAX_HEADER: Final = 256
+#: Bytes of the names of an entry whose layout is remembered.
+_MAX_REMEMBERED: Final = 512
 
 _PREFIX, _ESCAPE, _JSON_NAMES = "_rs.", "_rs.=", "_rs.json"
 
@@ -65,36 +69,38 @@ _ENTRY, _TEXT = "redstreamd entry", "redstreamd text"
 _to_base64: Final = msgspec.to_builtins
 
 
-class Header(msgspec.Struct, frozen=True):
+class Header(msgspec.Struct, frozen=True, gc=False):
     """What `_rs.enc` says.
 
     Attributes:
         format: The version of the format.
         key: The ID of the key.
-        series: The series, 16 bytes.
+        series: The series, in base64 without padding.
         nonce: The nonce, 12 bytes.
         tag: The tag, 16 bytes.
+        bound: The part of the field that is associated data.
     """
 
     format: str
     key: str
-    series: bytes
+    series: str
     nonce: bytes
     tag: bytes
-
-    @property
-    def bound(self) -> str:
-        """The part of the field that is associated data."""
-        return " ".join((self.format, self.key, _unpadded(self.series), _unpadded(self.nonce)))
+    bound: str
 
 
 def read_header(text: str) -> Header | None:
     """Return what the field `_rs.enc` says; None if it says nothing that can be read."""
-    found = _HEADER.fullmatch(text)
-    if found is None:
+    words = text.split(" ")
+    if len(words) != 5 or len(text) > _MAX_HEADER:
         return None
-    key_format, key, series, nonce, tag = found.groups()
-    return Header(key_format, key, _padded(series), _padded(nonce), _padded(tag))
+    try:
+        nonce, tag = binascii.a2b_base64(words[3]), binascii.a2b_base64(words[4] + "==")
+    except ValueError:
+        return None
+    if len(nonce) != _NONCE_BYTES or len(tag) != _TAG_BYTES:
+        return None
+    return Header(words[0], words[1], words[2], nonce, tag, text[: text.rindex(" ")])
 
 
 def new_draw() -> bytes:
@@ -109,12 +115,12 @@ class SealError(Exception):
 class Series:
     """What one process encrypts with one key; see the module."""
 
-    def __init__(self, key_id: str, secret: bytes, series: bytes | None = None) -> None:
-        """Begin with a key of 32 bytes; `series` is given by tests only."""
-        series = series or secrets.token_bytes(_SERIES_BYTES)
-        self._cipher: Final = derived(secret, series)
-        self._bound: Final = f"{FORMAT} {key_id} {_unpadded(series)} "
-        self._entries = self._bytes = 0
+    def __init__(self, key_id: str, secret: bytes, series: bytes | None = None, *, first: int = 0) -> None:
+        """Begin with a key of 32 bytes; its number and that of the first entry are given by tests only."""
+        name = _unpadded(series or secrets.token_bytes(_SERIES_BYTES))
+        self._cipher: Final = derived(secret, name)
+        self._bound: Final = f"{FORMAT} {key_id} {name} "
+        self._entries, self._bytes = first, 0
 
     @property
     def is_used_up(self) -> bool:
@@ -125,7 +131,7 @@ class Series:
         self,
         stream: str,
         fields: Mapping[str, str],
-        clear: Collection[str] = (),
+        clear: frozenset[str] = frozenset(),
         *,
         hide_names: bool = False,
         draw: bytes | None = None,
@@ -140,24 +146,24 @@ class Series:
             draw: Eight random bytes, which all entries of a batch may share.
         """
         shown = _hidden(fields, clear) if hide_names else fields
-        result = dict(shown)
-        sealed = [name for name in shown if _is_member(name)]
-        if clear and (kept := [name for name in sealed if name.removeprefix(_ESCAPE) in clear]):
-            sealed = [name for name in sealed if name not in kept]
-            result[CLEAR] = _json(kept)
-        if hide_names:
-            sealed = [HIDDEN]
-        texts = [shown[name].encode() for name in sealed]
-        plain = b"".join(texts)
-        sizes = list(map(len, texts))
+        names, values = tuple(shown), list(shown.values())
+        layout = _remembered(_layout_to_seal, names, clear)
+        if layout.clear is not None:
+            names, values = (*names, CLEAR), [*values, layout.clear]
+        texts = [values[place] for place in layout.sealed]
+        joined = "".join(texts)
+        plain = joined.encode()
+        sizes = list(map(len, texts if len(plain) == len(joined) else map(str.encode, texts)))
         nonce, bound = self._next(draw or new_draw(), len(plain))
-        result.update(zip(sealed, map(str, sizes), strict=True))
-        associated = _joined((_ENTRY, stream, bound, *chain.from_iterable(result.items())))
-        box = self._cipher.encrypt(nonce, plain, associated)
+        for place, size in zip(layout.sealed, sizes):  # noqa: B905 - of one list
+            values[place] = str(size)
+        flat = [_ENTRY, stream, bound, *chain.from_iterable(zip(names, values))]  # noqa: B905 - of one dict
+        box = self._cipher.encrypt(nonce, plain, _joined(flat))
         at = 0
-        for name, size in zip(sealed, sizes, strict=True):
-            result[name] = _to_base64(box[at : at + size])
+        for place, size in zip(layout.sealed, sizes):  # noqa: B905 - as above
+            values[place] = _to_base64(box[at : at + size])
             at += size
+        result = dict(zip(names, values))  # noqa: B905 - as above
         result[ENCRYPTED] = f"{bound} {_unpadded(box[at:])}"
         return result
 
@@ -182,14 +188,59 @@ class Series:
         return nonce, self._bound + _unpadded(nonce)
 
 
-def sealed_names(names: Sequence[str], values: Sequence[str]) -> frozenset[str]:
-    """Return the names of the fields of an encrypted entry whose values are sealed.
+class _Layout(msgspec.Struct, frozen=True):
+    """Where an entry has what.
 
-    Raises:
-        SealError: The entry is not of this format.
+    Attributes:
+        sealed: The places of the sealed fields among its fields.
+        clear: To seal: the value of `CLEAR`, if the entry is to have it.
+        bound: To open: the places of the fields that are associated data.
+        shown: To open: those of the fields that the entry had before.
     """
-    clear = _names(values[names.index(CLEAR)]) if CLEAR in names else frozenset()
-    return frozenset([name for name in names if name == HIDDEN or (_is_member(name) and name not in clear)])
+
+    sealed: tuple[int, ...]
+    clear: str | None = None
+    bound: tuple[int, ...] = ()
+    shown: tuple[int, ...] = ()
+
+
+def _layout_to_seal(names: tuple[str, ...], clear: Collection[str]) -> _Layout:
+    if HIDDEN in names:
+        kept = [name for name in names if _is_member(name)]
+        return _Layout((names.index(HIDDEN),), _json(kept) if kept else None)
+    kept = [name for name in names if _is_member(name) and name.removeprefix(_ESCAPE) in clear]
+    sealed = tuple([place for place, name in enumerate(names) if _is_member(name) and name not in kept])
+    return _Layout(sealed, _json(kept) if kept else None)
+
+
+def _layout_to_open(names: tuple[str, ...], clear: str | None) -> _Layout:
+    if names.count(ENCRYPTED) != 1:
+        raise SealError("it is said twice how it is encrypted")
+    kept = _names(clear)
+    sealed, bound, shown = [], [], []
+    for place, name in enumerate(names):
+        if name == ENCRYPTED:
+            continue
+        if name == HIDDEN or (_is_member(name) and name not in kept):
+            sealed.append(place)
+        if name not in STAMPED_LATER:
+            bound.append(place)
+        if name != CLEAR:
+            shown.append(place)
+    return _Layout(tuple(sealed), None, tuple(bound), tuple(shown))
+
+
+_MakeLayout = Callable[[tuple[str, ...], Any], _Layout]
+
+
+def _remembered(make: _MakeLayout, names: tuple[str, ...], clear: Any) -> _Layout:
+    """Return the layout of an entry; most entries of a stream have the same names."""
+    return _layout(make, names, clear) if len("".join(names)) <= _MAX_REMEMBERED else make(names, clear)
+
+
+@lru_cache(maxsize=1_024)
+def _layout(make: _MakeLayout, names: tuple[str, ...], clear: Any) -> _Layout:
+    return make(names, clear)
 
 
 def open_words(cipher: AESGCM, header: Header, stream: str, words: Sequence[str]) -> list[str]:
@@ -204,33 +255,25 @@ def open_words(cipher: AESGCM, header: Header, stream: str, words: Sequence[str]
     Raises:
         SealError: It is not what was sealed there with this key.
     """
-    names, values = words[::2], words[1::2]
-    sealed = sealed_names(names, values)
-    boxes: list[bytes] = []
-    opened: list[str] = []
-    bound = [_ENTRY, stream, header.bound]
-    places: list[tuple[int, int]] = []
-    for name, value in zip(names, values, strict=True):
-        if name == ENCRYPTED:
-            continue
-        if name in sealed:
-            box = _from_base64(value)
-            boxes.append(box)
-            places.append((len(opened) + 1, len(box)))
-            bound += (name, str(len(box)))
-        elif name not in STAMPED_LATER:
-            bound += (name, value)
-            if name == CLEAR:
-                continue
-        opened += (name, value)
-    boxes.append(header.tag)
-    plain = _decrypted(cipher, header.nonce, b"".join(boxes), _joined(bound))
+    names, values = tuple(words[::2]), list(words[1::2])
+    clear = values[names.index(CLEAR)] if CLEAR in names else None
+    layout = _remembered(_layout_to_open, names, clear)
+    boxes = [_from_base64(values[place]) for place in layout.sealed]
+    for place, box in zip(layout.sealed, boxes):  # noqa: B905 - of one list
+        values[place] = str(len(box))
+    flat = [_ENTRY, stream, header.bound]
+    for place in layout.bound:
+        flat += (names[place], values[place])
+    plain = _decrypted(cipher, header.nonce, b"".join((*boxes, header.tag)), _joined(flat))
     at = 0
     try:
-        for place, size in places:
-            opened[place] = plain[at : at + size].decode()
-            at += size
-        return _revealed(opened) if HIDDEN in sealed else opened
+        for place, box in zip(layout.sealed, boxes):  # noqa: B905 - as above
+            values[place] = plain[at : at + len(box)].decode()
+            at += len(box)
+        opened: list[str] = []
+        for place in layout.shown:
+            opened += (names[place], values[place])
+        return _revealed(opened) if HIDDEN in names else opened
     except (UnicodeDecodeError, msgspec.MsgspecError) as error:
         raise SealError("what was sealed is not of this format") from error
 
@@ -252,26 +295,41 @@ def split_text(text: str) -> tuple[Header, str] | None:
     """Return the header and the ciphertext of a text that was sealed for itself; None for any other."""
     found = _SEALED_TEXT.fullmatch(text) if text.startswith(TEXT_PREFIX) else None
     header = None if found is None else read_header(found[1])
-    return None if found is None or header is None else (header, found[found.re.groups])
+    return None if found is None or header is None else (header, found[2])
 
 
-def derived(secret: bytes, series: bytes) -> AESGCM:
-    """Return the cipher of a series: its key is HKDF-SHA256 of the key, with the series as salt."""
+def derived(secret: bytes, series: str) -> AESGCM:
+    """Return the cipher of a series: its key is HKDF-SHA256 of the key, with the series as salt.
+
+    Raises:
+        SealError: It is no series.
+    """
     # Takes as long as much of a start, and is needed only where there are keys.
     from cryptography.hazmat.primitives.ciphers.aead import AESGCM
     from cryptography.hazmat.primitives.hashes import SHA256
     from cryptography.hazmat.primitives.kdf.hkdf import HKDF
 
-    return AESGCM(HKDF(SHA256(), len(secret), series, _DERIVED).derive(secret))
+    try:
+        salt = binascii.a2b_base64(f"{series}==")
+    except ValueError as error:
+        raise SealError("the series is not in base64") from error
+    if len(salt) != _SERIES_BYTES:
+        raise SealError("the series has another size")
+    return AESGCM(HKDF(SHA256(), len(secret), salt, _DERIVED).derive(secret))
 
 
 def _decrypted(cipher: AESGCM, nonce: bytes, box: bytes, associated: bytes) -> bytes:
-    from cryptography.exceptions import InvalidTag
-
     try:
         return cipher.decrypt(nonce, box, associated)
-    except InvalidTag as error:
+    except _invalid_tag() as error:
         raise SealError("it was changed, moved, or sealed with another key") from error
+
+
+@lru_cache(maxsize=1)
+def _invalid_tag() -> type[Exception]:
+    from cryptography.exceptions import InvalidTag
+
+    return InvalidTag
 
 
 def _joined(texts: Sequence[str]) -> bytes:
@@ -352,7 +410,3 @@ def _from_base64(text: str) -> bytes:
 
 def _unpadded(data: bytes) -> str:
     return binascii.b2a_base64(data, newline=False).rstrip(b"=").decode()
-
-
-def _padded(text: str) -> bytes:
-    return binascii.a2b_base64(text + "=" * (-len(text) % 4))

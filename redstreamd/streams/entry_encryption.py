@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Final, TypeVar
 from redstreamd.admission.turns import next_turn
 from redstreamd.encryption import sealing
 from redstreamd.encryption.encryption_rules import EncryptionRule, EncryptionRules
+from redstreamd.encryption.key_files import KEY_ID
 from redstreamd.encryption.key_ring import NO_KEYS, KeyRing
 from redstreamd.encryption.unreadable import Unreadable, UnreadableEntry, Why, unreadable
 from redstreamd.errors import BusError, Code
@@ -75,7 +76,7 @@ class Encryption:
         """Use other keys and rules from now on."""
         self._ring = ring
         self._series: sealing.Series | None = None
-        self._ciphers: dict[tuple[str, bytes], AESGCM] = {}
+        self._ciphers: dict[tuple[str, str], AESGCM] = {}
         self.rule_for: Callable[[str], EncryptionRule | None] = rules.rule_for
         self.opens = len(ring) > 0
 
@@ -146,10 +147,13 @@ class Encryption:
         header = sealing.read_header(words[2 * names.index(sealing.ENCRYPTED) + 1])
         if header is None or header.format != sealing.FORMAT:
             return self._unopened(stream, entry, "" if header is None else header.key, Why.FORMAT)
-        cipher = self._cipher(header)
-        if cipher is None:
-            return self._unopened(stream, entry, header.key, Why.NO_KEY)
         try:
+            cipher = self._cipher(header)
+            if cipher is None:
+                known = KEY_ID.fullmatch(header.key)
+                return self._unopened(
+                    stream, entry, header.key if known else "", Why.NO_KEY if known else Why.FORMAT
+                )
             return RawEntry(entry.id, sealing.open_words(cipher, header, written_to(stream), words))
         except sealing.SealError:
             return self._unopened(stream, entry, header.key, Why.DAMAGED)
@@ -192,13 +196,15 @@ class Encryption:
         if split is None:
             return text
         header, box = split
-        cipher = self._cipher(header) if header.format == sealing.FORMAT else None
-        if cipher is None:
-            return f"(encrypted with the key {header.key!r}, which this daemon does not have)"
         try:
+            cipher = self._cipher(header) if header.format == sealing.FORMAT else None
+            if cipher is None:
+                return f"(encrypted with the key {header.key!r}, which this daemon does not have)"
             return sealing.open_text(cipher, header, box, stream, *places)
         except sealing.SealError:
-            return f"(encrypted with the key {header.key!r}, and changed since, or that key is another one)"
+            return (
+                f"(encrypted with the key {header.key!r}; it was changed since, or that key is another one)"
+            )
 
     def _cipher(self, header: sealing.Header) -> AESGCM | None:
         place = header.key, header.series
@@ -223,7 +229,9 @@ def why_not_opened(entry: RawEntry, header: str) -> Unreadable:
     if isinstance(entry, UnopenedEntry):
         return entry.unreadable
     read = sealing.read_header(header)
-    return unreadable(Why.FORMAT, "") if read is None else unreadable(Why.NO_KEY, read.key)
+    if read is None or not KEY_ID.fullmatch(read.key):
+        return unreadable(Why.FORMAT, "")
+    return unreadable(Why.NO_KEY, read.key)
 
 
 def _no_key(stream: str) -> BusError:
