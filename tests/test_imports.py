@@ -48,6 +48,7 @@ ALLOWED: dict[str, set[str]] = {
     "event_log": {
         "admission",
         "audit",
+        "encryption",
         "errors",
         "mcpio",
         "metrics",
@@ -59,6 +60,7 @@ ALLOWED: dict[str, set[str]] = {
     "doctor": {
         "addresses",
         "client",
+        "encryption",
         "errors",
         "protection",
         "redisio",
@@ -68,7 +70,17 @@ ALLOWED: dict[str, set[str]] = {
         "streams",
     },
     "daemon": LEAVES
-    | {"addresses", "audit", "event_log", "mcp_server", "mcpio", "metrics", "presentation", "prompts"}
+    | {
+        "addresses",
+        "audit",
+        "encryption",
+        "event_log",
+        "mcp_server",
+        "mcpio",
+        "metrics",
+        "presentation",
+        "prompts",
+    }
     | {"redisio", "resources"}
     | {"protection", "service", "service.embedded", "settings", "startup", "streams", "tools"},
     "cli": {

@@ -86,7 +86,7 @@ def _next_steps(made: Path, key_id: str, encryption: EncryptionSettings) -> Iter
     yield f"made {made}"
     copy = (
         f"Copy {made} to every other host that shares the streams, with the same name, mode 0600 and the "
-        "daemon as its owner; and to a safe place apart from Redis: without the key nobody can read the entries."
+        "daemon as its owner; and to a safe place apart from Redis: without it nobody can read the entries."
     )
     steps = [copy]
     if encryption.keys is None:

@@ -43,6 +43,8 @@ def report_lines(report: Mapping[str, Any], glyphs: Glyphs) -> Iterator[Line]:
         yield Line("waiting", f"{waits}, {how}" if waiting["watches"] else waits)
     if subscribed := report.get("subscriptions"):
         yield Line("subscriptions", f"{subscribed['subscriptions']} to {subscribed['topics']} topics")
+    if (encryption := report.get("encryption")) and (encryption["keys"] or encryption["rules"]):
+        yield Line("encryption", _encryption(encryption))
     yield from limit_lines(report.get("limits") or {}, glyphs)
     yield from history_lines(report.get("history") or {}, glyphs)
     yield from attention_lines(report.get("attention") or {})
@@ -101,6 +103,13 @@ def busy_text(busy: Mapping[str, Any]) -> str:
     who = f"{busy['process']} ({busy['user']}, {busy['principal']}, {connections})"
     commands = f"{busy['running']} commands at Redis, {busy['queued']} waiting"
     return f"{who}: {busy['share']:.1%} of a core, {commands}"
+
+
+def _encryption(figures: Mapping[str, Any]) -> str:
+    writing = figures["writing_key"]
+    writes = "no key writes" if writing is None else f"key {writing} writes"
+    keys = "1 key" if figures["keys"] == 1 else f"{figures['keys']} keys"
+    return f"{writes}, of {keys} ({', '.join(figures['key_ids'])}); {figures['rules']} rules"
 
 
 def _holder(holder: Mapping[str, Any]) -> str:

@@ -19,6 +19,7 @@ from redstreamd.audit.call_log import CallLog
 from redstreamd.daemon.call_logging import call_log_of
 from redstreamd.daemon.call_rates import rate_rules
 from redstreamd.daemon.connection_limits import connection_limits
+from redstreamd.daemon.keys_in_force import KeysInForce
 from redstreamd.daemon.policy_settings import policy_of
 from redstreamd.event_log.event_log import EventLog
 from redstreamd.event_log.process_log import ProcessLog
@@ -75,6 +76,7 @@ class Parts(msgspec.Struct, frozen=True):
         calls: Counts the calls of tools.
         ranking: Finds the streams with most to do; a supervised child runs it.
         survey: Takes their figures.
+        keys: The keys and the rules of encryption.
         on_listings_changed: Called when other tools are offered or another policy applies; each tells some of
             the clients.
     """
@@ -97,6 +99,7 @@ class Parts(msgspec.Struct, frozen=True):
     calls: CallCounts
     ranking: Ranking
     survey: StreamSurvey
+    keys: KeysInForce
     on_listings_changed: list[Callable[[], Awaitable[None]]] = msgspec.field(default_factory=list)
 
     async def tell_clients(self) -> None:
@@ -114,7 +117,7 @@ def build_parts(settings: Settings, resources: AsyncExitStack, log: ProcessLog) 
     """Build the parts; what has to be released at the end is entered into `resources`.
 
     Raises:
-        SettingsError: The state directory cannot be used.
+        SettingsError: The state directory or the keys of encryption cannot be used.
         StateDirectoryInUseError: Another daemon's embedded server uses it.
         NotNowError: Another daemon chains its audit records in it.
     """
@@ -130,7 +133,8 @@ def build_parts(settings: Settings, resources: AsyncExitStack, log: ProcessLog) 
         command_timeout=settings.redis.command_timeout_seconds,
         on_event=event_log,
     )
-    bus = Bus.over(Redis(manager), settings, _lease_key(settings))
+    keys = KeysInForce(settings, event_log)
+    bus = Bus.over(Redis(manager), settings, _lease_key(settings), encryption=keys.encryption)
     subscriptions = SharedLimit(
         SUBSCRIPTIONS,
         settings.limits.max_subscriptions or settings.limits.max_waits,
@@ -142,6 +146,7 @@ def build_parts(settings: Settings, resources: AsyncExitStack, log: ProcessLog) 
     collector = Collector()
     daemon_health.include("collector", collector.statistics)
     daemon_health.include("installation", installation)
+    daemon_health.include("encryption", keys.statistics)
     profiles = [Profile(name) for name in settings.tools.profile]
     policy = policy_of(settings)
     rates = Rates(rate_rules(settings))
@@ -180,6 +185,7 @@ def build_parts(settings: Settings, resources: AsyncExitStack, log: ProcessLog) 
         calls,
         ranking,
         StreamSurvey(bus.redis, ranking, bus.sampler, max_groups=settings.metrics.max_groups),
+        keys,
     )
 
 

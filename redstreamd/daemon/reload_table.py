@@ -16,9 +16,11 @@ from redstreamd.daemon.call_rates import rate_rules
 from redstreamd.daemon.connection_limits import connection_limits
 from redstreamd.daemon.figures_for_people import FiguresForPeople
 from redstreamd.daemon.parts import Parts, redis_target
+from redstreamd.encryption.key_ring import KeyRing
 from redstreamd.event_log.process_log import ProcessLog
 from redstreamd.mcpio.limits import Limits
 from redstreamd.settings import Settings
+from redstreamd.settings.configured_keys import key_ring_of
 from redstreamd.settings.definitions import DEFINITIONS
 from redstreamd.settings.reloading import RESTART_ONLY
 from redstreamd.tools.definition import Profile
@@ -39,13 +41,14 @@ class Running(msgspec.Struct, frozen=True):
     figures: FiguresForPeople
     apply_limits: Callable[[Limits], None]
 
-    def check(self, settings: Settings) -> None:
-        """Check what applying them could fail of; on any thread.
+    def check(self, settings: Settings) -> KeyRing:
+        """Check what applying them could fail of, and return the keys that they name; on any thread. Blocks.
 
         Raises:
-            SettingsError: They name a credential that this process does not have.
+            SettingsError: They name a credential that is not there, or keys that cannot be used.
         """
         redis_target(settings, self.parts.embedded)
+        return key_ring_of(settings.encryption)
 
 
 class Row(msgspec.Struct, frozen=True):
@@ -152,6 +155,8 @@ TABLE: Final[tuple[Row, ...]] = (
         ),
         _redis,
     ),
+    # With the keys, in `apply`.
+    Row(("encryption.keys", "encryption.writing_key", "encryption.streams"), _read_when_needed),
     Row(("policy.rules", "policy.read_only"), _policy),
     Row(
         (
@@ -242,9 +247,11 @@ def in_force(before: Settings, after: Settings) -> Settings:
     return after
 
 
-def apply(running: Running, changed: frozenset[str], settings: Settings) -> None:
-    """Apply settings, of which those in `changed` differ from the ones in force."""
+def apply(running: Running, changed: frozenset[str], settings: Settings, ring: KeyRing) -> None:
+    """Apply settings, of which those in `changed` differ from the ones in force, and the keys."""
     running.parts.bus.settings = settings
+    # These may have changed although no setting has.
+    running.parts.keys.replace(ring, settings.encryption)
     for row in TABLE:
         if not changed.isdisjoint(row.keys):
             row.apply(running, settings)

@@ -15,6 +15,7 @@ import trio
 from redstreamd.daemon.reload_signal import Hangups
 from redstreamd.daemon.reload_table import LISTED, Running, apply, differences, in_force
 from redstreamd.daemon.settings_checks import check_files, check_settings
+from redstreamd.encryption.key_ring import KeyRing
 from redstreamd.errors import SettingsError
 from redstreamd.service.notify import Notifier
 from redstreamd.service.reload_events import ReloadEvent, ReloadRefused, SettingsReloaded
@@ -110,32 +111,32 @@ class Reloader:
         """Read the settings, and apply them if they are valid; never fails because of them."""
         self._notifier.reloading()
         try:
-            loaded, findings = await trio.to_thread.run_sync(self._read)
+            loaded, ring, findings = await trio.to_thread.run_sync(self._read)
         except (SettingsError, OSError) as invalid:
             self._refuse(str(invalid))
         else:
-            await self._take(loaded.settings, findings)
+            await self._take(loaded.settings, ring, findings)
         # Not if it is cancelled: then the daemon stops, and has said so.
         self._notifier.ready(self._status())
 
-    def _read(self) -> tuple[Loaded, tuple[str, ...]]:
-        """Return valid settings, and sentences about what has no effect."""
+    def _read(self) -> tuple[Loaded, KeyRing, tuple[str, ...]]:
+        """Return valid settings, the keys that they name, and sentences about what has no effect."""
         loaded = self._load()
         findings = check_settings(loaded)
         check_files(loaded)
-        self._running.check(loaded.settings)
-        return loaded, findings
+        ring = self._running.check(loaded.settings)
+        return loaded, ring, findings
 
     def _refuse(self, reason: str) -> None:
         before = self._statistics
         self._statistics = attrs.evolve(before, refused=before.refused + 1, refusal=reason)
         self._report(ReloadRefused(reason))
 
-    async def _take(self, read: Settings, findings: tuple[str, ...]) -> None:
+    async def _take(self, read: Settings, ring: KeyRing, findings: tuple[str, ...]) -> None:
         settings = in_force(self._settings, read)
         changed = tuple(differences(self._settings, settings))
         restart = tuple(differences(settings, read))
-        apply(self._running, frozenset(changed), settings)
+        apply(self._running, frozenset(changed), settings, ring)
         self._settings = settings
         self._statistics = ReloadStatistics(
             self._statistics.reloads + 1, self._statistics.refused, changed, restart

@@ -28,11 +28,15 @@ def check_settings(loaded: Loaded) -> tuple[str, ...]:
 
 
 def check_files(loaded: Loaded) -> str | None:
-    """Check the files that listeners demand; return the name of one that this process may not read, if any.
+    """Check the files of listeners and of keys; return one that this process may not read, if any.
 
     Raises:
         SettingsError: A certificate, key or token cannot be used.
     """
+    return _check_listeners(loaded) or _check_keys(loaded)
+
+
+def _check_listeners(loaded: Loaded) -> str | None:
     listeners = loaded.settings.listeners
     if listeners.certificate_file is None and listeners.token_file is None:
         return None
@@ -43,3 +47,16 @@ def check_files(loaded: Loaded) -> str | None:
     except PermissionError as refused:
         return str(refused.filename)
     return None
+
+
+def _check_keys(loaded: Loaded) -> str | None:
+    encryption = loaded.settings.encryption
+    if encryption.keys is None:
+        return None
+    from redstreamd.settings.configured_keys import key_place, key_ring_of, unreadable_keys
+
+    place = key_place(encryption)
+    unreadable = None if place is None else unreadable_keys(place)
+    if unreadable is None:
+        key_ring_of(encryption)
+    return unreadable

@@ -21,6 +21,7 @@ import trio
 
 from redstreamd.doctor.report import CheckResult, error, ok, skipped, warning
 from redstreamd.doctor.service_environment import UNIT, Service
+from redstreamd.encryption.key_files import SUFFIX
 from redstreamd.errors.remedies import SETTINGS_FILE, setting
 from redstreamd.redisio.target import Target
 from redstreamd.settings import Loaded
@@ -46,7 +47,8 @@ _LEASE_KEY: Final = "lease.key"
 
 def check_secrets(loaded: Loaded, service: Service | None) -> CheckResult:
     """Check the permissions of each file that holds a secret."""
-    files = dict.fromkeys(_secret_files(loaded, service))
+    keys = set(_encryption_keys(loaded, service))
+    files = dict.fromkeys((*_secret_files(loaded, service), *sorted(keys)))
     tried = f"who may read {', '.join(map(str, files))}"
     exposed: list[Path] = []
     seen = 0
@@ -68,7 +70,9 @@ def check_secrets(loaded: Loaded, service: Service | None) -> CheckResult:
             "host, stop redstreamd, remove the file and start redstreamd, which makes a new one (leases held "
             "at that time are lost; `work_take` with `resume` gets the entries back)"
         )
-    if any(file.name != _LEASE_KEY for file in exposed):
+    if not keys.isdisjoint(exposed):
+        steps.append("if others have read a key, let another one write (`redstreamd keys new` says how)")
+    if any(file.name != _LEASE_KEY and file not in keys for file in exposed):
         steps.append("change the passwords in them")
     return warning(
         _SECRETS, tried, f"others can read {', '.join(map(str, exposed))}", f"Run `{'`; '.join(steps)}."
@@ -96,6 +100,26 @@ def _secret_files(loaded: Loaded, service: Service | None) -> Iterator[Path]:
             yield source
     if _SECRET_VARIABLES & service.environ.keys():
         yield from service.environment_files
+
+
+def _encryption_keys(loaded: Loaded, service: Service | None) -> Iterator[Path]:
+    keys = loaded.settings.encryption.keys
+    yield from _key_files(keys)
+    for credential in () if service is None else service.credentials:
+        source = credential.source
+        if credential.encrypted or source is None or not source.is_absolute():
+            continue
+        if credential.name == str(keys):
+            yield from _key_files(source)
+        elif credential.name.startswith(f"{keys}_"):
+            yield source
+
+
+def _key_files(directory: Path | None) -> Iterator[Path]:
+    """Yield the files of keys in a directory, if it is one."""
+    if directory is not None and directory.is_absolute():
+        with contextlib.suppress(OSError):
+            yield from sorted(each for each in directory.iterdir() if each.name.endswith(SUFFIX))
 
 
 @attrs.frozen
@@ -142,6 +166,7 @@ async def check_confinement(loaded: Loaded, service: Service, target: Target) ->
         for source in dict.fromkeys(map(str, loaded.sources.values()))
         if source.startswith("file ")
     ]
+    files += _key_files(loaded.settings.encryption.keys)
     if not any(word.partition("=")[0] == "--config" for word in service.arguments):
         # The service reads it even if it sets nothing, and does not start if it may not read it.
         files.append(Path(SETTINGS_FILE))

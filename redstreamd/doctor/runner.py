@@ -12,6 +12,7 @@ import trio
 from redstreamd.doctor.connectivity_checks import check_connectivity
 from redstreamd.doctor.daemon_checks import check_socket, runs_systemd
 from redstreamd.doctor.descriptor_checks import check_descriptors
+from redstreamd.doctor.encryption_checks import check_encryption
 from redstreamd.doctor.file_checks import check_confinement, check_secrets
 from redstreamd.doctor.listener_checks import check_listeners
 from redstreamd.doctor.permission_checks import check_permissions
@@ -76,6 +77,7 @@ async def run_checks(
     in_service = environ if service is None else service.environ
     results.append(check_listeners(loaded.settings, in_service, service))
     results.append(check_policy(loaded.settings, without_effect))
+    results.append(check_encryption(loaded.settings, in_service))
     target = _target(loaded.settings, in_service)
     connectivity = await check_connectivity(target)
     if loaded.settings.daemon.embedded:

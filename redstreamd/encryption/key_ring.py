@@ -28,6 +28,12 @@ class KeyRing:
         writes = None if self.writing is None else self.writing.id
         return f"KeyRing({sorted(self._keys)}, writing={writes!r})"
 
+    def __eq__(self, other: object) -> bool:
+        """Return whether it holds the same keys, of which the same one writes."""
+        return isinstance(other, KeyRing) and (self._keys, self.writing) == (other._keys, other.writing)
+
+    __hash__ = None  # type: ignore[assignment]  # it is not needed, and would need the bytes
+
     def __len__(self) -> int:
         """Return the number of keys."""
         return len(self._keys)

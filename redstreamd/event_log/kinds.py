@@ -7,6 +7,7 @@ from redstreamd.event_log import (
     call_events,
     connection_texts,
     daemon_events,
+    encryption_texts,
     ending_texts,
     figures_texts,
     log_events,
@@ -28,6 +29,7 @@ Event = (
     audit_events.Event
     | connection_events.Event
     | daemon_events.Event
+    | encryption_texts.Event
     | FiguresEvent
     | log_events.Event
     | MetricsEvent
@@ -44,6 +46,7 @@ DECLARING = (
     supervisor_texts,
     service_texts,
     reload_texts,
+    encryption_texts,
     redis_texts,
     connection_texts,
     ending_texts,

@@ -6,7 +6,7 @@ import os
 from collections.abc import Mapping
 from pathlib import Path
 
-from redstreamd.encryption.key_files import KeyPlace
+from redstreamd.encryption.key_files import SUFFIX, KeyPlace
 from redstreamd.encryption.key_ring import NO_KEYS, KeyRing
 from redstreamd.settings.credential_paths import path_of
 from redstreamd.settings.encryption_settings import EncryptionSettings
@@ -38,3 +38,15 @@ def key_ring_of(encryption: EncryptionSettings, environ: Mapping[str, str] = os.
     """
     place = key_place(encryption, environ)
     return NO_KEYS if place is None else KeyRing.read(place, encryption.writing_key)
+
+
+def unreadable_keys(place: KeyPlace) -> str | None:
+    """Return the directory or the file of a key that this process may not read; None if it may. Blocks."""
+    try:
+        names = os.listdir(place.directory)  # noqa: PTH208 - nothing but the names is used
+    except PermissionError:
+        return place.directory
+    except OSError:
+        return None  # whoever reads it says why
+    paths = (f"{place.directory}/{name}" for name in names if name.endswith(SUFFIX))
+    return next((path for path in paths if not os.access(path, os.R_OK) and Path(path).exists()), None)
