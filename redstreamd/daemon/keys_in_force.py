@@ -14,6 +14,7 @@ import attrs
 from redstreamd.encryption.encryption_rules import EncryptionRules
 from redstreamd.encryption.key_events import KeysLoaded
 from redstreamd.encryption.key_ring import KeyRing
+from redstreamd.encryption.unreadable import UnreadableEntry
 from redstreamd.settings import EncryptionSettings, Settings
 from redstreamd.settings.configured_keys import key_ring_of
 from redstreamd.streams.entry_encryption import Encryption
@@ -44,12 +45,12 @@ class KeysInForce:
         encryption: What applies them.
     """
 
-    def __init__(self, settings: Settings, report: Callable[[KeysLoaded], None]) -> None:
+    def __init__(self, settings: Settings, report: Callable[[KeysLoaded | UnreadableEntry], None]) -> None:
         """Read the keys. Blocks.
 
         Args:
             settings: Where they are, and the rules.
-            report: Told when others apply.
+            report: Told when others apply, and what cannot be opened.
 
         Raises:
             SettingsError: They cannot be used.
@@ -57,7 +58,7 @@ class KeysInForce:
         self._report: Final = report
         self._ring = key_ring_of(settings.encryption)
         self._rules = settings.encryption.streams
-        self.encryption: Final = Encryption(self._ring, EncryptionRules(self._rules, judged_by))
+        self.encryption: Final = Encryption(self._ring, EncryptionRules(self._rules, judged_by), report)
         if len(self._ring) or self._rules:
             self._tell(KeyRing({}))
 
