@@ -62,6 +62,7 @@ ALLOWED: dict[str, set[str]] = {
         "client",
         "encryption",
         "errors",
+        "policy",
         "protection",
         "redisio",
         "service.embedded",

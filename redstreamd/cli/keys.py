@@ -32,7 +32,7 @@ def add_to(commands: Any) -> None:
     new.add_argument(
         "--directory",
         metavar="DIR",
-        help="where to make it instead of encryption.keys; made with mode 0700 if it is missing",
+        help="where to make it instead of where the settings say; made with mode 0700 if it is missing",
     )
     listing = parts.add_parser(
         "list",
@@ -62,7 +62,9 @@ def _new(arguments: argparse.Namespace, loaded: Loaded) -> int:
     configured = loaded.settings.encryption.keys
     directory = configured if arguments.directory is None else Path(arguments.directory).absolute()
     if directory is None or not directory.is_absolute():
-        why = "encryption.keys is not set" if directory is None else "encryption.keys names credentials"
+        why = "the settings name no directory of keys"
+        if directory is not None:
+            why = "the settings say that the keys are credentials"
         print_error(
             f"{why}, so say where to make the key with --directory: for the service "
             "/var/lib/redstreamd/keys, or the directory that LoadCredential= names"
@@ -112,7 +114,7 @@ def _list(arguments: argparse.Namespace, loaded: Loaded) -> int:
     if arguments.json:
         print_lines([_as_json(files, encryption.writing_key, [])])
     elif place is None:
-        print_lines(["There are no keys: encryption.keys is not set. `redstreamd keys new ID` makes one."])
+        print_lines(["There are no keys: the settings name none. `redstreamd keys new ID` makes one."])
     else:
         print_lines(_table(files, encryption.writing_key))
     return 1 if any(file.problem for file in files) else os.EX_OK
@@ -168,16 +170,18 @@ def _writing_problem(
 def _report(
     encryption: EncryptionSettings, files: Sequence[KeyFile], problems: Sequence[str]
 ) -> Iterator[str]:
+    from redstreamd.errors.remedies import setting
+
     if not files:
-        yield "Nothing is encrypted, and there are no keys (encryption.keys is not set)."
+        yield "Nothing is encrypted: the settings name no keys. `redstreamd keys new ID` makes one."
         return
     usable = [file.id for file in files if file.key is not None]
     yield f"keys that can be used: {', '.join(usable) or 'none'}"
-    yield f"new entries are encrypted with: {encryption.writing_key or 'none (encryption.writing_key)'}"
+    yield f"new entries are encrypted with: {encryption.writing_key or 'none'}"
     for number, rule in enumerate(encryption.streams, 1):
         yield f"rule {number}: {rule}"
     if not any(rule.is_encrypted for rule in encryption.streams):
-        yield "note: no rule encrypts a stream (encryption.streams); the keys only read what is encrypted"
+        yield f"note: no rule encrypts a stream; to encrypt any, set {setting('encryption.streams')}"
     yield from (f"PROBLEM: {each}" for each in problems)
     yield "The ring cannot be used." if problems else "The ring can be used."
 

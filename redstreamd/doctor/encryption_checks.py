@@ -27,7 +27,7 @@ def check_encryption(settings: Settings, environ: Mapping[str, str]) -> CheckRes
     """
     encryption = settings.encryption
     if encryption.keys is None:
-        return skipped(_ENCRYPTION, _TRIED, "nothing is encrypted: encryption.keys is not set")
+        return skipped(_ENCRYPTION, _TRIED, "nothing is encrypted: the settings name no keys")
     try:
         place = key_place(encryption, environ)
         if place is not None and (unreadable := unreadable_keys(place)) is not None:
