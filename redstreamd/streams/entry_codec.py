@@ -15,8 +15,8 @@ reserved field. Reserved fields begin with ``_rs.`` and come last:
   released it.
 - ``_rs.=<name>``: the member `<name>`, if that name itself begins with ``_rs.``; so no writer can forge a
   reserved field.
-- ``_rs.enc``, ``_rs.clear``, ``_rs.sealed``: of an encrypted entry, see `encryption.sealing`. What decodes an
-  entry that was not opened gives its clear members only.
+- ``_rs.enc``, ``_rs.clear``, ``_rs.sealed``: of an encrypted entry, see `encryption.sealed_format`. One that
+  was not opened is decoded to its clear members only.
 - ``_rs.dead``: the note of a dead letter: its reason and origin; always the last field.
 
 Values of other writers need not be text: bytes that are not UTF-8 are shown in base64, and their names are
@@ -34,7 +34,7 @@ from typing import Any
 import msgspec
 
 from redstreamd import strict_json
-from redstreamd.encryption.sealing import CLEAR, ENCRYPTED
+from redstreamd.encryption.sealed_format import CLEAR, ENCRYPTED
 from redstreamd.errors import BusError, Code
 from redstreamd.redisio.reply_parsing import RawEntry
 from redstreamd.redisio.script import PackedCommand

@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterable, Mapping
 from typing import TYPE_CHECKING, Final, TypeVar
 
 from redstreamd.admission.turns import next_turn
-from redstreamd.encryption import sealing
+from redstreamd.encryption import opening, sealed_format, sealing
 from redstreamd.encryption.encryption_rules import EncryptionRule, EncryptionRules
 from redstreamd.encryption.key_files import KEY_ID
 from redstreamd.encryption.key_ring import NO_KEYS, KeyRing
@@ -35,7 +35,7 @@ _BYTES_AT_ONCE: Final = 262_144
 #: Series whose ciphers are remembered; each process that writes makes one with each start.
 _MAX_SERIES: Final = 1_024
 _NO_RULES: Final = EncryptionRules((), judged_by)
-_ENCRYPTED_BYTES: Final = sealing.ENCRYPTED.encode()
+_ENCRYPTED_BYTES: Final = sealed_format.ENCRYPTED.encode()
 
 
 class UnopenedEntry(RawEntry, frozen=True, array_like=True, gc=False):
@@ -133,43 +133,70 @@ class Encryption:
 
         An entry that is not encrypted is returned as it is.
         """
+        found = self._find(stream, entry)
+        if isinstance(found, RawEntry):
+            return found
+        cipher, header, words = found
+        try:
+            return RawEntry(entry.id, opening.open_words(cipher, header, written_to(stream), words))
+        except sealed_format.SealError:
+            return self._unopened(stream, entry, header.key, Why.DAMAGED)
+
+    async def _open_large(self, stream: str, entry: RawEntry) -> RawEntry:
+        """Open an entry as `open_entry` does, in two halves."""
+        found = self._find(stream, entry)
+        if isinstance(found, RawEntry):
+            return found
+        cipher, header, words = found
+        try:
+            closed = opening.take_apart(header, written_to(stream), words)
+            await next_turn()
+            return RawEntry(entry.id, opening.open_closed(cipher, closed))
+        except sealed_format.SealError:
+            return self._unopened(stream, entry, header.key, Why.DAMAGED)
+
+    def _find(
+        self, stream: str, entry: RawEntry
+    ) -> RawEntry | tuple[AESGCM, sealed_format.Header, list[str]]:
+        """Return what opens an entry, or the entry if it is not encrypted or cannot be opened."""
         words = entry.words
         if words and type(words[0]) is bytes:
             if _ENCRYPTED_BYTES not in words:
                 return entry
             words = [word.decode("utf-8", "backslashreplace") for word in words]
-        elif sealing.ENCRYPTED not in words:
+        elif sealed_format.ENCRYPTED not in words:
             return entry
         names = words[::2]
-        if sealing.ENCRYPTED not in names or "_rs.v" not in names:
+        if sealed_format.ENCRYPTED not in names or "_rs.v" not in names:
             # A value has the text; or another program wrote it, whose fields mean nothing.
             return entry
-        header = sealing.read_header(words[2 * names.index(sealing.ENCRYPTED) + 1])
-        if header is None or header.format != sealing.FORMAT:
-            return self._unopened(stream, entry, "" if header is None else header.key, Why.FORMAT)
+        header = sealed_format.read_header(words[2 * names.index(sealed_format.ENCRYPTED) + 1])
+        if header is None or header.format != sealed_format.FORMAT or not KEY_ID.fullmatch(header.key):
+            return self._unopened(stream, entry, "", Why.FORMAT)
         try:
             cipher = self._cipher(header)
-            if cipher is None:
-                known = KEY_ID.fullmatch(header.key)
-                return self._unopened(
-                    stream, entry, header.key if known else "", Why.NO_KEY if known else Why.FORMAT
-                )
-            return RawEntry(entry.id, sealing.open_words(cipher, header, written_to(stream), words))
-        except sealing.SealError:
+        except sealed_format.SealError:
             return self._unopened(stream, entry, header.key, Why.DAMAGED)
+        if cipher is None:
+            return self._unopened(stream, entry, header.key, Why.NO_KEY)
+        return cipher, header, words
 
     async def open_entries(self, stream: str, entries: list[RawEntry]) -> list[RawEntry]:
         """Return entries as `open_entry` does, and let others run between two parts of them."""
         if not self.opens:
             return entries
         opened: list[RawEntry] = []
-        size = 0
+        left = _BYTES_AT_ONCE
         for entry in entries:
-            opened.append(self.open_entry(stream, entry))
-            size += sum(map(len, entry.words))
-            if size > _BYTES_AT_ONCE:
-                size = 0
+            size = sum(map(len, entry.words))
+            if size > left:
                 await next_turn()
+                left = _BYTES_AT_ONCE
+            left -= size
+            if size > _BYTES_AT_ONCE:
+                opened.append(await self._open_large(stream, entry))
+            else:
+                opened.append(self.open_entry(stream, entry))
         return opened
 
     def open_page(
@@ -192,21 +219,21 @@ class Encryption:
 
     def open_text(self, stream: str, text: str, *places: str) -> str:
         """Return a text as it was before `seal_text`; what to know of it, if it cannot be opened."""
-        split = sealing.split_text(text) if text.startswith(sealing.TEXT_PREFIX) else None
+        split = opening.split_text(text) if text.startswith(sealed_format.TEXT_PREFIX) else None
         if split is None:
             return text
         header, box = split
         try:
-            cipher = self._cipher(header) if header.format == sealing.FORMAT else None
+            cipher = self._cipher(header) if header.format == sealed_format.FORMAT else None
             if cipher is None:
                 return f"(encrypted with the key {header.key!r}, which this daemon does not have)"
-            return sealing.open_text(cipher, header, box, stream, *places)
-        except sealing.SealError:
+            return opening.open_text(cipher, header, box, stream, *places)
+        except sealed_format.SealError:
             return (
                 f"(encrypted with the key {header.key!r}; it was changed since, or that key is another one)"
             )
 
-    def _cipher(self, header: sealing.Header) -> AESGCM | None:
+    def _cipher(self, header: sealed_format.Header) -> AESGCM | None:
         place = header.key, header.series
         cipher = self._ciphers.get(place)
         if cipher is None:
@@ -215,7 +242,7 @@ class Encryption:
                 return None
             if len(self._ciphers) >= _MAX_SERIES:
                 del self._ciphers[next(iter(self._ciphers))]
-            cipher = self._ciphers[place] = sealing.derived(key.secret, header.series)
+            cipher = self._ciphers[place] = sealed_format.derived(key.secret, header.series)
         return cipher
 
     def _unopened(self, stream: str, entry: RawEntry, key: str, why: Why) -> UnopenedEntry:
@@ -228,7 +255,7 @@ def why_not_opened(entry: RawEntry, header: str) -> Unreadable:
     """Return why an entry that is encrypted was not opened."""
     if isinstance(entry, UnopenedEntry):
         return entry.unreadable
-    read = sealing.read_header(header)
+    read = sealed_format.read_header(header)
     if read is None or not KEY_ID.fullmatch(read.key):
         return unreadable(Why.FORMAT, "")
     return unreadable(Why.NO_KEY, read.key)

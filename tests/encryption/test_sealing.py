@@ -17,8 +17,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from redstreamd.encryption import sealing
-from redstreamd.encryption.sealing import ENCRYPTED, SealError, Series, derived, read_header
+from redstreamd.encryption import opening, sealing
+from redstreamd.encryption.sealed_format import ENCRYPTED, SealError, derived, read_header
+from redstreamd.encryption.sealing import Series
 from redstreamd.streams.entry_codec import Decoded, Stamp, decode, encode_fields
 from tests.support.json_values import json_objects, json_text
 from tests.support.servers import Server
@@ -53,7 +54,7 @@ def opened(stream: str, fields: list[list[str]], keys: dict[str, bytes]) -> Deco
     words = list(chain.from_iterable(fields))
     header = read_header(dict(fields)[ENCRYPTED])  # type: ignore[arg-type]
     assert header is not None
-    plain = sealing.open_words(derived(keys[header.key], header.series), header, stream, words)
+    plain = opening.open_words(derived(keys[header.key], header.series), header, stream, words)
     return decode(
         [(name.encode(), value.encode()) for name, value in zip(plain[::2], plain[1::2], strict=True)]
     )
@@ -86,14 +87,14 @@ def test_texts_of_the_vectors_are_sealed_and_read(vector: dict[str, Any], reader
         vector["text"], *vector["places"], draw=bytes.fromhex(vector["draw"])
     )
     assert sealed == vector["sealed"]
-    split = sealing.split_text(sealed)
+    split = opening.split_text(sealed)
     assert split is not None
     header, box = split
     cipher = derived(KEYS[header.key], header.series)
-    assert sealing.open_text(cipher, header, box, *vector["places"]) == vector["text"]
+    assert opening.open_text(cipher, header, box, *vector["places"]) == vector["text"]
     assert reader.open_text(KEYS, sealed, *vector["places"]) == vector["text"]
     with pytest.raises(SealError):
-        sealing.open_text(cipher, header, box, *vector["places"][:-1], "elsewhere")
+        opening.open_text(cipher, header, box, *vector["places"][:-1], "elsewhere")
 
 
 @refused

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 
 import msgspec
 
-from redstreamd.encryption.sealing import TEXT_PREFIX
+from redstreamd.encryption.sealed_format import TEXT_PREFIX
 from redstreamd.redisio.client import Redis
 from redstreamd.redisio.reply_parsing import RawEntry
 from redstreamd.streams.entry_encryption import Encryption
