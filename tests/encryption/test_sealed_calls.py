@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import json
 import secrets
+import time
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
+from itertools import chain
 from typing import Any
 
 import pytest
@@ -12,14 +15,21 @@ import trio
 
 from redstreamd.encryption.encryption_rules import EncryptionRule, EncryptionRules
 from redstreamd.encryption.key_ring import Key, KeyRing
+from redstreamd.policy import Policy, Rule
 from redstreamd.presentation.views import Views
+from redstreamd.redisio.reply_parsing import RawEntry
+from redstreamd.settings import RecordsSettings, Settings
 from redstreamd.streams.bus import Bus
+from redstreamd.streams.entry_codec import Stamp, decode, encode
 from redstreamd.streams.entry_encryption import Encryption
 from redstreamd.streams.entry_ids import join_cursor
 from redstreamd.streams.names import Kind, companion_key, judged_by
-from tests.support.buses import running_bus
-from tests.support.calls import call, refusal, texts
+from tests.mcp_server.test_ownership import two_clients
+from tests.support.buses import asleep, running_bus
+from tests.support.calls import ME, call, refusal, texts
+from tests.support.longest_step import LongestStep
 from tests.support.servers import Server
+from tests.support.two_ways import HANDSHAKES, MODERN, call_line, running_way, surface_over
 
 K1, K2 = Key("k1", secrets.token_bytes(32)), Key("k2", secrets.token_bytes(32))
 SECRET = "a-secret-nobody-may-see"
@@ -189,3 +199,121 @@ async def test_without_its_key_nothing_is_written_and_work_goes_on(redis: Server
         await call(bus, "stream_add", stream="s", entries=[MEMBERS])
         read = await call(bus, "stream_read", stream="s")
         assert [entry["fields"] for entry in read["entries"]] == [MEMBERS] * 3
+
+
+@BOTH
+async def test_what_waits_for_a_release_is_encrypted_and_bound_to_where_it_goes(
+    redis: Server, rule: str
+) -> None:
+    async with encrypted(redis, rule) as bus:
+        policy = Policy(
+            [Rule.parse("ann may read publish consume manage on *"), Rule.parse("bob may submit on *")],
+            judged=judged_by,
+        )
+        async with two_clients(bus, direct=True, revision=MODERN, policy=policy) as (ann, bob):
+            for more in ({}, {"idempotency_key": "k"}):
+                await bob("stream_add", stream="s", entries=[MEMBERS], **more)
+            shown = (await ann("quarantine_release", stream="s"))["entries"]
+            assert [entry["fields"] for entry in shown] == [MEMBERS] * 2
+            assert SECRET not in await stored(bus, companion_key("s", Kind.QUARANTINE))
+            ids = [entry["id"] for entry in shown]
+            await ann("quarantine_release", stream="s", action="release", entry_ids=ids, dry_run=False)
+            read = (await ann("stream_read", stream="s"))["entries"]
+            assert [(entry["fields"], entry["released"]["by"]) for entry in read] == [(MEMBERS, "ann")] * 2
+
+
+@pytest.mark.parametrize("era", [HANDSHAKES[-1], MODERN])
+async def test_both_ways_of_a_call_show_the_same(redis: Server, era: str) -> None:
+    """Clear entries beside encrypted ones, large ones, one of a missing key, one that was changed."""
+    async with encrypted(redis, "s are encrypted except kind", "h are encrypted with names") as bus:
+        for stream in ("s", "h"):
+            for members in (MEMBERS, {"kind": "large", "text": "x" * 300_000}, {"kind": "x"}):
+                await call(bus, "stream_add", stream=stream, entries=[members])
+            bus.encryption.reconfigure(ring(K1, K2, writing=K2), rules("* are encrypted"))
+            await call(bus, "stream_add", stream=stream, entries=[MEMBERS])
+            bus.encryption.reconfigure(ring(K1, K2, writing=K2), rules())
+            await call(bus, "stream_add", stream=stream, entries=[MEMBERS])
+            bus.encryption.reconfigure(ring(K1, writing=K1), rules("s are encrypted except kind"))
+        (_, fields), *_ = redis.command("XRANGE", "s", "-", "+", "COUNT", "1")
+        redis.command("XADD", "s", "*", *[b"evil" if field == b"me" else field for field in fields])
+        surface = surface_over(bus)
+        lines = [
+            call_line(era, number, tool, arguments)
+            for number, (tool, arguments) in enumerate(
+                (tool, {**place, **arguments})
+                for place in ({"stream": "s"}, {"stream": "h"})
+                for tool, arguments in (
+                    ("stream_read", {"count": 100}),
+                    ("stream_read", {"direction": "backward"}),
+                    ("stream_read", {"filter": {"kind": "x"}}),
+                    ("stream_read", {"filter": {"token": "x"}}),
+                    ("get_stream_messages", {"count": 10}),
+                )
+            )
+        ]
+        told = []
+        for direct in (True, False):
+            async with running_way(surface, direct=direct, revision=era) as way:
+                told.append([json.loads(answer) for line in lines for answer in await way.talk(line)])
+        assert told[0] == told[1]
+        assert json.dumps(told).count("does not have") == json.dumps(told).count("'k2'") > 0
+        assert "is not what was encrypted" in json.dumps(told)
+
+
+async def test_no_plain_hash_of_what_is_encrypted_leaves_the_daemon(redis: Server) -> None:
+    """Whoever sees it in a record or in a command could try out what was added."""
+    settings = Settings(records=RecordsSettings(plain_hashes=True))
+    async with running_bus(redis, settings, encryption=encryption("s are encrypted")) as bus:
+        for stream in ("s", "clear"):
+            again = {"stream": stream, "entries": [MEMBERS], "idempotency_key": "k"}
+            assert not (await call(bus, "stream_add", **again))["duplicate"]
+            assert (await call(bus, "stream_add", **again))["duplicate"]
+        records = {key: redis.command("GET", key) for key in redis.command("KEYS", "*:rs:idem:*")}
+        assert sorted(record.startswith(b"k1.") for record in records.values()) == [False, True]
+        made = bus.idempotency.operands("s", "k", ME, None, [{"a": "b"}], is_secret=True)
+        plain = bus.idempotency.operands("s", "k", ME, None, [{"a": "b"}])
+        assert plain["plain_hash"] not in made.values()
+
+
+async def test_large_entries_are_opened_in_parts(redis: Server) -> None:
+    """Also where a plan goes on for another reason already: there is no connection yet, or the take waits."""
+    async with encrypted(redis, IN_PLACE) as bus:
+        large = {"text": "x" * 2_000_000}
+        await call(bus, "stream_add", stream="s", entries=[large, MEMBERS, large])
+        async with encrypted(redis, IN_PLACE) as other:
+            other.encryption.reconfigure(ring(K1, writing=K1), rules(IN_PLACE))
+            for count in (1, 3):
+                page = await bus.reader.read("s", count=count)
+                assert decode(page.entries[0].fields).members == large
+            take = {"stream": "q", "group": "g", "consumer": "c", "start": "earliest", "timeout_seconds": 20}
+            taken: list[dict[str, Any]] = []
+            async with trio.open_nursery() as nursery:
+
+                async def wait() -> None:
+                    taken.append(await call(other, "work_take", **take))
+
+                nursery.start_soon(wait)
+                await asleep(other)
+                await call(bus, "stream_add", stream="q", entries=[large])
+            assert taken[0]["entries"][0]["fields"]["text"]["cut"]["bytes"] == 2_000_000
+
+
+async def test_opening_a_page_holds_the_loop_for_a_few_milliseconds_at_most(redis: Server) -> None:
+    async with encrypted(redis, IN_PLACE) as bus:
+        entry = encode({"text": "x" * 1_000_000}, Stamp())
+        fields = {name.decode(): value.decode() for name, value in entry}
+        rule = bus.encryption.rule_for("s")
+        assert rule is not None
+        (sealed,) = bus.encryption.seal_all("s", rule, [fields])
+        page = [RawEntry("1-1", list(chain.from_iterable(sealed.items())))] * 40
+        began = time.thread_time()
+        opened = [bus.encryption.open_entry("s", each) for each in page]
+        together = time.thread_time() - began
+        steps = LongestStep()
+        trio.lowlevel.add_instrument(steps)
+        try:
+            assert await bus.encryption.open_entries("s", page) == opened
+        finally:
+            trio.lowlevel.remove_instrument(steps)
+        # All at once is 40 times as long as one, which is opened in two halves.
+        assert steps.seconds < together / 15
