@@ -80,6 +80,10 @@ class Encryption:
         self.rule_for: Callable[[str], EncryptionRule | None] = rules.rule_for
         self.opens = len(ring) > 0
 
+    def has_key(self, key_id: str) -> bool:
+        """Return whether what is encrypted with a key can be read."""
+        return self._ring.get(key_id) is not None
+
     # Writing
 
     def seal_all(

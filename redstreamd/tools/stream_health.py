@@ -11,6 +11,7 @@ from redstreamd.policy import Permission
 from redstreamd.presentation.truncation import fitting
 from redstreamd.streams import entry_ids
 from redstreamd.streams.bus import Bus
+from redstreamd.streams.diagnosis.encrypted_entries import figures as encrypted_figures
 from redstreamd.streams.diagnosis.findings import Finding, Severity, by_severity
 from redstreamd.streams.diagnosis.group_facts import GroupFacts
 from redstreamd.streams.diagnosis.group_findings import age_seconds
@@ -161,6 +162,8 @@ def _stream(diagnosis: Diagnosis) -> dict[str, Any]:
         figures["last_entry_age_seconds"] = age_seconds(stream.now, stream.last_id)
     if stream.memory_bytes is not None:
         figures["memory_bytes"] = stream.memory_bytes
+    if diagnosis.encrypted is not None:
+        figures["encrypted"] = encrypted_figures(diagnosis.encrypted)
     if rates is not None:
         figures["rates_over_seconds"] = round(rates.window_seconds, 3)
         figures["growth_per_second"] = round(rates.growth_per_second, 3)

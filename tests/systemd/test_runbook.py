@@ -20,6 +20,12 @@ OPERATORS, METRICS = "redstreamd-operators.socket", "redstreamd-metrics.socket"
 DROP_INS = f"/run/systemd/system/{SERVICE}.d"
 STATE = "/var/lib/private/redstreamd"
 STREAM = "shop:orders:paid"
+ENCRYPTION = """
+[encryption]
+keys = "/var/lib/redstreamd/keys"
+writing_key = "2026-11"
+streams = ["shop:* are encrypted"]
+"""
 PLACE = {"stream": STREAM, "group": "shipping"}
 
 
@@ -163,6 +169,25 @@ def lose_the_embedded_data(host: Container) -> None:
     host.run("redis-cli", "-s", f"{STATE}/embedded/server.sock", "FLUSHALL")
 
 
+def be_encrypted(host: Container) -> None:
+    host.run("redstreamd", "keys", "new", "2026-11", "--directory", "/var/lib/redstreamd/keys")
+    settings = host.path("/etc/redstreamd/redstreamd.toml")
+    settings.write_text(settings.read_text() + ENCRYPTION)
+    host.systemctl("reload", SERVICE)
+    have_entries(host)
+
+
+def both_keys_are_read_and_the_new_one_writes(host: Container) -> None:
+    publish(host)
+    entries = tool(host, "stream_read", stream=STREAM)["entries"]
+    assert [entry["fields"] for entry in entries] == [{"order": 0}, {"order": 0}]
+    raw = host.run("redis-cli", "XRANGE", STREAM, "-", "+").stdout
+    assert re.findall(r"^1 (\S+) ", raw, re.MULTILINE) == ["2026-11", "2026-12"]
+    settings = host.path("/etc/redstreamd/redstreamd.toml")
+    settings.write_text(settings.read_text().replace(ENCRYPTION.replace("2026-11", "2026-12"), ""))
+    host.systemctl("reload", SERVICE)
+
+
 @attrs.frozen
 class Section:
     """What the commands below a heading do.
@@ -218,6 +243,17 @@ SECTIONS = {
         ["", "OK", "", "", "redis +localhost", "OK"], after=the_password_is_another
     ),
     "The key of the leases": Section(["", "", "600"]),
+    "The keys of encryption": Section(
+        [
+            "made /var/lib/redstreamd/keys/2026-12.key",
+            *("", ""),
+            *("The ring can be used", "", r"key 2026-11 writes, of 2 keys \(2026-11, 2026-12\)"),
+            *("", "", "key 2026-12 writes", r"2026-12 +yes"),
+            *(r'"2026-11": 1', "2026-12 writes"),
+        ],
+        be_encrypted,
+        both_keys_are_read_and_the_new_one_writes,
+    ),
     "Dead letters": Section(
         [r'"dead_letter', "printer jam", r'"dry_run": true', r'"new_id"', r'"deleted": \[|"total": 0'],
         have_dead_letters,

@@ -17,6 +17,7 @@ from redstreamd.settings import LeasesSettings
 from redstreamd.streams import entry_ids
 from redstreamd.streams.bounds import DEFAULT_BOUNDS, Bounds
 from redstreamd.streams.concurrency import gather
+from redstreamd.streams.diagnosis.encrypted_entries import EncryptedEntries, encrypted_entries
 from redstreamd.streams.diagnosis.findings import Finding, Severity, by_severity
 from redstreamd.streams.diagnosis.group_facts import GroupFacts, gather_facts
 from redstreamd.streams.diagnosis.group_findings import group_findings
@@ -24,6 +25,8 @@ from redstreamd.streams.diagnosis.group_survey import Survey, Surveyed, survey
 from redstreamd.streams.diagnosis.lag import StreamInfo, read_stream_info
 from redstreamd.streams.diagnosis.sampler import Rates, Sampler
 from redstreamd.streams.diagnosis.server_figures import ServerFacts, server_facts, server_findings
+from redstreamd.streams.entry_encryption import Encryption
+from redstreamd.streams.entry_pages import Pages
 from redstreamd.streams.error_context import explain_errors, find_group
 from redstreamd.streams.group_clocks import GroupClocks
 from redstreamd.streams.group_lists import FEW_GROUPS, GroupList, GroupLists
@@ -49,6 +52,7 @@ class Diagnosis(msgspec.Struct, frozen=True):
         not_examined: Number of further groups.
         rates: Recent rates; None if the stream was not sampled before.
         server: Facts about the server.
+        encrypted: Which keys entries need; None if none is encrypted.
         findings: The findings, the most severe first.
     """
 
@@ -57,6 +61,7 @@ class Diagnosis(msgspec.Struct, frozen=True):
     not_examined: int
     rates: Rates | None
     server: ServerFacts
+    encrypted: EncryptedEntries | None
     findings: list[Finding]
 
 
@@ -69,9 +74,13 @@ class Diagnoser:
         clocks: GroupClocks,
         sampler: Sampler,
         leases: LeasesSettings,
+        pages: Pages,
+        encryption: Encryption,
         limits: Bounds = DEFAULT_BOUNDS,
     ) -> None:
         """Ask through `redis`; rates come from `sampler`, and `clocks` know the groups' clocks."""
+        self._pages = pages
+        self._encryption = encryption
         self._bounds = limits
         self._redis = redis
         self._clocks = clocks
@@ -123,10 +132,12 @@ class Diagnoser:
         groups = [facts for name in selected if (facts := examined[name]) is not None]
         left_out = [] if group is not None else list(surveyed.left_out(surveyed.selected()))
         server = await server_facts(self._redis, stream)
+        encrypted = await encrypted_entries(self._pages, self._encryption, stream)
         # Findings about the server and the stream come before those about groups of the same severity.
         findings = [
             *server_findings(server),
             *_ids_ahead(info),
+            *([] if encrypted is None else encrypted.findings),
             *_stream_findings(info, rates, surveyed.busiest[0] if surveyed.busiest else None),
             *left_out,
             *(
@@ -141,6 +152,7 @@ class Diagnoser:
             not_examined=0 if group is not None else len(listed.groups) - len(selected),
             rates=rates,
             server=server,
+            encrypted=encrypted,
             findings=by_severity(findings),
         )
 
