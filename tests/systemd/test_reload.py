@@ -12,7 +12,7 @@ from typing import Any, Self
 import pytest
 
 from tests.support.waiting import wait_until
-from tests.systemd.harness import REPOSITORY, Container, install_units
+from tests.systemd.harness import PREFIX, REPOSITORY, Container, install_units
 from tests.systemd.test_daemon import REDIS, SERVICE, SOCKET, Agent, drop_in
 
 FILE = "/etc/redstreamd/redstreamd.toml"
@@ -175,6 +175,35 @@ def test_a_credential_is_that_of_the_start_until_a_restart(serving: Container) -
     finally:
         set_password(password, "nopass")
         serving.path(encrypted).unlink(missing_ok=True)
+
+
+@pytest.mark.limit(90)
+def test_keys_of_encryption_are_credentials_of_a_directory_and_single_encrypted_ones(
+    serving: Container,
+) -> None:
+    """As systemd names them: those of a directory NAME_FILE, of a user who owns none of the files."""
+    keys, encrypted = "/etc/redstreamd/keys", "/etc/credstore.encrypted/keys_2026-12.key"
+    program = f"{PREFIX}/bin/redstreamd"
+    serving.run("mkdir", "-p", "/etc/redstreamd", "/etc/credstore.encrypted")
+    serving.run(program, "keys", "new", "2026-11", "--directory", keys)
+    serving.run(program, "keys", "new", "2026-12", "--directory", "/root/keys")
+    words = ("systemd-creds", "--with-key=host", "encrypt", "--name=keys_2026-12.key")
+    serving.run(*words, "/root/keys/2026-12.key", encrypted)
+    shipped = (REPOSITORY / "systemd" / "drop-ins" / "encryption-keys.conf").read_text()
+    assert "# LoadCredentialEncrypted=" in shipped
+    text = shipped.replace("# LoadCredentialEncrypted=", "LoadCredentialEncrypted=").replace("11", "12")
+    drop_in(serving, f"{text}Environment=REDSTREAMD_ENCRYPTION_WRITING_KEY=2026-12\n")
+    serving.systemctl("restart", SERVICE)
+    try:
+        assert "key 2026-12 writes, of 2 keys (2026-11, 2026-12)" in serving.run(program, "status").stdout
+        doctor = serving.run(program, "doctor", check=False).stdout
+        assert "keys 2026-11, 2026-12, 2026-12 writes" in doctor
+        # The place of the file is not that of the keys, and others may not read it there either.
+        serving.run("chmod", "0644", f"{keys}/2026-11.key")
+        doctor = serving.run(program, "doctor", check=False).stdout
+        assert f"others can read {keys}/2026-11.key" in doctor
+    finally:
+        serving.run("rm", "-rf", keys, "/root/keys", encrypted)
 
 
 @pytest.mark.parametrize(
