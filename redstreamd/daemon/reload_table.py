@@ -20,7 +20,6 @@ from redstreamd.encryption.key_ring import KeyRing
 from redstreamd.event_log.process_log import ProcessLog
 from redstreamd.mcpio.limits import Limits
 from redstreamd.settings import Settings
-from redstreamd.settings.configured_keys import key_ring_of
 from redstreamd.settings.definitions import DEFINITIONS
 from redstreamd.settings.reloading import RESTART_ONLY
 from redstreamd.tools.definition import Profile
@@ -41,14 +40,13 @@ class Running(msgspec.Struct, frozen=True):
     figures: FiguresForPeople
     apply_limits: Callable[[Limits], None]
 
-    def check(self, settings: Settings) -> KeyRing:
-        """Check what applying them could fail of, and return the keys that they name; on any thread. Blocks.
+    def check(self, settings: Settings) -> None:
+        """Check what applying them could fail of; on any thread.
 
         Raises:
-            SettingsError: They name a credential that is not there, or keys that cannot be used.
+            SettingsError: They name a credential that this process does not have.
         """
         redis_target(settings, self.parts.embedded)
-        return key_ring_of(settings.encryption)
 
 
 class Row(msgspec.Struct, frozen=True):
@@ -248,9 +246,8 @@ def in_force(before: Settings, after: Settings) -> Settings:
 
 
 def apply(running: Running, changed: frozenset[str], settings: Settings, ring: KeyRing) -> None:
-    """Apply settings, of which those in `changed` differ from the ones in force, and the keys."""
+    """Apply settings, of which those in `changed` differ from the ones in force, and the keys in any case."""
     running.parts.bus.settings = settings
-    # These may have changed although no setting has.
     running.parts.keys.replace(ring, settings.encryption)
     for row in TABLE:
         if not changed.isdisjoint(row.keys):

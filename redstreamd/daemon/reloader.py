@@ -12,6 +12,7 @@ from collections.abc import Awaitable, Callable
 import attrs
 import trio
 
+from redstreamd.daemon.keys_in_force import read_keys
 from redstreamd.daemon.reload_signal import Hangups
 from redstreamd.daemon.reload_table import LISTED, Running, apply, differences, in_force
 from redstreamd.daemon.settings_checks import check_files, check_settings
@@ -124,8 +125,8 @@ class Reloader:
         loaded = self._load()
         findings = check_settings(loaded)
         check_files(loaded)
-        ring = self._running.check(loaded.settings)
-        return loaded, ring, findings
+        self._running.check(loaded.settings)
+        return loaded, read_keys(loaded.settings), findings
 
     def _refuse(self, reason: str) -> None:
         before = self._statistics

@@ -41,6 +41,7 @@ from redstreamd.admission.accounts import Accounts
 from redstreamd.daemon.background_import import import_on_thread
 from redstreamd.daemon.banner import banner
 from redstreamd.daemon.figures_for_people import figures_for_people
+from redstreamd.daemon.keys_in_force import load_ciphers
 from redstreamd.daemon.metrics_listeners import MetricsListener, metrics_address
 from redstreamd.daemon.metrics_parts import MetricsChild, sources_of
 from redstreamd.daemon.parts import Parts, build_parts
@@ -325,6 +326,8 @@ async def _run(
     """
 
     async def provide_kernels() -> None:
+        if parts.bus.encryption.opens:
+            await import_on_thread(load_ciphers)
         parts.kernels.provide(await import_on_thread(partial(_sdk_kernels, parts)))
         # After that, because the first handshake needs little of it.
         await import_on_thread(partial(_build_rest, parts))

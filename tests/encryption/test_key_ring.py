@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import base64
 import os
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -142,3 +144,14 @@ def test_all_files_are_told_of_also_beside_a_bad_one(keys: Path) -> None:
     assert (bad.key, bad.mode) == (None, 0o644)
     assert good.key is not None
     assert good.problem == ""
+
+
+def test_what_encrypts_is_imported_where_there_are_keys_and_not_before() -> None:
+    code = (
+        "import sys, redstreamd.daemon.serving, redstreamd.daemon.sdk_kernels as _;"
+        "before = 'cryptography' in sys.modules;"
+        "redstreamd.daemon.keys_in_force.load_ciphers();"
+        "print(before, 'cryptography.hazmat.primitives.kdf.hkdf' in sys.modules)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout == "False True\n"

@@ -8,7 +8,7 @@ from typing import Any, Final
 
 import msgspec
 
-from redstreamd.encryption.sealing import ENCRYPTED, read_header
+from redstreamd.encryption.sealed_format import ENCRYPTED, read_header
 from redstreamd.redisio.reply_parsing import RawEntry
 from redstreamd.streams.diagnosis.findings import Finding, Severity
 from redstreamd.streams.entry_encryption import Encryption
