@@ -25,7 +25,7 @@ def seen(typescript_sdk: Path, daemon: Daemon) -> Any:
         stdin=subprocess.DEVNULL,
         capture_output=True,
         text=True,
-        timeout=180,
+        timeout=600,
         check=False,
     )
     assert done.returncode == 0, done.stderr

@@ -111,7 +111,7 @@ def test_pip_that_fails_in_the_middle_leaves_the_live_version_as_it_is(
     damage(wheel)
     before = snapshot(host)
     try:
-        done = host.run("make", "-C", CHECKOUT, "install", environ=OFFLINE, check=False, timeout_seconds=300)
+        done = host.run("make", "-C", CHECKOUT, "install", environ=OFFLINE, check=False, timeout_seconds=900)
     finally:
         wheel.write_bytes(whole)
     assert done.returncode != 0
@@ -127,7 +127,7 @@ def test_an_installation_and_the_daemon_killed_in_the_middle_leave_the_live_vers
     host: Container, leases: dict[str, str]
 ) -> None:
     begin_install(host)
-    wait_until(lambda: unpacked(host) > 5, timeout_seconds=300)
+    wait_until(lambda: unpacked(host) > 5, timeout_seconds=900)
     host.run("systemctl", "kill", "--signal=KILL", "upgrade.service")
     wait_until(lambda: host.show("upgrade.service", "ActiveState")["ActiveState"] == "failed")
     assert unpacked(host) > 5
@@ -142,7 +142,7 @@ def test_an_upgrade_makes_a_version_that_the_service_can_use_whatever_the_umask(
     before = snapshot(host)
     pid = host.main_pid(SERVICE)
     install = f"umask 077; exec make -C {CHECKOUT} install"
-    done = host.run("sh", "-c", install, environ=OFFLINE, timeout_seconds=300)
+    done = host.run("sh", "-c", install, environ=OFFLINE, timeout_seconds=900)
     # Nothing is left in the checkout, of root or of anybody.
     assert snapshot(host) == before
     # What the killed one has left is gone; the version before is kept.

@@ -44,7 +44,7 @@ class Person:
         }
         who = ("setpriv", f"--reuid={UID}", f"--regid={UID}", "--clear-groups")
         words = (f"{name}={value}" for name, value in environ.items())
-        return self.host.run(*who, "env", "--chdir=/", *words, *command, check=check, timeout_seconds=300)
+        return self.host.run(*who, "env", "--chdir=/", *words, *command, check=check, timeout_seconds=900)
 
     def systemctl(self, *arguments: str) -> str:
         return self.run("systemctl", "--user", "--no-pager", *arguments).stdout
