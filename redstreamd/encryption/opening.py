@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
 from functools import lru_cache
 from typing import TYPE_CHECKING, Final
 
@@ -13,12 +12,14 @@ from redstreamd.encryption.hidden_names import revealed
 from redstreamd.encryption.sealed_format import (
     CLEAR,
     ENTRY,
+    FORMAT,
     HIDDEN,
     TEXT,
     TEXT_PREFIX,
     Header,
     Layout,
     SealError,
+    UnknownFormatError,
     joined,
     layout_to_open,
     read_header,
@@ -34,65 +35,83 @@ _SEALED_TEXT: Final = re.compile(
 )
 
 
-class Closed(msgspec.Struct, frozen=True, gc=False):
-    """An encrypted entry taken apart: all but what needs the key.
+class Closed(msgspec.Struct, gc=False):
+    """An encrypted entry, as it is taken apart.
 
     Attributes:
         names: The names of its fields.
-        values: Their values; of sealed ones the size.
-        sizes: The sizes of the sealed ones, in order.
+        values: Their values.
         layout: Where it has what.
-        nonce: The nonce.
+        header: What its `_rs.enc` says.
+        sizes: The sizes of the sealed fields, in order.
         box: The ciphertext and the tag.
         associated: The associated data.
     """
 
     names: tuple[str, ...]
     values: list[str]
-    sizes: list[int]
     layout: Layout
-    nonce: bytes
-    box: bytes
-    associated: bytes
+    header: Header
+    sizes: list[int] = []  # msgspec copies it
+    box: bytes = b""
+    associated: bytes = b""
 
 
-def take_apart(header: Header, stream: str, words: Sequence[str]) -> Closed:
-    """Return an encrypted entry for `open_closed`: half of the work of opening it.
+def closed_entry(words: list[str]) -> Closed | None:
+    """Return an entry that is encrypted, and what it says of that; None for one that is not.
 
     Args:
-        header: What the entry's `_rs.enc` says.
-        stream: The stream that it was added to.
         words: Its words, name and value in turn.
+
+    Raises:
+        SealError: It cannot be one that was sealed; `UnknownFormatError` if it is of another version.
+    """
+    names, values = tuple(words[::2]), words[1::2]
+    clear = values[names.index(CLEAR)] if CLEAR in names else None
+    layout = remembered(layout_to_open, names, clear)
+    if layout.header < 0:
+        return None
+    header = read_header(values[layout.header])
+    if header is None or header.format != FORMAT:
+        raise UnknownFormatError("it is of another version of the format, or of none")
+    return Closed(names, values, layout, header)
+
+
+def take_apart(closed: Closed, stream: str) -> None:
+    """Do the first half of opening an entry, which needs no key.
+
+    Args:
+        closed: The entry.
+        stream: The stream that it was added to.
 
     Raises:
         SealError: It cannot be what was sealed.
     """
-    names, values = tuple(words[::2]), list(words[1::2])
-    clear = values[names.index(CLEAR)] if CLEAR in names else None
-    layout = remembered(layout_to_open, names, clear)
+    header, layout, values = closed.header, closed.layout, closed.values
     boxes = [_from_base64(values[place]) for place in layout.sealed]
-    sizes = list(map(len, boxes))
+    closed.sizes = sizes = list(map(len, boxes))
     for place, size in zip(layout.sealed, sizes):  # noqa: B905 - of one list
         values[place] = str(size)
     flat = [ENTRY, stream, header.bound]
+    names = closed.names
     for place in layout.bound:
         flat += (names[place], values[place])
     boxes.append(header.tag)
-    return Closed(names, values, sizes, layout, header.nonce, b"".join(boxes), joined(flat))
+    closed.box, closed.associated = b"".join(boxes), joined(flat)
 
 
-def open_closed(cipher: AESGCM, closed: Closed) -> list[str]:
-    """Return the words of an entry as they were before it was sealed.
+def put_together(closed: Closed, cipher: AESGCM) -> list[str]:
+    """Return the words of an entry that was taken apart, as they were before it was sealed.
 
     Args:
-        cipher: `derived` for the header's series.
         closed: The entry.
+        cipher: `derived` for its series.
 
     Raises:
         SealError: It is not what was sealed there with this key.
     """
-    plain = _decrypted(cipher, closed.nonce, closed.box, closed.associated)
-    names, values = closed.names, closed.values
+    header, names, values = closed.header, closed.names, closed.values
+    plain = _decrypted(cipher, header.nonce, closed.box, closed.associated)
     at = 0
     try:
         for place, size in zip(closed.layout.sealed, closed.sizes):  # noqa: B905 - of one list
@@ -104,15 +123,6 @@ def open_closed(cipher: AESGCM, closed: Closed) -> list[str]:
         return revealed(opened) if HIDDEN in names else opened
     except (UnicodeDecodeError, msgspec.MsgspecError) as error:
         raise SealError("what was sealed is not of this format") from error
-
-
-def open_words(cipher: AESGCM, header: Header, stream: str, words: Sequence[str]) -> list[str]:
-    """Return the words of an encrypted entry as they were before they were sealed; see `take_apart`.
-
-    Raises:
-        SealError: It is not what was sealed there with this key.
-    """
-    return open_closed(cipher, take_apart(header, stream, words))
 
 
 def open_text(cipher: AESGCM, header: Header, box: str, *places: str) -> str:

@@ -49,7 +49,7 @@ _MAX_HEADER: Final = 256
 #: Bytes of the names of an entry whose layout is remembered.
 _MAX_REMEMBERED: Final = 512
 
-PREFIX, ESCAPE, JSON_NAMES = "_rs.", "_rs.=", "_rs.json"
+PREFIX, ESCAPE, VERSION, JSON_NAMES = "_rs.", "_rs.=", "_rs.v", "_rs.json"
 
 #: What begins the associated data of an entry, and that of a text.
 ENTRY: Final = "redstreamd entry"
@@ -58,6 +58,10 @@ TEXT: Final = "redstreamd text"
 
 class SealError(Exception):
     """An entry or a text is not what was sealed, or was not sealed with this key."""
+
+
+class UnknownFormatError(SealError):
+    """An entry says nothing that can be read of how it is encrypted."""
 
 
 class Header(msgspec.Struct, frozen=True, gc=False):
@@ -102,12 +106,14 @@ class Layout(msgspec.Struct, frozen=True):
         clear: To seal: the value of `CLEAR`, if the entry is to have it.
         bound: To open: the places of the fields that are associated data.
         shown: To open: those of the fields that the entry had before.
+        header: To open: the place of `_rs.enc`; -1 if the entry is not encrypted.
     """
 
     sealed: tuple[int, ...]
     clear: str | None = None
     bound: tuple[int, ...] = ()
     shown: tuple[int, ...] = ()
+    header: int = -1
 
 
 def layout_to_seal(names: tuple[str, ...], clear: Collection[str]) -> Layout:
@@ -120,6 +126,18 @@ def layout_to_seal(names: tuple[str, ...], clear: Collection[str]) -> Layout:
 
 
 def layout_to_open(names: tuple[str, ...], clear: str | None) -> Layout:
+    """Return the layout of an entry to open.
+
+    Args:
+        names: The names of its fields.
+        clear: The value of `CLEAR`, if it has it.
+
+    Raises:
+        SealError: It cannot be one that was sealed.
+    """
+    if ENCRYPTED not in names or VERSION not in names:
+        # A value is that text; or another program wrote it, whose fields mean nothing.
+        return Layout(())
     if names.count(ENCRYPTED) != 1:
         raise SealError("it is said twice how it is encrypted")
     kept = names_in(clear)
@@ -133,7 +151,7 @@ def layout_to_open(names: tuple[str, ...], clear: str | None) -> Layout:
             bound.append(place)
         if name != CLEAR:
             shown.append(place)
-    return Layout(tuple(sealed), None, tuple(bound), tuple(shown))
+    return Layout(tuple(sealed), None, tuple(bound), tuple(shown), names.index(ENCRYPTED))
 
 
 _MakeLayout = Callable[[tuple[str, ...], Any], Layout]

@@ -138,52 +138,54 @@ class Encryption:
         An entry that is not encrypted is returned as it is.
         """
         found = self._find(stream, entry)
-        if isinstance(found, RawEntry):
+        if found is None:
+            return entry
+        if isinstance(found, UnopenedEntry):
             return found
-        cipher, header, words = found
+        closed, cipher = found
         try:
-            return RawEntry(entry.id, opening.open_words(cipher, header, written_to(stream), words))
+            opening.take_apart(closed, written_to(stream))
+            return RawEntry(entry.id, opening.put_together(closed, cipher))
         except sealed_format.SealError:
-            return self._unopened(stream, entry, header.key, Why.DAMAGED)
+            return self._unopened(stream, entry, closed, Why.DAMAGED)
 
     async def _open_large(self, stream: str, entry: RawEntry) -> RawEntry:
         """Open an entry as `open_entry` does, in two halves."""
         found = self._find(stream, entry)
-        if isinstance(found, RawEntry):
+        if found is None:
+            return entry
+        if isinstance(found, UnopenedEntry):
             return found
-        cipher, header, words = found
+        closed, cipher = found
         try:
-            closed = opening.take_apart(header, written_to(stream), words)
+            opening.take_apart(closed, written_to(stream))
             await next_turn()
-            return RawEntry(entry.id, opening.open_closed(cipher, closed))
+            return RawEntry(entry.id, opening.put_together(closed, cipher))
         except sealed_format.SealError:
-            return self._unopened(stream, entry, header.key, Why.DAMAGED)
+            return self._unopened(stream, entry, closed, Why.DAMAGED)
 
-    def _find(
-        self, stream: str, entry: RawEntry
-    ) -> RawEntry | tuple[AESGCM, sealed_format.Header, list[str]]:
-        """Return what opens an entry, or the entry if it is not encrypted or cannot be opened."""
+    def _find(self, stream: str, entry: RawEntry) -> UnopenedEntry | tuple[opening.Closed, AESGCM] | None:
+        """Return an encrypted entry and what opens it, or why nothing does; None for another entry."""
         words = entry.words
         if words and type(words[0]) is bytes:
             if _ENCRYPTED_BYTES not in words:
-                return entry
+                return None
             words = [word.decode("utf-8", "backslashreplace") for word in words]
         elif sealed_format.ENCRYPTED not in words:
-            return entry
-        names = words[::2]
-        if sealed_format.ENCRYPTED not in names or "_rs.v" not in names:
-            # A value has the text; or another program wrote it, whose fields mean nothing.
-            return entry
-        header = sealed_format.read_header(words[2 * names.index(sealed_format.ENCRYPTED) + 1])
-        if header is None or header.format != sealed_format.FORMAT or not KEY_ID.fullmatch(header.key):
-            return self._unopened(stream, entry, "", Why.FORMAT)
+            return None
+        closed = None
         try:
-            cipher = self._cipher(header)
+            closed = opening.closed_entry(words)
+            if closed is None:
+                return None
+            cipher = self._cipher(closed.header)
+        except sealed_format.UnknownFormatError:
+            return self._unopened(stream, entry, None, Why.FORMAT)
         except sealed_format.SealError:
-            return self._unopened(stream, entry, header.key, Why.DAMAGED)
+            return self._unopened(stream, entry, closed, Why.DAMAGED)
         if cipher is None:
-            return self._unopened(stream, entry, header.key, Why.NO_KEY)
-        return cipher, header, words
+            return self._unopened(stream, entry, closed, Why.NO_KEY)
+        return closed, cipher
 
     async def open_entries(self, stream: str, entries: list[RawEntry]) -> list[RawEntry]:
         """Return entries as `open_entry` does, and let others run between two parts of them."""
@@ -249,7 +251,10 @@ class Encryption:
             cipher = self._ciphers[place] = sealed_format.derived(key.secret, header.series)
         return cipher
 
-    def _unopened(self, stream: str, entry: RawEntry, key: str, why: Why) -> UnopenedEntry:
+    def _unopened(
+        self, stream: str, entry: RawEntry, closed: opening.Closed | None, why: Why
+    ) -> UnopenedEntry:
+        key, why = _key_and_reason(None if closed is None else closed.header, why)
         if self._on_unreadable is not None:
             self._on_unreadable(UnreadableEntry(stream, entry.id, key, why))
         return UnopenedEntry(entry.id, entry.words, unreadable(why, key))
@@ -259,10 +264,15 @@ def why_not_opened(entry: RawEntry, header: str) -> Unreadable:
     """Return why an entry that is encrypted was not opened."""
     if isinstance(entry, UnopenedEntry):
         return entry.unreadable
-    read = sealed_format.read_header(header)
-    if read is None or not KEY_ID.fullmatch(read.key):
-        return unreadable(Why.FORMAT, "")
-    return unreadable(Why.NO_KEY, read.key)
+    key, why = _key_and_reason(sealed_format.read_header(header), Why.NO_KEY)
+    return unreadable(why, key)
+
+
+def _key_and_reason(header: sealed_format.Header | None, why: Why) -> tuple[str, Why]:
+    """Return the ID of an entry's key, and why the entry cannot be read."""
+    if header is None or not KEY_ID.fullmatch(header.key):
+        return "", Why.FORMAT if why is Why.NO_KEY else why
+    return header.key, why
 
 
 def _no_key(stream: str) -> BusError:

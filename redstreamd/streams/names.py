@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import enum
 import re
+from functools import lru_cache
 
 from redstreamd.errors import BusError, Code
 
@@ -75,6 +76,7 @@ def judged_by(key: str) -> tuple[str, bool]:
     return key[: beside.start()], is_reply_stream(key)
 
 
+@lru_cache(maxsize=1_024)
 def written_to(key: str) -> str:
     """Return the stream that the entries of a stream were written to: another one only for dead letters."""
     # No stream that anybody may write to has such a name.

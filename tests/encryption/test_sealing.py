@@ -18,7 +18,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from redstreamd.encryption import opening, sealing
-from redstreamd.encryption.sealed_format import ENCRYPTED, SealError, derived, read_header
+from redstreamd.encryption.sealed_format import ENCRYPTED, SealError, derived
 from redstreamd.encryption.sealing import Series
 from redstreamd.streams.entry_codec import Decoded, Stamp, decode, encode_fields
 from tests.support.json_values import json_objects, json_text
@@ -51,10 +51,11 @@ def series_of(vector: dict[str, Any]) -> Series:
 
 
 def opened(stream: str, fields: list[list[str]], keys: dict[str, bytes]) -> Decoded:
-    words = list(chain.from_iterable(fields))
-    header = read_header(dict(fields)[ENCRYPTED])  # type: ignore[arg-type]
-    assert header is not None
-    plain = opening.open_words(derived(keys[header.key], header.series), header, stream, words)
+    closed = opening.closed_entry(list(chain.from_iterable(fields)))
+    assert closed is not None
+    header = closed.header
+    opening.take_apart(closed, stream)
+    plain = opening.put_together(closed, derived(keys[header.key], header.series))
     return decode(
         [(name.encode(), value.encode()) for name, value in zip(plain[::2], plain[1::2], strict=True)]
     )
