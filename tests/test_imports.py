@@ -62,7 +62,6 @@ ALLOWED: dict[str, set[str]] = {
         "client",
         "encryption",
         "errors",
-        "policy",
         "protection",
         "redisio",
         "service.embedded",

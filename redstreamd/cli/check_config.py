@@ -33,9 +33,11 @@ def run(arguments: argparse.Namespace) -> int:
 def _print(loaded: Loaded) -> int:
     from redstreamd.cli.terminal import print_error, print_lines
     from redstreamd.daemon.settings_checks import check_settings
+    from redstreamd.encryption.encryption_rules import without_effect
     from redstreamd.settings import as_toml
 
-    for finding in check_settings(loaded):
+    rules = loaded.settings.encryption.streams
+    for finding in (*check_settings(loaded), *without_effect(rules)):
         print_error(finding)
     lines = []
     for key, source in loaded.sources.items():

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 
 from redstreamd.doctor.report import CheckResult, error, ok, skipped, warning
-from redstreamd.encryption.encryption_rules import EncryptionRule
+from redstreamd.encryption.encryption_rules import without_effect
 from redstreamd.encryption.key_ring import KeyRing
 from redstreamd.errors import SettingsError
 from redstreamd.errors.remedies import setting
-from redstreamd.policy.rules import covers
 from redstreamd.settings import Kind, Settings
 from redstreamd.settings.configured_keys import key_place, key_ring_of, unreadable_keys
 from redstreamd.settings.listener_demands import is_beyond_loopback
@@ -38,7 +37,7 @@ def check_encryption(settings: Settings, environ: Mapping[str, str]) -> CheckRes
             f"Correct it, or {setting(wrong.key)}; `redstreamd keys check` says whether the ring can be used."
         )
         return error(_ENCRYPTION, _TRIED, str(wrong), todo)
-    findings = [*_twins(ring), *_without_effect(encryption.streams)]
+    findings = [*_twins(ring), *without_effect(encryption.streams)]
     if findings:
         todo = f"Correct {setting('encryption.streams')}, or make another key with `redstreamd keys new ID`."
         return warning(_ENCRYPTION, _TRIED, "; ".join(findings), todo)
@@ -57,16 +56,6 @@ def _twins(ring: KeyRing) -> Iterator[str]:
         key = ring.get(key_id)
         if key is not None and (other := seen.setdefault(key.secret, key_id)) != key_id:
             yield f"the keys {other} and {key_id} are the same"
-
-
-def _without_effect(rules: Sequence[EncryptionRule]) -> Iterator[str]:
-    for number, rule in enumerate(rules, 1):
-        for stream in rule.streams:
-            before = (
-                each for each in rules[: number - 1] if any(covers(wide, stream) for wide in each.streams)
-            )
-            if (first := next(before, None)) is not None:
-                yield f"rule {number} says nothing of {stream}, because {str(first)!r} before it counts"
 
 
 def _in_the_clear(settings: Settings) -> str:

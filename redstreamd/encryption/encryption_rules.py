@@ -6,12 +6,12 @@ that it is an exception of. Patterns mean the same as there. The keys beside a s
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Final
 
 import attrs
 
-from redstreamd.policy.rules import matcher
+from redstreamd.policy.rules import covers, matcher
 
 NOTATION: Final = (
     "'STREAM ... are encrypted', then 'with names' to hide the names of fields as well, then "
@@ -119,16 +119,23 @@ class EncryptionRules:
         self._found[stream] = found
         return found
 
-    def forget(self) -> None:
-        """Forget what was found; it is found again."""
-        self._found.clear()
-
     def _decide(self, stream: str) -> EncryptionRule | None:
         name, _ = self._judged(stream)
         for matchers, rule in self._matchers:
             if any(matches(name) for matches in matchers):
                 return rule if rule.is_encrypted else None
         return None
+
+
+def without_effect(rules: Sequence[EncryptionRule]) -> Iterator[str]:
+    """Yield a sentence for each pattern that matches no stream which no rule before it matches."""
+    for number, rule in enumerate(rules, 1):
+        for stream in rule.streams:
+            before = (
+                each for each in rules[: number - 1] if any(covers(wider, stream) for wider in each.streams)
+            )
+            if (first := next(before, None)) is not None:
+                yield f"rule {number} of encryption says nothing of {stream}: {str(first)!r} before it counts"
 
 
 class _MalformedError(ValueError):

@@ -136,3 +136,16 @@ def test_a_key_in_the_place_of_its_file_or_id_is_not_shown(keys, capsys):
             assert run("list", "--set", f"{key}={secret}") == os.EX_CONFIG
             told = capsys.readouterr()
             assert secret not in told.out + told.err
+
+
+def test_check_config_reads_the_ring_and_finds_rules_without_effect(keys, capsys):
+    run("new", "a", "--directory", str(keys))
+    words = ["--set", f"encryption.keys={keys}", "--set", "encryption.writing_key=a"]
+    rules = "encryption.streams=* are encrypted,jobs:* are clear"
+    assert main(["check-config", *NOWHERE, *words, "--set", rules]) == 0
+    told = capsys.readouterr()
+    assert "rule 2 of encryption says nothing of jobs:*: '* are encrypted' before it counts" in told.err
+    assert 'encryption.streams = ["* are encrypted", "jobs:* are clear"]' in told.out
+    (keys / "a.key").chmod(0o640)
+    assert main(["check-config", *NOWHERE, *words]) == os.EX_CONFIG
+    assert "chmod 0600" in capsys.readouterr().err

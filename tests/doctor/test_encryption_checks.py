@@ -61,7 +61,10 @@ def test_credentials_are_looked_up_in_the_environment_of_the_service(keys: Path)
 @pytest.mark.parametrize(
     ("words", "seen"),
     [
-        (["encryption.streams=jobs:* are encrypted,jobs:x are clear"], "rule 2 says nothing of jobs:x"),
+        (
+            ["encryption.streams=jobs:* are encrypted,jobs:x are clear"],
+            "rule 2 of encryption says nothing of jobs:x",
+        ),
         (
             [RULES, "daemon.listen=tcp:0.0.0.0:7077", "listeners.allow_unprotected_tcp=true"],
             "tcp:0.0.0.0:7077",
