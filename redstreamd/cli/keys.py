@@ -101,6 +101,11 @@ def _next_steps(made: Path, key_id: str, encryption: EncryptionSettings) -> Iter
         f"Only when every host has the key, set {setting('encryption.writing_key')} on each: writing_key = "
         f'"{key_id}"; then reload each again.'
     )
+    if not encryption.streams:
+        steps.append(
+            f'Say which streams are encrypted: set {setting("encryption.streams")}, such as streams = '
+            '["jobs:* are encrypted except kind"].'
+        )
     if encryption.writing_key is not None:
         steps.append(f"Keep {encryption.writing_key} and older keys while there are entries that need them.")
     yield from (f"{number}. {step}" for number, step in enumerate(steps, 1))
