@@ -46,6 +46,18 @@ class NameOf(enum.Enum):
     LEASE = enum.auto()
 
 
+class Holds(enum.Enum):
+    """What a text holds; part of its `Annotated` type."""
+
+    CONTENT = enum.auto()  #: What others are to read, as the values in payloads: no error repeats it.
+
+
+def contents_in(arguments: type) -> frozenset[str]:
+    """Return which arguments of a tool hold content."""
+    payloads = (name for name, hint in annotations_of(arguments).items() if argument_type(hint).is_payload)
+    return frozenset((*payloads, *markers_in(arguments, Holds)))
+
+
 def names_in(arguments: type) -> dict[str, NameOf]:
     """Return which arguments of a tool name what, in their order."""
     return markers_in(arguments, NameOf)

@@ -32,7 +32,7 @@ from redstreamd import strict_json
 from redstreamd.errors import BusError, Code
 from redstreamd.errors.nearest_names import nearest_names
 from redstreamd.tools import json_text_arguments
-from redstreamd.tools.argument_types import annotations_of, argument_type
+from redstreamd.tools.argument_types import annotations_of, argument_type, contents_in
 from redstreamd.tools.schema import arguments_schema, describe
 
 ArgumentsT = TypeVar("ArgumentsT", bound=attrs.AttrsInstance)
@@ -77,6 +77,7 @@ class Structurer(Generic[ArgumentsT]):
         self._quick = _Quick(arguments, hints, convert)
         self.schema = arguments_schema(arguments)
         self._arguments = arguments
+        self._contents = contents_in(arguments)
         self._max_nesting = max_nesting
         self._max_values = max_values
         self._properties: dict[str, dict[str, Any]] = self.schema["properties"]
@@ -133,7 +134,8 @@ class Structurer(Generic[ArgumentsT]):
             elif isinstance(problem, msgspec.ValidationError):
                 place, value = _invalid_item(given[note.name], str(problem))
                 no_text = f", {texts[note.name + place]}" if note.name + place in texts else ""
-                yield f"{note.name}{place}: {_shown(value)} given{no_text}; allowed: {allowed}"
+                shown = _kind(value) if note.name in self._contents else _shown(value)
+                yield f"{note.name}{place}: {shown} given{no_text}; allowed: {allowed}"
             else:
                 raise problem
         for problem in others:
@@ -285,6 +287,19 @@ def _invalid_item(value: Any, problem: str) -> tuple[str, Any]:
         place += f"[{index}]"
         value = value[int(index)]
     return place, value
+
+
+def _kind(value: object) -> str:
+    """Return what kind of JSON a value is, and its size, in the place of the value."""
+    if isinstance(value, str):
+        return f"a string of {len(value):,} characters" if value else '""'
+    if isinstance(value, list):
+        return f"a list of {len(value):,} items" if value else "[]"
+    if isinstance(value, dict):
+        return "an object"
+    if value is None or isinstance(value, bool):
+        return json.dumps(value)
+    return "a number"
 
 
 def _shown(value: object) -> str:

@@ -18,6 +18,7 @@ from redstreamd.streams.plans import Plan, run_plan
 from redstreamd.streams.replies import Replied
 from redstreamd.tools import shared_arguments
 from redstreamd.tools.annotations import no, writing, yes
+from redstreamd.tools.argument_types import Holds
 from redstreamd.tools.definition import Call, Profile, tool
 from redstreamd.tools.effects import Marked
 from redstreamd.tools.lease_duration import lease_seconds
@@ -246,7 +247,9 @@ class WorkFailArguments:
         Literal["retry", "release", "dead_letter"],
         Meta(description="retry after delay_seconds, release for anyone now, or dead_letter for good."),
     ] = "retry"
-    reason: Annotated[str, Meta(max_length=2_000, description="Why; recorded with a dead letter.")] = ""
+    reason: Annotated[
+        str, Meta(max_length=2_000, description="Why; recorded with a dead letter."), Holds.CONTENT
+    ] = ""
     delay_seconds: Annotated[float, Meta(ge=0, le=30 * 86_400)] = 10.0
     entry_ids: shared_arguments.EntryIds | None = None
     stream: shared_arguments.Stream | None = None

@@ -318,7 +318,7 @@ def test_a_refusal_names_every_offending_argument_with_what_was_given_and_what_i
         "allowed: a number from 0 to 300",
         'direction: "up" given',
         'allowed: one of "backward", "forward"',
-        "tags: \"{'a': 1}\" given, which is not JSON: " + REASON,
+        "tags: a string of 8 characters given, which is not JSON: " + REASON,
         "allowed: an object",
         "key: 5 given",
         "allowed: a string",
