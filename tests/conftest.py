@@ -57,6 +57,7 @@ SLOW |= {"test_sdk_difference", "test_set_clocks", "test_socket_activation"}
 SLOW |= {"test_standard_streams", "test_subscriptions", "test_tls", "test_unavailable"}
 SLOW |= {"test_worked_policies"}
 SLOW |= {"test_whole_reports"}
+SLOW |= {"test_nothing_in_the_clear", "test_properties", "test_rotation"}
 
 
 def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool | None:

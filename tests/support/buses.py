@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import AsyncExitStack, asynccontextmanager
 
 import pytest
@@ -63,9 +63,14 @@ class BusThread(TrioThread[list[Bus]]):
     """Several daemons' domains in a thread of their own; see `TrioThread`."""
 
     def __init__(
-        self, server: Server, count: int, settings: Settings | None = None, bounds: Bounds = DEFAULT_BOUNDS
+        self,
+        server: Server,
+        count: int,
+        settings: Settings | None = None,
+        bounds: Bounds = DEFAULT_BOUNDS,
+        encryption: Callable[[], Encryption] = Encryption,
     ) -> None:
-        super().__init__(_several(server, count, settings, bounds))
+        super().__init__(_several(server, count, settings, bounds, encryption))
 
     @property
     def buses(self) -> list[Bus]:
@@ -75,10 +80,16 @@ class BusThread(TrioThread[list[Bus]]):
 
 @asynccontextmanager
 async def _several(
-    server: Server, count: int, settings: Settings | None, bounds: Bounds
+    server: Server,
+    count: int,
+    settings: Settings | None,
+    bounds: Bounds,
+    encryption: Callable[[], Encryption],
 ) -> AsyncIterator[list[Bus]]:
     async with AsyncExitStack() as stack:
         yield [
-            await stack.enter_async_context(running_bus(server, settings, bounds=bounds))
+            await stack.enter_async_context(
+                running_bus(server, settings, bounds=bounds, encryption=encryption())
+            )
             for _ in range(count)
         ]

@@ -14,7 +14,7 @@ TESTS = Path(__file__).resolve().parents[1]
 
 #: Seconds by file below tests/.
 SECONDS = {
-    "model/test_tools_model.py": 110,
+    "model/test_tools_model.py": 130,
     "daemon/test_start.py": 95,
     "mcpio/test_standard_streams.py": 95,
     "daemon/test_subscriptions.py": 85,
@@ -62,7 +62,7 @@ SECONDS = {
     "faults/test_lost_replies.py": 20,
     "fuzz/test_fuzzed_requests.py": 20,
     "resources/test_reading.py": 20,
-    "scenarios/test_asking.py": 20,
+    "scenarios/test_asking.py": 25,
     "cli/test_connect.py": 15,
     "cli/test_connect_cuts.py": 15,
     "cli/test_main.py": 15,
@@ -79,6 +79,8 @@ SECONDS = {
     "faults/test_network.py": 15,
     "policy/test_worked_policies.py": 15,
     "streams/test_set_clocks.py": 15,
+    "encryption/test_properties.py": 10,
+    "encryption/test_rotation.py": 10,
     "cli/test_call.py": 10,
     "compat/test_old_data.py": 10,
     "conformance/test_requirements.py": 10,
