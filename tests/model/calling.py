@@ -3,16 +3,21 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping, Sequence
 from functools import cache, partial
 from typing import Any
 
 import attrs
 import jsonschema
+import msgspec
 from hypothesis.stateful import RuleBasedStateMachine
 
 from redstreamd.errors import Code
+from redstreamd.streams.entry_codec import Decoded, decode
 from redstreamd.tools.schema import always_present, result_schema
 from redstreamd.tools.toolbox import Toolbox
+from tests.encryption.opened import members_in, sealed_with
+from tests.encryption.rings import KeyDirectory
 from tests.model.choices import NO_STREAM
 from tests.model.world import World
 from tests.support.buses import BusThread
@@ -37,6 +42,8 @@ class Calling(RuleBasedStateMachine):
         server: The real server.
         threads: The daemon's domain on it.
         toolbox: The tools over that.
+        keys: Those that the entries are encrypted with; None where nothing is.
+        clear: The names of fields that are not encrypted; None where nothing is.
         succeeded: Names of the tools that ever succeeded, shared by all machines of a run.
         world: What the server must hold.
     """
@@ -45,6 +52,8 @@ class Calling(RuleBasedStateMachine):
     threads: BusThread
     toolbox: Toolbox[Any]
     succeeded: set[str]
+    keys: KeyDirectory | None = None
+    clear: frozenset[str] | None = None
 
     def __init__(self) -> None:
         super().__init__()
@@ -95,6 +104,17 @@ class Calling(RuleBasedStateMachine):
             return None
         assert not whole["isError"], whole["content"]
         return json.loads(whole["content"][0]["text"])
+
+    def stored(self, stream: str, flat: Sequence[bytes]) -> Decoded:
+        """Return what an entry holds that was written to a stream, from its words in Redis."""
+        # What waited in quarantine was written there by the test itself.
+        assert (sealed_with(flat) is None) is (self.keys is None or b"_rs.released" in flat)
+        fields = list(zip(flat[::2], flat[1::2], strict=True))
+        return msgspec.structs.replace(decode(fields), members=members_in(stream, flat, self.keys))
+
+    def refusal_of(self, wanted: Mapping[str, Any] | None) -> str | None:
+        """Return the code of the error for a filter by encrypted fields, or None if there are none in it."""
+        return None if self.clear is None or self.clear.issuperset(wanted or ()) else "INVALID_ARGUMENT"
 
     def check_shown(self, shown: dict[str, Any], members: dict[str, Any]) -> None:
         """An entry is shown as it was given, or says what was cut and where the whole is."""

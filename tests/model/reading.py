@@ -28,7 +28,7 @@ class Reading(Calling):
 
     def read_all_pages(self, name: str, backward: bool, count: int, **how: Any) -> None:
         """Read a stream page by page, from `start` to `end` and through a `filter` if these are given."""
-        code = self.world.missing(name)
+        code = self.refusal_of(how.get("filter")) or self.world.missing(name)
         arguments: dict[str, Any] = {
             "stream": name,
             "count": count,
@@ -63,11 +63,15 @@ class Reading(Calling):
 
     def wait_from_the_beginning(self, name: str, count: int, wanted: dict[str, Any] | None = None) -> None:
         seen, _ = self.wait_for_all([name], ZERO, count, wanted)
+        if self.refusal_of(wanted):
+            return
         assert seen[name] == self.following(name, ZERO, wanted)
 
     def follow(self, count: int, wanted: dict[str, Any] | None = None) -> None:
         """Take up what came since the last time; through a filter it is only looked at."""
         seen, cursor = self.wait_for_all(NAMES, self.cursor, count, wanted)
+        if self.refusal_of(wanted):
+            return
         assert seen == {name: self.following(name, self.followed[name], wanted) for name in NAMES}
         if wanted is None:
             self.cursor = cursor
@@ -80,9 +84,17 @@ class Reading(Calling):
         """Wait again and again until nothing comes; return what came, and the last cursor."""
         seen: dict[str, list[str]] = {name: [] for name in names}
         while True:
-            waited = self.call(
-                "stream_wait", streams=names, cursor=cursor, count=count, timeout_seconds=0, filter=wanted
+            waited = self.expect(
+                self.refusal_of(wanted),
+                "stream_wait",
+                streams=names,
+                cursor=cursor,
+                count=count,
+                timeout_seconds=0,
+                filter=wanted,
             )
+            if waited is None:
+                return seen, cursor
             assert len(waited["entries"]) <= count
             assert waited["timed_out"] is not bool(waited["entries"])
             cursor = waited["next_cursor"]

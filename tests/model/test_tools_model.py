@@ -8,6 +8,8 @@ byte bound. Time stands still here (leases are long); what it does is in tests/s
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -15,10 +17,11 @@ from hypothesis import HealthCheck, Phase, settings
 from hypothesis.stateful import initialize, invariant, run_state_machine_as_test
 
 from redstreamd.settings import LeasesSettings, Settings, ToolsSettings
-from redstreamd.streams.entry_codec import decode
+from redstreamd.streams.entry_encryption import Encryption
 from redstreamd.tools.catalog import REGISTRY
 from redstreamd.tools.definition import Profile
 from redstreamd.tools.toolbox import toolbox_over
+from tests.encryption.rings import InForce, KeyDirectory
 from tests.model.administration import Administration
 from tests.model.calling import MAX_RESULT_BYTES
 from tests.model.choices import LEASES, MEMBERS, NAMES
@@ -27,7 +30,7 @@ from tests.model.publishing import Publishing
 from tests.model.requesting import Requesting
 from tests.model.world import MAX_DELIVERIES, Lease
 from tests.support.buses import BusThread
-from tests.support.counts import LONG
+from tests.support.counts import LONG, counts
 from tests.support.servers import Server
 
 
@@ -49,10 +52,7 @@ class ToolsMachine(Publishing, Looking, Requesting, Administration):
     def the_server_holds_what_the_model_says(self) -> None:
         for name, stream in self.world.streams.items():
             entries, groups = self.server.commands(("XRANGE", name, "-", "+"), ("XINFO", "GROUPS", name))
-            found = {
-                one.decode(): decode(list(zip(flat[::2], flat[1::2], strict=True))).members
-                for one, flat in entries
-            }
+            found = {one.decode(): self.stored(name, flat).members for one, flat in entries}
             assert found == stream.entries
             actual = [dict(zip(flat[::2], flat[1::2], strict=True)) for flat in groups]
             assert {line[b"name"].decode(): line[b"last-delivered-id"].decode() for line in actual} == {
@@ -77,17 +77,37 @@ class ToolsMachine(Publishing, Looking, Requesting, Administration):
     ],
 )
 def test_the_tools_do_what_the_model_says(request: pytest.FixtureRequest, kind: str, examples: int) -> None:
-    server: Server = request.getfixturevalue(f"{kind}_server")
+    check_model(request.getfixturevalue(f"{kind}_server"), examples)
+
+
+@pytest.mark.parametrize("examples", counts(15, ci=150, full=300))
+@pytest.mark.parametrize("names", ["", " with names"], ids=["values", "names"])
+def test_the_tools_do_the_same_where_entries_are_encrypted(
+    redis_server: Server, tmp_path: Path, names: str, examples: int
+) -> None:
+    clear = frozenset({"n", "at"})
+    rule = f"* are encrypted{names} except {' '.join(sorted(clear))}"
+    chosen = InForce(KeyDirectory(tmp_path / "keys", "k1"), "k1", rule)
+    check_model(redis_server, examples, chosen, {"keys": chosen.keys, "clear": clear})
+
+
+def check_model(
+    server: Server, examples: int, encryption: InForce | None = None, known: Mapping[str, Any] | None = None
+) -> None:
+    """Run the model on a server; with `encryption` by that, and what the model knows of it."""
     chosen = Settings(
         leases=LeasesSettings(max_deliveries=MAX_DELIVERIES),
         tools=ToolsSettings(max_result_bytes=MAX_RESULT_BYTES),
     )
     every = {tool.name for tool in REGISTRY}
     succeeded: set[str] = set()
-    threads = BusThread(server, 1, chosen)
+    threads = BusThread(
+        server, 1, chosen, encryption=Encryption if encryption is None else encryption.encryption
+    )
     try:
         toolbox = toolbox_over(threads.buses[0], REGISTRY, [Profile.OPERATOR, Profile.RED_STREAM])
         attributes = {"server": server, "threads": threads, "toolbox": toolbox, "succeeded": succeeded}
+        attributes |= known or {}
         # Chance may leave a tool out of one run, hardly out of three; one without a rule is left out of all.
         # Where CI=true, Hypothesis draws by the name of the class: each run has its own.
         for run in ("", "Again", "OnceMore"):

@@ -8,7 +8,6 @@ import attrs
 from hypothesis import strategies as st
 from hypothesis.stateful import MultipleResults, multiple, rule
 
-from redstreamd.streams.entry_codec import decode
 from redstreamd.streams.names import Kind, companion_key
 from tests.model.calling import Calling
 from tests.model.choices import ACTIONS, CONSUMERS, COUNTS, GROUPS, KEYS, LEASES, LIMITS, LONG, STREAMS
@@ -284,7 +283,7 @@ class Working(Calling):
         for raw, flat in self.server.command("XRANGE", companion_key(name, Kind.DEAD, group), "-", "+"):
             if raw.decode() in known:
                 continue
-            letter = decode(list(zip(flat[::2], flat[1::2], strict=True)))
+            letter = self.stored(name, flat)
             assert letter.dead_letter is not None
             entry_id = letter.dead_letter["id"]
             held = self.world.group(name, group).pending.pop(entry_id)

@@ -26,10 +26,13 @@ from hypothesis.stateful import (
 
 from redstreamd.settings import LeasesSettings, Settings
 from redstreamd.streams.entry_codec import Stamp, decode
+from redstreamd.streams.entry_encryption import Encryption
 from redstreamd.streams.lease_tokens import Lease
 from redstreamd.streams.leases import Action, Outcome, Take
 from redstreamd.streams.names import Kind, companion_key
 from redstreamd.streams.work import Work
+from tests.encryption.opened import members_in, opened_text, sealed_with
+from tests.encryption.rings import InForce, KeyDirectory
 from tests.support.buses import KEY, BusThread
 from tests.support.calls import ME
 from tests.support.counts import counts
@@ -69,6 +72,7 @@ class LeaseMachine(RuleBasedStateMachine):
     server: Server
     threads: BusThread
     clock: SetClock | None = None  #: If it can be set.
+    ring: KeyDirectory | None = None  #: If the entries are encrypted.
 
     takes = Bundle("takes")
 
@@ -382,15 +386,17 @@ class LeaseMachine(RuleBasedStateMachine):
         """Take over what came to the dead-letter stream, and check what it says."""
         fresh = set()
         for _, flat in self.server.command("XRANGE", DEAD, "-", "+"):
+            assert (sealed_with(flat) is None) is (self.ring is None)
             letter = decode(list(zip(flat[::2], flat[1::2], strict=True)))
             assert letter.dead_letter is not None
             entry_id = letter.dead_letter["id"]
-            assert letter.members == {"n": self.added.index(entry_id)}
+            assert members_in(STREAM, flat, self.ring) == {"n": self.added.index(entry_id)}
             if entry_id not in self.dead:
                 held = self.pending.pop(entry_id)
                 assert letter.dead_letter["attempts"] == held.attempt
                 assert letter.dead_letter["consumer"] == held.owner
-                assert letter.dead_letter["reason"] in ("because", "max_deliveries")
+                reason = opened_text(letter.dead_letter["reason"], self.ring, STREAM, GROUP, held.owner)
+                assert reason in ("because", "max_deliveries")
                 fresh.add(entry_id)
         self.dead |= fresh
         return fresh
@@ -404,10 +410,15 @@ class LeaseMachine(RuleBasedStateMachine):
         return gone
 
 
-def check_model(examples: int, server: Server, clock: SetClock | None = None) -> None:
-    threads = BusThread(server, 2, LEASES_SETTINGS)
+def check_model(
+    examples: int, server: Server, clock: SetClock | None = None, encryption: InForce | None = None
+) -> None:
+    make = Encryption if encryption is None else encryption.encryption
+    threads = BusThread(server, 2, LEASES_SETTINGS, encryption=make)
     try:
-        machine = type("Machine", (LeaseMachine,), {"server": server, "threads": threads, "clock": clock})
+        attributes = {"server": server, "threads": threads, "clock": clock}
+        attributes |= {"ring": None if encryption is None else encryption.keys}
+        machine = type("Machine", (LeaseMachine,), attributes)
         run_state_machine_as_test(
             machine,
             settings=settings(
@@ -430,3 +441,11 @@ def test_leases_behave_as_the_model_says(server: Server, examples: int) -> None:
 def test_leases_behave_as_the_model_says_while_the_clock_is_set(tmp_path: Path, examples: int) -> None:
     with running_with_set_clock(redis_binary(), tmp_path) as clock:
         check_model(examples, clock.server, clock)
+
+
+@pytest.mark.parametrize("examples", counts(15, ci=300, full=1_000))
+def test_leases_behave_as_the_model_says_where_entries_are_encrypted(
+    redis: Server, tmp_path: Path, examples: int
+) -> None:
+    keys = KeyDirectory(tmp_path / "keys", "k1")
+    check_model(examples, redis, encryption=InForce(keys, "k1", "* are encrypted with names"))
