@@ -1,9 +1,8 @@
 """The access log: each call that is no audit record is a record, or is counted in one.
 
 A record takes as long as a call, and journald keeps some 300 of a unit in a second. So each of few calls is a
-record of its own; while there are many, calls that are equal are summed up (`call_summaries`). Calls are not
-recorded where they end, but afterwards, some at a time, in a task of its own: to a call this adds a few
-look-ups.
+record of its own; while there are many, calls that are equal are summed up (`call_summaries`). Records are
+made afterwards, in a task of its own.
 """
 
 from __future__ import annotations
@@ -28,6 +27,9 @@ SUMMARIES_A_SECOND: Final = 100
 BURST: Final = 200
 #: Seconds for which calls are gathered, so that a call does not wake the task.
 GATHERED_SECONDS: Final = 0.1
+#: Calls that are gathered at most before they are summed up: a loop over them costs half of what a function
+#: for each does. Few enough that they do not outlive a collection.
+GATHERED_CALLS: Final = 64
 #: Seconds of one step, between which others have their turn.
 _STEP_SECONDS: Final = 0.001
 
@@ -41,8 +43,7 @@ class AccessLog:
         dropped: How many calls are in no record, because the log took none when the daemon ended.
     """
 
-    # Invariant: each call is in `_single`, in `_summaries`, in what was written, or in `dropped`, and in one
-    # of them only.
+    # Invariant: each call is in one of `_recent`, `_single`, `_summaries`, what was written, and `dropped`.
 
     def __init__(
         self,
@@ -59,25 +60,22 @@ class AccessLog:
         self.dropped = 0
         self._write = write
         self._has_room = has_room
+        self._recent: list[CallEnded] = []
+        # How many of them are enough to look at them: the first, while the task sleeps.
+        self._enough = 1
         self._single: collections.deque[CallEnded] = collections.deque()
         self._summaries = CallSummaries()
         # How many more calls are recorded one by one. Below 0 while there are too many: then it takes a
         # while with few of them until there are such records again.
         self._left: float = BURST
         self._summaries_left: float = SUMMARIES_A_SECOND
-        self._is_awake = False
         self._filled = trio.Event()
 
     def call_ended(self, ended: CallEnded) -> None:
         """Take note of a call that ended; a part of the call, so nearly nothing is done here."""
-        self._left -= 1
-        if self._left >= 0:
-            self._single.append(ended)
-        else:
-            self._summaries.add(ended)
-        if not self._is_awake:
-            self._is_awake = True
-            self._filled.set()
+        self._recent.append(ended)
+        if len(self._recent) >= self._enough:
+            self._sort()
 
     async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
         """Record calls until cancelled, and then those that are left."""
@@ -87,20 +85,33 @@ class AccessLog:
             while True:
                 if not self._single and not self._summaries:
                     self._filled = trio.Event()
-                    self._is_awake = False
+                    self._enough = 1
                     await self._filled.wait()
                 # For many calls at once: to be woken costs more than to note one.
                 await trio.sleep(GATHERED_SECONDS)
+                self._sort()
                 now = trio.current_time()
                 if self._has_room():
                     self._refill(now - since)
                     await self._record(now)
                 since = now
         finally:
+            self._sort()
             # What was answered is recorded, if the log takes it.
             while self._has_room() and (event := self._next_single() or self._summaries.pop(math.inf)):
                 self._write(event)
             self._tell_dropped()
+
+    def _sort(self) -> None:
+        """Decide which of the recent calls are recorded one by one, and sum up the others."""
+        recent = self._recent
+        single = min(max(int(self._left), 0), len(recent))
+        self._left -= len(recent)
+        self._single.extend(recent[:single])
+        self._summaries.add(recent[single:])
+        recent.clear()
+        self._enough = GATHERED_CALLS
+        self._filled.set()
 
     def _refill(self, seconds: float) -> None:
         """Allow the records of so many more seconds."""

@@ -219,9 +219,9 @@ def test_a_client_of_many_streams_is_told_with_their_names() -> None:
     names = [f"s{number}" for number in range(MAX_APART + 3 * MAX_NAMED + 5)]
     for name in names:
         for _ in range(2):
-            summaries.add(msgspec.structs.replace(READ, streams=(name,)))
+            summaries.add([msgspec.structs.replace(READ, streams=(name,))])
     other = msgspec.structs.replace(READ, account=ACCOUNTS.open(BOB, PEER, "c-2"))
-    summaries.add(other)
+    summaries.add([other])
     assert summaries.count == 2 * len(names) + 1
     now = DUE_SECONDS
     events = []
