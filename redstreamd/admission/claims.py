@@ -78,16 +78,20 @@ class Claim:
     """One place below a limit; made by `Limit.claim`.
 
     Attributes:
-        account: Whose it is; None for the daemon's own, and once it was released.
+        account: Whose it is; None for the daemon's own.
+        process: The account of its process.
         end: Ends what has the place early; None as long as that cannot be ended.
         is_held: Whether it was not released.
     """
 
-    __slots__ = ("account", "end", "is_held")
+    __slots__ = ("account", "end", "is_held", "process")
 
-    def __init__(self, account: Account | None, end: Callable[[], None] | None) -> None:
+    def __init__(
+        self, account: Account | None, process: Account | None, end: Callable[[], None] | None
+    ) -> None:
         """Made by `Limit`."""
         self.account = account
+        self.process = process
         self.end = end
         self.is_held = True
 
@@ -125,22 +129,24 @@ class Limit:
         Raises:
             BusError: The limit is reached, and nobody holds more than who asks; or memory is short.
         """
+        process = None
         if account is not None:
             if self.is_shedding:
                 raise self._shed()
+            process = _above(account, Level.PROCESS)
+            principal = _above(process, Level.PRINCIPAL)
             if self._quotas is not None:
-                principal = _above(account, Level.PRINCIPAL)
                 own = self._quotas.most(self._kind.quantity, principal.name)
                 if own.number is not None:
                     self._make_room(account, principal, own.number, own.setting)
-            self._make_room(account, _above(account, Level.ALL), self._most, self._kind.setting)
+            self._make_room(account, _above(principal, Level.ALL), self._most, self._kind.setting)
             account.hold(self._kind.held)
         elif self.total >= self._most:
             raise self._refusal(None, self._most, self._kind.setting)
         self.total += 1
-        claim = Claim(account, end)
-        if account is not None:
-            self._claims.setdefault(_above(account, Level.PROCESS), {})[claim] = None
+        claim = Claim(account, process, end)
+        if process is not None:
+            self._claims.setdefault(process, {})[claim] = None
         return claim
 
     def release(self, claim: Claim) -> None:
@@ -149,13 +155,12 @@ class Limit:
             return
         claim.is_held = False
         self.total -= 1
-        account = claim.account
-        if account is None:
+        account, process = claim.account, claim.process
+        if account is None or process is None:
             return
         # A connection that has closed has given back what it held.
         if account.held[self._kind.held] > 0:
             account.hold(self._kind.held, -1)
-        process = _above(account, Level.PROCESS)
         claims = self._claims[process]
         del claims[claim]
         if not claims:

@@ -8,11 +8,15 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Awaitable, Callable, Iterator
+from typing import Final
 
 import trio
 
-from redstreamd.admission.turns import next_turn
+from redstreamd.admission.turns import turns
 from redstreamd.errors.defects import report_defect
+
+#: Clients that are told in one part of a loop, with the writes to them two to three milliseconds.
+TOLD_AT_ONCE: Final = 128
 
 Work = Callable[[], Awaitable[None]]
 """Can be begun again if it was cancelled; handles its own errors."""
@@ -37,12 +41,14 @@ class Background:
             self._nursery.start_soon(self._run, work)
 
     def spread(self, loop: Iterator[None]) -> None:
-        """Take the first part of a loop at once, and the others in turns; each part ends with a ``yield``.
+        """Tell many clients something: one part of a loop in each pass of the scheduler, the first at once.
 
-        A part should take about a millisecond, with the writes that it causes at the end of the pass.
+        A part ends with a ``yield`` and should take about a millisecond, with the writes that it causes at
+        the end of the pass. New work of clients waits until all loops have ended, see `Turns.is_telling`.
         """
         if self._advance(loop):
             self._loops.append(loop)
+            turns().is_telling = True
             self._wake.set()
 
     async def run(self) -> None:
@@ -54,14 +60,17 @@ class Background:
                     nursery.start_soon(self._run, self._postponed.popleft())
                 while True:
                     while self._loops:
+                        turns().is_telling = True
                         loop = self._loops.popleft()
                         if self._advance(loop):
                             self._loops.append(loop)
-                        await next_turn()
+                        await trio.lowlevel.checkpoint()
+                    turns().is_telling = False
                     self._wake = trio.Event()
                     await self._wake.wait()
             finally:
                 self._nursery = None
+                turns().is_telling = False
 
     async def _run(self, work: Work) -> None:
         try:

@@ -9,15 +9,13 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterator, Sequence
 from functools import partial
-from typing import Any, Final
+from typing import Any
 
 from redstreamd.errors import BusError
+from redstreamd.streams.background import TOLD_AT_ONCE
 from redstreamd.streams.deadlines import Deadline
 from redstreamd.streams.tail_hub import TailHub
 from redstreamd.streams.waiting import Sleeper, Told
-
-#: Sleepers that are told in one turn, with the writes to their clients about two milliseconds.
-TOLD_AT_ONCE: Final = 64
 
 
 class Sleepers:
@@ -87,7 +85,7 @@ class Sleepers:
         for number, sleeper in enumerate(sleepers, 1):
             # Else it has left.
             if sleeper.place is not None:
-                self.forget(sleeper)
+                self._end(sleeper)
                 sleeper.told(told)
             if number % TOLD_AT_ONCE == 0:
                 yield
@@ -100,6 +98,9 @@ class Sleepers:
     def forget(self, sleeper: Sleeper) -> None:
         """Take somebody out, if it is still a member, and count it no more."""
         self.members.pop(sleeper, None)
+        self._end(sleeper)
+
+    def _end(self, sleeper: Sleeper) -> None:
         sleeper.place = None
         claim, sleeper.claim = sleeper.claim, None
         if claim is not None:

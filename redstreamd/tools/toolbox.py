@@ -66,8 +66,8 @@ class Prepared:
     Attributes:
         tool: The tool.
         decode: Builds its arguments from plain text.
-        named: Returns the streams in the arguments, if these alone decide what the tool needs, and each
-            argument names one.
+        named: Returns the streams in the arguments, if these alone decide what the tool needs, and they are
+            few; else None, as if it is not given.
         lease: The argument that holds a lease, if there is one.
         checks: The arguments that name groups and consumers, with the function that checks each.
     """
@@ -318,8 +318,8 @@ class Toolbox(Generic[BusT]):
         needs: Sequence[Need] = ()
         lease: Lease | None = None
         try:
-            if prepared.named is not None:
-                key = (principal, tool.name, prepared.named(structured))
+            if prepared.named is not None and (named := prepared.named(structured)) is not None:
+                key = (principal, tool.name, named)
                 known = self._permitted.get(key)
                 if known is None:
                     # Known before they are permitted, for the report of a refusal.
@@ -471,7 +471,17 @@ def _names_streams(tool: Tool[Any]) -> Callable[[object], object] | None:
         return None
     arguments = list(dict.fromkeys(argument for argument, _, _ in tool.needs.terms))
     hints = typing.get_type_hints(tool.arguments)
-    return attrgetter(*arguments) if all(hints[each] in (str, str | None) for each in arguments) else None
+    if all(hints[each] in (str, str | None) for each in arguments):
+        return attrgetter(*arguments)
+    streams_in = attrgetter(*arguments)
+    if len(arguments) > 1 or hints[arguments[0]] != list[str]:
+        return None
+
+    def only(given: object) -> object:
+        streams = streams_in(given)
+        return streams[0] if len(streams) == 1 else None
+
+    return only
 
 
 def toolbox_over(

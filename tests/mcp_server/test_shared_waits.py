@@ -12,7 +12,8 @@ import pytest
 import trio
 
 from redstreamd.redisio import Role
-from redstreamd.streams import entry_ids, sleepers
+from redstreamd.streams import entry_ids
+from redstreamd.streams.background import TOLD_AT_ONCE
 from redstreamd.streams.bus import Bus
 from redstreamd.streams.places import Place
 from redstreamd.streams.reading import Waited
@@ -371,15 +372,12 @@ async def test_telling_many_gives_way_and_who_leaves_meanwhile_is_told_nothing(r
                 told_in.append(passes.seen)
                 all_[-1].leave()
 
-        all_ = [wait_at(bus, kind=Leaving) for _ in range(3 * sleepers.TOLD_AT_ONCE)]
+        all_ = [wait_at(bus, kind=Leaving) for _ in range(3 * TOLD_AT_ONCE)]
         await asleep(bus, len(all_))
         redis.command("XADD", "s", "1-1", "f", "v")
         await until(lambda: all(each.outcome for each in all_[:-1]))
         await until(lambda: bus.hub.statistics().watches == 0)
         assert all_[-1].outcome is None
         # In three passes at least, and in the order in which they came.
-        assert sorted({told_in.count(seen) for seen in told_in}) == [
-            sleepers.TOLD_AT_ONCE - 1,
-            sleepers.TOLD_AT_ONCE,
-        ]
+        assert sorted({told_in.count(seen) for seen in told_in}) == [TOLD_AT_ONCE - 1, TOLD_AT_ONCE]
         assert len(set(told_in)) == 3

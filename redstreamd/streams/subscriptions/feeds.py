@@ -10,7 +10,6 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Callable, Iterator, Mapping
 from functools import partial
-from typing import Final
 
 import attrs
 import msgspec
@@ -18,7 +17,7 @@ import trio
 
 from redstreamd.admission.claims import Claim
 from redstreamd.errors import BusError, Code
-from redstreamd.streams.background import Background
+from redstreamd.streams.background import TOLD_AT_ONCE, Background
 from redstreamd.streams.bus import Bus
 from redstreamd.streams.shared_requests import SharedRequest
 from redstreamd.streams.subscriptions.topics import Pace, Topic
@@ -29,9 +28,6 @@ from redstreamd.streams.watches import Watch
 _NO_VERSION = TRANSIENT | {Code.INTERNAL}
 #: A pause between polls is so many times as long as the read took, so polling takes at most 2 % of the time.
 POLL_SHARE = 50
-
-#: Listeners that are notified in one turn, with the writes to their clients about two milliseconds.
-_NOTIFIED_AT_ONCE: Final = 64
 
 #: The version of a topic while Redis cannot be asked; older than any other.
 UNKNOWN = ""
@@ -92,7 +88,7 @@ class Feed:
             if listener in self.listeners and listener.known not in (None, self.version):
                 listener.known = self.version
                 listener.notify(self.version)
-            if number % _NOTIFIED_AT_ONCE == 0:
+            if number % TOLD_AT_ONCE == 0:
                 yield
 
 
