@@ -142,8 +142,7 @@ class _DirectCall(msgspec.Struct, eq=False):
         """Send the call's plan, or start a task for a call that is not one round trip."""
         path, invocation = self.path, self.invocation
         make = invocation.tool.plan
-        if invocation.tool.wait is not None and path.uses_plans and self.exchange.progress_token is None:
-            self._wait(invocation.tool.wait)
+        if invocation.tool.wait is not None and self._may_wait and self._wait(invocation.tool.wait):
             return
         try:
             plan = make(invocation, invocation.arguments) if make is not None and path.uses_plans else None
@@ -161,21 +160,24 @@ class _DirectCall(msgspec.Struct, eq=False):
             return
         self.exchange.on_cancel = self._cancel
 
-    def _wait(self, make: Callable[[Any, Any], Wait | BeginWait]) -> None:
-        """Let the call wait without a task, after a task that begins it, if need be.
+    @property
+    def _may_wait(self) -> bool:
+        """Whether the call may wait without a task. Progress would need one all the time."""
+        return self.path.uses_plans and self.exchange.progress_token is None
 
-        Progress would need a task all the time.
-        """
+    def _wait(self, make: Callable[[Any, Any], Wait | BeginWait | None]) -> bool:
+        """Let the call wait without a task, after a task that begins it, if need be; False if it does not."""
         invocation = self.invocation
         try:
             wait = make(invocation, invocation.arguments)
         except Exception as error:  # noqa: BLE001 - as in `run`
             self._fail(error)
-            return
+            return True
         if isinstance(wait, Wait):
             DirectWait.begin(wait, self.exchange, invocation, self.tail)
-        else:
+        elif wait is not None:
             self._start_task(partial(self._begin_wait, begin=wait))
+        return wait is not None
 
     async def _begin_wait(self, scope: trio.CancelScope, begin: BeginWait) -> None:
         exchange, invocation = self.exchange, self.invocation
@@ -201,13 +203,13 @@ class _DirectCall(msgspec.Struct, eq=False):
     def _on_reply(self, reply: Any) -> None:
         exchange, plan = self.exchange, self.plan
         awaited = exchange.is_open and not exchange.is_dropped
-        result = go_on = None
+        result = go_on = wait = None
         try:
             if not isinstance(reply, Exception):
                 # Also if nobody waits: the domain takes note of what happened.
                 result = success(plan.read(reply))
         except UnfinishedError as unfinished:
-            go_on = unfinished.go_on
+            go_on, wait = unfinished.go_on, unfinished.wait
         except Exception as error:  # noqa: BLE001 - the boundary, as above
             if exchange.is_open:
                 self._fail(error)
@@ -217,6 +219,8 @@ class _DirectCall(msgspec.Struct, eq=False):
                 self._end_cancelled()
         elif result is not None:
             self._answer(result, OK)
+        elif wait is not None and self._may_wait:
+            DirectWait.begin(wait, exchange, self.invocation, self.tail)
         elif go_on is not None:
             self._start(go_on)
         else:

@@ -56,7 +56,7 @@ class DirectWait(Sleeper, eq=False, kw_only=True):
         # What the wait needs of them it has.
         invocation.drop_arguments()
         exchange.on_cancel = self.cancel
-        invocation.bus.places.join(wait.search, wait.position, self)
+        wait.join(self)
         return self
 
     def told(self, told: Told) -> None:

@@ -36,8 +36,6 @@ from redstreamd.streams.waiting import (
     ReadResult,
     Search,
     Sleeper,
-    TaskSleeper,
-    Wait,
 )
 
 
@@ -400,24 +398,3 @@ class Places:
         """Return whether a read would be sent now, and changes would be pushed."""
         is_connected = self.redis.is_connected
         return is_connected(Role.WATCH, key=stream) and is_connected(Role.BULK, key=stream)
-
-    async def run(self, wait: Wait) -> Any:
-        """Wait in a task, and return the result.
-
-        Raises:
-            BusError: The first read failed; RATE_LIMITED if too many wait.
-
-        Cancellation: leaves nothing behind.
-        """
-        sleeper = TaskSleeper(
-            wait.deadline, account=wait.account or ACCOUNT.get(), may_fail=wait.may_fail, claim=wait.claim
-        )
-        self.join(wait.search, wait.position, sleeper)
-        try:
-            await sleeper.woken.wait()
-        finally:
-            sleeper.leave()
-        outcome = sleeper.outcome
-        if isinstance(outcome, Exception):
-            raise outcome if wait.reword is None else wait.reword(outcome)
-        return wait.convert(outcome.found)

@@ -8,17 +8,24 @@ from __future__ import annotations
 
 from collections.abc import Awaitable, Callable
 from functools import partial
-from typing import Any, Generic, TypeVar, cast
+from typing import TYPE_CHECKING, Any, Generic, TypeVar, cast
 
 import msgspec
 import trio
 
+from redstreamd.admission.accounts import Account
+from redstreamd.admission.turns import ACCOUNT
 from redstreamd.errors import BusError
 from redstreamd.redisio import Role
 from redstreamd.redisio.client import Redis
 from redstreamd.redisio.connection_manager import Write
+from redstreamd.redisio.pipeline import Request
 from redstreamd.redisio.unexpected_replies import UNREADABLE, UnexpectedReply, unexpected_reply
+from redstreamd.streams.background import Background
 from redstreamd.streams.error_context import explain_errors
+
+if TYPE_CHECKING:
+    from redstreamd.streams.waiting import Wait
 
 ResultT = TypeVar("ResultT")
 OtherT = TypeVar("OtherT")
@@ -29,12 +36,14 @@ class UnfinishedError(Exception):
 
     Attributes:
         go_on: Does the rest, and returns the result.
+        wait: The rest as a wait that needs no task, if it is one.
     """
 
-    def __init__(self, go_on: Callable[[], Awaitable[Any]]) -> None:
+    def __init__(self, go_on: Callable[[], Awaitable[Any]], wait: Wait | None = None) -> None:
         """Record how to go on."""
         super().__init__("the call is not done")
         self.go_on = go_on
+        self.wait = wait
 
 
 Rest = Callable[[Callable[[], Awaitable[Any]]], Awaitable[Any]]
@@ -105,7 +114,7 @@ class Plan(msgspec.Struct, Generic[ResultT], eq=False):
                 done += 1
                 result = convert(result)
         except UnfinishedError as unfinished:
-            raise UnfinishedError(partial(self._finish, unfinished.go_on, done)) from None
+            raise self._unfinished(unfinished, done) from None
         except (UnexpectedReply, *UNREADABLE) as error:
             # The conversions are our own work on what the first step made of the reply.
             if done and not isinstance(error, UnexpectedReply):
@@ -124,7 +133,15 @@ class Plan(msgspec.Struct, Generic[ResultT], eq=False):
         try:
             return self.reword(error)
         except UnfinishedError as unfinished:
-            raise UnfinishedError(partial(self._finish, unfinished.go_on, self.reworded_at)) from None
+            raise self._unfinished(unfinished, self.reworded_at) from None
+
+    def _unfinished(self, by: UnfinishedError, done: int) -> UnfinishedError:
+        """Return how to go on, with the conversions after those that are done."""
+        wait = by.wait
+        if wait is not None:
+            for convert in self.conversions[done:]:
+                wait = wait.then(convert)
+        return UnfinishedError(partial(self._finish, by.go_on, done), wait)
 
     async def _finish(self, go_on: Callable[[], Awaitable[Any]], done: int) -> Any:
         """Do the rest of a call, and the conversions after those that are done."""
@@ -191,3 +208,58 @@ async def run_plan(redis: Redis, plan: Plan[ResultT]) -> ResultT:
     except UnfinishedError as unfinished:
         go_on: Callable[[], Awaitable[ResultT]] = unfinished.go_on
     return await go_on()
+
+
+def start_plan(
+    redis: Redis,
+    background: Background,
+    plan: Plan[ResultT],
+    account: Account | None,
+    done: Callable[[ResultT | Exception], None],
+) -> Request | None:
+    """Send a plan, and tell its result or its error; without a task, unless it is more than a round trip.
+
+    Args:
+        redis: Where.
+        background: Runs the task.
+        plan: What.
+        account: On whose behalf the task runs.
+        done: Is told once, and not before this returns; it must neither block nor raise.
+
+    Returns:
+        The command that was sent; if it is taken back, nothing is told. None if a task sends it.
+    """
+
+    async def go_on_in_task(go_on: Callable[[], Awaitable[ResultT]]) -> None:
+        ACCOUNT.set(account)
+        try:
+            result = await go_on()
+        except Exception as error:  # noqa: BLE001 - the boundary: who waits must be told
+            done(error)
+        else:
+            done(result)
+
+    def complete(after: Exception, deadline: float) -> None:
+        background.start(partial(go_on_in_task, partial(complete_plan, redis, plan, after, deadline)))
+
+    def on_reply(reply: Any) -> None:
+        if isinstance(reply, Exception):
+            # A request that was sent has had its time since then.
+            soon = trio.current_time() + redis.command_timeout
+            complete(reply, request.deadline if request is not None and request.sent else soon)
+            return
+        try:
+            result = plan.read(reply)
+        except UnfinishedError as unfinished:
+            background.start(partial(go_on_in_task, unfinished.go_on))
+        except Exception as error:  # noqa: BLE001 - as above
+            done(error)
+        else:
+            done(result)
+
+    request: Request | None = None
+    try:
+        request = redis.submit(plan.write, on_reply, key=plan.stream, role=plan.role)
+    except Exception as error:  # noqa: BLE001 - `complete_plan` knows what to do about it
+        complete(error, trio.current_time() + redis.command_timeout)
+    return request

@@ -29,7 +29,7 @@ from redstreamd.streams.listing import Lister
 from redstreamd.streams.places import Places
 from redstreamd.streams.plans import Plan, UnfinishedError, run_plan
 from redstreamd.streams.shared_pages import SharedPages
-from redstreamd.streams.waiting import Look, ReadResult, Wait
+from redstreamd.streams.waiting import Look, ReadResult, Wait, run_wait, unchanged
 
 #: With a filter: the size at which a reply ends early, and the replies of one call, for large entries. It
 #: takes a millisecond to read one.
@@ -81,11 +81,6 @@ class Waited(msgspec.Struct, frozen=True):
                 for stream, position in self.positions.items()
             }
         return entry_ids.join_cursor(list(positions), list(positions.values()))
-
-
-def unchanged(waited: Waited) -> Waited:
-    """Return the result of a wait as it is."""
-    return waited
 
 
 class Reader:
@@ -282,7 +277,7 @@ class Reader:
             wait = await self.begin_wait(streams, count, timeout_seconds, filter)
         else:
             wait = self.wait_after(streams, cursor, count, timeout_seconds, filter)
-        waited: Waited = await self._places.run(wait)
+        waited: Waited = await run_wait(wait)
         return waited
 
     def wait_after(
@@ -312,7 +307,7 @@ class Reader:
         if wanted:
             self.encryption.check_filter(names, wanted)
         search = self._search(names, count) if not wanted else _NextEntries(self, names, count, wanted)
-        return Wait(search, _position(names, cursor), deadline, convert, convert)
+        return Wait(partial(self._places.join, search, _position(names, cursor)), deadline, convert, convert)
 
     async def begin_wait(
         self,
@@ -336,12 +331,12 @@ class Reader:
         position = tuple([entry_ids.ZERO if end is None else end.last_id for end in ends])
         search = _NextEntries(self, tuple(streams), count, wanted)
         if not absent:
-            return Wait(search, position, deadline, convert, convert)
+            return Wait(partial(self._places.join, search, position), deadline, convert, convert)
 
         def naming_absent(waited: Waited) -> object:
             return convert(msgspec.structs.replace(waited, absent=absent))
 
-        return Wait(search, position, deadline, naming_absent, (convert, *absent))
+        return Wait(partial(self._places.join, search, position), deadline, naming_absent, (convert, *absent))
 
     def plan_next(self, stream: str, at: str, count: int) -> Plan[Batch]:
         """Plan to read what comes after an entry ID, without a filter."""

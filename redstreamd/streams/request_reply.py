@@ -39,7 +39,7 @@ from redstreamd.streams.places import Places
 from redstreamd.streams.plans import Plan, UnfinishedError, run_plan
 from redstreamd.streams.publishing import Added, KeyReused, Publisher
 from redstreamd.streams.scripts import load
-from redstreamd.streams.waiting import TRANSIENT, Look, ReadResult, Wait
+from redstreamd.streams.waiting import TRANSIENT, Look, ReadResult, Wait, run_wait
 
 _REPLY_STREAM = load("info", "reply_stream")
 
@@ -135,7 +135,7 @@ class Requests:
         Cancellation: what was sent is added nevertheless; the same key or correlation ID resumes.
         """
         wait = await self.ask(request, timeout_seconds=timeout_seconds)
-        requested: Requested = await self._places.run(wait)
+        requested: Requested = await run_wait(wait)
         return requested
 
     async def ask(self, request: Request, *, timeout_seconds: float, account: Account | None = None) -> Wait:
@@ -180,9 +180,9 @@ class Requests:
         def reword(error: Exception) -> Exception:
             return appended(error, was_added) if isinstance(error, BusError) else error
 
+        search = _Reply(self._redis, self._pages, self._encryption, reply_to, expected, self._at_once)
         return Wait(
-            _Reply(self._redis, self._pages, self._encryption, reply_to, expected, self._at_once),
-            at,
+            partial(self._places.join, search, at),
             deadline,
             convert,
             # The request was added, so a failed read must not end the wait.

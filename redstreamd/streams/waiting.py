@@ -1,6 +1,6 @@
 """What waits are made of: what is searched for, what a read found, and who waits.
 
-``places`` has the one loop of every wait.
+``places`` has the one loop of every wait for entries, ``take_queues`` that of waiting for work.
 """
 
 from __future__ import annotations
@@ -8,18 +8,16 @@ from __future__ import annotations
 import enum
 import math
 from collections.abc import Callable, Hashable, Sequence
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import Any, Protocol
 
 import msgspec
 import trio
 
 from redstreamd.admission.accounts import Account
 from redstreamd.admission.claims import Claim
+from redstreamd.admission.turns import ACCOUNT
 from redstreamd.errors import Code
 from redstreamd.streams.plans import Plan
-
-if TYPE_CHECKING:
-    from redstreamd.streams.places import Place
 
 #: Errors that may go away by themselves.
 TRANSIENT = frozenset({Code.CONNECTION_ERROR, Code.TIMEOUT, Code.OUTCOME_UNKNOWN})
@@ -96,6 +94,18 @@ class Told(msgspec.Struct, frozen=True):
     made: dict[Hashable, Any]
 
 
+class Place(Protocol):
+    """Where sleepers wait."""
+
+    def wake(self) -> None:
+        """Look again: something may have changed, or a sleeper's time is over; must not block or raise."""
+        ...
+
+    def remove(self, sleeper: Sleeper) -> None:
+        """Forget a sleeper that was not told."""
+        ...
+
+
 class Sleeper(msgspec.Struct, eq=False):
     """A wait. Who waits gives a subclass with `told` and `failed`; exactly one is called once, or `leave` is.
 
@@ -150,12 +160,16 @@ class Sleeper(msgspec.Struct, eq=False):
             place.remove(self)
 
 
+def unchanged(found: Any) -> Any:
+    """Return what was found as it is."""
+    return found
+
+
 class Wait(msgspec.Struct, frozen=True):
-    """A wait that has not begun, as a value: `places.Places.run` and the direct path run the same.
+    """A wait that has not begun, as a value: `run_wait` and the direct path run the same.
 
     Attributes:
-        search: What is waited for.
-        position: Where to begin.
+        join: Lets a sleeper wait for it; it may be told, or its error, before that returns.
         deadline: When it ends, by trio's clock.
         convert: Makes the result of what was found.
         same: Waits with the same value make the same of what was found; None: nobody else does.
@@ -165,10 +179,9 @@ class Wait(msgspec.Struct, frozen=True):
         reword: Makes the error that the caller gets.
     """
 
-    search: Search
-    position: Hashable
+    join: Callable[[Sleeper], None]
     deadline: float
-    convert: Callable[[Any], object]
+    convert: Callable[[Any], object] = unchanged
     same: Hashable = None
     may_fail: bool = False
     claim: Claim | None = None
@@ -182,7 +195,7 @@ class Wait(msgspec.Struct, frozen=True):
 
 
 class TaskSleeper(Sleeper, eq=False):
-    """The wait of a task; see `places.Places.run`."""
+    """The wait of a task; see `run_wait`."""
 
     woken: trio.Event = msgspec.field(default_factory=trio.Event)
     outcome: Any = None
@@ -196,3 +209,25 @@ class TaskSleeper(Sleeper, eq=False):
         """Let the task raise."""
         self.outcome = error
         self.woken.set()
+
+
+async def run_wait(wait: Wait) -> Any:
+    """Wait in a task, and return the result.
+
+    Raises:
+        BusError: The first read failed; RATE_LIMITED if too many wait.
+
+    Cancellation: leaves nothing behind.
+    """
+    sleeper = TaskSleeper(
+        wait.deadline, account=wait.account or ACCOUNT.get(), may_fail=wait.may_fail, claim=wait.claim
+    )
+    wait.join(sleeper)
+    try:
+        await sleeper.woken.wait()
+    finally:
+        sleeper.leave()
+    outcome = sleeper.outcome
+    if isinstance(outcome, Exception):
+        raise outcome if wait.reword is None else wait.reword(outcome)
+    return wait.convert(outcome.found)

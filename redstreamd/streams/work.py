@@ -1,24 +1,18 @@
 """Work from consumer groups: taking with a wait, and settling by lease token.
 
-Owns the queue of the waiting takes of each stream and group, first come, first served. (Where nobody waits,
-takes on the direct path ask before they queue; those that find nothing in the same pass of the scheduler
-queue in any order.) Only the first of them watches the stream and takes; when it got entries, the next one
-tries at once. So one new entry causes one take, however many wait.
+Where nobody waits, a take asks before it queues (see ``take_queues``); those that find nothing in the same
+pass of the scheduler queue in any order.
 """
 
 from __future__ import annotations
 
-import math
-from collections.abc import AsyncIterator, Sequence
-from contextlib import asynccontextmanager
+from collections.abc import Sequence
 from functools import lru_cache, partial
 from typing import Any
 
-import attrs
 import msgspec
 import trio
 
-from redstreamd.admission.turns import ACCOUNT
 from redstreamd.errors import BusError
 from redstreamd.policy import Principal
 from redstreamd.redisio.client import Redis
@@ -28,12 +22,13 @@ from redstreamd.settings import LeasesSettings
 from redstreamd.streams import entry_ids
 from redstreamd.streams.bounds import DEFAULT_BOUNDS, Bounds
 from redstreamd.streams.entry_encryption import Encryption
-from redstreamd.streams.error_context import append_to_errors
 from redstreamd.streams.group_records import Creation, GroupRecords
 from redstreamd.streams.lease_tokens import Lease, LeaseKey, not_a_lease
 from redstreamd.streams.leases import Action, Leases, Settled, Take, Taken
 from redstreamd.streams.plans import Plan, UnfinishedError, run_plan
 from redstreamd.streams.tail_hub import TailHub
+from redstreamd.streams.take_queues import TakeQueues
+from redstreamd.streams.waiting import Wait, run_wait
 
 
 class Work(msgspec.Struct, frozen=True):
@@ -63,13 +58,12 @@ class WorkQueue:
     ) -> None:
         """Take through `leases`, create groups with `records`, wait through `hub`, sign tokens with `key`."""
         self._encryption = encryption
-        self._recheck_seconds = limits.work_recheck_seconds
         self._redis = redis
         self._hub = hub
         self._leases = leases
         self._records = records
         self._key = key
-        self._queues: dict[tuple[str, str], _Queue] = {}
+        self._queues = TakeQueues(redis, hub, self._plan_take, limits.work_recheck_seconds)
 
     def reconfigure(self, settings: LeasesSettings, *, max_bytes: int, max_groups: int) -> None:
         """Apply other values from now on; see `Leases.reconfigure`."""
@@ -99,34 +93,45 @@ class WorkQueue:
         plan = self.plan_take(take, principal, timeout_seconds=timeout_seconds)
         if plan is not None:
             return await run_plan(self._redis, plan)
-        taken = await self._take_queued(take, principal, trio.current_time() + timeout_seconds, None)
-        work = self._leased(take, principal, taken)
-        entries = await self._encryption.open_entries(take.stream, [entry for entry, _ in taken.entries])
-        return _with_entries(work, entries)
+        work: Work = await run_wait(self._wait(take, principal, timeout_seconds))
+        return work
 
     def plan_take(
         self, take: Take, principal: Principal, *, timeout_seconds: float = 0.0
     ) -> Plan[Work] | None:
         """Plan a take, whose rest is the wait; see `take`. None if it has to queue behind others first."""
-        waits = timeout_seconds > 0 and not take.resume
-        if waits and (take.stream, take.group) in self._queues and not self._hub.draining:
+        if self._queues_behind_others(take, timeout_seconds):
             return None
         plan = self._plan_take(take, principal)
-        if waits:
+        if timeout_seconds > 0 and not take.resume:
             deadline = trio.current_time() + timeout_seconds
 
             def taken(first: Taken) -> Taken:
                 if not (first.entries or first.replayed or self._hub.draining):
-                    raise UnfinishedError(partial(self._take_queued, take, principal, deadline, first))
+                    wait = self._queues.wait(take, principal, deadline, first)
+                    raise UnfinishedError(partial(run_wait, wait), wait)
                 return first
 
             plan = plan.then(taken)
-        return plan.then(partial(self._leased, take, principal)).then(partial(self._opened, take.stream))
+        return plan.then(partial(self._leased, take, principal))
 
-    def _opened(self, stream: str, work: Work) -> Work:
-        """Open the entries of a take, which is done whatever they hold."""
-        entries = [entry for entry, _ in work.taken.entries]
-        return self._encryption.open_page(stream, entries, partial(_with_entries, work))
+    def wait_to_take(self, take: Take, principal: Principal, *, timeout_seconds: float) -> Wait | None:
+        """Return a take as a wait behind others; see `take`. None if nobody waits, or it does not wait."""
+        if self._queues_behind_others(take, timeout_seconds):
+            return self._wait(take, principal, timeout_seconds)
+        return None
+
+    def _queues_behind_others(self, take: Take, timeout_seconds: float) -> bool:
+        return (
+            timeout_seconds > 0
+            and not take.resume
+            and (take.stream, take.group) in self._queues
+            and not self._hub.draining
+        )
+
+    def _wait(self, take: Take, principal: Principal, timeout_seconds: float) -> Wait:
+        wait = self._queues.wait(take, principal, trio.current_time() + timeout_seconds, None)
+        return wait.then(partial(self._leased, take, principal))
 
     def _leased(self, take: Take, principal: Principal, taken: Taken) -> Work:
         """Sign a lease for what was taken."""
@@ -219,78 +224,20 @@ class WorkQueue:
 
     def _plan_take(self, take: Take, principal: Principal) -> Plan[Taken]:
         plan = self._leases.plan_take(take, principal, on_created=self._hub.notify)
-        return plan.reworded(partial(_taking_unknown, take))
+        return plan.reworded(partial(_taking_unknown, take)).then(partial(self._opened, take.stream))
 
-    async def _take_now(self, take: Take, principal: Principal) -> Taken:
-        return await run_plan(self._redis, self._plan_take(take, principal))
-
-    async def _take_queued(
-        self, take: Take, principal: Principal, deadline: float, taken: Taken | None
-    ) -> Taken:
-        """Take when it is this call's turn and there is something; `taken` is what it did before, if it did.
-
-        The result, or the error, includes what the call did before.
-        """
-        with append_to_errors(lambda: "" if taken is None else taken.side_effects()):
-            with trio.move_on_at(deadline) as queueing:
-                async with self._first_in_queue(take.stream, take.group, queueing):
-                    # A take that was sent must not be cancelled: from here on only the waits have a deadline.
-                    queueing.deadline = math.inf
-                    with self._hub.watch((take.stream,), account=ACCOUNT.get()) as watch:
-                        while True:
-                            watch.reset()
-                            taken = (await self._take_now(take, principal)).added_to(taken)
-                            remaining = deadline - trio.current_time()
-                            if taken.entries or taken.replayed or remaining <= 0:
-                                return taken
-                            if self._hub.draining or watch.is_over:
-                                return taken
-                            with trio.move_on_after(min(remaining, self._seconds_to_next_check(taken))):
-                                await watch.changed()
-            # Never the first, so others got entries, and there may be some left.
-            return (await self._take_now(take, principal)).added_to(taken)
-
-    def _seconds_to_next_check(self, taken: Taken) -> float:
-        if taken.next_due is None:
-            return self._recheck_seconds
-        # Both are by the group's clock. A millisecond late is in time; one early costs another round trip.
-        return min(self._recheck_seconds, max(0.0, (taken.next_due - taken.now) / 1000) + 0.001)
-
-    @asynccontextmanager
-    async def _first_in_queue(
-        self, stream: str, group: str, queueing: trio.CancelScope
-    ) -> AsyncIterator[None]:
-        queue = self._queues.setdefault((stream, group), _Queue())
-        queue.length += 1
-        try:
-            # Counts against max_waits until the lock is held.
-            with self._hub.watch((), account=ACCOUNT.get(), end=queueing.cancel):
-                await queue.lock.acquire()
-            try:
-                # Its time may have ended when it had got the lock: nothing is sent then.
-                await trio.lowlevel.checkpoint_if_cancelled()
-                yield
-            finally:
-                queue.lock.release()
-        finally:
-            queue.length -= 1
-            if queue.length == 0:
-                del self._queues[stream, group]
+    def _opened(self, stream: str, taken: Taken) -> Taken:
+        """Open the entries of a take, which is done whatever they hold."""
+        if not self._encryption.opens:
+            return taken
+        entries = [entry for entry, _ in taken.entries]
+        return self._encryption.open_page(stream, entries, partial(_with_entries, taken))
 
 
-@attrs.define
-class _Queue:
-    """The waiting takes of one group."""
-
-    lock: trio.StrictFIFOLock = attrs.field(factory=trio.StrictFIFOLock)
-    length: int = 0
-
-
-def _with_entries(work: Work, entries: list[RawEntry]) -> Work:
+def _with_entries(taken: Taken, entries: list[RawEntry]) -> Taken:
     """Return what was taken with entries that were opened."""
-    attempts = [attempt for _, attempt in work.taken.entries]
-    opened = list(zip(entries, attempts, strict=True))
-    return Work(msgspec.structs.replace(work.taken, entries=opened), work.lease)
+    attempts = [attempt for _, attempt in taken.entries]
+    return msgspec.structs.replace(taken, entries=list(zip(entries, attempts, strict=True)))
 
 
 def _taking_unknown(take: Take, error: BusError) -> BusError:

@@ -182,8 +182,8 @@ class Tool(Generic[ArgumentsT]):
         plan: Returns a call as one round trip to Redis, with the result of the handler; None for a call that
             is more. None if no call is. The direct path runs plans and waits, everything else the handler,
             and a differential test holds both to the same answers.
-        wait: Returns a call as a wait, with the result of the handler, or what begins that wait in a task.
-            None if no call is a wait.
+        wait: Returns a call as a wait, with the result of the handler, or what begins that wait in a task;
+            None for a call that does not wait at once: then `plan` is asked. None if no call is a wait.
         unaudited: Why no call needs an audit record, if it is destructive and has no argument that removes
             what others rely on; else empty. See `effects`.
 
@@ -203,7 +203,7 @@ class Tool(Generic[ArgumentsT]):
     hints: Hints
     handler: Callable[[Call[Any], ArgumentsT], Awaitable[object]]
     plan: Callable[[Call[Any], ArgumentsT], Plan[Any] | None] | None = None
-    wait: Callable[[Call[Any], ArgumentsT], Wait | BeginWait] | None = None
+    wait: Callable[[Call[Any], ArgumentsT], Wait | BeginWait | None] | None = None
     unaudited: str = ""
 
     @cached_property
@@ -271,7 +271,7 @@ def tool(
     needs: Callable[[Any, Any], Sequence[Need]],
     hints: Hints,
     plan: Callable[[Any, Any], Plan[Any] | None] | None = None,
-    wait: Callable[[Any, Any], Wait | BeginWait] | None = None,
+    wait: Callable[[Any, Any], Wait | BeginWait | None] | None = None,
     unaudited: str = "",
 ) -> Callable[[Callable[[Call[BusT], ArgumentsT], Awaitable[object]]], Tool[ArgumentsT]]:
     """Turn ``async def name(call: Call[Bus], args: NameArguments) -> NameResult`` into a `Tool`.

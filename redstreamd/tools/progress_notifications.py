@@ -9,7 +9,7 @@ import trio
 
 from redstreamd.errors import BusError
 from redstreamd.streams.bus import Bus
-from redstreamd.streams.waiting import Wait
+from redstreamd.streams.waiting import Wait, run_wait
 from redstreamd.tools.definition import BeginWait, Call
 
 #: Seconds between progress notifications; well below the shortest request timeout of known clients.
@@ -61,6 +61,6 @@ async def waited(call: Call[Bus], wait: Wait | BeginWait, seconds: float) -> Any
     """
 
     async def run() -> Any:
-        return await call.bus.places.run(wait if isinstance(wait, Wait) else await wait())
+        return await run_wait(wait if isinstance(wait, Wait) else await wait())
 
     return await with_progress(call, seconds, run)

@@ -16,6 +16,7 @@ from redstreamd.streams.bus import Bus
 from redstreamd.streams.group_records import Creation
 from redstreamd.streams.leases import Take
 from redstreamd.streams.plans import Plan, run_plan
+from redstreamd.streams.waiting import Wait
 from redstreamd.streams.work import Work, group_position
 from redstreamd.tools import shared_arguments
 from redstreamd.tools.annotations import no, writing, yes
@@ -165,6 +166,15 @@ def _plan_take(call: Call[Bus], args: WorkTakeArguments) -> Plan[WorkTaken] | No
     return plan.then(partial(_taken, call, args))
 
 
+def _wait_to_take(call: Call[Bus], args: WorkTakeArguments) -> Wait | None:
+    """Return the take as a wait, if others wait for the same."""
+    if args.stream not in call.bus.names.plain:
+        return None
+    seconds = wait_seconds(call, args.timeout_seconds)
+    wait = call.bus.work.wait_to_take(_take(call, args), call.principal, timeout_seconds=seconds)
+    return None if wait is None else wait.then(partial(_taken, call, args))
+
+
 def _take(call: Call[Bus], args: WorkTakeArguments) -> Take:
     return Take(
         stream=args.stream,
@@ -225,6 +235,7 @@ def _taken(call: Call[Bus], args: WorkTakeArguments, work: Work, warning: str | 
         ),
     ),
     plan=_plan_take,
+    wait=_wait_to_take,
     unaudited="What it takes is offered to each consumer of the group, and dead letters are kept.",
 )
 async def work_take(call: Call[Bus], args: WorkTakeArguments) -> WorkTaken:
