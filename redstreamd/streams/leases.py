@@ -1,6 +1,6 @@
 """Leases on the entries of a consumer group: taking, settling, fencing.
 
-Owns the two scripts and the due set; `work` waits for entries. The pending entries list decides who holds an
+Owns their scripts and the due set; `work` waits for entries. The pending entries list decides who holds an
 entry: its delivery counter is the attempt, and the attempt is the fencing token. So other programs may work
 on the same group, and a due set that is stale or lost costs a delay, never an entry.
 
@@ -21,7 +21,7 @@ import msgspec
 
 from redstreamd.errors import BusError, Code
 from redstreamd.policy import Principal
-from redstreamd.redisio import Role, reply_parsing
+from redstreamd.redisio import Arg, Role, reply_parsing
 from redstreamd.redisio.client import Redis
 from redstreamd.redisio.reply_parsing import RawEntry
 from redstreamd.settings import LeasesSettings
@@ -40,14 +40,18 @@ _SHARED = (
     "ids",
     "info",
     "group_count",
+    "server_time",
     "clock",
+    "due_members",
     "lease_expiry",
     "group_record",
+    "delivery_names",
     "delivery_history",
     "dead_letter",
 )
 _TAKE = load(*_SHARED, "consumer_owner", "take_work")
 _SETTLE = load(*_SHARED, "settle")
+_FINISH = load("server_time", "due_members", "delivery_names", "finish")
 
 
 class Action(enum.StrEnum):
@@ -361,15 +365,15 @@ class Leases:
             BusError: INVALID_ARGUMENT if an ID is not part of the lease.
         """
         selected = select_entries(lease, entry_ids)
+        attempts = lease.attempts
+        pairs = [word for entry_id in selected for word in (entry_id, attempts[entry_id])]
+        if action is Action.DONE and not delete:
+            return self._plan_finish(lease, selected, pairs)
         delay_ms = 0 if delay_seconds is None else milliseconds(delay_seconds)
         if action is Action.EXTEND and delay_seconds is None:
             action = Action.HOLD
             delay_ms = lease.length_ms or milliseconds(self._settings.lease_seconds)
-        # Not for acknowledgements, which are by far the most frequent: a key for each would cost more than
-        # the difference between DONE and ALREADY is worth.
-        remember = delete or action not in (Action.DONE, Action.HOLD)
         place = (lease.stream, lease.group)
-        attempts = lease.attempts
         kept, brief = seal_reason(self._encryption, lease, reason)
         operands = {
             "stream": lease.stream,
@@ -379,13 +383,12 @@ class Leases:
             "delay_ms": delay_ms,
             "reason": kept,
             "brief_reason": brief,
-            "delete": int(delete),
             "own_limit": "" if (limit := lease.least_limit) is None else limit,
             "taken_at": lease.taken_at,
             "default_max_deliveries": self._settings.max_deliveries,
-            "attempts": [word for entry_id in selected for word in (entry_id, attempts[entry_id])],
+            "attempts": pairs,
             **self._groups.operands(lease.stream, self._max_groups),
-            **call_record(self._redis, lease.stream, keep=remember),
+            **call_record(self._redis, lease.stream, keep=action is not Action.HOLD),
             **self._clocks.operands(*place),
         }
 
@@ -398,6 +401,26 @@ class Leases:
             return Settled(lease, by_entry, reply.due, reply.shortened, kept_for)
 
         return Plan(_SETTLE.call(operands), lease.stream, read, group=lease.group, retry_safe=True)
+
+    def _plan_finish(self, lease: Lease, selected: Sequence[str], attempts: Sequence[Arg]) -> Plan[Settled]:
+        """Plan to acknowledge entries.
+
+        No record tells a repetition from the first: acknowledgements are by far the most frequent, and a key
+        for each would cost more than the difference between DONE and ALREADY is worth.
+        """
+        operands = {
+            "stream": lease.stream,
+            "group": lease.group,
+            "consumer": lease.consumer,
+            "taken_at": lease.taken_at,
+            "attempts": attempts,
+        }
+
+        def read(raw: Any) -> Settled:
+            outcomes = map(_OUTCOMES.__getitem__, _FINISH.read(raw).outcomes)
+            return Settled(lease, dict(zip(selected, outcomes, strict=True)), None, 0, None)
+
+        return Plan(_FINISH.call(operands), lease.stream, read, group=lease.group, retry_safe=True)
 
 
 def seal_reason(encryption: Encryption, lease: Lease, reason: str) -> tuple[str, str]:

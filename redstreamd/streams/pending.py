@@ -18,7 +18,17 @@ from redstreamd.streams.ownership import consumer_operands
 from redstreamd.streams.plans import Plan
 from redstreamd.streams.scripts import load
 
-_PENDING = load("ids", "info", "group_count", "clock", "lease_expiry", "consumer_owner", "pending")
+_PENDING = load(
+    "ids",
+    "info",
+    "group_count",
+    "server_time",
+    "clock",
+    "due_members",
+    "lease_expiry",
+    "consumer_owner",
+    "pending",
+)
 #: The operands of a page of all consumers.
 _NOBODYS: Final = {"consumer": "", "owner": "", "former": "", "alias": ""}
 

@@ -19,7 +19,7 @@ from redstreamd.streams.names import Kind, companion_key
 from redstreamd.streams.scripts import load
 from redstreamd.streams.tail_hub import TailHub
 
-_REPLAY = load("clock", "lease_expiry", "replay")
+_REPLAY = load("server_time", "clock", "due_members", "lease_expiry", "replay")
 
 #: Size at which a page of letters ends early.
 _PAGE_BYTES = 4_194_304

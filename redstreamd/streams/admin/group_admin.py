@@ -22,7 +22,15 @@ from redstreamd.streams.scripts import load
 from redstreamd.streams.tail_hub import TailHub
 from redstreamd.streams.work import group_position
 
-_REMOVE = load("clock", "lease_expiry", "delivery_history", "remove_consumer")
+_REMOVE = load(
+    "server_time",
+    "clock",
+    "due_members",
+    "lease_expiry",
+    "delivery_names",
+    "delivery_history",
+    "remove_consumer",
+)
 _DESTROY = load("destroy_group")
 
 

@@ -1,4 +1,4 @@
--- The clock of a group: for scripts that set or compare due times.
+-- The clock of a group, for scripts that set or compare due times; needs server_time.lua.
 --
 -- ARGV clock_name clock_expected:int clock_least:int clock_most:int
 --
@@ -19,10 +19,6 @@
 local SAVE_INTERVAL = 1000
 -- Time to live of a group's hash in ms; due sets have the same.
 local KEEP_CLOCK = 90 * 86400 * 1000
-
-local server_time = redis.call('TIME')
--- The server's time in ms; the same throughout a script, and not later than anything it does.
-local server_now = server_time[1] * 1000 + math.floor(server_time[2] / 1000)
 
 -- Set by `begin`:
 --   now    the group's time in ms, the same throughout a script

@@ -1,10 +1,4 @@
--- The history of a group: how the deliveries of entries ended that were not finished.
---
--- A sorted set beside the stream has one member for each such delivery, all with the same score: "<entry
--- ID>/<attempt, 7 digits> <JSON of the rest>". So the members of an entry are a range of names, in the order of
--- attempts. They are removed when the entry is finished or dead-lettered.
-
-local delivery_history = {}
+-- What is recorded in the history of a group; needs delivery_names.lua.
 
 -- Deliveries kept of an entry, the latest.
 local MAX_KEPT = 20
@@ -13,11 +7,6 @@ local MAX_KEPT = 20
 local MAX_ATTEMPT, COUNTER_LIMIT = 9999999, 2147483648
 -- Time to live of the set in ms after the last failure. Longer than any retry can be delayed.
 local KEEP_HISTORY = 60 * 86400 * 1000
-
--- Returns the range of an entry's members: '0' follows '/'.
-function delivery_history.range(id)
-  return '[' .. id .. '/', '(' .. id .. '0'
-end
 
 -- Records how a delivery ended, and replaces what was recorded for the same delivery.
 -- pending: its record of the pending entries list, {entry ID, consumer, idle ms, deliveries}.
@@ -49,10 +38,5 @@ function delivery_history.read(history, id)
     end
   end
   return #deliveries > 0 and deliveries or nil
-end
-
-function delivery_history.remove(history, id)
-  local from, to = delivery_history.range(id)
-  redis.call('ZREMRANGEBYLEX', history, from, to)
 end
 

@@ -1,16 +1,16 @@
--- Ends or renews leases: acknowledges entries, extends their leases, delays them or dead-letters them. Atomic, and
--- fenced: an entry that another attempt owns is left alone.
+-- Ends or renews leases: deletes entries, extends their leases, delays them or dead-letters them. Atomic, and fenced:
+-- an entry that another attempt owns is left alone. For acknowledging alone there is finish.lua.
 --
 -- KEYS stream due_set dead_letters history call_record group_hash
--- ARGV group consumer action delay_ms:int reason delete:bool
+-- ARGV group consumer action delay_ms:int reason
 -- ARGV brief_reason own_limit:int taken_at:int default_max_deliveries:int call_record_ms:int attempts...
 -- REPLY outcomes due:int kept_for:text shortened:int now:int clock_name:text too_many:int
 --
--- action         done | extend | hold | retry | dead; hold extends a lease that would end earlier
+-- action         done | extend | hold | retry | dead. done deletes what it acknowledges, unless another group needs
+--                it; hold extends a lease that would end earlier
 -- delay_ms       for extend and hold the new length of the lease, for retry the delay
 -- reason         for dead and retry
 -- brief_reason   what the history keeps of it
--- delete         for done: delete the entries, too, unless another group needs them
 -- own_limit      max_deliveries of the lease; empty: the group's counts
 -- taken_at       time of the take
 -- call_record_ms how long to remember this call; 0: do not
@@ -51,15 +51,6 @@ end
 local has_history = redis.call('EXISTS', history) == 1
 local latest, kept_for, shortened, refusal = nil, nil, 0, nil
 
--- What only has to be acknowledged, all at once at the end: a call costs more than what it does for one entry. Not
--- where another write of the same entry comes before or after it.
-local finished, stale = {}, {}
-
-local function acknowledge_later(id, member)
-  finished[#finished + 1], stale[#stale + 1] = id, member
-  return 'done'
-end
-
 local function acknowledge(id, member)
   redis.call('XACK', stream, group, id)
   if has_history then
@@ -71,7 +62,7 @@ local function acknowledge(id, member)
 end
 
 local others, too_many = {}, nil
-if delete and redis.call('EXISTS', stream) == 1 then
+if action == 'done' and redis.call('EXISTS', stream) == 1 then
   local groups, number = groups_up_to(stream, max_groups)
   if not groups then too_many = number end
   for _, flat in ipairs(groups or {}) do
@@ -118,12 +109,9 @@ end
 
 local actions = {
   done = function(id, pending, member)
-    if not delete and not has_history then return acknowledge_later(id, member) end
     acknowledge(id, member)
-    if delete then
-      local other = not too_many and needed_by(id)
-      if other then kept_for = other elseif not too_many then redis.call('XDEL', stream, id) end
-    end
+    local other = not too_many and needed_by(id)
+    if other then kept_for = other elseif not too_many then redis.call('XDEL', stream, id) end
     return 'done'
   end,
   extend = extend,
@@ -181,10 +169,6 @@ for index = attempts, #ARGV, 2 do
   end
   if refusal then return refusal end
   outcomes[#outcomes + 1] = outcome
-end
-if #finished > 0 then
-  redis.call('XACK', stream, group, unpack(finished))
-  redis.call('ZREM', due_set, unpack(stale))
 end
 local answer = reply({
   outcomes = outcomes, due = latest and string.format('%.0f', latest - clock.ahead), kept_for = kept_for,
