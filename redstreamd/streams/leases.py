@@ -318,9 +318,8 @@ class Leases:
         if reply.largest:
             seen.batch = self._max_bytes // reply.largest or 1
         self._groups.note(place[0], reply.groups)
-        parse = reply_parsing.entry
         return Taken(
-            [(parse((entry_id, flat)), attempt) for entry_id, attempt, flat in reply.entries],
+            reply_parsing.deliveries(reply.entries),
             reply.now,
             reply.taken_at,
             reply.expires,

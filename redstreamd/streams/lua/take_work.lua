@@ -22,7 +22,7 @@
 -- now, next_due   by the group's clock; next_due is the next due time if nothing was taken
 -- expires         when the lease ends, by the server's clock
 -- replayed        the answer comes from the record of the take
--- entries         {entry ID, attempt, {name, value, ...}}
+-- entries         {entry ID, attempt as text or number, {name, value, ...}}; of a take that fits, as JSON in one text
 -- still_held      entries that the consumer holds beyond those resumed
 -- lease_ms        length of the lease, if known
 -- own_limit       max_deliveries of this lease only
@@ -50,14 +50,14 @@ local FEW_GROUPS = 8
 local MAX_DUE_PAGES = 10
 -- Entries that one call dead-letters, and bytes of content after which it dead-letters no more.
 local MAX_DEAD_LETTERS, MAX_DEAD_LETTER_BYTES = 100, 1048576
+-- Bytes of content up to which entries are encoded.
+local MAX_ENCODED = 1048576
 
 local taken, dead_lettered, created, still_held, bytes_left, largest = {}, 0, 0, 0, max_bytes, 0
 
 -- Try what Redis may refuse before anything is claimed. With full memory XREADGROUP is served and ZADD is not: entries
 -- could be delivered without a lease. XX adds nothing.
 redis.call('ZADD', due_set, 'XX', 0, '')
-redis.call('ZADD', history, 'XX', 0, '')
-redis.call('XLEN', dead_letters)
 local now = clock.begin(group_hash, due_set)
 -- What the first sending of this call did, if its reply was lost:
 -- "<1 if it created the group> <number of dead letters> <number of entries still held>".
@@ -135,18 +135,18 @@ if sent_before and sent_before ~= '' then
   for number in string.gmatch(sent_before, '%d+') do did_before[#did_before + 1] = tonumber(number) end
 end
 
--- Whether the group has delivered an entry, or is set behind it. With too many groups it is taken to have: then a
--- take with an idempotency key that took entries before takes none, rather than others.
-local function has_passed(id)
-  for _, flat in ipairs(groups_up_to(stream, max_groups) or {}) do
-    local values = map(flat)
-    if values['name'] == group then return not beyond(id, values['last-delivered-id']) end
-  end
-  return true
-end
-
 -- A group that was just created has delivered nothing before.
 if take_record_ms > 0 and created == 0 then
+  -- Whether the group has delivered an entry, or is set behind it. With too many groups it is taken to have: then a
+  -- take with an idempotency key that took entries before takes none, rather than others.
+  local function has_passed(id)
+    for _, flat in ipairs(groups_up_to(stream, max_groups) or {}) do
+      local values = map(flat)
+      if values['name'] == group then return not beyond(id, values['last-delivered-id']) end
+    end
+    return true
+  end
+
   local saved = redis.call('GET', take_record)
   if not saved and former ~= '' then saved = redis.call('GET', former_take_record) end
   local at = saved and tonumber(string.match(saved, '^(%d+) %d+%-%d+/'))
@@ -178,11 +178,6 @@ if take_record_ms > 0 and created == 0 then
   end
 end
 
-local function acknowledge(id)
-  redis.call('XACK', stream, group, id)
-  delivery_history.remove(history, id)
-end
-
 -- Whether as many entries are taken as are wanted, or as much content as may be. Entries that would have to be
 -- truncated are better taken whole by the next call.
 local function enough(wanted)
@@ -190,153 +185,171 @@ local function enough(wanted)
 end
 
 local function count_bytes(entry)
-  local size = 0
-  for _, value in ipairs(entry[2]) do size = size + #value end
+  local values, size = entry[2], 0
+  -- Without ipairs, which calls a function for each value.
+  for each = 1, #values do size = size + #values[each] end
   bytes_left = bytes_left - size
   if size > largest then largest = size end
 end
 
--- Returns why an entry is not to be delivered again; nil if it is. A counter beyond COUNTER_LIMIT would soon be beyond
--- what Redis and Lua can count.
-local function dead_letter_reason(deliveries)
-  if deliveries >= COUNTER_LIMIT then
-    return 'its delivery counter was set to ' .. COUNTER_LIMIT .. ' or more'
-  end
-  if max_deliveries > 0 and deliveries >= max_deliveries and not resume then return 'max_deliveries' end
-end
+local refusal
 
-local dead_letter_bytes_left, refusal = MAX_DEAD_LETTER_BYTES, nil
+-- Returns the functions that take pending entries. Lua makes each anew in each run, which takes as long as some
+-- commands, and mostly nothing is pending.
+local function for_pending()
+  -- Nothing was claimed yet; see above.
+  redis.call('ZADD', history, 'XX', 0, '')
+  redis.call('XLEN', dead_letters)
 
--- Dead-letters a pending entry; returns false if Redis refused that.
-local function dead_letter(pending, reason)
-  local size, refused = add_dead_letter(stream, group, dead_letters, history, pending, reason)
-  if refused then
-    refusal = refused
-    return false
+  local function acknowledge(id)
+    redis.call('XACK', stream, group, id)
+    delivery_history.remove(history, id)
   end
-  if size then
-    dead_lettered = dead_lettered + 1
-    dead_letter_bytes_left = dead_letter_bytes_left - size
-  end
-  acknowledge(pending[1])
-  return true
-end
 
--- Takes a pending entry. `ended` says how its last delivery ended; '' if that is recorded already. Returns false if
--- the entry stays as it is.
-local function claim(pending, ended)
-  local id, member = pending[1], pending[1] .. '/' .. pending[4]
-  local reason = dead_letter_reason(pending[4])
-  if reason and (dead_lettered == MAX_DEAD_LETTERS or dead_letter_bytes_left <= 0) then return false end
-  if ended ~= '' then delivery_history.add(history, pending, ended, server_now) end
-  if reason then
-    if not dead_letter(pending, reason) then return false end
+  -- Returns why an entry is not to be delivered again; nil if it is. A counter beyond COUNTER_LIMIT would soon be
+  -- beyond what Redis and Lua can count.
+  local function dead_letter_reason(deliveries)
+    if deliveries >= COUNTER_LIMIT then
+      return 'its delivery counter was set to ' .. COUNTER_LIMIT .. ' or more'
+    end
+    if max_deliveries > 0 and deliveries >= max_deliveries and not resume then return 'max_deliveries' end
+  end
+
+  local dead_letter_bytes_left = MAX_DEAD_LETTER_BYTES
+
+  -- Dead-letters a pending entry; returns false if Redis refused that.
+  local function dead_letter(pending, reason)
+    local size, refused = add_dead_letter(stream, group, dead_letters, history, pending, reason)
+    if refused then
+      refusal = refused
+      return false
+    end
+    if size then
+      dead_lettered = dead_lettered + 1
+      dead_letter_bytes_left = dead_letter_bytes_left - size
+    end
+    acknowledge(pending[1])
+    return true
+  end
+
+  -- Takes a pending entry. `ended` says how its last delivery ended; '' if that is recorded already. Returns false if
+  -- the entry stays as it is.
+  local function claim(pending, ended)
+    local id, member = pending[1], pending[1] .. '/' .. pending[4]
+    local reason = dead_letter_reason(pending[4])
+    if reason and (dead_lettered == MAX_DEAD_LETTERS or dead_letter_bytes_left <= 0) then return false end
+    if ended ~= '' then delivery_history.add(history, pending, ended, server_now) end
+    if reason then
+      if not dead_letter(pending, reason) then return false end
+      remove_due(due_set, member)
+      return true
+    end
+    local entry = redis.call('XCLAIM', stream, group, consumer, 0, id)[1]
     remove_due(due_set, member)
+    if not entry then
+      acknowledge(id)
+      return true
+    end
+    count_bytes(entry)
+    taken[#taken + 1] = {id, pending[4] + 1, entry[2]}
+    set_due(due_set, now + lease_ms, id .. '/' .. pending[4] + 1)
     return true
   end
-  local entry = redis.call('XCLAIM', stream, group, consumer, 0, id)[1]
-  remove_due(due_set, member)
-  if not entry then
-    acknowledge(id)
-    return true
-  end
-  count_bytes(entry)
-  taken[#taken + 1] = {id, pending[4] + 1, entry[2]}
-  set_due(due_set, now + lease_ms, id .. '/' .. pending[4] + 1)
-  return true
-end
 
--- Takes what the consumer holds, and counts the rest.
-local function take_held()
-  local from, scanned, page = '-', 0, nil
-  repeat
-    page = redis.call('XPENDING', stream, group, from, '+', PAGE, consumer)
-    for _, pending in ipairs(page) do
-      local _, returned = find_due(due_set, pending[1] .. '/' .. pending[4])
-      if not returned then
-        if enough(count) then still_held = still_held + 1 else claim(pending, 'resumed') end
+  -- Takes what the consumer holds, and counts the rest.
+  local function take_held()
+    local from, scanned, page = '-', 0, nil
+    repeat
+      page = redis.call('XPENDING', stream, group, from, '+', PAGE, consumer)
+      for _, pending in ipairs(page) do
+        local _, returned = find_due(due_set, pending[1] .. '/' .. pending[4])
+        if not returned then
+          if enough(count) then still_held = still_held + 1 else claim(pending, 'resumed') end
+        end
       end
-    end
-    scanned = scanned + #page
-    local last = #page > 0 and page[#page][1]
-    from = last and after(last)
-  until #page < PAGE or scanned >= RESUME_SCAN or from == last
-end
+      scanned = scanned + #page
+      local last = #page > 0 and page[#page][1]
+      from = last and after(last)
+    until #page < PAGE or scanned >= RESUME_SCAN or from == last
+  end
 
--- Takes what is due, the consumer's own first, and removes stale members.
-local function take_due()
-  local function claim_due(pending)
-    local due_at, returned = find_due(due_set, pending[1] .. '/' .. pending[4])
-    -- A member was stale when the page was read, and now belongs to a lease of this call.
-    if not due_at then return true end
-    -- A returned entry may be due in the next millisecond, and stays in the page.
-    if due_at > now then return not returned end
-    return claim(pending, returned and '' or 'lease ran out')
-  end
-  local others, skipped, pages, page = {}, 0, 0, nil
-  repeat
-    -- Up to the next millisecond, since what a release up to 0.1 returned has half a ms more.
-    page = redis.call(
-      'ZRANGEBYSCORE', due_set, '-inf', string.format('(%.0f', now + 1), 'LIMIT', skipped, count + PAGE)
-    pages = pages + 1
-    for _, member in ipairs(page) do
-      local marked = string.sub(member, 1, #MARK) == MARK and string.sub(member, #MARK + 1)
-      local id = not marked and string.match(member, '^(.+)/%d+$')
-      local pending = id and find_pending(id)
-      if marked then
-        -- It was removed with its entry, or stays with it.
-        local _, returned = find_due(due_set, marked)
-        if returned then skipped = skipped + 1 else redis.call('ZREM', due_set, member) end
-      elseif not pending or member ~= pending[1] .. '/' .. pending[4] then
-        remove_due(due_set, member)
-        if id and not pending then delivery_history.remove(history, id) end
-      elseif pending[2] ~= consumer then
-        others[#others + 1] = pending
-        skipped = skipped + 1
-      elseif enough(count) or not claim_due(pending) then
-        skipped = skipped + 1
-      end
+  -- Takes what is due, the consumer's own first, and removes stale members.
+  local function take_due()
+    local function claim_due(pending)
+      local due_at, returned = find_due(due_set, pending[1] .. '/' .. pending[4])
+      -- A member was stale when the page was read, and now belongs to a lease of this call.
+      if not due_at then return true end
+      -- A returned entry may be due in the next millisecond, and stays in the page.
+      if due_at > now then return not returned end
+      return claim(pending, returned and '' or 'lease ran out')
     end
-  until #page < count + PAGE or enough(count - #others) or pages == MAX_DUE_PAGES
-  for _, pending in ipairs(others) do
-    if enough(count) then break end
-    claim_due(pending)
+    local others, skipped, pages, page = {}, 0, 0, nil
+    repeat
+      -- Up to the next millisecond, since what a release up to 0.1 returned has half a ms more.
+      page = redis.call(
+        'ZRANGEBYSCORE', due_set, '-inf', string.format('(%.0f', now + 1), 'LIMIT', skipped, count + PAGE)
+      pages = pages + 1
+      for _, member in ipairs(page) do
+        local marked = string.sub(member, 1, #MARK) == MARK and string.sub(member, #MARK + 1)
+        local id = not marked and string.match(member, '^(.+)/%d+$')
+        local pending = id and find_pending(id)
+        if marked then
+          -- It was removed with its entry, or stays with it.
+          local _, returned = find_due(due_set, marked)
+          if returned then skipped = skipped + 1 else redis.call('ZREM', due_set, member) end
+        elseif not pending or member ~= pending[1] .. '/' .. pending[4] then
+          remove_due(due_set, member)
+          if id and not pending then delivery_history.remove(history, id) end
+        elseif pending[2] ~= consumer then
+          others[#others + 1] = pending
+          skipped = skipped + 1
+        elseif enough(count) or not claim_due(pending) then
+          skipped = skipped + 1
+        end
+      end
+    until #page < count + PAGE or enough(count - #others) or pages == MAX_DUE_PAGES
+    for _, pending in ipairs(others) do
+      if enough(count) then break end
+      claim_due(pending)
+    end
   end
-end
 
--- Takes pending entries without a lease until `wanted` are taken. Scans at most max_scanned, from where the last scan
--- ended, and once round. Compares idle times here where many are pending, because XPENDING's own filter scans the
--- whole list if nothing matches.
-local function take_unleased(wanted, max_scanned)
-  local from_start = scan_from == '-'
-  while max_scanned > 0 and not enough(wanted) do
-    local size = math.min(max_scanned, PAGE)
-    local page
-    if few_pending then
-      page = redis.call('XPENDING', stream, group, 'IDLE', foreign_idle_ms, scan_from, '+', size)
-    else
-      page = redis.call('XPENDING', stream, group, scan_from, '+', size)
-    end
-    max_scanned = max_scanned - math.max(#page, 1)
-    for _, pending in ipairs(page) do
-      if enough(wanted) then
-        scan_from = pending[1]
-        return
+  -- Takes pending entries without a lease until `wanted` are taken. Scans at most max_scanned, from where the last scan
+  -- ended, and once round. Compares idle times here where many are pending, because XPENDING's own filter scans the
+  -- whole list if nothing matches.
+  local function take_unleased(wanted, max_scanned)
+    local from_start = scan_from == '-'
+    while max_scanned > 0 and not enough(wanted) do
+      local size = math.min(max_scanned, PAGE)
+      local page
+      if few_pending then
+        page = redis.call('XPENDING', stream, group, 'IDLE', foreign_idle_ms, scan_from, '+', size)
+      else
+        page = redis.call('XPENDING', stream, group, scan_from, '+', size)
       end
-      -- An entry that XNACK released has an idle time of -1, and nobody holds it.
-      local idle = pending[3] >= foreign_idle_ms or pending[3] < 0
-      if idle and not find_due(due_set, pending[1] .. '/' .. pending[4]) then
-        claim(pending, 'left pending by another program')
+      max_scanned = max_scanned - math.max(#page, 1)
+      for _, pending in ipairs(page) do
+        if enough(wanted) then
+          scan_from = pending[1]
+          return
+        end
+        -- An entry that XNACK released has an idle time of -1, and nobody holds it.
+        local idle = pending[3] >= foreign_idle_ms or pending[3] < 0
+        if idle and not find_due(due_set, pending[1] .. '/' .. pending[4]) then
+          claim(pending, 'left pending by another program')
+        end
       end
-    end
-    if #page == size then
-      scan_from = after(page[#page][1])
-    else
-      scan_from = '-'
-      if from_start then break end
-      from_start = true
+      if #page == size then
+        scan_from = after(page[#page][1])
+      else
+        scan_from = '-'
+        if from_start then break end
+        from_start = true
+      end
     end
   end
+
+  return {held = take_held, due = take_due, unleased = take_unleased}
 end
 
 -- Gives entries back to the group as if they had not been read: those after `last`. Returns false if that is not
@@ -365,6 +378,8 @@ end
 -- for its place in the stream. What is too much is given back.
 local function take_new()
   local new, claimed, due = {}, {}, {}
+  -- As text: Redis takes as long to make one of a large number as for a small command.
+  local due_at = string.format('%.0f', now + lease_ms)
   for _, entry in ipairs(taken) do claimed[entry[1]] = entry end
   while not enough(count - #new) do
     -- Nothing can be given back where the group's counter is not known.
@@ -385,8 +400,8 @@ local function take_new()
         remove_due(due_set, stale)
       else
         count_bytes(entry)
-        new[#new + 1] = {entry[1], 1, entry[2]}
-        due[#due + 1], due[#due + 2] = now + lease_ms, entry[1] .. '/1'
+        new[#new + 1] = {entry[1], '1', entry[2]}
+        due[#due + 1], due[#due + 2] = due_at, entry[1] .. '/1'
       end
     end
     if #entries < size then break end
@@ -397,13 +412,21 @@ local function take_new()
 end
 
 if resume then
-  take_held()
+  for_pending().held()
 else
-  take_due()
-  -- A short scan first, so that new entries never hide those without a lease; a long one where too little is new.
-  if has_pending then take_unleased(count, FIRST_SCAN) end
+  local take = has_pending and for_pending()
+  if take then
+    take.due()
+    -- A short scan first, so that new entries never hide those without a lease; a long one where too little is new.
+    take.unleased(count, FIRST_SCAN)
+  end
   local new = take_new()
-  if has_pending then take_unleased(count - #new, LAST_SCAN) end
+  if take then
+    take.unleased(count - #new, LAST_SCAN)
+  elseif #new == 0 then
+    -- Due times of what is not pending any more would be the next ones.
+    for_pending().due()
+  end
   for _, entry in ipairs(new) do
     taken[#taken + 1] = entry
   end
@@ -430,12 +453,15 @@ if #taken > 0 and take_record_ms > 0 then
   if own_limit then words[#words + 1] = 'max_deliveries=' .. own_limit end
   redis.call('SET', take_record, table.concat(words, ' '), 'PX', take_record_ms)
 end
+-- As in read_page.lua.
+local entries = taken
+if #taken > 0 and bytes_left > 0 and max_bytes <= MAX_ENCODED then entries = cjson.encode(taken) end
 created, dead_lettered = math.max(created, did_before[1]), dead_lettered + did_before[2]
 if take_record_ms > 0 and (#taken > 0 or created + dead_lettered > 0) then
   redis.call('SET', call_record, table.concat({created, dead_lettered, still_held}, ' '), 'PX', call_record_ms)
 end
 return reply({
-  now = now, taken_at = at, expires = server_now + lease_ms, group_created = created == 1, entries = taken,
+  now = now, taken_at = at, expires = server_now + lease_ms, group_created = created == 1, entries = entries,
   dead_lettered = dead_lettered, next_due = next_due, scan_from = scan_from, still_held = still_held,
   lease_ms = lease_ms, own_limit = own_limit, group_limit = group_limit, clock_name = clock.name, groups = groups,
   largest = largest, consumer = consumer,
