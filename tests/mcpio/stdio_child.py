@@ -1,7 +1,11 @@
-"""A process for the tests of standard input and output: serves the test server on them, and makes noise."""
+"""A process for the tests of standard input and output: serves two tools on them, and makes noise.
+
+It serves what a daemon can serve before it has imported the SDK: the import takes longer than the tests.
+"""
 
 from __future__ import annotations
 
+import json
 import os
 import subprocess
 import sys
@@ -9,10 +13,23 @@ from pathlib import Path
 
 import trio
 
+from redstreamd.mcpio import jsonrpc
 from redstreamd.mcpio.client_connection import ClientConnection
-from redstreamd.mcpio.protocol_eras import Kernels
+from redstreamd.mcpio.exchange import Exchange
+from redstreamd.mcpio.pending_kernels import PendingKernels
+from redstreamd.mcpio.plain_calls import PlainCall
 from redstreamd.mcpio.standard_streams import open_stdio_stream
-from tests.mcpio.serving import PRINCIPAL, make_server
+from redstreamd.policy import Principal
+
+GREETING = {"capabilities": {"tools": {}}, "serverInfo": {"name": "test", "version": "1"}}
+
+
+def call_tool(exchange: Exchange, call: PlainCall) -> bool:
+    """Answer a call of ``echo`` or ``big``."""
+    arguments = json.loads(bytes(call.arguments))
+    text = arguments["text"] if call.tool == "echo" else "x" * arguments["bytes"]
+    exchange.answer(jsonrpc.result(exchange.id, {"content": [{"type": "text", "text": text}]}))
+    return True
 
 
 def descriptors() -> tuple[object, ...]:
@@ -37,7 +54,8 @@ async def main() -> None:
     before = descriptors()
     async with open_stdio_stream() as stream:
         make_noise()
-        await ClientConnection(stream, Kernels(make_server()), principal=PRINCIPAL).run()
+        kernels, principal = PendingKernels(GREETING), Principal("tester", "unix")
+        await ClientConnection(stream, kernels, direct_path=call_tool, principal=principal).run()
         sys.stdout.write("printed last, and left in the buffer\n")
     after = descriptors()
     if sys.stderr is not None:

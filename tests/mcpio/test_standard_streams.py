@@ -22,7 +22,7 @@ from redstreamd.mcpio.standard_streams import listening_socket_on
 from tests.support.mcp_client import HANDSHAKE
 
 ROOT = Path(__file__).parents[2]
-#: Seconds for what a child does at once; it has the SDK to import before that.
+#: Seconds for what a child does at once.
 PATIENCE = 60
 
 
@@ -32,13 +32,18 @@ def tool_call(request_id: int, name: str, **arguments: Any) -> dict[str, Any]:
     return {"jsonrpc": "2.0", "id": request_id, "method": "tools/call", "params": params}
 
 
+def encoded(message: dict[str, Any]) -> bytes:
+    """Write a message as most clients do."""
+    return json.dumps(message, ensure_ascii=False).encode() + b"\n"
+
+
 MESSAGES: list[dict[str, Any]] = [
     {"jsonrpc": "2.0", "id": 1, "method": "initialize", "params": HANDSHAKE},
     {"jsonrpc": "2.0", "method": "notifications/initialized"},
     tool_call(2, "echo", text="ä"),
     tool_call(3, "big", bytes=300_000),
 ]
-INPUT = b"".join(json.dumps(message).encode() + b"\n" for message in MESSAGES)
+INPUT = b"".join(encoded(message) for message in MESSAGES)
 NOISE = [
     "printed by Python",
     "written to descriptor 1",
@@ -104,7 +109,7 @@ def test_one_message_after_the_other_through_pipes() -> None:
         assert process.stdin is not None
         assert process.stdout is not None
         for message in MESSAGES:
-            process.stdin.write(json.dumps(message).encode() + b"\n")
+            process.stdin.write(encoded(message))
             process.stdin.flush()
             if "id" in message:
                 assert json.loads(read(process.stdout.fileno(), 1))["id"] == message["id"]
@@ -169,7 +174,7 @@ def terminal() -> Iterator[tuple[int, int]]:
 def test_a_terminal_for_both_keeps_its_blocking_flag_all_the_while() -> None:
     with terminal() as (master, slave):
         with child(slave, slave) as process:
-            os.write(master, b"".join(json.dumps(message).encode() + b"\n" for message in MESSAGES[:3]))
+            os.write(master, b"".join(encoded(message) for message in MESSAGES[:3]))
             received = read(master, 2)
             assert [json.loads(line)["id"] for line in received.splitlines()] == [1, 2]
             # The child is serving, and our own end, which shares its description, is as it was.
@@ -184,7 +189,7 @@ def test_a_terminal_that_hangs_up_ends_the_session() -> None:
     tty.setraw(slave)
     with child(slave, slave) as process:
         os.close(slave)
-        os.write(master, json.dumps(MESSAGES[0]).encode() + b"\n")
+        os.write(master, encoded(MESSAGES[0]))
         assert b'"id":1' in read(master, 1)
         os.close(master)
         _, errors = process.communicate(timeout=PATIENCE)

@@ -33,9 +33,9 @@ STEPS = st.lists(st.one_of(ADD, ADD, ADD, READ, READ, READ, TRIM, OTHER), min_si
 @pytest.mark.parametrize(
     ("kind", "examples"),
     [
-        ("redis", 100),
-        ("valkey", 30),
-        ("redis8", 30),
+        ("redis", 50),
+        ("valkey", 20),
+        ("redis8", 20),
         pytest.param("redis", 500, marks=LONG),
         pytest.param("valkey", 150, marks=LONG),
         pytest.param("redis8", 150, marks=LONG),

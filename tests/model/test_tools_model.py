@@ -68,7 +68,7 @@ class ToolsMachine(Publishing, Looking, Requesting, Administration):
 @pytest.mark.parametrize(
     ("kind", "examples"),
     [
-        ("redis", 60),
+        ("redis", 30),
         ("valkey", 30),
         ("redis8", 30),
         pytest.param("redis", 300, marks=LONG),
