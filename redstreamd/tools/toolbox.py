@@ -9,6 +9,7 @@ permissions on the streams that they name. Knows neither the SDK nor sockets.
 
 from __future__ import annotations
 
+import functools
 import json
 import time
 import typing
@@ -54,6 +55,8 @@ _NAME_SHOWN: Final = 80
 _MAX_REMEMBERED: Final = 4_096
 #: Principals of which it is remembered what they may not use.
 _MAX_PRINCIPALS: Final = 1_024
+#: Argument classes of which it is remembered what was compiled; there are some forty.
+_MAX_COMPILED: Final = 256
 
 
 _Key = tuple[Principal, str, object]
@@ -77,6 +80,20 @@ class Prepared:
     named: Callable[[object], object] | None
     lease: str | None
     checks: tuple[tuple[str, Callable[[str], None]], ...]
+
+
+# What follows from a class alone costs more than many calls, so all toolboxes of a process share it. (Classes
+# are hashable, which mypy does not know of those that attrs makes.)
+
+
+@functools.lru_cache(_MAX_COMPILED)
+def _structurer_of(arguments: type[Any], max_nesting: int, max_values: int) -> Structurer[Any]:
+    return Structurer(arguments, max_nesting=max_nesting, max_values=max_values)
+
+
+@functools.lru_cache(_MAX_COMPILED)
+def _decoder_of(arguments: type[Any]) -> ArgumentDecoder:
+    return ArgumentDecoder(arguments)
 
 
 class _Made(dict[str, ValueT]):
@@ -377,9 +394,8 @@ class Toolbox(Generic[BusT]):
         self._permitted.clear()
 
     def _structurer(self, name: str) -> Structurer[Any]:
-        return Structurer(
-            self._registry.get(name).arguments, max_nesting=self._max_nesting, max_values=self._max_values
-        )
+        arguments = self._registry.get(name).arguments
+        return _structurer_of(arguments, self._max_nesting, self._max_values)  # type: ignore[arg-type]
 
     def _list(self, name: str) -> dict[str, Any]:
         return listed(self._registry.get(name))
@@ -395,7 +411,7 @@ class Toolbox(Generic[BusT]):
         checks = {NameOf.GROUP: self._names.check_group, NameOf.CONSUMER: self._names.check_consumer}
         return Prepared(
             tool,
-            ArgumentDecoder(tool.arguments),
+            _decoder_of(tool.arguments),  # type: ignore[arg-type]
             None if lease is not None else _names_streams(tool),
             lease,
             # What a lease names was checked when it was taken, and settling does not depend on today's rules.
