@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import itertools
 import random
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Iterable, Mapping
 from typing import Any
 
 import attrs
@@ -106,8 +106,21 @@ class Agent:
             await trio.aclose_forcefully(raw.stream)
 
 
-async def kill_under_load(server: Server, rng: random.Random, kills: int, **variables: str) -> Outcome:
-    """Kill daemons on an empty server so many times; `variables` are for their environment.
+#: Returns the entries of a stream, as `entries_of` does.
+Entries = Callable[[Server, str], Iterable[tuple[str, Mapping[str, Any]]]]
+
+
+async def kill_under_load(
+    server: Server, rng: random.Random, kills: int, *, entries_in: Entries = entries_of, **variables: str
+) -> Outcome:
+    """Kill daemons on an empty server so many times.
+
+    Args:
+        server: The server.
+        rng: Chooses the moments.
+        kills: How often.
+        entries_in: Reads what the server holds in the end.
+        variables: For the environment of the daemons.
 
     Raises:
         InvalidRun: There was no load, or the clients came to no end.
@@ -190,7 +203,7 @@ async def kill_under_load(server: Server, rng: random.Random, kills: int, **vari
                     raise InvalidRun(f"clients still wait after {_END_SECONDS:g} s: {daemon.log[-2000:]}")
 
             await serve(finish)
-    entries = entries_of(server, STREAM)
+    entries = list(entries_in(server, STREAM))
     outcome.violations += history.problems(entries)
     pending = server.command("XPENDING", STREAM, GROUP)[0]
     ids = [entry_id for entry_id, _ in entries]
