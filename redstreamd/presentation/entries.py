@@ -78,6 +78,17 @@ def view(stream: str, entry: RawEntry) -> dict[str, Any]:
     return views(stream, (entry,))[0].as_dict()
 
 
+def with_key(shown: dict[str, Any], key: str | None, stream: str) -> dict[str, Any]:
+    """Return an entry that lies beside its stream with what it is encrypted with, for operators.
+
+    Args:
+        shown: The entry.
+        key: The ID of its key; None if it is not encrypted.
+        stream: The stream that it is bound to: it can be read there, and nowhere else.
+    """
+    return shown if key is None else {**shown, "encrypted": {"key": key, "bound_to": stream}}
+
+
 def _note(written: dict[str, Any]) -> dict[str, Any]:
     """Return a dead letter's note with readable times in its history."""
     history = written.get("history")

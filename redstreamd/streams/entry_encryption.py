@@ -11,7 +11,7 @@ dead letters, and what waits for a release, keep that binding.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
-from typing import TYPE_CHECKING, Final, TypeVar
+from typing import TYPE_CHECKING, Any, Final, TypeVar
 
 from redstreamd.admission.turns import next_turn
 from redstreamd.encryption import opening, sealed_format, sealing
@@ -167,12 +167,10 @@ class Encryption:
     def _find(self, stream: str, entry: RawEntry) -> UnopenedEntry | tuple[opening.Closed, AESGCM] | None:
         """Return an encrypted entry and what opens it, or why nothing does; None for another entry."""
         words = entry.words
-        if words and type(words[0]) is bytes:
-            if _ENCRYPTED_BYTES not in words:
-                return None
-            words = [word.decode("utf-8", "backslashreplace") for word in words]
-        elif sealed_format.ENCRYPTED not in words:
+        if not _is_marked(words):
             return None
+        if type(words[0]) is bytes:
+            words = [word.decode("utf-8", "backslashreplace") for word in words]
         closed = None
         try:
             closed = opening.closed_entry(words)
@@ -189,7 +187,7 @@ class Encryption:
 
     async def open_entries(self, stream: str, entries: list[RawEntry]) -> list[RawEntry]:
         """Return entries as `open_entry` does, and let others run between two parts of them."""
-        if not self.opens:
+        if not self.opens or not _bytes_to_open(entries):
             return entries
         opened: list[RawEntry] = []
         left = _BYTES_AT_ONCE
@@ -213,9 +211,10 @@ class Encryption:
         Raises:
             UnfinishedError: They are large, and are to be opened in parts.
         """
-        if not self.opens:
+        size = _bytes_to_open(entries) if self.opens else 0
+        if not size:
             return made(entries)
-        if sum(sum(map(len, entry.words)) for entry in entries) <= _BYTES_AT_ONCE:
+        if size <= _BYTES_AT_ONCE:
             return made([self.open_entry(stream, entry) for entry in entries])
 
         async def go_on() -> ResultT:
@@ -258,6 +257,29 @@ class Encryption:
         if self._on_unreadable is not None:
             self._on_unreadable(UnreadableEntry(stream, entry.id, key, why))
         return UnopenedEntry(entry.id, entry.words, unreadable(why, key))
+
+
+def _bytes_to_open(entries: list[RawEntry]) -> int:
+    """Return how many bytes the entries have that are encrypted; 0 if none is."""
+    return sum(sum(map(len, entry.words)) for entry in entries if _is_marked(entry.words))
+
+
+def _is_marked(words: list[Any]) -> bool:
+    """Return whether an entry with these words may be encrypted."""
+    return bool(words) and (_ENCRYPTED_BYTES if type(words[0]) is bytes else sealed_format.ENCRYPTED) in words
+
+
+def key_of(entry: RawEntry) -> str | None:
+    """Return the ID of an entry's key; empty if it says none that can be read, None if it has none."""
+    words = entry.words
+    if not _is_marked(words):
+        return None
+    names, name = words[::2], _ENCRYPTED_BYTES if type(words[0]) is bytes else sealed_format.ENCRYPTED
+    if name not in names:
+        return None
+    value = words[2 * names.index(name) + 1]
+    header = sealed_format.read_header(value if type(value) is str else value.decode("ascii", "replace"))
+    return _key_and_reason(header, Why.NO_KEY)[0]
 
 
 def why_not_opened(entry: RawEntry, header: str) -> Unreadable:

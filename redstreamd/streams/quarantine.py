@@ -25,7 +25,7 @@ from redstreamd.redisio.client import Redis
 from redstreamd.redisio.reply_parsing import RawEntry
 from redstreamd.streams import entry_ids
 from redstreamd.streams.call_records import call_record
-from redstreamd.streams.entry_encryption import Encryption
+from redstreamd.streams.entry_encryption import Encryption, key_of
 from redstreamd.streams.entry_pages import Pages
 from redstreamd.streams.error_context import explain_errors
 from redstreamd.streams.listing import MAX_KEYS_SCANNED, SCANNED_AT_ONCE
@@ -80,10 +80,12 @@ class WaitingEntry(msgspec.Struct, frozen=True):
     Attributes:
         stream: The stream that it is for.
         entry: Its ID in the quarantine, and the fields that it will have in the stream.
+        key: The ID of the key that it is encrypted with; None if it is not.
     """
 
     stream: str
     entry: RawEntry
+    key: str | None = None
 
 
 class WaitingPage(msgspec.Struct, frozen=True):
@@ -140,7 +142,10 @@ class Quarantine:
         waiting = [_waiting(each) for each in page.entries]
         # Each is bound to the stream that it is for.
         opened = [(await self._encryption.open_entries(each.stream, [each.entry]))[0] for each in waiting]
-        entries = [WaitingEntry(each.stream, entry) for each, entry in zip(waiting, opened, strict=True)]
+        entries = [
+            WaitingEntry(each.stream, entry, key_of(each.entry))
+            for each, entry in zip(waiting, opened, strict=True)
+        ]
         return WaitingPage(entries, total, page.has_more)
 
     async def waiting(self, stream: str) -> Waiting:

@@ -8,7 +8,7 @@ import attrs
 from msgspec import Meta
 
 from redstreamd.policy import Permission
-from redstreamd.presentation.entries import view
+from redstreamd.presentation.entries import view, with_key
 from redstreamd.presentation.truncation import bound_entries
 from redstreamd.streams import entry_ids
 from redstreamd.streams.admin.dead_letters import DeadLetterAction, DeadLetterOutcome, DeadLetterResult
@@ -62,7 +62,7 @@ class DeadLetterReplayed:
             list[dict[str, Any]],
             Meta(
                 description="action list: {id, time, fields, sender?, dead_letter: {reason, id, consumer, "
-                "attempts, history?: [{attempt, consumer, reason?, time}]}}"
+                "attempts, history?: [{attempt, consumer, reason?, time}]}, encrypted?: {key, bound_to}}"
             ),
         ]
         | None
@@ -112,7 +112,10 @@ async def dead_letter_replay(call: Call[Bus], args: DeadLetterReplayArguments) -
     letters = await call.bus.dead_letters.page(args.stream, args.group, cursor=at, count=args.count)
     if args.action == "list":
         shown, cut = bound_entries(
-            [view(letters.key, entry) for entry in letters.entries],
+            [
+                with_key(view(letters.key, entry), letters.keys.get(entry.id), args.stream)
+                for entry in letters.entries
+            ],
             call.bus.quotas.result_bytes(call.principal),
             droppable=True,
         )

@@ -8,7 +8,7 @@ import attrs
 from msgspec import Meta
 
 from redstreamd.policy import Permission
-from redstreamd.presentation.entries import view
+from redstreamd.presentation.entries import view, with_key
 from redstreamd.presentation.truncation import bound_entries
 from redstreamd.streams import entry_ids
 from redstreamd.streams.bus import Bus
@@ -60,7 +60,7 @@ class QuarantineReleased:
         Annotated[
             list[dict[str, Any]],
             Meta(
-                description="{id, time, stream, fields, sender, correlation_id?, reply_to?}: who "
+                description="{id, time, stream, fields, sender, correlation_id?, reply_to?, encrypted?}: who "
                 "published what when, and for which stream."
             ),
         ]
@@ -111,7 +111,7 @@ async def quarantine_release(call: Call[Bus], args: QuarantineReleaseArguments) 
         at = None if args.cursor is None else entry_ids.split_cursor(("",), args.cursor)[0]
         page = await quarantine.page(args.stream, cursor=at, count=args.count)
         shown, cut = bound_entries(
-            [view(each.stream, each.entry) for each in page.entries],
+            [with_key(view(each.stream, each.entry), each.key, each.stream) for each in page.entries],
             call.bus.settings.tools.max_result_bytes,
             droppable=True,
         )

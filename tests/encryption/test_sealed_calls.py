@@ -125,6 +125,7 @@ async def test_work_its_reasons_and_its_dead_letters_are_encrypted(redis: Server
         letters = await call(bus, "dead_letter_replay", stream="q", group="g")
         (letter,) = letters["entries"]
         assert letter["fields"] == MEMBERS
+        assert letter["encrypted"] == {"key": "k1", "bound_to": "q"}
         assert letter["dead_letter"]["reason"] == long
         brief = letter["dead_letter"]["history"][0]["reason"]
         assert long.startswith(brief)
@@ -215,6 +216,7 @@ async def test_what_waits_for_a_release_is_encrypted_and_bound_to_where_it_goes(
                 await bob("stream_add", stream="s", entries=[MEMBERS], **more)
             shown = (await ann("quarantine_release", stream="s"))["entries"]
             assert [entry["fields"] for entry in shown] == [MEMBERS] * 2
+            assert shown[0]["encrypted"] == {"key": "k1", "bound_to": "s"}
             assert SECRET not in await stored(bus, companion_key("s", Kind.QUARANTINE))
             ids = [entry["id"] for entry in shown]
             await ann("quarantine_release", stream="s", action="release", entry_ids=ids, dry_run=False)

@@ -10,7 +10,7 @@ import msgspec
 from redstreamd.encryption.sealed_format import TEXT_PREFIX
 from redstreamd.redisio.client import Redis
 from redstreamd.redisio.reply_parsing import RawEntry
-from redstreamd.streams.entry_encryption import Encryption
+from redstreamd.streams.entry_encryption import Encryption, key_of
 from redstreamd.streams.entry_pages import Pages
 from redstreamd.streams.error_context import explain_errors, find_group
 from redstreamd.streams.group_clocks import GroupClocks
@@ -65,12 +65,14 @@ class DeadLetterPage(msgspec.Struct, frozen=True):
     Attributes:
         key: The dead-letter stream.
         entries: The letters; their last field is the note.
+        keys: The ID of the key of each letter that is encrypted, by the letter's ID.
         total: All dead letters of the group.
         has_more: Whether there are more after these.
     """
 
     key: str
     entries: list[RawEntry]
+    keys: dict[str, str]
     total: int
     has_more: bool
 
@@ -124,7 +126,8 @@ class DeadLetters:
             await find_group(self._redis, stream, group)
         opened = await self._encryption.open_entries(key, page.entries)
         entries = [_with_reasons(self._encryption, stream, group, entry) for entry in opened]
-        return DeadLetterPage(key, entries, total, page.has_more)
+        keys = {each.id: key_id for each in page.entries if (key_id := key_of(each)) is not None}
+        return DeadLetterPage(key, entries, keys, total, page.has_more)
 
     async def settle(
         self, stream: str, group: str, action: DeadLetterAction, ids: Sequence[str], *, dry_run: bool

@@ -8,10 +8,9 @@ from typing import Any, Final
 
 import msgspec
 
-from redstreamd.encryption.sealed_format import ENCRYPTED, read_header
 from redstreamd.redisio.reply_parsing import RawEntry
 from redstreamd.streams.diagnosis.findings import Finding, Severity
-from redstreamd.streams.entry_encryption import Encryption
+from redstreamd.streams.entry_encryption import Encryption, key_of
 from redstreamd.streams.entry_pages import Pages
 
 #: Entries and bytes of a page, which bound what Redis and the daemon read of a stream at either end.
@@ -68,7 +67,7 @@ async def encrypted_entries(pages: Pages, encryption: Encryption, stream: str) -
 
 def keys_of(entries: list[RawEntry]) -> KeysOfPage:
     """Count entries by the keys that they are encrypted with."""
-    counts: Counter[str | None] = Counter(map(_key_of, entries))
+    counts: Counter[str | None] = Counter(map(key_of, entries))
     clear = counts.pop(None, 0)
     return KeysOfPage(len(entries), clear, {key or UNKNOWN: count for key, count in sorted(counts.items())})
 
@@ -77,19 +76,6 @@ def figures(found: EncryptedEntries) -> dict[str, Any]:
     """Return what is known as JSON values."""
     shown = {"newest": msgspec.structs.asdict(found.newest)}
     return shown if found.oldest is None else {**shown, "oldest": msgspec.structs.asdict(found.oldest)}
-
-
-def _key_of(entry: RawEntry) -> str | None:
-    """Return the ID of the key of an entry; empty if it says none that can be read, None if it is clear."""
-    words = entry.words
-    name: str | bytes = ENCRYPTED if words and type(words[0]) is str else ENCRYPTED.encode()
-    names = words[::2]
-    if name not in names:
-        return None
-    value = words[2 * names.index(name) + 1]
-    text = value if type(value) is str else value.decode("ascii", "replace")
-    header = read_header(text)
-    return "" if header is None else header.key
 
 
 def _missing(stream: str, keys: list[str]) -> Finding:
