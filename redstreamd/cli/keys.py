@@ -103,7 +103,7 @@ def _next_steps(made: Path, key_id: str, encryption: EncryptionSettings) -> Iter
     )
     if not encryption.streams:
         steps.append(
-            f'Say which streams are encrypted: set {setting("encryption.streams")}, such as streams = '
+            f"Say which streams are encrypted: set {setting('encryption.streams')}, such as streams = "
             '["jobs:* are encrypted except kind"].'
         )
     if encryption.writing_key is not None:

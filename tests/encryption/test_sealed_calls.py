@@ -287,17 +287,24 @@ async def test_large_entries_are_opened_in_parts(redis: Server) -> None:
             for count in (1, 3):
                 page = await bus.reader.read("s", count=count)
                 assert decode(page.entries[0].fields).members == large
+            messages = await texts(other, "get_stream_messages", stream="s", count=3)
+            assert [message["message"] for message in messages] == [large, MEMBERS, large][: len(messages)]
+            waited = await call(other, "stream_wait", streams=["s"], cursor="0-0", timeout_seconds=20)
+            assert waited["entries"][0]["fields"]["text"]["cut"]["bytes"] == 2_000_000
             take = {"stream": "q", "group": "g", "consumer": "c", "start": "earliest", "timeout_seconds": 20}
-            taken: list[dict[str, Any]] = []
+            ask = {"stream": "r", "entry": {}, "correlation_id": "c", "reply_to": "q", "timeout_seconds": 20}
+            told: dict[str, dict[str, Any]] = {}
             async with trio.open_nursery() as nursery:
 
-                async def wait() -> None:
-                    taken.append(await call(other, "work_take", **take))
+                async def wait(tool: str, arguments: dict[str, Any]) -> None:
+                    told[tool] = await call(other, tool, **arguments)
 
-                nursery.start_soon(wait)
-                await asleep(other)
-                await call(bus, "stream_add", stream="q", entries=[large])
-            assert taken[0]["entries"][0]["fields"]["text"]["cut"]["bytes"] == 2_000_000
+                nursery.start_soon(wait, "work_take", take)
+                nursery.start_soon(wait, "request_reply", ask)
+                await asleep(other, 2)
+                await call(bus, "stream_add", stream="q", entries=[large], correlation_id="c")
+            for found in (told["work_take"]["entries"][0], told["request_reply"]["reply"]):
+                assert found["fields"]["text"]["cut"]["bytes"] == 2_000_000
 
 
 async def test_opening_a_page_holds_the_loop_for_a_few_milliseconds_at_most(redis: Server) -> None:
