@@ -301,7 +301,7 @@ def _no_key(stream: str) -> BusError:
     return BusError(
         Code.NO_ENCRYPTION_KEY,
         f"Nothing was written: what is written to {stream[:80]!r} is to be encrypted, and there is no key.",
-        cause="A rule of encryption.streams matches the stream, and encryption.writing_key names no key.",
+        cause="A rule of the settings says that the stream is encrypted, and they name no key that writes.",
         next_step="Ask the operator to make a key with `redstreamd keys new`, to name it in "
         f"{setting('encryption.writing_key')}, and to reload.",
     )
@@ -311,7 +311,7 @@ def _not_filterable(stream: str, name: str) -> BusError:
     return BusError(
         Code.INVALID_ARGUMENT,
         f"filter names {name[:80]!r}, a field that is encrypted in {stream[:80]!r}.",
-        cause="Entries are filtered as they are stored, and a rule of encryption.streams encrypts the field.",
+        cause="Entries are filtered as they are stored, and a rule of the settings encrypts the field.",
         next_step="Filter by a field that stays clear, or read without a filter; the operator decides which "
         f"fields stay clear ({setting('encryption.streams')}).",
     )
