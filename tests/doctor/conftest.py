@@ -17,6 +17,7 @@ CHECKS = [
         "descriptors",
         "listeners",
         "policy",
+        "encryption",
         "name_resolution",
         "connect",
         "tls",
