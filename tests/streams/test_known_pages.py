@@ -11,6 +11,7 @@ from redstreamd.streams.bus import Bus
 from redstreamd.streams.entry_pages import Batch, Pages
 from redstreamd.streams.known_pages import KnownPage, KnownPages, PageKey
 from tests.support.buses import ON_REDIS
+from tests.support.calls import call
 from tests.support.servers import Server
 
 BYTES = 32_768
@@ -172,3 +173,16 @@ async def test_whatever_happens_to_a_stream_pages_are_as_the_script_reads_them(
                     for each in (pages, pages, Pages(bus.redis))
                 ]
                 assert read[0] == read[1] == read[2]
+
+
+async def test_work_is_the_same_whether_it_is_text_or_not(bus: Bus, server: Server) -> None:
+    for number, value in enumerate((b"text \xc3\xa9", b"\xff\x00\x7f\x80", b"x" * 50_000), 1):
+        server.command("XADD", "s", f"{number}-0", b"\xfe" if number == 2 else b"n", value)
+    found = []
+    for _ in range(3):
+        taken = await call(bus, "work_take", stream="s", group="g", consumer="c", count=1, start="earliest")
+        found += [(entry["id"], entry["attempt"], entry["fields"]) for entry in taken["entries"]]
+        assert (await call(bus, "work_done", lease=taken["lease"]))["done"] == [taken["entries"][0]["id"]]
+    assert [each[:2] for each in found] == [("1-0", 1), ("2-0", 1), ("3-0", 1)]
+    assert found[0][2] == {"n": "text é"}
+    assert found[1][2] == {"\\xfe": "/wB/gA=="}
