@@ -1,0 +1,3 @@
+"""The tests of `tests.streams.test_known_pages` on other servers."""
+
+from tests.streams.test_known_pages import *  # noqa: F403 - collected here once more
