@@ -9,8 +9,6 @@ and divided where more is wanted than fits into a pass of trio's scheduler. Does
   `is_over` before each message. What does not fit waits in a `FairQueue`, and at the end of a pass as much is
   taken from that as fits into the next. While one connection alone has work, the turn is longer, because
   short ones cost a few percent.
-- *Telling first*: while many clients are told what they wait for, in parts, nobody gets a turn but who is far
-  behind: each of them asks again once it was told, and the last would be told after all their new requests.
 - *Deferred commands*: a process that has many commands waiting for Redis (see ``redisio.pipeline``) is not
   read from until these are fewer.
 """
@@ -59,8 +57,6 @@ class Turns(trio.abc.Instrument):
         ends: When new work of clients gives way in this pass, by `time.perf_counter`.
         now: When this pass began, by `time.perf_counter`.
         is_shared: Whether several connections had work of late.
-        is_telling: Whether clients are being told in parts what they wait for; set by who tells them. It
-            ends by itself: who was told is not told again before it gets a turn.
         redis_seconds: Redis's time that what was sent for `account` will take, and that is not counted yet.
         waiting: Tasks that wait for their turn.
     """
@@ -71,7 +67,6 @@ class Turns(trio.abc.Instrument):
         self.ends = 0.0
         self.now = time.perf_counter()
         self.is_shared = False
-        self.is_telling = False
         self.redis_seconds = 0.0
         self.waiting: Final[FairQueue[tuple[Task, float]]] = FairQueue()
         # Readers of processes with many commands waiting, by process.
@@ -127,8 +122,6 @@ class Turns(trio.abc.Instrument):
                     self.is_shared = False
                     self.ends = self.now + LONE_TURN_SECONDS
                     self._ran = -math.inf
-                if self.is_telling:
-                    self.ends = self.now
 
     def before_io_wait(self, timeout: float) -> None:
         """End a pass: trio's hook."""
@@ -137,7 +130,7 @@ class Turns(trio.abc.Instrument):
             self._count_step()
             self._task_account = None
         self._is_new_pass = True
-        if self.waiting and not self.is_telling:
+        if self.waiting:
             self._grant()
         self._promised = 0.0
 

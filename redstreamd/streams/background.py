@@ -12,11 +12,11 @@ from typing import Final
 
 import trio
 
-from redstreamd.admission.turns import turns
+from redstreamd.admission.turns import next_turn
 from redstreamd.errors.defects import report_defect
 
-#: Clients that are told in one part of a loop, with the writes to them two to three milliseconds.
-TOLD_AT_ONCE: Final = 128
+#: Clients that are told in one part of a loop, with the writes to them about two milliseconds.
+TOLD_AT_ONCE: Final = 64
 
 Work = Callable[[], Awaitable[None]]
 """Can be begun again if it was cancelled; handles its own errors."""
@@ -41,14 +41,12 @@ class Background:
             self._nursery.start_soon(self._run, work)
 
     def spread(self, loop: Iterator[None]) -> None:
-        """Tell many clients something: one part of a loop in each pass of the scheduler, the first at once.
+        """Take the first part of a loop at once, and the others in turns; each part ends with a ``yield``.
 
-        A part ends with a ``yield`` and should take about a millisecond, with the writes that it causes at
-        the end of the pass. New work of clients waits until all loops have ended, see `Turns.is_telling`.
+        A part should take about two milliseconds, with the writes that it causes at the end of the pass.
         """
         if self._advance(loop):
             self._loops.append(loop)
-            turns().is_telling = True
             self._wake.set()
 
     async def run(self) -> None:
@@ -60,17 +58,14 @@ class Background:
                     nursery.start_soon(self._run, self._postponed.popleft())
                 while True:
                     while self._loops:
-                        turns().is_telling = True
                         loop = self._loops.popleft()
                         if self._advance(loop):
                             self._loops.append(loop)
-                        await trio.lowlevel.checkpoint()
-                    turns().is_telling = False
+                        await next_turn()
                     self._wake = trio.Event()
                     await self._wake.wait()
             finally:
                 self._nursery = None
-                turns().is_telling = False
 
     async def _run(self, work: Work) -> None:
         try:

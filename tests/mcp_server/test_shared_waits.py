@@ -202,7 +202,7 @@ def wait_at(
     """Let somebody wait."""
     wait = bus.reader.wait_after(["s"], cursor, 10, seconds, wanted)
     recorder = kind(wait.deadline)
-    bus.places.join(wait.search, wait.position, recorder)
+    wait.join(recorder)
     return recorder
 
 
