@@ -28,6 +28,7 @@ from redstreamd.settings import LeasesSettings
 from redstreamd.streams.call_records import call_record
 from redstreamd.streams.durations import milliseconds
 from redstreamd.streams.entry_encryption import Encryption
+from redstreamd.streams.failure_reasons import seal_reason
 from redstreamd.streams.group_clocks import GroupClocks
 from redstreamd.streams.group_counts import GroupCounts, no_more_groups, one_of_too_many
 from redstreamd.streams.lease_tokens import Lease
@@ -76,10 +77,6 @@ class Outcome(enum.StrEnum):
 
 
 _OUTCOMES = {outcome.value.encode(): outcome for outcome in Outcome}
-
-#: Bytes that the history keeps of a reason.
-_MAX_BRIEF_BYTES = 200
-_REASON_LOST = "(not kept: it is to be encrypted, and there is no key)"
 
 #: Groups that are remembered; the oldest is forgotten first.
 _MAX_GROUPS = 10_000
@@ -420,22 +417,6 @@ class Leases:
             return Settled(lease, dict(zip(selected, outcomes, strict=True)), None, 0, None)
 
         return Plan(_FINISH.call(operands), lease.stream, read, group=lease.group, retry_safe=True)
-
-
-def seal_reason(encryption: Encryption, lease: Lease, reason: str) -> tuple[str, str]:
-    """Return a reason as a dead letter keeps it, and as the history does; sealed if the entries are.
-
-    Work has to be finished also without a key to write with; then the reason is lost.
-    """
-    brief = reason
-    if len(reason) > _MAX_BRIEF_BYTES // 4:
-        brief = reason.encode()[:_MAX_BRIEF_BYTES].decode(errors="ignore")
-    places = (lease.group, lease.consumer)
-    try:
-        kept = encryption.seal_text(lease.stream, reason, *places)
-        return kept, kept if brief == reason else encryption.seal_text(lease.stream, brief, *places)
-    except BusError:
-        return _REASON_LOST, _REASON_LOST
 
 
 def select_entries(lease: Lease, entry_ids: Sequence[str] | None) -> list[str]:

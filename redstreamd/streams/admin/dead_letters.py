@@ -7,12 +7,12 @@ from collections.abc import Sequence
 
 import msgspec
 
-from redstreamd.encryption.sealed_format import TEXT_PREFIX
 from redstreamd.redisio.client import Redis
 from redstreamd.redisio.reply_parsing import RawEntry
 from redstreamd.streams.entry_encryption import Encryption, key_of
 from redstreamd.streams.entry_pages import Pages
 from redstreamd.streams.error_context import explain_errors, find_group
+from redstreamd.streams.failure_reasons import with_reasons
 from redstreamd.streams.group_clocks import GroupClocks
 from redstreamd.streams.group_lists import GroupLists
 from redstreamd.streams.names import Kind, companion_key
@@ -77,24 +77,6 @@ class DeadLetterPage(msgspec.Struct, frozen=True):
     has_more: bool
 
 
-def _with_reasons(encryption: Encryption, stream: str, group: str, letter: RawEntry) -> RawEntry:
-    """Return a dead letter with the reasons in its note as they were given."""
-    words = letter.words
-    if TEXT_PREFIX not in str(words[-1:]):
-        return letter
-    try:
-        note = msgspec.json.decode(words[-1])
-        for each in (note, *note.get("history", ())):
-            if isinstance(reason := each.get("reason"), str):
-                each["reason"] = encryption.open_text(stream, reason, group, str(each.get("consumer")))
-    except (AttributeError, TypeError, ValueError):
-        # Another program wrote it.
-        return letter
-    text = msgspec.json.encode(note)
-    last = text if isinstance(words[-1], bytes) else text.decode()
-    return msgspec.structs.replace(letter, words=[*words[:-1], last])
-
-
 class DeadLetters:
     """The dead letters of any stream and group."""
 
@@ -125,7 +107,7 @@ class DeadLetters:
         if not total:
             await find_group(self._redis, stream, group)
         opened = await self._encryption.open_entries(key, page.entries)
-        entries = [_with_reasons(self._encryption, stream, group, entry) for entry in opened]
+        entries = [with_reasons(self._encryption, stream, group, entry) for entry in opened]
         keys = {each.id: key_id for each in page.entries if (key_id := key_of(each)) is not None}
         return DeadLetterPage(key, entries, keys, total, page.has_more)
 
