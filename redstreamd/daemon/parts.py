@@ -50,7 +50,7 @@ from redstreamd.streams.subscriptions.feeds import Feeds
 from redstreamd.streams.subscriptions.updates import Updates
 from redstreamd.tools.catalog import REGISTRY
 from redstreamd.tools.definition import Profile
-from redstreamd.tools.invocation import OnEnded, told_each
+from redstreamd.tools.invocation import OnEnded
 from redstreamd.tools.toolbox import Toolbox, toolbox_over
 
 
@@ -160,7 +160,7 @@ def build_parts(settings: Settings, resources: AsyncExitStack, log: ProcessLog) 
         profiles,
         policy=policy,
         check_rate=rates.check if rates.limit_anything else None,
-        on_ended=told_each(listeners),
+        on_ended=listeners,
     )
     ranking = Ranking(bus.redis, bus.lister, count=settings.metrics.max_streams)
     direct_path = DirectPath(toolbox, bus.redis, implementation(__version__))

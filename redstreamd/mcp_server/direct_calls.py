@@ -243,7 +243,7 @@ class _DirectCall(msgspec.Struct, eq=False):
 
     def _answer(self, result: Result, outcome: str) -> None:
         invocation = self.invocation
-        invocation.end(outcome, 0 if invocation.rules.on_ended is None else result.size)
+        invocation.end(outcome, result.size if invocation.rules.on_ended else 0)
         self.exchange.answer(answer_line(self.exchange, result, self.tail))
 
     def _cancel(self) -> None:

@@ -145,7 +145,7 @@ class Rules(Generic[BusT]):
         bus: The domain, for handlers.
         policy: Says what a principal may do to a stream.
         admit: Says whether a call may run now; None: every call may.
-        on_ended: Is told of each call that ended; None for nobody. It must not raise.
+        on_ended: Are told of each call that ended, in this order. None of them may raise.
         timeout_seconds: The time limit of a call, in addition to the time that it asked to wait.
         default_wait_seconds: Added for a call that may wait and does not say for how long.
         check_rate: Refuses a call that comes too early; None: none does.
@@ -155,37 +155,11 @@ class Rules(Generic[BusT]):
     bus: BusT
     policy: Policy
     admit: Admit | None
-    on_ended: OnEnded | None
+    on_ended: Sequence[OnEnded]
     timeout_seconds: float
     default_wait_seconds: float
     check_rate: CheckRate | None = None
     hidden: Mapping[Principal, frozenset[str]] | None = None
-
-
-def told_each(listeners: Sequence[OnEnded]) -> OnEnded | None:
-    """Return the hook that tells each of several listeners of a call that ended, in their order.
-
-    Args:
-        listeners: None of them may raise.
-
-    Returns:
-        None if there are none.
-    """
-    if not listeners:
-        return None
-    told = listeners[-1]
-    for listener in reversed(listeners[:-1]):
-        told = _both(listener, told)
-    return told
-
-
-def _both(first: OnEnded, second: OnEnded) -> OnEnded:
-    # Without a loop, because it is a part of each call.
-    def told(ended: CallEnded) -> None:
-        first(ended)
-        second(ended)
-
-    return told
 
 
 class Invocation(msgspec.Struct, Generic[BusT], eq=False):
@@ -307,23 +281,23 @@ class Invocation(msgspec.Struct, Generic[BusT], eq=False):
         self.has_ended = True
         # It may be a method of what has this.
         self.progress = no_progress
-        on_ended = self.rules.on_ended
-        if on_ended is not None:
+        listeners = self.rules.on_ended
+        if listeners:
             group, action = self._told() if self.told is None else self.told
-            on_ended(
-                CallEnded(
-                    self.principal,
-                    self.tool.name,
-                    streams_of(self.needs),
-                    time.perf_counter() - self.began,
-                    outcome,
-                    answer_bytes,
-                    group,
-                    action,
-                    self.account,
-                    self.tool.effects.always,
-                )
+            ended = CallEnded(
+                self.principal,
+                self.tool.name,
+                streams_of(self.needs),
+                time.perf_counter() - self.began,
+                outcome,
+                answer_bytes,
+                group,
+                action,
+                self.account,
+                self.tool.effects.always,
             )
+            for tell in listeners:
+                tell(ended)
 
     def drop_arguments(self) -> None:
         """Let go of the arguments, which may be large, while the call waits."""

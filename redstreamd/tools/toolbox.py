@@ -146,7 +146,7 @@ class Toolbox(Generic[BusT]):
         read_lease: Callable[[str, Principal], Lease] | None = None,
         policy: Policy | None = None,
         admit: Admit | None = None,
-        on_ended: OnEnded | None = None,
+        on_ended: Sequence[OnEnded] = (),
         timeout_seconds: float = 60.0,
         default_wait_seconds: float = 20.0,
         check_rate: CheckRate | None = None,
@@ -276,9 +276,10 @@ class Toolbox(Generic[BusT]):
         try:
             return self.offered_to(principal).get(name)
         except UnknownToolError as unknown:
-            if name in self._offered and self.rules.on_ended is not None:
+            if name in self._offered:
                 hidden = CallEnded(principal, name, (), 0.0, str(Code.PERMISSION_DENIED), 0, account=account)
-                self.rules.on_ended(hidden)
+                for tell in self.rules.on_ended:
+                    tell(hidden)
             raise UnknownToolError(name, unknown.nearest, self._explain(unknown, principal)) from None
 
     def prepare(self, name: str) -> Prepared | None:
@@ -449,11 +450,12 @@ class Toolbox(Generic[BusT]):
         """Report the end of a call that was refused, and raise the error as the caller gets it."""
         if self.hidden is not None:
             error = error.without(self.hidden[principal])
-        on_ended = self.rules.on_ended
-        if on_ended is not None:
+        if self.rules.on_ended:
             size, seconds = failure(error).size, time.perf_counter() - began
             code = str(error.code)
-            on_ended(CallEnded(principal, tool.name, streams_of(needs), seconds, code, size, account=account))
+            ended = CallEnded(principal, tool.name, streams_of(needs), seconds, code, size, account=account)
+            for tell in self.rules.on_ended:
+                tell(ended)
         try:
             raise error
         finally:
@@ -508,7 +510,7 @@ def toolbox_over(
     policy: Policy | None = None,
     admit: Admit | None = None,
     check_rate: CheckRate | None = None,
-    on_ended: OnEnded | None = None,
+    on_ended: Sequence[OnEnded] = (),
 ) -> Toolbox[Bus]:
     """Return the toolbox of a domain: names, leases, time limits and nesting follow from its settings."""
     return Toolbox(

@@ -11,6 +11,9 @@ from typing import Any
 
 import pytest
 
+from redstreamd.audit.access_log import BURST, CALLS_A_SECOND, SUMMARIES_A_SECOND
+from tests.bench.access_log import FORM, ON, recorded, window
+from tests.bench.peers import STREAM
 from tests.support.daemon import META, PROGRAM, Daemon, ask_line, clean_environment, home, running_daemon
 from tests.support.servers import Server
 from tests.support.waiting import wait_until
@@ -153,3 +156,16 @@ def test_the_access_log_has_each_other_call_with_who_and_how_long(redis: Server)
         assert 0.2 <= float(waited["REDSTREAMD_SECONDS"]) < time.time() - began
         assert (failed["REDSTREAMD_OUTCOME"], failed["REDSTREAMD_ERROR_CODE"]) == ("STREAM_NOT_FOUND",) * 2
         assert {each["PRIORITY"] for each in (added, waited, failed)} == {"7"}
+
+
+@pytest.mark.limit(60)
+def test_under_load_each_call_is_in_some_record_and_records_are_few(redis: Server) -> None:
+    with home() as directory:
+        with running_daemon(redis, FORM, ON, directory=directory) as daemon:
+            began = time.monotonic()
+            for _ in range(3):
+                window(daemon, depth=16, seconds=0.5)
+            seconds = time.monotonic() - began
+        written, told = recorded(directory)
+    assert told == redis.command("XLEN", STREAM)
+    assert written <= BURST + (CALLS_A_SECOND + SUMMARIES_A_SECOND) * (seconds + 1)

@@ -21,7 +21,7 @@ from redstreamd.tools.annotations import reading
 from redstreamd.tools.argument_types import NameOf, names_in
 from redstreamd.tools.catalog import REGISTRY
 from redstreamd.tools.definition import Call, Profile, Registry, needs_on, tool
-from redstreamd.tools.invocation import CANCELLED, OK, CallEnded, Deferral, Invocation, told_each
+from redstreamd.tools.invocation import CANCELLED, OK, CallEnded, Deferral, Invocation
 from redstreamd.tools.toolbox import Toolbox, toolbox_over
 from tests.support.buses import ON_REDIS
 from tests.support.calls import ME, no_progress
@@ -94,7 +94,7 @@ def toolbox_for(recorder: Recorder, **options: Any) -> Toolbox[None]:
         [Profile.WORKER],
         None,
         policy=recorder,
-        on_ended=recorder.ended.append,
+        on_ended=[recorder.ended.append],
         **options,
     )
 
@@ -233,15 +233,18 @@ async def test_without_a_hook_a_call_ends_all_the_same() -> None:
     assert not (await toolbox.call(act, {"stream": "s"}, ME, no_progress)).is_error
 
 
-def test_each_of_several_listeners_is_told() -> None:
-    first: list[CallEnded] = []
-    second: list[CallEnded] = []
-    event = CallEnded(ME, "t", (), 0.1, OK, 3)
-    tell = told_each([first.append, second.append])
-    assert tell is not None
-    tell(event)
-    assert (first, second) == ([event], [event])
-    assert told_each([]) is None
+async def test_each_of_several_listeners_is_told_of_each_end_in_order() -> None:
+    told: list[tuple[int, str]] = []
+    toolbox = Toolbox(
+        Registry([act]),
+        [Profile.WORKER],
+        None,
+        on_ended=[lambda ended: told.append((1, ended.tool)), lambda ended: told.append((2, ended.tool))],
+    )
+    await toolbox.call(act, {"stream": "s"}, ME, no_progress)
+    with pytest.raises(BusError):
+        toolbox.begin(act, {}, ME)
+    assert told == [(1, "act"), (2, "act")] * 2
 
 
 # --- Calls that have to wait -------------------------------------------------------------------
@@ -299,7 +302,7 @@ async def test_calls_of_the_domain_can_be_deferred(bus: Bus, recorder: Recorder)
         return deferral
 
     profiles = [Profile.OPERATOR, Profile.RED_STREAM]
-    toolbox = toolbox_over(bus, REGISTRY, profiles, admit=at_once, on_ended=recorder.ended.append)
+    toolbox = toolbox_over(bus, REGISTRY, profiles, admit=at_once, on_ended=[recorder.ended.append])
     added = await toolbox.call(
         toolbox.find("stream_add", ME), {"stream": "s", "entries": [{"n": 1}]}, ME, no_progress
     )
