@@ -284,10 +284,12 @@ class Invocation(msgspec.Struct, Generic[BusT], eq=False):
         listeners = self.rules.on_ended
         if listeners:
             group, action = self._told() if self.told is None else self.told
+            needs = self.needs
             ended = CallEnded(
                 self.principal,
                 self.tool.name,
-                streams_of(self.needs),
+                # Most calls need one: they are spared a function.
+                (needs[0].stream,) if len(needs) == 1 else streams_of(needs),
                 time.perf_counter() - self.began,
                 outcome,
                 answer_bytes,
@@ -360,8 +362,6 @@ class Invocation(msgspec.Struct, Generic[BusT], eq=False):
 
 def streams_of(needs: Sequence[Need]) -> tuple[str, ...]:
     """Return the streams that a call needs, once each."""
-    if len(needs) == 1:
-        return (needs[0].stream,)
     return tuple(dict.fromkeys(need.stream for need in needs))
 
 
