@@ -218,6 +218,8 @@ def booted() -> Iterator[Container]:
     ):
         nspawn = subprocess.Popen(
             [
+                # So that it ends with the run, also where that is killed; it ends its container then.
+                *("setpriv", "--pdeathsig", "TERM"),
                 *("unshare", "--mount", "--propagation", "private"),
                 *("sh", "-c", _MOUNT_AND_BOOT, "sh", directory, " ".join(map(str, groups))),
                 *("--register=no", "--keep-unit", "--link-journal=no", f"--uuid={uuid.uuid4().hex}"),

@@ -7,6 +7,7 @@ import os
 import signal
 import socket
 import subprocess
+import sys
 import textwrap
 from collections.abc import Iterator
 from pathlib import Path
@@ -16,7 +17,7 @@ import pytest
 
 from redstreamd.event_log.kinds import all_kinds
 from tests.support.waiting import wait_until
-from tests.systemd import probe
+from tests.systemd import harness, probe
 from tests.systemd.harness import PATIENCE_SECONDS, PREFIX, Container, booted, install_catalog
 
 UNIT = "rs-probe.service"
@@ -114,6 +115,27 @@ def test_nothing_is_left_behind_even_after_a_failure() -> None:
     assert str(directory) not in Path("/proc/self/mounts").read_text()
     # Neither systemd-nspawn, whose arguments name it, nor anything else of it.
     assert str(directory) not in subprocess.run(["ps", "-eo", "args"], capture_output=True, text=True).stdout
+
+
+def test_a_container_ends_with_the_run_that_is_killed(tmp_path: Path) -> None:
+    boot = "import sys\nfrom tests.systemd.harness import booted\n"
+    boot += "with booted() as one:\n    print(one.pid, flush=True)\n    sys.stdin.read()\n"
+    with subprocess.Popen(
+        [sys.executable, "-c", boot],
+        cwd=harness.REPOSITORY,
+        env=os.environ | {"TMPDIR": str(tmp_path)},
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+    ) as run:
+        assert run.stdout is not None
+        pid = int(run.stdout.readline())
+        run.kill()
+    wait_until(lambda: not Path(f"/proc/{pid}").exists())
+    # What it could not remove any more is empty.
+    [directory] = tmp_path.iterdir()
+    for group in Path("/sys/fs/cgroup").rglob(directory.name):
+        wait_until(lambda group=group: harness._is_removed(group))
 
 
 def parent_of(pid: int) -> int:
