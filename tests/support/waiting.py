@@ -9,6 +9,9 @@ from typing import Any
 
 import trio
 
+_PAUSE_SECONDS = 0.02
+_LONGEST_PAUSE_SECONDS = 0.5
+
 
 async def until(condition: Callable[[], Any], *, every: float = 0.002) -> Any:
     """Return what `condition` returns, or the awaitable that it returns gives, once that is true.
@@ -23,11 +26,17 @@ async def until(condition: Callable[[], Any], *, every: float = 0.002) -> Any:
 def wait_until(condition: Callable[[], Any], *, timeout_seconds: float = 180.0) -> Any:
     """Return what `condition` returns once that is true; for tests that are not async.
 
+    Between two looks it pauses three times as long as a look takes: one may be a program in a container,
+    which takes processor time from what is waited for.
+
     Raises:
         AssertionError: It did not become true in time.
     """
     deadline = time.monotonic() + timeout_seconds
-    while not (holds := condition()):
-        assert time.monotonic() < deadline, f"not within {timeout_seconds:g} s"
-        time.sleep(0.02)
-    return holds
+    while True:
+        began = time.monotonic()
+        if holds := condition():
+            return holds
+        now = time.monotonic()
+        assert now < deadline, f"not within {timeout_seconds:g} s"
+        time.sleep(min(max(_PAUSE_SECONDS, 3 * (now - began)), _LONGEST_PAUSE_SECONDS))
