@@ -207,9 +207,9 @@ def wait_at(
 
 
 def reads(redis: Server) -> int:
-    """How many reads Redis has executed."""
+    """How many reads of ranges Redis has executed, by a script or not."""
     lines = redis.command("INFO", "commandstats").decode().split("\r\n")
-    calls = [line.split("calls=")[1].split(",")[0] for line in lines if line.startswith("cmdstat_evalsha:")]
+    calls = [line.split("calls=")[1].split(",")[0] for line in lines if line.startswith("cmdstat_xrange:")]
     return int(calls[0]) if calls else 0
 
 
