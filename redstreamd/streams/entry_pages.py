@@ -1,6 +1,6 @@
 """Reading ranges of entries, bounded in number and bytes, whatever their writers put into them.
 
-A script looks at the size of what it reads. What is known to be small (`known_pages`) is read by XRANGE.
+A script looks at the size of what it reads. What was just added (`stream_ends`) is read by XRANGE.
 
 Replies come over the bulk connection, so that no short reply waits behind them. A stream that had a large
 page is read over another one from then on, so that pages of other streams do not wait behind its.
@@ -8,7 +8,6 @@ page is read over another one from then on, so that pages of other streams do no
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from functools import partial
 from itertools import chain
 from typing import Any, Final
@@ -19,9 +18,9 @@ import trio
 from redstreamd.redisio import Role, reply_parsing
 from redstreamd.redisio.client import Redis
 from redstreamd.redisio.reply_parsing import RawEntry
-from redstreamd.streams.known_pages import KnownPage, KnownPages, PageKey
 from redstreamd.streams.plans import Plan, UnfinishedError, run_plan
 from redstreamd.streams.scripts import load
+from redstreamd.streams.stream_ends import PageKey, StreamEnds
 
 _PAGE = load("ids", "read_page")
 
@@ -75,7 +74,7 @@ class Pages:
     def __init__(self, redis: Redis) -> None:
         """Read through `redis`."""
         self._redis = redis
-        self._known = KnownPages()
+        self._ends = StreamEnds()
         # Streams that had a large page, the last one last.
         self._large: dict[str, None] = {}
 
@@ -105,15 +104,10 @@ class Pages:
         """Plan to read entries; see `read`."""
         key = PageKey(stream, "XRANGE" if forward else "XREVRANGE", first, last, max_entries, max_bytes)
         now = trio.current_time()
-        known = self._known.page(key)
-        if known is not None:
-            write = (key.command, stream, first, known.beyond, "COUNT", known.entries + 1)
-            read: Callable[[Any], Batch] = partial(self._known_batch, key, known)
-        elif self._known.begins_at_end(key, now):
-            write = (key.command, stream, first, last, "COUNT", max_entries + 1)
-            read = partial(self._new_batch, key, now)
-        else:
+        if not self._ends.begins_at_end(key, now):
             return self._measured(key)
+        write = (key.command, stream, first, last, "COUNT", max_entries + 1)
+        read = partial(self._new_batch, key, now)
         return Plan(write, stream, read, retry_safe=True, role=self._role(stream))
 
     def _role(self, stream: str) -> Role:
@@ -137,19 +131,8 @@ class Pages:
             raise UnfinishedError(partial(self._read_measured, key))
         batch = Batch(reply_parsing.entries(reply.entries), reply.more)
         if not batch.has_more:
-            self._known.note_end(key, batch.entries[-1].id if batch.entries else None, asked)
-        elif reply.beyond is not None:
-            self._known.note_page(key, KnownPage(reply.beyond, len(batch.entries)))
+            self._ends.note_end(key, batch.entries[-1].id if batch.entries else None, asked)
         return batch
-
-    def _known_batch(self, key: PageKey, known: KnownPage, raw: Any) -> Batch:
-        entries = reply_parsing.entries(raw)
-        if len(entries) != known.entries + 1:
-            # Some were deleted: others take their places.
-            self._known.note_change(key, known)
-            raise UnfinishedError(partial(self._read_measured, key))
-        entries.pop()
-        return Batch(entries, has_more=True)
 
     def _new_batch(self, key: PageKey, asked: float, raw: Any) -> Batch:
         entries = reply_parsing.entries(raw)
@@ -163,7 +146,7 @@ class Pages:
         if fitting < len(entries):
             del entries[fitting:]
             return Batch(entries, has_more=True)
-        self._known.note_end(key, entries[-1].id if entries else None, asked)
+        self._ends.note_end(key, entries[-1].id if entries else None, asked)
         return Batch(entries, has_more=False)
 
     def _remember_large(self, stream: str) -> None:

@@ -90,7 +90,7 @@ def _cases(bus: Bus, server: Server) -> Iterator[tuple[str, int, Callable[[], Aw
     server.commands(*(("XADD", "s", "*", *FIELDS) for _ in range(3_000)))
     for count in (100, 10):
         yield (
-            f"stream_read of {count}, read before",
+            f"stream_read of {count}",
             10,
             partial(call, bus, "stream_read", stream="s", count=count),
         )

@@ -1,15 +1,12 @@
-"""Ranges that are known to be small are read by XRANGE, and what is read is the same as by the script."""
+"""What follows an end that was just seen is read by XRANGE, and is the same as the script reads."""
 
 from __future__ import annotations
 
 import random
 
-import pytest
-
-from redstreamd.redisio import Role
 from redstreamd.streams.bus import Bus
 from redstreamd.streams.entry_pages import Batch, Pages
-from redstreamd.streams.known_pages import KnownPage, KnownPages, PageKey
+from redstreamd.streams.stream_ends import PageKey, StreamEnds
 from tests.support.buses import ON_REDIS
 from tests.support.calls import call
 from tests.support.servers import Server
@@ -36,45 +33,6 @@ async def _read(pages: Pages, first: str, last: str, most: int, size: int, *, fo
 
 
 @ON_REDIS
-@pytest.mark.parametrize(
-    ("first", "last", "forward"),
-    [("-", "+", True), ("(3-0", "+", True), ("2-0", "90-0", True), ("90-0", "-", False)],
-)
-async def test_a_page_that_was_read_before_is_read_without_a_script(
-    bus: Bus, server: Server, first: str, last: str, forward: bool
-) -> None:
-    server.commands(*(("XADD", "s", f"{number}-0", "text", "é" * number) for number in range(1, 100)))
-    pages = Pages(bus.redis)
-    for most, size in ((10, BYTES), (100, 500)):
-        once = await _read(pages, first, last, most, size, forward=forward)
-        assert once.has_more
-        scripts = _scripts(server)
-        again = await _read(pages, first, last, most, size, forward=forward)
-        assert _scripts(server) == scripts
-        assert _content(again) == _content(once)
-
-
-@ON_REDIS
-async def test_entries_that_were_deleted_are_missed_at_once(bus: Bus, server: Server) -> None:
-    server.commands(*(("XADD", "s", f"{number}-0", "text", "x") for number in range(1, 40)))
-    pages = Pages(bus.redis)
-
-    async def ids() -> list[str]:
-        return [entry.id for entry in (await _read(pages, "-", "+", 3, BYTES)).entries]
-
-    assert await ids() == ["1-0", "2-0", "3-0"] == await ids()
-    server.command("XDEL", "s", "2-0")
-    assert await ids() == ["1-0", "3-0", "4-0"]
-    # A stream that is trimmed all the time is not asked twice each time.
-    server.command("XTRIM", "s", "MINID", "4-0")
-    scripts = _scripts(server)
-    assert await ids() == ["4-0", "5-0", "6-0"]
-    assert _scripts(server) == scripts + 1
-    assert await ids() == ["4-0", "5-0", "6-0"] == await ids()
-    assert _scripts(server) == scripts + 2
-
-
-@ON_REDIS
 async def test_what_comes_next_is_read_without_a_script_and_no_more_of_it_than_fits(
     bus: Bus, server: Server
 ) -> None:
@@ -95,21 +53,8 @@ async def test_what_comes_next_is_read_without_a_script_and_no_more_of_it_than_f
         assert ([entry.id for entry in batch.entries], batch.has_more) == (["30-0", "31-0"], True)
 
 
-@ON_REDIS
-async def test_a_large_entry_behind_a_page_is_not_read_with_it(bus: Bus, server: Server) -> None:
-    server.commands(*(("XADD", "s", f"{number}-0", "text", "x") for number in range(1, 4)))
-    server.command("XADD", "s", "4-0", "text", "x" * 1_000_000)
-    pages = Pages(bus.redis)
-    for _ in range(3):
-        before = bus.redis.traffic()[Role.BULK].received_bytes
-        batch = await _read(pages, "-", "+", 3, BYTES)
-        assert len(batch.entries) == 3
-        assert batch.has_more
-        assert bus.redis.traffic()[Role.BULK].received_bytes - before < 10_000
-
-
 def test_an_end_counts_for_a_moment_and_for_what_follows_it() -> None:
-    known = KnownPages()
+    known = StreamEnds()
 
     def key(first: str, last: str = "+", command: str = "XRANGE") -> PageKey:
         return PageKey("s", command, first, last, 10, BYTES)
@@ -127,19 +72,6 @@ def test_an_end_counts_for_a_moment_and_for_what_follows_it() -> None:
     # That the range ends says nothing of the stream.
     known.note_end(key("-", "7-0"), "6-0", 3.0)
     assert known.begins_at_end(key("(5-0"), 2.05)
-
-
-def test_as_many_pages_and_ends_are_remembered_as_fit() -> None:
-    known = KnownPages()
-    keys = [PageKey(f"s{number}", "XRANGE", "-", "+", 10, BYTES) for number in range(2_000)]
-    for each in keys:
-        known.note_page(each, KnownPage("5-0", 4))
-        known.note_end(each, "5-0", 1.0)
-        known.note_change(each, KnownPage("5-0", 4))
-        known.note_page(each, KnownPage("5-0", 4))
-    assert known.page(keys[0]) is None
-    assert known.page(keys[-1]) == KnownPage("5-0", 4)
-    assert max(map(len, (known._pages, known._ends, known._changing))) <= 1_024
 
 
 async def test_whatever_happens_to_a_stream_pages_are_as_the_script_reads_them(

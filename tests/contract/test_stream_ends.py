@@ -1,0 +1,3 @@
+"""See tests/contract/conftest.py."""
+
+from tests.streams.test_stream_ends import *  # noqa: F403
