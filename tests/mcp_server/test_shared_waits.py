@@ -207,10 +207,12 @@ def wait_at(
 
 
 def reads(redis: Server) -> int:
-    """How many reads of ranges Redis has executed, by a script or not."""
+    """How many reads Redis has executed: scripts, or plain reads where a page is known to be small."""
     lines = redis.command("INFO", "commandstats").decode().split("\r\n")
-    calls = [line.split("calls=")[1].split(",")[0] for line in lines if line.startswith("cmdstat_xrange:")]
-    return int(calls[0]) if calls else 0
+    calls = {
+        line.split(":")[0]: int(line.split("calls=")[1].split(",")[0]) for line in lines if "calls=" in line
+    }
+    return calls.get("cmdstat_evalsha", 0) or calls.get("cmdstat_xrange", 0)
 
 
 @asynccontextmanager
