@@ -234,4 +234,5 @@ def test_no_value_is_in_redis_its_files_the_log_or_an_error(story: Story) -> Non
     # What stays clear is there, so the search finds what there is.
     assert all(story.shown.found_in(places[name]) for name in ("MONITOR", "RDB and AOF", "SLOWLOG"))
     assert len(story.errors) > 20
-    assert log.count("call_served") > 20 or log.count("stream_add") > 20
+    # The log is not empty: it has the calls.
+    assert log.count("stream_add") >= 10

@@ -131,7 +131,8 @@ async def test_each_wake_costs_redis_one_arming_and_one_read_and_one_read_to_wai
             await client.sleep(1, cursor=last)
         seen = calls()
     assert seen["exists"] == seen["xadd"] == 10
-    assert seen["evalsha"] == 20
+    # By a script where it is not known what is there, which reads by XRANGE, too.
+    assert seen.get("evalsha", 0) <= 20 <= seen["xrange"] <= 20 + seen.get("evalsha", 0)
 
 
 async def test_all_who_sleep_at_a_stream_are_woken_and_nobody_else(redis: Server, revision: str) -> None:
