@@ -17,7 +17,7 @@ SECONDS = {
     "clients/test_claude_code.py": 80,
     "model/test_tools_model.py": 80,
     "daemon/test_start.py": 70,
-    "fairness/test_rows.py": 70,
+    "fairness/test_rows.py": 25,
     "systemd/test_restarts.py": 65,
     "systemd/test_daemon.py": 55,
     "systemd/test_install.py": 55,
