@@ -359,7 +359,7 @@ def seen_redis() -> Iterator[tuple[Server, Monitor]]:
         yield server, monitor
 
 
-@pytest.mark.parametrize("examples", counts(25, ci=300, full=1_000))
+@pytest.mark.parametrize("examples", counts(25, ci=75, full=1_000))
 def test_what_goes_in_comes_out_and_redis_sees_no_value(
     seen_redis: tuple[Server, Monitor], tmp_path: Path, examples: int
 ) -> None:
@@ -392,7 +392,7 @@ def test_what_goes_in_comes_out_and_redis_sees_no_value(
     assert not secret.found_in(files_of(server))
 
 
-@pytest.mark.parametrize("examples", counts(60, ci=500, full=2_000))
+@pytest.mark.parametrize("examples", counts(60, ci=150, full=2_000))
 @pytest.mark.limit(120)
 def test_any_object_comes_out_as_it_went_in(redis: Server, tmp_path: Path, examples: int) -> None:
     keys = KeyDirectory(tmp_path / "keys", "k1")

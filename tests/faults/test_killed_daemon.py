@@ -24,7 +24,7 @@ async def test_nothing_acknowledged_is_lost_or_done_twice_when_the_daemon_is_kil
     check(await kill_under_load(redis, rng, kills), kills)
 
 
-@pytest.mark.parametrize("kills", counts(1, ci=10, full=100))
+@pytest.mark.parametrize("kills", counts(1, ci=5, full=100))
 @pytest.mark.limit(90, kills=30)
 async def test_it_is_the_same_where_entries_are_encrypted(
     redis: Server, rng: random.Random, tmp_path: Path, kills: int

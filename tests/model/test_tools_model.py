@@ -80,7 +80,7 @@ def test_the_tools_do_what_the_model_says(request: pytest.FixtureRequest, kind: 
     check_model(request.getfixturevalue(f"{kind}_server"), examples)
 
 
-@pytest.mark.parametrize("examples", counts(15, ci=150, full=300))
+@pytest.mark.parametrize("examples", counts(15, ci=40, full=300))
 @pytest.mark.parametrize("names", ["", " with names"], ids=["values", "names"])
 def test_the_tools_do_the_same_where_entries_are_encrypted(
     redis_server: Server, tmp_path: Path, names: str, examples: int

@@ -445,7 +445,7 @@ def test_leases_behave_as_the_model_says_while_the_clock_is_set(tmp_path: Path, 
         check_model(examples, clock.server, clock)
 
 
-@pytest.mark.parametrize("examples", counts(15, ci=300, full=1_000))
+@pytest.mark.parametrize("examples", counts(15, ci=100, full=1_000))
 def test_leases_behave_as_the_model_says_where_entries_are_encrypted(
     redis: Server, tmp_path: Path, examples: int
 ) -> None:
