@@ -210,13 +210,46 @@ async def run_plan(redis: Redis, plan: Plan[ResultT]) -> ResultT:
     return await go_on()
 
 
+class StartedPlan:
+    """A plan that was sent, or that a task goes on with."""
+
+    __slots__ = ("_is_taken_back", "_scope", "request")
+
+    def __init__(self) -> None:
+        """Made by `start_plan`."""
+        self.request: Request | None = None
+        self._scope: trio.CancelScope | None = None
+        self._is_taken_back = False
+
+    def take_back(self) -> None:
+        """Let nothing more be sent for it, and nothing be told of it. What was sent may take effect."""
+        self._is_taken_back = True
+        if self.request is not None:
+            self.request.take_back()
+        if self._scope is not None:
+            self._scope.cancel()
+
+    async def run(self, go_on: Callable[[], Awaitable[Any]], done: Callable[[Any], None]) -> None:
+        """Go on with it until it is taken back, and tell its result or its error."""
+        # Another one each time: a task that was cancelled with the daemon's part that ran it is begun again.
+        with trio.CancelScope() as self._scope:
+            if self._is_taken_back:
+                return
+            try:
+                result = await go_on()
+            except Exception as error:  # noqa: BLE001 - the boundary: who waits must be told
+                done(error)
+            else:
+                done(result)
+
+
 def start_plan(
     redis: Redis,
     background: Background,
     plan: Plan[ResultT],
     account: Account | None,
     done: Callable[[ResultT | Exception], None],
-) -> Request | None:
+) -> StartedPlan:
     """Send a plan, and tell its result or its error; without a task, unless it is more than a round trip.
 
     Args:
@@ -225,19 +258,12 @@ def start_plan(
         plan: What.
         account: On whose behalf the task runs.
         done: Is told once, and not before this returns; it must neither block nor raise.
-
-    Returns:
-        The command that was sent; if it is taken back, nothing is told. None if a task sends it.
     """
+    started = StartedPlan()
 
     async def go_on_in_task(go_on: Callable[[], Awaitable[ResultT]]) -> None:
         ACCOUNT.set(account)
-        try:
-            result = await go_on()
-        except Exception as error:  # noqa: BLE001 - the boundary: who waits must be told
-            done(error)
-        else:
-            done(result)
+        await started.run(go_on, done)
 
     def complete(after: Exception, deadline: float) -> None:
         background.start(partial(go_on_in_task, partial(complete_plan, redis, plan, after, deadline)))
@@ -246,6 +272,7 @@ def start_plan(
         if isinstance(reply, Exception):
             # A request that was sent has had its time since then.
             soon = trio.current_time() + redis.command_timeout
+            request = started.request
             complete(reply, request.deadline if request is not None and request.sent else soon)
             return
         try:
@@ -257,9 +284,8 @@ def start_plan(
         else:
             done(result)
 
-    request: Request | None = None
     try:
-        request = redis.submit(plan.write, on_reply, key=plan.stream, role=plan.role)
+        started.request = redis.submit(plan.write, on_reply, key=plan.stream, role=plan.role)
     except Exception as error:  # noqa: BLE001 - `complete_plan` knows what to do about it
         complete(error, trio.current_time() + redis.command_timeout)
-    return request
+    return started

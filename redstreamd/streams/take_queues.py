@@ -18,10 +18,9 @@ from redstreamd.admission.turns import turns
 from redstreamd.errors import BusError
 from redstreamd.policy import Principal
 from redstreamd.redisio.client import Redis
-from redstreamd.redisio.pipeline import Request
 from redstreamd.streams.error_context import appended
 from redstreamd.streams.leases import Take, Taken
-from redstreamd.streams.plans import Plan, start_plan
+from redstreamd.streams.plans import Plan, StartedPlan, start_plan
 from redstreamd.streams.sleepers import Sleepers
 from redstreamd.streams.tail_hub import TailHub
 from redstreamd.streams.waiting import Sleeper, Told, Wait
@@ -36,11 +35,13 @@ class _WaitingTake(msgspec.Struct, eq=False):
         take: What it asks for.
         principal: On whose behalf.
         taken: What its takes did so far; None if there was none.
+        started: Its last take.
     """
 
     take: Take
     principal: Principal
     taken: Taken | None
+    started: StartedPlan | None = None
 
     def reword(self, error: Exception) -> Exception:
         """Return an error that includes what the call did before."""
@@ -106,7 +107,6 @@ class _Queue:
         "_is_woken",
         "_place",
         "_queues",
-        "_request",
         "_sleepers",
         "_takes",
         "_taking",
@@ -122,7 +122,6 @@ class _Queue:
         self._sleepers = Sleepers(queues.hub)
         self._takes: dict[Sleeper, _WaitingTake] = {}
         self._taking: Sleeper | None = None
-        self._request: Request | None = None
         # A change came while a take was under way.
         self._is_woken = False
         self._check_at = math.inf
@@ -151,11 +150,12 @@ class _Queue:
     def remove(self, sleeper: Sleeper) -> None:
         """Forget one who was not told; see `Sleeper.leave`. What was sent for it may take effect."""
         is_first = sleeper is next(iter(self._sleepers), None)
+        waiting = self._takes.get(sleeper)
+        if waiting is not None and waiting.started is not None:
+            waiting.started.take_back()
         self._forget(sleeper)
         if self._taking is sleeper:
-            if self._request is not None:
-                self._request.take_back()
-            self._taking = self._request = None
+            self._taking = None
         if is_first and self._sleepers:
             self._take()
         self._close_if_empty()
@@ -173,7 +173,9 @@ class _Queue:
 
     def _let_go_who_is_due(self) -> None:
         """Let those whose time is over take once more; but for the first, who does that in its place."""
-        now, soonest = trio.current_time(), self._check_at
+        now = trio.current_time()
+        # A time that has come sets no alarm: the take that is due then does.
+        soonest = self._check_at if self._check_at > now else math.inf
         for number, sleeper in enumerate(list(self._sleepers)):
             if sleeper.deadline > now:
                 soonest = min(soonest, sleeper.deadline)
@@ -181,7 +183,7 @@ class _Queue:
                 # Others got entries, and there may be some left.
                 del self._sleepers.members[sleeper]
                 self._start(sleeper)
-        if soonest > now:
+        if soonest < math.inf:
             self._sleepers.wake_by(soonest, self._on_time)
 
     def _take_again(self) -> None:
@@ -194,22 +196,21 @@ class _Queue:
         """Let the first take now."""
         self._is_woken, self._check_at = False, math.inf
         self._taking = sleeper = next(iter(self._sleepers))
-        self._request = self._start(sleeper)
+        self._start(sleeper)
 
-    def _start(self, sleeper: Sleeper) -> Request | None:
+    def _start(self, sleeper: Sleeper) -> None:
         waiting, queues = self._takes[sleeper], self._queues
         if sleeper.account is not None:
             # Its own client's work, whoever made the change.
             turns().work_for(sleeper.account)
         plan = queues.plan(waiting.take, waiting.principal)
-        return start_plan(
-            queues.redis, queues.hub.background, plan, sleeper.account, partial(self._on_taken, sleeper)
-        )
+        done = partial(self._on_taken, sleeper)
+        waiting.started = start_plan(queues.redis, queues.hub.background, plan, sleeper.account, done)
 
     def _on_taken(self, sleeper: Sleeper, outcome: Taken | Exception) -> None:
         is_first = self._taking is sleeper
         if is_first:
-            self._taking = self._request = None
+            self._taking = None
         waiting = self._takes.get(sleeper)
         # Else it has left.
         if waiting is not None:

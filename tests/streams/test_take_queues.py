@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from operator import itemgetter
 
 import pytest
@@ -9,6 +10,7 @@ import trio
 import trio.testing
 
 from redstreamd.errors import BusError, Code
+from redstreamd.redisio import Role
 from redstreamd.streams.bounds import Bounds
 from redstreamd.streams.bus import Bus
 from redstreamd.streams.entry_codec import Stamp
@@ -17,7 +19,7 @@ from redstreamd.streams.waiting import TaskSleeper
 from redstreamd.streams.work import Work
 from tests.support.buses import asleep, running_bus
 from tests.support.calls import ME
-from tests.support.servers import Server
+from tests.support.servers import Server, start_redis
 from tests.support.two_ways import MODERN, request, running_way, surface_over
 from tests.support.waiting import until
 
@@ -132,3 +134,44 @@ async def test_an_error_goes_to_each_and_a_stop_ends_all(bus: Bus, server: Serve
             assert [error.code for error in told] == [Code.WRONG_TYPE] * 2
             server.command("DEL", "s")
         assert bus.work.queues == bus.hub.statistics().watches == 0
+
+
+async def test_a_wait_ends_in_time_though_it_looks_again_now_and_then(redis: Server) -> None:
+    async with running_bus(redis, bounds=Bounds(work_recheck_seconds=3.0)) as bus:
+        ended: list[float] = []
+        began = trio.current_time()
+
+        async def first() -> None:
+            await bus.work.take(take("first"), ME, timeout_seconds=3.4)
+            ended.append(trio.current_time() - began)
+
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(first)
+            await until(lambda: bus.work.queues == 1)
+            second = behind(bus, "second", 3.3)
+            await second.woken.wait()
+            ended.append(trio.current_time() - began)
+        # Not when it is looked again.
+        assert max(ended) < 5.5
+
+
+async def test_who_leaves_in_an_outage_takes_nothing_when_it_is_over() -> None:
+    with start_redis() as server:
+        async with running_bus(server) as bus, trio.open_nursery() as nursery:
+            nursery.start_soon(partial(bus.work.take, take("first"), ME, timeout_seconds=600))
+            await until(lambda: bus.work.queues == 1)
+            await asleep(bus)
+            second = behind(bus, "second")
+            server.kill()
+            await until(lambda: not bus.redis.is_connected(Role.COMMAND, key="s"))
+            # It is the second's turn, whose take cannot be sent.
+            nursery.cancel_scope.cancel()
+            with trio.CancelScope(shield=True):
+                await trio.testing.wait_all_tasks_blocked()
+                second.leave()
+                server.start()
+                await until(lambda: bus.redis.is_connected(Role.COMMAND, key="s"))
+                await trio.sleep(0.5)
+            # A take would have made it, with the group.
+            assert server.command("EXISTS", "s") == 0
+            assert bus.work.queues == 0
