@@ -83,6 +83,8 @@ class AccessLog:
         try:
             task_status.started()
             while True:
+                # Some may have ended while others were written.
+                self._sort()
                 if not self._single and not self._summaries:
                     self._filled = trio.Event()
                     self._enough = 1

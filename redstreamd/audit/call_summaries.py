@@ -20,12 +20,16 @@ from redstreamd.tools.invocation import CallEnded
 
 #: Seconds from the first call of a summary until it is due.
 DUE_SECONDS: Final = 1.0
-#: Summaries that are open, some 6 MiB; beyond them connections are no longer told apart.
+#: Summaries that are open, some 6 MiB without the names; beyond them connections are no longer told apart.
 MAX_OPEN: Final = 8_192
 #: Of those of one connection, each for its streams alone; what is more is summed up by tool and outcome.
 MAX_APART: Final = 64
 #: Streams and groups that a summary names.
 MAX_NAMED: Final = 100
+#: Streams of a call that may be summed up for its streams alone.
+MAX_STREAMS_APART: Final = 4
+#: Names in all summaries, at most 16 MiB; beyond them calls are only counted.
+MAX_NAMES: Final = 32_768
 #: Summaries with as many names, which wait to be recorded.
 MAX_FULL: Final = 256
 
@@ -59,6 +63,11 @@ class Summary(msgspec.Struct, eq=False):
     answer_bytes: int = 0
     unnamed: int = 0
 
+    @property
+    def names(self) -> int:
+        """How many names it has."""
+        return len(self.streams) + len(self.groups)
+
 
 class CallSummaries:
     """The summaries that are not recorded yet."""
@@ -72,6 +81,8 @@ class CallSummaries:
         self._full: collections.deque[Summary] = collections.deque()
         # How many of the open ones are apart, by account.
         self._apart: collections.Counter[Hashable] = collections.Counter()
+        # How many names they have.
+        self._names = 0
 
     def __bool__(self) -> bool:
         """Whether there are any."""
@@ -123,11 +134,14 @@ class CallSummaries:
         """Return the summary of a call of which there was none like it."""
         account: Hashable = ended.account
         has_room = len(self._open) < MAX_OPEN
-        if has_room and self._apart[account] < MAX_APART:
+        is_small = len(ended.streams) <= MAX_STREAMS_APART
+        if has_room and is_small and self._apart[account] < MAX_APART:
             self._apart[account] += 1
             return self._begin(key, ended, account, is_apart=True)
         if not has_room:
             account = None
+        if self._names >= MAX_NAMES:
+            return self._place_unnamed(ended, account)
         key = account, ended.principal, ended.tool, ended.outcome
         groups = () if ended.group is None else (ended.group,)
         summary = self._open.get(key)
@@ -139,19 +153,33 @@ class CallSummaries:
             summary = None
         if summary is None:
             return self._begin(key, ended, account, is_apart=False)
+        self._names -= summary.names
         summary.streams.update(dict.fromkeys(ended.streams))
         summary.groups.update(dict.fromkeys(groups))
+        self._names += summary.names
+        return summary
+
+    def _place_unnamed(self, ended: CallEnded, account: Hashable) -> Summary:
+        key = account, ended.principal, ended.tool, ended.outcome
+        summary = self._open.get(key)
+        if summary is None:
+            # Names that are not told are not kept either.
+            nameless = msgspec.structs.replace(ended, streams=(), group=None)
+            summary = self._begin(key, nameless, account, is_apart=False)
+        summary.unnamed += bool(ended.streams or ended.group)
         return summary
 
     def _begin(self, key: Hashable, ended: CallEnded, account: Hashable, *, is_apart: bool) -> Summary:
         groups = {} if ended.group is None else {ended.group: None}
         streams = dict.fromkeys(ended.streams)
         summary = self._open[key] = Summary(ended, account, self._clock(), streams, groups, is_apart)
+        self._names += summary.names
         return summary
 
     def _event_of(self, summary: Summary) -> CallServed | CallsServed:
         first = summary.first
-        if summary.count == 1:
+        self._names -= summary.names
+        if summary.count == 1 and not summary.unnamed:
             return served(first)
         peer, connection_id = connection_of(None if summary.account is None else first.account)
         return CallsServed(
@@ -176,7 +204,7 @@ def _has_room(summary: Summary, streams: Iterable[str], groups: Iterable[str]) -
     """Return whether a summary has these names, or can have them besides."""
     more = sum(each not in summary.streams for each in streams)
     more += sum(each not in summary.groups for each in groups)
-    return not more or len(summary.streams) + len(summary.groups) + more <= MAX_NAMED
+    return not more or summary.names + more <= MAX_NAMED
 
 
 def served(ended: CallEnded) -> CallServed:
