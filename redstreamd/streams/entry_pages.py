@@ -29,6 +29,8 @@ _LARGE_BYTES: Final = 32_768
 #: Bytes of a page beyond which Redis is asked again over the other connection. It reads the page twice then,
 #: but nobody waits for that on the first one.
 _MOST_BYTES: Final = 262_144
+#: Entries that are read at once although their sizes are not known; as many as the script reads so.
+_MOST_UNMEASURED: Final = 32
 #: Streams that are remembered for a large page.
 _MAX_LARGE: Final = 1_024
 
@@ -106,7 +108,7 @@ class Pages:
         now = trio.current_time()
         if not self._ends.begins_at_end(key, now):
             return self._measured(key)
-        write = (key.command, stream, first, last, "COUNT", max_entries + 1)
+        write = (key.command, stream, first, last, "COUNT", min(max_entries, _MOST_UNMEASURED) + 1)
         read = partial(self._new_batch, key, now)
         return Plan(write, stream, read, retry_safe=True, role=self._role(stream))
 
@@ -136,6 +138,8 @@ class Pages:
 
     def _new_batch(self, key: PageKey, asked: float, raw: Any) -> Batch:
         entries = reply_parsing.entries(raw)
+        if _MOST_UNMEASURED < len(entries) <= key.max_entries:
+            raise UnfinishedError(partial(self._read_measured, key))
         sizes = [len(b"".join(entry.words)) for entry in entries]
         fitting, size = 0, 0
         while fitting < min(len(entries), key.max_entries) and size < key.max_bytes:

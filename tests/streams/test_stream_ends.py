@@ -53,6 +53,24 @@ async def test_what_comes_next_is_read_without_a_script_and_no_more_of_it_than_f
         assert ([entry.id for entry in batch.entries], batch.has_more) == (["30-0", "31-0"], True)
 
 
+@ON_REDIS
+async def test_more_than_may_be_read_without_its_size_is_read_by_the_script(bus: Bus, server: Server) -> None:
+    """However they came to be there at once, few entries of an unknown size are asked for."""
+    pages = Pages(bus.redis)
+    await pages.read("none", "-", "+", max_entries=10, max_bytes=BYTES)
+    scripts = _scripts(server)
+    for number in range(10):
+        stream = f"s{number}"
+        server.command("XADD", stream, "1-0", "text", "x")
+        await pages.read(stream, "-", "+", max_entries=10, max_bytes=BYTES)
+        # All at once.
+        adds = [("XADD", stream, f"{entry}-0", "text", "x") for entry in range(2, 102)]
+        server.commands(("MULTI",), *adds, ("EXEC",))
+        batch = await pages.read(stream, "(1-0", "+", max_entries=100, max_bytes=BYTES)
+        assert (len(batch.entries), batch.has_more) == (100, False)
+    assert _scripts(server) == scripts + 20
+
+
 def test_an_end_counts_for_a_moment_and_for_what_follows_it() -> None:
     known = StreamEnds()
 
