@@ -46,8 +46,8 @@ _DERIVED: Final = b"redstreamd entries 1"
 TEXT_PREFIX: Final = "_rs.enc "
 #: More than a header of this version has.
 _MAX_HEADER: Final = 256
-#: Bytes of the names of an entry whose layout is remembered.
-_MAX_REMEMBERED: Final = 512
+#: Characters of the names of an entry whose layout is remembered, with those of the list of clear ones.
+_MAX_REMEMBERED: Final = 1_024
 
 PREFIX, ESCAPE, VERSION, JSON_NAMES = "_rs.", "_rs.=", "_rs.v", "_rs.json"
 
@@ -159,7 +159,8 @@ _MakeLayout = Callable[[tuple[str, ...], Any], Layout]
 
 def remembered(make: _MakeLayout, names: tuple[str, ...], clear: Any) -> Layout:
     """Return the layout of an entry; most entries of a stream have the same names."""
-    return _layout(make, names, clear) if len("".join(names)) <= _MAX_REMEMBERED else make(names, clear)
+    size = len("".join(names)) + (len(clear) if isinstance(clear, str) else 0)
+    return _layout(make, names, clear) if size <= _MAX_REMEMBERED else make(names, clear)
 
 
 @lru_cache(maxsize=1_024)

@@ -50,7 +50,8 @@ def keys_loaded(event: KeysLoaded) -> str:
     "released and dead-lettered.",
     remedy="If the key is missing, copy its file from a host that has it (`redstreamd keys list`) and "
     "reload. If the entry was changed, find out who can write to Redis besides the daemons.",
-    summed_by=lambda event: (event.stream, event.key, event.why),
+    # Whoever can write to Redis chooses the key that an entry names.
+    summed_by=lambda event: (event.stream, event.why),
 )
 def entry_unreadable(event: UnreadableEntry) -> str:
     why = unreadable(event.why, event.key)

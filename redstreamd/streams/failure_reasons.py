@@ -44,7 +44,7 @@ def with_reasons(encryption: Encryption, stream: str, group: str, letter: RawEnt
         for each in (note, *note.get("history", ())):
             if isinstance(reason := each.get("reason"), str):
                 each["reason"] = encryption.open_text(stream, reason, group, str(each.get("consumer")))
-    except (AttributeError, TypeError, ValueError):
+    except (AttributeError, TypeError, ValueError, RecursionError, msgspec.MsgspecError):
         # Another program wrote it.
         return letter
     text = msgspec.json.encode(note)

@@ -17,10 +17,13 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from redstreamd.encryption import opening, sealing
-from redstreamd.encryption.sealed_format import ENCRYPTED, SealError, derived
+from redstreamd.encryption import opening, sealed_format, sealing
+from redstreamd.encryption.sealed_format import ENCRYPTED, TEXT_PREFIX, SealError, derived
 from redstreamd.encryption.sealing import Series
+from redstreamd.redisio.reply_parsing import RawEntry
 from redstreamd.streams.entry_codec import Decoded, Stamp, decode, encode_fields
+from redstreamd.streams.entry_encryption import Encryption
+from redstreamd.streams.failure_reasons import with_reasons
 from tests.support.json_values import json_objects, json_text
 from tests.support.servers import Server
 
@@ -167,3 +170,20 @@ def test_the_reader_of_contrib_reads_what_redis_holds(redis: Server, tmp_path: P
     lines = [json.loads(line) for line in read.splitlines()]
     assert [line.get("members") for line in lines] == [members, members, {"plain": 1}, None]
     assert "changed" in lines[3]["unreadable"]
+
+
+def test_a_list_of_clear_names_that_is_long_is_not_remembered() -> None:
+    """Whoever can write to Redis can write any."""
+    before = sealed_format._layout.cache_info().currsize
+    for number in range(5):
+        clear = json.dumps([f"{number}", "x" * 100_000])
+        words = ["a", "x", "_rs.v", "1", "_rs.clear", clear, ENCRYPTED, "1 k1 x x x"]
+        with pytest.raises(SealError):
+            opening.closed_entry(words)
+    assert sealed_format._layout.cache_info().currsize == before
+
+
+def test_a_note_of_another_program_is_left_as_it_is_however_deep() -> None:
+    note = f'{{"reason":"{TEXT_PREFIX}","x":{"[" * 3_000}{"]" * 3_000}}}'
+    letter = RawEntry("1-1", ["a", "b", "_rs.dead", note])
+    assert with_reasons(Encryption(), "s", "g", letter) is letter
