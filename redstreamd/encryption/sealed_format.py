@@ -41,6 +41,7 @@ STAMPED_LATER: Final = frozenset({"_rs.quarantine", "_rs.released", "_rs.dead"})
 
 FORMAT: Final = "1"
 SERIES_BYTES, NONCE_BYTES, TAG_BYTES, COUNT_BYTES = 16, 12, 16, 4
+_NONCE_CHARACTERS: Final = 16
 _DERIVED: Final = b"redstreamd entries 1"
 #: Begins every text that was sealed for itself.
 TEXT_PREFIX: Final = "_rs.enc "
@@ -87,15 +88,17 @@ class Header(msgspec.Struct, frozen=True, gc=False):
 def read_header(text: str) -> Header | None:
     """Return what the field `_rs.enc` says; None if it says nothing that can be read."""
     words = text.split(" ")
-    if len(words) != 5 or len(text) > _MAX_HEADER:
+    if len(words) != 5 or len(text) > _MAX_HEADER or len(words[3]) != _NONCE_CHARACTERS:
         return None
     try:
-        nonce, tag = binascii.a2b_base64(words[3]), binascii.a2b_base64(words[4] + "==")
+        # The nonce's bytes end with a character, so both are decoded at once.
+        both = binascii.a2b_base64(f"{words[3]}{words[4]}==")
     except ValueError:
         return None
-    if len(nonce) != NONCE_BYTES or len(tag) != TAG_BYTES:
+    if len(both) != NONCE_BYTES + TAG_BYTES:
         return None
-    return Header(words[0], words[1], words[2], nonce, tag, text[: text.rindex(" ")])
+    bound = text[: -1 - len(words[4])]
+    return Header(words[0], words[1], words[2], both[:NONCE_BYTES], both[NONCE_BYTES:], bound)
 
 
 class Layout(msgspec.Struct, frozen=True):
@@ -192,7 +195,8 @@ def joined(texts: Sequence[str]) -> bytes:
     """Return texts as associated data: their sizes in bytes, and they; other texts give other data."""
     joined = "".join(texts)
     sizes = list(map(len, texts)) if joined.isascii() else [len(text.encode()) for text in texts]
-    return f"{','.join(map(str, sizes))}:{joined}".encode()
+    # A list of JSON without its brackets, because that is made in C.
+    return msgspec.json.encode(sizes)[1:-1] + b":" + joined.encode()
 
 
 def is_member(name: str) -> bool:
