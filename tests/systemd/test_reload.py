@@ -183,12 +183,13 @@ def test_keys_of_encryption_are_credentials_of_a_directory_and_single_encrypted_
 ) -> None:
     """As systemd names them: those of a directory NAME_FILE, of a user who owns none of the files."""
     keys, encrypted = "/etc/redstreamd/keys", "/etc/credstore.encrypted/keys_2026-12.key"
+    clear = "/etc/redstreamd/clear"
     program = f"{PREFIX}/bin/redstreamd"
     serving.run("mkdir", "-p", "/etc/redstreamd", "/etc/credstore.encrypted")
     serving.run(program, "keys", "new", "2026-11", "--directory", keys)
-    serving.run(program, "keys", "new", "2026-12", "--directory", "/root/keys")
+    serving.run(program, "keys", "new", "2026-12", "--directory", clear)
     words = ("systemd-creds", "--with-key=host", "encrypt", "--name=keys_2026-12.key")
-    serving.run(*words, "/root/keys/2026-12.key", encrypted)
+    serving.run(*words, f"{clear}/2026-12.key", encrypted)
     shipped = (REPOSITORY / "systemd" / "drop-ins" / "encryption-keys.conf").read_text()
     assert "# LoadCredentialEncrypted=" in shipped
     text = shipped.replace("# LoadCredentialEncrypted=", "LoadCredentialEncrypted=").replace("11", "12")
@@ -203,7 +204,7 @@ def test_keys_of_encryption_are_credentials_of_a_directory_and_single_encrypted_
         doctor = serving.run(program, "doctor", check=False).stdout
         assert f"others can read {keys}/2026-11.key" in doctor
     finally:
-        serving.run("rm", "-rf", keys, "/root/keys", encrypted)
+        serving.run("rm", "-rf", keys, clear, encrypted)
 
 
 @pytest.mark.parametrize(
