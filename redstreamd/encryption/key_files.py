@@ -178,11 +178,15 @@ def _content(content: bytes) -> tuple[bytes | None, str]:
     )
 
 
+def _owner_problem(status: os.stat_result) -> str:
+    if status.st_uid in (0, os.geteuid()) or os.geteuid() == 0:
+        return ""
+    return f"it belongs to user {status.st_uid}, neither to root nor to the user of this process; `chown` it"
+
+
 def _directory_problem(place: KeyPlace, status: os.stat_result) -> str:
-    if status.st_uid not in (0, os.geteuid()) and os.geteuid() != 0:
-        return (
-            f"it belongs to user {status.st_uid}, neither to root nor to the user of this process; `chown` it"
-        )
+    if problem := _owner_problem(status):
+        return problem
     if status.st_mode & 0o022:
         mode = stat.S_IMODE(status.st_mode)
         return f"other users may put keys there (mode {mode:04o}); run `chmod go-w {place.directory}`"
@@ -194,10 +198,8 @@ def _file_problem(place: KeyPlace, path: str, status: os.stat_result) -> str:
         return "it is no regular file"
     if place.is_trusted:
         return ""
-    if status.st_uid not in (0, os.geteuid()) and os.geteuid() != 0:
-        return (
-            f"it belongs to user {status.st_uid}, neither to root nor to the user of this process; `chown` it"
-        )
+    if problem := _owner_problem(status):
+        return problem
     if status.st_mode & 0o077:
         mode = stat.S_IMODE(status.st_mode)
         return f"other users may read or change it (mode {mode:04o}); run `chmod 0600 {path}`"
