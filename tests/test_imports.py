@@ -32,6 +32,7 @@ ALLOWED: dict[str, set[str]] = {
     "redisio": {"addresses", "admission", "errors", "histogram", "protection", "settings", "stream_io"}
     | {"visible_text"},
     "mcpio": LEAVES | {"protection", "stream_io"},
+    "streamable_http": LEAVES | {"mcpio", "protection", "stream_io"},
     "service.embedded": {"errors", "redisio"},
     # The domain, and how it looks to a caller.
     "streams": LEAVES | {"encryption", "settings", "redisio"},
@@ -81,7 +82,7 @@ ALLOWED: dict[str, set[str]] = {
         "presentation",
         "prompts",
     }
-    | {"redisio", "resources"}
+    | {"redisio", "resources", "streamable_http"}
     | {"protection", "service", "service.embedded", "settings", "startup", "streams", "tools"},
     "cli": {
         "addresses",
