@@ -1,7 +1,4 @@
-"""The tools of the active profiles, compiled, and the first steps of a call: find, then begin.
-
-A tool is compiled when it is first called, or by `Toolbox.compile`, which a daemon runs on a thread: all of
-them take a tenth of a start, and the first plain call needs a hundredth of it.
+"""The tools of the active profiles, and the first steps of a call: find, then begin.
 
 Owns what is checked of every call before its tool runs: the form of the arguments, the names in them, and the
 permissions on the streams that they name. Knows neither the SDK nor sockets.
@@ -9,12 +6,8 @@ permissions on the streams that they name. Knows neither the SDK nor sockets.
 
 from __future__ import annotations
 
-import functools
-import json
 import time
-import typing
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from operator import attrgetter
 from typing import Any, Final, Generic, NoReturn, TypeVar
 
 import attrs
@@ -22,16 +15,13 @@ import attrs
 from redstreamd import strict_json
 from redstreamd.admission.accounts import Account
 from redstreamd.errors import BusError, Code
-from redstreamd.errors.remedies import setting
-from redstreamd.policy import Need, Permission, Policy, Principal
+from redstreamd.policy import Need, Policy, Principal
 from redstreamd.streams.bus import Bus
 from redstreamd.streams.lease_tokens import Lease
 from redstreamd.streams.name_rules import NameRules
 from redstreamd.streams.ownership import check_owner
-from redstreamd.tools.argument_text import ArgumentDecoder
-from redstreamd.tools.argument_types import NameOf, names_in
-from redstreamd.tools.arguments import Structurer
-from redstreamd.tools.definition import Profile, Progress, Registry, StreamNeeds, Tool, UnknownToolError
+from redstreamd.tools.compiled_tools import CompiledTools, Prepared
+from redstreamd.tools.definition import Profile, Progress, Registry, Tool, UnknownToolError
 from redstreamd.tools.instructions import instructions
 from redstreamd.tools.invocation import (
     Admit,
@@ -43,86 +33,15 @@ from redstreamd.tools.invocation import (
     as_bus_error,
     streams_of,
 )
+from redstreamd.tools.offers import Offers
 from redstreamd.tools.results import Result, failure
-from redstreamd.tools.tool_listing import listed
 
 BusT = TypeVar("BusT")
-ValueT = TypeVar("ValueT")
 
-#: Characters of an unknown name that an error repeats.
-_NAME_SHOWN: Final = 80
 #: Permitted needs that are remembered; with names of 512 bytes about 3 MiB.
 _MAX_REMEMBERED: Final = 4_096
-#: Principals of which it is remembered what they may not use.
-_MAX_PRINCIPALS: Final = 1_024
-#: Argument classes of which it is remembered what was compiled; there are some forty.
-_MAX_COMPILED: Final = 256
-
 
 _Key = tuple[Principal, str, object]
-
-
-@attrs.frozen
-class Prepared:
-    """A tool as it is compiled.
-
-    Attributes:
-        tool: The tool.
-        decode: Builds its arguments from plain text.
-        named: Returns the streams in the arguments, if these alone decide what the tool needs, and they are
-            few; else None, as if it is not given.
-        lease: The argument that holds a lease, if there is one.
-        checks: The arguments that name groups and consumers, with the function that checks each.
-    """
-
-    tool: Tool[Any]
-    decode: ArgumentDecoder
-    named: Callable[[object], object] | None
-    lease: str | None
-    checks: tuple[tuple[str, Callable[[str], None]], ...]
-
-
-# What follows from a class alone costs more than many calls, so all toolboxes of a process share it. (Classes
-# are hashable, which mypy does not know of those that attrs makes.)
-
-
-@functools.lru_cache(_MAX_COMPILED)
-def _structurer_of(arguments: type[Any], max_nesting: int, max_values: int) -> Structurer[Any]:
-    return Structurer(arguments, max_nesting=max_nesting, max_values=max_values)
-
-
-@functools.lru_cache(_MAX_COMPILED)
-def _decoder_of(arguments: type[Any]) -> ArgumentDecoder:
-    return ArgumentDecoder(arguments)
-
-
-class _Made(dict[str, ValueT]):
-    """Values by the name of a tool, each made when it is first asked for. Two threads may make the same."""
-
-    def __init__(self, make: Callable[[str], ValueT]) -> None:
-        super().__init__()
-        self._make = make
-
-    def __missing__(self, name: str) -> ValueT:
-        value = self[name] = self._make(name)
-        return value
-
-
-class _Hidden(dict[Principal, frozenset[str]]):
-    """The names of the tools that a principal may not use, each found when it is first asked for."""
-
-    def __init__(self, offered: Registry, policy: Policy) -> None:
-        super().__init__()
-        self._offered = offered
-        self._policy = policy
-
-    def __missing__(self, principal: Principal) -> frozenset[str]:
-        permissions = self._policy.somewhere(principal)
-        hidden = frozenset(each.name for each in self._offered if each.permission not in permissions)
-        if len(self) >= _MAX_PRINCIPALS:
-            del self[next(iter(self))]
-        self[principal] = hidden
-        return hidden
 
 
 class Toolbox(Generic[BusT]):
@@ -177,9 +96,8 @@ class Toolbox(Generic[BusT]):
         self.rules = Rules(
             bus, self.policy, admit, on_ended, timeout_seconds, default_wait_seconds, check_rate
         )
-        self.prepared = _Made(self._prepare)
-        self._structure = _Made(self._structurer)
-        self._listed = _Made(self._list)
+        self._compiled = CompiledTools(registry, self._names, takes_leases=read_lease is not None)
+        self.prepared = self._compiled.prepared
         # What was found right, by principal, tool and names; the oldest is forgotten first.
         self._permitted: dict[_Key, Sequence[Need]] = {}
         self.reconfigure(
@@ -208,9 +126,9 @@ class Toolbox(Generic[BusT]):
         new.
         """
         self.timeout_seconds = timeout_seconds
-        self._profiles = tuple(sorted(profiles))
-        self._offered = self._registry.for_profiles(self._profiles)
-        self.hidden = _Hidden(self._offered, self.policy) if self.policy.restricts else None
+        self._offers = Offers(self._registry, profiles, self.policy)
+        self._offered = self._offers.tools
+        self.hidden = self._offers.hidden
         self.rules = attrs.evolve(
             self.rules,
             timeout_seconds=timeout_seconds,
@@ -218,31 +136,17 @@ class Toolbox(Generic[BusT]):
             check_rate=check_rate,
             hidden=self.hidden,
         )
-        self._offered_to: dict[frozenset[Permission], Registry] = {}
-        self._max_nesting = max_nesting
-        self._max_values = max_values
-        for made in (self.prepared, self._listed):
-            for name in [each for each in made if each not in self._offered]:
-                del made[name]
-        # Depends on the nesting.
-        self._structure.clear()
+        self._compiled.reconfigure(self._offered, max_nesting=max_nesting, max_values=max_values)
         self.forget_verdicts()
 
     @property
     def listing(self) -> Mapping[str, dict[str, Any]]:
         """Every offered tool by name, as ``tools/list`` gives it; each is made when it is first asked for."""
-        return self._listed
+        return self._compiled.listed
 
     def offered_to(self, principal: Principal) -> Registry:
         """Return the tools that a principal may use; the same value for those who may use the same."""
-        if not self.policy.restricts:
-            return self._offered
-        permissions = self.policy.somewhere(principal)
-        offered = self._offered_to.get(permissions)
-        if offered is None:
-            offered = Registry(each for each in self._offered if each.permission in permissions)
-            self._offered_to[permissions] = offered
-        return offered
+        return self._offers.to(principal)
 
     def instructions(self, principal: Principal) -> str:
         """Return how a principal may use together what it may use."""
@@ -256,8 +160,7 @@ class Toolbox(Generic[BusT]):
             ValueError: A tool takes a lease, and nothing is given that reads it; or it does not say which of
                 its calls are audited.
         """
-        for tool in self._offered:
-            self.prepared[tool.name], self._structure[tool.name], self._listed[tool.name]
+        self._compiled.compile(self._offered)
 
     def find(self, name: str, principal: Principal, account: Account | None = None) -> Tool[Any]:
         """Return the tool of this name.
@@ -274,13 +177,13 @@ class Toolbox(Generic[BusT]):
                 the active profiles (the text names the profile that has it).
         """
         try:
-            return self.offered_to(principal).get(name)
+            return self._offers.to(principal).get(name)
         except UnknownToolError as unknown:
             if name in self._offered:
                 hidden = CallEnded(principal, name, (), 0.0, str(Code.PERMISSION_DENIED), 0, account=account)
                 for tell in self.rules.on_ended:
                     tell(hidden)
-            raise UnknownToolError(name, unknown.nearest, self._explain(unknown, principal)) from None
+            raise UnknownToolError(name, unknown.nearest, self._offers.explain(unknown, principal)) from None
 
     def prepare(self, name: str) -> Prepared | None:
         """Return the tool of this name, compiled; None if it is not offered."""
@@ -305,7 +208,7 @@ class Toolbox(Generic[BusT]):
         """
         began = time.perf_counter()
         try:
-            structured = self._structure[tool.name](arguments)
+            structured = self._compiled.structure[tool.name](arguments)
         except Exception as error:  # noqa: BLE001 - the boundary: a defect must not end the connection
             self._refuse(tool, principal, (), began, as_bus_error(tool, error), account)
         return self.check(self.prepared[tool.name], structured, principal, began, account)
@@ -394,33 +297,6 @@ class Toolbox(Generic[BusT]):
         """Ask ``authorise`` anew for every principal and stream, because its answers may have changed."""
         self._permitted.clear()
 
-    def _structurer(self, name: str) -> Structurer[Any]:
-        arguments = self._registry.get(name).arguments
-        return _structurer_of(arguments, self._max_nesting, self._max_values)  # type: ignore[arg-type]
-
-    def _list(self, name: str) -> dict[str, Any]:
-        return listed(self._registry.get(name))
-
-    def _prepare(self, name: str) -> Prepared:
-        tool = self._registry.get(name)
-        named = names_in(tool.arguments)
-        # Compiled here, not at the end of its first call.
-        tool.effects  # noqa: B018
-        lease = next((argument for argument, what in named.items() if what is NameOf.LEASE), None)
-        if lease is not None and self._read_lease is None:
-            raise ValueError(f"tool {tool.name} takes a lease, and nothing is given that reads it")
-        checks = {NameOf.GROUP: self._names.check_group, NameOf.CONSUMER: self._names.check_consumer}
-        return Prepared(
-            tool,
-            _decoder_of(tool.arguments),  # type: ignore[arg-type]
-            None if lease is not None else _names_streams(tool),
-            lease,
-            # What a lease names was checked when it was taken, and settling does not depend on today's rules.
-            ()
-            if lease is not None
-            else tuple((argument, checks[what]) for argument, what in named.items() if what in checks),
-        )
-
     def _permit(self, key: _Key, principal: Principal, needs: Sequence[Need], lease: Lease | None) -> None:
         """Check the names of streams and the permissions for them, and remember that all are right."""
         may_be_remembered = True
@@ -461,45 +337,6 @@ class Toolbox(Generic[BusT]):
         finally:
             # Its traceback has this frame, so they would be a cycle.
             del error
-
-    def _explain(self, unknown: UnknownToolError, principal: Principal) -> str:
-        shown = json.dumps(unknown.name[:_NAME_SHOWN]).strip('"')
-        active = ", ".join(self._profiles)
-        if (
-            unknown.name in self._registry
-            and unknown.name not in self._offered
-            and self._registry.get(unknown.name).permission in self.policy.somewhere(principal)
-        ):
-            profile = self._registry.get(unknown.name).profile
-            return (
-                f"Unknown tool: {shown}. It belongs to the profile {profile}; active here: {active}. "
-                f"The daemon's setting {setting('tools.profile')} chooses them."
-            )
-        if not unknown.nearest:
-            return f"Unknown tool: {shown}. No tool is offered to you; tools/list is empty."
-        nearest = ", ".join(unknown.nearest)
-        return (
-            f"Unknown tool: {shown}. Nearest: {nearest}. Active profile: {active}; tools/list has them all."
-        )
-
-
-def _names_streams(tool: Tool[Any]) -> Callable[[object], object] | None:
-    """Return what returns the streams in a tool's arguments, see `Prepared.named`."""
-    if not isinstance(tool.needs, StreamNeeds) or not tool.needs.terms:
-        return None
-    arguments = list(dict.fromkeys(argument for argument, _, _ in tool.needs.terms))
-    hints = typing.get_type_hints(tool.arguments)
-    if all(hints[each] in (str, str | None) for each in arguments):
-        return attrgetter(*arguments)
-    streams_in = attrgetter(*arguments)
-    if len(arguments) > 1 or hints[arguments[0]] != list[str]:
-        return None
-
-    def only(given: object) -> object:
-        streams = streams_in(given)
-        return streams[0] if len(streams) == 1 else None
-
-    return only
 
 
 def toolbox_over(
