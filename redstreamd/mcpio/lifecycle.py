@@ -33,6 +33,10 @@ _ORDERLY: Final[Mapping[Ending, Phase]] = {
     **dict.fromkeys(FOREIGN, Phase.FINISHING),
     Ending.HANDED_OVER: Phase.FINISHING,
     Ending.GAVE_WAY: Phase.FINISHING,
+    Ending.ANSWERED: Phase.FINISHING,
+    Ending.BAD_REQUEST: Phase.FINISHING,
+    Ending.SLOW: Phase.FINISHING,
+    Ending.IDLE: Phase.FINISHING,
 }
 #: Events after which nothing can be answered.
 _AT_ONCE: Final[Mapping[Ending, Phase]] = {

@@ -71,6 +71,7 @@ class Client(msgspec.Struct, frozen=True):
         start_soon: Starts a task that ends with the connection; False if the connection is ending.
         flushed: Waits until the client has read everything; to limit the rate of notifications.
         is_draining: Whether the daemon stops.
+        unread: Returns how many bytes the client's socket has not accepted yet.
     """
 
     connection_id: str
@@ -79,6 +80,7 @@ class Client(msgspec.Struct, frozen=True):
     start_soon: StartSoon
     flushed: Callable[[], Awaitable[None]]
     is_draining: Callable[[], bool]
+    unread: Callable[[], int]
 
 
 class Responder(Protocol):

@@ -1,0 +1,100 @@
+"""The response to one request, from whoever serves it to the connection; knows nothing of sockets."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Protocol
+
+from redstreamd.streamable_http.http_messages import Answer
+from redstreamd.streamable_http.http_responses import LAST_CHUNK, chunk, events_head, whole
+from redstreamd.streamable_http.request_rules import RequestStart
+
+
+class Carrier(Protocol):
+    """The connection that a response goes over."""
+
+    @property
+    def keeps_alive(self) -> bool:
+        """Whether it may go on after a response."""
+        ...
+
+    def send(self, data: bytes, *, is_last: bool) -> None:
+        """Send bytes; never blocks."""
+        ...
+
+    def response_ended(self, *, closes: bool) -> None:
+        """Note that the response has ended, and whether the connection ends with it."""
+        ...
+
+
+class HttpResponder:
+    """A `Responder`.
+
+    Attributes:
+        on_gone: Called once if the client disconnects before the response has ended.
+        has_begun: Whether something of the response was sent.
+        is_over: Whether it has ended, or the client has gone.
+    """
+
+    __slots__ = ("_carrier", "_closes", "_start", "has_begun", "is_over", "on_gone")
+
+    def __init__(self, carrier: Carrier, start: RequestStart) -> None:
+        """Answer the request that begins with `start`."""
+        self._carrier = carrier
+        self._start = start
+        self._closes = not start.keeps_alive
+        self.on_gone: Callable[[], None] | None = None
+        self.has_begun = self.is_over = False
+
+    def answer(self, answer: Answer) -> None:
+        """Send the whole response."""
+        if self.is_over or self.has_begun:
+            return
+        start = self._start
+        closes = self._closes or answer.closes or not self._carrier.keeps_alive
+        is_head = start.head.method == "HEAD"
+        data = whole(answer, is_1_1=start.is_1_1, keeps_alive=not closes, is_head=is_head)
+        self._end(data, closes, is_last=True)
+
+    def begin_events(self, fields: tuple[tuple[str, str], ...] = ()) -> None:
+        """Begin a response of events."""
+        if self.is_over or self.has_begun:
+            return
+        start = self._start
+        # In HTTP/1.0 its end is the end of the connection.
+        self._closes = self._closes or not start.is_1_1 or not self._carrier.keeps_alive
+        data = events_head(fields, is_1_1=start.is_1_1, keeps_alive=not self._closes)
+        if start.head.method == "HEAD":
+            self._end(data, self._closes, is_last=True)
+            return
+        self.has_begun = True
+        self._carrier.send(data, is_last=False)
+
+    def send_events(self, data: bytes, *, is_last: bool = False) -> None:
+        """Send events or comments."""
+        if self.is_over or not self.has_begun or not data:
+            return
+        self._carrier.send(chunk(data) if self._start.is_1_1 else data, is_last=is_last)
+
+    def end_events(self) -> None:
+        """End the response of events."""
+        if self.is_over or not self.has_begun:
+            return
+        closes = self._closes or not self._carrier.keeps_alive
+        self._end(LAST_CHUNK if self._start.is_1_1 else b"", closes, is_last=False)
+
+    def _end(self, data: bytes, closes: bool, *, is_last: bool) -> None:
+        self.has_begun = self.is_over = True
+        self.on_gone = None
+        if data:
+            self._carrier.send(data, is_last=is_last)
+        self._carrier.response_ended(closes=closes)
+
+    def gone(self) -> None:
+        """Note that the client has gone, or is answered no more. Idempotent."""
+        if self.is_over:
+            return
+        self.is_over = True
+        on_gone, self.on_gone = self.on_gone, None
+        if on_gone is not None:
+            on_gone()
