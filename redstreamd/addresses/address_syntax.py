@@ -26,7 +26,7 @@ class Address(NamedTuple):
 
     Attributes:
         kind: "unix", "tcp", "http" or "metrics"; of a daemon for its clients also "tls".
-        path: The socket's path; empty unless it is a Unix socket, as the kinds "unix" and "metrics" may be.
+        path: The socket's path; empty unless it is a Unix socket, as all kinds but "tcp" and "tls" may be.
         host: A name or address without brackets; empty with a path.
         port: 0 with a path.
     """
@@ -40,7 +40,7 @@ class Address(NamedTuple):
 def parse_address(text: str) -> Address:
     """Parse ``unix:PATH``, ``unix://PATH``, a path, ``tcp:HOST:PORT``, ``tcp://HOST:PORT`` or ``HOST:PORT``.
 
-    Also ``http:HOST:PORT``, ``metrics:HOST:PORT`` and ``metrics:PATH``.
+    Also ``http:HOST:PORT``, ``http:PATH``, ``metrics:HOST:PORT`` and ``metrics:PATH``.
 
     Raises:
         ValueError: It is invalid; the message says what is accepted, and does not contain the text.
@@ -50,14 +50,18 @@ def parse_address(text: str) -> Address:
     found = _SCHEME.fullmatch(text)
     kind = "tcp" if found is None else found["scheme"].lower()
     rest = text if found is None else found["rest"].removeprefix("//")
-    if kind == "unix" or (kind == "metrics" and rest.startswith("/")):
+    if kind == "unix" or (kind in ("http", "metrics") and rest.startswith("/")):
         return Address(kind, path=socket_path(rest))
     if _REDIS_SCHEME.match(text):
         raise ValueError("unix:PATH or tcp:HOST:PORT; the address of Redis is redis.url (REDIS_URL)")
+    if text[:6].lower() == "https:":
+        raise ValueError("http:HOST:PORT; with listeners.certificate_file it takes TLS and nothing else")
     if "@" in rest:
         raise ValueError(
             f"{kind}:HOST:PORT without a login; that of Redis is redis.username and redis.password"
         )
+    if kind == "http" and "/" in rest.removesuffix("/"):
+        raise ValueError("http:HOST:PORT, or http:PATH of a Unix socket; the path of the URL is http.path")
     try:
         # A URL may end in a slash.
         host, port = host_and_port(rest.removesuffix("/") if "://" in text else rest)
@@ -86,7 +90,7 @@ def parse_daemon_address(text: str) -> Address:
             raise ValueError(str(wrong).replace("tcp:", "tls:")) from None
     found = parse_address(text)
     if found.kind == "http":
-        raise ValueError("http: is not served yet")
+        raise ValueError("unix:PATH or tcp:HOST:PORT; http: is for clients that speak Streamable HTTP")
     if found.kind == "metrics":
         raise ValueError("unix:PATH or tcp:HOST:PORT; metrics: is not for clients of MCP")
     return found

@@ -33,12 +33,14 @@ class Running(msgspec.Struct, frozen=True):
         log: The log.
         figures: What is told to people of the figures.
         apply_limits: Applies the limits of client connections.
+        apply_http: Applies what HTTP listeners demand, and their limits.
     """
 
     parts: Parts
     log: ProcessLog
     figures: FiguresForPeople
     apply_limits: Callable[[Limits], None]
+    apply_http: Callable[[Settings], None]
 
     def check(self, settings: Settings) -> None:
         """Check what applying them could fail of; on any thread.
@@ -117,6 +119,10 @@ def _subscriptions(running: Running, settings: Settings) -> None:
 
 def _connections(running: Running, settings: Settings) -> None:
     running.apply_limits(connection_limits(settings))
+
+
+def _http(running: Running, settings: Settings) -> None:
+    running.apply_http(settings)
 
 
 def _read_when_needed(running: Running, settings: Settings) -> None: ...
@@ -216,6 +222,29 @@ TABLE: Final[tuple[Row, ...]] = (
             "limits.unread_seconds",
         ),
         _connections,
+    ),
+    Row(
+        (
+            "http.allowed_hosts",
+            "http.allowed_origins",
+            "http.token_file",
+            "http.oauth_issuer",
+            "http.oauth_audience",
+            "http.oauth_jwks_url",
+            "http.resource_url",
+            "http.max_head_bytes",
+            "http.max_fields",
+            "http.head_seconds",
+            "http.body_seconds",
+            "http.idle_seconds",
+            "http.max_connections_per_peer",
+            "http.max_event_streams",
+            "http.event_pause_seconds",
+            "http.max_sessions",
+            "http.session_idle_seconds",
+            "http.replay_bytes",
+        ),
+        _http,
     ),
 )
 

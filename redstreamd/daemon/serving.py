@@ -142,7 +142,7 @@ async def serve_listeners(
         reloader = Reloader(
             settings,
             load,
-            Running(parts, log, figures, apply_limits),
+            Running(parts, log, figures, apply_limits, apply_http=lambda _: None),
             notifier,
             status=status,
             tell_clients=parts.tell_clients,

@@ -125,6 +125,10 @@ def inherited_listener(name: str, listener: trio.SocketListener) -> OpenListener
 
 
 async def _open(address: ListenAddress) -> list[OpenListener]:
+    if address.kind is Kind.HTTP:
+        raise SettingsError(
+            "daemon.listen", value=str(address), source="the settings", allowed="no http: yet"
+        )
     if address.kind is Kind.UNIX:
         listener = await open_unix_listener(address.path)
         return [_listener(listener, listener.socket, "unix")]

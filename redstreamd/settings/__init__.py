@@ -4,6 +4,7 @@ from redstreamd.policy.quotas import Quota
 from redstreamd.policy.rate import Rate
 from redstreamd.settings.description import Description, as_markdown, as_toml, describe
 from redstreamd.settings.encryption_settings import EncryptionSettings
+from redstreamd.settings.http_settings import HttpSettings
 from redstreamd.settings.limits_settings import LimitsSettings
 from redstreamd.settings.listen_address import Kind, ListenAddress
 from redstreamd.settings.listener_demands import demands
@@ -29,6 +30,7 @@ __all__ = [
     "DaemonSettings",
     "Description",
     "EncryptionSettings",
+    "HttpSettings",
     "Kind",
     "LeasesSettings",
     "LimitsSettings",

@@ -16,6 +16,7 @@ CREDENTIALS_VARIABLE = "CREDENTIALS_DIRECTORY"
 _SECRETS = {
     "redis.password_file": "a password itself is redis.password",
     "listeners.token_file": "",
+    "http.token_file": "a token itself is made by `redstreamd tokens new`",
     "encryption.keys": "",
 }
 

@@ -39,7 +39,9 @@ _NOT_SECRET = re.compile(r"[+-]?[0-9]{1,9}([.,_][0-9]{1,9})?|(tcp|udp)://[0-9a-f
 _PATHS = frozenset({"redis.path", "redis.ca_file", "redis.certificate_file", "redis.key_file"})
 
 #: What may be a token or a key given where its file or its ID is asked for.
-_SECRET_PATHS = frozenset({"listeners.token_file", "encryption.keys", "encryption.writing_key"})
+_SECRET_PATHS = frozenset(
+    {"listeners.token_file", "http.token_file", "encryption.keys", "encryption.writing_key"}
+)
 
 
 def shown(key: str, value: Any) -> Any:

@@ -1,6 +1,6 @@
-"""A listening address as a value: ``unix:PATH``, ``tcp:HOST:PORT``, ``metrics:...`` or ``http:HOST:PORT``.
+"""A listening address as a value: ``unix:PATH``, ``tcp:HOST:PORT``, ``http:...`` or ``metrics:...``.
 
-`address_syntax` parses it. `loading` rejects ``http``, which is not served yet.
+`address_syntax` parses it.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ import attrs
 
 from redstreamd.addresses.address_syntax import parse_address
 
-NOTATION = "unix:PATH (absolute), tcp:HOST:PORT, metrics:PATH or metrics:HOST:PORT"
+NOTATION = "unix:PATH (absolute), tcp:HOST:PORT, http:HOST:PORT, http:PATH, metrics:HOST:PORT or metrics:PATH"
 
 
 class Kind(enum.StrEnum):
@@ -30,7 +30,7 @@ class ListenAddress:
     Attributes:
         kind: ``UNIX`` and ``TCP`` carry one JSON-RPC message a line, ``HTTP`` Streamable HTTP, ``METRICS``
             OpenMetrics.
-        path: The absolute path of a Unix socket, with ``UNIX`` and perhaps with ``METRICS``; else empty.
+        path: The absolute path of a Unix socket, with ``UNIX``, perhaps with the last two; else empty.
         host: A name or address without brackets; empty with a path.
         port: 0 to 65535, where 0 lets the kernel choose; 0 with a path.
     """

@@ -18,7 +18,8 @@ from redstreamd.addresses.address_syntax import MASK
 from redstreamd.errors import SettingsError
 from redstreamd.settings.definitions import DEFINITIONS, GROUPS, shown
 from redstreamd.settings.description import as_toml
-from redstreamd.settings.listen_address import NOTATION, Kind
+from redstreamd.settings.http_checks import check_http, check_http_protected
+from redstreamd.settings.listen_address import Kind
 from redstreamd.settings.listener_demands import check_metrics_reach, check_protected
 from redstreamd.settings.quotas_in_force import check_quotas
 from redstreamd.settings.redis_address import URL, resolve
@@ -99,7 +100,7 @@ def load(
         raise invalid_value(_PORT, link, DEFINITIONS[_PORT].allowed)
     settings = _structure(values)
     loaded = Loaded(settings, {key: values[key].source if key in values else _DEFAULT for key in DEFINITIONS})
-    for check in (_check_listen_kinds, _check_tls, _check_listeners, _check_encryption, _check_bounds):
+    for check in (_check_tls, _check_listeners, _check_encryption, _check_bounds):
         check(loaded)
     return loaded
 
@@ -177,18 +178,6 @@ def _value(settings: Settings, key: str) -> Any:
     return getattr(getattr(settings, group), name)
 
 
-def _check_listen_kinds(loaded: Loaded) -> None:
-    """Raise SettingsError for listening addresses that are not served."""
-    for address in loaded.settings.daemon.listen:
-        if address.kind is Kind.HTTP:
-            raise SettingsError(
-                "daemon.listen",
-                value=str(address),
-                source=str(loaded.sources["daemon.listen"]),
-                allowed=f"{NOTATION}; http: is not served yet",
-            )
-
-
 def _check_tls(loaded: Loaded) -> None:
     """Raise SettingsError for TLS settings without TLS, and for a key without a certificate.
 
@@ -216,7 +205,7 @@ def _check_tls(loaded: Loaded) -> None:
 
 
 def _check_listeners(loaded: Loaded) -> None:
-    """Raise SettingsError for TLS settings of listeners without a certificate, and for open addresses.
+    """Raise SettingsError for settings of listeners that need others, and for open addresses.
 
     An address that is a name is checked at the start, when it is known what it stands for.
     """
@@ -229,10 +218,13 @@ def _check_listeners(loaded: Loaded) -> None:
                 source=str(loaded.sources[key]),
                 allowed="only with listeners.certificate_file; now nothing is encrypted",
             )
+    check_http(loaded.settings.http, loaded.sources)
     source = str(loaded.sources["daemon.listen"])
     for address in loaded.settings.daemon.listen:
         if address.kind is Kind.TCP:
             check_protected(address, address.host, listeners, source=source)
+        if address.kind is Kind.HTTP:
+            check_http_protected(address, loaded.settings.http, listeners, source=source)
         if address.kind is Kind.METRICS:
             check_metrics_reach(address, listeners, source=source)
 

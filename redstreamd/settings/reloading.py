@@ -29,4 +29,5 @@ RESTART_ONLY: Final[Mapping[str, str]] = {
     "listeners.tls_min_version": _SOCKETS,
     "listeners.token_file": _DEMANDS,
     "listeners.allow_unprotected_tcp": _SOCKETS,
+    "http.path": "clients have the URL that it is the end of",
 }

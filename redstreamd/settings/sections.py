@@ -16,6 +16,7 @@ from redstreamd.addresses import default_paths
 from redstreamd.policy.quotas import Quota
 from redstreamd.policy.rules import Rule
 from redstreamd.settings.encryption_settings import EncryptionSettings
+from redstreamd.settings.http_settings import HttpSettings
 from redstreamd.settings.limits_settings import LimitsSettings
 from redstreamd.settings.listen_address import ListenAddress
 from redstreamd.settings.metrics_settings import MetricsSettings
@@ -38,9 +39,10 @@ class DaemonSettings:
         tuple[ListenAddress, ...],
         Meta(
             description="Where to listen in addition to sockets from systemd: unix:PATH or tcp:HOST:PORT, or "
-            "the same with //, a path, HOST:PORT; metrics:PATH or metrics:HOST:PORT serves metrics. Everyone "
-            "who can reach a TCP port may use it, unless [listeners] demands TLS or a token; without either "
-            "only loopback is taken. Metrics demand neither. Without any socket, the default socket.",
+            "the same with //, a path, HOST:PORT; http:HOST:PORT or http:PATH serves Streamable HTTP, "
+            "metrics:PATH or metrics:HOST:PORT metrics. Everyone who can reach a TCP port may use it, unless "
+            "[listeners] demands TLS or a token, or [http] a credential; without them only loopback is "
+            "taken. Metrics demand neither. Without any socket, the default socket.",
         ),
     ] = ()
     state_directory: Annotated[
@@ -352,6 +354,7 @@ class Settings:
     leases: LeasesSettings = attrs.field(factory=LeasesSettings)
     streams: StreamsSettings = attrs.field(factory=StreamsSettings)
     listeners: ListenersSettings = attrs.field(factory=ListenersSettings)
+    http: HttpSettings = attrs.field(factory=HttpSettings)
     policy: PolicySettings = attrs.field(factory=PolicySettings)
     quarantine: QuarantineSettings = attrs.field(factory=QuarantineSettings)
     encryption: EncryptionSettings = attrs.field(factory=EncryptionSettings)

@@ -61,7 +61,7 @@ def test_each_form_reaches_a_daemon_by_option_and_by_variable(place, monkeypatch
         ("${env:SOCKET}", "${env:SOCKET} is a placeholder"),
         ("::1:7077", "[ADDRESS]:PORT"),
         ("localhost:", "a port is a number"),
-        ("http:h:1", "not served yet"),
+        ("http:h:1", "Streamable HTTP"),
         ("/" + "x" * 107, "at most 107 bytes"),
     ],
 )

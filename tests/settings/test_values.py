@@ -121,7 +121,10 @@ def test_a_switch_is_read_from_the_usual_words(load_from, text, meant):
 
 @pytest.mark.parametrize(
     "text",
-    ["unix:/run/x.sock", "unix:/with:colon", "tcp:localhost:7000", "tcp:127.0.0.1:0", "tcp:[::1]:65535"],
+    [
+        *("unix:/run/x.sock", "unix:/with:colon", "tcp:localhost:7000", "tcp:127.0.0.1:0", "tcp:[::1]:65535"),
+        *("http:127.0.0.1:0", "http:[::1]:80", "http:/run/h.sock", "metrics:/run/m.sock"),
+    ],
 )
 def test_an_address_reads_back_as_it_was_written(load_from, text):
     assert str(ListenAddress.parse(text)) == text
@@ -149,14 +152,6 @@ def test_what_is_no_address_is_refused(refusal, text):
     error = refusal(listen=[text])
     assert error.key == "daemon.listen"
     assert ":" in error.allowed
-    # It would be refused, too, until it is served.
-    assert "http:" not in error.allowed or text.startswith("http:")
-
-
-def test_http_is_understood_and_refused_until_it_is_served(refusal):
-    error = refusal(listen=["http:127.0.0.1:8080"])
-    assert (error.key, error.source) == ("daemon.listen", "command line (--listen)")
-    assert "not served yet" in error.allowed
 
 
 def test_a_default_above_its_maximum_blames_the_setting_that_was_given(refusal):
