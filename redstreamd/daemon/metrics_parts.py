@@ -21,6 +21,7 @@ from redstreamd.service.process_stats import process_stats
 from redstreamd.startup.descriptors import descriptor_limit
 
 if TYPE_CHECKING:
+    from redstreamd.metrics.exposition import PageWriter
     from redstreamd.metrics.metrics_server import MetricsServer
 
 _ABOUT: Final = f"redstreamd {__version__}. Its metrics are at /metrics; docs/metrics.md says what they mean."
@@ -55,13 +56,41 @@ def sources_of(
     )
 
 
+class MetricsPages:
+    """The pages of metrics, written by packages that are imported when the first is asked for."""
+
+    def __init__(self, sources: Sources) -> None:
+        """Import nothing yet.
+
+        Args:
+            sources: What has figures.
+        """
+        self._sources = sources
+        self._importing = trio.Lock()
+        self._writer: PageWriter | None = None
+
+    def load(self) -> PageWriter:
+        """Import the packages; for a thread."""
+        from redstreamd.metrics.exposition import PageWriter
+
+        if self._writer is None:
+            self._writer = PageWriter(partial(page_of, self._sources))
+        return self._writer
+
+    async def page(self, accept: str) -> tuple[bytes, str]:
+        """Return a page and its content type; for the argument see `PageWriter.page`."""
+        async with self._importing:
+            writer = await trio.to_thread.run_sync(self.load) if self._writer is None else self._writer
+        return await writer.page(accept)
+
+
 class MetricsChild:
     """Serves the sockets for metrics; a supervised child."""
 
     def __init__(
         self,
         listeners: Sequence[MetricsListener],
-        sources: Sources,
+        pages: MetricsPages,
         *,
         loaded: trio.Event,
         on_event: MetricsEventHook,
@@ -70,23 +99,22 @@ class MetricsChild:
 
         Args:
             listeners: The caller's.
-            sources: What has figures.
+            pages: What is served.
             loaded: Set once `load` was called. Clients wait in the backlog until then.
             on_event: Called with each event.
         """
         self._listeners = listeners
-        self._sources = sources
+        self._pages = pages
         self._loaded = loaded
         self._report = on_event
         self._server: MetricsServer | None = None
 
     def load(self) -> None:
         """Import the packages that only this needs; for a thread."""
-        from redstreamd.metrics.exposition import PageWriter
         from redstreamd.metrics.metrics_server import MetricsServer
 
-        pages = PageWriter(partial(page_of, self._sources))
-        self._server = MetricsServer(self._listeners, pages.page, about=_ABOUT, on_event=self._report)
+        self._pages.load()
+        self._server = MetricsServer(self._listeners, self._pages.page, about=_ABOUT, on_event=self._report)
 
     async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
         """Serve until cancelled, which closes all connections at once."""

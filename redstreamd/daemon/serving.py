@@ -43,7 +43,7 @@ from redstreamd.daemon.banner import banner
 from redstreamd.daemon.figures_for_people import figures_for_people
 from redstreamd.daemon.keys_in_force import load_ciphers
 from redstreamd.daemon.metrics_listeners import MetricsListener, metrics_address
-from redstreamd.daemon.metrics_parts import MetricsChild, sources_of
+from redstreamd.daemon.metrics_parts import MetricsChild, MetricsPages, sources_of
 from redstreamd.daemon.parts import Parts, build_parts
 from redstreamd.daemon.readiness import extended_start_timeout, wait_ready
 from redstreamd.daemon.reload_signal import Hangups
@@ -188,9 +188,10 @@ async def serve_listeners(
                 parts.end_waits()
                 await acceptor.drain(parts.bus.settings.daemon.drain_seconds)
 
+        pages = MetricsPages(sources_of(parts, acceptor, accounts, lag=lag, log=log.output))
         serve_metrics = MetricsChild(
             metrics,
-            sources_of(parts, acceptor, accounts, lag=lag, log=log.output),
+            pages,
             loaded=complete,
             on_event=parts.event_log,
         )

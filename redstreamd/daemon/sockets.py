@@ -8,7 +8,9 @@ from __future__ import annotations
 
 import errno
 from collections.abc import Sequence
+from typing import Final
 
+import attrs
 import msgspec
 import trio
 
@@ -22,10 +24,11 @@ from redstreamd.protection.configured_demands import demands_of
 from redstreamd.protection.listener_protection import Protection
 from redstreamd.service.socket_activation import Activated
 from redstreamd.settings import DaemonSettings, Kind, ListenAddress, Settings
+from redstreamd.settings.http_checks import check_http_installed, check_http_protected
 from redstreamd.settings.listener_demands import check_protected
 
-#: Names of sockets that are not MCP with line framing; the first is not served yet, the second elsewhere.
-_RESERVED = frozenset({"http", METRICS})
+#: The name of an inherited socket for Streamable HTTP, and of the principal of its clients.
+HTTP: Final = "http"
 
 
 class OpenListener(msgspec.Struct, frozen=True):
@@ -47,8 +50,8 @@ async def open_listeners(settings: Settings, activated: Activated) -> list[OpenL
     """Return the inherited sockets for MCP and those of the settings; if there are none, the default socket.
 
     Raises:
-        SettingsError: An inherited socket has a reserved name, or a socket is open to other hosts and demands
-            nothing of them. What was opened is closed.
+        SettingsError: A socket is open to other hosts and demands nothing of them, or is for HTTP, which is
+            not installed. What was opened is closed.
         ListenError: An address cannot be listened on.
     """
     listeners = [
@@ -75,22 +78,36 @@ def protected(listeners: Sequence[OpenListener], settings: Settings) -> list[Ope
     """
     for each in listeners:
         _check_protected(each, settings)
-    if not any(each.address.kind is Kind.TCP for each in listeners):
-        return list(listeners)
-    demands = demands_of(settings.listeners)
-    protection = Protection(demands) if demands else None
+    kinds = {each.address.kind for each in listeners}
+    if Kind.HTTP in kinds:
+        check_http_installed(str(next(each.address for each in listeners if each.address.kind is Kind.HTTP)))
+    protections = {kind: protection for kind in kinds if (protection := _protection(kind, settings))}
     return [
-        msgspec.structs.replace(each, protection=protection) if each.address.kind is Kind.TCP else each
+        msgspec.structs.replace(each, protection=protections.get(each.address.kind))
+        if each.address.host
+        else each
         for each in listeners
     ]
 
 
+def _protection(kind: Kind, settings: Settings) -> Protection | None:
+    """Return what clients over TCP have to show before anything is read: of HTTP, tokens come later."""
+    if kind is Kind.UNIX:
+        return None
+    demands = demands_of(settings.listeners)
+    if kind is Kind.HTTP:
+        demands = attrs.evolve(demands, token_file=None)
+    return Protection(demands) if demands else None
+
+
 def _check_protected(each: OpenListener, settings: Settings) -> None:
+    key, source = (
+        ("ListenStream", "the socket unit") if each.is_inherited else ("daemon.listen", "the settings")
+    )
     if each.address.kind is Kind.TCP:
-        key, source = (
-            ("ListenStream", "the socket unit") if each.is_inherited else ("daemon.listen", "the settings")
-        )
         check_protected(each.address, each.address.host, settings.listeners, source=source, key=key)
+    if each.address.kind is Kind.HTTP:
+        check_http_protected(each.address, settings.http, settings.listeners, source=source, key=key)
 
 
 def check_connection(stream: trio.SocketStream, settings: Settings) -> None:
@@ -109,49 +126,40 @@ def check_connection(stream: trio.SocketStream, settings: Settings) -> None:
 def inherited_listener(name: str, listener: trio.SocketListener) -> OpenListener:
     """Return an inherited socket as a listener; its name is the principal's.
 
-    With a socket unit and a group for each role, a host can separate rights.
-
-    Raises:
-        SettingsError: The name is reserved.
+    With a socket unit and a group for each role, a host can separate rights. One that is named ``http`` is
+    for Streamable HTTP.
     """
-    if name in _RESERVED:
-        raise SettingsError(
-            "FileDescriptorName",
-            value=name,
-            source="the socket unit",
-            allowed="mcp or the name of a role; http is not served yet, and metrics is a socket of its own",
-        )
-    return msgspec.structs.replace(_listener(listener, listener.socket, name), is_inherited=True)
+    kind = Kind.HTTP if name == HTTP else None
+    return msgspec.structs.replace(_listener(listener, listener.socket, name, kind), is_inherited=True)
 
 
 async def _open(address: ListenAddress) -> list[OpenListener]:
-    if address.kind is Kind.HTTP:
-        raise SettingsError(
-            "daemon.listen", value=str(address), source="the settings", allowed="no http: yet"
-        )
-    if address.kind is Kind.UNIX:
+    if address.path:
         listener = await open_unix_listener(address.path)
-        return [_listener(listener, listener.socket, "unix")]
+        return [_listener(listener, listener.socket, address.kind.value, address.kind)]
     listeners = await open_tcp_listeners(address.host, address.port)
-    return [_listener(each, each.socket, "tcp") for each in listeners]
+    return [_listener(each, each.socket, address.kind.value, address.kind) for each in listeners]
 
 
 def principals_of(settings: DaemonSettings) -> set[str]:
     """Return the names of the principals that these settings make, and of those that the units make."""
     given = (each.kind for each in settings.listen if each.kind is not Kind.METRICS)
-    made = {"unix" if kind is Kind.UNIX else "tcp" for kind in given}
-    # The socket unit's, of the default socket, of `redstreamd stdio` with and without a listening socket.
-    return made | {"mcp", "unix", "stdio", "stdin"}
+    # The socket units', of the default socket, of `redstreamd stdio` with and without a listening socket.
+    return {*map(str, given), "mcp", HTTP, "unix", "stdio", "stdin"}
 
 
 def _listener(
-    listener: trio.abc.Listener[trio.SocketStream], socket: trio.socket.SocketType, principal: str
+    listener: trio.abc.Listener[trio.SocketStream],
+    socket: trio.socket.SocketType,
+    principal: str,
+    kind: Kind | None,
 ) -> OpenListener:
+    """Return a listener; of a kind without which its family says what it is."""
     name = socket.getsockname()
-    if socket.family == trio.socket.AF_UNIX:
-        return OpenListener(listener, Principal(principal, "unix"), ListenAddress(Kind.UNIX, path=name))
-    address = ListenAddress(Kind.TCP, host=name[0], port=name[1])
-    return OpenListener(listener, Principal(principal, "tcp"), address)
+    is_unix = socket.family == trio.socket.AF_UNIX
+    kind = kind or (Kind.UNIX if is_unix else Kind.TCP)
+    address = ListenAddress(kind, path=name) if is_unix else ListenAddress(kind, host=name[0], port=name[1])
+    return OpenListener(listener, Principal(principal, kind.value), address)
 
 
 def _default_address() -> ListenAddress:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 from collections.abc import Mapping
 from typing import Any, Final
 
@@ -84,3 +85,20 @@ def check_http_protected(
 def has_credential(http: HttpSettings, listeners: ListenersSettings) -> bool:
     """Return whether HTTP clients have to say who they are."""
     return any(each is not None for each in (http.token_file, http.oauth_issuer, listeners.client_ca_file))
+
+
+def check_http_installed(address: str) -> None:
+    """Refuse a listener for HTTP where its packages are not installed.
+
+    Raises:
+        SettingsError: They are not; it says what installs them.
+    """
+    if any(importlib.util.find_spec(package) is None for package in ("httptools", "jwt")):
+        raise SettingsError(
+            "daemon.listen",
+            value=address,
+            source="the settings",
+            allowed="addresses without http:, unless its packages are there",
+            text=f"{address} cannot be listened on: the packages for Streamable HTTP are not installed; run "
+            "`pip install 'redstreamd[http]'`",
+        )

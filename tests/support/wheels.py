@@ -33,6 +33,7 @@ def wheelhouse() -> Path:
         project["build-system"]["requires"],
         project["project"]["dependencies"],
         project["project"]["optional-dependencies"]["embedded"],
+        project["project"]["optional-dependencies"]["http"],
     )
     metadata = repr((needed, python.stdout)).encode()
     cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "redstreamd-tests"
@@ -46,7 +47,7 @@ def wheelhouse() -> Path:
                 draft, environment = Path(workshop) / "wheels", Path(workshop) / "pip"
                 try:
                     _run(SERVICE_PYTHON, "-m", "venv", str(environment))
-                    what = (f"{REPOSITORY}[embedded]", *needed[0])
+                    what = (f"{REPOSITORY}[embedded,http]", *needed[0])
                     # Else the pip of an older Debian cannot make a wheel of a package that has none.
                     pip = (f"{environment}/bin/pip", "wheel", "--quiet", "--use-pep517")
                     _run(*pip, "--wheel-dir", str(draft), *what)

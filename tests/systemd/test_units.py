@@ -66,7 +66,7 @@ def verify(container: Container) -> str:
     done = container.run(
         *("systemd-analyze", "verify", "--man=no"),
         *("redstreamd.socket", "redstreamd.service", "redstreamd-inetd.socket", "redstreamd@1.service"),
-        "redstreamd-metrics.socket",
+        *("redstreamd-metrics.socket", "redstreamd-http.socket"),
         check=False,
     )
     return done.stdout + done.stderr
