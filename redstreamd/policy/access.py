@@ -10,6 +10,7 @@
   requests to a stream may read the reply streams beside it, and who may consume it may publish to them; but
   who may submit to it and not publish submits its replies, too. That a reply stream belongs to somebody is
   another question, which is asked after this one.
+- The scopes of a token narrow what its principal is granted, and never widen it.
 
 Verdicts depend on names only, never on what exists, so a refusal tells nothing about what exists. They are
 remembered by principal and stream, so that a call costs one look into a dict, until other rules apply.
@@ -32,6 +33,7 @@ from redstreamd.policy.rules import Rule, matcher
 _MAX_REMEMBERED: Final = 4_096
 _MAX_PRINCIPALS: Final = 1_024
 
+KeyT = TypeVar("KeyT")
 ValueT = TypeVar("ValueT")
 Permissions = frozenset[Permission]
 _NONE: Final[Permissions] = frozenset()
@@ -56,6 +58,7 @@ class Why(enum.Enum):
     REPLIES = "it is a reply stream, and a rule grants what goes with it"
     READ_ONLY = f"the policy is read-only ({setting('policy.read_only')}), which overrides the rules"
     NO_RULE_FOR_PRINCIPAL = "there are rules, and none is for this principal"
+    SCOPES = "the token does not have the scope for it"
     NO_RULE_FOR_STREAM = "no rule for this principal grants it on this stream"
 
 
@@ -121,7 +124,12 @@ class Policy:
     """
 
     def __init__(
-        self, rules: Sequence[Rule] = (), *, read_only: bool = False, judged: Judged = judged_by_itself
+        self,
+        rules: Sequence[Rule] = (),
+        *,
+        read_only: bool = False,
+        judged: Judged = judged_by_itself,
+        has_scopes: bool = False,
     ) -> None:
         """Apply the rules.
 
@@ -129,11 +137,13 @@ class Policy:
             rules: In any order; none: everything is granted.
             read_only: Grant nothing but reading.
             judged: See `Judged`.
+            has_scopes: Whether there may be principals whose `permissions` limit them.
         """
         self._judged: Final = judged
+        self._has_scopes: Final = has_scopes
         # The oldest is forgotten first.
         self._grants: dict[str, tuple[_Grant, ...]] = {}
-        self._verdicts: dict[tuple[str, str], Permissions] = {}
+        self._verdicts: dict[tuple[str, str, Permissions | None], Permissions] = {}
         self._waiting: dict[tuple[str, str], bool] = {}
         self.reconfigure(rules, read_only=read_only)
 
@@ -142,7 +152,7 @@ class Policy:
 
         Whoever remembers what this policy has said must forget it.
         """
-        self.restricts = bool(rules) or read_only
+        self.restricts = bool(rules) or read_only or self._has_scopes
         self.read_only = read_only
         self.submits = any(rule.submits for rule in rules)
         self._rules = tuple(rules)
@@ -167,54 +177,72 @@ class Policy:
         """Return whether the principal may do this to the stream."""
         if not self.restricts:
             return True
-        key = (principal.name, stream)
+        scopes = principal.permissions
+        key = (principal.name, stream, scopes)
         granted = self._verdicts.get(key)
         if granted is None:
-            granted = frozenset(each for each in Permission if self.judge(*key, each).granted)
+            limit = _ALL if scopes is None else scopes
+            name = principal.name
+            granted = frozenset(each for each in Permission if self.judge(name, stream, each, limit).granted)
             _remember(self._verdicts, key, granted)
         return permission in granted
 
     def quarantines(self, principal: Principal, stream: str) -> bool:
-        """Return whether what the principal publishes to the stream waits until it is released."""
+        """Return whether what the principal publishes to the stream waits until it is released.
+
+        Its scopes have no say: fewer of them must not let anything past the quarantine.
+        """
         if not self.submits:
             return False
         key = (principal.name, stream)
         waits = self._waiting.get(key)
         if waits is None:
-            waits = self.judge(*key, Permission.PUBLISH).waits
+            waits = self.judge(principal.name, stream, Permission.PUBLISH).waits
             _remember(self._waiting, key, waits)
         return waits
 
     def somewhere(self, principal: Principal) -> Permissions:
         """Return what the principal may do to any stream at all, which decides what is offered to it."""
+        most = self._most(principal)
         if not self._rules:
-            return _READ_ONLY if self.read_only else _ALL
-        granted = _NONE.union(*(grant.permissions for grant in self._granted(principal.name)))
-        return granted & _READ_ONLY if self.read_only else granted
+            return most
+        return most & _NONE.union(*(grant.permissions for grant in self._granted(principal.name)))
 
     def readable(self, principal: Principal) -> StreamFilter | None:
         """Return what lets pass the streams that the principal may read; None if it may read all."""
-        return self._filter(principal, frozenset({Permission.READ}))
+        return self._filter(principal, _READ_ONLY)
 
     def known(self, principal: Principal) -> StreamFilter | None:
         """Return what lets pass the streams that it may do anything to; None for all."""
-        return self._filter(principal, _READ_ONLY if self.read_only else _ALL)
+        return self._filter(principal, _ALL)
 
-    def judge(self, principal: str, stream: str, permission: Permission) -> Verdict:
-        """Return whether a principal of this name may do this to the stream, and why; not remembered."""
+    def judge(
+        self, principal: str, stream: str, permission: Permission, scopes: Permissions = _ALL
+    ) -> Verdict:
+        """Return whether a principal of this name may do this to the stream, and why; not remembered.
+
+        Args:
+            principal: Its name.
+            stream: The stream, or a key beside it.
+            permission: What it may do.
+            scopes: Of the token that it shows.
+        """
         if self.read_only and permission is not Permission.READ:
             return Verdict(False, Why.READ_ONLY)
+        name, is_reply_stream = self._judged(stream)
+        implied_by = _IMPLIED_ON_REPLIES.get(permission) if is_reply_stream else None
+        if permission not in scopes and implied_by not in scopes:
+            return Verdict(False, Why.SCOPES)
         if not self._rules:
             return Verdict(True, Why.NO_RULES)
         grants = self._granted(principal)
         if not grants:
             return Verdict(False, Why.NO_RULE_FOR_PRINCIPAL)
-        name, is_reply_stream = self._judged(stream)
-        rule = _granting(grants, name, permission)
+        rule = _granting(grants, name, permission) if permission in scopes else None
         if rule is not None:
             submits = rule.submits and permission is Permission.PUBLISH
             return Verdict(True, Why.SUBMIT if submits else Why.RULE, rule)
-        if is_reply_stream and (implied_by := _IMPLIED_ON_REPLIES.get(permission)) is not None:
+        if implied_by is not None and implied_by in scopes:
             rule = _granting(grants, name, implied_by)
             if rule is not None:
                 return Verdict(True, Why.REPLIES, rule)
@@ -233,13 +261,19 @@ class Policy:
             self._grants[principal] = grants
         return grants
 
+    def _most(self, principal: Principal) -> Permissions:
+        """Return what a principal may be granted at most, whatever the rules say."""
+        most = _READ_ONLY if self.read_only else _ALL
+        return most if principal.permissions is None else most & principal.permissions
+
     def _filter(self, principal: Principal, any_of: Permissions) -> StreamFilter | None:
+        possible = any_of & self._most(principal)
         if not self._rules:
-            return None
+            return None if possible else StreamFilter(())
         patterns = {
             pattern
             for grant in self._granted(principal.name)
-            if grant.permissions & any_of
+            if grant.permissions & possible
             for pattern in grant.rule.streams
         }
         return None if "*" in patterns else StreamFilter(patterns)
@@ -259,7 +293,7 @@ def _granting(grants: Iterable[_Grant], stream: str, permission: Permission) -> 
     return submits
 
 
-def _remember(verdicts: dict[tuple[str, str], ValueT], key: tuple[str, str], verdict: ValueT) -> None:
+def _remember(verdicts: dict[KeyT, ValueT], key: KeyT, verdict: ValueT) -> None:
     if len(verdicts) >= _MAX_REMEMBERED:
         del verdicts[next(iter(verdicts))]
     verdicts[key] = verdict
@@ -274,13 +308,21 @@ _DOES: Final = {
 
 
 def _refusal(principal: Principal, stream: str, permission: Permission, read_only: bool) -> BusError:
+    cause = (
+        f"The policy of this daemon does not grant {permission} on it to {principal.name}, whether or not it "
+        "exists."
+    )
+    next_step = (
+        "Use a stream that you may use, or ask the operator: `redstreamd policy explain` says what decides."
+    )
+    if read_only and permission is not Permission.READ:
+        cause = "This daemon is read-only."
+    elif principal.permissions is not None and permission not in principal.permissions:
+        cause = f"The token that this client shows does not have the scope {permission}."
+        next_step = "Ask the operator for a token that has it."
     return BusError(
         Code.PERMISSION_DENIED,
         f"You may not {_DOES[permission]} {stream[:80]!r}.",
-        cause=f"The policy of this daemon does not grant {permission} on it to {principal.name}, whether or "
-        "not it exists."
-        if not (read_only and permission is not Permission.READ)
-        else "This daemon is read-only.",
-        next_step="Use a stream that you may use, or ask the operator: `redstreamd policy explain` says what "
-        "decides.",
+        cause=cause,
+        next_step=next_step,
     )

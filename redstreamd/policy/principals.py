@@ -3,7 +3,7 @@
 A client is identified by the socket it connects to, with one socket and one system group for each role. This
 works even where peer credentials are hidden from the daemon. Where the site asks for it, what proved who the
 client is follows: ``mcp/uid:1000`` for the user of a Unix socket, ``tcp/cert:ann`` for the name of a
-certificate.
+certificate, ``http/token:ann`` and ``http/oauth:ann`` for that of a token.
 """
 
 from __future__ import annotations
@@ -32,11 +32,14 @@ class Principal(msgspec.Struct, frozen=True, cache_hash=True):
         name: Stored in entries as their sender; printable ASCII without spaces.
         transport: ``unix``, ``tcp``, ``stdio`` or ``http``.
         socket: The name of the socket that it came through, if its own name says more; else empty.
+        permissions: The scopes of the token that it has shown: what else the policy grants its name is not
+            granted to it. None if nothing limits it.
     """
 
     name: str
     transport: str
     socket: str = ""
+    permissions: frozenset[Permission] | None = None
 
     @property
     def names(self) -> tuple[str, ...]:
@@ -50,10 +53,11 @@ class Principal(msgspec.Struct, frozen=True, cache_hash=True):
         """
         return owner == self.name or (self.socket != "" and owner == self.socket)
 
-    def proved(self, what: str) -> Principal:
+    def proved(self, what: str, permissions: frozenset[Permission] | None = None) -> Principal:
         """Return the principal of a client of this socket about whom more is known.
 
         Args:
             what: ``uid:1000``, ``cert:ann``; printable ASCII without spaces.
+            permissions: See the class.
         """
-        return Principal(f"{self.name}/{what}", self.transport, self.name)
+        return Principal(f"{self.name}/{what}", self.transport, self.name, permissions)

@@ -209,3 +209,66 @@ def test_verdicts_that_are_remembered_are_bounded() -> None:
     for number in range(5_000):
         assert rules.quarantines(A, f"s{number}")
     assert len(rules._waiting) == 4_096
+
+
+SCOPED = Principal("team-a", "http", permissions=frozenset({READ, MANAGE}))
+NO_SCOPE = Principal("team-a", "http", permissions=frozenset())
+
+
+def test_scopes_narrow_what_the_rules_grant_and_never_widen_it() -> None:
+    rules = Policy(
+        [Rule.parse("team-a may read publish on a:*"), Rule.parse("team-a may publish on b:*")],
+        judged=judged_by,
+        has_scopes=True,
+    )
+    # In either order: verdicts are remembered by name, and scopes are the token's.
+    for _ in range(2):
+        assert granted(rules, A, "a:jobs") == {READ, PUBLISH}
+        assert granted(rules, SCOPED, "a:jobs") == {READ}
+        assert granted(rules, SCOPED, "b:jobs") == set()
+    assert rules.somewhere(A) == {READ, PUBLISH}
+    assert rules.somewhere(SCOPED) == {READ}
+    seen = rules.readable(SCOPED), rules.known(SCOPED)
+    assert [each.patterns for each in seen if each is not None] == [{"a:*"}, {"a:*"}]
+    known = rules.known(A)
+    assert known is not None
+    assert known.patterns == {"a:*", "b:*"}
+
+
+def test_scopes_narrow_where_there_are_no_rules() -> None:
+    rules = Policy(judged=judged_by, has_scopes=True)
+    assert rules.restricts
+    assert granted(rules, A, "s") == set(Permission)
+    assert rules.readable(A) is None
+    assert granted(rules, SCOPED, "s") == rules.somewhere(SCOPED) == {READ, MANAGE}
+    assert granted(Policy(read_only=True, has_scopes=True), SCOPED, "s") == {READ}
+    assert rules.readable(SCOPED) is None
+    for seen in (rules.readable(NO_SCOPE), rules.known(NO_SCOPE)):
+        assert seen is not None
+        assert not seen("s")
+    publishing = Principal("team-a", "http", permissions=frozenset({PUBLISH}))
+    assert (rules.readable(publishing), rules.known(publishing)) == (seen, None)
+
+
+def test_a_refusal_for_want_of_a_scope_says_so() -> None:
+    rules = Policy(has_scopes=True)
+    with pytest.raises(BusError, match="does not have the scope publish") as refused:
+        rules.authorise(SCOPED, "s", PUBLISH)
+    assert refused.value.code is Code.PERMISSION_DENIED
+
+
+def test_on_reply_streams_a_scope_grants_what_goes_with_it_and_the_quarantine_stays() -> None:
+    replies = companion_key("a:jobs", Kind.REPLY, "team-a")
+    who = [Principal("team-a", "http", permissions=frozenset({each})) for each in (PUBLISH, CONSUME, MANAGE)]
+    rules = [Rule.parse("team-a may submit consume on a:*")]
+    for scoped in (
+        Policy(judged=judged_by, has_scopes=True),
+        Policy(rules, judged=judged_by, has_scopes=True),
+    ):
+        assert [granted(scoped, each, replies) & {READ, PUBLISH} for each in who[:2]] == [
+            {READ, PUBLISH},
+            {PUBLISH},
+        ]
+        assert granted(scoped, who[2], replies) <= {MANAGE}
+    assert scoped.quarantines(who[0], replies)
+    assert scoped.quarantines(who[1], replies)
