@@ -20,7 +20,7 @@ ALLOWED: dict[str, set[str]] = {
     "errors": {"visible_text"},
     "strict_json": {"errors"},
     "admission": {"errors", "policy"},
-    "protection": {"errors", "settings"},
+    "protection": {"errors", "policy", "settings"},
     "client": {"addresses", "startup"},
     "startup": {"errors"},
     "stream_io": {"errors"},

@@ -26,6 +26,7 @@ from redstreamd.protection.certificate_files import (
     check_readable,
     load_certificate,
 )
+from redstreamd.protection.secret_files import check_private, unusable, version_of
 
 #: How often it is looked at most whether files have changed.
 LOOK_SECONDS: Final = 1.0
@@ -83,7 +84,7 @@ class Demands:
     def versions(self) -> tuple[object, ...]:
         """Return what changes when a file does. Blocks."""
         files = (self.certificate_file, self.key_file, self.client_ca_file, self.token_file)
-        return tuple(None if path is None else _version(path) for path in files)
+        return tuple(None if path is None else version_of(path) for path in files)
 
     def check(self) -> None:
         """Check whether the files can be used. Blocks.
@@ -214,31 +215,9 @@ def _digests(path: str) -> tuple[bytes, ...]:
     return tuple(hashlib.sha256(token).digest() for token in tokens)
 
 
-def _version(path: str) -> tuple[int, int, int] | None:
-    try:
-        status = Path(path).stat()
-    except OSError:
-        return None
-    return status.st_mtime_ns, status.st_ino, status.st_size
-
-
 def _check_private(key: str, path: str) -> None:
-    """Refuse a secret file that everybody may read. A group may, on purpose."""
-    try:
-        mode = Path(path).stat().st_mode
-    except OSError as error:
-        raise _unusable(key, path, error.strerror or type(error).__name__) from error
-    if mode & 0o007:
-        reason = f"other users may read or change it (mode {mode & 0o777:04o}); run `chmod o= {path}`"
-        raise _unusable(key, path, reason)
+    check_private(f"listeners.{key}", path)
 
 
 def _unusable(key: str, path: str, reason: str) -> SettingsError:
-    name = f"listeners.{key}"
-    return SettingsError(
-        name,
-        value=path,
-        source="the settings",
-        allowed="a file that can be used",
-        text=f"setting {name}={path!r} cannot be used: {reason}",
-    )
+    return unusable(f"listeners.{key}", path, reason)

@@ -1,0 +1,382 @@
+"""Who may call over HTTP: host, origin and token together, and what becomes of tokens that are not valid."""
+
+from __future__ import annotations
+
+import inspect
+import itertools
+import json
+from collections.abc import Mapping
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+import pytest
+import trio
+import trio.testing
+
+from redstreamd.admission.accounts import Peer
+from redstreamd.mcpio.connection_events import ClientRefused, CredentialsNotRenewed
+from redstreamd.policy import Permission, Principal
+from redstreamd.protection.bearer_tokens import BearerTokens
+from redstreamd.protection.token_records import read_tokens
+from redstreamd.streamable_http import failed_attempts, http_access
+from redstreamd.streamable_http.http_access import HttpAccess
+from redstreamd.streamable_http.http_messages import Answer, Client, RequestHead
+from redstreamd.streamable_http.http_places import Hosts, Origins
+from tests.protection.test_bearer_tokens import made, write
+from tests.support.waiting import until
+
+HTTP = Principal("http", "http")
+PEER = Peer(address="192.0.2.7")
+READ = Permission.READ
+
+
+def client_of(principal: Principal = HTTP, peer: Peer = PEER) -> Client:
+    async def flushed() -> None:
+        """There is nothing to read."""
+
+    return Client("c1", principal, peer, lambda *_: True, flushed, lambda: False)
+
+
+def head_of(
+    authority: str = "localhost:8080",
+    *,
+    origin: str | None = None,
+    token: str | None = None,
+    fields: Mapping[str, str] | None = None,
+    repeated: frozenset[str] = frozenset(),
+) -> RequestHead:
+    given = {"host": authority, **(fields or {})}
+    if origin is not None:
+        given["origin"] = origin
+    if token is not None:
+        given["authorization"] = f"Bearer {token}"
+    return RequestHead("POST", "/mcp", "", authority, given, repeated)
+
+
+class Asked:
+    """An `HttpAccess` with what it has reported."""
+
+    def __init__(self, tokens: BearerTokens | None = None, **options: Any) -> None:
+        self.events: list[Any] = []
+        self.access = HttpAccess(tokens=tokens, report=self.events.append, **options)
+
+    def admit(self, *args: Any, client: Client | None = None, **options: Any) -> Principal | Answer:
+        result = self.access.admit(head_of(*args, **options), client or client_of())
+        assert isinstance(result, Principal | Answer)
+        return result
+
+
+@pytest.fixture
+def path(tmp_path: Path) -> Path:
+    return tmp_path / "tokens.json"
+
+
+# Host.
+
+OURS = ("mcp.example.org", "edge.example.org:8443", "*.agents.example.org", "192.0.2.1", "[2001:db8::1]")
+
+
+@pytest.mark.parametrize(
+    ("authority", "is_ours"),
+    [
+        ("localhost", True),
+        ("LOCALHOST:80", True),
+        ("localhost.:8080", True),
+        ("127.0.0.1:8080", True),
+        ("127.9.8.7", True),
+        ("[::1]:8080", True),
+        ("[0:0:0:0:0:0:0:1]", True),
+        ("mcp.example.org", True),
+        ("MCP.example.org.:99", True),
+        ("edge.example.org:8443", True),
+        ("a.agents.example.org:1", True),
+        ("192.0.2.1:8080", True),
+        ("[2001:DB8:0::1]:1", True),
+        ("", False),
+        ("edge.example.org", False),
+        ("edge.example.org:443", False),
+        ("agents.example.org", False),
+        ("xagents.example.org", False),
+        ("evil.example", False),
+        ("mcp.example.org.evil.example", False),
+        ("localhost.evil.example", False),
+        ("127.0.0.1.evil.example", False),
+        ("localhost:8080@evil.example", False),
+        ("evil.example#localhost", False),
+        ("localhost:", False),
+        ("localhost:123456", False),
+        ("localhost, evil.example", False),
+        ("[::1", False),
+        ("[::1%25lo]", False),
+        ("192.0.2.2", False),
+        ("0.0.0.0:8080", False),
+        ("2130706433", False),
+        ("0x7f.1", False),
+        ("[::ffff:192.0.2.2]", False),
+    ],
+)
+def test_hosts_of_ours_and_no_others(authority, is_ours):
+    hosts = Hosts(OURS)
+    # The second time it is remembered.
+    assert [authority in hosts, authority in hosts] == [is_ours, is_ours]
+
+
+def test_behind_every_address_an_address_is_ours_and_a_name_is_not():
+    for listening in ("0.0.0.0", "[::]", "0.0.0.0:8080"):
+        hosts = Hosts([listening])
+        assert "203.0.113.9:8080" in hosts
+        assert "[2001:db8::9]:8080" in hosts
+        assert "evil.example:8080" not in hosts
+        assert "999.0.2.1" not in hosts
+
+
+def test_what_is_remembered_of_hosts_is_bounded():
+    hosts = Hosts(())
+    for number in range(2_000):
+        assert f"h{number}.example" not in hosts
+    assert len(hosts._remembered) <= 256
+    assert "localhost" in hosts
+
+
+@pytest.mark.parametrize(
+    "wrong", ["", "*", "a b", "http://example.org", "example.org/", "*.x:1", "::1", "a@b"]
+)
+def test_what_is_no_host_is_a_wrong_setting(wrong):
+    with pytest.raises(ValueError, match="is no host"):
+        Hosts([wrong])
+
+
+# Origin.
+
+
+@pytest.mark.parametrize(
+    ("origin", "may_call"),
+    [
+        ("http://localhost:6274", True),
+        ("https://127.0.0.1", True),
+        ("http://[::1]:3000", True),
+        ("https://app.example.org", True),
+        ("https://app.example.org:443", True),
+        ("vscode-webview://app", True),
+        ("null", False),
+        ("", False),
+        ("http://app.example.org", False),
+        ("https://app.example.org:8443", False),
+        ("https://app.example.org.evil.example", False),
+        ("https://evil.example", False),
+        ("http://localhost.evil.example", False),
+        ("http://localhost:1@evil.example", False),
+        ("file://localhost", False),
+        ("chrome-extension://localhost", False),
+        ("https://app.example.org/", False),
+        ("http://localhost, https://evil.example", False),
+        ("localhost", False),
+        ("http://0.0.0.0", False),
+    ],
+)
+def test_origins_of_ours_and_no_others(origin, may_call):
+    origins = Origins(["https://App.example.org", "vscode-webview://app"])
+    assert (origin in origins) is may_call
+
+
+@pytest.mark.parametrize("wrong", ["", "null", "*", "app.example.org", "https://a.example/", "https://a b"])
+def test_what_is_no_origin_is_a_wrong_setting(wrong):
+    with pytest.raises(ValueError, match="is no origin"):
+        Origins([wrong])
+
+
+def test_the_origin_that_may_read_a_response_is_the_one_that_asked():
+    access = Asked(origins=["https://app.example.org"]).access
+    assert access.origin_allowed(head_of(origin="https://app.example.org")) == "https://app.example.org"
+    assert access.origin_allowed(head_of(origin="http://localhost:1")) == "http://localhost:1"
+    assert access.origin_allowed(head_of(origin="https://evil.example")) is None
+    assert access.origin_allowed(head_of(origin="null")) is None
+    assert access.origin_allowed(head_of()) is None
+
+
+# Host, origin and token together.
+
+HOSTS = {"ours": "mcp.example.org", "loopback": "127.0.0.1:8080", "foreign": "evil.example", "none": ""}
+ORIGINS = {"absent": None, "ours": "https://app.example.org", "loopback": "http://localhost:1"} | {
+    "foreign": "https://evil.example",
+    "null": "null",
+}
+TOKENS = ("valid", "absent", "wrong", "expired", "revoked", "malformed", "huge", "other scheme")
+
+
+@pytest.mark.parametrize(("host", "origin"), list(itertools.product(HOSTS, ORIGINS)))
+async def test_the_table_of_host_origin_and_token(path, host, origin):
+    tokens = {"valid": made(path), "revoked": made(path)}
+    listed = read_tokens(str(path))
+    write(path, listed.without("ann", listed.tokens[1].id))
+    tokens["expired"] = made(path, expires=datetime.now(UTC) - timedelta(seconds=1))
+    tokens["wrong"] = tokens["valid"][:-3] + ("AAA" if tokens["valid"][-3:] != "AAA" else "AAE")
+    tokens["malformed"] = f'rsd_"{tokens["valid"][4:]}'
+    tokens["huge"] = tokens["valid"] * 200
+    for kind in TOKENS:
+        asked = Asked(BearerTokens(str(path)), hosts=["mcp.example.org"], origins=["https://app.example.org"])
+        fields = {"authorization": f"Basic {tokens['valid']}"} if kind == "other scheme" else None
+        answer = asked.admit(HOSTS[host], origin=ORIGINS[origin], token=tokens.get(kind), fields=fields)
+        if host in ("foreign", "none"):
+            expected = 421
+        elif origin in ("foreign", "null"):
+            expected = 403
+        else:
+            expected = None if kind == "valid" else 401
+        if expected is None:
+            assert answer == Principal("http/token:ann", "http", "http")
+            assert asked.events == []
+            continue
+        assert isinstance(answer, Answer)
+        assert answer.status == expected
+        [event] = asked.events
+        assert isinstance(event, ClientRefused)
+        assert event.peer == PEER
+        said = repr((answer, asked.events, asked.access, vars(asked.access)))
+        for token in tokens.values():
+            assert token not in said
+            assert token[13:56] not in said
+        challenge = dict(answer.fields).get("WWW-Authenticate")
+        assert (challenge is not None) == (expected == 401)
+        error = json.loads(answer.body)
+        assert error["id"] is None
+        assert error["error"]["message"].endswith(".")
+        if expected == 401:
+            assert challenge.startswith('Bearer realm="redstreamd"')
+            assert ('error="invalid_token"' in challenge) == (kind != "absent")
+
+
+def test_without_tokens_clients_are_who_their_listener_says():
+    asked = Asked()
+    assert asked.admit() == HTTP
+    by_certificate = HTTP.proved("cert:ann")
+    assert asked.admit(client=client_of(by_certificate)) == by_certificate
+    # A token that nobody asks for says nothing.
+    assert asked.admit(token="rsd_x") == HTTP
+
+
+def test_a_token_says_more_than_the_listener_and_its_certificate(path):
+    token = made(path, scopes=[READ])
+    asked = Asked(BearerTokens(str(path)))
+    for principal in (HTTP, HTTP.proved("cert:proxy"), Principal("edge", "http")):
+        admitted = asked.admit(token=token, client=client_of(principal))
+        name = principal.socket or principal.name
+        assert admitted == Principal(f"{name}/token:ann", "http", name, frozenset({READ}))
+    client = client_of()
+    first = asked.admit(token=token, client=client)
+    assert asked.admit(token=token, client=client) is first
+    assert isinstance(first, Principal)
+    assert first.owns("http")
+
+
+async def test_the_scheme_is_read_as_http_writes_it_and_two_headers_are_refused(path):
+    token = made(path)
+    asked = Asked(BearerTokens(str(path)))
+    for authorization in (f"bearer {token}", f"BEARER  {token}"):
+        assert isinstance(asked.admit(fields={"authorization": authorization}), Principal)
+    for authorization in (token, f"Bearer{token}", f"Bearer {token}, Bearer {token}", "Bearer", "Bearer "):
+        assert asked.admit(fields={"authorization": authorization}).status == 401
+    twice = asked.admit(
+        fields={"authorization": f"Bearer {token}, Bearer {token}"}, repeated=frozenset({"authorization"})
+    )
+    assert b"is there twice" in twice.body
+
+
+def test_a_foreign_host_or_origin_is_named_on_one_line_and_not_in_the_log():
+    asked = Asked()
+    hidden = "evil.example\u202e" + "x" * 500
+    for answer in (asked.admit(hidden), asked.admit(origin=f"https://{hidden}")):
+        assert "\u202e".encode() not in answer.body
+        assert len(answer.body) < 500
+    assert "evil" not in repr(asked.events)
+
+
+async def test_a_revoked_token_is_refused_and_its_streams_know(path):
+    token, other = made(path), made(path, "ben")
+    tokens = BearerTokens(str(path))
+    asked = Asked(tokens)
+    async with trio.open_nursery() as nursery:
+        await nursery.start(asked.access.run)
+        assert isinstance(asked.admit(token=token), Principal)
+        assert isinstance(asked.admit(token=other), Principal)
+        of_ann, of_ben = (asked.access.validity(head_of(token=each)) for each in (token, other))
+        assert [of_ann(), of_ben()] == [True, True]
+        write(path, read_tokens(str(path)).without("ann"))
+        await until(lambda: not of_ann())
+        assert asked.admit(token=token).status == 401
+        assert of_ben()
+        assert isinstance(asked.admit(token=other), Principal)
+        # What cannot be read revokes nothing, and is told.
+        path.chmod(0o644)
+        await until(lambda: isinstance(asked.events[-1], CredentialsNotRenewed))
+        assert of_ben()
+        path.chmod(0o600)
+        late = made(path, "late")
+        await until(lambda: tokens.has(read_tokens(str(path)).tokens[-1]))
+        assert isinstance(asked.admit(token=late), Principal)
+        nursery.cancel_scope.cancel()
+    assert Asked().access.validity(head_of())()
+
+
+async def test_a_token_expires_while_it_is_used(path):
+    token = made(path, expires=datetime.now(UTC) + timedelta(seconds=1.5))
+    asked = Asked(BearerTokens(str(path)))
+    if isinstance(asked.admit(token=token), Principal):
+        is_valid = asked.access.validity(head_of(token=token))
+        await until(lambda: not is_valid())
+    assert asked.admit(token=token).status == 401
+
+
+def test_whoever_fails_often_is_answered_late_and_others_are_not(path):
+    token = made(path)
+    asked = Asked(BearerTokens(str(path)))
+
+    async def failing(peer: Peer) -> tuple[Answer, float]:
+        began = trio.current_time()
+        answer = asked.access.admit(head_of(token="rsd_wrong"), client_of(peer=peer))
+        answer = await answer if inspect.isawaitable(answer) else answer
+        assert isinstance(answer, Answer)
+        assert answer.status == 401
+        return answer, trio.current_time() - began
+
+    async def main() -> None:
+        for _ in range(failed_attempts.MAX_FAILURES):
+            answer, seconds = await failing(PEER)
+            assert (answer.closes, seconds) == (False, 0)
+        for _ in range(3):
+            answer, seconds = await failing(PEER)
+            assert (answer.closes, seconds) == (True, http_access.LATE_SECONDS)
+        assert (await failing(Peer(address="192.0.2.8")))[1] == 0
+        # Who shows a valid token does not wait, though its peer may be the same reverse proxy.
+        assert isinstance(asked.admit(token=token), Principal)
+        # Nor does who asks what is wanted.
+        assert isinstance(asked.admit(), Answer)
+        await trio.sleep(failed_attempts.PERIOD_SECONDS)
+        assert (await failing(PEER))[1] == 0
+        for number in range(3_000):
+            await failing(Peer(address=f"peer {number}"))
+        assert len(asked.access._failures._peers) <= 1_024
+
+    trio.run(main, clock=trio.testing.MockClock(autojump_threshold=0))
+
+
+def test_what_is_remembered_of_tokens_is_bounded(path, monkeypatch):
+    monkeypatch.setattr(http_access, "_MAX_VERIFIED", 3)
+    tokens = [made(path, f"n{number}") for number in range(8)]
+    asked = Asked(BearerTokens(str(path)))
+    for _ in range(2):
+        for token in tokens:
+            assert isinstance(asked.admit(token=token), Principal)
+    assert len(asked.access._verified) == 3
+    assert not any(token in repr(asked.access._verified) for token in tokens)
+
+
+def test_a_missing_scope_is_told_with_its_name():
+    asked = Asked(metadata_url="https://mcp.example.org/.well-known/oauth-protected-resource/mcp")
+    answer = asked.access.insufficient(Permission.PUBLISH)
+    assert answer.status == 403
+    challenge = dict(answer.fields)["WWW-Authenticate"]
+    assert 'error="insufficient_scope"' in challenge
+    assert 'scope="publish"' in challenge
+    assert 'resource_metadata="https://mcp.example.org/.well-known/oauth-protected-resource/mcp"' in challenge
