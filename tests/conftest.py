@@ -13,6 +13,7 @@ from mcp import Client
 
 from redstreamd.errors.defects import Defect, on_defect
 from redstreamd.streams.bus import Bus
+from tests.support import measured
 from tests.support.buses import running_bus
 from tests.support.daemon import Daemon, running_daemon
 from tests.support.durations import longest_first
@@ -58,6 +59,11 @@ SLOW |= {"test_standard_streams", "test_subscriptions", "test_tls", "test_unavai
 SLOW |= {"test_worked_policies"}
 SLOW |= {"test_whole_reports"}
 SLOW |= {"test_nothing_in_the_clear", "test_properties", "test_rotation"}
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Measure again, alone, what was out of its bounds."""
+    config.pluginmanager.register(measured)
 
 
 def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool | None:
