@@ -17,6 +17,7 @@ from typing import Any
 import pytest
 
 from tests.support.daemon import PROGRAM, clean_environment, home, running_daemon
+from tests.support.measured import measured
 from tests.support.servers import Server, free_port
 
 META = {
@@ -168,7 +169,10 @@ def test_requests_wait_for_a_daemon_for_some_time_and_are_not_executed_after_tha
         client.call("add", "stream_add", stream="s", entries=[{"n": 1}])
         client.ask("list", "tools/list")
         told = client.structured("add")
-        assert 19 < time.monotonic() - began < 40
+        took = time.monotonic() - began
+        assert took > 19
+        with measured:
+            assert took < 40
         assert told["code"] == "CONNECTION_ERROR"
         error = client.answer("list")["error"]
         assert error["code"] == -32000

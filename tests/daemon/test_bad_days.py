@@ -14,6 +14,7 @@ import trio
 from tests.support.daemon import PROGRAM, clean_environment, home, running_daemon
 from tests.support.fair_clock import Clock
 from tests.support.mcp_client import raw_client
+from tests.support.measured import measured
 from tests.support.servers import Server, free_port, start_redis
 from tests.support.waiting import until
 
@@ -40,7 +41,8 @@ async def test_redis_absent_is_an_error_in_time_and_its_return_is_noticed(clock:
         with running_daemon("absent", directory=directory, **variables) as daemon:
             began = clock()
             answer = daemon.call("stream_add", stream="s", entries=[{"a": 1}])
-            assert clock() - began < 5.5
+            with measured:
+                assert clock() - began < 5.5
             assert answer["isError"]
             error = answer["structuredContent"]
             assert error["code"] == "CONNECTION_ERROR"
@@ -48,7 +50,8 @@ async def test_redis_absent_is_an_error_in_time_and_its_return_is_noticed(clock:
             with start_redis("--port", str(port)):
                 began = clock()
                 while daemon.call("stream_add", stream="s", entries=[{"a": 1}])["isError"]:
-                    assert clock() - began < 5
+                    with measured:
+                        assert clock() - began < 5
             assert daemon.process.poll() is None
             # One record for each change, not for each attempt.
             assert daemon.log.count("refused") <= 3
@@ -107,7 +110,8 @@ def test_a_signal_stops_it_cleanly_and_the_next_run_has_the_data(
             daemon.call("stream_add", stream="s", entries=[{"a": 1}])
             began = clock()
             assert daemon.stop(number) == 0
-            assert clock() - began < 5
+            with measured:
+                assert clock() - began < 5
             assert processes_below(directory) == []
             assert not Path(daemon.path).exists()
         with running_daemon(None, directory=directory) as daemon:

@@ -21,7 +21,8 @@ import pytest
 
 from tests.support.daemon import PROGRAM, Daemon, home, running_daemon
 from tests.support.fair_clock import running_clock
-from tests.support.servers import Server
+from tests.support.measured import measured
+from tests.support.servers import Server, free_port
 
 NEWCOMERS: Final = 200
 #: Clients that are served before the newcomers come.
@@ -103,8 +104,7 @@ def bounded(server: Server, kind: str) -> Iterator[Bounded]:
 
     Its clients come over TCP and over Unix in turn, so that neither has more than the other and gives way.
     """
-    with socket.create_server(("127.0.0.1", 0)) as probe:
-        port = probe.getsockname()[1]
+    port = free_port()
     # "few" may have 128 descriptors from its start, "none" gets no more than it uses while it runs. Others
     # raise their soft limit, which is too low.
     program = (PRLIMIT, "--nofile=128:128" if kind == "few" else "--nofile=64:", PROGRAM)
@@ -245,8 +245,9 @@ def test_two_hundred_newcomers_over_each_transport_are_told_the_bound_and_status
             with_id += message["id"] == f"n{number}"
             assert message["id"] in (None, f"n{number}")
         # All who spoke, but for those whom this process has kept silent for a tenth of a second.
-        assert with_id >= NEWCOMERS - 5
-        assert took <= 2
+        with measured:
+            assert with_id >= NEWCOMERS - 5
+            assert took <= 2
         assert "newcomers displace whoever holds most, or are rejected" in report
         assert f"process {os.getpid()}" in report
         assert f"127.0.0.1: {(len(at_bound.clients) + 1) // 2}" in report
@@ -261,7 +262,8 @@ def test_two_hundred_newcomers_over_each_transport_are_told_the_bound_and_status
             time.sleep(0.02)
         # The machine may have become busier or idler meanwhile.
         usual = max(usual, median_call(at_bound.clients[0]))
-        assert meanwhile <= max(2 * usual, usual + 0.002)
+        with measured:
+            assert meanwhile <= max(2 * usual, usual + 0.002)
         assert not is_served(at_bound)
         if kind == "none":
             limit_descriptors(daemon, 1024)
@@ -283,7 +285,8 @@ def test_a_flood_is_told_and_the_status_is_answered_in_it(redis: Server) -> None
                 for number, newcomer in enumerate(newcomers):
                     newcomer.sendall(initialize(f"n{number}"))
                 _, took = status_report(at_bound.daemon)
-                assert took <= 2
+                with measured:
+                    assert took <= 2
                 messages = [told(each) for each in everything_received(newcomers, 120)]
                 assert [each["id"] for each in messages] == [f"n{number}" for number in range(NEWCOMERS)]
 

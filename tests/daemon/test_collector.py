@@ -18,6 +18,7 @@ from tests.support import garbage_daemon
 from tests.support.counts import counts
 from tests.support.daemon import Daemon, running_daemon
 from tests.support.mcp_client import ENVELOPE, HANDSHAKE
+from tests.support.measured import measured
 from tests.support.servers import Server
 
 PROGRAM: Final = (sys.executable, Path(garbage_daemon.__file__))
@@ -198,5 +199,6 @@ def test_pauses_are_short_beside_a_thousand_waits_and_are_reported(redis: Server
         assert after["collections"] > before["collections"]
         assert after["seconds"] > 0
         assert 0 < after["recent_longest_seconds"] <= after["longest_seconds"]
-        assert after["longest_seconds"] <= max(0.005, SHARE * everything)
+        with measured:
+            assert after["longest_seconds"] <= max(0.005, SHARE * everything)
         assert after["full"] == 0

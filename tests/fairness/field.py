@@ -31,8 +31,6 @@ GAP: Final = 0.005
 #: What the daemon has to finish what it had read from an attacker that left, and to give memory back.
 _REST_SECONDS = 60.0
 _LEFT_SECONDS = 5.0
-#: A second is the goal; a machine that is full takes twice the CPU time for the same.
-_FREED_SECONDS = 2.0
 
 
 @attrs.define
@@ -146,8 +144,7 @@ class Field:
             broken = [*self._unkept(row)]
             attack = attacker.end()
             frames = loop_profile.frames(profiled) if profiled else ()
-        if Promise.FREED in row.also and (took_freeing := _until_free(self.daemon, waits)) > _FREED_SECONDS:
-            broken.append(f"its waits were gone after {took_freeing:.1f} s")
+        freed = _until_free(self.daemon, waits) if Promise.FREED in row.also else 0.0
         rest = self._rest()
         return Beside(
             row=row,
@@ -158,6 +155,7 @@ class Field:
             memory=(self.resting, _peak(pid), self._left()),
             rest_seconds=rest,
             broken=broken,
+            freed_seconds=freed,
             frames=frames,
         )
 

@@ -18,6 +18,7 @@ from tests.support.buses import running_bus
 from tests.support.calls import call, refusal
 from tests.support.fair_clock import Clock
 from tests.support.history import History, Told, entries_of
+from tests.support.measured import measured
 from tests.support.servers import Server, start_redis
 from tests.support.waiting import until
 
@@ -57,12 +58,14 @@ async def test_a_full_server_is_named_called_upon_with_pauses_and_used_when_ther
             before = turned_away()
             await trio.sleep(2)
             # Half the cap of 2 s is the shortest of the later pauses; two connections may be tried.
-            assert turned_away() - before <= 8
+            with measured:
+                assert turned_away() - before <= 8
             assert ask("CONFIG", "SET", "maxclients", 100) == b"OK"
             began = clock()
             await bus.redis.wait_connected()
             await call(bus, "stream_add", **ADD)
-            assert clock() - began < 2.5
+            with measured:
+                assert clock() - began < 2.5
 
 
 async def test_the_first_call_after_loading_succeeds_within_a_second(server: Server, clock: Clock) -> None:
@@ -81,7 +84,8 @@ async def test_the_first_call_after_loading_succeeds_within_a_second(server: Ser
             await until(lambda: server.command("PING") == b"PONG")
             began = clock()
             await served.wait()
-            assert clock() - began < 1
+            with measured:
+                assert clock() - began < 1
 
 
 async def test_a_replica_is_told_apart_and_no_write_to_it_is_repeated(bus: Bus, server: Server) -> None:
@@ -128,7 +132,8 @@ async def test_those_who_wait_through_a_demotion_miss_nothing(bus: Bus, server: 
             began = clock()
     finally:
         server.command("REPLICAOF", "NO", "ONE")
-    assert clock() - began < 1
+    with measured:
+        assert clock() - began < 1
     assert seen == [[added]] * waiters
 
 
@@ -142,7 +147,7 @@ async def test_a_server_without_memory_refuses_writes_and_serves_every_read(
     try:
         server.command("CONFIG", "SET", "maxmemory", 1)
         for number in range(50, 100):
-            if rng.random() < 0.5:
+            if number < 56 or rng.random() < 0.5:
                 line = await history.add(add, number)
                 assert line.code == "BACKEND_OUT_OF_MEMORY"
             else:
@@ -240,7 +245,8 @@ async def test_a_long_script_is_waited_for_and_its_end_noticed_within_a_second(
             await until(lambda: bool(replies))
             began = clock()
             await served.wait()
-            assert clock() - began < 1
+            with measured:
+                assert clock() - began < 1
     finally:
         redis.command("CONFIG", "SET", "busy-reply-threshold", 5000)
     # It ended by itself: nobody killed it.

@@ -18,6 +18,7 @@ from tests.conftest import FIGURE
 from tests.fuzz import seeded
 from tests.fuzz.mutations import TEXTS, VALUES, damaged
 from tests.support.counts import counts
+from tests.support.measured import measured
 
 #: Texts that are valid somewhere, and so nearly valid after a change.
 EXAMPLES: Final = (
@@ -130,5 +131,6 @@ def test_settings_are_taken_or_refused_in_one_line_whatever_they_are(
             # What check-config prints of it.
             for key in DEFINITIONS:
                 assert "\n" not in as_toml(loaded.shown(key)), repeat
-        assert time.thread_time() - began < LONGEST, f"{repeat}: {given}"
+        with measured:
+            assert time.thread_time() - began < LONGEST, f"{repeat}: {given}"
     record_property(FIGURE, f"fuzz ({repeat}): {taken} settings taken, {refused} refused")

@@ -11,6 +11,7 @@ from redstreamd.redisio.script import Script
 from redstreamd.redisio.target import Target
 from tests.redisio.running import calls, over_tcp, running_manager
 from tests.support.fair_clock import Clock
+from tests.support.measured import measured
 from tests.support.servers import Server
 from tests.support.waiting import until
 
@@ -62,8 +63,9 @@ async def test_a_large_reply_does_not_hold_up_short_commands(redis: Server, cloc
     # two. Here many got through while it was arriving; the longest waited while its last copy was made.
     *others, _ = sorted(pings)
     assert len(others) > 5
-    assert others[len(others) // 2] < took / 5
-    assert others[-1] < took / 2
+    with measured:
+        assert others[len(others) // 2] < took / 5
+        assert others[-1] < took / 2
 
 
 async def test_the_watch_hooks_see_each_connection_before_its_replies(server: Server) -> None:

@@ -18,6 +18,7 @@ import pytest
 from tests.support.counts import long
 from tests.support.daemon import Daemon, call, running_daemon
 from tests.support.fair_clock import running_clock
+from tests.support.measured import measured
 from tests.support.servers import Server, start_redis
 
 MIB = 1 << 20
@@ -97,7 +98,8 @@ def test_an_entry_of_100_mib_is_listed_read_and_taken_in_bounded_memory(big_redi
         )
         after, height = memory(daemon), memory(daemon, "VmHWM")
     print(f"\nmemory: {before:.0f} MiB before, {height:.0f} at its height, {after:.0f} after")
-    assert max(took.values()) < 10
+    with measured:
+        assert max(took.values()) < 10
     # The reply, the value made of it, and its JSON: no more copies of it at a time than these.
     assert height - before < 350
     # And none of them is kept.
@@ -129,7 +131,8 @@ def test_ten_million_entries_cost_the_daemon_nothing(big_redis: Server) -> None:
         )
         height = memory(daemon, "VmHWM")
     print(f"\nmemory: {before:.0f} MiB before, {height:.0f} at its height")
-    assert max(took.values()) < 10
+    with measured:
+        assert max(took.values()) < 10
     assert height - before < 20
 
 
@@ -157,7 +160,8 @@ def test_five_thousand_groups_are_looked_at_in_bounded_memory_and_time(big_redis
         assert trim["content"][0]["text"].startswith("TOO_LARGE")
         height = memory(daemon, "VmHWM")
     print(f"\nmemory: {before:.0f} MiB before, {height:.0f} at its height")
-    assert max(took.values()) < 5
+    with measured:
+        assert max(took.values()) < 5
     assert height - before < 30
 
 
@@ -206,4 +210,5 @@ def test_a_take_and_an_add_cost_no_more_where_much_is_pending(
             "list": server_ms(big_redis, daemon, "pending_list", **PLACE, min_deliveries=2),
         }
     print(f"\n{entries:,} entries pending at {consumers:,}: {took}")
-    assert max(took.values()) < 50
+    with measured:
+        assert max(took.values()) < 50

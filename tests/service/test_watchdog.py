@@ -25,6 +25,7 @@ from redstreamd.service.watchdog import (
     WatchdogEvent,
     watchdog_interval,
 )
+from tests.support.measured import measured
 
 
 @pytest.fixture
@@ -220,11 +221,14 @@ async def test_the_lag_is_the_longest_time_that_the_loop_was_held_up(manager: Se
         time.sleep(0.01)  # noqa: ASYNC251
         await trio.sleep(1)
         worst = watchdog.statistics().loop_lag_seconds
-        assert 0.3 <= worst < 10
+        assert worst >= 0.3
+        with measured:
+            assert worst < 10
         assert watchdog.statistics().worst_loop_lag_seconds == worst
         await trio.sleep(1)
         # The interval after it was quieter; the worst is remembered.
-        assert watchdog.statistics().loop_lag_seconds < worst
+        with measured:
+            assert watchdog.statistics().loop_lag_seconds < worst
         assert watchdog.statistics().worst_loop_lag_seconds == worst
         nursery.cancel_scope.cancel()
 

@@ -20,6 +20,7 @@ from redstreamd.streams.work import Work
 from tests.support.buses import running_bus
 from tests.support.calls import ME, call
 from tests.support.counts import counts
+from tests.support.measured import measured
 from tests.support.server_clock import SetClock, milliseconds, running_with_set_clock
 from tests.support.servers import Server, redis_binary, valkey_binary
 
@@ -108,7 +109,8 @@ async def test_what_is_due_comes_due_as_if_the_clock_had_not_been_set(
     took = trio.current_time() - began
     assert ids(again) == added
     # The daemon's count of the time is a request's and a reply's time late at most.
-    assert seconds - 0.25 <= took
+    with measured:
+        assert seconds - 0.25 <= took
 
 
 async def test_a_lease_that_began_before_a_step_is_renewed_and_finished_after_it(
@@ -302,7 +304,7 @@ async def test_under_load_nothing_is_delivered_early_and_nothing_is_stuck(
 
     async def set_clock(end: float) -> None:
         nonlocal steps
-        while trio.current_time() < end:
+        while trio.current_time() < end or steps < 5:
             clock.set(dice.choice([-HOUR, 0.0, HOUR]))
             steps += 1
             await trio.sleep(dice.uniform(0.05, 0.4))
@@ -320,9 +322,9 @@ async def test_under_load_nothing_is_delivered_early_and_nothing_is_stuck(
             for number in range(8):
                 nursery.start_soon(work, number, (one, two)[number % 2], end)
         assert clock.server.command("XPENDING", "s", "g")[0] == 0
-    assert steps >= 5
     assert deliveries > entries
     assert finished == set(latest)
     # The daemons' count may differ from the server's by a quarter of a second; see `streams.group_clocks`.
-    assert [round(by, 3) for by in early if by > 0.25] == []
-    assert [round(by, 3) for by in stuck] == []
+    with measured:
+        assert [round(by, 3) for by in early if by > 0.25] == []
+        assert [round(by, 3) for by in stuck] == []

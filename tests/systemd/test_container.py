@@ -16,6 +16,7 @@ from typing import Any
 import pytest
 
 from redstreamd.event_log.kinds import all_kinds
+from tests.support.measured import measured
 from tests.support.waiting import wait_until
 from tests.systemd import harness, probe
 from tests.systemd.harness import PATIENCE_SECONDS, PREFIX, Container, booted, install_catalog
@@ -262,7 +263,8 @@ def test_a_stopped_journald_stalls_nobody_and_is_found_again(probing: Container)
     finally:
         probing.kill(journald, signal.SIGCONT)
     assert report["dropped"] > 0
-    assert report["stall_seconds"] <= 0.001
+    with measured:
+        assert report["stall_seconds"] <= 0.001
     # The backlog goes out by itself, and so does the count of what was dropped.
     lost = f"{report['dropped']} log records were dropped, because nobody read them in time"
     wait_until(lambda: lost in probing.journal(UNIT))
@@ -288,5 +290,6 @@ def test_a_service_manager_that_does_not_read_stalls_nobody(probing: Container) 
     finally:
         os.kill(probing.pid, signal.SIGCONT)
     assert report["full"] > 0
-    assert report["stall_seconds"] <= 0.001
+    with measured:
+        assert report["stall_seconds"] <= 0.001
     probing.wait_for(UNIT, ActiveState="active")
