@@ -23,6 +23,7 @@ from redstreamd.service.socket_activation import Activated, ActivatedListener
 from redstreamd.settings import Settings, load
 from tests.support.certificates import Authority
 from tests.support.daemon import PROGRAM, Daemon, clean_environment, home, request, running_daemon
+from tests.support.servers import free_port
 
 STATE = {"STATE_DIRECTORY": "/nonexistent"}
 TOKEN = "correct-horse-battery-staple"
@@ -51,12 +52,6 @@ class Site:
 
     def call(self, *options: str) -> subprocess.CompletedProcess[bytes]:
         return self.run("call", *options, "stream_add", ADD)
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return probe.getsockname()[1]
 
 
 @pytest.fixture(scope="module")
@@ -136,8 +131,8 @@ def test_who_shows_too_little_is_told_what_is_missing(site: Site) -> None:
 
 def test_a_session_of_connect_goes_on_after_its_tunnel_was_cut(site: Site) -> None:
     """By a proxy that is closed and opened again, as a restart of a firewall."""
-    proxy = socket.create_server(("127.0.0.1", 0))
-    port = proxy.getsockname()[1]
+    port = free_port()
+    proxy = socket.create_server(("127.0.0.1", port))
     words = ("--socket", f"tls:localhost:{port}", *site.words[2:])
     with (
         proxy,

@@ -13,7 +13,7 @@ from typing import Any, Final
 import attrs
 
 from tests.support.daemon import PROGRAM, Daemon, home, request, running_daemon
-from tests.support.servers import Server
+from tests.support.servers import Server, free_port
 from tests.support.waiting import wait_until
 
 WAITS: Final = 40
@@ -161,8 +161,7 @@ def test_takes_in_the_queue_of_a_group_give_way_as_any_wait(redis: Server) -> No
 
 
 def test_each_principal_has_its_own_limits_of_waits_and_subscriptions(redis: Server) -> None:
-    with socket.create_server(("127.0.0.1", 0)) as probe:
-        port = probe.getsockname()[1]
+    port = free_port()
     with home() as directory, contextlib.ExitStack() as stack:
         path = f"{directory}/redstreamd/mcp.sock"
         options = [f"unix:{path}", f"tcp:127.0.0.1:{port}"]

@@ -16,7 +16,7 @@ import pytest
 
 from redstreamd.settings import load
 from tests.support.daemon import PROGRAM, clean_environment, home, request, running_daemon
-from tests.support.servers import Server
+from tests.support.servers import Server, free_port
 
 EXAMPLE: Final = Path(__file__).parents[2] / "contrib" / "limits" / "red-stream.toml"
 
@@ -54,8 +54,7 @@ class Client:
 @contextlib.contextmanager
 def two_sockets(server: Server, *options: str) -> Iterator[tuple[Client, Client]]:
     """Run a daemon with a client of each of two principals, "unix" and "tcp"."""
-    with socket.create_server(("127.0.0.1", 0)) as probe:
-        port = probe.getsockname()[1]
+    port = free_port()
     with home() as directory, contextlib.ExitStack() as stack:
         path = f"{directory}/redstreamd/mcp.sock"
         listen = ["--listen", f"unix:{path}", "--listen", f"tcp:127.0.0.1:{port}"]
@@ -99,8 +98,10 @@ def test_each_principal_has_its_own_rate_of_each_tool_and_is_told_when_to_come_b
 
 def test_who_comes_back_when_told_is_served(redis: Server) -> None:
     with two_sockets(redis, "--set", "limits.rates=stream_list=2/s burst 1") as (client, _):
-        waited = 0
-        for _ in range(4):
+        calls = waited = 0
+        # Until it was told at all: where this process is held up for as long as it would be told, it is not.
+        while calls < 4 or not waited:
+            calls += 1
             client.send("stream_list")
             (answer,) = client.answers(1)
             while answer.get("code") == "RATE_LIMITED":
@@ -109,9 +110,8 @@ def test_who_comes_back_when_told_is_served(redis: Server) -> None:
                 time.sleep(answer["retry_after_seconds"])
                 client.send("stream_list")
                 (answer,) = client.answers(1)
-        # Told once each time: the clock of this process is the daemon's. Not at all where this process was
-        # held up for as long as it would be told to wait.
-        assert 1 <= waited <= 3
+        # Told once each time at most: the clock of this process is the daemon's.
+        assert waited < calls
 
 
 def test_the_example_holds_the_rates_of_the_original(redis: Server) -> None:

@@ -12,19 +12,13 @@ from typing import Any
 import pytest
 
 from tests.support.daemon import home, request, running_daemon
-from tests.support.servers import Server
+from tests.support.servers import Server, free_port
 from tests.support.waiting import wait_until
 
 CLIENTS = 80
 #: Connected but not accepted when the signal comes.
 NEWCOMERS = 20
 REQUESTS = 10
-
-
-def free_port() -> int:
-    with socket.create_server(("127.0.0.1", 0)) as probe:
-        port: int = probe.getsockname()[1]
-    return port
 
 
 def connected(place: str | tuple[str, int]) -> socket.socket:

@@ -9,7 +9,6 @@ from __future__ import annotations
 import contextlib
 import json
 import re
-import socket
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, Final
@@ -20,7 +19,7 @@ import pytest
 from redstreamd.mcpio.openings import BYTE_ORDER_MARK, REDIS_ERROR, TLS_ALERT
 from tests.support.daemon import Daemon, home, running_daemon
 from tests.support.mcp_client import HANDSHAKE, EraName, enveloped
-from tests.support.servers import Server, start_redis
+from tests.support.servers import Server, free_port, start_redis
 from tests.support.transports import TRANSPORTS, Channel
 
 ERAS: tuple[EraName, ...] = ("handshake", "modern")
@@ -311,9 +310,7 @@ def server() -> Iterator[Server]:
 @pytest.fixture(scope="module")
 def daemon(server: Server) -> Iterator[Daemon]:
     """A daemon on a Unix socket and a TCP port, which takes short messages only."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
+    port = free_port()
     with home() as place:
         listen = f"unix:{place}/redstreamd/mcp.sock", f"tcp:127.0.0.1:{port}"
         options = [word for each in listen for word in ("--listen", each)]

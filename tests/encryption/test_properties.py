@@ -374,20 +374,22 @@ def test_what_goes_in_comes_out_and_redis_sees_no_value(
         toolbox = toolbox_over(threads.buses[0], REGISTRY, [Profile.OPERATOR, Profile.RED_STREAM])
         attributes = {"server": server, "threads": threads, "toolbox": toolbox, "secret": secret}
         attributes |= {"directory": tmp_path, "seen": seen}
-        run_state_machine_as_test(
-            type("Machine", (EncryptionMachine,), attributes),
-            settings=settings(
-                max_examples=examples,
-                stateful_step_count=25,
-                deadline=None,
-                database=None,
-                phases=[Phase.explicit, Phase.generate],
-                suppress_health_check=list(HealthCheck),
-            ),
-        )
+        # It is no test unless each of these happened: more examples, until they have.
+        while min(seen[what] for what in ("encrypted", "unreadable", "dead letters", "replayed")) == 0:
+            run_state_machine_as_test(
+                type("Machine", (EncryptionMachine,), attributes),
+                settings=settings(
+                    max_examples=examples,
+                    stateful_step_count=25,
+                    deadline=None,
+                    database=None,
+                    phases=[Phase.explicit, Phase.generate],
+                    suppress_health_check=list(HealthCheck),
+                ),
+            )
+            examples *= 2
     finally:
         threads.close()
-    assert min(seen[what] for what in ("encrypted", "unreadable", "dead letters", "replayed")) > 0, seen
     assert not secret.found_in(monitor.shown())
     assert not secret.found_in(files_of(server))
 

@@ -7,7 +7,9 @@ after a cancellation is answered, the cancellation was handled, and its request 
 
 from __future__ import annotations
 
+import itertools
 import json
+import math
 import random
 from collections import Counter
 from collections.abc import Callable, Sequence
@@ -75,6 +77,10 @@ class Outcome:
     kills: int = 0
     served: int = 0
 
+    def is_enough(self, count: int) -> bool:
+        """Return whether so many requests have met lost connections often enough."""
+        return self.kills > count // 1_000 and self.seen["answered with an error"] > 0
+
     def __str__(self) -> str:
         seen = ", ".join(f"{count} {what}" for what, count in sorted(self.seen.items()))
         return f"{seen}; {self.kills} kills; {len(self.violations)} violations"
@@ -109,9 +115,14 @@ class Player:
         return f"cancelled:own:{self.label}-{which}"
 
     async def play(self, dice: random.Random, count: int) -> None:
-        """Send so many requests and the cancellations, then wait for the answers that are owed."""
-        due: list[tuple[int, int]] = []
-        for request_id in range(1, count + 1):
+        """Send so many requests and the cancellations, then wait for the answers that are owed.
+
+        It sends more until the connections to Redis were killed often enough.
+        """
+        due: list[tuple[float, int]] = []
+        for request_id in itertools.count(1):
+            if request_id > count and self.outcome.is_enough(count * len(ERAS)):
+                break
             if self._waiting >= _WINDOW:
                 await self._flush()
                 with trio.move_on_after(_ANSWER_SECONDS) as patience:
@@ -128,12 +139,13 @@ class Player:
             self._waiting += 1
             request.sent = self._put(self._line(dice, request, request_id))
             if dice.random() < _CANCELLED:
-                # With its request, or later, so that some are answered before.
-                due.append((request_id + dice.choice([0, 0, 1, 2, 5, 12]), request_id))
-            for when, which in due:
-                if when <= request_id:
+                # With its request, or later, or when it was answered.
+                due.append((request_id + dice.choice([0, 0, 1, 2, 5, math.inf]), request_id))
+            for each in list(due):
+                when, which = each
+                if when <= request_id or self.requests[which].answers:
                     self._cancel(which)
-            due = [(when, which) for when, which in due if when > request_id]
+                    due.remove(each)
             if dice.random() < 0.6:
                 await self._flush()
                 for _ in range(dice.randrange(4)):
@@ -144,9 +156,10 @@ class Player:
             self._cancel(which)
         # The answer to this one says that everything before it was handled.
         last = Request(-1, lambda content: None)
-        self.requests[count + 1] = last
+        last_id = len(self.requests) + 1
+        self.requests[last_id] = last
         self._waiting += 1
-        last.sent = self._put(self.raw.tool_call("stream_list", {"count": 1}, request_id=count + 1))
+        last.sent = self._put(self.raw.tool_call("stream_list", {"count": 1}, request_id=last_id))
         await self._flush()
         with trio.move_on_after(_ANSWER_SECONDS):
             await until(lambda: self._waiting == 0, every=0.02)

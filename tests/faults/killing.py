@@ -8,11 +8,13 @@ from __future__ import annotations
 
 import itertools
 import random
+import signal
 from collections.abc import Awaitable, Callable, Iterable, Mapping
 from typing import Any
 
 import attrs
 import trio
+import trio.testing
 
 from redstreamd.errors import BusError, Code
 from tests.faults.calling import by_tool, tool
@@ -182,6 +184,9 @@ async def kill_under_load(
                     f"fewer than {LOAD} acknowledged in {_LOAD_SECONDS:g} s: {daemon.log[-2000:]}"
                 )
             await trio.sleep(rng.uniform(0.0, 0.05))
+            # Stopped first: once all clients wait, each has a call that is not answered.
+            daemon.process.send_signal(signal.SIGSTOP)
+            await trio.testing.wait_all_tasks_blocked(2 * _PAUSE_SECONDS)
             daemon.process.kill()
             outcome.kills += 1
 

@@ -25,13 +25,12 @@ async def test_no_answer_is_foreign_late_double_or_missing_when_many_requests_ar
         outcome = await cancel_at_random(daemon.path, redis, rng, count)
     print(outcome)
     assert not outcome.violations, f"{len(outcome.violations)} violations: {outcome.violations[:20]}"
-    # It is no test unless each of these happened, and often.
-    assert outcome.kills >= count // 1_000
+    # It is no test unless each of these happened, and often. The players went on until it had.
+    assert outcome.is_enough(count)
     assert outcome.seen["cancellations"] > count * 0.35
     assert outcome.seen["cancelled"] > count * 0.05
     assert outcome.seen["answered before they were cancelled"] > count * 0.01
     assert outcome.seen["acknowledged"] > count * 0.2
-    assert outcome.seen["answered with an error"] > 0
 
 
 @pytest.mark.parametrize(

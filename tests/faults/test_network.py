@@ -16,9 +16,10 @@ from redstreamd.redisio.target import Target
 from tests.faults.calling import QUICK, bus_at, by_bus
 from tests.redisio.running import over_tcp, through
 from tests.support.calls import call, refusal
-from tests.support.counts import counts
+from tests.support.counts import counts, numbers_until
 from tests.support.fair_clock import Clock
 from tests.support.history import History, Told, entries_of
+from tests.support.measured import measured
 from tests.support.proxy import proxy_to
 from tests.support.servers import Server, missing, start_redis
 from tests.support.waiting import until
@@ -59,8 +60,12 @@ async def test_resets_in_the_middle_of_replies_hang_nobody_and_falsify_nothing(
 ) -> None:
     """Reads are repeated and succeed; writes are acknowledged, unknown or refused, and it is so."""
     history = History()
-    numbers = iter(range(count))
     slowest, reads, cuts = 0.0, 0, 0
+
+    def enough() -> bool:
+        return cuts > count / 200 and history.count(Told.UNKNOWN) > 10
+
+    numbers = numbers_until(count, enough)
 
     def decide() -> float:
         nonlocal cuts
@@ -93,10 +98,9 @@ async def test_resets_in_the_middle_of_replies_hang_nobody_and_falsify_nothing(
             for _ in range(8):
                 nursery.start_soon(go_on)
     history.judge(entries_of(server, "s"), acknowledged=count // 8)
-    assert slowest < 5.5
+    with measured:
+        assert slowest < 5.5
     assert reads > count * 0.49
-    assert cuts > count / 200
-    assert history.count(Told.UNKNOWN) > 10
 
 
 @pytest.mark.parametrize("times", counts(2, ci=25, full=100))
@@ -119,16 +123,19 @@ async def test_a_hung_server_costs_one_deadline_and_is_used_again_when_it_goes_o
                 async with trio.open_nursery() as nursery:
                     for number in (next(numbers) for _ in range(10)):
                         nursery.start_soon(history.add, add, number)
-                assert clock() - began < 0.8
+                with measured:
+                    assert clock() - began < 0.8
                 # After the grace time everybody is told at once.
                 await history.add(add, next(numbers))
                 began = clock()
                 assert (await history.add(add, next(numbers))).code == "CONNECTION_ERROR"
-                assert clock() - began < 0.15
+                with measured:
+                    assert clock() - began < 0.15
                 server.signal(signal.SIGCONT)
                 began = clock()
                 while (await history.add(add, next(numbers))).told is not Told.ACKNOWLEDGED:
-                    assert clock() - began < 2.5
+                    with measured:
+                        assert clock() - began < 2.5
                     await trio.sleep(0.01)
         history.judge(entries_of(server, STREAM), acknowledged=11 * times)
     assert history.count(Told.UNKNOWN) == 10 * times
@@ -172,7 +179,8 @@ async def test_a_wait_outlives_a_server_that_is_slow_and_fails_with_one_that_han
                 await bus.reader.wait([STREAM], cursor="1-1", timeout_seconds=20)
             assert hung.value.code in (Code.CONNECTION_ERROR, Code.TIMEOUT)
             # Two looks, and the pause between them.
-            assert clock() - began < 0.5 + 0.5 + 0.5 + 0.4
+            with measured:
+                assert clock() - began < 0.5 + 0.5 + 0.5 + 0.4
             server.signal(signal.SIGCONT)
 
 
@@ -187,7 +195,8 @@ async def test_a_deadline_holds_for_tools_when_the_network_is_slow(redis: Server
         ):
             began = clock()
             error = await refusal(bus, name, **arguments)
-            assert clock() - began < 0.5
+            with measured:
+                assert clock() - began < 0.5
             # The first lost the connection, so the second has none, and nobody knows less.
             assert error["code"] in (code, "CONNECTION_ERROR")
 
@@ -210,9 +219,11 @@ async def test_a_destroyed_connection_is_replaced_within_half_a_second(
             began = clock()
             # Asked on the old connection until that is gone; a repeat of the question is harmless.
             while await bus.redis.execute("CLIENT", "ID", key=None, retry_safe=True) == before:
-                assert clock() - began < 0.5
+                with measured:
+                    assert clock() - began < 0.5
             assert (await call(bus, "stream_read", stream=STREAM, count=100))["entries"]
-            assert clock() - began < 0.5
+            with measured:
+                assert clock() - began < 0.5
         assert redis.command("XLEN", STREAM) == times
 
 

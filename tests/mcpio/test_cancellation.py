@@ -9,7 +9,7 @@ import attrs
 import pytest
 import trio
 
-from tests.mcpio.serving import Service, serving
+from tests.mcpio.serving import Service, Tools, serving
 from tests.support.counts import long
 from tests.support.mcp_client import HANDSHAKE, EraName, RawClient, raw_client
 
@@ -109,27 +109,41 @@ class Player:
     cancelled: set[str] = attrs.field(factory=set)
     answers: dict[str, list[str]] = attrs.field(factory=dict)
 
-    async def play(self, dice: random.Random, moves: int) -> None:
-        """Send requests and cancellations in random order, then end the input."""
+    async def begin(self, name: str, seconds: float) -> str:
+        """Send a request, and return its id."""
+        request_id = f"id-{name}"
+        self.names[request_id] = f"{self.label}-{name}"
+        arguments = {"name": self.names[request_id], "seconds": seconds}
+        await self.raw.send(self.raw.tool_call("sleep", arguments, request_id=request_id))
+        return request_id
+
+    async def cancel(self, request_id: str) -> None:
+        """Send a cancellation."""
+        self.cancelled.add(request_id)
+        await self.raw.cancel(request_id)
+
+    async def play(self, dice: random.Random, moves: int, tools: Tools) -> None:
+        """Send requests and cancellations in random order, then end the input.
+
+        It begins and ends with what chance may not bring about: a request that is cancelled while it runs,
+        one that is cancelled when it has finished, and one that is not cancelled.
+        """
+        for name, seconds, state in (("running", 3600, "started"), ("over", 0, "finished")):
+            request_id = await self.begin(name, seconds)
+            await tools.wait(state, self.names[request_id])
+            await self.cancel(request_id)
         for move in range(moves):
             if dice.random() < 0.5 or not self.names:
                 # Ids are the same in all clients; names are not.
-                request_id, name = f"id-{move}", f"{self.label}-{move}"
-                self.names[request_id] = name
-                seconds = dice.choice([0, 0, 0.0005, 0.002, 3600])
-                await self.raw.send(
-                    self.raw.tool_call("sleep", {"name": name, "seconds": seconds}, request_id=request_id)
-                )
+                await self.begin(str(move), dice.choice([0, 0, 0.0005, 0.002, 3600]))
             else:
-                request_id = dice.choice(list(self.names)[-8:])
-                self.cancelled.add(request_id)
-                await self.raw.cancel(request_id)
+                await self.cancel(dice.choice(list(self.names)[-8:]))
             for _ in range(dice.randrange(4)):
                 await trio.lowlevel.checkpoint()
         for request_id in self.names:
             if request_id not in self.cancelled and dice.random() < 0.9:
-                self.cancelled.add(request_id)
-                await self.raw.cancel(request_id)
+                await self.cancel(request_id)
+        await tools.wait("finished", self.names[await self.begin("last", 0)])
         # What is left ends by itself or is cut off a second after the end of the input.
         await self.raw.stream.send_eof()  # type: ignore[attr-defined]
 
@@ -152,7 +166,7 @@ async def play(service: Service, era: EraName, seed: int, moves: int) -> list[Pl
         players.append(Player(raw, f"{label}-{seed}"))
     async with trio.open_nursery() as nursery:
         for number, player in enumerate(players):
-            nursery.start_soon(player.play, random.Random(f"{seed}-{number}"), moves)
+            nursery.start_soon(player.play, random.Random(f"{seed}-{number}"), moves, service.tools)
             nursery.start_soon(player.listen)
     for player in players:
         await player.raw.stream.aclose()

@@ -11,6 +11,7 @@ from redis.backoff import ConstantBackoff
 from redstreamd.redisio.connection_manager import Manager, Role
 from redstreamd.redisio.redis_errors import OutcomeUnknown, RedisUnavailable
 from tests.redisio.running import calls, running_manager, through
+from tests.support.counts import numbers_until
 from tests.support.proxy import Proxy, proxy_to
 from tests.support.servers import Server
 from tests.support.waiting import until
@@ -88,10 +89,11 @@ def _queued(manager: Manager) -> int:
 async def test_every_answer_about_a_write_is_true_whatever_the_network_does(redis: Server) -> None:
     """Acknowledged: there once. Unknown: there at most once. Unavailable: not there."""
     rng = random.Random(1953)
-    numbers = iter(range(4_000))
     acknowledged: set[int] = set()
     unknown: set[int] = set()
     unavailable: set[int] = set()
+    # All of it is to happen, and often.
+    numbers = numbers_until(4_000, lambda: len(unavailable) > 50 and len(unknown) > 100)
 
     async def add_again_and_again(manager: Manager) -> None:
         for number in numbers:
@@ -128,9 +130,8 @@ async def test_every_answer_about_a_write_is_true_whatever_the_network_does(redi
     assert len(numbers_there) == len(there)
     assert acknowledged <= there
     assert unavailable.isdisjoint(there)
-    # All of it happened, and often; unknown went either way.
     assert len(acknowledged) > 1_000
-    assert len(unavailable) > 50
+    # Unknown went either way.
     assert len(unknown & there) > 20
     assert len(unknown - there) > 20
     assert proxy.accepted > 10

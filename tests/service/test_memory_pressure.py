@@ -59,7 +59,8 @@ async def watching(
 async def test_a_fifo_that_has_something_to_read_is_a_pressure(tmp_path: Path) -> None:
     fifo, told = tmp_path / "pressure", Told()
     os.mkfifo(fifo)
-    async with watching(told, str(fifo), shed_seconds=0.2) as pressure:
+    # Long enough to be seen, also where this process is held up.
+    async with watching(told, str(fifo), shed_seconds=1.0) as pressure:
         assert told.events == []
         descriptor = os.open(fifo, os.O_WRONLY)
         os.write(descriptor, b"!")

@@ -5,7 +5,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import itertools
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
@@ -32,3 +33,14 @@ def counts(quick: float, *, ci: float, full: float) -> list[Any]:
     if ci == full:
         return [quick, pytest.param(full, marks=LONG)]
     return [quick, pytest.param(ci, marks=pytest.mark.soak_ci), pytest.param(full, marks=pytest.mark.soak)]
+
+
+def numbers_until(count: int, enough: Callable[[], bool]) -> Iterator[int]:
+    """Yield numbers from 0 on: so many, and more until what chance brings about has happened often enough.
+
+    The limit of the test bounds how long that takes.
+    """
+    for number in itertools.count():
+        if number >= count and enough():
+            return
+        yield number
