@@ -13,6 +13,7 @@ from typing import Any
 
 import pytest
 
+from tests.support.counts import long
 from tests.support.daemon import clean_environment, home, running_daemon
 from tests.support.wheels import SERVICE_PYTHON, wheelhouse
 
@@ -81,6 +82,7 @@ def test_a_checkout_that_is_not_ready_is_refused_with_each_reason(clone: Path) -
     assert not (clone / "dist").exists()
 
 
+@long
 def test_the_wheel_of_a_release_is_installed_by_pipx_and_serves_a_call(clone: Path) -> None:
     # The tag of the very commit is no obstacle: a build that failed half way is repeated.
     git(clone, "tag", "--annotate", "--message", NUMBER, f"v{NUMBER}")

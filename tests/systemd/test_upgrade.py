@@ -1,7 +1,8 @@
 """An upgrade on a running host, with whatever can go wrong in the middle, and the way back.
 
 The version before is installed as earlier releases were: one environment in /opt/redstreamd itself.
-The tests are steps of one upgrade, in their order.
+The tests are steps of one upgrade, in their order. An installation takes as long as all tests of another
+file, so they are part of both soaks; the steps without pip are in tests/installing/test_versions.py.
 """
 
 from __future__ import annotations
@@ -14,11 +15,13 @@ from typing import Any
 
 import pytest
 
-from tests.support.counts import long
+from tests.support.counts import LONG
 from tests.support.daemon import call
 from tests.support.waiting import wait_until
 from tests.systemd.harness import Container, booted, install_environment, install_units
 from tests.systemd.installing import CHECKOUT, OFFLINE, WHEELS, damage, put_checkout, snapshot
+
+pytestmark = LONG
 
 SERVICE, SOCKET = "redstreamd.service", "redstreamd.socket"
 PROGRAM = "/opt/redstreamd/bin/redstreamd"
@@ -102,7 +105,6 @@ def leases(host: Container) -> dict[str, str]:
     return {name: lease_of(host, number) for number, name in enumerate(("new", "back", "forward"))}
 
 
-@long
 def test_pip_that_fails_in_the_middle_leaves_the_live_version_as_it_is(
     host: Container, leases: dict[str, str]
 ) -> None:
@@ -122,7 +124,6 @@ def test_pip_that_fails_in_the_middle_leaves_the_live_version_as_it_is(
     assert running(host) == "/opt/redstreamd"
 
 
-@long
 def test_an_installation_and_the_daemon_killed_in_the_middle_leave_the_live_version_as_it_is(
     host: Container, leases: dict[str, str]
 ) -> None:
