@@ -8,13 +8,14 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from hypothesis import HealthCheck, settings
+from hypothesis import HealthCheck, is_hypothesis_test, settings
 from mcp import Client
 
 from redstreamd.errors.defects import Defect, on_defect
 from redstreamd.streams.bus import Bus
 from tests.support import measured
 from tests.support.buses import running_bus
+from tests.support.counts import is_repetition
 from tests.support.daemon import Daemon, running_daemon
 from tests.support.durations import longest_first
 from tests.support.fair_clock import Clock, running_clock
@@ -35,9 +36,10 @@ for _number, _usual in (
         signal.signal(_number, _usual)
 
 # Properties are not to fail because the machine is slow, here no more than where CI=true.
-settings.register_profile("patient", settings(), deadline=None, suppress_health_check=[HealthCheck.too_slow])
-settings.register_profile("fast", settings.get_profile("patient"), max_examples=10)
-settings.load_profile("patient")
+settings.register_profile("soak", settings(), deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.register_profile("usual", settings.get_profile("soak"), max_examples=40)
+settings.register_profile("fast", settings.get_profile("soak"), max_examples=10)
+settings.load_profile("usual")
 
 __all__ = ["inspector", "pytest_pyfunc_call"]  # a fixture and a hook, which pytest finds here
 
@@ -61,9 +63,18 @@ SLOW |= {"test_whole_reports"}
 SLOW |= {"test_nothing_in_the_clear", "test_properties", "test_rotation"}
 
 
+#: How `make soak` and `make soak-ci` choose their tests.
+SOAKS = {"soak", "soak_ci"}
+
+
 def pytest_configure(config: pytest.Config) -> None:
-    """Measure again, alone, what was out of its bounds."""
+    """Measure again, alone, what was out of its bounds; in the soaks, try more examples of each property.
+
+    The latter before modules that say how many are read.
+    """
     config.pluginmanager.register(measured)
+    if config.option.markexpr in SOAKS:
+        settings.load_profile("soak")
 
 
 def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool | None:
@@ -93,6 +104,10 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     Mark as slow what `make test-fast` leaves out, with the second server and era of each test.
     """
     longest_first(items)
+    repetitions = [item for item in items if is_repetition(item)]
+    if repetitions:
+        items[0].config.hook.pytest_deselected(items=repetitions)
+        items[:] = [item for item in items if not is_repetition(item)]
     for item in items:
         parameters = item.callspec.params if hasattr(item, "callspec") else {}
         if (
@@ -101,6 +116,9 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
             or parameters.get("era") == "handshake"
         ):
             item.add_marker("slow")
+        # Properties run in the soaks as well, with more examples.
+        if item.config.option.markexpr in SOAKS and is_hypothesis_test(getattr(item, "obj", None)):
+            item.add_marker(item.config.option.markexpr)
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:

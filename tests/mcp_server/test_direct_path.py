@@ -53,7 +53,7 @@ from tests.tools.test_annotations import READ, contents
 TOOLS = pytest.mark.parametrize("name", [tool.name for tool in REGISTRY])
 OTHER = Principal("other", "unix")
 #: Of each property and tool: each costs two calls, and two looks at all of Redis.
-EXAMPLES = 8
+EXAMPLES = settings.default.max_examples // 8
 #: Of two kinds of names: those that the rule for names allows, and those of which it warns.
 PREFIXES = ("a:b:", "")
 

@@ -33,9 +33,9 @@ STEPS = st.lists(st.one_of(ADD, ADD, ADD, READ, READ, READ, TRIM, OTHER), min_si
 @pytest.mark.parametrize(
     ("kind", "examples"),
     [
-        ("redis", 50),
-        ("valkey", 20),
-        ("redis8", 20),
+        ("redis", 25),
+        ("valkey", 10),
+        ("redis8", 10),
         pytest.param("redis", 500, marks=LONG),
         pytest.param("valkey", 150, marks=LONG),
         pytest.param("redis8", 150, marks=LONG),

@@ -24,7 +24,7 @@ TOOLS = pytest.mark.parametrize("name", [tool.name for tool in REGISTRY])
 DECODERS = {tool.name: ArgumentDecoder(tool.arguments) for tool in REGISTRY}
 STRUCTURERS: dict[str, Structurer[Any]] = {tool.name: Structurer(tool.arguments) for tool in REGISTRY}
 #: For each tool.
-EXAMPLES = 25
+EXAMPLES = settings.default.max_examples // 2
 chances = st.randoms(use_true_random=False)
 
 

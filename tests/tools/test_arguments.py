@@ -143,7 +143,7 @@ def meant(value: Any, schema: dict[str, Any]) -> Any:
     return value
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=3 * settings.default.max_examples, deadline=None)
 @given(calls())
 def test_a_call_is_accepted_exactly_when_the_published_schema_accepts_what_it_means(
     drawn: tuple[type[attrs.AttrsInstance], dict[str, Any]],
@@ -173,7 +173,7 @@ def test_a_call_is_accepted_exactly_when_the_published_schema_accepts_what_it_me
         assert as_json(getattr(structured, name)) == effective.get(name)
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=3 * settings.default.max_examples, deadline=None)
 @given(calls())
 def test_the_quick_attempt_agrees_with_the_whole_way(
     drawn: tuple[type[attrs.AttrsInstance], dict[str, Any]],

@@ -278,7 +278,7 @@ def entry_lists(draw: st.DrawFn) -> list[dict[str, Any]]:
     return entries
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=settings.default.max_examples, deadline=None)
 @given(entry_lists(), st.sampled_from([0, 100, 500, 1000, 2000, 8000, 32_768]), st.booleans())
 def test_entries_fit_their_bound_and_whatever_is_cut_says_so(
     entries: list[dict[str, Any]], max_bytes: int, droppable: bool
