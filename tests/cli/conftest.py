@@ -3,21 +3,22 @@
 from __future__ import annotations
 
 import contextlib
-import os
 import shutil
 import subprocess
 import sys
 import tempfile
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import pytest
 import trio
 
+from tests.support import preloaded
+
 # Without the settings and the daemon of the user who runs the tests.
-_THEIRS = ("REDIS", "REDSTREAMD", "XDG_", "STATE_DIRECTORY", "RUNTIME_DIRECTORY", "NOTIFY_SOCKET", "LISTEN_")
-CLEAN = {name: value for name, value in os.environ.items() if not name.startswith(_THEIRS)}
+CLEAN = preloaded.environment()
 
 
 @pytest.fixture
@@ -52,7 +53,7 @@ async def accept(place: Path) -> AsyncIterator[Callable[[], Awaitable[trio.Socke
 @pytest.fixture
 def environ(tmp_path: Path) -> dict[str, str]:
     """The environment of the programs that `redstreamd` starts; change it before."""
-    return {**CLEAN, "HOME": str(tmp_path), "PYTHONWARNINGS": "error"}
+    return {**CLEAN, "HOME": str(tmp_path)}
 
 
 @pytest.fixture
@@ -82,20 +83,12 @@ async def redstreamd(
 
 
 @pytest.fixture
-def finished(
-    command: list[str], environ: dict[str, str]
-) -> Callable[..., subprocess.CompletedProcess[bytes]]:
+def finished(environ: dict[str, str]) -> Callable[..., Awaitable[subprocess.CompletedProcess[bytes]]]:
     """Run a command to its end and return its status and output."""
 
     async def run(*words: str, stdin: bytes = b"") -> subprocess.CompletedProcess[bytes]:
-        return await trio.run_process(
-            [*command, *words],
-            env=environ,
-            stdin=stdin,
-            capture_stdout=True,
-            capture_stderr=True,
-            check=False,
-        )
+        program = partial(preloaded.run, [preloaded.PROGRAM, *words], env=environ, input=stdin)
+        return await trio.to_thread.run_sync(program)
 
     return run
 

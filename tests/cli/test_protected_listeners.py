@@ -21,6 +21,7 @@ from redstreamd.daemon.sockets import check_connection, open_listeners
 from redstreamd.errors import SettingsError
 from redstreamd.service.socket_activation import Activated, ActivatedListener
 from redstreamd.settings import Settings, load
+from tests.support import preloaded
 from tests.support.certificates import Authority
 from tests.support.daemon import PROGRAM, Daemon, clean_environment, home, request, running_daemon
 from tests.support.servers import free_port
@@ -41,13 +42,11 @@ class Site:
     words: tuple[str, ...]
 
     def run(self, *words: str, stdin: bytes = b"") -> subprocess.CompletedProcess[bytes]:
-        return subprocess.run(
+        return preloaded.run(
             [PROGRAM, *words],
             input=stdin,
             env=clean_environment(self.directory),
-            capture_output=True,
             timeout=60,
-            check=False,
         )
 
     def call(self, *options: str) -> subprocess.CompletedProcess[bytes]:
@@ -258,13 +257,11 @@ def check_config(
 
 
 def serve(directory: Path, *words: str) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
+    return preloaded.run(
         [PROGRAM, "serve", *words],
         env=clean_environment(directory),
-        capture_output=True,
         text=True,
         timeout=60,
-        check=False,
     )
 
 

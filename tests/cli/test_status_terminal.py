@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 
 from redstreamd.cli.terminal_graphics import cells_of
+from tests.support import preloaded
 from tests.support.daemon import PROGRAM, Daemon, clean_environment, hasty, home, running_daemon
 from tests.support.servers import Server
 from tests.support.terminal import Terminal
@@ -205,13 +206,11 @@ def test_an_interval_that_is_none_is_refused(daemon, seconds):
 
 
 def test_an_address_that_is_none_ends_watching(tmp_path):
-    done = subprocess.run(
+    done = preloaded.run(
         [str(PROGRAM), "status", "--watch", "--socket", "tcp:nowhere"],
         env=clean_environment(tmp_path),
-        capture_output=True,
         text=True,
         timeout=60,
-        check=False,
     )
     assert done.returncode == 78
     assert "does not name the daemon's socket" in done.stderr

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import subprocess
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -14,6 +13,7 @@ import pytest
 from redstreamd.audit.access_log import BURST, CALLS_A_SECOND, SUMMARIES_A_SECOND
 from tests.bench.access_log import FORM, ON, recorded, window
 from tests.bench.peers import STREAM
+from tests.support import preloaded
 from tests.support.daemon import META, PROGRAM, Daemon, ask_line, clean_environment, home, running_daemon
 from tests.support.servers import Server
 from tests.support.waiting import wait_until
@@ -38,13 +38,11 @@ def values(found: list[dict[str, Any]], *names: str) -> list[tuple[str | None, .
 
 
 def verify(directory: Path, *options: str, stdin: bytes | None = None) -> tuple[int, str]:
-    done = subprocess.run(
+    done = preloaded.run(
         [PROGRAM, "audit", "verify", *options],
         input=stdin,
         env=clean_environment(directory),
-        capture_output=True,
         timeout=60,
-        check=False,
     )
     return done.returncode, (done.stdout + done.stderr).decode()
 

@@ -5,12 +5,12 @@ from __future__ import annotations
 import json
 import os
 import signal
-import subprocess
 from pathlib import Path
 
 import pytest
 import trio
 
+from tests.support import preloaded
 from tests.support.daemon import PROGRAM, clean_environment, home, running_daemon
 from tests.support.fair_clock import Clock
 from tests.support.mcp_client import raw_client
@@ -72,13 +72,11 @@ def test_bad_settings_are_one_line_and_exit_status_78(
 ) -> None:
     with home() as directory:
         for command in ("serve", "check-config"):
-            ended = subprocess.run(
+            ended = preloaded.run(
                 [PROGRAM, command, *options],
                 env=clean_environment(directory, **variables),
-                capture_output=True,
                 text=True,
                 timeout=60,
-                check=False,
             )
             assert ended.returncode == 78
             assert len(ended.stderr.splitlines()) == 1
@@ -88,13 +86,11 @@ def test_bad_settings_are_one_line_and_exit_status_78(
 
 def test_a_second_daemon_on_the_same_socket_is_refused(redis: Server) -> None:
     with home() as directory, running_daemon(redis, directory=directory) as daemon:
-        second = subprocess.run(
+        second = preloaded.run(
             [PROGRAM, "serve"],
             env=clean_environment(directory, REDIS_URL=f"unix://{redis.path}"),
-            capture_output=True,
             text=True,
             timeout=60,
-            check=False,
         )
         assert second.returncode == 75
         assert "another process listens there" in second.stderr

@@ -12,7 +12,8 @@ from typing import Any, Final
 
 import attrs
 
-from tests.support.daemon import PROGRAM, Daemon, home, request, running_daemon
+from tests.support import preloaded
+from tests.support.daemon import PROGRAM, Daemon, clean_environment, home, request, running_daemon
 from tests.support.servers import Server, free_port
 from tests.support.waiting import wait_until
 
@@ -66,9 +67,9 @@ def client_of(address: str | int) -> Iterator[Client]:
 def another_process(daemon: Daemon, *words: str) -> subprocess.CompletedProcess[str]:
     """Run a command of redstreamd: a client of its own at the daemon's socket."""
     command, *rest = words
-    return subprocess.run(
+    return preloaded.run(
         [PROGRAM, command, "--socket", daemon.path, *rest],
-        capture_output=True,
+        env=clean_environment(daemon.directory),
         text=True,
         timeout=60,
     )

@@ -17,6 +17,7 @@ from redstreamd.streams.names import Kind, companion_key
 from redstreamd.tools.catalog import REGISTRY
 from redstreamd.tools.schema import arguments_schema
 from redstreamd.visible_text import visible
+from tests.support import preloaded
 from tests.support.daemon import PROGRAM, Daemon, clean_environment, home, running_daemon
 from tests.support.mcp_client import EraName, RawClient, raw_client
 from tests.support.servers import Server
@@ -260,7 +261,7 @@ def test_the_command_line_the_log_and_the_status_line_hide_nothing(
     ]
     marked = 0
     started = [
-        subprocess.Popen([PROGRAM, *words], stdout=subprocess.PIPE, stderr=subprocess.PIPE, env=environment)
+        preloaded.start([PROGRAM, *words], stdout=subprocess.PIPE, stderr=subprocess.PIPE, env=environment)
         for words in commands
     ]
     for words, process in zip(commands, started, strict=True):

@@ -10,6 +10,7 @@ import trio
 
 from redstreamd.encryption.new_key import make_key
 from tests.daemon.test_reload import Reloaded, reloading
+from tests.support import preloaded
 from tests.support.daemon import PROGRAM, clean_environment, read_resource
 from tests.support.mcp_client import raw_client
 from tests.support.servers import Server
@@ -117,12 +118,10 @@ def test_a_ring_that_cannot_be_used_leaves_the_one_before_and_says_so(redis: Ser
         assert texts(run) == ["a", "a"]
         assert secret not in run.daemon.log
         made.chmod(0o644)
-        started = subprocess.run(
+        started = preloaded.run(
             [PROGRAM, "serve", "--config", run.file],
             env=clean_environment(tmp_path, REDIS_URL=f"unix://{redis.path}"),
-            capture_output=True,
             text=True,
-            check=False,
         )
         assert started.returncode == 78
         assert "chmod 0600" in started.stderr

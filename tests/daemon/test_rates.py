@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import json
 import socket
-import subprocess
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -15,6 +14,7 @@ import attrs
 import pytest
 
 from redstreamd.settings import load
+from tests.support import preloaded
 from tests.support.daemon import PROGRAM, clean_environment, home, request, running_daemon
 from tests.support.servers import Server, free_port
 
@@ -134,9 +134,8 @@ def test_the_example_holds_the_rates_of_the_original(redis: Server) -> None:
 @pytest.mark.parametrize("command", ["serve", "check-config"])
 def test_a_rate_of_a_tool_that_does_not_exist_is_refused_with_the_nearest(command: str) -> None:
     with home() as directory:
-        done = subprocess.run(
+        done = preloaded.run(
             [PROGRAM, command, "--set", "limits.rates=stream_ad=5/s"],
-            capture_output=True,
             text=True,
             timeout=60,
             env=clean_environment(directory),

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import contextlib
 import socket
-import subprocess
 from collections.abc import Callable, Iterator
 from typing import Any
 
 import hiredis
 import pytest
 
+from tests.support import preloaded
 from tests.support.counts import long
 from tests.support.daemon import PROGRAM, Daemon, clean_environment, hasty, home, running_daemon
 from tests.support.servers import Server, start_redis
@@ -34,13 +34,11 @@ def connections(server: Server) -> list[dict[str, str]]:
 
 def status(daemon: Daemon) -> tuple[int, str]:
     """What `redstreamd status` says, and its exit status."""
-    done = subprocess.run(
+    done = preloaded.run(
         [PROGRAM, "status", "--socket", daemon.path],
         env=clean_environment(daemon.directory),
-        capture_output=True,
         text=True,
         timeout=60,
-        check=False,
     )
     return done.returncode, done.stdout
 

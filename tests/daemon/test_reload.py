@@ -16,6 +16,7 @@ import pytest
 import trio
 
 from redstreamd.presentation.uris import stream_uri
+from tests.support import preloaded
 from tests.support.daemon import PROGRAM, Daemon, clean_environment, home, read_resource, running_daemon
 from tests.support.mcp_client import RawClient, raw_client
 from tests.support.servers import Server, start_redis
@@ -92,12 +93,10 @@ def test_settings_that_are_not_valid_change_nothing_and_say_what_check_config_sa
             report = run.reload(text)
             assert (report["reloads"], report["refused"]) == (0, number)
             assert reason in report["refusal"]
-            checked = subprocess.run(
+            checked = preloaded.run(
                 [PROGRAM, "check-config", "--config", run.file],
                 env=clean_environment(run.daemon.directory, REDIS_URL=f"unix://{redis.path}"),
-                capture_output=True,
                 text=True,
-                check=False,
             )
             assert checked.returncode == 78
             assert report["refusal"] in checked.stderr

@@ -18,6 +18,7 @@ import os
 import socket
 import subprocess
 import sys
+import threading
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Final
@@ -34,6 +35,7 @@ _READ_LATE: Final = (
 # linux/prctl.h
 _PR_SET_CHILD_SUBREAPER: Final = 36
 
+_FORKING: Final = threading.Lock()
 _LIBC = ctypes.CDLL(None, use_errno=True)
 
 
@@ -41,17 +43,37 @@ def start(
     command: Sequence[str | Path], *, env: Mapping[str, str], **options: Any
 ) -> subprocess.Popen[bytes]:
     """Start a command as `subprocess.Popen` does, preloaded if that makes no difference to what it does."""
-    is_python = command[0] == PROGRAM or tuple(command[:2]) == (sys.executable, "-c")
-    if is_python and _early(env) == _early(_environment()):
+    is_python = Path(command[0]) == PROGRAM or tuple(command[:2]) == (sys.executable, "-c")
+    if is_python and _early(env) == _early(environment()):
         return _Preloaded(command, env=env, **options)
     return subprocess.Popen(command, env=env, **options)
+
+
+def run(
+    command: Sequence[str | Path],
+    *,
+    env: Mapping[str, str],
+    input: Any = None,  # noqa: A002 -- subprocess's own word
+    timeout: float = 120,
+    **options: Any,
+) -> subprocess.CompletedProcess[Any]:
+    """Run a command to its end as `subprocess.run` does, and return its status and what it wrote."""
+    pipes: dict[str, Any] = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
+    if input is not None:
+        pipes["stdin"] = subprocess.PIPE
+    with start(command, env=env, **pipes | options) as process:
+        try:
+            output, errors = process.communicate(input, timeout)
+        finally:
+            process.kill()  # which does nothing to one that has ended
+    return subprocess.CompletedProcess(command, process.returncode, output, errors)
 
 
 def _early(environment: Mapping[str, str]) -> dict[str, str]:
     return {name: value for name, value in environment.items() if not name.startswith(_READ_LATE)}
 
 
-def _environment() -> dict[str, str]:
+def environment() -> dict[str, str]:
     """Return what the process that imports is started with; `clean_environment` gives it to daemons, too."""
     kept = {name: os.environ[name] for name in ("PATH", "LANG", "LC_ALL") if name in os.environ}
     return kept | {"PYTHONWARNINGS": "error"}
@@ -81,14 +103,16 @@ class _Preloaded(subprocess.Popen[bytes]):
 
 
 def _fork(request: bytes, descriptors: list[int]) -> int:
-    asked = _importer()
-    # A process whose parent ends becomes a child of the nearest such reaper.
-    _LIBC.prctl(_PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
-    try:
-        socket.send_fds(asked, [request], descriptors)
-        answer = asked.recv(20)
-    finally:
-        _LIBC.prctl(_PR_SET_CHILD_SUBREAPER, 0, 0, 0, 0)
+    # One at a time: threads may start processes, too.
+    with _FORKING:
+        asked = _importer()
+        # A process whose parent ends becomes a child of the nearest such reaper.
+        _LIBC.prctl(_PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
+        try:
+            socket.send_fds(asked, [request], descriptors)
+            answer = asked.recv(20)
+        finally:
+            _LIBC.prctl(_PR_SET_CHILD_SUBREAPER, 0, 0, 0, 0)
     if not answer:
         raise RuntimeError("the process that imports the daemon has ended; its error is above")
     return int(answer)
@@ -102,7 +126,7 @@ def _importer() -> socket.socket:
         stdin=subprocess.DEVNULL,
         stdout=subprocess.DEVNULL,
         pass_fds=[theirs.fileno()],
-        env=_environment(),
+        env=environment(),
         start_new_session=True,
     )
     theirs.close()

@@ -45,6 +45,20 @@ def become(request: dict[str, Any], descriptors: Sequence[int]) -> None:
     """Make this process what the request wants, as `subprocess` would."""
     for number, descriptor in enumerate(descriptors):
         os.dup2(descriptor, number)
+    # Those that are there keep in mind what kind of file they were opened on.
+    for number, name in enumerate(("stdin", "stdout", "stderr")):
+        former = getattr(sys, f"__{name}__")
+        buffering = 1 if name == "stderr" else -1
+        anew = open(  # noqa: SIM115 -- for as long as the process runs
+            number,
+            former.mode,
+            buffering,
+            encoding=former.encoding,
+            errors=former.errors,
+            closefd=False,
+        )
+        setattr(sys, name, anew)
+        setattr(sys, f"__{name}__", anew)
     os.closerange(3, 1 << 16)
     if request["session"]:
         os.setsid()
