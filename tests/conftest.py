@@ -36,7 +36,9 @@ for _number, _usual in (
         signal.signal(_number, _usual)
 
 # Properties are not to fail because the machine is slow, here no more than where CI=true.
-settings.register_profile("soak", settings(), deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.register_profile(
+    "soak", settings(), max_examples=300, deadline=None, suppress_health_check=[HealthCheck.too_slow]
+)
 settings.register_profile("usual", settings.get_profile("soak"), max_examples=40)
 settings.register_profile("fast", settings.get_profile("soak"), max_examples=10)
 settings.load_profile("usual")
@@ -63,17 +65,13 @@ SLOW |= {"test_whole_reports"}
 SLOW |= {"test_nothing_in_the_clear", "test_properties", "test_rotation"}
 
 
-#: How `make soak` and `make soak-ci` choose their tests.
-SOAKS = {"soak", "soak_ci"}
-
-
 def pytest_configure(config: pytest.Config) -> None:
-    """Measure again, alone, what was out of its bounds; in the soaks, try more examples of each property.
+    """Measure again, alone, what was out of its bounds; in `make soak`, try more examples of each property.
 
     The latter before modules that say how many are read.
     """
     config.pluginmanager.register(measured)
-    if config.option.markexpr in SOAKS:
+    if config.option.markexpr == "soak":
         settings.load_profile("soak")
 
 
@@ -116,9 +114,9 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
             or parameters.get("era") == "handshake"
         ):
             item.add_marker("slow")
-        # Properties run in the soaks as well, with more examples.
-        if item.config.option.markexpr in SOAKS and is_hypothesis_test(getattr(item, "obj", None)):
-            item.add_marker(item.config.option.markexpr)
+        # Properties run there as well.
+        if item.config.option.markexpr == "soak" and is_hypothesis_test(getattr(item, "obj", None)):
+            item.add_marker("soak")
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
