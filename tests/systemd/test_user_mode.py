@@ -12,10 +12,14 @@ from typing import Any
 import attrs
 import pytest
 
+from tests.support.counts import LONG
 from tests.support.waiting import wait_until
 from tests.systemd import probe
 from tests.systemd.harness import Container, booted
 from tests.systemd.installing import CHECKOUT, OFFLINE, put_checkout
+
+#: The installation takes as long as all tests of another file.
+pytestmark = LONG
 
 SERVICE, SOCKET = "redstreamd.service", "redstreamd.socket"
 USER, UID = "agent", 4712
