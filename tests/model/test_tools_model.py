@@ -70,7 +70,7 @@ class ToolsMachine(Publishing, Looking, Requesting, Administration):
     [
         # The other servers run the same calls in tests/contract.
         ("redis", 30),
-        pytest.param("redis", 300, marks=LONG),
+        pytest.param("redis", 200, marks=LONG),
         pytest.param("valkey", 100, marks=LONG),
         pytest.param("redis8", 100, marks=LONG),
     ],

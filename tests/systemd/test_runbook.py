@@ -12,6 +12,7 @@ from typing import Any
 import attrs
 import pytest
 
+from tests.support.counts import long
 from tests.support.daemon import call
 from tests.systemd.harness import PREFIX, REPOSITORY, Container, install_units
 
@@ -292,6 +293,7 @@ def test_each_command_of_the_page_is_run() -> None:
     }
 
 
+@long  # services start and stop for a minute
 @pytest.mark.parametrize("heading", SECTIONS)
 def test_the_commands_do_what_the_page_says(host: Container, heading: str) -> None:
     section = SECTIONS[heading]
