@@ -1,6 +1,7 @@
-"""Accepts connections and runs a `ClientConnection` for each; knows nothing of messages.
+"""Accepts connections and runs a `ClientConnection`, or what a listener opens, for each.
 
-Owns retries when the system does not accept, the isolation of a crash to its connection, and draining.
+Knows nothing of messages. Owns retries when the system does not accept, the isolation of a crash to its
+connection, and draining.
 `connection_bounds` says whether a client can be served; those beyond a bound are left to `newcomers`.
 """
 
@@ -13,6 +14,7 @@ import select
 import socket
 import sys
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Final
 
 import attrs
@@ -40,6 +42,7 @@ from redstreamd.mcpio.kernels import DirectPath, Kernels
 from redstreamd.mcpio.limits import Limits
 from redstreamd.mcpio.newcomers import IsStatusRequest, Newcomers
 from redstreamd.mcpio.peers import Holder, described, peer_of, top_holders, user_principal
+from redstreamd.mcpio.served_connection import OpenConnection, ServedConnection
 from redstreamd.mcpio.spare_descriptors import SPARE_DESCRIPTORS, SpareDescriptors
 from redstreamd.policy import Principal
 from redstreamd.policy.quotas import Quotas
@@ -78,6 +81,7 @@ class ServedListener(msgspec.Struct, frozen=True):
             connections that wait to be accepted when we stop are left to our successor.
         tells_users: Whether the users of a Unix socket are principals of their own.
         protection: What clients have to show first; None for nothing.
+        opens: Opens the connections of clients that speak another protocol; None: the line transport.
     """
 
     listener: trio.abc.Listener[trio.SocketStream]
@@ -86,6 +90,7 @@ class ServedListener(msgspec.Struct, frozen=True):
     outlives_us: bool = False
     tells_users: bool = False
     protection: Protection | None = None
+    opens: OpenConnection | None = None
 
 
 @attrs.frozen
@@ -141,6 +146,7 @@ class Acceptor:
         direct_path: DirectPath | None = None,
         limits: Limits | None = None,
         accounts: Accounts | None = None,
+        memory: Memory | None = None,
         room: Callable[[], int] | None = None,
         quotas: Quotas | None = None,
         is_status_request: IsStatusRequest | None = None,
@@ -155,6 +161,7 @@ class Acceptor:
             direct_path: Serves plain calls of tools; None: `kernels` serves them, too.
             limits: Bounds; the defaults if None.
             accounts: Where connections are counted, and what clients hold and use; None for its own.
+            memory: The budget of these accounts; None for one of its own.
             room: Returns for how many connections there are descriptors; None for any number.
             quotas: How many connections a principal may have; None: as many as there may be.
             is_status_request: Whether a request asks for the daemon's status, which is answered beyond the
@@ -171,9 +178,9 @@ class Acceptor:
         # Set while nothing is accepted.
         self._stopped = trio.Event()
         self._stopped.set()
-        self._connections: set[ClientConnection] = set()
+        self._connections: set[ServedConnection] = set()
         self._accounts = accounts or Accounts()
-        self._memory = Memory(self._accounts, self._limits.max_memory_bytes)
+        self._memory = memory or Memory(self._accounts, self._limits.max_memory_bytes)
         self._holders: tuple[tuple[Peer, int], ...] = ()
         self._holders_at = -HOLDERS_SECONDS
         self._spares = SpareDescriptors(spare_descriptors)
@@ -192,7 +199,6 @@ class Acceptor:
             kernels,
             self._limits,
             is_status_request=is_status_request or (lambda _request: False),
-            on_refused=self._report_rejected,
             report=self._report,
         )
         self._draining = False
@@ -274,7 +280,7 @@ class Acceptor:
         await self._authentication.settle(ASKED_SECONDS)
         outcomes: list[bool] = []
 
-        async def drain_one(connection: ClientConnection) -> None:
+        async def drain_one(connection: ServedConnection) -> None:
             outcomes.append(await connection.drain(timeout_seconds))
 
         # Closing a listener is a checkpoint, so a connection accepted at that moment is included.
@@ -339,28 +345,35 @@ class Acceptor:
         peer: Peer,
         nursery: trio.Nursery,
     ) -> None:
-        bound = self._bounds.first_reached(principal)
+        opens = served.opens
+        most_of_peer = None if opens is None else opens.max_connections_per_peer
+        bound = self._bounds.first_reached(principal, peer, most_of_peer)
         if bound is None:
             self._start_connection(stream, served, principal, peer, nursery)
             return
 
         def take_over(received: bytes) -> bool:
             # A connection that is opened now would not be drained.
-            if self._draining or not self._bounds.find_place(principal, peer):
+            if self._draining or not self._bounds.find_place(principal, peer, most_of_peer):
                 return False
             self._start_connection(stream, served, principal, peer, nursery, received)
             return True
 
-        message = self._bounds.refusal(bound, principal)
-        await self._newcomers.admit(stream, principal, bound, message, nursery, take_over=take_over)
+        def refused() -> None:
+            limit = self._bounds.limit_of(bound, principal, most_of_peer)
+            self._report(ConnectionRejected(principal, limit, bound, self._most_holders()))
 
-    def _report_rejected(self, principal: Principal, bound: Bound) -> None:
+        message = self._bounds.refusal(bound, principal)
+        answer = None if opens is None else partial(opens.refusal, message, is_temporary=True)
+        await self._newcomers.admit(
+            stream, principal, message, nursery, take_over=take_over, on_refused=refused, answer=answer
+        )
+
+    def _most_holders(self) -> tuple[tuple[Peer, int], ...]:
         now = trio.current_time()
         if now >= self._holders_at + HOLDERS_SECONDS:
             self._holders, self._holders_at = top_holders(self._accounts), now
-        self._report(
-            ConnectionRejected(principal, self._bounds.limit_of(bound, principal), bound, self._holders)
-        )
+        return self._holders
 
     def _start_connection(
         self,
@@ -372,25 +385,31 @@ class Acceptor:
         received: bytes = b"",
     ) -> None:
         self._accepted += 1
-        connection = ClientConnection(
-            stream,
-            self._kernels,
-            principal=principal,
-            socket=served.address,
-            direct_path=self._direct_path,
-            limits=self._limits,
-            state=ConnectionState(secrets.token_hex(8), unread=received) if received else None,
-            peer=peer,
-            accounts=self._accounts,
-            memory=self._memory,
-            on_event=self._report,
-        )
+        connection: ServedConnection
+        if served.opens is not None:
+            connection = served.opens(
+                stream, principal=principal, socket=served.address, peer=peer, received=received
+            )
+        else:
+            connection = ClientConnection(
+                stream,
+                self._kernels,
+                principal=principal,
+                socket=served.address,
+                direct_path=self._direct_path,
+                limits=self._limits,
+                state=ConnectionState(secrets.token_hex(8), unread=received) if received else None,
+                peer=peer,
+                accounts=self._accounts,
+                memory=self._memory,
+                on_event=self._report,
+            )
         self._connections.add(connection)
         self._bounds.idlest.add(connection)
         nursery.start_soon(self._serve, connection, stream, principal)
 
     async def _serve(
-        self, connection: ClientConnection, stream: trio.SocketStream, principal: Principal
+        self, connection: ServedConnection, stream: trio.SocketStream, principal: Principal
     ) -> None:
         try:
             await connection.run()

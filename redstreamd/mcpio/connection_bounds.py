@@ -10,10 +10,10 @@ from collections.abc import Callable, Collection
 
 from redstreamd.admission.accounts import Accounts, Held, Peer, gives_way, names_of
 from redstreamd.errors.remedies import setting, unit_setting
-from redstreamd.mcpio.client_connection import ClientConnection
 from redstreamd.mcpio.connection_events import Bound
 from redstreamd.mcpio.idlest import Idlest
 from redstreamd.mcpio.limits import Limits
+from redstreamd.mcpio.served_connection import ServedConnection
 from redstreamd.mcpio.spare_descriptors import SpareDescriptors
 from redstreamd.policy import Principal
 from redstreamd.policy.quotas import Most, Quantity, Quotas
@@ -30,7 +30,7 @@ class ConnectionBounds:
         self,
         limits: Limits,
         accounts: Accounts,
-        open_connections: Collection[ClientConnection],
+        open_connections: Collection[ServedConnection],
         *,
         room: Callable[[], int],
         spares: SpareDescriptors,
@@ -59,24 +59,32 @@ class ConnectionBounds:
         """How many connections may be open now."""
         return min(self._limits.max_connections, self._room())
 
-    def find_place(self, principal: Principal, peer: Peer) -> bool:
+    def find_place(self, principal: Principal, peer: Peer, most_of_peer: int | None) -> bool:
         """Return whether a client can be served, perhaps because another gives way."""
         for _ in Bound:
-            bound = self.first_reached(principal)
+            bound = self.first_reached(principal, peer, most_of_peer)
             if bound is None:
                 return True
-            if not self._make_room(bound, principal, peer):
+            if bound is Bound.PEER or not self._make_room(bound, principal, peer):
                 return False
             if bound is Bound.DESCRIPTORS:
                 # There is one more when the connection has closed.
                 return True
         return False
 
-    def first_reached(self, principal: Principal) -> Bound | None:
-        """Return the bound that keeps the next client of a principal out if nobody gives way."""
+    def first_reached(self, principal: Principal, peer: Peer, most_of_peer: int | None) -> Bound | None:
+        """Return the bound that keeps the next client out if nobody gives way.
+
+        Args:
+            principal: On whose behalf it calls.
+            peer: Who it is.
+            most_of_peer: How many connections its process or address may have; None: any number.
+        """
         most = self._quota(principal).number
         if most is not None and self._of(principal) >= most:
             return Bound.PRINCIPAL
+        if most_of_peer is not None and self._of_peer(principal, peer) >= most_of_peer:
+            return Bound.PEER
         return self.reached()
 
     def _quota(self, principal: Principal) -> Most:
@@ -85,6 +93,14 @@ class ConnectionBounds:
     def _of(self, principal: Principal) -> int:
         account = self._accounts.all.members.get(principal.name)
         return 0 if account is None else account.held[Held.CONNECTIONS]
+
+    def _of_peer(self, principal: Principal, peer: Peer) -> int:
+        account = self._accounts.all
+        for name in names_of(principal, peer):
+            if name not in account.members:
+                return 0
+            account = account.members[name]
+        return account.held[Held.CONNECTIONS]
 
     def reached(self) -> Bound | None:
         """Return the bound that keeps the next client out if nobody gives way; None if it can be served."""
@@ -113,6 +129,9 @@ class ConnectionBounds:
 
     def refusal(self, bound: Bound, principal: Principal) -> str:
         """Return what a client beyond a bound is told."""
+        if bound is Bound.PEER:
+            by = setting("http.max_connections_per_peer")
+            return f"this client has as many connections as it may have ({by}); close some, or try later"
         if bound is Bound.PRINCIPAL:
             by = setting(self._quota(principal).setting)
             return (
@@ -141,9 +160,10 @@ class ConnectionBounds:
             "than this one; open fewer"
         )
 
-    def limit_of(self, bound: Bound, principal: Principal) -> int:
+    def limit_of(self, bound: Bound, principal: Principal, most_of_peer: int | None) -> int:
         """Return how many connections a bound that a client of a principal has reached allows."""
         return {
+            Bound.PEER: most_of_peer or 0,
             Bound.CONNECTIONS: self._limits.max_connections,
             Bound.PRINCIPAL: self._quota(principal).number or 0,
             Bound.DESCRIPTORS: self._accounts.all.held[Held.CONNECTIONS],

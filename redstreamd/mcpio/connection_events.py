@@ -67,6 +67,8 @@ class Bound(enum.StrEnum):
     """`Limits.max_connections`."""
     PRINCIPAL = "connections of a principal"
     """What `Quotas` say of the principal."""
+    PEER = "connections of a peer"
+    """`OpenConnection.max_connections_per_peer`."""
     DESCRIPTORS = "descriptors"
     """What the process may have of file descriptors."""
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 
 from redstreamd.admission.accounts import Account
-from redstreamd.mcpio.client_connection import ClientConnection
+from redstreamd.mcpio.served_connection import ServedConnection
 
 
 class Idlest:
@@ -14,13 +14,13 @@ class Idlest:
     def __init__(self) -> None:
         """Begin without connections."""
         # With how many requests each had received when it was looked at last. Invariant: no empty ones.
-        self._of: dict[Account, dict[ClientConnection, int]] = {}
+        self._of: dict[Account, dict[ServedConnection, int]] = {}
 
-    def add(self, connection: ClientConnection) -> None:
+    def add(self, connection: ServedConnection) -> None:
         """Take note of a new connection."""
         self._of.setdefault(connection.process, {})[connection] = 0
 
-    def remove(self, connection: ClientConnection) -> None:
+    def remove(self, connection: ServedConnection) -> None:
         """Forget a connection. Idempotent."""
         connections = self._of.get(connection.process)
         if connections is not None:
@@ -28,7 +28,7 @@ class Idlest:
             if not connections:
                 del self._of[connection.process]
 
-    def take(self, process: Account) -> ClientConnection | None:
+    def take(self, process: Account) -> ServedConnection | None:
         """Remove and return the connection of a process that is to be closed; None if it has none.
 
         Of those with nothing in flight it is the one that has sent nothing since all of them were looked at:
@@ -36,7 +36,7 @@ class Idlest:
         to be noted for each message. Where all are in use, it is the one with the fewest requests.
         """
         connections = self._of.get(process, {})
-        idlest: ClientConnection | None = None
+        idlest: ServedConnection | None = None
         least = sys.maxsize
         for connection, requests in list(connections.items()):
             load = connection.load

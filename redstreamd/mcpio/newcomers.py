@@ -18,7 +18,7 @@ import attrs
 import trio
 
 from redstreamd.mcpio import jsonrpc
-from redstreamd.mcpio.connection_events import Bound, ConnectionCrashed, EventHook
+from redstreamd.mcpio.connection_events import ConnectionCrashed, EventHook
 from redstreamd.mcpio.framing import LineSplitter, LongLine
 from redstreamd.mcpio.jsonrpc import NOT_EXECUTED, NOT_NOW, Notification, Request, RequestId
 from redstreamd.mcpio.kernels import Kernels
@@ -60,11 +60,12 @@ class _Newcomer:
         connection: Its socket.
         descriptor: Of the socket.
         principal: On whose behalf it calls.
-        bound: Which bound was reached.
         message: What it is told.
         since: When it came, on trio's clock.
         deadline: When it is told at the latest; once it was told, when it is closed.
         take_over: Serves it as any client, if it can.
+        on_refused: Called when it is told that it is not served.
+        answer: What it is told in another protocol; None: it speaks the line transport.
         lines: What it sends.
         received: All that it sent, until it is settled what becomes of it.
         answers: How many lines were sent to it.
@@ -75,11 +76,12 @@ class _Newcomer:
     connection: trio.socket.SocketType
     descriptor: int
     principal: Principal
-    bound: Bound
     message: str
     since: float
     deadline: float
     take_over: TakeOver
+    on_refused: Callable[[], None]
+    answer: Callable[[], bytes] | None
     status_request: tuple[Request, bytes] | None = None
     lines: LineSplitter = attrs.field(factory=lambda: LineSplitter(MAX_MESSAGE_BYTES))
     received: bytearray = attrs.field(factory=bytearray)
@@ -115,7 +117,6 @@ class Newcomers:
         limits: Limits,
         *,
         is_status_request: IsStatusRequest,
-        on_refused: Callable[[Principal, Bound], None],
         report: EventHook,
     ) -> None:
         """Begin without newcomers.
@@ -124,14 +125,12 @@ class Newcomers:
             kernels: Serves the status.
             limits: Has `max_newcomers`, and the bounds of a message.
             is_status_request: Whether a request asks for the status.
-            on_refused: Called for each newcomer that is told that it is not served.
             report: Called with events of defects.
         """
         self.refused = self.crashed = 0
         self._kernels = kernels
         self._limits = limits
         self._is_status_request = is_status_request
-        self._on_refused = on_refused
         self._report = report
         # By descriptor. Invariant: each is in one of them; the first two are in order of their deadlines.
         self._waiting: dict[int, _Newcomer] = {}
@@ -162,32 +161,36 @@ class Newcomers:
         self,
         stream: trio.SocketStream,
         principal: Principal,
-        bound: Bound,
         message: str,
         nursery: trio.Nursery,
         *,
         take_over: TakeOver,
+        on_refused: Callable[[], None],
+        answer: Callable[[], bytes] | None = None,
     ) -> None:
         """Give a newcomer a place, and attend to it in `nursery`; returns once it has the place.
 
         Args:
             stream: Its connection, which is closed in the end.
             principal: On whose behalf it calls.
-            bound: Which bound was reached.
             message: What to tell it.
             nursery: Where it is attended to.
             take_over: Serves it as any client, if somebody gives way by then; it owns the connection then.
+            on_refused: Called when it is told that it is not served.
+            answer: Returns what to tell it instead, if it does not speak the line transport. Its first bytes
+                are its request then, and it gets no status.
         """
         now = trio.current_time()
         newcomer = _Newcomer(
             stream.socket,
             stream.socket.fileno(),
             principal,
-            bound,
             message,
             since=now,
             deadline=now + FIRST_REQUEST_SECONDS,
             take_over=take_over,
+            on_refused=on_refused,
+            answer=answer,
         )
         try:
             while self._count() >= self._limits.max_newcomers:
@@ -285,6 +288,8 @@ class Newcomers:
         """
         if not newcomer.answers:
             newcomer.received += data
+        if newcomer.answer is not None:
+            return bool(data) and not self._hand_over(newcomer)
         # At the end, a line without its newline is complete.
         newcomer.lines.feed(data or b"\n")
         is_refused = False
@@ -344,10 +349,13 @@ class Newcomers:
     def _refuse(self, newcomer: _Newcomer, request_id: RequestId | None) -> None:
         if not newcomer.answers:
             self.refused += 1
-            self._on_refused(newcomer.principal, newcomer.bound)
+            newcomer.on_refused()
         newcomer.answers += 1
         data = {} if request_id is None else {"data": NOT_EXECUTED}
-        error = jsonrpc.error(request_id, NOT_NOW, newcomer.message, **data)
+        if newcomer.answer is not None:
+            error = newcomer.answer()
+        else:
+            error = jsonrpc.error(request_id, NOT_NOW, newcomer.message, **data)
         # An OSError: the client has gone, or reads nothing.
         with contextlib.suppress(OSError):
             os.write(newcomer.descriptor, error)

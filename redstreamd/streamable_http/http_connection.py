@@ -121,6 +121,7 @@ class HttpConnection:
         self._site = site
         self._limits = limits = surroundings.limits
         self._http_limits = surroundings.http_limits
+        self.counts = surroundings.counts
         self._principal = principal
         self._peer = peer
         self._accounts = surroundings.accounts
@@ -224,6 +225,7 @@ class HttpConnection:
         """
         began = self._opened_at = trio.current_time()
         self._report(ConnectionOpened(self.id, self._principal))
+        self.counts.connections += 1
         try:
             async with trio.open_nursery() as nursery:
                 self._nursery = nursery
@@ -244,6 +246,7 @@ class HttpConnection:
                 if self._handler is not None:
                     await self._handler.aclose()
                 await trio.aclose_forcefully(self._stream)
+            self.counts.connections -= 1
             self._outbox.close()
             self._parser.stop()
             self._share.close()
@@ -530,6 +533,7 @@ class HttpConnection:
         """Answer what is no request that can be served, and end the connection."""
         self._end(ending)
         if self._response is None:
+            self.counts.note(fault.status)
             self.send(whole(refusal(fault), is_1_1=True, keeps_alive=False), is_last=True)
         else:
             self._cut(fault)

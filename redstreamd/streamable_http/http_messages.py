@@ -18,6 +18,7 @@ from redstreamd.mcpio.connection_events import EventHook
 from redstreamd.mcpio.limits import Limits
 from redstreamd.mcpio.session import StartSoon
 from redstreamd.policy import Principal
+from redstreamd.streamable_http.http_counts import HttpCounts
 from redstreamd.streamable_http.http_limits import HttpLimits
 
 
@@ -173,6 +174,7 @@ class Surroundings(msgspec.Struct, frozen=True):
         accounts: Where what clients hold and use is counted.
         memory: The budget of these accounts.
         report: Called with events.
+        counts: What is counted, for the metrics.
     """
 
     limits: Limits
@@ -180,3 +182,4 @@ class Surroundings(msgspec.Struct, frozen=True):
     accounts: Accounts
     memory: Memory
     report: EventHook
+    counts: HttpCounts = msgspec.field(default_factory=HttpCounts)

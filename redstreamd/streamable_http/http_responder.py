@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Protocol
 
+from redstreamd.streamable_http.http_counts import HttpCounts
 from redstreamd.streamable_http.http_messages import Answer
 from redstreamd.streamable_http.http_responses import LAST_CHUNK, chunk, events_head, whole
 from redstreamd.streamable_http.request_rules import RequestStart
@@ -16,6 +17,11 @@ class Carrier(Protocol):
     @property
     def keeps_alive(self) -> bool:
         """Whether it may go on after a response."""
+        ...
+
+    @property
+    def counts(self) -> HttpCounts:
+        """Where responses are counted."""
         ...
 
     def send(self, data: bytes, *, is_last: bool) -> None:
@@ -53,6 +59,7 @@ class HttpResponder:
         start = self._start
         closes = self._closes or answer.closes or not self._carrier.keeps_alive
         is_head = start.head.method == "HEAD"
+        self._carrier.counts.note(answer.status)
         data = whole(answer, is_1_1=start.is_1_1, keeps_alive=not closes, is_head=is_head)
         self._end(data, closes, is_last=True)
 
@@ -64,6 +71,7 @@ class HttpResponder:
         # In HTTP/1.0 its end is the end of the connection.
         self._closes = self._closes or not start.is_1_1 or not self._carrier.keeps_alive
         data = events_head(fields, is_1_1=start.is_1_1, keeps_alive=not self._closes)
+        self._carrier.counts.note(200)
         if start.head.method == "HEAD":
             self._end(data, self._closes, is_last=True)
             return
