@@ -91,6 +91,8 @@ class ConnectionClosed(msgspec.Struct, frozen=True):
         limit_bytes: The limit that was exceeded; None unless that is why it ended.
         unread_bytes: How much waited for the client to read it.
         peer: The process or address that connected; None if the transport does not tell.
+        why: What was wrong with the last request over HTTP, if that could not be served; nothing that the
+            client sent.
     """
 
     connection_id: str
@@ -102,6 +104,7 @@ class ConnectionClosed(msgspec.Struct, frozen=True):
     limit_bytes: int | None
     peer: Peer | None = None
     unread_bytes: int = 0
+    why: str = ""
 
 
 class MessageTooLong(msgspec.Struct, frozen=True):

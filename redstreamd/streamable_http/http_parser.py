@@ -44,8 +44,7 @@ class HttpParser:
         a `Fault`, and after a request that ends the connection, nothing more comes.
 
     Attributes:
-        is_begun: Whether a request has begun whose body was not taken yet.
-        held: How many bytes are kept of a body that is not complete, and of what was not parsed.
+        is_begun: Whether a request has begun that is not complete.
     """
 
     __slots__ = (

@@ -98,11 +98,15 @@ class HttpResponder:
             self._carrier.send(data, is_last=is_last)
         self._carrier.response_ended(closes=closes)
 
-    def gone(self) -> None:
-        """Note that the client has gone, or is answered no more. Idempotent."""
-        if self.is_over:
-            return
-        self.is_over = True
+    def cut(self, refusal: Answer | None) -> None:
+        """Note that the client has gone, or is answered no more.
+
+        Args:
+            refusal: What it is told, if nothing of the response was sent.
+        """
         on_gone, self.on_gone = self.on_gone, None
+        if refusal is not None:
+            self.answer(refusal)
+        self.is_over = True
         if on_gone is not None:
             on_gone()

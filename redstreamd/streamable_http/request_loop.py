@@ -1,0 +1,379 @@
+"""The requests of one connection: read, checked and served, one after the other.
+
+A plain request costs neither a task nor a cancel scope: whoever answers writes. While a response is in
+progress the client is read from only to notice that it disconnects.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import math
+import time
+from collections.abc import Awaitable, Callable
+from typing import Final
+
+import msgspec
+import trio
+
+from redstreamd.admission.accounts import Account
+from redstreamd.admission.memory import STEP_BYTES, Share
+from redstreamd.admission.turns import MAX_QUEUED, turns
+from redstreamd.mcpio.client_connection import EOF_GRACE_SECONDS, FIRST_REQUEST_SECONDS, READ_BYTES
+from redstreamd.mcpio.connection_events import Ending
+from redstreamd.mcpio.late_event import LateEvent
+from redstreamd.mcpio.lifecycle import Lifecycle, Phase
+from redstreamd.mcpio.outbox import UNREAD_BYTES, Outbox
+from redstreamd.mcpio.session import LONG_MESSAGE
+from redstreamd.stream_io import nonblocking_receiver, receiver
+from redstreamd.streamable_http.http_counts import HttpCounts
+from redstreamd.streamable_http.http_deadlines import Deadlines, Waits
+from redstreamd.streamable_http.http_limits import HttpLimits
+from redstreamd.streamable_http.http_messages import Answer, Handler
+from redstreamd.streamable_http.http_parser import HttpParser, Parsed
+from redstreamd.streamable_http.http_responder import HttpResponder
+from redstreamd.streamable_http.http_responses import CONTINUE, refusal, whole
+from redstreamd.streamable_http.request_rules import Fault, RequestStart
+
+#: Of a client that does not wait for its responses so much is kept; then it is not read from.
+MAX_AHEAD_BYTES: Final = 64 * 1024
+#: A body that is not wanted is read, so that the connection may go on, if it has so many bytes at most.
+MAX_SKIPPED_BYTES: Final = 64 * 1024
+# What a request is taken to cost before it is served, and each byte of a long one.
+_REQUEST_SECONDS: Final = 0.00015
+_BYTE_SECONDS: Final = 1e-7
+# What it takes to receive as much as is read at once, and to keep it.
+_READ_SECONDS: Final = 0.0002
+_READING: Final = (Phase.OPEN, Phase.DRAINING)
+
+
+class RequestLoop:
+    """Reads from a stream, and serves what comes; a `http_responder.Carrier`.
+
+    Attributes:
+        counts: Where responses are counted.
+        requests: How many requests it has received.
+        response: The one in progress; None while there is none.
+        cut_off: How many responses were cut off.
+        input_ended: Set when the client sends nothing more.
+        why: What was wrong with the last request, if it could not be served.
+    """
+
+    def __init__(
+        self,
+        stream: trio.abc.Stream,
+        parser: HttpParser,
+        outbox: Outbox,
+        *,
+        lifecycle: Lifecycle,
+        deadlines: Deadlines,
+        end: Callable[[Ending], None],
+        account: Account,
+        share: Share,
+        http_limits: HttpLimits,
+        counts: HttpCounts,
+    ) -> None:
+        """Read from `stream`, for the first time in `run`.
+
+        Args:
+            stream: Where to read.
+            parser: Understands it.
+            outbox: Where to write.
+            lifecycle: The phase of the connection.
+            deadlines: Of the connection.
+            end: Called with why the connection is to end.
+            account: Of the connection.
+            share: Where it is counted what is kept of requests that are not complete.
+            http_limits: How long to wait for what.
+            counts: Where responses are counted.
+        """
+        self.counts = counts
+        self.requests = self.cut_off = 0
+        self.response: HttpResponder | None = None
+        self.input_ended = LateEvent()
+        self.why = ""
+        self._receive = receiver(stream)
+        self._receive_now = nonblocking_receiver(stream)
+        self._parser = parser
+        self._outbox = outbox
+        self._lifecycle = lifecycle
+        self._deadlines = deadlines
+        self._end = end
+        self._account = account
+        self._share = share
+        self._limits = http_limits
+        # The request that is read: its head, once that is taken, and its body, once that is whole.
+        self._start: RequestStart | None = None
+        self._body: bytes | None = None
+        self._opened_at = trio.current_time()
+        # Whether it waits for input.
+        self._is_receiving = False
+        # Around the work of a handler that takes time.
+        self._working: trio.CancelScope | None = None
+        # Bytes counted in the share.
+        self._held = 0
+
+    async def run(self, handler: Handler) -> None:
+        """Serve requests until the connection is to end."""
+        self._deadlines.wait_for(Waits.FIRST, self._limits.head_seconds)
+        while self._lifecycle.phase in _READING:
+            work = None
+            with self._deadlines.scope() as scope:
+                work = await self._read(handler)
+            if work is not None:
+                # Not within the other scope, whose deadline may have passed long ago.
+                with trio.CancelScope(deadline=self._deadlines.end) as working:
+                    self._working = working
+                    await work
+                self._working = None
+                if working.cancelled_caught:
+                    self._stop()
+            elif scope.cancelled_caught and self._deadlines.is_overdue():
+                self._on_overdue()
+
+    def detach(self) -> None:
+        """Let go of the connection, which has ended."""
+        self.response = None
+        del self._end
+
+    def hurry(self) -> None:
+        """Look at the phase of the connection and at its end, which have changed."""
+        if self._working is not None:
+            self._working.deadline = self._deadlines.end
+        self._deadlines.look_again()
+
+    async def _read(self, handler: Handler) -> Awaitable[None] | None:
+        """Read and serve; return at the end, or with what has to be awaited first."""
+        parser, lifecycle, outbox = self._parser, self._lifecycle, self._outbox
+        while True:
+            if self.response is not None:
+                await self._watch()
+            elif lifecycle.phase is not Phase.OPEN and not await self._may_go_on():
+                return None
+            elif outbox.size > UNREAD_BYTES:
+                # It has to read before it gets more.
+                await outbox.wait_written()
+            elif self._body is not None:
+                await self._take_turn(len(self._body))
+                if (work := self._serve(handler)) is not None:
+                    return work
+            elif (parsed := parser.take()) is None:
+                await self._receive_more()
+            else:
+                work = self._handle(handler, parsed)
+                # It may be large, and the next one may come in hours.
+                del parsed
+                if work is not None:
+                    return work
+
+    def _handle(self, handler: Handler, parsed: Parsed) -> Awaitable[None] | None:
+        if isinstance(parsed, RequestStart):
+            self._start = parsed
+            self._deadlines.wait_for(Waits.BODY, self._limits.body_seconds)
+            checked = handler.check(parsed.head)
+            if checked is None:
+                self._accept(parsed)
+            elif isinstance(checked, Answer):
+                self._turn_away(parsed, checked)
+            else:
+                return self._check_late(parsed, checked)
+        elif isinstance(parsed, Fault):
+            self.refuse(parsed)
+        elif self._deadlines.waits is Waits.REST:
+            self._deadlines.wait_for(Waits.NEXT, self._limits.idle_seconds)
+        else:
+            self._body = parsed
+            self._deadlines.wait_for(Waits.RESPONSE, math.inf)
+            if self._held:
+                self._count()
+        return None
+
+    def _serve(self, handler: Handler) -> Awaitable[None] | None:
+        start, body, self._start, self._body = self._start, self._body, None, None
+        if start is None or body is None:
+            return None
+        self.requests += 1
+        self.response = HttpResponder(self, start)
+        return handler.serve(start.head, body, self.response)
+
+    async def _watch(self) -> None:
+        """Read on while a response is in progress."""
+        if self._deadlines.waits is Waits.GRACE or self._parser.unparsed >= MAX_AHEAD_BYTES:
+            self._is_receiving = True
+            try:
+                await trio.sleep_forever()
+            finally:
+                self._is_receiving = False
+        await self._receive_more()
+
+    async def _receive_more(self) -> None:
+        """Feed the parser with what the client sends."""
+        parser, deadlines = self._parser, self._deadlines
+        if parser.is_begun and deadlines.waits in (Waits.FIRST, Waits.NEXT):
+            deadlines.wait_for(Waits.HEAD, self._limits.head_seconds)
+        self._is_receiving = True
+        try:
+            data = await self._receive(READ_BYTES)
+        except trio.BrokenResourceError:
+            self._end(Ending.BROKEN)
+            return
+        finally:
+            self._is_receiving = False
+        if data:
+            parser.feed(bytes(data))
+            if self._held or parser.held >= STEP_BYTES:
+                self._count()
+            if len(data) == READ_BYTES and (turn := turns()).is_shared:
+                # Many clients may send long bodies at the same time, which are copied as they come.
+                await turn.turn(self._account, _READ_SECONDS)
+            return
+        self.input_ended.set()
+        if self.response is None:
+            self._end(Ending.EOF)
+        else:
+            deadlines.wait_for(Waits.GRACE, EOF_GRACE_SECONDS)
+
+    async def _take_turn(self, size: int) -> None:
+        """Wait until it is this client's turn, for a request of so many bytes."""
+        account, turn = self._account, turns()
+        process = account.parent or account
+        must_wait = len(turn.waiting) > 0 or (time.perf_counter() >= turn.ends and turn.is_over())
+        if (must_wait or (turn.is_shared and size >= LONG_MESSAGE)) and not turn.let_pass(process):
+            await turn.turn(account, max(size * _BYTE_SECONDS, _REQUEST_SECONDS))
+        while process.queued >= MAX_QUEUED:
+            await turn.wait_fewer_queued(process)
+            await turn.turn(account, _REQUEST_SECONDS)
+        turn.work_for(account)
+
+    async def _may_go_on(self) -> bool:
+        """Return whether a connection that is to end reads on for a request."""
+        parser = self._parser
+        if self._lifecycle.phase is not Phase.DRAINING:
+            return False
+        if self._start is not None or parser.is_begun or parser.has_more:
+            return True
+        if self._receive_now is not None:
+            # A request that arrived before the daemon began to stop.
+            with contextlib.suppress(trio.WouldBlock, trio.BrokenResourceError):
+                if data := await self._receive_now(READ_BYTES):
+                    parser.feed(bytes(data))
+                    return True
+        first = self._opened_at + FIRST_REQUEST_SECONDS
+        if self.requests == 0 and trio.current_time() < first:
+            self._deadlines.no_later_than(first)
+            return True
+        self._lifecycle.stop_reading()
+        return False
+
+    # Heads
+
+    def _accept(self, start: RequestStart) -> None:
+        """Have the body of a request come."""
+        parser = self._parser
+        if start.expects_continue and start.content_length != 0 and not parser.held and not parser.has_more:
+            self._outbox.send(CONTINUE, is_last=True)
+
+    def _turn_away(self, start: RequestStart, answer: Answer) -> None:
+        """Refuse a request, and drop its body so that another may follow, if that is short."""
+        length = start.content_length
+        if length is None or length > MAX_SKIPPED_BYTES or (start.expects_continue and length):
+            answer = msgspec.structs.replace(answer, closes=True)
+        self._start = None
+        self.requests += 1
+        self._parser.skip_body()
+        HttpResponder(self, start).answer(answer)
+        self._deadlines.wait_for(Waits.REST, self._limits.body_seconds)
+
+    async def _check_late(self, start: RequestStart, checking: Awaitable[Answer | None]) -> None:
+        self._deadlines.wait_for(Waits.RESPONSE, math.inf)
+        answer = await checking
+        if answer is None:
+            self._deadlines.wait_for(Waits.BODY, self._limits.body_seconds)
+            self._accept(start)
+        else:
+            self._turn_away(start, answer)
+
+    # Ends
+
+    def _on_overdue(self) -> None:
+        """End the connection: what it waits for has not come in time."""
+        waits, is_draining = self._deadlines.waits, self._lifecycle.phase is Phase.DRAINING
+        if waits is Waits.GRACE:
+            self._end(Ending.EOF)
+            self.cut()
+        elif waits is Waits.NEXT or (is_draining and waits is Waits.FIRST):
+            self._end(Ending.IDLE)
+        elif waits is Waits.REST:
+            self._end(Ending.SLOW)
+        elif waits is Waits.RESPONSE or is_draining:
+            self._stop()
+        else:
+            what = "the body" if waits is Waits.BODY else "the head"
+            self.refuse(Fault(408, f"{what} of the request did not come in time"), Ending.SLOW)
+
+    def _stop(self) -> None:
+        """End the connection, because the daemon stops and cannot wait longer."""
+        self._lifecycle.stop_reading()
+        self.cut(Fault(503, "the daemon stops; whether the request took effect is unknown"))
+
+    def refuse(self, fault: Fault, ending: Ending = Ending.BAD_REQUEST) -> None:
+        """Answer what is no request that can be served, and end the connection."""
+        self.why = fault.why
+        self._end(ending)
+        if self.response is None:
+            self.counts.note(fault.status)
+            self._outbox.send(whole(refusal(fault), is_1_1=True, keeps_alive=False), is_last=True)
+        else:
+            self.cut(fault)
+
+    def cut(self, fault: Fault | None = None) -> None:
+        """Cut off a response in progress, if there is one; say so if nothing of it was sent."""
+        response, self.response = self.response, None
+        if response is not None:
+            self.cut_off += 1
+            response.cut(None if fault is None else refusal(fault))
+
+    # For responders
+
+    @property
+    def keeps_alive(self) -> bool:
+        """Whether the connection may go on after a response."""
+        return self._lifecycle.phase is Phase.OPEN and not self.input_ended.is_set()
+
+    def send(self, data: bytes, *, is_last: bool) -> None:
+        """Send bytes; never blocks."""
+        self._outbox.send(data, is_last=is_last)
+
+    def response_ended(self, *, closes: bool) -> None:
+        """Note that the response in progress has ended, and whether the connection ends with it."""
+        self.response = None
+        if self.input_ended.is_set():
+            self._end(Ending.EOF)
+        elif closes:
+            self._end(Ending.ANSWERED)
+        else:
+            self._deadlines.wait_for(Waits.NEXT, self._limits.idle_seconds)
+            if self._is_receiving and self._parser.has_more:
+                # The next request is here already.
+                self._deadlines.look_again()
+
+    # Memory
+
+    @property
+    def held(self) -> int:
+        """How many bytes of requests that are not complete are counted."""
+        return self._held
+
+    def _count(self) -> None:
+        held = self._parser.held
+        if held < STEP_BYTES:
+            held = 0
+        if held != self._held:
+            more, self._held = held - self._held, held
+            self._share.hold(more)
+
+    def give_up(self) -> None:
+        """Refuse the request that is read or served, and keep nothing of what the client sent."""
+        self.refuse(Fault(503, "all clients together hold too much memory; send the request later"))
+        self._parser.drop()
+        self._start = self._body = None
+        self._count()
