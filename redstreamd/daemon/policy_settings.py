@@ -26,7 +26,17 @@ from redstreamd.tools.definition import Profile, Registry, StreamNeeds, Tool
 
 def policy_of(settings: Settings) -> Policy:
     """Return the policy that is in force."""
-    return Policy(settings.policy.rules, read_only=settings.policy.read_only, judged=judged_by)
+    return Policy(
+        settings.policy.rules,
+        read_only=settings.policy.read_only,
+        judged=judged_by,
+        has_scopes=has_scopes(settings),
+    )
+
+
+def has_scopes(settings: Settings) -> bool:
+    """Return whether clients may show tokens that have scopes."""
+    return settings.http.token_file is not None or settings.http.oauth_issuer is not None
 
 
 def offered(settings: Settings) -> Registry:

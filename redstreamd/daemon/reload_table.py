@@ -16,6 +16,7 @@ from redstreamd.daemon.call_rates import rate_rules
 from redstreamd.daemon.connection_limits import connection_limits
 from redstreamd.daemon.figures_for_people import FiguresForPeople
 from redstreamd.daemon.parts import Parts, redis_target
+from redstreamd.daemon.policy_settings import has_scopes
 from redstreamd.encryption.key_ring import KeyRing
 from redstreamd.event_log.process_log import ProcessLog
 from redstreamd.mcpio.limits import Limits
@@ -91,7 +92,9 @@ def _redis(running: Running, settings: Settings) -> None:
 
 
 def _policy(running: Running, settings: Settings) -> None:
-    running.parts.toolbox.policy.reconfigure(settings.policy.rules, read_only=settings.policy.read_only)
+    running.parts.toolbox.policy.reconfigure(
+        settings.policy.rules, read_only=settings.policy.read_only, has_scopes=has_scopes(settings)
+    )
 
 
 def _domain(running: Running, settings: Settings) -> None:
@@ -161,7 +164,7 @@ TABLE: Final[tuple[Row, ...]] = (
     ),
     # With the keys, in `apply`.
     Row(("encryption.keys", "encryption.writing_key", "encryption.streams"), _read_when_needed),
-    Row(("policy.rules", "policy.read_only"), _policy),
+    Row(("policy.rules", "policy.read_only", "http.token_file", "http.oauth_issuer"), _policy),
     Row(
         (
             "redis.command_timeout_seconds",
@@ -206,6 +209,8 @@ TABLE: Final[tuple[Row, ...]] = (
             "policy.rules",
             "policy.read_only",
             "policy.quotas",
+            "http.token_file",
+            "http.oauth_issuer",
             "streams.naming",
             "streams.max_name_bytes",
         ),

@@ -140,19 +140,18 @@ class Policy:
             has_scopes: Whether there may be principals whose `permissions` limit them.
         """
         self._judged: Final = judged
-        self._has_scopes: Final = has_scopes
         # The oldest is forgotten first.
         self._grants: dict[str, tuple[_Grant, ...]] = {}
         self._verdicts: dict[tuple[str, str, Permissions | None], Permissions] = {}
         self._waiting: dict[tuple[str, str], bool] = {}
-        self.reconfigure(rules, read_only=read_only)
+        self.reconfigure(rules, read_only=read_only, has_scopes=has_scopes)
 
-    def reconfigure(self, rules: Sequence[Rule], *, read_only: bool) -> None:
+    def reconfigure(self, rules: Sequence[Rule], *, read_only: bool, has_scopes: bool = False) -> None:
         """Apply other rules from now on; for the arguments see above.
 
         Whoever remembers what this policy has said must forget it.
         """
-        self.restricts = bool(rules) or read_only or self._has_scopes
+        self.restricts = bool(rules) or read_only or has_scopes
         self.read_only = read_only
         self.submits = any(rule.submits for rule in rules)
         self._rules = tuple(rules)

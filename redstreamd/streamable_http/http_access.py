@@ -43,7 +43,16 @@ _SCHEME: Final = "bearer "
 
 
 class TokenVerifier(Protocol):
-    """Verifies the tokens of an authorization server."""
+    """Verifies the tokens of an authorization server.
+
+    Attributes:
+        options: What it was made with; two with equal options verify the same.
+    """
+
+    @property
+    def options(self) -> object:
+        """See the class."""
+        ...
 
     def verify(self, token: str) -> VerifiedToken | Awaitable[VerifiedToken]:
         """Return what a token says; it is awaited if keys have to be fetched for it.
@@ -57,10 +66,11 @@ class TokenVerifier(Protocol):
 class _Verified:
     """A token that was verified, and the principal of who shows it."""
 
-    __slots__ = ("_listener", "_principal", "token")
+    __slots__ = ("_listener", "_principal", "oauth", "token")
 
-    def __init__(self, token: VerifiedToken, shown_to: Principal) -> None:
+    def __init__(self, token: VerifiedToken, oauth: TokenVerifier | None, shown_to: Principal) -> None:
         self.token = token
+        self.oauth = oauth
         self._become(shown_to)
 
     def principal_of(self, client: Client) -> Principal:
@@ -106,16 +116,35 @@ class HttpAccess:
         Raises:
             ValueError: One of the hosts or origins is not valid.
         """
-        self._hosts: Final = Hosts(hosts)
-        self._origins: Final = Origins(origins)
-        self._tokens: Final = tokens
-        self._oauth: Final = oauth
-        self._metadata_url: Final = metadata_url
         self._report: Final = report
         self._failures: Final = FailedAttempts()
         # By the digest of a token, which tells nobody the token; the oldest is forgotten first.
         self._verified: dict[bytes, _Verified] = {}
         self._key: Final = secrets.token_bytes(32)
+        self._tokens: BearerTokens | None = None
+        self._oauth: TokenVerifier | None = None
+        self.reconfigure(hosts=hosts, origins=origins, tokens=tokens, oauth=oauth, metadata_url=metadata_url)
+
+    def reconfigure(
+        self,
+        *,
+        hosts: Collection[str],
+        origins: Collection[str],
+        tokens: BearerTokens | None,
+        oauth: TokenVerifier | None,
+        metadata_url: str | None,
+    ) -> None:
+        """Decide otherwise from the next request on; for the arguments see above.
+
+        Raises:
+            ValueError: One of the hosts or origins is not valid, and nothing has changed.
+        """
+        self._hosts, self._origins = Hosts(hosts), Origins(origins)
+        self._tokens = tokens
+        # One with the same options has keys already.
+        if oauth is None or self._oauth is None or oauth.options != self._oauth.options:
+            self._oauth = oauth
+        self._metadata_url = metadata_url
 
     @property
     def asks_token(self) -> bool:
@@ -125,13 +154,13 @@ class HttpAccess:
     async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
         """Read the file of tokens again when it has changed, until cancelled."""
         task_status.started()
-        while self._tokens is not None:
+        while True:
             await trio.sleep(LOOK_SECONDS)
-            try:
-                await trio.to_thread.run_sync(self._tokens.renew)
-            except SettingsError as wrong:
-                self._report(CredentialsNotRenewed(str(wrong)))
-        await trio.sleep_forever()
+            if self._tokens is not None:
+                try:
+                    await trio.to_thread.run_sync(self._tokens.renew)
+                except SettingsError as wrong:
+                    self._report(CredentialsNotRenewed(str(wrong)))
 
     def admit(self, head: RequestHead, client: Client) -> Principal | Answer | Awaitable[Principal | Answer]:
         """Return on whose behalf a request is made, or its refusal; awaited where that takes time."""
@@ -143,15 +172,15 @@ class HttpAccess:
         if authorization is None:
             return self._refused(client, None)
         verified = self._verified.get(self._digest(authorization))
-        if verified is not None and self._is_valid(verified.token):
+        if verified is not None and self._is_valid(verified):
             return verified.principal_of(client)
         try:
             shown = self._verify(_token_in(authorization, head))
         except WrongTokenError as wrong:
             return self._refused(client, wrong.why)
         if isinstance(shown, VerifiedToken):
-            return self._admitted(authorization, shown, client)
-        return self._admit_later(authorization, shown, client)
+            return self._admitted(authorization, shown, self._oauth, client)
+        return self._admit_later(authorization, shown, self._oauth, client)
 
     def misplaced(self, head: RequestHead, client: Client) -> Answer | None:
         """Return the refusal of a request that is for another host, or comes from a foreign web page."""
@@ -182,15 +211,19 @@ class HttpAccess:
         For responses that stay open. It reads nothing and takes less than a microsecond.
         """
         verified = self._verified.get(self._digest(head.fields.get("authorization", "")))
-        return _always if verified is None else lambda: self._is_valid(verified.token)
+        return _always if verified is None else lambda: self._is_valid(verified)
 
     def insufficient(self, needed: Permission) -> Answer:
         """Return the refusal of a request whose token does not have the scope that it needs."""
         challenge = self._challenge("insufficient_scope", "the token does not have this scope", str(needed))
         return _error(403, f"The token does not have the scope {needed}.", (challenge,))
 
-    def _is_valid(self, token: VerifiedToken) -> bool:
-        is_there = token.record is None or (self._tokens is not None and self._tokens.has(token.record))
+    def _is_valid(self, verified: _Verified) -> bool:
+        token = verified.token
+        if token.record is None:
+            is_there = verified.oauth is self._oauth
+        else:
+            is_there = self._tokens is not None and self._tokens.has(token.record)
         return is_there and token.expires_at > time.time()
 
     def _digest(self, authorization: str) -> bytes:
@@ -205,21 +238,29 @@ class HttpAccess:
             raise WrongTokenError("it is not one of this daemon's tokens")
         return self._oauth.verify(token)
 
-    def _admitted(self, authorization: str, token: VerifiedToken, client: Client) -> Principal:
+    def _admitted(
+        self, authorization: str, token: VerifiedToken, oauth: TokenVerifier | None, client: Client
+    ) -> Principal:
         if len(self._verified) >= _MAX_VERIFIED:
             del self._verified[next(iter(self._verified))]
-        verified = self._verified[self._digest(authorization)] = _Verified(token, client.principal)
+        verified = self._verified[self._digest(authorization)] = _Verified(
+            token, self._oauth, client.principal
+        )
         return verified.principal_of(client)
 
     async def _admit_later(
-        self, authorization: str, verifying: Awaitable[VerifiedToken], client: Client
+        self,
+        authorization: str,
+        verifying: Awaitable[VerifiedToken],
+        oauth: TokenVerifier | None,
+        client: Client,
     ) -> Principal | Answer:
         try:
             verified = await verifying
         except WrongTokenError as wrong:
             refused = self._refused(client, wrong.why)
             return refused if isinstance(refused, Answer) else await refused
-        return self._admitted(authorization, verified, client)
+        return self._admitted(authorization, verified, oauth, client)
 
     def _refused(self, client: Client, why: str | None) -> Answer | Awaitable[Answer]:
         """Return the refusal of a token; None: there was none."""

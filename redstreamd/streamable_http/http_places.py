@@ -30,28 +30,22 @@ class Hosts:
         """Allow hosts.
 
         Args:
-            allowed: Each ``example.org``, for any port; ``example.org:8443``, for that one;
-                ``*.example.org``, for all names below it, any port; or an address, IPv6 in brackets. The
-                addresses ``0.0.0.0`` and ``[::]`` allow every address, because no page can have one as its
-                own name and another page's content.
+            allowed: Each a name or an address, IPv6 in brackets, for any port; or followed by a port, for
+                that one. The addresses ``0.0.0.0`` and ``[::]`` allow every address: no page can make an
+                address lead elsewhere.
 
         Raises:
             ValueError: One is none of these.
         """
         self._exact: set[str] = set()
-        self._suffixes: list[str] = []
         self._every_address = False
         for each in allowed:
-            wildcard = each.startswith("*.")
-            found = _AUTHORITY.fullmatch(each.removeprefix("*.").lower())
-            if found is None or (wildcard and (found["port"] or found["host"].startswith("["))):
+            found = _AUTHORITY.fullmatch(each.lower())
+            if found is None:
                 raise ValueError(
-                    f"{each!r} is no host; allowed: a name or an address, IPv6 in brackets, with or without "
-                    "a port, or *.example.org for the names below it"
+                    f"{each!r} is no host; allowed: a name or an address, IPv6 in brackets, with or "
+                    "without a port"
                 )
-            if wildcard:
-                self._suffixes.append(f".{found['host']}")
-                continue
             address = _address(found["host"])
             self._every_address = self._every_address or (address is not None and address.is_unspecified)
             self._exact.add(_written(found["host"]) + (f":{found['port']}" if found["port"] else ""))
@@ -75,9 +69,7 @@ class Hosts:
         host = _written(found["host"].removesuffix("."))
         if is_loopback(host) or host in self._exact or f"{host}:{found['port']}" in self._exact:
             return True
-        if self._every_address and _address(host) is not None:
-            return True
-        return any(host.endswith(each) for each in self._suffixes)
+        return self._every_address and _address(host) is not None
 
 
 class Origins:

@@ -74,7 +74,7 @@ def path(tmp_path: Path) -> Path:
 
 # Host.
 
-OURS = ("mcp.example.org", "edge.example.org:8443", "*.agents.example.org", "192.0.2.1", "[2001:db8::1]")
+OURS = ("mcp.example.org", "edge.example.org:8443", "192.0.2.1", "[2001:db8::1]")
 
 
 @pytest.mark.parametrize(
@@ -90,14 +90,12 @@ OURS = ("mcp.example.org", "edge.example.org:8443", "*.agents.example.org", "192
         ("mcp.example.org", True),
         ("MCP.example.org.:99", True),
         ("edge.example.org:8443", True),
-        ("a.agents.example.org:1", True),
         ("192.0.2.1:8080", True),
         ("[2001:DB8:0::1]:1", True),
         ("", False),
         ("edge.example.org", False),
         ("edge.example.org:443", False),
-        ("agents.example.org", False),
-        ("xagents.example.org", False),
+        ("a.mcp.example.org", False),
         ("evil.example", False),
         ("mcp.example.org.evil.example", False),
         ("localhost.evil.example", False),
@@ -139,9 +137,7 @@ def test_what_is_remembered_of_hosts_is_bounded():
     assert "localhost" in hosts
 
 
-@pytest.mark.parametrize(
-    "wrong", ["", "*", "a b", "http://example.org", "example.org/", "*.x:1", "::1", "a@b"]
-)
+@pytest.mark.parametrize("wrong", ["", "*", "a b", "http://example.org", "example.org/", "*.x", "::1", "a@b"])
 def test_what_is_no_host_is_a_wrong_setting(wrong):
     with pytest.raises(ValueError, match="is no host"):
         Hosts([wrong])
