@@ -92,6 +92,7 @@ ALLOWED: dict[str, set[str]] = {
         "doctor",
         "encryption",
         "errors",
+        "policy",
         "protection",
         "service",
     }

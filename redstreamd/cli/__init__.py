@@ -29,6 +29,7 @@ from redstreamd.cli import (
     serve,
     status,
     stdio,
+    tokens,
 )
 from redstreamd.visible_text import visible
 
@@ -97,7 +98,20 @@ def main(argv: Sequence[str] | None = None) -> int:
     )
     parser.add_argument("--version", action="version", version=f"redstreamd {__version__}")
     commands = parser.add_subparsers(metavar="COMMAND", required=True)
-    for command in (serve, stdio, connect, call, status, reload, check_config, policy, keys, audit, doctor):
+    for command in (
+        serve,
+        stdio,
+        connect,
+        call,
+        status,
+        reload,
+        check_config,
+        policy,
+        keys,
+        tokens,
+        audit,
+        doctor,
+    ):
         command.add_to(commands)
     arguments = parser.parse_args(sys.argv[1:] if argv is None else argv)
     try:

@@ -7,9 +7,9 @@ import time
 
 import attrs
 
-from redstreamd.errors import SettingsError
-from redstreamd.protection.secret_files import unusable, version_of
-from redstreamd.protection.token_records import SETTING, TOKEN, TokenRecord, hash_of, read_tokens
+from redstreamd.protection.secret_files import version_of
+from redstreamd.protection.token_file import tokens_in
+from redstreamd.protection.token_records import TOKEN, TokenRecord, hash_of
 from redstreamd.protection.verified_tokens import VerifiedToken, WrongTokenError
 
 
@@ -78,23 +78,5 @@ class BearerTokens:
         return self._valid.by_id.get(record.id) == record
 
     def _read(self) -> _Valid:
-        try:
-            tokens = read_tokens(self.path)
-        except OSError as error:
-            raise unusable(SETTING, self.path, _missing(error)) from None
+        tokens = tokens_in(self.path)
         return _Valid(tokens.hash_key, {each.id: each for each in tokens.tokens})
-
-
-def _missing(error: OSError) -> str:
-    if isinstance(error, FileNotFoundError):
-        return "there is no such file; `redstreamd tokens new NAME` makes it"
-    return error.strerror or type(error).__name__
-
-
-def token_file_problem(path: str) -> SettingsError | None:
-    """Return why a file of tokens cannot be used, for those who check settings. Blocks."""
-    try:
-        BearerTokens(path)
-    except SettingsError as wrong:
-        return wrong
-    return None

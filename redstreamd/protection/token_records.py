@@ -33,8 +33,8 @@ SETTING: Final = "http.token_file"
 #: What tokens begin with, so that programs that look for leaked secrets can find them.
 PREFIX: Final = "rsd_"
 KEY_BYTES: Final = 32
-#: Names become a part of a principal's.
-NAME: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
+#: Names become a part of a principal's. A token is none, lest it be shown.
+NAME: Final = re.compile(r"(?!rsd_)[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
 NAME_ALLOWED: Final = "1 to 64 characters of A-Z, a-z, 0-9, '.', '_' and '-', the first a letter or digit"
 _ID: Final = re.compile(r"[0-9a-f]{8}")
 #: A token; the group is its ID.
