@@ -14,10 +14,12 @@ from typing import Any
 import mcp_types
 from mcp.server.context import CallNext, HandlerResult, ServerRequestContext
 from mcp.shared.exceptions import MCPError
+from mcp_types.version import MODERN_PROTOCOL_VERSIONS
 
 from redstreamd.mcp_server.listing_changes import ListingChanges, told_of_changes
 from redstreamd.mcp_server.mcp_errors import check_one_page
 from redstreamd.policy import Principal
+from redstreamd.tools.argument_headers import with_headers
 from redstreamd.tools.definition import UnknownToolError
 from redstreamd.tools.results import Result
 from redstreamd.tools.toolbox import Toolbox
@@ -34,7 +36,7 @@ class ToolServer:
         self._toolbox = toolbox
         self._changes = changes
         # By the tools that are listed, which the toolbox keeps.
-        self._listings: dict[int, mcp_types.ListToolsResult] = {}
+        self._listings: dict[tuple[int, bool], mcp_types.ListToolsResult] = {}
 
     async def list(
         self, ctx: ServerRequestContext[Principal], params: mcp_types.PaginatedRequestParams | None
@@ -42,12 +44,15 @@ class ToolServer:
         """List the tools that the caller may use, in one page."""
         check_one_page(params, "tools")
         offered = self._toolbox.offered_to(ctx.lifespan_context)
-        listing = self._listings.get(id(offered))
+        has_headers = _has_headers(ctx)
+        listing = self._listings.get((id(offered), has_headers))
         if listing is None:
-            listing = mcp_types.ListToolsResult.model_validate(
-                {"tools": [self._toolbox.listing[tool.name] for tool in offered]}
-            )
-            self._listings[id(offered)] = listing
+            toolbox = self._toolbox
+            entries = [toolbox.listing[tool.name] for tool in offered]
+            if has_headers:
+                entries = [with_headers(each, toolbox.headers_of(each["name"])) for each in entries]
+            listing = mcp_types.ListToolsResult.model_validate({"tools": entries})
+            self._listings[id(offered), has_headers] = listing
         if self._changes is not None and (connection := told_of_changes(ctx)) is not None:
             self._changes.note("tools", connection)
         return listing
@@ -105,3 +110,12 @@ class ToolServer:
         if results and isinstance(envelope, dict):
             return {**envelope, **results[0].members()}
         return envelope
+
+
+def _has_headers(ctx: ServerRequestContext[Principal]) -> bool:
+    """Return whether a client repeats arguments in headers: over HTTP, in the revision that has these."""
+    return (
+        ctx.protocol_version in MODERN_PROTOCOL_VERSIONS
+        and ctx.request is not None
+        and ctx.lifespan_context.transport == "http"
+    )

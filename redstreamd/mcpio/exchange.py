@@ -28,13 +28,21 @@ _CLOSING: Final = "the connection is closing"
 
 
 class Sink(Protocol):
-    """Where the messages of an exchange go."""
+    """Where the messages of an exchange go. Nothing here blocks or raises."""
 
     def send(self, line: bytes, *, is_last: bool = False) -> None:
-        """Queue one message, with its newline; never blocks and never raises.
+        """Queue one notification, with its newline.
 
         `is_last` says that no other is expected soon, so that it need not wait for others to be sent with.
         """
+        ...
+
+    def answer(self, line: bytes, *, is_last: bool = False) -> None:
+        """Queue the response to a request, as `send`."""
+        ...
+
+    def unanswered(self, request_id: RequestId) -> None:
+        """Take note that a request has ended and gets no response."""
         ...
 
 
@@ -88,12 +96,13 @@ class Exchange(msgspec.Struct, eq=False):
         self.on_cancel = None
         is_last = session.in_flight.remove(self)
         if self.is_dropped:
+            self.sink.unanswered(self.id)
             return
         most = session.limits.max_outbox_bytes
         if len(line) > most:
             message = f"the answer has {len(line)} bytes, and at most {most} can be sent; ask for less"
             line = jsonrpc.error(self.id, INTERNAL_ERROR, message)
-        self.sink.send(jsonrpc.in_batch(line) if self.batched else line, is_last=is_last)
+        self.sink.answer(jsonrpc.in_batch(line) if self.batched else line, is_last=is_last)
 
     def answer_unknown(self) -> None:
         """As `answer`, after the work was cut short: what it did is not known."""
@@ -109,9 +118,14 @@ class Exchange(msgspec.Struct, eq=False):
     def end(self) -> None:
         """End the exchange without an answer: the work on it has ended."""
         if self.is_open:
-            self.is_open = False
-            self.on_cancel = None
-            self.session.in_flight.remove(self)
+            self.give_up()
+            self.sink.unanswered(self.id)
+
+    def give_up(self) -> None:
+        """Let another exchange be made for the request: the work on it has not begun."""
+        self.is_open = False
+        self.on_cancel = None
+        self.session.in_flight.remove(self)
 
     def send(self, line: bytes) -> None:
         """Send a notification that belongs to the request; nothing once it is answered or cancelled."""

@@ -10,6 +10,7 @@ module does.
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Mapping
 from typing import Any, Final
 
@@ -30,6 +31,7 @@ Params = dict[str, Any] | None
 # https://www.jsonrpc.org/specification#error_object
 PARSE_ERROR: Final = -32700
 INVALID_REQUEST: Final = -32600
+METHOD_NOT_FOUND: Final = -32601
 INVALID_PARAMS: Final = -32602
 INTERNAL_ERROR: Final = -32603
 # The first of the codes that JSON-RPC and MCP leave to servers. The request may be sent again later.
@@ -197,6 +199,16 @@ def error(request_id: RequestId | None, code: int, message: str, **data: Any) ->
     )
 
 
+def error_code(line: bytes) -> int | None:
+    """Return the code of an error that `error` has encoded; None for the line of a result."""
+    # Almost every line is a result with a short id.
+    result_at = line.find(b',"result":', 0, _NEAR)
+    if result_at > 0 and line.find(b',"error":', 0, result_at) < 0:
+        return None
+    found = _ERROR(line)
+    return None if found is None else int(found[1])
+
+
 def notification(method: str, params: Mapping[str, Any] | None) -> bytes:
     """Encode the line of a notification; `params` is left out if None, since JSON-RPC forbids null.
 
@@ -232,6 +244,11 @@ def _encode(message: dict[str, Any]) -> bytes:
 
 
 _ENCODER: Final = msgspec.json.Encoder()
+_NEAR: Final = 96
+#: The beginning of an error. An id that is a text cannot contain it: quotation marks are escaped there.
+_ERROR: Final = re.compile(
+    rb'\{"jsonrpc":"2\.0","id":(?:-?\d+|null|"(?:[^"\\]|\\.)*"),"error":\{"code":(-?\d+)'
+).match
 
 # Between two objects of a list, as most clients write it.
 _BETWEEN: Final = (b"},{", b"}, {")

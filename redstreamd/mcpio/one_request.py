@@ -22,9 +22,15 @@ class _Answer:
         self.received = trio.Event()
 
     def send(self, line: bytes, *, is_last: bool = False) -> None:
+        """Drop a notification."""
+
+    def answer(self, line: bytes, *, is_last: bool = False) -> None:
         if not self.line:
             self.line = line
             self.received.set()
+
+    def unanswered(self, request_id: object) -> None:
+        """Do nothing: nobody cancels the request."""
 
 
 async def answer_one(

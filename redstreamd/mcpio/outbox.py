@@ -118,6 +118,12 @@ class Outbox:
             else:
                 flush_at_end_of_pass(self._flush)
 
+    # Of a byte stream, all messages are lines.
+    answer = send
+
+    def unanswered(self, request_id: object) -> None:
+        """Do nothing: nobody waits for the end of anything."""
+
     def close(self) -> None:
         """Drop the queue, and all that is sent from now on."""
         self._is_closed = True

@@ -148,6 +148,11 @@ class Session:
             self._era = kernel.era
         return self._era
 
+    @property
+    def takes_batches(self) -> bool:
+        """Whether the negotiated revision has JSON-RPC batches."""
+        return self._kernel is not None and self._kernel.takes_batches
+
     def take(self, message: bytes, sink: Sink) -> bool:
         """Serve a message by the direct path if it is a plain call that may be served now; else False.
 
@@ -156,7 +161,7 @@ class Session:
         """
         if self._direct_path is None or self.draining.is_set():
             return False
-        return self._take(plain_calls.decode(message, self.limits), len(message), sink)
+        return self.take_call(plain_calls.decode(message, self.limits), len(message), sink)
 
     async def take_long(self, message: bytes, sink: Sink) -> bool:
         """Serve a long message as `take` does, in steps, between which others are served."""
@@ -169,12 +174,14 @@ class Session:
         if call is not None and decode is not None:
             call = decode(call)
             await turns().part(self.account)
-        return not self.draining.is_set() and self._take(call, len(message), sink)
+        return not self.draining.is_set() and self.take_call(call, len(message), sink)
 
-    def _take(self, call: PlainCall | None, size: int, sink: Sink) -> bool:
+    def take_call(self, call: PlainCall | None, size: int, sink: Sink) -> bool:
+        """Serve a decoded message of so many bytes as `take` does; None stands for no plain call."""
         if (
             self._direct_path is None
             or call is None
+            or self.draining.is_set()
             or (call.era is not self._era and not self._settles(call.era))
         ):
             return False
@@ -182,7 +189,7 @@ class Session:
         if not self.in_flight.add(exchange):
             return False
         if not self._direct_path(exchange, call):
-            exchange.end()
+            exchange.give_up()
             return False
         self.requests += 1
         self.direct += 1
@@ -201,17 +208,20 @@ class Session:
             message: One message or, where the revision has them, a batch.
             sink: Where answers go, and notifications that belong to a request.
         """
-        decoded = jsonrpc.decode(message, self.limits)
-        if len(message) >= LONG_FOR_THE_KERNEL:
+        await self.handle_decoded(jsonrpc.decode(message, self.limits), len(message), sink)
+
+    async def handle_decoded(self, decoded: Message | Batch, size: int, sink: Sink) -> None:
+        """As `handle`, with what `jsonrpc.decode` has made of a message of so many bytes."""
+        if size >= LONG_FOR_THE_KERNEL:
             await turns().part(self.account)
         if not isinstance(decoded, Batch):
-            await self._handle(decoded, len(message), sink)
-        elif self._kernel is None or not self._kernel.takes_batches:
+            await self._handle(decoded, size, sink)
+        elif not self.takes_batches:
             why = "batches are accepted in revision 2025-03-26 only: send one message on each line"
             self._reject(Rejection(INVALID_REQUEST, why), sink)
         else:
             rest = deque(decoded.messages)
-            size = len(message) // len(rest)
+            size //= len(rest)
             try:
                 while rest:
                     await self._handle(rest.popleft(), size, sink, batched=True)
@@ -436,7 +446,7 @@ class Session:
     @staticmethod
     def _reject(rejection: Rejection, sink: Sink, batched: bool = False) -> None:
         line = rejection.line()
-        sink.send(jsonrpc.in_batch(line) if batched else line)
+        sink.answer(jsonrpc.in_batch(line) if batched else line)
 
 
 def _ended(_task: Task) -> bool:

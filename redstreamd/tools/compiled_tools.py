@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import functools
 import typing
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from operator import attrgetter
 from typing import Any, Final, TypeVar
 
@@ -16,6 +16,7 @@ import attrs
 
 from redstreamd import strict_json
 from redstreamd.streams.name_rules import NameRules
+from redstreamd.tools.argument_headers import header_arguments
 from redstreamd.tools.argument_text import ArgumentDecoder
 from redstreamd.tools.argument_types import NameOf, names_in
 from redstreamd.tools.arguments import Structurer
@@ -39,6 +40,7 @@ class Prepared:
             few; else None, as if it is not given.
         lease: The argument that holds a lease, if there is one.
         checks: The arguments that name groups and consumers, with the function that checks each.
+        headers: The arguments that have headers of HTTP, see `argument_headers`.
     """
 
     tool: Tool[Any]
@@ -46,6 +48,7 @@ class Prepared:
     named: Callable[[object], object] | None
     lease: str | None
     checks: tuple[tuple[str, Callable[[str], None]], ...]
+    headers: Mapping[str, str]
 
 
 # What follows from a class alone costs more than many calls, so all toolboxes of a process share it. (Classes
@@ -146,6 +149,7 @@ class CompiledTools:
             ()
             if lease is not None
             else tuple((argument, checks[what]) for argument, what in named.items() if what in checks),
+            header_arguments(tool.arguments),
         )
 
 

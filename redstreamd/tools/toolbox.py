@@ -189,6 +189,11 @@ class Toolbox(Generic[BusT]):
         """Return the tool of this name, compiled; None if it is not offered."""
         return self.prepared[name] if name in self._offered else None
 
+    def headers_of(self, name: str) -> Mapping[str, str]:
+        """Return which arguments of a tool have headers of HTTP; see `argument_headers`."""
+        prepared = self.prepared.get(name) or self.prepare(name)
+        return {} if prepared is None else prepared.headers
+
     def begin(
         self, tool: Tool[Any], arguments: object, principal: Principal, account: Account | None = None
     ) -> Invocation[BusT]:

@@ -23,6 +23,7 @@ from redstreamd import __version__
 from redstreamd.mcp_server.direct_calls import DirectPath
 from redstreamd.mcp_server.server_info import NAME, TITLE
 from redstreamd.mcpio.exchange import Exchange, Sink
+from redstreamd.mcpio.jsonrpc import RequestId
 from redstreamd.mcpio.kernels import DirectPath as TakesCalls
 from redstreamd.mcpio.plain_calls import PlainCall
 from redstreamd.policy import Principal
@@ -457,6 +458,12 @@ class _Changing:
 
     def send(self, line: bytes, *, is_last: bool = False) -> None:
         self.sink.send(self.changed(line), is_last=is_last)
+
+    def answer(self, line: bytes, *, is_last: bool = False) -> None:
+        self.sink.answer(self.changed(line), is_last=is_last)
+
+    def unanswered(self, request_id: RequestId) -> None:
+        self.sink.unanswered(request_id)
 
 
 class _Wrong(DirectPath):
