@@ -1,7 +1,8 @@
 """Answers MCP clients with an error when the daemon cannot serve them.
 
 MCP clients show their users the error that answers the handshake. A client whose connection is only closed
-reports "connection closed", and few people read a server's stderr.
+reports "connection closed", and few people read a server's stderr. A client that speaks HTTP gets a 503,
+with the error in it.
 
 Used after a failed start by the service and by ``stdio``, and by ``connect`` without a daemon. Standard
 library only, and nothing of redstreamd, because imports would take a second of CPU time.
@@ -12,6 +13,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import re
 import select
 import signal
 import socket
@@ -39,6 +41,7 @@ _MAX_REASON: Final = 4_000  # characters; an answer must fit into the empty buff
 _MAX_DESCRIPTORS: Final = 4_096  # against invalid environments
 _FIRST_DESCRIPTOR: Final = 3  # SD_LISTEN_FDS_START in sd-daemon.h
 _NOT_NOW: Final = -32000  # the daemon's code for what may be sent again later
+_HTTP: Final = re.compile(rb"[A-Z]{3,10} [!-~]+ HTTP/1\.[01]\r?")  # the first line of a request
 
 
 class _Conversation:
@@ -51,6 +54,7 @@ class _Conversation:
     def __init__(self, reason: str) -> None:
         self._reason = reason if len(reason) <= _MAX_REASON else reason[:_MAX_REASON] + "..."
         self._rest = b""
+        self._is_http = False
         self.answered = False
         self.is_over = False
 
@@ -59,6 +63,13 @@ class _Conversation:
         answers = []
         *lines, self._rest = (self._rest + data).split(b"\n")
         for line in lines:
+            if self._is_http or _HTTP.fullmatch(line):
+                self._is_http = True
+                if line in (b"", b"\r"):
+                    answers.append(self._response())
+                    self.answered = self.is_over = True
+                    break
+                continue
             request = _request(line)
             if request is None:
                 continue
@@ -73,7 +84,21 @@ class _Conversation:
 
     def final_line(self) -> bytes:
         """Return the error for a client that has sent no request; it has no id."""
-        return b"" if self.answered else self._error(None)
+        if self.answered:
+            return b""
+        return self._response() if self._is_http else self._error(None)
+
+    def _response(self) -> bytes:
+        body = self._error(None)
+        head = (
+            "HTTP/1.1 503 Service Unavailable",
+            "Content-Type: application/json",
+            f"Content-Length: {len(body)}",
+            "Cache-Control: no-store",
+            "Retry-After: 1",
+            "Connection: close",
+        )
+        return "\r\n".join((*head, "", "")).encode() + body
 
     def _error(self, request_id: object) -> bytes:
         error = {"code": _NOT_NOW, "message": self._reason}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import http.client
 import json
 import signal
 import socket
@@ -84,7 +85,6 @@ def beside(work: Callable[[], None]) -> Iterator[None]:
         ([DISCOVER[:-1]], True, ["d"]),
         ([INITIALIZED], False, [None]),
         ([INITIALIZED], True, [None]),
-        ([b"GET / HTTP/1.1\r\n"], False, [None]),
         ([b'{"jsonrpc": "2.0", "id": 1.5, "method": "initialize"}\n'], True, [None]),
         ([b"[" * 60_000 + b"\n"], True, [None]),
         ([b"x" * 100_000], False, [None]),
@@ -107,6 +107,34 @@ def test_a_handshake_is_answered_with_the_reason(
 
     with beside(speak):
         answer_clients([listener], REASON, linger_seconds=0)
+
+
+@pytest.mark.parametrize("sent_of_head", ["all", "its first line"])
+def test_a_client_that_speaks_http_is_answered_in_http(listener: socket.socket, sent_of_head: str) -> None:
+    """Also one that sends only half a head, and one whose body is not read."""
+    head = b"POST /mcp HTTP/1.1\r\nHost: here\r\nContent-Length: 9\r\n\r\n"
+    client = connected(listener)
+    answered: list[tuple[int, str | None, str | None, Any]] = []
+
+    def speak() -> None:
+        with client:
+            client.sendall(head + INITIALIZE if sent_of_head == "all" else head[:25])
+            with http.client.HTTPResponse(client) as response:
+                response.begin()
+                fields = response.headers
+                answered.append(
+                    (
+                        response.status,
+                        fields["Content-Type"],
+                        fields["Retry-After"],
+                        json.loads(response.read()),
+                    )
+                )
+
+    with beside(speak):
+        answer_clients([listener], REASON, linger_seconds=0)
+    error = {"jsonrpc": "2.0", "id": None, "error": {"code": -32000, "message": REASON}}
+    assert answered == [(503, "application/json", "1", error)]
 
 
 def test_without_a_client_it_ends_soon(listener: socket.socket) -> None:
