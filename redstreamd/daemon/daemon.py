@@ -24,7 +24,7 @@ from redstreamd.daemon.shutdown import unless_stopped
 from redstreamd.daemon.sockets import inherited_listener, open_listeners, protected
 from redstreamd.event_log.process_log import ProcessLog
 from redstreamd.service.socket_activation import adopt_sockets, adopt_standard_input
-from redstreamd.settings import Loaded
+from redstreamd.settings import Kind, Loaded
 from redstreamd.startup.lazy_packages import make_lazy
 
 # Of these packages the daemon uses single modules, and of the first nothing before the SDK. What the packages
@@ -84,7 +84,8 @@ async def _serve(
         metrics = await open_metrics_listeners(loaded.settings, activated.named(METRICS))
         for listener in metrics:
             resources.push_async_callback(listener.aclose)
-        serve_listeners = await unless_stopped(partial(import_on_thread, _serve_listeners))
+        needed = partial(_serve_listeners, http=any(each.address.kind is Kind.HTTP for each in listeners))
+        serve_listeners = await unless_stopped(partial(import_on_thread, needed))
         if serve_listeners is not None:
             await serve_listeners(
                 loaded.settings,
@@ -111,8 +112,11 @@ async def _stdio(loaded: Loaded, log: ProcessLog, *, load: Callable[[], Loaded])
         await serve_stream(loaded.settings, inherited, log)
 
 
-def _serve_listeners() -> Callable[..., Awaitable[None]]:
+def _serve_listeners(*, http: bool = False) -> Callable[..., Awaitable[None]]:
     from redstreamd.daemon.serving import serve_listeners
+
+    if http:
+        import redstreamd.daemon.http_parts  # noqa: F401 - it takes long, and would be imported on the loop
 
     return serve_listeners
 

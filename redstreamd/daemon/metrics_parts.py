@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import partial
 from typing import TYPE_CHECKING, Final
 
@@ -14,7 +14,7 @@ from redstreamd.daemon.metrics_listeners import MetricsListener
 from redstreamd.daemon.parts import Parts
 from redstreamd.mcpio.acceptor import Acceptor
 from redstreamd.metrics.metrics_events import MetricsEventHook
-from redstreamd.metrics.page_figures import Sources, page_of
+from redstreamd.metrics.page_figures import HttpFigures, Sources, page_of
 from redstreamd.service.log_output import LogOutput
 from redstreamd.service.loop_lag import LoopLag
 from redstreamd.service.process_stats import process_stats
@@ -28,7 +28,13 @@ _ABOUT: Final = f"redstreamd {__version__}. Its metrics are at /metrics; docs/me
 
 
 def sources_of(
-    parts: Parts, acceptor: Acceptor, accounts: Accounts, *, lag: LoopLag, log: LogOutput
+    parts: Parts,
+    acceptor: Acceptor,
+    accounts: Accounts,
+    *,
+    http: Callable[[], HttpFigures] | None,
+    lag: LoopLag,
+    log: LogOutput,
 ) -> Sources:
     """Return all that has figures.
 
@@ -36,6 +42,7 @@ def sources_of(
         parts: The parts of the daemon.
         acceptor: Has the clients.
         accounts: Where their connections are counted.
+        http: Returns the figures of HTTP; None if there is no listener for it.
         lag: Measures the event loop.
         log: Writes the log.
     """
@@ -53,6 +60,7 @@ def sources_of(
         calls=parts.calls,
         redis=parts.bus.redis,
         survey=parts.survey,
+        http=http,
     )
 
 

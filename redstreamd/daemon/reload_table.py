@@ -7,7 +7,7 @@ waits and never fails: settings come here only after all checks. The rows are ap
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
 import attrs
 import msgspec
@@ -25,6 +25,9 @@ from redstreamd.settings.definitions import DEFINITIONS
 from redstreamd.settings.reloading import RESTART_ONLY
 from redstreamd.tools.definition import Profile
 
+if TYPE_CHECKING:
+    from redstreamd.daemon.http_parts import HttpParts
+
 
 class Running(msgspec.Struct, frozen=True):
     """What settings are applied to.
@@ -34,22 +37,25 @@ class Running(msgspec.Struct, frozen=True):
         log: The log.
         figures: What is told to people of the figures.
         apply_limits: Applies the limits of client connections.
-        apply_http: Applies what HTTP listeners demand, and their limits.
+        http: What serves HTTP; None if there is no listener for it.
     """
 
     parts: Parts
     log: ProcessLog
     figures: FiguresForPeople
     apply_limits: Callable[[Limits], None]
-    apply_http: Callable[[Settings], None]
+    http: HttpParts | None
 
     def check(self, settings: Settings) -> None:
         """Check what applying them could fail of; on any thread.
 
         Raises:
-            SettingsError: They name a credential that this process does not have.
+            SettingsError: They name a credential that this process does not have, or a file of tokens that
+                cannot be used.
         """
         redis_target(settings, self.parts.embedded)
+        if self.http is not None:
+            self.http.check(settings)
 
 
 class Row(msgspec.Struct, frozen=True):
@@ -125,7 +131,10 @@ def _connections(running: Running, settings: Settings) -> None:
 
 
 def _http(running: Running, settings: Settings) -> None:
-    running.apply_http(settings)
+    if running.http is not None:
+        running.http.apply(settings)
+        # Of the connections that are open.
+        running.apply_limits(running.parts.limits)
 
 
 def _read_when_needed(running: Running, settings: Settings) -> None: ...

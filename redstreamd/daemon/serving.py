@@ -14,6 +14,7 @@
             ├─ tail hub          key tracking; wakes waits
             ├─ sampler, updates  figures; notifications to subscribers
             ├─ ranking           the streams with most to do, while somebody asks
+            ├─ HTTP              who may call; sessions; if there is a listener for it
             ├─ listeners         a task per client connection
             ├─ metrics           if there is a socket for them
             ├─ history, group watch, figures for the journal
@@ -32,12 +33,14 @@ import signal
 from collections.abc import Awaitable, Callable, Sequence
 from contextlib import AsyncExitStack
 from functools import partial
+from typing import TYPE_CHECKING
 
 import attrs
 import trio
 
 from redstreamd import __version__
 from redstreamd.admission.accounts import Accounts
+from redstreamd.admission.memory import Memory
 from redstreamd.daemon.background_import import import_on_thread
 from redstreamd.daemon.banner import banner
 from redstreamd.daemon.figures_for_people import figures_for_people
@@ -82,6 +85,9 @@ from redstreamd.service.watchdog import Watchdog, watchdog_interval
 from redstreamd.settings import Kind, Loaded, Settings
 from redstreamd.startup.descriptors import descriptor_limit, max_newcomers, needed_for, room
 
+if TYPE_CHECKING:
+    from redstreamd.daemon.http_parts import HttpParts
+
 # The hub beats at every sweep (30 s) and at every command of its own (at most 5 s each).
 _HUB_MAX_SILENCE_SECONDS = 120.0
 
@@ -116,11 +122,14 @@ async def serve_listeners(
         parts = build_parts(settings, resources, log)
         addresses = [*(each.address for each in listeners), *map(metrics_address, metrics)]
         accounts = Accounts()
+        memory = Memory(accounts, parts.limits.max_memory_bytes)
+        http = _http_parts(settings, parts, listeners, accounts, memory, lambda accept: pages.page(accept))
         acceptor = Acceptor(
-            _served(settings, listeners, parts.event_log),
+            _served(settings, listeners, parts.event_log, http),
             parts.kernels,
             direct_path=parts.direct_path,
             accounts=accounts,
+            memory=memory,
             limits=_acceptors(parts.limits),
             room=room,
             quotas=parts.bus.quotas,
@@ -130,6 +139,8 @@ async def serve_listeners(
         _tell_few_descriptors(parts)
         parts.daemon_health.include("clients", acceptor.statistics)
         parts.daemon_health.include("work", acceptor.usage)
+        if http is not None:
+            parts.daemon_health.include("http", http.figures)
         notifier, heartbeats = Notifier.from_environment(), Heartbeats()
 
         def apply_limits(limits: Limits) -> None:
@@ -142,7 +153,7 @@ async def serve_listeners(
         reloader = Reloader(
             settings,
             load,
-            Running(parts, log, figures, apply_limits, apply_http=lambda _: None),
+            Running(parts, log, figures, apply_limits, http),
             notifier,
             status=status,
             tell_clients=parts.tell_clients,
@@ -186,9 +197,20 @@ async def serve_listeners(
             reloader.stop()
             async with extended_stop_timeout(notifier):
                 parts.end_waits()
+                if http is not None:
+                    http.drain()
                 await acceptor.drain(parts.bus.settings.daemon.drain_seconds)
 
-        pages = MetricsPages(sources_of(parts, acceptor, accounts, lag=lag, log=log.output))
+        pages = MetricsPages(
+            sources_of(
+                parts,
+                acceptor,
+                accounts,
+                http=None if http is None else http.figures,
+                lag=lag,
+                log=log.output,
+            )
+        )
         serve_metrics = MetricsChild(
             metrics,
             pages,
@@ -199,6 +221,7 @@ async def serve_listeners(
             Child("log", log.output.run),
             Child("watchdog", watchdog.run),
             *_bus_children(parts, heartbeats),
+            *(() if http is None else http.children),
             Child("listeners", acceptor.run),
             *([Child("metrics", serve_metrics.run)] if metrics else []),
             *figures.children,
@@ -212,10 +235,26 @@ async def serve_listeners(
         await _run(parts, supervisor, drain, complete, STOP_SIGNALS, load_more)
 
 
+def _http_parts(
+    settings: Settings,
+    parts: Parts,
+    listeners: Sequence[OpenListener],
+    accounts: Accounts,
+    memory: Memory,
+    metrics: Callable[[str], Awaitable[tuple[bytes, str]]],
+) -> HttpParts | None:
+    """Return what serves the listeners for HTTP; None if there is none."""
+    if all(each.address.kind is not Kind.HTTP for each in listeners):
+        return None
+    from redstreamd.daemon.http_parts import HttpParts
+
+    return HttpParts(settings, parts, listeners, accounts, memory, metrics)
+
+
 def _served(
-    settings: Settings, listeners: Sequence[OpenListener], on_event: EventHook
+    settings: Settings, listeners: Sequence[OpenListener], on_event: EventHook, http: HttpParts | None
 ) -> list[ServedListener]:
-    """Return the listeners with what they demand, and who their clients are."""
+    """Return the listeners with what they demand, who their clients are, and what they speak."""
     for each in listeners:
         if each.protection is not None:
             each.protection.on_problem = lambda cause: on_event(CredentialsNotRenewed(cause))
@@ -230,6 +269,7 @@ def _served(
             each.is_inherited,
             tells_users=tells_users and each.address.kind is Kind.UNIX,
             protection=each.protection,
+            opens=http.transport if http is not None and each.address.kind is Kind.HTTP else None,
         )
         for each in listeners
     ]

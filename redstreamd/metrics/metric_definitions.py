@@ -124,6 +124,14 @@ METRICS: Final[tuple[Metric, ...]] = (
         (_GAUGE, "watched_keys", "Keys that they watch"),
         (_GAUGE, "subscriptions", "Subscriptions to resources"),
         (_GAUGE, "subscribed_resources", "Resources with a subscription"),
+        (_GAUGE, "http_connections", "Open connections of HTTP, which are among all"),
+        (_GAUGE, "http_sessions", "Sessions over HTTP of clients of revisions before 2026-07-28"),
+        (_GAUGE, "http_event_streams", "Responses over HTTP that are open for events"),
+    ),
+    *_of(
+        Subject.CLIENTS,
+        ("status",),
+        (_COUNTER, "http_responses_total", "Responses over HTTP, by the class of their status, such as 2xx"),
     ),
     *_of(
         Subject.TOOLS,

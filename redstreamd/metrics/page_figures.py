@@ -44,6 +44,23 @@ _AT_ONCE: Final = 16
 
 
 @attrs.frozen
+class HttpFigures:
+    """Figures of the HTTP listeners.
+
+    Attributes:
+        connections: Open connections.
+        sessions: Sessions of revisions that have them.
+        event_streams: Responses of events that are open.
+        responses: Responses begun so far, by the class of their status, such as ``2xx``.
+    """
+
+    connections: int
+    sessions: int
+    event_streams: int
+    responses: Mapping[str, int]
+
+
+@attrs.frozen
 class Sources:
     """The parts that have figures.
 
@@ -61,6 +78,7 @@ class Sources:
         calls: Counts the calls.
         redis: The connections to Redis.
         survey: Takes the figures of streams.
+        http: Returns the figures of HTTP; None if there is no listener for it.
     """
 
     version: str
@@ -76,6 +94,7 @@ class Sources:
     calls: CallCounts
     redis: Redis
     survey: StreamSurvey
+    http: Callable[[], HttpFigures] | None = None
 
 
 class Page:
@@ -127,6 +146,8 @@ async def page_of(sources: Sources) -> Page:
     page = Page()
     _add_process(page, sources)
     _add_clients(page, sources)
+    if sources.http is not None:
+        _add_http(page, sources.http())
     for (tool, outcome), calls in sources.calls.pairs.items():
         page.add({"tool_call_duration_seconds": calls}, tool, outcome)
     for tool, size in _summed((tool, calls.answer_bytes) for (tool, _), calls in sources.calls.pairs.items()):
@@ -182,6 +203,18 @@ def _add_clients(page: Page, sources: Sources) -> None:
             "subscribed_resources": updates.topics,
         }
     )
+
+
+def _add_http(page: Page, figures: HttpFigures) -> None:
+    page.add(
+        {
+            "http_connections": figures.connections,
+            "http_sessions": figures.sessions,
+            "http_event_streams": figures.event_streams,
+        }
+    )
+    for status, count in figures.responses.items():
+        page.add({"http_responses_total": count}, status)
 
 
 def _add_redis(page: Page, redis: Redis) -> None:

@@ -1,0 +1,140 @@
+"""What serves HTTP, built of the settings and of the parts of the daemon.
+
+Imported only where there is a listener for it, because its packages are an extra.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+from urllib.parse import urlsplit
+
+import attrs
+
+from redstreamd.admission.accounts import Accounts
+from redstreamd.admission.memory import Memory
+from redstreamd.daemon.http_pages import HttpPages, MetricsSource
+from redstreamd.daemon.parts import Parts
+from redstreamd.daemon.sockets import OpenListener
+from redstreamd.metrics.page_figures import HttpFigures
+from redstreamd.protection.bearer_tokens import BearerTokens
+from redstreamd.service.child import Child
+from redstreamd.settings import HttpSettings, Kind, ListenAddress, Settings
+from redstreamd.settings.credential_paths import path_of
+from redstreamd.settings.http_checks import HEALTHZ, METRICS, READYZ, check_http_protected
+from redstreamd.streamable_http.http_access import HttpAccess
+from redstreamd.streamable_http.http_limits import HttpLimits
+from redstreamd.streamable_http.http_messages import Surroundings
+from redstreamd.streamable_http.http_site import HttpSite, Page
+from redstreamd.streamable_http.http_transport import HttpTransport
+
+
+class HttpParts:
+    """Serves HTTP.
+
+    Attributes:
+        transport: Opens the connections of its listeners, for the acceptor.
+        children: Supervised, before the acceptor that has its listeners.
+    """
+
+    def __init__(
+        self,
+        settings: Settings,
+        parts: Parts,
+        listeners: Sequence[OpenListener],
+        accounts: Accounts,
+        memory: Memory,
+        metrics: MetricsSource,
+    ) -> None:
+        """Read the files that say who may call. Blocks.
+
+        Args:
+            settings: Those in force.
+            parts: The parts of the daemon.
+            listeners: All listeners, of which those of HTTP count.
+            accounts: Where what clients hold and use is counted.
+            memory: The budget of these accounts.
+            metrics: Writes the page of metrics.
+
+        Raises:
+            SettingsError: One cannot be used.
+        """
+        self._addresses = [each.address for each in listeners if each.address.kind is Kind.HTTP]
+        self._limits = http_limits(settings.http)
+        self._is_draining = False
+        # What was read for the settings that are checked, until they are applied.
+        self._read = self._options(settings.http)
+        self._access = HttpAccess(**self._read, report=parts.event_log)
+        surroundings = Surroundings(parts.limits, self._limits, accounts, memory, parts.event_log)
+        pages = HttpPages(
+            parts.bus.redis, parts.toolbox.policy, metrics, is_draining=lambda: self._is_draining
+        )
+        self._site = HttpSite(
+            surroundings,
+            parts.kernels,
+            parts.direct_path,
+            self._access,
+            path=settings.http.path,
+            pages={
+                HEALTHZ: Page(pages.alive, is_open=True),
+                READYZ: Page(pages.ready, is_open=True),
+                METRICS: Page(pages.metrics),
+            },
+        )
+        self._counts = surroundings.counts
+        self.transport = HttpTransport(self._site, surroundings)
+        self.children = (
+            Child("HTTP access", self._access.run),
+            Child("HTTP sessions", self._site.sessions.run),
+        )
+
+    def check(self, settings: Settings) -> None:
+        """Read what other settings name, so that `apply` cannot fail. Blocks; on any thread.
+
+        Raises:
+            SettingsError: It cannot be used, or a listener would be open to everybody.
+        """
+        for address in self._addresses:
+            check_http_protected(address, settings.http, settings.listeners, source="the running daemon")
+        self._read = self._options(settings.http)
+
+    def apply(self, settings: Settings) -> None:
+        """Apply settings that were checked."""
+        self._limits.become(http_limits(settings.http))
+        self._access.reconfigure(**self._read)
+
+    def drain(self) -> None:
+        """Note that the daemon stops: it is not ready any more, and open responses of events end."""
+        self._is_draining = True
+        self._site.sessions.drain()
+
+    def figures(self) -> HttpFigures:
+        """Return a snapshot."""
+        return HttpFigures(
+            connections=self._counts.connections,
+            sessions=len(self._site.sessions),
+            event_streams=self._site.ticker.open_streams,
+            responses={f"{first}xx": count for first, count in self._counts.responses.items()},
+        )
+
+    def _options(self, http: HttpSettings) -> dict[str, Any]:
+        """Return what says who may call, as the arguments of `HttpAccess`."""
+        path = path_of("http.token_file", http.token_file)
+        outside = [] if http.resource_url is None else [urlsplit(http.resource_url).netloc]
+        return {
+            "hosts": [*map(_authority, self._addresses), *outside, *http.allowed_hosts],
+            "origins": http.allowed_origins,
+            "tokens": None if path is None else BearerTokens(path),
+            "oauth": None,
+            "metadata_url": None,
+        }
+
+
+def http_limits(http: HttpSettings) -> HttpLimits:
+    """Return the limits of the settings; a value of its own."""
+    return HttpLimits(**{each.name: getattr(http, each.name) for each in attrs.fields(HttpLimits)})
+
+
+def _authority(address: ListenAddress) -> str:
+    """Return the host that requests to an address are for; a Unix socket has the names of this host."""
+    return str(address).removeprefix(f"{address.kind}:") if address.host else "localhost"
