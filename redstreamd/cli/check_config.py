@@ -58,11 +58,10 @@ def _listeners(loaded: Loaded) -> Iterator[str]:
     from redstreamd.daemon.settings_checks import check_files
     from redstreamd.settings import Kind, demands
 
-    listeners = loaded.settings.listeners
     for address in loaded.settings.daemon.listen:
-        yield f"{address} demands {demands(address.kind, listeners)}"
+        yield f"{address} demands {demands(address.kind, loaded.settings)}"
     if not loaded.settings.daemon.listen:
-        for kind in (Kind.UNIX, Kind.TCP):
-            yield f"a {kind} listener demands {demands(kind, listeners)}"
+        for kind in (Kind.UNIX, Kind.TCP, Kind.HTTP):
+            yield f"a {kind} listener demands {demands(kind, loaded.settings)}"
     if (unreadable := check_files(loaded)) is not None:
         yield f"{unreadable} is not checked: this user may not read it"

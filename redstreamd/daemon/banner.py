@@ -14,19 +14,40 @@ from redstreamd.addresses import default_paths
 from redstreamd.settings import Kind, ListenAddress, Settings
 
 _WITHOUT_SOCKET = """
-An MCP client connects there and sends one JSON-RPC message a line. Clients that start a command, and
-`redstreamd call`, need a Unix socket: add --listen unix:PATH, with an absolute path.
+Over TCP a client sends one JSON-RPC message a line. Clients that start a command, and `redstreamd call`, need
+a Unix socket: add --listen unix:PATH, with an absolute path.
 """
 
 
 def banner(settings: Settings, addresses: Sequence[ListenAddress]) -> str:
     """Return the text to print once the daemon serves."""
     socket = next((address.path for address in addresses if address.kind is Kind.UNIX), None)
+    urls = [url for address in addresses if (url := _url(address, settings)) is not None]
+    listening = ", ".join(_url(address, settings) or str(address) for address in addresses)
     return f"""
-redstreamd listens on {", ".join(str(address) for address in addresses)}
+redstreamd listens on {listening}
 and keeps its streams in {_store(settings)}.
-{_WITHOUT_SOCKET if socket is None else _first_steps(socket)}
+{_over_http(urls[0], settings) if urls else ""}{_WITHOUT_SOCKET if socket is None else _first_steps(socket)}
 Ctrl-C stops it; the streams are kept.
+"""
+
+
+def _url(address: ListenAddress, settings: Settings) -> str | None:
+    """Return the URL of MCP at an address; None if it has none."""
+    if address.kind is not Kind.HTTP or not address.host:
+        return None
+    scheme = "http" if settings.listeners.certificate_file is None else "https"
+    return f"{scheme}://{str(address).removeprefix(f'{address.kind}:')}{settings.http.path}"
+
+
+def _over_http(url: str, settings: Settings) -> str:
+    client = {"mcpServers": {"redstreamd": {"type": "http", "url": url}}}
+    asks = settings.http.token_file is not None or settings.http.oauth_issuer is not None
+    token = ", which has to send a token (`redstreamd tokens new NAME`)" if asks else ""
+    return f"""
+Configuration for an MCP client that speaks Streamable HTTP{token}:
+
+  {msgspec.json.encode(client).decode()}
 """
 
 

@@ -6,7 +6,9 @@ The tools, the policy and the files of listeners are imported only where somethi
 
 from __future__ import annotations
 
-from redstreamd.settings import Loaded
+from redstreamd.settings import Kind, Loaded
+from redstreamd.settings.credential_paths import path_of
+from redstreamd.settings.http_checks import check_http_installed
 
 
 def check_settings(loaded: Loaded) -> tuple[str, ...]:
@@ -31,9 +33,9 @@ def check_files(loaded: Loaded) -> str | None:
     """Check the files of listeners and of keys; return one that this process may not read, if any.
 
     Raises:
-        SettingsError: A certificate, key or token cannot be used.
+        SettingsError: A certificate, key or token cannot be used, or what serves HTTP is not installed.
     """
-    return _check_listeners(loaded) or _check_keys(loaded)
+    return _check_listeners(loaded) or _check_http(loaded) or _check_keys(loaded)
 
 
 def _check_listeners(loaded: Loaded) -> str | None:
@@ -46,6 +48,23 @@ def _check_listeners(loaded: Loaded) -> str | None:
         demands_of(listeners).check()
     except PermissionError as refused:
         return str(refused.filename)
+    return None
+
+
+def _check_http(loaded: Loaded) -> str | None:
+    http = loaded.settings.http
+    for address in loaded.settings.daemon.listen:
+        if address.kind is Kind.HTTP:
+            check_http_installed(str(address))
+    path = path_of("http.token_file", http.token_file)
+    if path is None:
+        return None
+    from redstreamd.protection.bearer_tokens import BearerTokens
+
+    try:
+        BearerTokens(path)
+    except PermissionError:
+        return path
     return None
 
 

@@ -40,7 +40,7 @@ def check_listeners(settings: Settings, environ: Mapping[str, str], service: Ser
         return error(_LISTENERS, tried, str(wrong), f"Correct it, or {setting(wrong.key)}.")
     except PermissionError as refused:
         return skipped(_LISTENERS, tried, f"this user may not read {refused.filename}")
-    seen = "; ".join(f"{kind} demands {demands(kind, listeners)}" for kind in (Kind.UNIX, Kind.TCP))
+    seen = "; ".join(f"{kind} demands {demands(kind, settings)}" for kind in (Kind.UNIX, Kind.TCP))
     if listeners.peer_uids and service is not None and service.value("PrivateUsers") == "yes":
         hidden = f"{UNIT} has PrivateUsers=yes, which hides the uids of clients"
         return warning(_LISTENERS, tried, hidden, "Install the drop-in peer-identity.conf.")

@@ -6,7 +6,7 @@ import ipaddress
 
 from redstreamd.errors import SettingsError
 from redstreamd.settings.listen_address import Kind, ListenAddress
-from redstreamd.settings.sections import ListenersSettings
+from redstreamd.settings.sections import ListenersSettings, Settings
 
 
 def is_beyond_loopback(host: str) -> bool:
@@ -68,8 +68,9 @@ def check_metrics_reach(
     raise SettingsError(key, value=str(address), source=source, allowed=allowed)
 
 
-def demands(kind: Kind, listeners: ListenersSettings) -> str:
+def demands(kind: Kind, settings: Settings) -> str:
     """Return what listeners of a kind demand, and who their clients are, for an administrator."""
+    listeners = settings.listeners
     if kind is Kind.METRICS:
         return "what its file's permissions say, or nothing over TCP; no principal"
     if kind is Kind.UNIX:
@@ -81,7 +82,23 @@ def demands(kind: Kind, listeners: ListenersSettings) -> str:
         parts.append(f"TLS {listeners.tls_min_version} or newer")
     if listeners.client_ca_file is not None:
         parts.append("a certificate of the client")
+    if kind is Kind.HTTP:
+        return _of_http(settings, parts)
     if listeners.token_file is not None:
         parts.append("a token" + ("" if listeners.certificate_file else ", unencrypted"))
     who = "principal by certificate" if listeners.client_ca_file is not None else "one principal"
     return f"{', '.join(parts) or 'nothing'}; {who}"
+
+
+def _of_http(settings: Settings, parts: list[str]) -> str:
+    http, listeners = settings.http, settings.listeners
+    clear = "" if listeners.certificate_file else ", unencrypted unless a proxy before it speaks TLS"
+    tokens = []
+    if http.token_file is not None:
+        tokens.append("one of http.token_file")
+    if http.oauth_issuer is not None:
+        tokens.append(f"one of {http.oauth_issuer}")
+    if tokens:
+        parts.append(f"a bearer token ({' or '.join(tokens)}){clear}")
+    who = "one principal" if listeners.client_ca_file is None else "principal by certificate"
+    return f"{', '.join(parts) or 'nothing'}; {'principal by token' if tokens else who}"

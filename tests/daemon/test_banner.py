@@ -10,7 +10,7 @@ import pytest
 
 from redstreamd.addresses.default_paths import default_socket
 from redstreamd.daemon.banner import banner
-from redstreamd.settings import ListenAddress, Settings
+from redstreamd.settings import HttpSettings, ListenAddress, ListenersSettings, Settings
 
 
 @pytest.fixture(autouse=True)
@@ -64,3 +64,23 @@ def test_a_program_that_python_was_told_to_run_is_called_in_the_same_way(
     text = shown("unix:/run/redstreamd/mcp.sock")
     assert client_in(text) == {"command": sys.executable, "args": ["-m", "redstreamd", "connect"]}
     assert f"{sys.executable} -m redstreamd call stream_add" in text
+
+
+def test_the_url_of_http_is_shown_with_a_configuration() -> None:
+    text = shown("http:127.0.0.1:9720", "unix:/run/redstreamd/mcp.sock")
+    assert "listens on http://127.0.0.1:9720/mcp, unix:/run/redstreamd/mcp.sock" in text
+    over_http, over_stdio = [json.loads(line) for line in text.splitlines() if "mcpServers" in line]
+    server = {"type": "http", "url": "http://127.0.0.1:9720/mcp"}
+    assert over_http == {"mcpServers": {"redstreamd": server}}
+    assert "command" in over_stdio["mcpServers"]["redstreamd"]
+
+
+def test_the_url_of_http_with_tls_says_so_and_a_socket_for_http_has_none() -> None:
+    settings = Settings(
+        listeners=ListenersSettings(certificate_file=Path("/c")),
+        http=HttpSettings(path="/bus", token_file=Path("/t")),
+    )
+    addresses = [ListenAddress.parse(each) for each in ("http:[::1]:443", "http:/run/http.sock")]
+    text = banner(settings, addresses)
+    assert "listens on https://[::1]:443/bus, http:/run/http.sock" in text
+    assert "redstreamd tokens new" in text
