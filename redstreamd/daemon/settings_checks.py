@@ -6,6 +6,7 @@ The tools, the policy and the files of listeners are imported only where somethi
 
 from __future__ import annotations
 
+from redstreamd.errors import SettingsError
 from redstreamd.settings import Kind, Loaded
 from redstreamd.settings.credential_paths import path_of
 from redstreamd.settings.http_checks import check_http_installed
@@ -59,12 +60,16 @@ def _check_http(loaded: Loaded) -> str | None:
     path = path_of("http.token_file", http.token_file)
     if path is None:
         return None
-    from redstreamd.protection.bearer_tokens import BearerTokens
+    from redstreamd.protection.token_records import read_tokens
 
     try:
-        BearerTokens(path)
+        read_tokens(path)
     except PermissionError:
         return path
+    except FileNotFoundError:
+        allowed = "a file that exists; `redstreamd tokens new NAME` makes it"
+        source = str(loaded.sources["http.token_file"])
+        raise SettingsError("http.token_file", value=path, source=source, allowed=allowed) from None
     return None
 
 

@@ -14,6 +14,7 @@ from redstreamd.doctor.daemon_checks import check_socket, runs_systemd
 from redstreamd.doctor.descriptor_checks import check_descriptors
 from redstreamd.doctor.encryption_checks import check_encryption
 from redstreamd.doctor.file_checks import check_confinement, check_secrets
+from redstreamd.doctor.http_listener_checks import check_http
 from redstreamd.doctor.listener_checks import check_listeners
 from redstreamd.doctor.permission_checks import check_permissions
 from redstreamd.doctor.policy_checks import check_policy
@@ -28,7 +29,7 @@ from redstreamd.doctor.server_checks import (
 )
 from redstreamd.doctor.service_environment import UNIT, Service
 from redstreamd.doctor.stream_checks import check_streams
-from redstreamd.doctor.unit_checks import check_credentials, check_units, client_sockets
+from redstreamd.doctor.unit_checks import check_credentials, check_units, client_sockets, http_sockets
 from redstreamd.errors import SettingsError
 from redstreamd.redisio.configured_target import target_for
 from redstreamd.redisio.connection import Connection
@@ -94,6 +95,8 @@ async def run_checks(
     booted, manager = runs_systemd(), ("systemctl",) if service is None else service.manager
     activated = await client_sockets(manager) if booted else []
     results.append(await check_socket(loaded.settings, environ, server=target.label, activated=activated))
+    over_http = await http_sockets(manager) if booted else []
+    results.append(await check_http(loaded.settings, in_service, activated=over_http))
     results.append(await check_units(booted=booted, manager=manager))
     return results if service is None else [_with_service_paths(service, result) for result in results]
 

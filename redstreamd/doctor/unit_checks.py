@@ -13,8 +13,10 @@ import trio
 from redstreamd.doctor.report import CheckResult, error, ok, skipped, warning
 from redstreamd.doctor.service_environment import UNIT, Service, ask_systemctl
 from redstreamd.doctor.unit_text import properties
+from redstreamd.settings import ListenAddress
 
 SOCKET: Final = "redstreamd.socket"
+HTTP_SOCKET: Final = "redstreamd-http.socket"
 
 _PROPERTIES: Final = (
     *("LoadState", "ActiveState", "SubState", "Result", "ExecMainStatus", "NeedDaemonReload", "Listen"),
@@ -89,8 +91,12 @@ class Unit:
 
     def sockets(self) -> list[str]:
         """Return the Unix sockets on which systemd listens."""
+        return [place for place in self.listens() if place.startswith("/")]
+
+    def listens(self) -> list[str]:
+        """Return the paths and addresses at which systemd accepts connections."""
         listened = (line.rpartition(" (") for line in self.values.get("Listen", ()))
-        return [path for path, _, kind in listened if path.startswith("/") and kind == "Stream)"]
+        return [place for place, _, kind in listened if kind == "Stream)"]
 
 
 async def check_units(*, booted: bool, manager: Sequence[str] = ("systemctl",)) -> CheckResult:
@@ -163,6 +169,14 @@ async def client_sockets(manager: Sequence[str]) -> list[str]:
     """Return the paths on which the socket unit listens; empty if it is not installed."""
     units = await _units(manager)
     return [] if units is None else units[1].sockets()
+
+
+async def http_sockets(manager: Sequence[str]) -> list[ListenAddress]:
+    """Return where systemd listens for Streamable HTTP; empty if it does not."""
+    shown = await ask_systemctl([*manager, "show", f"--property={','.join(_PROPERTIES)}", HTTP_SOCKET])
+    unit = Unit(HTTP_SOCKET, {} if shown is None else properties(shown))
+    places = unit.listens() if unit["ActiveState"] == "active" else []
+    return [ListenAddress.parse(f"http:{place}") for place in places]
 
 
 async def _settled_units(manager: Sequence[str]) -> tuple[Unit, Unit] | None:

@@ -27,7 +27,7 @@ CHECKS = [
         "tracking",
         "scripts",
     ),
-    *("persistence", "memory", "replication", "clock", "streams", "secrets", "socket", "unit"),
+    *("persistence", "memory", "replication", "clock", "streams", "secrets", "socket", "http", "unit"),
 ]
 
 Report = dict[str, CheckResult]
