@@ -47,7 +47,9 @@ class OpenListener(msgspec.Struct, frozen=True):
 
 
 async def open_listeners(settings: Settings, activated: Activated) -> list[OpenListener]:
-    """Return the inherited sockets for MCP and those of the settings; if there are none, the default socket.
+    """Return the inherited sockets for MCP and those of the settings.
+
+    If none of them carries lines, with the default socket, which `redstreamd status` and `reload` need.
 
     Raises:
         SettingsError: A socket is open to other hosts and demands nothing of them, or is for HTTP, which is
@@ -59,8 +61,10 @@ async def open_listeners(settings: Settings, activated: Activated) -> list[OpenL
         for entry in activated.listeners
         if entry.name != METRICS
     ]
-    given = tuple(each for each in settings.daemon.listen if each.kind is not Kind.METRICS)
-    for address in given or (() if listeners else (_default_address(),)):
+    given = [each for each in settings.daemon.listen if each.kind is not Kind.METRICS]
+    if all(each.kind is Kind.HTTP for each in (*(each.address for each in listeners), *given)):
+        given.append(_default_address())
+    for address in given:
         listeners += await _open(address)
     try:
         return protected(listeners, settings)

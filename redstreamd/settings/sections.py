@@ -42,7 +42,7 @@ class DaemonSettings:
             "the same with //, a path, HOST:PORT; http:HOST:PORT or http:PATH serves Streamable HTTP, "
             "metrics:PATH or metrics:HOST:PORT metrics. Everyone who can reach a TCP port may use it, unless "
             "[listeners] demands TLS or a token, or [http] a credential; without them only loopback is "
-            "taken. Metrics demand neither. Without any socket, the default socket.",
+            "taken. Metrics demand neither. Without unix: and tcp:, the default socket, too.",
         ),
     ] = ()
     state_directory: Annotated[
