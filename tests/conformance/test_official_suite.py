@@ -1,95 +1,52 @@
-"""The official suite (npm @modelcontextprotocol/conformance) judges the daemon, through the gateway.
+"""The official suite (npm @modelcontextprotocol/conformance) judges the daemon over HTTP, in each revision.
 
-Of its scenarios for servers those run that are about what a server says, and for which it needs nothing that
-only a server made to be tested has. The others are
+Every scenario for servers runs that a revision has. What cannot pass is in expected_failures.toml, check by
+check. Scenarios of extensions do not run: none is offered.
 
-- about HTTP, where the gateway would be judged, and left for a door that speaks it: sessions in a header, and
-  what DELETE does to them; Host and Origin; headers that repeat what the body says; streams of events, and
-  how many at once. What a session is on a socket is in test_requirements.py.
-- for tools, prompts and resources of the suite's own, such as `test_simple_text`. Some of them are content
-  with the error that there is none, which would show nothing.
-- for what is optional and not offered: logging, tasks, skills.
-
-test_requirements.py and test_stateless.py ask the same of the socket itself at each `make test`, and need no
-network.
+test_requirements.py and test_stateless.py ask much of the same over the socket.
 """
 
 from __future__ import annotations
 
 import json
 import re
-from collections.abc import AsyncIterator, Mapping
-from contextlib import asynccontextmanager
-from fnmatch import fnmatch
+import tomllib
+from collections.abc import AsyncIterator, Iterator, Mapping
+from contextlib import asynccontextmanager, suppress
 from pathlib import Path
 
 import attrs
 import pytest
 import trio
 
-from tests.conformance.gateway import gateway
-from tests.support.counts import LONG
-from tests.support.daemon import Daemon, clean_environment, home
-from tests.support.mcp_client import LineReader
+from tests.support.daemon import clean_environment
+from tests.support.http_daemon import HttpDaemon, running_http_daemon
 from tests.support.node import BIN
+from tests.support.servers import Server
+from tests.support.streamable_client import REVISIONS
 
-pytestmark = pytest.mark.limit(90)
+# A run of all scenarios takes three seconds, or eleven where some wait for what does not come.
+pytestmark = pytest.mark.limit(180)
 
-# A second or three each, most of them for starting Node.js.
-pytestmark = LONG
+EXPECTED = Path(__file__).with_name("expected_failures.toml")
 
-#: Seconds for a scenario. They take one; Node.js on a busy machine may take its time to start.
-PATIENCE = 90
+Checks = dict[str, dict[str, str]]
+"""By scenario and check, what the suite has to say."""
 
-LEGACY = ("2025-06-18", "2025-11-25")
-MODERN = ("2026-07-28",)
-JUDGED = {
-    "server-initialize": LEGACY,
-    "ping": LEGACY,
-    "server-stateless": MODERN,
-    "tools-list": LEGACY + MODERN,
-    "resources-list": LEGACY + MODERN,
-    "prompts-list": LEGACY + MODERN,
-    "caching": MODERN,
-    "sep-2164-resource-not-found": MODERN,
-    "input-required-result-unsupported-methods": MODERN,
-}
-#: Patterns of the names of all others, by the reasons above.
-LEFT = {
-    "about HTTP": [
-        "server-session-lifecycle",
-        "server-sse-*",
-        "dns-rebinding-protection",
-        "http-*",
-    ],
-    "for names of the suite's own": [
-        "tools-call-*",
-        "resources-read-*",
-        "resources-templates-read",
-        "resources-subscribe",
-        "resources-unsubscribe",
-        "prompts-get-*",
-        "completion-complete",
-        "elicitation-*",
-        "input-required-result-*",
-        "json-schema-2020-12",
-    ],
-    "not offered": ["logging-set-level", "tasks-*", "sep-2640-skills-*"],
-}
-#: The checks of a scenario that cannot pass, each with its reason.
-EXCUSED: Mapping[str, Mapping[str, str]] = {
-    "server-stateless": {
-        "sep-2575-http-server-header-mismatch-400": "about HTTP: compares a header with the body",
-        # Elsewhere "the exact code is implementation-defined", says basic/versioning of 2026-07-28.
-        "sep-2575-http-server-method-not-found-404-initialize": "about HTTP: -32601 is the code there",
-        "sep-2575-server-rejects-undeclared-capability": "needs the tool test_missing_capability",
-        "sep-2575-missing-capability-http-400": "needs the tool test_missing_capability",
-        "sep-2575-http-server-no-independent-requests-on-stream": "needs test_streaming_elicitation",
-        "sep-2575-server-no-log-without-loglevel": "needs the tool test_logging_tool",
-        "sep-2575-server-sends-prompts-list-changed-on-subscription": "skipped: not offered",
-        "sep-2575-server-sends-tools-list-changed-on-subscription": "skipped: not offered",
-    }
-}
+
+@attrs.frozen
+class Verdict:
+    """What the suite found in a revision.
+
+    Attributes:
+        scenarios: The scenarios that ran.
+        passed: How many checks passed.
+        failed: Those that did not.
+    """
+
+    scenarios: frozenset[str]
+    passed: int
+    failed: Checks
 
 
 @attrs.frozen
@@ -112,25 +69,50 @@ class Suite:
         )
         return done.returncode, (done.stdout + done.stderr).decode()
 
-    async def judge(self, address: str, scenario: str, revision: str) -> dict[str, str]:
-        """Run a scenario and return the checks that did not pass, with what the suite has to say of each.
+    async def judge(self, url: str, revision: str, *which: str) -> Verdict:
+        """Run all scenarios of a revision, or `which`.
 
         Raises:
             AssertionError: Nothing was checked, or the suite's exit status does not fit its report.
         """
-        which = ("--scenario", scenario, "--spec-version", revision)
-        status, said = await self.say("server", "--url", address, *which, "--output-dir", str(self.place))
-        reports = list(self.place.glob(f"server-{scenario}-*/checks.json"))
-        assert len(reports) == 1, said
-        checks = json.loads(reports[0].read_text("utf-8"))
-        not_passed = {
-            check["id"]: f"{check['status']}: {check.get('errorMessage') or check['description']}"
-            for check in checks
-            if check["status"] != "SUCCESS"
+        which = which or ("--suite", "all")
+        where = ("--url", url, "--output-dir", str(self.place))
+        status, said = await self.say("server", *where, "--spec-version", revision, *which)
+        reports = {
+            re.sub(r"-\d{4}-\d\d-\d\dT.*", "", path.parent.name.removeprefix("server-")): json.loads(
+                path.read_text("utf-8")
+            )
+            for path in self.place.glob("server-*/checks.json")
         }
-        assert {check["id"] for check in checks} - not_passed.keys(), f"nothing was shown: {said}"
-        assert (status != 0) == any(check["status"] == "FAILURE" for check in checks), said
-        return not_passed
+        checks = [(name, check) for name, report in reports.items() for check in report]
+        failed: Checks = {}
+        for name, check in checks:
+            if check["status"] not in ("SUCCESS", "INFO"):
+                why = f"{check['status']}: {check.get('errorMessage') or check['description']}"
+                failed.setdefault(name, {})[check["id"]] = why
+        passed = sum(check["status"] == "SUCCESS" for _, check in checks)
+        assert passed, f"nothing was shown: {said}"
+        assert (status != 0) == any(check["status"] == "FAILURE" for _, check in checks), said
+        return Verdict(frozenset(reports), passed, failed)
+
+
+def expected(scenarios: frozenset[str]) -> dict[str, set[str]]:
+    """Return the checks of some scenarios that cannot pass."""
+    found: dict[str, set[str]] = {}
+    for by_scenario in tomllib.loads(EXPECTED.read_text("utf-8")).values():
+        for scenario, checks in by_scenario.items():
+            if scenario in scenarios:
+                found.setdefault(scenario, set()).update(checks)
+    return found
+
+
+def unexpected(verdict: Verdict) -> list[str]:
+    """Return what is not as expected: checks that did not pass, and expected failures that passed."""
+    known = expected(verdict.scenarios)
+    failed = {(scenario, check) for scenario, checks in verdict.failed.items() for check in checks}
+    named = {(scenario, check) for scenario, checks in known.items() for check in checks}
+    wrong = [f"{scenario}: {check}: {verdict.failed[scenario][check]}" for scenario, check in failed - named]
+    return sorted(wrong + [f"{scenario}: {check} passed" for scenario, check in named - failed])
 
 
 @pytest.fixture
@@ -138,77 +120,119 @@ def suite(conformance_suite: Path, tmp_path: Path) -> Suite:
     return Suite(conformance_suite, tmp_path)
 
 
-@pytest.mark.parametrize(
-    ("scenario", "revision"), [(scenario, revision) for scenario in JUDGED for revision in JUDGED[scenario]]
-)
-async def test_the_daemon_passes(daemon: Daemon, suite: Suite, scenario: str, revision: str) -> None:
-    async with gateway(daemon.path) as address:
-        not_passed = await suite.judge(address, scenario, revision)
-    # An excuse that is not needed any more has to go, too.
-    assert not_passed.keys() == EXCUSED.get(scenario, {}).keys(), not_passed
-
-
-async def test_every_scenario_for_servers_is_judged_or_left_for_a_reason(suite: Suite) -> None:
-    status, said = await suite.say("list", "--server")
+@pytest.fixture(scope="module")
+def scenarios(
+    conformance_suite: Path, tmp_path_factory: pytest.TempPathFactory
+) -> Mapping[str, frozenset[str]]:
+    """The scenarios for servers, and in which revisions each is."""
+    suite = Suite(conformance_suite, tmp_path_factory.mktemp("suite"))
+    status, said = trio.run(suite.say, "list", "--server")
     assert status == 0, said
-    found = dict(re.findall(r"^  - (\S+) \[(\S+)\]$", said, re.MULTILINE))
-    assert {name: tuple(found[name].split(",")) for name in JUDGED} == JUDGED
-    patterns = {pattern for patterns in LEFT.values() for pattern in patterns}
-    left = {name: [each for each in patterns if fnmatch(name, each)] for name in found.keys() - JUDGED.keys()}
-    assert all(len(matching) == 1 for matching in left.values()), left
-    assert {matching[0] for matching in left.values()} == patterns
+    found = re.findall(r"^  - (\S+) \[(\S+)\]$", said, re.MULTILINE)
+    return {name: frozenset(revisions.split(",")) for name, revisions in found}
 
 
-@pytest.mark.parametrize(
-    ("scenario", "revision", "said", "changed", "check"),
-    [
-        ("ping", "2025-11-25", b'"result":{}', b'"result":{"x":1}', "ping"),
-        ("tools-list", "2026-07-28", b'"inputSchema"', b'"schema"', "wire-schema-valid"),
-        ("caching", "2026-07-28", b'"ttlMs":', b'"ttlMs":-', "sep-2549-ttl-non-negative"),
-        ("server-stateless", "2026-07-28", b"-32601", b"-32600", "sep-2575-http-server-method-not-found-404"),
-    ],
-    ids=["ping", "tools", "caching", "methods"],
-)
+@pytest.fixture(scope="module")
+def http(redis_server: Server) -> Iterator[HttpDaemon]:
+    """A daemon as it is installed, on a Redis with one stream."""
+    redis_server.flush()
+    redis_server.command("XADD", "shop:orders:paid", "*", "order", "1")
+    with running_http_daemon(redis_server) as running:
+        yield running
+
+
+@pytest.mark.parametrize("revision", REVISIONS)
+async def test_the_daemon_passes_whatever_a_revision_has(
+    http: HttpDaemon, suite: Suite, scenarios: Mapping[str, frozenset[str]], revision: str
+) -> None:
+    verdict = await suite.judge(http.url, revision)
+    assert unexpected(verdict) == []
+    # None was left out.
+    assert verdict.scenarios == {name for name, revisions in scenarios.items() if revision in revisions}
+
+
+def test_every_expected_failure_is_of_a_scenario_that_runs(scenarios: Mapping[str, frozenset[str]]) -> None:
+    run = {name for name, revisions in scenarios.items() if revisions & {*REVISIONS}}
+    assert {name for name, revisions in scenarios.items() if name not in run} == {
+        name for name, revisions in scenarios.items() if revisions == {"extension"}
+    }
+    assert {name for names in tomllib.loads(EXPECTED.read_text("utf-8")).values() for name in names} <= run
+
+
+#: Changes of what the daemon sends that keep its length, and the checks that find them.
+LIES = {
+    "2025-06-18": {
+        (b'"inputSchema"', b'"inputSchemo"'): ("tools-list", "wire-schema-valid"),
+        (b"HTTP/1.1 404", b"HTTP/1.1 410"): (
+            "server-session-lifecycle",
+            "server-session-terminated-returns-404",
+        ),
+    },
+    "2026-07-28": {
+        (b'"inputSchema"', b'"inputSchemo"'): ("tools-list", "wire-schema-valid"),
+        (b'"ttlMs":', b'"ttlmS":'): ("caching", "sep-2549-tools-list-caching-hints"),
+        (b"-32601", b"-32600"): ("server-stateless", "sep-2575-http-server-method-not-found-404"),
+        (b"-32020", b"-32602"): ("http-header-validation", "sep-2243-server-reject-error-code"),
+        (b"HTTP/1.1 421", b"HTTP/1.1 200"): (
+            "dns-rebinding-protection",
+            "localhost-host-rebinding-rejected",
+        ),
+    },
+}
+
+
+@pytest.mark.parametrize("revision", LIES)
 async def test_what_the_daemon_would_say_wrong_is_found(
-    daemon: Daemon, suite: Suite, scenario: str, revision: str, said: bytes, changed: bytes, check: str
+    http: HttpDaemon, suite: Suite, revision: str
 ) -> None:
-    """The suite reads the daemon's own words through the gateway, and its verdict arrives here."""
-    async with misquoting(daemon.path, said, changed) as path, gateway(path) as address:
-        assert check in await suite.judge(address, scenario, revision)
+    """The suite reads what the daemon sends, and its verdict arrives here."""
+    lies = LIES[revision]
+    async with misquoting(http, list(lies)) as (url, told):
+        verdict = await suite.judge(url, revision)
+    assert told == {said for said, _ in lies}
+    named = expected(verdict.scenarios)
+    for scenario, check in lies.values():
+        found = verdict.failed.get(scenario, {}).keys() - named.get(scenario, set())
+        assert check in found, (scenario, verdict.failed)
 
 
-@pytest.mark.parametrize(
-    ("scenario", "revision"), [("no-such-scenario", "2025-11-25"), ("ping", "2026-07-28")]
-)
-async def test_a_scenario_that_checks_nothing_does_not_pass(
-    daemon: Daemon, suite: Suite, scenario: str, revision: str
-) -> None:
-    """One that is unknown; one that the suite skips, with success, because the revision has no such thing."""
-    async with gateway(daemon.path) as address:
-        with pytest.raises(AssertionError, match=r"SKIPPED|Unknown scenario"):
-            await suite.judge(address, scenario, revision)
+async def test_a_scenario_that_checks_nothing_does_not_pass(http: HttpDaemon, suite: Suite) -> None:
+    """The suite skips it, with success, because the revision has no such thing."""
+    with pytest.raises(AssertionError, match="SKIPPED"):
+        await suite.judge(http.url, "2026-07-28", "--scenario", "ping")
 
 
 @asynccontextmanager
-async def misquoting(daemon: str, said: bytes, changed: bytes) -> AsyncIterator[str]:
-    """Serve the daemon's socket at another path for the block, with `said` changed wherever it says so."""
+async def misquoting(
+    http: HttpDaemon, lies: list[tuple[bytes, bytes]]
+) -> AsyncIterator[tuple[str, set[bytes]]]:
+    """Serve the daemon at another address for the block, with other words in the place of some.
+
+    Gives the address, and which of the words have been replaced so far.
+    """
+    told: set[bytes] = set()
+    assert all(len(said) == len(changed) for said, changed in lies)
 
     async def pass_on(client: trio.SocketStream, server: trio.SocketStream) -> None:
-        async for data in client:
-            await server.send_all(data)
+        with suppress(trio.BrokenResourceError):
+            async for data in client:
+                await server.send_all(data)
+        await server.aclose()
 
     async def link(client: trio.SocketStream) -> None:
-        async with client, await trio.open_unix_socket(daemon) as server, trio.open_nursery() as nursery:
+        async with client, await http.connect() as server, trio.open_nursery() as nursery:
             nursery.start_soon(pass_on, client, server)
-            lines = LineReader(server)
-            while (line := await lines.next_line()) is not None:
-                await client.send_all(line.replace(said, changed) + b"\n")
+            with suppress(trio.BrokenResourceError, trio.ClosedResourceError):
+                async for data in server:
+                    for said, changed in lies:
+                        if said in data:
+                            told.add(said)
+                            data = data.replace(said, changed)
+                    await client.send_all(data)
             nursery.cancel_scope.cancel()
 
-    with home() as place, trio.socket.socket(trio.socket.AF_UNIX) as listening:
-        await listening.bind(str(place / "sock"))
-        listening.listen()
-        async with trio.open_nursery() as nursery:
-            nursery.start_soon(trio.serve_listeners, link, [trio.SocketListener(listening)])
-            yield str(place / "sock")
-            nursery.cancel_scope.cancel()
+    (listener,) = await trio.open_tcp_listeners(0, host="127.0.0.1")
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(trio.serve_listeners, link, [listener])
+        yield f"http://127.0.0.1:{listener.socket.getsockname()[1]}/mcp", told
+        nursery.cancel_scope.cancel()

@@ -108,7 +108,7 @@ class StreamableClient:
         return message if params is None else {**message, "params": dict(params)}
 
     def headers(self, message: Any) -> dict[str, str]:
-        """Return the headers that a client of the revision sends with a message, or with GET if it is None."""
+        """Return the headers that a client of the revision sends with a message; None: with GET."""
         found = {"Accept": ACCEPT if message is not None else "text/event-stream", **self.fields}
         if message is not None:
             found["Content-Type"] = "application/json"
