@@ -11,6 +11,7 @@ import pytest
 
 from tests.clients.restarted_host import Host, running_host
 from tests.support.daemon import HASTY, PROGRAM, Daemon, clean_environment, running_daemon
+from tests.support.http_daemon import HttpDaemon, new_token, running_http_daemon
 from tests.support.models import Model, scripted_model
 from tests.support.node import claude_code, codex, typescript_sdk
 from tests.support.servers import Server
@@ -27,6 +28,35 @@ def daemon(redis_server: Server) -> Iterator[Daemon]:
     redis_server.flush()
     with running_daemon(redis_server, program=HASTY) as running:
         yield running
+
+
+@pytest.fixture(scope="package")
+def http(redis_server: Server) -> Iterator[HttpDaemon]:
+    """A daemon that serves HTTP on loopback and demands nothing of its clients."""
+    with running_http_daemon(redis_server, program=HASTY) as running:
+        yield running
+
+
+@pytest.fixture(scope="package")
+def _guarded(
+    redis_server: Server, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[tuple[HttpDaemon, str]]:
+    tokens = tmp_path_factory.mktemp("tokens") / "tokens.json"
+    token = new_token(tokens, "agent")
+    with running_http_daemon(redis_server, "--set", f"http.token_file={tokens}", program=HASTY) as running:
+        yield running, token
+
+
+@pytest.fixture(scope="package")
+def guarded_http(_guarded: tuple[HttpDaemon, str]) -> HttpDaemon:
+    """A daemon that demands a bearer token of its HTTP clients."""
+    return _guarded[0]
+
+
+@pytest.fixture(scope="package")
+def token(_guarded: tuple[HttpDaemon, str]) -> str:
+    """A token for it."""
+    return _guarded[1]
 
 
 @pytest.fixture(scope="module")

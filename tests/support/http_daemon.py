@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -10,7 +11,7 @@ from typing import Any
 import attrs
 import trio
 
-from tests.support.daemon import Daemon, home, running_daemon
+from tests.support.daemon import PROGRAM, Daemon, home, running_daemon
 from tests.support.servers import Server, free_port
 from tests.support.streamable_client import StreamableClient
 
@@ -44,6 +45,13 @@ class HttpDaemon:
     def client(self, revision: str, **options: Any) -> StreamableClient:
         """Return a client; `options` are those of `StreamableClient`."""
         return StreamableClient(self.connect, revision, authority=self.authority, **options)
+
+
+def new_token(file: Path, name: str) -> str:
+    """Make a bearer token in a file as an administrator does, and return it."""
+    words = [PROGRAM, "tokens", "new", name, "--file", str(file)]
+    done = subprocess.run(words, capture_output=True, text=True, timeout=120, check=True)
+    return done.stdout.strip()
 
 
 @contextlib.contextmanager
