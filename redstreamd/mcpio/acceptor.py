@@ -335,7 +335,9 @@ class Acceptor:
         async def admit(shown: trio.SocketStream, principal: Principal, peer: Peer) -> None:
             await self._serve_or_refuse(shown, served, principal, peer, nursery)
 
-        await self._authentication.begin(stream, principal, served.protection, peer, nursery, admit)
+        await self._authentication.begin(
+            stream, principal, served.protection, peer, nursery, admit, served.opens
+        )
 
     async def _serve_or_refuse(
         self,

@@ -28,6 +28,7 @@ from redstreamd.mcpio.jsonrpc import NOT_EXECUTED, NOT_NOW, Notification, Reques
 from redstreamd.mcpio.late_event import LateEvent
 from redstreamd.mcpio.limits import Limits
 from redstreamd.mcpio.newcomers import FIRST_REQUEST_SECONDS, MAX_ANSWERS, TRIED_FIRST
+from redstreamd.mcpio.served_connection import OpenConnection
 from redstreamd.mcpio.tls_relay import LINGER_SECONDS, end, relay, socket_pair
 from redstreamd.policy import Principal
 from redstreamd.protection.listener_protection import Credentials, Protection, name_in
@@ -100,6 +101,7 @@ class _Lines:
 class _Pending:
     address: str
     scope: trio.CancelScope
+    opens: OpenConnection | None
     is_admitted: bool = False
 
 
@@ -148,6 +150,7 @@ class Authentication:
         peer: Peer,
         nursery: trio.Nursery,
         admit: Admit,
+        opens: OpenConnection | None = None,
     ) -> None:
         """Ask a client, in a task of its own; returns once there is a place for it.
 
@@ -158,8 +161,10 @@ class Authentication:
             peer: Who connected.
             nursery: Where to run the task.
             admit: Called with a stream as of any other client, and the client's principal.
+            opens: What its connection is opened by, which says how it is told that it is refused; None: the
+                line transport.
         """
-        pending = _Pending(peer.address, trio.CancelScope())
+        pending = _Pending(peer.address, trio.CancelScope(), opens)
         try:
             while len(self._pending) >= self._most and not self._evict():
                 await self._left.park()
@@ -214,7 +219,8 @@ class Authentication:
         try:
             with pending.scope:
                 with trio.move_on_after(AUTHENTICATION_SECONDS) as asking:
-                    shown = await self._authenticate(stream, principal, await protection.current())
+                    demanded = await protection.current()
+                    shown = await self._authenticate(stream, principal, demanded, pending.opens)
                 if asking.cancelled_caught:
                     why = f"it did not show what is demanded within {AUTHENTICATION_SECONDS:.0f} s"
                 elif isinstance(shown, str):
@@ -270,7 +276,11 @@ class Authentication:
             del self._relays[served]
 
     async def _authenticate(
-        self, raw: trio.SocketStream, principal: Principal, demanded: Credentials
+        self,
+        raw: trio.SocketStream,
+        principal: Principal,
+        demanded: Credentials,
+        opens: OpenConnection | None,
     ) -> tuple[Stream, bytes, Principal] | str:
         """Return the stream, what was read of it, and the client's principal; or why it is refused."""
         stream: Stream = raw
@@ -292,7 +302,7 @@ class Authentication:
             if demanded.digests:
                 await self._take_token(lines, demanded)
         except _RefusedError as refused:
-            await self._refuse(stream, lines, refused)
+            await self._refuse(stream, lines, refused, opens)
             return refused.why
         except (trio.BrokenResourceError, OSError):
             return "it has disconnected"
@@ -314,10 +324,14 @@ class Authentication:
         if not demanded.accepts(token):
             raise _RefusedError("its token is wrong", "the token of this client is wrong")
 
-    async def _refuse(self, stream: Stream, lines: _Lines, refused: _RefusedError) -> None:
+    async def _refuse(
+        self, stream: Stream, lines: _Lines, refused: _RefusedError, opens: OpenConnection | None
+    ) -> None:
         """Tell a client why it is refused, in answer to its request, and end the connection."""
         with contextlib.suppress(trio.BrokenResourceError, trio.ClosedResourceError, OSError):
-            if refused.told:
+            if refused.told and opens is not None:
+                await stream.send_all(opens.refusal(refused.told, is_temporary=False))
+            elif refused.told:
                 await self._answer(stream, lines, refused)
             if isinstance(stream, trio.SSLStream):
                 await end(stream)
@@ -358,7 +372,8 @@ async def _handshake(raw: trio.SocketStream, context: ssl.SSLContext) -> trio.SS
     if first != _HANDSHAKE:
         raise _RefusedError(
             "it does not speak TLS",
-            "this listener speaks TLS; `redstreamd connect` and `call` do with --socket tls:HOST:PORT",
+            "this listener speaks TLS, and so must its clients; `redstreamd connect` and `call` do with "
+            "--socket tls:HOST:PORT, clients of HTTP with a URL that begins with https:",
         )
     tls = trio.SSLStream(raw, context, server_side=True)
     try:

@@ -32,6 +32,9 @@ _CHUNKING_BYTES: Final = 16 * 1024
 #: Of the request line and of each header, beside the texts.
 _LINE_BYTES: Final = 4
 
+#: The first byte of TLS (RFC 8446, section 5.1).
+_TLS: Final = b"\x16"
+
 Parsed = RequestStart | bytes | Fault
 """The head of a request; after it its whole body, perhaps empty; or why nothing more is parsed."""
 
@@ -185,7 +188,7 @@ class HttpParser:
                 return
             raise
         except httptools.HttpParserInvalidMethodError:
-            raise RequestFaultError(501, "this method is not known") from None
+            raise _begins_wrong(piece) from None
         except httptools.HttpParserError as error:
             if self._has_ended:
                 # Bytes after the last request of a connection.
@@ -263,8 +266,14 @@ class HttpParser:
         for name, value in fields:
             size += len(name) + len(value)
         self._check_head(size)
-        version = llhttp.get_http_version()
-        start = understood(llhttp.get_method(), self._target, version, fields, self._max_body_bytes)
+        start = understood(
+            llhttp.get_method(),
+            self._target,
+            llhttp.get_http_version(),
+            fields,
+            may_keep_alive=llhttp.should_keep_alive(),
+            max_body_bytes=self._max_body_bytes,
+        )
         self._start = start
         self._missing = start.content_length or 0
         self._is_upgrade = "upgrade" in start.head.fields and llhttp.should_upgrade()
@@ -293,6 +302,9 @@ class HttpParser:
         start = self._start
         if self._is_upgrade or start is None:
             return
+        if start.keeps_alive and not self._llhttp.should_keep_alive():
+            # By now its response could not say so, and llhttp would read no other request.
+            raise RequestFaultError(400, "a trailer of the request is about the connection")
         self._parsed.append(self._first if self._body is None else bytes(self._body))
         self._first, self._body, self._start = b"", None, None
         self.is_begun = False
@@ -304,6 +316,14 @@ class HttpParser:
         self.is_begun = False
         self._rest, self._place = b"", 0
         self._first, self._body = b"", None
+
+
+def _begins_wrong(piece: bytes) -> RequestFaultError:
+    if piece[:1] == _TLS:
+        return RequestFaultError(400, "this is TLS, and this listener speaks plain HTTP")
+    if piece[:1] == b"{":
+        return RequestFaultError(400, "this listener speaks HTTP, and no lines of JSON: send them by POST")
+    return RequestFaultError(501, "this method is not known")
 
 
 class _EndedError(Exception):

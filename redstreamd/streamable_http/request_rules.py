@@ -81,7 +81,13 @@ class RequestStart(msgspec.Struct, frozen=True):
 
 
 def understood(
-    method: bytes, target: bytes, version: str, lines: Sequence[tuple[bytes, bytes]], max_body_bytes: int
+    method: bytes,
+    target: bytes,
+    version: str,
+    lines: Sequence[tuple[bytes, bytes]],
+    *,
+    may_keep_alive: bool,
+    max_body_bytes: int,
 ) -> RequestStart:
     """Return what a head says.
 
@@ -90,6 +96,8 @@ def understood(
         target: As it was sent.
         version: Such as ``1.1``.
         lines: Names and values of its headers, in order.
+        may_keep_alive: Whether llhttp reads another request behind this one. It takes ``Proxy-Connection``
+            for ``Connection``, too.
         max_body_bytes: The longest body.
 
     Raises:
@@ -124,10 +132,11 @@ def understood(
             413, f"the body has {length} bytes, and at most {max_body_bytes} are accepted"
         )
     connection = fields.get("connection")
-    keeps_alive = is_1_1
+    keeps_alive = is_1_1 and may_keep_alive
     if connection is not None:
         options = [option.strip() for option in connection.lower().split(",")]
-        keeps_alive = "close" not in options and (is_1_1 or "keep-alive" in options)
+        is_kept = is_1_1 or "keep-alive" in options
+        keeps_alive = is_kept and may_keep_alive and "close" not in options
     expectation = fields.get("expect")
     if expectation is not None and is_1_1 and expectation.lower() != "100-continue":
         raise RequestFaultError(417, "the only expectation that is supported is 100-continue")

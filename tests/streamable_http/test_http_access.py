@@ -35,7 +35,7 @@ def client_of(principal: Principal = HTTP, peer: Peer = PEER) -> Client:
     async def flushed() -> None:
         """There is nothing to read."""
 
-    return Client("c1", principal, peer, lambda *_: True, flushed, lambda: False)
+    return Client("c1", principal, peer, lambda *_: True, flushed, lambda: False, lambda: 0)
 
 
 def head_of(
