@@ -194,7 +194,7 @@ class HttpParser:
                 # Bytes after the last request of a connection.
                 return
             why = str(error)
-            if "HTTP version" in why or "PRI/Upgrade" in why:
+            if "HTTP version" in why or "HTTP/2" in why or "PRI/Upgrade" in why:
                 raise RequestFaultError(505, "this version of HTTP is not supported; use HTTP/1.1") from None
             raise RequestFaultError(400, f"this is not HTTP/1.1: {why}") from None
         if was_in_head and self._is_in_head:
