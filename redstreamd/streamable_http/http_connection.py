@@ -182,7 +182,13 @@ class HttpConnection:
                 try:
                     self._handler = handler = self._connect()
                     task_status.started()
-                    await self._loop.run(handler)
+                    try:
+                        await self._loop.run(handler)
+                    except Exception:
+                        # A defect of the handler; its client is told before the connection ends with it.
+                        self._loop.refuse(Fault(500, "internal error"), Ending.ANSWERED)
+                        await self._finish(nursery)
+                        raise
                     await self._finish(nursery)
                     nursery.cancel_scope.cancel()
                 finally:
@@ -289,13 +295,16 @@ class HttpConnection:
     async def _finish(self, nursery: trio.Nursery) -> None:
         """Wait until the client has read what it is sent, and see that closing does not take that away."""
         self._lifecycle.stop_reading()
-        ended, now = self._loop.input_ended, trio.current_time()
-        last = max(self._deadlines.end, now + FINAL_WRITE_SECONDS)
+        ended = self._loop.input_ended
+        last = max(self._deadlines.end, trio.current_time() + FINAL_WRITE_SECONDS)
         lingering = Lingering(self._stream, ended)
         if not ended.is_set():
             nursery.start_soon(lingering.discard)
-        with trio.move_on_at(min(last, now + self._limits.unread_seconds)):
-            await self._outbox.wait_written()
+        size = -1
+        while self._outbox.size not in (0, size) and trio.current_time() < last:
+            size = self._outbox.size
+            with trio.move_on_at(min(last, trio.current_time() + self._limits.unread_seconds)):
+                await self._outbox.wait_written()
         if self._lifecycle.ending is not Ending.IDLE:
             now = trio.current_time()
             await lingering.shut_down(min(max(last, now + LINGER_SECONDS), now + UPLOAD_SECONDS))

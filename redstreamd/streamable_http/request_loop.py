@@ -300,6 +300,9 @@ class RequestLoop:
         if waits is Waits.GRACE:
             self._end(Ending.EOF)
             self.cut()
+        elif waits is Waits.NEXT and self._outbox.size > UNREAD_BYTES and not is_draining:
+            # It is reading; if it is not, the outbox ends the connection.
+            self._deadlines.wait_for(Waits.NEXT, self._limits.idle_seconds)
         elif waits is Waits.NEXT or (is_draining and waits is Waits.FIRST):
             self._end(Ending.IDLE)
         elif waits is Waits.REST:

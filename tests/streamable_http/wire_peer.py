@@ -8,6 +8,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable
 import attrs
 import h11
 import trio
+import trio.testing
 
 from redstreamd.admission.accounts import Accounts, Peer
 from redstreamd.admission.memory import Memory
@@ -16,6 +17,7 @@ from redstreamd.mcpio.limits import Limits
 from redstreamd.mcpio.tls_relay import socket_pair
 from redstreamd.policy import Principal
 from redstreamd.streamable_http.http_connection import HttpConnection
+from redstreamd.streamable_http.http_counts import HttpCounts
 from redstreamd.streamable_http.http_limits import HttpLimits
 from redstreamd.streamable_http.http_messages import Answer, Client, RequestHead, Responder, Surroundings
 
@@ -29,13 +31,13 @@ class Served:
     head: RequestHead
     body: bytes
     responder: Responder
-    is_gone: bool = False
+    is_gone: int = 0
 
     def note_gone(self) -> None:
-        self.is_gone = True
+        self.is_gone += 1
 
 
-@attrs.define(eq=False)
+@attrs.define(eq=False, slots=False)
 class OwnSite:
     """Answers `/echo` with the body at once, and leaves everything else to the test.
 
@@ -97,6 +99,9 @@ class Pair:
     events: list[Event]
     limits: Limits
     http_limits: HttpLimits
+    accounts: Accounts
+    counts: HttpCounts
+    crashes: list[Exception] = attrs.field(factory=list)
     h11: h11.Connection = attrs.field(factory=lambda: h11.Connection(h11.CLIENT))
 
     async def send(self, data: bytes) -> None:
@@ -160,27 +165,61 @@ def request(target: str = "/echo", body: bytes = b"", method: str = "POST", **fi
     return f"{method} {target} HTTP/1.1\r\n{lines}\r\n".encode() + body
 
 
+def leaves(group: ExceptionGroup[Exception]) -> list[Exception]:
+    """Return the exceptions of a group that are no groups."""
+    return [
+        leaf
+        for each in group.exceptions
+        for leaf in (leaves(each) if isinstance(each, ExceptionGroup) else [each])
+    ]
+
+
 @contextlib.asynccontextmanager
 async def connected(
-    *, limits: Limits | None = None, http_limits: HttpLimits | None = None, received: bytes = b""
+    *,
+    limits: Limits | None = None,
+    http_limits: HttpLimits | None = None,
+    received: bytes = b"",
+    served: trio.SocketStream | None = None,
+    drains_first: bool = False,
 ) -> AsyncIterator[Pair]:
-    """Serve one end of a socket pair, and yield the other."""
+    """Serve one end of a socket pair, and yield the other.
+
+    Args:
+        limits: Of messages.
+        http_limits: Of HTTP.
+        received: What was read of the stream before.
+        served: What is served; None for one end of the pair.
+        drains_first: Whether the connection is drained before it is run.
+    """
     limits, http_limits = limits or Limits(), http_limits or HttpLimits()
     events: list[Event] = []
     accounts = Accounts()
     memory = Memory(accounts, limits.max_memory_bytes)
     site = OwnSite()
-    served, peer = socket_pair()
+    end, peer = socket_pair()
+    surroundings = Surroundings(limits, http_limits, accounts, memory, events.append)
     connection = HttpConnection(
-        served,
+        served or end,
         site,
-        Surroundings(limits, http_limits, accounts, memory, events.append),
+        surroundings,
         principal=PRINCIPAL,
         peer=Peer(address="192.0.2.1"),
         received=received,
     )
-    async with peer, trio.open_nursery() as nursery:
-        await nursery.start(connection.run)
-        yield Pair(site, connection, peer, events, limits, http_limits)
+    pair = Pair(site, connection, peer, events, limits, http_limits, accounts, surroundings.counts)
+
+    async def run(*, task_status: trio.TaskStatus[None]) -> None:
+        try:
+            await connection.run(task_status=task_status)
+        except* Exception as crash:  # noqa: BLE001 - as the acceptor does
+            pair.crashes.extend(leaves(crash))
+
+    async with end, peer, trio.open_nursery() as nursery:
+        if drains_first:
+            nursery.start_soon(connection.drain, 10)
+            await trio.testing.wait_all_tasks_blocked()
+        await nursery.start(run)
+        yield pair
         await peer.aclose()
         nursery.cancel_scope.deadline = trio.current_time() + 60
