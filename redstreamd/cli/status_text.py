@@ -34,6 +34,12 @@ def report_lines(report: Mapping[str, Any], glyphs: Glyphs) -> Iterator[Line]:
             f"{clients['accepted']} accepted so far, {clients['refused']} rejected",
         )
         yield from (Line("", line) for line in connection_bounds(clients))
+    if http := report.get("http"):
+        yield Line(
+            "",
+            f"{http['connections']} over HTTP, {http['sessions']} sessions, "
+            f"{http['event_streams']} streams of events",
+        )
     for number, busy in enumerate(report.get("work", {}).get("busiest", [])):
         yield Line("" if number else "busiest", busy_text(busy))
     # What others do is left out for whoever may not manage any stream.

@@ -80,6 +80,7 @@ class HttpParts:
                 READYZ: Page(pages.ready, is_open=True),
                 METRICS: Page(pages.metrics),
             },
+            tool_headers=parts.toolbox.headers_of,
         )
         self._counts = surroundings.counts
         self.transport = HttpTransport(self._site, surroundings)
@@ -110,10 +111,11 @@ class HttpParts:
 
     def figures(self) -> HttpFigures:
         """Return a snapshot."""
+        sessions = self._site.sessions.statistics()
         return HttpFigures(
             connections=self._counts.connections,
-            sessions=len(self._site.sessions),
-            event_streams=self._site.ticker.open_streams,
+            sessions=sessions.sessions,
+            event_streams=sessions.event_streams,
             responses={f"{first}xx": count for first, count in self._counts.responses.items()},
         )
 
