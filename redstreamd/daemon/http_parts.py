@@ -124,7 +124,7 @@ class HttpParts:
         path = path_of("http.token_file", http.token_file)
         outside = [] if http.resource_url is None else [urlsplit(http.resource_url).netloc]
         return {
-            "hosts": [*map(_authority, self._addresses), *outside, *http.allowed_hosts],
+            "hosts": [*map(_host, self._addresses), *outside, *http.allowed_hosts],
             "origins": http.allowed_origins,
             "tokens": None if path is None else BearerTokens(path),
             "oauth": None,
@@ -137,6 +137,8 @@ def http_limits(http: HttpSettings) -> HttpLimits:
     return HttpLimits(**{each.name: getattr(http, each.name) for each in attrs.fields(HttpLimits)})
 
 
-def _authority(address: ListenAddress) -> str:
-    """Return the host that requests to an address are for; a Unix socket has the names of this host."""
-    return str(address).removeprefix(f"{address.kind}:") if address.host else "localhost"
+def _host(address: ListenAddress) -> str:
+    """Return the host that requests to an address are for; those to a Unix socket are for this one."""
+    if not address.host:
+        return "localhost"
+    return f"[{address.host}]" if ":" in address.host else address.host

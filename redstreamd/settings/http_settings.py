@@ -22,7 +22,7 @@ _URL: Final = rf"^(https://{_NAME}{_PORT}|http://{_LOOPBACK}{_PORT}){_URL_PATH}$
 _URL_WORDS: Final = "an https:// URL (on this host also http://), without a login, a query and a fragment"
 
 Host = Annotated[str, Meta(pattern=rf"^{_NAME}{_PORT}$", max_length=255)]
-Origin = Annotated[str, Meta(pattern=rf"^([a-z][a-z0-9+.-]*://{_NAME}{_PORT}|null)$", max_length=255)]
+Origin = Annotated[str, Meta(pattern=rf"^[a-z][a-z0-9+.-]*://{_NAME}{_PORT}$", max_length=255)]
 Url = Annotated[str, Meta(pattern=_URL, max_length=2048)]
 
 

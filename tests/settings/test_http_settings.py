@@ -39,7 +39,7 @@ def test_names_and_urls_are_taken(load_from, key, text):
         *(("allowed_hosts", each) for each in ("a b", "https://a", "a/b", "::1", "*", "a:x")),
         *(
             ("allowed_origins", each)
-            for each in ("a.example", "https://a/", "https://a/b", "*", "https://u@a")
+            for each in ("a.example", "https://a/", "https://a/b", "*", "https://u@a", "null")
         ),
         *(
             ("resource_url", each)
