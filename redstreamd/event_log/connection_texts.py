@@ -163,6 +163,21 @@ def listener_credentials_unusable(event: mcp.CredentialsNotRenewed) -> str:
 
 
 @declared(
+    mcp.KeysNotFetched,
+    "1d68e3456816431a9cc5195713f044da",
+    Severity.ERROR,
+    summed_by=lambda event: event.cause,
+    cause="The keys that tokens of the authorization server are checked with cannot be fetched. Known keys "
+    "are used for a day; tokens with others are answered with 503 or 401.",
+    remedy="See that this host reaches the authorization server, and that the unit lets it (IPAddressAllow= "
+    "in `systemctl edit redstreamd.service`); if they are wrong, correct "
+    f"{setting('http.oauth_issuer', 'http.oauth_jwks_url')}. It is tried again by itself.",
+)
+def oauth_keys_not_fetched(event: mcp.KeysNotFetched) -> str:
+    return f"cannot fetch the keys of the authorization server: {event.cause}; trying again"
+
+
+@declared(
     mcp.UsersHidden,
     "9f9450042e45479984c335b6127a875f",
     Severity.WARNING,

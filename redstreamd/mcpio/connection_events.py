@@ -198,6 +198,16 @@ class CredentialsNotRenewed(msgspec.Struct, frozen=True):
     cause: str
 
 
+class KeysNotFetched(msgspec.Struct, frozen=True):
+    """The keys of the authorization server cannot be fetched; those of before are used for a day.
+
+    Attributes:
+        cause: From where, and why.
+    """
+
+    cause: str
+
+
 class UsersHidden(msgspec.Struct, frozen=True):
     """The principals are to be told apart by uid, and a user namespace hides the uids from the daemon."""
 
@@ -246,6 +256,7 @@ Event = (
     | ConnectionRejected
     | ClientRefused
     | CredentialsNotRenewed
+    | KeysNotFetched
     | UsersHidden
     | FewDescriptors
     | AcceptPaused

@@ -15,15 +15,18 @@ import trio
 import trio.testing
 
 from redstreamd.admission.accounts import Peer
-from redstreamd.mcpio.connection_events import ClientRefused, CredentialsNotRenewed
+from redstreamd.mcpio.connection_events import ClientRefused, CredentialsNotRenewed, KeysNotFetched
 from redstreamd.policy import Permission, Principal
+from redstreamd.protection import key_sets
 from redstreamd.protection.bearer_tokens import BearerTokens
+from redstreamd.protection.oauth_tokens import OAuthOptions, OAuthTokens
 from redstreamd.protection.token_records import read_tokens
-from redstreamd.streamable_http import failed_attempts, http_access
+from redstreamd.streamable_http import failed_attempts, http_access, known_tokens
 from redstreamd.streamable_http.http_access import HttpAccess
 from redstreamd.streamable_http.http_messages import Answer, Client, RequestHead
 from redstreamd.streamable_http.http_places import Hosts, Origins
 from tests.protection.test_bearer_tokens import made, write
+from tests.support.issuer import AUDIENCE, Issuer, SigningKey, running_issuer
 from tests.support.waiting import until
 
 HTTP = Principal("http", "http")
@@ -358,14 +361,14 @@ def test_whoever_fails_often_is_answered_late_and_others_are_not(path):
 
 
 def test_what_is_remembered_of_tokens_is_bounded(path, monkeypatch):
-    monkeypatch.setattr(http_access, "_MAX_VERIFIED", 3)
+    monkeypatch.setattr(known_tokens, "_MAX_KNOWN", 3)
     tokens = [made(path, f"n{number}") for number in range(8)]
     asked = Asked(BearerTokens(str(path)))
     for _ in range(2):
         for token in tokens:
             assert isinstance(asked.admit(token=token), Principal)
-    assert len(asked.access._verified) == 3
-    assert not any(token in repr(asked.access._verified) for token in tokens)
+    assert len(asked.access._tokens._known) == 3
+    assert not any(token in repr(asked.access._tokens._known) for token in tokens)
 
 
 def test_a_missing_scope_is_told_with_its_name():
@@ -376,3 +379,131 @@ def test_a_missing_scope_is_told_with_its_name():
     assert 'error="insufficient_scope"' in challenge
     assert 'scope="publish"' in challenge
     assert 'resource_metadata="https://mcp.example.org/.well-known/oauth-protected-resource/mcp"' in challenge
+
+
+# Tokens of an authorization server.
+
+METADATA_URL = "https://mcp.example.org/.well-known/oauth-protected-resource/mcp"
+
+
+def asking(issuer: Issuer, file: BearerTokens | None = None, audience: str = AUDIENCE) -> Asked:
+    oauth = OAuthTokens(OAuthOptions(issuer.url, audience))
+    return Asked(file, oauth=oauth, metadata_url=METADATA_URL)
+
+
+async def answered(asked: Asked, **options: Any) -> Principal | Answer:
+    result = asked.access.admit(head_of(**options), client_of())
+    return await result if inspect.isawaitable(result) else result
+
+
+async def test_tokens_of_the_file_and_of_a_server_are_taken_side_by_side(path):
+    own = made(path)
+    with running_issuer() as issuer:
+        asked = asking(issuer, BearerTokens(str(path)))
+        both = frozenset({READ, Permission.PUBLISH})
+        foreign = issuer.token()
+        assert await answered(asked, token=foreign) == Principal("http/oauth:ann", "http", "http", both)
+        assert await answered(asked, token=own) == Principal("http/token:ann", "http", "http")
+        # Known tokens are taken at once.
+        assert isinstance(asked.admit(token=foreign), Principal)
+        assert asked.access.validity(head_of(token=foreign))()
+        assert asked.events == []
+
+
+async def test_clients_learn_where_tokens_are_issued_and_what_is_wrong_with_theirs():
+    with running_issuer() as issuer:
+        asked = asking(issuer)
+        answer = await answered(asked)
+        assert isinstance(answer, Answer)
+        assert answer.status == 401
+        challenge = dict(answer.fields)["WWW-Authenticate"]
+        assert f'resource_metadata="{METADATA_URL}"' in challenge
+        assert 'scope="read publish consume manage"' in challenge
+        assert "error=" not in challenge
+        assert asked.events == []
+        for token in (
+            issuer.token(exp=1),
+            issuer.token(aud="https://other.example"),
+            "q9q9",
+            "rsd_q9q9",
+            "q9.q9.q9",
+        ):
+            answer = await answered(asked, token=token)
+            assert isinstance(answer, Answer)
+            assert answer.status == 401
+            challenge = dict(answer.fields)["WWW-Authenticate"]
+            assert 'error="invalid_token"' in challenge
+            assert f'resource_metadata="{METADATA_URL}"' in challenge
+            assert token not in repr((answer, asked.events))
+        assert len(asked.events) == 5
+        for _ in range(2):
+            answer = await answered(asked, token=issuer.token(scope="openid"))
+            assert isinstance(answer, Answer)
+            assert answer.status == 403
+            challenge = dict(answer.fields)["WWW-Authenticate"]
+            assert 'error="insufficient_scope"' in challenge
+            assert 'scope="read publish consume manage"' in challenge
+
+
+async def test_without_keys_a_token_is_not_refused_for_good_and_the_cause_is_told():
+    with running_issuer() as issuer:
+        issuer.replies["/keys"] = (500, {}, b"")
+        asked = asking(issuer)
+        for _ in range(2):
+            answer = await answered(asked, token=issuer.token())
+            assert isinstance(answer, Answer)
+            assert answer.status == 503
+            assert ("Retry-After", "5") in answer.fields
+        [event] = asked.events
+        assert isinstance(event, KeysNotFetched)
+        assert "status 500" in event.cause
+
+
+async def test_keys_are_fetched_before_anybody_asks_and_a_withdrawn_key_ends_what_it_has_signed():
+    with running_issuer() as issuer:
+        asked = asking(issuer)
+        async with trio.open_nursery() as nursery:
+            await nursery.start(asked.access.run)
+            await until(lambda: issuer.count())
+            token = issuer.token()
+            await answered(asked, token=token)
+            is_valid = asked.access.validity(head_of(token=token))
+            assert is_valid()
+            issuer.keys = [SigningKey("ES256", "k2")]
+            keys = asked.access._tokens.oauth._keys  # type: ignore[union-attr]
+            await until(lambda: not keys._fetching.locked())
+            keys._fetched_at -= key_sets.FRESH_SECONDS
+            keys._tried_at -= key_sets.FRESH_SECONDS
+            await until(lambda: not is_valid())
+            assert isinstance(await answered(asked, token=token), Answer)
+            nursery.cancel_scope.cancel()
+
+
+async def test_a_reload_ends_what_the_former_settings_let_in(path):
+    own = made(path)
+    with running_issuer() as issuer:
+        file, oauth = BearerTokens(str(path)), OAuthTokens(OAuthOptions(issuer.url, AUDIENCE))
+        asked = Asked(file, oauth=oauth)
+        token = issuer.token()
+        for each in (own, token):
+            assert isinstance(await answered(asked, token=each), Principal)
+        of_own, of_foreign = (asked.access.validity(head_of(token=each)) for each in (own, token))
+
+        def changed(**options: Any) -> list[bool]:
+            usual = {"hosts": (), "origins": (), "tokens": file, "oauth": oauth, "metadata_url": None}
+            asked.access.reconfigure(**(usual | options))
+            return [of_own(), of_foreign()]
+
+        requests = len(issuer.requests)
+        same = {"tokens": BearerTokens(str(path)), "oauth": OAuthTokens(OAuthOptions(issuer.url, AUDIENCE))}
+        assert changed(**same) == [True, True]
+        assert isinstance(asked.admit(token=token), Principal)
+        assert len(issuer.requests) == requests
+        assert changed(tokens=None) == [False, True]
+        assert changed(oauth=OAuthTokens(OAuthOptions(issuer.url, "other"))) == [True, False]
+        assert changed(tokens=None, oauth=None) == [False, False]
+        # Nobody is asked for a token any more.
+        assert asked.admit() == HTTP
+        with pytest.raises(ValueError, match="is no host"):
+            changed(hosts=["a b"], tokens=file)
+        assert asked.admit() == HTTP
