@@ -106,6 +106,16 @@ class HttpPages:
         )
 
 
+def document_page(json: bytes) -> Callable[[RequestHead, Principal], Awaitable[Answer]]:
+    """Return what answers with a JSON document that every web page may read."""
+    answer = Answer(200, json, fields=(*_NOT_STORED, ("Access-Control-Allow-Origin", "*")))
+
+    async def page(head: RequestHead, _: Principal) -> Answer:
+        return _refused(head) or answer
+
+    return page
+
+
 def _refused(head: RequestHead) -> Answer | None:
     """Return the answer to a method that pages do not have; None to others."""
     if head.method in _METHODS:

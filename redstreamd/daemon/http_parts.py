@@ -13,14 +13,19 @@ import attrs
 
 from redstreamd.admission.accounts import Accounts
 from redstreamd.admission.memory import Memory
-from redstreamd.daemon.http_pages import HttpPages, MetricsSource
+from redstreamd.daemon.http_pages import HttpPages, MetricsSource, document_page
 from redstreamd.daemon.parts import Parts
 from redstreamd.daemon.sockets import OpenListener
 from redstreamd.metrics.page_figures import HttpFigures
-from redstreamd.protection.bearer_tokens import BearerTokens
+from redstreamd.protection.configured_tokens import (
+    METADATA_PATH,
+    bearer_tokens_of,
+    metadata_pages_of,
+    metadata_url_of,
+    oauth_tokens_of,
+)
 from redstreamd.service.child import Child
 from redstreamd.settings import HttpSettings, Kind, ListenAddress, Settings
-from redstreamd.settings.credential_paths import path_of
 from redstreamd.settings.http_checks import HEALTHZ, METRICS, READYZ, check_http_protected
 from redstreamd.streamable_http.http_access import HttpAccess
 from redstreamd.streamable_http.http_limits import HttpLimits
@@ -69,17 +74,19 @@ class HttpParts:
         pages = HttpPages(
             parts.bus.redis, parts.toolbox.policy, metrics, is_draining=lambda: self._is_draining
         )
+        self._pages = {
+            HEALTHZ: Page(pages.alive, is_open=True),
+            READYZ: Page(pages.ready, is_open=True),
+            METRICS: Page(pages.metrics),
+            **_metadata_pages(settings.http),
+        }
         self._site = HttpSite(
             surroundings,
             parts.kernels,
             parts.direct_path,
             self._access,
             path=settings.http.path,
-            pages={
-                HEALTHZ: Page(pages.alive, is_open=True),
-                READYZ: Page(pages.ready, is_open=True),
-                METRICS: Page(pages.metrics),
-            },
+            pages=self._pages,
             tool_headers=parts.toolbox.headers_of,
         )
         self._counts = surroundings.counts
@@ -103,6 +110,9 @@ class HttpParts:
         """Apply settings that were checked."""
         self._limits.become(http_limits(settings.http))
         self._access.reconfigure(**self._read)
+        for path in [each for each in self._pages if each.startswith(METADATA_PATH)]:
+            del self._pages[path]
+        self._pages.update(_metadata_pages(settings.http))
 
     def drain(self) -> None:
         """Note that the daemon stops: it is not ready any more, and open responses of events end."""
@@ -121,20 +131,24 @@ class HttpParts:
 
     def _options(self, http: HttpSettings) -> dict[str, Any]:
         """Return what says who may call, as the arguments of `HttpAccess`."""
-        path = path_of("http.token_file", http.token_file)
         outside = [] if http.resource_url is None else [urlsplit(http.resource_url).netloc]
         return {
             "hosts": [*map(_host, self._addresses), *outside, *http.allowed_hosts],
             "origins": http.allowed_origins,
-            "tokens": None if path is None else BearerTokens(path),
-            "oauth": None,
-            "metadata_url": None,
+            "tokens": bearer_tokens_of(http),
+            "oauth": oauth_tokens_of(http),
+            "metadata_url": metadata_url_of(http),
         }
 
 
 def http_limits(http: HttpSettings) -> HttpLimits:
     """Return the limits of the settings; a value of its own."""
     return HttpLimits(**{each.name: getattr(http, each.name) for each in attrs.fields(HttpLimits)})
+
+
+def _metadata_pages(http: HttpSettings) -> dict[str, Page]:
+    """Return the pages that say which authorization server issues tokens, by path."""
+    return {path: Page(document_page(json), is_open=True) for path, json in metadata_pages_of(http).items()}
 
 
 def _host(address: ListenAddress) -> str:

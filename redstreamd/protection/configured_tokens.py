@@ -17,7 +17,8 @@ from redstreamd.settings.http_settings import HttpSettings
 if TYPE_CHECKING:
     from redstreamd.protection.oauth_tokens import OAuthTokens
 
-_METADATA_PATH: Final = "/.well-known/oauth-protected-resource"
+#: Where clients look for the metadata, and with the path of MCP behind it.
+METADATA_PATH: Final = "/.well-known/oauth-protected-resource"
 
 
 def bearer_tokens_of(http: HttpSettings, environ: Mapping[str, str] = os.environ) -> BearerTokens | None:
@@ -48,7 +49,7 @@ def metadata_url_of(http: HttpSettings) -> str | None:
     if http.oauth_issuer is None or http.resource_url is None:
         return None
     parts = urlsplit(http.resource_url)
-    return f"{parts.scheme}://{parts.netloc}{_METADATA_PATH}{parts.path.rstrip('/')}"
+    return f"{parts.scheme}://{parts.netloc}{METADATA_PATH}{parts.path.rstrip('/')}"
 
 
 def metadata_pages_of(http: HttpSettings) -> dict[str, bytes]:
@@ -67,4 +68,4 @@ def metadata_pages_of(http: HttpSettings) -> dict[str, bytes]:
     }
     page = msgspec.json.encode(metadata)
     suffixes = ("", urlsplit(http.resource_url).path.rstrip("/"), http.path)
-    return {f"{_METADATA_PATH}{suffix}": page for suffix in suffixes}
+    return {f"{METADATA_PATH}{suffix}": page for suffix in suffixes}
