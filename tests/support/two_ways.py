@@ -210,7 +210,7 @@ _TIME = re.compile(r"\d{4}-\d\d-\d\dT[\d:.]+(?:Z|[+-]\d\d:\d\d)")
 _DURATION = re.compile(r"\b\d+(\.\d+)? (ms|s|seconds?|minutes?)\b")
 #: Members whose values say when, or how long ago, or are made of such.
 _OF_THE_MOMENT = re.compile(
-    r"lease|token|correlation_id|_at$|time$|idle|age|_seconds$|_ms$|rate|per_|expires|lag|used_memory"
+    r"lease|token|correlation_id|_at$|time$|idle|(^|_)age|_seconds$|_ms$|rate|per_|expires|lag|used_memory"
 )
 
 
