@@ -119,16 +119,16 @@ class StreamableClient:
         found["MCP-Protocol-Version"] = self.revision
         if not isinstance(message, dict) or not isinstance(method := message.get("method"), str):
             return found
-        found["Mcp-Method"] = encode_header_value(method)
+        found["Mcp-Method"] = _field(method)
         params = message.get("params")
         params = params if isinstance(params, dict) else {}
         meta = params.get("_meta")
         version = meta.get(mcp_types.PROTOCOL_VERSION_META_KEY) if isinstance(meta, dict) else None
         if isinstance(version, str):
-            found["MCP-Protocol-Version"] = encode_header_value(version)
+            found["MCP-Protocol-Version"] = _field(version)
         name = params.get(NAME_BEARING_METHODS.get(method, ""))
         if isinstance(name, str):
-            found["Mcp-Name"] = encode_header_value(name)
+            found["Mcp-Name"] = _field(name)
             arguments = params.get("arguments")
             if method == "tools/call" and name in self.params and isinstance(arguments, dict):
                 found |= mcp_param_headers(self.params[name], arguments)
@@ -147,7 +147,7 @@ class StreamableClient:
         """
         body = message if isinstance(message, bytes) else json.dumps(message, ensure_ascii=False).encode()
         if headers is None:
-            headers = self.headers(_decoded(body))
+            headers = self.headers(meant(body))
         client = await self._connection()
         response = await client.request("POST", self._path, headers.items(), body)
         return Reply(response, response.messages())
@@ -214,7 +214,12 @@ class StreamableClient:
         return self._kept
 
 
-def _decoded(body: bytes) -> Any:
+def _field(value: str) -> str:
+    """Return a text as a header has it; what cannot be encoded is not repeated."""
+    return encode_header_value(value.encode("utf-8", "replace").decode("utf-8"))
+
+
+def meant(body: bytes) -> Any:
     """Return what a client meant to send, as far as that can be seen: the last of repeated members."""
     try:
         return json.loads(body)
