@@ -295,7 +295,7 @@ async def test_a_lost_acknowledgement_is_repeated_and_answers_already_done(redis
         assert proxy.accepted >= 4
 
 
-@pytest.mark.parametrize("count", counts(10_000, ci=100_000, full=100_000))
+@pytest.mark.parametrize("count", counts(5_000, ci=100_000, full=100_000))
 @pytest.mark.limit(240)
 async def test_no_reader_gets_the_entries_of_another_however_many_are_cancelled(
     redis: Server, rng: random.Random, count: int
