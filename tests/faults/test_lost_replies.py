@@ -75,7 +75,7 @@ async def test_without_a_key_a_lost_reply_is_told_and_nothing_is_added_twice(
         def enough() -> bool:
             return lost[0] > count / 200 and history.count(Told.UNKNOWN) > count / 40
 
-        await by_several(lambda number: history.add(add, number)(count, enough))
+        await by_several(lambda number: history.add(add, number), numbers_until(count, enough))
     entries = entries_of(server, "s")
     history.judge(entries, acknowledged=count // 3)
     # What was lost had been executed, and was not executed again.
