@@ -127,6 +127,22 @@ def principal_connections_exhausted(event: mcp.ConnectionRejected) -> str:
 
 @declared(
     mcp.ConnectionRejected,
+    "dcabbba37e394e148e481d4d5f143033",
+    Severity.WARNING,
+    when=lambda event: event.bound is mcp.Bound.PEER,
+    summed_by=lambda event: event.principal,
+    cause="A client has as many connections over HTTP as one address or process may have. Another of it was "
+    "rejected with the reason.",
+    remedy=f"Raise {setting('http.max_connections_per_peer')} if it is a proxy, or find out why it opens so "
+    f"many. {_STATUS}",
+)
+def peer_connections_exhausted(event: mcp.ConnectionRejected) -> str:
+    cause = f"{event.limit} connections of one client are open"
+    return _too_many(event, cause, setting("http.max_connections_per_peer"))
+
+
+@declared(
+    mcp.ConnectionRejected,
     "057bbabac7834a28902df4a5ea36e480",
     Severity.WARNING,
     summed_by=lambda event: event.bound,

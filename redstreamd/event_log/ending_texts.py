@@ -58,6 +58,41 @@ def closed_for_http(event: ConnectionClosed) -> str:
 
 @declared(
     ConnectionClosed,
+    "019612403883406eb594138aff4048e6",
+    Severity.WARNING,
+    when=lambda event: event.ending is Ending.BAD_REQUEST,
+    summed_by=lambda event: (event.principal, event.why),
+    cause="A client of an HTTP listener sent what is no request of HTTP/1.1, or exceeds a limit. It was "
+    "answered with the reason, and its connection was closed: what followed could be understood in two ways.",
+    remedy="Find out whether a client or a proxy is set up wrongly, or a program searches for open ports.",
+)
+def closed_for_bad_request(event: ConnectionClosed) -> str:
+    return (
+        f"closed a connection of {_client(event)}, whose request could not be served: {event.why}; find out "
+        "whether a client or a proxy is set up wrongly, or a program searches for open ports"
+    )
+
+
+@declared(
+    ConnectionClosed,
+    "3d9fc188085f4fe483f38673f60bfdaa",
+    Severity.WARNING,
+    when=lambda event: event.ending is Ending.SLOW,
+    summed_by=lambda event: event.principal,
+    cause="A request over HTTP did not come in its time. It was answered with 408 and the connection closed.",
+    remedy=f"The client or its network hangs, or keeps connections busy on purpose. The times are "
+    f"{setting('http.head_seconds')} and {setting('http.body_seconds')}.",
+)
+def closed_for_slow_request(event: ConnectionClosed) -> str:
+    return (
+        f"closed a connection of {_client(event)}, whose request did not come in time "
+        f"({setting('http.head_seconds')}, {setting('http.body_seconds')}); the client or its network hangs, "
+        "or it keeps connections busy on purpose"
+    )
+
+
+@declared(
+    ConnectionClosed,
     "7cfc026cac654fb48a76a5850e2a9327",
     Severity.WARNING,
     when=lambda event: event.ending is Ending.OVERFLOW,
@@ -130,7 +165,8 @@ def closed_for_another_client(event: ConnectionClosed) -> str:
     ConnectionClosed,
     "f4bca8ef453f4d779b4a8522e8a72692",
     Severity.DEBUG,
-    cause="A connection ended because its client closed it, its socket failed, or the daemon stops.",
+    cause="A connection ended because its client closed it or was idle over HTTP, its socket failed, or the "
+    "daemon stops.",
     remedy="None.",
 )
 def connection_closed(event: ConnectionClosed) -> str:

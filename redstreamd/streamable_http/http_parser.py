@@ -19,6 +19,7 @@ from redstreamd.streamable_http.request_rules import (
     Fault,
     RequestFaultError,
     RequestStart,
+    too_long,
     understood,
 )
 
@@ -285,7 +286,7 @@ class HttpParser:
         if self._missing:
             self._missing -= len(data)
         elif self._received > self._max_body_bytes:
-            raise RequestFaultError(413, f"the body has more than {self._max_body_bytes} bytes")
+            raise RequestFaultError(413, too_long(self._max_body_bytes))
         if self._skips:
             return
         if self._body is not None:

@@ -25,7 +25,7 @@ _WITHOUT_BODY: Final = frozenset({204, 304})
 _NAME: Final = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+")
 _VALUE: Final = re.compile(r"[\t\x20-\x7e]*")
 
-_EVENTS_TYPE: Final = b"Content-Type: text/event-stream\r\nCache-Control: no-cache, no-transform\r\n"
+_EVENTS_TYPE: Final = b"Content-Type: text/event-stream\r\nCache-Control: no-store, no-transform\r\n"
 
 
 class _Clock:

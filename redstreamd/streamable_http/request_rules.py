@@ -17,14 +17,14 @@ from redstreamd.streamable_http.http_messages import RequestHead
 #: The longest target of a request. RFC 9112, section 3, recommends to support 8,000 bytes at least.
 MAX_TARGET_BYTES: Final = 8192
 
-#: Headers that decide what a request is, where two values could be understood differently.
+#: Headers that decide what a request is, where two values could be understood differently. Those of MCP are
+#: told to the handler, which refuses them with an error of MCP.
 _SINGLE: Final = frozenset(
     {"host", "content-length", "transfer-encoding", "content-type", "authorization"}
 ) | {
     "origin",
     "expect",
 }
-_SINGLE_PREFIX: Final = "mcp-"
 #: Methods that a handler is asked about. The others that llhttp knows are of WebDAV and other protocols.
 _METHODS: Final = {
     name.encode(): name for name in ("GET", "HEAD", "POST", "DELETE", "OPTIONS", "PUT", "PATCH")
@@ -80,6 +80,11 @@ class RequestStart(msgspec.Struct, frozen=True):
     expects_continue: bool
 
 
+def too_long(max_body_bytes: int) -> str:
+    """Return why a body is refused that has more bytes."""
+    return f"the body of the request has more than {max_body_bytes} bytes"
+
+
 def understood(
     method: bytes,
     target: bytes,
@@ -119,7 +124,7 @@ def understood(
         value = str(raw_value, "latin-1").rstrip(" \t")
         if key not in fields:
             fields[key] = value
-        elif key in _SINGLE or key.startswith(_SINGLE_PREFIX):
+        elif key in _SINGLE:
             raise RequestFaultError(400, f"the header {key} is there more than once")
         else:
             fields[key] += ", " + value
@@ -128,9 +133,7 @@ def understood(
     path, query, authority = _target(str(target, "latin-1"), fields.get("host"), is_1_1)
     length = _length(fields, is_1_1)
     if length is not None and length > max_body_bytes:
-        raise RequestFaultError(
-            413, f"the body has {length} bytes, and at most {max_body_bytes} are accepted"
-        )
+        raise RequestFaultError(413, too_long(max_body_bytes))
     connection = fields.get("connection")
     keeps_alive = is_1_1 and may_keep_alive
     if connection is not None:
