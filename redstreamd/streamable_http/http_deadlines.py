@@ -53,8 +53,13 @@ class Deadlines:
     def wait_for(self, what: Waits, seconds: float) -> None:
         """Wait for something that is overdue after so many seconds."""
         self.waits = what
-        self._due = math.inf
-        self.no_later_than(min(trio.current_time() + seconds, self.end))
+        self._due = self.end
+        self.no_later_than(trio.current_time() + seconds)
+
+    def wait_without_end(self, what: Waits) -> None:
+        """Wait for something that may take as long as the connection lasts."""
+        self.waits = what
+        self._due = self.end
 
     def no_later_than(self, time: float) -> None:
         """Have what is waited for be overdue at a time, if it is not before."""

@@ -263,10 +263,9 @@ class HttpParser:
             return
         llhttp, fields = self._llhttp, self._fields
         self._is_in_head = False
-        size = len(self._target) + _LINE_BYTES * (len(fields) + 1)
-        for name, value in fields:
-            size += len(name) + len(value)
-        self._check_head(size)
+        if self._head_bytes + 2 * _PIECE_BYTES > self._max_head_bytes:
+            size = len(self._target) + _LINE_BYTES * (len(fields) + 1)
+            self._check_head(size + sum(len(name) + len(value) for name, value in fields))
         start = understood(
             llhttp.get_method(),
             self._target,

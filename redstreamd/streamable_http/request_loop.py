@@ -7,7 +7,6 @@ progress the client is read from only to notice that it disconnects.
 from __future__ import annotations
 
 import contextlib
-import math
 import time
 from collections.abc import Awaitable, Callable
 from typing import Final
@@ -182,7 +181,7 @@ class RequestLoop:
             self._deadlines.wait_for(Waits.NEXT, self._limits.idle_seconds)
         else:
             self._body = parsed
-            self._deadlines.wait_for(Waits.RESPONSE, math.inf)
+            self._deadlines.wait_without_end(Waits.RESPONSE)
             if self._held:
                 self._count()
         return None
@@ -284,7 +283,7 @@ class RequestLoop:
         self._deadlines.wait_for(Waits.REST, self._limits.body_seconds)
 
     async def _check_late(self, start: RequestStart, checking: Awaitable[Answer | None]) -> None:
-        self._deadlines.wait_for(Waits.RESPONSE, math.inf)
+        self._deadlines.wait_without_end(Waits.RESPONSE)
         answer = await checking
         if answer is None:
             self._deadlines.wait_for(Waits.BODY, self._limits.body_seconds)
