@@ -4,13 +4,21 @@ from __future__ import annotations
 
 import contextlib
 import json
+import re
+import shutil
 import socket
+import textwrap
+import tomllib
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
 
-from tests.systemd.harness import PATIENCE_SECONDS, PREFIX, Container, install_units
+from tests.support.certificates import Authority
+from tests.support.servers import missing
+from tests.support.waiting import wait_until
+from tests.systemd.harness import PATIENCE_SECONDS, PREFIX, REPOSITORY, Container, install_units
 
 SERVICE, SOCKET, HTTP = "redstreamd.service", "redstreamd.socket", "redstreamd-http.socket"
 REDIS = "redis-server.service"
@@ -135,3 +143,94 @@ def assert_closed(client: socket.socket) -> None:
     with contextlib.suppress(ConnectionResetError):
         while client.recv(1 << 16):
             pass
+
+
+def blocks(heading: str) -> Iterator[tuple[str, str]]:
+    """Yield the indented blocks of a section of docs/operations.md, and what they are: toml or shell."""
+    page = (REPOSITORY / "docs" / "operations.md").read_text("utf-8")
+    section = page.partition(f"\n## {heading}\n")[2].partition("\n## ")[0]
+    for text in re.findall(r"\n\n((?:    .*\n|\n(?=    ))+)", section):
+        block = textwrap.dedent(text).strip("\n") + "\n"
+        yield ("toml" if block.startswith("[") else "shell"), block
+
+
+def test_http_in_ten_minutes_is_as_the_page_says(container: Container, tmp_path: Path) -> None:
+    """Every command of the section is run in its order, with the real nginx at its end."""
+    if shutil.which("nginx") is None:
+        missing("nginx", "apt-get install nginx")
+    install_units(container)
+    authority = Authority(tmp_path)
+    own = authority.issue("proxy", "mcp.example.org")
+    site = "/root/site"
+    settings, unit = "/etc/redstreamd/redstreamd.toml", "nginx-of-tests.service"
+    container.write("/usr/local/bin/sudo", '#!/bin/sh\nexec env "$@"\n', mode=0o755)
+    container.path("/usr/local/bin/redstreamd").unlink(missing_ok=True)
+    container.path("/usr/local/bin/redstreamd").symlink_to(f"{PREFIX}/bin/redstreamd")
+    container.write(f"{site}/contrib/http/nginx.conf", (REPOSITORY / "contrib/http/nginx.conf").read_text())
+    for name, file in (("fullchain", own.certificate), ("privkey", own.key), ("ca", authority.certificate)):
+        container.write(f"/etc/ssl/redstreamd/{name}.pem", Path(file).read_text())
+    container.write(
+        "/etc/nginx/nginx.conf",
+        "daemon off;\nuser www-data;\nevents {}\nhttp { access_log off; include /etc/nginx/conf.d/*.conf; }\n",
+    )
+    container.run("mkdir", "-p", "/etc/nginx/conf.d", "/var/log/nginx", "/var/lib/nginx")
+    container.systemctl("start", REDIS, SOCKET)
+    container.run("systemd-run", f"--unit={unit}", shutil.which("nginx") or "")
+    try:
+        for kind, block in blocks("HTTP in ten minutes"):
+            if kind == "toml":
+                container.write(settings, block)
+                tomllib.loads(block)
+            else:
+                container.run("bash", "-euo", "pipefail", "-c", f"cd {site}\n{block}")
+        ask = (
+            *(
+                "curl",
+                "--silent",
+                "--show-error",
+                "--cacert",
+                "/etc/ssl/redstreamd/ca.pem",
+                "--max-time",
+                "60",
+            ),
+            *("--resolve", "mcp.example.org:443:127.0.0.1"),
+        )
+        token = container.path(f"{site}/ann.token").read_text().strip()
+        initialize = {
+            "jsonrpc": "2.0",
+            "id": 1,
+            "method": "initialize",
+            "params": {
+                "protocolVersion": "2025-11-25",
+                "capabilities": {},
+                "clientInfo": {"name": "curl", "version": "1"},
+            },
+        }
+        posting = (
+            *("--header", "Content-Type: application/json", "--header", "Accept: application/json"),
+            *("--data", json.dumps(initialize), "https://mcp.example.org/mcp"),
+        )
+        # nginx takes the new configuration soon after it was told.
+        wait_until(lambda: "-32000" in container.run(*ask, *posting, check=False).stdout)
+        served = container.run(*ask, "--header", f"Authorization: Bearer {token}", *posting).stdout
+        assert json.loads(served)["result"]["serverInfo"]["name"] == "redstreamd"
+        for path in ("metrics", "healthz"):
+            url = f"https://mcp.example.org/{path}"
+            assert (
+                container.run(*ask, "--write-out", "%{http_code}", "--output", "/dev/null", url).stdout
+                == "404"
+            )
+        stranger = container.run("curl", "--insecure", "--silent", "https://127.0.0.1/mcp", check=False)
+        assert stranger.returncode == 52, "nobody answers to another name"
+        listed = container.run("redstreamd", "tokens", "list").stdout
+        assert "ann" in listed
+        assert token not in listed + container.journal(SERVICE)
+        report = json.loads(container.run("redstreamd", "doctor", "--json", check=False).stdout)
+        (found,) = [each for each in report if each["check"] == "http"]
+        assert found["severity"] == "ok", found
+    finally:
+        container.systemctl("stop", unit, HTTP, SOCKET, SERVICE, REDIS)
+        container.systemctl("disable", HTTP)
+        container.run("rm", "-rf", settings, f"/etc/systemd/system/{HTTP}.d", "/usr/local/bin/redstreamd")
+        container.systemctl("daemon-reload")
+        container.systemctl("reset-failed")
