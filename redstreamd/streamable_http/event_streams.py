@@ -30,8 +30,8 @@ _EVENT_BYTES: Final = 120
 #: Characters of the name of an event.
 _LONGEST_NAME: Final = 40
 
-#: Of a response of events: nobody keeps it, and proxies pass each event on.
-EVENT_FIELDS: Final[Fields] = (("Cache-Control", "no-store"), ("X-Accel-Buffering", "no"))
+#: Of a response of events: proxies pass on each at once.
+EVENT_FIELDS: Final[Fields] = (("X-Accel-Buffering", "no"),)
 _COMMENT: Final = b":\n\n"
 
 

@@ -33,6 +33,8 @@ from redstreamd.streamable_http.http_messages import Client, Responder, Surround
 _NAME_BYTES: Final = 24
 #: How often sessions are looked at that may be idle.
 _SWEEP_SECONDS: Final = 5.0
+#: How long requests that were cut short may take to be answered, before what works on them is cancelled.
+_ANSWER_SECONDS: Final = 1.0
 #: What a session takes, without what it holds for its client.
 _SESSION_BYTES: Final = STEP_BYTES
 
@@ -178,13 +180,15 @@ class HttpSession:
         """Begin to end it: requests in flight are cut short, and answered with an error."""
         self.is_ended = True
         self.session.in_flight.cut_off(unanswered=False)
-        for scope in self._tasks:
-            scope.cancel()
 
     async def aclose(self) -> None:
         """Let go of all that it holds, once its tasks have ended; shielded from cancellation."""
         session = self.session
         with trio.CancelScope(shield=True):
+            with trio.move_on_after(_ANSWER_SECONDS):
+                await session.in_flight.wait_empty()
+            for scope in self._tasks:
+                scope.cancel()
             while self._tasks:
                 await self._task_ended.park()
             session.in_flight.cut_off(unanswered=True)
@@ -255,6 +259,7 @@ class HttpSessions:
 
     Attributes:
         nursery: Of the sessions' tasks; None while it does not run.
+        is_draining: Whether the daemon stops.
     """
 
     def __init__(
@@ -271,7 +276,7 @@ class HttpSessions:
         self.ticker: Final = ticker
         self.nursery: trio.Nursery | None = None
         self._sessions: dict[str, HttpSession] = {}
-        self._is_draining = False
+        self.is_draining = False
 
     def statistics(self) -> SessionStatistics:
         """Return a snapshot."""
@@ -297,7 +302,7 @@ class HttpSessions:
 
         The idlest gives way, without requests and streams, of the principal that has most.
         """
-        if self.nursery is None or self._is_draining:
+        if self.nursery is None or self.is_draining:
             return None
         if len(self._sessions) >= self.surroundings.http_limits.max_sessions:
             idlest = self._idlest()
@@ -317,7 +322,7 @@ class HttpSessions:
 
     def drain(self) -> None:
         """Reject requests from now on, and end the streams that no request does. Idempotent."""
-        self._is_draining = True
+        self.is_draining = True
         for session in self._sessions.values():
             session.session.draining.set()
             session.stop_listening()

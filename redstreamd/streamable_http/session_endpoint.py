@@ -25,7 +25,7 @@ from redstreamd.streamable_http.event_streams import Fields
 from redstreamd.streamable_http.http_messages import Answer, Client, RequestHead, Responder
 from redstreamd.streamable_http.http_sessions import HttpSession, HttpSessions
 from redstreamd.streamable_http.mcp_responses import HANDSHAKE_STATUSES, McpResponse
-from redstreamd.streamable_http.standard_headers import HEADER_MISMATCH, VERSION_KEY
+from redstreamd.streamable_http.standard_headers import HEADER_MISMATCH, VERSION_KEY, version_differs
 
 #: The revision of a request that does not name one, the first with this transport.
 _DEFAULT_REVISION: Final = "2025-03-26"
@@ -48,7 +48,7 @@ class SessionEndpoint:
         """Serve a client in `sessions`, with others that come over other connections."""
         self._sessions = sessions
         self._client = client
-        # Of the request that was checked last.
+        # Of the request that was checked, until it is served.
         self._session: HttpSession | None = None
         # The response to the last request that was served.
         self._in_flight: McpResponse | None = None
@@ -81,7 +81,7 @@ class SessionEndpoint:
         fields: Fields,
     ) -> Awaitable[None] | None:
         """Serve a message; for the arguments see `McpEndpoint.serve`."""
-        session = self._session
+        session, self._session = self._session, None
         if session is None:
             return self._begin(head, body, responder, principal, takes_events, fields)
         if session.is_ended:
@@ -96,10 +96,10 @@ class SessionEndpoint:
         self, head: RequestHead, responder: Responder, *, fields: Fields, is_valid: Callable[[], bool]
     ) -> None:
         """Begin a stream for what belongs to no request, or go on with a stream that was lost."""
-        session = self._session
+        session, self._session = self._session, None
         if session is None or session.is_ended:
             responder.answer(_refusal(404, "the session has ended; begin one with initialize", fields))
-        elif self._client.is_draining():
+        elif self._sessions.is_draining:
             responder.answer(_refusal(503, "the server is shutting down", (*fields, _RETRY_AFTER)))
         elif self._sessions.ticker.is_full and not session.is_listening:
             responder.answer(
@@ -118,8 +118,9 @@ class SessionEndpoint:
 
     def end(self, responder: Responder, *, fields: Fields) -> None:
         """End the session, as its client wishes."""
-        if self._session is not None:
-            self._sessions.end(self._session)
+        session, self._session = self._session, None
+        if session is not None:
+            self._sessions.end(session)
         responder.answer(Answer(204, b"", None, fields))
 
     def _response(
@@ -154,7 +155,7 @@ class SessionEndpoint:
         """Begin a session by the message, which names none."""
         decoded = jsonrpc.decode(body, self._sessions.surroundings.limits)
         if not isinstance(decoded, Request) or decoded.method != "initialize":
-            responder.answer(Answer(400, _without_session(decoded).line(), fields=fields))
+            responder.answer(Answer(400, _without_session(head, decoded).line(), fields=fields))
             return
         session = self._sessions.open(principal, self._client.peer)
         if session is None:
@@ -208,7 +209,7 @@ def _is_primed(head: RequestHead) -> bool:
     return head.fields.get("mcp-protocol-version", _DEFAULT_REVISION) >= _PRIMED_SINCE
 
 
-def _without_session(decoded: Message | Batch) -> Rejection:
+def _without_session(head: RequestHead, decoded: Message | Batch) -> Rejection:
     """Return the error for a message that begins no session, and names none."""
     if isinstance(decoded, Rejection):
         return decoded
@@ -216,8 +217,7 @@ def _without_session(decoded: Message | Batch) -> Rejection:
         return Rejection(INVALID_REQUEST, _NO_SESSION)
     meta = (decoded.params or {}).get("_meta")
     if isinstance(meta, dict) and VERSION_KEY in meta:
-        why = f'the header MCP-Protocol-Version is missing; it must repeat "{VERSION_KEY}" in params._meta'
-        return Rejection(HEADER_MISMATCH, why, decoded.id)
+        return Rejection(HEADER_MISMATCH, version_differs(head), decoded.id)
     return Rejection(INVALID_REQUEST, _NO_SESSION, decoded.id)
 
 

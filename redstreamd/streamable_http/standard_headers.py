@@ -57,6 +57,9 @@ def request_problem(head: RequestHead, request: Request, tool_headers: ToolHeade
     """Return what is wrong with a request's envelope or its headers; None if nothing is."""
     params = request.params or {}
     meta = params.get("_meta")
+    revision = head.fields.get(_VERSION, "")
+    if revision != MODERN_REVISION and not (isinstance(meta, dict) and VERSION_KEY in meta):
+        return unsupported(revision, request.id)
     if not isinstance(meta, dict):
         why = f'params._meta must be an object with the members "{VERSION_KEY}" and "{_CAPABILITIES_KEY}"'
         return Rejection(INVALID_PARAMS, why, request.id)
@@ -100,6 +103,11 @@ def decoded_header(value: str) -> str | None:
         return None
 
 
+def version_differs(head: RequestHead) -> str:
+    """Return what to tell a client whose revision is another in the body than in the header."""
+    return _differs(head.fields, _VERSION, f'"{VERSION_KEY}" in params._meta')
+
+
 def _mismatch(
     head: RequestHead,
     version: object,
@@ -113,7 +121,7 @@ def _mismatch(
     if head.repeated and (twice := sorted(_ROUTING & head.repeated)):
         return f"the header {_shown(twice[0])} is given more than once"
     if fields.get(_VERSION) != version:
-        return _differs(fields, _VERSION, f'"{VERSION_KEY}" in params._meta')
+        return version_differs(head)
     if fields.get(_METHOD) != method:
         return _differs(fields, _METHOD, "the method")
     if named is not None:

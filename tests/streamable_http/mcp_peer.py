@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import itertools
 import json
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Awaitable, Mapping
 from contextlib import asynccontextmanager
 from functools import partial
 from typing import Any
@@ -21,7 +22,7 @@ from redstreamd.policy import Principal
 from redstreamd.streamable_http.http_access import HttpAccess
 from redstreamd.streamable_http.http_connection import HttpConnection
 from redstreamd.streamable_http.http_limits import HttpLimits
-from redstreamd.streamable_http.http_messages import Surroundings
+from redstreamd.streamable_http.http_messages import Answer, Client, RequestHead, Surroundings
 from redstreamd.streamable_http.http_site import HttpSite, Page
 from redstreamd.streams.bus import Bus
 from tests.support.mcp_client import CLIENT_INFO, enveloped
@@ -29,6 +30,8 @@ from tests.support.two_ways import MODERN, Surface, surface_over
 
 PRINCIPAL = Principal("http", "http")
 BOTH = "application/json, text/event-stream"
+# Connections of one session have different ones.
+_IDS = itertools.count(1)
 
 
 @attrs.frozen
@@ -95,7 +98,6 @@ class HttpPeer:
     session: str | None = None
     _h11: h11.Connection = attrs.field(factory=lambda: h11.Connection(h11.CLIENT))
     _events: bytes = b""
-    _numbers: int = 0
 
     async def send(
         self, method: str = "POST", body: bytes = b"", target: str = "/mcp", **fields: str | None
@@ -109,8 +111,7 @@ class HttpPeer:
         if self.session is not None or self.revision == MODERN:
             usual["mcp-protocol-version"] = self.revision
         usual |= {name.replace("_", "-"): value for name, value in fields.items()}
-        if self._h11.our_state is h11.DONE:
-            self._h11.start_next_cycle()
+        self._next_cycle()
         head = h11.Request(
             method=method,
             target=target,
@@ -121,6 +122,16 @@ class HttpPeer:
             data += self._h11.send(h11.Data(data=body)) or b""
         data += self._h11.send(h11.EndOfMessage()) or b""
         await self.stream.send_all(data)
+
+    def expect(self) -> None:
+        """Take note that a request was sent by other means."""
+        self._next_cycle()
+        self._h11.send(h11.Request(method="POST", target="/", headers=[("host", "localhost")]))
+        self._h11.send(h11.EndOfMessage())
+
+    def _next_cycle(self) -> None:
+        if self._h11.our_state is h11.DONE:
+            self._h11.start_next_cycle()
 
     async def head(self) -> Reply:
         """Return the head of the response, without its body."""
@@ -159,8 +170,8 @@ class HttpPeer:
         self, method: str, params: Mapping[str, Any] | None = None, request_id: Any = None
     ) -> tuple[bytes, dict[str, str]]:
         """Return a request, and its headers."""
-        self._numbers += 1
-        message: dict[str, Any] = {"jsonrpc": "2.0", "id": request_id or self._numbers, "method": method}
+        request_id = next(_IDS) if request_id is None else request_id
+        message: dict[str, Any] = {"jsonrpc": "2.0", "id": request_id, "method": method}
         fields = {}
         if self.revision == MODERN:
             message["params"] = enveloped(params)
@@ -221,11 +232,27 @@ def headers_of(method: str, params: Mapping[str, Any]) -> dict[str, str]:
     return fields
 
 
+class Access(HttpAccess):
+    """The access of loopback, with tokens that a test decides about.
+
+    Attributes:
+        principals: Whose each value of the header `Authorization` is.
+    """
+
+    principals: Mapping[str, Principal] = {}
+
+    def admit(self, head: RequestHead, client: Client) -> Principal | Answer | Awaitable[Principal | Answer]:
+        """Return whose token it is."""
+        known = self.principals.get(head.fields.get("authorization", ""))
+        return known or super().admit(head, client)
+
+
 @attrs.define(eq=False)
 class ServedSite:
     """A site, and connections to it.
 
     Attributes:
+        access: Decides who may call.
         site: Serves.
         surface: What it serves.
         accounts: Of its clients.
@@ -233,6 +260,7 @@ class ServedSite:
     """
 
     site: HttpSite
+    access: Access
     surface: Surface
     accounts: Accounts
     events: list[Event]
@@ -269,11 +297,12 @@ async def running_site(
     around = Surroundings(
         limits, http_limits, accounts, Memory(accounts, limits.max_memory_bytes), events.append
     )
+    access = Access(origins=origins, report=events.append)
     site = HttpSite(
         around,
         surface.kernels,
         surface.path if has_direct_path else None,
-        HttpAccess(origins=origins, report=events.append),
+        access,
         pages=pages,
         tool_headers=surface.path.toolbox.headers_of,
     )
@@ -281,6 +310,6 @@ async def running_site(
         await sessions.start(site.sessions.run)
         async with trio.open_nursery() as nursery:
             nursery.start_soon(partial(surface.updates.run, task_status=trio.TASK_STATUS_IGNORED))
-            yield ServedSite(site, surface, accounts, events, nursery)
+            yield ServedSite(site, access, surface, accounts, events, nursery)
             nursery.cancel_scope.cancel()
         sessions.cancel_scope.cancel()
