@@ -171,7 +171,8 @@ def test_http_in_ten_minutes_is_as_the_page_says(container: Container, tmp_path:
         container.write(f"/etc/ssl/redstreamd/{name}.pem", Path(file).read_text())
     container.write(
         "/etc/nginx/nginx.conf",
-        "daemon off;\nuser www-data;\nevents {}\nhttp { access_log off; include /etc/nginx/conf.d/*.conf; }\n",
+        "daemon off;\nuser www-data;\nevents {}\n"
+        "http { access_log off; include /etc/nginx/conf.d/*.conf; }\n",
     )
     container.run("mkdir", "-p", "/etc/nginx/conf.d", "/var/log/nginx", "/var/lib/nginx")
     container.systemctl("start", REDIS, SOCKET)
