@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Final
 
@@ -19,6 +20,7 @@ FREED_SECONDS: Final = 2.0
 #: Medians of the polite client alone on the machine that the goals are for, in milliseconds.
 USUAL_P50: Final = (0.7, 1.0, 1.0)
 GOAL_PEAK: Final = 512 * MIB
+_OF_DEADLINES: Final = re.compile(r'"code": ?"(OUTCOME_UNKNOWN|TIMEOUT|CONNECTION_ERROR)"')
 #: Memory of a daemon that no row was run with, or a little more.
 FRESH: Final = 80 * MIB
 #: What may be left of the memory afterwards: so much more than before, or this many times that.
@@ -64,11 +66,16 @@ class Polite:
         """99th percentiles of the kinds in milliseconds."""
         return [quantile(each, 0.99) for each in (self.fair if fair else self.times)]
 
-    def failures(self) -> list[str]:
-        """Return which of its calls were not served at all."""
+    def failures(self, *, timely: bool = False) -> list[str]:
+        """Return which of its calls were not served at all.
+
+        Args:
+            timely: Leave out those that a deadline ended: a machine without time for Redis brings that about.
+        """
+        refused = [each for each in self.refused if not (timely and _OF_DEADLINES.search(each))]
         failed = []
-        if self.refused:
-            failed.append(f"{len(self.refused)} refused: {self.refused[0][:300]}")
+        if refused:
+            failed.append(f"{len(refused)} refused: {refused[0][:600]}")
         if self.lost:
             failed.append(f"{self.lost} lost")
         return failed

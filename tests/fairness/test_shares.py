@@ -78,6 +78,9 @@ def _measure(field: Field, demands: Sequence[tuple[int, int]], seconds: float, *
     return Shares(rates, sum(each["answers"] for each in counted) / used, seen)
 
 
+# Where another program takes the cores, also one outside this run, a client with few calls in flight cannot
+# ask in time.
+@pytest.mark.repetitions(5)
 @pytest.mark.parametrize("seconds", counts(2, ci=5, full=30))
 def test_eight_clients_with_different_demands_get_equal_shares_and_a_light_one_is_served_at_once(
     seconds: int, field: Field, record_property: Callable[[str, object], None]
@@ -88,12 +91,11 @@ def test_eight_clients_with_different_demands_get_equal_shares_and_a_light_one_i
     after = _measure(field, SOLO, 0.5 * seconds, polite=False)
     field.judge()
     assert found.polite is not None
-    assert not found.polite.failures()
+    assert not found.polite.failures(timely=True)
     short, figure = _compared(alone, (before, after), found, beside_tests=seconds == 2)
     record_property(FIGURE, figure)
-    # Where another program takes the cores, a client with few calls in flight cannot ask in time.
     with measured:
-        assert not short, figure
+        assert not short, f"{short}: {figure}"
 
 
 def _compared(
@@ -113,6 +115,7 @@ def _compared(
         "equal shares": deviation <= (DEVIATION_BESIDE_TESTS if beside_tests else DEVIATION),
         "as much as one client alone": sums >= (LEAST_SUM_BESIDE_TESTS if beside_tests else LEAST_SUM),
         "medians of the light one": _below(p50, goals_p50),
+        "none late or lost": not light.failures(),
         "99th percentiles of the light one": _below(p99, goals_p99),
     }
     shares = ", ".join(f"{each / mean:.2f}" for each in found.rates)

@@ -19,7 +19,7 @@ from types import TracebackType
 import pytest
 from _pytest.runner import runtestprotocol
 
-#: How often what failed is measured again.
+#: How often what failed is measured again, where the test does not say `@pytest.mark.repetitions(5)`.
 REPETITIONS = 2
 #: The property of a test that keeps what each of its measurements failed with.
 PROPERTY = "measured again"
@@ -107,7 +107,9 @@ def pytest_runtest_protocol(item: pytest.Item, nextitem: pytest.Item | None) -> 
     if _repeatable(item, reports):
         with turn(directory, alone=True):
             failures: list[str] = []
-            while len(failures) < REPETITIONS and _repeatable(item, reports):
+            mark = item.get_closest_marker("repetitions")
+            most = REPETITIONS if mark is None else mark.args[0]
+            while len(failures) < most and _repeatable(item, reports):
                 failures.append(_failure(reports))
                 item.user_properties[:] = [*before, (PROPERTY, failures)]
                 reports = runtestprotocol(item, log=False, nextitem=nextitem)
