@@ -12,7 +12,7 @@ from typing import Protocol
 
 import msgspec
 
-from redstreamd.admission.accounts import Accounts, Peer
+from redstreamd.admission.accounts import Account, Accounts, Peer
 from redstreamd.admission.memory import Memory
 from redstreamd.mcpio.connection_events import EventHook
 from redstreamd.mcpio.limits import Limits
@@ -126,6 +126,11 @@ class Handler(Protocol):
     @property
     def requests_in_flight(self) -> int:
         """How many requests of MCP are in flight on behalf of this connection."""
+        ...
+
+    @property
+    def account(self) -> Account | None:
+        """Whose turn it is when the request that `check` took is served; None: the connection's."""
         ...
 
     @property

@@ -11,6 +11,7 @@ from typing import Final, Protocol
 
 import msgspec
 
+from redstreamd.admission.accounts import Account
 from redstreamd.mcpio import jsonrpc
 from redstreamd.mcpio.early_kernels import REVISIONS as HANDSHAKE_REVISIONS
 from redstreamd.mcpio.kernels import DirectPath, Kernels
@@ -126,6 +127,7 @@ class _Handler:
     """Serves the requests of one connection, one at a time."""
 
     __slots__ = (
+        "_account",
         "_client",
         "_cors",
         "_modern",
@@ -146,12 +148,13 @@ class _Handler:
         )
         self._sessions = SessionEndpoint(site.sessions, client)
         # Of the request that was checked last: what serves it; on whose behalf; the headers by which a web
-        # page may read the response; whether the client takes a stream.
+        # page may read the response; whether the client takes a stream; the page; whose turn it is.
         self._serve: _Serve | None = None
         self._principal = client.principal
         self._cors: Fields = ()
         self._takes_events = False
         self._page: Page | None = None
+        self._account: Account | None = None
         self.requests = 0
 
     @property
@@ -159,10 +162,15 @@ class _Handler:
         """How many requests of MCP are in flight on behalf of this connection."""
         return self._modern.requests_in_flight + self._sessions.requests_in_flight
 
+    @property
+    def account(self) -> Account | None:
+        """Whose turn it is when the request that `check` took is served."""
+        return self._account
+
     def check(self, head: RequestHead) -> Answer | Awaitable[Answer | None] | None:
         """Return the refusal of a request whose head was read, or None if its body may be read."""
         site = self._site
-        self._serve = self._page = None
+        self._serve = self._page = self._account = None
         self._cors = ()
         if head.path != site.path:
             page = self._page = site.pages.get(head.path)
@@ -215,8 +223,11 @@ class _Handler:
             self._takes_events = bool(takes & EVENTS)
             if has_sessions:
                 self._serve = self._serve_in_session
-                return self._sessions.check(head, self._principal)
+                refusal = self._sessions.check(head, self._principal)
+                self._account = self._sessions.account
+                return refusal
             self._serve = self._serve_modern
+            self._account = self._modern.account_of(self._principal)
             return None
         if not has_sessions and version != MODERN_REVISION:
             return Answer(400, unsupported(version or "", None).line())

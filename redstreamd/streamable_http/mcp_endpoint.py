@@ -198,11 +198,7 @@ class McpEndpoint:
             takes_events: Whether the client takes a stream.
             fields: Headers of the response.
         """
-        caller = self._caller
-        if caller is None or (
-            caller.session.principal is not principal and caller.session.principal != principal
-        ):
-            caller = self._begin(principal)
+        caller = self._caller_of(principal)
         response = McpResponse(
             responder,
             self._ticker,
@@ -230,11 +226,19 @@ class McpEndpoint:
                 await caller.session.aclose()
             caller.close()
 
-    def _begin(self, principal: Principal) -> _Caller:
-        if self._caller is not None:
+    def account_of(self, principal: Principal) -> Account:
+        """Return where it is counted what requests on behalf of a principal use."""
+        return self._caller_of(principal).account
+
+    def _caller_of(self, principal: Principal) -> _Caller:
+        caller = self._caller
+        if caller is not None:
+            known = caller.session.principal
+            if known is principal or known == principal:
+                return caller
             # Nothing of it is in flight: its last request was answered. Kernels of this revision keep nothing
             # from one request to the next that they would have to close.
-            self._caller.close()
+            caller.close()
         caller = self._caller = _Caller(
             self._around, self._kernels, self._direct_path, self._client, principal, self._draining
         )

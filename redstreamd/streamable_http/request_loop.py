@@ -152,7 +152,7 @@ class RequestLoop:
                 # It has to read before it gets more.
                 await outbox.wait_written()
             elif self._body is not None:
-                await self._take_turn(len(self._body))
+                await self._take_turn(handler.account or self._account, len(self._body))
                 if (work := self._serve(handler)) is not None:
                     return work
             elif (parsed := parser.take()) is None:
@@ -231,9 +231,9 @@ class RequestLoop:
         else:
             deadlines.wait_for(Waits.GRACE, EOF_GRACE_SECONDS)
 
-    async def _take_turn(self, size: int) -> None:
-        """Wait until it is this client's turn, for a request of so many bytes."""
-        account, turn = self._account, turns()
+    async def _take_turn(self, account: Account, size: int) -> None:
+        """Wait until it is the turn of an account, for a request of so many bytes."""
+        turn = turns()
         process = account.parent or account
         must_wait = len(turn.waiting) > 0 or (time.perf_counter() >= turn.ends and turn.is_over())
         if (must_wait or (turn.is_shared and size >= LONG_MESSAGE)) and not turn.let_pass(process):

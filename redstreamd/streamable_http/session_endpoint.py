@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Awaitable, Callable
 from typing import Final
 
+from redstreamd.admission.accounts import Account
 from redstreamd.errors.remedies import setting
 from redstreamd.mcpio import jsonrpc
 from redstreamd.mcpio.jsonrpc import (
@@ -57,6 +58,11 @@ class SessionEndpoint:
     def requests_in_flight(self) -> int:
         """How many requests are in flight whose response goes over this connection."""
         return int(self._in_flight is not None and self._in_flight.is_awaited)
+
+    @property
+    def account(self) -> Account | None:
+        """Where it is counted what the session uses that was found for the last request."""
+        return None if self._session is None else self._session.account
 
     def check(self, head: RequestHead, principal: Principal) -> Answer | None:
         """Find the session of a request; return the refusal if there is none where one is needed."""

@@ -14,12 +14,14 @@ import pytest
 import trio
 import trio.testing
 
+from redstreamd.admission.accounts import Peer
+from redstreamd.admission.turns import MAX_QUEUED, turns
 from redstreamd.mcpio.connection_events import ConnectionOpened, Ending, MemoryExceeded
 from redstreamd.mcpio.limits import Limits
 from redstreamd.streamable_http.http_limits import HttpLimits
 from redstreamd.streamable_http.http_messages import Answer, RequestHead
 from redstreamd.streamable_http.request_loop import MAX_AHEAD_BYTES, MAX_SKIPPED_BYTES
-from tests.streamable_http.wire_peer import Pair, Served, connected, request
+from tests.streamable_http.wire_peer import PRINCIPAL, Pair, Served, connected, request
 from tests.support.limits import Deferred
 
 KIB = 1024
@@ -313,6 +315,24 @@ async def test_requests_before_garbage_are_served(pair: Pair) -> None:
     assert (await pair.response())[1] == b"good"
     assert (await pair.response())[0].status_code == 501
     assert (await pair.ended()).requests == 1
+
+
+# Turns
+
+
+async def test_a_client_with_many_commands_waiting_is_served_when_there_are_fewer(pair: Pair) -> None:
+    account = pair.site.account = pair.accounts.open(PRINCIPAL, Peer(address="192.0.2.2"), "caller")
+    account.queue(MAX_QUEUED)
+    await pair.send(request(body=b"x"))
+    # It waits for longer than the connection may be idle.
+    await trio.sleep(2 * pair.http_limits.idle_seconds)
+    assert pair.site.served == []
+    account.queue(-1)
+    turns().dequeued(account)
+    assert (await pair.response())[1] == b"x"
+    # Its time counts for who it was, and not for the connection.
+    assert account.service > 0
+    pair.accounts.close(account)
 
 
 # Memory

@@ -10,7 +10,7 @@ import h11
 import trio
 import trio.testing
 
-from redstreamd.admission.accounts import Accounts, Peer
+from redstreamd.admission.accounts import Account, Accounts, Peer
 from redstreamd.admission.memory import Memory
 from redstreamd.mcpio.connection_events import ConnectionClosed, Event
 from redstreamd.mcpio.limits import Limits
@@ -46,6 +46,7 @@ class OwnSite:
         serves: What else `serve` does for a path, and what it returns.
         served: What came, in order.
         connected_clients: Who connected.
+        account: Whose turn it says it is.
         in_flight: What it says of its requests in flight.
         is_drained: Whether it was told that the daemon stops.
         closed: How many connections it was told of that ended.
@@ -57,6 +58,7 @@ class OwnSite:
     connected_clients: list[Client] = attrs.field(factory=list)
     in_flight: int = 0
     requests: int = 0
+    account: Account | None = None
     is_drained: bool = False
     closed: int = 0
 
