@@ -305,7 +305,7 @@ class HttpConnection:
             size = self._outbox.size
             with trio.move_on_at(min(last, trio.current_time() + self._limits.unread_seconds)):
                 await self._outbox.wait_written()
-        if self._lifecycle.ending is not Ending.IDLE:
+        if self._outbox.size == 0 and self._lifecycle.ending is not Ending.IDLE:
             now = trio.current_time()
             await lingering.shut_down(min(max(last, now + LINGER_SECONDS), now + UPLOAD_SECONDS))
 

@@ -200,8 +200,7 @@ async def test_no_answer_can_add_headers_or_responses_of_its_own(pair: Pair, fie
     assert b"Set-Cookie" not in head
     assert json.loads(body)["error"]["message"] == "internal error"
     await pair.ended()
-    (crash,) = pair.crashes
-    assert "header" in str(crash)
+    assert "header" in str(pair.crashes.pop())
 
 
 async def test_a_client_that_waits_is_told_to_go_on_once_its_head_was_accepted(pair: Pair) -> None:
@@ -295,7 +294,7 @@ async def test_a_defect_of_a_handler_is_answered_with_500_and_ends_the_connectio
     assert raw.startswith(b"HTTP/1.1 500 ")
     assert b"private" not in raw
     assert (await pair.ended()).ending is Ending.ANSWERED
-    assert [str(crash) for crash in pair.crashes] == ["private details"]
+    assert str(pair.crashes.pop()) == "private details"
 
 
 async def test_what_is_no_request_is_answered_and_the_administrator_told_why(pair: Pair) -> None:

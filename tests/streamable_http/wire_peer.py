@@ -103,6 +103,7 @@ class Pair:
     http_limits: HttpLimits
     accounts: Accounts
     counts: HttpCounts
+    # A test that expects one takes it out.
     crashes: list[Exception] = attrs.field(factory=list)
     h11: h11.Connection = attrs.field(factory=lambda: h11.Connection(h11.CLIENT))
 
@@ -225,3 +226,4 @@ async def connected(
         yield pair
         await peer.aclose()
         nursery.cancel_scope.deadline = trio.current_time() + 60
+    assert pair.crashes == []
