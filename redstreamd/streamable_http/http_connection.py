@@ -55,6 +55,31 @@ class HttpConnection:
         `run` owns the stream and closes it.
     """
 
+    __slots__ = (
+        "_account",
+        "_accounts",
+        "_closed",
+        "_counts",
+        "_deadlines",
+        "_handler",
+        "_http_limits",
+        "_lifecycle",
+        "_limits",
+        "_loop",
+        "_nursery",
+        "_outbox",
+        "_parser",
+        "_peer",
+        "_principal",
+        "_report",
+        "_share",
+        "_site",
+        "_stream",
+        "_unread_bytes",
+        "id",
+        "socket",
+    )
+
     def __init__(
         self,
         stream: trio.abc.Stream,

@@ -306,7 +306,9 @@ class HttpParser:
             # By now its response could not say so, and llhttp would read no other request.
             raise RequestFaultError(400, "a trailer of the request is about the connection")
         self._parsed.append(self._first if self._body is None else bytes(self._body))
-        self._first, self._body, self._start = b"", None, None
+        # Nothing of it is kept while the next one does not come.
+        self._target = self._first = b""
+        self._fields, self._body, self._start = [], None, None
         self.is_begun = False
         if not start.keeps_alive:
             self._end()

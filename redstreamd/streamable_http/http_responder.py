@@ -42,12 +42,14 @@ class HttpResponder:
         is_over: Whether it has ended, or the client has gone.
     """
 
-    __slots__ = ("_carrier", "_closes", "_start", "has_begun", "is_over", "on_gone")
+    __slots__ = ("_carrier", "_closes", "_is_1_1", "_is_head", "has_begun", "is_over", "on_gone")
 
     def __init__(self, carrier: Carrier, start: RequestStart) -> None:
         """Answer the request that begins with `start`."""
         self._carrier = carrier
-        self._start = start
+        # Not the head itself, which takes more than a response of events that is open for hours.
+        self._is_head = start.head.method == "HEAD"
+        self._is_1_1 = start.is_1_1
         self._closes = not start.keeps_alive
         self.on_gone: Callable[[], None] | None = None
         self.has_begun = self.is_over = False
@@ -56,23 +58,20 @@ class HttpResponder:
         """Send the whole response."""
         if self.is_over or self.has_begun:
             return
-        start = self._start
         closes = self._closes or answer.closes or not self._carrier.keeps_alive
-        is_head = start.head.method == "HEAD"
         self._carrier.counts.note(answer.status)
-        data = whole(answer, is_1_1=start.is_1_1, keeps_alive=not closes, is_head=is_head)
+        data = whole(answer, is_1_1=self._is_1_1, keeps_alive=not closes, is_head=self._is_head)
         self._end(data, closes, is_last=True)
 
     def begin_events(self, fields: tuple[tuple[str, str], ...] = ()) -> None:
         """Begin a response of events."""
         if self.is_over or self.has_begun:
             return
-        start = self._start
         # In HTTP/1.0 its end is the end of the connection.
-        self._closes = self._closes or not start.is_1_1 or not self._carrier.keeps_alive
-        data = events_head(fields, is_1_1=start.is_1_1, keeps_alive=not self._closes)
+        self._closes = self._closes or not self._is_1_1 or not self._carrier.keeps_alive
+        data = events_head(fields, is_1_1=self._is_1_1, keeps_alive=not self._closes)
         self._carrier.counts.note(200)
-        if start.head.method == "HEAD":
+        if self._is_head:
             self._end(data, self._closes, is_last=True)
             return
         self.has_begun = True
@@ -82,14 +81,14 @@ class HttpResponder:
         """Send events or comments."""
         if self.is_over or not self.has_begun or not data:
             return
-        self._carrier.send(chunk(data) if self._start.is_1_1 else data, is_last=is_last)
+        self._carrier.send(chunk(data) if self._is_1_1 else data, is_last=is_last)
 
     def end_events(self) -> None:
         """End the response of events."""
         if self.is_over or not self.has_begun:
             return
         closes = self._closes or not self._carrier.keeps_alive
-        self._end(LAST_CHUNK if self._start.is_1_1 else b"", closes, is_last=False)
+        self._end(LAST_CHUNK if self._is_1_1 else b"", closes, is_last=False)
 
     def _end(self, data: bytes, closes: bool, *, is_last: bool) -> None:
         self.has_begun = self.is_over = True

@@ -7,7 +7,6 @@ progress the client is read from only to notice that it disconnects.
 from __future__ import annotations
 
 import contextlib
-import time
 from collections.abc import Awaitable, Callable
 from typing import Final
 
@@ -16,13 +15,12 @@ import trio
 
 from redstreamd.admission.accounts import Account
 from redstreamd.admission.memory import STEP_BYTES, Share
-from redstreamd.admission.turns import MAX_QUEUED, turns
+from redstreamd.admission.turns import turns
 from redstreamd.mcpio.client_connection import EOF_GRACE_SECONDS, FIRST_REQUEST_SECONDS, READ_BYTES
 from redstreamd.mcpio.connection_events import Ending
 from redstreamd.mcpio.late_event import LateEvent
 from redstreamd.mcpio.lifecycle import Lifecycle, Phase
 from redstreamd.mcpio.outbox import UNREAD_BYTES, Outbox
-from redstreamd.mcpio.session import LONG_MESSAGE
 from redstreamd.stream_io import nonblocking_receiver, receiver
 from redstreamd.streamable_http.http_counts import HttpCounts
 from redstreamd.streamable_http.http_deadlines import Deadlines, Waits
@@ -32,14 +30,12 @@ from redstreamd.streamable_http.http_parser import HttpParser, Parsed
 from redstreamd.streamable_http.http_responder import HttpResponder
 from redstreamd.streamable_http.http_responses import CONTINUE, refusal, whole
 from redstreamd.streamable_http.request_rules import Fault, RequestStart
+from redstreamd.streamable_http.request_turns import take_turn
 
 #: Of a client that does not wait for its responses so much is kept; then it is not read from.
 MAX_AHEAD_BYTES: Final = 64 * 1024
 #: A body that is not wanted is read, so that the connection may go on, if it has so many bytes at most.
 MAX_SKIPPED_BYTES: Final = 64 * 1024
-# What a request is taken to cost before it is served, and each byte of a long one.
-_REQUEST_SECONDS: Final = 0.00015
-_BYTE_SECONDS: Final = 1e-7
 # What it takes to receive as much as is read at once, and to keep it.
 _READ_SECONDS: Final = 0.0002
 _READING: Final = (Phase.OPEN, Phase.DRAINING)
@@ -56,6 +52,31 @@ class RequestLoop:
         input_ended: Set when the client sends nothing more.
         why: What was wrong with the last request, if it could not be served.
     """
+
+    __slots__ = (
+        "_account",
+        "_body",
+        "_deadlines",
+        "_end",
+        "_held",
+        "_is_receiving",
+        "_lifecycle",
+        "_limits",
+        "_opened_at",
+        "_outbox",
+        "_parser",
+        "_receive",
+        "_share",
+        "_start",
+        "_stream",
+        "_working",
+        "counts",
+        "cut_off",
+        "input_ended",
+        "requests",
+        "response",
+        "why",
+    )
 
     def __init__(
         self,
@@ -91,7 +112,7 @@ class RequestLoop:
         self.input_ended = LateEvent()
         self.why = ""
         self._receive = receiver(stream)
-        self._receive_now = nonblocking_receiver(stream)
+        self._stream = stream
         self._parser = parser
         self._outbox = outbox
         self._lifecycle = lifecycle
@@ -152,7 +173,7 @@ class RequestLoop:
                 # It has to read before it gets more.
                 await outbox.wait_written()
             elif self._body is not None:
-                await self._take_turn(handler.account or self._account, len(self._body))
+                await take_turn(handler.account or self._account, len(self._body))
                 if (work := self._serve(handler)) is not None:
                     return work
             elif (parsed := parser.take()) is None:
@@ -231,18 +252,6 @@ class RequestLoop:
         else:
             deadlines.wait_for(Waits.GRACE, EOF_GRACE_SECONDS)
 
-    async def _take_turn(self, account: Account, size: int) -> None:
-        """Wait until it is the turn of an account, for a request of so many bytes."""
-        turn = turns()
-        process = account.parent or account
-        must_wait = len(turn.waiting) > 0 or (time.perf_counter() >= turn.ends and turn.is_over())
-        if (must_wait or (turn.is_shared and size >= LONG_MESSAGE)) and not turn.let_pass(process):
-            await turn.turn(account, max(size * _BYTE_SECONDS, _REQUEST_SECONDS))
-        while process.queued >= MAX_QUEUED:
-            await turn.wait_fewer_queued(process)
-            await turn.turn(account, _REQUEST_SECONDS)
-        turn.work_for(account)
-
     async def _may_go_on(self) -> bool:
         """Return whether a connection that is to end reads on for a request."""
         parser = self._parser
@@ -250,10 +259,11 @@ class RequestLoop:
             return False
         if self._start is not None or parser.is_begun or parser.has_more:
             return True
-        if self._receive_now is not None:
+        receive_now = nonblocking_receiver(self._stream)
+        if receive_now is not None:
             # A request that arrived before the daemon began to stop.
             with contextlib.suppress(trio.WouldBlock, trio.BrokenResourceError):
-                if data := await self._receive_now(READ_BYTES):
+                if data := await receive_now(READ_BYTES):
                     parser.feed(bytes(data))
                     return True
         first = self._opened_at + FIRST_REQUEST_SECONDS
