@@ -325,17 +325,23 @@ class RequestLoop:
     def _stop(self) -> None:
         """End the connection, because the daemon stops and cannot wait longer."""
         self._lifecycle.stop_reading()
-        self.cut(Fault(503, "the daemon stops; whether the request took effect is unknown"))
+        if self.response is not None:
+            self.cut(Fault(503, "the daemon stops; whether the request took effect is unknown"))
+        elif self._start is not None:
+            self._tell(Fault(503, "the daemon stops; the request was not executed, send it again"))
 
     def refuse(self, fault: Fault, ending: Ending = Ending.BAD_REQUEST) -> None:
         """Answer what is no request that can be served, and end the connection."""
         self.why = fault.why
         self._end(ending)
         if self.response is None:
-            self.counts.note(fault.status)
-            self._outbox.send(whole(refusal(fault), is_1_1=True, keeps_alive=False), is_last=True)
+            self._tell(fault)
         else:
             self.cut(fault)
+
+    def _tell(self, fault: Fault) -> None:
+        self.counts.note(fault.status)
+        self._outbox.send(whole(refusal(fault), is_1_1=True, keeps_alive=False), is_last=True)
 
     def cut(self, fault: Fault | None = None) -> None:
         """Cut off a response in progress, if there is one; say so if nothing of it was sent."""

@@ -270,6 +270,17 @@ async def test_what_is_not_answered_in_time_is_cut_off_and_the_client_told(
     assert (ended.ending, ended.cut_off) == (Ending.DRAINED, 1)
 
 
+async def test_a_request_that_is_not_whole_in_time_is_not_executed_and_the_client_told(pair: Pair) -> None:
+    await pair.send(request(body=b"x" * 100)[:-50])
+    await trio.testing.wait_all_tasks_blocked()
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(seconds_to_drain, pair, 10)
+        head, body = await pair.response()
+        assert head.status_code == 503
+        assert "not executed" in json.loads(body)["error"]["message"]
+    assert pair.site.served == []
+
+
 async def test_events_that_nobody_ends_are_cut_off_when_the_daemon_stops(pair: Pair) -> None:
     await pair.send(request("/events"))
     served = await pair.until_served()

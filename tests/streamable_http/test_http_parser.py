@@ -543,3 +543,19 @@ def test_other_limits_are_applied_from_then_on() -> None:
     assert parsed([HEAD + b"Content-Length: 1\r\n\r\n"], http) == [
         Fault(431, "the request has more than 1 headers")
     ]
+
+
+@pytest.mark.parametrize("seed", range(20))
+def test_how_bytes_are_cut_changes_nothing_whatever_they_are(seed: int) -> None:
+    rng = random.Random(seed)
+    samples = [*REFUSED.values(), NEXT, CHUNKED + b"2;x=y\r\nab\r\n0\r\nA: b\r\n\r\n"]
+    samples.append(HEAD + b"Connection: Upgrade\r\nUpgrade: h2c\r\nContent-Length: 3\r\n\r\nabc")
+    for _ in range(40):
+        data = bytearray(b"".join(rng.choices(samples, k=rng.randrange(1, 4))))
+        for _ in range(rng.randrange(4)):
+            place = rng.randrange(len(data))
+            data[place : place + rng.randrange(3)] = rng.choice(
+                [b"", b"\r", b"\n", b"\r\n", b" ", b":", b"\0", b"0", b"\xff", NEXT]
+            )
+        if data:
+            all_same(bytes(data))
