@@ -21,8 +21,11 @@ Fields = tuple[tuple[str, str], ...]
 TICK_SECONDS: Final = 0.5
 #: After so many ticks without an answer a response becomes a stream; the first may come at once.
 _PATIENCE_TICKS: Final = 3
-#: What is written between two checkpoints: under TLS each write costs some 40 µs.
-_AT_ONCE: Final = 32
+#: How often it is asked whether the clients of streams may still read, in ticks.
+_CHECK_TICKS: Final = 4
+#: What is done between two checkpoints: under TLS each write costs some 40 µs.
+_WRITES_AT_ONCE: Final = 32
+_CHECKS_AT_ONCE: Final = 256
 #: When a client that lost a stream should come back.
 RETRY_MS: Final = 1_000
 #: What an event costs to be kept, beside its bytes.
@@ -93,23 +96,40 @@ class EventTicker:
                 await self._idle.park()
             await trio.sleep(TICK_SECONDS)
             self._ticks += 1
-            done = 0
-            while self._waiting:
-                response, since = next(iter(self._waiting.items()))
-                if self._ticks - since < _PATIENCE_TICKS:
-                    break
-                del self._waiting[response]
-                response.become_stream()
-                done += 1
-                if done % _AT_ONCE == 0:
-                    await trio.lowlevel.checkpoint()
-            silent = self._ticks - self._limits.event_pause_seconds / TICK_SECONDS
-            for stream in [each for each, sent in self._streams.items() if sent <= silent]:
-                # It may have ended meanwhile.
-                stream.comment()
-                done += 1
-                if done % _AT_ONCE == 0:
-                    await trio.lowlevel.checkpoint()
+            await self._begin_streams()
+            if self._ticks % _CHECK_TICKS == 0:
+                await self._check_all()
+            await self._comment()
+
+    async def _begin_streams(self) -> None:
+        """Make streams of responses whose answers take long."""
+        done = 0
+        while self._waiting:
+            response, since = next(iter(self._waiting.items()))
+            if self._ticks - since < _PATIENCE_TICKS:
+                break
+            del self._waiting[response]
+            response.become_stream()
+            done += 1
+            if done % _WRITES_AT_ONCE == 0:
+                await trio.lowlevel.checkpoint()
+
+    async def _check_all(self) -> None:
+        """End the streams of clients whose credentials are not valid any more."""
+        for done, stream in enumerate(list(self._streams), 1):
+            stream.check()
+            if done % _CHECKS_AT_ONCE == 0:
+                await trio.lowlevel.checkpoint()
+
+    async def _comment(self) -> None:
+        """Send comments where nothing was sent for long."""
+        silent = self._ticks - self._limits.event_pause_seconds / TICK_SECONDS
+        due = [stream for stream, sent in self._streams.items() if sent <= silent]
+        for done, stream in enumerate(due, 1):
+            # One that has ended meanwhile sends nothing.
+            stream.comment()
+            if done % _WRITES_AT_ONCE == 0:
+                await trio.lowlevel.checkpoint()
 
 
 class EventStream:
@@ -209,6 +229,15 @@ class EventStream:
             responder.send_events(event, is_last=is_last)
             self._ticker.keep(self)
 
+    def check(self) -> bool:
+        """Return whether the client may still read; if not, it is as if it had gone."""
+        if self._is_valid is None or self._is_valid():
+            return True
+        self.close()
+        if self._on_gone is not None:
+            self._on_gone()
+        return False
+
     def comment(self) -> None:
         """Send a comment, so that nobody takes the stream for dead; nothing if it has no response."""
         responder = self._open_responder()
@@ -236,10 +265,7 @@ class EventStream:
         responder = self._responder
         if responder is None or responder.is_over:
             return None
-        if self._is_valid is not None and not self._is_valid():
-            self.close()
-            return None
-        return responder
+        return responder if self.check() else None
 
     def _has_gone(self) -> None:
         self._responder = None

@@ -7,6 +7,7 @@ requests of revision 2026-07-28, `session_endpoint` those of the revisions with 
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Mapping
+from functools import partial
 from typing import Final, Protocol
 
 import msgspec
@@ -244,14 +245,26 @@ class _Handler:
 
     def _serve_modern(self, head: RequestHead, body: bytes, responder: Responder) -> Awaitable[None] | None:
         return self._modern.serve(
-            head, body, responder, self._principal, takes_events=self._takes_events, fields=self._cors
+            head,
+            body,
+            responder,
+            self._principal,
+            takes_events=self._takes_events,
+            fields=self._cors,
+            validity=partial(self._site.access.validity, head),
         )
 
     def _serve_in_session(
         self, head: RequestHead, body: bytes, responder: Responder
     ) -> Awaitable[None] | None:
         return self._sessions.serve(
-            head, body, responder, self._principal, takes_events=self._takes_events, fields=self._cors
+            head,
+            body,
+            responder,
+            self._principal,
+            takes_events=self._takes_events,
+            fields=self._cors,
+            validity=partial(self._site.access.validity, head),
         )
 
     def _listen(self, head: RequestHead, _body: bytes, responder: Responder) -> None:

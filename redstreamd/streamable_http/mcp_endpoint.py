@@ -27,7 +27,7 @@ from redstreamd.mcpio.session import LONG_MESSAGE, Session, Task
 from redstreamd.policy import Principal
 from redstreamd.streamable_http.event_streams import EventTicker, Fields
 from redstreamd.streamable_http.http_messages import Answer, Client, RequestHead, Responder, Surroundings
-from redstreamd.streamable_http.mcp_responses import MODERN_STATUSES, McpResponse
+from redstreamd.streamable_http.mcp_responses import MODERN_STATUSES, McpResponse, Validity
 from redstreamd.streamable_http.standard_headers import (
     MODERN_REVISION,
     ToolHeaders,
@@ -187,6 +187,7 @@ class McpEndpoint:
         *,
         takes_events: bool,
         fields: Fields = (),
+        validity: Validity | None = None,
     ) -> Awaitable[None] | None:
         """Serve a message.
 
@@ -197,6 +198,7 @@ class McpEndpoint:
             principal: On whose behalf it is sent.
             takes_events: Whether the client takes a stream.
             fields: Headers of the response.
+            validity: See `McpResponse`.
         """
         caller = self._caller_of(principal)
         response = McpResponse(
@@ -206,6 +208,7 @@ class McpEndpoint:
             takes_events=takes_events,
             fields=fields,
             on_gone=caller.drop,
+            validity=validity,
         )
         if len(body) >= LONG_MESSAGE:
             return self._serve_long(head, body, response, caller)

@@ -23,6 +23,8 @@ REQUEST_CANCELLED: Final = -32800
 #: MCP: the client lacks a capability that the request needs.
 _MISSING_CAPABILITY: Final = -32021
 
+Validity = Callable[[], Callable[[], bool]]
+"""Returns what tells whether the client may still read a response that stays open."""
 Statuses = Mapping[int, int]
 """The status of a response by the code of its error; 200 for others, of which MCP demands none."""
 
@@ -57,6 +59,7 @@ class McpResponse:
         "_statuses",
         "_stream",
         "_ticker",
+        "_validity",
         "fields",
         "is_over",
         "takes_events",
@@ -73,6 +76,7 @@ class McpResponse:
         on_gone: Callable[[], None] | None = None,
         log: EventLog | None = None,
         primes: bool = False,
+        validity: Validity | None = None,
     ) -> None:
         """Answer by `responder`.
 
@@ -85,6 +89,7 @@ class McpResponse:
             on_gone: Called if the client disconnects before the request has ended.
             log: Keeps its events for a client that comes back; None: that is not possible.
             primes: See `EventStream.attach`.
+            validity: Asked when it becomes a stream.
         """
         self._responder = responder
         self._ticker = ticker
@@ -94,6 +99,7 @@ class McpResponse:
         self._on_gone = responder.on_gone = on_gone
         self._log = log
         self._primes = primes
+        self._validity = validity
         self._stream: EventStream | None = None
         self.is_over = False
         if takes_events:
@@ -141,6 +147,7 @@ class McpResponse:
             on_gone=self._on_gone,
             log=self._log,
             primes=self._primes,
+            validity=self._validity,
         )
         response.expect(answers)
         return response
@@ -164,7 +171,8 @@ class McpResponse:
             self.takes_events = False
             return
         self._stream = EventStream(self._ticker, self._log, self._on_gone)
-        self._stream.attach(self._responder, self.fields, primes=self._primes)
+        is_valid = None if self._validity is None else self._validity()
+        self._stream.attach(self._responder, self.fields, primes=self._primes, is_valid=is_valid)
 
 
 class BatchResponse(McpResponse):

@@ -25,7 +25,7 @@ from redstreamd.policy import Principal
 from redstreamd.streamable_http.event_streams import Fields
 from redstreamd.streamable_http.http_messages import Answer, Client, RequestHead, Responder
 from redstreamd.streamable_http.http_sessions import HttpSession, HttpSessions
-from redstreamd.streamable_http.mcp_responses import HANDSHAKE_STATUSES, McpResponse
+from redstreamd.streamable_http.mcp_responses import HANDSHAKE_STATUSES, McpResponse, Validity
 from redstreamd.streamable_http.standard_headers import HEADER_MISMATCH, VERSION_KEY, version_differs
 
 #: The revision of a request that does not name one, the first with this transport.
@@ -85,15 +85,16 @@ class SessionEndpoint:
         *,
         takes_events: bool,
         fields: Fields,
+        validity: Validity,
     ) -> Awaitable[None] | None:
         """Serve a message; for the arguments see `McpEndpoint.serve`."""
         session, self._session = self._session, None
         if session is None:
-            return self._begin(head, body, responder, principal, takes_events, fields)
+            return self._begin(head, body, responder, principal, takes_events, fields, validity)
         if session.is_ended:
             responder.answer(_refusal(404, "the session has ended; begin one with initialize", fields))
             return None
-        response = self._response(session, head, responder, takes_events, fields)
+        response = self._response(session, head, responder, takes_events, fields, validity)
         if len(body) < LONG_MESSAGE and session.session.take(body, response):
             return None
         return self._serve_other(session, body, response)
@@ -136,6 +137,7 @@ class SessionEndpoint:
         responder: Responder,
         takes_events: bool,
         fields: Fields,
+        validity: Validity,
         kind: type[McpResponse] = McpResponse,
     ) -> McpResponse:
         response = self._in_flight = kind(
@@ -146,6 +148,7 @@ class SessionEndpoint:
             fields=fields,
             log=session.log,
             primes=_is_primed(head),
+            validity=validity,
         )
         return response
 
@@ -157,6 +160,7 @@ class SessionEndpoint:
         principal: Principal,
         takes_events: bool,
         fields: Fields,
+        validity: Validity,
     ) -> None:
         """Begin a session by the message, which names none."""
         decoded = jsonrpc.decode(body, self._sessions.surroundings.limits)
@@ -170,7 +174,7 @@ class SessionEndpoint:
             responder.answer(Answer(503, error, fields=(*fields, _RETRY_AFTER)))
             return
         own = (*fields, (_SESSION_HEADER, session.name))
-        response = self._response(session, head, responder, takes_events, own, _Greeting)
+        response = self._response(session, head, responder, takes_events, own, validity, _Greeting)
         try:
             await session.session.handle_decoded(decoded, len(body), response)
         finally:

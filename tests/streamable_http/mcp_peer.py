@@ -70,10 +70,11 @@ class Reply:
     @property
     def messages(self) -> list[Message]:
         assert self.fields["content-type"] == "text/event-stream"
-        return [_parsed(each) for each in self.body.decode().split("\n\n")[:-1]]
+        return [parsed(each) for each in self.body.decode().split("\n\n")[:-1]]
 
 
-def _parsed(text: str) -> Message:
+def parsed(text: str) -> Message:
+    """Return an event."""
     lines = [line.partition(":") for line in text.split("\n")]
     values = {name: value.removeprefix(" ") for name, _, value in lines if name}
     if not values:
@@ -159,7 +160,7 @@ class HttpPeer:
                 return None
             self._events += bytes(part.data)
         text, _, self._events = self._events.partition(b"\n\n")
-        return _parsed(text.decode())
+        return parsed(text.decode())
 
     async def ask(self, method: str = "POST", body: bytes = b"", **fields: str | None) -> Reply:
         """Send a request, and return the response."""
@@ -272,12 +273,15 @@ class ServedSite:
     ) -> AsyncIterator[HttpPeer]:
         """Connect a client for the block."""
         ours, theirs = socket_pair()
-        around = self.site.surroundings
-        peer = Peer(address="127.0.0.1")
-        connection = HttpConnection(ours, self.site, around, principal=principal, peer=peer)
-        await self._nursery.start(connection.run)
         async with theirs:
-            yield HttpPeer(theirs, connection, revision, session)
+            yield HttpPeer(theirs, await self.serve(ours, principal), revision, session)
+
+    async def serve(self, stream: trio.SocketStream, principal: Principal = PRINCIPAL) -> HttpConnection:
+        """Serve a connection of a principal."""
+        around, peer = self.site.surroundings, Peer(address="127.0.0.1")
+        connection = HttpConnection(stream, self.site, around, principal=principal, peer=peer)
+        await self._nursery.start(connection.run)
+        return connection
 
 
 @asynccontextmanager
