@@ -190,7 +190,7 @@ def listener_credentials_unusable(event: mcp.CredentialsNotRenewed) -> str:
     f"{setting('http.oauth_issuer', 'http.oauth_jwks_url')}. It is tried again by itself.",
 )
 def oauth_keys_not_fetched(event: mcp.KeysNotFetched) -> str:
-    return f"cannot fetch the keys of the authorization server: {event.cause}; trying again"
+    return f"cannot fetch the keys of the authorization server, and tries again: {event.cause}"
 
 
 @declared(

@@ -16,6 +16,7 @@ from urllib.parse import urlsplit
 import msgspec
 import trio
 
+from redstreamd.errors.remedies import setting
 from redstreamd.protection.https_get import CannotReachError, GetError, get
 from redstreamd.protection.verified_tokens import KeysUnavailableError
 
@@ -78,7 +79,7 @@ class KeyFetcher:
             if not isinstance(found, str) or not _is_safe(found, self._issuer):
                 raise KeysUnavailableError(f"{url} names no https: URL of keys")
             return found
-        raise KeysUnavailableError(f"{self._issuer} has no metadata; set http.oauth_jwks_url")
+        raise KeysUnavailableError(f"{self._issuer} has no metadata; set {setting('http.oauth_jwks_url')}")
 
     async def _get(self, url: str) -> dict[str, Any]:
         try:
