@@ -14,6 +14,7 @@ from typing import Final
 import trio
 
 from redstreamd.errors import BusError, Code
+from redstreamd.errors.remedies import setting
 from redstreamd.policy import Principal
 from redstreamd.policy.access import Policy
 from redstreamd.redisio.client import Redis
@@ -77,7 +78,8 @@ class HttpPages:
             return refused
         if self._policy.readable(principal) is not None:
             return _text(
-                403, "metrics name streams, so they are for principals that may read * (policy.rules)"
+                403,
+                f"metrics name streams: they are for principals that may read * by {setting('policy.rules')}",
             )
         page, content_type = await self._metrics(head.fields.get("accept", ""))
         return Answer(200, page, content_type, _NOT_STORED)
