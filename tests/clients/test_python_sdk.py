@@ -14,6 +14,7 @@ import pytest
 import trio
 from mcp import Client, MCPError
 from mcp.client.streamable_http import streamable_http_client
+from mcp.shared.exceptions import MCPDeprecationWarning
 from mcp_types.version import LATEST_MODERN_VERSION
 
 from redstreamd.presentation.uris import stream_uri
@@ -79,7 +80,7 @@ async def told(client: Client, uri: str, messages: list[Any]) -> AsyncIterator[C
 
     with warnings.catch_warnings():
         # It is what the older revisions have.
-        warnings.simplefilter("ignore", DeprecationWarning)
+        warnings.simplefilter("ignore", MCPDeprecationWarning)
         await client.subscribe_resource(uri)
     yield handed
 

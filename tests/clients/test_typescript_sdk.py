@@ -13,6 +13,7 @@ import pytest
 from tests.support.daemon import PROGRAM
 from tests.support.http_daemon import HttpDaemon
 from tests.support.node import BIN
+from tests.support.servers import Server
 
 SCRIPT = Path(__file__).with_name("typescript_client.mjs")
 
@@ -22,8 +23,9 @@ ON_EACH_WAY = pytest.mark.parametrize("seen", ["bridge", "HTTP", "HTTP with a to
 
 
 @pytest.fixture(scope="module")
-def seen(request: pytest.FixtureRequest, typescript_sdk: Path) -> Any:
+def seen(request: pytest.FixtureRequest, redis_server: Server, typescript_sdk: Path) -> Any:
     """What the script's client saw."""
+    redis_server.flush()
     words: list[str | Path]
     variables = {}
     if request.param == "bridge":

@@ -18,6 +18,7 @@ from redstreamd.streamable_http.http_connection import HttpConnection
 from redstreamd.streamable_http.http_limits import HttpLimits
 from redstreamd.streamable_http.http_messages import Site, Surroundings
 from redstreamd.streamable_http.http_site import HttpSite
+from redstreamd.tools.catalog import REGISTRY
 from tests.mcpio.serving import socket_pair
 from tests.support.calls import ME
 from tests.support.streamable_client import Reply, StreamableClient, meant
@@ -78,7 +79,8 @@ async def running_http_way(
     access = HttpAccess(
         hosts=["localhost"], origins=(), tokens=None, oauth=None, metadata_url=None, report=events.append
     )
-    served = HttpSite(around, surface.kernels, surface.path, access)
+    headers = surface.path.toolbox.headers_of
+    served = HttpSite(around, surface.kernels, surface.path, access, tool_headers=headers)
     async with trio.open_nursery() as nursery:
 
         async def connect() -> trio.SocketStream:
@@ -91,6 +93,11 @@ async def running_http_way(
         client = StreamableClient(connect, revision)
         try:
             await client.initialize()
+            # It is as over other transports to everything but the endpoint, and so is the listing.
+            client.params = {
+                tool.name: {(argument,): header for argument, header in headers(tool.name).items()}
+                for tool in REGISTRY
+            }
             yield HttpWay(client, altered, events)
         finally:
             with trio.CancelScope(shield=True):

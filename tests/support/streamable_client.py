@@ -131,7 +131,7 @@ class StreamableClient:
             found["Mcp-Name"] = _field(name)
             arguments = params.get("arguments")
             if method == "tools/call" and name in self.params and isinstance(arguments, dict):
-                found |= mcp_param_headers(self.params[name], arguments)
+                found |= mcp_param_headers(self.params[name], _encodable(arguments))
         return found
 
     def learn(self, listing: Any) -> None:
@@ -157,7 +157,9 @@ class StreamableClient:
         return await self.post(self.request(method, params))
 
     async def call_tool(self, name: str, **arguments: Any) -> Any:
-        """Call a tool and return its result."""
+        """Call a tool and return its result; before the first, the tools are listed for their headers."""
+        if self.is_modern and not self.params:
+            self.learn((await self.call("tools/list")).result)
         return (await self.call("tools/call", {"name": name, "arguments": arguments})).result
 
     async def notify(self, method: str, params: Mapping[str, Any] | None = None) -> Reply:
@@ -216,7 +218,13 @@ class StreamableClient:
 
 def _field(value: str) -> str:
     """Return a text as a header has it; what cannot be encoded is not repeated."""
-    return encode_header_value(value.encode("utf-8", "replace").decode("utf-8"))
+    return encode_header_value(_encodable(value))
+
+
+def _encodable(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {name: _encodable(member) for name, member in value.items()}
+    return value.encode("utf-8", "replace").decode("utf-8") if isinstance(value, str) else value
 
 
 def meant(body: bytes) -> Any:
