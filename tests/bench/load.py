@@ -97,6 +97,7 @@ def started(
     pattern: str = "",
     per_call: int | None = None,
     pids: Sequence[int] = (),
+    head: bytes = b"",
 ) -> Iterator[Load]:
     """Start the generator; it is ended with the block.
 
@@ -111,10 +112,14 @@ def started(
         pattern: What to count in the answers.
         per_call: How often it must be in each; None for any number.
         pids: Processes of which the CPU time is taken.
+        head: The request line and headers of HTTP that each request is sent with, without its length; empty
+            to send lines.
     """
-    with tempfile.NamedTemporaryFile() as file:
+    with tempfile.NamedTemporaryFile() as file, tempfile.NamedTemporaryFile() as head_file:
         file.write(b"".join(templates))
         file.flush()
+        head_file.write(head)
+        head_file.flush()
         process = subprocess.Popen(
             [
                 *(
@@ -128,6 +133,7 @@ def started(
                     pattern,
                 ),
                 ",".join(map(str, pids)),
+                head_file.name if head else "",
                 *(f"{inward}:{outward}" for inward, outward in links),
             ],
             pass_fds={number for link in links for number in link},
