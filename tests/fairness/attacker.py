@@ -1,7 +1,8 @@
 """The attacker: a program of its own that keeps a daemon as busy as its row says, with prepared lines.
 
-    attacker.py SOCKET REDIS SPECIFICATION
+    attacker.py ADDRESS REDIS SPECIFICATION
 
+ADDRESS is a Unix socket, or ``http:PORT`` of 127.0.0.1; there it comes from 127.0.0.2, as another host would.
 SPECIFICATION is a JSON file: `crowds`, each with the fields of `rows.Crowd`, and `flood`, with `command` (for
 Redis, bytes as latin-1), `at_once` and `every` (seconds), or null. It needs only the standard library.
 
@@ -29,6 +30,9 @@ _READ_BYTES = 1 << 18
 _LEAST_SECONDS, _READY_SECONDS, _SETTLED_SECONDS = 0.3, 1.0, 30.0
 _ERRORS = b'"isError":true', b'"error":{'
 _TAIL = max(map(len, _ERRORS)) - 1
+#: What each answer has once: of lines their end, of HTTP the beginning of its response.
+_LINE, _RESPONSE = b"\n", b"HTTP/1.1 "
+_OTHER_HOST = "127.0.0.2"
 
 
 class Totals:
@@ -57,13 +61,18 @@ class Connection:
 
     def open(self) -> None:
         """Connect, and begin to send."""
-        self.tail = b""
+        self.tail = self.mark_tail = b""
         self.unsent = memoryview(b"")
         self.owed = self.crowd["depth"]
         self.counted = 0
-        self.socket = socket.socket(socket.AF_UNIX)
+        self.socket = socket.socket(socket.AF_INET if self.attack.port else socket.AF_UNIX)
         try:
-            self.socket.connect(self.attack.path)
+            if self.attack.port:
+                self.socket.bind((_OTHER_HOST, 0))
+                self.socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+                self.socket.connect(("127.0.0.1", self.attack.port))
+            else:
+                self.socket.connect(self.attack.path)
         except OSError:
             self.attack.totals.refused += 1
             self.close()
@@ -130,7 +139,10 @@ class Connection:
             self.attack.totals.closed += 1
             self.close()
             return
-        answers = data.count(b"\n")
+        mark = self.attack.mark
+        answers = (self.mark_tail + data).count(mark)
+        if len(mark) > 1:
+            self.mark_tail = (self.mark_tail + data)[1 - len(mark) :]
         totals = self.attack.totals
         totals.received += len(data)
         totals.answers += answers
@@ -161,6 +173,9 @@ class Attack:
 
     def __init__(self, path: str, redis: str, specification: dict[str, Any]) -> None:
         self.path = path
+        scheme, _, port = path.rpartition(":")
+        self.port = int(port) if scheme == "http" else 0
+        self.mark = _RESPONSE if self.port else _LINE
         self.totals = Totals()
         self.epoll = select.epoll()
         self.connections: dict[int, Connection] = {}

@@ -20,6 +20,7 @@ from tests.bench.accounting import busy_seconds, cpu_seconds, rss_kib
 from tests.bench.peers import MODERN, line
 from tests.fairness import loop_profile
 from tests.fairness.figures import KINDS, Beside, Polite, allowed_left
+from tests.fairness.over_http import http_head, over_http
 from tests.fairness.rows import POLITE_STREAM, Crowd, Flood, Promise, Row, call
 from tests.support.daemon import PROGRAM, Daemon, read_resource
 from tests.support.history import History, Line, Told, content, entries_of, told_by
@@ -44,6 +45,8 @@ class Field:
         number: Of the next entry that it adds.
         resting: Bytes of the daemon before the first attacker.
         left_bytes: What may be left after an attacker, if that is more than the goal: less is not waited for.
+        polite_port: Where the polite client speaks HTTP; 0 for lines on the socket.
+        attacked_port: Where attackers do, likewise.
     """
 
     server: Server
@@ -52,6 +55,8 @@ class Field:
     number: int = 0
     resting: int = 0
     left_bytes: int = 0
+    polite_port: int = 0
+    attacked_port: int = 0
 
     @property
     def _pids(self) -> list[int]:
@@ -80,12 +85,15 @@ class Field:
                 _numbered(call("stream_read", stream=POLITE_STREAM, direction="backward"), number, 2),
             ]
         with tempfile.NamedTemporaryFile() as file:
+            if self.polite_port:
+                lines = [json.dumps(http_head(each)).encode() + b"\n" + each for each in lines]
             file.write(b"".join(lines))
             file.flush()
             done = subprocess.run(
                 [
                     *_python("polite.py"),
-                    *(self.daemon.path, file.name, str(seconds), str(GAP), ",".join(map(str, self._pids))),
+                    f"http:{self.polite_port}" if self.polite_port else self.daemon.path,
+                    *(file.name, str(seconds), str(GAP), ",".join(map(str, self._pids))),
                 ],
                 stdout=subprocess.PIPE,
                 check=True,
@@ -281,10 +289,12 @@ def attacking(field: Field, *rows: Row) -> Iterator[list[Attacker]]:
 @contextlib.contextmanager
 def _started(field: Field, row: Row) -> Iterator[Attacker]:
     with tempfile.NamedTemporaryFile("w", encoding="utf-8") as file:
-        json.dump({"crowds": list(map(_crowd, row.crowds())), "flood": row.flood and _flood(row.flood)}, file)
+        crowds = [over_http(each) for each in row.crowds()] if field.attacked_port else row.crowds()
+        json.dump({"crowds": list(map(_crowd, crowds)), "flood": row.flood and _flood(row.flood)}, file)
         file.flush()
+        address = f"http:{field.attacked_port}" if field.attacked_port else field.daemon.path
         process = subprocess.Popen(
-            [*_python("attacker.py"), field.daemon.path, field.server.path, file.name],
+            [*_python("attacker.py"), address, field.server.path, file.name],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
         )

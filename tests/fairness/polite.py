@@ -1,10 +1,12 @@
 """The polite client: a program of its own that sends prepared lines one after the other, timing the answers.
 
-    polite.py SOCKET LINES SECONDS GAP PIDS
+    polite.py ADDRESS LINES SECONDS GAP PIDS
 
-LINES is a file with a request a line, whose ids are their numbers, from 0. A line is sent GAP seconds after
-the one before, or as soon as that is answered if this takes longer. PIDS (separated by commas) are the daemon
-and Redis. It needs only the standard library, so that it starts at once and takes little of a core.
+ADDRESS is a Unix socket, or ``http:PORT`` of 127.0.0.1. LINES is a file with a request a line, or over HTTP
+in two: the head as a JSON string, and the body. Their ids are their numbers, from 0. A request is sent GAP
+seconds after the one before, or as soon as that is answered if this takes longer. PIDS (separated by commas)
+are the daemon and Redis. It needs only the standard library, so that it starts at once and takes little of a
+core.
 
 Prints one line of JSON: for each call when it was sent, how long the answer took, how much of that the
 processes waited for a core (the run queue; sched-stats.rst of the kernel), how long the daemon was running,
@@ -38,10 +40,15 @@ class _Schedule:
         return int(counted[0][0]), sum(int(each[1]) for each in counted)
 
 
-def _connect(path: str) -> socket.socket:
+def _connect(address: str) -> socket.socket:
+    scheme, _, port = address.rpartition(":")
+    if scheme == "http":
+        connection = socket.create_connection(("127.0.0.1", int(port)), _PATIENCE)
+        connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        return connection
     connection = socket.socket(socket.AF_UNIX)
     connection.settimeout(_PATIENCE)
-    connection.connect(path)
+    connection.connect(address)
     return connection
 
 
@@ -55,10 +62,32 @@ def _ask(connection: socket.socket, line: bytes) -> bytes:
     return b"".join(pieces)
 
 
+def _ask_http(connection: socket.socket, request: bytes) -> bytes:
+    connection.sendall(request)
+    data = b""
+    while True:
+        head, end, body = data.partition(b"\r\n\r\n")
+        if end:
+            length = int(head.lower().partition(b"\r\ncontent-length:")[2].split(b"\r\n")[0] or b"-1")
+            if length < 0 or not head.startswith(b"HTTP/1.1 200 "):
+                raise ConnectionError(data)
+            if len(body) == length:
+                return body
+        received = connection.recv(1 << 18)
+        if not received:
+            raise ConnectionError
+        data += received
+
+
 def main(path: str, lines_file: str, seconds: float, gap: float, pids: Sequence[int]) -> None:
     """Send the lines for so many seconds, and print what came of it."""
     with open(lines_file, "rb") as file:  # noqa: PTH123 - pathlib takes longer to import than the rest
         lines = file.readlines()
+    ask = _ask
+    if path.startswith("http:"):
+        ask = _ask_http
+        pairs = zip(lines[::2], lines[1::2], strict=True)
+        lines = [json.loads(head).encode() + body.removesuffix(b"\n") for head, body in pairs]
     schedule = _Schedule(pids)
     calls: list[tuple[float, float, float, float, bytes | None]] = []
     late = []
@@ -77,7 +106,7 @@ def main(path: str, lines_file: str, seconds: float, gap: float, pids: Sequence[
         try:
             if connection is None:
                 connection = _connect(path)
-            answer = _ask(connection, line)
+            answer = ask(connection, line)
         except OSError:
             if connection is not None:
                 connection.close()

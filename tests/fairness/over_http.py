@@ -1,0 +1,48 @@
+"""The lines of the polite client and of attackers as requests of Streamable HTTP."""
+
+from __future__ import annotations
+
+import json
+from typing import Final
+
+import attrs
+
+from tests.bench.streamable_http import head
+from tests.fairness.rows import Crowd
+
+#: A peer may have 1,024 connections.
+MOST_CONNECTIONS: Final = 1_000
+#: What an id takes in the attacker's requests, and its mark.
+_ID, _MARK = 10, b"@ID@"
+
+
+def http_head(line: bytes) -> str:
+    """Return the head of the request that a line becomes: with its method and name, as far as it has them."""
+    body = line.removesuffix(b"\n")
+    try:
+        message = json.loads(body.replace(_MARK, b"1"))
+        method, params = message["method"], message["params"]
+    except ValueError:
+        # What is sent of it names the stream it is for.
+        stream = body.partition(b'"stream": "')[2] or body.partition(b'"stream":"')[2]
+        arguments = {"stream": stream.partition(b'"')[0].decode()}
+        method, params = "tools/call", {"name": "stream_add", "arguments": arguments}
+    name = params.get("name", params.get("uri"))
+    stream = params.get("arguments", {}).get("stream")
+    length = len(body) + body.count(_MARK) * (_ID - len(_MARK))
+    if not line.endswith(b"\n"):
+        # A message that does not end.
+        length += 100
+    return f"{head(method, name, stream).decode()}Content-Length: {length}\r\n\r\n"
+
+
+def over_http(crowd: Crowd) -> Crowd:
+    """Return the same over HTTP: a connection for each of several in flight, as far as a peer may have them.
+
+    Who does not read keeps them on one: there the answers are to pile up.
+    """
+    lines = [http_head(line).encode() + line.removesuffix(b"\n") for line in crowd.lines]
+    if not crowd.reads:
+        return attrs.evolve(crowd, lines=lines)
+    connections = min(crowd.connections * crowd.depth, max(MOST_CONNECTIONS, crowd.connections))
+    return attrs.evolve(crowd, lines=lines, connections=connections, depth=1)

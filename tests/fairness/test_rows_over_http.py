@@ -1,0 +1,77 @@
+"""Attackers over Streamable HTTP disturb nobody more than those on the socket do, whichever way others come.
+
+The rows are those of test_rows.py. What is in flight on one connection there has a connection each here, as
+far as a peer may have so many; the attacker is another host than the polite client.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import pytest
+
+from tests.conftest import FIGURE
+from tests.fairness.__main__ import brief
+from tests.fairness.field import Field
+from tests.fairness.rows import MIB, ROWS, Row
+from tests.fairness.test_rows import LEFT_MIB, NOT_YET, TIMES, Baseline
+from tests.support.counts import counts
+from tests.support.http_daemon import running_http_daemon
+from tests.support.servers import Server
+
+#: What `make test` runs: many adds for a client of HTTP, many connections for one of lines.
+SAMPLE = frozenset({("43a", "HTTP"), ("54", "lines")})
+WAYS = ("lines", "HTTP")
+
+
+@pytest.fixture(scope="module")
+def field(redis_server: Server) -> Iterator[Field]:
+    redis_server.flush()
+    with running_http_daemon(redis_server) as running:
+        found = Field(redis_server, running.daemon, left_bytes=LEFT_MIB * MIB, attacked_port=running.port)
+        found.prepare()
+        yield found
+
+
+@pytest.fixture(scope="module")
+def baselines(field: Field) -> dict[str, Baseline]:
+    found = {}
+    for way in WAYS:
+        field.polite_port = field.attacked_port if way == "HTTP" else 0
+        found[way] = Baseline([field.alone(1.0)])
+    return found
+
+
+def cases() -> Iterator[Any]:
+    """Yield each row from 43 on with its seconds, for a polite client of each kind."""
+    for row in ROWS:
+        for way in WAYS if row.name[:2] >= "43" else ():
+            for seconds in counts(1.5, ci=1.5, full=30)[(row.name, way) not in SAMPLE :]:
+                marks = getattr(seconds, "marks", ())
+                value = seconds.values[0] if marks else seconds
+                yield pytest.param(row, way, value, marks=marks, id=f"{row.name}-{way}-{value:g}")
+
+
+@pytest.mark.parametrize(("row", "way", "seconds"), list(cases()))
+def test_a_polite_client_is_served_beside(
+    row: Row,
+    way: str,
+    seconds: float,
+    field: Field,
+    baselines: dict[str, Baseline],
+    record_property: Callable[[str, object], None],
+) -> None:
+    field.polite_port = field.attacked_port if way == "HTTP" else 0
+    baseline = baselines[way]
+    baseline.runs.append(field.alone(0.3))
+    found = field.beside(row, seconds, full=seconds >= 30)
+    alone = baseline.all()
+    record_property(FIGURE, f"over HTTP, polite by {way}: {brief(found, alone)}")
+    field.judge()
+    times = NOT_YET.get(row.name, TIMES)
+    short = found.shortfalls(alone, fair=True, scaled=True, times=times, left_mib=LEFT_MIB)
+    assert not short, f"{short}\n{brief(found, alone)}\nalone: p50 {alone.p50()} p99 {alone.p99()} ms"
+    # The attacker was there, and each kind of call was answered, again and again.
+    assert found.attack["answers"] or found.attack["open"]
+    assert min(map(len, found.polite.times)) >= 5
