@@ -63,7 +63,7 @@ SLOW |= {"test_standard_streams", "test_subscriptions", "test_tls", "test_unavai
 SLOW |= {"test_worked_policies"}
 SLOW |= {"test_whole_reports"}
 SLOW |= {"test_nothing_in_the_clear", "test_properties", "test_rotation"}
-SLOW |= {"test_hostile_peers", "test_hostile_requests"}
+SLOW |= {"test_hostile_http_peers", "test_hostile_requests"}
 
 
 def pytest_configure(config: pytest.Config) -> None:
