@@ -40,6 +40,8 @@ from redstreamd.streamable_http.request_rules import Fault
 
 #: What the outbox may hold beyond the longest message: the head of a response.
 _HEAD_BYTES: Final = 16 * 1024
+#: For reading the last answer, whatever its size; the longest one takes 28 KB/s.
+LAST_ANSWER_SECONDS: Final = 600.0
 
 
 class HttpConnection:
@@ -61,6 +63,7 @@ class HttpConnection:
         "_closed",
         "_counts",
         "_deadlines",
+        "_finishing",
         "_handler",
         "_http_limits",
         "_lifecycle",
@@ -120,6 +123,8 @@ class HttpConnection:
         self._handler: Handler | None = None
         self._closed = LateEvent()
         self._unread_bytes = 0
+        # Around what is left to be done once nothing more is served.
+        self._finishing: trio.CancelScope | None = None
         # None unless tasks can be started: a nursery that is closing raises.
         self._nursery: trio.Nursery | None = None
         self._parser = HttpParser(
@@ -306,6 +311,7 @@ class HttpConnection:
             return
         self._deadlines.end_by(trio.current_time() + timeout_seconds)
         self._loop.hurry()
+        self._finish_by_end()
 
     def _on_overflow(self) -> None:
         self._end(Ending.OVERFLOW)
@@ -320,19 +326,28 @@ class HttpConnection:
     async def _finish(self, nursery: trio.Nursery) -> None:
         """Wait until the client has read what it is sent, and see that closing does not take that away."""
         self._lifecycle.stop_reading()
-        ended = self._loop.input_ended
-        last = max(self._deadlines.end, trio.current_time() + FINAL_WRITE_SECONDS)
+        ended, now = self._loop.input_ended, trio.current_time()
         lingering = Lingering(self._stream, ended)
         if not ended.is_set():
             nursery.start_soon(lingering.discard)
-        size = -1
-        while self._outbox.size not in (0, size) and trio.current_time() < last:
-            size = self._outbox.size
-            with trio.move_on_at(min(last, trio.current_time() + self._limits.unread_seconds)):
-                await self._outbox.wait_written()
+        with trio.CancelScope(deadline=now + LAST_ANSWER_SECONDS) as self._finishing:
+            self._finish_by_end()
+            size = -1
+            while self._outbox.size not in (0, size):
+                size = self._outbox.size
+                with trio.move_on_after(self._limits.unread_seconds):
+                    await self._outbox.wait_written()
         if self._outbox.size == 0 and self._lifecycle.ending is not Ending.IDLE:
             now = trio.current_time()
-            await lingering.shut_down(min(max(last, now + LINGER_SECONDS), now + UPLOAD_SECONDS))
+            with trio.CancelScope(deadline=now + UPLOAD_SECONDS) as self._finishing:
+                self._finish_by_end(LINGER_SECONDS)
+                await lingering.shut_down()
+
+    def _finish_by_end(self, more_seconds: float = FINAL_WRITE_SECONDS) -> None:
+        """Have the client take the rest by the end of the connection, or so many seconds from now."""
+        if self._finishing is not None:
+            last = max(self._deadlines.end, trio.current_time() + more_seconds)
+            self._finishing.deadline = min(self._finishing.deadline, last)
 
     def give_back(self) -> bool:
         """Free the largest thing that the client makes us hold: all clients together hold too much."""

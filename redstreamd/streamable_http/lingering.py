@@ -40,17 +40,13 @@ class Lingering:
                 self._reads += 1
         self._ended.set()
 
-    async def shut_down(self, last: float) -> None:
-        """Shut down our side, and wait for the client to close its own.
-
-        Args:
-            last: When it has no more time, in trio's time. If it sends nothing, it has `LINGER_SECONDS` only.
-        """
+    async def shut_down(self) -> None:
+        """Shut down our side, and wait until the client has closed its own, or sent nothing for a while."""
         if isinstance(self._stream, trio.abc.HalfCloseableStream):
             with contextlib.suppress(trio.BrokenResourceError):
                 await self._stream.send_eof()
         reads = -1
-        while self._reads != reads and not self._ended.is_set() and trio.current_time() < last:
+        while self._reads != reads and not self._ended.is_set():
             reads = self._reads
-            with trio.move_on_at(min(last, trio.current_time() + LINGER_SECONDS)):
+            with trio.move_on_after(LINGER_SECONDS):
                 await self._ended.wait()

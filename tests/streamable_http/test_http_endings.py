@@ -19,6 +19,7 @@ from redstreamd.mcpio.client_connection import EOF_GRACE_SECONDS, FINAL_WRITE_SE
 from redstreamd.mcpio.closing import LINGER_SECONDS
 from redstreamd.mcpio.connection_events import ConnectionClosed, Ending
 from redstreamd.mcpio.limits import Limits
+from redstreamd.streamable_http.http_connection import LAST_ANSWER_SECONDS
 from redstreamd.streamable_http.http_messages import Answer
 from redstreamd.streamable_http.lingering import UPLOAD_SECONDS
 from tests.streamable_http.wire_peer import Pair, Served, connected, request
@@ -53,6 +54,14 @@ async def sends_for_ever(pair: Pair, data: bytes, every_seconds: float) -> None:
         while True:
             await trio.sleep(every_seconds)
             await pair.send(data)
+
+
+async def reads_slowly(pair: Pair, size: int, every_seconds: float) -> None:
+    """Read so many bytes at a time, until the connection is closed."""
+    while True:
+        if not await pair.peer.receive_some(size):
+            break
+        await trio.sleep(every_seconds)
 
 
 # By the client
@@ -182,6 +191,28 @@ async def test_a_long_last_answer_is_written_for_as_long_as_the_client_reads() -
             await trio.sleep(1)
         assert got > 2 * MIB
         assert (await pair.ended()).ending is Ending.ANSWERED
+
+
+async def test_a_client_that_reads_its_last_answer_slowly_does_not_keep_the_daemon_from_stopping() -> None:
+    async with connected() as pair, trio.open_nursery() as nursery:
+        pair.site.serves["/much"] = lambda served: served.responder.answer(Answer(200, b"x" * (4 * MIB)))
+        await pair.send(request("/much", connection="close"))
+        await pair.until_served()
+        nursery.start_soon(reads_slowly, pair, 20 * KIB, 0.25)
+        await trio.sleep(1)
+        seconds, _ = await seconds_to_drain(pair, 1.5)
+        assert seconds < 1.5 + FINAL_WRITE_SECONDS + LINGER_SECONDS + 0.1
+
+
+async def test_a_last_answer_that_is_read_for_ever_is_cut() -> None:
+    async with connected() as pair, trio.open_nursery() as nursery:
+        pair.site.serves["/much"] = lambda served: served.responder.answer(Answer(200, b"x" * (15 * MIB)))
+        await pair.send(request("/much", connection="close"))
+        began = trio.current_time()
+        nursery.start_soon(reads_slowly, pair, 64 * KIB, 5)
+        await pair.ended()
+        assert trio.current_time() - began == pytest.approx(LAST_ANSWER_SECONDS, abs=1)
+        nursery.cancel_scope.cancel()
 
 
 # By us

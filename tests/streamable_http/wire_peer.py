@@ -49,6 +49,7 @@ class OwnSite:
         account: Whose turn it says it is.
         in_flight: What it says of its requests in flight.
         is_drained: Whether it was told that the daemon stops.
+        changed: Where those wait who wait for a request, or for an event.
         closed: How many connections it was told of that ended.
     """
 
@@ -61,6 +62,7 @@ class OwnSite:
     account: Account | None = None
     is_drained: bool = False
     closed: int = 0
+    changed: trio.lowlevel.ParkingLot = attrs.field(factory=trio.lowlevel.ParkingLot)
 
     @property
     def requests_in_flight(self) -> int:
@@ -78,6 +80,7 @@ class OwnSite:
         served = Served(head, body, responder)
         responder.on_gone = served.note_gone
         self.served.append(served)
+        self.changed.unpark_all()
         if head.path == "/echo":
             responder.answer(Answer(200, body, "text/plain"))
             return None
@@ -148,14 +151,14 @@ class Pair:
 
     async def until_served(self, count: int = 1) -> Served:
         """Return the request with this number, once it is there."""
-        while len(self.site.served) < count:  # noqa: ASYNC110 - nobody announces it
-            await trio.sleep(0.001)
+        while len(self.site.served) < count:
+            await self.site.changed.park()
         return self.site.served[count - 1]
 
     async def ended(self) -> ConnectionClosed:
         """Return how the connection ended, once it has."""
-        while not (closed := [each for each in self.events if isinstance(each, ConnectionClosed)]):  # noqa: ASYNC110
-            await trio.sleep(0.001)
+        while not (closed := [each for each in self.events if isinstance(each, ConnectionClosed)]):
+            await self.site.changed.park()
         return closed[0]
 
 
@@ -201,7 +204,12 @@ async def connected(
     memory = Memory(accounts, limits.max_memory_bytes)
     site = OwnSite()
     end, peer = socket_pair()
-    surroundings = Surroundings(limits, http_limits, accounts, memory, events.append)
+
+    def record(event: Event) -> None:
+        events.append(event)
+        site.changed.unpark_all()
+
+    surroundings = Surroundings(limits, http_limits, accounts, memory, record)
     connection = HttpConnection(
         served or end,
         site,
