@@ -69,6 +69,7 @@ class RequestLoop:
         "_share",
         "_start",
         "_stream",
+        "_was_refused",
         "_working",
         "counts",
         "cut_off",
@@ -125,6 +126,8 @@ class RequestLoop:
         self._start: RequestStart | None = None
         self._body: bytes | None = None
         self._opened_at = trio.current_time()
+        # Whether the last request was refused, and nobody else had a turn since.
+        self._was_refused = False
         # Whether it waits for input.
         self._is_receiving = False
         # Around the work of a handler that takes time.
@@ -176,6 +179,10 @@ class RequestLoop:
                 await take_turn(handler.account or self._account, len(self._body))
                 if (work := self._serve(handler)) is not None:
                     return work
+            elif self._was_refused:
+                self._was_refused = False
+                # A client may send thousands of requests at once that all are refused.
+                await take_turn(self._account, 0)
             elif (parsed := parser.take()) is None:
                 await self._receive_more()
             else:
@@ -188,7 +195,6 @@ class RequestLoop:
     def _handle(self, handler: Handler, parsed: Parsed) -> Awaitable[None] | None:
         if isinstance(parsed, RequestStart):
             self._start = parsed
-            self._deadlines.wait_for(Waits.BODY, self._limits.body_seconds)
             checked = handler.check(parsed.head)
             if checked is None:
                 self._accept(parsed)
@@ -228,7 +234,10 @@ class RequestLoop:
     async def _receive_more(self) -> None:
         """Feed the parser with what the client sends."""
         parser, deadlines = self._parser, self._deadlines
-        if parser.is_begun and deadlines.waits in (Waits.FIRST, Waits.NEXT):
+        if self._start is not None:
+            if deadlines.waits is not Waits.BODY:
+                deadlines.wait_for(Waits.BODY, self._limits.body_seconds)
+        elif parser.is_begun and deadlines.waits in (Waits.FIRST, Waits.NEXT):
             deadlines.wait_for(Waits.HEAD, self._limits.head_seconds)
         self._is_receiving = True
         try:
@@ -239,6 +248,8 @@ class RequestLoop:
         finally:
             self._is_receiving = False
         if data:
+            # What parsing takes is its client's time.
+            turns().work_for(self._account)
             parser.feed(bytes(data))
             if self._held or parser.held >= STEP_BYTES:
                 self._count()
@@ -287,6 +298,7 @@ class RequestLoop:
         if length is None or length > MAX_SKIPPED_BYTES or (start.expects_continue and length):
             answer = msgspec.structs.replace(answer, closes=True)
         self._start = None
+        self._was_refused = True
         self.requests += 1
         self._parser.skip_body()
         HttpResponder(self, start).answer(answer)
@@ -296,7 +308,6 @@ class RequestLoop:
         self._deadlines.wait_without_end(Waits.RESPONSE)
         answer = await checking
         if answer is None:
-            self._deadlines.wait_for(Waits.BODY, self._limits.body_seconds)
             self._accept(start)
         else:
             self._turn_away(start, answer)

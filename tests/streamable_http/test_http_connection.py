@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+from collections import Counter
 from functools import partial
 from typing import Any
 
@@ -332,6 +333,33 @@ async def test_a_client_with_many_commands_waiting_is_served_when_there_are_fewe
     # Its time counts for who it was, and not for the connection.
     assert account.service > 0
     pair.accounts.close(account)
+
+
+class Passes(trio.abc.Instrument):
+    """Counts the passes of the scheduler."""
+
+    count = 0
+
+    def before_io_wait(self, timeout: float) -> None:
+        self.count += 1
+
+
+async def test_requests_that_are_all_refused_leave_others_their_turns(pair: Pair) -> None:
+    passes, seen = Passes(), Counter[int]()
+    trio.lowlevel.add_instrument(passes)
+
+    def check(_head: RequestHead) -> Answer:
+        seen[passes.count] += 1
+        return Answer(404)
+
+    pair.site.check = check  # type: ignore[method-assign]
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(pair.send, request("/nothing") * 2000)
+        while seen.total() < 2000:
+            await pair.peer.receive_some(65536)
+    trio.lowlevel.remove_instrument(passes)
+    # As many as fit into the buffers would be answered at once.
+    assert max(seen.values()) < 500, seen
 
 
 # Memory
