@@ -29,6 +29,8 @@ class RequestsInFlight:
     "7" and 7 are the same id, as in the SDK: some clients convert one into the other.
     """
 
+    __slots__ = ("_bytes", "_empty", "_exchanges", "_limits", "_share", "held")
+
     def __init__(self, limits: Limits, share: Share | None = None) -> None:
         """Admit requests within `limits`.
 

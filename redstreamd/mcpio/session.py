@@ -77,6 +77,31 @@ class Session:
         direct: How many of them the direct path took.
     """
 
+    __slots__ = (
+        "__weakref__",
+        "_direct_path",
+        "_early",
+        "_early_bytes",
+        "_era",
+        "_kernel",
+        "_kernels",
+        "_last_ordered",
+        "_report",
+        "account",
+        "connection_id",
+        "direct",
+        "draining",
+        "flushed",
+        "in_flight",
+        "limits",
+        "principal",
+        "requests",
+        "share",
+        "sink",
+        "start_soon",
+        "subscriptions",
+    )
+
     def __init__(
         self,
         kernels: Kernels,

@@ -57,6 +57,8 @@ class EventTicker:
         self._waiting: dict[Slow, int] = {}
         # Open streams of events, with the tick in which something was sent last.
         self._streams: dict[EventStream, int] = {}
+        # Responses that will certainly become a stream.
+        self._places: set[Slow] = set()
         self._idle = trio.lowlevel.ParkingLot()
 
     @property
@@ -67,7 +69,18 @@ class EventTicker:
     @property
     def is_full(self) -> bool:
         """Whether there are as many streams as may be."""
-        return len(self._streams) >= self._limits.max_event_streams
+        return len(self._streams) + len(self._places) >= self._limits.max_event_streams
+
+    def take_place(self, response: Slow) -> bool:
+        """Keep a place for a response until it becomes a stream or is `answered`; False if there is none."""
+        if self.is_full:
+            return False
+        self._places.add(response)
+        return True
+
+    def has_place(self, response: Slow) -> bool:
+        """Return whether a response may become a stream."""
+        return response in self._places or not self.is_full
 
     def await_answer(self, response: Slow) -> None:
         """Have a response become a stream, unless it is `answered` within about a second."""
@@ -78,6 +91,8 @@ class EventTicker:
     def answered(self, response: Slow) -> None:
         """Leave a response alone. Idempotent."""
         self._waiting.pop(response, None)
+        if self._places:
+            self._places.discard(response)
 
     def keep(self, stream: EventStream) -> None:
         """Keep a stream open, by which something is sent now, until `ended`."""
@@ -288,7 +303,8 @@ class EventLog:
         self._limits = limits
         self._on_size = on_size
         self._streams: dict[int, EventStream] = {}
-        self._events: deque[tuple[EventStream, int, bytes]] = deque()
+        # An empty deque takes 760 bytes, and most sessions have no events.
+        self._events: deque[tuple[EventStream, int, bytes]] | None = None
         self._numbers = 0
         self.size = 0
 
@@ -301,11 +317,13 @@ class EventLog:
 
     def keep(self, stream: EventStream, event: bytes) -> None:
         """Keep the newest event of a stream."""
+        if self._events is None:
+            self._events = deque()
         self._events.append((stream, stream.last, event))
         stream.kept += 1
         self.size += len(event) + _EVENT_BYTES
         while self.size > self._limits.replay_bytes:
-            self._drop_oldest()
+            self._drop_oldest(self._events)
         self._on_size()
 
     def ended(self, stream: EventStream) -> None:
@@ -327,7 +345,7 @@ class EventLog:
 
     def events(self, stream: EventStream, after: int) -> list[bytes]:
         """Return the events of a stream that came after one of them, as far as they are kept."""
-        if stream.last <= after:
+        if self._events is None or stream.last <= after:
             return []
         return [event for of, number, event in self._events if of is stream and number > after]
 
@@ -335,7 +353,8 @@ class EventLog:
         """Drop all that is kept; return whether that was anything."""
         had_any = bool(self._events)
         while self._events:
-            self._drop_oldest()
+            self._drop_oldest(self._events)
+        self._events = None
         self._on_size()
         return had_any
 
@@ -346,8 +365,8 @@ class EventLog:
         self.clear()
         del self._on_size
 
-    def _drop_oldest(self) -> None:
-        stream, _, event = self._events.popleft()
+    def _drop_oldest(self, events: deque[tuple[EventStream, int, bytes]]) -> None:
+        stream, _, event = events.popleft()
         stream.kept -= 1
         self.size -= len(event) + _EVENT_BYTES
         if stream.is_ended:

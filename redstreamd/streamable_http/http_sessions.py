@@ -51,12 +51,25 @@ class HttpSession:
         is_ended: Whether it has ended.
     """
 
-    def __init__(
-        self,
-        sessions: HttpSessions,
-        principal: Principal,
-        peer: Peer,
-    ) -> None:
+    __slots__ = (
+        "__weakref__",
+        "_client",
+        "_log_bytes",
+        "_notices",
+        "_peer",
+        "_sessions",
+        "_tasks",
+        "account",
+        "is_ended",
+        "log",
+        "name",
+        "principal",
+        "session",
+        "share",
+        "used_at",
+    )
+
+    def __init__(self, sessions: HttpSessions, principal: Principal, peer: Peer) -> None:
         """Begin a session for a principal; `peer` is who asked for it."""
         around = sessions.surroundings
         self.name: Final = secrets.token_urlsafe(_NAME_BYTES)
@@ -78,8 +91,8 @@ class HttpSession:
         # What belongs to no request. The first stream of the log; it never ends before the session.
         self._notices = EventStream(sessions.ticker, self.log)
         self._client: Client | None = None
-        self._tasks: set[trio.CancelScope] = set()
-        self._task_ended = trio.lowlevel.ParkingLot()
+        # Of the tasks that run for it; None: there were none yet.
+        self._tasks: set[trio.CancelScope] | None = None
         self.session = Session(
             sessions.kernels,
             connection_id=connection_id,
@@ -89,7 +102,7 @@ class HttpSession:
             sink=self,
             start_soon=self._start_soon,
             flushed=self._flushed,
-            draining=trio.Event(),
+            draining=sessions.draining,
             report=around.report,
             direct_path=sessions.direct_path,
             share=self.share,
@@ -187,10 +200,10 @@ class HttpSession:
         with trio.CancelScope(shield=True):
             with trio.move_on_after(_ANSWER_SECONDS):
                 await session.in_flight.wait_empty()
-            for scope in self._tasks:
+            for scope in self._tasks or ():
                 scope.cancel()
             while self._tasks:
-                await self._task_ended.park()
+                await self._sessions.task_ended.park()
             session.in_flight.cut_off(unanswered=True)
             await session.aclose()
         self.log.close()
@@ -213,6 +226,7 @@ class HttpSession:
         if self.is_ended or nursery is None:
             return False
         scope = trio.CancelScope()
+        self._tasks = self._tasks or set()
         self._tasks.add(scope)
         # In a context of its own: who starts it may be somebody else's task.
         context = contextvars.copy_context()
@@ -231,8 +245,9 @@ class HttpSession:
             self._sessions.surroundings.report(event)
             self._sessions.end(self)
         finally:
-            self._tasks.discard(scope)
-            self._task_ended.unpark_all()
+            if self._tasks is not None:
+                self._tasks.discard(scope)
+            self._sessions.task_ended.unpark_all()
 
 
 @attrs.frozen
@@ -259,7 +274,8 @@ class HttpSessions:
 
     Attributes:
         nursery: Of the sessions' tasks; None while it does not run.
-        is_draining: Whether the daemon stops.
+        draining: Set once the daemon stops.
+        task_ended: Woken whenever a task of an ended session ends.
     """
 
     def __init__(
@@ -276,7 +292,8 @@ class HttpSessions:
         self.ticker: Final = ticker
         self.nursery: trio.Nursery | None = None
         self._sessions: dict[str, HttpSession] = {}
-        self.is_draining = False
+        self.draining: Final = trio.Event()
+        self.task_ended: Final = trio.lowlevel.ParkingLot()
 
     def statistics(self) -> SessionStatistics:
         """Return a snapshot."""
@@ -302,7 +319,7 @@ class HttpSessions:
 
         The idlest gives way, without requests and streams, of the principal that has most.
         """
-        if self.nursery is None or self.is_draining:
+        if self.nursery is None or self.draining.is_set():
             return None
         if len(self._sessions) >= self.surroundings.http_limits.max_sessions:
             idlest = self._idlest()
@@ -322,9 +339,8 @@ class HttpSessions:
 
     def drain(self) -> None:
         """Reject requests from now on, and end the streams that no request does. Idempotent."""
-        self.is_draining = True
+        self.draining.set()
         for session in self._sessions.values():
-            session.session.draining.set()
             session.stop_listening()
 
     async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:

@@ -145,7 +145,13 @@ class _Handler:
         self._site = site
         self._client = client
         self._modern = McpEndpoint(
-            site.surroundings, site.kernels, site.direct_path, site.ticker, client, site.tool_headers
+            site.surroundings,
+            site.kernels,
+            site.direct_path,
+            site.ticker,
+            client,
+            site.sessions.draining,
+            site.tool_headers,
         )
         self._sessions = SessionEndpoint(site.sessions, client)
         # Of the request that was checked last: what serves it; on whose behalf; the headers by which a web
@@ -287,8 +293,7 @@ class _Handler:
         return serve(head, body, responder)
 
     def drain(self) -> None:
-        """Note that the daemon stops."""
-        self._modern.drain()
+        """Note that the daemon stops: requests are rejected from now on, and those that wait answer now."""
         self._site.sessions.drain()
 
     async def aclose(self) -> None:

@@ -17,6 +17,7 @@ import trio
 from redstreamd.admission.accounts import Account, Held
 from redstreamd.admission.memory import Share
 from redstreamd.admission.turns import ACCOUNT, turns
+from redstreamd.errors.remedies import setting
 from redstreamd.mcpio import jsonrpc, plain_calls
 from redstreamd.mcpio.connection_events import MemoryExceeded
 from redstreamd.mcpio.connection_state import Era
@@ -159,9 +160,10 @@ class McpEndpoint:
         direct_path: DirectPath | None,
         ticker: EventTicker,
         client: Client,
+        draining: trio.Event,
         tool_headers: ToolHeaders = no_headers,
     ) -> None:
-        """Serve the requests of a client; for the arguments see `HttpSite`."""
+        """Serve the requests of a client; `draining` is set once the daemon stops. See `HttpSite`."""
         self._around = surroundings
         self._kernels = kernels
         self._direct_path = direct_path
@@ -170,7 +172,7 @@ class McpEndpoint:
         self._ticker = ticker
         self._client = client
         self._tool_headers = tool_headers
-        self._draining = trio.Event()
+        self._draining = draining
         self._caller: _Caller | None = None
 
     @property
@@ -215,10 +217,6 @@ class McpEndpoint:
         if self._take(head, self._plain(body), len(body), response, caller):
             return None
         return self._serve_other(head, body, response, caller)
-
-    def drain(self) -> None:
-        """Reject requests from now on; those that wait answer now."""
-        self._draining.set()
 
     async def aclose(self) -> None:
         """Let go of the connection."""
@@ -307,8 +305,9 @@ class McpEndpoint:
                 INVALID_REQUEST,
                 "only a stream of events can answer: accept text/event-stream",
             )
-        elif self._ticker.is_full:
-            status, code, why = 503, NOT_NOW, "too many streams of events are open; try later"
+        elif not response.take_place():
+            status, code = 503, NOT_NOW
+            why = f"too many streams of events are open ({setting('http.max_event_streams')}); try later"
             fields = (("Retry-After", str(_RETRY_SECONDS)),)
         else:
             return True

@@ -114,6 +114,7 @@ class McpResponse:
     def answer(self, line: bytes, *, is_last: bool = False) -> None:
         """Send the answer; the request has ended."""
         self.is_over = True
+        self._validity = None
         if self.takes_events:
             self._ticker.answered(self)
         if self._stream is not None:
@@ -124,6 +125,10 @@ class McpResponse:
             code = jsonrpc.error_code(line)
             status = 200 if code is None else self._statuses.get(code, 200)
             self._responder.answer(Answer(status, line, fields=self.fields))
+
+    def take_place(self) -> bool:
+        """Make sure that it can become a stream; False if there are too many."""
+        return self._ticker.take_place(self)
 
     def finish(self, answer: Answer) -> None:
         """Send a response that is no answer to a request."""
@@ -165,13 +170,16 @@ class McpResponse:
         """Begin a response of events, if the client takes it and there may be one more. Idempotent."""
         if self._stream is not None or self.is_over or not self.takes_events:
             return
+        has_place = self._ticker.has_place(self)
         self._ticker.answered(self)
-        if self._responder.is_over or self._ticker.is_full:
+        if self._responder.is_over or not has_place:
             # It stays one message, if there is somebody to send it to.
             self.takes_events = False
             return
         self._stream = EventStream(self._ticker, self._log, self._on_gone)
         is_valid = None if self._validity is None else self._validity()
+        # What it is made of is not kept for as long as the stream is open.
+        self._validity = None
         self._stream.attach(self._responder, self.fields, primes=self._primes, is_valid=is_valid)
 
 

@@ -104,24 +104,21 @@ class SessionEndpoint:
     ) -> None:
         """Begin a stream for what belongs to no request, or go on with a stream that was lost."""
         session, self._session = self._session, None
+        # The stream may stay open for hours.
+        self._in_flight = None
         if session is None or session.is_ended:
             responder.answer(_refusal(404, "the session has ended; begin one with initialize", fields))
-        elif self._sessions.is_draining:
+        elif self._sessions.draining.is_set():
             responder.answer(_refusal(503, "the server is shutting down", (*fields, _RETRY_AFTER)))
-        elif self._sessions.ticker.is_full and not session.is_listening:
-            responder.answer(
-                _refusal(503, "too many streams of events are open; try later", (*fields, _RETRY_AFTER))
-            )
+        elif (found := session.find_stream(head.fields.get("last-event-id"))) is None:
+            why = "what came after this event is not kept any more; begin another session"
+            responder.answer(_refusal(404, why, fields))
+        elif self._sessions.ticker.is_full and not found[0].is_attached:
+            why = f"too many streams of events are open ({setting('http.max_event_streams')}); try later"
+            responder.answer(_refusal(503, why, (*fields, _RETRY_AFTER)))
         else:
-            event = head.fields.get("last-event-id")
-            stream = session.find_stream(event)
-            if stream is None:
-                why = "what came after this event is not kept any more; begin another session"
-                responder.answer(_refusal(404, why, fields))
-            else:
-                session.attach(
-                    stream, self._client, responder, fields, primes=_is_primed(head), is_valid=is_valid
-                )
+            primes = _is_primed(head)
+            session.attach(found, self._client, responder, fields, primes=primes, is_valid=is_valid)
 
     def end(self, responder: Responder, *, fields: Fields) -> None:
         """End the session, as its client wishes."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 import json
-from collections.abc import AsyncIterator, Awaitable, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import asynccontextmanager
 from functools import partial
 from typing import Any
@@ -238,14 +238,20 @@ class Access(HttpAccess):
 
     Attributes:
         principals: Whose each value of the header `Authorization` is.
+        is_valid: Whether tokens that were admitted are valid still.
     """
 
     principals: Mapping[str, Principal] = {}
+    is_valid: bool = True
 
     def admit(self, head: RequestHead, client: Client) -> Principal | Answer | Awaitable[Principal | Answer]:
         """Return whose token it is."""
         known = self.principals.get(head.fields.get("authorization", ""))
         return known or super().admit(head, client)
+
+    def validity(self, head: RequestHead) -> Callable[[], bool]:
+        """Return what asks the test."""
+        return lambda: self.is_valid
 
 
 @attrs.define(eq=False)

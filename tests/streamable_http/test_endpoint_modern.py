@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import json
+from contextlib import AsyncExitStack
 from typing import Any
 
 import pytest
@@ -338,6 +339,44 @@ async def test_who_disconnects_has_cancelled(bus: Bus, has_direct_path: bool, ac
         while served.accounts.all.members:  # noqa: ASYNC110 - nobody announces it
             await trio.sleep(0.001)
         assert served.site.ticker.open_streams == 0
+
+
+async def test_listens_that_come_at_once_are_counted_before_they_begin(bus: Bus) -> None:
+    wanted = {"notifications": {"resourcesListChanged": True}}
+    async with (
+        running_site(bus, http_limits=HttpLimits(max_event_streams=2)) as served,
+        AsyncExitStack() as stack,
+    ):
+        clients = [await stack.enter_async_context(served.connected()) for _ in range(5)]
+        for client in clients:
+            body, fields = client.request("subscriptions/listen", wanted)
+            await client.send("POST", body, **fields)
+        statuses = sorted([(await client.head()).status for client in clients])
+        assert statuses == [200, 200, 503, 503, 503]
+        assert served.site.ticker.open_streams == 2
+
+
+async def test_a_listen_that_is_refused_leaves_its_place(bus: Bus) -> None:
+    limits = HttpLimits(max_event_streams=1)
+    async with running_site(bus, http_limits=limits) as served, served.connected() as client:
+        for _ in range(3):
+            reply = await client.talk("subscriptions/listen", {"notifications": 7})
+            assert (reply.status, reply.error) == (400, -32602)
+        await client.post("subscriptions/listen", {"notifications": {"resourcesListChanged": True}})
+        assert (await client.head()).status == 200
+
+
+async def test_a_listen_ends_with_the_token_of_its_client(bus: Bus) -> None:
+    """And with it what it subscribed to."""
+    async with running_site(bus) as served, served.connected() as client:
+        await client.post("subscriptions/listen", {"notifications": {"resourcesListChanged": True}})
+        assert (await client.head()).status == 200
+        assert (await client.message()) is not None
+        assert client.connection.statistics().requests_in_flight == 1
+        served.access.is_valid = False
+        assert (await client.message()) is None
+        while client.connection.statistics().requests_in_flight:  # noqa: ASYNC110 - nobody announces it
+            await trio.sleep(0.001)
 
 
 async def test_requests_of_several_principals_come_over_one_connection(bus: Bus) -> None:
