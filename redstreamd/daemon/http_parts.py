@@ -69,7 +69,9 @@ class HttpParts:
         self._is_draining = False
         # What was read for the settings that are checked, until they are applied.
         self._read = self._options(settings.http)
-        self._access = HttpAccess(**self._read, report=parts.event_log)
+        self._access = HttpAccess(
+            **self._read, missing_scope=parts.toolbox.missing_scope, report=parts.event_log
+        )
         surroundings = Surroundings(parts.limits, self._limits, accounts, memory, parts.event_log)
         pages = HttpPages(
             parts.bus.redis, parts.toolbox.policy, metrics, is_draining=lambda: self._is_draining

@@ -3,7 +3,8 @@
 - The host that it is for has to be one of ours, else 421; a web page that it comes from, one of ours, else
   403. See `http_places`.
 - Where tokens are demanded: a bearer token of the file of tokens, or one that the authorization server has
-  issued for this daemon, else 401; with a scope that means something here, else 403. See `known_tokens`.
+  issued for this daemon, else 401; with a scope that means something here, and is that of the tool which the
+  head names, else 403. See `known_tokens`.
 - Whoever fails often is answered late.
 
 A token is in no repr, log, error or answer.
@@ -31,6 +32,10 @@ from redstreamd.streamable_http.known_tokens import KnownToken, KnownTokens
 LATE_SECONDS: Final = 1.0
 
 
+MissingScope = Callable[[Principal, str], Permission | None]
+"""``(principal, tool)``: returns the scope for a tool that the principal's token lacks; None if it has it."""
+
+
 class HttpAccess:
     """Decides who may call over HTTP."""
 
@@ -42,6 +47,7 @@ class HttpAccess:
         tokens: BearerTokens | None = None,
         oauth: TokenVerifier | None = None,
         metadata_url: str | None = None,
+        missing_scope: MissingScope = lambda *_: None,
         report: EventHook,
     ) -> None:
         """Begin without a token that was verified.
@@ -54,11 +60,13 @@ class HttpAccess:
             oauth: For the tokens of an authorization server; None if there is none. Without either of the
                 two no token is asked for.
             metadata_url: Where clients find which authorization server issues tokens (RFC 9728).
+            missing_scope: See `MissingScope`.
             report: Called with events.
 
         Raises:
             ValueError: One of the hosts or origins is not valid.
         """
+        self._missing_scope: Final = missing_scope
         self._report: Final = report
         self._failures: Final = FailedAttempts()
         self._tokens: Final = KnownTokens(report)
@@ -101,7 +109,7 @@ class HttpAccess:
         if authorization is None:
             return self._unasked(client)
         if (known := self._tokens.find(authorization)) is not None:
-            return self._admitted(known, client)
+            return self._admitted(known, head, client)
         try:
             if "authorization" in head.repeated:
                 raise WrongTokenError("the header Authorization is there twice")
@@ -111,8 +119,8 @@ class HttpAccess:
         except KeysUnavailableError:
             return LATER
         if isinstance(verified, KnownToken):
-            return self._admitted(verified, client)
-        return self._admit_later(verified, client)
+            return self._admitted(verified, head, client)
+        return self._admit_later(verified, head, client)
 
     def misplaced(self, head: RequestHead, client: Client) -> Answer | None:
         """Return the refusal of a request that is for another host, or comes from a foreign web page."""
@@ -143,7 +151,36 @@ class HttpAccess:
         known = self._tokens.find(head.fields.get("authorization", ""))
         return _always if known is None else lambda: self._tokens.is_valid(known)
 
-    def insufficient(self, *needed: Permission) -> Answer:
+    def _admitted(self, known: KnownToken, head: RequestHead, client: Client) -> Principal | Answer:
+        principal = known.principal_at(client.principal)
+        permissions = principal.permissions
+        if permissions is None:
+            return principal
+        needed: tuple[Permission, ...] = ()
+        if not permissions:
+            needed = tuple(Permission)
+        elif head.fields.get("mcp-method") == "tools/call":
+            # What the header says is compared with the body afterwards.
+            missing = self._missing_scope(principal, head.fields.get("mcp-name", ""))
+            needed = () if missing is None else (missing,)
+        if not needed:
+            return principal
+        why = f"its token does not have the scope {' or '.join(needed)}"
+        self._report(ClientRefused(principal, why, client.peer))
+        return self._insufficient(needed)
+
+    async def _admit_later(
+        self, verifying: Awaitable[KnownToken], head: RequestHead, client: Client
+    ) -> Principal | Answer:
+        try:
+            return self._admitted(await verifying, head, client)
+        except WrongTokenError as wrong:
+            refused = self._refused(client, wrong.why)
+        except KeysUnavailableError:
+            return LATER
+        return refused if isinstance(refused, Answer) else await refused
+
+    def _insufficient(self, needed: tuple[Permission, ...]) -> Answer:
         """Return the refusal of a request whose token has none of the scopes that it needs."""
         header = challenge(
             metadata_url=self._metadata_url,
@@ -152,22 +189,6 @@ class HttpAccess:
             scopes=needed,
         )
         return refusal(403, f"The token does not have the scope {' or '.join(needed)}.", (header,))
-
-    def _admitted(self, known: KnownToken, client: Client) -> Principal | Answer:
-        principal = known.principal_at(client.principal)
-        if principal.permissions is not None and not principal.permissions:
-            self._tell(client, "its token has no scope of this daemon")
-            return self.insufficient(*Permission)
-        return principal
-
-    async def _admit_later(self, verifying: Awaitable[KnownToken], client: Client) -> Principal | Answer:
-        try:
-            return self._admitted(await verifying, client)
-        except WrongTokenError as wrong:
-            refused = self._refused(client, wrong.why)
-        except KeysUnavailableError:
-            return LATER
-        return refused if isinstance(refused, Answer) else await refused
 
     def _unasked(self, client: Client) -> Answer:
         """Return the refusal of a request without a token."""

@@ -6,6 +6,8 @@ import json
 from collections.abc import Iterable, Mapping
 from typing import Final
 
+import msgspec
+
 from redstreamd.errors.remedies import setting
 from redstreamd.policy import Permission, Policy, Principal
 from redstreamd.tools.definition import Profile, Registry, UnknownToolError
@@ -69,6 +71,13 @@ class Offers:
             offered = Registry(each for each in self.tools if each.permission in permissions)
             self._to[permissions] = offered
         return offered
+
+    def missing_scope(self, principal: Principal, name: str) -> Permission | None:
+        """Return the scope for a tool that the token of a principal lacks, if that is all that it lacks."""
+        if principal.permissions is None or self.hidden is None or name not in self.hidden[principal]:
+            return None
+        unlimited = msgspec.structs.replace(principal, permissions=None)
+        return None if name in self.hidden[unlimited] else self.tools.get(name).permission
 
     def explain(self, unknown: UnknownToolError, principal: Principal) -> str:
         """Return what a principal is told who calls a tool that it is not offered."""

@@ -15,7 +15,7 @@ import attrs
 from redstreamd import strict_json
 from redstreamd.admission.accounts import Account
 from redstreamd.errors import BusError, Code
-from redstreamd.policy import Need, Policy, Principal
+from redstreamd.policy import Need, Permission, Policy, Principal
 from redstreamd.streams.bus import Bus
 from redstreamd.streams.lease_tokens import Lease
 from redstreamd.streams.name_rules import NameRules
@@ -147,6 +147,10 @@ class Toolbox(Generic[BusT]):
     def offered_to(self, principal: Principal) -> Registry:
         """Return the tools that a principal may use; the same value for those who may use the same."""
         return self._offers.to(principal)
+
+    def missing_scope(self, principal: Principal, name: str) -> Permission | None:
+        """Return the scope for a tool that the token of a principal lacks, if that is all that it lacks."""
+        return self._offers.missing_scope(principal, name)
 
     def instructions(self, principal: Principal) -> str:
         """Return how a principal may use together what it may use."""

@@ -51,12 +51,17 @@ class Guarded:
             yield connection
 
     def send(
-        self, connection: http.client.HTTPConnection, token: str | None, method: str, **params: Any
+        self,
+        connection: http.client.HTTPConnection,
+        token: str | None,
+        method: str,
+        heading: str = "",
+        **params: Any,
     ) -> http.client.HTTPResponse:
-        """Send a request of revision 2026-07-28."""
+        """Send a request of revision 2026-07-28; `heading` is the name in its head, if it is another."""
         message = {"jsonrpc": "2.0", "id": 1, "method": method, "params": params | {"_meta": META}}
         headers = MODERN | {"Mcp-Method": method}
-        headers |= {"Mcp-Name": params["name"]} if "name" in params else {}
+        headers |= {"Mcp-Name": heading or params["name"]} if "name" in params else {}
         if "stream" in params.get("arguments", {}):
             headers["Mcp-Param-Stream"] = params["arguments"]["stream"]
         if token is not None:
@@ -113,12 +118,16 @@ def test_tokens_say_who_calls_and_what_for_on_every_way(guarded: Guarded) -> Non
     read = guarded.call(reading, "stream_read", stream="a:b:c")["structuredContent"]
     assert {each["sender"] for each in read["entries"]} == {"http/token:ann", "http/oauth:agent-7"}
     # Calls, listings, resources and subscriptions alike.
-    for token, tool, arguments in (
-        (reading, "stream_add", ADDING),
-        (publishing, "stream_read", {"stream": "a:b:c"}),
+    for token, tool, arguments, scope in (
+        (reading, "stream_add", ADDING, "publish"),
+        (publishing, "stream_read", {"stream": "a:b:c"}, "read"),
     ):
-        status, _, answer = guarded.ask(token, "tools/call", name=tool, arguments=arguments)
-        assert status != 200 or answer.get("error") or answer["result"]["isError"], answer
+        status, challenge, _ = guarded.ask(token, "tools/call", name=tool, arguments=arguments)
+        assert status == 403
+        assert f'scope="{scope}"' in challenge
+    # Who says another tool in the head than in the body gains nothing.
+    message = {"name": "stream_add", "arguments": ADDING}
+    assert guarded.ask(reading, "tools/call", heading="stream_read", **message)[0] == 400
 
     def offered(token: str) -> set[str]:
         return {each["name"] for each in guarded.ask(token, "tools/list")[2]["result"]["tools"]}

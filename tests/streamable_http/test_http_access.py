@@ -371,14 +371,31 @@ def test_what_is_remembered_of_tokens_is_bounded(path, monkeypatch):
     assert not any(token in repr(asked.access._tokens._known) for token in tokens)
 
 
-def test_a_missing_scope_is_told_with_its_name():
-    asked = Asked(metadata_url="https://mcp.example.org/.well-known/oauth-protected-resource/mcp")
-    answer = asked.access.insufficient(Permission.PUBLISH)
+def test_a_tool_that_the_head_names_is_refused_with_the_scope_that_it_needs(path):
+    limited, everything = made(path, scopes=[READ]), made(path, "ben")
+    asked_for = []
+
+    def missing_scope(principal: Principal, tool: str) -> Permission | None:
+        asked_for.append((principal.name, tool))
+        return Permission.PUBLISH if tool == "stream_add" else None
+
+    asked = Asked(BearerTokens(str(path)), missing_scope=missing_scope)
+    call = {"mcp-method": "tools/call", "mcp-name": "stream_add"}
+    answer = asked.admit(token=limited, fields=call)
     assert answer.status == 403
     challenge = dict(answer.fields)["WWW-Authenticate"]
     assert 'error="insufficient_scope"' in challenge
     assert 'scope="publish"' in challenge
-    assert 'resource_metadata="https://mcp.example.org/.well-known/oauth-protected-resource/mcp"' in challenge
+    [event] = asked.events
+    assert (event.principal.name, event.why) == (
+        "http/token:ann",
+        "its token does not have the scope publish",
+    )
+    for fields in (call | {"mcp-name": "stream_read"}, {"mcp-method": "tools/list"}, {}):
+        assert isinstance(asked.admit(token=limited, fields=fields), Principal)
+    # Without scopes nothing is asked.
+    assert isinstance(asked.admit(token=everything, fields=call), Principal)
+    assert asked_for == [("http/token:ann", "stream_add"), ("http/token:ann", "stream_read")]
 
 
 # Tokens of an authorization server.
