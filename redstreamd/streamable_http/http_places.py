@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import ipaddress
 import re
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from typing import Final
 
 #: Schemes of web pages of this host.
@@ -18,6 +18,8 @@ _AUTHORITY: Final = re.compile(r"(?P<host>\[[0-9a-f:.]+\]|[a-z0-9._-]+)(?::(?P<p
 _ORIGIN: Final = re.compile(r"(?P<scheme>[a-z][a-z0-9+.-]*)://(?P<authority>[^/?#@\s]+)")
 #: Answers that are remembered; a client sends the same value over and over.
 _MAX_REMEMBERED: Final = 256
+#: Longer values are not remembered, since they would fill the memory.
+_LONGEST: Final = 300
 
 
 class Hosts:
@@ -53,13 +55,7 @@ class Hosts:
 
     def __contains__(self, authority: str) -> bool:
         """Return whether a request may be for ``host`` or ``host:port``."""
-        known = self._remembered.get(authority)
-        if known is None:
-            known = self._allows(authority)
-            if len(self._remembered) >= _MAX_REMEMBERED:
-                self._remembered.clear()
-            self._remembered[authority] = known
-        return known
+        return _remembered(self._remembered, authority, self._allows)
 
     def _allows(self, authority: str) -> bool:
         found = _AUTHORITY.fullmatch(authority.lower())
@@ -92,9 +88,13 @@ class Origins:
                     f"{each!r} is no origin; allowed: SCHEME://HOST or SCHEME://HOST:PORT, without a path"
                 )
             self._exact.add(_without_usual_port(each.lower()))
+        self._remembered: dict[str, bool] = {}
 
     def __contains__(self, origin: str) -> bool:
         """Return whether a request may come from a page of this origin."""
+        return _remembered(self._remembered, origin, self._allows)
+
+    def _allows(self, origin: str) -> bool:
         found = _ORIGIN.fullmatch(origin)
         if found is None:
             return False
@@ -102,6 +102,17 @@ class Origins:
             return True
         place = _AUTHORITY.fullmatch(found["authority"])
         return found["scheme"] in _SCHEMES and place is not None and is_loopback(_written(place["host"]))
+
+
+def _remembered(known: dict[str, bool], value: str, allows: Callable[[str], bool]) -> bool:
+    is_allowed = known.get(value)
+    if len(value) > _LONGEST:
+        return allows(value)
+    if is_allowed is None:
+        if len(known) >= _MAX_REMEMBERED:
+            known.clear()
+        is_allowed = known[value] = allows(value)
+    return is_allowed
 
 
 def is_loopback(host: str) -> bool:

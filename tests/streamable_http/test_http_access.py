@@ -132,12 +132,14 @@ def test_behind_every_address_an_address_is_ours_and_a_name_is_not():
         assert "999.0.2.1" not in hosts
 
 
-def test_what_is_remembered_of_hosts_is_bounded():
-    hosts = Hosts(())
+def test_what_is_remembered_of_hosts_and_origins_is_bounded():
+    hosts, origins = Hosts(()), Origins(())
     for number in range(2_000):
         assert f"h{number}.example" not in hosts
-    assert len(hosts._remembered) <= 256
+        assert f"https://h{number}.example" not in origins
+    assert max(len(hosts._remembered), len(origins._remembered)) <= 256
     assert "localhost" in hosts
+    assert "http://localhost" in origins
 
 
 @pytest.mark.parametrize("wrong", ["", "*", "a b", "http://example.org", "example.org/", "*.x", "::1", "a@b"])
@@ -176,7 +178,8 @@ def test_what_is_no_host_is_a_wrong_setting(wrong):
 )
 def test_origins_of_ours_and_no_others(origin, may_call):
     origins = Origins(["https://App.example.org", "vscode-webview://app"])
-    assert (origin in origins) is may_call
+    # The second time it is remembered.
+    assert [origin in origins, origin in origins] == [may_call, may_call]
 
 
 @pytest.mark.parametrize("wrong", ["", "null", "*", "app.example.org", "https://a.example/", "https://a b"])
