@@ -65,6 +65,8 @@ class HttpParts:
             SettingsError: One cannot be used.
         """
         self._addresses = [each.address for each in listeners if each.address.kind is Kind.HTTP]
+        # What they demand before HTTP is spoken does not change while they are open.
+        self._listeners = settings.listeners
         self._limits = http_limits(settings.http)
         self._is_draining = False
         # What was read for the settings that are checked, until they are applied.
@@ -105,7 +107,7 @@ class HttpParts:
             SettingsError: It cannot be used, or a listener would be open to everybody.
         """
         for address in self._addresses:
-            check_http_protected(address, settings.http, settings.listeners, source="the running daemon")
+            check_http_protected(address, settings.http, self._listeners, source="the running daemon")
         self._read = self._options(settings.http)
 
     def apply(self, settings: Settings) -> None:

@@ -11,12 +11,27 @@ import ssl
 import subprocess
 import sys
 from collections.abc import Iterator
+from contextlib import AsyncExitStack
 from pathlib import Path
 from typing import Any
 
+import attrs
 import pytest
 
+from redstreamd.admission.accounts import Accounts
+from redstreamd.admission.memory import Memory
 from redstreamd.cli import main
+from redstreamd.daemon.http_parts import HttpParts
+from redstreamd.daemon.parts import build_parts
+from redstreamd.daemon.sockets import OpenListener
+from redstreamd.errors import SettingsError
+from redstreamd.event_log.event_log import EventLog
+from redstreamd.event_log.process_log import ProcessLog
+from redstreamd.mcpio.listeners import open_tcp_listeners
+from redstreamd.policy import Principal
+from redstreamd.service.log_output import LogOutput
+from redstreamd.service.log_record import Record
+from redstreamd.settings import HttpSettings, Kind, ListenAddress, load
 from tests.metrics.collecting import parsed
 from tests.support.certificates import Authority
 from tests.support.daemon import META, Daemon, running_daemon
@@ -236,3 +251,38 @@ def test_a_daemon_without_a_listener_for_http_imports_nothing_for_it() -> None:
     assert "redstreamd.daemon.serving" in modules
     found = {"httptools", "jwt", "redstreamd.daemon.http_parts", "redstreamd.streamable_http.http_site"}
     assert not found & modules
+
+
+async def test_a_reload_opens_no_listener_to_everybody(redis: Server, tmp_path: Path) -> None:
+    """Of a certificate that only a restart demands, nothing is counted on."""
+    token = new_token(tmp_path / "tokens", "ann")
+    assert token
+    protected = load(
+        assignments=[f"redis.url=unix://{redis.path}", f"http.token_file={tmp_path / 'tokens'}"],
+        environ={"STATE_DIRECTORY": str(tmp_path)},
+    ).settings
+    output = LogOutput(2, form="text", dropped=no_record)
+    log = ProcessLog(EventLog(output.write), output)
+    async with AsyncExitStack() as resources:
+        resources.callback(output.close)
+        parts = build_parts(protected, resources, log)
+        (bound,) = await open_tcp_listeners("127.0.0.1", 0)
+        resources.push_async_callback(bound.aclose)
+        beyond = ListenAddress(Kind.HTTP, host="0.0.0.0", port=9720)
+        listener = OpenListener(bound, Principal("http", "http"), beyond)
+        accounts = Accounts()
+        http = HttpParts(protected, parts, [listener], accounts, Memory(accounts, 1 << 20), no_metrics)
+        http.check(protected)
+        later = attrs.evolve(protected.listeners, certificate_file=Path("/c"), client_ca_file=Path("/ca"))
+        for listeners in (protected.listeners, later):
+            opened = attrs.evolve(protected, http=HttpSettings(), listeners=listeners)
+            with pytest.raises(SettingsError, match="no credential is demanded"):
+                http.check(opened)
+
+
+def no_record(count: int) -> Record:
+    raise NotImplementedError
+
+
+async def no_metrics(accept: str) -> tuple[bytes, str]:
+    raise NotImplementedError
