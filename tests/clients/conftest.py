@@ -13,10 +13,15 @@ from tests.clients.restarted_host import Host, running_host
 from tests.support.daemon import HASTY, PROGRAM, Daemon, clean_environment, running_daemon
 from tests.support.http_daemon import HttpDaemon, new_token, running_http_daemon
 from tests.support.models import Model, scripted_model
-from tests.support.node import claude_code, codex, typescript_sdk
+from tests.support.node import claude_code, codex, mcp_remote, typescript_sdk
 from tests.support.servers import Server
 
-__all__ = ["claude_code", "codex", "typescript_sdk"]  # fixtures, found here by whoever names them
+__all__ = [
+    "claude_code",
+    "codex",
+    "mcp_remote",
+    "typescript_sdk",
+]  # fixtures, found here by whoever names them
 
 #: The configurations that users are given.
 CONTRIB = Path(__file__).parents[2] / "contrib" / "clients"

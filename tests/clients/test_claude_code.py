@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import json
-import shutil
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
@@ -25,9 +24,14 @@ from tests.support.waiting import wait_until
 def claude(
     claude_code: Path, daemon: Daemon, model: Model, tmp_path_factory: pytest.TempPathFactory
 ) -> Agent:
-    """Claude Code in a project whose .mcp.json is ours, approved by its user's settings."""
-    home = tmp_path_factory.mktemp("claude")
-    shutil.copy(CONTRIB / "claude-code.mcp.json", home / ".mcp.json")
+    """Claude Code in a project whose .mcp.json is ours."""
+    configuration = (CONTRIB / "claude-code.mcp.json").read_text("utf-8")
+    return claude_in(tmp_path_factory.mktemp("claude"), configuration, claude_code, daemon, model)
+
+
+def claude_in(home: Path, configuration: str, claude_code: Path, daemon: Daemon, model: Model) -> Agent:
+    """Return Claude Code in a project with this .mcp.json, approved by its user's settings."""
+    (home / ".mcp.json").write_text(configuration)
     (home / "settings.json").write_text('{"enableAllProjectMcpServers": true}')
     found = agent(home, claude_code, daemon, model)
     found.environment.update(

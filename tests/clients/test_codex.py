@@ -25,10 +25,12 @@ def codex_cli(codex: Path, daemon: Daemon, model: Model, tmp_path_factory: pytes
     return found
 
 
-def settings(model: Model, socket: str) -> list[str]:
+def settings(model: Model, **server: str) -> list[str]:
     """Return the words that give it the scripted model and nothing else to fetch.
 
-    It starts servers with a few variables only, and the tests' daemon is not where Codex's user has one.
+    Args:
+        model: The model.
+        server: Settings of its server for MCP: where the tests' daemon is.
     """
     provider = f'{{name = "scripted", base_url = "{model.url}/v1", wire_api = "responses"}}'
     chosen = {
@@ -39,20 +41,32 @@ def settings(model: Model, socket: str) -> list[str]:
         "check_for_update_on_startup": "false",
         "features.plugins": "false",
         "features.apps": "false",
-        "mcp_servers.redstreamd.env": f'{{REDSTREAMD_SOCKET = "{socket}"}}',
         "mcp_servers.redstreamd.required": "true",
         # On a busy machine the bridge may take longer to start than the ten seconds it is given.
         "mcp_servers.redstreamd.startup_timeout_sec": "120",
         "mcp_servers.redstreamd.default_tools_approval_mode": '"approve"',
     }
+    chosen |= {f"mcp_servers.redstreamd.{name}": value for name, value in server.items()}
     return [word for name, value in chosen.items() for word in ("-c", f"{name}={value}")]
+
+
+def on_socket(path: str) -> dict[str, str]:
+    """Return the setting by which the bridge finds a socket: it is started with a few variables only."""
+    return {"env": f'{{REDSTREAMD_SOCKET = "{path}"}}'}
 
 
 def turn(codex_cli: Agent, daemon: Daemon, model: Model, *script: Call) -> list[dict[str, Any]]:
     """Let it work through a prompt whose answers are `script`, and return the finished items of the turn."""
+    return turn_with(codex_cli, model, on_socket(daemon.path), *script)
+
+
+def turn_with(
+    codex_cli: Agent, model: Model, server: dict[str, str], *script: Call, **variables: str
+) -> list[dict[str, Any]]:
+    """As `turn`, with settings of its server and with variables."""
     model.play(*((f"mcp__redstreamd__{tool}", arguments) for tool, arguments in script))
-    words = ("exec", "--json", "--ephemeral", "--skip-git-repo-check", *settings(model, daemon.path))
-    done = codex_cli.run(*words, "Use the bus.")
+    words = ("exec", "--json", "--ephemeral", "--skip-git-repo-check", *settings(model, **server))
+    done = codex_cli.run(*words, "Use the bus.", **variables)
     assert done.returncode == 0, done.stdout + done.stderr
     events = [json.loads(line) for line in done.stdout.splitlines()]
     items = [event["item"] for event in events if event["type"] == "item.completed"]
@@ -109,7 +123,10 @@ def test_without_a_daemon_the_user_is_told_how_to_start_one(
     codex_cli: Agent, model: Model, tmp_path: Path
 ) -> None:
     done = codex_cli.run(
-        "exec", "--skip-git-repo-check", *settings(model, str(tmp_path / "none" / "mcp.sock")), "Hello."
+        "exec",
+        "--skip-git-repo-check",
+        *settings(model, **on_socket(str(tmp_path / "none" / "mcp.sock"))),
+        "Hello.",
     )
     assert done.returncode != 0
     assert "start it with `systemctl start redstreamd.socket` or `redstreamd serve`" in done.stderr

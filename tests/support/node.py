@@ -25,6 +25,7 @@ VERSIONS = {
     "@modelcontextprotocol/inspector": "2.12.0",
     "@modelcontextprotocol/sdk": "1.32.2",
     "@openai/codex": "0.169.0",
+    "mcp-remote": "0.15.1",
 }
 
 #: Seconds for one installation. The largest takes seven here; a slow registry may take its time.
@@ -101,6 +102,12 @@ def typescript_sdk() -> Path:
 
 
 @pytest.fixture(scope="session")
+def mcp_remote() -> Path:
+    """The command of mcp-remote, by which clients that start programs reach servers over HTTP."""
+    return installed("mcp-remote") / ".bin" / "mcp-remote"
+
+
+@pytest.fixture(scope="session")
 def conformance_suite() -> Path:
     """The command of the official conformance suite."""
     return installed("@modelcontextprotocol/conformance", "conformance") / ".bin" / "conformance"
@@ -109,9 +116,13 @@ def conformance_suite() -> Path:
 def inspect(inspector: Path, socket: str, *words: str) -> Any:
     """Run the inspector once with the configuration in contrib and return the JSON it prints."""
     configuration = Path(__file__).parents[2] / "contrib" / "clients" / "inspector.json"
-    where = ("--config", configuration, "--server", "redstreamd", "-e", f"REDSTREAMD_SOCKET={socket}")
+    return inspect_with(inspector, configuration, "-e", f"REDSTREAMD_SOCKET={socket}", *words)
+
+
+def inspect_with(inspector: Path, configuration: Path, *words: str) -> Any:
+    """Run the inspector once with a configuration and return the JSON it prints."""
     done = subprocess.run(
-        [inspector, "--cli", *where, *words],
+        [inspector, "--cli", "--config", configuration, "--server", "redstreamd", *words],
         capture_output=True,
         text=True,
         timeout=120,
