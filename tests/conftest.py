@@ -55,7 +55,7 @@ SLOW |= {"embedded", "fairness", "fuzz", "scenarios", "systemd"}
 #: Directories and modules of others that take long, since they wait or repeat much.
 SLOW |= {"prompts", "resources", "test_acceptor", "test_annotations", "test_arguments"}
 SLOW |= {"test_black_hole", "test_cancellation", "test_connection", "test_crash_dump"}
-SLOW |= {"test_argument_text", "test_direct_path"}
+SLOW |= {"test_argument_text", "test_differential", "test_direct_path"}
 SLOW |= {"test_imports", "test_launchers", "test_lease_model", "test_limits", "test_lost_replies"}
 SLOW |= {"test_not_now", "test_outages", "test_pipeline", "test_released", "test_results"}
 SLOW |= {"test_sdk_difference", "test_set_clocks", "test_socket_activation"}
