@@ -58,7 +58,6 @@ SECONDS = {
     "cli/test_main.py": 15,
     "cli/test_protected_listeners.py": 15,
     "clients/test_client_ends.py": 15,
-    "clients/test_typescript_sdk.py": 15,
     "compat/test_rollback.py": 15,
     "daemon/test_greedy_clients.py": 15,
     "daemon/test_main_job.py": 15,
