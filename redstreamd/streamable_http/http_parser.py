@@ -10,6 +10,7 @@ and nothing more while something parsed was not taken; the rest is kept as it ca
 
 from __future__ import annotations
 
+import re
 from typing import Final
 
 import httptools
@@ -67,6 +68,7 @@ class HttpParser:
         "_missing",
         "_parsed",
         "_place",
+        "_raw",
         "_received",
         "_rest",
         "_skips",
@@ -88,6 +90,8 @@ class HttpParser:
         # What was fed and not given to llhttp, from a place on.
         self._rest = b""
         self._place = 0
+        # Of a head that is not complete, with what was before it in the same piece.
+        self._raw = b""
         self._has_ended = False
         self.is_begun = False
         self._llhttp = httptools.HttpRequestParser(self)
@@ -176,6 +180,8 @@ class HttpParser:
 
     def _parse(self, piece: bytes) -> None:
         was_in_head, start = self._is_in_head, self._start
+        if start is None:
+            self._raw = self._raw + piece if self._raw else piece
         received = self._received
         try:
             self._llhttp.feed_data(piece)
@@ -198,11 +204,13 @@ class HttpParser:
             if "HTTP version" in why or "HTTP/2" in why or "PRI/Upgrade" in why:
                 raise RequestFaultError(505, "this version of HTTP is not supported; use HTTP/1.1") from None
             raise RequestFaultError(400, f"this is not HTTP/1.1: {why}") from None
-        if was_in_head and self._is_in_head:
+        if not self._is_in_head:
+            self._raw = b""
+        elif was_in_head:
             # Of a header that is not complete llhttp says nothing.
             self._head_bytes += len(piece)
             self._check_head(self._head_bytes)
-        elif start is not None and start is self._start and start.content_length is None:
+        if start is not None and start is self._start and start.content_length is None:
             data = self._received - received
             self._chunking += len(piece) - (_CHUNKING_PER_BYTE + 1) * data
             if self._chunking > _CHUNKING_BYTES:
@@ -214,6 +222,12 @@ class HttpParser:
         if size > self._max_head_bytes:
             why = f"the head of the request has more than {self._max_head_bytes} bytes"
             raise RequestFaultError(431, why)
+
+    def _check_protocol(self, method: bytes) -> None:
+        """Refuse a request line of RTSP or ICE, which llhttp reads as one of HTTP and says nothing about."""
+        line = rb"(?:\A|\n)%b +%b +(?:RTSP|ICE)/" % (re.escape(method), re.escape(self._target))
+        if re.search(line, self._raw) is not None:
+            raise RequestFaultError(400, "this is not HTTP/1.1: another protocol")
 
     def _pass_over_upgrade(self, rest: bytes) -> None:
         """Go on after a head with ``Upgrade``, which is ignored as RFC 9110, section 7.8, allows.
@@ -263,6 +277,8 @@ class HttpParser:
             return
         llhttp, fields = self._llhttp, self._fields
         self._is_in_head = False
+        if b" RTSP/" in self._raw or b" ICE/" in self._raw:
+            self._check_protocol(llhttp.get_method())
         if self._head_bytes + 2 * _PIECE_BYTES > self._max_head_bytes:
             size = len(self._target) + _LINE_BYTES * (len(fields) + 1)
             self._check_head(size + sum(len(name) + len(value) for name, value in fields))

@@ -209,14 +209,15 @@ class RequestLoop:
         else:
             self._body = parsed
             self._deadlines.wait_without_end(Waits.RESPONSE)
-            if self._held:
-                self._count()
         return None
 
     def _serve(self, handler: Handler) -> Awaitable[None] | None:
         start, body, self._start, self._body = self._start, self._body, None, None
         if start is None or body is None:
             return None
+        if self._held:
+            # From now on it is for whoever serves it to count.
+            self._count()
         self.requests += 1
         self.response = HttpResponder(self, start)
         return handler.serve(start.head, body, self.response)
@@ -389,11 +390,11 @@ class RequestLoop:
 
     @property
     def held(self) -> int:
-        """How many bytes of requests that are not complete are counted."""
+        """How many bytes of requests that are not served yet are counted."""
         return self._held
 
     def _count(self) -> None:
-        held = self._parser.held
+        held = self._parser.held + (0 if self._body is None else len(self._body))
         if held < STEP_BYTES:
             held = 0
         if held != self._held:

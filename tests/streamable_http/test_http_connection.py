@@ -449,6 +449,19 @@ async def test_unfinished_bodies_count_and_are_given_up_beyond_the_budget() -> N
         assert pair.accounts.all.held == [0, 0, 0, 0]
 
 
+async def test_a_whole_body_counts_until_it_is_served(pair: Pair) -> None:
+    account = pair.site.account = pair.accounts.open(PRINCIPAL, Peer(address="192.0.2.2"), "caller")
+    account.queue(MAX_QUEUED)
+    await pair.send(request("/later", b"x" * MIB))
+    await trio.sleep(1)
+    assert pair.accounts.all.held[3] == MIB
+    account.queue(-1)
+    turns().dequeued(account)
+    await pair.until_served()
+    assert pair.accounts.all.held[3] == 0
+    pair.accounts.close(account)
+
+
 async def test_a_whole_body_counts_no_longer_once_it_is_served(pair: Pair) -> None:
     await pair.send(request("/later", b"x" * MIB))
     served = await pair.until_served()

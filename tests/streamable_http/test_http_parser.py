@@ -149,6 +149,11 @@ def test_the_name_of_the_coding_is_written_in_any_case() -> None:
     assert request(HEAD + b"Transfer-Encoding: CHUNKED\r\n\r\n0\r\n\r\n")[0].content_length is None
 
 
+def test_names_of_other_protocols_may_stand_anywhere_but_in_the_request_line() -> None:
+    start, body = request(HEAD + b"X: POST /mcp RTSP/1.0\r\nContent-Length: 22\r\n\r\nGET /a RTSP/1.0 ICE/1.")
+    assert (start.head.fields["x"], len(body)) == ("POST /mcp RTSP/1.0", 22)
+
+
 def test_headers_that_make_lists_may_come_several_times() -> None:
     start, _ = request(HEAD + b"Accept: a/b\r\nX: 1\r\nACCEPT: c/d\r\n\r\n")
     assert start.head.fields["accept"] == "a/b, c/d"
@@ -320,6 +325,9 @@ REFUSED = {
     "byte beyond ASCII in the target": b"GET /\xe9 HTTP/1.1\r\nHost: a\r\n\r\n",
     "version with two digits": b"GET / HTTP/1.10\r\nHost: a\r\n\r\n",
     "another protocol": b"GET / HTTQ/1.1\r\nHost: a\r\n\r\n",
+    "RTSP": b"GET / RTSP/1.0\r\nHost: a\r\n\r\n",
+    "RTSP with whitespace": b"POST  /mcp?a=(b)  RTSP/1.1\r\nHost: a\r\n\r\n",
+    "RTSP behind empty lines": b"\r\n\r\nPOST /mcp RTSP/1.1\r\nHost: a\r\n\r\n",
     "protocol in lower case": b"GET / http/1.1\r\nHost: a\r\n\r\n",
     # Whom it is for.
     "no host": b"GET / HTTP/1.1\r\n\r\n",
