@@ -38,6 +38,7 @@ MAX_AHEAD_BYTES: Final = 64 * 1024
 MAX_SKIPPED_BYTES: Final = 64 * 1024
 # What it takes to receive as much as is read at once, and to keep it.
 _READ_SECONDS: Final = 0.0002
+_WITHOUT_BODY: Final = frozenset({"GET", "HEAD", "DELETE", "OPTIONS"})
 _READING: Final = (Phase.OPEN, Phase.DRAINING)
 
 
@@ -290,6 +291,9 @@ class RequestLoop:
     def _accept(self, start: RequestStart) -> None:
         """Have the body of a request come."""
         parser = self._parser
+        if start.head.method in _WITHOUT_BODY:
+            # One has no meaning (RFC 9110, section 9.3), and some of these requests need no credential.
+            parser.skip_body()
         if start.expects_continue and start.content_length != 0 and not parser.held and not parser.has_more:
             self._outbox.send(CONTINUE, is_last=True)
 
@@ -308,6 +312,9 @@ class RequestLoop:
     async def _check_late(self, start: RequestStart, checking: Awaitable[Answer | None]) -> None:
         self._deadlines.wait_without_end(Waits.RESPONSE)
         answer = await checking
+        if self._start is not start:
+            # It was refused meanwhile.
+            return
         if answer is None:
             self._accept(start)
         else:
@@ -335,21 +342,24 @@ class RequestLoop:
             self.refuse(Fault(408, f"{what} of the request did not come in time"), Ending.SLOW)
 
     def _stop(self) -> None:
-        """End the connection, because the daemon stops and cannot wait longer."""
+        """End the connection, because it is to end now, whatever is in progress."""
         self._lifecycle.stop_reading()
         if self.response is not None:
-            self.cut(Fault(503, "the daemon stops; whether the request took effect is unknown"))
+            self.cut(Fault(503, "the connection is closing; whether the request took effect is unknown"))
         elif self._start is not None:
-            self._tell(Fault(503, "the daemon stops; the request was not executed, send it again"))
+            self._tell(Fault(503, "the connection is closing; the request was not executed, send it again"))
 
     def refuse(self, fault: Fault, ending: Ending = Ending.BAD_REQUEST) -> None:
         """Answer what is no request that can be served, and end the connection."""
         self.why = fault.why
         self._end(ending)
+        self._start = None
         if self.response is None:
             self._tell(fault)
         else:
             self.cut(fault)
+        if self._working is not None:
+            self._working.cancel()
 
     def _tell(self, fault: Fault) -> None:
         self.counts.note(fault.status)

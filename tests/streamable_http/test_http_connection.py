@@ -449,6 +449,36 @@ async def test_unfinished_bodies_count_and_are_given_up_beyond_the_budget() -> N
         assert pair.accounts.all.held == [0, 0, 0, 0]
 
 
+async def test_a_request_that_is_given_up_while_it_is_checked_has_one_response_and_is_not_served() -> None:
+    async with connected(limits=Limits(max_memory_bytes=64 * KIB)) as pair:
+        ended = trio.Event()
+
+        async def check() -> Answer | None:
+            try:
+                await trio.sleep(5)
+            finally:
+                ended.set()
+            return Answer(401, b"who?")
+
+        pair.site.refusal["/late"] = check()
+        await pair.send(request("/late", b"x" * (32 * KIB)))
+        await trio.testing.wait_all_tasks_blocked()
+        pair.connection.give_back()
+        raw = await pair.rest()
+        assert raw.startswith(b"HTTP/1.1 503 ")
+        assert raw.count(b"HTTP/1.1 ") == 1
+        await ended.wait()
+        assert pair.site.served == []
+
+
+@pytest.mark.parametrize("method", ["GET", "DELETE", "OPTIONS", "HEAD"])
+async def test_a_body_where_it_has_no_meaning_is_dropped(pair: Pair, method: str) -> None:
+    head, _ = await pair.ask(body=b"x" * MIB, method=method)
+    assert head.status_code == 200
+    assert pair.site.served[0].body == b""
+    assert (await pair.ask(body=b"next"))[1] == b"next"
+
+
 async def test_a_whole_body_counts_until_it_is_served(pair: Pair) -> None:
     account = pair.site.account = pair.accounts.open(PRINCIPAL, Peer(address="192.0.2.2"), "caller")
     account.queue(MAX_QUEUED)
