@@ -95,12 +95,15 @@ class ConnectionBounds:
         return 0 if account is None else account.held[Held.CONNECTIONS]
 
     def _of_peer(self, principal: Principal, peer: Peer) -> int:
-        account = self._accounts.all
-        for name in names_of(principal, peer):
-            if name not in account.members:
-                return 0
-            account = account.members[name]
-        return account.held[Held.CONNECTIONS]
+        """Return how many connections a peer has on behalf of all principals of its listener."""
+        listener = principal.name.partition("/")[0]
+        _, user, process = names_of(principal, peer)
+        count = 0
+        for name, account in self._accounts.all.members.items():
+            if name.partition("/")[0] == listener and user in account.members:
+                found = account.members[user].members.get(process)
+                count += 0 if found is None else found.held[Held.CONNECTIONS]
+        return count
 
     def reached(self) -> Bound | None:
         """Return the bound that keeps the next client out if nobody gives way; None if it can be served."""

@@ -66,6 +66,7 @@ class Certificates:
         self.authority = Authority(directory)
         self.own = self.authority.issue("daemon", "localhost", "127.0.0.1")
         self.agent = self.authority.issue("agent", "agent.example")
+        self.other = self.authority.issue("other", "other.example")
         self.nameless = self.authority.issue("name less")
 
     def protection(self, *, mutual: bool = False) -> Protection:
@@ -267,6 +268,17 @@ async def test_the_name_in_a_certificate_is_the_principals(certificates: Certifi
         )
         (client,) = http.site.connected_clients
         assert client.principal.name == "http/cert:agent.example"
+
+
+async def test_one_address_has_no_more_connections_by_showing_several_certificates(
+    certificates: Certificates,
+) -> None:
+    limits = HttpLimits(max_connections_per_peer=1)
+    async with listening(protection=certificates.protection(mutual=True), http_limits=limits) as http:
+        first = await certificates.connect(http, certificates.agent)
+        assert (await answer(first)).startswith(b"HTTP/1.1 200 ")
+        raw = await answer(await certificates.connect(http, certificates.other))
+        assert raw.startswith(b"HTTP/1.1 503 ")
 
 
 async def test_a_certificate_without_a_usable_name_is_refused_in_http(certificates: Certificates) -> None:
