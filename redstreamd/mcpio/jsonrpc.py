@@ -201,12 +201,11 @@ def error(request_id: RequestId | None, code: int, message: str, **data: Any) ->
 
 def error_code(line: bytes) -> int | None:
     """Return the code of an error that `error` has encoded; None for the line of a result."""
-    # Almost every line is a result with a short id.
-    result_at = line.find(b',"result":', 0, _NEAR)
-    if result_at > 0 and line.find(b',"error":', 0, result_at) < 0:
-        return None
-    found = _ERROR(line)
-    return None if found is None else int(found[1])
+    # In a text, such as a long id, neither can occur: quotation marks are escaped there.
+    result_at = line.find(b',"result":')
+    error_at = line.find(_ERROR) if result_at < 0 else line.find(_ERROR, 0, result_at)
+    found = None if error_at < 0 else _CODE(line, error_at + len(_ERROR))
+    return None if found is None else int(found[0])
 
 
 def notification(method: str, params: Mapping[str, Any] | None) -> bytes:
@@ -244,11 +243,8 @@ def _encode(message: dict[str, Any]) -> bytes:
 
 
 _ENCODER: Final = msgspec.json.Encoder()
-_NEAR: Final = 96
-#: The beginning of an error. An id that is a text cannot contain it: quotation marks are escaped there.
-_ERROR: Final = re.compile(
-    rb'\{"jsonrpc":"2\.0","id":(?:-?\d+|null|"(?:[^"\\]|\\.)*"),"error":\{"code":(-?\d+)'
-).match
+_ERROR: Final = b',"error":{"code":'
+_CODE: Final = re.compile(rb"-?\d+").match
 
 # Between two objects of a list, as most clients write it.
 _BETWEEN: Final = (b"},{", b"}, {")

@@ -130,6 +130,8 @@ class Outbox:
         self._waiting = bytearray()
         self._being_sent = 0
         self._count()
+        # Who waits may be no task of the connection.
+        self._written.unpark_all()
 
     def detach(self) -> None:
         """Let go of the connection, which has ended: nothing is sent or reported any more."""

@@ -301,7 +301,8 @@ class EventLog:
     def __init__(self, limits: HttpLimits, on_size: Callable[[], None]) -> None:
         """Keep as much as `limits` say, which may change; `on_size` is called when the size has changed."""
         self._limits = limits
-        self._on_size = on_size
+        # None once it is closed.
+        self._on_size: Callable[[], None] | None = on_size
         self._streams: dict[int, EventStream] = {}
         # An empty deque takes 760 bytes, and most sessions have no events.
         self._events: deque[tuple[EventStream, int, bytes]] | None = None
@@ -317,6 +318,8 @@ class EventLog:
 
     def keep(self, stream: EventStream, event: bytes) -> None:
         """Keep the newest event of a stream."""
+        if self._on_size is None:
+            return
         if self._events is None:
             self._events = deque()
         self._events.append((stream, stream.last, event))
@@ -355,7 +358,8 @@ class EventLog:
         while self._events:
             self._drop_oldest(self._events)
         self._events = None
-        self._on_size()
+        if self._on_size is not None:
+            self._on_size()
         return had_any
 
     def close(self) -> None:
@@ -363,7 +367,7 @@ class EventLog:
         for stream in list(self._streams.values()):
             stream.end()
         self.clear()
-        del self._on_size
+        self._on_size = None
 
     def _drop_oldest(self, events: deque[tuple[EventStream, int, bytes]]) -> None:
         stream, _, event = events.popleft()

@@ -54,6 +54,7 @@ class HttpSession:
     __slots__ = (
         "__weakref__",
         "_client",
+        "_flushing",
         "_log_bytes",
         "_notices",
         "_peer",
@@ -84,13 +85,14 @@ class HttpSession:
         # It is no connection.
         self.account.hold(Held.CONNECTIONS, -1)
         self.share: Final = around.memory.open(self.account, self)
-        self.share.hold(_SESSION_BYTES)
         # Counted in the share.
         self._log_bytes = 0
         self.log: Final = EventLog(around.http_limits, self._count_log)
         # What belongs to no request. The first stream of the log; it never ends before the session.
-        self._notices = EventStream(sessions.ticker, self.log)
+        self._notices = EventStream(sessions.ticker, self.log, self._has_gone)
         self._client: Client | None = None
+        # Around the wait until that has read everything.
+        self._flushing: trio.CancelScope | None = None
         # Of the tasks that run for it; None: there were none yet.
         self._tasks: set[trio.CancelScope] | None = None
         self.session = Session(
@@ -107,6 +109,8 @@ class HttpSession:
             direct_path=sessions.direct_path,
             share=self.share,
         )
+        # Last: who holds most may be asked to give back at once, and that may be this one.
+        self.share.hold(_SESSION_BYTES)
 
     # The sink of what belongs to no request.
 
@@ -148,6 +152,7 @@ class HttpSession:
         """Go on with a stream by a response of a client; for the arguments see `EventStream.attach`."""
         stream, after = found
         if stream is self._notices:
+            self._has_gone()
             self._client = client
         stream.attach(responder, fields, after=after, primes=primes, is_valid=is_valid)
 
@@ -159,6 +164,7 @@ class HttpSession:
     def stop_listening(self) -> None:
         """End the response for what belongs to no request: the daemon stops."""
         self._notices.close()
+        self._has_gone()
 
     @property
     def is_idle(self) -> bool:
@@ -215,10 +221,18 @@ class HttpSession:
         del self.session
 
     async def _flushed(self) -> None:
+        await trio.lowlevel.checkpoint()
         if self._client is not None and self._notices.is_attached:
-            await self._client.flushed()
-        else:
-            await trio.lowlevel.checkpoint()
+            # Not for longer than the client reads by this response.
+            with trio.CancelScope() as self._flushing:
+                await self._client.flushed()
+            self._flushing = None
+
+    def _has_gone(self) -> None:
+        """Let go of the connection by which the client listened."""
+        self._client = None
+        if self._flushing is not None:
+            self._flushing.cancel()
 
     def _start_soon(self, task: Task) -> bool:
         """Start a task, to end with the session; return False if that has ended."""

@@ -183,6 +183,8 @@ class _Handler:
             page = self._page = site.pages.get(head.path)
             if page is None:
                 return _refusal(404, f"there is nothing here; the endpoint of MCP is {site.path}")
+            if head.fields.get("content-length", "0") != "0" or "transfer-encoding" in head.fields:
+                return _refusal(413, "no body is read here")
             if page.is_open:
                 # Probes ask by addresses that nobody has listed, and an open page tells nothing.
                 return self._checked(head, self._client.principal)
@@ -191,10 +193,10 @@ class _Handler:
                 return misplaced
             self._cors = self._readable(head)
             if head.method == "OPTIONS":
-                self._serve = self._answer_options
-                return None
+                # Its body is not read: no credential was asked for.
+                return self._preflight(head)
         admitted = site.access.admit(head, self._client)
-        if isinstance(admitted, Principal | Answer):
+        if isinstance(admitted, Principal) or isinstance(admitted, Answer):  # noqa: SIM101 - a union is slow
             return self._checked(head, admitted)
         return self._check_later(head, admitted)
 
@@ -311,7 +313,7 @@ class _Handler:
             ("Vary", "Origin"),
         )
 
-    def _answer_options(self, head: RequestHead, _body: bytes, responder: Responder) -> None:
+    def _preflight(self, head: RequestHead) -> Answer:
         """Tell a browser what the page of an allowed origin may send."""
         fields: Fields = (("Allow", _METHODS),)
         if self._cors:
@@ -321,7 +323,7 @@ class _Handler:
             fields += (("Access-Control-Max-Age", str(_PREFLIGHT_SECONDS)),)
             if asked is not None and asked.isascii() and asked.isprintable():
                 fields += (("Access-Control-Allow-Headers", asked),)
-        responder.answer(Answer(204, b"", None, fields))
+        return Answer(204, b"", None, fields)
 
 
 def _refusal(status: int, why: str, fields: Fields = ()) -> Answer:

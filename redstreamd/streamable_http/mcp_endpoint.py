@@ -272,7 +272,8 @@ class McpEndpoint:
         if call is not None:
             call = self._decoded(call)
             await turns().part(caller.account)
-        if not self._take(head, call, len(body), response, caller):
+        # It may have been given up meanwhile, and then was told so.
+        if response.is_awaited and not self._take(head, call, len(body), response, caller):
             await self._serve_other(head, body, response, caller)
 
     async def _serve_other(

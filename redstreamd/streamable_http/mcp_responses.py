@@ -143,6 +143,7 @@ class McpResponse:
     def of_batch(self, answers: int) -> BatchResponse:
         """Return what stands for this one until so many answers have come; called before the first."""
         self._ticker.answered(self)
+        on_gone = self._responder.on_gone
         response = BatchResponse(
             self._responder,
             self._ticker,
@@ -154,7 +155,8 @@ class McpResponse:
             primes=self._primes,
             validity=self._validity,
         )
-        response.expect(answers)
+        self._responder.on_gone = on_gone
+        response.expect(answers, self._stream)
         return response
 
     @property
@@ -188,8 +190,9 @@ class BatchResponse(McpResponse):
 
     __slots__ = ("_answers", "_awaited")
 
-    def expect(self, answers: int) -> None:
-        """Be over after so many answers; to be called before the first."""
+    def expect(self, answers: int, stream: EventStream | None) -> None:
+        """Be over after so many answers; to be called before the first, with the stream that has begun."""
+        self._stream = stream
         self._awaited = answers
         self._answers: list[bytes] = []
 

@@ -19,13 +19,17 @@ _RANGES: Final = {
 #: Each client sends the same with every request.
 _REMEMBERED: Final = 64
 _LONGEST_REMEMBERED: Final = 256
+_LONGEST_READ: Final = 1_024
 
 
 def accepted(header: str | None) -> int:
     """Return what the header ``Accept`` accepts; without one JSON, since a stream has to be asked for."""
     if header is None:
         return JSON
-    return (_accepted if len(header) <= _LONGEST_REMEMBERED else _accepted.__wrapped__)(header)
+    if len(header) <= _LONGEST_REMEMBERED:
+        return _accepted(header)
+    # Nobody has to say more than fits here; what is longer would take time.
+    return _accepted.__wrapped__(header[:_LONGEST_READ])
 
 
 def is_json(content_type: str | None) -> bool:

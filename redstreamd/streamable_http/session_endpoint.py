@@ -19,6 +19,7 @@ from redstreamd.mcpio.jsonrpc import (
     Message,
     Rejection,
     Request,
+    refused_while_stopping,
 )
 from redstreamd.mcpio.session import LONG_MESSAGE
 from redstreamd.policy import Principal
@@ -37,6 +38,7 @@ _RETRY_AFTER: Final = ("Retry-After", "5")
 _SESSION: Final = "mcp-session-id"
 _SESSION_HEADER: Final = "Mcp-Session-Id"
 _NO_SESSION: Final = "the header Mcp-Session-Id is missing; begin a session with initialize"
+_ENDED: Final = "the session has ended; begin one with initialize"
 _ACCEPTED: Final = Answer(202, b"", None)
 
 
@@ -92,7 +94,7 @@ class SessionEndpoint:
         if session is None:
             return self._begin(head, body, responder, principal, takes_events, fields, validity)
         if session.is_ended:
-            responder.answer(_refusal(404, "the session has ended; begin one with initialize", fields))
+            responder.answer(_refusal(404, _ENDED, fields))
             return None
         response = self._response(session, head, responder, takes_events, fields, validity)
         if len(body) < LONG_MESSAGE and session.session.take(body, response):
@@ -107,7 +109,7 @@ class SessionEndpoint:
         # The stream may stay open for hours.
         self._in_flight = None
         if session is None or session.is_ended:
-            responder.answer(_refusal(404, "the session has ended; begin one with initialize", fields))
+            responder.answer(_refusal(404, _ENDED, fields))
         elif self._sessions.draining.is_set():
             responder.answer(_refusal(503, "the server is shutting down", (*fields, _RETRY_AFTER)))
         elif (found := session.find_stream(head.fields.get("last-event-id"))) is None:
@@ -164,6 +166,10 @@ class SessionEndpoint:
         if not isinstance(decoded, Request) or decoded.method != "initialize":
             responder.answer(Answer(400, _without_session(head, decoded).line(), fields=fields))
             return
+        if self._sessions.draining.is_set():
+            stopping = refused_while_stopping(decoded.id).line()
+            responder.answer(Answer(503, stopping, fields=(*fields, _RETRY_AFTER)))
+            return
         session = self._sessions.open(principal, self._client.peer)
         if session is None:
             why = f"too many sessions are open ({setting('http.max_sessions')}); try later"
@@ -182,6 +188,12 @@ class SessionEndpoint:
         """Serve what is no plain call."""
         served = session.session
         if len(body) >= LONG_MESSAGE and await served.take_long(body, response):
+            return
+        if session.is_ended:
+            response.finish(_refusal(404, _ENDED))
+            return
+        if not response.is_awaited:
+            # It was given up meanwhile, and was told so.
             return
         decoded = jsonrpc.decode(body, served.limits)
         awaited = sum(isinstance(each, Request | Rejection) for each in _messages(decoded))

@@ -124,21 +124,24 @@ def _mismatch(
         return version_differs(head)
     if fields.get(_METHOD) != method:
         return _differs(fields, _METHOD, "the method")
-    if named is not None:
-        given = fields.get(_NAME)
-        if given != named and (given is None or decoded_header(given) != named):
-            return _differs(fields, _NAME, f"the parameter {_NAMED_BY[method]}")
+    if named is not None and not _says(fields.get(_NAME), named):
+        return _differs(fields, _NAME, f"the parameter {_NAMED_BY[method]}")
     for argument, header in headers.items():
         name = _PARAMETER + header.lower()
         given, value = fields.get(name), arguments.get(argument)
         if name in head.repeated:
             return f"the header {_shown(name)} is given more than once"
         # What is no text is refused with the other arguments.
-        if (given is None) != (value is None) or (
-            given != value and isinstance(value, str) and decoded_header(given or "") != value
-        ):
+        if (given is None) != (value is None) or (isinstance(value, str) and not _says(given, value)):
             return _differs(fields, name, f"the argument {argument}")
     return None
+
+
+def _says(given: str | None, value: object) -> bool:
+    """Return whether a header stands for a value, as a gateway would read it."""
+    if given is None:
+        return False
+    return (decoded_header(given) if given.startswith(_ENCODED[0]) else given) == value
 
 
 def _differs(fields: Mapping[str, str], name: str, what: str) -> str:

@@ -419,3 +419,13 @@ def test_errors_and_notifications_hold_what_json_rpc_asks_for() -> None:
 def test_what_json_has_no_form_for_is_refused(value: Any) -> None:
     with pytest.raises((TypeError, ValueError)):
         jsonrpc.result(1, {"value": value})
+
+
+@pytest.mark.parametrize(
+    "request_id", [7, None, "a", 'x,"error":{"code":5', 'x,"result":', '"\\' * 9, "x" * 100_000]
+)
+def test_the_code_of_an_error_is_found_in_its_line(request_id: Any) -> None:
+    nested = {"error": {"code": 1}, "result": {"error": {"code": 2}}}
+    assert jsonrpc.error_code(jsonrpc.error(request_id, -32601, "no", data=nested)) == -32601
+    if request_id is not None:
+        assert jsonrpc.error_code(jsonrpc.result(request_id, nested)) is None

@@ -98,6 +98,14 @@ async def test_headers_are_held_against_the_body(bus: Bus, has_direct_path: bool
         reply = await client.ask(**post(without, **named, mcp_param_stream="s"))
         # It has no such argument.
         assert reply.status == 200
+        # What looks encoded is decoded, as a gateway would.
+        literal = message("tools/call", {"name": "stream_read", "arguments": {"stream": in_base64("a")}})
+        named["mcp_name"] = "stream_read"
+        reply = await client.ask(**post(literal, **named, mcp_param_stream=in_base64("a")))
+        assert reply.error == HEADER_MISMATCH
+        assert (
+            await client.ask(**post(literal, **named, mcp_param_stream=in_base64(in_base64("a"))))
+        ).status == 200
         absent = message("tools/call", {"name": "stream_read", "arguments": {}})
         named["mcp_name"] = "stream_read"
         assert (await client.ask(**post(absent, **named))).status == 200
@@ -414,6 +422,7 @@ async def test_pages_are_beside_the_endpoint(bus: Bus) -> None:
         assert (await client.ask("GET", target="/open?q", host="10.0.0.1:80")).body == b"q http"
         assert (await client.ask("GET", target="/closed")).body == b" http"
         assert (await client.ask("GET", target="/closed", host="10.0.0.1:80")).status == 421
+        assert (await client.ask("POST", b"x", target="/open")).status == 413
 
 
 async def test_web_pages_of_allowed_origins_may_call(bus: Bus) -> None:
@@ -429,6 +438,7 @@ async def test_web_pages_of_allowed_origins_may_call(bus: Bus) -> None:
         assert reply.fields["access-control-allow-origin"] == origin
         assert reply.fields["access-control-allow-headers"] == "content-type,mcp-method"
         assert "DELETE" in reply.fields["access-control-allow-methods"]
+        assert (await client.ask("OPTIONS", b"x" * 9, **asked, content_length="9")).status == 204
         foreign = await client.ask("OPTIONS", **(asked | {"origin": "https://evil.example"}))
         assert foreign.status == 403
         assert "access-control-allow-origin" not in foreign.fields

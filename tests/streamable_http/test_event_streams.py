@@ -199,6 +199,29 @@ async def test_an_answer_that_takes_long_makes_a_stream() -> None:
         nursery.cancel_scope.cancel()
 
 
+def test_a_batch_may_have_become_a_stream_before_it_was_decoded() -> None:
+    ticker, sent = EventTicker(HttpLimits()), Sent()
+    response = McpResponse(sent, ticker, HANDSHAKE_STATUSES, takes_events=True, log=log_of(), primes=True)
+    response.become_stream()
+    batch = response.of_batch(2)
+    batch.answer(jsonrpc.in_batch(jsonrpc.result(1, {})))
+    batch.send(line(7))
+    assert not sent.is_over
+    batch.answer(jsonrpc.in_batch(jsonrpc.result(2, {})))
+    assert sent.is_over
+    assert [each.json.get("id") for each in sent.messages[1:]] == [1, None, 2]
+
+
+def test_what_comes_after_the_end_of_a_session_is_dropped() -> None:
+    log = log_of()
+    stream, sent = stream_of(log), Sent()
+    stream.attach(sent)
+    log.close()
+    stream.send(line(1))
+    assert (log.size, sent.data, sent.is_over) == (0, b"", True)
+    assert not log.clear()
+
+
 @virtual_time()
 async def test_a_stream_ends_when_its_client_may_not_read_any_more() -> None:
     ticker = EventTicker(HttpLimits())

@@ -8,8 +8,10 @@ from functools import partial
 
 import pytest
 import trio
+import trio.testing
 
 from redstreamd.admission.accounts import Held
+from redstreamd.mcpio import jsonrpc
 from redstreamd.mcpio.limits import Limits
 from redstreamd.policy import Principal
 from redstreamd.presentation.uris import stream_uri
@@ -153,7 +155,8 @@ async def test_a_daemon_that_stops_ends_streams_and_answers_what_is_in_flight(bu
                 assert refused.json["error"]["data"]["stopping"]
                 assert (await client.ask("GET")).status == 503
                 async with served.connected(LATEST) as late:
-                    assert (await late.talk("initialize", HANDSHAKE)).status == 503
+                    refused = await late.talk("initialize", HANDSHAKE)
+                    assert (refused.status, refused.json["error"]["data"]["stopping"]) == (503, True)
                 bus.hub.drain()
                 assert "result" in (await other.reply()).json
 
@@ -217,3 +220,27 @@ async def test_nothing_is_left_of_a_session(bus: Bus) -> None:
                 gc.enable()
         while served.accounts.all.members:  # noqa: ASYNC110 - nobody announces it
             await trio.sleep(0.001)
+
+
+async def test_who_waits_until_a_client_has_read_does_not_wait_for_one_that_is_gone(bus: Bus) -> None:
+    async with running_site(bus) as served, served.connected(LATEST) as client:
+        await client.initialize()
+        assert client.session is not None
+        session = served.site.sessions.find(client.session, PRINCIPAL)
+        assert session is not None
+        async with trio.open_nursery() as nursery:
+            for ending in ("disconnects", "comes back"):
+                async with served.connected(LATEST, session=client.session) as listener:
+                    await listener.send("GET")
+                    await listener.head()
+                    session.send(jsonrpc.notification("n", {"text": "x" * 4_000_000}))
+                    while not session.size:  # noqa: ASYNC110 - nobody announces it
+                        await trio.sleep(0.001)
+                    nursery.start_soon(session.session.flushed)
+                    await trio.testing.wait_all_tasks_blocked()
+                    assert nursery.child_tasks
+                    if ending == "comes back":
+                        await client.send("GET")
+                        await client.head()
+                while nursery.child_tasks:  # noqa: ASYNC110 - nobody announces it
+                    await trio.sleep(0.001)
