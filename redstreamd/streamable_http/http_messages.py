@@ -42,6 +42,10 @@ class RequestHead(msgspec.Struct, frozen=True):
     fields: Mapping[str, str]
     repeated: frozenset[str] = frozenset()
 
+    def __repr__(self) -> str:
+        """Return what is no secret, unlike a header and a query may be."""
+        return f"RequestHead({self.method} {self.path})"
+
 
 class Answer(msgspec.Struct, frozen=True):
     """A whole response.

@@ -235,7 +235,8 @@ async def test_the_table_of_host_origin_and_token(path, host, origin):
         [event] = asked.events
         assert isinstance(event, ClientRefused)
         assert event.peer == PEER
-        said = repr((answer, asked.events, asked.access, vars(asked.access)))
+        head = head_of(token=tokens.get(kind), fields=fields)
+        said = repr((answer, asked.events, asked.access, vars(asked.access), head))
         for token in tokens.values():
             assert token not in said
             assert token[13:56] not in said
