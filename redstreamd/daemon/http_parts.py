@@ -72,7 +72,10 @@ class HttpParts:
         # What was read for the settings that are checked, until they are applied.
         self._read = self._options(settings.http)
         self._access = HttpAccess(
-            **self._read, missing_scope=parts.toolbox.missing_scope, report=parts.event_log
+            **self._read,
+            useful=lambda: parts.toolbox.permissions,
+            missing_scope=parts.toolbox.missing_scope,
+            report=parts.event_log,
         )
         surroundings = Surroundings(parts.limits, self._limits, accounts, memory, parts.event_log)
         pages = HttpPages(

@@ -47,6 +47,7 @@ class HttpAccess:
         tokens: BearerTokens | None = None,
         oauth: TokenVerifier | None = None,
         metadata_url: str | None = None,
+        useful: Callable[[], Collection[Permission]] = lambda: tuple(Permission),
         missing_scope: MissingScope = lambda *_: None,
         report: EventHook,
     ) -> None:
@@ -60,12 +61,15 @@ class HttpAccess:
             oauth: For the tokens of an authorization server; None if there is none. Without either of the
                 two no token is asked for.
             metadata_url: Where clients find which authorization server issues tokens (RFC 9728).
+            useful: Returns which scopes tokens are good for: clients ask for those that they are told of, so
+                the daemon tells of none that nothing which it offers needs.
             missing_scope: See `MissingScope`.
             report: Called with events.
 
         Raises:
             ValueError: One of the hosts or origins is not valid.
         """
+        self._useful: Final = useful
         self._missing_scope: Final = missing_scope
         self._report: Final = report
         self._failures: Final = FailedAttempts()
@@ -158,7 +162,7 @@ class HttpAccess:
             return principal
         needed: tuple[Permission, ...] = ()
         if not permissions:
-            needed = tuple(Permission)
+            needed = self._wanted
         elif head.fields.get("mcp-method") == "tools/call":
             # What the header says is compared with the body afterwards.
             missing = self._missing_scope(principal, head.fields.get("mcp-name", ""))
@@ -195,7 +199,7 @@ class HttpAccess:
         # With an authorization server that is how clients ask where it is.
         if self._tokens.oauth is None:
             self._tell(client, "it sent no bearer token")
-        header = challenge(metadata_url=self._metadata_url, scopes=self._scopes)
+        header = challenge(metadata_url=self._metadata_url, scopes=self._asked)
         told = "A token is needed, in the header Authorization: Bearer TOKEN. Ask the operator for one."
         return refusal(401, told, (header,))
 
@@ -203,16 +207,21 @@ class HttpAccess:
         """Return the refusal of a token."""
         self._tell(client, f"its bearer token is not valid: {why}")
         header = challenge(
-            metadata_url=self._metadata_url, error="invalid_token", description=why, scopes=self._scopes
+            metadata_url=self._metadata_url, error="invalid_token", description=why, scopes=self._asked
         )
         late = self._failures.too_many(client.peer)
         answer = refusal(401, f"The token is not valid: {why}.", (header,), closes=late)
         return _late(answer) if late else answer
 
     @property
-    def _scopes(self) -> tuple[Permission, ...]:
-        """The scopes that a client may ask an authorization server for."""
-        return () if self._tokens.oauth is None else tuple(Permission)
+    def _wanted(self) -> tuple[Permission, ...]:
+        useful = self._useful()
+        return tuple(each for each in Permission if each in useful)
+
+    @property
+    def _asked(self) -> tuple[Permission, ...]:
+        """The scopes that a client should ask an authorization server for."""
+        return () if self._tokens.oauth is None else self._wanted
 
     def _tell(self, client: Client, why: str) -> None:
         self._report(ClientRefused(client.principal, why, client.peer))

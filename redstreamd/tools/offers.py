@@ -40,6 +40,7 @@ class Offers:
 
     Attributes:
         tools: Those of the active profiles.
+        permissions: What these need.
         hidden: The names of those that are not offered to a principal, by principal; None if all are to
             everybody.
     """
@@ -56,6 +57,7 @@ class Offers:
         self._profiles = tuple(sorted(profiles))
         self._policy = policy
         self.tools = registry.for_profiles(self._profiles)
+        self.permissions = frozenset(each.permission for each in self.tools)
         self.hidden: Mapping[Principal, frozenset[str]] | None = (
             _Hidden(self.tools, policy) if policy.restricts else None
         )

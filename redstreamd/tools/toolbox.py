@@ -148,6 +148,11 @@ class Toolbox(Generic[BusT]):
         """Return the tools that a principal may use; the same value for those who may use the same."""
         return self._offers.to(principal)
 
+    @property
+    def permissions(self) -> frozenset[Permission]:
+        """What the offered tools need."""
+        return self._offers.permissions
+
     def missing_scope(self, principal: Principal, name: str) -> Permission | None:
         """Return the scope for a tool that the token of a principal lacks, if that is all that it lacks."""
         return self._offers.missing_scope(principal, name)

@@ -148,6 +148,8 @@ def test_what_is_no_valid_token_is_answered_with_what_is_wanted(guarded: Guarded
     status, challenge, _ = guarded.ask(None, "tools/list")
     assert (status, "error=" in challenge) == (401, False)
     assert f'resource_metadata="{metadata}"' in challenge
+    # Clients ask for what they are told of: not for what no offered tool needs.
+    assert 'scope="read publish consume"' in challenge
     wrong = {
         "expired": expired,
         "wrong": f"{valid[:-4]}AAAA",

@@ -10,6 +10,7 @@ import time
 from collections.abc import Callable, Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
+from urllib.parse import parse_qs
 
 import jwt
 from cryptography.hazmat.primitives.asymmetric import ec, ed448, ed25519, rsa
@@ -106,7 +107,13 @@ class Issuer:
 
     def document(self, path: str) -> dict[str, Any] | None:
         if path == f"/.well-known/oauth-authorization-server{self._path}":
-            return {"issuer": self.url, "jwks_uri": f"{self.url}/keys"}
+            return {
+                "issuer": self.url,
+                "jwks_uri": f"{self.url}/keys",
+                "authorization_endpoint": f"{self.url}/authorize",
+                "token_endpoint": f"{self.url}/token",
+                "grant_types_supported": ["client_credentials"],
+            }
         if path == f"{self._path}/keys":
             return {"keys": [each.document for each in self.keys]}
         return None
@@ -125,6 +132,19 @@ class Issuer:
                         self.send_header(name, value)
                     self.end_headers()
                     self.wfile.write(body)
+
+            def do_POST(self) -> None:
+                """Issue a token to a client that shows its secret, for the resource that it asks for."""
+                issuer.requests.append(self.path)
+                asked = parse_qs(self.rfile.read(int(self.headers["Content-Length"])).decode())
+                token = issuer.token(aud=asked["resource"][0], scope=asked["scope"][0])
+                answer = {"access_token": token, "token_type": "Bearer", "expires_in": 3_600}
+                body = json.dumps(answer | {"scope": asked["scope"][0]}).encode()
+                self.send_response(200)
+                self.send_header("Content-Type", "application/json")
+                self.send_header("Content-Length", str(len(body)))
+                self.end_headers()
+                self.wfile.write(body)
 
             def log_message(self, *_: object) -> None:
                 """Nobody reads it."""
