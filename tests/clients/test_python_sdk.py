@@ -19,7 +19,7 @@ from mcp_types.version import LATEST_MODERN_VERSION
 
 from redstreamd.presentation.uris import stream_uri
 from tests.support.http_daemon import HttpDaemon
-from tests.support.mcp_client import EraName
+from tests.support.mcp_client import MODES, EraName
 from tests.support.proxy import proxy_to
 from tests.support.waiting import until
 
@@ -45,13 +45,12 @@ async def http_client(
 ) -> AsyncIterator[Client]:
     """Run the client; `note` is called with each response of which the head has come."""
     headers = {} if token is None else {"Authorization": f"Bearer {token}"}
-    mode = {"handshake": "legacy", "modern": LATEST_MODERN_VERSION, "auto": "auto"}[era]
     hooks = {"response": [] if note is None else [note]}
     async with httpx2.AsyncClient(
         headers=headers, timeout=PATIENCE, trust_env=False, event_hooks=hooks
     ) as http:
         transport = streamable_http_client(url, http_client=http)
-        async with Client(transport, mode=mode, read_timeout_seconds=PATIENCE, **options) as client:
+        async with Client(transport, mode=MODES[era], read_timeout_seconds=PATIENCE, **options) as client:
             yield client
 
 

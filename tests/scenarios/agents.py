@@ -1,35 +1,51 @@
-"""Agents for stories: the ``mcp`` package's client over a daemon's socket, and ways to lose one."""
+"""Agents for stories: the ``mcp`` package's client, over a daemon's socket or HTTP, and ways to lose one."""
 
 from __future__ import annotations
 
 import json
 import socket
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import asynccontextmanager
+from functools import partial
 from typing import Any
 
 import attrs
+import httpx2
 import jsonschema
+import pytest
 import trio
 import trio.testing
 from mcp import Client, MCPError
+from mcp.client.streamable_http import streamable_http_client
 from mcp_types import CallToolResult
 
 from tests.support.daemon import Daemon
-from tests.support.mcp_client import EraName, connected, open_stream
+from tests.support.mcp_client import MODES, EraName, connected, open_stream
+from tests.support.proxy import proxy_to
+
+#: For stories that are told over HTTP, too.
+WAYS = pytest.mark.parametrize(
+    "daemon",
+    [
+        *("clear", "encrypted"),
+        # This client leaves some to the collector.
+        pytest.param("http", marks=pytest.mark.filterwarnings("ignore:Async generator:ResourceWarning")),
+    ],
+    indirect=True,
+)
 
 
 @attrs.define
 class Agent:
-    """An agent with one connection.
+    """An agent with a way of its own to the daemon.
 
     Attributes:
         client: Its MCP client.
-        stream: The connection below it.
+        cut: Breaks its connections both ways, without a farewell.
     """
 
     client: Client
-    stream: trio.SocketStream
+    cut: Callable[[], None]
 
     async def call(self, tool: str, **arguments: Any) -> dict[str, Any]:
         """Call a tool that must succeed and return its structured content, which its text repeats."""
@@ -74,14 +90,17 @@ class Agent:
             return
         raise AssertionError(f"{tool} was answered before the cut: {answer}")
 
-    def cut(self) -> None:
-        """Break the connection both ways, without a farewell."""
-        self.stream.socket.shutdown(socket.SHUT_RDWR)
-
 
 @asynccontextmanager
 async def agent(daemon: Daemon, era: EraName = "modern") -> AsyncIterator[Agent]:
-    """Connect an agent for the block."""
-    stream = await open_stream(daemon.path)
-    async with connected(stream, era=era) as client:
-        yield Agent(client, stream)
+    """Connect an agent for the block; over HTTP, if the daemon serves it."""
+    ports = [str(word).rpartition(":")[2] for word in daemon.process.args if "http:" in str(word)]  # type: ignore[union-attr]
+    if not ports:
+        stream = await open_stream(daemon.path)
+        async with connected(stream, era=era) as client:
+            yield Agent(client, partial(stream.socket.shutdown, socket.SHUT_RDWR))
+        return
+    async with proxy_to(int(ports[0])) as proxy, httpx2.AsyncClient(trust_env=False, timeout=60) as http:
+        transport = streamable_http_client(f"http://127.0.0.1:{proxy.port}/mcp", http_client=http)
+        async with Client(transport, mode=MODES[era]) as client:
+            yield Agent(client, proxy.cut)

@@ -6,12 +6,13 @@ from typing import Any
 
 import pytest
 
-from tests.scenarios.agents import agent
+from tests.scenarios.agents import WAYS, agent
 from tests.support.daemon import Daemon
 
 PLACE = {"stream": "shop:orders:paid", "group": "shipping"}
 
 
+@WAYS
 @pytest.mark.parametrize("era", ["handshake", "modern"])
 async def test_a_dead_letter_is_replayed_and_worked_off(daemon: Daemon, era: Any) -> None:
     order = {"order": 7, "to": {"city": "Kiel"}}

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from tests.scenarios.agents import Agent, agent
+from tests.scenarios.agents import WAYS, Agent, agent
 from tests.support.daemon import Daemon
 from tests.support.waiting import until
 
@@ -20,6 +20,7 @@ async def findings(operator: Agent) -> dict[str, dict[str, Any]]:
     return {one["code"]: one for one in diagnosis["findings"] if one.get("group") == PLACE["group"]}
 
 
+@WAYS
 @pytest.mark.limit(60)
 async def test_a_diagnosis_leads_to_the_repair_of_a_group_that_falls_behind(daemon: Daemon) -> None:
     # A worker dead-letters what it cannot do, takes more, and dies.

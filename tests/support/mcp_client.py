@@ -16,7 +16,7 @@ from collections import deque
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Final, Literal
 
 import anyio
 import mcp_types
@@ -30,6 +30,12 @@ Address = str | Path | tuple[str, int]
 """The path of a Unix socket, or host and port."""
 
 EraName = Literal["handshake", "modern", "auto"]
+MODES: Final[Mapping[EraName, str]] = {
+    "handshake": "legacy",
+    "modern": LATEST_MODERN_VERSION,
+    "auto": "auto",
+}
+"""What the ``mcp`` package's Client calls them."""
 
 CLIENT_INFO = {"name": "tests", "version": "0"}
 HANDSHAKE = {"protocolVersion": LATEST_HANDSHAKE_VERSION, "capabilities": {}, "clientInfo": CLIENT_INFO}
@@ -100,8 +106,7 @@ async def connected(
         era: "auto" asks the server, as that Client does by default.
         options: For `mcp.Client`.
     """
-    mode = {"handshake": "legacy", "modern": LATEST_MODERN_VERSION, "auto": "auto"}[era]
-    async with Client(socket_transport(address), mode=mode, **options) as client:
+    async with Client(socket_transport(address), mode=MODES[era], **options) as client:
         yield client
 
 
