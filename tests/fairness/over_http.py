@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from typing import Final
 
 import attrs
 
+from tests.bench.load import template
+from tests.bench.peers import MODERN
 from tests.bench.streamable_http import head
-from tests.fairness.rows import Crowd
+from tests.fairness.rows import Crowd, Row
 
 #: A peer may have 1,024 connections.
 MOST_CONNECTIONS: Final = 1_000
@@ -39,10 +42,30 @@ def http_head(line: bytes) -> str:
 def over_http(crowd: Crowd) -> Crowd:
     """Return the same over HTTP: a connection for each of several in flight, as far as a peer may have them.
 
-    Who does not read keeps them on one: there the answers are to pile up.
+    Who does not read keeps them on one: there the answers are to pile up. Unless they wait, all connections are
+    answered before the attack counts: a thousand that come at once stand before a newcomer in the backlog.
     """
+    if crowd.lines[0].startswith(b"GET "):
+        return crowd
     lines = [http_head(line).encode() + line.removesuffix(b"\n") for line in crowd.lines]
     if not crowd.reads:
         return attrs.evolve(crowd, lines=lines)
     connections = min(crowd.connections * crowd.depth, max(MOST_CONNECTIONS, crowd.connections))
-    return attrs.evolve(crowd, lines=lines, connections=connections, depth=1)
+    settles = crowd.settles or not any(b'"stream_wait"' in line for line in lines)
+    return attrs.evolve(crowd, lines=lines, connections=connections, depth=1, settles=settles)
+
+
+def _long_ids() -> Sequence[Crowd]:
+    call = template("stream_list", {}, meta=MODERN)
+    return [Crowd([call.replace(b"@ID@", b'"' + b"x" * (1 << 20) + b'"')], 4)]
+
+
+#: Attackers that there are over HTTP only.
+HTTP_ROWS: Sequence[Row] = (
+    Row(
+        "60",
+        "4 connections with 2,000 requests each on the way that are refused at their heads",
+        lambda: [Crowd([b"GET /no HTTP/1.1\r\nHost: localhost\r\n\r\n"], 4, 2_000)],
+    ),
+    Row("61", "calls whose ids are texts of 1 MiB, on 4 connections", _long_ids),
+)

@@ -40,6 +40,7 @@ from tests.streamable_http.raw_http import (
     sized,
 )
 from tests.support.certificates import Authority
+from tests.support.counts import counts
 from tests.support.daemon import Daemon, read_resource
 from tests.support.fair_clock import running_clock
 from tests.support.http_daemon import running_http_daemon
@@ -299,9 +300,8 @@ def test_who_goes_leaves_nothing_behind(when: str, how: str, target: Target) -> 
         wait_until(lambda: target.watches() == waits)
 
 
-def test_a_thousand_idle_connections_cost_little_and_disturb_nobody(target: Target) -> None:
-    count = 1_000
-
+@pytest.mark.parametrize("count", counts(300, ci=2_000, full=2_000))
+def test_idle_connections_cost_little_and_disturb_nobody(count: int, target: Target) -> None:
     def crowd() -> int:
         with contextlib.ExitStack() as stack:
             connections = []
