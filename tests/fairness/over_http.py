@@ -42,8 +42,8 @@ def http_head(line: bytes) -> str:
 def over_http(crowd: Crowd) -> Crowd:
     """Return the same over HTTP: a connection for each of several in flight, as far as a peer may have them.
 
-    Who does not read keeps them on one: there the answers are to pile up. Unless they wait, all connections are
-    answered before the attack counts: a thousand that come at once stand before a newcomer in the backlog.
+    Who does not read keeps them on one: there the answers are to pile up. Unless they wait, all connections
+    are answered before the attack counts: a thousand that come at once stand before others in the backlog.
     """
     if crowd.lines[0].startswith(b"GET "):
         return crowd
