@@ -4,13 +4,17 @@ A script looks at the size of what it reads. What was just added (`stream_ends`)
 
 Replies come over the bulk connection, so that no short reply waits behind them. A stream that had a large
 page is read over another one from then on, so that pages of other streams do not wait behind its.
+
+Redis executes what one connection has sent without serving others in between. So of a stream whose pages are
+not known to be small one read at a time goes over the bulk connection, where many are sent at once; those who
+ask meanwhile use the other connection, where one is sent at a time.
 """
 
 from __future__ import annotations
 
 from functools import partial
 from itertools import chain
-from typing import Any, Final
+from typing import Any, Final, TypeVar
 
 import msgspec
 import trio
@@ -24,6 +28,8 @@ from redstreamd.streams.stream_ends import PageKey, StreamEnds
 
 _PAGE = load("ids", "read_page")
 
+T = TypeVar("T")
+
 #: Bytes of a page that count as large: a reply of so many takes Redis and the reader 0.5 ms.
 _LARGE_BYTES: Final = 32_768
 #: Bytes of a page beyond which Redis is asked again over the other connection. It reads the page twice then,
@@ -31,8 +37,8 @@ _LARGE_BYTES: Final = 32_768
 _MOST_BYTES: Final = 262_144
 #: Entries that are read at once although their sizes are not known; as many as the script reads so.
 _MOST_UNMEASURED: Final = 32
-#: Streams that are remembered for a large page.
-_MAX_LARGE: Final = 1_024
+#: Streams that are remembered for a large page; those for a small one; those for a read without an answer.
+_MAX_REMEMBERED: Final = 1_024
 
 
 class Words(msgspec.Struct, frozen=True):
@@ -79,6 +85,9 @@ class Pages:
         self._ends = StreamEnds()
         # Streams that had a large page, the last one last.
         self._large: dict[str, None] = {}
+        # Streams that had small pages only, and when a stream of which nothing is known was asked for.
+        self._small: dict[str, None] = {}
+        self._asked: dict[str, float] = {}
 
     async def read(
         self, stream: str, first: str, last: str, *, max_entries: int, max_bytes: int, forward: bool = True
@@ -110,16 +119,26 @@ class Pages:
             return self._measured(key)
         write = (key.command, stream, first, last, "COUNT", min(max_entries, _MOST_UNMEASURED) + 1)
         read = partial(self._new_batch, key, now)
-        return Plan(write, stream, read, retry_safe=True, role=self._role(stream))
+        return Plan(write, stream, read, retry_safe=True, role=self._role(stream, now))
 
-    def _role(self, stream: str) -> Role:
-        return Role.LARGE if stream in self._large else Role.BULK
+    def _role(self, stream: str, now: float) -> Role:
+        if stream in self._small:
+            return Role.BULK
+        if stream in self._large:
+            return Role.LARGE
+        asked = self._asked.get(stream)
+        # One whose reply is lost is over by then, too.
+        if asked is not None and now < asked + self._redis.command_timeout:
+            return Role.LARGE
+        _remember(self._asked, stream, now)
+        return Role.BULK
 
     def _measured(self, key: PageKey) -> Plan[Batch]:
         """Plan to read a page whose size is not known."""
-        role = self._role(key.stream)
+        now = trio.current_time()
+        role = self._role(key.stream, now)
         operands = {**msgspec.structs.asdict(key), "most_bytes": 0 if role is Role.LARGE else _MOST_BYTES}
-        read = partial(self._measured_batch, key, trio.current_time())
+        read = partial(self._measured_batch, key, now)
         return Plan(_PAGE.call(operands), key.stream, read, retry_safe=True, role=role)
 
     async def _read_measured(self, key: PageKey) -> Batch:
@@ -127,8 +146,7 @@ class Pages:
 
     def _measured_batch(self, key: PageKey, asked: float, raw: Any) -> Batch:
         reply = _PAGE.read(raw)
-        if reply.large or _size(reply.entries) > _LARGE_BYTES:
-            self._remember_large(key.stream)
+        self._note(key.stream, is_large=reply.large or _size(reply.entries) > _LARGE_BYTES)
         if reply.large:
             raise UnfinishedError(partial(self._read_measured, key))
         batch = Batch(reply_parsing.entries(reply.entries), reply.more)
@@ -145,20 +163,31 @@ class Pages:
         while fitting < min(len(entries), key.max_entries) and size < key.max_bytes:
             size += sizes[fitting]
             fitting += 1
-        if sum(sizes) > _LARGE_BYTES:
-            self._remember_large(key.stream)
+        self._note(key.stream, is_large=sum(sizes) > _LARGE_BYTES)
         if fitting < len(entries):
             del entries[fitting:]
             return Batch(entries, has_more=True)
         self._ends.note_end(key, entries[-1].id if entries else None, asked)
         return Batch(entries, has_more=False)
 
-    def _remember_large(self, stream: str) -> None:
-        large = self._large
-        large.pop(stream, None)
-        if len(large) >= _MAX_LARGE:
-            del large[next(iter(large))]
-        large[stream] = None
+    def _note(self, stream: str, *, is_large: bool) -> None:
+        """Take note of a page of a stream."""
+        if is_large:
+            self._small.pop(stream, None)
+            _remember(self._large, stream, None)
+        elif stream not in self._small and stream not in self._large:
+            _remember(self._small, stream, None)
+        else:
+            return
+        self._asked.pop(stream, None)
+
+
+def _remember(streams: dict[str, T], stream: str, value: T) -> None:
+    """Put a stream last, in the place of the first one if there are too many."""
+    streams.pop(stream, None)
+    if len(streams) >= _MAX_REMEMBERED:
+        del streams[next(iter(streams))]
+    streams[stream] = value
 
 
 def _size(entries: bytes | list[Any]) -> int:

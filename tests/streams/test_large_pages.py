@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from functools import partial
+
 import pytest
 import trio
 
@@ -11,6 +13,7 @@ from redstreamd.policy import Principal
 from redstreamd.redisio import Role
 from redstreamd.settings import Settings, ToolsSettings
 from redstreamd.streams.bus import Bus
+from redstreamd.streams.entry_pages import Pages
 from tests.support.buses import ON_REDIS, running_bus
 from tests.support.servers import Server
 
@@ -64,6 +67,45 @@ async def test_those_who_wait_get_a_large_page_too(bus: Bus, server: Server) -> 
         server.command("XADD", "large", "1-0", "text", "x" * LARGE)
         server.command("XADD", "large", "2-0", "text", "nothing")
     assert sorted(found) == ["1-0", "1-0", "2-0"] or sorted(found) == ["1-0", "1-0", "2-0", "2-0"]
+
+
+@ON_REDIS
+@pytest.mark.parametrize("size", [1, LARGE])
+async def test_of_a_stream_that_was_not_read_yet_one_read_is_sent_where_many_are_sent_at_once(
+    bus: Bus, server: Server, size: int
+) -> None:
+    """Else Redis executes all of them before it serves anybody else, which large entries make seconds."""
+    await bus.redis.wait_connected(Role.BULK)
+    server.command("XADD", "new", "1-0", "text", "x" * size)
+    sent = _sent(bus, Role.BULK)
+
+    async def read_at_once() -> None:
+        # With cursors of their own, because equal reads are one.
+        async with trio.open_nursery() as readers:
+            for number in range(8):
+                readers.start_soon(partial(bus.reader.read, "new", cursor=f"0-{number}", count=1))
+
+    await read_at_once()
+    assert _sent(bus, Role.BULK) == sent + 1
+    # Then it is known which connection is the one for it.
+    others = _sent(bus, Role.LARGE)
+    await read_at_once()
+    grown = [_sent(bus, Role.BULK) - sent - 1, _sent(bus, Role.LARGE) - others]
+    assert grown == ([8, 0] if size == 1 else [0, 8])
+
+
+@ON_REDIS
+async def test_a_read_whose_reply_is_lost_does_not_keep_others_from_the_bulk_connection(
+    bus: Bus,
+) -> None:
+    pages = Pages(bus.redis)
+
+    def role() -> Role:
+        return pages.plan("new", "-", "+", max_entries=1, max_bytes=1000).role
+
+    assert [role(), role()] == [Role.BULK, Role.LARGE]
+    pages._asked["new"] -= bus.redis.command_timeout
+    assert [role(), role()] == [Role.BULK, Role.LARGE]
 
 
 @ON_REDIS
