@@ -20,7 +20,12 @@ FREED_SECONDS: Final = 2.0
 #: Medians of the polite client alone on the machine that the goals are for, in milliseconds.
 USUAL_P50: Final = (0.7, 1.0, 1.0)
 GOAL_PEAK: Final = 512 * MIB
-_OF_DEADLINES: Final = re.compile(r'"code": ?"(OUTCOME_UNKNOWN|TIMEOUT|CONNECTION_ERROR)"')
+#: Errors of calls for which Redis took longer than it has, as their causes say. A connection that is lost in
+#: another way is none of them.
+_OF_DEADLINES: Final = re.compile(
+    r'"code":"(?:OUTCOME_UNKNOWN|TIMEOUT|CONNECTION_ERROR)".*"cause":"'
+    r"(?:no reply to [^\"]+|the server accepted the connection but did not answer the login) within [0-9.]+ s"
+)
 #: Memory of a daemon that no row was run with, or a little more.
 FRESH: Final = 80 * MIB
 #: What may be left of the memory afterwards: so much more than before, or this many times that.
@@ -71,6 +76,7 @@ class Polite:
 
         Args:
             timely: Leave out those that a deadline ended: a machine without time for Redis brings that about.
+                A connection that was lost before its time is a defect on any machine.
         """
         refused = [each for each in self.refused if not (timely and _OF_DEADLINES.search(each))]
         failed = []

@@ -16,6 +16,11 @@ from typing import Any
 import attrs
 import pytest
 
+from redstreamd.redisio.connect_errors import CLOSED_BY_SERVER, broken, oversized, unanswered
+from redstreamd.redisio.login import login_timed_out
+from redstreamd.redisio.redis_errors import OutcomeUnknown, Problem, RedisUnavailable
+from redstreamd.redisio.target import Target
+from redstreamd.tools.results import failure
 from tests.conftest import FIGURE
 from tests.fairness.__main__ import brief
 from tests.fairness.field import Field
@@ -74,6 +79,28 @@ def cases() -> Iterator[Any]:
             yield pytest.param(row, value, marks=marks, id=f"{row.name}-{value:g}")
 
 
+@pytest.mark.parametrize(
+    ("problem", "is_timely"),
+    [
+        (unanswered("a command", 5.0), False),
+        (login_timed_out(Target(), asked=True), False),
+        (CLOSED_BY_SERVER, True),
+        (broken(Target(), ConnectionResetError(104, ""), logged_in=True), True),
+        (oversized(100), True),
+    ],
+)
+def test_only_calls_that_a_deadline_ended_are_left_to_what_is_measured(
+    problem: Problem, *, is_timely: bool
+) -> None:
+    for error in (
+        OutcomeUnknown("XADD", cause=problem.cause),
+        RedisUnavailable("Redis is not available", cause=problem.cause, next_step=problem.next_step),
+    ):
+        polite = Polite(([],), ([],), ([],), [], [failure(error).opened.decode()], 0)
+        assert len(polite.failures()) == 1
+        assert len(polite.failures(timely=True)) == is_timely
+
+
 @pytest.mark.parametrize(("row", "seconds"), list(cases()))
 def test_a_polite_client_is_served_beside(
     row: Row, seconds: float, field: Field, baseline: Baseline, record_property: Callable[[str, object], None]
@@ -85,7 +112,9 @@ def test_a_polite_client_is_served_beside(
     field.judge()
     times = NOT_YET.get(row.name, TIMES)
     short = found.shortfalls(alone, fair=True, scaled=True, times=times, left_mib=LEFT_MIB)
-    assert not [*found.polite.failures(timely=True), *found.broken]
+    failures = [*found.polite.failures(timely=True), *found.broken]
+    # The 99th percentile of few calls leaves out the longest.
+    assert not failures, f"{failures}; the longest of {KINDS}: {found.polite.longest} ms"
     with measured:
         assert not short, (
             f"{short}\n{brief(found, alone)}\nalone: p50 {alone.p50()} p99 {alone.p99()} ms of {KINDS}"
