@@ -103,7 +103,7 @@ class Connection:
             on_ping_refused: Called with each error reply to a PING, which ends nothing; must not raise.
             reply_timeout: Seconds after which a server that owes a reply is given up.
             ping_interval: Seconds between PINGs.
-            ping_timeout: Seconds for a PING's reply if nothing else is under way.
+            ping_timeout: Seconds for a PING's reply while nothing else is under way.
             one_at_a_time: See `Pipeline`.
             traffic: Where it counts what it sends and receives; None for a new one.
         """
@@ -415,14 +415,21 @@ class Connection:
             seconds = math.inf if self.pipeline.in_flight else self._ping_timeout
             started = trio.current_time()
             try:
-                await self.submit("PING").reply_by(started + seconds)
+                request = self.submit("PING")
+                try:
+                    await request.reply_by(started + seconds)
+                except trio.TooSlowError:
+                    if not request.sent:
+                        continue  # it was taken back; others were sent before
+                    if self.pipeline.in_flight == 1:
+                        self._end(connect_errors.unanswered("PING", self._ping_timeout))
+                        return
+                    # Those who asked meanwhile have the time of a command.
+                    await request.reply()
             except RedisError as error:
                 # LOADING, BUSY and MISCONF are signs of life as well.
                 if self._on_ping_refused is not None:
                     self._on_ping_refused(error)
             except (QueueFull, NotSent):
                 continue  # others wait for replies, which is as good a test
-            except trio.TooSlowError:
-                self._end(connect_errors.unanswered("PING", self._ping_timeout))
-                return
             self._round_trip = trio.current_time() - started

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import select
+import signal
 import time
 from typing import Any
 
@@ -250,6 +251,24 @@ async def test_an_idle_half_open_connection_is_found_by_its_ping(redis: Server, 
                 assert clock() - started < 0.8
             assert ran.failure is not None
             assert "no reply to PING" in ran.failure.cause
+
+
+async def test_who_asks_behind_a_ping_has_the_time_of_a_command(redis: Server) -> None:
+    """Else a write would have no known outcome because the server was busy for two seconds."""
+    connection = Connection(
+        Target(path=redis.path), role="test", reply_timeout=60, ping_interval=0.05, ping_timeout=0.2
+    )
+    async with running_connection(connection) as ran:
+        redis.signal(signal.SIGSTOP)
+        try:
+            while not connection.statistics().in_flight:
+                await trio.lowlevel.checkpoint()
+            request = connection.submit("ECHO", "late")
+            await trio.sleep(0.5)
+        finally:
+            redis.signal(signal.SIGCONT)
+        assert await request.reply() == b"late"
+        assert not ran.ended.is_set()
 
 
 async def test_an_error_reply_to_the_idle_ping_is_a_sign_of_life(redis: Server) -> None:
