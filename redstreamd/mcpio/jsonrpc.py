@@ -200,7 +200,9 @@ def error(request_id: RequestId | None, code: int, message: str, **data: Any) ->
 
 
 def error_code(line: bytes) -> int | None:
-    """Return the code of an error that `error` has encoded; None for the line of a result."""
+    """Return the code of an error that `error` has encoded; None for the line of a result, or a batch."""
+    if line[:1] != b"{":
+        return None
     # In a text, such as a long id, neither can occur: quotation marks are escaped there.
     result_at = line.find(b',"result":')
     error_at = line.find(_ERROR) if result_at < 0 else line.find(_ERROR, 0, result_at)

@@ -218,7 +218,8 @@ class HttpSession:
         # What is left has no cycle of references, and so is freed at once.
         session.detach()
         self.share.detach()
-        del self.session
+        self._client = None
+        del self.session, self._notices
 
     async def _flushed(self) -> None:
         await trio.lowlevel.checkpoint()
