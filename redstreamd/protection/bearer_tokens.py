@@ -7,6 +7,7 @@ import time
 
 import attrs
 
+from redstreamd.errors import SettingsError
 from redstreamd.protection.secret_files import version_of
 from redstreamd.protection.token_file import tokens_in
 from redstreamd.protection.token_records import TOKEN, TokenRecord, hash_of
@@ -36,19 +37,29 @@ class BearerTokens:
         """
         self.path = path
         self._version = version_of(path)
+        # The version that could not be used, if it was told.
+        self._unusable: tuple[object] | None = None
         self._valid = self._read()
 
     def renew(self) -> bool:
-        """Read the file again if it has changed, and return whether it has. Blocks; for a thread.
+        """Read the file again if it has changed, and return whether it was read. Blocks; for a thread.
 
         Raises:
-            SettingsError: It cannot be used; the tokens of before stay valid. Raised once for each change.
+            SettingsError: It cannot be used; the tokens of before stay valid. It is tried again at each call,
+                since the reason may pass without a change of the file, and raised once for each change.
         """
         version = version_of(self.path)
         if version == self._version:
+            self._unusable = None
             return False
-        self._version = version
-        self._valid = self._read()
+        try:
+            self._valid = self._read()
+        except SettingsError:
+            told, self._unusable = self._unusable, (version,)
+            if told == self._unusable:
+                return False
+            raise
+        self._version, self._unusable = version, None
         return True
 
     def verify(self, token: str) -> VerifiedToken:

@@ -158,6 +158,8 @@ class Protection:
         self.demands = demands
         self.on_problem = on_problem
         self._versions = demands.versions()
+        # Those that could not be used, if that was told.
+        self._unusable: tuple[object, ...] | None = None
         self._credentials = demands.read()
         self._looked_at = -LOOK_SECONDS
 
@@ -172,12 +174,17 @@ class Protection:
     def _renew(self) -> None:
         versions = self.demands.versions()
         if versions == self._versions:
+            self._unusable = None
             return
-        self._versions = versions
         try:
             self._credentials = self.demands.read()
         except SettingsError as wrong:
-            trio.from_thread.run_sync(self.on_problem, str(wrong))
+            # Tried again each time, since the reason may pass without a change of the files; told once.
+            if versions != self._unusable:
+                self._unusable = versions
+                trio.from_thread.run_sync(self.on_problem, str(wrong))
+        else:
+            self._versions, self._unusable = versions, None
 
 
 def name_in(certificate: Mapping[str, Any]) -> str | None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import resource
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
@@ -120,6 +121,26 @@ def test_a_changed_file_is_read_again_and_a_wrong_one_leaves_the_former_tokens(p
     assert tokens.has(verified.record)
 
 
+def test_a_change_that_cannot_be_read_now_is_read_once_it_can(path):
+    """Without a descriptor, say: clients can bring that about, and a revocation must not be lost by it."""
+    token = made(path)
+    tokens = BearerTokens(str(path))
+    verified = tokens.verify(token)
+    write(path, read_tokens(str(path)).without("ann"))
+    limits = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (1, limits[1]))
+    try:
+        with pytest.raises(SettingsError, match="Too many open files"):
+            tokens.renew()
+        assert not tokens.renew()  # it is told once
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, limits)
+    assert tokens.has(verified.record)
+    assert tokens.renew()
+    assert not tokens.has(verified.record)
+    assert not tokens.renew()
+
+
 def test_a_revoked_token_is_unknown_and_others_of_its_name_are_not(path):
     first, second = made(path), made(path)
     tokens = BearerTokens(str(path))
@@ -164,7 +185,11 @@ def test_a_file_that_others_may_read_is_refused_until_that_is_corrected(path, mo
     with pytest.raises(SettingsError, match="chmod o="):
         tokens.renew()
     path.chmod(0o600)
-    assert tokens.renew()
+    # It is the file that was read.
+    assert not tokens.renew()
+    path.chmod(mode)
+    with pytest.raises(SettingsError, match="chmod o="):
+        tokens.renew()
 
 
 @pytest.mark.parametrize(

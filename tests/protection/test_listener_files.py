@@ -1,0 +1,34 @@
+"""The files of TCP listeners: a change that cannot be read now."""
+
+from __future__ import annotations
+
+import resource
+from pathlib import Path
+
+import pytest
+
+from redstreamd.protection import listener_protection
+from redstreamd.protection.listener_protection import Demands, Protection
+
+
+async def test_a_change_that_cannot_be_read_now_is_read_once_it_can(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(listener_protection, "LOOK_SECONDS", 0.0)
+    file, problems = tmp_path / "token", []
+    file.write_text("the first token ever".replace(" ", "-"))
+    file.chmod(0o600)
+    protection = Protection(Demands(token_file=str(file)), on_problem=problems.append)
+    assert (await protection.current()).accepts("the-first-token-ever")
+    file.write_text("another-token-than-that")
+    limits = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (1, limits[1]))
+    try:
+        for _ in range(2):
+            assert (await protection.current()).accepts("the-first-token-ever")
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, limits)
+    [told] = problems
+    assert "Too many open files" in told
+    assert not (await protection.current()).accepts("the-first-token-ever")
+    assert len(problems) == 1
