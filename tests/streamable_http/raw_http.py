@@ -22,6 +22,8 @@ HEADERS: Final = frozenset(
     {
         *(b"content-type", b"content-length", b"transfer-encoding", b"connection", b"date", b"allow"),
         *(b"cache-control", b"retry-after", b"www-authenticate", b"mcp-session-id", b"x-accel-buffering"),
+        *(b"access-control-allow-origin", b"access-control-expose-headers", b"access-control-allow-methods"),
+        *(b"access-control-allow-headers", b"access-control-max-age"),
         *(b"vary", b"server", b"x-content-type-options", b"keep-alive"),
     }
 )

@@ -101,7 +101,7 @@ class Target:
         return State(int(self._told()[-1]), len(list(Path(f"/proc/{self.pid}/fd").iterdir())))
 
     def _told(self) -> list[str]:
-        return re.findall(r"^tasks: (\d+)$", self.daemon.log, re.MULTILINE)
+        return re.findall(r"^tasks: (\d+) ", self.daemon.log, re.MULTILINE)
 
     def watches(self) -> int:
         """Return how many waits it holds."""
@@ -115,6 +115,13 @@ class Target:
             connection.send(discover())
             return connection.read_response().status == 200
 
+    def wait_within(self, before: State) -> None:
+        """Return once it has no more than before."""
+        try:
+            wait_until(lambda: self.state().is_within(before), timeout_seconds=60)
+        except AssertionError:
+            raise AssertionError(f"{self.state()} after {before}\n{self.daemon.log[-4_000:]}") from None
+
     @contextlib.contextmanager
     def unharmed(self) -> Iterator[None]:
         """Check that it has afterwards what it had before the block, and that it serves."""
@@ -123,7 +130,7 @@ class Target:
         before, memory = self.state(), rss_kib(self.pid) * 1024
         yield
         assert self.is_polite()
-        wait_until(lambda: self.state().is_within(before), timeout_seconds=20)
+        self.wait_within(before)
         wait_until(lambda: rss_kib(self.pid) * 1024 <= memory + KEPT_BYTES, timeout_seconds=20)
         assert not [each for each in ("Traceback", "failed unexpectedly") if each in self.daemon.log]
 
@@ -488,7 +495,7 @@ def test_who_fails_at_tls_is_not_served_and_leaves_nothing_behind(failure: str, 
                 with contextlib.suppress(OSError):
                     while data := connection.recv(1 << 16):
                         assert b"HTTP/1.1 200" not in data
-        wait_until(lambda: target.state().is_within(before), timeout_seconds=20)
+        target.wait_within(before)
         polite.send(discover())
         assert polite.read_response().status == 200
 
