@@ -162,4 +162,6 @@ def _host(address: ListenAddress) -> str:
     """Return the host that requests to an address are for; those to a Unix socket are for this one."""
     if not address.host:
         return "localhost"
-    return f"[{address.host}]" if ":" in address.host else address.host
+    # The zone of a link-local address is this host's affair, and no client sends it.
+    host = address.host.partition("%")[0]
+    return f"[{host}]" if ":" in host else host

@@ -30,7 +30,7 @@ class EncryptionSettings:
     writing_key: Annotated[
         str | None,
         Meta(
-            pattern=r"^[a-z0-9][a-z0-9._-]{0,31}$",
+            pattern=r"^[a-z0-9][a-z0-9._-]{0,31}\Z",
             description="The ID of the key that new entries are encrypted with. Change it after every host "
             "has the key and was reloaded.",
             extra={

@@ -18,11 +18,11 @@ _PORT: Final = r"(:[0-9]{1,5})?"
 _URL_PATH: Final = r"(/[A-Za-z0-9._~!$&'()*+,;=:@%-]*)*"
 _LOOPBACK: Final = r"(localhost|127\.0\.0\.1|\[::1\])"
 #: HTTPS, or HTTP on this host.
-_URL: Final = rf"^(https://{_NAME}{_PORT}|http://{_LOOPBACK}{_PORT}){_URL_PATH}$"
+_URL: Final = rf"^(https://{_NAME}{_PORT}|http://{_LOOPBACK}{_PORT}){_URL_PATH}\Z"
 _URL_WORDS: Final = "an https:// URL (on this host also http://), without a login, a query and a fragment"
 
-Host = Annotated[str, Meta(pattern=rf"^{_NAME}{_PORT}$", max_length=255)]
-Origin = Annotated[str, Meta(pattern=rf"^[a-z][a-z0-9+.-]*://{_NAME}{_PORT}$", max_length=255)]
+Host = Annotated[str, Meta(pattern=rf"^{_NAME}{_PORT}\Z", max_length=255)]
+Origin = Annotated[str, Meta(pattern=rf"^[a-z][a-z0-9+.-]*://{_NAME}{_PORT}\Z", max_length=255)]
 Url = Annotated[str, Meta(pattern=_URL, max_length=2048)]
 
 
@@ -33,7 +33,7 @@ class HttpSettings:
     path: Annotated[
         str,
         Meta(
-            pattern=r"^(/[A-Za-z0-9._~-]+)+$",
+            pattern=r"^(/[A-Za-z0-9._~-]+)+\Z",
             max_length=255,
             description="The path of MCP, the end of the URL that clients are given. /healthz, /readyz, "
             "/metrics and /.well-known/... are taken.",

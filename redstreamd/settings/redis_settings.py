@@ -54,7 +54,7 @@ class RedisSettings:
         Meta(
             min_length=1,
             # Redis allows no spaces. An address would be shown with its password, as users are.
-            pattern=r"^(?!.*://)(?!.*:.*@)[^\s\0]+$",
+            pattern=r"^(?!.*://)(?!.*:.*@)[^\s\0]+\Z",
             description="The ACL user; without one, Redis's default user.",
             extra={"allowed": "a name without spaces, and no address"},
         ),
@@ -111,7 +111,7 @@ class RedisSettings:
         str | None,
         Meta(
             min_length=1,
-            pattern=r"^[\w.:-]+$",
+            pattern=r"^[\w.:-]+\Z",
             description="The name to verify in the server's certificate; by default redis.host.",
             extra={"allowed": "a name or an address"},
         ),

@@ -21,6 +21,7 @@ import pytest
 from redstreamd.admission.accounts import Accounts
 from redstreamd.admission.memory import Memory
 from redstreamd.cli import main
+from redstreamd.daemon import http_parts
 from redstreamd.daemon.http_parts import HttpParts
 from redstreamd.daemon.parts import build_parts
 from redstreamd.daemon.sockets import OpenListener
@@ -32,6 +33,7 @@ from redstreamd.policy import Principal
 from redstreamd.service.log_output import LogOutput
 from redstreamd.service.log_record import Record
 from redstreamd.settings import HttpSettings, Kind, ListenAddress, load
+from redstreamd.streamable_http.http_places import Hosts
 from tests.metrics.collecting import parsed
 from tests.support.certificates import Authority
 from tests.support.daemon import META, Daemon, running_daemon
@@ -286,3 +288,9 @@ def no_record(count: int) -> Record:
 
 async def no_metrics(accept: str) -> tuple[bytes, str]:
     raise NotImplementedError
+
+
+def test_a_link_local_address_is_a_host_without_the_zone_of_this_host():
+    host = http_parts._host(ListenAddress(Kind.HTTP, host="fe80::1%eth0", port=9720))
+    assert host == "[fe80::1]"
+    assert "[fe80::1]:9720" in Hosts([host])

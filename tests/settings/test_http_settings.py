@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import re
+
 import attrs
 import pytest
 
-from redstreamd.settings import HttpSettings
+from redstreamd.settings import HttpSettings, Settings
 from redstreamd.streamable_http.http_limits import HttpLimits
 
 OAUTH = ["http.oauth_issuer=https://login.example.org", "http.resource_url=https://mcp.example.org/mcp"]
@@ -103,3 +105,16 @@ def test_on_this_host_they_need_none(load_from, text):
 )
 def test_an_address_that_looks_like_a_url_is_refused_with_what_to_write(refusal, text, hint):
     assert hint in refusal(listen=[text]).allowed
+
+
+def _patterns(sections):
+    for section in attrs.fields(sections):
+        for each in attrs.fields(section.type) if attrs.has(section.type) else ():
+            for _, text in re.findall(r"""pattern=(['"])(.*?)\1""", repr(each.type)):
+                yield f"{section.name}.{each.name}", text
+
+
+def test_no_pattern_of_a_setting_takes_a_newline_at_the_end():
+    patterns = dict(_patterns(attrs.resolve_types(Settings)))
+    assert {"http.path", "http.resource_url", "http.allowed_hosts", "redis.username"} <= patterns.keys()
+    assert [name for name, pattern in patterns.items() if not pattern.endswith(r"\\Z")] == []
