@@ -150,10 +150,11 @@ class HttpAccess:
     def validity(self, head: RequestHead) -> Callable[[], bool]:
         """Return what tells whether the token of a request that was admitted is valid still.
 
-        For responses that stay open. It reads nothing and takes less than a microsecond.
+        For responses that stay open. It reads nothing and takes less than a microsecond. Where the token is
+        not known any more, it says no: the client may come back with it.
         """
-        known = self._tokens.find(head.fields.get("authorization", ""))
-        return _always if known is None else lambda: self._tokens.is_valid(known)
+        known = self._tokens.known(head.fields.get("authorization", ""))
+        return lambda: not self.asks_token if known is None else self._tokens.is_valid(known)
 
     def _admitted(self, known: KnownToken, head: RequestHead, client: Client) -> Principal | Answer:
         principal = known.principal_at(client.principal)
@@ -230,10 +231,6 @@ class HttpAccess:
 async def _late(answer: Answer) -> Answer:
     await trio.sleep(LATE_SECONDS)
     return answer
-
-
-def _always() -> bool:
-    return True
 
 
 _ALLOW_ORIGIN: Final = f"If they should, add it to {setting('http.allowed_origins')}."

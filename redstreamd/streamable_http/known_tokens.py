@@ -91,8 +91,12 @@ class KnownTokens:
 
     def find(self, authorization: str) -> KnownToken | None:
         """Return the token of a header that was verified before and is valid; None if there is none."""
-        known = self._known.get(self._digest(authorization))
+        known = self.known(authorization)
         return known if known is not None and self.is_valid(known) else None
+
+    def known(self, authorization: str) -> KnownToken | None:
+        """Return the token of a header that was verified before, valid or not; None if it is forgotten."""
+        return self._known.get(self._digest(authorization))
 
     def is_valid(self, known: KnownToken) -> bool:
         """Return whether a token has neither expired nor been revoked."""

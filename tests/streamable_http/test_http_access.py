@@ -322,6 +322,36 @@ async def test_a_revoked_token_is_refused_and_its_streams_know(path):
     assert Asked().access.validity(head_of())()
 
 
+def test_what_is_asked_late_for_its_validity_is_not_valid_for_ever(path, monkeypatch):
+    """A response opens when the body is there, long after its head was judged, if the client wants."""
+    token = made(path)
+    tokens = BearerTokens(str(path))
+    asked = Asked(tokens)
+    head = head_of(token=token)
+    assert isinstance(asked.admit(token=token), Principal)
+    write(path, read_tokens(str(path)).without("ann"))
+    assert tokens.renew()
+    assert not asked.access.validity(head)()
+    # So is one that is forgotten, because there were many others.
+    monkeypatch.setattr(known_tokens, "_MAX_KNOWN", 1)
+    first, second = made(path, "first"), made(path, "second")
+    assert tokens.renew()
+    for each in (first, second):
+        assert isinstance(asked.admit(token=each), Principal)
+    assert not asked.access.validity(head_of(token=first))()
+    assert asked.access.validity(head_of(token=second))()
+
+
+def test_what_was_opened_without_a_token_ends_when_tokens_are_asked_for(path):
+    made(path)
+    asked = Asked()
+    is_valid = asked.access.validity(head_of())
+    assert is_valid()
+    usual = {"hosts": (), "origins": (), "oauth": None, "metadata_url": None}
+    asked.access.reconfigure(tokens=BearerTokens(str(path)), **usual)
+    assert not is_valid()
+
+
 async def test_a_token_expires_while_it_is_used(path):
     token = made(path, expires=datetime.now(UTC) + timedelta(seconds=1.5))
     asked = Asked(BearerTokens(str(path)))
