@@ -92,8 +92,8 @@ class KeySet:
         return fitting[0] if len(fitting) == 1 else None
 
     def has(self, key: Key) -> bool:
-        """Return whether a key is still one of them."""
-        return key in self._keys
+        """Return whether a key is still one of them, and they were fetched of late."""
+        return trio.current_time() < self._fetched_at + STALE_SECONDS and key in self._keys
 
     async def renew(self) -> None:
         """Fetch the keys, unless another one has just done it.

@@ -319,8 +319,12 @@ async def test_while_the_issuer_is_down_known_keys_are_used_for_a_bounded_time(i
     with pytest.raises(KeysUnavailableError, match="status 500"):
         await tokens.keep_keys()
     await tokens.keep_keys()  # not again at once
-    assert isinstance(tokens.verify(token), VerifiedToken)
+    shown = tokens.verify(token)
+    assert isinstance(shown, VerifiedToken)
+    assert tokens.has(shown)
     tokens._keys._fetched_at -= key_sets.STALE_SECONDS
+    # Nor is what was verified before.
+    assert not tokens.has(shown)
     with pytest.raises(KeysUnavailableError, match="status 500"):
         await verified(tokens, token)
     issuer.replies.clear()
