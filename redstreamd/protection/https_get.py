@@ -59,15 +59,20 @@ async def get(url: str, context: ssl.SSLContext, *, max_bytes: int) -> tuple[int
         tcp = await trio.open_tcp_stream(host, port)
     except OSError as error:
         raise CannotReachError(f"cannot connect to {host} port {port}: {_reason(error)}") from None
+    except ValueError:
+        # Such as a label that is empty or too long.
+        raise GetError(f"{host} is no name of a host") from None
     stream: Stream = tcp
-    if parts.scheme == "https":
-        stream = trio.SSLStream(tcp, context, server_hostname=host, https_compatible=True)
     try:
+        if parts.scheme == "https":
+            stream = trio.SSLStream(tcp, context, server_hostname=host, https_compatible=True)
         return await _exchange(stream, request, max_bytes)
     except (trio.BrokenResourceError, OSError) as error:
         raise CannotReachError(f"the connection failed: {_reason(error)}") from None
     except h11.ProtocolError:
         raise GetError("its answer is not correct HTTP") from None
+    except ValueError:
+        raise GetError(f"{host} is no name that a certificate can have") from None
     finally:
         await trio.aclose_forcefully(stream)
 

@@ -15,6 +15,7 @@ from typing import Final
 import trio
 
 from redstreamd.errors import SettingsError
+from redstreamd.errors.defects import report_defect
 from redstreamd.mcpio.connection_events import CredentialsNotRenewed, EventHook, KeysNotFetched
 from redstreamd.policy import Principal
 from redstreamd.protection.bearer_tokens import BearerTokens
@@ -145,6 +146,8 @@ class KnownTokens:
                     await self.oauth.keep_keys()
                 except KeysUnavailableError as missing:
                     self._report(KeysNotFetched(missing.why))
+                except Exception as defect:  # noqa: BLE001 - what others answer must not end the daemon
+                    report_defect("fetching the keys of the authorization server failed", defect)
             await trio.sleep(LOOK_SECONDS)
 
     async def _verify_later(

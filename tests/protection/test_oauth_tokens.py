@@ -396,6 +396,17 @@ async def test_keys_come_over_https_or_from_loopback_only(issuer, url):
     assert issuer.count() == 0
 
 
+@pytest.mark.parametrize("host", ["foo..bar", ".x.example", f"{'a' * 70}.example"])
+async def test_a_host_that_no_name_can_be_is_an_issuer_that_cannot_be_reached(issuer, host):
+    with pytest.raises(KeysUnavailableError, match="is no name of a host"):
+        await KeyFetcher(f"https://{host}").fetch()
+    # Also where the metadata name it.
+    document = {"issuer": issuer.url, "jwks_uri": f"https://{host}/keys"}
+    issuer.replies[META] = (200, {}, json.dumps(document).encode())
+    with pytest.raises(KeysUnavailableError, match="is no name of a host"):
+        await verified(tokens_of(issuer), issuer.token())
+
+
 async def test_a_slow_issuer_is_given_up(issuer, monkeypatch):
     monkeypatch.setattr(key_fetching, "FETCH_SECONDS", 0.2)
     issuer.may_answer.clear()

@@ -510,6 +510,24 @@ async def test_without_keys_a_token_is_not_refused_for_good_and_the_cause_is_tol
         assert "status 500" in event.cause
 
 
+async def test_what_nobody_foresaw_in_fetching_keys_does_not_end_the_daemon(path, defects):
+    class Broken:
+        options = None
+        asked = 0
+
+        async def keep_keys(self) -> None:
+            self.asked += 1
+            raise UnicodeError("label empty or too long")
+
+    broken = Broken()
+    asked = Asked(BearerTokens(str(path)) if made(path) else None, oauth=broken)
+    async with trio.open_nursery() as nursery:
+        await nursery.start(asked.access.run)
+        await until(lambda: broken.asked == 2)
+        nursery.cancel_scope.cancel()
+    assert {type(each.error) for each in defects} == {UnicodeError}
+
+
 async def test_keys_are_fetched_before_anybody_asks_and_a_withdrawn_key_ends_what_it_has_signed():
     with running_issuer() as issuer:
         asked = asking(issuer)
