@@ -290,6 +290,7 @@ def test_what_the_example_settings_show_are_real_settings_with_their_defaults(tm
     made_up = {"redis.path", "redis.username", "daemon.listen", "limits.rates", "policy.rules"}
     made_up |= {"policy.quotas", "encryption.keys", "encryption.writing_key", "encryption.streams"}
     made_up |= {"limits.max_connections_per_principal", "limits.max_waits_per_principal"}
+    made_up |= {f"http.{name}" for name in ("allowed_hosts", "allowed_origins", "resource_url", "token_file")}
     made_up |= {f"listeners.{name}_file" for name in ("certificate", "key", "client_ca", "token")}
     shown = {}
     table = ""
