@@ -183,7 +183,8 @@ def all_peers(server: Server, *, alone: bool) -> Iterator[Sequence[HttpPeer]]:
             HttpPeer(LINES, lines.links, pids, lines.add.template),
         ]
         if not alone:
-            hypercorn = ("hypercorn", "--worker-class", "trio", "--bind", "127.0.0.1:PORT", "sdk_app:app")
+            hypercorn = ("hypercorn", "--config", "hypercorn.toml", "--worker-class", "trio", "--bind")
+            hypercorn += ("127.0.0.1:PORT", "sdk_app:app")
             found += [
                 stack.enter_context(other(server, HYPERCORN, "sdk", *hypercorn)),
                 stack.enter_context(other(server, UVICORN, "sdk", *uvicorn, "sdk_app:app")),
