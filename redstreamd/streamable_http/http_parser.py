@@ -15,6 +15,7 @@ from typing import Final
 
 import httptools
 
+from redstreamd.streamable_http.known_heads import KnownHead, first_head, known
 from redstreamd.streamable_http.request_rules import (
     MAX_TARGET_BYTES,
     Fault,
@@ -61,6 +62,7 @@ class HttpParser:
         "_head_bytes",
         "_is_in_head",
         "_is_upgrade",
+        "_known",
         "_llhttp",
         "_max_body_bytes",
         "_max_fields",
@@ -85,6 +87,8 @@ class HttpParser:
             max_fields: Most headers of a request, trailers included.
             max_body_bytes: Longest body.
         """
+        # The head of the last request, if an equal one means the same.
+        self._known: KnownHead | None = None
         self.reconfigure(max_head_bytes=max_head_bytes, max_fields=max_fields, max_body_bytes=max_body_bytes)
         self._parsed: list[Parsed] = []
         # What was fed and not given to llhttp, from a place on.
@@ -116,6 +120,7 @@ class HttpParser:
 
     def reconfigure(self, *, max_head_bytes: int, max_fields: int, max_body_bytes: int) -> None:
         """Apply other limits from the next request on."""
+        self.forget_head()
         self._max_head_bytes = max_head_bytes
         self._max_fields = max_fields
         self._max_body_bytes = max_body_bytes
@@ -134,6 +139,10 @@ class HttpParser:
     def has_more(self) -> bool:
         """Whether `take` may return something before more is fed."""
         return bool(self._parsed) or (self._place < len(self._rest) and not self._has_ended)
+
+    def forget_head(self) -> None:
+        """Keep nothing of the last request."""
+        self._known = None
 
     def feed(self, data: bytes) -> None:
         """Add bytes."""
@@ -165,6 +174,11 @@ class HttpParser:
             rest, begin = self._rest, self._place
             if begin == len(rest) or self._has_ended:
                 return None
+            head = None
+            if not self.is_begun:
+                if self._known is not None and self._take_known(self._known):
+                    break
+                head = first_head(rest, begin)
             end = min(begin + max(_PIECE_BYTES, self._missing), len(rest))
             piece = rest if end - begin == len(rest) else rest[begin:end]
             if end == len(rest):
@@ -176,7 +190,24 @@ class HttpParser:
             except RequestFaultError as refused:
                 self._end()
                 parsed.append(refused.fault)
+            if head is not None:
+                first = parsed[0] if parsed else None
+                self._known = known(head, first) if isinstance(first, RequestStart) else None
         return parsed.pop(0)
+
+    def _take_known(self, head: KnownHead) -> bool:
+        """Take the next request without llhttp, if all of it is there and its head equals the last one."""
+        rest, max_body_bytes = self._rest, self._max_body_bytes
+        found = head.recognise(rest, self._place, max_body_bytes)
+        if found is None:
+            return False
+        start, place = found
+        end = place + (start.content_length or 0)
+        if end > len(rest):
+            return False
+        self._parsed += start, rest[place:end]
+        self._rest, self._place = (b"", 0) if end == len(rest) else (rest, end)
+        return True
 
     def _parse(self, piece: bytes) -> None:
         was_in_head, start = self._is_in_head, self._start
@@ -331,6 +362,7 @@ class HttpParser:
 
     def _end(self) -> None:
         self._has_ended = True
+        self._known = None
         self.is_begun = False
         self._rest, self._place = b"", 0
         self._first, self._body = b"", None

@@ -28,6 +28,10 @@ class Carrier(Protocol):
         """Send bytes; never blocks."""
         ...
 
+    def events_begin(self) -> None:
+        """Note that the response in progress is one of events, which may be open for hours."""
+        ...
+
     def response_ended(self, *, closes: bool) -> None:
         """Note that the response has ended, and whether the connection ends with it."""
         ...
@@ -75,6 +79,7 @@ class HttpResponder:
             self._end(data, self._closes, is_last=True)
             return
         self.has_begun = True
+        self._carrier.events_begin()
         self._carrier.send(data, is_last=False)
 
     def send_events(self, data: bytes, *, is_last: bool = False) -> None:

@@ -25,6 +25,9 @@ _WITHOUT_BODY: Final = frozenset({204, 304})
 _NAME: Final = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+")
 _VALUE: Final = re.compile(r"[\t\x20-\x7e]*")
 
+#: What nearly every response is.
+JSON: Final = "application/json"
+_JSON_LINE: Final = b"Content-Type: application/json\r\n"
 _EVENTS_TYPE: Final = b"Content-Type: text/event-stream\r\nCache-Control: no-store, no-transform\r\n"
 
 
@@ -58,7 +61,9 @@ def whole(answer: Answer, *, is_1_1: bool, keeps_alive: bool, is_head: bool = Fa
     status, body = answer.status, answer.body
     parts = [_STATUS_LINES[status], _CLOCK.lines()]
     if status not in _WITHOUT_BODY:
-        if answer.content_type is not None:
+        if answer.content_type == JSON:
+            parts.append(_JSON_LINE)
+        elif answer.content_type is not None:
             parts.append(b"Content-Type: %b\r\n" % _checked("Content-Type", answer.content_type))
         parts.append(b"Content-Length: %d\r\n" % len(body))
     parts.append(_connection(is_1_1, keeps_alive))

@@ -383,6 +383,10 @@ class RequestLoop:
         """Send bytes; never blocks."""
         self._outbox.send(data, is_last=is_last)
 
+    def events_begin(self) -> None:
+        """Keep nothing of a request whose response may be open for hours."""
+        self._parser.forget_head()
+
     def response_ended(self, *, closes: bool) -> None:
         """Note that the response in progress has ended, and whether the connection ends with it."""
         self.response = None
