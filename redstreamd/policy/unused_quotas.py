@@ -5,10 +5,14 @@ from __future__ import annotations
 from collections.abc import Collection, Iterator, Sequence
 
 from redstreamd.errors.remedies import setting
-from redstreamd.policy.quotas import QUOTAS, Quota
+from redstreamd.policy.quotas import QUOTAS, Quantity, Quota
 from redstreamd.policy.rate import Rate
 from redstreamd.policy.rules import covers
 from redstreamd.policy.unused_rules import may_be
+
+#: Whom a token tells apart. One connection may carry the requests of many of them, so it counts for its
+#: listener.
+_BY_TOKEN = ("*/token:*", "*/oauth:*")
 
 
 def without_effect(
@@ -42,6 +46,13 @@ def without_effect(
         for rate in quota.rates:
             if rate.tool not in offered:
                 yield f"{where}: {rate.tool} is not offered ({setting('tools.profile')})"
+        if any(quantity is Quantity.CONNECTIONS for quantity, _ in quota.amounts):
+            for pattern in quota.principals:
+                if any(covers(wider, pattern) for wider in _BY_TOKEN):
+                    yield (
+                        f"{where}: connections never applies to {pattern!r}, because a connection over HTTP "
+                        f"counts for its listener, {pattern.partition('/')[0]!r}"
+                    )
         for name in (*(str(quantity) for quantity, _ in quota.amounts), *(each.tool for each in quota.rates)):
             before = given.setdefault(name, [])
             for pattern in quota.principals:

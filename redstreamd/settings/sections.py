@@ -322,7 +322,8 @@ class PolicySettings:
             "limits.max_connections_per_principal, max_waits_per_principal and "
             "max_subscriptions_per_principal, and of tools.max_result_bytes; none may be more than all have "
             "together. Each principal has a quota to itself, also where one pattern matches several; so has "
-            "each user whom a listener tells apart (mcp/uid:*). `redstreamd policy explain` says which one "
+            "each user whom a listener tells apart (mcp/uid:*); a connection over HTTP counts for its "
+            "listener, whoever calls over it. `redstreamd policy explain` says which one "
             "applies, and `redstreamd check-config` which one never does.",
         ),
     ] = ()

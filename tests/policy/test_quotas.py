@@ -12,6 +12,7 @@ from redstreamd.cli import main
 from redstreamd.daemon.call_rates import rate_rules
 from redstreamd.errors import SettingsError
 from redstreamd.policy.quotas import Quantity, Quota, Quotas
+from redstreamd.policy.unused_quotas import without_effect
 from redstreamd.settings import load, quotas_of
 
 _NAMES = st.text("abc:/*", min_size=1, max_size=4)
@@ -125,6 +126,19 @@ def test_check_config_finds_quotas_without_effect(
     for finding in findings:
         assert finding in said.err
     assert quotas[0] in said.out
+
+
+def test_a_quota_of_connections_for_whom_a_token_tells_apart_is_found() -> None:
+    quotas = [Quota.parse("http http/token:ann http/oauth:* http/* have connections=5 waits=3")]
+    known = {"http", "http/token:ann", "http/oauth:x"}
+    found = [
+        each
+        for each in without_effect(quotas, [], principals=known, offered=())
+        if "counts for its listener, 'http'" in each
+    ]
+    assert len(found) == 2
+    assert "connections never applies to 'http/token:ann'" in found[0]
+    assert "connections never applies to 'http/oauth:*'" in found[1]
 
 
 def test_a_quota_for_a_tool_that_does_not_exist_is_refused(capsys: pytest.CaptureFixture[str]) -> None:
