@@ -122,6 +122,6 @@ def _serve_listeners(*, http: bool = False) -> Callable[..., Awaitable[None]]:
 
 
 def _serve_stream() -> Callable[..., Awaitable[None]]:
-    from redstreamd.daemon.serving import serve_stream
+    from redstreamd.daemon.serving_stream import serve_stream
 
     return serve_stream

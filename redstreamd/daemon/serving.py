@@ -52,13 +52,12 @@ from redstreamd.daemon.readiness import extended_start_timeout, wait_ready
 from redstreamd.daemon.reload_signal import Hangups
 from redstreamd.daemon.reload_table import Running
 from redstreamd.daemon.reloader import Reloader
-from redstreamd.daemon.shutdown import STOP_SIGNALS, extended_stop_timeout, run_until_signal, with_hangup
-from redstreamd.daemon.sockets import OpenListener, check_connection
+from redstreamd.daemon.shutdown import STOP_SIGNALS, extended_stop_timeout, run_until_signal
+from redstreamd.daemon.sockets import OpenListener
 from redstreamd.daemon.status_line import StatusLine
 from redstreamd.event_log.daemon_events import Listening
 from redstreamd.event_log.process_log import ProcessLog
 from redstreamd.mcpio.acceptor import Acceptor, ServedListener
-from redstreamd.mcpio.client_connection import ClientConnection
 from redstreamd.mcpio.connection_events import (
     CredentialsNotRenewed,
     EventHook,
@@ -68,9 +67,7 @@ from redstreamd.mcpio.connection_events import (
 from redstreamd.mcpio.jsonrpc import Request
 from redstreamd.mcpio.kernels import Kernels
 from redstreamd.mcpio.limits import Limits
-from redstreamd.mcpio.peers import peer_of, user_principal, users_are_hidden
-from redstreamd.mcpio.standard_streams import open_stdio_stream
-from redstreamd.policy import Principal
+from redstreamd.mcpio.peers import users_are_hidden
 from redstreamd.presentation.uris import HEALTH
 from redstreamd.redisio.error_replies import load_parser
 from redstreamd.service.child import Child
@@ -220,7 +217,7 @@ async def serve_listeners(
         children = [
             Child("log", log.output.run),
             Child("watchdog", watchdog.run),
-            *_bus_children(parts, heartbeats),
+            *bus_children(parts, heartbeats),
             *(() if http is None else http.children),
             Child("listeners", acceptor.run),
             *([Child("metrics", serve_metrics.run)] if metrics else []),
@@ -232,7 +229,7 @@ async def serve_listeners(
             children.append(Child("reload", reload, restart=Restart.TEMPORARY))
         supervisor = Supervisor("redstreamd", children, on_event=parts.event_log)
         load_more = serve_metrics.load if metrics else None
-        await _run(parts, supervisor, drain, complete, STOP_SIGNALS, load_more)
+        await run_parts(parts, supervisor, drain, complete, STOP_SIGNALS, load_more)
 
 
 def _http_parts(
@@ -292,59 +289,7 @@ def _asks_for_health(request: Request) -> bool:
     return request.method == "resources/read" and (request.params or {}).get("uri") == HEALTH
 
 
-async def serve_stream(settings: Settings, inherited: trio.abc.Stream | None, log: ProcessLog) -> None:
-    """Serve one client until it disconnects or a signal arrives.
-
-    Args:
-        settings: What the daemon is built from.
-        inherited: The connection; None for standard input and output as two streams.
-        log: Run beside.
-
-    Raises:
-        ImportFailedError: The SDK cannot be imported.
-        SettingsError: The state directory cannot be used, or the connection comes over TCP and cannot be
-            asked for what the settings demand.
-        StateDirectoryInUseError: Another daemon's embedded server uses it.
-    """
-    async with AsyncExitStack() as resources:
-        parts = build_parts(settings, resources, log)
-        stream: trio.abc.Stream
-        stream = await resources.enter_async_context(open_stdio_stream()) if inherited is None else inherited
-        principal, peer = Principal("stdio", "stdio"), None
-        if isinstance(stream, trio.SocketStream):
-            check_connection(stream, settings)
-            peer = peer_of(stream)
-            if settings.listeners.peer_uids and stream.socket.family == trio.socket.AF_UNIX:
-                principal = user_principal(principal, peer)
-        connection = ClientConnection(
-            stream,
-            parts.kernels,
-            direct_path=parts.direct_path,
-            principal=principal,
-            peer=peer,
-            limits=parts.limits,
-            on_event=parts.event_log,
-        )
-
-        async def drain() -> None:
-            parts.end_waits()
-            await connection.drain(settings.daemon.drain_seconds)
-
-        async def serve_client(*, task_status: trio.TaskStatus[None]) -> None:
-            await connection.run(task_status=task_status)
-            supervisor.request_stop()
-
-        children = [
-            Child("log", log.output.run),
-            *_bus_children(parts, Heartbeats()),
-            Child("client", serve_client, restart=Restart.TEMPORARY),
-        ]
-        supervisor = Supervisor("redstreamd", children, on_event=parts.event_log)
-        # One client, whose settings are those that it was started with.
-        await _run(parts, supervisor, drain, trio.Event(), with_hangup())
-
-
-async def _run(
+async def run_parts(
     parts: Parts,
     supervisor: Supervisor,
     drain: Callable[[], Awaitable[None]],
@@ -399,8 +344,8 @@ def _build_rest(parts: Parts) -> None:
     build_models()
 
 
-def _bus_children(parts: Parts, heartbeats: Heartbeats) -> list[Child]:
-    """Return the children that the clients need, in start order."""
+def bus_children(parts: Parts, heartbeats: Heartbeats) -> list[Child]:
+    """Return the children that clients need whatever they come through, in start order."""
 
     async def run_hub(*, task_status: trio.TaskStatus[None]) -> None:
         with heartbeats.register("tail hub", max_age_seconds=_HUB_MAX_SILENCE_SECONDS) as heartbeat:
