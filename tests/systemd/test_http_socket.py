@@ -161,7 +161,7 @@ def test_http_in_ten_minutes_is_as_the_page_says(container: Container, tmp_path:
     install_units(container)
     authority = Authority(tmp_path)
     own = authority.issue("proxy", "mcp.example.org")
-    site = "/root/site"
+    site = "/srv/site"
     settings, unit = "/etc/redstreamd/redstreamd.toml", "nginx-of-tests.service"
     container.write("/usr/local/bin/sudo", '#!/bin/sh\nexec env "$@"\n', mode=0o755)
     container.path("/usr/local/bin/redstreamd").unlink(missing_ok=True)
