@@ -27,8 +27,20 @@ def test_bounds_in_the_references_are_written_out() -> None:
 
 
 #: Modules that know a problem without being on the way of a lost connection: what an operator says, AUTH on
-#: live connections, and refused writes.
-BESIDE = {"redisio/target.py", "redisio/reauth.py", "redisio/write_availability.py"}
+#: live connections, refused writes; and what callers hold, which passes a problem on.
+BESIDE = {
+    f"redisio/{name}.py"
+    for name in (
+        "target",
+        "reauth",
+        "write_availability",
+        "client",
+        "delivery",
+        "topology",
+        "sentinel",
+        "cluster",
+    )
+}
 
 
 def test_the_way_of_a_lost_connection_is_told_as_it_is_and_has_eleven_modules() -> None:

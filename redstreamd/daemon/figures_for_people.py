@@ -135,7 +135,7 @@ def figures_for_people(parts: Parts, acceptor: Acceptor, lag: LoopLag) -> Figure
 
 def _ping_seconds(parts: Parts) -> float | None:
     """Return how long the last PING over the connection for commands took; None while there is none."""
-    statistics = parts.bus.redis.status().roles[Role.COMMAND].statistics
+    statistics = parts.bus.redis.status().statistics(Role.COMMAND)
     return None if statistics is None else statistics.round_trip_seconds
 
 

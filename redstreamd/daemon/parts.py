@@ -31,9 +31,10 @@ from redstreamd.metrics.call_counts import CallCounts
 from redstreamd.presentation.daemon_health import DaemonHealth
 from redstreamd.presentation.views import Views
 from redstreamd.redisio.client import Redis
-from redstreamd.redisio.configured_target import target_for
-from redstreamd.redisio.connection_manager import Manager
-from redstreamd.redisio.target import Target
+from redstreamd.redisio.configured_target import deployment_for
+from redstreamd.redisio.target import Deployment
+from redstreamd.redisio.topologies import topology_for
+from redstreamd.redisio.topology import Topology
 from redstreamd.service.collector import Collector
 from redstreamd.service.embedded.embedded_server import EmbeddedServer
 from redstreamd.service.freed_memory import trim
@@ -58,7 +59,7 @@ class Parts(msgspec.Struct, frozen=True):
     """The parts of the daemon, without its listeners.
 
     Attributes:
-        manager: The connections to Redis; a supervised child runs them.
+        topology: The connections to Redis; a supervised child runs them.
         bus: The domain.
         updates: Notifies subscribers of changes.
         daemon_health: Reports the health of all parts.
@@ -81,7 +82,7 @@ class Parts(msgspec.Struct, frozen=True):
             the clients.
     """
 
-    manager: Manager
+    topology: Topology
     bus: Bus
     updates: Updates
     daemon_health: DaemonHealth
@@ -128,13 +129,13 @@ def build_parts(settings: Settings, resources: AsyncExitStack, log: ProcessLog) 
             embedded = resources.enter_context(
                 EmbeddedServer(settings.daemon.state_directory, on_event=event_log)
             )
-    manager = Manager(
-        redis_target(settings, embedded),
+    topology = topology_for(
+        redis_deployment(settings, embedded),
         command_timeout=settings.redis.command_timeout_seconds,
         on_event=event_log,
     )
     keys = KeysInForce(settings, event_log)
-    bus = Bus.over(Redis(manager), settings, _lease_key(settings), encryption=keys.encryption)
+    bus = Bus.over(Redis(topology), settings, _lease_key(settings), encryption=keys.encryption)
     subscriptions = SharedLimit(
         SUBSCRIPTIONS,
         settings.limits.max_subscriptions or settings.limits.max_waits,
@@ -167,7 +168,7 @@ def build_parts(settings: Settings, resources: AsyncExitStack, log: ProcessLog) 
     memory_pressure = _memory_pressure(bus, toolbox, collector, event_log)
     daemon_health.include("memory_pressure", memory_pressure.statistics)
     return Parts(
-        manager,
+        topology,
         bus,
         updates,
         daemon_health,
@@ -208,15 +209,15 @@ def _memory_pressure(
     return MemoryPressure(path, written, give_back=give_back, shed=shed, report=event_log)
 
 
-def redis_target(settings: Settings, embedded: EmbeddedServer | None) -> Target:
-    """Return the server that the settings mean: the daemon's own, if it has one.
+def redis_deployment(settings: Settings, embedded: EmbeddedServer | None) -> Deployment:
+    """Return the servers that the settings mean: the daemon's own, if it has one.
 
     Raises:
-        SettingsError: See `target_for`.
+        SettingsError: See `deployment_for`.
     """
     if embedded is None:
-        return target_for(settings.redis)
-    return embedded.target(connect_timeout=settings.redis.connect_timeout_seconds)
+        return deployment_for(settings.redis)
+    return Deployment(embedded.target(connect_timeout=settings.redis.connect_timeout_seconds))
 
 
 def _lease_key(settings: Settings) -> LeaseKey:

@@ -15,7 +15,7 @@ import msgspec
 from redstreamd.daemon.call_rates import rate_rules
 from redstreamd.daemon.connection_limits import connection_limits
 from redstreamd.daemon.figures_for_people import FiguresForPeople
-from redstreamd.daemon.parts import Parts, redis_target
+from redstreamd.daemon.parts import Parts, redis_deployment
 from redstreamd.daemon.policy_settings import has_scopes
 from redstreamd.encryption.key_ring import KeyRing
 from redstreamd.event_log.process_log import ProcessLog
@@ -53,7 +53,7 @@ class Running(msgspec.Struct, frozen=True):
             SettingsError: They name a credential that this process does not have, or a file of tokens that
                 cannot be used.
         """
-        redis_target(settings, self.parts.embedded)
+        redis_deployment(settings, self.parts.embedded)
         if self.http is not None:
             self.http.check(settings)
 
@@ -89,8 +89,8 @@ def _figures(running: Running, settings: Settings) -> None:
 
 def _redis(running: Running, settings: Settings) -> None:
     running.log.output.mask(filter(None, [settings.redis.password]))
-    running.parts.manager.retarget(
-        redis_target(settings, running.parts.embedded),
+    running.parts.topology.retarget(
+        redis_deployment(settings, running.parts.embedded),
         command_timeout=settings.redis.command_timeout_seconds,
     )
     # It was learned from another server.

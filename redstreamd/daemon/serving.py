@@ -10,7 +10,7 @@
             ├─ collector         cycles of references, when there is time for it
             ├─ freed memory      goes back to the system after a peak
             ├─ memory pressure   caches are given up and waits refused when memory is short
-            ├─ redis             connection manager: one connection per role, backoff
+            ├─ redis             topology: its nodes, one connection per role, backoff
             ├─ tail hub          key tracking; wakes waits
             ├─ sampler, updates  figures; notifications to subscribers
             ├─ ranking           the streams with most to do, while somebody asks
@@ -358,7 +358,7 @@ def bus_children(parts: Parts, heartbeats: Heartbeats) -> list[Child]:
         Child("collector", parts.collector.run),
         Child("freed memory", give_back_freed),
         Child("memory pressure", parts.memory_pressure.run, restart=Restart.TRANSIENT),
-        Child("redis", parts.manager.run),
+        Child("redis", parts.topology.run),
         Child("tail hub", run_hub),
         Child("sampler", parts.bus.sampler.run),
         Child("updates", parts.updates.run),

@@ -48,7 +48,7 @@ class StatusLine:
                 return f"DEGRADED: Redis at {redis.label}: {effects}; {busy}"
             case State.UNUSED:
                 return f"{busy}; Redis at {redis.label} not used yet"
-        statistics = redis.roles[Role.COMMAND].statistics
+        statistics = redis.statistics(Role.COMMAND)
         trip = None if statistics is None else statistics.round_trip_seconds
         return f"{busy}; Redis at {redis.label}" + ("" if trip is None else f" in {trip * 1000:.1f} ms")
 

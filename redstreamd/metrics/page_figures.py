@@ -221,8 +221,8 @@ def _add_redis(page: Page, redis: Redis) -> None:
     status = redis.status()
     page.add({"redis_usable": status.state is State.USABLE})
     for role, traffic in redis.traffic().items():
-        state = status.roles[role]
-        if not state.wanted:
+        state = status.roles.get(role)
+        if state is None or not state.wanted:
             continue
         page.add(
             {

@@ -1,11 +1,11 @@
 """Redis as the rest of the daemon holds it: one value, whatever servers are behind it.
 
-Owns which server a command goes to, by its key, and the commands that redstreamd uses, each wrapped once and
-typed. A server's connections, and what becomes of a lost one, belong to `Manager`; which commands belong
+Owns the commands that redstreamd uses, each wrapped once and typed. Which node a command goes to, by its
+key, is known to the `Topology`, and what becomes of a lost one in ``delivery``; which commands belong
 together, and what their results mean to an agent, is not known here. redis-py's mixins build the commands,
 ``reply_parsing`` reads the answers.
 
-Behaviour common to all: names are ``str`` and go out as UTF-8; errors are those of `Redis.execute`; a
+Behaviour common to all: names are ``str`` and go out as UTF-8; errors are those of `Node.execute`; a
 cancelled call may or may not have taken effect.
 """
 
@@ -13,16 +13,21 @@ from __future__ import annotations
 
 from collections.abc import Callable, Coroutine, Mapping, Sequence
 from itertools import chain
-from typing import Any, TypeVar
+from typing import Any, Final, TypeVar
 
+import trio
 from redis.commands.core import AsyncBasicKeyCommands, AsyncStreamCommands
 
 from redstreamd.redisio import Arg, Role, reply_parsing
-from redstreamd.redisio.connection_manager import Manager, Write
+from redstreamd.redisio.connect_errors import STILL_CONNECTING
+from redstreamd.redisio.delivery import Write, deliver, deliver_confirmed
+from redstreamd.redisio.lost_replies import send_with_retries
+from redstreamd.redisio.node import Node
 from redstreamd.redisio.pipeline import Request
+from redstreamd.redisio.redis_errors import NotSent
 from redstreamd.redisio.reply_parsing import ConsumerInfo, GroupInfo, PendingEntry, PendingSummary, RawEntry
 from redstreamd.redisio.script import Script, ScriptCall
-from redstreamd.redisio.server_health import RedisStatus
+from redstreamd.redisio.topology import Topology, TopologyStatus
 from redstreamd.redisio.traffic import Traffic
 from redstreamd.redisio.unexpected_replies import readable
 from redstreamd.redisio.write_confirmation import ConfirmedWrite
@@ -61,9 +66,11 @@ def _number(reply: Any) -> int:
 class Redis:
     """Typed Redis commands, and any others, sent to the server that holds their key."""
 
-    def __init__(self, manager: Manager) -> None:
-        """Send everything to the one server of `manager`."""
-        self._manager = manager
+    def __init__(self, topology: Topology) -> None:
+        """Send everything to the nodes of `topology`."""
+        self.topology: Final = topology
+        #: The node that serves a key, or any for None; None if that is not known at the moment.
+        self.node_for: Final = topology.node_for
         # Any, because redis-py's annotations describe replies that its own client has parsed.
         self._write: Any = _Builder(self, Role.COMMAND, retry_safe=False)
         self._read: dict[Role, Any] = {role: _Builder(self, role, retry_safe=True) for role in Role}
@@ -76,39 +83,46 @@ class Redis:
             found = self._shared[kind] = kind(self)
         return found
 
-    def _server(self, key: str | bytes | None) -> Manager:
-        """Return the server for `key`; for None, the one that answers what concerns no key.
-
-        The one place that chooses a server.
-        """
-        return self._manager
-
     @property
     def command_timeout(self) -> float:
         """Seconds for one command, everything included."""
-        return self._manager.command_timeout
+        return self.topology.command_timeout
 
-    def status(self) -> RedisStatus:
-        """Return a snapshot of the connections and of the server."""
-        return self._manager.status()
+    def nodes(self) -> tuple[Node, ...]:
+        """Return every node that holds streams now, in a stable order."""
+        return self.topology.nodes()
+
+    def status(self) -> TopologyStatus:
+        """Return a snapshot of the connections and of the servers."""
+        return self.topology.status()
 
     def traffic(self) -> Mapping[Role, Traffic]:
-        """Return the counters of each role, which go on counting."""
-        return self._manager.traffic
+        """Return the counters of each role, of all nodes together, which go on counting."""
+        return self.topology.traffic
 
     async def wait_connected(self, role: Role = Role.COMMAND) -> None:
         """Return once `role` is connected, opening it if need be; waits as long as that takes."""
-        await self._manager.wait_connected(role)
+        await self.topology.wait_connected(role)
 
     def set_watch_hooks(
-        self, *, on_push: Callable[[list[Any]], None], on_connected: Callable[[], None]
+        self,
+        *,
+        on_push: Callable[[Node, list[Any]], None],
+        on_connected: Callable[[Node], None],
+        on_moved: Callable[[], None],
     ) -> None:
-        """Install the hooks of the watch connection; see `Manager.set_watch_hooks`."""
-        self._manager.set_watch_hooks(on_push=on_push, on_connected=on_connected)
+        """Install the hooks of the watch connections, each in the place of the one before.
+
+        See `NodeHooks` for the first two, and `Topology.on_moved`.
+        """
+        self.topology.hooks.on_push = on_push
+        self.topology.hooks.on_connected = on_connected
+        self.topology.on_moved = on_moved
 
     def is_connected(self, role: Role, *, key: str | bytes) -> bool:
         """Return whether `submit` would send a command for `key` now."""
-        return self._server(key).roles[role].connection is not None
+        node = self.node_for(key)
+        return node is not None and node.roles[role].connection is not None
 
     # Any command
 
@@ -124,15 +138,17 @@ class Redis:
         """Send one command and return its reply; to be awaited at once.
 
         Args:
-            command: As for `Manager.execute`.
-            key: Decides which server gets the command: a key that it names, or whose server it asks about
-                itself, as INFO does. None if any server will do, as for PING.
+            command: As for `Node.execute`.
+            key: Decides which node gets the command: a key that it names, or whose node it asks about
+                itself, as INFO does. None if any node will do, as for PING.
             role: Which connection.
             retry_safe: Whether it may be sent again if its reply is lost.
 
-        Raises: as `Manager.execute`, which says what a cancellation does.
+        Raises: as `Node.execute`, which says what a cancellation does.
         """
-        return self._server(key).execute(*command, role=role, retry_safe=retry_safe)
+        topology = self.topology
+        deadline = trio.current_time() + topology.command_timeout
+        return send_with_retries(topology, key, role, command, retry_safe=retry_safe, deadline=deadline)
 
     def run_script(
         self,
@@ -143,10 +159,21 @@ class Redis:
         retry_safe: bool,
         role: Role = Role.COMMAND,
     ) -> Coroutine[Any, Any, Any]:
-        """Run a script on the server of the first of its KEYS; see `Manager.run_script`."""
-        return self._server(keys[0] if keys else None).run_script(
-            script, keys, args, retry_safe=retry_safe, role=role
-        )
+        """Run a script on the node of the first of its KEYS.
+
+        Args:
+            script: The script.
+            keys: Its KEYS, all of one slot.
+            args: Its ARGV.
+            retry_safe: As in `execute`.
+            role: As in `execute`.
+
+        Raises: as `execute`; the deadline covers both forms of the script together.
+        """
+        deadline = trio.current_time() + self.topology.command_timeout
+        key = keys[0] if keys else None
+        call = ScriptCall(script, keys, args)
+        return deliver(self.topology, call, key, role, retry_safe=retry_safe, deadline=deadline)
 
     def submit(
         self,
@@ -168,7 +195,10 @@ class Redis:
             NotSent: There is no connection now.
             QueueFull: Too much is queued for it already.
         """
-        pipeline = self._server(key).roles[role].pipeline
+        node = self.node_for(key)
+        if node is None:
+            raise NotSent(STILL_CONNECTING)
+        pipeline = node.roles[role].pipeline
         return pipeline.enqueue(write.by_digest if isinstance(write, ScriptCall) else write, then)
 
     def complete(
@@ -181,8 +211,19 @@ class Redis:
         deadline: float,
         role: Role = Role.COMMAND,
     ) -> Coroutine[Any, Any, Any]:
-        """Go on with what `submit` began; see `Manager.complete`."""
-        return self._server(key).complete(write, after, retry_safe=retry_safe, deadline=deadline, role=role)
+        """Go on with what `submit` began, and return the reply.
+
+        Args:
+            write: What was sent.
+            after: What `submit` raised or gave to `then`.
+            key: As for `execute`.
+            retry_safe: As in `execute`.
+            deadline: When to give up: `command_timeout` seconds after it was submitted.
+            role: As in `execute`.
+
+        Raises: as `execute`.
+        """
+        return deliver(self.topology, write, key, role, retry_safe=retry_safe, deadline=deadline, after=after)
 
     async def execute_confirmed(
         self,
@@ -204,8 +245,8 @@ class Redis:
 
         Raises: as `execute`, for the write only. The error of the question is a part of the result.
         """
-        return await self._server(key).execute_confirmed(
-            write, confirm_by, retry_safe=retry_safe, wrote=wrote
+        return await deliver_confirmed(
+            self.topology, write, confirm_by, key, retry_safe=retry_safe, wrote=wrote
         )
 
     # Entries

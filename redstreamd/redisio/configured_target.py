@@ -10,10 +10,18 @@ from collections.abc import Mapping
 from functools import partial
 
 from redstreamd.redisio.credentials import PasswordFile
-from redstreamd.redisio.target import Target
+from redstreamd.redisio.target import Deployment, Target
 from redstreamd.redisio.tls import Tls
 from redstreamd.settings import RedisSettings
 from redstreamd.settings.credential_paths import path_of
+
+
+def deployment_for(redis: RedisSettings, *, environ: Mapping[str, str] = os.environ) -> Deployment:
+    """Return the servers that the settings name, and how they stand to each other. No file is read yet.
+
+    Arguments and errors are those of `target_for`.
+    """
+    return Deployment(target_for(redis, environ=environ))
 
 
 def target_for(redis: RedisSettings, *, environ: Mapping[str, str] = os.environ) -> Target:

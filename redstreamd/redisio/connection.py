@@ -71,6 +71,9 @@ class ConnectionStatistics:
     round_trip_seconds: float | None
 
 
+def _ignore(_reply: Any) -> None: ...
+
+
 class Connection:
     """A connection that runs once and is then discarded.
 
@@ -172,12 +175,14 @@ class Connection:
         """Send one command and return its reply; see `submit` and `Request.reply` for the errors."""
         return await self.submit(*args).reply()
 
-    def submit(self, *args: Arg, then: Callable[[Any], None] | None = None) -> Request:
+    def submit(self, *args: Arg, then: Callable[[Any], None] | None = None, asking: bool = False) -> Request:
         """Queue one command for sending, and return at once.
 
         Args:
             args: The command and its arguments.
             then: See `Pipeline.enqueue`.
+            asking: Whether a cluster node is to execute it although it does not own the slot yet, because the
+                slot's owner says so (https://redis.io/docs/latest/commands/asking/).
 
         Raises:
             NotSent: The connection is not open.
@@ -187,7 +192,10 @@ class Connection:
         """
         if not self.is_open:
             raise NotSent(self._problem or connect_errors.STILL_CONNECTING)
-        return self.pipeline.enqueue(args, then)
+        if asking:
+            # It counts for the next command on the connection, so nothing may come between.
+            self.pipeline.enqueue(("ASKING",), _ignore, is_own=True)
+        return self.pipeline.enqueue(args, then, is_own=asking)
 
     async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> NoReturn:
         """Connect, log in, and serve requests until the connection breaks or this is cancelled.

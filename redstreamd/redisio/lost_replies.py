@@ -1,13 +1,16 @@
-"""Sends one command until it is answered, over as many connections as that takes.
+"""Sends one command until it is answered, over as many connections and nodes as that takes.
 
 Owns the deadline of a command, and acts on the `Recovery` of each error: what is sent again, what is not,
-and what the caller is told. Connections come from a `ReconnectingConnection`.
+and what the caller is told. Which node gets it is asked before each sending (`Routes`); connections come from
+its `ReconnectingConnection`.
 
 Behaviour:
-- A command has one deadline for everything: waiting for a connection, the queue, the reply, repeats.
+- A command has one deadline for everything: waiting for a node and a connection, the queue, the reply,
+  repeats.
 - A command that was certainly not executed is sent again until the deadline: the connection ended
   before it was sent, or the server said that it serves no commands now (LOADING, BUSY, TRYAGAIN,
   CLUSTERDOWN, MASTERDOWN, NOREPLICAS).
+- A command that another node is to execute (MOVED, ASK) is sent there at once, `MAX_REDIRECTIONS` times.
 - A command whose reply was lost is sent again only if the caller declared that safe. Otherwise the
   caller gets `OutcomeUnknown`, and decides.
 - While Redis is known to be down, commands fail at once. Reconnecting goes on in the background,
@@ -16,108 +19,230 @@ Behaviour:
 
 from __future__ import annotations
 
-from typing import Any, Final
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any, Final, Protocol
 
+import msgspec
 import trio
 from redis.backoff import EqualJitterBackoff
 from redis.exceptions import RedisError
 
-from redstreamd.redisio import Arg
+from redstreamd.redisio import Arg, Role
 from redstreamd.redisio.connect_errors import unanswered
-from redstreamd.redisio.error_replies import bus_error
-from redstreamd.redisio.reconnecting import ReconnectingConnection, pause
+from redstreamd.redisio.error_replies import bus_error, reply_text
+from redstreamd.redisio.reconnecting import pause
 from redstreamd.redisio.redis_errors import (
     CommandTimedOut,
     ConnectionEnded,
     NotSent,
     OutcomeUnknown,
     Recovery,
+    RedisUnavailable,
     ReplyLost,
+    ServerReplied,
 )
+from redstreamd.redisio.script import Script
+
+if TYPE_CHECKING:
+    from redstreamd.redisio.node import Node
 
 #: Pauses before a command is repeated that the server did not execute: up to 0.5 s, half of each random.
 REPEAT_BACKOFF: Final = EqualJitterBackoff(cap=0.5, base=0.02)
 #: A repeat has at least so long to be answered. One without would leave open what is known: that the server
 #: refused the command, and why.
 REPEAT_ROOM_SECONDS: Final = 0.1
+#: How often in a row a command is sent to another node because a node said so. In a settled cluster once is
+#: enough; while slots move, twice.
+MAX_REDIRECTIONS: Final = 5
+
+
+class Redirection(msgspec.Struct, frozen=True):
+    """Where a command is to be sent again, because of the reply to it, which says that it was not executed.
+
+    Attributes:
+        node: That node; None if it is to be looked up again, once the topology knows it.
+        asking: Whether the node is to execute it although it does not own the key yet.
+    """
+
+    node: Node | None
+    asking: bool = False
+
+
+class Routes(Protocol):
+    """Knows which node serves a key. Nothing here blocks but `wait_node`, and nothing raises but that."""
+
+    @property
+    def command_timeout(self) -> float:
+        """Seconds for one command, everything included."""
+
+    def node_for(self, key: str | bytes | None) -> Node | None:
+        """Return the node for `key`, or any for None; None if that is not known at the moment."""
+
+    async def wait_node(self, key: str | bytes | None, deadline: float) -> Node:
+        """As `node_for`; waits while the node can be expected to be known soon, at most until `deadline`.
+
+        Raises:
+            RedisUnavailable: It is not known; says why.
+        """
+
+    def follow(self, node: Node, key: str | bytes | None, error: RedisError) -> Redirection | None:
+        """Take note of an error reply of `node` to a command for `key`.
+
+        Returns:
+            Where the command is to be sent again; None if the reply says nothing about that.
+        """
+
+    def connection_lost(self, node: Node) -> None:
+        """Take note that a command could not be sent to `node`, or that its reply was lost."""
 
 
 async def send_with_retries(
-    role: ReconnectingConnection,
+    routes: Routes,
+    key: str | bytes | None,
+    role: Role,
     args: tuple[Arg, ...],
     *,
     retry_safe: bool,
     deadline: float,
-    timeout: float,
+    script: Script | None = None,
     after: RedisError | ConnectionEnded | None = None,
+    answered_by: Callable[[Node], None] | None = None,
 ) -> Any:
-    """Send one command through the connections of `role` until it is answered.
+    """Send one command to the node for `key` until it is answered.
 
     Args:
-        role: Where connections come from.
+        routes: Where nodes are looked up.
+        key: Decides the node.
+        role: Over which of its connections.
         args: The command.
         retry_safe: Whether it may be sent again if its reply is lost: reads, and writes that recognise
             their own repetition.
         deadline: When to give up, on trio's clock.
-        timeout: Seconds between the caller's call and the deadline, for messages.
+        script: The script that it runs, if it runs one.
         after: What came of an earlier sending, if the command was sent before.
+        answered_by: Told which node gave the reply, in the step in which it came.
 
-    Raises: as `Manager.execute`.
+    Raises: as `Node.execute`.
     """
     error = after
-    connection = role.connection
-    if error is None and connection is not None:
+    node = routes.node_for(key)
+    if error is None and node is not None and (connection := node.roles[role].connection) is not None:
         # No cancel scope here: it would cost as much as all the rest. The connection itself ends
         # when a reply is overdue, which is this command's deadline.
         try:
-            return await connection.submit(*args).reply()
+            reply = await connection.submit(*args).reply()
         except (RedisError, ConnectionEnded) as first:
             error = first
+        else:
+            if answered_by is not None:
+                answered_by(node)
+            return reply
     try:
-        return await _retry(role, args, retry_safe, deadline, timeout, error)
+        return await _Repetition(routes, key, role, args, retry_safe, deadline, script, answered_by).run(
+            node, error
+        )
     finally:
         # Its traceback has this frame, so they would be a cycle.
         del error
 
 
-async def _retry(
-    role: ReconnectingConnection,
-    args: tuple[Arg, ...],
-    retry_safe: bool,
-    deadline: float,
-    timeout: float,
-    error: RedisError | ConnectionEnded | None,
-) -> Any:
-    """Go on after `error`, or without a connection to begin with, as far as its recovery allows."""
-    command = str(args[0])
-    repeats = 0
-    last_repeat = deadline - REPEAT_ROOM_SECONDS
-    while True:
-        if isinstance(error, RedisError):
-            answer = bus_error(error)
-            wait = pause(REPEAT_BACKOFF, repeats)
-            repeats += 1
-            if answer.recovery is not Recovery.NOT_EXECUTED or trio.current_time() + wait >= last_repeat:
-                raise answer
-            await trio.sleep(wait)
-            # Again, because this process may have been held up.
-            if trio.current_time() >= last_repeat:
-                raise answer
-        elif error is not None:
-            unknown = error.recovery is Recovery.UNKNOWN
-            if unknown and not retry_safe:
-                raise OutcomeUnknown(command, cause=error.problem.cause)
-            if trio.current_time() >= deadline:
-                if unknown:
-                    raise CommandTimedOut(command, seconds=timeout, cause=error.problem.cause)
-                raise role.unavailable(error.problem)
-        connection = await role.wait_open(deadline)
-        try:
-            request = connection.submit(*args)
+class _Repetition(msgspec.Struct, gc=False):
+    """A command that was not answered at the first sending, or had no connection for it."""
+
+    routes: Routes
+    key: str | bytes | None
+    role: Role
+    args: tuple[Arg, ...]
+    retry_safe: bool
+    deadline: float
+    script: Script | None
+    answered_by: Callable[[Node], None] | None
+    repeats: int = 0
+    redirections: int = 0
+
+    async def run(self, node: Node | None, error: RedisError | ConnectionEnded | None) -> Any:
+        """Go on after `error`, or without a connection to begin with, as far as its recovery allows.
+
+        Args:
+            node: Where it was sent; None if it was not.
+            error: What came of that.
+        """
+        while True:
+            redirection = None
+            match node, error:
+                case None, _:
+                    pass  # it was not sent
+                case _, RedisError():
+                    redirection = self._redirected(node, error)
+                    if redirection is None:
+                        await self._pause(node, error)
+                case _, ConnectionEnded():
+                    self._check_repeatable(node, error)
+            asking = False
             try:
-                return await request.reply_by(deadline)
-            except trio.TooSlowError:
-                overdue = unanswered(command, timeout)
-                error = ReplyLost(overdue) if request.sent else NotSent(overdue)
-        except (RedisError, ConnectionEnded) as next_error:
-            error = next_error
+                if redirection is not None and redirection.node is not None:
+                    node, asking = redirection.node, redirection.asking
+                else:
+                    node = await self.routes.wait_node(self.key, self.deadline)
+                connection = await node.roles[self.role].wait_open(self.deadline)
+            except RedisUnavailable:
+                # The key may have another node by now.
+                if node is None or self.routes.node_for(self.key) in (node, None):
+                    raise
+                error = None
+                continue
+            try:
+                request = connection.submit(*self.args, asking=asking)
+                try:
+                    reply = await request.reply_by(self.deadline)
+                except trio.TooSlowError:
+                    overdue = unanswered(str(self.args[0]), self.routes.command_timeout)
+                    error = ReplyLost(overdue) if request.sent else NotSent(overdue)
+                else:
+                    if self.answered_by is not None:
+                        self.answered_by(node)
+                    return reply
+            except (RedisError, ConnectionEnded) as next_error:
+                error = next_error
+
+    def _redirected(self, node: Node, error: RedisError) -> Redirection | None:
+        redirection = self.routes.follow(node, self.key, error)
+        if redirection is not None:
+            self.redirections += 1
+            if self.redirections > MAX_REDIRECTIONS:
+                raise RedisUnavailable(
+                    "The nodes of Redis do not agree on which of them serves the stream",
+                    cause=f"{node.label} replied: {reply_text(error)}, after {MAX_REDIRECTIONS} redirections",
+                    next_step="Nothing was changed; repeat in a moment.",
+                )
+        return redirection
+
+    async def _pause(self, node: Node, error: RedisError) -> None:
+        """Wait before the command is sent again after an error reply.
+
+        Raises:
+            BusError: The reply, if a repetition makes no sense or no time is left for one.
+        """
+        answer = bus_error(error)
+        noted = node.noted(answer, self.args, self.script) if isinstance(answer, ServerReplied) else answer
+        wait = pause(REPEAT_BACKOFF, self.repeats)
+        self.repeats += 1
+        last_repeat = self.deadline - REPEAT_ROOM_SECONDS
+        if answer.recovery is not Recovery.NOT_EXECUTED or trio.current_time() + wait >= last_repeat:
+            raise noted from None
+        await trio.sleep(wait)
+        # Again, because this process may have been held up.
+        if trio.current_time() >= last_repeat:
+            raise noted from None
+
+    def _check_repeatable(self, node: Node, error: ConnectionEnded) -> None:
+        """Raise what the caller gets of a lost connection, if the command is not sent again."""
+        self.routes.connection_lost(node)
+        unknown = error.recovery is Recovery.UNKNOWN
+        command = str(self.args[0])
+        if unknown and not self.retry_safe:
+            raise OutcomeUnknown(command, cause=error.problem.cause)
+        if trio.current_time() >= self.deadline:
+            if unknown:
+                raise CommandTimedOut(command, seconds=self.routes.command_timeout, cause=error.problem.cause)
+            raise node.roles[self.role].unavailable(error.problem)

@@ -250,7 +250,11 @@ class Pipeline:
         return self._in_flight[0].deadline if self._in_flight else None
 
     def enqueue(
-        self, args: tuple[Arg, ...] | PackedCommand, then: Callable[[Any], None] | None = None
+        self,
+        args: tuple[Arg, ...] | PackedCommand,
+        then: Callable[[Any], None] | None = None,
+        *,
+        is_own: bool = False,
     ) -> Request:
         """Queue one command for sending.
 
@@ -258,6 +262,7 @@ class Pipeline:
             args: The command and its arguments.
             then: Called with the reply, or with the exception that `Request.reply` would raise. None: a
                 task calls `Request.reply`.
+            is_own: Whether it is sent as the daemon's own, whoever it is for: never deferred.
 
         Raises:
             NotSent: The pipeline was closed.
@@ -284,7 +289,7 @@ class Pipeline:
             raise QueueFull(cause=f"{self._outbox_bytes} bytes wait to be sent")
         request = Request(self, packed, then)
         turns = self._turns
-        account = None if turns is None else turns.account
+        account = None if turns is None or is_own else turns.account
         if account is not None:
             request.account = account
             if kind == "EVALSHA" and isinstance(args, tuple):

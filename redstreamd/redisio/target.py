@@ -1,10 +1,13 @@
-"""Where a Redis server is and how to log in to it.
+"""Where Redis servers are and how to log in to them.
 
-Owns the value only. It is made from the settings in ``configured_target``, and used in ``connection``.
+Owns the values only. They are made from the settings in ``configured_target``; a `Target` is used in
+``connection``, a `Deployment` in the topologies.
 """
 
 from __future__ import annotations
 
+import enum
+from collections.abc import Mapping
 from typing import Protocol
 
 import attrs
@@ -75,3 +78,45 @@ class Target:
     def name(self) -> str:
         """The server, at the beginning of a sentence."""
         return f"Redis at {self.label}" if self.operator is None else self.operator.name
+
+
+class TopologyKind(enum.StrEnum):
+    """How the servers that hold the streams stand to each other."""
+
+    STANDALONE = "standalone"
+    """One server."""
+    SENTINEL = "sentinel"
+    """A primary that sentinels name, and that a replica takes the place of."""
+    CLUSTER = "cluster"
+    """Several primaries, each with its part of the keys."""
+
+
+@attrs.frozen
+class Deployment:
+    """The servers that hold the streams, as the settings name them.
+
+    Attributes:
+        target: The one server; otherwise what every server has in common: login, TLS, timeouts.
+        kind: How the servers stand to each other.
+        nodes: Host and port of those that are asked first: the sentinels, or nodes of the cluster.
+        primary_name: What the sentinels call the primary.
+        sentinel: What every sentinel has in common: login, TLS, timeouts.
+        addresses: Where to connect to instead of an address that a server announces.
+    """
+
+    target: Target
+    kind: TopologyKind = TopologyKind.STANDALONE
+    nodes: tuple[tuple[str, int], ...] = ()
+    primary_name: str = "mymaster"
+    sentinel: Target = attrs.field(factory=Target)
+    addresses: Mapping[tuple[str, int], tuple[str, int]] = attrs.field(factory=dict)
+
+    def target_at(self, host: str, port: int) -> Target:
+        """Return the server that announces itself at an address."""
+        host, port = self.addresses.get((host, port), (host, port))
+        return attrs.evolve(self.target, host=host, port=port, path=None)
+
+    def sentinel_at(self, host: str, port: int) -> Target:
+        """Return the sentinel that announces itself at an address."""
+        host, port = self.addresses.get((host, port), (host, port))
+        return attrs.evolve(self.sentinel, host=host, port=port, path=None)

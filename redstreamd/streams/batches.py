@@ -13,7 +13,7 @@ import trio
 
 from redstreamd.errors import BusError
 from redstreamd.redisio.client import Redis
-from redstreamd.redisio.connection_manager import Write
+from redstreamd.redisio.delivery import Write
 from redstreamd.redisio.redis_errors import NotSent, ServerReplied
 
 #: Requests sent at a time: half a millisecond of the loop, and as much of the server's time.

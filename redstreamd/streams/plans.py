@@ -18,7 +18,7 @@ from redstreamd.admission.turns import ACCOUNT
 from redstreamd.errors import BusError
 from redstreamd.redisio import Role
 from redstreamd.redisio.client import Redis
-from redstreamd.redisio.connection_manager import Write
+from redstreamd.redisio.delivery import Write
 from redstreamd.redisio.pipeline import Request
 from redstreamd.redisio.unexpected_replies import UNREADABLE, UnexpectedReply, unexpected_reply
 from redstreamd.streams.background import Background

@@ -12,7 +12,7 @@ from redstreamd.errors import BusError, Code
 from redstreamd.errors.remedies import setting
 from redstreamd.policy import Principal
 from redstreamd.redisio.client import Redis
-from redstreamd.redisio.connection_manager import Write
+from redstreamd.redisio.delivery import Write
 from redstreamd.settings import QuarantineSettings
 from redstreamd.streams import entry_codec
 from redstreamd.streams.bounds import DEFAULT_BOUNDS, Bounds

@@ -40,6 +40,7 @@ from redstreamd.admission.claims import WAITS, Limit
 from redstreamd.errors import BusError
 from redstreamd.redisio import Role
 from redstreamd.redisio.client import Redis
+from redstreamd.redisio.node import Node
 from redstreamd.redisio.redis_errors import ConnectionEnded, ServerReplied
 from redstreamd.streams.background import Background
 from redstreamd.streams.concurrency import gather
@@ -138,7 +139,7 @@ class TailHub:
         self._armings = 0
         # Counts arming commands.
         self._last_arming = 0
-        redis.set_watch_hooks(on_push=self._on_push, on_connected=self._on_connected)
+        redis.set_watch_hooks(on_push=self._on_push, on_connected=self._on_connected, on_moved=self._on_moved)
 
     def statistics(self) -> TailHubStatistics:
         """Return a snapshot."""
@@ -384,12 +385,15 @@ class TailHub:
         else:
             self._tracking_epoch = epoch
 
-    def _on_connected(self) -> None:
+    def _on_connected(self, _node: Node | None = None) -> None:
         self._epoch += 1
         self._unarm_all()
         self._work.set()
 
-    def _on_push(self, message: list[Any]) -> None:
+    def _on_moved(self) -> None:
+        self._on_connected()
+
+    def _on_push(self, _node: Node, message: list[Any]) -> None:
         if message[0] != b"invalidate":
             return
         # FLUSHALL and FLUSHDB push null: every key changed.

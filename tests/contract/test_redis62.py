@@ -6,7 +6,7 @@ import pytest
 import trio
 
 from redstreamd.redisio.client import Redis
-from redstreamd.redisio.connection_manager import Manager
+from redstreamd.redisio.standalone import Standalone
 from redstreamd.redisio.target import Target
 from redstreamd.streams.bus import Bus
 from redstreamd.streams.tail_hub import TailHub
@@ -35,10 +35,10 @@ async def test_what_it_does_not_count_is_unknown_and_not_invented(bus: Bus, serv
 async def test_where_tracking_is_refused_the_hub_polls(server: Server) -> None:
     server.command("ACL", "SETUSER", "limited", "on", ">pw", "~*", "+@all", "-client")
     try:
-        manager = Manager(Target(path=server.path, username="limited", password="pw"))
-        hub = TailHub(Redis(manager), poll_seconds=0.05)
+        topology = Standalone.of(Target(path=server.path, username="limited", password="pw"))
+        hub = TailHub(Redis(topology), poll_seconds=0.05)
         async with trio.open_nursery() as nursery:
-            await nursery.start(manager.run)
+            await nursery.start(topology.run)
             await nursery.start(hub.run)
             with hub.watch(["s"]) as watch:
                 for _ in range(3):

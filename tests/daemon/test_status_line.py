@@ -11,7 +11,7 @@ from redstreamd.daemon.status_line import StatusLine
 from redstreamd.errors import BusError
 from redstreamd.mcpio.acceptor import Acceptor
 from redstreamd.mcpio.protocol_eras import Kernels
-from redstreamd.redisio.connection_manager import Role
+from redstreamd.redisio.node import Role
 from redstreamd.streams.bus import Bus
 from tests.support.buses import ON_REDIS, running_bus
 from tests.support.servers import Server, start_redis

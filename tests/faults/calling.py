@@ -11,7 +11,7 @@ from redis.backoff import ConstantBackoff
 
 from redstreamd.errors import BusError, Code
 from redstreamd.redisio.client import Redis
-from redstreamd.redisio.connection_manager import Manager
+from redstreamd.redisio.standalone import Standalone
 from redstreamd.redisio.target import Target
 from redstreamd.settings import Settings
 from redstreamd.streams.bounds import DEFAULT_BOUNDS, Bounds
@@ -25,11 +25,11 @@ from tests.support.history import Add
 async def bus_at(
     target: Target, settings: Settings | None = None, bounds: Bounds = DEFAULT_BOUNDS, **options: Any
 ) -> AsyncIterator[Bus]:
-    """Run one daemon's domain for the block, with the given options of its connection manager."""
-    manager = Manager(target, **options)
-    bus = Bus.over(Redis(manager), settings or Settings(), KEY, bounds)
+    """Run one daemon's domain for the block, with the given options of its connection topology."""
+    topology = Standalone.of(target, **options)
+    bus = Bus.over(Redis(topology), settings or Settings(), KEY, bounds)
     async with trio.open_nursery() as nursery:
-        await nursery.start(manager.run)
+        await nursery.start(topology.run)
         await nursery.start(bus.hub.run)
         yield bus
         nursery.cancel_scope.cancel()

@@ -11,7 +11,7 @@ import pytest
 import trio
 
 from redstreamd.errors import BusError, Code
-from redstreamd.redisio.connection_manager import Role
+from redstreamd.redisio.node import Role
 from redstreamd.redisio.target import Target
 from tests.faults.calling import QUICK, bus_at, by_bus
 from tests.redisio.running import over_tcp, through

@@ -9,7 +9,7 @@ from typing import Any
 import hiredis
 import trio
 
-from redstreamd.redisio.connection_manager import Role
+from redstreamd.redisio.node import Role
 from redstreamd.redisio.target import Target
 from redstreamd.streams.bus import Bus
 from tests.faults.calling import bus_at, by_bus

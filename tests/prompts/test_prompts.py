@@ -16,7 +16,7 @@ from redstreamd.policy import Permission
 from redstreamd.prompts import design_stream, diagnosis, drain_queue
 from redstreamd.prompts.catalog import PROMPTS
 from redstreamd.prompts.definition import MAX_ARGUMENT, Argument, PromptContent, PromptRegistry, prompt
-from redstreamd.redisio.connection_manager import Role
+from redstreamd.redisio.node import Role
 from redstreamd.tools.catalog import REGISTRY
 from tests.support.daemon import Daemon, running_daemon
 from tests.support.mcp_client import connected, raw_client

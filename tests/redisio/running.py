@@ -1,18 +1,23 @@
-"""Runs connections and managers for the length of a block."""
+"""Runs connections, nodes and topologies for the length of a block."""
 
 from __future__ import annotations
 
 import contextlib
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Iterator, Sequence
 from typing import Any
 
 import attrs
 import trio
 
+from redstreamd.redisio import Arg, Role
+from redstreamd.redisio.client import Redis
 from redstreamd.redisio.connection import Connection
-from redstreamd.redisio.connection_manager import Manager, RedisEvent
+from redstreamd.redisio.delivery import deliver
+from redstreamd.redisio.node import Node, RedisEvent
 from redstreamd.redisio.redis_errors import ConnectionEnded, Problem
+from redstreamd.redisio.script import Script, ScriptCall
 from redstreamd.redisio.target import Target
+from redstreamd.redisio.topology import Topology
 from tests.support.proxy import Proxy
 from tests.support.servers import Server
 
@@ -69,17 +74,36 @@ async def failure_of(target: Target) -> Problem:
 
 
 @contextlib.asynccontextmanager
-async def running_manager(
+async def running_node(
     target: Target, *, connected: bool = True, events: list[RedisEvent] | None = None, **options: Any
-) -> AsyncIterator[Manager]:
-    """Run a manager for the block, which begins when it is connected, unless told otherwise."""
-    manager = Manager(target, on_event=(events if events is not None else []).append, **options)
+) -> AsyncIterator[Node]:
+    """Run a node for the block, which begins when it is connected, unless told otherwise."""
+    node = Node(target, on_event=(events if events is not None else []).append, **options)
     async with trio.open_nursery() as nursery:
-        await nursery.start(manager.run)
+        await nursery.start(node.run)
         if connected:
-            await manager.wait_connected()
-        yield manager
+            await node.wait_connected()
+        yield node
         nursery.cancel_scope.cancel()
+
+
+@contextlib.asynccontextmanager
+async def running_topology(topology: Topology) -> AsyncIterator[Redis]:
+    """Run a topology for the block, which begins when it is connected."""
+    async with trio.open_nursery() as nursery:
+        await nursery.start(topology.run)
+        await topology.wait_connected()
+        yield Redis(topology)
+        nursery.cancel_scope.cancel()
+
+
+async def run_script(
+    node: Node, script: Script, keys: Sequence[str], args: Sequence[Arg], *, retry_safe: bool
+) -> Any:
+    """Run a script on a node, by its digest first."""
+    deadline = trio.current_time() + node.command_timeout
+    call = ScriptCall(script, keys, args)
+    return await deliver(node, call, None, Role.COMMAND, retry_safe=retry_safe, deadline=deadline)
 
 
 @contextlib.contextmanager

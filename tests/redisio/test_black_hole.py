@@ -13,11 +13,11 @@ import attrs
 import pytest
 
 from redstreamd.redisio import login
-from redstreamd.redisio.connection_manager import RedisEvent, Role
+from redstreamd.redisio.node import RedisEvent, Role
 from redstreamd.redisio.redis_errors import OutcomeUnknown
 from redstreamd.redisio.server_health import ConnectionLost
 from redstreamd.redisio.target import Target
-from tests.redisio.running import running_manager
+from tests.redisio.running import running_node
 from tests.support.fair_clock import Clock
 from tests.support.measured import measured
 from tests.support.servers import Server, missing, redis_binary
@@ -87,12 +87,12 @@ async def test_a_host_that_vanishes_with_unacknowledged_data_is_given_up_within_
 ) -> None:
     events: list[RedisEvent] = []
     # A deadline that could not explain it.
-    async with running_manager(Target(host=host.address), events=events, command_timeout=60) as manager:
-        assert await manager.execute("PING") == b"PONG"
+    async with running_node(Target(host=host.address), events=events, command_timeout=60) as node:
+        assert await node.execute("PING") == b"PONG"
         host.unplug()
         started = clock()
         with pytest.raises(OutcomeUnknown):
-            await manager.execute("XADD", "s", "*", "f", "v")
+            await node.execute("XADD", "s", "*", "f", "v")
         with measured:
             assert clock() - started < 2.0
     (lost,) = (event for event in events if isinstance(event, ConnectionLost))
@@ -105,10 +105,10 @@ async def test_a_host_that_vanishes_while_idle_is_given_up_by_the_ping(
     # The kernel, which gives it up as well, is to be later in any case.
     monkeypatch.setattr(login, "UNACKNOWLEDGED_MS", 60_000)
     events: list[RedisEvent] = []
-    async with running_manager(
+    async with running_node(
         Target(host=host.address), events=events, command_timeout=60, ping_interval=0.3, ping_timeout=0.5
-    ) as manager:
-        await manager.wait_connected(Role.WATCH)
+    ) as node:
+        await node.wait_connected(Role.WATCH)
         host.unplug()
         started = clock()
         # Told once the socket is closed, which is a moment after no more commands are taken.

@@ -4,15 +4,17 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
 import pytest
+import trio
 
-from redstreamd.redisio import reply_parsing
+from redstreamd.redisio import Role, reply_parsing
 from redstreamd.redisio.client import Redis
-from redstreamd.redisio.connection_manager import Manager, Role
+from redstreamd.redisio.node import Node
 from redstreamd.redisio.redis_errors import RedisUnavailable, ServerReplied
 from redstreamd.redisio.reply_parsing import ConsumerInfo, GroupInfo, PendingEntry, PendingSummary, RawEntry
 from redstreamd.redisio.script import Script, ScriptCall
-from redstreamd.redisio.target import Target
-from tests.redisio.running import calls, running_manager
+from redstreamd.redisio.standalone import Standalone
+from redstreamd.redisio.target import Deployment, Target
+from tests.redisio.running import calls, running_topology
 from tests.support.limits import Deferred
 from tests.support.servers import Server
 
@@ -23,12 +25,12 @@ LENGTH = Script("return redis.call('XLEN', KEYS[1])")
 
 @pytest.fixture
 def redis(server: Server) -> Deferred[Redis]:
-    """Redis over a manager that is connected to each of the servers in turn."""
+    """Redis over a node that is connected to each of the servers in turn."""
 
     @asynccontextmanager
     async def running() -> AsyncIterator[Redis]:
-        async with running_manager(Target(path=server.path)) as manager:
-            yield Redis(manager)
+        async with running_topology(Standalone.of(Target(path=server.path))) as redis:
+            yield redis
 
     return Deferred(running())
 
@@ -165,18 +167,30 @@ async def test_names_that_look_like_several_words_stay_one_argument(redis: Redis
     assert [group.name for group in await redis.xinfo_groups("two words")] == ["a group"]
 
 
-class TwoServers(Redis):
+class TwoServers(Standalone):
     """Chooses a server by the first letter of the key."""
 
-    def __init__(self, left: Manager, right: Manager) -> None:
-        super().__init__(left)
-        self._right = right
+    def __init__(self, left: Target, right: Target) -> None:
+        super().__init__(Deployment(left))
+        self._right = self._new_node(right)
         #: The keys by which servers were chosen.
         self.keys: list[str | bytes | None] = []
 
-    def _server(self, key: str | bytes | None) -> Manager:
+    def node_for(self, key: str | bytes | None) -> Node:
         self.keys.append(key)
-        return self._right if key is not None and key[:1] in ("r", b"r") else self._manager
+        return self._right if key is not None and key[:1] in ("r", b"r") else self.node
+
+    async def wait_node(self, key: str | bytes | None, _deadline: float) -> Node:
+        return self.node_for(key)
+
+    def nodes(self) -> tuple[Node, ...]:
+        return (self.node, self._right)
+
+    async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
+        async with trio.open_nursery() as nursery:
+            for node in self.nodes():
+                await nursery.start(node.run)
+            task_status.started()
 
 
 async def test_the_key_alone_decides_which_server_a_command_goes_to(
@@ -184,11 +198,9 @@ async def test_the_key_alone_decides_which_server_a_command_goes_to(
 ) -> None:
     for server in (redis_server, valkey_server):
         server.flush()
-    async with (
-        running_manager(Target(path=redis_server.path)) as left,
-        running_manager(Target(path=valkey_server.path)) as right,
-    ):
-        both = TwoServers(left, right)
+    servers = TwoServers(Target(path=redis_server.path), Target(path=valkey_server.path))
+    async with running_topology(servers) as both:
+        servers.keys = []
         ports = {"left": redis_server.port, "right": valkey_server.port}
         for stream in ("left", "right"):
             await both.xadd(stream, [(b"f", b"v")])
@@ -210,13 +222,13 @@ async def test_the_key_alone_decides_which_server_a_command_goes_to(
             assert await both.execute("XLEN", stream, key=stream) == 2
             assert ("valkey_version" in await both.info("server", key=stream)) == (stream == "right")
             assert await both.config_get("port", key=stream) == str(ports[stream])
-        by_key, both.keys = both.keys, []
+        by_key, servers.keys = servers.keys, []
         assert by_key.count("left") + by_key.count(b"left") == len(by_key) / 2
         await both.ping()
         await both.info("memory", key=None)
         assert await both.config_get("maxclients", key=None) == "10000"
         assert await both.scan_streams(0, "*", 10) == (0, ["left"])
-        assert both.keys == [None] * 4
+        assert servers.keys == [None] * 4
     assert redis_server.command("KEYS", "*") == [b"left"]
     assert valkey_server.command("KEYS", "*") == [b"right"]
 

@@ -17,13 +17,13 @@ from redis.credentials import (
 
 from redstreamd.redisio import credentials
 from redstreamd.redisio.connection import Connection
-from redstreamd.redisio.connection_manager import RedisEvent, Role
 from redstreamd.redisio.credentials import PasswordFile
+from redstreamd.redisio.node import RedisEvent, Role
 from redstreamd.redisio.reauth import LoginRenewed, RenewalFailed
 from redstreamd.redisio.redis_errors import ProblemKind
 from redstreamd.redisio.server_health import ConnectionLost
 from redstreamd.redisio.target import Target
-from tests.redisio.running import failure_of, running_connection, running_manager
+from tests.redisio.running import failure_of, running_connection, running_node
 from tests.support.servers import Server, start_redis
 from tests.support.waiting import until
 
@@ -101,15 +101,15 @@ async def test_a_password_that_was_rotated_is_used_by_the_next_login(
     file.write_text("first\n")
     target = Target(path=guarded.path, credentials=PasswordFile(str(file)))
     events: list[RedisEvent] = []
-    async with running_manager(target, events=events) as manager:
-        assert await manager.execute("ACL", "WHOAMI") == b"default"
+    async with running_node(target, events=events) as node:
+        assert await node.execute("ACL", "WHOAMI") == b"default"
         passwords("default", "second")
         file.write_text("second\n")
-        number = await manager.execute("CLIENT", "ID")
+        number = await node.execute("CLIENT", "ID")
         guarded.commands(("AUTH", "second"), ("CLIENT", "KILL", "ID", number))
         await until(lambda: any(isinstance(event, ConnectionLost) for event in events))
-        await manager.wait_connected()
-        assert await manager.execute("CLIENT", "ID") != number
+        await node.wait_connected()
+        assert await node.execute("CLIENT", "ID") != number
 
 
 @pytest.mark.parametrize(
@@ -208,41 +208,41 @@ async def test_announced_credentials_reach_every_live_connection_from_another_th
     provider = Streaming("first")
     events: list[RedisEvent] = []
     target = Target(path=guarded.path, credentials=provider)
-    async with running_manager(target, events=events) as manager:
+    async with running_node(target, events=events) as node:
         numbers = {}
         for role in Role:
-            numbers[role] = await manager.execute("CLIENT", "ID", role=role)
-            assert await manager.execute("ACL", "WHOAMI", role=role) == b"default"
+            numbers[role] = await node.execute("CLIENT", "ID", role=role)
+            assert await node.execute("ACL", "WHOAMI", role=role) == b"default"
         provider.given = ("agent", "secret")
         await trio.to_thread.run_sync(provider.announce, "ask me again")
         await until(lambda: sum(isinstance(event, LoginRenewed) for event in events) == len(Role))
         for role in Role:
-            assert await manager.execute("ACL", "WHOAMI", role=role) == b"agent"
+            assert await node.execute("ACL", "WHOAMI", role=role) == b"agent"
             # The very same connections.
-            assert await manager.execute("CLIENT", "ID", role=role) == numbers[role]
+            assert await node.execute("CLIENT", "ID", role=role) == numbers[role]
 
 
 async def test_a_token_carries_its_own_user(guarded: Server) -> None:
     provider = Streaming("first")
     events: list[RedisEvent] = []
     target = Target(path=guarded.path, credentials=provider)
-    async with running_manager(target, events=events) as manager:
+    async with running_node(target, events=events) as node:
         provider.announce(SimpleToken("secret", -1, 0, {"oid": "agent"}))
         await until(lambda: any(isinstance(event, LoginRenewed) for event in events))
-        assert await manager.execute("ACL", "WHOAMI") == b"agent"
+        assert await node.execute("ACL", "WHOAMI") == b"agent"
 
 
 async def test_a_renewal_that_is_refused_is_told_and_costs_no_connection(guarded: Server) -> None:
     provider = Streaming("first")
     events: list[RedisEvent] = []
     target = Target(path=guarded.path, credentials=provider)
-    async with running_manager(target, events=events) as manager:
-        number = await manager.execute("CLIENT", "ID")
+    async with running_node(target, events=events) as node:
+        number = await node.execute("CLIENT", "ID")
         provider.announce(SimpleToken("hunter2", -1, 0, {"oid": "agent"}))
         provider.fail(RuntimeError("hunter2"))
         await until(lambda: sum(isinstance(event, RenewalFailed) for event in events) == 2)
-        assert await manager.execute("CLIENT", "ID") == number
-        assert await manager.execute("ACL", "WHOAMI") == b"default"
+        assert await node.execute("CLIENT", "ID") == number
+        assert await node.execute("ACL", "WHOAMI") == b"default"
     told = [event.cause for event in events if isinstance(event, RenewalFailed)]
     assert any("logging in as user 'agent'" in cause for cause in told)
     assert not any("hunter2" in cause for cause in told)
@@ -251,7 +251,7 @@ async def test_a_renewal_that_is_refused_is_told_and_costs_no_connection(guarded
 async def test_an_announcement_after_the_end_is_nobodys_business(guarded: Server) -> None:
     provider = Streaming("first")
     events: list[RedisEvent] = []
-    async with running_manager(Target(path=guarded.path, credentials=provider), events=events):
+    async with running_node(Target(path=guarded.path, credentials=provider), events=events):
         pass
     provider.announce("too late")
     await trio.testing.wait_all_tasks_blocked()

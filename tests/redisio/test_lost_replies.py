@@ -8,9 +8,9 @@ import pytest
 import trio
 from redis.backoff import ConstantBackoff
 
-from redstreamd.redisio.connection_manager import Manager, Role
+from redstreamd.redisio.node import Node, Role
 from redstreamd.redisio.redis_errors import OutcomeUnknown, RedisUnavailable
-from tests.redisio.running import calls, running_manager, through
+from tests.redisio.running import calls, running_node, through
 from tests.support.counts import numbers_until
 from tests.support.proxy import Proxy, proxy_to
 from tests.support.servers import Server
@@ -21,32 +21,32 @@ PATIENT: Mapping[str, Any] = {"connect_grace": 10.0, "command_timeout": 10.0}
 
 
 async def test_a_write_whose_reply_is_lost_is_not_repeated(server: Server) -> None:
-    async with proxy_to(server.path) as proxy, running_manager(through(proxy), **PATIENT) as manager:
+    async with proxy_to(server.path) as proxy, running_node(through(proxy), **PATIENT) as node:
         proxy.to_client.cut_after(0)
         with pytest.raises(OutcomeUnknown) as unknown:
-            await manager.execute("XADD", "s", "*", "f", "v")
+            await node.execute("XADD", "s", "*", "f", "v")
         assert unknown.value.code == "OUTCOME_UNKNOWN"
         assert "XADD was sent" in unknown.value.message
-        await manager.wait_connected()
-        assert await manager.execute("XLEN", "s", retry_safe=True) == 1
+        await node.wait_connected()
+        assert await node.execute("XLEN", "s", retry_safe=True) == 1
 
 
 async def test_a_reset_in_the_middle_of_a_reply_is_a_lost_reply(server: Server) -> None:
     server.command("SET", "large", b"x" * 300_000)
-    async with proxy_to(server.path) as proxy, running_manager(through(proxy), **PATIENT) as manager:
+    async with proxy_to(server.path) as proxy, running_node(through(proxy), **PATIENT) as node:
         proxy.to_client.cut_after(100_000)
         with pytest.raises(OutcomeUnknown):
-            await manager.execute("GET", "large")
+            await node.execute("GET", "large")
         proxy.to_client.cut_after(100_000)
-        assert len(await manager.execute("GET", "large", retry_safe=True)) == 300_000
+        assert len(await node.execute("GET", "large", retry_safe=True)) == 300_000
         assert proxy.accepted == 3
 
 
 async def test_a_read_whose_reply_is_lost_is_repeated(server: Server) -> None:
     server.command("SET", "key", "value")
-    async with proxy_to(server.path) as proxy, running_manager(through(proxy), **PATIENT) as manager:
+    async with proxy_to(server.path) as proxy, running_node(through(proxy), **PATIENT) as node:
         proxy.to_client.cut_after(0)
-        assert await manager.execute("GET", "key", retry_safe=True) == b"value"
+        assert await node.execute("GET", "key", retry_safe=True) == b"value"
         assert proxy.accepted == 2
     assert calls(server, "get") >= 2
 
@@ -54,34 +54,34 @@ async def test_a_read_whose_reply_is_lost_is_repeated(server: Server) -> None:
 async def test_a_write_that_was_never_sent_is_sent_on_the_next_connection(redis: Server) -> None:
     outcomes: list[BaseException | bytes] = []
 
-    async def add(manager: Manager, stream: str, size: int) -> None:
+    async def add(node: Node, stream: str, size: int) -> None:
         try:
-            outcomes.append(await manager.execute("XADD", stream, "*", "f", b"x" * size))
+            outcomes.append(await node.execute("XADD", stream, "*", "f", b"x" * size))
         except OutcomeUnknown as unknown:
             outcomes.append(unknown)
 
-    async with proxy_to(redis.path) as proxy, running_manager(through(proxy), **PATIENT) as manager:
+    async with proxy_to(redis.path) as proxy, running_node(through(proxy), **PATIENT) as node:
         proxy.to_server.hold()
         async with trio.open_nursery() as nursery:
             # More than all buffers on the way hold: the writer gets stuck on it.
-            nursery.start_soon(add, manager, "first", 30_000_000)
-            await until(lambda: _in_flight(manager) == 1)
-            nursery.start_soon(add, manager, "second", 10)
-            await until(lambda: _queued(manager) == 1)
+            nursery.start_soon(add, node, "first", 30_000_000)
+            await until(lambda: _in_flight(node) == 1)
+            nursery.start_soon(add, node, "second", 10)
+            await until(lambda: _queued(node) == 1)
             proxy.cut()
             proxy.to_server.release()
         assert isinstance(outcomes[0], OutcomeUnknown)
         assert isinstance(outcomes[1], bytes)
-        assert await manager.execute("XLEN", "second") == 1
+        assert await node.execute("XLEN", "second") == 1
 
 
-def _in_flight(manager: Manager) -> int:
-    statistics = manager.status().roles[Role.COMMAND].statistics
+def _in_flight(node: Node) -> int:
+    statistics = node.status().roles[Role.COMMAND].statistics
     return 0 if statistics is None else statistics.in_flight
 
 
-def _queued(manager: Manager) -> int:
-    statistics = manager.status().roles[Role.COMMAND].statistics
+def _queued(node: Node) -> int:
+    statistics = node.status().roles[Role.COMMAND].statistics
     return 0 if statistics is None else statistics.queued
 
 
@@ -95,16 +95,16 @@ async def test_every_answer_about_a_write_is_true_whatever_the_network_does(redi
     # All of it is to happen, and often.
     numbers = numbers_until(4_000, lambda: len(unavailable) > 50 and len(unknown) > 100)
 
-    async def add_again_and_again(manager: Manager) -> None:
+    async def add_again_and_again(node: Node) -> None:
         for number in numbers:
             try:
-                await manager.execute("XADD", "s", "*", "n", number)
+                await node.execute("XADD", "s", "*", "n", number)
                 acknowledged.add(number)
             except OutcomeUnknown:
                 unknown.add(number)
             except RedisUnavailable:
                 unavailable.add(number)
-                await manager.wait_connected()
+                await node.wait_connected()
 
     async def cut_again_and_again(proxy: Proxy) -> None:
         while True:
@@ -115,7 +115,7 @@ async def test_every_answer_about_a_write_is_true_whatever_the_network_does(redi
     async with (
         proxy_to(redis.path) as proxy,
         # Pauses as short as the cuts are frequent.
-        running_manager(through(proxy), connect_grace=0.02, backoff=ConstantBackoff(0.01)) as manager,
+        running_node(through(proxy), connect_grace=0.02, backoff=ConstantBackoff(0.01)) as node,
         trio.open_nursery() as cutting,
     ):
         proxy.to_client.delay = lambda: rng.uniform(0, 0.005)
@@ -123,7 +123,7 @@ async def test_every_answer_about_a_write_is_true_whatever_the_network_does(redi
         cutting.start_soon(cut_again_and_again, proxy)
         async with trio.open_nursery() as adding:
             for _ in range(50):
-                adding.start_soon(add_again_and_again, manager)
+                adding.start_soon(add_again_and_again, node)
         cutting.cancel_scope.cancel()
     numbers_there = [int(entry[1][1]) for entry in redis.command("XRANGE", "s", "-", "+")]
     there = set(numbers_there)

@@ -5,29 +5,29 @@ import time
 import pytest
 import trio
 
-from redstreamd.redisio.connection_manager import Manager, Role
+from redstreamd.redisio.node import Node, Role
 from redstreamd.redisio.redis_errors import RedisUnavailable, ServerReplied
 from redstreamd.redisio.target import Target
-from tests.redisio.running import calls, running_manager, slow_loading
+from tests.redisio.running import calls, running_node, slow_loading
 from tests.support.servers import Server, free_port, start_redis
 from tests.support.waiting import until
 
 
 async def test_commands_wait_while_redis_loads_its_data(server: Server) -> None:
     with slow_loading(server, 0.5):
-        async with running_manager(Target(path=server.path)) as manager, trio.open_nursery() as nursery:
+        async with running_node(Target(path=server.path)) as node, trio.open_nursery() as nursery:
             added, waited = 0, 0.0
             # Where this process is held up for half a second, the server has loaded before it is asked.
             while waited < 0.1:
                 nursery.start_soon(trio.to_thread.run_sync, server.command, "DEBUG", "RELOAD")
                 await until(lambda: str(server.command("PING")).startswith("LOADING"))
                 began = trio.current_time()
-                await manager.execute("XADD", "s", "*", "f", "v")
+                await node.execute("XADD", "s", "*", "f", "v")
                 waited = trio.current_time() - began
                 added += 1
-            assert await manager.execute("XLEN", "s") == added
+            assert await node.execute("XLEN", "s") == added
             # The connection has survived it: a server that says LOADING is not broken.
-            assert manager.status().roles[Role.COMMAND].problem is None
+            assert node.status().roles[Role.COMMAND].problem is None
 
 
 async def test_commands_wait_for_a_long_script_and_never_kill_it(redis: Server) -> None:
@@ -40,11 +40,11 @@ async def test_commands_wait_for_a_long_script_and_never_kill_it(redis: Server) 
 
     redis.command("CONFIG", "SET", "busy-reply-threshold", 50)
     try:
-        async with running_manager(Target(path=redis.path)) as manager, trio.open_nursery() as nursery:
+        async with running_node(Target(path=redis.path)) as node, trio.open_nursery() as nursery:
             nursery.start_soon(trio.to_thread.run_sync, run_loop)
             await until(lambda: str(redis.command("PING")).startswith("BUSY"))
-            await manager.execute("XADD", "s", "*", "f", "v")
-            assert await manager.execute("XLEN", "s") == 1
+            await node.execute("XADD", "s", "*", "f", "v")
+            assert await node.execute("XLEN", "s") == 1
     finally:
         redis.command("CONFIG", "SET", "busy-reply-threshold", 5000)
     assert replies == [b"finished"]
@@ -76,12 +76,12 @@ async def test_commands_that_were_not_executed_are_repeated_until_the_server_hea
 ) -> None:
     replies: list[object] = []
 
-    async def run(manager: Manager) -> None:
-        replies.append(await manager.execute(*command))
+    async def run(node: Node) -> None:
+        replies.append(await node.execute(*command))
 
     async with (
-        running_manager(Target(path=redis.path), command_timeout=0.5) as hasty,
-        running_manager(Target(path=redis.path)) as manager,
+        running_node(Target(path=redis.path), command_timeout=0.5) as hasty,
+        running_node(Target(path=redis.path)) as node,
     ):
         try:
             redis.commands(*break_it)
@@ -89,17 +89,17 @@ async def test_commands_that_were_not_executed_are_repeated_until_the_server_hea
                 await hasty.execute(*command)
             redis.command("CONFIG", "RESETSTAT")
             async with trio.open_nursery() as nursery:
-                nursery.start_soon(run, manager)
+                nursery.start_soon(run, node)
                 await until(lambda: calls(redis, command[0].lower()) >= 2)
                 assert replies == []
                 redis.commands(*heal_it)
         finally:
             redis.commands(*heal_it)
         assert len(replies) == 1
-        assert await manager.execute("XLEN", "s") == (1 if command[0] == "XADD" else 0)
+        assert await node.execute("XLEN", "s") == (1 if command[0] == "XADD" else 0)
         # Degraded is not dead: all of it happened on the first connection of each.
         assert hasty.status().roles[Role.COMMAND].problem is None
-        assert manager.status().roles[Role.COMMAND].problem is None
+        assert node.status().roles[Role.COMMAND].problem is None
 
 
 @pytest.mark.parametrize("retry_safe", [False, True])
@@ -113,12 +113,12 @@ async def test_a_refusal_stays_the_answer_when_no_time_is_left_to_repeat(
     redis.command("CONFIG", "SET", "min-replicas-to-write", 1)
     try:
         async with (
-            running_manager(Target(path=redis.path), command_timeout=0.5) as manager,
+            running_node(Target(path=redis.path), command_timeout=0.5) as node,
             trio.open_nursery() as nursery,
         ):
             nursery.start_soon(hold_up)
             with pytest.raises(RedisUnavailable, match="NOREPLICAS"):
-                await manager.execute("XADD", "s", "*", "f", "v", retry_safe=retry_safe)
+                await node.execute("XADD", "s", "*", "f", "v", retry_safe=retry_safe)
     finally:
         redis.command("CONFIG", "SET", "min-replicas-to-write", 0)
 
@@ -127,12 +127,12 @@ async def test_a_cluster_that_does_not_serve_the_slot_is_waited_for() -> None:
     # The default bus port is the port plus 10,000, which may be more than there are.
     options = ("--cluster-enabled", "yes", "--cluster-port", str(free_port()))
     with start_redis(*options) as server:
-        async with running_manager(Target(path=server.path), command_timeout=15.0) as manager:
+        async with running_node(Target(path=server.path), command_timeout=15.0) as node:
             async with trio.open_nursery() as nursery:
-                nursery.start_soon(manager.execute, "XADD", "s", "*", "f", "v")
+                nursery.start_soon(node.execute, "XADD", "s", "*", "f", "v")
                 await until(lambda: calls(server, "xadd") >= 2)
                 server.command("CLUSTER", "ADDSLOTSRANGE", 0, 16383)
-            assert await manager.execute("XLEN", "s") == 1
+            assert await node.execute("XLEN", "s") == 1
 
 
 @pytest.mark.parametrize(
@@ -145,9 +145,9 @@ async def test_a_cluster_that_does_not_serve_the_slot_is_waited_for() -> None:
 )
 async def test_permanent_errors_are_not_repeated(server: Server, command: tuple[str, ...], code: str) -> None:
     server.commands(("SET", "text", "x"), ("XADD", "s", "*", "f", "v"), ("CONFIG", "RESETSTAT"))
-    async with running_manager(Target(path=server.path)) as manager:
+    async with running_node(Target(path=server.path)) as node:
         with pytest.raises(ServerReplied) as replied:
-            await manager.execute(*command, retry_safe=True)
+            await node.execute(*command, retry_safe=True)
     assert replied.value.code == code
     name = "xgroup|create" if command[0] == "XGROUP" else command[0].lower()
     assert calls(server, name) == 1

@@ -10,8 +10,8 @@ import trio
 import trio.testing
 from redis.backoff import AbstractBackoff
 
-from redstreamd.redisio.connection_manager import RedisEvent, Role
 from redstreamd.redisio.lost_replies import REPEAT_BACKOFF
+from redstreamd.redisio.node import RedisEvent, Role
 from redstreamd.redisio.pipeline import Pipeline
 from redstreamd.redisio.reconnecting import (
     NOT_SERVING_RETRY,

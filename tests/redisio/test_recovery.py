@@ -15,7 +15,7 @@ from redstreamd.redisio.login import refused
 from redstreamd.redisio.reconnecting import reconnect_backoff, reconnect_pause
 from redstreamd.redisio.redis_errors import ProblemKind, Recovery, ServerReplied
 from redstreamd.redisio.target import Target
-from tests.redisio.running import running_manager
+from tests.redisio.running import running_node
 
 CASES = [
     (row, f"{row.reply_code or 'ERR'} it {text} here")
@@ -53,13 +53,13 @@ async def test_a_command_is_sent_again_exactly_where_the_table_says_so(
     row: Row, text: str, retry_safe: bool
 ) -> None:
     with trio.fail_after(60):
-        async with server_that_refuses_once(text) as (target, asked), running_manager(target) as manager:
+        async with server_that_refuses_once(text) as (target, asked), running_node(target) as node:
             if row.recovery is Recovery.NOT_EXECUTED:
-                assert await manager.execute("INCR", "n", retry_safe=retry_safe) == 1
+                assert await node.execute("INCR", "n", retry_safe=retry_safe) == 1
                 assert len(asked) == 2
             else:
                 with pytest.raises(ServerReplied) as replied:
-                    await manager.execute("INCR", "n", retry_safe=retry_safe)
+                    await node.execute("INCR", "n", retry_safe=retry_safe)
                 assert (replied.value.kind, replied.value.code) == (row.kind, row.code)
                 assert len(asked) == 1
 

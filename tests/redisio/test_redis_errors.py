@@ -14,7 +14,7 @@ from redstreamd.redisio.error_replies import bus_error, reply_code, reply_error,
 from redstreamd.redisio.redis_errors import Recovery, RedisUnavailable, ServerReplied
 from redstreamd.redisio.script import Script
 from redstreamd.redisio.target import Target
-from tests.redisio.running import running_manager
+from tests.redisio.running import run_script, running_node
 from tests.support.servers import Server
 
 # As the servers word them.
@@ -119,14 +119,14 @@ def test_an_error_inside_a_script_of_redis_62_is_unwrapped(inner: str, code: str
 async def test_an_error_inside_a_script_has_the_code_of_its_command(server: Server) -> None:
     server.commands(("SET", "text", "x"), ("ACL", "SETUSER", "u", "on", "nopass", "~*", "+@all", "-xadd"))
     script = Script("return redis.call(unpack(ARGV))")
-    async with running_manager(Target(path=server.path, username="u")) as manager:
+    async with running_node(Target(path=server.path, username="u")) as node:
         for command, code in (
             (("XLEN", "text"), "WRONG_TYPE"),
             (("XREADGROUP", "GROUP", "g", "c", "STREAMS", "absent", ">"), "GROUP_NOT_FOUND"),
             (("XADD", "s", "*", "f", "v"), "PERMISSION_DENIED"),
         ):
             with pytest.raises(ServerReplied) as replied:
-                await manager.run_script(script, [], command, retry_safe=False)
+                await run_script(node, script, [], command, retry_safe=False)
             assert replied.value.code == code
 
 

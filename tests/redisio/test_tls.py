@@ -16,7 +16,7 @@ from redstreamd.redisio.connection import Connection
 from redstreamd.redisio.redis_errors import ProblemKind
 from redstreamd.redisio.target import Target
 from redstreamd.redisio.tls import Tls
-from tests.redisio.running import failure_of, running_connection, running_manager
+from tests.redisio.running import failure_of, running_connection, running_node
 from tests.redisio.test_login import peer_that_says
 from tests.support.certificates import Authority, Certificate, tls_options
 from tests.support.proxy import proxy_to
@@ -258,12 +258,12 @@ async def test_a_renewed_ca_is_used_by_the_next_connection_without_a_restart(
 async def test_a_connection_over_tls_that_is_cut_is_replaced(site: Site) -> None:
     async with proxy_to(site.port) as proxy:
         target = attrs.evolve(site.target(), port=proxy.port)
-        async with running_manager(target, connect_grace=5.0) as manager:
+        async with running_node(target, connect_grace=5.0) as node:
             for reset in (True, False):
                 before = proxy.accepted
                 proxy.cut(reset=reset)
                 await until(lambda before=before: proxy.accepted > before)
-                assert await manager.execute("ECHO", "again") == b"again"
+                assert await node.execute("ECHO", "again") == b"again"
 
 
 async def test_cancelling_at_any_moment_of_the_handshake_leaves_no_socket_behind(site: Site) -> None:

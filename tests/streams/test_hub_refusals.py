@@ -10,7 +10,7 @@ import trio
 import trio.testing
 
 from redstreamd.redisio.client import Redis
-from redstreamd.redisio.connection_manager import Manager
+from redstreamd.redisio.standalone import Standalone
 from redstreamd.redisio.target import Target
 from redstreamd.streams.tail_hub import TailHub
 from tests.support.servers import Server, start_redis
@@ -22,10 +22,10 @@ PATIENCE = 60
 
 @asynccontextmanager
 async def running_hub(target: Target) -> AsyncIterator[TailHub]:
-    manager = Manager(target)
-    hub = TailHub(Redis(manager), sweep_seconds=3_600)
+    topology = Standalone.of(target)
+    hub = TailHub(Redis(topology), sweep_seconds=3_600)
     async with trio.open_nursery() as nursery:
-        await nursery.start(manager.run)
+        await nursery.start(topology.run)
         await nursery.start(hub.run)
         yield hub
         nursery.cancel_scope.cancel()

@@ -22,7 +22,7 @@ LARGE = 400_000
 
 def _sent(bus: Bus, role: Role) -> int:
     """Return how many commands were sent on the connection of a role."""
-    connection = bus.redis._manager.roles[role].connection
+    connection = bus.redis.nodes()[0].roles[role].connection
     return 0 if connection is None else connection.pipeline.sent
 
 
@@ -115,7 +115,7 @@ async def test_large_reads_are_sent_one_at_a_time(server: Server) -> None:
     async with running_bus(server, Settings(tools=ToolsSettings(max_result_bytes=2 * LARGE))) as bus:
         await bus.reader.read("large")
         most = 0
-        connection = bus.redis._manager.roles[Role.LARGE].connection
+        connection = bus.redis.nodes()[0].roles[Role.LARGE].connection
         assert connection is not None
 
         async def watch() -> None:

@@ -10,7 +10,7 @@ import trio
 
 from redstreamd.errors import BusError, Code
 from redstreamd.redisio.client import Redis
-from redstreamd.redisio.connection_manager import Manager
+from redstreamd.redisio.standalone import Standalone
 from redstreamd.redisio.target import Target
 from redstreamd.settings import Settings, StreamsSettings
 from redstreamd.streams import entry_ids
@@ -371,10 +371,10 @@ async def test_a_stream_that_the_user_of_redis_may_not_touch_keeps_no_other_from
 ) -> None:
     server.commands(*[["XADD", name, "*", "f", "v"] for name in ("mine:a", "theirs:b", "mine:c")])
     server.command("ACL", "SETUSER", "limited", "reset", "on", ">pw", "~mine:*", "+@all")
-    manager = Manager(Target(path=server.path, username="limited", password="pw"))
-    bus = Bus.over(Redis(manager), Settings(), KEY)
+    topology = Standalone.of(Target(path=server.path, username="limited", password="pw"))
+    bus = Bus.over(Redis(topology), Settings(), KEY)
     async with trio.open_nursery() as nursery:
-        await nursery.start(manager.run)
+        await nursery.start(topology.run)
         listed = await call(bus, "stream_list")
         # What it may not do at all is told.
         server.command("ACL", "SETUSER", "limited", "-evalsha", "-eval")

@@ -14,7 +14,7 @@ import trio
 import trio.testing
 
 from redstreamd.redisio.client import Redis
-from redstreamd.redisio.connection_manager import Manager
+from redstreamd.redisio.standalone import Standalone
 from redstreamd.redisio.target import Target
 from redstreamd.streams.bounds import Bounds
 from redstreamd.streams.diagnosis.sampler import (
@@ -90,10 +90,10 @@ QUICK = Bounds(sample_seconds=0.01, sample_pause_share=0)
 @asynccontextmanager
 async def sampling(server: Server, **limits: float) -> AsyncIterator[Sampler]:
     """Run a sampler on `server` for the block, which samples in time however long a sample took."""
-    manager = Manager(Target(path=server.path))
-    sampler = Sampler(Redis(manager), attrs.evolve(QUICK, **limits))
+    topology = Standalone.of(Target(path=server.path))
+    sampler = Sampler(Redis(topology), attrs.evolve(QUICK, **limits))
     async with trio.open_nursery() as nursery:
-        await nursery.start(manager.run)
+        await nursery.start(topology.run)
         await nursery.start(sampler.run)
         yield sampler
         nursery.cancel_scope.cancel()
@@ -119,20 +119,20 @@ async def test_a_stream_that_was_asked_about_is_followed(server: Server) -> None
 
 
 async def test_nobody_asks_and_nothing_is_sampled(redis: Server) -> None:
-    manager = Manager(Target(path=redis.path))
-    sampler = Sampler(Redis(manager), Bounds(sample_seconds=0.001))
+    topology = Standalone.of(Target(path=redis.path))
+    sampler = Sampler(Redis(topology), Bounds(sample_seconds=0.001))
     async with trio.open_nursery() as nursery:
-        await nursery.start(manager.run)
+        await nursery.start(topology.run)
         await nursery.start(sampler.run)
-        await manager.wait_connected()
+        await topology.wait_connected()
         for _ in range(20):
-            await manager.execute("PING")
+            await topology.execute("PING")
         assert sampler.statistics().samples == 0
         nursery.cancel_scope.cancel()
 
 
 async def test_streams_beyond_the_bound_replace_those_asked_about_least_lately(redis: Server) -> None:
-    sampler = Sampler(Redis(Manager(Target(path=redis.path))))
+    sampler = Sampler(Redis(Standalone.of(Target(path=redis.path))))
     for n in range(MAX_STREAMS):
         sampler.rates(f"s{n}")
     sampler.rates("s0")
@@ -143,10 +143,10 @@ async def test_streams_beyond_the_bound_replace_those_asked_about_least_lately(r
 
 
 async def test_a_stream_nobody_asks_about_any_more_is_forgotten(redis: Server) -> None:
-    manager = Manager(Target(path=redis.path))
-    sampler = Sampler(Redis(manager), Bounds(sample_seconds=0.001, sampling_kept_seconds=0))
+    topology = Standalone.of(Target(path=redis.path))
+    sampler = Sampler(Redis(topology), Bounds(sample_seconds=0.001, sampling_kept_seconds=0))
     async with trio.open_nursery() as nursery:
-        await nursery.start(manager.run)
+        await nursery.start(topology.run)
         sampler.rates("s")
         await nursery.start(sampler.run)
         await until(lambda: not sampler.statistics().streams)

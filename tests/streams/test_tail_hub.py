@@ -11,8 +11,9 @@ import trio.testing
 
 from redstreamd.admission.claims import WAITS, Limit
 from redstreamd.errors import BusError, Code
+from redstreamd.redisio import Role
 from redstreamd.redisio.client import Redis
-from redstreamd.redisio.connection_manager import Manager, Role
+from redstreamd.redisio.standalone import Standalone
 from redstreamd.redisio.target import Target
 from redstreamd.streams.bus import Bus
 from redstreamd.streams.entry_codec import Stamp, decode
@@ -273,11 +274,11 @@ async def test_nothing_is_missed_while_the_watch_connection_is_killed_again_and_
 
 async def test_where_tracking_is_refused_the_hub_polls_and_says_so(server: Server) -> None:
     server.command("ACL", "SETUSER", "limited", "on", ">pw", "~*", "+@all", "-client|tracking")
-    manager = Manager(Target(path=server.path, username="limited", password="pw"))
-    hub = TailHub(Redis(manager), poll_seconds=0.05)
+    topology = Standalone.of(Target(path=server.path, username="limited", password="pw"))
+    hub = TailHub(Redis(topology), poll_seconds=0.05)
     try:
         async with trio.open_nursery() as nursery:
-            await nursery.start(manager.run)
+            await nursery.start(topology.run)
             await nursery.start(hub.run)
             with hub.watch(["s"]) as watch:
                 for _ in range(3):
@@ -291,10 +292,10 @@ async def test_where_tracking_is_refused_the_hub_polls_and_says_so(server: Serve
 
 
 async def test_the_sweep_finds_what_no_push_announced(server: Server) -> None:
-    manager = Manager(Target(path=server.path))
-    hub = TailHub(Redis(manager), sweep_seconds=0.05)
+    topology = Standalone.of(Target(path=server.path))
+    hub = TailHub(Redis(topology), sweep_seconds=0.05)
     async with trio.open_nursery() as nursery:
-        await nursery.start(manager.run)
+        await nursery.start(topology.run)
         await nursery.start(hub.run)
         with hub.watch(["s"]) as watch:
             for _ in range(3):
@@ -325,7 +326,7 @@ async def test_draining_ends_every_wait_at_once(bus: Bus, server: Server) -> Non
 
 
 async def test_the_number_of_waits_is_bounded(server: Server) -> None:
-    hub = TailHub(Redis(Manager(Target(path=server.path))), waits=Limit(WAITS, 2))
+    hub = TailHub(Redis(Standalone.of(Target(path=server.path))), waits=Limit(WAITS, 2))
     with hub.watch(["a"]), hub.watch(["a", "b"]):
         with pytest.raises(BusError) as refused, hub.watch(["c"]):
             pass

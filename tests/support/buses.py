@@ -9,8 +9,9 @@ import pytest
 import trio
 import trio.testing
 
+from redstreamd.redisio import Role
 from redstreamd.redisio.client import Redis
-from redstreamd.redisio.connection_manager import Manager, Role
+from redstreamd.redisio.standalone import Standalone
 from redstreamd.redisio.target import Target
 from redstreamd.settings import Settings
 from redstreamd.streams.bounds import DEFAULT_BOUNDS, Bounds
@@ -35,10 +36,10 @@ async def running_bus(
     encryption: Encryption | None = None,
 ) -> AsyncIterator[Bus]:
     """Run one daemon's domain on `server` for the block, with lease tokens signed by `key`."""
-    manager = Manager(Target(path=server.path))
-    bus = Bus.over(Redis(manager), settings or Settings(), key, bounds, encryption=encryption)
+    topology = Standalone.of(Target(path=server.path))
+    bus = Bus.over(Redis(topology), settings or Settings(), key, bounds, encryption=encryption)
     async with trio.open_nursery() as nursery:
-        await nursery.start(manager.run)
+        await nursery.start(topology.run)
         await nursery.start(bus.hub.run)
         yield bus
         nursery.cancel_scope.cancel()

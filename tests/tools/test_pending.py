@@ -10,7 +10,7 @@ import trio
 
 from redstreamd.policy import Principal
 from redstreamd.redisio.client import Redis
-from redstreamd.redisio.connection_manager import Manager
+from redstreamd.redisio.standalone import Standalone
 from redstreamd.redisio.target import Target
 from redstreamd.settings import Settings
 from redstreamd.streams import entry_ids
@@ -141,12 +141,12 @@ async def test_what_is_absent_or_of_another_type_is_said(bus: Bus, server: Serve
 
 async def test_a_redis_user_without_the_right_is_told_so(server: Server) -> None:
     server.command("ACL", "SETUSER", "blind", "reset", "on", ">pw", "~*", "+@all", "-xpending")
-    manager = Manager(Target(path=server.path, username="blind", password="pw"))
-    bus = Bus.over(Redis(manager), Settings(), KEY)
+    topology = Standalone.of(Target(path=server.path, username="blind", password="pw"))
+    bus = Bus.over(Redis(topology), Settings(), KEY)
     server.command("XGROUP", "CREATE", "s", "g", "0", "MKSTREAM")
     try:
         async with trio.open_nursery() as nursery:
-            await nursery.start(manager.run)
+            await nursery.start(topology.run)
             denied = await refusal(bus, "pending_list", **GROUP)
             nursery.cancel_scope.cancel()
     finally:

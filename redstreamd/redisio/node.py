@@ -1,57 +1,72 @@
-"""One Redis server: its connections by role, its scripts, its state.
+"""A node: one Redis server, its connections by role, its state.
 
 Owns which connections there are, and the hooks for their events. Keeping one connected is done in
-``reconnecting``, retrying a command in ``lost_replies``, judging the server in ``server_health``; what
-commands mean is known in ``client``.
+``reconnecting``, retrying a command in ``lost_replies``, judging the server in ``server_health``; which nodes
+there are is known to the ``topology``, what commands mean in ``client``.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Coroutine, Sequence
+from collections.abc import Callable, Coroutine, Mapping
 from typing import Any, Final
 
+import attrs
 import trio
 from redis.backoff import AbstractBackoff
-from redis.exceptions import NoScriptError, RedisError
+from redis.exceptions import RedisError
 
-from redstreamd.errors import BusError
 from redstreamd.errors.defects import report_defect
 from redstreamd.redisio import Arg, Role
 from redstreamd.redisio.connection import Connection
 from redstreamd.redisio.error_replies import bus_error
-from redstreamd.redisio.lost_replies import send_with_retries
+from redstreamd.redisio.lost_replies import Redirection, send_with_retries
 from redstreamd.redisio.missing_permissions import named
 from redstreamd.redisio.reauth import LoginEvent, Reauthentication
 from redstreamd.redisio.reconnecting import ReconnectingConnection, reconnect_backoff
 from redstreamd.redisio.redis_errors import ConnectionEnded, ServerReplied
-from redstreamd.redisio.script import PackedCommand, Script, ScriptCall
+from redstreamd.redisio.script import Script
 from redstreamd.redisio.server_health import HealthEvent, RedisStatus, ServerHealth
 from redstreamd.redisio.target import Target
 from redstreamd.redisio.traffic import Traffic
-from redstreamd.redisio.write_confirmation import ConfirmedWrite, WaitBatch
+from redstreamd.redisio.write_confirmation import WaitBatch
 
-__all__ = ["Manager", "RedisEvent", "RedisStatus", "Role"]
+__all__ = ["Node", "NodeHooks", "RedisEvent", "RedisStatus", "Role"]
 
 RedisEvent = HealthEvent | LoginEvent
 
-Write = tuple[Arg, ...] | ScriptCall | PackedCommand
-"""A command, or a script with its operands."""
+
+def _no_push(_node: Node, _message: list[Any]) -> None: ...
 
 
-def _no_push(_message: list[Any]) -> None: ...
-
-
-def _no_call() -> None: ...
+def _no_call(_node: Node) -> None: ...
 
 
 def _no_event(_event: RedisEvent) -> None: ...
 
 
-class Manager:
-    """Commands to one Redis server over at most one connection per role.
+@attrs.define
+class NodeHooks:
+    """What the owner of the watch connections is told, by all nodes that have these hooks.
+
+    Called synchronously; if one raises, that is logged.
+
+    Attributes:
+        on_push: Each push notification of a watch connection, in order with its replies.
+        on_connected: There is a new watch connection; before anything is sent on it.
+    """
+
+    on_push: Callable[[Node, list[Any]], None] = _no_push
+    on_connected: Callable[[Node], None] = _no_call
+
+
+class Node:
+    """The connections to one Redis server, at most one per role.
+
+    As `Routes` it sends every command to this server.
 
     Attributes:
         roles: The connection of each role.
+        hooks: Of the watch connection.
         traffic: What went over the connections of each role so far.
     """
 
@@ -65,8 +80,10 @@ class Manager:
         ping_timeout: float = 2.0,
         backoff: AbstractBackoff | None = None,
         on_event: Callable[[RedisEvent], None] = _no_event,
+        hooks: NodeHooks | None = None,
+        traffic: Mapping[Role, Traffic] | None = None,
     ) -> None:
-        """Prepare a manager; it connects while `run` is running.
+        """Prepare a node; it connects while `run` is running.
 
         Args:
             target: The server and the login.
@@ -76,6 +93,8 @@ class Manager:
             ping_timeout: Seconds for the PING on an idle connection.
             backoff: Pauses between attempts to connect, as redis-py computes them.
             on_event: Told of each change, synchronously. If it raises, that is logged.
+            hooks: Of the watch connection; None for some of its own, which do nothing.
+            traffic: Where what goes over the connections of each role is counted; None for new counters.
         """
         self._target = target
         self._command_timeout = command_timeout
@@ -83,10 +102,9 @@ class Manager:
         self._ping_timeout = ping_timeout
         self._on_event = on_event
         self._confirmer = WaitBatch()
-        self._on_push: Callable[[list[Any]], None] = _no_push
-        self._on_connected: Callable[[], None] = _no_call
+        self.hooks = hooks or NodeHooks()
         self._health = ServerHealth(target.label, self._ask, on_event=self._tell)
-        self.traffic: Final = {role: Traffic() for role in Role}
+        self.traffic: Final = traffic or {role: Traffic() for role in Role}
         self.roles: Final = {
             role: ReconnectingConnection(
                 role,
@@ -95,28 +113,13 @@ class Manager:
                 connect_grace=connect_grace,
                 backoff=backoff or reconnect_backoff(),
                 on_event=self._health,
-                on_connected=self._watch_connected if role is Role.WATCH else _no_call,
+                on_connected=self._watch_connected if role is Role.WATCH else lambda: None,
             )
             for role in Role
         }
         self._reauthentication = Reauthentication(
             target, connections=self._open_connections, on_event=self._tell
         )
-
-    def set_watch_hooks(
-        self, *, on_push: Callable[[list[Any]], None], on_connected: Callable[[], None]
-    ) -> None:
-        """Install the two hooks of the owner of the watch connection; each replaces the one before.
-
-        Args:
-            on_push: Called with every push notification of the watch connection, in order with its
-                replies.
-            on_connected: Called whenever there is a new watch connection, before anything is sent on it.
-
-        Both are called synchronously; if they raise, that is logged.
-        """
-        self._on_push = on_push
-        self._on_connected = on_connected
 
     def retarget(self, target: Target, *, command_timeout: float) -> None:
         """Use another server or login from now on, or another time for a command.
@@ -127,7 +130,7 @@ class Manager:
 
         Args:
             target: The server and the login, without a provider that announces renewed credentials.
-            command_timeout: As for a new manager.
+            command_timeout: As for a new node.
         """
         self._target = target
         self._command_timeout = command_timeout
@@ -139,6 +142,16 @@ class Manager:
     def command_timeout(self) -> float:
         """Seconds for one command, everything included."""
         return self._command_timeout
+
+    @property
+    def label(self) -> str:
+        """How messages and records call the server: its address."""
+        return self._target.label
+
+    @property
+    def target(self) -> Target:
+        """The server and the login."""
+        return self._target
 
     def status(self) -> RedisStatus:
         """Return a snapshot."""
@@ -165,12 +178,15 @@ class Manager:
     def execute(
         self, *args: Arg, role: Role = Role.COMMAND, retry_safe: bool = False
     ) -> Coroutine[Any, Any, Any]:
-        """Send one command and return its reply as RESP3 has it, strings as bytes; to be awaited at once.
+        """Send one command to this server and return its reply as RESP3 has it; to be awaited at once.
 
         Args:
             args: The command and its arguments. Not for commands that block or subscribe.
             role: Which connection.
             retry_safe: Whether it may be sent again if its reply is lost.
+
+        Returns:
+            Strings as bytes.
 
         Raises:
             RedisUnavailable: It was not executed, because Redis could not be used in time. (If it is
@@ -184,87 +200,29 @@ class Manager:
         If cancelled, the command is taken back if it was not sent yet; else it may be executed.
         """
         # Not async itself: that would be one coroutine more in the way of every call.
-        return self._deliver(args, role, retry_safe, trio.current_time() + self._command_timeout)
-
-    async def run_script(
-        self,
-        script: Script,
-        keys: Sequence[str | bytes],
-        args: Sequence[Arg],
-        *,
-        retry_safe: bool,
-        role: Role = Role.COMMAND,
-    ) -> Any:
-        """Run a script by its digest, or by its text where the server does not know it yet.
-
-        Args:
-            script: The script.
-            keys: Its KEYS.
-            args: Its ARGV.
-            retry_safe: As in `execute`.
-            role: As in `execute`.
-
-        Raises: as `execute`; the deadline covers both forms together.
-        """
         deadline = trio.current_time() + self._command_timeout
-        return await self._run_script(ScriptCall(script, keys, args), role, retry_safe, deadline)
+        return send_with_retries(self, None, role, args, retry_safe=retry_safe, deadline=deadline)
 
-    async def complete(
-        self,
-        write: Write,
-        after: Exception,
-        *,
-        retry_safe: bool,
-        deadline: float,
-        role: Role = Role.COMMAND,
-    ) -> Any:
-        """Go on with what `Redis.submit` began, and return the reply.
+    # As Routes
 
-        Args:
-            write: What was sent.
-            after: What it raised or gave to `then`.
-            retry_safe: As in `execute`.
-            deadline: When to give up: `command_timeout` seconds after it was submitted.
-            role: As in `execute`.
+    def node_for(self, _key: str | bytes | None) -> Node:
+        """Return this node."""
+        return self
 
-        Raises: as `execute`.
-        """
-        if not isinstance(after, RedisError | ConnectionEnded):
-            raise after
-        if isinstance(write, ScriptCall):
-            return await self._run_script(write, role, retry_safe, deadline, after)
-        if isinstance(write, PackedCommand):
-            write = write.args
-        return await self._deliver(write, role, retry_safe, deadline, after=after)
+    async def wait_node(self, _key: str | bytes | None, _deadline: float) -> Node:
+        """Return this node."""
+        return self
 
-    async def execute_confirmed(
-        self,
-        write: Write,
-        confirm_by: tuple[Arg, ...],
-        *,
-        retry_safe: bool,
-        wrote: Callable[[Any], bool],
-    ) -> ConfirmedWrite:
-        """Send a write on the durable connection, and WAIT or WAITAOF behind it; see `Redis`.
+    def follow(self, _node: Node, _key: str | bytes | None, _error: RedisError) -> Redirection | None:
+        """Return None: a redirection is for the topology."""
+        return None
 
-        These speak of what their own connection wrote. What another connection says of the write would be a
-        guess, and after a failover a wrong one.
-        """
-        if isinstance(write, ScriptCall):
-            deadline = trio.current_time() + self._command_timeout
-            reply = await self._run_script(write, Role.DURABLE, retry_safe, deadline)
-        else:
-            args = write.args if isinstance(write, PackedCommand) else write
-            reply = await self.execute(*args, retry_safe=retry_safe, role=Role.DURABLE)
-        if not wrote(reply):
-            return ConfirmedWrite(reply, None)
-        # Invariant: no checkpoint since the reply, so that the connection is still the one that answered.
-        try:
-            return ConfirmedWrite(reply, await self._confirm(confirm_by))
-        except BusError as error:
-            return ConfirmedWrite(reply, error)
+    def connection_lost(self, node: Node) -> None:
+        """Do nothing: the connection is made again by itself."""
 
-    async def _confirm(self, command: tuple[Arg, ...]) -> Any:
+    # Confirmation
+
+    async def confirm(self, command: tuple[Arg, ...]) -> Any:
         """Send WAIT or WAITAOF on the durable connection; those who ask at the same time share one.
 
         Raises:
@@ -279,51 +237,14 @@ class Manager:
             return await self._confirmer.confirm(durable.connection, command)
         except RedisError as error:
             read = bus_error(error)
-            raise self._noted(read, command) if isinstance(read, ServerReplied) else read from None
+            raise self.noted(read, command) if isinstance(read, ServerReplied) else read from None
         except ConnectionEnded as ended:
             raise durable.unavailable(ended.problem) from None
-
-    async def _run_script(
-        self,
-        call: ScriptCall,
-        role: Role,
-        retry_safe: bool,
-        deadline: float,
-        after: RedisError | ConnectionEnded | None = None,
-    ) -> Any:
-        script = call.script
-        try:
-            return await self._deliver(call.by_digest, role, retry_safe, deadline, script, after)
-        except ServerReplied as answer:
-            if not isinstance(answer.reply, NoScriptError):
-                raise
-        return await self._deliver(call.by_text, role, retry_safe, deadline, script)
-
-    async def _deliver(
-        self,
-        args: tuple[Arg, ...],
-        role: Role,
-        retry_safe: bool,
-        deadline: float,
-        script: Script | None = None,
-        after: RedisError | ConnectionEnded | None = None,
-    ) -> Any:
-        try:
-            return await send_with_retries(
-                self.roles[role],
-                args,
-                retry_safe=retry_safe,
-                deadline=deadline,
-                timeout=self._command_timeout,
-                after=after,
-            )
-        except ServerReplied as answer:
-            raise self._noted(answer, args, script) from None
 
     async def _ask(self, *args: Arg) -> Any:
         return await self.execute(*args, retry_safe=True)
 
-    def _noted(
+    def noted(
         self, answer: ServerReplied, args: tuple[Arg, ...], script: Script | None = None
     ) -> ServerReplied:
         """Take note of the error reply to a command, and return it in the words that fit the server."""
@@ -338,7 +259,7 @@ class Manager:
 
     def _ping_refused(self, error: RedisError) -> None:
         if isinstance(answer := bus_error(error), ServerReplied):
-            self._noted(answer, ("PING",))
+            self.noted(answer, ("PING",))
 
     def _connector(self, role: Role) -> Callable[[], Connection]:
         def connect() -> Connection:
@@ -361,11 +282,11 @@ class Manager:
         return {role: each for role, each in connections.items() if each is not None}
 
     def _push(self, message: list[Any]) -> None:
-        self._on_push(message)
+        self.hooks.on_push(self, message)
 
     def _watch_connected(self) -> None:
         try:
-            self._on_connected()
+            self.hooks.on_connected(self)
         except Exception as exc:  # noqa: BLE001 - whatever it is, the connection serves on
             report_defect("the hook for a new watch connection failed", exc)
 
