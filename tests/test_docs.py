@@ -29,17 +29,9 @@ def test_bounds_in_the_references_are_written_out() -> None:
 #: Modules that know a problem without being on the way of a lost connection: what an operator says, AUTH on
 #: live connections, refused writes; and what callers hold, which passes a problem on.
 BESIDE = {
-    f"redisio/{name}.py"
-    for name in (
-        "target",
-        "reauth",
-        "write_availability",
-        "client",
-        "delivery",
-        "topology",
-        "sentinel",
-        "cluster",
-    )
+    *("redisio/target.py", "redisio/reauth.py", "redisio/write_availability.py"),
+    *("redisio/client.py", "redisio/delivery.py"),
+    *("redisio/topology.py", "redisio/sentinel.py", "redisio/cluster.py"),
 }
 
 

@@ -77,9 +77,7 @@ async def test_the_watch_hooks_see_each_connection_before_its_replies(server: Se
         pushed.set()
 
     async with running_node(Target(path=server.path)) as node:
-        node.hooks = NodeHooks(
-            lambda _node, message: on_push(message), lambda _node: seen.append("connected")
-        )
+        node.hooks = NodeHooks(on_push, lambda _node: seen.append("connected"))
         client = await node.execute("CLIENT", "ID", role=Role.WATCH)
         seen.append("first reply")
         await node.execute("CLIENT", "TRACKING", "ON", role=Role.WATCH)
