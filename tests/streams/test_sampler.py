@@ -126,7 +126,7 @@ async def test_nobody_asks_and_nothing_is_sampled(redis: Server) -> None:
         await nursery.start(sampler.run)
         await topology.wait_connected()
         for _ in range(20):
-            await topology.execute("PING")
+            await topology.node.execute("PING")
         assert sampler.statistics().samples == 0
         nursery.cancel_scope.cancel()
 
