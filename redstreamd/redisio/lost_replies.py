@@ -164,20 +164,17 @@ class _Repetition(msgspec.Struct, gc=False):
         """Go on after `error`, or without a connection to begin with, as far as its recovery allows.
 
         Args:
-            node: Where it was sent; None if it was not.
-            error: What came of that.
+            node: The node for the key, where it was sent if it was; None if that is not known any more.
+            error: What came of the sending; None if it was not sent.
         """
         while True:
             redirection = None
-            match node, error:
-                case None, _:
-                    pass  # it was not sent
-                case _, RedisError():
-                    redirection = self._redirected(node, error)
-                    if redirection is None:
-                        await self._pause(node, error)
-                case _, ConnectionEnded():
-                    self._check_repeatable(node, error)
+            if isinstance(error, RedisError):
+                redirection = None if node is None else self._redirected(node, error)
+                if redirection is None:
+                    await self._pause(node, error)
+            elif error is not None:
+                self._check_repeatable(node, error)
             asking = False
             try:
                 if redirection is not None and redirection.node is not None:
@@ -217,14 +214,15 @@ class _Repetition(msgspec.Struct, gc=False):
                 )
         return redirection
 
-    async def _pause(self, node: Node, error: RedisError) -> None:
+    async def _pause(self, node: Node | None, error: RedisError) -> None:
         """Wait before the command is sent again after an error reply.
 
         Raises:
             BusError: The reply, if a repetition makes no sense or no time is left for one.
         """
-        answer = bus_error(error)
-        noted = node.noted(answer, self.args, self.script) if isinstance(answer, ServerReplied) else answer
+        noted = answer = bus_error(error)
+        if isinstance(answer, ServerReplied) and node is not None:
+            noted = node.noted(answer, self.args, self.script)
         wait = pause(REPEAT_BACKOFF, self.repeats)
         self.repeats += 1
         last_repeat = self.deadline - REPEAT_ROOM_SECONDS
@@ -235,9 +233,10 @@ class _Repetition(msgspec.Struct, gc=False):
         if trio.current_time() >= last_repeat:
             raise noted from None
 
-    def _check_repeatable(self, node: Node, error: ConnectionEnded) -> None:
+    def _check_repeatable(self, node: Node | None, error: ConnectionEnded) -> None:
         """Raise what the caller gets of a lost connection, if the command is not sent again."""
-        self.routes.connection_lost(node)
+        if node is not None:
+            self.routes.connection_lost(node)
         unknown = error.recovery is Recovery.UNKNOWN
         command = str(self.args[0])
         if unknown and not self.retry_safe:
@@ -245,4 +244,7 @@ class _Repetition(msgspec.Struct, gc=False):
         if trio.current_time() >= self.deadline:
             if unknown:
                 raise CommandTimedOut(command, seconds=self.routes.command_timeout, cause=error.problem.cause)
-            raise node.roles[self.role].unavailable(error.problem)
+            if node is not None:
+                raise node.roles[self.role].unavailable(error.problem)
+            problem = error.problem
+            raise RedisUnavailable("Redis is not available", cause=problem.cause, next_step=problem.next_step)

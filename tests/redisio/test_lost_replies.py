@@ -8,8 +8,21 @@ import pytest
 import trio
 from redis.backoff import ConstantBackoff
 
-from redstreamd.redisio.node import Node, Role
-from redstreamd.redisio.redis_errors import OutcomeUnknown, RedisUnavailable
+from redstreamd.redisio import Role
+from redstreamd.redisio.delivery import deliver
+from redstreamd.redisio.error_replies import reply_error
+from redstreamd.redisio.node import Node
+from redstreamd.redisio.redis_errors import (
+    NotSent,
+    OutcomeUnknown,
+    Problem,
+    ProblemKind,
+    RedisUnavailable,
+    ReplyLost,
+    ServerReplied,
+)
+from redstreamd.redisio.standalone import Standalone
+from redstreamd.redisio.target import Target
 from tests.redisio.running import calls, running_node, through
 from tests.support.counts import numbers_until
 from tests.support.proxy import Proxy, proxy_to
@@ -135,3 +148,33 @@ async def test_every_answer_about_a_write_is_true_whatever_the_network_does(redi
     assert len(unknown & there) > 20
     assert len(unknown - there) > 20
     assert proxy.accepted > 10
+
+
+class Unknown(Standalone):
+    """Does not know the node at the moment, as while a new primary is elected."""
+
+    def node_for(self, _key: str | bytes | None) -> Node:
+        return None  # type: ignore[return-value]
+
+    async def wait_node(self, _key: str | bytes | None, _deadline: float) -> Node:
+        raise RedisUnavailable("Nobody is elected yet", cause="a test", next_step="Wait.")
+
+
+async def test_a_lost_reply_is_an_unknown_outcome_also_where_the_node_is_not_known_any_more() -> None:
+    nowhere = Unknown.of(Target(path="/nowhere"))
+    problem = Problem(ProblemKind.UNREACHABLE, "a test", "Wait.")
+
+    async def go_on(after: Exception, *, retry_safe: bool) -> Any:
+        deadline = trio.current_time() + 5
+        return await deliver(
+            nowhere, ("INCR", "n"), "n", Role.COMMAND, retry_safe=retry_safe, deadline=deadline, after=after
+        )
+
+    with pytest.raises(OutcomeUnknown):
+        await go_on(ReplyLost(problem), retry_safe=False)
+    for after, retry_safe in [(ReplyLost(problem), True), (NotSent(problem), False)]:
+        with pytest.raises(RedisUnavailable, match="Nobody is elected"):
+            await go_on(after, retry_safe=retry_safe)
+    with pytest.raises(ServerReplied) as refused:
+        await go_on(reply_error("WRONGTYPE not a number"), retry_safe=True)
+    assert refused.value.kind == "WRONGTYPE"
