@@ -83,6 +83,14 @@ def cached_binary(name: str, script: str) -> str:
     return str(path)
 
 
+def binary_of(kind: str) -> str:
+    """Path of the server of a kind, as fixtures call it: "redis", "valkey", "redis62" or "redis8"."""
+    if kind in ("redis", "valkey"):
+        return redis_binary() if kind == "redis" else valkey_binary()
+    version = {"redis62": "6.2", "redis8": "8.10"}[kind]
+    return cached_binary(f"redis-{version}", f".ci/{kind}")
+
+
 @attrs.define
 class Server:
     """A running server that belongs to the tests.
@@ -93,6 +101,9 @@ class Server:
         port: Its TCP port on 127.0.0.1.
         options: Further command-line options, kept for a restart.
         environment: Further variables of its environment.
+        configuration: A file that it reads, and rewrites if it is a sentinel; it wins over nothing above.
+        tls_port: Its port for TLS, if `options` give it one.
+        login: What follows AUTH where it asks its clients, that is `commands`, to log in.
     """
 
     binary: str
@@ -100,6 +111,9 @@ class Server:
     port: int
     options: tuple[str, ...] = ()
     environment: Mapping[str, str] = attrs.field(factory=dict)
+    configuration: Path | None = None
+    tls_port: int | None = None
+    login: tuple[str, ...] = ()
     process: subprocess.Popen[bytes] | None = None
 
     @property
@@ -112,6 +126,7 @@ class Server:
         self.process = subprocess.Popen(
             [
                 self.binary,
+                *(() if self.configuration is None else (str(self.configuration),)),
                 *("--port", str(self.port), "--bind", "127.0.0.1", "--unixsocket", self.path),
                 *("--dir", str(self.directory), "--save", "", "--daemonize", "no"),
                 *self._debug_options(),
@@ -171,8 +186,17 @@ class Server:
         """Send one command on a connection of its own and return the raw reply (errors as values)."""
         return self.commands(args)[0]
 
+    def variables(self) -> dict[str, str]:
+        """Return what a daemon is told of it, as variables of its environment."""
+        return {"REDIS_URL": f"unix://{self.path}"}
+
     def commands(self, *batch: Sequence[str | bytes | int]) -> list[Any]:
         """Send several commands in order on one connection and return their raw replies."""
+        if self.login:
+            return self._exchange((("AUTH", *self.login), *batch))[1:]
+        return self._exchange(batch)
+
+    def _exchange(self, batch: Sequence[Sequence[str | bytes | int]]) -> list[Any]:
         with socket.socket(socket.AF_UNIX) as connection:
             connection.settimeout(20)
             connection.connect(self.path)
@@ -234,9 +258,9 @@ def start_valkey(*options: str) -> contextlib.AbstractContextManager[Server]:
 
 def start_redis62(*options: str) -> contextlib.AbstractContextManager[Server]:
     """Run the oldest Redis that is supported for the block."""
-    return running(cached_binary("redis-6.2", ".ci/redis62"), *options)
+    return running(binary_of("redis62"), *options)
 
 
 def start_redis8(*options: str) -> contextlib.AbstractContextManager[Server]:
     """Run the newest Redis for the block."""
-    return running(cached_binary("redis-8.10", ".ci/redis8"), *options)
+    return running(binary_of("redis8"), *options)
