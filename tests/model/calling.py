@@ -22,7 +22,7 @@ from tests.model.choices import NO_STREAM
 from tests.model.world import World
 from tests.support.buses import BusThread
 from tests.support.calls import ME, no_progress
-from tests.support.servers import Server
+from tests.support.topologies import Deployed
 
 MAX_RESULT_BYTES = 2_048
 #: What an answer has beside its entries: a lease token, cursors, the names of members.
@@ -48,7 +48,7 @@ class Calling(RuleBasedStateMachine):
         world: What the server must hold.
     """
 
-    server: Server
+    server: Deployed
     threads: BusThread
     toolbox: Toolbox[Any]
     succeeded: set[str]

@@ -32,6 +32,7 @@ from tests.model.world import MAX_DELIVERIES, Lease
 from tests.support.buses import BusThread
 from tests.support.counts import LONG, counts
 from tests.support.servers import Server
+from tests.support.topologies import Deployed
 
 
 class ToolsMachine(Publishing, Looking, Requesting, Administration):
@@ -91,7 +92,7 @@ def test_the_tools_do_the_same_where_entries_are_encrypted(
 
 
 def check_model(
-    server: Server, examples: int, encryption: InForce | None = None, known: Mapping[str, Any] | None = None
+    server: Deployed, examples: int, encryption: InForce | None = None, known: Mapping[str, Any] | None = None
 ) -> None:
     """Run the model on a server; with `encryption` by that, and what the model knows of it."""
     chosen = Settings(

@@ -38,6 +38,7 @@ from tests.support.calls import ME
 from tests.support.counts import counts
 from tests.support.server_clock import SetClock, running_with_set_clock
 from tests.support.servers import Server, redis_binary
+from tests.support.topologies import Deployed
 
 STREAM, GROUP = "jobs", "g"
 DUE, DEAD = companion_key(STREAM, Kind.DUE, GROUP), companion_key(STREAM, Kind.DEAD, GROUP)
@@ -69,7 +70,7 @@ class Pending:
 class LeaseMachine(RuleBasedStateMachine):
     """One stream, one group, two daemons, three consumers, and redis-cli."""
 
-    server: Server
+    server: Deployed
     threads: BusThread
     clock: SetClock | None = None  #: If it can be set.
     ring: KeyDirectory | None = None  #: If the entries are encrypted.
@@ -413,7 +414,7 @@ class LeaseMachine(RuleBasedStateMachine):
 
 
 def check_model(
-    examples: int, server: Server, clock: SetClock | None = None, encryption: InForce | None = None
+    examples: int, server: Deployed, clock: SetClock | None = None, encryption: InForce | None = None
 ) -> None:
     make = Encryption if encryption is None else encryption.encryption
     threads = BusThread(server, 2, LEASES_SETTINGS, encryption=make)

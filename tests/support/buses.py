@@ -11,14 +11,13 @@ import trio.testing
 
 from redstreamd.redisio import Role
 from redstreamd.redisio.client import Redis
-from redstreamd.redisio.standalone import Standalone
-from redstreamd.redisio.target import Target
+from redstreamd.redisio.topologies import topology_for
 from redstreamd.settings import Settings
 from redstreamd.streams.bounds import DEFAULT_BOUNDS, Bounds
 from redstreamd.streams.bus import Bus
 from redstreamd.streams.entry_encryption import Encryption
 from redstreamd.streams.lease_tokens import LeaseKey
-from tests.support.servers import Server
+from tests.support.topologies import Deployed, deployment_of
 from tests.support.trio_thread import TrioThread
 
 KEY = LeaseKey(b"a key for tests, 32 bytes long..")
@@ -29,14 +28,14 @@ ON_REDIS = pytest.mark.parametrize("server", ["redis"], indirect=True)
 
 @asynccontextmanager
 async def running_bus(
-    server: Server,
+    server: Deployed,
     settings: Settings | None = None,
     key: LeaseKey = KEY,
     bounds: Bounds = DEFAULT_BOUNDS,
     encryption: Encryption | None = None,
 ) -> AsyncIterator[Bus]:
     """Run one daemon's domain on `server` for the block, with lease tokens signed by `key`."""
-    topology = Standalone.of(Target(path=server.path))
+    topology = topology_for(deployment_of(server))
     bus = Bus.over(Redis(topology), settings or Settings(), key, bounds, encryption=encryption)
     async with trio.open_nursery() as nursery:
         await nursery.start(topology.run)
@@ -65,7 +64,7 @@ class BusThread(TrioThread[list[Bus]]):
 
     def __init__(
         self,
-        server: Server,
+        server: Deployed,
         count: int,
         settings: Settings | None = None,
         bounds: Bounds = DEFAULT_BOUNDS,
@@ -81,7 +80,7 @@ class BusThread(TrioThread[list[Bus]]):
 
 @asynccontextmanager
 async def _several(
-    server: Server,
+    server: Deployed,
     count: int,
     settings: Settings | None,
     bounds: Bounds,

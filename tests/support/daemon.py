@@ -20,7 +20,7 @@ import attrs
 
 from tests.support import preloaded
 from tests.support.preloaded import PROGRAM as PROGRAM
-from tests.support.servers import Server
+from tests.support.topologies import Deployed
 
 _HASTY_SCRIPT = """
 import importlib, operator, sys
@@ -172,7 +172,7 @@ def home() -> Iterator[Path]:
 
 @contextlib.contextmanager
 def running_daemon(
-    server: Server | Literal["absent"] | None,
+    server: Deployed | Literal["absent"] | None,
     *options: str,
     directory: Path | None = None,
     program: Sequence[str | Path] = (PROGRAM,),
@@ -194,7 +194,7 @@ def running_daemon(
         if server is None:
             options = ("--embedded", *options)
         elif server != "absent":
-            variables = {"REDIS_URL": f"unix://{server.path}"} | variables
+            variables = server.variables() | variables
         process = (preloaded.start if preload else subprocess.Popen)(
             [*program, "serve", *options],
             stdin=subprocess.DEVNULL,

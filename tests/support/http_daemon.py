@@ -12,8 +12,9 @@ import attrs
 import trio
 
 from tests.support.daemon import PROGRAM, Daemon, home, running_daemon
-from tests.support.servers import Server, free_port
+from tests.support.servers import free_port
 from tests.support.streamable_client import StreamableClient
+from tests.support.topologies import Deployed
 
 
 @attrs.frozen
@@ -56,7 +57,7 @@ def new_token(file: Path, name: str) -> str:
 
 @contextlib.contextmanager
 def running_http_daemon(
-    server: Server, *options: str, directory: Path | None = None, **more: Any
+    server: Deployed, *options: str, directory: Path | None = None, **more: Any
 ) -> Iterator[HttpDaemon]:
     """Run a daemon for the block; the arguments are those of `running_daemon`."""
     with contextlib.ExitStack() as stack:

@@ -19,6 +19,8 @@ from typing import Any
 import attrs
 import hiredis
 
+from redstreamd.redisio.target import Deployment, Target, TopologyKind
+from redstreamd.redisio.tls import Tls
 from tests.support.certificates import Authority, tls_options
 from tests.support.servers import Server, binary_of, free_port
 from tests.support.waiting import wait_until
@@ -84,8 +86,15 @@ class Cluster:
         if self.password is not None:
             told["REDIS_PASSWORD"] = self.password
         if self.authority is not None:
-            told |= {"REDIS_TLS": "true", "REDIS_TLS_CA_FILE": self.authority.certificate}
+            told |= {"REDSTREAMD_REDIS_TLS": "true", "REDSTREAMD_REDIS_CA_FILE": self.authority.certificate}
         return told
+
+    def deployment(self, **login: Any) -> Deployment:
+        """Return where it is and how to log in; `login` changes parts of that."""
+        tls = None if self.authority is None else Tls(ca_file=self.authority.certificate)
+        target = Target(**{"password": self.password, "tls": tls} | login)
+        nodes = tuple(("127.0.0.1", node.tls_port or node.port) for node in self.nodes)
+        return Deployment(target, TopologyKind.CLUSTER, nodes)
 
     def command(self, *args: str | bytes | int) -> Any:
         """Send a command where its key is, as the nodes say, and return the raw reply (errors as values).

@@ -17,6 +17,8 @@ from typing import Any
 
 import attrs
 
+from redstreamd.redisio.target import Deployment, Target, TopologyKind
+from redstreamd.redisio.tls import Tls
 from tests.support.certificates import Authority, tls_options
 from tests.support.servers import Server, binary_of, free_port
 from tests.support.waiting import wait_until
@@ -62,8 +64,19 @@ class Sentinels:
         if self.sentinel_password is not None:
             told["REDIS_SENTINEL_PASSWORD"] = self.sentinel_password
         if self.authority is not None:
-            told |= {"REDIS_TLS": "true", "REDIS_TLS_CA_FILE": self.authority.certificate}
+            told |= {"REDSTREAMD_REDIS_TLS": "true", "REDSTREAMD_REDIS_CA_FILE": self.authority.certificate}
         return told
+
+    def deployment(self, **login: Any) -> Deployment:
+        """Return where they are and how to log in; `login` changes parts of how to log in at the servers."""
+        tls = None if self.authority is None else Tls(ca_file=self.authority.certificate)
+        return Deployment(
+            Target(**{"password": self.password, "tls": tls} | login),
+            TopologyKind.SENTINEL,
+            tuple(("127.0.0.1", one.tls_port or one.port) for one in self.sentinels),
+            primary_name=NAME,
+            sentinel=Target(password=self.sentinel_password, tls=tls),
+        )
 
     def command(self, *args: str | bytes | int) -> Any:
         """Send a command to the primary and return the raw reply (errors as values)."""
