@@ -6,31 +6,20 @@ What the lines mean is the `session`'s; which phase follows which event is the `
 from __future__ import annotations
 
 import contextlib
-import contextvars
 import math
-import secrets
 import time
 from typing import Final
 
 import attrs
 import trio
 
-from redstreamd.admission.accounts import Account, Accounts, Held, Level, Peer
+from redstreamd.admission.accounts import Account, Accounts, Held, Peer
 from redstreamd.admission.memory import Memory
-from redstreamd.admission.turns import ACCOUNT, MAX_QUEUED, TURN_SECONDS, turns
+from redstreamd.admission.turns import MAX_QUEUED, TURN_SECONDS, turns
 from redstreamd.mcpio import jsonrpc, openings
 from redstreamd.mcpio.closing import discard_input, shut_down
-from redstreamd.mcpio.connection_events import (
-    FOREIGN,
-    ConnectionClosed,
-    ConnectionOpened,
-    Ending,
-    EventHook,
-    MemoryExceeded,
-    MessageTooLong,
-    contained,
-    ignore,
-)
+from redstreamd.mcpio.connection_account import ConnectionAccount
+from redstreamd.mcpio.connection_events import FOREIGN, Ending, EventHook, MessageTooLong, ignore
 from redstreamd.mcpio.connection_state import ConnectionState, ConnectionStatistics
 from redstreamd.mcpio.framing import LineSplitter, LongLine
 from redstreamd.mcpio.kernels import DirectPath, Kernels
@@ -38,7 +27,6 @@ from redstreamd.mcpio.late_event import LateEvent
 from redstreamd.mcpio.lifecycle import Lifecycle, Phase
 from redstreamd.mcpio.limits import Limits
 from redstreamd.mcpio.outbox import Outbox
-from redstreamd.mcpio.peers import UNKNOWN
 from redstreamd.mcpio.session import LONG_MESSAGE, Session, Task
 from redstreamd.policy import Principal
 from redstreamd.stream_io import Receive, nonblocking_receiver, receiver
@@ -111,20 +99,24 @@ class ClientConnection:
             ValueError: The handshake that `state` remembers is not valid.
         """
         self._limits = limits = limits or Limits()
-        self.id = secrets.token_hex(8) if state is None else state.connection_id
         self._stream = stream
         if state is not None and state.principal is not None:
             principal, socket = state.principal, state.socket
-        self._principal = principal
         self._socket = socket
-        self._peer = peer
-        self._accounts = accounts or Accounts()
-        self._account = self._accounts.open(principal, peer or UNKNOWN, self.id)
-        memory = memory or Memory(self._accounts, limits.max_memory_bytes)
-        self._share = memory.open(self._account, self)
+        accounts = accounts or Accounts()
+        self._books = books = ConnectionAccount(
+            self,
+            principal=principal,
+            peer=peer,
+            accounts=accounts,
+            memory=memory or Memory(accounts, limits.max_memory_bytes),
+            limits=limits,
+            report=on_event,
+            id=None if state is None else state.connection_id,
+        )
+        self.id = books.id
         self._inherited = state
-        self._report = contained(on_event)
-        self._splitter = LineSplitter(limits.max_message_bytes, self._share)
+        self._splitter = LineSplitter(limits.max_message_bytes, books.share)
         # Whether the client may still turn out to speak another protocol.
         self._is_opening = state is None or state.era is None
         self._is_rejected = False
@@ -132,10 +124,8 @@ class ClientConnection:
         self._lifecycle = Lifecycle()
         # When requests in flight are cut off, in trio's time.
         self._deadline = math.inf
-        self._opened_at = -math.inf
         self._cut_off = 0
         self._handed_over: ConnectionState | None = None
-        self._closed = LateEvent()
         self._input_ended = LateEvent()
         self._reading = trio.CancelScope()
         # None unless tasks can be started: a nursery that is closing raises.
@@ -148,23 +138,22 @@ class ClientConnection:
             on_broken=self._on_broken,
             unread_seconds=limits.unread_seconds,
             on_unread=self._on_unread,
-            share=self._share,
+            share=books.share,
         )
-        self._unread_bytes = 0
         self._session = Session(
             kernels,
             connection_id=self.id,
             principal=principal,
-            account=self._account,
+            account=books.account,
             limits=limits,
             sink=self._outbox,
             start_soon=self._start_soon,
             flushed=self._outbox.wait_written,
             draining=trio.Event(),
-            report=self._report,
+            report=books.report,
             direct_path=direct_path,
             state=state,
-            share=self._share,
+            share=books.share,
         )
         if state is not None:
             self._splitter.resume(state.unread, state.long_lines)
@@ -193,7 +182,7 @@ class ClientConnection:
         splitter = self._splitter
         return attrs.evolve(
             self._session.state(splitter.unread()),
-            principal=self._principal,
+            principal=self._books.principal,
             socket=self._socket,
             long_lines=splitter.long_lines(),
         )
@@ -203,8 +192,7 @@ class ClientConnection:
 
         Cancellation closes the stream at once. To be called once.
         """
-        began = self._opened_at = trio.current_time()
-        self._report(ConnectionOpened(self.id, self._principal))
+        self._books.open()
         try:
             async with trio.open_nursery() as nursery:
                 self._nursery = nursery
@@ -234,34 +222,16 @@ class ClientConnection:
                     await trio.aclose_forcefully(self._stream)
             self._outbox.close()
             self._splitter.clear()
-            self._share.close()
-            self._accounts.close(self._account)
-            self._closed.set()
-            self._report(
-                ConnectionClosed(
-                    self.id,
-                    self._principal,
-                    ending=ending,
-                    open_seconds=trio.current_time() - began,
-                    requests=self._session.requests,
-                    cut_off=self._cut_off,
-                    limit_bytes={
-                        Ending.OVERFLOW: self._limits.max_outbox_bytes,
-                        Ending.MEMORY: self._limits.max_memory_bytes,
-                    }.get(ending),
-                    peer=self._peer,
-                    unread_bytes=self._unread_bytes,
-                )
-            )
+            self._books.close(ending, requests=self._session.requests, cut_off=self._cut_off)
             # What is left has no cycle of references, and so is freed at once.
             self._session.detach()
             self._outbox.detach()
-            self._share.detach()
+            self._books.share.detach()
 
     @property
     def process(self) -> Account:
         """The account of the client's process."""
-        return self._account.path()[Level.PROCESS]
+        return self._books.process
 
     @property
     def requests(self) -> int:
@@ -283,7 +253,7 @@ class ClientConnection:
         Its place is free at once. Requests in flight are answered with an error. The client has
         `FINAL_WRITE_SECONDS` to read, and `closing.LINGER_SECONDS` to close its side.
         """
-        self._account.hold(Held.CONNECTIONS, -1)
+        self._books.leave_place()
         self._outbox.send(jsonrpc.error(None, jsonrpc.NOT_NOW, why))
         self._end(Ending.GAVE_WAY, 0)
 
@@ -304,7 +274,7 @@ class ClientConnection:
         self._end(Ending.DRAINED, timeout_seconds)
         self._session.draining.set()
         self._start_soon(self._stop_reading_when_idle)
-        await self._closed.wait()
+        await self._books.closed.wait()
         return self._cut_off == 0
 
     async def hand_over(self, timeout_seconds: float) -> ConnectionState | None:
@@ -319,7 +289,7 @@ class ClientConnection:
         """
         self._end(Ending.HANDED_OVER, timeout_seconds)
         self._reading.cancel()
-        await self._closed.wait()
+        await self._books.closed.wait()
         return self._handed_over
 
     def _end(self, event: Ending, timeout_seconds: float = math.inf) -> None:
@@ -338,13 +308,15 @@ class ClientConnection:
         self._end(Ending.BROKEN)
 
     def _on_unread(self) -> None:
-        self._unread_bytes = self._outbox.size
+        self._books.unread_bytes = self._outbox.size
         self._end(Ending.UNREAD)
 
     def give_back(self) -> bool:
         """Free the largest thing that the client makes us hold: all clients together hold too much."""
         in_flight, lines, answers = self._session.in_flight.held, self._splitter.held, self._outbox.size
-        most = max(in_flight, lines, answers, self._account.held[Held.BYTES] - in_flight - lines - answers)
+        most = max(
+            in_flight, lines, answers, self._books.account.held[Held.BYTES] - in_flight - lines - answers
+        )
         if most <= 0:
             return False
         if most == lines:
@@ -356,18 +328,17 @@ class ClientConnection:
         if most == in_flight:
             self.on_refused()
             return self._session.in_flight.cut_longest(jsonrpc.memory_exceeded(self._limits))
-        self._unread_bytes = answers
+        self._books.unread_bytes = answers
         self._end(Ending.MEMORY)
         self._outbox.close()
         return True
 
     def on_refused(self) -> None:
         """Report that a message was refused, because all clients together hold too much."""
-        limit, held = self._limits.max_memory_bytes, self._account.held[Held.BYTES]
-        self._report(MemoryExceeded(self.id, self._principal, limit, held, self._peer))
+        self._books.report_refusal()
 
     async def _stop_reading_when_idle(self) -> None:
-        with trio.move_on_at(min(self._deadline, self._opened_at + FIRST_REQUEST_SECONDS)):
+        with trio.move_on_at(min(self._deadline, self._books.opened_at + FIRST_REQUEST_SECONDS)):
             await self._message_received.wait()
         await self._session.in_flight.wait_empty()
         self._reading.cancel()
@@ -375,7 +346,7 @@ class ClientConnection:
     async def _read(self, receive: Receive) -> None:
         """Handle messages until the client stops sending or shows that it speaks another protocol."""
         session, outbox, splitter = self._session, self._outbox, self._splitter
-        account, turn = self._account, turns()
+        account, turn = self._books.account, turns()
         process = account.parent or account
         lines, clock = splitter.lines, time.perf_counter
         has_ended = False
@@ -448,8 +419,8 @@ class ClientConnection:
     async def _handle(self, line: bytes) -> None:
         """Handle a line that is no plain call."""
         if isinstance(line, LongLine):
-            limits = self._limits
-            self._report(MessageTooLong(self.id, self._principal, limits.max_message_bytes, self._peer))
+            limits, books = self._limits, self._books
+            books.report(MessageTooLong(self.id, books.principal, limits.max_message_bytes, books.peer))
             if (answer := jsonrpc.too_long(line.beginning, limits)) is not None:
                 self._outbox.send(answer)
         elif not openings.is_blank(line):
@@ -514,9 +485,5 @@ class ClientConnection:
         """Start a task, to end with the connection; return False if that is ending."""
         if self._nursery is None:
             return False
-        # In a context of its own: who starts it may be somebody else's task.
-        context = contextvars.copy_context()
-        context.run(ACCOUNT.set, self._account)
-        context.run(self._nursery.start_soon, task)
-        turns().spend(self._account)
+        self._books.start(self._nursery, task)
         return True

@@ -6,26 +6,17 @@ event is the same as over the line transport (`mcpio.lifecycle`).
 
 from __future__ import annotations
 
-import contextvars
 import math
-import secrets
 from typing import Final
 
 import trio
 
-from redstreamd.admission.accounts import Account, Held, Level, Peer
-from redstreamd.admission.turns import ACCOUNT, turns
+from redstreamd.admission.accounts import Account, Held, Peer
 from redstreamd.mcpio.client_connection import FINAL_WRITE_SECONDS
 from redstreamd.mcpio.closing import LINGER_SECONDS
-from redstreamd.mcpio.connection_events import (
-    ConnectionClosed,
-    ConnectionOpened,
-    Ending,
-    MemoryExceeded,
-    contained,
-)
+from redstreamd.mcpio.connection_account import ConnectionAccount
+from redstreamd.mcpio.connection_events import Ending
 from redstreamd.mcpio.connection_state import ConnectionStatistics
-from redstreamd.mcpio.late_event import LateEvent
 from redstreamd.mcpio.lifecycle import Lifecycle, Phase
 from redstreamd.mcpio.outbox import Outbox
 from redstreamd.mcpio.peers import UNKNOWN
@@ -58,9 +49,7 @@ class HttpConnection:
     """
 
     __slots__ = (
-        "_account",
-        "_accounts",
-        "_closed",
+        "_books",
         "_counts",
         "_deadlines",
         "_finishing",
@@ -72,13 +61,8 @@ class HttpConnection:
         "_nursery",
         "_outbox",
         "_parser",
-        "_peer",
-        "_principal",
-        "_report",
-        "_share",
         "_site",
         "_stream",
-        "_unread_bytes",
         "id",
         "socket",
     )
@@ -105,24 +89,25 @@ class HttpConnection:
             peer: Who connected; None if that is not known.
             received: What was read of the stream already.
         """
-        self.id = secrets.token_hex(8)
         self.socket = socket
         self._stream = stream
         self._site = site
         self._limits = limits = surroundings.limits
         self._http_limits = http_limits = surroundings.http_limits
         self._counts = surroundings.counts
-        self._principal = principal
-        self._peer = peer
-        self._accounts = surroundings.accounts
-        self._account = self._accounts.open(principal, peer or UNKNOWN, self.id)
-        self._share = surroundings.memory.open(self._account, self)
-        self._report = contained(surroundings.report)
+        self._books = books = ConnectionAccount(
+            self,
+            principal=principal,
+            peer=peer,
+            accounts=surroundings.accounts,
+            memory=surroundings.memory,
+            limits=limits,
+            report=surroundings.report,
+        )
+        self.id = books.id
         self._lifecycle = Lifecycle()
         self._deadlines = Deadlines()
         self._handler: Handler | None = None
-        self._closed = LateEvent()
-        self._unread_bytes = 0
         # Around what is left to be done once nothing more is served.
         self._finishing: trio.CancelScope | None = None
         # None unless tasks can be started: a nursery that is closing raises.
@@ -142,7 +127,7 @@ class HttpConnection:
             on_broken=self._on_broken,
             unread_seconds=limits.unread_seconds,
             on_unread=self._on_unread,
-            share=self._share,
+            share=books.share,
         )
         self._loop = RequestLoop(
             stream,
@@ -151,8 +136,8 @@ class HttpConnection:
             lifecycle=self._lifecycle,
             deadlines=self._deadlines,
             end=self._end,
-            account=self._account,
-            share=self._share,
+            account=books.account,
+            share=books.share,
             http_limits=http_limits,
             counts=surroundings.counts,
         )
@@ -181,7 +166,7 @@ class HttpConnection:
     @property
     def process(self) -> Account:
         """The account of the client's process."""
-        return self._account.path()[Level.PROCESS]
+        return self._books.process
 
     @property
     def requests(self) -> int:
@@ -203,8 +188,7 @@ class HttpConnection:
 
         Cancellation closes the stream at once. To be called once.
         """
-        began = trio.current_time()
-        self._report(ConnectionOpened(self.id, self._principal))
+        self._books.open()
         self._counts.connections += 1
         try:
             async with trio.open_nursery() as nursery:
@@ -231,23 +215,21 @@ class HttpConnection:
                     await self._handler.aclose()
                 await trio.aclose_forcefully(self._stream)
             self._outbox.close()
-            self._share.close()
-            self._accounts.close(self._account)
             self._counts.connections -= 1
-            self._closed.set()
-            self._report_closed(ending, trio.current_time() - began)
+            loop = self._loop
+            self._books.close(ending, requests=loop.requests, cut_off=loop.cut_off, why=loop.why)
             # What is left has no cycle of references, and so is freed at once.
             self._handler = None
             self._parser.stop()
             self._loop.detach()
             self._outbox.detach()
-            self._share.detach()
+            self._books.share.detach()
 
     def _connect(self) -> Handler:
         client = Client(
             connection_id=self.id,
-            principal=self._principal,
-            peer=self._peer or UNKNOWN,
+            principal=self._books.principal,
+            peer=self._books.peer or UNKNOWN,
             start_soon=self._start_soon,
             flushed=self._outbox.wait_written,
             is_draining=lambda: self._lifecycle.phase is not Phase.OPEN,
@@ -257,26 +239,6 @@ class HttpConnection:
         if self._lifecycle.phase is Phase.DRAINING:
             handler.drain()
         return handler
-
-    def _report_closed(self, ending: Ending, seconds: float) -> None:
-        limits = {
-            Ending.OVERFLOW: self._limits.max_outbox_bytes,
-            Ending.MEMORY: self._limits.max_memory_bytes,
-        }
-        self._report(
-            ConnectionClosed(
-                self.id,
-                self._principal,
-                ending=ending,
-                open_seconds=seconds,
-                requests=self._loop.requests,
-                cut_off=self._loop.cut_off,
-                limit_bytes=limits.get(ending),
-                peer=self._peer,
-                unread_bytes=self._unread_bytes,
-                why=self._loop.why,
-            )
-        )
 
     async def drain(self, timeout_seconds: float) -> bool:
         """Let the request that has begun be answered, serve no other, then close; returns once closed.
@@ -291,7 +253,7 @@ class HttpConnection:
         self._end(Ending.DRAINED, timeout_seconds)
         if self._handler is not None:
             self._handler.drain()
-        await self._closed.wait()
+        await self._books.closed.wait()
         return self._loop.cut_off == 0
 
     def give_way(self, why: str) -> None:
@@ -299,7 +261,7 @@ class HttpConnection:
 
         Its place is free at once.
         """
-        self._account.hold(Held.CONNECTIONS, -1)
+        self._books.leave_place()
         self._end(Ending.GAVE_WAY, 0)
         self._loop.cut(Fault(503, why))
 
@@ -320,7 +282,7 @@ class HttpConnection:
         self._end(Ending.BROKEN)
 
     def _on_unread(self) -> None:
-        self._unread_bytes = self._outbox.size
+        self._books.unread_bytes = self._outbox.size
         self._end(Ending.UNREAD)
 
     async def _finish(self, nursery: trio.Nursery) -> None:
@@ -352,11 +314,11 @@ class HttpConnection:
     def give_back(self) -> bool:
         """Free the largest thing that the client makes us hold: all clients together hold too much."""
         request, answers = self._loop.held, self._outbox.size
-        most = max(request, answers, self._account.held[Held.BYTES] - request - answers)
+        most = max(request, answers, self._books.account.held[Held.BYTES] - request - answers)
         if most <= 0:
             return False
         if most == answers:
-            self._unread_bytes = answers
+            self._books.unread_bytes = answers
             self._end(Ending.MEMORY)
             self._outbox.close()
         else:
@@ -366,16 +328,11 @@ class HttpConnection:
 
     def on_refused(self) -> None:
         """Report that a request was refused, because all clients together hold too much."""
-        limit, held = self._limits.max_memory_bytes, self._account.held[Held.BYTES]
-        self._report(MemoryExceeded(self.id, self._principal, limit, held, self._peer))
+        self._books.report_refusal()
 
     def _start_soon(self, task: Task) -> bool:
         """Start a task, to end with the connection; return False if that is ending."""
         if self._nursery is None:
             return False
-        # In a context of its own: who starts it may be somebody else's task.
-        context = contextvars.copy_context()
-        context.run(ACCOUNT.set, self._account)
-        context.run(self._nursery.start_soon, task)
-        turns().spend(self._account)
+        self._books.start(self._nursery, task)
         return True
